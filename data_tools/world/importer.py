@@ -1,0 +1,26 @@
+"""The world as corpora: OUT/train (with val rows), OUT/test (a benchmark), and beside them the truth that no stage opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_tools.world.make import WorldConfig, make_world
+from m2raap.core import talk
+from m2raap.core.config import build, parse_assignment, set_keys
+from m2raap.core.corpus import Corpus, write_corpus
+from m2raap.core.engine import available_cores
+
+BENCHMARK = "world-motion"
+
+
+def import_world(out: Path, *, seed: int, assignments: list[str], workers: int | None) -> list[Corpus]:
+    """Draws, encodes and lists the clips. Raises M2raapError for unknown settings or a folder that holds something else."""
+    cfg = build(WorldConfig, set_keys({"seed": seed}, [parse_assignment(item) for item in assignments]), "--set")
+    with talk.Phases("world") as phases:
+        world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))
+    source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
+    root = out / "videos"
+    return [
+        write_corpus(out / "train", world.train_clips, world.train_texts, video_root=root, source=source),
+        write_corpus(out / "test", world.test_clips, world.test_texts, video_root=root, source=source, benchmark=BENCHMARK),
+    ]

@@ -1,0 +1,217 @@
+"""Which clips and which of their texts stand in a step, and the pixels of a clip. No corpus folders here.
+
+Everything is a function of (seed, step): a resumed run draws what the undisturbed one would have drawn.
+B clips, T frames, L text tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Preprocess
+from m2raap.models.images import images_from_jpegs
+from m2raap.models.video_clip import VideoCLIP
+
+
+class PairSource(Protocol):
+    """Clips with their frames and texts, wherever they lie."""
+
+    @property
+    def num_clips(self) -> int: ...
+
+    @property
+    def clip_ids(self) -> Sequence[str]: ...
+
+    def frames(self, clip: int) -> list[bytes]:
+        """The clip's key-frames as JPEG bytes, in order of time."""
+        ...
+
+    def texts(self, clip: int) -> list[tuple[str, str, str]]:
+        """(lang, text, origin) of the clip's active texts, in a fixed order."""
+        ...
+
+
+@dataclass
+class ListSource:
+    """A PairSource in memory."""
+
+    clip_ids: list[str]
+    jpegs: list[list[bytes]]
+    pairs: list[list[tuple[str, str, str]]]
+
+    @property
+    def num_clips(self) -> int:
+        return len(self.clip_ids)
+
+    def frames(self, clip: int) -> list[bytes]:
+        return self.jpegs[clip]
+
+    def texts(self, clip: int) -> list[tuple[str, str, str]]:
+        return self.pairs[clip]
+
+
+def source_digest(source: PairSource) -> str:
+    """SHA-256 over ids, texts and every frame."""
+    state = hashlib.sha256()
+    for clip, clip_id in enumerate(source.clip_ids):
+        state.update(repr((clip_id, source.texts(clip))).encode())
+        for jpeg in source.frames(clip):
+            state.update(hashlib.sha256(jpeg).digest())
+    return state.hexdigest()[:32]
+
+
+def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    """(T, 3, S, S) and the mask (T,). More frames are thinned to the middles of T equal segments, fewer are padded."""
+    jpegs = source.frames(clip)
+    if not jpegs:
+        raise M2raapError(f"clip '{source.clip_ids[clip]}' has no frames: drop it before adapt")
+    if len(jpegs) > num_frames:
+        jpegs = [jpegs[(2 * t + 1) * len(jpegs) // (2 * num_frames)] for t in range(num_frames)]
+    try:
+        images = images_from_jpegs(jpegs, preprocess)
+    except M2raapError as error:
+        raise M2raapError(f"clip '{source.clip_ids[clip]}': {error}") from None
+    mask = torch.arange(num_frames) < len(jpegs)
+    if len(jpegs) < num_frames:
+        images = torch.cat([images, images.new_zeros(num_frames - len(jpegs), *images.shape[1:])])
+    return images, mask
+
+
+@dataclass(frozen=True)
+class LiveImages:
+    """The pixels of clips, decoded anew each time: for a prefix that is too large to keep, or that learns."""
+
+    source: PairSource
+    preprocess: Preprocess
+    num_frames: int
+    decoders: int = 4
+
+    def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images (B, T, 3, S, S) and mask (B, T)."""
+        with ThreadPoolExecutor(self.decoders) as pool:  # Pillow decodes outside Python's lock
+            loaded = list(pool.map(lambda clip: clip_images(self.source, int(clip), self.num_frames, self.preprocess), clips))
+        return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
+
+    def encode(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
+        """Unit video vectors (B, E)."""
+        return model.encode_video(images_BTCHW, mask_BT)
+
+
+class Ahead:
+    """Reads the batch of the next step while this one is learnt from."""
+
+    def __init__(self, read: Callable[[int], tuple[Tensor, Tensor]], last_step: int) -> None:
+        self.read, self.last_step = read, last_step
+        self.pool = ThreadPoolExecutor(1)
+        self.waiting: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+
+    def get(self, step: int) -> tuple[Tensor, Tensor]:
+        batch = self.waiting.pop(step).result() if step in self.waiting else self.read(step)
+        if step < self.last_step:
+            self.waiting[step + 1] = self.pool.submit(self.read, step + 1)
+        return batch
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Every epoch a new seeded permutation, cut into whole batches; what is left over waits for the next epoch."""
+
+    num_clips: int
+    batch_size: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        return min(self.batch_size, self.num_clips)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.num_clips // self.size
+
+    def clips(self, step: int) -> np.ndarray:
+        """(B,) clips of step 1, 2, ..."""
+        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(self.num_clips)
+        return order[place * self.size : (place + 1) * self.size]
+
+
+@dataclass
+class TextTable:
+    """All texts of a source that may be drawn, tokenised once."""
+
+    texts: list[str]
+    tokens_NL: Tensor
+    rows_of: list[dict[str, tuple[list[int], np.ndarray]]]  # clip -> lang -> rows, cumulative odds
+    langs: tuple[str, ...]
+    lang_odds: dict[str, float]
+    num_truncated: int
+
+    def draw(self, clips: np.ndarray, count: int, seed: int, step: int) -> np.ndarray:
+        """(count, B) rows: for every clip `count` texts, of different languages until those are used up."""
+        rows = np.empty((count, len(clips)), np.int64)
+        for place, clip in enumerate(clips):
+            rng = np.random.default_rng([seed, 1, step, int(clip)])
+            by_lang = self.rows_of[clip]
+            waiting: list[str] = []
+            for turn in range(count):
+                if not waiting:
+                    waiting = list(by_lang)
+                odds = np.cumsum([self.lang_odds.get(lang, 1.0) for lang in waiting])
+                lang = waiting.pop(_pick(odds, rng))
+                candidates, cumulative = by_lang[lang]
+                rows[turn, place] = candidates[_pick(cumulative, rng)]
+        return rows
+
+    def first_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
+        """Clips that have a text in the language, and the row of the first one."""
+        pairs = [(clip, by_lang[lang][0][0]) for clip, by_lang in enumerate(self.rows_of) if lang in by_lang]
+        return np.array([clip for clip, _ in pairs], np.int64), np.array([row for _, row in pairs], np.int64)
+
+
+def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
+    return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")), len(cumulative) - 1)
+
+
+class _Tokenizes(Protocol):
+    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
+    def count_truncated(self, texts: Sequence[str]) -> int: ...
+
+
+def text_table(
+    source: PairSource,
+    tokenizer: _Tokenizes,
+    langs: tuple[str, ...],
+    lang_odds: dict[str, float],
+    origin_odds: dict[str, float],
+) -> TextTable:
+    """Raises M2raapError for the first clip without a text in any of the languages."""
+    texts: list[str] = []
+    rows_of: list[dict[str, tuple[list[int], np.ndarray]]] = []
+    for clip, clip_id in enumerate(source.clip_ids):
+        found: dict[str, list[tuple[int, float]]] = {}
+        for lang, text, origin in source.texts(clip):
+            odds = origin_odds.get(origin, 1.0)
+            if lang in langs and lang_odds.get(lang, 1.0) > 0 and odds > 0:
+                found.setdefault(lang, []).append((len(texts), odds))
+                texts.append(text)
+        if not found:
+            raise M2raapError(f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt")
+        rows_of.append(
+            {lang: ([row for row, _ in rows], np.cumsum([odds for _, odds in rows])) for lang, rows in sorted(found.items())}
+        )
+    chunks = [texts[start : start + 4096] for start in range(0, len(texts), 4096)]
+    tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in chunks])
+    truncated = sum(tokenizer.count_truncated(chunk) for chunk in chunks)
+    return TextTable(texts, tokens, rows_of, langs, lang_odds, truncated)

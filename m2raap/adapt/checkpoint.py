@@ -1,0 +1,77 @@
+"""What a run needs to go on exactly where it was: trained weights, optimiser, step, the best so far, length of the log."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2raap.core.errors import M2raapError
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `best` holds the weights of the best validation so far, or of the last one."""
+
+    step: int = 0
+    log_bytes: int = 0
+    best_step: int = -1
+    best_score: float = -1.0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    start_score: float | None = None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Temp, fsync, rename: whoever opens `path` finds the old bytes or the new ones."""
+    temp = path.with_name(path.name + ".tmp")
+    with temp.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temp, path)
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every weight that learns, on the CPU."""
+    return {name: p.detach().cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """The inverse of `trained_weights`."""
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            own[name].copy_(value)
+
+
+def save_checkpoint(
+    path: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress
+) -> None:
+    buffer = io.BytesIO()
+    tree = {"key": key, "trained": trained_weights(model), "optimiser": optimiser.state_dict(), **vars(progress)}
+    torch.save(tree, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:
+    """Weights and optimiser back in place. None where there is no checkpoint.
+
+    Raises M2raapError where it belongs to other settings or data.
+    """
+    if not path.is_file():
+        return None
+    try:
+        tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise M2raapError(f"{path} cannot be read ({error}): remove it to start anew") from None
+    if tree.pop("key") != key:
+        raise M2raapError(f"{path} is of a run with other settings or other data: remove its folder, or give another --out")
+    put_weights(model, tree.pop("trained"))
+    optimiser.load_state_dict(tree.pop("optimiser"))
+    return Progress(**tree)

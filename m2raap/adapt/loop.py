@@ -1,0 +1,328 @@
+"""Adaptation: an image-text backbone and clips with texts in, a video-text model out.
+
+Killed anywhere and started again with the same arguments, a run ends in the same weights and the same log, bit for bit
+(same machine, same thread count): all that is drawn is a function of (seed, step), the rest is in the checkpoint.
+In `out`: model/ (VideoCLIP.load), train.jsonl, timings.jsonl, and while it runs scratch/ (checkpoint, prefix cache).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2raap.adapt.batches import Ahead, BatchPlan, LiveImages, PairSource, TextTable, source_digest, text_table
+from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights, save_checkpoint, trained_weights
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.optim import choose_trained, lr_share, make_optimiser, set_rates
+from m2raap.adapt.prefix_cache import PrefixCache, cache_bytes, open_prefix_cache
+from m2raap.adapt.validate import validate
+from m2raap.core.config import digest
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import MAX_LOGIT_SCALE, load_backbone
+from m2raap.models.losses import OBJECTIVES, twins_mask
+from m2raap.models.stan import DropPath
+from m2raap.models.video_clip import VideoCLIP
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """`finished` is False only after `stop_after`. Scores are R@1 on the val clips (0..1), mean over languages."""
+
+    finished: bool
+    model_dir: Path
+    steps: int
+    best_step: int
+    best_score: float
+    start_score: float | None
+    last_loss: float
+    gates: dict[str, float]
+    num_truncated_texts: int
+    num_texts: int
+    cache_bytes: int
+
+
+def adapt(
+    cfg: AdaptConfig,
+    source: PairSource,
+    val_source: PairSource | None,
+    out: Path,
+    progress: Report | None = None,
+    stop_after: int | None = None,
+) -> AdaptResult:
+    """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` hears of every step.
+
+    `stop_after` leaves the run after that step as a kill would. Raises M2raapError: nothing to train on, settings that
+    do not fit the backbone, a loss that is not finite (it names the step), a checkpoint of other settings or data.
+    """
+    report = progress or (lambda what, done, total: None)
+    with _threads(cfg.threads):
+        run = _prepare(cfg, source, val_source, out, report)
+        try:
+            if run.state.step == 0:
+                _validate_and_keep(run)
+            loss = math.nan
+            while run.state.step < run.steps:
+                step = run.state.step + 1
+                if stop_after is not None and step > stop_after:
+                    return _result(run, loss, finished=False)
+                started = time.perf_counter()
+                share = lr_share(step, run.steps, cfg.warmup_steps, cfg.lr_floor)
+                set_rates(run.optimiser, share)
+                loss, grad_norm = _learn(run, step)
+                run.state.step = step
+                _log(run, {"step": step, "loss": loss, "lr_share": share, "grad_norm": grad_norm, "gates": run.gates()})
+                if step % cfg.val_every_steps == 0 or step == run.steps:
+                    _validate_and_keep(run)
+                run.timings.write(json.dumps({"step": step, "seconds": time.perf_counter() - started}) + "\n")
+                if step % cfg.checkpoint_every_steps == 0 and step < run.steps:
+                    _checkpoint(run)
+                report(f"loss {loss:.3f}", step, run.steps)
+            if cfg.keep == "best" and run.val_table is not None:
+                put_weights(run.model, run.state.best)
+            result = _result(run, loss, finished=True)
+            _write_model(run, result)
+            return result
+        finally:
+            run.close()
+
+
+@dataclass
+class _Run:
+    cfg: AdaptConfig
+    model: VideoCLIP
+    optimiser: torch.optim.AdamW
+    state: Progress
+    key: str
+    steps: int
+    plan: BatchPlan
+    clip_ids: list[str]
+    data: PrefixCache | LiveImages
+    table: TextTable
+    text_features_NE: Tensor | None  # of a frozen text tower: encoded once
+    val_data: PrefixCache | LiveImages | None
+    val_table: TextTable | None
+    val_clips: int
+    ahead: Ahead
+    out: Path
+    log: Any
+    timings: Any
+    board: Any
+    drops: torch.Generator
+    cache_bytes: int
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.out / "scratch" / "checkpoint.pt"
+
+    def gates(self) -> dict[str, float]:
+        return self.model.temporal.gates()
+
+    def close(self) -> None:
+        self.ahead.close()
+        for file in (self.log, self.timings, self.board):
+            if file is not None:
+                file.close()
+
+
+def _prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None, out: Path, report: Report) -> _Run:
+    if source.num_clips < 2:
+        raise M2raapError(f"adapt needs at least 2 clips with frames and texts, found {source.num_clips}")
+    if cfg.objective not in OBJECTIVES:
+        raise M2raapError(f"unknown adapt.objective '{cfg.objective}'; known: {', '.join(OBJECTIVES)}")
+    if val_source is not None and val_source.num_clips == 0:
+        val_source = None
+    device = "cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu"
+    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, seed=cfg.seed)
+    if cfg.temperature is not None:
+        model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
+    model.to(device)
+    choose_trained(model, cfg)
+    scratch = out / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+
+    sources = [source] if val_source is None else [source, val_source]
+    data_digests = [source_digest(one) for one in sources]
+    depth = max(model.temporal.layers_used, cfg.train_vision_layers)
+    need = sum(cache_bytes(model.backbone, one.num_clips, cfg.num_frames) for one in sources)
+    learns_all = cfg.train_vision_layers == model.backbone.num_layers
+    if cfg.cache == "prefix" and learns_all:
+        raise M2raapError("adapt.cache=prefix needs frozen first layers, but adapt.train_vision_layers names them all")
+    cached = cfg.cache == "prefix" or (cfg.cache == "auto" and not learns_all and need <= cfg.cache_limit_gb * 1e9)
+    data: list[PrefixCache | LiveImages] = []
+    for number, one in enumerate(sources):
+        if cached:
+            key = digest([data_digests[number], model.backbone.digest, depth, cfg.num_frames])
+            folder = scratch / ("prefix", "prefix-val")[number]
+            data.append(open_prefix_cache(folder, key, one, model.backbone, cfg.num_frames, depth, report))
+        else:
+            data.append(LiveImages(one, model.backbone.preprocess, cfg.num_frames))
+    tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
+
+    plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed)
+    steps = cfg.steps or max(1, round(cfg.epochs * plan.steps_per_epoch))
+    optimiser = make_optimiser(model, cfg)
+    key = digest([cfg.model_dump(mode="json"), data_digests, model.backbone.digest])
+    drops = torch.Generator()
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.generator = drops
+    state = load_checkpoint(scratch / "checkpoint.pt", key, model, optimiser) or Progress()
+    log = (out / "train.jsonl").open("r+b" if (out / "train.jsonl").exists() else "w+b")
+    log.truncate(state.log_bytes)
+    log.seek(state.log_bytes)
+    return _Run(
+        cfg=cfg,
+        model=model,
+        optimiser=optimiser,
+        state=state,
+        key=key,
+        steps=steps,
+        plan=plan,
+        clip_ids=list(source.clip_ids),
+        data=data[0],
+        table=tables[0],
+        text_features_NE=None if cfg.train_text else _encode_texts(model, tables[0].tokens_NL),
+        val_data=data[1] if len(data) > 1 else None,
+        val_table=tables[1] if len(tables) > 1 else None,
+        val_clips=val_source.num_clips if val_source is not None else 0,
+        ahead=Ahead(lambda step: data[0].batch(plan.clips(step)), steps),
+        out=out,
+        log=log,
+        timings=(out / "timings.jsonl").open("a", encoding="utf-8"),
+        board=_board(out, state.step) if cfg.tensorboard else None,
+        drops=drops,
+        cache_bytes=need if cached else 0,
+    )
+
+
+def _learn(run: _Run, step: int) -> tuple[float, float]:
+    """One step of the optimiser. Loss and gradient norm before clipping."""
+    cfg, model = run.cfg, run.model
+    device = model.backbone.device
+    clips = run.plan.clips(step)
+    rows = run.table.draw(clips, cfg.texts_per_clip, cfg.seed, step)
+    inputs, mask_BT = run.ahead.get(step)
+    run.drops.manual_seed(int(np.random.default_rng([cfg.seed, 2, step]).integers(2**62)))
+    model.temporal.train()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.precision == "bf16"):
+        video_BE = run.data.encode(model, inputs.to(device), mask_BT.to(device))
+        if run.text_features_NE is not None:
+            text_RE = run.text_features_NE[torch.from_numpy(rows.ravel()).to(device)]
+        else:
+            text_RE = model.encode_text(run.table.tokens_NL[torch.from_numpy(rows.ravel())].to(device))
+    scale = model.backbone.logit_scale.exp()
+    losses = []
+    for turn, text_BE in zip(rows, text_RE.split(len(clips)), strict=True):
+        twins = twins_mask([run.table.texts[row] for row in turn]).to(device)
+        losses.append(OBJECTIVES[cfg.objective](video_BE, text_BE, scale, twins))
+    loss = torch.stack(losses).mean()
+    if not bool(torch.isfinite(loss)):
+        raise M2raapError(
+            f"the loss at step {step} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use precision fp32"
+        )
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    learning = [p for group in run.optimiser.param_groups for p in group["params"]]
+    grad_norm = torch.nn.utils.clip_grad_norm_(learning, cfg.clip_norm)
+    if not bool(torch.isfinite(grad_norm)):
+        raise M2raapError(f"the gradient at step {step} is not finite: lower adapt.lr, lr_new or lr_gate, or use precision fp32")
+    run.optimiser.step()
+    with torch.no_grad():
+        model.backbone.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+    return float(loss.detach()), float(grad_norm)
+
+
+def _validate_and_keep(run: _Run) -> None:
+    """Log R@1 on the val clips; keep the weights where it is higher than ever before."""
+    if run.val_data is None or run.val_table is None:
+        return
+    scores = validate(run.model, run.val_data, run.val_table, run.val_clips)
+    _log(run, {"step": run.state.step, "val_r1": scores})
+    if run.state.start_score is None:
+        run.state.start_score = scores["mean"]
+    if scores["mean"] > run.state.best_score:
+        run.state.best_step, run.state.best_score = run.state.step, scores["mean"]
+        run.state.best = trained_weights(run.model)
+
+
+def _log(run: _Run, line: dict[str, Any]) -> None:
+    run.log.write((json.dumps(line) + "\n").encode())
+    if run.board is not None:
+        for name, value in line.items():
+            for part, number in value.items() if isinstance(value, dict) else [("", value)]:
+                if name != "step":
+                    run.board.add_scalar(f"{name}/{part}" if part else name, number, line["step"])
+
+
+def _checkpoint(run: _Run) -> None:
+    run.log.flush()
+    os.fsync(run.log.fileno())
+    run.state.log_bytes = run.log.tell()
+    save_checkpoint(run.checkpoint_path, run.key, run.model, run.optimiser, run.state)
+
+
+def _result(run: _Run, loss: float, finished: bool) -> AdaptResult:
+    return AdaptResult(
+        finished=finished,
+        model_dir=run.out / "model",
+        steps=run.state.step,
+        best_step=run.state.best_step,
+        best_score=run.state.best_score,
+        start_score=run.state.start_score,
+        last_loss=loss,
+        gates=run.gates(),
+        num_truncated_texts=run.table.num_truncated,
+        num_texts=len(run.table.texts),
+        cache_bytes=run.cache_bytes,
+    )
+
+
+def _write_model(run: _Run, result: AdaptResult) -> None:
+    """model/ as a whole or not at all, then the scratch folder goes."""
+    run.model.eval()
+    kept = result.best_step if run.cfg.keep == "best" and run.val_table is not None else result.steps
+    made_from = {"adapt": run.cfg.model_dump(mode="json"), "steps": result.steps, "kept_step": kept}
+    temp = run.out / "model.tmp"
+    shutil.rmtree(temp, ignore_errors=True)
+    run.model.save(temp, made_from)
+    shutil.rmtree(result.model_dir, ignore_errors=True)
+    os.replace(temp, result.model_dir)
+    shutil.rmtree(run.out / "scratch")
+
+
+def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model.encode_text(chunk.to(model.backbone.device)) for chunk in tokens_NL.split(256)])
+
+
+def _board(out: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise M2raapError("adapt.tensorboard is true, but tensorboard is not installed: pip install tensorboard") from None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,74 @@
+"""Which weights learn, at which rate, and how the rate moves."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.core.errors import M2raapError
+from m2raap.models.video_clip import VideoCLIP
+
+
+def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
+    """Set requires_grad: the temporal module, the last vision layers, the text tower and the temperature as asked."""
+    backbone = model.backbone
+    visual, layers = backbone.clip.visual, cfg.train_vision_layers
+    if layers > backbone.num_layers:
+        raise M2raapError(f"adapt.train_vision_layers is {layers}, the backbone has {backbone.num_layers} vision layers")
+    backbone.requires_grad_(False)
+    model.temporal.requires_grad_(True)
+    if layers == backbone.num_layers:
+        visual.requires_grad_(True)
+    elif layers:
+        for block in list(backbone.vision_blocks)[-layers:]:
+            block.requires_grad_(True)
+        visual.ln_post.requires_grad_(True)
+        visual.proj.requires_grad_(True)
+    if cfg.train_text:
+        inside_vision = {id(p) for p in visual.parameters()}
+        for p in backbone.clip.parameters():
+            if id(p) not in inside_vision:
+                p.requires_grad_(True)
+    backbone.logit_scale.requires_grad_(cfg.learn_temperature)
+
+
+def parameter_groups(model: VideoCLIP, cfg: AdaptConfig) -> list[dict[str, object]]:
+    """AdamW groups named backbone, new, gate, each in a decayed and an undecayed part; empty ones left out.
+
+    No decay on norms, biases, embeddings, scalars: on whatever has fewer than two dimensions, and on embedding tables.
+    """
+    rates = {"backbone": cfg.lr, "new": cfg.lr_new, "gate": cfg.lr_gate}
+    parts: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        last = name.rsplit(".", 1)[-1]
+        kind = "gate" if last == "gate" else "new" if name.startswith("temporal.") else "backbone"
+        table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
+        parts.setdefault((kind, p.ndim >= 2 and not table), []).append(p)
+    return [
+        {"params": parts[kind, decayed], "name": kind, "base_lr": rates[kind], "weight_decay": cfg.weight_decay * decayed}
+        for kind in rates
+        for decayed in (True, False)
+        if (kind, decayed) in parts
+    ]
+
+
+def make_optimiser(model: VideoCLIP, cfg: AdaptConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameter_groups(model, cfg), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
+
+
+def lr_share(step: int, steps: int, warmup_steps: int, floor: float) -> float:
+    """Share of the peak rate at step 1 .. steps: linear rise over the warm-up, then half a cosine down to `floor`."""
+    if step <= warmup_steps:
+        return step / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def set_rates(optimiser: torch.optim.Optimizer, share: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * share

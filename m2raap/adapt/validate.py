@@ -1,0 +1,44 @@
+"""Text-to-video R@1 on the validation clips, each against all of them. For choosing a checkpoint, not for reporting."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2raap.adapt.batches import LiveImages, TextTable
+from m2raap.adapt.prefix_cache import PrefixCache
+from m2raap.models.video_clip import VideoCLIP
+
+CHUNK = 32
+
+
+def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
+    """Share (0..1) of queries whose own clip is nearest. Of clips that tie, each counts as one of the nearest."""
+    similarity_QN = text_QE @ video_NE.T
+    own_Q1 = similarity_QN.gather(1, target_Q[:, None])
+    above_Q = (similarity_QN > own_Q1).sum(1)
+    ties_Q = (similarity_QN == own_Q1).sum(1)
+    return float(((above_Q == 0).double() / ties_Q).mean())
+
+
+def validate(model: VideoCLIP, data: PrefixCache | LiveImages, table: TextTable, num_clips: int) -> dict[str, float]:
+    """R@1 for every language with texts, and their `mean`. One text a clip and language: the first."""
+    device = model.backbone.device
+    was_training = model.temporal.training
+    model.temporal.eval()
+    with torch.inference_mode():
+        videos = []
+        for start in range(0, num_clips, CHUNK):
+            inputs, mask = data.batch(np.arange(start, min(start + CHUNK, num_clips)))
+            videos.append(data.encode(model, inputs.to(device), mask.to(device)).float())
+        video_NE = torch.cat(videos)
+        scores: dict[str, float] = {}
+        for lang in table.langs:
+            clips, rows = table.first_of(lang)
+            if len(clips):
+                tokens = table.tokens_NL[torch.from_numpy(rows)]
+                texts = [model.encode_text(chunk.to(device)).float() for chunk in tokens.split(256)]
+                scores[lang] = recall_at_1(torch.cat(texts), video_NE, torch.from_numpy(clips).to(device))
+    model.temporal.train(was_training)
+    return scores | {"mean": sum(scores.values()) / len(scores)}

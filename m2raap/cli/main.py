@@ -1,0 +1,107 @@
+"""The command line: parse, load, call a stage, print. Heavy imports stand inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+
+import typer
+
+from m2raap.cli import data, inspect, recipe, run, score
+from m2raap.core import talk
+from m2raap.core.errors import M2raapError
+
+app = typer.Typer(
+    name="m2raap",
+    help="From a raw heap of videos and captions to a zero-shot video-text retrieval model, in English and Chinese.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+app.add_typer(recipe.app, name="recipe")
+for register in (run.register, inspect.register, score.register):
+    register(app)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="no talk on stderr"),
+    version: bool = typer.Option(False, "--version", help="print the version"),
+) -> None:
+    talk.be_quiet(quiet)
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("m2raap"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command; every failure ends in one clear sentence and its exit code."""
+    sys.exit(_guarded())
+
+
+def _guarded() -> int:
+    try:
+        result = app(standalone_mode=False, prog_name="m2raap")
+        return result if isinstance(result, int) else 0
+    except KeyboardInterrupt:
+        return _interrupted()
+    except M2raapError as error:
+        print(f"m2raap: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
+        return 1
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes", file=sys.stderr)
+            return 1
+        return _bug()
+    except Exception as error:
+        return _click_error(error)
+
+
+def _click_error(error: Exception) -> int:
+    """What the parser refuses is wrong usage; Ctrl-C reaches us as its Abort; all else is a bug of ours."""
+    kind = {cls.__name__ for cls in type(error).__mro__}
+    if "Abort" in kind:
+        return _interrupted()
+    if "Exit" in kind:
+        return int(getattr(error, "exit_code", 0))
+    if "ClickException" in kind:
+        show = getattr(error, "show", None)
+        if show is not None:
+            show()
+        return 2
+    return _bug()
+
+
+def _interrupted() -> int:
+    command = shlex.join(["m2raap", *sys.argv[1:]])
+    print(f"\nm2raap: interrupted; what is finished is kept. To go on:\n  {command}", file=sys.stderr)
+    return 130
+
+
+def _bug() -> int:
+    trace = traceback.format_exc()
+    if os.environ.get("M2RAAP_DEBUG"):
+        print(trace, file=sys.stderr)
+        return 1
+    with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
+        log.write(trace)
+    last = trace.strip().splitlines()[-1]
+    print(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    main()

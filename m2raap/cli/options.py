@@ -1,0 +1,83 @@
+"""Options that several commands share, and what their texts mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2raap.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from m2raap.core.engine import Engine
+
+OutOption = Annotated[Path, typer.Option("--out", help="folder to write")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the recipe")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="processes of the data stages (default: cores)")]
+DevicesOption = Annotated[str | None, typer.Option("--devices", help="GPUs for the workers, one each: 0-7 or 0,2")]
+EngineOption = Annotated[str, typer.Option("--engine", help="what maps the data stages: local")]
+PartsOption = Annotated[str | None, typer.Option("--parts", metavar="I/N", help="do share I of N of the data stages")]
+ForceOption = Annotated[bool, typer.Option("--force", help="redo folders made from other inputs or settings; what fits is reused")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="overrides the recipe's seed")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only that many clips of the training corpus")]
+
+
+def parse_share(text: str | None) -> tuple[int, int]:
+    """'2/8' -> (2, 8)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text) if text else None
+    if text and (not match or not 1 <= int(match[1]) <= int(match[2])):
+        raise UsageError(f"--parts {text}: expected I/N with 1 <= I <= N, for example 2/8")
+    return (int(match[1]), int(match[2])) if match else (1, 1)
+
+
+def parse_percent(text: str) -> float:
+    """'5%' or '0.05' -> 0.05."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"--allow-refused {text}: expected a share such as 5% or 0.05")
+    return value
+
+
+def parse_devices(text: str | None) -> list[str]:
+    """'0-2,5' -> ['cuda:0', 'cuda:1', 'cuda:2', 'cuda:5']."""
+    found: list[str] = []
+    for item in text.split(",") if text else []:
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", item.strip())
+        if not match or (match[2] and int(match[2]) < int(match[1])):
+            raise UsageError(f"--devices {text}: expected numbers of GPUs such as 0-7 or 0,2")
+        found += [f"cuda:{i}" for i in range(int(match[1]), int(match[2] or match[1]) + 1)]
+    return found
+
+
+def parse_benches(items: list[str] | None) -> dict[str, Path]:
+    """['held=C-holdout'] -> {'held': Path('C-holdout')}."""
+    benches: dict[str, Path] = {}
+    for item in items or []:
+        name, sep, path = item.partition("=")
+        if not sep or not path or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise UsageError(f"--bench {item}: expected NAME=CORPUS, for example held=corpus-holdout")
+        if name in benches:
+            raise UsageError(f"--bench {item}: the name '{name}' is given twice")
+        benches[name] = Path(path)
+    return benches
+
+
+@contextmanager
+def open_engine(kind: str, workers: int | None, devices: str | None) -> Iterator[Engine]:
+    from m2raap.core.engine import LocalEngine
+
+    if kind != "local":
+        raise UsageError(f"--engine {kind}: there is 'local'")
+    engine = LocalEngine(workers, parse_devices(devices))
+    try:
+        yield engine
+    finally:
+        engine.close()

@@ -1,0 +1,247 @@
+"""`run`, and every stage alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2raap.cli import options
+from m2raap.core.errors import TooManyRefused, UsageError
+
+if TYPE_CHECKING:
+    from m2raap.core.view import View
+    from m2raap.report.data import ReportData
+    from m2raap.stages.recipe import Recipe
+
+CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before")]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe file or name; default: the defaults")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("run", help="Carry out a recipe: every stage it names, the benchmarks, the report.")(run_recipe)
+    data_stages = (
+        ("filter", "Refuse bad texts and unreadable videos before anything is decoded."),
+        ("keyframes", "Choose exactly k representative frames a clip."),
+        ("align", "Refuse what the frames show: mismatches, copies, black and frozen clips."),
+        ("caption", "Describe key-frames: auxiliary captions."),
+        ("rewrite", "One faithful caption out of raw texts and auxiliary captions."),
+    )
+    for name, help_text in data_stages:
+        app.command(name, help=help_text)(_data_stage_command(name))
+    app.command("adapt", help="Train a temporal module on an image-text backbone.")(adapt)
+    app.command("embed", help="Embed a benchmark: one vector a clip, one a text.")(embed)
+    app.command("evaluate", help="Ranks and metrics with intervals, from embeddings.")(evaluate)
+    app.command("report", help="Write report.html over a run.")(report)
+
+
+def run_recipe(
+    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped one")],
+    data: Annotated[Path, typer.Option("--data", help="the training corpus")],
+    out: options.OutOption,
+    bench: Annotated[list[str] | None, typer.Option("--bench", metavar="NAME=CORPUS", help="a benchmark")] = None,
+    assignments: options.SetOption = None,
+    first: Annotated[str | None, typer.Option("--from", help="start at this stage; those before must be finished")] = None,
+    last: Annotated[str | None, typer.Option("--until", help="stop after this stage")] = None,
+    limit: options.LimitOption = None,
+    workers: options.WorkersOption = None,
+    devices: options.DevicesOption = None,
+    engine: options.EngineOption = "local",
+    parts: options.PartsOption = None,
+    seed: options.SeedOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and what it costs, do nothing")] = False,
+    force: options.ForceOption = False,
+    allow_refused: Annotated[str, typer.Option("--allow-refused", help="share of unreadable clips that is no failure")] = "5%",
+    truth: Annotated[Path | None, typer.Option("--truth", help="planted faults, to grade the filters in the report")] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.stages import STAGES
+    from m2raap.stages.estimate import estimate
+    from m2raap.stages.recipe import load_recipe
+    from m2raap.stages.report import report as write_report
+    from m2raap.stages.run import Inputs, Options, RunFolder, make_plan, run
+
+    for flag, stage in (("--from", first), ("--until", last)):
+        if stage is not None and stage not in STAGES:
+            raise UsageError(f"{flag} {stage}: no such stage; stages are {', '.join(STAGES)}")
+    allowed = options.parse_percent(allow_refused)
+    share = options.parse_share(parts)
+    loaded = load_recipe(recipe, assignments, seed)
+    inputs = Inputs(data, options.parse_benches(bench), limit)
+    if truth is not None and not truth.is_file():
+        raise UsageError(f"--truth {truth}: no such file")
+    if dry_run:
+        _print_json_or_lines(estimate(loaded, inputs, out, make_plan(loaded, inputs, out)), as_json)
+        return
+    with options.open_engine(engine, workers, devices) as mapped:
+        complete = run(loaded, inputs, out, mapped, Options(first, last, force, share))
+    if not complete or (last is not None and last != "report"):
+        return
+    folder = RunFolder.open(out)
+    _show(*write_report(folder, loaded, truth), as_json)
+    _judge_refused(folder, allowed)
+
+
+def _show(data: ReportData, path: Path, as_json: bool) -> None:
+    from m2raap.report.console import print_report
+    from m2raap.report.data import to_json
+
+    if as_json:
+        typer.echo(json.dumps(to_json(data), ensure_ascii=False, sort_keys=True))
+    else:
+        print_report(data)
+        typer.echo(f"\nreport: {path}")
+
+
+def _judge_refused(folder, allowed: float) -> None:
+    from m2raap.stages.run import unreadable_share
+
+    unreadable, total = unreadable_share(folder)
+    if unreadable > allowed * total:
+        raise TooManyRefused(
+            f"done, but {unreadable} of {total} clips could not be read ({unreadable / total:.1%}, --allow-refused {allowed:.1%}); "
+            "the report and 'm2raap status' say why"
+        )
+
+
+def _print_json_or_lines(tree: dict, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(tree, ensure_ascii=False, sort_keys=True, indent=1))
+        return
+    for line in tree["lines"]:
+        typer.echo(line)
+
+
+def _load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
+    from m2raap.core.config import build, parse_assignment, set_keys
+    from m2raap.stages.recipe import Recipe, load_recipe
+
+    if recipe is not None:
+        return load_recipe(recipe, assignments, seed)
+    settings = [parse_assignment(item) for item in assignments or []] + ([(["seed"], seed)] if seed is not None else [])
+    return build(Recipe, set_keys({"name": "default"}, settings), "--set")
+
+
+def _open(corpus: Path, recipe: Recipe, limit: int | None) -> View:
+    from m2raap.core.view import open_view
+
+    return open_view(corpus, recipe.langs).limited(limit)
+
+
+def _data_stage_command(name: str):
+    def command(
+        corpus: CorpusArgument,
+        out: options.OutOption,
+        recipe: RecipeOption = None,
+        assignments: options.SetOption = None,
+        limit: options.LimitOption = None,
+        workers: options.WorkersOption = None,
+        devices: options.DevicesOption = None,
+        engine: options.EngineOption = "local",
+        parts: options.PartsOption = None,
+        force: options.ForceOption = False,
+        as_json: options.JsonOption = False,
+    ) -> None:
+        from m2raap.core.errors import M2raapError
+        from m2raap.core.stage import run_data_stage
+        from m2raap.stages.plan import DATA_STAGE, settings_of
+
+        loaded = _load(recipe, assignments)
+        view = _open(corpus, loaded, limit)
+        if view.is_benchmark and name != "keyframes":
+            raise M2raapError(f"{corpus}: is the benchmark '{view.corpus.benchmark}'; a benchmark never passes {name}")
+        share = options.parse_share(parts)
+        with options.open_engine(engine, workers, devices) as mapped:
+            finished = run_data_stage(
+                DATA_STAGE[name], view, settings_of(loaded, name), out, mapped, force=force, share=share
+            )
+        if finished:
+            _show_counts(out, as_json)
+
+    return command
+
+
+def _show_counts(folder: Path, as_json: bool) -> None:
+    from m2raap.core.files import read_json
+
+    counts = read_json(folder / "manifest.json")["counts"]
+    if as_json:
+        typer.echo(json.dumps(counts, sort_keys=True))
+        return
+    for key, value in sorted(counts.items()):
+        typer.echo(f"{key:<44} {value}")
+
+
+def adapt(
+    corpus: CorpusArgument,
+    out: options.OutOption,
+    recipe: RecipeOption = None,
+    assignments: options.SetOption = None,
+    limit: options.LimitOption = None,
+    seed: options.SeedOption = None,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.stages.run import run_adapt
+
+    loaded = _load(recipe, assignments, seed)
+    run_adapt(_open(corpus, loaded, limit), loaded, out, force)
+    _show_counts(out, as_json)
+
+
+def embed(
+    corpus: Annotated[Path, typer.Argument(help="the keyframes folder of a benchmark")],
+    out: options.OutOption,
+    model: Annotated[Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")] = None,
+    recipe: RecipeOption = None,
+    assignments: options.SetOption = None,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.stages.run import run_embed
+
+    loaded = _load(recipe, assignments)
+    if model is not None and (model / "model" / "model.json").is_file():
+        model = model / "model"
+    run_embed(_open(corpus, loaded, None), loaded, model or loaded.backbone, out, force)
+    _show_counts(out, as_json)
+
+
+def evaluate(
+    embedded: Annotated[Path, typer.Argument(help="an embed folder")],
+    out: options.OutOption,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of the bootstrap")] = 0,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.core.errors import M2raapError
+    from m2raap.core.files import read_json
+    from m2raap.core.view import open_view
+    from m2raap.report.console import print_results
+    from m2raap.report.data import ResultRow
+    from m2raap.stages.run import run_evaluate
+
+    if not (embedded / "ids.json").is_file():
+        raise M2raapError(f"{embedded}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
+    run_evaluate(embedded, open_view(embedded).corpus.benchmark or "custom", seed, out, force)
+    tree = read_json(out / "results.json")
+    if as_json:
+        typer.echo(json.dumps(tree, ensure_ascii=False, sort_keys=True))
+        return
+    print_results([ResultRow(arm="model", benchmark=tree["protocol"], seeds=row.pop("seeds", 1), **row) for row in tree["rows"]])
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")],
+    truth: Annotated[Path | None, typer.Option("--truth", help="planted faults, to grade the filters")] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.core.config import build
+    from m2raap.stages.recipe import Recipe
+    from m2raap.stages.report import report as write_report
+    from m2raap.stages.run import RunFolder
+
+    folder = RunFolder.open(run)
+    _show(*write_report(folder, build(Recipe, folder.tree["recipe"], str(run / "run.json")), truth), as_json)

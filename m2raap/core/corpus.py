@@ -1,0 +1,158 @@
+"""A corpus folder: clips and texts, cut into parts, with a manifest written last.
+
+A training corpus and a benchmark have the same shape; a benchmark also names its protocol, and no stage may drop a row of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.config import digest
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, write_json
+from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
+
+LANGS = ("en", "zh")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An imported corpus. `digest` names its content: equal content, equal digest, wherever it lies."""
+
+    path: Path
+    num_parts: int
+    video_root: Path
+    digest: str
+    benchmark: str | None  # the protocol's name; None: a training corpus
+    counts: dict[str, int]
+    source: dict[str, Any]
+
+    def rows(self, table: str, part: int, columns: list[str] | None = None) -> list[Row]:
+        return read_part(self.path, table, part, columns)
+
+    def all_rows(self, table: str, columns: list[str] | None = None) -> list[Row]:
+        return [row for part in range(self.num_parts) for row in self.rows(table, part, columns)]
+
+
+def write_corpus(
+    path: Path,
+    clips: Iterable[Row],
+    texts: Iterable[Row],
+    *,
+    video_root: Path,
+    source: dict[str, Any],
+    benchmark: str | None = None,
+    num_parts: int | None = None,
+    missing: Iterable[Row] = (),
+) -> Corpus:
+    """Writes clips and texts as a corpus folder and opens it.
+
+    `missing` lists clips whose file is absent (rows of `dropped`); they stay in the corpus. Raises M2raapError for an empty
+    corpus, twin ids, a text without its clip, an unknown language or split, or a folder that holds another corpus.
+    """
+    clips, texts, missing = list(clips), list(texts), list(missing)
+    _check_rows(clips, texts)
+    num_parts = num_parts or default_num_parts(len(clips))
+    by_table: dict[str, list[list[Row]]] = {}
+    for table, rows in (("clips", clips), ("texts", texts), ("missing", missing)):
+        parts: list[list[Row]] = [[] for _ in range(num_parts)]
+        for row in rows:
+            parts[part_of(row["clip_id"], num_parts)].append(row)
+        by_table[table] = parts
+    _refuse_other(path)
+    files: dict[str, str] = {}
+    for table, parts in by_table.items():
+        for part, rows in enumerate(parts):
+            if rows or table != "missing":
+                files[f"{table}/{part:05d}"] = write_part(path, table, part, rows)
+    manifest = {
+        "kind": "corpus",
+        "schema_version": SCHEMA_VERSION,
+        "num_parts": num_parts,
+        "video_root": os.path.relpath(video_root.resolve(), path.resolve()),
+        "benchmark": benchmark,
+        "counts": {"clips": len(clips), "texts": len(texts), "missing_file": len(missing)},
+        "source": source,
+        "files": files,
+        "digest": digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION}),
+    }
+    write_json(path / "manifest.json", manifest)
+    return open_corpus(path)
+
+
+def _refuse_other(path: Path) -> None:
+    """An import replaces a corpus of ours, but never writes into a folder that is something else."""
+    if path.exists() and not path.is_dir():
+        raise M2raapError(f"{path}: is a file; give a folder for --out")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    manifest = path / "manifest.json"
+    if not manifest.exists():
+        if all(child.name in ("clips", "texts", "missing", "videos") for child in path.iterdir()):
+            return  # an import that was interrupted
+        raise M2raapError(f"{path}: is not empty and holds no m2raap corpus; give another folder for --out")
+    if read_json(manifest).get("kind") != "corpus":
+        raise M2raapError(f"{path}: holds the output of a stage, not a corpus; give another folder for --out")
+    manifest.unlink()  # unfinished from here until the new one is written
+    for table in ("clips", "texts", "missing"):
+        for old in (path / table).glob("part-*.parquet"):
+            old.unlink()
+
+
+def _check_rows(clips: list[Row], texts: list[Row]) -> None:
+    if not clips:
+        raise M2raapError("the corpus is empty: the input has no row with a video")
+    ids: set[str] = set()
+    for row in clips:
+        if row["clip_id"] in ids:
+            raise M2raapError(f"clip_id '{row['clip_id']}' stands twice; ids must be unique")
+        ids.add(row["clip_id"])
+        if row.get("split") not in SPLITS:
+            raise M2raapError(f"clip '{row['clip_id']}': split '{row.get('split')}' is none of {', '.join(SPLITS)}")
+    text_ids: set[str] = set()
+    for row in texts:
+        if row["text_id"] in text_ids:
+            raise M2raapError(f"text_id '{row['text_id']}' stands twice; ids must be unique")
+        text_ids.add(row["text_id"])
+        if row["clip_id"] not in ids:
+            raise M2raapError(f"text '{row['text_id']}' belongs to clip '{row['clip_id']}', which is not in the corpus")
+        if row["lang"] not in LANGS:
+            raise M2raapError(f"text '{row['text_id']}': language '{row['lang']}' is none of {', '.join(LANGS)}")
+
+
+def open_corpus(path: Path) -> Corpus:
+    """Raises M2raapError where there is no finished corpus, or one of another schema version."""
+    manifest = path / "manifest.json"
+    if not manifest.exists():
+        what = "an unfinished import" if path.is_dir() and any(path.glob("*/part-*")) else "no corpus"
+        raise M2raapError(f"{path}: {what} (no manifest.json); make one with 'm2raap data import'")
+    tree = read_json(manifest)
+    if tree.get("kind") != "corpus":
+        raise M2raapError(f"{path}: holds the output of stage '{tree.get('stage')}', a corpus folder is needed here")
+    if tree["schema_version"] != SCHEMA_VERSION:
+        raise M2raapError(
+            f"{path}: written with table schema {tree['schema_version']}, this m2raap reads {SCHEMA_VERSION}; import it again"
+        )
+    return Corpus(
+        path=path,
+        num_parts=tree["num_parts"],
+        video_root=(path / tree["video_root"]).resolve(),
+        digest=tree["digest"],
+        benchmark=tree["benchmark"],
+        counts=tree["counts"],
+        source=tree["source"],
+    )
+
+
+def holdout(clips: list[Row], num_clips: int, seed: int) -> set[str]:
+    """Ids of `num_clips` clips picked by a seeded hash of their ids, so that the pick does not depend on row order."""
+    if not 0 < num_clips < len(clips):
+        raise M2raapError(f"--holdout {num_clips}: must be between 1 and {len(clips) - 1}, one less than the clips")
+    ids = [row["clip_id"] for row in clips]
+    return set(sorted(ids, key=lambda i: hashlib.blake2b(f"{seed}:{i}".encode(), digest_size=16).digest())[:num_clips])

@@ -1,0 +1,117 @@
+"""Engines map a pure function over parts. `local` is a pool of processes that lives as long as the command.
+
+Every worker computes with one thread, whatever their number, so that the bytes never depend on it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Protocol, TypeVar
+
+from m2raap.core.errors import M2raapError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Engine(Protocol):
+    """Runs `work` on every task, in any order, and yields (task index, result) as they come."""
+
+    workers: int
+
+    def map(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]: ...
+
+    def close(self) -> None: ...
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LocalEngine:
+    """Processes of this machine; with one worker, or one task, the work is done in this process."""
+
+    def __init__(self, workers: int | None = None, devices: Sequence[str] = ()) -> None:
+        self.workers = workers or max(1, min(available_cores(), len(devices) or available_cores()))
+        self._devices = list(devices)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def map(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+        if self.workers == 1:
+            if self._devices:
+                os.environ[DEVICE] = self._devices[0]
+            for index, task in enumerate(tasks):
+                yield index, work(task)
+            return
+        pool = self._start()
+        waiting = {pool.submit(work, task): index for index, task in enumerate(tasks)}
+        try:
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in sorted(finished, key=lambda f: waiting[f]):
+                    yield waiting.pop(future), future.result()
+        except BrokenProcessPool:
+            self.close()
+            raise M2raapError(
+                "a worker process was killed (often: out of memory); run the same command again, it resumes; "
+                "fewer --workers need less memory"
+            ) from None
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            import multiprocessing
+
+            # Set before the workers start: the libraries read these when they are imported.
+            saved = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+            os.environ.update({name: "1" for name in _THREAD_VARIABLES})
+            context = multiprocessing.get_context("spawn")
+            devices = context.SimpleQueue()
+            for index in range(self.workers):
+                devices.put(self._devices[index % len(self._devices)] if self._devices else "cpu")
+            self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker, (os.getpid(), devices))
+            for future in [self._pool.submit(time.sleep, 0.05) for _ in range(self.workers)]:
+                future.result()
+            for name, value in saved.items():
+                if value is None:
+                    os.environ.pop(name)
+                else:
+                    os.environ[name] = value
+        return self._pool
+
+    def close(self) -> None:
+        if self._pool is not None:
+            for process in list(getattr(self._pool, "_processes", {}).values()):
+                process.terminate()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+DEVICE = "M2RAAP_DEVICE"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def _begin_worker(parent: int, devices: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends the pool
+    os.environ[DEVICE] = devices.get()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    """A parent killed with -9 cannot say goodbye; an orphan would wait for work forever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def device() -> str:
+    """The torch device of this process: what `--devices` gave it, else the CPU."""
+    return os.environ.get(DEVICE, "cpu")

@@ -1,0 +1,70 @@
+"""What can go wrong through the user's inputs, and how the command line reports it.
+
+Bad input raises :class:`M2raapError` naming the file, row or key and what to do. A clip or text that is refused is no
+error: it gets one of the codes in :data:`REASONS` in a `dropped` table. Bugs of ours are plain asserts.
+"""
+
+from __future__ import annotations
+
+
+class M2raapError(Exception):
+    """A fault in what the user gave us. The message is one sentence or two: what, where, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(M2raapError):
+    """The command line or a recipe is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class TooManyRefused(M2raapError):
+    """The work is done, but more inputs were unreadable than `--allow-refused` admits (exit code 3)."""
+
+    exit_code = 3
+
+
+class GateFailed(M2raapError):
+    """A stated quality gate failed (exit code 4)."""
+
+    exit_code = 4
+
+
+# Every reason that may stand in a `dropped` table. `unreadable` ones count against --allow-refused.
+UNREADABLE: dict[str, str] = {
+    "missing_file": "the video file is not there",
+    "outside_root": "the video path is absolute, holds '..' or is a link that leaves the corpus root",
+    "empty": "the file has no bytes",
+    "not_media": "the bytes are no video container",
+    "refused_format": "a container or protocol that m2raap does not open (playlists, images, concat lists ...)",
+    "no_video_stream": "the container holds no video",
+    "header_missing": "the index of the file (moov) is missing",
+    "unsupported_codec": "no decoder, or one outside the whitelist",
+    "too_large": "more pixels or bytes than the limits allow",
+    "truncated": "too much of the announced video is missing",
+    "corrupt": "too many of the frames are damaged",
+    "timeout": "decoding took longer than the limit",
+    "out_of_memory": "decoding took more memory than the limit",
+}
+QUALITY: dict[str, str] = {
+    "clip_too_short": "the clip is shorter than min_duration_s",
+    "clip_too_long": "the clip is longer than max_duration_s",
+    "clip_too_small": "the short side is under min_side_px",
+    "too_few_frames": "fewer distinct good frames than the shortfall allows",
+    "duplicate_clip": "a near-copy of a clip that is kept",
+    "black": "too dark for too much of its time",
+    "frozen": "nothing changes for too much of its time",
+    "text_too_short": "fewer words (or characters, zh) than min",
+    "text_too_long": "more words (or characters, zh) than max",
+    "wrong_language": "the text is not in the language that its row states",
+    "mojibake": "characters broken by a wrong encoding, beyond repair",
+    "boilerplate": "mostly stock-footage or channel phrases",
+    "machine_tags": "a tag list, file name or part-of-speech residue instead of a sentence",
+    "repetition": "the same words again and again",
+    "link": "an address, handle or hash tags instead of a description",
+    "duplicate_text": "the same text stands on too many clips",
+    "mismatch": "image and text do not belong together by the backbone's similarity",
+    "no_text_left": "no active text is left for the clip",
+}
+REASONS: dict[str, str] = UNREADABLE | QUALITY

@@ -1,0 +1,63 @@
+"""Files that are whole or absent: temp in the same folder, fsync, rename. And digests of files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.errors import M2raapError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Puts `data` at `path`, whole or not at all, also when the machine dies. Raises M2raapError when the disk is full."""
+    temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temp, "wb") as sink:
+            sink.write(data)
+            sink.flush()
+            os.fsync(sink.fileno())
+        os.replace(temp, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        raise write_error(path, error) from None
+
+
+def write_error(path: Path, error: OSError) -> M2raapError:
+    """The sentence for a file that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return M2raapError(f"{path}: the disk is full; free some space and run the same command again: it resumes")
+    return M2raapError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file. Raises M2raapError naming a file that holds none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise M2raapError(f"{path}: no such file") from None
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise M2raapError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()

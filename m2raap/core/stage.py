@@ -1,0 +1,295 @@
+"""How a data stage runs: `score` (part -> part), `reduce` where needed, `apply` (part + decisions -> part).
+
+`score` is dear and pure per clip; `apply` is thresholds. Both have digests of their own, so that new thresholds redo only
+`apply`, and what an earlier run of the folder holds for an unchanged clip is reused. The manifest is written last: without
+one the stage is unfinished, and the same command resumes it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from m2raap.core import talk
+from m2raap.core.config import digest
+from m2raap.core.engine import Engine
+from m2raap.core.files import file_sha256, read_json, write_json
+from m2raap.core.folder import begin, finish, log_timing
+from m2raap.core.tables import SCHEMAS, Row, part_name, part_of, read_part, signal_schema, write_part
+from m2raap.core.videos import VideoDigests
+from m2raap.core.view import Part, View, clip_digest
+
+Tables = dict[str, list[Row]]
+Signals = dict[str, Row]  # one stage's signals by clip_id or text_id
+
+
+class DataStage:
+    """Base of the stages that map parts. Subclasses are small, stateless and picklable.
+
+    `score` must depend on nothing but one clip's own rows and the settings, so that reuse by clip equals a fresh run; it
+    returns at least one `signals` row for every clip. What looks across clips belongs into `reduce`.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    reads: ClassVar[tuple[str, ...]] = ("texts",)  # what `score` sees
+    reads_video: ClassVar[bool] = False  # then `video_path` says which file
+    adds: ClassVar[tuple[str, ...]] = ()  # tables that `score` writes besides signals
+    reduces: ClassVar[bool] = False
+
+    verdict_columns: ClassVar[dict[str, str]] = {}  # of the scores that only `apply` can know
+
+    def signal_columns(self) -> dict[str, str]:
+        """Name -> float | int | str | bool | bytes of the columns that `score` writes."""
+        raise NotImplementedError  # abstract: every stage states its columns
+
+    def video_path(self, root: Path, clip: Row) -> Path | None:
+        """The file that `score` will open for a clip; None where it may not or cannot."""
+        return None
+
+    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
+        raise NotImplementedError  # abstract: the stage itself
+
+    def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
+        """The `dropped` (and `verdicts`) rows of one part. `own`: this stage's signals; `part.signals`: those before it."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a stage is asked to do: `score` and `apply` apart, because they are redone apart."""
+
+    score: dict[str, Any]
+    apply: dict[str, Any]
+
+    @property
+    def both(self) -> dict[str, Any]:
+        return {"score": self.score, "apply": self.apply}
+
+
+@dataclass(frozen=True)
+class _Task:
+    stage: DataStage
+    view: View
+    settings: Settings
+    folder: Path
+    part: int
+    decisions: dict[str, Any] | None = None
+
+
+def run_data_stage(
+    stage: DataStage,
+    view: View,
+    settings: Settings,
+    folder: Path,
+    engine: Engine,
+    *,
+    force: bool = False,
+    share: tuple[int, int] = (1, 1),
+) -> bool:
+    """Brings `folder` to its finished state; True when it is. False: with `share` (i, n), other shares are still missing.
+
+    Raises M2raapError when the folder was made from other inputs or settings, unless `force`.
+    """
+    if begin(folder, stage.name, stage.version, view, settings.both, force):
+        talk.say(f"{stage.name}: done before")
+        return True
+    mine = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
+    _map(stage, "score", [_Task(stage, view, settings, folder, part) for part in mine], engine, folder)
+    if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
+        talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
+        return False
+    decisions = _decide(stage, view, settings, folder)
+    everything = range(view.num_parts)
+    _map(stage, "apply", [_Task(stage, view, settings, folder, part, decisions) for part in everything], engine, folder)
+    counts: Counter[str] = Counter()
+    files: dict[str, str] = {}
+    for part in everything:
+        for phase in ("score", "apply"):
+            done = read_json(_done_path(folder, phase, part))
+            files |= done["files"]
+            counts.update(done.get("counts", {}))
+    for what in ("clips", "texts"):
+        dropped = sum(n for key, n in counts.items() if key.startswith(f"{what}_dropped:"))
+        came, stay = counts[f"{what}_in"] + counts[f"{what}_added"], counts[f"{what}_out"] + dropped
+        assert came == stay, f"{stage.name}: of {came} {what} {stay} are accounted for"
+    finish(folder, stage.name, stage.version, view, settings.both, files, dict(sorted(counts.items())))
+    return True
+
+
+def _map(stage: DataStage, phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
+    work: Callable[[_Task], float] = _score_part if phase == "score" else _apply_part
+    if phase == "apply":  # thresholds: not worth the way to a worker
+        for task in tasks:
+            log_timing(folder, phase, work(task), part=task.part)
+        return
+    with talk.progress(f"{folder.parent.name}/{stage.name}", len(tasks)) as advance:
+        for index, seconds in engine.map(work, tasks):
+            log_timing(folder, phase, seconds, part=tasks[index].part)
+            advance()
+
+
+def _decide(stage: DataStage, view: View, settings: Settings, folder: Path) -> dict[str, Any]:
+    if not stage.reduces:
+        return {}
+
+    def parts() -> Iterable[tuple[Part, Signals]]:
+        for index in range(view.num_parts):
+            yield view.part(index, ("texts", "frames", "signals")), _by_id(read_part(folder, "signals", index))
+
+    start = time.monotonic()
+    decisions = stage.reduce(parts(), settings.apply)
+    write_json(folder / "decisions.json", decisions)
+    log_timing(folder, "reduce", time.monotonic() - start)
+    return decisions
+
+
+def _done_path(folder: Path, phase: str, part: int) -> Path:
+    return folder / "done" / f"{phase}-{part:05d}.json"
+
+
+def _by_id(rows: Iterable[Row]) -> Signals:
+    return {row["text_id"] or row["clip_id"]: row for row in rows}
+
+
+def _score_part(task: _Task) -> float:
+    start = time.monotonic()
+    stage, folder, index = task.stage, task.folder, task.part
+    part = task.view.part(index, stage.reads)
+    videos = VideoDigests(folder / "cache" / f"videos-{index:05d}.json") if stage.reads_video else None
+    root = task.view.corpus.video_root
+    digests = {
+        clip["clip_id"]: clip_digest(
+            part, clip, videos.of(clip["video"], stage.video_path(root, clip)) if videos else None
+        )
+        for clip in part.clips
+    }
+    if videos:
+        videos.save()
+    key = digest([stage.name, stage.version, task.settings.score, digests])
+    done = _done_path(folder, "score", index)
+    if done.exists() and read_json(done)["key"] == key:
+        return time.monotonic() - start
+    done.unlink(missing_ok=True)
+    tables, kept = _reuse(task, digests)
+    fresh = set(digests) - kept
+    if fresh:
+        one_thread()
+        for table, rows in stage.score(part.only(fresh), task.view, task.settings.score).items():
+            tables[table] = tables.get(table, []) + rows
+    have = {row["clip_id"] for row in tables.get("signals", [])}
+    assert have == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - have)[:3]}"
+    files = {}
+    for table in (*stage.adds, "signals"):
+        schema = signal_schema(stage.signal_columns()) if table == "signals" else SCHEMAS[table]
+        files[f"{table}/{index:05d}"] = write_part(folder, table, index, tables.get(table, []), schema)
+    settings_digest = digest([stage.name, stage.version, task.settings.score])
+    write_json(done, {"key": key, "score": settings_digest, "clips": digests, "files": files})
+    return time.monotonic() - start
+
+
+def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
+    """Rows of an earlier run of this folder for clips that are unchanged, and the ids of those clips."""
+    previous = task.folder / "previous"
+    tables: Tables = {}
+    kept: set[str] = set()
+    if not (previous / "plan.json").exists():
+        return tables, kept
+    num_parts = read_json(previous / "plan.json")["num_parts"]
+    settings_digest = digest([task.stage.name, task.stage.version, task.settings.score])
+    for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
+        done = _done_path(previous, "score", old)
+        if not done.exists() or (record := read_json(done))["score"] != settings_digest:
+            continue
+        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
+        for table in (*task.stage.adds, "signals") if same else ():
+            rows = [row for row in read_part(previous, table, old) if row["clip_id"] in same]
+            tables[table] = tables.get(table, []) + rows
+        kept |= same
+    return tables, kept
+
+
+def _apply_part(task: _Task) -> float:
+    start = time.monotonic()
+    stage, folder, index = task.stage, task.folder, task.part
+    score_record = read_json(_done_path(folder, "score", index))
+    key = digest([task.settings.apply, task.decisions, score_record["key"], task.view.digest])
+    done = _done_path(folder, "apply", index)
+    if done.exists() and read_json(done)["key"] == key:
+        return time.monotonic() - start
+    done.unlink(missing_ok=True)
+    part = task.view.part(index, ("texts", "frames", "signals"))
+    own = _by_id(read_part(folder, "signals", index))
+    made = stage.apply(part, own, task.decisions or {}, task.settings.apply)
+    drops = [row | {"stage": stage.name} for row in made.get("dropped", [])]
+    added = [row for row in read_part(folder, "texts", index)] if "texts" in stage.adds else []
+    new_texts = {row["text_id"]: row["clip_id"] for row in added if row["text_id"] not in {t["text_id"] for t in part.texts}}
+    table = "missing" if task.view.is_benchmark else "dropped"
+    if not task.view.is_benchmark:
+        drops = drops + _left_without_text(stage.name, part, set(new_texts.values()), drops)
+    files = {f"{table}/{index:05d}": write_part(folder, table, index, drops)}
+    if stage.verdict_columns:
+        schema = signal_schema(stage.verdict_columns)
+        files[f"verdicts/{index:05d}"] = write_part(folder, "verdicts", index, made.get("verdicts", []), schema)
+    counts = _count(part, new_texts, [] if task.view.is_benchmark else drops)
+    counts["texts_superseded"] = sum(not row["active"] for row in added)
+    if task.view.is_benchmark:
+        counts["clips_missing"] = len(drops)
+    write_json(done, {"key": key, "files": files, "counts": counts})
+    return time.monotonic() - start
+
+
+def _left_without_text(stage: str, part: Part, also_with_text: set[str], drops: list[Row]) -> list[Row]:
+    """A clip that had texts and has lost the last one is dropped too."""
+    gone = {row["text_id"] for row in drops if row.get("text_id")}
+    gone_clips = {row["clip_id"] for row in drops if not row.get("text_id")}
+    rows = []
+    for clip_id, texts in part.texts_of.items():
+        left = [row for row in texts if row["text_id"] not in gone]
+        if texts and not left and clip_id not in gone_clips | also_with_text:
+            rows.append({"clip_id": clip_id, "stage": stage, "reason": "no_text_left"})
+    return rows
+
+
+def _count(part: Part, new_texts: dict[str, str], drops: list[Row]) -> dict[str, int]:
+    """Rows in, added, dropped by reason and out. A text that leaves with its clip is counted under the clip's reason."""
+    counts: Counter[str] = Counter()
+    clip_reason = {row["clip_id"]: row["reason"] for row in drops if not row.get("text_id")}
+    text_reason = {row["text_id"]: row["reason"] for row in drops if row.get("text_id")}
+    assert len(clip_reason) + len(text_reason) == len(drops), "a clip or text was dropped twice by one stage"
+    counts["clips_in"], counts["texts_in"], counts["texts_added"] = len(part.clips), len(part.texts), len(new_texts)
+    for clip in part.clips:
+        reason = clip_reason.get(clip["clip_id"])
+        counts[f"clips_dropped:{reason}" if reason else "clips_out"] += 1
+    owner = {row["text_id"]: row["clip_id"] for row in part.texts} | new_texts
+    for text_id, clip_id in owner.items():
+        reason = text_reason.get(text_id) or (f"clip {clip_reason[clip_id]}" if clip_id in clip_reason else None)
+        counts[f"texts_dropped:{reason}" if reason else "texts_out"] += 1
+    return dict(counts)
+
+
+def one_thread() -> None:
+    """Scores compute with one thread: more would change the last bits from one number of workers to another."""
+    import sys
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def verify_files(folder: Path, files: dict[str, str]) -> list[str]:
+    """Names of table parts whose bytes are not those that the manifest was signed over."""
+    wrong = []
+    for key, expected in sorted(files.items()):
+        table, _, part = key.partition("/")
+        path = folder / table / part_name(int(part)) if part.isdigit() else folder / key
+        if not path.exists() or file_sha256(path) != expected:
+            wrong.append(os.fspath(path))
+    return wrong

@@ -1,0 +1,151 @@
+"""The tables of a corpus: their columns, how a part of one is written and read.
+
+A table is a folder of `part-00000.parquet` files. Part i of every table holds exactly the clips whose id hashes to i, so
+no stage ever joins across parts. Rows travel as plain dicts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_atomic
+
+SCHEMA_VERSION = 1
+
+Row = dict[str, Any]
+
+CLIPS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("video", pa.string()),  # relative to the corpus's video root, posix
+        ("start_s", pa.float64()),  # null: from the beginning
+        ("end_s", pa.float64()),  # null: to the end
+        ("split", pa.string()),  # train | val | test
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("category", pa.string()),
+        ("url", pa.string()),
+    ]
+)
+TEXTS = pa.schema(
+    [
+        ("text_id", pa.string()),
+        ("clip_id", pa.string()),
+        ("lang", pa.string()),  # en | zh
+        ("text", pa.string()),
+        ("origin", pa.string()),  # raw | rewrite | translation | aux
+        ("parent_text_id", pa.string()),  # what it was rewritten or translated from
+        ("frame_index", pa.int32()),  # aux only
+        ("producer", pa.string()),  # model + prompt digest
+        ("active", pa.bool_()),
+    ]
+)
+FRAMES = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("times_s", pa.list_(pa.float64())),
+        ("shots", pa.list_(pa.int32())),
+        ("scores", pa.list_(pa.float64())),
+        ("why", pa.list_(pa.string())),
+        ("hashes", pa.list_(pa.int64())),
+        ("jpegs", pa.list_(pa.binary())),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+DROPPED = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("text_id", pa.string()),  # null: the whole clip
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("score", pa.float64()),
+        ("threshold", pa.float64()),
+        ("detail", pa.string()),
+        ("also_failed", pa.list_(pa.string())),
+    ]
+)
+# `missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.
+SCHEMAS: dict[str, pa.Schema] = {
+    "clips": CLIPS,
+    "texts": TEXTS,
+    "frames": FRAMES,
+    "dropped": DROPPED,
+    "missing": DROPPED,
+}
+_SIGNAL_TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}
+# A JPEG does not shrink, and frames are most of the bytes.
+_COMPRESSION = {"frames": "none"}
+_SORT = {
+    "clips": ("clip_id",),
+    "texts": ("clip_id", "text_id"),
+    "frames": ("clip_id",),
+    "signals": ("clip_id", "text_id"),
+    "verdicts": ("clip_id", "text_id"),
+    "dropped": ("clip_id", "text_id"),
+    "missing": ("clip_id", "text_id"),
+}
+
+
+def signal_schema(columns: dict[str, str]) -> pa.Schema:
+    """Schema of a stage's `signals` or `verdicts`: clip_id, text_id (null: of the clip), then one column a score."""
+    fields = [("clip_id", pa.string()), ("text_id", pa.string())]
+    return pa.schema(fields + [(name, _SIGNAL_TYPES[kind]) for name, kind in sorted(columns.items())])
+
+
+def part_name(part: int) -> str:
+    return f"part-{part:05d}.parquet"
+
+
+def part_of(clip_id: str, num_parts: int) -> int:
+    """The part that holds a clip: a hash of its id, never of its position or of the workers."""
+    return int.from_bytes(hashlib.blake2b(clip_id.encode(), digest_size=8).digest(), "big") % num_parts
+
+
+def default_num_parts(num_clips: int) -> int:
+    """About 32 clips a part in small corpora, growing to 1,024 a part in large ones."""
+    clips_a_part = min(max(num_clips / 128, 32), 1024)
+    return max(1, round(num_clips / clips_a_part))
+
+
+def sort_rows(table: str, rows: Iterable[Row]) -> list[Row]:
+    keys = _SORT[table]
+    return sorted(rows, key=lambda row: tuple(row.get(key) or "" for key in keys))
+
+
+def write_part(folder: Path, table: str, part: int, rows: Iterable[Row], schema: pa.Schema | None = None) -> str:
+    """Writes `folder/table/part-*.parquet` (temp, fsync, rename) and returns the SHA-256 of its bytes.
+
+    The bytes depend on the rows alone: they are sorted, and no time or path is stored.
+    """
+    schema = schema or SCHEMAS[table]
+    ordered = sort_rows(table, rows)
+    unknown = {key for row in ordered for key in row} - set(schema.names)
+    assert not unknown, f"columns {sorted(unknown)} are not in the schema of {table}"
+    columns = [pa.array([row.get(name) for row in ordered], type=schema.field(name).type) for name in schema.names]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_arrays(columns, schema=schema), sink, compression=_COMPRESSION.get(table, "zstd"),
+        write_statistics=False, use_dictionary=table != "frames",
+    )
+    data = sink.getvalue().to_pybytes()
+    write_atomic(folder / table / part_name(part), data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_part(folder: Path, table: str, part: int, columns: list[str] | None = None) -> list[Row]:
+    """The rows of one part; an absent file is an empty part. Raises M2raapError naming a file that is no parquet."""
+    path = folder / table / part_name(part)
+    if not path.exists():
+        return []
+    try:
+        return pq.read_table(path, columns=columns, use_threads=False).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise M2raapError(f"{path}: cannot be read as parquet ({error}); delete it and run the stage again") from None

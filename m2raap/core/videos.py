@@ -1,0 +1,38 @@
+"""Digests of video files by content. Size and modification time only save reading a file again; they name nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from m2raap.core.files import read_json, write_json
+
+
+class VideoDigests:
+    """Remembers (size, mtime) -> digest in a cache file of the stage folder, outside every signed digest."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._known: dict[str, list[int | str]] = read_json(cache) if cache.exists() else {}
+        self._changed = False
+
+    def of(self, video: str, path: Path | None) -> str:
+        """The digest of the bytes at `path`, or 'absent' (also for what cannot be read: `score` will say why)."""
+        if path is None:
+            return "absent"
+        try:
+            stat = path.stat()
+            known = self._known.get(video)
+            if known and known[:2] == [stat.st_size, stat.st_mtime_ns]:
+                return str(known[2])
+            with open(path, "rb") as source:
+                value = hashlib.file_digest(source, "blake2b").hexdigest()[:32]
+        except OSError:
+            return "absent"
+        self._known[video] = [stat.st_size, stat.st_mtime_ns, value]
+        self._changed = True
+        return value
+
+    def save(self) -> None:
+        if self._changed:
+            write_json(self._cache, self._known)

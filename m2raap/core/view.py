@@ -1,0 +1,174 @@
+"""What a stage sees: a corpus with the folders of the stages before it laid over it, part by part.
+
+A stage folder holds only what it adds or drops. Here those are overlaid: dropped clips and texts are gone, frames and signals
+are joined by id, a text row of a later folder replaces the one of the same id. Of a benchmark nothing is ever gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from m2raap.core.config import canonical, digest
+from m2raap.core.corpus import LANGS, Corpus, open_corpus
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
+from m2raap.core.tables import Row, read_part
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one part that are still there, in the order of their ids."""
+
+    index: int
+    clips: list[Row]
+    texts: list[Row]
+    frames: dict[str, Row] = field(default_factory=dict)
+    signals: dict[str, Row] = field(default_factory=dict)  # by clip_id or text_id, the columns of all stages joined
+
+    @cached_property
+    def texts_of(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {row["clip_id"]: [] for row in self.clips}
+        for row in self.texts:
+            found[row["clip_id"]].append(row)
+        return found
+
+    def only(self, clip_ids: set[str]) -> Part:
+        return replace(
+            self,
+            clips=[row for row in self.clips if row["clip_id"] in clip_ids],
+            texts=[row for row in self.texts if row["clip_id"] in clip_ids],
+        )
+
+
+@dataclass(frozen=True)
+class View:
+    """A corpus and the finished stage folders laid over it, oldest first. Small and picklable: workers open it again."""
+
+    corpus_path: Path
+    folders: tuple[Path, ...] = ()
+    langs: tuple[str, ...] = LANGS
+    cutoff: str | None = None  # with --limit: the largest id hash that is let through
+    with_inactive: bool = False
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return open_corpus(self.corpus_path)
+
+    @property
+    def num_parts(self) -> int:
+        return self.corpus.num_parts
+
+    @property
+    def is_benchmark(self) -> bool:
+        return self.corpus.benchmark is not None
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the content of the view: equal digests, equal rows."""
+        parents = [read_json(folder / "manifest.json")["digest"] for folder in self.folders]
+        return digest([self.corpus.digest, parents, self.langs, self.cutoff])
+
+    def over(self, folder: Path) -> View:
+        return replace(self, folders=(*self.folders, folder))
+
+    def limited(self, num_clips: int | None) -> View:
+        """The `num_clips` clips with the smallest id hashes: always the same ones, and a prefix of any larger limit."""
+        if num_clips is None:
+            return self
+        if num_clips < 1:
+            raise M2raapError(f"--limit {num_clips}: must be at least 1")
+        hashes = sorted(_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"]))
+        return replace(self, cutoff=hashes[min(num_clips, len(hashes)) - 1])
+
+    def part(self, index: int, tables: tuple[str, ...] = ("texts",)) -> Part:
+        """One part, with the tables named: of 'texts', 'frames', 'signals', 'jpegs' ('frames' without 'jpegs' leaves the
+        pictures on disk)."""
+        gone = set() if self.is_benchmark else self._gone(index)
+        clips = [row for row in self.corpus.rows("clips", index) if row["clip_id"] not in gone and self._within(row["clip_id"])]
+        here = {row["clip_id"] for row in clips}
+        texts: dict[str, Row] = {}
+        if "texts" in tables:
+            for row in self._rows("texts", index):
+                texts[row["text_id"]] = row
+        frames: dict[str, Row] = {}
+        if "frames" in tables or "jpegs" in tables:
+            wanted = None if "jpegs" in tables else ["clip_id", "times_s", "shots", "scores", "why", "hashes", "width", "height"]
+            for folder in self.folders:
+                frames |= {row["clip_id"]: row for row in read_part(folder, "frames", index, wanted) if row["clip_id"] in here}
+        signals: dict[str, Row] = {}
+        if "signals" in tables:
+            for folder in self.folders:
+                for table in ("signals", "verdicts"):
+                    for row in read_part(folder, table, index):
+                        key = row["text_id"] or row["clip_id"]
+                        signals[key] = {**signals.get(key, {}), **row}
+        kept = [
+            row
+            for row in texts.values()
+            if row["clip_id"] in here
+            and row["text_id"] not in gone
+            and row["lang"] in self.langs
+            and (row["active"] or self.with_inactive)
+        ]
+        kept.sort(key=lambda row: (row["clip_id"], row["text_id"]))
+        return Part(index, clips, kept, frames, signals)
+
+    def parts(self, tables: tuple[str, ...] = ("texts",)):
+        for index in range(self.num_parts):
+            yield self.part(index, tables)
+
+    def dropped(self, index: int) -> list[Row]:
+        """Every drop so far, oldest stage first."""
+        return [row for folder in self.folders for row in read_part(folder, "dropped", index)]
+
+    def _rows(self, table: str, index: int):
+        yield from self.corpus.rows(table, index)
+        for folder in self.folders:
+            yield from read_part(folder, table, index)
+
+    def _gone(self, index: int) -> set[str]:
+        return {row["text_id"] or row["clip_id"] for row in self.dropped(index)}
+
+    def _within(self, clip_id: str) -> bool:
+        return self.cutoff is None or _id_hash(clip_id) <= self.cutoff
+
+
+def _id_hash(clip_id: str) -> str:
+    return hashlib.blake2b(f"limit:{clip_id}".encode(), digest_size=16).hexdigest()
+
+
+def clip_digest(part: Part, clip: Row, video_digest: str | None) -> str:
+    """Names everything about a clip that a score may depend on: its row, its texts, its frames, the bytes of its video."""
+    clip_id = clip["clip_id"]
+    frames = part.frames.get(clip_id)
+    pictures = hashlib.sha256()
+    for jpeg in (frames or {}).get("jpegs") or ():
+        pictures.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    plain = {key: value for key, value in (frames or {}).items() if key != "jpegs"}
+    what = [clip, part.texts_of[clip_id], plain, pictures.hexdigest(), video_digest]
+    return hashlib.blake2b(canonical(what).encode(), digest_size=16).hexdigest()
+
+
+def open_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
+    """A corpus folder, or a finished stage folder with all that stands before it. Raises M2raapError if neither is there."""
+    manifest_path = path / "manifest.json"
+    if not manifest_path.exists() and (path / "plan.json").exists():
+        raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again, it resumes")
+    if not manifest_path.exists() or read_json(manifest_path).get("kind") == "corpus":
+        open_corpus(path)
+        return View(path, langs=langs)
+    manifest = read_json(manifest_path)
+    if "view" not in manifest:
+        raise M2raapError(f"{path}: stage '{manifest.get('stage')}' holds no clips; give a corpus or a data stage's folder")
+    base = path.resolve()
+    resolve = lambda relative: Path(os.path.normpath(base / relative))  # noqa: E731
+    return View(
+        resolve(manifest["view"]["corpus"]),
+        (*(resolve(folder) for folder in manifest["view"]["folders"]), path),
+        tuple(lang for lang in manifest["view"]["langs"] if lang in langs),
+        manifest["view"]["cutoff"],
+    )

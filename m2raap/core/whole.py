@@ -1,0 +1,45 @@
+"""How a stage runs that takes its input whole: adapt, embed, evaluate, report. Its work resumes by itself, if it is long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from m2raap.core import talk
+from m2raap.core.files import file_sha256
+from m2raap.core.folder import begin, finish, log_timing
+from m2raap.core.view import View
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a whole stage made: the files that its manifest signs (below the folder), counts, digests of models."""
+
+    files: list[str]
+    counts: dict[str, Any] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+
+
+def run_whole_stage(
+    name: str,
+    version: int,
+    settings: dict[str, Any],
+    folder: Path,
+    work: Callable[[Path], Made],
+    *,
+    view: View | None = None,
+    inputs: dict[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Brings `folder` to its finished state. Raises M2raapError when it was made from other inputs or settings."""
+    if begin(folder, name, version, view, settings, force, inputs):
+        talk.say(f"{folder.parent.name}/{name}: done before")
+        return
+    start = time.monotonic()
+    made = work(folder)
+    log_timing(folder, name, time.monotonic() - start)
+    files = {file: file_sha256(folder / file) for file in made.files}
+    finish(folder, name, version, view, settings, files, made.counts, inputs, made.models)

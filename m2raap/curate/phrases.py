@@ -1,0 +1,84 @@
+"""Stock phrases: which tokens of a text they cover. The list is data in the package (assets/words/boilerplate.txt)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib import resources
+
+from m2raap.curate import language
+
+_NUMBER = "<n>"
+JOINS = frozenset({"of", "showing", "featuring", "shows"})  # "stock footage of a dog"
+# Small words that belong to the phrases on both sides of them.
+_SMALL = frozenset(
+    {
+        "a", "all", "an", "and", "are", "by", "for", "from", "in", "is", "it", "me", "my", "of", "on", "only",
+        "or", "our", "the", "this", "to", "us", "with", "you", "your",
+    }
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _index() -> dict[str, list[tuple[str, ...]]]:
+    """First token -> phrases as token tuples, longest first."""
+    lines = resources.files("m2raap").joinpath("assets/words/boilerplate.txt").read_text(encoding="utf-8").splitlines()
+    index: dict[str, list[tuple[str, ...]]] = {}
+    for line in sorted({line.strip() for line in lines} - {""}):
+        if line.startswith("#"):
+            continue
+        # A letter stands in for the number while the line is cut, so that "<n>p" stays one token.
+        phrase = tuple(t.replace("\u01c2", _NUMBER) for t in language.tokens(line.replace(_NUMBER, "\u01c2")))
+        index.setdefault(_NUMBER if phrase[0].startswith(_NUMBER) else phrase[0], []).append(phrase)
+    for phrases in index.values():
+        phrases.sort(key=lambda p: (-len(p), p))
+    return index
+
+
+def _same(token: str, pattern: str) -> bool:
+    if token == pattern:
+        return True
+    if not pattern.startswith(_NUMBER):
+        return False
+    unit = pattern.removeprefix(_NUMBER)
+    return token.endswith(unit) and token.removesuffix(unit).isdigit() if unit else token.isdigit()
+
+
+def is_serial(token: str) -> bool:
+    """True for a number that can only be a serial one: three digits or more, or zeros before it."""
+    return token.isdigit() and (len(token) >= 3 or token.startswith("0"))
+
+
+def covered(tokens: list[str]) -> list[bool]:
+    """One flag a token: True where a stock phrase covers it (longest phrase first, left to right)."""
+    index, flags, at = _index(), [False] * len(tokens), 0
+    while at < len(tokens):
+        candidates = index.get(tokens[at], [])
+        if tokens[at][:1].isdigit():
+            candidates = candidates + index.get(_NUMBER, [])
+        for phrase in candidates:
+            part = tokens[at : at + len(phrase)]
+            if len(part) == len(phrase) and all(map(_same, part, phrase)):
+                flags[at : at + len(phrase)] = [True] * len(phrase)
+                at += len(phrase)
+                break
+        else:
+            at += 1
+    return flags
+
+
+def share(text: str) -> float:
+    """0..1: share of the text that stock phrases cover (a word counts 1, a Han character 0.5).
+
+    Up to three small words between two stock phrases ("subscribe to my channel", "download for free") belong to them.
+    """
+    tokens = language.tokens(text)
+    flags = covered(tokens)
+    last = -1
+    for at in [i for i, flag in enumerate(flags) if flag]:
+        gap = tokens[last + 1 : at]
+        if last >= 0 and len(gap) <= 3 and all(w in _SMALL for w in gap):
+            flags[last + 1 : at] = [True] * len(gap)
+        last = at
+    weights = [language.weight(t) for t in tokens]
+    total = sum(weights)
+    return sum(w for w, flag in zip(weights, flags, strict=True) if flag) / total if total else 0.0

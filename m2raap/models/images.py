@@ -1,0 +1,58 @@
+"""Encoded pictures -> the tensor that a backbone wants. Equal to open_clip's own inference transform, without torchvision."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from m2raap.core.errors import M2raapError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from m2raap.models.backbone import Preprocess
+
+
+def images_from_jpegs(jpegs: Sequence[bytes], preprocess: Preprocess) -> Tensor:
+    """JPEG (or PNG) bytes -> (N, 3, S, S) float32. Raises M2raapError naming the place of a picture that is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    pictures = []
+    for place, data in enumerate(jpegs):
+        try:
+            pictures.append(Image.open(io.BytesIO(data), formats=("JPEG", "PNG")).convert("RGB"))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise M2raapError(f"picture {place} of {len(jpegs)} cannot be decoded as JPEG or PNG: {error}") from None
+    return images_from_pictures(pictures, preprocess)
+
+
+def images_from_pictures(pictures: Sequence[Image], preprocess: Preprocess) -> Tensor:
+    """RGB Pillow pictures -> (N, 3, S, S) float32: resize the short side to S, centre crop, normalise."""
+    import numpy as np
+    from PIL import Image
+
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    size = preprocess.image_size
+    if preprocess.resize_mode not in ("shortest", "squash"):
+        raise M2raapError(f"this backbone wants resize_mode '{preprocess.resize_mode}'; known: shortest, squash")
+    pixels = np.empty((len(pictures), size, size, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        width, height = picture.size
+        if preprocess.resize_mode == "squash":
+            target = (size, size)
+        elif width <= height:
+            target = (size, int(size * height / width))
+        else:
+            target = (int(size * width / height), size)
+        if target != picture.size:
+            picture = picture.resize(target, filters[preprocess.interpolation])
+        # Rounds half to even, as torchvision's CenterCrop does.
+        left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
+        pixels[place] = np.asarray(picture.crop((left, top, left + size, top + size)))
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
+    mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+    return images.sub_(mean[:, None, None]).div_(std[:, None, None])

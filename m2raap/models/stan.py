@@ -1,0 +1,156 @@
+"""STAN, the spatial-temporal branch beside the last layers of CLIP, self-attention variant.
+
+Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. What departs from the
+code: `start` and `time_std` (there: open and 1.0, which does not start at CLIP), masks for clips with fewer frames,
+`patch_pool`, unit pooling. The class and position embeddings are the backbone's own, as there.
+B videos, T frames, P patches, D width, K branch layers, E size of the common space.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+from m2raap.models.config import StanConfig
+from m2raap.models.pooling import masked_mean, pool_raw, pool_unit
+
+
+class DropPath(nn.Module):
+    """Leaves out the whole branch of a row with probability `share`, and scales the rest. Identity in eval mode."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.generator: torch.Generator | None = None  # set by the training loop, so that a resumed run draws the same
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.share == 0.0:
+            return x
+        generator = self.generator
+        draw = torch.rand(x.shape[0], generator=generator).to(x.device) >= self.share
+        return x * (draw.to(x.dtype) / (1 - self.share)).reshape(-1, *[1] * (x.dim() - 1))
+
+
+class TemporalBlock(nn.Module):
+    """x <- x + W0 DropPath(MHSA(LN(x))) over the T frames of one patch. W0 starts at zero: identity at the start."""
+
+    def __init__(self, width: int, heads: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
+        batch, patches, frames, width = x_BPTD.shape
+        normed = self.norm(x_BPTD).reshape(batch * patches, frames, width)
+        hidden = None if bool(mask_BT.all()) else (~mask_BT).repeat_interleave(patches, 0)
+        mixed = self.attn(normed, normed, normed, key_padding_mask=hidden, need_weights=False)[0]
+        return x_BPTD + self.out(self.drop_path(mixed)).reshape(x_BPTD.shape)
+
+
+class SpatialBlock(nn.Module):
+    """One CLIP layer over [CLS ; patches of a frame]; the CLS of the clip takes the mean of its T updates."""
+
+    def __init__(self, clip_block: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        self.block = copy.deepcopy(clip_block).requires_grad_(True)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, cls_BD: Tensor, x_BPTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        batch, patches, frames, width = x_BPTD.shape
+        block = self.block
+        frames_BTPD = x_BPTD.transpose(1, 2)
+        u = torch.cat([cls_BD[:, None, None].expand(-1, frames, -1, -1), frames_BTPD], 2)
+        normed = block.ln_1(u).reshape(batch * frames, 1 + patches, width)
+        mixed = block.ls_1(block.attn(normed, normed, normed, need_weights=False)[0])
+        r = self.drop_path(mixed).reshape(batch, frames, 1 + patches, width)
+        cls_BD = cls_BD + masked_mean(r[:, :, 0], mask_BT)
+        y = torch.cat([cls_BD[:, None], (frames_BTPD + r[:, :, 1:]).flatten(1, 2)], 1)
+        y = y + block.ls_2(block.mlp(block.ln_2(y)))
+        return y[:, 0], y[:, 1:].reshape(batch, frames, patches, width).transpose(1, 2)
+
+
+class Stan(nn.Module):
+    """K pairs of temporal and spatial blocks fed by the last K vision layers, fused into the CLS of every frame."""
+
+    def __init__(self, cfg: StanConfig, backbone: Backbone) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.layers_used = cfg.layers
+        # In a tuple, so that the backbone's weights are not registered (and saved) a second time.
+        self._backbone = (backbone,)
+        blocks = list(backbone.vision_blocks)[-cfg.layers :]
+        width, heads = backbone.width, blocks[0].attn.num_heads
+        drops = torch.linspace(0, cfg.drop_path, cfg.layers).tolist()
+        self.temporal = nn.ModuleList(TemporalBlock(width, heads, drop) for drop in drops)
+        self.spatial = nn.ModuleList(SpatialBlock(block, drop) for block, drop in zip(blocks, drops, strict=True))
+        self.time = nn.Parameter(torch.randn(cfg.max_frames, width) * cfg.time_std)
+        if cfg.start == "gate":
+            self.gate = nn.Parameter(torch.zeros(()))
+        elif cfg.start == "matrix":
+            self.out = nn.Linear(width, width)
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, layer_tokens: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        backbone = self._backbone[0]
+        cls_BD = self.branch(layer_tokens, mask_BT)
+        if self.cfg.start == "gate":
+            cls_BD = self.gate * cls_BD
+        elif self.cfg.start == "matrix":
+            cls_BD = self.out(cls_BD)
+        features_BTE = backbone.image_feature_from_cls(layer_tokens[-1][:, :, 0] + cls_BD[:, None])
+        return (pool_raw if self.cfg.pool == "raw" else pool_unit)(features_BTE, mask_BT)
+
+    def branch(self, layer_tokens: list[Tensor], mask_BT: Tensor) -> Tensor:
+        """STAN_cls (B, D), before gate or matrix."""
+        assert len(layer_tokens) == self.layers_used, f"{len(layer_tokens)} layers given, {self.layers_used} wanted"
+        num_frames = mask_BT.shape[1]
+        if num_frames > len(self.time):
+            raise M2raapError(f"stan was made for {len(self.time)} frames, this clip has {num_frames}")
+        visual = self._backbone[0].clip.visual
+        position_SD = visual.positional_embedding
+        cls_BD = torch.zeros((), device=mask_BT.device)
+        x_BPTD = torch.zeros((), device=mask_BT.device)
+        for k, tokens in enumerate(layer_tokens):
+            level_cls = masked_mean(tokens[:, :, 0], mask_BT)
+            level = self._patches(tokens[:, :, 1:])
+            if k == 0:
+                cls_BD = (level_cls + visual.class_embedding + position_SD[0]) / 2
+                patch_position = self._patches(position_SD[None, None, 1:])
+                x_BPTD = level + patch_position + self.time[:num_frames]
+            else:
+                cls_BD, x_BPTD = cls_BD + level_cls, x_BPTD + level
+            x_BPTD = self.temporal[k](x_BPTD, mask_BT)
+            cls_BD, x_BPTD = self.spatial[k](cls_BD, x_BPTD, mask_BT)
+        return cls_BD
+
+    def _patches(self, patches_BTPD: Tensor) -> Tensor:
+        """(B, T, P, D) -> (B, P', T, D), P' = P / patch_pool^2."""
+        side_by = self.cfg.patch_pool
+        if side_by > 1:
+            batch, frames, patches, width = patches_BTPD.shape
+            side = round(patches**0.5)
+            if side * side != patches or side % side_by:
+                raise M2raapError(f"stan: patch_pool {side_by} does not divide the {side} x {side} patches of this backbone")
+            grid = patches_BTPD.reshape(batch * frames, side, side, width).permute(0, 3, 1, 2)
+            pooled = F.avg_pool2d(grid, side_by)
+            patches_BTPD = pooled.flatten(2).transpose(1, 2).reshape(batch, frames, -1, width)
+        return patches_BTPD.transpose(1, 2)
+
+    def gates(self) -> dict[str, float]:
+        """How far the branch is open, for the log."""
+        opened = {f"temporal{k}": float(block.out.weight.detach().norm()) for k, block in enumerate(self.temporal)}
+        if self.cfg.start == "gate":
+            opened["gate"] = float(self.gate.detach())
+        elif self.cfg.start == "matrix":
+            opened["out"] = float(self.out.weight.detach().norm())
+        return opened

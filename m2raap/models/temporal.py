@@ -1,0 +1,92 @@
+"""Temporal modules: from the layer tokens and frame vectors of a clip to one unit vector.
+
+Each is an nn.Module with `layers_used` (how many last vision layers it reads) and
+forward(layer_tokens, frame_features_BTE, mask_BT) -> (B, E), where layer_tokens is a list of (B, T, 1+P, D), CLS first,
+and frame_features_BTE are projected frame vectors, not yet unit. B videos, T frames, P patches, D vision width,
+E size of the common space.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+from m2raap.models.config import MeanConfig, SeqTransfConfig, StanConfig
+from m2raap.models.pooling import pool_unit
+from m2raap.models.stan import Stan
+
+
+class MeanPool(nn.Module):
+    """The mean of unit frame vectors. No weights, no order."""
+
+    layers_used = 1
+
+    def __init__(self, cfg: MeanConfig, backbone: Backbone) -> None:
+        super().__init__()
+
+    def forward(self, layer_tokens: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        return pool_unit(frame_features_BTE, mask_BT)
+
+    def gates(self) -> dict[str, float]:
+        return {}
+
+
+class SeqTransf(nn.Module):
+    """CLIP4Clip's seqTransf (ArrowLuo/CLIP4Clip modules/modeling.py): f + out(Transformer(f + position)), then mean.
+
+    `out` is ours: a matrix that starts at zero, so that the start is mean pooling.
+    """
+
+    layers_used = 1
+
+    def __init__(self, cfg: SeqTransfConfig, backbone: Backbone) -> None:
+        super().__init__()
+        size, text = backbone.embed_dim, backbone.text_tower
+        blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+        fits = blocks is not None and len(blocks) >= cfg.layers and blocks[0].attn.embed_dim == size
+        self.position = nn.Parameter(torch.randn(cfg.max_frames, size) * 0.01)
+        if cfg.from_text and blocks is not None and fits:
+            self.blocks = nn.ModuleList(copy.deepcopy(block) for block in blocks[: cfg.layers])
+            known = text.positional_embedding.detach()[: cfg.max_frames]
+            self.position.data[: len(known)] = known
+        else:
+            from open_clip.transformer import ResidualAttentionBlock
+
+            heads = max(1, size // 64)
+            self.blocks = nn.ModuleList(ResidualAttentionBlock(size, heads) for _ in range(cfg.layers))
+        self.blocks.requires_grad_(True)
+        self.out = nn.Linear(size, size)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, layer_tokens: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        num_frames = mask_BT.shape[1]
+        if num_frames > len(self.position):
+            raise M2raapError(f"seqtransf was made for {len(self.position)} frames, this clip has {num_frames}")
+        x_BTE = frame_features_BTE + self.position[:num_frames]
+        for block in self.blocks:
+            normed = block.ln_1(x_BTE)
+            mixed = block.attn(normed, normed, normed, key_padding_mask=~mask_BT, need_weights=False)[0]
+            x_BTE = x_BTE + block.ls_1(mixed)
+            x_BTE = x_BTE + block.ls_2(block.mlp(block.ln_2(x_BTE)))
+        return pool_unit(frame_features_BTE + self.out(x_BTE), mask_BT)
+
+    def gates(self) -> dict[str, float]:
+        return {"out": float(self.out.weight.detach().norm())}
+
+
+# Adding one: a config with a `name` in models/config.py (and in the union TemporalConfig), a module here.
+TEMPORAL: dict[str, Callable[[Any, Backbone], nn.Module]] = {"mean": MeanPool, "seqtransf": SeqTransf, "stan": Stan}
+
+
+def build_temporal(cfg: MeanConfig | SeqTransfConfig | StanConfig, backbone: Backbone) -> nn.Module:
+    """The module that `cfg` describes, fitted to the backbone. Raises M2raapError where they do not fit."""
+    if isinstance(cfg, StanConfig) and cfg.layers > backbone.num_layers:
+        raise M2raapError(f"stan reads {cfg.layers} layers, the backbone has {backbone.num_layers}: lower temporal.layers")
+    return TEMPORAL[cfg.name](cfg, backbone)

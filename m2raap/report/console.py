@@ -1,0 +1,98 @@
+"""The same tables on stdout: rich on a terminal, plain columns into a pipe or file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from m2raap.report.data import FunnelStage, ResultRow
+
+Cell = str
+
+
+def print_funnel(stages: Sequence[FunnelStage], file: TextIO | None = None) -> None:
+    """In, added, dropped (by reason) and out of every stage."""
+    rows = [
+        [
+            stage.stage,
+            stage.table,
+            f"{stage.rows_in:,}",
+            f"{stage.added:,}",
+            f"{sum(stage.dropped.values()):,}",
+            f"{stage.rows_out:,}",
+            ", ".join(
+                f"{reason} {count:,}"
+                for reason, count in sorted(stage.dropped.items(), key=lambda item: (-item[1], item[0]))
+                if count
+            ),
+        ]
+        for stage in stages
+    ]
+    _print("Funnel", ["stage", "table", "in", "added", "dropped", "out", "dropped for"], rows, {2, 3, 4, 5}, file)
+
+
+def print_grading(grading: Mapping[str, Any], file: TextIO | None = None) -> None:
+    """Recall per planted fault, precision per reason, in percent."""
+    overall = grading["overall"]
+    faults = [
+        [f"{row['fault']} ({row['level']})", f"{row['planted']:,}", f"{row['caught']:,}", _percent(row["recall"])]
+        for row in grading["faults"]
+    ]
+    faults.append(["all", f"{overall['planted']:,}", f"{overall['caught']:,}", _percent(overall["recall"])])
+    _print("Planted faults", ["fault", "planted", "caught", "recall %"], faults, {1, 2, 3}, file)
+    reasons = [
+        [row["reason"], f"{row['dropped']:,}", f"{row['right']:,}", _percent(row["precision"])]
+        for row in grading["reasons"]
+    ]
+    reasons.append(["all", f"{overall['dropped']:,}", f"{overall['right']:,}", _percent(overall["precision"])])
+    _print("Dropped", ["reason", "dropped", "right", "precision %"], reasons, {1, 2, 3}, file)
+
+
+def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None:
+    """Metrics with the 95 % interval of R@1. A row that does not compare says so."""
+    lines = []
+    for row in rows:
+        lo, hi = row.intervals["R@1"]
+        note = "" if row.comparable else f"available n={row.queries:,}, not comparable"
+        if row.comparable and row.missing:
+            note = f"{row.missing:,} missing count as misses"
+        numbers = [f"{row.metrics[name]:.1f}" for name in ("R@1", "R@5", "R@10", "MdR")]
+        numbers.insert(1, f"{lo:.1f}-{hi:.1f}")
+        lines.append([row.arm, row.benchmark, row.lang, row.direction, row.slice, *numbers, f"{row.queries:,}", note])
+    head = ["arm", "benchmark", "lang", "direction", "slice", "R@1", "95 %", "R@5", "R@10", "MdR", "queries", ""]
+    if not any(line[-1] for line in lines):
+        head, lines = head[:-1], [line[:-1] for line in lines]
+    _print("Results", head, lines, {5, 6, 7, 8, 9, 10}, file)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _print(title: str, head: list[str], rows: list[list[Cell]], right: set[int], file: TextIO | None) -> None:
+    stream = sys.stdout if file is None else file
+    rows = [["".join(c if c.isprintable() else "\ufffd" for c in cell) for cell in row] for row in rows]
+    if stream.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for number, name in enumerate(head):
+            table.add_column(name, justify="right" if number in right else "left", no_wrap=number in right)
+        for row in rows:
+            # As Text, so that square brackets in a name are no markup.
+            table.add_row(*(Text(cell) for cell in row))
+        Console(file=stream).print(table)
+        return
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    print(title, file=stream)
+    for row in [head, *rows]:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip(), file=stream)
+    print(file=stream)

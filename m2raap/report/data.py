@@ -1,0 +1,173 @@
+"""What a report shows. Plain values only, so that `report.json` holds all of it but the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A clip's key-frames as JPEG bytes, in order of time."""
+
+    clip_id: str
+    jpegs: list[bytes] = field(default_factory=list)
+    times_s: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FunnelStage:
+    """One table's fate in one stage; `rows_in + added == rows_out + sum(dropped)` is asserted when rendering."""
+
+    stage: str
+    table: str  # clips or texts
+    rows_in: int
+    added: int
+    dropped: dict[str, int]  # reason -> rows
+    rows_out: int
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """An arm's row of `retrieval.evaluate.evaluate` or `retrieval.arms.summarise`: ResultRow(arm, benchmark, **row)."""
+
+    arm: str
+    benchmark: str
+    lang: str
+    direction: str
+    scope: str
+    slice: str
+    comparable: bool
+    queries: int
+    gallery: int
+    missing: int
+    seeds: int
+    metrics: dict[str, float]
+    pessimistic: dict[str, float]
+    intervals: dict[str, list[float]]
+    tied_queries: int
+    rsum: float
+
+
+@dataclass(frozen=True)
+class DifferenceRow:
+    """Arm a minus arm b, in points: DifferenceRow(arm_a, arm_b, benchmark, **arms.paired(...))."""
+
+    arm_a: str
+    arm_b: str
+    benchmark: str
+    lang: str
+    direction: str
+    slice: str
+    metric: str
+    queries: int
+    a: float
+    b: float
+    diff: float
+    lo: float
+    hi: float
+    p: float
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """R@1 of one arm with the frames as they are and with them disturbed (shuffled, reversed, one frame only)."""
+
+    arm: str
+    benchmark: str
+    lang: str
+    direction: str
+    slice: str
+    frames: str
+    r1: float
+    lo: float | None = None
+    hi: float | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: (step, value) points. Curves of one chart share a panel."""
+
+    chart: str
+    label: str
+    points: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A clip in a query's answer."""
+
+    strip: Strip
+    score: float
+    is_target: bool
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text query, the first clips of its answer, and its own clip where that is not among them."""
+
+    kind: str  # best or worst
+    arm: str
+    lang: str
+    text: str
+    rank: float
+    gallery: int
+    hits: list[Hit]
+    target: Strip | None = None
+
+
+@dataclass(frozen=True)
+class DroppedItem:
+    """One clip or text that a stage refused, with what decided it."""
+
+    item_id: str
+    stage: str
+    reason: str
+    texts: list[str]
+    strip: Strip | None = None
+    score: float | None = None
+    threshold: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The whole report. Sections without data are left out; `grading` is what `report.grading.grade` gives.
+
+    `synthetic` sets the banner 'synthetic world, tiny model'. `notes` are plain sentences shown under the title. Where
+    `headline_arm` is named, its R@1 stands in large figures at the top, beside that of `baseline_arm`.
+    """
+
+    title: str
+    synthetic: bool
+    headline_arm: str = ""
+    baseline_arm: str = ""
+    notes: list[str] = field(default_factory=list)
+    results: list[ResultRow] = field(default_factory=list)
+    differences: list[DifferenceRow] = field(default_factory=list)
+    probes: list[ProbeRow] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    funnel: list[FunnelStage] = field(default_factory=list)
+    grading: dict[str, Any] | None = None
+    examples: list[Example] = field(default_factory=list)
+    dropped: list[DroppedItem] = field(default_factory=list)
+    protocol: dict[str, str] = field(default_factory=dict)
+    timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
+    recipe: str = ""
+
+
+def to_json(data: ReportData) -> dict[str, Any]:
+    """The report as plain values, pictures left out (a strip keeps clip id, times and the number of frames)."""
+    return _without_bytes(asdict(data))
+
+
+def _without_bytes(value: Any) -> Any:
+    if isinstance(value, dict):
+        plain = {key: _without_bytes(item) for key, item in value.items() if key != "jpegs"}
+        if "jpegs" in value:
+            plain["frames"] = len(value["jpegs"])
+        return plain
+    if isinstance(value, list | tuple):
+        return [_without_bytes(item) for item in value]
+    return value

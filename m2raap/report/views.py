@@ -1,0 +1,173 @@
+"""Arranges report data as the page shows it: groups, pivots, shared axes. Pure; no HTML but the small charts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
+
+from m2raap.report.charts import NUM_COLOURS, bar, line_chart, whisker
+from m2raap.report.data import Curve, DroppedItem, FunnelStage, ReportData, ResultRow
+
+LANGUAGES = {"en": "English", "zh": "Chinese"}
+DIRECTIONS = {
+    "t2v": "text to video",
+    "v2t": "video to text",
+    "v2t_rule_b": "video to text, rule b (among all captions)",
+}
+T = TypeVar("T")
+
+
+def view(data: ReportData) -> dict[str, Any]:
+    """Everything that the template needs beside the data itself."""
+    return {
+        "data": data,
+        "tiles": _tiles(data),
+        "results": _results(data),
+        "differences": _differences(data),
+        "slices": _slices(data),
+        "probes": _probes(data),
+        "charts": _charts(data.curves),
+        "funnel": _funnel(data.funnel),
+        "dropped": _dropped(data),
+        "timings": _timings(data),
+        "examples": _grouped(data.examples, lambda example: (example.kind, example.arm)),
+        "languages": LANGUAGES,
+        "directions": DIRECTIONS,
+    }
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[tuple[Any, list[T]]]:
+    """Items by key, in order of first appearance."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.items())
+
+
+def _whole(data: ReportData) -> list[ResultRow]:
+    return [row for row in data.results if row.slice == "all"]
+
+
+def _tiles(data: ReportData) -> list[dict[str, Any]]:
+    tiles = []
+    official = [row for row in _whole(data) if row.scope == "official" and row.direction == "t2v"]
+    for row in official:
+        if row.arm != data.headline_arm:
+            continue
+        base = [
+            other
+            for other in official
+            if other.arm == data.baseline_arm and (other.benchmark, other.lang) == (row.benchmark, row.lang)
+        ]
+        tiles.append({"row": row, "interval": row.intervals["R@1"], "baseline": base[0] if base else None})
+    return tiles
+
+
+def _results(data: ReportData) -> list[dict[str, Any]]:
+    tables = []
+    for (benchmark, lang, direction), rows in _grouped(_whole(data), lambda r: (r.benchmark, r.lang, r.direction)):
+        bounds = [row.intervals["R@1"] for row in rows]
+        low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+        margin = max(1.0, 0.06 * (high - low))
+        low, high = max(0.0, low - margin), min(100.0, high + margin)
+        tables.append(
+            {
+                "benchmark": benchmark,
+                "lang": lang,
+                "direction": direction,
+                "axis": (low, high),
+                "rows": [
+                    (row, whisker(row.metrics["R@1"], *row.intervals["R@1"], axis_lo=low, axis_hi=high)) for row in rows
+                ],
+                "ties": max(row.tied_queries for row in rows),
+                "gallery": max(row.gallery for row in rows),
+            }
+        )
+    return tables
+
+
+def _differences(data: ReportData) -> list[tuple[Any, Any]]:
+    if not data.differences:
+        return []
+    reach = max(1.0, *(max(abs(row.lo), abs(row.hi)) for row in data.differences))
+    return [(row, whisker(row.diff, row.lo, row.hi, -reach, reach, mark_zero=True)) for row in data.differences]
+
+
+def _pivot(rows: list[T], line: Callable[[T], str], column: Callable[[T], str]) -> dict[str, Any]:
+    """Rows as a table of lines by columns; a cell without a row is None."""
+    columns = list(dict.fromkeys(column(row) for row in rows))
+    cells = {(line(row), column(row)): row for row in rows}
+    return {
+        "columns": columns,
+        "lines": [
+            (name, [cells.get((name, title)) for title in columns]) for name in dict.fromkeys(line(row) for row in rows)
+        ],
+    }
+
+
+def _slices(data: ReportData) -> list[dict[str, Any]]:
+    rows = [row for row in data.results if row.scope == "official" and row.slice != "all"]
+    return [
+        {
+            "benchmark": benchmark,
+            "lang": lang,
+            "direction": direction,
+            **_pivot(group, lambda r: r.arm, lambda r: f"{r.slice} ({r.queries})"),
+        }
+        for (benchmark, lang, direction), group in _grouped(rows, lambda r: (r.benchmark, r.lang, r.direction))
+    ]
+
+
+def _probes(data: ReportData) -> list[dict[str, Any]]:
+    return [
+        {
+            "benchmark": benchmark,
+            "lang": lang,
+            "direction": direction,
+            "slice": name,
+            **_pivot(group, lambda r: r.arm, lambda r: r.frames),
+        }
+        for (benchmark, lang, direction, name), group in _grouped(
+            data.probes, lambda r: (r.benchmark, r.lang, r.direction, r.slice)
+        )
+    ]
+
+
+def _charts(curves: list[Curve]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "svg": line_chart(group),
+            "legend": [(number % NUM_COLOURS, curve) for number, curve in enumerate(group) if curve.points],
+        }
+        for name, group in _grouped(curves, lambda curve: curve.chart)
+    ]
+
+
+def _funnel(stages: list[FunnelStage]) -> list[dict[str, Any]]:
+    tables = []
+    for table, group in _grouped(stages, lambda stage: stage.table):
+        widest = max(1, *(stage.rows_in + stage.added for stage in group))
+        lines = []
+        for stage in group:
+            lost = sum(stage.dropped.values())
+            assert stage.rows_in + stage.added == stage.rows_out + lost, stage
+            reasons = sorted(stage.dropped.items(), key=lambda item: (-item[1], item[0]))
+            lines.append((stage, lost, bar(stage.rows_out / widest, lost / widest), [r for r in reasons if r[1]]))
+        first, last = group[0].rows_in, group[-1].rows_out
+        tables.append({"table": table, "lines": lines, "first": first, "last": last})
+    return tables
+
+
+def _dropped(data: ReportData) -> list[dict[str, Any]]:
+    counts: dict[str, int] = {}
+    for stage in data.funnel:
+        for reason, rows in stage.dropped.items():
+            counts[reason] = counts.get(reason, 0) + rows
+    groups: list[tuple[str, list[DroppedItem]]] = _grouped(data.dropped, lambda item: item.reason)
+    return [{"reason": reason, "items": items, "count": counts.get(reason)} for reason, items in groups]
+
+
+def _timings(data: ReportData) -> list[tuple[str, float, Any]]:
+    longest = max((seconds for _, seconds in data.timings), default=0.0)
+    return [(stage, seconds, bar(seconds / max(longest, 1e-9), 0.0)) for stage, seconds in data.timings]

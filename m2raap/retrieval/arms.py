@@ -1,0 +1,107 @@
+"""Arms of an experiment from their rank tables (:func:`m2raap.retrieval.evaluate.evaluate`, `ranks.parquet`).
+
+An arm is one or several tables, one a training seed, over the same benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from m2raap.core.errors import M2raapError
+from m2raap.retrieval.metrics import Side, rsum
+from m2raap.retrieval.significance import paired_difference
+from m2raap.retrieval.summary import DIGITS, summary_row
+
+RankRow = Mapping[str, Any]
+
+
+def summarise(tables: Sequence[Sequence[RankRow]], seed: int) -> list[dict[str, Any]]:
+    """Rows as :func:`evaluate` gives for scope `official`, averaged over the tables (training seeds).
+
+    Raises M2raapError where the tables do not hold the same queries.
+    """
+    assert tables
+    rows = []
+    for lang in sorted({str(row["lang"]) for row in tables[0]}):
+        slices = {str(row["category"]) for row in tables[0] if row["lang"] == lang and row["category"] is not None}
+        for name in ["all", *sorted(slices)]:
+            wanted = None if name == "all" else name
+            parts = {d: [_side(table, lang, d, wanted) for table in tables] for d in ("t2v", "v2t")}
+            for direction, found in parts.items():
+                _check_same([queries for _, queries, _ in found], lang, direction)
+            both = zip(parts["t2v"], parts["v2t"], strict=True)
+            total = round(float(np.mean([rsum(t2v, v2t) for (t2v, _, _), (v2t, _, _) in both])), DIGITS)
+            for direction, found in parts.items():
+                head = {"lang": lang, "direction": direction, "scope": "official", "slice": name, "comparable": True}
+                summary = summary_row([side for side, _, _ in found], found[0][2], seed)
+                rows.append({**head, **summary, "rsum": total})
+    return rows
+
+
+def paired(
+    tables_a: Sequence[Sequence[RankRow]],
+    tables_b: Sequence[Sequence[RankRow]],
+    lang: str,
+    direction: str,
+    k: int,
+    seed: int,
+    category: str | None = None,
+) -> dict[str, Any]:
+    """R@k of arm a minus arm b in points, over the same queries, hits averaged over each arm's training seeds.
+
+    Gives lang, direction, slice, metric, queries, a, b, diff, lo, hi, p. Raises M2raapError where the queries differ.
+    """
+    sides_a = [_side(table, lang, direction, category) for table in tables_a]
+    sides_b = [_side(table, lang, direction, category) for table in tables_b]
+    _check_same([queries for _, queries, _ in [*sides_a, *sides_b]], lang, direction)
+    hits_a = 100 * np.mean([side.hits(k) for side, _, _ in sides_a], axis=0)
+    hits_b = 100 * np.mean([side.hits(k) for side, _, _ in sides_b], axis=0)
+    found = paired_difference(hits_a, hits_b, sides_a[0][2], seed)
+    numbers = {"a": hits_a.mean(), "b": hits_b.mean(), "diff": found.diff, "lo": found.lo, "hi": found.hi, "p": found.p}
+    return {
+        "lang": lang,
+        "direction": direction,
+        "slice": category or "all",
+        "metric": f"R@{k}",
+        "queries": len(hits_a),
+        **{name: round(float(value), DIGITS) for name, value in numbers.items()},
+    }
+
+
+def _side(
+    table: Sequence[RankRow], lang: str, direction: str, category: str | None
+) -> tuple[Side, list[str], list[str]]:
+    """The ranks, query ids and video ids of one direction, ordered by query id."""
+    rows = sorted(
+        (
+            row
+            for row in table
+            if row["lang"] == lang
+            and row["direction"] == direction
+            and (category is None or row["category"] == category)
+        ),
+        key=lambda row: str(row["query_id"]),
+    )
+    if not rows:
+        where = f"'{lang}'" + (f" of {category}" if category else "")
+        raise M2raapError(f"the ranks hold no {direction} queries in {where}")
+    equal = np.asarray([row["ties"] for row in rows], np.int64)
+    greater = np.asarray([row["rank_pessimistic"] for row in rows], np.int64) - 1 - equal
+    missing = np.asarray([row["missing"] for row in rows], bool)
+    index = np.arange(len(rows))
+    side = Side(index, index, greater, equal, missing, int(rows[0]["gallery"]))
+    return side, [str(row["query_id"]) for row in rows], [str(row["video_id"]) for row in rows]
+
+
+def _check_same(queries: Sequence[Sequence[str]], lang: str, direction: str) -> None:
+    for other in queries[1:]:
+        if list(other) != list(queries[0]):
+            odd = sorted(set(other) ^ set(queries[0]))
+            raise M2raapError(
+                f"the runs were not asked the same {direction} queries in '{lang}' "
+                f"({len(queries[0])} and {len(other)}, the first that differs is {odd[0]}); "
+                "compare runs on one benchmark only"
+            )

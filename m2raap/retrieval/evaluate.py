@@ -1,0 +1,251 @@
+"""From embeddings to results: per language and direction, with intervals, slices and a table of ranks. Pure.
+
+Shape suffixes: V videos, T texts, E embedding.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2raap.core.errors import M2raapError
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, V2T_RULES, Ranks, Side, ranks_of, rsum
+from m2raap.retrieval.summary import DIGITS, summary_row
+
+TOP = 10
+# Cosines are computed in float64 and rounded: what differs by less than the noise of float32 embeddings is a tie, and
+# neither the block size nor the threads of the matrix product can change a rank.
+SCORE_DIGITS = 7
+
+
+@dataclass(frozen=True)
+class Results:
+    """`rows`: one dict a language, direction, scope and slice. `ranks`: one dict a query. `missing`: ids, sorted."""
+
+    rows: list[dict[str, Any]]
+    ranks: list[dict[str, Any]]
+    missing: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What belongs in results.json (the ranks go to a table of their own)."""
+        return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows}
+
+
+def evaluate(
+    video_VE: NDArray[np.floating],
+    video_ids: Sequence[str],
+    text_TE: NDArray[np.floating],
+    text_ids: Sequence[str],
+    text_video_ids: Sequence[str],
+    text_langs: Sequence[str],
+    categories: Mapping[str, str],
+    missing_video_ids: Collection[str],
+    seed: int,
+) -> Results:
+    """Retrieval results of cosine scores between the embeddings (normalised here).
+
+    Each language is evaluated alone against all videos. Scope `official`: a missing video (one without an embedding)
+    is in the gallery, at its very end, and all its queries are misses. Where some are missing, scope `available` drops
+    them from both sides; `comparable` is then False. `categories` maps video ids to slices: the queries of a category
+    against the full gallery. The order of the inputs does not matter. Raises M2raapError for zero or non-finite
+    vectors, unknown or repeated ids.
+    """
+    videos = _Vectors.checked("video", video_VE, video_ids)
+    texts = _Vectors.checked("text", text_TE, text_ids)
+    assert len(text_ids) == len(text_video_ids) == len(text_langs)
+    both = set(missing_video_ids) & set(video_ids)
+    if both:
+        raise M2raapError(f"video {min(both)} is listed as missing, but has an embedding")
+    row_of_video = {video: row for row, video in enumerate(videos.ids)}
+    video_of_text = dict(zip(text_ids, text_video_ids, strict=True))
+    lang_of_text = dict(zip(text_ids, text_langs, strict=True))
+    for text, video in sorted(video_of_text.items()):
+        if video not in row_of_video and video not in missing_video_ids:
+            raise M2raapError(f"text {text} belongs to video {video}, which is neither embedded nor listed as missing")
+
+    rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
+    for lang in sorted(set(text_langs)):
+        asked = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
+        part = _Language(videos, asked, video_of_text, row_of_video)
+        official = part.ranks(sorted(missing_video_ids))
+        rows += part.rows(official, lang, "official", categories, seed)
+        table += part.rank_table(official.t2v, "t2v", lang, categories)
+        table += part.rank_table(official.v2t, "v2t", lang, categories)
+        if missing_video_ids:
+            kept = texts.select([text for text in part.texts.ids if video_of_text[text] in row_of_video])
+            part = _Language(videos, kept, video_of_text, row_of_video)
+            rows += part.rows(part.ranks([]), lang, "available", categories, seed)
+    return Results(rows, table, sorted(missing_video_ids))
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """Unit vectors in the order of their ids."""
+
+    ids: list[str]
+    unit_NE: NDArray[np.float64]
+
+    @classmethod
+    def checked(cls, what: str, vectors_NE: NDArray[Any], ids: Sequence[str]) -> _Vectors:
+        assert vectors_NE.ndim == 2 and len(vectors_NE) == len(ids), (vectors_NE.shape, len(ids))
+        if not len(ids):
+            raise M2raapError(f"there is no {what} embedding to evaluate")
+        order = sorted(range(len(ids)), key=lambda i: ids[i])
+        named = [ids[i] for i in order]
+        vectors = vectors_NE[order].astype(np.float64)
+        norms = np.linalg.norm(vectors, axis=1)
+        for name, next_name in itertools.pairwise(named):
+            if name == next_name:
+                raise M2raapError(f"{what} {name} has two embeddings")
+        bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+        if len(bad):
+            raise M2raapError(
+                f"the embedding of {what} {named[bad[0]]} holds NaN or Inf, or is all zero ({len(bad)} such); "
+                "embed again before evaluating"
+            )
+        return cls(named, vectors / norms[:, None])
+
+    def select(self, ids: Sequence[str]) -> _Vectors:
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        return _Vectors(list(ids), self.unit_NE[[row_of[name] for name in ids]])
+
+
+@dataclass(frozen=True)
+class _Language:
+    """The texts of one language against all videos. Missing videos get the numbers after those of the embedded ones."""
+
+    videos: _Vectors
+    texts: _Vectors
+    video_of_text: Mapping[str, str]
+    row_of_video: Mapping[str, int]
+
+    def ranks(self, missing: Sequence[str]) -> Ranks:
+        pairs = [
+            (row, self.row_of_video[self.video_of_text[text]])
+            for row, text in enumerate(self.texts.ids)
+            if self.video_of_text[text] in self.row_of_video
+        ]
+        if not pairs:
+            raise M2raapError(f"none of the videos of text {self.texts.ids[0]} and its like has an embedding")
+        video_ET = self.videos.unit_NE.T
+        found = ranks_of(
+            lambda rows: np.round(self.texts.unit_NE[rows] @ video_ET, SCORE_DIGITS),
+            len(self.texts.ids),
+            len(self.videos.ids),
+            np.asarray(pairs, np.int64),
+        )
+        if not missing:
+            return found
+        number = {video: len(self.videos.ids) + i for i, video in enumerate(missing)}
+        lost = [
+            (row, number[self.video_of_text[text]])
+            for row, text in enumerate(self.texts.ids)
+            if self.video_of_text[text] in number
+        ]
+        first_text: dict[int, int] = {}
+        for row, video in lost:
+            first_text.setdefault(video, row)
+        videos_with_text = len({self.video_of_text[text] for text in self.texts.ids})
+        v2t = list(first_text.items())
+        return Ranks(
+            _with_misses(found.t2v, lost, len(self.videos.ids) + len(missing)),
+            _with_misses(found.v2t, v2t, videos_with_text),
+            _with_misses(found.v2t_rule_b, v2t, len(self.texts.ids)),
+            found.several_texts,
+        )
+
+    def rows(
+        self, found: Ranks, lang: str, scope: str, categories: Mapping[str, str], seed: int
+    ) -> list[dict[str, Any]]:
+        comparable = scope == "official"
+        result = []
+        slices = ["all", *sorted({categories[v] for v in self._queried_videos(found) if v in categories})]
+        for name in slices:
+            sides = {"t2v": found.t2v, "v2t": found.v2t}
+            if found.several_texts:
+                sides["v2t_rule_b"] = found.v2t_rule_b
+            parts = {}
+            for direction, side in sides.items():
+                ids = self.query_video_ids(side, direction)
+                keep = np.asarray([name == "all" or categories.get(video) == name for video in ids])
+                parts[direction] = (side.select(keep), [v for v, kept in zip(ids, keep, strict=True) if kept])
+            total = round(rsum(parts["t2v"][0], parts["v2t"][0]), DIGITS)
+            for direction, (side, ids) in parts.items():
+                head = {"lang": lang, "direction": direction, "scope": scope, "slice": name, "comparable": comparable}
+                result.append({**head, **summary_row([side], ids, seed), "rsum": total})
+        return result
+
+    def query_video_ids(self, side: Side, direction: str) -> list[str]:
+        """The video that each query is about: its own in v2t, its target in t2v."""
+        text_rows = side.query if direction == "t2v" else side.target
+        return [self.video_of_text[self.texts.ids[row]] for row in text_rows]
+
+    def _queried_videos(self, found: Ranks) -> set[str]:
+        return set(self.query_video_ids(found.t2v, "t2v"))
+
+    def rank_table(self, side: Side, direction: str, lang: str, categories: Mapping[str, str]) -> list[dict[str, Any]]:
+        """One row a query, ordered by query id. `target_id` is the video in t2v, the best own text in v2t.
+
+        The tops of t2v are videos, those of v2t are texts; a missing video has no scores, so its v2t top is empty.
+        """
+        queries, items = (self.texts, self.videos) if direction == "t2v" else (self.videos, self.texts)
+        tops = _tops(queries.unit_NE, items.unit_NE, side.query[side.query < len(queries.ids)])
+        result = []
+        for i, video in enumerate(self.query_video_ids(side, direction)):
+            own, other = int(side.query[i]), int(side.target[i])
+            columns, scores = tops.get(own, ([], []))
+            result.append(
+                {
+                    "direction": direction,
+                    "lang": lang,
+                    "query_id": self.texts.ids[own] if direction == "t2v" else video,
+                    "target_id": video if direction == "t2v" else self.texts.ids[other],
+                    "video_id": video,
+                    "category": categories.get(video),
+                    "missing": bool(side.missing[i]),
+                    "rank_expected": float(side.rank_expected[i]),
+                    "rank_pessimistic": int(side.rank_pessimistic[i]),
+                    "ties": int(side.equal[i]),
+                    "gallery": side.gallery,
+                    "top_ids": [items.ids[column] for column in columns],
+                    "top_scores": [round(score, DIGITS) for score in scores],
+                }
+            )
+        return sorted(result, key=lambda row: row["query_id"])
+
+
+def _with_misses(side: Side, lost: Sequence[tuple[int, int]], gallery: int) -> Side:
+    """`side` with queries whose video is missing: nothing ties, everything beats the target."""
+    query, target = (np.asarray([pair[i] for pair in lost], np.int64) for i in (0, 1))
+    return Side(
+        np.concatenate([side.query, query]),
+        np.concatenate([side.target, target]),
+        np.concatenate([side.greater, np.full(len(lost), gallery - 1)]),
+        np.concatenate([side.equal, np.zeros(len(lost), np.int64)]),
+        np.concatenate([side.missing, np.ones(len(lost), bool)]),
+        gallery,
+    )
+
+
+def _tops(
+    query_NE: NDArray[np.float64], item_ME: NDArray[np.float64], rows: NDArray[np.int64]
+) -> dict[int, tuple[list[int], list[float]]]:
+    """Per row the first TOP items by score, equal scores in the order of their ids."""
+    found = {}
+    size = max(1, BLOCK_ELEMENTS // len(item_ME))
+    k = min(TOP, len(item_ME))
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        scores_BM = np.round(query_NE[block] @ item_ME.T, SCORE_DIGITS)
+        least_B = np.partition(scores_BM, -k, axis=1)[:, -k]
+        for row, scores, least in zip(block, scores_BM, least_B, strict=True):
+            columns = np.flatnonzero(scores >= least)
+            columns = columns[np.argsort(-scores[columns], kind="stable")][:k]
+            found[int(row)] = (columns.tolist(), scores[columns].tolist())
+    return found

@@ -1,0 +1,235 @@
+"""Ranks by counting, and the retrieval metrics over them. Numpy only.
+
+For a query whose target scores s*, among the other items g score more than s* and e score the same. Under a random
+tie-break the target's rank is uniform on 1+g .. 1+g+e. Everything named *expected* averages over that tie-break (R@k is
+then the probability of a hit); everything named *pessimistic* puts the target last, at 1+g+e. A collapsed model (all
+scores equal) so has an expected R@1 of 1/N, and NaN is an error: the usual code, which looks for the target in a sorted
+row, prints 100 % for both.
+
+Shape suffixes: T texts, V videos, Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from m2raap.core.errors import M2raapError
+
+RECALL_AT = (1, 5, 10, 50)
+RSUM_AT = (1, 5, 10)
+# A video with several captions can be ranked from video to text in two ways; they agree at R@1 only.
+V2T_RULES = {
+    "a": "each video is scored by its best caption, rank among videos (CLIP4Clip)",
+    "b": "rank of the best own caption among all captions",
+}
+BLOCK_ELEMENTS = 4_000_000
+
+# Rows of scores for text indices: (n,) -> (n, V).
+ScoreRows = Callable[[NDArray[np.int64]], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One direction: for query i, how many other items beat its target (`greater`) or tie with it (`equal`).
+
+    `query` and `target` are row or column numbers of the score matrix. `missing` marks queries whose video has no
+    embedding: they are misses at every k. `gallery` is the number of items ranked.
+    """
+
+    query: NDArray[np.int64]
+    target: NDArray[np.int64]
+    greater: NDArray[np.int64]
+    equal: NDArray[np.int64]
+    missing: NDArray[np.bool_]
+    gallery: int
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    @property
+    def rank_expected(self) -> NDArray[np.float64]:
+        return 1 + self.greater + self.equal / 2
+
+    @property
+    def rank_pessimistic(self) -> NDArray[np.int64]:
+        return 1 + self.greater + self.equal
+
+    def hits(self, k: int) -> NDArray[np.float64]:
+        """Probability of a hit in the first k, a query, under a random tie-break; 0 where the video is missing."""
+        share = np.clip((k - self.greater) / (self.equal + 1), 0, 1)
+        return np.where(self.missing, 0.0, share)
+
+    def hits_pessimistic(self, k: int) -> NDArray[np.float64]:
+        return ((self.rank_pessimistic <= k) & ~self.missing).astype(np.float64)
+
+    def reciprocal(self) -> NDArray[np.float64]:
+        """Expected 1/rank: the mean of 1/r over the ranks that the ties allow; 0 where the video is missing."""
+        last = int(self.rank_pessimistic.max(initial=1))
+        harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, last + 1))])
+        mean = (harmonic[self.rank_pessimistic] - harmonic[self.greater]) / (self.equal + 1)
+        return np.where(self.missing, 0.0, mean)
+
+    def select(self, keep: NDArray[np.bool_]) -> Side:
+        """The same queries' ranks for some queries only: the gallery stays whole."""
+        return Side(
+            self.query[keep], self.target[keep], self.greater[keep], self.equal[keep], self.missing[keep], self.gallery
+        )
+
+
+@dataclass(frozen=True)
+class Ranks:
+    t2v: Side
+    v2t: Side  # rule a
+    v2t_rule_b: Side
+    several_texts: bool  # some video has more than one text, so the two rules differ
+
+
+def ranks(sim_TV: NDArray[Any], pairs: ArrayLike) -> Ranks:
+    """Ranks in both directions of a score matrix (texts, videos), read in row blocks of bounded memory.
+
+    `pairs` holds (text index, video index): a text has one video, a video may have several texts. Texts and videos
+    without a pair are in the gallery but ask nothing. Raises M2raapError for bad pairs, and for NaN or Inf, naming the
+    row.
+    """
+    if sim_TV.ndim != 2 or 0 in sim_TV.shape:
+        raise M2raapError(f"the scores have shape {sim_TV.shape}; expected a table of texts by videos")
+    return ranks_of(lambda rows: np.asarray(sim_TV[rows]), sim_TV.shape[0], sim_TV.shape[1], pairs)
+
+
+def ranks_of(score_rows: ScoreRows, num_texts: int, num_videos: int, pairs: ArrayLike) -> Ranks:
+    """As :func:`ranks`, for scores computed on demand: `score_rows(text indices)` gives (n, num_videos) scores."""
+    pairs = checked_pairs(pairs, num_texts, num_videos)
+    video_of_T = np.full(num_texts, -1, np.int64)
+    video_of_T[pairs[:, 0]] = pairs[:, 1]
+    # A text without a video is a group of its own, so that rule a can rank it as one more item.
+    group_T = np.where(video_of_T >= 0, video_of_T, num_videos + np.arange(num_texts))
+    order_T = np.lexsort((np.arange(num_texts), group_T))
+    blocks = list(_whole_groups(group_T[order_T], max(1, BLOCK_ELEMENTS // num_videos)))
+
+    greater_T, equal_T = np.zeros(num_texts, np.int64), np.zeros(num_texts, np.int64)
+    own_V = np.zeros(num_videos)
+    best_text_V = np.full(num_videos, -1, np.int64)
+    for start, end in blocks:
+        texts = order_T[start:end]
+        scores = _finite(score_rows(texts), texts)
+        videos = video_of_T[texts]
+        paired = videos >= 0
+        own = scores[np.arange(len(texts)), np.maximum(videos, 0)]
+        greater_T[texts] = (scores > own[:, None]).sum(1)
+        equal_T[texts] = (scores == own[:, None]).sum(1) - 1
+        for text, video, score in zip(texts[paired], videos[paired], own[paired], strict=True):
+            if best_text_V[video] < 0 or score > own_V[video]:
+                best_text_V[video], own_V[video] = text, score
+
+    greater_a, equal_a = np.zeros(num_videos, np.int64), np.zeros(num_videos, np.int64)
+    greater_b, equal_b = np.zeros(num_videos, np.int64), np.zeros(num_videos, np.int64)
+    for start, end in blocks:
+        texts = order_T[start:end]
+        scores = score_rows(texts)
+        groups = group_T[texts]
+        starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+        best_GV = np.maximum.reduceat(scores, starts, axis=0)
+        foreign_GV = groups[starts][:, None] != np.arange(num_videos)
+        greater_a += ((best_GV > own_V) & foreign_GV).sum(0)
+        equal_a += ((best_GV == own_V) & foreign_GV).sum(0)
+        foreign_TV = groups[:, None] != np.arange(num_videos)
+        greater_b += ((scores > own_V) & foreign_TV).sum(0)
+        equal_b += ((scores == own_V) & foreign_TV).sum(0)
+
+    texts, videos = np.sort(pairs[:, 0]), np.unique(pairs[:, 1])
+    own_texts_V = np.bincount(pairs[:, 1], minlength=num_videos)
+    result = Ranks(
+        t2v=_side(texts, video_of_T[texts], greater_T, equal_T, num_videos),
+        v2t=_side(videos, best_text_V[videos], greater_a, equal_a, len(np.unique(group_T))),
+        v2t_rule_b=_side(videos, best_text_V[videos], greater_b, equal_b, num_texts),
+        several_texts=bool(own_texts_V.max() > 1),
+    )
+    assert len(result.t2v) == len(pairs)
+    assert len(result.v2t) == len(result.v2t_rule_b) == int((own_texts_V > 0).sum())
+    return result
+
+
+def metrics(side: Side) -> dict[str, float]:
+    """Headline metrics, expected under a random tie-break: R@k in percent, MdR, MnR (1-based), MRR in 0..1.
+
+    Raises M2raapError where there is no query.
+    """
+    if not len(side):
+        raise M2raapError("there are no queries to score: no text has a video")
+    return {
+        **{f"R@{k}": 100 * float(side.hits(k).mean()) for k in RECALL_AT},
+        "MdR": float(np.median(side.rank_expected)),
+        "MnR": float(side.rank_expected.mean()),
+        "MRR": float(side.reciprocal().mean()),
+    }
+
+
+def metrics_pessimistic(side: Side) -> dict[str, float]:
+    """The same recalls and ranks with every tie lost. Equal to :func:`metrics` where nothing ties."""
+    return {
+        **{f"R@{k}": 100 * float(side.hits_pessimistic(k).mean()) for k in RECALL_AT},
+        "MdR": float(np.median(side.rank_pessimistic)),
+        "MnR": float(side.rank_pessimistic.mean()),
+    }
+
+
+def rsum(t2v: Side, v2t: Side) -> float:
+    """The sum of the six recalls R@1, R@5, R@10 of both directions, in percent (at most 600)."""
+    return sum(100 * float(side.hits(k).mean()) for side in (t2v, v2t) for k in RSUM_AT)
+
+
+def ties(side: Side) -> dict[str, int]:
+    """How many queries tie with another item, and how many items the worst of them ties with."""
+    return {"tied_queries": int((side.equal > 0).sum()), "most_ties": int(side.equal.max(initial=0))}
+
+
+def checked_pairs(pairs: ArrayLike, num_texts: int, num_videos: int) -> NDArray[np.int64]:
+    """`pairs` as a (P, 2) array. Raises M2raapError for an empty list, an index out of range, or a text named twice."""
+    table = np.asarray(pairs)
+    if table.size == 0 or table.ndim != 2 or table.shape[1] != 2 or table.dtype.kind not in "iu":
+        raise M2raapError("pairs: expected a non-empty list of (text index, video index), whole numbers")
+    table = table.astype(np.int64)
+    for column, size, name in ((0, num_texts, "text"), (1, num_videos, "video")):
+        bad = np.flatnonzero((table[:, column] < 0) | (table[:, column] >= size))
+        if len(bad):
+            raise M2raapError(
+                f"pairs: entry {bad[0]} names {name} {table[bad[0], column]}, but the scores hold {name}s 0..{size - 1}"
+            )
+    texts, counts = np.unique(table[:, 0], return_counts=True)
+    if counts.max() > 1:
+        raise M2raapError(f"pairs: text {texts[counts.argmax()]} stands twice; a text belongs to one video")
+    return table
+
+
+def _side(
+    query: NDArray[np.int64], target: NDArray[np.int64], greater: NDArray[Any], equal: NDArray[Any], gallery: int
+) -> Side:
+    return Side(query, target, greater[query], equal[query], np.zeros(len(query), bool), gallery)
+
+
+def _whole_groups(groups: NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
+    """Cuts of about `rows` rows that never split a run of equal groups (one giant group is one block)."""
+    ends = np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
+    start = 0
+    while start < len(groups):
+        fits = int(np.searchsorted(ends, start + rows, "right")) - 1
+        first = int(np.searchsorted(ends, start, "right"))
+        end = int(ends[max(fits, first)])
+        yield start, end
+        start = end
+
+
+def _finite(scores: NDArray[Any], texts: NDArray[np.int64]) -> NDArray[Any]:
+    bad = ~np.isfinite(scores)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise M2raapError(
+            f"the score of text {texts[row]} (row) and video {column} (column) is {scores[row, column]}: "
+            "NaN and Inf cannot be ranked, compute these embeddings again"
+        )
+    return scores

@@ -1,0 +1,117 @@
+"""doctor: the faults that this stack is known for, looked for one by one."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+# Variants of one module: with two of them installed the one that was installed last overwrites files of the other.
+_SCENEDETECT = ("scenedetect", "scenedetect-headless", "scenedetect-core")
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
+
+
+def examine() -> list[dict[str, Any]]:
+    """One finding a check: what, state (ok | warn | bad), detail."""
+    findings = []
+    for check in (_one_scenedetect, _one_opencv, _torch, _open_clip, _pyav, _ffmpeg, _language_id, _tiny_model, _decord):
+        state, what, detail = check()
+        findings.append({"what": what, "state": state, "detail": detail})
+    return findings
+
+
+Finding = tuple[str, str, str]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _one_of(what: str, names: tuple[str, ...], needed: bool) -> Finding:
+    found = [f"{name} {version}" for name in names if (version := _version(name))]
+    if len(found) > 1:
+        return "bad", what, f"{' and '.join(found)} overwrite each other: pip uninstall all of them, then install m2raap again"
+    if not found and needed:
+        return "bad", what, f"none is installed: pip install {names[1]}"
+    return "ok", what, found[0] if found else "not installed"
+
+
+def _one_scenedetect() -> Finding:
+    return _one_of("one scenedetect", _SCENEDETECT, needed=True)
+
+
+def _one_opencv() -> Finding:
+    return _one_of("one OpenCV", _OPENCV, needed=True)
+
+
+def _try(what: str, work: Callable[[], str]) -> Finding:
+    try:
+        return "ok", what, work()
+    except Exception as error:  # anything may be wrong with somebody's installation; we say what it was
+        text = " ".join(str(error).split())[:200]
+        if "torchvision::nms" in text:
+            text += "; torch and torchvision are of different builds: install both from one index, same CPU or CUDA build"
+        return "bad", what, f"{type(error).__name__}: {text}"
+
+
+def _torch() -> Finding:
+    def work() -> str:
+        torch = importlib.import_module("torch")
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return f"{torch.__version__}, {gpus} GPU{'' if gpus == 1 else 's'}"
+
+    return _try("torch", work)
+
+
+def _open_clip() -> Finding:
+    return _try("open_clip", lambda: importlib.import_module("open_clip").__version__)
+
+
+def _pyav() -> Finding:
+    def work() -> str:
+        av = importlib.import_module("av")
+        return f"PyAV {av.__version__}, libavformat {'.'.join(map(str, av.library_versions['libavformat']))}"
+
+    return _try("decoder", work)
+
+
+def _ffmpeg() -> Finding:
+    def work() -> str:
+        exe = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
+        out = subprocess.run([exe, "-nostdin", "-encoders"], capture_output=True, text=True, timeout=20, check=True).stdout
+        if "libx264" not in out:
+            raise RuntimeError(f"{exe} has no libx264: the synthetic world cannot be encoded")
+        return exe
+
+    return _try("ffmpeg", work)
+
+
+def _language_id() -> Finding:
+    def work() -> str:
+        language = importlib.import_module("m2raap.curate.language")
+        share = language.lang_share("a man is playing the guitar on a stage", "en")
+        if share < 0.5:
+            raise RuntimeError(f"an English sentence scored {share:.2f}: the language model is not there")
+        return "the model in the wheel answers"
+
+    return _try("language identification", work)
+
+
+def _tiny_model() -> Finding:
+    def work() -> str:
+        backbone = importlib.import_module("m2raap.models.backbone")
+        config = importlib.import_module("m2raap.models.config")
+        return f"builtin:tiny, digest {backbone.load_backbone(config.BackboneConfig()).digest}"
+
+    return _try("the tiny model", work)
+
+
+def _decord() -> Finding:
+    if version := _version("decord"):
+        return "warn", "decord", f"{version} is installed: it is not kept any more, hangs and crashes; m2raap does not use it"
+    return "ok", "decord", "not installed"

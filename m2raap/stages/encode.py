@@ -1,0 +1,65 @@
+"""Frames and texts to unit vectors in the workers: always in blocks of one shape, so that a vector never depends on its
+neighbours or on how many clips a part holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2raap.core.engine import device
+from m2raap.models.config import BackboneConfig
+
+if TYPE_CHECKING:
+    from m2raap.models.backbone import Backbone
+
+BLOCK = 16  # rows a forward pass; the last block is filled up with zeros
+
+
+class Encoder:
+    """A frozen backbone. Features are float32, unit rows."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone.to(device())
+
+    def images(self, jpegs: Sequence[bytes]) -> np.ndarray:
+        """(K, E) unit vectors of encoded pictures."""
+        from m2raap.models.images import images_from_jpegs
+
+        return _in_blocks(self.backbone.encode_image, images_from_jpegs(jpegs, self.backbone.preprocess))
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, E) unit vectors."""
+        return _in_blocks(self.backbone.encode_text, self.backbone.tokenize(list(texts)))
+
+
+def _in_blocks(encode: Any, rows: Any) -> np.ndarray:
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            filled = torch.cat([block, block.new_zeros(BLOCK - len(block), *block.shape[1:])])
+            found.append(encode(filled.to(device()))[: len(block)].float().cpu().numpy())
+    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+
+@lru_cache(maxsize=1)
+def encoder(cfg: BackboneConfig) -> Encoder:
+    """One for each worker process: loading takes seconds."""
+    from m2raap.models.backbone import load_backbone
+
+    return Encoder(load_backbone(cfg))
+
+
+def pack(features: np.ndarray) -> bytes:
+    """float16 bytes of a row or matrix of unit vectors, as `signals` hold them."""
+    return features.astype("<f2").tobytes()
+
+
+def unpack(data: bytes, dim: int) -> np.ndarray:
+    """(K, dim) float32 of what `pack` made."""
+    return np.frombuffer(data, "<f2").reshape(-1, dim).astype(np.float32)

@@ -1,0 +1,122 @@
+"""A recipe: the list of stages with one small typed config each, and its arms. Data and output paths are never in it."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.core.config import Config, build, merge, parse_assignment, read_yaml, set_keys
+from m2raap.core.errors import UsageError
+from m2raap.models.config import BackboneConfig
+from m2raap.stages import DATA_STAGES
+from m2raap.stages.align import AlignConfig
+from m2raap.stages.caption import CaptionConfig
+from m2raap.stages.embed import EmbedConfig
+from m2raap.stages.filter import FilterConfig
+from m2raap.stages.keyframes import KeyframesConfig
+from m2raap.stages.rewrite import RewriteConfig
+
+TrainingStage = Literal["filter", "keyframes", "align", "caption", "rewrite", "adapt"]
+_SHARED = ("backbone", "langs", "seed")
+
+
+class Recipe(Config):
+    """One experiment. `arms` are named overrides of it; arms share every stage folder whose inputs and settings agree."""
+
+    name: str
+    title: str = ""
+    langs: tuple[Literal["en", "zh"], ...] = Field(("en", "zh"), min_length=1)
+    seed: int = Field(0, ge=0)
+    stages: tuple[TrainingStage, ...] = (*DATA_STAGES, "adapt")
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
+    filter: FilterConfig = Field(default_factory=FilterConfig)
+    keyframes: KeyframesConfig = Field(default_factory=KeyframesConfig)
+    align: AlignConfig = Field(default_factory=AlignConfig)
+    caption: CaptionConfig = Field(default_factory=CaptionConfig)
+    rewrite: RewriteConfig = Field(default_factory=RewriteConfig)
+    adapt: AdaptConfig = Field(default_factory=AdaptConfig)
+    bench_keyframes: KeyframesConfig | None = Field(None, description="frames of benchmarks; null: as `keyframes`")
+    embed: EmbedConfig = Field(default_factory=EmbedConfig)
+    compare: tuple[tuple[str, str], ...] = Field((), description="pairs of arms whose difference the report shows")
+    arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
+        ordered = tuple(stage for stage in (*DATA_STAGES, "adapt") if stage in stages)
+        if stages != ordered:
+            raise ValueError(f"stages run in this order: {', '.join(ordered)}")
+        if "adapt" in stages and "keyframes" not in stages:
+            raise ValueError("adapt reads frames: keyframes has to stand among the stages")
+        for stage in ("align", "caption"):
+            if stage in stages and "keyframes" not in stages:
+                raise ValueError(f"{stage} reads frames: keyframes has to stand among the stages")
+        return stages
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shared_at_the_top(cls, tree: Any) -> Any:
+        adapt = tree.get("adapt") if isinstance(tree, dict) else None
+        for key in _SHARED:
+            if isinstance(adapt, dict) and key in adapt:
+                raise ValueError(f"'{key}' belongs at the top of the recipe, not under adapt: other stages read it too")
+        return tree
+
+    @property
+    def adapt_settings(self) -> AdaptConfig:
+        """The adapt settings with what the recipe says once for all stages."""
+        return self.adapt.model_copy(update={key: getattr(self, key) for key in _SHARED})
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes lie: in the wheel beside the package's code, in a checkout at its top."""
+    inside = Path(str(resources.files("m2raap"))) / "recipes"
+    return inside if inside.is_dir() else inside.parent.parent / "recipes"
+
+
+def find_recipe(name: str) -> Path:
+    """A path as it stands, or the name of a shipped recipe ('demo', 'recipes/demo.yaml')."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = recipes_folder() / f"{path.stem}.yaml"
+    if shipped.is_file() and path.parent in (Path("."), Path("recipes")):
+        return shipped
+    known = ", ".join(sorted(file.stem for file in recipes_folder().glob("*.yaml")))
+    raise UsageError(f"{name}: no such file, and no recipe of that name is shipped (shipped: {known})")
+
+
+def load_recipe(name: str, assignments: list[str] | None = None, seed: int | None = None) -> Recipe:
+    """Defaults < file < assignments. Raises UsageError naming file, key and the nearest good name."""
+    path = find_recipe(name)
+    tree = read_yaml(path)
+    settings = [parse_assignment(item) for item in assignments or []]
+    if seed is not None:
+        settings.append((["seed"], seed))
+    tree = set_keys(tree, settings)
+    recipe = build(Recipe, tree, str(path))
+    for arm in recipe.arms:
+        arm_recipe(recipe, arm, str(path))
+    for pair in recipe.compare:
+        for arm in pair:
+            if arm not in recipe.arms:
+                raise UsageError(f"{path}: compare names the arm '{arm}'; arms are: {', '.join(recipe.arms) or 'none'}")
+    return recipe
+
+
+def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe") -> Recipe:
+    """The recipe with an arm's overrides laid on it."""
+    base = recipe.model_dump(mode="json", exclude_unset=True, exclude={"arms", "compare"})
+    for key in ("arms", "compare"):
+        if key in recipe.arms[arm]:
+            raise UsageError(f"{source}: arms.{arm}: '{key}' cannot stand in an arm")
+    return build(Recipe, merge(base, recipe.arms[arm]), f"{source}: arms.{arm}")
+
+
+def arms_of(recipe: Recipe) -> dict[str, Recipe]:
+    """Name -> recipe of every arm; a recipe without arms is one arm that carries its name."""
+    return {arm: arm_recipe(recipe, arm) for arm in recipe.arms} if recipe.arms else {recipe.name: recipe}

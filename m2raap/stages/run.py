@@ -1,0 +1,256 @@
+"""A recipe, carried out: every stage of every arm, each in its folder, then the report over all of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.core import talk
+from m2raap.core.engine import Engine, available_cores
+from m2raap.core.errors import UNREADABLE, M2raapError
+from m2raap.core.files import read_json, write_json
+from m2raap.core.stage import run_data_stage
+from m2raap.core.tables import read_part
+from m2raap.core.view import View
+from m2raap.core.whole import Made, run_whole_stage
+from m2raap.models.config import BackboneConfig
+from m2raap.stages import STAGES
+from m2raap.stages.embed import embed
+from m2raap.stages.evaluate import evaluate_folder
+from m2raap.stages.plan import DATA_STAGE, Step, plan, settings_of
+from m2raap.stages.recipe import Recipe, arms_of
+from m2raap.stages.source import ViewSource
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The corpora of a run. `data` is the training corpus; benches are by name."""
+
+    data: Path
+    benches: dict[str, Path] = field(default_factory=dict)
+    limit: int | None = None
+
+    def view(self, langs: tuple[str, ...]) -> View:
+        view = View(self.data, langs=langs).limited(self.limit)
+        if view.is_benchmark:
+            raise M2raapError(f"{self.data}: is the benchmark '{view.corpus.benchmark}'; it can be a --bench, never --data")
+        return view
+
+    def bench(self, name: str, langs: tuple[str, ...]) -> View:
+        view = View(self.benches[name], langs=langs)
+        if not view.is_benchmark:
+            raise M2raapError(f"{self.benches[name]}: is a training corpus; cut a benchmark out of one with --holdout")
+        return view
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, not what: nothing here may change a result."""
+
+    first: str | None = None
+    last: str | None = None
+    force: bool = False
+    share: tuple[int, int] = (1, 1)
+
+
+def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
+    """Opens the corpora (so that what is missing is said before any work) and lays out the steps."""
+    view = inputs.view(recipe.langs)
+    benches = {name: inputs.bench(name, recipe.langs).digest for name in inputs.benches}
+    return plan(recipe, out, view.digest, benches)
+
+
+def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options | None = None) -> bool:
+    """Carries out the recipe; True when everything that was asked for is finished (False: other --parts are missing)."""
+    options = options or Options()
+    steps = make_plan(recipe, inputs, out)
+    _write_run(recipe, inputs, out, steps)
+    arms = arms_of(recipe)
+    done: set[Path] = set()
+    for step in steps:
+        if step.folder in done or _after(step.stage, options.last):
+            continue
+        if options.first and STAGES.index(step.stage) < STAGES.index(options.first):
+            if not (step.folder / "manifest.json").exists():
+                raise M2raapError(f"{step.folder}: is not finished, and --from {options.first} starts after it; leave --from out")
+            continue
+        if step.owner == step.arm:
+            talk.say(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
+        if not _run_step(step, arms[step.arm], inputs, engine, options):
+            return False
+        done.add(step.folder)
+    return True
+
+
+def _after(stage: str, last: str | None) -> bool:
+    return last is not None and STAGES.index(stage) > STAGES.index(last)
+
+
+def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options) -> bool:
+    if step.bench:
+        view = inputs.bench(step.bench, recipe.langs)
+        if step.stage == "keyframes":
+            settings = (recipe.bench_keyframes or recipe.keyframes).settings()
+            stage = DATA_STAGE["keyframes"]
+            return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
+        if step.stage == "embed":
+            model = step.parents[1] / "model" if len(step.parents) > 1 else recipe.backbone
+            run_embed(view.over(step.parents[0]), recipe, model, step.folder, options.force)
+        else:
+            run_evaluate(step.parents[0], view.corpus.benchmark or "", recipe.seed, step.folder, options.force)
+        return True
+    view = inputs.view(recipe.langs)
+    for parent in step.parents:
+        view = view.over(parent)
+    if step.stage == "adapt":
+        run_adapt(view, recipe, step.folder, options.force)
+        return True
+    stage, settings = DATA_STAGE[step.stage], settings_of(recipe, step.stage)
+    return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
+
+
+def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool) -> None:
+    cfg = recipe.adapt_settings
+
+    def work(target: Path) -> Made:
+        # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
+        if not (target / "model" / "model.json").exists():
+            _train(cfg, view, target)
+        shutil.rmtree(target / "scratch", ignore_errors=True)
+        files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
+        return Made(files, training_summary(target), {"model": read_json(target / "model" / "model.json")["digest"]})
+
+    run_whole_stage("adapt", 1, cfg.model_dump(mode="json"), folder, work, view=view, force=force)
+
+
+def _train(cfg: AdaptConfig, view: View, target: Path) -> None:
+    import torch
+
+    from m2raap.adapt.loop import adapt
+
+    torch.set_num_threads(cfg.threads or available_cores())
+    source, val = ViewSource(view, "train"), ViewSource(view, "val")
+    if source.num_clips < 2:
+        raise M2raapError(
+            f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left; adapt needs at "
+            "least 2. 'm2raap status' shows where the others went"
+        )
+    talk.say(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
+    with talk.Phases(f"{target.parent.name}/adapt") as phases:
+        adapt(cfg, source, val if val.num_clips else None, target, phases)
+
+
+def training_summary(folder: Path) -> dict[str, Any]:
+    """What the training log says: steps, final loss and gates, R@1 on the val clips at the start and at its best."""
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
+    found: dict[str, Any] = {"steps": steps[-1]["step"], "last_loss": steps[-1]["loss"], "gates": steps[-1]["gates"]}
+    if val:
+        best, at = max(val, key=lambda pair: (pair[0], -pair[1]))
+        found |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
+    return found
+
+
+def run_embed(view: View, recipe: Recipe, model: Path | BackboneConfig, folder: Path, force: bool) -> None:
+    if isinstance(model, Path):
+        manifest = model.parent / "manifest.json"
+        named = read_json(manifest)["digest"] if manifest.exists() else read_json(model / "model.json")["digest"]
+        inputs = {"model": named}
+    else:
+        inputs = {"model": model.model_dump_json()}
+
+    def work(target: Path) -> Made:
+        return embed(view, recipe.embed, model, target)
+
+    settings = recipe.embed.model_dump(mode="json")
+    run_whole_stage("embed", 1, settings, folder, work, view=view, inputs=inputs, force=force)
+
+
+def run_evaluate(embedded: Path, protocol: str, seed: int, folder: Path, force: bool) -> None:
+    def work(target: Path) -> Made:
+        return evaluate_folder(embedded, protocol, seed, target)
+
+    inputs = {"embed": read_json(embedded / "manifest.json")["digest"]}
+    run_whole_stage("evaluate", 1, {"protocol": protocol, "seed": seed}, folder, work, inputs=inputs, force=force)
+
+
+def _write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
+    """run.json: the map of the run, for `status`, `explain` and `report`. No stage reads it."""
+    here = out.resolve()
+    write_json(
+        out / "run.json",
+        {
+            "kind": "run",
+            "recipe": recipe.model_dump(mode="json", exclude_unset=True),
+            "data": os.path.relpath(inputs.data.resolve(), here),
+            "benches": {name: os.path.relpath(path.resolve(), here) for name, path in inputs.benches.items()},
+            "limit": inputs.limit,
+            "steps": [
+                {
+                    "arm": step.arm,
+                    "owner": step.owner,
+                    "stage": step.stage,
+                    "bench": step.bench,
+                    "folder": os.path.relpath(step.folder.resolve(), here),
+                    "parents": [os.path.relpath(parent.resolve(), here) for parent in step.parents],
+                }
+                for step in steps
+            ],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as it lies on disk."""
+
+    path: Path
+    tree: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Raises M2raapError where there is no run."""
+        if not (path / "run.json").exists():
+            raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
+        return cls(path, read_json(path / "run.json"))
+
+    def resolve(self, relative: str) -> Path:
+        return Path(os.path.normpath(self.path / relative))
+
+    @property
+    def inputs(self) -> Inputs:
+        benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
+        return Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"])
+
+    @property
+    def steps(self) -> list[Step]:
+        return [
+            Step(
+                row["arm"], row["owner"], row["stage"], row["bench"], self.resolve(row["folder"]),
+                tuple(self.resolve(parent) for parent in row["parents"]),
+            )
+            for row in self.tree["steps"]
+        ]  # fmt: skip
+
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(row["arm"] for row in self.tree["steps"]))
+
+
+def unreadable_share(run: RunFolder) -> tuple[int, int]:
+    """(clips that could not be read, all clips) over the training corpus and the benchmarks, each clip once."""
+    unreadable: set[tuple[str | None, str]] = set()
+    total = View(run.inputs.data).corpus.counts["clips"] if run.inputs.limit is None else run.inputs.limit
+    total += sum(View(path).corpus.counts["clips"] for path in run.inputs.benches.values())
+    for step in {step.folder: step for step in run.steps if step.stage in ("filter", "keyframes")}.values():
+        for table in ("dropped", "missing"):
+            for path in sorted((step.folder / table).glob("part-*.parquet")):
+                for row in read_part(step.folder, table, int(path.stem.removeprefix("part-"))):
+                    if row["reason"] in UNREADABLE:
+                        unreadable.add((step.bench, row["clip_id"]))
+    return len(unreadable), total

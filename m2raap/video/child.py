@@ -1,0 +1,94 @@
+"""The child's side: `python -m m2raap.video.child`. Reads requests from stdin until it closes, answers on stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from m2raap.video import wire
+from m2raap.video.extract import KeyframeConfig, extract
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.probe import probe
+
+_CPU_SLACK_S = 5
+
+
+def main() -> None:
+    # The answers get a descriptor of their own; whatever a library prints goes to stderr.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def read(num_bytes: int) -> bytes:
+        data = sys.stdin.buffer.read(num_bytes)
+        if len(data) < num_bytes:
+            raise SystemExit(0)  # the parent is gone
+        return data
+
+    request, _ = wire.unpack(read)
+    limits = VideoConfig.model_validate(request["limits"])
+    _load()
+    _limit(resource.RLIMIT_AS, limits.memory_mb * 1024**2)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_FSIZE, 16 * 1024**2)  # it writes nothing but its last words
+    answers.write(wire.pack({}, []))
+    answers.flush()
+    while True:
+        request, _ = wire.unpack(read)
+        _allow_cpu(limits.timeout_s)
+        head, blobs = _answer(request, limits)
+        answers.write(wire.pack(head, blobs))
+        answers.flush()
+
+
+def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any], list[bytes]]:
+    try:
+        path = Path(request["path"])
+        if request["do"] == "probe":
+            return dataclasses.asdict(probe(path, limits)), []
+        cfg = KeyframeConfig.model_validate(request["cfg"])
+        clip = extract(path, request["start_s"], request["end_s"], cfg, limits)
+        head = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "jpegs"}
+        return head, clip.jpegs
+    except Refused as refusal:
+        return {"refused": refusal.reason, "detail": refusal.detail}, []
+    except MemoryError as error:
+        return {"refused": "out_of_memory", "detail": str(error)}, []
+    except Exception as error:
+        # OpenCV says so in its own way; everything else is a fault of ours and is told to the parent as one.
+        if "Insufficient memory" in str(error):
+            return {"refused": "out_of_memory", "detail": str(error)}, []
+        return {"bug": traceback.format_exc()}, []
+
+
+def _load() -> None:
+    """Imports before the first clip's clock starts, and before the memory limit."""
+    import av
+    import cv2
+    import scenedetect.detectors
+    from PIL import Image
+
+    cv2.setNumThreads(1)
+    Image.preinit()
+    assert av and scenedetect
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, hard))
+
+
+def _allow_cpu(timeout_s: float) -> None:
+    """CPU seconds from now on: the limit counts the whole life of the process, so it moves with each call."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + timeout_s) + _CPU_SLACK_S)
+
+
+if __name__ == "__main__":
+    main()

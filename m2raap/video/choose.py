@@ -1,0 +1,216 @@
+"""Which frames stand for a clip: pure functions from per-frame measures to k picks, each with a score and a reason.
+
+A clip is cut into k slots of time, each inside one shot, and every slot gives the frame nearest its middle unless that
+one is damaged to the eye (at a cut, black, flat, blurred, a near-copy of the pick before). So a clip without defects is
+sampled near-uniformly, whatever its content: temporal models depend on the order and spread of the picks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from m2raap.video.quality import hamming
+
+NEAR_CUT_S = 0.2  # on either side of a cut, and never more than a quarter of the shot
+BLURRED = 0.4  # of the shot's median sharpness
+NEAR_COPY_BITS = 3  # of 64
+# What a defect costs, where a distance from the middle to the edge of the slot costs CENTRE_COST (its square).
+CENTRE_COST = 0.4
+DEFECT_COST = {"black": 0.6, "flat": 0.5, "cut": 0.45, "blur": 0.45, "copy": 0.15}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One sound frame that may be picked."""
+
+    time_s: float  # since the start of the clip
+    sharpness: float  # variance of the Laplacian
+    hash64: int
+    black: bool = False
+    flat: bool = False
+
+
+@dataclass(frozen=True)
+class Pick:
+    """`index` into the candidates; `score` 0..1 (1: in the middle of its slot, no defect); `why` for people."""
+
+    index: int
+    shot: int
+    score: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Slot:
+    start_s: float
+    end_s: float
+    shot: int
+
+
+Strategy = Callable[[Sequence[Candidate], Sequence[float], float, int], list[Pick]]
+
+
+def shot_bounds(cuts_s: Sequence[float], duration_s: float) -> list[tuple[float, float]]:
+    """(start, end) of each shot in seconds; cuts outside the clip are no cuts."""
+    edges = [0.0, *sorted({c for c in cuts_s if 0 < c < duration_s}), duration_s]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+def allot(lengths: Sequence[float], k: int) -> list[int]:
+    """k slots over shots by length, at least one each (needs len(lengths) <= k): highest averages, the earlier first."""
+    assert 0 < len(lengths) <= k
+    shares = [1] * len(lengths)
+    for _ in range(k - len(lengths)):
+        # The shot whose slots are longest gets one more: the longest gap in time stays as short as it can be.
+        longest = max(range(len(lengths)), key=lambda i: (lengths[i] / shares[i], -i))
+        shares[longest] += 1
+    return shares
+
+
+def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int) -> list[Pick]:
+    """min(k, len(candidates)) picks, ascending in time; candidates ascend strictly. Every shot that is not all black
+    gets a pick while there are at most k of them; with more shots than k the picks follow k equal segments."""
+    shots = shot_bounds(cuts_s, duration_s)
+    shot_of = [_shot_at(c.time_s, shots) for c in candidates]
+    defects = _standing_defects(candidates, shot_of, shots)
+    picks: dict[int, Pick] = {}
+    last_hash: int | None = None
+    for slot in _slots(candidates, shot_of, shots, k):
+        inside = [
+            i
+            for i, c in enumerate(candidates)
+            if shot_of[i] == slot.shot and slot.start_s <= c.time_s <= slot.end_s and i not in picks
+        ]
+        if not inside:
+            continue
+        best: tuple[float, float, int] | None = None
+        for i in inside:
+            flaws = defects[i] | _copy(candidates[i], last_hash)
+            distance = _off_centre(candidates[i].time_s, slot)
+            cost = CENTRE_COST * distance**2 + sum(DEFECT_COST[f] for f in flaws)
+            if best is None or (cost, distance, i) < best:
+                best = (cost, distance, i)
+        assert best is not None
+        cost, _, chosen = best
+        centre = min(inside, key=lambda i: (_off_centre(candidates[i].time_s, slot), i))
+        flaws, centre_flaws = (defects[i] | _copy(candidates[i], last_hash) for i in (chosen, centre))
+        picks[chosen] = Pick(chosen, slot.shot, max(0.0, 1.0 - cost), _why(flaws, centre_flaws))
+        last_hash = candidates[chosen].hash64
+    _fill(picks, candidates, shot_of, defects, k)
+    return [picks[i] for i in sorted(picks)]
+
+
+def uniform(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int) -> list[Pick]:
+    """The frames nearest the midpoints of k equal segments, content unseen; min(k, len(candidates)) picks."""
+    shots = shot_bounds(cuts_s, duration_s)
+    wanted = min(k, len(candidates))
+    picks: list[Pick] = []
+    first = 0
+    for j in range(wanted):
+        middle_s = duration_s * (2 * j + 1) / (2 * wanted)
+        last = len(candidates) - (wanted - j - 1)  # leave a frame for each later segment
+        chosen = min(range(first, last), key=lambda i: (abs(candidates[i].time_s - middle_s), i))
+        first = chosen + 1
+        picks.append(Pick(chosen, _shot_at(candidates[chosen].time_s, shots), 1.0, "uniform"))
+    return picks
+
+
+STRATEGIES: dict[str, Strategy] = {"keyframe": keyframe, "uniform": uniform}
+
+
+def _slots(
+    candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]], k: int
+) -> list[Slot]:
+    """At most k slots ascending in time, each within one shot that has candidates."""
+    good = {shot_of[i] for i, c in enumerate(candidates) if not c.black}
+    usable = sorted(good or set(shot_of))
+    if not usable:
+        return []
+    if len(usable) <= k:
+        shares = allot([shots[s][1] - shots[s][0] for s in usable], k)
+        return [
+            Slot(start + (end - start) * j / n, start + (end - start) * (j + 1) / n, s)
+            for s, n in zip(usable, shares, strict=True)
+            for start, end in (shots[s],)
+            for j in range(n)
+        ]
+    # More shots than picks: k equal segments of the clip, in each the shot that fills most of it.
+    end_s = shots[-1][1]
+    slots: list[Slot] = []
+    for j in range(k):
+        low, high = end_s * j / k, end_s * (j + 1) / k
+        overlap = {s: min(high, shots[s][1]) - max(low, shots[s][0]) for s in usable}
+        shot = max(usable, key=lambda s: (overlap[s], -s))
+        if overlap[shot] > 0:
+            slots.append(Slot(max(low, shots[shot][0]), min(high, shots[shot][1]), shot))
+    return slots
+
+
+def _standing_defects(
+    candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]]
+) -> list[set[str]]:
+    """What is wrong with each candidate by itself."""
+    sharpness: dict[int, list[float]] = {}
+    for i, c in enumerate(candidates):
+        sharpness.setdefault(shot_of[i], []).append(c.sharpness)
+    typical = {shot: median(values) for shot, values in sharpness.items()}
+    found = []
+    for i, c in enumerate(candidates):
+        start, end = shots[shot_of[i]]
+        margin = min(NEAR_CUT_S, (end - start) / 4)
+        at_cut = (shot_of[i] > 0 and c.time_s - start < margin) or (
+            shot_of[i] < len(shots) - 1 and end - c.time_s < margin
+        )
+        checks = {
+            "black": c.black,
+            "flat": c.flat and not c.black,
+            "cut": at_cut,
+            "blur": c.sharpness < BLURRED * typical[shot_of[i]],
+        }
+        found.append({name for name, bad in checks.items() if bad})
+    return found
+
+
+def _copy(candidate: Candidate, last_hash: int | None) -> set[str]:
+    if last_hash is None or hamming(candidate.hash64, last_hash) > NEAR_COPY_BITS:
+        return set()
+    return {"copy"}
+
+
+def _why(flaws: set[str], centre_flaws: set[str]) -> str:
+    """'centre', 'avoids black', 'centre, despite copy' ..."""
+    avoided = sorted(centre_flaws - flaws)
+    text = "avoids " + "+".join(avoided) if avoided else "centre"
+    return f"{text}, despite {'+'.join(sorted(flaws))}" if flaws else text
+
+
+def _fill(
+    picks: dict[int, Pick], candidates: Sequence[Candidate], shot_of: list[int], defects: list[set[str]], k: int
+) -> None:
+    """Slots without a frame leave picks open: take the frames farthest from all picks, sound ones first."""
+    while len(picks) < min(k, len(candidates)):
+        taken = [candidates[i].time_s for i in picks]
+
+        def rank(i: int, taken: list[float] = taken) -> tuple[bool, float, int]:
+            gap = min((abs(candidates[i].time_s - t) for t in taken), default=0.0)
+            return (not defects[i], gap, -i)
+
+        chosen = max((i for i in range(len(candidates)) if i not in picks), key=rank)
+        cost = sum(DEFECT_COST[f] for f in defects[chosen])
+        why = "fill" + (f", despite {'+'.join(sorted(defects[chosen]))}" if defects[chosen] else "")
+        picks[chosen] = Pick(chosen, shot_of[chosen], max(0.0, 0.5 - cost / 2), why)
+
+
+def _shot_at(time_s: float, shots: list[tuple[float, float]]) -> int:
+    for i, (_, end) in enumerate(shots):
+        if time_s < end:
+            return i
+    return len(shots) - 1
+
+
+def _off_centre(time_s: float, slot: Slot) -> float:
+    """0 in the middle of the slot, 1 at its edges."""
+    half = (slot.end_s - slot.start_s) / 2
+    return abs(time_s - (slot.start_s + half)) / half if half > 0 else 0.0

@@ -1,0 +1,43 @@
+"""What the decoder may open and how much it may use, and how a refusal is said."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from m2raap.core.config import Config
+from m2raap.core.errors import UNREADABLE
+
+# A playlist or concat list is text that makes FFmpeg open other files; `-protocol_whitelist file` does not stop it, a
+# list of containers does. Names as FFmpeg's demuxers spell them.
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,mpeg,ogg,asf"
+PROTOCOLS = "file"
+# Decoders of video (as FFmpeg names them); audio and subtitles are never decoded.
+CODECS = (
+    "h264,hevc,av1,libdav1d,libaom-av1,vp8,vp9,libvpx,libvpx-vp9,mpeg4,mpeg1video,mpeg2video,msmpeg4,msmpeg4v2,"
+    "msmpeg4v1,h263,flv,theora,wmv1,wmv2,wmv3,vc1,mjpeg,prores,dnxhd"
+)
+
+
+class VideoConfig(Config):
+    """Limits of one call to the decoder's process. A clip past a limit is refused with a reason."""
+
+    timeout_s: float = Field(60.0, gt=0)  # wall clock of one probe or extract
+    memory_mb: int = Field(4096, ge=512)  # address space of the child (RLIMIT_AS)
+    max_pixels: int = Field(8192 * 4320, gt=0)  # of one frame
+    max_bytes: int = Field(64 * 1024**3, gt=0)  # of one file
+    min_decoded_share: float = Field(0.9, ge=0, le=1)  # decoded / announced frames; under it: truncated
+    max_corrupt_share: float = Field(0.2, ge=0, le=1)  # damaged / decoded frames; over it: corrupt
+    calls_per_child: int = Field(2000, ge=1)  # then the child is replaced, so that leaks stay small
+
+
+class Refused(Exception):
+    """A clip cannot be used. `reason` is one of `errors.UNREADABLE`; `detail` is for people."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        assert reason in UNREADABLE, reason
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason

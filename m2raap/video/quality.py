@@ -1,0 +1,57 @@
+"""Measures of small luma planes: darkness, blur, change, and a 64-bit difference hash."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# FFmpeg's blackdetect: a pixel is black under 10 % of full luma, a picture when 98 % of its pixels are.
+BLACK_LUMA = 26
+BLACK_PIXEL_SHARE = 0.98
+# Mean absolute luma difference (0..255) of two samples under which nothing moves. freezedetect's -60 dB is 0.26; coding
+# noise of a still picture at web bitrates reaches about twice that.
+FROZEN_DIFFERENCE = 0.5
+# Standard deviation of luma under which a picture shows nothing (a flash, a plain card).
+FLAT_STD = 4.0
+
+
+def luma(plane_HWC: np.ndarray) -> np.ndarray:
+    """uint8 BGR [H, W, 3] -> uint8 luma [H, W] (BT.601)."""
+    import cv2
+
+    return cv2.cvtColor(plane_HWC, cv2.COLOR_BGR2GRAY)
+
+
+def blur_variance(luma_HW: np.ndarray) -> float:
+    """Variance of the Laplacian: high is sharp. Comparable only between planes of one size (Pech-Pacheco 2000)."""
+    import cv2
+
+    return float(cv2.Laplacian(luma_HW, cv2.CV_64F).var())
+
+
+def is_black(luma_HW: np.ndarray) -> bool:
+    return float((luma_HW < BLACK_LUMA).mean()) >= BLACK_PIXEL_SHARE
+
+
+def is_flat(luma_HW: np.ndarray) -> bool:
+    return float(luma_HW.std()) < FLAT_STD
+
+
+def mean_difference(one_HW: np.ndarray, two_HW: np.ndarray) -> float:
+    """Mean absolute difference of two uint8 planes, 0..255."""
+    import cv2
+
+    return float(cv2.absdiff(one_HW, two_HW).mean())
+
+
+def dhash64(luma_HW: np.ndarray) -> int:
+    """64-bit difference hash as a signed integer: bit = pixel is darker than its right neighbour, on a 9x8 reduction."""
+    import cv2
+
+    small = cv2.resize(luma_HW, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    bits = (small[:, 1:] > small[:, :-1]).reshape(-1)
+    return int.from_bytes(np.packbits(bits).tobytes(), "big", signed=True)
+
+
+def hamming(one: int, two: int) -> int:
+    """Differing bits of two 64-bit hashes."""
+    return ((one ^ two) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()

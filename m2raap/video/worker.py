@@ -1,0 +1,192 @@
+"""The parent's side of the decoder's process: a killable child that does all reading of strangers' bytes.
+
+Messages are framed JSON plus raw bytes over pipes (`wire.py`), never pickle: the child holds hostile data. A child that
+overruns its time, crashes or runs out of memory is killed with its process group and replaced at the next call.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import m2raap
+from m2raap.core.errors import M2raapError
+from m2raap.video import wire
+from m2raap.video.extract import ClipFrames, KeyframeConfig
+from m2raap.video.ffmpeg import kill_group
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.probe import Probe
+
+_START_TIMEOUT_S = 120.0  # imports on a busy machine; not counted against a clip
+
+
+class WorkerBug(RuntimeError):
+    """The child failed in a way that no input should cause: a fault of ours, with the child's traceback."""
+
+
+class VideoWorker:
+    """Decodes in a long-lived child, started at the first call. Not for use from several threads at once.
+
+    Each call either returns, or raises Refused, within `cfg.timeout_s` plus the start of a child. Use as a context
+    manager, or call close().
+    """
+
+    def __init__(self, cfg: VideoConfig | None = None) -> None:
+        self.cfg = cfg or VideoConfig()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stderr: IO[bytes] | None = None
+        self._calls = 0
+        self._owner = 0
+
+    def __enter__(self) -> VideoWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, None while there is none."""
+        return self._child.pid if self._child else None
+
+    def probe(self, path: Path) -> Probe:
+        """Header figures of the file at `path` (from `resolve_video`). Raises Refused."""
+        head, _ = self._call({"do": "probe", "path": str(path)})
+        return Probe(**head)
+
+    def extract(self, path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> ClipFrames:
+        """Key-frames and signals of [start_s, end_s); end_s None: to the end of the video. Raises Refused,
+        and M2raapError for times that make no clip."""
+        if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
+            raise M2raapError(f"{path}: a clip from {start_s} s to {end_s} s holds nothing; expected 0 <= start_s < end_s")
+        request = {
+            "do": "extract",
+            "path": str(path),
+            "start_s": start_s,
+            "end_s": end_s,
+            "cfg": cfg.model_dump(mode="json"),
+        }
+        head, blobs = self._call(request)
+        return ClipFrames(**head, jpegs=blobs)
+
+    def close(self) -> None:
+        """Ends the child. The next call would start a new one."""
+        child, self._child = self._child, None
+        if child is not None and self._owner == os.getpid():
+            kill_group(child)
+            child.wait()
+            assert child.stdin and child.stdout
+            child.stdout.close()
+            child.stdin.close()
+        if self._stderr is not None:
+            self._stderr.close()
+            self._stderr = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if self._child is not None and self._owner != os.getpid():
+            # A fork copied this object: the child belongs to the other process.
+            self._child = None
+        if self._child is not None and (self._calls >= self.cfg.calls_per_child or self._child.poll() is not None):
+            self.close()
+        if self._child is None:
+            self._owner, self._calls = os.getpid(), 0
+            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+            # Only what the child needs: no keys or tokens of ours reach the process that reads strangers' bytes.
+            keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
+            env = {name: os.environ[name] for name in keep if name in os.environ}
+            paths = [str(Path(m2raap.__path__[0]).parent), os.environ.get("PYTHONPATH", "")]
+            env["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+            # One thread a child: the engine decides how many children there are. OpenBLAS reserves memory a thread.
+            env |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", "m2raap.video.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=env,
+                start_new_session=True,
+            )
+            try:
+                self._exchange(self._child, {"do": "start", "limits": self.cfg.model_dump(mode="json")}, _START_TIMEOUT_S)
+            except (TimeoutError, EOFError, BrokenPipeError) as error:
+                said = self._last_words()
+                self.close()
+                raise WorkerBug(f"the decoder's process did not start ({error!r}): {said}") from None
+        self._calls += 1
+        return self._child
+
+    def _call(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        child = self._start()
+        try:
+            head, blobs = self._exchange(child, request, self.cfg.timeout_s)
+        except TimeoutError:
+            self.close()
+            raise Refused("timeout", f"{request['do']} took longer than {self.cfg.timeout_s:g} s") from None
+        except (EOFError, BrokenPipeError):
+            raise self._why_it_died(child) from None
+        except wire.BadMessage as error:
+            self.close()
+            raise Refused("corrupt", f"the decoder's process answered nonsense: {error}") from None
+        except BaseException:  # Ctrl-C in the middle of an answer: the pipe is out of step
+            self.close()
+            raise
+        if "refused" in head:
+            if head["refused"] == "out_of_memory":
+                self.close()  # a heap that hit its limit stays fragmented
+            raise Refused(head["refused"], head["detail"])
+        if "bug" in head:
+            self.close()
+            raise WorkerBug(f"{request['do']} of {request['path']}:\n{head['bug']}")
+        return head, blobs
+
+    def _exchange(
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], timeout_s: float
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        assert child.stdin and child.stdout
+        deadline = time.monotonic() + timeout_s
+        child.stdin.write(wire.pack(request, []))
+        child.stdin.flush()
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+
+            def read(num_bytes: int) -> bytes:
+                parts, missing = [], num_bytes
+                while missing:
+                    if not selector.select(max(0.0, deadline - time.monotonic())):
+                        raise TimeoutError
+                    part = os.read(child.stdout.fileno(), min(missing, 1 << 20))  # type: ignore[union-attr]
+                    if not part:
+                        raise EOFError
+                    parts.append(part)
+                    missing -= len(part)
+                return b"".join(parts)
+
+            return wire.unpack(read)
+
+    def _why_it_died(self, child: subprocess.Popen[bytes]) -> Exception:
+        said = self._last_words()
+        try:
+            code = child.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            code = None
+        self.close()
+        if code == -signal.SIGXCPU:
+            return Refused("timeout", "the decoder used more CPU time than the limit")
+        if code == -signal.SIGKILL or "MemoryError" in said or "bad_alloc" in said:
+            return Refused("out_of_memory", "the decoder's process was killed or ran out of memory")
+        if code is not None and code < 0:
+            return Refused("corrupt", f"the decoder crashed ({signal.Signals(-code).name})")
+        return WorkerBug(f"the decoder's process ended with code {code}: {said}")
+
+    def _last_words(self) -> str:
+        assert self._stderr is not None
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - 2000))
+        return self._stderr.read().decode("utf-8", "replace")

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from world import ordered
+
+from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, source_digest, text_table
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+from m2raap.models.images import images_from_jpegs
+
+
+class Letters:
+    """Token ids are the letters' numbers."""
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        return torch.tensor([[ord(letter) for letter in text[:2].ljust(2)] for text in texts])
+
+    def count_truncated(self, texts: list[str]) -> int:
+        return sum(len(text) > 2 for text in texts)
+
+
+@given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 5))
+def test_an_epoch_has_every_clip_at_most_once(num_clips: int, batch_size: int, seed: int) -> None:
+    plan = BatchPlan(num_clips, batch_size, seed)
+    per_epoch = plan.steps_per_epoch
+    for epoch in range(2):
+        seen = np.concatenate([plan.clips(epoch * per_epoch + step) for step in range(1, per_epoch + 1)])
+        assert len(set(seen.tolist())) == len(seen) == per_epoch * plan.size > num_clips - plan.size
+    assert plan.clips(1).tolist() == BatchPlan(num_clips, batch_size, seed).clips(1).tolist()
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = [tuple(BatchPlan(30, 30, seed).clips(step)) for seed in (0, 1) for step in (1, 2)]
+    assert len(set(orders)) == 4
+
+
+def source_of(texts: list[tuple[str, str, str]]) -> ListSource:
+    return ListSource(["a"], [[b""]], [texts])
+
+
+def test_draws_follow_the_odds() -> None:
+    texts = [("en", "r", "raw"), ("en", "w", "rewrite"), ("en", "x", "aux"), ("zh", "z", "raw"), ("fr", "f", "raw")]
+    odds = {"raw": 1.0, "rewrite": 3.0, "aux": 0.0}
+    table = text_table(source_of(texts), Letters(), ("en", "zh"), {"zh": 0.25}, odds)
+    assert table.texts == ["r", "w", "z"] and table.num_truncated == 0
+    drawn = [table.texts[table.draw(np.array([0]), 1, 7, step)[0, 0]] for step in range(4000)]
+    share = {text: drawn.count(text) / 4000 for text in "rwz"}
+    assert share == pytest.approx({"r": 0.8 * 0.25, "w": 0.8 * 0.75, "z": 0.2}, abs=0.03)
+
+
+def test_two_texts_of_a_clip_are_of_two_languages() -> None:
+    texts = [("en", "r", "raw"), ("en", "w", "raw"), ("zh", "z", "raw")]
+    table = text_table(source_of(texts), Letters(), ("en", "zh"), {}, {})
+    for step in range(20):
+        drawn = table.draw(np.array([0, 0]), 3, 0, step)
+        assert drawn.shape == (3, 2)
+        for clip in range(2):
+            assert {row == 2 for row in drawn[:2, clip]} == {True, False}
+    assert table.draw(np.array([0]), 1, 0, 5).tolist() == table.draw(np.array([0]), 1, 0, 5).tolist()
+
+
+def test_a_clip_draws_the_same_whatever_stands_beside_it() -> None:
+    source = ordered(4, 0, frames=1)
+    source.pairs = [[("en", f"{i}{j}", "raw") for j in range(9)] for i in range(4)]
+    table = text_table(source, Letters(), ("en",), {}, {})
+    assert table.draw(np.array([3, 1]), 1, 0, 1)[0, 1] == table.draw(np.array([1, 2]), 1, 0, 1)[0, 0]
+
+
+def test_validation_takes_the_first_text_of_a_language() -> None:
+    source = ListSource(["a", "b"], [[], []], [[("zh", "z", "raw")], [("en", "long", "raw"), ("en", "e", "raw")]])
+    table = text_table(source, Letters(), ("en", "zh"), {}, {})
+    assert [a.tolist() for a in table.first_of("en")] == [[1], [1]] and [a.tolist() for a in table.first_of("zh")] == [[0], [0]]
+    assert table.num_truncated == 1
+
+
+def test_a_clip_without_a_text_is_named() -> None:
+    with pytest.raises(M2raapError, match="clip 'a' has no text in zh"):
+        text_table(source_of([("en", "r", "raw")]), Letters(), ("zh",), {}, {})
+
+
+def test_more_frames_are_thinned_and_fewer_masked(backbone: Backbone) -> None:
+    source = ordered(1, 0, frames=6)
+    images, mask = clip_images(source, 0, 3, backbone.preprocess)
+    assert torch.equal(images, images_from_jpegs([source.jpegs[0][t] for t in (1, 3, 5)], backbone.preprocess)) and mask.all()
+    images, mask = clip_images(source, 0, 8, backbone.preprocess)
+    assert mask.tolist() == [True] * 6 + [False] * 2 and images.shape[0] == 8 and not images[6:].any()
+    source.jpegs[0][2] = b"GIF89a"
+    with pytest.raises(M2raapError, match=r"clip 'clip0': picture 2 of 6"):
+        clip_images(source, 0, 8, backbone.preprocess)
+
+
+def test_the_digest_knows_frames_and_texts() -> None:
+    digests = {source_digest(ordered(3, seed)) for seed in (0, 0, 1)}
+    other = ordered(3, 0)
+    other.pairs[2][0] = ("en", "else", "raw")
+    assert len(digests) == 2 and source_digest(other) not in digests

@@ -1,0 +1,149 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from world import every_order, ordered
+
+from m2raap.adapt.batches import ListSource
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.loop import adapt
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import load_backbone
+from m2raap.models.config import BackboneConfig, MeanConfig, StanConfig
+from m2raap.models.video_clip import VideoCLIP
+
+
+@pytest.fixture
+def cfg(tiny_dir: Path) -> AdaptConfig:
+    return AdaptConfig(
+        backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True),
+        temporal=StanConfig(layers=2, time_std=0.2),
+        num_frames=4,
+        steps=9,
+        batch_size=6,
+        warmup_steps=2,
+        temperature=0.1,
+        val_every_steps=3,
+        checkpoint_every_steps=4,
+        threads=1,
+    )
+
+
+def but(cfg: AdaptConfig, **changes: object) -> AdaptConfig:
+    return AdaptConfig.model_validate(cfg.model_dump() | changes)
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"cache": "off", "train_vision_layers": 4, "learn_temperature": True},
+        {"temporal": MeanConfig(), "train_vision_layers": 3, "texts_per_clip": 2, "precision": "bf16"},
+        {"train_text": False, "keep": "last", "objective": "info_nce_multi"},
+    ],
+    ids=["frozen prefix", "all live", "mean, bf16", "frozen text"],
+)
+def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dict, tmp_path: Path) -> None:
+    cfg = but(cfg, **changes)
+    source, val = ordered(13, 0), ordered(5, 1)
+    whole = adapt(cfg, source, val, tmp_path / "whole")
+    for stop in (0, 3, 6):  # before any checkpoint, again, and between two
+        assert not adapt(cfg, source, val, tmp_path / "killed", stop_after=stop).finished
+    again = adapt(cfg, source, val, tmp_path / "killed")
+    assert (tmp_path / "killed" / "train.jsonl").read_bytes() == (tmp_path / "whole" / "train.jsonl").read_bytes()
+    assert (again.model_dir / "model.safetensors").read_bytes() == (whole.model_dir / "model.safetensors").read_bytes()
+    assert (again.model_dir / "model.json").read_bytes() == (whole.model_dir / "model.json").read_bytes()
+    assert again.finished and not (tmp_path / "killed" / "scratch").exists()
+
+
+def test_the_log_says_what_happened(cfg: AdaptConfig, tmp_path: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    result = adapt(cfg, ordered(13, 0), ordered(5, 1), tmp_path, progress=lambda *call: heard.append(call))
+    log = lines(tmp_path)
+    assert [line["step"] for line in log if "loss" in line] == list(range(1, 10))
+    assert [line["step"] for line in log if "val_r1" in line] == [0, 3, 6, 9]
+    assert all(math.isfinite(line["grad_norm"]) and "gate" in line["gates"] for line in log if "loss" in line)
+    scores = [line["val_r1"]["mean"] for line in log if "val_r1" in line]
+    assert result.best_score == max(scores) and result.start_score == scores[0]
+    assert heard[-1][1:] == (9, 9) and any("MB" in what for what, _, _ in heard)
+    assert result.cache_bytes == 18 * 4 * 17 * 64 * 2
+    assert len((tmp_path / "timings.jsonl").read_text().splitlines()) == 9
+
+
+def test_before_the_first_step_it_is_the_backbone(cfg: AdaptConfig, tmp_path: Path) -> None:
+    """Rates of nought: the saved model is mean pooling of the untouched backbone."""
+    result = adapt(but(cfg, lr=0.0, lr_new=0.0, lr_gate=0.0, steps=2), ordered(8, 0), None, tmp_path)
+    model, plain = VideoCLIP.load(result.model_dir), VideoCLIP(load_backbone(cfg.backbone), MeanConfig())
+    frames = torch.randn(2, 4, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_video(frames), plain.encode_video(frames), atol=1e-6, rtol=0)
+    assert result.best_step == -1 and result.start_score is None
+
+
+def test_only_what_was_named_learns(cfg: AdaptConfig, tmp_path: Path) -> None:
+    result = adapt(but(cfg, train_text=False, train_vision_layers=1), ordered(8, 0), None, tmp_path)
+    old, new = load_backbone(cfg.backbone).state_dict(), VideoCLIP.load(result.model_dir).backbone.state_dict()
+    moved = {name for name in old if not torch.equal(old[name], new[name])}
+    last_layer = ("clip.visual.transformer.resblocks.3", "clip.visual.ln_post", "clip.visual.proj")
+    assert moved - {"clip.logit_scale"} and all(n.startswith(last_layer) for n in moved - {"clip.logit_scale"})
+
+
+def test_cached_and_live_learn_alike(cfg: AdaptConfig, tmp_path: Path) -> None:
+    """float16 of the prefix moves the losses by less than a thousandth."""
+    losses = []
+    for cache in ("prefix", "off"):
+        adapt(but(cfg, cache=cache), ordered(8, 0), None, tmp_path / cache)
+        losses.append([line["loss"] for line in lines(tmp_path / cache)])
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3) and losses[0] != losses[1]
+
+
+def test_stan_learns_order_that_mean_pooling_cannot(cfg: AdaptConfig, tmp_path: Path) -> None:
+    """New clips of the 12 orders of two colours: mean pooling sees pairs, so it finds every second one at best."""
+    scores = {}
+    for temporal in (MeanConfig(), StanConfig(layers=2, start="matrix", time_std=0.2, drop_path=0.0)):
+        tuned = but(cfg, temporal=temporal, steps=120, batch_size=16, lr=1e-3, train_vision_layers=1, val_every_steps=20)
+        scores[temporal.name] = adapt(tuned, ordered(96, 0), every_order(3), tmp_path / temporal.name).best_score
+    assert scores["stan"] > 0.7 and scores["mean"] < 0.65, scores
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lr_new": 1e30, "lr_gate": 1e30}, r"step \d"),
+        ({"objective": "none"}, "info_nce"),
+        ({"train_vision_layers": 9}, "has 4 vision layers"),
+        ({"train_vision_layers": 4, "cache": "prefix"}, "frozen first layers"),
+        ({"langs": ("fr",)}, "clip 'clip0' has no text in fr"),
+    ],
+)
+def test_faults_are_named(cfg: AdaptConfig, changes: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(M2raapError, match=words):
+        adapt(but(cfg, **changes), ordered(8, 0), None, tmp_path)
+
+
+def test_clips_without_frames_or_fellows_are_named(cfg: AdaptConfig, tmp_path: Path) -> None:
+    source = ordered(8, 0)
+    source.jpegs[5] = []
+    with pytest.raises(M2raapError, match="clip 'clip5' has no frames"):
+        adapt(cfg, source, None, tmp_path)
+    with pytest.raises(M2raapError, match="at least 2 clips"):
+        adapt(cfg, ListSource([], [], []), None, tmp_path)
+
+
+def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path) -> None:
+    adapt(cfg, ordered(8, 0), None, tmp_path, stop_after=5)
+    with pytest.raises(M2raapError, match=r"checkpoint\.pt is of a run with other settings"):
+        adapt(cfg, ordered(8, 2), None, tmp_path)
+
+
+def test_settings_that_learn_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing learns"):
+        AdaptConfig(temporal=MeanConfig(), train_text=False)
+    with pytest.raises(ValueError, match="no text to learn from"):
+        AdaptConfig(origin_odds=dict.fromkeys(("raw", "rewrite", "translation", "aux"), 0.0))

@@ -1,0 +1,48 @@
+import pytest
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.optim import choose_trained, lr_share, make_optimiser, parameter_groups, set_rates
+from m2raap.models.backbone import Backbone
+from m2raap.models.config import StanConfig
+from m2raap.models.video_clip import VideoCLIP
+
+
+def groups_of(backbone: Backbone, **settings: object) -> tuple[VideoCLIP, AdaptConfig]:
+    cfg = AdaptConfig.model_validate({"temporal": StanConfig(layers=2), **settings})
+    model = VideoCLIP(backbone, cfg.temporal)
+    choose_trained(model, cfg)
+    return model, cfg
+
+
+@pytest.mark.parametrize("layers", [0, 2, 4])
+@pytest.mark.parametrize("text", [True, False])
+def test_every_learning_weight_is_in_one_group(backbone: Backbone, layers: int, text: bool) -> None:
+    model, cfg = groups_of(backbone, train_vision_layers=layers, train_text=text, learn_temperature=True)
+    inside = [id(p) for group in parameter_groups(model, cfg) for p in group["params"]]  # type: ignore[attr-defined]
+    assert len(inside) == len(set(inside))
+    assert set(inside) == {id(p) for p in model.parameters() if p.requires_grad}
+    assert backbone.clip.token_embedding.weight.requires_grad is text
+    assert backbone.clip.visual.conv1.weight.requires_grad is (layers == 4)
+    assert [b.ln_1.weight.requires_grad for b in backbone.vision_blocks] == [i >= 4 - layers for i in range(4)]
+
+
+def test_gates_have_a_rate_of_their_own_and_no_decay(backbone: Backbone) -> None:
+    model, cfg = groups_of(backbone, lr=1e-5, lr_new=1e-4, lr_gate=1e-2, weight_decay=0.1)
+    optimiser = make_optimiser(model, cfg)
+    set_rates(optimiser, 0.5)
+    seen = {(g["name"], g["weight_decay"]): g["lr"] for g in optimiser.param_groups}
+    assert seen == pytest.approx(
+        {("backbone", 0.1): 5e-6, ("backbone", 0.0): 5e-6, ("new", 0.1): 5e-5, ("new", 0.0): 5e-5, ("gate", 0.0): 5e-3}
+    )
+    decayed = {id(p) for g in optimiser.param_groups if g["weight_decay"] for p in g["params"]}
+    names = {name for name, p in model.named_parameters() if id(p) in decayed}
+    assert "temporal.spatial.0.block.mlp.c_fc.weight" in names and "backbone.clip.text_projection" in names
+    assert not any(word in name for name in names for word in ("ln_", "bias", "embedding", "time", "gate", "norm"))
+
+
+def test_the_rate_rises_then_falls_to_the_floor() -> None:
+    shares = [lr_share(step, 100, 10, 0.1) for step in range(1, 101)]
+    assert shares[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+    assert shares[-1] == pytest.approx(0.1) and shares[54] == pytest.approx(0.55)
+    assert all(a > b for a, b in zip(shares[9:], shares[10:], strict=False))
+    assert lr_share(1, 1, 0, 0.1) == pytest.approx(0.1) and lr_share(3, 5, 10, 0.1) == pytest.approx(0.3)

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from world import ordered
+
+from m2raap.adapt import prefix_cache
+from m2raap.adapt.batches import LiveImages
+from m2raap.adapt.prefix_cache import PrefixCache, cache_bytes, open_prefix_cache
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+
+
+def make(folder: Path, backbone: Backbone, key: str = "k", **hooks: object) -> PrefixCache:
+    progress = hooks.get("progress", lambda *_: None)
+    return open_prefix_cache(folder, key, ordered(20, 0, 3), backbone, 4, 2, progress)  # type: ignore[arg-type]
+
+
+def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
+    cache = make(tmp_path, backbone)
+    clips = np.array([7, 0, 19])
+    tokens, mask = cache.batch(clips)
+    images, there = LiveImages(ordered(20, 0, 3), backbone.preprocess, 4).batch(clips)
+    with torch.no_grad():
+        expected = backbone.prefix_tokens(images.flatten(0, 1), 2).unflatten(0, (3, 4))
+    assert torch.equal(mask, there) and mask.sum() == 9
+    torch.testing.assert_close(tokens, expected, atol=1e-3, rtol=1e-3)
+    assert cache.tokens_BTSD.nbytes == cache_bytes(backbone, 20, 4)
+
+
+def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix_cache, "SAVE_EVERY_CHUNKS", 1)
+    whole = make(tmp_path / "whole", backbone)
+    heard: list[int] = []
+
+    def stop_at_16(what: str, done: int, total: int) -> None:
+        heard.append(done)
+        if len(heard) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "cut", backbone, progress=stop_at_16)
+    heard.clear()
+    again = make(tmp_path / "cut", backbone, progress=lambda what, done, total: heard.append(done))
+    assert heard == [0, 20]
+    assert np.array_equal(again.tokens_BTSD, whole.tokens_BTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
+
+
+def test_is_made_once_and_anew_for_another_key(backbone: Backbone, tmp_path: Path) -> None:
+    heard: list[int] = []
+    for key in ("a", "a", "b"):
+        make(tmp_path, backbone, key, progress=lambda what, done, total: heard.append(done))
+    assert heard == [0, 8, 16, 20] * 2
+
+
+def test_a_full_disk_is_told_before(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(prefix_cache.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(M2raapError, match=r"adapt\.cache=off"):
+        make(tmp_path, backbone)

@@ -1,0 +1,144 @@
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from m2raap.core.errors import M2raapError
+from m2raap.models import backbone as module
+from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.config import BackboneConfig
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_layer_tokens_are_those_of_open_clip(backbone: Backbone, images: torch.Tensor) -> None:
+    theirs = backbone.clip.forward_intermediates(
+        image=images, image_indices=[1, 2, 3], image_output_fmt="NLC", image_output_extra_tokens=True, normalize=False
+    )
+    ours = backbone.layer_tokens(images, 3)
+    for level in range(3):
+        expected = torch.cat([theirs["image_intermediates_prefix"][level], theirs["image_intermediates"][level]], 1)
+        torch.testing.assert_close(ours[level], expected, atol=1e-6, rtol=0)
+    feature = backbone.image_feature_from_cls(ours[-1][:, 0])
+    torch.testing.assert_close(feature, theirs["image_features"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(backbone.encode_image(images), backbone.clip.encode_image(images, normalize=True), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_prefix_and_suffix_are_the_whole(backbone: Backbone, images: torch.Tensor, depth: int) -> None:
+    last = min(depth, 2)
+    levels = backbone.suffix_layers(backbone.prefix_tokens(images, depth), depth, last)
+    for ours, whole in zip(levels, backbone.layer_tokens(images, last), strict=True):
+        torch.testing.assert_close(ours, whole, atol=1e-5, rtol=0)
+
+
+def test_facts(backbone: Backbone) -> None:
+    assert (backbone.width, backbone.num_layers, backbone.embed_dim, backbone.num_tokens) == (64, 4, 32, 17)
+    assert backbone.context_length == 16 and backbone.preprocess.image_size == 32
+
+
+def test_texts_are_cut_with_their_end_and_counted(backbone: Backbone) -> None:
+    fits, too_long = "a red circle", "a red circle " * 9
+    tokens = backbone.tokenize([fits, too_long])
+    assert tokens.shape == (2, 16) and tokens[1, -1] == tokens.max()
+    assert backbone.count_truncated([fits, too_long, "word " * 14, "word " * 15]) == 2
+    assert backbone.count_truncated([]) == 0 and backbone.tokenize([]).shape == (0, 16)
+    norms = backbone.encode_text(tokens).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones(2), atol=1e-6, rtol=0)
+
+
+def test_random_weights_come_from_the_seed_and_leave_the_global_stream_alone(tiny_dir: Path) -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    made = [load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True, random_seed=s)) for s in (0, 0, 1)]
+    assert torch.equal(torch.rand(3), expected)
+    assert made[0].digest == made[1].digest != made[2].digest
+
+
+@pytest.mark.parametrize("form", ["local-dir", "safetensors", "pt"])
+def test_weights_from_folder_or_file(
+    tiny_dir: Path, backbone: Backbone, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = backbone.clip.state_dict()
+    if form == "local-dir":
+        shutil.copy(tiny_dir / "open_clip_config.json", tmp_path)
+        save_file(weights, tmp_path / "open_clip_model.safetensors")
+        cfg = BackboneConfig(model=f"local-dir:{tmp_path}")
+    else:
+        import open_clip
+
+        config = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
+        (tmp_path / "tiny-for-test.json").write_text(json.dumps(config))
+        monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+        monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+        open_clip.add_model_config(tmp_path / "tiny-for-test.json")
+        path = tmp_path / f"weights.{form}"
+        save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
+        cfg = BackboneConfig(model="tiny-for-test", pretrained=str(path))
+    loaded = load_backbone(cfg)
+    tokens = backbone.tokenize(["a red circle"])
+    assert torch.equal(loaded.encode_text(tokens), backbone.encode_text(tokens))
+
+
+def test_a_pickle_with_code_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    path = tmp_path / "weights.pt"
+    torch.save({"state_dict": Bomb()}, path)
+    with pytest.raises(M2raapError, match="cannot be loaded"):
+        load_backbone(BackboneConfig(model="ViT-S-32-alt", pretrained=str(path)))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        (BackboneConfig(model="ViT-B-33"), "near: ViT-B-32"),
+        (BackboneConfig(model="ViT-B-32"), "random_init: true"),
+        (BackboneConfig(model="ViT-B-32", pretrained="openia"), "tags: openai"),
+        (BackboneConfig(model="local-dir:/no/such/folder"), "/no/such/folder holds no open_clip_config.json"),
+        (BackboneConfig(model="builtin:huge"), "builtin:tiny"),
+        (BackboneConfig(family="other"), "open_clip"),
+        (BackboneConfig(model="RN50", random_init=True), "no plain vision transformer"),
+    ],
+)
+def test_what_cannot_be_had_is_named(cfg: BackboneConfig, words: str) -> None:
+    with pytest.raises(M2raapError, match=words):
+        load_backbone(cfg)
+
+
+@pytest.mark.parametrize("cfg", [BackboneConfig(model="hf-hub:some/model"), BackboneConfig(model="ViT-B-32", pretrained="openai")])
+def test_without_a_hub_one_sentence_at_once(
+    cfg: BackboneConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from huggingface_hub import constants
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(M2raapError, match=f"backbone '{cfg.model}'.*cannot be loaded.*local-dir:/folder"):
+        load_backbone(cfg)
+    assert not caplog.records and constants.HF_HUB_OFFLINE is False
+
+
+def test_a_description_rebuilds_the_shape(backbone: Backbone, tmp_path: Path) -> None:
+    backbone.write_description(tmp_path)
+    rebuilt = module.backbone_from_description(tmp_path)
+    rebuilt.load_state_dict(backbone.state_dict())
+    assert rebuilt.digest == backbone.digest

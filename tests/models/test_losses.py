@@ -1,0 +1,54 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from m2raap.models.losses import OBJECTIVES, info_nce, info_nce_multi, twins_mask
+
+
+def by_hand(video: torch.Tensor, text: torch.Tensor, scale: float, twins: torch.Tensor, multi: bool) -> float:
+    size, total = len(video), 0.0
+    for a, b, mask in ((video, text, twins), (text, video, twins.T)):
+        for i in range(size):
+            logit = [scale * sum(float(x) * float(y) for x, y in zip(a[i], b[j], strict=True)) for j in range(size)]
+            kept = [j for j in range(size) if multi or j == i or not mask[i, j]]
+            log_sum = math.log(sum(math.exp(logit[j]) for j in kept))
+            targets = [j for j in range(size) if mask[i, j]] if multi else [i]
+            total -= sum(logit[j] - log_sum for j in targets) / len(targets)
+    return total / (2 * size)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("objective", [info_nce, info_nce_multi])
+def test_equals_the_sum_by_hand(seed: int, objective: object) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    video, text = (F.normalize(torch.randn(6, 4, generator=generator), dim=-1) for _ in range(2))
+    twins = twins_mask(torch.randint(0, 4, (6,), generator=generator).tolist())
+    expected = by_hand(video, text, 7.0, twins, objective is info_nce_multi)
+    assert float(objective(video, text, 7.0, twins)) == pytest.approx(expected, abs=1e-5)  # type: ignore[operator]
+
+
+def test_without_twins_the_objectives_agree_with_open_clips_loss() -> None:
+    from open_clip import ClipLoss
+
+    video, text = (F.normalize(torch.randn(8, 16), dim=-1) for _ in range(2))
+    scale = torch.tensor(20.0)
+    for objective in OBJECTIVES.values():
+        torch.testing.assert_close(objective(video, text, scale, torch.eye(8, dtype=torch.bool)), ClipLoss()(video, text, scale))
+
+
+def test_twins_share_any_key() -> None:
+    mask = twins_mask(["a", "b", "a", "c"], [1, 2, 3, 2])
+    expected = torch.eye(4, dtype=torch.bool)
+    expected[0, 2] = expected[2, 0] = expected[1, 3] = expected[3, 1] = True
+    assert torch.equal(mask, expected)
+
+
+def test_a_twin_pushes_nothing_away() -> None:
+    video, text = torch.eye(3), torch.eye(3)
+    text = text.clone().requires_grad_()
+    twins = twins_mask(["x", "x", "y"])
+    info_nce(video, text, 5.0, twins).backward()
+    assert text.grad is not None
+    assert text.grad[1, 0] == 0.0 and text.grad[2, 0] > 0.0

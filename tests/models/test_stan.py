@@ -1,0 +1,125 @@
+"""STAN against a twin written with loops over clips, frames and patches, from method 3.2 steps 1-6."""
+
+import pytest
+import torch
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+from m2raap.models.config import StanConfig
+from m2raap.models.stan import DropPath, Stan, TemporalBlock
+from m2raap.models.temporal import build_temporal
+from m2raap.models.video_clip import VideoCLIP
+
+
+def shaken(backbone: Backbone, cfg: StanConfig) -> Stan:
+    """A branch away from its safe start: every zero weight gets a value."""
+    generator = torch.Generator().manual_seed(5)
+    stan = VideoCLIP(backbone, cfg).temporal
+    with torch.no_grad():
+        for p in stan.parameters():
+            p.add_(torch.randn(p.shape, generator=generator) * (0.05 if p.ndim else 1.0))
+    return stan.eval()
+
+
+def attend(attn: torch.nn.MultiheadAttention, rows: torch.Tensor) -> torch.Tensor:
+    """Multi-head self-attention of (S, D) written out head by head."""
+    width = rows.shape[1]
+    each = width // attn.num_heads
+    q, k, v = (rows @ attn.in_proj_weight.T + attn.in_proj_bias).split(width, 1)
+    heads = []
+    for h in range(attn.num_heads):
+        part = slice(h * each, (h + 1) * each)
+        weights = (q[:, part] @ k[:, part].T / each**0.5).softmax(1)
+        heads.append(weights @ v[:, part])
+    return torch.cat(heads, 1) @ attn.out_proj.weight.T + attn.out_proj.bias
+
+
+def literal(stan: Stan, backbone: Backbone, levels: list[torch.Tensor], frames_of_clip: list[int]) -> torch.Tensor:
+    visual = backbone.clip.visual
+    videos = []
+    for b, frames in enumerate(frames_of_clip):
+        patches = levels[0].shape[2] - 1
+        cls = torch.zeros(())
+        x: dict[tuple[int, int], torch.Tensor] = {}
+        for k, level in enumerate(levels):
+            mean_cls = sum(level[b, t, 0] for t in range(frames)) / frames
+            if k == 0:
+                cls = 0.5 * (mean_cls + visual.class_embedding + visual.positional_embedding[0])
+                for p in range(patches):
+                    for t in range(frames):
+                        x[p, t] = level[b, t, 1 + p] + visual.positional_embedding[1 + p] + stan.time[t]
+            else:
+                cls = cls + mean_cls
+                x = {(p, t): value + level[b, t, 1 + p] for (p, t), value in x.items()}
+            temporal: TemporalBlock = stan.temporal[k]  # type: ignore[assignment]
+            for p in range(patches):
+                mixed = attend(temporal.attn, torch.stack([temporal.norm(x[p, t]) for t in range(frames)]))
+                for t in range(frames):
+                    x[p, t] = x[p, t] + temporal.out(mixed[t])
+            block = stan.spatial[k].block
+            updates = []
+            for t in range(frames):
+                r = attend(block.attn, torch.stack([block.ln_1(cls), *[block.ln_1(x[p, t]) for p in range(patches)]]))
+                updates.append(r[0])
+                for p in range(patches):
+                    x[p, t] = x[p, t] + r[1 + p]
+            cls = cls + sum(updates) / frames
+            cls = cls + block.mlp(block.ln_2(cls))
+            x = {key: value + block.mlp(block.ln_2(value)) for key, value in x.items()}
+        opened = {"gate": lambda c: stan.gate * c, "matrix": lambda c: stan.out(c), "open": lambda c: c}[stan.cfg.start](cls)
+        g = [visual.ln_post(levels[-1][b, t, 0] + opened) @ visual.proj for t in range(frames)]
+        if stan.cfg.pool == "unit":
+            g = [one / one.norm() for one in g]
+        video = sum(g) / frames
+        videos.append(video / video.norm())
+    return torch.stack(videos)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("start", "pool"), [("gate", "unit"), ("matrix", "unit"), ("open", "raw")])
+def test_equals_the_literal_twin(backbone: Backbone, start: str, pool: str) -> None:
+    cfg = StanConfig(layers=2, start=start, pool=pool, time_std=0.3)  # type: ignore[arg-type]
+    stan = shaken(backbone, cfg)
+    levels = [level.unflatten(0, (2, 3)) for level in backbone.layer_tokens(torch.randn(6, 3, 32, 32), 2)]
+    mask = torch.tensor([[True] * 3, [True, True, False]])
+    features = backbone.image_feature_from_cls(levels[-1][:, :, 0])
+    ours = stan(levels, features, mask)
+    torch.testing.assert_close(ours, literal(stan, backbone, levels, [3, 2]), atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_order_matters_away_from_the_start(backbone: Backbone) -> None:
+    model = VideoCLIP(backbone, StanConfig(layers=2))
+    frames = torch.randn(1, 6, 3, 32, 32)
+    same = (model.encode_video(frames) - model.encode_video(frames.flip(1))).abs().max()
+    model.temporal = shaken(backbone, StanConfig(layers=2, time_std=0.5))
+    moved = (model.encode_video(frames) - model.encode_video(frames.flip(1))).abs().max()
+    assert same < 1e-6 < 1e-3 < moved
+
+
+@torch.no_grad()
+def test_pooled_patches_are_means_of_squares(backbone: Backbone) -> None:
+    stan = Stan(StanConfig(layers=2, patch_pool=2), backbone)
+    tokens = torch.randn(1, 3, 16, 64)
+    pooled = stan._patches(tokens)
+    assert pooled.shape == (1, 4, 3, 64)
+    expected = (tokens[0, 2, 2] + tokens[0, 2, 3] + tokens[0, 2, 6] + tokens[0, 2, 7]) / 4
+    torch.testing.assert_close(pooled[0, 1, 2], expected)
+
+
+def test_misfits_are_named(backbone: Backbone) -> None:
+    with pytest.raises(M2raapError, match="the backbone has 4"):
+        build_temporal(StanConfig(layers=5), backbone)
+    with pytest.raises(M2raapError, match="this clip has 6"):
+        VideoCLIP(backbone, StanConfig(layers=1, max_frames=5)).encode_video(torch.randn(1, 6, 3, 32, 32))
+    with pytest.raises(M2raapError, match="patch_pool 3"):
+        VideoCLIP(backbone, StanConfig(layers=1, patch_pool=3)).encode_video(torch.randn(1, 2, 3, 32, 32))
+
+
+def test_drop_path_keeps_the_mean_and_whole_rows() -> None:
+    drop = DropPath(0.25).train()
+    drop.generator = torch.Generator().manual_seed(0)
+    rows = drop(torch.ones(4000, 3))
+    assert rows.unique().tolist() == [0.0, pytest.approx(4 / 3)]
+    assert bool((rows == rows[:, :1]).all()) and rows.mean() == pytest.approx(1.0, abs=0.05)
+    assert torch.equal(drop.eval()(torch.ones(5)), torch.ones(5))

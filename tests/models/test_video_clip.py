@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.config import BackboneConfig, MeanConfig, SeqTransfConfig, StanConfig
+from m2raap.models.losses import info_nce, twins_mask
+from m2raap.models.pooling import pool_raw
+from m2raap.models.video_clip import VideoCLIP
+
+SAFE = [
+    MeanConfig(),
+    SeqTransfConfig(layers=2),
+    SeqTransfConfig(layers=2, from_text=False),
+    StanConfig(layers=3),
+    StanConfig(layers=2, start="matrix", time_std=1.0),
+    StanConfig(layers=2, patch_pool=2, time_std=0.5),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temporal", SAFE, ids=lambda cfg: cfg.name)
+def test_the_start_is_mean_pooling(backbone: Backbone, temporal: StanConfig) -> None:
+    model = VideoCLIP(backbone, temporal)
+    frames = torch.randn(3, 5, 3, 32, 32)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    mask[1, 3:] = False
+    mask[2, 1:] = False
+    units = model.encode_frames(frames)
+    video = model.encode_video(frames, mask)
+    for clip, count in enumerate((5, 3, 1)):
+        mean = units[clip, :count].mean(0)
+        torch.testing.assert_close(video[clip], mean / mean.norm(), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_hidden_frames_do_not_matter(backbone: Backbone) -> None:
+    frames = torch.randn(2, 4, 3, 32, 32)
+    mask = torch.tensor([[True, True, True, False]] * 2)
+    for temporal in SAFE:
+        model = VideoCLIP(backbone, temporal)
+        for p in model.temporal.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+        other = frames.clone()
+        other[:, 3] = 7.0
+        shorter = model.encode_video(frames[:, :3])
+        torch.testing.assert_close(model.encode_video(frames, mask), model.encode_video(other, mask), atol=1e-6, rtol=0)
+        torch.testing.assert_close(model.encode_video(frames, mask), shorter, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_raw_pooling_is_stans_mean(backbone: Backbone) -> None:
+    model = VideoCLIP(backbone, StanConfig(layers=2, pool="raw"))
+    frames = torch.randn(2, 4, 3, 32, 32)
+    features = backbone.image_feature_from_cls(backbone.layer_tokens(frames.flatten(0, 1), 1)[0][:, 0]).unflatten(0, (2, 4))
+    torch.testing.assert_close(model.encode_video(frames), pool_raw(features, torch.ones(2, 4)), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_all_three_ways_in_agree(backbone: Backbone) -> None:
+    model = VideoCLIP(backbone, StanConfig(layers=2, time_std=0.5))
+    model.temporal.gate.fill_(0.7)
+    frames = torch.randn(2, 3, 3, 32, 32)
+    expected = model.encode_video(frames)
+    for depth in (2, 3, 4):
+        tokens = backbone.prefix_tokens(frames.flatten(0, 1), depth).unflatten(0, (2, 3))
+        torch.testing.assert_close(model.encode_prefix(tokens, None, depth), expected, atol=1e-5, rtol=0)
+    levels = [level.unflatten(0, (2, 3)) for level in backbone.layer_tokens(frames.flatten(0, 1), 2)]
+    torch.testing.assert_close(model.encode_layers(levels), expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temporal", SAFE, ids=lambda cfg: cfg.name)
+def test_saved_and_loaded_is_the_same(backbone: Backbone, temporal: StanConfig, tmp_path: Path) -> None:
+    model = VideoCLIP(backbone, temporal)
+    for p in model.parameters():
+        p.add_(torch.randn_like(p) * 0.01)
+    model.save(tmp_path / "model", {"why": "test"})
+    loaded = VideoCLIP.load(tmp_path / "model")
+    frames, tokens = torch.randn(2, 3, 3, 32, 32), backbone.tokenize(["a red circle", "红色圆形"])
+    assert torch.equal(loaded.encode_video(frames), model.encode_video(frames))
+    assert torch.equal(loaded.encode_text(tokens), model.encode_text(tokens))
+    assert loaded.digest == model.digest == json.loads((tmp_path / "model" / "model.json").read_text())["digest"]
+
+
+def test_a_broken_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(M2raapError, match=r"holds no model\.json"):
+        VideoCLIP.load(tmp_path)
+    model = VideoCLIP(backbone, StanConfig(layers=1))
+    model.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(M2raapError, match="cannot be read"):
+        VideoCLIP.load(tmp_path)
+    weights.write_bytes(whole)
+    card = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(card | {"temporal": {"name": "mean"}}))
+    with pytest.raises(M2raapError, match="does not fit"):
+        VideoCLIP.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(card | {"format": 99}))
+    with pytest.raises(M2raapError, match="format 99"):
+        VideoCLIP.load(tmp_path)
+
+
+def test_a_real_size_builds_learns_and_travels(tmp_path: Path) -> None:
+    """ViT-B/32 with STAN K = 4, made-up weights, no network: one step of training, then saved and loaded."""
+    backbone = load_backbone(BackboneConfig(model="ViT-B-32", random_init=True))
+    model = VideoCLIP(backbone, StanConfig(layers=4))
+    added = sum(p.numel() for p in model.temporal.parameters())
+    assert abs(added - 40.2e6) < 0.1e6  # the figure of STAN's own code for ViT-B
+    frames, tokens = torch.randn(2, 2, 3, 224, 224), backbone.tokenize(["a dog runs", "a cat sleeps"])
+    backbone.requires_grad_(False)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    with torch.no_grad():
+        before, text = model.encode_video(frames), model.encode_text(tokens)
+        torch.testing.assert_close(before, model.pool_frames(model.encode_frames(frames), torch.ones(2, 2)), atol=1e-6, rtol=0)
+    info_nce(model.encode_video(frames), text, 20.0, twins_mask(["a", "b"])).backward()
+    optimiser.step()
+    model.save(tmp_path)
+    loaded = VideoCLIP.load(tmp_path)
+    with torch.no_grad():
+        after = model.encode_video(frames)
+        assert (after - before).abs().max() > 1e-6
+        torch.testing.assert_close(loaded.encode_video(frames), after, atol=1e-6, rtol=0)
+        torch.testing.assert_close(loaded.encode_text(tokens), text, atol=1e-6, rtol=0)

@@ -1,0 +1,159 @@
+"""A made-up report, realistic enough to look at: `python tests/report/conftest.py OUT_FOLDER` writes it."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from m2raap.report.data import (
+    Curve,
+    DifferenceRow,
+    DroppedItem,
+    Example,
+    FunnelStage,
+    Hit,
+    ProbeRow,
+    ReportData,
+    ResultRow,
+    Strip,
+)
+from m2raap.report.grading import grade
+from m2raap.report.html import write_report
+from m2raap.retrieval.arms import paired
+from m2raap.retrieval.evaluate import Results, evaluate
+
+ARMS = {"mean pooling, bare backbone": 1.9, "mean pooling, adapted": 1.5, "STAN on clean data": 1.0}
+COLOURS = {"red": "#d33", "blue": "#36c", "green": "#2a5", "yellow": "#db2"}
+
+
+def make_strip(clip_id: str, colour: str, rightwards: bool = True, frames: int = 8) -> Strip:
+    jpegs = []
+    for i in range(frames):
+        image = Image.new("RGB", (128, 96), "#ccd2d8")
+        x = 12 + 10 * (i if rightwards else frames - 1 - i)
+        ImageDraw.Draw(image).ellipse((x, 34, x + 28, 62), fill=COLOURS[colour])
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=85)
+        jpegs.append(buffer.getvalue())
+    return Strip(clip_id, jpegs, [0.15 + 0.3 * i for i in range(frames)])
+
+
+def results_of(noise: float, seed: int, num_videos: int = 120) -> Results:
+    world = np.random.default_rng([7])
+    video_VE = world.normal(size=(num_videos, 24))
+    ids = [f"t{i:06d}" for i in range(num_videos)]
+    categories = {video: ("motion", "order")[i % 2] for i, video in enumerate(ids)}
+    rng = np.random.default_rng([seed, int(noise * 10)])
+    text_TE = np.concatenate([video_VE + (noise + 0.2 * i) * rng.normal(size=video_VE.shape) for i in range(2)])
+    text_ids = [f"{video}.{lang}0" for lang in ("en", "zh") for video in ids]
+    langs = ["en"] * num_videos + ["zh"] * num_videos
+    return evaluate(video_VE[2:], ids[2:], text_TE, text_ids, ids * 2, langs, categories, ids[:2], seed=0)
+
+
+def make_sample(hostile: str = "a red circle moves right") -> ReportData:
+    found = {arm: results_of(noise, 1) for arm, noise in ARMS.items()}
+    names = list(ARMS)
+    best = found[names[2]].ranks
+    differences = [
+        DifferenceRow(names[2], base, "world-motion", **paired([best], [found[base].ranks], lang, "t2v", 1, 0))
+        for base in names[:2]
+        for lang in ("en", "zh")
+    ]
+    steps = np.arange(0, 401, 10)
+    curves = [
+        Curve("training loss", arm, [(float(s), float(3.2 * np.exp(-s / (150 + 60 * i)) + 0.4)) for s in steps])
+        for i, arm in enumerate(names[1:])
+    ] + [
+        Curve("val R@1", arm, [(float(s), float(60 * (1 - np.exp(-s / (120 + 50 * i))) + 8)) for s in steps[::5]])
+        for i, arm in enumerate(names[1:])
+    ]
+    funnel = [
+        FunnelStage("filter", "clips", 1400, 0, {"not_media": 18, "truncated": 22, "no_text_left": 96}, 1264),
+        FunnelStage("keyframes", "clips", 1264, 0, {"too_few_frames": 3}, 1261),
+        FunnelStage(
+            "align", "clips", 1261, 0, {"black": 31, "frozen": 34, "duplicate_clip": 58, "mismatch": 102}, 1036
+        ),
+        FunnelStage(
+            "filter", "texts", 2800, 0, {"boilerplate": 81, "mojibake": 44, "machine_tags": 40, "link": 3}, 2632
+        ),
+        FunnelStage("caption", "texts", 2632, 8288, {}, 10920),
+        FunnelStage("rewrite", "texts", 10920, 610, {}, 11530),
+    ]
+    truth = [{"id": f"t{i:06d}", "level": "clip", "fault": "black", "repairable": False} for i in range(10)]
+    truth += [{"id": f"t{i:06d}.en0", "level": "text", "fault": "mismatch", "repairable": False} for i in range(20, 40)]
+    truth += [{"id": "t000050.en0", "level": "text", "fault": "shouting", "repairable": True}]
+    clip_of = {f"t{i:06d}.{lang}0": f"t{i:06d}" for i in range(60) for lang in ("en", "zh")}
+    dropped_ids = {"black": [f"t{i:06d}" for i in range(9)], "mismatch": [f"t{i:06d}.en0" for i in range(24, 43)]}
+    hits = [
+        Hit(make_strip("t000007", "red"), 0.412, True, "a red circle moves to the right"),
+        Hit(make_strip("t000031", "red", rightwards=False), 0.377, False, "a red circle moves to the left"),
+        Hit(make_strip("t000044", "yellow"), 0.215, False, "a yellow circle moves right"),
+    ]
+    examples = [
+        Example("best", names[2], "en", hostile, 1, 120, hits),
+        Example("best", names[2], "zh", "红色圆形向右移动，然后出现一个蓝色方块", 1, 120, hits),
+        Example(
+            "worst", names[2], "en", "a large green circle shrinks", 57, 120, hits[1:], make_strip("t000090", "green")
+        ),
+        Example(
+            "worst", names[2], "zh", "一个黄色圆形从左边移到右边", 43.5, 120, hits[1:], make_strip("t000091", "yellow")
+        ),
+    ]
+    dropped = [
+        DroppedItem(
+            "t000120", "align", "mismatch", [hostile, "一个蓝色圆形"], make_strip("t000120", "green"), 0.121, 0.2
+        ),
+        DroppedItem("t000121", "align", "mismatch", ["a red star spins"], make_strip("t000121", "blue"), 0.09, 0.2),
+        DroppedItem("t000180.en0", "filter", "boilerplate", ["Royalty free footage, 4K, clip 00231"], None, 0.83, 0.5),
+        DroppedItem("t000181", "filter", "truncated", ["a blue circle moves left"], None, 0.44, 0.9, "32 of 72 frames"),
+    ]
+    return ReportData(
+        title="M2-RAAP on the synthetic bilingual world",
+        synthetic=True,
+        headline_arm=names[2],
+        baseline_arm=names[0],
+        notes=["1,400 training clips, 120 test clips, English and Chinese; trained on two CPU cores."],
+        results=[ResultRow(arm, "world-motion", **row) for arm, result in found.items() for row in result.rows],
+        differences=differences,
+        probes=[
+            ProbeRow(arm, "world-motion", "en", "t2v", "all", frames, value, value - 5, value + 5)
+            for arm, values in zip(names[1:], ((34.0, 33.7, 28.1), (52.3, 21.0, 25.5)), strict=True)
+            for frames, value in zip(("as they are", "shuffled", "one frame"), values, strict=True)
+        ],
+        curves=curves,
+        funnel=funnel,
+        grading=grade(dropped_ids, truth, clip_of),
+        examples=examples,
+        dropped=dropped,
+        protocol={
+            "benchmark": "world-motion",
+            "model": "tiny bilingual CLIP",
+            "frames": "8 key-frames, short side 256 px",
+            "scoring": "one vector a clip, cosine",
+            "fingerprint": "5f0c" * 16,
+        },
+        timings=[("filter", 4.2), ("keyframes", 71.0), ("align", 12.4), ("adapt", 108.0), ("evaluate", 1.1)],
+        recipe="langs: [en, zh]\nstages:\n  keyframes: {k: 8}\n  adapt: {steps: 400, temporal: stan}\n",
+    )
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable[..., ReportData]:
+    return make_sample
+
+
+@pytest.fixture(scope="session")
+def strip() -> Callable[..., Strip]:
+    return make_strip
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    out.mkdir(parents=True, exist_ok=True)
+    write_report(make_sample(), out / "report.html", out / "report.json")

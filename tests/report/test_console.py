@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from m2raap.report.console import print_funnel, print_grading, print_results
+from m2raap.report.data import FunnelStage, ReportData
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_plain_columns_into_a_pipe() -> None:
+    out = io.StringIO()
+    stages = [
+        FunnelStage("filter", "clips", 1400, 0, {"empty": 2, "not_media": 18, "black": 0}, 1380),
+        FunnelStage("caption", "texts", 90, 10, {}, 100),
+    ]
+    print_funnel(stages, out)
+    assert out.getvalue() == (
+        "Funnel\n"
+        "stage    table     in  added  dropped    out  dropped for\n"
+        "filter   clips  1,400      0       20  1,380  not_media 18, empty 2\n"
+        "caption  texts     90     10        0    100\n"
+        "\n"
+    )
+
+
+def test_results_and_grading(sample: Callable[..., ReportData]) -> None:
+    data = sample()
+    assert data.grading is not None
+    out = io.StringIO()
+    print_results(data.results, out)
+    print_grading(data.grading, out)
+    text = out.getvalue()
+    assert "available n=118, not comparable" in text
+    assert "2 missing count as misses" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["black", "(clip)", "10", "9", "90.0"] in lines
+    assert ["mismatch", "19", "16", "84.2"] in lines
+    assert "\x1b" not in text
+
+
+def test_terminal_tables_take_names_literally() -> None:
+    out = Terminal()
+    print_funnel([FunnelStage("[bold]x[/bold]\x1b[2J", "clips", 1, 0, {}, 1)], out)
+    assert "[bold]x[/bold]" in out.getvalue()
+    assert "\x1b[2J" not in out.getvalue()
+
+
+def test_notes_column_only_where_there_is_a_note(sample: Callable[..., ReportData]) -> None:
+    rows = [row for row in sample().results if not row.missing and row.comparable]
+    out = io.StringIO()
+    print_results(rows, out)
+    assert out.getvalue().splitlines()[1].split()[-1] == "queries"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from m2raap.core.errors import M2raapError
+from m2raap.report.data import DroppedItem, Example, FunnelStage, ReportData, Strip
+from m2raap.report.html import render, thumbnails, write_report
+
+HOSTILE = "</style><script>alert(1)</script><img src=https://x.test/a onerror=alert(2)>\u202egnp.\x00'\""
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, all text, and a check that every tag is closed in turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def hostile(sample: Callable[..., ReportData]) -> str:
+    data = sample(hostile=HOSTILE)
+    return render(
+        replace(
+            data,
+            title=HOSTILE,
+            notes=[HOSTILE],
+            recipe=HOSTILE,
+            protocol={HOSTILE: HOSTILE},
+            timings=[(HOSTILE, 1.0)],
+            curves=[replace(curve, chart=HOSTILE, label=HOSTILE) for curve in data.curves],
+            results=[replace(row, arm=HOSTILE, lang=HOSTILE, slice=row.slice) for row in data.results],
+            dropped=[replace(item, item_id=HOSTILE, detail=HOSTILE, reason=HOSTILE) for item in data.dropped],
+        )
+    )
+
+
+def test_hostile_text_stays_text(hostile: str) -> None:
+    page = Page(hostile)
+    assert {tag for tag, _ in page.tags} & {"script", "iframe", "object", "link", "base", "form"} == set()
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        assert (attributes.get("src") or "data:image/jpeg;base64,").startswith("data:image/jpeg;base64,")
+        assert (attributes.get("href") or "#").startswith("#")
+    shown = "".join(page.text)
+    assert "<script>alert(1)</script>" in shown
+    assert "\u202e" not in hostile and "\x00" not in hostile and "\ufffdgnp." in shown
+
+
+def test_policy_admits_the_one_style_sheet(hostile: str) -> None:
+    (policy,) = [a["content"] for t, a in Page(hostile).tags if a.get("http-equiv") == "Content-Security-Policy"]
+    style = re.findall(r"<style>(.*?)</style>", hostile, re.S)
+    assert len(style) == 1
+    digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    assert "url(" not in style[0] and "@import" not in style[0]
+
+
+def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) -> None:
+    page = Page(render(sample()))
+    ids = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
+    links = {(attributes["href"] or "").removeprefix("#") for tag, attributes in page.tags if tag == "a"}
+    assert ids == links
+    assert len(ids) == 12
+    shown = " ".join(" ".join(page.text).split())
+    for expected in (
+        "synthetic world, tiny model",
+        "2 missing count as misses",
+        "available clips only (n = 118): not comparable",
+        "红色圆形向右移动，然后出现一个蓝色方块",
+        "score 0.121, threshold 0.200",
+        "image and text do not belong together",
+        "1 min 48 s",
+    ):
+        assert expected in shown
+
+
+def test_an_empty_report_has_no_sections() -> None:
+    page = Page(render(ReportData(title="nothing yet", synthetic=False)))
+    assert not [tag for tag, _ in page.tags if tag in ("section", "a")]
+    assert "synthetic world" not in "".join(page.text)
+
+
+def test_same_data_same_bytes_and_json_beside(tmp_path: Path, sample: Callable[..., ReportData]) -> None:
+    data = sample(hostile="half a pair \ud800 \u2066")
+    for name in ("one", "two"):
+        write_report(data, tmp_path / f"{name}.html", tmp_path / f"{name}.json")
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    values = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))
+    assert values["examples"][0]["hits"][0]["strip"]["frames"] == 8
+    assert "jpegs" not in values["examples"][0]["hits"][0]["strip"]
+    assert len(values["results"]) == len(data.results)
+    assert values["grading"]["overall"]["planted"] == 30
+
+
+def test_thumbnails_are_small_jpegs() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (640, 256), "red").save(buffer, "JPEG", quality=95)
+    (uri,) = thumbnails(Strip("c", [buffer.getvalue()]))
+    small = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))))
+    assert (small.format, small.size) == ("JPEG", (280, 112))
+
+
+@pytest.mark.parametrize("content", [b"", b"<svg onload=alert(1)>", b"\xff\xd8\xff\xe0 no picture"])
+def test_frames_that_are_no_jpeg_name_the_clip(content: bytes) -> None:
+    with pytest.raises(M2raapError, match=r"clip t000009: a key-frame is no JPEG"):
+        thumbnails(Strip("t000009", [content]))
+
+
+def test_png_under_another_name_is_refused() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    data = ReportData("t", False, dropped=[DroppedItem("c", "align", "black", [], Strip("c", [buffer.getvalue()]))])
+    with pytest.raises(M2raapError, match="clip c: a key-frame is no JPEG"):
+        render(data)
+
+
+def test_a_clip_without_frames_says_so(strip: Callable[..., Strip]) -> None:
+    data = ReportData("t", False, examples=[Example("worst", "a", "en", "q", 2, 3, [], Strip("c"))])
+    assert "no key-frames" in render(data)
+    data = ReportData("t", False, dropped=[DroppedItem("c", "align", "black", ["x"], strip("c", "red", frames=3))])
+    assert render(data).count("<img ") == 3
+
+
+def test_a_funnel_that_does_not_add_up_is_a_bug() -> None:
+    with pytest.raises(AssertionError):
+        render(ReportData("t", False, funnel=[FunnelStage("filter", "clips", 10, 0, {"black": 1}, 8)]))
