@@ -24,12 +24,16 @@ def import_msrvtt(folder: Path, out: Path, *, protocol: str, video_dir: Path | N
     if protocol not in PROTOCOLS:
         raise M2raapError(f"--protocol {protocol}: MSR-VTT has {', '.join(PROTOCOLS)}")
     if not folder.is_dir():
-        raise M2raapError(f"{folder}: no such folder; it should hold MSRVTT_JSFUSION_test.csv or msrvtt_caption_test.json")
+        raise M2raapError(
+            f"{folder}: no such folder; it should hold MSRVTT_JSFUSION_test.csv or msrvtt_caption_test.json"
+        )
     name, num_videos, num_texts = PROTOCOLS[protocol]
     captions, listing = _one_ka(folder) if protocol == "1ka" else _full(folder)
     found = (len(captions), sum(map(len, captions.values())))
     if found != (num_videos, num_texts):
-        raise M2raapError(f"{listing}: {name} has {num_videos} videos and {num_texts} texts, this file {found[0]} and {found[1]}")
+        raise M2raapError(
+            f"{listing}: {name} has {num_videos} videos and {num_texts} texts, this file {found[0]} and {found[1]}"
+        )
     overlap = _train_9k(folder) & set(captions)
     if protocol == "1ka" and overlap:
         raise M2raapError(f"{listing}: {len(overlap)} test videos stand in MSRVTT_train.9k.csv, first {min(overlap)}")
@@ -55,9 +59,13 @@ def _one_ka(folder: Path) -> tuple[dict[str, list[str]], Path]:
     captions: dict[str, list[str]] = {}
     for number, row in read_rows(listing):
         if not {"video_id", "sentence"} <= set(row):
-            raise M2raapError(f"{listing}: row {number}: expected the columns key,vid_key,video_id,sentence; found {', '.join(row)}")
+            raise M2raapError(
+                f"{listing}: row {number}: expected the columns key,vid_key,video_id,sentence; found {', '.join(row)}"
+            )
         if row["video_id"] in captions:
-            raise M2raapError(f"{listing}: row {number}: '{row['video_id']}' stands twice; this list has one sentence a video")
+            raise M2raapError(
+                f"{listing}: row {number}: '{row['video_id']}' stands twice; this list has one sentence a video"
+            )
         captions[row["video_id"]] = [row["sentence"]]
     return captions, listing
 

@@ -59,7 +59,10 @@ def import_table(
         for row in train:
             row["split"] = "val" if row["clip_id"] in chosen else "train"
     made = []
-    for folder, group, benchmark in ((out, train, None), (_beside(out), [], f"{out.name}-holdout-{num_holdout}-seed{seed}")):
+    for folder, group, benchmark in (
+        (out, train, None),
+        (_beside(out), [], f"{out.name}-holdout-{num_holdout}-seed{seed}"),
+    ):
         if benchmark:
             group = [row | {"split": "test"} for row in clips if row["clip_id"] in held]
         if not group and benchmark:
@@ -127,24 +130,30 @@ def _clip(listing: Path, number: int, row: dict[str, Any], columns: _Columns, vi
     if start is not None and not row.get("clip_id"):
         clip_id += f"_{start:g}_{'end' if end is None else f'{end:g}'}"
     clip: Row = {"clip_id": clip_id, "video": video, "start_s": start, "end_s": end, "source": listing.stem}
-    for column, names in (("licence", ("licence", "license")), ("category", ("category",)), ("url", ("url", "contentUrl"))):
+    for column, names in (
+        ("licence", ("licence", "license")),
+        ("category", ("category",)),
+        ("url", ("url", "contentUrl")),
+    ):
         value = next((row[name] for name in names if row.get(name)), None)
         if value is not None:
             clip[column] = str(value)
     if row.get("split"):
         if row["split"] not in SPLITS:
-            raise M2raapError(f"{listing}: row {number}, column 'split': '{row['split']}' is none of {', '.join(SPLITS)}")
+            raise M2raapError(
+                f"{listing}: row {number}, column 'split': '{row['split']}' is none of {', '.join(SPLITS)}"
+            )
         clip["split"] = row["split"]
     return clip
 
 
-def _add_texts(
-    rows: _Rows, listing: Path, number: int, row: dict[str, Any], columns: _Columns, clip_id: str
-) -> None:
+def _add_texts(rows: _Rows, listing: Path, number: int, row: dict[str, Any], columns: _Columns, clip_id: str) -> None:
     of_row: dict[str, str] = {}
     for column, lang in columns.captions.items():
         value = row.get(column)
-        values = [value] if isinstance(value, str) else value if isinstance(value, list) else [] if value is None else None
+        values = (
+            [value] if isinstance(value, str) else value if isinstance(value, list) else [] if value is None else None
+        )
         if values is None or not all(isinstance(text, str) for text in values):
             raise M2raapError(f"{listing}: row {number}, column '{column}': expected a text or a list of texts")
         for text in values:

@@ -24,20 +24,20 @@ class FaultConfig(Config):
     """Share of the training clips that get each fault; a clip gets one at most. `light_dirt` is the share of the good
     captions that get a tail, capitals or odd spaces."""
 
-    mismatch: float = Field(0.10, ge=0, le=1)
-    mismatch_motion: float = Field(0.02, ge=0, le=1)
-    boilerplate: float = Field(0.04, ge=0, le=1)
-    duplicate_text: float = Field(0.04, ge=0, le=1)
-    wrong_language: float = Field(0.03, ge=0, le=1)
-    mojibake: float = Field(0.03, ge=0, le=1)
-    text_too_short: float = Field(0.03, ge=0, le=1)
-    machine_tags: float = Field(0.03, ge=0, le=1)
-    duplicate_clip: float = Field(0.04, ge=0, le=1)
-    black: float = Field(0.02, ge=0, le=1)
-    frozen: float = Field(0.02, ge=0, le=1)
-    truncated: float = Field(0.02, ge=0, le=1)
-    not_media: float = Field(0.02, ge=0, le=1)
-    light_dirt: float = Field(0.25, ge=0, le=1)
+    mismatch: float = Field(default=0.10, ge=0, le=1)
+    mismatch_motion: float = Field(default=0.02, ge=0, le=1)
+    boilerplate: float = Field(default=0.04, ge=0, le=1)
+    duplicate_text: float = Field(default=0.04, ge=0, le=1)
+    wrong_language: float = Field(default=0.03, ge=0, le=1)
+    mojibake: float = Field(default=0.03, ge=0, le=1)
+    text_too_short: float = Field(default=0.03, ge=0, le=1)
+    machine_tags: float = Field(default=0.03, ge=0, le=1)
+    duplicate_clip: float = Field(default=0.04, ge=0, le=1)
+    black: float = Field(default=0.02, ge=0, le=1)
+    frozen: float = Field(default=0.02, ge=0, le=1)
+    truncated: float = Field(default=0.02, ge=0, le=1)
+    not_media: float = Field(default=0.02, ge=0, le=1)
+    light_dirt: float = Field(default=0.25, ge=0, le=1)
 
     @model_validator(mode="after")
     def _below_one(self) -> FaultConfig:
@@ -60,7 +60,7 @@ def languages_hit(rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def other_motion(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same objects doing something else: an order clip is turned round, one of the other clips gets other motions."""
+    """The same objects doing something else: an order clip is turned round, another clip gets the opposite motion."""
     main = scene.main
     if len(main.events) == 2:
         return Scene(scene.kind, Shot(main.events[::-1], main.background, main.camera))
@@ -202,7 +202,7 @@ def light_dirt(text: str, lang: str, rng: np.random.Generator) -> str:
             tails = (" #短视频 #热门", " #抖音 #推荐", "#素材#")
         return text + tails[int(rng.integers(len(tails)))]
     if way == 2:
-        return text.upper() if lang == "en" else text.replace("一个", "１个").replace("，", ",")
+        return text.upper() if lang == "en" else text.replace("，", ",") + "。。。"
     if way == 3:
         gap = int(rng.integers(1, max(2, len(text) - 1)))
         return text.replace(" ", "  ") if lang == "en" else text[:gap] + "  " + text[gap:]
@@ -214,7 +214,9 @@ def not_media(rng: np.random.Generator) -> bytes:
     """The bytes of something that is no video."""
     way = int(rng.integers(3))
     if way == 0:
-        page = "<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
+        page = (
+            "<!DOCTYPE html>\n<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
+        )
         return page.encode()
     if way == 1:
         return b"This video is no longer available in your country.\n" * 20

@@ -22,5 +22,7 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
     root = out / "videos"
     return [
         write_corpus(out / "train", world.train_clips, world.train_texts, video_root=root, source=source),
-        write_corpus(out / "test", world.test_clips, world.test_texts, video_root=root, source=source, benchmark=BENCHMARK),
+        write_corpus(
+            out / "test", world.test_clips, world.test_texts, video_root=root, source=source, benchmark=BENCHMARK
+        ),
     ]

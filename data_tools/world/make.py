@@ -27,12 +27,12 @@ _MIX = {"motion": 0.40, "order": 0.30, "pan": 0.08, "static": 0.08, "multishot":
 class WorldConfig(Config):
     """`train_clips` includes the faulty ones. Val and test clips have no faults."""
 
-    seed: int = Field(0, ge=0)
-    train_clips: int = Field(1400, ge=1)
-    val_clips: int = Field(160, ge=0)
-    test_clips: int = Field(500, ge=0, le=2000)
-    size_px: int = Field(96, ge=32, le=512, multiple_of=2)
-    fps: int = Field(12, ge=4, le=60)
+    seed: int = Field(default=0, ge=0)
+    train_clips: int = Field(default=1400, ge=1)
+    val_clips: int = Field(default=160, ge=0)
+    test_clips: int = Field(default=500, ge=0, le=2000)
+    size_px: int = Field(default=96, ge=32, le=512, multiple_of=2)
+    fps: int = Field(default=12, ge=4, le=60)
     faults: FaultConfig = FaultConfig()
 
 
@@ -114,7 +114,7 @@ def _plan_test(cfg: WorldConfig, pairs: tuple) -> list[Planned]:
     tries = 0
     while len(taken) < cfg.test_clips:  # one object has some 500 meanings; after that, more order clips
         tries += 1
-        scene = sampler.scene("motion" if tries < 20 * cfg.test_clips else "order")
+        scene = sampler.scene("motion" if tries < 5 * cfg.test_clips else "order")
         taken.setdefault(meaning(scene), scene)
     scenes = list(taken.values())
     first = cfg.train_clips + cfg.val_clips
@@ -280,7 +280,9 @@ def _write_truth(plans: list[Planned], num_frames: dict[str, int], out: Path) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([("id", pa.string()), ("level", pa.string()), ("fault", pa.string()), ("repairable", pa.bool_())])
+    schema = pa.schema(
+        [("id", pa.string()), ("level", pa.string()), ("fault", pa.string()), ("repairable", pa.bool_())]
+    )
     pq.write_table(pa.Table.from_pylist(truth_rows(plans), schema=schema), out / "truth.parquet")
     rows = [
         {

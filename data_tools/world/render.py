@@ -19,7 +19,8 @@ from data_tools.world.grammar import Event, Scene, Shot
 from data_tools.world.palette import COLOUR_RGB
 from data_tools.world.shapes import draw_shape
 
-_DIAMETER_PX = {(1, "small"): (19, 22), (1, "large"): (27, 32), (2, "small"): (15, 17), (2, "large"): (20, 23)}
+_DIAMETER_PX = {(1, "small"): (26, 32), (1, "large"): (38, 48), (2, "small"): (22, 24), (2, "large"): (25, 28)}
+_CROWDED_PX = {"small": (24, 28), "large": (31, 36)}  # one of two objects
 _FADE = 0.04  # share of the clip that an object takes to appear or vanish
 
 
@@ -62,16 +63,18 @@ class Layout:
 def _actor(event: Event, crowded: bool, rng: np.random.Generator) -> Actor:
     obj, motion = event.obj, event.motion
     low, high = _DIAMETER_PX[(min(obj.count, 2), obj.size)]
+    if crowded:
+        low, high = _CROWDED_PX[obj.size]
     scaling = motion in ("grow", "shrink")
     ratio = 1.0
     if scaling:  # one size in the middle of the event, whatever `size` says
-        low, high = (22, 26) if obj.count == 1 else (15, 17)
-        ratio = float(rng.uniform(1.9, 2.5)) if obj.count == 1 else float(rng.uniform(1.8, 2.1))
-    diameter = float(rng.uniform(low, high)) * (0.9 if crowded else 1.0)
+        low, high = (20, 22) if obj.count > 1 else (24, 26) if crowded else (29, 33)
+        ratio = float(rng.uniform(1.9, 2.5)) if obj.count == 1 else float(rng.uniform(1.7, 1.9))
+    diameter = float(rng.uniform(low, high))
     largest = diameter * np.sqrt(ratio)
     if motion == "shrink":
         ratio = 1 / ratio
-    gap = largest * float(rng.uniform(1.08, 1.2))
+    gap = largest * float(rng.uniform(1.2, 1.28))
     tilt = float(rng.uniform(0, 2 * np.pi))
     if obj.count == 1:
         offsets = np.zeros((1, 2))
@@ -81,7 +84,7 @@ def _actor(event: Event, crowded: bool, rng: np.random.Generator) -> Actor:
         offsets = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     extent = np.abs(offsets).max(axis=0) + largest / 2
     heading = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(motion, (0, 0))
-    way = float(rng.uniform(18, 26) if crowded else rng.uniform(20, 34))
+    way = float(rng.uniform(28, 32) if crowded else rng.uniform(29, 36))
     room = 2 * (SIZE_PX / 2 - 1 - extent)  # the way must fit into the picture
     travel = np.asarray(heading, dtype=float) * np.minimum(way, room)
     turn = float(rng.uniform(150, 300)) * (1 if rng.random() < 0.5 else -1) if motion == "rotate" else 0.0
@@ -136,7 +139,9 @@ def lay_out(shot: Shot, rng: np.random.Generator, size_px: int = SIZE_PX) -> Lay
     _place(actors, np.array([abs(pan_px) / 2 if panning else 3.0 if shaking else 0.0, 3.0 if shaking else 0.0]), rng)
     _time(actors, rng)
     canvas = paint(shot.background, tuple(sorted({a.event.obj.colour for a in actors})), rng)
-    flicker = np.array([rng.uniform(0.05, 0.09) if shaking else rng.uniform(0.01, 0.03), rng.uniform(1, 3), rng.random()])
+    flicker = np.array(
+        [rng.uniform(0.05, 0.09) if shaking else rng.uniform(0.01, 0.03), rng.uniform(1, 3), rng.random()]
+    )
     amplitude = rng.uniform(1.2, 2.4, 2) if shaking else np.zeros(2)
     sway = np.stack([amplitude, rng.uniform(1.5, 4, 2), rng.random(2)], axis=1)
     return Layout(shot, actors, canvas, flicker, sway, pan_px, size_px)
@@ -150,7 +155,11 @@ def draw(layout: Layout, t: float, grain: np.ndarray | None = None) -> np.ndarra
     shift = MARGIN_PX - view
     to_picture = np.array([[scale, 0, -scale * shift[0]], [0, scale, -scale * shift[1]]])
     picture = cv2.warpAffine(
-        layout.canvas, to_picture, (layout.size_px, layout.size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+        layout.canvas,
+        to_picture,
+        (layout.size_px, layout.size_px),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT,
     )
     for actor in layout.actors:
         progress = float(np.clip((t - actor.start) / (actor.end - actor.start), 0, 1))

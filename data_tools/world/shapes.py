@@ -23,7 +23,20 @@ def _polygon(shape: str) -> list[tuple[float, float]]:
         return [(r * np.sin(i * np.pi / 5), -r * np.cos(i * np.pi / 5)) for i, r in enumerate(radii)]
     if shape == "cross":
         a, b = 0.3, 1.0
-        return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+        return [
+            (-a, -b),
+            (a, -b),
+            (a, -a),
+            (b, -a),
+            (b, a),
+            (a, a),
+            (a, b),
+            (-a, b),
+            (-a, a),
+            (-b, a),
+            (-b, -a),
+            (-a, -a),
+        ]
     if shape == "diamond":
         return [(0, -1.1), (0.62, 0), (0, 1.1), (-0.62, 0)]
     if shape == "hourglass":

@@ -41,7 +41,9 @@ def sample_shot(rng: np.random.Generator, two: bool, count: int | None = None) -
         motions = ("still", *(m for m in motions_of(shape) if m not in ("appear", "vanish")))
         obj = Obj(shape, colour, SIZES[int(rng.integers(2))], number)
         events.append(Event(obj, motions[int(rng.integers(len(motions)))]))
-    return Shot(tuple(events), BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))], "shake" if rng.random() < 0.3 else "fixed")
+    return Shot(
+        tuple(events), BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))], "shake" if rng.random() < 0.3 else "fixed"
+    )
 
 
 def take(shot: Shot, rng: np.random.Generator, compress: bool = True) -> Still:
@@ -50,7 +52,7 @@ def take(shot: Shot, rng: np.random.Generator, compress: bool = True) -> Still:
     t, grain = float(rng.random()), grain_like(layout.size_px, rng)
     image = draw(layout, t, grain)
     empty = draw(replace(layout, actors=[]), t, grain)
-    objects = (np.abs(image.astype(np.int16) - empty) > 8).any(axis=2)
+    objects = np.any(np.abs(image.astype(np.int16) - empty) > 8, axis=2)
     if compress and rng.random() < 0.5:
         good, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 96))])
         assert good
@@ -96,7 +98,7 @@ def facts(shot: Shot) -> np.ndarray:
 
 
 def looks(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Claims or facts (N, 5) as shares: pair (N, 100), colour (N, 10), shape (N, 10), count (N, 3); rows add up to 1."""
+    """Claims or facts (N, 5) as shares: pair (N, 100), colour (N, 10), shape (N, 10), count (N, 3); rows sum to 1."""
     n = len(rows)
     found = {
         "pair": np.zeros((n, len(ALL_PAIRS)), np.float32),

@@ -37,8 +37,8 @@ EN_VERB: dict[str, tuple[tuple[str, str, str], ...]] = {
               ("drifts", "drift", "to the right"), ("is", "are", "moving right")),
     "up": (("moves", "move", "up"), ("rises", "rise", ""), ("moves", "move", "upwards"), ("floats", "float", "up"),
            ("is", "are", "moving up")),
-    "down": (("moves", "move", "down"), ("sinks", "sink", ""), ("moves", "move", "downwards"), ("drops", "drop", "down"),
-             ("is", "are", "moving down")),
+    "down": (("moves", "move", "down"), ("sinks", "sink", ""), ("moves", "move", "downwards"),
+             ("drops", "drop", "down"), ("is", "are", "moving down")),
     "grow": (("grows", "grow", ""), ("gets", "get", "bigger"), ("becomes", "become", "larger"),
              ("is", "are", "growing")),
     "shrink": (("shrinks", "shrink", ""), ("gets", "get", "smaller"), ("is", "are", "shrinking"),
@@ -162,4 +162,9 @@ def all_words() -> list[str]:
     for templates in (EN_ORDER, ZH_ORDER, EN_MOTION, ZH_MOTION, EN_PAN, ZH_PAN, EN_STATIC, ZH_STATIC):
         found += [t.format(a=" ", b=" ", n=" ", v=" ", d=" ", be="is are") for t in templates]
     found += [f"{_en_plural(word)}" for words in EN_SHAPE.values() for word in words]
-    return [*found, "on a background, against a background, in front of a background", "背景下 背景上", "左 右 left right"]
+    return [
+        *found,
+        "on a background, against a background, in front of a background",
+        "背景下 背景上",
+        "左 右 left right",
+    ]

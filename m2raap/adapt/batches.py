@@ -98,7 +98,9 @@ class LiveImages:
     def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, T, 3, S, S) and mask (B, T)."""
         with ThreadPoolExecutor(self.decoders) as pool:  # Pillow decodes outside Python's lock
-            loaded = list(pool.map(lambda clip: clip_images(self.source, int(clip), self.num_frames, self.preprocess), clips))
+            loaded = list(
+                pool.map(lambda clip: clip_images(self.source, int(clip), self.num_frames, self.preprocess), clips)
+            )
         return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
 
     def encode(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
@@ -207,9 +209,14 @@ def text_table(
                 found.setdefault(lang, []).append((len(texts), odds))
                 texts.append(text)
         if not found:
-            raise M2raapError(f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt")
+            raise M2raapError(
+                f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt"
+            )
         rows_of.append(
-            {lang: ([row for row, _ in rows], np.cumsum([odds for _, odds in rows])) for lang, rows in sorted(found.items())}
+            {
+                lang: ([row for row, _ in rows], np.cumsum([odds for _, odds in rows]))
+                for lang, rows in sorted(found.items())
+            }
         )
     chunks = [texts[start : start + 4096] for start in range(0, len(texts), 4096)]
     tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in chunks])

@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it was: trained weights, optimiser, step, the best so far, length of the log."""
+"""What a run needs to go on where it was: trained weights, optimiser, step, the best so far, length of the log."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.opt
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise M2raapError(f"{path} cannot be read ({error}): remove it to start anew") from None
     if tree.pop("key") != key:
-        raise M2raapError(f"{path} is of a run with other settings or other data: remove its folder, or give another --out")
+        raise M2raapError(
+            f"{path} is of a run with other settings or other data: remove its folder, or give another --out"
+        )
     put_weights(model, tree.pop("trained"))
     optimiser.load_state_dict(tree.pop("optimiser"))
     return Progress(**tree)

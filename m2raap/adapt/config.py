@@ -20,49 +20,61 @@ class AdaptConfig(Config):
     backbone: BackboneConfig = BackboneConfig()
     temporal: TemporalConfig = StanConfig()
 
-    num_frames: int = Field(8, ge=1, description="frames a clip; more are thinned evenly, fewer are masked")
-    epochs: float = Field(10.0, gt=0)
-    steps: int | None = Field(None, ge=1, description="where given, instead of epochs")
-    batch_size: int = Field(64, ge=2)
-    texts_per_clip: int = Field(1, ge=1, description="texts drawn for a clip in a step, of different languages where it can be")
+    num_frames: int = Field(default=8, ge=1, description="frames a clip; more are thinned evenly, fewer are masked")
+    epochs: float = Field(default=10.0, gt=0)
+    steps: int | None = Field(default=None, ge=1, description="where given, instead of epochs")
+    batch_size: int = Field(default=64, ge=2)
+    texts_per_clip: int = Field(1, ge=1, description="texts a clip and step, of different languages where it has them")
 
-    lr: float = Field(1e-4, ge=0, description="of the backbone's own weights")
-    lr_new: float = Field(1e-3, ge=0, description="of the temporal module")
-    lr_gate: float = Field(1e-2, ge=0, description="of gates: Adam moves a scalar by about this a step")
-    lr_floor: float = Field(0.1, ge=0, le=1, description="share of the learning rates that is left at the last step")
-    warmup_steps: int = Field(10, ge=0)
-    weight_decay: float = Field(0.05, ge=0, description="not on norms, biases, embeddings, gates")
+    lr: float = Field(default=1e-4, ge=0, description="of the backbone's own weights")
+    lr_new: float = Field(default=1e-3, ge=0, description="of the temporal module")
+    lr_gate: float = Field(default=1e-2, ge=0, description="of gates: Adam moves a scalar by about this a step")
+    lr_floor: float = Field(
+        default=0.1, ge=0, le=1, description="share of the learning rates that is left at the last step"
+    )
+    warmup_steps: int = Field(default=10, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0, description="not on norms, biases, embeddings, gates")
     betas: tuple[float, float] = (0.9, 0.98)
-    clip_norm: float = Field(5.0, gt=0)
+    clip_norm: float = Field(default=5.0, gt=0)
 
-    train_vision_layers: int = Field(0, ge=0, description="how many last vision layers learn; all of them: embeddings too")
+    train_vision_layers: int = Field(
+        0, ge=0, description="how many last vision layers learn; all of them: embeddings too"
+    )
     train_text: bool = True
-    temperature: float | None = Field(None, gt=0, description="null: the backbone's own")
+    temperature: float | None = Field(default=None, gt=0, description="null: the backbone's own")
     learn_temperature: bool = False
-    objective: str = Field("info_nce", description="a key of m2raap.models.losses.OBJECTIVES")
+    objective: str = Field(default="info_nce", description="a key of m2raap.models.losses.OBJECTIVES")
 
-    langs: tuple[str, ...] = Field(("en", "zh"), min_length=1)
-    lang_odds: dict[str, float] = Field(default_factory=dict, description="odds of a language in a draw; 1 where not named")
+    langs: tuple[str, ...] = Field(default=("en", "zh"), min_length=1)
+    lang_odds: dict[str, float] = Field(
+        default_factory=dict, description="odds of a language in a draw; 1 where not named"
+    )
     origin_odds: dict[str, float] = Field(
         default={"raw": 1.0, "rewrite": 1.0, "translation": 1.0, "aux": 0.25},
         description="odds of a text among a clip's texts of one language; 0 leaves an origin out",
     )
 
-    val_every_steps: int = Field(20, ge=1)
-    keep: Literal["best", "last"] = Field("best", description="by R@1 on the val clips, mean over languages")
-    checkpoint_every_steps: int = Field(50, ge=1)
-    cache: Literal["auto", "off", "prefix"] = Field("auto", description="keep what the frozen first layers say, in float16")
-    cache_limit_gb: float = Field(20.0, gt=0, description="auto makes no larger cache")
+    val_every_steps: int = Field(default=20, ge=1)
+    keep: Literal["best", "last"] = Field(default="best", description="by R@1 on the val clips, mean over languages")
+    checkpoint_every_steps: int = Field(default=50, ge=1)
+    cache: Literal["auto", "off", "prefix", "levels"] = Field(
+        default="auto",
+        description="keep in float16 what frozen vision layers say: the tokens that enter the last layers (prefix) or, "
+        "where no vision layer learns, all that the temporal module reads (levels)",
+    )
+    cache_limit_gb: float = Field(default=20.0, gt=0, description="auto makes no larger cache")
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(0, ge=0, description="of torch; 0 leaves them as they are")
+    threads: int = Field(default=0, ge=0, description="of torch; 0 leaves them as they are")
     tensorboard: bool = False
     seed: int = 0
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
         if self.temporal.name == "mean" and not self.train_text and not self.train_vision_layers:
-            raise ValueError("mean pooling has no weights: with train_text false and train_vision_layers 0 nothing learns")
+            raise ValueError(
+                "mean pooling has no weights: with train_text false and train_vision_layers 0 nothing learns"
+            )
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("origin_odds leaves no text to learn from")
         return self

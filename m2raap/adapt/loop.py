@@ -26,7 +26,7 @@ from m2raap.adapt.batches import Ahead, BatchPlan, LiveImages, PairSource, TextT
 from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, lr_share, make_optimiser, set_rates
-from m2raap.adapt.prefix_cache import PrefixCache, cache_bytes, open_prefix_cache
+from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
 from m2raap.adapt.validate import validate
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
@@ -156,20 +156,15 @@ def _prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None
 
     sources = [source] if val_source is None else [source, val_source]
     data_digests = [source_digest(one) for one in sources]
-    depth = max(model.temporal.layers_used, cfg.train_vision_layers)
-    need = sum(cache_bytes(model.backbone, one.num_clips, cfg.num_frames) for one in sources)
-    learns_all = cfg.train_vision_layers == model.backbone.num_layers
-    if cfg.cache == "prefix" and learns_all:
-        raise M2raapError("adapt.cache=prefix needs frozen first layers, but adapt.train_vision_layers names them all")
-    cached = cfg.cache == "prefix" or (cfg.cache == "auto" and not learns_all and need <= cfg.cache_limit_gb * 1e9)
+    cache = _cache_plan(cfg, model, sum(one.num_clips for one in sources))
     data: list[PrefixCache | LiveImages] = []
     for number, one in enumerate(sources):
-        if cached:
-            key = digest([data_digests[number], model.backbone.digest, depth, cfg.num_frames])
-            folder = scratch / ("prefix", "prefix-val")[number]
-            data.append(open_prefix_cache(folder, key, one, model.backbone, cfg.num_frames, depth, report))
-        else:
+        if cache is None:
             data.append(LiveImages(one, model.backbone.preprocess, cfg.num_frames))
+        else:
+            temporal = cfg.temporal.model_dump(mode="json")
+            key = digest([data_digests[number], model.backbone.digest, temporal, vars(cache)])
+            data.append(open_prefix_cache(scratch / ("cache", "cache-val")[number], key, one, model, cache, report))
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
 
     plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed)
@@ -205,8 +200,30 @@ def _prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None
         timings=(out / "timings.jsonl").open("a", encoding="utf-8"),
         board=_board(out, state.step) if cfg.tensorboard else None,
         drops=drops,
-        cache_bytes=need if cached else 0,
+        cache_bytes=cache.num_bytes(model, sum(one.num_clips for one in sources)) if cache else 0,
     )
+
+
+def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan | None:
+    learning = cfg.train_vision_layers
+    if cfg.cache == "prefix" and learning == model.backbone.num_layers:
+        raise M2raapError("adapt.cache=prefix needs frozen first layers, but adapt.train_vision_layers names them all")
+    if cfg.cache == "levels" and learning:
+        raise M2raapError(
+            "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or cache=prefix"
+        )
+    if cfg.cache == "off" or learning == model.backbone.num_layers:
+        return None
+    depth = max(model.temporal.layers_used, learning)
+    prefix, levels = (CachePlan(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
+    if cfg.cache != "auto":
+        return prefix if cfg.cache == "prefix" else levels
+    affordable = [
+        plan
+        for plan in ([prefix] if learning else [levels, prefix])
+        if plan.num_bytes(model, num_clips) <= cfg.cache_limit_gb * 1e9
+    ]
+    return affordable[0] if affordable else None
 
 
 def _learn(run: _Run, step: int) -> tuple[float, float]:
@@ -232,14 +249,16 @@ def _learn(run: _Run, step: int) -> tuple[float, float]:
     loss = torch.stack(losses).mean()
     if not bool(torch.isfinite(loss)):
         raise M2raapError(
-            f"the loss at step {step} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use precision fp32"
+            f"the loss at step {step} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use fp32"
         )
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     learning = [p for group in run.optimiser.param_groups for p in group["params"]]
     grad_norm = torch.nn.utils.clip_grad_norm_(learning, cfg.clip_norm)
     if not bool(torch.isfinite(grad_norm)):
-        raise M2raapError(f"the gradient at step {step} is not finite: lower adapt.lr, lr_new or lr_gate, or use precision fp32")
+        raise M2raapError(
+            f"the gradient at step {step} is not finite: lower adapt.lr, lr_new or lr_gate, or use precision fp32"
+        )
     run.optimiser.step()
     with torch.no_grad():
         model.backbone.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
@@ -313,7 +332,9 @@ def _board(out: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise M2raapError("adapt.tensorboard is true, but tensorboard is not installed: pip install tensorboard") from None
+        raise M2raapError(
+            "adapt.tensorboard is true, but tensorboard is not installed: pip install tensorboard"
+        ) from None
     return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
 

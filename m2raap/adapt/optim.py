@@ -17,7 +17,9 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
     backbone = model.backbone
     visual, layers = backbone.clip.visual, cfg.train_vision_layers
     if layers > backbone.num_layers:
-        raise M2raapError(f"adapt.train_vision_layers is {layers}, the backbone has {backbone.num_layers} vision layers")
+        raise M2raapError(
+            f"adapt.train_vision_layers is {layers}, the backbone has {backbone.num_layers} vision layers"
+        )
     backbone.requires_grad_(False)
     model.temporal.requires_grad_(True)
     if layers == backbone.num_layers:
@@ -50,7 +52,12 @@ def parameter_groups(model: VideoCLIP, cfg: AdaptConfig) -> list[dict[str, objec
         table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
         parts.setdefault((kind, p.ndim >= 2 and not table), []).append(p)
     return [
-        {"params": parts[kind, decayed], "name": kind, "base_lr": rates[kind], "weight_decay": cfg.weight_decay * decayed}
+        {
+            "params": parts[kind, decayed],
+            "name": kind,
+            "base_lr": rates[kind],
+            "weight_decay": cfg.weight_decay * decayed,
+        }
         for kind in rates
         for decayed in (True, False)
         if (kind, decayed) in parts

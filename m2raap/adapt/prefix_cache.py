@@ -1,17 +1,20 @@
-"""What the frozen first vision layers say about every frame, kept on disk: the training then starts behind them.
+"""What the frozen vision layers say about every frame, kept on disk: the training then starts behind them.
 
-B clips, T frames, S = 1 + P tokens, D vision width. float16, one row a clip, memory-mapped.
+`prefix` keeps the tokens that enter the last layers, `levels` all that the temporal module reads of them.
+B clips, V levels (1 for prefix), T frames, S tokens a frame, D vision width. float16, one row a clip, memory-mapped.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +23,6 @@ from torch import Tensor
 from m2raap.adapt.batches import LiveImages, PairSource
 from m2raap.adapt.checkpoint import write_atomically
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import Backbone
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK_CLIPS = 8
@@ -28,38 +30,61 @@ SAVE_EVERY_CHUNKS = 64
 
 
 @dataclass(frozen=True)
-class PrefixCache:
-    """Tokens that enter the last `depth` vision layers, and which frames are there."""
+class CachePlan:
+    """What to keep: `depth` is how many last vision layers the prefix stops before."""
 
-    tokens_BTSD: np.ndarray
-    mask_BT: np.ndarray
+    kind: Literal["prefix", "levels"]
     depth: int
+    num_frames: int
+
+    def tokens_of(self, model: VideoCLIP, images_BTCHW: Tensor) -> Tensor:
+        """(B, V, T, S, D)"""
+        prefix = model.backbone.prefix_tokens(images_BTCHW.flatten(0, 1), self.depth).unflatten(
+            0, images_BTCHW.shape[:2]
+        )
+        return prefix[:, None] if self.kind == "prefix" else torch.stack(model.levels_of_prefix(prefix, self.depth), 1)
+
+    def shape(self, model: VideoCLIP, num_clips: int) -> tuple[int, ...]:
+        size = model.backbone.preprocess.image_size
+        with torch.inference_mode():
+            one = self.tokens_of(model, torch.zeros(1, 1, 3, size, size, device=model.backbone.device))
+        return num_clips, one.shape[1], self.num_frames, *one.shape[3:]
+
+    def num_bytes(self, model: VideoCLIP, num_clips: int) -> int:
+        return 2 * math.prod(self.shape(model, num_clips))
+
+
+@dataclass(frozen=True)
+class PrefixCache:
+    """Tokens of all clips, and which frames are there."""
+
+    plan: CachePlan
+    tokens_BVTSD: np.ndarray
+    mask_BT: np.ndarray
 
     def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
-        """fp32 tokens (B, T, S, D) and mask (B, T)."""
-        return torch.from_numpy(self.tokens_BTSD[clips]).float(), torch.from_numpy(self.mask_BT[clips])
+        """fp32 tokens (B, V, T, S, D) and mask (B, T)."""
+        return torch.from_numpy(self.tokens_BVTSD[clips]).float(), torch.from_numpy(self.mask_BT[clips])
 
-    def encode(self, model: VideoCLIP, tokens_BTSD: Tensor, mask_BT: Tensor) -> Tensor:
+    def encode(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> Tensor:
         """Unit video vectors (B, E)."""
-        return model.encode_prefix(tokens_BTSD, mask_BT, self.depth)
-
-
-def cache_bytes(backbone: Backbone, num_clips: int, num_frames: int) -> int:
-    return num_clips * num_frames * backbone.num_tokens * backbone.width * 2
+        if self.plan.kind == "prefix":
+            return model.encode_prefix(tokens_BVTSD[:, 0], mask_BT, self.plan.depth)
+        return model.encode_levels(list(tokens_BVTSD.unbind(1)), mask_BT)
 
 
 def open_prefix_cache(
     folder: Path,
     key: str,
     source: PairSource,
-    backbone: Backbone,
-    num_frames: int,
-    depth: int,
+    model: VideoCLIP,
+    plan: CachePlan,
     progress: Callable[[str, int, int], None],
 ) -> PrefixCache:
     """The finished cache of this key; makes it, or goes on where an interrupted making stopped.
 
-    Rows do not depend on where it was interrupted: the chunks are the same. Raises M2raapError where the disk is too small.
+    Rows do not depend on where it was interrupted: the chunks are the same.
+    Raises M2raapError where the disk is too small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, part, state_path = folder / "tokens.npy", folder / "tokens.part", folder / "state.json"
@@ -69,18 +94,21 @@ def open_prefix_cache(
         for path in (final, part, mask_path):
             path.unlink(missing_ok=True)
         state = {"key": key, "done": 0}
-    shape = (source.num_clips, num_frames, backbone.num_tokens, backbone.width)
+    backbone, num_frames = model.backbone, plan.num_frames
+    shape = plan.shape(model, source.num_clips)
     if not final.is_file():
-        need = cache_bytes(backbone, source.num_clips, num_frames)
-        progress(f"prefix cache: {need / 1e6:.0f} MB in {folder}", 0, source.num_clips)
+        need = plan.num_bytes(model, source.num_clips)
+        progress(f"cache of the {plan.kind}: {need / 1e6:.0f} MB in {folder}", 0, source.num_clips)
         if not part.is_file():
             free = shutil.disk_usage(folder).free
             if need > free:
-                raise M2raapError(f"the prefix cache needs {need / 1e9:.1f} GB, {folder} has {free / 1e9:.1f}: set adapt.cache=off")
+                raise M2raapError(
+                    f"the cache needs {need / 1e9:.1f} GB, {folder} has {free / 1e9:.1f}: set adapt.cache=off"
+                )
             state["done"] = 0
         mode = "r+" if part.is_file() else "w+"
         tokens = np.lib.format.open_memmap(part, mode=mode, dtype=np.float16, shape=shape)
-        mask = np.zeros(shape[:2], bool)
+        mask = np.zeros((source.num_clips, num_frames), bool)
         if state["done"]:
             mask[: state["done"]] = np.load(mask_path, allow_pickle=False)[: state["done"]]
         live = LiveImages(source, backbone.preprocess, num_frames)
@@ -88,19 +116,19 @@ def open_prefix_cache(
             stop = min(start + CHUNK_CLIPS, source.num_clips)
             images, there = live.batch(np.arange(start, stop))
             with torch.inference_mode():
-                made = backbone.prefix_tokens(images.flatten(0, 1).to(backbone.device), depth).half()
+                made = plan.tokens_of(model, images.to(backbone.device)).half()
             if not bool(torch.isfinite(made).all()):
-                raise M2raapError("the first layers of this backbone leave the range of float16: set adapt.cache=off")
-            tokens[start:stop] = made.unflatten(0, images.shape[:2]).cpu().numpy()
+                raise M2raapError("the vision layers of this backbone leave the range of float16: set adapt.cache=off")
+            tokens[start:stop] = made.cpu().numpy()
             mask[start:stop] = there.numpy()
-            progress("prefix cache", stop, source.num_clips)
+            progress(f"cache of the {plan.kind}", stop, source.num_clips)
             if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
                 tokens.flush()
                 _save_mask(mask, mask_path)
                 write_atomically(state_path, json.dumps({"key": key, "done": stop}).encode())
         del tokens
         os.replace(part, final)
-    return PrefixCache(np.load(final, mmap_mode="r", allow_pickle=False), np.load(mask_path, allow_pickle=False), depth)
+    return PrefixCache(plan, np.load(final, mmap_mode="r", allow_pickle=False), np.load(mask_path, allow_pickle=False))
 
 
 def _save_mask(mask: np.ndarray, path: Path) -> None:

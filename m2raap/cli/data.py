@@ -29,7 +29,9 @@ def import_(
     out: Annotated[Path, typer.Option("--out", help="corpus folder to write")],
     source: Annotated[Path | None, typer.Argument(help="the list or folder to read; world needs none")] = None,
     video_dir: Annotated[Path | None, typer.Option("--video-dir", help="where the video files lie")] = None,
-    holdout: Annotated[int | None, typer.Option("--holdout", min=1, help="table: cut a benchmark of N clips out, as OUT-holdout")] = None,
+    holdout: Annotated[
+        int | None, typer.Option("--holdout", min=1, help="table: cut a benchmark of N clips out, as OUT-holdout")
+    ] = None,
     protocol: Annotated[str, typer.Option("--protocol", help="msrvtt: 1ka or full")] = "1ka",
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     assignments: SetOption = None,
@@ -40,7 +42,9 @@ def import_(
     if kind not in FORMATS:
         raise UsageError(f"data import {kind}: formats are {', '.join(FORMATS)}")
     if (source is None) != (kind == "world"):
-        raise UsageError(f"data import {kind}: " + ("needs no source" if kind == "world" else "give the list or folder to read"))
+        raise UsageError(
+            f"data import {kind}: " + ("needs no source" if kind == "world" else "give the list or folder to read")
+        )
     if assignments and kind != "world":
         raise UsageError(f"data import {kind}: takes no --set")
     if kind == "world":

@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", help="Look for what is known to break this stack.")(doctor)
 
 
-def check(folder: Annotated[Path, typer.Argument(help="a run, stage or corpus folder")], as_json: JsonOption = False) -> None:
+def check(
+    folder: Annotated[Path, typer.Argument(help="a run, stage or corpus folder")], as_json: JsonOption = False
+) -> None:
     from m2raap.stages.inspect import check as check_folder
 
     rows = check_folder(folder)

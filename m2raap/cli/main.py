@@ -63,7 +63,10 @@ def _guarded() -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f"{error.filename}: " if error.filename else ""
-            print(f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes", file=sys.stderr)
+            print(
+                f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes",
+                file=sys.stderr,
+            )
             return 1
         return _bug()
     except Exception as error:
@@ -99,7 +102,10 @@ def _bug() -> int:
     with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
         log.write(trace)
     last = trace.strip().splitlines()[-1]
-    print(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.", file=sys.stderr)
+    print(
+        f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.",
+        file=sys.stderr,
+    )
     return 1
 
 

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 OutOption = Annotated[Path, typer.Option("--out", help="folder to write")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the recipe")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="processes of the data stages (default: cores)")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="processes of the data stages (default: cores)")
+]
 DevicesOption = Annotated[str | None, typer.Option("--devices", help="GPUs for the workers, one each: 0-7 or 0,2")]
 EngineOption = Annotated[str, typer.Option("--engine", help="what maps the data stages: local")]
 PartsOption = Annotated[str | None, typer.Option("--parts", metavar="I/N", help="do share I of N of the data stages")]
-ForceOption = Annotated[bool, typer.Option("--force", help="redo folders made from other inputs or settings; what fits is reused")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="redo folders made from other inputs or settings; what fits is reused")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="overrides the recipe's seed")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only that many clips of the training corpus")]

@@ -36,7 +36,9 @@ def show(
             raise UsageError(f"--arm {arm}: arms of {recipe} are {', '.join(arms)}")
         loaded = arms[arm]
     tree = loaded.model_dump(mode="json")
-    typer.echo(json.dumps(tree, ensure_ascii=False) if as_json else yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    typer.echo(
+        json.dumps(tree, ensure_ascii=False) if as_json else yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    )
 
 
 @app.command("schema")

@@ -43,7 +43,9 @@ def run_recipe(
     out: options.OutOption,
     bench: Annotated[list[str] | None, typer.Option("--bench", metavar="NAME=CORPUS", help="a benchmark")] = None,
     assignments: options.SetOption = None,
-    first: Annotated[str | None, typer.Option("--from", help="start at this stage; those before must be finished")] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", help="start at this stage; those before must be finished")
+    ] = None,
     last: Annotated[str | None, typer.Option("--until", help="stop after this stage")] = None,
     limit: options.LimitOption = None,
     workers: options.WorkersOption = None,
@@ -53,8 +55,12 @@ def run_recipe(
     seed: options.SeedOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and what it costs, do nothing")] = False,
     force: options.ForceOption = False,
-    allow_refused: Annotated[str, typer.Option("--allow-refused", help="share of unreadable clips that is no failure")] = "5%",
-    truth: Annotated[Path | None, typer.Option("--truth", help="planted faults, to grade the filters in the report")] = None,
+    allow_refused: Annotated[
+        str, typer.Option("--allow-refused", help="share of unreadable clips that is no failure")
+    ] = "5%",
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="planted faults, to grade the filters in the report")
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.stages import STAGES
@@ -101,7 +107,7 @@ def _judge_refused(folder, allowed: float) -> None:
     unreadable, total = unreadable_share(folder)
     if unreadable > allowed * total:
         raise TooManyRefused(
-            f"done, but {unreadable} of {total} clips could not be read ({unreadable / total:.1%}, --allow-refused {allowed:.1%}); "
+            f"done, but {unreadable} of {total} clips could not be read ({unreadable / total:.1%}, allowed {allowed:.1%}); "
             "the report and 'm2raap status' say why"
         )
 
@@ -194,7 +200,9 @@ def adapt(
 def embed(
     corpus: Annotated[Path, typer.Argument(help="the keyframes folder of a benchmark")],
     out: options.OutOption,
-    model: Annotated[Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")
+    ] = None,
     recipe: RecipeOption = None,
     assignments: options.SetOption = None,
     force: options.ForceOption = False,
@@ -230,7 +238,9 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(tree, ensure_ascii=False, sort_keys=True))
         return
-    print_results([ResultRow(arm="model", benchmark=tree["protocol"], seeds=row.pop("seeds", 1), **row) for row in tree["rows"]])
+    print_results(
+        [ResultRow(arm="model", benchmark=tree["protocol"], seeds=row.pop("seeds", 1), **row) for row in tree["rows"]]
+    )
 
 
 def report(

@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def score(
     matrix: Annotated[Path, typer.Argument(metavar="SIM.npy", help="similarities, texts x videos")],
-    pairs: Annotated[Path | None, typer.Option("--pairs", help="csv with the columns text,video; default: the diagonal")] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="csv with the columns text,video; default: the diagonal")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.retrieval.score import score_matrix
@@ -27,5 +29,7 @@ def score(
         typer.echo(json.dumps(found))
         return
     for direction in ("t2v", "v2t"):
-        numbers = "  ".join(f"{name} {value:.2f}" for name, value in found[direction].items() if isinstance(value, int | float))
+        numbers = "  ".join(
+            f"{name} {value:.2f}" for name, value in found[direction].items() if isinstance(value, int | float)
+        )
         typer.echo(f"{direction}  {numbers}")

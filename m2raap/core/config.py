@@ -23,6 +23,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
+    def __hash__(self) -> int:
+        return hash(digest(self))
+
 
 T = TypeVar("T", bound=Config)
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
@@ -55,7 +58,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     try:
-        tree = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(text, _StrictLoader)  # a SafeLoader
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
@@ -77,7 +80,7 @@ def parse_assignment(item: str) -> tuple[list[str], Any]:
     if _FLOAT_AS_TEXT.match(raw.strip()):
         return key.strip().split("."), float(raw)
     try:
-        return key.strip().split("."), yaml.load(raw, _StrictLoader)  # noqa: S506 - a SafeLoader
+        return key.strip().split("."), yaml.load(raw, _StrictLoader)  # a SafeLoader
     except yaml.YAMLError:
         raise UsageError(f"--set {item}: the value is not YAML") from None
 
@@ -99,7 +102,13 @@ def set_keys(tree: dict[str, Any], assignments: list[tuple[list[str], Any]]) -> 
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; lists and values are replaced whole."""
+    """`over` laid on `base`, mapping by mapping; lists and values are replaced whole.
+
+    A mapping that gives another `name` (another temporal module, captioner ...) is replaced whole too: the keys of the
+    old one mean nothing to it.
+    """
+    if "name" in over and over["name"] != base.get("name", over["name"]):
+        return dict(over)
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)

@@ -90,7 +90,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
     both = (_flat(old), _flat(new))
     names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
     # What a person changed says more than the digests that changed with it.
-    names = [n for n in names if n.startswith(("settings.", "stage"))] or names
+    names = [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
 
     def show(name: str) -> str:
         value = both[side].get(name, "none")

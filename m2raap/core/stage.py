@@ -126,14 +126,14 @@ def run_data_stage(
 
 
 def _map(stage: DataStage, phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
-    work: Callable[[_Task], float] = _score_part if phase == "score" else _apply_part
+    work: Callable[[_Task], tuple[float, int]] = _score_part if phase == "score" else _apply_part
     if phase == "apply":  # thresholds: not worth the way to a worker
         for task in tasks:
-            log_timing(folder, phase, work(task), part=task.part)
+            log_timing(folder, phase, work(task)[0], part=task.part)
         return
     with talk.progress(f"{folder.parent.name}/{stage.name}", len(tasks)) as advance:
-        for index, seconds in engine.map(work, tasks):
-            log_timing(folder, phase, seconds, part=tasks[index].part)
+        for index, (seconds, scored) in engine.map(work, tasks):
+            log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
             advance()
 
 
@@ -160,7 +160,8 @@ def _by_id(rows: Iterable[Row]) -> Signals:
     return {row["text_id"] or row["clip_id"]: row for row in rows}
 
 
-def _score_part(task: _Task) -> float:
+def _score_part(task: _Task) -> tuple[float, int]:
+    """Seconds, and how many clips were scored: what is done or can be reused is not."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     part = task.view.part(index, stage.reads)
@@ -177,7 +178,7 @@ def _score_part(task: _Task) -> float:
     key = digest([stage.name, stage.version, task.settings.score, digests])
     done = _done_path(folder, "score", index)
     if done.exists() and read_json(done)["key"] == key:
-        return time.monotonic() - start
+        return time.monotonic() - start, 0
     done.unlink(missing_ok=True)
     tables, kept = _reuse(task, digests)
     fresh = set(digests) - kept
@@ -193,7 +194,7 @@ def _score_part(task: _Task) -> float:
         files[f"{table}/{index:05d}"] = write_part(folder, table, index, tables.get(table, []), schema)
     settings_digest = digest([stage.name, stage.version, task.settings.score])
     write_json(done, {"key": key, "score": settings_digest, "clips": digests, "files": files})
-    return time.monotonic() - start
+    return time.monotonic() - start, len(fresh)
 
 
 def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
@@ -217,21 +218,23 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
     return tables, kept
 
 
-def _apply_part(task: _Task) -> float:
+def _apply_part(task: _Task) -> tuple[float, int]:
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     score_record = read_json(_done_path(folder, "score", index))
     key = digest([task.settings.apply, task.decisions, score_record["key"], task.view.digest])
     done = _done_path(folder, "apply", index)
     if done.exists() and read_json(done)["key"] == key:
-        return time.monotonic() - start
+        return time.monotonic() - start, 0
     done.unlink(missing_ok=True)
     part = task.view.part(index, ("texts", "frames", "signals"))
     own = _by_id(read_part(folder, "signals", index))
     made = stage.apply(part, own, task.decisions or {}, task.settings.apply)
     drops = [row | {"stage": stage.name} for row in made.get("dropped", [])]
     added = [row for row in read_part(folder, "texts", index)] if "texts" in stage.adds else []
-    new_texts = {row["text_id"]: row["clip_id"] for row in added if row["text_id"] not in {t["text_id"] for t in part.texts}}
+    new_texts = {
+        row["text_id"]: row["clip_id"] for row in added if row["text_id"] not in {t["text_id"] for t in part.texts}
+    }
     table = "missing" if task.view.is_benchmark else "dropped"
     if not task.view.is_benchmark:
         drops = drops + _left_without_text(stage.name, part, set(new_texts.values()), drops)
@@ -244,7 +247,7 @@ def _apply_part(task: _Task) -> float:
     if task.view.is_benchmark:
         counts["clips_missing"] = len(drops)
     write_json(done, {"key": key, "files": files, "counts": counts})
-    return time.monotonic() - start
+    return time.monotonic() - start, 0
 
 
 def _left_without_text(stage: str, part: Part, also_with_text: set[str], drops: list[Row]) -> list[Row]:

@@ -132,8 +132,11 @@ def write_part(folder: Path, table: str, part: int, rows: Iterable[Row], schema:
     columns = [pa.array([row.get(name) for row in ordered], type=schema.field(name).type) for name in schema.names]
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.Table.from_arrays(columns, schema=schema), sink, compression=_COMPRESSION.get(table, "zstd"),
-        write_statistics=False, use_dictionary=table != "frames",
+        pa.Table.from_arrays(columns, schema=schema),
+        sink,
+        compression=_COMPRESSION.get(table, "zstd"),
+        write_statistics=False,
+        use_dictionary=table != "frames",
     )
     data = sink.getvalue().to_pybytes()
     write_atomic(folder / table / part_name(part), data)

@@ -88,7 +88,11 @@ class View:
         """One part, with the tables named: of 'texts', 'frames', 'signals', 'jpegs' ('frames' without 'jpegs' leaves the
         pictures on disk)."""
         gone = set() if self.is_benchmark else self._gone(index)
-        clips = [row for row in self.corpus.rows("clips", index) if row["clip_id"] not in gone and self._within(row["clip_id"])]
+        clips = [
+            row
+            for row in self.corpus.rows("clips", index)
+            if row["clip_id"] not in gone and self._within(row["clip_id"])
+        ]
         here = {row["clip_id"] for row in clips}
         texts: dict[str, Row] = {}
         if "texts" in tables:
@@ -96,9 +100,15 @@ class View:
                 texts[row["text_id"]] = row
         frames: dict[str, Row] = {}
         if "frames" in tables or "jpegs" in tables:
-            wanted = None if "jpegs" in tables else ["clip_id", "times_s", "shots", "scores", "why", "hashes", "width", "height"]
+            wanted = (
+                None
+                if "jpegs" in tables
+                else ["clip_id", "times_s", "shots", "scores", "why", "hashes", "width", "height"]
+            )
             for folder in self.folders:
-                frames |= {row["clip_id"]: row for row in read_part(folder, "frames", index, wanted) if row["clip_id"] in here}
+                frames |= {
+                    row["clip_id"]: row for row in read_part(folder, "frames", index, wanted) if row["clip_id"] in here
+                }
         signals: dict[str, Row] = {}
         if "signals" in tables:
             for folder in self.folders:
@@ -163,7 +173,9 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
         return View(path, langs=langs)
     manifest = read_json(manifest_path)
     if "view" not in manifest:
-        raise M2raapError(f"{path}: stage '{manifest.get('stage')}' holds no clips; give a corpus or a data stage's folder")
+        raise M2raapError(
+            f"{path}: stage '{manifest.get('stage')}' holds no clips; give a corpus or a data stage's folder"
+        )
     base = path.resolve()
     resolve = lambda relative: Path(os.path.normpath(base / relative))  # noqa: E731
     return View(

@@ -25,7 +25,9 @@ class CaptionerConfig(Config):
     """Which captioner, and when it says nothing."""
 
     name: Literal["retrieval"] = "retrieval"
-    min_score: float | None = Field(None, description="cosine under which a frame gets no caption; None: always one")
+    min_score: float | None = Field(
+        default=None, description="cosine under which a frame gets no caption; None: always one"
+    )
 
 
 class Captioner(Protocol):

@@ -24,11 +24,17 @@ _DIGITS = re.compile(r"\d+")
 class DuplicateClipsConfig(Config):
     """When two clips are copies. Frames are compared in order, so the same things moving otherwise are no copies."""
 
-    max_hamming: int = Field(4, ge=0, le=7, description="bits of 64 in which two hashes of one frame may differ")
-    min_share: float = Field(0.75, gt=0, le=1, description="share of aligned frames that must match")
-    min_set_bits: int = Field(4, ge=0, le=32, description="a hash with fewer set (or unset) bits is a flat frame")
-    max_duration_gap: float = Field(0.1, ge=0, description="relative difference of the durations")
-    max_bucket: int = Field(500, ge=2, description="clips compared per band value; larger buckets are common frames")
+    max_hamming: int = Field(
+        default=4, ge=0, le=7, description="bits of 64 in which two hashes of one frame may differ"
+    )
+    min_share: float = Field(default=0.75, gt=0, le=1, description="share of aligned frames that must match")
+    min_set_bits: int = Field(
+        default=4, ge=0, le=32, description="a hash with fewer set (or unset) bits is a flat frame"
+    )
+    max_duration_gap: float = Field(default=0.1, ge=0, description="relative difference of the durations")
+    max_bucket: int = Field(
+        default=500, ge=2, description="clips compared per band value; larger buckets are common frames"
+    )
 
 
 def text_key(text: str, lang: str) -> int:
@@ -83,7 +89,11 @@ def near_duplicate_clips(
         gap = np.abs(durations[near] - durations[at])
         near = near[gap <= cfg.max_duration_gap * np.maximum(np.maximum(durations[near], durations[at]), 1e-9)]
         shares = _matching_shares(planes, near, at, cfg)
-        found = [o for o in near[shares >= cfg.min_share] if verify is None or verify(ids[o], ids[at])]
+        found = [
+            int(o)
+            for o in near[shares >= cfg.min_share].tolist()
+            if verify is None or verify(str(ids[o]), str(ids[at]))
+        ]
         if found:
             dropped[ids[at]] = min(ids[o] for o in found)
             continue

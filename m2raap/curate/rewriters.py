@@ -25,10 +25,12 @@ class RewriterConfig(Config):
     """Which rewriter, and what it may do."""
 
     name: Literal["rules", "none"] = "rules"
-    simplified: bool = Field(False, description="traditional characters -> simplified ones (OpenCC)")
-    fill_missing: bool = Field(True, description="a language without a text gets an auxiliary caption")
-    min_words_en: int = Field(3, ge=1, description="a cleaned text with fewer words is nothing: auxiliary caption")
-    min_words_zh: int = Field(4, ge=1, description="the same in Han characters")
+    simplified: bool = Field(default=False, description="traditional characters -> simplified ones (OpenCC)")
+    fill_missing: bool = Field(default=True, description="a language without a text gets an auxiliary caption")
+    min_words_en: int = Field(
+        default=3, ge=1, description="a cleaned text with fewer words is nothing: auxiliary caption"
+    )
+    min_words_zh: int = Field(default=4, ge=1, description="the same in Han characters")
 
 
 @dataclass

@@ -4,7 +4,8 @@ Shapes: K frames a clip, N texts, M other texts, E dimensions. Features are unit
 
 Raw cosine is a poor judge: it differs by language, by length of text, and by how "typical" a text or clip is. So a
 pair is judged against others: `sim_z` against shuffled pairs of its language, `sim_percentile` against other texts for
-these very frames (1.0: no other text fits better; a random text has a mean of 0.5), `sim_margin` by how much.
+these very frames (1.0: no other text fits better; a random text has a mean of 0.5), `sim_margin` by how much. A
+stranger therefore passes `sim_percentile >= 0.9` about one time in ten if nothing is known of it.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ class MismatchConfig(Config):
     """When image and text are strangers: `signal` under `value`, or in the lowest `quantile` if that is set."""
 
     signal: Literal["sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean"] = "sim_percentile"
-    value: float | None = 0.7
-    quantile: float | None = Field(None, ge=0, le=1)
-    num_others: int = Field(256, ge=8, description="other texts that a pair is judged against")
+    value: float | None = 0.9
+    quantile: float | None = Field(default=None, ge=0, le=1)
+    num_others: int = Field(default=256, ge=8, description="other texts that a pair is judged against")
 
     def threshold(self, scores: Sequence[float] | np.ndarray) -> float:
         """The threshold in the units of the signal; `scores` (all of the language) are only used for a quantile."""
@@ -54,7 +55,7 @@ def robust(sims_K: np.ndarray) -> np.ndarray:
 
 
 def pair_scores(sims_K: np.ndarray) -> dict[str, float]:
-    """sim_max, sim_mean, sim_robust of one text with its clip's K frames (cosines). Raises M2raapError if not finite."""
+    """sim_max, sim_mean, sim_robust of a text with its clip's K frames (cosines). Raises M2raapError if not finite."""
     sims_K = np.asarray(sims_K, np.float64)
     if sims_K.ndim != 1 or not len(sims_K) or not np.isfinite(sims_K).all():
         raise M2raapError("image-text similarities must be a row of finite numbers: check the backbone's features")
@@ -76,30 +77,37 @@ def draw_others(keys: Sequence[int], own_key: int, num: int, rng: np.random.Gene
     return np.sort(rng.choice(pool, size=num, replace=False)) if len(pool) > num else pool
 
 
+class TextNorm(NamedTuple):
+    """Mean and spread of each text's similarity to random clips (N,): "hub" texts fit everything a little."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+def text_norm(texts_NE: np.ndarray, sample_frames_SKE: np.ndarray) -> TextNorm:
+    """TextNorm of N texts over S random clips of the corpus with K frames each."""
+    sims_NS = np.stack([robust(texts_NE @ frames_KE.T) for frames_KE in sample_frames_SKE], axis=1)
+    return TextNorm(sims_NS.mean(axis=1), np.maximum(sims_NS.std(axis=1), 1e-6))
+
+
 def contrastive_scores(
-    frames_KE: np.ndarray,
-    text_E: np.ndarray,
-    others_ME: np.ndarray,
-    other_bias_M: np.ndarray | None = None,
-    bias: float = 0.0,
+    frames_KE: np.ndarray, texts_NE: np.ndarray, own: int, others: np.ndarray, norm: TextNorm | None = None
 ) -> dict[str, float]:
-    """sim_percentile and sim_margin of a text for a clip's frames, against M other texts of the same language.
+    """sim_percentile and sim_margin of text `own` (an index into texts_NE) for a clip's frames, against `others`.
 
-    sim_percentile: share of the others that fit worse (ties count half); sim_margin: own similarity less the mean of the
-    others, in their standard deviations. `bias`, `other_bias_M`: mean similarity of each text to random clips
-    (`text_bias`); taking it off keeps "hub" texts, which fit everything a little, from winning.
+    `others`: indices of texts of the same language (`draw_others`). sim_percentile: share of the others that fit worse
+    (ties count half); sim_margin: own similarity less the mean of the others, in their standard deviations. With `norm`
+    every similarity is first taken in units of its text's own spread. Raises M2raapError if there are no others.
     """
-    sims = robust(others_ME @ frames_KE.T) - (0.0 if other_bias_M is None else other_bias_M)
-    own = float(robust(frames_KE @ text_E)) - bias
-    if not len(sims):
+    if not len(others):
         raise M2raapError("a pair can only be judged against other texts, and there are none in this language")
-    worse = np.mean(sims < own - 1e-7) + 0.5 * np.mean(np.abs(sims - own) <= 1e-7)
-    return {"sim_percentile": float(worse), "sim_margin": float((own - sims.mean()) / max(sims.std(), 1e-6))}
-
-
-def text_bias(texts_NE: np.ndarray, mean_frame_E: np.ndarray) -> np.ndarray:
-    """(N,) mean similarity of each text to frames whose mean vector is `mean_frame_E` (a random sample of the corpus)."""
-    return texts_NE @ mean_frame_E
+    rows = np.append(others, own)
+    sims = robust(texts_NE[rows] @ frames_KE.T)
+    if norm is not None:
+        sims = (sims - norm.mean[rows]) / norm.std[rows]
+    mine, sims = float(sims[-1]), sims[:-1]
+    worse = np.mean(sims < mine - 1e-6) + 0.5 * np.mean(np.abs(sims - mine) <= 1e-6)
+    return {"sim_percentile": float(worse), "sim_margin": float((mine - sims.mean()) / max(sims.std(), 1e-6))}
 
 
 def mismatch(scores: dict[str, float], cfg: MismatchConfig, threshold: float) -> list[Refusal]:

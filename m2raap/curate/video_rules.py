@@ -24,11 +24,11 @@ _RULES = (
 class VideoRulesConfig(Config):
     """Thresholds on a clip's signals."""
 
-    min_duration_s: float = Field(1.0, ge=0)
-    max_duration_s: float = Field(300.0, gt=0)
-    min_side_px: int = Field(64, ge=1)
-    max_black_share: float = Field(0.5, ge=0, le=1)
-    max_frozen_share: float = Field(0.95, ge=0, le=1)
+    min_duration_s: float = Field(default=1.0, ge=0)
+    max_duration_s: float = Field(default=300.0, gt=0)
+    min_side_px: int = Field(default=64, ge=1)
+    max_black_share: float = Field(default=0.5, ge=0, le=1)
+    max_frozen_share: float = Field(default=0.85, ge=0, le=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> VideoRulesConfig:

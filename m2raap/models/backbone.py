@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
+from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
 
-BUILTIN = {"builtin:tiny": Path(__file__).parent.parent / "assets" / "tiny_bilingual_clip"}
 CONFIG_NAME = "open_clip_config.json"
 # The scale of trained CLIPs ends at 100; more makes the softmax a hard maximum and the training unstable.
 MAX_LOGIT_SCALE = 100.0
@@ -57,7 +57,9 @@ class Backbone(nn.Module):
         self.description = description
         visual = self.clip.visual
         blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
-        plain = blocks is not None and all(hasattr(b, "ln_1") and isinstance(b.attn, nn.MultiheadAttention) for b in blocks)
+        plain = blocks is not None and all(
+            hasattr(b, "ln_1") and isinstance(b.attn, nn.MultiheadAttention) for b in blocks
+        )
         if not plain or visual.pool_type != "tok" or visual.attn_pool is not None or not visual.transformer.batch_first:
             raise M2raapError(
                 "this open_clip model has no plain vision transformer with a class token (timm, ResNet, CoCa or "
@@ -66,10 +68,16 @@ class Backbone(nn.Module):
         size = description["preprocess_cfg"]["size"]
         sides = [size, size] if isinstance(size, int) else list(size)
         if sides[0] != sides[1]:
-            raise M2raapError(f"this open_clip model wants images of {sides[0]} x {sides[1]}; only square ones are supported")
+            raise M2raapError(
+                f"this open_clip model wants images of {sides[0]} x {sides[1]}; only square ones are supported"
+            )
         preprocess = description["preprocess_cfg"]
         self.preprocess = Preprocess(
-            sides[0], tuple(preprocess["mean"]), tuple(preprocess["std"]), preprocess["interpolation"], preprocess["resize_mode"]
+            sides[0],
+            tuple(preprocess["mean"]),
+            tuple(preprocess["std"]),
+            preprocess["interpolation"],
+            preprocess["resize_mode"],
         )
 
     @property
@@ -122,9 +130,10 @@ class Backbone(nn.Module):
         return tokens
 
     def suffix_layers(self, tokens_NSD: Tensor, depth: int, last_layers: int) -> list[Tensor]:
-        """Run the last `depth` layers on what `prefix_tokens` gave; outputs of the last `last_layers` (<= depth) of them.
+        """Run the last `depth` layers on what `prefix_tokens` gave.
 
-        A list of (N, S, D), CLS first, not normed; equal to open_clip's forward_intermediates.
+        Outputs of the last `last_layers` (<= depth) of them: a list of (N, S, D), CLS first, not normed;
+        equal to open_clip's forward_intermediates.
         """
         assert 1 <= last_layers <= depth <= self.num_layers, f"{last_layers} outputs of {depth} layers"
         outputs = []
@@ -178,7 +187,7 @@ class Backbone(nn.Module):
         return weights_digest(self.description, self.clip.state_dict().items())
 
     def write_description(self, folder: Path) -> None:
-        """Configuration and tokenizer as an open_clip local-dir without weights, for :func:`backbone_from_description`."""
+        """Configuration and tokenizer, an open_clip local-dir without weights, for `backbone_from_description`."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.description, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
@@ -243,8 +252,8 @@ def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
     if cfg.model not in names:
         near = difflib.get_close_matches(cfg.model, names, n=3, cutoff=0.4)
         raise M2raapError(
-            f"backbone '{cfg.model}' is no open_clip model; near: {', '.join(near) or 'none'}; or give hf-hub:org/name, "
-            "local-dir:/folder, builtin:tiny"
+            f"backbone '{cfg.model}' is no open_clip model; near: {', '.join(near) or 'none'}; "
+            "or give hf-hub:org/name, local-dir:/folder, builtin:tiny"
         )
     if not cfg.pretrained and not cfg.random_init:
         raise M2raapError(
@@ -280,14 +289,15 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
     except Exception as error:  # the hub clients raise a dozen unrelated types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
-            f"backbone '{asked}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). If this machine "
-            "reaches no model hub, copy the weights here and give a folder (model: local-dir:/folder) or a file "
-            "(pretrained: /file.safetensors or .pt)."
+            f"backbone '{asked}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). "
+            "If this machine reaches no model hub, copy the weights here and give a folder (model: local-dir:/folder) "
+            "or a file (pretrained: /file.safetensors or .pt)."
         ) from error
     assert model_cfg is not None, name
     if quick_gelu:
         model_cfg["quick_gelu"] = True
-    shown: dict[str, Any] = asdict(PreprocessCfg()) | dict(clip.visual.preprocess_cfg)
+    visual: Any = clip.visual
+    shown: dict[str, Any] = {**asdict(PreprocessCfg()), **visual.preprocess_cfg}
     description = json.loads(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": shown}))
     return Backbone(clip.float().eval(), tokenizer, description)
 

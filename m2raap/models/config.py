@@ -12,14 +12,17 @@ from m2raap.core.config import Config
 class BackboneConfig(Config):
     """Which image-text model, and where its weights come from.
 
-    `model`: 'builtin:tiny' (in the package), an open_clip name ('ViT-B-32'), 'hf-hub:org/name', or 'local-dir:/folder' in
-    open_clip's form. `pretrained`: for an open_clip name, a tag ('openai') or a .pt / .safetensors file.
+    `model`: 'builtin:tiny' (in the package), an open_clip name ('ViT-B-32'), 'hf-hub:org/name', or
+    'local-dir:/folder' in open_clip's form. `pretrained`: for an open_clip name, a tag ('openai') or a .pt or
+    .safetensors file.
     """
 
-    family: str = Field("open_clip", description="a key of m2raap.models.backbone.BACKBONES")
+    family: str = Field(default="open_clip", description="a key of m2raap.models.backbone.BACKBONES")
     model: str = "builtin:tiny"
     pretrained: str | None = None
-    random_init: bool = Field(False, description="make the weights up from random_seed; has to be asked for by name")
+    random_init: bool = Field(
+        default=False, description="make the weights up from random_seed; has to be asked for by name"
+    )
     random_seed: int = 0
 
     @model_validator(mode="after")
@@ -41,26 +44,32 @@ class SeqTransfConfig(Config):
     """CLIP4Clip's seqTransf: a small transformer over frame vectors, added to them."""
 
     name: Literal["seqtransf"] = "seqtransf"
-    layers: int = Field(4, ge=1)
-    max_frames: int = Field(64, ge=2)
-    from_text: bool = Field(True, description="start from the first text blocks where the widths fit")
+    layers: int = Field(default=4, ge=1)
+    max_frames: int = Field(default=64, ge=2)
+    from_text: bool = Field(default=True, description="start from the first text blocks where the widths fit")
 
 
 class StanConfig(Config):
     """STAN (arXiv 2301.11116), self-attention variant: a branch beside the last `layers` layers of the backbone."""
 
     name: Literal["stan"] = "stan"
-    layers: int = Field(4, ge=1)
-    max_frames: int = Field(64, ge=2)
-    drop_path: float = Field(0.1, ge=0, lt=1, description="of the last branch layer; rises from 0 linearly")
-    pool: Literal["unit", "raw"] = Field("unit", description="raw: STAN's mean of unnormalised frame vectors")
+    layers: int = Field(default=4, ge=1)
+    max_frames: int = Field(default=64, ge=2)
+    drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last branch layer; rises from 0 linearly")
+    pool: Literal["unit", "raw"] = Field(default="unit", description="raw: STAN's mean of unnormalised frame vectors")
     start: Literal["gate", "matrix", "open"] = Field(
-        "gate",
-        description="how STAN_cls enters the frame vectors: times a scalar that starts at 0, through a matrix that starts "
-        "at 0, or at full strength as in STAN's code (open: not zero-shot safe)",
+        default="matrix",
+        description="how STAN_cls enters the frame vectors: through a matrix that starts at 0, times a scalar that "
+        "starts at 0 (gate), or at full strength as in STAN's code (open: not zero-shot safe)",
     )
-    time_std: float = Field(0.0, ge=0, description="spread of the time embedding at the start; STAN's code has 1.0")
-    patch_pool: int = Field(1, ge=1, description="the branch sees means of n x n patches; 1 is STAN, 2 costs a quarter")
+    time_std: float = Field(
+        default=1.0,
+        ge=0,
+        description="spread of the time embedding at the start; 1.0 is STAN's, 0 learns order far slower",
+    )
+    patch_pool: int = Field(
+        default=1, ge=1, description="the branch sees means of n x n patches; 1: STAN, 2: a quarter of the cost"
+    )
 
 
 TemporalConfig = Annotated[MeanConfig | SeqTransfConfig | StanConfig, Field(discriminator="name")]

@@ -1,4 +1,4 @@
-"""Encoded pictures -> the tensor that a backbone wants. Equal to open_clip's own inference transform, without torchvision."""
+"""Encoded pictures -> the tensor that a backbone wants: open_clip's inference transform, without torchvision."""
 
 from __future__ import annotations
 

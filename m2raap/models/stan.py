@@ -1,14 +1,15 @@
 """STAN, the spatial-temporal branch beside the last layers of CLIP, self-attention variant.
 
-Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. What departs from the
-code: `start` and `time_std` (there: open and 1.0, which does not start at CLIP), masks for clips with fewer frames,
-`patch_pool`, unit pooling. The class and position embeddings are the backbone's own, as there.
+Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. What departs
+from the code: `start` (there: open, which does not start at CLIP), masks for clips with fewer frames, `patch_pool`,
+ unit pooling. The class and position embeddings are the backbone's own, as there.
 B videos, T frames, P patches, D width, K branch layers, E size of the common space.
 """
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,7 @@ class SpatialBlock(nn.Module):
 
     def __init__(self, clip_block: nn.Module, drop_path: float) -> None:
         super().__init__()
-        self.block = copy.deepcopy(clip_block).requires_grad_(True)
+        self.block: Any = copy.deepcopy(clip_block).requires_grad_(True)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, cls_BD: Tensor, x_BPTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,11 +88,11 @@ class Stan(nn.Module):
         self.layers_used = cfg.layers
         # In a tuple, so that the backbone's weights are not registered (and saved) a second time.
         self._backbone = (backbone,)
-        blocks = list(backbone.vision_blocks)[-cfg.layers :]
+        blocks: list[Any] = list(backbone.vision_blocks)[-cfg.layers :]
         width, heads = backbone.width, blocks[0].attn.num_heads
         drops = torch.linspace(0, cfg.drop_path, cfg.layers).tolist()
-        self.temporal = nn.ModuleList(TemporalBlock(width, heads, drop) for drop in drops)
-        self.spatial = nn.ModuleList(SpatialBlock(block, drop) for block, drop in zip(blocks, drops, strict=True))
+        self.temporal: Any = nn.ModuleList(TemporalBlock(width, heads, drop) for drop in drops)
+        self.spatial: Any = nn.ModuleList(SpatialBlock(block, drop) for block, drop in zip(blocks, drops, strict=True))
         self.time = nn.Parameter(torch.randn(cfg.max_frames, width) * cfg.time_std)
         if cfg.start == "gate":
             self.gate = nn.Parameter(torch.zeros(()))
@@ -100,51 +101,47 @@ class Stan(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, layer_tokens: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+    def compact(self, tokens: Tensor) -> Tensor:
+        """(B, T, 1+P, D) -> (B, T, 1+P', D), P' = P / patch_pool^2: means of squares of patches."""
+        square = self.cfg.patch_pool
+        if square == 1:
+            return tokens
+        side = round((tokens.shape[2] - 1) ** 0.5)
+        if side * side != tokens.shape[2] - 1 or side % square:
+            raise M2raapError(f"stan: patch_pool {square} does not divide the {side} x {side} patches of this backbone")
+        grid = tokens[:, :, 1:].flatten(0, 1).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        pooled = F.avg_pool2d(grid, square).flatten(2).transpose(1, 2).unflatten(0, tokens.shape[:2])
+        return torch.cat([tokens[:, :, :1], pooled], 2)
+
+    def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
         backbone = self._backbone[0]
-        cls_BD = self.branch(layer_tokens, mask_BT)
+        cls_BD = self.branch(levels, mask_BT)
         if self.cfg.start == "gate":
             cls_BD = self.gate * cls_BD
         elif self.cfg.start == "matrix":
             cls_BD = self.out(cls_BD)
-        features_BTE = backbone.image_feature_from_cls(layer_tokens[-1][:, :, 0] + cls_BD[:, None])
+        features_BTE = backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
         return (pool_raw if self.cfg.pool == "raw" else pool_unit)(features_BTE, mask_BT)
 
-    def branch(self, layer_tokens: list[Tensor], mask_BT: Tensor) -> Tensor:
+    def branch(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
         """STAN_cls (B, D), before gate or matrix."""
-        assert len(layer_tokens) == self.layers_used, f"{len(layer_tokens)} layers given, {self.layers_used} wanted"
+        assert len(levels) == self.layers_used, f"{len(levels)} layers given, {self.layers_used} wanted"
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.time):
             raise M2raapError(f"stan was made for {len(self.time)} frames, this clip has {num_frames}")
         visual = self._backbone[0].clip.visual
-        position_SD = visual.positional_embedding
-        cls_BD = torch.zeros((), device=mask_BT.device)
-        x_BPTD = torch.zeros((), device=mask_BT.device)
-        for k, tokens in enumerate(layer_tokens):
-            level_cls = masked_mean(tokens[:, :, 0], mask_BT)
-            level = self._patches(tokens[:, :, 1:])
-            if k == 0:
-                cls_BD = (level_cls + visual.class_embedding + position_SD[0]) / 2
-                patch_position = self._patches(position_SD[None, None, 1:])
-                x_BPTD = level + patch_position + self.time[:num_frames]
-            else:
-                cls_BD, x_BPTD = cls_BD + level_cls, x_BPTD + level
+        position_SD = self.compact(visual.positional_embedding[None, None])[0, 0]
+        first = levels[0]
+        cls_BD = (masked_mean(first[:, :, 0], mask_BT) + visual.class_embedding + position_SD[0]) / 2
+        x_BTPD = first[:, :, 1:] + position_SD[1:] + self.time[:num_frames, None]
+        x_BPTD = x_BTPD.transpose(1, 2)
+        for k, level in enumerate(levels):
+            if k > 0:
+                cls_BD = cls_BD + masked_mean(level[:, :, 0], mask_BT)
+                x_BPTD = x_BPTD + level[:, :, 1:].transpose(1, 2)
             x_BPTD = self.temporal[k](x_BPTD, mask_BT)
             cls_BD, x_BPTD = self.spatial[k](cls_BD, x_BPTD, mask_BT)
         return cls_BD
-
-    def _patches(self, patches_BTPD: Tensor) -> Tensor:
-        """(B, T, P, D) -> (B, P', T, D), P' = P / patch_pool^2."""
-        side_by = self.cfg.patch_pool
-        if side_by > 1:
-            batch, frames, patches, width = patches_BTPD.shape
-            side = round(patches**0.5)
-            if side * side != patches or side % side_by:
-                raise M2raapError(f"stan: patch_pool {side_by} does not divide the {side} x {side} patches of this backbone")
-            grid = patches_BTPD.reshape(batch * frames, side, side, width).permute(0, 3, 1, 2)
-            pooled = F.avg_pool2d(grid, side_by)
-            patches_BTPD = pooled.flatten(2).transpose(1, 2).reshape(batch, frames, -1, width)
-        return patches_BTPD.transpose(1, 2)
 
     def gates(self) -> dict[str, float]:
         """How far the branch is open, for the log."""

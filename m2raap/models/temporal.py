@@ -1,9 +1,11 @@
 """Temporal modules: from the layer tokens and frame vectors of a clip to one unit vector.
 
-Each is an nn.Module with `layers_used` (how many last vision layers it reads) and
-forward(layer_tokens, frame_features_BTE, mask_BT) -> (B, E), where layer_tokens is a list of (B, T, 1+P, D), CLS first,
-and frame_features_BTE are projected frame vectors, not yet unit. B videos, T frames, P patches, D vision width,
-E size of the common space.
+Each is an nn.Module with
+  layers_used: how many last vision layers it reads,
+  compact(tokens (B, T, 1+P, D)) -> (B, T, S', D): what it needs of a layer's output, CLS first; without weights,
+  forward(levels, frame_features_BTE, mask_BT) -> (B, E): a compact tensor a layer, projected frame vectors (not unit).
+  gates(): how far it has left its start, for the log.
+B videos, T frames, P patches, D vision width, E size of the common space.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ class MeanPool(nn.Module):
     def __init__(self, cfg: MeanConfig, backbone: Backbone) -> None:
         super().__init__()
 
-    def forward(self, layer_tokens: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+    def compact(self, tokens: Tensor) -> Tensor:
+        return tokens[:, :, :1]
+
+    def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
         return pool_unit(frame_features_BTE, mask_BT)
 
     def gates(self) -> dict[str, float]:
@@ -48,11 +53,13 @@ class SeqTransf(nn.Module):
     def __init__(self, cfg: SeqTransfConfig, backbone: Backbone) -> None:
         super().__init__()
         size, text = backbone.embed_dim, backbone.text_tower
-        blocks = getattr(getattr(text, "transformer", None), "resblocks", None)
+        blocks: Any = getattr(getattr(text, "transformer", None), "resblocks", None)
         fits = blocks is not None and len(blocks) >= cfg.layers and blocks[0].attn.embed_dim == size
         self.position = nn.Parameter(torch.randn(cfg.max_frames, size) * 0.01)
         if cfg.from_text and blocks is not None and fits:
-            self.blocks = nn.ModuleList(copy.deepcopy(block) for block in blocks[: cfg.layers])
+            self.blocks: Any = nn.ModuleList(copy.deepcopy(block) for block in blocks[: cfg.layers]).requires_grad_(
+                True
+            )
             known = text.positional_embedding.detach()[: cfg.max_frames]
             self.position.data[: len(known)] = known
         else:
@@ -60,12 +67,14 @@ class SeqTransf(nn.Module):
 
             heads = max(1, size // 64)
             self.blocks = nn.ModuleList(ResidualAttentionBlock(size, heads) for _ in range(cfg.layers))
-        self.blocks.requires_grad_(True)
         self.out = nn.Linear(size, size)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, layer_tokens: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+    def compact(self, tokens: Tensor) -> Tensor:
+        return tokens[:, :, :1]
+
+    def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.position):
             raise M2raapError(f"seqtransf was made for {len(self.position)} frames, this clip has {num_frames}")
@@ -88,5 +97,7 @@ TEMPORAL: dict[str, Callable[[Any, Backbone], nn.Module]] = {"mean": MeanPool, "
 def build_temporal(cfg: MeanConfig | SeqTransfConfig | StanConfig, backbone: Backbone) -> nn.Module:
     """The module that `cfg` describes, fitted to the backbone. Raises M2raapError where they do not fit."""
     if isinstance(cfg, StanConfig) and cfg.layers > backbone.num_layers:
-        raise M2raapError(f"stan reads {cfg.layers} layers, the backbone has {backbone.num_layers}: lower temporal.layers")
+        raise M2raapError(
+            f"stan reads {cfg.layers} layers, the backbone has {backbone.num_layers}: lower temporal.layers"
+        )
     return TEMPORAL[cfg.name](cfg, backbone)

@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 class VideoCLIP(nn.Module):
-    """With a new temporal module the video vector equals the backbone's mean pooling (but for StanConfig open or raw)."""
+    """With a new temporal module the video vector is the backbone's mean pooling (but for STAN's `open` and `raw`)."""
 
     def __init__(self, backbone: Backbone, temporal: MeanConfig | SeqTransfConfig | StanConfig, seed: int = 0) -> None:
         super().__init__()
@@ -44,17 +44,24 @@ class VideoCLIP(nn.Module):
 
     def encode_prefix(self, tokens_BTSD: Tensor, mask_BT: Tensor | None, depth: int) -> Tensor:
         """Unit video vectors from the tokens that enter the last `depth` vision layers (`Backbone.prefix_tokens`)."""
-        batch, frames = tokens_BTSD.shape[:2]
-        levels = self.backbone.suffix_layers(tokens_BTSD.flatten(0, 1), depth, self.temporal.layers_used)
-        return self.encode_layers([level.unflatten(0, (batch, frames)) for level in levels], mask_BT)
+        return self.encode_levels(self.levels_of_prefix(tokens_BTSD, depth), mask_BT)
 
     def encode_layers(self, layer_tokens: list[Tensor], mask_BT: Tensor | None = None) -> Tensor:
         """Unit video vectors from the outputs (B, T, S, D) of the last vision layers, as many as the module reads."""
+        return self.encode_levels([self.temporal.compact(level) for level in layer_tokens], mask_BT)
+
+    def levels_of_prefix(self, tokens_BTSD: Tensor, depth: int) -> list[Tensor]:
+        """What the temporal module reads of the last layers: (B, T, S', D) each, CLS first."""
+        levels = self.backbone.suffix_layers(tokens_BTSD.flatten(0, 1), depth, self.temporal.layers_used)
+        return [self.temporal.compact(level.unflatten(0, tokens_BTSD.shape[:2])) for level in levels]
+
+    def encode_levels(self, levels: list[Tensor], mask_BT: Tensor | None) -> Tensor:
+        """Unit video vectors from what `levels_of_prefix` gives."""
         if mask_BT is None:
-            mask_BT = torch.ones(layer_tokens[-1].shape[:2], dtype=torch.bool, device=layer_tokens[-1].device)
+            mask_BT = torch.ones(levels[-1].shape[:2], dtype=torch.bool, device=levels[-1].device)
         assert bool(mask_BT.any(1).all()), "a clip without frames has no vector"
-        features_BTE = self.backbone.image_feature_from_cls(layer_tokens[-1][:, :, 0])
-        return self.temporal(layer_tokens, features_BTE, mask_BT)
+        features_BTE = self.backbone.image_feature_from_cls(levels[-1][:, :, 0])
+        return self.temporal(levels, features_BTE, mask_BT)
 
     def encode_frames(self, frames_BTCHW: Tensor) -> Tensor:
         """Unit frame vectors (B, T, E) of the backbone, without the temporal module."""
@@ -88,7 +95,9 @@ class VideoCLIP(nn.Module):
             "made_from": made_from or {},
             "digest": self.digest,
         }
-        (folder / "model.json").write_text(json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "model.json").write_text(
+            json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def load(cls, folder: Path) -> VideoCLIP:

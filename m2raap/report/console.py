@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from m2raap.report.data import FunnelStage, ResultRow
+from m2raap.report.data import DifferenceRow, FunnelStage, ProbeRow, ReportData, ResultRow
 
 Cell = str
 
@@ -50,20 +50,64 @@ def print_grading(grading: Mapping[str, Any], file: TextIO | None = None) -> Non
 
 
 def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None:
-    """Metrics with the 95 % interval of R@1. A row that does not compare says so."""
+    """Metrics, each with its 95 % interval. A row that does not compare says so."""
+    names = ("R@1", "R@5", "R@10", "MdR")
     lines = []
     for row in rows:
-        lo, hi = row.intervals["R@1"]
         note = "" if row.comparable else f"available n={row.queries:,}, not comparable"
         if row.comparable and row.missing:
             note = f"{row.missing:,} missing count as misses"
-        numbers = [f"{row.metrics[name]:.1f}" for name in ("R@1", "R@5", "R@10", "MdR")]
-        numbers.insert(1, f"{lo:.1f}-{hi:.1f}")
+        numbers = [
+            f"{row.metrics[name]:.1f} ({row.intervals[name][0]:.1f}-{row.intervals[name][1]:.1f})" for name in names
+        ]
         lines.append([row.arm, row.benchmark, row.lang, row.direction, row.slice, *numbers, f"{row.queries:,}", note])
-    head = ["arm", "benchmark", "lang", "direction", "slice", "R@1", "95 %", "R@5", "R@10", "MdR", "queries", ""]
+    head = ["arm", "benchmark", "lang", "direction", "slice", *(f"{name} (95 %)" for name in names), "queries", ""]
     if not any(line[-1] for line in lines):
         head, lines = head[:-1], [line[:-1] for line in lines]
-    _print("Results", head, lines, {5, 6, 7, 8, 9, 10}, file)
+    _print("Results", head, lines, {5, 6, 7, 8, 9}, file)
+
+
+def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None) -> None:
+    """Arm a minus arm b in points, by the paired cluster bootstrap over clips."""
+    lines = [
+        [f"{row.arm_a} - {row.arm_b}", row.benchmark, row.lang, row.direction, row.slice, row.metric,
+         f"{row.diff:+.1f}", f"{row.lo:+.1f} to {row.hi:+.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no"]
+        for row in rows
+    ]  # fmt: skip
+    head = ["difference", "benchmark", "lang", "direction", "slice", "metric", "points", "95 %", "without 0"]
+    _print("Paired differences", head, lines, {6, 7}, file)
+
+
+def print_probes(rows: Sequence[ProbeRow], file: TextIO | None = None) -> None:
+    """R@1 with the frames as they are and disturbed: a temporal module that does something loses."""
+    lines = [
+        [row.arm, row.benchmark, row.lang, row.direction, row.slice, row.frames,
+         f"{row.r1:.1f}" + (f" ({row.lo:.1f}-{row.hi:.1f})" if row.lo is not None else "")]
+        for row in rows
+    ]  # fmt: skip
+    _print(
+        "Order of frames", ["arm", "benchmark", "lang", "direction", "slice", "frames", "R@1 (95 %)"], lines, {6}, file
+    )
+
+
+def print_report(data: ReportData, file: TextIO | None = None) -> None:
+    """The tables of the report, slices left to the HTML."""
+    stream = sys.stdout if file is None else file
+    print(f"{data.title}{' (synthetic world, tiny model)' if data.synthetic else ''}\n", file=stream)
+    for note in data.notes:
+        print(note, file=stream)
+    print(file=stream)
+    if data.funnel:
+        print_funnel(data.funnel, file)
+    if data.grading:
+        print_grading(data.grading, file)
+    whole = [[row for row in rows if row.slice == "all"] for rows in (data.results, data.differences, data.probes)]
+    if whole[0]:
+        print_results(whole[0], file)
+    if whole[1]:
+        print_differences(whole[1], file)
+    if whole[2]:
+        print_probes(whole[2], file)
 
 
 def _percent(share: float | None) -> str:

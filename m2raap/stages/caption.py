@@ -19,7 +19,7 @@ from m2raap.stages.encode import encoder
 class CaptionConfig(CaptionerConfig):
     """Which captioner, and how many of a clip's key-frames it describes."""
 
-    frames: int | None = Field(None, ge=1, description="that many, spread evenly; null: every key-frame")
+    frames: int | None = Field(default=None, ge=1, description="that many, spread evenly; null: every key-frame")
 
     def settings(self, backbone: BackboneConfig, langs: tuple[str, ...]) -> Settings:
         words = digest(candidates()) if self.name == "retrieval" else None

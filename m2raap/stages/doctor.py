@@ -16,7 +16,17 @@ _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "
 def examine() -> list[dict[str, Any]]:
     """One finding a check: what, state (ok | warn | bad), detail."""
     findings = []
-    for check in (_one_scenedetect, _one_opencv, _torch, _open_clip, _pyav, _ffmpeg, _language_id, _tiny_model, _decord):
+    for check in (
+        _one_scenedetect,
+        _one_opencv,
+        _torch,
+        _open_clip,
+        _pyav,
+        _ffmpeg,
+        _language_id,
+        _tiny_model,
+        _decord,
+    ):
         state, what, detail = check()
         findings.append({"what": what, "state": state, "detail": detail})
     return findings
@@ -35,7 +45,11 @@ def _version(name: str) -> str | None:
 def _one_of(what: str, names: tuple[str, ...], needed: bool) -> Finding:
     found = [f"{name} {version}" for name in names if (version := _version(name))]
     if len(found) > 1:
-        return "bad", what, f"{' and '.join(found)} overwrite each other: pip uninstall all of them, then install m2raap again"
+        return (
+            "bad",
+            what,
+            f"{' and '.join(found)} overwrite each other: pip uninstall all of them, then install m2raap again",
+        )
     if not found and needed:
         return "bad", what, f"none is installed: pip install {names[1]}"
     return "ok", what, found[0] if found else "not installed"
@@ -55,7 +69,9 @@ def _try(what: str, work: Callable[[], str]) -> Finding:
     except Exception as error:  # anything may be wrong with somebody's installation; we say what it was
         text = " ".join(str(error).split())[:200]
         if "torchvision::nms" in text:
-            text += "; torch and torchvision are of different builds: install both from one index, same CPU or CUDA build"
+            text += (
+                "; torch and torchvision are of different builds: install both from one index, same CPU or CUDA build"
+            )
         return "bad", what, f"{type(error).__name__}: {text}"
 
 
@@ -83,7 +99,9 @@ def _pyav() -> Finding:
 def _ffmpeg() -> Finding:
     def work() -> str:
         exe = importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe()
-        out = subprocess.run([exe, "-nostdin", "-encoders"], capture_output=True, text=True, timeout=20, check=True).stdout
+        out = subprocess.run(
+            [exe, "-nostdin", "-encoders"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
         if "libx264" not in out:
             raise RuntimeError(f"{exe} has no libx264: the synthetic world cannot be encoded")
         return exe
@@ -113,5 +131,9 @@ def _tiny_model() -> Finding:
 
 def _decord() -> Finding:
     if version := _version("decord"):
-        return "warn", "decord", f"{version} is installed: it is not kept any more, hangs and crashes; m2raap does not use it"
+        return (
+            "warn",
+            "decord",
+            f"{version} is installed: it is not kept any more, hangs and crashes; m2raap does not use it",
+        )
     return "ok", "decord", "not installed"

@@ -31,8 +31,10 @@ BATCH = 16
 class EmbedConfig(Config):
     """How a benchmark is embedded."""
 
-    num_frames: int | None = Field(None, ge=1, description="frames a clip; null: all that keyframes stored")
-    probes: tuple[Probe, ...] = Field((), description="also embed with the frames shuffled, reversed, or one frame only")
+    num_frames: int | None = Field(default=None, ge=1, description="frames a clip; null: all that keyframes stored")
+    probes: tuple[Probe, ...] = Field(
+        default=(), description="also embed with the frames shuffled, reversed, or one frame only"
+    )
     probe_seed: int = 0
 
 
@@ -44,7 +46,9 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Pa
     clip = load_model(model)
     videos: dict[str, list[np.ndarray]] = {name: [] for name in ("video", *(f"video-{p}" for p in cfg.probes))}
     texts: list[np.ndarray] = []
-    ids: dict[str, Any] = {name: [] for name in ("video_ids", "missing", "text_ids", "text_video_ids", "text_langs", "texts")}
+    ids: dict[str, Any] = {
+        name: [] for name in ("video_ids", "missing", "text_ids", "text_video_ids", "text_langs", "texts")
+    }
     ids["categories"] = {}
     total = view.corpus.counts["clips"]
     with talk.progress(f"{folder.parent.name}/embed", total) as advance, torch.inference_mode():
@@ -57,7 +61,10 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Pa
                     ids["categories"][row["clip_id"]] = row["category"]
             jpegs = [_thin(part.frames[clip_id]["jpegs"], cfg.num_frames) for clip_id in here]
             for name in videos:
-                orders = [frame_order(name.removeprefix("video-"), i, len(j), cfg.probe_seed) for i, j in zip(here, jpegs, strict=True)]
+                orders = [
+                    frame_order(name.removeprefix("video-"), i, len(j), cfg.probe_seed)
+                    for i, j in zip(here, jpegs, strict=True)
+                ]
                 picked = [[j[at] for at in order] for j, order in zip(jpegs, orders, strict=True)]
                 videos[name].append(_encode_videos(clip, picked))
             rows = [row for row in part.texts if row["origin"] != "aux"]
@@ -68,7 +75,9 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Pa
             ids["texts"] += [row["text"] for row in rows]
             advance(len(part.clips))
     if not ids["video_ids"]:
-        raise M2raapError(f"{view.corpus_path}: none of the benchmark's {total} videos could be decoded: nothing to embed")
+        raise M2raapError(
+            f"{view.corpus_path}: none of the benchmark's {total} videos could be decoded: nothing to embed"
+        )
     if not ids["text_ids"]:
         raise M2raapError(f"{view.corpus_path}: the benchmark has no texts in {', '.join(view.langs)}")
     for name, blocks in (*videos.items(), ("text", texts)):

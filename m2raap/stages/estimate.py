@@ -24,13 +24,17 @@ def estimate(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> di
     clips = View(inputs.data).corpus.counts["clips"]
     clips = min(clips, inputs.limit) if inputs.limit else clips
     bench_clips = {name: View(path).corpus.counts["clips"] for name, path in inputs.benches.items()}
-    lines = [f"recipe {recipe.name}: {clips} training clips, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"]
+    lines = [
+        f"recipe {recipe.name}: {clips} training clips, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
+    ]
     rows, disk, minutes = [], 0.0, 0.0
     for folder, step in {step.folder: step for step in reversed(steps)}.items():
         done = (folder / "manifest.json").exists()
         num = bench_clips[step.bench] if step.bench else clips
         keyframes = (arms[step.arm].bench_keyframes if step.bench else None) or arms[step.arm].keyframes
-        step_bytes = num * keyframes.k * keyframes.short_side_px**2 * 1.5 * BYTES_A_PIXEL if step.stage == "keyframes" else 0.0
+        step_bytes = (
+            num * keyframes.k * keyframes.short_side_px**2 * 1.5 * BYTES_A_PIXEL if step.stage == "keyframes" else 0.0
+        )
         seconds = num * SECONDS_A_CLIP.get(step.stage, 0.0)
         row = {"folder": str(folder), "stage": step.stage, "state": "done" if done else "to do", "clips": num,
                "disk_mb": round(step_bytes / 1e6, 1), "core_minutes": round(seconds / 60, 2)}  # fmt: skip
@@ -46,7 +50,9 @@ def estimate(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> di
             f"  {arm} trains {cost['steps']} steps of {cost['batch_size']} pairs ({cost['pairs_seen']} pairs seen); about "
             f"{cost['peta_flop']:.3g} PFLOP, {cost['gpu_hours']:.3g} h and {cost['gpu_memory_gb']:.3g} GB on a 300-TFLOP/s GPU"
         )
-    lines.append(f"in all about {minutes:.1f} core minutes of data stages and {disk / 1e6:.0f} MB of frames, under {out}")
+    lines.append(
+        f"in all about {minutes:.1f} core minutes of data stages and {disk / 1e6:.0f} MB of frames, under {out}"
+    )
     return {"lines": lines, "steps": rows[::-1], "adapt": adapt, "plan_digest": digest([str(s.folder) for s in steps])}
 
 
@@ -85,7 +91,11 @@ def _vision_shape(recipe: Recipe) -> dict[str, int]:
         from m2raap.models.builtin import TINY
 
         tower = read_json(TINY / "open_clip_config.json")["model_cfg"]["vision_cfg"]
-        return {"width": tower["width"], "layers": tower["layers"], "tokens": 1 + (tower["image_size"] // tower["patch_size"]) ** 2}
+        return {
+            "width": tower["width"],
+            "layers": tower["layers"],
+            "tokens": 1 + (tower["image_size"] // tower["patch_size"]) ** 2,
+        }
     width, layers = (1024, 24) if "ViT-L" in name else (1280, 32) if "ViT-H" in name else (768, 12)
     patch = next((int(p) for p in ("32", "14") if f"-{p}" in name), 16)
     return {"width": width, "layers": layers, "tokens": 1 + (224 // patch) ** 2}

@@ -29,7 +29,9 @@ def evaluate_folder(embedded: Path, protocol: str, seed: int, folder: Path) -> M
         write_json(folder / f"results{suffix}.json", {"protocol": protocol, "probe": probe or None} | found.to_dict())
         write_ranks(folder / f"ranks{suffix}.parquet", found.ranks)
         files += [f"results{suffix}.json", f"ranks{suffix}.parquet"]
-    return Made(files, {"queries": len(ids["text_ids"]), "videos": len(ids["video_ids"]), "missing": len(ids["missing"])})
+    return Made(
+        files, {"queries": len(ids["text_ids"]), "videos": len(ids["video_ids"]), "missing": len(ids["missing"])}
+    )
 
 
 def _evaluate(video: Path, text: Path, ids: dict[str, Any], seed: int) -> Results:

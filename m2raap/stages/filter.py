@@ -78,7 +78,9 @@ class FilterStage(DataStage):
             elif found := video_refusals(clip_signals(clip, signals), cfg.video):
                 drops.append(drop_row(clip["clip_id"], None, found))
             elif not part.texts_of[clip["clip_id"]]:
-                drops.append({"clip_id": clip["clip_id"], "reason": "no_text_left", "detail": "no text in the recipe's langs"})
+                drops.append(
+                    {"clip_id": clip["clip_id"], "reason": "no_text_left", "detail": "no text in the recipe's langs"}
+                )
         for text in part.texts:
             signals = own[text["text_id"]]
             found = refusals(signals, text["lang"], cfg.text.thresholds(text["lang"]))
@@ -86,7 +88,9 @@ class FilterStage(DataStage):
                 drops.append(drop_row(text["clip_id"], text["text_id"], found))
             elif copies := decisions["common_texts"].get(str(signals["text_key"])):
                 limits = {"score": float(copies), "threshold": float(cfg.text.max_copies)}
-                drops.append({"clip_id": text["clip_id"], "text_id": text["text_id"], "reason": "duplicate_text"} | limits)
+                drops.append(
+                    {"clip_id": text["clip_id"], "text_id": text["text_id"], "reason": "duplicate_text"} | limits
+                )
         return {"dropped": drops}
 
 

@@ -31,7 +31,9 @@ def _check_one(folder: Path) -> dict[str, Any]:
     if not (folder / "manifest.json").exists():
         return row | {"state": "unfinished"}
     manifest = read_json(folder / "manifest.json")
-    row["faults"] = [f"{path}: is not what the manifest was signed over" for path in verify_files(folder, manifest["files"])]
+    row["faults"] = [
+        f"{path}: is not what the manifest was signed over" for path in verify_files(folder, manifest["files"])
+    ]
     if manifest["kind"] == "stage":
         row["faults"] += _accounting(folder, manifest["counts"])
         row["faults"] += _parents(folder, manifest)
@@ -42,7 +44,10 @@ def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
     faults = []
     for table in ("clips", "texts"):
         dropped = sum(n for key, n in counts.items() if key.startswith(f"{table}_dropped:"))
-        came, stay = (counts.get(f"{table}_in", 0) + counts.get(f"{table}_added", 0), counts.get(f"{table}_out", 0) + dropped)
+        came, stay = (
+            counts.get(f"{table}_in", 0) + counts.get(f"{table}_added", 0),
+            counts.get(f"{table}_out", 0) + dropped,
+        )
         if came != stay:
             faults.append(f"{folder}: {came} {table} came in or were added, {stay} are accounted for")
     return faults
@@ -149,11 +154,15 @@ def tell(story: dict[str, Any]) -> list[str]:
             picks = zip(row["times_s"], row["shots"], row["why"], strict=True)
             lines += [f"  frame at {time:.2f} s, shot {shot}: {why}" for time, shot, why in picks]
         for row in chapter.get("texts", []):
-            lines.append(f"  {'text' if row['active'] else 'superseded'} {row['text_id']} ({row['lang']}, {row['origin']}): {row['text']}")
+            lines.append(
+                f"  {'text' if row['active'] else 'superseded'} {row['text_id']} ({row['lang']}, {row['origin']}): {row['text']}"
+            )
         for row in [*chapter.get("dropped", []), *chapter.get("missing", [])]:
             against = f" {row['score']:.4g} against {row['threshold']:.4g}" if "threshold" in row else ""
             also = f"; also {'; '.join(row['also_failed'])}" if row.get("also_failed") else ""
-            lines.append(f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}){also}")
+            lines.append(
+                f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}){also}"
+            )
     return lines
 
 

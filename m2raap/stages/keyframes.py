@@ -27,7 +27,7 @@ SIGNALS = {
 class KeyframesConfig(KeyframeConfig):
     """How frames are chosen and stored, and with how few a clip is still of use."""
 
-    min_frames: int = Field(2, ge=1, description="clips with fewer good frames are dropped as too_few_frames")
+    min_frames: int = Field(default=2, ge=1, description="clips with fewer good frames are dropped as too_few_frames")
     decode: VideoConfig = Field(default_factory=VideoConfig)
 
     def settings(self) -> Settings:

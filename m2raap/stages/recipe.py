@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,8 +29,8 @@ class Recipe(Config):
 
     name: str
     title: str = ""
-    langs: tuple[Literal["en", "zh"], ...] = Field(("en", "zh"), min_length=1)
-    seed: int = Field(0, ge=0)
+    langs: tuple[Literal["en", "zh"], ...] = Field(default=("en", "zh"), min_length=1)
+    seed: int = Field(default=0, ge=0)
     stages: tuple[TrainingStage, ...] = (*DATA_STAGES, "adapt")
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     filter: FilterConfig = Field(default_factory=FilterConfig)
@@ -38,11 +38,17 @@ class Recipe(Config):
     align: AlignConfig = Field(default_factory=AlignConfig)
     caption: CaptionConfig = Field(default_factory=CaptionConfig)
     rewrite: RewriteConfig = Field(default_factory=RewriteConfig)
-    adapt: AdaptConfig = Field(default_factory=AdaptConfig)
-    bench_keyframes: KeyframesConfig | None = Field(None, description="frames of benchmarks; null: as `keyframes`")
+    adapt: AdaptConfig = AdaptConfig()
+    bench_keyframes: KeyframesConfig | None = Field(
+        default=None, description="frames of benchmarks; null: as `keyframes`"
+    )
     embed: EmbedConfig = Field(default_factory=EmbedConfig)
-    compare: tuple[tuple[str, str], ...] = Field((), description="pairs of arms whose difference the report shows")
-    arms: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    compare: tuple[tuple[str, str], ...] = Field(
+        default=(), description="pairs of arms whose difference the report shows"
+    )
+    arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], dict[str, Any]] = Field(
+        default_factory=dict
+    )
 
     @field_validator("stages")
     @classmethod

@@ -44,7 +44,9 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
     main = run.arms()[-1]
     results = [row for step in steps if step.stage == "evaluate" for row in _results(step)]
-    synthetic = recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
+    synthetic = (
+        recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
+    )
     curated = [step for step in steps if step.arm == main and step.stage in DATA_STAGES and not step.bench]
     return ReportData(
         title=recipe.title or recipe.name,
@@ -78,14 +80,20 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
             summary = training_summary(step.folder)
             counts = read_json(step.folder / "manifest.json")["counts"]
             gates = ", ".join(f"{name} {value:.3f}" for name, value in summary["gates"].items())
-            best = f", best val R@1 {100 * counts['val_r1_best']:.1f} at step {counts['best_step']}" if "best_step" in counts else ""
+            best = (
+                f", best val R@1 {100 * counts['val_r1_best']:.1f} at step {counts['best_step']}"
+                if "best_step" in counts
+                else ""
+            )
             notes.append(f"{step.arm}: {summary['steps']} steps{best}{'; final gates: ' + gates if gates else ''}.")
     return notes
 
 
 def _results(step: Step) -> list[ResultRow]:
     tree = read_json(step.folder / "results.json")
-    return [ResultRow(arm=step.arm, benchmark=step.bench or "", seeds=row.pop("seeds", 1), **row) for row in tree["rows"]]
+    return [
+        ResultRow(arm=step.arm, benchmark=step.bench or "", seeds=row.pop("seeds", 1), **row) for row in tree["rows"]
+    ]
 
 
 def _evaluations(steps: list[Step]) -> dict[tuple[str, str], Step]:
@@ -182,7 +190,12 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
 
 
 def _protocol(run: RunFolder, recipe: Recipe, steps: list[Step], main: str) -> dict[str, str]:
-    card = {"recipe": recipe.name, "seed": str(recipe.seed), "languages": ", ".join(recipe.langs), "backbone": recipe.backbone.model}
+    card = {
+        "recipe": recipe.name,
+        "seed": str(recipe.seed),
+        "languages": ", ".join(recipe.langs),
+        "backbone": recipe.backbone.model,
+    }
     corpus = View(run.inputs.data).corpus
     card["training corpus"] = f"{run.inputs.data.name}, {corpus.counts['clips']} clips, digest {corpus.digest}"
     for name, path in run.inputs.benches.items():

@@ -34,7 +34,9 @@ class RewriteStage(DataStage):
         for clip in part.clips:
             own = part.texts_of[clip["clip_id"]]
             raw = [row for row in own if row["origin"] != "aux"]
-            aux = [row | {"score": part.signals[row["text_id"]]["caption_score"]} for row in own if row["origin"] == "aux"]
+            aux = [
+                row | {"score": part.signals[row["text_id"]]["caption_score"]} for row in own if row["origin"] == "aux"
+            ]
             found = rewriter.rewrite(raw, aux, langs)
             for number, new in enumerate(found.new):
                 text_id = f"{new['parent_text_id'] or clip['clip_id'] + '.' + new['lang']}.rw{number}"

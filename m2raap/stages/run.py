@@ -38,7 +38,9 @@ class Inputs:
     def view(self, langs: tuple[str, ...]) -> View:
         view = View(self.data, langs=langs).limited(self.limit)
         if view.is_benchmark:
-            raise M2raapError(f"{self.data}: is the benchmark '{view.corpus.benchmark}'; it can be a --bench, never --data")
+            raise M2raapError(
+                f"{self.data}: is the benchmark '{view.corpus.benchmark}'; it can be a --bench, never --data"
+            )
         return view
 
     def bench(self, name: str, langs: tuple[str, ...]) -> View:
@@ -77,7 +79,9 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
             continue
         if options.first and STAGES.index(step.stage) < STAGES.index(options.first):
             if not (step.folder / "manifest.json").exists():
-                raise M2raapError(f"{step.folder}: is not finished, and --from {options.first} starts after it; leave --from out")
+                raise M2raapError(
+                    f"{step.folder}: is not finished, and --from {options.first} starts after it; leave --from out"
+                )
             continue
         if step.owner == step.arm:
             talk.say(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
@@ -99,8 +103,9 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
             stage = DATA_STAGE["keyframes"]
             return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
         if step.stage == "embed":
-            model = step.parents[1] / "model" if len(step.parents) > 1 else recipe.backbone
-            run_embed(view.over(step.parents[0]), recipe, model, step.folder, options.force)
+            frames, *trained = step.parents
+            model = trained[0] / "model" if trained else recipe.backbone
+            run_embed(view.over(frames), recipe, model, step.folder, options.force)
         else:
             run_evaluate(step.parents[0], view.corpus.benchmark or "", recipe.seed, step.folder, options.force)
         return True

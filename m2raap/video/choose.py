@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from m2raap.video.quality import hamming
@@ -55,11 +56,11 @@ Strategy = Callable[[Sequence[Candidate], Sequence[float], float, int], list[Pic
 def shot_bounds(cuts_s: Sequence[float], duration_s: float) -> list[tuple[float, float]]:
     """(start, end) of each shot in seconds; cuts outside the clip are no cuts."""
     edges = [0.0, *sorted({c for c in cuts_s if 0 < c < duration_s}), duration_s]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def allot(lengths: Sequence[float], k: int) -> list[int]:
-    """k slots over shots by length, at least one each (needs len(lengths) <= k): highest averages, the earlier first."""
+    """k slots over shots by length, at least one each (needs len(lengths) <= k); of equals the earlier gets more."""
     assert 0 < len(lengths) <= k
     shares = [1] * len(lengths)
     for _ in range(k - len(lengths)):
@@ -120,9 +121,7 @@ def uniform(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s
 STRATEGIES: dict[str, Strategy] = {"keyframe": keyframe, "uniform": uniform}
 
 
-def _slots(
-    candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]], k: int
-) -> list[Slot]:
+def _slots(candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]], k: int) -> list[Slot]:
     """At most k slots ascending in time, each within one shot that has candidates."""
     good = {shot_of[i] for i, c in enumerate(candidates) if not c.black}
     usable = sorted(good or set(shot_of))

@@ -121,7 +121,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
 
 
 def decode(opened: Opened, start_s: float = 0.0, end_s: float | None = None) -> Iterator[Decoded]:
-    """Frames with start_s <= time < end_s in presentation order; damaged packets come as `frame=None` and decoding goes on.
+    """Frames with start_s <= time < end_s in presentation order; a damaged packet comes as `frame=None`.
 
     Seeks to the key-frame before `start_s` and drops what comes earlier. A frame without a time stamp takes the time of
     the one before plus 1/fps. Raises nothing for damage.

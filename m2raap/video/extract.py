@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from m2raap.core.config import Config
 from m2raap.video import quality
-from m2raap.video.choose import STRATEGIES, Candidate, Pick, shot_bounds
+from m2raap.video.choose import NEAR_COPY_BITS, STRATEGIES, Candidate, Pick, shot_bounds
 from m2raap.video.decode import Opened, announced_frames, decode, open_video
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.pool import FramePool, Held
@@ -28,12 +29,12 @@ SAMPLES_PER_S = 8.0  # motion, darkness and stillness are measured on this grid,
 class KeyframeConfig(Config):
     """How many frames stand for a clip, how they are found and how they are stored."""
 
-    k: int = Field(8, ge=1, le=256)
+    k: int = Field(default=8, ge=1, le=256)
     strategy: Literal["keyframe", "uniform"] = "keyframe"
-    short_side_px: int = Field(256, ge=16)  # smaller clips keep their size
-    jpeg_quality: int = Field(90, ge=1, le=100)
+    short_side_px: int = Field(default=256, ge=16)  # smaller clips keep their size
+    jpeg_quality: int = Field(default=90, ge=1, le=100)
     detector: Detector = "adaptive"
-    min_shot_s: float = Field(0.6, ge=0)
+    min_shot_s: float = Field(default=0.6, ge=0)
 
 
 @dataclass
@@ -151,7 +152,7 @@ class _Scan:
 
     @property
     def expected_frames(self) -> int:
-        """Announced by the sample table (MP4), else by length and average rate; what was decoded where both are unknown."""
+        """By the sample table (MP4), else by length and average rate; what was decoded where both are unknown."""
         return self._table if self._table is not None else round(self.window_s * self.opened.fps) or self.decoded
 
     def _decoded_share(self) -> tuple[float, str]:
@@ -262,8 +263,6 @@ class _Scan:
                 float(np.mean([c < quality.FROZEN_DIFFERENCE for c in self.changes])) if self.changes else 1.0
             ),
             "pick_sharpness": float(np.mean([candidates[p.index].sharpness for p in picks])),
-            "pick_copies": sum(
-                quality.hamming(a, b) <= 3 for a, b in zip(hashes[:-1], hashes[1:], strict=True)
-            ),
+            "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
             "shortfall": self.cfg.k - len(picks),
         }

@@ -21,13 +21,13 @@ CODECS = (
 class VideoConfig(Config):
     """Limits of one call to the decoder's process. A clip past a limit is refused with a reason."""
 
-    timeout_s: float = Field(60.0, gt=0)  # wall clock of one probe or extract
-    memory_mb: int = Field(4096, ge=512)  # address space of the child (RLIMIT_AS)
-    max_pixels: int = Field(8192 * 4320, gt=0)  # of one frame
-    max_bytes: int = Field(64 * 1024**3, gt=0)  # of one file
-    min_decoded_share: float = Field(0.9, ge=0, le=1)  # decoded / announced frames; under it: truncated
-    max_corrupt_share: float = Field(0.2, ge=0, le=1)  # damaged / decoded frames; over it: corrupt
-    calls_per_child: int = Field(2000, ge=1)  # then the child is replaced, so that leaks stay small
+    timeout_s: float = Field(default=60.0, gt=0)  # wall clock of one probe or extract
+    memory_mb: int = Field(default=4096, ge=512)  # address space of the child (RLIMIT_AS)
+    max_pixels: int = Field(default=8192 * 4320, gt=0)  # of one frame
+    max_bytes: int = Field(default=64 * 1024**3, gt=0)  # of one file
+    min_decoded_share: float = Field(default=0.9, ge=0, le=1)  # decoded / announced frames; under it: truncated
+    max_corrupt_share: float = Field(default=0.2, ge=0, le=1)  # damaged / decoded frames; over it: corrupt
+    calls_per_child: int = Field(default=2000, ge=1)  # then the child is replaced, so that leaks stay small
 
 
 class Refused(Exception):

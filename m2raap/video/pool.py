@@ -24,15 +24,19 @@ class Held:
 
 
 class FramePool:
-    """At most `capacity` frames. The first k always enter, later ones at least `spacing_s` apart; when full, the frame
-    whose loss leaves the shortest gap goes, but the only frame of a shot stays while it can."""
+    """At most `capacity` frames of a clip.
+
+    The first k always enter, later ones where a step of a time grid is passed (the middles of k equal segments lie on
+    it). When full, the frame whose loss leaves the shortest gap goes; the only frame of a shot stays while it can.
+    """
 
     def __init__(self, k: int, window_s: float, frame_bytes: int, shrink: Callable[[Any], Any]) -> None:
         """`window_s`: announced length of the clip, 0 if unknown. `shrink`: decoded frame -> small picture."""
         self._k = k
         held_decoded = PER_PICK * k * frame_bytes <= HELD_BYTES
         self.capacity = (PER_PICK if held_decoded else PER_PICK_LARGE) * k
-        self._spacing_s = window_s / self.capacity
+        self._step_s = window_s / self.capacity
+        self._next_s = 0.0
         self._shrink = None if held_decoded else shrink
         self._shot_starts_s: list[float] = [0.0]
         self._wanted_at_s: list[float] = []
@@ -48,9 +52,11 @@ class FramePool:
 
     def offer(self, time_s: float, luma_HW: np.ndarray, picture: Any) -> None:
         due = [w for w in self._wanted_at_s if w <= time_s]
-        spaced = not self.frames or time_s - self.frames[-1].time_s >= self._spacing_s - 1e-6
-        if not (due or spaced or len(self.frames) < self._k):
+        on_grid = time_s >= self._next_s - 1e-6
+        if not (due or on_grid or len(self.frames) < self._k):
             return
+        if self._step_s > 0:
+            self._next_s = (int(time_s / self._step_s + 1e-6) + 1) * self._step_s
         self._wanted_at_s = [w for w in self._wanted_at_s if w > time_s]
         self.frames.append(Held(time_s, luma_HW, self._shrink(picture) if self._shrink else picture))
         if len(self.frames) > self.capacity:

@@ -44,7 +44,7 @@ def mean_difference(one_HW: np.ndarray, two_HW: np.ndarray) -> float:
 
 
 def dhash64(luma_HW: np.ndarray) -> int:
-    """64-bit difference hash as a signed integer: bit = pixel is darker than its right neighbour, on a 9x8 reduction."""
+    """64-bit difference hash, signed: a bit says that a pixel of a 9x8 reduction is darker than its right neighbour."""
     import cv2
 
     small = cv2.resize(luma_HW, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)

@@ -1,7 +1,7 @@
 """Cuts between shots, by PySceneDetect's detectors, fed frame by frame from our own decode.
 
-The detectors are pushed directly: `SceneManager` would pull from a second decode in a thread of its own. Frames go in at
-the size to which SceneManager would bring them (long side 256 px), so its published thresholds hold.
+The detectors are pushed directly: `SceneManager` would pull, from a thread of its own. Frames go in at the size to
+which it would bring them (long side 256 px), so its published thresholds hold.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ShotDetector:
             self._detector = None
 
     def push(self, time_s: float, plane_HWC: np.ndarray) -> bool:
-        """The next frame (uint8 BGR) at `time_s`, later than all before; True if a cut was found (it may lie 2 frames back)."""
+        """The next frame (uint8 BGR), later than all before. True if a cut was found; it may lie 2 frames back."""
         if self._detector is None:
             return False
         from scenedetect.common import FrameTimecode, Timecode

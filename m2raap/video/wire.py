@@ -1,4 +1,4 @@
-"""Messages between parent and child: [4 bytes length][JSON], then the blobs whose lengths the JSON states. No pickle."""
+"""Messages between parent and child: [4 bytes length][JSON], then the blobs whose lengths the JSON states."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class VideoWorker:
         """Key-frames and signals of [start_s, end_s); end_s None: to the end of the video. Raises Refused,
         and M2raapError for times that make no clip."""
         if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
-            raise M2raapError(f"{path}: a clip from {start_s} s to {end_s} s holds nothing; expected 0 <= start_s < end_s")
+            raise M2raapError(f"{path}: a clip from {start_s} s to {end_s} s holds nothing; give 0 <= start_s < end_s")
         request = {
             "do": "extract",
             "path": str(path),
@@ -114,7 +114,8 @@ class VideoWorker:
                 start_new_session=True,
             )
             try:
-                self._exchange(self._child, {"do": "start", "limits": self.cfg.model_dump(mode="json")}, _START_TIMEOUT_S)
+                hello = {"do": "start", "limits": self.cfg.model_dump(mode="json")}
+                self._exchange(self._child, hello, _START_TIMEOUT_S)
             except (TimeoutError, EOFError, BrokenPipeError) as error:
                 said = self._last_words()
                 self.close()

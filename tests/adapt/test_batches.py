@@ -71,7 +71,10 @@ def test_a_clip_draws_the_same_whatever_stands_beside_it() -> None:
 def test_validation_takes_the_first_text_of_a_language() -> None:
     source = ListSource(["a", "b"], [[], []], [[("zh", "z", "raw")], [("en", "long", "raw"), ("en", "e", "raw")]])
     table = text_table(source, Letters(), ("en", "zh"), {}, {})
-    assert [a.tolist() for a in table.first_of("en")] == [[1], [1]] and [a.tolist() for a in table.first_of("zh")] == [[0], [0]]
+    assert [a.tolist() for a in table.first_of("en")] == [[1], [1]] and [a.tolist() for a in table.first_of("zh")] == [
+        [0],
+        [0],
+    ]
     assert table.num_truncated == 1
 
 
@@ -83,7 +86,10 @@ def test_a_clip_without_a_text_is_named() -> None:
 def test_more_frames_are_thinned_and_fewer_masked(backbone: Backbone) -> None:
     source = ordered(1, 0, frames=6)
     images, mask = clip_images(source, 0, 3, backbone.preprocess)
-    assert torch.equal(images, images_from_jpegs([source.jpegs[0][t] for t in (1, 3, 5)], backbone.preprocess)) and mask.all()
+    assert (
+        torch.equal(images, images_from_jpegs([source.jpegs[0][t] for t in (1, 3, 5)], backbone.preprocess))
+        and mask.all()
+    )
     images, mask = clip_images(source, 0, 8, backbone.preprocess)
     assert mask.tolist() == [True] * 6 + [False] * 2 and images.shape[0] == 8 and not images[6:].any()
     source.jpegs[0][2] = b"GIF89a"

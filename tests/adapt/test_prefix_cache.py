@@ -7,14 +7,19 @@ from world import ordered
 
 from m2raap.adapt import prefix_cache
 from m2raap.adapt.batches import LiveImages
-from m2raap.adapt.prefix_cache import PrefixCache, cache_bytes, open_prefix_cache
+from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
+from m2raap.models.config import StanConfig
+from m2raap.models.video_clip import VideoCLIP
+
+PLAN = CachePlan("prefix", 2, 4)
 
 
 def make(folder: Path, backbone: Backbone, key: str = "k", **hooks: object) -> PrefixCache:
     progress = hooks.get("progress", lambda *_: None)
-    return open_prefix_cache(folder, key, ordered(20, 0, 3), backbone, 4, 2, progress)  # type: ignore[arg-type]
+    model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2))
+    return open_prefix_cache(folder, key, ordered(20, 0, 3), model, hooks.get("plan", PLAN), progress)  # type: ignore[arg-type]
 
 
 def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
@@ -25,8 +30,19 @@ def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = backbone.prefix_tokens(images.flatten(0, 1), 2).unflatten(0, (3, 4))
     assert torch.equal(mask, there) and mask.sum() == 9
-    torch.testing.assert_close(tokens, expected, atol=1e-3, rtol=1e-3)
-    assert cache.tokens_BTSD.nbytes == cache_bytes(backbone, 20, 4)
+    torch.testing.assert_close(tokens[:, 0], expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["prefix", "levels"])
+def test_encodes_as_the_pixels_do(backbone: Backbone, tmp_path: Path, kind: str) -> None:
+    plan = CachePlan(kind, 3, 4)  # type: ignore[arg-type]
+    cache, live = make(tmp_path, backbone, plan=plan), LiveImages(ordered(20, 0, 3), backbone.preprocess, 4)
+    model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2, start="open"))
+    with torch.no_grad():
+        cached, lively = (data.encode(model, *data.batch(np.array([3, 11]))) for data in (cache, live))
+    torch.testing.assert_close(cached, lively, atol=1e-3, rtol=0)
+    assert cache.tokens_BVTSD.nbytes == plan.num_bytes(model, 20)
+    assert cache.tokens_BVTSD.shape == ((20, 1, 4, 17, 64) if kind == "prefix" else (20, 2, 4, 5, 64))
 
 
 def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +60,7 @@ def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkey
     heard.clear()
     again = make(tmp_path / "cut", backbone, progress=lambda what, done, total: heard.append(done))
     assert heard == [0, 20]
-    assert np.array_equal(again.tokens_BTSD, whole.tokens_BTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
+    assert np.array_equal(again.tokens_BVTSD, whole.tokens_BVTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
 
 
 def test_is_made_once_and_anew_for_another_key(backbone: Backbone, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from m2raap.curate.similarity import (
     draw_others,
     mismatch,
     pair_scores,
-    text_bias,
+    text_norm,
 )
 
 
@@ -44,30 +44,30 @@ def test_strangers_are_told_from_pairs_in_spite_of_hub_texts() -> None:
     num, k, dim = 200, 8, 32
     topics = unit(rng.normal(size=(num, dim)))
     hub = unit(rng.normal(size=dim))
-    frames = unit(topics[:, None] + hub * 1.5 + 0.3 * rng.normal(size=(num, k, dim)))
-    texts = unit(topics + 0.3 * rng.normal(size=(num, dim)) + hub * rng.uniform(0, 2, (num, 1)))
+    frames = unit(topics[:, None] + hub * 1.5 + 0.15 * rng.normal(size=(num, k, dim)))
+    texts = unit(topics + 0.1 * rng.normal(size=(num, dim)) + hub * rng.uniform(0, 2, (num, 1)))
     wrong = rng.random(num) < 0.2
     texts_given = np.where(wrong[:, None], np.roll(texts, 1, axis=0), texts)
-    bias = text_bias(texts_given, frames.reshape(-1, dim).mean(axis=0))
-    keys = np.arange(num)
-    scores = []
+    norm = text_norm(texts_given, frames[:64])
+    scores = {"plain": [], "normed": []}
     for i in range(num):
-        others = draw_others(keys, i, 64, np.random.default_rng([0, i]))
+        others = draw_others(np.arange(num), i, 64, np.random.default_rng([0, i]))
         assert i not in others and len(others) == 64
-        scores.append(
-            contrastive_scores(frames[i], texts_given[i], texts_given[others], bias[others], bias[i])["sim_percentile"]
-        )
-    low = np.array(scores) < 0.95  # a stranger passes one time in twenty
-    assert (low & wrong).sum() / wrong.sum() > 0.85
-    assert (low & ~wrong).sum() / (~wrong).sum() < 0.02
+        for name, by in (("plain", None), ("normed", norm)):
+            scores[name].append(contrastive_scores(frames[i], texts_given, i, others, by)["sim_percentile"])
+    caught = {name: np.mean((np.array(s) < 0.95)[wrong]) for name, s in scores.items()}
+    lost = {name: np.mean((np.array(s) < 0.95)[~wrong]) for name, s in scores.items()}
+    assert caught["normed"] > 0.85 and lost["normed"] < 0.05, (caught, lost)
+    assert lost["plain"] > 2 * lost["normed"], (caught, lost)
 
 
 def test_twins_count_half_and_no_others_is_an_error() -> None:
     frame, text = np.eye(2)[:1], np.array([1.0, 0.0])
-    assert contrastive_scores(frame, text, np.array([[1.0, 0.0]]))["sim_percentile"] == 0.5
-    assert contrastive_scores(frame, text, np.array([[0.0, 1.0]]))["sim_percentile"] == 1.0
+    texts = np.stack([text, text, [0.0, 1.0]])
+    assert contrastive_scores(frame, texts, 0, np.array([1]))["sim_percentile"] == 0.5
+    assert contrastive_scores(frame, texts, 0, np.array([2]))["sim_percentile"] == 1.0
     with pytest.raises(M2raapError, match="there are none"):
-        contrastive_scores(frame, text, np.zeros((0, 2)))
+        contrastive_scores(frame, texts, 0, np.zeros(0, int))
     assert list(draw_others([5, 5, 6], 5, 10, np.random.default_rng(0))) == [2]
 
 

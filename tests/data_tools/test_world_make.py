@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -54,7 +54,7 @@ def test_the_gallery_has_no_two_clips_of_one_meaning_and_both_orders(plans: list
     order = [p.scene for p in test if p.scene.kind == "order"]
     assert len(order) >= 200 and all(meaning(reversed_order(s)) in meanings for s in order)
     assert len({p.texts["en"] for p in test}) == len({p.texts["zh"] for p in test}) == len(test)
-    assert len(plan_world(WorldConfig(train_clips=1, val_clips=0, test_clips=1200))) == 1201
+    assert len(plan_world(WorldConfig(train_clips=1, val_clips=0, test_clips=800))) == 801
 
 
 def test_shares_of_the_faults(plans: list[Planned]) -> None:
@@ -112,6 +112,7 @@ def test_duplicates(plans: list[Planned]) -> None:
         assert min(generic.values()) >= 10
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(["en", "zh"]))
 def test_mojibake_is_broken_and_repairable_only_if_no_byte_is_lost(seed: int, lang: str) -> None:
     text = "three white circles drop down" if lang == "en" else "三个白色圆形往下降，然后不见了"
@@ -132,6 +133,7 @@ def test_mojibake_is_broken_and_repairable_only_if_no_byte_is_lost(seed: int, la
         assert repairable == (text in repaired)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(["en", "zh"]))
 def test_light_dirt_keeps_the_words(seed: int, lang: str) -> None:
     import unicodedata
@@ -140,11 +142,12 @@ def test_light_dirt_keeps_the_words(seed: int, lang: str) -> None:
     dirty = faults.light_dirt(text, lang, np.random.default_rng(seed))
 
     def letters(s: str) -> str:
-        return "".join(c for c in unicodedata.normalize("NFKC", s).lower().replace("1个", "一个") if c.isalnum())
+        return "".join(c for c in unicodedata.normalize("NFKC", s).lower() if c.isalnum())
 
     assert dirty != text and letters(dirty).startswith(letters(text))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 5000))
 def test_other_motion_changes_only_the_motion(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -180,7 +183,9 @@ def test_files_and_rows(small: tuple[Path, World]) -> None:
     truth = {r["id"]: r["fault"] for r in pq.read_table(out / "truth.parquet").to_pylist()}
     assert len(rows) == 41 and len(world.train_clips) == 37 and len(world.test_clips) == 4
     assert len(world.train_texts) == 74 and len(world.test_texts) == 8
-    assert Counter(truth[c["clip_id"]] for c in world.train_clips if c["clip_id"] in truth) == dict.fromkeys(CLIP_FAULTS, 2)
+    assert Counter(truth[c["clip_id"]] for c in world.train_clips if c["clip_id"] in truth) == dict.fromkeys(
+        CLIP_FAULTS, 2
+    )
     scenes = {r["clip_id"]: r for r in rows}
     for clip in world.train_clips + world.test_clips:
         path = out / "videos" / clip["video"]
@@ -195,7 +200,9 @@ def test_files_and_rows(small: tuple[Path, World]) -> None:
             assert found == expected >= 24, clip
     ids = {c["clip_id"] for c in world.train_clips + world.test_clips}
     for text in world.train_texts + world.test_texts:
-        assert text["clip_id"] in ids and text["text_id"] == f"{text['clip_id']}.{text['lang']}0" and text["text"].strip()
+        assert (
+            text["clip_id"] in ids and text["text_id"] == f"{text['clip_id']}.{text['lang']}0" and text["text"].strip()
+        )
 
 
 def test_bytes_do_not_depend_on_the_workers(small: tuple[Path, World], tmp_path: Path) -> None:

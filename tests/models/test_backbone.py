@@ -29,7 +29,9 @@ def test_layer_tokens_are_those_of_open_clip(backbone: Backbone, images: torch.T
         torch.testing.assert_close(ours[level], expected, atol=1e-6, rtol=0)
     feature = backbone.image_feature_from_cls(ours[-1][:, 0])
     torch.testing.assert_close(feature, theirs["image_features"], atol=1e-6, rtol=0)
-    torch.testing.assert_close(backbone.encode_image(images), backbone.clip.encode_image(images, normalize=True), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        backbone.encode_image(images), backbone.clip.encode_image(images, normalize=True), atol=1e-6, rtol=0
+    )
 
 
 @torch.no_grad()
@@ -60,7 +62,9 @@ def test_random_weights_come_from_the_seed_and_leave_the_global_stream_alone(tin
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    made = [load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True, random_seed=s)) for s in (0, 0, 1)]
+    made = [
+        load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True, random_seed=s)) for s in (0, 0, 1)
+    ]
     assert torch.equal(torch.rand(3), expected)
     assert made[0].digest == made[1].digest != made[2].digest
 
@@ -119,7 +123,9 @@ def test_what_cannot_be_had_is_named(cfg: BackboneConfig, words: str) -> None:
         load_backbone(cfg)
 
 
-@pytest.mark.parametrize("cfg", [BackboneConfig(model="hf-hub:some/model"), BackboneConfig(model="ViT-B-32", pretrained="openai")])
+@pytest.mark.parametrize(
+    "cfg", [BackboneConfig(model="hf-hub:some/model"), BackboneConfig(model="ViT-B-32", pretrained="openai")]
+)
 def test_without_a_hub_one_sentence_at_once(
     cfg: BackboneConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

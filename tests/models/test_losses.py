@@ -35,7 +35,9 @@ def test_without_twins_the_objectives_agree_with_open_clips_loss() -> None:
     video, text = (F.normalize(torch.randn(8, 16), dim=-1) for _ in range(2))
     scale = torch.tensor(20.0)
     for objective in OBJECTIVES.values():
-        torch.testing.assert_close(objective(video, text, scale, torch.eye(8, dtype=torch.bool)), ClipLoss()(video, text, scale))
+        torch.testing.assert_close(
+            objective(video, text, scale, torch.eye(8, dtype=torch.bool)), ClipLoss()(video, text, scale)
+        )
 
 
 def test_twins_share_any_key() -> None:

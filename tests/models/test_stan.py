@@ -66,7 +66,9 @@ def literal(stan: Stan, backbone: Backbone, levels: list[torch.Tensor], frames_o
             cls = cls + sum(updates) / frames
             cls = cls + block.mlp(block.ln_2(cls))
             x = {key: value + block.mlp(block.ln_2(value)) for key, value in x.items()}
-        opened = {"gate": lambda c: stan.gate * c, "matrix": lambda c: stan.out(c), "open": lambda c: c}[stan.cfg.start](cls)
+        opened = {"gate": lambda c: stan.gate * c, "matrix": lambda c: stan.out(c), "open": lambda c: c}[
+            stan.cfg.start
+        ](cls)
         g = [visual.ln_post(levels[-1][b, t, 0] + opened) @ visual.proj for t in range(frames)]
         if stan.cfg.pool == "unit":
             g = [one / one.norm() for one in g]
@@ -100,11 +102,12 @@ def test_order_matters_away_from_the_start(backbone: Backbone) -> None:
 @torch.no_grad()
 def test_pooled_patches_are_means_of_squares(backbone: Backbone) -> None:
     stan = Stan(StanConfig(layers=2, patch_pool=2), backbone)
-    tokens = torch.randn(1, 3, 16, 64)
-    pooled = stan._patches(tokens)
-    assert pooled.shape == (1, 4, 3, 64)
-    expected = (tokens[0, 2, 2] + tokens[0, 2, 3] + tokens[0, 2, 6] + tokens[0, 2, 7]) / 4
-    torch.testing.assert_close(pooled[0, 1, 2], expected)
+    tokens = torch.randn(1, 3, 17, 64)
+    pooled = stan.compact(tokens)
+    assert pooled.shape == (1, 3, 5, 64)
+    expected = (tokens[0, 2, 3] + tokens[0, 2, 4] + tokens[0, 2, 7] + tokens[0, 2, 8]) / 4
+    torch.testing.assert_close(pooled[0, 2, 2], expected)
+    assert torch.equal(pooled[:, :, 0], tokens[:, :, 0])
 
 
 def test_misfits_are_named(backbone: Backbone) -> None:

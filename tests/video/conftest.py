@@ -23,7 +23,7 @@ def encode(stream: Any, path: Path, **options: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with plain.mp4 (4 s, 25 fps, 160x90, moov last), copies in other containers, plain.avi (MPEG-4) and colours.mp4."""
+    """plain.mp4 (4 s, 25 fps, 160x90, moov last), copies in other containers, plain.avi (MPEG-4), colours.mp4."""
     folder = tmp_path_factory.mktemp("clips")
     source = ffmpeg.input("testsrc2=s=160x90:r=25:d=4", f="lavfi")
     plain = encode(source, folder / "plain.mp4", g=25)
@@ -33,8 +33,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "plain.mkv": {},
         "plain.ts": {},
     }.items():
-        argv = ffmpeg.output(ffmpeg.input(str(plain)), str(folder / name), c="copy", **options).compile(cmd=ffmpeg_exe())
-        run_ffmpeg(argv)
+        copy = ffmpeg.output(ffmpeg.input(str(plain)), str(folder / name), c="copy", **options)
+        run_ffmpeg(copy.compile(cmd=ffmpeg_exe()))
     encode(source, folder / "plain.avi", vcodec="mpeg4", preset=None)
     colours = [
         ffmpeg.input(f"color={c}:s=160x90:r=25:d={d}", f="lavfi") for c, d in (("red", 2), ("blue", 1), ("green", 3))

@@ -55,9 +55,14 @@ def bad(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(tone, folder / "tone.wav")
     # A song whose only 'video' is its cover.
     cover = ffmpeg.input(str(folder / "png.mp4"), f="png_pipe")
-    argv = ffmpeg.output(tone, cover, str(folder / "cover.mp4"), acodec="aac", vcodec="mjpeg", **{
-        "disposition:v:0": "attached_pic", "strict": "unofficial"
-    }).compile(cmd=ffmpeg_exe())
+    argv = ffmpeg.output(
+        tone,
+        cover,
+        str(folder / "cover.mp4"),
+        acodec="aac",
+        vcodec="mjpeg",
+        **{"disposition:v:0": "attached_pic", "strict": "unofficial"},
+    ).compile(cmd=ffmpeg_exe())
     run_ffmpeg(argv)
     run(red, folder / "ffv1.mkv", vcodec="ffv1")
     (folder / "folder.mp4").mkdir()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +41,7 @@ def test_k_picks_or_all_frames_in_order(name: str, scene: tuple) -> None:
     picks = STRATEGIES[name](candidates, cuts_s, duration_s, k)
     assert len(picks) == min(k, len(candidates))
     times_s = [candidates[p.index].time_s for p in picks]
-    assert all(a < b for a, b in zip(times_s[:-1], times_s[1:], strict=True))
+    assert all(a < b for a, b in pairwise(times_s))
     shots = shot_bounds(cuts_s, duration_s)
     for pick, time_s in zip(picks, times_s, strict=True):
         start, end = shots[pick.shot]

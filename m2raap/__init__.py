@@ -1,0 +1,19 @@
+"""m2raap: from a raw heap of videos and captions to a zero-shot video-text retrieval model, in English and Chinese.
+
+`m2raap.load(folder)` gives a model with `encode_video` and `encode_text`; `m2raap.run(recipe, data=..., out=...)` carries
+out a recipe (both in `m2raap.api`). Nothing heavy is imported before one of them is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__ = ["load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        # By name, because every module of the package imports the package: it may not import them back.
+        return getattr(importlib.import_module("m2raap.api"), name)
+    raise AttributeError(f"module 'm2raap' has no attribute '{name}'")

@@ -1,0 +1,42 @@
+"""The Python API: what the command line does, for programs. `m2raap.load` and `m2raap.run` lead here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from m2raap.core.engine import LocalEngine
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.stages.recipe import load_recipe
+from m2raap.stages.report import report
+from m2raap.stages.run import Inputs, Options, RunFolder
+from m2raap.stages.run import run as carry_out
+
+
+def load(path: str | Path) -> VideoCLIP:
+    """The model of an adapt stage: its folder, or the `model/` folder in it. Raises M2raapError if neither holds one."""
+    folder = Path(path)
+    return VideoCLIP.load(folder / "model" if (folder / "model" / "model.json").is_file() else folder)
+
+
+def run(
+    recipe: str,
+    *,
+    data: str | Path,
+    out: str | Path,
+    benches: dict[str, str | Path] | None = None,
+    settings: dict[str, object] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> Path:
+    """Carries out a recipe (a file or the name of a shipped one) and returns the path of its report.
+
+    `settings` maps dotted keys to values, as `--set` does. Raises M2raapError as the command line would print it.
+    """
+    loaded = load_recipe(recipe, [f"{key}={value}" for key, value in (settings or {}).items()])
+    inputs = Inputs(Path(data), {name: Path(path) for name, path in (benches or {}).items()})
+    engine = LocalEngine(workers)
+    try:
+        carry_out(loaded, inputs, Path(out), engine, Options(force=force))
+    finally:
+        engine.close()
+    return report(RunFolder.open(Path(out)), loaded)[1]

@@ -1,0 +1,108 @@
+"""The command line as a user meets it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import m2raap
+
+HEAVY = ("torch", "transformers", "open_clip", "cv2", "pandas", "pyarrow", "av", "scenedetect", "faiss", "numpy")
+
+
+@pytest.mark.parametrize("words", [("--help",), ("run", "--help"), ("data", "import", "--help"), ("recipe", "--help")])
+def test_help_loads_nothing_heavy(words: tuple[str, ...]):
+    code = (
+        "import sys; sys.argv = ['m2raap', *sys.argv[1:]]\n"
+        "from m2raap.cli import main\n"
+        "try: main.main()\n"
+        "except SystemExit as end: assert end.code == 0, end.code\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60, check=True)
+    assert "Usage: m2raap" in done.stdout
+    assert done.stderr.strip() == "[]"
+
+
+def one_line(text: str) -> bool:
+    return "Traceback" not in text and len(text.strip().splitlines()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("run", "demo", "--bad"), 2, "No such option"),
+        (("frobnicate",), 2, "No such command"),
+        (("run", "demo", "--out", "X"), 2, "Missing option '--data'"),
+        (("run", "demo", "--data", "nowhere", "--out", "X"), 1, "nowhere: no corpus"),
+        (("run", "nothing", "--data", "C", "--out", "X"), 2, "no recipe of that name"),
+        (("run", "demo", "--data", "C", "--out", "X", "--set", "adapt.stepz=3"), 2, "did you mean 'steps'?"),
+        (("run", "demo", "--data", "C", "--out", "X", "--parts", "3/2"), 2, "--parts 3/2: expected I/N"),
+        (("run", "demo", "--data", "C", "--out", "X", "--bench", "C"), 2, "expected NAME=CORPUS"),
+        (("run", "demo", "--data", "C", "--out", "X", "--until", "lunch"), 2, "--until lunch: no such stage"),
+        (("run", "demo", "--data", "C", "--out", "X", "--engine", "steam"), 1, "C: no corpus"),
+        (("run", "demo", "--data", "C", "--out", "X", "--allow-refused", "lots"), 2, "--allow-refused lots"),
+        (("data", "import", "csv", "x", "--out", "X"), 2, "formats are table, msrvtt, world"),
+        (("data", "import", "table", "--out", "X"), 2, "give the list or folder to read"),
+        (("data", "import", "table", "none.csv", "--out", "X"), 1, "none.csv: no such file"),
+        (("data", "import", "world", "--out", "X", "--set", "train_clipz=3"), 2, "did you mean 'train_clips'?"),
+        (("filter", "nowhere", "--out", "X"), 1, "nowhere: no corpus"),
+        (("status", "nowhere"), 1, "nowhere: holds no run"),
+        (("check", "nowhere"), 1, "holds no corpus and no stage folder"),
+        (("explain", "x", "--in", "nowhere"), 1, "nowhere: no corpus"),
+        (("evaluate", "nowhere", "--out", "X"), 1, "holds no embeddings"),
+        (("recipe", "show", "demo", "--arm", "x"), 2, "arms of demo are zero_shot"),
+        (("score", "none.npy"), 1, "none.npy"),
+    ],
+)
+def test_wrong_usage_and_missing_things_are_one_clear_sentence(tmp_path: Path, words, code: int, message: str):
+    done = m2raap(*words, check=code, cwd=tmp_path)
+    assert message in done.stderr.replace("\n", " ")
+    assert one_line(done.stderr), done.stderr
+    assert not (tmp_path / "X").exists()
+
+
+def test_score_ranks_a_matrix(tmp_path: Path):
+    np.save(tmp_path / "sim.npy", np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.1], [0.1, 0.2, 0.7]]))
+    found = json.loads(m2raap("score", tmp_path / "sim.npy", "--json").stdout)
+    assert found["t2v"]["R@1"] == pytest.approx(200 / 3)
+    assert set(found["t2v"]) >= {"R@1", "R@5", "R@10", "MdR", "MnR"}
+    assert found["v2t"]["R@1"] == 100
+
+
+def test_recipe_show_and_schema_are_complete():
+    shown = json.loads(m2raap("recipe", "show", "demo", "--arm", "m2raap", "--set", "adapt.lr=1e-5", "--json").stdout)
+    assert shown["adapt"]["lr"] == 1e-5 and shown["keyframes"]["k"] == 8
+    schema = json.loads(m2raap("recipe", "schema").stdout)
+    assert set(schema["properties"]) >= {"filter", "keyframes", "adapt", "arms"}
+
+
+def test_an_empty_corpus_is_refused(tmp_path: Path):
+    (tmp_path / "list.csv").write_text("video,caption\n")
+    done = m2raap("data", "import", "table", tmp_path / "list.csv", "--out", tmp_path / "C", check=1)
+    assert "the table has no rows" in done.stderr and not (tmp_path / "C").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_resumes(tmp_path: Path, small_world: Path):
+    """A file size limit stands for the disk: the same failure of the same write."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    out = tmp_path / "filter"
+    done = m2raap("filter", small_world / "train", "--out", out, "--workers", 1, check=1, preexec_fn=limit)
+    assert "the disk is full; free some space and run the same command again: it resumes" in done.stderr
+    assert one_line(done.stderr)
+    m2raap("filter", small_world / "train", "--out", out, "--workers", 1)
+    assert "ok" in m2raap("check", out).stdout
+
+
+def test_doctor_finds_nothing_wrong_here():
+    findings = json.loads(m2raap("doctor", "--json").stdout)
+    assert {finding["state"] for finding in findings} <= {"ok", "warn"}
+    assert {"one scenedetect", "torch", "ffmpeg", "the tiny model"} <= {finding["what"] for finding in findings}

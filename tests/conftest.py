@@ -1,0 +1,54 @@
+"""Shared pieces: a small world, made once a session, and the bytes of a folder that have to be the same again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Two test processes share two cores: more threads only make them wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+SMALL_WORLD = ["train_clips=48", "val_clips=10", "test_clips=12"]
+# What may differ from run to run: times, caches, and the map and report that show them.
+TRANSIENT = ("timings.jsonl", "cache", "report", "run.json", "scratch", "tensorboard")
+
+
+def m2raap(*words: object, check: int | None = 0, timeout: float = 110, **options) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    command = [sys.executable, "-m", "m2raap.cli.main", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **options)
+    if check is not None:
+        assert done.returncode == check, (
+            f"{words} ended with {done.returncode}, not {check}:\n{done.stdout}\n{done.stderr}"
+        )
+    return done
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file below `folder` that must not change."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not set(path.relative_to(folder).parts) & set(TRANSIENT)
+    }
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory) -> Path:
+    """OUT of `data import world`: train/ and test/ corpora, videos/, truth.parquet. Read only."""
+    out = tmp_path_factory.mktemp("world") / "W"
+    settings = [word for item in SMALL_WORLD for word in ("--set", item)]
+    m2raap("data", "import", "world", "--out", out, *settings)
+    return out
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the real annotation lists are not at {SHARED_DATA.name}")
+    return SHARED_DATA

@@ -1,0 +1,216 @@
+"""The tiny bilingual CLIP of the package, its tokenizer and its trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+import m2raap
+from data_tools import tiny_clip
+from data_tools.world import exam, patches
+from data_tools.world.grammar import Event, Obj, Shot
+from data_tools.world.stills import ALL_PAIRS, caption, facts, looks, prompt, sample_shot, take, true_of
+from data_tools.world.words import EN_VERB, ZH_VERB
+
+FOLDER = Path(next(iter(m2raap.__path__))) / "assets" / "tiny_bilingual_clip"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> SimpleNamespace:
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{FOLDER}")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{FOLDER}")
+    return SimpleNamespace(model=model.eval(), tokenize=tokenize)
+
+
+def test_the_packaged_model_names_stills_it_has_not_seen() -> None:
+    found = exam.evaluate(FOLDER, n=300, seed=77)
+    for lang in ("en", "zh"):
+        assert found[lang]["top1"] >= 0.93, found
+        assert found[lang]["low"] < found[lang]["top1"] <= found[lang]["high"]
+
+
+def test_the_files_are_small() -> None:
+    assert sum(p.stat().st_size for p in FOLDER.iterdir()) < 12e6
+    assert "Apache-2.0" in (FOLDER / "CARD.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a red circle", "一个红色圆形向右移动", "Ünïcödé ☃ 🎬 слово 日本語", "", "龘" * 80, "word " * 100, "ａｂｃ"],
+)
+def test_any_text_has_tokens_and_ends_with_the_highest_id(loaded: SimpleNamespace, text: str) -> None:
+    ids = loaded.tokenize([text])[0]
+    end = int(ids.argmax())
+    assert ids.shape == (tiny_clip.CONTEXT_LENGTH,) and ids[end] == loaded.model.vocab_size - 1
+    assert (ids[end + 1 :] == 0).all() and (ids[:end] != 0).all()
+
+
+def test_tokens_can_be_read_back_and_words_of_the_world_are_whole(loaded: SimpleNamespace) -> None:
+    raw = loaded.tokenize.tokenizer
+    for text in ("two small pink crosses on a striped background", "格子背景下，三个青色沙漏消失了", "☃ 🎬 слово"):
+        assert raw.decode(raw(text).input_ids, skip_special_tokens=True) == text
+    assert len(raw("a purple hourglass vanishes").input_ids) == 2 + 4
+    assert len(raw("红色圆形").input_ids) == 2 + 4
+    assert raw("A RED Circle").input_ids == raw("a red circle").input_ids == raw("ａ red circle").input_ids
+
+
+def test_every_motion_word_is_kept_out_of_the_training(loaded: SimpleNamespace) -> None:
+    motion = tiny_clip.motion_token_ids(loaded.tokenize)
+    rng = np.random.default_rng(0)
+    texts = [caption(sample_shot(rng, i % 3 == 0), lang, rng)[0] for i in range(150) for lang in ("en", "zh")]
+    verbs = {v for forms in EN_VERB.values() for f in forms for v in f[:2] if v not in ("is", "are", "")}
+    assert not [t for t in texts if any(f" {v} " in f" {t} " for v in verbs)]
+    assert not [t for t in texts if any(v in t for forms in ZH_VERB.values() for v in forms)]
+    plain = np.array([i for i in range(300, loaded.model.vocab_size - 1) if i not in motion])
+    ids = loaded.tokenize(texts)
+    noisy = tiny_clip.with_noise(ids, plain, rng, share=1.0)
+    assert (noisy.argmax(1) > ids.argmax(1)).all() and (noisy[:, 0] == ids[:, 0]).all()
+    assert (noisy.max(1).values == loaded.model.vocab_size - 1).all()
+    extra = set(noisy.unique().tolist()) - set(ids.unique().tolist())
+    assert extra and not extra & motion
+
+
+def test_short_paths_give_what_open_clip_gives(loaded: SimpleNamespace) -> None:
+    ids = loaded.tokenize(["a red circle", "三个青色沙漏 on a striped background"])
+    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    every = torch.stack([torch.randperm(64, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    with torch.no_grad():
+        assert torch.allclose(tiny_clip.encode_text(loaded.model, ids), loaded.model.encode_text(ids), atol=1e-5)
+        whole = loaded.model.encode_image(pixels)
+        for keep in (None, every):
+            tokens, inner = tiny_clip.encode_tokens(loaded.model.visual, pixels, keep)
+            assert torch.allclose(tokens[:, 0], whole, atol=1e-5) and inner.shape == (2, 65, 160)
+
+
+def test_kept_patches_cover_the_objects() -> None:
+    objects = np.zeros((2, 96, 96), bool)
+    objects[0, 30:50, 10:40] = True
+    kept = patches.patches_to_keep(objects, 8, 28, np.random.default_rng(0))
+    covered = {y // 12 * 8 + x // 12 for y, x in np.argwhere(objects[0]).tolist()}
+    assert covered <= set(kept[0].tolist()) and len(set(kept[0].tolist())) == len(set(kept[1].tolist())) == 28
+
+
+def test_outlines_against_a_slow_twin() -> None:
+    objects = np.random.default_rng(0).random((2, 96, 96)) < 0.3
+    found = patches.outlines(objects, 8)
+    for picture, patch, part in ((0, 0, 0), (1, 13, 7), (0, 63, 15), (1, 40, 4)):
+        y, x = patch // 8 * 12 + part // 4 * 3, patch % 8 * 12 + part % 4 * 3
+        assert found[picture, patch, part] == pytest.approx(objects[picture, y : y + 3, x : x + 3].mean())
+
+
+def test_rate_rises_stays_and_falls() -> None:
+    shares = [tiny_clip.rate(s, 100, 200, 400) for s in range(401)]
+    assert shares[0] == shares[99] == 0 < shares[100] < shares[139] == shares[200] == 1
+    assert shares[300] == 0.5 and shares[400] == 0.02
+
+
+def test_places_of_neighbours_are_alike() -> None:
+    place = patches.places(8, 160)
+    one = place / np.linalg.norm(place, axis=1, keepdims=True)
+    alike = one @ one.T
+    assert np.allclose(alike.diagonal(), 1) and alike[27, 28] > alike[27, 29] > alike[27, 31]
+
+
+def _true_of_slowly(shot: Shot, other: Shot, claims: np.ndarray) -> bool:
+    """Whether a caption of `shot` with these claims is true of a picture of `other`."""
+    if claims[4] >= 0 and shot.background != other.background:
+        return False
+    for i, event in enumerate(shot.events):
+        fits = False
+        for seen in other.events:
+            same = (event.obj.pair, event.obj.count) == (seen.obj.pair, seen.obj.count)
+            size = claims[2 * i + 1] < 0 or seen.motion in ("grow", "shrink") or seen.obj.size == event.obj.size
+            fits |= same and size
+        if not fits:
+            return False
+    return True
+
+
+def test_claims_against_a_slow_twin() -> None:
+    rng = np.random.default_rng(4)
+    shots = [sample_shot(rng, two=bool(i % 2)) for i in range(60)]
+    one, two = Obj("star", "red", "small"), Obj("ring", "blue", "large")
+    for events in (
+        (one,),
+        (two,),
+        (one, two),
+        (two, one),
+        (Obj("star", "red", "large"), two),
+        (Obj("star", "red", count=2),),
+    ):
+        for background in ("plain", "waves"):
+            shots.append(Shot(tuple(Event(o) for o in events), background))
+    shots.append(Shot((Event(one, "grow"),), "plain"))
+    claims = np.stack([caption(s, "en", rng)[1] for s in shots])
+    fast = true_of(claims, np.stack([facts(s) for s in shots]))
+    slow = [[_true_of_slowly(a, b, c) for b in shots] for a, c in zip(shots, claims, strict=True)]
+    assert np.array_equal(fast, np.array(slow)) and fast.diagonal().all() and fast.sum() > len(shots)
+
+
+def test_looks_add_up_to_one() -> None:
+    rng = np.random.default_rng(1)
+    shots = [sample_shot(rng, two=bool(i % 2)) for i in range(20)]
+    found = looks(np.stack([facts(s) for s in shots]))
+    for name, size in (("pair", 100), ("colour", 10), ("shape", 10), ("count", 3)):
+        assert found[name].shape == (20, size) and np.allclose(found[name].sum(axis=1), 1)
+    assert found["pair"][0].argmax() == ALL_PAIRS.index(shots[0].events[0].obj.pair)
+
+
+def test_contrast_leaves_true_captions_of_other_pictures_out() -> None:
+    image = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [1.0, -0.1], [-1.0, 0.3]]), dim=-1)
+    alone, scale = torch.eye(3, dtype=torch.bool), torch.tensor(5.0)
+    twins = alone.clone()
+    twins[0, 1] = twins[1, 0] = True
+    rows = (scale * image @ image.T).numpy().astype(float)
+
+    def slow(true: np.ndarray) -> float:
+        both = []
+        for logits, mask in ((rows, true), (rows.T, true.T)):
+            for i in range(3):
+                others = [np.exp(logits[i, j]) for j in range(3) if j == i or not mask[i, j]]
+                both.append(np.log(sum(others)) - logits[i, i])
+        return float(np.mean(both))
+
+    for true in (alone, twins):
+        assert float(tiny_clip.contrast(image, image, scale, true)) == pytest.approx(slow(true.numpy()), abs=1e-5)
+    assert slow(twins.numpy()) < slow(alone.numpy())
+
+
+def test_stills_and_prompts() -> None:
+    shot = Shot((Event(Obj("heart", "green")),), "dots")
+    one = take(shot, np.random.default_rng(1))
+    assert one.image.shape == (96, 96, 3) and one.image.dtype == np.uint8 and 100 < one.objects.sum() < 2000
+    assert np.array_equal(one.image, take(shot, np.random.default_rng(1)).image)
+    assert prompt(("red", "circle"), "en") == "a red circle" and prompt(("red", "circle"), "zh") == "一个红色圆形"
+    assert len({prompt(p, lang) for p in ALL_PAIRS for lang in ("en", "zh")}) == 200
+
+
+def test_wilson_interval() -> None:
+    assert exam.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+    assert exam.wilson(100, 100)[1] == pytest.approx(1.0)
+
+
+def test_a_few_steps_train_and_save_a_folder_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        tiny_clip, "evaluate", lambda folder, n, seed: {"en": {"top1": 0.1, "low": 0.0, "high": 0.2, "n": n}}
+    )
+    tiny_clip.train(tmp_path, steps=3, seed=0, threads=1, batch=8)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    assert (tmp_path / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
+    assert (tmp_path / "open_clip_config.json").read_bytes() == (FOLDER / "open_clip_config.json").read_bytes()
+    assert sum(p.numel() for p in model.parameters()) < 5e6
+    assert "of n = 2000 stills" in (tmp_path / "CARD.md").read_text(encoding="utf-8")

@@ -1,0 +1,224 @@
+"""The whole chain on a small world: once undisturbed, then everything that must not change it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from m2raap.core.files import read_json
+from m2raap.core.folder import read_timings
+from m2raap.core.tables import read_part
+from m2raap.core.view import View
+from tests.conftest import digests, m2raap
+
+RECIPE = Path(__file__).parent / "small.yaml"
+# Runs the command line and lists every file that it, or the code it runs in this process, opens.
+WATCHED = """
+import sys
+opened = open(sys.argv.pop(1), "w")
+def watch(event, args):
+    if event == "open" and isinstance(args[0], str):
+        opened.write(args[0] + "\\n"); opened.flush()
+sys.addaudithook(watch)
+from m2raap.cli import main
+sys.argv[0] = "m2raap"
+main.main()
+"""
+
+
+def words(world: Path, out: Path, *more: object) -> list[str]:
+    data = ["run", RECIPE, "--data", world / "train", "--bench", f"motion={world / 'test'}", "--out", out]
+    return [str(word) for word in (*data, "--allow-refused", "20%", *more)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_world: Path, tmp_path_factory) -> Path:
+    """OUT of the small recipe with one worker; OUT/../opened.txt lists the files that it opened before the report."""
+    out = tmp_path_factory.mktemp("chain") / "run"
+    command = [sys.executable, "-c", WATCHED, str(out.parent / "opened.txt")]
+    done = subprocess.run(
+        [*command, *words(small_world, out, "--workers", 1, "--until", "evaluate")], capture_output=True, text=True, timeout=115
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def reported(small_world: Path, undisturbed: Path) -> str:
+    return m2raap("report", undisturbed, "--truth", small_world / "truth.parquet").stdout
+
+
+def test_no_stage_opens_the_truth(undisturbed: Path):
+    opened = (undisturbed.parent / "opened.txt").read_text().splitlines()
+    assert any(path.endswith(".parquet") for path in opened), "the watch saw the tables"
+    assert not [path for path in opened if "truth" in path or "scenes" in path]
+
+
+def test_every_folder_is_whole_and_the_counts_add_up(undisturbed: Path):
+    rows = json.loads(m2raap("check", undisturbed, "--json").stdout)
+    assert {row["state"] for row in rows} == {"ok"} and len(rows) >= 9
+    counts = read_json(undisturbed / "m2raap" / "align" / "manifest.json")["counts"]
+    before = read_json(undisturbed / "m2raap" / "keyframes" / "manifest.json")["counts"]
+    assert counts["clips_in"] == before["clips_out"] and counts["texts_in"] == before["texts_out"]
+
+
+def test_check_finds_a_changed_byte(undisturbed: Path, tmp_path: Path):
+    copy = tmp_path / "copy"
+    shutil.copytree(undisturbed / "m2raap" / "filter", copy)
+    part = next((copy / "dropped").glob("part-*"))
+    part.write_bytes(part.read_bytes() + b"x")
+    done = m2raap("check", copy, check=1)
+    assert "is not what the manifest was signed over" in done.stdout
+
+
+def test_planted_faults_are_found_and_good_rows_kept(small_world: Path, undisturbed: Path, reported: str):
+    overall = json.loads((undisturbed / "report" / "report.json").read_text())["grading"]["overall"]
+    assert overall["planted"] >= 15
+    assert overall["recall"] >= 0.75 and overall["precision"] >= 0.75
+
+
+def test_report_shows_every_section_in_both_languages(undisturbed: Path, reported: str):
+    assert "synthetic world, tiny model" in reported
+    for section in ("Funnel", "Planted faults", "Results", "Paired differences", "Order of frames"):
+        assert section in reported
+    html = (undisturbed / "report" / "report.html").read_text()
+    assert "<script" not in html and "http" not in html.split("<body", 1)[1].split("recipe")[0]
+    results = json.loads((undisturbed / "report" / "report.json").read_text())["results"]
+    found = {(row["arm"], row["lang"], row["direction"]) for row in results}
+    assert found == {(a, lang, d) for a in ("zero_shot", "m2raap") for lang in ("en", "zh") for d in ("t2v", "v2t")}
+
+
+def test_exactly_k_frames_a_clip(undisturbed: Path):
+    for folder in (undisturbed / "m2raap" / "keyframes", undisturbed / "zero_shot" / "bench-motion" / "keyframes"):
+        rows = [row for path in (folder / "frames").iterdir() for row in read_part(folder, "frames", int(path.stem[-5:]))]
+        assert rows and {len(row["jpegs"]) for row in rows} == {8}
+
+
+def test_training_learns(undisturbed: Path):
+    lines = [json.loads(line) for line in (undisturbed / "m2raap" / "adapt" / "train.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert sum(losses[-5:]) / 5 < 0.85 * sum(losses[:5]) / 5
+
+
+def test_explain_and_status_tell_the_story(undisturbed: Path, small_world: Path):
+    dropped = next(
+        row
+        for path in sorted((undisturbed / "m2raap" / "filter" / "dropped").iterdir())
+        for row in read_part(path.parent.parent, "dropped", int(path.stem[-5:]))
+        if row["text_id"]
+    )
+    story = m2raap("explain", dropped["clip_id"], "--in", undisturbed).stdout
+    assert dropped["reason"] in story and dropped["text_id"] in story
+    assert m2raap("explain", "nobody", "--in", undisturbed, check=1).stderr.startswith("m2raap: nobody: no clip of that id")
+    rows = json.loads(m2raap("status", undisturbed, "--json").stdout)
+    assert {row["state"] for row in rows} == {"done"}
+
+
+def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(small_world: Path, undisturbed: Path, tmp_path: Path):
+    """kill -9 of the whole process group, two workers: results, ranks and all parts are those of the undisturbed run."""
+    out = tmp_path / "run"
+    rng = random.Random(7)
+    for _ in range(4):
+        command = [sys.executable, "-m", "m2raap.cli.main", *words(small_world, out, "--workers", 2, "--until", "evaluate")]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(rng.uniform(1.5, 9))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    m2raap(*words(small_world, out, "--workers", 2, "--until", "evaluate"))
+    assert digests(out) == digests(undisturbed)
+
+
+def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "m2raap.cli.main", *words(small_world, tmp_path / "run", "--workers", 2)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGINT)
+    _, talk = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; what is finished is kept" in talk and "--data" in talk.splitlines()[-1]
+    assert "Traceback" not in talk
+
+
+def test_other_settings_in_the_same_folder_are_an_error_that_names_both(small_world: Path, undisturbed: Path):
+    more = ("--set", "filter.text.min_words_en=5", "--until", "filter")
+    done = m2raap(*words(small_world, undisturbed, *more), check=1)
+    assert "was made with text.min_words_en 3; this run asks for text.min_words_en 5" in done.stderr
+
+
+def test_a_new_threshold_decodes_nothing_and_equals_a_fresh_run(small_world: Path, undisturbed: Path, tmp_path: Path):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    stricter = ("--set", "filter.text.min_words_en=6", "--until", "align", "--workers", 1)
+    m2raap(*words(small_world, tmp_path / "fresh", *stricter))
+    before = {stage: scored(out, stage) for stage in ("filter", "keyframes", "align")}
+    m2raap(*words(small_world, out, *stricter, "--force"))
+    for stage, clips in before.items():
+        assert scored(out, stage) == clips > 0, f"{stage} scored a clip again"
+        assert digests(out / "m2raap" / stage) == digests(tmp_path / "fresh" / "m2raap" / stage)
+
+
+def scored(out: Path, stage: str) -> int:
+    """How many clips a stage has scored in all its runs so far."""
+    return sum(row.get("scored", 0) for row in read_timings(out / "m2raap" / stage))
+
+
+def test_only_new_clips_are_decoded(small_world: Path, tmp_path: Path):
+    """20 clips come to 28: the 28 are not decoded again, and the result is that of a fresh run."""
+    from m2raap.core.corpus import write_corpus
+
+    corpus = View(small_world / "train").corpus
+    clips = sorted(corpus.all_rows("clips"), key=lambda row: row["clip_id"])
+    folders = {}
+    for name, group in (("C", clips[:28]), ("D", clips[:48])):
+        here = {row["clip_id"] for row in group}
+        texts = [row for row in corpus.all_rows("texts") if row["clip_id"] in here]
+        folders[name] = lambda g=group, t=texts: write_corpus(tmp_path / "C", g, t, video_root=corpus.video_root, source={})
+    folders["C"]()
+    m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", "--workers", 1)
+    folders["D"]()
+    refused = m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", check=1)
+    assert "was made with inputs.corpus" in refused.stderr
+    m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", "--workers", 1, "--force")
+    assert scored(tmp_path / "k", "keyframes") == 48
+    m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "fresh", "--workers", 2)
+    assert digests(tmp_path / "k" / "m2raap" / "keyframes") == digests(tmp_path / "fresh")
+
+
+def test_a_benchmarks_own_texts_reach_nothing_but_embed(small_world: Path, undisturbed: Path, tmp_path: Path):
+    """Every text of the benchmark is changed: frames and video vectors stay the same to the byte."""
+    from m2raap.core.corpus import write_corpus
+
+    corpus = View(small_world / "test").corpus
+    texts = [row | {"text": "something else " + row["text_id"]} for row in corpus.all_rows("texts")]
+    changed = tmp_path / "test"
+    write_corpus(
+        changed, corpus.all_rows("clips"), texts, video_root=corpus.video_root, source={}, benchmark=corpus.benchmark,
+        num_parts=corpus.num_parts,
+    )  # fmt: skip
+    m2raap("keyframes", changed, "--out", tmp_path / "k", "--recipe", RECIPE, "--workers", 1)
+    m2raap("embed", tmp_path / "k", "--model", undisturbed / "m2raap" / "adapt", "--recipe", RECIPE, "--out", tmp_path / "e")
+    theirs = undisturbed / "m2raap" / "bench-motion" / "embed"
+    assert (tmp_path / "e" / "video.npy").read_bytes() == (theirs / "video.npy").read_bytes()
+    assert (tmp_path / "e" / "text.npy").read_bytes() != (theirs / "text.npy").read_bytes()
+    frames = undisturbed / "zero_shot" / "bench-motion" / "keyframes" / "frames"
+    assert digests(tmp_path / "k" / "frames") == digests(frames)
+
+
+def test_python_api_loads_the_model(undisturbed: Path):
+    import torch
+
+    import m2raap as package
+
+    model = package.load(undisturbed / "m2raap" / "adapt")
+    with torch.inference_mode():
+        vectors = model.encode_text(model.backbone.tokenize(["a red circle moves right", "一个红色圆形向右移动"]))
+    assert vectors.shape[0] == 2 and torch.allclose(vectors.norm(dim=-1), torch.ones(2), atol=1e-5)
