@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,10 +176,7 @@ def save(model, out: Path) -> None:
     from safetensors.torch import save_file
 
     weights = {k: v.detach().to(torch.float16).contiguous() for k, v in model.state_dict().items() if k != "attn_mask"}
-    part = out / "open_clip_model.safetensors.part"
-    save_file(weights, str(part))
-    part.chmod(0o644)
-    part.replace(out / "open_clip_model.safetensors")
+    save_file(weights, str(out / "open_clip_model.safetensors"))
 
 
 def history(seed: int, steps: int, batch: int, minutes: float) -> str:
@@ -227,8 +226,8 @@ def rate(step: int, begin: int, fall: int, end: int) -> float:
     return min(1.0, max(step - begin + 1, 0) / 40, max(0.02, (end - step) / (end - fall)))
 
 
-def train(out: Path, steps: int, seed: int, threads: int, batch: int = 128) -> None:
-    """Trains and writes the folder; usable versions are saved on the way.
+def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int = 128) -> None:
+    """Trains in the folder `work` and copies what is usable to `out`, several times on the way.
 
     First the image tower alone learns to name parts, from some patches and half the batch; then both towers learn to
     agree; at the end on whole pictures.
@@ -241,10 +240,9 @@ def train(out: Path, steps: int, seed: int, threads: int, batch: int = 128) -> N
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    out.mkdir(parents=True, exist_ok=True)
-    MODEL_CFG["text_cfg"]["vocab_size"] = build_tokenizer(out)
-    write_config(out)
-    tokenize = open_clip.get_tokenizer(f"local-dir:{out}")
+    MODEL_CFG["text_cfg"]["vocab_size"] = build_tokenizer(work)
+    write_config(work)
+    tokenize = open_clip.get_tokenizer(f"local-dir:{work}")
     model, average = open_clip.CLIP(**MODEL_CFG), open_clip.CLIP(**MODEL_CFG)
     with torch.no_grad():
         model.visual.conv1.weight.copy_(torch.from_numpy(cosines(*model.visual.conv1.weight.shape[::3])))
@@ -310,9 +308,12 @@ def train(out: Path, steps: int, seed: int, threads: int, batch: int = 128) -> N
             )
             print(said, file=sys.stderr, flush=True)
         if step + 1 in saves:
-            save(average, out)
-            found = evaluate(out, 2000 if step + 1 == steps else 500, seed)
-            write_card(out, history(seed, step + 1, batch, minutes), found)
+            save(average, work)
+            found = evaluate(work, 2000 if step + 1 == steps else 500, seed)
+            write_card(work, history(seed, step + 1, batch, minutes), found)
+            out.mkdir(parents=True, exist_ok=True)
+            for file in sorted(work.iterdir()):
+                shutil.copyfile(file, out / file.name)
             print(f"step {step + 1} {found}", file=sys.stderr, flush=True)
 
 
@@ -324,7 +325,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    train(args.out, args.steps, args.seed, args.threads, args.batch)
+    with tempfile.TemporaryDirectory() as work:
+        train(args.out, Path(work), args.steps, args.seed, args.threads, args.batch)
 
 
 if __name__ == "__main__":

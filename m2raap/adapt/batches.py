@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +20,8 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Preprocess
 from m2raap.models.images import images_from_jpegs
 from m2raap.models.video_clip import VideoCLIP
+
+GROUPING_CHUNK = 4096  # alike clips are looked for among this many: memory and time stay bounded
 
 
 class PairSource(Protocol):
@@ -128,11 +130,18 @@ class Ahead:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Every epoch a new seeded permutation, cut into whole batches; what is left over waits for the next epoch."""
+    """Every epoch a new seeded permutation, cut into whole batches; what is left over waits for the next epoch.
+
+    With `group_size` > 1 a batch is made of groups of clips whose `looks_NE` (unit vectors) are alike, so that a step
+    asks what tells like-looking clips apart: what happens in them, in which order.
+    """
 
     num_clips: int
     batch_size: int
     seed: int
+    group_size: int = 1
+    looks_NE: np.ndarray | None = None
+    _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -145,8 +154,35 @@ class BatchPlan:
     def clips(self, step: int) -> np.ndarray:
         """(B,) clips of step 1, 2, ..."""
         epoch, place = divmod(step - 1, self.steps_per_epoch)
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(self.num_clips)
-        return order[place * self.size : (place + 1) * self.size]
+        if epoch not in self._orders:
+            self._orders.clear()
+            self._orders[epoch] = self._order(epoch)
+        return self._orders[epoch][place * self.size : (place + 1) * self.size]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 0, epoch])
+        order = rng.permutation(self.num_clips)
+        if self.group_size == 1 or self.looks_NE is None:
+            return order
+        groups = []
+        for start in range(0, self.num_clips, GROUPING_CHUNK):
+            groups += _groups_of_alike(order[start : start + GROUPING_CHUNK], self.looks_NE, self.group_size)
+        return np.concatenate([groups[place] for place in rng.permutation(len(groups))])
+
+
+def _groups_of_alike(clips: np.ndarray, looks_NE: np.ndarray, size: int) -> list[np.ndarray]:
+    """Greedy: the first clip that is left takes its nearest `size` - 1 of those that are left, and so on."""
+    similarity = looks_NE[clips] @ looks_NE[clips].T
+    np.fill_diagonal(similarity, np.inf)
+    left = np.ones(len(clips), bool)
+    groups = []
+    for place in range(len(clips)):
+        if left[place]:
+            nearness = np.where(left, similarity[place], -np.inf)
+            group = np.argsort(-nearness, kind="stable")[: min(size, int(left.sum()))]
+            left[group] = False
+            groups.append(clips[group])
+    return groups
 
 
 @dataclass

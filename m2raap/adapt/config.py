@@ -24,6 +24,11 @@ class AdaptConfig(Config):
     epochs: float = Field(default=10.0, gt=0)
     steps: int | None = Field(default=None, ge=1, description="where given, instead of epochs")
     batch_size: int = Field(default=64, ge=2)
+    group_size: int = Field(
+        default=1,
+        ge=1,
+        description="a batch is made of groups of this many clips that look alike to the untrained backbone: hard negatives",
+    )
     texts_per_clip: int = Field(1, ge=1, description="texts a clip and step, of different languages where it has them")
 
     lr: float = Field(default=1e-4, ge=0, description="of the backbone's own weights")

@@ -27,7 +27,7 @@ from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights, save
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, lr_share, make_optimiser, set_rates
 from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
-from m2raap.adapt.validate import validate
+from m2raap.adapt.validate import encode_clips, validate
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE, load_backbone
@@ -167,7 +167,8 @@ def _prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None
             data.append(open_prefix_cache(scratch / ("cache", "cache-val")[number], key, one, model, cache, report))
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
 
-    plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed)
+    looks_NE = encode_clips(model, data[0], source.num_clips).cpu().numpy() if cfg.group_size > 1 else None
+    plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
     steps = cfg.steps or max(1, round(cfg.epochs * plan.steps_per_epoch))
     optimiser = make_optimiser(model, cfg)
     key = digest([cfg.model_dump(mode="json"), data_digests, model.backbone.digest])

@@ -22,17 +22,24 @@ def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
     return float(((above_Q == 0).double() / ties_Q).mean())
 
 
+def encode_clips(model: VideoCLIP, data: PrefixCache | LiveImages, num_clips: int) -> Tensor:
+    """Unit video vectors (N, E) of all clips, fp32, on the model's device."""
+    device, was_training = model.backbone.device, model.temporal.training
+    model.temporal.eval()
+    videos = []
+    with torch.inference_mode():
+        for start in range(0, num_clips, CHUNK):
+            inputs, mask_BT = data.batch(np.arange(start, min(start + CHUNK, num_clips)))
+            videos.append(data.encode(model, inputs.to(device), mask_BT.to(device)).float())
+    model.temporal.train(was_training)
+    return torch.cat(videos)
+
+
 def validate(model: VideoCLIP, data: PrefixCache | LiveImages, table: TextTable, num_clips: int) -> dict[str, float]:
     """R@1 for every language with texts, and their `mean`. One text a clip and language: the first."""
     device = model.backbone.device
-    was_training = model.temporal.training
-    model.temporal.eval()
+    video_NE = encode_clips(model, data, num_clips)
     with torch.inference_mode():
-        videos = []
-        for start in range(0, num_clips, CHUNK):
-            inputs, mask = data.batch(np.arange(start, min(start + CHUNK, num_clips)))
-            videos.append(data.encode(model, inputs.to(device), mask.to(device)).float())
-        video_NE = torch.cat(videos)
         scores: dict[str, float] = {}
         for lang in table.langs:
             clips, rows = table.first_of(lang)
@@ -40,5 +47,4 @@ def validate(model: VideoCLIP, data: PrefixCache | LiveImages, table: TextTable,
                 tokens = table.tokens_NL[torch.from_numpy(rows)]
                 texts = [model.encode_text(chunk.to(device)).float() for chunk in tokens.split(256)]
                 scores[lang] = recall_at_1(torch.cat(texts), video_NE, torch.from_numpy(clips).to(device))
-    model.temporal.train(was_training)
     return scores | {"mean": sum(scores.values()) / len(scores)}

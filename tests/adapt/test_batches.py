@@ -36,6 +36,21 @@ def test_epochs_and_seeds_differ() -> None:
     assert len(set(orders)) == 4
 
 
+@given(st.integers(4, 60), st.integers(2, 6), st.integers(0, 3))
+def test_groups_are_a_permutation_too(num_clips: int, group_size: int, seed: int) -> None:
+    looks = np.random.default_rng(seed).standard_normal((num_clips, 4))
+    plan = BatchPlan(num_clips, num_clips, seed, group_size, looks)
+    assert sorted(plan.clips(1)) == sorted(plan.clips(2)) == list(range(num_clips))
+
+
+def test_groups_look_alike() -> None:
+    """Twelve clips of three looks, groups of four: every group is one look."""
+    looks = np.eye(3)[np.arange(12) % 3]
+    plan = BatchPlan(12, 4, 0, 4, looks)
+    assert all(len(set((plan.clips(step) % 3).tolist())) == 1 for step in range(1, 7))
+    assert {tuple(sorted(plan.clips(step))) for step in (1, 2, 3)} == {tuple(range(look, 12, 3)) for look in range(3)}
+
+
 def source_of(texts: list[tuple[str, str, str]]) -> ListSource:
     return ListSource(["a"], [[b""]], [texts])
 

@@ -86,30 +86,30 @@ def test_every_motion_word_is_kept_out_of_the_training(loaded: SimpleNamespace) 
 
 def test_short_paths_give_what_open_clip_gives(loaded: SimpleNamespace) -> None:
     ids = loaded.tokenize(["a red circle", "三个青色沙漏 on a striped background"])
-    pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    every = torch.stack([torch.randperm(64, generator=torch.Generator().manual_seed(i)) for i in range(2)])
+    pixels = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    every = torch.stack([torch.randperm(36, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     with torch.no_grad():
         assert torch.allclose(tiny_clip.encode_text(loaded.model, ids), loaded.model.encode_text(ids), atol=1e-5)
         whole = loaded.model.encode_image(pixels)
         for keep in (None, every):
             tokens, inner = tiny_clip.encode_tokens(loaded.model.visual, pixels, keep)
-            assert torch.allclose(tokens[:, 0], whole, atol=1e-5) and inner.shape == (2, 65, 160)
+            assert torch.allclose(tokens[:, 0], whole, atol=1e-5) and inner.shape == (2, 37, 128)
 
 
 def test_kept_patches_cover_the_objects() -> None:
     objects = np.zeros((2, 96, 96), bool)
     objects[0, 30:50, 10:40] = True
-    kept = patches.patches_to_keep(objects, 8, 28, np.random.default_rng(0))
-    covered = {y // 12 * 8 + x // 12 for y, x in np.argwhere(objects[0]).tolist()}
-    assert covered <= set(kept[0].tolist()) and len(set(kept[0].tolist())) == len(set(kept[1].tolist())) == 28
+    kept = patches.patches_to_keep(objects, 6, 20, np.random.default_rng(0))
+    covered = {y // 16 * 6 + x // 16 for y, x in np.argwhere(objects[0]).tolist()}
+    assert covered <= set(kept[0].tolist()) and len(set(kept[0].tolist())) == len(set(kept[1].tolist())) == 20
 
 
 def test_outlines_against_a_slow_twin() -> None:
     objects = np.random.default_rng(0).random((2, 96, 96)) < 0.3
-    found = patches.outlines(objects, 8)
-    for picture, patch, part in ((0, 0, 0), (1, 13, 7), (0, 63, 15), (1, 40, 4)):
-        y, x = patch // 8 * 12 + part // 4 * 3, patch % 8 * 12 + part % 4 * 3
-        assert found[picture, patch, part] == pytest.approx(objects[picture, y : y + 3, x : x + 3].mean())
+    found = patches.outlines(objects, 6)
+    for picture, patch, part in ((0, 0, 0), (1, 13, 7), (0, 35, 15), (1, 20, 4)):
+        y, x = patch // 6 * 16 + part // 4 * 4, patch % 6 * 16 + part % 4 * 4
+        assert found[picture, patch, part] == pytest.approx(objects[picture, y : y + 4, x : x + 4].mean())
 
 
 def test_rate_rises_stays_and_falls() -> None:
@@ -123,6 +123,21 @@ def test_places_of_neighbours_are_alike() -> None:
     one = place / np.linalg.norm(place, axis=1, keepdims=True)
     alike = one @ one.T
     assert np.allclose(alike.diagonal(), 1) and alike[27, 28] > alike[27, 29] > alike[27, 31]
+
+
+def test_cosines_are_different_and_complete() -> None:
+    found = patches.cosines(192, 8).reshape(192, -1)
+    assert np.linalg.matrix_rank(found) == 192
+    flat = np.abs(found.reshape(192, 3, 64).sum(axis=2)).max(axis=1) > 1e-4
+    assert flat.tolist() == [True] * 3 + [False] * 189
+
+
+def test_batches_depend_on_the_seed_alone() -> None:
+    one, two = (tiny_clip.make_batch(6, 0.5, [3, 1, 4]) for _ in range(2))
+    assert one.texts == two.texts and np.array_equal(one.images, two.images) and np.array_equal(one.facts, two.facts)
+    assert one.images.shape == (6, 48, 48, 3) and one.objects.shape == (6, 96, 96)
+    assert true_of(one.claims, one.facts).diagonal().all()
+    assert tiny_clip.make_batch(6, 0.5, [3, 1, 5]).texts != one.texts
 
 
 def _true_of_slowly(shot: Shot, other: Shot, claims: np.ndarray) -> bool:
@@ -208,9 +223,11 @@ def test_a_few_steps_train_and_save_a_folder_that_loads(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         tiny_clip, "evaluate", lambda folder, n, seed: {"en": {"top1": 0.1, "low": 0.0, "high": 0.2, "n": n}}
     )
-    tiny_clip.train(tmp_path, steps=3, seed=0, threads=1, batch=8)
-    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
-    assert (tmp_path / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
-    assert (tmp_path / "open_clip_config.json").read_bytes() == (FOLDER / "open_clip_config.json").read_bytes()
+    (tmp_path / "work").mkdir()
+    out = tmp_path / "out"
+    tiny_clip.train(out, tmp_path / "work", steps=3, seed=0, threads=1, batch=8)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out}")
+    assert (out / "tokenizer.json").read_bytes() == (FOLDER / "tokenizer.json").read_bytes()
+    assert (out / "open_clip_config.json").read_bytes() == (FOLDER / "open_clip_config.json").read_bytes()
     assert sum(p.numel() for p in model.parameters()) < 5e6
-    assert "of n = 2000 stills" in (tmp_path / "CARD.md").read_text(encoding="utf-8")
+    assert "of n = 2000 stills" in (out / "CARD.md").read_text(encoding="utf-8")

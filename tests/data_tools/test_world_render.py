@@ -32,7 +32,7 @@ def test_moves_go_their_way_and_stay_in_the_picture(motion: str, axis: int, sign
     for seed in SEEDS:
         mask = red(render(scene_of(motion), [seed]))
         way = centre(mask)[-1] - centre(mask)[0]
-        assert sign * way[axis] > 15 and abs(way[1 - axis]) < 2
+        assert sign * way[axis] > 26 and abs(way[1 - axis]) < 2
         area = mask.sum(axis=(1, 2))
         assert area.min() > 0.8 * area.max()
 
@@ -125,8 +125,8 @@ def test_shapes_are_different_pictures() -> None:
     for shape in SHAPES:
         mask = red(render(scene_of("still", shape), [5]))[0]
         ys, xs = np.nonzero(mask)
-        window = np.zeros((44, 44), bool)
-        y, x = 22 - round(ys.mean()), 22 - round(xs.mean())
+        window = np.zeros((80, 80), bool)
+        y, x = 40 - round(ys.mean()), 40 - round(xs.mean())
         window[ys + y, xs + x] = True
         masks.append(window)
     for i, one in enumerate(masks):
