@@ -26,7 +26,7 @@ import numpy as np
 from data_tools.world.exam import evaluate, write_card
 from data_tools.world.patches import cosines, outlines, patches_to_keep, places
 from data_tools.world.stills import caption, facts, looks, sample_shot, take, true_of
-from data_tools.world.words import EN_ORDER, EN_PAN, EN_VERB, ZH_ORDER, ZH_PAN, ZH_VERB
+from data_tools.world.tokenizer import build_tokenizer, motion_token_ids
 
 IMAGE_PX = 48
 CONTEXT_LENGTH = 40
@@ -46,15 +46,6 @@ PREPROCESS_CFG = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-
-
-def motion_token_ids(tokenize) -> set[int]:
-    """Ids of the words that speak of motion or order; the training never shows them, not even as noise."""
-    phrases = [f" {form}" for verbs in EN_VERB.values() for forms in verbs for form in forms]
-    phrases += [form for verbs in EN_VERB.values() for forms in verbs for form in forms]
-    phrases += [form for forms in ZH_VERB.values() for form in forms]
-    phrases += [t.format(a=" ", b=" ", n=" ", d=" ") for t in (*EN_ORDER, *ZH_ORDER, *EN_PAN, *ZH_PAN)]
-    return {int(i) for i in np.unique(tokenize(phrases).numpy())}
 
 
 def encode_text(model, ids_BL):
@@ -194,7 +185,7 @@ def name_parts(heads, tokens, inner, claims: np.ndarray, objects: np.ndarray | N
     from torch.nn import functional as F
 
     share = {name: torch.from_numpy(rows) for name, rows in looks(claims).items()}
-    loss = sum(F.cross_entropy(heads[name](tokens[:, 0]), rows) for name, rows in share.items())
+    loss = torch.stack([F.cross_entropy(heads[name](tokens[:, 0]), rows) for name, rows in share.items()]).sum()
     if objects is not None and keep is not None:
         outline = torch.from_numpy(np.take_along_axis(outlines(objects, SIDE), keep[..., None], axis=1))
         on = outline.sum(dim=-1) > 0
@@ -230,20 +221,19 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
     """Trains in the folder `work` and copies what is usable to `out`, several times on the way.
 
     First the image tower alone learns to name parts, from some patches and half the batch; then both towers learn to
-    agree; at the end on whole pictures.
+    agree.
     """
     import open_clip
     import torch
     from torch.nn import functional as F
-
-    from data_tools.world.tokenizer import build_tokenizer
 
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     MODEL_CFG["text_cfg"]["vocab_size"] = build_tokenizer(work)
     write_config(work)
     tokenize = open_clip.get_tokenizer(f"local-dir:{work}")
-    model, average = open_clip.CLIP(**MODEL_CFG), open_clip.CLIP(**MODEL_CFG)
+    model: Any = open_clip.CLIP(**MODEL_CFG)
+    average: Any = open_clip.CLIP(**MODEL_CFG)
     with torch.no_grad():
         model.visual.conv1.weight.copy_(torch.from_numpy(cosines(*model.visual.conv1.weight.shape[::3])))
         model.visual.positional_embedding[1:] = torch.from_numpy(places(SIDE, MODEL_CFG["vision_cfg"]["width"]))
@@ -320,7 +310,7 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2100)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

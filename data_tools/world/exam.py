@@ -52,8 +52,8 @@ def write_card(out: Path, how: str, found: dict[str, dict[str, float]]) -> None:
     size = (out / "open_clip_model.safetensors").stat().st_size / 1e6
     text = f"""# Tiny bilingual CLIP
 
-Licence: Apache-2.0. An open_clip `local-dir` of {size:.1f} MB (fp16): ViT of 64 px, patch 8, width 160, 6 layers; text
-tower of width 128, 4 layers, 40 tokens; embedding 128; its own byte-level BPE for English and Chinese.
+Licence: Apache-2.0. An open_clip `local-dir` of {size:.1f} MB (fp16): ViT of 48 px, patch 8, width 128, 6 layers; text
+tower of width 128, 3 layers, 40 tokens; embedding 128; its own byte-level BPE for English and Chinese.
 
 {how}
 

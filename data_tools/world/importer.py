@@ -7,7 +7,7 @@ from pathlib import Path
 from data_tools.world.make import WorldConfig, make_world
 from m2raap.core import talk
 from m2raap.core.config import build, parse_assignment, set_keys
-from m2raap.core.corpus import Corpus, write_corpus
+from m2raap.core.corpus import Corpus, open_corpus, write_corpus
 from m2raap.core.engine import available_cores
 
 BENCHMARK = "world-motion"
@@ -16,9 +16,15 @@ BENCHMARK = "world-motion"
 def import_world(out: Path, *, seed: int, assignments: list[str], workers: int | None) -> list[Corpus]:
     """Draws, encodes and lists the clips. Raises M2raapError for unknown settings or a folder that holds something else."""
     cfg = build(WorldConfig, set_keys({"seed": seed}, [parse_assignment(item) for item in assignments]), "--set")
+    source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
+    folders = (out / "train", out / "test")
+    if all((folder / "manifest.json").exists() for folder in folders):
+        made = [open_corpus(folder) for folder in folders]
+        if all(corpus.source == source for corpus in made):
+            talk.say("world: done before")
+            return made
     with talk.Phases("world") as phases:
         world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))
-    source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
     root = out / "videos"
     return [
         write_corpus(out / "train", world.train_clips, world.train_texts, video_root=root, source=source),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_tools.world.words import all_words
+import numpy as np
+
+from data_tools.world.words import EN_ORDER, EN_PAN, EN_VERB, ZH_ORDER, ZH_PAN, ZH_VERB, all_words
 
 PAD, START, END = "<pad>", "<start>", "<end>"
 _COMMON_ENGLISH = """
@@ -70,3 +72,12 @@ def build_tokenizer(out: Path) -> int:
     )  # fmt: skip
     fast.save_pretrained(str(out))
     return raw.get_vocab_size()
+
+
+def motion_token_ids(tokenize) -> set[int]:
+    """Ids of the words that speak of motion or order; the training never shows them, not even as noise."""
+    phrases = [f" {form}" for verbs in EN_VERB.values() for forms in verbs for form in forms]
+    phrases += [form for verbs in EN_VERB.values() for forms in verbs for form in forms]
+    phrases += [form for forms in ZH_VERB.values() for form in forms]
+    phrases += [t.format(a=" ", b=" ", n=" ", d=" ") for t in (*EN_ORDER, *ZH_ORDER, *EN_PAN, *ZH_PAN)]
+    return {int(i) for i in np.unique(tokenize(phrases).numpy())}

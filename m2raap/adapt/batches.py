@@ -154,10 +154,11 @@ class BatchPlan:
     def clips(self, step: int) -> np.ndarray:
         """(B,) clips of step 1, 2, ..."""
         epoch, place = divmod(step - 1, self.steps_per_epoch)
-        if epoch not in self._orders:
-            self._orders.clear()
-            self._orders[epoch] = self._order(epoch)
-        return self._orders[epoch][place * self.size : (place + 1) * self.size]
+        order = self._orders.get(epoch)
+        if order is None:  # the next epoch's is asked for, by the reader ahead, while this one's is still in use
+            order = self._orders[epoch] = self._order(epoch)
+            self._orders.pop(epoch - 2, None)
+        return order[place * self.size : (place + 1) * self.size]
 
     def _order(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, 0, epoch])

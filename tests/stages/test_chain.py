@@ -139,7 +139,10 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(small_world: 
 
 def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Path):
     command = [sys.executable, "-m", "m2raap.cli.main", *words(small_world, tmp_path / "run", "--workers", 2)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     time.sleep(4)
     os.killpg(process.pid, signal.SIGINT)
     _, talk = process.communicate(timeout=30)

@@ -1,0 +1,169 @@
+"""Everything a run of adaptation holds, made from its settings and sources, or brought back from its checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m2raap.adapt.batches import Ahead, BatchPlan, LiveImages, PairSource, TextTable, source_digest, text_table
+from m2raap.adapt.checkpoint import Progress, load_checkpoint
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.optim import choose_trained, make_optimiser
+from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
+from m2raap.adapt.validate import encode_clips
+from m2raap.core.config import digest
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import load_backbone
+from m2raap.models.losses import OBJECTIVES
+from m2raap.models.stan import DropPath
+from m2raap.models.video_clip import VideoCLIP
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass
+class Run:
+    cfg: AdaptConfig
+    model: VideoCLIP
+    optimiser: torch.optim.AdamW
+    state: Progress
+    key: str
+    steps: int
+    plan: BatchPlan
+    clip_ids: list[str]
+    data: PrefixCache | LiveImages
+    table: TextTable
+    text_features_NE: Tensor | None  # of a frozen text tower: encoded once
+    val_data: PrefixCache | LiveImages | None
+    val_table: TextTable | None
+    val_clips: int
+    ahead: Ahead
+    out: Path
+    log: Any
+    timings: Any
+    board: Any
+    drops: torch.Generator
+    cache_bytes: int
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.out / "scratch" / "checkpoint.pt"
+
+    def gates(self) -> dict[str, float]:
+        return self.model.temporal.gates()
+
+    def close(self) -> None:
+        self.ahead.close()
+        for file in (self.log, self.timings, self.board):
+            if file is not None:
+                file.close()
+
+
+def prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None, out: Path, report: Report) -> Run:
+    if source.num_clips < 2:
+        raise M2raapError(f"adapt needs at least 2 clips with frames and texts, found {source.num_clips}")
+    if cfg.objective not in OBJECTIVES:
+        raise M2raapError(f"unknown adapt.objective '{cfg.objective}'; known: {', '.join(OBJECTIVES)}")
+    if val_source is not None and val_source.num_clips == 0:
+        val_source = None
+    device = "cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu"
+    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, seed=cfg.seed)
+    if cfg.temperature is not None:
+        model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
+    model.to(device)
+    choose_trained(model, cfg)
+    scratch = out / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+
+    sources = [source] if val_source is None else [source, val_source]
+    data_digests = [source_digest(one) for one in sources]
+    cache = _cache_plan(cfg, model, sum(one.num_clips for one in sources))
+    data: list[PrefixCache | LiveImages] = []
+    for number, one in enumerate(sources):
+        if cache is None:
+            data.append(LiveImages(one, model.backbone.preprocess, cfg.num_frames))
+        else:
+            temporal = cfg.temporal.model_dump(mode="json")
+            key = digest([data_digests[number], model.backbone.digest, temporal, vars(cache)])
+            data.append(open_prefix_cache(scratch / ("cache", "cache-val")[number], key, one, model, cache, report))
+    tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
+
+    looks_NE = encode_clips(model, data[0], source.num_clips).cpu().numpy() if cfg.group_size > 1 else None
+    plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
+    steps = cfg.steps or max(1, round(cfg.epochs * plan.steps_per_epoch))
+    optimiser = make_optimiser(model, cfg)
+    key = digest([cfg.model_dump(mode="json"), data_digests, model.backbone.digest])
+    drops = torch.Generator()
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.generator = drops
+    state = load_checkpoint(scratch / "checkpoint.pt", key, model, optimiser) or Progress()
+    log = (out / "train.jsonl").open("r+b" if (out / "train.jsonl").exists() else "w+b")
+    log.truncate(state.log_bytes)
+    log.seek(state.log_bytes)
+    return Run(
+        cfg=cfg,
+        model=model,
+        optimiser=optimiser,
+        state=state,
+        key=key,
+        steps=steps,
+        plan=plan,
+        clip_ids=list(source.clip_ids),
+        data=data[0],
+        table=tables[0],
+        text_features_NE=None if cfg.train_text else _encode_texts(model, tables[0].tokens_NL),
+        val_data=data[1] if len(data) > 1 else None,
+        val_table=tables[1] if len(tables) > 1 else None,
+        val_clips=val_source.num_clips if val_source is not None else 0,
+        ahead=Ahead(lambda step: data[0].batch(plan.clips(step)), steps),
+        out=out,
+        log=log,
+        timings=(out / "timings.jsonl").open("a", encoding="utf-8"),
+        board=_board(out, state.step) if cfg.tensorboard else None,
+        drops=drops,
+        cache_bytes=cache.num_bytes(model, sum(one.num_clips for one in sources)) if cache else 0,
+    )
+
+
+def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan | None:
+    learning = cfg.train_vision_layers
+    if cfg.cache == "prefix" and learning == model.backbone.num_layers:
+        raise M2raapError("adapt.cache=prefix needs frozen first layers, but adapt.train_vision_layers names them all")
+    if cfg.cache == "levels" and learning:
+        raise M2raapError(
+            "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or cache=prefix"
+        )
+    if cfg.cache == "off" or learning == model.backbone.num_layers:
+        return None
+    depth = max(model.temporal.layers_used, learning)
+    prefix, levels = (CachePlan(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
+    if cfg.cache != "auto":
+        return prefix if cfg.cache == "prefix" else levels
+    affordable = [
+        plan
+        for plan in ([prefix] if learning else [levels, prefix])
+        if plan.num_bytes(model, num_clips) <= cfg.cache_limit_gb * 1e9
+    ]
+    return affordable[0] if affordable else None
+
+
+def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model.encode_text(chunk.to(model.backbone.device)) for chunk in tokens_NL.split(256)])
+
+
+def _board(out: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise M2raapError(
+            "adapt.tensorboard is true, but tensorboard is not installed: pip install tensorboard"
+        ) from None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
