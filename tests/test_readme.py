@@ -58,7 +58,9 @@ def test_commands_of_the_readme_run(folder: Path):
     for words in commands():
         shown = " ".join(words)
         if words[0] == "make":
-            dry = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            dry = subprocess.run(
+                ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout
             assert ("m2raap run demo" if words[1] == "demo" else "pytest") in dry
             continue
         assert words[0] == "m2raap", f"the README has a command that this test does not know: {shown}"

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -88,6 +88,16 @@ def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Prep
     return images, mask
 
 
+def reverse_frames(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
+    """`inputs` (B, ..., T at `time_dim`, ...) with the frames that are there in reversed order; padding stays behind."""
+    count_B = mask_BT.sum(1, keepdim=True)
+    place_BT = torch.arange(mask_BT.shape[1]).expand_as(mask_BT)
+    source_BT = torch.where(mask_BT, count_B - 1 - place_BT, place_BT)
+    shape = [1] * inputs.dim()
+    shape[0], shape[time_dim] = source_BT.shape
+    return inputs.gather(time_dim, source_BT.reshape(shape).expand_as(inputs))
+
+
 @dataclass(frozen=True)
 class LiveImages:
     """The pixels of clips, decoded anew each time: for a prefix that is too large to keep, or that learns."""
@@ -96,6 +106,7 @@ class LiveImages:
     preprocess: Preprocess
     num_frames: int
     decoders: int = 4
+    time_dim: ClassVar[int] = 1
 
     def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, T, 3, S, S) and mask (B, T)."""

@@ -29,6 +29,11 @@ class AdaptConfig(Config):
         ge=1,
         description="a batch is made of groups of this many clips that look alike to the untrained backbone: hard negatives",
     )
+    order_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of the loss that tells a clip from itself with its frames reversed; doubles the branch's cost",
+    )
     texts_per_clip: int = Field(1, ge=1, description="texts a clip and step, of different languages where it has them")
 
     lr: float = Field(default=1e-4, ge=0, description="of the backbone's own weights")
@@ -80,6 +85,8 @@ class AdaptConfig(Config):
             raise ValueError(
                 "mean pooling has no weights: with train_text false and train_vision_layers 0 nothing learns"
             )
+        if self.temporal.name == "mean" and self.order_weight:
+            raise ValueError("mean pooling cannot tell a clip from its reversal: order_weight has to be 0")
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("origin_odds leaves no text to learn from")
         return self

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from m2raap.adapt.batches import PairSource
+from m2raap.adapt.batches import PairSource, reverse_frames
 from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import lr_share, set_rates
@@ -29,7 +29,7 @@ from m2raap.adapt.run import Report, Run, prepare
 from m2raap.adapt.validate import validate
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
-from m2raap.models.losses import OBJECTIVES, twins_mask
+from m2raap.models.losses import OBJECTIVES, order_contrast, twins_mask
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ def _learn(run: Run, step: int) -> tuple[float, float]:
     model.temporal.train()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.precision == "bf16"):
         video_BE = run.data.encode(model, inputs.to(device), mask_BT.to(device))
+        reversed_BE = None
+        if cfg.order_weight:
+            backwards = reverse_frames(inputs, mask_BT, run.data.time_dim)
+            reversed_BE = run.data.encode(model, backwards.to(device), mask_BT.to(device))
         if run.text_features_NE is not None:
             text_RE = run.text_features_NE[torch.from_numpy(rows.ravel()).to(device)]
         else:
@@ -114,6 +118,8 @@ def _learn(run: Run, step: int) -> tuple[float, float]:
     for turn, text_BE in zip(rows, text_RE.split(len(clips)), strict=True):
         twins = twins_mask([run.table.texts[row] for row in turn]).to(device)
         losses.append(OBJECTIVES[cfg.objective](video_BE, text_BE, scale, twins))
+        if reversed_BE is not None:
+            losses[-1] = losses[-1] + cfg.order_weight * order_contrast(video_BE, reversed_BE, text_BE, scale)
     loss = torch.stack(losses).mean()
     if not bool(torch.isfinite(loss)):
         raise M2raapError(

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,7 @@ class PrefixCache:
     plan: CachePlan
     tokens_BVTSD: np.ndarray
     mask_BT: np.ndarray
+    time_dim: ClassVar[int] = 2
 
     def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
         """fp32 tokens (B, V, T, S, D) and mask (B, T)."""

@@ -42,6 +42,16 @@ def info_nce_multi(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float, twi
     return (rows + columns) / 2
 
 
+def order_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
+    """Mean over the pairs of -log softmax: the clip against itself with its frames in reversed order.
+
+    Time-reversed clips as negatives are Bagad et al.'s (Test of Time, CVPR 2023, section 4); as a term of its own, not in
+    the denominator of InfoNCE, is ours. A clip that looks the same backwards costs log 2 and teaches nothing.
+    """
+    gap_B = ((reversed_BE.float() - video_BE.float()) * text_BE.float()).sum(-1)
+    return torch.nn.functional.softplus(scale * gap_B).mean()
+
+
 def _logits(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
     # fp32 whatever the towers ran in: at scale 100 a bf16 cosine is off by a third of a unit.
     with torch.autocast(video_BE.device.type, enabled=False):

@@ -3,12 +3,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from world import ordered
 
-from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, source_digest, text_table
+from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, reverse_frames, source_digest, text_table
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.images import images_from_jpegs
+from tests.adapt.world import ordered
 
 
 class Letters:
@@ -117,3 +117,12 @@ def test_the_digest_knows_frames_and_texts() -> None:
     other = ordered(3, 0)
     other.pairs[2][0] = ("en", "else", "raw")
     assert len(digests) == 2 and source_digest(other) not in digests
+
+
+def test_reversed_frames_keep_padding_behind_and_come_back() -> None:
+    inputs = torch.arange(2 * 3 * 4).float().reshape(2, 3, 4)  # (B, V, T)
+    mask = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    backwards = reverse_frames(inputs, mask, 2)
+    assert backwards[0, 0].tolist() == [3, 2, 1, 0]
+    assert backwards[1, 0].tolist() == [13, 12, 14, 15]
+    assert torch.equal(reverse_frames(backwards, mask, 2), inputs)

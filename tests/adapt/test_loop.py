@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from world import every_order, ordered
 
 from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig
@@ -13,6 +12,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import load_backbone
 from m2raap.models.config import BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.video_clip import VideoCLIP
+from tests.adapt.world import every_order, ordered
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from world import ordered
 
 from m2raap.adapt import prefix_cache
 from m2raap.adapt.batches import LiveImages
@@ -12,6 +11,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
 from m2raap.models.video_clip import VideoCLIP
+from tests.adapt.world import ordered
 
 PLAN = CachePlan("prefix", 2, 4)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2raap.models.losses import OBJECTIVES, info_nce, info_nce_multi, twins_mask
+from m2raap.models.losses import OBJECTIVES, info_nce, info_nce_multi, order_contrast, twins_mask
 
 
 def by_hand(video: torch.Tensor, text: torch.Tensor, scale: float, twins: torch.Tensor, multi: bool) -> float:
@@ -54,3 +54,17 @@ def test_a_twin_pushes_nothing_away() -> None:
     info_nce(video, text, 5.0, twins).backward()
     assert text.grad is not None
     assert text.grad[1, 0] == 0.0 and text.grad[2, 0] > 0.0
+
+
+def test_order_contrast_against_a_loop_and_its_bounds() -> None:
+    generator = torch.Generator().manual_seed(5)
+    video, backwards, text = (
+        torch.nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1) for _ in range(3)
+    )
+    expected = 0.0
+    for v, r, t in zip(video, backwards, text, strict=True):
+        pair = torch.stack([v @ t, r @ t]) * 20.0
+        expected -= float(pair.log_softmax(0)[0]) / 6
+    assert abs(float(order_contrast(video, backwards, text, 20.0)) - expected) < 1e-5
+    same = order_contrast(video, video, text, 20.0)
+    assert abs(float(same) - math.log(2)) < 1e-6

@@ -46,7 +46,10 @@ def undisturbed(small_world: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("chain") / "run"
     command = [sys.executable, "-c", WATCHED, str(out.parent / "opened.txt")]
     done = subprocess.run(
-        [*command, *words(small_world, out, "--workers", 1, "--until", "evaluate")], capture_output=True, text=True, timeout=115
+        [*command, *words(small_world, out, "--workers", 1, "--until", "evaluate")],
+        capture_output=True,
+        text=True,
+        timeout=115,
     )
     assert done.returncode == 0, done.stderr
     return out
@@ -99,7 +102,9 @@ def test_report_shows_every_section_in_both_languages(undisturbed: Path, reporte
 
 def test_exactly_k_frames_a_clip(undisturbed: Path):
     for folder in (undisturbed / "m2raap" / "keyframes", undisturbed / "zero_shot" / "bench-motion" / "keyframes"):
-        rows = [row for path in (folder / "frames").iterdir() for row in read_part(folder, "frames", int(path.stem[-5:]))]
+        rows = [
+            row for path in (folder / "frames").iterdir() for row in read_part(folder, "frames", int(path.stem[-5:]))
+        ]
         assert rows and {len(row["jpegs"]) for row in rows} == {8}
 
 
@@ -118,18 +123,29 @@ def test_explain_and_status_tell_the_story(undisturbed: Path, small_world: Path)
     )
     story = m2raap("explain", dropped["clip_id"], "--in", undisturbed).stdout
     assert dropped["reason"] in story and dropped["text_id"] in story
-    assert m2raap("explain", "nobody", "--in", undisturbed, check=1).stderr.startswith("m2raap: nobody: no clip of that id")
+    assert m2raap("explain", "nobody", "--in", undisturbed, check=1).stderr.startswith(
+        "m2raap: nobody: no clip of that id"
+    )
     rows = json.loads(m2raap("status", undisturbed, "--json").stdout)
     assert {row["state"] for row in rows} == {"done"}
 
 
-def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(small_world: Path, undisturbed: Path, tmp_path: Path):
+def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
+    small_world: Path, undisturbed: Path, tmp_path: Path
+):
     """kill -9 of the whole process group, two workers: results, ranks and all parts are those of the undisturbed run."""
     out = tmp_path / "run"
     rng = random.Random(7)
     for _ in range(4):
-        command = [sys.executable, "-m", "m2raap.cli.main", *words(small_world, out, "--workers", 2, "--until", "evaluate")]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        command = [
+            sys.executable,
+            "-m",
+            "m2raap.cli.main",
+            *words(small_world, out, "--workers", 2, "--until", "evaluate"),
+        ]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         time.sleep(rng.uniform(1.5, 9))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -184,7 +200,9 @@ def test_only_new_clips_are_decoded(small_world: Path, tmp_path: Path):
     for name, group in (("C", clips[:28]), ("D", clips[:48])):
         here = {row["clip_id"] for row in group}
         texts = [row for row in corpus.all_rows("texts") if row["clip_id"] in here]
-        folders[name] = lambda g=group, t=texts: write_corpus(tmp_path / "C", g, t, video_root=corpus.video_root, source={})
+        folders[name] = lambda g=group, t=texts: write_corpus(
+            tmp_path / "C", g, t, video_root=corpus.video_root, source={}
+        )
     folders["C"]()
     m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", "--workers", 1)
     folders["D"]()
@@ -208,7 +226,16 @@ def test_a_benchmarks_own_texts_reach_nothing_but_embed(small_world: Path, undis
         num_parts=corpus.num_parts,
     )  # fmt: skip
     m2raap("keyframes", changed, "--out", tmp_path / "k", "--recipe", RECIPE, "--workers", 1)
-    m2raap("embed", tmp_path / "k", "--model", undisturbed / "m2raap" / "adapt", "--recipe", RECIPE, "--out", tmp_path / "e")
+    m2raap(
+        "embed",
+        tmp_path / "k",
+        "--model",
+        undisturbed / "m2raap" / "adapt",
+        "--recipe",
+        RECIPE,
+        "--out",
+        tmp_path / "e",
+    )
     theirs = undisturbed / "m2raap" / "bench-motion" / "embed"
     assert (tmp_path / "e" / "video.npy").read_bytes() == (theirs / "video.npy").read_bytes()
     assert (tmp_path / "e" / "text.npy").read_bytes() != (theirs / "text.npy").read_bytes()
