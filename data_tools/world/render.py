@@ -84,7 +84,7 @@ def _actor(event: Event, crowded: bool, rng: np.random.Generator) -> Actor:
         offsets = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     extent = np.abs(offsets).max(axis=0) + largest / 2
     heading = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(motion, (0, 0))
-    way = float(rng.uniform(28, 32) if crowded else rng.uniform(29, 36))
+    way = float(rng.uniform(34, 40) if crowded else rng.uniform(40, 50))
     room = 2 * (SIZE_PX / 2 - 1 - extent)  # the way must fit into the picture
     travel = np.asarray(heading, dtype=float) * np.minimum(way, room)
     turn = float(rng.uniform(150, 300)) * (1 if rng.random() < 0.5 else -1) if motion == "rotate" else 0.0

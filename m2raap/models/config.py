@@ -67,6 +67,11 @@ class StanConfig(Config):
         ge=0,
         description="spread of the time embedding at the start; 1.0 is STAN's, 0 learns order far slower",
     )
+    inputs: Literal["raw", "normed"] = Field(
+        default="raw",
+        description="normed (ours): levels and positions enter with the size of the time embedding; raw is STAN, where the "
+        "tokens of late layers can drown both (43 against 2 and 11 in the tiny model)",
+    )
     patch_pool: int = Field(
         default=1, ge=1, description="the branch sees means of n x n patches; 1: STAN, 2: a quarter of the cost"
     )

@@ -38,15 +38,19 @@ class DropPath(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """x <- x + W0 DropPath(MHSA(LN(x))) over the T frames of one patch. W0 starts at zero: identity at the start."""
+    """x <- x + W0 DropPath(MHSA(LN(x))) over the T frames of one patch. In STAN W0 starts at zero: identity at the start.
 
-    def __init__(self, width: int, heads: int, drop_path: float) -> None:
+    Behind a zero `out` matrix that is one zero too many: two factors at zero give each other no gradient.
+    """
+
+    def __init__(self, width: int, heads: int, drop_path: float, zero_start: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.out = nn.Linear(width, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        if zero_start:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -91,7 +95,7 @@ class Stan(nn.Module):
         blocks: list[Any] = list(backbone.vision_blocks)[-cfg.layers :]
         width, heads = backbone.width, blocks[0].attn.num_heads
         drops = torch.linspace(0, cfg.drop_path, cfg.layers).tolist()
-        self.temporal: Any = nn.ModuleList(TemporalBlock(width, heads, drop) for drop in drops)
+        self.temporal: Any = nn.ModuleList(TemporalBlock(width, heads, drop, cfg.start != "matrix") for drop in drops)
         self.spatial: Any = nn.ModuleList(SpatialBlock(block, drop) for block, drop in zip(blocks, drops, strict=True))
         self.time = nn.Parameter(torch.randn(cfg.max_frames, width) * cfg.time_std)
         if cfg.start == "gate":
@@ -123,6 +127,10 @@ class Stan(nn.Module):
         features_BTE = backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
         return (pool_raw if self.cfg.pool == "raw" else pool_unit)(features_BTE, mask_BT)
 
+    def enter(self, tokens: Tensor) -> Tensor:
+        """Tokens or positions as the branch takes them in."""
+        return F.layer_norm(tokens, tokens.shape[-1:]) if self.cfg.inputs == "normed" else tokens
+
     def branch(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
         """STAN_cls (B, D), before gate or matrix."""
         assert len(levels) == self.layers_used, f"{len(levels)} layers given, {self.layers_used} wanted"
@@ -130,15 +138,16 @@ class Stan(nn.Module):
         if num_frames > len(self.time):
             raise M2raapError(f"stan was made for {len(self.time)} frames, this clip has {num_frames}")
         visual = self._backbone[0].clip.visual
-        position_SD = self.compact(visual.positional_embedding[None, None])[0, 0]
-        first = levels[0]
+        position_SD = self.enter(self.compact(visual.positional_embedding[None, None])[0, 0])
+        first = self.enter(levels[0])
         cls_BD = (masked_mean(first[:, :, 0], mask_BT) + visual.class_embedding + position_SD[0]) / 2
         x_BTPD = first[:, :, 1:] + position_SD[1:] + self.time[:num_frames, None]
         x_BPTD = x_BTPD.transpose(1, 2)
         for k, level in enumerate(levels):
             if k > 0:
-                cls_BD = cls_BD + masked_mean(level[:, :, 0], mask_BT)
-                x_BPTD = x_BPTD + level[:, :, 1:].transpose(1, 2)
+                entering = self.enter(level)
+                cls_BD = cls_BD + masked_mean(entering[:, :, 0], mask_BT)
+                x_BPTD = x_BPTD + entering[:, :, 1:].transpose(1, 2)
             x_BPTD = self.temporal[k](x_BPTD, mask_BT)
             cls_BD, x_BPTD = self.spatial[k](cls_BD, x_BPTD, mask_BT)
         return cls_BD

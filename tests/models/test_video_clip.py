@@ -18,6 +18,7 @@ SAFE = [
     StanConfig(layers=3, start="gate", time_std=0.0),
     StanConfig(layers=2, start="matrix", time_std=1.0),
     StanConfig(layers=2, patch_pool=2, time_std=0.5),
+    StanConfig(layers=2, inputs="normed"),
 ]
 
 
