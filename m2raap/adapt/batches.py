@@ -235,6 +235,8 @@ def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
 
 
 class _Tokenizes(Protocol):
+    @property
+    def can_shorten(self) -> bool: ...
     def tokenize(self, texts: Sequence[str]) -> Tensor: ...
     def count_truncated(self, texts: Sequence[str]) -> int: ...
 
@@ -268,5 +270,7 @@ def text_table(
         )
     chunks = [texts[start : start + 4096] for start in range(0, len(texts), 4096)]
     tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in chunks])
+    if tokenizer.can_shorten:  # one length for the whole source, so that a vector never depends on its batch
+        tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
     truncated = sum(tokenizer.count_truncated(chunk) for chunk in chunks)
     return TextTable(texts, tokens, rows_of, langs, lang_odds, truncated)

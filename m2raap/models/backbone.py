@@ -176,8 +176,27 @@ class Backbone(nn.Module):
         return int(getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
-        """Unit text vectors (B, E)."""
-        return self.clip.encode_text(tokens_BL, normalize=True)
+        """Unit text vectors (B, E). L may be less than context_length where `can_shorten` says so."""
+        length = tokens_BL.shape[1]
+        if length == self.context_length:
+            return self.clip.encode_text(tokens_BL, normalize=True)
+        assert self.can_shorten, f"{length} tokens given, this text tower wants {self.context_length}"
+        tower = self.clip
+        x = tower.token_embedding(tokens_BL) + tower.positional_embedding[:length]
+        x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+        pooled_BD = x[torch.arange(len(x), device=x.device), tokens_BL.argmax(dim=-1)]
+        return F.normalize(pooled_BD @ tower.text_projection, dim=-1)
+
+    @property
+    def can_shorten(self) -> bool:
+        """Whether padding behind the end token changes nothing: open_clip's causal CLIP text tower, pooled at the end token."""
+        tower = self.clip
+        return (
+            type(tower).__name__ == "CLIP"
+            and tower.attn_mask is not None
+            and tower.text_pool_type == "argmax"
+            and isinstance(tower.text_projection, nn.Parameter)
+        )
 
     # -- identity -------------------------------------------------------------------------------------------------
 

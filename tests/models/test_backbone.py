@@ -148,3 +148,11 @@ def test_a_description_rebuilds_the_shape(backbone: Backbone, tmp_path: Path) ->
     rebuilt = module.backbone_from_description(tmp_path)
     rebuilt.load_state_dict(backbone.state_dict())
     assert rebuilt.digest == backbone.digest
+
+
+@torch.no_grad()
+def test_texts_without_their_padding_have_the_same_vectors(backbone: Backbone) -> None:
+    tokens = backbone.tokenize(["a cat", "a dog in the snow"])
+    length = int(tokens.argmax(1).max()) + 1
+    assert backbone.can_shorten and length < backbone.context_length
+    assert torch.allclose(backbone.encode_text(tokens[:, :length]), backbone.encode_text(tokens), atol=1e-6)
