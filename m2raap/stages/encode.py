@@ -15,7 +15,7 @@ from m2raap.models.config import BackboneConfig
 if TYPE_CHECKING:
     from m2raap.models.backbone import Backbone
 
-BLOCK = 16  # rows a forward pass; the last block is filled up with zeros
+BLOCK = 8  # rows a forward pass, as many as a clip has key-frames; the last block is filled up with zeros
 
 
 class Encoder:
