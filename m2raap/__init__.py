@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["load", "run"]
+_API = ("load", "run")
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name in _API:
         # By name, because every module of the package imports the package: it may not import them back.
         return getattr(importlib.import_module("m2raap.api"), name)
     raise AttributeError(f"module 'm2raap' has no attribute '{name}'")

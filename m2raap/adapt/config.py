@@ -34,7 +34,9 @@ class AdaptConfig(Config):
         ge=0,
         description="weight of the loss that tells a clip from itself with its frames reversed; doubles the branch's cost",
     )
-    texts_per_clip: int = Field(1, ge=1, description="texts a clip and step, of different languages where it has them")
+    texts_per_clip: int = Field(
+        default=1, ge=1, description="texts a clip and step, of different languages where it has them"
+    )
 
     lr: float = Field(default=1e-4, ge=0, description="of the backbone's own weights")
     lr_new: float = Field(default=1e-3, ge=0, description="of the temporal module")
@@ -48,7 +50,7 @@ class AdaptConfig(Config):
     clip_norm: float = Field(default=5.0, gt=0)
 
     train_vision_layers: int = Field(
-        0, ge=0, description="how many last vision layers learn; all of them: embeddings too"
+        default=0, ge=0, description="how many last vision layers learn; all of them: embeddings too"
     )
     train_text: bool = True
     temperature: float | None = Field(default=None, gt=0, description="null: the backbone's own")

@@ -51,7 +51,7 @@ def main() -> None:
 def _guarded() -> int:
     try:
         result = app(standalone_mode=False, prog_name="m2raap")
-        return result if isinstance(result, int) else 0
+        return _interrupted() if result == 130 else result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         return _interrupted()
     except M2raapError as error:
@@ -79,7 +79,8 @@ def _click_error(error: Exception) -> int:
     if "Abort" in kind:
         return _interrupted()
     if "Exit" in kind:
-        return int(getattr(error, "exit_code", 0))
+        code = int(getattr(error, "exit_code", 0))
+        return _interrupted() if code == 130 else code  # Typer turns Ctrl-C into an exit of this code
     if "ClickException" in kind:
         show = getattr(error, "show", None)
         if show is not None:

@@ -23,9 +23,6 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
-    def __hash__(self) -> int:
-        return hash(digest(self))
-
 
 T = TypeVar("T", bound=Config)
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.

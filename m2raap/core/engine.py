@@ -35,7 +35,7 @@ def available_cores() -> int:
 
 
 class LocalEngine:
-    """Processes of this machine; with one worker, or one task, the work is done in this process."""
+    """Processes of this machine; with one worker the work is done in this process."""
 
     def __init__(self, workers: int | None = None, devices: Sequence[str] = ()) -> None:
         self.workers = workers or max(1, min(available_cores(), len(devices) or available_cores()))
@@ -62,9 +62,6 @@ class LocalEngine:
                 "a worker process was killed (often: out of memory); run the same command again, it resumes; "
                 "fewer --workers need less memory"
             ) from None
-        finally:
-            for future in waiting:
-                future.cancel()
 
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
@@ -89,9 +86,10 @@ class LocalEngine:
 
     def close(self) -> None:
         if self._pool is not None:
-            for process in list(getattr(self._pool, "_processes", {}).values()):
+            # Not cancelled first: the pool's own thread stumbles over cancelled futures when its processes end.
+            for process in list((getattr(self._pool, "_processes", None) or {}).values()):
                 process.terminate()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False)
             self._pool = None
 
 

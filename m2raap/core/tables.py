@@ -125,14 +125,16 @@ def write_part(folder: Path, table: str, part: int, rows: Iterable[Row], schema:
 
     The bytes depend on the rows alone: they are sorted, and no time or path is stored.
     """
-    schema = schema or SCHEMAS[table]
+    columns_of = schema or SCHEMAS[table]
     ordered = sort_rows(table, rows)
-    unknown = {key for row in ordered for key in row} - set(schema.names)
+    unknown = {key for row in ordered for key in row} - set(columns_of.names)
     assert not unknown, f"columns {sorted(unknown)} are not in the schema of {table}"
-    columns = [pa.array([row.get(name) for row in ordered], type=schema.field(name).type) for name in schema.names]
+    columns = [
+        pa.array([row.get(name) for row in ordered], type=columns_of.field(name).type) for name in columns_of.names
+    ]
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.Table.from_arrays(columns, schema=schema),
+        pa.Table.from_arrays(columns, schema=columns_of),
         sink,
         compression=_COMPRESSION.get(table, "zstd"),
         write_statistics=False,

@@ -52,7 +52,9 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
         task = bar.add_task(title, total=total, remark="")
 
         def advance(amount: int = 1, remark: str = "") -> None:
-            bar.update(task, advance=amount, **({"remark": remark} if remark else {}))
+            if remark:
+                bar.update(task, remark=remark)
+            bar.advance(task, amount)
 
         yield advance
 

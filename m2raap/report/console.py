@@ -101,13 +101,15 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_funnel(data.funnel, file)
     if data.grading:
         print_grading(data.grading, file)
-    whole = [[row for row in rows if row.slice == "all"] for rows in (data.results, data.differences, data.probes)]
-    if whole[0]:
-        print_results(whole[0], file)
-    if whole[1]:
-        print_differences(whole[1], file)
-    if whole[2]:
-        print_probes(whole[2], file)
+    results = [row for row in data.results if row.slice == "all"]
+    differences = [row for row in data.differences if row.slice == "all"]
+    probes = [row for row in data.probes if row.slice == "all"]
+    if results:
+        print_results(results, file)
+    if differences:
+        print_differences(differences, file)
+    if probes:
+        print_probes(probes, file)
 
 
 def _percent(share: float | None) -> str:

@@ -120,8 +120,12 @@ def thumbnails(jpegs: list[bytes]) -> bytes:
 
     from m2raap.curate.thumbnails import thumbnail
 
-    pictures = (cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in jpegs)
-    return b"".join(thumbnail(picture).tobytes() for picture in pictures)
+    small = []
+    for jpeg in jpegs:
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None, "keyframes stores JPEGs that can be read"
+        small.append(thumbnail(picture).tobytes())
+    return b"".join(small)
 
 
 class _Smallest:

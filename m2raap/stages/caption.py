@@ -39,14 +39,15 @@ class CaptionStage(DataStage):
         settings = dict(settings)
         backbone, langs, _ = (settings.pop(name) for name in ("backbone", "langs", "words"))
         cfg = CaptionConfig(**settings)
-        captioner = _captioner(BackboneConfig(**backbone), cfg)
+        model = BackboneConfig(**backbone)
+        captioner = _captioner(model.model_dump_json(), cfg.model_dump_json())
         texts: list[Row] = []
         signals: list[Row] = []
         for clip in part.clips:
             clip_id = clip["clip_id"]
             jpegs = part.frames[clip_id]["jpegs"] if clip_id in part.frames else []
             chosen = _spread(len(jpegs), cfg.frames)
-            features_KE = encoder(BackboneConfig(**backbone)).images([jpegs[i] for i in chosen])
+            features_KE = encoder(model).images([jpegs[i] for i in chosen])
             found = captioner.caption(features_KE, langs) if chosen else []
             for row in found:
                 frame = chosen[row["frame_index"]]
@@ -71,5 +72,6 @@ def _spread(num: int, wanted: int | None) -> list[int]:
 
 
 @lru_cache(maxsize=1)
-def _captioner(backbone: BackboneConfig, cfg: CaptionConfig) -> Captioner:
-    return CAPTIONERS[cfg.name](encoder(backbone).texts, cfg)
+def _captioner(backbone: str, settings: str) -> Captioner:
+    cfg = CaptionConfig.model_validate_json(settings)
+    return CAPTIONERS[cfg.name](encoder(BackboneConfig.model_validate_json(backbone)).texts, cfg)

@@ -47,12 +47,16 @@ def _in_blocks(encode: Any, rows: Any) -> np.ndarray:
     return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
 
-@lru_cache(maxsize=1)
 def encoder(cfg: BackboneConfig) -> Encoder:
     """One for each worker process: loading takes seconds."""
+    return _encoder(cfg.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def _encoder(settings: str) -> Encoder:
     from m2raap.models.backbone import load_backbone
 
-    return Encoder(load_backbone(cfg))
+    return Encoder(load_backbone(BackboneConfig.model_validate_json(settings)))
 
 
 def pack(features: np.ndarray) -> bytes:

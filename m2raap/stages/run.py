@@ -96,13 +96,13 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
 def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options) -> None:
     """Weights that cannot be had are said before anything is decoded, not hours later."""
     needed = {
-        arms[step.arm].backbone
+        arms[step.arm].backbone.model_dump_json(): arms[step.arm].backbone
         for step in steps
         if step.stage in ("align", "caption", "adapt", "embed")
         and not _after(step.stage, options.last)
         and not (step.folder / "manifest.json").exists()
     }
-    for cfg in sorted(needed, key=str):
+    for _, cfg in sorted(needed.items()):
         if cfg.model not in BUILTIN:
             from m2raap.models.backbone import load_backbone
 

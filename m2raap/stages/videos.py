@@ -11,9 +11,13 @@ from m2raap.video.paths import resolve_video
 from m2raap.video.worker import VideoWorker
 
 
-@lru_cache(maxsize=2)
 def video_worker(limits: VideoConfig) -> VideoWorker:
-    return VideoWorker(limits)
+    return _video_worker(limits.model_dump_json())
+
+
+@lru_cache(maxsize=2)
+def _video_worker(limits: str) -> VideoWorker:
+    return VideoWorker(VideoConfig.model_validate_json(limits))
 
 
 def path_or_none(root: Path, clip: Row) -> Path | None:

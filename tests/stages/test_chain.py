@@ -178,10 +178,11 @@ def test_a_new_threshold_decodes_nothing_and_equals_a_fresh_run(small_world: Pat
     shutil.copytree(undisturbed, out)
     stricter = ("--set", "filter.text.min_words_en=6", "--until", "align", "--workers", 1)
     m2raap(*words(small_world, tmp_path / "fresh", *stricter))
-    before = {stage: scored(out, stage) for stage in ("filter", "keyframes", "align")}
+    before = {stage: scored(out, stage) for stage in ("filter", "keyframes")}
     m2raap(*words(small_world, out, *stricter, "--force"))
     for stage, clips in before.items():
         assert scored(out, stage) == clips > 0, f"{stage} scored a clip again"
+    for stage in (*before, "align"):
         assert digests(out / "m2raap" / stage) == digests(tmp_path / "fresh" / "m2raap" / stage)
 
 
@@ -210,8 +211,8 @@ def test_only_new_clips_are_decoded(small_world: Path, tmp_path: Path):
     assert "was made with inputs.corpus" in refused.stderr
     m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", "--workers", 1, "--force")
     assert scored(tmp_path / "k", "keyframes") == 48
-    m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "fresh", "--workers", 2)
-    assert digests(tmp_path / "k" / "m2raap" / "keyframes") == digests(tmp_path / "fresh")
+    m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "fresh" / "m2raap" / "keyframes", "--workers", 2)
+    assert digests(tmp_path / "k") == digests(tmp_path / "fresh")
 
 
 def test_a_benchmarks_own_texts_reach_nothing_but_embed(small_world: Path, undisturbed: Path, tmp_path: Path):
