@@ -21,7 +21,7 @@ WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="processes of the data stages (default: cores)")
 ]
 DevicesOption = Annotated[str | None, typer.Option("--devices", help="GPUs for the workers, one each: 0-7 or 0,2")]
-EngineOption = Annotated[str, typer.Option("--engine", help="what maps the data stages: local")]
+EngineOption = Annotated[str, typer.Option("--engine", help="what maps the data stages: local, or ray (many machines)")]
 PartsOption = Annotated[str | None, typer.Option("--parts", metavar="I/N", help="do share I of N of the data stages")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="redo folders made from other inputs or settings; what fits is reused")
@@ -78,9 +78,14 @@ def parse_benches(items: list[str] | None) -> dict[str, Path]:
 def open_engine(kind: str, workers: int | None, devices: str | None) -> Iterator[Engine]:
     from m2raap.core.engine import LocalEngine
 
-    if kind != "local":
-        raise UsageError(f"--engine {kind}: there is 'local'")
-    engine = LocalEngine(workers, parse_devices(devices))
+    if kind not in ("local", "ray"):
+        raise UsageError(f"--engine {kind}: there are 'local' and 'ray'")
+    if kind == "ray":
+        from m2raap.core.ray_engine import RayEngine
+
+        engine: Engine = RayEngine(workers, parse_devices(devices))
+    else:
+        engine = LocalEngine(workers, parse_devices(devices))
     try:
         yield engine
     finally:

@@ -68,8 +68,8 @@ class LocalEngine:
             import multiprocessing
 
             # Set before the workers start: the libraries read these when they are imported.
-            saved = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-            os.environ.update({name: "1" for name in _THREAD_VARIABLES})
+            saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+            os.environ.update({name: "1" for name in THREAD_VARIABLES})
             context = multiprocessing.get_context("spawn")
             devices = context.SimpleQueue()
             for index in range(self.workers):
@@ -94,7 +94,7 @@ class LocalEngine:
 
 
 DEVICE = "M2RAAP_DEVICE"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def _begin_worker(parent: int, devices: Any) -> None:

@@ -1,0 +1,56 @@
+"""Ray gives the bytes that the local engine gives, and its failures are sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import M2raapError
+from m2raap.core.stage import run_data_stage
+from m2raap.core.view import View
+from m2raap.stages.plan import DATA_STAGE, settings_of
+from m2raap.stages.recipe import load_recipe
+from tests.conftest import digests
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'm2raap[ray]'")
+SMALL = Path(__file__).parent.parent / "stages" / "small.yaml"
+
+
+def refuse(task: int) -> int:
+    if task == 3:
+        raise M2raapError("clip 3: is not what it says")
+    return task
+
+
+@pytest.fixture(scope="module")
+def engine():
+    from m2raap.core.ray_engine import RayEngine
+
+    made = RayEngine(2)
+    yield made
+    made.close()
+
+
+def test_filter_keyframes_and_caption_make_the_same_bytes(engine, small_world: Path, tmp_path: Path):
+    recipe = load_recipe(str(SMALL), [], None)
+    local = LocalEngine(1)
+    views = {"ray": View(small_world / "train").limited(24), "local": View(small_world / "train").limited(24)}
+    for stage in ("filter", "keyframes", "caption"):
+        for name, mapped in (("ray", engine), ("local", local)):
+            folder = tmp_path / name / stage
+            run_data_stage(DATA_STAGE[stage], views[name], settings_of(recipe, stage), folder, mapped)
+            views[name] = views[name].over(folder)
+        made = digests(tmp_path / "ray" / stage)
+        assert made == digests(tmp_path / "local" / stage)
+        assert any(name.startswith("signals") for name in made)
+
+
+def test_an_error_of_a_task_comes_back_as_itself(engine):
+    with pytest.raises(M2raapError, match="clip 3: is not what it says"):
+        dict(engine.map(refuse, list(range(6))))
+
+
+def test_every_task_is_answered_once(engine):
+    assert dict(engine.map(refuse, [5, 6, 7, 8, 9, 10, 11])) == {i: i + 5 for i in range(7)}
