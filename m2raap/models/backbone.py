@@ -125,9 +125,17 @@ class Backbone(nn.Module):
         """Tokens (N, S, D) that enter the last `depth` vision layers; depth = num_layers gives the embedded patches."""
         assert 0 <= depth <= self.num_layers, f"depth {depth} of {self.num_layers} layers"
         tokens = self.clip.visual._embeds(images_NCHW)
-        for block in self.vision_blocks[: self.num_layers - depth]:
-            tokens = block(tokens)
-        return tokens
+        return self.run_blocks(tokens, self.num_layers, depth)
+
+    def run_block(self, index: int, tokens_NSD: Tensor) -> Tensor:
+        """One vision layer, 0 the first."""
+        return self.vision_blocks[index](tokens_NSD)
+
+    def run_blocks(self, tokens_NSD: Tensor, depth: int, stop: int) -> Tensor:
+        """From the tokens that enter the last `depth` layers to those that enter the last `stop`."""
+        for index in range(self.num_layers - depth, self.num_layers - stop):
+            tokens_NSD = self.run_block(index, tokens_NSD)
+        return tokens_NSD
 
     def suffix_layers(self, tokens_NSD: Tensor, depth: int, last_layers: int) -> list[Tensor]:
         """Run the last `depth` layers on what `prefix_tokens` gave.
@@ -137,8 +145,8 @@ class Backbone(nn.Module):
         """
         assert 1 <= last_layers <= depth <= self.num_layers, f"{last_layers} outputs of {depth} layers"
         outputs = []
-        for block in self.vision_blocks[self.num_layers - depth :]:
-            tokens_NSD = block(tokens_NSD)
+        for index in range(self.num_layers - depth, self.num_layers):
+            tokens_NSD = self.run_block(index, tokens_NSD)
             outputs.append(tokens_NSD)
         return outputs[depth - last_layers :]
 
@@ -186,6 +194,32 @@ class Backbone(nn.Module):
         x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
         pooled_BD = x[torch.arange(len(x), device=x.device), tokens_BL.argmax(dim=-1)]
         return F.normalize(pooled_BD @ tower.text_projection, dim=-1)
+
+    def encode_text_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit text vectors (B, E), unit vectors of all tokens (B, L, E) through the text projection, and which count (B, L).
+
+        What counts ends with the end token: padding of CLIP's BPE has the id of '!', so ids alone do not tell.
+        """
+        tower, seen = self.text_tower, []
+        last: Any = tower.ln_final if hasattr(tower, "ln_final") else tower.transformer
+        handle = last.register_forward_hook(lambda _module, _given, out: seen.append(out))
+        try:
+            pooled_BE = self.encode_text(tokens_BL)
+        finally:
+            handle.remove()
+        hidden_BLD = seen[0] if isinstance(seen[0], Tensor) else seen[0].last_hidden_state
+        project = getattr(tower, "text_projection", None) if hasattr(tower, "ln_final") else tower.proj
+        if isinstance(project, nn.Parameter):
+            hidden_BLD = hidden_BLD @ project
+        elif project is not None:
+            hidden_BLD = project(hidden_BLD)
+        pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+        if pool == "argmax":
+            length_B = tokens_BL.argmax(-1) + 1
+            mask_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < length_B[:, None]
+        else:
+            mask_BL = tokens_BL != self._pad_id
+        return pooled_BE, F.normalize(hidden_BLD, dim=-1), mask_BL
 
     @property
     def can_shorten(self) -> bool:

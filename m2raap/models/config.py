@@ -75,6 +75,39 @@ class StanConfig(Config):
     patch_pool: int = Field(
         default=1, ge=1, description="the branch sees means of n x n patches; 1: STAN, 2: a quarter of the cost"
     )
+    across: Literal["attention", "conv"] = Field(
+        default="attention", description="how frames see each other: self-attention, or STAN's 3D convolution (eq. 9)"
+    )
 
 
-TemporalConfig = Annotated[MeanConfig | SeqTransfConfig | StanConfig, Field(discriminator="name")]
+class AdapterConfig(Config):
+    """ST-Adapter (arXiv 2206.13559): a bottleneck with a convolution over time before each of the last `layers` blocks."""
+
+    name: Literal["adapter"] = "adapter"
+    layers: int = Field(default=4, ge=1)
+    width: int | None = Field(default=None, ge=1, description="of the bottleneck; null: half the vision width")
+    kernel_frames: int = Field(default=3, ge=1, description="frames the convolution sees; odd")
+
+    @model_validator(mode="after")
+    def _odd(self) -> AdapterConfig:
+        if self.kernel_frames % 2 == 0:
+            raise ValueError("kernel_frames has to be odd, so that a frame stays in the middle")
+        return self
+
+
+class MessageConfig(Config):
+    """X-CLIP's message token (arXiv 2208.02816): frames exchange messages, and attend to their own in the last blocks."""
+
+    name: Literal["message"] = "message"
+    layers: int = Field(default=4, ge=1)
+
+
+class AcgConfig(Config):
+    """Auxiliary-caption-guided weights over frames. Our design (m2raap.models.acg); the paper's formula is not published."""
+
+    tau: float = Field(default=0.1, gt=0, description="how sharply the weights follow the consistency scores")
+    mix: bool = Field(default=False, description="also add caption features to the frames, behind a gate")
+
+
+AnyTemporal = MeanConfig | SeqTransfConfig | StanConfig | AdapterConfig | MessageConfig
+TemporalConfig = Annotated[AnyTemporal, Field(discriminator="name")]

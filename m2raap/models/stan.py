@@ -1,8 +1,8 @@
-"""STAN, the spatial-temporal branch beside the last layers of CLIP, self-attention variant.
+"""STAN, the spatial-temporal branch beside the last layers of CLIP; frames see each other by attention or convolution.
 
 Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. What departs
 from the code: `start` (there: open, which does not start at CLIP), masks for clips with fewer frames, `patch_pool`,
- unit pooling. The class and position embeddings are the backbone's own, as there.
+`inputs`, unit pooling. The class and position embeddings are the backbone's own, as there.
 B videos, T frames, P patches, D width, K branch layers, E size of the common space.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
-from m2raap.models.pooling import masked_mean, pool_raw, pool_unit
+from m2raap.models.pooling import masked_mean
 
 
 class DropPath(nn.Module):
@@ -61,6 +61,30 @@ class TemporalBlock(nn.Module):
         return x_BPTD + self.out(self.drop_path(mixed)).reshape(x_BPTD.shape)
 
 
+class ConvBlock(nn.Module):
+    """STAN's other way across time (eq. 9): 1x1 down to D/8, (3, 1, 1) convolution, GELU, 1x1 up, added.
+
+    Written from the paper: the released code refers to it and does not define it. `out` starts at zero as above.
+    """
+
+    def __init__(self, width: int, drop_path: float, zero_start: bool) -> None:
+        super().__init__()
+        narrow = max(1, width // 8)
+        self.down = nn.Linear(width, narrow)
+        self.conv = nn.Conv1d(narrow, narrow, 3, padding=1)
+        self.out = nn.Linear(narrow, width)
+        if zero_start:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
+        batch, patches, frames, _ = x_BPTD.shape
+        narrow = self.down(x_BPTD) * mask_BT[:, None, :, None]  # a frame that is not there is padding like the borders
+        mixed = self.conv(narrow.reshape(batch * patches, frames, -1).transpose(1, 2)).transpose(1, 2)
+        return x_BPTD + self.out(self.drop_path(F.gelu(mixed))).reshape(x_BPTD.shape)
+
+
 class SpatialBlock(nn.Module):
     """One CLIP layer over [CLS ; patches of a frame]; the CLS of the clip takes the mean of its T updates."""
 
@@ -95,7 +119,11 @@ class Stan(nn.Module):
         blocks: list[Any] = list(backbone.vision_blocks)[-cfg.layers :]
         width, heads = backbone.width, blocks[0].attn.num_heads
         drops = torch.linspace(0, cfg.drop_path, cfg.layers).tolist()
-        self.temporal: Any = nn.ModuleList(TemporalBlock(width, heads, drop, cfg.start != "matrix") for drop in drops)
+        zero = cfg.start != "matrix"
+        self.temporal: Any = nn.ModuleList(
+            ConvBlock(width, drop, zero) if cfg.across == "conv" else TemporalBlock(width, heads, drop, zero)
+            for drop in drops
+        )
         self.spatial: Any = nn.ModuleList(SpatialBlock(block, drop) for block, drop in zip(blocks, drops, strict=True))
         self.time = nn.Parameter(torch.randn(cfg.max_frames, width) * cfg.time_std)
         if cfg.start == "gate":
@@ -124,8 +152,7 @@ class Stan(nn.Module):
             cls_BD = self.gate * cls_BD
         elif self.cfg.start == "matrix":
             cls_BD = self.out(cls_BD)
-        features_BTE = backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
-        return (pool_raw if self.cfg.pool == "raw" else pool_unit)(features_BTE, mask_BT)
+        return backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
 
     def enter(self, tokens: Tensor) -> Tensor:
         """Tokens or positions as the branch takes them in."""

@@ -1,10 +1,12 @@
-"""Temporal modules: from the layer tokens and frame vectors of a clip to one unit vector.
+"""Temporal modules: from the layer tokens and frame vectors of a clip to frame vectors that know of each other.
 
 Each is an nn.Module with
-  layers_used: how many last vision layers it reads,
+  layers_used: how many last vision layers it reads, or passes through,
   compact(tokens (B, T, 1+P, D)) -> (B, T, S', D): what it needs of a layer's output, CLS first; without weights,
-  forward(levels, frame_features_BTE, mask_BT) -> (B, E): a compact tensor a layer, projected frame vectors (not unit).
+  forward(levels, frame_features_BTE, mask_BT) -> (B, T, E): a compact tensor a layer, projected frame vectors (neither
+    is unit); what comes out is pooled by VideoCLIP,
   gates(): how far it has left its start, for the log.
+A module that works inside the vision blocks (m2raap.models.wrapped) has `through` as well.
 B videos, T frames, P patches, D vision width, E size of the common space.
 """
 
@@ -19,13 +21,13 @@ from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
-from m2raap.models.config import MeanConfig, SeqTransfConfig, StanConfig
-from m2raap.models.pooling import pool_unit
+from m2raap.models.config import AnyTemporal, MeanConfig, SeqTransfConfig
 from m2raap.models.stan import Stan
+from m2raap.models.wrapped import MessageToken, StAdapter
 
 
 class MeanPool(nn.Module):
-    """The mean of unit frame vectors. No weights, no order."""
+    """Frame vectors as they are: mean pooling. No weights, no order."""
 
     layers_used = 1
 
@@ -36,7 +38,7 @@ class MeanPool(nn.Module):
         return tokens[:, :, :1]
 
     def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-        return pool_unit(frame_features_BTE, mask_BT)
+        return frame_features_BTE
 
     def gates(self) -> dict[str, float]:
         return {}
@@ -84,20 +86,26 @@ class SeqTransf(nn.Module):
             mixed = block.attn(normed, normed, normed, key_padding_mask=~mask_BT, need_weights=False)[0]
             x_BTE = x_BTE + block.ls_1(mixed)
             x_BTE = x_BTE + block.ls_2(block.mlp(block.ln_2(x_BTE)))
-        return pool_unit(frame_features_BTE + self.out(x_BTE), mask_BT)
+        return frame_features_BTE + self.out(x_BTE)
 
     def gates(self) -> dict[str, float]:
         return {"out": float(self.out.weight.detach().norm())}
 
 
-# Adding one: a config with a `name` in models/config.py (and in the union TemporalConfig), a module here.
-TEMPORAL: dict[str, Callable[[Any, Backbone], nn.Module]] = {"mean": MeanPool, "seqtransf": SeqTransf, "stan": Stan}
+# Adding one: a config with a `name` in models/config.py (and in the union AnyTemporal), a module here.
+TEMPORAL: dict[str, Callable[[Any, Backbone], nn.Module]] = {
+    "mean": MeanPool,
+    "seqtransf": SeqTransf,
+    "stan": Stan,
+    "adapter": StAdapter,
+    "message": MessageToken,
+}
 
 
-def build_temporal(cfg: MeanConfig | SeqTransfConfig | StanConfig, backbone: Backbone) -> nn.Module:
+def build_temporal(cfg: AnyTemporal, backbone: Backbone) -> nn.Module:
     """The module that `cfg` describes, fitted to the backbone. Raises M2raapError where they do not fit."""
-    if isinstance(cfg, StanConfig) and cfg.layers > backbone.num_layers:
+    if cfg.name in ("stan", "adapter", "message") and cfg.layers > backbone.num_layers:
         raise M2raapError(
-            f"stan reads {cfg.layers} layers, the backbone has {backbone.num_layers}: lower temporal.layers"
+            f"{cfg.name} reads {cfg.layers} layers, the backbone has {backbone.num_layers}: lower temporal.layers"
         )
     return TEMPORAL[cfg.name](cfg, backbone)

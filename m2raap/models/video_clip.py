@@ -1,7 +1,7 @@
-"""VideoCLIP: a backbone and a temporal module; clips and texts to unit vectors; one folder holds all of it.
+"""VideoCLIP: a backbone, a temporal module, and ACG where asked for; clips and texts to unit vectors; one folder holds all of it.
 
 B clips or texts, T frames, L text tokens, S = 1 + P tokens, D vision width, E size of the common space.
-Folder: model.json (format, temporal settings, what it was made from), backbone/ (open_clip configuration, tokenizer),
+Folder: model.json (format, settings of the modules, what it was made from), backbone/ (open_clip configuration, tokenizer),
 model.safetensors (every weight, fp32). Nothing else is needed to load it: no hub, no original weights.
 """
 
@@ -12,56 +12,90 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, backbone_from_description, weights_digest
-from m2raap.models.config import MeanConfig, SeqTransfConfig, StanConfig, TemporalConfig
-from m2raap.models.pooling import pool_unit
+from m2raap.models.acg import Acg, Captions
+from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
+from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
 
-FORMAT = 1
+FORMAT = 2
 
 
 class VideoCLIP(nn.Module):
-    """With a new temporal module the video vector is the backbone's mean pooling (but for STAN's `open` and `raw`)."""
+    """Backbone -> temporal module -> frame vectors -> pooling (mean, or ACG's weights) -> one unit vector.
 
-    def __init__(self, backbone: Backbone, temporal: MeanConfig | SeqTransfConfig | StanConfig, seed: int = 0) -> None:
+    With new modules the video vector is the backbone's mean pooling (but for STAN's `open` and `raw`). The frame vectors
+    are what Mug matches with text tokens.
+    """
+
+    def __init__(
+        self, backbone: Backbone, temporal: AnyTemporal, enhance: AcgConfig | None = None, seed: int = 0
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.temporal_cfg = temporal
+        self.enhance_cfg = enhance
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.temporal: Any = build_temporal(temporal, backbone)
+        self.enhance = Acg(enhance) if enhance else None
         self.eval()
 
-    def encode_video(self, frames_BTCHW: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+    @property
+    def inside(self) -> bool:
+        """Whether the temporal module works inside the vision blocks (then their outputs cannot be kept)."""
+        return hasattr(self.temporal, "through")
+
+    def encode_video(
+        self, frames_BTCHW: Tensor, mask_BT: Tensor | None = None, captions: Captions | None = None
+    ) -> Tensor:
         """Unit video vectors (B, E). mask_BT is False where a clip has no such frame; None: all there."""
-        depth = self.temporal.layers_used
-        tokens = self.backbone.prefix_tokens(frames_BTCHW.flatten(0, 1), depth)
-        return self.encode_prefix(tokens.unflatten(0, frames_BTCHW.shape[:2]), mask_BT, depth)
+        return self.pool(*self._frame_vectors(frames_BTCHW, mask_BT), captions)
 
-    def encode_prefix(self, tokens_BTSD: Tensor, mask_BT: Tensor | None, depth: int) -> Tensor:
-        """Unit video vectors from the tokens that enter the last `depth` vision layers (`Backbone.prefix_tokens`)."""
-        return self.encode_levels(self.levels_of_prefix(tokens_BTSD, depth), mask_BT)
+    def encode_frame_vectors(self, frames_BTCHW: Tensor, mask_BT: Tensor | None = None) -> Tensor:
+        """Unit frame vectors (B, T, E) as the temporal module leaves them: what Mug reads."""
+        return F.normalize(self._frame_vectors(frames_BTCHW, mask_BT)[0], dim=-1)
 
-    def encode_layers(self, layer_tokens: list[Tensor], mask_BT: Tensor | None = None) -> Tensor:
-        """Unit video vectors from the outputs (B, T, S, D) of the last vision layers, as many as the module reads."""
-        return self.encode_levels([self.temporal.compact(level) for level in layer_tokens], mask_BT)
-
-    def levels_of_prefix(self, tokens_BTSD: Tensor, depth: int) -> list[Tensor]:
-        """What the temporal module reads of the last layers: (B, T, S', D) each, CLS first."""
-        levels = self.backbone.suffix_layers(tokens_BTSD.flatten(0, 1), depth, self.temporal.layers_used)
-        return [self.temporal.compact(level.unflatten(0, tokens_BTSD.shape[:2])) for level in levels]
-
-    def encode_levels(self, levels: list[Tensor], mask_BT: Tensor | None) -> Tensor:
-        """Unit video vectors from what `levels_of_prefix` gives."""
+    def _frame_vectors(self, frames_BTCHW: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor]:
         if mask_BT is None:
-            mask_BT = torch.ones(levels[-1].shape[:2], dtype=torch.bool, device=levels[-1].device)
+            mask_BT = torch.ones(frames_BTCHW.shape[:2], dtype=torch.bool, device=frames_BTCHW.device)
+        depth = self.temporal.layers_used
+        tokens = self.backbone.prefix_tokens(frames_BTCHW.flatten(0, 1), depth).unflatten(0, frames_BTCHW.shape[:2])
+        return self.frame_vectors(self.levels_of_prefix(tokens, mask_BT, depth), mask_BT), mask_BT
+
+    def levels_of_prefix(self, tokens_BTSD: Tensor, mask_BT: Tensor, depth: int) -> list[Tensor]:
+        """What the temporal module reads of the last layers: (B, T, S', D) each, CLS first.
+
+        tokens_BTSD enter the last `depth` vision layers (`Backbone.prefix_tokens`).
+        """
+        batch, used = tokens_BTSD.shape[:2], self.temporal.layers_used
+        if self.inside:
+            if depth > used:
+                tokens_BTSD = self.backbone.run_blocks(tokens_BTSD.flatten(0, 1), depth, used).unflatten(0, batch)
+            return [self.temporal.compact(self.temporal.through(tokens_BTSD, mask_BT))]
+        levels = self.backbone.suffix_layers(tokens_BTSD.flatten(0, 1), depth, used)
+        return [self.temporal.compact(level.unflatten(0, batch)) for level in levels]
+
+    def frame_vectors(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
+        """Frame vectors (B, T, E), not unit, from what `levels_of_prefix` gives."""
         assert bool(mask_BT.any(1).all()), "a clip without frames has no vector"
-        features_BTE = self.backbone.image_feature_from_cls(levels[-1][:, :, 0])
-        return self.temporal(levels, features_BTE, mask_BT)
+        return self.temporal(levels, self.backbone.image_feature_from_cls(levels[-1][:, :, 0]), mask_BT)
+
+    def pool(self, vectors_BTE: Tensor, mask_BT: Tensor, captions: Captions | None = None) -> Tensor:
+        """Unit video vectors (B, E) from frame vectors."""
+        if self.enhance is not None:
+            return self.enhance(vectors_BTE, mask_BT, captions)
+        return (pool_raw if getattr(self.temporal_cfg, "pool", "unit") == "raw" else pool_unit)(vectors_BTE, mask_BT)
+
+    def gates(self) -> dict[str, float]:
+        """How far temporal module and ACG have left their start, for the log."""
+        acg = {f"acg_{name}": value for name, value in self.enhance.gates().items()} if self.enhance else {}
+        return self.temporal.gates() | acg
 
     def encode_frames(self, frames_BTCHW: Tensor) -> Tensor:
         """Unit frame vectors (B, T, E) of the backbone, without the temporal module."""
@@ -75,11 +109,19 @@ class VideoCLIP(nn.Module):
         """Unit text vectors (B, E)."""
         return self.backbone.encode_text(tokens_BL)
 
+    def encode_text_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit text vectors (B, E), unit token vectors (B, L, E), and which tokens count (B, L): for Mug."""
+        return self.backbone.encode_text_tokens(tokens_BL)
+
     @property
     def digest(self) -> str:
         """32 hex digits over settings and all weights, as they are now."""
-        described = self.backbone.description | {"temporal": self.temporal_cfg.model_dump(mode="json")}
+        described = self.backbone.description | self._module_settings()
         return weights_digest(described, self.state_dict().items())
+
+    def _module_settings(self) -> dict[str, Any]:
+        enhance = self.enhance_cfg.model_dump(mode="json") if self.enhance_cfg else None
+        return {"temporal": self.temporal_cfg.model_dump(mode="json"), "enhance": enhance}
 
     def save(self, folder: Path, made_from: dict[str, Any] | None = None) -> None:
         """Write the folder; `made_from` is free JSON for the reader (recipe, steps, scores)."""
@@ -91,7 +133,7 @@ class VideoCLIP(nn.Module):
         save_file(weights, folder / "model.safetensors")
         card = {
             "format": FORMAT,
-            "temporal": self.temporal_cfg.model_dump(mode="json"),
+            **self._module_settings(),
             "made_from": made_from or {},
             "digest": self.digest,
         }
@@ -115,10 +157,11 @@ class VideoCLIP(nn.Module):
             if card["format"] != FORMAT:
                 raise M2raapError(f"{card_path}: format {card['format']}, this m2raap reads format {FORMAT}")
             temporal = TypeAdapter(TemporalConfig).validate_python(card["temporal"])
+            enhance = AcgConfig.model_validate(card["enhance"]) if card["enhance"] else None
             weights = load_file(weights_path)
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise M2raapError(f"{folder}: the model cannot be read: {error}") from None
-        model = cls(backbone_from_description(folder / "backbone"), temporal)
+        model = cls(backbone_from_description(folder / "backbone"), temporal, enhance)
         try:
             model.load_state_dict(weights, strict=True)
         except RuntimeError as error:

@@ -70,22 +70,19 @@ def literal(stan: Stan, backbone: Backbone, levels: list[torch.Tensor], frames_o
             stan.cfg.start
         ](cls)
         g = [visual.ln_post(levels[-1][b, t, 0] + opened) @ visual.proj for t in range(frames)]
-        if stan.cfg.pool == "unit":
-            g = [one / one.norm() for one in g]
-        video = sum(g) / frames
-        videos.append(video / video.norm())
-    return torch.stack(videos)
+        videos.append(torch.stack(g))
+    return torch.cat(videos)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("start", "pool"), [("gate", "unit"), ("matrix", "unit"), ("open", "raw")])
-def test_equals_the_literal_twin(backbone: Backbone, start: str, pool: str) -> None:
-    cfg = StanConfig(layers=2, start=start, pool=pool, time_std=0.3)  # type: ignore[arg-type]
+@pytest.mark.parametrize("start", ["gate", "matrix", "open"])
+def test_equals_the_literal_twin(backbone: Backbone, start: str) -> None:
+    cfg = StanConfig(layers=2, start=start, time_std=0.3)  # type: ignore[arg-type]
     stan = shaken(backbone, cfg)
     levels = [level.unflatten(0, (2, 3)) for level in backbone.layer_tokens(torch.randn(6, 3, 32, 32), 2)]
     mask = torch.tensor([[True] * 3, [True, True, False]])
     features = backbone.image_feature_from_cls(levels[-1][:, :, 0])
-    ours = stan(levels, features, mask)
+    ours = stan(levels, features, mask)[mask]
     torch.testing.assert_close(ours, literal(stan, backbone, levels, [3, 2]), atol=2e-5, rtol=0)
 
 

@@ -6,7 +6,15 @@ import torch
 
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, load_backbone
-from m2raap.models.config import BackboneConfig, MeanConfig, SeqTransfConfig, StanConfig
+from m2raap.models.config import (
+    AcgConfig,
+    AdapterConfig,
+    BackboneConfig,
+    MeanConfig,
+    MessageConfig,
+    SeqTransfConfig,
+    StanConfig,
+)
 from m2raap.models.losses import info_nce, twins_mask
 from m2raap.models.pooling import pool_raw
 from m2raap.models.video_clip import VideoCLIP
@@ -19,22 +27,34 @@ SAFE = [
     StanConfig(layers=2, start="matrix", time_std=1.0),
     StanConfig(layers=2, patch_pool=2, time_std=0.5),
     StanConfig(layers=2, inputs="normed"),
+    StanConfig(layers=2, across="conv"),
+    AdapterConfig(layers=2),
+    MessageConfig(layers=3),
 ]
+ENHANCE = [None, AcgConfig(), AcgConfig(mix=True)]
+
+
+def captions_of(backbone: Backbone, clips: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    there = torch.rand(clips, frames, generator=torch.Generator().manual_seed(3)) < 0.8
+    vectors = torch.randn(clips, frames, backbone.embed_dim)
+    return torch.nn.functional.normalize(vectors, dim=-1), there
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("enhance", ENHANCE, ids=["mean", "acg", "mix"])
 @pytest.mark.parametrize("temporal", SAFE, ids=lambda cfg: cfg.name)
-def test_the_start_is_mean_pooling(backbone: Backbone, temporal: StanConfig) -> None:
-    model = VideoCLIP(backbone, temporal)
+def test_the_start_is_mean_pooling(backbone: Backbone, temporal: StanConfig, enhance: AcgConfig | None) -> None:
+    model = VideoCLIP(backbone, temporal, enhance)
     frames = torch.randn(3, 5, 3, 32, 32)
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1, 3:] = False
     mask[2, 1:] = False
     units = model.encode_frames(frames)
-    video = model.encode_video(frames, mask)
-    for clip, count in enumerate((5, 3, 1)):
-        mean = units[clip, :count].mean(0)
-        torch.testing.assert_close(video[clip], mean / mean.norm(), atol=1e-6, rtol=0)
+    for captions in (None, captions_of(backbone, 3, 5)):
+        video = model.encode_video(frames, mask, captions)
+        for clip, count in enumerate((5, 3, 1)):
+            mean = units[clip, :count].mean(0)
+            torch.testing.assert_close(video[clip], mean / mean.norm(), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -63,22 +83,36 @@ def test_raw_pooling_is_stans_mean(backbone: Backbone) -> None:
 
 
 @torch.no_grad()
-def test_all_three_ways_in_agree(backbone: Backbone) -> None:
-    model = VideoCLIP(backbone, StanConfig(layers=2, start="gate"))
-    model.temporal.gate.fill_(0.7)
-    frames = torch.randn(2, 3, 3, 32, 32)
-    expected = model.encode_video(frames)
-    for depth in (2, 3, 4):
+@pytest.mark.parametrize("temporal", SAFE, ids=lambda cfg: cfg.name)
+def test_every_depth_of_the_prefix_agrees(backbone: Backbone, temporal: StanConfig) -> None:
+    model = VideoCLIP(backbone, temporal)
+    for p in model.temporal.parameters():
+        p.add_(torch.randn_like(p) * 0.05)
+    frames, mask = torch.randn(2, 3, 3, 32, 32), torch.tensor([[True] * 3, [True, True, False]])
+    expected = model.encode_video(frames, mask)
+    for depth in range(model.temporal.layers_used, 5):
         tokens = backbone.prefix_tokens(frames.flatten(0, 1), depth).unflatten(0, (2, 3))
-        torch.testing.assert_close(model.encode_prefix(tokens, None, depth), expected, atol=1e-5, rtol=0)
-    levels = [level.unflatten(0, (2, 3)) for level in backbone.layer_tokens(frames.flatten(0, 1), 2)]
-    torch.testing.assert_close(model.encode_layers(levels), expected, atol=1e-6, rtol=0)
+        found = model.pool(model.frame_vectors(model.levels_of_prefix(tokens, mask, depth), mask), mask)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_an_open_message_gate_is_x_clips_attention(backbone: Backbone) -> None:
+    """Gate 1 equals the block run on the tokens with the message among them."""
+    model = VideoCLIP(backbone, MessageConfig(layers=1))
+    module = model.temporal
+    module.messages[0].gate.fill_(1.0)
+    tokens, mask = torch.randn(2, 3, 17, 64), torch.ones(2, 3, dtype=torch.bool)
+    block = backbone.vision_blocks[-1]
+    joined = torch.cat([tokens, module.messages[0](tokens[:, :, 0], mask)[:, :, None]], 2)
+    expected = block(joined.flatten(0, 1))[:, :-1].unflatten(0, (2, 3))
+    torch.testing.assert_close(module.through(tokens, mask), expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("temporal", SAFE, ids=lambda cfg: cfg.name)
 def test_saved_and_loaded_is_the_same(backbone: Backbone, temporal: StanConfig, tmp_path: Path) -> None:
-    model = VideoCLIP(backbone, temporal)
+    model = VideoCLIP(backbone, temporal, AcgConfig(mix=True))
     for p in model.parameters():
         p.add_(torch.randn_like(p) * 0.01)
     model.save(tmp_path / "model", {"why": "test"})

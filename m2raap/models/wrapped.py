@@ -1,0 +1,136 @@
+"""Temporal modules that work inside the last vision blocks, by calling the blocks from outside: no transformer is forked.
+
+`through(tokens_BTSD, mask_BT)` takes the tokens that enter the last `layers` blocks to the output of the last one.
+B videos, T frames, S = 1 + P tokens, P patches, D vision width, H heads, C width of a bottleneck, N = B T frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+from m2raap.models.config import AdapterConfig, MessageConfig
+
+
+class _Wrapped(nn.Module):
+    """What both share: they read the output of the last block alone, and leave the frame vectors to the backbone."""
+
+    def __init__(self, layers: int, backbone: Backbone) -> None:
+        super().__init__()
+        self.layers_used = layers
+        # In a tuple, so that the backbone's weights are not registered (and saved) a second time.
+        self._backbone = (backbone,)
+
+    def compact(self, tokens: Tensor) -> Tensor:
+        return tokens[:, :, :1]
+
+    def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
+        return frame_features_BTE
+
+
+class _Bottleneck(nn.Module):
+    """Patches down to C, a convolution over time for each channel, up again: added, and zero at the start."""
+
+    def __init__(self, width: int, narrow: int, kernel_frames: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, narrow)
+        self.conv = nn.Conv1d(narrow, narrow, kernel_frames, padding=kernel_frames // 2, groups=narrow)
+        self.out = nn.Linear(narrow, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_BTPD: Tensor, mask_BT: Tensor) -> Tensor:
+        batch, frames, patches, _ = x_BTPD.shape
+        narrow = self.down(x_BTPD) * mask_BT[:, :, None, None]
+        by_patch = narrow.permute(0, 2, 3, 1).reshape(batch * patches, -1, frames)
+        mixed = self.conv(by_patch).reshape(batch, patches, -1, frames).permute(0, 3, 1, 2)
+        return x_BTPD + self.out(mixed)
+
+
+class StAdapter(_Wrapped):
+    """ST-Adapter (Pan et al., NeurIPS 2022, arXiv 2206.13559, eq. 3) with a (k, 1, 1) kernel; the CLS token passes by."""
+
+    def __init__(self, cfg: AdapterConfig, backbone: Backbone) -> None:
+        super().__init__(cfg.layers, backbone)
+        width = backbone.width
+        self.adapters: Any = nn.ModuleList(
+            _Bottleneck(width, cfg.width or max(1, width // 2), cfg.kernel_frames) for _ in range(cfg.layers)
+        )
+
+    def through(self, tokens_BTSD: Tensor, mask_BT: Tensor) -> Tensor:
+        backbone, first = self._backbone[0], self._backbone[0].num_layers - self.layers_used
+        for k, adapter in enumerate(self.adapters):
+            tokens_BTSD = torch.cat([tokens_BTSD[:, :, :1], adapter(tokens_BTSD[:, :, 1:], mask_BT)], 2)
+            tokens = backbone.run_block(first + k, tokens_BTSD.flatten(0, 1))
+            tokens_BTSD = tokens.unflatten(0, mask_BT.shape)
+        return tokens_BTSD
+
+    def gates(self) -> dict[str, float]:
+        return {f"out{k}": float(adapter.out.weight.detach().norm()) for k, adapter in enumerate(self.adapters)}
+
+
+class _Message(nn.Module):
+    """The messages of one block: CLS through a matrix, then self-attention among the frames of the clip."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.make = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, cls_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        message_BTD = self.make(cls_BTD)
+        normed = self.norm(message_BTD)
+        return message_BTD + self.attn(normed, normed, normed, key_padding_mask=~mask_BT, need_weights=False)[0]
+
+
+class MessageToken(_Wrapped):
+    """X-CLIP's cross-frame attention (Ni et al., ECCV 2022, arXiv 2208.02816, eq. 5-8): one more key and value a frame.
+
+    Zero-shot safe by a gate of ours: with p the weight that the message would get, attention over tokens and message is
+    (1 - p) old + p message; here it is old + gate p (message - old). gate 0 is the block as it was, 1 is X-CLIP's.
+    """
+
+    def __init__(self, cfg: MessageConfig, backbone: Backbone) -> None:
+        super().__init__(cfg.layers, backbone)
+        blocks: list[Any] = list(backbone.vision_blocks)[-cfg.layers :]
+        if not all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
+            raise M2raapError(
+                "message needs a plain open_clip vision transformer: take the module adapter, stan or seqtransf"
+            )
+        heads = blocks[0].attn.num_heads
+        self.messages: Any = nn.ModuleList(_Message(backbone.width, heads) for _ in blocks)
+
+    def through(self, tokens_BTSD: Tensor, mask_BT: Tensor) -> Tensor:
+        blocks: list[Any] = list(self._backbone[0].vision_blocks)[-self.layers_used :]
+        for block, message in zip(blocks, self.messages, strict=True):
+            message_ND = message(tokens_BTSD[:, :, 0], mask_BT).flatten(0, 1)
+            x_NSD = tokens_BTSD.flatten(0, 1)
+            x_NSD = x_NSD + block.ls_1(_attend(block, x_NSD, message_ND, message.gate))
+            x_NSD = x_NSD + block.ls_2(block.mlp(block.ln_2(x_NSD)))
+            tokens_BTSD = x_NSD.unflatten(0, mask_BT.shape)
+        return tokens_BTSD
+
+    def gates(self) -> dict[str, float]:
+        return {f"gate{k}": float(message.gate.detach()) for k, message in enumerate(self.messages)}
+
+
+def _attend(block: Any, x_NSD: Tensor, message_ND: Tensor, gate: Tensor) -> Tensor:
+    """The block's own attention over S tokens, with the message as one more key and value behind the gate."""
+    attn: nn.MultiheadAttention = block.attn
+    normed = torch.cat([block.ln_1(x_NSD), block.ln_1(message_ND)[:, None]], 1)
+    query, key, value = (
+        part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2)
+        for part in F.linear(normed, attn.in_proj_weight, attn.in_proj_bias).chunk(3, -1)
+    )
+    score_NHSK = query[:, :, :-1] @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    weight = score_NHSK.softmax(-1)
+    old = score_NHSK[..., :-1].softmax(-1) @ value[:, :, :-1]
+    mixed = old + gate * weight[..., -1:] * (value[:, :, -1:] - old)
+    return attn.out_proj(mixed.transpose(1, 2).flatten(2))
