@@ -15,22 +15,25 @@ from m2raap.models.video_clip import VideoCLIP
 def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
     """Set requires_grad: the temporal module, the last vision layers, the text tower and the temperature as asked."""
     backbone = model.backbone
-    visual, layers = backbone.clip.visual, cfg.train_vision_layers
+    vision, layers = backbone.vision, cfg.train_vision_layers
     if layers > backbone.num_layers:
         raise M2raapError(
             f"adapt.train_vision_layers is {layers}, the backbone has {backbone.num_layers} vision layers"
         )
     backbone.requires_grad_(False)
     model.temporal.requires_grad_(True)
+    if model.enhance is not None:
+        model.enhance.requires_grad_(True)
     if layers == backbone.num_layers:
-        visual.requires_grad_(True)
+        vision.visual.requires_grad_(True)
+        for behind in vision.tail():
+            behind.requires_grad_(True)
     elif layers:
-        for block in list(backbone.vision_blocks)[-layers:]:
-            block.requires_grad_(True)
-        visual.ln_post.requires_grad_(True)
-        visual.proj.requires_grad_(True)
+        for part in (*vision.blocks[-layers:], *vision.tail()):
+            part.requires_grad_(True)
     if cfg.train_text:
-        inside_vision = {id(p) for p in visual.parameters()}
+        of_vision = [vision.visual, *vision.tail()]
+        inside_vision = {id(p) for m in of_vision for p in (m.parameters() if isinstance(m, nn.Module) else [m])}
         for p in backbone.clip.parameters():
             if id(p) not in inside_vision:
                 p.requires_grad_(True)
@@ -48,7 +51,7 @@ def parameter_groups(model: VideoCLIP, cfg: AdaptConfig) -> list[dict[str, objec
         if not p.requires_grad:
             continue
         last = name.rsplit(".", 1)[-1]
-        kind = "gate" if last == "gate" else "new" if name.startswith("temporal.") else "backbone"
+        kind = "gate" if last.endswith("gate") else "new" if name.startswith("temporal.") else "backbone"
         table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
         parts.setdefault((kind, p.ndim >= 2 and not table), []).append(p)
     return [

@@ -104,5 +104,3 @@ def frame_caption_loss(
     logits_NN = logits_NN.masked_fill(same_NN, float("-inf"))
     target_N = torch.arange(len(logits_NN), device=logits_NN.device)
     return (F.cross_entropy(logits_NN, target_N) + F.cross_entropy(logits_NN.T, target_N)) / 2
-
-

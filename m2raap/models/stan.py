@@ -8,7 +8,6 @@ B videos, T frames, P patches, D width, K branch layers, E size of the common sp
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
 from m2raap.models.pooling import masked_mean
+from m2raap.models.vision import VisionTower
 
 
 class DropPath(nn.Module):
@@ -86,24 +86,24 @@ class ConvBlock(nn.Module):
 
 
 class SpatialBlock(nn.Module):
-    """One CLIP layer over [CLS ; patches of a frame]; the CLS of the clip takes the mean of its T updates."""
+    """One vision layer over [CLS ; patches of a frame]; the CLS of the clip takes the mean of its T updates."""
 
-    def __init__(self, clip_block: nn.Module, drop_path: float) -> None:
+    def __init__(self, tower: VisionTower, index: int, drop_path: float) -> None:
         super().__init__()
-        self.block: Any = copy.deepcopy(clip_block).requires_grad_(True)
+        self._tower = (tower,)
+        self.block: Any = tower.branch_block(index)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, cls_BD: Tensor, x_BPTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         batch, patches, frames, width = x_BPTD.shape
-        block = self.block
+        tower = self._tower[0]
         frames_BTPD = x_BPTD.transpose(1, 2)
         u = torch.cat([cls_BD[:, None, None].expand(-1, frames, -1, -1), frames_BTPD], 2)
-        normed = block.ln_1(u).reshape(batch * frames, 1 + patches, width)
-        mixed = block.ls_1(block.attn(normed, normed, normed, need_weights=False)[0])
+        mixed = tower.attend(self.block, u.reshape(batch * frames, 1 + patches, width))
         r = self.drop_path(mixed).reshape(batch, frames, 1 + patches, width)
         cls_BD = cls_BD + masked_mean(r[:, :, 0], mask_BT)
         y = torch.cat([cls_BD[:, None], (frames_BTPD + r[:, :, 1:]).flatten(1, 2)], 1)
-        y = y + block.ls_2(block.mlp(block.ln_2(y)))
+        y = y + tower.feed(self.block, y)
         return y[:, 0], y[:, 1:].reshape(batch, frames, patches, width).transpose(1, 2)
 
 
@@ -116,15 +116,15 @@ class Stan(nn.Module):
         self.layers_used = cfg.layers
         # In a tuple, so that the backbone's weights are not registered (and saved) a second time.
         self._backbone = (backbone,)
-        blocks: list[Any] = list(backbone.vision_blocks)[-cfg.layers :]
-        width, heads = backbone.width, blocks[0].attn.num_heads
+        tower, width, heads = backbone.vision, backbone.width, backbone.vision.heads
+        first = tower.num_layers - cfg.layers
         drops = torch.linspace(0, cfg.drop_path, cfg.layers).tolist()
         zero = cfg.start != "matrix"
         self.temporal: Any = nn.ModuleList(
             ConvBlock(width, drop, zero) if cfg.across == "conv" else TemporalBlock(width, heads, drop, zero)
             for drop in drops
         )
-        self.spatial: Any = nn.ModuleList(SpatialBlock(block, drop) for block, drop in zip(blocks, drops, strict=True))
+        self.spatial: Any = nn.ModuleList(SpatialBlock(tower, first + k, drop) for k, drop in enumerate(drops))
         self.time = nn.Parameter(torch.randn(cfg.max_frames, width) * cfg.time_std)
         if cfg.start == "gate":
             self.gate = nn.Parameter(torch.zeros(()))
@@ -164,10 +164,10 @@ class Stan(nn.Module):
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.time):
             raise M2raapError(f"stan was made for {len(self.time)} frames, this clip has {num_frames}")
-        visual = self._backbone[0].clip.visual
-        position_SD = self.enter(self.compact(visual.positional_embedding[None, None])[0, 0])
+        tower = self._backbone[0].vision
+        position_SD = self.enter(self.compact(tower.positions()[None, None])[0, 0])
         first = self.enter(levels[0])
-        cls_BD = (masked_mean(first[:, :, 0], mask_BT) + visual.class_embedding + position_SD[0]) / 2
+        cls_BD = (masked_mean(first[:, :, 0], mask_BT) + tower.class_token() + position_SD[0]) / 2
         x_BTPD = first[:, :, 1:] + position_SD[1:] + self.time[:num_frames, None]
         x_BPTD = x_BTPD.transpose(1, 2)
         for k, level in enumerate(levels):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
-from m2raap.models.config import AnyTemporal, MeanConfig, SeqTransfConfig
+from m2raap.models.config import AdapterConfig, AnyTemporal, MeanConfig, MessageConfig, SeqTransfConfig, StanConfig
 from m2raap.models.stan import Stan
 from m2raap.models.wrapped import MessageToken, StAdapter
 
@@ -54,7 +54,7 @@ class SeqTransf(nn.Module):
 
     def __init__(self, cfg: SeqTransfConfig, backbone: Backbone) -> None:
         super().__init__()
-        size, text = backbone.embed_dim, backbone.text_tower
+        size, text = backbone.embed_dim, backbone.text.tower
         blocks: Any = getattr(getattr(text, "transformer", None), "resblocks", None)
         fits = blocks is not None and len(blocks) >= cfg.layers and blocks[0].attn.embed_dim == size
         self.position = nn.Parameter(torch.randn(cfg.max_frames, size) * 0.01)
@@ -104,7 +104,12 @@ TEMPORAL: dict[str, Callable[[Any, Backbone], nn.Module]] = {
 
 def build_temporal(cfg: AnyTemporal, backbone: Backbone) -> nn.Module:
     """The module that `cfg` describes, fitted to the backbone. Raises M2raapError where they do not fit."""
-    if cfg.name in ("stan", "adapter", "message") and cfg.layers > backbone.num_layers:
+    reads_layers = isinstance(cfg, StanConfig | AdapterConfig | MessageConfig)
+    if reads_layers and not backbone.vision.layered:
+        raise M2raapError(
+            f"{cfg.name} reads the layers of a vision transformer, and {backbone.vision.why_not}: take mean or seqtransf"
+        )
+    if reads_layers and cfg.layers > backbone.num_layers:
         raise M2raapError(
             f"{cfg.name} reads {cfg.layers} layers, the backbone has {backbone.num_layers}: lower temporal.layers"
         )

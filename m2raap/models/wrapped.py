@@ -1,6 +1,6 @@
 """Temporal modules that work inside the last vision blocks, by calling the blocks from outside: no transformer is forked.
 
-`through(tokens_BTSD, mask_BT)` takes the tokens that enter the last `layers` blocks to the output of the last one.
+`through(tokens_BTSD, mask_BT)` takes the tokens that enter the last `layers` blocks to the last one's [CLS ; patches].
 B videos, T frames, S = 1 + P tokens, P patches, D vision width, H heads, C width of a bottleneck, N = B T frames.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import AdapterConfig, MessageConfig
+from m2raap.models.vision import OpenClipVit
 
 
 class _Wrapped(nn.Module):
@@ -63,12 +64,13 @@ class StAdapter(_Wrapped):
         )
 
     def through(self, tokens_BTSD: Tensor, mask_BT: Tensor) -> Tensor:
-        backbone, first = self._backbone[0], self._backbone[0].num_layers - self.layers_used
+        vision = self._backbone[0].vision
+        first, prefix = vision.num_layers - self.layers_used, vision.num_prefix
         for k, adapter in enumerate(self.adapters):
-            tokens_BTSD = torch.cat([tokens_BTSD[:, :, :1], adapter(tokens_BTSD[:, :, 1:], mask_BT)], 2)
-            tokens = backbone.run_block(first + k, tokens_BTSD.flatten(0, 1))
+            parts = [tokens_BTSD[:, :, :prefix], adapter(tokens_BTSD[:, :, prefix:], mask_BT)]
+            tokens = vision.run(first + k, torch.cat(parts, 2).flatten(0, 1))
             tokens_BTSD = tokens.unflatten(0, mask_BT.shape)
-        return tokens_BTSD
+        return vision.outward(tokens_BTSD.flatten(0, 1), last=True).unflatten(0, mask_BT.shape)
 
     def gates(self) -> dict[str, float]:
         return {f"out{k}": float(adapter.out.weight.detach().norm()) for k, adapter in enumerate(self.adapters)}
@@ -99,16 +101,16 @@ class MessageToken(_Wrapped):
 
     def __init__(self, cfg: MessageConfig, backbone: Backbone) -> None:
         super().__init__(cfg.layers, backbone)
-        blocks: list[Any] = list(backbone.vision_blocks)[-cfg.layers :]
-        if not all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks):
+        blocks = backbone.vision.blocks[-cfg.layers :]
+        if not isinstance(backbone.vision, OpenClipVit):
             raise M2raapError(
                 "message needs a plain open_clip vision transformer: take the module adapter, stan or seqtransf"
             )
-        heads = blocks[0].attn.num_heads
+        heads = backbone.vision.heads
         self.messages: Any = nn.ModuleList(_Message(backbone.width, heads) for _ in blocks)
 
     def through(self, tokens_BTSD: Tensor, mask_BT: Tensor) -> Tensor:
-        blocks: list[Any] = list(self._backbone[0].vision_blocks)[-self.layers_used :]
+        blocks = self._backbone[0].vision.blocks[-self.layers_used :]
         for block, message in zip(blocks, self.messages, strict=True):
             message_ND = message(tokens_BTSD[:, :, 0], mask_BT).flatten(0, 1)
             x_NSD = tokens_BTSD.flatten(0, 1)

@@ -25,7 +25,7 @@ def test_every_learning_weight_is_in_one_group(backbone: Backbone, layers: int, 
     assert set(inside) == {id(p) for p in model.parameters() if p.requires_grad}
     assert backbone.clip.token_embedding.weight.requires_grad is text
     assert backbone.clip.visual.conv1.weight.requires_grad is (layers == 4)
-    assert [b.ln_1.weight.requires_grad for b in backbone.vision_blocks] == [i >= 4 - layers for i in range(4)]
+    assert [b.ln_1.weight.requires_grad for b in backbone.vision.blocks] == [i >= 4 - layers for i in range(4)]
 
 
 def test_gates_have_a_rate_of_their_own_and_no_decay(backbone: Backbone) -> None:

@@ -31,9 +31,7 @@ def literal(acg: Acg, v: torch.Tensor, c: torch.Tensor, there: list[bool]) -> to
         intra = sum(float(v[i] @ v[j]) for j in frames if j != i) / max(1, len(v) - 1)
         a = inter.get(i, sum(inter.values()) / max(1, len(spoken)))
         b = words.get(i, sum(words.values()) / max(1, len(spoken)))
-        scores.append(
-            float(acg.inter_gate) * a + float(acg.intra_gate) * intra + float(acg.words_gate) * b
-        )
+        scores.append(float(acg.inter_gate) * a + float(acg.intra_gate) * intra + float(acg.words_gate) * b)
     w = torch.softmax(torch.tensor(scores) / acg.cfg.tau, 0)
     mixed = [v[i] + (float(acg.mix_gate) * c[i] if there[i] else 0.0) for i in frames]
     return F.normalize(sum(w[i] * mixed[i] for i in frames), dim=-1)
@@ -87,7 +85,10 @@ def test_agreement_of_a_single_frame_is_zero() -> None:
 
 def test_frame_caption_loss_equals_its_twin() -> None:
     v, c = units(3, 2, 8, seed=1), units(3, 2, 8, seed=2)
-    mask, there = torch.tensor([[True, True], [True, False], [True, True]]), torch.tensor([[True, True]] * 2 + [[True, False]])
+    mask, there = (
+        torch.tensor([[True, True], [True, False], [True, True]]),
+        torch.tensor([[True, True]] * 2 + [[True, False]]),
+    )
     texts = [["a", "b"], ["a", ""], ["d", ""]]
     rows = [(0, 0), (0, 1), (1, 0), (2, 0)]
     total = 0.0

@@ -115,7 +115,6 @@ def test_a_pickle_with_code_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
         (BackboneConfig(model="local-dir:/no/such/folder"), "/no/such/folder holds no open_clip_config.json"),
         (BackboneConfig(model="builtin:huge"), "builtin:tiny"),
         (BackboneConfig(family="other"), "open_clip"),
-        (BackboneConfig(model="RN50", random_init=True), "no plain vision transformer"),
     ],
 )
 def test_what_cannot_be_had_is_named(cfg: BackboneConfig, words: str) -> None:

@@ -103,7 +103,7 @@ def test_an_open_message_gate_is_x_clips_attention(backbone: Backbone) -> None:
     module = model.temporal
     module.messages[0].gate.fill_(1.0)
     tokens, mask = torch.randn(2, 3, 17, 64), torch.ones(2, 3, dtype=torch.bool)
-    block = backbone.vision_blocks[-1]
+    block = backbone.vision.blocks[-1]
     joined = torch.cat([tokens, module.messages[0](tokens[:, :, 0], mask)[:, :, None]], 2)
     expected = block(joined.flatten(0, 1))[:, :-1].unflatten(0, (2, 3))
     torch.testing.assert_close(module.through(tokens, mask), expected, atol=1e-5, rtol=0)

@@ -1,0 +1,141 @@
+"""Text towers: texts to token ids, token ids to vectors, pooled and token by token.
+
+B texts, L tokens, D width, E size of the common space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class OpenClipText:
+    """Any text tower of open_clip, with the tokenizer that belongs to it."""
+
+    def __init__(self, clip: nn.Module, tokenizer: Any) -> None:
+        self._clip = (clip,)
+        self.tokenizer = tokenizer
+        self.context_length = int(self.clip.context_length)
+
+    @property
+    def clip(self) -> Any:
+        return self._clip[0]
+
+    @property
+    def tower(self) -> Any:
+        """The module that holds token embedding, transformer, last norm, projection."""
+        return getattr(self.clip, "text", self.clip)
+
+    @property
+    def pad_id(self) -> int:
+        return int(getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
+
+    @property
+    def english_only(self) -> bool:
+        """openai's byte-pair vocabulary was made of English: Chinese falls into bytes that no pair has joined."""
+        return type(self.tokenizer).__name__ == "SimpleTokenizer"
+
+    def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
+        return self.tokenizer(list(texts), context_length=context_length or self.context_length)
+
+    @property
+    def can_shorten(self) -> bool:
+        """Whether padding behind the end token changes nothing: the causal CLIP text tower, pooled at the end token."""
+        tower = self.clip
+        return (
+            type(tower).__name__ == "CLIP"
+            and tower.attn_mask is not None
+            and tower.text_pool_type == "argmax"
+            and isinstance(tower.text_projection, nn.Parameter)
+        )
+
+    def encode(self, tokens_BL: Tensor) -> Tensor:
+        """Text features (B, E), not unit. L may be less than context_length where `can_shorten` says so."""
+        length = tokens_BL.shape[1]
+        if length == self.context_length:
+            return self.clip.encode_text(tokens_BL)
+        assert self.can_shorten, f"{length} tokens given, this text tower wants {self.context_length}"
+        tower = self.clip
+        x = tower.token_embedding(tokens_BL) + tower.positional_embedding[:length]
+        x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+        return x[torch.arange(len(x), device=x.device), tokens_BL.argmax(dim=-1)] @ tower.text_projection
+
+    def encode_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Text features (B, E), features of all tokens (B, L, E) through the projection, and which count (B, L).
+
+        What counts ends with the end token: padding of CLIP's BPE has the id of '!', so ids alone do not tell.
+        """
+        tower, seen = self.tower, []
+        last: Any = tower.ln_final if hasattr(tower, "ln_final") else tower.transformer
+        handle = last.register_forward_hook(lambda _module, _given, out: seen.append(out))
+        try:
+            pooled_BE = self.encode(tokens_BL)
+        finally:
+            handle.remove()
+        hidden_BLD = seen[0] if isinstance(seen[0], Tensor) else seen[0].last_hidden_state
+        project = tower.text_projection if hasattr(tower, "ln_final") else tower.proj
+        if isinstance(project, nn.Parameter):
+            hidden_BLD = hidden_BLD @ project
+        elif project is not None:
+            hidden_BLD = project(hidden_BLD)
+        if getattr(tower, "text_pool_type", getattr(tower, "pool_type", None)) == "argmax":
+            length_B = tokens_BL.argmax(-1) + 1
+            mask_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < length_B[:, None]
+        else:
+            mask_BL = tokens_BL != self.pad_id
+        return pooled_BE, hidden_BLD, mask_BL
+
+    def save_tokenizer(self, folder: Path) -> None:
+        if hasattr(self.tokenizer, "tokenizer"):  # a transformers tokenizer has files; open_clip's own BPE has none
+            self.tokenizer.save_pretrained(str(folder))
+
+
+class TransformersText:
+    """The text model of a transformers CLIP family, called as the library's own `get_text_features` does."""
+
+    can_shorten = False
+    english_only = False
+
+    def __init__(self, model: nn.Module, tokenizer: Any, context_length: int) -> None:
+        self._model = (model,)
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.masks = hasattr(model, "text_projection")  # SigLIP was trained with all positions seen, padding included
+
+    @property
+    def model(self) -> Any:
+        return self._model[0]
+
+    @property
+    def tower(self) -> Any:
+        return self.model.text_model
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
+        size = context_length or self.context_length
+        return self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
+            "input_ids"
+        ]
+
+    def encode(self, tokens_BL: Tensor) -> Tensor:
+        """Text features (B, E), not unit."""
+        return self.encode_tokens(tokens_BL)[0]
+
+    def encode_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Text features (B, E), features of all tokens (B, L, E) through the projection, and which count (B, L)."""
+        mask_BL = tokens_BL != self.pad_id
+        out = self.tower(input_ids=tokens_BL, attention_mask=mask_BL.long() if self.masks else None)
+        if self.masks:
+            hidden_BLE = self.model.text_projection(out.last_hidden_state)
+            return hidden_BLE[:, 0], hidden_BLE, mask_BL
+        return out.pooler_output, self.tower.head(out.last_hidden_state), mask_BL
+
+    def save_tokenizer(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,122 @@
+"""The transformers families: AltCLIP, Chinese-CLIP, SigLIP and SigLIP2, by hub name or from a folder of theirs."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone, Preprocess
+from m2raap.models.config import BackboneConfig
+from m2raap.models.open_clip_load import no_waiting_for_a_hub, quiet_loggers
+from m2raap.models.text import TransformersText
+from m2raap.models.vision import TransformersVit
+
+# model_type -> context length that the model was trained with, where its tables are longer.
+FAMILIES = {"altclip": 77, "chinese_clip": 52, "siglip": 64, "siglip2": 64}
+PREPROCESS_NAME = "m2raap_preprocess.json"
+_INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+def load(cfg: BackboneConfig) -> Backbone:
+    """A model in eval mode and fp32. Weights are read from safetensors or with weights_only; no code of a hub is run.
+
+    Raises M2raapError with one sentence where the family is unknown or the weights cannot be had.
+    """
+    import transformers
+
+    name = cfg.model.removeprefix("local-dir:").removeprefix("hf-hub:")
+    local = Path(name).is_dir()
+    if cfg.model.startswith("local-dir:") and not (Path(name) / "config.json").is_file():
+        raise M2raapError(f"backbone '{cfg.model}': {name} holds no config.json (transformers' form)")
+    quiet = quiet_loggers("transformers", "huggingface_hub")
+    try:
+        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub("local-dir:" if local else name):
+            warnings.simplefilter("ignore")
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+            _check_family(cfg.model, config)
+            if cfg.random_init:
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(cfg.random_seed)
+                    model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+            else:
+                model = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            shown = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
+    except M2raapError:
+        raise
+    except Exception as error:  # the hub clients raise a dozen unrelated types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise M2raapError(
+            f"backbone '{cfg.model}' cannot be loaded by transformers ({reason}). If this machine reaches no model hub, "
+            "copy the folder here (config.json, model.safetensors, tokenizer, preprocessor_config.json) and give "
+            "model: local-dir:/folder"
+        ) from error
+    return _backbone(model, tokenizer, _preprocess(shown, config))
+
+
+def from_description(folder: Path) -> Backbone:
+    """An untrained model of the shape of a folder that a Backbone has written."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _check_family(str(folder), config)
+    model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    shown = json.loads((folder / PREPROCESS_NAME).read_text(encoding="utf-8"))
+    preprocess = Preprocess(
+        shown["image_size"], tuple(shown["mean"]), tuple(shown["std"]), shown["interpolation"], shown["resize_mode"]
+    )
+    return _backbone(model, tokenizer, preprocess)
+
+
+def _check_family(asked: str, config: Any) -> None:
+    if config.model_type not in FAMILIES:
+        raise M2raapError(
+            f"backbone '{asked}' is a transformers model of type '{config.model_type}'; known: {', '.join(FAMILIES)} "
+            "(CLIP itself: family open_clip)"
+        )
+
+
+def _backbone(model: Any, tokenizer: Any, preprocess: Preprocess) -> Backbone:
+    config = model.config
+    text = config.text_config
+    longest = FAMILIES[config.model_type]
+    context = min(longest, text.max_position_embeddings - (2 if config.model_type == "altclip" else 0))
+    description = json.loads(
+        json.dumps({"transformers": config.to_diff_dict(), "preprocess": vars(preprocess)}, default=str)
+    )
+
+    def write(folder: Path) -> None:
+        config.save_pretrained(folder)
+        text = json.dumps(vars(preprocess), indent=1, sort_keys=True)
+        (folder / PREPROCESS_NAME).write_text(text + "\n", encoding="utf-8")
+
+    model = model.float().eval()
+    vision = TransformersVit(model, preprocess.image_size)
+    return Backbone(model, vision, TransformersText(model, tokenizer, context), preprocess, description, write)
+
+
+def _preprocess(shown: dict[str, Any], config: Any) -> Preprocess:
+    """From transformers' preprocessor_config.json. SigLIP2 NaFlex says how many patches, not which size."""
+    size = shown.get("size") or {}
+    if "max_num_patches" in shown:
+        patches = config.vision_config.num_patches
+        side = round(patches**0.5) * config.vision_config.patch_size
+        mode = "squash"
+    elif "shortest_edge" in size:
+        crop = shown.get("crop_size") or {}
+        side, mode = int(crop.get("height", size["shortest_edge"])), "shortest"
+    else:
+        side, mode = int(size["height"]), "squash"
+    return Preprocess(
+        side,
+        tuple(shown["image_mean"]),
+        tuple(shown["image_std"]),
+        _INTERPOLATION.get(int(shown.get("resample", 3)), "bicubic"),
+        mode,
+    )

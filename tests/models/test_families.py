@@ -1,0 +1,206 @@
+"""Every family, tiny and random, written to disk in its own form: against the library's own forward pass, and zero-shot safe."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.config import (
+    AcgConfig,
+    AdapterConfig,
+    BackboneConfig,
+    MeanConfig,
+    MessageConfig,
+    SeqTransfConfig,
+    StanConfig,
+)
+from m2raap.models.video_clip import VideoCLIP
+
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+OPEN_CLIP = {
+    "vit": {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8},
+    "vit_average": {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8, "pool_type": "avg"},
+    "timm_class": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160},
+    "timm_registers": {"timm_model_name": "test_vit2", "timm_pool": "avg", "timm_proj": "none", "image_size": 160},
+    "timm_map": {"timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none", "image_size": 160},
+    "timm_eva": {
+        "timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224,
+    },
+    "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+}  # fmt: skip
+EMBED = {"timm_registers": 64, "timm_map": 96, "timm_eva": 32, "resnet": 32}
+VISION = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32,
+    "patch_size": 8,
+}  # fmt: skip
+BERT = {
+    "vocab_size": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "max_position_embeddings": 40, "pad_token_id": 0,
+}  # fmt: skip
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "chinese_clip": {"text_config": BERT, "vision_config": VISION, "projection_dim": 24},
+    "altclip": {
+        "text_config": BERT | {"project_dim": 32, "max_position_embeddings": 40}, "vision_config": VISION,
+        "projection_dim": 24,
+    },
+    "siglip": {"text_config": BERT | {"projection_size": 32}, "vision_config": VISION},
+    "siglip2": {
+        "text_config": BERT | {"projection_size": 32},
+        "vision_config": {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16},
+    },
+}  # fmt: skip
+NAMES = [*OPEN_CLIP, *TRANSFORMERS]
+WORDS = ["a red circle moves", "一只猫"]
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {
+        word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "circle", "一", "猫"])
+    }
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Backbone]:
+    made: dict[str, Backbone] = {}
+
+    def make(name: str) -> Backbone:
+        if name in made:
+            return made[name]
+        folder = tmp_path_factory.mktemp(name)
+        if name in OPEN_CLIP:
+            described = {"embed_dim": EMBED.get(name, 32), "vision_cfg": OPEN_CLIP[name], "text_cfg": TEXT}
+            (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
+            made[name] = load_backbone(BackboneConfig(model=f"local-dir:{folder}", random_init=True))
+            return made[name]
+        import transformers
+
+        write_tokenizer(folder)
+        config = transformers.AutoConfig.for_model(name, **TRANSFORMERS[name])
+        torch.manual_seed(0)
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+        shown = {"size": {"height": 32, "width": 32}} if name != "siglip2" else {"max_num_patches": 16, "patch_size": 8}
+        kinds = {
+            "siglip": "SiglipImageProcessor",
+            "siglip2": "Siglip2ImageProcessor",
+            "chinese_clip": "ChineseCLIPImageProcessor",
+        }
+        shown |= {"image_processor_type": kinds.get(name, "CLIPImageProcessor")}
+        if name == "altclip":
+            shown |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+        (folder / "preprocessor_config.json").write_text(json.dumps(shown))
+        made[name] = load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{folder}"))
+        return made[name]
+
+    return make
+
+
+def pictures(backbone: Backbone, *batch: int) -> torch.Tensor:
+    side = backbone.preprocess.image_size
+    return torch.randn(*batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def theirs(
+    backbone: Backbone, name: str, images: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features by the library's own way."""
+    model = backbone.clip
+    if name in OPEN_CLIP:
+        return model.encode_image(images), model.encode_text(tokens)
+    mask = {} if name.startswith("siglip") else {"attention_mask": (tokens != 0).long()}
+    text = model.get_text_features(input_ids=tokens, **mask).pooler_output
+    if name != "siglip2":
+        return model.get_image_features(pixel_values=images).pooler_output, text
+    from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
+
+    flat = torch.stack([torch.as_tensor(convert_image_to_patches(i.numpy(), 8)) for i in images])
+    shapes, all_there = torch.full((len(images), 2), 4), torch.ones(len(images), 16, dtype=torch.long)
+    found = model.get_image_features(pixel_values=flat, pixel_attention_mask=all_there, spatial_shapes=shapes)
+    return found.pooler_output, text
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_the_librarys_own(family: Callable[[str], Backbone], name: str) -> None:
+    backbone = family(name)
+    images, tokens = pictures(backbone, 2), backbone.tokenize(WORDS)
+    image, text = (torch.nn.functional.normalize(found, dim=-1) for found in theirs(backbone, name, images, tokens))
+    torch.testing.assert_close(backbone.encode_image(images), image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.encode_text(tokens), text, atol=1e-5, rtol=0)
+    pooled, each, mask = backbone.encode_text_tokens(tokens)
+    torch.testing.assert_close(pooled, text, atol=1e-5, rtol=0)
+    assert each.shape == (2, tokens.shape[1], backbone.embed_dim) and bool(mask.any(1).all())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_every_module_starts_at_mean_pooling(family: Callable[[str], Backbone], name: str) -> None:
+    backbone = family(name)
+    frames, mask = pictures(backbone, 2, 3), torch.tensor([[True] * 3, [True, True, False]])
+    units = backbone.encode_image(frames.flatten(0, 1)).unflatten(0, (2, 3))
+    expected = torch.stack([units[0].mean(0), units[1, :2].mean(0)])
+    expected = torch.nn.functional.normalize(expected, dim=-1)
+    modules = [MeanConfig(), SeqTransfConfig(layers=1)]
+    if backbone.vision.layered:
+        modules += [StanConfig(layers=2), StanConfig(layers=2, start="gate", inputs="normed"), AdapterConfig(layers=2)]
+    if name == "vit":
+        modules.append(MessageConfig(layers=2))
+    for temporal in modules:
+        for enhance in (None, AcgConfig(mix=True)):
+            found = VideoCLIP(backbone, temporal, enhance).encode_video(frames, mask)
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["timm_map", "timm_eva", "chinese_clip", "siglip2"])
+def test_saved_and_loaded_is_the_same(family: Callable[[str], Backbone], name: str, tmp_path: Path) -> None:
+    backbone = family(name)
+    model = VideoCLIP(backbone, StanConfig(layers=2), AcgConfig())
+    for p in model.temporal.parameters():
+        p.add_(torch.randn_like(p) * 0.02)
+    model.save(tmp_path)
+    loaded = VideoCLIP.load(tmp_path)
+    frames, tokens = pictures(backbone, 1, 2), backbone.tokenize(WORDS)
+    assert torch.equal(loaded.encode_video(frames), model.encode_video(frames))
+    assert torch.equal(loaded.encode_text(loaded.backbone.tokenize(WORDS)), model.encode_text(tokens))
+    assert loaded.digest == model.digest
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit_average"])
+@pytest.mark.parametrize("temporal", [StanConfig(layers=1), AdapterConfig(layers=1)], ids=lambda cfg: cfg.name)
+def test_towers_without_layers_refuse_what_reads_them(family: Callable[[str], Backbone], name: str, temporal) -> None:
+    with pytest.raises(
+        M2raapError, match=f"{temporal.name} reads the layers .* gives no layer tokens: take mean or seqtransf"
+    ):
+        VideoCLIP(family(name), temporal)
+
+
+def test_the_branch_learns_on_every_layered_family(family: Callable[[str], Backbone]) -> None:
+    for name in NAMES:
+        backbone = family(name)
+        if backbone.vision.layered:
+            model = VideoCLIP(backbone, StanConfig(layers=2, start="open"))
+            model.encode_video(pictures(backbone, 1, 3)).sum().backward()
+            silent = [n for n, p in model.temporal.named_parameters() if p.grad is None]
+            assert not silent, f"{name}: {silent}"
+
+
+def test_an_unknown_type_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 10}))
+    with pytest.raises(M2raapError, match="of type 'bert'; known: altclip, chinese_clip"):
+        load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{tmp_path}"))
