@@ -1,71 +1,265 @@
-"""Reading other people's lists strictly: every error names file, row and column, and what was expected there."""
+"""Reading other people's lists strictly: every error names file, row and column, and what was expected there.
+
+A list comes from strangers: what it is is looked at before its name is believed, lines and fields have a size limit, a
+compressed list may not grow without bound, and nothing is ever unpickled.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
+import math
 import re
-import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from m2raap.core.errors import M2raapError
 
+MAX_LINE = 64 * 1024**2  # characters of one line of jsonl
+MAX_FIELD = 16 * 1024**2  # characters of one field of csv
+MAX_JSON_BYTES = 1024**3  # of a json file, which is read whole
+MAX_GZIP_RATIO = 200  # bytes out for a byte in: text shrinks 20 times at most, a bomb 1,000 times
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")
+_PICKLE = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
+# What a file with a text's name begins with when it is something else, and what that is.
+_DISGUISES = (
+    (re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml)", re.IGNORECASE), "a web page, not the list: download it again"),
+    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the list: run 'git lfs pull'"),
+    (_PICKLE, "a pickle, and m2raap never unpickles (it would run code of the file); convert it to json or csv"),
+    (re.compile(rb"PK\x03\x04"), "a zip archive (or .xlsx): unpack it, or save it as csv"),
+    (re.compile(rb"\x1f\x8b"), "compressed with gzip: let its name end in .gz"),
+    (re.compile(rb"PAR1"), "a parquet file: let its name end in .parquet"),
+    (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16: save it as UTF-8"),
+)  # fmt: skip
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(row number, row) of a csv, tsv, jsonl, json (list of objects) or parquet file; rows count from 1 as an editor shows them.
+    """(row number, row) of a csv, tsv, jsonl, json (list of objects; all four also as .gz) or parquet file.
 
-    Raises M2raapError for a file that is not what its name says.
+    Rows count from 1 as an editor shows them. Raises M2raapError for a file that is not what its name says.
     """
-    if not path.is_file():
-        raise M2raapError(f"{path}: no such file")
-    kind = path.suffix.lower().lstrip(".")
+    kind = kind_of(path)
     readers = {"csv": _csv, "tsv": _csv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
+    if kind in ("pkl", "pickle", "pyd"):
+        raise M2raapError(f"{path}: is {_DISGUISES[2][1]}")
     if kind not in readers:
         raise M2raapError(f"{path}: '.{kind}' is not a table that m2raap reads; it reads {', '.join(readers)}")
-    try:
+    with _reading(path):
         yield from readers[kind](path)
+
+
+def kind_of(path: Path) -> str:
+    """'csv' of 'list.csv' and of 'list.csv.gz'."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix.lstrip(".")
+
+
+def require(path: Path, where: str, row: dict[str, Any], columns: Iterable[str]) -> None:
+    """Raises M2raapError where a row lacks columns; `where` is 'row 3' or 'entry 3'."""
+    columns = tuple(columns)
+    if missing := [name for name in columns if name not in row]:
+        raise M2raapError(
+            f"{path}: {where}: no column {', '.join(map(repr, missing))}; expected the columns {', '.join(columns)}; "
+            f"found {', '.join(map(str, list(row)[:30]))}"
+        )
+
+
+def text_of(path: Path, row: int, column: str, value: Any) -> str:
+    """A value that has to be a text with something in it. Numbers (ids in parquet and json) become their digits."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a text, found {_shown(value)}")
+    return value.strip()
+
+
+def texts_of(path: Path, row: int, column: str, value: Any) -> list[str]:
+    """A value that has to be a list of texts."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a list of texts, found {_shown(value)}")
+    return value
+
+
+def figure_or_none(value: Any, path: Path, row: int, column: str, what: str = "number") -> float | None:
+    """A finite number, or None for an empty cell. Raises M2raapError for anything else."""
+    if value is None or value == "":
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise M2raapError(f"{path}: row {row}, column '{column}': '{_shown(value)}' is no {what}")
+    return number
+
+
+def number_or_none(value: Any, path: Path, row: int, column: str) -> float | None:
+    """Seconds from the beginning, or None for an empty cell. Raises M2raapError for anything else."""
+    number = figure_or_none(value, path, row, column, "number of seconds")
+    if number is not None and number < 0:
+        raise M2raapError(f"{path}: row {row}, column '{column}': '{_shown(value)}' is no number of seconds")
+    return number
+
+
+def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -> tuple[float | None, float | None]:
+    """Start and end of a clip in seconds. Raises M2raapError where it ends before it starts."""
+    first = number_or_none(start, path, row, columns[0])
+    last = number_or_none(end, path, row, columns[1])
+    if last is not None and last <= (first or 0.0):
+        raise M2raapError(f"{path}: row {row}: the clip ends at {last:g} s, before it starts at {first or 0:g} s")
+    return first, last
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "nothing"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def sniff_lang(text: str) -> str:
+    """zh where more than a fifth of the letters are Han, else en; what it really is, `filter` decides."""
+    if text.isascii():
+        return "en"
+    letters = sum(char.isalpha() for char in text)
+    return "zh" if letters and len(_HAN.findall(text)) / letters > 0.2 else "en"
+
+
+def read_json_file(path: Path) -> Any:
+    """The JSON in a file. Raises M2raapError naming a file that holds none."""
+    if kind_of(path) in ("pkl", "pickle", "pyd"):
+        raise M2raapError(f"{path}: is {_DISGUISES[2][1]}")
+    with _reading(path), _text(path) as source:
+        text = source.read(MAX_JSON_BYTES + 1)
+        if len(text) > MAX_JSON_BYTES:
+            raise M2raapError(f"{path}: larger than {MAX_JSON_BYTES / 1024**3:g} GiB; convert it to jsonl")
+        try:
+            return json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise M2raapError(f"{path}: not JSON ({error})") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file of ids, without the empty ones."""
+    with _reading(path), _text(path) as source:
+        return [line.strip() for line in source if line.strip()]
+
+
+def read_headless(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a tab-separated file without a header and without quotes. Raises M2raapError for other numbers of fields."""
+    with _reading(path), _text(path) as source:
+        for number, line in _lines(path, source):
+            fields = line.rstrip("\r\n").split("\t")
+            if len(fields) != len(columns):
+                raise M2raapError(
+                    f"{path}: row {number}: {len(fields)} fields between tabs, expected {len(columns)}: "
+                    f"{', '.join(columns)} (no header)"
+                )
+            yield number, dict(zip(columns, fields, strict=True))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what can go wrong while a file is read into a sentence that names it."""
+    if not path.is_file():
+        raise M2raapError(f"{path}: no such file")
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise M2raapError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except EOFError:
+        raise M2raapError(f"{path}: the gzip file is cut short; download it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise M2raapError(f"{path}: not a good gzip file ({error})") from None
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[IO[str]]:
+    """The file as text, unzipped where its name ends in .gz, after a look at what it begins with."""
+    with open(path, "rb") as raw:
+        packed = path.name.lower().endswith(".gz")
+        plain: IO[bytes] = (
+            io.BufferedReader(BoundedGzip(raw, path, path.stat().st_size * MAX_GZIP_RATIO + 2**20)) if packed else raw
+        )
+        head = plain.peek(512)[:512]  # type: ignore[attr-defined]  # both are BufferedReader
+        for pattern, what in _DISGUISES:
+            if pattern.match(head):
+                raise M2raapError(f"{path}: is {what}")
+        if b"\0" in head:
+            raise M2raapError(f"{path}: is no text file (it holds zero bytes)")
+        with io.TextIOWrapper(plain, encoding="utf-8-sig", newline="") as text:
+            yield text
+
+
+class BoundedGzip(io.RawIOBase):
+    """An unzipped stream that refuses to give more than `limit` bytes: a small file must not fill disk or memory."""
+
+    def __init__(self, raw: IO[bytes], path: Path, limit: int) -> None:
+        self._unzipped = gzip.GzipFile(fileobj=raw, mode="rb")
+        self._path, self._left = path, limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._unzipped.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise M2raapError(f"{self._path}: unzips to far more than its size; this is no list or archive of videos")
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _every_line(path: Path, source: IO[str]) -> Iterator[str]:
+    number = 0
+    while line := source.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise M2raapError(f"{path}: row {number}: longer than {MAX_LINE:,} characters; this is no list of captions")
+        yield line
+
+
+def _lines(path: Path, source: IO[str]) -> Iterator[tuple[int, str]]:
+    """(number, line) of those that are not empty."""
+    return ((number, line) for number, line in enumerate(_every_line(path, source), 1) if line.strip())
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with open(path, encoding="utf-8-sig", newline="") as source:
-        reader = csv.DictReader(source, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    csv.field_size_limit(MAX_FIELD)
+    with _text(path) as source:
+        reader = csv.DictReader(
+            _every_line(path, source), delimiter="\t" if kind_of(path) == "tsv" else ",", strict=True
+        )
         try:
+            names = list(reader.fieldnames or ())
+            if twins := sorted({name for name in names if names.count(name) > 1}):
+                raise M2raapError(f"{path}: row 1: the column '{twins[0]}' stands twice")
             for row in reader:
                 if None in row or None in row.values():
                     raise M2raapError(f"{path}: row {reader.line_num}: has another number of columns than the header")
                 yield reader.line_num, row
         except csv.Error as error:
-            raise M2raapError(f"{path}: row {reader.line_num}: {error}") from None
+            raise M2raapError(f"{path}: row {reader.reader.line_num}: {error}") from None
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open(path, encoding="utf-8") as source:
-        for number, line in enumerate(source, 1):
-            if not line.strip():
-                continue
+    with _text(path) as source:
+        for number, line in _lines(path, source):
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                row = json.loads(line, parse_constant=_no_constant)
+            except (ValueError, RecursionError) as error:
                 raise M2raapError(f"{path}: row {number}: not JSON ({error})") from None
             if not isinstance(row, dict):
                 raise M2raapError(f"{path}: row {number}: expected an object, found {type(row).__name__}")
             yield number, row
 
 
-def read_json_file(path: Path) -> Any:
-    if not path.is_file():
-        raise M2raapError(f"{path}: no such file")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise M2raapError(f"{path}: not JSON ({error})") from None
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -89,20 +283,5 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise M2raapError(f"{path}: not a parquet file ({error})") from None
-
-
-def sniff_lang(text: str) -> str:
-    """zh where more than a fifth of the letters are Han, else en; what it really is, `filter` decides."""
-    letters = sum(char.isalpha() for char in text)
-    return "zh" if letters and len(_HAN.findall(text)) / letters > 0.2 else "en"
-
-
-def number_or_none(value: Any, path: Path, row: int, column: str) -> float | None:
-    if value is None or value == "":
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise M2raapError(f"{path}: row {row}, column '{column}': '{value}' is no number of seconds") from None

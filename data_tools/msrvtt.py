@@ -1,96 +1,161 @@
-"""MSR-VTT test sets -> benchmark corpora.
+"""MSR-VTT (Xu et al., CVPR 2016) -> two benchmarks and three training corpora.
 
 1ka: the JSFusion list (`MSRVTT_JSFUSION_test.csv`), 1,000 videos with one sentence each (Yu et al., ECCV 2018).
-full: the official test split, 2,990 videos with 20 captions each (Xu et al., CVPR 2016), from `msrvtt_caption_test.json` or
-`MSRVTT_data.json`.
+full: the official test split, 2,990 videos with 20 captions each.
+train-9k, train-7k, train-full: the videos of `MSRVTT_train.9k.csv` (9,000, for 1ka only: 1,990 of them are test videos of
+`full`), `MSRVTT_train.7k.csv` (7,010: official train and val) and `MSRVTT_train.full.csv` (6,513: official train).
+
+Captions come from `MSRVTT_data.json`, `train_val_videodatainfo.json` or `msrvtt_caption_test.json`; where a training list has
+none of these, from `train_one_caption/*.csv`: one caption a video, and `source` says so.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from data_tools.listing import read_json_file, read_rows
-from data_tools.rooted import find_missing
-from m2raap.core.corpus import Corpus, write_corpus
+from data_tools.corpora import Declared, write_benchmark, write_training
+from data_tools.listing import number_or_none, read_json_file, read_rows, require, text_of, texts_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import files_by_stem, video_root
+from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.tables import Row
 
-# protocol -> (name of the benchmark, videos, texts)
-PROTOCOLS = {"1ka": ("msrvtt-1ka-jsfusion", 1000, 1000), "full": ("msrvtt-full", 2990, 59800)}
+ONE_KA, TRAIN_9K = "MSRVTT_JSFUSION_test.csv", "MSRVTT_train.9k.csv"
+PROTOCOLS = {
+    "1ka": Declared("msrvtt-1ka-jsfusion", 1_000, {"en": 1_000}),
+    "full": Declared("msrvtt-full", 2_990, {"en": 59_800}),
+    "train-9k": Declared("MSR-VTT train-9k", 9_000, {"en": 180_000}),
+    "train-7k": Declared("MSR-VTT train-7k", 7_010, {"en": 140_200}),
+    "train-full": Declared("MSR-VTT train-full", 6_513, {"en": 130_260}),
+}
+Captions = dict[str, list[str]]
 
 
-def import_msrvtt(folder: Path, out: Path, *, protocol: str, video_dir: Path | None = None) -> list[Corpus]:
-    """Raises M2raapError where a list is absent, is not the list its name says, or its test ids stand in train-9k."""
-    if protocol not in PROTOCOLS:
-        raise M2raapError(f"--protocol {protocol}: MSR-VTT has {', '.join(PROTOCOLS)}")
+def import_msrvtt(folder: Path, out: Path, *, protocol: str = "1ka", video_dir: Path | None = None) -> list[Corpus]:
+    """Raises M2raapError where a list is absent, is not the list its name says, or training and test ids overlap."""
+    declared = PROTOCOLS[protocol]
     if not folder.is_dir():
+        raise M2raapError(f"{folder}: no such folder; it should hold {ONE_KA} or msrvtt_caption_test.json")
+    root = video_root(video_dir, folder / "videos")
+    source: dict[str, Any] = {"importer": "msrvtt", "protocol": protocol}
+    if protocol in ("1ka", "full"):
+        captions, listing = _one_ka(folder) if protocol == "1ka" else _full(folder)
+        overlap = set(_ids(folder / TRAIN_9K)) & set(captions) if (folder / TRAIN_9K).is_file() else set()
+        if protocol == "1ka" and overlap:
+            raise M2raapError(f"{listing}: {len(overlap)} test videos stand in {TRAIN_9K}, first {min(overlap)}")
+        pairs = _pairs(listing, captions, root, {})
+        source |= {"listing": listing.name, "overlap_with_train_9k": len(overlap)}
+        return write_benchmark(out, pairs, declared, root=root, source=source)
+    listing = folder / f"MSRVTT_train.{protocol.removeprefix('train-')}.csv"
+    videos = _ids(listing)
+    test = set(_ids(folder / ONE_KA)) if (folder / ONE_KA).is_file() else set()
+    if overlap := test & set(videos):
+        raise M2raapError(f"{listing}: {len(overlap)} of its videos are test videos of {ONE_KA}, first {min(overlap)}")
+    found, spans, source["captions"] = _training_captions(folder)
+    if lacking := [video for video in videos if video not in found]:
         raise M2raapError(
-            f"{folder}: no such folder; it should hold MSRVTT_JSFUSION_test.csv or msrvtt_caption_test.json"
+            f"{folder}: no captions of {len(lacking):,} videos of {listing.name}, first {lacking[0]}; they stand in "
+            "MSRVTT_data.json, train_val_videodatainfo.json or train_one_caption/*.csv"
         )
-    name, num_videos, num_texts = PROTOCOLS[protocol]
-    captions, listing = _one_ka(folder) if protocol == "1ka" else _full(folder)
-    found = (len(captions), sum(map(len, captions.values())))
-    if found != (num_videos, num_texts):
-        raise M2raapError(
-            f"{listing}: {name} has {num_videos} videos and {num_texts} texts, this file {found[0]} and {found[1]}"
-        )
-    overlap = _train_9k(folder) & set(captions)
-    if protocol == "1ka" and overlap:
-        raise M2raapError(f"{listing}: {len(overlap)} test videos stand in MSRVTT_train.9k.csv, first {min(overlap)}")
-    clips: list[Row] = [
-        {"clip_id": video, "video": f"{video}.mp4", "split": "test", "source": "MSR-VTT"} for video in captions
-    ]
-    texts: list[Row] = [
-        {"text_id": f"{video}.en{i}", "clip_id": video, "lang": "en", "text": text, "origin": "raw",
-         "producer": listing.name, "active": True}
-        for video, sentences in captions.items()
-        for i, text in enumerate(sentences)
-    ]  # fmt: skip
-    root = video_dir or folder / "videos"
-    if not root.is_dir():
-        raise M2raapError(f"{root}: no such folder; give the videos' folder with --video-dir")
-    source = {"importer": "msrvtt", "listing": listing.name, "overlap_with_train_9k": len(overlap)}
-    missing = find_missing(root, clips)
-    return [write_corpus(out, clips, texts, video_root=root, source=source, benchmark=name, missing=missing)]
+    pairs = _pairs(listing, {video: found[video] for video in videos}, root, spans)
+    if protocol == "train-7k" and (official := folder / "MSRVTT_train.full.csv").is_file():
+        train = set(_ids(official))
+        for video, row in pairs.clips.items():
+            row["split"] = "train" if video in train else "val"
+    source["listing"] = listing.name
+    return write_training(out, pairs, root=root, source=source, known=declared)
 
 
-def _one_ka(folder: Path) -> tuple[dict[str, list[str]], Path]:
-    listing = folder / "MSRVTT_JSFUSION_test.csv"
-    captions: dict[str, list[str]] = {}
+def _pairs(listing: Path, captions: Captions, root: Path, spans: dict[str, str]) -> Pairs:
+    pairs, files = Pairs(listing, "MSR-VTT"), files_by_stem(root)
+    for video, sentences in captions.items():
+        pairs.clip(f"'{video}'", video, files.get(video, f"{video}.mp4"), url=spans.get(video))
+        for sentence in sentences:
+            pairs.text(video, sentence, "en")
+    return pairs
+
+
+def _ids(listing: Path) -> list[str]:
+    videos = []
     for number, row in read_rows(listing):
-        if not {"video_id", "sentence"} <= set(row):
-            raise M2raapError(
-                f"{listing}: row {number}: expected the columns key,vid_key,video_id,sentence; found {', '.join(row)}"
-            )
-        if row["video_id"] in captions:
-            raise M2raapError(
-                f"{listing}: row {number}: '{row['video_id']}' stands twice; this list has one sentence a video"
-            )
-        captions[row["video_id"]] = [row["sentence"]]
+        require(listing, f"row {number}", row, ("video_id",))
+        videos.append(text_of(listing, number, "video_id", row["video_id"]))
+    return list(dict.fromkeys(videos))
+
+
+def _one_ka(folder: Path) -> tuple[Captions, Path]:
+    listing = folder / ONE_KA
+    captions: Captions = {}
+    for number, row in read_rows(listing):
+        require(listing, f"row {number}", row, ("key", "vid_key", "video_id", "sentence"))
+        video = text_of(listing, number, "video_id", row["video_id"])
+        if video in captions:
+            raise M2raapError(f"{listing}: row {number}: '{video}' stands twice; this list has one sentence a video")
+        captions[video] = [row["sentence"]]
     return captions, listing
 
 
-def _full(folder: Path) -> tuple[dict[str, list[str]], Path]:
+def _full(folder: Path) -> tuple[Captions, Path]:
     listing = folder / "msrvtt_caption_test.json"
-    captions: dict[str, list[str]] = {}
     if listing.is_file():
-        for number, row in read_rows(listing):
-            if not isinstance(row.get("video"), str) or not isinstance(row.get("caption"), list):
-                raise M2raapError(f"{listing}: entry {number}: expected 'video' and a list 'caption'")
-            captions[row["video"].removesuffix(".mp4")] = row["caption"]
-        return captions, listing
+        return _by_video(listing), listing
     listing = folder / "MSRVTT_data.json"
+    captions, _, splits = _info(listing)
+    return {video: captions[video] for video, split in splits.items() if split == "test"}, listing
+
+
+def _by_video(listing: Path) -> Captions:
+    captions: Captions = {}
+    for number, row in read_rows(listing):
+        require(listing, f"entry {number}", row, ("video", "caption"))
+        video = text_of(listing, number, "video", row["video"]).removesuffix(".mp4")
+        captions[video] = texts_of(listing, number, "caption", row["caption"])
+    return captions
+
+
+def _training_captions(folder: Path) -> tuple[Captions, dict[str, str], str]:
+    """Captions and addresses by video, and where they come from."""
+    for name in ("MSRVTT_data.json", "train_val_videodatainfo.json"):
+        if (folder / name).is_file():
+            captions, urls, _ = _info(folder / name)
+            test = folder / "msrvtt_caption_test.json"
+            if test.is_file():  # train-9k holds videos of the official test split
+                captions = _by_video(test) | captions
+            return captions, urls, name
+    captions = {}
+    for listing in sorted((folder / "train_one_caption").glob("*.csv")):
+        for number, row in read_rows(listing):
+            require(listing, f"row {number}", row, ("video_id", "sentence"))
+            captions.setdefault(text_of(listing, number, "video_id", row["video_id"]), []).append(row["sentence"])
+    if not captions:
+        raise M2raapError(
+            f"{folder}: holds no captions of training videos: no MSRVTT_data.json, train_val_videodatainfo.json or "
+            "train_one_caption/*.csv"
+        )
+    return captions, {}, "train_one_caption, one a video"
+
+
+def _info(listing: Path) -> tuple[Captions, dict[str, str], dict[str, str]]:
+    """Captions, addresses with their stretch, and splits of the official release, by video."""
     tree = read_json_file(listing)
-    if not isinstance(tree, dict) or not {"videos", "sentences"} <= set(tree):
-        raise M2raapError(f"{listing}: expected the keys 'videos' and 'sentences'")
-    test = [video["video_id"] for video in tree["videos"] if video.get("split") == "test"]
-    captions = {video: [] for video in test}
-    for sentence in tree["sentences"]:
-        if sentence["video_id"] in captions:
-            captions[sentence["video_id"]].append(sentence["caption"])
-    return captions, listing
-
-
-def _train_9k(folder: Path) -> set[str]:
-    listing = folder / "MSRVTT_train.9k.csv"
-    return {row["video_id"] for _, row in read_rows(listing)} if listing.is_file() else set()
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("videos", "sentences")):
+        raise M2raapError(f"{listing}: expected the keys 'videos' and 'sentences', each a list")
+    captions: Captions = {}
+    urls: dict[str, str] = {}
+    splits: dict[str, str] = {}
+    for number, row in enumerate(tree["videos"], 1):
+        require(listing, f"videos[{number - 1}]", row if isinstance(row, dict) else {}, ("video_id", "split"))
+        video = text_of(listing, number, "video_id", row["video_id"])
+        captions[video], splits[video] = [], str(row["split"])
+        start, end = (
+            number_or_none(row.get(f"{what} time"), listing, number, f"{what} time") for what in ("start", "end")
+        )
+        if row.get("url"):
+            urls[video] = f"{row['url']}#t={start:g},{end:g}" if None not in (start, end) else str(row["url"])
+    for number, row in enumerate(tree["sentences"], 1):
+        require(listing, f"sentences[{number - 1}]", row if isinstance(row, dict) else {}, ("video_id", "caption"))
+        if row["video_id"] not in captions:
+            raise M2raapError(f"{listing}: sentences[{number - 1}]: '{row['video_id']}' is not among the videos")
+        captions[row["video_id"]].append(str(row["caption"]))
+    return captions, urls, splits

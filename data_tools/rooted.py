@@ -1,31 +1,62 @@
-"""What importers say about files below a corpus's video root, and about validation rows."""
+"""What importers say about files below a corpus's video root."""
 
 from __future__ import annotations
 
-import hashlib
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
+from m2raap.video.fetch import check_url, is_url
 from m2raap.video.paths import Refused, resolve_video
 
-VAL_SHARE, MAX_VAL = 0.1, 1000
+# In this order where a folder holds one name with several endings.
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".ts")
+# Paths that cannot lead out of a folder, whatever the system: judging all others is resolve_video's.
+_TAME = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*/)*[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*")
+
+
+def video_root(*candidates: Path | None) -> Path:
+    """The first candidate that was given. Raises M2raapError where it is no folder."""
+    root = next(path for path in candidates if path is not None)
+    if not root.is_dir():
+        raise M2raapError(f"{root}: no such folder; give the videos' folder with --video-dir")
+    return root
+
+
+def files_by_stem(root: Path) -> dict[str, str]:
+    """Name without ending -> name, of the video files that lie directly in `root`: lists often name no ending."""
+    found: dict[str, str] = {}
+    with os.scandir(root) as entries:
+        for name in sorted(entry.name for entry in entries):
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in SUFFIXES:
+                best = found.setdefault(stem, name)
+                if SUFFIXES.index(suffix.lower()) < SUFFIXES.index(os.path.splitext(best)[1].lower()):
+                    found[stem] = name
+    return found
 
 
 def find_missing(root: Path, clips: Iterable[Row]) -> list[Row]:
-    """A `dropped`-shaped row for every clip whose file is absent or may not be opened; the clips themselves stay."""
+    """A `dropped`-shaped row for every clip whose file is absent or may not be opened; the clips themselves stay.
+
+    `detail` is the clip's url where the list names one. Videos that are addresses are not looked for here: `keyframes`
+    fetches them.
+    """
     rows: list[Row] = []
+    base = os.path.join(root.resolve(), "")
     for clip in clips:
         try:
-            resolve_video(root, clip["video"])
+            if is_url(clip["video"]):
+                check_url(clip["video"])
+            elif _TAME.fullmatch(clip["video"]) and not os.path.lexists(base + clip["video"]):
+                raise Refused("missing_file", "no such file")  # lists of millions name files that are not there
+            else:
+                resolve_video(root, clip["video"])
         except Refused as refused:
-            detail = clip.get("url") or refused.detail
-            rows.append({"clip_id": clip["clip_id"], "stage": "import", "reason": refused.reason, "detail": detail})
+            detail = clip.get("url") if refused.reason == "missing_file" else None
+            row = {"clip_id": clip["clip_id"], "stage": "import", "reason": refused.reason}
+            rows.append(row | {"detail": detail or refused.detail})
     return rows
-
-
-def val_ids(clip_ids: list[str], seed: int) -> set[str]:
-    """A seeded tenth of the clips (1,000 at most) for choosing checkpoints, where the source names no split."""
-    count = min(MAX_VAL, max(1, round(VAL_SHARE * len(clip_ids)))) if len(clip_ids) > 1 else 0
-    by_hash = sorted(clip_ids, key=lambda i: hashlib.blake2b(f"val:{seed}:{i}".encode(), digest_size=16).digest())
-    return set(by_hash[:count])

@@ -7,36 +7,36 @@ Where a row says where a language's text came from (`zh_source`), that text is a
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.listing import number_or_none, read_rows, sniff_lang
-from data_tools.rooted import find_missing, val_ids
-from m2raap.core.corpus import LANGS, SPLITS, Corpus, holdout, write_corpus
+from data_tools.corpora import write_training
+from data_tools.listing import read_rows, span, text_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import SUFFIXES, video_root
+from m2raap.core.corpus import LANGS, SPLITS, Corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.tables import Row
+from m2raap.video.fetch import is_url
 
 VIDEO = ("video", "video_path", "file_name", "filename", "path", "video_id", "videoid", "clip")
 CAPTION = ("caption", "captions", "text", "texts", "sentence", "description", "title", "name")
 START, END = ("start_s", "start", "start_time"), ("end_s", "end", "end_time")
+KEPT = {
+    "licence": ("licence", "license"),
+    "category": ("category",),
+    "url": ("url", "contentUrl"),
+    "source": ("source",),
+}
 _BY_LANG = re.compile(rf"^({'|'.join(CAPTION)})_({'|'.join(LANGS)})$")
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Columns:
     video: str
     captions: dict[str, str | None]  # column -> language, None: sniffed
     start: str | None
     end: str | None
-
-
-@dataclass
-class _Rows:
-    clips: dict[str, Row] = field(default_factory=dict)
-    texts: list[Row] = field(default_factory=list)
-    sniffed: Counter[str] = field(default_factory=Counter)
 
 
 def import_table(
@@ -46,134 +46,101 @@ def import_table(
 
     Raises M2raapError naming file, row and column. Rows whose file is absent stay and are listed as `missing_file`.
     """
-    root = video_dir or listing.parent
-    if not root.is_dir():
-        raise M2raapError(f"{root}: no such folder; give the videos' folder with --video-dir")
-    rows = _read(listing)
-    clips, texts = list(rows.clips.values()), rows.texts
-    held = holdout(clips, num_holdout, seed) if num_holdout else set()
-    source = {"importer": "table", "listing": listing.name, "langs": dict(sorted(rows.sniffed.items()))}
-    train = [row for row in clips if row["clip_id"] not in held]
-    if not any("split" in row for row in train):
-        chosen = val_ids([row["clip_id"] for row in train], seed)
-        for row in train:
-            row["split"] = "val" if row["clip_id"] in chosen else "train"
-    made = []
-    for folder, group, benchmark in (
-        (out, train, None),
-        (_beside(out), [], f"{out.name}-holdout-{num_holdout}-seed{seed}"),
-    ):
-        if benchmark:
-            group = [row | {"split": "test"} for row in clips if row["clip_id"] in held]
-        if not group and benchmark:
-            continue
-        here = {row["clip_id"] for row in group}
-        made.append(
-            write_corpus(
-                folder,
-                [{"split": "train"} | row for row in group],
-                [row for row in texts if row["clip_id"] in here],
-                video_root=root,
-                source=source,
-                benchmark=benchmark,
-                missing=find_missing(root, group),
-            )
-        )
-    return made
+    root = video_root(video_dir, listing.parent)
+    pairs = Pairs(listing, listing.stem, producer=listing.stem)
+    read_table(pairs)
+    counts = pairs.counts()
+    source = {
+        "importer": "table",
+        "listing": listing.name,
+        "langs": {lang: counts[lang] for lang in counts if lang in LANGS},
+    }
+    return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 
 
-def _beside(out: Path) -> Path:
-    return out.with_name(out.name + "-holdout")
+def captions_of(row: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """(text, language or None) of one free-standing row, as a table with its columns would be read; [] where it has none."""
+    columns = {name: match[2] for name in row if (match := _BY_LANG.match(name))}
+    plain: list[str] = [name for name in CAPTION if name in row][:1]
+    found: list[tuple[str, str | None]] = []
+    for name, lang in (columns or dict.fromkeys(plain)).items():
+        values = row[name] if isinstance(row[name], list) else [row[name]]
+        found += [(text, lang) for text in values if isinstance(text, str)]
+    return found
 
 
-def _read(listing: Path) -> _Rows:
-    columns: _Columns | None = None
-    rows = _Rows()
+def read_table(pairs: Pairs, *, video_column: str | None = None, below: str = "", split: str | None = None) -> None:
+    """Adds the rows of `pairs.listing`. Given columns and places (VideoFolder's) go before what is sniffed.
+
+    Raises M2raapError for a table that lacks a column, or a row that is no pair.
+    """
+    listing, columns = pairs.listing, None
     for number, row in read_rows(listing):
-        columns = columns or _sniff_columns(listing, row)
-        video = row.get(columns.video)
-        if not isinstance(video, str) or not video.strip():
-            raise M2raapError(f"{listing}: row {number}, column '{columns.video}': expected a video's file name")
-        clip = _clip(listing, number, row, columns, video.strip())
-        known = rows.clips.setdefault(clip["clip_id"], clip)
-        if known["video"] != clip["video"]:
-            raise M2raapError(f"{listing}: row {number}: clip_id '{clip['clip_id']}' names two videos")
-        _add_texts(rows, listing, number, row, columns, clip["clip_id"])
+        columns = columns or _sniff(listing, row, video_column)
+        video = below + text_of(listing, number, columns.video, row.get(columns.video))
+        clip_id = _add_clip(pairs, number, row, columns, video, split)
+        _add_texts(pairs, number, row, columns, clip_id)
     if columns is None:
         raise M2raapError(f"{listing}: the table has no rows")
-    return rows
 
 
-def _sniff_columns(listing: Path, row: dict[str, Any]) -> _Columns:
+def _sniff(listing: Path, row: dict[str, Any], video_column: str | None) -> _Columns:
     lower = {name.lower().strip(): name for name in row}
 
     def first(names: tuple[str, ...]) -> str | None:
         return next((lower[name] for name in names if name in lower), None)
 
-    video = first(VIDEO)
+    video = first((video_column,) if video_column else VIDEO)
     captions: dict[str, str | None] = {lower[n]: m.group(2) for n in lower if (m := _BY_LANG.match(n))}
     if not captions and (plain := first(tuple(n for n in CAPTION if lower.get(n) != video))):
         captions = {plain: None}
     if video is None or not captions:
-        missing = "a video column (one of " + ", ".join(VIDEO) + ")" if video is None else "a caption column ("
-        missing += "" if video is None else ", ".join(CAPTION[:5]) + ", or caption_en / caption_zh)"
-        raise M2raapError(f"{listing}: row 1: expected {missing}; found the columns {', '.join(row)}")
+        what = f"a video column ({', '.join((video_column,) if video_column else VIDEO)})" if video is None else (
+            f"a caption column ({', '.join(CAPTION)}, each also with _en or _zh)"
+        )  # fmt: skip
+        raise M2raapError(f"{listing}: row 1: expected {what}; found the columns {', '.join(map(str, row)) or 'none'}")
     return _Columns(video, captions, first(START), first(END))
 
 
-def _clip(listing: Path, number: int, row: dict[str, Any], columns: _Columns, video: str) -> Row:
-    start = number_or_none(row.get(columns.start), listing, number, columns.start) if columns.start else None
-    end = number_or_none(row.get(columns.end), listing, number, columns.end) if columns.end else None
-    if start is not None and end is not None and end <= start:
-        raise M2raapError(f"{listing}: row {number}: the clip ends at {end:g} s, before it starts at {start:g} s")
-    clip_id = str(row.get("clip_id") or row.get("id") or "") or re.sub(r"\.\w{2,4}$", "", video)
-    if start is not None and not row.get("clip_id"):
-        clip_id += f"_{start:g}_{'end' if end is None else f'{end:g}'}"
-    clip: Row = {"clip_id": clip_id, "video": video, "start_s": start, "end_s": end, "source": listing.stem}
-    for column, names in (
-        ("licence", ("licence", "license")),
-        ("category", ("category",)),
-        ("url", ("url", "contentUrl")),
-    ):
-        value = next((row[name] for name in names if row.get(name)), None)
-        if value is not None:
-            clip[column] = str(value)
-    if row.get("split"):
-        if row["split"] not in SPLITS:
-            raise M2raapError(
-                f"{listing}: row {number}, column 'split': '{row['split']}' is none of {', '.join(SPLITS)}"
-            )
-        clip["split"] = row["split"]
-    return clip
+def _add_clip(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns, video: str, split: str | None) -> str:
+    start, end = span(
+        pairs.listing,
+        number,
+        row.get(columns.start) if columns.start else None,
+        row.get(columns.end) if columns.end else None,
+        (columns.start or "start", columns.end or "end"),
+    )
+    given = row.get("clip_id") or row.get("id")
+    clip_id = str(given or "") or _stem(video)
+    if (start is not None or end is not None) and not row.get("clip_id"):
+        clip_id += f"_{start or 0:g}_{'end' if end is None else f'{end:g}'}"
+    kept = {column: next((str(row[n]) for n in names if row.get(n)), None) for column, names in KEPT.items()}
+    split = row.get("split") or split
+    if split and split not in SPLITS:
+        raise M2raapError(f"{pairs.listing}: row {number}, column 'split': '{split}' is none of {', '.join(SPLITS)}")
+    pairs.clip(f"row {number}", clip_id, video, start_s=start, end_s=end, split=split, **kept)
+    return clip_id
 
 
-def _add_texts(rows: _Rows, listing: Path, number: int, row: dict[str, Any], columns: _Columns, clip_id: str) -> None:
+def _stem(video: str) -> str:
+    """The path without the ending of a video; of an address without what stands behind the question mark."""
+    name = re.sub(r"[?#].*", "", video) if is_url(video) else video
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
+
+
+def _add_texts(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns, clip_id: str) -> None:
     of_row: dict[str, str] = {}
     for column, lang in columns.captions.items():
         value = row.get(column)
-        values = (
-            [value] if isinstance(value, str) else value if isinstance(value, list) else [] if value is None else None
-        )
-        if values is None or not all(isinstance(text, str) for text in values):
-            raise M2raapError(f"{listing}: row {number}, column '{column}': expected a text or a list of texts")
+        values = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+            raise M2raapError(f"{pairs.listing}: row {number}, column '{column}': expected a text or a list of texts")
         for text in values:
-            if not text.strip():
-                continue
-            of = lang or sniff_lang(text)
-            rows.sniffed[of] += 1
-            text_id = f"{clip_id}.{of}{sum(t['clip_id'] == clip_id and t['lang'] == of for t in rows.texts[-64:])}"
-            made_from = row.get(f"{of}_source")
-            parent = next((t for other, t in of_row.items() if other != of), None) if made_from else None
-            of_row.setdefault(of, text_id)
-            rows.texts.append(
-                {
-                    "text_id": text_id,
-                    "clip_id": clip_id,
-                    "lang": of,
-                    "text": text,
-                    "origin": "translation" if parent else "raw",
-                    "parent_text_id": parent,
-                    "producer": str(made_from) if made_from else listing.stem,
-                    "active": True,
-                }
-            )
+            made_from = row.get(f"{lang}_source") if lang else None
+            parent = next((t for other, t in of_row.items() if other != lang), None) if made_from else None
+            more: dict[str, Any] = {"origin": "translation", "parent_text_id": parent} if parent else {}
+            if made_from:
+                more["producer"] = str(made_from)
+            text_id = pairs.text(clip_id, text, lang, **more)
+            if text_id and lang:
+                of_row.setdefault(lang, text_id)

@@ -52,3 +52,23 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"the real annotation lists are not at {SHARED_DATA.name}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def media_sources(tmp_path_factory):
+    """The sound clips that bad media are made from; its folders `corpus` and `canary` lie beside them."""
+    from tests.video.bad_media.case import Sources
+    from tests.video.bad_media.corpus import write_canary, write_corpus
+    from tests.video.bad_media.sources import make_sources
+
+    folder = tmp_path_factory.mktemp("media")
+    found = Sources(folder / "sources", folder / "canary")
+    make_sources(found.folder)
+    write_canary(found.canary, found)
+    write_corpus(folder / "corpus", found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def bad_media(media_sources) -> Path:
+    return media_sources.folder.parent / "corpus"

@@ -7,6 +7,7 @@ B clips, T frames, L text tokens.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.spread import spread
 from m2raap.models.backbone import Preprocess
 from m2raap.models.images import images_from_jpegs
 from m2raap.models.video_clip import VideoCLIP
@@ -49,6 +51,7 @@ class ListSource:
     clip_ids: list[str]
     jpegs: list[list[bytes]]
     pairs: list[list[tuple[str, str, str]]]
+    said: list[list[str | None]] = field(default_factory=list)
 
     @property
     def num_clips(self) -> int:
@@ -59,6 +62,9 @@ class ListSource:
 
     def texts(self, clip: int) -> list[tuple[str, str, str]]:
         return self.pairs[clip]
+
+    def captions(self, clip: int) -> list[str | None]:
+        return self.said[clip] if self.said else [None] * len(self.jpegs[clip])
 
 
 def source_digest(source: PairSource) -> str:
@@ -76,22 +82,25 @@ def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Prep
     jpegs = source.frames(clip)
     if not jpegs:
         raise M2raapError(f"clip '{source.clip_ids[clip]}' has no frames: drop it before adapt")
-    if len(jpegs) > num_frames:
-        jpegs = [jpegs[(2 * t + 1) * len(jpegs) // (2 * num_frames)] for t in range(num_frames)]
+    jpegs = [jpegs[place] for place in spread(len(jpegs), num_frames)]
     try:
         images = images_from_jpegs(jpegs, preprocess)
     except M2raapError as error:
         raise M2raapError(f"clip '{source.clip_ids[clip]}': {error}") from None
-    mask = torch.arange(num_frames) < len(jpegs)
-    if len(jpegs) < num_frames:
-        images = torch.cat([images, images.new_zeros(num_frames - len(jpegs), *images.shape[1:])])
-    return images, mask
+    return padded(images, num_frames)
+
+
+def padded(images_KCHW: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    """(T, 3, S, S), zeros behind the K <= T frames that are there, and the mask (T,)."""
+    count = len(images_KCHW)
+    filled = torch.cat([images_KCHW, images_KCHW.new_zeros(num_frames - count, *images_KCHW.shape[1:])])
+    return filled, torch.arange(num_frames) < count
 
 
 def reverse_frames(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
     """`inputs` (B, ..., T at `time_dim`, ...) with the frames that are there in reversed order; padding stays behind."""
     count_B = mask_BT.sum(1, keepdim=True)
-    place_BT = torch.arange(mask_BT.shape[1]).expand_as(mask_BT)
+    place_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device).expand_as(mask_BT)
     source_BT = torch.where(mask_BT, count_B - 1 - place_BT, place_BT)
     shape = [1] * inputs.dim()
     shape[0], shape[time_dim] = source_BT.shape
@@ -108,17 +117,17 @@ class LiveImages:
     decoders: int = 4
     time_dim: ClassVar[int] = 1
 
-    def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Images (B, T, 3, S, S) and mask (B, T)."""
+    def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, T, 3, S, S) and mask (B, T); the same in every epoch."""
         with ThreadPoolExecutor(self.decoders) as pool:  # Pillow decodes outside Python's lock
             loaded = list(
                 pool.map(lambda clip: clip_images(self.source, int(clip), self.num_frames, self.preprocess), clips)
             )
         return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
 
-    def encode(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
-        """Unit video vectors (B, E)."""
-        return model.encode_video(images_BTCHW, mask_BT)
+    def frame_vectors(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
+        """Frame vectors (B, T, E), not unit."""
+        return model.frame_vectors_of_images(images_BTCHW, mask_BT)
 
 
 class Ahead:
@@ -128,9 +137,13 @@ class Ahead:
         self.read, self.last_step = read, last_step
         self.pool = ThreadPoolExecutor(1)
         self.waiting: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+        self.waited_s = 0.0
 
     def get(self, step: int) -> tuple[Tensor, Tensor]:
+        """The step's batch; `waited_s` then says how long learning stood still for it."""
+        started = time.perf_counter()
         batch = self.waiting.pop(step).result() if step in self.waiting else self.read(step)
+        self.waited_s = time.perf_counter() - started
         if step < self.last_step:
             self.waiting[step + 1] = self.pool.submit(self.read, step + 1)
         return batch
@@ -162,9 +175,13 @@ class BatchPlan:
     def steps_per_epoch(self) -> int:
         return self.num_clips // self.size
 
+    def epoch(self, step: int) -> int:
+        """0, 1, ... of step 1, 2, ..."""
+        return (step - 1) // self.steps_per_epoch
+
     def clips(self, step: int) -> np.ndarray:
         """(B,) clips of step 1, 2, ..."""
-        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        epoch, place = self.epoch(step), (step - 1) % self.steps_per_epoch
         order = self._orders.get(epoch)
         if order is None:  # the next epoch's is asked for, by the reader ahead, while this one's is still in use
             order = self._orders[epoch] = self._order(epoch)

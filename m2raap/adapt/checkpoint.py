@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_atomic
 
 
 @dataclass
@@ -25,16 +25,6 @@ class Progress:
     best_score: float = -1.0
     best: dict[str, Tensor] = field(default_factory=dict)
     start_score: float | None = None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temp, fsync, rename: whoever opens `path` finds the old bytes or the new ones."""
-    temp = path.with_name(path.name + ".tmp")
-    with temp.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temp, path)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -56,7 +46,7 @@ def save_checkpoint(
     buffer = io.BytesIO()
     tree = {"key": key, "trained": trained_weights(model), "optimiser": optimiser.state_dict(), **vars(progress)}
     torch.save(tree, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from m2raap.core.config import Config
-from m2raap.models.config import BackboneConfig, StanConfig, TemporalConfig
+from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, TemporalConfig
 
 
 class AdaptConfig(Config):
@@ -20,6 +20,14 @@ class AdaptConfig(Config):
     backbone: BackboneConfig = BackboneConfig()
     temporal: TemporalConfig = StanConfig()
 
+    input: Literal["keyframes", "video"] = Field(
+        default="keyframes",
+        description="the frames that keyframes stored, or the video files, decoded anew every epoch (for comparison)",
+    )
+    decoders: int = Field(default=0, ge=0, description="of input video: decoder processes; 0: one a core")
+    train_clips: int | None = Field(
+        default=None, ge=2, description="train on that many clips, drawn by the seed; null: on all"
+    )
     num_frames: int = Field(default=8, ge=1, description="frames a clip; more are thinned evenly, fewer are masked")
     epochs: float = Field(default=10.0, gt=0)
     steps: int | None = Field(default=None, ge=1, description="where given, instead of epochs")
@@ -34,6 +42,17 @@ class AdaptConfig(Config):
         ge=0,
         description="weight of the loss that tells a clip from itself with its frames reversed; doubles the branch's cost",
     )
+    enhance: AcgConfig | None = Field(
+        default=None, description="auxiliary-caption-guided weights over frames; needs the stage caption"
+    )
+    fcc_weight: float = Field(
+        default=0.0, ge=0, description="weight of the frame-caption contrastive loss; needs the stage caption"
+    )
+    caption_dropout: float = Field(
+        default=0.3, ge=0, le=1, description="share of the clips of a step that ACG sees without captions"
+    )
+    mug_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss over Mug's scores")
+    mug_form: Literal["simple", "full"] = "simple"
     texts_per_clip: int = Field(
         default=1, ge=1, description="texts a clip and step, of different languages where it has them"
     )
@@ -89,6 +108,13 @@ class AdaptConfig(Config):
             )
         if self.temporal.name == "mean" and self.order_weight:
             raise ValueError("mean pooling cannot tell a clip from its reversal: order_weight has to be 0")
+        if self.input == "video" and self.cache not in ("auto", "off"):
+            raise ValueError(
+                f"cache={self.cache} keeps what frozen layers say of stored frames; input=video shows other frames every "
+                "epoch and has no cache: leave cache at auto, or take input=keyframes"
+            )
+        if self.input == "video" and (self.enhance or self.fcc_weight):
+            raise ValueError("captions belong to stored key-frames: enhance and fcc_weight need input: keyframes")
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("origin_odds leaves no text to learn from")
         return self

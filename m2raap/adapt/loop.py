@@ -22,14 +22,17 @@ import numpy as np
 import torch
 
 from m2raap.adapt.batches import PairSource, reverse_frames
+from m2raap.adapt.captions import left_out
 from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import lr_share, set_rates
 from m2raap.adapt.run import Report, Run, prepare
 from m2raap.adapt.validate import validate
 from m2raap.core.errors import M2raapError
+from m2raap.models.acg import frame_caption_loss
 from m2raap.models.backbone import MAX_LOGIT_SCALE
-from m2raap.models.losses import OBJECTIVES, order_contrast, twins_mask
+from m2raap.models.losses import OBJECTIVES, cosine_logits, order_contrast, twins_mask
+from m2raap.models.mug import mug_scores
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def adapt(
         try:
             if run.state.step == 0:
                 _validate_and_keep(run)
+            prepared = {"prepared": run.state.step, "seconds": time.perf_counter() - run.began_s}
+            run.timings.write(json.dumps(prepared) + "\n")
             loss = math.nan
             while run.state.step < run.steps:
                 step = run.state.step + 1
@@ -81,7 +86,8 @@ def adapt(
                 _log(run, {"step": step, "loss": loss, "lr_share": share, "grad_norm": grad_norm, "gates": run.gates()})
                 if step % cfg.val_every_steps == 0 or step == run.steps:
                     _validate_and_keep(run)
-                run.timings.write(json.dumps({"step": step, "seconds": time.perf_counter() - started}) + "\n")
+                spent = {"step": step, "seconds": time.perf_counter() - started, "waited": run.ahead.waited_s}
+                run.timings.write(json.dumps(spent) + "\n")
                 if step % cfg.checkpoint_every_steps == 0 and step < run.steps:
                     _checkpoint(run)
                 report(f"loss {loss:.3f}", step, run.steps)
@@ -104,23 +110,39 @@ def _learn(run: Run, step: int) -> tuple[float, float]:
     run.drops.manual_seed(int(np.random.default_rng([cfg.seed, 2, step]).integers(2**62)))
     model.temporal.train()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=cfg.precision == "bf16"):
-        video_BE = run.data.encode(model, inputs.to(device), mask_BT.to(device))
+        said, words = run.captions.encode(model, clips) if run.captions else (None, None)
+        heard = left_out(said, cfg.caption_dropout, cfg.seed, step) if said and cfg.enhance else None
+        there_BT = mask_BT.to(device)
+        vectors_BTE = run.data.frame_vectors(model, inputs.to(device), there_BT)
+        video_BE = model.pool(vectors_BTE, there_BT, heard)
         reversed_BE = None
         if cfg.order_weight:
-            backwards = reverse_frames(inputs, mask_BT, run.data.time_dim)
-            reversed_BE = run.data.encode(model, backwards.to(device), mask_BT.to(device))
-        if run.text_features_NE is not None:
+            backwards = reverse_frames(inputs, mask_BT, run.data.time_dim).to(device)
+            if heard is not None:
+                heard = (reverse_frames(heard[0], there_BT, 1), reverse_frames(heard[1], there_BT, 1))
+            reversed_BE = model.pool(run.data.frame_vectors(model, backwards, there_BT), there_BT, heard)
+        token_rows = run.table.tokens_NL[torch.from_numpy(rows.ravel())].to(device)
+        tokens = None
+        if cfg.mug_weight:
+            text_RE, *tokens = model.encode_text_tokens(token_rows)
+        elif run.text_features_NE is not None:
             text_RE = run.text_features_NE[torch.from_numpy(rows.ravel()).to(device)]
         else:
-            text_RE = model.encode_text(run.table.tokens_NL[torch.from_numpy(rows.ravel())].to(device))
+            text_RE = model.encode_text(token_rows)
     scale = model.backbone.logit_scale.exp()
-    losses = []
-    for turn, text_BE in zip(rows, text_RE.split(len(clips)), strict=True):
-        twins = twins_mask([run.table.texts[row] for row in turn]).to(device)
-        losses.append(OBJECTIVES[cfg.objective](video_BE, text_BE, scale, twins))
+    objective, losses = OBJECTIVES[cfg.objective], []
+    for turn, (row, text_BE) in enumerate(zip(rows, text_RE.split(len(clips)), strict=True)):
+        twins = twins_mask([run.table.texts[at] for at in row]).to(device)
+        losses.append(objective(cosine_logits(video_BE, text_BE, scale), twins))
         if reversed_BE is not None:
             losses[-1] = losses[-1] + cfg.order_weight * order_contrast(video_BE, reversed_BE, text_BE, scale)
+        if tokens is not None:
+            of_turn = [part.split(len(clips))[turn] for part in tokens]
+            scores_BB = mug_scores(*of_turn, torch.nn.functional.normalize(vectors_BTE, dim=-1), there_BT, cfg.mug_form)
+            losses[-1] = losses[-1] + cfg.mug_weight * objective(scale * scores_BB.T, twins)
     loss = torch.stack(losses).mean()
+    if cfg.fcc_weight and said is not None:
+        loss = loss + cfg.fcc_weight * frame_caption_loss(vectors_BTE, said, there_BT, scale, words)
     if not bool(torch.isfinite(loss)):
         raise M2raapError(
             f"the loss at step {step} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use fp32"
@@ -143,7 +165,7 @@ def _validate_and_keep(run: Run) -> None:
     """Log R@1 on the val clips; keep the weights where it is higher than ever before."""
     if run.val_data is None or run.val_table is None:
         return
-    scores = validate(run.model, run.val_data, run.val_table, run.val_clips)
+    scores = validate(run.model, run.val_data, run.val_table, run.val_clips, run.val_captions)
     _log(run, {"step": run.state.step, "val_r1": scores})
     if run.state.start_score is None:
         run.state.start_score = scores["mean"]

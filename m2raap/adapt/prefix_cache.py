@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.batches import LiveImages, PairSource
-from m2raap.adapt.checkpoint import write_atomically
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_atomic
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK_CLIPS = 8
@@ -42,7 +42,10 @@ class CachePlan:
         prefix = model.backbone.prefix_tokens(images_BTCHW.flatten(0, 1), self.depth).unflatten(
             0, images_BTCHW.shape[:2]
         )
-        return prefix[:, None] if self.kind == "prefix" else torch.stack(model.levels_of_prefix(prefix, self.depth), 1)
+        if self.kind == "prefix":
+            return prefix[:, None]
+        there = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # each frame is kept by itself
+        return torch.stack(model.levels_of_prefix(prefix, there, self.depth), 1)
 
     def shape(self, model: VideoCLIP, num_clips: int) -> tuple[int, ...]:
         size = model.backbone.preprocess.image_size
@@ -63,15 +66,17 @@ class PrefixCache:
     mask_BT: np.ndarray
     time_dim: ClassVar[int] = 2
 
-    def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
-        """fp32 tokens (B, V, T, S, D) and mask (B, T)."""
+    def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """fp32 tokens (B, V, T, S, D) and mask (B, T); the same in every epoch."""
         return torch.from_numpy(self.tokens_BVTSD[clips]).float(), torch.from_numpy(self.mask_BT[clips])
 
-    def encode(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Unit video vectors (B, E)."""
+    def frame_vectors(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Frame vectors (B, T, E), not unit."""
         if self.plan.kind == "prefix":
-            return model.encode_prefix(tokens_BVTSD[:, 0], mask_BT, self.plan.depth)
-        return model.encode_levels(list(tokens_BVTSD.unbind(1)), mask_BT)
+            levels = model.levels_of_prefix(tokens_BVTSD[:, 0], mask_BT, self.plan.depth)
+        else:
+            levels = list(tokens_BVTSD.unbind(1))
+        return model.frame_vectors(levels, mask_BT)
 
 
 def open_prefix_cache(
@@ -126,7 +131,7 @@ def open_prefix_cache(
             if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
                 tokens.flush()
                 _save_mask(mask, mask_path)
-                write_atomically(state_path, json.dumps({"key": key, "done": stop}).encode())
+                write_atomic(state_path, json.dumps({"key": key, "done": stop}).encode())
         del tokens
         os.replace(part, final)
     return PrefixCache(plan, np.load(final, mmap_mode="r", allow_pickle=False), np.load(mask_path, allow_pickle=False))
@@ -135,4 +140,4 @@ def open_prefix_cache(
 def _save_mask(mask: np.ndarray, path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, mask)
-    write_atomically(path, buffer.getvalue())
+    write_atomic(path, buffer.getvalue())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.batches import Ahead, BatchPlan, LiveImages, PairSource, TextTable, source_digest, text_table
+from m2raap.adapt.captions import CaptionedSource, CaptionTable, caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.optim import choose_trained, make_optimiser
 from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
+from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
 from m2raap.adapt.validate import encode_clips
 from m2raap.core.config import digest
+from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import load_backbone
 from m2raap.models.losses import OBJECTIVES
@@ -25,6 +29,7 @@ from m2raap.models.stan import DropPath
 from m2raap.models.video_clip import VideoCLIP
 
 Report = Callable[[str, int, int], None]
+Data = PrefixCache | LiveImages | RawVideos
 
 
 @dataclass
@@ -37,18 +42,22 @@ class Run:
     steps: int
     plan: BatchPlan
     clip_ids: list[str]
-    data: PrefixCache | LiveImages
+    data: Data
     table: TextTable
     text_features_NE: Tensor | None  # of a frozen text tower: encoded once
-    val_data: PrefixCache | LiveImages | None
+    val_data: Data | None
     val_table: TextTable | None
     val_clips: int
+    captions: CaptionTable | None  # where ACG or the frame-caption loss wants them
+    val_captions: CaptionTable | None
     ahead: Ahead
     out: Path
     log: Any
     timings: Any
     board: Any
     drops: torch.Generator
+    began_s: float  # perf_counter when the model was loaded
+    decoders: Decoders | None  # of raw video
     cache_bytes: int
 
     @property
@@ -56,9 +65,11 @@ class Run:
         return self.out / "scratch" / "checkpoint.pt"
 
     def gates(self) -> dict[str, float]:
-        return self.model.temporal.gates()
+        return self.model.gates()
 
     def close(self) -> None:
+        if self.decoders is not None:
+            self.decoders.close()  # first, so that a batch that is being read ends early
         self.ahead.close()
         for file in (self.log, self.timings, self.board):
             if file is not None:
@@ -66,6 +77,23 @@ class Run:
 
 
 def prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None, out: Path, report: Report) -> Run:
+    decoders = _decoders(cfg, source)
+    try:
+        return _prepare(cfg, source, val_source, out, report, decoders)
+    except BaseException:
+        if decoders is not None:
+            decoders.close()
+        raise
+
+
+def _prepare(
+    cfg: AdaptConfig,
+    source: PairSource,
+    val_source: PairSource | None,
+    out: Path,
+    report: Report,
+    decoders: Decoders | None,
+) -> Run:
     if source.num_clips < 2:
         raise M2raapError(f"adapt needs at least 2 clips with frames and texts, found {source.num_clips}")
     if cfg.objective not in OBJECTIVES:
@@ -73,26 +101,33 @@ def prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None,
     if val_source is not None and val_source.num_clips == 0:
         val_source = None
     device = "cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu"
-    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, seed=cfg.seed)
+    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.enhance, seed=cfg.seed)
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
     model.to(device)
+    began_s = time.perf_counter()
     choose_trained(model, cfg)
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
 
     sources = [source] if val_source is None else [source, val_source]
-    data_digests = [source_digest(one) for one in sources]
+    data_digests = [_digest(cfg, one) for one in sources]
     cache = _cache_plan(cfg, model, sum(one.num_clips for one in sources))
-    data: list[PrefixCache | LiveImages] = []
+    data: list[Data] = []
     for number, one in enumerate(sources):
-        if cache is None:
+        if decoders is not None:
+            assert isinstance(one, VideoSource)
+            data.append(RawVideos(one, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders))
+        elif cache is None:
             data.append(LiveImages(one, model.backbone.preprocess, cfg.num_frames))
         else:
             temporal = cfg.temporal.model_dump(mode="json")
             key = digest([data_digests[number], model.backbone.digest, temporal, vars(cache)])
             data.append(open_prefix_cache(scratch / ("cache", "cache-val")[number], key, one, model, cache, report))
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
+
+    wanted = cfg.enhance is not None or cfg.fcc_weight > 0
+    captions = [caption_table(one, model, cfg.num_frames) if wanted else None for one in sources]
 
     looks_NE = encode_clips(model, data[0], source.num_clips).cpu().numpy() if cfg.group_size > 1 else None
     plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
@@ -122,12 +157,16 @@ def prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None,
         val_data=data[1] if len(data) > 1 else None,
         val_table=tables[1] if len(tables) > 1 else None,
         val_clips=val_source.num_clips if val_source is not None else 0,
-        ahead=Ahead(lambda step: data[0].batch(plan.clips(step)), steps),
+        captions=captions[0],
+        val_captions=captions[-1] if cfg.enhance and len(captions) > 1 else None,
+        ahead=Ahead(lambda step: data[0].batch(plan.clips(step), plan.epoch(step)), steps),
         out=out,
         log=log,
         timings=(out / "timings.jsonl").open("a", encoding="utf-8"),
         board=_board(out, state.step) if cfg.tensorboard else None,
         drops=drops,
+        began_s=began_s,
+        decoders=decoders,
         cache_bytes=cache.num_bytes(model, sum(one.num_clips for one in sources)) if cache else 0,
     )
 
@@ -140,18 +179,36 @@ def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan
         raise M2raapError(
             "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or cache=prefix"
         )
-    if cfg.cache == "off" or learning == model.backbone.num_layers:
+    if cfg.input == "video" or cfg.cache == "off" or learning == model.backbone.num_layers:
         return None
     depth = max(model.temporal.layers_used, learning)
     prefix, levels = (CachePlan(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
+    if model.inside and cfg.cache == "levels":
+        raise M2raapError(f"adapt.cache=levels: {cfg.temporal.name} works inside the vision layers; set cache=prefix")
     if cfg.cache != "auto":
         return prefix if cfg.cache == "prefix" else levels
     affordable = [
         plan
-        for plan in ([prefix] if learning else [levels, prefix])
+        for plan in ([prefix] if learning or model.inside else [levels, prefix])
         if plan.num_bytes(model, num_clips) <= cfg.cache_limit_gb * 1e9
     ]
     return affordable[0] if affordable else None
+
+
+def _digest(cfg: AdaptConfig, source: PairSource) -> str:
+    if cfg.input == "keyframes":
+        wanted = cfg.enhance is not None or cfg.fcc_weight > 0
+        said = [source.captions(clip) for clip in range(source.num_clips)] if wanted and isinstance(source, CaptionedSource) else []
+        return digest([source_digest(source), said])
+    assert isinstance(source, VideoSource)
+    return videos_digest(source)
+
+
+def _decoders(cfg: AdaptConfig, source: PairSource) -> Decoders | None:
+    if cfg.input == "keyframes":
+        return None
+    assert isinstance(source, VideoSource)
+    return Decoders(cfg.decoders or available_cores(), source.limits)
 
 
 def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:

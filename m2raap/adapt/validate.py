@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.batches import LiveImages, TextTable
+from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.prefix_cache import PrefixCache
+from m2raap.adapt.raw_video import RawVideos
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32
@@ -22,23 +24,37 @@ def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
     return float(((above_Q == 0).double() / ties_Q).mean())
 
 
-def encode_clips(model: VideoCLIP, data: PrefixCache | LiveImages, num_clips: int) -> Tensor:
+def encode_clips(
+    model: VideoCLIP,
+    data: PrefixCache | LiveImages | RawVideos,
+    num_clips: int,
+    captions: CaptionTable | None = None,
+) -> Tensor:
     """Unit video vectors (N, E) of all clips, fp32, on the model's device."""
     device, was_training = model.backbone.device, model.temporal.training
     model.temporal.eval()
     videos = []
     with torch.inference_mode():
         for start in range(0, num_clips, CHUNK):
-            inputs, mask_BT = data.batch(np.arange(start, min(start + CHUNK, num_clips)))
-            videos.append(data.encode(model, inputs.to(device), mask_BT.to(device)).float())
+            clips = np.arange(start, min(start + CHUNK, num_clips))
+            inputs, mask_BT = data.batch(clips)
+            vectors_BTE = data.frame_vectors(model, inputs.to(device), mask_BT.to(device))
+            said = captions.encode(model, clips)[0] if captions else None
+            videos.append(model.pool(vectors_BTE, mask_BT.to(device), said).float())
     model.temporal.train(was_training)
     return torch.cat(videos)
 
 
-def validate(model: VideoCLIP, data: PrefixCache | LiveImages, table: TextTable, num_clips: int) -> dict[str, float]:
+def validate(
+    model: VideoCLIP,
+    data: PrefixCache | LiveImages | RawVideos,
+    table: TextTable,
+    num_clips: int,
+    captions: CaptionTable | None = None,
+) -> dict[str, float]:
     """R@1 for every language with texts, and their `mean`. One text a clip and language: the first."""
     device = model.backbone.device
-    video_NE = encode_clips(model, data, num_clips)
+    video_NE = encode_clips(model, data, num_clips, captions)
     with torch.inference_mode():
         scores: dict[str, float] = {}
         for lang in table.langs:

@@ -11,9 +11,10 @@ import traceback
 
 import typer
 
-from m2raap.cli import data, inspect, recipe, run, score
+from m2raap.cli import audit, batch, data, evaluate, forget, inspect, probe, recipe, run, score, split
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
+from m2raap.core.tombstones import ForgettingUnfinished
 
 app = typer.Typer(
     name="m2raap",
@@ -25,8 +26,8 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
-for register in (run.register, inspect.register, score.register):
-    register(app)
+for command in (run, evaluate, inspect, probe, split, score, audit, forget, batch):
+    command.register(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -50,7 +51,7 @@ def main() -> None:
 
 def _guarded() -> int:
     try:
-        result = app(standalone_mode=False, prog_name="m2raap")
+        result = _run()
         return _interrupted() if result == 130 else result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         return _interrupted()
@@ -71,6 +72,15 @@ def _guarded() -> int:
         return _bug()
     except Exception as error:
         return _click_error(error)
+
+
+def _run() -> object:
+    """The command; where it meets a forget that was interrupted, that is finished first."""
+    while True:
+        try:
+            return app(standalone_mode=False, prog_name="m2raap")
+        except ForgettingUnfinished as found:
+            forget.finish_interrupted(found.journal)
 
 
 def _click_error(error: Exception) -> int:

@@ -30,6 +30,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="overrides the recipe's seed")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only that many clips of the training corpus")]
 
+ScoresOption = Annotated[
+    list[Path] | None,
+    typer.Option("--scores", help="parquet with clip_id, text_id or video and columns of scores, for filter.scores; repeatable"),
+]
+
 
 def parse_share(text: str | None) -> tuple[int, int]:
     """'2/8' -> (2, 8)."""

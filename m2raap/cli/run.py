@@ -30,10 +30,9 @@ def register(app: typer.Typer) -> None:
         ("rewrite", "One faithful caption out of raw texts and auxiliary captions."),
     )
     for name, help_text in data_stages:
-        app.command(name, help=help_text)(_data_stage_command(name))
+        app.command(name, help=help_text)(_filter_command if name == "filter" else _data_stage_command(name))
     app.command("adapt", help="Train a temporal module on an image-text backbone.")(adapt)
     app.command("embed", help="Embed a benchmark: one vector a clip, one a text.")(embed)
-    app.command("evaluate", help="Ranks and metrics with intervals, from embeddings.")(evaluate)
     app.command("report", help="Write report.html over a run.")(report)
 
 
@@ -48,6 +47,7 @@ def run_recipe(
     ] = None,
     last: Annotated[str | None, typer.Option("--until", help="stop after this stage")] = None,
     limit: options.LimitOption = None,
+    scores: options.ScoresOption = None,
     workers: options.WorkersOption = None,
     devices: options.DevicesOption = None,
     engine: options.EngineOption = "local",
@@ -58,6 +58,9 @@ def run_recipe(
     allow_refused: Annotated[
         str, typer.Option("--allow-refused", help="share of unreadable clips that is no failure")
     ] = "5%",
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="fetch videos whose path is an address (keyframes.remote)")
+    ] = False,
     truth: Annotated[
         Path | None, typer.Option("--truth", help="planted faults, to grade the filters in the report")
     ] = None,
@@ -65,7 +68,7 @@ def run_recipe(
 ) -> None:
     from m2raap.stages import STAGES
     from m2raap.stages.estimate import estimate
-    from m2raap.stages.recipe import load_recipe
+    from m2raap.stages.recipe import load_recipe, with_remote_videos
     from m2raap.stages.report import report as write_report
     from m2raap.stages.run import Inputs, Options, RunFolder, make_plan, run
 
@@ -75,7 +78,8 @@ def run_recipe(
     allowed = options.parse_percent(allow_refused)
     share = options.parse_share(parts)
     loaded = load_recipe(recipe, assignments, seed)
-    inputs = Inputs(data, options.parse_benches(bench), limit)
+    loaded = with_remote_videos(loaded) if allow_remote else loaded
+    inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
@@ -120,7 +124,7 @@ def _print_json_or_lines(tree: dict, as_json: bool) -> None:
         typer.echo(line)
 
 
-def _load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
+def load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
     from m2raap.core.config import build, parse_assignment, set_keys
     from m2raap.stages.recipe import Recipe, load_recipe
 
@@ -150,23 +154,62 @@ def _data_stage_command(name: str):
         force: options.ForceOption = False,
         as_json: options.JsonOption = False,
     ) -> None:
-        from m2raap.core.errors import M2raapError
-        from m2raap.core.stage import run_data_stage
-        from m2raap.stages.plan import DATA_STAGE, settings_of
-
-        loaded = _load(recipe, assignments)
-        view = _open(corpus, loaded, limit)
-        if view.is_benchmark and name != "keyframes":
-            raise M2raapError(f"{corpus}: is the benchmark '{view.corpus.benchmark}'; a benchmark never passes {name}")
-        share = options.parse_share(parts)
-        with options.open_engine(engine, workers, devices) as mapped:
-            finished = run_data_stage(
-                DATA_STAGE[name], view, settings_of(loaded, name), out, mapped, force=force, share=share
-            )
-        if finished:
-            _show_counts(out, as_json)
+        _run_data_stage(name, corpus, out, recipe, assignments, limit, workers, devices, engine, parts, force, as_json)
 
     return command
+
+
+def _filter_command(
+    corpus: CorpusArgument,
+    out: options.OutOption,
+    recipe: RecipeOption = None,
+    assignments: options.SetOption = None,
+    limit: options.LimitOption = None,
+    scores: options.ScoresOption = None,
+    workers: options.WorkersOption = None,
+    devices: options.DevicesOption = None,
+    engine: options.EngineOption = "local",
+    parts: options.PartsOption = None,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    _run_data_stage(
+        "filter", corpus, out, recipe, assignments, limit, workers, devices, engine, parts, force, as_json, tuple(scores or ())
+    )
+
+
+def _run_data_stage(
+    name: str,
+    corpus: Path,
+    out: Path,
+    recipe: str | None,
+    assignments: list[str] | None,
+    limit: int | None,
+    workers: int | None,
+    devices: str | None,
+    engine: str,
+    parts: str | None,
+    force: bool,
+    as_json: bool,
+    scores: tuple[Path, ...] = (),
+) -> None:
+    from m2raap.core.errors import M2raapError
+    from m2raap.core.stage import run_data_stage
+    from m2raap.stages.filter import with_scores
+    from m2raap.stages.plan import DATA_STAGE, settings_of
+
+    loaded = load(recipe, assignments)
+    view = _open(corpus, loaded, limit)
+    if view.is_benchmark and name != "keyframes":
+        raise M2raapError(f"{corpus}: is the benchmark '{view.corpus.benchmark}'; a benchmark never passes {name}")
+    settings = settings_of(loaded, name)
+    if name == "filter":
+        view = with_scores(view, scores, settings)
+    share = options.parse_share(parts)
+    with options.open_engine(engine, workers, devices) as mapped:
+        finished = run_data_stage(DATA_STAGE[name], view, settings, out, mapped, force=force, share=share)
+    if finished:
+        _show_counts(out, as_json)
 
 
 def _show_counts(folder: Path, as_json: bool) -> None:
@@ -192,7 +235,7 @@ def adapt(
 ) -> None:
     from m2raap.stages.run import run_adapt
 
-    loaded = _load(recipe, assignments, seed)
+    loaded = load(recipe, assignments, seed)
     run_adapt(_open(corpus, loaded, limit), loaded, out, force)
     _show_counts(out, as_json)
 
@@ -210,37 +253,11 @@ def embed(
 ) -> None:
     from m2raap.stages.run import run_embed
 
-    loaded = _load(recipe, assignments)
+    loaded = load(recipe, assignments)
     if model is not None and (model / "model" / "model.json").is_file():
         model = model / "model"
     run_embed(_open(corpus, loaded, None), loaded, model or loaded.backbone, out, force)
     _show_counts(out, as_json)
-
-
-def evaluate(
-    embedded: Annotated[Path, typer.Argument(help="an embed folder")],
-    out: options.OutOption,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="of the bootstrap")] = 0,
-    force: options.ForceOption = False,
-    as_json: options.JsonOption = False,
-) -> None:
-    from m2raap.core.errors import M2raapError
-    from m2raap.core.files import read_json
-    from m2raap.core.view import open_view
-    from m2raap.report.console import print_results
-    from m2raap.report.data import ResultRow
-    from m2raap.stages.run import run_evaluate
-
-    if not (embedded / "ids.json").is_file():
-        raise M2raapError(f"{embedded}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
-    run_evaluate(embedded, open_view(embedded).corpus.benchmark or "custom", seed, out, force)
-    tree = read_json(out / "results.json")
-    if as_json:
-        typer.echo(json.dumps(tree, ensure_ascii=False, sort_keys=True))
-        return
-    print_results(
-        [ResultRow(arm="model", benchmark=tree["protocol"], seeds=row.pop("seeds", 1), **row) for row in tree["rows"]]
-    )
 
 
 def report(

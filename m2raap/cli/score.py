@@ -20,16 +20,22 @@ def score(
     pairs: Annotated[
         Path | None, typer.Option("--pairs", help="csv with the columns text,video; default: the diagonal")
     ] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="also print what CLIP4Clip's arithmetic makes of it, ties counted several times")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.retrieval.score import score_matrix
 
-    found = score_matrix(matrix, pairs)
+    found = score_matrix(matrix, pairs, compat)
     if as_json:
         typer.echo(json.dumps(found))
         return
-    for direction in ("t2v", "v2t"):
-        numbers = "  ".join(
-            f"{name} {value:.2f}" for name, value in found[direction].items() if isinstance(value, int | float)
-        )
+    tables = {name: found[name] for name in ("t2v", "v2t", "v2t_rule_b") if name in found}
+    tables |= {f"compat {name}": found["compat"][name] for name in ("t2v", "v2t") if compat}
+    for direction, table in tables.items():
+        numbers = "  ".join(f"{name} {value:.2f}" for name, value in table.items() if isinstance(value, int | float))
         typer.echo(f"{direction}  {numbers}")
+    typer.echo(f"R@k, MdR, MnR, MRR: {found['tie_policy']}")
+    if compat:
+        typer.echo(f"compat: {found['compat']['label']}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
@@ -19,6 +20,10 @@ from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, 
 
 LANGS = ("en", "zh")
 SPLITS = ("train", "val", "test")
+SCORES = (
+    "scores.parquet"  # figures of the list that an import read (motion, aesthetics ...), by clip_id; no stage needs it
+)
+_OURS = ("clips", "texts", "missing", "dropped", "videos", "split", SCORES, tombstones.FILE)
 
 
 @dataclass(frozen=True)
@@ -50,26 +55,36 @@ def write_corpus(
     benchmark: str | None = None,
     num_parts: int | None = None,
     missing: Iterable[Row] = (),
+    dropped: Iterable[Row] = (),
 ) -> Corpus:
     """Writes clips and texts as a corpus folder and opens it.
 
-    `missing` lists clips whose file is absent (rows of `dropped`); they stay in the corpus. Raises M2raapError for an empty
-    corpus, twin ids, a text without its clip, an unknown language or split, or a folder that holds another corpus.
+    `missing` lists clips whose file is absent (rows of `dropped`); they stay in the corpus. `dropped`: what an
+    importer refused, under ids that are no clips. Clips that were forgotten
+    (core/tombstones.py) stay out. Raises M2raapError for an empty corpus, twin ids, a text without its clip, an unknown
+    language or split, or a folder that holds another corpus.
     """
-    clips, texts, missing = list(clips), list(texts), list(missing)
+    clips, texts, missing, dropped = list(clips), list(texts), list(missing), list(dropped)
     _check_rows(clips, texts)
+    stones = tombstones.for_import(path)
+    gone = {row["clip_id"] for row in clips if len(stones) and stones.covers(row, video_root)}
+    clips, texts, missing = ([row for row in rows if row["clip_id"] not in gone] for rows in (clips, texts, missing))
+    if gone and not clips:
+        raise M2raapError(f"{path}: every clip of the input was forgotten ({tombstones.FILE} names them)")
+    benchmark = tombstones.benchmark_name(benchmark, len(gone)) if benchmark else None
     num_parts = num_parts or default_num_parts(len(clips))
     by_table: dict[str, list[list[Row]]] = {}
-    for table, rows in (("clips", clips), ("texts", texts), ("missing", missing)):
+    for table, rows in (("clips", clips), ("texts", texts), ("missing", missing), ("dropped", dropped)):
         parts: list[list[Row]] = [[] for _ in range(num_parts)]
         for row in rows:
             parts[part_of(row["clip_id"], num_parts)].append(row)
         by_table[table] = parts
-    _refuse_other(path)
+    _clear(path)
+    tombstones.write(path, stones)
     files: dict[str, str] = {}
     for table, parts in by_table.items():
         for part, rows in enumerate(parts):
-            if rows or table != "missing":
+            if rows or table in ("clips", "texts"):
                 files[f"{table}/{part:05d}"] = write_part(path, table, part, rows)
     manifest = {
         "kind": "corpus",
@@ -77,32 +92,45 @@ def write_corpus(
         "num_parts": num_parts,
         "video_root": os.path.relpath(video_root.resolve(), path.resolve()),
         "benchmark": benchmark,
-        "counts": {"clips": len(clips), "texts": len(texts), "missing_file": len(missing)},
+        "counts": {"clips": len(clips), "texts": len(texts), "missing_file": len(missing)}
+        | ({"dropped": len(dropped)} if dropped else {})
+        | ({"forgotten": len(gone)} if gone else {}),
         "source": source,
         "files": files,
-        "digest": digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION}),
+        "digest": content_digest(files, num_parts, benchmark),
     }
     write_json(path / "manifest.json", manifest)
     return open_corpus(path)
 
 
-def _refuse_other(path: Path) -> None:
-    """An import replaces a corpus of ours, but never writes into a folder that is something else."""
+def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
+    """What a corpus is called: a digest over the digests of its parts."""
+    return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION})
+
+
+def refuse_other(path: Path) -> None:
+    """Raises M2raapError where an import may not write: a file, or a folder that is something else than a corpus of ours."""
     if path.exists() and not path.is_dir():
         raise M2raapError(f"{path}: is a file; give a folder for --out")
     if not path.exists() or not any(path.iterdir()):
         return
     manifest = path / "manifest.json"
     if not manifest.exists():
-        if all(child.name in ("clips", "texts", "missing", "videos") for child in path.iterdir()):
+        if all(child.name in _OURS for child in path.iterdir()):
             return  # an import that was interrupted
         raise M2raapError(f"{path}: is not empty and holds no m2raap corpus; give another folder for --out")
     if read_json(manifest).get("kind") != "corpus":
         raise M2raapError(f"{path}: holds the output of a stage, not a corpus; give another folder for --out")
-    manifest.unlink()  # unfinished from here until the new one is written
-    for table in ("clips", "texts", "missing"):
+
+
+def _clear(path: Path) -> None:
+    """An import replaces a corpus of ours."""
+    refuse_other(path)
+    (path / "manifest.json").unlink(missing_ok=True)  # unfinished from here until the new one is written
+    for table in ("clips", "texts", "missing", "dropped"):
         for old in (path / table).glob("part-*.parquet"):
             old.unlink()
+    (path / SCORES).unlink(missing_ok=True)
 
 
 def _check_rows(clips: list[Row], texts: list[Row]) -> None:
@@ -128,6 +156,7 @@ def _check_rows(clips: list[Row], texts: list[Row]) -> None:
 
 def open_corpus(path: Path) -> Corpus:
     """Raises M2raapError where there is no finished corpus, or one of another schema version."""
+    tombstones.refuse_unfinished(path)
     manifest = path / "manifest.json"
     if not manifest.exists():
         what = "an unfinished import" if path.is_dir() and any(path.glob("*/part-*")) else "no corpus"

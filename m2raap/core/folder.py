@@ -11,9 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_error, write_json
+from m2raap.core.scores import scores_digest
 from m2raap.core.tables import SCHEMA_VERSION
 from m2raap.core.view import View
 
@@ -36,6 +38,7 @@ def begin(
     """
     if folder.exists() and not folder.is_dir():
         raise M2raapError(f"{folder}: is a file; give a folder")
+    tombstones.refuse_unfinished(folder)
     plan = {
         "stage": stage,
         "version": version,
@@ -75,6 +78,8 @@ def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
         named["corpus"] = view.corpus.digest
         named["langs"] = ",".join(view.langs)
         named["limit"] = view.cutoff or "none"
+        if view.scores:
+            named["scores"] = scores_digest(view.scores)
         for parent in view.folders:
             named[parent.name] = read_json(parent / "manifest.json")["digest"]
     return named

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,19 +38,23 @@ class DataStage:
     name: ClassVar[str]
     version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("texts",)  # what `score` sees
-    reads_video: ClassVar[bool] = False  # then `video_path` says which file
+    reads_video: ClassVar[bool] = False  # then `video_digest` names its bytes
     adds: ClassVar[tuple[str, ...]] = ()  # tables that `score` writes besides signals
     reduces: ClassVar[bool] = False
 
     verdict_columns: ClassVar[dict[str, str]] = {}  # of the scores that only `apply` can know
 
+    def more_verdict_columns(self, view: View) -> dict[str, str]:
+        """Columns of `verdicts` beside those, which depend on what the user gave."""
+        return {}
+
     def signal_columns(self) -> dict[str, str]:
         """Name -> float | int | str | bool | bytes of the columns that `score` writes."""
         raise NotImplementedError  # abstract: every stage states its columns
 
-    def video_path(self, root: Path, clip: Row) -> Path | None:
-        """The file that `score` will open for a clip; None where it may not or cannot."""
-        return None
+    def video_digest(self, clip: Row, view: View, videos: VideoDigests, settings: dict[str, Any]) -> str:
+        """Names the bytes that `score` will read of a clip's video; 'absent' where it may not or cannot."""
+        return "absent"
 
     def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
         raise NotImplementedError  # abstract: the stage itself
@@ -59,7 +63,14 @@ class DataStage:
         return {}
 
     def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
-        """The `dropped` (and `verdicts`) rows of one part. `own`: this stage's signals; `part.signals`: those before it."""
+        """The `dropped` (and `verdicts`) rows of one part. `own`: this stage's signals; `part.signals`: those before it.
+
+        A stage that adds texts also gives `superseded`: rows of texts that its own replace, with active False.
+        """
+        return {}
+
+    def ledger(self, own: Signals) -> dict[str, int]:
+        """More counts of one part for the manifest, such as how many texts went to which server."""
         return {}
 
 
@@ -69,6 +80,7 @@ class Settings:
 
     score: dict[str, Any]
     apply: dict[str, Any]
+    how: dict[str, Any] | None = None  # addresses, patience: `score` gets them as settings['how'], no digest holds them
 
     @property
     def both(self) -> dict[str, Any]:
@@ -137,16 +149,25 @@ def _map(stage: DataStage, phase: str, tasks: list[_Task], engine: Engine, folde
             advance()
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Every part with the stage's own signals, read anew each time that one goes through them."""
+
+    view: View
+    folder: Path
+
+    def __iter__(self) -> Iterator[tuple[Part, Signals]]:
+        for index in range(self.view.num_parts):
+            part = self.view.part(index, ("texts", "frames", "signals"))
+            yield part, _by_id(read_part(self.folder, "signals", index))
+
+
 def _decide(stage: DataStage, view: View, settings: Settings, folder: Path) -> dict[str, Any]:
     if not stage.reduces:
         return {}
 
-    def parts() -> Iterable[tuple[Part, Signals]]:
-        for index in range(view.num_parts):
-            yield view.part(index, ("texts", "frames", "signals")), _by_id(read_part(folder, "signals", index))
-
     start = time.monotonic()
-    decisions = stage.reduce(parts(), settings.apply)
+    decisions = stage.reduce(_Parts(view, folder), settings.apply)
     write_json(folder / "decisions.json", decisions)
     log_timing(folder, "reduce", time.monotonic() - start)
     return decisions
@@ -166,10 +187,9 @@ def _score_part(task: _Task) -> tuple[float, int]:
     stage, folder, index = task.stage, task.folder, task.part
     part = task.view.part(index, stage.reads)
     videos = VideoDigests(folder / "cache" / f"videos-{index:05d}.json") if stage.reads_video else None
-    root = task.view.corpus.video_root
     digests = {
         clip["clip_id"]: clip_digest(
-            part, clip, videos.of(clip["video"], stage.video_path(root, clip)) if videos else None
+            part, clip, stage.video_digest(clip, task.view, videos, task.settings.score) if videos else None
         )
         for clip in part.clips
     }
@@ -184,7 +204,10 @@ def _score_part(task: _Task) -> tuple[float, int]:
     fresh = set(digests) - kept
     if fresh:
         one_thread()
-        for table, rows in stage.score(part.only(fresh), task.view, task.settings.score).items():
+        settings = dict(task.settings.score)
+        if task.settings.how is not None:
+            settings["how"] = task.settings.how | {"folder": str(folder)}
+        for table, rows in stage.score(part.only(fresh), task.view, settings).items():
             tables[table] = tables.get(table, []) + rows
     have = {row["clip_id"] for row in tables.get("signals", [])}
     assert have == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - have)[:3]}"
@@ -230,24 +253,29 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     part = task.view.part(index, ("texts", "frames", "signals"))
     own = _by_id(read_part(folder, "signals", index))
     made = stage.apply(part, own, task.decisions or {}, task.settings.apply)
-    drops = [row | {"stage": stage.name} for row in made.get("dropped", [])]
-    added = [row for row in read_part(folder, "texts", index)] if "texts" in stage.adds else []
-    new_texts = {
-        row["text_id"]: row["clip_id"] for row in added if row["text_id"] not in {t["text_id"] for t in part.texts}
-    }
+    version = {"rule_version": f"{stage.name}/{stage.version}"}
+    drops = [version | row | {"stage": stage.name} for row in made.get("dropped", [])]
+    added = read_part(folder, "texts", index) if "texts" in stage.adds else []
+    superseded = made.get("superseded", [])
     table = "missing" if task.view.is_benchmark else "dropped"
     if not task.view.is_benchmark:
-        drops = drops + _left_without_text(stage.name, part, set(new_texts.values()), drops)
+        with_new = set(_new_texts(part, added).values())
+        drops = drops + [version | row for row in _left_without_text(stage.name, part, with_new, drops)]
     files = {f"{table}/{index:05d}": write_part(folder, table, index, drops)}
-    if stage.verdict_columns:
-        schema = signal_schema(stage.verdict_columns)
+    if "texts" in stage.adds:
+        files[f"superseded/{index:05d}"] = write_part(folder, "superseded", index, superseded)
+    if columns := stage.verdict_columns | stage.more_verdict_columns(task.view):
+        schema = signal_schema(columns)
         files[f"verdicts/{index:05d}"] = write_part(folder, "verdicts", index, made.get("verdicts", []), schema)
-    counts = _count(part, new_texts, [] if task.view.is_benchmark else drops)
-    counts["texts_superseded"] = sum(not row["active"] for row in added)
-    if task.view.is_benchmark:
-        counts["clips_missing"] = len(drops)
+    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) | stage.ledger(own)
     write_json(done, {"key": key, "files": files, "counts": counts})
     return time.monotonic() - start, 0
+
+
+def _new_texts(part: Part, added: list[Row]) -> dict[str, str]:
+    """text_id -> clip_id of the texts that a stage added; the others replace one that was there."""
+    known = {text["text_id"] for text in part.texts}
+    return {row["text_id"]: row["clip_id"] for row in added if row["text_id"] not in known}
 
 
 def _left_without_text(stage: str, part: Part, also_with_text: set[str], drops: list[Row]) -> list[Row]:
@@ -260,6 +288,15 @@ def _left_without_text(stage: str, part: Part, also_with_text: set[str], drops: 
         if texts and not left and clip_id not in gone_clips | also_with_text:
             rows.append({"clip_id": clip_id, "stage": stage, "reason": "no_text_left"})
     return rows
+
+
+def count_part(part: Part, added: list[Row], drops: list[Row], is_benchmark: bool) -> dict[str, int]:
+    """What a stage did to one part, from the view before it, the texts it wrote and its `dropped` (or `missing`) rows."""
+    counts = _count(part, _new_texts(part, added), [] if is_benchmark else drops)
+    counts["texts_superseded"] = sum(not row["active"] for row in added)
+    if is_benchmark:
+        counts["clips_missing"] = len(drops)
+    return counts
 
 
 def _count(part: Part, new_texts: dict[str, str], drops: list[Row]) -> dict[str, int]:
@@ -287,12 +324,17 @@ def one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+def signed_path(folder: Path, key: str) -> Path:
+    """The file that a key of a manifest's `files` means: 'texts/00003' is a part of a table, all else a path."""
+    table, _, part = key.partition("/")
+    return folder / table / part_name(int(part)) if part.isdigit() else folder / key
+
+
 def verify_files(folder: Path, files: dict[str, str]) -> list[str]:
     """Names of table parts whose bytes are not those that the manifest was signed over."""
     wrong = []
     for key, expected in sorted(files.items()):
-        table, _, part = key.partition("/")
-        path = folder / table / part_name(int(part)) if part.isdigit() else folder / key
+        path = signed_path(folder, key)
         if not path.exists() or file_sha256(path) != expected:
             wrong.append(os.fspath(path))
     return wrong

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Row = dict[str, Any]
 
@@ -68,6 +68,7 @@ DROPPED = pa.schema(
         ("reason", pa.string()),
         ("score", pa.float64()),
         ("threshold", pa.float64()),
+        ("rule_version", pa.string()),  # reason/number; a stage's own verdicts: stage/version
         ("detail", pa.string()),
         ("also_failed", pa.list_(pa.string())),
     ]
@@ -76,6 +77,7 @@ DROPPED = pa.schema(
 SCHEMAS: dict[str, pa.Schema] = {
     "clips": CLIPS,
     "texts": TEXTS,
+    "superseded": TEXTS,  # texts of earlier folders that a stage's own replace: active False
     "frames": FRAMES,
     "dropped": DROPPED,
     "missing": DROPPED,
@@ -86,6 +88,7 @@ _COMPRESSION = {"frames": "none"}
 _SORT = {
     "clips": ("clip_id",),
     "texts": ("clip_id", "text_id"),
+    "superseded": ("clip_id", "text_id"),
     "frames": ("clip_id",),
     "signals": ("clip_id", "text_id"),
     "verdicts": ("clip_id", "text_id"),
@@ -132,16 +135,21 @@ def write_part(folder: Path, table: str, part: int, rows: Iterable[Row], schema:
     columns = [
         pa.array([row.get(name) for row in ordered], type=columns_of.field(name).type) for name in columns_of.names
     ]
+    return write_table(folder / table / part_name(part), pa.Table.from_arrays(columns, schema=columns_of))
+
+
+def write_table(path: Path, rows: pa.Table) -> str:
+    """Puts rows at `path`, whose folder names the table, and returns the SHA-256 of the bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.Table.from_arrays(columns, schema=columns_of),
+        rows.combine_chunks(),
         sink,
-        compression=_COMPRESSION.get(table, "zstd"),
+        compression=_COMPRESSION.get(path.parent.name, "zstd"),
         write_statistics=False,
-        use_dictionary=table != "frames",
+        use_dictionary=path.parent.name != "frames",
     )
     data = sink.getvalue().to_pybytes()
-    write_atomic(folder / table / part_name(part), data)
+    write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from m2raap.core.files import read_json, write_json
@@ -31,6 +32,16 @@ class VideoDigests:
             return "absent"
         self._known[video] = [stat.st_size, stat.st_mtime_ns, value]
         self._changed = True
+        return value
+
+    def of_url(self, url: str, ask: Callable[[], str]) -> str:
+        """What `ask` answers for an address, asked once a folder; 'absent' is not remembered."""
+        if (known := self._known.get(url)) is not None:
+            return str(known[2])
+        value = ask()
+        if value != "absent":
+            self._known[url] = [-1, -1, value]
+            self._changed = True
         return value
 
     def save(self) -> None:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from m2raap.core import tombstones
 from m2raap.core.config import canonical, digest
 from m2raap.core.corpus import LANGS, Corpus, open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
+from m2raap.core.scores import open_scores, scores_digest
 from m2raap.core.tables import Row, read_part
 
 
@@ -51,6 +53,7 @@ class View:
     corpus_path: Path
     folders: tuple[Path, ...] = ()
     langs: tuple[str, ...] = LANGS
+    scores: tuple[Path, ...] = ()  # files of --scores: signals that were there before any stage
     cutoff: str | None = None  # with --limit: the largest id hash that is let through
     with_inactive: bool = False
 
@@ -70,24 +73,41 @@ class View:
     def digest(self) -> str:
         """Names the content of the view: equal digests, equal rows."""
         parents = [read_json(folder / "manifest.json")["digest"] for folder in self.folders]
-        return digest([self.corpus.digest, parents, self.langs, self.cutoff])
+        scores = [scores_digest(self.scores)] if self.scores else []
+        return digest([self.corpus.digest, parents, self.langs, self.cutoff, *scores])
 
     def over(self, folder: Path) -> View:
         return replace(self, folders=(*self.folders, folder))
 
+    def with_scores(self, paths: tuple[Path, ...]) -> View:
+        """The view with users' scores among the signals. Raises M2raapError for files that do not fit the corpus."""
+        if paths:
+            open_scores(paths).check(self.corpus, tombstones.read(self.corpus_path))
+        return replace(self, scores=paths)
+
+    @property
+    def score_columns(self) -> dict[str, str]:
+        """Column -> clip_id or text_id, of users' scores."""
+        return open_scores(self.scores).columns if self.scores else {}
+
     def limited(self, num_clips: int | None) -> View:
-        """The `num_clips` clips with the smallest id hashes: always the same ones, and a prefix of any larger limit."""
+        """The `num_clips` clips with the smallest id hashes: always the same ones, and a prefix of any larger limit.
+
+        A clip that was forgotten still takes its place, so that nothing new comes in where it was.
+        """
         if num_clips is None:
             return self
         if num_clips < 1:
             raise M2raapError(f"--limit {num_clips}: must be at least 1")
-        hashes = sorted(_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"]))
+        here = {_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"])}
+        gone = {stone.id for stone in tombstones.read(self.corpus_path).stones.values() if stone.was_here}
+        hashes = sorted(here | gone)
         return replace(self, cutoff=hashes[min(num_clips, len(hashes)) - 1])
 
     def part(self, index: int, tables: tuple[str, ...] = ("texts",)) -> Part:
         """One part, with the tables named: of 'texts', 'frames', 'signals', 'jpegs' ('frames' without 'jpegs' leaves the
         pictures on disk)."""
-        gone = set() if self.is_benchmark else self._gone(index)
+        gone = set() if self.is_benchmark else self.gone(index)
         clips = [
             row
             for row in self.corpus.rows("clips", index)
@@ -96,8 +116,9 @@ class View:
         here = {row["clip_id"] for row in clips}
         texts: dict[str, Row] = {}
         if "texts" in tables:
-            for row in self._rows("texts", index):
-                texts[row["text_id"]] = row
+            for table in ("texts", "superseded"):
+                for row in self._rows(table, index):
+                    texts[row["text_id"]] = row
         frames: dict[str, Row] = {}
         if "frames" in tables or "jpegs" in tables:
             wanted = (
@@ -111,6 +132,8 @@ class View:
                 }
         signals: dict[str, Row] = {}
         if "signals" in tables:
+            if self.scores:
+                signals = open_scores(self.scores).of(clips, texts.values())
             for folder in self.folders:
                 for table in ("signals", "verdicts"):
                     for row in read_part(folder, table, index):
@@ -140,7 +163,8 @@ class View:
         for folder in self.folders:
             yield from read_part(folder, table, index)
 
-    def _gone(self, index: int) -> set[str]:
+    def gone(self, index: int) -> set[str]:
+        """Ids of the clips and texts of a part that a stage has dropped."""
         return {row["text_id"] or row["clip_id"] for row in self.dropped(index)}
 
     def _within(self, clip_id: str) -> bool:
@@ -148,7 +172,7 @@ class View:
 
 
 def _id_hash(clip_id: str) -> str:
-    return hashlib.blake2b(f"limit:{clip_id}".encode(), digest_size=16).hexdigest()
+    return tombstones.id_hash(clip_id)
 
 
 def clip_digest(part: Part, clip: Row, video_digest: str | None) -> str:
@@ -165,6 +189,7 @@ def clip_digest(part: Part, clip: Row, video_digest: str | None) -> str:
 
 def open_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
     """A corpus folder, or a finished stage folder with all that stands before it. Raises M2raapError if neither is there."""
+    tombstones.refuse_unfinished(path)
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
         raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again, it resumes")
@@ -182,5 +207,5 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
         resolve(manifest["view"]["corpus"]),
         (*(resolve(folder) for folder in manifest["view"]["folders"]), path),
         tuple(lang for lang in manifest["view"]["langs"] if lang in langs),
-        manifest["view"]["cutoff"],
+        cutoff=manifest["view"]["cutoff"],
     )

@@ -1,41 +1,81 @@
-"""Auxiliary captions of key-frames. The offline captioner looks them up; a generative one answers to the same protocol.
+"""Auxiliary captions of key-frames: looked up offline, by an image-to-text model in this process, or by an endpoint.
 
+Whatever the captioner, a frame and language give one row with an outcome: ok, truncated, refused, error, skipped.
 Shapes: K frames, C candidate captions, E dimensions.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
 from m2raap.curate import language
+from m2raap.curate.echo import echoes
+from m2raap.curate.image_text import ImageText, ImageTextConfig
+from m2raap.curate.llm.ask import ask
+from m2raap.curate.llm.budget import Budget
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.client import HttpBackend
+from m2raap.curate.llm.endpoint import EndpointConfig, request_body
+from m2raap.curate.llm.prompts import as_data, load_prompt
+from m2raap.curate.llm.schema import Request
 
-EncodeText = Callable[[list[str]], np.ndarray]
+CAPTION_PROMPTS = ("describe", "repair")
+MIN_LANG_SHARE = 0.5  # under that a generated caption is not in its language
+Row = dict[str, Any]
 
 
 class CaptionerConfig(Config):
     """Which captioner, and when it says nothing."""
 
-    name: Literal["retrieval"] = "retrieval"
+    name: Literal["retrieval", "transformers", "endpoint"] = "retrieval"
     min_score: float | None = Field(
-        default=None, description="cosine under which a frame gets no caption; None: always one"
+        default=None, description="retrieval: cosine under which a frame gets no caption; null: always one"
     )
+    prompts: str | None = Field(default=None, description="folder with prompt files of your own; null: the package's")
+    transformers: ImageTextConfig | None = None
+    endpoint: EndpointConfig | None = Field(default=None, description="a chat model that sees pictures")
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> CaptionerConfig:
+        for kind in ("transformers", "endpoint"):
+            if (getattr(self, kind) is not None) != (self.name == kind):
+                raise ValueError(f"name: {kind} needs the key '{kind}', and only then may it stand here")
+        return self
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    clip_id: str
+    jpegs: Sequence[bytes]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What captioners may use. Encoders: of one backbone, texts or JPEGs -> (N, E) features; `cache` opens at first use."""
+
+    encode_images: Callable[[Sequence[bytes]], np.ndarray]
+    encode_texts: Callable[[list[str]], np.ndarray]
+    cache: Callable[[], Cache]
 
 
 class Captioner(Protocol):
-    """K frames of one clip -> one row a frame and language."""
+    """Frames of clips -> rows frame_index, lang, text (None unless ok), score (None: has none), outcome, note, sent_to,
+    by frame, then language."""
 
     producer: str
 
-    def caption(self, frame_features_KE: np.ndarray, langs: Sequence[str]) -> list[dict[str, Any]]: ...
+    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]: ...
 
 
 @lru_cache(maxsize=1)
@@ -58,27 +98,25 @@ def candidates() -> dict[str, tuple[str, ...]]:
 
 
 class RetrievalCaptioner:
-    """The candidate caption nearest to the frame. Candidates are encoded once a language, at first use.
-
-    `encode_text`: texts -> (N, E) features of the backbone that made the frame features; they are scaled to unit rows.
-    """
+    """The candidate caption nearest to the frame. Candidates are encoded once a language, at first use."""
 
     producer = "retrieval"
 
-    def __init__(self, encode_text: EncodeText, cfg: CaptionerConfig | None = None) -> None:
-        self.cfg = cfg or CaptionerConfig()
-        self._encode_text = encode_text
+    def __init__(self, cfg: CaptionerConfig, tools: Tools) -> None:
+        self.cfg = cfg
+        self._tools = tools
         self._features_CE: dict[str, np.ndarray] = {}
 
-    def caption(self, frame_features_KE: np.ndarray, langs: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows frame_index, lang, text, score (cosine), outcome 'ok' | 'skipped' (text None), by frame, then language.
+    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
+        features = [self._tools.encode_images(clip.jpegs) for clip in clips if clip.jpegs]
+        found = iter(self.nearest(features, langs))
+        return [next(found) if clip.jpegs else [] for clip in clips]
+
+    def nearest(self, clips: Sequence[np.ndarray], langs: Sequence[str]) -> list[list[Row]]:
+        """`caption_many` of frame features (K, E), with one matrix product a language. Outcomes: ok, skipped.
 
         Raises M2raapError for features that are not finite or of another width than the text features.
         """
-        return self.caption_many([frame_features_KE], langs)[0]
-
-    def caption_many(self, clips: Sequence[np.ndarray], langs: Sequence[str]) -> list[list[dict[str, Any]]]:
-        """`caption` of many clips with one matrix product a language. Clips may differ in K."""
         if not clips:
             return []
         frames_KE = np.concatenate([np.asarray(clip, np.float32) for clip in clips])
@@ -108,6 +146,8 @@ class RetrievalCaptioner:
                             "text": candidates()[lang][choice] if good else None,
                             "score": score,
                             "outcome": "ok" if good else "skipped",
+                            "note": "" if good else "min_score",
+                            "sent_to": "",
                         }
                     )
             result.append(rows)
@@ -117,9 +157,109 @@ class RetrievalCaptioner:
     def _text_features(self, lang: str) -> np.ndarray:
         language.check_lang(lang)
         if lang not in self._features_CE:
-            features = np.asarray(self._encode_text(list(candidates()[lang])), np.float32)
+            features = np.asarray(self._tools.encode_texts(list(candidates()[lang])), np.float32)
             self._features_CE[lang] = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
         return self._features_CE[lang]
 
 
-CAPTIONERS: dict[str, Callable[[EncodeText, CaptionerConfig], Captioner]] = {"retrieval": RetrievalCaptioner}
+class ImageTextCaptioner:
+    """A model of image_text.py; it writes one language, and frames get no caption in another."""
+
+    def __init__(self, cfg: CaptionerConfig, tools: Tools) -> None:
+        assert cfg.transformers is not None, "CaptionerConfig checks it"
+        self.cfg = cfg.transformers
+        self._model = ImageText(cfg.transformers, tools.cache)
+        self.producer = self._model.name + (f" prompt:{self.cfg.prompt}" if self.cfg.prompt else "")
+
+    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
+        """Raises M2raapError where the model writes a language that was not asked for."""
+        lang = self.cfg.lang
+        if lang not in langs:
+            raise M2raapError(
+                f"caption.transformers writes '{lang}', and the recipe's langs are {', '.join(langs)}: set its lang, "
+                "or take a captioner that knows them (endpoint)"
+            )
+        found = iter(self._model.describe([(clip.clip_id, jpeg) for clip in clips for jpeg in clip.jpegs]))
+        rows: list[list[Row]] = []
+        for clip in clips:
+            rows.append([])
+            for index in range(len(clip.jpegs)):
+                said = next(found)
+                if said.finish == "stop":
+                    rows[-1].append(_judged(index, lang, said.content, ""))
+                else:
+                    detail = f"cut after {said.tokens_out} tokens"
+                    rows[-1].append(_row(index, lang, None, "truncated", detail, ""))
+        return rows
+
+
+class EndpointCaptioner:
+    """A chat model that sees one key-frame a question and answers in all languages at once."""
+
+    def __init__(self, cfg: CaptionerConfig, tools: Tools) -> None:
+        assert cfg.endpoint is not None, "CaptionerConfig checks it"
+        self.cfg = cfg.endpoint
+        self._cache = tools.cache
+        self._prompts = {name: load_prompt(name, cfg.prompts) for name in CAPTION_PROMPTS}
+        self.producer = f"{self.cfg.model} describe:{self._prompts['describe'].digest[:12]}"
+
+    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
+        """Raises M2raapError where the model cannot be asked at all."""
+        requests = self.requests(clips, langs)
+        if not requests:
+            return [[] for _ in clips]
+        cache = self._cache()
+        budget = Budget(cache, "caption", self.cfg.budget)
+        answers = iter(ask(requests, HttpBackend(self.cfg), cache, budget, self._prompts["repair"]))
+        result: list[list[Row]] = []
+        for clip in clips:
+            rows: list[Row] = []
+            for index in range(len(clip.jpegs)):
+                said = next(answers)
+                for lang in langs:
+                    if said.captions:
+                        rows.append(_judged(index, lang, said.captions[lang], said.server))
+                    else:
+                        rows.append(_row(index, lang, None, said.outcome, said.detail, said.server))
+            result.append(rows)
+        return result
+
+    def requests(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[Request]:
+        """One a frame."""
+        return [self._request(clip.clip_id, jpeg, tuple(langs)) for clip in clips for jpeg in clip.jpegs]
+
+    def _request(self, clip_id: str, jpeg: bytes, langs: tuple[str, ...]) -> Request:
+        picture = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        messages = [
+            {"role": "system", "content": self._prompts["describe"].text},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": as_data({"languages": list(langs)})},
+                    {"type": "image_url", "image_url": {"url": picture}},
+                ],
+            },
+        ]
+        return Request(request_body(self.cfg, messages, langs), self._prompts["describe"].digest, langs, clip_id)
+
+
+def _judged(index: int, lang: str, text: str, server: str) -> Row:
+    """A generated caption, unless it is none: an order read off the screen, talk about the task, another language."""
+    heard = echoes(text)
+    if heard:
+        return _row(index, lang, None, "refused", f"the answer holds: {', '.join(heard)}", server)
+    if not text or language.lang_share(text, lang) < MIN_LANG_SHARE:
+        return _row(index, lang, None, "refused", f"the answer is not in {lang}" if text else "empty", server)
+    return _row(index, lang, text, "ok", "", server)
+
+
+def _row(index: int, lang: str, text: str | None, outcome: str, note: str, server: str) -> Row:
+    ids = {"frame_index": index, "lang": lang, "text": text, "score": None}
+    return ids | {"outcome": outcome, "note": note, "sent_to": server}
+
+
+CAPTIONERS: dict[str, Callable[[CaptionerConfig, Tools], Captioner]] = {
+    "retrieval": RetrievalCaptioner,
+    "transformers": ImageTextCaptioner,
+    "endpoint": EndpointCaptioner,
+}

@@ -1,147 +1,163 @@
-"""Copies: one text on too many clips, and near-identical clips.
+"""Near-identical clips: 64-bit hashes in banded buckets find candidates, 8 x 8 colour thumbnails of their frames decide.
 
-Texts go by a sketch per part (hash, count), merged over parts, then decided. Clips go by 64-bit difference hashes of
-their frames: bands find candidates, aligned frames verify them exactly.
+A clip has three hashes (m2raap.curate.thumbnails): of the whole, of its first and of its second half. Clips of which one
+hash differs in at most `max_hamming` bits are candidates; the bands make sure that none of these is missed as long as no
+bucket overflows. The clip of better quality is kept; a dropped clip drops no other, so chains of likeness end there.
+
+Growth: sorts and a comparison with the neighbours in each bucket, so n log n and a term n^2 / 2^16 (2^21 with the more
+numerous bands that are taken for millions of clips); `max_bucket` caps it where a corpus is full of one picture. Memory:
+some 100 bytes a clip for the hashes, 1.5 KB for each clip that is a candidate.
+
+Shapes: N clips, P pairs, H = 3 hashes a clip. Rows are in the order of rank, the best first; pairs are (earlier, later).
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
 from pydantic import Field
 
 from m2raap.core.config import Config
-from m2raap.curate import language
+from m2raap.curate.thumbnails import matching_shares
 
-_DIGITS = re.compile(r"\d+")
+_BLOCK = 2048  # pairs looked at closely at a time
+_MAX_PAIRS = 64  # a clip is looked at beside at most so many better ones
 
 
-class DuplicateClipsConfig(Config):
-    """When two clips are copies. Frames are compared in order, so the same things moving otherwise are no copies."""
+class DuplicateConfig(Config):
+    """When two clips are copies."""
 
-    max_hamming: int = Field(
-        default=4, ge=0, le=7, description="bits of 64 in which two hashes of one frame may differ"
-    )
-    min_share: float = Field(default=0.75, gt=0, le=1, description="share of aligned frames that must match")
-    min_set_bits: int = Field(
-        default=4, ge=0, le=32, description="a hash with fewer set (or unset) bits is a flat frame"
-    )
+    max_hamming: int = Field(default=6, ge=0, le=12, description="bits of 64 in which a hash of candidates may differ")
+    max_bucket: int = Field(default=256, ge=2, description="neighbours in a bucket that a clip is compared with")
+    max_distance: float = Field(default=0.1, gt=0, lt=1, description="of two frames; 0: the same, about 1: strangers")
+    min_share: float = Field(default=0.75, gt=0, le=1, description="share of the frames, in order, that must match")
     max_duration_gap: float = Field(default=0.1, ge=0, description="relative difference of the durations")
-    max_bucket: int = Field(
-        default=500, ge=2, description="clips compared per band value; larger buckets are common frames"
-    )
 
 
-def text_key(text: str, lang: str) -> int:
-    """Signed 64-bit hash of language and normalised text: NFKC, lower case, numbers as one, no punctuation."""
-    plain = " ".join(language.tokens(_DIGITS.sub("0", unicodedata.normalize("NFKC", language.visible(text)))))
-    digest = hashlib.blake2b(f"{lang}\0{plain}".encode(errors="replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def text_sketch(rows: Iterable[tuple[str, str, str]]) -> list[tuple[int, int]]:
-    """(text_key, number of clips it stands on), sorted, for rows (clip_id, lang, text) of one part.
-
-    A clip lies in one part, so counts of parts add up.
-    """
-    seen = {(text_key(text, lang), clip_id) for clip_id, lang, text in rows}
-    return sorted(Counter(key for key, _ in seen).items())
-
-
-def common_texts(sketches: Iterable[Iterable[tuple[int, int]]], max_copies: int) -> dict[int, int]:
-    """text_key -> clips, for the texts that stand on more than `max_copies` clips of the corpus."""
-    total: Counter[int] = Counter()
-    for sketch in sketches:
-        for key, count in sketch:
-            total[key] += count
-    return {key: count for key, count in sorted(total.items()) if count > max_copies}
-
-
-def near_duplicate_clips(
-    ids: Sequence[str],
-    hashes: Sequence[Sequence[int]],
+def near_duplicates(
+    hashes_NH: np.ndarray,
     durations_s: Sequence[float],
-    cfg: DuplicateClipsConfig | None = None,
-    verify: Callable[[str, str], bool] | None = None,
-) -> dict[str, str]:
-    """dropped clip_id -> kept clip_id (the smallest id of its group), sorted by dropped id.
+    thumbnails_of: Callable[[np.ndarray], np.ndarray],
+    cfg: DuplicateConfig,
+) -> dict[int, int]:
+    """Row of a dropped clip -> row of the kept one that it copies.
 
-    hashes: per clip the 64-bit dHashes of its frames in time order, signed or not; clips may differ in number of frames
-    (frames are then aligned by relative position). A copy must match a *kept* clip in `min_share` of the aligned frames
-    and in duration; flat frames match nothing. `verify(kept, dropped)` may look closer (pixels) at a found pair. The
-    result depends on the set of clips alone, never on their order. Work: a sort, and at most max_bucket comparisons a
-    clip, band and frame.
+    hashes_NH: uint64; clips that may match nothing (no frame with content) are left out by the caller. `thumbnails_of(rows)`
+    gives (R, K, 8, 8, 3) uint8 of the sorted rows that it is asked for, once.
     """
-    cfg = cfg or DuplicateClipsConfig()
-    assert len(ids) == len(hashes) == len(durations_s) and len(set(ids)) == len(ids)
-    buckets: dict[tuple[int, int], list[int]] = defaultdict(list)  # of kept clips only
+    pairs = candidates(hashes_NH, cfg)
     durations = np.asarray(durations_s, np.float64)
-    planes = [np.array([h & 0xFFFFFFFFFFFFFFFF for h in row], np.uint64) for row in hashes]
-    dropped: dict[str, str] = {}
-    for at in sorted(range(len(ids)), key=lambda i: ids[i]):
-        bands = _bands(planes[at], cfg)
-        near = np.array(sorted({o for band in bands for o in buckets.get(band, ())}), np.int64)
-        gap = np.abs(durations[near] - durations[at])
-        near = near[gap <= cfg.max_duration_gap * np.maximum(np.maximum(durations[near], durations[at]), 1e-9)]
-        shares = _matching_shares(planes, near, at, cfg)
-        found = [
-            int(o)
-            for o in near[shares >= cfg.min_share].tolist()
-            if verify is None or verify(str(ids[o]), str(ids[at]))
-        ]
-        if found:
-            dropped[ids[at]] = min(ids[o] for o in found)
-            continue
-        # A dropped clip is not looked up itself, so that chains of likeness do not drop the unlike.
-        for band in bands:
-            if len(buckets[band]) < cfg.max_bucket:
-                buckets[band].append(at)
-    return dropped
+    gap = np.abs(durations[pairs[:, 0]] - durations[pairs[:, 1]])
+    longer = np.maximum(durations[pairs[:, 0]], durations[pairs[:, 1]])
+    pairs = pairs[gap <= cfg.max_duration_gap * np.maximum(longer, 1e-9)]
+    if not len(pairs):
+        return {}
+    rows = np.unique(pairs)
+    thumbs = thumbnails_of(rows)
+    copies: dict[int, int] = {}
+    for start in range(0, len(pairs), _BLOCK):
+        block = pairs[start : start + _BLOCK]
+        first, second = (thumbs[np.searchsorted(rows, block[:, side])] for side in (0, 1))
+        match = matching_shares(first, second, cfg.max_distance) >= cfg.min_share
+        for earlier, later in block[match].tolist():  # sorted by the later one: all about the earlier ones is known
+            if later not in copies and earlier not in copies:
+                copies[later] = earlier
+    return copies
 
 
-def _matching_shares(planes: list[np.ndarray], near: np.ndarray, at: int, cfg: DuplicateClipsConfig) -> np.ndarray:
-    """matching_share of clip `at` with each of `near`; those with equally many frames in one go."""
-    shares = np.zeros(len(near))
-    equal = np.array([len(planes[o]) == len(planes[at]) for o in near], bool)
-    if equal.any():
-        others_NK = np.stack([planes[o] for o in near[equal]])
-        shares[equal] = _frame_matches(others_NK, planes[at][None], cfg).mean(axis=1)
-    for i in np.flatnonzero(~equal):
-        shares[i] = matching_share(planes[near[i]], planes[at], cfg)
-    return shares
+def candidates(hashes_NH: np.ndarray, cfg: DuplicateConfig) -> np.ndarray:
+    """(P, 2) pairs of which any hash is near, sorted by the later row, then the earlier one."""
+    found = np.zeros((0, 2), np.int64)
+    for column in range(hashes_NH.shape[1]):
+        found = _best(np.concatenate([found, near_pairs(hashes_NH[:, column], cfg.max_hamming, cfg.max_bucket)]))
+    return found
 
 
-def matching_share(first: np.ndarray, second: np.ndarray, cfg: DuplicateClipsConfig) -> float:
-    """Share of aligned frames (uint64 hashes, time order) of two clips that match; flat frames do not."""
-    if len(first) == 0 or len(second) == 0:
-        return 0.0
-    num = max(len(first), len(second))
-    a, b = first[_stretch(len(first), num)], second[_stretch(len(second), num)]
-    return float(np.mean(_frame_matches(a, b, cfg)))
+def near_pairs(hashes_N: np.ndarray, max_hamming: int, max_bucket: int) -> np.ndarray:
+    """(P, 2) pairs of uint64 hashes that differ in at most `max_hamming` bits, each once, sorted by the later row.
+
+    Exact while no bucket holds more than `max_bucket` hashes; beyond, each is compared with that many next to it in the
+    order of its bucket, and keeps its 64 earliest partners.
+    """
+    num = len(hashes_N)
+    found = np.zeros((0, 2), np.int64)
+    if num < 2:
+        return found
+    # Copies of one hash stand for each other: a picture that is everywhere is compared with others once.
+    values, first, inverse, counts = np.unique(hashes_N, return_index=True, return_inverse=True, return_counts=True)
+    parts = [_twins(inverse, counts, first)]
+    pending = 0
+    for order in _band_orders(len(values), max_hamming):
+        keys, bits = _with_bands_first(values, order)
+        rows = np.argsort(keys, kind="stable")
+        keys, sorted_values = keys[rows] >> np.uint64(64 - bits), values[rows]
+        at = np.arange(len(rows) - 1)
+        for step in range(1, max_bucket + 1):
+            at = at[: np.searchsorted(at, len(rows) - step)]
+            at = at[keys[at] == keys[at + step]]
+            if not len(at):
+                break
+            near = np.bitwise_count(sorted_values[at] ^ sorted_values[at + step]) <= max_hamming
+            pair = np.stack([first[rows[at[near]]], first[rows[at[near] + step]]], axis=1)
+            parts.append(np.sort(pair, axis=1))
+            pending += len(pair)
+        if pending > 4_000_000:
+            parts, pending = [_best(np.concatenate(parts))], 0
+    return _best(np.concatenate(parts))
 
 
-def _frame_matches(a: np.ndarray, b: np.ndarray, cfg: DuplicateClipsConfig) -> np.ndarray:
-    near = np.bitwise_count(a ^ b) <= cfg.max_hamming
-    return near & _has_content(a, cfg.min_set_bits) & _has_content(b, cfg.min_set_bits)
+def _twins(inverse: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Pairs of rows with one and the same hash: each with the up to 64 before it."""
+    rows = np.flatnonzero(counts[inverse] > 1)
+    rows = rows[np.argsort(inverse[rows], kind="stable")]
+    parts = [np.zeros((0, 2), np.int64)]
+    for step in range(1, _MAX_PAIRS + 1):
+        same = inverse[rows[step:]] == inverse[rows[:-step]] if step < len(rows) else np.zeros(0, bool)
+        if not same.any():
+            break
+        parts.append(np.stack([rows[:-step][same], rows[step:][same]], axis=1))
+    head = first[inverse[rows]]
+    parts.append(np.stack([head, rows], axis=1)[head != rows])
+    return np.concatenate(parts)
 
 
-def _stretch(length: int, num: int) -> np.ndarray:
-    return np.rint(np.linspace(0, length - 1, num)).astype(np.int64)
+def _best(pairs: np.ndarray) -> np.ndarray:
+    """Each pair once, sorted by the later row; of one row at most _MAX_PAIRS, those with the earliest partners."""
+    if not len(pairs):
+        return pairs
+    keys = np.sort(pairs[:, 1] << 32 | pairs[:, 0])  # one number sorts faster than two
+    keys = keys[np.concatenate([[True], keys[1:] != keys[:-1]])]
+    pairs = np.stack([keys & 0xFFFFFFFF, keys >> 32], axis=1)
+    starts = np.flatnonzero(np.concatenate([[True], pairs[1:, 1] != pairs[:-1, 1]]))
+    place = np.arange(len(pairs)) - np.repeat(starts, np.diff(np.append(starts, len(pairs))))
+    return pairs[place < _MAX_PAIRS]
 
 
-def _has_content(planes: np.ndarray, min_set_bits: int) -> np.ndarray:
-    ones = np.bitwise_count(planes)
-    return (ones >= min_set_bits) & (ones <= 64 - min_set_bits)
+def _band_orders(num: int, max_hamming: int) -> list[tuple[tuple[int, int], ...]]:
+    """Sets of bands (low bit, high bit) such that hashes within `max_hamming` bits agree in all bands of at least one set.
+
+    With b bands at least b - max_hamming are whole; the b that costs least for that many hashes is taken.
+    """
+
+    def cost(bands: int) -> float:
+        keep = bands - max_hamming
+        return math.comb(bands, keep) * (30 + num / 2 ** (64 * keep / bands))
+
+    bands = min(range(max_hamming + 1, max_hamming + 4), key=cost)
+    edges = np.linspace(0, 64, bands + 1).astype(int).tolist()
+    return list(combinations(zip(edges[:-1], edges[1:], strict=True), bands - max_hamming))
 
 
-def _bands(planes: np.ndarray, cfg: DuplicateClipsConfig) -> list[tuple[int, int]]:
-    """(band, its bits) of all frames with content. With one band more than bits may differ, one band is equal."""
-    edges = np.linspace(0, 64, cfg.max_hamming + 2).astype(int)
-    whole = [int(plane) for plane in planes[_has_content(planes, cfg.min_set_bits)]]
-    spans = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-    return sorted({(low, plane >> low & ((1 << high - low) - 1)) for plane in whole for low, high in spans})
+def _with_bands_first(values: np.ndarray, bands: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, int]:
+    """The hashes with the bits of `bands` moved to the top, the others below, and how many bits the bands have."""
+    edges = [0, *(edge for band in bands for edge in band), 64]
+    rest = [(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True) if low < high]
+    moved = np.zeros(len(values), np.uint64)
+    for low, high in (*bands, *rest):
+        width = high - low
+        mask = np.uint64((1 << width) - 1) if width < 64 else np.uint64(0xFFFFFFFFFFFFFFFF)
+        moved = (moved << np.uint64(width) if width < 64 else np.zeros_like(moved)) | ((values >> np.uint64(low)) & mask)
+    return moved, sum(high - low for low, high in bands)

@@ -30,14 +30,21 @@ def compare(raw: str, rewrite: str, lang: str, simplified: bool = False) -> Fide
     return Fidelity(tuple(sorted(lost)), tuple(sorted(new_words - set(language.tokens(base)))))
 
 
+def claims(text: str) -> str:
+    """`text` without links, file names, stock phrases and their serial numbers: what is said of the video."""
+    bare = " ".join(word for word in LINK.sub(" ", text).split() if not is_machine_word(word))
+    spans = list(language.TOKEN.finditer(bare))
+    words = [span.group().lower() for span in spans]
+    idle = phrases.covered(words)
+    kept, at = [], 0
+    for i, (span, word, flag) in enumerate(zip(spans, words, idle, strict=True)):
+        # A serial number right after a stock phrase is its number ("clip 00231"); "of" after one is its preposition.
+        if flag or (i and idle[i - 1] and (word in phrases.JOINS or phrases.is_serial(word))):
+            kept.append(bare[at : span.start()])
+            at = span.end()
+    return "".join([*kept, bare[at:]])
+
+
 def _content(text: str) -> set[str]:
     """Words that must survive."""
-    bare = " ".join(word for word in LINK.sub(" ", text).split() if not is_machine_word(word))
-    words = language.tokens(bare)
-    idle = phrases.covered(words)
-    # A serial number right after a stock phrase is its number ("clip 00231"); "of" after one is its preposition.
-    return {
-        word
-        for i, (word, flag) in enumerate(zip(words, idle, strict=True))
-        if not flag and not (i and idle[i - 1] and (word in phrases.JOINS or phrases.is_serial(word)))
-    }
+    return set(language.tokens(claims(text)))

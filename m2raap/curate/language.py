@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from importlib import resources
+from itertools import pairwise
 from typing import Any
 
 from m2raap.core.errors import M2raapError
@@ -19,12 +20,15 @@ _HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _KANA = "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fd-\u30ff\u31f0-\u31ff\uff66-\uff6f\uff71-\uff9d"
 HAN = re.compile(f"[{_HAN}]")
 KANA = re.compile(f"[{_KANA}]")
-_LATIN_WORD = re.compile("[A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff]+(?:['\u2019][A-Za-z]+)?")
+_LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
+LATIN = re.compile(f"[{_LATIN}]")
+_LATIN_WORD = re.compile(f"[{_LATIN}]+(?:['\u2019][A-Za-z]+)?")
 # What no reader sees: controls, soft hyphen, zero-width and bidi marks, BOM, lone surrogates.
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u0080-\u009f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 _SPACE = re.compile(r"\s+")
+_ARTICLES = frozenset({"a", "an", "the"})
 # A token is a word (letters and digits, inner apostrophes) or one Han or kana character.
 TOKEN = re.compile(f"[{_HAN}{_KANA}]|(?:(?![{_HAN}{_KANA}_])\\w)+(?:['\u2019](?:(?![{_HAN}{_KANA}_])\\w)+)*")
 _MODEL_CHARS = 400  # more text does not make the model surer
@@ -39,7 +43,7 @@ def check_lang(lang: str) -> None:
 def visible(text: str) -> str:
     """`text` without control, zero-width and bidi characters, white space as single blanks."""
     if not text.isascii() or not text.isprintable():
-        text = _INVISIBLE.sub("", text)
+        text = INVISIBLE.sub("", text)
     return _SPACE.sub(" ", text).strip()
 
 
@@ -65,8 +69,19 @@ def _word_list(name: str) -> set[str]:
 
 
 @lru_cache(maxsize=1)
-def _shared_words() -> frozenset[str]:
+def shared_words() -> frozenset[str]:
     return frozenset(_word_list("english_shared.txt"))
+
+
+def is_clearly_english(own, shared, words):
+    """Whether that many English words among so many need no model (numbers or arrays): half of all, or at least two and
+    half of those that other languages do not share."""
+    return (2 * own >= words) | ((own >= 2) & (2 * own >= words - shared))
+
+
+def is_english(word: str) -> bool:
+    """True for a common English word in lower case, also with an s at its end."""
+    return word in english_words() or (word[-1] == "s" and word[:-1] in english_words())
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +90,7 @@ def english_words() -> frozenset[str]:
     text = resources.files("m2raap").joinpath("assets/words/concepts.yaml").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.lstrip().startswith("- [")]
     concepts = {word.lower() for row in rows for word in _LATIN_WORD.findall(row)}
-    return frozenset({word for word in _word_list("english.txt") | concepts if len(word) > 1} - _shared_words())
+    return frozenset({word for word in _word_list("english.txt") | concepts if len(word) > 1} - shared_words())
 
 
 @lru_cache(maxsize=1)
@@ -96,7 +111,7 @@ def lang_share(text: str, lang: str) -> float:
     han = 0 if text.isascii() else len(HAN.findall(text))
     kana = 0 if text.isascii() else len(KANA.findall(text))
     latin_words = _LATIN_WORD.findall(text)
-    other = 0 if text.isascii() else sum(c.isalpha() for c in text) - han - kana - sum(map(len, latin_words))
+    other = 0 if text.isascii() else sum(map(str.isalpha, text)) - han - kana - sum(map(len, latin_words))
     # Two Han characters make about one word; a kana weighs more, since a Japanese sentence is half kanji.
     units = han + 2 * len(latin_words) + 3 * kana + 0.5 * max(other, 0)
     if units == 0:
@@ -109,17 +124,20 @@ def lang_share(text: str, lang: str) -> float:
 
 
 def _english_share(text: str, latin_words: list[str]) -> float:
-    # One-letter words say nothing: French, Spanish, Portuguese ... have them too.
-    words = [w.lower().replace("\u2019", "'") for w in latin_words if len(w) > 1]
-    own = sum(w in english_words() or (w[-1] == "s" and w[:-1] in english_words()) for w in words)
-    if own >= 0.5 * max(len(words), 1):
+    every = [w.lower().replace("\u2019", "'") for w in latin_words]
+    words = [w for w in every if len(w) > 1]  # one letter says nothing: French, Spanish, Portuguese ... have them too
+    own = sum(map(is_english, words))
+    shared = sum(w in shared_words() for w in words)
+    if is_clearly_english(own, shared, len(words)):
         return 1.0
     guess = model_guess(text)
     english = guess.get("en", 0.01)
     rival = max((p for code, p in guess.items() if code != "en"), default=0.0)
     if rival < 0.5:  # an unsure model leaves the text its doubt
         return max(0.5, english / (english + rival))
-    # On short texts the model is too sure of itself: a known English word weighs 20 to 1, a shared one 2 to 1.
-    shared = min(sum(w in _shared_words() for w in words), 3)
-    odds = english / rival * 20.0 ** min(own, 8) * 2.0**shared
+    # On short texts the model is too sure of itself: a known English word weighs 20 to 1, a shared one 2 to 1, but 20 to 1
+    # after an English article, and an "a" at the beginning 4 to 1.
+    named = sum(a in _ARTICLES and w in shared_words() for a, w in pairwise(every))
+    odds = english / rival * 20.0 ** min(own + named, 8) * 2.0 ** min(shared - named, 3)
+    odds *= 4.0 if every[0] == "a" else 1.0
     return odds / (1.0 + odds)

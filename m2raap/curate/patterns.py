@@ -21,6 +21,7 @@ MACHINE_WORD = re.compile(
     r"|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9-]{10,}|\d{6,}|[0-9a-f]{8}-[0-9a-f-]{20,}|n/?a|null|none|nan|undefined",
     re.IGNORECASE,
 )
+NOTHING_WORDS = ("na", "null", "none", "nan", "undefined")  # machine words that look like words
 LIST_SEPARATOR = re.compile("[,;|\uff0c\u3001\uff1b]+|\\s/\\s")
 # Words of which a sentence has one at least, and a list of tags none.
 _SENTENCE_WORDS = frozenset(

@@ -1,4 +1,7 @@
-"""Stock phrases: which tokens of a text they cover. The list is data in the package (assets/words/boilerplate.txt)."""
+"""Stock phrases: which tokens of a text they cover. The list is data in the package (assets/words/boilerplate.txt).
+
+A line that starts with ! is no stock phrase although it holds one ("video game").
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from functools import lru_cache
 from importlib import resources
 
 from m2raap.curate import language
+from m2raap.curate.columns import Columns, HashSet
 
 _NUMBER = "<n>"
 JOINS = frozenset({"of", "showing", "featuring", "shows"})  # "stock footage of a dog"
@@ -19,19 +23,31 @@ _SMALL = frozenset(
 
 
 @lru_cache(maxsize=1)
-def _index() -> dict[str, list[tuple[str, ...]]]:
-    """First token -> phrases as token tuples, longest first."""
+def _index() -> dict[str, list[tuple[bool, tuple[str, ...]]]]:
+    """First token -> (is stock, phrase as tokens), longest first."""
     lines = resources.files("m2raap").joinpath("assets/words/boilerplate.txt").read_text(encoding="utf-8").splitlines()
-    index: dict[str, list[tuple[str, ...]]] = {}
+    index: dict[str, list[tuple[bool, tuple[str, ...]]]] = {}
     for line in sorted({line.strip() for line in lines} - {""}):
         if line.startswith("#"):
             continue
         # A letter stands in for the number while the line is cut, so that "<n>p" stays one token.
         phrase = tuple(t.replace("\u01c2", _NUMBER) for t in language.tokens(line.replace(_NUMBER, "\u01c2")))
-        index.setdefault(_NUMBER if phrase[0].startswith(_NUMBER) else phrase[0], []).append(phrase)
+        start = _NUMBER if phrase[0].startswith(_NUMBER) else phrase[0]
+        index.setdefault(start, []).append((not line.startswith("!"), phrase))
     for phrases in index.values():
-        phrases.sort(key=lambda p: (-len(p), p))
+        phrases.sort(key=lambda p: (-len(p[1]), p[1]))
     return index
+
+
+@lru_cache(maxsize=1)
+def first_tokens() -> tuple[HashSet, HashSet]:
+    """Hashes of one-word phrases, and of the first two words of the longer ones: without one of these a text holds none."""
+    found = [phrase for phrases in _index().values() for is_stock, phrase in phrases if is_stock]
+    plain = [" ".join("1" if token.startswith(_NUMBER) else token for token in phrase) for phrase in found]
+    columns = Columns(plain)
+    first = columns.first_token_N[:-1]
+    single = columns.num_tokens_N == 1
+    return HashSet([columns.plain_T[first[single]]]), HashSet([columns.pair_T[first[~single]]])
 
 
 def _same(token: str, pattern: str) -> bool:
@@ -55,10 +71,10 @@ def covered(tokens: list[str]) -> list[bool]:
         candidates = index.get(tokens[at], [])
         if tokens[at][:1].isdigit():
             candidates = candidates + index.get(_NUMBER, [])
-        for phrase in candidates:
+        for is_stock, phrase in candidates:
             part = tokens[at : at + len(phrase)]
             if len(part) == len(phrase) and all(map(_same, part, phrase)):
-                flags[at : at + len(phrase)] = [True] * len(phrase)
+                flags[at : at + len(phrase)] = [is_stock] * len(phrase)
                 at += len(phrase)
                 break
         else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+Side = Literal["below", "above"]  # of the threshold: where a rule refuses
 
 
 class Refusal(NamedTuple):
@@ -12,3 +14,7 @@ class Refusal(NamedTuple):
     signal: str
     score: float
     threshold: float
+    version: int = 1  # of the rule: it rises when the same text or clip would get another score
+
+    def fails(self, side: Side) -> bool:
+        return self.score < self.threshold if side == "below" else self.score > self.threshold

@@ -1,7 +1,9 @@
-"""Raw texts and auxiliary captions of one clip -> one faithful caption a text, in the recipe's languages.
+"""Raw texts and auxiliary captions of one clip -> faithful captions in the recipe's languages.
 
-The 'rules' rewriter only cleans; where a language has no text at all it says what the auxiliary captions of that
-language say. It never translates.
+'rules' only cleans; where a language has no text at all it says what the auxiliary captions of that language say, and it
+never translates. 'endpoint' and 'local' ask a language model: a rewrite of every text, and a translation into each language
+that the clip has no text in; a clip without texts gets captions from its auxiliary ones alone. What a model says is a
+candidate: gates.py decides whether it replaces anything.
 """
 
 from __future__ import annotations
@@ -11,65 +13,106 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from m2raap.core.config import Config
 from m2raap.curate import language
 from m2raap.curate.clean import clean
+from m2raap.curate.echo import is_hostile
 from m2raap.curate.fidelity import compare
+from m2raap.curate.llm.ask import Backend, ask
+from m2raap.curate.llm.budget import Budget
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.client import HttpBackend
+from m2raap.curate.llm.endpoint import EndpointConfig, request_body
+from m2raap.curate.llm.local import LocalBackend, LocalModelConfig, weights_name
+from m2raap.curate.llm.prompts import as_data, load_prompt
+from m2raap.curate.llm.schema import Answer, Request
 
 Row = Mapping[str, Any]
+MODEL_PROMPTS = ("rewrite", "from_frames", "repair")
+_MAX_AUX, _MAX_AUX_CHARS, _MAX_RAW_CHARS = 16, 300, 2000
 
 
 class RewriterConfig(Config):
     """Which rewriter, and what it may do."""
 
-    name: Literal["rules", "none"] = "rules"
+    name: Literal["rules", "none", "endpoint", "local"] = "rules"
     simplified: bool = Field(default=False, description="traditional characters -> simplified ones (OpenCC)")
     fill_missing: bool = Field(default=True, description="a language without a text gets an auxiliary caption")
+    translate: bool = Field(default=True, description="models: a text into each language that its clip has no text in")
     min_words_en: int = Field(
         default=3, ge=1, description="a cleaned text with fewer words is nothing: auxiliary caption"
     )
     min_words_zh: int = Field(default=4, ge=1, description="the same in Han characters")
+    prompts: str | None = Field(default=None, description="folder with prompt files of your own; null: the package's")
+    endpoint: EndpointConfig | None = None
+    local: LocalModelConfig | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> RewriterConfig:
+        for kind in ("endpoint", "local"):
+            given = getattr(self, kind) is not None
+            if given != (self.name == kind):
+                raise ValueError(f"name: {kind} needs the key '{kind}', and only then may it stand here")
+        return self
+
+    @property
+    def asks_a_model(self) -> bool:
+        return self.name in ("endpoint", "local")
 
 
 @dataclass
 class Rewrite:
-    """new: rows lang, text, origin 'rewrite'|'translation', parent_text_id (None where no raw text stood), note.
-    inactive: text_ids that a new row replaces. refused: rows text_id, reason, detail; the raw text stays as it is."""
+    """new: rows lang, text, origin 'rewrite' | 'translation', parent_text_id (None where no raw text stood), note; from a
+    model also `aux`, the texts it saw as (lang, text). kept: rows text_id (None: of the clip), reason (an outcome),
+    detail; the raw text stays as it is. sent_to: text_id (None: no raw text) -> where its payload went."""
 
     new: list[dict[str, Any]] = field(default_factory=list)
-    inactive: list[str] = field(default_factory=list)
-    refused: list[dict[str, str]] = field(default_factory=list)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    sent_to: dict[str | None, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClipTexts:
+    """Raw texts: rows with text_id, lang, text. Auxiliary captions: rows with lang, text and score, in frame order."""
+
+    clip_id: str
+    raw: Sequence[Row]
+    aux: Sequence[Row]
 
 
 class Rewriter(Protocol):
-    """Texts of one clip: rows with text_id, lang, text. Auxiliary captions: rows with lang, text and score."""
+    """`producer` names model and prompt; `gated`: what it says has to pass the gates."""
 
     producer: str
+    gated: bool
 
-    def rewrite(self, raw: Sequence[Row], aux: Sequence[Row], langs: Sequence[str]) -> Rewrite: ...
+    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]: ...
 
 
 class NoRewriter:
     """Leaves every text as it is."""
 
-    producer = "none"
+    producer, gated = "none", False
 
-    def __init__(self, cfg: RewriterConfig | None = None) -> None:
+    def __init__(self, cfg: RewriterConfig | None = None, cache: Callable[[], Cache] | None = None) -> None:
         self.cfg = cfg or RewriterConfig(name="none")
 
-    def rewrite(self, raw: Sequence[Row], aux: Sequence[Row], langs: Sequence[str]) -> Rewrite:
-        return Rewrite()
+    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        return [Rewrite() for _ in clips]
 
 
 class RulesRewriter:
     """Cleans by rules (clean.py), checks itself (fidelity.py), falls back on the auxiliary captions. No model."""
 
-    producer = "rules"
+    producer, gated = "rules", False
 
-    def __init__(self, cfg: RewriterConfig | None = None) -> None:
+    def __init__(self, cfg: RewriterConfig | None = None, cache: Callable[[], Cache] | None = None) -> None:
         self.cfg = cfg or RewriterConfig()
+
+    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        return [self.rewrite(clip.raw, clip.aux, langs) for clip in clips]
 
     def rewrite(self, raw: Sequence[Row], aux: Sequence[Row], langs: Sequence[str]) -> Rewrite:
         """Texts in languages outside `langs` stay untouched. Raises M2raapError for a language that is not known."""
@@ -91,7 +134,7 @@ class RulesRewriter:
             return
         if language.num_words(cleaned, lang) < getattr(self.cfg, f"min_words_{lang}"):
             if best_aux is None:
-                result.refused.append(
+                result.kept.append(
                     {
                         "text_id": text_id,
                         "reason": "nothing_left",
@@ -102,19 +145,17 @@ class RulesRewriter:
             result.new.append(
                 _row(lang, best_aux, text_id, f"nothing left after {', '.join(steps)}: auxiliary caption")
             )
-            result.inactive.append(text_id)
             return
         fidelity = compare(text, cleaned, lang, self.cfg.simplified)
         if not fidelity.kept:
             detail = f"lost: {' '.join(fidelity.lost) or '-'}; invented: {' '.join(fidelity.invented) or '-'}"
-            result.refused.append({"text_id": text_id, "reason": "unfaithful", "detail": detail})
+            result.kept.append({"text_id": text_id, "reason": "unfaithful", "detail": detail})
             return
         result.new.append(_row(lang, cleaned, text_id, ", ".join(steps)))
-        result.inactive.append(text_id)
 
 
-def _row(lang: str, text: str, parent_text_id: str | None, note: str) -> dict[str, Any]:
-    return {"lang": lang, "text": text, "origin": "rewrite", "parent_text_id": parent_text_id, "note": note}
+def _row(lang: str, text: str, parent_text_id: str | None, note: str, origin: str = "rewrite") -> dict[str, Any]:
+    return {"lang": lang, "text": text, "origin": origin, "parent_text_id": parent_text_id, "note": note}
 
 
 def best_auxiliary(aux: Sequence[Row], lang: str) -> str | None:
@@ -126,4 +167,122 @@ def best_auxiliary(aux: Sequence[Row], lang: str) -> str | None:
     return min(votes, key=lambda text: (-len(votes[text]), -sum(votes[text]), text)) if votes else None
 
 
-REWRITERS: dict[str, Callable[[RewriterConfig], Rewriter]] = {"rules": RulesRewriter, "none": NoRewriter}
+# -- language models ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One question about a clip: its text (None: there is none), and the languages of the answer."""
+
+    parent: Row | None
+    langs: tuple[str, ...]
+    aux: tuple[tuple[str, str], ...]
+    request: Request
+
+
+class ModelRewriter:
+    """Asks a language model, by an endpoint or in this process. `cache` opens the file of answers at first use."""
+
+    gated = True
+
+    def __init__(self, cfg: RewriterConfig, cache: Callable[[], Cache]) -> None:
+        self.cfg = cfg
+        self._cache = cache
+        self._prompts = {name: load_prompt(name, cfg.prompts) for name in MODEL_PROMPTS}
+        model = cfg.endpoint or cfg.local
+        assert model is not None, "RewriterConfig checks it"
+        self._model = model
+        self._name = model.model if cfg.endpoint else weights_name(model.model, getattr(model, "revision", None))
+        self.producer = f"{self._name} rewrite:{self._prompts['rewrite'].digest[:12]}"
+        self.aux_producer = f"{self._name} from_frames:{self._prompts['from_frames'].digest[:12]}"
+
+    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        """Raises M2raapError where the model cannot be asked at all."""
+        results = [Rewrite() for _ in clips]
+        jobs: list[tuple[Rewrite, _Job]] = []
+        for result, clip in zip(results, clips, strict=True):
+            for row in clip.raw:
+                if is_hostile(row["text"]):
+                    detail = "the text gives instructions: it is not shown to a model"
+                    result.kept.append({"text_id": row["text_id"], "reason": "skipped", "detail": detail})
+            jobs += [(result, job) for job in self.jobs(clip, langs)]
+        if jobs:
+            cache = self._cache()
+            budget = Budget(cache, "rewrite", self._model.budget)
+            requests = [job.request for _, job in jobs]
+            answers = ask(requests, self._backend(), cache, budget, self._prompts["repair"])
+            for (result, job), answer in zip(jobs, answers, strict=True):
+                self._take(result, job, answer)
+        return results
+
+    def requests(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Request]:
+        return [job.request for clip in clips for job in self.jobs(clip, langs)]
+
+    def jobs(self, clip: ClipTexts, langs: Sequence[str]) -> list[_Job]:
+        """One question a raw text in `langs`; one without a text where there is none and auxiliary captions may speak.
+
+        A text is translated into a language that the clip has no raw text in: by its first text alone.
+        """
+        seen = [(row["lang"], row["text"][:_MAX_AUX_CHARS]) for row in clip.aux if row["text"]]
+        aux = tuple(dict.fromkeys(pair for pair in seen if not is_hostile(pair[1])))[:_MAX_AUX]
+        raw = [row for row in clip.raw if row["lang"] in langs]
+        present = {row["lang"] for row in raw}
+        absent = tuple(lang for lang in langs if lang not in present) if self.cfg.translate else ()
+        raw = [row for row in raw if not is_hostile(row["text"])]
+        found = []
+        for number, row in enumerate(raw):
+            wanted = (row["lang"], *(absent if number == 0 else ()))
+            caption = {"lang": row["lang"], "text": row["text"][:_MAX_RAW_CHARS]}
+            request = self._request("rewrite", wanted, {"caption": caption}, aux, clip.clip_id)
+            found.append(_Job(row, wanted, aux, request))
+        if not clip.raw and aux and self.cfg.fill_missing:
+            found.append(
+                _Job(None, tuple(langs), aux, self._request("from_frames", tuple(langs), {}, aux, clip.clip_id))
+            )
+        return found
+
+    def _request(
+        self, prompt: str, langs: tuple[str, ...], caption: dict[str, Any], aux: Sequence[tuple[str, str]], clip_id: str
+    ) -> Request:
+        frames = [{"lang": lang, "text": text} for lang, text in aux]
+        payload = {"languages": list(langs), **caption, "frame_captions": frames}
+        messages = [
+            {"role": "system", "content": self._prompts[prompt].text},
+            {"role": "user", "content": as_data(payload)},
+        ]
+        if self.cfg.endpoint:
+            body = request_body(self.cfg.endpoint, messages, langs)
+        else:
+            body = {"model": self._name, "messages": messages, "max_tokens": self._model.max_tokens}
+        return Request(body, self._prompts[prompt].digest, langs, clip_id)
+
+    def _backend(self) -> Backend:
+        if self.cfg.endpoint:
+            return HttpBackend(self.cfg.endpoint)
+        assert self.cfg.local is not None
+        return LocalBackend(self.cfg.local)
+
+    def _take(self, result: Rewrite, job: _Job, answer: Answer) -> None:
+        text_id = job.parent["text_id"] if job.parent else None
+        if answer.server:
+            result.sent_to[text_id] = answer.server
+        if answer.captions is None:
+            result.kept.append({"text_id": text_id, "reason": answer.outcome, "detail": answer.detail})
+            return
+        for lang in job.langs:
+            origin = "rewrite" if job.parent is None or lang == job.parent["lang"] else "translation"
+            text = answer.captions[lang]
+            if job.parent is not None and origin == "rewrite" and text == job.parent["text"]:
+                result.kept.append({"text_id": text_id, "reason": "ok", "detail": "unchanged"})
+                continue
+            made = _row(lang, text, text_id, "" if job.parent else "no raw text: auxiliary captions alone", origin)
+            producer = self.producer if job.parent else self.aux_producer
+            result.new.append(made | {"aux": job.aux, "producer": producer})
+
+
+REWRITERS: dict[str, Callable[[RewriterConfig, Callable[[], Cache]], Rewriter]] = {
+    "rules": RulesRewriter,
+    "none": NoRewriter,
+    "endpoint": ModelRewriter,
+    "local": ModelRewriter,
+}

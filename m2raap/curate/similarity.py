@@ -1,11 +1,12 @@
 """Do a clip's frames and a text belong together? Numbers only: the caller has embedded frames and texts.
 
-Shapes: K frames a clip, N texts, M other texts, E dimensions. Features are unit rows.
+Shapes: K frames a clip, S sampled clips, M sampled texts of a language, T texts to judge, E dimensions. Features are unit
+rows.
 
 Raw cosine is a poor judge: it differs by language, by length of text, and by how "typical" a text or clip is. So a
 pair is judged against others: `sim_z` against shuffled pairs of its language, `sim_percentile` against other texts for
 these very frames (1.0: no other text fits better; a random text has a mean of 0.5), `sim_margin` by how much. A
-stranger therefore passes `sim_percentile >= 0.9` about one time in ten if nothing is known of it.
+stranger therefore passes `sim_percentile >= 0.93` about one time in fourteen if nothing is known of it.
 """
 
 from __future__ import annotations
@@ -18,33 +19,26 @@ from pydantic import Field
 
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
-from m2raap.curate.refusal import Refusal
+from m2raap.curate.limits import at_quantile
+
+
+SIGNALS = ("sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean")
 
 
 class MismatchConfig(Config):
-    """When image and text are strangers: `signal` under `value`, or in the lowest `quantile` if that is set."""
+    """When image and text are strangers: `signal` under `value`, or among the lowest `quantile` of its language if that is
+    set. Both null: nothing is refused."""
 
     signal: Literal["sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean"] = "sim_percentile"
-    value: float | None = 0.9
-    quantile: float | None = Field(default=None, ge=0, le=1)
+    value: float | None = 0.93
+    quantile: float | None = Field(default=None, gt=0, lt=1)
     num_others: int = Field(default=256, ge=8, description="other texts that a pair is judged against")
 
-    def threshold(self, scores: Sequence[float] | np.ndarray) -> float:
-        """The threshold in the units of the signal; `scores` (all of the language) are only used for a quantile."""
+    def threshold(self, scores: Sequence[float] | np.ndarray) -> float | None:
+        """In the units of the signal; `scores`: of all texts of one language, used for a quantile only."""
         if self.quantile is not None:
-            finite = np.asarray(scores, np.float64)
-            return float(np.quantile(finite, self.quantile)) if len(finite) else -np.inf
-        return -np.inf if self.value is None else self.value
-
-
-class Calibration(NamedTuple):
-    """Mean and spread of the similarity of shuffled pairs (one language)."""
-
-    mean: float
-    std: float
-
-    def z(self, sim: float) -> float:
-        return (sim - self.mean) / self.std
+            return at_quantile(np.asarray(scores, np.float64), self.quantile, "below")
+        return self.value
 
 
 def robust(sims_K: np.ndarray) -> np.ndarray:
@@ -62,55 +56,59 @@ def pair_scores(sims_K: np.ndarray) -> dict[str, float]:
     return {"sim_max": float(sims_K.max()), "sim_mean": float(sims_K.mean()), "sim_robust": float(robust(sims_K))}
 
 
-def calibrate(shuffled: Sequence[float] | np.ndarray) -> Calibration:
-    """Calibration from similarities (of one signal, one language) of texts with *other* clips' frames."""
-    values = np.asarray(shuffled, np.float64)
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
-        raise M2raapError("calibration needs at least two shuffled pairs in a language: use fewer parts")
-    return Calibration(float(values.mean()), float(max(values.std(), 1e-6)))
+class Reference:
+    """What pairs of one language are judged against: sampled texts (no two alike) and sampled clips."""
+
+    def __init__(self, keys: Sequence[int], texts_ME: np.ndarray, frames_SKE: np.ndarray) -> None:
+        """`keys`: what equal texts have in common; a text is never judged against itself."""
+        self._keys = np.asarray(keys, np.int64)
+        self._texts_ME = texts_ME
+        self._frames_SKE = frames_SKE
+        sims_MS = self._with_clips(texts_ME)
+        # "Hub" texts fit everything a little: similarities are taken in units of each text's own spread over the clips.
+        self._mean_M, self._std_M = _spread(sims_MS)
+        self._shuffled = float(sims_MS.mean()), float(max(sims_MS.std(), 1e-6))  # a clip's own text is one of hundreds
+
+    def _with_clips(self, texts_TE: np.ndarray) -> np.ndarray:
+        """(T, S) robust similarity of texts to the sampled clips; rows do not depend on each other."""
+        flat_EC = self._frames_SKE.reshape(-1, self._frames_SKE.shape[-1]).T
+        found = []
+        for start in range(0, len(texts_TE), _ROWS):
+            block = texts_TE[start : start + _ROWS]
+            filled = np.concatenate([block, np.zeros((_ROWS - len(block), block.shape[1]), block.dtype)])
+            sims = (filled @ flat_EC)[: len(block)]
+            found.append(robust(sims.reshape(len(block), *self._frames_SKE.shape[:2])))
+        return np.concatenate(found) if found else np.zeros((0, len(self._frames_SKE)))
+
+    def judge(
+        self, texts_TE: np.ndarray, keys_T: Sequence[int], clip_T: Sequence[int], clips_KE: Sequence[np.ndarray]
+    ) -> list[dict[str, float]]:
+        """sim_percentile, sim_margin, sim_z of T texts; `clip_T`: whose frames (an index into `clips_KE`) each belongs to.
+
+        sim_percentile: share of the other texts that fit the frames worse (ties count half); sim_margin: own similarity
+        less the mean of the others', in their standard deviations; sim_z: in those of shuffled pairs. Empty where the
+        language has no other text.
+        """
+        own_mean, own_std = _spread(self._with_clips(texts_TE))
+        others_of = [(robust(self._texts_ME @ frames.T) - self._mean_M) / self._std_M for frames in clips_KE]
+        found: list[dict[str, float]] = []
+        for at, (text_E, key, clip) in enumerate(zip(texts_TE, keys_T, clip_T, strict=True)):
+            others = others_of[clip][self._keys != key]
+            if not len(others):
+                found.append({})
+                continue
+            plain = float(robust(clips_KE[clip] @ text_E))
+            mine = (plain - own_mean[at]) / own_std[at]
+            worse = np.mean(others < mine - 1e-6) + 0.5 * np.mean(np.abs(others - mine) <= 1e-6)
+            margin = (mine - others.mean()) / max(others.std(), 1e-6)
+            z = (plain - self._shuffled[0]) / self._shuffled[1]
+            scores = {"sim_percentile": worse, "sim_margin": margin, "sim_z": z}
+            found.append({name: round(float(score), 6) for name, score in scores.items()})
+        return found
 
 
-def draw_others(keys: Sequence[int], own_key: int, num: int, rng: np.random.Generator) -> np.ndarray:
-    """Sorted indices of at most `num` random texts whose key is not `own_key` (same key, same text: no stranger)."""
-    pool = np.flatnonzero(np.asarray(keys) != own_key)
-    return np.sort(rng.choice(pool, size=num, replace=False)) if len(pool) > num else pool
+_ROWS = 64  # texts a matrix product, the last filled up: a row never depends on its neighbours
 
 
-class TextNorm(NamedTuple):
-    """Mean and spread of each text's similarity to random clips (N,): "hub" texts fit everything a little."""
-
-    mean: np.ndarray
-    std: np.ndarray
-
-
-def text_norm(texts_NE: np.ndarray, sample_frames_SKE: np.ndarray) -> TextNorm:
-    """TextNorm of N texts over S random clips of the corpus with K frames each."""
-    sims_NS = np.stack([robust(texts_NE @ frames_KE.T) for frames_KE in sample_frames_SKE], axis=1)
-    return TextNorm(sims_NS.mean(axis=1), np.maximum(sims_NS.std(axis=1), 1e-6))
-
-
-def contrastive_scores(
-    frames_KE: np.ndarray, texts_NE: np.ndarray, own: int, others: np.ndarray, norm: TextNorm | None = None
-) -> dict[str, float]:
-    """sim_percentile and sim_margin of text `own` (an index into texts_NE) for a clip's frames, against `others`.
-
-    `others`: indices of texts of the same language (`draw_others`). sim_percentile: share of the others that fit worse
-    (ties count half); sim_margin: own similarity less the mean of the others, in their standard deviations. With `norm`
-    every similarity is first taken in units of its text's own spread. Raises M2raapError if there are no others.
-    """
-    if not len(others):
-        raise M2raapError("a pair can only be judged against other texts, and there are none in this language")
-    rows = np.append(others, own)
-    sims = robust(texts_NE[rows] @ frames_KE.T)
-    if norm is not None:
-        sims = (sims - norm.mean[rows]) / norm.std[rows]
-    mine, sims = float(sims[-1]), sims[:-1]
-    worse = np.mean(sims < mine - 1e-6) + 0.5 * np.mean(np.abs(sims - mine) <= 1e-6)
-    return {"sim_percentile": float(worse), "sim_margin": float((mine - sims.mean()) / max(sims.std(), 1e-6))}
-
-
-def mismatch(scores: dict[str, float], cfg: MismatchConfig, threshold: float) -> list[Refusal]:
-    """The refusal of a pair whose score is under the threshold (MismatchConfig.threshold), or an empty list."""
-    score = scores[cfg.signal]
-    return [Refusal("mismatch", cfg.signal, score, threshold)] if score < threshold else []
+def _spread(sims_MS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return sims_MS.mean(axis=1), np.maximum(sims_MS.std(axis=1), 1e-6)

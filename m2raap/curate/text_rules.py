@@ -1,153 +1,283 @@
 """Cheap refusals of texts: first every score, then thresholds, so a new threshold costs no new score.
 
-A rule is a score from `text` alone and a side on which it refuses. RULES is their order: the first that refuses is the
-verdict, the others are recorded too. To add a rule: a score function, an entry here, a threshold in FilterTextConfig.
+A rule is a score from a batch of texts and a side on which it refuses. RULES is their order: the first that refuses is
+the verdict, the others are recorded too. To add a rule: a score function and an entry here.
+
+Most scores are exact for every text; those that need regular expressions or models run them where the batch's columns say
+that there is something to find (`TextBatch.where`), and are 0 elsewhere.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from m2raap.core.config import Config
-from m2raap.curate import language, phrases
-from m2raap.curate.mojibake import broken_share, repair
-from m2raap.curate.patterns import LINK, LIST_SEPARATOR, is_bare, is_machine_word
-from m2raap.curate.refusal import Refusal
+from m2raap.curate import language, minhash, phrases
+from m2raap.curate.columns import (
+    DIGIT, DOT, HAN, KANA, LATIN, LINK_MARK, LOST, MACHINE_MARK, OTHER_LETTER, RARE, SEPARATOR, SLASH, SUSPECT, TRADITIONAL,
+    WIDE, WORD, HashSet, TextBatch, blocks,
+)  # fmt: skip
+from m2raap.curate.hostile import hostile_score
+from m2raap.curate.limits import LangLimit, limits_over
+from m2raap.curate.mojibake import MANY_RARE, broken_share
+from m2raap.curate.patterns import LINK, LIST_SEPARATOR, NOTHING_WORDS, is_bare, is_machine_word
+from m2raap.curate.refusal import Refusal, Side
+from m2raap.curate.specificity import num_content_words
+from m2raap.curate.text_copies import text_keys
 
-_MAX_TOKENS = 1000  # of very long texts the rest says nothing new about repetition
 _MAX_PERIOD = 8
 
 
-def link_share(text: str, _lang: str) -> float:
+def broken_shares(batch: TextBatch) -> np.ndarray:
+    """0..1: share of characters that a wrong encoding broke beyond repair."""
+    columns = batch.columns
+    many_rare = columns.count(RARE) > MANY_RARE * np.maximum(columns.count(HAN), 1)
+    return batch.where(columns.has(SUSPECT | LOST) | many_rare, broken_share)
+
+
+def link_shares(batch: TextBatch) -> np.ndarray:
     """0..1: share of addresses, handles and hash tags, each counting as a word."""
-    if not any(c in text for c in ".@#\uff20\uff03"):
-        return 0.0
+    columns = batch.columns
+    return batch.where(columns.has(LINK_MARK) | columns.followed(DOT, WORD) | columns.followed(SLASH, SLASH), _link_share)
+
+
+def _link_share(text: str) -> float:
     rest, links = LINK.subn(" ", text)
     words = sum(map(language.weight, language.tokens(rest)))
     return links / (links + words) if links else 0.0
 
 
-def tag_share(text: str, lang: str) -> float:
+def tag_shares(batch: TextBatch) -> np.ndarray:
     """0..1: share of file names, identifiers and tokeniser residue, or of bare tags in a list."""
+    columns = batch.columns
+    odd = columns.has(MACHINE_MARK) | columns.followed(DOT, WORD) | (columns.count(DIGIT) >= 2)
+    odd |= columns.sum_T(_nothing().holds(columns.hash_T)) > 0
+    listed = columns.count(SEPARATOR) >= 2
+    listed |= columns.has(SLASH)
+    found = batch.where(odd, _machine_share)
+    return np.maximum(found, batch.where(listed, lambda text: _list_share(text, batch.lang)))
+
+
+@lru_cache(maxsize=1)
+def _nothing() -> HashSet:
+    return HashSet.of_words(NOTHING_WORDS)
+
+
+def _machine_share(text: str) -> float:
     words = LINK.sub(" ", text).split() if "#" in text and not re.search(r"\w#\w", text) else text.split()
-    if not words:
-        return 0.0
-    machine = sum(map(is_machine_word, words))
-    return max(machine / len(words), _list_share(text, lang))
+    return sum(map(is_machine_word, words)) / len(words) if words else 0.0
 
 
 def _list_share(text: str, lang: str) -> float:
+    """Share of the words that stand in bare items of a list of three and more: a sentence among them weighs more."""
     items = [item.strip() for item in LIST_SEPARATOR.split(text)]
-    items = [item for item in items if item]
-    if len(items) < 3:
-        return 0.0
-    return sum(is_bare(item, lang) for item in items) / len(items)
+    items = [(item, len(language.tokens(item))) for item in items if item]
+    words = sum(size for _, size in items)
+    return sum(size for item, size in items if is_bare(item, lang)) / words if len(items) >= 3 and words else 0.0
 
 
-def repeat_share(text: str, _lang: str) -> float:
+def stock_shares(batch: TextBatch) -> np.ndarray:
+    """0..1: share of the text that stock-site and channel phrases cover."""
+    columns = batch.columns
+    words, pairs = phrases.first_tokens()
+    hits = words.holds(columns.plain_T) | pairs.holds(columns.pair_T)
+    return batch.where(columns.sum_T(hits) > 0, phrases.share)
+
+
+def lang_shares(batch: TextBatch) -> np.ndarray:
+    """0..1: how well a text agrees with being in its language (`language.lang_share`)."""
+    columns = batch.columns
+    if batch.lang == "zh":
+        clear = ~columns.has(KANA | LATIN | OTHER_LETTER)
+    else:
+        english, shared = _english()
+        long = columns.length_T > 1
+        counts = [columns.sum_T(known.holds(columns.hash_T) & long) for known in (english, shared)]
+        clear = ~columns.has(HAN | KANA | OTHER_LETTER)
+        clear &= language.is_clearly_english(*counts, columns.sum_T(long))
+    return batch.where(~clear, lambda text: language.lang_share(text, batch.lang), otherwise=1.0)
+
+
+@lru_cache(maxsize=1)
+def _english() -> tuple[HashSet, HashSet]:
+    words = language.english_words()
+    return HashSet.of_words([*words, *(word + "s" for word in words)]), HashSet.of_words(language.shared_words())
+
+
+def repeat_shares(batch: TextBatch) -> np.ndarray:
     """0..1: share of tokens that only repeat what stands right before them (periods of 1 to 8 tokens)."""
-    tokens = language.tokens(text)[:_MAX_TOKENS]
-    if len(tokens) < 4:
-        return 0.0
-    repeated = [False] * len(tokens)
-    for period in range(1, min(_MAX_PERIOD, len(tokens) // 2) + 1):
-        run, needed = 0, max(period, 2)  # one doubled word is natural: "very very", 慢慢
-        for at in range(period, len(tokens) + 1):
-            if at < len(tokens) and tokens[at] == tokens[at - period]:
-                run += 1
-                continue
-            if run >= needed:
-                repeated[at - run : at] = [True] * run
-            run = 0
-    return sum(repeated) / len(tokens)
+    columns = batch.columns
+    hashes, text_of = columns.hash_T, columns.text_of_T
+    repeated = np.zeros(len(hashes), bool)
+    for period in range(1, min(_MAX_PERIOD, len(hashes) - 1) + 1):
+        same = np.zeros(len(hashes) + 1, bool)
+        same[period:-1] = (hashes[period:] == hashes[:-period]) & (text_of[period:] == text_of[:-period])
+        edges = np.flatnonzero(same[1:] != same[:-1]) + 1
+        starts, stops = edges[::2], edges[1::2]
+        # One doubled word is natural: "very very", 慢慢.
+        for start, stop in zip(*(ends[stops - starts >= max(period, 2)].tolist() for ends in (starts, stops)), strict=True):
+            repeated[start:stop] = True
+    return _share(columns.sum_T(repeated), columns.num_tokens_N)
 
 
-@dataclass(frozen=True)
-class TextRule:
-    """`score(text, lang)` fills the column `signal`; `refuse` says on which side of the threshold the text is bad.
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return part / np.maximum(whole, 1)
 
-    `threshold` names the field of FilterTextConfig, where '{lang}' stands for the text's language.
+
+class TextRule(NamedTuple):
+    """`score(batch)` fills the column `signal`; `refuse` says on which side of `limit` a text is bad.
+
+    Rules without a score look across clips: their signals come from `text_copies` after all parts are scored. `version`
+    rises when the same text would get another score.
     """
 
     reason: str
+    version: int
     signal: str
-    score: Callable[[str, str], float]
-    refuse: Literal["below", "above"]
-    threshold: str
+    score: Callable[[TextBatch], np.ndarray] | None
+    refuse: Side
+    limit: LangLimit | None  # default; None: measured, refuses nothing unless a recipe says from where
+
+    @property
+    def across(self) -> bool:
+        return self.score is None
+
+
+def _above(signal: str, score: Callable[[TextBatch], np.ndarray] | None, limit: LangLimit | None, reason: str, version: int = 1):
+    return TextRule(reason, version, signal, score, "above", limit)
+
+
+def _below(signal: str, score: Callable[[TextBatch], np.ndarray], limit: LangLimit | None, reason: str, version: int = 1):
+    return TextRule(reason, version, signal, score, "below", limit)
+
+
+def num_words(batch: TextBatch) -> np.ndarray:
+    """Words (en), or Han characters plus words in other scripts (zh)."""
+    return batch.columns.num_tokens_N
+
+
+def digit_shares(batch: TextBatch) -> np.ndarray:
+    """0..1: digits among the letters and digits; a Han character counts as two."""
+    columns = batch.columns
+    return _share(columns.count(DIGIT), columns.count(WORD) + columns.count(HAN))
+
+
+def wide_shares(batch: TextBatch) -> np.ndarray:
+    """0..1: full-width letters and digits among all letters and digits, before repair."""
+    return _share(batch.raw_columns.count(WIDE), batch.raw_columns.count(WORD | WIDE))
+
+
+def traditional_shares(batch: TextBatch) -> np.ndarray:
+    """0..1: Han characters that have a simplified form."""
+    return _share(batch.columns.count(TRADITIONAL), batch.columns.count(HAN))
 
 
 RULES: dict[str, TextRule] = {
     rule.reason: rule
     for rule in (
-        TextRule("mojibake", "broken_share", lambda text, _: broken_share(text), "above", "max_broken_share"),
-        TextRule("link", "link_share", link_share, "above", "max_link_share"),
-        TextRule("machine_tags", "tag_share", tag_share, "above", "max_tag_share"),
-        TextRule("boilerplate", "stock_share", lambda text, _: phrases.share(text), "above", "max_stock_share"),
-        TextRule("wrong_language", "lang_share", language.lang_share, "below", "min_lang_share_{lang}"),
-        TextRule("repetition", "repeat_share", repeat_share, "above", "max_repeat_share"),
-        TextRule("text_too_short", "num_words", language.num_words, "below", "min_words_{lang}"),
-        TextRule("text_too_long", "num_words", language.num_words, "above", "max_words_{lang}"),
+        _above("hostile", hostile_score, LangLimit.of(0.5), "hostile_text"),
+        _above("broken_share", broken_shares, LangLimit.of(0.15), "mojibake", version=2),
+        _above("link_share", link_shares, LangLimit.of(0.6), "link"),
+        _above("tag_share", tag_shares, LangLimit.of(0.7), "machine_tags", version=2),
+        _above("stock_share", stock_shares, LangLimit.of(0.7), "boilerplate", version=2),
+        _below("lang_share", lang_shares, LangLimit(en=0.1, zh=0.4), "wrong_language", version=2),
+        _above("repeat_share", repeat_shares, LangLimit.of(0.5), "repetition"),
+        _above("digit_share", digit_shares, LangLimit.of(0.5), "digits"),
+        _above("wide_share", wide_shares, None, "full_width"),
+        _above("traditional_share", traditional_shares, None, "traditional"),
+        _below("num_words", num_words, LangLimit(en=2, zh=4), "text_too_short"),
+        _above("num_words", num_words, LangLimit(en=100, zh=150), "text_too_long"),
+        _below("content_words", num_content_words, LangLimit(en=1, zh=0.5), "unspecific"),
+        _above("copies", None, LangLimit.of(10), "duplicate_text", version=2),
+        _above("source_share", None, LangLimit.of(0.02), "frequent_in_source"),
+        _above("near_copies", None, LangLimit.of(10), "near_duplicate_text"),
     )
 }
 
 
 class FilterTextConfig(Config):
-    """Thresholds of the text rules. For zh a 'word' is one Han character."""
+    """From where on each text rule refuses. For zh a 'word' is one Han character.
 
-    rules: tuple[str, ...] = tuple(RULES)
-    min_words_en: int = Field(default=3, ge=0)
-    min_words_zh: int = Field(default=4, ge=0)
-    max_words_en: int = Field(default=100, ge=1)
-    max_words_zh: int = Field(default=150, ge=1)
-    min_lang_share_en: float = Field(default=0.1, ge=0, le=1)
-    min_lang_share_zh: float = Field(default=0.4, ge=0, le=1)
-    max_broken_share: float = Field(default=0.15, ge=0, le=1)
-    max_stock_share: float = Field(default=0.7, ge=0, le=1)
-    max_tag_share: float = Field(default=0.7, ge=0, le=1)
-    max_repeat_share: float = Field(default=0.4, ge=0, le=1)
-    max_link_share: float = Field(default=0.6, ge=0, le=1)
-    max_copies: int = Field(default=10, ge=1, description="clips on which one and the same text may stand")
+    A number, numbers by language, {quantile: share} of the texts on the bad side, or off; what is left out keeps its
+    default (RULES).
+    """
 
-    @field_validator("rules")
+    rules: dict[str, LangLimit | None] = Field(default_factory=lambda: limits_over({}, RULES, LangLimit))
+    near_jaccard: float = Field(default=0.8, gt=0, le=1, description="shared word pairs from which texts are near copies")
+    batch_share: float = Field(
+        default=0.001, ge=0, lt=1, description="a text may stand on that share of all clips for every word that says something"
+    )
+
+    @field_validator("rules", mode="before")
     @classmethod
-    def _known(cls, rules: tuple[str, ...]) -> tuple[str, ...]:
-        unknown = sorted(set(rules) - set(RULES))
-        if unknown:
-            raise ValueError(f"unknown rule {', '.join(unknown)}; known: {', '.join(RULES)}")
-        return tuple(name for name in RULES if name in rules)
+    def _over_defaults(cls, rules: Any) -> dict[str, LangLimit | None]:
+        found = limits_over(rules, RULES, LangLimit)
+        for name, limit in found.items():
+            if limit and limit.quantile is not None and RULES[name].across:
+                raise ValueError(f"{name} counts over the whole corpus and takes a number, no quantile")
+        return found
 
-    def thresholds(self, lang: str) -> dict[str, float]:
-        """reason -> threshold of the rules that are on, for texts in `lang`."""
-        return {name: float(getattr(self, RULES[name].threshold.format(lang=lang))) for name in self.rules}
+    def thresholds(self, lang: str, quantiles: Mapping[str, float] | None = None) -> dict[str, float]:
+        """reason -> threshold of the rules that are on, for texts in `lang`. `quantiles`: the values that quantiles took."""
+        found = {}
+        for name, limit in self.rules.items():
+            value = (quantiles or {}).get(name) if limit and limit.quantile is not None else limit and limit.value(lang)
+            if value is not None:
+                found[name] = float(value)
+        return found
 
 
-def score_text(text: str, lang: str) -> dict[str, float]:
-    """One number a signal, of the text as `repair` leaves it: what can be repaired is not refused.
+def score_texts(texts: Sequence[str], lang: str) -> dict[str, np.ndarray]:
+    """signal -> (N,) scores of the texts as `repair` leaves them: what can be repaired is not refused.
 
     Raises M2raapError for a language outside en, zh.
     """
     language.check_lang(lang)
-    fixed = repair(text)
-    signals: dict[str, float] = {}
-    for rule in RULES.values():
-        if rule.signal not in signals:
-            signals[rule.signal] = float(rule.score(fixed, lang))
-    return signals
+    scored = {rule.signal: rule.score for rule in RULES.values() if rule.score}
+    rows = [
+        {name: score(batch).astype(np.float64) for name, score in scored.items()}
+        for batch in (TextBatch(texts[block], lang) for block in blocks(texts))
+    ]
+    return {name: np.concatenate([np.zeros(0), *(row[name] for row in rows)]) for name in scored}
 
 
-def refusals(signals: Mapping[str, float], lang: str, thresholds: Mapping[str, float]) -> list[Refusal]:
-    """Every rule that refuses, in the order of RULES: the first is the verdict. `thresholds`: of FilterTextConfig."""
-    language.check_lang(lang)
-    found = []
-    for reason, rule in RULES.items():
-        if reason not in thresholds:
-            continue
-        score, threshold = signals[rule.signal], thresholds[reason]
-        if score < threshold if rule.refuse == "below" else score > threshold:
-            found.append(Refusal(reason, rule.signal, score, threshold))
+def score_rows(texts: Sequence[str], lang: str) -> list[dict[str, Any]]:
+    """One row a text: every signal, and what counting copies over the corpus needs (text_key, sketch)."""
+    rows: list[dict[str, Any]] = []
+    scored = {rule.signal: rule.score for rule in RULES.values() if rule.score}
+    for block in blocks(texts):
+        batch = TextBatch(texts[block], lang)
+        columns = [score(batch).astype(np.float64).round(6).tolist() for score in scored.values()]
+        keys, sketches = text_keys(batch).tolist(), minhash.sketches(batch.columns)
+        for scores, key, sketch in zip(zip(*columns, strict=True), keys, sketches, strict=True):
+            rows.append(dict(zip(scored, scores, strict=True)) | {"text_key": key, "sketch": sketch.tobytes()})
+    return rows
+
+
+def score_text(text: str, lang: str) -> dict[str, float]:
+    """`score_texts` of one text."""
+    return {name: float(values[0]) for name, values in score_texts([text], lang).items()}
+
+
+def refusals(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
+    """Every rule that refuses, in the order of RULES: the first is the verdict."""
+    return [rule for side, rule in judged(signals, thresholds) if rule.fails(side)]
+
+
+def judged(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[tuple[Side, Refusal]]:
+    """Every rule that is on, with the side on which it refuses. A signal that is absent or None is not judged.
+
+    `thresholds`: of FilterTextConfig, for the text's language.
+    """
+    found: list[tuple[Side, Refusal]] = []
+    for reason, threshold in thresholds.items():
+        rule = RULES[reason]
+        if (score := signals.get(rule.signal)) is not None:
+            found.append((rule.refuse, Refusal(reason, rule.signal, float(score), threshold, rule.version)))
     return found

@@ -19,13 +19,18 @@ def twins_mask(*keys_of_pair: Sequence[Hashable]) -> Tensor:
     return mask
 
 
-def info_nce(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float, twins_BB: Tensor) -> Tensor:
+def cosine_logits(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
+    """scale x cosine (B, B) of unit vectors, videos in rows; fp32 whatever the towers ran in."""
+    # At scale 100 a bf16 cosine is off by a third of a unit.
+    with torch.autocast(video_BE.device.type, enabled=False):
+        return scale * (video_BE.float() @ text_BE.float().T)
+
+
+def info_nce(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
     """Symmetric InfoNCE, the mean of both directions (CLIP4Clip's; STAN's code sums them).
 
-    Unit vectors in; logits = cosine x scale. Twins off the diagonal are left out of the denominator: they are no
-    negatives, and no targets either.
+    Twins off the diagonal are left out of the denominator: they are no negatives, and no targets either.
     """
-    logits_BB = _logits(video_BE, text_BE, scale)
     off_diagonal = twins_BB & ~torch.eye(len(twins_BB), dtype=torch.bool, device=twins_BB.device)
     logits_BB = logits_BB.masked_fill(off_diagonal, float("-inf"))
     target_B = torch.arange(len(logits_BB), device=logits_BB.device)
@@ -33,9 +38,8 @@ def info_nce(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float, twins_BB:
     return (cross_entropy(logits_BB, target_B) + cross_entropy(logits_BB.T, target_B)) / 2
 
 
-def info_nce_multi(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float, twins_BB: Tensor) -> Tensor:
+def info_nce_multi(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
     """As `info_nce`, but twins are targets too: the mean log-probability over them (SupCon's outer sum, eq. 2)."""
-    logits_BB = _logits(video_BE, text_BE, scale)
     weight_BB = twins_BB.float() / twins_BB.sum(1, keepdim=True)
     rows = -(weight_BB * logits_BB.log_softmax(1)).sum(1).mean()
     columns = -(weight_BB * logits_BB.T.log_softmax(1)).sum(1).mean()  # the mask is symmetric
@@ -52,13 +56,8 @@ def order_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale
     return torch.nn.functional.softplus(scale * gap_B).mean()
 
 
-def _logits(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
-    # fp32 whatever the towers ran in: at scale 100 a bf16 cosine is off by a third of a unit.
-    with torch.autocast(video_BE.device.type, enabled=False):
-        return scale * (video_BE.float() @ text_BE.float().T)
-
-
-OBJECTIVES: dict[str, Callable[[Tensor, Tensor, Tensor | float, Tensor], Tensor]] = {
+# Logits (B, B) with the pairs on the diagonal, and which others are no negatives.
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "info_nce": info_nce,
     "info_nce_multi": info_nce_multi,
 }

@@ -55,18 +55,19 @@ class VideoCLIP(nn.Module):
         self, frames_BTCHW: Tensor, mask_BT: Tensor | None = None, captions: Captions | None = None
     ) -> Tensor:
         """Unit video vectors (B, E). mask_BT is False where a clip has no such frame; None: all there."""
-        return self.pool(*self._frame_vectors(frames_BTCHW, mask_BT), captions)
+        mask_BT = _all_there(frames_BTCHW) if mask_BT is None else mask_BT
+        return self.pool(self.frame_vectors_of_images(frames_BTCHW, mask_BT), mask_BT, captions)
 
     def encode_frame_vectors(self, frames_BTCHW: Tensor, mask_BT: Tensor | None = None) -> Tensor:
         """Unit frame vectors (B, T, E) as the temporal module leaves them: what Mug reads."""
-        return F.normalize(self._frame_vectors(frames_BTCHW, mask_BT)[0], dim=-1)
+        mask_BT = _all_there(frames_BTCHW) if mask_BT is None else mask_BT
+        return F.normalize(self.frame_vectors_of_images(frames_BTCHW, mask_BT), dim=-1)
 
-    def _frame_vectors(self, frames_BTCHW: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor]:
-        if mask_BT is None:
-            mask_BT = torch.ones(frames_BTCHW.shape[:2], dtype=torch.bool, device=frames_BTCHW.device)
+    def frame_vectors_of_images(self, frames_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
+        """Frame vectors (B, T, E), not unit."""
         depth = self.temporal.layers_used
         tokens = self.backbone.prefix_tokens(frames_BTCHW.flatten(0, 1), depth).unflatten(0, frames_BTCHW.shape[:2])
-        return self.frame_vectors(self.levels_of_prefix(tokens, mask_BT, depth), mask_BT), mask_BT
+        return self.frame_vectors(self.levels_of_prefix(tokens, mask_BT, depth), mask_BT)
 
     def levels_of_prefix(self, tokens_BTSD: Tensor, mask_BT: Tensor, depth: int) -> list[Tensor]:
         """What the temporal module reads of the last layers: (B, T, S', D) each, CLS first.
@@ -167,3 +168,7 @@ class VideoCLIP(nn.Module):
         except RuntimeError as error:
             raise M2raapError(f"{weights_path} does not fit model.json: {' '.join(str(error).split())[:300]}") from None
         return model
+
+
+def _all_there(frames_BTCHW: Tensor) -> Tensor:
+    return torch.ones(frames_BTCHW.shape[:2], dtype=torch.bool, device=frames_BTCHW.device)

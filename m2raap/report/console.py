@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from m2raap.report.data import DifferenceRow, FunnelStage, ProbeRow, ReportData, ResultRow
+from m2raap.report.data import CostRow, DifferenceRow, FunnelStage, ProbeRow, ReportData, ResultRow
 
 Cell = str
 
@@ -60,6 +60,8 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
         numbers = [
             f"{row.metrics[name]:.1f} ({row.intervals[name][0]:.1f}-{row.intervals[name][1]:.1f})" for name in names
         ]
+        if row.seeds > 1:
+            note = f"{row.seeds} seeds, R@1 {min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f}" + (f"; {note}" if note else "")
         lines.append([row.arm, row.benchmark, row.lang, row.direction, row.slice, *numbers, f"{row.queries:,}", note])
     head = ["arm", "benchmark", "lang", "direction", "slice", *(f"{name} (95 %)" for name in names), "queries", ""]
     if not any(line[-1] for line in lines):
@@ -90,6 +92,18 @@ def print_probes(rows: Sequence[ProbeRow], file: TextIO | None = None) -> None:
     )
 
 
+def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
+    """Seconds of extraction, of training and of waiting for frames in it, beside R@1."""
+    names = list(dict.fromkeys(name for row in rows for name in row.r1))
+    lines = [
+        [row.arm, row.input, "-" if row.frames_s is None else f"{row.frames_s:.1f}", f"{row.steps:,}",
+         f"{row.train_s:.1f}", f"{row.waited_s:.1f}", *(f"{row.r1[n]:.1f}" if n in row.r1 else "-" for n in names)]
+        for row in rows
+    ]  # fmt: skip
+    head = ["arm", "input", "extraction core s", "steps", "training s", "waiting s", *(f"R@1 {name}" for name in names)]
+    _print("Training time", head, lines, set(range(2, len(head))), file)
+
+
 def print_report(data: ReportData, file: TextIO | None = None) -> None:
     """The tables of the report, slices left to the HTML."""
     stream = sys.stdout if file is None else file
@@ -106,6 +120,8 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
     probes = [row for row in data.probes if row.slice == "all"]
     if results:
         print_results(results, file)
+    if data.costs:
+        print_costs(data.costs, file)
     if differences:
         print_differences(differences, file)
     if probes:

@@ -42,11 +42,12 @@ class ResultRow:
     gallery: int
     missing: int
     seeds: int
+    seeds_r1: list[float]  # R@1 of each training seed
     metrics: dict[str, float]
     pessimistic: dict[str, float]
     intervals: dict[str, list[float]]
     tied_queries: int
-    rsum: float
+    rsum: float | None  # None: scores of one direction only
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class DifferenceRow:
     lo: float
     hi: float
     p: float
+    smallest: float | None = None  # the smallest difference that these queries could show
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,19 @@ class ProbeRow:
     r1: float
     lo: float | None = None
     hi: float | None = None
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What an arm's training took, beside what it reached. Wall seconds, but for `frames_s`."""
+
+    arm: str
+    input: str  # raw video, or how the stored frames were chosen
+    steps: int
+    frames_s: float | None  # core seconds of the stage that stored its frames; None: it decodes while it trains
+    train_s: float  # from the loaded model to the last step, with validation
+    waited_s: float  # of that: learning stood still until a batch was read
+    r1: dict[str, float]  # benchmark and language -> R@1 text to video
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Example:
 
 @dataclass(frozen=True)
 class DroppedItem:
-    """One clip or text that a stage refused, with what decided it."""
+    """One clip or text that a stage refused, or nearly did, with what decided it."""
 
     item_id: str
     stage: str
@@ -147,11 +162,13 @@ class ReportData:
     results: list[ResultRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
     probes: list[ProbeRow] = field(default_factory=list)
+    costs: list[CostRow] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     funnel: list[FunnelStage] = field(default_factory=list)
     grading: dict[str, Any] | None = None
     examples: list[Example] = field(default_factory=list)
     dropped: list[DroppedItem] = field(default_factory=list)
+    nearly: list[DroppedItem] = field(default_factory=list)  # kept, by the smallest margin of each rule
     protocol: dict[str, str] = field(default_factory=dict)
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""

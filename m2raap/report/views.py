@@ -27,6 +27,7 @@ def view(data: ReportData) -> dict[str, Any]:
         "slices": _slices(data),
         "probes": _probes(data),
         "charts": _charts(data.curves),
+        "cost_names": list(dict.fromkeys(name for row in data.costs for name in row.r1)),
         "funnel": _funnel(data.funnel),
         "dropped": _dropped(data),
         "timings": _timings(data),
@@ -164,8 +165,18 @@ def _dropped(data: ReportData) -> list[dict[str, Any]]:
     for stage in data.funnel:
         for reason, rows in stage.dropped.items():
             counts[reason] = counts.get(reason, 0) + rows
-    groups: list[tuple[str, list[DroppedItem]]] = _grouped(data.dropped, lambda item: item.reason)
-    return [{"reason": reason, "items": items, "count": counts.get(reason)} for reason, items in groups]
+    dropped: dict[str, list[DroppedItem]] = dict(_grouped(data.dropped, lambda item: item.reason))
+    nearly: dict[str, list[DroppedItem]] = dict(_grouped(data.nearly, lambda item: item.reason))
+    return [
+        {
+            "reason": reason,
+            "count": counts.get(reason),
+            "kinds": [
+                (title, items.get(reason, [])) for title, items in (("dropped", dropped), ("nearly dropped", nearly))
+            ],
+        }
+        for reason in dict.fromkeys((*dropped, *nearly))
+    ]
 
 
 def _timings(data: ReportData) -> list[tuple[str, float, Any]]:

@@ -5,17 +5,16 @@ An arm is one or several tables, one a training seed, over the same benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.retrieval.metrics import Side, rsum
+from m2raap.retrieval.metrics import rsum
+from m2raap.retrieval.sides import RankRow, side_of
 from m2raap.retrieval.significance import paired_difference
 from m2raap.retrieval.summary import DIGITS, summary_row
-
-RankRow = Mapping[str, Any]
 
 
 def summarise(tables: Sequence[Sequence[RankRow]], seed: int) -> list[dict[str, Any]]:
@@ -29,7 +28,7 @@ def summarise(tables: Sequence[Sequence[RankRow]], seed: int) -> list[dict[str, 
         slices = {str(row["category"]) for row in tables[0] if row["lang"] == lang and row["category"] is not None}
         for name in ["all", *sorted(slices)]:
             wanted = None if name == "all" else name
-            parts = {d: [_side(table, lang, d, wanted) for table in tables] for d in ("t2v", "v2t")}
+            parts = {d: [side_of(table, lang, d, wanted) for table in tables] for d in ("t2v", "v2t")}
             for direction, found in parts.items():
                 _check_same([queries for _, queries, _ in found], lang, direction)
             both = zip(parts["t2v"], parts["v2t"], strict=True)
@@ -52,15 +51,17 @@ def paired(
 ) -> dict[str, Any]:
     """R@k of arm a minus arm b in points, over the same queries, hits averaged over each arm's training seeds.
 
-    Gives lang, direction, slice, metric, queries, a, b, diff, lo, hi, p. Raises M2raapError where the queries differ.
+    Gives lang, direction, slice, metric, queries, a, b, diff, lo, hi, p, smallest. Raises M2raapError where the queries
+    differ.
     """
-    sides_a = [_side(table, lang, direction, category) for table in tables_a]
-    sides_b = [_side(table, lang, direction, category) for table in tables_b]
+    sides_a = [side_of(table, lang, direction, category) for table in tables_a]
+    sides_b = [side_of(table, lang, direction, category) for table in tables_b]
     _check_same([queries for _, queries, _ in [*sides_a, *sides_b]], lang, direction)
     hits_a = 100 * np.mean([side.hits(k) for side, _, _ in sides_a], axis=0)
     hits_b = 100 * np.mean([side.hits(k) for side, _, _ in sides_b], axis=0)
-    found = paired_difference(hits_a, hits_b, sides_a[0][2], seed)
+    found = paired_difference(hits_a, hits_b, sides_a[0][2], seed, unit=100)
     numbers = {"a": hits_a.mean(), "b": hits_b.mean(), "diff": found.diff, "lo": found.lo, "hi": found.hi, "p": found.p}
+    numbers["smallest"] = found.smallest
     return {
         "lang": lang,
         "direction": direction,
@@ -69,31 +70,6 @@ def paired(
         "queries": len(hits_a),
         **{name: round(float(value), DIGITS) for name, value in numbers.items()},
     }
-
-
-def _side(
-    table: Sequence[RankRow], lang: str, direction: str, category: str | None
-) -> tuple[Side, list[str], list[str]]:
-    """The ranks, query ids and video ids of one direction, ordered by query id."""
-    rows = sorted(
-        (
-            row
-            for row in table
-            if row["lang"] == lang
-            and row["direction"] == direction
-            and (category is None or row["category"] == category)
-        ),
-        key=lambda row: str(row["query_id"]),
-    )
-    if not rows:
-        where = f"'{lang}'" + (f" of {category}" if category else "")
-        raise M2raapError(f"the ranks hold no {direction} queries in {where}")
-    equal = np.asarray([row["ties"] for row in rows], np.int64)
-    greater = np.asarray([row["rank_pessimistic"] for row in rows], np.int64) - 1 - equal
-    missing = np.asarray([row["missing"] for row in rows], bool)
-    index = np.arange(len(rows))
-    side = Side(index, index, greater, equal, missing, int(rows[0]["gallery"]))
-    return side, [str(row["query_id"]) for row in rows], [str(row["video_id"]) for row in rows]
 
 
 def _check_same(queries: Sequence[Sequence[str]], lang: str, direction: str) -> None:

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from m2raap.core.config import Config
-from m2raap.core.errors import M2raapError
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from m2raap.core.config import Config, build, read_yaml
+from m2raap.core.errors import M2raapError, UsageError
+
+Count = Annotated[int, Field(ge=1)]
 
 
 class Benchmark(Config):
-    """`num_videos` and `num_texts` (one language's) are None where the protocol leaves them free."""
+    """`num_videos` and `num_texts` (language -> texts) are None where the protocol leaves them free."""
 
-    name: str
-    protocol: str
-    split: str
-    langs: tuple[str, ...]
-    num_videos: int | None = None
-    num_texts: int | None = None
-    texts_per_video: int | None = None
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    protocol: str = Field(description="one sentence: which texts ask, what is ranked")
+    split: str = "test"
+    langs: tuple[str, ...] = Field(min_length=1)
+    num_videos: Count | None = None
+    num_texts: dict[str, Count] | None = None
+    texts_per_video: Count | None = Field(default=None, description="of one language")
     source: str
     revision: str
     citation: str
 
 
 _XU_2016 = "Xu et al., MSR-VTT: A Large Video Description Dataset for Bridging Video and Language, CVPR 2016"
+_CHEN_2011 = "Chen and Dolan, Collecting Highly Parallel Data for Paraphrase Evaluation, ACL 2011"
+_HENDRICKS_2017 = "Hendricks et al., Localizing Moments in Video with Natural Language, ICCV 2017"
+_WANG_2019 = "Wang et al., VaTeX: A Large-Scale, High-Quality Multilingual Dataset for Video-and-Language Research, ICCV 2019"
+_EVERY_CAPTION = "every caption asks for itself; v2t by both rules: the best caption of each video (a), the best own caption (b)"
+_NO_DIGEST = "as published; no copy of it was at hand to take a digest of"
 
 _DECLARED = (
     Benchmark(
         name="msrvtt-1ka-jsfusion",
         protocol="the 1k-A list of JSFusion: 1,000 pairs, one given sentence a video",
-        split="test",
         langs=("en",),
         num_videos=1_000,
-        num_texts=1_000,
+        num_texts={"en": 1_000},
         texts_per_video=1,
         source="MSRVTT_JSFUSION_test.csv",
         revision="sha256:e61144b312c8a2fc2126f96504c981f8c23c05b3ba9655a56e2af50ac8a4b16a",
@@ -38,20 +50,120 @@ _DECLARED = (
     ),
     Benchmark(
         name="msrvtt-full",
-        protocol="the official test split: every one of 20 captions a query, v2t by the best caption of each video",
-        split="test",
+        protocol=f"the official test split with 20 captions a video: {_EVERY_CAPTION}",
         langs=("en",),
         num_videos=2_990,
-        num_texts=59_800,
+        num_texts={"en": 59_800},
         texts_per_video=20,
         source="msrvtt_caption_test.json",
         revision="sha256:9f14eaa8a715df3d39d5bceffee45c1e6783b07129bda03334434480ac885956",
         citation=_XU_2016,
     ),
     Benchmark(
+        name="msrvtt-cn-1ka",
+        protocol="the 1k-A list with its sentences in Chinese: 1,000 pairs, one given sentence a video",
+        langs=("zh",),
+        num_videos=1_000,
+        num_texts={"zh": 1_000},
+        texts_per_video=1,
+        source="a list of one's own (m2raap data import table); the published Chinese lists are translations, name yours",
+        revision=_NO_DIGEST,
+        citation=f"{_XU_2016}; Chinese texts: the list's authors",
+    ),
+    Benchmark(
+        name="msvd",
+        protocol=f"all captions of the 670 test videos: {_EVERY_CAPTION}. zh: the human captions of MSVD-CN",
+        langs=("en", "zh"),
+        num_videos=670,
+        num_texts={"en": 27_763, "zh": 3_980},
+        source="captions_msvd.json, test_list.txt, msvd_cn/msvd_cn_captions_release_utf8.csv",
+        revision="sha256 of captions_msvd.json 11bc68e8441438121c1c7321526ef1d1fc6553d3b801baef1cca1d3429e306b1, "
+        "of test_list.txt 95eacd1fddb1d88cd7144267913ef02d0ecb8cc94a88bc484035433a2d8f9c7a",
+        citation=f"{_CHEN_2011}; zh: MSVD-CN, github.com/IDDLab-CTL/MSVD-CN",
+    ),
+    Benchmark(
+        name="msvd-five",
+        protocol="five captions drawn for each of the 670 test videos, each asks for itself; the draw is the list's",
+        langs=("en",),
+        num_videos=670,
+        num_texts={"en": 3_350},
+        texts_per_video=5,
+        source="a list of one's own (m2raap data import table); the draws of the literature were not published",
+        revision="the digest in the corpus manifest",
+        citation=f"{_CHEN_2011}; Otani et al., Learning Joint Representations of Videos and Sentences with Web Image "
+        "Search, 2016; github.com/albanie/collaborative-experts/issues/11",
+    ),
+    Benchmark(
+        name="vatex-val",
+        protocol=f"the official validation split with 10 captions a video and language: {_EVERY_CAPTION}. "
+        "The Chinese captions are public for training and validation only",
+        split="validation",
+        langs=("en", "zh"),
+        num_videos=3_000,
+        num_texts={"en": 30_000, "zh": 30_000},
+        texts_per_video=10,
+        source="vatex_validation_v1.0.json",
+        revision=_NO_DIGEST,
+        citation=_WANG_2019,
+    ),
+    Benchmark(
+        name="vatex-public-test",
+        protocol=f"the public English test captions, 10 a video: {_EVERY_CAPTION}. Not the 1,500-video split of HGR",
+        langs=("en",),
+        num_videos=6_000,
+        num_texts={"en": 60_000},
+        texts_per_video=10,
+        source="vatex_public_test_english_v1.1.json",
+        revision=_NO_DIGEST,
+        citation=_WANG_2019,
+    ),
+    Benchmark(
+        name="didemo-paragraph",
+        protocol="all descriptions of a video as one paragraph, one paragraph a video",
+        langs=("en",),
+        num_videos=1_002,
+        num_texts={"en": 1_002},
+        texts_per_video=1,
+        source="didemo_data_test.jsonl",
+        revision="sha256:3150f1b35ccc3a5bdc05fdf8186207f755ded70465a964cd9c5dc0265e2bdfef",
+        citation=_HENDRICKS_2017,
+    ),
+    Benchmark(
+        name="didemo-moments",
+        protocol=f"each described moment is a clip of its own, several descriptions a moment: {_EVERY_CAPTION}",
+        langs=("en",),
+        num_videos=2_635,
+        num_texts={"en": 4_021},
+        source="test_data.json",
+        revision="sha256:1891c04ec48b3d364c739594b2b6413806b74bd9027c092d896e7ebb930ff1cd",
+        citation=_HENDRICKS_2017,
+    ),
+    Benchmark(
+        name="activitynet-paragraph",
+        protocol="val_1: all sentences of a video as one paragraph, one paragraph a video",
+        split="val_1",
+        langs=("en",),
+        num_videos=4_917,
+        num_texts={"en": 4_917},
+        texts_per_video=1,
+        source="actnet_data_val1.jsonl or val_1.json",
+        revision="sha256 of actnet_data_val1.jsonl 81705e7728a202b24950446a8f9c41fdfabb88b5202d866348619e26029b8b3e",
+        citation="Krishna et al., Dense-Captioning Events in Videos, ICCV 2017",
+    ),
+    Benchmark(
+        name="lsmdc-1k",
+        protocol="the 1,000 clips of the LSMDC 2016 challenge's public test, one sentence a clip",
+        langs=("en",),
+        num_videos=1_000,
+        num_texts={"en": 1_000},
+        texts_per_video=1,
+        source="LSMDC16_challenge_1000_publictect.csv",
+        revision=_NO_DIGEST,
+        citation="Rohrbach et al., Movie Description, IJCV 2017",
+    ),
+    Benchmark(
         name="world-motion",
         protocol="clips of the synthetic bilingual world that differ in motion or order; one text a clip and language",
-        split="test",
         langs=("en", "zh"),
         texts_per_video=1,
         source="m2raap data import world",
@@ -61,7 +173,6 @@ _DECLARED = (
     Benchmark(
         name="custom",
         protocol="a corpus of the user's own; numbers compare only with others on the very same corpus",
-        split="test",
         langs=("en", "zh"),
         source="the corpus",
         revision="the digest in the corpus manifest",
@@ -71,21 +182,48 @@ _DECLARED = (
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _DECLARED}
 
 
-def check_counts(benchmark: Benchmark, num_videos: int, num_texts: int) -> None:
-    """Raises M2raapError where the videos, or the texts of one language, are not as many as the protocol says.
+def read_benchmarks(path: Path) -> dict[str, dict[str, Any]]:
+    """The benchmarks that a YAML file declares: name -> fields of :class:`Benchmark` without the name.
 
-    `num_videos` counts every video of the list, those without an embedding too.
+    Raises UsageError naming file and key.
     """
-    wrong = [
-        f"{found:,} {what} instead of {declared:,}"
-        for what, found, declared in (
-            ("videos", num_videos, benchmark.num_videos),
-            ("texts", num_texts, benchmark.num_texts),
-        )
-        if declared is not None and found != declared
-    ]
-    if not wrong and benchmark.texts_per_video is not None and num_texts != num_videos * benchmark.texts_per_video:
-        wrong = [f"{num_texts:,} texts for {num_videos:,} videos instead of {benchmark.texts_per_video} each"]
+    tree = read_yaml(path)
+    for name, fields in tree.items():
+        declared(str(name), {str(name): fields}, str(path))
+    return tree
+
+
+def declared(name: str, of_user: Mapping[str, Any], source: str = "benchmarks") -> Benchmark | None:
+    """The benchmark of that name: the user's, else one of ours, else None.
+
+    Raises UsageError for a declaration that is no good, or that takes the name of one of ours.
+    """
+    if name not in of_user:
+        return BENCHMARKS.get(name)
+    if name in BENCHMARKS:
+        raise UsageError(f"{source}: '{name}' is a benchmark of m2raap; give yours another name")
+    if not isinstance(of_user[name], dict):
+        raise UsageError(f"{source}: {name}: expected the keys of a benchmark (protocol, langs, source ...)")
+    return build(Benchmark, {**of_user[name], "name": name}, f"{source}: {name}")
+
+
+def check_counts(benchmark: Benchmark, num_videos: int, num_texts: Mapping[str, int]) -> None:
+    """Raises M2raapError where the videos, or the texts of a language, are not as many as the protocol says.
+
+    `num_videos` counts every video of the list, those without an embedding too. `num_texts` maps the languages that are
+    evaluated to their texts: they may be fewer languages than the benchmark has, not others.
+    """
+    wrong = []
+    if benchmark.num_videos not in (None, num_videos):
+        wrong.append(f"{num_videos:,} videos instead of {benchmark.num_videos:,}")
+    for lang, found in sorted(num_texts.items()):
+        wanted = (benchmark.num_texts or {}).get(lang)
+        if lang not in benchmark.langs:
+            wrong.append(f"texts in '{lang}', which it does not have")
+        elif wanted is not None and found != wanted:
+            wrong.append(f"{found:,} {lang} texts instead of {wanted:,}")
+        elif wanted is None and benchmark.texts_per_video and found != num_videos * benchmark.texts_per_video:
+            wrong.append(f"{found:,} {lang} texts for {num_videos:,} videos instead of {benchmark.texts_per_video} each")
     if wrong:
         raise M2raapError(
             f"benchmark {benchmark.name}: {' and '.join(wrong)}; import the whole list from {benchmark.source} "

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2raap.core.errors import M2raapError
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, V2T_RULES, Ranks, Side, ranks_of, rsum
+from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, V2T_RULES, Ranks, ScoreRows, Side, ranks_of, rsum
+from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored
 from m2raap.retrieval.summary import DIGITS, summary_row
 
 TOP = 10
@@ -25,15 +27,20 @@ SCORE_DIGITS = 7
 
 @dataclass(frozen=True)
 class Results:
-    """`rows`: one dict a language, direction, scope and slice. `ranks`: one dict a query. `missing`: ids, sorted."""
+    """`rows`: one dict a language, direction, scope and slice. `ranks`: one dict a query. `missing`: ids, sorted.
+
+    `compat`: language -> direction -> what CLIP4Clip's arithmetic prints for the embedded videos (none of rescored scores).
+    """
 
     rows: list[dict[str, Any]]
     ranks: list[dict[str, Any]]
     missing: list[str]
+    compat: dict[str, dict[str, dict[str, float]]]
 
     def to_dict(self) -> dict[str, Any]:
         """What belongs in results.json (the ranks go to a table of their own)."""
-        return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows}
+        compat = {"compat": {"label": LABEL, "rows": self.compat}} if self.compat else {}
+        return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows} | compat
 
 
 def evaluate(
@@ -46,14 +53,16 @@ def evaluate(
     categories: Mapping[str, str],
     missing_video_ids: Collection[str],
     seed: int,
+    rescore: Rescore | None = None,
 ) -> Results:
-    """Retrieval results of cosine scores between the embeddings (normalised here).
+    """Retrieval results of cosine scores between the embeddings (normalised here), or of what `rescore` makes of them.
 
     Each language is evaluated alone against all videos. Scope `official`: a missing video (one without an embedding)
     is in the gallery, at its very end, and all its queries are misses. Where some are missing, scope `available` drops
     them from both sides; `comparable` is then False. `categories` maps video ids to slices: the queries of a category
     against the full gallery. The order of the inputs does not matter. Raises M2raapError for zero or non-finite
-    vectors, unknown or repeated ids.
+    vectors, unknown or repeated ids. With `rescore` there is scope `official` only, rsum is None where a direction is, and
+    the tops of v2t are empty.
     """
     videos = _Vectors.checked("video", video_VE, video_ids)
     texts = _Vectors.checked("text", text_TE, text_ids)
@@ -68,20 +77,26 @@ def evaluate(
         if video not in row_of_video and video not in missing_video_ids:
             raise M2raapError(f"text {text} belongs to video {video}, which is neither embedded nor listed as missing")
 
-    rows: list[dict[str, Any]] = []
-    table: list[dict[str, Any]] = []
+    found = Results([], [], sorted(missing_video_ids), {})
     for lang in sorted(set(text_langs)):
         asked = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
         part = _Language(videos, asked, video_of_text, row_of_video)
-        official = part.ranks(sorted(missing_video_ids))
-        rows += part.rows(official, lang, "official", categories, seed)
-        table += part.rank_table(official.t2v, "t2v", lang, categories)
-        table += part.rank_table(official.v2t, "v2t", lang, categories)
+        again = rescore(part.scores(lang)) if rescore else None
+        official = part.ranks(sorted(missing_video_ids), again)
+        directions = [name for name in ("t2v", "v2t") if again is None or getattr(again, name)]
+        found.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
+        for direction in directions:
+            found.ranks.extend(part.rank_table(getattr(official, direction), direction, lang, categories, again))
+        if rescore:
+            continue
+        kept, available = part, official
         if missing_video_ids:
-            kept = texts.select([text for text in part.texts.ids if video_of_text[text] in row_of_video])
-            part = _Language(videos, kept, video_of_text, row_of_video)
-            rows += part.rows(part.ranks([]), lang, "available", categories, seed)
-    return Results(rows, table, sorted(missing_video_ids))
+            kept_texts = texts.select([text for text in part.texts.ids if video_of_text[text] in row_of_video])
+            kept = _Language(videos, kept_texts, video_of_text, row_of_video)
+            available = kept.ranks([])
+            found.rows.extend(kept.rows(available, lang, "available", categories, seed, directions))
+        found.compat[lang] = kept.compat(available)
+    return found
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,20 @@ class _Language:
     video_of_text: Mapping[str, str]
     row_of_video: Mapping[str, int]
 
-    def ranks(self, missing: Sequence[str]) -> Ranks:
+    def cosines(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.round(self.texts.unit_NE[rows] @ self.videos.unit_NE.T, SCORE_DIGITS)
+
+    def scores(self, lang: str) -> LanguageScores:
+        several = len({self.video_of_text[text] for text in self.texts.ids}) < len(self.texts.ids)
+        return LanguageScores(lang, self.texts.ids, self.videos.ids, several, self.cosines)
+
+    def compat(self, found: Ranks) -> dict[str, dict[str, float]]:
+        t2v = clip4clip(found.t2v)
+        if found.several_texts:
+            t2v = clip4clip_several(self.cosines, found.t2v.query, found.t2v.target, len(self.videos.ids))
+        return {"t2v": t2v, "v2t": clip4clip(found.v2t)}
+
+    def ranks(self, missing: Sequence[str], again: Rescored | None = None) -> Ranks:
         pairs = [
             (row, self.row_of_video[self.video_of_text[text]])
             for row, text in enumerate(self.texts.ids)
@@ -133,13 +161,10 @@ class _Language:
         ]
         if not pairs:
             raise M2raapError(f"none of the videos of text {self.texts.ids[0]} and its like has an embedding")
-        video_ET = self.videos.unit_NE.T
-        found = ranks_of(
-            lambda rows: np.round(self.texts.unit_NE[rows] @ video_ET, SCORE_DIGITS),
-            len(self.texts.ids),
-            len(self.videos.ids),
-            np.asarray(pairs, np.int64),
-        )
+        found = self._ranks_of((again.t2v or again.v2t or self.cosines) if again else self.cosines, pairs)
+        if again and again.t2v and again.v2t:
+            other = self._ranks_of(again.v2t, pairs)
+            found = Ranks(found.t2v, other.v2t, other.v2t_rule_b, found.several_texts)
         if not missing:
             return found
         number = {video: len(self.videos.ids) + i for i, video in enumerate(missing)}
@@ -160,22 +185,32 @@ class _Language:
             found.several_texts,
         )
 
+    def _ranks_of(self, rows: ScoreRows, pairs: Sequence[tuple[int, int]]) -> Ranks:
+        return ranks_of(rows, len(self.texts.ids), len(self.videos.ids), np.asarray(pairs, np.int64))
+
     def rows(
-        self, found: Ranks, lang: str, scope: str, categories: Mapping[str, str], seed: int
+        self,
+        found: Ranks,
+        lang: str,
+        scope: str,
+        categories: Mapping[str, str],
+        seed: int,
+        directions: Sequence[str],
     ) -> list[dict[str, Any]]:
         comparable = scope == "official"
         result = []
         slices = ["all", *sorted({categories[v] for v in self._queried_videos(found) if v in categories})]
         for name in slices:
-            sides = {"t2v": found.t2v, "v2t": found.v2t}
-            if found.several_texts:
+            sides = {name: getattr(found, name) for name in directions}
+            if found.several_texts and "v2t" in directions:
                 sides["v2t_rule_b"] = found.v2t_rule_b
             parts = {}
             for direction, side in sides.items():
                 ids = self.query_video_ids(side, direction)
                 keep = np.asarray([name == "all" or categories.get(video) == name for video in ids])
                 parts[direction] = (side.select(keep), [v for v, kept in zip(ids, keep, strict=True) if kept])
-            total = round(rsum(parts["t2v"][0], parts["v2t"][0]), DIGITS)
+            both = len(directions) == 2
+            total = round(rsum(parts["t2v"][0], parts["v2t"][0]), DIGITS) if both else None
             for direction, (side, ids) in parts.items():
                 head = {"lang": lang, "direction": direction, "scope": scope, "slice": name, "comparable": comparable}
                 result.append({**head, **summary_row([side], ids, seed), "rsum": total})
@@ -186,16 +221,27 @@ class _Language:
         text_rows = side.query if direction == "t2v" else side.target
         return [self.video_of_text[self.texts.ids[row]] for row in text_rows]
 
+    def _cosines_of_videos(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.round(self.videos.unit_NE[rows] @ self.texts.unit_NE.T, SCORE_DIGITS)
+
     def _queried_videos(self, found: Ranks) -> set[str]:
         return set(self.query_video_ids(found.t2v, "t2v"))
 
-    def rank_table(self, side: Side, direction: str, lang: str, categories: Mapping[str, str]) -> list[dict[str, Any]]:
+    def rank_table(
+        self, side: Side, direction: str, lang: str, categories: Mapping[str, str], again: Rescored | None
+    ) -> list[dict[str, Any]]:
         """One row a query, ordered by query id. `target_id` is the video in t2v, the best own text in v2t.
 
         The tops of t2v are videos, those of v2t are texts; a missing video has no scores, so its v2t top is empty.
         """
-        queries, items = (self.texts, self.videos) if direction == "t2v" else (self.videos, self.texts)
-        tops = _tops(queries.unit_NE, items.unit_NE, side.query[side.query < len(queries.ids)])
+        t2v = direction == "t2v"
+        queries, items = (self.texts, self.videos) if t2v else (self.videos, self.texts)
+        rows = side.query[side.query < len(queries.ids)]
+        tops = {}
+        if t2v:
+            tops = _tops((again.t2v if again else None) or self.cosines, len(items.ids), rows)
+        elif again is None:
+            tops = _tops(self._cosines_of_videos, len(items.ids), rows)
         result = []
         for i, video in enumerate(self.query_video_ids(side, direction)):
             own, other = int(side.query[i]), int(side.target[i])
@@ -233,16 +279,14 @@ def _with_misses(side: Side, lost: Sequence[tuple[int, int]], gallery: int) -> S
     )
 
 
-def _tops(
-    query_NE: NDArray[np.float64], item_ME: NDArray[np.float64], rows: NDArray[np.int64]
-) -> dict[int, tuple[list[int], list[float]]]:
+def _tops(score_rows: ScoreRows, num_items: int, rows: NDArray[np.int64]) -> dict[int, tuple[list[int], list[float]]]:
     """Per row the first TOP items by score, equal scores in the order of their ids."""
     found = {}
-    size = max(1, BLOCK_ELEMENTS // len(item_ME))
-    k = min(TOP, len(item_ME))
+    size = max(1, BLOCK_ELEMENTS // num_items)
+    k = min(TOP, num_items)
     for start in range(0, len(rows), size):
         block = rows[start : start + size]
-        scores_BM = np.round(query_NE[block] @ item_ME.T, SCORE_DIGITS)
+        scores_BM = score_rows(block)
         least_B = np.partition(scores_BM, -k, axis=1)[:, -k]
         for row, scores, least in zip(block, scores_BM, least_B, strict=True):
             columns = np.flatnonzero(scores >= least)

@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2raap.core.errors import M2raapError
+from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
 from m2raap.retrieval.metrics import V2T_RULES, Side, metrics, metrics_pessimistic, ranks, rsum, ties
 
 TIE_POLICY = "expected under a random tie-break; the pessimistic numbers count every tie as lost"
 
 
-def score_matrix(path_npy: Path, pairs_csv: Path | None = None) -> dict[str, Any]:
+def score_matrix(path_npy: Path, pairs_csv: Path | None = None, compat: bool = False) -> dict[str, Any]:
     """Metrics of a .npy of scores, rows texts and columns videos.
 
     Without `pairs_csv` text i belongs to video i. Gives {"t2v": {"R@1": ..., "MdR": ..., "pessimistic": {...},
-    "ties": {...}}, "v2t": {...}, "rsum": ...} and, where videos have several texts, "v2t_rule_b". Raises M2raapError
-    naming the file, and the row where there is one.
+    "ties": {...}}, "v2t": {...}, "rsum": ...} and, where videos have several texts, "v2t_rule_b". With `compat` also
+    what CLIP4Clip's arithmetic prints. Raises M2raapError naming the file, and the row where there is one.
     """
     sim_TV = read_matrix(path_npy)
     if pairs_csv is not None:
@@ -48,6 +49,11 @@ def score_matrix(path_npy: Path, pairs_csv: Path | None = None) -> dict[str, Any
     }
     if found.several_texts:
         result["v2t_rule_b"] = _direction(found.v2t_rule_b)
+    if compat:
+        t2v = found.t2v
+        several = lambda: clip4clip_several(lambda rows: np.asarray(sim_TV[rows]), t2v.query, t2v.target, sim_TV.shape[1])  # noqa: E731
+        rows = {"t2v": several() if found.several_texts else clip4clip(t2v), "v2t": clip4clip(found.v2t)}
+        result["compat"] = {"label": LABEL, **rows}
     return result
 
 

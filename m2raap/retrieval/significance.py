@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 RESAMPLES = 2_000
 LEVEL = 0.95
+POWER_FACTOR = 1.959964 + 0.841621  # normal quantiles of 5 % two-sided and of 80 % power
+FEWEST_CHANGES = 6  # 2 * 0.5**6 is the first under 5 %
 _BLOCK_ELEMENTS = 4_000_000
 
 
@@ -31,12 +33,16 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """`diff` is mean(a) - mean(b); `p` is two-sided, of 'the labels a and b mean nothing'."""
+    """`diff` is mean(a) - mean(b); `p` is two-sided, of 'the labels a and b mean nothing'.
+
+    `smallest` is the smallest difference that this set could show: found at 5 % four times out of five, were it the true one.
+    """
 
     diff: float
     lo: float
     hi: float
     p: float
+    smallest: float
 
 
 def interval(
@@ -86,8 +92,11 @@ def paired_difference(
     clusters: Sequence[Hashable] | NDArray[Any],
     seed: int = 0,
     resamples: int = RESAMPLES,
+    unit: float = 1.0,
 ) -> Difference:
     """mean(a) - mean(b) over the same queries: bootstrap interval over videos, and p by flipping a and b per video.
+
+    `unit` is what a full hit counts (100 where hits are in points).
 
     The smallest p that can come out is 1 / (resamples + 1). Input may be averaged over training seeds; then the p is
     about these trained models and new videos, not about new training runs.
@@ -104,7 +113,13 @@ def paired_difference(
         signs_BC = np.where(rng.random((size, num_clusters)) < 0.5, -1.0, 1.0)
         # The slack keeps rounding in the sums from breaking exact ties with what was observed.
         as_far += int((np.abs(signs_BC @ sums_C) >= observed - 1e-9).sum())
-    return Difference(found.value, found.lo, found.hi, (as_far + 1) / (resamples + 1))
+    spread_C = sums_C - found.value * np.bincount(index_Q, minlength=num_clusters)
+    correction = num_clusters / max(1, num_clusters - 1)
+    error = float(np.sqrt((spread_C**2).sum() * correction)) / len(delta_Q)
+    # Where hardly a video changes sides the standard error says nothing: under six that all change one way, p stays over 5 %.
+    floor = FEWEST_CHANGES * unit / len(delta_Q)
+    smallest = max(POWER_FACTOR * error, floor)
+    return Difference(found.value, found.lo, found.hi, (as_far + 1) / (resamples + 1), smallest)
 
 
 _TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]

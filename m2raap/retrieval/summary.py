@@ -17,7 +17,7 @@ DIGITS = 6
 def summary_row(sides: Sequence[Side], video_ids: Sequence[str], seed: int) -> dict[str, Any]:
     """Metrics of one direction, averaged over `sides` (training seeds; the same queries in the same order).
 
-    `video_ids` names each query's video: the cluster that is resampled. Gives `queries`, `gallery`, `missing`, `seeds`,
+    `video_ids` names each query's video: the cluster that is resampled. Gives `queries`, `gallery`, `missing`, `seeds`, `seeds_r1`,
     `metrics`, `pessimistic`, `intervals` ({metric: [lo, hi]}) and `ties`; percent for R@k, floats to 6 digits.
     """
     for side in sides:
@@ -36,6 +36,7 @@ def summary_row(sides: Sequence[Side], video_ids: Sequence[str], seed: int) -> d
         "gallery": sides[0].gallery,
         "missing": int(sides[0].missing.sum()),
         "seeds": len(sides),
+        "seeds_r1": [round(100 * float(side.hits(1).mean()), DIGITS) for side in sides],
         "metrics": _mean_of([metrics(side) for side in sides]),
         "pessimistic": _mean_of([metrics_pessimistic(side) for side in sides]),
         "intervals": {

@@ -1,39 +1,52 @@
-"""align: everything that needs frames: video rules, near-duplicate clips, and whether image and text belong together.
+"""align: everything that needs frames: video rules, near-duplicate clips, whether image and text belong together, and the
+balance of what is left.
 
-`score` embeds frames and texts once. `reduce` finds copies and draws the texts that pairs are judged against. `apply`
-judges: new thresholds never embed again.
+`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for quantiles
+and the balance, goes through the parts once or twice more. `apply` judges: new thresholds never embed again.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.stage import DataStage, Settings, Signals, Tables
 from m2raap.core.tables import Row
-from m2raap.core.view import Part, View
+from m2raap.core.view import LANGS, Part, View
+from m2raap.curate import balance, duplicates, thumbnails
+from m2raap.curate.balance import BalanceConfig
 from m2raap.curate.clean import clean
-from m2raap.curate.duplicates import text_key
-from m2raap.curate.similarity import MismatchConfig, TextNorm, contrastive_scores, mismatch, pair_scores, text_norm
-from m2raap.curate.thumbnails import SIDE, DuplicateConfig, near_duplicates
-from m2raap.curate.video_rules import VideoRulesConfig, video_refusals
+from m2raap.curate.duplicates import DuplicateConfig
+from m2raap.curate.limits import at_quantile
+from m2raap.curate.refusal import Refusal
+from m2raap.curate.similarity import MismatchConfig, Reference, pair_scores
+from m2raap.curate.text_copies import text_key
+from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.drops import drop_row
 from m2raap.stages.encode import encoder, pack, unpack
+from m2raap.video import quality
+
+_BLUR_SIDE_PX = 128  # sharpness means something at one size only
+# Variance of the Laplacian at that size, as a share of the luma's own variance. Real key-frames: 0.01 at the 1st centile, 0.37
+# in the middle; the same blurred with sigma 3: 0.002. A picture of low contrast is not blurred.
+_BLURRED = 0.006
 
 
 class AlignConfig(Config):
-    """Thresholds on what the frames show. A threshold of null switches its rule off."""
+    """Thresholds on what the frames show. `duplicates`, `mismatch` values and `balance` of null switch their rules off."""
 
     video: VideoRulesConfig = Field(default_factory=VideoRulesConfig)
     duplicates: DuplicateConfig | None = Field(default_factory=DuplicateConfig)
     mismatch: MismatchConfig = Field(default_factory=MismatchConfig)
+    balance: BalanceConfig | None = None
 
     def settings(self, backbone: BackboneConfig) -> Settings:
         return Settings(score={"backbone": backbone.model_dump(mode="json")}, apply=self.model_dump(mode="json"))
@@ -41,13 +54,17 @@ class AlignConfig(Config):
 
 class AlignStage(DataStage):
     name = "align"
+    version = 2
     reads = ("texts", "jpegs")
     reduces = True
-    verdict_columns: ClassVar[dict[str, str]] = {"sim_percentile": "float", "sim_margin": "float", "copy_of": "str"}
+    verdict_columns: ClassVar[dict[str, str]] = {
+        "sim_percentile": "float", "sim_margin": "float", "sim_z": "float", "copy_of": "str", "cluster": "int",
+    }  # fmt: skip
 
     def signal_columns(self) -> dict[str, str]:
         sims = {"sim_max": "float", "sim_mean": "float", "sim_robust": "float"}
-        return sims | {"features": "bytes", "thumbnails": "bytes", "dim": "int", "text_key": "int"}
+        pictures = {"thumbnails": "bytes", "thumbnail_hashes": "bytes", "blurred_share": "float"}
+        return sims | pictures | {"features": "bytes", "dim": "int", "text_key": "int"}
 
     def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
         encode = encoder(BackboneConfig(**settings["backbone"]))
@@ -57,8 +74,7 @@ class AlignStage(DataStage):
             jpegs = part.frames[clip["clip_id"]]["jpegs"]
             frames_KE = encode.images(jpegs)
             dim = frames_KE.shape[1]
-            pictures = {"features": pack(frames_KE), "thumbnails": thumbnails(jpegs), "dim": dim}
-            rows.append({"clip_id": clip["clip_id"]} | pictures)
+            rows.append({"clip_id": clip["clip_id"], "features": pack(frames_KE), "dim": dim} | looks(jpegs))
             # What a rewriter would take off (stock phrases, tags) says nothing about whether the rest is true.
             cleaned = [clean(t["text"], t["lang"])[0] or t["text"] for t in texts]
             for text, feature_E in zip(texts, encode.texts(cleaned), strict=True):
@@ -70,62 +86,218 @@ class AlignStage(DataStage):
         return {"signals": rows}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
+        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for quantiles and balance."""
         cfg = AlignConfig(**settings)
+        limits = _video_thresholds(parts, cfg.video)
         sample = _Sample(cfg.mismatch.num_others)
-        ids: list[str] = []
-        thumbs: list[np.ndarray] = []
-        durations: list[float] = []
-        sharpness: list[float] = []
+        table = _ClipTable()
         for part, own in parts:
             for clip in part.clips:
-                signals, mine = part.signals[clip["clip_id"]], own[clip["clip_id"]]
-                sample.add_clip(clip["clip_id"], mine)
-                if not video_refusals(signals, cfg.video):  # a black clip may not be what a good one is a copy of
-                    ids.append(clip["clip_id"])
-                    thumbs.append(np.frombuffer(mine["thumbnails"], np.uint8).reshape(-1, SIDE, SIDE, 3))
-                    durations.append(signals["duration_s"])
-                    sharpness.append(signals["pick_sharpness"])
+                signals = part.signals[clip["clip_id"]] | own[clip["clip_id"]]
+                sample.add_clip(clip["clip_id"], signals)
+                if not video_refusals(signals, limits):  # a black clip may not be what a good one is a copy of
+                    table.add(clip["clip_id"], signals)
             for text in part.texts:
                 sample.add_text(text, own[text["text_id"]])
-        copies = near_duplicates(ids, thumbs, durations, cfg.duplicates, sharpness) if cfg.duplicates else {}
-        return {"copies": copies, "sample": sample.as_json()}
+        decisions: dict[str, Any] = {"thresholds": {"video": limits, "mismatch": {}}, "balance": None}
+        decisions["copies"] = table.copies(parts, cfg.duplicates) if cfg.duplicates else {}
+        decisions["sample"] = sample.as_json()
+        decisions["thresholds"]["mismatch"] = _mismatch_thresholds(parts, decisions, cfg)
+        if cfg.balance:
+            decisions["balance"] = _balance(parts, decisions, cfg, cfg.balance)
+        return decisions
 
     def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
         cfg = AlignConfig(**settings)
-        judge = _Judge(decisions["sample"], cfg.mismatch)
-        drops: list[Row] = []
+        scores = _Judge(decisions["sample"]).scores(part, own)
+        drops = _verdicts(part, own, scores, decisions, cfg)
+        gone = {row["text_id"] or row["clip_id"] for row in drops}
         verdicts: list[Row] = []
+        chosen = _Chosen(decisions["balance"], cfg.balance) if decisions["balance"] and cfg.balance else None
         for clip in part.clips:
             clip_id = clip["clip_id"]
-            copy_of = decisions["copies"].get(clip_id)
-            if found := video_refusals(part.signals[clip_id], cfg.video):
-                drops.append(drop_row(clip_id, None, found))
-            elif copy_of:
-                drops.append({"clip_id": clip_id, "reason": "duplicate_clip", "detail": f"a copy of {copy_of}"})
-            verdicts.append({"clip_id": clip_id, "copy_of": copy_of})
-        for text in part.texts:
-            signals = own[text["text_id"]]
-            row = {"clip_id": text["clip_id"], "text_id": text["text_id"]}
-            scores = judge.scores(text["lang"], signals, own[text["clip_id"]])
-            verdicts.append(row | scores)
-            every = scores | {name: signals[name] for name in ("sim_max", "sim_mean", "sim_robust")}
-            if scores and (found := mismatch(every, cfg.mismatch, judge.threshold)):
-                drops.append(drop_row(text["clip_id"], text["text_id"], found))
+            verdict = {"clip_id": clip_id, "copy_of": decisions["copies"].get(clip_id)}
+            if chosen and _stays(part, clip_id, gone):
+                verdict["cluster"], row = chosen.judge(clip_id, own[clip_id])
+                drops += [row] if row else []
+            verdicts.append(verdict)
+        verdicts += [{"clip_id": t["clip_id"], "text_id": t["text_id"]} | scores[t["text_id"]] for t in part.texts]
         return {"dropped": drops, "verdicts": verdicts}
 
 
-def thumbnails(jpegs: list[bytes]) -> bytes:
-    """(K, 8, 8, 3) bytes: what a clip looks like, for finding copies."""
+def looks(jpegs: Sequence[bytes]) -> Row:
+    """What a clip looks like: thumbnails of its frames, their hashes, and the share of blurred ones."""
     import cv2
 
-    from m2raap.curate.thumbnails import thumbnail
-
-    small = []
+    small: list[np.ndarray] = []
+    blurred = 0
     for jpeg in jpegs:
         picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
         assert picture is not None, "keyframes stores JPEGs that can be read"
-        small.append(thumbnail(picture).tobytes())
-    return b"".join(small)
+        small.append(thumbnails.thumbnail(picture))
+        luma = quality.luma(picture)
+        scale = _BLUR_SIDE_PX / min(luma.shape)
+        if scale < 1:
+            luma = cv2.resize(luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        spread = float(luma.std())
+        blurred += spread >= quality.FLAT_STD and quality.blur_variance(luma) < _BLURRED * spread**2
+    thumbs = np.stack(small)
+    hashes = thumbnails.hashes(thumbs)
+    return {
+        "thumbnails": thumbs.tobytes(),
+        "thumbnail_hashes": np.array(hashes, "<i8").tobytes() if hashes else None,
+        "blurred_share": blurred / len(jpegs),
+    }
+
+
+def _video_thresholds(parts: Iterable[tuple[Part, Signals]], cfg: VideoRulesConfig) -> dict[str, float]:
+    shares = {name: limit.quantile for name, limit in cfg.rules.items() if limit and limit.quantile}
+    if not shares:
+        return cfg.thresholds()
+    values: dict[str, list[float]] = {name: [] for name in shares}
+    for part, own in parts:
+        for clip in part.clips:
+            signals = part.signals[clip["clip_id"]] | own[clip["clip_id"]]
+            for name in shares:
+                if (value := signal_value(signals, VIDEO_RULES[name].signal)) is not None:
+                    values[name].append(value)
+    found = {name: at_quantile(np.array(values[name]), share, VIDEO_RULES[name].refuse) for name, share in shares.items()}
+    return cfg.thresholds({name: value for name, value in found.items() if value is not None})
+
+
+def _mismatch_thresholds(
+    parts: Iterable[tuple[Part, Signals]], decisions: dict[str, Any], cfg: AlignConfig
+) -> dict[str, float]:
+    """lang -> threshold, for every language that has texts to compare."""
+    scores: dict[str, list[float]] = {lang: [] for lang in LANGS}
+    if cfg.mismatch.quantile is not None:
+        judge = _Judge(decisions["sample"])
+        for part, own in parts:
+            found = judge.scores(part, own)
+            for text in part.texts:
+                score = (own[text["text_id"]] | found[text["text_id"]]).get(cfg.mismatch.signal)
+                scores[text["lang"]] += [] if score is None else [score]
+    limits = {lang: cfg.mismatch.threshold(scores[lang]) for lang in LANGS}
+    return {lang: limit for lang, limit in limits.items() if limit is not None}
+
+
+def _verdicts(
+    part: Part, own: Signals, scores: dict[str, dict[str, float]], decisions: dict[str, Any], cfg: AlignConfig
+) -> list[Row]:
+    """Drops of one part by video rules, copies and mismatch: all but the balance."""
+    limits = decisions["thresholds"]
+    drops: list[Row] = []
+    for clip in part.clips:
+        clip_id = clip["clip_id"]
+        copy_of = decisions["copies"].get(clip_id)
+        if found := video_refusals(part.signals[clip_id] | own[clip_id], limits["video"]):
+            row = drop_row(clip_id, None, found)
+            drops.append(row | {"also_failed": [*row["also_failed"], *(["duplicate_clip"] if copy_of else [])]})
+        elif copy_of:
+            drops.append({"clip_id": clip_id, "text_id": None, "reason": "duplicate_clip", "detail": f"a copy of {copy_of}"})
+    for text in part.texts:
+        threshold = limits["mismatch"].get(text["lang"])
+        judged = scores[text["text_id"]]
+        score = (own[text["text_id"]] | judged).get(cfg.mismatch.signal)
+        if judged and score is not None and threshold is not None and score < threshold:
+            rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold)
+            drops.append(drop_row(text["clip_id"], text["text_id"], [rule]))
+    return drops
+
+
+def _stays(part: Part, clip_id: str, gone: set[str]) -> bool:
+    """Whether a clip is still there, with a text."""
+    return clip_id not in gone and any(text["text_id"] not in gone for text in part.texts_of[clip_id])
+
+
+def _balance(
+    parts: Iterable[tuple[Part, Signals]], decisions: dict[str, Any], cfg: AlignConfig, wanted: BalanceConfig
+) -> dict[str, Any]:
+    """Centres, and the last place of the draw that stays in each full cluster."""
+    judge = _Judge(decisions["sample"])
+    sample = _Smallest(balance.POINTS_A_CLUSTER * wanted.clusters)
+    staying: list[str] = []
+    for part, own in parts:
+        drops = _verdicts(part, own, judge.scores(part, own), decisions, cfg)
+        gone = {row["text_id"] or row["clip_id"] for row in drops}
+        for clip in part.clips:
+            if _stays(part, clip["clip_id"], gone):
+                staying.append(clip["clip_id"])
+                sample.add(clip["clip_id"], clip["clip_id"], own[clip["clip_id"]])
+    if len(staying) <= wanted.target:
+        talk.say(f"align: {len(staying):,} clips are left, no more than align.balance.target {wanted.target:,}: all stay")
+        return {}
+    vectors_NE = np.stack([_vector(row) for _, row in sample.items()])
+    centres_CE = balance.centres(vectors_NE, wanted)
+    here = set(staying)
+    clusters: list[int] = []
+    places: list[int] = []
+    for part, own in parts:
+        for clip in part.clips:
+            if clip["clip_id"] in here:
+                clusters.append(balance.nearest(_vector(own[clip["clip_id"]]), centres_CE))
+                places.append(balance.place(clip["clip_id"], wanted.seed))
+    chosen = balance.last_places(clusters, places, wanted.target)
+    return chosen | {"centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(), "dim": centres_CE.shape[1]}
+
+
+def _vector(signals: Row) -> np.ndarray:
+    return balance.clip_vector(unpack(signals["features"], signals["dim"]))
+
+
+class _Chosen:
+    """Which clips the balance keeps."""
+
+    def __init__(self, decided: dict[str, Any], cfg: BalanceConfig) -> None:
+        self._centres_CE = np.frombuffer(base64.b64decode(decided["centres"]), "<f4").reshape(-1, decided["dim"])
+        self._decided, self._cfg = decided, cfg
+
+    def judge(self, clip_id: str, signals: Row) -> tuple[int, Row | None]:
+        """The clip's cluster, and a row of `dropped` if the cluster is full without it."""
+        cluster = balance.nearest(_vector(signals), self._centres_CE)
+        last = self._decided["last"].get(str(cluster))
+        if last is None or balance.place(clip_id, self._cfg.seed) <= last:
+            return cluster, None
+        detail = f"cluster {cluster} keeps {self._decided['cap']} or one more"
+        return cluster, {"clip_id": clip_id, "text_id": None, "reason": "balanced_out", "detail": detail}
+
+
+class _ClipTable:
+    """Clips that may be copies: what finding them needs, some 100 bytes each besides the id."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._rows: list[tuple[float, float, bytes]] = []
+
+    def add(self, clip_id: str, signals: Row) -> None:
+        if signals["thumbnail_hashes"] is None:  # nothing to see in any frame
+            return
+        # Where frames were too few to measure, quality and length are unknown: such a clip ranks last, and copies only
+        # what has no length either.
+        self._ids.append(clip_id)
+        self._rows.append((signals["pick_sharpness"] or 0.0, signals["duration_s"] or 0.0, signals["thumbnail_hashes"]))
+
+    def copies(self, parts: Iterable[tuple[Part, Signals]], cfg: DuplicateConfig) -> dict[str, str]:
+        """dropped clip_id -> kept clip_id, sorted by dropped id. Of copies the sharpest is kept."""
+        order = sorted(range(len(self._ids)), key=lambda at: (-self._rows[at][0], self._ids[at]))
+        if not order:
+            return {}
+        row_of = {self._ids[at]: row for row, at in enumerate(order)}
+        hashes_NH = np.frombuffer(b"".join(self._rows[at][2] for at in order), "<u8").reshape(-1, thumbnails.NUM_HASHES)
+
+        def thumbnails_of(rows: np.ndarray) -> np.ndarray:
+            wanted = set(rows.tolist())
+            found: dict[int, np.ndarray] = {}
+            for part, own in parts:
+                for clip in part.clips:
+                    if (row := row_of.get(clip["clip_id"], -1)) in wanted:
+                        small = np.frombuffer(own[clip["clip_id"]]["thumbnails"], np.uint8)
+                        found[row] = thumbnails.in_step(small.reshape(-1, thumbnails.SIDE, thumbnails.SIDE, 3))
+            return np.stack([found[row] for row in rows.tolist()])
+
+        found = duplicates.near_duplicates(hashes_NH, [self._rows[at][1] for at in order], thumbnails_of, cfg)
+        names = [self._ids[at] for at in order]
+        return dict(sorted((names[dropped], names[kept]) for dropped, kept in found.items()))
 
 
 class _Smallest:
@@ -158,7 +330,7 @@ class _Sample:
         self._clips = _Smallest(num)
 
     def add_clip(self, clip_id: str, signals: Row) -> None:
-        self._clips.add(clip_id, clip_id, signals)
+        self._clips.add(clip_id, clip_id, {name: signals[name] for name in ("features", "dim")})
 
     def add_text(self, text: Row, signals: Row) -> None:
         self._texts.setdefault(text["lang"], _Smallest(self._num)).add(signals["text_key"], text["text_id"], signals)
@@ -181,27 +353,27 @@ def _base64(features: np.ndarray) -> str:
 
 
 class _Judge:
-    """Scores of a pair against the sampled other texts of its language."""
+    """Scores of pairs against the sampled texts and clips."""
 
-    def __init__(self, sample: dict[str, Any], cfg: MismatchConfig) -> None:
-        self.threshold = cfg.threshold([])
-        self._langs: dict[str, tuple[np.ndarray, np.ndarray, TextNorm]] = {}
+    def __init__(self, sample: dict[str, Any]) -> None:
+        self._langs: dict[str, Reference] = {}
         for lang, texts in sample["langs"].items():
             features_ME = unpack(base64.b64decode(texts["features"]), texts["dim"])
             frames_NE = unpack(base64.b64decode(sample["frames"]), texts["dim"])
-            self._frames_SKE = frames_NE.reshape(-1, sample["num_frames"], texts["dim"])
-            keys = np.asarray([int(key) for key in texts["keys"]])
-            self._langs[lang] = (keys, features_ME, text_norm(features_ME, self._frames_SKE))
+            frames_SKE = frames_NE.reshape(-1, sample["num_frames"], texts["dim"])
+            self._langs[lang] = Reference([int(key) for key in texts["keys"]], features_ME, frames_SKE)
 
-    def scores(self, lang: str, text: Row, clip: Row) -> dict[str, float]:
-        """sim_percentile and sim_margin; empty where the language has no other text to judge against."""
-        keys, others_ME, norm = self._langs[lang]
-        strangers = np.flatnonzero(keys != text["text_key"])
-        if not len(strangers):
-            return {}
-        text_1E = unpack(text["features"], text["dim"])
-        own = text_norm(text_1E, self._frames_SKE)
-        both = TextNorm(np.append(norm.mean, own.mean), np.append(norm.std, own.std))
-        texts_NE = np.concatenate([others_ME, text_1E])
-        found = contrastive_scores(unpack(clip["features"], clip["dim"]), texts_NE, len(others_ME), strangers, both)
-        return {name: round(value, 6) for name, value in found.items()}
+    def scores(self, part: Part, own: Signals) -> dict[str, dict[str, float]]:
+        """text_id -> sim_percentile, sim_margin, sim_z; empty where the language has no other text to judge against."""
+        found: dict[str, dict[str, float]] = {}
+        for lang, reference in self._langs.items():
+            texts = [text for text in part.texts if text["lang"] == lang]
+            if not texts:
+                continue
+            rows = [own[text["text_id"]] for text in texts]
+            clips = {clip_id: at for at, clip_id in enumerate(dict.fromkeys(text["clip_id"] for text in texts))}
+            frames = [unpack(own[clip_id]["features"], own[clip_id]["dim"]) for clip_id in clips]
+            texts_TE = np.concatenate([unpack(row["features"], row["dim"]) for row in rows])
+            judged = reference.judge(texts_TE, [row["text_key"] for row in rows], [clips[t["clip_id"]] for t in texts], frames)
+            found |= {text["text_id"]: scores for text, scores in zip(texts, judged, strict=True)}
+        return found

@@ -16,6 +16,7 @@ def drop_row(clip_id: str, text_id: str | None, found: Sequence[Refusal]) -> Row
         "reason": first.reason,
         "score": first.score,
         "threshold": first.threshold,
+        "rule_version": f"{first.reason}/{first.version}",
         "detail": first.signal,
         "also_failed": [f"{r.reason}: {r.signal} {r.score:.4g} against {r.threshold:.4g}" for r in others],
     }

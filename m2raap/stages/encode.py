@@ -34,6 +34,12 @@ class Encoder:
         """(N, E) unit vectors."""
         return _in_blocks(self.backbone.encode_text, self.backbone.tokenize(list(texts)))
 
+    def tokens_over(self, texts: Sequence[str]) -> list[int]:
+        """How many tokens of each text the text tower would cut off."""
+        longest = self.backbone.context_length
+        ids_BL = self.backbone.text.tokenize(list(texts), 4 * longest) if texts else []
+        return [max(0, int((row != self.backbone.text.pad_id).sum()) - longest) for row in ids_BL]
+
 
 def _in_blocks(encode: Any, rows: Any) -> np.ndarray:
     import torch

@@ -7,6 +7,7 @@ from typing import Any
 
 from m2raap.core.config import digest
 from m2raap.core.view import View
+from m2raap.stages.asked import model_costs
 from m2raap.stages.plan import Step
 from m2raap.stages.recipe import Recipe, arms_of
 from m2raap.stages.run import Inputs
@@ -21,8 +22,9 @@ GPU_FLOPS = 1.2e14  # a 300-TFLOP/s card in bf16 at 40%
 def estimate(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dict[str, Any]:
     """`lines` for people, `steps` and `adapt` for programs. Filters may drop clips, so counts are upper bounds."""
     arms = arms_of(recipe)
-    clips = View(inputs.data).corpus.counts["clips"]
-    clips = min(clips, inputs.limit) if inputs.limit else clips
+    counts = View(inputs.data).corpus.counts
+    clips = min(counts["clips"], inputs.limit) if inputs.limit else counts["clips"]
+    texts = round(counts["texts"] * clips / max(counts["clips"], 1))
     bench_clips = {name: View(path).corpus.counts["clips"] for name, path in inputs.benches.items()}
     lines = [
         f"recipe {recipe.name}: {clips} training clips, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
@@ -44,16 +46,30 @@ def estimate(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> di
     for row in reversed(rows):
         cost = f", about {row['core_minutes']} core minutes, {row['disk_mb']} MB" if row["state"] == "to do" else ""
         lines.append(f"  {row['state']:<6} {row['folder']}: at most {row['clips']} clips{cost}")
+    asked = model_costs(arms, clips, texts, {step.folder: step for step in steps if not step.bench})
+    lines += [f"  {cost['line']}" for cost in asked]
     adapt = {arm: _adapt_cost(one, clips) for arm, one in arms.items() if "adapt" in one.stages}
     for arm, cost in adapt.items():
         lines.append(
             f"  {arm} trains {cost['steps']} steps of {cost['batch_size']} pairs ({cost['pairs_seen']} pairs seen); about "
             f"{cost['peta_flop']:.3g} PFLOP, {cost['gpu_hours']:.3g} h and {cost['gpu_memory_gb']:.3g} GB on a 300-TFLOP/s GPU"
         )
+        if arms[arm].adapt.input == "video":
+            decode_minutes = cost["pairs_seen"] * SECONDS_A_CLIP["keyframes"] / 60
+            lines.append(
+                f"  {arm} reads raw video: every clip is decoded anew each epoch, about {decode_minutes:.1f} core minutes in "
+                "all, and frozen layers have no cache"
+            )
     lines.append(
         f"in all about {minutes:.1f} core minutes of data stages and {disk / 1e6:.0f} MB of frames, under {out}"
     )
-    return {"lines": lines, "steps": rows[::-1], "adapt": adapt, "plan_digest": digest([str(s.folder) for s in steps])}
+    return {
+        "lines": lines,
+        "steps": rows[::-1],
+        "models": asked,
+        "adapt": adapt,
+        "plan_digest": digest([str(s.folder) for s in steps]),
+    }
 
 
 def _adapt_cost(recipe: Recipe, clips: int) -> dict[str, float]:

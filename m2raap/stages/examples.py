@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import Any
 
 from m2raap.core.files import read_json
 from m2raap.core.tables import Row, part_of, read_part
-from m2raap.core.view import View
+from m2raap.core.view import View, open_view
 from m2raap.report.data import DroppedItem, Example, Hit, Strip
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.plan import Step
+from m2raap.stages.rules import Judged, StageRules
 from m2raap.stages.run import RunFolder
 
 PER_KIND = 2  # queries of a kind, language and benchmark
 HITS = 3
 PER_REASON = 3
+NEAR = 0.5  # of the threshold: what is farther on the good side was not nearly dropped
 
 
 def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
@@ -90,6 +93,50 @@ def dropped_gallery(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
                 if len(items) < PER_REASON:
                     items.append(_item(row, step.stage, texts.get(row["clip_id"], []), strips))
     return [item for items in found.values() for item in items]
+
+
+def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
+    """What each rule kept by the smallest margin; nothing of rules that nobody came near to."""
+    folders = tuple(step.folder for step in curated)
+    strips = _Strips(View(run.inputs.data, folders))
+    found: list[DroppedItem] = []
+    for step in curated:
+        rules = StageRules(step.folder)
+        nearest: dict[str, list[tuple[float, str, Judged, str, list[str]]]] = {}
+        for part in open_view(step.folder).parts(("texts", "signals")):
+            looks = [
+                (clip["clip_id"], clip["clip_id"], [t["text"] for t in part.texts_of[clip["clip_id"]]], judged)
+                for clip in part.clips
+                for judged in rules.clip(clip, part.signals.get(clip["clip_id"], {}))
+            ]
+            looks += [
+                (text["text_id"], text["clip_id"], [text["text"]], judged)
+                for text in part.texts
+                for judged in rules.text(text, part.signals.get(text["text_id"], {}))
+            ]
+            for item_id, clip_id, texts, judged in looks:
+                if 0 <= judged.margin < NEAR:
+                    nearest.setdefault(judged.rule.reason, []).append((judged.margin, item_id, judged, clip_id, texts))
+            nearest = {reason: nsmallest(PER_REASON, rows, key=lambda r: r[:2]) for reason, rows in nearest.items()}
+        for reason in nearest:
+            found += [_near_item(step.stage, *row[1:], strips) for row in nearest[reason]]
+    return found
+
+
+def _near_item(
+    stage: str, item_id: str, judged: Judged, clip_id: str, texts: list[str], strips: _Strips
+) -> DroppedItem:
+    strip, rule = strips.of(clip_id), judged.rule
+    return DroppedItem(
+        item_id=item_id,
+        stage=stage,
+        reason=rule.reason,
+        texts=texts[:PER_REASON],
+        strip=strip if strip.jpegs else None,
+        score=rule.score,
+        threshold=rule.threshold,
+        detail=rule.signal,
+    )
 
 
 def _item(row: Row, stage: str, texts: list[Row], strips: _Strips) -> DroppedItem:

@@ -11,9 +11,11 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.core.stage import verify_files
 from m2raap.core.tables import Row, part_of, read_part
+from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View, open_view
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.plan import Step
+from m2raap.stages.rules import StageRules
 from m2raap.stages.run import RunFolder
 
 
@@ -23,6 +25,8 @@ def check(folder: Path) -> list[dict[str, Any]]:
     manifests = [path for path in manifests if "previous" not in path.relative_to(folder).parts]
     if not manifests:
         raise M2raapError(f"{folder}: holds no corpus and no stage folder")
+    for path in dict.fromkeys((folder, *manifests)):
+        refuse_unfinished(path)
     return [_check_one(path) for path in manifests]
 
 
@@ -121,18 +125,61 @@ def _has(view: View, clip_id: str) -> bool:
 def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[str, Any]:
     index = part_of(clip_id, view.num_parts)
     own = lambda rows: [_plain(row) for row in rows if row["clip_id"] == clip_id]  # noqa: E731
-    story: dict[str, Any] = {
-        "clip": own(view.corpus.rows("clips", index))[0],
-        "texts": own(view.corpus.rows("texts", index)),
-        "stages": [],
-    }
+    clip = next(row for row in view.corpus.rows("clips", index) if row["clip_id"] == clip_id)
+    texts = {row["text_id"]: row for row in view.corpus.rows("texts", index) if row["clip_id"] == clip_id}
+    story: dict[str, Any] = {"clip": _plain(clip), "texts": [_plain(row) for row in texts.values()], "stages": []}
+    known: dict[str, Row] = {}
+    gone: dict[str, Row] = {}
     for label, folder in folders:
         chapter: dict[str, Any] = {"stage": label}
-        for table in ("signals", "verdicts", "frames", "texts", "dropped", "missing"):
-            if rows := own(read_part(folder, table, index)):
-                chapter[table] = rows
+        tables = {table: own(read_part(folder, table, index)) for table in _TABLES}
+        for row in (*tables["signals"], *tables["verdicts"]):
+            name = row.get("text_id") or clip_id
+            known[name] = {**known.get(name, {}), **row}
+        seen = {row.get("text_id") or clip_id for row in tables["signals"]}
+        chapter["rules"] = _rules(folder, clip, [row for row in texts.values() if row["text_id"] in seen], known)
+        chapter |= {table: rows for table, rows in tables.items() if rows}
         story["stages"].append(chapter)
+        gone |= {row.get("text_id") or clip_id: row for row in tables["dropped"]}
+        for table in ("texts", "superseded"):
+            texts |= {row["text_id"]: row for row in read_part(folder, table, index) if row["clip_id"] == clip_id}
+    story["fate"] = _fate(clip, texts, known, gone)
     return story
+
+
+_TABLES = ("signals", "verdicts", "frames", "texts", "superseded", "dropped", "missing")
+
+
+def _rules(folder: Path, clip: Row, texts: list[Row], known: dict[str, Row]) -> list[Row]:
+    """Every rule of one stage over the clip and its texts, passed or failed."""
+    rules = StageRules(folder)
+    found: list[Row] = []
+    if clip["clip_id"] in known:
+        found += [judged.as_dict() for judged in rules.clip(clip, known[clip["clip_id"]])]
+    for text in texts:
+        judged = rules.text(text, known[text["text_id"]])
+        found += [one.as_dict() | {"text_id": text["text_id"]} for one in judged]
+    return found
+
+
+def _fate(clip: Row, texts: dict[str, Row], known: dict[str, Row], gone: dict[str, Row]) -> dict[str, Any]:
+    """Kept or dropped; of what is kept: where it comes from, on what terms, and how each of its texts came about."""
+    if clip["clip_id"] in gone:
+        return {"kept": False, "reason": gone[clip["clip_id"]]["reason"], "stage": gone[clip["clip_id"]]["stage"]}
+    found: dict[str, Any] = {"kept": True, **{name: clip[name] for name in ("source", "licence", "url")}, "texts": []}
+    for text in texts.values():
+        if text["text_id"] in gone or not text["active"]:
+            continue
+        row = {name: text[name] for name in ("text_id", "lang", "text", "origin", "producer", "parent_text_id")}
+        if parent := texts.get(text["parent_text_id"] or ""):
+            row["made_from"] = parent["text"]
+        signals = known.get(text["text_id"], {})
+        row |= {name: signals[name] for name in _OUTCOMES if signals.get(name)}
+        found["texts"].append(_plain(row))
+    return found
+
+
+_OUTCOMES = ("caption_outcome", "caption_note", "rewrite_outcome", "rewrite_note")
 
 
 def _plain(row: Row) -> Row:
@@ -154,10 +201,11 @@ def tell(story: dict[str, Any]) -> list[str]:
             name = row.get("text_id") or "clip"
             shown = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
             lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in shown.items()))
+        lines += _rule_lines(chapter["rules"])
         for row in chapter.get("frames", []):
             picks = zip(row["times_s"], row["shots"], row["why"], strict=True)
             lines += [f"  frame at {time:.2f} s, shot {shot}: {why}" for time, shot, why in picks]
-        for row in chapter.get("texts", []):
+        for row in [*chapter.get("texts", []), *chapter.get("superseded", [])]:
             lines.append(
                 f"  {'text' if row['active'] else 'superseded'} {row['text_id']} ({row['lang']}, {row['origin']}): {row['text']}"
             )
@@ -165,8 +213,39 @@ def tell(story: dict[str, Any]) -> list[str]:
             against = f" {row['score']:.4g} against {row['threshold']:.4g}" if "threshold" in row else ""
             also = f"; also {'; '.join(row['also_failed'])}" if row.get("also_failed") else ""
             lines.append(
-                f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}){also}"
+                f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}), "
+                f"rule {row.get('rule_version', '-')}{also}"
             )
+    return lines + _fate_lines(story["fate"])
+
+
+def _rule_lines(rules: list[Row]) -> list[str]:
+    """One line of what was passed and one of what was failed, for the clip and for every text."""
+    lines = []
+    for name in dict.fromkeys(row.get("text_id") for row in rules):
+        for failed in (False, True):
+            shown = [
+                f"{row['rule']}/{row['version']} ({row['signal']} {row['score']:.4g}, refused {row['refused_if']} "
+                f"{row['threshold']:.4g})"
+                for row in rules
+                if row.get("text_id") == name and row["failed"] == failed
+            ]
+            if shown:
+                lines.append(f"  {name or 'clip'} {'failed' if failed else 'passed'} {', '.join(shown)}")
+    return lines
+
+
+def _fate_lines(fate: dict[str, Any]) -> list[str]:
+    if not fate["kept"]:
+        return [f"dropped by {fate['stage']}: {fate['reason']}"]
+    terms = ", ".join(f"{name} {fate[name] or 'not stated'}" for name in ("source", "licence"))
+    lines = [f"kept: {terms}"]
+    for text in fate["texts"]:
+        made = f" from '{text['made_from']}'" if "made_from" in text else ""
+        how = ", ".join(f"{name} {text[name]}" for name in ("producer", *_OUTCOMES) if name in text)
+        lines.append(
+            f"  {text['text_id']} ({text['lang']}, {text['origin']}{': ' + how if how else ''}){made}: {text['text']}"
+        )
     return lines
 
 

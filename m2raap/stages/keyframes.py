@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from m2raap.core.stage import DataStage, Settings, Signals, Tables
 from m2raap.core.tables import Row
+from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
-from m2raap.stages.videos import path_or_none, video_worker
+from m2raap.stages.transnet import transnet_cuts
+from m2raap.stages.videos import file_digest, opened, video_worker
 from m2raap.video.extract import KeyframeConfig
+from m2raap.video.fetch import RemoteConfig, is_url, url_digest
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.paths import resolve_video
 
-# Measured in the one decode (m2raap.video.extract).
+# Measured in the one decode (m2raap.video.extract). Where `reading` is sparse not all frames were seen: what only they can
+# tell (num_shots, motion, luma_mean, black_share, frozen_share) is null, and no rule judges it.
 SIGNALS = {
     "duration_s": "float", "source_width": "int", "source_height": "int", "decoded_frames": "int",
     "expected_frames": "int", "corrupt_share": "float", "fps": "float", "variable_frame_rate": "bool",
     "num_shots": "int", "motion": "float", "luma_mean": "float", "blur": "float", "black_share": "float",
     "frozen_share": "float", "pick_sharpness": "float", "pick_copies": "int", "shortfall": "int",
+    "reading": "str",
 }  # fmt: skip
 
 
@@ -29,6 +32,7 @@ class KeyframesConfig(KeyframeConfig):
 
     min_frames: int = Field(default=2, ge=1, description="clips with fewer good frames are dropped as too_few_frames")
     decode: VideoConfig = Field(default_factory=VideoConfig)
+    remote: RemoteConfig = Field(default_factory=RemoteConfig)
 
     def settings(self) -> Settings:
         score = self.model_dump(mode="json")
@@ -41,8 +45,11 @@ class KeyframesStage(DataStage):
     reads_video = True
     adds = ("frames",)
 
-    def video_path(self, root: Path, clip: Row) -> Path | None:
-        return path_or_none(root, clip)
+    def video_digest(self, clip: Row, view: View, videos: VideoDigests, settings: dict[str, Any]) -> str:
+        if is_url(clip["video"]):
+            remote = RemoteConfig(**settings["remote"])
+            return videos.of_url(clip["video"], lambda: url_digest(clip["video"], remote))
+        return file_digest(clip, view, videos)
 
     def signal_columns(self) -> dict[str, str]:
         return {"decode": "str", "decode_detail": "str", "num_frames": "int"} | SIGNALS
@@ -50,14 +57,19 @@ class KeyframesStage(DataStage):
     def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
         settings = dict(settings)
         worker = video_worker(VideoConfig(**settings.pop("decode")))
+        remote = RemoteConfig(**settings.pop("remote"))
         cfg = KeyframeConfig(**settings)
         frames: list[Row] = []
         signals: list[Row] = []
         for clip in part.clips:
             row = {"clip_id": clip["clip_id"]}
             try:
-                path = resolve_video(view.corpus.video_root, clip["video"])
-                found = worker.extract(path, clip["start_s"] or 0.0, clip["end_s"], cfg)
+                with opened(view.corpus.video_root, clip["video"], remote) as path:
+                    start_s, end_s = clip["start_s"] or 0.0, clip["end_s"]
+                    cuts_s = None
+                    if cfg.detector == "transnetv2":
+                        cuts_s = transnet_cuts(worker, path, start_s, end_s, cfg.min_shot_s)
+                    found = worker.extract(path, start_s, end_s, cfg, cuts_s)
             except Refused as refused:
                 signals.append(row | {"decode": refused.reason, "decode_detail": refused.detail, "num_frames": 0})
                 continue

@@ -27,7 +27,7 @@ def settings_of(recipe: Recipe, stage: str) -> Settings:
     if stage == "caption":
         return recipe.caption.settings(recipe.backbone, recipe.langs)
     if stage == "rewrite":
-        return recipe.rewrite.settings(recipe.langs)
+        return recipe.rewrite.settings(recipe.backbone, recipe.langs)
     return {"filter": recipe.filter, "keyframes": recipe.keyframes}[stage].settings()
 
 
@@ -51,7 +51,7 @@ def plan(recipe: Recipe, out: Path, corpus_digest: str, bench_digests: dict[str,
 class _Planner:
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self._arms = arms_of(recipe)
-        self._several = bool(recipe.arms)
+        self._several = len(self._arms) > 1 or bool(recipe.arms)
         self._out = out
         self._owned: dict[str, tuple[str, Path]] = {}
 
@@ -75,10 +75,18 @@ class _Planner:
         settings = (recipe.bench_keyframes or recipe.keyframes).settings().both
         key = digest([bench_digest, recipe.langs, settings])
         frames = self._step(arm, "keyframes", bench, key, ())
+        yield frames
+        parents: tuple[Path, ...] = (frames.folder,)
+        if recipe.embed.captions:
+            caption = settings_of(recipe, "caption").both
+            key = digest([key, "caption", caption])
+            captions = self._step(arm, "caption", bench, key, parents)
+            parents = (*parents, captions.folder)
+            yield captions
         embed_key = digest([key, model_key, recipe.embed])
-        embedded = self._step(arm, "embed", bench, embed_key, (frames.folder, *model))
-        yield from (frames, embedded)
-        yield self._step(arm, "evaluate", bench, digest([embed_key, "evaluate", recipe.seed]), (embedded.folder,))
+        embedded = self._step(arm, "embed", bench, embed_key, (*parents, *model))
+        yield embedded
+        yield self._step(arm, "evaluate", bench, digest([embed_key, "evaluate", recipe.seed, recipe.evaluate]), (embedded.folder,))
 
     def _step(self, arm: str, stage: str, bench: str | None, key: str, parents: tuple[Path, ...]) -> Step:
         base = self._out / arm if self._several else self._out

@@ -12,6 +12,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.core.config import Config, build, merge, parse_assignment, read_yaml, set_keys
 from m2raap.core.errors import UsageError
 from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.align import AlignConfig
 from m2raap.stages.caption import CaptionConfig
@@ -31,6 +32,9 @@ class Recipe(Config):
     title: str = ""
     langs: tuple[Literal["en", "zh"], ...] = Field(default=("en", "zh"), min_length=1)
     seed: int = Field(default=0, ge=0)
+    seeds: int = Field(
+        default=1, ge=1, le=100, description="training seeds: seed, seed + 1, ...; what is curated is shared by all"
+    )
     stages: tuple[TrainingStage, ...] = (*DATA_STAGES, "adapt")
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     filter: FilterConfig = Field(default_factory=FilterConfig)
@@ -43,6 +47,7 @@ class Recipe(Config):
         default=None, description="frames of benchmarks; null: as `keyframes`"
     )
     embed: EmbedConfig = Field(default_factory=EmbedConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     compare: tuple[tuple[str, str], ...] = Field(
         default=(), description="pairs of arms whose difference the report shows"
     )
@@ -123,6 +128,29 @@ def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe") -> Recipe:
     return build(Recipe, merge(base, recipe.arms[arm]), f"{source}: arms.{arm}")
 
 
+def with_remote_videos(recipe: Recipe) -> Recipe:
+    """The recipe with leave to fetch videos whose path is an address, for every arm."""
+    found = {}
+    for name in ("keyframes", "bench_keyframes"):
+        if (cfg := getattr(recipe, name)) is not None:
+            found[name] = cfg.model_copy(update={"remote": cfg.remote.model_copy(update={"allow_remote": True})})
+    return recipe.model_copy(update=found)
+
+
 def arms_of(recipe: Recipe) -> dict[str, Recipe]:
-    """Name -> recipe of every arm; a recipe without arms is one arm that carries its name."""
-    return {arm: arm_recipe(recipe, arm) for arm in recipe.arms} if recipe.arms else {recipe.name: recipe}
+    """Name -> recipe of every arm; a recipe without arms is one arm that carries its name.
+
+    With several training seeds each arm that trains stands there once a seed, as 'arm', 'arm~1', 'arm~2' ...
+    """
+    arms = {arm: arm_recipe(recipe, arm) for arm in recipe.arms} if recipe.arms else {recipe.name: recipe}
+    found = {}
+    for arm, one in arms.items():
+        found[arm] = one
+        for further in range(1, recipe.seeds if "adapt" in one.stages else 1):
+            found[f"{arm}~{further}"] = one.model_copy(update={"seed": recipe.seed + further})
+    return found
+
+
+def family(arm: str) -> str:
+    """The arm of the recipe that 'arm~1' is a further seed of."""
+    return arm.partition("~")[0]

@@ -15,15 +15,15 @@ from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.tables import Row, read_part
 from m2raap.core.view import View
-from m2raap.report.data import Curve, DifferenceRow, FunnelStage, ProbeRow, ReportData, ResultRow
+from m2raap.report.data import CostRow, Curve, DifferenceRow, FunnelStage, ProbeRow, ReportData, ResultRow
 from m2raap.report.grading import grade
 from m2raap.report.html import write_report
-from m2raap.retrieval.arms import paired
+from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages import DATA_STAGES
-from m2raap.stages.evaluate import read_ranks
-from m2raap.stages.examples import dropped_gallery, examples
+from m2raap.stages.evaluate import read_ranks, side_lines
+from m2raap.stages.examples import dropped_gallery, examples, nearly_dropped
 from m2raap.stages.plan import Step
-from m2raap.stages.recipe import Recipe
+from m2raap.stages.recipe import Recipe, arms_of, family
 from m2raap.stages.run import RunFolder, training_summary
 
 SYNTHETIC = "synthetic world, tiny model"
@@ -42,8 +42,8 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     steps = [step for step in run.steps if (step.folder / "manifest.json").exists()]
     if not steps:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
-    main = run.arms()[-1]
-    results = [row for step in steps if step.stage == "evaluate" for row in _results(step)]
+    main = family(run.arms()[-1])
+    results = [row for (arm, bench), done in _evaluations(steps).items() for row in _results(arm, bench, done, recipe.seed)]
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -57,11 +57,13 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         results=results,
         differences=_differences(steps, recipe, main),
         probes=_probes(steps),
+        costs=_costs(steps, recipe, results),
         curves=_curves(steps),
         funnel=[row for step in curated for row in _funnel(step)],
         grading=_grading(run, curated, truth) if truth else None,
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
+        nearly=nearly_dropped(run, curated),
         protocol=_protocol(run, recipe, steps, main),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
@@ -86,18 +88,27 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
                 else ""
             )
             notes.append(f"{step.arm}: {summary['steps']} steps{best}{'; final gates: ' + gates if gates else ''}.")
+        if step.stage == "evaluate" and step.arm == family(step.arm):
+            notes += [f"{step.arm} on {step.bench}: {line}." for line in side_lines(step.folder)]
     return notes
 
 
-def _results(step: Step) -> list[ResultRow]:
-    tree = read_json(step.folder / "results.json")
-    return [
-        ResultRow(arm=step.arm, benchmark=step.bench or "", seeds=row.pop("seeds", 1), **row) for row in tree["rows"]
-    ]
+def _results(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRow]:
+    """As evaluated; averaged over the training seeds where there are several."""
+    if len(done) == 1:
+        rows = read_json(done[0].folder / "results.json")["rows"]
+    else:
+        rows = summarise([read_ranks(step.folder / "ranks.parquet") for step in done], seed)
+    return [ResultRow(arm=arm, benchmark=bench, **row) for row in rows]
 
 
-def _evaluations(steps: list[Step]) -> dict[tuple[str, str], Step]:
-    return {(step.arm, step.bench or ""): step for step in steps if step.stage == "evaluate"}
+def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
+    """The evaluations of every arm on every benchmark: one a training seed."""
+    found: dict[tuple[str, str], list[Step]] = {}
+    for step in steps:
+        if step.stage == "evaluate":
+            found.setdefault((family(step.arm), step.bench or ""), []).append(step)
+    return found
 
 
 def _differences(steps: list[Step], recipe: Recipe, main: str) -> list[DifferenceRow]:
@@ -109,13 +120,14 @@ def _differences(steps: list[Step], recipe: Recipe, main: str) -> list[Differenc
         for a, b in pairs:
             if (a, bench) not in done or (b, bench) not in done:
                 continue
-            tables = [read_ranks(done[arm, bench].folder / "ranks.parquet") for arm in (a, b)]
-            langs = sorted({row["lang"] for row in tables[0]})
-            slices = [None, *sorted({row["category"] for row in tables[0] if row["category"]})]
+            tables = [[read_ranks(step.folder / "ranks.parquet") for step in done[arm, bench]] for arm in (a, b)]
+            first = tables[0][0]
+            langs = sorted({row["lang"] for row in first})
+            slices = [None, *sorted({row["category"] for row in first if row["category"]})]
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
-                        found = paired([tables[0]], [tables[1]], lang, direction, 1, recipe.seed, category)
+                        found = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
                         rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **found))
     return rows
 
@@ -123,10 +135,13 @@ def _differences(steps: list[Step], recipe: Recipe, main: str) -> list[Differenc
 def _probes(steps: list[Step]) -> list[ProbeRow]:
     rows = []
     for step in steps:
-        if step.stage != "evaluate" or len(list(step.folder.glob("results-*.json"))) == 0:
+        probed = step.stage == "evaluate" and any("rescored" not in read_json(p) for p in step.folder.glob("results-*.json"))
+        if not probed or step.arm != family(step.arm):  # of further seeds the first one stands for all
             continue
         for path in [step.folder / "results.json", *sorted(step.folder.glob("results-*.json"))]:
             tree = read_json(path)
+            if "rescored" in tree:
+                continue
             for row in tree["rows"]:
                 if row["scope"] == "official":
                     lo, hi = row["intervals"]["R@1"]
@@ -141,7 +156,7 @@ def _probes(steps: list[Step]) -> list[ProbeRow]:
 def _curves(steps: list[Step]) -> list[Curve]:
     curves = []
     for step in steps:
-        if step.stage != "adapt" or step.owner != step.arm:
+        if step.stage != "adapt" or step.owner != step.arm or step.arm != family(step.arm):
             continue
         lines = [json.loads(line) for line in (step.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
         loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
@@ -150,6 +165,32 @@ def _curves(steps: list[Step]) -> list[Curve]:
         if val:
             curves.append(Curve("R@1 on the val clips", step.arm, val))
     return curves
+
+
+def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[CostRow]:
+    """One row a trained arm. An arm that decodes while it trains needs no stored frames; its keyframes only vet files."""
+    arms, rows = arms_of(recipe), []
+    for step in steps:
+        if step.stage != "adapt" or step.arm != family(step.arm):
+            continue
+        frames = next(one for one in steps if (one.arm, one.stage, one.bench) == (step.arm, "keyframes", None))
+        raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
+        timings = read_timings(step.folder)
+        by_step = {row["step"]: row for row in timings if "step" in row}  # a step done again after a kill: the last time
+        prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)
+        official = [row for row in results if (row.arm, row.direction, row.slice) == (step.arm, "t2v", "all")]
+        rows.append(
+            CostRow(
+                arm=step.arm,
+                input="raw video" if raw else f"{cfg.strategy}-{cfg.k} stored",
+                steps=len(by_step),
+                frames_s=None if raw else sum(row["seconds"] for row in read_timings(frames.folder) if "phase" in row),
+                train_s=prepared_s + sum(row["seconds"] for row in by_step.values()),
+                waited_s=sum(row["waited"] for row in by_step.values()),
+                r1={f"{row.benchmark} {row.lang}": row.metrics["R@1"] for row in official if row.scope == "official"},
+            )
+        )
+    return rows
 
 
 def _funnel(step: Step) -> list[FunnelStage]:

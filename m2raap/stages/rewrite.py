@@ -1,52 +1,230 @@
-"""rewrite: raw texts and auxiliary captions -> one faithful caption a text. What is refused keeps the original and says why."""
+"""rewrite: raw texts and auxiliary captions -> faithful captions. What is refused keeps the original and says why.
+
+`score` asks the rewriter and measures what it said; `apply` holds it against the gates: a new threshold asks no model
+again. `reduce` counts for how many different originals one answer stands.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, ClassVar
 
-from m2raap.core.stage import DataStage, Settings, Tables
+import numpy as np
+from pydantic import Field
+
+from m2raap.core.files import read_json
+from m2raap.core.stage import DataStage, Settings, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
-from m2raap.curate.rewriters import REWRITERS, RewriterConfig
+from m2raap.curate import gates
+from m2raap.curate.clean import clean
+from m2raap.curate.gates import Candidate, GatesConfig
+from m2raap.curate.llm.endpoint import EndpointConfig
+from m2raap.curate.llm.prompts import digests
+from m2raap.curate.llm.schema import Request
+from m2raap.curate.rewriters import MODEL_PROMPTS, REWRITERS, ClipTexts, ModelRewriter, Rewriter, RewriterConfig
+from m2raap.curate.similarity import robust
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.drops import drop_row
+from m2raap.stages.encode import Encoder, encoder, unpack
+from m2raap.stages.llm import cache_of, sent
 
 
 class RewriteConfig(RewriterConfig):
-    """Which rewriter, and what it may do."""
+    """Which rewriter, what it may do, and what its answers have to hold."""
 
-    def settings(self, langs: tuple[str, ...]) -> Settings:
-        return Settings(self.model_dump(mode="json") | {"langs": list(langs)}, {})
+    gates: GatesConfig = Field(default_factory=GatesConfig)
+
+    def settings(self, backbone: BackboneConfig, langs: tuple[str, ...]) -> Settings:
+        score = self.model_dump(mode="json", exclude={"gates"}) | {"langs": list(langs)}
+        how: dict[str, Any] = {}
+        if self.asks_a_model:
+            score |= {"backbone": backbone.model_dump(mode="json"), "digests": digests(MODEL_PROMPTS, self.prompts)}
+            score["prompts"] = None  # where the files lie says nothing, their digests do
+            how["prompts"] = self.prompts
+            score["gates"] = {gate.reason: gate.version for gate in gates.GATES.values()}
+        if self.endpoint:
+            score["endpoint"] = self.endpoint.what()
+            how["endpoint"] = self.endpoint.how()
+        return Settings(score, {"gates": self.gates.model_dump(mode="json")}, how)
 
 
 class RewriteStage(DataStage):
     name = "rewrite"
-    reads = ("texts", "signals")
+    version = 2
+    reads = ("texts", "signals", "frames")
     adds = ("texts",)
+    reduces = True
+    verdict_columns: ClassVar[dict[str, str]] = {"num_sources": "int"}
 
     def signal_columns(self) -> dict[str, str]:
-        return {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int"}
+        said = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
+        made = {"rewrite_of": "str", "rewrite_kind": "str", "near_key": "int", "source_key": "int"}
+        return said | made | gates.SIGNALS
 
     def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
         settings = dict(settings)
-        langs = settings.pop("langs")
-        rewriter = REWRITERS[settings["name"]](RewriterConfig(**settings))
+        how, langs = settings.pop("how"), settings.pop("langs")
+        backbone = settings.pop("backbone", None)
+        rewriter = make_rewriter(settings, how)
+        clips = clip_texts(part)
         texts: list[Row] = []
         signals: list[Row] = []
-        for clip in part.clips:
-            own = part.texts_of[clip["clip_id"]]
-            raw = [row for row in own if row["origin"] != "aux"]
-            aux = [
-                row | {"score": part.signals[row["text_id"]]["caption_score"]} for row in own if row["origin"] == "aux"
-            ]
-            found = rewriter.rewrite(raw, aux, langs)
+        measured: list[tuple[Row, Row, Candidate]] = []
+        for clip, found in zip(clips, rewriter.rewrite_many(clips, langs), strict=True):
+            raw = {row["text_id"]: row for row in clip.raw}
             for number, new in enumerate(found.new):
-                text_id = f"{new['parent_text_id'] or clip['clip_id'] + '.' + new['lang']}.rw{number}"
-                ids = {"clip_id": clip["clip_id"], "text_id": text_id}
+                parent = raw.get(new["parent_text_id"])
+                text_id = f"{new['parent_text_id'] or clip.clip_id + '.' + new['lang']}.rw{number}"
+                ids = {"clip_id": clip.clip_id, "text_id": text_id}
                 kept = {name: new[name] for name in ("lang", "text", "origin", "parent_text_id")}
-                texts.append(ids | kept | {"producer": rewriter.producer, "active": True})
-                signals.append(ids | {"rewrite_outcome": "ok", "rewrite_note": new["note"]})
-            texts += [row | {"active": False} for row in raw if row["text_id"] in found.inactive]
-            for refused in found.refused:
-                ids = {"clip_id": clip["clip_id"], "text_id": refused["text_id"]}
-                signals.append(ids | {"rewrite_outcome": refused["reason"], "rewrite_note": refused["detail"]})
-            signals.append({"clip_id": clip["clip_id"], "num_rewrites": len(found.new)})
+                text = ids | kept | {"producer": new.get("producer", rewriter.producer), "active": True}
+                signal = ids | {"rewrite_outcome": "ok", "rewrite_note": new["note"]}
+                signal |= {"rewrite_of": new["parent_text_id"], "rewrite_kind": new["origin"]}
+                texts.append(text)
+                signals.append(signal)
+                if rewriter.gated:
+                    source = (parent["lang"], parent["text"]) if parent else None
+                    candidate = Candidate(new["text"], new["lang"], new["origin"], source, new["aux"])
+                    measured.append((signal, text, candidate))
+            signals += _outcomes(clip.clip_id, found)
+        if measured:
+            simplified = bool(settings["simplified"])
+            _measure(measured, part, view, BackboneConfig(**backbone), simplified)
         return {"texts": texts, "signals": signals}
+
+    def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
+        """{near_key: number of different originals}, of answers that stand for more than max_sources."""
+        pairs = [np.zeros((0, 2), np.int64)]
+        for _, own in parts:
+            here = [(row["near_key"], row["source_key"]) for row in own.values() if row["near_key"] is not None]
+            if here:
+                pairs.append(np.asarray(here, np.int64))
+        keys, counts = np.unique(np.unique(np.concatenate(pairs), axis=0)[:, 0], return_counts=True)
+        most = settings["gates"]["max_sources"]
+        common = [] if most is None else np.flatnonzero(counts > most)
+        return {"sources": {str(keys[i]): int(counts[i]) for i in common}}
+
+    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
+        cfg = GatesConfig(**settings["gates"])
+        raw = {row["text_id"]: row for row in part.texts}
+        dropped: list[Row] = []
+        verdicts: list[Row] = []
+        superseded: list[Row] = []
+        for text_id, row in sorted(own.items()):
+            if row["rewrite_kind"] is None:
+                continue
+            ids = {"clip_id": row["clip_id"], "text_id": text_id}
+            if row["near_key"] is not None:
+                num_sources = decisions["sources"].get(str(row["near_key"]))
+                found = gates.refusals(row | {"num_sources": num_sources}, row["rewrite_kind"], cfg)
+                if num_sources:
+                    verdicts.append(ids | {"num_sources": num_sources})
+                if found:
+                    detail = f"{found[0].signal}: {row['rewrite_note']}" if row["rewrite_note"] else found[0].signal
+                    dropped.append(drop_row(row["clip_id"], text_id, found) | {"detail": detail})
+                    continue
+            if row["rewrite_kind"] == "rewrite" and row["rewrite_of"] is not None:
+                superseded.append(raw[row["rewrite_of"]] | {"active": False})
+        return {"dropped": dropped, "verdicts": verdicts, "superseded": superseded}
+
+    def ledger(self, own: Signals) -> dict[str, int]:
+        return sent(own, "rewrite_sent_to", "texts")
+
+    def requests(self, part: Part, view: View, settings: dict[str, Any], how: dict[str, Any]) -> list[Request]:
+        """What `score` would ask about one part, for a Batch file."""
+        settings = dict(settings)
+        langs = settings.pop("langs")
+        settings.pop("backbone", None)
+        rewriter = make_rewriter(settings, how)
+        assert isinstance(rewriter, ModelRewriter), "only a model has requests"
+        return rewriter.requests(clip_texts(part), langs)
+
+
+def clip_texts(part: Part) -> list[ClipTexts]:
+    """Every clip's raw texts and its auxiliary captions with their scores, in the order of the frames."""
+    found = []
+    for clip in part.clips:
+        own = part.texts_of[clip["clip_id"]]
+        aux = [
+            row | {"score": part.signals.get(row["text_id"], {}).get("caption_score")}
+            for row in own
+            if row["origin"] == "aux"
+        ]
+        aux.sort(key=lambda row: (row["frame_index"] or 0, row["lang"]))
+        found.append(ClipTexts(clip["clip_id"], [row for row in own if row["origin"] != "aux"], aux))
+    return found
+
+
+def make_rewriter(settings: dict[str, Any], how: dict[str, Any]) -> Rewriter:
+    """The rewriter of a stage's score settings (without langs and backbone) and of its `how`."""
+    tree = {key: value for key, value in settings.items() if key not in ("digests", "gates")}
+    if tree["endpoint"]:
+        tree["endpoint"] = EndpointConfig(**tree["endpoint"], **how["endpoint"])
+    tree["prompts"] = how.get("prompts")
+    return _rewriter(RewriterConfig(**tree).model_dump_json(), how["folder"])
+
+
+@lru_cache(maxsize=1)
+def _rewriter(settings: str, folder: str) -> Rewriter:
+    cfg = RewriterConfig.model_validate_json(settings)
+    return REWRITERS[cfg.name](cfg, cache_of(folder))
+
+
+def _outcomes(clip_id: str, found: Any) -> list[Row]:
+    """One row for every text that keeps its place or was sent away, one for the clip."""
+    rows: dict[str | None, Row] = {None: {"clip_id": clip_id, "num_rewrites": len(found.new)}}
+    for kept in found.kept:
+        row = rows.setdefault(kept["text_id"], {"clip_id": clip_id, "text_id": kept["text_id"]})
+        row |= {"rewrite_outcome": kept["reason"], "rewrite_note": kept["detail"]}
+    for text_id, server in found.sent_to.items():
+        row = rows.setdefault(text_id, {"clip_id": clip_id, "text_id": text_id, "rewrite_outcome": "ok"})
+        row["rewrite_sent_to"] = server
+    return list(rows.values())
+
+
+def _measure(
+    measured: list[tuple[Row, Row, Candidate]], part: Part, view: View, backbone: BackboneConfig, simplified: bool
+) -> None:
+    """Fills the signals of the gates into each row."""
+    encode = encoder(backbone)
+    over = encode.tokens_over([candidate.text for _, _, candidate in measured])
+    for (signal, _, candidate), tokens in zip(measured, over, strict=True):
+        scores, told = gates.score(candidate, simplified)
+        signal |= scores | {"tokens_over": float(tokens)}
+        signal["rewrite_note"] = "; ".join(note for note in (signal["rewrite_note"], told) if note)
+        parents = [candidate.parent] if candidate.parent else sorted(candidate.aux)
+        source = " ".join(text for _, text in parents)
+        signal["near_key"] = gates.near_key(candidate.text, candidate.lang)
+        signal["source_key"] = gates.near_key(source, parents[0][0] if parents else candidate.lang)
+    pairs = [
+        (signal, candidate)
+        for signal, _, candidate in measured
+        if candidate.kind == "rewrite" and candidate.parent and signal["clip_id"] in part.frames
+    ]
+    if not pairs:
+        return
+    clips = list(dict.fromkeys(signal["clip_id"] for signal, _ in pairs))
+    frames = _frame_features(clips, part, view, backbone, encode)
+    # As in align: what a rewriter would take off says nothing about whether the rest is true.
+    raws = [clean(c.parent[1], c.parent[0])[0] or c.parent[1] for _, c in pairs if c.parent]
+    features_NE = encode.texts([*(c.text for _, c in pairs), *raws])
+    for (signal, _), new_E, old_E in zip(pairs, features_NE, features_NE[len(pairs) :], strict=False):
+        frames_KE = frames[signal["clip_id"]]
+        drop = float(robust(frames_KE @ old_E)) - float(robust(frames_KE @ new_E))
+        signal["similarity_drop"] = round(drop, 6)
+
+
+def _frame_features(
+    clips: list[str], part: Part, view: View, backbone: BackboneConfig, encode: Encoder
+) -> dict[str, np.ndarray]:
+    """(K, E) of every clip: what align has stored, if it used this backbone, else from the pictures."""
+    wanted = backbone.model_dump(mode="json")
+    for folder in view.folders:
+        manifest = read_json(folder / "manifest.json")
+        if manifest["stage"] == "align" and manifest["settings"]["score"]["backbone"] == wanted:
+            rows = {clip_id: part.signals[clip_id] for clip_id in clips}
+            return {clip_id: unpack(row["features"], row["dim"]) for clip_id, row in rows.items()}
+    pictures = view.part(part.index, ("jpegs",)).frames
+    return {clip_id: encode.images(pictures[clip_id]["jpegs"]) for clip_id in clips}

@@ -16,16 +16,22 @@ from m2raap.core.errors import UNREADABLE, M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.stage import run_data_stage
 from m2raap.core.tables import read_part
+from m2raap.core.tombstones import refuse_unfinished
+from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.core.whole import Made, run_whole_stage
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages import STAGES
+from m2raap.stages.bank import Bank, make_bank
 from m2raap.stages.embed import embed
 from m2raap.stages.evaluate import evaluate_folder
+from m2raap.stages.filter import with_scores
 from m2raap.stages.plan import DATA_STAGE, Step, plan, settings_of
 from m2raap.stages.recipe import Recipe, arms_of
 from m2raap.stages.source import ViewSource
+from m2raap.video.limits import VideoConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Inputs:
     data: Path
     benches: dict[str, Path] = field(default_factory=dict)
     limit: int | None = None
+    scores: tuple[Path, ...] = ()
 
     def view(self, langs: tuple[str, ...]) -> View:
         view = View(self.data, langs=langs).limited(self.limit)
@@ -120,12 +127,19 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
             settings = (recipe.bench_keyframes or recipe.keyframes).settings()
             stage = DATA_STAGE["keyframes"]
             return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
+        if step.stage == "caption":
+            stage, settings = DATA_STAGE["caption"], settings_of(recipe, "caption")
+            view = view.over(step.parents[0])
+            return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
         if step.stage == "embed":
-            frames, *trained = step.parents
+            trained = [parent for parent in step.parents if parent.name == "adapt"]
             model = trained[0] / "model" if trained else recipe.backbone
-            run_embed(view.over(frames), recipe, model, step.folder, options.force)
+            for parent in step.parents[: len(step.parents) - len(trained)]:
+                view = view.over(parent)
+            run_embed(view, recipe, model, step.folder, options.force)
         else:
-            run_evaluate(step.parents[0], view.corpus.benchmark or "", recipe.seed, step.folder, options.force)
+            protocol = view.corpus.benchmark or ""
+            run_evaluate(step.parents[0], protocol, recipe.seed, step.folder, options.force, recipe.evaluate)
         return True
     view = inputs.view(recipe.langs)
     for parent in step.parents:
@@ -134,6 +148,8 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
         run_adapt(view, recipe, step.folder, options.force)
         return True
     stage, settings = DATA_STAGE[step.stage], settings_of(recipe, step.stage)
+    if step.stage == "filter":
+        view = with_scores(view, inputs.scores, settings)
     return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
 
 
@@ -143,7 +159,7 @@ def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool) -> None:
     def work(target: Path) -> Made:
         # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
         if not (target / "model" / "model.json").exists():
-            _train(cfg, view, target)
+            _train(cfg, recipe.keyframes.decode, view, target)
         shutil.rmtree(target / "scratch", ignore_errors=True)
         files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
         return Made(files, training_summary(target), {"model": read_json(target / "model" / "model.json")["digest"]})
@@ -151,19 +167,29 @@ def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool) -> None:
     run_whole_stage("adapt", 1, cfg.model_dump(mode="json"), folder, work, view=view, force=force)
 
 
-def _train(cfg: AdaptConfig, view: View, target: Path) -> None:
+def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path) -> None:
     import torch
 
     from m2raap.adapt.loop import adapt
 
     torch.set_num_threads(cfg.threads or available_cores())
-    source, val = ViewSource(view, "train"), ViewSource(view, "val")
+    digests = VideoDigests(target / "cache" / "videos.json")
+    source, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
+    if cfg.train_clips:
+        source.draw(cfg.train_clips, cfg.seed)
     if source.num_clips < 2:
         raise M2raapError(
             f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left; adapt needs at "
             "least 2. 'm2raap status' shows where the others went"
         )
     talk.say(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
+    if cfg.input == "video":
+        count = cfg.decoders or available_cores()
+        talk.say(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
+        for one in (source, val):  # all bytes are read once; a killed run does not read them again
+            for clip in range(one.num_clips):
+                one.video_digest(clip)
+        digests.save()
     with talk.Phases(f"{target.parent.name}/adapt") as phases:
         adapt(cfg, source, val if val.num_clips else None, target, phases)
 
@@ -181,26 +207,45 @@ def training_summary(folder: Path) -> dict[str, Any]:
 
 
 def run_embed(view: View, recipe: Recipe, model: Path | BackboneConfig, folder: Path, force: bool) -> None:
-    if isinstance(model, Path):
-        manifest = model.parent / "manifest.json"
-        named = read_json(manifest)["digest"] if manifest.exists() else read_json(model / "model.json")["digest"]
-        inputs = {"model": named}
-    else:
-        inputs = {"model": model.model_dump_json()}
-
     def work(target: Path) -> Made:
         return embed(view, recipe.embed, model, target)
 
     settings = recipe.embed.model_dump(mode="json")
-    run_whole_stage("embed", 1, settings, folder, work, view=view, inputs=inputs, force=force)
+    run_whole_stage("embed", 2, settings, folder, work, view=view, inputs=_model_input(model), force=force)
 
 
-def run_evaluate(embedded: Path, protocol: str, seed: int, folder: Path, force: bool) -> None:
+def _model_input(model: Path | BackboneConfig) -> dict[str, str]:
+    if not isinstance(model, Path):
+        return {"model": model.model_dump_json()}
+    manifest = model.parent / "manifest.json"
+    return {"model": read_json(manifest if manifest.exists() else model / "model.json")["digest"]}
+
+
+def run_evaluate(
+    embedded: Path,
+    protocol: str,
+    seed: int,
+    folder: Path,
+    force: bool,
+    cfg: EvaluateConfig | None = None,
+    bank: Bank | None = None,
+) -> None:
+    cfg = cfg or EvaluateConfig()
+
     def work(target: Path) -> Made:
-        return evaluate_folder(embedded, protocol, seed, target)
+        return evaluate_folder(embedded, protocol, seed, target, cfg, bank)
 
-    inputs = {"embed": read_json(embedded / "manifest.json")["digest"]}
-    run_whole_stage("evaluate", 1, {"protocol": protocol, "seed": seed}, folder, work, inputs=inputs, force=force)
+    inputs = {"embed": read_json(embedded / "manifest.json")["digest"]} | ({"bank": bank.digest} if bank else {})
+    settings = {"protocol": protocol, "seed": seed, "rows": cfg.model_dump(mode="json")}
+    run_whole_stage("evaluate", 2, settings, folder, work, inputs=inputs, force=force)
+
+
+def run_bank(view: View, without: list[View], model: Path | BackboneConfig, folder: Path, force: bool) -> None:
+    def work(target: Path) -> Made:
+        return make_bank(view, without, model, target)
+
+    inputs = _model_input(model) | {f"without{i}": other.digest for i, other in enumerate(without)}
+    run_whole_stage("bank", 1, {}, folder, work, view=view, inputs=inputs, force=force)
 
 
 def _write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
@@ -214,6 +259,7 @@ def _write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> 
             "data": os.path.relpath(inputs.data.resolve(), here),
             "benches": {name: os.path.relpath(path.resolve(), here) for name, path in inputs.benches.items()},
             "limit": inputs.limit,
+            "scores": [os.path.relpath(path.resolve(), here) for path in inputs.scores],
             "steps": [
                 {
                     "arm": step.arm,
@@ -239,6 +285,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Raises M2raapError where there is no run."""
+        refuse_unfinished(path)
         if not (path / "run.json").exists():
             raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
         return cls(path, read_json(path / "run.json"))
@@ -249,7 +296,7 @@ class RunFolder:
     @property
     def inputs(self) -> Inputs:
         benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
-        return Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"])
+        return Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"], tuple(map(self.resolve, self.tree["scores"])))
 
     @property
     def steps(self) -> list[Step]:

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 
+from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
+from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
+from m2raap.video.fetch import is_url
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.paths import resolve_video
+from m2raap.video.sample import ClipFile
 
 HELD_BYTES = 2 * 1024**3  # of JPEGs kept in memory; parts that were not read for longest leave first
 
 
 class ViewSource:
-    """Implements m2raap.adapt.batches.PairSource. Clips are ordered by part, then id, so that a pass reads each part once."""
+    """Implements m2raap.adapt.raw_video.VideoSource: frames and texts of clips, and their video files for input `video`.
 
-    def __init__(self, view: View, split: str) -> None:
-        self._view = view
+    Clips are ordered by part, then id, so that a pass over the frames reads each part once. `digests` remembers what the
+    bytes of the videos amount to; `limits` are those that keyframes decoded with.
+    """
+
+    def __init__(self, view: View, split: str, limits: VideoConfig, digests: VideoDigests) -> None:
+        self._view, self.limits, self._digests = view, limits, digests
         self.clip_ids: list[str] = []
         self._part_of: list[int] = []
         self._texts: list[list[tuple[str, str, str]]] = []
+        self._captions: list[list[str | None]] = []
+        self._videos: list[tuple[str, float, float | None]] = []
         self._held: OrderedDict[int, dict[str, list[bytes]]] = OrderedDict()
         self._held_bytes = 0
         for part in view.parts(("texts", "frames")):
@@ -26,7 +39,17 @@ class ViewSource:
                 if clip["split"] == split and texts and clip["clip_id"] in part.frames:
                     self.clip_ids.append(clip["clip_id"])
                     self._part_of.append(part.index)
+                    self._videos.append((clip["video"], clip["start_s"] or 0.0, clip["end_s"]))
                     self._texts.append([(row["lang"], row["text"], row["origin"]) for row in texts])
+                    num_frames = len(part.frames[clip["clip_id"]]["times_s"])
+                    self._captions.append(frame_captions(texts, num_frames, view.langs))
+
+    def draw(self, count: int, seed: int) -> None:
+        """Keep only `count` clips: those whose ids come first by a seeded hash, in the order that they had."""
+        hashes = [hashlib.blake2b(f"{seed}:{clip_id}".encode()).digest() for clip_id in self.clip_ids]
+        kept = sorted(sorted(range(self.num_clips), key=hashes.__getitem__)[:count])
+        for rows in (self.clip_ids, self._part_of, self._texts, self._captions, self._videos):
+            rows[:] = [rows[place] for place in kept]
 
     @property
     def num_clips(self) -> int:
@@ -34,6 +57,9 @@ class ViewSource:
 
     def texts(self, clip: int) -> list[tuple[str, str, str]]:
         return self._texts[clip]
+
+    def captions(self, clip: int) -> list[str | None]:
+        return self._captions[clip]
 
     def frames(self, clip: int) -> list[bytes]:
         index = self._part_of[clip]
@@ -45,6 +71,34 @@ class ViewSource:
                 self._held_bytes -= _size(self._held.popitem(last=False)[1])
         self._held.move_to_end(index)
         return self._held[index][self.clip_ids[clip]]
+
+    def video(self, clip: int) -> ClipFile:
+        video, start_s, end_s = self._videos[clip]
+        if is_url(video):
+            raise M2raapError(
+                f"clip '{self.clip_ids[clip]}': its video is an address; adapt.input=video reads files of this machine every "
+                "epoch. Download the videos, or train on stored frames (adapt.input=keyframes)"
+            )
+        try:
+            path = resolve_video(self._view.corpus.video_root, video)
+        except Refused as refused:
+            raise M2raapError(
+                f"clip '{self.clip_ids[clip]}': adapt.input=video needs its file, which keyframes could read ({refused})"
+            ) from None
+        return ClipFile(path, start_s, end_s)
+
+    def video_digest(self, clip: int) -> str:
+        return self._digests.of(self._videos[clip][0], self.video(clip).path)
+
+
+def frame_captions(texts: list[Row], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:
+    """The auxiliary caption of every key-frame of a clip: in the first language of `langs` that has one."""
+    found: list[str | None] = [None] * num_frames
+    for lang in reversed(langs):
+        for row in texts:
+            if row["origin"] == "aux" and row["lang"] == lang and 0 <= row["frame_index"] < num_frames:
+                found[row["frame_index"]] = row["text"]
+    return found
 
 
 def _size(jpegs: dict[str, list[bytes]]) -> int:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from m2raap.core.tables import Row
+from m2raap.core.videos import VideoDigests
+from m2raap.core.view import View
+from m2raap.video.fetch import RemoteConfig, fetched, is_url
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
 from m2raap.video.worker import VideoWorker
@@ -20,8 +25,23 @@ def _video_worker(limits: str) -> VideoWorker:
     return VideoWorker(VideoConfig.model_validate_json(limits))
 
 
-def path_or_none(root: Path, clip: Row) -> Path | None:
+def file_digest(clip: Row, view: View, videos: VideoDigests) -> str:
+    """Names the bytes of a clip's file below the corpus's video root; 'absent' where there is none that may be opened."""
     try:
-        return resolve_video(root, clip["video"])
+        path = resolve_video(view.corpus.video_root, clip["video"])
     except Refused:
-        return None
+        return "absent"
+    return videos.of(clip["video"], path)
+
+
+@contextmanager
+def opened(root: Path, video: str, remote: RemoteConfig) -> Iterator[Path]:
+    """The local file of a clip's video: below `root`, or a copy in scratch that goes when the block ends.
+
+    The copy is made here, in the decoder's parent. Raises Refused.
+    """
+    if is_url(video):
+        with fetched(video, remote) as path:
+            yield path
+    else:
+        yield resolve_video(root, video)

@@ -13,7 +13,9 @@ from typing import Any
 from m2raap.video import wire
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.probe import probe
+from m2raap.video.probe import examine, probe
+from m2raap.video.sample import sample
+from m2raap.video.scenes import find_scenes, thumbnails
 
 _CPU_SLACK_S = 5
 
@@ -50,8 +52,19 @@ def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any
         path = Path(request["path"])
         if request["do"] == "probe":
             return dataclasses.asdict(probe(path, limits)), []
+        if request["do"] == "examine":
+            return dataclasses.asdict(examine(path, limits)), []
+        if request["do"] == "sample":
+            names = ("path", "do")
+            found = sample(path, limits=limits, **{key: value for key, value in request.items() if key not in names})
+            return {"times_s": found.times_s, "width": found.width, "height": found.height}, found.pixels
+        if request["do"] == "scenes":
+            return dataclasses.asdict(find_scenes(path, request["detector"], request["min_shot_s"], limits)), []
+        if request["do"] == "thumbnails":
+            thumbs = thumbnails(path, request["start_s"], request["end_s"], request["after_s"], limits)
+            return {"times_s": thumbs.times_s, "more": thumbs.more}, [thumbs.pixels]
         cfg = KeyframeConfig.model_validate(request["cfg"])
-        clip = extract(path, request["start_s"], request["end_s"], cfg, limits)
+        clip = extract(path, request["start_s"], request["end_s"], cfg, limits, request["cuts_s"])
         head = {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip) if f.name != "jpegs"}
         return head, clip.jpegs
     except Refused as refusal:

@@ -3,6 +3,9 @@
 A clip is cut into k slots of time, each inside one shot, and every slot gives the frame nearest its middle unless that
 one is damaged to the eye (at a cut, black, flat, blurred, a near-copy of the pick before). So a clip without defects is
 sampled near-uniformly, whatever its content: temporal models depend on the order and spread of the picks.
+
+A frame counts as what is seen from its time until the next frame's, so that a copy of variable frame rate, which lacks
+repeated frames, gives the same pictures.
 """
 
 from __future__ import annotations
@@ -31,6 +34,12 @@ class Candidate:
     hash64: int
     black: bool = False
     flat: bool = False
+    is_key: bool = False  # an I-frame from which decoding can start
+    lasts_s: float = 0.0  # until the next frame is shown
+
+    def nearest(self, time_s: float) -> float:
+        """The moment at which this frame is seen that is nearest to `time_s`."""
+        return min(max(time_s, self.time_s), self.time_s + self.lasts_s)
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,10 @@ class Slot:
     start_s: float
     end_s: float
     shot: int
+
+    @property
+    def middle_s(self) -> float:
+        return (self.start_s + self.end_s) / 2
 
 
 Strategy = Callable[[Sequence[Candidate], Sequence[float], float, int], list[Pick]]
@@ -82,20 +95,20 @@ def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_
         inside = [
             i
             for i, c in enumerate(candidates)
-            if shot_of[i] == slot.shot and slot.start_s <= c.time_s <= slot.end_s and i not in picks
+            if shot_of[i] == slot.shot and slot.start_s <= c.nearest(slot.middle_s) <= slot.end_s and i not in picks
         ]
         if not inside:
             continue
         best: tuple[float, float, int] | None = None
         for i in inside:
             flaws = defects[i] | _copy(candidates[i], last_hash)
-            distance = _off_centre(candidates[i].time_s, slot)
+            distance = _off_centre(candidates[i], slot)
             cost = CENTRE_COST * distance**2 + sum(DEFECT_COST[f] for f in flaws)
-            if best is None or (cost, distance, i) < best:
-                best = (cost, distance, i)
+            if best is None or (cost, distance, -i) < best:
+                best = (cost, distance, -i)
         assert best is not None
-        cost, _, chosen = best
-        centre = min(inside, key=lambda i: (_off_centre(candidates[i].time_s, slot), i))
+        cost, chosen = best[0], -best[2]
+        centre = min(inside, key=lambda i: (_off_centre(candidates[i], slot), -i))
         flaws, centre_flaws = (defects[i] | _copy(candidates[i], last_hash) for i in (chosen, centre))
         picks[chosen] = Pick(chosen, slot.shot, max(0.0, 1.0 - cost), _why(flaws, centre_flaws))
         last_hash = candidates[chosen].hash64
@@ -104,21 +117,54 @@ def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_
 
 
 def uniform(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int) -> list[Pick]:
-    """The frames nearest the midpoints of k equal segments, content unseen; min(k, len(candidates)) picks."""
+    """The frames seen in the middles of k equal segments, content unseen; min(k, len(candidates)) picks."""
     shots = shot_bounds(cuts_s, duration_s)
-    wanted = min(k, len(candidates))
-    picks: list[Pick] = []
+    chosen = _spread(list(range(len(candidates))), candidates, duration_s, k)
+    return [Pick(i, _shot_at(candidates[i].time_s, shots), 1.0, "uniform") for i in chosen]
+
+
+def iframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int) -> list[Pick]:
+    """I-frames alone, spread as `uniform` where there are more than k. With fewer they are all: see `fill_up`."""
+    shots = shot_bounds(cuts_s, duration_s)
+    chosen = _spread([i for i, c in enumerate(candidates) if c.is_key], candidates, duration_s, k)
+    return [Pick(i, _shot_at(candidates[i].time_s, shots), 1.0, "I-frame") for i in chosen]
+
+
+def fill_up(
+    picks: Sequence[Pick], candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int
+) -> list[Pick]:
+    """`picks` and as many further candidates, each as far from all picks as can be, as make min(k, len(candidates))."""
+    shots = shot_bounds(cuts_s, duration_s)
+    shot_of = [_shot_at(c.time_s, shots) for c in candidates]
+    found = {pick.index: pick for pick in picks}
+    _fill(found, candidates, shot_of, _standing_defects(candidates, shot_of, shots), k)
+    return [found[i] for i in sorted(found)]
+
+
+# Exactly k picks each, or all that there are; `iframe` may find fewer.
+STRATEGIES: dict[str, Strategy] = {"keyframe": keyframe, "uniform": uniform, "iframe": iframe}
+
+
+def middles(duration_s: float, k: int) -> list[float]:
+    """Middles of k equal segments."""
+    return [duration_s * (2 * j + 1) / (2 * k) for j in range(k)]
+
+
+def _spread(allowed: list[int], candidates: Sequence[Candidate], duration_s: float, k: int) -> list[int]:
+    """Of the candidates in `allowed` those seen nearest to the middles of equal segments, each once; min(k, all)."""
+    wanted = min(k, len(allowed))
+    chosen: list[int] = []
     first = 0
-    for j in range(wanted):
-        middle_s = duration_s * (2 * j + 1) / (2 * wanted)
-        last = len(candidates) - (wanted - j - 1)  # leave a frame for each later segment
-        chosen = min(range(first, last), key=lambda i: (abs(candidates[i].time_s - middle_s), i))
-        first = chosen + 1
-        picks.append(Pick(chosen, _shot_at(candidates[chosen].time_s, shots), 1.0, "uniform"))
-    return picks
-
-
-STRATEGIES: dict[str, Strategy] = {"keyframe": keyframe, "uniform": uniform}
+    for j, middle_s in enumerate(middles(duration_s, wanted)):
+        last = len(allowed) - (wanted - j - 1)  # leave a frame for each later segment
+        # Of two equally near the later: at a boundary the frame that begins there is the one seen.
+        place = min(
+            range(first, last),
+            key=lambda n: (abs(candidates[allowed[n]].nearest(middle_s) - middle_s), -n),
+        )
+        first = place + 1
+        chosen.append(allowed[place])
+    return chosen
 
 
 def _slots(candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]], k: int) -> list[Slot]:
@@ -159,9 +205,8 @@ def _standing_defects(
     for i, c in enumerate(candidates):
         start, end = shots[shot_of[i]]
         margin = min(NEAR_CUT_S, (end - start) / 4)
-        at_cut = (shot_of[i] > 0 and c.time_s - start < margin) or (
-            shot_of[i] < len(shots) - 1 and end - c.time_s < margin
-        )
+        seen_s = c.nearest((start + end) / 2)
+        at_cut = (shot_of[i] > 0 and seen_s - start < margin) or (shot_of[i] < len(shots) - 1 and end - seen_s < margin)
         checks = {
             "black": c.black,
             "flat": c.flat and not c.black,
@@ -209,7 +254,7 @@ def _shot_at(time_s: float, shots: list[tuple[float, float]]) -> int:
     return len(shots) - 1
 
 
-def _off_centre(time_s: float, slot: Slot) -> float:
-    """0 in the middle of the slot, 1 at its edges."""
+def _off_centre(candidate: Candidate, slot: Slot) -> float:
+    """0 if seen in the middle of the slot, 1 at its edges."""
     half = (slot.end_s - slot.start_s) / 2
-    return abs(time_s - (slot.start_s + half)) / half if half > 0 else 0.0
+    return abs(candidate.nearest(slot.middle_s) - slot.middle_s) / half if half > 0 else 0.0

@@ -1,24 +1,28 @@
-"""One decode of a clip -> its key-frames as JPEGs and its signals."""
+"""A clip -> its key-frames as JPEGs and its signals, in one decode; or from few of its frames, where that pays."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass, field
-from functools import cached_property
+import math
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from m2raap.core.config import Config
 from m2raap.video import quality
-from m2raap.video.choose import NEAR_COPY_BITS, STRATEGIES, Candidate, Pick, shot_bounds
-from m2raap.video.decode import Opened, announced_frames, decode, open_video
+from m2raap.video.choose import shot_bounds
+from m2raap.video.clip import ClipFrames, KeyframeConfig, choose, clip_frames, measured
+from m2raap.video.container import Opened, open_video
+from m2raap.video.decode import decode
+from m2raap.video.length import video_length_s
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.pool import FramePool, Held
-from m2raap.video.probe import pixel_aspect, shown_size
-from m2raap.video.shots import Detector, ShotDetector, plane_size
+from m2raap.video.planes import PlaneMaker
+from m2raap.video.planner import plan
+from m2raap.video.pool import FramePool
+from m2raap.video.render import Renderer
+from m2raap.video.shots import Shown, find_cuts
+from m2raap.video.sparse import read_sparsely
+from m2raap.video.tally import Tally, varies
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,243 +30,170 @@ if TYPE_CHECKING:
 SAMPLES_PER_S = 8.0  # motion, darkness and stillness are measured on this grid, so they do not depend on the frame rate
 
 
-class KeyframeConfig(Config):
-    """How many frames stand for a clip, how they are found and how they are stored."""
-
-    k: int = Field(default=8, ge=1, le=256)
-    strategy: Literal["keyframe", "uniform"] = "keyframe"
-    short_side_px: int = Field(default=256, ge=16)  # smaller clips keep their size
-    jpeg_quality: int = Field(default=90, ge=1, le=100)
-    detector: Detector = "adaptive"
-    min_shot_s: float = Field(default=0.6, ge=0)
-
-
-@dataclass
-class ClipFrames:
-    """The picks of one clip, ascending in time, and its signals. Lists have one entry a pick (at most k)."""
-
-    times_s: list[float]  # strictly increasing, since the start of the clip
-    shots: list[int]
-    scores: list[float]
-    why: list[str]
-    hashes: list[int]  # 64-bit dHash as signed int64
-    jpegs: list[bytes]
-    width: int
-    height: int
-    signals: dict[str, float | int | bool] = field(default_factory=dict)
-
-
-def extract(path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig) -> ClipFrames:
+def extract(
+    path: Path,
+    start_s: float,
+    end_s: float | None,
+    cfg: KeyframeConfig,
+    limits: VideoConfig,
+    cuts_s: Sequence[float] | None = None,
+) -> ClipFrames:
     """Key-frames and signals of [start_s, end_s) of the video (end None: to its end).
 
-    With fewer sound frames than k all of them are returned (`signals['shortfall']` says how many are missing).
-    Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec, out_of_memory.
+    `cuts_s`: cuts that are known already, ascending, in seconds since start_s; then `cfg.detector` does not run, and all
+    of the clip is decoded. With fewer sound frames than k all of them are returned (`signals['shortfall']` says how many
+    are missing). Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec, out_of_memory.
     """
     with open_video(path, limits) as opened:
-        scan = _Scan(opened, start_s, end_s, cfg)
+        if cuts_s is None and (planned := plan(opened, start_s, end_s, cfg)):
+            found = read_sparsely(opened, planned, end_s, cfg, limits)
+            if found is not None:
+                return found
+        scan = _Scan(opened, start_s, end_s, cfg, cuts_s)
         scan.run()
-        scan.judge(limits)
+        scan.tally.judge(limits)
         return scan.result()
 
 
 class _Scan:
     """State of the one pass over a clip's frames. All times are relative to the start of the clip."""
 
-    def __init__(self, opened: Opened, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> None:
-        from av.video.reformatter import VideoReformatter
-
-        # Two, because each keeps the tables of its last conversion.
-        self._scaler, self._colours = VideoReformatter(), VideoReformatter()
+    def __init__(
+        self,
+        opened: Opened,
+        start_s: float,
+        end_s: float | None,
+        cfg: KeyframeConfig,
+        known_cuts_s: Sequence[float] | None,
+    ) -> None:
+        self._planes = PlaneMaker()
         self.opened, self.cfg, self.start_s, self.end_s = opened, cfg, start_s, end_s
-        announced_s = opened.duration_s
-        if end_s is not None:
-            self.window_s = end_s - start_s
-        else:
-            self.window_s = max(0.0, announced_s - start_s)
-        self.shots = ShotDetector(cfg.detector, cfg.min_shot_s, opened.fps)
+        self.tally = Tally(opened, start_s, end_s)
+        self.window_s = self.tally.window_s if end_s is not None else max(0.0, video_length_s(opened) - start_s)
+        self._known_cuts_s = known_cuts_s
+        self.cuts_s: list[float] = []
         self.pool: FramePool | None = None
         self.times_s: list[float] = []
-        self.decoded = self.lost = self.flagged = 0  # frames, packets without a frame, frames marked corrupt
-        self.covered_s = 0.0
-        self.sample_luma: list[float] = []
-        self.sample_black: list[bool] = []
-        self.changes: list[float] = []
-        self._last_sample: np.ndarray | None = None
-        self._turns = 0  # counter-clockwise quarter turns to upright
-        self._plane: tuple[int, int] = (0, 0)
-        self._shown: tuple[int, int] = (0, 0)
-        self._target: tuple[int, int] = (0, 0)
+        self._seen: Shown | None = None  # the frame that is seen until the next one comes
+        self._samples = _Samples()
+        self._renderer: Renderer | None = None  # from the first frame on
 
     def run(self) -> None:
+        cfg = self.cfg
+        fps, known_s = self.opened.fps, self._known_cuts_s
+        self.cuts_s = find_cuts(self._frames(), cfg.detector, cfg.min_shot_s, fps, self._keep, known_s)
+
+    def _frames(self) -> Iterator[Shown]:
+        """Sound frames with their small planes; counts what is lost. Runs in the detector's thread."""
         import av.error
 
-        next_sample_s = 0.0
-        tick_s = 1 / (self.opened.fps or 25.0)
         for item in decode(self.opened, self.start_s, self.end_s):
+            self.tally.add(item)
             frame = item.frame
-            if frame is None:
-                self.lost += 1
+            if frame is None or item.corrupt:
                 continue
-            self.decoded += 1
             time_s = item.time_s - self.start_s
-            lasts_s = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-            self.covered_s = max(self.covered_s, time_s + max(lasts_s, tick_s))
-            if item.corrupt:
-                self.flagged += 1
-                continue
             if self.times_s and time_s <= self.times_s[-1] + 1e-6:
                 continue  # a time stamp that goes back: shown never or twice
             self.times_s.append(time_s)
             try:
                 if self.pool is None:
                     self._begin(frame)
-                plane_HWC = self._small(frame)
+                plane_HWC = self._planes.plane(frame)
             except (av.error.FFmpegError, ValueError) as error:
                 raise Refused("unsupported_codec", f"pixel format {frame.format.name}: {error}") from None
-            assert self.pool is not None
-            if self.shots.push(time_s, plane_HWC):
-                self.pool.cut_at(self.shots.cuts_s)
-            luma_HW = quality.luma(plane_HWC)
-            if time_s >= next_sample_s - 1e-6:
-                self._sample(luma_HW)
-                next_sample_s = (int(time_s * SAMPLES_PER_S + 1e-6) + 1) / SAMPLES_PER_S
-            self.pool.offer(time_s, luma_HW, frame)
+            yield time_s, plane_HWC, frame
 
-    def judge(self, limits: VideoConfig) -> None:
-        """Refuses a clip that lost too much."""
-        if self.decoded == 0 and self.lost:
-            raise Refused("corrupt", f"{self.lost} packets, none could be decoded")
-        if self.decoded == 0:
-            raise Refused("truncated", f"no frame between {self.start_s:g} s and {self.end_s} s")
-        share, how = self._decoded_share()
-        if share < limits.min_decoded_share:
-            raise Refused("truncated", f"{share:.1%} of the clip is there ({how})")
-        if self.corrupt_share > limits.max_corrupt_share:
-            raise Refused("corrupt", f"{self.corrupt_share:.1%} of the frames are damaged")
-        if self.pool is None:
-            raise Refused("corrupt", "no frame is without damage")
+    def _keep(self, shown: Shown, new_cuts_s: list[float]) -> None:
+        """A frame that the detector has seen. How long the one before it is seen is known now."""
+        assert self.pool is not None
+        self.pool.cut_at(new_cuts_s)
+        self._close(shown[0])
+        self._seen = shown
 
-    @property
-    def corrupt_share(self) -> float:
-        return (self.lost + self.flagged) / (self.decoded + self.lost)
-
-    @cached_property
-    def _table(self) -> int | None:
-        return announced_frames(self.opened, self.start_s, self.end_s if self.end_s is not None else float("inf"))
-
-    @property
-    def expected_frames(self) -> int:
-        """By the sample table (MP4), else by length and average rate; what was decoded where both are unknown."""
-        return self._table if self._table is not None else round(self.window_s * self.opened.fps) or self.decoded
-
-    def _decoded_share(self) -> tuple[float, str]:
-        # An annotated end past the end of the video is missing video too, so time counts in every container.
-        by_time = min(1.0, self.covered_s / self.window_s) if self.window_s > 0 else 1.0
-        if self._table and self.decoded / self._table < by_time:
-            return self.decoded / self._table, f"{self.decoded} of {self._table} frames"
-        return by_time, f"{self.covered_s:.2f} of {self.window_s:.2f} s"
+    def _close(self, until_s: float) -> None:
+        """Ends the frame that is seen: it is measured, and held if it may be picked."""
+        if self._seen is None:
+            return
+        time_s, plane_HWC, frame = self._seen
+        assert self.pool is not None
+        self._samples.add(until_s, plane_HWC)
+        self.pool.offer(time_s, until_s, plane_HWC, frame, bool(frame.key_frame))
 
     def _begin(self, frame: Any) -> None:
-        self._turns = round(frame.rotation / 90) % 4
-        self._plane = plane_size(frame.width, frame.height)
-        self._shown = shown_size(frame.width, frame.height, pixel_aspect(self.opened.stream), frame.rotation)
-        scale = min(1.0, self.cfg.short_side_px / min(self._shown))
-        self._target = (max(1, round(self._shown[0] * scale)), max(1, round(self._shown[1] * scale)))
+        self._renderer = Renderer(self.opened.stream, frame, self.cfg.short_side_px)
         frame_bytes = sum(p.buffer_size for p in frame.planes)
-        self.pool = FramePool(self.cfg.k, self.window_s, frame_bytes, self._render)
-
-    def _small(self, frame: Any) -> np.ndarray:
-        width, height = self._plane
-        # Two taps, as OpenCV's bilinear of SceneManager: cuts agree with it, which area averaging spoils.
-        small = self._scaler.reformat(frame, width, height, "bgr24", interpolation="FAST_BILINEAR", threads=1)
-        return small.to_ndarray()
-
-    def _render(self, frame: Any) -> Any:
-        """Decoded frame -> PIL RGB at the stored size (bicubic, as CLIP's own preprocessing), upright."""
-        from PIL import Image
-
-        image = Image.fromarray(self._colours.reformat(frame, format="rgb24", threads=1).to_ndarray())
-        flip = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
-        if self._turns:
-            image = image.transpose(flip[self._turns])
-        return image if image.size == self._target else image.resize(self._target, Image.Resampling.BICUBIC)
-
-    def _sample(self, luma_HW: np.ndarray) -> None:
-        self.sample_luma.append(float(luma_HW.mean()))
-        self.sample_black.append(quality.is_black(luma_HW))
-        if self._last_sample is not None:
-            self.changes.append(quality.mean_difference(luma_HW, self._last_sample))
-        self._last_sample = luma_HW
-
-    def _candidate(self, held: Held) -> Candidate:
-        import numpy as np
-
-        upright_HW = np.ascontiguousarray(np.rot90(held.luma_HW, self._turns))
-        return Candidate(
-            time_s=held.time_s,
-            sharpness=quality.blur_variance(held.luma_HW),
-            hash64=quality.dhash64(upright_HW),
-            black=quality.is_black(held.luma_HW),
-            flat=quality.is_flat(held.luma_HW),
-        )
+        keys = self.cfg.strategy == "iframe"
+        self.pool = FramePool(self.cfg.k, self.window_s, frame_bytes, self._renderer.picture, keys)
 
     def result(self) -> ClipFrames:
-        from PIL import Image
+        assert self.pool is not None and self._renderer is not None
+        cfg, tally, cuts_s, renderer = self.cfg, self.tally, self.cuts_s, self._renderer
+        # Headers round up, or count the sound: where the frames end sooner, the clip does.
+        length_s = min(self.window_s or tally.covered_s, tally.covered_s)
+        self._close(max(length_s, self.times_s[-1]))
+        held = self.pool.frames
+        candidates = [
+            measured(h.time_s, h.until_s - h.time_s, h.plane_HWC, h.is_key, renderer.turns) for h in held
+        ]
+        picks = choose(cfg, candidates, cuts_s, length_s)
+        signals = self._signals(length_s) | {"blur": median(c.sharpness for c in candidates)}
+        return clip_frames(cfg, candidates, [h.picture for h in held], picks, renderer, signals)
 
-        assert self.pool is not None
-        cuts_s = self.shots.finish()
-        length_s = self.window_s or self.covered_s
-        candidates = [self._candidate(h) for h in self.pool.frames]
-        picks = STRATEGIES[self.cfg.strategy](candidates, cuts_s, length_s, self.cfg.k)
-        jpegs = []
-        for pick in picks:
-            picture = self.pool.frames[pick.index].picture
-            image = picture if isinstance(picture, Image.Image) else self._render(picture)
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=self.cfg.jpeg_quality)
-            jpegs.append(buffer.getvalue())
-        return ClipFrames(
-            times_s=[round(candidates[p.index].time_s, 6) for p in picks],
-            shots=[p.shot for p in picks],
-            scores=[round(p.score, 4) for p in picks],
-            why=[p.why for p in picks],
-            hashes=[candidates[p.index].hash64 for p in picks],
-            jpegs=jpegs,
-            width=self._target[0],
-            height=self._target[1],
-            signals=self._signals(candidates, picks, cuts_s, length_s),
-        )
-
-    def _signals(
-        self, candidates: list[Candidate], picks: list[Pick], cuts_s: list[float], length_s: float
-    ) -> dict[str, float | int | bool]:
-        import numpy as np
-
-        steps_s = np.diff(self.times_s)
-        typical = float(np.median(steps_s)) if len(steps_s) else 0.0
-        uneven = float((np.abs(steps_s - typical) > 0.2 * typical).mean()) if len(steps_s) else 0.0
-        hashes = [candidates[p.index].hash64 for p in picks]
+    def _signals(self, length_s: float) -> dict[str, float | int | bool | str]:
+        typical_s = median(self._steps_s) if len(self.times_s) > 1 else 0.0
         fps = self.opened.fps
-        if typical and not 0.5 < fps * typical < 2:
-            fps = 1 / typical  # the header names a clock rate, or nothing
+        if typical_s and not 0.5 < fps * typical_s < 2:
+            fps = 1 / typical_s  # the header names a clock rate, or nothing
         return {
+            "reading": "full",
             "duration_s": length_s,
-            "source_width": self._shown[0],
-            "source_height": self._shown[1],
-            "decoded_frames": self.decoded,
-            "expected_frames": self.expected_frames,
-            "corrupt_share": self.corrupt_share,
+            "decoded_frames": self.tally.decoded,
+            "expected_frames": self.tally.expected_frames,
+            "corrupt_share": self.tally.corrupt_share,
             "fps": fps,
-            "variable_frame_rate": uneven > 0.02,
-            "num_shots": len(shot_bounds(cuts_s, length_s)),
-            "motion": float(np.mean(self.changes)) if self.changes else 0.0,
-            "luma_mean": float(np.mean(self.sample_luma)),
-            "blur": float(np.median([c.sharpness for c in candidates])),
-            "black_share": float(np.mean(self.sample_black)),
-            "frozen_share": (
-                float(np.mean([c < quality.FROZEN_DIFFERENCE for c in self.changes])) if self.changes else 1.0
-            ),
-            "pick_sharpness": float(np.mean([candidates[p.index].sharpness for p in picks])),
-            "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
-            "shortfall": self.cfg.k - len(picks),
+            "variable_frame_rate": varies(self.times_s),
+            "num_shots": len(shot_bounds(self.cuts_s, length_s)),
+        } | self._samples.signals()
+
+    @property
+    def _steps_s(self) -> list[float]:
+        return [after - before for before, after in pairwise(self.times_s)]
+
+
+class _Samples:
+    """What is seen at the points of a grid in time: a frame that stands long counts as often as its copies would."""
+
+    def __init__(self) -> None:
+        self._points = self._next = 0
+        self._luma = self._black = self._change = 0.0
+        self._steps = self._still = 0
+        self._last_HW: np.ndarray | None = None
+
+    def add(self, until_s: float, plane_HWC: np.ndarray) -> None:
+        """The next frame, seen until `until_s`."""
+        end = math.ceil((until_s - 1e-6) * SAMPLES_PER_S)  # the first point at which it is seen no more
+        points, self._next = end - self._next, max(end, self._next)
+        if points <= 0:
+            return
+        luma_HW = quality.luma(plane_HWC)
+        self._points += points
+        self._luma += points * float(luma_HW.mean())
+        self._black += points * quality.is_black(luma_HW)
+        if self._last_HW is not None:
+            change = quality.mean_difference(luma_HW, self._last_HW)
+            self._change += change
+            self._still += change < quality.FROZEN_DIFFERENCE
+            self._steps += 1
+        self._steps += points - 1
+        self._still += points - 1
+        self._last_HW = luma_HW
+
+    def signals(self) -> dict[str, float]:
+        points, steps = max(1, self._points), max(1, self._steps)
+        return {
+            "motion": self._change / steps,
+            "luma_mean": self._luma / points,
+            "black_share": self._black / points,
+            "frozen_share": self._still / steps if self._steps else 1.0,
         }

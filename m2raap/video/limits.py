@@ -8,7 +8,8 @@ from m2raap.core.config import Config
 from m2raap.core.errors import UNREADABLE
 
 # A playlist or concat list is text that makes FFmpeg open other files; `-protocol_whitelist file` does not stop it, a
-# list of containers does. Names as FFmpeg's demuxers spell them.
+# list of containers does. Names as FFmpeg's demuxers spell them. GIF, WebP and AVIF are left out with all other images;
+# raw streams (.h264, .m1v) too, for they carry no times.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,mpeg,ogg,asf"
 PROTOCOLS = "file"
 # Decoders of video (as FFmpeg names them); audio and subtitles are never decoded.

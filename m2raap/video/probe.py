@@ -1,14 +1,18 @@
-"""What a file's header says, and whether its first frame can be decoded. A few milliseconds a file."""
+"""What a file's header says (`probe`: some milliseconds), and what a full decode of it shows (`examine`)."""
 
 from __future__ import annotations
 
-import os
+import struct
+from array import array
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from m2raap.video.decode import decode, open_video, share_beyond_file
+from m2raap.video.container import open_video
+from m2raap.video.decode import decode
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.tally import Tally, share_beyond_file, varies
 
 
 @dataclass(frozen=True)
@@ -21,34 +25,92 @@ class Probe:
     width: int
     height: int
     fps: float  # average, by the header; 0 where it does not say
-    rotation_deg: int  # counter-clockwise, as stored in the file
+    rotation_deg: int  # counter-clockwise to upright, 0..359, as the file states
     num_frames: int  # announced; 0 where the header does not say
     num_bytes: int
     missing_share: float  # share of the announced frames that lie past the end of the file (MP4 only)
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What a full decode shows. `fault` is None for a sound file, else truncated or corrupt; `detail` is for people."""
+
+    fault: str | None
+    detail: str
+    format: str
+    codec: str
+    width: int  # as shown, as in Probe; 0 where no frame came out
+    height: int
+    rotation_deg: int
+    variable_frame_rate: bool
+    frames_decoded: int
+    frames_expected: int
+    share_corrupt: float  # lost packets, damaged frames and frames predicted from those
+    duration_header_s: float | None  # None where the header does not say
+    duration_frames_s: float
+
+
 def probe(path: Path, cfg: VideoConfig) -> Probe:
     """Header figures of `path`. Raises Refused; truncated only where the header alone proves it."""
     with open_video(path, cfg) as opened:
-        num_bytes = os.path.getsize(path)
-        missing_share = share_beyond_file(opened, num_bytes)
+        missing_share = share_beyond_file(opened)
         if 1 - missing_share < cfg.min_decoded_share:
             raise Refused("truncated", f"{missing_share:.0%} of the frames lie past the end of the file")
-        first = next((d.frame for d in islice(decode(opened), 64) if d.frame is not None), None)
+        first, packets = None, 0
+        for packets, item in enumerate(islice(decode(opened), 64), 1):  # noqa: B007 - counted for what follows
+            if first := item.frame:
+                break
         if first is None:
-            raise Refused("corrupt", "no frame among the first packets can be decoded")
+            raise opened.nothing_decoded(packets > 0)
         width, height = shown_size(first.width, first.height, pixel_aspect(opened.stream), first.rotation)
         return Probe(
-            container=opened.container.format.name.split(",")[0],
+            container=opened.format_name,
             codec=opened.stream.codec_context.name,
             duration_s=opened.duration_s,
             width=width,
             height=height,
             fps=opened.fps,
-            rotation_deg=int(first.rotation),
+            rotation_deg=int(first.rotation) % 360,
             num_frames=int(opened.stream.frames or 0),
-            num_bytes=num_bytes,
+            num_bytes=opened.num_bytes,
             missing_share=missing_share,
+        )
+
+
+def examine(path: Path, cfg: VideoConfig) -> Examined:
+    """Decodes all of `path`. Raises Refused for a file that cannot be opened at all."""
+    with open_video(path, cfg) as opened:
+        tally = Tally(opened)
+        times_s = array("d")
+        width = height = rotation_deg = 0
+        for item in decode(opened):
+            tally.add(item)
+            if item.frame is None:
+                continue
+            times_s.append(item.time_s)
+            if not width:
+                rotation_deg = int(item.frame.rotation) % 360
+                aspect = pixel_aspect(opened.stream)
+                width, height = shown_size(item.frame.width, item.frame.height, aspect, rotation_deg)
+        fault, detail = None, ""
+        try:
+            tally.judge(cfg)
+        except Refused as refusal:
+            fault, detail = refusal.reason, refusal.detail
+        return Examined(
+            fault=fault,
+            detail=detail,
+            format=opened.format_name,
+            codec=opened.stream.codec_context.name,
+            width=width,
+            height=height,
+            rotation_deg=rotation_deg,
+            variable_frame_rate=varies(times_s),
+            frames_decoded=tally.decoded,
+            frames_expected=tally.expected_frames,
+            share_corrupt=round(tally.corrupt_share, 6),
+            duration_header_s=round(opened.duration_s, 6) or None,
+            duration_frames_s=round(tally.covered_s, 6),
         )
 
 
@@ -57,6 +119,15 @@ def pixel_aspect(stream: object) -> float:
     ratio = getattr(stream, "sample_aspect_ratio", None)
     value = float(ratio) if ratio else 1.0
     return value if 0.25 <= value <= 4 else 1.0
+
+
+def is_mirrored(frame: Any) -> bool:
+    """Whether the file's display matrix also turns a frame upside down, before it is rotated (some phones' front cameras)."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    return a * d - b * c < 0
 
 
 def shown_size(width: int, height: int, aspect: float, rotation_deg: int) -> tuple[int, int]:

@@ -25,22 +25,25 @@ def blur_variance(luma_HW: np.ndarray) -> float:
     """Variance of the Laplacian: high is sharp. Comparable only between planes of one size (Pech-Pacheco 2000)."""
     import cv2
 
-    return float(cv2.Laplacian(luma_HW, cv2.CV_64F).var())
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(luma_HW, cv2.CV_16S))
+    return float(deviation[0, 0]) ** 2
 
 
 def is_black(luma_HW: np.ndarray) -> bool:
-    return float((luma_HW < BLACK_LUMA).mean()) >= BLACK_PIXEL_SHARE
+    return float(np.count_nonzero(luma_HW < BLACK_LUMA)) >= BLACK_PIXEL_SHARE * luma_HW.size
 
 
 def is_flat(luma_HW: np.ndarray) -> bool:
-    return float(luma_HW.std()) < FLAT_STD
+    import cv2
+
+    return float(cv2.meanStdDev(luma_HW)[1][0, 0]) < FLAT_STD
 
 
 def mean_difference(one_HW: np.ndarray, two_HW: np.ndarray) -> float:
     """Mean absolute difference of two uint8 planes, 0..255."""
     import cv2
 
-    return float(cv2.absdiff(one_HW, two_HW).mean())
+    return cv2.norm(one_HW, two_HW, cv2.NORM_L1) / one_HW.size
 
 
 def dhash64(luma_HW: np.ndarray) -> int:

@@ -1,61 +1,238 @@
-"""Cuts between shots, by PySceneDetect's detectors, fed frame by frame from our own decode.
+"""Cuts between shots, by PySceneDetect's SceneManager over frames of our own decode.
 
-The detectors are pushed directly: `SceneManager` would pull, from a thread of its own. Frames go in at the size to
-which it would bring them (long side 256 px), so its published thresholds hold.
+`SceneManager` pulls frames from a `VideoStream`; ours hands it planes that are small already (`planes.py`), which it leaves
+as they are. It reads in a thread of its own, which takes turns with the caller's: a frame is read when the one before it has
+been detected and seen. So what the caller keeps never depends on timing, and a process uses one core; the others belong to
+other clips. The caller sees each frame again, in order and with the cuts known by then.
+
+Repeated frames (24 a second stored as 30, a recorder that stalls) are not shown to the detector: Adaptive takes the first
+change after a repeat for a cut, and a copy of variable frame rate, which lacks the repeats, would have other shots. A picture
+that stands for long is shown two times more, whether the file repeats it or not.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from itertools import chain
+from statistics import median
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
+    from scenedetect import SceneDetector
 
-Detector = Literal["adaptive", "content", "none"]
-LONG_SIDE_PX = 256  # scenedetect.scene_manager.DEFAULT_MIN_WIDTH
-
-
-def plane_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height) of the planes that detectors and measures see; never larger than the frame."""
-    factor = max(1.0, max(width, height) / LONG_SIDE_PX)
-    return max(2, round(width / factor)), max(2, round(height / factor))
+# `transnetv2` is a network that runs in the parent (m2raap.stages.transnet): its cuts come in from there.
+Detector = Literal["adaptive", "content", "hash", "histogram", "transnetv2", "none"]
 
 
-class ShotDetector:
-    """Push frames, read cuts. A cut is the time of the first frame of a new shot."""
+@cache
+def _quick(base: Any) -> Any:
+    """`base` (a ContentDetector) with the same scores, summed by OpenCV: numpy needs longer for them than we for the plane."""
+    import cv2
 
-    def __init__(self, kind: Detector, min_shot_s: float, fps: float) -> None:
-        from scenedetect.detectors import AdaptiveDetector, ContentDetector
+    class Quick(base):
+        def _calculate_frame_score(self, timecode: Any, frame_img: np.ndarray) -> float:
+            hsv = cv2.split(cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV))
+            last, self._last_frame = self._last_frame, hsv
+            if last is None:
+                return 0.0
+            pixels = float(hsv[0].size)
+            return sum(cv2.norm(now, before, cv2.NORM_L1) / pixels for now, before in zip(hsv, last, strict=True)) / 3.0
 
-        self._fps = Fraction(fps if fps > 0 else 25.0).limit_denominator(100_000)
-        self._last = None
-        self.cuts_s: list[float] = []
-        if kind == "adaptive":
-            self._detector = AdaptiveDetector(min_scene_len=float(min_shot_s))
-        elif kind == "content":
-            self._detector = ContentDetector(min_scene_len=float(min_shot_s))
-        else:
-            self._detector = None
+    return Quick
 
-    def push(self, time_s: float, plane_HWC: np.ndarray) -> bool:
-        """The next frame (uint8 BGR), later than all before. True if a cut was found; it may lie 2 frames back."""
-        if self._detector is None:
-            return False
-        from scenedetect.common import FrameTimecode, Timecode
 
-        # Microseconds: fine enough for any frame rate, one time base for every container.
-        stamp = Timecode(pts=round(time_s * 1e6), time_base=Fraction(1, 1_000_000))
-        self._last = FrameTimecode(stamp, fps=self._fps)
-        return self._take(self._detector.process_frame(self._last, plane_HWC))
+def _adaptive(min_shot_s: float) -> SceneDetector:
+    from scenedetect import AdaptiveDetector
 
-    def finish(self) -> list[float]:
-        """All cuts in seconds, ascending."""
-        if self._detector is not None and self._last is not None:
-            self._take(self._detector.post_process(self._last))
-        return sorted(self.cuts_s)
+    return _quick(AdaptiveDetector)(min_scene_len=min_shot_s)
 
-    def _take(self, cuts: list) -> bool:
-        new = [c.seconds for c in cuts if c.seconds not in self.cuts_s]
-        self.cuts_s.extend(new)
-        return bool(new)
+
+def _content(min_shot_s: float) -> SceneDetector:
+    from scenedetect import ContentDetector
+
+    return _quick(ContentDetector)(min_scene_len=min_shot_s)
+
+
+def _hash(min_shot_s: float) -> SceneDetector:
+    from scenedetect import HashDetector
+
+    return HashDetector(min_scene_len=min_shot_s)
+
+
+def _histogram(min_shot_s: float) -> SceneDetector:
+    from scenedetect import HistogramDetector
+
+    return HistogramDetector(min_scene_len=min_shot_s)
+
+
+# A plane repeats the one before, coded anew, if they differ by less than this (mean of 0..255), or than this share of what
+# the latest changes came to.
+REPEAT_DIFFERENCE, REPEAT_SHARE = 0.3, 0.1
+STANDS_S = 0.5  # what stands longer is a still; what stands shorter is a low frame rate
+STILLS = 2  # repeats of a still that are shown: Adaptive looks at two frames on either side
+
+# Shortest shot in seconds -> PySceneDetect's detector with its own defaults otherwise.
+DETECTORS: dict[str, Callable[[float], SceneDetector]] = {
+    "adaptive": _adaptive,
+    "content": _content,
+    "hash": _hash,
+    "histogram": _histogram,
+}
+
+# (time_s, plane uint8 BGR [H, W, 3], whatever belongs to it); times ascend strictly, planes have one size.
+Shown = tuple[float, "np.ndarray", Any]
+# Called for each frame, in order, with the cuts found at it; a cut may lie before the frame at which it is found.
+Seen = Callable[[Shown, list[float]], None]
+
+
+def find_cuts(
+    shown: Iterator[Shown], kind: Detector, min_shot_s: float, fps: float, seen: Seen, known_s: Sequence[float] | None
+) -> list[float]:
+    """Times of the first frames of all shots but the first, ascending. `fps`: average by the header, 0 if unknown.
+
+    `seen` is called before the next of `shown` is asked for. With `known_s` (ascending) nothing is detected; `seen` is told
+    each of them at the first frame not before it.
+    """
+    first = next(shown, None)
+    if first is None:
+        return []
+    if known_s is not None or kind == "none":
+        cuts_s = list(known_s or ())
+        told = 0
+        for item in chain([first], shown):
+            now = bisect_right(cuts_s, item[0] + 1e-6)
+            seen(item, cuts_s[told:now])
+            told = now
+        return cuts_s
+    from scenedetect import SceneManager
+
+    stream = _stream(first, shown, fps, seen)
+    manager = SceneManager()
+    manager.add_detector(_watched(DETECTORS[kind](float(min_shot_s)), stream, seen))
+    manager.detect_scenes(stream)
+    if stream.error is not None:
+        raise stream.error
+    return [start.seconds for start, _ in manager.get_scene_list()[1:]]
+
+
+def _watched(detector: SceneDetector, stream: Any, seen: Seen) -> SceneDetector:
+    """`detector`, and `seen` after each of its frames."""
+    import scenedetect
+
+    untold_s: list[float] = []  # found at a still shown again, which is nobody's frame
+
+    class Watched(scenedetect.SceneDetector):
+        def process_frame(self, timecode: Any, frame_img: np.ndarray) -> list[Any]:
+            try:
+                cuts = detector.process_frame(timecode, frame_img)
+                untold_s.extend(cut.seconds for cut in cuts)
+                if stream.last is not None:
+                    seen(stream.last, untold_s[:])
+                    untold_s.clear()
+                return cuts
+            finally:
+                stream.turn.release()
+
+        def post_process(self, timecode: Any) -> list[Any]:
+            return detector.post_process(timecode)
+
+        @property
+        def event_buffer_length(self) -> int:
+            return 0  # frames that SceneManager would hold for a callback; there is none
+
+    return Watched()
+
+
+def _stream(first: Shown, shown: Iterator[Shown], fps: float, seen: Seen) -> Any:
+    """A VideoStream of what `_changes` lets through; `last` is the item that it gave last, None for a still shown again."""
+    from scenedetect.common import FrameTimecode, Timecode
+    from scenedetect.video_stream import SeekError, VideoStream
+
+    class PlaneStream(VideoStream):
+        BACKEND_NAME = "m2raap"
+        path = name = ""
+        is_seekable = False
+        aspect_ratio = 1.0
+        duration = None
+        frame_rate = Fraction(fps if fps > 0 else 25.0).limit_denominator(100_000)
+        frame_size = (first[1].shape[1], first[1].shape[0])
+
+        def __init__(self) -> None:
+            self.last: Shown | None = None
+            self.error: BaseException | None = None
+            self.turn = Lock()  # held from a frame's reading to the end of its detection
+            self._changes = _changes(first, shown, seen)
+            self._time_s = first[0]
+            self._given = 0
+            self._position: FrameTimecode | None = None
+
+        @property
+        def position(self) -> FrameTimecode:
+            if self._position is None:
+                # Microseconds: fine enough for any frame rate, one time base for every container.
+                stamp = Timecode(pts=round(self._time_s * 1e6), time_base=Fraction(1, 1_000_000))
+                self._position = FrameTimecode(stamp, fps=self.frame_rate)
+            return self._position
+
+        @property
+        def position_ms(self) -> float:
+            return self._time_s * 1000
+
+        @property
+        def frame_number(self) -> int:
+            return self._given
+
+        def read(self, decode: bool = True) -> np.ndarray | bool:
+            self.turn.acquire()
+            try:
+                item = next(self._changes, None)
+            except BaseException as error:  # this is the manager's thread: told to the caller's
+                self.error, item = error, None
+            if item is None:
+                return False
+            self._time_s, plane_HWC, self.last = item
+            self._position = None
+            self._given += 1
+            return plane_HWC
+
+        def reset(self) -> None:
+            raise SeekError
+
+        def seek(self, target: Any) -> None:
+            raise SeekError
+
+    return PlaneStream()
+
+
+def _changes(first: Shown, shown: Iterator[Shown], seen: Seen) -> Iterator[tuple[float, np.ndarray, Shown | None]]:
+    """(time, plane, item) of the items that are no repeats, and of two repeats of what stands longer than STANDS_S; where the
+    file has none, these come without an item. `seen` is told of all other repeats here."""
+    import cv2
+
+    last, given_s, stills = first, first[0], 0
+    latest: deque[float] = deque(maxlen=5)
+    yield first[0], first[1], first
+    for item in shown:
+        time_s, plane_HWC, _ = item
+        stands = time_s - last[0] > STANDS_S
+        difference = cv2.norm(plane_HWC, last[1], cv2.NORM_L1) / plane_HWC.size
+        if difference <= max(REPEAT_DIFFERENCE, REPEAT_SHARE * median(latest or [0.0])):
+            if stands and stills < STILLS:
+                stills, given_s = stills + 1, time_s
+                yield time_s, last[1], item
+            else:
+                seen(item, [])
+            continue
+        if stands:
+            missing = STILLS - stills
+            for n in range(missing):
+                yield given_s + (time_s - given_s) * (n + 1) / (missing + 1), last[1], None
+        latest.append(difference)
+        last, given_s, stills = item, time_s, 0
+        yield time_s, plane_HWC, item

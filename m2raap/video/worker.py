@@ -1,7 +1,9 @@
 """The parent's side of the decoder's process: a killable child that does all reading of strangers' bytes.
 
 Messages are framed JSON plus raw bytes over pipes (`wire.py`), never pickle: the child holds hostile data. A child that
-overruns its time, crashes or runs out of memory is killed with its process group and replaced at the next call.
+overruns its time, crashes or runs out of memory is killed with its process group and replaced at the next call. A death
+is blamed on the clip only when a second child dies of it, too: the first may have been killed for other reasons, or have
+run out of what earlier clips left of its memory.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +26,10 @@ from m2raap.video import wire
 from m2raap.video.extract import ClipFrames, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.probe import Probe
+from m2raap.video.probe import Examined, Probe
+from m2raap.video.sample import Sampled
+from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbs
+from m2raap.video.shots import Detector
 
 _START_TIMEOUT_S = 120.0  # imports on a busy machine; not counted against a clip
 
@@ -31,10 +38,19 @@ class WorkerBug(RuntimeError):
     """The child failed in a way that no input should cause: a fault of ours, with the child's traceback."""
 
 
+class _Died(Exception):
+    """The child is gone. `verdict` is what to raise if that happens again."""
+
+    def __init__(self, verdict: Exception) -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+
+
 class VideoWorker:
     """Decodes in a long-lived child, started at the first call. Not for use from several threads at once.
 
-    Each call either returns, or raises Refused, within `cfg.timeout_s` plus the start of a child. Use as a context
+    Each call either returns, or raises Refused, within `cfg.timeout_s` plus the start of a child, or twice that where
+    children die. Use as a context
     manager, or call close().
     """
 
@@ -61,9 +77,21 @@ class VideoWorker:
         head, _ = self._call({"do": "probe", "path": str(path)})
         return Probe(**head)
 
-    def extract(self, path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> ClipFrames:
-        """Key-frames and signals of [start_s, end_s); end_s None: to the end of the video. Raises Refused,
-        and M2raapError for times that make no clip."""
+    def examine(self, path: Path) -> Examined:
+        """What a full decode of the file shows. Raises Refused where it cannot be opened at all."""
+        head, _ = self._call({"do": "examine", "path": str(path)})
+        return Examined(**head)
+
+    def extract(
+        self,
+        path: Path,
+        start_s: float,
+        end_s: float | None,
+        cfg: KeyframeConfig,
+        cuts_s: Sequence[float] | None = None,
+    ) -> ClipFrames:
+        """Key-frames and signals of [start_s, end_s); end_s None: to the end of the video. `cuts_s`, since start_s: then
+        nothing is detected. Raises Refused, and M2raapError for times that make no clip."""
         if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
             raise M2raapError(f"{path}: a clip from {start_s} s to {end_s} s holds nothing; give 0 <= start_s < end_s")
         request = {
@@ -72,9 +100,51 @@ class VideoWorker:
             "start_s": start_s,
             "end_s": end_s,
             "cfg": cfg.model_dump(mode="json"),
+            "cuts_s": None if cuts_s is None else list(cuts_s),
         }
         head, blobs = self._call(request)
         return ClipFrames(**head, jpegs=blobs)
+
+    def sample(
+        self, path: Path, start_s: float, end_s: float | None, places: Sequence[float], short_side_px: int
+    ) -> Sampled:
+        """Frames at `places` (0..1) of the clip as pixels: m2raap.video.sample.sample. Raises Refused."""
+        head, blobs = self._call(
+            {
+                "do": "sample",
+                "path": str(path),
+                "start_s": start_s,
+                "end_s": end_s,
+                "places": list(places),
+                "short_side_px": short_side_px,
+            }
+        )
+        found = Sampled(**head, pixels=blobs)
+        if not blobs or any(len(blob) != found.width * found.height * 3 for blob in blobs):
+            self.close()
+            raise Refused("corrupt", "the decoder's process answered nonsense: pixels of another size than it says")
+        return found
+
+    def scenes(self, path: Path, detector: Detector, min_shot_s: float) -> Scenes:
+        """Cuts of the whole video: m2raap.video.scenes.find_scenes. Raises Refused."""
+        head, _ = self._call({"do": "scenes", "path": str(path), "detector": detector, "min_shot_s": min_shot_s})
+        return Scenes(**head)
+
+    def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbs]:
+        """All sound frames of [start_s, end_s), some thousands at a time. Raises Refused."""
+        after_s = -1.0
+        while True:
+            head, blobs = self._call(
+                {"do": "thumbnails", "path": str(path), "start_s": start_s, "end_s": end_s, "after_s": after_s}
+            )
+            thumbs = Thumbs(head["times_s"], blobs[0], head["more"])
+            if len(thumbs.pixels) != len(thumbs.times_s) * THUMB_BYTES or (thumbs.more and not thumbs.times_s):
+                self.close()
+                raise Refused("corrupt", "the decoder's process answered nonsense: thumbnails of another number")
+            yield thumbs
+            if not thumbs.more:
+                return
+            after_s = thumbs.times_s[-1]
 
     def close(self) -> None:
         """Ends the child. The next call would start a new one."""
@@ -124,6 +194,14 @@ class VideoWorker:
         return self._child
 
     def _call(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        with suppress(_Died):
+            return self._attempt(request)
+        try:
+            return self._attempt(request)
+        except _Died as died:
+            raise died.verdict from None
+
+    def _attempt(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         child = self._start()
         try:
             head, blobs = self._exchange(child, request, self.cfg.timeout_s)
@@ -131,7 +209,10 @@ class VideoWorker:
             self.close()
             raise Refused("timeout", f"{request['do']} took longer than {self.cfg.timeout_s:g} s") from None
         except (EOFError, BrokenPipeError):
-            raise self._why_it_died(child) from None
+            verdict = self._why_it_died(child)
+            if isinstance(verdict, Refused) and verdict.reason == "timeout":
+                raise verdict from None
+            raise _Died(verdict) from None
         except wire.BadMessage as error:
             self.close()
             raise Refused("corrupt", f"the decoder's process answered nonsense: {error}") from None
@@ -139,9 +220,12 @@ class VideoWorker:
             self.close()
             raise
         if "refused" in head:
-            if head["refused"] == "out_of_memory":
+            refusal = Refused(head["refused"], head["detail"])
+            if refusal.reason == "out_of_memory":
                 self.close()  # a heap that hit its limit stays fragmented
-            raise Refused(head["refused"], head["detail"])
+                if self._calls > 1:
+                    raise _Died(refusal)
+            raise refusal
         if "bug" in head:
             self.close()
             raise WorkerBug(f"{request['do']} of {request['path']}:\n{head['bug']}")

@@ -10,7 +10,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import load_backbone
-from m2raap.models.config import BackboneConfig, MeanConfig, StanConfig
+from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import every_order, ordered
 
@@ -46,9 +46,10 @@ def lines(out: Path) -> list[dict]:
         {"cache": "prefix", "group_size": 3},
         {"cache": "off", "train_vision_layers": 4, "learn_temperature": True},
         {"temporal": MeanConfig(), "train_vision_layers": 3, "texts_per_clip": 2, "precision": "bf16"},
-        {"train_text": False, "keep": "last", "objective": "info_nce_multi"},
+        {"train_text": False, "keep": "last", "objective": "info_nce_multi", "mug_weight": 0.5},
+        {"enhance": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "mug_form": "full", "order_weight": 1.0},
     ],
-    ids=["cached levels", "cached prefix", "all live", "mean, bf16", "frozen text"],
+    ids=["cached levels", "cached prefix", "all live", "mean, bf16", "frozen text", "acg and mug"],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dict, tmp_path: Path) -> None:
     cfg = but(cfg, **changes)
@@ -74,7 +75,9 @@ def test_the_log_says_what_happened(cfg: AdaptConfig, tmp_path: Path) -> None:
     assert result.best_score == max(scores) and result.start_score == scores[0]
     assert heard[-1][1:] == (9, 9) and any("MB" in what for what, _, _ in heard)
     assert result.cache_bytes == 18 * 2 * 4 * 17 * 64 * 2
-    assert len((tmp_path / "timings.jsonl").read_text().splitlines()) == 9
+    timings = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    assert timings[0]["prepared"] == 0 and [row["step"] for row in timings[1:]] == list(range(1, 10))
+    assert all(row["seconds"] >= row["waited"] >= 0 for row in timings[1:])
 
 
 def test_before_the_first_step_it_is_the_backbone(cfg: AdaptConfig, tmp_path: Path) -> None:

@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 
 from m2raap.core.errors import M2raapError
-from m2raap.curate.similarity import (
-    MismatchConfig,
-    calibrate,
-    contrastive_scores,
-    draw_others,
-    mismatch,
-    pair_scores,
-    text_norm,
-)
+from m2raap.curate.similarity import MismatchConfig, Reference, pair_scores, robust
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -30,13 +22,11 @@ def test_one_lucky_frame_moves_the_maximum_only() -> None:
             pair_scores(np.array(bad))
 
 
-def test_calibration_and_quantile() -> None:
-    calibration = calibrate(np.random.default_rng(0).normal(0.2, 0.05, 1000))
-    assert calibration.z(0.3) == pytest.approx(2.0, abs=0.2)
-    with pytest.raises(M2raapError, match="two shuffled"):
-        calibrate([0.1])
+def test_thresholds_by_value_and_by_quantile() -> None:
     assert MismatchConfig(quantile=0.5).threshold([1.0, 2.0, 3.0]) == 2.0
-    assert MismatchConfig(value=None).threshold([1.0]) == -np.inf
+    assert MismatchConfig(quantile=0.5).threshold([]) is None
+    assert MismatchConfig(value=None).threshold([1.0]) is None
+    assert MismatchConfig(value=0.5).threshold([1.0, 2.0]) == 0.5
 
 
 def test_strangers_are_told_from_pairs_in_spite_of_hub_texts() -> None:
@@ -47,31 +37,35 @@ def test_strangers_are_told_from_pairs_in_spite_of_hub_texts() -> None:
     frames = unit(topics[:, None] + hub * 1.5 + 0.15 * rng.normal(size=(num, k, dim)))
     texts = unit(topics + 0.1 * rng.normal(size=(num, dim)) + hub * rng.uniform(0, 2, (num, 1)))
     wrong = rng.random(num) < 0.2
-    texts_given = np.where(wrong[:, None], np.roll(texts, 1, axis=0), texts)
-    norm = text_norm(texts_given, frames[:64])
-    scores = {"plain": [], "normed": []}
-    for i in range(num):
-        others = draw_others(np.arange(num), i, 64, np.random.default_rng([0, i]))
-        assert i not in others and len(others) == 64
-        for name, by in (("plain", None), ("normed", norm)):
-            scores[name].append(contrastive_scores(frames[i], texts_given, i, others, by)["sim_percentile"])
-    caught = {name: np.mean((np.array(s) < 0.95)[wrong]) for name, s in scores.items()}
-    lost = {name: np.mean((np.array(s) < 0.95)[~wrong]) for name, s in scores.items()}
-    assert caught["normed"] > 0.85 and lost["normed"] < 0.05, (caught, lost)
-    assert lost["plain"] > 2 * lost["normed"], (caught, lost)
+    given = np.where(wrong[:, None], np.roll(texts, 1, axis=0), texts)
+    reference = Reference(range(64), given[:64], frames[:64])
+    judged = reference.judge(given, list(range(num)), list(range(num)), list(frames))
+    scores = np.array([row["sim_percentile"] for row in judged])
+    plain = np.array([robust(frames[i] @ given[i]) for i in range(num)])
+    assert np.mean(scores[wrong] < 0.95) >= 0.85 and np.mean(scores[~wrong] < 0.95) < 0.05
+    at_same_loss = np.quantile(plain[~wrong], np.mean(scores[~wrong] < 0.95))
+    assert np.mean(plain[wrong] < at_same_loss) < np.mean(scores[wrong] < 0.95)
+    assert np.mean([row["sim_z"] for row in judged]) > 0
 
 
-def test_twins_count_half_and_no_others_is_an_error() -> None:
-    frame, text = np.eye(2)[:1], np.array([1.0, 0.0])
-    texts = np.stack([text, text, [0.0, 1.0]])
-    assert contrastive_scores(frame, texts, 0, np.array([1]))["sim_percentile"] == 0.5
-    assert contrastive_scores(frame, texts, 0, np.array([2]))["sim_percentile"] == 1.0
-    with pytest.raises(M2raapError, match="there are none"):
-        contrastive_scores(frame, texts, 0, np.zeros(0, int))
-    assert list(draw_others([5, 5, 6], 5, 10, np.random.default_rng(0))) == [2]
+def test_a_text_is_judged_against_others_and_ties_count_half() -> None:
+    frames = np.eye(2)[None, :1]
+    texts = np.array([[1.0, 0.0], [0.0, 1.0]])
+    reference = Reference([5, 6], texts, np.concatenate([frames, np.eye(2)[None, 1:]]))
+    same, other = reference.judge(texts, [5, 6], [0, 0], list(frames))
+    assert same["sim_percentile"] == 1.0 and other["sim_percentile"] == 0.0
+    twin = reference.judge(texts[:1], [99], [0], list(frames))[0]  # another key, the same words for the model
+    assert twin["sim_percentile"] == 0.75  # a tie with itself and one that fits worse
+    assert reference.judge(texts[:1], [5], [0], list(frames))[0].keys() == {"sim_percentile", "sim_margin", "sim_z"}
+    lonely = Reference([5], texts[:1], frames)
+    assert lonely.judge(texts[:1], [5], [0], list(frames)) == [{}]
 
 
-def test_verdict() -> None:
-    cfg = MismatchConfig()
-    assert mismatch({"sim_percentile": 0.2}, cfg, 0.5)[0][:2] == ("mismatch", "sim_percentile")
-    assert mismatch({"sim_percentile": 0.5}, cfg, 0.5) == []
+def test_scores_do_not_depend_on_company() -> None:
+    rng = np.random.default_rng(2)
+    frames, texts = unit(rng.normal(size=(9, 4, 16))), unit(rng.normal(size=(70, 16)))
+    reference = Reference(range(70), texts, frames)
+    keys, clips = list(range(70)), [i % 9 for i in range(70)]
+    together = reference.judge(texts, keys, clips, list(frames))
+    alone = [reference.judge(texts[i : i + 1], [i], [0], [frames[i % 9]])[0] for i in range(70)]
+    assert together == alone

@@ -2,89 +2,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from m2raap.curate.thumbnails import SIDE, DuplicateConfig, near_duplicates, thumbnail
+from m2raap.curate.thumbnails import SIDE, hashes, in_step, matching_shares, thumbnail
 
 
-def clip(seed: int, k: int = 8) -> np.ndarray:
-    """Frames with a bright spot that wanders over a dim, noisy ground."""
-    rng = np.random.default_rng(seed)
-    frames = np.full((k, 96, 96, 3), 90.0) + rng.normal(0, 2, (k, 96, 96, 3))
-    start, step, colour = rng.integers(0, 40, 2), rng.integers(2, 6, 2), rng.integers(0, 255, 3)
-    for i in range(k):
-        y, x = start + step * i
-        frames[i, y : y + 24, x : x + 24] = colour
-    return frames.clip(0, 255).astype(np.uint8)
+def noise(seed: int, k: int = 8) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (k, SIDE, SIDE, 3)).astype(np.uint8)
 
 
-def thumbs(frames: np.ndarray) -> np.ndarray:
-    return np.stack([thumbnail(f) for f in frames])
-
-
-def reworked(frames: np.ndarray, seed: int) -> np.ndarray:
-    """Two pixels cut off at a side, brighter, new noise: a re-upload."""
-    rng = np.random.default_rng(seed)
-    cut = np.pad(frames[:, 2:, :-2], ((0, 0), (0, 2), (2, 0), (0, 0)), mode="edge").astype(float)
-    return (cut * 1.05 + 6 + rng.normal(0, 3, cut.shape)).clip(0, 255).astype(np.uint8)
-
-
-def test_reworked_copies_are_found_and_others_stay() -> None:
-    frames = [clip(s) for s in range(40)]
-    frames += [reworked(frames[s], s) for s in (3, 17, 30)]
-    ids = [f"b{i:02d}" for i in range(40)] + ["a", "c", "d"]
-    rows = [thumbs(f) for f in frames]
-    assert near_duplicates(ids, rows, [2.5] * 43) == {"b03": "a", "c": "b17", "d": "b30"}
-    turned = list(reversed(range(43)))
-    again = near_duplicates([ids[i] for i in turned], [rows[i] for i in turned], [2.5] * 43)
-    assert again == {"b03": "a", "c": "b17", "d": "b30"}
-
-
-def test_same_things_moving_otherwise_are_no_copies() -> None:
-    rows = thumbs(clip(1))
-    assert near_duplicates(["a", "b"], [rows, rows[::-1]], [2.0, 2.0]) == {}
-    assert near_duplicates(["a", "b"], [rows, rows], [2.0, 2.3]) == {}
-    assert near_duplicates(["a", "b"], [rows, rows], [2.0, 2.1]) == {"b": "a"}
-
-
-def test_the_better_copy_is_kept() -> None:
-    frames = clip(1)
-    rows = [thumbs(frames), thumbs(reworked(frames, 0)), thumbs(clip(2))]
-    assert near_duplicates(["a", "b", "c"], rows, [2.0] * 3, quality=[1.0, 2.0, 3.0]) == {"a": "b"}
-    assert near_duplicates(["a", "b", "c"], rows, [2.0] * 3, quality=[1.0, 1.0, 3.0]) == {"b": "a"}
-
-
-def test_flat_frames_and_empty_clips_match_nothing() -> None:
-    black = np.zeros((8, SIDE, SIDE, 3), np.uint8)
-    half = np.concatenate([black[:4], thumbs(clip(2, 4))])
-    assert near_duplicates(["a", "b"], [black, black], [2.0, 2.0]) == {}
-    assert near_duplicates(["a", "b"], [half, half], [2.0, 2.0]) == {}
-    assert near_duplicates(["a", "b"], [half, half], [2.0, 2.0], DuplicateConfig(min_share=0.5)) == {"b": "a"}
-    assert near_duplicates(["a", "b"], [black[:0], black[:0]], [0.0, 0.0]) == {}
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10_000))
-def test_same_as_brute_force(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    base = rng.integers(0, 255, (3, 4, SIDE, SIDE, 3))
-    rows = [(base[rng.integers(3)] + rng.normal(0, 30, base[0].shape)).clip(0, 255).astype(np.uint8) for _ in range(9)]
-    ids = [f"c{i}" for i in rng.permutation(9)]
-    cfg = DuplicateConfig(max_distance=0.1)
-    expected: dict[str, str] = {}
-    for i in sorted(range(9), key=lambda i: ids[i]):
-        for j in sorted(range(9), key=lambda j: ids[j]):
-            if ids[j] >= ids[i] or ids[j] in expected:
-                continue
-            hits = 0
-            for a, b in zip(rows[i].astype(float), rows[j].astype(float), strict=True):
-                a, b = a - a.mean(axis=(0, 1)), b - b.mean(axis=(0, 1))
-                hits += ((a - b) ** 2).sum() / ((a**2).sum() + (b**2).sum()) <= cfg.max_distance
-            if hits >= 3:  # 60% of 4 frames
-                expected[ids[i]] = ids[j]
-                break
-    assert near_duplicates(ids, rows, [1.0] * 9, cfg) == expected
+def flat(grey: int, k: int = 8) -> np.ndarray:
+    return np.full((k, SIDE, SIDE, 3), grey, np.uint8)
 
 
 def test_thumbnail_is_the_mean_of_areas() -> None:
@@ -92,3 +19,56 @@ def test_thumbnail_is_the_mean_of_areas() -> None:
     image[:2, :2] = 200
     assert thumbnail(image).shape == (SIDE, SIDE, 3)
     assert thumbnail(image)[0, 0, 0] == pytest.approx(200) and thumbnail(image)[1:].max() == 0
+
+
+def test_hashes_bear_noise_and_brightness_and_tell_strangers_and_order() -> None:
+    rng = np.random.default_rng(0)
+    one = noise(1)
+    copy = (one * 0.95 + 8 + rng.normal(0, 6, one.shape)).clip(0, 255).astype(np.uint8)
+
+    def distance(a: np.ndarray, b: np.ndarray) -> list[int]:
+        return [((x ^ y) & (2**64 - 1)).bit_count() for x, y in zip(hashes(a), hashes(b), strict=True)]
+
+    assert max(distance(one, copy)) <= 8
+    assert min(distance(one, noise(2))) > 12
+    assert distance(one, one[::-1])[0] > 12
+
+
+def test_what_shows_nothing_has_no_hash() -> None:
+    assert hashes(flat(0)) is None and hashes(flat(180)) is None
+    half = np.concatenate([flat(0, 4), noise(3, 4)])
+    assert hashes(half) is not None
+    assert hashes(half)[1] == hashes(half)[0]  # an empty half goes by the whole
+
+
+def test_frames_are_taken_at_their_relative_positions() -> None:
+    rows = noise(4, 3)
+    assert [int((rows == frame).all(axis=(1, 2, 3)).argmax()) for frame in in_step(rows)] == [0, 0, 1, 1, 1, 1, 2, 2]
+    assert in_step(rows[:1]).shape == (8, SIDE, SIDE, 3)
+
+
+def test_flat_frames_match_nothing_and_the_same_ground_does_not_count() -> None:
+    black, picture = flat(0), noise(5)
+
+    def share(a: np.ndarray, b: np.ndarray) -> float:
+        return float(matching_shares(a[None], b[None], 0.1)[0])
+
+    assert share(black, black) == 0 and share(flat(120), flat(120)) == 0
+    mixed = np.concatenate([black[:4], picture[4:]])
+    assert share(mixed, mixed) == 1  # four frames show something, and those match
+    assert share(mixed, np.concatenate([flat(200, 4), picture[4:]])) == 0.5  # another ground is a difference
+    assert share(mixed, picture) == 0.5
+    almost_all_black = np.concatenate([black[:7], picture[7:]])
+    assert share(almost_all_black, almost_all_black) == 0  # one frame is no clip
+
+
+def test_share_by_hand() -> None:
+    rng = np.random.default_rng(6)
+    a = noise(7)
+    b = (a + rng.normal(0, 30, a.shape)).clip(0, 255).astype(np.uint8)
+    hits = 0
+    for x, y in zip(a.astype(float), b.astype(float), strict=True):
+        x, y = x - x.mean(axis=(0, 1)), y - y.mean(axis=(0, 1))
+        hits += ((x - y) ** 2).sum() / ((x**2).sum() + (y**2).sum()) <= 0.075
+    assert 0 < hits < 8
+    assert matching_shares(a[None], b[None], 0.075)[0] == pytest.approx(hits / 8)

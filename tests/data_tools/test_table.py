@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.msrvtt import import_msrvtt
 from data_tools.table import import_table
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
@@ -83,7 +82,7 @@ def test_absent_and_outside_files_stay_and_are_listed(tmp_path: Path):
         ("l.csv", "video,caption\nv0.mp4\n", r"l.csv: row 2: has another number of columns"),
         ("l.csv", "video,caption,start\nv0.mp4,x,soon\n", r"row 2, column 'start': 'soon' is no number of seconds"),
         ("l.csv", "video,caption,start,end\nv0.mp4,x,5,2\n", r"row 2: the clip ends at 2 s, before it starts at 5 s"),
-        ("l.csv", "video,caption\n,x\n", r"row 2, column 'video': expected a video's file name"),
+        ("l.csv", "video,caption\n,x\n", r"row 2, column 'video': expected a text, found nothing"),
         ("l.csv", "video,caption\n", r"l.csv: the table has no rows"),
         ("l.jsonl", "{oops\n", r"l.jsonl: row 1: not JSON"),
         ("l.jsonl", "[1]\n", r"row 1: expected an object, found list"),
@@ -117,18 +116,43 @@ def test_real_panda_list(shared_data: Path, tmp_path: Path):
     assert {row["origin"] for row in train.all_rows("texts") if row["lang"] == "zh"} == {"translation"}
 
 
-def test_real_msrvtt_lists(shared_data: Path, tmp_path: Path):
-    (one_ka,) = import_msrvtt(shared_data / "msrvtt", tmp_path / "1ka", protocol="1ka")
-    assert one_ka.counts == {"clips": 1000, "texts": 1000, "missing_file": 998}
-    assert one_ka.benchmark == "msrvtt-1ka-jsfusion" and one_ka.source["overlap_with_train_9k"] == 0
-    (full,) = import_msrvtt(shared_data / "msrvtt", tmp_path / "full", protocol="full")
-    assert full.counts["clips"] == 2990 and full.counts["texts"] == 59800
+def test_clips_of_one_video_stand_on_one_side(tmp_path: Path):
+    rows = [
+        {"video": f"v{i}.mp4", "caption": f"ball {i} {s}", "start": s, "end": s + 1}
+        for i in range(6)
+        for s in (0, 5, 9)
+    ]
+    train, held = import_table(listing(tmp_path, "list.jsonl", rows), tmp_path / "C", num_holdout=2, seed=1)
+    sides = [{row["video"] for row in corpus.all_rows("clips")} for corpus in (train, held)]
+    assert not sides[0] & sides[1] and held.counts["clips"] == 2
+    assert train.counts["clips"] + 2 + train.source["left_out_because_of_holdout"] == 18
+    splits: dict[str, set[str]] = {}
+    for row in train.all_rows("clips"):
+        splits.setdefault(row["video"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in splits.values()) and {"train", "val"} == set().union(*splits.values())
 
 
-def test_a_list_with_other_counts_is_refused(tmp_path: Path):
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "MSRVTT_JSFUSION_test.csv").write_text("key,vid_key,video_id,sentence\nret0,msr1,video1,a man\n")
-    with pytest.raises(M2raapError, match="has 1000 videos and 1000 texts, this file 1 and 1"):
-        import_msrvtt(tmp_path, tmp_path / "C", protocol="1ka")
-    with pytest.raises(M2raapError, match="--protocol 2ka: MSR-VTT has 1ka, full"):
-        import_msrvtt(tmp_path, tmp_path / "C", protocol="2ka")
+def test_many_texts_of_a_clip_far_apart_have_ids_of_their_own(tmp_path: Path):
+    rows = [{"video": f"v{i % 2}.mp4", "caption": f"ball {i}"} for i in range(300)]
+    (corpus,) = import_table(listing(tmp_path, "list.jsonl", rows), tmp_path / "C")
+    assert corpus.counts["texts"] == 300
+
+
+def test_broken_halves_of_characters_are_mended_and_empty_texts_counted(tmp_path: Path):
+    lines = '{"video": "v0.mp4", "caption": ["a \\ud83d ball", "\\ud83d\\ude00 ok", " "]}\n'
+    (corpus,) = import_table(listing(tmp_path, "list.jsonl", lines), tmp_path / "C")
+    assert {row["text"] for row in corpus.all_rows("texts")} == {"a \ufffd ball", "\U0001f600 ok"}
+    assert (corpus.source["mended_texts"], corpus.source["empty_texts"]) == (1, 1)
+
+
+def test_addresses_are_no_missing_files_but_unknown_protocols_are_refused(tmp_path: Path):
+    rows = [
+        {"video": "https://example.org/a/b.mp4?key=1", "caption": "a ball"},
+        {"video": "s3://bucket/c.mp4", "caption": "a cube"},
+        {"video": "file:///etc/passwd", "caption": "a trap"},
+        {"video": "simplecache::s3://bucket/c.mp4", "caption": "a trap"},
+    ]
+    (corpus,) = import_table(listing(tmp_path, "list.jsonl", rows), tmp_path / "C")
+    missing = {row["clip_id"]: row["reason"] for row in corpus.all_rows("missing")}
+    assert missing == {"file:///etc/passwd": "outside_root", "simplecache::s3://bucket/c": "outside_root"}
+    assert {row["clip_id"] for row in corpus.all_rows("clips")} >= {"https://example.org/a/b", "s3://bucket/c"}

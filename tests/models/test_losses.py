@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2raap.models.losses import OBJECTIVES, info_nce, info_nce_multi, order_contrast, twins_mask
+from m2raap.models.losses import OBJECTIVES, cosine_logits, info_nce, info_nce_multi, order_contrast, twins_mask
 
 
 def by_hand(video: torch.Tensor, text: torch.Tensor, scale: float, twins: torch.Tensor, multi: bool) -> float:
@@ -26,7 +26,7 @@ def test_equals_the_sum_by_hand(seed: int, objective: object) -> None:
     video, text = (F.normalize(torch.randn(6, 4, generator=generator), dim=-1) for _ in range(2))
     twins = twins_mask(torch.randint(0, 4, (6,), generator=generator).tolist())
     expected = by_hand(video, text, 7.0, twins, objective is info_nce_multi)
-    assert float(objective(video, text, 7.0, twins)) == pytest.approx(expected, abs=1e-5)  # type: ignore[operator]
+    assert float(objective(cosine_logits(video, text, 7.0), twins)) == pytest.approx(expected, abs=1e-5)  # type: ignore[operator]
 
 
 def test_without_twins_the_objectives_agree_with_open_clips_loss() -> None:
@@ -36,7 +36,7 @@ def test_without_twins_the_objectives_agree_with_open_clips_loss() -> None:
     scale = torch.tensor(20.0)
     for objective in OBJECTIVES.values():
         torch.testing.assert_close(
-            objective(video, text, scale, torch.eye(8, dtype=torch.bool)), ClipLoss()(video, text, scale)
+            objective(cosine_logits(video, text, scale), torch.eye(8, dtype=torch.bool)), ClipLoss()(video, text, scale)
         )
 
 
@@ -51,7 +51,7 @@ def test_a_twin_pushes_nothing_away() -> None:
     video, text = torch.eye(3), torch.eye(3)
     text = text.clone().requires_grad_()
     twins = twins_mask(["x", "x", "y"])
-    info_nce(video, text, 5.0, twins).backward()
+    info_nce(cosine_logits(video, text, 5.0), twins).backward()
     assert text.grad is not None
     assert text.grad[1, 0] == 0.0 and text.grad[2, 0] > 0.0
 

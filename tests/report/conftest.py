@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from m2raap.report.data import (
+    CostRow,
     Curve,
     DifferenceRow,
     DroppedItem,
@@ -126,11 +127,19 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
             for arm, values in zip(names[1:], ((34.0, 33.7, 28.1), (52.3, 21.0, 25.5)), strict=True)
             for frames, value in zip(("as they are", "shuffled", "one frame"), values, strict=True)
         ],
+        costs=[
+            CostRow("raw", "raw video", 400, None, 731.5, 522.25, {"world-motion en": 51.0, "world-motion zh": 49.25}),
+            CostRow("m2raap", "keyframe-8 stored", 400, 71.0, 108.0, 0.0, {"world-motion en": 52.3}),
+        ],
         curves=curves,
         funnel=funnel,
         grading=grade(dropped_ids, truth, clip_of),
         examples=examples,
         dropped=dropped,
+        nearly=[
+            DroppedItem("t000200", "align", "mismatch", ["a red star"], make_strip("t000200", "red"), 0.21, 0.2, "sim"),
+            DroppedItem("t000201", "align", "frozen", ["a still blue circle"], None, 0.84, 0.85, "frozen_share"),
+        ],
         protocol={
             "benchmark": "world-motion",
             "model": "tiny bilingual CLIP",

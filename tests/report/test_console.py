@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from m2raap.report.console import print_funnel, print_grading, print_results
+from m2raap.report.console import print_costs, print_funnel, print_grading, print_results
 from m2raap.report.data import FunnelStage, ReportData
 
 
@@ -41,6 +41,21 @@ def test_results_and_grading(sample: Callable[..., ReportData]) -> None:
     assert ["black", "(clip)", "10", "9", "90.0"] in lines
     assert ["mismatch", "19", "16", "84.2"] in lines
     assert "\x1b" not in text
+
+
+def test_training_time_stands_beside_what_it_reached(sample: Callable[..., ReportData]) -> None:
+    out = io.StringIO()
+    print_costs(sample().costs, out)
+    assert out.getvalue() == (
+        "Training time\n"
+        "arm     input              extraction core s  steps  training s  waiting s"
+        "  R@1 world-motion en  R@1 world-motion zh\n"
+        "raw     raw video                          -    400       731.5      522.2"
+        "                 51.0                 49.2\n"
+        "m2raap  keyframe-8 stored               71.0    400       108.0        0.0"
+        "                 52.3                    -\n"
+        "\n"
+    )
 
 
 def test_terminal_tables_take_names_literally() -> None:

@@ -62,6 +62,7 @@ def hostile(sample: Callable[..., ReportData]) -> str:
             curves=[replace(curve, chart=HOSTILE, label=HOSTILE) for curve in data.curves],
             results=[replace(row, arm=HOSTILE, lang=HOSTILE, slice=row.slice) for row in data.results],
             dropped=[replace(item, item_id=HOSTILE, detail=HOSTILE, reason=HOSTILE) for item in data.dropped],
+            nearly=[replace(item, item_id=HOSTILE, detail=HOSTILE, texts=[HOSTILE]) for item in data.nearly],
         )
     )
 
@@ -102,8 +103,10 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
         "available clips only (n = 118): not comparable",
         "红色圆形向右移动，然后出现一个蓝色方块",
         "score 0.121, threshold 0.200",
+        "frozen · 34 nothing changes for too much of its time nearly dropped a still blue circle",
         "image and text do not belong together",
         "1 min 48 s",
+        "raw raw video none 400 12 min 12 s 8 min 42 s 51.0 49.2 m2raap keyframe-8 stored 1 min 11 s",
     ):
         assert expected in shown
 

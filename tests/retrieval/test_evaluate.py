@@ -188,7 +188,7 @@ def test_summarise_of_one_run_is_the_run() -> None:
 
 def test_summarise_averages_training_seeds() -> None:
     runs = [World(noise=noise).evaluate() for noise in (1.0, 2.0)]
-    mean = one(Results(arms.summarise([r.ranks for r in runs], 0), [], []), lang="en", slice="all", direction="t2v")
+    mean = one(Results(arms.summarise([r.ranks for r in runs], 0), [], [], {}), lang="en", slice="all", direction="t2v")
     each = [one(run, lang="en", slice="all", direction="t2v")["metrics"] for run in runs]
     assert mean["seeds"] == 2
     for name in ("R@1", "MdR", "MRR"):

@@ -118,3 +118,15 @@ def test_pickles_archives_and_rubbish_are_refused(tmp_path: Path) -> None:
             score_matrix(path)
     with pytest.raises(M2raapError, match="no such file"):
         score_matrix(tmp_path / "gone.npy")
+
+
+def test_compat_stands_beside(tmp_path: Path) -> None:
+    sim = np.eye(10)
+    sim[5:] = 0.5
+    found = score_matrix(saved(tmp_path, sim), compat=True)
+    assert found["t2v"]["R@1"] == pytest.approx(55) and found["t2v"]["pessimistic"]["R@1"] == 50
+    assert found["compat"]["t2v"]["R@1"] == pytest.approx(18.18, abs=0.01) and "not ours" in found["compat"]["label"]
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("text,video\n" + "".join(f"{i},{i // 2}\n" for i in range(10)))
+    several = score_matrix(saved(tmp_path, sim), pairs, compat=True)["compat"]
+    assert several["t2v"]["entries"] == 10 and several["v2t"]["queries"] == 5

@@ -19,40 +19,7 @@ from m2raap.core.folder import read_timings
 from m2raap.core.tables import read_part
 from m2raap.core.view import View
 from tests.conftest import digests, m2raap
-
-RECIPE = Path(__file__).parent / "small.yaml"
-# Runs the command line and lists every file that it, or the code it runs in this process, opens.
-WATCHED = """
-import sys
-opened = open(sys.argv.pop(1), "w")
-def watch(event, args):
-    if event == "open" and isinstance(args[0], str):
-        opened.write(args[0] + "\\n"); opened.flush()
-sys.addaudithook(watch)
-from m2raap.cli import main
-sys.argv[0] = "m2raap"
-main.main()
-"""
-
-
-def words(world: Path, out: Path, *more: object) -> list[str]:
-    data = ["run", RECIPE, "--data", world / "train", "--bench", f"motion={world / 'test'}", "--out", out]
-    return [str(word) for word in (*data, "--allow-refused", "20%", *more)]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(small_world: Path, tmp_path_factory) -> Path:
-    """OUT of the small recipe with one worker; OUT/../opened.txt lists the files that it opened before the report."""
-    out = tmp_path_factory.mktemp("chain") / "run"
-    command = [sys.executable, "-c", WATCHED, str(out.parent / "opened.txt")]
-    done = subprocess.run(
-        [*command, *words(small_world, out, "--workers", 1, "--until", "evaluate")],
-        capture_output=True,
-        text=True,
-        timeout=115,
-    )
-    assert done.returncode == 0, done.stderr
-    return out
+from tests.stages.conftest import RECIPE, words
 
 
 @pytest.fixture(scope="module")

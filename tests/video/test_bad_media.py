@@ -1,174 +1,254 @@
-"""Files that are not what they say. Each has the class that it must get, from probe and from extract."""
+"""Files that are not what they say: each ends in bounded time in its class, reads nothing else, and harms no other."""
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import ffmpeg
 import pytest
 
-from m2raap.video.extract import KeyframeConfig, extract
-from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
+from m2raap.core.corpus import write_corpus
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import UNREADABLE
+from m2raap.core.stage import run_data_stage
+from m2raap.core.view import View, open_view
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
+from m2raap.video import container
+from m2raap.video.clip import KeyframeConfig
+from m2raap.video.extract import extract
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.probe import probe
+from m2raap.video.paths import resolve_video
+from m2raap.video.probe import examine, probe
+from m2raap.video.worker import VideoWorker
+from tests.video.bad_media.case import Case, Sources
+from tests.video.bad_media.corpus import CASES, UNDECODABLE
+from tests.video.bad_media.disguises import DISGUISES
+from tests.video.bad_media.watch import Watch
 
-LIMITS = VideoConfig()
-
-
-def run(stream: object, path: Path, **options: object) -> Path:
-    run_ffmpeg(ffmpeg.output(stream, str(path), **options).compile(cmd=ffmpeg_exe()))
-    return path
-
-
-@pytest.fixture(scope="module")
-def bad(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bad")
-
-    def write(name: str, data: bytes) -> None:
-        (folder / name).write_bytes(data)
-
-    plain, faststart = (clips / "plain.mp4").read_bytes(), (clips / "faststart.mp4").read_bytes()
-    write("empty.mp4", b"")
-    write("zeros.mp4", bytes(5000))
-    write("noise.mp4", bytes((i * 7919 >> 3) % 251 for i in range(5000)))
-    write("page.mp4", b"<!DOCTYPE html><html><body>404</body></html>")
-    write("answer.mp4", b'{"error": "gone"}')
-    write("moov_last_cut.mp4", plain[: len(plain) // 2])
-    write("moov_first_cut.mp4", faststart[: len(faststart) // 2])
-    write("tail_cut.mp4", faststart[:-200])
-    write("only_ftyp.mp4", plain[:32])
-    mkv, avi = (clips / "plain.mkv").read_bytes(), (clips / "plain.avi").read_bytes()
-    write("cut.mkv", mkv[: len(mkv) // 2])
-    write("cut.avi", avi[: len(avi) // 2])
-    target = f"file://{clips}/plain.ts"
-    write("hls.mp4", f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n{target}\n#EXT-X-ENDLIST\n".encode())
-    write("hls_late.mp4", f"\n\n  #EXTM3U\n#EXTINF:4,\n{target}\n".encode())
-    write("concat.mp4", f"ffconcat version 1.0\nfile '{clips}/plain.mp4'\n".encode())
-    write("sdp.mp4", b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n")
-    red = ffmpeg.input("color=red:s=32x32:d=1:r=5", f="lavfi")
-    tone = ffmpeg.input("sine=d=1", f="lavfi")
-    run(red, folder / "a.png", vframes=1)
-    (folder / "a.png").rename(folder / "png.mp4")
-    run(red, folder / "b.gif")
-    (folder / "b.gif").rename(folder / "gif.mp4")
-    run(tone, folder / "tone.mp4", acodec="aac")
-    run(tone, folder / "tone.wav")
-    # A song whose only 'video' is its cover.
-    cover = ffmpeg.input(str(folder / "png.mp4"), f="png_pipe")
-    argv = ffmpeg.output(
-        tone,
-        cover,
-        str(folder / "cover.mp4"),
-        acodec="aac",
-        vcodec="mjpeg",
-        **{"disposition:v:0": "attached_pic", "strict": "unofficial"},
-    ).compile(cmd=ffmpeg_exe())
-    run_ffmpeg(argv)
-    run(red, folder / "ffv1.mkv", vcodec="ffv1")
-    (folder / "folder.mp4").mkdir()
-    return folder
-
-
-CASES = {
-    "empty.mp4": "empty",
-    "zeros.mp4": "not_media",
-    "noise.mp4": "not_media",
-    "page.mp4": "not_media",
-    "answer.mp4": "not_media",
-    "folder.mp4": "not_media",
-    "gone.mp4": "missing_file",
-    "moov_last_cut.mp4": "header_missing",
-    "only_ftyp.mp4": "header_missing",
-    "moov_first_cut.mp4": "truncated",
-    "hls.mp4": "refused_format",
-    "hls_late.mp4": "refused_format",
-    "concat.mp4": "refused_format",
-    "sdp.mp4": "refused_format",
-    "png.mp4": "refused_format",
-    "gif.mp4": "refused_format",
-    "tone.wav": "refused_format",
-    "tone.mp4": "no_video_stream",
-    "cover.mp4": "no_video_stream",
-    "ffv1.mkv": "unsupported_codec",
-}
-
-
-@pytest.mark.parametrize(("name", "reason"), CASES.items())
-def test_class(bad: Path, name: str, reason: str) -> None:
-    for read in (lambda p: probe(p, LIMITS), lambda p: extract(p, 0.0, None, KeyframeConfig(), LIMITS)):
-        with pytest.raises(Refused) as refusal:
-            read(bad / name)
-        assert refusal.value.reason == reason, refusal.value
-
-
-def test_the_whitelist_itself_stops_the_playlist(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only our look at the first bytes: with that look off, FFmpeg still refuses."""
-    monkeypatch.setattr("m2raap.video.decode._refuse_by_bytes", lambda path, cfg: None)
-    for name in ("hls.mp4", "hls_late.mp4", "concat.mp4", "sdp.mp4", "png.mp4"):
-        with pytest.raises(Refused):
-            probe(bad / name, LIMITS)
-
-
-@pytest.mark.parametrize("name", ["cut.mkv", "cut.avi"])
-def test_a_cut_file_without_a_sample_table(bad: Path, name: str) -> None:
-    """The header alone does not prove it; decoding does."""
-    with pytest.raises(Refused) as refusal:
-        extract(bad / name, 0.0, None, KeyframeConfig(), LIMITS)
-    assert refusal.value.reason == "truncated"
-
-
-def test_a_lost_tail_is_survived(bad: Path) -> None:
-    clip = extract(bad / "tail_cut.mp4", 0.0, None, KeyframeConfig(), LIMITS)
-    assert len(clip.times_s) == 8
-    assert 90 <= clip.signals["decoded_frames"] <= clip.signals["expected_frames"] == 100
-
-
-def test_an_early_clip_of_a_cut_file_is_whole(bad: Path) -> None:
-    clip = extract(bad / "moov_first_cut.mp4", 0.0, 1.0, KeyframeConfig(k=4), LIMITS)
-    assert len(clip.times_s) == 4 and clip.signals["expected_frames"] == 25
+CFG = KeyframeConfig(k=4)
+CLASSES = [
+    "ok", "empty", "not_media", "no_video_stream", "header_missing", "truncated", "corrupt", "timeout", "out_of_memory",
+    "too_large", "unsupported_codec", "refused_format",
+]  # fmt: skip
+MOST_S = 20.0  # for a file of two seconds, on a busy machine
+DEFAULT = [case for case in CASES if not case.limits]
+LIMITED = [case for case in CASES if case.limits]
+GOOD = [
+    case for case in DEFAULT if case.name in ("plain.mp4", "plain.avi", "vp9.webm", "sound.ts", "-i.mp4", "odd.mp4")
+]
 
 
 @pytest.fixture(scope="module")
-def damaged(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """plain.mp4 with one byte in 40 flipped in the middle of its sample data."""
-    data = bytearray((clips / "plain.mp4").read_bytes())
-    start = data.index(b"mdat") + 4
-    end = data.index(b"moov") - 4
-    for i in range(start + (end - start) // 3, start + (end - start) * 2 // 3, 40):
-        data[i] ^= 0x5A
-    path = tmp_path_factory.mktemp("damaged") / "damaged.mp4"
-    path.write_bytes(data)
-    return path
+def worker() -> Iterator[VideoWorker]:
+    with VideoWorker() as worker:
+        yield worker
 
 
-def test_flipped_bits(damaged: Path) -> None:
-    with pytest.raises(Refused) as refusal:
-        extract(damaged, 0.0, None, KeyframeConfig(), LIMITS)
-    assert refusal.value.reason in ("corrupt", "truncated")
-    mild = VideoConfig(min_decoded_share=0, max_corrupt_share=1)
-    clip = extract(damaged, 0.0, None, KeyframeConfig(), mild)
-    assert len(clip.times_s) == 8
-    assert clip.signals["corrupt_share"] > 0.1
+@pytest.fixture
+def canary(media_sources: Sources) -> Iterator[Watch]:
+    if not Watch.supported:
+        pytest.skip("watching files needs inotify, which only Linux has")
+    watch = Watch(media_sources.canary)
+    yield watch
+    watch.close()
 
 
-def test_limits_of_size(clips: Path) -> None:
-    for limits in (VideoConfig(max_pixels=160 * 90 - 1), VideoConfig(max_bytes=1000)):
-        with pytest.raises(Refused) as refusal:
-            probe(clips / "plain.mp4", limits)
-        assert refusal.value.reason == "too_large"
+def test_every_class_has_cases() -> None:
+    assert len(CASES) >= 60
+    assert {case.reason for case in CASES} == {*CLASSES, "missing_file", "outside_root"}
+    assert set(CLASSES) - {"ok"} < set(UNREADABLE)
 
 
-@pytest.mark.parametrize("share", [i / 16 for i in range(1, 16)])
-def test_a_cut_anywhere_ends_in_a_class_or_a_clip(clips: Path, tmp_path: Path, share: float) -> None:
-    for source in ("plain.mp4", "faststart.mp4", "fragments.mp4", "plain.mkv", "plain.ts", "plain.avi"):
-        data = (clips / source).read_bytes()
-        path = tmp_path / source
-        path.write_bytes(data[: int(len(data) * share)])
+def class_of(bad_media: Path, case: Case, worker: VideoWorker) -> tuple[str, str]:
+    """By full decode, and by extraction."""
+    try:
+        path = resolve_video(bad_media, case.name)
+    except Refused as refusal:
+        return refusal.reason, refusal.reason
+    try:
+        found = worker.examine(path)
+        examined = found.fault or "ok"
+        if examined == "ok":
+            assert case.frames is None or found.frames_decoded == case.frames, found
+    except Refused as refusal:
+        examined = refusal.reason
+    try:
+        clip = worker.extract(path, 0.0, None, CFG)
+        extracted = "ok"
+        assert 1 <= len(clip.jpegs) <= 4 and len(clip.times_s) + clip.signals["shortfall"] == 4
+    except Refused as refusal:
+        extracted = refusal.reason
+    return examined, extracted
+
+
+@pytest.mark.parametrize("case", DEFAULT, ids=lambda case: ascii(case.name))
+def test_class(bad_media: Path, worker: VideoWorker, case: Case) -> None:
+    before, start = worker.pid, time.monotonic()
+    assert class_of(bad_media, case, worker) == (case.reason, case.reason)
+    assert time.monotonic() - start < MOST_S
+    assert before in (None, worker.pid), "the decoder's process died of it"
+
+
+@pytest.mark.parametrize("case", LIMITED, ids=lambda case: case.name)
+def test_class_under_a_limit(bad_media: Path, case: Case) -> None:
+    start, limits, path = time.monotonic(), VideoConfig(**case.limits), resolve_video(bad_media, case.name)
+    if case.reason in ("timeout", "out_of_memory"):
+        with VideoWorker(limits) as worker, pytest.raises(Refused, match=case.reason):
+            worker.examine(path)
+        assert time.monotonic() - start < MOST_S
+        return
+    for read in (
+        lambda: examine(path, limits),
+        lambda: probe(path, limits),
+        lambda: extract(path, 0.0, None, CFG, limits),
+    ):
+        with pytest.raises(Refused, match=case.reason):
+            read()
+
+
+@pytest.mark.parametrize("case", DEFAULT, ids=lambda case: ascii(case.name))
+def test_the_quick_probe_accuses_no_sound_file_and_names_no_other_class(bad_media: Path, case: Case) -> None:
+    try:
+        path = resolve_video(bad_media, case.name)
+        probe(path, VideoConfig())
+    except Refused as refusal:
+        assert refusal.reason == case.reason
+    else:
+        assert case.reason in ("ok", "truncated", "corrupt")  # which only a full decode may show
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain.mp4",
+        "dash.mp4",
+        "live.mkv",
+        "vp9.webm",
+        "h264.avi",
+        "busy.ts",
+        "sound.mpg",
+        "sound.ogv",
+        "plain.flv",
+        "plain.wmv",
+    ],
+)
+def test_random_damage(media_sources: Sources, tmp_path: Path, worker: VideoWorker, name: str) -> None:
+    """Whatever is done to a file: a class, no fault of ours, and the decoder's process goes on."""
+    whole, path = media_sources(name), tmp_path / "x"
+    for seed in range(12):
+        rng, data = random.Random(f"{name} {seed}"), bytearray(whole)
+        for _ in range(rng.choice([1, 3, 10, 100])):
+            at = rng.randrange(len(data) if rng.random() < 0.5 else min(len(data), 600))
+            how = rng.random()
+            if how < 0.5:
+                data[at] = rng.randrange(256)
+            elif how < 0.8:
+                data[at : at + 4] = rng.choice([b"\xff" * 4, bytes(4), b"\x7f\xff\xff\xff", b"\0\0\0\1"])
+            elif how < 0.9:
+                del data[at : at + rng.randrange(1, 200)]
+            else:
+                data[at:at] = data[at : at + rng.randrange(1, 100)]
+        path.write_bytes(data)
+        pid, reason = worker.pid, None
         try:
-            clip = extract(path, 0.0, None, KeyframeConfig(), LIMITS)
-        except Refused:
-            continue
-        assert 1 <= len(clip.times_s) <= 8
-        # Where the announced length survives the cut, a clip that lost much must not pass for whole.
-        if source in ("plain.mp4", "faststart.mp4", "plain.mkv", "plain.avi"):
-            assert clip.signals["decoded_frames"] >= 90
+            assert worker.examine(path).fault in (None, "truncated", "corrupt", "too_large")
+        except Refused as refusal:
+            reason = refusal.reason
+            assert reason in UNREADABLE and reason != "missing_file"
+        assert pid in (None, worker.pid) or reason in ("out_of_memory", "timeout")
+
+
+def test_a_name_that_is_no_text(bad_media: Path, worker: VideoWorker) -> None:
+    path = resolve_video(bad_media, os.fsdecode(UNDECODABLE))
+    assert worker.examine(path) == worker.examine(bad_media / "plain.mp4")
+
+
+def test_a_pipe_does_not_block(bad_media: Path) -> None:
+    """Also where nobody looked at the kind of file before."""
+    for path in (bad_media / "fifo.mp4", bad_media / "folder.mp4", Path("/dev/zero"), Path("/dev/stdin")):
+        with pytest.raises(Refused) as refusal:
+            examine(path, VideoConfig())
+        assert refusal.value.reason in ("not_media", "missing_file")
+
+
+def test_no_byte_outside_the_corpus_is_read(
+    bad_media: Path, worker: VideoWorker, canary: Watch, media_sources: Sources
+) -> None:
+    for case in DEFAULT:
+        if case.reason != "ok" or case.name in ("other_sample_file.mp4", "concat:a.mp4|b.mp4", "file:plain.mp4"):
+            class_of(bad_media, case, worker)
+    assert canary.touched() == set()
+    (media_sources.canary / "canary.ts").read_bytes()
+    assert canary.touched() == {"canary.ts"}  # the watch does watch
+
+
+def test_without_the_look_at_the_first_bytes(bad_media: Path, canary: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's whitelist of formats stands alone."""
+    monkeypatch.setattr(container, "refuse_by_head", lambda file: None)
+    for name in DISGUISES:
+        with pytest.raises(Refused) as refusal:
+            examine(bad_media / name, VideoConfig())
+        assert refusal.value.reason in ("refused_format", "not_media"), name
+    assert canary.touched() == set()
+
+
+def test_without_the_whitelist_of_formats(bad_media: Path, canary: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A playlist is opened, and its wish for another file is refused."""
+    monkeypatch.setattr(container, "refuse_by_head", lambda file: None)
+    monkeypatch.setattr(container, "FORMATS", container.FORMATS + ",hls")
+    monkeypatch.setattr(
+        container._Nameless, "name", "list.m3u8"
+    )  # a third guard: a nameless file is no playlist to FFmpeg
+    with pytest.raises(Refused, match="asks for another one"):
+        examine(bad_media / "hls.m3u8", VideoConfig())
+    assert canary.touched() == set()
+
+
+def test_the_good_rest_of_a_batch(bad_media: Path, worker: VideoWorker) -> None:
+    """Good clips give the same frames whatever came before them: bad files, a time-out, a murdered child."""
+    alone = [worker.extract(bad_media / case.name, 0.0, None, CFG) for case in GOOD]
+    rest = [case for case in DEFAULT if case.reason != "ok"]
+    between: list[list[str]] = [[case.name for case in rest[i :: len(GOOD)]] for i in range(len(GOOD))]
+    between[2].append("endless.ts")
+    with VideoWorker(VideoConfig(timeout_s=3.0)) as worker:
+        for i, case in enumerate(GOOD):
+            for name in between[i]:
+                with pytest.raises(Refused):
+                    worker.extract(resolve_video(bad_media, name), 0.0, None, CFG)
+            if i == 4 and worker.pid:
+                os.kill(worker.pid, signal.SIGSEGV)
+            assert worker.extract(bad_media / case.name, 0.0, None, CFG) == alone[i]
+
+
+def test_the_good_rest_of_a_stage(bad_media: Path, tmp_path: Path) -> None:
+    """The key-frames of the good clips are the same rows with and without all the bad ones in the corpus."""
+    bad = [case for case in DEFAULT if case.reason != "ok"]
+    frames = {}
+    for name, cases in {"good": GOOD, "all": GOOD + bad}.items():
+        clips = [{"clip_id": case.name, "video": case.name, "split": "train"} for case in cases]
+        texts = [
+            {
+                "text_id": c["clip_id"],
+                "clip_id": c["clip_id"],
+                "lang": "en",
+                "text": "x",
+                "origin": "raw",
+                "active": True,
+            }
+            for c in clips
+        ]
+        write_corpus(tmp_path / name, clips, texts, video_root=bad_media, source={}, num_parts=2)
+        settings = KeyframesConfig(k=4, min_frames=1).settings()
+        view, out = View(tmp_path / name), tmp_path / f"{name}-frames"
+        assert run_data_stage(KeyframesStage(), view, settings, out, LocalEngine(1))
+        after = open_view(out)
+        parts = [after.part(i, ("frames", "dropped")) for i in range(2)]
+        frames[name] = {clip["clip_id"]: part.frames[clip["clip_id"]] for part in parts for clip in part.clips}
+        if name == "all":
+            reasons = {row["clip_id"]: row["reason"] for i in range(2) for row in after.dropped(i)}
+            assert reasons == {case.name: case.reason for case in bad}
+    assert frames["good"] == frames["all"] and set(frames["all"]) == {case.name for case in GOOD}

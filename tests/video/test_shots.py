@@ -1,33 +1,178 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import ffmpeg
 import numpy as np
+import pytest
+import scenedetect
 
-from m2raap.video.shots import ShotDetector, plane_size
+from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.scenes import find_scenes, thumbnails
+from m2raap.video.shots import DETECTORS, Shown, find_cuts
+from tests.video.conftest import encode
+
+EVEN = [i / 25 for i in range(125)]
+UNEVEN = [t for i, t in enumerate(EVEN) if t >= 3.0 or i % 3 != 2]
 
 
-def push_all(kind: str, times_s: list[float]) -> list[float]:
+def show(times_s: list[float]) -> Iterator[Shown]:
     """Three different noise pictures, changing at 1 s and 3 s, with a little motion within."""
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 255, (60, 100, 3), dtype=np.uint8) for _ in range(3)]
-    shots = ShotDetector(kind, 0.6, 25.0)  # type: ignore[arg-type]
+    pictures = [rng.integers(0, level, (60, 100, 3), dtype=np.uint8) for level in (255, 90, 180)]
     for i, t in enumerate(times_s):
         picture = pictures[(t >= 1.0) + (t >= 3.0)].copy()
-        picture[: i % 5] = 0
-        shots.push(t, picture)
-    return shots.finish()
+        picture[0, : i % 5] = 0
+        yield t, picture, i
 
 
-def test_cuts_by_time_stamp() -> None:
-    even = [i / 25 for i in range(125)]
-    uneven = [t for i, t in enumerate(even) if t >= 3.0 or i % 3 != 2]
-    for times_s in (even, uneven):
-        for kind in ("adaptive", "content"):
-            assert np.allclose(push_all(kind, times_s), [1.0, 3.0], atol=0.05), kind
-    assert push_all("none", even) == []
+class Seen(list[tuple[float, int, list[float]]]):
+    def __call__(self, shown: Shown, cuts_s: list[float]) -> None:
+        self.append((shown[0], shown[2], cuts_s))
+
+    @property
+    def told(self) -> list[float]:
+        return [cut for _, _, cuts in self for cut in cuts]
 
 
-def test_plane_size() -> None:
-    assert plane_size(640, 360) == (256, 144)
-    assert plane_size(360, 640) == (144, 256)
-    assert plane_size(100, 50) == (100, 50)
-    assert plane_size(4000, 2) == (256, 2)
+@pytest.mark.parametrize("times_s", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("kind", [*DETECTORS, "none"])
+def test_cuts_by_time_stamp_and_every_frame_seen_once(kind: str, times_s: list[float]) -> None:
+    seen = Seen()
+    cuts_s = find_cuts(show(times_s), kind, 0.6, 25.0, seen, None)  # type: ignore[arg-type]
+    assert np.allclose(cuts_s, [] if kind == "none" else [1.0, 3.0], atol=0.05)
+    assert [(t, i) for t, i, _ in seen] == [(t, i) for i, t in enumerate(times_s)]
+    assert seen.told == cuts_s
+    assert all(cut <= t + 1e-6 for t, _, cuts in seen for cut in cuts)
+
+
+def test_shortest_shot_is_in_seconds() -> None:
+    assert find_cuts(show(EVEN), "adaptive", 2.5, 25.0, Seen(), None) == pytest.approx([3.0])
+    assert find_cuts(show(EVEN), "content", 0.0, 0.0, Seen(), None) == pytest.approx(
+        [1.0, 3.0]
+    )  # no rate in the header
+
+
+def test_known_cuts_are_told_in_time_and_nothing_is_detected() -> None:
+    seen = Seen()
+    known = [0.5, 0.51, 4.0]
+    assert find_cuts(show(EVEN), "adaptive", 0.6, 25.0, seen, known) == known
+    assert [(t, cuts) for t, _, cuts in seen if cuts] == [(0.52, [0.5, 0.51]), (4.0, [4.0])]
+
+
+def test_a_frame_is_seen_before_the_next_one_is_read() -> None:
+    seen = Seen()
+
+    def in_turn() -> Iterator[Shown]:
+        for i, item in enumerate(show(EVEN)):
+            assert len(seen) == i
+            yield item
+            if i % 3 == 0:
+                yield item[0] + 0.01, item[1], i  # the same picture again
+                seen.pop()
+
+    find_cuts(in_turn(), "adaptive", 0.6, 25.0, seen, None)
+    assert len(seen) == len(EVEN)
+
+
+def test_repeated_frames_change_nothing() -> None:
+    """24 pictures a second stored as 30: the copy without the repeats has the same shots."""
+    repeated = [(i / 30, plane, None) for i in range(150) for _, plane, _ in (frames_at_24[i * 4 // 5],)]
+    kept = [item for i, item in enumerate(repeated) if i == 0 or i * 4 // 5 != (i - 1) * 4 // 5]
+    assert len(kept) == 120
+    for kind in DETECTORS:
+        with_repeats, without = (
+            find_cuts(iter(items), kind, 0.6, 30.0, Seen(), None)  # type: ignore[arg-type]
+            for items in (repeated, kept)
+        )
+        assert with_repeats == without == pytest.approx([1.0, 3.0], abs=0.05), kind
+
+
+frames_at_24 = list(show([i / 24 for i in range(120)]))
+
+
+def test_scores_are_bit_for_bit_those_of_pyscenedetect() -> None:
+    rng = np.random.default_rng(1)
+    mine, theirs = DETECTORS["content"](0.6), THEIRS["content"](min_scene_len=0.6)
+    for frame in range(20):
+        plane = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        timecode = scenedetect.FrameTimecode(frame, 25.0)
+        mine.process_frame(timecode, plane)
+        theirs.process_frame(timecode, plane)
+        assert vars(mine)["_frame_score"] == vars(theirs)["_frame_score"]
+
+
+def test_no_frame_and_one() -> None:
+    for kind in ("adaptive", "none"):
+        assert find_cuts(iter(()), kind, 0.6, 25.0, Seen(), None) == []
+        seen = Seen()
+        assert find_cuts(show([0.0]), kind, 0.6, 25.0, seen, None) == [] and len(seen) == 1
+
+
+def test_what_either_side_raises_comes_out() -> None:
+    def broken() -> Iterator[Shown]:
+        yield from show(EVEN[:30])
+        raise Refused("corrupt", "half way")
+
+    seen = Seen()
+    with pytest.raises(Refused, match="half way"):
+        find_cuts(broken(), "adaptive", 0.6, 25.0, seen, None)
+    assert len(seen) == 30
+
+    def fail(shown: Shown, cuts_s: list[float]) -> None:
+        raise MemoryError("full")
+
+    with pytest.raises(MemoryError, match="full"):
+        find_cuts(show(EVEN), "adaptive", 0.6, 25.0, fail, None)
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five sources of 1 to 2 s each at 640x360 and 30000/1001 frames a second, cut at frames 45, 75, 135 and 165."""
+    names = (
+        "testsrc2",
+        "mandelbrot",
+        "smptehdbars",
+        "life=mold=10:ratio=0.3:death_color=red:life_color=blue",
+        "rgbtestsrc",
+    )
+    parts = []
+    for name, frames in zip(names, (45, 30, 60, 30, 45), strict=True):
+        spec = f"{name}{':' if '=' in name else '='}s=640x360:r=30000/1001"
+        parts.append(ffmpeg.input(spec, f="lavfi").filter("trim", end_frame=frames).filter("format", "yuv420p"))
+    return encode(ffmpeg.concat(*parts), tmp_path_factory.mktemp("joined") / "joined.mp4", g=250)
+
+
+THEIRS = {
+    "adaptive": scenedetect.AdaptiveDetector,
+    "content": scenedetect.ContentDetector,
+    "hash": scenedetect.HashDetector,
+    "histogram": scenedetect.HistogramDetector,
+}
+
+
+@pytest.mark.parametrize("kind", THEIRS)
+def test_same_cuts_as_pyscenedetect(kind: str, joined: Path) -> None:
+    found = find_scenes(joined, kind, 0.6, VideoConfig())  # type: ignore[arg-type]
+    theirs = scenedetect.detect(str(joined), THEIRS[kind](min_scene_len=0.6), backend="pyav")
+    assert found.cuts_s == pytest.approx([start.seconds for start, _ in theirs[1:]], abs=1e-5)
+    assert len(found.cuts_s) >= 3
+    assert found.num_frames == 210 and found.length_s == pytest.approx(7.007, abs=0.04)
+
+
+def test_thumbnails_go_on_where_the_last_answer_ended(joined: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = thumbnails(joined, 0.0, None, -1.0, VideoConfig())
+    assert not whole.more and len(whole.times_s) == 210 and len(whole.pixels) == 210 * 27 * 48 * 3
+    raw = ffmpeg.output(ffmpeg.input(str(joined)), "pipe:", f="rawvideo", pix_fmt="rgb24", s="48x27")
+    theirs = np.frombuffer(run_ffmpeg(raw.compile(cmd=ffmpeg_exe())), np.uint8).astype(int)
+    assert np.abs(theirs - np.frombuffer(whole.pixels, np.uint8)).mean() < 1.0  # what the network was trained on
+    monkeypatch.setattr("m2raap.video.scenes._MAX_THUMBS", 100)
+    times_s, pixels, more = [-1.0], b"", True
+    while more:
+        part = thumbnails(joined, 0.0, None, times_s[-1], VideoConfig())
+        times_s, pixels, more = times_s + part.times_s, pixels + part.pixels, part.more
+    assert (times_s[1:], pixels) == (whole.times_s, whole.pixels)
+    window = thumbnails(joined, 2.0, 3.0, -1.0, VideoConfig())
+    assert window.times_s == [t for t in whole.times_s if 2.0 <= t < 3.0]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -33,19 +34,9 @@ def test_same_as_in_process_and_one_child_for_all(clips: Path) -> None:
             worker.extract(clips / "plain.mp4", 3.0, 3.0, CFG)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        assert_next_call_works(worker, clips)
+        assert worker.probe(clips / "plain.mp4").width == 160
         assert worker.pid != pid
     assert worker.pid is None
-
-
-def assert_next_call_works(worker: VideoWorker, clips: Path) -> None:
-    for _ in range(2):
-        try:
-            assert worker.probe(clips / "plain.mp4").width == 160
-            return
-        except Refused as refusal:  # the call that finds the child dead in the middle of an answer
-            assert refusal.reason == "out_of_memory"
-    pytest.fail("two calls failed after one kill")
 
 
 def test_time_out_kills_and_the_next_call_works(clips: Path) -> None:
@@ -60,23 +51,69 @@ def test_time_out_kills_and_the_next_call_works(clips: Path) -> None:
         assert refusal.value.reason == "timeout"
 
 
-def test_a_child_that_dies_in_a_call(clips: Path) -> None:
+class Killer(threading.Thread):
+    """Sends `number` to each of the worker's children as it decodes, `times` times."""
+
+    def __init__(self, worker: VideoWorker, number: int, times: int) -> None:
+        super().__init__(daemon=True)
+        self._worker, self._number, self._times = worker, number, times
+        self.killed: set[int] = set()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.killed) < self._times and time.monotonic() < deadline:
+            pid = self._worker.pid
+            if pid is not None and pid not in self.killed and self._worker._calls:
+                time.sleep(0.05)  # the request is on its way
+                os.kill(pid, self._number)
+                self.killed.add(pid)
+            time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def long_clip(make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes a second or so to decode."""
+    source = ffmpeg.input("testsrc2=s=640x360:r=25:d=16", f="lavfi")
+    return make(source, tmp_path_factory.mktemp("long") / "long.mp4")
+
+
+def test_one_death_is_not_blamed_on_the_clip(long_clip: Path) -> None:
     with VideoWorker() as worker:
-        worker.probe(clips / "plain.mp4")
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGSTOP)  # so that the request is sent before the signal takes effect
-        child = worker._child
-        assert child is not None
-        for number, reason in ((signal.SIGSEGV, "corrupt"), (signal.SIGXCPU, "timeout")):
-            os.kill(child.pid, number)
-            os.kill(child.pid, signal.SIGCONT)
-            child.wait(timeout=30)
-            refusal = worker._why_it_died(child)
-            assert isinstance(refusal, Refused) and refusal.reason == reason
-            worker.probe(clips / "plain.mp4")
-            child = worker._child
-            assert child is not None
-            os.kill(child.pid, signal.SIGSTOP)
+        whole = worker.examine(long_clip)
+        killer = Killer(worker, signal.SIGSEGV, 1)
+        killer.start()
+        assert worker.examine(long_clip) == whole
+        killer.join()
+        assert len(killer.killed) == 1 and worker.pid not in killer.killed
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGSEGV, "corrupt"), (signal.SIGKILL, "out_of_memory"), (signal.SIGXCPU, "timeout")]
+)
+def test_a_clip_that_kills_two_children_is_refused(long_clip: Path, clips: Path, number: int, reason: str) -> None:
+    with VideoWorker() as worker:
+        killer = Killer(worker, number, 1 if reason == "timeout" else 2)
+        killer.start()
+        with pytest.raises(Refused) as refusal:
+            worker.examine(long_clip)
+        killer.join()
+        assert refusal.value.reason == reason
+        assert worker.probe(clips / "plain.mp4").width == 160
+
+
+def test_memory_that_earlier_clips_used_up_is_not_held_against_a_clip(clips: Path, monkeypatch) -> None:
+    with VideoWorker() as worker:
+        first = worker.probe(clips / "plain.mp4")
+        answers = [{"refused": "out_of_memory", "detail": "a full heap"}]
+        ask = VideoWorker._exchange
+
+        def exchange(self, child, request, timeout_s):
+            return (answers.pop(), []) if answers and request["do"] == "probe" else ask(self, child, request, timeout_s)
+
+        monkeypatch.setattr(VideoWorker, "_exchange", exchange)
+        pid = worker.pid
+        assert worker.probe(clips / "plain.mp4") == first
+        assert worker.pid != pid
 
 
 def test_memory_limit(make, tmp_path: Path) -> None:

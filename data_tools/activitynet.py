@@ -1,0 +1,56 @@
+"""ActivityNet Captions (Krishna et al., ICCV 2017) -> paragraphs: all sentences of a video, joined, are its one text.
+
+Read are jsonl ({clip_id, text[], timestamps}, such as `actnet_data_val1.jsonl`) and the original json ({v_ID: {duration,
+timestamps, sentences}}: `train.json`, `val_1.json`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_tools.corpora import Declared, write_benchmark, write_training
+from data_tools.didemo import paragraph
+from data_tools.listing import kind_of, read_json_file, read_rows, require, text_of, texts_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import files_by_stem, video_root
+from m2raap.core.corpus import Corpus
+from m2raap.core.errors import M2raapError
+
+PROTOCOLS = {
+    "paragraph": Declared("activitynet-paragraph", 4_917, {"en": 4_917}),
+    "train": Declared("ActivityNet Captions train", 10_009, {"en": 10_009}),
+}
+
+
+def import_activitynet(
+    listing: Path, out: Path, *, protocol: str = "paragraph", video_dir: Path | None = None
+) -> list[Corpus]:
+    """`paragraph` is the benchmark on val_1. Raises M2raapError naming file and row, and where its counts are others."""
+    root = video_root(video_dir, listing.parent)
+    files = files_by_stem(root)
+    pairs = Pairs(listing, "ActivityNet")
+    for number, video, sentences in _entries(listing):
+        if video in pairs.clips:
+            raise M2raapError(f"{listing}: row {number}: '{video}' stands twice")
+        url = f"https://www.youtube.com/watch?v={video.removeprefix('v_')}"
+        pairs.clip(f"row {number}", video, files.get(video, f"{video}.mp4"), url=url)
+        pairs.text(video, paragraph(sentences), "en")
+    source = {"importer": "activitynet", "listing": listing.name, "protocol": protocol}
+    if protocol == "train":
+        return write_training(out, pairs, root=root, source=source, known=PROTOCOLS[protocol])
+    return write_benchmark(out, pairs, PROTOCOLS[protocol], root=root, source=source)
+
+
+def _entries(listing: Path) -> Iterator[tuple[int, str, list[str]]]:
+    tree: Any = read_json_file(listing) if kind_of(listing) == "json" else None
+    if isinstance(tree, dict):
+        for number, (video, row) in enumerate(tree.items(), 1):
+            require(listing, f"entry '{video[:40]}'", row if isinstance(row, dict) else {}, ("sentences", "timestamps"))
+            yield number, video, texts_of(listing, number, "sentences", row["sentences"])
+        return
+    for number, row in read_rows(listing):
+        require(listing, f"row {number}", row, ("clip_id", "text"))
+        video = text_of(listing, number, "clip_id", row["clip_id"])
+        yield number, video, texts_of(listing, number, "text", row["text"])

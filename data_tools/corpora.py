@@ -1,0 +1,135 @@
+"""From pairs to corpus folders: benchmarks with declared counts, training corpora with val rows and a holdout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools.pairs import Pairs
+from data_tools.rooted import find_missing
+from m2raap.core.corpus import SCORES, Corpus, holdout, write_corpus
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_atomic
+from m2raap.core.tables import Row, signal_schema
+
+VAL_SHARE, MAX_VAL = 0.1, 1000
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a list is known to hold: clips, and texts by language; None where nobody states it."""
+
+    name: str
+    clips: int | None
+    texts: Mapping[str, int] | None = None
+
+    def differs(self, pairs: Pairs) -> str | None:
+        """The sentence that says how the pairs differ from what is declared; None where they do not."""
+        found = pairs.counts()
+        wanted = {"clips": found["clips"] if self.clips is None else self.clips, **(self.texts or {})}
+        if self.texts is None:
+            found = {"clips": found["clips"]}
+        if found == wanted:
+            return None
+        return f"{self.name} has {_counted(wanted)}; this list has {_counted(found)}"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    words = [f"{counts['clips']:,} clips"] + [f"{n:,} {lang} texts" for lang, n in counts.items() if lang != "clips"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def write_benchmark(out: Path, pairs: Pairs, declared: Declared, *, root: Path, source: dict[str, Any]) -> list[Corpus]:
+    """Raises M2raapError where the counts are not those of the protocol: its numbers would compare with nobody's."""
+    if problem := declared.differs(pairs):
+        raise M2raapError(f"{pairs.listing}: {problem}; a benchmark needs its whole list (absent videos may be absent)")
+    clips = [row | {"split": "test"} for row in pairs.clips.values()]
+    return [
+        write_corpus(
+            out,
+            clips,
+            pairs.texts,
+            video_root=root,
+            source=source | dict(pairs.notes),
+            benchmark=declared.name,
+            missing=find_missing(root, clips),
+        )
+    ]
+
+
+def write_training(
+    out: Path,
+    pairs: Pairs,
+    *,
+    root: Path,
+    source: dict[str, Any],
+    known: Declared | None = None,
+    num_holdout: int | None = None,
+    seed: int = 0,
+) -> list[Corpus]:
+    """Writes `out`, and with `num_holdout` also `out`-holdout: a benchmark cut out by clip.
+
+    Rows without a split become train, and where no row has one a seeded tenth becomes val. Clips cut out of one video
+    never stand on two sides: a training clip of a video of the holdout is left out, and counted in `source`. Counts other
+    than `known` are no fault of a training corpus: `source` says so. Raises M2raapError as write_corpus does.
+    """
+    clips = list(pairs.clips.values())
+    held = holdout(clips, num_holdout, seed) if num_holdout else set()
+    held_videos = {row["video"] for row in clips if row["clip_id"] in held}
+    train = [row for row in clips if row["video"] not in held_videos]
+    source = source | dict(pairs.notes)
+    if left_out := len(clips) - len(train) - len(held):
+        source["left_out_because_of_holdout"] = left_out
+    if known and (problem := known.differs(pairs)):
+        source["note"] = problem
+    _split(train, seed)
+    groups: list[tuple[Path, list[Row], str | None]] = [(out, train, None)]
+    if held:
+        test = [row | {"split": "test"} for row in clips if row["clip_id"] in held]
+        name = out.with_name(out.name + "-holdout")
+        groups.append((name, test, f"{name.name}-{num_holdout}-seed{seed}"))
+    made = []
+    for folder, group, benchmark in groups:
+        here = {row["clip_id"] for row in group}
+        texts = [row for row in pairs.texts if row["clip_id"] in here]
+        missing = find_missing(root, group)
+        corpus = write_corpus(
+            folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
+        )
+        _write_scores(corpus, pairs.scores)
+        made.append(corpus)
+    return made
+
+
+def _split(clips: list[Row], seed: int) -> None:
+    if not any("split" in row for row in clips):
+        chosen = val_ids(list(dict.fromkeys(row["video"] for row in clips)), seed)
+        for row in clips:
+            row["split"] = "val" if row["video"] in chosen else "train"
+    for row in clips:
+        row.setdefault("split", "train")
+
+
+def val_ids(names: list[str], seed: int) -> set[str]:
+    """A seeded tenth of the videos (1,000 at most) for choosing checkpoints, where the source names no split."""
+    count = min(MAX_VAL, max(1, round(VAL_SHARE * len(names)))) if len(names) > 1 else 0
+    by_hash = sorted(names, key=lambda i: hashlib.blake2b(f"val:{seed}:{i}".encode(), digest_size=16).digest())
+    return set(by_hash[:count])
+
+
+def _write_scores(corpus: Corpus, scores: Mapping[str, Row]) -> None:
+    """Beside the tables: clip_id and one column a figure of the list, for rules of the user's."""
+    here = sorted(row["clip_id"] for row in corpus.all_rows("clips", ["clip_id"]) if row["clip_id"] in scores)
+    if not here:
+        return
+    schema = signal_schema({name: "float" for clip_id in here for name in scores[clip_id]})
+    rows = [{"clip_id": clip_id} | scores[clip_id] for clip_id in here]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd", write_statistics=False)
+    write_atomic(corpus.path / SCORES, sink.getvalue().to_pybytes())

@@ -1,0 +1,75 @@
+"""A curated view -> a csv that spreadsheets and `data import table` read: one row for the n-th text of every language.
+
+Cells that a spreadsheet would run as a formula get a leading apostrophe. Without copies (`none`) `video` is relative to the
+corpus's own video root, which export.json names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.corpus import LANGS
+from m2raap.core.exports import FILE, Item, Media, neutral, plain_clip, unguarded, video_name
+from m2raap.core.files import read_json, write_atomic
+
+LISTING = "clips.csv"
+_COLUMNS = (
+    "video", "clip_id", "start_s", "end_s", "split", "source", "licence", "category", "url",
+    *(f"{name}_{lang}" for name in ("caption", "origin", "producer") for lang in LANGS),
+)  # fmt: skip
+
+
+class Csv:
+    media: tuple[Media, ...] = ("none", "videos")
+
+    def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
+        with open(out / LISTING, "w", encoding="utf-8", newline="") as listing:
+            writer = csv.DictWriter(listing, _COLUMNS)
+            writer.writeheader()
+            for item in items:
+                about = plain_clip(item) | {"video": _video(item, out, media)}
+                by_lang = [[row for row in item.texts if row["lang"] == lang] for lang in LANGS]
+                for rows in list(zip_longest(*by_lang)) or [(None,) * len(LANGS)]:
+                    row: dict[str, Any] = dict(about)
+                    for lang, text in zip(LANGS, rows, strict=True):
+                        if text:
+                            row |= {f"caption_{lang}": text["text"], f"origin_{lang}": text["origin"]}
+                            row[f"producer_{lang}"] = text["producer"]
+                    writer.writerow({name: neutral(value) for name, value in row.items()})
+
+    def clip_ids(self, out: Path) -> set[str]:
+        return {unguarded(row["clip_id"]) for row in _rows(out)}
+
+    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+        rows = _rows(out)
+        copied = read_json(out / FILE)["media"] == "videos"
+        sink = io.StringIO(newline="")
+        writer = csv.DictWriter(sink, _COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            if not gone(unguarded(row["clip_id"])):
+                writer.writerow(row)
+            elif copied:
+                (out / row["video"]).unlink(missing_ok=True)
+        write_atomic(out / LISTING, sink.getvalue().encode())
+
+
+def _video(item: Item, out: Path, media: Media) -> str:
+    if media == "none":
+        return item.clip["video"]
+    assert item.video is not None
+    (out / "videos").mkdir(exist_ok=True)
+    shutil.copyfile(item.video, out / "videos" / video_name(item))
+    return f"videos/{video_name(item)}"
+
+
+def _rows(out: Path) -> list[dict[str, str]]:
+    csv.field_size_limit(2**31 - 1)
+    with open(out / LISTING, encoding="utf-8", newline="") as source:
+        return list(csv.DictReader(source))

@@ -1,0 +1,64 @@
+"""A curated view -> data-juicer's jsonl: one row a text, with its special tokens and the paths of its video or frames.
+
+Without copies (`none`) `videos` holds the absolute paths of the originals.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from data_tools.export_videofolder import read_jsonl, write_jsonl
+from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
+
+LISTING = "data.jsonl"
+_VIDEO, _IMAGE, _END = "<__dj__video>", "<__dj__image>", "<|__dj__eoc|>"
+
+
+class DataJuicer:
+    media: tuple[Media, ...] = ("none", "videos", "frames")
+
+    def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
+        with open(out / LISTING, "w", encoding="utf-8") as listing:
+            for item in items:
+                where = _copy(item, out, media)
+                for text in item.texts:
+                    token = _IMAGE * len(where["images"]) + _VIDEO * len(where["videos"])
+                    about = plain_clip(item) | {k: v for k, v in plain_text(text).items() if k != "text"}
+                    row = {"text": f"{token} {_tame(text['text'])} {_END}", **where, "meta": about}
+                    listing.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def clip_ids(self, out: Path) -> set[str]:
+        return {row["meta"]["clip_id"] for row in read_jsonl(out / LISTING)}
+
+    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+        rows = read_jsonl(out / LISTING)
+        for row in rows:
+            if gone(row["meta"]["clip_id"]):
+                for name in (*row["videos"], *row["images"]):
+                    if not Path(name).is_absolute():  # an original is not ours to delete
+                        (out / name).unlink(missing_ok=True)
+        write_jsonl(out / LISTING, [row for row in rows if not gone(row["meta"]["clip_id"])])
+
+
+def _tame(text: str) -> str:
+    """A caption may not bring a token of its own: each would stand for a picture."""
+    return text.replace("<__dj__", "< __dj__").replace("<|__dj__", "< |__dj__")
+
+
+def _copy(item: Item, out: Path, media: Media) -> dict[str, Any]:
+    if media == "frames":
+        (out / "frames").mkdir(exist_ok=True)
+        names = [f"frames/{item.key}.{index}.jpg" for index in range(len(item.jpegs))]
+        for name, jpeg in zip(names, item.jpegs, strict=True):
+            (out / name).write_bytes(jpeg)
+        return {"videos": [], "images": names}
+    assert item.video is not None
+    if media == "none":
+        return {"videos": [str(item.video)], "images": []}
+    (out / "videos").mkdir(exist_ok=True)
+    shutil.copyfile(item.video, out / "videos" / video_name(item))
+    return {"videos": [f"videos/{video_name(item)}"], "images": []}

@@ -1,0 +1,67 @@
+"""A curated view -> Hugging Face VideoFolder: {train,validation,test}/NAME.mp4, each split with a metadata.jsonl.
+
+A clip that is cut out of a longer file keeps the whole file; its row says start_s and end_s.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.corpus import LANGS
+from m2raap.core.exports import Item, Media, plain_clip, video_name
+from m2raap.core.files import write_atomic
+
+LISTING = "metadata.jsonl"
+SPLIT = {"train": "train", "val": "validation", "test": "test"}
+
+
+class VideoFolder:
+    media: tuple[Media, ...] = ("videos",)
+
+    def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
+        listings: dict[str, Any] = {}
+        try:
+            for item in items:
+                folder = out / SPLIT[item.clip["split"]]
+                if folder.name not in listings:
+                    folder.mkdir()
+                    listings[folder.name] = open(folder / LISTING, "w", encoding="utf-8")  # noqa: SIM115  # closed below
+                assert item.video is not None
+                shutil.copyfile(item.video, folder / video_name(item))
+                row = {"file_name": video_name(item)} | plain_clip(item)
+                row |= {f"captions_{lang}": item.captions(lang) for lang in LANGS}
+                listings[folder.name].write(json.dumps(row, ensure_ascii=False) + "\n")
+        finally:
+            for listing in listings.values():
+                listing.close()
+
+    def clip_ids(self, out: Path) -> set[str]:
+        return {row["clip_id"] for listing in _listings(out) for row in read_jsonl(listing)}
+
+    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+        for listing in _listings(out):
+            rows = read_jsonl(listing)
+            kept = [row for row in rows if not gone(row["clip_id"])]
+            if len(kept) == len(rows):
+                continue
+            for row in rows:
+                if gone(row["clip_id"]):
+                    (listing.parent / row["file_name"]).unlink(missing_ok=True)
+            write_jsonl(listing, kept)
+
+
+def _listings(out: Path) -> list[Path]:
+    return sorted(out.glob(f"*/{LISTING}"))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a listing that an exporter wrote."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())

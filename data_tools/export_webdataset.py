@@ -1,0 +1,114 @@
+"""A curated view -> webdataset shards: {key}.mp4 (or {key}.0.jpg ...), {key}.txt and {key}.json in plain tar files.
+
+`.txt` is the clip's first text; `.json` holds the clip and every text with its provenance. Keys hold no dot or separator; no
+time, owner or link is stored, so that the same view gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
+
+MAX_SAMPLES, MAX_BYTES = 10_000, 512 * 1024**2  # a shard
+
+
+class WebDataset:
+    media: tuple[Media, ...] = ("videos", "frames")
+
+    def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
+        shard: tarfile.TarFile | None = None
+        number = samples = size = 0
+        for item in items:
+            if shard is None or samples >= MAX_SAMPLES or size >= MAX_BYTES:
+                if shard is not None:
+                    shard.close()
+                shard, samples, size = _new(out / f"{number:05d}.tar"), 0, 0
+                number += 1
+            size += _add(shard, item, media)
+            samples += 1
+        if shard is not None:
+            shard.close()
+
+    def clip_ids(self, out: Path) -> set[str]:
+        return {clip_id for path in _shards(out) for clip_id in _keys(path).values()}
+
+    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+        for path in _shards(out):
+            keys = {key for key, clip_id in _keys(path).items() if gone(clip_id)}
+            if keys:
+                _rewrite(path, keys)
+
+
+def _shards(out: Path) -> list[Path]:
+    return sorted(out.glob("*.tar"))
+
+
+def _new(path: Path) -> tarfile.TarFile:
+    return tarfile.open(path, "w", format=tarfile.GNU_FORMAT)
+
+
+def _add(shard: tarfile.TarFile, item: Item, media: Media) -> int:
+    about: dict[str, Any] = plain_clip(item) | {"texts": [plain_text(row) for row in item.texts]}
+    files: list[tuple[str, bytes | Path]] = []
+    if media == "videos":
+        assert item.video is not None
+        files.append((video_name(item), item.video))
+    else:
+        files += [(f"{item.key}.{index}.jpg", jpeg) for index, jpeg in enumerate(item.jpegs)]
+    files.append((f"{item.key}.txt", (item.texts[0]["text"] if item.texts else "").encode()))
+    files.append((f"{item.key}.json", json.dumps(about, ensure_ascii=False, sort_keys=True).encode()))
+    total = 0
+    for name, content in files:
+        info = tarfile.TarInfo(name)  # mtime 0, no owner
+        info.mode = 0o644
+        if isinstance(content, Path):
+            info.size = content.stat().st_size
+            with open(content, "rb") as source:
+                shard.addfile(info, source)
+        else:
+            info.size = len(content)
+            shard.addfile(info, io.BytesIO(content))
+        total += info.size
+    return total
+
+
+def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for info in shard:
+                if not info.isreg():
+                    raise M2raapError(f"{path}: '{info.name}' is no regular file; this is no export of m2raap")
+                yield shard, info
+    except tarfile.TarError as error:
+        raise M2raapError(f"{path}: cannot be read as tar ({error}); export again") from None
+
+
+def _keys(path: Path) -> dict[str, str]:
+    """Key -> clip id."""
+    found = {}
+    for shard, info in _members(path):
+        if info.name.endswith(".json"):
+            source = shard.extractfile(info)
+            assert source is not None
+            found[info.name.removesuffix(".json")] = json.loads(source.read())["clip_id"]
+    return found
+
+
+def _rewrite(path: Path, keys: set[str]) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(draft, "wb") as sink:
+        with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as new:
+            for shard, info in _members(path):
+                if info.name.partition(".")[0] not in keys:
+                    new.addfile(info, shard.extractfile(info))
+        sink.flush()
+        os.fsync(sink.fileno())
+    os.replace(draft, path)

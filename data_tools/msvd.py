@@ -1,0 +1,125 @@
+"""MSVD and MSVD-CN -> corpora in English and Chinese.
+
+Read are json conversions (`captions_msvd.json`: {video: [captions]}, or `msvd_caption_test.json`: [{video, caption[]}]), the
+three lists of the split, and where it is there `msvd_cn/` (human Chinese captions of the same videos). The pickle
+`raw-captions.pkl` that circulates is refused: to read it is to run it.
+
+Sources: Chen & Dolan, ACL 2011; MSVD-CN (github.com/IDDLab-CTL/MSVD-CN).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_tools.corpora import Declared, write_benchmark, write_training
+from data_tools.listing import read_json_file, read_lines, read_rows, require, text_of, texts_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import files_by_stem, video_root
+from m2raap.core.corpus import Corpus
+from m2raap.core.errors import M2raapError
+
+# protocol -> splits of it, and the counts that are declared (zh only where MSVD-CN is there)
+PROTOCOLS = {
+    "test": (("test",), Declared("msvd", 670, {"en": 27_763, "zh": 3_980})),
+    "train": (("train", "val"), Declared("MSVD train and val", 1_300, {"en": 53_064, "zh": 7_778})),
+    "all": (("train", "val", "test"), Declared("MSVD", 1_970, {"en": 80_827, "zh": 11_758})),
+}
+SPLIT_SIZES = {"train": 1_200, "val": 100, "test": 670}
+CAPTIONS = ("captions_msvd.json", "msvd_caption_test.json")
+CHINESE, MAPPING = "msvd_cn_captions_release_utf8.csv", "youtube_mapping.txt"
+
+
+def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: Path | None = None) -> list[Corpus]:
+    """`test` is a benchmark, `train` and `all` are training corpora with the official splits.
+
+    Raises M2raapError naming file and row, and where the benchmark's counts are others.
+    """
+    splits, declared = PROTOCOLS[protocol]
+    if not folder.is_dir():
+        raise M2raapError(f"{folder}: no such folder; it should hold {CAPTIONS[0]} and {splits[0]}_list.txt")
+    listing, captions = _english(folder, splits)
+    root = video_root(video_dir, folder / "videos")
+    files = files_by_stem(root)
+    pairs = Pairs(listing, "MSVD")
+    for split in splits:
+        for video in _split(folder, split):
+            url = f"https://www.youtube.com/watch?v={video.rsplit('_', 2)[0]}"
+            row = pairs.clip(f"{split}_list.txt", video, files.get(video, f"{video}.avi"), url=url, split=split)
+            if row["split"] != split:
+                raise M2raapError(
+                    f"{folder / f'{split}_list.txt'}: '{video}' also stands in the list of {row['split']}"
+                )
+            if video not in captions:
+                raise M2raapError(f"{listing}: no captions of '{video}', which {split}_list.txt names")
+            for text in captions[video]:
+                pairs.text(video, text, "en")
+    source = {"importer": "msvd", "listing": listing.name, "protocol": protocol}
+    texts = dict(declared.texts or {})
+    if (chinese := _chinese_folder(folder)) is not None:
+        source["chinese"] = _add_chinese(pairs, chinese)
+    else:
+        texts.pop("zh")
+        source["chinese"] = f"none: {CHINESE} is not there"
+    declared = Declared(declared.name, declared.clips, texts)
+    if protocol == "test":
+        return write_benchmark(out, pairs, declared, root=root, source=source)
+    return write_training(out, pairs, root=root, source=source, known=declared)
+
+
+def _split(folder: Path, split: str) -> list[str]:
+    videos = read_lines(folder / f"{split}_list.txt")
+    if len(set(videos)) != SPLIT_SIZES[split]:
+        raise M2raapError(
+            f"{folder / f'{split}_list.txt'}: MSVD's {split} split has {SPLIT_SIZES[split]:,} videos, "
+            f"this list {len(set(videos)):,}"
+        )
+    return videos
+
+
+def _english(folder: Path, splits: tuple[str, ...]) -> tuple[Path, dict[str, list[str]]]:
+    names = CAPTIONS if splits == ("test",) else CAPTIONS[:1]
+    listing = next((folder / name for name in names if (folder / name).is_file()), None)
+    if listing is None:
+        if pickles := sorted(folder.glob("*.pkl")) + sorted(folder.glob("*.pickle")):
+            raise M2raapError(
+                f"{pickles[0]}: is a pickle, and m2raap never unpickles (it would run code of the file); it reads "
+                f"{' or '.join(names)}: {{video: [captions]}} as json"
+            )
+        raise M2raapError(f"{folder}: holds no {' and no '.join(names)}")
+    tree = read_json_file(listing)
+    if listing.name == CAPTIONS[0]:
+        if not isinstance(tree, dict):
+            raise M2raapError(f"{listing}: expected an object {{video: [captions]}}, found {type(tree).__name__}")
+        return listing, {video: texts_of(listing, i, video, texts) for i, (video, texts) in enumerate(tree.items(), 1)}
+    found = {}
+    for number, row in read_rows(listing):
+        require(listing, f"entry {number}", row, ("video", "caption"))
+        video = text_of(listing, number, "video", row["video"]).removesuffix(".avi")
+        found[video] = texts_of(listing, number, "caption", row["caption"])
+    return listing, found
+
+
+def _chinese_folder(folder: Path) -> Path | None:
+    return next((path for path in (folder / "msvd_cn", folder) if (path / CHINESE).is_file()), None)
+
+
+def _add_chinese(pairs: Pairs, folder: Path) -> str:
+    """Adds the Chinese captions of the clips that are there; says how many stand in the file."""
+    names = {}
+    for number, line in enumerate(read_lines(folder / MAPPING), 1):
+        words = line.split()
+        if len(words) != 2:
+            raise M2raapError(f"{folder / MAPPING}: row {number}: expected 'YOUTUBE_NAME vidN', found {line[:60]!r}")
+        names[words[1]] = words[0]
+    listing, total = folder / CHINESE, 0
+    for number, row in read_rows(listing):
+        require(listing, f"row {number}", row, ("id", "video_id", "sentence"))
+        video = names.get(
+            text_of(listing, number, "video_id", row["video_id"]).removesuffix(".avi").removesuffix(".mp4")
+        )
+        if video is None:
+            raise M2raapError(f"{listing}: row {number}, column 'video_id': '{row['video_id']}' is not in {MAPPING}")
+        total += 1
+        if video in pairs.clips:
+            pairs.text(video, row["sentence"], "zh", producer=listing.name)
+    return f"{listing.name}, {total:,} captions in all"

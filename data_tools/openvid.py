@@ -1,0 +1,44 @@
+"""OpenVid-1M csv (Nan et al., ICLR 2025) -> training corpus.
+
+Columns video, caption, and the authors' figures (aesthetic score, motion score, temporal consistency score, fps, seconds ...),
+which go to `scores.parquet`; `camera motion` becomes the category.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_tools.corpora import Declared, write_training
+from data_tools.listing import figure_or_none, read_rows, require, text_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import video_root
+from m2raap.core.corpus import Corpus
+
+COLUMNS = ("video", "caption", "aesthetic score", "motion score")
+FIGURES = {
+    "aesthetic score": "aesthetic_score",
+    "motion score": "motion_score",
+    "temporal consistency score": "temporal_consistency_score",
+    "frame": "num_frames",
+    "fps": "fps",
+    "seconds": "duration_s",
+}
+KNOWN = {"OpenVid-1M.csv": Declared("OpenVid-1M.csv", 1_019_957)}
+
+
+def import_openvid(
+    listing: Path, out: Path, *, video_dir: Path | None = None, num_holdout: int | None = None, seed: int = 0
+) -> list[Corpus]:
+    """Raises M2raapError naming file, row and column."""
+    root = video_root(video_dir, listing.parent)
+    pairs = Pairs(listing, "OpenVid")
+    for number, row in read_rows(listing):
+        require(listing, f"row {number}", row, COLUMNS)
+        video = text_of(listing, number, "video", row["video"])
+        clip = pairs.clip(f"row {number}", video.removesuffix(".mp4"), video, category=row.get("camera motion"))
+        pairs.text(clip["clip_id"], str(row["caption"] or ""))
+        found = {name: figure_or_none(row.get(column), listing, number, column) for column, name in FIGURES.items()}
+        pairs.scores[clip["clip_id"]] = {name: value for name, value in found.items() if value is not None}
+    source = {"importer": "openvid", "listing": listing.name}
+    known = KNOWN.get(listing.name)
+    return write_training(out, pairs, root=root, source=source, known=known, num_holdout=num_holdout, seed=seed)

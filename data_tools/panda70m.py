@@ -1,0 +1,115 @@
+"""Panda-70M csv (Chen et al., CVPR 2024) -> training corpus: one clip for each stretch of a video.
+
+Columns videoID, url, timestamp, caption, matching_score, and in later releases desirable_filtering; all but the first two
+are Python lists written as text, read by ast.literal_eval within limits of size. A clip's file is videoID.N.mp4 where that
+lies in the folder (cut already), else videoID.mp4 with the stretch's times.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from data_tools.corpora import Declared, write_training
+from data_tools.listing import read_rows, require, text_of, texts_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import files_by_stem, video_root
+from m2raap.core.corpus import Corpus
+from m2raap.core.errors import M2raapError
+
+COLUMNS = ("videoID", "url", "timestamp", "caption", "matching_score")
+MAX_CELL = 2 * 1024**2  # characters: the longest videos have some hundreds of clips of a hundred characters each
+MAX_DEPTH = 4  # of brackets; the lists have two levels
+LICENCE = "Snap Inc., non-commercial research"
+# The authors' README: clips of each list.
+KNOWN = {name: Declared(f"Panda-70M's {name}", clips) for name, clips in (
+    ("panda70m_training_full.csv", 70_723_513), ("panda70m_training_10m.csv", 10_473_922),
+    ("panda70m_training_2m.csv", 2_400_000), ("panda70m_validation.csv", 6_000), ("panda70m_testing.csv", 6_000),
+)}  # fmt: skip
+_CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
+
+
+def import_panda70m(
+    listing: Path, out: Path, *, video_dir: Path | None = None, num_holdout: int | None = None, seed: int = 0
+) -> list[Corpus]:
+    """Raises M2raapError naming file, row and column."""
+    root = video_root(video_dir, listing.parent)
+    cut = files_by_stem(root)
+    pairs = Pairs(listing, "Panda-70M")
+    for number, row in read_rows(listing):
+        require(listing, f"row {number}", row, COLUMNS)
+        _add(pairs, number, row, cut)
+    source = {"importer": "panda70m", "listing": listing.name}
+    known = KNOWN.get(listing.name)
+    return write_training(out, pairs, root=root, source=source, known=known, num_holdout=num_holdout, seed=seed)
+
+
+def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) -> None:
+    listing = pairs.listing
+    video_id = text_of(listing, number, "videoID", row["videoID"])
+    spans = _literal(listing, number, "timestamp", row["timestamp"])
+    captions = texts_of(listing, number, "caption", _literal(listing, number, "caption", row["caption"]))
+    scores = _literal(listing, number, "matching_score", row["matching_score"])
+    kinds = _literal(listing, number, "desirable_filtering", row.get("desirable_filtering") or "[]") or None
+    for column, values in (("caption", captions), ("matching_score", scores), ("desirable_filtering", kinds)):
+        if values is not None and len(values) != len(spans):
+            raise M2raapError(
+                f"{listing}: row {number}, column '{column}': {len(values)} values for {len(spans)} timestamps"
+            )
+    for index, (stretch, caption, score) in enumerate(zip(spans, captions, scores, strict=True)):
+        start, end = _seconds(listing, number, stretch)
+        clip_id = f"{video_id}.{index}"
+        columns = {"url": row["url"], "licence": LICENCE, "category": str(kinds[index]) if kinds else None}
+        if clip_id in cut:
+            pairs.clip(f"row {number}", clip_id, cut[clip_id], **columns)
+        else:
+            name = cut.get(video_id, f"{video_id}.mp4")
+            pairs.clip(f"row {number}", clip_id, name, start_s=start, end_s=end, **columns)
+        pairs.text(clip_id, caption)
+        if not isinstance(score, int | float) or isinstance(score, bool):
+            raise M2raapError(f"{listing}: row {number}, column 'matching_score': expected numbers, found {score!r}")
+        pairs.scores[clip_id] = {"matching_score": float(score)}
+
+
+def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
+    """A list written as Python writes it, and nothing else: no call, no name, no operator is ever evaluated."""
+    if isinstance(cell, list):  # of a parquet file
+        return cell
+    problem = None
+    if not isinstance(cell, str) or len(cell) > MAX_CELL:
+        problem = f"expected a Python list of at most {MAX_CELL:,} characters"
+    elif _depth(cell) > MAX_DEPTH:
+        problem = f"brackets in more than {MAX_DEPTH} levels"
+    else:
+        try:
+            value = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            problem = f"no Python list ({type(error).__name__})"
+        else:
+            if isinstance(value, list):
+                return value
+            problem = f"expected a list, found {type(value).__name__}"
+    raise M2raapError(f"{listing}: row {number}, column '{column}': {problem}")
+
+
+def _depth(cell: str) -> int:
+    """Levels of brackets outside of quotes, so that the parser's own stack is never tried."""
+    deepest = level = 0
+    plain = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", cell)
+    for char in plain:
+        level += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, level)
+    return deepest
+
+
+def _seconds(listing: Path, number: int, stretch: Any) -> tuple[float, float]:
+    found = [_CLOCK.fullmatch(time) for time in stretch if isinstance(time, str)] if isinstance(stretch, list) else []
+    if len(found) == 2 and found[0] and found[1]:
+        start, end = (round(int(m[1]) * 3600 + int(m[2]) * 60 + float(m[3]), 3) for m in found if m)
+        if start < end:
+            return start, end
+    raise M2raapError(
+        f"{listing}: row {number}, column 'timestamp': expected ['H:MM:SS.mmm', 'H:MM:SS.mmm'], found {str(stretch)[:60]}"
+    )

@@ -1,0 +1,56 @@
+"""VATEX json (Wang et al., ICCV 2019) -> corpora in English and Chinese.
+
+Entries {videoID, enCap[10], chCap[10]}; videoID is a YouTube id and a stretch in seconds: xyz_000010_000020. A clip's file is
+videoID.* where that lies in the folder (cut already), else xyz.* with the stretch's times. Chinese captions are public for
+training and validation only.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from data_tools.corpora import Declared, write_benchmark, write_training
+from data_tools.listing import read_rows, require, text_of, texts_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import files_by_stem, video_root
+from m2raap.core.corpus import Corpus
+from m2raap.core.errors import M2raapError
+
+PROTOCOLS = {
+    "train": Declared("VATEX training v1.0", 25_991, {"en": 259_910, "zh": 259_910}),
+    "val": Declared("vatex-val", 3_000, {"en": 30_000, "zh": 30_000}),
+    "test": Declared("vatex-public-test", 6_000, {"en": 60_000}),
+}
+_ID = re.compile(r"(.+)_(\d{6})_(\d{6})")
+
+
+def import_vatex(listing: Path, out: Path, *, protocol: str, video_dir: Path | None = None) -> list[Corpus]:
+    """`val` and `test` are benchmarks. Raises M2raapError naming file, entry and key, and where their counts are others."""
+    root = video_root(video_dir, listing.parent)
+    files = files_by_stem(root)
+    pairs = Pairs(listing, "VATEX")
+    for number, row in read_rows(listing):
+        require(listing, f"entry {number}", row, ("videoID", "enCap"))
+        video = text_of(listing, number, "videoID", row["videoID"])
+        found = _ID.fullmatch(video)
+        if found is None or int(found[2]) >= int(found[3]):
+            raise M2raapError(
+                f"{listing}: entry {number}, key 'videoID': expected ID_000010_000020, found '{video[:60]}'"
+            )
+        youtube, start, end = found[1], float(found[2]), float(found[3])
+        if video in pairs.clips:
+            raise M2raapError(f"{listing}: entry {number}: '{video}' stands twice")
+        url = f"https://www.youtube.com/watch?v={youtube}"
+        if video in files:
+            pairs.clip(f"entry {number}", video, files[video], url=url)
+        else:
+            name = files.get(youtube, f"{youtube}.mp4")
+            pairs.clip(f"entry {number}", video, name, start_s=start, end_s=end, url=url)
+        for key, lang in (("enCap", "en"), ("chCap", "zh")):
+            for text in texts_of(listing, number, key, row.get(key, [])):
+                pairs.text(video, text, lang)
+    source = {"importer": "vatex", "listing": listing.name, "protocol": protocol}
+    if protocol == "train":
+        return write_training(out, pairs, root=root, source=source, known=PROTOCOLS[protocol])
+    return write_benchmark(out, pairs, PROTOCOLS[protocol], root=root, source=source)

@@ -1,0 +1,219 @@
+"""webdataset tar shards -> training corpus: {key}.mp4 with {key}.txt and/or {key}.json, videos copied to OUT/videos.
+
+Shards come from strangers: `safe_tar` reads them, names in them never become file names (files are called by a hash of their
+key), pickles are refused. A key's members stand together, and a key stands once in all shards. A sample without a video (its
+download failed) stays and is `missing_file`. What `data export webdataset` wrote comes back with ids, times and provenance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_tools.corpora import write_training
+from data_tools.listing import span
+from data_tools.pairs import Pairs
+from data_tools.rooted import SUFFIXES
+from data_tools.safe_tar import Member, TarLimits, read_members
+from data_tools.table import KEPT, captions_of
+from m2raap.core.corpus import LANGS, SPLITS, Corpus, refuse_other
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_error
+
+SHARDS = (".tar", ".tar.gz", ".tgz")
+PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
+MAX_TEXT_BYTES = 4 * 1024**2
+_ORIGINS = ("raw", "rewrite", "translation", "aux")
+
+
+@dataclass
+class _Sample:
+    key: str
+    shard: Path
+    video: str | None = None  # below OUT/videos
+    text: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    kinds: set[str] = field(default_factory=set)
+
+
+def import_webdataset(
+    source: Path, out: Path, *, num_holdout: int | None = None, seed: int = 0, limits: TarLimits | None = None
+) -> list[Corpus]:
+    """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member; OUT is as it was then."""
+    shards = _shards(source)
+    refuse_other(out)
+    videos, draft = out / "videos", out / "videos" / ".draft"
+    shutil.rmtree(draft, ignore_errors=True)  # of an import that was cut off
+    pairs = Pairs(source, source.stem if source.is_file() else source.name)
+    keys: set[bytes] = set()
+    try:
+        for shard in shards:
+            pairs.listing = shard
+            sample = _Sample("", shard)
+            for member in read_members(shard, limits):
+                key, kind = _key_and_kind(member.name)
+                if not key:
+                    pairs.notes["skipped_members"] += 1
+                    continue
+                if key != sample.key:
+                    _finish(pairs, sample)
+                    sample = _begin(key, shard, keys)
+                _take(pairs, sample, member, kind, draft)
+            _finish(pairs, sample)
+        if not pairs.clips:
+            raise M2raapError(f"{source}: holds no sample with a video, a text or a json")
+    except M2raapError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    _put_in_place(draft, videos)
+    about = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
+    made = write_training(out, pairs, root=videos, source=about, num_holdout=num_holdout, seed=seed)
+    _sweep(videos, made)
+    return made
+
+
+def _shards(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    found = sorted(path for path in source.glob("*") if path.name.endswith(SHARDS)) if source.is_dir() else []
+    if not found:
+        raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(SHARDS)}")
+    return found
+
+
+def _key_and_kind(name: str) -> tuple[str, str]:
+    """webdataset's rule: a member's key ends at the first dot of its file name; its kind is what stands behind the last.
+
+    'a/b.left.mp4' -> ('a/b', 'mp4'); hidden files ('._x', '.x') have no key.
+    """
+    path = PurePosixPath(name)
+    stem, _, rest = path.name.partition(".")
+    return (str(path.with_name(stem)) if stem else ""), rest.rpartition(".")[2].lower()
+
+
+def _begin(key: str, shard: Path, keys: set[bytes]) -> _Sample:
+    hashed = hashlib.blake2b(key.encode(), digest_size=16).digest()  # of millions of keys, not the keys
+    if hashed in keys:
+        raise M2raapError(
+            f"{shard}: the key '{key[:100]}' stands twice; a key's members must stand together, and once in all shards"
+        )
+    keys.add(hashed)
+    return _Sample(key, shard)
+
+
+def _take(pairs: Pairs, sample: _Sample, member: Member, kind: str, videos: Path) -> None:
+    if kind in PICKLES:
+        raise M2raapError(
+            f"{sample.shard}: '{member.name}' is a pickle, and m2raap never unpickles (it would run code of the file)"
+        )
+    what = "video" if f".{kind}" in SUFFIXES else kind
+    if what not in ("video", "txt", "json"):
+        pairs.notes["skipped_members"] += 1
+        return
+    if what in sample.kinds:
+        raise M2raapError(f"{sample.shard}: '{member.name}' is the second {what} of the key '{sample.key[:100]}'")
+    sample.kinds.add(what)
+    if what == "video":
+        sample.video = _file_name(sample.key, kind)
+        _copy(member, videos / sample.video)
+    elif what == "txt":
+        sample.text = _decoded(sample, member)
+    else:
+        sample.about = _about(sample, member)
+
+
+def _file_name(key: str, kind: str) -> str:
+    name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return f"{name[:2]}/{name}.{kind}"
+
+
+def _copy(member: Member, path: Path) -> None:
+    chunks = member.chunks()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as sink:
+            for data in chunks:
+                sink.write(data)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
+def _decoded(sample: _Sample, member: Member) -> str:
+    try:
+        return member.read(MAX_TEXT_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise M2raapError(f"{sample.shard}: '{member.name}': not UTF-8 at byte {error.start}") from None
+
+
+def _about(sample: _Sample, member: Member) -> dict[str, Any]:
+    try:
+        tree = json.loads(_decoded(sample, member))
+    except (ValueError, RecursionError) as error:
+        raise M2raapError(f"{sample.shard}: '{member.name}': not JSON ({error})") from None
+    if not isinstance(tree, dict):
+        raise M2raapError(f"{sample.shard}: '{member.name}': expected an object, found {type(tree).__name__}")
+    return tree
+
+
+def _finish(pairs: Pairs, sample: _Sample) -> None:
+    """Adds a whole sample; one of which nothing was of use (images only ...) is counted as left out."""
+    if not sample.kinds:
+        if sample.key:
+            pairs.notes["skipped_samples"] += 1
+        return
+    about, where = sample.about, f"key '{sample.key[:100]}'"
+    given = about.get("clip_id")
+    clip_id = given if isinstance(given, str) and given else sample.key
+    times = (about.get("start_s"), about.get("end_s"))
+    start, end = span(pairs.listing, len(pairs.clips) + 1, *times, ("start_s", "end_s"))
+    kept = {column: next((str(about[n]) for n in names if about.get(n)), None) for column, names in KEPT.items()}
+    split = about.get("split") if about.get("split") in SPLITS else None
+    video = sample.video or _file_name(sample.key, "mp4")
+    pairs.clip(where, clip_id, video, start_s=start, end_s=end, split=split, **kept)
+    texts = about.get("texts")
+    if isinstance(texts, list) and texts and all(isinstance(row, dict) for row in texts):
+        _add_own(pairs, where, clip_id, texts)
+        return
+    found = captions_of(about)
+    if sample.text and sample.text.strip() not in {text.strip() for text, _ in found}:
+        found = [(sample.text.strip(), None), *found]
+    for text, lang in found:
+        pairs.text(clip_id, text, lang)
+
+
+def _add_own(pairs: Pairs, where: str, clip_id: str, texts: list[dict[str, Any]]) -> None:
+    """Texts with provenance, as `data export webdataset` writes them."""
+    new_ids: dict[str, str | None] = {}
+    for row in texts:
+        text, lang, origin = row.get("text"), row.get("lang"), row.get("origin", "raw")
+        if not isinstance(text, str) or lang not in LANGS or origin not in _ORIGINS:
+            raise M2raapError(
+                f"{pairs.listing}: {where}, 'texts': expected text, lang ({', '.join(LANGS)}) and origin "
+                f"({', '.join(_ORIGINS)})"
+            )
+        parent = new_ids.get(str(row.get("parent_text_id")))
+        more = {"producer": str(row["producer"])} if row.get("producer") else {}
+        new_ids[str(row.get("text_id"))] = pairs.text(clip_id, text, lang, origin=origin, parent_text_id=parent, **more)
+
+
+def _put_in_place(draft: Path, videos: Path) -> None:
+    videos.mkdir(parents=True, exist_ok=True)
+    for path in sorted(draft.glob("*/*")):
+        target = videos / path.relative_to(draft)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sweep(videos: Path, corpora: Iterable[Corpus]) -> None:
+    """Files of an earlier import, of clips left out or forgotten: the folder holds what the corpora name."""
+    named = {row["video"] for corpus in corpora for row in corpus.all_rows("clips", ["video"])}
+    for path in videos.glob("[0-9a-f][0-9a-f]/*"):
+        if f"{path.parent.name}/{path.name}" not in named:
+            path.unlink()

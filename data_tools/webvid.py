@@ -1,0 +1,38 @@
+"""WebVid-2M and -10M csv (Bain et al., Frozen in Time, ICCV 2021) -> training corpus.
+
+Columns videoid, name (the caption), page_dir, contentUrl, and as a rule duration and page_idx; files lie at
+page_dir/videoid.mp4. The 10M list names some videos twice, re-crawled with another caption: those are texts of one clip.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_tools.corpora import write_training
+from data_tools.listing import read_rows, require, text_of
+from data_tools.pairs import Pairs
+from data_tools.rooted import video_root
+from m2raap.core.corpus import Corpus
+
+COLUMNS = ("videoid", "name", "page_dir", "contentUrl")
+ROWS = {"results_10M_train.csv": 10_727_607, "results_10M_val.csv": 5_000, "results_2M_val.csv": 5_000}
+
+
+def import_webvid(
+    listing: Path, out: Path, *, video_dir: Path | None = None, num_holdout: int | None = None, seed: int = 0
+) -> list[Corpus]:
+    """Raises M2raapError naming file, row and column."""
+    root = video_root(video_dir, listing.parent)
+    pairs = Pairs(listing, "WebVid")
+    num_rows = 0
+    for number, row in read_rows(listing):
+        num_rows += 1
+        require(listing, f"row {number}", row, COLUMNS)
+        clip_id = text_of(listing, number, "videoid", row["videoid"])
+        page = text_of(listing, number, "page_dir", row["page_dir"])
+        pairs.clip(f"row {number}", clip_id, f"{page}/{clip_id}.mp4", url=row["contentUrl"])
+        pairs.text(clip_id, str(row["name"] or ""))
+    source = {"importer": "webvid", "listing": listing.name, "rows": num_rows}
+    if (published := ROWS.get(listing.name, num_rows)) != num_rows:
+        source["note"] = f"{listing.name} as published has {published:,} rows; this list has {num_rows:,}"
+    return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)

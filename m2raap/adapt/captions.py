@@ -1,0 +1,83 @@
+"""Auxiliary captions of the frames that training reads, as features: what ACG and the frame-caption loss are fed with.
+
+B clips, T frames, N captions, L text tokens, E size of the common space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2raap.adapt.batches import PairSource
+from m2raap.core.errors import M2raapError
+from m2raap.core.spread import spread
+from m2raap.models.acg import Captions
+from m2raap.models.video_clip import VideoCLIP
+
+
+@runtime_checkable
+class CaptionedSource(PairSource, Protocol):
+    """A PairSource whose frames have captions."""
+
+    def captions(self, clip: int) -> list[str | None]:
+        """One a stored key-frame, in order of time; None where it has none."""
+        ...
+
+
+@dataclass
+class CaptionTable:
+    """Every caption once, tokenised; and which one belongs to which frame (-1: none)."""
+
+    texts: list[str]
+    tokens_NL: Tensor
+    rows_CT: np.ndarray
+
+    def encode(self, model: VideoCLIP, clips: np.ndarray) -> tuple[Captions, list[list[str]]]:
+        """Features of the captions of these clips' frames, and their words. Each distinct caption is encoded once."""
+        rows_BT = self.rows_CT[clips]
+        used = np.unique(rows_BT[rows_BT >= 0])
+        device, shape = model.backbone.device, rows_BT.shape
+        words = [[self.texts[row] if row >= 0 else "" for row in rows] for rows in rows_BT]
+        there_BT = torch.from_numpy(rows_BT >= 0).to(device)
+        if not len(used):
+            return (torch.zeros(*shape, model.backbone.embed_dim, device=device), there_BT), words
+        known_NE = model.encode_text(self.tokens_NL[torch.from_numpy(used)].to(device))
+        place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
+        return (known_NE[place_BT], there_BT), words
+
+
+def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> CaptionTable:
+    """Raises M2raapError where no frame of the source has a caption: the recipe lacks the stage `caption`."""
+    if not isinstance(source, CaptionedSource):
+        raise M2raapError("adapt.enhance and fcc_weight need captions of frames; this source has none")
+    numbers: dict[str, int] = {}
+    rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
+    for clip in range(source.num_clips):
+        said = source.captions(clip)
+        for place, frame in enumerate(spread(len(said), num_frames)):
+            if (text := said[frame]) is not None:
+                rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
+    if not numbers:
+        raise M2raapError(
+            "adapt.enhance and fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
+        )
+    texts = list(numbers)
+    return CaptionTable(texts, tokenised(model, texts), rows_CT)
+
+
+def tokenised(model: VideoCLIP, texts: Sequence[str]) -> Tensor:
+    """(N, L); cut to the longest where that changes nothing."""
+    tokens = torch.cat([model.backbone.tokenize(texts[at : at + 4096]) for at in range(0, len(texts), 4096)])
+    return tokens[:, : int(tokens.argmax(1).max()) + 1] if model.backbone.can_shorten else tokens
+
+
+def left_out(captions: Captions, share: float, seed: int, step: int) -> Captions:
+    """The same with all captions of a `share` of the clips hidden, so that the model learns to serve without them."""
+    vectors_BTE, there_BT = captions
+    draw = np.random.default_rng([seed, 4, step]).random(len(there_BT)) >= share
+    return vectors_BTE, there_BT & torch.from_numpy(draw).to(there_BT.device)[:, None]

@@ -1,0 +1,125 @@
+"""Frames decoded from the video files anew every epoch: the input that stored key-frames are compared with.
+
+A training epoch takes a random frame of each of T equal segments of a clip, as STAN does on WebVid; validation takes their
+midpoints. What is drawn is a function of (seed, epoch, clip id). B clips, T frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from m2raap.adapt.batches import PairSource, padded
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Preprocess
+from m2raap.models.images import images_from_pictures
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.sample import ClipFile
+from m2raap.video.worker import VideoWorker
+
+
+@runtime_checkable
+class VideoSource(PairSource, Protocol):
+    """A PairSource that also knows the video files."""
+
+    @property
+    def limits(self) -> VideoConfig: ...
+
+    def video(self, clip: int) -> ClipFile:
+        """Raises M2raapError where the file is not there any more."""
+        ...
+
+    def video_digest(self, clip: int) -> str:
+        """Names the bytes of the clip's video file."""
+        ...
+
+
+def videos_digest(source: VideoSource) -> str:
+    """SHA-256 over ids, texts, times and the bytes of every video."""
+    state = hashlib.sha256()
+    for clip, clip_id in enumerate(source.clip_ids):
+        file = source.video(clip)
+        state.update(repr((clip_id, source.texts(clip), file.start_s, file.end_s, source.video_digest(clip))).encode())
+    return state.hexdigest()[:32]
+
+
+def places(num_frames: int, seed: int, epoch: int | None, clip_id: str) -> list[float]:
+    """Where in the clip (0..1) its frames are taken, ascending: anywhere in each segment, or the middles for epoch None."""
+    within = np.full(num_frames, 0.5)
+    if epoch is not None:
+        within = np.random.default_rng([seed, 3, epoch, *clip_id.encode()]).random(num_frames)
+    return ((np.arange(num_frames) + within) / num_frames).tolist()
+
+
+class Decoders:
+    """`count` killable decoder processes, each driven by a thread; they decode the next batch while this one is learnt from."""
+
+    def __init__(self, count: int, limits: VideoConfig) -> None:
+        self.count = count
+        self.threads = ThreadPoolExecutor(count)
+        self._workers = [VideoWorker(limits) for _ in range(count)]
+        self._idle: SimpleQueue[VideoWorker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+
+    @contextmanager
+    def worker(self) -> Iterator[VideoWorker]:
+        worker = self._idle.get()
+        try:
+            yield worker
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """Clips that are being decoded are finished, those that wait are not begun."""
+        self.threads.shutdown(cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+
+
+@dataclass(frozen=True)
+class RawVideos:
+    """The pixels of clips from their video files. Holds no more than the batch that is asked for."""
+
+    source: VideoSource
+    preprocess: Preprocess
+    num_frames: int
+    seed: int
+    decoders: Decoders
+    time_dim: ClassVar[int] = 1
+
+    def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, T, 3, S, S) and mask (B, T). Raises M2raapError naming a clip that cannot be decoded any more."""
+        loaded = list(self.decoders.threads.map(lambda clip: self._load(int(clip), epoch), clips))
+        return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
+
+    def frame_vectors(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
+        """Frame vectors (B, T, E), not unit."""
+        return model.frame_vectors_of_images(images_BTCHW, mask_BT)
+
+    def _load(self, clip: int, epoch: int | None) -> tuple[Tensor, Tensor]:
+        from PIL import Image
+
+        clip_id, file = self.source.clip_ids[clip], self.source.video(clip)
+        wanted = places(self.num_frames, self.seed, epoch, clip_id)
+        try:
+            with self.decoders.worker() as worker:
+                found = worker.sample(file.path, file.start_s, file.end_s, wanted, self.preprocess.image_size)
+        except Refused as refused:
+            raise M2raapError(
+                f"clip '{clip_id}': {file.path} gave no frames while training ({refused}), though keyframes could read it: "
+                "the file has changed, or the machine is too busy. Run keyframes again with --force, raise "
+                "keyframes.decode.timeout_s, or train on stored frames (adapt.input=keyframes)"
+            ) from None
+        pictures = [Image.frombytes("RGB", (found.width, found.height), data) for data in found.pixels]
+        return padded(images_from_pictures(pictures, self.preprocess), self.num_frames)

@@ -1,0 +1,58 @@
+"""`data export`: from a curated view to other people's formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2raap.cli.options import JsonOption
+from m2raap.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from m2raap.core.exports import Exporter, Media
+
+FORMATS = ("webdataset", "videofolder", "data-juicer", "csv")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", help="Write what curation left as a flat copy for others.")(export_)
+
+
+def exporters() -> dict[str, Exporter]:
+    from data_tools.export_csv import Csv
+    from data_tools.export_jsonl import DataJuicer
+    from data_tools.export_videofolder import VideoFolder
+    from data_tools.export_webdataset import WebDataset
+
+    return dict(zip(FORMATS, (WebDataset(), VideoFolder(), DataJuicer(), Csv()), strict=True))
+
+
+def export_(
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
+    curated: Annotated[Path, typer.Argument(help="a run, a data stage's folder or a corpus")],
+    out: Annotated[Path, typer.Option("--out", help="new folder to write")],
+    langs: Annotated[str, typer.Option("--langs", help="texts in these languages")] = "en,zh",
+    frames: Annotated[
+        bool | None,
+        typer.Option("--frames/--videos", help="copy key-frames, or video files; default: as the format is used"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    from m2raap.core.corpus import LANGS
+    from m2raap.stages.export import curated_view, export
+
+    if kind not in FORMATS:
+        raise UsageError(f"data export {kind}: formats are {', '.join(FORMATS)}")
+    wanted = tuple(langs.split(","))
+    if not wanted or set(wanted) - set(LANGS):
+        raise UsageError(f"--langs {langs}: expected some of {','.join(LANGS)}")
+    media: Media | None = None if frames is None else "frames" if frames else "videos"
+    signed = export(curated_view(curated, wanted), exporters()[kind], kind, out, media)
+    if as_json:
+        typer.echo(json.dumps(signed, ensure_ascii=False, sort_keys=True))
+        return
+    counts = ", ".join(f"{value:,} {name}" for name, value in signed["counts"].items())
+    typer.echo(f"{out}: {kind}, {counts}")

@@ -1,0 +1,99 @@
+"""`data import`: from other people's lists, or from the synthetic world, to a corpus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_tools.formats import FORMATS, Format
+from m2raap.cli.options import JsonOption, SetOption, WorkersOption
+from m2raap.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from m2raap.core.corpus import Corpus
+
+# option of an importer -> how the user spells it
+_FLAGS = {
+    "video_dir": "--video-dir",
+    "num_holdout": "--holdout",
+    "protocol": "--protocol",
+    "seed": "--seed",
+    "assignments": "--set",
+    "workers": "--workers",
+}
+_PROTOCOLS = "; ".join(f"{name}: {', '.join(found.protocols)}" for name, found in FORMATS.items() if found.protocols)
+
+
+def register(app: typer.Typer) -> None:
+    app.command("import", help="Write a corpus folder.")(import_)
+
+
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
+    out: Annotated[Path, typer.Option("--out", help="corpus folder to write")],
+    source: Annotated[Path | None, typer.Argument(help="the list or folder to read; world needs none")] = None,
+    video_dir: Annotated[Path | None, typer.Option("--video-dir", help="where the video files lie")] = None,
+    holdout: Annotated[
+        int | None, typer.Option("--holdout", min=1, help="cut a benchmark of N clips out, as OUT-holdout")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help=_PROTOCOLS)] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="of the val rows and the holdout (default 0)")
+    ] = None,
+    tombstones: Annotated[
+        list[Path] | None, typer.Option("--tombstones", help="corpora or files that say what was forgotten elsewhere")
+    ] = None,
+    assignments: SetOption = None,
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    if kind not in FORMATS:
+        raise UsageError(f"data import {kind}: formats are {', '.join(FORMATS)}")
+    chosen = FORMATS[kind]
+    if source is None and chosen.source is not None:
+        raise UsageError(f"data import {kind}: give what to read: {chosen.source}")
+    if source is not None and chosen.source is None:
+        raise UsageError(f"data import {kind}: needs no source")
+    given = {"video_dir": video_dir, "num_holdout": holdout, "protocol": protocol}
+    given |= {"seed": seed, "assignments": assignments, "workers": workers}
+    options = _options(kind, chosen, {name: value for name, value in given.items() if value is not None})
+    from m2raap.core.tombstones import honouring
+
+    with honouring(tombstones or ()):
+        made = chosen.load()(*([] if source is None else [source]), out, **options)
+    _show(made, as_json)
+
+
+def _options(kind: str, chosen: Format, given: dict[str, Any]) -> dict[str, Any]:
+    """What the importer is called with. Raises UsageError for an option that means nothing to the format."""
+    for name in given:
+        if name not in chosen.options:
+            known = ", ".join(_FLAGS[option] for option in chosen.options)
+            raise UsageError(f"data import {kind}: takes no {_FLAGS[name]}; it takes {known}")
+    if chosen.protocols:
+        protocol = given.get("protocol", None if chosen.must_say else chosen.protocols[0])
+        if protocol not in chosen.protocols:
+            found = f"--protocol {protocol}: " if protocol else "give --protocol: "
+            raise UsageError(f"data import {kind}: {found}{kind} has {', '.join(chosen.protocols)}")
+        given = given | {"protocol": protocol}
+    if chosen.source is None:
+        given = {"seed": 0, "assignments": [], "workers": None} | given
+    return given
+
+
+def _show(made: list[Corpus], as_json: bool) -> None:
+    rows = [
+        {"corpus": str(corpus.path), "benchmark": corpus.benchmark, "counts": corpus.counts, "source": corpus.source}
+        for corpus in made
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    for row in rows:
+        kind = f"benchmark {row['benchmark']}" if row["benchmark"] else "training corpus"
+        counts = ", ".join(f"{value:,} {name}" for name, value in row["counts"].items())
+        details = ", ".join(f"{name}: {value}" for name, value in row["source"].items() if name != "importer")
+        typer.echo(f"{row['corpus']}: {kind}, {counts}" + (f" ({details})" if details else ""))

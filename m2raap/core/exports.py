@@ -1,0 +1,134 @@
+"""What an export is handed and what it leaves beside its files: `export.json`, by which `forget` finds it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, write_json
+from m2raap.core.tables import Row
+from m2raap.core.tombstones import id_hash
+
+FILE = "export.json"
+Media = Literal["videos", "frames", "none"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One clip of a curated view: its row, its active texts, its key-frames and its video file (where wanted and there)."""
+
+    clip: Row
+    texts: list[Row]
+    jpegs: list[bytes]
+    video: Path | None
+
+    @property
+    def key(self) -> str:
+        return safe_key(self.clip["clip_id"])
+
+    def captions(self, lang: str) -> list[str]:
+        return [row["text"] for row in self.texts if row["lang"] == lang]
+
+
+class Exporter(Protocol):
+    """One format. `media`: what it can carry, the default first."""
+
+    media: tuple[Media, ...]
+
+    def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
+        """Writes all items into the empty folder `out`."""
+        ...
+
+    def clip_ids(self, out: Path) -> set[str]:
+        """The clips that an export holds."""
+        ...
+
+    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+        """Takes clips out of a finished export, files and rows. May be cut off anywhere and run again."""
+        ...
+
+
+def safe_key(clip_id: str) -> str:
+    """A file name without dots, separators or leading '-': the id itself where it is one, else its tame letters and a hash."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", clip_id):
+        return clip_id
+    tame = re.sub(r"[^A-Za-z0-9_]+", "-", clip_id).strip("-")[:48]
+    return f"{tame or 'clip'}-{id_hash(clip_id)[:16]}"
+
+
+def plain_clip(item: Item) -> dict[str, Any]:
+    """The columns of a clip that every format carries."""
+    names = ("clip_id", "start_s", "end_s", "split", "source", "licence", "category", "url")
+    return {name: item.clip.get(name) for name in names}
+
+
+def plain_text(row: Row) -> dict[str, Any]:
+    """A text with its provenance."""
+    return {name: row.get(name) for name in ("text_id", "lang", "text", "origin", "parent_text_id", "producer")}
+
+
+_RISKY = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def neutral(value: Any) -> Any:
+    """A csv cell that no spreadsheet runs: a leading apostrophe where it would."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_RISKY) else value
+
+
+def unguarded(value: str) -> str:
+    """What `neutral` was given."""
+    return value[1:] if value.startswith("'") and value[1:].startswith(_RISKY) else value
+
+
+def video_name(item: Item) -> str:
+    """The name of a copied video: its safe key and the suffix of the original."""
+    assert item.video is not None
+    suffix = item.video.suffix.lower()
+    return item.key + (suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ".mp4")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out` when the block ends well. Raises M2raapError where `out` holds something already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise M2raapError(f"{out}: is there already; give a new folder for --out")
+    draft = out.with_name(f".{out.name}.exporting")
+    if draft.exists():
+        shutil.rmtree(draft)  # of an export that was cut off
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    if out.exists():
+        out.rmdir()
+    os.replace(draft, out)
+
+
+def ids_digest(clip_ids: Iterable[str]) -> str:
+    """Names a set of clips."""
+    return hashlib.sha256("".join(sorted(map(id_hash, clip_ids))).encode()).hexdigest()[:32]
+
+
+def sign(out: Path, tree: dict[str, Any], clip_ids: Iterable[str]) -> dict[str, Any]:
+    """Writes export.json."""
+    ids = sorted(set(clip_ids))
+    signed = {"kind": "export", "version": 1, **tree, "ids": ids_digest(ids)}
+    write_json(out / FILE, signed)
+    return signed
+
+
+def read_export(folder: Path) -> dict[str, Any] | None:
+    """export.json of a folder; None where there is none of ours."""
+    path = folder / FILE
+    tree = read_json(path) if path.is_file() else None
+    return tree if isinstance(tree, dict) and tree.get("kind") == "export" else None

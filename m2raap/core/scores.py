@@ -1,0 +1,166 @@
+"""Scores that users bring along (--scores nsfw.parquet): columns of numbers for clips, texts or whole videos.
+
+A file has one column of names (clip_id, text_id or video) and columns of numbers. Names are held as 64-bit hashes, so ten
+million rows take some 80 MB and 80 MB a column. A name without a row, or with an empty cell, has no score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from m2raap.core.corpus import Corpus
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import file_sha256
+from m2raap.core.tables import Row
+from m2raap.core.tombstones import Tombstones
+
+NAMES = ("clip_id", "text_id", "video")
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """One file: `keys` sorted hashes of the names, `values` (rows, columns) with NaN where there is no score."""
+
+    path: Path
+    names: str  # of NAMES
+    columns: tuple[str, ...]
+    keys: np.ndarray
+    values: np.ndarray
+
+    def of(self, names: Iterable[str]) -> dict[str, Row]:
+        """name -> {column: score or None} for the names that have a row."""
+        names = list(names)
+        hashes = _hashes(names)
+        at = np.minimum(np.searchsorted(self.keys, hashes), max(len(self.keys) - 1, 0))
+        found = {}
+        for name, row, key in zip(names, at.tolist(), hashes.tolist(), strict=True):
+            if len(self.keys) and self.keys[row] == key:
+                values = self.values[row].tolist()
+                found[name] = {c: None if v != v else v for c, v in zip(self.columns, values, strict=True)}
+        return found
+
+
+def _hashes(names: Iterable[str]) -> np.ndarray:
+    digests = (hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest() for name in names)
+    return np.array([int.from_bytes(digest, "little") for digest in digests], np.uint64)
+
+
+class Scores:
+    """All files of a run. Columns have different names in different files."""
+
+    def __init__(self, paths: tuple[Path, ...]) -> None:
+        self.files = [_read(path) for path in paths]
+        self.columns: dict[str, str] = {}
+        for file in self.files:
+            for column in file.columns:
+                if column in self.columns:
+                    raise M2raapError(f"{file.path}: the column '{column}' stands in another file of --scores too; rename one")
+                self.columns[column] = "text_id" if file.names == "text_id" else "clip_id"
+
+    def of(self, clips: Iterable[Row], texts: Iterable[Row]) -> dict[str, Row]:
+        """clip_id or text_id -> {column: score or None}."""
+        clips, texts = list(clips), list(texts)
+        found: dict[str, Row] = {}
+        for file in self.files:
+            rows = texts if file.names == "text_id" else clips
+            scores = file.of({row[file.names] for row in rows})
+            key = "text_id" if file.names == "text_id" else "clip_id"
+            for row in rows:
+                if row[file.names] in scores:
+                    found.setdefault(row[key], {}).update(scores[row[file.names]])
+        return found
+
+    def check(self, corpus: Corpus, forgotten: Tombstones) -> None:
+        """Raises M2raapError naming the file and an id of it that is not in the corpus (and was not forgotten)."""
+        for file in self.files:
+            table = "texts" if file.names == "text_id" else "clips"
+            known = _hashes(row[file.names] for row in corpus.all_rows(table, [file.names]))
+            strange = np.setdiff1d(file.keys, known)
+            if len(strange) and not (len(forgotten) and file.names != "clip_id"):
+                name = next(
+                    (
+                        name
+                        for name in _names(file.path, file.names)
+                        if int(_hashes([name])[0]) in set(strange.tolist()) and not forgotten.contains(name)
+                    ),
+                    None,
+                )
+                if name is not None:
+                    raise M2raapError(
+                        f"{file.path}: {len(strange):,} of its {len(file.keys):,} rows are about a {file.names} that the corpus "
+                        f"does not have, such as '{name}'; give scores of this corpus"
+                    )
+
+
+@lru_cache(maxsize=1)
+def open_scores(paths: tuple[Path, ...]) -> Scores:
+    """One for each process: reading millions of rows takes seconds."""
+    return Scores(paths)
+
+
+def scores_digest(paths: tuple[Path, ...]) -> str:
+    """Names the content of the files."""
+    return hashlib.sha256("".join(file_sha256(path) for path in paths).encode()).hexdigest()[:32]
+
+
+def _names(path: Path, column: str) -> Iterable[str]:
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(columns=[column]):
+        yield from batch.column(0).to_pylist()
+
+
+def _read(path: Path) -> ScoreFile:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise M2raapError(f"--scores {path}: no such file")
+    try:
+        source = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise M2raapError(f"--scores {path}: cannot be read as parquet ({error})") from None
+    schema = source.schema_arrow
+    names = [name for name in NAMES if name in schema.names]
+    if len(names) != 1:
+        found = f"has both {' and '.join(names)}" if names else f"has none of them: {', '.join(schema.names)}"
+        raise M2raapError(f"{path}: expected one column of names, {', '.join(NAMES)}; it {found}")
+    columns = [name for name in schema.names if name != names[0]]
+    for column in columns:
+        kind = schema.field(column).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            raise M2raapError(f"{path}: the column '{column}' holds {kind}, expected numbers; leave it out")
+    if not columns:
+        raise M2raapError(f"{path}: has no column of scores beside {names[0]}")
+    keys, values = [np.zeros(0, np.uint64)], [np.zeros((0, len(columns)))]
+    row = 0
+    for batch in source.iter_batches(columns=[names[0], *columns]):
+        ids = batch.column(names[0]).to_pylist()
+        for offset, name in enumerate(ids):
+            if not isinstance(name, str):
+                raise M2raapError(f"{path}: row {row + offset}: {names[0]} is {name!r}, expected a text")
+        cells = [batch.column(c).cast(pa.float64(), safe=False) for c in columns]
+        table = np.stack([c.fill_null(0.0).to_numpy(zero_copy_only=False) for c in cells], axis=1)
+        if not np.isfinite(table).all():
+            at, column = np.argwhere(~np.isfinite(table))[0]
+            raise M2raapError(
+                f"{path}: row {row + at}: {columns[column]} is {table[at, column]}, expected a finite number or an empty cell"
+            )
+        empty = np.stack([c.is_null().to_numpy(zero_copy_only=False) for c in cells], axis=1)
+        keys.append(_hashes(ids))
+        values.append(np.where(empty, np.nan, table))
+        row += len(ids)
+    hashes, table = np.concatenate(keys), np.concatenate(values)
+    order = np.argsort(hashes, kind="stable")
+    hashes, table = hashes[order], table[order]
+    twins = np.flatnonzero(hashes[1:] == hashes[:-1])
+    if len(twins):
+        first, second = sorted((int(order[twins[0]]), int(order[twins[0] + 1])))
+        raise M2raapError(f"{path}: rows {first} and {second} are about one and the same {names[0]}; leave one of them out")
+    return ScoreFile(path, names[0], tuple(columns), hashes, table)

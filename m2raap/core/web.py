@@ -1,0 +1,196 @@
+"""Files behind http(s) addresses that strangers wrote: never the machines beside us, never without end.
+
+A host's name is resolved once and the connection goes to the very address that was judged, on every hop of a redirect, so
+that a name that resolves anew (DNS rebinding) leads nowhere. Proxies of the environment are not used.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+MAX_HOPS = 5
+_CHUNK = 256 * 1024
+_STALL_S = 30.0  # of one read
+_PLAIN = "/%:=&~+!$,;'@()*?"
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# A service of Azure for its machines that lies in public address space.
+_METADATA = {ipaddress.ip_address("168.63.129.16")}
+
+
+class WebError(Exception):
+    """`kind`: refused (the address), missing, too_large, timeout, busy (worth another try) or failed."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(kind, detail)
+        self.kind, self.detail = kind, detail
+
+
+@dataclass(frozen=True)
+class _Answer:
+    response: http.client.HTTPResponse
+    deadline: float
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the open internet: not private, local, link-local, metadata, multicast or reserved."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _METADATA
+
+
+def chunks(url: str, *, max_bytes: int, timeout_s: float) -> Iterator[bytes]:
+    """The bytes of what lies behind `url`. Raises WebError, perhaps after some of them."""
+    total = 0
+    with _following("GET", url, time.monotonic() + timeout_s) as answer:
+        length = _length(answer.response)
+        if length is not None and length > max_bytes:
+            raise WebError("too_large", f"{length:,} bytes, at most {max_bytes:,}")
+        while data := answer.response.read(_CHUNK):
+            total += len(data)
+            if total > max_bytes:
+                raise WebError("too_large", f"more than {max_bytes:,} bytes")
+            if time.monotonic() > answer.deadline:
+                raise WebError("timeout", "the transfer takes too long")
+            yield data
+        if time.monotonic() > answer.deadline:  # a socket that the watch cut off reads as one that ended
+            raise WebError("timeout", "the transfer takes too long")
+    if length is not None and total != length:
+        raise WebError("busy", f"{total:,} of {length:,} bytes came")
+
+
+def fingerprint(url: str, *, timeout_s: float) -> dict[str, str]:
+    """What the server says names the content: etag, last-modified, content-length, as far as it says. Raises WebError."""
+    with _following("HEAD", url, time.monotonic() + timeout_s) as answer:
+        names = ("etag", "last-modified", "content-length")
+        return {name: value for name in names if (value := answer.response.headers.get(name))}
+
+
+def _length(response: http.client.HTTPResponse) -> int | None:
+    value = response.headers.get("content-length", "")
+    return int(value) if value.isdecimal() else None
+
+
+@contextmanager
+def _following(method: str, url: str, deadline: float) -> Iterator[_Answer]:
+    """The last answer of a chain of redirects."""
+    for _ in range(MAX_HOPS + 1):
+        parts = _split(url)
+        with _asking(method, parts, deadline) as response:
+            if response.status in (301, 302, 303, 307, 308) and (to := response.headers.get("location")):
+                target = urljoin(url, to)
+                if parts.scheme == "https" and urlsplit(target).scheme != "https":
+                    raise WebError("refused", "a redirect from https to something else")
+                url = target
+                continue
+            _judge(response)
+            yield _Answer(response, deadline)
+            return
+    raise WebError("refused", f"more than {MAX_HOPS} redirects")
+
+
+def _judge(response: http.client.HTTPResponse) -> None:
+    if response.status in (404, 410):
+        raise WebError("missing", f"HTTP {response.status}")
+    if response.status == 429 or response.status >= 500:
+        raise WebError("busy", f"HTTP {response.status}")
+    if response.status != 200:
+        raise WebError("failed", f"HTTP {response.status}")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise WebError("failed", "the server packs the file although it was asked not to")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise WebError("refused", f"no good address ({error})") from None
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or port == 0 or not host or any(c <= " " or c == "\x7f" for c in host):
+        raise WebError("refused", "no http(s) address")
+    if parts.username or parts.password:
+        raise WebError("refused", "the address holds a user's name")
+    return parts
+
+
+@contextmanager
+def _asking(method: str, parts: SplitResult, deadline: float) -> Iterator[http.client.HTTPResponse]:
+    """One request to the address that was judged. A watch closes the socket at the deadline, whatever it waits for."""
+    host = parts.hostname or ""
+    held: list[socket.socket] = []
+
+    def cut() -> None:
+        for sock in held:
+            with suppress(OSError):
+                # Of the plain socket: SSLSocket.shutdown would take the session from under the reading thread.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    watch = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    watch.daemon = True
+    watch.start()
+    connection = http.client.HTTPConnection(host, parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        sock = _connect(_addresses(host, connection.port), deadline)
+        held.append(sock)
+        if parts.scheme == "https":
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            held[:] = [sock]
+            sock.do_handshake()
+        connection.sock = sock
+        path = quote(parts.path or "/", safe=_PLAIN) + (f"?{quote(parts.query, safe=_PLAIN)}" if parts.query else "")
+        headers = {"User-Agent": "m2raap", "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+        connection.request(method, path, headers=headers)
+        yield connection.getresponse()
+    except ssl.SSLCertVerificationError as error:
+        raise WebError("failed", f"the server's certificate is not good: {error.verify_message}") from None
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        if time.monotonic() >= deadline or isinstance(error, TimeoutError):
+            raise WebError("timeout", "the server answers too slowly") from None
+        raise WebError("busy", f"{type(error).__name__}: {error}") from None
+    finally:
+        watch.cancel()
+        connection.close()
+        for sock in held:
+            sock.close()
+
+
+def _addresses(host: str, port: int) -> list[tuple[str, int]]:
+    """All addresses of a host, resolved once. Raises WebError where one of them is not public."""
+    try:
+        found = socket.getaddrinfo(host.encode("idna").decode(), port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise WebError("missing", f"the host's name does not resolve ({error})") from None
+    addresses = list(dict.fromkeys((str(info[4][0]), port) for info in found))
+    if wrong := [address for address, _ in addresses if not is_public(address)]:
+        raise WebError("refused", f"the host stands for {wrong[0]}, which is not an address of the open internet")
+    return addresses
+
+
+def _connect(addresses: list[tuple[str, int]], deadline: float) -> socket.socket:
+    problem: OSError | None = None
+    for address in addresses[:4]:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        try:
+            sock = socket.create_connection(address, timeout=min(10.0, left))
+        except OSError as error:
+            problem = error
+            continue
+        sock.settimeout(_STALL_S)
+        return sock
+    raise problem or TimeoutError("no time left")

@@ -1,0 +1,89 @@
+"""A smaller corpus that stays broad: clips are clustered by what their frames show, and full clusters give up clips.
+
+k-means on the sphere (FAISS) over a fair sample of the clips; then every clip goes to its nearest centre, and all clusters
+are cut to one cap, the largest with which the corpus comes down to the target. Which clips of a full cluster stay is a
+draw by the hash of their ids: the cluster keeps its own variety, and the choice depends on no order.
+
+Shapes: N clips, C clusters, E dimensions. Vectors are unit rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from m2raap.core.config import Config
+
+POINTS_A_CLUSTER = 256  # k-means learns nothing more from more (FAISS's own limit)
+
+
+class BalanceConfig(Config):
+    """`target` clips are left, of as many concepts (`clusters`) as evenly as the corpus allows."""
+
+    target: int = Field(ge=1)
+    clusters: int = Field(default=100, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+def clip_vector(frames_KE: np.ndarray) -> np.ndarray:
+    """(E,) unit mean of a clip's frame vectors."""
+    mean = frames_KE.mean(axis=0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-9)
+
+
+def centres(vectors_NE: np.ndarray, cfg: BalanceConfig) -> np.ndarray:
+    """(C, E) unit centres of the vectors (a sample); at most as many as there are vectors. The same for the same rows."""
+    import faiss
+
+    clusters = min(cfg.clusters, len(vectors_NE))
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # more would add up in another order
+    try:
+        kmeans = faiss.Kmeans(
+            vectors_NE.shape[1], clusters, niter=20, seed=cfg.seed + 1, spherical=True,
+            max_points_per_centroid=POINTS_A_CLUSTER, min_points_per_centroid=1,
+        )  # fmt: skip
+        kmeans.train(np.ascontiguousarray(vectors_NE, np.float32))
+    finally:
+        faiss.omp_set_num_threads(threads)
+    assert kmeans.centroids is not None
+    return kmeans.centroids
+
+
+def nearest(vector_E: np.ndarray, centres_CE: np.ndarray) -> int:
+    return int(np.argmax(centres_CE @ vector_E))
+
+
+def place(clip_id: str, seed: int) -> int:
+    """Where a clip stands in the draw: 63 bits, the smaller the better."""
+    return int.from_bytes(hashlib.blake2b(f"balance:{seed}:{clip_id}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def last_places(clusters_N: Sequence[int], places_N: Sequence[int], target: int) -> dict[str, Any]:
+    """{"cap": clips a cluster, "last": {cluster: last place that stays}} so that exactly `target` clips stay.
+
+    Clusters under the cap stay whole and are not listed. The odd ones over go to the clips with the smallest places.
+    """
+    clusters, places = np.asarray(clusters_N, np.int64), np.asarray(places_N, np.int64)
+    if len(clusters) <= target:
+        return {"cap": None, "last": {}}
+    sizes = np.bincount(clusters)
+    caps = np.arange(sizes.max() + 1)
+    kept = np.minimum(sizes[None, :], caps[:, None]).sum(axis=1) if len(sizes) * len(caps) < 1e7 else np.array(
+        [np.minimum(sizes, cap).sum() for cap in caps]
+    )  # fmt: skip
+    cap = int(np.flatnonzero(kept <= target)[-1])
+    order = np.lexsort((places, clusters))
+    starts = np.searchsorted(clusters[order], np.arange(len(sizes)))
+    over = np.flatnonzero(sizes > cap)
+    next_ones = sorted((int(places[order[starts[c] + cap]]), int(c)) for c in over)
+    more = {c for _, c in next_ones[: target - int(kept[cap])]}
+    last = {}
+    for c in over.tolist():
+        stay = cap + (c in more)
+        last[str(c)] = int(places[order[starts[c] + stay - 1]]) if stay else -1
+    return {"cap": cap, "last": last}

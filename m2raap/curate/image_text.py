@@ -1,0 +1,119 @@
+"""Auxiliary captions from an image-to-text model in this process: the BLIP, BLIP-2 and Florence-2 families of transformers.
+
+K: frames of all clips together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import Field
+
+from m2raap.core.config import Config
+from m2raap.core.engine import device
+from m2raap.core.errors import M2raapError
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.local import Dtype, load_pretrained, weights_name
+from m2raap.curate.llm.schema import Completion, Request, is_endless
+
+FAMILIES: dict[str, str | None] = {"blip": None, "blip-2": None, "instructblip": None, "florence2": "<CAPTION>"}
+
+
+class ImageTextConfig(Config):
+    """A hub name or a folder of a family that transformers knows (FAMILIES); code that comes with a model is never run.
+
+    Hub examples: Salesforce/blip-image-captioning-base, Salesforce/blip2-opt-2.7b, florence-community/Florence-2-base.
+    """
+
+    model: str = Field(min_length=1)
+    revision: str | None = Field(default=None, description="of a hub name: commit or tag")
+    lang: Literal["en", "zh"] = Field(default="en", description="the language that it writes")
+    prompt: str | None = Field(default=None, description="null: the family's own, <CAPTION> for Florence-2, else none")
+    max_tokens: int = Field(default=48, ge=4, le=1024)
+    batch_size: int = Field(default=8, ge=1)
+    dtype: Dtype = "auto"
+
+
+class ImageText:
+    """One caption a picture, greedy. Batches have always the same shape, so a caption does not depend on its neighbours."""
+
+    def __init__(self, cfg: ImageTextConfig, cache: Callable[[], Cache]) -> None:
+        self.cfg = cfg
+        self.name = weights_name(cfg.model, cfg.revision)
+        self._cache = cache
+
+    def describe(self, pictures: Sequence[tuple[str, bytes]]) -> list[Completion]:
+        """(clip_id, JPEG) of K frames -> K completions; equal pictures are described once, answered ones not again."""
+        cache = self._cache()
+        requests = [self._request(clip_id, jpeg) for clip_id, jpeg in pictures]
+        missing: dict[str, tuple[Request, bytes]] = {}
+        for request, (_, jpeg) in zip(requests, pictures, strict=True):
+            if request.key not in missing and cache.get(request) is None:
+                missing[request.key] = request, jpeg
+        todo = list(missing.values())
+        for start in range(0, len(todo), self.cfg.batch_size):
+            batch = todo[start : start + self.cfg.batch_size]
+            for (request, _), found in zip(batch, self._generate([jpeg for _, jpeg in batch]), strict=True):
+                cache.put(request, found)
+        found = [cache.get(request) for request in requests]
+        assert all(found), "every picture has an answer now"
+        return [one for one in found if one]
+
+    def _request(self, clip_id: str, jpeg: bytes) -> Request:
+        cfg = self.cfg
+        body = {"model": self.name, "prompt": cfg.prompt, "max_tokens": cfg.max_tokens, "dtype": cfg.dtype}
+        return Request(body | {"picture": hashlib.sha256(jpeg).hexdigest()}, "image_text", (cfg.lang,), clip_id)
+
+    def _generate(self, jpegs: list[bytes]) -> list[Completion]:
+        import torch
+        from PIL import Image
+
+        model, processor = _load(self.cfg.model_dump_json())
+        prompt = self.cfg.prompt or FAMILIES[model.config.model_type]
+        pictures = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
+        filled = pictures + [pictures[-1]] * (self.cfg.batch_size - len(pictures))
+        texts = {"text": [prompt] * len(filled)} if prompt else {}
+        inputs = processor(images=filled, return_tensors="pt", **texts).to(device())
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        with torch.inference_mode():
+            out_KL = model.generate(**inputs, max_new_tokens=self.cfg.max_tokens, do_sample=False, num_beams=1)
+        ends = _end_ids(model)
+        found = []
+        for row in out_KL[: len(pictures)].tolist():
+            new = row[-self.cfg.max_tokens :]
+            text = " ".join(processor.tokenizer.decode(row, skip_special_tokens=True).split())
+            text = text.removeprefix(prompt).strip() if prompt else text
+            whole = bool(ends & set(new[1:])) and not is_endless(text)
+            found.append(Completion(text, "stop" if whole else "length", None, 0, len(new)))
+        return found
+
+
+def _end_ids(model: Any) -> set[int]:
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        text = model.config.get_text_config()
+        ids = getattr(text, "sep_token_id", None) or getattr(text, "eos_token_id", None)
+    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+
+
+@lru_cache(maxsize=1)
+def _load(settings: str) -> tuple[Any, Any]:
+    import transformers
+
+    cfg = ImageTextConfig.model_validate_json(settings)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    found = load_pretrained(transformers.AutoConfig, cfg.model, cfg.revision)
+    if found.model_type not in FAMILIES:
+        raise M2raapError(
+            f"model '{cfg.model}' is of the family '{found.model_type}'; captioners are: {', '.join(FAMILIES)}. A chat model "
+            "with pictures goes behind an endpoint (caption.name: endpoint)"
+        )
+    processor = load_pretrained(transformers.AutoProcessor, cfg.model, cfg.revision)
+    kind = transformers.AutoModelForImageTextToText
+    model = load_pretrained(kind, cfg.model, cfg.revision, dtype=cfg.dtype, use_safetensors=True)
+    return model.to(device()).eval(), processor

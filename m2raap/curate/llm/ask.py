@@ -1,0 +1,77 @@
+"""Requests -> answers: from the cache, else from the model; one repair try where the form is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from m2raap.curate.llm.budget import Budget
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.prompts import Prompt, as_data
+from m2raap.curate.llm.schema import Answer, Malformed, Request, read_answer
+
+_SHOWN = 1000  # characters of a bad answer that the repair request shows
+
+
+class Backend(Protocol):
+    """Gets completions of requests (all different) into the cache. `server`: where payloads go, '' if nowhere."""
+
+    server: str
+
+    def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]: ...
+
+
+def ask(requests: Sequence[Request], backend: Backend, cache: Cache, budget: Budget, repair: Prompt) -> list[Answer]:
+    """One answer a request, in order. Equal requests are asked once. Raises what the backend raises."""
+    failed: dict[str, str] = {}
+    for _ in range(2):  # the requests, then their repairs
+        missing = pending(requests, cache, repair)
+        missing = [request for request in missing if request.key not in failed]
+        if missing:
+            failed |= backend.run(missing, cache, budget)
+    return [_answer(request, backend, cache, repair, failed) for request in requests]
+
+
+def pending(requests: Sequence[Request], cache: Cache, repair: Prompt) -> list[Request]:
+    """What the model still has to be asked: requests without a completion, and repairs of completions of a wrong form."""
+    found: dict[str, Request] = {}
+    for request in requests:
+        asked = request
+        completion = cache.get(asked)
+        if completion is not None:
+            try:
+                read_answer(completion, asked.langs)
+                continue
+            except Malformed as fault:
+                asked = repaired(request, completion.content, str(fault), repair)
+            if cache.get(asked) is not None:
+                continue
+        found.setdefault(asked.key, asked)
+    return list(found.values())
+
+
+def repaired(request: Request, content: str, fault: str, repair: Prompt) -> Request:
+    """The request that shows the model its own answer and says what was wrong."""
+    messages = [
+        *request.body["messages"],
+        {"role": "assistant", "content": content[:_SHOWN] or "{}"},
+        {"role": "user", "content": f"{repair.text}\n{as_data({'fault': fault})}"},
+    ]
+    return replace(request, body=request.body | {"messages": messages}, prompt=f"{request.prompt}+{repair.digest}")
+
+
+def _answer(request: Request, backend: Backend, cache: Cache, repair: Prompt, failed: dict[str, str]) -> Answer:
+    asked = request
+    for last in (False, True):
+        completion = cache.get(asked)
+        if completion is None:
+            detail = failed[asked.key]
+            return Answer("error", None, detail, backend.server) if detail else Answer("skipped", None, "budget spent")
+        try:
+            return read_answer(completion, asked.langs)
+        except Malformed as fault:
+            if last:
+                return Answer("error", None, f"not of the asked form, twice: {fault}", completion.server)
+            asked = repaired(request, completion.content, str(fault), repair)
+    raise AssertionError("unreachable")

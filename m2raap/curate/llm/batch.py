@@ -1,0 +1,75 @@
+"""OpenAI Batch JSONL: the same requests as a file, for providers and `vllm run-batch`; their answers into the cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_atomic
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.client import Malanswered, completion_of
+from m2raap.curate.llm.schema import Request
+
+URL = "/v1/chat/completions"
+_MAX_LINE = 4 * 1024 * 1024  # bytes: an answer of 32k tokens is far below
+
+
+class Imported(NamedTuple):
+    answers: int  # now in the cache
+    failed: int  # the provider says that they failed; they stay to be asked
+    unknown: int  # not asked from here
+
+
+def export_requests(requests: Sequence[Request], path: Path, cache: Cache) -> int:
+    """Writes one line a request, sorted by key, and remembers them in the cache; returns their number."""
+    unique = {request.key: request for request in requests}
+    lines = [
+        json.dumps({"custom_id": key, "method": "POST", "url": URL, "body": unique[key].body}, ensure_ascii=False)
+        for key in sorted(unique)
+    ]
+    cache.mark_exported(unique[key] for key in sorted(unique))
+    write_atomic(path, "".join(line + "\n" for line in lines).encode())
+    return len(lines)
+
+
+def import_answers(path: Path, cache: Cache) -> Imported:
+    """Fills the cache from a file of answers. Raises M2raapError naming file and line of what is no Batch answer."""
+    answers = failed = unknown = 0
+    for number, line in _lines(path):
+        where = f"{path} line {number}"
+        try:
+            row = json.loads(line)
+            key, response, error = row["custom_id"], row.get("response"), row.get("error")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise M2raapError(f"{where}: is no answer of a Batch file (JSON with custom_id and response)") from None
+        if not isinstance(key, str):
+            raise M2raapError(f"{where}: custom_id is no text")
+        if error or not isinstance(response, dict) or response.get("status_code") != 200:
+            failed += 1
+            continue
+        try:
+            found = completion_of(response.get("body") or {}, "batch")
+        except Malanswered as fault:
+            raise M2raapError(f"{where}: {fault}") from None
+        if cache.put_exported(key, found):
+            answers += 1
+        else:
+            unknown += 1
+    return Imported(answers, failed, unknown)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with open(path, "rb") as source:
+            number = 0
+            while line := source.readline(_MAX_LINE + 1):
+                number += 1
+                if len(line) > _MAX_LINE:
+                    raise M2raapError(f"{path} line {number}: longer than {_MAX_LINE:,} bytes")
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise M2raapError(f"{path}: cannot be read ({error.strerror or error})") from None

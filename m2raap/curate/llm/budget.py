@@ -1,0 +1,75 @@
+"""A stop before the money is gone. What was spent is kept in the cache, so a killed and resumed run goes on counting."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pydantic import Field, model_validator
+
+from m2raap.core.config import Config, canonical
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.schema import Completion, Request
+
+TOKENS_A_PICTURE = 2000  # an upper guess, only held back until the server says
+
+
+class BudgetConfig(Config):
+    """What a stage may spend in all its runs; null: no limit. Cached answers cost nothing.
+
+    What is over the limit is `skipped`. A higher limit and --force go on: nothing that was answered is sent again.
+    """
+
+    max_requests: int | None = Field(default=None, ge=0, description="tries and repairs count too")
+    max_tokens: int | None = Field(default=None, ge=0, description="prompt and answer together")
+    max_cost: float | None = Field(default=None, ge=0, description="in the currency of the prices")
+    price_in: float = Field(default=0.0, ge=0, description="a million prompt tokens")
+    price_out: float = Field(default=0.0, ge=0, description="a million answer tokens")
+
+    @model_validator(mode="after")
+    def _priced(self) -> BudgetConfig:
+        if self.max_cost is not None and not (self.price_in or self.price_out):
+            raise ValueError("max_cost needs price_in and price_out (of a million tokens)")
+        return self
+
+    def cost(self, tokens_in: int, tokens_out: int) -> float:
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`reserve` holds back the most that a request can cost, `settle` puts back what it did not."""
+
+    cache: Cache
+    scope: str
+    cfg: BudgetConfig
+
+    def reserve(self, request: Request) -> bool:
+        """False: the request may go over the limit, so it must not be sent."""
+        tokens_in = most_tokens_in(request)
+        cost = self.cfg.cost(tokens_in, request.max_tokens)
+        limits = (self.cfg.max_requests, self.cfg.max_tokens, self.cfg.max_cost)
+        most = tuple(math.inf if limit is None else float(limit) for limit in limits)
+        assert len(most) == 3
+        return self.cache.spend(self.scope, 1, tokens_in + request.max_tokens, cost, most)
+
+    def settle(self, request: Request, found: Completion | None) -> None:
+        """`found` None: the request failed. It counts as a request; its tokens are given back. Where the server does not
+        say what it used, the most that it can have used stays counted."""
+        if found and not (found.tokens_in or found.tokens_out):
+            return
+        held_in, held_out = most_tokens_in(request), request.max_tokens
+        used_in, used_out = (found.tokens_in, found.tokens_out) if found else (0, 0)
+        cost = self.cfg.cost(used_in, used_out) - self.cfg.cost(held_in, held_out)
+        self.cache.spend(self.scope, 0, used_in + used_out - held_in - held_out, cost)
+
+
+def most_tokens_in(request: Request) -> int:
+    """No tokenizer makes more tokens than bytes; pictures are guessed."""
+    total = 64
+    for message in request.body["messages"]:
+        content = message["content"]
+        for block in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+            total += TOKENS_A_PICTURE if block["type"] != "text" else len(block["text"].encode()) + 16
+    schema = request.body.get("response_format")
+    return total + (len(canonical(schema)) if schema else 0)

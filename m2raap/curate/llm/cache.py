@@ -1,0 +1,130 @@
+"""Answers by content, in sqlite: what a model has answered is never asked again, also after a crash between two questions.
+
+The key names model, prompt, payload and parameters, so stages, arms, workers and Batch files share one file. Beside the
+answers: for which clip one was first asked (to forget it), what was spent, which requests were exported.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+
+from m2raap.core.errors import M2raapError
+from m2raap.curate.llm.schema import Completion, Request
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, content TEXT NOT NULL, finish TEXT NOT NULL, refusal TEXT,
+  tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, server TEXT NOT NULL, clip_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS exported (key TEXT PRIMARY KEY, clip_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS spent (scope TEXT PRIMARY KEY, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
+  cost REAL NOT NULL);
+"""
+FILE = "llm.sqlite"
+
+
+class Cache:
+    """One file, many processes and threads. Every write is on disk when its call returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA secure_delete=ON")
+            self._db.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise self._fault(error) from None
+
+    def _fault(self, error: Exception) -> M2raapError:
+        if "full" in str(error):
+            return M2raapError(
+                f"{self.path}: the disk is full; free some space and run the same command again: it resumes"
+            )
+        return M2raapError(f"{self.path}: the cache of answers cannot be used ({error}); delete it to ask again")
+
+    @contextmanager
+    def _write(self):
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise self._fault(error) from None
+
+    def _read(self, sql: str, values: tuple = ()) -> list[tuple]:
+        with self._lock:
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._fault(error) from None
+
+    def get(self, request: Request) -> Completion | None:
+        sql = "SELECT content, finish, refusal, tokens_in, tokens_out, server FROM answers WHERE key = ?"
+        rows = self._read(sql, (request.key,))
+        return Completion(*rows[0]) if rows else None
+
+    def put(self, request: Request, found: Completion) -> None:
+        self._put(request.key, request.clip_id, found)
+
+    def _put(self, key: str, clip_id: str, found: Completion) -> None:
+        row = (
+            key,
+            found.content,
+            found.finish,
+            found.refusal,
+            found.tokens_in,
+            found.tokens_out,
+            found.server,
+            clip_id,
+        )
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    # -- Batch files -------------------------------------------------------------------------------------------------
+
+    def mark_exported(self, requests: Iterable[Request]) -> None:
+        with self._write() as db:
+            rows = [(request.key, request.clip_id) for request in requests]
+            db.executemany("INSERT OR REPLACE INTO exported VALUES (?, ?)", rows)
+
+    def put_exported(self, key: str, found: Completion) -> bool:
+        """Stores the answer to a request that was exported from here; False: no such request."""
+        rows = self._read("SELECT clip_id FROM exported WHERE key = ?", (key,))
+        if rows:
+            self._put(key, rows[0][0], found)
+        return bool(rows)
+
+    # -- money -------------------------------------------------------------------------------------------------------
+
+    def spent(self, scope: str) -> tuple[int, int, float]:
+        """(requests, tokens, cost) of all runs so far."""
+        rows = self._read("SELECT requests, tokens, cost FROM spent WHERE scope = ?", (scope,))
+        return rows[0] if rows else (0, 0, 0.0)
+
+    def spend(
+        self, scope: str, requests: int, tokens: int, cost: float, most: tuple[float, float, float] | None = None
+    ) -> bool:
+        """Adds to what was spent; with `most`, only if no sum goes over it. True if added."""
+        with self._write() as db:
+            rows = db.execute("SELECT requests, tokens, cost FROM spent WHERE scope = ?", (scope,)).fetchall()
+            old = rows[0] if rows else (0, 0, 0.0)
+            new = (old[0] + requests, old[1] + tokens, old[2] + cost)
+            if most is not None and any(value > limit for value, limit in zip(new, most, strict=True)):
+                return False
+            db.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?)", (scope, *new))
+        return True
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()

@@ -1,0 +1,251 @@
+"""One chat completion over HTTP, from any OpenAI-compatible server. The standard library's client, because it does nothing
+by itself: no proxy, no redirect, no key from a place nobody named, no header that tells about this machine.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import json
+import os
+import random
+import re
+import socket
+import ssl
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+from urllib.parse import urlsplit
+
+from m2raap.core.errors import M2raapError
+from m2raap.curate.llm.budget import Budget
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.endpoint import MAX_NEW_TOKENS, EndpointConfig
+from m2raap.curate.llm.schema import Completion, Request, is_endless
+
+_TOO_LARGE = 64 * 1024  # bytes of an answer beyond 64 a token
+
+
+class _Again(Exception):
+    """Worth another try, after `wait_s` if the server said so."""
+
+    def __init__(self, detail: str, wait_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.wait_s = wait_s
+
+
+class _Hopeless(Exception):
+    """This request will fail the same way again."""
+
+
+class HttpBackend:
+    """Sends requests, stores what comes back, and knows when to stop."""
+
+    def __init__(self, cfg: EndpointConfig) -> None:
+        self.cfg = cfg
+        self.server = cfg.server
+        self._key = os.environ.get(cfg.api_key_env, "").strip() if cfg.api_key_env else ""
+        if cfg.api_key_env and not self._key:
+            raise M2raapError(f"the environment variable {cfg.api_key_env} is empty: export the endpoint's key in it")
+        if any(ord(char) <= 32 or ord(char) > 126 for char in self._key):
+            raise M2raapError(f"the environment variable {cfg.api_key_env} holds blanks or odd characters: no key")
+        self._stop = threading.Event()
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
+        """Answers go into the cache as they come. Returns key -> why it failed ('' where the budget was spent).
+
+        Raises M2raapError where all requests would fail alike (no server, key refused, redirect), or too many did.
+        """
+        failed: dict[str, str] = {}
+        faults, allowed = 0, max(3, int(self.cfg.allow_errors * len(requests)))
+        waiting = iter(requests)
+        flying: dict[Future[str | None], Request] = {}
+        pool = ThreadPoolExecutor(self.cfg.concurrency, thread_name_prefix="ask")
+        try:
+            while True:
+                while len(flying) < self.cfg.concurrency and (request := next(waiting, None)) is not None:
+                    flying[pool.submit(self._one, request, cache, budget)] = request
+                if not flying:
+                    return failed
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    request, fault = flying.pop(future), future.result()
+                    if fault is None:
+                        continue
+                    failed[request.key] = fault
+                    faults += bool(fault)
+                    if faults > allowed:
+                        raise M2raapError(
+                            f"{self.server}: {faults} requests failed for good, the last one with: {fault}. What was "
+                            "answered is kept; run the same command again when the server is well, or raise allow_errors"
+                        )
+        finally:
+            self._stop.set()
+            with self._lock:
+                for sock in self._open:
+                    _cut(sock)
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._stop.clear()
+
+    def _one(self, request: Request, cache: Cache, budget: Budget) -> str | None:
+        detail = ""
+        for attempt in range(self.cfg.attempts):
+            if self._stop.is_set() or not budget.reserve(request):
+                return detail
+            try:
+                found = self.complete(request)
+            except (_Again, _Hopeless) as error:
+                budget.settle(request, None)
+                detail = self._redact(str(error))
+                if isinstance(error, _Hopeless):
+                    return detail
+                if attempt + 1 < self.cfg.attempts:
+                    self._stop.wait(self._wait_s(request, attempt, error.wait_s))
+                continue
+            cache.put(request, found)
+            budget.settle(request, found)
+            return None
+        return f"{detail} ({self.cfg.attempts} tries)"
+
+    def _wait_s(self, request: Request, attempt: int, asked_s: float | None) -> float:
+        backoff = self.cfg.first_wait_s * 2**attempt * random.Random(f"{request.key}{attempt}").uniform(1.0, 1.5)
+        return min(max(backoff, asked_s or 0.0), self.cfg.max_wait_s)
+
+    def complete(self, request: Request) -> Completion:
+        """One try. Raises _Again, _Hopeless, or M2raapError where the configuration is wrong."""
+        status, headers, body, endless = self._post(json.dumps(request.body, ensure_ascii=False).encode())
+        if endless:
+            return Completion("", "endless", None, 0, request.max_tokens, self.server)
+        if status == 200:
+            return completion_of(body, self.server)
+        said = self._redact(_error_text(body))
+        if 300 <= status < 400:
+            raise M2raapError(f"{self.server}: answers with a redirect ({status}), and none is followed: fix base_url")
+        if status in (401, 403):
+            where = f"the key in ${self.cfg.api_key_env}" if self.cfg.api_key_env else "api_key_env (none is set)"
+            raise M2raapError(f"{self.server}: refuses us ({status}: {said}); check {where}")
+        if status in (404, 405):
+            raise M2raapError(f"{self.server}: {status}: {said}; check base_url (…/v1) and model '{self.cfg.model}'")
+        if status in (408, 409, 425, 429) or status >= 500:
+            raise _Again(f"HTTP {status}: {said}", _retry_after_s(headers))
+        raise _Hopeless(f"HTTP {status}: {said}")
+
+    def _post(self, data: bytes) -> tuple[int, http.client.HTTPMessage, bytes, bool]:
+        url = urlsplit(self.cfg.base_url)
+        host = url.hostname or ""
+        deadline = time.monotonic() + self.cfg.timeout_s
+        if url.scheme == "https":
+            context = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(host, url.port, timeout=self.cfg.timeout_s, context=context)
+        else:
+            connection = http.client.HTTPConnection(host, url.port, timeout=self.cfg.timeout_s)
+        sock: socket.socket | None = None
+        timer: threading.Timer | None = None
+        try:
+            connection.connect()
+            sock = connection.sock  # http.client forgets it when it has read the headers
+            assert sock is not None
+            # A socket's own time-out starts again with every byte; this one does not.
+            timer = threading.Timer(deadline - time.monotonic(), _cut, (sock,))
+            timer.daemon = True
+            timer.start()
+            with self._lock:
+                self._open.add(sock)
+            headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
+            headers |= {"User-Agent": "m2raap", "Accept-Encoding": "identity"}
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
+            connection.request("POST", url.path.rstrip("/") + "/chat/completions", data, headers)
+            response = connection.getresponse()
+            body, endless = self._body(response)
+            if time.monotonic() >= deadline:
+                raise _Again(f"no whole answer within {self.cfg.timeout_s:g} s")
+            return response.status, response.headers, body, endless
+        except ConnectionRefusedError:
+            raise _Again(f"nothing listens at {self.server}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # ValueError: http.client reads from a socket that was closed under it.
+            if time.monotonic() >= deadline - 0.01:
+                raise _Again(f"no whole answer within {self.cfg.timeout_s:g} s") from None
+            raise _Again(f"the connection broke ({type(error).__name__}: {str(error)[:100]})") from None
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if sock is not None:
+                with self._lock:
+                    self._open.discard(sock)
+            connection.close()
+
+    def _body(self, response: http.client.HTTPResponse) -> tuple[bytes, bool]:
+        """(body, False), or (what came, True) where white space or one pattern goes on and on."""
+        body = bytearray()
+        looked = 0
+        while chunk := response.read1(65_536):
+            body += chunk
+            if len(body) > _TOO_LARGE + 64 * MAX_NEW_TOKENS:
+                return bytes(body), True
+            if len(body) - looked > 8192:  # a whole answer is seldom as long: look whether it gets anywhere
+                looked = len(body)
+                tail = bytes(body[-4096:]).decode("utf-8", "ignore").replace("\\n", "\n").replace("\\t", "\t")
+                if is_endless(tail):
+                    return bytes(body), True
+        if response.length:  # the server promised more
+            raise http.client.IncompleteRead(bytes(body), response.length)
+        return bytes(body), False
+
+    def _redact(self, text: str) -> str:
+        if self._key:
+            text = text.replace(self._key, "***")
+        return re.sub(r"(?i)\b(bearer\s+|sk-)[\w.~+/=-]{6,}", r"\1***", text)
+
+
+def _cut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        sock.close()  # the other side was faster
+
+
+def _retry_after_s(headers: http.client.HTTPMessage) -> float | None:
+    value = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,6}(\.\d+)?", value):
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _error_text(body: bytes) -> str:
+    text = body[:4000].decode("utf-8", "replace")
+    try:
+        tree = json.loads(text)
+        inner = tree.get("error", tree.get("detail", tree)) if isinstance(tree, dict) else tree
+        text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
+    except (ValueError, RecursionError):
+        pass  # not JSON: the text as it is
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200] or "no reason given"
+
+
+class Malanswered(_Again):
+    """Not a chat-completion object."""
+
+
+def completion_of(body: bytes | dict[str, Any], server: str) -> Completion:
+    """A chat-completion object as a Completion. Raises Malanswered for anything else."""
+    try:
+        tree = json.loads(body) if isinstance(body, bytes) else body
+        choice = tree["choices"][0]
+        message = choice["message"]
+        content, refusal = message.get("content") or "", message.get("refusal")
+        usage = tree.get("usage") or {}
+        tokens = (usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+        finish = choice.get("finish_reason") or "stop"
+        good = isinstance(content, str) and isinstance(finish, str) and isinstance(refusal, str | None)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise Malanswered("the answer is no chat completion") from None
+    if not good or not all(isinstance(value, int) and value >= 0 for value in tokens):
+        raise Malanswered("the answer is no chat completion")
+    return Completion(content, finish, refusal, *tokens, server)

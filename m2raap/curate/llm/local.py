@@ -1,0 +1,123 @@
+"""A transformers text-generation model in this process: the same requests, prompts, cache and outcomes as an endpoint."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from m2raap.core.config import Config
+from m2raap.core.engine import device
+from m2raap.core.errors import M2raapError
+from m2raap.curate.llm.budget import Budget, BudgetConfig
+from m2raap.curate.llm.cache import Cache
+from m2raap.curate.llm.schema import Completion, Request
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class LocalModelConfig(Config):
+    """A hub name or a folder. Weights are read as safetensors; code that comes with a model is never run."""
+
+    model: str = Field(min_length=1)
+    revision: str | None = Field(default=None, description="of a hub name: commit or tag")
+    max_tokens: int = Field(default=256, ge=8, le=8192)
+    dtype: Dtype = "auto"
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+
+
+def weights_name(model: str, revision: str | None) -> str:
+    """model@digest. A folder is named by its configuration and the size of its weights, a hub model by its revision."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return f"{model}@{revision or 'main'}"
+    import hashlib
+
+    state = hashlib.sha256()
+    for path in sorted(folder.glob("*.json")):
+        state.update(path.name.encode() + path.read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as source:
+            state.update(f"{path.name}{path.stat().st_size}".encode() + source.read(1 << 20))
+            source.seek(max(0, path.stat().st_size - (1 << 20)))
+            state.update(source.read())
+    return f"{folder.name}@{state.hexdigest()[:12]}"
+
+
+def load_pretrained(kind: Any, model: str, revision: str | None, **more: Any) -> Any:
+    """`kind.from_pretrained` without remote code and without pickles. Raises M2raapError in one sentence."""
+    try:
+        return kind.from_pretrained(model, revision=revision or "main", trust_remote_code=False, **more)
+    except Exception as error:  # the hub clients raise a dozen unrelated types
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise M2raapError(
+            f"model '{model}' cannot be loaded ({reason}). It has to be of a family that transformers knows, with "
+            "safetensors weights; without a way to the hub give a folder"
+        ) from error
+
+
+class LocalBackend:
+    """Greedy, one request at a time: an answer never depends on its neighbours."""
+
+    server = ""
+
+    def __init__(self, cfg: LocalModelConfig) -> None:
+        self.cfg = cfg
+
+    def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
+        failed = {}
+        for request in requests:
+            if not budget.reserve(request):
+                failed[request.key] = ""
+                continue
+            found = self.complete(request)
+            cache.put(request, found)
+            budget.settle(request, found)
+        return failed
+
+    def complete(self, request: Request) -> Completion:
+        import torch
+
+        model, tokenizer = _load(self.cfg.model_dump_json())
+        ids_1L = _prompt_ids(tokenizer, request.body["messages"]).to(model.device)
+        longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        if ids_1L.shape[1] + self.cfg.max_tokens > longest:
+            return Completion("", "length", None, ids_1L.shape[1], 0)
+        with torch.inference_mode():
+            out_1L = model.generate(
+                input_ids=ids_1L,
+                attention_mask=torch.ones_like(ids_1L),
+                max_new_tokens=self.cfg.max_tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            )
+        new_L = out_1L[0, ids_1L.shape[1] :].tolist()
+        text = tokenizer.decode(new_L, skip_special_tokens=True)
+        finish = "length" if len(new_L) >= self.cfg.max_tokens else "stop"
+        return Completion(text, finish, None, ids_1L.shape[1], len(new_L))
+
+
+def _prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> Any:
+    if tokenizer.chat_template:
+        found = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        return found["input_ids"]
+    text = "\n\n".join(message["content"] for message in messages) + "\n\nAnswer: "
+    return tokenizer(text, return_tensors="pt")["input_ids"]
+
+
+@lru_cache(maxsize=1)
+def _load(settings: str) -> tuple[Any, Any]:
+    import transformers
+
+    cfg = LocalModelConfig.model_validate_json(settings)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    tokenizer = load_pretrained(transformers.AutoTokenizer, cfg.model, cfg.revision)
+    kind = transformers.AutoModelForCausalLM
+    model = load_pretrained(kind, cfg.model, cfg.revision, dtype=cfg.dtype, use_safetensors=True)
+    return model.to(device()).eval(), tokenizer

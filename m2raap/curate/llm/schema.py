@@ -1,0 +1,140 @@
+"""What is asked and what comes back. A request is a chat-completions body; an answer is one caption a language.
+
+Every item ends in one outcome: ok, truncated (cut by the token cap, or endless), refused (the model declined), error (no
+answer of the asked form, or none at all), skipped (the budget was spent).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, create_model
+
+from m2raap.core.config import digest
+
+Outcome = Literal["ok", "truncated", "refused", "error", "skipped"]
+AnswerFormat = Literal["json_schema", "json_object", "none"]
+MAX_CAPTION_CHARS = 1000
+
+_THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
+_FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n\s*```\s*$", re.DOTALL)
+# A decoder that found no way out ends in a run of white space, or in so many times the same up to 40 characters.
+_BLANK_RUN, _REPEATS, _MAX_PERIOD = 64, 16, 40
+_NO = re.compile(
+    r"^\W{0,3}(?:i['’]?m (?:very |so )?sorry|i (?:can(?:no|['’])t|am unable|won['’]t|must decline)|sorry\b|unfortunately,? i"
+    r"|as an ai\b|抱歉|很抱歉|对不起|我(?:无法|不能)|作为(?:一个|一名)?(?:ai|人工智能|语言模型))",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat completion: `body` as the server gets it. `prompt`: digest of the prompt file. `langs`: keys of the answer."""
+
+    body: dict[str, Any]
+    prompt: str
+    langs: tuple[str, ...]
+    clip_id: str
+
+    @cached_property
+    def key(self) -> str:
+        """Names model, prompt, payload and parameters, and nothing else: equal key, equal question."""
+        return digest({"prompt": self.prompt, "body": self.body})
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model said. `finish`: stop, length, content_filter, endless. `server`: host:port, 'batch', or '' (in here)."""
+
+    content: str
+    finish: str = "stop"
+    refusal: str | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    server: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`captions`: language -> caption, where the outcome is ok. `server`: where the payload went, '' if nowhere."""
+
+    outcome: Outcome
+    captions: dict[str, str] | None = None
+    detail: str = ""
+    server: str = ""
+
+
+class Malformed(Exception):
+    """The answer has not the asked form; the message says how, and goes into the repair request."""
+
+
+@lru_cache(maxsize=8)
+def answer_model(langs: tuple[str, ...]) -> type[BaseModel]:
+    """{lang: caption}: every language, nothing else, no empty string."""
+    caption = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CAPTION_CHARS, strip_whitespace=True)]
+    fields: dict[str, Any] = {lang: (caption, ...) for lang in langs}
+    return create_model("Captions", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def response_format(langs: Sequence[str], kind: AnswerFormat) -> dict[str, Any] | None:
+    """The `response_format` of a request. Server schemas keep to what every guided decoder knows."""
+    if kind == "none":
+        return None
+    if kind == "json_object":
+        return {"type": "json_object"}
+    properties = {lang: {"type": "string"} for lang in langs}
+    schema = {"type": "object", "properties": properties, "required": list(langs), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "captions", "strict": True, "schema": schema}}
+
+
+def read_answer(completion: Completion, langs: tuple[str, ...]) -> Answer:
+    """The completion as an answer. Raises Malformed where a repair request may help."""
+    server = completion.server
+    if completion.refusal or completion.finish == "content_filter":
+        return Answer("refused", None, (completion.refusal or "content filter")[:200], server)
+    text = _THOUGHT.sub("", completion.content)
+    try:
+        captions = answer_model(langs).model_validate(_json_object(text)).model_dump()
+        return Answer("ok", {lang: captions[lang] for lang in langs}, "", server)
+    except Malformed as error:
+        fault = str(error)
+    except ValidationError as error:
+        fault = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in error.errors()[:4])
+    if is_endless(text):
+        return Answer("truncated", None, "endless white space or repetition", server)
+    if completion.finish in ("length", "endless"):
+        return Answer("truncated", None, f"cut after {completion.tokens_out} tokens", server)
+    if _NO.match(text):
+        return Answer("refused", None, " ".join(text.split())[:200], server)
+    raise Malformed(fault)
+
+
+def is_endless(text: str) -> bool:
+    """A decoder in a loop: a long run of white space, or a few characters again and again, up to the end."""
+    tail = text[-1200:].rstrip("\\")  # half an escape
+    plain = tail.rstrip()
+    if len(tail) - len(plain) >= _BLANK_RUN:
+        return True
+    periods = range(1, min(_MAX_PERIOD, len(plain) // _REPEATS) + 1)
+    return len(plain) >= 160 and any(plain.endswith(plain[-period:] * _REPEATS) for period in periods)
+
+
+def _json_object(text: str) -> Any:
+    fenced = _FENCE.match(text)
+    text = fenced[1] if fenced else text
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start:
+        raise Malformed("no JSON object in it")
+    try:
+        return json.loads(text[start : end + 1])
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"no JSON: {str(error)[:120]}") from None

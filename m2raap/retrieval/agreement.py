@@ -1,0 +1,83 @@
+"""The same clips asked in English and in Chinese: do the two languages agree, clip by clip, and how far apart are they?
+
+A clip with several texts of a language counts once, with their mean. The gap is paired: both languages see the same clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2raap.retrieval.metrics import RSUM_AT
+from m2raap.retrieval.sides import side_of
+from m2raap.retrieval.significance import paired_difference
+from m2raap.retrieval.summary import DIGITS
+
+LANGS = ("en", "zh")
+
+
+def agreement(table: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """One row a direction from a table of ranks; none where a language is absent or no clip has both.
+
+    clips; spearman (of the clips' mean ranks; None where one does not vary); both, only_en, only_zh, neither (shares of
+    clips found at 1, under a random tie-break); gaps ({metric: en, zh, diff, lo, hi, p, smallest}, en minus zh in points).
+    """
+    if not set(LANGS) <= {row["lang"] for row in table}:
+        return []
+    rows = []
+    for direction in ("t2v", "v2t"):
+        if not any(row["direction"] == direction for row in table):
+            continue
+        by_lang = [_by_clip(table, lang, direction) for lang in LANGS]
+        clips = sorted(set(by_lang[0]) & set(by_lang[1]))
+        if not clips:
+            continue
+        en, zh = (np.asarray([found[clip] for clip in clips]) for found in by_lang)
+        rows.append({"direction": direction, "clips": len(clips), **_agree(en, zh), "gaps": _gaps(en, zh, clips, seed)})
+    return rows
+
+
+def _by_clip(table: Sequence[Mapping[str, Any]], lang: str, direction: str) -> dict[str, NDArray[np.float64]]:
+    """Clip -> its mean rank, and its mean hit at each k of RSUM_AT."""
+    side, _, clips = side_of(table, lang, direction, None)
+    values = np.stack([side.rank_expected, *(side.hits(k) for k in RSUM_AT)], axis=1)
+    names, index = np.unique(np.asarray(clips), return_inverse=True)
+    sums = np.zeros((len(names), values.shape[1]))
+    np.add.at(sums, index, values)
+    return dict(zip(names.tolist(), sums / np.bincount(index)[:, None], strict=True))
+
+
+def _agree(en: NDArray[np.float64], zh: NDArray[np.float64]) -> dict[str, float | None]:
+    a, b = en[:, 1], zh[:, 1]
+    shares = {"both": a * b, "only_en": a * (1 - b), "only_zh": (1 - a) * b, "neither": (1 - a) * (1 - b)}
+    return {
+        "spearman": spearman(en[:, 0], zh[:, 0]),
+        **{name: round(float(values.mean()), DIGITS) for name, values in shares.items()},
+    }
+
+
+def _gaps(en: NDArray[np.float64], zh: NDArray[np.float64], clips: list[str], seed: int) -> dict[str, dict[str, float]]:
+    found = {}
+    for column, k in enumerate(RSUM_AT, start=1):
+        a, b = 100 * en[:, column], 100 * zh[:, column]
+        gap = paired_difference(a, b, clips, seed, unit=100)
+        numbers = {"en": a.mean(), "zh": b.mean(), "diff": gap.diff, "lo": gap.lo, "hi": gap.hi, "p": gap.p}
+        numbers["smallest"] = gap.smallest
+        found[f"R@{k}"] = {name: round(float(value), DIGITS) for name, value in numbers.items()}
+    return found
+
+
+def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    """Rank correlation, ties at their mean rank; None where one side does not vary."""
+    ranks = [_mean_ranks(values) for values in (a, b)]
+    if min(np.ptp(values) for values in ranks) == 0:
+        return None
+    return round(float(np.corrcoef(*ranks)[0, 1]), DIGITS)
+
+
+def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index]

@@ -1,0 +1,35 @@
+"""What the stages that ask a model share: the file of answers, and the servers that payloads went to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+from m2raap.core.stage import Signals
+from m2raap.curate.llm.cache import FILE, Cache
+
+
+def cache_path(folder: Path) -> Path:
+    """RUN/cache/llm.sqlite for a stage folder inside a run, so that arms share answers; else in the stage's own cache/."""
+    for above in list(folder.resolve().parents)[:2]:
+        if (above / "run.json").exists():
+            return above / "cache" / FILE
+    return folder / "cache" / FILE
+
+
+def cache_of(folder: str) -> Callable[[], Cache]:
+    """Opens the file of answers of a stage folder when it is first needed, once a process."""
+    return lambda: _open(str(cache_path(Path(folder))))
+
+
+@lru_cache(maxsize=4)
+def _open(path: str) -> Cache:
+    return Cache(Path(path))
+
+
+def sent(own: Signals, column: str, what: str) -> dict[str, int]:
+    """'texts_sent_to:HOST' -> number, over one stage's signals: what left for which server, for the manifest."""
+    hosts = Counter(row[column] for row in own.values() if row.get(column))
+    return {f"{what}_sent_to:{host}": number for host, number in sorted(hosts.items())}

@@ -1,0 +1,132 @@
+"""probe: what is wrong with each of many files, by a full decode in a process of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.errors import M2raapError
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.probe import Examined
+from m2raap.video.worker import VideoWorker
+
+Row = dict[str, Any]
+
+
+def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """(files, what was left out and why). Folders are walked in the order of their names' bytes.
+
+    A link below a folder counts as a file where its target lies in that folder; links to folders, links that leave and
+    links to nothing are left out and named. What the user names itself is followed wherever it leads.
+    Raises M2raapError for a path that is not there.
+    """
+    found: list[Path] = []
+    left_out: list[str] = []
+    for path in paths:
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+            if not is_folder and not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise M2raapError(f"{one_line(printable(path))}: {reason}; name a file or a folder") from None
+        if is_folder:
+            _walk(path, Path(os.path.realpath(path)), found, left_out)
+        else:
+            found.append(path)
+    return found, left_out
+
+
+def _walk(folder: Path, root: Path, found: list[Path], left_out: list[str]) -> None:
+    waiting = [folder]
+    while waiting:
+        path = waiting.pop()
+        if path.is_symlink() and path != folder:
+            target = Path(os.path.realpath(path))
+            if not target.is_relative_to(root):
+                left_out.append(f"{printable(path)}: a link that leaves the folder")
+            elif not target.exists():
+                left_out.append(f"{printable(path)}: a link to nothing, or in a circle")
+            elif target.is_dir():
+                left_out.append(f"{printable(path)}: a link to a folder")
+            else:
+                found.append(path)
+        elif path.is_dir():
+            try:
+                names = sorted(os.listdir(path), key=os.fsencode, reverse=True)
+            except OSError as error:
+                left_out.append(f"{printable(path)}: {error.strerror}")
+                continue
+            waiting.extend(path / name for name in names)
+        elif path.is_file() and not os.access(path, os.R_OK):
+            left_out.append(f"{printable(path)}: no permission to read it")
+        else:
+            found.append(path)
+
+
+def probe_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> Iterator[Row]:
+    """One row a file, in order: `path`, `class` (ok, or a reason of core.errors.UNREADABLE), `detail` and the figures of
+    video.probe.Examined, null where the file did not get that far. A file that
+    vanishes in the meantime has the class missing_file."""
+    local = threading.local()
+    started: list[VideoWorker] = []
+
+    def start() -> None:
+        local.worker = VideoWorker(limits)
+        started.append(local.worker)
+
+    def one(file: Path) -> Row:
+        return _row(file, local.worker)
+
+    pool = ThreadPoolExecutor(max(1, min(workers, len(files))), initializer=start)
+    try:
+        yield from pool.map(one, files)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for worker in started:
+            worker.close()
+
+
+def _row(file: Path, worker: VideoWorker) -> Row:
+    row: Row = {"path": printable(file), "class": "ok"}
+    if row["path"] != str(file):
+        row["path_bytes"] = os.fsencode(file).hex()  # the name is not UTF-8: this is it
+    figures: Row = dict.fromkeys(f.name for f in fields(Examined) if f.name not in ("fault", "detail"))
+    try:
+        found = worker.examine(Path(os.path.realpath(file)))
+    except Refused as refusal:
+        return row | {"class": refusal.reason, "detail": refusal.detail} | figures
+    figures = {name: getattr(found, name) for name in figures}
+    return row | {"class": found.fault or "ok", "detail": found.detail} | figures
+
+
+def printable(path: Path) -> str:
+    """The path as text; bytes that are no UTF-8 become \\xNN, so that JSON and terminals can show it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def told(row: Row) -> str:
+    """A row as one line of text."""
+    if row["codec"] is None:
+        return f"{row['class']:<17} {one_line(row['path'])}  ({one_line(row['detail'])})"
+    figures = (
+        f"{row['frames_decoded']}/{row['frames_expected']} frames, {row['duration_frames_s']:.2f} s, "
+        f"{row['width']}x{row['height']} {row['codec']} in {row['format']}"
+    )
+    extra = [f"{row['share_corrupt']:.1%} damaged"] if row["share_corrupt"] else []
+    extra += [f"turned by {row['rotation_deg']}"] if row["rotation_deg"] else []
+    extra += ["variable frame rate"] if row["variable_frame_rate"] else []
+    extra += [one_line(row["detail"])] if row["detail"] else []
+    return f"{row['class']:<17} {one_line(row['path'])}  ({', '.join([figures, *extra])})"
+
+
+def one_line(text: str) -> str:
+    """Names and messages come from strangers: no line breaks, no terminal codes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

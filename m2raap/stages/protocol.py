@@ -1,0 +1,72 @@
+"""The protocol card: what a number depends on, each thing by its digest. Two numbers compare where their cards agree.
+
+`embed` knows the frames and the model, `evaluate` the lists; the card stands in results.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from m2raap.core.config import canonical, digest
+from m2raap.core.files import read_json
+from m2raap.core.view import View
+from m2raap.retrieval.benchmarks import Benchmark
+
+if TYPE_CHECKING:
+    from m2raap.models.backbone import Preprocess
+
+# What has to agree before two results are set beside each other, in the order in which a difference is told.
+MUST_AGREE = ("protocol", "ids", "texts", "frames", "missing", "pictures")
+# What may differ, because it is what is compared.
+SHOWN = ("preprocess", "model")
+_NOT_THE_FRAMES = ("decode", "remote", "jpeg_quality")
+
+
+def frames_digest(jpegs: Iterable[bytes]) -> str:
+    """Names the pictures that stand for one clip, in their order."""
+    found = hashlib.blake2b(digest_size=16)
+    for jpeg in jpegs:
+        found.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    return found.hexdigest()
+
+
+def frames_said(view: View, num_frames: int | None, captions: bool) -> str:
+    """How the frames at test were chosen, in words and with the digest of all settings."""
+    settings: dict[str, Any] = {}
+    for folder in view.folders:
+        manifest = read_json(folder / "manifest.json")
+        if manifest["stage"] == "keyframes":
+            settings = {k: v for k, v in manifest["settings"]["score"].items() if k not in _NOT_THE_FRAMES}
+    if not settings:
+        return "unknown"
+    shown = f", {num_frames} of them" if num_frames else ""
+    said = f"{settings['strategy']}-{settings['k']}{shown}, short side {settings['short_side_px']} px"
+    return f"{said}{', with auxiliary captions' if captions else ''} ({digest(settings)[:12]})"
+
+
+def preprocess_said(preprocess: Preprocess) -> str:
+    fields = asdict(preprocess)
+    return f"{fields['image_size']} px, {fields['resize_mode']}, {fields['interpolation']} ({digest(fields)[:12]})"
+
+
+def card(ids: Mapping[str, Any], protocol: str, benchmark: Benchmark | None) -> dict[str, Any]:
+    """The card of an embed folder's ids.json, evaluated under a protocol."""
+    texts = sorted(zip(ids["text_ids"], ids["text_video_ids"], ids["text_langs"], ids["texts"], strict=True))
+    videos = sorted([*ids["video_ids"], *ids["missing"]])
+    return {
+        "protocol": protocol,
+        "ids": digest([videos, [row[:3] for row in texts]]),
+        "texts": digest([row[3] for row in texts]),
+        "missing": digest(sorted(ids["missing"])),
+        "pictures": digest(sorted(zip(ids["video_ids"], ids["video_frames"], strict=True))),
+        **{name: ids["made_with"][name] for name in ("frames", "preprocess", "model")},
+        "benchmark": benchmark.model_dump(mode="json") if benchmark else None,
+    }
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The fields of MUST_AGREE in which two cards differ."""
+    return [name for name in MUST_AGREE if canonical(a[name]) != canonical(b[name])]

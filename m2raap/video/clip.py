@@ -1,0 +1,128 @@
+"""What is asked of a clip and what it gives: key-frames as JPEGs and signals. Shared by the two ways of reading one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from m2raap.core.config import Config
+from m2raap.video import quality
+from m2raap.video.choose import NEAR_COPY_BITS, STRATEGIES, Candidate, Pick, fill_up
+from m2raap.video.render import Renderer
+from m2raap.video.shots import Detector
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class KeyframeConfig(Config):
+    """How many frames stand for a clip, how they are found and how they are stored."""
+
+    k: int = Field(default=8, ge=1, le=256)
+    strategy: Literal["keyframe", "uniform", "iframe"] = "keyframe"
+    fill: bool = Field(
+        default=True, description="iframe: fill up to k where I-frames are fewer; false: the shortfall is stated"
+    )
+    short_side_px: int = Field(default=256, ge=16)  # smaller clips keep their size
+    jpeg_quality: int = Field(default=90, ge=1, le=100)
+    detector: Detector = "adaptive"
+    min_shot_s: float = Field(default=0.6, ge=0)
+    reading: Literal["auto", "full", "sparse"] = Field(
+        default="auto", description="full: every frame; sparse: I-frames and few seeks, shots and motion stay unknown"
+    )
+    sparse_from_s: float = Field(default=120.0, ge=0, description="auto: shorter clips are read in full")
+    sparse_gain: float = Field(default=8.0, ge=1, description="auto: sparse where it decodes this many times fewer frames")
+
+    @model_validator(mode="after")
+    def _network_sees_all(self) -> KeyframeConfig:
+        if self.reading == "sparse" and self.detector == "transnetv2":
+            raise ValueError("detector transnetv2 needs every frame: 'reading: sparse' cannot go with it")
+        return self
+
+
+@dataclass
+class ClipFrames:
+    """The picks of one clip, ascending in time, and its signals. Lists have one entry a pick (at most k)."""
+
+    times_s: list[float]  # strictly increasing, since the start of the clip
+    shots: list[int]  # -1 where shots are unknown
+    scores: list[float]
+    why: list[str]
+    hashes: list[int]  # 64-bit dHash as signed int64
+    jpegs: list[bytes]
+    width: int
+    height: int
+    signals: dict[str, float | int | bool | str | None] = field(default_factory=dict)  # None: not measured
+
+
+def measured(
+    time_s: float, lasts_s: float, plane_HWC: np.ndarray, is_key: bool, turns: int
+) -> Candidate:
+    """A sound frame from its small plane (uint8 BGR), which is `turns` quarter turns from upright."""
+    import numpy as np
+
+    luma_HW = quality.luma(plane_HWC)
+    return Candidate(
+        time_s=time_s,
+        sharpness=quality.blur_variance(luma_HW),
+        hash64=quality.dhash64(np.ascontiguousarray(np.rot90(luma_HW, turns)) if turns else luma_HW),
+        black=quality.is_black(luma_HW),
+        flat=quality.is_flat(luma_HW),
+        is_key=is_key,
+        lasts_s=lasts_s,
+    )
+
+
+def choose(
+    cfg: KeyframeConfig, candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float
+) -> list[Pick]:
+    """At most k picks by the configured strategy."""
+    picks = STRATEGIES[cfg.strategy](candidates, cuts_s, duration_s, cfg.k)
+    if cfg.strategy == "iframe" and cfg.fill:
+        picks = fill_up(picks, candidates, cuts_s, duration_s, cfg.k)
+    return picks
+
+
+def clip_frames(
+    cfg: KeyframeConfig,
+    candidates: Sequence[Candidate],
+    pictures: Sequence[Any],
+    picks: Sequence[Pick],
+    renderer: Renderer,
+    signals: dict[str, Any],
+) -> ClipFrames:
+    """`pictures`: of each candidate a decoded frame, or a PIL image of the stored size."""
+    from PIL import Image
+
+    jpegs = []
+    for pick in picks:
+        picture = pictures[pick.index]
+        image = picture if isinstance(picture, Image.Image) else renderer.picture(picture)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=cfg.jpeg_quality)
+        jpegs.append(buffer.getvalue())
+    hashes = [candidates[pick.index].hash64 for pick in picks]
+    sharpness = [candidates[pick.index].sharpness for pick in picks]
+    of_picks = {
+        "source_width": renderer.shown[0],
+        "source_height": renderer.shown[1],
+        "pick_sharpness": sum(sharpness) / len(sharpness) if sharpness else None,
+        "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
+        "shortfall": cfg.k - len(picks),
+    }
+    return ClipFrames(
+        times_s=[round(candidates[pick.index].time_s, 6) for pick in picks],
+        shots=[pick.shot for pick in picks],
+        scores=[round(pick.score, 4) for pick in picks],
+        why=[pick.why for pick in picks],
+        hashes=hashes,
+        jpegs=jpegs,
+        width=renderer.target[0],
+        height=renderer.target[1],
+        signals=signals | of_picks,
+    )

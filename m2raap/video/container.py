@@ -1,0 +1,224 @@
+"""Open a stranger's video: whitelists, limits, one video stream, and what its header says. Runs inside the child."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
+from m2raap.video.sniff import is_mp4_without_moov, open_regular, refuse_by_head, why_unopened
+from m2raap.video.tails import Tail, find_tail
+
+if TYPE_CHECKING:
+    from av import Packet
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
+_READ_BYTES = 256 * 1024
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of a song is no video
+
+
+@dataclass
+class Opened:
+    """An open container and the video stream that counts."""
+
+    container: InputContainer
+    stream: VideoStream
+    file: BinaryIO
+    num_bytes: int
+    was_read: bool = False  # a second pass has to seek back
+    refused_size: bool = False  # a frame asked for more pixels than the limit
+
+    @property
+    def format_name(self) -> str:
+        """FFmpeg's first name of the container: mov, matroska, avi, mpegts, mpeg, flv, ogg, asf."""
+        return self.container.format.name.split(",")[0]
+
+    @property
+    def fps(self) -> float:
+        """Average frames a second by the header; 0 where it does not say."""
+        for rate in (self.stream.average_rate, self.stream.guessed_rate):
+            if rate and 0 < float(rate) < 1000:
+                return float(rate)
+        return 0.0
+
+    @property
+    def time_base(self) -> Fraction:
+        base = self.stream.time_base
+        return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
+
+    @cached_property
+    def duration_s(self) -> float:
+        """Announced length of the video stream in seconds, 0 where the header does not say."""
+        whole = max(0, self.container.duration or 0) / 1e6
+        own = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
+        if self.format_name == "avi" and self.stream.frames:
+            # FFmpeg shortens the duration of a cut AVI to its bytes; the header's length (in time base units) stays.
+            return float(self.stream.frames * self.time_base)
+        if self.format_name == "matroska":
+            # The container's length is that of its longest stream, which may be the sound.
+            own = own or _clock(self.stream.metadata.get("DURATION", ""))
+        # Of an MP4 the container's duration is after edit lists, the stream's before: the shorter one can be shown.
+        return min(own, whole) if own > 0 and whole > 0 else own or whole
+
+    @cached_property
+    def length_is_stated(self) -> bool:
+        """False where `duration_s` is only FFmpeg's reading of the last time stamps in the file."""
+        if self.format_name == "flv":
+            return b"duration\0" in self._head
+        if self.format_name == "mov":
+            return bool(self.stream.frames)  # fragments come without a table
+        return self.duration_s > 0 and self.format_name not in ("mpegts", "mpeg", "ogg")
+
+    @cached_property
+    def length_is_own(self) -> bool:
+        """False where `duration_s` may be that of a longer sound track."""
+        return bool(self.stream.duration) or "DURATION" in self.stream.metadata or self.format_name == "avi"
+
+    @cached_property
+    def tail(self) -> Tail:
+        """Whether the file ends where its container says."""
+        with _kept_place(self.file):
+            return find_tail(self.file, self.num_bytes, self.format_name)
+
+    def packets(self) -> Iterator[Packet]:
+        """Packets of the video stream from where the container stands, the last one empty (it flushes the decoder)."""
+        # PyAV stumbles at the end over streams that appeared on the way; the video's own packets are all out by then.
+        with suppress(IndexError):
+            yield from self.container.demux(self.stream)
+
+    def nothing_decoded(self, some_packets: bool) -> Refused:
+        """The class of a file of which no frame came out, though maybe packets were read."""
+        if self.refused_size:
+            return Refused("too_large", "the frames state more pixels than the limit")
+        if some_packets and self.tail != "cut":
+            return Refused("corrupt", "no frame can be decoded")
+        return Refused("truncated", "there are no frames")
+
+    @cached_property
+    def _head(self) -> bytes:
+        with _kept_place(self.file):
+            self.file.seek(0)
+            return self.file.read(4096)
+
+
+@contextmanager
+def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
+    """The container at `path`. Raises Refused with the class of what is wrong with it.
+
+    FFmpeg gets an open file, never a path, and its requests for further files are refused, so that a list of files that
+    passes as a video finds nothing to open even if a whitelist should fail.
+    """
+    import av
+    import av.error
+    import av.logging
+    from av.stream import Discard
+
+    raw, num_bytes = open_regular(path, cfg)
+    with raw:
+        refuse_by_head(raw)
+        raw.seek(0)
+        guard = {
+            "protocol_whitelist": PROTOCOLS,
+            "format_whitelist": FORMATS,
+            "codec_whitelist": CODECS + ",aac,mp3,ac3,opus,vorbis",
+            "max_pixels": str(cfg.max_pixels),
+            "max_streams": "64",
+        }
+        said: list[tuple[int, str, str]] = []
+        av.logging.set_level(av.logging.ERROR)
+        try:
+            with av.logging.Capture(local=True) as said:
+                container: Any = av.open(
+                    _Nameless(raw),
+                    options=guard,
+                    metadata_errors="replace",
+                    io_open=_refuse_open,
+                    buffer_size=_READ_BYTES,
+                )
+        except av.error.ArgumentError as error:
+            raise Refused(
+                "refused_format", f"FFmpeg took the bytes for a format outside the whitelist ({error})"
+            ) from None
+        except MemoryError as error:
+            raise MemoryError(str(error)) from None
+        except av.error.FFmpegError as error:
+            raise why_unopened(raw, num_bytes, str(error)) from None
+        finally:
+            av.logging.set_level(av.logging.PANIC)
+        with container:
+            _refuse_half_a_header(container, raw, num_bytes)
+            streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
+            if not streams:
+                raise Refused("no_video_stream", f"streams: {[s.type for s in container.streams]}")
+            stream = streams[0]
+            context: Any = stream.codec_context
+            if context is None or context.name not in CODECS.split(","):
+                raise Refused("unsupported_codec", f"codec {getattr(context, 'name', 'unknown')}")
+            if context.width * context.height > cfg.max_pixels:
+                raise Refused("too_large", f"{context.width}x{context.height} pixels")
+            context.thread_count = 1
+            context.options = {"max_pixels": str(cfg.max_pixels), "threads": "1"}
+            for other in container.streams:
+                if other.index != stream.index:
+                    other.discard = Discard.all
+            opened = Opened(container, stream, raw, num_bytes)
+            opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in said)
+            yield opened
+
+
+class _Nameless:
+    """A file without a name: what FFmpeg makes of it depends on the bytes alone, never on an extension."""
+
+    name = ""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self.read, self.tell, self._seek = raw.read, raw.tell, raw.seek
+
+    def seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, ValueError, OverflowError):  # damaged tables name places before the start
+            return -errno.EINVAL
+
+
+def _refuse_half_a_header(container: Any, raw: BinaryIO, num_bytes: int) -> None:
+    """FFmpeg opens what it can make of a header; raises Refused (header_missing) where the file ends inside it."""
+    name = container.format.name
+    useful = any(stream.type in ("video", "audio", "subtitle") for stream in container.streams)
+    if useful and not name.startswith("mov"):
+        return
+    with _kept_place(raw):
+        if find_tail(raw, num_bytes, name) == "cut" and (not useful or is_mp4_without_moov(raw, num_bytes)):
+            raise Refused("header_missing", "the file ends inside its header: it was cut off")
+
+
+def _refuse_open(url: str, flags: int, options: dict[str, str]) -> Any:
+    raise Refused("refused_format", f"the file asks for another one: {url[:80]!r}")
+
+
+@contextmanager
+def _kept_place(file: BinaryIO) -> Iterator[None]:
+    """FFmpeg reads the same file: it must find its place again."""
+    place = file.tell()
+    try:
+        yield
+    finally:
+        file.seek(place)
+
+
+def _clock(text: str) -> float:
+    """'00:01:02.5' -> 62.5; 0 for anything else."""
+    try:
+        hours, minutes, seconds = text.strip("\0 ").split(":")
+        value = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return 0.0
+    return value if 0 < value < 1e9 else 0.0

@@ -1,0 +1,51 @@
+"""One span of a video as a file of its own: every frame of the span, none besides, encoded again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from m2raap.video.ffmpeg import FfmpegFailed, FfmpegTimeout, ffmpeg_exe, file_url, guard, run_ffmpeg
+from m2raap.video.limits import Refused, VideoConfig
+
+CRF = 18  # of x264: visually near the source
+_SEEK_BACK_S = 5.0  # seeks are coarse in some containers; what they give too early is trimmed by its time stamp
+_MARGIN_S = 0.0005  # times are rounded to microseconds, frames are farther apart than this
+
+
+def cut(path: Path, start_s: float, end_s: float, origin_s: float, out: Path, limits: VideoConfig) -> None:
+    """Writes the frames of [start_s, end_s) of the video at `path` as H.264 in MP4, with their own times; no sound.
+
+    `origin_s`: video.scenes.Scenes.origin_s. `out` is whole or absent. The same input gives the same bytes.
+    Raises Refused (timeout, corrupt).
+    """
+    import ffmpeg
+
+    seek = {"ss": f"{start_s - _SEEK_BACK_S:.6f}"} if start_s > _SEEK_BACK_S else {}
+    source = ffmpeg.input("from", **guard(limits), **seek)
+    frames = source["V:0"]  # no attached cover
+    low_s, high_s = origin_s + start_s - _MARGIN_S, origin_s + end_s - _MARGIN_S
+    frames = frames.filter("trim", start=f"{low_s:.6f}", end=f"{high_s:.6f}").filter("setpts", "PTS-STARTPTS")
+    frames = frames.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2", 0, 0)  # H.264 with 4:2:0 has even sides
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    coded = {
+        "f": "mp4", "vcodec": "libx264", "crf": CRF, "preset": "veryfast", "pix_fmt": "yuv420p", "threads": 1,
+        "fps_mode": "passthrough", "movflags": "+faststart", "map_metadata": -1, "map_chapters": -1,
+        "fflags": "+bitexact", "flags:v": "+bitexact",
+    }  # fmt: skip
+    target = ffmpeg.output(frames, "to", **coded).global_args("-copyts", "-filter_complex_threads", "1")
+    # Paths come in here: ffmpeg-python fails on names that are no UTF-8.
+    urls = {"from": file_url(path), "to": file_url(temp)}
+    argv = [urls.get(word, word) for word in target.compile(cmd=ffmpeg_exe())]
+    try:
+        run_ffmpeg(argv, timeout_s=limits.timeout_s, limits=limits)
+        with open(temp, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temp, out)
+    except FfmpegTimeout as error:
+        raise Refused("timeout", str(error)) from None
+    except FfmpegFailed as error:
+        raise Refused("corrupt", str(error)) from None
+    finally:
+        temp.unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""A clip's `video` may be an address: it is copied to scratch here, so that the decoder needs no network.
+
+http(s) goes through m2raap.core.web; object stores through fsspec, from an explicit list of protocols: an fsspec URL can
+otherwise name local files (file://, local://), archives and chains of caches.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from m2raap.core.config import Config, digest
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_error
+from m2raap.core.web import WebError, chunks, fingerprint
+from m2raap.video.limits import Refused
+
+WEB = ("http", "https")
+# protocol -> the package that brings it; memory is fsspec's own, for trying things out
+STORES = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "hf": "huggingface_hub",
+    "memory": "fsspec",
+}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_TRIES = 3
+_WAIT_S = 1.0
+_LOOK_S = 30.0
+_REASON = {"refused": "outside_root", "missing": "missing_file", "too_large": "too_large", "timeout": "timeout"}
+
+
+class RemoteConfig(Config):
+    """Whether addresses in `video` are fetched, and how much of them."""
+
+    allow_remote: bool = Field(default=False, description="fetch videos whose path is an address")
+    max_bytes: int = Field(default=4 * 1024**3, gt=0, description="of one file")
+    timeout_s: float = Field(default=300.0, gt=0, description="of one transfer")
+
+
+def is_url(video: str) -> bool:
+    return _URL.match(video) is not None
+
+
+def check_url(url: str) -> None:
+    """Raises Refused (outside_root) for a protocol that is not fetched."""
+    protocol = url.partition("://")[0].lower()
+    if protocol not in WEB and protocol not in STORES:
+        raise Refused("outside_root", f"'{protocol}://' is not fetched; known: {', '.join((*WEB, *STORES))}")
+
+
+@contextmanager
+def fetched(url: str, cfg: RemoteConfig) -> Iterator[Path]:
+    """A copy of the file in scratch (TMPDIR), gone when the block ends.
+
+    Raises Refused: not_fetched (not allowed, or the transfer failed), outside_root, missing_file, too_large, timeout,
+    empty. Raises M2raapError where the disk is full or a protocol's package is not installed.
+    """
+    check_url(url)
+    if not cfg.allow_remote:
+        raise Refused(
+            "not_fetched", "the video is an address; 'run --allow-remote' or remote.allow_remote lets it be fetched"
+        )
+    with tempfile.TemporaryDirectory(prefix="m2raap-fetch-") as scratch:
+        path = Path(scratch) / "video"
+        try:
+            _copy(url, path, cfg)
+        except WebError as error:
+            raise Refused(_REASON.get(error.kind, "not_fetched"), f"{_shown(url)}: {error.detail}") from None
+        if path.stat().st_size == 0:
+            raise Refused("empty", f"{_shown(url)} has no bytes")
+        yield path
+
+
+def url_digest(url: str, cfg: RemoteConfig) -> str:
+    """Names what lies behind an address, from what the server says without sending it; 'absent' where nothing can be had."""
+    try:
+        check_url(url)
+        if not cfg.allow_remote:
+            return "absent"
+        protocol = url.partition("://")[0].lower()
+        said = fingerprint(url, timeout_s=_LOOK_S) if protocol in WEB else _info(*_store(url))
+    except (Refused, WebError):
+        return "absent"
+    return digest(["url", url, said])
+
+
+def _copy(url: str, path: Path, cfg: RemoteConfig) -> None:
+    web = url.partition("://")[0].lower() in WEB
+    for attempt in range(_TRIES):
+        coming = chunks(url, max_bytes=cfg.max_bytes, timeout_s=cfg.timeout_s) if web else _from_store(url, cfg)
+        try:
+            with open(path, "wb") as sink:
+                for data in coming:
+                    sink.write(data)
+            return
+        except WebError as error:
+            if error.kind != "busy" or attempt == _TRIES - 1:
+                raise
+            time.sleep(_WAIT_S * 2**attempt)
+        except OSError as error:  # of the scratch file: those of the way here are WebErrors
+            raise write_error(path, error) from None
+
+
+def _store(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    protocol = url.partition("://")[0].lower()
+    try:
+        store = fsspec.filesystem(protocol)  # by protocol: a chain ('simplecache::...') is no protocol
+    except ImportError:
+        raise M2raapError(f"{protocol}:// addresses need a package more: pip install {STORES[protocol]}") from None
+    return store, store._strip_protocol(url)
+
+
+def _info(store: Any, name: str) -> dict[str, str]:
+    """Size, version and date of an object. Raises WebError."""
+    try:
+        found = store.info(name)
+    except FileNotFoundError:
+        raise WebError("missing", "no such object") from None
+    except Exception as error:  # every store has errors of its own; the ledger says which it was
+        raise WebError("busy", f"{type(error).__name__}: {error}") from None
+    names = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
+    return {key: str(found[key]) for key in names if found.get(key) is not None}
+
+
+def _from_store(url: str, cfg: RemoteConfig) -> Iterator[bytes]:
+    store, name = _store(url)
+    deadline = time.monotonic() + cfg.timeout_s
+    announced, came = int(_info(store, name).get("size", 0)), 0
+    if announced > cfg.max_bytes:
+        raise WebError("too_large", f"{announced:,} bytes, at most {cfg.max_bytes:,}")
+    for data in _read(store, name):
+        came += len(data)
+        if came > cfg.max_bytes:
+            raise WebError("too_large", f"more than {cfg.max_bytes:,} bytes")
+        if time.monotonic() > deadline:
+            raise WebError("timeout", "the transfer takes too long")
+        yield data
+
+
+def _read(store: Any, name: str) -> Iterator[bytes]:
+    try:
+        with store.open(name, "rb") as source:
+            while data := source.read(4 * 1024**2):
+                yield data
+    except FileNotFoundError:
+        raise WebError("missing", "no such object") from None
+    except Exception as error:  # as above
+        raise WebError("busy", f"{type(error).__name__}: {error}") from None
+
+
+def _shown(url: str) -> str:
+    """Without what may be a key: signed addresses carry it behind the question mark."""
+    parts = urlsplit(url)
+    return parts._replace(query="", fragment="", netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,0 +1,58 @@
+"""Decoded frames -> small BGR planes, which is all that detectors and measures see.
+
+A whole frame is never converted: its three planes are subsampled first, by two-tap bilinear as SceneManager does it, and
+only the small picture changes its colour space.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+LONG_SIDE_PX = 160
+# Planar, 8 bits, limited range: what OpenCV's I420 expects once the planes have their size.
+_PLANAR = ("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p")
+_FULL_RANGE = 2  # AVCOL_RANGE_JPEG
+
+
+def plane_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the plane of a frame, both even; never larger than the frame, but for frames of one pixel."""
+    factor = max(1.0, max(width, height) / LONG_SIDE_PX)
+    return max(2, int(width / factor / 2 + 0.5) * 2), max(2, int(height / factor / 2 + 0.5) * 2)
+
+
+class PlaneMaker:
+    """Makes planes of one size, that of the first frame's, whatever the size of later frames."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._scaler = VideoReformatter()
+        self._size: tuple[int, int] | None = None
+
+    def plane(self, frame: Any) -> np.ndarray:
+        """uint8 BGR [H, W, 3] of an av.VideoFrame. Raises FFmpegError or ValueError for a pixel format unknown to FFmpeg."""
+        if self._size is None:
+            self._size = plane_size(frame.width, frame.height)
+        width, height = self._size
+        if frame.format.name in _PLANAR and frame.color_range != _FULL_RANGE:
+            return _from_planes(frame, width, height)
+        small = self._scaler.reformat(frame, width, height, "bgr24", interpolation="FAST_BILINEAR", threads=1)
+        return small.to_ndarray()
+
+
+def _from_planes(frame: Any, width: int, height: int) -> np.ndarray:
+    import cv2
+
+    i420 = np.empty((height * 3 // 2, width), np.uint8)
+    chroma = i420[height:].reshape(2, height // 2, width // 2)
+    targets = (
+        (i420[:height], (width, height)),
+        (chroma[0], (width // 2, height // 2)),
+        (chroma[1], (width // 2, height // 2)),
+    )
+    for plane, (target, size) in zip(frame.planes, targets, strict=True):
+        whole = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        cv2.resize(whole, size, dst=target, interpolation=cv2.INTER_LINEAR)
+    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)

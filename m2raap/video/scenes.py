@@ -1,0 +1,107 @@
+"""Cuts of a whole video, without key-frames; and its frames as thumbnails, for a network that finds cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m2raap.video.container import Opened, open_video
+from m2raap.video.decode import decode
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.planes import PlaneMaker
+from m2raap.video.shots import Detector, Shown, find_cuts
+from m2raap.video.tally import Tally
+
+if TYPE_CHECKING:
+    import numpy as np
+
+THUMB_HW = (27, 48)  # what TransNetV2 takes
+THUMB_BYTES = 27 * 48 * 3
+# Of one answer, so that it keeps to the time and size of one call whatever the size of the frames.
+_MAX_PIXELS = 4_000_000_000
+_MAX_THUMBS = 8192
+
+
+@dataclass
+class Scenes:
+    """Cuts in seconds since the start of the video (the first frames of new shots), ascending, and the video's figures."""
+
+    cuts_s: list[float]
+    length_s: float  # to the end of the last frame
+    origin_s: float  # presentation time, in the container, of what is 0 s here
+    fps: float
+    num_frames: int
+
+
+@dataclass
+class Thumbs:
+    """Frames as rows of 27x48x3 RGB bytes, at strictly increasing times. `more`: the video goes on."""
+
+    times_s: list[float]
+    pixels: bytes
+    more: bool
+
+
+def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: VideoConfig) -> Scenes:
+    """One decode of the whole video. Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec."""
+    with open_video(path, limits) as opened:
+        tally = Tally(opened)
+        cuts_s = find_cuts(_planes(opened, tally), detector, min_shot_s, opened.fps, lambda shown, cuts: None, None)
+        tally.judge(limits)
+        origin_s = float((opened.stream.start_time or 0) * opened.time_base)
+        return Scenes(
+            cuts_s=[round(cut, 6) for cut in cuts_s],
+            length_s=round(tally.covered_s, 6),
+            origin_s=round(origin_s, 6),
+            fps=opened.fps,
+            num_frames=tally.decoded,
+        )
+
+
+def _planes(opened: Opened, tally: Tally) -> Iterator[Shown]:
+    import av.error
+
+    planes, last_s = PlaneMaker(), -1.0
+    for item in decode(opened):
+        tally.add(item)
+        if item.frame is None or item.corrupt or item.time_s <= last_s + 1e-6:
+            continue
+        last_s = item.time_s
+        try:
+            yield last_s, planes.plane(item.frame), None
+        except (av.error.FFmpegError, ValueError) as error:
+            raise Refused("unsupported_codec", f"pixel format {item.frame.format.name}: {error}") from None
+
+
+def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, limits: VideoConfig) -> Thumbs:
+    """Sound frames of [start_s, end_s) that are later than `after_s`, as many as fit into one answer.
+
+    Times are since the start of the video. Ask again with the last time while there is `more`. Raises Refused.
+    """
+    import av.error
+    from av.video.reformatter import VideoReformatter
+
+    height, width = THUMB_HW
+    scaler = VideoReformatter()
+    times_s: list[float] = []
+    parts: list[np.ndarray] = []
+    budget = _MAX_THUMBS
+    with open_video(path, limits) as opened:
+        for item in decode(opened, max(start_s, after_s), end_s):
+            frame = item.frame
+            if frame is None or item.corrupt or item.time_s <= max(after_s, times_s[-1] if times_s else after_s) + 1e-6:
+                continue
+            if not times_s:
+                budget = max(64, min(_MAX_THUMBS, _MAX_PIXELS // (frame.width * frame.height)))
+            if len(times_s) == budget:
+                return Thumbs(times_s, b"".join(p.tobytes() for p in parts), more=True)
+            try:
+                # Bicubic, as the ffmpeg program scaled what the network was trained on.
+                small = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
+                parts.append(small.to_ndarray())
+            except (av.error.FFmpegError, ValueError) as error:
+                raise Refused("unsupported_codec", f"pixel format {frame.format.name}: {error}") from None
+            times_s.append(item.time_s)
+    return Thumbs(times_s, b"".join(p.tobytes() for p in parts), more=False)

@@ -1,0 +1,180 @@
+"""A clip from its I-frames and few exact seeks, as `planner.py` laid out. Shots are unknown then, and so is motion."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from m2raap.video.choose import Candidate, Pick
+from m2raap.video.clip import ClipFrames, KeyframeConfig, choose, clip_frames, measured
+from m2raap.video.container import Opened
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.planes import PlaneMaker
+from m2raap.video.planner import LATE_FRAMES, Plan, Run, stamps_of
+from m2raap.video.render import Renderer
+from m2raap.video.tally import Tally, varies
+from m2raap.video.trust import spread_damage
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+
+UNKNOWN_SHOT = -1
+# Signals that only all frames can give.
+UNKNOWN = ("num_shots", "motion", "luma_mean", "black_share", "frozen_share")
+_SAME_S = 1e-4  # two stamps of one frame
+
+
+def read_sparsely(
+    opened: Opened, plan: Plan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
+) -> ClipFrames | None:
+    """Key-frames and signals; what was not measured is None, shots are -1 and `why` says so.
+
+    None where a frame that the plan counts on is damaged or missing and `cfg.reading` is `auto`: then all of the clip has
+    to be decoded. With `sparse` such frames are left out. Raises Refused: truncated, corrupt, unsupported_codec.
+    """
+    there = Tally(opened, plan.start_s, end_s)
+    there.decoded, there.covered_s = len(plan.packets.shown), plan.packets.end_s
+    there.judge(limits)  # packets that are missing tell it without a decode
+    reader = _Reader(opened, plan, cfg)
+    for run in plan.runs:
+        reader.read(run)
+        if reader.lost and cfg.reading == "auto":
+            return None
+    if not reader.candidates or reader.corrupt_share > limits.max_corrupt_share:
+        raise Refused("corrupt", f"{reader.lost} of the frames that were looked for are damaged or missing")
+    return reader.result()
+
+
+class _Reader:
+    """Carries out runs and keeps the frames that were wanted, ascending in time."""
+
+    def __init__(self, opened: Opened, plan: Plan, cfg: KeyframeConfig) -> None:
+        self._opened, self._plan, self._cfg = opened, plan, cfg
+        self._planes = PlaneMaker()
+        self._renderer: Renderer | None = None
+        self._order = {packet: place for place, (_, packet) in enumerate(plan.packets.shown)}
+        self.candidates: list[Candidate] = []
+        self._pictures: list[Any] = []
+        self.lost = self._decoded = 0
+
+    @property
+    def corrupt_share(self) -> float:
+        """Of the frames that were looked for."""
+        return self.lost / max(1, self.lost + len(self.candidates))
+
+    def read(self, run: Run) -> None:
+        packets = self._plan.packets
+        wanted = {packets.times_s[packet]: packet for packet in run.wanted}
+        key_s = packets.times_s[run.key]
+        # Frames shown before the key-frame but stored after it need frames from before it: they tell nothing here.
+        own = (frame for frame in self._frames(run) if frame is None or self._time_s(frame) > key_s - _SAME_S)
+        for frame, corrupt in spread_damage(own):
+            if frame is None:
+                continue
+            time_s = self._time_s(frame)
+            match = next((at_s for at_s in wanted if abs(at_s - time_s) < _SAME_S), None)
+            if match is not None and not corrupt:
+                self._keep(frame, wanted.pop(match))
+            if not wanted:
+                return
+        self.lost += len(wanted)
+
+    def _keep(self, frame: VideoFrame, packet: int) -> None:
+        import av.error
+
+        shown, place = self._plan.packets.shown, self._order[packet]
+        time_s = shown[place][0]
+        until_s = shown[place + 1][0] if place + 1 < len(shown) else self._plan.length_s
+        try:
+            self._renderer = self._renderer or Renderer(self._opened.stream, frame, self._cfg.short_side_px)
+            plane_HWC = self._planes.plane(frame)
+            # Small at once: there may be many candidates, and frames of long videos are large.
+            self._pictures.append(self._renderer.picture(frame))
+        except (av.error.FFmpegError, ValueError) as error:
+            raise Refused("unsupported_codec", f"pixel format {frame.format.name}: {error}") from None
+        is_key = packet in self._plan.packets.stamps
+        lasts_s = max(0.0, until_s - time_s)
+        self.candidates.append(measured(max(0.0, time_s), lasts_s, plane_HWC, is_key, self._renderer.turns))
+
+    def _time_s(self, frame: VideoFrame) -> float:
+        stamp = frame.dts if frame.pts is None else frame.pts
+        if stamp is None:
+            return float("inf")
+        base = float(self._opened.time_base)
+        return (stamp - (self._opened.stream.start_time or 0)) * base - self._plan.start_s
+
+    def _frames(self, run: Run) -> Iterator[VideoFrame | None]:
+        """Frames from the run's key packet on, in order of presentation; None for a packet that cannot be decoded."""
+        import av.error
+
+        context: Any = self._opened.stream.codec_context
+        in_order: deque[int] | None = deque() if self._opened.format_name == "avi" else None
+        for taken, packet in enumerate(self._packets(run)):
+            if in_order is not None and packet.dts is not None:
+                in_order.append(packet.dts)
+            try:
+                frames = packet.decode()
+                if run.frames == 1:  # nothing after the I-frame is needed to get it out
+                    frames += context.decode(None)
+            except MemoryError as error:
+                raise MemoryError(str(error)) from None
+            except av.error.FFmpegError:
+                yield None
+                return
+            for frame in frames:
+                self._decoded += 1
+                if in_order:
+                    frame.pts = in_order.popleft()
+                yield frame
+            if run.frames == 1 or taken > run.frames + 4 * LATE_FRAMES:
+                return
+
+    def _packets(self, run: Run) -> Iterator[Packet]:
+        """Packets from the run's key packet on. Where the container cannot seek to it they are read from the start."""
+        import av.error
+
+        container, stream = self._opened.container, self._opened.stream
+        pts, dts = self._plan.packets.stamps[run.key]
+        for target in (dts, min(0, stream.start_time or 0)):
+            try:
+                container.seek(target, stream=stream, backward=True)
+                found = False
+                for packet in self._opened.packets():
+                    stamps = stamps_of(packet, self._opened)
+                    found = found or (stamps == (pts, dts) and packet.is_keyframe)
+                    if found:
+                        yield packet
+                    elif stamps is not None and stamps[1] > dts:
+                        break  # it lies before the place that the seek found
+            except MemoryError as error:
+                raise MemoryError(str(error)) from None
+            except av.error.FFmpegError:
+                if found:
+                    return
+            if found:
+                return
+
+    def result(self) -> ClipFrames:
+        assert self._renderer is not None
+        plan, cfg = self._plan, self._cfg
+        picks = [self._said(pick) for pick in choose(cfg, self.candidates, [], plan.length_s)]
+        times_s = [time_s for time_s, _ in plan.packets.shown]
+        signals = {
+            "reading": "sparse",
+            "duration_s": plan.length_s,
+            "decoded_frames": self._decoded,
+            "expected_frames": len(times_s),
+            "corrupt_share": self.corrupt_share,
+            "fps": self._opened.fps or len(times_s) / plan.length_s,
+            "variable_frame_rate": varies(times_s),
+            "blur": median(candidate.sharpness for candidate in self.candidates),
+        } | dict.fromkeys(UNKNOWN)
+        return clip_frames(cfg, self.candidates, self._pictures, picks, self._renderer, signals)
+
+    def _said(self, pick: Pick) -> Pick:
+        how = "I-frame" if self.candidates[pick.index].is_key else "by seek"
+        why = pick.why if pick.why == how else f"{pick.why}, {how}"
+        return replace(pick, shot=UNKNOWN_SHOT, why=f"{why}, shots unknown")

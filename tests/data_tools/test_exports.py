@@ -1,0 +1,189 @@
+"""Exports: what was curated comes out, whole and tame; the importers read it back; forget takes clips out of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_tools.table import import_table
+from data_tools.videofolder import import_videofolder
+from data_tools.webdataset_tar import import_webdataset
+from m2raap.cli.data_export import FORMATS, exporters
+from m2raap.core.corpus import write_corpus
+from m2raap.core.errors import M2raapError
+from m2raap.core.exports import FILE, ids_digest, neutral, read_export, safe_key, unguarded
+from m2raap.core.tables import write_part
+from m2raap.core.view import View
+from m2raap.stages.export import curated_view, export
+from tests.conftest import digests
+
+HOSTILE = '=HYPERLINK("http://x.test","a")'
+IDS = ["plain", "../../etc/passwd", "a/b.c", "一只猫", "-rf", "=1+1", "no video"]
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory) -> View:
+    """Seven clips with awkward ids; the last has no file, the one before it a hostile caption."""
+    home = tmp_path_factory.mktemp("exports")
+    (home / "videos").mkdir()
+    clips, texts = [], []
+    for number, clip_id in enumerate(IDS):
+        if clip_id != "no video":
+            (home / "videos" / f"{number}.mp4").write_bytes(b"video %d" % number)
+        more = {"source": "test", "licence": "CC-BY-4.0", "url": f"https://x.test/{number}", "category": "cat"}
+        times = {"start_s": 1.5, "end_s": 4.0} if number == 2 else {}
+        split = ("train", "val")[number % 2]
+        clips.append({"clip_id": clip_id, "video": f"{number}.mp4", "split": split} | more | times)
+        for lang, said in (
+            ("en", HOSTILE if clip_id == "=1+1" else f'caption, "{number}"\nnext line'),
+            ("zh", f"第{number}个 <__dj__video>"),
+        ):
+            texts.append(
+                {"text_id": f"{clip_id}.{lang}0", "clip_id": clip_id, "lang": lang, "text": said, "origin": "raw",
+                 "producer": "list", "active": True}
+            )  # fmt: skip
+    write_corpus(home / "c", clips, texts, video_root=home / "videos", source={}, num_parts=2)
+    return View(home / "c")
+
+
+def written(view: View, kind: str, out: Path, media=None) -> dict:
+    return export(view, exporters()[kind], kind, out, media)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_same_view_gives_the_same_bytes_and_a_signature(view: View, tmp_path: Path, kind: str):
+    signed = written(view, kind, tmp_path / "a" / "x")
+    written(view, kind, tmp_path / "b" / "x")
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+    with_all = kind == "csv"
+    ids = set(IDS) if with_all else set(IDS) - {"no video"}
+    assert exporters()[kind].clip_ids(tmp_path / "a" / "x") == ids
+    assert signed["ids"] == ids_digest(ids) and signed["counts"]["clips"] == len(ids)
+    assert signed["counts"].get("left_out:no video file", 0) == (0 if with_all else 1)
+    assert signed == read_export(tmp_path / "a" / "x") and signed["view"] == view.digest
+    names = [path.name for path in (tmp_path / "a" / "x").rglob("*")]
+    assert not any(name.startswith("-") or ".." in name for name in names)
+
+
+def test_tar_members_are_plain_files_of_one_key(view: View, tmp_path: Path):
+    written(view, "webdataset", tmp_path / "x")
+    with tarfile.open(tmp_path / "x" / "00000.tar") as shard:
+        members = shard.getmembers()
+        assert all(m.isreg() and m.mtime == 0 and m.uid == m.gid == 0 and not m.uname for m in members)
+        keys = [m.name.partition(".")[0] for m in members]
+        assert len(members) == 3 * len(set(keys)) == 3 * (len(IDS) - 1)
+        about = {m.name: json.loads(shard.extractfile(m).read()) for m in members if m.name.endswith(".json")}
+    cut = next(tree for tree in about.values() if tree["clip_id"] == "a/b.c")
+    assert (cut["start_s"], cut["end_s"], cut["licence"]) == (1.5, 4.0, "CC-BY-4.0")
+    assert {t["lang"]: t["origin"] for t in cut["texts"]} == {"en": "raw", "zh": "raw"}
+
+
+def test_cells_that_a_spreadsheet_would_run_are_neutral(view: View, tmp_path: Path):
+    written(view, "csv", tmp_path / "x")
+    text = (tmp_path / "x" / "clips.csv").read_text(encoding="utf-8")
+    rows = list(csv.DictReader(text.splitlines(keepends=True)))
+    hostile = next(row for row in rows if row["caption_en"].endswith(HOSTILE))
+    assert hostile["caption_en"] == "'" + HOSTILE and hostile["clip_id"] == "'=1+1"
+    cells = [cell for row in rows for cell in row.values()]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells if cell)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_a_neutral_cell_is_harmless_and_comes_back(text: str):
+    cell = neutral(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert unguarded(cell) == text or text.startswith("'")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(min_size=1), unique=True))
+def test_keys_are_tame_and_tell_ids_apart(ids: list[str]):
+    keys = [safe_key(i) for i in ids]
+    assert len(set(keys)) == len(ids)
+    assert all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", key) and len(key) <= 80 for key in keys)
+
+
+def test_captions_bring_no_token_of_data_juicer(view: View, tmp_path: Path):
+    written(view, "data-juicer", tmp_path / "x", "videos")
+    rows = [json.loads(line) for line in (tmp_path / "x" / "data.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 2 * (len(IDS) - 1)
+    assert all(row["text"].count("<__dj__video>") == len(row["videos"]) == 1 for row in rows)
+    assert all((tmp_path / "x" / row["videos"][0]).is_file() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "media"),
+    [("webdataset", "videos"), ("videofolder", None), ("data-juicer", "videos"), ("csv", None), ("csv", "videos")],
+)
+def test_clips_leave_an_export(view: View, tmp_path: Path, kind: str, media):
+    gone = {"a/b.c", "=1+1"}
+    signed = written(view, kind, tmp_path / "x", media)
+    exporter = exporters()[kind]
+    before = len(list((tmp_path / "x").rglob("*.mp4")))
+    exporter.remove(tmp_path / "x", gone.__contains__)
+    exporter.remove(tmp_path / "x", gone.__contains__)  # as after a kill
+    left = exporter.clip_ids(tmp_path / "x")
+    assert len(left) == signed["counts"]["clips"] - 2 and not left & gone
+    assert len(list((tmp_path / "x").rglob("*.mp4"))) == max(0, before - 2)
+    said = b"".join(path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file() and path.name != FILE)
+    assert b"HYPERLINK" not in said and b"a/b.c" not in said and "一只猫".encode() in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"), [("webdataset", import_webdataset), ("videofolder", import_videofolder), ("csv", import_table)]
+)
+def test_the_importer_reads_it_back(view: View, tmp_path: Path, kind: str, read):
+    written(view, kind, tmp_path / "x", "videos")
+    back = read(tmp_path / "x" / "clips.csv" if kind == "csv" else tmp_path / "x", tmp_path / "c")[0]
+    ids = {i for i in IDS if i != "no video"}
+    clips = {unguarded(row["clip_id"]): row for row in back.all_rows("clips")}
+    assert set(clips) == ids
+    old = {row["clip_id"]: row for row in view.corpus.all_rows("clips")}
+    for clip_id, row in clips.items():
+        for name in ("start_s", "end_s", "licence", "url", "category", "split"):
+            assert row[name] == old[clip_id][name], (clip_id, name)
+    texts = {(unguarded(row["clip_id"]), row["lang"], unguarded(row["text"]).strip()) for row in back.all_rows("texts")}
+    said = view.corpus.all_rows("texts")
+    assert texts == {(row["clip_id"], row["lang"], row["text"].strip()) for row in said if row["clip_id"] in ids}
+
+
+def test_frames_go_out_as_they_are_stored(view: View, tmp_path: Path):
+    stage = tmp_path / "k"
+    for index in range(2):
+        rows = [
+            {"clip_id": row["clip_id"], "jpegs": [b"\xff\xd8one", b"\xff\xd8two"]} for row in view.part(index).clips
+        ]
+        write_part(stage, "frames", index, [row for row in rows if row["clip_id"] != "plain"])
+    signed = written(view.over(stage_of(view, stage)), "webdataset", tmp_path / "x", "frames")
+    assert signed["counts"]["left_out:no frames"] == 1
+    with tarfile.open(tmp_path / "x" / "00000.tar") as shard:
+        names = [m.name for m in shard.getmembers() if m.name.endswith(".jpg")]
+        assert len(names) == 2 * (len(IDS) - 1)
+        assert shard.extractfile(names[1]).read() == b"\xff\xd8two"
+
+
+def stage_of(view: View, stage: Path) -> Path:
+    (stage / "manifest.json").write_text(json.dumps({"digest": "0" * 32}))
+    return stage
+
+
+def test_wrong_orders_are_one_sentence(view: View, tmp_path: Path):
+    with pytest.raises(M2raapError, match="data export videofolder: carries videos, not frames"):
+        written(view, "videofolder", tmp_path / "x", "frames")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("x")
+    with pytest.raises(M2raapError, match="is there already; give a new folder"):
+        written(view, "csv", tmp_path / "x")
+    with pytest.raises(M2raapError, match="nothing to export"):
+        written(View(view.corpus_path, langs=()), "csv", tmp_path / "y")
+    assert not (tmp_path / "y").exists() and not list(tmp_path.glob(".*exporting"))
+    with pytest.raises(M2raapError, match="no corpus"):
+        curated_view(tmp_path / "nowhere")

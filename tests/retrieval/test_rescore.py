@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2raap.retrieval import rescore as module
+from m2raap.retrieval.evaluate import Results, evaluate
+from m2raap.retrieval.rescore import LanguageScores, Rescored, dual_softmax, lifted, qb_norm
+
+SIM = np.round(np.random.default_rng([5]).uniform(-0.2, 0.4, (14, 9)), 2)
+BANK = np.round(np.random.default_rng([6]).uniform(-0.2, 0.4, (11, 9)), 2)
+
+
+def rows_of(table: np.ndarray) -> module.ScoreRows:
+    return lambda rows: table[rows]
+
+
+def everything(rows: module.ScoreRows | None, num: int = len(SIM)) -> np.ndarray:
+    assert rows is not None
+    return rows(np.arange(num))
+
+
+@pytest.mark.parametrize("block", [1, 20, 10_000])
+def test_dual_softmax_against_a_plain_sum(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
+    found = dual_softmax(rows_of(SIM), *SIM.shape, 50.0)
+    heat = np.exp(50 * SIM)
+    assert everything(found.t2v) == pytest.approx(SIM * heat / heat.sum(0), rel=1e-6)
+    assert everything(found.v2t) == pytest.approx(SIM * heat / heat.sum(1, keepdims=True), rel=1e-6)
+
+
+def test_dual_softmax_is_the_same_for_any_block_size_and_lifts_hubs_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = everything(dual_softmax(rows_of(SIM), *SIM.shape, 100.0).t2v)
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 9)
+    assert (everything(dual_softmax(rows_of(SIM), *SIM.shape, 100.0).t2v) == whole).all()
+    # Video 0 is near to every text: a hub takes three queries of four; seen together, each text gets its own.
+    hub = np.eye(4) * 0.3 + np.array([0.35, 0, 0, 0])
+    assert hub.argmax(1).tolist() == [0, 0, 0, 0]
+    assert everything(dual_softmax(rows_of(hub), 4, 4, 100.0).t2v, 4).argmax(1).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("block", [1, 40, 10_000])
+def test_qb_norm_against_a_plain_sum(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
+    found = qb_norm(rows_of(SIM), rows_of(BANK), len(BANK), SIM.shape[1], 20.0)
+    assert found.v2t is None
+    active = set(BANK.argmax(1).tolist())
+    assert 0 < sum(int(best) in active for best in SIM.argmax(1)) < len(SIM), "both kinds of queries are there"
+    for row, again in zip(SIM, everything(found.t2v), strict=True):
+        if int(row.argmax()) in active:
+            assert np.exp(again) == pytest.approx(np.exp(20 * row) / np.exp(20 * BANK).sum(0), rel=1e-6)
+        else:
+            assert (again == row).all()
+
+
+def test_lifted_puts_candidates_first() -> None:
+    rng = np.random.default_rng([7])
+    chosen = np.array([rng.permutation(9)[:3] for _ in SIM])
+    new = np.round(rng.uniform(-1, 1, chosen.shape), 3)
+    text = np.repeat(np.arange(len(SIM)), 3)
+    order = rng.permutation(len(text))
+    again = lifted(rows_of(SIM), text[order], chosen.ravel()[order], new.ravel()[order])
+    for asked in (np.arange(len(SIM)), np.array([3, 11]), np.array([12, 0])):
+        for row, scores in zip(asked, again(asked), strict=True):
+            rest = [v for v in range(9) if v not in chosen[row]]
+            expected = [*chosen[row][np.argsort(-new[row])], *sorted(rest, key=lambda v: (-SIM[row, v], v))]
+            assert np.argsort(-scores, kind="stable").tolist() == expected
+    untouched = lifted(rows_of(SIM), *(np.zeros(0, np.int64),) * 2, np.zeros(0))
+    assert (everything(untouched) == SIM).all()
+
+
+def world(num: int = 12) -> dict[str, Any]:
+    rng = np.random.default_rng([8])
+    video = rng.normal(size=(num, 8))
+    text = np.concatenate([video + rng.normal(size=(num, 8)), video + rng.normal(size=(num, 8))])
+    names = [f"v{i:02d}" for i in range(num)]
+    return {
+        "video_VE": video, "video_ids": names, "text_TE": text, "text_ids": [f"{v}.{n}" for n in "ab" for v in names],
+        "text_video_ids": names * 2, "text_langs": ["en"] * num + ["zh"] * num, "categories": {},
+        "missing_video_ids": [], "seed": 0,
+    }  # fmt: skip
+
+
+def test_evaluate_with_rescored_scores() -> None:
+    def answers(scores: LanguageScores) -> Rescored:
+        """Knows the answer in t2v, and has nothing to say in v2t."""
+        own = np.asarray([scores.video_ids.index(text.partition(".")[0]) for text in scores.text_ids])
+        return Rescored(lifted(scores.rows, np.arange(len(own)), own, np.zeros(len(own))), None)
+
+    found = evaluate(**world(), rescore=answers)
+    assert [(row["lang"], row["direction"], row["metrics"]["R@1"]) for row in found.rows] == [
+        ("en", "t2v", 100.0),
+        ("zh", "t2v", 100.0),
+    ]
+    assert {row["rsum"] for row in found.rows} == {None} and found.compat == {}
+    assert all(row["top_ids"][0] == row["video_id"] for row in found.ranks)
+
+
+def test_the_same_scores_again_change_nothing_and_each_direction_is_its_own() -> None:
+    plain = evaluate(**world())
+    same = evaluate(**world(), rescore=lambda scores: Rescored(scores.rows, scores.rows))
+    assert same.rows == plain.rows
+    turned = evaluate(**world(), rescore=lambda scores: Rescored(scores.rows, lambda rows: -scores.rows(rows)))
+    assert of(turned, "t2v") == of(plain, "t2v") and of(turned, "v2t") != of(plain, "v2t")
+
+
+def of(found: Results, direction: str) -> list[float]:
+    return [row["metrics"]["MnR"] for row in found.rows if row["direction"] == direction]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import ffmpeg
+import numpy as np
+import pytest
+
+from m2raap.video.cut import cut
+from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.scenes import find_scenes
+from tests.video.conftest import encode
+
+LIMITS = VideoConfig()
+
+
+def frames(path: Path) -> tuple[list[float], list[np.ndarray]]:
+    """Times since the start of the video stream, and small grey pictures."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        found = [
+            (float((f.pts - (stream.start_time or 0)) * f.time_base), f.reformat(80, 44, "gray").to_ndarray())
+            for f in container.decode(stream)
+        ]
+    return [t for t, _ in found], [p.astype(int) for _, p in found]
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8 s at an odd size with B-frames, few key-frames and sound that starts earlier; in other containers and rates."""
+    folder = tmp_path_factory.mktemp("sources")
+    moving = ffmpeg.input("testsrc2=s=163x91:r=30000/1001:d=8", f="lavfi")
+    sound = ffmpeg.input("sine=d=9", f="lavfi")
+    late = moving.filter("setpts", "PTS+0.7/TB")
+    options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "g": 200, "bf": 3, "threads": 1, "acodec": "aac"}
+    for name in ("late.mp4", "late.ts", "-x:y\n.mkv"):
+        made = ffmpeg.output(late.filter("pad", 164, 92), sound, f"file:{folder / name}", **options)
+        run_ffmpeg(made.compile(cmd=ffmpeg_exe()))
+    uneven = moving.filter("select", "not(mod(n,7))+gt(mod(n,5),2)").filter("pad", 164, 92)
+    encode(uneven, folder / "uneven.mp4", fps_mode="vfr", g=60)
+    encode(moving, folder / "odd.mkv", pix_fmt="yuv444p")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["late.mp4", "late.ts", "-x:y\n.mkv", "uneven.mp4", "odd.mkv"])
+def test_exactly_the_frames_of_the_span(name: str, sources: Path, tmp_path: Path) -> None:
+    path = sources / name
+    times_s, pictures = frames(path)
+    origin_s = find_scenes(path, "none", 0.6, LIMITS).origin_s
+    for first, last in ((0, 20), (len(times_s) - 40, len(times_s) - 7)):
+        start_s, end_s = round(times_s[first], 6), round(times_s[last], 6)
+        out = tmp_path / "clip.mp4"
+        cut(path, start_s, end_s, origin_s, out, LIMITS)
+        got_s, got = frames(out)
+        assert len(got_s) == last - first
+        assert got_s == pytest.approx([t - times_s[first] for t in times_s[first:last]], abs=2e-3)
+        for mine, theirs in zip(got, pictures[first:last], strict=True):
+            assert np.abs(mine - theirs).mean() < 6
+        # The counter in the picture and the moving boxes: a neighbour is farther away than the coding.
+        assert np.abs(got[0] - pictures[first]).mean() < np.abs(got[0] - pictures[first + 1]).mean()
+        assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+        with av.open(str(out)) as container:
+            assert not container.streams.audio
+        data = out.read_bytes()
+        cut(path, start_s, end_s, origin_s, out, LIMITS)
+        assert out.read_bytes() == data
+
+
+def test_refusals_leave_nothing_behind(clips: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes((clips / "plain.mp4").read_bytes()[:5000])
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nfile://{clips}/plain.ts\n#EXT-X-ENDLIST\n")
+    out = tmp_path / "out" / "clip.mp4"
+    for path in (broken, playlist):
+        with pytest.raises(Refused, match="corrupt"):
+            cut(path, 0.0, 1.0, 0.0, out, LIMITS)
+    with pytest.raises(Refused, match="timeout"):
+        cut(clips / "plain.mp4", 0.0, 4.0, 0.0, out, VideoConfig(timeout_s=0.01))
+    with pytest.raises(Refused, match="corrupt"):  # more bytes than allowed
+        cut(clips / "plain.mp4", 0.0, 4.0, 0.0, out, VideoConfig(max_bytes=2000))
+    assert list(out.parent.iterdir()) == []

@@ -1,0 +1,157 @@
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from m2raap.core import web
+from m2raap.core.corpus import write_corpus
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import UNREADABLE, M2raapError
+from m2raap.core.stage import run_data_stage
+from m2raap.core.tables import read_part
+from m2raap.core.view import View
+from m2raap.stages.filter import FilterConfig, FilterStage
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
+from m2raap.stages.recipe import Recipe, arms_of, with_remote_videos
+from m2raap.video import fetch
+from m2raap.video.fetch import RemoteConfig, check_url, fetched, is_url, url_digest
+from m2raap.video.limits import Refused
+
+ALLOWED = RemoteConfig(allow_remote=True)
+
+
+@pytest.fixture
+def store():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/a.mp4", b"some bytes")
+    memory.pipe("/bucket/empty.mp4", b"")
+    yield memory
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(fetch, "_WAIT_S", 0.01)
+    monkeypatch.setattr(fetch.tempfile, "tempdir", str(tmp_path))
+
+
+def refused(url: str, cfg: RemoteConfig = ALLOWED) -> tuple[str, str]:
+    with pytest.raises(Refused) as error, fetched(url, cfg):
+        pass
+    return error.value.reason, error.value.detail
+
+
+def test_what_is_an_address():
+    assert [is_url(v) for v in ("a.mp4", "C:\\a.mp4", "a/b://c", "s3://b/c", "HTTPS://x", "simplecache::s3://b")] == [
+        False, False, False, True, True, False,
+    ]  # fmt: skip
+    for url in ("file:///etc/passwd", "local://a", "ftp://a/b", "zip://a", "reference://a", "github://a", "sftp://a/b"):
+        with pytest.raises(Refused, match="outside_root: .* is not fetched; known: http, https, s3"):
+            check_url(url)
+
+
+def test_a_copy_in_scratch_goes_when_it_was_used(store, tmp_path: Path):
+    with fetched("memory://bucket/a.mp4", ALLOWED) as path:
+        assert path.read_bytes() == b"some bytes" and path.is_relative_to(tmp_path)
+    with pytest.raises(ZeroDivisionError), fetched("memory://bucket/a.mp4", ALLOWED):
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_refusals_of_a_store(store, monkeypatch):
+    assert refused("memory://bucket/a.mp4", RemoteConfig())[0] == "not_fetched"
+    assert refused("memory://bucket/b.mp4")[0] == "missing_file"
+    assert refused("memory://bucket/empty.mp4")[0] == "empty"
+    assert refused("memory://bucket/a.mp4", RemoteConfig(allow_remote=True, max_bytes=5)) == (
+        "too_large", "memory://bucket/a.mp4: 10 bytes, at most 5",
+    )  # fmt: skip
+    tries = []
+    monkeypatch.setattr(store, "open", lambda *_: tries.append(1) or 1 / 0)
+    reason, detail = refused("memory://bucket/a.mp4")
+    assert (reason, len(tries)) == ("not_fetched", 3) and "ZeroDivisionError" in detail
+    monkeypatch.setattr(fsspec, "filesystem", lambda _: __import__("s3fs_is_not_here"))
+    with (
+        pytest.raises(M2raapError, match=r"s3:// addresses need a package more: pip install s3fs"),
+        fetched("s3://a/b", ALLOWED),
+    ):
+        pass
+
+
+def test_keys_of_signed_addresses_are_not_repeated(monkeypatch):
+    reason, detail = refused("https://127.0.0.1/v.mp4?X-Amz-Signature=secret")
+    assert reason == "outside_root" and "secret" not in detail
+    assert (
+        detail == "https://127.0.0.1/v.mp4: the host stands for 127.0.0.1, which is not an address of the open internet"
+    )
+
+
+def test_the_digest_follows_the_content(store):
+    first = url_digest("memory://bucket/a.mp4", ALLOWED)
+    assert first == url_digest("memory://bucket/a.mp4", ALLOWED)
+    store.pipe("/bucket/a.mp4", b"other bytes")
+    assert url_digest("memory://bucket/a.mp4", ALLOWED) != first
+    for url, cfg in (
+        ("memory://bucket/a.mp4", RemoteConfig()),
+        ("memory://bucket/b.mp4", ALLOWED),
+        ("file:///a", ALLOWED),
+    ):
+        assert url_digest(url, cfg) == "absent"
+
+
+def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_path: Path, monkeypatch):
+    """One clip in the corpus folder, one in a store, one behind a web server, two that cannot be had."""
+    data = (clips / "plain.mp4").read_bytes()
+    store.pipe("/bucket/plain.mp4", data)
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/plain.mp4" else 404)
+            self.end_headers()
+            self.wfile.write(data if self.command == "GET" else b"")
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setattr(web, "is_public", lambda address: address == "127.0.0.1")
+    site = f"http://127.0.0.1:{server.server_port}"
+    videos = {
+        "file": "plain.mp4", "store": "memory://bucket/plain.mp4", "web": f"{site}/plain.mp4", "gone": f"{site}/no.mp4",
+        "trap": "file:///etc/passwd",
+    }  # fmt: skip
+    rows = [{"clip_id": name, "video": video, "split": "train"} for name, video in videos.items()]
+    texts = [
+        {"text_id": f"{name}.en0", "clip_id": name, "lang": "en", "text": "a man plays the guitar", "active": True}
+        for name in videos
+    ]
+    write_corpus(tmp_path / "C", rows, texts, video_root=clips, source={}, num_parts=1)
+    assert run_data_stage(
+        FilterStage(), View(tmp_path / "C"), FilterConfig().settings(), tmp_path / "F", LocalEngine(1)
+    )
+    assert not {row["reason"] for row in read_part(tmp_path / "F", "dropped", 0)} & set(UNREADABLE)
+    for allowed, expected in (
+        (True, {"gone": "missing_file", "trap": "outside_root"}),
+        (False, {"store": "not_fetched", "web": "not_fetched", "gone": "not_fetched", "trap": "outside_root"}),
+    ):
+        out = tmp_path / f"K{allowed}"
+        cfg = KeyframesConfig(remote=RemoteConfig(allow_remote=allowed))
+        assert run_data_stage(KeyframesStage(), View(tmp_path / "C"), cfg.settings(), out, LocalEngine(1))
+        assert {row["clip_id"]: row["reason"] for row in read_part(out, "dropped", 0)} == expected
+        frames = {row["clip_id"]: row["jpegs"] for row in read_part(out, "frames", 0)}
+        assert all(jpegs == frames["file"] for jpegs in frames.values()) and set(frames) | set(expected) == set(videos)
+    server.shutdown()
+    server.server_close()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("m2raap-fetch")]
+
+
+def test_leave_to_fetch_reaches_every_arm():
+    recipe = Recipe(name="r", bench_keyframes=KeyframesConfig(), arms={"a": {}, "b": {"keyframes": {"min_frames": 1}}})
+    arms = arms_of(with_remote_videos(recipe)).values()
+    assert all(arm.keyframes.remote.allow_remote for arm in arms)
+    assert all(arm.bench_keyframes and arm.bench_keyframes.remote.allow_remote for arm in arms)
+    assert not any(arm.keyframes.remote.allow_remote for arm in arms_of(recipe).values())
