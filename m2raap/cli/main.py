@@ -11,7 +11,7 @@ import traceback
 
 import typer
 
-from m2raap.cli import audit, batch, data, evaluate, forget, inspect, probe, recipe, run, score, split
+from m2raap.cli import audit, batch, compare, data, evaluate, forget, inspect, lint, probe, recipe, run, score, split
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.tombstones import ForgettingUnfinished
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
-for command in (run, evaluate, inspect, probe, split, score, audit, forget, batch):
+for command in (run, evaluate, compare, lint, inspect, probe, split, score, audit, forget, batch):
     command.register(app)
 
 

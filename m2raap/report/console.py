@@ -29,7 +29,7 @@ def print_funnel(stages: Sequence[FunnelStage], file: TextIO | None = None) -> N
         ]
         for stage in stages
     ]
-    _print("Funnel", ["stage", "table", "in", "added", "dropped", "out", "dropped for"], rows, {2, 3, 4, 5}, file)
+    print_table("Funnel", ["stage", "table", "in", "added", "dropped", "out", "dropped for"], rows, {2, 3, 4, 5}, file)
 
 
 def print_grading(grading: Mapping[str, Any], file: TextIO | None = None) -> None:
@@ -40,13 +40,13 @@ def print_grading(grading: Mapping[str, Any], file: TextIO | None = None) -> Non
         for row in grading["faults"]
     ]
     faults.append(["all", f"{overall['planted']:,}", f"{overall['caught']:,}", _percent(overall["recall"])])
-    _print("Planted faults", ["fault", "planted", "caught", "recall %"], faults, {1, 2, 3}, file)
+    print_table("Planted faults", ["fault", "planted", "caught", "recall %"], faults, {1, 2, 3}, file)
     reasons = [
         [row["reason"], f"{row['dropped']:,}", f"{row['right']:,}", _percent(row["precision"])]
         for row in grading["reasons"]
     ]
     reasons.append(["all", f"{overall['dropped']:,}", f"{overall['right']:,}", _percent(overall["precision"])])
-    _print("Dropped", ["reason", "dropped", "right", "precision %"], reasons, {1, 2, 3}, file)
+    print_table("Dropped", ["reason", "dropped", "right", "precision %"], reasons, {1, 2, 3}, file)
 
 
 def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None:
@@ -66,18 +66,19 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
     head = ["arm", "benchmark", "lang", "direction", "slice", *(f"{name} (95 %)" for name in names), "queries", ""]
     if not any(line[-1] for line in lines):
         head, lines = head[:-1], [line[:-1] for line in lines]
-    _print("Results", head, lines, {5, 6, 7, 8, 9}, file)
+    print_table("Results", head, lines, {5, 6, 7, 8, 9}, file)
 
 
 def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None) -> None:
     """Arm a minus arm b in points, by the paired cluster bootstrap over clips."""
     lines = [
         [f"{row.arm_a} - {row.arm_b}", row.benchmark, row.lang, row.direction, row.slice, row.metric,
-         f"{row.diff:+.1f}", f"{row.lo:+.1f} to {row.hi:+.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no"]
+         f"{row.diff:+.1f}", f"{row.lo:+.1f} to {row.hi:+.1f}", f"{row.p:.3f}",
+         "-" if row.smallest is None else f"{row.smallest:.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no"]
         for row in rows
     ]  # fmt: skip
-    head = ["difference", "benchmark", "lang", "direction", "slice", "metric", "points", "95 %", "without 0"]
-    _print("Paired differences", head, lines, {6, 7}, file)
+    head = ["difference", "benchmark", "lang", "direction", "slice", "metric", "points", "95 %", "p", "could show", "without 0"]
+    print_table("Paired differences", head, lines, {6, 7, 8, 9}, file)
 
 
 def print_probes(rows: Sequence[ProbeRow], file: TextIO | None = None) -> None:
@@ -87,7 +88,7 @@ def print_probes(rows: Sequence[ProbeRow], file: TextIO | None = None) -> None:
          f"{row.r1:.1f}" + (f" ({row.lo:.1f}-{row.hi:.1f})" if row.lo is not None else "")]
         for row in rows
     ]  # fmt: skip
-    _print(
+    print_table(
         "Order of frames", ["arm", "benchmark", "lang", "direction", "slice", "frames", "R@1 (95 %)"], lines, {6}, file
     )
 
@@ -101,7 +102,7 @@ def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
         for row in rows
     ]  # fmt: skip
     head = ["arm", "input", "extraction core s", "steps", "training s", "waiting s", *(f"R@1 {name}" for name in names)]
-    _print("Training time", head, lines, set(range(2, len(head))), file)
+    print_table("Training time", head, lines, set(range(2, len(head))), file)
 
 
 def print_report(data: ReportData, file: TextIO | None = None) -> None:
@@ -132,7 +133,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
-def _print(title: str, head: list[str], rows: list[list[Cell]], right: set[int], file: TextIO | None) -> None:
+def print_table(title: str, head: list[str], rows: list[list[Cell]], right: set[int], file: TextIO | None) -> None:
+    """Rich on a terminal, plain columns elsewhere; `right`: columns to align right."""
     stream = sys.stdout if file is None else file
     rows = [["".join(c if c.isprintable() else "\ufffd" for c in cell) for cell in row] for row in rows]
     if stream.isatty():

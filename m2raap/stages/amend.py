@@ -171,7 +171,8 @@ class Amender:
             self._sign(unit)
             return
         self._remove(unit)
-        if unit.embedded is None or "bank" in unit.inputs or not (unit.embedded / "manifest.json").exists():
+        again = unit.embedded and "bank" not in unit.inputs and {"rows", "seed"} <= set(unit.settings)
+        if not unit.embedded or not again or not (unit.embedded / "manifest.json").exists():
             return
         self.removed.remove(str(unit.path))
         protocol = open_view(unit.embedded).corpus.benchmark or "custom"
@@ -283,7 +284,7 @@ def _thin_rows(path: Path, keep: list[bool]) -> None:
 
 def _thin_ids(ids: dict[str, Any], videos: list[bool], texts: list[bool], gone: Gone) -> dict[str, Any]:
     pick = lambda values, keep: [v for v, kept in zip(values, keep, strict=True) if kept]  # noqa: E731
-    thinned = {key: pick(ids[key], texts) for key in ids if key == "texts" or key.startswith("text_")}
+    thinned: dict[str, Any] = {key: pick(ids[key], texts) for key in ids if key == "texts" or key.startswith("text_")}
     thinned |= {key: pick(ids[key], videos) for key in ids if key.startswith("video_")}
     thinned["missing"] = [i for i in ids["missing"] if i not in gone.clip_ids]
     thinned["categories"] = {i: value for i, value in ids["categories"].items() if i not in gone.clip_ids}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Held decoded (cheap now, converted later) while all of them stay under this; else each is made small at once.
 HELD_BYTES = 160 * 1024**2
-PER_PICK = 8  # candidates a pick while frames are held decoded
+PER_PICK = 6  # candidates a pick while frames are held decoded
 PER_PICK_LARGE = 4  # and where each costs a conversion
 AFTER_CUT_S = 0.3  # a new shot is sampled this long after its cut
 

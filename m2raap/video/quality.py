@@ -50,7 +50,8 @@ def dhash64(luma_HW: np.ndarray) -> int:
     """64-bit difference hash, signed: a bit says that a pixel of a 9x8 reduction is darker than its right neighbour."""
     import cv2
 
-    small = cv2.resize(luma_HW, (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    # By way of a multiple of the size: areas of whole pixels take a tenth of the time.
+    small = cv2.resize(cv2.resize(luma_HW, (36, 32)), (9, 8), interpolation=cv2.INTER_AREA)
     bits = (small[:, 1:] > small[:, :-1]).reshape(-1)
     return int.from_bytes(np.packbits(bits).tobytes(), "big", signed=True)
 

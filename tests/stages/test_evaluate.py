@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_json
+from m2raap.core.whole import Made, run_whole_stage
+from m2raap.retrieval.config import EvaluateConfig
+from m2raap.stages.bank import IDS, VECTORS, Bank
+from m2raap.stages.evaluate import evaluate_folder, read_ranks, side_lines
+from tests.stages.embedded import evaluated, write_embedded
+
+
+def results(folder: Path, name: str = "") -> dict[str, Any]:
+    return json.loads((folder / f"results{name}.json").read_text(encoding="utf-8"))
+
+
+def r1(tree: dict[str, Any], lang: str, direction: str) -> float:
+    (row,) = [row for row in tree["rows"] if (row["lang"], row["direction"], row["slice"]) == (lang, direction, "all")]
+    return row["metrics"]["R@1"]
+
+
+def candidates(num: int, right: float) -> bytes:
+    """Two candidates a query in both directions and languages: the own one scored `right`, its neighbour 0."""
+    own = np.arange(num)
+    both = np.stack([(own + 1) % num, own], axis=1).astype(np.int32)
+    scores = np.tile([0.0, right], (num, 1))
+    tables = {}
+    for start, lang in ((0, "en"), (num, "zh")):
+        tables |= {f"{lang}-t2v-ids": both, f"{lang}-v2t-ids": both + start}
+        tables |= {f"{lang}-t2v-scores": scores, f"{lang}-v2t-scores": scores}
+    sink = io.BytesIO()
+    np.savez(sink, **tables)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(("right", "expected"), [(0.5, 100.0), (-0.5, 0.0)])
+def test_mug_reranks_in_a_file_of_its_own(tmp_path: Path, right: float, expected: float) -> None:
+    write_embedded(tmp_path / "e", extra={"rerank.npz": candidates(40, right)})
+    made = evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
+    assert {"results-mug.json", "ranks-mug.parquet"} <= set(made.files)
+    tree = results(tmp_path / "v", "-mug")
+    assert tree["rescored"] == {"name": "mug", "label": "late interaction over the first 2"}
+    assert {r1(tree, lang, direction) for lang in ("en", "zh") for direction in ("t2v", "v2t")} == {expected}
+    assert "rescored" not in results(tmp_path / "v") and 10 < r1(results(tmp_path / "v"), "en", "t2v") < 100
+    ranks = read_ranks(tmp_path / "v" / "ranks-mug.parquet")
+    assert {row["rank_pessimistic"] for row in ranks} == {1 if right > 0 else 2}
+    assert any("not the headline, mug" in line for line in side_lines(tmp_path / "v"))
+
+
+def test_mug_leaves_v2t_out_where_a_video_has_several_texts(tmp_path: Path) -> None:
+    owners = [f"v{i // 2:03d}" for i in range(40)] * 2
+    write_embedded(tmp_path / "e", text_video_ids=owners, extra={"rerank.npz": candidates(40, 0.5)})
+    evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
+    tree = results(tmp_path / "v", "-mug")
+    assert {row["direction"] for row in tree["rows"]} == {"t2v"}
+    assert tree["rescored"]["label"].endswith("v2t is left out: several texts a video")
+
+
+def write_bank(folder: Path, texts: list[str], model: str = "model0", lang: str = "en") -> Bank:
+    def work(target: Path) -> Made:
+        np.save(target / VECTORS, np.random.default_rng([2]).normal(size=(len(texts), 16)).astype(np.float32))
+        write_json(target / IDS, {"texts": texts, "langs": [lang] * len(texts), "corpus": "c"})
+        return Made([VECTORS, IDS], {}, {"model": model})
+
+    run_whole_stage("bank", 1, {}, folder, work)
+    return Bank.open(folder)
+
+
+def test_rescored_rows_are_labelled(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "e", langs=("en",))
+    bank = write_bank(tmp_path / "b", ["a dog runs", "two cats sleep", "a man cooks"])
+    evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", EvaluateConfig(dual_softmax=100.0), bank)
+    dual, normed = results(tmp_path / "v", "-dual_softmax"), results(tmp_path / "v", "-qb_norm")
+    assert dual["rescored"]["label"].startswith("transductive: sees all queries")
+    assert "inverse temperature 100" in dual["rescored"]["label"]
+    assert "bank of 3 training texts" in normed["rescored"]["label"]
+    assert {row["direction"] for row in normed["rows"]} == {"t2v"}
+    plain = results(tmp_path / "v")
+    assert dual["card"] == plain["card"] and r1(dual, "en", "t2v") != r1(plain, "en", "t2v")
+    write_embedded(tmp_path / "e1", langs=("en",))
+    evaluate_folder(tmp_path / "e1", "custom", 0, tmp_path / "v1")
+    assert results(tmp_path / "v1") == plain, "rows beside it do not change the headline"
+    assert not list((tmp_path / "v1").glob("results-*"))
+
+
+def test_a_bank_with_a_query_is_refused(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "e", langs=("en",))
+    bank = write_bank(tmp_path / "b", ["a dog runs", "Clip v003 in EN!"])
+    with pytest.raises(M2raapError, match=r"1 of its texts are queries of this benchmark, first 'clip v003 in en'"):
+        evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", None, bank)
+    other = write_bank(tmp_path / "o", ["a dog runs"], model="another")
+    with pytest.raises(M2raapError, match="these vectors are of model another, the embeddings of model0"):
+        evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", None, other)
+    chinese = write_bank(tmp_path / "z", ["一只狗在跑"], lang="zh")
+    with pytest.raises(M2raapError, match="holds no text in 'en'"):
+        evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", None, chinese)
+    with pytest.raises(M2raapError, match="holds no bank"):
+        Bank.open(tmp_path / "nowhere")
+
+
+def test_counts_are_checked_by_language_and_for_a_users_benchmark(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "e", lost=3)
+    fields = {"protocol": "mine", "langs": ["en", "zh"], "num_videos": 40, "num_texts": {"en": 40, "zh": 40}}
+    fields |= {"source": "list.csv", "revision": "1", "citation": "none"}
+    evaluate_folder(tmp_path / "e", "mine", 0, tmp_path / "v", EvaluateConfig(benchmarks={"mine": fields}))
+    assert results(tmp_path / "v")["card"]["benchmark"]["citation"] == "none"
+    fields["num_texts"] = {"en": 40, "zh": 39}
+    with pytest.raises(M2raapError, match="benchmark mine: 40 zh texts instead of 39"):
+        evaluate_folder(tmp_path / "e", "mine", 0, tmp_path / "w", EvaluateConfig(benchmarks={"mine": fields}))
+    with pytest.raises(M2raapError, match="40 videos instead of 670"):
+        evaluate_folder(tmp_path / "e", "msvd", 0, tmp_path / "w")
+
+
+def test_two_languages_stand_beside_the_headline(tmp_path: Path) -> None:
+    folder = evaluated(tmp_path)
+    assert [row["direction"] for row in results(folder)["bilingual"]] == ["t2v", "v2t"]
+    assert "R@1 en minus zh" in side_lines(folder)[0]
+    assert results(evaluated(tmp_path / "one", langs=("en",)))["bilingual"] == []
