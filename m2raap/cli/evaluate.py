@@ -22,7 +22,8 @@ def evaluate(
     out: options.OutOption,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the bootstrap")] = 0,
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="the declared benchmark that this corpus is; default: as it was imported")
+        str | None,
+        typer.Option("--protocol", help="the declared benchmark that this corpus is; default: as it was imported"),
     ] = None,
     protocols: Annotated[
         Path | None, typer.Option("--protocols", help="YAML with benchmarks of your own: name, and their fields")
@@ -66,7 +67,9 @@ def _print(tree: dict[str, Any]) -> None:
     for lang, directions in tree["compat"]["rows"].items():
         for direction, row in directions.items():
             if row:
-                typer.echo(f"compat {lang} {direction}  R@1 {row['R@1']:.1f}  R@5 {row['R@5']:.1f}  R@10 {row['R@10']:.1f}")
+                typer.echo(
+                    f"compat {lang} {direction}  R@1 {row['R@1']:.1f}  R@5 {row['R@5']:.1f}  R@10 {row['R@10']:.1f}"
+                )
     typer.echo(f"compat: {tree['compat']['label']}")
 
 

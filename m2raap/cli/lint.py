@@ -14,12 +14,16 @@ SHOWN = 3
 
 
 def register(app: typer.Typer) -> None:
-    app.command("lint", help="Look for copies, generic captions and leaks in a corpus or benchmark; nothing is changed.")(lint)
+    app.command(
+        "lint", help="Look for copies, generic captions and leaks in a corpus or benchmark; nothing is changed."
+    )(lint)
 
 
 def lint(
     corpus: Annotated[Path, typer.Argument(help="a corpus, or its keyframes folder: then videos are looked at too")],
-    against: Annotated[Path | None, typer.Option("--against", help="training data: what of CORPUS stands in it?")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="training data: what of CORPUS stands in it?")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.core.view import open_view

@@ -21,7 +21,8 @@ def score(
         Path | None, typer.Option("--pairs", help="csv with the columns text,video; default: the diagonal")
     ] = None,
     compat: Annotated[
-        bool, typer.Option("--compat", help="also print what CLIP4Clip's arithmetic makes of it, ties counted several times")
+        bool,
+        typer.Option("--compat", help="also print what CLIP4Clip's arithmetic makes of it, ties counted several times"),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

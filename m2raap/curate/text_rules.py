@@ -194,9 +194,9 @@ RULES: dict[str, TextRule] = {
         _below("num_words", num_words, LangLimit(en=2, zh=4), "text_too_short"),
         _above("num_words", num_words, LangLimit(en=100, zh=150), "text_too_long"),
         _below("content_words", num_content_words, LangLimit(en=1, zh=0.5), "unspecific"),
-        _above("copies", None, LangLimit.of(10), "duplicate_text", version=2),
+        _above("copies", None, LangLimit.of(20), "duplicate_text", version=2),
         _above("source_share", None, LangLimit.of(0.02), "frequent_in_source"),
-        _above("near_copies", None, LangLimit.of(10), "near_duplicate_text"),
+        _above("near_copies", None, LangLimit.of(20), "near_duplicate_text"),
     )
 }
 
@@ -267,7 +267,13 @@ def score_text(text: str, lang: str) -> dict[str, float]:
 
 def refusals(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
     """Every rule that refuses, in the order of RULES: the first is the verdict."""
-    return [rule for side, rule in judged(signals, thresholds) if rule.fails(side)]
+    found = []
+    for reason, threshold in thresholds.items():  # as `judged`, without a word about the rules that pass
+        rule = RULES[reason]
+        score = signals.get(rule.signal)
+        if score is not None and (score < threshold if rule.refuse == "below" else score > threshold):
+            found.append(Refusal(reason, rule.signal, float(score), threshold, rule.version))
+    return found
 
 
 def judged(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[tuple[Side, Refusal]]:

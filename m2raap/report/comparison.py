@@ -19,12 +19,17 @@ def print_comparison(found: Mapping[str, Any], file: TextIO | None = None) -> No
         print(f"{bench['name']}: {bench['protocol']}{', ' + bench['note'] if bench['note'] else ''}\n", file=stream)
         lines = []
         for row in bench["rows"]:
-            numbers = [f"{row['metrics'][n]:.1f} ({row['intervals'][n][0]:.1f}-{row['intervals'][n][1]:.1f})" for n in METRICS]
+            numbers = [
+                f"{row['metrics'][n]:.1f} ({row['intervals'][n][0]:.1f}-{row['intervals'][n][1]:.1f})" for n in METRICS
+            ]
             spread = f"{row['seeds']} seeds, R@1 deviates by {row['deviation_r1']:.1f}" if row["seeds"] > 1 else ""
             lost = f"{row['missing']:,} missing count as misses" if row["missing"] else ""
             note = "; ".join(part for part in (spread, lost) if part)
             lines.append([found[row["run"]], row["lang"], row["direction"], *numbers, f"{row['queries']:,}", note])
-        lines += [[f"[published] {row['system']}", "en", "t2v", f"{row['r1']:.1f}", "", "", "", "", _cited(row)] for row in bench["published"]]
+        lines += [
+            [f"[published] {row['system']}", "en", "t2v", f"{row['r1']:.1f}", "", "", "", "", _cited(row)]
+            for row in bench["published"]
+        ]
         head = ["run", "lang", "direction", *(f"{name} (95 %)" for name in METRICS), "queries", ""]
         print_table("Results", head, lines, {3, 4, 5, 6, 7}, stream)
         names = {"arm_a": found["a"], "arm_b": found["b"], "benchmark": bench["name"]}
@@ -35,7 +40,9 @@ def print_comparison(found: Mapping[str, Any], file: TextIO | None = None) -> No
         if found["allowed"]:
             print(f"allowed to differ: {', '.join(found['allowed'])}", file=stream)
         if bench["published"]:
-            print("published rows: zero-shot, other models and data; no protocol card of theirs was checked", file=stream)
+            print(
+                "published rows: zero-shot, other models and data; no protocol card of theirs was checked", file=stream
+            )
 
 
 def _cited(row: Mapping[str, Any]) -> str:
@@ -52,7 +59,12 @@ def _unlike(bench: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def as_latex(found: Mapping[str, Any]) -> str:
     """One booktabs table: both sides and the published rows (dagger); the better side of a clear difference is bold."""
-    lines = [r"\begin{tabular}{lllrrrr}", r"\toprule", r"run & benchmark & language & R@1 & R@5 & R@10 & MdR \\", r"\midrule"]
+    lines = [
+        r"\begin{tabular}{lllrrrr}",
+        r"\toprule",
+        r"run & benchmark & language & R@1 & R@5 & R@10 & MdR \\",
+        r"\midrule",
+    ]
     cited: list[str] = []
     for bench in found["benches"]:
         clear = {(row["lang"], row["direction"], row["metric"]): row for row in bench["differences"] if row["p"] < 0.05}
@@ -69,10 +81,16 @@ def as_latex(found: Mapping[str, Any]) -> str:
             lines.append(rf"{_tex(found[row['run']])} & {_tex(bench['protocol'])} & {where} & {' & '.join(numbers)} \\")
         for row in bench["published"]:
             cited.append(f"% published: {row['system']}: {_cited(row)}")
-            lines.append(rf"{_tex(row['system'])}$^\dagger$ & {_tex(bench['protocol'])} & en t2v & {row['r1']:.1f} & & & \\")
+            lines.append(
+                rf"{_tex(row['system'])}$^\dagger$ & {_tex(bench['protocol'])} & en t2v & {row['r1']:.1f} & & & \\"
+            )
         if bench["note"]:
             cited.append(f"% {bench['name']}: {bench['note']}")
-    lines += [r"\bottomrule", r"\end{tabular}", "% brackets: 95 % intervals, cluster bootstrap over videos; bold: p < 0.05, paired"]
+    lines += [
+        r"\bottomrule",
+        r"\end{tabular}",
+        "% brackets: 95 % intervals, cluster bootstrap over videos; bold: p < 0.05, paired",
+    ]
     if any("dagger" in line for line in lines):
         lines.append("% dagger: as published, zero-shot, other models and data; not scored by us")
     return "\n".join([*lines, *cited])

@@ -61,7 +61,9 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
             f"{row.metrics[name]:.1f} ({row.intervals[name][0]:.1f}-{row.intervals[name][1]:.1f})" for name in names
         ]
         if row.seeds > 1:
-            note = f"{row.seeds} seeds, R@1 {min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f}" + (f"; {note}" if note else "")
+            note = f"{row.seeds} seeds, R@1 {min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f}" + (
+                f"; {note}" if note else ""
+            )
         lines.append([row.arm, row.benchmark, row.lang, row.direction, row.slice, *numbers, f"{row.queries:,}", note])
     head = ["arm", "benchmark", "lang", "direction", "slice", *(f"{name} (95 %)" for name in names), "queries", ""]
     if not any(line[-1] for line in lines):
@@ -77,7 +79,19 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
          "-" if row.smallest is None else f"{row.smallest:.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no"]
         for row in rows
     ]  # fmt: skip
-    head = ["difference", "benchmark", "lang", "direction", "slice", "metric", "points", "95 %", "p", "could show", "without 0"]
+    head = [
+        "difference",
+        "benchmark",
+        "lang",
+        "direction",
+        "slice",
+        "metric",
+        "points",
+        "95 %",
+        "p",
+        "could show",
+        "without 0",
+    ]
     print_table("Paired differences", head, lines, {6, 7, 8, 9}, file)
 
 

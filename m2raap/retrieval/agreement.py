@@ -72,10 +72,10 @@ def _gaps(en: NDArray[np.float64], zh: NDArray[np.float64], clips: list[str], se
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
     """Rank correlation, ties at their mean rank; None where one side does not vary."""
-    ranks = [_mean_ranks(values) for values in (a, b)]
-    if min(np.ptp(values) for values in ranks) == 0:
+    first, second = _mean_ranks(a), _mean_ranks(b)
+    if 0 in (np.ptp(first), np.ptp(second)):
         return None
-    return round(float(np.corrcoef(*ranks)[0, 1]), DIGITS)
+    return round(float(np.corrcoef(first, second)[0, 1]), DIGITS)
 
 
 def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

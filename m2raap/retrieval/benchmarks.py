@@ -32,8 +32,12 @@ class Benchmark(Config):
 _XU_2016 = "Xu et al., MSR-VTT: A Large Video Description Dataset for Bridging Video and Language, CVPR 2016"
 _CHEN_2011 = "Chen and Dolan, Collecting Highly Parallel Data for Paraphrase Evaluation, ACL 2011"
 _HENDRICKS_2017 = "Hendricks et al., Localizing Moments in Video with Natural Language, ICCV 2017"
-_WANG_2019 = "Wang et al., VaTeX: A Large-Scale, High-Quality Multilingual Dataset for Video-and-Language Research, ICCV 2019"
-_EVERY_CAPTION = "every caption asks for itself; v2t by both rules: the best caption of each video (a), the best own caption (b)"
+_WANG_2019 = (
+    "Wang et al., VaTeX: A Large-Scale, High-Quality Multilingual Dataset for Video-and-Language Research, ICCV 2019"
+)
+_EVERY_CAPTION = (
+    "every caption asks for itself; v2t by both rules: the best caption of each video (a), the best own caption (b)"
+)
 _NO_DIGEST = "as published; no copy of it was at hand to take a digest of"
 
 _DECLARED = (
@@ -223,7 +227,9 @@ def check_counts(benchmark: Benchmark, num_videos: int, num_texts: Mapping[str, 
         elif wanted is not None and found != wanted:
             wrong.append(f"{found:,} {lang} texts instead of {wanted:,}")
         elif wanted is None and benchmark.texts_per_video and found != num_videos * benchmark.texts_per_video:
-            wrong.append(f"{found:,} {lang} texts for {num_videos:,} videos instead of {benchmark.texts_per_video} each")
+            wrong.append(
+                f"{found:,} {lang} texts for {num_videos:,} videos instead of {benchmark.texts_per_video} each"
+            )
     if wrong:
         raise M2raapError(
             f"benchmark {benchmark.name}: {' and '.join(wrong)}; import the whole list from {benchmark.source} "

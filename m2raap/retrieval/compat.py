@@ -36,7 +36,9 @@ def clip4clip(side: Side) -> dict[str, float]:
     return _rounded({**found, "MdR": (low + high) / 2 + 1, "MnR": mean + 1, "entries": total, "queries": len(here)})
 
 
-def clip4clip_several(rows: ScoreRows, text_P: NDArray[np.int64], video_P: NDArray[np.int64], num_videos: int) -> dict[str, float]:
+def clip4clip_several(
+    rows: ScoreRows, text_P: NDArray[np.int64], video_P: NDArray[np.int64], num_videos: int
+) -> dict[str, float]:
     """`tensor_text_to_video_metrics` of text-video pairs, ties in the order of the columns."""
     place = np.zeros(len(text_P), np.int64)
     size = max(1, BLOCK_ELEMENTS // num_videos)
@@ -48,7 +50,9 @@ def clip4clip_several(rows: ScoreRows, text_P: NDArray[np.int64], video_P: NDArr
         place[start : start + size] = before.sum(1)
     found: dict[str, float] = {f"R@{k}": 100 * float((place < k).mean()) for k in AT}
     middle = float(np.sort(place)[(len(place) - 1) // 2] + 1)
-    return _rounded({**found, "MdR": middle, "MnR": float(place.mean()) + 1, "entries": len(place), "queries": len(place)})
+    return _rounded(
+        {**found, "MdR": middle, "MnR": float(place.mean()) + 1, "entries": len(place), "queries": len(place)}
+    )
 
 
 def _rounded(found: dict[str, Any]) -> dict[str, float]:

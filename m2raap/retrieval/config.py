@@ -18,4 +18,6 @@ class EvaluateConfig(Config):
     dual_softmax: float | None = Field(
         default=None, gt=0, le=10_000, description="inverse temperature; also score by dual softmax over all queries"
     )
-    qb_norm: float = Field(default=20.0, gt=0, le=10_000, description="inverse temperature of QB-Norm, where a bank is given")
+    qb_norm: float = Field(
+        default=20.0, gt=0, le=10_000, description="inverse temperature of QB-Norm, where a bank is given"
+    )

@@ -28,6 +28,7 @@ V2T_RULES = {
     "b": "rank of the best own caption among all captions",
 }
 BLOCK_ELEMENTS = 4_000_000
+TILE_ELEMENTS = 250_000
 
 # Rows of scores for text indices: (n,) -> (n, V).
 ScoreRows = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -112,34 +113,46 @@ def ranks_of(score_rows: ScoreRows, num_texts: int, num_videos: int, pairs: Arra
     blocks = list(_whole_groups(group_T[order_T], max(1, BLOCK_ELEMENTS // num_videos)))
 
     greater_T, equal_T = np.zeros(num_texts, np.int64), np.zeros(num_texts, np.int64)
-    own_V = np.zeros(num_videos)
-    best_text_V = np.full(num_videos, -1, np.int64)
+    own_T: NDArray[Any] = np.zeros(num_texts)
     for start, end in blocks:
         texts = order_T[start:end]
         scores = _finite(score_rows(texts), texts)
-        videos = video_of_T[texts]
-        paired = videos >= 0
-        own = scores[np.arange(len(texts)), np.maximum(videos, 0)]
-        greater_T[texts] = (scores > own[:, None]).sum(1)
-        equal_T[texts] = (scores == own[:, None]).sum(1) - 1
-        for text, video, score in zip(texts[paired], videos[paired], own[paired], strict=True):
-            if best_text_V[video] < 0 or score > own_V[video]:
-                best_text_V[video], own_V[video] = text, score
+        own = scores[np.arange(len(texts)), np.maximum(video_of_T[texts], 0)]
+        own_T = own_T if own_T.dtype == scores.dtype else own_T.astype(scores.dtype)
+        own_T[texts] = own
+        for rows in _tiles(len(texts), num_videos):
+            greater_T[texts[rows]] = _per_row(scores[rows] > own[rows, None])
+            equal_T[texts[rows]] = _per_row(scores[rows] == own[rows, None]) - 1
 
-    greater_a, equal_a = np.zeros(num_videos, np.int64), np.zeros(num_videos, np.int64)
-    greater_b, equal_b = np.zeros(num_videos, np.int64), np.zeros(num_videos, np.int64)
+    # Own score of a video: its best text's, of equal ones the first in `order_T`. An own text never beats it, and `twins_V`
+    # of them tie with it, so all texts can be counted alike and the own ones taken off again.
+    own_V, twins_V = np.zeros(num_videos, own_T.dtype), np.zeros(num_videos, np.int64)
+    best_text_V = np.full(num_videos, -1, np.int64)
+    paired_T = order_T[video_of_T[order_T] >= 0]
+    for text in paired_T[np.lexsort((-np.arange(len(paired_T)), own_T[paired_T]))].tolist():
+        best_text_V[video_of_T[text]] = text  # the last one to be written is the best
+    asked_V = best_text_V >= 0
+    own_V[asked_V] = own_T[best_text_V[asked_V]]
+    np.add.at(twins_V, video_of_T[paired_T], own_T[paired_T] == own_V[video_of_T[paired_T]])
+
+    several = bool(np.bincount(pairs[:, 1]).max() > 1)
+    greater_a, equal_a = np.zeros(num_videos, np.int64), -asked_V.astype(np.int64)
+    greater_b, equal_b = np.zeros(num_videos, np.int64), -twins_V
     for start, end in blocks:
         texts = order_T[start:end]
         scores = score_rows(texts)
-        groups = group_T[texts]
-        starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
-        best_GV = np.maximum.reduceat(scores, starts, axis=0)
-        foreign_GV = groups[starts][:, None] != np.arange(num_videos)
-        greater_a += ((best_GV > own_V) & foreign_GV).sum(0)
-        equal_a += ((best_GV == own_V) & foreign_GV).sum(0)
-        foreign_TV = groups[:, None] != np.arange(num_videos)
-        greater_b += ((scores > own_V) & foreign_TV).sum(0)
-        equal_b += ((scores == own_V) & foreign_TV).sum(0)
+        for rows in _tiles(len(texts), num_videos):
+            greater_b += _per_column(scores[rows] > own_V)
+            equal_b += _per_column(scores[rows] == own_V)
+        if several:
+            groups = group_T[texts]
+            starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+            best_GV = np.maximum.reduceat(scores, starts, axis=0)
+            for rows in _tiles(len(best_GV), num_videos):
+                greater_a += _per_column(best_GV[rows] > own_V)
+                equal_a += _per_column(best_GV[rows] == own_V)
+    if not several:  # then a video's best text is its only one, and the two rules are one
+        greater_a, equal_a = greater_b, equal_b
 
     texts, videos = np.sort(pairs[:, 0]), np.unique(pairs[:, 1])
     own_texts_V = np.bincount(pairs[:, 1], minlength=num_videos)
@@ -147,7 +160,7 @@ def ranks_of(score_rows: ScoreRows, num_texts: int, num_videos: int, pairs: Arra
         t2v=_side(texts, video_of_T[texts], greater_T, equal_T, num_videos),
         v2t=_side(videos, best_text_V[videos], greater_a, equal_a, len(np.unique(group_T))),
         v2t_rule_b=_side(videos, best_text_V[videos], greater_b, equal_b, num_texts),
-        several_texts=bool(own_texts_V.max() > 1),
+        several_texts=several,
     )
     assert len(result.t2v) == len(pairs)
     assert len(result.v2t) == len(result.v2t_rule_b) == int((own_texts_V > 0).sum())
@@ -224,10 +237,25 @@ def _whole_groups(groups: NDArray[np.int64], rows: int) -> Iterator[tuple[int, i
         start = end
 
 
+def _tiles(num_rows: int, width: int) -> Iterator[slice]:
+    """Cuts whose masks stay in the processor's cache, of at most 255 rows: so many a byte can count."""
+    size = min(255, max(1, TILE_ELEMENTS // width))
+    for start in range(0, num_rows, size):
+        yield slice(start, min(num_rows, start + size))
+
+
+def _per_row(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.fromiter(map(np.count_nonzero, mask), np.int64, len(mask))
+
+
+def _per_column(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    assert len(mask) <= 255
+    return np.add.reduce(mask.view(np.uint8), axis=0, dtype=np.uint8)
+
+
 def _finite(scores: NDArray[Any], texts: NDArray[np.int64]) -> NDArray[Any]:
-    bad = ~np.isfinite(scores)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
+    if not np.isfinite(scores).all():
+        row, column = np.argwhere(~np.isfinite(scores))[0]
         raise M2raapError(
             f"the score of text {texts[row]} (row) and video {column} (column) is {scores[row, column]}: "
             "NaN and Inf cannot be ranked, compute these embeddings again"

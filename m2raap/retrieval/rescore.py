@@ -112,7 +112,7 @@ def _log_sums(rows: ScoreRows, num_rows: int, num_videos: int, factor: float) ->
     return np.round(total_V, _DIGITS)
 
 
-def _log_sum(values: NDArray[Any], axis: int) -> NDArray[np.float64]:
+def _log_sum(values: NDArray[Any], axis: int) -> NDArray[Any]:
     most = values.max(axis=axis, keepdims=True)
     return np.log(np.exp(values - most).sum(axis=axis)) + most.squeeze(axis)
 

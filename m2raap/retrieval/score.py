@@ -51,9 +51,12 @@ def score_matrix(path_npy: Path, pairs_csv: Path | None = None, compat: bool = F
         result["v2t_rule_b"] = _direction(found.v2t_rule_b)
     if compat:
         t2v = found.t2v
-        several = lambda: clip4clip_several(lambda rows: np.asarray(sim_TV[rows]), t2v.query, t2v.target, sim_TV.shape[1])  # noqa: E731
-        rows = {"t2v": several() if found.several_texts else clip4clip(t2v), "v2t": clip4clip(found.v2t)}
-        result["compat"] = {"label": LABEL, **rows}
+        if found.several_texts:
+            rows = lambda texts: np.asarray(sim_TV[texts])  # noqa: E731
+            t2v = clip4clip_several(rows, found.t2v.query, found.t2v.target, sim_TV.shape[1])
+        else:
+            t2v = clip4clip(found.t2v)
+        result["compat"] = {"label": LABEL, "t2v": t2v, "v2t": clip4clip(found.v2t)}
     return result
 
 

@@ -17,8 +17,8 @@ DIGITS = 6
 def summary_row(sides: Sequence[Side], video_ids: Sequence[str], seed: int) -> dict[str, Any]:
     """Metrics of one direction, averaged over `sides` (training seeds; the same queries in the same order).
 
-    `video_ids` names each query's video: the cluster that is resampled. Gives `queries`, `gallery`, `missing`, `seeds`, `seeds_r1`,
-    `metrics`, `pessimistic`, `intervals` ({metric: [lo, hi]}) and `ties`; percent for R@k, floats to 6 digits.
+    `video_ids` names each query's video: the cluster that is resampled. Gives `queries`, `gallery`, `missing`, `seeds`,
+    `seeds_r1`, `metrics`, `pessimistic`, `intervals` ({metric: [lo, hi]}) and `ties`; percent for R@k, floats to 6 digits.
     """
     for side in sides:
         assert len(side) == len(video_ids)

@@ -66,7 +66,9 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig, fol
     import torch
 
     if view.is_benchmark:
-        raise M2raapError(f"{view.corpus_path}: is the benchmark '{view.corpus.benchmark}'; a bank comes from training texts")
+        raise M2raapError(
+            f"{view.corpus_path}: is the benchmark '{view.corpus.benchmark}'; a bank comes from training texts"
+        )
     torch.set_num_threads(available_cores())
     clip = load_model(model)
     rows = [row for part in view.parts() for row in _training_texts(part.clips, part.texts)]

@@ -70,7 +70,9 @@ def open_contender(path: Path) -> Contender:
     return Contender(f"{home.name}/{arm}" if len(arms) > 1 else home.name, folders)
 
 
-def compare(a: Contender, b: Contender, *, intersect: bool = False, allow: Collection[str] = (), seed: int = 0) -> dict[str, Any]:
+def compare(
+    a: Contender, b: Contender, *, intersect: bool = False, allow: Collection[str] = (), seed: int = 0
+) -> dict[str, Any]:
     """{"a", "b", "benches": [...]}; a bench has name, protocol, scope, cards, rows, differences, published.
 
     `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, 5, 10). Raises M2raapError
@@ -88,7 +90,10 @@ def compare(a: Contender, b: Contender, *, intersect: bool = False, allow: Colle
         if intersect:
             tables, note = _intersected((a.folders[name], b.folders[other]), name, "pictures" in allow, seed)
         else:
-            tables = [[read_ranks(folder / "ranks.parquet") for folder in side] for side in (a.folders[name], b.folders[other])]
+            tables = [
+                [read_ranks(folder / "ranks.parquet") for folder in side]
+                for side in (a.folders[name], b.folders[other])
+            ]
         benches.append(_bench(name, cards, tables, note, seed))
     return {"a": a.name, "b": b.name, "allowed": sorted(allow), "benches": benches}
 
@@ -110,11 +115,12 @@ def failed_gates(found: Mapping[str, Any], min_r1: float | None, against: Mappin
     R@1 may lie below that run's with its whole 95 % interval.
     """
     sentences = []
-    for bench in found["benches"] if min_r1 is not None else ():
+    least = 0.0 if min_r1 is None else min_r1
+    for bench in found["benches"]:
         for row in bench["rows"]:
             r1 = row["metrics"]["R@1"]
-            if row["run"] == "a" and row["direction"] == "t2v" and r1 < min_r1:
-                sentences.append(f"{bench['name']} {row['lang']} t2v R@1 {r1:.2f} is under --min-r1 {min_r1:g}")
+            if row["run"] == "a" and row["direction"] == "t2v" and r1 < least:
+                sentences.append(f"{bench['name']} {row['lang']} t2v R@1 {r1:.2f} is under --min-r1 {least:g}")
     for bench in against["benches"] if against else ():
         for row in bench["differences"]:
             if row["metric"] == "R@1" and row["hi"] < 0:
@@ -146,7 +152,9 @@ def _refuse_unlike(
                 values = "; ".join(f"{name}: {_short(first[name])} and {_short(card[name])}" for name in odd)
                 hint = "; --intersect scores both on what they share"
                 if "protocol" in odd or "frames" in odd:
-                    hint = "; --allow compares them all the same, and says so: " + " ".join(f"--allow {name}" for name in odd)
+                    hint = "; --allow compares them all the same, and says so: " + " ".join(
+                        f"--allow {name}" for name in odd
+                    )
                 raise M2raapError(
                     f"{a.name} and {side.name} do not compare on {bench}, their protocols differ in {values}{hint}"
                 )
@@ -177,7 +185,9 @@ def _bench(
         "name": name,
         "protocol": protocol,
         "note": note,
-        "cards": {run: {key: side[0][key] for key in (*MUST_AGREE, *SHOWN)} for run, side in zip("ab", cards, strict=False)},
+        "cards": {
+            run: {key: side[0][key] for key in (*MUST_AGREE, *SHOWN)} for run, side in zip("ab", cards, strict=False)
+        },
         "rows": rows,
         "differences": differences,
         "published": published(protocol),
@@ -225,7 +235,9 @@ class _Embedded:
                 columns = (ids[name] for name in ("text_ids", "text_video_ids", "text_langs", "texts"))
                 frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
                 return cls(path, ids, frames, list(zip(*columns, strict=True)))
-        raise M2raapError(f"{evaluated}: its embeddings (digest {wanted[:12]}) are in no folder beside it; --intersect needs them")
+        raise M2raapError(
+            f"{evaluated}: its embeddings (digest {wanted[:12]}) are in no folder beside it; --intersect needs them"
+        )
 
     def ranks(self, videos: set[str], texts: set[tuple[str, str, str, str]], seed: int) -> Table:
         keep_V = [row for row, video in enumerate(self.ids["video_ids"]) if video in videos]

@@ -1,4 +1,7 @@
-"""--dry-run: what a run would do and about what it costs. Rates are of two CPU cores and stated; nothing is loaded."""
+"""--dry-run: what a run would do and about what it costs. Rates are of two CPU cores and stated; no model is loaded.
+
+Frames are the dear part of a data run: what they cost is measured on a small sample of the corpus's own files.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from typing import Any
 from m2raap.core.config import digest
 from m2raap.core.view import View
 from m2raap.stages.asked import model_costs
+from m2raap.stages.frames_cost import FramesCost, frames_cost
+from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.plan import Step
 from m2raap.stages.recipe import Recipe, arms_of
 from m2raap.stages.run import Inputs
 
-# Seconds a clip and core, measured on 4-second clips of 640x360 (keyframes) and on text alone (filter).
-SECONDS_A_CLIP = {"filter": 0.02, "keyframes": 0.15, "align": 0.1, "caption": 0.1, "rewrite": 0.002}
-# A JPEG of quality 90 takes about this share of a byte a pixel.
-BYTES_A_PIXEL = 0.35
+# Seconds a clip and core.
+SECONDS_A_CLIP = {"filter": 0.02, "align": 0.1, "caption": 0.1, "rewrite": 0.002}
 GPU_FLOPS = 1.2e14  # a 300-TFLOP/s card in bf16 at 40%
 
 
@@ -30,22 +33,23 @@ def estimate(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> di
         f"recipe {recipe.name}: {clips} training clips, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
     ]
     rows, disk, minutes = [], 0.0, 0.0
+    frames = _Frames(recipe, inputs)
     for folder, step in {step.folder: step for step in reversed(steps)}.items():
         done = (folder / "manifest.json").exists()
         num = bench_clips[step.bench] if step.bench else clips
         keyframes = (arms[step.arm].bench_keyframes if step.bench else None) or arms[step.arm].keyframes
-        step_bytes = (
-            num * keyframes.k * keyframes.short_side_px**2 * 1.5 * BYTES_A_PIXEL if step.stage == "keyframes" else 0.0
-        )
-        seconds = num * SECONDS_A_CLIP.get(step.stage, 0.0)
+        step_bytes, seconds, note = 0.0, num * SECONDS_A_CLIP.get(step.stage, 0.0), ""
+        if step.stage == "keyframes" and not done:
+            cost = frames.cost(step.bench, keyframes)
+            step_bytes, seconds, note = num * cost.bytes_a_clip, num * cost.seconds_a_clip, f" ({cost.note})"
         row = {"folder": str(folder), "stage": step.stage, "state": "done" if done else "to do", "clips": num,
-               "disk_mb": round(step_bytes / 1e6, 1), "core_minutes": round(seconds / 60, 2)}  # fmt: skip
+               "disk_mb": round(step_bytes / 1e6, 1), "core_minutes": round(seconds / 60, 2), "note": note}  # fmt: skip
         rows.append(row)
         if not done:
             disk, minutes = disk + step_bytes, minutes + seconds / 60
     for row in reversed(rows):
-        cost = f", about {row['core_minutes']} core minutes, {row['disk_mb']} MB" if row["state"] == "to do" else ""
-        lines.append(f"  {row['state']:<6} {row['folder']}: at most {row['clips']} clips{cost}")
+        price = f", about {row['core_minutes']} core minutes, {row['disk_mb']} MB" if row["state"] == "to do" else ""
+        lines.append(f"  {row['state']:<6} {row['folder']}: at most {row['clips']} clips{price}{row['note']}")
     asked = model_costs(arms, clips, texts, {step.folder: step for step in steps if not step.bench})
     lines += [f"  {cost['line']}" for cost in asked]
     adapt = {arm: _adapt_cost(one, clips) for arm, one in arms.items() if "adapt" in one.stages}
@@ -55,7 +59,7 @@ def estimate(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> di
             f"{cost['peta_flop']:.3g} PFLOP, {cost['gpu_hours']:.3g} h and {cost['gpu_memory_gb']:.3g} GB on a 300-TFLOP/s GPU"
         )
         if arms[arm].adapt.input == "video":
-            decode_minutes = cost["pairs_seen"] * SECONDS_A_CLIP["keyframes"] / 60
+            decode_minutes = cost["pairs_seen"] * frames.cost(None, arms[arm].keyframes).seconds_a_clip / 60
             lines.append(
                 f"  {arm} reads raw video: every clip is decoded anew each epoch, about {decode_minutes:.1f} core minutes in "
                 "all, and frozen layers have no cache"
@@ -70,6 +74,22 @@ def estimate(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> di
         "adapt": adapt,
         "plan_digest": digest([str(s.folder) for s in steps]),
     }
+
+
+class _Frames:
+    """Costs of frames, each sampled once."""
+
+    def __init__(self, recipe: Recipe, inputs: Inputs) -> None:
+        self._recipe, self._inputs = recipe, inputs
+        self._known: dict[tuple[str | None, str], FramesCost] = {}
+
+    def cost(self, bench: str | None, cfg: KeyframesConfig) -> FramesCost:
+        """Of the training corpus (bench None) or a benchmark."""
+        key = (bench, digest(cfg))
+        if key not in self._known:
+            view = self._inputs.bench(bench, self._recipe.langs) if bench else self._inputs.view(self._recipe.langs)
+            self._known[key] = frames_cost(view, cfg)
+        return self._known[key]
 
 
 def _adapt_cost(recipe: Recipe, clips: int) -> dict[str, float]:

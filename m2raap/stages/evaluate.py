@@ -120,7 +120,9 @@ def _qb_norm(
 ) -> Rescored:
     of_lang = [row for row, lang in enumerate(bank.langs) if lang == scores.lang]
     if not of_lang:
-        raise M2raapError(f"{bank.path}: holds no text in '{scores.lang}'; make a bank from a corpus in that language too")
+        raise M2raapError(
+            f"{bank.path}: holds no text in '{scores.lang}'; make a bank from a corpus in that language too"
+        )
     order = [row for _, row in sorted(zip(ids["video_ids"], range(len(videos)), strict=True))]
     bank_BE, video_VE = (
         rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -204,7 +204,8 @@ def tell(story: dict[str, Any]) -> list[str]:
         lines += _rule_lines(chapter["rules"])
         for row in chapter.get("frames", []):
             picks = zip(row["times_s"], row["shots"], row["why"], strict=True)
-            lines += [f"  frame at {time:.2f} s, shot {shot}: {why}" for time, shot, why in picks]
+            named = [(time, f"shot {shot}" if shot >= 0 else "no shot known", why) for time, shot, why in picks]
+            lines += [f"  frame at {time:.2f} s, {shot}: {why}" for time, shot, why in named]
         for row in [*chapter.get("texts", []), *chapter.get("superseded", [])]:
             lines.append(
                 f"  {'text' if row['active'] else 'superseded'} {row['text_id']} ({row['lang']}, {row['origin']}): {row['text']}"

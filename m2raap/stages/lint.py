@@ -72,10 +72,12 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
     own = _Side.of(view)
     findings: list[dict[str, Any]] = []
 
-    def found(what: str, says: str, examples: Sequence[Any], of: int, lang: str | None = None) -> None:
+    def found(
+        what: str, says: str, examples: Sequence[Any], of: int, lang: str | None = None, count: int | None = None
+    ) -> None:
         if examples:
-            shown = list(examples[:EXAMPLES])
-            findings.append({"what": what, "lang": lang, "count": len(examples), "of": of, "says": says, "examples": shown})
+            told = {"count": count or len(examples), "of": of, "says": says, "examples": list(examples[:EXAMPLES])}
+            findings.append({"what": what, "lang": lang} | told)
 
     for lang, rows in sorted(own.texts.items()):
         _copies(rows, lang, found)
@@ -85,7 +87,12 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
     same_file = [clips for clips in own.videos.values() if len(clips) > 1]
     found("same_video", "clips with one and the same file and span", same_file, len(own.clips))
     pairs = _pictures(own.hashes, own.thumbs, 0)
-    found("near_duplicate_videos", "pairs of clips that look the same", [_names(own, own, pair) for pair in pairs], len(own.shown))
+    found(
+        "near_duplicate_videos",
+        "pairs of clips that look the same",
+        [_names(own, own, pair) for pair in pairs],
+        len(own.shown),
+    )
     if against is not None:
         other = _Side.of(against)
         for lang, rows in sorted(own.texts.items()):
@@ -111,10 +118,11 @@ def _copies(rows: list[Row], lang: str, found: Any) -> None:
     clips: dict[int, set[str]] = {}
     for key, row in zip(keys, rows, strict=True):
         clips.setdefault(key, set()).add(row["clip_id"])
-    several = [row for key, row in zip(keys, rows, strict=True) if len(clips[key]) > 1]
-    most = Counter(row["text"] for row in several)
-    several.sort(key=lambda row: (-most[row["text"]], row["text"], row["text_id"]))
-    found("duplicate_texts", "texts that stand on other clips too: right answers count as wrong", _told(several), len(rows), lang)
+    several = {key: row for key, row in zip(keys[::-1], rows[::-1], strict=True) if len(clips[key]) > 1}
+    groups = [{**_one(row), "clips": len(clips[key])} for key, row in several.items()]
+    groups.sort(key=lambda row: (-row["clips"], row["text_id"]))
+    says = "texts that stand on other clips too: right answers count as wrong"
+    found("duplicate_texts", says, groups, len(rows), lang, sum(key in several for key in keys))
     again = [n for n in Counter(zip(keys, (row["clip_id"] for row in rows), strict=True)).items() if n[1] > 1]
     first = {(key, row["clip_id"]): row for key, row in zip(keys[::-1], rows[::-1], strict=True)}
     twins = [first[pair] for pair, count in again for _ in range(count - 1)]
@@ -126,7 +134,9 @@ def _copies(rows: list[Row], lang: str, found: Any) -> None:
         if rows[head]["clip_id"] != row["clip_id"] and keys[head] != key
     ]
     told = [{**_one(row), "like": head["text"], "clip": head["clip_id"]} for row, head in near]
-    found("near_duplicate_texts", f"texts almost like one of another clip (Jaccard {NEAR_JACCARD})", told, len(rows), lang)
+    found(
+        "near_duplicate_texts", f"texts almost like one of another clip (Jaccard {NEAR_JACCARD})", told, len(rows), lang
+    )
 
 
 def _faults(rows: list[Row], lang: str, found: Any) -> None:
@@ -138,17 +148,29 @@ def _faults(rows: list[Row], lang: str, found: Any) -> None:
             refused.setdefault(refusal.reason, []).append(row)
     for reason, bad in sorted(refused.items()):
         name = "generic_texts" if reason == "unspecific" else reason
-        says = "texts that fit almost any clip" if reason == "unspecific" else f"texts that filter would refuse as {reason}"
+        says = (
+            "texts that fit almost any clip"
+            if reason == "unspecific"
+            else f"texts that filter would refuse as {reason}"
+        )
         found(name, says, _told(bad), len(rows), lang)
 
 
 def _chinese(rows: list[Row], found: Any) -> None:
-    tags = [row for row, s in zip(rows, score_rows([row["text"] for row in rows], "zh"), strict=True) if s["tag_share"] > _ZH_TAG_SHARE]
+    tags = [
+        row
+        for row, s in zip(rows, score_rows([row["text"] for row in rows], "zh"), strict=True)
+        if s["tag_share"] > _ZH_TAG_SHARE
+    ]
     found("zh_tags", "Chinese texts with a tagger's or list's residue", _told(tags), len(rows), "zh")
     left = [row for row in rows if bilingual.residue_share(row["text"], "zh", frozenset()) > RESIDUE_SHARE]
-    found("zh_residue", f"Chinese texts with over {RESIDUE_SHARE:.0%} left in Latin words", _told(left), len(rows), "zh")
+    found(
+        "zh_residue", f"Chinese texts with over {RESIDUE_SHARE:.0%} left in Latin words", _told(left), len(rows), "zh"
+    )
     mixed = [row for row in rows if bilingual.mixed_script(row["text"], simplified=False)]
-    found("zh_mixed_script", "Chinese texts that mix simplified and traditional characters", _told(mixed), len(rows), "zh")
+    found(
+        "zh_mixed_script", "Chinese texts that mix simplified and traditional characters", _told(mixed), len(rows), "zh"
+    )
 
 
 def _leaked_texts(rows: list[Row], train: list[Row], lang: str, found: Any) -> None:
@@ -159,7 +181,9 @@ def _leaked_texts(rows: list[Row], train: list[Row], lang: str, found: Any) -> N
     same = [key in known for key in _keys(rows, lang)]
     told = _told([row for row, leaked in zip(rows, same, strict=True) if leaked])
     found("leaked_texts", "texts that stand in the training data, case and punctuation apart", told, len(rows), lang)
-    leader = minhash.leaders(np.concatenate([_sketches(train, lang), _sketches(rows, lang)]), NEAR_JACCARD)[len(train) :]
+    leader = minhash.leaders(np.concatenate([_sketches(train, lang), _sketches(rows, lang)]), NEAR_JACCARD)[
+        len(train) :
+    ]
     near = [
         {**_one(row), "like": train[head]["text"], "clip": train[head]["clip_id"]}
         for row, head, leaked in zip(rows, leader.tolist(), same, strict=True)
@@ -176,11 +200,11 @@ def _sketches(rows: list[Row], lang: str) -> np.ndarray:
     return minhash.sketches(TextBatch([row["text"] for row in rows], lang).columns)
 
 
-def _one(row: Row) -> dict[str, str]:
+def _one(row: Row) -> dict[str, Any]:
     return {"text_id": row["text_id"], "clip_id": row["clip_id"], "text": row["text"]}
 
 
-def _told(rows: Iterable[Row]) -> list[dict[str, str]]:
+def _told(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return [_one(row) for row in rows]
 
 

@@ -86,7 +86,8 @@ class _Planner:
         embed_key = digest([key, model_key, recipe.embed])
         embedded = self._step(arm, "embed", bench, embed_key, (*parents, *model))
         yield embedded
-        yield self._step(arm, "evaluate", bench, digest([embed_key, "evaluate", recipe.seed, recipe.evaluate]), (embedded.folder,))
+        evaluate_key = digest([embed_key, "evaluate", recipe.seed, recipe.evaluate])
+        yield self._step(arm, "evaluate", bench, evaluate_key, (embedded.folder,))
 
     def _step(self, arm: str, stage: str, bench: str | None, key: str, parents: tuple[Path, ...]) -> Step:
         base = self._out / arm if self._several else self._out

@@ -33,7 +33,7 @@ def transnet_cuts(
 ) -> list[float]:
     """Cuts of [start_s, end_s) in seconds since start_s, ascending. Raises Refused, and M2raapError without the extra.
 
-    Costs a decode of its own; the network costs some ten times as much on a CPU.
+    Costs a decode of its own; the network costs twenty times as much or more on a CPU.
     """
     import numpy as np
 

@@ -41,6 +41,10 @@ class Candidate:
         """The moment at which this frame is seen that is nearest to `time_s`."""
         return min(max(time_s, self.time_s), self.time_s + self.lasts_s)
 
+    def apart(self, time_s: float) -> float:
+        """Seconds between that moment and `time_s`, to the microsecond: frames meet where one ends and the next begins."""
+        return round(abs(self.nearest(time_s) - time_s), 6)
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -160,7 +164,7 @@ def _spread(allowed: list[int], candidates: Sequence[Candidate], duration_s: flo
         # Of two equally near the later: at a boundary the frame that begins there is the one seen.
         place = min(
             range(first, last),
-            key=lambda n: (abs(candidates[allowed[n]].nearest(middle_s) - middle_s), -n),
+            key=lambda n: (candidates[allowed[n]].apart(middle_s), -n),
         )
         first = place + 1
         chosen.append(allowed[place])
@@ -257,4 +261,4 @@ def _shot_at(time_s: float, shots: list[tuple[float, float]]) -> int:
 def _off_centre(candidate: Candidate, slot: Slot) -> float:
     """0 if seen in the middle of the slot, 1 at its edges."""
     half = (slot.end_s - slot.start_s) / 2
-    return abs(candidate.nearest(slot.middle_s) - slot.middle_s) / half if half > 0 else 0.0
+    return candidate.apart(slot.middle_s) / half if half > 0 else 0.0

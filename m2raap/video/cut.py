@@ -37,7 +37,7 @@ def cut(path: Path, start_s: float, end_s: float, origin_s: float, out: Path, li
     target = ffmpeg.output(frames, "to", **coded).global_args("-copyts", "-filter_complex_threads", "1")
     # Paths come in here: ffmpeg-python fails on names that are no UTF-8.
     urls = {"from": file_url(path), "to": file_url(temp)}
-    argv = [urls.get(word, word) for word in target.compile(cmd=ffmpeg_exe())]
+    argv = [urls.get(word, word) for word in map(str, target.compile(cmd=ffmpeg_exe()))]
     try:
         run_ffmpeg(argv, timeout_s=limits.timeout_s, limits=limits)
         with open(temp, "rb") as written:

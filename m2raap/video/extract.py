@@ -178,7 +178,7 @@ class _Samples:
             return
         luma_HW = quality.luma(plane_HWC)
         self._points += points
-        self._luma += points * float(luma_HW.mean())
+        self._luma += points * quality.mean(luma_HW)
         self._black += points * quality.is_black(luma_HW)
         if self._last_HW is not None:
             change = quality.mean_difference(luma_HW, self._last_HW)

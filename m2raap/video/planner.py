@@ -112,6 +112,27 @@ def plan(opened: Opened, start_s: float, end_s: float | None, cfg: KeyframeConfi
     return found
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What reading a clip will take, by its header and, where it may pay, its packets. Nothing is decoded."""
+
+    reading: str  # full | sparse
+    frames: int  # that will be decoded
+    full_frames: int  # of the whole clip
+    pixels: int  # of one frame
+
+
+def outlook(opened: Opened, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> Outlook:
+    context = opened.stream.codec_context
+    pixels = context.width * context.height
+    found = plan(opened, start_s, end_s, cfg)
+    if found is not None:
+        return Outlook("sparse", found.frames, found.full_frames, pixels)
+    length_s = (opened.duration_s if end_s is None else end_s) - start_s
+    frames = max(1, round(length_s * (opened.fps or 25.0)))
+    return Outlook("full", frames, frames, pixels)
+
+
 def read_packets(opened: Opened, start_s: float, end_s: float | None) -> Packets:
     """By demuxing alone, from the key-frame at or before `start_s` until decoding time reaches `end_s`."""
     import av.error

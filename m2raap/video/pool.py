@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 # Held decoded (cheap now, converted later) while all of them stay under this; else each is made small at once.
 HELD_BYTES = 160 * 1024**2
-PER_PICK = 6  # candidates a pick while frames are held decoded
-PER_PICK_LARGE = 4  # and where each costs a conversion
+# Candidates a pick: one each eighth of a second, within these bounds; the fewest where each has to be made small. A held
+# frame costs the decoder fresh memory, a sixth of a decode.
+EVERY_S = 0.125
+FEWEST, MOST = 4, 12
 AFTER_CUT_S = 0.3  # a new shot is sampled this long after its cut
 
 
@@ -43,8 +45,11 @@ class FramePool:
         """`window_s`: announced length of the clip, 0 if unknown. `shrink`: decoded frame -> small picture. `keep_keys`:
         I-frames always enter, and stay longest."""
         self._k, self._keep_keys = k, keep_keys
-        held_decoded = PER_PICK * k * frame_bytes <= HELD_BYTES
-        self.capacity = (PER_PICK if held_decoded else PER_PICK_LARGE) * k
+        per_pick = MOST
+        if window_s > 0:
+            per_pick = min(MOST, max(FEWEST, 2 * round(window_s / k / EVERY_S / 2)))  # even: the middles lie on the grid
+        held_decoded = per_pick * k * frame_bytes <= HELD_BYTES
+        self.capacity = (per_pick if held_decoded else FEWEST) * k
         self._step_s = window_s / self.capacity
         self._next_s = 0.0
         self._middles_s = middles(window_s, k)

@@ -39,6 +39,12 @@ def is_flat(luma_HW: np.ndarray) -> bool:
     return float(cv2.meanStdDev(luma_HW)[1][0, 0]) < FLAT_STD
 
 
+def mean(luma_HW: np.ndarray) -> float:
+    import cv2
+
+    return cv2.mean(luma_HW)[0]
+
+
 def mean_difference(one_HW: np.ndarray, two_HW: np.ndarray) -> float:
     """Mean absolute difference of two uint8 planes, 0..255."""
     import cv2

@@ -72,8 +72,22 @@ def write_run(out: Path, arms: dict[str, dict[str, Any]], bench: str = "clips") 
         base = out / arm / f"bench-{bench}"
         evaluated(base, **options)
         for stage, parents in (("embed", []), ("evaluate", [base / "embed"])):
-            row = {"arm": arm, "owner": arm, "stage": stage, "bench": bench, "folder": str((base / stage).relative_to(out))}
+            row = {
+                "arm": arm,
+                "owner": arm,
+                "stage": stage,
+                "bench": bench,
+                "folder": str((base / stage).relative_to(out)),
+            }
             steps.append(row | {"parents": [str(parent.relative_to(out)) for parent in parents]})
-    tree = {"kind": "run", "recipe": {"name": "r"}, "data": "none", "benches": {}, "limit": None, "scores": [], "steps": steps}
+    tree = {
+        "kind": "run",
+        "recipe": {"name": "r"},
+        "data": "none",
+        "benches": {},
+        "limit": None,
+        "scores": [],
+        "steps": steps,
+    }
     write_json(out / "run.json", tree)
     return out

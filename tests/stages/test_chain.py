@@ -135,15 +135,15 @@ def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Pat
 
 
 def test_other_settings_in_the_same_folder_are_an_error_that_names_both(small_world: Path, undisturbed: Path):
-    more = ("--set", "filter.text.min_words_en=5", "--until", "filter")
+    more = ("--set", "filter.text.rules.text_too_short.en=5", "--until", "filter")
     done = m2raap(*words(small_world, undisturbed, *more), check=1)
-    assert "was made with text.min_words_en 3; this run asks for text.min_words_en 5" in done.stderr
+    assert "text.rules.text_too_short.en 2; this run asks for text.rules.text_too_short.en 5" in done.stderr
 
 
 def test_a_new_threshold_decodes_nothing_and_equals_a_fresh_run(small_world: Path, undisturbed: Path, tmp_path: Path):
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
-    stricter = ("--set", "filter.text.min_words_en=6", "--until", "align", "--workers", 1)
+    stricter = ("--set", "filter.text.rules.text_too_short.en=6", "--until", "align", "--workers", 1)
     m2raap(*words(small_world, tmp_path / "fresh", *stricter))
     before = {stage: scored(out, stage) for stage in ("filter", "keyframes")}
     m2raap(*words(small_world, out, *stricter, "--force"))

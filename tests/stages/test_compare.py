@@ -72,7 +72,9 @@ def test_intersection_scores_both_again(tmp_path: Path) -> None:
     found = both(a, b, intersect=True)
     (bench,) = found["benches"]
     assert bench["note"].startswith("on the intersection, n=34 clips, 68 texts")
-    assert {(row["queries"], row["gallery"], row["missing"], row["comparable"]) for row in bench["rows"]} == {(34, 34, 0, False)}
+    assert {(row["queries"], row["gallery"], row["missing"], row["comparable"]) for row in bench["rows"]} == {
+        (34, 34, 0, False)
+    }
     assert difference(found)["queries"] == 34
     other = evaluated(tmp_path / "c", video_frames=["other"] * 40)
     with pytest.raises(M2raapError, match="36 of the 36 common clips were shown with other pictures, first v004"):
@@ -81,7 +83,12 @@ def test_intersection_scores_both_again(tmp_path: Path) -> None:
 
 
 def test_runs_arms_and_training_seeds(tmp_path: Path) -> None:
-    arms = {"base": {"noise": 3.0}, "full": {"noise": 0.5}, "full~1": {"noise": 0.7, "seed": 1}, "full~2": {"noise": 0.6, "seed": 2}}
+    arms = {
+        "base": {"noise": 3.0},
+        "full": {"noise": 0.5},
+        "full~1": {"noise": 0.7, "seed": 1},
+        "full~2": {"noise": 0.6, "seed": 2},
+    }
     run = write_run(tmp_path / "run", arms)
     full, base = open_contender(run), open_contender(run / "base")
     assert (full.name, base.name) == ("run/full", "run/base")
@@ -98,7 +105,10 @@ def test_runs_arms_and_training_seeds(tmp_path: Path) -> None:
 
 
 def test_gates(tmp_path: Path) -> None:
-    good, bad = open_contender(evaluated(tmp_path / "a", noise=0.3)), open_contender(evaluated(tmp_path / "b", noise=4, seed=1))
+    good, bad = (
+        open_contender(evaluated(tmp_path / "a", noise=0.3)),
+        open_contender(evaluated(tmp_path / "b", noise=4, seed=1)),
+    )
     assert failed_gates(alone(good), 50, compare(good, bad)) == []
     assert failed_gates(alone(good), None, compare(good, good)) == []
     failed = failed_gates(alone(bad), 50, compare(bad, good))
@@ -115,7 +125,10 @@ def test_published_rows_are_marked_and_cited(tmp_path: Path, capsys: pytest.Capt
     assert "[published] CLIP ViT-B/32 frame mean" in shown and "Portillo-Quintero et al. 2021" in shown
     latex = as_latex(found)
     assert r"CLIP ViT-B/32 frame mean$^\dagger$ & msrvtt-1ka-jsfusion & en t2v & 31.2" in latex
-    assert latex.count(r"\\") == 2 + 3 + 8 and "% published: InternVideo2-s2 6B: InternVideo2, table 9; a matching head" in latex
+    assert (
+        latex.count(r"\\") == 2 + 3 + 8
+        and "% published: InternVideo2-s2 6B: InternVideo2, table 9; a matching head" in latex
+    )
 
 
 def test_latex_is_escaped(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_arms_share_what_agrees_and_the_first_owns_it(tmp_path: Path):
                 "zero": {"stages": []},
                 "mean": {"adapt": {"temporal": {"name": "mean"}}},
                 "noisy": {"stages": ["keyframes", "adapt"]},
-                "full": {"filter": {"text": {"min_words_en": 4}}},
+                "full": {"filter": {"text": {"rules": {"text_too_short": {"en": 4}}}}},
             },
         }
     )

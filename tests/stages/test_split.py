@@ -30,7 +30,12 @@ CFG = SplitConfig()
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """long.mp4: shots of 2, 0.8, 5 and 1.6 s; sub/-odd name: one shot of 1 s; and what is no good video."""
     folder = tmp_path_factory.mktemp("raw")
-    names = (("testsrc2", 2), ("mandelbrot", 0.8), ("life=mold=10:ratio=0.3:death_color=red", 5), ("smptehdbars", 1.6))
+    names = (
+        ("testsrc2", 2),
+        ("mandelbrot", 0.8),
+        ("life=seed=7:mold=10:ratio=0.3:death_color=red", 5),
+        ("smptehdbars", 1.6),
+    )
     shots = [
         ffmpeg.input(f"{name}{':' if '=' in name else '='}s=160x90:r=25", f="lavfi", t=length_s).filter(
             "format", "yuv420p"

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.video.choose import STRATEGIES, Candidate, allot, keyframe, shot_bounds, uniform
+from m2raap.video.choose import STRATEGIES, Candidate, allot, fill_up, iframe, keyframe, middles, shot_bounds, uniform
 
 # Hashes far from one another, so that no two frames are near-copies.
 FAR = [(0x9E3779B97F4A7C15 * (i + 1)) % 2**63 for i in range(400)]
@@ -27,8 +28,10 @@ def scenes(draw: st.DrawFn) -> tuple[list[Candidate], list[float], float, int]:
             draw(st.integers(-(2**63), 2**63 - 1)),
             black=draw(st.booleans()),
             flat=draw(st.booleans()),
+            is_key=draw(st.booleans()),
+            lasts_s=draw(st.sampled_from([0.0, duration_s * (after - t) / 1000])),
         )
-        for t in sorted(ticks)
+        for t, after in pairwise([*sorted(ticks), 1000])
     ]
     cuts_s = draw(st.lists(st.floats(-1, 101), max_size=12))
     return candidates, cuts_s, duration_s, draw(st.integers(1, 16))
@@ -39,7 +42,8 @@ def scenes(draw: st.DrawFn) -> tuple[list[Candidate], list[float], float, int]:
 def test_k_picks_or_all_frames_in_order(name: str, scene: tuple) -> None:
     candidates, cuts_s, duration_s, k = scene
     picks = STRATEGIES[name](candidates, cuts_s, duration_s, k)
-    assert len(picks) == min(k, len(candidates))
+    allowed = [c for c in candidates if c.is_key or name != "iframe"]
+    assert len(picks) == min(k, len(allowed))
     times_s = [candidates[p.index].time_s for p in picks]
     assert all(a < b for a, b in pairwise(times_s))
     shots = shot_bounds(cuts_s, duration_s)
@@ -151,3 +155,41 @@ def test_empty_slots_are_filled() -> None:
 
 def test_no_candidates() -> None:
     assert keyframe([], [], 5.0, 8) == [] and uniform([], [], 5.0, 8) == []
+
+
+@given(scenes())
+def test_i_frames_alone_or_filled_up(scene: tuple) -> None:
+    candidates, cuts_s, duration_s, k = scene
+    picks = iframe(candidates, cuts_s, duration_s, k)
+    assert all(candidates[p.index].is_key and p.why == "I-frame" for p in picks)
+    filled = fill_up(picks, candidates, cuts_s, duration_s, k)
+    assert len(filled) == min(k, len(candidates)) and set(picks) <= set(filled)
+    assert all(a.index < b.index for a, b in pairwise(filled))
+    assert all(p.why.startswith("fill") for p in filled if p not in picks)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+@given(st.lists(st.integers(1, 4), min_size=10, max_size=60), st.sampled_from([(), (3.0,), (1.0, 7.5)]))
+def test_repeated_frames_change_nothing(k: int, repeats: list[int], cuts_s: tuple[float, ...]) -> None:
+    """A constant rate that shows frame i `repeats[i]` times picks what the copy without repeats picks."""
+    tick_s = 10.0 / sum(repeats)
+    rng = np.random.default_rng(len(repeats))
+    once: list[Candidate] = []
+    often: list[Candidate] = []
+    shown_s = 0.0
+    for i, n in enumerate(repeats):
+        looks = {"sharpness": float(rng.integers(50, 150)), "hash64": FAR[i], "black": bool(rng.random() < 0.1)}
+        once.append(Candidate(shown_s, lasts_s=n * tick_s, **looks))
+        often += [Candidate(shown_s + j * tick_s, lasts_s=tick_s, **looks) for j in range(n)]
+        shown_s += n * tick_s
+    # A cut is where a new frame begins.
+    cuts = sorted({min((c.time_s for c in once[1:]), key=lambda t: abs(t - cut)) for cut in cuts_s})
+    for strategy in (uniform, keyframe):
+        one, two = strategy(once, cuts, 10.0, k), strategy(often, cuts, 10.0, k)
+        seen = [[c[p.index].hash64 for p in picks] for c, picks in ((once, one), (often, two))]
+        if strategy is uniform:
+            at = [next(c.hash64 for c in reversed(once) if c.time_s <= m + 1e-6) for m in middles(10.0, k)]
+            if len(set(at)) == k:
+                assert seen == [at, at]
+        elif all(p.why == "centre" for p in (*one, *two)):
+            assert seen[0] == seen[1]

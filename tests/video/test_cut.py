@@ -29,10 +29,10 @@ def frames(path: Path) -> tuple[list[float], list[np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """8 s at an odd size with B-frames, few key-frames and sound that starts earlier; in other containers and rates."""
+    """6.5 s at an odd size with B-frames, few key-frames and sound that starts earlier; in other containers and rates."""
     folder = tmp_path_factory.mktemp("sources")
-    moving = ffmpeg.input("testsrc2=s=163x91:r=30000/1001:d=8", f="lavfi")
-    sound = ffmpeg.input("sine=d=9", f="lavfi")
+    moving = ffmpeg.input("testsrc2=s=163x91:r=30000/1001:d=6.5", f="lavfi")
+    sound = ffmpeg.input("sine=d=8", f="lavfi")
     late = moving.filter("setpts", "PTS+0.7/TB")
     options = {"vcodec": "libx264", "pix_fmt": "yuv420p", "g": 200, "bf": 3, "threads": 1, "acodec": "aac"}
     for name in ("late.mp4", "late.ts", "-x:y\n.mkv"):
@@ -63,9 +63,12 @@ def test_exactly_the_frames_of_the_span(name: str, sources: Path, tmp_path: Path
         assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
         with av.open(str(out)) as container:
             assert not container.streams.audio
-        data = out.read_bytes()
-        cut(path, start_s, end_s, origin_s, out, LIMITS)
-        assert out.read_bytes() == data
+
+
+def test_same_bytes_again(clips: Path, tmp_path: Path) -> None:
+    for name in ("one.mp4", "two.mp4"):
+        cut(clips / "plain.mp4", 1.0, 2.0, 0.0, tmp_path / name, LIMITS)
+    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
 
 
 def test_refusals_leave_nothing_behind(clips: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from m2raap.video.extract import ClipFrames, KeyframeConfig, extract
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import probe
+from m2raap.video.worker import VideoWorker
 
 LIMITS = VideoConfig()
 
@@ -119,19 +121,64 @@ def test_rotation_and_pixel_aspect(clips: Path, make, tmp_path: Path) -> None:
     assert frames_of(wide).width == 320
 
 
-def test_variable_frame_rate_copy_picks_the_same_times(make, tmp_path: Path) -> None:
-    """Three shots; the copy lacks two frames of three in the first half."""
-    scenes = [ffmpeg.input(f"{s}=s=160x90:r=30", f="lavfi", t=2) for s in ("testsrc2", "mandelbrot", "testsrc")]
-    alike = [s.filter("format", "yuv420p").filter("setsar", 1) for s in scenes]
-    steady = make(ffmpeg.concat(*alike), tmp_path / "cfr.mp4")
-    uneven = make(
-        ffmpeg.input(str(steady)).filter("select", "gte(n,90)+not(mod(n,3))"), tmp_path / "vfr.mp4", fps_mode="vfr"
-    )
-    one, two = frames_of(steady), frames_of(uneven)
-    assert two.signals["variable_frame_rate"] and not one.signals["variable_frame_rate"]
-    assert one.signals["num_shots"] == two.signals["num_shots"] == 3
-    assert one.shots == two.shots
-    assert two.times_s == pytest.approx(one.times_s, abs=0.15)
+def test_variable_frame_rate_copy_picks_the_same_frames(make, tmp_path: Path) -> None:
+    """Three shots of 15 frames a second stored as 30; mpdecimate leaves the repeats out."""
+    scenes = [ffmpeg.input(f"{s}=s=160x90:r=15", f="lavfi", t=2) for s in ("testsrc2", "mandelbrot", "smptebars")]
+    moving = scenes[2].filter("rotate", "0.4*t")
+    alike = [s.filter("format", "yuv420p").filter("setsar", 1).filter("fps", 30) for s in (*scenes[:2], moving)]
+    steady = make(ffmpeg.concat(*alike), tmp_path / "cfr.mp4", crf=12)
+    uneven = make(ffmpeg.input(str(steady)).filter("mpdecimate"), tmp_path / "vfr.mp4", fps_mode="vfr", crf=12)
+    for strategy, k in (("keyframe", 8), ("keyframe", 3), ("uniform", 5)):
+        # The copy ends with the last picture's beginning: both are asked for the same stretch.
+        one, two = (frames_of(path, 0.0, 5.9, strategy=strategy, k=k) for path in (steady, uneven))
+        assert two.signals["decoded_frames"] < 0.7 * one.signals["decoded_frames"]
+        assert one.signals["num_shots"] == two.signals["num_shots"] == 3
+        assert one.shots == two.shots
+        assert two.times_s == pytest.approx(one.times_s, abs=1 / 30 + 1e-3)
+        for a, b in zip(one.jpegs, two.jpegs, strict=True):
+            assert np.abs(rgb(a) - rgb(b)).mean() < 4
+        for signal in ("motion", "luma_mean", "frozen_share"):
+            assert two.signals[signal] == pytest.approx(one.signals[signal], rel=0.1, abs=0.03)
+
+
+def test_repeats_make_no_cuts_and_stills_keep_theirs(clips: Path, make, tmp_path: Path) -> None:
+    """24 frames a second shown as 30: PySceneDetect's Adaptive takes changes after a repeat for cuts."""
+    jerky = ffmpeg.input("mandelbrot=s=160x90:r=6:end_scale=0.1:end_pts=20", f="lavfi", t=3).filter("fps", 30)
+    assert frames_of(make(jerky, tmp_path / "jerky.mp4")).signals["num_shots"] == 1
+    slides = make(ffmpeg.input(str(clips / "colours.mp4")).filter("mpdecimate"), tmp_path / "slides.mp4", fps_mode="vfr")
+    found = frames_of(slides, 0.0, 4.0, k=3)
+    assert found.signals["decoded_frames"] < 10 and found.signals["num_shots"] == 3
+    assert [rgb(jpeg).mean((0, 1)).argmax() for jpeg in found.jpegs] == [0, 2, 1]
+
+
+def test_i_frames_in_full_and_filled_up(clips: Path) -> None:
+    clip = frames_of(clips / "plain.mp4", strategy="iframe", reading="full", k=8)  # one I-frame a second
+    assert clip.signals["shortfall"] == 0 and clip.signals["reading"] == "full"
+    keys = [t for t, why in zip(clip.times_s, clip.why, strict=True) if why == "I-frame"]
+    assert keys == [0.0, 1.0, 2.0, 3.0] and sum(why.startswith("fill") for why in clip.why) == 4
+    few = frames_of(clips / "plain.mp4", strategy="iframe", k=8, fill=False)
+    assert few.times_s == keys and few.signals["shortfall"] == 4
+    assert frames_of(clips / "plain.mp4", strategy="iframe", k=2).times_s == [1.0, 3.0]
+
+
+def test_the_same_frames_with_one_worker_and_with_two(clips: Path) -> None:
+    paths = sorted(clips.glob("*.m*")) + sorted(clips.glob("*.m*"))
+    cfg = KeyframeConfig()
+
+    def with_workers(num: int) -> list[ClipFrames]:
+        found: dict[int, ClipFrames] = {}
+        waiting = iter(list(enumerate(paths)))
+
+        def work(_: int) -> None:
+            with VideoWorker() as worker:
+                for index, path in waiting:
+                    found[index] = worker.extract(path, 0.0, None, cfg)
+
+        with ThreadPoolExecutor(num) as pool:
+            list(pool.map(work, range(num)))
+        return [found[index] for index in range(len(paths))]
+
+    assert with_workers(1) == with_workers(2)
 
 
 def test_a_black_lead_in_is_avoided(make, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.video.pool import AFTER_CUT_S, PER_PICK, FramePool
+from m2raap.video.pool import AFTER_CUT_S, MOST, FramePool
 
 PLANE = np.zeros((2, 2, 3), np.uint8)
 
@@ -28,8 +29,8 @@ def test_spread_over_a_clip_of_unknown_length() -> None:
     for i in range(10_000):
         pool.offer(i / 25, (i + 1) / 25, PLANE, i)
     gaps = np.diff([f.time_s for f in pool.frames])
-    assert len(pool.frames) == PER_PICK * 8
-    assert gaps.max() <= 4 * 400 / (PER_PICK * 8)
+    assert len(pool.frames) == MOST * 8
+    assert gaps.max() <= 4 * 400 / (MOST * 8)
 
 
 def test_a_short_shot_keeps_a_frame() -> None:
@@ -70,13 +71,23 @@ def test_large_frames_are_shrunk_at_once() -> None:
 
 def test_the_frame_seen_at_a_point_of_the_grid_is_held() -> None:
     """Frames every 40 ms, and the same with all but each third left out."""
-    pools = [FramePool(1, 8.0, 1, lambda p: p) for _ in range(2)]  # a point each second
+    pools = [FramePool(1, 12.0, 1, lambda p: p) for _ in range(2)]  # a point each second
     for pool, step in zip(pools, (1, 3), strict=True):
-        for i in range(0, 198, step):
+        for i in range(0, 300, step):
             pool.offer(i / 25, (i + step) / 25, PLANE, i)
     dense, sparse = ([f.picture for f in pool.frames] for pool in pools)
-    assert dense == [25 * n for n in range(8)]
-    assert sparse == [3 * (25 * n // 3) for n in range(8)]
+    assert dense == [25 * n for n in range(12)]
+    assert sparse == [3 * (25 * n // 3) for n in range(12)]
+
+
+def test_short_clips_have_fewer_candidates_and_their_middles_among_them() -> None:
+    for window_s, per_pick in ((2.0, 4), (8.0, 8), (60.0, 12)):
+        pool = FramePool(8, window_s, 1, lambda p: p)
+        assert pool.capacity == 8 * per_pick
+        for i in range(int(window_s * 64)):
+            pool.offer(i / 64, (i + 1) / 64, PLANE, i)
+        held = {f.time_s for f in pool.frames}
+        assert {math.floor(window_s * (2 * j + 1) * 4) / 64 for j in range(8)} <= held
 
 
 def test_i_frames_enter_and_stay_where_asked() -> None:

@@ -1,0 +1,170 @@
+"""What align decides from frames and features that are there: copies, mismatches, the balance. No model is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from m2raap.core.config import build
+from m2raap.core.view import Part
+from m2raap.curate import thumbnails
+from m2raap.curate.text_copies import text_key
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.align import AlignConfig, AlignStage, looks
+from m2raap.stages.encode import pack
+
+STAGE = AlignStage()
+DIM, K = 16, 8
+SEEN = {"duration_s": 3.0, "width": 96, "height": 96, "black_share": 0.0, "frozen_share": 0.0, "motion": 2.0, "pick_sharpness": 50.0}
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+class World:
+    """Clips of a few topics, each with an English text of its own topic; parts of `size` clips."""
+
+    def __init__(self, num: int, seed: int = 0, topics: int = 5, size: int = 7) -> None:
+        rng = np.random.default_rng(seed)
+        middles = unit(rng.normal(size=(topics, DIM)))
+        self.topic = rng.integers(0, topics, num)
+        own = unit(middles[self.topic] + 0.35 * unit(rng.normal(size=(num, DIM))))
+        self.clips: list[dict[str, Any]] = []
+        self.texts: list[dict[str, Any]] = []
+        self.signals: dict[str, dict[str, Any]] = {}
+        self.own: dict[str, dict[str, Any]] = {}
+        self.size = size
+        for i in range(num):
+            clip_id = f"c{i:04d}"
+            self.clips.append({"clip_id": clip_id})
+            self.signals[clip_id] = SEEN | {"pick_sharpness": float(i)}
+            frames = unit(own[i] + 0.1 * rng.normal(size=(K, DIM)))
+            thumbs = rng.integers(0, 255, (K, 8, 8, 3)).astype(np.uint8)
+            self.own[clip_id] = {"features": pack(frames), "dim": DIM} | self.picture(thumbs)
+            self.add_text(i, own[i], "en")
+
+    def add_text(self, i: int, feature: np.ndarray, lang: str) -> None:
+        text_id = f"c{i:04d}.{lang}"
+        self.texts.append({"text_id": text_id, "clip_id": f"c{i:04d}", "lang": lang})
+        sims = {"sim_max": 0.5, "sim_mean": 0.5, "sim_robust": 0.5}
+        self.own[text_id] = {"features": pack(unit(feature)), "dim": DIM, "text_key": text_key(f"words {text_id}", "en")} | sims
+
+    @staticmethod
+    def picture(thumbs: np.ndarray) -> dict[str, Any]:
+        hashes = thumbnails.hashes(thumbs)
+        return {
+            "thumbnails": thumbs.tobytes(), "blurred_share": 0.0,
+            "thumbnail_hashes": np.array(hashes, "<i8").tobytes() if hashes else None,
+        }  # fmt: skip
+
+    def parts(self) -> list[tuple[Part, dict[str, Any]]]:
+        found = []
+        for start in range(0, len(self.clips), self.size):
+            here = {row["clip_id"] for row in self.clips[start : start + self.size]}
+            texts = [row for row in self.texts if row["clip_id"] in here]
+            ids = here | {row["text_id"] for row in texts}
+            part = Part(start // self.size, self.clips[start : start + self.size], texts, {}, self.signals)
+            found.append((part, {name: row for name, row in self.own.items() if name in ids}))
+        return found
+
+    def judged(self, **tree: Any) -> tuple[dict[str, str], list[dict], list[dict]]:
+        settings = build(AlignConfig, tree, "test").settings(BackboneConfig()).apply
+        decisions = STAGE.reduce(self.parts(), settings)
+        made = [STAGE.apply(part, own, decisions, settings) for part, own in self.parts()]
+        drops = [row for tables in made for row in tables["dropped"]]
+        verdicts = [row for tables in made for row in tables["verdicts"]]
+        return {row["text_id"] or row["clip_id"]: row["reason"] for row in drops}, drops, verdicts
+
+
+OFF = {"mismatch": {"value": None}}
+
+
+def test_the_sharper_copy_is_kept_and_black_clips_are_nobodys_original() -> None:
+    world = World(20)
+    for clip_id in ("c0003", "c0017", "c0019"):
+        world.own[clip_id] |= {k: v for k, v in world.own["c0005"].items() if k.startswith("thumbnail")}
+    world.signals["c0019"] = world.signals["c0019"] | {"black_share": 1.0}
+    found, drops, verdicts = world.judged(**OFF)
+    assert found == {"c0003": "duplicate_clip", "c0005": "duplicate_clip", "c0019": "black"}
+    assert {row["detail"] for row in drops if row["reason"] == "duplicate_clip"} == {"a copy of c0017"}
+    assert {row["clip_id"]: row["copy_of"] for row in verdicts if row.get("copy_of")} == {"c0003": "c0017", "c0005": "c0017"}
+    assert world.judged(**OFF, duplicates=None)[0] == {"c0019": "black"}
+
+
+def test_what_keyframes_did_not_measure_is_not_judged() -> None:
+    """Of a sparsely decoded clip motion and shares are unknown: no rule about them may speak, and it still may be a copy."""
+    world = World(12)
+    unknown = dict.fromkeys(("motion", "black_share", "frozen_share", "pick_sharpness"))
+    for clip_id in ("c0001", "c0002"):
+        world.signals[clip_id] = world.signals[clip_id] | unknown
+    world.own["c0002"] |= {k: v for k, v in world.own["c0001"].items() if k.startswith("thumbnail")}
+    found, _, _ = world.judged(**OFF, video={"rules": {"still": 1.0}})
+    assert found == {"c0002": "duplicate_clip"}
+    quantile, _, _ = world.judged(**OFF, duplicates=None, video={"rules": {"still": {"quantile": 0.1}}})
+    assert quantile == {}  # all known ones are alike
+
+
+def test_wrong_texts_fall_under_the_threshold_of_their_language() -> None:
+    world = World(120, topics=40)
+    rng = np.random.default_rng(1)
+    wrong = sorted(rng.choice(120, 12, replace=False).tolist())
+    for i in wrong:
+        world.own[f"c{i:04d}.en"]["features"] = pack(unit(rng.normal(size=DIM)))
+    for i in range(0, 120, 2):
+        world.add_text(i, rng.normal(size=DIM), "zh")  # a language in which nothing fits
+    found, drops, verdicts = world.judged(duplicates=None, mismatch={"value": 0.9})
+    english = sorted(int(name[1:5]) for name in found if name.endswith("en"))
+    assert len(set(english) & set(wrong)) >= 9 and len(set(english) - set(wrong)) <= 8
+    assert all({"sim_percentile", "sim_margin", "sim_z"} <= set(row) for row in verdicts if row.get("text_id"))
+    shares, drops, _ = world.judged(duplicates=None, mismatch={"signal": "sim_z", "value": None, "quantile": 0.25})
+    by_lang = [sum(name.endswith(lang) for name in shares) for lang in ("en", "zh")]
+    assert by_lang == [30, 15]  # a quarter of each
+    assert len({row["threshold"] for row in drops}) == 2
+    assert world.judged(duplicates=None, **OFF)[0] == {}
+
+
+def test_balance_comes_down_to_the_target_and_takes_from_the_full() -> None:
+    world = World(200, topics=4, size=30)
+    free, _, _ = world.judged(**OFF, duplicates=None)
+    assert free == {}
+    wanted = {"target": 80, "clusters": 12}
+    found, drops, verdicts = world.judged(**OFF, duplicates=None, balance=wanted)
+    assert set(found.values()) == {"balanced_out"} and len(found) == 120
+    assert all("keeps" in row["detail"] for row in drops)
+    clusters = {row["clip_id"]: row["cluster"] for row in verdicts if row.get("cluster") is not None}
+    assert len(clusters) == 200
+    kept = np.bincount([c for name, c in clusters.items() if name not in found])
+    cut = np.bincount([c for name, c in clusters.items() if name in found], minlength=len(kept))
+    assert kept.max() - kept[cut > 0].min() <= 1
+    world.size = 9
+    assert world.judged(**OFF, duplicates=None, balance=wanted)[0] == found  # parts do not matter
+    assert world.judged(**OFF, duplicates=None, balance=wanted | {"seed": 1})[0] != found
+
+
+def test_balance_counts_only_what_is_left_and_leaves_a_small_corpus_alone() -> None:
+    world = World(40, size=10)
+    for i in range(10):
+        world.signals[f"c{i:04d}"] = world.signals[f"c{i:04d}"] | {"black_share": 1.0}
+    found, _, _ = world.judged(**OFF, duplicates=None, balance={"target": 20, "clusters": 3})
+    assert sorted(found.values()) == ["balanced_out"] * 10 + ["black"] * 10
+    assert set(world.judged(**OFF, duplicates=None, balance={"target": 30, "clusters": 3})[0].values()) == {"black"}
+
+
+def test_looks_measures_blur_and_thumbnails() -> None:
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(0)
+    sharp = cv2.resize(rng.integers(0, 255, (6, 6, 3)).astype(np.uint8), (240, 240), interpolation=cv2.INTER_NEAREST)
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 12)
+    dim = (sharp * 0.1 + 100).astype(np.uint8)  # low contrast is not blur
+    flat = np.full_like(sharp, 90)
+
+    def share(*pictures: np.ndarray) -> float:
+        return looks([cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures])["blurred_share"]
+
+    assert share(sharp, sharp) == share(dim, dim) == share(flat, flat) == 0
+    assert share(blurred, blurred, sharp, sharp) == 0.5
+    found = looks([cv2.imencode(".png", flat)[1].tobytes()] * 8)
+    assert found["thumbnail_hashes"] is None and len(found["thumbnails"]) == 8 * 192
