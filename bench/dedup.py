@@ -99,13 +99,17 @@ def main() -> None:
     exact = brute(values, rows, cfg.max_hamming)
     seconds = time.process_time() - start
     together = labels[exact[:, 0]] == labels[exact[:, 1]]
+    whole = seconds * args.n / len(rows)
     print(
-        f"brute force on {len(rows):,} clips: {len(exact):,} pairs, {together.mean():.4%} of them in one cluster of ours; it took "
-        f"{seconds:.1f} s, for all clips {seconds * args.n / len(rows):,.0f} s ({seconds * args.n / len(rows) / times[args.n]:,.0f}x ours)"
+        f"brute force on {len(rows):,} clips: {len(exact):,} pairs, {together.mean():.4%} of them in one cluster of ours; "
+        f"it took {seconds:.1f} s, for all clips {whole:,.0f} s ({whole / times[args.n]:,.0f}x ours)"
     )
     if args.also:
         _, pairs, times[args.also] = measured(args.also)
-        print(f"{args.also:>10,}{len(_band_orders(args.also, 6)):>7}{times[args.also]:>9.1f}{len(pairs):>12,}{'':>10}{peak_mb():>9.0f}")
+        print(
+            f"{args.also:>10,}{len(_band_orders(args.also, 6)):>7}{times[args.also]:>9.1f}{len(pairs):>12,}{'':>10}"
+            f"{peak_mb():>9.0f}"
+        )
     last, before = sorted(times, reverse=True)[:2]
     power = math.log(times[last] / times[before]) / math.log(last / before)
     tables, num = len(_band_orders(10_000_000, cfg.max_hamming)), 10_000_000

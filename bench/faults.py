@@ -39,7 +39,11 @@ def curated(work: Path, seed: int, args: argparse.Namespace, mismatch: float | N
     world = work / f"world-{seed}"
     settings = [f"train_clips={args.clips}", "val_clips=2", "test_clips=2"]
     import_world(world, seed=seed, assignments=settings, workers=args.workers)
-    tree: dict[str, Any] = {"name": "faults", "stages": ["filter", "keyframes", "align"], "keyframes": {"short_side_px": 96}}
+    tree: dict[str, Any] = {
+        "name": "faults",
+        "stages": ["filter", "keyframes", "align"],
+        "keyframes": {"short_side_px": 96},
+    }
     if mismatch is not None:
         tree["align"] = {"mismatch": {"value": mismatch}}
     out = work / f"run-{seed}"
@@ -58,7 +62,9 @@ def rows(folder: Path, table: str) -> list[dict[str, Any]]:
 def choose_mismatch(run_folder: Path, world: Path) -> tuple[float, list[str]]:
     """The highest threshold that keeps LEAST_PRECISION on this world, and the sweep as lines."""
     faults = {row["id"]: row["fault"] for row in rows_of(world / "truth.parquet") if not row["repairable"]}
-    judged = [row for row in rows(run_folder / "align", "verdicts") if row["text_id"] and row["sim_percentile"] is not None]
+    judged = [
+        row for row in rows(run_folder / "align", "verdicts") if row["text_id"] and row["sim_percentile"] is not None
+    ]
     kind = [faults.get(row["text_id"], faults.get(row["clip_id"], "")) for row in judged]
     score = np.array([row["sim_percentile"] for row in judged])
     wrong = np.array([name == "mismatch" for name in kind])
@@ -129,7 +135,9 @@ def main() -> None:
         tuned = curated(work, args.tune_seed, args)
         value, sweep = choose_mismatch(tuned, work / f"world-{args.tune_seed}")
         shipped = build(Recipe, {"name": "x"}, "").align.mismatch.value
-        print(f"align.mismatch.value on seed {args.tune_seed} (precision at least {LEAST_PRECISION}): {value}; shipped {shipped}")
+        print(
+            f"align.mismatch.value on seed {args.tune_seed} (precision at least {LEAST_PRECISION}): {value}; shipped {shipped}"
+        )
         print("\n".join(sweep))
         world = work / f"world-{args.seed}"
         found = graded(curated(work, args.seed, args, value), world)

@@ -121,8 +121,8 @@ def main() -> None:
         return
     jobs = [("matrix", size) for size in args.sizes if size <= 20_000] + [("vectors", size) for size in args.sizes]
     for what, size in [*jobs, ("theirs", args.their_size), ("libraries", 1_000)]:
-        # Each in a process of its own: the peak of memory is its own too.
-        subprocess.run([sys.executable, __file__, "--one", what, str(size)], check=True)
+        # A process each: the peak of memory is its own too. -P: ranx imports a `coverage`, which is not the one beside this file.
+        subprocess.run([sys.executable, "-P", __file__, "--one", what, str(size)], check=True)
 
 
 if __name__ == "__main__":

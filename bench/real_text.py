@@ -74,7 +74,10 @@ def main() -> None:
     print(f"{'rule':<22}" + "".join(f"{f'{name} ({totals[name]:,})':>26}" for name in totals))
     for reason in [*RULES, "all"]:
         cells = [sum(counts[name].values()) if reason == "all" else counts[name][reason] for name in totals]
-        print(f"{reason:<22}" + "".join(f"{n:>16,} {n / totals[name]:>8.3%} " for n, name in zip(cells, totals, strict=True)))
+        print(
+            f"{reason:<22}"
+            + "".join(f"{n:>16,} {n / totals[name]:>8.3%} " for n, name in zip(cells, totals, strict=True))
+        )
     for reason, texts in refused.items():
         chosen = random.Random(args.seed).sample(texts, min(args.show, len(texts)))
         print(f"\n{reason}: {len(chosen)} of {len(texts)}, seed {args.seed}")

@@ -198,7 +198,11 @@ def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan
 def _digest(cfg: AdaptConfig, source: PairSource) -> str:
     if cfg.input == "keyframes":
         wanted = cfg.enhance is not None or cfg.fcc_weight > 0
-        said = [source.captions(clip) for clip in range(source.num_clips)] if wanted and isinstance(source, CaptionedSource) else []
+        said = (
+            [source.captions(clip) for clip in range(source.num_clips)]
+            if wanted and isinstance(source, CaptionedSource)
+            else []
+        )
         return digest([source_digest(source), said])
     assert isinstance(source, VideoSource)
     return videos_digest(source)

@@ -32,7 +32,9 @@ LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only th
 
 ScoresOption = Annotated[
     list[Path] | None,
-    typer.Option("--scores", help="parquet with clip_id, text_id or video and columns of scores, for filter.scores; repeatable"),
+    typer.Option(
+        "--scores", help="parquet with clip_id, text_id or video and columns of scores, for filter.scores; repeatable"
+    ),
 ]
 
 

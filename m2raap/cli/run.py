@@ -174,7 +174,19 @@ def _filter_command(
     as_json: options.JsonOption = False,
 ) -> None:
     _run_data_stage(
-        "filter", corpus, out, recipe, assignments, limit, workers, devices, engine, parts, force, as_json, tuple(scores or ())
+        "filter",
+        corpus,
+        out,
+        recipe,
+        assignments,
+        limit,
+        workers,
+        devices,
+        engine,
+        parts,
+        force,
+        as_json,
+        tuple(scores or ()),
     )
 
 

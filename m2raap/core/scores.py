@@ -60,7 +60,9 @@ class Scores:
         for file in self.files:
             for column in file.columns:
                 if column in self.columns:
-                    raise M2raapError(f"{file.path}: the column '{column}' stands in another file of --scores too; rename one")
+                    raise M2raapError(
+                        f"{file.path}: the column '{column}' stands in another file of --scores too; rename one"
+                    )
                 self.columns[column] = "text_id" if file.names == "text_id" else "clip_id"
 
     def of(self, clips: Iterable[Row], texts: Iterable[Row]) -> dict[str, Row]:
@@ -162,5 +164,7 @@ def _read(path: Path) -> ScoreFile:
     twins = np.flatnonzero(hashes[1:] == hashes[:-1])
     if len(twins):
         first, second = sorted((int(order[twins[0]]), int(order[twins[0] + 1])))
-        raise M2raapError(f"{path}: rows {first} and {second} are about one and the same {names[0]}; leave one of them out")
+        raise M2raapError(
+            f"{path}: rows {first} and {second} are about one and the same {names[0]}; leave one of them out"
+        )
     return ScoreFile(path, names[0], tuple(columns), hashes, table)

@@ -156,7 +156,7 @@ class Columns:
         """(T,) uint64 of the tokens in lower case: sum of mixed characters times powers of one base."""
         start, stop = self._token_spans
         letters = _mixed_lower()[np.minimum(self.codes_C, _TABLE_END - 1)]
-        power, inverse = _powers(1 << max(10, int(len(letters)).bit_length()))
+        power, inverse = _powers(1 << max(10, len(letters).bit_length()))
         summed = np.zeros(len(letters) + 1, np.uint64)
         np.cumsum(letters * power[: len(letters)], out=summed[1:])
         return mix((summed[stop] - summed[start]) * inverse[start])

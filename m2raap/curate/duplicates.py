@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from pydantic import Field
@@ -148,7 +148,7 @@ def _band_orders(num: int, max_hamming: int) -> list[tuple[tuple[int, int], ...]
 
     bands = min(range(max_hamming + 1, max_hamming + 4), key=cost)
     edges = np.linspace(0, 64, bands + 1).astype(int).tolist()
-    return list(combinations(zip(edges[:-1], edges[1:], strict=True), bands - max_hamming))
+    return list(combinations(pairwise(edges), bands - max_hamming))
 
 
 def _with_bands_first(values: np.ndarray, bands: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, int]:
@@ -159,5 +159,7 @@ def _with_bands_first(values: np.ndarray, bands: tuple[tuple[int, int], ...]) ->
     for low, high in (*bands, *rest):
         width = high - low
         mask = np.uint64((1 << width) - 1) if width < 64 else np.uint64(0xFFFFFFFFFFFFFFFF)
-        moved = (moved << np.uint64(width) if width < 64 else np.zeros_like(moved)) | ((values >> np.uint64(low)) & mask)
+        moved = (moved << np.uint64(width) if width < 64 else np.zeros_like(moved)) | (
+            (values >> np.uint64(low)) & mask
+        )
     return moved, sum(high - low for low, high in bands)

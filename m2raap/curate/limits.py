@@ -52,24 +52,27 @@ class LangLimit(Config):
 
 
 AnyLimit = TypeVar("AnyLimit", Limit, LangLimit)
+_Default = TypeVar("_Default", Limit, LangLimit, covariant=True)
 
 
-class _Rule(Protocol[AnyLimit]):
+class _Rule(Protocol[_Default]):
     @property
-    def limit(self) -> AnyLimit | None: ...
+    def limit(self) -> _Default | None: ...
 
 
-def limits_over(
-    given: Any, rules: Mapping[str, _Rule[AnyLimit]], kind: type[AnyLimit]
-) -> dict[str, AnyLimit | None]:
+def limits_over(given: Any, rules: Mapping[str, _Rule[AnyLimit]], kind: type[AnyLimit]) -> dict[str, AnyLimit | None]:
     """What a recipe says, laid over the defaults of `rules`; None: off. Raises ValueError naming an unknown rule."""
     if not isinstance(given, Mapping):
         raise ValueError("expected rules by name")
     for name in given:
         if name not in rules:
             near = difflib.get_close_matches(str(name), rules, n=1)
-            raise ValueError(f"unknown rule {name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(rules)}"))
-    return {name: _limit(given[name], rule.limit, kind) if name in given else rule.limit for name, rule in rules.items()}
+            raise ValueError(
+                f"unknown rule {name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(rules)}")
+            )
+    return {
+        name: _limit(given[name], rule.limit, kind) if name in given else rule.limit for name, rule in rules.items()
+    }
 
 
 def _limit(given: Any, default: AnyLimit | None, kind: type[AnyLimit]) -> AnyLimit | None:

@@ -57,7 +57,7 @@ def leaders(sketches_NS: np.ndarray, min_jaccard: float) -> np.ndarray:
         return found
     keys_NB = np.ascontiguousarray(sketches_NS[:, : 4 * NUM_BANDS]).view("<u4")
     minima_NP = sketches_NS[:, 4 * NUM_BANDS :]
-    filled = minima_NP.any(axis=1)
+    filled = np.asarray(minima_NP.any(axis=1))
     for band in range(NUM_BANDS):
         order = np.argsort(keys_NB[:, band], kind="stable")
         keys = keys_NB[order, band]
@@ -67,7 +67,7 @@ def leaders(sketches_NS: np.ndarray, min_jaccard: float) -> np.ndarray:
         members, heads = order[near], first[near]
         for start in range(0, len(members), 1 << 18):
             block = slice(start, start + (1 << 18))
-            agree = (minima_NP[members[block]] == minima_NP[heads[block]]).mean(axis=1)
-            good = (agree - 1 / 256) / (1 - 1 / 256) >= min_jaccard
+            agree = np.mean(minima_NP[members[block]] == minima_NP[heads[block]], axis=1)
+            good = np.asarray((agree - 1 / 256) / (1 - 1 / 256) >= min_jaccard)
             found[members[block][good]] = heads[block][good]
     return found

@@ -12,7 +12,7 @@ stranger therefore passes `sim_percentile >= 0.93` about one time in fourteen if
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,7 +20,6 @@ from pydantic import Field
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
 from m2raap.curate.limits import at_quantile
-
 
 SIGNALS = ("sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean")
 

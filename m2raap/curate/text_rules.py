@@ -20,8 +20,25 @@ from pydantic import Field, field_validator
 from m2raap.core.config import Config
 from m2raap.curate import language, minhash, phrases
 from m2raap.curate.columns import (
-    DIGIT, DOT, HAN, KANA, LATIN, LINK_MARK, LOST, MACHINE_MARK, OTHER_LETTER, RARE, SEPARATOR, SLASH, SUSPECT, TRADITIONAL,
-    WIDE, WORD, HashSet, TextBatch, blocks,
+    DIGIT,
+    DOT,
+    HAN,
+    KANA,
+    LATIN,
+    LINK_MARK,
+    LOST,
+    MACHINE_MARK,
+    OTHER_LETTER,
+    RARE,
+    SEPARATOR,
+    SLASH,
+    SUSPECT,
+    TRADITIONAL,
+    WIDE,
+    WORD,
+    HashSet,
+    TextBatch,
+    blocks,
 )  # fmt: skip
 from m2raap.curate.hostile import hostile_score
 from m2raap.curate.limits import LangLimit, limits_over
@@ -44,7 +61,9 @@ def broken_shares(batch: TextBatch) -> np.ndarray:
 def link_shares(batch: TextBatch) -> np.ndarray:
     """0..1: share of addresses, handles and hash tags, each counting as a word."""
     columns = batch.columns
-    return batch.where(columns.has(LINK_MARK) | columns.followed(DOT, WORD) | columns.followed(SLASH, SLASH), _link_share)
+    return batch.where(
+        columns.has(LINK_MARK) | columns.followed(DOT, WORD) | columns.followed(SLASH, SLASH), _link_share
+    )
 
 
 def _link_share(text: str) -> float:
@@ -98,9 +117,9 @@ def lang_shares(batch: TextBatch) -> np.ndarray:
     else:
         english, shared = _english()
         long = columns.length_T > 1
-        counts = [columns.sum_T(known.holds(columns.hash_T) & long) for known in (english, shared)]
+        own, common = (columns.sum_T(known.holds(columns.hash_T) & long) for known in (english, shared))
         clear = ~columns.has(HAN | KANA | OTHER_LETTER)
-        clear &= language.is_clearly_english(*counts, columns.sum_T(long))
+        clear &= language.is_clearly_english(own, common, columns.sum_T(long))
     return batch.where(~clear, lambda text: language.lang_share(text, batch.lang), otherwise=1.0)
 
 
@@ -121,7 +140,9 @@ def repeat_shares(batch: TextBatch) -> np.ndarray:
         edges = np.flatnonzero(same[1:] != same[:-1]) + 1
         starts, stops = edges[::2], edges[1::2]
         # One doubled word is natural: "very very", 慢慢.
-        for start, stop in zip(*(ends[stops - starts >= max(period, 2)].tolist() for ends in (starts, stops)), strict=True):
+        for start, stop in zip(
+            *(ends[stops - starts >= max(period, 2)].tolist() for ends in (starts, stops)), strict=True
+        ):
             repeated[start:stop] = True
     return _share(columns.sum_T(repeated), columns.num_tokens_N)
 
@@ -149,11 +170,15 @@ class TextRule(NamedTuple):
         return self.score is None
 
 
-def _above(signal: str, score: Callable[[TextBatch], np.ndarray] | None, limit: LangLimit | None, reason: str, version: int = 1):
+def _above(
+    signal: str, score: Callable[[TextBatch], np.ndarray] | None, limit: LangLimit | None, reason: str, version: int = 1
+):
     return TextRule(reason, version, signal, score, "above", limit)
 
 
-def _below(signal: str, score: Callable[[TextBatch], np.ndarray], limit: LangLimit | None, reason: str, version: int = 1):
+def _below(
+    signal: str, score: Callable[[TextBatch], np.ndarray], limit: LangLimit | None, reason: str, version: int = 1
+):
     return TextRule(reason, version, signal, score, "below", limit)
 
 
@@ -209,9 +234,14 @@ class FilterTextConfig(Config):
     """
 
     rules: dict[str, LangLimit | None] = Field(default_factory=lambda: limits_over({}, RULES, LangLimit))
-    near_jaccard: float = Field(default=0.8, gt=0, le=1, description="shared word pairs from which texts are near copies")
+    near_jaccard: float = Field(
+        default=0.8, gt=0, le=1, description="shared word pairs from which texts are near copies"
+    )
     batch_share: float = Field(
-        default=0.001, ge=0, lt=1, description="a text may stand on that share of all clips for every word that says something"
+        default=0.001,
+        ge=0,
+        lt=1,
+        description="a text may stand on that share of all clips for every word that says something",
     )
 
     @field_validator("rules", mode="before")
@@ -223,7 +253,7 @@ class FilterTextConfig(Config):
                 raise ValueError(f"{name} counts over the whole corpus and takes a number, no quantile")
         return found
 
-    def thresholds(self, lang: str, quantiles: Mapping[str, float] | None = None) -> dict[str, float]:
+    def thresholds(self, lang: str, quantiles: Mapping[str, float | None] | None = None) -> dict[str, float]:
         """reason -> threshold of the rules that are on, for texts in `lang`. `quantiles`: the values that quantiles took."""
         found = {}
         for name, limit in self.rules.items():

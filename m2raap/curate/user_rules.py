@@ -38,6 +38,9 @@ class ScoreLimit(Config):
         return ({"least": max(least)} if least else {}) | ({"most": min(most)} if most else {})
 
 
+_SIDES: tuple[tuple[Side, str], ...] = (("below", "least"), ("above", "most"))
+
+
 def judged(scores: Mapping[str, Any], bounds: Mapping[str, Mapping[str, float]]) -> list[tuple[Side, Refusal]]:
     """Every limit that was set (column -> ScoreLimit.bounds), with the side on which it refuses.
 
@@ -47,8 +50,9 @@ def judged(scores: Mapping[str, Any], bounds: Mapping[str, Mapping[str, float]])
     for column, limits in sorted(bounds.items()):
         if (score := scores.get(column)) is None:
             continue
-        sides: tuple[tuple[Side, str], ...] = (("below", "least"), ("above", "most"))
-        found += [(side, Refusal("user_score", column, score, limits[name])) for side, name in sides if name in limits]
+        for side, name in _SIDES:
+            if name in limits:
+                found.append((side, Refusal("user_score", column, score, limits[name])))
     return found
 
 

@@ -57,7 +57,7 @@ class VideoRulesConfig(Config):
             raise ValueError(f"clip_too_short {short.value} is above clip_too_long {long.value}")
         return self
 
-    def thresholds(self, quantiles: Mapping[str, float] | None = None) -> dict[str, float]:
+    def thresholds(self, quantiles: Mapping[str, float | None] | None = None) -> dict[str, float]:
         """reason -> threshold of the rules that are on. `quantiles`: the values that quantiles took."""
         found = {}
         for name, limit in self.rules.items():

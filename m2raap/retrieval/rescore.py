@@ -104,7 +104,7 @@ def lifted(
     return again
 
 
-def _log_sums(rows: ScoreRows, num_rows: int, num_videos: int, factor: float) -> NDArray[np.float64]:
+def _log_sums(rows: ScoreRows, num_rows: int, num_videos: int, factor: float) -> NDArray[Any]:
     """(V,) log of the sum over all rows of exp(factor * score)."""
     total_V = np.full(num_videos, -np.inf)
     for texts in _blocks(num_rows, num_videos):

@@ -8,7 +8,6 @@ and the balance, goes through the parts once or twice more. `apply` judges: new 
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -26,12 +25,13 @@ from m2raap.curate.clean import clean
 from m2raap.curate.duplicates import DuplicateConfig
 from m2raap.curate.limits import at_quantile
 from m2raap.curate.refusal import Refusal
-from m2raap.curate.similarity import MismatchConfig, Reference, pair_scores
+from m2raap.curate.similarity import MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.drops import drop_row
 from m2raap.stages.encode import encoder, pack, unpack
+from m2raap.stages.judging import Judge, Sample, Smallest
 from m2raap.video import quality
 
 _BLUR_SIDE_PX = 128  # sharpness means something at one size only
@@ -89,7 +89,7 @@ class AlignStage(DataStage):
         """`parts` is gone through once, again for the thumbnails of candidate copies, and again for quantiles and balance."""
         cfg = AlignConfig(**settings)
         limits = _video_thresholds(parts, cfg.video)
-        sample = _Sample(cfg.mismatch.num_others)
+        sample = Sample(cfg.mismatch.num_others)
         table = _ClipTable()
         for part, own in parts:
             for clip in part.clips:
@@ -109,7 +109,7 @@ class AlignStage(DataStage):
 
     def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
         cfg = AlignConfig(**settings)
-        scores = _Judge(decisions["sample"]).scores(part, own)
+        scores = Judge(decisions["sample"]).scores(part, own)
         drops = _verdicts(part, own, scores, decisions, cfg)
         gone = {row["text_id"] or row["clip_id"] for row in drops}
         verdicts: list[Row] = []
@@ -161,8 +161,10 @@ def _video_thresholds(parts: Iterable[tuple[Part, Signals]], cfg: VideoRulesConf
             for name in shares:
                 if (value := signal_value(signals, VIDEO_RULES[name].signal)) is not None:
                     values[name].append(value)
-    found = {name: at_quantile(np.array(values[name]), share, VIDEO_RULES[name].refuse) for name, share in shares.items()}
-    return cfg.thresholds({name: value for name, value in found.items() if value is not None})
+    found = {
+        name: at_quantile(np.array(values[name]), share, VIDEO_RULES[name].refuse) for name, share in shares.items()
+    }
+    return cfg.thresholds(found)
 
 
 def _mismatch_thresholds(
@@ -171,7 +173,7 @@ def _mismatch_thresholds(
     """lang -> threshold, for every language that has texts to compare."""
     scores: dict[str, list[float]] = {lang: [] for lang in LANGS}
     if cfg.mismatch.quantile is not None:
-        judge = _Judge(decisions["sample"])
+        judge = Judge(decisions["sample"])
         for part, own in parts:
             found = judge.scores(part, own)
             for text in part.texts:
@@ -194,7 +196,9 @@ def _verdicts(
             row = drop_row(clip_id, None, found)
             drops.append(row | {"also_failed": [*row["also_failed"], *(["duplicate_clip"] if copy_of else [])]})
         elif copy_of:
-            drops.append({"clip_id": clip_id, "text_id": None, "reason": "duplicate_clip", "detail": f"a copy of {copy_of}"})
+            drops.append(
+                {"clip_id": clip_id, "text_id": None, "reason": "duplicate_clip", "detail": f"a copy of {copy_of}"}
+            )
     for text in part.texts:
         threshold = limits["mismatch"].get(text["lang"])
         judged = scores[text["text_id"]]
@@ -214,8 +218,8 @@ def _balance(
     parts: Iterable[tuple[Part, Signals]], decisions: dict[str, Any], cfg: AlignConfig, wanted: BalanceConfig
 ) -> dict[str, Any]:
     """Centres, and the last place of the draw that stays in each full cluster."""
-    judge = _Judge(decisions["sample"])
-    sample = _Smallest(balance.POINTS_A_CLUSTER * wanted.clusters)
+    judge = Judge(decisions["sample"])
+    sample = Smallest(balance.POINTS_A_CLUSTER * wanted.clusters)
     staying: list[str] = []
     for part, own in parts:
         drops = _verdicts(part, own, judge.scores(part, own), decisions, cfg)
@@ -225,7 +229,9 @@ def _balance(
                 staying.append(clip["clip_id"])
                 sample.add(clip["clip_id"], clip["clip_id"], own[clip["clip_id"]])
     if len(staying) <= wanted.target:
-        talk.say(f"align: {len(staying):,} clips are left, no more than align.balance.target {wanted.target:,}: all stay")
+        talk.say(
+            f"align: {len(staying):,} clips are left, no more than align.balance.target {wanted.target:,}: all stay"
+        )
         return {}
     vectors_NE = np.stack([_vector(row) for _, row in sample.items()])
     centres_CE = balance.centres(vectors_NE, wanted)
@@ -238,7 +244,10 @@ def _balance(
                 clusters.append(balance.nearest(_vector(own[clip["clip_id"]]), centres_CE))
                 places.append(balance.place(clip["clip_id"], wanted.seed))
     chosen = balance.last_places(clusters, places, wanted.target)
-    return chosen | {"centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(), "dim": centres_CE.shape[1]}
+    return chosen | {
+        "centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(),
+        "dim": centres_CE.shape[1],
+    }
 
 
 def _vector(signals: Row) -> np.ndarray:
@@ -298,82 +307,3 @@ class _ClipTable:
         found = duplicates.near_duplicates(hashes_NH, [self._rows[at][1] for at in order], thumbnails_of, cfg)
         names = [self._ids[at] for at in order]
         return dict(sorted((names[dropped], names[kept]) for dropped, kept in found.items()))
-
-
-class _Smallest:
-    """The `num` entries with the smallest hashes of their names: a fair sample that no order or cutting into parts changes."""
-
-    def __init__(self, num: int) -> None:
-        self._num = num
-        self._rows: dict[Any, tuple[str, Row]] = {}
-
-    def add(self, key: Any, name: str, row: Row) -> None:
-        rank = hashlib.blake2b(f"sample:{name}".encode(), digest_size=8).hexdigest()
-        if key not in self._rows or rank < self._rows[key][0]:
-            self._rows[key] = (rank, row)
-        if len(self._rows) > 4 * self._num:
-            self._rows = dict(self._first())
-
-    def _first(self) -> list[tuple[Any, tuple[str, Row]]]:
-        return sorted(self._rows.items(), key=lambda item: item[1][0])[: self._num]
-
-    def items(self) -> list[tuple[Any, Row]]:
-        return [(key, row) for key, (_, row) in self._first()]
-
-
-class _Sample:
-    """Texts of each language (no two alike) and clips that pairs are judged against."""
-
-    def __init__(self, num: int) -> None:
-        self._num = num
-        self._texts: dict[str, _Smallest] = {}
-        self._clips = _Smallest(num)
-
-    def add_clip(self, clip_id: str, signals: Row) -> None:
-        self._clips.add(clip_id, clip_id, {name: signals[name] for name in ("features", "dim")})
-
-    def add_text(self, text: Row, signals: Row) -> None:
-        self._texts.setdefault(text["lang"], _Smallest(self._num)).add(signals["text_key"], text["text_id"], signals)
-
-    def as_json(self) -> dict[str, Any]:
-        clips = [unpack(row["features"], row["dim"]) for _, row in self._clips.items()]
-        most = max((len(frames) for frames in clips), default=0)
-        filled = [frames[np.rint(np.linspace(0, len(frames) - 1, most)).astype(int)] for frames in clips]
-        found: dict[str, Any] = {"frames": _base64(np.stack(filled)) if filled else "", "num_frames": most, "langs": {}}
-        for lang, texts in sorted(self._texts.items()):
-            rows = texts.items()
-            features_ME = np.concatenate([unpack(row["features"], row["dim"]) for _, row in rows])
-            keys = [str(key) for key, _ in rows]
-            found["langs"][lang] = {"keys": keys, "features": _base64(features_ME), "dim": features_ME.shape[1]}
-        return found
-
-
-def _base64(features: np.ndarray) -> str:
-    return base64.b64encode(pack(features)).decode()
-
-
-class _Judge:
-    """Scores of pairs against the sampled texts and clips."""
-
-    def __init__(self, sample: dict[str, Any]) -> None:
-        self._langs: dict[str, Reference] = {}
-        for lang, texts in sample["langs"].items():
-            features_ME = unpack(base64.b64decode(texts["features"]), texts["dim"])
-            frames_NE = unpack(base64.b64decode(sample["frames"]), texts["dim"])
-            frames_SKE = frames_NE.reshape(-1, sample["num_frames"], texts["dim"])
-            self._langs[lang] = Reference([int(key) for key in texts["keys"]], features_ME, frames_SKE)
-
-    def scores(self, part: Part, own: Signals) -> dict[str, dict[str, float]]:
-        """text_id -> sim_percentile, sim_margin, sim_z; empty where the language has no other text to judge against."""
-        found: dict[str, dict[str, float]] = {}
-        for lang, reference in self._langs.items():
-            texts = [text for text in part.texts if text["lang"] == lang]
-            if not texts:
-                continue
-            rows = [own[text["text_id"]] for text in texts]
-            clips = {clip_id: at for at, clip_id in enumerate(dict.fromkeys(text["clip_id"] for text in texts))}
-            frames = [unpack(own[clip_id]["features"], own[clip_id]["dim"]) for clip_id in clips]
-            texts_TE = np.concatenate([unpack(row["features"], row["dim"]) for row in rows])
-            judged = reference.judge(texts_TE, [row["text_key"] for row in rows], [clips[t["clip_id"]] for t in texts], frames)
-            found |= {text["text_id"]: scores for text, scores in zip(texts, judged, strict=True)}
-        return found

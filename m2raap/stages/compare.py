@@ -121,7 +121,9 @@ def failed_gates(found: Mapping[str, Any], min_r1: float | None, against: Mappin
             r1 = row["metrics"]["R@1"]
             if row["run"] == "a" and row["direction"] == "t2v" and r1 < least:
                 sentences.append(f"{bench['name']} {row['lang']} t2v R@1 {r1:.2f} is under --min-r1 {least:g}")
-    for bench in against["benches"] if against else ():
+    if against is None:
+        return sentences
+    for bench in against["benches"]:
         for row in bench["differences"]:
             if row["metric"] == "R@1" and row["hi"] < 0:
                 sentences.append(

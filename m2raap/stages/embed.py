@@ -81,7 +81,11 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Pa
             shown = []
             for clip_id in here:
                 jpegs = part.frames[clip_id]["jpegs"]
-                said = frame_captions(part.texts_of[clip_id], len(jpegs), view.langs) if cfg.captions else [None] * len(jpegs)
+                said = (
+                    frame_captions(part.texts_of[clip_id], len(jpegs), view.langs)
+                    if cfg.captions
+                    else [None] * len(jpegs)
+                )
                 shown.append([(jpegs[place], said[place]) for place in spread(len(jpegs), cfg.num_frames)])
             ids["video_frames"] += [frames_digest(jpeg for jpeg, _ in row) for row in shown]
             for variant, found in videos.items():

@@ -181,10 +181,16 @@ class _Spread:
     def thresholds(self) -> dict[str, Any]:
         """What every rule that is on compares with: quantiles as the numbers that they came to."""
         cfg = self._cfg
-        video = {name: at_quantile(self._array("video", name), q, VIDEO_RULES[name].refuse) for name, q in self._video.items()}
+        video = {
+            name: at_quantile(self._array("video", name), q, VIDEO_RULES[name].refuse)
+            for name, q in self._video.items()
+        }
         found: dict[str, Any] = {"video": cfg.video.thresholds(video), "text": {}, "scores": {}}
         for lang in LANGS:
-            text = {name: at_quantile(self._array("text", lang, name), q, RULES[name].refuse) for name, q in self._text.items()}
+            text = {
+                name: at_quantile(self._array("text", lang, name), q, RULES[name].refuse)
+                for name, q in self._text.items()
+            }
             found["text"][lang] = cfg.text.thresholds(lang, text)
         for column, limit in cfg.scores.items():
             scores = self._array("score", column)

@@ -43,7 +43,9 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     if not steps:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
     main = family(run.arms()[-1])
-    results = [row for (arm, bench), done in _evaluations(steps).items() for row in _results(arm, bench, done, recipe.seed)]
+    results = [
+        row for (arm, bench), done in _evaluations(steps).items() for row in _results(arm, bench, done, recipe.seed)
+    ]
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -135,7 +137,9 @@ def _differences(steps: list[Step], recipe: Recipe, main: str) -> list[Differenc
 def _probes(steps: list[Step]) -> list[ProbeRow]:
     rows = []
     for step in steps:
-        probed = step.stage == "evaluate" and any("rescored" not in read_json(p) for p in step.folder.glob("results-*.json"))
+        probed = step.stage == "evaluate" and any(
+            "rescored" not in read_json(p) for p in step.folder.glob("results-*.json")
+        )
         if not probed or step.arm != family(step.arm):  # of further seeds the first one stands for all
             continue
         for path in [step.folder / "results.json", *sorted(step.folder.glob("results-*.json"))]:
@@ -176,7 +180,9 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
         frames = next(one for one in steps if (one.arm, one.stage, one.bench) == (step.arm, "keyframes", None))
         raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
         timings = read_timings(step.folder)
-        by_step = {row["step"]: row for row in timings if "step" in row}  # a step done again after a kill: the last time
+        by_step = {
+            row["step"]: row for row in timings if "step" in row
+        }  # a step done again after a kill: the last time
         prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)
         official = [row for row in results if (row.arm, row.direction, row.slice) == (step.arm, "t2v", "all")]
         rows.append(

@@ -56,7 +56,9 @@ def rerank(
             text, video = (query, best.ravel()) if direction == "t2v" else (best.ravel(), query)
             mug = _scores(clip, cfg, [texts[row] for row in rows_L], text, video, frames_VFE, mask_VF)
             mixed = (1 - cfg.weight) * cosine + cfg.weight * mug.reshape(best.shape)
-            found[f"{lang}-{direction}-ids"] = best.astype(np.int32) if direction == "t2v" else rows_L[best].astype(np.int32)
+            found[f"{lang}-{direction}-ids"] = (
+                best.astype(np.int32) if direction == "t2v" else rows_L[best].astype(np.int32)
+            )
             found[f"{lang}-{direction}-scores"] = np.round(mixed, 6)
     sink = io.BytesIO()
     np.savez(sink, allow_pickle=False, **found)

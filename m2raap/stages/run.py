@@ -296,7 +296,9 @@ class RunFolder:
     @property
     def inputs(self) -> Inputs:
         benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
-        return Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"], tuple(map(self.resolve, self.tree["scores"])))
+        return Inputs(
+            self.resolve(self.tree["data"]), benches, self.tree["limit"], tuple(map(self.resolve, self.tree["scores"]))
+        )
 
     @property
     def steps(self) -> list[Step]:

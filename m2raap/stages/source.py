@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from typing import Any
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
@@ -48,7 +49,8 @@ class ViewSource:
         """Keep only `count` clips: those whose ids come first by a seeded hash, in the order that they had."""
         hashes = [hashlib.blake2b(f"{seed}:{clip_id}".encode()).digest() for clip_id in self.clip_ids]
         kept = sorted(sorted(range(self.num_clips), key=hashes.__getitem__)[:count])
-        for rows in (self.clip_ids, self._part_of, self._texts, self._captions, self._videos):
+        tables: list[list[Any]] = [self.clip_ids, self._part_of, self._texts, self._captions, self._videos]
+        for rows in tables:
             rows[:] = [rows[place] for place in kept]
 
     @property

@@ -36,7 +36,9 @@ class KeyframeConfig(Config):
         default="auto", description="full: every frame; sparse: I-frames and few seeks, shots and motion stay unknown"
     )
     sparse_from_s: float = Field(default=120.0, ge=0, description="auto: shorter clips are read in full")
-    sparse_gain: float = Field(default=8.0, ge=1, description="auto: sparse where it decodes this many times fewer frames")
+    sparse_gain: float = Field(
+        default=8.0, ge=1, description="auto: sparse where it decodes this many times fewer frames"
+    )
 
     @model_validator(mode="after")
     def _network_sees_all(self) -> KeyframeConfig:
@@ -57,12 +59,10 @@ class ClipFrames:
     jpegs: list[bytes]
     width: int
     height: int
-    signals: dict[str, float | int | bool | str | None] = field(default_factory=dict)  # None: not measured
+    signals: dict[str, Any] = field(default_factory=dict)  # numbers, words; None: not measured
 
 
-def measured(
-    time_s: float, lasts_s: float, plane_HWC: np.ndarray, is_key: bool, turns: int
-) -> Candidate:
+def measured(time_s: float, lasts_s: float, plane_HWC: np.ndarray, is_key: bool, turns: int) -> Candidate:
     """A sound frame from its small plane (uint8 BGR), which is `turns` quarter turns from upright."""
     import numpy as np
 

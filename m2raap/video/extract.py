@@ -133,9 +133,7 @@ class _Scan:
         length_s = min(self.window_s or tally.covered_s, tally.covered_s)
         self._close(max(length_s, self.times_s[-1]))
         held = self.pool.frames
-        candidates = [
-            measured(h.time_s, h.until_s - h.time_s, h.plane_HWC, h.is_key, renderer.turns) for h in held
-        ]
+        candidates = [measured(h.time_s, h.until_s - h.time_s, h.plane_HWC, h.is_key, renderer.turns) for h in held]
         picks = choose(cfg, candidates, cuts_s, length_s)
         signals = self._signals(length_s) | {"blur": median(c.sharpness for c in candidates)}
         return clip_frames(cfg, candidates, [h.picture for h in held], picks, renderer, signals)

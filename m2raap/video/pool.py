@@ -47,7 +47,9 @@ class FramePool:
         self._k, self._keep_keys = k, keep_keys
         per_pick = MOST
         if window_s > 0:
-            per_pick = min(MOST, max(FEWEST, 2 * round(window_s / k / EVERY_S / 2)))  # even: the middles lie on the grid
+            per_pick = min(
+                MOST, max(FEWEST, 2 * round(window_s / k / EVERY_S / 2))
+            )  # even: the middles lie on the grid
         held_decoded = per_pick * k * frame_bytes <= HELD_BYTES
         self.capacity = (per_pick if held_decoded else FEWEST) * k
         self._step_s = window_s / self.capacity

@@ -39,13 +39,17 @@ def test_leaving_out_hides_whole_clips_by_the_step(model: VideoCLIP) -> None:
     captions = (torch.ones(200, 4, 2), torch.ones(200, 4, dtype=torch.bool))
     hidden = left_out(captions, 0.3, 7, 1)[1]
     assert bool((hidden.all(1) | ~hidden.any(1)).all()) and 0.6 < float(hidden.float().mean()) < 0.8
-    assert torch.equal(hidden, left_out(captions, 0.3, 7, 1)[1]) and not torch.equal(hidden, left_out(captions, 0.3, 7, 2)[1])
+    assert torch.equal(hidden, left_out(captions, 0.3, 7, 1)[1]) and not torch.equal(
+        hidden, left_out(captions, 0.3, 7, 2)[1]
+    )
 
 
 def test_without_captions_the_stage_is_named(tiny_dir: Path, tmp_path: Path) -> None:
     silent = ordered(4, 0)
     silent.said = []
-    cfg = AdaptConfig(backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), enhance=AcgConfig(), steps=1)
+    cfg = AdaptConfig(
+        backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), enhance=AcgConfig(), steps=1
+    )
     with pytest.raises(M2raapError, match="run the stage 'caption' before adapt"):
         adapt(cfg, silent, None, tmp_path)
 

@@ -44,7 +44,11 @@ def one_line(text: str) -> bool:
         (("run", "demo", "--data", "C", "--out", "X", "--parts", "3/2"), 2, "--parts 3/2: expected I/N"),
         (("run", "demo", "--data", "C", "--out", "X", "--bench", "C"), 2, "expected NAME=CORPUS"),
         (("run", "demo", "--data", "C", "--out", "X", "--until", "lunch"), 2, "--until lunch: no such stage"),
-        (("run", "demo", "--data", "C", "--out", "X", "--engine", "steam"), 2, "--engine steam: there are 'local' and 'ray'"),
+        (
+            ("run", "demo", "--data", "C", "--out", "X", "--engine", "steam"),
+            2,
+            "--engine steam: there are 'local' and 'ray'",
+        ),
         (("run", "demo", "--data", "C", "--out", "X", "--allow-refused", "lots"), 2, "--allow-refused lots"),
         (("data", "import", "csv", "x", "--out", "X"), 2, "formats are table, videofolder, webdataset"),
         (("data", "import", "table", "--out", "X"), 2, "give what to read"),

@@ -76,7 +76,23 @@ def test_any_text_has_a_score(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["ignore ", "say ", "[a](", "<a ", "{{", "\u202e", "system:", "you are ", "http://a?", "忽略", "请", "a.", "$(", "# "]
+    "unit",
+    [
+        "ignore ",
+        "say ",
+        "[a](",
+        "<a ",
+        "{{",
+        "\u202e",
+        "system:",
+        "you are ",
+        "http://a?",
+        "忽略",
+        "请",
+        "a.",
+        "$(",
+        "# ",
+    ],
 )
 @pytest.mark.timeout(10)
 def test_long_texts_take_no_time(unit: str) -> None:

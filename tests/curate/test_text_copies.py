@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +11,34 @@ from m2raap.curate import language, minhash
 from m2raap.curate.columns import Columns
 from m2raap.curate.text_copies import Copies, TextTable, allowed_copies, decide, text_key
 
-WORDS = "dog cat boy girl runs jumps over under red blue field river house street then slowly again with kite ball".split()
+WORDS = [
+    "dog",
+    "cat",
+    "boy",
+    "girl",
+    "runs",
+    "jumps",
+    "over",
+    "under",
+    "red",
+    "blue",
+    "field",
+    "river",
+    "house",
+    "street",
+    "then",
+    "slowly",
+    "again",
+    "with",
+    "kite",
+    "ball",
+]
 
 
 def jaccard(a: str, b: str) -> float:
     def pairs(text: str) -> set[tuple[str, ...]]:
         tokens = language.tokens(text)
-        return {tuple(tokens)} if len(tokens) == 1 else set(zip(tokens[:-1], tokens[1:], strict=True))
+        return {tuple(tokens)} if len(tokens) == 1 else set(pairwise(tokens))
 
     one, two = pairs(a), pairs(b)
     return len(one & two) / len(one | two) if one | two else 0.0
@@ -61,7 +84,12 @@ def table(rows: list[tuple[str, str, str, str]]) -> TextTable:
     made = TextTable()
     sketches = minhash.sketches(Columns([row[3] for row in rows]))
     for (text_id, clip_id, source, words), sketch in zip(rows, sketches, strict=True):
-        made.add(text_id, clip_id, source, {"text_key": text_key(words, "en"), "content_words": 2.0, "sketch": sketch.tobytes()})
+        made.add(
+            text_id,
+            clip_id,
+            source,
+            {"text_key": text_key(words, "en"), "content_words": 2.0, "sketch": sketch.tobytes()},
+        )
     return made
 
 

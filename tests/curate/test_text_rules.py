@@ -34,7 +34,11 @@ BAD = [
     ("en", "circle", "text_too_short"),
     ("zh", "红色", "text_too_short"),
     ("en", "word " * 120, "repetition"),
-    ("en", "the woman with the hat " + "and " * 0 + " ".join(f"then walks to house {i}" for i in range(40)), "text_too_long"),
+    (
+        "en",
+        "the woman with the hat " + "and " * 0 + " ".join(f"then walks to house {i}" for i in range(40)),
+        "text_too_long",
+    ),
     ("en", "ein Hund rennt über das Feld", "wrong_language"),
     ("zh", "赤い円が右に動いています", "wrong_language"),
     ("zh", "a man is playing the guitar", "wrong_language"),
@@ -88,18 +92,25 @@ def test_thresholds_are_applied_to_scores_not_to_texts() -> None:
     off = build(FilterTextConfig, {"rules": {"text_too_short": False}}, "r.yaml")
     assert "text_too_short" not in off.thresholds("en")
     assert refusals({"num_words": None}, strict.thresholds("en")) == []
-    assert len(judged(signals, strict.thresholds("en"))) == sum(r.limit is not None and not r.across for r in RULES.values())
+    assert len(judged(signals, strict.thresholds("en"))) == sum(
+        r.limit is not None and not r.across for r in RULES.values()
+    )
 
 
 def test_thresholds_by_quantile_are_numbers_of_the_corpus() -> None:
     cfg = build(FilterTextConfig, {"rules": {"unspecific": {"quantile": 0.25}, "traditional": 0.5}}, "r.yaml")
     assert "unspecific" not in cfg.thresholds("en") and cfg.thresholds("zh")["traditional"] == 0.5
-    scores = score_texts(["a dog", "a red dog runs", "a red dog runs and barks", "a big red dog runs over green grass"], "en")
+    scores = score_texts(
+        ["a dog", "a red dog runs", "a red dog runs and barks", "a big red dog runs over green grass"], "en"
+    )
     value = at_quantile(scores["content_words"], 0.25, "below")
     limits = cfg.thresholds("en", {"unspecific": value})
     dropped = [bool(refusals({"content_words": s}, limits)) for s in scores["content_words"].tolist()]
     assert dropped == [True, False, False, False]
-    assert at_quantile(np.arange(10.0), 0.2, "above") == pytest.approx(7.2) and at_quantile(np.zeros(0), 0.2, "above") is None
+    assert (
+        at_quantile(np.arange(10.0), 0.2, "above") == pytest.approx(7.2)
+        and at_quantile(np.zeros(0), 0.2, "above") is None
+    )
 
 
 def test_unknown_keys_rules_and_languages_fail() -> None:
@@ -117,7 +128,9 @@ def test_unknown_keys_rules_and_languages_fail() -> None:
         score_text("un chat", "fr")
 
 
-TEXT = st.text(st.sampled_from(" aAbz019.,#_/<@:’'&éß一二红色圆鸟紅圓，。、あア\u200b\u3000Ａ１\ufffd\n€ñ-"), max_size=40) | st.text(max_size=60)
+TEXT = st.text(
+    st.sampled_from(" aAbz019.,#_/<@:’'&éß一二红色圆鸟紅圓，。、あア\u200b\u3000Ａ１\ufffd\n€ñ-"), max_size=40
+) | st.text(max_size=60)
 
 
 @settings(max_examples=80, deadline=None)

@@ -35,12 +35,19 @@ def test_what_is_not_known_is_not_judged() -> None:
     """A clip of which only key-frames were decoded has no motion and no shares: no rule about them may speak."""
     sparse = {"duration_s": 3.0, "width": 96, "height": 96, "motion": None, "black_share": None, "frozen_share": None}
     strict = build(VideoRulesConfig, {"rules": {"still": 1.0, "black": 0.0, "frozen": 0.0}}, "r.yaml").thresholds()
-    assert {rule.reason for _, rule in judged(sparse, strict)} == {"clip_too_short", "clip_too_long", "clip_too_small", "elongated"}
+    assert {rule.reason for _, rule in judged(sparse, strict)} == {
+        "clip_too_short",
+        "clip_too_long",
+        "clip_too_small",
+        "elongated",
+    }
     assert [r.reason for r in video_refusals(sparse | {"motion": 0.5}, strict)] == ["still"]
 
 
 def test_thresholds_come_by_value_by_quantile_or_not_at_all() -> None:
-    cfg = build(VideoRulesConfig, {"rules": {"still": {"quantile": 0.1}, "black": False, "clip_too_small": 200}}, "r.yaml")
+    cfg = build(
+        VideoRulesConfig, {"rules": {"still": {"quantile": 0.1}, "black": False, "clip_too_small": 200}}, "r.yaml"
+    )
     assert "still" not in cfg.thresholds() and cfg.thresholds({"still": 0.7})["still"] == 0.7
     assert "black" not in cfg.thresholds() and "frozen" in cfg.thresholds()
     assert [r.reason for r in video_refusals(GOOD | {"black_share": 1.0}, cfg.thresholds())] == ["clip_too_small"]

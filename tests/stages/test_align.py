@@ -17,7 +17,15 @@ from m2raap.stages.encode import pack
 
 STAGE = AlignStage()
 DIM, K = 16, 8
-SEEN = {"duration_s": 3.0, "width": 96, "height": 96, "black_share": 0.0, "frozen_share": 0.0, "motion": 2.0, "pick_sharpness": 50.0}
+SEEN = {
+    "duration_s": 3.0,
+    "width": 96,
+    "height": 96,
+    "black_share": 0.0,
+    "frozen_share": 0.0,
+    "motion": 2.0,
+    "pick_sharpness": 50.0,
+}
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -50,7 +58,11 @@ class World:
         text_id = f"c{i:04d}.{lang}"
         self.texts.append({"text_id": text_id, "clip_id": f"c{i:04d}", "lang": lang})
         sims = {"sim_max": 0.5, "sim_mean": 0.5, "sim_robust": 0.5}
-        self.own[text_id] = {"features": pack(unit(feature)), "dim": DIM, "text_key": text_key(f"words {text_id}", "en")} | sims
+        self.own[text_id] = {
+            "features": pack(unit(feature)),
+            "dim": DIM,
+            "text_key": text_key(f"words {text_id}", "en"),
+        } | sims
 
     @staticmethod
     def picture(thumbs: np.ndarray) -> dict[str, Any]:
@@ -90,7 +102,10 @@ def test_the_sharper_copy_is_kept_and_black_clips_are_nobodys_original() -> None
     found, drops, verdicts = world.judged(**OFF)
     assert found == {"c0003": "duplicate_clip", "c0005": "duplicate_clip", "c0019": "black"}
     assert {row["detail"] for row in drops if row["reason"] == "duplicate_clip"} == {"a copy of c0017"}
-    assert {row["clip_id"]: row["copy_of"] for row in verdicts if row.get("copy_of")} == {"c0003": "c0017", "c0005": "c0017"}
+    assert {row["clip_id"]: row["copy_of"] for row in verdicts if row.get("copy_of")} == {
+        "c0003": "c0017",
+        "c0005": "c0017",
+    }
     assert world.judged(**OFF, duplicates=None)[0] == {"c0019": "black"}
 
 

@@ -137,7 +137,7 @@ def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Pat
 def test_other_settings_in_the_same_folder_are_an_error_that_names_both(small_world: Path, undisturbed: Path):
     more = ("--set", "filter.text.rules.text_too_short.en=5", "--until", "filter")
     done = m2raap(*words(small_world, undisturbed, *more), check=1)
-    assert "text.rules.text_too_short.en 2; this run asks for text.rules.text_too_short.en 5" in done.stderr
+    assert "text.rules.text_too_short.en 2.0; this run asks for text.rules.text_too_short.en 5.0" in done.stderr
 
 
 def test_a_new_threshold_decodes_nothing_and_equals_a_fresh_run(small_world: Path, undisturbed: Path, tmp_path: Path):

@@ -21,7 +21,14 @@ PROBED = {"probe": "ok", "probe_detail": None, "width": 96, "height": 96, "durat
 
 
 def clip(i: int, source: str = "s") -> dict[str, Any]:
-    return {"clip_id": f"c{i:04d}", "video": f"v{i // 2}.mp4", "start_s": None, "end_s": None, "split": "train", "source": source}
+    return {
+        "clip_id": f"c{i:04d}",
+        "video": f"v{i // 2}.mp4",
+        "start_s": None,
+        "end_s": None,
+        "split": "train",
+        "source": source,
+    }
 
 
 def text(i: int, words: str, lang: str = "en") -> dict[str, Any]:
@@ -58,7 +65,10 @@ PLACES = ("field", "river", "street", "kitchen", "roof", "garden", "bridge", "st
 
 def corpus(num: int = 80) -> tuple[list[dict], list[dict]]:
     clips = [clip(i) for i in range(num)]
-    own = [f"a {SUBJECTS[i % 10]} jumps over a {PLACES[i // 10]} with a yellow kite number {chr(97 + i % 26)}" for i in range(num)]
+    own = [
+        f"a {SUBJECTS[i % 10]} jumps over a {PLACES[i // 10]} with a yellow kite number {chr(97 + i % 26)}"
+        for i in range(num)
+    ]
     texts = [text(i, words) for i, words in enumerate(own)]
     for i in range(30):
         texts[i] = text(i, f"Funny MOMENT {i}!")
@@ -88,7 +98,9 @@ def test_what_says_more_may_stand_on_more_clips() -> None:
 def test_near_copies_gather_round_their_first() -> None:
     clips, texts = corpus()
     for i in range(30):
-        texts[i] = text(i, f"my holiday on the sunny islands of the deep south sea with family and friends part {'xyz'[i % 3]}")
+        texts[i] = text(
+            i, f"my holiday on the sunny islands of the deep south sea with family and friends part {'xyz'[i % 3]}"
+        )
     rules = {"text": {"rules": {"near_duplicate_text": 2, "duplicate_text": False}}}
     found, rows = judged(whole(clips, texts, 11), rules)
     assert found == {f"c{i:04d}.en": "near_duplicate_text" for i in range(30)}
@@ -108,16 +120,30 @@ def test_frequent_in_its_source() -> None:
 
 def test_quantiles_are_taken_over_the_corpus_by_language() -> None:
     clips = [clip(i) for i in range(20)]
-    texts = [text(i, " ".join(["dog cat kite"] + list("bcdfghjklmnpqrstvwxz"[: i + 1]))) for i in range(20)]
-    texts += [text(i, "一只黑色的狗在跑" + "一二三四五六七八九十百千万东西南北春夏秋冬"[: i + 1], "zh") for i in range(20)]
-    only = {name: False for name in ("repetition", "unspecific", "machine_tags", "wrong_language", "hostile_text", "near_duplicate_text")}
+    texts = [text(i, " ".join(["dog cat kite", *"bcdfghjklmnpqrstvwxz"[: i + 1]])) for i in range(20)]
+    texts += [
+        text(i, "一只黑色的狗在跑" + "一二三四五六七八九十百千万东西南北春夏秋冬"[: i + 1], "zh") for i in range(20)
+    ]
+    only = {
+        name: False
+        for name in (
+            "repetition",
+            "unspecific",
+            "machine_tags",
+            "wrong_language",
+            "hostile_text",
+            "near_duplicate_text",
+        )
+    }
     tree = {"text": {"rules": only | {"text_too_short": {"quantile": 0.1}, "text_too_long": {"quantile": 0.2}}}}
     for size in (3, 20):
-        found, rows = judged(whole(clips, texts, size), tree)
+        found, _ = judged(whole(clips, texts, size), tree)
         for lang in ("en", "zh"):
             short = sorted(name for name, reason in found.items() if reason == "text_too_short" and name.endswith(lang))
             long = sorted(name for name, reason in found.items() if reason == "text_too_long" and name.endswith(lang))
-            assert short == [f"c{i:04d}.{lang}" for i in range(2)] and long == [f"c{i:04d}.{lang}" for i in range(16, 20)]
+            assert short == [f"c{i:04d}.{lang}" for i in range(2)] and long == [
+                f"c{i:04d}.{lang}" for i in range(16, 20)
+            ]
 
 
 def scores_file(path: Path, **columns: list) -> Path:
@@ -140,7 +166,9 @@ def apply_scores(view: View, tree: dict[str, Any], *paths: Path) -> tuple[dict[s
     parts = []
     for part in view.parts(("texts", "signals")):
         own = {row["clip_id"]: dict(PROBED) for row in part.clips}
-        own |= {t["text_id"]: s for t, s in zip(part.texts, score_rows([t["text"] for t in part.texts], "en"), strict=True)}
+        own |= {
+            t["text_id"]: s for t, s in zip(part.texts, score_rows([t["text"] for t in part.texts], "en"), strict=True)
+        }
         parts.append((part, own))
     decisions = STAGE.reduce(parts, settings.apply)
     made = [STAGE.apply(part, own, decisions, settings.apply) for part, own in parts]
@@ -152,7 +180,9 @@ def apply_scores(view: View, tree: dict[str, Any], *paths: Path) -> tuple[dict[s
 
 def test_users_scores_are_thresholded_and_stay_in_the_ledger(view: View, tmp_path: Path) -> None:
     ids = [f"c{i:04d}" for i in range(6)]
-    nsfw = scores_file(tmp_path / "nsfw.parquet", clip_id=ids[:5], nsfw=[0.1, 0.9, None, 0.2, 0.51], other=[1, 2, 3, 4, 5])
+    nsfw = scores_file(
+        tmp_path / "nsfw.parquet", clip_id=ids[:5], nsfw=[0.1, 0.9, None, 0.2, 0.51], other=[1, 2, 3, 4, 5]
+    )
     pii = scores_file(tmp_path / "pii.parquet", text_id=[f"{ids[3]}.en"], pii=[True])
     mark = scores_file(tmp_path / "mark.parquet", video=["v0.mp4", "v2.mp4"], watermark=[0.0, 1.0])
     tree = {"scores": {"nsfw": {"max": 0.5}, "pii": {"max": 0}, "watermark": {"max": 0.5}}}
@@ -163,7 +193,9 @@ def test_users_scores_are_thresholded_and_stay_in_the_ledger(view: View, tmp_pat
     assert (first["c0001"]["detail"], first["c0001"]["score"], first["c0001"]["threshold"]) == ("nsfw", 0.9, 0.5)
     assert first["c0004"]["also_failed"] == ["user_score: watermark 1 against 0.5"]
     kept = {row.get("text_id") or row["clip_id"]: row for row in verdicts}
-    assert kept["c0000"]["user_nsfw"] == 0.1 and kept["c0000"]["user_other"] == 1.0 and kept["c0002"]["user_nsfw"] is None
+    assert (
+        kept["c0000"]["user_nsfw"] == 0.1 and kept["c0000"]["user_other"] == 1.0 and kept["c0002"]["user_nsfw"] is None
+    )
     shares, _, _ = apply_scores(view, {"scores": {"other": {"lowest": 0.2}, "nsfw": {"highest": 0.25}}}, nsfw)
     assert shares == {"c0000": "user_score", "c0001": "user_score"}
 
@@ -179,7 +211,11 @@ def test_other_scores_are_another_view(view: View, tmp_path: Path) -> None:
     [
         ({"clip_id": ["c0000", "zz"], "nsfw": [0.1, 0.2]}, {}, "1 of its 2 rows are about a clip_id .* such as 'zz'"),
         ({"text_id": ["c0000"], "nsfw": [0.1]}, {}, "text_id that the corpus does not have"),
-        ({"clip_id": ["c0000"], "nsfw": [0.1]}, {"scores": {"nfsw": {"max": 1}}}, "filter.scores.nfsw: .*; they have nsfw"),
+        (
+            {"clip_id": ["c0000"], "nsfw": [0.1]},
+            {"scores": {"nfsw": {"max": 1}}},
+            "filter.scores.nfsw: .*; they have nsfw",
+        ),
         ({"clip_id": ["c0000", "c0000"], "nsfw": [0.1, 0.2]}, {}, "rows 0 and 1 are about one and the same clip_id"),
         ({"clip_id": ["c0000"], "nsfw": [float("nan")]}, {}, "row 0: nsfw is nan"),
         ({"clip_id": ["c0000"], "nsfw": ["high"]}, {}, "'nsfw' holds string, expected numbers"),

@@ -52,7 +52,9 @@ def test_enough_is_decoded_and_no_more_than_there_is(strategy: str, groups: list
 @given(groups_of_pictures, st.integers(1, 16))
 def test_uniform_takes_what_is_seen_in_the_middles(groups: list[int], k: int) -> None:
     packets = packets_of(groups)
-    wanted = {p for run in sparse_runs(packets, KeyframeConfig(strategy="uniform", k=k), packets.end_s) for p in run.wanted}
+    wanted = {
+        p for run in sparse_runs(packets, KeyframeConfig(strategy="uniform", k=k), packets.end_s) for p in run.wanted
+    }
     for middle_s in middles(packets.end_s, k):
         seen = packets.seen_at(middle_s)
         assert seen in wanted
