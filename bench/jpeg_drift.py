@@ -27,7 +27,8 @@ def as_decoded(path: Path, times_s: list[float]) -> list[bytes]:
 
     found = []
     with av.open(str(path)) as container:
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
+        frame: Any
         for frame in container.decode(stream):
             time_s = float((frame.pts - (stream.start_time or 0)) * stream.time_base)
             if len(found) < len(times_s) and time_s >= times_s[len(found)] - 1e-4:
@@ -101,7 +102,7 @@ def main() -> None:
 def agreement(one: list[np.ndarray], two: list[np.ndarray], texts_NE: Any) -> float:
     """Share of clips whose nearest text is the same by both."""
     nearest = [[int((frames_KE.mean(0) @ texts_NE.T).argmax()) for frames_KE in side] for side in (one, two)]
-    return float(np.mean(np.equal(*nearest)))
+    return float(np.mean(np.equal(nearest[0], nearest[1])))
 
 
 if __name__ == "__main__":

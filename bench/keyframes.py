@@ -268,8 +268,8 @@ def long_video(folder: Path) -> Path:
 
         once, whole = folder / "once.mp4", folder / "whole.mp4"
         fractal = ffmpeg.input(f"mandelbrot=s=1280x720:r=25:end_scale=0.03:end_pts={LONG_LOOP_S * 25}", f="lavfi")
-        noisy = fractal.filter("noise", alls=12, allf="t").filter("format", "yuv420p")
-        coded = {"vcodec": "libx264", "preset": "veryfast", "crf": 24, "g": 50, "keyint_min": 50, "sc_threshold": 0}
+        noisy = fractal.filter("noise", alls=4, allf="t").filter("format", "yuv420p")
+        coded = {"vcodec": "libx264", "preset": "veryfast", "crf": 28, "g": 50, "keyint_min": 50, "sc_threshold": 0}
         run_ffmpeg(ffmpeg.output(noisy, str(once), t=LONG_LOOP_S, **coded).compile(cmd=ffmpeg_exe()), timeout_s=900)
         again = ffmpeg.input(str(once), stream_loop=LONG_S // LONG_LOOP_S - 1)
         run_ffmpeg(ffmpeg.output(again, str(whole), c="copy").compile(cmd=ffmpeg_exe()))

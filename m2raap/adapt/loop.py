@@ -137,8 +137,9 @@ def _learn(run: Run, step: int) -> tuple[float, float]:
         if reversed_BE is not None:
             losses[-1] = losses[-1] + cfg.order_weight * order_contrast(video_BE, reversed_BE, text_BE, scale)
         if tokens is not None:
-            of_turn = [part.split(len(clips))[turn] for part in tokens]
-            scores_BB = mug_scores(*of_turn, torch.nn.functional.normalize(vectors_BTE, dim=-1), there_BT, cfg.mug_form)
+            tokens_BLE, token_mask_BL = (part.split(len(clips))[turn] for part in tokens)
+            unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1)
+            scores_BB = mug_scores(tokens_BLE, token_mask_BL, unit_BTE, there_BT, cfg.mug_form)
             losses[-1] = losses[-1] + cfg.mug_weight * objective(scale * scores_BB.T, twins)
     loss = torch.stack(losses).mean()
     if cfg.fcc_weight and said is not None:

@@ -6,6 +6,7 @@ pictures. Which machine a part runs on changes no byte of it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -32,7 +33,9 @@ class RayEngine:
             raise UsageError("--engine ray: Ray is not installed; pip install 'm2raap[ray]'") from None
         self._ray = ray
         address = os.environ.get("RAY_ADDRESS")
-        local = {} if address else {"num_cpus": workers or available_cores(), "num_gpus": len(devices)}
+        local: dict[str, Any] = {}
+        if not address:
+            local = {"num_cpus": workers or available_cores(), "num_gpus": len(devices)}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
         try:
@@ -40,7 +43,7 @@ class RayEngine:
                 address=address,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 configure_logging=False,
                 runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")},
                 **local,
@@ -52,7 +55,7 @@ class RayEngine:
 
     def map(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
         """At most two tasks a worker are under way, so that a corpus of a million parts is not queued at once."""
-        ray = self._ray
+        ray: Any = self._ray
         remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=_TRIES_AFTER_A_LOST_MACHINE)(_run_task)
         left = iter(enumerate(tasks))
         waiting: dict[Any, int] = {}

@@ -90,7 +90,7 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Pa
             ids["video_frames"] += [frames_digest(jpeg for jpeg, _ in row) for row in shown]
             for variant, found in videos.items():
                 orders = [frame_order(variant, i, len(row), cfg.probe_seed) for i, row in zip(here, shown, strict=True)]
-                picked = [[row[at] for at in order] for row, order in zip(shown, orders, strict=True)]
+                picked: list[Shown] = [[row[at] for at in order] for row, order in zip(shown, orders, strict=True)]
                 if variant == "uncaptioned":
                     picked = [[(jpeg, None) for jpeg, _ in row] for row in picked]
                 vectors_VE, of_frames = _encode_videos(clip, picked)

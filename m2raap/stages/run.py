@@ -13,7 +13,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.core import talk
 from m2raap.core.engine import Engine, available_cores
 from m2raap.core.errors import UNREADABLE, M2raapError
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import read_json, write_atomic, write_json
 from m2raap.core.stage import run_data_stage
 from m2raap.core.tables import read_part
 from m2raap.core.tombstones import refuse_unfinished
@@ -81,8 +81,21 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
     _load_backbones(steps, arms, options)
+    map_path = out / "run.json"
+    before = map_path.read_bytes() if map_path.exists() else None
     _write_run(recipe, inputs, out, steps)
     done: set[Path] = set()
+    try:
+        return _run_steps(steps, done, arms, inputs, engine, options)
+    except M2raapError:
+        if before is not None and not done:  # a run that was refused leaves the map of the one that is here
+            write_atomic(map_path, before)
+        raise
+
+
+def _run_steps(
+    steps: list[Step], done: set[Path], arms: dict[str, Recipe], inputs: Inputs, engine: Engine, options: Options
+) -> bool:
     for step in steps:
         if step.folder in done or _after(step.stage, options.last):
             continue

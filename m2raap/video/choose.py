@@ -60,7 +60,7 @@ class Pick:
 class Slot:
     start_s: float
     end_s: float
-    shot: int
+    shot: int | None  # None: any shot
 
     @property
     def middle_s(self) -> float:
@@ -99,7 +99,9 @@ def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_
         inside = [
             i
             for i, c in enumerate(candidates)
-            if shot_of[i] == slot.shot and slot.start_s <= c.nearest(slot.middle_s) <= slot.end_s and i not in picks
+            if slot.shot in (None, shot_of[i])
+            and slot.start_s <= c.nearest(slot.middle_s) <= slot.end_s
+            and i not in picks
         ]
         if not inside:
             continue
@@ -114,7 +116,7 @@ def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_
         cost, chosen = best[0], -best[2]
         centre = min(inside, key=lambda i: (_off_centre(candidates[i], slot), -i))
         flaws, centre_flaws = (defects[i] | _copy(candidates[i], last_hash) for i in (chosen, centre))
-        picks[chosen] = Pick(chosen, slot.shot, max(0.0, 1.0 - cost), _why(flaws, centre_flaws))
+        picks[chosen] = Pick(chosen, shot_of[chosen], max(0.0, 1.0 - cost), _why(flaws, centre_flaws))
         last_hash = candidates[chosen].hash64
     _fill(picks, candidates, shot_of, defects, k)
     return [picks[i] for i in sorted(picks)]
@@ -172,7 +174,7 @@ def _spread(allowed: list[int], candidates: Sequence[Candidate], duration_s: flo
 
 
 def _slots(candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]], k: int) -> list[Slot]:
-    """At most k slots ascending in time, each within one shot that has candidates."""
+    """At most k slots ascending in time, each within one shot that has candidates while shots do not outnumber k."""
     good = {shot_of[i] for i, c in enumerate(candidates) if not c.black}
     usable = sorted(good or set(shot_of))
     if not usable:
@@ -185,16 +187,10 @@ def _slots(candidates: Sequence[Candidate], shot_of: list[int], shots: list[tupl
             for start, end in (shots[s],)
             for j in range(n)
         ]
-    # More shots than picks: k equal segments of the clip, in each the shot that fills most of it.
+    # More shots than picks: k equal segments. Which shots they hold is not asked: where an encoder moves a cut by a frame or
+    # two the choice would jump by seconds.
     end_s = shots[-1][1]
-    slots: list[Slot] = []
-    for j in range(k):
-        low, high = end_s * j / k, end_s * (j + 1) / k
-        overlap = {s: min(high, shots[s][1]) - max(low, shots[s][0]) for s in usable}
-        shot = max(usable, key=lambda s: (overlap[s], -s))
-        if overlap[shot] > 0:
-            slots.append(Slot(max(low, shots[shot][0]), min(high, shots[shot][1]), shot))
-    return slots
+    return [Slot(end_s * j / k, end_s * (j + 1) / k, None) for j in range(k)]
 
 
 def _standing_defects(

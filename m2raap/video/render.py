@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from m2raap.video.probe import is_mirrored, pixel_aspect, shown_size
@@ -17,10 +18,7 @@ class Renderer:
     """
 
     def __init__(self, stream: object, first: Any, short_side_px: int) -> None:
-        from av.video.reformatter import VideoReformatter
-
-        # Two, because each keeps the tables of its last conversion.
-        self._sizes, self._colours = VideoReformatter(), VideoReformatter()
+        self._sizes, self._colours = _reformatters()
         self.turns = round(first.rotation / 90) % 4
         self._mirrored = is_mirrored(first)
         self.shown = shown_size(first.width, first.height, pixel_aspect(stream), first.rotation)
@@ -41,3 +39,11 @@ class Renderer:
             image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
         flip = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
         return image.transpose(flip[self.turns]) if self.turns else image
+
+
+@cache
+def _reformatters() -> tuple[Any, Any]:
+    """Kept from clip to clip, because each keeps the tables of its last conversion, which take a millisecond to make."""
+    from av.video.reformatter import VideoReformatter
+
+    return VideoReformatter(), VideoReformatter()

@@ -30,7 +30,7 @@ def reported(small_world: Path, undisturbed: Path) -> str:
 def test_no_stage_opens_the_truth(undisturbed: Path):
     opened = (undisturbed.parent / "opened.txt").read_text().splitlines()
     assert any(path.endswith(".parquet") for path in opened), "the watch saw the tables"
-    assert not [path for path in opened if "truth" in path or "scenes" in path]
+    assert not [path for path in opened if "truth" in path or "scenes.parquet" in path]
 
 
 def test_every_folder_is_whole_and_the_counts_add_up(undisturbed: Path):
@@ -136,7 +136,9 @@ def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Pat
 
 def test_other_settings_in_the_same_folder_are_an_error_that_names_both(small_world: Path, undisturbed: Path):
     more = ("--set", "filter.text.rules.text_too_short.en=5", "--until", "filter")
+    before = (undisturbed / "run.json").read_bytes()
     done = m2raap(*words(small_world, undisturbed, *more), check=1)
+    assert (undisturbed / "run.json").read_bytes() == before, "a refused run leaves the map of the one that is here"
     assert "text.rules.text_too_short.en 2.0; this run asks for text.rules.text_too_short.en 5.0" in done.stderr
 
 
