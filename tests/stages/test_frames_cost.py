@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from m2raap.core.view import View
 from m2raap.stages.frames_cost import READ, frames_cost
 from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.videos import video_worker
+from m2raap.video.clip import KeyframeConfig
+from m2raap.video.limits import Refused
 
 
 def test_sizes_are_those_that_the_stage_writes(small_world: Path) -> None:
@@ -19,7 +22,10 @@ def test_sizes_are_those_that_the_stage_writes(small_world: Path) -> None:
     worker = video_worker(cfg.decode)
     clips = [clip for index in range(view.num_parts) for clip in view.part(index, ()).clips][:12]
     files = [view.corpus.video_root / clip["video"] for clip in clips]
-    sizes = [sum(map(len, worker.extract(path, 0.0, None, cfg).jpegs)) for path in files]
+    sizes = []
+    for path in files:
+        with suppress(Refused):  # the world holds broken files, too
+            sizes.append(sum(map(len, worker.extract(path, 0.0, None, KeyframeConfig()).jpegs)))
     assert cost.bytes_a_clip == pytest.approx(sum(sizes) / len(sizes), rel=0.5)
     assert 0 < cost.seconds_a_clip < 10
     assert frames_cost(view, KeyframesConfig(k=2)).bytes_a_clip < 0.5 * cost.bytes_a_clip
