@@ -140,7 +140,7 @@ def ours(kind: str) -> Finder:
     from m2raap.video.limits import VideoConfig
     from m2raap.video.scenes import find_scenes
 
-    return lambda path: find_scenes(path, kind, MIN_SHOT_S, VideoConfig()).cuts_s  # type: ignore[arg-type]
+    return lambda path: find_scenes(path, kind, MIN_SHOT_S, VideoConfig()).cuts_s  # type: ignore[arg-type]  # a key of DETECTORS
 
 
 def transnet() -> Finder:

@@ -8,14 +8,13 @@ from m2raap.core.engine import LocalEngine
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages.recipe import load_recipe
 from m2raap.stages.report import report
-from m2raap.stages.run import Inputs, Options, RunFolder
+from m2raap.stages.run import Inputs, Options, RunFolder, model_folder
 from m2raap.stages.run import run as carry_out
 
 
 def load(path: str | Path) -> VideoCLIP:
     """The model of an adapt stage: its folder, or the `model/` folder in it. Raises M2raapError if neither holds one."""
-    folder = Path(path)
-    return VideoCLIP.load(folder / "model" if (folder / "model" / "model.json").is_file() else folder)
+    return VideoCLIP.load(model_folder(Path(path)))
 
 
 def run(

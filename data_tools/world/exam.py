@@ -33,10 +33,10 @@ def evaluate(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
     truth = np.array([ALL_PAIRS.index(s.shot.events[0].obj.pair) for s in stills])
     found = {}
     with torch.no_grad():
-        pixels = torch.stack([preprocess(Image.fromarray(s.image)) for s in stills])  # type: ignore[operator]
-        image = torch.cat([model.encode_image(part, normalize=True) for part in pixels.split(256)])  # type: ignore
+        pixels = torch.stack([preprocess(Image.fromarray(s.image)) for s in stills])  # type: ignore[operator]  # open_clip has no types
+        image = torch.cat([model.encode_image(part, normalize=True) for part in pixels.split(256)])  # type: ignore  # open_clip has no types
         for lang in ("en", "zh"):
-            text = model.encode_text(tokenize([prompt(p, lang) for p in ALL_PAIRS]), normalize=True)  # type: ignore
+            text = model.encode_text(tokenize([prompt(p, lang) for p in ALL_PAIRS]), normalize=True)  # type: ignore  # as above
             hits = int((np.asarray((image @ text.T).argmax(dim=1)) == truth).sum())
             low, high = wilson(hits, n)
             found[lang] = {"top1": hits / n, "low": low, "high": high, "n": n}

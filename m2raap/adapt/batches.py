@@ -285,9 +285,15 @@ def text_table(
                 for lang, rows in sorted(found.items())
             }
         )
-    chunks = [texts[start : start + 4096] for start in range(0, len(texts), 4096)]
-    tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in chunks])
-    if tokenizer.can_shorten:  # one length for the whole source, so that a vector never depends on its batch
-        tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
-    truncated = sum(tokenizer.count_truncated(chunk) for chunk in chunks)
-    return TextTable(texts, tokens, rows_of, langs, lang_odds, truncated)
+    truncated = sum(tokenizer.count_truncated(chunk) for chunk in _chunks(texts))
+    return TextTable(texts, tokenised(tokenizer, texts), rows_of, langs, lang_odds, truncated)
+
+
+def tokenised(tokenizer: _Tokenizes, texts: Sequence[str]) -> Tensor:
+    """Token ids (N, L). One length for the whole source, so that a vector never depends on its batch."""
+    tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in _chunks(texts)])
+    return tokens[:, : int(tokens.argmax(1).max()) + 1] if tokenizer.can_shorten else tokens
+
+
+def _chunks(texts: Sequence[str]) -> list[Sequence[str]]:
+    return [texts[start : start + 4096] for start in range(0, len(texts), 4096)]

@@ -5,7 +5,6 @@ B clips, T frames, N captions, L text tokens, E size of the common space.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import PairSource
+from m2raap.adapt.batches import PairSource, tokenised
 from m2raap.core.errors import M2raapError
 from m2raap.core.spread import spread
 from m2raap.models.acg import Captions
@@ -67,13 +66,7 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
             "adapt.enhance and fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
         )
     texts = list(numbers)
-    return CaptionTable(texts, tokenised(model, texts), rows_CT)
-
-
-def tokenised(model: VideoCLIP, texts: Sequence[str]) -> Tensor:
-    """(N, L); cut to the longest where that changes nothing."""
-    tokens = torch.cat([model.backbone.tokenize(texts[at : at + 4096]) for at in range(0, len(texts), 4096)])
-    return tokens[:, : int(tokens.argmax(1).max()) + 1] if model.backbone.can_shorten else tokens
+    return CaptionTable(texts, tokenised(model.backbone, texts), rows_CT)
 
 
 def left_out(captions: Captions, share: float, seed: int, step: int) -> Captions:

@@ -100,6 +100,11 @@ class AdaptConfig(Config):
     tensorboard: bool = False
     seed: int = 0
 
+    @property
+    def wants_captions(self) -> bool:
+        """Whether training reads the auxiliary captions of frames."""
+        return self.enhance is not None or self.fcc_weight > 0
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
         if self.temporal.name == "mean" and not self.train_text and not self.train_vision_layers:
@@ -113,7 +118,7 @@ class AdaptConfig(Config):
                 f"cache={self.cache} keeps what frozen layers say of stored frames; input=video shows other frames every "
                 "epoch and has no cache: leave cache at auto, or take input=keyframes"
             )
-        if self.input == "video" and (self.enhance or self.fcc_weight):
+        if self.input == "video" and self.wants_captions:
             raise ValueError("captions belong to stored key-frames: enhance and fcc_weight need input: keyframes")
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("origin_odds leaves no text to learn from")

@@ -126,8 +126,7 @@ def _prepare(
             data.append(open_prefix_cache(scratch / ("cache", "cache-val")[number], key, one, model, cache, report))
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
 
-    wanted = cfg.enhance is not None or cfg.fcc_weight > 0
-    captions = [caption_table(one, model, cfg.num_frames) if wanted else None for one in sources]
+    captions = [caption_table(one, model, cfg.num_frames) if cfg.wants_captions else None for one in sources]
 
     looks_NE = encode_clips(model, data[0], source.num_clips).cpu().numpy() if cfg.group_size > 1 else None
     plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
@@ -197,10 +196,9 @@ def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan
 
 def _digest(cfg: AdaptConfig, source: PairSource) -> str:
     if cfg.input == "keyframes":
-        wanted = cfg.enhance is not None or cfg.fcc_weight > 0
         said = (
             [source.captions(clip) for clip in range(source.num_clips)]
-            if wanted and isinstance(source, CaptionedSource)
+            if cfg.wants_captions and isinstance(source, CaptionedSource)
             else []
         )
         return digest([source_digest(source), said])

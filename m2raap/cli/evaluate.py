@@ -89,12 +89,11 @@ def bank(
 ) -> None:
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
-    from m2raap.stages.run import run_bank
+    from m2raap.stages.run import model_folder, run_bank
 
     loaded = load(recipe, assignments)
-    if model is not None and (model / "model" / "model.json").is_file():
-        model = model / "model"
     view = open_view(corpus, loaded.langs).limited(limit)
-    run_bank(view, [open_view(path) for path in without or ()], model or loaded.backbone, out, force)
+    chosen = model_folder(model) if model else loaded.backbone
+    run_bank(view, [open_view(path) for path in without or ()], chosen, out, force)
     counts = read_json(out / "manifest.json")["counts"]
     typer.echo(f"{out}: {counts['texts']:,} texts ({counts['left_out']:,} twins or texts of --without left out)")

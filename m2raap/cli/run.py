@@ -263,12 +263,11 @@ def embed(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.stages.run import run_embed
+    from m2raap.stages.run import model_folder, run_embed
 
     loaded = load(recipe, assignments)
-    if model is not None and (model / "model" / "model.json").is_file():
-        model = model / "model"
-    run_embed(_open(corpus, loaded, None), loaded, model or loaded.backbone, out, force)
+    chosen = model_folder(model) if model else loaded.backbone
+    run_embed(_open(corpus, loaded, None), loaded, chosen, out, force)
     _show_counts(out, as_json)
 
 

@@ -19,6 +19,7 @@ from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
 from m2raap.models.pooling import masked_mean
 from m2raap.models.vision import VisionTower
+from m2raap.models.zero import zero_linear
 
 
 class DropPath(nn.Module):
@@ -47,10 +48,7 @@ class TemporalBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.out = nn.Linear(width, width)
-        if zero_start:
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+        self.out = (zero_linear if zero_start else nn.Linear)(width, width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -72,10 +70,7 @@ class ConvBlock(nn.Module):
         narrow = max(1, width // 8)
         self.down = nn.Linear(width, narrow)
         self.conv = nn.Conv1d(narrow, narrow, 3, padding=1)
-        self.out = nn.Linear(narrow, width)
-        if zero_start:
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+        self.out = (zero_linear if zero_start else nn.Linear)(narrow, width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -129,9 +124,7 @@ class Stan(nn.Module):
         if cfg.start == "gate":
             self.gate = nn.Parameter(torch.zeros(()))
         elif cfg.start == "matrix":
-            self.out = nn.Linear(width, width)
-            nn.init.zeros_(self.out.weight)
-            nn.init.zeros_(self.out.bias)
+            self.out = zero_linear(width, width)
 
     def compact(self, tokens: Tensor) -> Tensor:
         """(B, T, 1+P, D) -> (B, T, 1+P', D), P' = P / patch_pool^2: means of squares of patches."""

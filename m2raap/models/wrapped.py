@@ -16,6 +16,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import AdapterConfig, MessageConfig
 from m2raap.models.vision import OpenClipVit
+from m2raap.models.zero import zero_linear
 
 
 class _Wrapped(nn.Module):
@@ -41,9 +42,7 @@ class _Bottleneck(nn.Module):
         super().__init__()
         self.down = nn.Linear(width, narrow)
         self.conv = nn.Conv1d(narrow, narrow, kernel_frames, padding=kernel_frames // 2, groups=narrow)
-        self.out = nn.Linear(narrow, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zero_linear(narrow, width)
 
     def forward(self, x_BTPD: Tensor, mask_BT: Tensor) -> Tensor:
         batch, frames, patches, _ = x_BTPD.shape

@@ -207,6 +207,11 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path) -> N
         adapt(cfg, source, val if val.num_clips else None, target, phases)
 
 
+def model_folder(path: Path) -> Path:
+    """The `model/` folder of an adapt stage, or the folder itself where it holds none."""
+    return path / "model" if (path / "model" / "model.json").is_file() else path
+
+
 def training_summary(folder: Path) -> dict[str, Any]:
     """What the training log says: steps, final loss and gates, R@1 on the val clips at the start and at its best."""
     lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
