@@ -35,6 +35,14 @@ class Opened:
     num_bytes: int
     was_read: bool = False  # a second pass has to seek back
     refused_size: bool = False  # a frame asked for more pixels than the limit
+    num_said_before: int = 0  # what FFmpeg had logged, in this process, when the container was open
+
+    def note_refused_size(self, error: Exception) -> None:
+        """PyAV hangs the last thing that FFmpeg logged on an error, were it of the file before: only what is new counts."""
+        import av.logging
+
+        if av.logging.get_last_error()[0] > self.num_said_before:
+            self.refused_size |= TOO_MANY_PIXELS in str(error)
 
     @property
     def format_name(self) -> str:
@@ -134,6 +142,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
         }
         said: list[tuple[int, str, str]] = []
         av.logging.set_level(av.logging.ERROR)
+        av.logging.set_skip_repeated(False)  # or "repeated 3 more times" of one file is said while the next one is read
         try:
             with av.logging.Capture(local=True) as said:
                 container: Any = av.open(
@@ -170,6 +179,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
                 if other.index != stream.index:
                     other.discard = Discard.all
             opened = Opened(container, stream, raw, num_bytes)
+            opened.num_said_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in said)
             yield opened
 

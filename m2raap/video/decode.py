@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import TOO_MANY_PIXELS, Opened
+from m2raap.video.container import Opened
 from m2raap.video.trust import Stamps, spread_damage
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _tolerant(opened: Opened, keys_only: bool) -> Iterator[VideoFrame | None]:
             raise MemoryError(str(error)) from None
         except av.error.FFmpegError as error:
             failures += 1
-            opened.refused_size |= TOO_MANY_PIXELS in str(error)
+            opened.note_refused_size(error)
             _need_room_for_a_frame(stream.codec_context)
             if in_order:
                 in_order.popleft()

@@ -252,3 +252,12 @@ def test_the_good_rest_of_a_stage(bad_media: Path, tmp_path: Path) -> None:
             reasons = {row["clip_id"]: row["reason"] for i in range(2) for row in after.dropped(i)}
             assert reasons == {case.name: case.reason for case in bad}
     assert frames["good"] == frames["all"] and set(frames["all"]) == {case.name for case in GOOD}
+
+
+def test_the_class_of_a_file_does_not_depend_on_the_file_before(bad_media: Path) -> None:
+    """FFmpeg's last message stays in the process, and one that repeats is said late: neither may reach the next file."""
+    for before in ("16k_frame.avi", "vast_frames.avi"):
+        for name, reason in ((before, "too_large"), ("key_frame_lost.mp4", "corrupt")):
+            with pytest.raises(Refused) as refused:
+                probe(bad_media / name, VideoConfig())
+            assert refused.value.reason == reason
