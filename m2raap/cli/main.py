@@ -11,7 +11,28 @@ import traceback
 
 import typer
 
-from m2raap.cli import audit, batch, compare, data, evaluate, forget, inspect, lint, probe, recipe, run, score, split
+from m2raap.cli import (
+    ablate,
+    audit,
+    batch,
+    compare,
+    cost,
+    data,
+    evaluate,
+    forget,
+    index,
+    inspect,
+    lint,
+    model,
+    probe,
+    recipe,
+    run,
+    score,
+    search,
+    serve,
+    split,
+    verify,
+)
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.tombstones import ForgettingUnfinished
@@ -26,7 +47,26 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(recipe.app, name="recipe")
-for command in (run, evaluate, compare, lint, inspect, probe, split, score, audit, forget, batch):
+app.add_typer(model.app, name="model")
+for command in (
+    run,
+    ablate,
+    evaluate,
+    compare,
+    lint,
+    inspect,
+    probe,
+    split,
+    score,
+    audit,
+    forget,
+    batch,
+    index,
+    search,
+    serve,
+    verify,
+    cost,
+):
     command.register(app)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -28,6 +28,16 @@ ForceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="overrides the recipe's seed")]
+DataOption = Annotated[Path, typer.Option("--data", help="the training corpus")]
+BenchOption = Annotated[list[str] | None, typer.Option("--bench", metavar="NAME=CORPUS", help="a benchmark")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and what it costs, do nothing")]
+AllowRefusedOption = Annotated[
+    str, typer.Option("--allow-refused", help="share of unreadable clips that is no failure")
+]
+AllowRemoteOption = Annotated[
+    bool, typer.Option("--allow-remote", help="fetch videos whose path is an address (keyframes.remote)")
+]
+TruthOption = Annotated[Path | None, typer.Option("--truth", help="planted faults, to grade the filters in the report")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only that many clips of the training corpus")]
 
 ScoresOption = Annotated[
@@ -79,6 +89,14 @@ def parse_benches(items: list[str] | None) -> dict[str, Path]:
             raise UsageError(f"--bench {item}: the name '{name}' is given twice")
         benches[name] = Path(path)
     return benches
+
+
+class Mapping(NamedTuple):
+    """What maps the data stages, as the flags say it."""
+
+    engine: str
+    workers: int | None
+    devices: str | None
 
 
 @contextmanager

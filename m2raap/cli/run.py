@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from m2raap.core.view import View
     from m2raap.report.data import ReportData
     from m2raap.stages.recipe import Recipe
+    from m2raap.stages.run import Inputs, Options
 
 CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before")]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe file or name; default: the defaults")]
@@ -32,15 +33,15 @@ def register(app: typer.Typer) -> None:
     for name, help_text in data_stages:
         app.command(name, help=help_text)(_filter_command if name == "filter" else _data_stage_command(name))
     app.command("adapt", help="Train a temporal module on an image-text backbone.")(adapt)
-    app.command("embed", help="Embed a benchmark: one vector a clip, one a text.")(embed)
+    app.command("embed", help="Embed a benchmark, or any folder of videos: one vector a clip, one a text.")(embed)
     app.command("report", help="Write report.html over a run.")(report)
 
 
 def run_recipe(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped one")],
-    data: Annotated[Path, typer.Option("--data", help="the training corpus")],
+    data: options.DataOption,
     out: options.OutOption,
-    bench: Annotated[list[str] | None, typer.Option("--bench", metavar="NAME=CORPUS", help="a benchmark")] = None,
+    bench: options.BenchOption = None,
     assignments: options.SetOption = None,
     first: Annotated[
         str | None, typer.Option("--from", help="start at this stage; those before must be finished")
@@ -53,44 +54,58 @@ def run_recipe(
     engine: options.EngineOption = "local",
     parts: options.PartsOption = None,
     seed: options.SeedOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the plan and what it costs, do nothing")] = False,
+    dry_run: options.DryRunOption = False,
     force: options.ForceOption = False,
-    allow_refused: Annotated[
-        str, typer.Option("--allow-refused", help="share of unreadable clips that is no failure")
-    ] = "5%",
-    allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="fetch videos whose path is an address (keyframes.remote)")
-    ] = False,
-    truth: Annotated[
-        Path | None, typer.Option("--truth", help="planted faults, to grade the filters in the report")
-    ] = None,
+    allow_refused: options.AllowRefusedOption = "5%",
+    allow_remote: options.AllowRemoteOption = False,
+    truth: options.TruthOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.stages import STAGES
-    from m2raap.stages.estimate import estimate
-    from m2raap.stages.recipe import load_recipe, with_remote_videos
-    from m2raap.stages.report import report as write_report
-    from m2raap.stages.run import Inputs, Options, RunFolder, make_plan, run
+    from m2raap.stages.recipe import load_recipe
+    from m2raap.stages.run import Inputs, Options
 
     for flag, stage in (("--from", first), ("--until", last)):
         if stage is not None and stage not in STAGES:
             raise UsageError(f"{flag} {stage}: no such stage; stages are {', '.join(STAGES)}")
-    allowed = options.parse_percent(allow_refused)
-    share = options.parse_share(parts)
-    loaded = load_recipe(recipe, assignments, seed)
-    loaded = with_remote_videos(loaded) if allow_remote else loaded
     inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
+    how = Options(first, last, force, options.parse_share(parts))
+    mapped = options.Mapping(engine, workers, devices)
+    loaded = load_recipe(recipe, assignments, seed)
+    carry_out(loaded, inputs, out, mapped, how, dry_run, allow_refused, allow_remote, truth, as_json)
+
+
+def carry_out(
+    recipe: Recipe,
+    inputs: Inputs,
+    out: Path,
+    mapped: options.Mapping,
+    how: Options,
+    dry_run: bool,
+    allow_refused: str,
+    allow_remote: bool,
+    truth: Path | None,
+    as_json: bool,
+) -> None:
+    """The run of a recipe and its report; of --dry-run, the plan and its cost."""
+    from m2raap.stages.estimate import estimate
+    from m2raap.stages.recipe import with_remote_videos
+    from m2raap.stages.report import report as write_report
+    from m2raap.stages.run import RunFolder, make_plan, run
+
+    allowed = options.parse_percent(allow_refused)
+    recipe = with_remote_videos(recipe) if allow_remote else recipe
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
-        _print_json_or_lines(estimate(loaded, inputs, out, make_plan(loaded, inputs, out)), as_json)
+        _print_json_or_lines(estimate(recipe, inputs, out, make_plan(recipe, inputs, out)), as_json)
         return
-    with options.open_engine(engine, workers, devices) as mapped:
-        complete = run(loaded, inputs, out, mapped, Options(first, last, force, share))
-    if not complete or (last is not None and last != "report"):
+    with options.open_engine(*mapped) as engine:
+        complete = run(recipe, inputs, out, engine, how)
+    if not complete or (how.last is not None and how.last != "report"):
         return
     folder = RunFolder.open(out)
-    _show(*write_report(folder, loaded, truth), as_json)
+    _show(*write_report(folder, recipe, truth), as_json)
     _judge_refused(folder, allowed)
 
 
@@ -245,35 +260,45 @@ def adapt(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.stages.run import run_adapt
+    from m2raap.stages.run import help_train, helps, run_adapt
 
     loaded = load(recipe, assignments, seed)
+    if helps():
+        help_train(lambda _: (_open(corpus, loaded, limit), loaded))
+        return
     run_adapt(_open(corpus, loaded, limit), loaded, out, force)
     _show_counts(out, as_json)
 
 
 def embed(
-    corpus: Annotated[Path, typer.Argument(help="the keyframes folder of a benchmark")],
+    corpus: Annotated[Path, typer.Argument(help="the keyframes folder of a benchmark, or any folder of videos")],
     out: options.OutOption,
     model: Annotated[
         Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")
     ] = None,
     recipe: RecipeOption = None,
     assignments: options.SetOption = None,
+    workers: options.WorkersOption = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
+    from m2raap.stages.embed_folder import embed_folder, is_heap
     from m2raap.stages.run import model_folder, run_embed
 
     loaded = load(recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone
+    if is_heap(corpus):
+        with options.open_engine("local", workers, None) as engine:
+            embed_folder(corpus, loaded.keyframes, chosen, out, engine, force)
+        _show_counts(out / "vectors", as_json)
+        return
     run_embed(_open(corpus, loaded, None), loaded, chosen, out, force)
     _show_counts(out, as_json)
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")],
-    truth: Annotated[Path | None, typer.Option("--truth", help="planted faults, to grade the filters")] = None,
+    truth: options.TruthOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.core.config import build

@@ -6,7 +6,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from m2raap.report.data import CostRow, DifferenceRow, FunnelStage, ProbeRow, ReportData, ResultRow
+from m2raap.report.data import (
+    CostRow,
+    DifferenceRow,
+    FunnelStage,
+    LadderRow,
+    ModuleRow,
+    ProbeRow,
+    ReportData,
+    ResultRow,
+)
 
 Cell = str
 
@@ -119,6 +128,44 @@ def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
     print_table("Training time", head, lines, set(range(2, len(head))), file)
 
 
+def print_modules(rows: Sequence[ModuleRow], file: TextIO | None = None) -> None:
+    """Weights, FLOP and time of each arm's modules beside mean pooling, and their final gates."""
+    lines = [
+        [row.arm, row.module, f"{row.backbone_m:.1f}", f"{row.new_m:.2f}", f"{row.learning_m:.2f}",
+         f"{row.gflop:.3g} ({row.gflop / row.mean_gflop:.2f}x)", f"{row.ms:.1f} ({row.ms / row.mean_ms:.2f}x)", gates_said(row)]
+        for row in rows
+    ]  # fmt: skip
+    head = ["arm", "module", "backbone M", "new M", "learning M", "GFLOP (to mean)", "ms (to mean)", "final gates"]
+    threads = f"; ms on the CPU, {rows[0].threads} thread{'s' if rows[0].threads > 1 else ''}" if rows else ""
+    print_table(
+        f"Cost a clip of {rows[0].frames} frames{threads}" if rows else "Cost", head, lines, {2, 3, 4, 5, 6}, file
+    )
+
+
+def gates_said(row: ModuleRow) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in row.gates.items()) or "-"
+
+
+def print_ladder(rows: Sequence[LadderRow], file: TextIO | None = None) -> None:
+    """R@1 text to video, one thing added a row, with what the step brought and at what price."""
+    lines = []
+    for row in rows:
+        name = row.arm if not row.way else f"{row.arm}, {row.way} over candidates"
+        seeds = f" ({min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f})" if len(row.seeds_r1) > 1 else ""
+        lines.append(
+            [name, row.benchmark, row.lang, f"{row.r1:.1f} [{row.interval[0]:.1f}, {row.interval[1]:.1f}]{seeds}",
+             _points(row.step), _points(row.whole), f"{row.clips:,}", f"{row.texts:,}",
+             f"{row.curation_s:.0f}", f"{row.train_s:.0f}"]
+        )  # fmt: skip
+    head = ["row", "benchmark", "lang", "R@1 [95 %] (seeds)", "step [95 %]", "to the first [95 %]", "clips", "texts",
+            "curation core s", "training s"]  # fmt: skip
+    print_table("Progressive table, text to video", head, lines, set(range(3, 10)), file)
+
+
+def _points(found: Sequence[float] | None) -> str:
+    return "-" if found is None else f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}]"
+
+
 def print_report(data: ReportData, file: TextIO | None = None) -> None:
     """The tables of the report, slices left to the HTML."""
     stream = sys.stdout if file is None else file
@@ -133,10 +180,14 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
     results = [row for row in data.results if row.slice == "all"]
     differences = [row for row in data.differences if row.slice == "all"]
     probes = [row for row in data.probes if row.slice == "all"]
+    if data.ladder:
+        print_ladder(data.ladder, file)
     if results:
         print_results(results, file)
     if data.costs:
         print_costs(data.costs, file)
+    if data.modules:
+        print_modules(data.modules, file)
     if differences:
         print_differences(differences, file)
     if probes:

@@ -100,6 +100,43 @@ class CostRow:
 
 
 @dataclass(frozen=True)
+class ModuleRow:
+    """What an arm's modules weigh, compute and take for one clip, beside mean pooling on the same backbone."""
+
+    arm: str
+    module: str
+    frames: int
+    backbone_m: float  # million weights
+    new_m: float
+    learning_m: float
+    gflop: float  # a clip, there only
+    mean_gflop: float
+    ms: float  # a clip, the fastest of several, fp32 on the CPU
+    mean_ms: float
+    threads: int
+    gates: dict[str, float]  # how far each has left its start; none where nothing was trained
+
+
+@dataclass(frozen=True)
+class LadderRow:
+    """One row of a progressive table: text to video, R@1 in points, differences as [points, low, high]."""
+
+    arm: str
+    way: str  # "" as indexed; mug: late interaction over the first candidates
+    benchmark: str
+    lang: str
+    r1: float
+    interval: list[float]
+    seeds_r1: list[float]
+    step: list[float] | None  # to the row before; of another way, to this arm as indexed
+    whole: list[float] | None  # to the first row
+    clips: int  # left to train and validate on
+    texts: int
+    curation_s: float  # core seconds of the stages before training
+    train_s: float  # wall seconds of training, mean over the seeds
+
+
+@dataclass(frozen=True)
 class Curve:
     """One line of a chart: (step, value) points. Curves of one chart share a panel."""
 
@@ -160,9 +197,12 @@ class ReportData:
     baseline_arm: str = ""
     notes: list[str] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
+    lengths: list[ResultRow] = field(default_factory=list)  # slices by the length of the clip
     differences: list[DifferenceRow] = field(default_factory=list)
     probes: list[ProbeRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
+    modules: list[ModuleRow] = field(default_factory=list)
+    ladder: list[LadderRow] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     funnel: list[FunnelStage] = field(default_factory=list)
     grading: dict[str, Any] | None = None

@@ -22,9 +22,14 @@ def view(data: ReportData) -> dict[str, Any]:
     return {
         "data": data,
         "tiles": _tiles(data),
+        "ladder": [
+            {"benchmark": benchmark, "lang": lang, "rows": rows}
+            for (benchmark, lang), rows in _grouped(data.ladder, lambda row: (row.benchmark, row.lang))
+        ],
         "results": _results(data),
         "differences": _differences(data),
-        "slices": _slices(data),
+        "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
+        "lengths": _slices(data.lengths),
         "probes": _probes(data),
         "charts": _charts(data.curves),
         "cost_names": list(dict.fromkeys(name for row in data.costs for name in row.r1)),
@@ -106,8 +111,7 @@ def _pivot(rows: list[T], line: Callable[[T], str], column: Callable[[T], str]) 
     }
 
 
-def _slices(data: ReportData) -> list[dict[str, Any]]:
-    rows = [row for row in data.results if row.scope == "official" and row.slice != "all"]
+def _slices(rows: list[ResultRow]) -> list[dict[str, Any]]:
     return [
         {
             "benchmark": benchmark,

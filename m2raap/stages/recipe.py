@@ -51,6 +51,9 @@ class Recipe(Config):
     compare: tuple[tuple[str, str], ...] = Field(
         default=(), description="pairs of arms whose difference the report shows"
     )
+    progressive: bool = Field(
+        default=False, description="each arm adds one thing to the arm before it: the report shows what each step brings"
+    )
     arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], dict[str, Any]] = Field(
         default_factory=dict
     )
@@ -121,8 +124,8 @@ def load_recipe(name: str, assignments: list[str] | None = None, seed: int | Non
 
 def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe") -> Recipe:
     """The recipe with an arm's overrides laid on it."""
-    base = recipe.model_dump(mode="json", exclude_unset=True, exclude={"arms", "compare"})
-    for key in ("arms", "compare"):
+    base = recipe.model_dump(mode="json", exclude_unset=True, exclude={"arms", "compare", "progressive"})
+    for key in ("arms", "compare", "progressive"):
         if key in recipe.arms[arm]:
             raise UsageError(f"{source}: arms.{arm}: '{key}' cannot stand in an arm")
     return build(Recipe, merge(base, recipe.arms[arm]), f"{source}: arms.{arm}")

@@ -20,11 +20,15 @@ from m2raap.report.grading import grade
 from m2raap.report.html import write_report
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages import DATA_STAGES
+from m2raap.stages.ablate import ladder_rows
+from m2raap.stages.cost import read_costs
 from m2raap.stages.evaluate import read_ranks, side_lines
 from m2raap.stages.examples import dropped_gallery, examples, nearly_dropped
+from m2raap.stages.lengths import length_rows
 from m2raap.stages.plan import Step
 from m2raap.stages.recipe import Recipe, arms_of, family
-from m2raap.stages.run import RunFolder, training_summary
+from m2raap.stages.run import RunFolder
+from m2raap.stages.training_log import training_summary, training_time
 
 SYNTHETIC = "synthetic world, tiny model"
 
@@ -57,9 +61,12 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         baseline_arm=run.arms()[0] if results and len(run.arms()) > 1 else "",
         notes=_notes(run, recipe, steps, synthetic),
         results=results,
+        lengths=length_rows(run, _evaluations(steps), steps, recipe.seed),
         differences=_differences(steps, recipe, main),
         probes=_probes(steps),
         costs=_costs(steps, recipe, results),
+        modules=read_costs(run.path),
+        ladder=ladder_rows(steps, recipe) if recipe.progressive else [],
         curves=_curves(steps),
         funnel=[row for step in curated for row in _funnel(step)],
         grading=_grading(run, curated, truth) if truth else None,
@@ -116,7 +123,8 @@ def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
 def _differences(steps: list[Step], recipe: Recipe, main: str) -> list[DifferenceRow]:
     done = _evaluations(steps)
     arms = list(dict.fromkeys(arm for arm, _ in done))
-    pairs = recipe.compare or tuple((main, arm) for arm in arms if arm != main)
+    steps_up = tuple(zip(arms[1:], arms, strict=False)) if recipe.progressive else ()
+    pairs = recipe.compare or steps_up or tuple((main, arm) for arm in arms if arm != main)
     rows = []
     for bench in dict.fromkeys(bench for _, bench in done):
         for a, b in pairs:
@@ -179,20 +187,16 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
             continue
         frames = next(one for one in steps if (one.arm, one.stage, one.bench) == (step.arm, "keyframes", None))
         raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
-        timings = read_timings(step.folder)
-        by_step = {
-            row["step"]: row for row in timings if "step" in row
-        }  # a step done again after a kill: the last time
-        prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)
+        spent = training_time(step.folder)
         official = [row for row in results if (row.arm, row.direction, row.slice) == (step.arm, "t2v", "all")]
         rows.append(
             CostRow(
                 arm=step.arm,
                 input="raw video" if raw else f"{cfg.strategy}-{cfg.k} stored",
-                steps=len(by_step),
+                steps=spent.steps,
                 frames_s=None if raw else sum(row["seconds"] for row in read_timings(frames.folder) if "phase" in row),
-                train_s=prepared_s + sum(row["seconds"] for row in by_step.values()),
-                waited_s=sum(row["waited"] for row in by_step.values()),
+                train_s=spent.train_s,
+                waited_s=spent.waited_s,
                 r1={f"{row.benchmark} {row.lang}": row.metrics["R@1"] for row in official if row.scope == "official"},
             )
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from m2raap.stages.filter import with_scores
 from m2raap.stages.plan import DATA_STAGE, Step, plan, settings_of
 from m2raap.stages.recipe import Recipe, arms_of
 from m2raap.stages.source import ViewSource
+from m2raap.stages.training_log import training_summary
 from m2raap.video.limits import VideoConfig
 
 
@@ -76,8 +77,14 @@ def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options | None = None) -> bool:
-    """Carries out the recipe; True when everything that was asked for is finished (False: other --parts are missing)."""
+    """Carries out the recipe; True when everything that was asked for is finished (False: other --parts are missing).
+
+    False too where this process of torchrun only helps to train.
+    """
     options = options or Options()
+    if helps():
+        help_train(lambda folder: _adapt_job(recipe, inputs, out, folder))
+        return False
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
     _load_backbones(steps, arms, options)
@@ -111,6 +118,16 @@ def _run_steps(
             return False
         done.add(step.folder)
     return True
+
+
+def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple[View, Recipe]:
+    """View and recipe of the arm that trains in `folder`."""
+    arms = arms_of(recipe)
+    step = next(step for step in make_plan(recipe, inputs, out) if step.stage == "adapt" and step.folder == folder)
+    view = inputs.view(recipe.langs)
+    for parent in step.parents:
+        view = view.over(parent)
+    return view, arms[step.arm]
 
 
 def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options) -> None:
@@ -166,6 +183,25 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
     return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
 
 
+def helps() -> bool:
+    """Whether this is a process of torchrun other than the first: it runs no stage, says nothing, and helps to train."""
+    if "WORLD_SIZE" not in os.environ:
+        return False
+    from m2raap.adapt.distributed import join
+
+    return not join().leads
+
+
+def help_train(job_of: Callable[[Path], tuple[View, Recipe]]) -> None:
+    """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
+    from m2raap.adapt.distributed import join
+
+    talk.be_quiet(True)
+    while folder := join().next_task():
+        view, recipe = job_of(Path(folder))
+        _train(recipe.adapt_settings, recipe.keyframes.decode, view, Path(folder))
+
+
 def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool) -> None:
     cfg = recipe.adapt_settings
 
@@ -183,9 +219,11 @@ def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool) -> None:
 def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path) -> None:
     import torch
 
+    from m2raap.adapt.distributed import join
     from m2raap.adapt.loop import adapt
 
-    torch.set_num_threads(cfg.threads or available_cores())
+    team = join()
+    torch.set_num_threads(cfg.threads or max(1, available_cores() // team.on_this_machine))
     digests = VideoDigests(target / "cache" / "videos.json")
     source, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
     if cfg.train_clips:
@@ -202,26 +240,17 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path) -> N
         for one in (source, val):  # all bytes are read once; a killed run does not read them again
             for clip in range(one.num_clips):
                 one.video_digest(clip)
-        digests.save()
+        if team.leads:
+            digests.save()
+    if team.leads:
+        team.hand_over(str(target))
     with talk.Phases(f"{target.parent.name}/adapt") as phases:
-        adapt(cfg, source, val if val.num_clips else None, target, phases)
+        adapt(cfg, source, val if val.num_clips else None, target, phases, team=team)
 
 
 def model_folder(path: Path) -> Path:
     """The `model/` folder of an adapt stage, or the folder itself where it holds none."""
     return path / "model" if (path / "model" / "model.json").is_file() else path
-
-
-def training_summary(folder: Path) -> dict[str, Any]:
-    """What the training log says: steps, final loss and gates, R@1 on the val clips at the start and at its best."""
-    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [line for line in lines if "loss" in line]
-    val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
-    found: dict[str, Any] = {"steps": steps[-1]["step"], "last_loss": steps[-1]["loss"], "gates": steps[-1]["gates"]}
-    if val:
-        best, at = max(val, key=lambda pair: (pair[0], -pair[1]))
-        found |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
-    return found
 
 
 def run_embed(view: View, recipe: Recipe, model: Path | BackboneConfig, folder: Path, force: bool) -> None:
@@ -290,6 +319,7 @@ def _write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> 
                 for step in steps
             ],
         },
+        sort_keys=False,  # the order of a recipe's arms is the order of its tables
     )
 
 

@@ -1,0 +1,38 @@
+"""What the logs of a training say: `train.jsonl` (inside every digest) and `timings.jsonl` (outside)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from m2raap.core.folder import read_timings
+
+
+def training_summary(folder: Path) -> dict[str, Any]:
+    """What the training log says: steps, final loss and gates, R@1 on the val clips at the start and at its best."""
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
+    found: dict[str, Any] = {"steps": steps[-1]["step"], "last_loss": steps[-1]["loss"], "gates": steps[-1]["gates"]}
+    if val:
+        best, at = max(val, key=lambda pair: (pair[0], -pair[1]))
+        found |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
+    return found
+
+
+class TrainingTime(NamedTuple):
+    """Wall seconds from the loaded model to the last step, with validation; `waited_s`: of that, until a batch was read."""
+
+    steps: int
+    train_s: float
+    waited_s: float
+
+
+def training_time(folder: Path) -> TrainingTime:
+    """Of a step that was done again after a kill, the last time counts."""
+    timings = read_timings(folder)
+    by_step = {row["step"]: row for row in timings if "step" in row}
+    prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)
+    train_s = prepared_s + sum(row["seconds"] for row in by_step.values())
+    return TrainingTime(len(by_step), train_s, sum(row["waited"] for row in by_step.values()))
