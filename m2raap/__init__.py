@@ -1,7 +1,8 @@
 """m2raap: from a raw heap of videos and captions to a zero-shot video-text retrieval model, in English and Chinese.
 
 `m2raap.load(folder)` gives a model with `encode_video` and `encode_text`; `m2raap.run(recipe, data=..., out=...)` carries
-out a recipe (both in `m2raap.api`). Nothing heavy is imported before one of them is asked for.
+out a recipe; `m2raap.evaluate(model, benchmark)` scores any model (all in `m2raap.api`). Nothing heavy is imported before one
+of them is asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_API = ("load", "run")
+_API = ("evaluate", "load", "run")
 
 
 def __getattr__(name: str) -> Any:

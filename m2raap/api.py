@@ -1,15 +1,18 @@
-"""The Python API: what the command line does, for programs. `m2raap.load` and `m2raap.run` lead here."""
+"""The Python API: what the command line does, for programs. `m2raap.load`, `run` and `evaluate` lead here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from m2raap.core.engine import LocalEngine
+from m2raap.interop.evaluate import evaluate
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages.recipe import load_recipe
 from m2raap.stages.report import report
 from m2raap.stages.run import Inputs, Options, RunFolder, model_folder
 from m2raap.stages.run import run as carry_out
+
+__all__ = ["evaluate", "load", "run"]
 
 
 def load(path: str | Path) -> VideoCLIP:

@@ -130,22 +130,24 @@ class LiveImages:
         return model.frame_vectors_of_images(images_BTCHW, mask_BT)
 
 
-class Ahead:
-    """Reads the batch of the next step while this one is learnt from."""
+Place = tuple[int, int, int]  # a step, and which run of its batch: start, stop
 
-    def __init__(self, read: Callable[[int], tuple[Tensor, Tensor]], last_step: int) -> None:
-        self.read, self.last_step = read, last_step
+
+class Ahead:
+    """Reads the clips that are wanted next while these are learnt from."""
+
+    def __init__(self, read: Callable[[Place], tuple[Tensor, Tensor]]) -> None:
+        self.read = read
         self.pool = ThreadPoolExecutor(1)
-        self.waiting: dict[int, Future[tuple[Tensor, Tensor]]] = {}
+        self.waiting: dict[Place, Future[tuple[Tensor, Tensor]]] = {}
         self.waited_s = 0.0
 
-    def get(self, step: int) -> tuple[Tensor, Tensor]:
-        """The step's batch; `waited_s` then says how long learning stood still for it."""
+    def get(self, place: Place, then: Place | None) -> tuple[Tensor, Tensor]:
+        """The clips of a place, while those of `then` are begun; `waited_s` grows by how long learning stood still."""
         started = time.perf_counter()
-        batch = self.waiting.pop(step).result() if step in self.waiting else self.read(step)
-        self.waited_s = time.perf_counter() - started
-        if step < self.last_step:
-            self.waiting[step + 1] = self.pool.submit(self.read, step + 1)
+        batch = self.waiting.pop(place).result() if place in self.waiting else self.read(place)
+        self.waited_s += time.perf_counter() - started
+        self.waiting = {} if then is None else {then: self.pool.submit(self.read, then)}
         return batch
 
     def close(self) -> None:

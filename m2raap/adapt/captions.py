@@ -36,18 +36,21 @@ class CaptionTable:
     tokens_NL: Tensor
     rows_CT: np.ndarray
 
-    def encode(self, model: VideoCLIP, clips: np.ndarray) -> tuple[Captions, list[list[str]]]:
-        """Features of the captions of these clips' frames, and their words. Each distinct caption is encoded once."""
+    def words(self, clips: np.ndarray) -> list[list[str]]:
+        """The captions of these clips' frames; empty where there is none."""
+        return [[self.texts[row] if row >= 0 else "" for row in rows] for rows in self.rows_CT[clips]]
+
+    def encode(self, model: VideoCLIP, clips: np.ndarray) -> Captions:
+        """Features of the captions of these clips' frames. Each distinct caption is encoded once."""
         rows_BT = self.rows_CT[clips]
         used = np.unique(rows_BT[rows_BT >= 0])
         device, shape = model.backbone.device, rows_BT.shape
-        words = [[self.texts[row] if row >= 0 else "" for row in rows] for rows in rows_BT]
         there_BT = torch.from_numpy(rows_BT >= 0).to(device)
         if not len(used):
-            return (torch.zeros(*shape, model.backbone.embed_dim, device=device), there_BT), words
+            return torch.zeros(*shape, model.backbone.embed_dim, device=device), there_BT
         known_NE = model.encode_text(self.tokens_NL[torch.from_numpy(used)].to(device))
         place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
-        return (known_NE[place_BT], there_BT), words
+        return known_NE[place_BT], there_BT
 
 
 def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> CaptionTable:
@@ -69,8 +72,7 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
     return CaptionTable(texts, tokenised(model.backbone, texts), rows_CT)
 
 
-def left_out(captions: Captions, share: float, seed: int, step: int) -> Captions:
-    """The same with all captions of a `share` of the clips hidden, so that the model learns to serve without them."""
-    vectors_BTE, there_BT = captions
-    draw = np.random.default_rng([seed, 4, step]).random(len(there_BT)) >= share
-    return vectors_BTE, there_BT & torch.from_numpy(draw).to(there_BT.device)[:, None]
+def heard_clips(count: int, share: float, seed: int, step: int) -> Tensor:
+    """(count,) bool: False for a `share` of a step's clips, whose captions ACG does not see, so that it learns to serve
+    without them."""
+    return torch.from_numpy(np.random.default_rng([seed, 4, step]).random(count) >= share)

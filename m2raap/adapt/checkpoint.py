@@ -25,6 +25,7 @@ class Progress:
     best_score: float = -1.0
     best: dict[str, Tensor] = field(default_factory=dict)
     start_score: float | None = None
+    micro_batch: int | None = None  # smaller than the settings' where memory has run out
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

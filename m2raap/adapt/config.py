@@ -32,6 +32,12 @@ class AdaptConfig(Config):
     epochs: float = Field(default=10.0, gt=0)
     steps: int | None = Field(default=None, ge=1, description="where given, instead of epochs")
     batch_size: int = Field(default=64, ge=2)
+    micro_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="clips that are encoded at a time, by gradient caching: the same gradients in less memory, for a second "
+        "forward pass; null: the whole batch. Halved where GPU memory runs out",
+    )
     group_size: int = Field(
         default=1,
         ge=1,

@@ -6,16 +6,29 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import Ahead, BatchPlan, LiveImages, PairSource, TextTable, source_digest, text_table
+from m2raap.adapt.batches import (
+    Ahead,
+    BatchPlan,
+    LiveImages,
+    PairSource,
+    Place,
+    TextTable,
+    source_digest,
+    text_table,
+)
 from m2raap.adapt.captions import CaptionedSource, CaptionTable, caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.distributed import Team
+from m2raap.adapt.draws import RowDraws
+from m2raap.adapt.gradcache import Backward, cut
 from m2raap.adapt.optim import choose_trained, make_optimiser
 from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
@@ -52,10 +65,12 @@ class Run:
     val_captions: CaptionTable | None
     ahead: Ahead
     out: Path
-    log: Any
+    log: Any  # these three: of the first process alone
     timings: Any
     board: Any
-    drops: torch.Generator
+    drops: RowDraws
+    team: Team
+    backward: Backward
     began_s: float  # perf_counter when the model was loaded
     decoders: Decoders | None  # of raw video
     cache_bytes: int
@@ -67,6 +82,13 @@ class Run:
     def gates(self) -> dict[str, float]:
         return self.model.gates()
 
+    def after(self, step: int, then: tuple[int, int] | None) -> Place | None:
+        """What is read next: `then` of this step's batch, or else what the next step begins with."""
+        if then is not None:
+            return (step, *then)
+        first = cut(self.team.share(self.plan.size), self.backward.micro)[0]
+        return (step + 1, *first) if step < self.steps else None
+
     def close(self) -> None:
         if self.decoders is not None:
             self.decoders.close()  # first, so that a batch that is being read ends early
@@ -76,10 +98,12 @@ class Run:
                 file.close()
 
 
-def prepare(cfg: AdaptConfig, source: PairSource, val_source: PairSource | None, out: Path, report: Report) -> Run:
+def prepare(
+    cfg: AdaptConfig, source: PairSource, val_source: PairSource | None, out: Path, report: Report, team: Team
+) -> Run:
     decoders = _decoders(cfg, source)
     try:
-        return _prepare(cfg, source, val_source, out, report, decoders)
+        return _prepare(cfg, source, val_source, out, report, team, decoders)
     except BaseException:
         if decoders is not None:
             decoders.close()
@@ -92,6 +116,7 @@ def _prepare(
     val_source: PairSource | None,
     out: Path,
     report: Report,
+    team: Team,
     decoders: Decoders | None,
 ) -> Run:
     if source.num_clips < 2:
@@ -100,7 +125,8 @@ def _prepare(
         raise M2raapError(f"unknown adapt.objective '{cfg.objective}'; known: {', '.join(OBJECTIVES)}")
     if val_source is not None and val_source.num_clips == 0:
         val_source = None
-    device = "cuda" if cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available()) else "cpu"
+    cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
+    device = f"cuda:{team.local_rank}" if cuda else "cpu"
     model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.enhance, seed=cfg.seed)
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
@@ -123,24 +149,26 @@ def _prepare(
         else:
             temporal = cfg.temporal.model_dump(mode="json")
             key = digest([data_digests[number], model.backbone.digest, temporal, vars(cache)])
-            data.append(open_prefix_cache(scratch / ("cache", "cache-val")[number], key, one, model, cache, report))
+            folder = scratch / ("cache", "cache-val")[number]
+            data.append(team.first_alone(partial(open_prefix_cache, folder, key, one, model, cache, report)))
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
 
     captions = [caption_table(one, model, cfg.num_frames) if cfg.wants_captions else None for one in sources]
 
-    looks_NE = encode_clips(model, data[0], source.num_clips).cpu().numpy() if cfg.group_size > 1 else None
+    looks_NE = None
+    if cfg.group_size > 1:
+        looks_NE = team.from_first(encode_clips(model, data[0], source.num_clips)).cpu().numpy()
     plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
     steps = cfg.steps or max(1, round(cfg.epochs * plan.steps_per_epoch))
     optimiser = make_optimiser(model, cfg)
     key = digest([cfg.model_dump(mode="json"), data_digests, model.backbone.digest])
-    drops = torch.Generator()
+    drops = RowDraws()
     for module in model.modules():
         if isinstance(module, DropPath):
-            module.generator = drops
+            module.draws = drops
     state = load_checkpoint(scratch / "checkpoint.pt", key, model, optimiser) or Progress()
-    log = (out / "train.jsonl").open("r+b" if (out / "train.jsonl").exists() else "w+b")
-    log.truncate(state.log_bytes)
-    log.seek(state.log_bytes)
+    team.agree("data, settings or checkpoints", digest([key, state.step]))
+    learning = [p for group in optimiser.param_groups for p in group["params"]]
     return Run(
         cfg=cfg,
         model=model,
@@ -158,12 +186,14 @@ def _prepare(
         val_clips=val_source.num_clips if val_source is not None else 0,
         captions=captions[0],
         val_captions=captions[-1] if cfg.enhance and len(captions) > 1 else None,
-        ahead=Ahead(lambda step: data[0].batch(plan.clips(step), plan.epoch(step)), steps),
+        ahead=Ahead(lambda at: data[0].batch(plan.clips(at[0])[at[1] : at[2]], plan.epoch(at[0]))),
         out=out,
-        log=log,
-        timings=(out / "timings.jsonl").open("a", encoding="utf-8"),
-        board=_board(out, state.step) if cfg.tensorboard else None,
+        log=_log_from(out / "train.jsonl", state.log_bytes) if team.leads else None,
+        timings=(out / "timings.jsonl").open("a", encoding="utf-8") if team.leads else None,
+        board=_board(out, state.step) if cfg.tensorboard and team.leads else None,
         drops=drops,
+        team=team,
+        backward=Backward(learning, [model.backbone.logit_scale], team, state.micro_batch or cfg.micro_batch),
         began_s=began_s,
         decoders=decoders,
         cache_bytes=cache.num_bytes(model, sum(one.num_clips for one in sources)) if cache else 0,
@@ -216,6 +246,14 @@ def _decoders(cfg: AdaptConfig, source: PairSource) -> Decoders | None:
 def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([model.encode_text(chunk.to(model.backbone.device)) for chunk in tokens_NL.split(256)])
+
+
+def _log_from(path: Path, num_bytes: int) -> BinaryIO:
+    """The log, cut to what it held when the checkpoint was written."""
+    log = path.open("r+b" if path.exists() else "w+b")
+    log.truncate(num_bytes)
+    log.seek(num_bytes)
+    return log
 
 
 def _board(out: Path, step: int) -> Any:

@@ -8,6 +8,7 @@ B videos, T frames, P patches, D width, K branch layers, E size of the common sp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,13 +29,12 @@ class DropPath(nn.Module):
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
-        self.generator: torch.Generator | None = None  # set by the training loop, so that a resumed run draws the same
+        self.draws: Callable[[int], Tensor] = torch.rand  # the training loop's, so that a resumed run draws the same
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.share == 0.0:
             return x
-        generator = self.generator
-        draw = torch.rand(x.shape[0], generator=generator).to(x.device) >= self.share
+        draw = self.draws(x.shape[0]).to(x.device) >= self.share
         return x * (draw.to(x.dtype) / (1 - self.share)).reshape(-1, *[1] * (x.dim() - 1))
 
 
@@ -54,7 +54,9 @@ class TemporalBlock(nn.Module):
     def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
         batch, patches, frames, width = x_BPTD.shape
         normed = self.norm(x_BPTD).reshape(batch * patches, frames, width)
-        hidden = None if bool(mask_BT.all()) else (~mask_BT).repeat_interleave(patches, 0)
+        # An exported graph has one way for all masks; here a full one is left out, which is faster.
+        full = not torch.compiler.is_exporting() and bool(mask_BT.all())
+        hidden = None if full else (~mask_BT).repeat_interleave(patches, 0)
         mixed = self.attn(normed, normed, normed, key_padding_mask=hidden, need_weights=False)[0]
         return x_BPTD + self.out(self.drop_path(mixed)).reshape(x_BPTD.shape)
 

@@ -27,6 +27,7 @@ from m2raap.core.tables import Row, read_part
 from m2raap.core.view import open_view
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.erase import Gone, clean_parquet, clean_tree
+from m2raap.stages.index import remove_forgotten
 from m2raap.stages.plan import DATA_STAGE
 from m2raap.stages.run import run_evaluate
 
@@ -72,7 +73,7 @@ class Amender:
     def clean(self, unit: Unit) -> None:
         handlers: dict[str, Callable[[Unit], None]] = {
             "run": self._files, "folder": self._files, "corpus": self._corpus, "export": self._export,
-            "adapt": self._adapt, "embed": self._embed, "evaluate": self._evaluate,
+            "adapt": self._adapt, "embed": self._embed, "evaluate": self._evaluate, "index": self._index,
         }  # fmt: skip
         if unit.kind in handlers:
             handlers[unit.kind](unit)
@@ -163,6 +164,13 @@ class Amender:
             write_json(path, _thin_ids(ids, videos, texts, self._gone))
         self._files(unit, frozenset({"ids.json"}))
         self._sign(unit, lambda folder, manifest: manifest["counts"] | _embed_counts(folder))
+
+    def _index(self, unit: Unit) -> None:
+        remove_forgotten(unit.path, self._gone.clip_ids.__contains__)
+        if unit.path.is_dir():
+            self._sign(unit)
+        else:
+            self.removed.append(str(unit.path))
 
     def _evaluate(self, unit: Unit) -> None:
         """Ranks are made again from the vectors that are left: a rank among clips that are gone means nothing."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -55,12 +55,47 @@ class EmbedConfig(Config):
         return ("", *self.probes, *(["uncaptioned"] if self.captions else []))
 
 
-def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Path) -> Made:
+Shown = list[tuple[bytes, str | None]]  # a clip's frames, and the caption of each
+
+
+class Embedder(Protocol):
+    """What embeds a benchmark: a model of ours (`Own`), or anybody's behind the same face (m2raap.interop)."""
+
+    digest: str
+    preprocess: str  # in words, for the protocol card
+
+    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """Video vectors (V, E); and of every clip unit frame vectors (F, E) and which are there (F,), where there are any."""
+        ...
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        """Text vectors (N, E)."""
+        ...
+
+
+class Own:
+    """A VideoCLIP as an Embedder."""
+
+    def __init__(self, clip: VideoCLIP) -> None:
+        self.clip = clip
+        self.digest = clip.digest
+        self.preprocess = preprocess_said(clip.backbone.preprocess)
+
+    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        return _encode_videos(self.clip, clips)
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        return encode_texts(self.clip, texts)
+
+
+def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP | Embedder, folder: Path) -> Made:
     """Writes video.npy (and video-PROBE.npy), text.npy (float32, unit rows), ids.json, and rerank.npz where Mug is asked."""
     import torch
 
     torch.set_num_threads(available_cores())
-    clip = load_model(model)
+    by = embedder(model)
+    if cfg.mug and not isinstance(by, Own):
+        raise M2raapError("embed.mug reranks by a model of m2raap; of another's vectors there is nothing to rerank by")
     videos: dict[str, list[np.ndarray]] = {variant: [] for variant in cfg.variants}
     frames: list[tuple[np.ndarray, np.ndarray]] = []
     texts: list[np.ndarray] = []
@@ -93,11 +128,11 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Pa
                 picked: list[Shown] = [[row[at] for at in order] for row, order in zip(shown, orders, strict=True)]
                 if variant == "uncaptioned":
                     picked = [[(jpeg, None) for jpeg, _ in row] for row in picked]
-                vectors_VE, of_frames = _encode_videos(clip, picked)
+                vectors_VE, of_frames = by.videos(picked)
                 found.append(vectors_VE)
                 frames += of_frames if variant == "" and cfg.mug else []
             rows = [row for row in part.texts if row["origin"] != "aux"]
-            texts.append(encode_texts(clip, [row["text"] for row in rows]))
+            texts.append(by.texts([row["text"] for row in rows]))
             ids["text_ids"] += [row["text_id"] for row in rows]
             ids["text_video_ids"] += [row["clip_id"] for row in rows]
             ids["text_langs"] += [row["lang"] for row in rows]
@@ -118,26 +153,35 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig, folder: Pa
         write_npy(folder / name, array)
     ids["made_with"] = {
         "frames": frames_said(view, cfg.num_frames, cfg.captions),
-        "preprocess": preprocess_said(clip.backbone.preprocess),
-        "model": clip.digest,
+        "preprocess": by.preprocess,
+        "model": by.digest,
     }
     write_json(folder / "ids.json", ids)
     files = [*whole, "ids.json"]
-    if cfg.mug:
+    if cfg.mug and isinstance(by, Own):
         with torch.inference_mode():
             frames_VFE, mask_VF = _stacked(frames)
             vectors = (whole["text.npy"], whole["video.npy"], frames_VFE, mask_VF)
-            rerank(clip, cfg.mug, ids["texts"], ids["text_langs"], *vectors, folder)
+            rerank(by.clip, cfg.mug, ids["texts"], ids["text_langs"], *vectors, folder)
         files.append(RERANKED)
     counts = {"videos": len(ids["video_ids"]), "missing": len(ids["missing"]), "texts": len(ids["text_ids"])}
-    return Made(files, counts, {"model": clip.digest})
+    return Made(files, counts, {"model": by.digest})
 
 
-def load_model(model: Path | BackboneConfig) -> VideoCLIP:
-    """An adapted model's folder, or a bare backbone with mean pooling."""
+def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder) -> Embedder:
+    """What `load_model` gives, as an Embedder; an Embedder stays as it is."""
+    from m2raap.models.video_clip import VideoCLIP
+
+    return Own(load_model(model)) if isinstance(model, Path | BackboneConfig | VideoCLIP) else model
+
+
+def load_model(model: Path | BackboneConfig | VideoCLIP) -> VideoCLIP:
+    """An adapted model's folder, or a bare backbone with mean pooling; what is a model already stays as it is."""
     from m2raap.models.backbone import load_backbone
     from m2raap.models.video_clip import VideoCLIP
 
+    if isinstance(model, VideoCLIP):
+        return model
     return VideoCLIP.load(model) if isinstance(model, Path) else VideoCLIP(load_backbone(model), MeanConfig())
 
 
@@ -155,9 +199,6 @@ def frame_order(probe: str, clip_id: str, num: int, seed: int) -> list[int]:
             order = [int(i) for i in rng.permutation(num)]
         return order
     return given
-
-
-Shown = list[tuple[bytes, str | None]]  # a clip's frames, and the caption of each
 
 
 def _encode_videos(clip: VideoCLIP, clips: list[Shown]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from m2raap.adapt.batches import ListSource
-from m2raap.adapt.captions import caption_table, left_out
+from m2raap.adapt.captions import caption_table, heard_clips
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
@@ -27,7 +27,7 @@ def model(tiny_dir: Path) -> VideoCLIP:
 def test_each_frame_gets_its_own_caption(model: VideoCLIP) -> None:
     source = ordered(3, 0)
     table = caption_table(source, model, 2)  # thinned: frames 1 and 3 of 4
-    (vectors, there), words = table.encode(model, np.array([2, 0]))
+    (vectors, there), words = table.encode(model, np.array([2, 0])), table.words(np.array([2, 0]))
     assert there.tolist() == [[False, True]] * 2
     assert [row[1] for row in words] == [source.said[2][3], source.said[0][3]]
     for row, text in zip(vectors[:, 1], [row[1] for row in words], strict=True):
@@ -35,13 +35,10 @@ def test_each_frame_gets_its_own_caption(model: VideoCLIP) -> None:
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
 
 
-def test_leaving_out_hides_whole_clips_by_the_step(model: VideoCLIP) -> None:
-    captions = (torch.ones(200, 4, 2), torch.ones(200, 4, dtype=torch.bool))
-    hidden = left_out(captions, 0.3, 7, 1)[1]
-    assert bool((hidden.all(1) | ~hidden.any(1)).all()) and 0.6 < float(hidden.float().mean()) < 0.8
-    assert torch.equal(hidden, left_out(captions, 0.3, 7, 1)[1]) and not torch.equal(
-        hidden, left_out(captions, 0.3, 7, 2)[1]
-    )
+def test_leaving_out_follows_the_share_and_the_step() -> None:
+    heard = heard_clips(200, 0.3, 7, 1)
+    assert 0.6 < float(heard.float().mean()) < 0.8
+    assert torch.equal(heard, heard_clips(200, 0.3, 7, 1)) and not torch.equal(heard, heard_clips(200, 0.3, 7, 2))
 
 
 def test_without_captions_the_stage_is_named(tiny_dir: Path, tmp_path: Path) -> None:

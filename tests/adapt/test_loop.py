@@ -47,9 +47,9 @@ def lines(out: Path) -> list[dict]:
         {"cache": "off", "train_vision_layers": 4, "learn_temperature": True},
         {"temporal": MeanConfig(), "train_vision_layers": 3, "texts_per_clip": 2, "precision": "bf16"},
         {"train_text": False, "keep": "last", "objective": "info_nce_multi", "mug_weight": 0.5},
-        {"enhance": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "mug_form": "full", "order_weight": 1.0},
+        {"enhance": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "order_weight": 1.0, "micro_batch": 4},
     ],
-    ids=["cached levels", "cached prefix", "all live", "mean, bf16", "frozen text", "acg and mug"],
+    ids=["cached levels", "cached prefix", "all live", "mean, bf16", "frozen text", "acg and mug in chunks"],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dict, tmp_path: Path) -> None:
     cfg = but(cfg, **changes)

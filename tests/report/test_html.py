@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from m2raap.core.errors import M2raapError
-from m2raap.report.data import DroppedItem, Example, FunnelStage, ReportData, Strip
+from m2raap.report.data import DroppedItem, Example, FunnelStage, ReportData, ResultRow, Strip
 from m2raap.report.html import render, thumbnails, write_report
+from tests.report.conftest import results_of
 
 HOSTILE = "</style><script>alert(1)</script><img src=https://x.test/a onerror=alert(2)>\u202egnp.\x00'\""
 VOID = {"meta", "img", "br"}
@@ -109,6 +110,15 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
         "raw raw video none 400 12 min 12 s 8 min 42 s 51.0 49.2 m2raap keyframe-8 stored 1 min 11 s",
     ):
         assert expected in shown
+
+
+def test_slices_by_length_stand_beside_those_by_category() -> None:
+    row = results_of(1.0, 1, num_videos=20).rows[0] | {"slice": "over 15 s", "lang": "zh", "queries": 17}
+    page = Page(render(ReportData("t", False, lengths=[ResultRow("stan", "clips", **row)])))
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == ["slices"]
+    assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == ["#slices"]
+    shown = " ".join(" ".join(page.text).split())
+    assert "clips of one length" in shown and "one category" not in shown and "over 15 s (17)" in shown
 
 
 def test_an_empty_report_has_no_sections() -> None:

@@ -1,0 +1,183 @@
+"""Several processes train one model: `torchrun --nproc_per_node N -m m2raap.cli.main adapt ...`.
+
+Every process holds the whole model and encodes its share of each batch; features are gathered, gradients summed, so that
+all take the step that one process would. The first alone validates, logs and writes. All see the same folders. The others
+run no stage: they wait for the first to name the adapt folder that it trains, and help.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from m2raap.adapt.objective import Features
+from m2raap.core.errors import M2raapError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=30)  # a process may wait for the data stages of the first; a dead fellow is noticed at once
+BUCKET = 2**24  # numbers that travel at a time
+
+
+class Team:
+    """The processes that train together; alone it does nothing. Collective calls raise M2raapError when a fellow is gone."""
+
+    def __init__(
+        self, rank: int = 0, size: int = 1, store: Any = None, local_rank: int = 0, on_this_machine: int = 1
+    ) -> None:
+        self.rank, self.size, self.store = rank, size, store
+        self.local_rank, self.on_this_machine = local_rank, on_this_machine
+        self._tasks = 0
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, batch: int) -> tuple[int, int]:
+        """Which clips of a batch this process encodes: start, stop."""
+        if batch < self.size:
+            raise M2raapError(f"a batch of {batch} clips cannot be shared by {self.size} processes: use fewer")
+        return batch * self.rank // self.size, batch * (self.rank + 1) // self.size
+
+    def gathered(self, found: Features, share: tuple[int, int], batch: int) -> Features:
+        """The features of the whole batch, from everyone's share of it."""
+        if self.size == 1:
+            return found
+        whole = {}
+        for name, part in found.named().items():
+            numbers = part.byte() if part.dtype == torch.bool else part
+            full = numbers.new_zeros(batch, *part.shape[1:])
+            full[slice(*share)] = numbers
+            self._sum(full)
+            whole[name] = full.to(part.dtype)
+        return found.but(whole)
+
+    def sum_gradients(self, weights: list[nn.Parameter]) -> None:
+        """Sums `.grad` over the processes. A weight that none has a gradient of keeps None."""
+        if self.size == 1 or not weights:
+            return
+        there = torch.tensor([float(p.grad is not None) for p in weights], device=weights[0].device)
+        self._sum(there)
+        used = [p for p, count in zip(weights, there.tolist(), strict=True) if count]
+        for p in used:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        for bucket in _buckets(used):
+            flat = torch.cat([p.grad.flatten() for p in bucket if p.grad is not None])
+            self._sum(flat)
+            for p, summed in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
+                p.grad = summed.reshape(p.shape).clone()
+
+    def mean_gradients(self, weights: list[nn.Parameter]) -> None:
+        """Everyone has worked out the same: the mean keeps them the same to the last digit."""
+        self.sum_gradients(weights)
+        for p in weights:
+            if self.size > 1 and p.grad is not None:
+                p.grad /= self.size
+
+    def from_first(self, tensor: Tensor) -> Tensor:
+        """What the first process has, on all."""
+        if self.size > 1:
+            tensor = tensor.contiguous()
+            self._guarded(lambda: dist.broadcast(tensor, 0))
+        return tensor
+
+    def agree(self, what: str, digest: str) -> None:
+        """Raises M2raapError where the processes do not hold the same."""
+        if self.size == 1:
+            return
+        mine = torch.tensor([int(digest[i : i + 7], 16) for i in range(0, 28, 7)], dtype=torch.int64)
+        if not torch.equal(self.from_first(mine.clone()), mine):
+            raise M2raapError(f"process {self.rank} sees other {what} than the first: all have to see the same folders")
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.size > 1:
+            self._guarded(lambda: dist.all_reduce(torch.zeros(1)))
+
+    def first_alone(self, make: Callable[[], T]) -> T:
+        """`make` in the first process, then in the others: what it writes they find."""
+        if not self.leads:
+            self.wait()
+        made = make()
+        if self.leads:
+            self.wait()
+        return made
+
+    # -- what the first process asks of the others --------------------------------------------------------------------
+
+    def hand_over(self, task: str) -> None:
+        """Of the first process: the others get the task; '' sends them home."""
+        if self.size > 1 and self.store is not None:
+            self.store.set(f"task/{self._tasks}", task)
+            self._tasks += 1
+
+    def next_task(self) -> str:
+        """Of the others: waits for a task; '' where there is none any more."""
+        key = f"task/{self._tasks}"
+        self._tasks += 1
+        self._guarded(lambda: self.store.wait([key], PATIENCE))
+        return self.store.get(key).decode()
+
+    def _sum(self, tensor: Tensor) -> None:
+        self._guarded(lambda: dist.all_reduce(tensor))
+
+    def _guarded(self, call: Callable[[], Any]) -> None:
+        try:
+            call()
+        except RuntimeError as error:  # also DistBackendError, DistStoreError
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            raise M2raapError(
+                f"process {self.rank} of {self.size} has lost another one, whose own message says why "
+                f"({str(error).splitlines()[0][:120]}). The same command resumes"
+            ) from None
+
+
+def _buckets(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Runs of weights of one kind of number and at most BUCKET numbers (a larger weight goes alone)."""
+    found: list[list[nn.Parameter]] = []
+    size = 0
+    for p in weights:
+        if not found or size + p.numel() > BUCKET or p.dtype != found[-1][0].dtype:
+            found.append([])
+            size = 0
+        found[-1].append(p)
+        size += p.numel()
+    return found
+
+
+@cache
+def join() -> Team:
+    """The team that the launcher's environment describes (RANK, WORLD_SIZE and so on, as torchrun sets them)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Team()
+    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
+    return start(rank, size, store, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def start(rank: int, size: int, store: Any, local_rank: int = 0, on_this_machine: int = 1) -> Team:
+    """Opens the process group. `store` is where the processes find each other."""
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
+    )
+    team = Team(rank, size, dist.PrefixStore("team", store), local_rank, on_this_machine)
+    atexit.register(_leave, team)
+    return team
+
+
+def _leave(team: Team) -> None:
+    if team.leads:
+        team.hand_over("")
+    if dist.is_initialized():
+        dist.destroy_process_group()

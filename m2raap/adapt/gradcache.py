@@ -1,0 +1,134 @@
+"""Exact gradients of a large batch in the memory of a small one: gradient caching (Gao et al. 2021, arXiv 2101.06983).
+
+A contrastive loss needs the features of the whole batch, but not their graphs. First pass: every chunk of clips is encoded
+without a graph. The loss of all features gives the gradient of each. Second pass: every chunk is encoded again, with a
+graph, and its part of that gradient goes back. The gradients are those of one big batch; the price is a second forward
+pass. Shares of several processes are chunks too: their features are gathered between the passes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from m2raap.adapt.distributed import Team
+from m2raap.adapt.objective import Features
+from m2raap.core import talk
+from m2raap.core.errors import M2raapError
+
+Encode = Callable[[int, int, tuple[int, int] | None], Features]  # start, stop, and the chunk that is wanted next
+Chunk = tuple[int, int]
+
+
+class Backward:
+    """Puts the gradients of a step into `.grad` of `learning`; out of memory, the chunks are halved and the step is the same.
+
+    `learning` are the weights that `encode` reads, `of_loss` those that only the loss reads (temperature, bias). `micro`:
+    clips a chunk, None for all at once; it only ever falls.
+    """
+
+    def __init__(
+        self, learning: Iterable[nn.Parameter], of_loss: Iterable[nn.Parameter], team: Team, micro: int | None
+    ) -> None:
+        self.of_loss = list(of_loss)
+        apart = {id(p) for p in self.of_loss}
+        self.learning = [p for p in learning if id(p) not in apart]
+        self.team, self.micro = team, micro
+
+    def __call__(
+        self,
+        batch: int,
+        encode: Encode,
+        loss_of: Callable[[Features], Tensor],
+        scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
+    ) -> float:
+        """The loss of `batch` clips. `scaled` is what the loss goes through before it goes back (fp16)."""
+        share = self.team.share(batch)
+        self._forget(self.of_loss)
+        while True:
+            self._forget(self.learning)
+            made = self._first_pass(share, encode)
+            if self.team.size > 1 or len(made) > 1:
+                break
+            try:  # one chunk is the batch: its graph goes back at once
+                loss = loss_of(made[0])
+                scaled(loss).backward()
+                return float(loss.detach())
+            except torch.cuda.OutOfMemoryError:
+                made = []
+            self._forget(self.of_loss)
+            self._halve(share)
+        kept = made[0] if len(made) == 1 else None
+        found = self.team.gathered(_without_graph(Features.joined(made)), share, batch)
+        del made
+        leaves = found.but({name: tensor.requires_grad_() for name, tensor in found.vectors().items()})
+        loss = loss_of(leaves)
+        scaled(loss).backward()
+        gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
+        del leaves, found
+        self._second_pass(share, encode, kept, gradients)
+        self.team.sum_gradients(self.learning)
+        self.team.mean_gradients(self.of_loss)
+        return float(loss.detach())
+
+    def _first_pass(self, share: Chunk, encode: Encode) -> list[Features]:
+        while True:
+            chunks = cut(share, self.micro)
+            after = [*chunks[1:], chunks[0] if len(chunks) > 1 else None]
+            try:
+                with torch.set_grad_enabled(len(chunks) == 1):
+                    return [encode(*chunk, then) for chunk, then in zip(chunks, after, strict=True)]
+            except torch.cuda.OutOfMemoryError:
+                pass  # what the exception holds has to be let go before the chunks are smaller
+            self._halve(share)
+
+    def _second_pass(self, share: Chunk, encode: Encode, kept: Features | None, gradients: dict[str, Tensor]) -> None:
+        while True:
+            chunks = cut(share, self.micro)
+            after = [*chunks[1:], None]
+            try:
+                for chunk, then in zip(chunks, after, strict=True):
+                    _back(kept if kept is not None else encode(*chunk, then), chunk, gradients)
+                return
+            except torch.cuda.OutOfMemoryError:
+                kept = None
+            self._forget(self.learning)
+            self._halve(share)
+
+    def _halve(self, share: Chunk) -> None:
+        size = min(self.micro or share[1] - share[0], share[1] - share[0])
+        if size == 1:
+            raise M2raapError(
+                "out of GPU memory with one clip at a time: fewer adapt.num_frames, fewer layers that learn, or bf16"
+            )
+        self.micro = (size + 1) // 2
+        gc.collect()
+        torch.cuda.empty_cache()
+        talk.say(f"adapt: out of GPU memory; from here on {self.micro} clips are encoded at a time, the batch stays")
+
+    @staticmethod
+    def _forget(weights: list[nn.Parameter]) -> None:
+        for p in weights:
+            p.grad = None
+
+
+def cut(share: Chunk, size: int | None) -> list[Chunk]:
+    """[(start, stop), ...] of at most `size` each."""
+    start, stop = share
+    size = size or stop - start
+    return [(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
+def _without_graph(found: Features) -> Features:
+    return found.but({name: tensor.detach() for name, tensor in found.vectors().items()})
+
+
+def _back(found: Features, chunk: Chunk, gradients: dict[str, Tensor]) -> None:
+    """The chunk's rows of the gradients go back through its graph."""
+    ends = [(tensor, gradients[name]) for name, tensor in found.vectors().items() if name in gradients]
+    ends = [(tensor, gradient[slice(*chunk)]) for tensor, gradient in ends if tensor.requires_grad]
+    if ends:
+        torch.autograd.backward([tensor for tensor, _ in ends], [gradient for _, gradient in ends])

@@ -1,0 +1,86 @@
+"""The loss of a step, a pure function of what the towers said: one place for all terms, however the batch was encoded.
+
+B clips, T frames, K texts a clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
+that chunks and shares of a batch are joined along it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.models.acg import frame_caption_loss
+from m2raap.models.losses import OBJECTIVES, cosine_logits, order_contrast, twins_mask
+from m2raap.models.mug import mug_scores
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the towers say of B clips. None: no term of the loss reads it."""
+
+    mask_BT: Tensor
+    video_BE: Tensor
+    text_BKE: Tensor
+    vectors_BTE: Tensor | None = None
+    reversed_BE: Tensor | None = None
+    token_BKLE: Tensor | None = None
+    token_mask_BKL: Tensor | None = None
+    caption_BTE: Tensor | None = None
+    captioned_BT: Tensor | None = None
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensors that are there."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def vectors(self) -> dict[str, Tensor]:
+        """Those with a gradient: all but the masks."""
+        return {name: tensor for name, tensor in self.named().items() if tensor.is_floating_point()}
+
+    def but(self, tensors: dict[str, Tensor]) -> Features:
+        return replace(self, **tensors)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Features]) -> Features:
+        if len(parts) == 1:
+            return parts[0]
+        return cls(**{name: torch.cat([part.named()[name] for part in parts]) for name in parts[0].named()})
+
+
+@dataclass(frozen=True)
+class Words:
+    """The texts of the whole batch, for finding twins: K lists of B; and B lists of the captions of T frames."""
+
+    texts: list[list[str]]
+    captions: list[list[str]] | None = None
+
+
+def step_loss(cfg: AdaptConfig, found: Features, words: Words, scale: Tensor) -> Tensor:
+    """Mean over the K texts of a clip of video-text, order and Mug losses; then the frame-caption loss.
+
+    `scale` is the inverse temperature.
+    """
+    objective, losses = OBJECTIVES[cfg.objective], []
+    for turn, texts in enumerate(words.texts):
+        text_BE = found.text_BKE[:, turn]
+        twins = twins_mask(texts).to(text_BE.device)
+        losses.append(objective(cosine_logits(found.video_BE, text_BE, scale), twins))
+        if found.reversed_BE is not None:
+            order = order_contrast(found.video_BE, found.reversed_BE, text_BE, scale)
+            losses[-1] = losses[-1] + cfg.order_weight * order
+        if found.token_BKLE is not None and found.token_mask_BKL is not None and found.vectors_BTE is not None:
+            unit_BTE = F.normalize(found.vectors_BTE, dim=-1)
+            tokens = (found.token_BKLE[:, turn], found.token_mask_BKL[:, turn])
+            scores_BB = mug_scores(*tokens, unit_BTE, found.mask_BT, cfg.mug_form)
+            losses[-1] = losses[-1] + cfg.mug_weight * objective(scale * scores_BB.T, twins)
+    loss = torch.stack(losses).mean()
+    if found.caption_BTE is not None and found.captioned_BT is not None and found.vectors_BTE is not None:
+        said = (found.caption_BTE, found.captioned_BT)
+        pairs = frame_caption_loss(found.vectors_BTE, said, found.mask_BT, scale, words.captions)
+        loss = loss + cfg.fcc_weight * pairs
+    return loss

@@ -1,0 +1,32 @@
+"""`serve`: the search page and its API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from m2raap.cli.index import ModelOption, chosen_model
+from m2raap.cli.search import IndexArgument
+
+
+def register(app: typer.Typer) -> None:
+    app.command("serve", help="Serve an index: a search page in English and Chinese, and a JSON API.")(serve)
+
+
+def serve(
+    index: IndexArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="address to listen on; others than loopback need a token (M2RAAP_TOKEN)")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free")] = 8000,
+    model: ModelOption = None,
+) -> None:
+    from m2raap.stages.serve import open_server
+
+    server, url = open_server(index, chosen_model(model), host, port)
+    typer.echo(url)  # the only line on stdout, so that a script can read it
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()

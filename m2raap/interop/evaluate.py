@@ -1,0 +1,90 @@
+"""One call from anybody's model to a benchmark's results: the stages keyframes, embed and evaluate, behind one function."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.config import build
+from m2raap.core.corpus import LANGS
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
+from m2raap.core.stage import run_data_stage
+from m2raap.core.view import View, open_view
+from m2raap.core.whole import Made, run_whole_stage
+from m2raap.interop.foreign import Foreign
+from m2raap.interop.mteb import OfMteb, is_encoder
+from m2raap.models.config import BackboneConfig
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.stages.embed import EmbedConfig, Embedder, embed, embedder
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
+from m2raap.stages.run import model_folder, run_evaluate
+
+
+def evaluate(
+    model: Any,
+    corpus: str | Path,
+    *,
+    preprocess: Callable[..., Any] | None = None,
+    tokenizer: Callable[..., Any] | None = None,
+    name: str | None = None,
+    langs: tuple[str, ...] = LANGS,
+    num_frames: int | None = None,
+    keyframes: Mapping[str, Any] | None = None,
+    protocol: str | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """What `results.json` holds: rows with metrics and intervals by language and direction, protocol card, missing videos.
+
+    `model`: the folder of a model of ours, a VideoCLIP, a BackboneConfig, an mteb encoder, or any object with `encode_text`
+    and `encode_video` or `encode_image` (m2raap.interop.foreign.Foreign says what each is given). `corpus`: a benchmark, or
+    the folder of its key-frames; without stored frames they are made first, `keyframes` being settings of that stage (more
+    `workers` start processes: a script then needs its `if __name__ == "__main__":`). `protocol` names the benchmark in place
+    of the corpus. `out` keeps the folders (keyframes, embed, evaluate), for `m2raap compare`. The numbers are those of
+    `m2raap embed` and `m2raap evaluate`. Raises M2raapError.
+    """
+    by = _embedder(model, preprocess, tokenizer, name)
+    view = open_view(Path(corpus), langs)
+    if not view.is_benchmark:
+        raise M2raapError(f"{corpus}: is no benchmark; cut one out of it with 'm2raap data import ... --holdout N'")
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(out) if out is not None else Path(scratch) / "model"
+        view = _with_frames(view, keyframes, home / "keyframes", workers)
+        cfg = EmbedConfig(num_frames=num_frames)
+
+        def work(target: Path) -> Made:
+            return embed(view, cfg, by, target)
+
+        settings, inputs = cfg.model_dump(mode="json"), {"model": by.digest}
+        run_whole_stage("embed", 2, settings, home / "embed", work, view=view, inputs=inputs)
+        run_evaluate(home / "embed", protocol or view.corpus.benchmark or "", seed, home / "evaluate", False)
+        return read_json(home / "evaluate" / "results.json")
+
+
+def _embedder(model: Any, preprocess: Any, tokenizer: Any, name: str | None) -> Embedder:
+    if isinstance(model, str | Path):
+        return embedder(model_folder(Path(model)))
+    if isinstance(model, VideoCLIP | BackboneConfig):
+        return embedder(model)
+    return OfMteb(model) if is_encoder(model) else Foreign(model, preprocess, tokenizer, name)
+
+
+def _with_frames(view: View, keyframes: Mapping[str, Any] | None, folder: Path, workers: int) -> View:
+    if any(read_json(path / "manifest.json")["stage"] == "keyframes" for path in view.folders):
+        if keyframes:
+            raise M2raapError(
+                f"{view.folders[-1]}: its key-frames are made; give the corpus for others, or no `keyframes`"
+            )
+        return view
+    settings = build(KeyframesConfig, dict(keyframes or {}), "keyframes").settings()
+    engine = LocalEngine(workers)
+    try:
+        run_data_stage(KeyframesStage(), view, settings, folder, engine)
+    finally:
+        engine.close()
+    return view.over(folder)

@@ -1,0 +1,290 @@
+"""mteb (https://github.com/embeddings-benchmark/mteb): our models inside it, and its encoders under our metrics.
+
+mteb gives videos as torchcodec's decoders, which need a system FFmpeg. Ours reads the undecoded files instead, in the
+sandboxed child that key-frames come from, so that a clip has the same frames here and there.
+
+B clips, T frames, N inputs, E embedding.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2raap.core import talk
+from m2raap.core.errors import M2raapError
+from m2raap.core.spread import spread
+from m2raap.interop.foreign import Frames, as_rows, mean_of_frames, pictures
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.embed import Own, Shown, load_model
+from m2raap.stages.run import model_folder
+from m2raap.video.clip import KeyframeConfig
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.paths import resolve_video
+from m2raap.video.worker import VideoWorker
+
+if TYPE_CHECKING:
+    from m2raap.models.video_clip import VideoCLIP
+
+LANGUAGES = {"en": "eng-Latn", "zh": "zho-Hans"}
+BELOW_ALL = -2.0  # the score of a video that could not be decoded; cosines end at -1
+
+
+class Encoder:
+    """A VideoCLIP as an mteb encoder (EncoderProtocol): text, image and video, one of them an input.
+
+    A `video` may be an undecoded file (a `datasets.Video` column; decoding is switched off), a list of pictures, or
+    anything with `get_frames_at` and `metadata.num_frames`, as torchcodec's decoder. `keyframes` says which frames of a
+    file are seen (default: the key-frames of every recipe), and how many of the others. What cannot be decoded ranks
+    behind everything as a document, is counted in `refused`, and said.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | BackboneConfig | VideoCLIP,
+        name: str = "m2raap/model",
+        keyframes: KeyframeConfig | None = None,
+        decode: VideoConfig | None = None,
+    ) -> None:
+        given = model_folder(Path(model)) if isinstance(model, str | Path) else model
+        self._by = Own(load_model(given))
+        self._name = name
+        self._keyframes, self._decode = keyframes or KeyframeConfig(), decode
+        if self._keyframes.detector == "transnetv2":
+            raise M2raapError("keyframes.detector transnetv2 is not run inside mteb; take another, as adaptive")
+        self.refused: dict[str, int] = {}
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """(N, E) float32, unit rows; zeros for a video that cannot be decoded. `inputs` is the DataLoader of mteb."""
+        import torch
+
+        found = []
+        with VideoWorker(self._decode) as worker, torch.inference_mode():
+            for batch in _undecoded(inputs):
+                kinds = [kind for kind in ("text", "image", "video") if kind in batch]
+                if len(kinds) != 1:
+                    raise M2raapError(
+                        f"task '{task_metadata.name}' asks for {' + '.join(kinds) or ', '.join(batch)} in one input; "
+                        "m2raap has a vector for a text, an image or a video alone"
+                    )
+                found.append(self._batch(kinds[0], batch[kinds[0]], worker))
+        return np.concatenate(found)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(N, M) cosines, a tensor; BELOW_ALL where the second is no vector."""
+        import torch
+
+        first, second = (torch.atleast_2d(torch.as_tensor(given)).float() for given in (embeddings1, embeddings2))
+        scores = torch.nn.functional.normalize(first, dim=-1) @ torch.nn.functional.normalize(second, dim=-1).T
+        return scores.masked_fill((second == 0).all(1)[None, :], BELOW_ALL)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(N,) cosines, a tensor; BELOW_ALL where the second is no vector."""
+        import torch
+
+        first, second = (torch.atleast_2d(torch.as_tensor(given)).float() for given in (embeddings1, embeddings2))
+        scores = torch.nn.functional.cosine_similarity(first, second, dim=-1)
+        return scores.masked_fill((second == 0).all(1), BELOW_ALL)
+
+    @cached_property
+    def mteb_model_meta(self) -> Any:
+        from mteb.models import ModelMeta
+
+        clip, frames = self._by.clip, self._keyframes
+        return ModelMeta.create_empty().model_copy(
+            update={
+                "name": self._name,
+                "revision": self._by.digest,
+                "languages": sorted(LANGUAGES.values()),
+                "n_parameters": sum(p.numel() for p in clip.parameters()),
+                "max_tokens": clip.backbone.context_length,
+                "embed_dim": clip.backbone.embed_dim,
+                "framework": ["PyTorch"],
+                "similarity_fn_name": "cosine",
+                "use_instructions": False,
+                "modalities": ["text", "image", "video"],
+                "experiment_kwargs": {"frames": f"{frames.strategy}-{frames.k}"},
+            }
+        )
+
+    def _batch(self, kind: str, items: list[Any], worker: VideoWorker) -> np.ndarray:
+        if kind == "text":
+            return self._by.texts(list(items))
+        clips: list[Shown] = [
+            [(jpeg, None) for jpeg in (self._jpegs(item, worker) if kind == "video" else [_png(item)])]
+            for item in items
+        ]
+        vectors_BE = np.zeros((len(clips), self._by.clip.backbone.embed_dim), np.float32)
+        there = [place for place, clip in enumerate(clips) if clip]
+        if there:
+            vectors_BE[there] = self._by.videos([clips[place] for place in there])[0]
+        return vectors_BE
+
+    def _jpegs(self, video: Any, worker: VideoWorker) -> list[bytes]:
+        k = self._keyframes.k
+        if hasattr(video, "get_frames_at"):
+            from PIL import Image
+
+            picked = video.get_frames_at(spread(video.metadata.num_frames, k)).data
+            return [_png(Image.fromarray(np.asarray(frame).transpose(1, 2, 0))) for frame in picked]
+        if isinstance(video, dict) and {"bytes", "path"} <= set(video):
+            try:
+                return self._of_file(video, worker)
+            except Refused as refused:
+                self.refused[refused.reason] = self.refused.get(refused.reason, 0) + 1
+                talk.say(f"a video cannot be decoded and counts as not found ({refused})")
+                return []
+        if isinstance(video, list) and all(hasattr(picture, "convert") for picture in video):
+            return [_png(video[place]) for place in spread(len(video), k)]
+        raise M2raapError(
+            f"a video came as {type(video).__name__}; m2raap takes an undecoded file (datasets.Video(decode=False)), a list "
+            "of pictures, or what has get_frames_at as torchcodec's VideoDecoder"
+        )
+
+    def _of_file(self, video: dict[str, Any], worker: VideoWorker) -> list[bytes]:
+        if video["bytes"] is None:
+            path = Path(video["path"]).resolve()  # a hub's cache is made of links
+            return worker.extract(resolve_video(path.parent, path.name), 0.0, None, self._keyframes).jpegs
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "video"
+            path.write_bytes(video["bytes"])
+            return worker.extract(path, 0.0, None, self._keyframes).jpegs
+
+
+class OfMteb:
+    """An mteb encoder as an Embedder, to be evaluated on our benchmarks.
+
+    Where its modalities name video it is given our stored frames behind the face of torchcodec's decoder (what mteb's
+    FramesCollator reads); else, with images, its vectors of the frames are averaged.
+    """
+
+    def __init__(self, model: Any) -> None:
+        meta = model.mteb_model_meta
+        self.model, self._name = model, meta.name or type(model).__name__
+        self._kind = next((kind for kind in ("video", "image") if kind in meta.modalities), None)
+        if self._kind is None or "text" not in meta.modalities:
+            raise M2raapError(
+                f"mteb model '{self._name}' does {', '.join(meta.modalities)}; wanted text and video or image"
+            )
+        self.digest = f"mteb {self._name} {meta.revision or 'without a revision'}"
+        self.preprocess = f"left to mteb's {self._name}"
+
+    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, Frames]:
+        from datasets import Dataset, Features, Image
+
+        if not clips:
+            return np.zeros((0, 0), np.float32), []
+        jpegs = [[jpeg for jpeg, _ in row] for row in clips]
+        if self._kind == "video":
+            rows = Dataset.from_dict({"video": list(range(len(jpegs)))})
+            shown = rows.with_transform(lambda batch: {"video": [StoredFrames(jpegs[i]) for i in batch["video"]]})
+            return self._encode(shown, "document"), []
+        flat = [{"bytes": jpeg, "path": None} for row in jpegs for jpeg in row]
+        rows = Dataset.from_dict({"image": flat}, features=Features({"image": Image()}))
+        return mean_of_frames(self._encode(rows, "document"), [len(row) for row in jpegs]), []
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        from datasets import Dataset
+
+        if not texts:
+            return np.zeros((0, 0), np.float32)
+        return self._encode(Dataset.from_dict({"text": texts, "query": texts}), "query")
+
+    def _encode(self, rows: Any, side: str) -> np.ndarray:
+        from mteb.types import PromptType
+        from torch.utils.data import DataLoader
+
+        loader = DataLoader(rows, batch_size=16, collate_fn=_by_column)
+        found = self.model.encode(
+            loader, task_metadata=_metadata(), hf_split="test", hf_subset="default", prompt_type=PromptType(side),
+            batch_size=16, show_progress_bar=False,
+        )  # fmt: skip
+        return as_rows(found, len(rows), f"encode of mteb's {self._name}")
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    num_frames: int
+    end_stream_seconds: None = None  # frames that were chosen have no rate
+
+
+@dataclass(frozen=True)
+class _Batch:
+    data: Any  # (T, 3, H, W) uint8
+
+
+class StoredFrames:
+    """A clip's stored frames behind the part of torchcodec's VideoDecoder that mteb's collators read."""
+
+    def __init__(self, jpegs: list[bytes]) -> None:
+        self._jpegs = jpegs
+        self.metadata = _Metadata(len(jpegs))
+
+    def __len__(self) -> int:
+        return len(self._jpegs)
+
+    def get_frames_at(self, indices: list[int]) -> _Batch:
+        import torch
+
+        pixels = [np.asarray(picture) for picture in pictures([self._jpegs[i] for i in indices])]
+        return _Batch(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous())
+
+
+def is_encoder(model: Any) -> bool:
+    """Whether it is an mteb encoder."""
+    return hasattr(model, "mteb_model_meta") and hasattr(model, "encode")
+
+
+def _undecoded(inputs: Any) -> Iterator[dict[str, Any]]:
+    """The batches of mteb's loader, with files in place of decoders where the column holds files."""
+    features = getattr(inputs.dataset, "features", None) or {}
+    if type(features.get("video")).__name__ == "Video":
+        from datasets import Video
+        from torch.utils.data import DataLoader
+
+        rows = inputs.dataset.cast_column("video", Video(decode=False))
+        inputs = DataLoader(rows, batch_size=inputs.batch_size, collate_fn=inputs.collate_fn)
+    yield from inputs
+
+
+def _by_column(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {key: [row[key] for row in rows] for key in rows[0]}
+
+
+def _png(picture: Any) -> bytes:
+    """Without loss, for what reads encoded pictures."""
+    sink = io.BytesIO()
+    picture.convert("RGB").save(sink, "PNG", compress_level=0)
+    return sink.getvalue()
+
+
+def _metadata() -> Any:
+    """What mteb's models choose their prompts by."""
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    return TaskMetadata(
+        name="M2raapTextToVideo",
+        description="A video-text retrieval benchmark of m2raap.",
+        dataset={"path": "m2raap", "revision": "none"},
+        type="Any2AnyRetrieval",
+        category="t2v",
+        modalities=["text", "video"],
+        eval_langs=sorted(LANGUAGES.values()),
+        main_score="recall_at_1",
+    )

@@ -1,0 +1,63 @@
+"""Weights between a backbone and the model adapted from it: WiSE-FT (Wortsman et al., CVPR 2022, arXiv 2109.01903), for clips.
+
+    backbone weight   (1 - alpha) original + alpha adapted
+    zero start        alpha adapted     (the matrices and gates behind which temporal module and ACG began: zero is their start)
+
+Other weights of the new modules stay as adapted: behind a zero they say nothing. So alpha 0 is the backbone's mean pooling,
+bit for bit, and alpha 1 the adapted model.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import torch
+from torch import Tensor
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+from m2raap.models.config import StanConfig
+from m2raap.models.video_clip import VideoCLIP
+
+# Module -> the parameters that begin at zero and let it speak.
+ZERO_STARTS = {
+    "mean": r"(?!)",
+    "seqtransf": r"out\.(weight|bias)",
+    "stan": r"(gate|out\.(weight|bias))",
+    "adapter": r"adapters\.\d+\.out\.(weight|bias)",
+    "message": r"messages\.\d+\.gate",
+}
+
+
+def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoCLIP:
+    """A new model. Raises M2raapError where alpha is outside 0..1, the backbones differ in shape, or alpha 0 is not CLIP."""
+    if not 0 <= alpha <= 1:
+        raise M2raapError(f"alpha {alpha:g}: it runs from 0 (the backbone) to 1 (the adapted model)")
+    cfg = adapted.temporal_cfg
+    if isinstance(cfg, StanConfig) and (cfg.start == "open" or cfg.pool == "raw"):
+        raise M2raapError(
+            f"this STAN has start {cfg.start} and pool {cfg.pool}: it never was the backbone's mean pooling, so there is no "
+            "way from there to here; adapt with start matrix or gate, and pool unit"
+        )
+    before, after = original.clip.state_dict(), adapted.backbone.clip.state_dict()
+    odd = sorted(set(before) ^ set(after)) or [name for name in after if before[name].shape != after[name].shape]
+    if odd:
+        raise M2raapError(f"the model was not adapted from this backbone: they differ in {odd[0]}")
+    model = copy.deepcopy(adapted)
+    pattern = re.compile(ZERO_STARTS[cfg.name])
+    with torch.no_grad():
+        for name, value in model.backbone.clip.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(_between(before[name].to(value), after[name], alpha))
+        for name, p in model.temporal.named_parameters():
+            if pattern.fullmatch(name):
+                p.mul_(alpha)
+        for p in model.enhance.parameters() if model.enhance else ():
+            p.mul_(alpha)
+    return model
+
+
+def _between(before: Tensor, after: Tensor, alpha: float) -> Tensor:
+    """Exact at both ends, which torch.lerp promises to be too, but does not say."""
+    return before if alpha == 0 else after if alpha == 1 else torch.lerp(before, after, alpha)

@@ -1,0 +1,192 @@
+"""Checkpoints of farewellthree/STAN (@ c9dc7b6; STAN and Mug-STAN alike, Mug has no weights) -> our modules.
+
+Theirs is transformers' CLIP taken apart (mmaction/models/backbones/clip_stan_hf.py): `backbone.` holds the vision tower and
+the branch (STAN_S_layers, STAN_T_layers, STAN_time_embed), `text_backbone.` the text tower. Their branch is open from the
+start and they pool raw frame vectors, so the model that comes out is `stan` with start open and pool raw. Every tensor is
+accounted for: a key that is missing or unknown is an error that names it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.config import BackboneConfig, StanConfig
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.models.vision import OpenClipVit
+
+TAU = 0.01  # fixed in their configs
+# (vision width, patch) -> open_clip's name of OpenAI's CLIP, which all of theirs start from.
+SHAPES = {(768, 32): "ViT-B-32-quickgelu", (768, 16): "ViT-B-16-quickgelu", (1024, 14): "ViT-L-14-quickgelu"}
+_NO_WEIGHTS = (re.compile(r"(^|\.)position_ids$"), re.compile(r"^data_preprocessor\."))
+
+_TOWERS = {
+    "backbone.class_embedding": "backbone.clip.visual.class_embedding",
+    "backbone.patch_embedding.weight": "backbone.clip.visual.conv1.weight",
+    "backbone.position_embedding.weight": "backbone.clip.visual.positional_embedding",
+    "backbone.STAN_time_embed.weight": "temporal.time",
+    "text_backbone.text_model.embeddings.token_embedding.weight": "backbone.clip.token_embedding.weight",
+    "text_backbone.text_model.embeddings.position_embedding.weight": "backbone.clip.positional_embedding",
+}
+_TRANSPOSED = {
+    "backbone.visual_projection.weight": "backbone.clip.visual.proj",
+    "text_backbone.text_projection.weight": "backbone.clip.text_projection",
+}
+_NORMS = {
+    "backbone.pre_layrnorm": "backbone.clip.visual.ln_pre",
+    "backbone.post_layernorm": "backbone.clip.visual.ln_post",
+    "text_backbone.text_model.final_layer_norm": "backbone.clip.ln_final",
+}
+_LAYERS = {
+    r"backbone\.layers\.(\d+)": "backbone.clip.visual.transformer.resblocks.{}",
+    r"backbone\.STAN_S_layers\.(\d+)": "temporal.spatial.{}.block",
+    r"text_backbone\.text_model\.encoder\.layers\.(\d+)": "backbone.clip.transformer.resblocks.{}",
+}
+_OF_LAYER = {
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}  # fmt: skip
+_OF_TIME = {"layer_norm1": "norm", "temporal_fc": "out", "self_attn.out_proj": "attn.out_proj"}
+
+
+def import_stan_checkpoint(path: Path, backbone: BackboneConfig | None = None) -> tuple[VideoCLIP, BackboneConfig]:
+    """The model of a checkpoint, and the backbone that it started from.
+
+    `backbone` gives the shape where it is none of OpenAI's B/32, B/16, L/14 (its weights are not read). Raises M2raapError
+    naming missing and unknown keys, or what else makes it no such checkpoint.
+    """
+    theirs = read_tensors(path)
+    layers = 1 + max(
+        (int(m[1]) for m in map(re.compile(r"backbone\.STAN_S_layers\.(\d+)\.").match, theirs) if m), default=-1
+    )
+    if not layers:
+        raise M2raapError(
+            f"{path}: holds no backbone.STAN_S_layers: it is no checkpoint of STAN or Mug-STAN (first key: "
+            f"{min(theirs, default='none')})"
+        )
+    start = backbone or _started_from(path, theirs)
+    shape = load_backbone(start.model_copy(update={"pretrained": None, "random_init": True}))
+    if not isinstance(shape.vision, OpenClipVit):
+        raise M2raapError(
+            f"{path}: STAN's checkpoints are of CLIP's own vision transformer, '{start.model}' is another"
+        )
+    model = VideoCLIP(shape, _config(path, theirs, layers, shape))
+    wanted = model.state_dict()
+    ours, unknown = translated(theirs)
+    ours["backbone.clip.logit_scale"] = torch.tensor(math.log(1 / TAU)).reshape(
+        wanted["backbone.clip.logit_scale"].shape
+    )
+    for name, value in wanted.items():  # buffers that the library makes itself
+        if name not in dict(model.named_parameters()):
+            ours.setdefault(name, value)
+    missing, foreign = sorted(set(wanted) - set(ours)), sorted(set(ours) - set(wanted))
+    if missing or unknown or foreign:
+        raise M2raapError(
+            f"{path}: is not the layout of farewellthree/STAN for {layers} branch layers on {start.model}: "
+            f"missing {_some(missing)}; unknown {_some(unknown + foreign)}"
+        )
+    for name, value in ours.items():
+        if value.shape != wanted[name].shape:
+            raise M2raapError(
+                f"{path}: {name} is {tuple(value.shape)}, {start.model} has {tuple(wanted[name].shape)}: give its --backbone"
+            )
+    model.load_state_dict(ours, strict=True)
+    return model, start
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, read without running anything that it may hold. Raises M2raapError."""
+    import pickle
+
+    try:
+        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise M2raapError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:
+        raise M2raapError(
+            f"{path}: holds more than tensors, and objects of strangers are not unpickled "
+            f"({' '.join(str(error).split())[:120]}); "
+            "keep its state_dict alone: torch.save({'state_dict': ...}) in an environment that you trust with it"
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise M2raapError(f"{path}: cannot be read as a checkpoint ({' '.join(str(error).split())[:120]})") from None
+    state = tree.get("state_dict", tree) if isinstance(tree, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise M2raapError(f"{path}: holds no state_dict of tensors")
+    return {str(name).removeprefix("module."): value.float() for name, value in state.items()}
+
+
+def translated(theirs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors under our names, and the names that mean nothing to us."""
+    ours: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    thirds: dict[str, dict[str, Tensor]] = {}  # our name -> q, k, v
+    for name, value in sorted(theirs.items()):
+        if any(pattern.search(name) for pattern in _NO_WEIGHTS):
+            continue
+        stem, _, kind = name.rpartition(".")
+        if name in _TOWERS:
+            ours[_TOWERS[name]] = value
+        elif name in _TRANSPOSED:
+            ours[_TRANSPOSED[name]] = value.T.contiguous()
+        elif stem in _NORMS:
+            ours[f"{_NORMS[stem]}.{kind}"] = value
+        elif found := _in_layer(stem):
+            where, what = found
+            if what in ("q_proj", "k_proj", "v_proj"):
+                thirds.setdefault(f"{where}.attn.in_proj_{kind}", {})[what] = value
+            else:
+                ours[f"{where}.{what}.{kind}"] = value
+        else:
+            unknown.append(name)
+    for name, parts in thirds.items():
+        if set(parts) == {"q_proj", "k_proj", "v_proj"}:
+            ours[name] = torch.cat([parts[part] for part in ("q_proj", "k_proj", "v_proj")])
+    return ours, unknown
+
+
+def _in_layer(stem: str) -> tuple[str, str] | None:
+    """'backbone.layers.3.mlp.fc1' -> our layer, and our name of the part in it."""
+    for pattern, where in _LAYERS.items():
+        if match := re.fullmatch(pattern + r"\.(.+)", stem):
+            return _part(where.format(match[1]), match[2], _OF_LAYER)
+    if match := re.fullmatch(r"backbone\.STAN_T_layers\.(\d+)\.(.+)", stem):
+        return _part(f"temporal.temporal.{match[1]}", match[2], _OF_TIME)
+    return None
+
+
+def _part(where: str, part: str, names: dict[str, str]) -> tuple[str, str] | None:
+    if match := re.fullmatch(r"self_attn\.([qkv]_proj)", part):
+        return where, match[1]
+    return (where, names[part]) if part in names else None
+
+
+def _started_from(path: Path, theirs: dict[str, Tensor]) -> BackboneConfig:
+    patches = theirs.get("backbone.patch_embedding.weight")
+    if patches is None:
+        raise M2raapError(f"{path}: missing backbone.patch_embedding.weight: it is no whole checkpoint")
+    shape = (patches.shape[0], patches.shape[-1])
+    if shape not in SHAPES:
+        raise M2raapError(
+            f"{path}: width {shape[0]} and patch {shape[1]} are none of OpenAI's {', '.join(SHAPES.values())}: give --backbone"
+        )
+    return BackboneConfig(model=SHAPES[shape], pretrained="openai")
+
+
+def _config(path: Path, theirs: dict[str, Tensor], layers: int, backbone: Backbone) -> StanConfig:
+    if layers > backbone.num_layers:
+        raise M2raapError(f"{path}: has {layers} branch layers, its backbone only {backbone.num_layers}")
+    time = theirs.get("backbone.STAN_time_embed.weight")
+    max_frames = 64 if time is None else len(time)
+    return StanConfig(layers=layers, max_frames=max_frames, drop_path=0.1, pool="raw", start="open")
+
+
+def _some(names: list[str]) -> str:
+    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}" if names else "nothing"

@@ -1,0 +1,77 @@
+"""Who may ask: the Host that was named (against DNS rebinding), the page that asks (against other sites), the token."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from email.message import Message
+from http.cookies import CookieError, SimpleCookie
+
+COOKIE = "m2raap_token"
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Guard:
+    """`host`: what the server is bound to. `token` None: nobody needs one."""
+
+    host: str
+    token: str | None
+
+    def host_ok(self, headers: Message) -> bool:
+        """A name that an attacker chose can resolve to this machine; an address, or a name of ours, was chosen by the user.
+
+        On loopback only loopback's own names. The port is free: it may have been forwarded.
+        """
+        given = headers.get_all("Host") or []
+        match = _HOST.fullmatch(given[0]) if len(given) == 1 else None
+        if match is None:
+            return False
+        name = match[1].lower()
+        if is_loopback(self.host):
+            return is_loopback(name)
+        ours = {"localhost", self.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+        return _is_address(name) or name in ours
+
+    def same_site(self, headers: Message) -> bool:
+        """False for requests that a page of another site made. Browsers say so; other programs say nothing."""
+        if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            return False
+        origin = headers.get("Origin")
+        return origin is None or origin.partition("://")[2].lower() == (headers.get("Host") or "").lower()
+
+    def token_ok(self, headers: Message) -> bool:
+        """By header or cookie."""
+        if self.token is None:
+            return True
+        scheme, _, given = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.is_token(given.strip()):
+            return True
+        cookie: SimpleCookie = SimpleCookie()
+        try:
+            cookie.load(headers.get("Cookie", ""))
+        except CookieError:
+            return False
+        return COOKIE in cookie and self.is_token(cookie[COOKIE].value)
+
+    def is_token(self, given: str) -> bool:
+        return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())

@@ -1,0 +1,97 @@
+"""Clips, texts and single pictures to unit vectors by one model: what an index holds and what it is asked with.
+
+Always in blocks of one shape, so that a clip's vector does not depend on the clips beside it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from m2raap.core.engine import available_cores
+from m2raap.core.errors import M2raapError
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.embed import encode_texts, load_model
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BLOCK = 8  # clips a forward pass; the last block is filled up with copies
+MAX_PIXELS = 50_000_000  # of a picture that somebody asks with
+PICTURES = ("JPEG", "PNG", "WEBP")
+
+
+class ClipEncoder:
+    """A model in eval mode. Vectors are float32, unit rows. Not for use from several threads at once."""
+
+    def __init__(self, model: Path | BackboneConfig) -> None:
+        import torch
+
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(available_cores())
+        self._model = load_model(model)
+
+    @property
+    def digest(self) -> str:
+        return self._model.digest
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        """(N, E)."""
+        import torch
+
+        with torch.inference_mode():
+            return encode_texts(self._model, texts)
+
+    def clips(self, clips: list[list[bytes]]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For every clip, given as its frames' JPEGs: its vector (E,) and its frames' vectors (K, E).
+
+        Without auxiliary captions, as a query has none. Raises M2raapError naming a frame that is no picture.
+        """
+        from m2raap.models.images import images_from_jpegs
+
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for place, jpegs in enumerate(clips):
+            by_length[len(jpegs)].append(place)
+        for places in by_length.values():
+            for start in range(0, len(places), BLOCK):
+                here = places[start : start + BLOCK]
+                images = [images_from_jpegs(clips[place], self._model.backbone.preprocess) for place in here]
+                vectors_BE, frames_BTE = self._forward(images)
+                found |= {place: (vectors_BE[i], frames_BTE[i]) for i, place in enumerate(here)}
+        return [found[place] for place in range(len(clips))]
+
+    def picture(self, picture: Image) -> np.ndarray:
+        """(E,) of one picture, taken as a clip of one frame."""
+        from m2raap.models.images import images_from_pictures
+
+        return self._forward([images_from_pictures([picture], self._model.backbone.preprocess)])[0][0]
+
+    def _forward(self, images: list) -> tuple[np.ndarray, np.ndarray]:
+        import torch
+
+        filled = torch.stack(images + [images[-1]] * (BLOCK - len(images)))
+        mask_BT = torch.ones(filled.shape[:2], dtype=torch.bool)
+        with torch.inference_mode():
+            vectors_BTE = self._model.frame_vectors_of_images(filled, mask_BT)
+            pooled_BE = self._model.pool(vectors_BTE, mask_BT).float()
+            unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1).float()
+        return pooled_BE[: len(images)].numpy(), unit_BTE[: len(images)].numpy()
+
+
+def open_picture(data: bytes, name: str) -> Image:
+    """A stranger's picture as RGB, turned as its camera says. Raises M2raapError for what is none, or too large."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=PICTURES) as opened:
+            if opened.width * opened.height > MAX_PIXELS:  # known from the header, before anything is decoded
+                raise M2raapError(f"{name}: {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read")
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)} ({error})") from None

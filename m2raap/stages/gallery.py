@@ -1,0 +1,262 @@
+"""An index on disk: a stage folder whose rows are clips.
+
+clips/part-*.parquet   a row a clip, in the order of the vectors: id, video, times, source, texts and their languages
+vectors.npy            (N, E) float32, a unit vector a clip
+frames.npy             (F, E) float16, a unit vector a key-frame, clip after clip
+index.faiss            made of vectors.npy; opened only where its digest is the one in the manifest
+sources.json           the model and the views that the clips came from, hashes of ids that were removed
+manifest.json          written last: digests of all of it, the model's digest, languages
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2raap.core import tombstones
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import file_sha256, read_json
+from m2raap.core.stage import signed_path
+from m2raap.core.tables import Row, write_table
+from m2raap.core.view import View
+from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.index import VectorIndex
+
+CLIPS = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("view", pa.int32()),  # of sources.json
+        ("video", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("duration_s", pa.float64()),  # null: unknown
+        ("source", pa.string()),
+        ("category", pa.string()),
+        ("times_s", pa.list_(pa.float64())),  # of the key-frames, since the start of the clip
+        ("frames_key", pa.string()),  # names what the vectors were made from
+        ("langs", pa.list_(pa.string())),
+        ("texts", pa.list_(pa.string())),
+        ("origins", pa.list_(pa.string())),
+    ]
+)
+CLIPS_A_PART = 8192
+VECTORS, FRAMES, FAISS, SOURCES = "vectors.npy", "frames.npy", "index.faiss", "sources.json"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where an index comes from. Paths are those of this machine; on disk they are relative to the index."""
+
+    model: Path | BackboneConfig
+    views: tuple[View, ...]
+    digests: tuple[str, ...]  # of the views when their clips were read
+    removed: tuple[str, ...] = ()  # hashes of ids that --add must not bring back
+
+    def tree(self, folder: Path) -> dict[str, Any]:
+        here = folder.resolve()
+        relative = lambda path: os.path.relpath(path.resolve(), here)  # noqa: E731
+        if isinstance(self.model, Path):
+            model: dict[str, Any] = {"folder": relative(self.model)}
+        else:
+            model = {"backbone": self.model.model_dump(mode="json")}
+        views = [
+            {
+                "corpus": relative(view.corpus_path),
+                "folders": [relative(path) for path in view.folders],
+                "langs": list(view.langs),
+                "cutoff": view.cutoff,
+                "digest": digest,
+            }
+            for view, digest in zip(self.views, self.digests, strict=True)
+        ]
+        return {"model": model, "views": views, "removed": sorted(self.removed)}
+
+    @classmethod
+    def read(cls, folder: Path) -> Sources:
+        here = folder.resolve()
+        resolve = lambda name: Path(os.path.normpath(here / name))  # noqa: E731
+        tree = read_json(folder / SOURCES)
+        model = tree["model"]
+        views = [
+            View(resolve(row["corpus"]), tuple(map(resolve, row["folders"])), tuple(row["langs"]), cutoff=row["cutoff"])
+            for row in tree["views"]
+        ]
+        return cls(
+            resolve(model["folder"]) if "folder" in model else BackboneConfig.model_validate(model["backbone"]),
+            tuple(views),
+            tuple(row["digest"] for row in tree["views"]),
+            tuple(tree["removed"]),
+        )
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """An index that was opened. Rows are numbers of clips."""
+
+    path: Path
+    manifest: dict[str, Any]
+    clips: pa.Table
+    vectors_NE: np.ndarray
+    frames_FE: np.ndarray
+
+    @classmethod
+    def open(cls, path: Path) -> Gallery:
+        """Raises M2raapError where there is no finished index, or its tables are not those that were signed."""
+        tombstones.refuse_unfinished(path)
+        if not (path / "manifest.json").exists():
+            what = "an unfinished index" if (path / "plan.json").exists() else "no index"
+            raise M2raapError(
+                f"{path}: {what} (no manifest.json); make one with 'm2raap index VIEW --model M --out {path}'"
+            )
+        manifest = read_json(path / "manifest.json")
+        if manifest.get("stage") != "index":
+            raise M2raapError(
+                f"{path}: is no index but the output of '{manifest.get('stage') or manifest.get('kind')}'"
+            )
+        tables = []
+        for key, expected in sorted(manifest["files"].items()):
+            if key.startswith("clips/"):
+                file = signed_path(path, key)
+                if not file.exists() or file_sha256(file) != expected:
+                    raise M2raapError(f"{file}: is not what the manifest was signed over; make the index again")
+                tables.append(pq.read_table(file, schema=CLIPS))
+        clips = pa.concat_tables(tables).combine_chunks()
+        vectors_NE, frames_FE = (_mapped(path / name, kind) for name, kind in ((VECTORS, "<f4"), (FRAMES, "<f2")))
+        gallery = cls(path, manifest, clips, vectors_NE, frames_FE)
+        if len(vectors_NE) != len(clips) or len(frames_FE) != gallery.frames_from[-1]:
+            raise M2raapError(
+                f"{path}: {len(vectors_NE)} clip and {len(frames_FE)} frame vectors for {len(clips)} clips with "
+                f"{gallery.frames_from[-1]} frames; make the index again"
+            )
+        return gallery
+
+    @property
+    def model_digest(self) -> str:
+        return self.manifest["models"]["model"]
+
+    @property
+    def langs(self) -> tuple[str, ...]:
+        return tuple(self.manifest["settings"]["langs"])
+
+    @cached_property
+    def sources(self) -> Sources:
+        return Sources.read(self.path)
+
+    @cached_property
+    def frames_from(self) -> np.ndarray:
+        """(N + 1,): the frames of clip i are rows frames_from[i] to frames_from[i + 1] of `frames_FE`."""
+        lengths = self.clips["times_s"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+    @cached_property
+    def row_of(self) -> dict[str, int]:
+        return {clip_id: row for row, clip_id in enumerate(self.clips["clip_id"].to_pylist())}
+
+    def faiss(self) -> VectorIndex:
+        """Raises M2raapError where the file is not the one that was signed."""
+        digest, kind = self.manifest["files"][FAISS], self.manifest["settings"]["kind"]
+        return VectorIndex.open(self.path / FAISS, digest, kind, self.vectors_NE)
+
+    def clip(self, row: int) -> Row:
+        return self.clips.slice(row, 1).to_pylist()[0]
+
+    def frame_vectors(self, row: int) -> np.ndarray:
+        """(K, E) float32 of a clip's key-frames, in the order of time."""
+        return self.frames_FE[self.frames_from[row] : self.frames_from[row + 1]].astype(np.float32)
+
+
+def _mapped(path: Path, kind: str) -> np.ndarray:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise M2raapError(f"{path}: cannot be read as an array ({error}); make the index again") from None
+    if found.dtype != np.dtype(kind) or found.ndim != 2:
+        raise M2raapError(f"{path}: holds {found.dtype} of shape {found.shape}; make the index again")
+    return found
+
+
+class Writer:
+    """Writes the tables and arrays of an index, block by block; nothing is held in memory."""
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        folder.mkdir(parents=True)
+        (folder / "clips").mkdir()
+        self._folder, self._dim = folder, dim
+        self._arrays = [_Rows(folder / VECTORS, np.dtype("<f4"), dim), _Rows(folder / FRAMES, np.dtype("<f2"), dim)]
+        self._waiting = CLIPS.empty_table()
+        self.files: dict[str, str] = {}
+        self.num_clips = 0
+
+    def add(self, clips: pa.Table, vectors_NE: np.ndarray, frames_FE: np.ndarray) -> None:
+        for array, rows in zip(self._arrays, (vectors_NE, frames_FE), strict=True):
+            array.append(rows)
+        self.num_clips += len(clips)
+        self._waiting = pa.concat_tables([self._waiting, clips])
+        while len(self._waiting) >= CLIPS_A_PART:
+            self._part()
+
+    def _part(self) -> None:
+        """The same clips are cut in the same places, in whatever blocks they came."""
+        key = f"clips/{len(self.files):05d}"
+        self.files[key] = write_table(signed_path(self._folder, key), self._waiting.slice(0, CLIPS_A_PART))
+        self._waiting = self._waiting.slice(CLIPS_A_PART)
+
+    def close(self) -> None:
+        if len(self._waiting):
+            self._part()
+        for array in self._arrays:
+            self.files[array.path.name] = array.close()
+
+
+class _Rows:
+    """A .npy file that grows: numpy leaves room in the header for the number of rows."""
+
+    def __init__(self, path: Path, dtype: np.dtype, dim: int) -> None:
+        self.path, self._dtype, self._dim, self._num = path, dtype, dim, 0
+        self._sink = open(path, "wb")  # noqa: SIM115 - closed by `close`
+        self._header()
+
+    def _header(self) -> None:
+        described = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._num, self._dim)}
+        np.lib.format.write_array_header_1_0(self._sink, described)
+
+    def append(self, rows: np.ndarray) -> None:
+        assert rows.shape[1] == self._dim
+        self._sink.write(np.ascontiguousarray(rows, self._dtype).tobytes())
+        self._num += len(rows)
+
+    def close(self) -> str:
+        self._sink.seek(0)
+        self._header()
+        self._sink.flush()
+        os.fsync(self._sink.fileno())
+        self._sink.close()
+        return file_sha256(self.path)
+
+
+def blocks(gallery: Gallery, rows: Iterable[int], view: int, most: int = CLIPS_A_PART) -> Iterator[tuple]:
+    """Rows of an index, as `Writer.add` takes them, now numbered as clips of `view`."""
+    wanted = list(rows)
+    for start in range(0, len(wanted), most):
+        here = wanted[start : start + most]
+        clips = gallery.clips.take(pa.array(here)).cast(CLIPS)
+        numbers = pa.array([view] * len(here), pa.int32())
+        clips = clips.set_column(CLIPS.get_field_index("view"), CLIPS.field("view"), numbers)
+        spans = [np.arange(gallery.frames_from[row], gallery.frames_from[row + 1]) for row in here]
+        yield clips, gallery.vectors_NE[here], gallery.frames_FE[np.concatenate(spans)]
+
+
+def same_view(one: View, two: View) -> bool:
+    """Views of the same folders, whatever stands in them today."""
+    plain = lambda view: replace(  # noqa: E731
+        view, corpus_path=view.corpus_path.resolve(), folders=tuple(path.resolve() for path in view.folders)
+    )
+    return plain(one) == plain(two)

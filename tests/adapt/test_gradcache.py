@@ -1,0 +1,205 @@
+"""Gradients of chunks, and of shares of several processes, against those of one big batch."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from m2raap.adapt import step as steps
+from m2raap.adapt.batches import ListSource
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.distributed import Team, start
+from m2raap.adapt.draws import RowDraws
+from m2raap.adapt.gradcache import cut
+from m2raap.adapt.loop import adapt
+from m2raap.adapt.run import Run, prepare
+from m2raap.core.errors import M2raapError
+from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
+from tests.adapt.world import ordered
+
+EVERYTHING: dict[str, Any] = {
+    "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "enhance": AcgConfig(mix=True), "fcc_weight": 0.5,
+    "mug_weight": 0.5, "mug_form": "full", "order_weight": 1.0, "texts_per_clip": 2, "train_vision_layers": 4,
+    "learn_temperature": True,
+}  # fmt: skip
+FROZEN_TEXT: dict[str, Any] = {"temporal": StanConfig(layers=2, start="open"), "train_text": False, "cache": "levels"}
+RAW = {"temporal": MeanConfig(), "train_vision_layers": 1, "objective": "info_nce_multi"}
+
+
+def but(tiny_dir: Path, **changes: Any) -> AdaptConfig:
+    return AdaptConfig(
+        **{
+            "backbone": BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), "num_frames": 4,
+            "steps": 3, "batch_size": 7, "temperature": 0.1, "val_every_steps": 2, "checkpoint_every_steps": 2,
+            "threads": 1, **changes,
+        }
+    )  # fmt: skip
+
+
+def world() -> ListSource:
+    """Nine clips, one of two frames; with twelve orders of colours there are twins among them."""
+    source = ordered(9, 0)
+    source.jpegs[3], source.said[3] = source.jpegs[3][:2], source.said[3][:2]
+    return source
+
+
+def opened(cfg: AdaptConfig, out: Path, team: Team | None = None) -> Run:
+    return prepare(cfg, world(), None, out, lambda *_: None, team or Team())
+
+
+def gradients_of(run: Run) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of step 1."""
+    try:
+        step = steps.draw_step(run, 1)
+        assert len({tuple(texts) for texts in zip(*step.words.texts, strict=True)}) < len(step.clips), "there are twins"
+        loss = steps.gradients(run, step)
+        return loss, {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+    finally:
+        run.close()
+
+
+def same(found: tuple[float, dict[str, torch.Tensor]], whole: tuple[float, dict[str, torch.Tensor]]) -> None:
+    assert found[0] == pytest.approx(whole[0], abs=1e-5) and set(found[1]) == set(whole[1])
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(
+            found[1][name], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+    assert max(float(gradient.abs().max()) for gradient in whole[1].values()) > 1e-2, "there is something to compare"
+
+
+@pytest.mark.parametrize("changes", [EVERYTHING, FROZEN_TEXT, RAW], ids=["everything", "frozen text", "mean"])
+def test_chunks_have_the_gradients_of_the_batch(changes: dict, tiny_dir: Path, tmp_path: Path) -> None:
+    whole = gradients_of(opened(but(tiny_dir, **changes), tmp_path / "whole"))
+    for micro in (1, 3):
+        same(gradients_of(opened(but(tiny_dir, **changes, micro_batch=micro), tmp_path / str(micro))), whole)
+
+
+def test_a_chunk_draws_what_its_rows_draw_in_the_batch() -> None:
+    draws = RowDraws()
+    draws.begin([1], 6, 0, 6)
+    whole = [draws(18), draws(6)]
+    for begin, end in cut((0, 6), 4):
+        draws.begin([1], 6, begin, end)
+        assert torch.equal(draws((end - begin) * 3), whole[0][begin * 3 : end * 3])
+        assert torch.equal(draws(end - begin), whole[1][begin:end])
+
+
+def full_above(monkeypatch: pytest.MonkeyPatch, when: Callable[[int, bool], bool]) -> list[int]:
+    """Encoding as on a GPU that is too small: `when` hears the clips and whether a graph is kept. The sizes tried."""
+    encode, tried = steps.encode, []
+
+    def too_large(run: Run, step: steps.Step, start: int, stop: int, then: Any = None) -> Any:
+        tried.append(stop - start)
+        found = encode(run, step, start, stop, then)
+        if when(stop - start, torch.is_grad_enabled()):
+            raise torch.cuda.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(steps, "encode", too_large)
+    return tried
+
+
+def test_out_of_memory_halves_the_chunks_not_the_batch(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        tried = full_above(patch, lambda clips, graph: clips > 2)
+        run = opened(but(tiny_dir, **EVERYTHING), tmp_path / "halved")
+        same(gradients_of(run), whole)
+        assert tried[:3] == [7, 4, 2] and run.backward.micro == 2
+    with monkeypatch.context() as patch:  # the second pass needs more than the first
+        tried = full_above(patch, lambda clips, graph: graph and clips > 1)
+        same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), whole)
+        assert tried[:4] == [3, 3, 1, 3] and set(tried[4:-7]) == {2} and tried[-7:] == [1] * 7
+    full_above(monkeypatch, lambda clips, graph: True)
+    with pytest.raises(M2raapError, match="out of GPU memory with one clip at a time"):
+        gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path / "never"))
+
+
+def in_processes(size: int, work: Callable[[Team, Path], None], folder: Path) -> None:
+    """`work` in forked processes that are a gloo team; what it raises is raised here."""
+
+    def one(rank: int) -> None:
+        try:
+            team = start(rank, size, dist.FileStore(str(folder / "store"), size))
+            work(team, folder)
+        except BaseException:
+            (folder / f"fault{rank}").write_text(traceback.format_exc())
+            raise
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=one, args=(rank,)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        process.kill()
+    faults = [path.read_text() for path in sorted(folder.glob("fault*"))]
+    assert not faults, "\n".join(faults)
+    assert all(process.exitcode == 0 for process in processes)
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_two_processes_have_the_gradients_of_one(micro: int | None, tiny_dir: Path, tmp_path: Path) -> None:
+    """Shares of 3 and 4 clips, the larger one in chunks."""
+    cfg = but(tiny_dir, **EVERYTHING)
+    whole = gradients_of(opened(cfg, tmp_path / "whole"))
+
+    def work(team: Team, folder: Path) -> None:
+        run = opened(cfg.model_copy(update={"micro_batch": micro}), folder, team)
+        same(gradients_of(run), whole)
+
+    in_processes(2, work, tmp_path)
+
+
+def test_two_processes_train_as_one_and_the_first_writes(tiny_dir: Path, tmp_path: Path) -> None:
+    cfg = but(tiny_dir, temporal=StanConfig(layers=2), train_vision_layers=1, cache="prefix", group_size=3, steps=4)
+    adapt(cfg, world(), ordered(3, 1), tmp_path / "one")
+
+    def work(team: Team, folder: Path) -> None:
+        assert not adapt(cfg, world(), ordered(3, 1), folder / "two", stop_after=3, team=team).finished
+        written = {path: path.read_bytes() for path in (folder / "two").rglob("*") if path.is_file()}
+        assert adapt(cfg, world(), ordered(3, 1), folder / "two", team=team).finished
+        if team.rank:
+            assert not written.keys() & {folder / "two" / "model" / "model.json"}
+
+    in_processes(2, work, tmp_path)
+    one, two = (read_lines(tmp_path / name / "train.jsonl") for name in ("one", "two"))
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        assert b.get("loss") == pytest.approx(a.get("loss"), abs=1e-4) and b.get("val_r1") == a.get("val_r1")
+    timings = read_lines(tmp_path / "two" / "timings.jsonl")
+    assert [line.get("step") for line in timings] == [None, 1, 2, 3, None, 3, 4], "of one process alone"
+
+
+def test_a_process_that_is_left_alone_says_so(tmp_path: Path) -> None:
+    def work(team: Team, folder: Path) -> None:
+        if team.rank:
+            with pytest.raises(M2raapError, match="process 1 of 2 has lost another one"):
+                team.wait()
+
+    in_processes(2, work, tmp_path)
+
+
+def test_tasks_are_handed_over_until_the_first_goes_home(tmp_path: Path) -> None:
+    def work(team: Team, folder: Path) -> None:
+        if team.leads:
+            team.hand_over("a/adapt")
+            team.hand_over("")
+        else:
+            assert [team.next_task(), team.next_task()] == ["a/adapt", ""]
+
+    in_processes(2, work, tmp_path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,109 @@
+"""One call gives what the command line gives, for models of ours and of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import m2raap
+from m2raap.core.errors import M2raapError
+from m2raap.core.view import View
+from m2raap.interop.foreign import Foreign
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.embed import load_model
+
+
+def metrics(tree: dict[str, Any]) -> dict[tuple[str, ...], dict[str, float]]:
+    return {(row["lang"], row["direction"], row["slice"]): row["metrics"] | row["intervals"] for row in tree["rows"]}
+
+
+def test_a_model_of_ours_gives_the_numbers_of_the_command_line(
+    chain: Path, results: dict[str, Any], bench: View, small_world: Path, tmp_path: Path
+) -> None:
+    model = load_model(BackboneConfig())
+    assert m2raap.evaluate(model, chain / "keyframes") == results
+    model.save(tmp_path / "model")
+    assert m2raap.evaluate(tmp_path / "model", bench.corpus_path, out=tmp_path / "out") == results, "frames made here"
+    assert (tmp_path / "out" / "evaluate" / "ranks.parquet").read_bytes() == (
+        chain / "evaluate" / "ranks.parquet"
+    ).read_bytes()
+    fewer = m2raap.evaluate(model, chain / "keyframes", langs=("zh",), num_frames=2)
+    assert {row["lang"] for row in fewer["rows"]} == {"zh"} and "2 of them" in fewer["card"]["frames"]
+    with pytest.raises(M2raapError, match="its key-frames are made"):
+        m2raap.evaluate(model, chain / "keyframes", keyframes={"k": 4})
+    with pytest.raises(M2raapError, match="is no benchmark"):
+        m2raap.evaluate(model, small_world / "train")
+
+
+def test_a_model_is_left_in_the_mode_that_it_came_in() -> None:
+    module = ByTensors()
+    assert module.training
+    with torch.inference_mode():
+        Foreign(module, as_tensor).texts(["a"])
+    assert module.training
+
+
+class ByPictures:
+    """Not torch, no preprocess: pictures and strings in, lists of numbers out."""
+
+    def encode_video(self, clips: list[list[Any]]) -> np.ndarray:
+        self.lengths = [len(clip) for clip in clips]
+        return np.stack([np.mean([np.asarray(p.resize((2, 2)), float).ravel() for p in clip], 0) for clip in clips])
+
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        return np.asarray([[len(text) + i for i in range(12)] for text in texts], float)
+
+
+class ByTensors(torch.nn.Module):
+    """Says how it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3, 4)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def encode_video(self, frames_BTCHW: torch.Tensor) -> torch.Tensor:
+        assert not self.training and torch.is_inference_mode_enabled()
+        self.shapes.append(tuple(frames_BTCHW.shape))
+        return self.head(frames_BTCHW.mean((1, 3, 4)))
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        assert not self.training
+        return self.head(torch.tensor([[float(len(text)), 1.0, 0.0] for text in texts]))
+
+
+def as_tensor(picture: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture.resize((4, 4)))).permute(2, 0, 1).float()
+
+
+def test_anything_with_two_encoders_is_evaluated(chain: Path, results: dict[str, Any]) -> None:
+    plain = ByPictures()
+    found = m2raap.evaluate(plain, chain / "keyframes", name="mean colour")
+    assert set(plain.lengths) == {8}
+    assert found["card"]["model"] == "mean colour" and metrics(found).keys() == metrics(results).keys()
+    module = ByTensors()
+    m2raap.evaluate(module, chain / "keyframes", preprocess=as_tensor, num_frames=4)
+    assert {shape[1:] for shape in module.shapes} == {(4, 3, 4, 4)}
+
+
+def test_what_cannot_be_evaluated_is_said() -> None:
+    with pytest.raises(M2raapError, match="a dict .*: it has no encode_text and no encode_video or encode_image"):
+        Foreign({})
+    with pytest.raises(M2raapError, match="encode_image needs `preprocess`"):
+        Foreign(ImageOnly())
+    wrong = ByPictures()
+    wrong.encode_text = lambda texts: np.zeros((1, 3))  # type: ignore[method-assign]
+    with pytest.raises(
+        M2raapError, match=r"encode_text was given 2 and gave an array of shape \(1, 3\); wanted \(2, E\)"
+    ):
+        Foreign(wrong).texts(["a", "b"])
+
+
+class ImageOnly:
+    def encode_image(self, images: Any) -> Any: ...
+
+    def encode_text(self, texts: Any) -> Any: ...

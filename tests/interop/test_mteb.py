@@ -1,0 +1,184 @@
+"""A model of ours runs inside mteb, and mteb's encoders run under our metrics; both find what `m2raap evaluate` finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.view import View, open_view
+from m2raap.interop.foreign import pictures
+from m2raap.interop.mteb import Encoder, OfMteb, StoredFrames
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.embed import Own, Shown, load_model
+from m2raap.stages.evaluate import read_ranks
+from m2raap.video.clip import KeyframeConfig
+from tests.stages.pictures import draw
+
+mteb = pytest.importorskip("mteb")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(BackboneConfig())
+
+
+def metadata(name: str, category: str, modalities: list[str]) -> Any:
+    return mteb.TaskMetadata(
+        name=name, description="drawn clips", dataset={"path": "none", "revision": "1"}, type="Any2AnyRetrieval",
+        category=category, modalities=modalities, eval_langs=["eng-Latn"], main_score="ndcg_at_10",
+    )  # fmt: skip
+
+
+def task_of(view: View, lang: str, category: str, damaged: str | None = None) -> Any:
+    """The benchmark's files and texts as a task of mteb, either way round; `damaged` is a clip whose file is cut short."""
+    from datasets import Dataset, Features, Value, Video
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+
+    clips = sorted(view.corpus.all_rows("clips"), key=lambda row: row["clip_id"])
+    texts = sorted(
+        (row for row in view.corpus.all_rows("texts") if row["lang"] == lang), key=lambda row: row["text_id"]
+    )
+    files = [{"bytes": (view.corpus.video_root / row["video"]).read_bytes(), "path": None} for row in clips]
+    for row, file in zip(clips, files, strict=True):
+        if row["clip_id"] == damaged:
+            file["bytes"] = file["bytes"][:200]
+    videos = Dataset.from_dict(
+        {"id": [row["clip_id"] for row in clips], "video": files},
+        features=Features({"id": Value("string"), "video": Video()}),
+    )
+    said = Dataset.from_dict({"id": [row["text_id"] for row in texts], "text": [row["text"] for row in texts]})
+    queries, corpus = (said, videos) if category == "t2v" else (videos, said)
+    pairs = [(row["text_id"], row["clip_id"])[:: 1 if category == "t2v" else -1] for row in texts]
+
+    class Drawn(AbsTaskRetrieval):
+        metadata = globals()["metadata"](f"Drawn{lang}{category}", category, ["text", "video"])
+
+        def load_data(self, **kwargs: Any) -> None:
+            relevant: dict[str, dict[str, int]] = {}
+            for query, document in pairs:
+                relevant.setdefault(query, {})[document] = 1
+            self.dataset = {"default": {"test": {
+                "queries": queries, "corpus": corpus, "relevant_docs": relevant, "top_ranked": None,
+            }}}  # fmt: skip
+            self.data_loaded = True
+
+    return Drawn()
+
+
+def scores(encoder: Encoder, task: Any) -> dict[str, float]:
+    return mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results[0].scores["test"][0]
+
+
+@pytest.mark.parametrize(("lang", "category"), [("en", "t2v"), ("zh", "v2t")])
+def test_inside_mteb_it_finds_what_m2raap_finds(
+    model: Any, chain: Path, results: dict[str, Any], bench: View, lang: str, category: str
+) -> None:
+    found = scores(Encoder(model), task_of(bench, lang, category))
+    (row,) = [r for r in results["rows"] if (r["lang"], r["direction"], r["slice"]) == (lang, category, "all")]
+    ranks = [
+        r["rank_pessimistic"]
+        for r in read_ranks(chain / "evaluate" / "ranks.parquet")
+        if r["lang"] == lang and r["direction"] == category
+    ]
+    assert found["recall_at_1"] == pytest.approx(row["metrics"]["R@1"] / 100, abs=1e-5)
+    assert found["recall_at_10"] == pytest.approx(row["metrics"]["R@10"] / 100, abs=1e-5)
+    # One relevant item a query: its discounted gain is 1 / log2(1 + rank).
+    gains = [1 / np.log2(1 + rank) if rank <= 10 else 0.0 for rank in ranks]
+    assert found["ndcg_at_10"] == pytest.approx(np.mean(gains), abs=1e-5)
+
+
+def test_a_video_that_cannot_be_decoded_is_found_by_nobody(model: Any, bench: View) -> None:
+    lost = min(row["clip_id"] for row in bench.corpus.all_rows("clips"))
+    encoder = Encoder(model, keyframes=KeyframeConfig(k=2, strategy="uniform"))
+    task = task_of(bench, "en", "t2v", damaged=lost)
+    scores(encoder, task)
+    assert sum(encoder.refused.values()) == 1
+    near = encoder.similarity(np.asarray([[1.0, 0.0]]), np.asarray([[-1.0, 0.0], [0.0, 0.0], [2.0, 0.0]]))
+    assert near.tolist() == [[-1.0, -2.0, 1.0]], "behind the worst of those that were decoded"
+    assert encoder.similarity_pairwise([[3.0, 0.0]], [[0.0, 0.0]]).tolist() == [-2.0]
+    assert isinstance(encoder, mteb.EncoderProtocol)
+    assert encoder.mteb_model_meta.experiment_kwargs == {"frames": "uniform-2"}
+
+
+def loader(rows: list[dict[str, Any]]) -> Any:
+    return torch.utils.data.DataLoader(
+        rows, batch_size=8, collate_fn=lambda found: {k: [r[k] for r in found] for k in found[0]}
+    )  # type: ignore[arg-type]
+
+
+def test_pictures_frames_and_decoders_are_videos_too(model: Any) -> None:
+    jpegs = [draw("red", side_px=64), draw("blue", side_px=64), draw("green", side_px=64)]
+    with torch.inference_mode():
+        own = Own(model).videos([[(jpeg, None) for jpeg in jpegs]])[0]
+        alone = Own(model).videos([[(jpegs[1], None)]])[0]
+    ask = {"task_metadata": metadata("T", "t2v", ["text", "video"]), "hf_split": "test", "hf_subset": "default"}
+    encoder = Encoder(model)
+    for video in (pictures(jpegs), StoredFrames(jpegs)):
+        assert encoder.encode(loader([{"video": video}]), **ask) == pytest.approx(own, abs=1e-6)
+    still = encoder.encode(loader([{"image": picture} for picture in pictures(jpegs)]), **ask)
+    assert still[1:2] == pytest.approx(alone, abs=1e-6)
+    with pytest.raises(M2raapError, match="asks for text \\+ image in one input"):
+        encoder.encode(loader([{"text": "a", "image": pictures(jpegs)[0]}]), **ask)
+    with pytest.raises(M2raapError, match="a video came as int"):
+        encoder.encode(loader([{"video": 3}]), **ask)
+
+
+class Images:
+    """An encoder of mteb's that knows texts and single images: ours with video taken from it."""
+
+    def __init__(self, inner: Encoder) -> None:
+        self.inner, self.asked = inner, set()
+        self.mteb_model_meta = inner.mteb_model_meta.model_copy(update={"modalities": ["text", "image"]})
+
+    def encode(self, inputs: Any, **kwargs: Any) -> Any:
+        self.asked |= set(inputs.dataset.features)
+        return torch.from_numpy(self.inner.encode(inputs, **kwargs))
+
+
+class Frames(Images):
+    """An encoder of mteb's that reads videos as those in mteb's own registry do: through its FramesCollator."""
+
+    def __init__(self, inner: Encoder) -> None:
+        super().__init__(inner)
+        self.mteb_model_meta = inner.mteb_model_meta
+
+    def encode(self, inputs: Any, **kwargs: Any) -> Any:
+        from mteb.models.modality_collators import FramesCollator
+
+        if "video" in inputs.dataset.features:
+            inputs.collate_fn = FramesCollator(num_frames=8)
+            rows = [{"video": [to_picture(frame) for frame in video]} for batch in inputs for video in batch["video"]]
+            return self.inner.encode(loader(rows), **kwargs)
+        return super().encode(inputs, **kwargs)
+
+
+def to_picture(frame_CHW: torch.Tensor) -> Any:
+    from PIL import Image
+
+    assert frame_CHW.dtype == torch.uint8
+    return Image.fromarray(frame_CHW.permute(1, 2, 0).numpy())
+
+
+def test_encoders_of_mteb_that_read_videos_are_given_stored_frames(model: Any, chain: Path) -> None:
+    clips: list[Shown] = [[(jpeg, None) for jpeg in jpegs] for jpegs in stored(chain)]
+    with torch.inference_mode():
+        ours = Own(model).videos(clips)[0]
+        for encoder in (Encoder(model), Frames(Encoder(model))):
+            assert OfMteb(encoder).videos(clips)[0] == pytest.approx(ours, abs=1e-6)
+
+
+def stored(chain: Path) -> list[list[bytes]]:
+    part = open_view(chain / "keyframes").part(0, ("jpegs",))
+    return [part.frames[clip_id]["jpegs"] for clip_id in sorted(part.frames)][:2]
+
+
+def test_a_text_encoder_is_refused(model: Any) -> None:
+    only_text = Images(Encoder(model))
+    only_text.mteb_model_meta = only_text.mteb_model_meta.model_copy(update={"modalities": ["text"]})
+    with pytest.raises(M2raapError, match="mteb model 'm2raap/model' does text; wanted text and video or image"):
+        OfMteb(only_text)

@@ -1,0 +1,62 @@
+"""docs/evaluate-your-model.md: its commands parse, its Python runs, with the tiny model in the place of those on hubs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m2raap.core.view import View
+from m2raap.interop.mteb import Encoder
+from m2raap.models.builtin import TINY
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.embed import load_model
+from tests.interop.conftest import m2raap_here
+from tests.interop.test_mteb import Images, task_of
+from tests.pages import blocks, commands, parse
+
+PAGE = "docs/evaluate-your-model.md"
+STAND_INS = {
+    '"ViT-B-32", pretrained="laion2b_s34b_b79k"': f'"local-dir:{TINY}"',
+    '"ViT-B-32"': f'"local-dir:{TINY}"',
+    "mteb.evaluate(encoder, task)": "mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)",
+}
+
+
+@pytest.fixture
+def here(chain: Path, tmp_path: Path, monkeypatch) -> Path:
+    """Where a reader of the page stands: K and the folder of a model."""
+    (tmp_path / "K").symlink_to(chain / "keyframes")
+    load_model(BackboneConfig()).save(tmp_path / "R" / "adapt" / "model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(number: int) -> dict[str, Any]:
+    code = blocks(PAGE, "python")[number]
+    for name, other in STAND_INS.items():
+        code = code.replace(name, other)
+    names: dict[str, Any] = {}
+    exec(compile(code, PAGE, "exec"), names)
+    return names
+
+
+def metrics(tree: dict[str, Any]) -> list[Any]:
+    return [(row["lang"], row["direction"], row["metrics"], row["intervals"]) for row in tree["rows"]]
+
+
+def test_python_of_the_page_runs(here: Path, results: dict[str, Any], bench: View, capsys, monkeypatch) -> None:
+    assert metrics(run(0)["found"]) == metrics(results), "open_clip's own model, its transform, its tokenizer"
+    assert "zh v2t R@1" in capsys.readouterr().out
+    assert {row["direction"] for row in run(1)["rows"]} == {"t2v", "v2t"}
+    for words in commands(PAGE):
+        assert parse(words)
+        if words[1] == "compare":
+            m2raap_here(*words[1:])
+    mteb = pytest.importorskip("mteb")
+    monkeypatch.setattr(mteb, "get_task", lambda name: task_of(bench, "en", "t2v"))
+    (own,) = [r for r in results["rows"] if (r["lang"], r["direction"], r["slice"]) == ("en", "t2v", "all")]
+    assert run(2)["scores"]["recall_at_1"] == pytest.approx(own["metrics"]["R@1"] / 100, abs=1e-5)
+    monkeypatch.setattr(mteb, "get_model", lambda name: Images(Encoder("R/adapt")))
+    assert metrics(run(3)["found"]) == metrics(results)

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_tools.world.still_set import write_stills
+from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.models.backbone import load_backbone
+from m2raap.models.config import BackboneConfig, MeanConfig
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.stages.interpolate import curve, curve_lines, dial, keeps
+from m2raap.stages.measure import measure
+from m2raap.stages.stills import measure_stills, read_stills
+from tests.stages.adapted import drawn_benchmark, save_adapted
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Tiny products: threads only wait for each other."""
+    monkeypatch.setattr("m2raap.stages.embed.available_cores", lambda: 1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_adapted(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    return write_stills(tmp_path_factory.mktemp("stills"), 24, seed=1)
+
+
+def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, tmp_path: Path):
+    view, stills = drawn_benchmark(tmp_path), read_stills(table)
+    rows = curve(model, [0.5, 1.0], {"drawn": view}, stills)
+    alphas = [0.0, 0.5, 1.0]
+    found = {(row["set"], row["lang"], row["direction"], row["alpha"]): row for row in rows}
+    assert set(found) == {
+        (name, lang, direction, alpha)
+        for name in ("drawn", "stills") for lang in ("en", "zh") for direction in ("t2v", "v2t") for alpha in alphas
+    }  # fmt: skip
+    backbone = VideoCLIP(load_backbone(BackboneConfig()), MeanConfig())
+    ends = {0.0: backbone, 1.0: VideoCLIP.load(model)}
+    for alpha, clip in ends.items():
+        for name, what in (("drawn", measure(view, clip)), ("stills", measure_stills(stills, clip))):
+            for row in what.r1():
+                mine = found[name, row["lang"], row["direction"], alpha]
+                assert (mine["r1"], mine["queries"]) == (row["r1"], row["queries"])
+                assert mine["diff"] == pytest.approx(row["r1"] - found[name, row["lang"], row["direction"], 0.0]["r1"])
+    assert len(curve_lines(rows)) == len(rows)
+
+
+def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
+    digest = dial(model, 0.3, tmp_path / "mixed")
+    assert VideoCLIP.load(tmp_path / "mixed").digest == digest
+    card = json.loads((tmp_path / "mixed" / "model.json").read_text())
+    assert card["made_from"]["interpolated"] == {"alpha": 0.3, "adapted": VideoCLIP.load(model).digest}
+
+
+def test_stills_by_galleries_and_the_floor(model: Path, table: Path):
+    stills = read_stills(table)
+    whole, shares = (measure_stills(stills, VideoCLIP.load(model), gallery) for gallery in (None, 8))
+    assert {row["queries"] for row in whole.r1()} == {row["queries"] for row in shares.r1()} == {24}
+    assert {row["gallery"] for row in shares.ranks} == {8} and {row["gallery"] for row in whole.ranks} == {24}
+    assert all(few["r1"] >= many["r1"] for few, many in zip(shares.r1(), whole.r1(), strict=True))
+    assert {row["alpha"] for row in keeps(model, stills, 8)} == {0.0, 1.0}
+    with pytest.raises(GateFailed, match=r"its lower bound is under \+100"):
+        keeps(model, stills, 8, floor=100.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"caption_en": "a"}', "row 1 has no 'image'"),
+        ('{"image": "../x.png", "caption_en": "a"}', "row 1: ../x.png: outside_root"),
+        ('{"image": "x.png", "caption_en": "a"}', "row 1: x.png: missing_file"),
+        ("not json", "row 1 is no JSON"),
+        ("[1]", "row 1 is no object"),
+        ("", "no row has a caption_en or caption_zh"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path: Path, lines: str, message: str):
+    (tmp_path / "stills.jsonl").write_text(lines)
+    with pytest.raises(M2raapError, match=message):
+        read_stills(tmp_path / "stills.jsonl")
+
+
+def test_stills_in_csv(table: Path, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes((table.parent / "images" / "000000.png").read_bytes())
+    (tmp_path / "stills.csv").write_text("image,caption_en,caption_zh\na.png,a red circle,\n", encoding="utf-8")
+    assert read_stills(tmp_path / "stills.csv").texts == [(0, "en", "a red circle")]
+
+
+def test_a_model_that_does_not_say_what_it_was_made_from(model: Path, tmp_path: Path):
+    VideoCLIP.load(model).save(tmp_path / "model")
+    with pytest.raises(M2raapError, match="does not say which backbone"):
+        dial(tmp_path / "model", 0.5, tmp_path / "out")
