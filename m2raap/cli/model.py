@@ -88,12 +88,13 @@ def interpolate(
     ] = None,
     stills: Annotated[Path | None, typer.Option("--stills", help="csv or jsonl: image, caption_en, caption_zh")] = None,
     gallery: Annotated[int | None, typer.Option("--gallery", min=2, help="rank that many stills at a time")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="leave the curve in this run, for its report")] = None,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.cli.options import parse_benches
     from m2raap.core.errors import UsageError
     from m2raap.core.view import open_view
-    from m2raap.stages.interpolate import curve, curve_lines, dial
+    from m2raap.stages.interpolate import curve, curve_lines, dial, keep_curve
     from m2raap.stages.run import model_folder
     from m2raap.stages.stills import read_stills
 
@@ -111,6 +112,8 @@ def interpolate(
         raise UsageError(f"--alphas {alphas}: expected numbers such as 0,0.5,1") from None
     views = {name: open_view(path) for name, path in parse_benches(bench).items()}
     rows = curve(model_folder(model), wanted, views, read_stills(stills) if stills else None, gallery)
+    if run is not None:
+        keep_curve(run, rows)
     show({"rows": rows}, curve_lines(rows), as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -26,7 +27,5 @@ def serve(
 
     server, url = open_server(index, chosen_model(model), host, port)
     typer.echo(url)  # the only line on stdout, so that a script can read it
-    try:
+    with server, suppress(KeyboardInterrupt):  # which is how one ends a server
         server.serve_forever()
-    finally:
-        server.server_close()

@@ -23,54 +23,54 @@ Row = dict[str, Any]
 
 CLIPS = pa.schema(
     [
-        ("clip_id", pa.string()),
+        ("clip_id", pa.string()),  # unique in the corpus
         ("video", pa.string()),  # relative to the corpus's video root, posix
         ("start_s", pa.float64()),  # null: from the beginning
         ("end_s", pa.float64()),  # null: to the end
         ("split", pa.string()),  # train | val | test
-        ("source", pa.string()),
-        ("licence", pa.string()),
-        ("category", pa.string()),
-        ("url", pa.string()),
+        ("source", pa.string()),  # where the pair comes from, as the list says
+        ("licence", pa.string()),  # as the list says
+        ("category", pa.string()),  # slices of a benchmark
+        ("url", pa.string()),  # as the list says; never fetched from here
     ]
 )
 TEXTS = pa.schema(
     [
-        ("text_id", pa.string()),
-        ("clip_id", pa.string()),
+        ("text_id", pa.string()),  # unique in the corpus
+        ("clip_id", pa.string()),  # the clip that it describes
         ("lang", pa.string()),  # en | zh
-        ("text", pa.string()),
+        ("text", pa.string()),  # as it came, or as its producer wrote it
         ("origin", pa.string()),  # raw | rewrite | translation | aux
         ("parent_text_id", pa.string()),  # what it was rewritten or translated from
         ("frame_index", pa.int32()),  # aux only
         ("producer", pa.string()),  # model + prompt digest
-        ("active", pa.bool_()),
+        ("active", pa.bool_()),  # false: kept, not read
     ]
 )
 FRAMES = pa.schema(
     [
-        ("clip_id", pa.string()),
-        ("times_s", pa.list_(pa.float64())),
-        ("shots", pa.list_(pa.int32())),
-        ("scores", pa.list_(pa.float64())),
-        ("why", pa.list_(pa.string())),
-        ("hashes", pa.list_(pa.int64())),
-        ("jpegs", pa.list_(pa.binary())),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
+        ("clip_id", pa.string()),  # one row a clip
+        ("times_s", pa.list_(pa.float64())),  # of each frame, since the start of the clip
+        ("shots", pa.list_(pa.int32())),  # which shot each is from; -1: unknown
+        ("scores", pa.list_(pa.float64())),  # by which each was chosen
+        ("why", pa.list_(pa.string())),  # each was chosen
+        ("hashes", pa.list_(pa.int64())),  # 64-bit dHash of each
+        ("jpegs", pa.list_(pa.binary())),  # the pictures
+        ("width", pa.int32()),  # pixels
+        ("height", pa.int32()),  # pixels
     ]
 )
 DROPPED = pa.schema(
     [
-        ("clip_id", pa.string()),
+        ("clip_id", pa.string()),  # whose row is gone
         ("text_id", pa.string()),  # null: the whole clip
-        ("stage", pa.string()),
-        ("reason", pa.string()),
-        ("score", pa.float64()),
-        ("threshold", pa.float64()),
+        ("stage", pa.string()),  # that dropped it
+        ("reason", pa.string()),  # one of the reason codes
+        ("score", pa.float64()),  # what was measured
+        ("threshold", pa.float64()),  # that it failed
         ("rule_version", pa.string()),  # reason/number; a stage's own verdicts: stage/version
-        ("detail", pa.string()),
-        ("also_failed", pa.list_(pa.string())),
+        ("detail", pa.string()),  # the signal, the twin, the message
+        ("also_failed", pa.list_(pa.string())),  # every other rule that refused it
     ]
 )
 # `missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.

@@ -38,7 +38,7 @@ Row = dict[str, Any]
 class CaptionerConfig(Config):
     """Which captioner, and when it says nothing."""
 
-    name: Literal["retrieval", "transformers", "endpoint"] = "retrieval"
+    name: Literal["retrieval", "transformers", "endpoint"] = "retrieval"  # retrieval: words of a list
     min_score: float | None = Field(
         default=None, description="retrieval: cosine under which a frame gets no caption; null: always one"
     )

@@ -87,12 +87,12 @@ class GatesConfig(Config):
     max_echoes: float | None = Field(
         default=0, description="links, role tags, markup, talk about the task: kinds found"
     )
-    min_lang_share: float | None = Field(default=0.5, ge=0, le=1)
+    min_lang_share: float | None = Field(default=0.5, ge=0, le=1)  # in the language asked for
     min_words: float | None = Field(default=3, ge=0, description="words (en), characters (zh)")
     max_tokens_over: float | None = Field(default=0, ge=0, description="tokens that the backbone would cut off")
     max_mixed_script: float | None = Field(default=0, ge=0, description="traditional characters among simplified ones")
     max_number_faults: float | None = Field(default=0, ge=0, description="numbers lost or invented")
-    max_negation_faults: float | None = Field(default=0, ge=0)
+    max_negation_faults: float | None = Field(default=0, ge=0)  # negations lost or invented
     max_name_faults: float | None = Field(default=0, ge=0, description="names lost or invented")
     max_colour_faults: float | None = Field(default=0, ge=0, description="colours and sides lost or invented")
     max_lost_share: float | None = Field(default=0.7, ge=0, le=1, description="of the original's content words")

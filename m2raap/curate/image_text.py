@@ -29,13 +29,13 @@ class ImageTextConfig(Config):
     Hub examples: Salesforce/blip-image-captioning-base, Salesforce/blip2-opt-2.7b, florence-community/Florence-2-base.
     """
 
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1)  # a hub name or a folder
     revision: str | None = Field(default=None, description="of a hub name: commit or tag")
     lang: Literal["en", "zh"] = Field(default="en", description="the language that it writes")
     prompt: str | None = Field(default=None, description="null: the family's own, <CAPTION> for Florence-2, else none")
-    max_tokens: int = Field(default=48, ge=4, le=1024)
-    batch_size: int = Field(default=8, ge=1)
-    dtype: Dtype = "auto"
+    max_tokens: int = Field(default=48, ge=4, le=1024)  # of one caption
+    batch_size: int = Field(default=8, ge=1)  # pictures a forward pass
+    dtype: Dtype = "auto"  # auto: as the weights are stored
 
 
 class ImageText:

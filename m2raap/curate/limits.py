@@ -16,8 +16,8 @@ from m2raap.curate.refusal import Side
 class Limit(Config):
     """A threshold by `value` or, with `quantile`, where that share of the clips lies on the bad side."""
 
-    value: float | None = None
-    quantile: float | None = Field(default=None, gt=0, lt=1)
+    value: float | None = None  # the threshold; a bare number means this
+    quantile: float | None = Field(default=None, gt=0, lt=1)  # the threshold is where that share lies on the bad side
 
     @classmethod
     def of(cls, value: float) -> Self:
@@ -33,9 +33,9 @@ class Limit(Config):
 class LangLimit(Config):
     """A threshold for each language or, with `quantile`, where that share of its texts lies on the bad side."""
 
-    en: float | None = None
-    zh: float | None = None
-    quantile: float | None = Field(default=None, gt=0, lt=1)
+    en: float | None = None  # for English; a bare number means both languages
+    zh: float | None = None  # for Chinese
+    quantile: float | None = Field(default=None, gt=0, lt=1)  # where that share of a language is on the bad side
 
     @classmethod
     def of(cls, value: float) -> Self:

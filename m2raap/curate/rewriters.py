@@ -37,7 +37,7 @@ _MAX_AUX, _MAX_AUX_CHARS, _MAX_RAW_CHARS = 16, 300, 2000
 class RewriterConfig(Config):
     """Which rewriter, and what it may do."""
 
-    name: Literal["rules", "none", "endpoint", "local"] = "rules"
+    name: Literal["rules", "none", "endpoint", "local"] = "rules"  # local: a transformers model here
     simplified: bool = Field(default=False, description="traditional characters -> simplified ones (OpenCC)")
     fill_missing: bool = Field(default=True, description="a language without a text gets an auxiliary caption")
     translate: bool = Field(default=True, description="models: a text into each language that its clip has no text in")

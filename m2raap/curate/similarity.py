@@ -28,9 +28,11 @@ class MismatchConfig(Config):
     """When image and text are strangers: `signal` under `value`, or among the lowest `quantile` of its language if that is
     set. Both null: nothing is refused."""
 
-    signal: Literal["sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean"] = "sim_percentile"
-    value: float | None = 0.93
-    quantile: float | None = Field(default=None, gt=0, lt=1)
+    signal: Literal["sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean"] = Field(
+        default="sim_percentile", description="percentile, margin and z set a pair beside other texts"
+    )
+    value: float | None = 0.93  # under it a pair is refused
+    quantile: float | None = Field(default=None, gt=0, lt=1)  # the lowest share of each language is refused instead
     num_others: int = Field(default=256, ge=8, description="other texts that a pair is judged against")
 
     def threshold(self, scores: Sequence[float] | np.ndarray) -> float | None:

@@ -15,8 +15,8 @@ from m2raap.curate.refusal import Refusal, Side
 class ScoreLimit(Config):
     """Refuses scores under `min` or over `max`, and the given shares of those that are lowest or highest."""
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = None  # lower scores are refused
+    max: float | None = None  # higher scores are refused
     lowest: float | None = Field(default=None, gt=0, lt=1, description="share of the scored to refuse")
     highest: float | None = Field(default=None, gt=0, lt=1, description="share of the scored to refuse")
 

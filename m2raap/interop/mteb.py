@@ -84,7 +84,12 @@ class Encoder:
                         "m2raap has a vector for a text, an image or a video alone"
                     )
                 found.append(self._batch(kinds[0], batch[kinds[0]], worker))
-        return np.concatenate(found)
+        vectors_NE = np.concatenate(found)
+        if not vectors_NE.any():
+            raise M2raapError(
+                f"task '{task_metadata.name}': none of {len(vectors_NE)} videos could be decoded: {self.refused}"
+            )
+        return vectors_NE
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """(N, M) cosines, a tensor; BELOW_ALL where the second is no vector."""
@@ -159,6 +164,8 @@ class Encoder:
 
     def _of_file(self, video: dict[str, Any], worker: VideoWorker) -> list[bytes]:
         if video["bytes"] is None:
+            if "://" in video["path"]:
+                raise M2raapError(f"{video['path']}: is an address; load the dataset with its files on this machine")
             path = Path(video["path"]).resolve()  # a hub's cache is made of links
             return worker.extract(resolve_video(path.parent, path.name), 0.0, None, self._keyframes).jpegs
         with tempfile.TemporaryDirectory() as folder:

@@ -18,12 +18,12 @@ class BackboneConfig(Config):
     """
 
     family: str = Field(default="open_clip", description="a key of m2raap.models.backbone.BACKBONES")
-    model: str = "builtin:tiny"
-    pretrained: str | None = None
+    model: str = "builtin:tiny"  # builtin:tiny, an open_clip name, hf-hub:org/name or local-dir:/folder
+    pretrained: str | None = None  # of an open_clip name: a tag, or a .pt or .safetensors file
     random_init: bool = Field(
         default=False, description="make the weights up from random_seed; has to be asked for by name"
     )
-    random_seed: int = 0
+    random_seed: int = 0  # of made-up weights
 
     @model_validator(mode="after")
     def _weights_from_one_place(self) -> BackboneConfig:
@@ -44,8 +44,8 @@ class SeqTransfConfig(Config):
     """CLIP4Clip's seqTransf: a small transformer over frame vectors, added to them."""
 
     name: Literal["seqtransf"] = "seqtransf"
-    layers: int = Field(default=4, ge=1)
-    max_frames: int = Field(default=64, ge=2)
+    layers: int = Field(default=4, ge=1)  # blocks over the frames
+    max_frames: int = Field(default=64, ge=2)  # positions that it has
     from_text: bool = Field(default=True, description="start from the first text blocks where the widths fit")
 
 
@@ -53,8 +53,8 @@ class StanConfig(Config):
     """STAN (arXiv 2301.11116), self-attention variant: a branch beside the last `layers` layers of the backbone."""
 
     name: Literal["stan"] = "stan"
-    layers: int = Field(default=4, ge=1)
-    max_frames: int = Field(default=64, ge=2)
+    layers: int = Field(default=4, ge=1)  # last vision layers that it reads
+    max_frames: int = Field(default=64, ge=2)  # positions that it has
     drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last branch layer; rises from 0 linearly")
     pool: Literal["unit", "raw"] = Field(default="unit", description="raw: STAN's mean of unnormalised frame vectors")
     start: Literal["gate", "matrix", "open"] = Field(
@@ -84,7 +84,7 @@ class AdapterConfig(Config):
     """ST-Adapter (arXiv 2206.13559): a bottleneck with a convolution over time before each of the last `layers` blocks."""
 
     name: Literal["adapter"] = "adapter"
-    layers: int = Field(default=4, ge=1)
+    layers: int = Field(default=4, ge=1)  # last vision blocks that get one
     width: int | None = Field(default=None, ge=1, description="of the bottleneck; null: half the vision width")
     kernel_frames: int = Field(default=3, ge=1, description="frames the convolution sees; odd")
 
@@ -99,7 +99,7 @@ class MessageConfig(Config):
     """X-CLIP's message token (arXiv 2208.02816): frames exchange messages, and attend to their own in the last blocks."""
 
     name: Literal["message"] = "message"
-    layers: int = Field(default=4, ge=1)
+    layers: int = Field(default=4, ge=1)  # last vision blocks that exchange messages
 
 
 class AcgConfig(Config):

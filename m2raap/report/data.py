@@ -100,6 +100,25 @@ class CostRow:
 
 
 @dataclass(frozen=True)
+class InterpolationRow:
+    """R@1 of a mixture of backbone (alpha 0) and adapted model (alpha 1); `diff`: to the backbone, paired."""
+
+    set: str  # a benchmark by name, or stills
+    what: str
+    lang: str
+    direction: str
+    alpha: float
+    queries: int
+    r1: float
+    lo: float
+    hi: float
+    diff: float
+    diff_lo: float
+    diff_hi: float
+    p: float
+
+
+@dataclass(frozen=True)
 class ModuleRow:
     """What an arm's modules weigh, compute and take for one clip, beside mean pooling on the same backbone."""
 
@@ -202,6 +221,7 @@ class ReportData:
     probes: list[ProbeRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
     modules: list[ModuleRow] = field(default_factory=list)
+    interpolation: list[InterpolationRow] = field(default_factory=list)
     ladder: list[LadderRow] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     funnel: list[FunnelStage] = field(default_factory=list)

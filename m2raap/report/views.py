@@ -26,6 +26,12 @@ def view(data: ReportData) -> dict[str, Any]:
             {"benchmark": benchmark, "lang": lang, "rows": rows}
             for (benchmark, lang), rows in _grouped(data.ladder, lambda row: (row.benchmark, row.lang))
         ],
+        "interpolation": [
+            {"set": name, "what": what, "lang": lang, "direction": direction, "rows": rows}
+            for (name, what, lang, direction), rows in _grouped(
+                data.interpolation, lambda row: (row.set, row.what, row.lang, row.direction)
+            )
+        ],
         "results": _results(data),
         "differences": _differences(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),

@@ -8,6 +8,7 @@ import re
 import socket
 from dataclasses import dataclass
 from email.message import Message
+from functools import cache
 from http.cookies import CookieError, SimpleCookie
 
 COOKIE = "m2raap_token"
@@ -30,6 +31,12 @@ def _is_address(name: str) -> bool:
     return True
 
 
+@cache
+def _own_names() -> tuple[str, str]:
+    """Asked once: a slow name server must not hold up every request."""
+    return socket.gethostname().lower(), socket.getfqdn().lower()
+
+
 @dataclass(frozen=True)
 class Guard:
     """`host`: what the server is bound to. `token` None: nobody needs one."""
@@ -49,8 +56,7 @@ class Guard:
         name = match[1].lower()
         if is_loopback(self.host):
             return is_loopback(name)
-        ours = {"localhost", self.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
-        return _is_address(name) or name in ours
+        return _is_address(name) or name in {"localhost", self.host.lower(), *_own_names()}
 
     def same_site(self, headers: Message) -> bool:
         """False for requests that a page of another site made. Browsers say so; other programs say nothing."""

@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import stat
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -102,15 +103,15 @@ class SearchServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error; what else comes here is a bug, and is said."""
-        error = traceback.format_exc()
-        if not any(name in error for name in ("ConnectionError", "BrokenPipe", "ConnectionReset", "TimeoutError")):
-            talk.say(error)
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            talk.say(traceback.format_exc())
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "m2raap", ""
     timeout = STALL_S
+    _begun = False  # whether the status line of this answer is out
     server: SearchServer  # type: ignore[assignment]
 
     def do_GET(self) -> None:
@@ -131,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"error": message or "bad request"}, code)
 
     def _answer(self, work: Callable[[], None]) -> None:
+        self._begun = False
         try:
             if len(self.path) > MAX_URL_BYTES:
                 raise _Answer(414, f"the address is longer than {MAX_URL_BYTES} bytes")
@@ -144,6 +146,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": "no such clip, or its file is not there any more"}, 404)
         except M2raapError as error:
             self._json({"error": str(error)}, 400)
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception:
+            talk.say(traceback.format_exc())
+            self.close_connection = True
+            if not self._begun:
+                self._json({"error": "a fault of the server; its console says more"}, 500)
 
     def _get(self) -> None:
         guard = self.server.guard
@@ -259,6 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def _head(self, status: int, kind: str, num_bytes: int, headers: dict[str, str]) -> None:
+        self._begun = True
         self.send_response(status)
         for name, value in (_HEADERS | headers).items():
             self.send_header(name.replace("_", "-"), value)

@@ -41,7 +41,7 @@ class EmbedConfig(Config):
     probes: tuple[Probe, ...] = Field(
         default=(), description="also embed with the frames shuffled, reversed, or one frame only"
     )
-    probe_seed: int = 0
+    probe_seed: int = 0  # of the shuffled frames
     captions: bool = Field(
         default=False,
         description="give ACG auxiliary captions of the benchmark's frames (the stage caption then runs on them); "

@@ -128,6 +128,8 @@ class Gallery:
                 if not file.exists() or file_sha256(file) != expected:
                     raise M2raapError(f"{file}: is not what the manifest was signed over; make the index again")
                 tables.append(pq.read_table(file, schema=CLIPS))
+        if not tables:
+            raise M2raapError(f"{path}: its manifest names no clips; make the index again")
         clips = pa.concat_tables(tables).combine_chunks()
         vectors_NE, frames_FE = (_mapped(path / name, kind) for name, kind in ((VECTORS, "<f4"), (FRAMES, "<f2")))
         gallery = cls(path, manifest, clips, vectors_NE, frames_FE)

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from m2raap.core.errors import GateFailed, M2raapError
 from m2raap.core.exports import new_folder
-from m2raap.core.files import read_json
+from m2raap.core.files import read_json, write_json
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
+from m2raap.report.data import InterpolationRow
 from m2raap.stages.measure import Measured, measure
+from m2raap.stages.run import RunFolder
 from m2raap.stages.stills import Stills, measure_stills
 
 if TYPE_CHECKING:
     from m2raap.models.backbone import Backbone
     from m2raap.models.video_clip import VideoCLIP
+
+FILE = "interpolation.json"
 
 
 def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
@@ -98,6 +102,17 @@ def keeps(
         if floor is not None and row["alpha"] == 1 and row["diff_lo"] < floor:
             raise GateFailed(f"{curve_line(row)}: its lower bound is under {floor:+g}")
     return rows
+
+
+def keep_curve(run: Path, rows: list[dict[str, Any]]) -> None:
+    """Leaves a curve in a run, for its report. Raises M2raapError where there is no run."""
+    RunFolder.open(run)
+    write_json(run / FILE, {"rows": rows})
+
+
+def read_curve(run: Path) -> list[InterpolationRow]:
+    """What `keep_curve` left; nothing where no curve was drawn."""
+    return [InterpolationRow(**row) for row in read_json(run / FILE)["rows"]] if (run / FILE).exists() else []
 
 
 def curve_lines(rows: list[dict[str, Any]]) -> list[str]:

@@ -28,14 +28,14 @@ _SHARED = ("backbone", "langs", "seed")
 class Recipe(Config):
     """One experiment. `arms` are named overrides of it; arms share every stage folder whose inputs and settings agree."""
 
-    name: str
-    title: str = ""
-    langs: tuple[Literal["en", "zh"], ...] = Field(default=("en", "zh"), min_length=1)
-    seed: int = Field(default=0, ge=0)
+    name: str  # of the experiment; names its one arm where there are no arms
+    title: str = ""  # of the report; default: the name
+    langs: tuple[Literal["en", "zh"], ...] = Field(default=("en", "zh"), min_length=1)  # of the texts that are read
+    seed: int = Field(default=0, ge=0)  # of everything that is drawn
     seeds: int = Field(
         default=1, ge=1, le=100, description="training seeds: seed, seed + 1, ...; what is curated is shared by all"
     )
-    stages: tuple[TrainingStage, ...] = (*DATA_STAGES, "adapt")
+    stages: tuple[TrainingStage, ...] = (*DATA_STAGES, "adapt")  # of the training corpus, in this order
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
     filter: FilterConfig = Field(default_factory=FilterConfig)
     keyframes: KeyframesConfig = Field(default_factory=KeyframesConfig)
@@ -52,10 +52,11 @@ class Recipe(Config):
         default=(), description="pairs of arms whose difference the report shows"
     )
     progressive: bool = Field(
-        default=False, description="each arm adds one thing to the arm before it: the report shows what each step brings"
+        default=False,
+        description="each arm adds one thing to the arm before it: the report shows what each step brings",
     )
     arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], dict[str, Any]] = Field(
-        default_factory=dict
+        default_factory=dict, description="named overrides of all other keys; each is a run of its own"
     )
 
     @field_validator("stages")

@@ -24,6 +24,7 @@ from m2raap.stages.ablate import ladder_rows
 from m2raap.stages.cost import read_costs
 from m2raap.stages.evaluate import read_ranks, side_lines
 from m2raap.stages.examples import dropped_gallery, examples, nearly_dropped
+from m2raap.stages.interpolate import read_curve
 from m2raap.stages.lengths import length_rows
 from m2raap.stages.plan import Step
 from m2raap.stages.recipe import Recipe, arms_of, family
@@ -66,6 +67,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         probes=_probes(steps),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
+        interpolation=read_curve(run.path),
         ladder=ladder_rows(steps, recipe) if recipe.progressive else [],
         curves=_curves(steps),
         funnel=[row for step in curated for row in _funnel(step)],

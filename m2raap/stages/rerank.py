@@ -28,7 +28,7 @@ class MugRerankConfig(Config):
 
     candidates: int = Field(default=50, ge=1, description="of the first stage, a query")
     weight: float = Field(default=0.5, ge=0, le=1, description="of Mug's score beside the first stage's cosine")
-    form: Literal["simple", "full"] = "simple"
+    form: Literal["simple", "full"] = "simple"  # as adapt.mug_form
 
 
 def rerank(

@@ -53,9 +53,10 @@ class Search:
     def _encoder(self) -> ClipEncoder:
         encoder = ClipEncoder(self._model)
         if encoder.digest != self.gallery.model_digest:
+            name = self._model if isinstance(self._model, Path) else self._model.model
             raise M2raapError(
                 f"{self.gallery.path}: was made with model {self.gallery.model_digest[:12]}, not with "
-                f"{encoder.digest[:12]} of {self._model}; give the right --model, or make the index again"
+                f"{encoder.digest[:12]} of {name}; give the right --model, or make the index again"
             )
         return encoder
 
@@ -94,9 +95,8 @@ class Search:
 
     def by_picture(self, data: bytes, name: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
         """Raises M2raapError for what is no picture."""
-        picture = open_picture(data, name)
-        with self._lock:
-            query_E = self._encoder.picture(picture)
+        with self._lock:  # of decoding, too: a picture may take 150 MB
+            query_E = self._encoder.picture(open_picture(data, name))
         return self._hits(query_E, top, only)
 
     def by_video(self, path: Path, top: int, only: Only = EVERYTHING) -> list[Hit]:
@@ -134,7 +134,7 @@ class Search:
                 self._held.move_to_end(clip_id)
                 return self._held[clip_id]
         clip = self.clip(clip_id)
-        found = _jpegs(self._view(clip), clip_id)
+        found = _jpegs(self._corpus_of(clip), clip_id)
         if len(found) != len(clip["times_s"]):
             raise NotThere(
                 f"clip '{clip_id}': its key-frames have changed since; 'm2raap index --add' brings them up to date"
@@ -151,7 +151,7 @@ class Search:
         if is_url(clip["video"]):
             raise NotThere(f"clip '{clip_id}': its video is an address and not on this machine")
         try:
-            return resolve_video(self._view(clip).corpus.video_root, clip["video"])
+            return resolve_video(self._corpus_of(clip).corpus.video_root, clip["video"])
         except Refused as refused:
             raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
 
@@ -161,8 +161,13 @@ class Search:
             raise NotThere(f"{self.gallery.path}: holds no clip '{clip_id}'")
         return row
 
-    def _view(self, clip: Row) -> View:
-        return self.gallery.sources.views[clip["view"]]
+    def _corpus_of(self, clip: Row) -> View:
+        view = self.gallery.sources.views[clip["view"]]
+        try:
+            _ = view.corpus
+        except M2raapError as error:
+            raise NotThere(f"clip '{clip['clip_id']}': its corpus cannot be opened ({error})") from None
+        return view
 
     def _keyframes(self) -> KeyframesConfig:
         """The settings with which the first view's frames were chosen."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2raap.adapt.config import AdaptConfig
+from m2raap.models.config import AdapterConfig, MessageConfig
 from m2raap.stages.recipe import Recipe
 from m2raap.stages.shapes import Shape, shape_of
 
@@ -149,7 +150,9 @@ def temporal_weights(cfg: AdaptConfig, shape: Shape) -> int:
 
 def _passed(cfg: AdaptConfig, learns: int) -> int:
     """Frozen layers that the way back passes: those that a module stands in."""
-    return max(0, cfg.temporal.layers - learns) if cfg.temporal.name in ("adapter", "message") else 0
+    if isinstance(cfg.temporal, AdapterConfig | MessageConfig):
+        return max(0, cfg.temporal.layers - learns)
+    return 0
 
 
 def as_tree(cost: Cost, recipe: Recipe) -> dict[str, Any]:

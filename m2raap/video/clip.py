@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 class KeyframeConfig(Config):
     """How many frames stand for a clip, how they are found and how they are stored."""
 
-    k: int = Field(default=8, ge=1, le=256)
-    strategy: Literal["keyframe", "uniform", "iframe"] = "keyframe"
+    k: int = Field(default=8, ge=1, le=256)  # frames a clip
+    strategy: Literal["keyframe", "uniform", "iframe"] = "keyframe"  # by shot; evenly; the file's I-frames
     fill: bool = Field(
         default=True, description="iframe: fill up to k where I-frames are fewer; false: the shortfall is stated"
     )
     short_side_px: int = Field(default=256, ge=16)  # smaller clips keep their size
-    jpeg_quality: int = Field(default=90, ge=1, le=100)
-    detector: Detector = "adaptive"
-    min_shot_s: float = Field(default=0.6, ge=0)
+    jpeg_quality: int = Field(default=90, ge=1, le=100)  # of what is stored
+    detector: Detector = "adaptive"  # of shots; transnetv2 needs its extra
+    min_shot_s: float = Field(default=0.6, ge=0)  # no shot is cut off that is shorter
     reading: Literal["auto", "full", "sparse"] = Field(
         default="auto", description="full: every frame; sparse: I-frames and few seeks, shots and motion stay unknown"
     )

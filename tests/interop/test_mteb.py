@@ -126,6 +126,10 @@ def test_pictures_frames_and_decoders_are_videos_too(model: Any) -> None:
         encoder.encode(loader([{"text": "a", "image": pictures(jpegs)[0]}]), **ask)
     with pytest.raises(M2raapError, match="a video came as int"):
         encoder.encode(loader([{"video": 3}]), **ask)
+    with pytest.raises(M2raapError, match="is an address"):
+        encoder.encode(loader([{"video": {"bytes": None, "path": "hf://datasets/a/b.mp4"}}]), **ask)
+    with pytest.raises(M2raapError, match="none of 1 videos could be decoded: {'missing_file': 1}"):
+        encoder.encode(loader([{"video": {"bytes": None, "path": "/nowhere/b.mp4"}}]), **ask)
 
 
 class Images:

@@ -38,7 +38,7 @@ def run(number: int) -> dict[str, Any]:
     for name, other in STAND_INS.items():
         code = code.replace(name, other)
     names: dict[str, Any] = {}
-    exec(compile(code, PAGE, "exec"), names)
+    exec(compile(code, PAGE, "exec", dont_inherit=True), names)
     return names
 
 

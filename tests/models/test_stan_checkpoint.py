@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import CLIPConfig
+from typer.testing import CliRunner
 
+from m2raap.cli.model import app
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import BackboneConfig
 from m2raap.models.stan_checkpoint import import_stan_checkpoint
@@ -88,3 +90,11 @@ def test_objects_of_strangers_are_not_unpickled(released: Released, tmp_path: Pa
     (tmp_path / "text.pth").write_text("no checkpoint")
     with pytest.raises(M2raapError, match=r"text.pth: "):
         import_stan_checkpoint(tmp_path / "text.pth")
+
+
+def test_the_command_writes_a_model_folder(released: Released, shape: BackboneConfig, tmp_path: Path) -> None:
+    path = written(tmp_path / "c.pth", released.checkpoint())
+    words = ["import", str(path), "--backbone", shape.model, "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and "stan with 2 branch layers" in done.stdout, done.output
+    assert VideoCLIP.load(tmp_path / "out").digest == import_stan_checkpoint(path, shape)[0].digest

@@ -227,3 +227,24 @@ def test_on_an_open_host_addresses_and_own_names_are_ours(search: Search) -> Non
 def test_a_port_that_is_taken_is_said(server: SearchServer, search: Search) -> None:
     with pytest.raises(M2raapError, match="cannot be bound"):
         SearchServer(search, "127.0.0.1", server.server_address[1], None)
+
+
+def test_a_fault_of_ours_is_said_without_telling_of_it(
+    server: SearchServer, search: Search, monkeypatch, capfd
+) -> None:
+    monkeypatch.setattr(search, "about", lambda: 1 / 0)
+    status, _, body = ask(server, "/api/about")
+    assert status == 500 and b"division" not in body and "ZeroDivisionError" in capfd.readouterr().err
+    assert ask(server, "/healthz")[0] == 200
+
+
+def test_a_corpus_that_is_gone_is_no_path_to_tell(search: Search) -> None:
+    with serving(Search(search.gallery.path)) as server:
+        manifest = search.gallery.path.parent / "corpus" / "manifest.json"
+        manifest.rename(manifest.with_name("away"))
+        try:
+            for path in ("/video/c0", "/frames/c0/0.jpg"):
+                status, _, body = ask(server, path)
+                assert status == 404 and str(manifest.parent).encode() not in body
+        finally:
+            manifest.with_name("away").rename(manifest)

@@ -406,12 +406,12 @@ def test_another_folder_that_nobody_can_take_apart_goes_whole(chain: Path, tmp_p
     home = tmp_path / "k"
     shutil.copytree(chain, home)
     base = read_json(home / "b" / "manifest.json")
-    (home / "index").mkdir()
-    (home / "index" / "flat.faiss").write_bytes(b"vectors")
-    manifest = {"kind": "stage", "stage": "index", "files": {}, "counts": {}, "models": {}, "settings": {}}
-    write_json(home / "index" / "manifest.json", manifest | {"inputs": {"b": base["digest"]}, "digest": "0" * 32})
+    (home / "cubes").mkdir()
+    (home / "cubes" / "flat.bin").write_bytes(b"vectors")
+    manifest = {"kind": "stage", "stage": "cubes", "files": {}, "counts": {}, "models": {}, "settings": {}}
+    write_json(home / "cubes" / "manifest.json", manifest | {"inputs": {"b": base["digest"]}, "digest": "0" * 32})
     done = forget([home], ["c003"], {})
-    assert done["removed_whole"] == [str(home / "index")] and not (home / "index").exists()
+    assert done["removed_whole"] == [str(home / "cubes")] and not (home / "cubes").exists()
 
 
 def test_bad_lists_and_folders_are_named(tmp_path: Path, chain: Path):

@@ -3,13 +3,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from data_tools.world.still_set import write_stills
+from m2raap.cli.model import app
 from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.files import write_json
 from m2raap.models.backbone import load_backbone
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.models.video_clip import VideoCLIP
-from m2raap.stages.interpolate import curve, curve_lines, dial, keeps
+from m2raap.report.data import ReportData
+from m2raap.report.html import write_report
+from m2raap.stages.interpolate import curve, curve_lines, dial, keep_curve, keeps, read_curve
 from m2raap.stages.measure import measure
 from m2raap.stages.stills import measure_stills, read_stills
 from tests.stages.adapted import drawn_benchmark, save_adapted
@@ -30,13 +35,13 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    return write_stills(tmp_path_factory.mktemp("stills"), 24, seed=1)
+    return write_stills(tmp_path_factory.mktemp("stills"), 16, seed=1)
 
 
 def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, tmp_path: Path):
     view, stills = drawn_benchmark(tmp_path), read_stills(table)
-    rows = curve(model, [0.5, 1.0], {"drawn": view}, stills)
-    alphas = [0.0, 0.5, 1.0]
+    alphas = [0.0, 1.0]
+    rows = curve(model, [1.0], {"drawn": view}, stills)
     found = {(row["set"], row["lang"], row["direction"], row["alpha"]): row for row in rows}
     assert set(found) == {
         (name, lang, direction, alpha)
@@ -52,19 +57,43 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
                 assert mine["diff"] == pytest.approx(row["r1"] - found[name, row["lang"], row["direction"], 0.0]["r1"])
     assert len(curve_lines(rows)) == len(rows)
 
+    write_json(tmp_path / "run.json", {"steps": []})
+    keep_curve(tmp_path, rows)
+    kept = read_curve(tmp_path)
+    assert [(row.set, row.alpha, row.diff) for row in kept] == [(row["set"], row["alpha"], row["diff"]) for row in rows]
+    write_report(ReportData("t", False, interpolation=kept), tmp_path / "report.html", tmp_path / "report.json")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count("to the backbone</th>") == 8 and "Between the backbone and the model" in html
+
 
 def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
-    digest = dial(model, 0.3, tmp_path / "mixed")
-    assert VideoCLIP.load(tmp_path / "mixed").digest == digest
+    words = ["interpolate", str(model), "--alpha", "0.3", "--out", str(tmp_path / "mixed"), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert VideoCLIP.load(tmp_path / "mixed").digest == json.loads(done.stdout)["model"]
     card = json.loads((tmp_path / "mixed" / "model.json").read_text())
     assert card["made_from"]["interpolated"] == {"alpha": 0.3, "adapted": VideoCLIP.load(model).digest}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--alpha", "0.5"], "one mixture needs both: --alpha 0.5 --out FOLDER"),
+        (["--alpha", "0.5", "--out", "x", "--stills", "t.csv"], "--alpha writes one mixture"),
+        (["--alphas", "0,half"], "--alphas 0,half: expected numbers"),
+        ([], "a curve needs something to ask"),
+    ],
+)
+def test_wrong_words_are_said(model: Path, more: list[str], message: str):
+    done = CliRunner().invoke(app, ["interpolate", str(model), *more])
+    assert message in str(done.exception)
 
 
 def test_stills_by_galleries_and_the_floor(model: Path, table: Path):
     stills = read_stills(table)
     whole, shares = (measure_stills(stills, VideoCLIP.load(model), gallery) for gallery in (None, 8))
-    assert {row["queries"] for row in whole.r1()} == {row["queries"] for row in shares.r1()} == {24}
-    assert {row["gallery"] for row in shares.ranks} == {8} and {row["gallery"] for row in whole.ranks} == {24}
+    assert {row["queries"] for row in whole.r1()} == {row["queries"] for row in shares.r1()} == {16}
+    assert {row["gallery"] for row in shares.ranks} == {8} and {row["gallery"] for row in whole.ranks} == {16}
     assert all(few["r1"] >= many["r1"] for few, many in zip(shares.r1(), whole.r1(), strict=True))
     assert {row["alpha"] for row in keeps(model, stills, 8)} == {0.0, 1.0}
     with pytest.raises(GateFailed, match=r"its lower bound is under \+100"):

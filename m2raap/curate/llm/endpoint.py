@@ -31,9 +31,9 @@ class EndpointConfig(Config):
     api_key_env: str | None = Field(default=None, description="environment variable that holds the key; never the key")
     allow_remote: bool = Field(default=False, description="captions and frames may leave this machine")
     answer_format: AnswerFormat = Field(default="json_schema", description="'none' for servers that refuse the others")
-    max_tokens: int = Field(default=256, ge=16, le=MAX_NEW_TOKENS)
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    seed: int | None = 0
+    max_tokens: int = Field(default=256, ge=16, le=MAX_NEW_TOKENS)  # of one answer
+    temperature: float = Field(default=0.0, ge=0, le=2)  # 0: the likeliest answer
+    seed: int | None = 0  # sent to the server; null: none is sent
     extra: dict[str, Any] = Field(
         default_factory=dict,
         description="laid over the request body; null takes a key out. {chat_template_kwargs: {enable_thinking: false}}",

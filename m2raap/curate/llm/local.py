@@ -21,10 +21,10 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class LocalModelConfig(Config):
     """A hub name or a folder. Weights are read as safetensors; code that comes with a model is never run."""
 
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1)  # a hub name or a folder
     revision: str | None = Field(default=None, description="of a hub name: commit or tag")
-    max_tokens: int = Field(default=256, ge=8, le=8192)
-    dtype: Dtype = "auto"
+    max_tokens: int = Field(default=256, ge=8, le=8192)  # of one answer
+    dtype: Dtype = "auto"  # auto: as the weights are stored
     budget: BudgetConfig = Field(default_factory=BudgetConfig)
 
 

@@ -1,0 +1,264 @@
+"""Writes docs/reference.md from the code: commands, recipes, keys, tables, rules, benchmarks, reason codes.
+
+    python docs/reference.py
+
+A test compares the page with what this gives.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.main
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.cli.main import app
+from m2raap.core import tables
+from m2raap.core.errors import QUALITY, UNREADABLE
+from m2raap.curate.text_rules import RULES
+from m2raap.curate.video_rules import VIDEO_RULES
+from m2raap.retrieval.benchmarks import BENCHMARKS
+from m2raap.stages.plan import DATA_STAGE
+from m2raap.stages.recipe import _SHARED, Recipe, recipes_folder
+
+PAGE = Path(__file__).parent / "reference.md"
+HEAD = """# Reference
+
+Written by `python docs/reference.py` from the code; do not edit. Commands, recipes and their keys, tables and their columns,
+rules, benchmarks, reason codes.
+"""
+
+
+def page() -> str:
+    parts = [HEAD, *_commands(), *_recipes(), *_keys(), *_tables(), *_rules(), *_benchmarks(), *_reasons()]
+    return "\n".join(parts)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+# -- commands -------------------------------------------------------------------------------------------------------
+
+
+def _commands() -> Iterator[str]:
+    yield "## Commands\n\nEvery command takes `--help`. Results go to stdout, talk to stderr (`m2raap -q` for none).\n"
+    for names, command in sorted(_leaves(typer.main.get_command(app), []), key=lambda leaf: leaf[0]):
+        yield f"### m2raap {' '.join(names)}\n\n{_said(command.help)}\n"
+        rows = []
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            option = parameter.param_type_name == "option"
+            flags = (
+                [*parameter.opts, *parameter.secondary_opts]
+                if option
+                else [(parameter.metavar or parameter.name).upper()]
+            )
+            default = "" if parameter.default is None or callable(parameter.default) else parameter.default
+            shown = (
+                "needed"
+                if parameter.required
+                else ""
+                if default in (False, (), [])
+                else f"`{default}`"
+                if default != ""
+                else ""
+            )
+            rows.append([f"`{', '.join(flags)}`", shown, getattr(parameter, "help", None) or ""])
+        yield _table(["argument or option", "default", "meaning"], rows)
+
+
+def _leaves(command: Any, names: list[str]) -> Iterator[tuple[list[str], Any]]:
+    if hasattr(command, "commands"):
+        for name, below in command.commands.items():
+            yield from _leaves(below, [*names, name])
+    else:
+        yield names, command
+
+
+def _said(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+# -- recipes --------------------------------------------------------------------------------------------------------
+
+
+def _recipes() -> Iterator[str]:
+    yield "## Recipes\n\n`m2raap recipe show NAME` prints one with every default filled in.\n"
+    for path in sorted(recipes_folder().glob("*.yaml")):
+        yield f"### {path.stem}\n\n```yaml\n{path.read_text(encoding='utf-8').rstrip()}\n```\n"
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------
+
+
+def _keys() -> Iterator[str]:
+    yield "## Keys of a recipe\n\nDefaults < file < `--set a.b=c`. An unknown key is refused with the nearest good name.\n"
+    first: dict[type, str] = {}
+    yield _table(["key", "kind", "default", "meaning"], _fields(Recipe, "", first))
+
+
+def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iterator[list[str]]:
+    comments = _comments(model)
+    for name, field in model.model_fields.items():
+        if model is AdaptConfig and name in _SHARED:
+            continue  # a recipe says them once, at its top
+        path = f"{prefix}{name}"
+        meaning = field.description or comments.get(name, "")
+        below = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not below:
+            yield [f"`{path}`", _kind(field.annotation), _default(field), meaning]
+            continue
+        optional = type(None) in _kinds(field.annotation)
+        for kind in below:
+            several = typing.get_origin(field.annotation) in (dict, list, tuple)
+            inner = f"{path}.{'NAME.' if several else ''}"
+            variant = f"{path}: {{name: {kind.model_fields['name'].default}}}" if len(below) > 1 else path
+            doc = (meaning or _said((inspect.getdoc(kind) or "").split("\n\n")[0])).rstrip(".")
+            if kind in first:
+                yield [f"`{variant}`", "keys", "null" if optional else "", f"{doc}; keys as of `{first[kind]}`"]
+                continue
+            first[kind] = variant
+            shown = "null" if optional and field.default is None else _default(field) if several else ""
+            yield [f"`{variant}`", "keys by name" if several else "keys", shown, doc]
+            for row in _fields(kind, inner, first):
+                if len(below) == 1:
+                    yield row
+                elif row[0] != f"`{inner}name`":
+                    yield [f"{row[0]} ({kind.model_fields['name'].default})", *row[1:]]
+
+
+def _comments(model: type[BaseModel]) -> dict[str, str]:
+    """What stands behind a field as a comment, for those without a description. Base classes first."""
+    found: dict[str, str] = {}
+    for kind in reversed(model.__mro__):
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__.startswith("m2raap"):
+            for name, said in re.findall(
+                r"^    (\w+):.*?  # (?!type:|noqa)(.*)$", inspect.getsource(kind), re.MULTILINE
+            ):
+                found[name] = said
+    return found
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """All classes in an annotation, in order."""
+    inside = typing.get_args(annotation)
+    if not inside or typing.get_origin(annotation) is typing.Literal:
+        return [annotation]
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _kinds(inside[0])
+    return [kind for one in inside for kind in _kinds(one)]
+
+
+def _kind(annotation: Any) -> str:
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(map(str, inside))
+    if origin is typing.Annotated:
+        return _kind(inside[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join("null" if one is type(None) else _kind(one) for one in inside)
+    if origin in (tuple, list, set, frozenset):
+        return f"list of {' and '.join(_kind(one) for one in inside if one is not Ellipsis)}"
+    if origin is dict:
+        return "keys by name" if typing.get_origin(inside[1]) is dict else f"{_kind(inside[1])} by name"
+    if annotation is Any:
+        return "any value"
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}.get(
+        getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation)).lower()
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "needed"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, tuple | list):
+        return f"`[{', '.join(map(str, value))}]`"
+    if isinstance(value, dict):
+        return "`{}`" if not value else "see Rules" if len(str(value)) > 200 else f"`{value}`"
+    if isinstance(value, bool | None):
+        return f"`{str(value).lower().replace('none', 'null')}`"
+    return f"`{value}`" if value != "" else "empty"
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _tables() -> Iterator[str]:
+    yield "## Tables\n\nParquet, one file a part (`TABLE/part-00000.parquet`); every clip is in the same part of every table.\n"
+    source = inspect.getsource(tables)
+    for name, text in re.findall(r"^([A-Z]+) = pa\.schema\((.*?)^\)", source, re.DOTALL | re.MULTILINE):
+        said = dict(re.findall(r'\("(\w+)", [^#\n]*?\),  # (.*)$', text, re.MULTILINE))
+        schema = getattr(tables, name)
+        yield f"### {name.lower()}\n"
+        yield _table(
+            ["column", "type", "meaning"], ([f"`{f.name}`", _type(f.type), said.get(f.name, "")] for f in schema)
+        )
+    yield "`missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.\n"
+    yield "### signals\n\nOne row a clip or text (`clip_id`, `text_id`), one column a score; what a stage measures:\n"
+    rows = [
+        (f"`{stage.name}`", ", ".join(f"`{c}`" for c in sorted(stage.signal_columns())))
+        for stage in DATA_STAGE.values()
+    ]
+    yield _table(["stage", "columns"], rows)
+
+
+def _type(kind: Any) -> str:
+    return f"list of {kind.value_type}" if hasattr(kind, "value_type") else str(kind)
+
+
+# -- rules, benchmarks, reasons -------------------------------------------------------------------------------------
+
+
+def _rules() -> Iterator[str]:
+    yield "## Rules\n\nThresholds of `filter.text.rules` and `{filter,align}.video.rules`, in the order of the verdict.\n"
+    rows = []
+    for rule in (*RULES.values(), *VIDEO_RULES.values()):
+        limit = rule.limit.model_dump(exclude_none=True) if rule.limit else {}
+        text = (
+            "off"
+            if not limit
+            else ", ".join(f"{name} {value:g}" for name, value in limit.items()).removeprefix("value ")
+        )
+        rows.append([f"`{rule.reason}`", rule.version, f"`{rule.signal}`", rule.refuse, text])
+    yield _table(["rule", "version", "signal", "refuses", "default"], rows)
+
+
+def _benchmarks() -> Iterator[str]:
+    yield "## Benchmarks\n\nEvaluation refuses other counts than these.\n"
+    rows = []
+    for one in BENCHMARKS.values():
+        texts = ", ".join(f"{lang} {count:,}" for lang, count in (one.num_texts or {}).items()) or "free"
+        rows.append(
+            [f"`{one.name}`", one.split, f"{one.num_videos:,}" if one.num_videos else "free", texts, one.protocol]
+        )
+    yield _table(["name", "split", "videos", "texts", "protocol"], rows)
+
+
+def _reasons() -> Iterator[str]:
+    yield "## Reason codes\n\nWhat may stand in `dropped`. The first list counts against `--allow-refused`.\n"
+    for codes in (UNREADABLE, QUALITY):
+        yield _table(["reason", "meaning"], ((f"`{code}`", said) for code, said in codes.items()))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE}: {len(page().splitlines()):,} lines")

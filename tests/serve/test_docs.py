@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from tests.pages import ROOT, commands, parse
+
+
+def test_commands_of_the_page_are_real() -> None:
+    assert [parse(words)[-1] for words in commands("docs/search.md")] == ["index", "search", "search", "serve"]
+
+
+def test_pictures_are_there_and_small() -> None:
+    for name in ("search-desktop.jpg", "search-phone.jpg"):
+        data = (ROOT / "docs" / name).read_bytes()
+        assert data[:2] == b"\xff\xd8" and len(data) < 150_000

@@ -1,0 +1,106 @@
+"""The pages of docs/: every command parses, every recipe loads, every example of docs/extend.md does what it says.
+
+docs/evaluate-your-model.md is run by tests/interop/test_page.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from m2raap.cli.main import app
+from m2raap.core import errors
+from m2raap.curate import text_rules
+from m2raap.models import temporal
+from m2raap.models.backbone import load_backbone
+from m2raap.models.config import BackboneConfig, MeanConfig
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.stages.recipe import load_recipe
+from tests.pages import ROOT, blocks, commands, parse
+from tests.stages.embedded import write_embedded
+
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_parse(page: str, tmp_path: Path, monkeypatch) -> None:
+    here = commands(page)
+    assert here or page == "docs/reference.md"
+    for number, text in enumerate(blocks(page, "yaml")):
+        if text.startswith("name:"):
+            (tmp_path / f"{number}.yaml").write_text(text, encoding="utf-8")
+            loaded = load_recipe(str(tmp_path / f"{number}.yaml"))
+            (tmp_path / f"{number}.yaml").rename(tmp_path / f"{loaded.name}.yaml")
+    monkeypatch.chdir(tmp_path)
+    for words in here:
+        if parse(words)[0] in ("run", "ablate"):
+            settings = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
+            assert load_recipe(words[2], settings), words
+
+
+def test_the_reference_is_what_the_code_gives() -> None:
+    """`python docs/reference.py` brings it up to date."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec and spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    new, here = made.page(), (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert new == here, "\n".join(difflib.unified_diff(here.splitlines(), new.splitlines(), n=0, lineterm=""))[:2000]
+    keys = re.findall(r"^\| (`[\w.]+`[^|]*) \|[^|]*\|[^|]*\| *\|$", new, re.MULTILINE)
+    assert not keys, f"nothing says what these are: {keys}"
+
+
+def example(number: int) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(compile(blocks("docs/extend.md", "python")[number], "docs/extend.md", "exec", dont_inherit=True), names)
+    return names
+
+
+def test_a_rule_is_added(monkeypatch) -> None:
+    monkeypatch.setattr(text_rules, "RULES", dict(text_rules.RULES))
+    for name in ("QUALITY", "REASONS"):
+        monkeypatch.setattr(errors, name, dict(getattr(errors, name)))
+    example(0)
+    limits = text_rules.FilterTextConfig.model_validate({"rules": {"question": {"en": 0.01, "zh": 0.1}}})
+    asked = {"what does the dog chase in the garden?": "en", "a dog chases a ball": "en", "狗在花园里追什么球？": "zh"}
+    refused = []
+    for text, lang in asked.items():
+        found = text_rules.refusals(text_rules.score_text(text, lang), limits.thresholds(lang))
+        refused.append([refusal.reason for refusal in found])
+    assert refused == [["question"], [], []]
+    assert "question" in text_rules.FilterTextConfig().rules and errors.REASONS["question"]
+
+
+def test_a_temporal_module_is_added(monkeypatch) -> None:
+    monkeypatch.setattr(temporal, "TEMPORAL", dict(temporal.TEMPORAL))
+    config = example(1)["ChangesConfig"]()
+    backbone = load_backbone(BackboneConfig())
+    model, plain = VideoCLIP(backbone, config), VideoCLIP(backbone, MeanConfig())
+    side = backbone.preprocess.image_size
+    frames = torch.randn(1, 3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.allclose(model.encode_video(frames), plain.encode_video(frames), atol=1e-6)
+        torch.nn.init.eye_(model.temporal.out.weight)
+        assert not torch.allclose(model.encode_video(frames), model.encode_video(frames.flip(1)), atol=1e-4)
+    assert model.gates()["out"] > 1
+
+
+def test_a_benchmark_is_declared(tmp_path: Path) -> None:
+    (text,) = (block for block in blocks("docs/extend.md", "yaml") if block.startswith("kitchen"))
+    (tmp_path / "kitchen.yaml").write_text(text.replace("500", "40"), encoding="utf-8")
+    write_embedded(tmp_path / "E")
+    (words,) = commands("docs/extend.md")
+    words = [str(tmp_path / word) if word in ("E", "V", "kitchen.yaml") else word for word in words[1:]]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0 and "kitchen-val" in (tmp_path / "V" / "results.json").read_text(encoding="utf-8")
+    (tmp_path / "kitchen.yaml").write_text(text, encoding="utf-8")
+    words[words.index(str(tmp_path / "V"))] = str(tmp_path / "V500")
+    refused = CliRunner().invoke(app, words)
+    assert "40 videos instead of 500" in str(refused.exception)
