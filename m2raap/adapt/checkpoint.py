@@ -25,6 +25,8 @@ class Progress:
     best_score: float = -1.0
     best: dict[str, Tensor] = field(default_factory=dict)
     start_score: float | None = None
+    bias: float | None = None  # of the objective
+    loss_scale: dict[str, Any] = field(default_factory=dict)  # of fp16
     micro_batch: int | None = None  # smaller than the settings' where memory has run out
 
 

@@ -10,6 +10,18 @@ from m2raap.core.config import Config
 from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, TemporalConfig
 
 
+class LoraConfig(Config):
+    """Low-rank updates in place of the backbone's own weights, where those would learn; at the rate lr_new."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0, description="the update counts alpha / rank")
+    targets: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="last names of linear layers, such as c_fc, c_proj; null: all that learn",
+    )
+
+
 class AdaptConfig(Config):
     """How an image-text backbone becomes a video-text model.
 
@@ -29,9 +41,9 @@ class AdaptConfig(Config):
         default=None, ge=2, description="train on that many clips, drawn by the seed; null: on all"
     )
     num_frames: int = Field(default=8, ge=1, description="frames a clip; more are thinned evenly, fewer are masked")
-    epochs: float = Field(default=10.0, gt=0)  # passes over the clips, one draw of texts each
+    epochs: float = Field(default=10.0, gt=0)
     steps: int | None = Field(default=None, ge=1, description="where given, instead of epochs")
-    batch_size: int = Field(default=64, ge=2)  # clips a step
+    batch_size: int = Field(default=64, ge=2)
     micro_batch: int | None = Field(
         default=None,
         ge=1,
@@ -58,7 +70,7 @@ class AdaptConfig(Config):
         default=0.3, ge=0, le=1, description="share of the clips of a step that ACG sees without captions"
     )
     mug_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss over Mug's scores")
-    mug_form: Literal["simple", "full"] = "simple"  # of m2raap.models.mug, both from STAN's code
+    mug_form: Literal["simple", "full"] = "simple"
     texts_per_clip: int = Field(
         default=1, ge=1, description="texts a clip and step, of different languages where it has them"
     )
@@ -69,17 +81,26 @@ class AdaptConfig(Config):
     lr_floor: float = Field(
         default=0.1, ge=0, le=1, description="share of the learning rates that is left at the last step"
     )
-    warmup_steps: int = Field(default=10, ge=0)  # steps until the learning rates are whole
+    warmup_steps: int = Field(default=10, ge=0)
     weight_decay: float = Field(default=0.05, ge=0, description="not on norms, biases, embeddings, gates")
-    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
-    clip_norm: float = Field(default=5.0, gt=0)  # of the gradient
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = Field(default=5.0, gt=0)
 
     train_vision_layers: int = Field(
         default=0, ge=0, description="how many last vision layers learn; all of them: embeddings too"
     )
-    train_text: bool = True  # whether the text tower learns
+    train_text: bool = True
+    lora: LoraConfig | None = Field(
+        default=None, description="needs peft; merged into the weights when the model is saved"
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="the backbone's rate is multiplied by this for every layer further from the features",
+    )
     temperature: float | None = Field(default=None, gt=0, description="null: the backbone's own")
-    learn_temperature: bool = False  # whether it learns
+    learn_temperature: bool = False
     objective: str = Field(default="info_nce", description="a key of m2raap.models.losses.OBJECTIVES")
 
     langs: tuple[str, ...] = Field(default=("en", "zh"), min_length=1)
@@ -91,19 +112,21 @@ class AdaptConfig(Config):
         description="odds of a text among a clip's texts of one language; 0 leaves an origin out",
     )
 
-    val_every_steps: int = Field(default=20, ge=1)  # steps between two validations
+    val_every_steps: int = Field(default=20, ge=1)
     keep: Literal["best", "last"] = Field(default="best", description="by R@1 on the val clips, mean over languages")
-    checkpoint_every_steps: int = Field(default=50, ge=1)  # steps between two checkpoints to resume from
+    checkpoint_every_steps: int = Field(default=50, ge=1)
     cache: Literal["auto", "off", "prefix", "levels"] = Field(
         default="auto",
         description="keep in float16 what frozen vision layers say: the tokens that enter the last layers (prefix) or, "
         "where no vision layer learns, all that the temporal module reads (levels)",
     )
     cache_limit_gb: float = Field(default=20.0, gt=0, description="auto makes no larger cache")
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the forward pass; weights are fp32
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where there is one
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the towers; fp16 with a loss scale that adapts itself, for GPUs without bf16"
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, description="of torch; 0 leaves them as they are")
-    tensorboard: bool = False  # also write its event files (needs the extra)
+    tensorboard: bool = False
     seed: int = 0
 
     @property
@@ -116,6 +139,10 @@ class AdaptConfig(Config):
         if self.temporal.name == "mean" and not self.train_text and not self.train_vision_layers:
             raise ValueError(
                 "mean pooling has no weights: with train_text false and train_vision_layers 0 nothing learns"
+            )
+        if self.lora and not self.train_text and not self.train_vision_layers:
+            raise ValueError(
+                "lora changes layers that learn: with train_text false, train_vision_layers has to be above 0"
             )
         if self.temporal.name == "mean" and self.order_weight:
             raise ValueError("mean pooling cannot tell a clip from its reversal: order_weight has to be 0")

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from m2raap.adapt.objective import Features
 from m2raap.core.errors import M2raapError
@@ -158,7 +160,7 @@ def join() -> Team:
     """The team that the launcher's environment describes (RANK, WORLD_SIZE and so on, as torchrun sets them)."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Team()
-    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
@@ -168,10 +170,8 @@ def join() -> Team:
 def start(rank: int, size: int, store: Any, local_rank: int = 0, on_this_machine: int = 1) -> Team:
     """Opens the process group. `store` is where the processes find each other."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE
-    )
-    team = Team(rank, size, dist.PrefixStore("team", store), local_rank, on_this_machine)
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE)
+    team = Team(rank, size, PrefixStore("team", store), local_rank, on_this_machine)
     atexit.register(_leave, team)
     return team
 

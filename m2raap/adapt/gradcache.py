@@ -43,9 +43,10 @@ class Backward:
         batch: int,
         encode: Encode,
         loss_of: Callable[[Features], Tensor],
-        scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
+        scale: Callable[[Tensor], Tensor] | None = None,
     ) -> float:
-        """The loss of `batch` clips. `scaled` is what the loss goes through before it goes back (fp16)."""
+        """The loss of `batch` clips. `scale` is what the loss goes through before it goes back (fp16)."""
+        scale = scale or (lambda loss: loss)
         share = self.team.share(batch)
         self._forget(self.of_loss)
         while True:
@@ -55,7 +56,7 @@ class Backward:
                 break
             try:  # one chunk is the batch: its graph goes back at once
                 loss = loss_of(made[0])
-                scaled(loss).backward()
+                scale(loss).backward()
                 return float(loss.detach())
             except torch.cuda.OutOfMemoryError:
                 made = []
@@ -66,7 +67,7 @@ class Backward:
         del made
         leaves = found.but({name: tensor.requires_grad_() for name, tensor in found.vectors().items()})
         loss = loss_of(leaves)
-        scaled(loss).backward()
+        scale(loss).backward()
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
         del leaves, found
         self._second_pass(share, encode, kept, gradients)

@@ -24,6 +24,7 @@ from m2raap.adapt.batches import PairSource
 from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import Team
+from m2raap.adapt.lora import merge_lora, refuse_unreached
 from m2raap.adapt.optim import lr_share, set_rates
 from m2raap.adapt.run import Report, Run, prepare
 from m2raap.adapt.step import draw_step, gradients
@@ -57,16 +58,18 @@ def adapt(
     progress: Report | None = None,
     stop_after: int | None = None,
     team: Team | None = None,
+    caches: Path | None = None,
 ) -> AdaptResult:
     """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` hears of every step.
 
     `stop_after` leaves the run after that step as a kill would. Of several processes (`team`) all call this with the same
-    arguments, and the first one writes. Raises M2raapError: nothing to train on, settings that
-    do not fit the backbone, a loss that is not finite (it names the step), a checkpoint of other settings or data.
+    arguments, and the first one writes. `caches`: where frozen prefixes are kept, for other runs to share; None: in
+    scratch. Raises M2raapError: nothing to train on, settings that do not fit the backbone, a loss that is not finite (it
+    names the step), a checkpoint of other settings or data.
     """
     report = progress or (lambda what, done, total: None)
     with _threads(cfg.threads):
-        run = prepare(cfg, source, val_source, out, report, team or Team())
+        run = prepare(cfg, source, val_source, out, report, team or Team(), caches)
         try:
             if run.state.step == 0:
                 _validate_and_keep(run)
@@ -88,7 +91,8 @@ def adapt(
                 _note_time(run, {"step": step, "seconds": spent_s, "waited": run.ahead.waited_s})
                 if step % cfg.checkpoint_every_steps == 0 and step < run.steps:
                     _checkpoint(run)
-                report(f"loss {loss:.3f}", step, run.steps)
+                pairs = run.plan.size * cfg.texts_per_clip / spent_s
+                report(f"loss {loss:.3f}, {pairs:.3g} pairs/s", step, run.steps)
             kept = _best_or_last(run)
             result = _result(run, loss, finished=True)
             if run.team.leads:
@@ -98,19 +102,28 @@ def adapt(
             run.close()
 
 
-def _learn(run: Run, number: int) -> tuple[float, float]:
-    """One step of the optimiser. Loss and gradient norm before clipping."""
+def _learn(run: Run, number: int) -> tuple[float, float | None]:
+    """One step of the optimiser. Loss, and gradient norm before clipping (None: fp16 left the step out)."""
     loss = gradients(run, draw_step(run, number))
+    if run.cfg.lora is not None and number == 1:
+        refuse_unreached(run.model)
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimiser)
     learning = [p for group in run.optimiser.param_groups for p in group["params"]]
-    grad_norm = torch.nn.utils.clip_grad_norm_(learning, run.cfg.clip_norm)
-    if not bool(torch.isfinite(grad_norm)):
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(learning, run.cfg.clip_norm))
+    # In fp16 a gradient that overflows only says that the loss was scaled too much: no step, and half the scale.
+    if not math.isfinite(grad_norm) and (run.scaler is None or run.scaler.get_scale() < 1):
         raise M2raapError(
             f"the gradient at step {number} is not finite: lower adapt.lr, lr_new or lr_gate, or use precision fp32"
         )
-    run.optimiser.step()
+    if run.scaler is None:
+        run.optimiser.step()
+    else:
+        run.scaler.step(run.optimiser)
+        run.scaler.update()
     with torch.no_grad():
         run.model.backbone.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
-    return loss, float(grad_norm)
+    return loss, grad_norm if math.isfinite(grad_norm) else None
 
 
 def _validate_and_keep(run: Run) -> None:
@@ -148,6 +161,8 @@ def _checkpoint(run: Run) -> None:
     run.log.flush()
     os.fsync(run.log.fileno())
     run.state.log_bytes, run.state.micro_batch = run.log.tell(), run.backward.micro
+    run.state.bias = None if run.bias is None else float(run.bias.detach())
+    run.state.loss_scale = run.scaler.state_dict() if run.scaler else {}
     save_checkpoint(run.checkpoint_path, run.key, run.model, run.optimiser, run.state)
 
 
@@ -178,6 +193,8 @@ def _best_or_last(run: Run) -> int:
 def _write_model(run: Run, result: AdaptResult, kept: int) -> None:
     """model/ as a whole or not at all, then the scratch folder goes."""
     run.model.eval()
+    if run.cfg.lora is not None:
+        merge_lora(run.model)
     made_from = {"adapt": run.cfg.model_dump(mode="json"), "steps": result.steps, "kept_step": kept}
     temp = run.out / "model.tmp"
     shutil.rmtree(temp, ignore_errors=True)

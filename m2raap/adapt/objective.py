@@ -6,16 +6,17 @@ that chunks and shares of a batch are joined along it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.models.acg import frame_caption_loss
-from m2raap.models.losses import OBJECTIVES, cosine_logits, order_contrast, twins_mask
+from m2raap.models.losses import BIASED, OBJECTIVES, cosine_logits, info_nce, order_contrast, start_bias, twins_mask
 from m2raap.models.mug import mug_scores
 
 
@@ -60,16 +61,32 @@ class Words:
     captions: list[list[str]] | None = None
 
 
-def step_loss(cfg: AdaptConfig, found: Features, words: Words, scale: Tensor) -> Tensor:
+def new_bias(cfg: AdaptConfig, own: Tensor | None) -> nn.Parameter | None:
+    """The bias of the objective, where it wants one: the backbone's `own`, or else NaN until the first batch sets it."""
+    if cfg.objective not in BIASED:
+        return None
+    return nn.Parameter(torch.tensor(math.nan) if own is None else own.detach().clone().float().reshape(()))
+
+
+def step_loss(
+    cfg: AdaptConfig, found: Features, words: Words, scale: Tensor, bias: nn.Parameter | None = None
+) -> Tensor:
     """Mean over the K texts of a clip of video-text, order and Mug losses; then the frame-caption loss.
 
-    `scale` is the inverse temperature.
+    `scale` is the inverse temperature. `bias` belongs to the cosines alone: Mug's scores, which lie elsewhere, keep the
+    softmax, and so does the frame-caption loss.
     """
     objective, losses = OBJECTIVES[cfg.objective], []
+    of_scores = info_nce if bias is not None else objective
     for turn, texts in enumerate(words.texts):
         text_BE = found.text_BKE[:, turn]
         twins = twins_mask(texts).to(text_BE.device)
-        losses.append(objective(cosine_logits(found.video_BE, text_BE, scale), twins))
+        logits_BB = cosine_logits(found.video_BE, text_BE, scale)
+        if bias is not None:
+            if bool(bias.isnan()):
+                bias.data.copy_(start_bias(logits_BB))
+            logits_BB = logits_BB + bias
+        losses.append(objective(logits_BB, twins))
         if found.reversed_BE is not None:
             order = order_contrast(found.video_BE, found.reversed_BE, text_BE, scale)
             losses[-1] = losses[-1] + cfg.order_weight * order
@@ -77,7 +94,7 @@ def step_loss(cfg: AdaptConfig, found: Features, words: Words, scale: Tensor) ->
             unit_BTE = F.normalize(found.vectors_BTE, dim=-1)
             tokens = (found.token_BKLE[:, turn], found.token_mask_BKL[:, turn])
             scores_BB = mug_scores(*tokens, unit_BTE, found.mask_BT, cfg.mug_form)
-            losses[-1] = losses[-1] + cfg.mug_weight * objective(scale * scores_BB.T, twins)
+            losses[-1] = losses[-1] + cfg.mug_weight * of_scores(scale * scores_BB.T, twins)
     loss = torch.stack(losses).mean()
     if found.caption_BTE is not None and found.captioned_BT is not None and found.vectors_BTE is not None:
         said = (found.caption_BTE, found.captioned_BT)

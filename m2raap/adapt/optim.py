@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,35 +41,63 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
     backbone.logit_scale.requires_grad_(cfg.learn_temperature)
 
 
-def parameter_groups(model: VideoCLIP, cfg: AdaptConfig) -> list[dict[str, object]]:
+def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> list[dict[str, Any]]:
     """AdamW groups named backbone, new, gate, each in a decayed and an undecayed part; empty ones left out.
 
     No decay on norms, biases, embeddings, scalars: on whatever has fewer than two dimensions, and on embedding tables.
+    With layer_decay the backbone has a group for every distance from the features. `bias`, of the objective, is a gate.
     """
     rates = {"backbone": cfg.lr, "new": cfg.lr_new, "gate": cfg.lr_gate}
-    parts: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    distance = layer_distances(model) if cfg.layer_decay < 1 else {}
+    parts: dict[tuple[str, int, bool], list[nn.Parameter]] = {}
+    if bias is not None:
+        parts["gate", 0, False] = [bias]
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
         last = name.rsplit(".", 1)[-1]
-        kind = "gate" if last.endswith("gate") else "new" if name.startswith("temporal.") else "backbone"
+        is_new = name.startswith("temporal.") or ".lora_" in name
+        kind = "gate" if last.endswith("gate") else "new" if is_new else "backbone"
         table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
-        parts.setdefault((kind, p.ndim >= 2 and not table), []).append(p)
+        away = distance.get(id(p), 0) if kind == "backbone" else 0
+        parts.setdefault((kind, away, p.ndim >= 2 and not table), []).append(p)
     return [
         {
-            "params": parts[kind, decayed],
+            "params": params,
             "name": kind,
-            "base_lr": rates[kind],
+            "base_lr": rates[kind] * cfg.layer_decay**away,
             "weight_decay": cfg.weight_decay * decayed,
         }
-        for kind in rates
-        for decayed in (True, False)
-        if (kind, decayed) in parts
+        for (kind, away, decayed), params in sorted(
+            parts.items(), key=lambda part: (list(rates).index(part[0][0]), part[0][1], not part[0][2])
+        )
     ]
 
 
-def make_optimiser(model: VideoCLIP, cfg: AdaptConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, cfg), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
+def layer_distances(model: VideoCLIP) -> dict[int, int]:
+    """By id of a backbone weight: 0 behind the last layer of its tower, 1 in the last, ... and one more before the first."""
+    backbone = model.backbone
+    vision = backbone.vision
+    found: dict[int, int] = {}
+    if vision.layered:
+        found |= {id(p): vision.num_layers + 1 for p in vision.visual.parameters()}
+        for index, block in enumerate(vision.blocks):
+            found |= {id(p): vision.num_layers - index for p in block.parameters()}
+    for part in vision.tail():
+        found |= {id(p): 0 for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
+    of_vision = {id(module) for module in vision.visual.modules()}
+    towers = [m for m in backbone.text.tower.modules() if isinstance(m, nn.ModuleList) and id(m) not in of_vision]
+    layers = list(max(towers, key=len)) if towers else []
+    for name, p in backbone.text.tower.named_parameters():
+        if id(p) not in found and "embed" in name:
+            found[id(p)] = len(layers) + 1
+    for index, layer in enumerate(layers):
+        found |= {id(p): len(layers) - index for p in layer.parameters()}
+    return found
+
+
+def make_optimiser(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameter_groups(model, cfg, bias), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
 
 
 def lr_share(step: int, steps: int, warmup_steps: int, floor: float) -> float:

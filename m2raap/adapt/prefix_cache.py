@@ -6,12 +6,14 @@ B clips, V levels (1 for prefix), T frames, S tokens a frame, D vision width. fl
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.batches import LiveImages, PairSource
+from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.models.video_clip import VideoCLIP
@@ -80,61 +83,104 @@ class PrefixCache:
 
 
 def open_prefix_cache(
-    folder: Path,
-    key: str,
+    root: Path,
+    frames: str,
     source: PairSource,
     model: VideoCLIP,
     plan: CachePlan,
     progress: Callable[[str, int, int], None],
+    limit_bytes: float = math.inf,
 ) -> PrefixCache:
-    """The finished cache of this key; makes it, or goes on where an interrupted making stopped.
+    """The finished cache in a folder of `root` that its content names; makes it, or goes on where a making was interrupted.
 
-    Rows do not depend on where it was interrupted: the chunks are the same.
-    Raises M2raapError where the disk is too small.
+    Runs of one backbone over the same `frames` (their digest) share it, whatever else they train; of those that come at
+    the same time one makes it and the others wait. Older caches go where all together would pass `limit_bytes`. Rows do
+    not depend on where it was interrupted: the chunks are the same. Raises M2raapError where the disk is too small.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    final, part, state_path = folder / "tokens.npy", folder / "tokens.part", folder / "state.json"
-    mask_path = folder / "mask.npy"
-    state = json.loads(state_path.read_text()) if state_path.is_file() else {}
-    if state.get("key") != key:
-        for path in (final, part, mask_path):
-            path.unlink(missing_ok=True)
-        state = {"key": key, "done": 0}
-    backbone, num_frames = model.backbone, plan.num_frames
     shape = plan.shape(model, source.num_clips)
-    if not final.is_file():
-        need = plan.num_bytes(model, source.num_clips)
-        progress(f"cache of the {plan.kind}: {need / 1e6:.0f} MB in {folder}", 0, source.num_clips)
-        if not part.is_file():
-            free = shutil.disk_usage(folder).free
-            if need > free:
-                raise M2raapError(
-                    f"the cache needs {need / 1e9:.1f} GB, {folder} has {free / 1e9:.1f}: set adapt.cache=off"
-                )
-            state["done"] = 0
-        mode = "r+" if part.is_file() else "w+"
-        tokens = np.lib.format.open_memmap(part, mode=mode, dtype=np.float16, shape=shape)
-        mask = np.zeros((source.num_clips, num_frames), bool)
-        if state["done"]:
-            mask[: state["done"]] = np.load(mask_path, allow_pickle=False)[: state["done"]]
-        live = LiveImages(source, backbone.preprocess, num_frames)
-        for number, start in enumerate(range(state["done"], source.num_clips, CHUNK_CLIPS), 1):
-            stop = min(start + CHUNK_CLIPS, source.num_clips)
-            images, there = live.batch(np.arange(start, stop))
-            with torch.inference_mode():
-                made = plan.tokens_of(model, images.to(backbone.device)).half()
-            if not bool(torch.isfinite(made).all()):
-                raise M2raapError("the vision layers of this backbone leave the range of float16: set adapt.cache=off")
-            tokens[start:stop] = made.cpu().numpy()
-            mask[start:stop] = there.numpy()
-            progress(f"cache of the {plan.kind}", stop, source.num_clips)
-            if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
-                tokens.flush()
-                _save_mask(mask, mask_path)
-                write_atomic(state_path, json.dumps({"key": key, "done": stop}).encode())
-        del tokens
-        os.replace(part, final)
-    return PrefixCache(plan, np.load(final, mmap_mode="r", allow_pickle=False), np.load(mask_path, allow_pickle=False))
+    key = digest([frames, model.backbone.digest, vars(plan), shape])[:32]
+    root.mkdir(parents=True, exist_ok=True)
+    with _held(root / f"{key}.lock"):
+        folder = root / key
+        if not (folder / "tokens.npy").is_file():
+            need = plan.num_bytes(model, source.num_clips)
+            progress(f"cache of the {plan.kind}: {need / 1e6:.0f} MB in {folder}", 0, source.num_clips)
+            _make_room(root, key, limit_bytes - need)
+            _make(folder, shape, need, source, model, plan, progress)
+        os.utime(folder / "state.json")
+        tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        return PrefixCache(plan, tokens, np.load(folder / "mask.npy", allow_pickle=False))
+
+
+def drop_caches(root: Path) -> None:
+    """Removes the caches of `root` that nobody is making."""
+    _make_room(root, "", -1)
+    with contextlib.suppress(OSError):  # another run is at work in it, or it is gone
+        for lock in root.glob("*.lock"):
+            lock.unlink()
+        root.rmdir()
+
+
+def _make(
+    folder: Path,
+    shape: tuple[int, ...],
+    need: int,
+    source: PairSource,
+    model: VideoCLIP,
+    plan: CachePlan,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    folder.mkdir(exist_ok=True)
+    part, state_path, mask_path = folder / "tokens.part", folder / "state.json", folder / "mask.npy"
+    done = json.loads(state_path.read_text())["done"] if state_path.is_file() and part.is_file() else 0
+    if not part.is_file() and need > (free := shutil.disk_usage(folder).free):
+        raise M2raapError(f"the cache needs {need / 1e9:.1f} GB, {folder} has {free / 1e9:.1f}: set adapt.cache=off")
+    mode = "r+" if part.is_file() else "w+"
+    tokens = np.lib.format.open_memmap(part, mode=mode, dtype=np.float16, shape=shape)
+    mask = np.zeros((source.num_clips, plan.num_frames), bool)
+    if done:
+        mask[:done] = np.load(mask_path, allow_pickle=False)[:done]
+    live = LiveImages(source, model.backbone.preprocess, plan.num_frames)
+    for number, start in enumerate(range(done, source.num_clips, CHUNK_CLIPS), 1):
+        stop = min(start + CHUNK_CLIPS, source.num_clips)
+        images, there = live.batch(np.arange(start, stop))
+        with torch.inference_mode():
+            made = plan.tokens_of(model, images.to(model.backbone.device)).half()
+        if not bool(torch.isfinite(made).all()):
+            raise M2raapError("the vision layers of this backbone leave the range of float16: set adapt.cache=off")
+        tokens[start:stop] = made.cpu().numpy()
+        mask[start:stop] = there.numpy()
+        progress(f"cache of the {plan.kind}", stop, source.num_clips)
+        if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
+            tokens.flush()
+            _save_mask(mask, mask_path)
+            write_atomic(state_path, json.dumps({"done": stop}).encode())
+    del tokens
+    os.replace(part, folder / "tokens.npy")
+
+
+@contextlib.contextmanager
+def _held(lock: Path, wait: bool = True) -> Iterator[None]:
+    """For one process at a time; the system lets go when it dies. Without `wait`, BlockingIOError where it is taken."""
+    with lock.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
+def _make_room(root: Path, key: str, limit_bytes: float) -> None:
+    """Removes the caches that were not used for longest until the others (all but `key`) take `limit_bytes` at most."""
+    sizes: list[tuple[float, Path, int]] = []
+    for folder in root.glob("*/"):
+        if folder.name != key:
+            files = [path.stat() for path in folder.iterdir()]
+            sizes.append((max((f.st_mtime for f in files), default=0.0), folder, sum(f.st_size for f in files)))
+    left = sum(size for _, _, size in sizes)
+    for _, folder, size in sorted(sizes):
+        if left <= limit_bytes:
+            return
+        with contextlib.suppress(BlockingIOError), _held(root / f"{folder.name}.lock", wait=False):
+            shutil.rmtree(folder)  # whoever still reads it keeps what is open
+            left -= size
 
 
 def _save_mask(mask: np.ndarray, path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2raap.adapt.batches import (
     Ahead,
@@ -20,7 +20,7 @@ from m2raap.adapt.batches import (
     PairSource,
     Place,
     TextTable,
-    source_digest,
+    frames_digest,
     text_table,
 )
 from m2raap.adapt.captions import CaptionedSource, CaptionTable, caption_table
@@ -29,10 +29,13 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import Team
 from m2raap.adapt.draws import RowDraws
 from m2raap.adapt.gradcache import Backward, cut
+from m2raap.adapt.lora import add_lora
+from m2raap.adapt.objective import new_bias
 from m2raap.adapt.optim import choose_trained, make_optimiser
 from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
 from m2raap.adapt.validate import encode_clips
+from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
@@ -71,6 +74,8 @@ class Run:
     drops: RowDraws
     team: Team
     backward: Backward
+    bias: nn.Parameter | None  # of the objective
+    scaler: torch.amp.GradScaler | None  # of fp16
     began_s: float  # perf_counter when the model was loaded
     decoders: Decoders | None  # of raw video
     cache_bytes: int
@@ -99,11 +104,17 @@ class Run:
 
 
 def prepare(
-    cfg: AdaptConfig, source: PairSource, val_source: PairSource | None, out: Path, report: Report, team: Team
+    cfg: AdaptConfig,
+    source: PairSource,
+    val_source: PairSource | None,
+    out: Path,
+    report: Report,
+    team: Team,
+    caches: Path | None = None,
 ) -> Run:
     decoders = _decoders(cfg, source)
     try:
-        return _prepare(cfg, source, val_source, out, report, team, decoders)
+        return _prepare(cfg, source, val_source, out, report, team, caches, decoders)
     except BaseException:
         if decoders is not None:
             decoders.close()
@@ -117,6 +128,7 @@ def _prepare(
     out: Path,
     report: Report,
     team: Team,
+    caches: Path | None,
     decoders: Decoders | None,
 ) -> Run:
     if source.num_clips < 2:
@@ -128,6 +140,7 @@ def _prepare(
     cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
     device = f"cuda:{team.local_rank}" if cuda else "cpu"
     model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.enhance, seed=cfg.seed)
+    backbone_digest = model.backbone.digest  # asked for first here: as it was loaded
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
     model.to(device)
@@ -137,8 +150,10 @@ def _prepare(
     scratch.mkdir(parents=True, exist_ok=True)
 
     sources = [source] if val_source is None else [source, val_source]
-    data_digests = [_digest(cfg, one) for one in sources]
+    frames = [frames_digest(one) if cfg.input == "keyframes" else _films_digest(one) for one in sources]
+    data_digests = [digest([one_frames, _said(cfg, one)]) for one_frames, one in zip(frames, sources, strict=True)]
     cache = _cache_plan(cfg, model, sum(one.num_clips for one in sources))
+    cache_bytes = cache.num_bytes(model, sum(one.num_clips for one in sources)) if cache else 0
     data: list[Data] = []
     for number, one in enumerate(sources):
         if decoders is not None:
@@ -147,11 +162,19 @@ def _prepare(
         elif cache is None:
             data.append(LiveImages(one, model.backbone.preprocess, cfg.num_frames))
         else:
-            temporal = cfg.temporal.model_dump(mode="json")
-            key = digest([data_digests[number], model.backbone.digest, temporal, vars(cache)])
-            folder = scratch / ("cache", "cache-val")[number]
-            data.append(team.first_alone(partial(open_prefix_cache, folder, key, one, model, cache, report)))
+            made = partial(
+                open_prefix_cache, caches or scratch / "cache", frames[number], one, model, cache, report,
+                max(cfg.cache_limit_gb * 1e9, cache_bytes),
+            )  # fmt: skip
+            data.append(team.first_alone(made))
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
+    chinese = sum("zh" in by_lang for by_lang in tables[0].rows_of)
+    if chinese and model.backbone.english_only:
+        talk.say(
+            f"adapt: warning: {chinese} clips have Chinese texts, but the tokenizer of {cfg.backbone.model} knows English only: "
+            "Chinese falls into pieces that its text tower never learnt. Take a backbone that reads Chinese (Chinese-CLIP, "
+            "AltCLIP, SigLIP2, or a multilingual one such as xlm-roberta-base-ViT-B-32), or langs: [en]"
+        )
 
     captions = [caption_table(one, model, cfg.num_frames) if cfg.wants_captions else None for one in sources]
 
@@ -160,14 +183,26 @@ def _prepare(
         looks_NE = team.from_first(encode_clips(model, data[0], source.num_clips)).cpu().numpy()
     plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
     steps = cfg.steps or max(1, round(cfg.epochs * plan.steps_per_epoch))
-    optimiser = make_optimiser(model, cfg)
-    key = digest([cfg.model_dump(mode="json"), data_digests, model.backbone.digest])
+    key = digest([cfg.model_dump(mode="json"), data_digests, backbone_digest])
+    if cfg.lora is not None:
+        add_lora(model, cfg.lora, cfg.seed)
+        model.to(device)
+    bias = new_bias(cfg, getattr(model.backbone.clip, "logit_bias", None))
+    if bias is not None:
+        bias.data = bias.data.to(device)
+    optimiser = make_optimiser(model, cfg, bias)
     drops = RowDraws()
     for module in model.modules():
         if isinstance(module, DropPath):
             module.draws = drops
     state = load_checkpoint(scratch / "checkpoint.pt", key, model, optimiser) or Progress()
+    scaler = torch.amp.GradScaler(model.backbone.device.type) if cfg.precision == "fp16" else None
+    if scaler is not None and state.loss_scale:
+        scaler.load_state_dict(state.loss_scale)
+    if bias is not None and state.bias is not None:
+        bias.data.fill_(state.bias)
     team.agree("data, settings or checkpoints", digest([key, state.step]))
+    of_loss = [model.backbone.logit_scale, *([bias] if bias is not None else [])]
     learning = [p for group in optimiser.param_groups for p in group["params"]]
     return Run(
         cfg=cfg,
@@ -193,10 +228,12 @@ def _prepare(
         board=_board(out, state.step) if cfg.tensorboard and team.leads else None,
         drops=drops,
         team=team,
-        backward=Backward(learning, [model.backbone.logit_scale], team, state.micro_batch or cfg.micro_batch),
+        backward=Backward(learning, of_loss, team, state.micro_batch or cfg.micro_batch),
+        bias=bias,
+        scaler=scaler,
         began_s=began_s,
         decoders=decoders,
-        cache_bytes=cache.num_bytes(model, sum(one.num_clips for one in sources)) if cache else 0,
+        cache_bytes=cache_bytes,
     )
 
 
@@ -224,16 +261,17 @@ def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan
     return affordable[0] if affordable else None
 
 
-def _digest(cfg: AdaptConfig, source: PairSource) -> str:
-    if cfg.input == "keyframes":
-        said = (
-            [source.captions(clip) for clip in range(source.num_clips)]
-            if cfg.wants_captions and isinstance(source, CaptionedSource)
-            else []
-        )
-        return digest([source_digest(source), said])
+def _films_digest(source: PairSource) -> str:
     assert isinstance(source, VideoSource)
     return videos_digest(source)
+
+
+def _said(cfg: AdaptConfig, source: PairSource) -> list[Any]:
+    """All words that training reads."""
+    texts = [source.texts(clip) for clip in range(source.num_clips)]
+    if not cfg.wants_captions or not isinstance(source, CaptionedSource):
+        return [texts]
+    return [texts, [source.captions(clip) for clip in range(source.num_clips)]]
 
 
 def _decoders(cfg: AdaptConfig, source: PairSource) -> Decoders | None:

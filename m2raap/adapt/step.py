@@ -19,7 +19,7 @@ from m2raap.adapt.objective import Features, Words, step_loss
 from m2raap.adapt.run import Run
 from m2raap.core.errors import M2raapError
 
-PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ def gradients(run: Run, step: Step) -> float:
     scale = run.model.backbone.logit_scale
 
     def loss_of(found: Features) -> Tensor:
-        loss = step_loss(run.cfg, found, step.words, scale.exp())
+        loss = step_loss(run.cfg, found, step.words, scale.exp(), run.bias)
         if not bool(torch.isfinite(loss)):
             raise M2raapError(
                 f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use fp32"
             )
         return loss
 
-    return run.backward(len(step.clips), partial(encode, run, step), loss_of)
+    return run.backward(len(step.clips), partial(encode, run, step), loss_of, run.scaler.scale if run.scaler else None)
 
 
 def encode(run: Run, step: Step, start: int, stop: int, then: tuple[int, int] | None = None) -> Features:

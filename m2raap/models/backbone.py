@@ -154,6 +154,16 @@ class Backbone(nn.Module):
         pooled_BE, tokens_BLE, mask_BL = self.text.encode_tokens(tokens_BL)
         return F.normalize(pooled_BE, dim=-1), F.normalize(tokens_BLE, dim=-1), mask_BL
 
+    @cached_property
+    def english_only(self) -> bool:
+        """Whether Chinese falls to pieces: unknown ones, or many a character, as in CLIP's own BPE."""
+        probe = "一个人在公园里跑步"
+        ids = self.text.tokenize([probe], 64)[0]
+        pieces = int((ids != self.text.pad_id).sum()) - 2  # without the ends
+        inner = getattr(self.text.tokenizer, "tokenizer", self.text.tokenizer)
+        unknown = getattr(inner, "unk_token_id", None)
+        return pieces > 1.5 * len(probe) or (unknown is not None and bool((ids[1 : pieces + 1] == unknown).any()))
+
     @property
     def can_shorten(self) -> bool:
         """Whether padding behind the end token changes nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
@@ -56,8 +57,30 @@ def order_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale
     return torch.nn.functional.softplus(scale * gap_B).mean()
 
 
+def sigmoid(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
+    """SigLIP's loss (arXiv 2303.15343, algorithm 1): every pair is a question of its own, right or wrong. Logits with bias.
+
+    The sum over all pairs, by the number of rows. Twins off the diagonal are neither: they are left out.
+    """
+    diagonal = torch.eye(len(twins_BB), dtype=torch.bool, device=twins_BB.device)
+    signed_BB = torch.where(diagonal, logits_BB, -logits_BB)
+    cost_BB = -torch.nn.functional.logsigmoid(signed_BB)
+    return cost_BB.masked_fill(twins_BB & ~diagonal, 0.0).sum() / len(logits_BB)
+
+
+def start_bias(logits_BB: Tensor) -> Tensor:
+    """The bias at which a wrong pair is called right about once a row: minus their mean logit, minus log(B - 1).
+
+    With logits near 0 that is SigLIP's -10 at its batch of 32k; a CLIP's own cosines lie far from 0.
+    """
+    wrong = ~torch.eye(len(logits_BB), dtype=torch.bool, device=logits_BB.device)
+    return -logits_BB.detach()[wrong].mean() - math.log(len(logits_BB) - 1)
+
+
 # Logits (B, B) with the pairs on the diagonal, and which others are no negatives.
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "info_nce": info_nce,
     "info_nce_multi": info_nce_multi,
+    "sigmoid": sigmoid,
 }
+BIASED = frozenset({"sigmoid"})  # these want a learnt bias on the logits

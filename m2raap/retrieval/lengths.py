@@ -12,8 +12,8 @@ from m2raap.retrieval.arms import summarise
 from m2raap.retrieval.sides import RankRow
 
 BOUNDS_S = (5.0, 15.0)
-NAMES = ("under 5 s", "5 to 15 s", "over 15 s")
-UNKNOWN = "unknown length"  # missing videos, mostly: they stay in sight
+NAMES = ("under 5 s", "5-15 s", "over 15 s")
+UNKNOWN = "unknown"  # missing videos, mostly: they stay in sight
 
 
 def length_name(seconds: float | None) -> str:

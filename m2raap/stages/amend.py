@@ -72,7 +72,7 @@ class Amender:
 
     def clean(self, unit: Unit) -> None:
         handlers: dict[str, Callable[[Unit], None]] = {
-            "run": self._files, "folder": self._files, "corpus": self._corpus, "export": self._export,
+            "run": self._run, "folder": self._files, "corpus": self._corpus, "export": self._export,
             "adapt": self._adapt, "embed": self._embed, "evaluate": self._evaluate, "index": self._index,
         }  # fmt: skip
         if unit.kind in handlers:
@@ -96,6 +96,10 @@ class Amender:
 
     def _files(self, unit: Unit, apart: frozenset[str] = frozenset()) -> None:
         self.left += clean_tree(unit.path, self._paths - {unit.path}, self._gone, _APART | apart)
+
+    def _run(self, unit: Unit) -> None:
+        shutil.rmtree(unit.path / "cache" / "prefix", ignore_errors=True)  # what frozen layers said of frames; made anew
+        self._files(unit)
 
     def _remove(self, unit: Unit) -> None:
         (unit.path / "manifest.json").unlink(missing_ok=True)  # first: what is cut off here is unfinished

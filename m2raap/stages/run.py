@@ -82,8 +82,9 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
     False too where this process of torchrun only helps to train.
     """
     options = options or Options()
+    caches = out / "cache" / "prefix"  # of frozen layers, shared by all arms and seeds
     if helps():
-        help_train(lambda folder: _adapt_job(recipe, inputs, out, folder))
+        help_train(lambda folder: _adapt_job(recipe, inputs, out, folder), caches)
         return False
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
@@ -93,15 +94,26 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
     _write_run(recipe, inputs, out, steps)
     done: set[Path] = set()
     try:
-        return _run_steps(steps, done, arms, inputs, engine, options)
+        complete = _run_steps(steps, done, arms, inputs, engine, options, caches)
     except M2raapError:
         if before is not None and not done:  # a run that was refused leaves the map of the one that is here
             write_atomic(map_path, before)
         raise
+    if complete and caches.is_dir():
+        from m2raap.adapt.prefix_cache import drop_caches
+
+        drop_caches(caches)
+    return complete
 
 
 def _run_steps(
-    steps: list[Step], done: set[Path], arms: dict[str, Recipe], inputs: Inputs, engine: Engine, options: Options
+    steps: list[Step],
+    done: set[Path],
+    arms: dict[str, Recipe],
+    inputs: Inputs,
+    engine: Engine,
+    options: Options,
+    caches: Path,
 ) -> bool:
     for step in steps:
         if step.folder in done or _after(step.stage, options.last):
@@ -114,7 +126,7 @@ def _run_steps(
             continue
         if step.owner == step.arm:
             talk.say(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
-        if not _run_step(step, arms[step.arm], inputs, engine, options):
+        if not _run_step(step, arms[step.arm], inputs, engine, options, caches):
             return False
         done.add(step.folder)
     return True
@@ -150,7 +162,7 @@ def _after(stage: str, last: str | None) -> bool:
     return last is not None and STAGES.index(stage) > STAGES.index(last)
 
 
-def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options) -> bool:
+def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options, caches: Path) -> bool:
     if step.bench:
         view = inputs.bench(step.bench, recipe.langs)
         if step.stage == "keyframes":
@@ -175,7 +187,7 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
     for parent in step.parents:
         view = view.over(parent)
     if step.stage == "adapt":
-        run_adapt(view, recipe, step.folder, options.force)
+        run_adapt(view, recipe, step.folder, options.force, caches)
         return True
     stage, settings = DATA_STAGE[step.stage], settings_of(recipe, step.stage)
     if step.stage == "filter":
@@ -192,23 +204,23 @@ def helps() -> bool:
     return not join().leads
 
 
-def help_train(job_of: Callable[[Path], tuple[View, Recipe]]) -> None:
+def help_train(job_of: Callable[[Path], tuple[View, Recipe]], caches: Path | None = None) -> None:
     """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
     from m2raap.adapt.distributed import join
 
     talk.be_quiet(True)
     while folder := join().next_task():
         view, recipe = job_of(Path(folder))
-        _train(recipe.adapt_settings, recipe.keyframes.decode, view, Path(folder))
+        _train(recipe.adapt_settings, recipe.keyframes.decode, view, Path(folder), caches)
 
 
-def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool) -> None:
+def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool, caches: Path | None = None) -> None:
     cfg = recipe.adapt_settings
 
     def work(target: Path) -> Made:
         # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
         if not (target / "model" / "model.json").exists():
-            _train(cfg, recipe.keyframes.decode, view, target)
+            _train(cfg, recipe.keyframes.decode, view, target, caches)
         shutil.rmtree(target / "scratch", ignore_errors=True)
         files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
         return Made(files, training_summary(target), {"model": read_json(target / "model" / "model.json")["digest"]})
@@ -216,7 +228,7 @@ def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool) -> None:
     run_whole_stage("adapt", 1, cfg.model_dump(mode="json"), folder, work, view=view, force=force)
 
 
-def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path) -> None:
+def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None) -> None:
     import torch
 
     from m2raap.adapt.distributed import join
@@ -245,7 +257,7 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path) -> N
     if team.leads:
         team.hand_over(str(target))
     with talk.Phases(f"{target.parent.name}/adapt") as phases:
-        adapt(cfg, source, val if val.num_clips else None, target, phases, team=team)
+        adapt(cfg, source, val if val.num_clips else None, target, phases, team=team, caches=caches)
 
 
 def model_folder(path: Path) -> Path:

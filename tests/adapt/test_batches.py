@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, reverse_frames, source_digest, text_table
+from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, frames_digest, reverse_frames, text_table
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.images import images_from_jpegs
@@ -114,11 +114,13 @@ def test_more_frames_are_thinned_and_fewer_masked(backbone: Backbone) -> None:
         clip_images(source, 0, 8, backbone.preprocess)
 
 
-def test_the_digest_knows_frames_and_texts() -> None:
-    digests = {source_digest(ordered(3, seed)) for seed in (0, 0, 1)}
+def test_the_digest_knows_frames_and_not_texts() -> None:
+    assert len({frames_digest(ordered(3, seed)) for seed in (0, 0, 1)}) == 2
     other = ordered(3, 0)
     other.pairs[2][0] = ("en", "else", "raw")
-    assert len(digests) == 2 and source_digest(other) not in digests
+    assert frames_digest(other) == frames_digest(ordered(3, 0))
+    other.jpegs[2].reverse()
+    assert frames_digest(other) != frames_digest(ordered(3, 0))
 
 
 def test_reversed_frames_keep_padding_behind_and_come_back() -> None:

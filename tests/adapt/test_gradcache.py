@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import traceback
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from m2raap.adapt import step as steps
 from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig
-from m2raap.adapt.distributed import Team, start
+from m2raap.adapt.distributed import Team
 from m2raap.adapt.draws import RowDraws
 from m2raap.adapt.gradcache import cut
 from m2raap.adapt.loop import adapt
@@ -125,80 +124,48 @@ def test_out_of_memory_halves_the_chunks_not_the_batch(
         gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path / "never"))
 
 
-def in_processes(size: int, work: Callable[[Team, Path], None], folder: Path) -> None:
-    """`work` in forked processes that are a gloo team; what it raises is raised here."""
+@pytest.fixture(scope="module")
+def together(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes of their own did (tests.adapt.two_processes), and in `one` what this one does with the same."""
+    folder = tmp_path_factory.mktemp("together")
+    torch.save(gradients_of(opened(but(tiny_dir, **EVERYTHING), folder / "whole")), folder / "whole.pt")
+    command = [sys.executable, "-m", "tests.adapt.two_processes", str(tiny_dir), str(folder)]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
+    adapt(training(tiny_dir), world(), ordered(3, 1), folder / "one")
+    said = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    return folder
 
-    def one(rank: int) -> None:
-        try:
-            team = start(rank, size, dist.FileStore(str(folder / "store"), size))
-            work(team, folder)
-        except BaseException:
-            (folder / f"fault{rank}").write_text(traceback.format_exc())
-            raise
 
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=one, args=(rank,)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()
-    faults = [path.read_text() for path in sorted(folder.glob("fault*"))]
-    assert not faults, "\n".join(faults)
-    assert all(process.exitcode == 0 for process in processes)
+def training(tiny_dir: Path) -> AdaptConfig:
+    return but(tiny_dir, temporal=StanConfig(layers=2), train_vision_layers=1, cache="prefix", group_size=3, steps=4)
 
 
 @pytest.mark.parametrize("micro", [None, 2])
-def test_two_processes_have_the_gradients_of_one(micro: int | None, tiny_dir: Path, tmp_path: Path) -> None:
-    """Shares of 3 and 4 clips, the larger one in chunks."""
-    cfg = but(tiny_dir, **EVERYTHING)
-    whole = gradients_of(opened(cfg, tmp_path / "whole"))
-
-    def work(team: Team, folder: Path) -> None:
-        run = opened(cfg.model_copy(update={"micro_batch": micro}), folder, team)
-        same(gradients_of(run), whole)
-
-    in_processes(2, work, tmp_path)
+def test_two_processes_have_the_gradients_of_one(micro: int | None, together: Path) -> None:
+    """Shares of 3 and 4 clips, the second time in chunks."""
+    whole = torch.load(together / "whole.pt", weights_only=True)
+    for rank in (0, 1):
+        same(torch.load(together / f"gradients-{micro}-{rank}.pt", weights_only=True), whole)
 
 
-def test_two_processes_train_as_one_and_the_first_writes(tiny_dir: Path, tmp_path: Path) -> None:
-    cfg = but(tiny_dir, temporal=StanConfig(layers=2), train_vision_layers=1, cache="prefix", group_size=3, steps=4)
-    adapt(cfg, world(), ordered(3, 1), tmp_path / "one")
-
-    def work(team: Team, folder: Path) -> None:
-        assert not adapt(cfg, world(), ordered(3, 1), folder / "two", stop_after=3, team=team).finished
-        written = {path: path.read_bytes() for path in (folder / "two").rglob("*") if path.is_file()}
-        assert adapt(cfg, world(), ordered(3, 1), folder / "two", team=team).finished
-        if team.rank:
-            assert not written.keys() & {folder / "two" / "model" / "model.json"}
-
-    in_processes(2, work, tmp_path)
-    one, two = (read_lines(tmp_path / name / "train.jsonl") for name in ("one", "two"))
+def test_two_processes_train_as_one_and_the_first_writes(together: Path) -> None:
+    """Stopped after step 3 and begun again; the checkpoint is of step 2."""
+    one, two = (read_lines(together / name / "train.jsonl") for name in ("one", "two"))
     assert [line["step"] for line in one] == [line["step"] for line in two]
     for a, b in zip(one, two, strict=True):
         assert b.get("loss") == pytest.approx(a.get("loss"), abs=1e-4) and b.get("val_r1") == a.get("val_r1")
-    timings = read_lines(tmp_path / "two" / "timings.jsonl")
+    timings = read_lines(together / "two" / "timings.jsonl")
     assert [line.get("step") for line in timings] == [None, 1, 2, 3, None, 3, 4], "of one process alone"
+    assert (together / "two" / "model" / "model.json").is_file()
 
 
-def test_a_process_that_is_left_alone_says_so(tmp_path: Path) -> None:
-    def work(team: Team, folder: Path) -> None:
-        if team.rank:
-            with pytest.raises(M2raapError, match="process 1 of 2 has lost another one"):
-                team.wait()
-
-    in_processes(2, work, tmp_path)
-
-
-def test_tasks_are_handed_over_until_the_first_goes_home(tmp_path: Path) -> None:
-    def work(team: Team, folder: Path) -> None:
-        if team.leads:
-            team.hand_over("a/adapt")
-            team.hand_over("")
-        else:
-            assert [team.next_task(), team.next_task()] == ["a/adapt", ""]
-
-    in_processes(2, work, tmp_path)
+def test_the_others_get_their_tasks_and_hear_when_the_first_is_gone(together: Path) -> None:
+    assert json.loads((together / "heard-1.json").read_text()) == {
+        "tasks": ["a/adapt", ""],
+        "disagreed": "process 1 sees other data than the first: all have to see the same folders",
+        "alone": "process 1 of 2 has lost another one, whose own message says why",
+    }
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

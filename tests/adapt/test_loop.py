@@ -1,12 +1,14 @@
+import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from m2raap.adapt.batches import ListSource
-from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.config import AdaptConfig, LoraConfig
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import load_backbone
@@ -46,10 +48,19 @@ def lines(out: Path) -> list[dict]:
         {"cache": "prefix", "group_size": 3},
         {"cache": "off", "train_vision_layers": 4, "learn_temperature": True},
         {"temporal": MeanConfig(), "train_vision_layers": 3, "texts_per_clip": 2, "precision": "bf16"},
+        {"temporal": MeanConfig(), "precision": "fp16", "objective": "sigmoid", "mug_weight": 0.5, "layer_decay": 0.7},
         {"train_text": False, "keep": "last", "objective": "info_nce_multi", "mug_weight": 0.5},
         {"enhance": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "order_weight": 1.0, "micro_batch": 4},
     ],
-    ids=["cached levels", "cached prefix", "all live", "mean, bf16", "frozen text", "acg and mug in chunks"],
+    ids=[
+        "cached levels",
+        "cached prefix",
+        "all live",
+        "mean, bf16",
+        "sigmoid, fp16",
+        "frozen text",
+        "acg and mug in chunks",
+    ],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dict, tmp_path: Path) -> None:
     cfg = but(cfg, **changes)
@@ -147,6 +158,45 @@ def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path)
     adapt(cfg, ordered(8, 0), None, tmp_path, stop_after=5)
     with pytest.raises(M2raapError, match=r"checkpoint\.pt is of a run with other settings"):
         adapt(cfg, ordered(8, 2), None, tmp_path)
+
+
+def test_low_rank_updates_learn_and_leave_a_plain_model(cfg: AdaptConfig, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    cfg = but(cfg, lora=LoraConfig(rank=2), train_vision_layers=2, steps=4, val_every_steps=2, lr_new=1e-2, keep="last")
+    whole = adapt(cfg, ordered(8, 0), ordered(3, 1), tmp_path / "whole")
+    adapt(cfg, ordered(8, 0), ordered(3, 1), tmp_path / "killed", stop_after=4)
+    again = adapt(cfg, ordered(8, 0), ordered(3, 1), tmp_path / "killed")
+    assert (again.model_dir / "model.safetensors").read_bytes() == (whole.model_dir / "model.safetensors").read_bytes()
+    old, new = load_backbone(cfg.backbone).state_dict(), VideoCLIP.load(whole.model_dir).backbone.state_dict()
+    moved = {name.removeprefix("clip.") for name in old if not torch.equal(old[name], new[name])} - {"logit_scale"}
+    blocks = ["visual.transformer.resblocks.2", "visual.transformer.resblocks.3"]
+    blocks += [f"transformer.resblocks.{i}" for i in range(3)]
+    assert moved == {f"{block}.mlp.{part}.weight" for block in blocks for part in ("c_fc", "c_proj")}
+    difference = new["clip." + sorted(moved)[0]] - old["clip." + sorted(moved)[0]]
+    assert torch.linalg.matrix_rank(difference, atol=1e-5) == 2
+
+
+def test_low_rank_updates_that_cannot_be_are_named(
+    cfg: AdaptConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="train_vision_layers has to be above 0"):
+        but(cfg, lora=LoraConfig(), train_text=False)
+    if importlib.util.find_spec("peft"):
+        with pytest.raises(M2raapError, match="there are c_fc, c_proj"):
+            adapt(but(cfg, lora=LoraConfig(targets=("qkv",))), ordered(8, 0), None, tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(M2raapError, match=r"pip install 'm2raap\[lora\]'"):
+        adapt(but(cfg, lora=LoraConfig()), ordered(8, 0), None, tmp_path / "b")
+
+
+def test_chinese_for_an_english_tokenizer_is_a_warning(
+    cfg: AdaptConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for langs, warned in ((("en", "zh"), True), (("en",), False)):
+        adapt(but(cfg, langs=langs), ordered(8, 0), None, tmp_path / langs[-1], stop_after=0)
+        said = capsys.readouterr().err
+        assert ("8 clips have Chinese texts" in said and "Chinese-CLIP" in said) is warned
+    assert not load_backbone(BackboneConfig()).english_only
 
 
 def test_settings_that_learn_nothing_are_refused() -> None:

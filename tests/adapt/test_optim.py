@@ -42,6 +42,18 @@ def test_gates_have_a_rate_of_their_own_and_no_decay(backbone: Backbone) -> None
     assert not any(word in name for name in names for word in ("ln_", "bias", "embedding", "time", "gate", "norm"))
 
 
+def test_layers_further_from_the_features_learn_more_slowly(backbone: Backbone) -> None:
+    model, cfg = groups_of(backbone, train_vision_layers=4, lr=1.0, layer_decay=0.5)
+    rate = {id(p): g["base_lr"] for g in parameter_groups(model, cfg) for p in g["params"]}
+    of = {name.removeprefix("backbone.clip."): rate.get(id(p)) for name, p in model.named_parameters()}
+    assert [of[f"visual.transformer.resblocks.{i}.mlp.c_fc.weight"] for i in range(4)] == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    assert [of[f"transformer.resblocks.{i}.ln_1.weight"] for i in range(3)] == [1 / 8, 1 / 4, 1 / 2]
+    assert of["visual.conv1.weight"] == of["visual.positional_embedding"] == 1 / 32
+    assert of["token_embedding.weight"] == of["positional_embedding"] == 1 / 16
+    assert of["visual.proj"] == of["visual.ln_post.bias"] == of["text_projection"] == of["ln_final.weight"] == 1.0
+    assert of["temporal.spatial.0.block.mlp.c_fc.weight"] == cfg.lr_new
+
+
 def test_the_rate_rises_then_falls_to_the_floor() -> None:
     shares = [lr_share(step, 100, 10, 0.1) for step in range(1, 101)]
     assert shares[:10] == pytest.approx([i / 10 for i in range(1, 11)])

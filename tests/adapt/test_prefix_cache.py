@@ -1,3 +1,7 @@
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +10,7 @@ import torch
 
 from m2raap.adapt import prefix_cache
 from m2raap.adapt.batches import LiveImages
-from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
+from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, drop_caches, open_prefix_cache
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
@@ -16,10 +20,11 @@ from tests.adapt.world import ordered
 PLAN = CachePlan("prefix", 2, 4)
 
 
-def make(folder: Path, backbone: Backbone, key: str = "k", **hooks: object) -> PrefixCache:
+def make(root: Path, backbone: Backbone, frames: str = "k", **hooks: object) -> PrefixCache:
     progress = hooks.get("progress", lambda *_: None)
-    model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2))
-    return open_prefix_cache(folder, key, ordered(20, 0, 3), model, hooks.get("plan", PLAN), progress)  # type: ignore[arg-type]
+    model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=hooks.get("patch_pool", 2)))
+    plan, limit = hooks.get("plan", PLAN), hooks.get("limit", math.inf)
+    return open_prefix_cache(root, frames, ordered(20, 0, 3), model, plan, progress, limit)  # type: ignore[arg-type]
 
 
 def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
@@ -63,11 +68,41 @@ def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkey
     assert np.array_equal(again.tokens_BVTSD, whole.tokens_BVTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
 
 
-def test_is_made_once_and_anew_for_another_key(backbone: Backbone, tmp_path: Path) -> None:
+def test_is_made_once_and_anew_for_other_content(backbone: Backbone, tmp_path: Path) -> None:
+    levels = CachePlan("levels", 2, 4)
     heard: list[int] = []
-    for key in ("a", "a", "b"):
-        make(tmp_path, backbone, key, progress=lambda what, done, total: heard.append(done))
-    assert heard == [0, 8, 16, 20] * 2
+    for frames, plan, patch_pool in (
+        ("a", PLAN, 2), ("a", PLAN, 1), ("b", PLAN, 2), ("a", levels, 2), ("a", levels, 1), ("a", levels, 2), ("a", PLAN, 2)
+    ):  # fmt: skip
+        progress = lambda what, done, total: heard.append(done)  # noqa: E731
+        make(tmp_path, backbone, frames, plan=plan, patch_pool=patch_pool, progress=progress)
+    assert heard == [0, 8, 16, 20] * 4, "the prefix does not depend on the branch, its levels do"
+    drop_caches(tmp_path)
+    assert not tmp_path.exists()
+
+
+def test_the_least_used_goes_where_room_is_short(backbone: Backbone, tmp_path: Path) -> None:
+    one = make(tmp_path, backbone, "a")
+    before = one.tokens_BVTSD.copy()
+    make(tmp_path, backbone, "b")
+    size = PLAN.num_bytes(VideoCLIP(backbone, StanConfig(layers=2)), 20)
+    make(tmp_path, backbone, "c", limit=2.5 * size)
+    assert len(list(tmp_path.glob("*/tokens.npy"))) == 2
+    assert np.array_equal(one.tokens_BVTSD, before), "what is open stays readable"
+
+
+def test_who_comes_while_it_is_made_waits_and_finds_it(backbone: Backbone, tmp_path: Path) -> None:
+    began, heard = threading.Event(), []
+
+    def slow(what: str, done: int, total: int) -> None:
+        began.set()
+        time.sleep(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(make, tmp_path, backbone, progress=slow)
+        began.wait(10)
+        second = make(tmp_path, backbone, progress=lambda what, done, total: heard.append(done))
+        assert heard == [] and np.array_equal(second.tokens_BVTSD, first.result().tokens_BVTSD)
 
 
 def test_a_full_disk_is_told_before(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from m2raap.cli.main import app
 from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.view import View
 
-NUM = 6
+NUM, FRAMES = 6, 4
 
 
 def m2raap_here(*words: object) -> None:
@@ -36,7 +36,9 @@ def bench(small_world: Path, tmp_path_factory) -> View:
 def chain(bench: View, tmp_path_factory) -> Path:
     """keyframes/, embed/ and evaluate/ of the benchmark and the bare tiny model."""
     out = tmp_path_factory.mktemp("chain")
-    m2raap_here("keyframes", bench.corpus_path, "--out", out / "keyframes", "--workers", 1)
+    m2raap_here(
+        "keyframes", bench.corpus_path, "--out", out / "keyframes", "--workers", 1, "--set", f"keyframes.k={FRAMES}"
+    )
     m2raap_here("embed", out / "keyframes", "--out", out / "embed")
     m2raap_here("evaluate", out / "embed", "--out", out / "evaluate")
     return out

@@ -17,6 +17,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.stages.embed import Own, Shown, load_model
 from m2raap.stages.evaluate import read_ranks
 from m2raap.video.clip import KeyframeConfig
+from tests.interop.conftest import FRAMES
 from tests.stages.pictures import draw
 
 mteb = pytest.importorskip("mteb")
@@ -78,7 +79,7 @@ def scores(encoder: Encoder, task: Any) -> dict[str, float]:
 def test_inside_mteb_it_finds_what_m2raap_finds(
     model: Any, chain: Path, results: dict[str, Any], bench: View, lang: str, category: str
 ) -> None:
-    found = scores(Encoder(model), task_of(bench, lang, category))
+    found = scores(Encoder(model, keyframes=KeyframeConfig(k=FRAMES)), task_of(bench, lang, category))
     (row,) = [r for r in results["rows"] if (r["lang"], r["direction"], r["slice"]) == (lang, category, "all")]
     ranks = [
         r["rank_pessimistic"]
@@ -155,7 +156,7 @@ class Frames(Images):
         from mteb.models.modality_collators import FramesCollator
 
         if "video" in inputs.dataset.features:
-            inputs.collate_fn = FramesCollator(num_frames=8)
+            inputs.collate_fn = FramesCollator(num_frames=FRAMES)
             rows = [{"video": [to_picture(frame) for frame in video]} for batch in inputs for video in batch["video"]]
             return self.inner.encode(loader(rows), **kwargs)
         return super().encode(inputs, **kwargs)

@@ -12,7 +12,8 @@ from m2raap.interop.mteb import Encoder
 from m2raap.models.builtin import TINY
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.embed import load_model
-from tests.interop.conftest import m2raap_here
+from m2raap.video.clip import KeyframeConfig
+from tests.interop.conftest import FRAMES, m2raap_here
 from tests.interop.test_mteb import Images, task_of
 from tests.pages import blocks, commands, parse
 
@@ -20,6 +21,7 @@ PAGE = "docs/evaluate-your-model.md"
 STAND_INS = {
     '"ViT-B-32", pretrained="laion2b_s34b_b79k"': f'"local-dir:{TINY}"',
     '"ViT-B-32"': f'"local-dir:{TINY}"',
+    'name="me/my-model"': f'name="me/my-model", keyframes=KeyframeConfig(k={FRAMES})',
     "mteb.evaluate(encoder, task)": "mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)",
 }
 
@@ -37,7 +39,7 @@ def run(number: int) -> dict[str, Any]:
     code = blocks(PAGE, "python")[number]
     for name, other in STAND_INS.items():
         code = code.replace(name, other)
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"KeyframeConfig": KeyframeConfig}
     exec(compile(code, PAGE, "exec", dont_inherit=True), names)
     return names
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from m2raap.models.losses import OBJECTIVES, cosine_logits, info_nce, info_nce_multi, order_contrast, twins_mask
+from m2raap.models.losses import (
+    cosine_logits,
+    info_nce,
+    info_nce_multi,
+    order_contrast,
+    sigmoid,
+    start_bias,
+    twins_mask,
+)
 
 
 def by_hand(video: torch.Tensor, text: torch.Tensor, scale: float, twins: torch.Tensor, multi: bool) -> float:
@@ -34,10 +42,31 @@ def test_without_twins_the_objectives_agree_with_open_clips_loss() -> None:
 
     video, text = (F.normalize(torch.randn(8, 16), dim=-1) for _ in range(2))
     scale = torch.tensor(20.0)
-    for objective in OBJECTIVES.values():
+    for objective in (info_nce, info_nce_multi):
         torch.testing.assert_close(
             objective(cosine_logits(video, text, scale), torch.eye(8, dtype=torch.bool)), ClipLoss()(video, text, scale)
         )
+
+
+def test_sigmoid_is_open_clips_and_leaves_twins_out() -> None:
+    from open_clip.loss import SigLipLoss
+
+    video, text = (F.normalize(torch.randn(5, 16), dim=-1) for _ in range(2))
+    scale, bias = torch.tensor(10.0), torch.tensor(-3.0)
+    logits = cosine_logits(video, text, scale) + bias
+    alone = torch.eye(5, dtype=torch.bool)
+    torch.testing.assert_close(sigmoid(logits, alone), SigLipLoss()(video, text, scale, bias))
+    twins = twins_mask(["a", "b", "a", "c", "d"])
+    without = (
+        float(sigmoid(logits, alone)) - sum(math.log1p(math.exp(float(logits[i, j]))) for i, j in ((0, 2), (2, 0))) / 5
+    )
+    assert float(sigmoid(logits, twins)) == pytest.approx(without, abs=1e-5)
+
+
+def test_the_bias_starts_where_one_wrong_pair_a_row_is_expected() -> None:
+    logits = torch.full((33, 33), 24.0) + 5 * torch.eye(33)
+    wrong = torch.sigmoid(logits + start_bias(logits))[~torch.eye(33, dtype=torch.bool)]
+    assert float(wrong.sum()) / 33 == pytest.approx(1.0, abs=0.05)
 
 
 def test_twins_share_any_key() -> None:

@@ -1,4 +1,5 @@
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from m2raap.stages.ablate import ladder, ladder_rows
 from m2raap.stages.plan import Step, plan
 from m2raap.stages.recipe import Recipe, arm_recipe, load_recipe
 from m2raap.stages.run import RunFolder
+from tests.conftest import m2raap
 from tests.stages.embedded import write_run
 
 WHOLE = ["baseline", "filter", "rewrite", "keyframes", "temporal", "mug", "acg"]
@@ -105,3 +107,21 @@ def _folder(path: Path, timing: str) -> Path:
     path.mkdir(parents=True)
     (path / "timings.jsonl").write_text(timing + "\n")
     return path
+
+
+def test_a_recipe_is_taken_apart_from_the_command_line(small_world: Path, tmp_path: Path):
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "name: tiny\nstages: [keyframes, adapt]\nkeyframes: {k: 4, short_side_px: 96}\n"
+        "adapt: {temporal: {name: stan, layers: 1}, steps: 2, batch_size: 8, num_frames: 4, val_every_steps: 2}\n"
+    )
+    corpora = ("--data", small_world / "train", "--bench", f"motion={small_world / 'test'}", "--limit", 16)
+    done = m2raap("ablate", recipe, *corpora, "--out", tmp_path / "A", "--allow-refused", "100%", "--json")
+    rows = json.loads(done.stdout)["ladder"]
+    assert [(row["arm"], row["lang"]) for row in rows] == [
+        (arm, lang) for arm in ("baseline", "keyframes", "temporal") for lang in ("en", "zh")
+    ]
+    assert rows[0]["step"] is None and all(len(row["step"]) == len(row["whole"]) == 3 for row in rows[2:])
+    assert [row["curation_s"] > 0 for row in rows] == [False, False, True, True, True, True]
+    assert len(list((tmp_path / "A").glob("*/keyframes"))) == 1, "the rows share one"
+    assert "Progressive table" in m2raap("report", tmp_path / "A").stdout

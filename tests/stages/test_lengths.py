@@ -41,7 +41,7 @@ def test_a_run_by_the_length_of_its_clips(tmp_path: Path) -> None:
     run = RunFolder.open(out)
     rows = length_rows(run, _evaluations(run.steps), run.steps, 0)
     counts = {(row.arm, row.slice): row.queries for row in rows if row.direction == "t2v"}
-    wanted = {"under 5 s": 2, "5 to 15 s": 5, "over 15 s": 4, "unknown length": 1}
+    wanted = {"under 5 s": 2, "5-15 s": 5, "over 15 s": 4, "unknown": 1}
     assert counts == {(arm, name): num for arm in "ab" for name, num in wanted.items()}
 
 

@@ -1,0 +1,48 @@
+"""One of two processes that train together, for test_gradcache: python -m tests.adapt.two_processes CLIP FOLDER RANK."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from m2raap.adapt.distributed import start
+from m2raap.adapt.loop import adapt
+from m2raap.core.errors import M2raapError
+from tests.adapt.test_gradcache import EVERYTHING, but, gradients_of, opened, training, world
+from tests.adapt.world import ordered
+
+
+def main(clip: Path, folder: Path, rank: int) -> None:
+    torch.set_num_threads(1)
+    team = start(rank, 2, dist.FileStore(str(folder / "store"), 2))
+    for micro in (None, 2):
+        run = opened(but(clip, **EVERYTHING).model_copy(update={"micro_batch": micro}), folder / f"run{micro}", team)
+        torch.save(gradients_of(run), folder / f"gradients-{micro}-{rank}.pt")
+    cfg, two = training(clip), folder / "two"
+    assert not adapt(cfg, world(), ordered(3, 1), two, stop_after=3, team=team).finished
+    assert adapt(cfg, world(), ordered(3, 1), two, team=team).finished
+    heard = {}
+    if team.leads:
+        team.hand_over("a/adapt")
+        team.hand_over("")
+    else:
+        heard["tasks"] = [team.next_task(), team.next_task()]
+    try:
+        team.agree("data", str(rank) * 32)
+    except M2raapError as error:
+        heard["disagreed"] = str(error)
+    if team.leads:
+        return  # and is gone
+    try:
+        team.wait()
+    except M2raapError as error:
+        heard["alone"] = str(error).partition(" (")[0]
+    (folder / f"heard-{rank}.json").write_text(json.dumps(heard))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
