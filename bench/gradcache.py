@@ -123,7 +123,8 @@ def main() -> None:
         )
     tiny = measured("builtin:tiny", options.tiny_pairs, options.chunk, options.frames, options.threads, {})
     print(
-        f"builtin:tiny, {options.tiny_pairs} pairs: {tiny['peak_mb']:.0f} MB, {tiny['step_s']:.1f} s a step, loss {tiny['loss']:.3f}"
+        f"builtin:tiny, {options.tiny_pairs} pairs: {tiny['peak_mb']:.0f} MB, {tiny['step_s']:.1f} s a step, "
+        f"loss {tiny['loss']:.3f}"
     )
 
 

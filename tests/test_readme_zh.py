@@ -28,7 +28,7 @@ def test_both_hold_the_same_code() -> None:
 def test_both_hold_the_same_names_and_links() -> None:
     same: dict[str, set[str]] = {"only in README.md": set(), "only in README.zh.md": set()}
     assert missing(r"`([^`\n]+(?:\n[^`\n]+)?)`") == same
-    assert missing(r"\((https?://[^)]+)\)") == same
+    assert missing(r"\]\(((?:https?://|docs/)[^)]+)\)") == same
 
 
 def test_both_hold_the_same_sections_tables_and_figures() -> None:

@@ -66,8 +66,14 @@ class Backward:
         found = self.team.gathered(_without_graph(Features.joined(made)), share, batch)
         del made
         leaves = found.but({name: tensor.requires_grad_() for name, tensor in found.vectors().items()})
-        loss = loss_of(leaves)
-        scale(loss).backward()
+        try:
+            loss = loss_of(leaves)
+            scale(loss).backward()
+        except torch.cuda.OutOfMemoryError:
+            raise M2raapError(
+                f"out of GPU memory in the loss of {batch} clips, which smaller chunks cannot help: lower adapt.batch_size, "
+                "or leave out fcc_weight or mug_weight"
+            ) from None
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
         del leaves, found
         self._second_pass(share, encode, kept, gradients)

@@ -127,7 +127,14 @@ def _difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[T
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         ours = module(*inputs).numpy()
-    theirs = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
+    given = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+    try:
+        theirs = session.run(None, given)[0]
+    except Exception as error:  # onnxruntime's own types, of no common base
+        raise M2raapError(
+            f"{path.name}: onnxruntime does not run it at batch {len(inputs[0])} ({' '.join(str(error).split())[:120]}): this "
+            "tower's graph is tied to one batch; serve the model folder itself"
+        ) from error
     return float(np.abs(np.asarray(theirs) - ours).max())
 
 

@@ -98,7 +98,7 @@ class Amender:
         self.left += clean_tree(unit.path, self._paths - {unit.path}, self._gone, _APART | apart)
 
     def _run(self, unit: Unit) -> None:
-        shutil.rmtree(unit.path / "cache" / "prefix", ignore_errors=True)  # what frozen layers said of frames; made anew
+        shutil.rmtree(unit.path / "cache" / "prefix", ignore_errors=True)  # of frames; made anew
         self._files(unit)
 
     def _remove(self, unit: Unit) -> None:

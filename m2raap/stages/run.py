@@ -103,6 +103,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
         from m2raap.adapt.prefix_cache import drop_caches
 
         drop_caches(caches)
+        if not any(caches.parent.iterdir()):
+            caches.parent.rmdir()
     return complete
 
 

@@ -74,11 +74,20 @@ def same(found: tuple[float, dict[str, torch.Tensor]], whole: tuple[float, dict[
     assert max(float(gradient.abs().max()) for gradient in whole[1].values()) > 1e-2, "there is something to compare"
 
 
-@pytest.mark.parametrize("changes", [EVERYTHING, FROZEN_TEXT, RAW], ids=["everything", "frozen text", "mean"])
-def test_chunks_have_the_gradients_of_the_batch(changes: dict, tiny_dir: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def everything(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of one big batch, with every term of the loss."""
+    return gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path_factory.mktemp("whole")))
+
+
+def test_chunks_have_the_gradients_of_the_batch(everything: tuple, tiny_dir: Path, tmp_path: Path) -> None:
+    same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path)), everything)
+
+
+@pytest.mark.parametrize("changes", [FROZEN_TEXT, RAW], ids=["frozen text", "mean"])
+def test_chunks_of_one_clip_too(changes: dict, tiny_dir: Path, tmp_path: Path) -> None:
     whole = gradients_of(opened(but(tiny_dir, **changes), tmp_path / "whole"))
-    for micro in (1, 3):
-        same(gradients_of(opened(but(tiny_dir, **changes, micro_batch=micro), tmp_path / str(micro))), whole)
+    same(gradients_of(opened(but(tiny_dir, **changes, micro_batch=1), tmp_path / "ones")), whole)
 
 
 def test_a_chunk_draws_what_its_rows_draw_in_the_batch() -> None:
@@ -107,18 +116,20 @@ def full_above(monkeypatch: pytest.MonkeyPatch, when: Callable[[int, bool], bool
 
 
 def test_out_of_memory_halves_the_chunks_not_the_batch(
-    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    everything: tuple, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path / "whole"))
     with monkeypatch.context() as patch:
         tried = full_above(patch, lambda clips, graph: clips > 2)
         run = opened(but(tiny_dir, **EVERYTHING), tmp_path / "halved")
-        same(gradients_of(run), whole)
+        same(gradients_of(run), everything)
         assert tried[:3] == [7, 4, 2] and run.backward.micro == 2
     with monkeypatch.context() as patch:  # the second pass needs more than the first
         tried = full_above(patch, lambda clips, graph: graph and clips > 1)
-        same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), whole)
+        same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), everything)
         assert tried[:4] == [3, 3, 1, 3] and set(tried[4:-7]) == {2} and tried[-7:] == [1] * 7
+    with monkeypatch.context() as patch, pytest.raises(M2raapError, match=r"in the loss of 7 clips.*adapt\.batch_size"):
+        patch.setattr(steps, "step_loss", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError))
+        gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=4), tmp_path / "loss"))
     full_above(monkeypatch, lambda clips, graph: True)
     with pytest.raises(M2raapError, match="out of GPU memory with one clip at a time"):
         gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path / "never"))
@@ -128,7 +139,6 @@ def test_out_of_memory_halves_the_chunks_not_the_batch(
 def together(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes of their own did (tests.adapt.two_processes), and in `one` what this one does with the same."""
     folder = tmp_path_factory.mktemp("together")
-    torch.save(gradients_of(opened(but(tiny_dir, **EVERYTHING), folder / "whole")), folder / "whole.pt")
     command = [sys.executable, "-m", "tests.adapt.two_processes", str(tiny_dir), str(folder)]
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
     adapt(training(tiny_dir), world(), ordered(3, 1), folder / "one")
@@ -142,11 +152,10 @@ def training(tiny_dir: Path) -> AdaptConfig:
 
 
 @pytest.mark.parametrize("micro", [None, 2])
-def test_two_processes_have_the_gradients_of_one(micro: int | None, together: Path) -> None:
+def test_two_processes_have_the_gradients_of_one(micro: int | None, everything: tuple, together: Path) -> None:
     """Shares of 3 and 4 clips, the second time in chunks."""
-    whole = torch.load(together / "whole.pt", weights_only=True)
     for rank in (0, 1):
-        same(torch.load(together / f"gradients-{micro}-{rank}.pt", weights_only=True), whole)
+        same(torch.load(together / f"gradients-{micro}-{rank}.pt", weights_only=True), everything)
 
 
 def test_two_processes_train_as_one_and_the_first_writes(together: Path) -> None:

@@ -36,6 +36,7 @@ def test_no_stage_opens_the_truth(undisturbed: Path):
 def test_every_folder_is_whole_and_the_counts_add_up(undisturbed: Path):
     rows = json.loads(m2raap("check", undisturbed, "--json").stdout)
     assert {row["state"] for row in rows} == {"ok"} and len(rows) >= 9
+    assert not (undisturbed / "cache" / "prefix").exists(), "what frozen layers said goes at the end of the run"
     counts = read_json(undisturbed / "m2raap" / "align" / "manifest.json")["counts"]
     before = read_json(undisturbed / "m2raap" / "keyframes" / "manifest.json")["counts"]
     assert counts["clips_in"] == before["clips_out"] and counts["texts_in"] == before["texts_out"]

@@ -112,6 +112,8 @@ def forgotten(small_world: Path, undisturbed: Path, tmp_path_factory) -> dict[st
     cache.close()
     (run / "sheet.csv").write_text(f"item,clip_id,text\r\n1,{ids[0]},x\r\n2,{kept[5]['clip_id']},y\r\n")
     (run / "notes.md").write_text(f"look at {ids[0]} again")
+    (run / "cache" / "prefix" / "k").mkdir(parents=True)
+    (run / "cache" / "prefix" / "k" / "tokens.part").write_bytes(b"what frozen layers said of all frames")
     (arm / "filter" / "dropped" / ".part-00000.parquet.99.tmp").write_bytes(b"half of " + captions[0].encode())
     before = digests(arm / "adapt" / "model")
     done = forget([run], [*ids, "nobody"], exporters())
@@ -137,6 +139,7 @@ def test_no_byte_of_them_is_left(forgotten: dict[str, Any]):
     rows = sqlite3.connect(forgotten["run"] / "cache.sqlite").execute("SELECT key FROM answers").fetchall()
     assert rows == [("c",)]
     assert not (forgotten["run"] / "report" / "report.html").exists()
+    assert not (forgotten["run"] / "cache" / "prefix").exists()
     told = [row for row in all_rows(forgotten["arm"] / "align", "verdicts") if row["copy_of"] == "(forgotten)"]
     assert told and all(row["clip_id"] not in forgotten["ids"] for row in told)
 
