@@ -74,7 +74,8 @@ def plan_world(cfg: WorldConfig) -> list[Planned]:
     return plans + _plan_test(cfg, pairs["test"])
 
 
-def _planned(cfg: WorldConfig, clip_id: str, split: str, scene: Scene, number: int) -> Planned:
+def planned(cfg: WorldConfig, clip_id: str, split: str, scene: Scene, number: int) -> Planned:
+    """A clip of the scene; `number` names the streams that its drawing and its words are drawn from."""
     rng = np.random.default_rng([cfg.seed, 11, number])
     texts = {lang: describe(scene, lang, rng) for lang in LANGS}
     return Planned(clip_id, split, scene, [cfg.seed, 12, number], texts, dict(texts))
@@ -97,7 +98,7 @@ def _plan_mixed(cfg: WorldConfig, split: str, pairs: tuple, num_clips: int, firs
     while len(scenes) < num_clips:
         scenes.append(sampler.scene("motion"))
     scenes = [scenes[i] for i in rng.permutation(len(scenes))[:num_clips]]
-    return [_planned(cfg, f"t{first + i:06d}", split, scene, first + i) for i, scene in enumerate(scenes)]
+    return [planned(cfg, f"t{first + i:06d}", split, scene, first + i) for i, scene in enumerate(scenes)]
 
 
 def _plan_test(cfg: WorldConfig, pairs: tuple) -> list[Planned]:
@@ -119,7 +120,7 @@ def _plan_test(cfg: WorldConfig, pairs: tuple) -> list[Planned]:
     scenes = list(taken.values())
     first = cfg.train_clips + cfg.val_clips
     order = rng.permutation(len(scenes))
-    return [_planned(cfg, f"e{i:06d}", "test", scenes[j], first + i) for i, j in enumerate(order)]
+    return [planned(cfg, f"e{i:06d}", "test", scenes[j], first + i) for i, j in enumerate(order)]
 
 
 def _plant(plans: list[Planned], cfg: WorldConfig) -> None:
@@ -159,7 +160,7 @@ def _plant(plans: list[Planned], cfg: WorldConfig) -> None:
 def _give_motion(plan: Planned, cfg: WorldConfig, rng: np.random.Generator) -> None:
     """Another scene for the clip: one object that moves."""
     scene = SceneSampler(split_pairs(cfg.seed)["train"], rng).scene("motion")
-    other = _planned(cfg, plan.clip_id, plan.split, scene, plan.seed[2])
+    other = planned(cfg, plan.clip_id, plan.split, scene, plan.seed[2])
     plan.scene, plan.true_texts, plan.texts = other.scene, other.true_texts, other.texts
 
 
@@ -242,19 +243,21 @@ def make_world(
     world = World()
     for plan in plans:
         test = plan.split == "test"
-        (world.test_clips if test else world.train_clips).append(_clip_row(plan))
-        (world.test_texts if test else world.train_texts).extend(_text_rows(plan))
+        (world.test_clips if test else world.train_clips).append(clip_row(plan))
+        (world.test_texts if test else world.train_texts).extend(text_rows(plan))
     return world
 
 
-def _clip_row(plan: Planned) -> dict[str, Any]:
+def clip_row(plan: Planned) -> dict[str, Any]:
+    """Its row of `clips`."""
     return {
         "clip_id": plan.clip_id, "video": plan.video, "start_s": None, "end_s": None, "split": plan.split,
         "source": "world", "licence": "CC0-1.0", "category": plan.scene.kind,
     }  # fmt: skip
 
 
-def _text_rows(plan: Planned) -> list[dict[str, Any]]:
+def text_rows(plan: Planned) -> list[dict[str, Any]]:
+    """Its rows of `texts`, one a language."""
     return [
         {
             "text_id": f"{plan.clip_id}.{lang}0", "clip_id": plan.clip_id, "lang": lang, "text": plan.texts[lang],

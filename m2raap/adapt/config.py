@@ -13,7 +13,7 @@ from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, Temporal
 class LoraConfig(Config):
     """Low-rank updates in place of the backbone's own weights, where those would learn; at the rate lr_new."""
 
-    rank: int = Field(default=8, ge=1)
+    rank: int = Field(default=8, ge=1, description="of the update")
     alpha: float = Field(default=16.0, gt=0, description="the update counts alpha / rank")
     targets: tuple[str, ...] | None = Field(
         default=None,
@@ -41,9 +41,9 @@ class AdaptConfig(Config):
         default=None, ge=2, description="train on that many clips, drawn by the seed; null: on all"
     )
     num_frames: int = Field(default=8, ge=1, description="frames a clip; more are thinned evenly, fewer are masked")
-    epochs: float = Field(default=10.0, gt=0)
+    epochs: float = Field(default=10.0, gt=0, description="passes over the clips, one draw of texts each")
     steps: int | None = Field(default=None, ge=1, description="where given, instead of epochs")
-    batch_size: int = Field(default=64, ge=2)
+    batch_size: int = Field(default=64, ge=2, description="clips a step")
     micro_batch: int | None = Field(
         default=None,
         ge=1,
@@ -70,7 +70,9 @@ class AdaptConfig(Config):
         default=0.3, ge=0, le=1, description="share of the clips of a step that ACG sees without captions"
     )
     mug_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss over Mug's scores")
-    mug_form: Literal["simple", "full"] = "simple"
+    mug_form: Literal["simple", "full"] = Field(
+        default="simple", description="of m2raap.models.mug, both from STAN's code"
+    )
     texts_per_clip: int = Field(
         default=1, ge=1, description="texts a clip and step, of different languages where it has them"
     )
@@ -81,15 +83,15 @@ class AdaptConfig(Config):
     lr_floor: float = Field(
         default=0.1, ge=0, le=1, description="share of the learning rates that is left at the last step"
     )
-    warmup_steps: int = Field(default=10, ge=0)
+    warmup_steps: int = Field(default=10, ge=0, description="steps until the learning rates are whole")
     weight_decay: float = Field(default=0.05, ge=0, description="not on norms, biases, embeddings, gates")
-    betas: tuple[float, float] = (0.9, 0.98)
-    clip_norm: float = Field(default=5.0, gt=0)
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="of AdamW")
+    clip_norm: float = Field(default=5.0, gt=0, description="of the gradient")
 
     train_vision_layers: int = Field(
         default=0, ge=0, description="how many last vision layers learn; all of them: embeddings too"
     )
-    train_text: bool = True
+    train_text: bool = Field(default=True, description="whether the text tower learns")
     lora: LoraConfig | None = Field(
         default=None, description="needs peft; merged into the weights when the model is saved"
     )
@@ -100,7 +102,7 @@ class AdaptConfig(Config):
         description="the backbone's rate is multiplied by this for every layer further from the features",
     )
     temperature: float | None = Field(default=None, gt=0, description="null: the backbone's own")
-    learn_temperature: bool = False
+    learn_temperature: bool = Field(default=False, description="whether it learns")
     objective: str = Field(default="info_nce", description="a key of m2raap.models.losses.OBJECTIVES")
 
     langs: tuple[str, ...] = Field(default=("en", "zh"), min_length=1)
@@ -112,9 +114,9 @@ class AdaptConfig(Config):
         description="odds of a text among a clip's texts of one language; 0 leaves an origin out",
     )
 
-    val_every_steps: int = Field(default=20, ge=1)
+    val_every_steps: int = Field(default=20, ge=1, description="steps between two validations")
     keep: Literal["best", "last"] = Field(default="best", description="by R@1 on the val clips, mean over languages")
-    checkpoint_every_steps: int = Field(default=50, ge=1)
+    checkpoint_every_steps: int = Field(default=50, ge=1, description="steps between two checkpoints to resume from")
     cache: Literal["auto", "off", "prefix", "levels"] = Field(
         default="auto",
         description="keep in float16 what frozen vision layers say: the tokens that enter the last layers (prefix) or, "
@@ -124,9 +126,9 @@ class AdaptConfig(Config):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="of the towers; fp16 with a loss scale that adapts itself, for GPUs without bf16"
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     threads: int = Field(default=0, ge=0, description="of torch; 0 leaves them as they are")
-    tensorboard: bool = False
+    tensorboard: bool = Field(default=False, description="also write its event files (needs the extra)")
     seed: int = 0
 
     @property

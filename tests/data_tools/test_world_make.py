@@ -214,3 +214,17 @@ def test_bytes_do_not_depend_on_the_workers(small: tuple[Path, World], tmp_path:
     assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()) and len(files) == 43
     for file in files:
         assert (out / file).read_bytes() == (tmp_path / file).read_bytes(), file
+
+
+def test_the_off_topic_benchmark_shows_more_than_its_captions_say(tmp_path: Path):
+    from data_tools.world.off_topic import write_off_topic
+
+    corpus = write_off_topic(tmp_path / "O", 3, 0)
+    again = write_off_topic(tmp_path / "again", 3, 0)
+    assert corpus.benchmark == "world-offtopic" and corpus.counts == {"clips": 3, "missing_file": 0, "texts": 6}
+    assert corpus.digest == again.digest
+    for one, other in zip(
+        sorted((tmp_path / "O").rglob("*.mp4")), sorted((tmp_path / "again").rglob("*.mp4")), strict=True
+    ):
+        assert one.read_bytes() == other.read_bytes()
+    assert {row["category"] for row in corpus.all_rows("clips")} == {"multishot"}

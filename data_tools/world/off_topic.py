@@ -1,0 +1,58 @@
+"""A benchmark of clips whose caption is about one shot only: one or two further shots show something else.
+
+Test combinations of the world of the same seed, no two clips with the same meaning. For asking whether weights over frames help.
+
+python -m data_tools.world.off_topic OUT --num 300 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from data_tools.world.grammar import Scene, SceneSampler, meaning, split_pairs
+from data_tools.world.make import Planned, WorldConfig, clip_row, planned, text_rows, write_clip
+from m2raap.core.corpus import Corpus, write_corpus
+from m2raap.core.engine import available_cores
+
+BENCHMARK = "world-offtopic"
+FIRST = 2_000_000  # numbers of clips that no world reaches: their drawings and words are streams of their own
+
+
+def write_off_topic(out: Path, num: int, seed: int) -> Corpus:
+    """`num` clips and two texts each. The same arguments give the same bytes. Raises M2raapError where one cannot be made."""
+    cfg = WorldConfig(seed=seed)
+    plans = _plan(cfg, num)
+    (out / "videos" / "test").mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        list(pool.map(lambda plan: write_clip(plan, cfg, out / "videos"), plans))
+    texts = [row for plan in plans for row in text_rows(plan)]
+    source = {"importer": "world", "settings": {"off_topic": num, "seed": seed}}
+    return write_corpus(
+        out, [clip_row(plan) for plan in plans], texts, video_root=out / "videos", source=source, benchmark=BENCHMARK
+    )
+
+
+def _plan(cfg: WorldConfig, num: int) -> list[Planned]:
+    sampler = SceneSampler(split_pairs(cfg.seed)["test"], np.random.default_rng([cfg.seed, 17]))
+    scenes: dict[str, Scene] = {}
+    while len(scenes) < num:
+        scene = sampler.scene("multishot")
+        scenes.setdefault(meaning(scene), scene)
+    return [planned(cfg, f"o{i:06d}", "test", scene, FIRST + i) for i, scene in enumerate(scenes.values())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--num", type=int, default=300, choices=range(1, 401), metavar="1..400")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    print(f"{asked.out}: {write_off_topic(asked.out, asked.num, asked.seed).counts}")
+
+
+if __name__ == "__main__":
+    main()
