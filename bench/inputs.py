@@ -24,7 +24,8 @@ from typing import Any
 from m2raap.core.engine import LocalEngine, available_cores
 from m2raap.core.folder import read_timings
 from m2raap.stages.recipe import Recipe, arms_of, load_recipe
-from m2raap.stages.run import Inputs, RunFolder, run
+from m2raap.stages.run import run
+from m2raap.stages.run_folder import Inputs, RunFolder
 
 CACHED = "arms.cached={adapt: {cache: auto}}"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "panda70m"

@@ -9,8 +9,10 @@ from m2raap.interop.evaluate import evaluate
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages.recipe import load_recipe
 from m2raap.stages.report import report
-from m2raap.stages.run import Inputs, Options, RunFolder, model_folder
+from m2raap.stages.run import Options
 from m2raap.stages.run import run as carry_out
+from m2raap.stages.run_folder import Inputs, RunFolder
+from m2raap.stages.whole import model_folder
 
 __all__ = ["evaluate", "load", "run"]
 

@@ -29,7 +29,7 @@ def cost(
     from m2raap.report.console import print_modules
     from m2raap.stages.cost import cost_of_recipe, cost_of_run
     from m2raap.stages.recipe import load_recipe
-    from m2raap.stages.run import RunFolder
+    from m2raap.stages.run_folder import RunFolder
 
     if (Path(what) / "run.json").is_file():
         if assignments:

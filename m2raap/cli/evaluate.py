@@ -40,7 +40,7 @@ def evaluate(
     from m2raap.retrieval.benchmarks import BENCHMARKS, read_benchmarks
     from m2raap.stages.bank import Bank
     from m2raap.stages.evaluate import side_lines
-    from m2raap.stages.run import run_evaluate
+    from m2raap.stages.whole import run_evaluate
 
     if not (embedded / "ids.json").is_file():
         raise M2raapError(f"{embedded}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
@@ -89,7 +89,7 @@ def bank(
 ) -> None:
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
-    from m2raap.stages.run import model_folder, run_bank
+    from m2raap.stages.whole import model_folder, run_bank
 
     loaded = load(recipe, assignments)
     view = open_view(corpus, loaded.langs).limited(limit)

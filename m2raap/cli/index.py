@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def chosen_model(name: str | None) -> Path | BackboneConfig | None:
     """A folder of ours, or a backbone that brings its own weights."""
     from m2raap.models.config import BackboneConfig
-    from m2raap.stages.run import model_folder
+    from m2raap.stages.whole import model_folder
 
     if name is None:
         return None

@@ -37,7 +37,7 @@ def check(
 
 def status(run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")], as_json: JsonOption = False) -> None:
     from m2raap.stages.inspect import status as status_of
-    from m2raap.stages.run import RunFolder
+    from m2raap.stages.run_folder import RunFolder
 
     rows = status_of(RunFolder.open(run))
     if as_json:

@@ -30,7 +30,7 @@ def export(
 ) -> None:
     from m2raap.core.view import open_view
     from m2raap.stages.model_export import export_lines, export_model
-    from m2raap.stages.run import model_folder
+    from m2raap.stages.whole import model_folder
 
     made = export_model(model_folder(model), to, out, open_view(bench) if bench else None, frames, licence)
     show(made, export_lines(made, out), as_json)
@@ -95,8 +95,8 @@ def interpolate(
     from m2raap.core.errors import UsageError
     from m2raap.core.view import open_view
     from m2raap.stages.interpolate import curve, curve_lines, dial, keep_curve
-    from m2raap.stages.run import model_folder
     from m2raap.stages.stills import read_stills
+    from m2raap.stages.whole import model_folder
 
     if (alpha is None) != (out is None):
         raise UsageError("one mixture needs both: --alpha 0.5 --out FOLDER")
@@ -129,8 +129,8 @@ def keeps(
 ) -> None:
     from m2raap.stages.interpolate import curve_lines
     from m2raap.stages.interpolate import keeps as measured
-    from m2raap.stages.run import model_folder
     from m2raap.stages.stills import read_stills
+    from m2raap.stages.whole import model_folder
 
     rows = measured(model_folder(model), read_stills(stills), gallery, floor)
     show({"rows": rows}, curve_lines(rows), as_json)

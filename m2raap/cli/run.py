@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from m2raap.core.view import View
     from m2raap.report.data import ReportData
     from m2raap.stages.recipe import Recipe
-    from m2raap.stages.run import Inputs, Options
+    from m2raap.stages.run import Options
+    from m2raap.stages.run_folder import Inputs
 
 CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before")]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe file or name; default: the defaults")]
@@ -63,7 +64,8 @@ def run_recipe(
 ) -> None:
     from m2raap.stages import STAGES
     from m2raap.stages.recipe import load_recipe
-    from m2raap.stages.run import Inputs, Options
+    from m2raap.stages.run import Options
+    from m2raap.stages.run_folder import Inputs
 
     for flag, stage in (("--from", first), ("--until", last)):
         if stage is not None and stage not in STAGES:
@@ -91,7 +93,8 @@ def carry_out(
     from m2raap.stages.estimate import estimate
     from m2raap.stages.recipe import with_remote_videos
     from m2raap.stages.report import report as write_report
-    from m2raap.stages.run import RunFolder, make_plan, run
+    from m2raap.stages.run import make_plan, run
+    from m2raap.stages.run_folder import RunFolder
 
     allowed = options.parse_percent(allow_refused)
     recipe = with_remote_videos(recipe) if allow_remote else recipe
@@ -121,7 +124,7 @@ def _show(data: ReportData, path: Path, as_json: bool) -> None:
 
 
 def _judge_refused(folder, allowed: float) -> None:
-    from m2raap.stages.run import unreadable_share
+    from m2raap.stages.run_folder import unreadable_share
 
     unreadable, total = unreadable_share(folder)
     if unreadable > allowed * total:
@@ -260,7 +263,7 @@ def adapt(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.stages.run import help_train, helps, run_adapt
+    from m2raap.stages.train import help_train, helps, run_adapt
 
     loaded = load(recipe, assignments, seed)
     if helps():
@@ -283,7 +286,7 @@ def embed(
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.stages.embed_folder import embed_folder, is_heap
-    from m2raap.stages.run import model_folder, run_embed
+    from m2raap.stages.whole import model_folder, run_embed
 
     loaded = load(recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone
@@ -304,7 +307,7 @@ def report(
     from m2raap.core.config import build
     from m2raap.stages.recipe import Recipe
     from m2raap.stages.report import report as write_report
-    from m2raap.stages.run import RunFolder
+    from m2raap.stages.run_folder import RunFolder
 
     folder = RunFolder.open(run)
     _show(*write_report(folder, build(Recipe, folder.tree["recipe"], str(run / "run.json")), truth), as_json)

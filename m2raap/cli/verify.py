@@ -25,7 +25,7 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.run import RunFolder
+    from m2raap.stages.run_folder import RunFolder
     from m2raap.stages.verify import verify as compare
     from m2raap.stages.verify import verify_lines
 

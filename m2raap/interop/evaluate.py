@@ -21,7 +21,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages.embed import EmbedConfig, Embedder, embed, embedder
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
-from m2raap.stages.run import model_folder, run_evaluate
+from m2raap.stages.whole import model_folder, run_evaluate
 
 
 def evaluate(

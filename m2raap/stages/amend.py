@@ -29,7 +29,7 @@ from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.erase import Gone, clean_parquet, clean_tree
 from m2raap.stages.index import remove_forgotten
 from m2raap.stages.plan import DATA_STAGE
-from m2raap.stages.run import run_evaluate
+from m2raap.stages.whole import run_evaluate
 
 # What is signed or amended apart from the other files of a folder.
 _APART = frozenset({"plan.json", "manifest.json", "run.json", tombstones.FILE, exports.FILE, tombstones.JOURNAL})

@@ -19,7 +19,7 @@ from m2raap.stages.llm import cache_path
 from m2raap.stages.plan import DATA_STAGE, Step, settings_of
 from m2raap.stages.recipe import Recipe, arms_of
 from m2raap.stages.rewrite import RewriteStage
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 GPU_FLOPS = 1.2e14  # a 300-TFLOP/s card in bf16 at 40%: reading prompts
 GPU_BYTES = 1.0e12  # bytes a second of weights that it reads: writing answers

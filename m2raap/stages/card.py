@@ -20,7 +20,7 @@ from m2raap.core.tables import Row, read_part
 from m2raap.core.view import View
 from m2raap.stages.export import curated_steps, curated_view
 from m2raap.stages.plan import Step
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 # What makes markup, a link or an address inside a line, and what makes a heading or a list at its beginning.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^\W|^\d+[.)])", re.IGNORECASE)

@@ -20,7 +20,7 @@ from m2raap.retrieval.published import published
 from m2raap.stages.evaluate import read_npy, read_ranks
 from m2raap.stages.protocol import MUST_AGREE, SHOWN, differing
 from m2raap.stages.recipe import family
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 AT = (1, 5, 10)
 _ON_THE_INTERSECTION = ("ids", "texts", "missing", "pictures")

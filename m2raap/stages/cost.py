@@ -16,7 +16,7 @@ from m2raap.core.files import read_json, write_json
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.report.data import ModuleRow
 from m2raap.stages.recipe import Recipe, arms_of, family
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from m2raap.stages.training_log import training_summary
 
 if TYPE_CHECKING:

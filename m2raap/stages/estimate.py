@@ -15,7 +15,7 @@ from m2raap.stages.frames_cost import FramesCost, frames_cost
 from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.plan import Step
 from m2raap.stages.recipe import Recipe, arms_of
-from m2raap.stages.run import Inputs
+from m2raap.stages.run_folder import Inputs
 from m2raap.stages.train_cost import as_tree, cost_lines, training_cost
 
 # Seconds a clip and core.

@@ -12,7 +12,7 @@ from m2raap.report.data import DroppedItem, Example, Hit, Strip
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.plan import Step
 from m2raap.stages.rules import Judged, StageRules
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 PER_KIND = 2  # queries of a kind, language and benchmark
 HITS = 3

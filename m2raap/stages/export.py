@@ -15,7 +15,7 @@ from m2raap.core.exports import Exporter, Item, Media, new_folder, sign
 from m2raap.core.view import View, open_view
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.plan import Step
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from m2raap.video.limits import Refused
 from m2raap.video.paths import resolve_video
 

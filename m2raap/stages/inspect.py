@@ -16,7 +16,7 @@ from m2raap.core.view import View, open_view
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.plan import Step
 from m2raap.stages.rules import StageRules
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 
 def check(folder: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
 from m2raap.report.data import InterpolationRow
 from m2raap.stages.measure import Measured, measure
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from m2raap.stages.stills import Stills, measure_stills
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from m2raap.report.data import ResultRow
 from m2raap.retrieval.lengths import by_length
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.plan import Step
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 
 def clip_seconds(view: View) -> dict[str, float]:

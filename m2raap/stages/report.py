@@ -28,7 +28,7 @@ from m2raap.stages.interpolate import read_curve
 from m2raap.stages.lengths import length_rows
 from m2raap.stages.plan import Step
 from m2raap.stages.recipe import Recipe, arms_of, family
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from m2raap.stages.training_log import training_summary, training_time
 
 SYNTHETIC = "synthetic world, tiny model"

@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from m2raap.adapt.config import AdaptConfig
 from m2raap.core import talk
-from m2raap.core.engine import Engine, available_cores
-from m2raap.core.errors import UNREADABLE, M2raapError
-from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.engine import Engine
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_atomic
 from m2raap.core.stage import run_data_stage
-from m2raap.core.tables import read_part
-from m2raap.core.tombstones import refuse_unfinished
-from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
-from m2raap.core.whole import Made, run_whole_stage
 from m2raap.models.builtin import BUILTIN
-from m2raap.models.config import BackboneConfig
-from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages import STAGES
-from m2raap.stages.bank import Bank, make_bank
-from m2raap.stages.embed import embed
-from m2raap.stages.evaluate import evaluate_folder
 from m2raap.stages.filter import with_scores
 from m2raap.stages.plan import DATA_STAGE, Step, plan, settings_of
 from m2raap.stages.recipe import Recipe, arms_of
-from m2raap.stages.source import ViewSource
-from m2raap.stages.training_log import training_summary
-from m2raap.video.limits import VideoConfig
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The corpora of a run. `data` is the training corpus; benches are by name."""
-
-    data: Path
-    benches: dict[str, Path] = field(default_factory=dict)
-    limit: int | None = None
-    scores: tuple[Path, ...] = ()
-
-    def view(self, langs: tuple[str, ...]) -> View:
-        view = View(self.data, langs=langs).limited(self.limit)
-        if view.is_benchmark:
-            raise M2raapError(
-                f"{self.data}: is the benchmark '{view.corpus.benchmark}'; it can be a --bench, never --data"
-            )
-        return view
-
-    def bench(self, name: str, langs: tuple[str, ...]) -> View:
-        view = View(self.benches[name], langs=langs)
-        if not view.is_benchmark:
-            raise M2raapError(f"{self.benches[name]}: is a training corpus; cut a benchmark out of one with --holdout")
-        return view
+from m2raap.stages.run_folder import Inputs, write_run
+from m2raap.stages.train import help_train, helps, run_adapt
+from m2raap.stages.whole import run_embed, run_evaluate
 
 
 @dataclass(frozen=True)
@@ -91,7 +53,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
     _load_backbones(steps, arms, options)
     map_path = out / "run.json"
     before = map_path.read_bytes() if map_path.exists() else None
-    _write_run(recipe, inputs, out, steps)
+    write_run(recipe, inputs, out, steps)
     done: set[Path] = set()
     try:
         complete = _run_steps(steps, done, arms, inputs, engine, options, caches)
@@ -195,196 +157,3 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
     if step.stage == "filter":
         view = with_scores(view, inputs.scores, settings)
     return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
-
-
-def helps() -> bool:
-    """Whether this is a process of torchrun other than the first: it runs no stage, says nothing, and helps to train."""
-    if "WORLD_SIZE" not in os.environ:
-        return False
-    from m2raap.adapt.distributed import join
-
-    return not join().leads
-
-
-def help_train(job_of: Callable[[Path], tuple[View, Recipe]], caches: Path | None = None) -> None:
-    """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
-    from m2raap.adapt.distributed import join
-
-    talk.be_quiet(True)
-    while folder := join().next_task():
-        view, recipe = job_of(Path(folder))
-        _train(recipe.adapt_settings, recipe.keyframes.decode, view, Path(folder), caches)
-
-
-def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool, caches: Path | None = None) -> None:
-    cfg = recipe.adapt_settings
-
-    def work(target: Path) -> Made:
-        # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
-        if not (target / "model" / "model.json").exists():
-            _train(cfg, recipe.keyframes.decode, view, target, caches)
-        shutil.rmtree(target / "scratch", ignore_errors=True)
-        files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
-        return Made(files, training_summary(target), {"model": read_json(target / "model" / "model.json")["digest"]})
-
-    run_whole_stage("adapt", 1, cfg.model_dump(mode="json"), folder, work, view=view, force=force)
-
-
-def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None) -> None:
-    import torch
-
-    from m2raap.adapt.distributed import join
-    from m2raap.adapt.loop import adapt
-
-    team = join()
-    torch.set_num_threads(cfg.threads or max(1, available_cores() // team.on_this_machine))
-    digests = VideoDigests(target / "cache" / "videos.json")
-    source, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
-    if cfg.train_clips:
-        source.draw(cfg.train_clips, cfg.seed)
-    if source.num_clips < 2:
-        raise M2raapError(
-            f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left; adapt needs at "
-            "least 2. 'm2raap status' shows where the others went"
-        )
-    talk.say(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
-    if cfg.input == "video":
-        count = cfg.decoders or available_cores()
-        talk.say(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
-        for one in (source, val):  # all bytes are read once; a killed run does not read them again
-            for clip in range(one.num_clips):
-                one.video_digest(clip)
-        if team.leads:
-            digests.save()
-    if team.leads:
-        team.hand_over(str(target))
-    with talk.Phases(f"{target.parent.name}/adapt") as phases:
-        adapt(cfg, source, val if val.num_clips else None, target, phases, team=team, caches=caches)
-
-
-def model_folder(path: Path) -> Path:
-    """The `model/` folder of an adapt stage, or the folder itself where it holds none."""
-    return path / "model" if (path / "model" / "model.json").is_file() else path
-
-
-def run_embed(view: View, recipe: Recipe, model: Path | BackboneConfig, folder: Path, force: bool) -> None:
-    def work(target: Path) -> Made:
-        return embed(view, recipe.embed, model, target)
-
-    settings = recipe.embed.model_dump(mode="json")
-    run_whole_stage("embed", 2, settings, folder, work, view=view, inputs=_model_input(model), force=force)
-
-
-def _model_input(model: Path | BackboneConfig) -> dict[str, str]:
-    if not isinstance(model, Path):
-        return {"model": model.model_dump_json()}
-    manifest = model.parent / "manifest.json"
-    return {"model": read_json(manifest if manifest.exists() else model / "model.json")["digest"]}
-
-
-def run_evaluate(
-    embedded: Path,
-    protocol: str,
-    seed: int,
-    folder: Path,
-    force: bool,
-    cfg: EvaluateConfig | None = None,
-    bank: Bank | None = None,
-) -> None:
-    cfg = cfg or EvaluateConfig()
-
-    def work(target: Path) -> Made:
-        return evaluate_folder(embedded, protocol, seed, target, cfg, bank)
-
-    inputs = {"embed": read_json(embedded / "manifest.json")["digest"]} | ({"bank": bank.digest} if bank else {})
-    settings = {"protocol": protocol, "seed": seed, "rows": cfg.model_dump(mode="json")}
-    run_whole_stage("evaluate", 2, settings, folder, work, inputs=inputs, force=force)
-
-
-def run_bank(view: View, without: list[View], model: Path | BackboneConfig, folder: Path, force: bool) -> None:
-    def work(target: Path) -> Made:
-        return make_bank(view, without, model, target)
-
-    inputs = _model_input(model) | {f"without{i}": other.digest for i, other in enumerate(without)}
-    run_whole_stage("bank", 1, {}, folder, work, view=view, inputs=inputs, force=force)
-
-
-def _write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
-    """run.json: the map of the run, for `status`, `explain` and `report`. No stage reads it."""
-    here = out.resolve()
-    write_json(
-        out / "run.json",
-        {
-            "kind": "run",
-            "recipe": recipe.model_dump(mode="json", exclude_unset=True),
-            "data": os.path.relpath(inputs.data.resolve(), here),
-            "benches": {name: os.path.relpath(path.resolve(), here) for name, path in inputs.benches.items()},
-            "limit": inputs.limit,
-            "scores": [os.path.relpath(path.resolve(), here) for path in inputs.scores],
-            "steps": [
-                {
-                    "arm": step.arm,
-                    "owner": step.owner,
-                    "stage": step.stage,
-                    "bench": step.bench,
-                    "folder": os.path.relpath(step.folder.resolve(), here),
-                    "parents": [os.path.relpath(parent.resolve(), here) for parent in step.parents],
-                }
-                for step in steps
-            ],
-        },
-        sort_keys=False,  # the order of a recipe's arms is the order of its tables
-    )
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """A run as it lies on disk."""
-
-    path: Path
-    tree: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """Raises M2raapError where there is no run."""
-        refuse_unfinished(path)
-        if not (path / "run.json").exists():
-            raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
-        return cls(path, read_json(path / "run.json"))
-
-    def resolve(self, relative: str) -> Path:
-        return Path(os.path.normpath(self.path / relative))
-
-    @property
-    def inputs(self) -> Inputs:
-        benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
-        return Inputs(
-            self.resolve(self.tree["data"]), benches, self.tree["limit"], tuple(map(self.resolve, self.tree["scores"]))
-        )
-
-    @property
-    def steps(self) -> list[Step]:
-        return [
-            Step(
-                row["arm"], row["owner"], row["stage"], row["bench"], self.resolve(row["folder"]),
-                tuple(self.resolve(parent) for parent in row["parents"]),
-            )
-            for row in self.tree["steps"]
-        ]  # fmt: skip
-
-    def arms(self) -> list[str]:
-        return list(dict.fromkeys(row["arm"] for row in self.tree["steps"]))
-
-
-def unreadable_share(run: RunFolder) -> tuple[int, int]:
-    """(clips that could not be read, all clips) over the training corpus and the benchmarks, each clip once."""
-    unreadable: set[tuple[str | None, str]] = set()
-    total = View(run.inputs.data).corpus.counts["clips"] if run.inputs.limit is None else run.inputs.limit
-    total += sum(View(path).corpus.counts["clips"] for path in run.inputs.benches.values())
-    for step in {step.folder: step for step in run.steps if step.stage in ("filter", "keyframes")}.values():
-        for table in ("dropped", "missing"):
-            for path in sorted((step.folder / table).glob("part-*.parquet")):
-                for row in read_part(step.folder, table, int(path.stem.removeprefix("part-"))):
-                    if row["reason"] in UNREADABLE:
-                        unreadable.add((step.bench, row["clip_id"]))
-    return len(unreadable), total

@@ -11,7 +11,7 @@ from m2raap.core.files import read_json
 from m2raap.retrieval.anchors import Anchor, anchors
 from m2raap.stages.plan import Step
 from m2raap.stages.recipe import Recipe, arms_of
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 
 def verify(run: RunFolder, weights: str | None = None, within: float | None = None) -> dict[str, Any]:

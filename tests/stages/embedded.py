@@ -10,7 +10,7 @@ import numpy as np
 
 from m2raap.core.files import write_atomic, write_json
 from m2raap.core.whole import Made, run_whole_stage
-from m2raap.stages.run import run_evaluate
+from m2raap.stages.whole import run_evaluate
 
 FRAMES = "keyframe-8, short side 256 px (0123)"
 

@@ -10,7 +10,7 @@ from m2raap.report.html import render
 from m2raap.stages.ablate import ladder, ladder_rows
 from m2raap.stages.plan import Step, plan
 from m2raap.stages.recipe import Recipe, arm_recipe, load_recipe
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from tests.conftest import m2raap
 from tests.stages.embedded import write_run
 

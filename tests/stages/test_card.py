@@ -8,7 +8,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.stages.card import dataset_card, plain
 from m2raap.stages.export import curated_view
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from tests.stages.conftest import copied
 
 

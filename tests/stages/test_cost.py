@@ -14,7 +14,7 @@ from m2raap.report.html import write_report
 from m2raap.stages.cost import cost_of_run, read_costs
 from m2raap.stages.plan import plan
 from m2raap.stages.recipe import Recipe, arms_of, load_recipe
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from tests.stages.test_train_cost import SMALL
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from m2raap.stages.examples import NEAR, nearly_dropped
 from m2raap.stages.export import curated_steps, curated_view
 from m2raap.stages.inspect import explain, tell
 from m2raap.stages.rules import Judged, StageRules
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -36,8 +36,8 @@ from m2raap.stages.export import curated_view, export
 from m2raap.stages.forget import forget, read_ids
 from m2raap.stages.inspect import check
 from m2raap.stages.recipe import Recipe
-from m2raap.stages.run import RunFolder
 from m2raap.stages.run import run as carry_out
+from m2raap.stages.run_folder import RunFolder
 from tests.conftest import digests
 from tests.core.test_stage import run as run_length
 from tests.core.test_tables import clip, text

@@ -16,7 +16,8 @@ from m2raap.core.view import open_view
 from m2raap.stages.estimate import estimate
 from m2raap.stages.plan import plan
 from m2raap.stages.recipe import load_recipe
-from m2raap.stages.run import Inputs, make_plan
+from m2raap.stages.run import make_plan
+from m2raap.stages.run_folder import Inputs
 from m2raap.stages.source import ViewSource
 from m2raap.video.limits import VideoConfig
 from tests.conftest import m2raap

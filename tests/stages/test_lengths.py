@@ -9,7 +9,7 @@ from m2raap.core.stage import Settings, run_data_stage
 from m2raap.core.view import View
 from m2raap.stages.lengths import clip_seconds, length_rows
 from m2raap.stages.report import _evaluations
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from tests.stages.embedded import write_run
 from tests.stages.pictures import DrawnFrames
 

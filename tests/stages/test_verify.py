@@ -8,7 +8,7 @@ import pytest
 from m2raap.core.errors import GateFailed, M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.retrieval.anchors import anchors
-from m2raap.stages.run import RunFolder
+from m2raap.stages.run_folder import RunFolder
 from m2raap.stages.verify import verify, verify_lines
 from tests.stages.embedded import write_run
 

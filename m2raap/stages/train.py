@@ -1,0 +1,86 @@
+"""adapt as a stage: a view's clips into a model folder, by one process or by all that torchrun started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.core import talk
+from m2raap.core.engine import available_cores
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
+from m2raap.core.videos import VideoDigests
+from m2raap.core.view import View
+from m2raap.core.whole import Made, run_whole_stage
+from m2raap.stages.recipe import Recipe
+from m2raap.stages.source import ViewSource
+from m2raap.stages.training_log import training_summary
+from m2raap.video.limits import VideoConfig
+
+
+def helps() -> bool:
+    """Whether this is a process of torchrun other than the first: it runs no stage, says nothing, and helps to train."""
+    if "WORLD_SIZE" not in os.environ:
+        return False
+    from m2raap.adapt.distributed import join
+
+    return not join().leads
+
+
+def help_train(job_of: Callable[[Path], tuple[View, Recipe]], caches: Path | None = None) -> None:
+    """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
+    from m2raap.adapt.distributed import join
+
+    talk.be_quiet(True)
+    while folder := join().next_task():
+        view, recipe = job_of(Path(folder))
+        _train(recipe.adapt_settings, recipe.keyframes.decode, view, Path(folder), caches)
+
+
+def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool, caches: Path | None = None) -> None:
+    cfg = recipe.adapt_settings
+
+    def work(target: Path) -> Made:
+        # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
+        if not (target / "model" / "model.json").exists():
+            _train(cfg, recipe.keyframes.decode, view, target, caches)
+        shutil.rmtree(target / "scratch", ignore_errors=True)
+        files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
+        return Made(files, training_summary(target), {"model": read_json(target / "model" / "model.json")["digest"]})
+
+    run_whole_stage("adapt", 1, cfg.model_dump(mode="json"), folder, work, view=view, force=force)
+
+
+def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None) -> None:
+    import torch
+
+    from m2raap.adapt.distributed import join
+    from m2raap.adapt.loop import adapt
+
+    team = join()
+    torch.set_num_threads(cfg.threads or max(1, available_cores() // team.on_this_machine))
+    digests = VideoDigests(target / "cache" / "videos.json")
+    source, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
+    if cfg.train_clips:
+        source.draw(cfg.train_clips, cfg.seed)
+    if source.num_clips < 2:
+        raise M2raapError(
+            f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left; adapt needs at "
+            "least 2. 'm2raap status' shows where the others went"
+        )
+    talk.say(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
+    if cfg.input == "video":
+        count = cfg.decoders or available_cores()
+        talk.say(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
+        for one in (source, val):  # all bytes are read once; a killed run does not read them again
+            for clip in range(one.num_clips):
+                one.video_digest(clip)
+        if team.leads:
+            digests.save()
+    if team.leads:
+        team.hand_over(str(target))
+    with talk.Phases(f"{target.parent.name}/adapt") as phases:
+        adapt(cfg, source, val if val.num_clips else None, target, phases, team=team, caches=caches)
