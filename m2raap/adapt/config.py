@@ -127,7 +127,7 @@ class AdaptConfig(Config):
         default="fp32", description="of the towers; fp16 with a loss scale that adapts itself, for GPUs without bf16"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
-    threads: int = Field(default=0, ge=0, description="of torch; 0 leaves them as they are")
+    threads: int = Field(default=0, ge=0, description="of torch; 0: OMP_NUM_THREADS, else a thread a core")
     tensorboard: bool = Field(default=False, description="also write its event files (needs the extra)")
     seed: int = 0
 

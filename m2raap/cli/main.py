@@ -84,6 +84,13 @@ def _root(
         raise typer.Exit
 
 
+# What stands in the way of a file, and no bug of ours.
+_OF_THE_MACHINE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO,
+    errno.ESTALE, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
+
+
 def main() -> None:
     """Runs the command; every failure ends in one clear sentence and its exit code."""
     sys.exit(_guarded())
@@ -102,12 +109,16 @@ def _guarded() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
         return 1
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f"{error.filename}: " if error.filename else ""
             print(
                 f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes",
                 file=sys.stderr,
             )
+            return 1
+        if error.filename and error.errno in _OF_THE_MACHINE:
+            name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else error.filename
+            print(f"m2raap: {name}: {error.strerror}; mend that, or give another path", file=sys.stderr)
             return 1
         return _bug()
     except Exception as error:

@@ -95,6 +95,7 @@ def interpolate(
     from m2raap.core.errors import UsageError
     from m2raap.core.view import open_view
     from m2raap.stages.interpolate import curve, curve_lines, dial, keep_curve
+    from m2raap.stages.run_folder import RunFolder
     from m2raap.stages.stills import read_stills
     from m2raap.stages.whole import model_folder
 
@@ -110,6 +111,8 @@ def interpolate(
         wanted = [float(part) for part in alphas.split(",")]
     except ValueError:
         raise UsageError(f"--alphas {alphas}: expected numbers such as 0,0.5,1") from None
+    if run is not None:
+        RunFolder.open(run)  # before the work, not after it
     views = {name: open_view(path) for name, path in parse_benches(bench).items()}
     rows = curve(model_folder(model), wanted, views, read_stills(stills) if stills else None, gallery)
     if run is not None:

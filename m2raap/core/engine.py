@@ -34,6 +34,12 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def torch_threads(processes: int = 1) -> int:
+    """Threads for torch in this process: OMP_NUM_THREADS where it is set, else its share of the cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() and int(said) else max(1, available_cores() // processes)
+
+
 class LocalEngine:
     """Processes of this machine; with one worker the work is done in this process."""
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(temp, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temp.unlink(missing_ok=True)
+        with suppress(OSError):  # such as that the folder is a file
+            temp.unlink(missing_ok=True)
         raise write_error(path, error) from None
 
 
@@ -56,6 +58,14 @@ def read_json(path: Path) -> Any:
         raise M2raapError(f"{path}: no such file") from None
     except (ValueError, UnicodeDecodeError, OSError) as error:
         raise M2raapError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises M2raapError naming a file that holds something else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise M2raapError(f"{path}: holds no JSON object; it is none of ours, or damaged")
+    return found
 
 
 def file_sha256(path: Path) -> str:

@@ -16,7 +16,7 @@ from m2raap.core import tombstones
 from m2raap.core.config import canonical, digest
 from m2raap.core.corpus import LANGS, Corpus, open_corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.files import read_json, read_object
 from m2raap.core.scores import open_scores, scores_digest
 from m2raap.core.tables import Row, read_part
 
@@ -193,7 +193,7 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
         raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again, it resumes")
-    if not manifest_path.exists() or read_json(manifest_path).get("kind") == "corpus":
+    if not manifest_path.exists() or read_object(manifest_path).get("kind") == "corpus":
         open_corpus(path)
         return View(path, langs=langs)
     manifest = read_json(manifest_path)

@@ -203,11 +203,16 @@ def load_backbone(cfg: BackboneConfig) -> Backbone:
 
 
 def backbone_from_description(folder: Path) -> Backbone:
-    """An untrained backbone of the shape written by `write_description`; the caller fills in the weights."""
+    """An untrained backbone of the shape written by `write_description`; the caller fills in the weights.
+
+    Raises M2raapError where the folder does not describe one.
+    """
     from m2raap.models import open_clip_load, transformers_load
 
     if (folder / open_clip_load.CONFIG_NAME).is_file():
         return open_clip_load.from_description(folder)
+    if not (folder / "config.json").is_file():  # transformers would take the folder for a name on a hub
+        raise M2raapError(f"{folder}: holds no {open_clip_load.CONFIG_NAME} and no config.json: the model is not whole")
     return transformers_load.from_description(folder)
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from m2raap.models.backbone import Preprocess
 
+ELONGATED = 32  # times as long as broad: beyond any film
+
 
 def images_from_jpegs(jpegs: Sequence[bytes], preprocess: Preprocess) -> Tensor:
     """JPEG (or PNG) bytes -> (N, 3, S, S) float32. Raises M2raapError naming the place of a picture that is none."""
@@ -48,10 +50,16 @@ def images_from_pictures(pictures: Sequence[Image], preprocess: Preprocess) -> T
             target = (size, int(size * height / width))
         else:
             target = (int(size * width / height), size)
-        if target != picture.size:
-            picture = picture.resize(target, filters[preprocess.interpolation])
         # Rounds half to even, as torchvision's CenterCrop does.
         left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
+        if max(target) > ELONGATED * size:
+            # Only what is kept is scaled: whole, a strip of 1 x 1,000,000 pixels would take gigabytes.
+            x, y = width / target[0], height / target[1]
+            box = (left * x, top * y, (left + size) * x, (top + size) * y)
+            pixels[place] = np.asarray(picture.resize((size, size), filters[preprocess.interpolation], box))
+            continue
+        if target != picture.size:
+            picture = picture.resize(target, filters[preprocess.interpolation])
         pixels[place] = np.asarray(picture.crop((left, top, left + size, top + size)))
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
     mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)

@@ -30,10 +30,15 @@ ZERO_STARTS = {
 }
 
 
-def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoCLIP:
-    """A new model. Raises M2raapError where alpha is outside 0..1, the backbones differ in shape, or alpha 0 is not CLIP."""
+def check_alpha(alpha: float) -> None:
+    """Raises M2raapError where alpha is outside 0..1."""
     if not 0 <= alpha <= 1:
         raise M2raapError(f"alpha {alpha:g}: it runs from 0 (the backbone) to 1 (the adapted model)")
+
+
+def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoCLIP:
+    """A new model. Raises M2raapError where alpha is outside 0..1, the backbones differ in shape, or alpha 0 is not CLIP."""
+    check_alpha(alpha)
     cfg = adapted.temporal_cfg
     if isinstance(cfg, StanConfig) and (cfg.start == "open" or cfg.pool == "raw"):
         raise M2raapError(

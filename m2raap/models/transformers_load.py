@@ -60,17 +60,24 @@ def load(cfg: BackboneConfig) -> Backbone:
 
 
 def from_description(folder: Path) -> Backbone:
-    """An untrained model of the shape of a folder that a Backbone has written."""
+    """An untrained model of the shape of a folder that a Backbone has written; no hub is asked. Raises M2raapError."""
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    _check_family(str(folder), config)
-    model = transformers.AutoModel.from_config(config, trust_remote_code=False)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    shown = json.loads((folder / PREPROCESS_NAME).read_text(encoding="utf-8"))
-    preprocess = Preprocess(
-        shown["image_size"], tuple(shown["mean"]), tuple(shown["std"]), shown["interpolation"], shown["resize_mode"]
-    )
+    try:
+        with quiet_loggers("transformers", "huggingface_hub"), no_waiting_for_a_hub("local-dir:"):
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            _check_family(str(folder), config)
+            model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            shown = json.loads((folder / PREPROCESS_NAME).read_text(encoding="utf-8"))
+            preprocess = Preprocess(
+                shown["image_size"], tuple(shown["mean"]), tuple(shown["std"]), shown["interpolation"], shown["resize_mode"]
+            )
+    except M2raapError:
+        raise
+    except Exception as error:  # what a damaged folder makes transformers raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise M2raapError(f"{folder}: the description of the backbone cannot be read ({reason})") from error
     return _backbone(model, tokenizer, preprocess)
 
 

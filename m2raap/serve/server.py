@@ -14,7 +14,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
@@ -133,6 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, work: Callable[[], None]) -> None:
         self._begun = False
+        if self.command != "POST" and ("Content-Length" in self.headers or "Transfer-Encoding" in self.headers):
+            self.close_connection = True  # as below
         try:
             if len(self.path) > MAX_URL_BYTES:
                 raise _Answer(414, f"the address is longer than {MAX_URL_BYTES} bytes")
@@ -156,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self) -> None:
         guard = self.server.guard
-        parts = urlsplit(self.path)
+        parts = _parts(self.path)
         query = _query(parts.query)
         if parts.path == "/healthz":
             self._json({"status": "ok"})
@@ -190,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Answer(404, "there is nothing here")
 
     def _post(self) -> None:
-        parts = urlsplit(self.path)
+        parts = _parts(self.path)
         query = _query(parts.query)
         self._check_token()
         if not self.server.guard.same_site(self.headers):
@@ -202,9 +204,11 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
             raise _Answer(411, "say with Content-Length how large the picture is")
-        if int(length) > MAX_PICTURE_BYTES:
-            raise _Answer(413, f"the picture has {int(length):,} bytes, at most {MAX_PICTURE_BYTES:,} are read")
+        if len(length) > 18 or int(length) > MAX_PICTURE_BYTES:
+            raise _Answer(413, f"the picture is larger than {MAX_PICTURE_BYTES:,} bytes: no more are read")
         data = self.rfile.read(int(length))
+        if len(data) < int(length):
+            raise _Answer(400, f"the picture ends after {len(data):,} of {int(length):,} bytes")
         self._json({"hits": self.server.backend.by_picture(data, "the picture", _top(query), _only(query))})
 
     def _check_token(self) -> None:
@@ -277,6 +281,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
+
+
+def _parts(path: str) -> SplitResult:
+    try:
+        return urlsplit(path)
+    except ValueError:  # 'http://[' and the like
+        raise _Answer(400, "the address cannot be read") from None
 
 
 def _text(raw: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from m2raap.core.engine import available_cores
+from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.tables import Row
@@ -69,7 +69,7 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig, fol
         raise M2raapError(
             f"{view.corpus_path}: is the benchmark '{view.corpus.benchmark}'; a bank comes from training texts"
         )
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(torch_threads())
     clip = load_model(model)
     rows = [row for part in view.parts() for row in _training_texts(part.clips, part.texts)]
     refused = {key for other in without for part in other.parts() for key in _keys(*_columns(part.texts))}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from m2raap.core.engine import available_cores
+from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.embed import encode_texts, load_model
@@ -33,7 +33,7 @@ class ClipEncoder:
         import torch
 
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(available_cores())
+            torch.set_num_threads(torch_threads())
         self._model = load_model(model)
 
     @property
@@ -93,5 +93,7 @@ def open_picture(data: bytes, name: str) -> Image:
             if opened.width * opened.height > MAX_PIXELS:  # known from the header, before anything is decoded
                 raise M2raapError(f"{name}: {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read")
             return ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:  # its text names an address in memory
+        raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)} ({error})") from None

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from m2raap.core import talk
 from m2raap.core.config import Config
-from m2raap.core.engine import available_cores
+from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic, write_json
 from m2raap.core.spread import spread
@@ -92,7 +92,7 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP
     """Writes video.npy (and video-PROBE.npy), text.npy (float32, unit rows), ids.json, and rerank.npz where Mug is asked."""
     import torch
 
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(torch_threads())
     by = embedder(model)
     if cfg.mug and not isinstance(by, Own):
         raise M2raapError("embed.mug reranks by a model of m2raap; of another's vectors there is nothing to rerank by")

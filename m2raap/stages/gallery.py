@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import file_sha256, read_json
+from m2raap.core.files import file_sha256, read_object
 from m2raap.core.stage import signed_path
 from m2raap.core.tables import Row, write_table
 from m2raap.core.view import View
@@ -81,9 +81,19 @@ class Sources:
 
     @classmethod
     def read(cls, folder: Path) -> Sources:
-        here = folder.resolve()
+        """Raises M2raapError where the file is damaged."""
+        tree = read_object(folder / SOURCES)
+        try:
+            return cls._of(tree, folder.resolve())
+        except (KeyError, TypeError, ValueError) as error:
+            raise M2raapError(
+                f"{folder / SOURCES}: is damaged ({type(error).__name__}: {' '.join(str(error).split())[:80]}); "
+                "make the index again"
+            ) from None
+
+    @classmethod
+    def _of(cls, tree: dict[str, Any], here: Path) -> Sources:
         resolve = lambda name: Path(os.path.normpath(here / name))  # noqa: E731
-        tree = read_json(folder / SOURCES)
         model = tree["model"]
         views = [
             View(resolve(row["corpus"]), tuple(map(resolve, row["folders"])), tuple(row["langs"]), cutoff=row["cutoff"])
@@ -116,11 +126,13 @@ class Gallery:
             raise M2raapError(
                 f"{path}: {what} (no manifest.json); make one with 'm2raap index VIEW --model M --out {path}'"
             )
-        manifest = read_json(path / "manifest.json")
+        manifest = read_object(path / "manifest.json")
         if manifest.get("stage") != "index":
             raise M2raapError(
                 f"{path}: is no index but the output of '{manifest.get('stage') or manifest.get('kind')}'"
             )
+        if not {"files", "models", "settings"} <= manifest.keys() or FAISS not in manifest["files"]:
+            raise M2raapError(f"{path / 'manifest.json'}: is damaged; make the index again")
         tables = []
         for key, expected in sorted(manifest["files"].items()):
             if key.startswith("clips/"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from m2raap.core.config import build
 from m2raap.core.errors import GateFailed, M2raapError
 from m2raap.core.exports import new_folder
 from m2raap.core.files import read_json, write_json
@@ -32,11 +33,13 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     from m2raap.models.video_clip import VideoCLIP
 
     adapted = VideoCLIP.load(model)
-    made_from = read_json(model / "model.json")["made_from"]
-    described = (made_from.get("adapt") or made_from).get("backbone")
-    if described is None:
+    made_from = read_json(model / "model.json").get("made_from")
+    adapt = made_from.get("adapt") or made_from if isinstance(made_from, dict) else {}
+    described = adapt.get("backbone") if isinstance(adapt, dict) else None
+    if not isinstance(described, dict):
         raise M2raapError(f"{model}: model.json does not say which backbone it was made from")
-    return adapted, load_backbone(BackboneConfig.model_validate(described)), made_from
+    backbone = build(BackboneConfig, described, f"{model / 'model.json'}: made_from")
+    return adapted, load_backbone(backbone), made_from
 
 
 def dial(model: Path, alpha: float, out: Path) -> str:
@@ -62,8 +65,10 @@ def curve(
 
     `diff`, `lo`, `hi`, `p` compare with the backbone (alpha 0), paired over the queries.
     """
-    from m2raap.models.interpolate import interpolated
+    from m2raap.models.interpolate import check_alpha, interpolated
 
+    for alpha in alphas:
+        check_alpha(alpha)
     adapted, original, _ = opened(model)
     asked: dict[str, Callable[[VideoCLIP], Measured]] = {
         name: lambda clip, view=view: measure(view, clip, seed) for name, view in benches.items()
@@ -99,7 +104,7 @@ def keeps(
     """
     rows = curve(model, [1.0], {}, stills, gallery, seed)
     for row in rows:
-        if floor is not None and row["alpha"] == 1 and row["diff_lo"] < floor:
+        if floor is not None and row["alpha"] == 1 and not row["diff_lo"] >= floor:
             raise GateFailed(f"{curve_line(row)}: its lower bound is under {floor:+g}")
     return rows
 

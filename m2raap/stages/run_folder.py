@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.errors import UNREADABLE, M2raapError
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import read_object, write_json
 from m2raap.core.tables import read_part
 from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View
@@ -81,7 +81,7 @@ class RunFolder:
         refuse_unfinished(path)
         if not (path / "run.json").exists():
             raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
-        return cls(path, read_json(path / "run.json"))
+        return cls(path, read_object(path / "run.json"))
 
     def resolve(self, relative: str) -> Path:
         return Path(os.path.normpath(self.path / relative))

@@ -7,6 +7,7 @@ A still goes through the whole model as a clip of one frame.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,10 @@ def _rows(table: Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise M2raapError(f"{table}: cannot be read ({error})") from None
     if table.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines()))
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise M2raapError(f"{table}: cannot be read as csv ({error})") from None
     rows = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.core import talk
-from m2raap.core.engine import available_cores
+from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.core.videos import VideoDigests
@@ -61,7 +61,7 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
     from m2raap.adapt.loop import adapt
 
     team = join()
-    torch.set_num_threads(cfg.threads or max(1, available_cores() // team.on_this_machine))
+    torch.set_num_threads(cfg.threads or torch_threads(team.on_this_machine))
     digests = VideoDigests(target / "cache" / "videos.json")
     source, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
     if cfg.train_clips:

@@ -37,7 +37,7 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
         raise M2raapError(f"{run.path}: nothing here can be set beside a published result: {found}")
     found = {"compared": rows, "refused": refused}
     worst = max(rows, key=lambda row: abs(row["diff"]))
-    if within is not None and abs(worst["diff"]) > within:
+    if within is not None and not abs(worst["diff"]) <= within:
         raise GateFailed(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
     return found
 

@@ -34,3 +34,25 @@ def test_a_broken_picture_is_named() -> None:
         images_from_jpegs([good.getvalue(), b"<html>"], preprocess)
     with pytest.raises(M2raapError, match="picture 0 of 1"):
         images_from_jpegs([good.getvalue()[:200]], preprocess)
+
+
+@pytest.mark.parametrize("size", [(30, 40 * 30), (40 * 30, 30), (100, 3300)])
+def test_an_elongated_picture_is_scaled_where_it_is_kept(size: tuple[int, int], monkeypatch) -> None:
+    y, x = np.mgrid[: size[1], : size[0]]
+    waves = np.stack([np.sin(x / 5), np.cos(y / 7), np.sin((x + y) / 9)], axis=-1)
+    picture = Image.fromarray((127 + 120 * waves).astype(np.uint8))
+    preprocess = Preprocess(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", "shortest")
+    found = images_from_pictures([picture], preprocess)
+    monkeypatch.setattr("m2raap.models.images.ELONGATED", 1000)
+    torch.testing.assert_close(found, images_from_pictures([picture], preprocess), atol=2.01 / 255, rtol=0)
+
+
+def test_a_strip_takes_no_memory(monkeypatch) -> None:
+    sizes = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda self, size, *more: sizes.append(size) or resize(self, size, *more)
+    )
+    preprocess = Preprocess(32, MEAN, STD, "bicubic", "shortest")
+    assert images_from_pictures([Image.new("RGB", (1, 1_000_000))], preprocess).shape == (1, 3, 32, 32)
+    assert sizes == [(32, 32)]

@@ -128,8 +128,15 @@ def test_bodies_have_limits(server: SearchServer) -> None:
     assert ask(server, "/api/image", **jpeg, Content_Length="-1")[0] == 411
     assert ask(server, "/api/image", method="POST", body=b"x", Content_Type="text/html")[0] == 415
     assert ask(server, "/api/search?q=a", **jpeg, body=b"x")[0] == 405
+    assert ask(server, "/api/image", **jpeg, Content_Length="9" * 5000)[0] == 413
     status, _, body = ask(server, "/api/image", **jpeg, body=b"no picture")
-    assert status == 400 and "cannot be read as JPEG" in json.loads(body)["error"]
+    assert status == 400 and json.loads(body)["error"] == "the picture: cannot be read as JPEG, PNG, WEBP"
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
+        raw.sendall(
+            b"POST /api/image HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nabc"
+        )
+        raw.shutdown(socket.SHUT_WR)
+        assert b"ends after 3 of 9 bytes" in raw.makefile("rb").read()
     with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
         head = b"POST /api/image HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
         raw.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -138,8 +145,20 @@ def test_bodies_have_limits(server: SearchServer) -> None:
         raw.sendall(b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 414 " in raw.recv(64)
     with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
+        raw.sendall(b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 400 " in raw.recv(64)
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
         raw.sendall(b"DELETE /video/c0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 501 " in raw.recv(64)
+
+
+def test_a_body_that_nobody_reads_is_no_further_request(server: SearchServer) -> None:
+    inner = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    for said in (f"Content-Length: {len(inner)}", "Transfer-Encoding: chunked"):
+        with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
+            raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + said.encode() + b"\r\n\r\n" + inner)
+            found = raw.makefile("rb").read()
+            assert found.count(b"HTTP/1.1 ") == 1 and found.endswith(b'{"status": "ok"}')
 
 
 @pytest.mark.parametrize(

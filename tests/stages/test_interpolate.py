@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,8 @@ def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
         (["--alpha", "0.5"], "one mixture needs both: --alpha 0.5 --out FOLDER"),
         (["--alpha", "0.5", "--out", "x", "--stills", "t.csv"], "--alpha writes one mixture"),
         (["--alphas", "0,half"], "--alphas 0,half: expected numbers"),
+        (["--alphas", "0,nan"], "alpha nan: it runs from 0"),
+        (["--alphas", "0,1", "--run", "nowhere"], "nowhere: holds no run"),
         ([], "a curve needs something to ask"),
     ],
 )
@@ -127,3 +130,36 @@ def test_a_model_that_does_not_say_what_it_was_made_from(model: Path, tmp_path: 
     VideoCLIP.load(model).save(tmp_path / "model")
     with pytest.raises(M2raapError, match="does not say which backbone"):
         dial(tmp_path / "model", 0.5, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("made_from", "message"),
+    [
+        ([], "does not say which backbone"),
+        ({"adapt": 3}, "does not say which"),
+        ({"backbone": {"modle": "x"}}, "'modle'"),
+    ],
+)
+def test_a_card_that_names_no_backbone_is_said(model: Path, tmp_path: Path, made_from: object, message: str):
+    shutil.copytree(model, tmp_path / "model")
+    card = json.loads((model / "model.json").read_text())
+    write_json(tmp_path / "model" / "model.json", card | {"made_from": made_from})
+    with pytest.raises(M2raapError, match=message):
+        dial(tmp_path / "model", 0.5, tmp_path / "mixed")
+
+
+def test_no_number_is_no_gate(model: Path, table: Path):
+    with pytest.raises(GateFailed):
+        keeps(model, read_stills(table), floor=float("nan"))
+
+
+def test_a_table_keeps_odd_characters_in_their_cell(table: Path):
+    name = next(
+        path.relative_to(table.parent) for path in sorted(table.parent.rglob("*")) if path.suffix in (".jpg", ".png")
+    )
+    odd = table.parent / "odd.csv"
+    odd.write_text(f'image,caption_en\n{name},"one\u2028two\nthree"\n', encoding="utf-8")
+    assert read_stills(odd).texts == [(0, "en", "one\u2028two\nthree")]
+    odd.write_text(f"image,caption_en\n{name},{'a' * 200_000}\n", encoding="utf-8")
+    with pytest.raises(M2raapError, match="cannot be read as csv"):
+        read_stills(odd)

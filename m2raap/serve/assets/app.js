@@ -314,7 +314,8 @@ document.addEventListener("keydown", (event) => {
   } else if (event.key === "Enter" && hit && !onButton && event.target.closest(".hit")) {
     open(hit);
   } else if (event.key.toLowerCase() === "l" && hit && event.target.closest(".hit")) {
-    show({ like: hit.clip_id }).then(() => moveTo(0));
+    // The card that was asked from is gone and took the focus with it; who has gone elsewhere meanwhile stays there.
+    show({ like: hit.clip_id }).then(() => document.activeElement === document.body && moveTo(0));
   } else {
     return;
   }
