@@ -5,9 +5,12 @@ No manifest means unfinished. Times live in `timings.jsonl`, outside every diges
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,29 @@ from m2raap.core.tables import SCHEMA_VERSION
 from m2raap.core.view import View
 
 _TRANSIENT = ("previous", "cache", "timings.jsonl")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, for one process at a time. Raises M2raapError where another one has it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise write_error(folder, error) from None
+    try:
+        with suppress(OSError):  # a file system that knows no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise M2raapError(
+                    f"{folder}: another m2raap is writing it; run this again when that has ended"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
+        with suppress(OSError):  # what is left empty was made above, for nothing
+            folder.rmdir()
 
 
 def begin(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,8 @@ def import_stan_checkpoint(path: Path, backbone: BackboneConfig | None = None) -
             raise M2raapError(
                 f"{path}: {name} is {tuple(value.shape)}, {start.model} has {tuple(wanted[name].shape)}: give its --backbone"
             )
+        if not bool(value.isfinite().all()) and name in dict(model.named_parameters()):
+            raise M2raapError(f"{path}: {name} holds NaN or infinity: the checkpoint is damaged")
     model.load_state_dict(ours, strict=True)
     return model, start
 
@@ -106,16 +109,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     import pickle
 
     try:
-        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle's versions
+            tree: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise M2raapError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise M2raapError(
-            f"{path}: holds more than tensors, and objects of strangers are not unpickled "
-            f"({' '.join(str(error).split())[:120]}); "
+            f"{path}: holds more than tensors{f', {asked[1]}' if asked else ''}, and objects of strangers are not unpickled; "
             "keep its state_dict alone: torch.save({'state_dict': ...}) in an environment that you trust with it"
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         raise M2raapError(f"{path}: cannot be read as a checkpoint ({' '.join(str(error).split())[:120]})") from None
     state = tree.get("state_dict", tree) if isinstance(tree, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -147,7 +161,7 @@ def translated(theirs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
         else:
             unknown.append(name)
     for name, parts in thirds.items():
-        if set(parts) == {"q_proj", "k_proj", "v_proj"}:
+        if set(parts) == {"q_proj", "k_proj", "v_proj"} and len({value.shape for value in parts.values()}) == 1:
             ours[name] = torch.cat([parts[part] for part in ("q_proj", "k_proj", "v_proj")])
     return ours, unknown
 
@@ -170,7 +184,7 @@ def _part(where: str, part: str, names: dict[str, str]) -> tuple[str, str] | Non
 
 def _started_from(path: Path, theirs: dict[str, Tensor]) -> BackboneConfig:
     patches = theirs.get("backbone.patch_embedding.weight")
-    if patches is None:
+    if patches is None or patches.ndim != 4:
         raise M2raapError(f"{path}: missing backbone.patch_embedding.weight: it is no whole checkpoint")
     shape = (patches.shape[0], patches.shape[-1])
     if shape not in SHAPES:
@@ -184,6 +198,8 @@ def _config(path: Path, theirs: dict[str, Tensor], layers: int, backbone: Backbo
     if layers > backbone.num_layers:
         raise M2raapError(f"{path}: has {layers} branch layers, its backbone only {backbone.num_layers}")
     time = theirs.get("backbone.STAN_time_embed.weight")
+    if time is not None and (time.ndim != 2 or len(time) < 2):
+        raise M2raapError(f"{path}: backbone.STAN_time_embed.weight is {tuple(time.shape)}, not (frames, width)")
     max_frames = 64 if time is None else len(time)
     return StanConfig(layers=layers, max_frames=max_frames, drop_path=0.1, pool="raw", start="open")
 

@@ -23,7 +23,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.stages.clip_vectors import ClipEncoder
 from m2raap.stages.embed import write_npy
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
-from m2raap.stages.probe import find_files
+from m2raap.stages.probe import find_files, printable
 from m2raap.stages.split import as_name
 
 
@@ -49,35 +49,49 @@ def embed_folder(
     """
     if out.resolve().is_relative_to(videos.resolve()):
         raise M2raapError(f"{out}: lies in {videos}, whose files are embedded; give --out elsewhere")
-    view = View(_corpus(videos, out / "corpus"))
-    # One good frame is enough for a vector.
-    settings: Settings = keyframes.model_copy(update={"min_frames": 1}).settings()
-    run_data_stage(KeyframesStage(), view, settings, out / "keyframes", engine, force=force)
-    framed = view.over(out / "keyframes")
     named = {"model": str(model) if isinstance(model, Path) else model.model_dump_json()}
-    if isinstance(model, Path):
+    if isinstance(model, Path):  # before anything is decoded
+        if not (model / "model.json").is_file():
+            raise M2raapError(f"--model {model}: holds no model.json; give a model folder or an adapt folder")
         named = {"model": read_json(model / "model.json")["digest"]}
+    corpus, unspeakable = _corpus(videos, out / "corpus")
+    view = View(corpus)
+    # One good frame is enough for a vector.
+    chosen: Settings = keyframes.model_copy(update={"min_frames": 1}).settings()
+    run_data_stage(KeyframesStage(), view, chosen, out / "keyframes", engine, force=force)
+    framed = view.over(out / "keyframes")
 
     def work(folder: Path) -> Made:
-        return _vectors(framed, model, folder)
+        return _vectors(framed, unspeakable, model, folder)
 
-    run_whole_stage("vectors", 1, {}, out / "vectors", work, view=framed, inputs=named, force=force)
+    settings = {"bad_names": unspeakable} if unspeakable else {}
+    run_whole_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=named, force=force)
     return read_json(out / "vectors" / "manifest.json")["counts"]
 
 
-def _corpus(videos: Path, out: Path) -> Path:
+def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
+    """The folder as a corpus, and the files whose names it cannot hold, as one may print them."""
     files, left_out = find_files([videos])
     for line in left_out:
         talk.say(f"left out: {line}")
-    names = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
+    found = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
+    names = [name for name in found if _is_utf8(name)]
     if not names:
-        raise M2raapError(f"{videos}: holds no file")
+        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename them" if found else ""))
     clips = [{"clip_id": as_name(name), "video": name, "split": "test"} for name in names]
     write_corpus(out, clips, [], video_root=videos, source={"importer": "folder"})
-    return out
+    return out, [printable(Path(name)) for name in found if not _is_utf8(name)]
 
 
-def _vectors(view: View, model: Path | BackboneConfig, folder: Path) -> Made:
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _vectors(view: View, unspeakable: list[str], model: Path | BackboneConfig, folder: Path) -> Made:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -97,6 +111,7 @@ def _vectors(view: View, model: Path | BackboneConfig, folder: Path) -> Made:
             for drop in view.dropped(index):
                 rows.append({"video": video_of[drop["clip_id"]], "row": None, "frames": 0, "reason": drop["reason"]})
             advance(len(video_of))
+    rows += [{"video": name, "row": None, "frames": 0, "reason": "bad_name"} for name in unspeakable]
     if not vectors:
         reasons = sorted({row["reason"] for row in rows})
         raise M2raapError(

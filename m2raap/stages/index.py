@@ -21,7 +21,7 @@ from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
-from m2raap.core.folder import finish, log_timing
+from m2raap.core.folder import alone, finish, log_timing
 from m2raap.core.stage import signed_path
 from m2raap.core.tombstones import id_hash, refuse_unfinished
 from m2raap.core.view import View
@@ -51,6 +51,13 @@ def make_index(
     """
     if out.exists() and not out.is_dir():
         raise M2raapError(f"{out}: is a file; give a folder for --out")
+    with alone(out):
+        return _make_index(out, view, model, kind, add, remove)
+
+
+def _make_index(
+    out: Path, view: View | None, model: Path | BackboneConfig | None, kind: str, add: bool, remove: set[str] | None
+) -> dict[str, Any]:
     refuse_unfinished(out)
     _take_in(out)
     there = (out / "manifest.json").exists()

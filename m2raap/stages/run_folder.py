@@ -81,7 +81,10 @@ class RunFolder:
         refuse_unfinished(path)
         if not (path / "run.json").exists():
             raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
-        return cls(path, read_object(path / "run.json"))
+        tree = read_object(path / "run.json")
+        if not isinstance(tree.get("steps"), list):
+            raise M2raapError(f"{path / 'run.json'}: names no steps: it is none of ours, or damaged")
+        return cls(path, tree)
 
     def resolve(self, relative: str) -> Path:
         return Path(os.path.normpath(self.path / relative))

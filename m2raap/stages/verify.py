@@ -20,7 +20,7 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
     `weights`: the published tag of weights that the recipe takes from a file. Raises M2raapError, a sentence for each arm,
     where nothing fits; GateFailed where a difference is over `within` points.
     """
-    arms = arms_of(build(Recipe, run.tree["recipe"], str(run.path / "run.json")))
+    arms = arms_of(build(Recipe, run.tree.get("recipe", {}), str(run.path / "run.json")))
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
     for step in run.steps:

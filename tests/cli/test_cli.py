@@ -115,3 +115,12 @@ def test_doctor_finds_nothing_wrong_here():
     findings = json.loads(m2raap("doctor", "--json").stdout)
     assert {finding["state"] for finding in findings} <= {"ok", "warn"}
     assert {"one scenedetect", "torch", "ffmpeg", "the tiny model"} <= {finding["what"] for finding in findings}
+
+
+def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path, monkeypatch, capsys):
+    from m2raap.cli import main
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(main, "_run", lambda: (tmp_path / "file" / "x").mkdir())
+    assert main._guarded() == 1
+    assert capsys.readouterr().err == f"m2raap: {tmp_path}/file/x: Not a directory; mend that, or give another path\n"

@@ -92,6 +92,27 @@ def test_objects_of_strangers_are_not_unpickled(released: Released, tmp_path: Pa
         import_stan_checkpoint(tmp_path / "text.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("backbone.STAN_time_embed.weight", torch.zeros(()), "not .frames, width"),
+        (
+            "backbone.layers.0.self_attn.q_proj.weight",
+            torch.zeros(3),
+            "missing backbone.clip.visual.transformer.resblocks.0",
+        ),
+        ("backbone.pre_layrnorm.weight", torch.full((WIDTH,), float("nan")), "ln_pre.weight holds NaN"),
+    ],
+)
+def test_odd_tensors_are_named(
+    released: Released, shape: BackboneConfig, tmp_path: Path, name: str, value: torch.Tensor, message: str
+) -> None:
+    state = released.checkpoint()["state_dict"]
+    assert name in state
+    with pytest.raises(M2raapError, match=message):
+        import_stan_checkpoint(written(tmp_path / "odd.pth", state | {name: value}), shape)
+
+
 def test_the_command_writes_a_model_folder(released: Released, shape: BackboneConfig, tmp_path: Path) -> None:
     path = written(tmp_path / "c.pth", released.checkpoint())
     words = ["import", str(path), "--backbone", shape.model, "--out", str(tmp_path / "out")]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, load_backbone
@@ -140,6 +141,24 @@ def test_a_broken_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
         VideoCLIP.load(tmp_path)
     (tmp_path / "model.json").write_text(json.dumps(card | {"format": 99}))
     with pytest.raises(M2raapError, match="format 99"):
+        VideoCLIP.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps(card))
+    (tmp_path / "backbone" / "open_clip_config.json").rename(tmp_path / "elsewhere.json")
+    with pytest.raises(M2raapError, match=r"no open_clip_config\.json and no config\.json"):
+        VideoCLIP.load(tmp_path)
+    (tmp_path / "backbone" / "config.json").write_text("{}")
+    with pytest.raises(M2raapError, match="description of the backbone cannot be read"):
+        VideoCLIP.load(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_refused(backbone: Backbone, tmp_path: Path) -> None:
+    model = VideoCLIP(backbone, StanConfig(layers=1))
+    model.save(tmp_path)
+    state = model.state_dict()
+    save_file(
+        state | {"temporal.time": torch.full_like(state["temporal.time"], float("nan"))}, tmp_path / "model.safetensors"
+    )
+    with pytest.raises(M2raapError, match=r"temporal\.time holds NaN"):
         VideoCLIP.load(tmp_path)
 
 

@@ -10,11 +10,14 @@ from typer.testing import CliRunner
 
 from m2raap.cli.main import app
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_json
+from m2raap.core.folder import alone
 from m2raap.core.view import open_view
+from m2raap.models.config import BackboneConfig
 from m2raap.stages import index as index_stage
 from m2raap.stages import index_parts
 from m2raap.stages.forget import forget
-from m2raap.stages.gallery import Gallery
+from m2raap.stages.gallery import Gallery, Sources
 from m2raap.stages.index import make_index
 from m2raap.stages.inspect import check
 from tests.conftest import digests
@@ -128,6 +131,26 @@ def test_another_model_or_a_changed_file_is_refused(tmp_path: Path) -> None:
         make_index(tmp_path / "nowhere", None, None, remove={"c0"})
     with pytest.raises(M2raapError, match="is not of an index"):
         make_index(tmp_path, view_of(tmp_path, rows(2)), TINY)
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    with alone(tmp_path / "index"), pytest.raises(M2raapError, match="another m2raap is writing it"):
+        make_index(tmp_path / "index", None, BackboneConfig())
+    assert not (tmp_path / "index").exists(), "nothing was made, nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.json", "[]"), ("manifest.json", '{"stage": "index"}'), ("sources.json", "{}"), ("sources.json", "[]"),
+        ("sources.json", '{"model": {"backbone": {"x": 1}}, "views": []}'),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
+    write_json(tmp_path / "manifest.json", {"stage": "index"})
+    (tmp_path / name).write_text(text)
+    with pytest.raises(M2raapError, match=name):
+        (Gallery.open if name == "manifest.json" else Sources.read)(tmp_path)
 
 
 def test_forget_takes_clips_out_of_an_index(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     """Tiny products: threads only wait for each other."""
-    monkeypatch.setattr("m2raap.stages.embed.available_cores", lambda: 1)
+    monkeypatch.setattr("m2raap.stages.embed.torch_threads", lambda: 1)
 
 
 @pytest.fixture(scope="module")
