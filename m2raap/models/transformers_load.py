@@ -71,7 +71,11 @@ def from_description(folder: Path) -> Backbone:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             shown = json.loads((folder / PREPROCESS_NAME).read_text(encoding="utf-8"))
             preprocess = Preprocess(
-                shown["image_size"], tuple(shown["mean"]), tuple(shown["std"]), shown["interpolation"], shown["resize_mode"]
+                shown["image_size"],
+                tuple(shown["mean"]),
+                tuple(shown["std"]),
+                shown["interpolation"],
+                shown["resize_mode"],
             )
     except M2raapError:
         raise

@@ -169,7 +169,9 @@ class VideoCLIP(nn.Module):
             raise M2raapError(f"{weights_path} does not fit model.json: {' '.join(str(error).split())[:300]}") from None
         for name, value in model.named_parameters():
             if not bool(value.isfinite().all()):
-                raise M2raapError(f"{weights_path}: {name} holds NaN or infinity: no vector of this model would mean anything")
+                raise M2raapError(
+                    f"{weights_path}: {name} holds NaN or infinity: no vector of this model would mean anything"
+                )
         return model
 
 
