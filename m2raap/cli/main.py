@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -93,7 +95,18 @@ _OF_THE_MACHINE = {
 
 def main() -> None:
     """Runs the command; every failure ends in one clear sentence and its exit code."""
-    sys.exit(_guarded())
+    try:
+        code = _guarded()
+    except KeyboardInterrupt:  # in the middle of saying how something else ended
+        code = _interrupted()
+    if code == 130:
+        # Python notes an interrupt that came while an extension was being imported, and dies of the signal at its own exit
+        # although we have seen to it. So what it does at its exit is done here, and then left.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _guarded() -> int:
@@ -151,6 +164,7 @@ def _click_error(error: Exception) -> int:
 
 
 def _interrupted() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being seen to: impatience must not cut the clean-up short
     command = shlex.join(["m2raap", *sys.argv[1:]])
     print(f"\nm2raap: interrupted; what is finished is kept. To go on:\n  {command}", file=sys.stderr)
     return 130
