@@ -238,13 +238,13 @@ def lite_model() -> Any:
 def datatrove(num: int, given: dict[str, str]) -> dict[str, float]:
     """Seconds of the filters that correspond to our rules."""
     from datatrove.data import Document  # type: ignore[import-not-found]  # the peer's own environment
-    from datatrove.pipeline.filters import (  # type: ignore[import-not-found]
+    from datatrove.pipeline.filters import (  # type: ignore[import-not-found]  # the peer's own environment
         GopherQualityFilter,
         GopherRepetitionFilter,
         LanguageFilter,
         RegexFilter,
     )
-    from datatrove.pipeline.formatters import FTFYFormatter  # type: ignore[import-not-found]
+    from datatrove.pipeline.formatters import FTFYFormatter  # type: ignore[import-not-found]  # the peer's own environment
 
     off = dict.fromkeys(
         ["min_avg_word_length", "max_avg_word_length", "max_symbol_word_ratio", "max_bullet_lines_ratio",
@@ -285,8 +285,8 @@ def datatrove(num: int, given: dict[str, str]) -> dict[str, float]:
 
 def data_juicer(num: int, given: dict[str, str]) -> dict[str, float]:
     from data_juicer.ops import OPERATORS  # type: ignore[import-not-found]  # the peer's own environment
-    from data_juicer.ops.filter import language_id_score_filter as lid  # type: ignore[import-not-found]
-    from data_juicer.utils.constant import Fields  # type: ignore[import-not-found]
+    from data_juicer.ops.filter import language_id_score_filter as lid  # type: ignore[import-not-found]  # the peer's own environment
+    from data_juicer.utils.constant import Fields  # type: ignore[import-not-found]  # the peer's own environment
 
     model = lite_model()
     lid.prepare_model = lambda **_: "lite"

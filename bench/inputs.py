@@ -23,9 +23,9 @@ from typing import Any
 
 from m2raap.core.engine import LocalEngine, available_cores
 from m2raap.core.folder import read_timings
-from m2raap.stages.recipe import Recipe, arms_of, load_recipe
-from m2raap.stages.run import run
-from m2raap.stages.run_folder import Inputs, RunFolder
+from m2raap.stages.runs.recipe import Recipe, arms_of, load_recipe
+from m2raap.stages.runs.run import run
+from m2raap.stages.runs.run_folder import Inputs, RunFolder
 
 CACHED = "arms.cached={adapt: {cache: auto}}"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "panda70m"
@@ -67,7 +67,7 @@ def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
     from m2raap.adapt.batches import BatchPlan, LiveImages
     from m2raap.adapt.raw_video import Decoders, RawVideos
     from m2raap.core.videos import VideoDigests
-    from m2raap.models.backbone import load_backbone
+    from m2raap.models.families import load_backbone
     from m2raap.stages.source import ViewSource
 
     limits, cfg = recipe.keyframes.decode, recipe.adapt

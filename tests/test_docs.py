@@ -19,10 +19,10 @@ from m2raap.cli.main import app
 from m2raap.core import errors
 from m2raap.curate import text_rules
 from m2raap.models import temporal
-from m2raap.models.backbone import load_backbone
 from m2raap.models.config import BackboneConfig, MeanConfig
+from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
-from m2raap.stages.recipe import load_recipe
+from m2raap.stages.runs.recipe import load_recipe
 from tests.pages import ROOT, blocks, commands, parse
 from tests.stages.embedded import write_embedded
 

@@ -41,7 +41,7 @@ def add_lora(model: VideoCLIP, cfg: LoraConfig, seed: int) -> None:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        settings = PeftConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=names)  # type: ignore[arg-type]
+        settings = PeftConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=names)  # type: ignore[arg-type]  # a list is taken too
         inject_adapter_in_model(settings, backbone)  # which freezes all else in it
     backbone.logit_scale.requires_grad_(learns_temperature)
 

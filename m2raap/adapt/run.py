@@ -39,7 +39,7 @@ from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import load_backbone
+from m2raap.models.families import load_backbone
 from m2raap.models.losses import OBJECTIVES
 from m2raap.models.stan import DropPath
 from m2raap.models.video_clip import VideoCLIP

@@ -36,10 +36,10 @@ def ablate(
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.cli.run import carry_out
-    from m2raap.stages.ablate import ladder
-    from m2raap.stages.recipe import load_recipe
-    from m2raap.stages.run import Options
-    from m2raap.stages.run_folder import Inputs
+    from m2raap.stages.runs.ablate import ladder
+    from m2raap.stages.runs.recipe import load_recipe
+    from m2raap.stages.runs.run import Options
+    from m2raap.stages.runs.run_folder import Inputs
 
     wanted = [*(assignments or []), *([f"seeds={seeds}"] if seeds else [])]
     rows = ladder(load_recipe(recipe, wanted, seed))

@@ -38,8 +38,8 @@ def compare(
 ) -> None:
     from m2raap.core.errors import GateFailed
     from m2raap.report.comparison import as_latex, print_comparison
-    from m2raap.stages.compare import alone, failed_gates, open_contender
-    from m2raap.stages.compare import compare as compare_them
+    from m2raap.stages.showing.compare import alone, failed_gates, open_contender
+    from m2raap.stages.showing.compare import compare as compare_them
 
     ours = open_contender(a)
     found = (

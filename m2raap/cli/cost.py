@@ -27,9 +27,9 @@ def cost(
 
     from m2raap.core.errors import UsageError
     from m2raap.report.console import print_modules
-    from m2raap.stages.cost import cost_of_recipe, cost_of_run
-    from m2raap.stages.recipe import load_recipe
-    from m2raap.stages.run_folder import RunFolder
+    from m2raap.stages.runs.cost import cost_of_recipe, cost_of_run
+    from m2raap.stages.runs.recipe import load_recipe
+    from m2raap.stages.runs.run_folder import RunFolder
 
     if (Path(what) / "run.json").is_file():
         if assignments:

@@ -30,8 +30,8 @@ def forget(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.forget import forget as forget_clips
-    from m2raap.stages.forget import read_ids
+    from m2raap.stages.forgetting.forget import forget as forget_clips
+    from m2raap.stages.forgetting.forget import read_ids
 
     done = forget_clips(folders, read_ids(ids) if ids else [], exporters())
     typer.echo(json.dumps(done, ensure_ascii=False, sort_keys=True) if as_json else "\n".join(_tell(done)))
@@ -39,7 +39,7 @@ def forget(
 
 def finish_interrupted(journal: Path) -> None:
     """Carries out what an interrupted forget left to do, and says what it was."""
-    from m2raap.stages.forget import finish
+    from m2raap.stages.forgetting.forget import finish
 
     talk.say(f"{journal.parent}: finishing a 'm2raap forget' that was interrupted")
     for line in _tell(finish(journal, exporters())):

@@ -55,8 +55,8 @@ def index(
 ) -> None:
     from m2raap.core.view import open_view
     from m2raap.retrieval.index import KINDS
-    from m2raap.stages.forget import read_ids
-    from m2raap.stages.index import make_index
+    from m2raap.stages.forgetting.forget import read_ids
+    from m2raap.stages.search.index import make_index
 
     if kind not in ("auto", *KINDS):
         raise UsageError(f"--kind {kind}: there are auto, {', '.join(KINDS)}")

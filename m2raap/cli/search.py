@@ -40,7 +40,7 @@ def search(
     if sum(given is not None for given in (query, image, video, like)) != 1:
         raise UsageError("search: give one of TEXT, --image, --video and --like")
     from m2raap.serve.backend import Only
-    from m2raap.stages.search import Search, save_frames
+    from m2raap.stages.search.search import Search, save_frames
 
     opened = Search(index, chosen_model(model))
     only = Only(source, min_s, max_s)

@@ -23,7 +23,7 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free")] = 8000,
     model: ModelOption = None,
 ) -> None:
-    from m2raap.stages.serve import open_server
+    from m2raap.stages.search.serve import open_server
 
     server, url = open_server(index, chosen_model(model), host, port)
     typer.echo(url)  # the only line on stdout, so that a script can read it

@@ -14,14 +14,13 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View, open_view
-from m2raap.core.whole import Made, run_whole_stage
 from m2raap.interop.foreign import Foreign
 from m2raap.interop.mteb import OfMteb, is_encoder
 from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
-from m2raap.stages.embed import EmbedConfig, Embedder, embed, embedder
+from m2raap.stages.embed import EmbedConfig, Embedder, embedder
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
-from m2raap.stages.whole import model_folder, run_evaluate
+from m2raap.stages.whole import model_folder, run_embed, run_evaluate
 
 
 def evaluate(
@@ -55,13 +54,7 @@ def evaluate(
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(out) if out is not None else Path(scratch) / "model"
         view = _with_frames(view, keyframes, home / "keyframes", workers)
-        cfg = EmbedConfig(num_frames=num_frames)
-
-        def work(target: Path) -> Made:
-            return embed(view, cfg, by, target)
-
-        settings, inputs = cfg.model_dump(mode="json"), {"model": by.digest}
-        run_whole_stage("embed", 2, settings, home / "embed", work, view=view, inputs=inputs)
+        run_embed(view, EmbedConfig(num_frames=num_frames), by, home / "embed")
         run_evaluate(home / "embed", protocol or view.corpus.benchmark or "", seed, home / "evaluate", False)
         return read_json(home / "evaluate" / "results.json")
 

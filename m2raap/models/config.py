@@ -17,7 +17,7 @@ class BackboneConfig(Config):
     .safetensors file.
     """
 
-    family: str = Field(default="open_clip", description="a key of m2raap.models.backbone.BACKBONES")
+    family: str = Field(default="open_clip", description="a key of m2raap.models.families.BACKBONES")
     model: str = "builtin:tiny"  # builtin:tiny, an open_clip name, hf-hub:org/name or local-dir:/folder
     pretrained: str | None = None  # of an open_clip name: a tag, or a .pt or .safetensors file
     random_init: bool = Field(

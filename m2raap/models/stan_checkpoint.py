@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.backbone import Backbone
 from m2raap.models.config import BackboneConfig, StanConfig
+from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.models.vision import OpenClipVit
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
 from m2raap.models.acg import Acg, Captions
-from m2raap.models.backbone import Backbone, backbone_from_description, weights_digest
+from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
+from m2raap.models.families import backbone_from_description
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
 

@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "m2raap", ""
     timeout = STALL_S
     _begun = False  # whether the status line of this answer is out
-    server: SearchServer  # type: ignore[assignment]
+    server: SearchServer  # type: ignore[assignment]  # the only server that this handler meets
 
     def do_GET(self) -> None:
         self._answer(self._get)

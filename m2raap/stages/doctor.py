@@ -122,9 +122,9 @@ def _language_id() -> Finding:
 
 def _tiny_model() -> Finding:
     def work() -> str:
-        backbone = importlib.import_module("m2raap.models.backbone")
+        families = importlib.import_module("m2raap.models.families")
         config = importlib.import_module("m2raap.models.config")
-        return f"builtin:tiny, digest {backbone.load_backbone(config.BackboneConfig()).digest}"
+        return f"builtin:tiny, digest {families.load_backbone(config.BackboneConfig()).digest}"
 
     return _try("the tiny model", work)
 

@@ -177,7 +177,7 @@ def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder) -> Embedder:
 
 def load_model(model: Path | BackboneConfig | VideoCLIP) -> VideoCLIP:
     """An adapted model's folder, or a bare backbone with mean pooling; what is a model already stays as it is."""
-    from m2raap.models.backbone import load_backbone
+    from m2raap.models.families import load_backbone
     from m2raap.models.video_clip import VideoCLIP
 
     if isinstance(model, VideoCLIP):

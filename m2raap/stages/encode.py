@@ -60,7 +60,7 @@ def encoder(cfg: BackboneConfig) -> Encoder:
 
 @lru_cache(maxsize=1)
 def _encoder(settings: str) -> Encoder:
-    from m2raap.models.backbone import load_backbone
+    from m2raap.models.families import load_backbone
 
     return Encoder(load_backbone(BackboneConfig.model_validate_json(settings)))
 

@@ -15,7 +15,7 @@ from m2raap.core.files import read_json
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.core.whole import Made, run_whole_stage
-from m2raap.stages.recipe import Recipe
+from m2raap.stages.runs.recipe import Recipe
 from m2raap.stages.source import ViewSource
 from m2raap.stages.training_log import training_summary
 from m2raap.video.limits import VideoConfig

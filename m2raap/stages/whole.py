@@ -10,9 +10,8 @@ from m2raap.core.whole import Made, run_whole_stage
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.bank import Bank, make_bank
-from m2raap.stages.embed import embed
+from m2raap.stages.embed import EmbedConfig, Embedder, embed
 from m2raap.stages.evaluate import evaluate_folder
-from m2raap.stages.recipe import Recipe
 
 
 def model_folder(path: Path) -> Path:
@@ -20,17 +19,21 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model" / "model.json").is_file() else path
 
 
-def run_embed(view: View, recipe: Recipe, model: Path | BackboneConfig, folder: Path, force: bool) -> None:
+def run_embed(
+    view: View, cfg: EmbedConfig, model: Path | BackboneConfig | Embedder, folder: Path, force: bool = False
+) -> None:
     def work(target: Path) -> Made:
-        return embed(view, recipe.embed, model, target)
+        return embed(view, cfg, model, target)
 
-    settings = recipe.embed.model_dump(mode="json")
+    settings = cfg.model_dump(mode="json")
     run_whole_stage("embed", 2, settings, folder, work, view=view, inputs=_model_input(model), force=force)
 
 
-def _model_input(model: Path | BackboneConfig) -> dict[str, str]:
-    if not isinstance(model, Path):
+def _model_input(model: Path | BackboneConfig | Embedder) -> dict[str, str]:
+    if isinstance(model, BackboneConfig):
         return {"model": model.model_dump_json()}
+    if not isinstance(model, Path):
+        return {"model": model.digest}
     manifest = model.parent / "manifest.json"
     return {"model": read_json(manifest if manifest.exists() else model / "model.json")["digest"]}
 

@@ -253,7 +253,7 @@ class VideoWorker:
                 while missing:
                     if not selector.select(max(0.0, deadline - time.monotonic())):
                         raise TimeoutError
-                    part = os.read(child.stdout.fileno(), min(missing, 1 << 20))  # type: ignore[union-attr]
+                    part = os.read(child.stdout.fileno(), min(missing, 1 << 20))  # type: ignore[union-attr]  # it was opened with a pipe
                     if not part:
                         raise EOFError
                     parts.append(part)

@@ -11,8 +11,9 @@ from m2raap.adapt.captions import caption_table, heard_clips
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.backbone import Backbone
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig
+from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import ordered
 

@@ -11,8 +11,8 @@ from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig, LoraConfig
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import load_backbone
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
+from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import every_order, ordered
 

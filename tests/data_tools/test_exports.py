@@ -21,7 +21,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.exports import FILE, ids_digest, neutral, read_export, safe_key, unguarded
 from m2raap.core.tables import write_part
 from m2raap.core.view import View
-from m2raap.stages.export import curated_view, export
+from m2raap.stages.leaving.export import curated_view, export
 from tests.conftest import digests
 
 HOSTILE = '=HYPERLINK("http://x.test","a")'

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.backbone import Backbone
 from m2raap.models.config import BackboneConfig
+from m2raap.models.families import load_backbone
 
 torch.set_num_threads(1)  # tiny products: threads only wait for each other
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from m2raap.core.errors import M2raapError
-from m2raap.models import backbone as module
-from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.backbone import Backbone
 from m2raap.models.config import BackboneConfig
+from m2raap.models.families import backbone_from_description, load_backbone
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_without_a_hub_one_sentence_at_once(
 
 def test_a_description_rebuilds_the_shape(backbone: Backbone, tmp_path: Path) -> None:
     backbone.write_description(tmp_path)
-    rebuilt = module.backbone_from_description(tmp_path)
+    rebuilt = backbone_from_description(tmp_path)
     rebuilt.load_state_dict(backbone.state_dict())
     assert rebuilt.digest == backbone.digest
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.backbone import Backbone
 from m2raap.models.config import (
     AcgConfig,
     AdapterConfig,
@@ -19,6 +19,7 @@ from m2raap.models.config import (
     SeqTransfConfig,
     StanConfig,
 )
+from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

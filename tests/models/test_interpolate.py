@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.backbone import Backbone
 from m2raap.models.config import (
     AcgConfig,
     AdapterConfig,
@@ -15,6 +15,7 @@ from m2raap.models.config import (
     SeqTransfConfig,
     StanConfig,
 )
+from m2raap.models.families import load_backbone
 from m2raap.models.interpolate import ZERO_STARTS, interpolated
 from m2raap.models.temporal import TEMPORAL
 from m2raap.models.video_clip import VideoCLIP

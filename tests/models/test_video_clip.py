@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import Backbone, load_backbone
+from m2raap.models.backbone import Backbone
 from m2raap.models.config import (
     AcgConfig,
     AdapterConfig,
@@ -16,6 +16,7 @@ from m2raap.models.config import (
     SeqTransfConfig,
     StanConfig,
 )
+from m2raap.models.families import load_backbone
 from m2raap.models.losses import cosine_logits, info_nce, twins_mask
 from m2raap.models.pooling import pool_raw
 from m2raap.models.video_clip import VideoCLIP

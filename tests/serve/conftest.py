@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from m2raap.serve.server import SearchServer
-from m2raap.stages.search import Search
+from m2raap.stages.search.search import Search
 from tests.serve.world import index_of, rows, write_video
 from tests.stages.pictures import COLOURS
 

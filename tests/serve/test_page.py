@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from m2raap.serve.server import SearchServer
-from m2raap.stages.search import Search
+from m2raap.stages.search.search import Search
 from tests.serve.browser import Browser, Page, find_browser
 from tests.serve.conftest import serving
 from tests.serve.hostile import CLIPS, TEXTS

@@ -11,8 +11,8 @@ import pytest
 
 from m2raap.core.errors import M2raapError
 from m2raap.serve.server import MAX_PICTURE_BYTES, SearchServer
-from m2raap.stages.search import Search
-from m2raap.stages.serve import open_server
+from m2raap.stages.search.search import Search
+from m2raap.stages.search.serve import open_server
 from tests.serve.conftest import serving
 from tests.stages.pictures import draw
 

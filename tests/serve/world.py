@@ -12,7 +12,7 @@ import numpy as np
 from m2raap.core.corpus import write_corpus
 from m2raap.core.view import View, open_view
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.index import make_index
+from m2raap.stages.search.index import make_index
 from tests.stages.pictures import COLOURS, with_frames
 
 TINY = BackboneConfig()

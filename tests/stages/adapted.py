@@ -11,8 +11,8 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.stage import Settings, run_data_stage
 from m2raap.core.view import View
-from m2raap.models.backbone import load_backbone
 from m2raap.models.config import AcgConfig, AnyTemporal, BackboneConfig, StanConfig
+from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from tests.stages.pictures import COLOURS, DrawnFrames
 

@@ -1,0 +1,50 @@
+"""Where a backbone comes from: the families of image-text models that load, each in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Backbone
+from m2raap.models.config import BackboneConfig
+
+
+def load_backbone(cfg: BackboneConfig) -> Backbone:
+    """The backbone in eval mode and fp32 on the CPU.
+
+    Raises M2raapError with one sentence where the model is unknown or its weights cannot be had.
+    """
+    if cfg.family not in BACKBONES:
+        raise M2raapError(f"unknown backbone family '{cfg.family}'; known: {', '.join(BACKBONES)}")
+    return BACKBONES[cfg.family](cfg)
+
+
+def backbone_from_description(folder: Path) -> Backbone:
+    """An untrained backbone of the shape written by `write_description`; the caller fills in the weights.
+
+    Raises M2raapError where the folder does not describe one.
+    """
+    from m2raap.models import open_clip_load, transformers_load
+
+    if (folder / open_clip_load.CONFIG_NAME).is_file():
+        return open_clip_load.from_description(folder)
+    if not (folder / "config.json").is_file():  # transformers would take the folder for a name on a hub
+        raise M2raapError(f"{folder}: holds no {open_clip_load.CONFIG_NAME} and no config.json: the model is not whole")
+    return transformers_load.from_description(folder)
+
+
+def _open_clip(cfg: BackboneConfig) -> Backbone:
+    from m2raap.models.open_clip_load import load
+
+    return load(cfg)
+
+
+def _transformers(cfg: BackboneConfig) -> Backbone:
+    from m2raap.models.transformers_load import load
+
+    return load(cfg)
+
+
+# Adding one: a function from BackboneConfig to Backbone.
+BACKBONES: dict[str, Callable[[BackboneConfig], Backbone]] = {"open_clip": _open_clip, "transformers": _transformers}

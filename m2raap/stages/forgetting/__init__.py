@@ -1,0 +1,1 @@
+"""Clips leave every folder that knows them, and what stays is signed again."""

@@ -1,0 +1,124 @@
+"""A run on disk: its inputs, its map `run.json`, and the folders of its steps. No stage reads the map."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.errors import UNREADABLE, M2raapError
+from m2raap.core.files import read_object, write_json
+from m2raap.core.tables import read_part
+from m2raap.core.tombstones import refuse_unfinished
+from m2raap.core.view import View
+from m2raap.stages.runs.plan import Step
+from m2raap.stages.runs.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The corpora of a run. `data` is the training corpus; benches are by name."""
+
+    data: Path
+    benches: dict[str, Path] = field(default_factory=dict)
+    limit: int | None = None
+    scores: tuple[Path, ...] = ()
+
+    def view(self, langs: tuple[str, ...]) -> View:
+        view = View(self.data, langs=langs).limited(self.limit)
+        if view.is_benchmark:
+            raise M2raapError(
+                f"{self.data}: is the benchmark '{view.corpus.benchmark}'; it can be a --bench, never --data"
+            )
+        return view
+
+    def bench(self, name: str, langs: tuple[str, ...]) -> View:
+        view = View(self.benches[name], langs=langs)
+        if not view.is_benchmark:
+            raise M2raapError(f"{self.benches[name]}: is a training corpus; cut a benchmark out of one with --holdout")
+        return view
+
+
+def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
+    """run.json: the map of the run, for `status`, `explain` and `report`. No stage reads it."""
+    here = out.resolve()
+    write_json(
+        out / "run.json",
+        {
+            "kind": "run",
+            "recipe": recipe.model_dump(mode="json", exclude_unset=True),
+            "data": os.path.relpath(inputs.data.resolve(), here),
+            "benches": {name: os.path.relpath(path.resolve(), here) for name, path in inputs.benches.items()},
+            "limit": inputs.limit,
+            "scores": [os.path.relpath(path.resolve(), here) for path in inputs.scores],
+            "steps": [
+                {
+                    "arm": step.arm,
+                    "owner": step.owner,
+                    "stage": step.stage,
+                    "bench": step.bench,
+                    "folder": os.path.relpath(step.folder.resolve(), here),
+                    "parents": [os.path.relpath(parent.resolve(), here) for parent in step.parents],
+                }
+                for step in steps
+            ],
+        },
+        sort_keys=False,  # the order of a recipe's arms is the order of its tables
+    )
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as it lies on disk."""
+
+    path: Path
+    tree: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Raises M2raapError where there is no run."""
+        refuse_unfinished(path)
+        if not (path / "run.json").exists():
+            raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
+        tree = read_object(path / "run.json")
+        if not isinstance(tree.get("steps"), list):
+            raise M2raapError(f"{path / 'run.json'}: names no steps: it is none of ours, or damaged")
+        return cls(path, tree)
+
+    def resolve(self, relative: str) -> Path:
+        return Path(os.path.normpath(self.path / relative))
+
+    @property
+    def inputs(self) -> Inputs:
+        benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
+        return Inputs(
+            self.resolve(self.tree["data"]), benches, self.tree["limit"], tuple(map(self.resolve, self.tree["scores"]))
+        )
+
+    @property
+    def steps(self) -> list[Step]:
+        return [
+            Step(
+                row["arm"], row["owner"], row["stage"], row["bench"], self.resolve(row["folder"]),
+                tuple(self.resolve(parent) for parent in row["parents"]),
+            )
+            for row in self.tree["steps"]
+        ]  # fmt: skip
+
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(row["arm"] for row in self.tree["steps"]))
+
+
+def unreadable_share(run: RunFolder) -> tuple[int, int]:
+    """(clips that could not be read, all clips) over the training corpus and the benchmarks, each clip once."""
+    unreadable: set[tuple[str | None, str]] = set()
+    total = View(run.inputs.data).corpus.counts["clips"] if run.inputs.limit is None else run.inputs.limit
+    total += sum(View(path).corpus.counts["clips"] for path in run.inputs.benches.values())
+    for step in {step.folder: step for step in run.steps if step.stage in ("filter", "keyframes")}.values():
+        for table in ("dropped", "missing"):
+            for path in sorted((step.folder / table).glob("part-*.parquet")):
+                for row in read_part(step.folder, table, int(path.stem.removeprefix("part-"))):
+                    if row["reason"] in UNREADABLE:
+                        unreadable.add((step.bench, row["clip_id"]))
+    return len(unreadable), total
