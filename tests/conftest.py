@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -57,13 +60,30 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` filled, made by the first test process that wants it and read by all. Read only."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once" / name
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.with_suffix(".made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            folder.with_suffix(".made").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory) -> Path:
     """OUT of `data import world`: train/ and test/ corpora, videos/, truth.parquet. Read only."""
-    out = tmp_path_factory.mktemp("world") / "W"
-    settings = [word for item in SMALL_WORLD for word in ("--set", item)]
-    m2raap("data", "import", "world", "--out", out, *settings)
-    return out
+
+    def make(folder: Path) -> None:
+        settings = [word for item in SMALL_WORLD for word in ("--set", item)]
+        m2raap("data", "import", "world", "--out", folder / "W", *settings)
+
+    return made_once(tmp_path_factory, "world", make) / "W"
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ POINTS_A_CLUSTER = 256  # k-means learns nothing more from more (FAISS's own lim
 
 
 class BalanceConfig(Config):
-    """`target` clips are left, of as many concepts (`clusters`) as evenly as the corpus allows."""
+    """`target` training clips are left, of as many concepts (`clusters`) as evenly as the corpus allows."""
 
-    target: int = Field(ge=1)  # clips that are left
+    target: int = Field(ge=1)  # clips that are left; those of split val are not counted and all stay
     clusters: int = Field(default=100, ge=1)  # concepts, by k-means over image features
     seed: int = Field(default=0, ge=0)  # of the clusters and the draw
 

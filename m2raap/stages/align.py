@@ -54,7 +54,7 @@ class AlignConfig(Config):
 
 class AlignStage(DataStage):
     name = "align"
-    version = 2
+    version = 3
     reads = ("texts", "jpegs")
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {
@@ -117,7 +117,7 @@ class AlignStage(DataStage):
         for clip in part.clips:
             clip_id = clip["clip_id"]
             verdict = {"clip_id": clip_id, "copy_of": decisions["copies"].get(clip_id)}
-            if chosen and _stays(part, clip_id, gone):
+            if chosen and _weighed(part, clip, gone):
                 verdict["cluster"], row = chosen.judge(clip_id, own[clip_id])
                 drops += [row] if row else []
             verdicts.append(verdict)
@@ -209,9 +209,11 @@ def _verdicts(
     return drops
 
 
-def _stays(part: Part, clip_id: str, gone: set[str]) -> bool:
-    """Whether a clip is still there, with a text."""
-    return clip_id not in gone and any(text["text_id"] not in gone for text in part.texts_of[clip_id])
+def _weighed(part: Part, clip: Row, gone: set[str]) -> bool:
+    """Whether the balance counts a clip: it is still there, with a text, and to be trained on. Val clips all stay."""
+    clip_id = clip["clip_id"]
+    here = clip_id not in gone and any(text["text_id"] not in gone for text in part.texts_of[clip_id])
+    return here and clip.get("split") != "val"
 
 
 def _balance(
@@ -225,7 +227,7 @@ def _balance(
         drops = _verdicts(part, own, judge.scores(part, own), decisions, cfg)
         gone = {row["text_id"] or row["clip_id"] for row in drops}
         for clip in part.clips:
-            if _stays(part, clip["clip_id"], gone):
+            if _weighed(part, clip, gone):
                 staying.append(clip["clip_id"])
                 sample.add(clip["clip_id"], clip["clip_id"], own[clip["clip_id"]])
     if len(staying) <= wanted.target:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import m2raap
+from tests.conftest import m2raap, made_once
 
 RECIPE = Path(__file__).parent / "small.yaml"
 # Runs the command line and lists every file that it, or the code it runs in this process, opens.
@@ -37,7 +37,7 @@ def copied(run: Path, world: Path, home: Path) -> tuple[Path, Path]:
     there = home / "deep" / "deeper" / "run"
     beside = Path(os.path.normpath(there / os.path.relpath(world, run)))
     assert beside.is_relative_to(home)
-    shutil.copytree(run, there)
+    shutil.copytree(run, there, ignore=shutil.ignore_patterns("report"))  # another process may be writing it
     shutil.copytree(world, beside)
     return there, beside
 
@@ -45,24 +45,28 @@ def copied(run: Path, world: Path, home: Path) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def undisturbed(small_world: Path, tmp_path_factory) -> Path:
     """OUT of the small recipe with one worker; OUT/../opened.txt lists the files that it opened before the report."""
-    out = tmp_path_factory.mktemp("chain") / "run"
-    command = [sys.executable, "-c", WATCHED, str(out.parent / "opened.txt")]
-    done = subprocess.run(
-        [*command, *words(small_world, out, "--workers", 1, "--until", "evaluate")],
-        capture_output=True,
-        text=True,
-        timeout=115,
-    )
-    assert done.returncode == 0, done.stderr
-    return out
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, "-c", WATCHED, str(folder / "opened.txt")]
+        done = subprocess.run(
+            [*command, *words(small_world, folder / "run", "--workers", 1, "--until", "evaluate")],
+            capture_output=True,
+            text=True,
+            timeout=115,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "chain", make) / "run"
 
 
 @pytest.fixture(scope="session")
 def curated(small_world: Path, tmp_path_factory) -> Path:
     """OUT of the stages that need no model, one arm: filter, keyframes, rewrite."""
-    out = tmp_path_factory.mktemp("curated") / "run"
-    settings = [w for item in ("arms={}", "compare=[]", "stages=[filter,keyframes,rewrite]") for w in ("--set", item)]
-    m2raap(
-        "run", RECIPE, "--data", small_world / "train", "--out", out, "--workers", 1, "--until", "rewrite", *settings
-    )
-    return out
+
+    def make(folder: Path) -> None:
+        settings = ("arms={}", "compare=[]", "stages=[filter,keyframes,rewrite]")
+        sets = [word for item in settings for word in ("--set", item)]
+        data = ("run", RECIPE, "--data", small_world / "train", "--out", folder / "run")
+        m2raap(*data, "--workers", 1, "--until", "rewrite", *sets)
+
+    return made_once(tmp_path_factory, "curated", make) / "run"

@@ -168,6 +168,14 @@ def test_balance_counts_only_what_is_left_and_leaves_a_small_corpus_alone() -> N
     assert set(world.judged(**OFF, duplicates=None, balance={"target": 30, "clusters": 3})[0].values()) == {"black"}
 
 
+def test_balance_leaves_val_clips_alone() -> None:
+    world = World(60, size=10)
+    val = {f"c{i:04d}" for i in range(0, 60, 3)}
+    world.clips = [clip | {"split": "val" if clip["clip_id"] in val else "train"} for clip in world.clips]
+    found, _, _ = world.judged(**OFF, duplicates=None, balance={"target": 25, "clusters": 4})
+    assert len(found) == 15 and not val & set(found)
+
+
 def test_looks_measures_blur_and_thumbnails() -> None:
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)

@@ -135,11 +135,15 @@ def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Pat
     assert "Traceback" not in talk
 
 
-def test_other_settings_in_the_same_folder_are_an_error_that_names_both(small_world: Path, undisturbed: Path):
+def test_other_settings_in_the_same_folder_are_an_error_that_names_both(
+    small_world: Path, undisturbed: Path, tmp_path: Path
+):
     more = ("--set", "filter.text.rules.text_too_short.en=5", "--until", "filter")
-    before = (undisturbed / "run.json").read_bytes()
-    done = m2raap(*words(small_world, undisturbed, *more), check=1)
-    assert (undisturbed / "run.json").read_bytes() == before, "a refused run leaves the map of the one that is here"
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    before = (out / "run.json").read_bytes()
+    done = m2raap(*words(small_world, out, *more), check=1)
+    assert (out / "run.json").read_bytes() == before, "a refused run leaves the map of the one that is here"
     assert "text.rules.text_too_short.en 2.0; this run asks for text.rules.text_too_short.en 5.0" in done.stderr
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from m2raap.core.errors import UNREADABLE, M2raapError
+from m2raap.core.config import Config, build
+from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
 from m2raap.core.files import read_object, write_json
 from m2raap.core.tables import read_part
 from m2raap.core.tombstones import refuse_unfinished
@@ -68,6 +69,27 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
     )
 
 
+class _MapStep(Config):
+    arm: str
+    owner: str
+    stage: str
+    bench: str | None
+    folder: str
+    parents: tuple[str, ...]
+
+
+class _Map(Config):
+    """What a map that `write_run` wrote looks like; every other one is refused."""
+
+    kind: Literal["run"]
+    recipe: dict[str, Any]
+    data: str
+    benches: dict[str, str]
+    limit: int | None
+    scores: tuple[str, ...]
+    steps: tuple[_MapStep, ...]
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run as it lies on disk."""
@@ -77,13 +99,15 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Raises M2raapError where there is no run."""
+        """Raises M2raapError where there is no run, or its map is damaged."""
         refuse_unfinished(path)
         if not (path / "run.json").exists():
             raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
         tree = read_object(path / "run.json")
-        if not isinstance(tree.get("steps"), list):
-            raise M2raapError(f"{path / 'run.json'}: names no steps: it is none of ours, or damaged")
+        try:
+            build(_Map, tree, str(path / "run.json"))
+        except UsageError as error:
+            raise M2raapError(f"{error}: the file is none of ours, or damaged") from None
         return cls(path, tree)
 
     def resolve(self, relative: str) -> Path:

@@ -72,3 +72,11 @@ def test_nothing_curated_is_said(curated: Path, tmp_path: Path):
     write_json(tmp_path / "run.json", tree | {"steps": []})
     with pytest.raises(M2raapError, match="no data stage of this run is finished"):
         dataset_card(tmp_path)
+
+
+def test_a_damaged_map_of_a_run_is_refused(curated: Path, tmp_path: Path):
+    tree = RunFolder.open(curated).tree
+    for key in tree:
+        write_json(tmp_path / "run.json", {name: value for name, value in tree.items() if name != key})
+        with pytest.raises(M2raapError, match=rf"run.json: {key}: this key is needed"):
+            RunFolder.open(tmp_path)
