@@ -47,6 +47,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     readers = {"csv": _csv, "tsv": _csv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
     if kind in ("pkl", "pickle", "pyd"):
         raise M2raapError(f"{path}: is {_DISGUISES[2][1]}")
+    if path.is_dir():
+        raise M2raapError(f"{path}: is a folder; give the list in it that is to be read")
     if kind not in readers:
         raise M2raapError(f"{path}: '.{kind}' is not a table that m2raap reads; it reads {', '.join(readers)}")
     with _reading(path):
