@@ -75,11 +75,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     flop = seen * (there * often + back) + frozen * (clips if cached else seen * often)
 
     weights = shape.vision_weights + shape.text_weights + temporal_weights(cfg, shape)
-    learning = (
-        shape.vision_weights * learns // max(shape.layers, 1)
-        + (shape.text_weights if cfg.train_text else 0)
-        + temporal_weights(cfg, shape)
-    )
+    learning = tower_learning(cfg, shape, learns) + temporal_weights(cfg, shape)
     state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
     logits = 16.0 * batch**2 + (2 * MUG_BLOCK if cfg.mug_weight else 0)
     return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)
@@ -146,6 +142,15 @@ def temporal_weights(cfg: AdaptConfig, shape: Shape) -> int:
     if temporal.name == "message":
         return temporal.layers * 5 * width**2
     return 0
+
+
+def tower_learning(cfg: AdaptConfig, shape: Shape, learns: int) -> int:
+    """Weights of the two towers that learn. With LoRA, two thin matrices beside each of the two of an MLP; the attention of
+    timm and transformers, which is updated too, would add three fifths of that."""
+    if cfg.lora:
+        widths = learns * shape.width + (shape.text_layers * shape.text_width if cfg.train_text else 0)
+        return 10 * cfg.lora.rank * widths
+    return shape.vision_weights * learns // max(shape.layers, 1) + (shape.text_weights if cfg.train_text else 0)
 
 
 def _passed(cfg: AdaptConfig, learns: int) -> int:

@@ -14,7 +14,7 @@ from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages.runs.recipe import Recipe
 from m2raap.stages.runs.shapes import shape_of
-from m2raap.stages.runs.train_cost import as_tree, cost_lines, kept_bytes, temporal_flop, training_cost
+from m2raap.stages.runs.train_cost import as_tree, cost_lines, kept_bytes, temporal_flop, tower_learning, training_cost
 
 torch.set_num_threads(1)
 FRAMES = 6
@@ -39,6 +39,27 @@ def small(tmp_path_factory) -> dict[str, Any]:
 
 def recipe(backbone: dict[str, Any], **adapt: Any) -> Recipe:
     return Recipe.model_validate({"name": "r", "backbone": backbone, "adapt": {"num_frames": FRAMES} | adapt})
+
+
+def test_lora_learns_little(small: dict[str, Any]):
+    pytest.importorskip("peft", reason="peft is an extra: pip install 'm2raap[lora]'")
+    from m2raap.adapt.lora import add_lora
+
+    one = recipe(small, temporal=STAN, train_vision_layers=2, lora={"rank": 4}, batch_size=2)
+    model = VideoCLIP(load_backbone(one.backbone), one.adapt.temporal)
+    choose_trained(model, one.adapt)
+    assert one.adapt.lora
+    add_lora(model, one.adapt.lora, 0)
+    learning = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "lora" in name)
+    shape = shape_of(one.backbone)
+    assert tower_learning(one.adapt, shape, 2) == learning
+    whole = training_cost(recipe(small, temporal=STAN, train_vision_layers=2, batch_size=2), 64)
+    cost = training_cost(one, 64)
+    assert (
+        whole.learning - cost.learning
+        == tower_learning(one.adapt.model_copy(update={"lora": None}), shape, 2) - learning
+    )
+    assert cost.state_bytes < whole.state_bytes
 
 
 @pytest.mark.parametrize(("temporal", "layers"), CASES, ids=lambda v: v if isinstance(v, int) else v["name"])
