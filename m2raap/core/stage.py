@@ -7,7 +7,6 @@ one the stage is unfinished, and the same command resumes it.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +17,10 @@ from typing import Any, ClassVar
 from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine
-from m2raap.core.files import file_sha256, read_json, write_json
+from m2raap.core.files import read_json, write_json
 from m2raap.core.folder import begin, finish, log_timing
-from m2raap.core.tables import SCHEMAS, Row, part_name, part_of, read_part, signal_schema, write_part
+from m2raap.core.ledger import count_part, left_without_text, new_texts
+from m2raap.core.tables import SCHEMAS, Row, part_of, read_part, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View, clip_digest
 
@@ -259,8 +259,8 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     superseded = made.get("superseded", [])
     table = "missing" if task.view.is_benchmark else "dropped"
     if not task.view.is_benchmark:
-        with_new = set(_new_texts(part, added).values())
-        drops = drops + [version | row for row in _left_without_text(stage.name, part, with_new, drops)]
+        with_new = set(new_texts(part, added).values())
+        drops = drops + [version | row for row in left_without_text(stage.name, part, with_new, drops)]
     files = {f"{table}/{index:05d}": write_part(folder, table, index, drops)}
     if "texts" in stage.adds:
         files[f"superseded/{index:05d}"] = write_part(folder, "superseded", index, superseded)
@@ -272,69 +272,9 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     return time.monotonic() - start, 0
 
 
-def _new_texts(part: Part, added: list[Row]) -> dict[str, str]:
-    """text_id -> clip_id of the texts that a stage added; the others replace one that was there."""
-    known = {text["text_id"] for text in part.texts}
-    return {row["text_id"]: row["clip_id"] for row in added if row["text_id"] not in known}
-
-
-def _left_without_text(stage: str, part: Part, also_with_text: set[str], drops: list[Row]) -> list[Row]:
-    """A clip that had texts and has lost the last one is dropped too."""
-    gone = {row["text_id"] for row in drops if row.get("text_id")}
-    gone_clips = {row["clip_id"] for row in drops if not row.get("text_id")}
-    rows = []
-    for clip_id, texts in part.texts_of.items():
-        left = [row for row in texts if row["text_id"] not in gone]
-        if texts and not left and clip_id not in gone_clips | also_with_text:
-            rows.append({"clip_id": clip_id, "stage": stage, "reason": "no_text_left"})
-    return rows
-
-
-def count_part(part: Part, added: list[Row], drops: list[Row], is_benchmark: bool) -> dict[str, int]:
-    """What a stage did to one part, from the view before it, the texts it wrote and its `dropped` (or `missing`) rows."""
-    counts = _count(part, _new_texts(part, added), [] if is_benchmark else drops)
-    counts["texts_superseded"] = sum(not row["active"] for row in added)
-    if is_benchmark:
-        counts["clips_missing"] = len(drops)
-    return counts
-
-
-def _count(part: Part, new_texts: dict[str, str], drops: list[Row]) -> dict[str, int]:
-    """Rows in, added, dropped by reason and out. A text that leaves with its clip is counted under the clip's reason."""
-    counts: Counter[str] = Counter()
-    clip_reason = {row["clip_id"]: row["reason"] for row in drops if not row.get("text_id")}
-    text_reason = {row["text_id"]: row["reason"] for row in drops if row.get("text_id")}
-    assert len(clip_reason) + len(text_reason) == len(drops), "a clip or text was dropped twice by one stage"
-    counts["clips_in"], counts["texts_in"], counts["texts_added"] = len(part.clips), len(part.texts), len(new_texts)
-    for clip in part.clips:
-        reason = clip_reason.get(clip["clip_id"])
-        counts[f"clips_dropped:{reason}" if reason else "clips_out"] += 1
-    owner = {row["text_id"]: row["clip_id"] for row in part.texts} | new_texts
-    for text_id, clip_id in owner.items():
-        reason = text_reason.get(text_id) or (f"clip {clip_reason[clip_id]}" if clip_id in clip_reason else None)
-        counts[f"texts_dropped:{reason}" if reason else "texts_out"] += 1
-    return dict(counts)
-
-
 def one_thread() -> None:
     """Scores compute with one thread: more would change the last bits from one number of workers to another."""
     import sys
 
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
-
-
-def signed_path(folder: Path, key: str) -> Path:
-    """The file that a key of a manifest's `files` means: 'texts/00003' is a part of a table, all else a path."""
-    table, _, part = key.partition("/")
-    return folder / table / part_name(int(part)) if part.isdigit() else folder / key
-
-
-def verify_files(folder: Path, files: dict[str, str]) -> list[str]:
-    """Names of table parts whose bytes are not those that the manifest was signed over."""
-    wrong = []
-    for key, expected in sorted(files.items()):
-        path = signed_path(folder, key)
-        if not path.exists() or file_sha256(path) != expected:
-            wrong.append(os.fspath(path))
-    return wrong

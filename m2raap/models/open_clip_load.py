@@ -21,7 +21,7 @@ from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
 from m2raap.models.text import OpenClipText
-from m2raap.models.vision import open_clip_tower
+from m2raap.models.vision_open_clip import open_clip_tower
 
 CONFIG_NAME = "open_clip_config.json"
 

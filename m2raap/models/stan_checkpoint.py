@@ -22,7 +22,7 @@ from m2raap.models.backbone import Backbone
 from m2raap.models.config import BackboneConfig, StanConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
-from m2raap.models.vision import OpenClipVit
+from m2raap.models.vision_open_clip import OpenClipVit
 
 TAU = 0.01  # fixed in their configs
 # (vision width, patch) -> open_clip's name of OpenAI's CLIP, which all of theirs start from.

@@ -14,7 +14,7 @@ from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.config import BackboneConfig
 from m2raap.models.open_clip_load import no_waiting_for_a_hub, quiet_loggers
 from m2raap.models.text import TransformersText
-from m2raap.models.vision import TransformersVit
+from m2raap.models.vision_transformers import TransformersVit
 
 # model_type -> context length that the model was trained with, where its tables are longer.
 FAMILIES = {"altclip": 77, "chinese_clip": 52, "siglip": 64, "siglip2": 64}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import AdapterConfig, MessageConfig
-from m2raap.models.vision import OpenClipVit
+from m2raap.models.vision_open_clip import OpenClipVit
 from m2raap.models.zero import zero_linear
 
 

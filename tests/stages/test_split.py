@@ -15,7 +15,7 @@ from m2raap.core.corpus import open_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import REASONS, M2raapError, UsageError
 from m2raap.core.files import read_json
-from m2raap.core.stage import verify_files
+from m2raap.core.signed import verify_files
 from m2raap.core.tables import read_part
 from m2raap.stages.split import SplitConfig, SplitDone, as_name, pieces, split
 from m2raap.video.paths import resolve_video

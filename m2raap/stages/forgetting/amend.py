@@ -21,8 +21,9 @@ from m2raap.core.corpus import content_digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Exporter
 from m2raap.core.files import file_sha256, read_json, write_atomic, write_json
+from m2raap.core.ledger import count_part
 from m2raap.core.scores import scores_digest
-from m2raap.core.stage import count_part, signed_path
+from m2raap.core.signed import signed_path
 from m2raap.core.tables import Row, read_part
 from m2raap.core.view import open_view
 from m2raap.retrieval.config import EvaluateConfig

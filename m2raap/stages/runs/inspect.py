@@ -9,7 +9,7 @@ from typing import Any
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.core.stage import verify_files
+from m2raap.core.signed import verify_files
 from m2raap.core.tables import Row, part_of, read_part
 from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View, open_view

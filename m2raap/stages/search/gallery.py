@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, read_object
-from m2raap.core.stage import signed_path
+from m2raap.core.signed import signed_path
 from m2raap.core.tables import Row, write_table
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig

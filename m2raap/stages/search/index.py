@@ -22,7 +22,7 @@ from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.folder import alone, finish, log_timing
-from m2raap.core.stage import signed_path
+from m2raap.core.signed import signed_path
 from m2raap.core.tombstones import id_hash, refuse_unfinished
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
