@@ -5,7 +5,7 @@ shapes, random weights, mean pooling, all layers trained, clips of random pictur
 chunk; its peak memory is the whole process's (ru_maxrss). Beside it the same with the frame-caption loss and with Mug, which
 have no goal, and 4,096 pairs on the tiny model.
 
-    python bench/gradcache.py [--small] [--model ViT-B-32] [--chunk 64] [--pairs 64 1024] [--frames 8] [--threads N]
+    python bench/gradcache.py [--small] [--model ViT-B-32] [--chunk 64] [--pairs 64 1024] [--frames 8] [--threads N] [--terms T]
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs=2, default=[64, 1024], metavar=("FEW", "MANY"))
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as it takes")
-    parser.add_argument("--tiny-pairs", type=int, default=4096)
+    parser.add_argument("--terms", nargs="*", choices=list(TERMS), default=list(TERMS), help="losses that are measured")
+    parser.add_argument("--tiny-pairs", type=int, default=4096, help="0: not measured")
     options = parser.parse_args()
     if options.small:
         options.model, options.chunk, options.pairs, options.frames, options.tiny_pairs = (
@@ -107,7 +108,8 @@ def main() -> None:
     print(
         f"{options.model}, {options.frames} frames a clip, chunks of {options.chunk}; peak memory of the whole process"
     )
-    for name, terms in TERMS.items():
+    for name in options.terms:
+        terms = TERMS[name]
         start = time.monotonic()
         one, two = (
             measured(options.model, pairs, options.chunk, options.frames, options.threads, terms)
@@ -121,6 +123,8 @@ def main() -> None:
             f"{few / one['step_s']:.1f}); {time.monotonic() - start:.0f} s in all",
             flush=True,
         )
+    if not options.tiny_pairs:
+        return
     tiny = measured("builtin:tiny", options.tiny_pairs, options.chunk, options.frames, options.threads, {})
     print(
         f"builtin:tiny, {options.tiny_pairs} pairs: {tiny['peak_mb']:.0f} MB, {tiny['step_s']:.1f} s a step, "
