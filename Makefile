@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/m2raap run demo --data $(DEMO)/world/train --bench motion=$(DEMO)/world/test --truth $(DEMO)/world/truth.parquet --out $(DEMO)/run $(SETTINGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

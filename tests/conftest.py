@@ -19,6 +19,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 SMALL_WORLD = ["train_clips=48", "val_clips=10", "test_clips=12"]
+LONG = (
+    "tests/stages/test_chain.py",
+    "tests/test_readme.py",
+    "tests/stages/forgetting/test_forget.py",
+    "tests/adapt/test_loop.py",
+    "tests/core/test_ray_engine.py",
+    "tests/stages/leaving/test_model_export.py",
+    "tests/serve/test_page.py",
+)
 # What may differ from run to run: times, caches, and the map and report that show them.
 TRANSIENT = ("timings.jsonl", "cache", "report", "run.json", "scratch", "tensorboard")
 
@@ -58,6 +67,14 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not set(path.relative_to(folder).parts) & set(TRANSIENT)
     }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process is left alone with one at the end."""
+    home = Path(__file__).parent.parent
+    assert all((home / name).exists() for name in LONG)
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(LONG)))
 
 
 def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
