@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from m2raap.models.backbone import Preprocess
 from m2raap.models.images import images_from_jpegs
 from m2raap.models.video_clip import VideoCLIP
 
+_QUERIES = ("raw", "rewrite", "translation", "aux")  # origins of validation queries, the best first
 GROUPING_CHUNK = 4096  # alike clips are looked for among this many: memory and time stay bounded
 
 
@@ -221,6 +223,7 @@ class TextTable:
     """All texts of a source that may be drawn, tokenised once."""
 
     texts: list[str]
+    origins: list[str]
     tokens_NL: Tensor
     rows_of: list[dict[str, tuple[list[int], np.ndarray]]]  # clip -> lang -> rows, cumulative odds
     langs: tuple[str, ...]
@@ -243,10 +246,28 @@ class TextTable:
                 rows[turn, place] = candidates[_pick(cumulative, rng)]
         return rows
 
-    def first_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """Clips that have a text in the language, and the row of the first one."""
-        pairs = [(clip, by_lang[lang][0][0]) for clip, by_lang in enumerate(self.rows_of) if lang in by_lang]
+    def queries_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
+        """Clips that have a text of their own in the language, and the row of one: raw before rewritten or translated.
+
+        Captions of single frames are no queries: ACG would find them by themselves. They only stand in where no clip has
+        anything else.
+        """
+        own = any(origin != "aux" for origin in self.origins)
+        pairs = []
+        for clip, by_lang in enumerate(self.rows_of):
+            rows = by_lang[lang][0] if lang in by_lang else []
+            asked = [row for row in rows if not own or self.origins[row] != "aux"]
+            if asked:
+                pairs.append((clip, min(asked, key=lambda row: _QUERIES.index(self.origins[row]))))
         return np.array([clip for clip, _ in pairs], np.int64), np.array([row for _, row in pairs], np.int64)
+
+    def owners(self, clips: np.ndarray) -> dict[str, list[int]]:
+        """Every text of these clips, and the places in `clips` of those that have it."""
+        found: dict[str, list[int]] = {}
+        for place, clip in enumerate(clips):
+            for text in {self.texts[row] for rows, _ in self.rows_of[clip].values() for row in rows}:
+                found.setdefault(text, []).append(place)
+        return found
 
 
 def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
@@ -267,16 +288,23 @@ def text_table(
     lang_odds: dict[str, float],
     origin_odds: dict[str, float],
 ) -> TextTable:
-    """Raises M2raapError for the first clip without a text in any of the languages."""
+    """A clip's odds in a language are those of the origins that it has there, each shared by the texts of that origin.
+
+    Raises M2raapError for the first clip without a text in any of the languages.
+    """
     texts: list[str] = []
+    origins: list[str] = []
     rows_of: list[dict[str, tuple[list[int], np.ndarray]]] = []
     for clip, clip_id in enumerate(source.clip_ids):
         found: dict[str, list[tuple[int, float]]] = {}
-        for lang, text, origin in source.texts(clip):
-            odds = origin_odds.get(origin, 1.0)
+        said = source.texts(clip)
+        many = Counter((lang, origin) for lang, _, origin in said)
+        for lang, text, origin in said:
+            odds = origin_odds.get(origin, 1.0) / many[lang, origin]
             if lang in langs and lang_odds.get(lang, 1.0) > 0 and odds > 0:
                 found.setdefault(lang, []).append((len(texts), odds))
                 texts.append(text)
+                origins.append(origin)
         if not found:
             raise M2raapError(
                 f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt"
@@ -288,7 +316,7 @@ def text_table(
             }
         )
     truncated = sum(tokenizer.count_truncated(chunk) for chunk in _chunks(texts))
-    return TextTable(texts, tokenised(tokenizer, texts), rows_of, langs, lang_odds, truncated)
+    return TextTable(texts, origins, tokenised(tokenizer, texts), rows_of, langs, lang_odds, truncated)
 
 
 def tokenised(tokenizer: _Tokenizes, texts: Sequence[str]) -> Tensor:

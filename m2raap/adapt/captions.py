@@ -48,7 +48,9 @@ class CaptionTable:
         there_BT = torch.from_numpy(rows_BT >= 0).to(device)
         if not len(used):
             return torch.zeros(*shape, model.backbone.embed_dim, device=device), there_BT
-        known_NE = model.encode_text(self.tokens_NL[torch.from_numpy(used)].to(device))
+        known_NE = model.encode_text(
+            self.tokens_NL[torch.from_numpy(used)].to(device)
+        ).float()  # also where autocast is on
         place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
         return known_NE[place_BT], there_BT
 

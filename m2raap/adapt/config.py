@@ -111,7 +111,7 @@ class AdaptConfig(Config):
     )
     origin_odds: dict[str, float] = Field(
         default={"raw": 1.0, "rewrite": 1.0, "translation": 1.0, "aux": 0.25},
-        description="odds of a text among a clip's texts of one language; 0 leaves an origin out",
+        description="odds of an origin among a clip's texts of one language, shared by its texts; 0 leaves it out",
     )
 
     val_every_steps: int = Field(default=20, ge=1, description="steps between two validations")

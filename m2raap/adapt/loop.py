@@ -30,7 +30,6 @@ from m2raap.adapt.run import Report, Run, prepare
 from m2raap.adapt.step import draw_step, gradients
 from m2raap.adapt.validate import validate
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import MAX_LOGIT_SCALE
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,9 @@ def _learn(run: Run, number: int) -> tuple[float, float | None]:
     else:
         run.scaler.step(run.optimiser)
         run.scaler.update()
-    with torch.no_grad():
-        run.model.backbone.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
+    if run.cfg.learn_temperature:
+        with torch.no_grad():
+            run.model.backbone.logit_scale.clamp_(max=run.max_logit_scale)
     return loss, grad_norm if math.isfinite(grad_norm) else None
 
 
@@ -151,7 +151,7 @@ def _log(run: Run, line: dict[str, Any]) -> None:
     if run.board is not None:
         for name, value in line.items():
             for part, number in value.items() if isinstance(value, dict) else [("", value)]:
-                if name != "step":
+                if name != "step" and number is not None:  # fp16 may leave a step out
                     run.board.add_scalar(f"{name}/{part}" if part else name, number, line["step"])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.models.acg import frame_caption_loss
-from m2raap.models.losses import BIASED, OBJECTIVES, cosine_logits, info_nce, order_contrast, start_bias, twins_mask
+from m2raap.models.losses import BIASED, OBJECTIVES, cosine_logits, info_nce, order_contrast, owned_mask, start_bias
 from m2raap.models.mug import mug_scores
 
 
@@ -55,17 +55,20 @@ class Features:
 
 @dataclass(frozen=True)
 class Words:
-    """The texts of the whole batch, for finding twins: K lists of B; and B lists of the captions of T frames."""
+    """The texts of the whole batch, for finding twins: K lists of B, and the clips that own a text; and B lists of the
+    captions of T frames."""
 
     texts: list[list[str]]
+    owners: dict[str, list[int]]
     captions: list[list[str]] | None = None
 
 
-def new_bias(cfg: AdaptConfig, own: Tensor | None) -> nn.Parameter | None:
-    """The bias of the objective, where it wants one: the backbone's `own`, or else NaN until the first batch sets it."""
+def bias_of(cfg: AdaptConfig, own: nn.Parameter | None) -> nn.Parameter | None:
+    """The bias of the objective, where it wants one: the backbone's `own`, which then learns and leaves with the model, or
+    else a new one, NaN until the first batch sets it."""
     if cfg.objective not in BIASED:
         return None
-    return nn.Parameter(torch.tensor(math.nan) if own is None else own.detach().clone().float().reshape(()))
+    return nn.Parameter(torch.tensor(math.nan)) if own is None else own.requires_grad_(True)
 
 
 def step_loss(
@@ -80,7 +83,7 @@ def step_loss(
     of_scores = info_nce if bias is not None else objective
     for turn, texts in enumerate(words.texts):
         text_BE = found.text_BKE[:, turn]
-        twins = twins_mask(texts).to(text_BE.device)
+        twins = owned_mask(texts, words.owners).to(text_BE.device)
         logits_BB = cosine_logits(found.video_BE, text_BE, scale)
         if bias is not None:
             if bool(bias.isnan()):

@@ -10,6 +10,7 @@ from torch import nn
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.core.errors import M2raapError
+from m2raap.models.losses import BIASED
 from m2raap.models.video_clip import VideoCLIP
 
 
@@ -39,27 +40,31 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
             if id(p) not in inside_vision:
                 p.requires_grad_(True)
     backbone.logit_scale.requires_grad_(cfg.learn_temperature)
+    if (bias := getattr(backbone.clip, "logit_bias", None)) is not None:
+        bias.requires_grad_(cfg.objective in BIASED)
 
 
 def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> list[dict[str, Any]]:
     """AdamW groups named backbone, new, gate, each in a decayed and an undecayed part; empty ones left out.
 
     No decay on norms, biases, embeddings, scalars: on whatever has fewer than two dimensions, and on embedding tables.
-    With layer_decay the backbone has a group for every distance from the features. `bias`, of the objective, is a gate.
+    With layer_decay the backbone, and LoRA's updates of it, have a group for every distance from the features. `bias`, of
+    the objective, is a gate.
     """
     rates = {"backbone": cfg.lr, "new": cfg.lr_new, "gate": cfg.lr_gate}
     distance = layer_distances(model) if cfg.layer_decay < 1 else {}
     parts: dict[tuple[str, int, bool], list[nn.Parameter]] = {}
-    if bias is not None:
+    if bias is not None and all(bias is not p for p in model.parameters()):
         parts["gate", 0, False] = [bias]
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
         last = name.rsplit(".", 1)[-1]
-        is_new = name.startswith("temporal.") or ".lora_" in name
-        kind = "gate" if last.endswith("gate") else "new" if is_new else "backbone"
+        is_lora = ".lora_" in name
+        is_new = name.startswith("temporal.") or is_lora
+        kind = "gate" if last.endswith("gate") or last == "logit_bias" else "new" if is_new else "backbone"
         table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
-        away = distance.get(id(p), 0) if kind == "backbone" else 0
+        away = distance.get(id(p), 0) if kind == "backbone" or is_lora else 0
         parts.setdefault((kind, away, p.ndim >= 2 and not table), []).append(p)
     return [
         {

@@ -30,7 +30,7 @@ from m2raap.adapt.distributed import Team
 from m2raap.adapt.draws import RowDraws
 from m2raap.adapt.gradcache import Backward, cut
 from m2raap.adapt.lora import add_lora
-from m2raap.adapt.objective import new_bias
+from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
 from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
@@ -39,6 +39,7 @@ from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import MAX_LOGIT_SCALE
 from m2raap.models.families import load_backbone
 from m2raap.models.losses import OBJECTIVES
 from m2raap.models.stan import DropPath
@@ -75,6 +76,7 @@ class Run:
     team: Team
     backward: Backward
     bias: nn.Parameter | None  # of the objective
+    max_logit_scale: float  # its logarithm; where a temperature learns
     scaler: torch.amp.GradScaler | None  # of fp16
     began_s: float  # perf_counter when the model was loaded
     decoders: Decoders | None  # of raw video
@@ -143,6 +145,7 @@ def _prepare(
     backbone_digest = model.backbone.digest  # asked for first here: as it was loaded
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
+    max_logit_scale = max(math.log(MAX_LOGIT_SCALE), float(model.backbone.logit_scale.detach()))
     model.to(device)
     began_s = time.perf_counter()
     choose_trained(model, cfg)
@@ -176,7 +179,10 @@ def _prepare(
             "AltCLIP, SigLIP2, or a multilingual one such as xlm-roberta-base-ViT-B-32), or langs: [en]"
         )
 
-    captions = [caption_table(one, model, cfg.num_frames) if cfg.wants_captions else None for one in sources]
+    readers = [source] if cfg.wants_captions else []
+    if cfg.enhance and val_source is not None:  # the frame-caption loss alone asks nothing of the val clips
+        readers.append(val_source)
+    captions = [caption_table(one, model, cfg.num_frames) for one in readers]
 
     looks_NE = None
     if cfg.group_size > 1:
@@ -187,7 +193,7 @@ def _prepare(
     if cfg.lora is not None:
         add_lora(model, cfg.lora, cfg.seed)
         model.to(device)
-    bias = new_bias(cfg, getattr(model.backbone.clip, "logit_bias", None))
+    bias = bias_of(cfg, getattr(model.backbone.clip, "logit_bias", None))
     if bias is not None:
         bias.data = bias.data.to(device)
     optimiser = make_optimiser(model, cfg, bias)
@@ -199,7 +205,7 @@ def _prepare(
     scaler = torch.amp.GradScaler(model.backbone.device.type) if cfg.precision == "fp16" else None
     if scaler is not None and state.loss_scale:
         scaler.load_state_dict(state.loss_scale)
-    if bias is not None and state.bias is not None:
+    if bias is not None and state.bias is not None:  # the backbone's own came back with its weights
         bias.data.fill_(state.bias)
     team.agree("data, settings or checkpoints", digest([key, state.step]))
     of_loss = [model.backbone.logit_scale, *([bias] if bias is not None else [])]
@@ -219,8 +225,8 @@ def _prepare(
         val_data=data[1] if len(data) > 1 else None,
         val_table=tables[1] if len(tables) > 1 else None,
         val_clips=val_source.num_clips if val_source is not None else 0,
-        captions=captions[0],
-        val_captions=captions[-1] if cfg.enhance and len(captions) > 1 else None,
+        captions=captions[0] if captions else None,
+        val_captions=captions[1] if len(captions) > 1 else None,
         ahead=Ahead(lambda at: data[0].batch(plan.clips(at[0])[at[1] : at[2]], plan.epoch(at[0]))),
         out=out,
         log=_log_from(out / "train.jsonl", state.log_bytes) if team.leads else None,
@@ -230,6 +236,7 @@ def _prepare(
         team=team,
         backward=Backward(learning, of_loss, team, state.micro_batch or cfg.micro_batch),
         bias=bias,
+        max_logit_scale=max_logit_scale,
         scaler=scaler,
         began_s=began_s,
         decoders=decoders,

@@ -37,7 +37,9 @@ def draw_step(run: Run, number: int) -> Step:
     rows_KB = run.table.draw(clips, cfg.texts_per_clip, cfg.seed, number)
     texts = [[run.table.texts[row] for row in rows] for rows in rows_KB]
     heard_B = heard_clips(len(clips), cfg.caption_dropout, cfg.seed, number) if cfg.enhance else None
-    words = Words(texts, run.captions.words(clips) if run.captions and cfg.fcc_weight else None)
+    words = Words(
+        texts, run.table.owners(clips), run.captions.words(clips) if run.captions and cfg.fcc_weight else None
+    )
     return Step(number, clips, rows_KB, heard_B, words)
 
 

@@ -52,13 +52,13 @@ def validate(
     num_clips: int,
     captions: CaptionTable | None = None,
 ) -> dict[str, float]:
-    """R@1 for every language with texts, and their `mean`. One text a clip and language: the first."""
+    """R@1 for every language with texts, and their `mean`. One text a clip and language."""
     device = model.backbone.device
     video_NE = encode_clips(model, data, num_clips, captions)
     with torch.inference_mode():
         scores: dict[str, float] = {}
         for lang in table.langs:
-            clips, rows = table.first_of(lang)
+            clips, rows = table.queries_of(lang)
             if len(clips):
                 tokens = table.tokens_NL[torch.from_numpy(rows)]
                 texts = [model.encode_text(chunk.to(device)).float() for chunk in tokens.split(256)]

@@ -85,6 +85,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 _SIGNAL_TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}
 # A JPEG does not shrink, and frames are most of the bytes.
 _COMPRESSION = {"frames": "none"}
+FRAMES_A_GROUP = 8  # clips: about 2 MB, what reading a single clip costs (core.frames)
 _SORT = {
     "clips": ("clip_id",),
     "texts": ("clip_id", "text_id"),
@@ -147,6 +148,7 @@ def write_table(path: Path, rows: pa.Table) -> str:
         compression=_COMPRESSION.get(path.parent.name, "zstd"),
         write_statistics=False,
         use_dictionary=path.parent.name != "frames",
+        row_group_size=FRAMES_A_GROUP if path.parent.name == "frames" else None,
     )
     data = sink.getvalue().to_pybytes()
     write_atomic(path, data)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 
-def twins_mask(*keys_of_pair: Sequence[Hashable]) -> Tensor:
-    """(B, B) bool: pairs that share any of the keys (the same clip, the same caption text). The diagonal is True."""
-    size = len(keys_of_pair[0])
-    mask = torch.eye(size, dtype=torch.bool)
-    for keys in keys_of_pair:
-        numbers: dict[Hashable, int] = {}
-        row = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
-        mask |= row[:, None] == row[None, :]
+def owned_mask(texts: Sequence[str], owners: Mapping[str, Sequence[int]]) -> Tensor:
+    """(B, B) bool: clip i owns the text of pair j, whichever of its texts was drawn for itself. The diagonal is True."""
+    mask = torch.eye(len(texts), dtype=torch.bool)
+    for column, text in enumerate(texts):
+        mask[list(owners[text]), column] = True
     return mask
 
 
@@ -41,9 +38,11 @@ def info_nce(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
 
 def info_nce_multi(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
     """As `info_nce`, but twins are targets too: the mean log-probability over them (SupCon's outer sum, eq. 2)."""
-    weight_BB = twins_BB.float() / twins_BB.sum(1, keepdim=True)
-    rows = -(weight_BB * logits_BB.log_softmax(1)).sum(1).mean()
-    columns = -(weight_BB * logits_BB.T.log_softmax(1)).sum(1).mean()  # the mask is symmetric
+
+    def one_way(logits: Tensor, twins: Tensor) -> Tensor:
+        return -(twins.float() / twins.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+
+    rows, columns = one_way(logits_BB, twins_BB), one_way(logits_BB.T, twins_BB.T)
     return (rows + columns) / 2
 
 

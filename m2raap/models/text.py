@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from m2raap.core.errors import M2raapError
+
 
 class OpenClipText:
     """Any text tower of open_clip, with the tokenizer that belongs to it."""
@@ -62,7 +64,8 @@ class OpenClipText:
     def encode_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Text features (B, E), features of all tokens (B, L, E) through the projection, and which count (B, L).
 
-        What counts ends with the end token: padding of CLIP's BPE has the id of '!', so ids alone do not tell.
+        What counts ends with the end token: padding of CLIP's BPE has the id of '!', so ids alone do not tell. Raises
+        M2raapError for a tower that has no features of tokens.
         """
         tower, seen = self.tower, []
         last: Any = tower.ln_final if hasattr(tower, "ln_final") else tower.transformer
@@ -72,6 +75,11 @@ class OpenClipText:
         finally:
             handle.remove()
         hidden_BLD = seen[0] if isinstance(seen[0], Tensor) else seen[0].last_hidden_state
+        if hidden_BLD.ndim != 3:  # CoCa norms and projects its pooled vector alone
+            raise M2raapError(
+                "Mug compares frames with every word, and the text tower of this model gives one vector a text: take "
+                "another backbone, or leave Mug out (adapt.mug_weight: 0, embed.mug: null)"
+            )
         project = tower.text_projection if hasattr(tower, "ln_final") else tower.proj
         if isinstance(project, nn.Parameter):
             hidden_BLD = hidden_BLD @ project

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from typing import Any
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.frames import FrameReader
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
@@ -15,7 +15,7 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
 from m2raap.video.sample import ClipFile
 
-HELD_BYTES = 2 * 1024**3  # of JPEGs kept in memory; parts that were not read for longest leave first
+HELD_BYTES = 2 * 1024**3  # of JPEGs kept in memory
 
 
 class ViewSource:
@@ -32,8 +32,7 @@ class ViewSource:
         self._texts: list[list[tuple[str, str, str]]] = []
         self._captions: list[list[str | None]] = []
         self._videos: list[tuple[str, float, float | None]] = []
-        self._held: OrderedDict[int, dict[str, list[bytes]]] = OrderedDict()
-        self._held_bytes = 0
+        self._frames = FrameReader(view.folders, HELD_BYTES)
         for part in view.parts(("texts", "frames")):
             for clip in part.clips:
                 texts = part.texts_of[clip["clip_id"]]
@@ -64,15 +63,7 @@ class ViewSource:
         return self._captions[clip]
 
     def frames(self, clip: int) -> list[bytes]:
-        index = self._part_of[clip]
-        if index not in self._held:
-            rows: dict[str, Row] = self._view.part(index, ("jpegs",)).frames
-            self._held[index] = {clip_id: row["jpegs"] for clip_id, row in rows.items()}
-            self._held_bytes += _size(self._held[index])
-            while self._held_bytes > HELD_BYTES and len(self._held) > 1:
-                self._held_bytes -= _size(self._held.popitem(last=False)[1])
-        self._held.move_to_end(index)
-        return self._held[index][self.clip_ids[clip]]
+        return self._frames.jpegs(self._part_of[clip], self.clip_ids[clip])
 
     def video(self, clip: int) -> ClipFile:
         video, start_s, end_s = self._videos[clip]
@@ -101,7 +92,3 @@ def frame_captions(texts: list[Row], num_frames: int, langs: tuple[str, ...]) ->
             if row["origin"] == "aux" and row["lang"] == lang and 0 <= row["frame_index"] < num_frames:
                 found[row["frame_index"]] = row["text"]
     return found
-
-
-def _size(jpegs: dict[str, list[bytes]]) -> int:
-    return sum(len(jpeg) for row in jpegs.values() for jpeg in row)

@@ -88,11 +88,33 @@ def test_a_clip_draws_the_same_whatever_stands_beside_it() -> None:
 def test_validation_takes_the_first_text_of_a_language() -> None:
     source = ListSource(["a", "b"], [[], []], [[("zh", "z", "raw")], [("en", "long", "raw"), ("en", "e", "raw")]])
     table = text_table(source, Letters(), ("en", "zh"), {}, {})
-    assert [a.tolist() for a in table.first_of("en")] == [[1], [1]] and [a.tolist() for a in table.first_of("zh")] == [
-        [0],
-        [0],
-    ]
+    assert [a.tolist() for a in table.queries_of("en")] == [[1], [1]]
+    assert [a.tolist() for a in table.queries_of("zh")] == [[0], [0]]
     assert table.num_truncated == 1
+
+
+def test_captions_of_frames_are_no_queries_of_validation() -> None:
+    """Their ids sort first, and ACG would find them by themselves."""
+    said = [("en", "f", "aux"), ("en", "t", "translation"), ("en", "w", "rewrite"), ("en", "r", "raw")]
+    texts = [said, said[:3], [*said[:1], ("zh", "z", "raw")], said[:1]]
+    table = text_table(ListSource(list("abcd"), [[]] * 4, texts), Letters(), ("en", "zh"), {}, {"aux": 0.25})
+    clips, rows = table.queries_of("en")
+    assert clips.tolist() == [0, 1] and [table.texts[row] for row in rows] == ["r", "w"]
+    nothing_else = text_table(source_of(said[:1]), Letters(), ("en",), {}, {})
+    assert nothing_else.queries_of("en")[0].tolist() == [0]
+
+
+def test_an_origin_has_its_odds_however_many_texts_it_has() -> None:
+    texts = [("en", str(i), "aux") for i in range(8)] + [("en", "w", "rewrite")]
+    table = text_table(source_of(texts), Letters(), ("en",), {}, {"aux": 0.25})
+    drawn = [table.texts[table.draw(np.array([0]), 1, 7, step)[0, 0]] for step in range(4000)]
+    assert drawn.count("w") / 4000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_who_owns_a_text_is_known_whatever_was_drawn() -> None:
+    texts = [[("en", "a", "raw"), ("zh", "b", "raw")], [("en", "b", "raw")], [("en", "a", "raw"), ("en", "a", "aux")]]
+    table = text_table(ListSource(list("xyz"), [[]] * 3, texts), Letters(), ("en", "zh"), {}, {})
+    assert table.owners(np.array([2, 0, 1])) == {"a": [0, 1], "b": [1, 2]}
 
 
 def test_a_clip_without_a_text_is_named() -> None:

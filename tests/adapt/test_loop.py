@@ -14,6 +14,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
+from tests.adapt.conftest import TINY
 from tests.adapt.world import every_order, ordered
 
 
@@ -47,7 +48,13 @@ def lines(out: Path) -> list[dict]:
         {},
         {"cache": "prefix", "group_size": 3},
         {"cache": "off", "train_vision_layers": 4, "learn_temperature": True},
-        {"temporal": MeanConfig(), "train_vision_layers": 3, "texts_per_clip": 2, "precision": "bf16"},
+        {
+            "temporal": MeanConfig(),
+            "train_vision_layers": 3,
+            "texts_per_clip": 2,
+            "precision": "bf16",
+            "temperature": 0.005,
+        },
         {"temporal": MeanConfig(), "precision": "fp16", "objective": "sigmoid", "mug_weight": 0.5, "layer_decay": 0.7},
         {"train_text": False, "keep": "last", "objective": "info_nce_multi", "mug_weight": 0.5},
         {"enhance": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "order_weight": 1.0, "micro_batch": 4},
@@ -99,6 +106,20 @@ def test_before_the_first_step_it_is_the_backbone(cfg: AdaptConfig, tmp_path: Pa
     with torch.no_grad():
         torch.testing.assert_close(model.encode_video(frames), plain.encode_video(frames), atol=1e-6, rtol=0)
     assert result.best_step == -1 and result.start_score is None
+
+
+def test_the_backbones_own_bias_learns_and_leaves_with_the_model(cfg: AdaptConfig, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY | {"init_logit_bias": -3.0}}))
+    backbone = BackboneConfig(model=f"local-dir:{tmp_path / 'own'}", random_init=True)
+    cfg = but(cfg, backbone=backbone, objective="sigmoid", steps=5, keep="last", learn_temperature=True)
+    whole = adapt(cfg, ordered(8, 0), None, tmp_path / "whole")
+    adapt(cfg, ordered(8, 0), None, tmp_path / "killed", stop_after=4)
+    again = adapt(cfg, ordered(8, 0), None, tmp_path / "killed")
+    assert (again.model_dir / "model.safetensors").read_bytes() == (whole.model_dir / "model.safetensors").read_bytes()
+    assert abs(float(VideoCLIP.load(whole.model_dir).backbone.clip.logit_bias) + 3.0) > 1e-3
+    plain = adapt(but(cfg, objective="info_nce", steps=1), ordered(8, 0), None, tmp_path / "plain")
+    assert float(VideoCLIP.load(plain.model_dir).backbone.clip.logit_bias) == -3.0
 
 
 def test_only_what_was_named_learns(cfg: AdaptConfig, tmp_path: Path) -> None:

@@ -69,6 +69,19 @@ def test_random_weights_come_from_the_seed_and_leave_the_global_stream_alone(tin
     assert made[0].digest == made[1].digest != made[2].digest
 
 
+def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
+    small = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
+    small["vision_cfg"] |= {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    small["text_cfg"] |= {"embed_cls": True, "output_tokens": True}
+    small |= {"custom_text": True, "multimodal_cfg": small["text_cfg"] | {"layers": 1}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": small}))
+    coca = load_backbone(BackboneConfig(model=f"local-dir:{tmp_path}", random_init=True))
+    tokens = coca.tokenize(["a dog", "two dogs run"])
+    assert coca.encode_text(tokens).shape == (2, 32)
+    with pytest.raises(M2raapError, match="gives one vector a text"):
+        coca.encode_text_tokens(tokens)
+
+
 @pytest.mark.parametrize("form", ["local-dir", "safetensors", "pt"])
 def test_weights_from_folder_or_file(
     tiny_dir: Path, backbone: Backbone, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch

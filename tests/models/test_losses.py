@@ -9,9 +9,9 @@ from m2raap.models.losses import (
     info_nce,
     info_nce_multi,
     order_contrast,
+    owned_mask,
     sigmoid,
     start_bias,
-    twins_mask,
 )
 
 
@@ -32,7 +32,7 @@ def by_hand(video: torch.Tensor, text: torch.Tensor, scale: float, twins: torch.
 def test_equals_the_sum_by_hand(seed: int, objective: object) -> None:
     generator = torch.Generator().manual_seed(seed)
     video, text = (F.normalize(torch.randn(6, 4, generator=generator), dim=-1) for _ in range(2))
-    twins = twins_mask(torch.randint(0, 4, (6,), generator=generator).tolist())
+    twins = torch.eye(6, dtype=torch.bool) | (torch.rand(6, 6, generator=generator) < 0.3)  # not symmetric
     expected = by_hand(video, text, 7.0, twins, objective is info_nce_multi)
     assert float(objective(cosine_logits(video, text, 7.0), twins)) == pytest.approx(expected, abs=1e-5)  # type: ignore[operator]
 
@@ -56,7 +56,7 @@ def test_sigmoid_is_open_clips_and_leaves_twins_out() -> None:
     logits = cosine_logits(video, text, scale) + bias
     alone = torch.eye(5, dtype=torch.bool)
     torch.testing.assert_close(sigmoid(logits, alone), SigLipLoss()(video, text, scale, bias))
-    twins = twins_mask(["a", "b", "a", "c", "d"])
+    twins = owned_mask("abacd", {"a": [0, 2], "b": [1], "c": [3], "d": [4]})
     without = (
         float(sigmoid(logits, alone)) - sum(math.log1p(math.exp(float(logits[i, j]))) for i, j in ((0, 2), (2, 0))) / 5
     )
@@ -69,17 +69,17 @@ def test_the_bias_starts_where_one_wrong_pair_a_row_is_expected() -> None:
     assert float(wrong.sum()) / 33 == pytest.approx(1.0, abs=0.05)
 
 
-def test_twins_share_any_key() -> None:
-    mask = twins_mask(["a", "b", "a", "c"], [1, 2, 3, 2])
+def test_whoever_owns_a_text_is_no_negative_of_it() -> None:
+    mask = owned_mask(["a", "b", "a", "c"], {"a": [0, 2], "b": [1], "c": [1, 3], "drawn by none": [0]})
     expected = torch.eye(4, dtype=torch.bool)
-    expected[0, 2] = expected[2, 0] = expected[1, 3] = expected[3, 1] = True
+    expected[0, 2] = expected[2, 0] = expected[1, 3] = True  # clip 1 has "c" too, but clip 3 does not have "b"
     assert torch.equal(mask, expected)
 
 
 def test_a_twin_pushes_nothing_away() -> None:
     video, text = torch.eye(3), torch.eye(3)
     text = text.clone().requires_grad_()
-    twins = twins_mask(["x", "x", "y"])
+    twins = owned_mask("xxy", {"x": [0, 1], "y": [2]})
     info_nce(cosine_logits(video, text, 5.0), twins).backward()
     assert text.grad is not None
     assert text.grad[1, 0] == 0.0 and text.grad[2, 0] > 0.0

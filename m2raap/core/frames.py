@@ -1,0 +1,100 @@
+"""The pictures of single clips in any order, without reading their whole part: what training reads again and again.
+
+A part of `frames` is written in groups of rows (`tables.FRAMES_A_GROUP` clips); one group is read at a time and kept while
+memory lasts. Where all fits, every group is read once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.tables import part_name
+
+
+@dataclass(frozen=True)
+class _Where:
+    path: Path
+    group: int
+    row: int
+
+
+@dataclass(frozen=True)
+class _PartIndex:
+    metadata: dict[Path, Any]
+    clips: dict[str, _Where]
+
+
+class FrameReader:
+    """Reads for many threads at once. `held_bytes`: of JPEGs kept; what was not asked for longest leaves first."""
+
+    def __init__(self, folders: Sequence[Path], held_bytes: int) -> None:
+        self._folders, self._limit = folders, held_bytes
+        self._parts: dict[int, _PartIndex] = {}
+        self._held: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self.groups_read = 0
+
+    def jpegs(self, part: int, clip_id: str) -> list[bytes]:
+        """The clip's key-frames in order of time. Raises M2raapError for a file that is no parquet."""
+        index = self._parts.get(part)
+        if index is None:
+            index = self._parts.setdefault(part, self._index(part))
+        where = index.clips[clip_id]
+        key = (where.path, where.group)
+        with self._lock:
+            group = self._held.get(key)
+            if group is not None:
+                self._held.move_to_end(key)
+        if group is None:
+            group = self._hold(key, self._read(where.path, where.group, index.metadata[where.path]))
+        return group.column("jpegs")[where.row].as_py()
+
+    def _hold(self, key: tuple[Path, int], group: pa.Table) -> pa.Table:
+        with self._lock:
+            if key not in self._held:  # another thread may have read it meanwhile
+                self._held[key] = group
+                self._held_bytes += group.nbytes
+                while self._held_bytes > self._limit and len(self._held) > 1:
+                    self._held_bytes -= self._held.popitem(last=False)[1].nbytes
+        return group
+
+    def _read(self, path: Path, group: int, metadata: Any) -> pa.Table:
+        self.groups_read += 1
+        try:  # a reader of its own: two threads may not share one
+            with pq.ParquetFile(path, metadata=metadata) as file:
+                return file.read_row_group(group, columns=["jpegs"], use_threads=False)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from None
+
+    def _index(self, part: int) -> _PartIndex:
+        """Of all folders, the last one that has a clip's frames counts, as in a view."""
+        found = _PartIndex({}, {})
+        for folder in self._folders:
+            path = folder / "frames" / part_name(part)
+            if not path.exists():
+                continue
+            try:
+                with pq.ParquetFile(path) as file:
+                    found.metadata[path] = file.metadata
+                    for group in range(file.metadata.num_row_groups):
+                        names = file.read_row_group(group, columns=["clip_id"], use_threads=False)[
+                            "clip_id"
+                        ].to_pylist()
+                        found.clips.update({name: _Where(path, group, row) for row, name in enumerate(names)})
+            except (pa.ArrowInvalid, OSError) as error:
+                raise _damaged(path, error) from None
+        return found
+
+
+def _damaged(path: Path, error: Exception) -> M2raapError:
+    return M2raapError(f"{path}: cannot be read as parquet ({error}); delete it and run the stage again")
