@@ -26,7 +26,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import Team
 from m2raap.adapt.lora import merge_lora, refuse_unreached
 from m2raap.adapt.optim import lr_share, set_rates
-from m2raap.adapt.run import Report, Run, prepare
+from m2raap.adapt.run import Report, Run, open_decoders, prepare
 from m2raap.adapt.step import draw_step, gradients
 from m2raap.adapt.validate import validate
 from m2raap.core.errors import M2raapError
@@ -67,8 +67,8 @@ def adapt(
     names the step), a checkpoint of other settings or data.
     """
     report = progress or (lambda what, done, total: None)
-    with _threads(cfg.threads):
-        run = prepare(cfg, source, val_source, out, report, team or Team(), caches)
+    with _threads(cfg.threads), open_decoders(cfg, source) as decoders:
+        run = prepare(cfg, source, val_source, out, report, team or Team(), caches, decoders)
         try:
             if run.state.step == 0:
                 _validate_and_keep(run)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -113,25 +114,7 @@ def prepare(
     report: Report,
     team: Team,
     caches: Path | None = None,
-) -> Run:
-    decoders = _decoders(cfg, source)
-    try:
-        return _prepare(cfg, source, val_source, out, report, team, caches, decoders)
-    except BaseException:
-        if decoders is not None:
-            decoders.close()
-        raise
-
-
-def _prepare(
-    cfg: AdaptConfig,
-    source: PairSource,
-    val_source: PairSource | None,
-    out: Path,
-    report: Report,
-    team: Team,
-    caches: Path | None,
-    decoders: Decoders | None,
+    decoders: Decoders | None = None,
 ) -> Run:
     if source.num_clips < 2:
         raise M2raapError(f"adapt needs at least 2 clips with frames and texts, found {source.num_clips}")
@@ -281,11 +264,18 @@ def _said(cfg: AdaptConfig, source: PairSource) -> list[Any]:
     return [texts, [source.captions(clip) for clip in range(source.num_clips)]]
 
 
-def _decoders(cfg: AdaptConfig, source: PairSource) -> Decoders | None:
+@contextmanager
+def open_decoders(cfg: AdaptConfig, source: PairSource) -> Iterator[Decoders | None]:
+    """The processes that input `video` needs, closed whatever happens."""
     if cfg.input == "keyframes":
-        return None
+        yield None
+        return
     assert isinstance(source, VideoSource)
-    return Decoders(cfg.decoders or available_cores(), source.limits)
+    decoders = Decoders(cfg.decoders or available_cores(), source.limits)
+    try:
+        yield decoders
+    finally:
+        decoders.close()
 
 
 def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
