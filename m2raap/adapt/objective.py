@@ -68,7 +68,10 @@ def bias_of(cfg: AdaptConfig, own: nn.Parameter | None) -> nn.Parameter | None:
     else a new one, NaN until the first batch sets it."""
     if cfg.objective not in BIASED:
         return None
-    return nn.Parameter(torch.tensor(math.nan)) if own is None else own.requires_grad_(True)
+    if own is None:
+        return nn.Parameter(torch.tensor(math.nan))
+    own.requires_grad_(True)
+    return own
 
 
 def step_loss(

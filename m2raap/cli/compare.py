@@ -25,33 +25,45 @@ def compare(
         bool, typer.Option("--intersect", help="score both again on the clips and texts that both have")
     ] = False,
     allow: Annotated[
-        list[str] | None, typer.Option("--allow", help="a field of the protocol card that may differ; it is said so")
+        list[str] | None,
+        typer.Option("--allow", help="a field of the protocol card that may differ; the output says so"),
     ] = None,
     min_r1: Annotated[
-        float | None, typer.Option("--min-r1", min=0, max=100, help="gate: least text-to-video R@1 of A, in percent")
+        float | None,
+        typer.Option(
+            "--min-r1", min=0, max=100, help="gate: least official text-to-video R@1 of A on each of its benchmarks"
+        ),
     ] = None,
     no_worse_than: Annotated[
-        Path | None, typer.Option("--no-worse-than", metavar="RUN", help="gate: A's R@1 is not surely below this run's")
+        Path | None,
+        typer.Option(
+            "--no-worse-than",
+            metavar="RUN",
+            help="gate: A's official R@1 is not surely below this run's, on all it has",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the bootstrap")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.core.errors import GateFailed
+    from m2raap.core.errors import GateFailed, UsageError
     from m2raap.report.comparison import as_latex, print_comparison
-    from m2raap.stages.showing.compare import alone, failed_gates, open_contender
+    from m2raap.stages.showing.compare import alone
     from m2raap.stages.showing.compare import compare as compare_them
+    from m2raap.stages.showing.contenders import open_contenders
+    from m2raap.stages.showing.gates import failed_gates
 
-    ours = open_contender(a)
-    found = (
-        compare_them(ours, open_contender(b), intersect=intersect, allow=allow or (), seed=seed)
-        if b
-        else alone(ours, seed)
-    )
+    if intersect and b is None:
+        raise UsageError("compare: --intersect needs a second run; a gate is always on official rows")
+    ours, *others = open_contenders([path for path in (a, b, no_worse_than) if path is not None])
+    allowed = allow or ()
+    # A gate is on official rows: on the clips that both have, a run that lost half of its videos would pass.
+    official = alone(ours, seed, allowed) if b is None or min_r1 is not None else None
+    found = official if b is None else compare_them(ours, others[0], intersect=intersect, allow=allowed, seed=seed)
+    assert found is not None
     against: dict[str, Any] | None = None
     if no_worse_than is not None:
-        other = open_contender(no_worse_than)
-        against = compare_them(ours, other, intersect=intersect, allow=allow or (), seed=seed)
-    failed = failed_gates(found, min_r1, against)
+        against = compare_them(ours, others[-1], allow=allowed, seed=seed)
+    failed = failed_gates(official or found, min_r1, against)
     if as_json:
         typer.echo(json.dumps(found | {"failed_gates": failed}, ensure_ascii=False, sort_keys=True))
     elif latex:

@@ -34,10 +34,10 @@ def evaluate(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.core.errors import M2raapError, UsageError
+    from m2raap.core.errors import M2raapError
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
-    from m2raap.retrieval.benchmarks import BENCHMARKS, read_benchmarks
+    from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
     from m2raap.stages.bank import Bank
     from m2raap.stages.evaluate import side_lines
     from m2raap.stages.whole import run_evaluate
@@ -47,9 +47,8 @@ def evaluate(
     cfg = load(recipe, assignments).evaluate
     if protocols:
         cfg = cfg.model_copy(update={"benchmarks": cfg.benchmarks | read_benchmarks(protocols)})
-    if protocol and protocol not in BENCHMARKS and protocol not in cfg.benchmarks:
-        raise UsageError(f"--protocol {protocol}: declared are {', '.join([*BENCHMARKS, *cfg.benchmarks])}")
-    name = protocol or open_view(embedded).corpus.benchmark or "custom"
+    own = None if protocol else open_view(embedded).corpus.benchmark
+    name = asked_for(protocol, cfg.benchmarks, "--protocol") if protocol else own or "custom"
     run_evaluate(embedded, name, seed, out, force, cfg, Bank.open(bank) if bank else None)
     if as_json:
         typer.echo(json.dumps(read_json(out / "results.json"), ensure_ascii=False, sort_keys=True))
@@ -63,7 +62,8 @@ def _print(tree: dict[str, Any]) -> None:
     from m2raap.report.console import print_results
     from m2raap.report.data import ResultRow
 
-    print_results([ResultRow(arm="model", benchmark=tree["protocol"], **row) for row in tree["rows"]])
+    name = tree["protocol"] + ("" if tree["card"]["declared"] else " (undeclared)")
+    print_results([ResultRow(arm="model", benchmark=name, **row) for row in tree["rows"]])
     for lang, directions in tree["compat"]["rows"].items():
         for direction, row in directions.items():
             if row:
@@ -80,7 +80,7 @@ def bank(
         Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")
     ] = None,
     without: Annotated[
-        list[Path] | None, typer.Option("--without", help="a benchmark whose texts are left out; repeatable")
+        list[Path] | None, typer.Option("--without", help="a benchmark whose texts and videos are left out; repeatable")
     ] = None,
     limit: options.LimitOption = None,
     recipe: RecipeOption = None,
@@ -96,4 +96,7 @@ def bank(
     chosen = model_folder(model) if model else loaded.backbone
     run_bank(view, [open_view(path) for path in without or ()], chosen, out, force)
     counts = read_json(out / "manifest.json")["counts"]
-    typer.echo(f"{out}: {counts['texts']:,} texts ({counts['left_out']:,} twins or texts of --without left out)")
+    typer.echo(
+        f"{out}: {counts['texts']:,} texts of {counts['clips']:,} clips ({counts['left_out']:,} twins, or of texts and videos "
+        "of --without, left out)"
+    )

@@ -49,7 +49,10 @@ def index(
     ] = "auto",
     add: Annotated[bool, typer.Option("--add", help="bring an index up to date: only new clips are embedded")] = False,
     remove: Annotated[
-        Path | None, typer.Option("--remove", metavar="IDS", help="file of clip ids, one a line, to take out for good")
+        Path | None,
+        typer.Option(
+            "--remove", metavar="IDS", help="file of clip ids, one a line, to take out, or keep out, for good"
+        ),
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -71,7 +74,7 @@ def index(
         return
     typer.echo(f"{out}: {found['clips']:,} clips, {found['kind']}, model {found['model'][:12]}")
     said = {
-        "embedded": "embedded now",
+        "embedded": "embedded",
         "kept": "as they were",
         "removed": "removed",
         "without_frames": "without frames: left out",

@@ -43,6 +43,8 @@ def lint(
             typer.echo("    " + _one_line(", ".join(plain) if isinstance(plain, list) else str(plain)))
     if not found["findings"]:
         typer.echo("nothing found")
+    for sentence in found["not_looked_at"]:
+        typer.echo(sentence)
 
 
 def _one_line(text: str) -> str:

@@ -35,8 +35,16 @@ def score(
     tables = {name: found[name] for name in ("t2v", "v2t", "v2t_rule_b") if name in found}
     tables |= {f"compat {name}": found["compat"][name] for name in ("t2v", "v2t") if compat}
     for direction, table in tables.items():
-        numbers = "  ".join(f"{name} {value:.2f}" for name, value in table.items() if isinstance(value, int | float))
-        typer.echo(f"{direction}  {numbers}")
+        bounds = {
+            name: f" ({lo:.2f}-{hi:.2f})" for name, (lo, hi) in table.get("intervals", {}).items() if name == "R@1"
+        }
+        numbers = [
+            f"{name} {value:.2f}{bounds.get(name, '')}"
+            for name, value in table.items()
+            if isinstance(value, int | float)
+        ]
+        typer.echo(f"{direction}  {'  '.join(numbers)}")
     typer.echo(f"R@k, MdR, MnR, MRR: {found['tie_policy']}")
+    typer.echo(f"in brackets: {found['intervals']}")
     if compat:
         typer.echo(f"compat: {found['compat']['label']}")

@@ -10,6 +10,7 @@ import typer
 
 from m2raap.cli import options
 from m2raap.cli.index import ModelOption, chosen_model
+from m2raap.core import talk
 from m2raap.core.errors import M2raapError, UsageError
 
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="the --out of 'm2raap index'")]
@@ -32,7 +33,7 @@ def search(
     ] = None,
     max_s: Annotated[float | None, typer.Option("--max-s", min=0, help="only clips of at most so many seconds")] = None,
     frames: Annotated[
-        Path | None, typer.Option("--frames", metavar="DIR", help="also write the hits' key-frames there, as JPEG")
+        Path | None, typer.Option("--frames", metavar="DIR", help="write the hits' key-frames there, as JPEG files")
     ] = None,
     model: ModelOption = None,
     as_json: options.JsonOption = False,
@@ -40,7 +41,7 @@ def search(
     if sum(given is not None for given in (query, image, video, like)) != 1:
         raise UsageError("search: give one of TEXT, --image, --video and --like")
     from m2raap.serve.backend import Only
-    from m2raap.stages.search.search import Search, save_frames
+    from m2raap.stages.search.search import Search, locate, save_frames
 
     opened = Search(index, chosen_model(model))
     only = Only(source, min_s, max_s)
@@ -53,6 +54,7 @@ def search(
     else:
         assert like is not None
         hits = opened.like(like, top, only)
+    locate(opened, hits)
     if frames:
         save_frames(opened, hits, frames)
     if as_json:
@@ -62,6 +64,8 @@ def search(
         return
     for hit in hits:
         _print(hit)
+    if hits and not frames:
+        talk.say("--frames DIR writes the key-frames as JPEG files")
     if not hits:
         typer.echo("no clip of the index is let through by --source, --min-s and --max-s")
 
@@ -76,10 +80,12 @@ def _read(path: Path) -> bytes:
 def _print(hit: dict[str, Any]) -> None:
     length = f"  {hit['duration_s']:.1f} s long" if hit["duration_s"] is not None else ""
     typer.echo(f"{hit['rank']:>3}  {hit['score']:.4f}  {_plain(hit['clip_id'])}  {_plain(hit['video'])}{length}")
-    times = ", ".join(f"{frame['time_s']:.2f}" for frame in hit["frames"])
-    typer.echo(f"     key-frames, best first, at {times} s")
-    if "path" in (hit["frames"] or [{}])[0]:
-        typer.echo(f"     {', '.join(frame['path'] for frame in hit['frames'])}")
+    end = "its end" if hit["end_s"] is None else f"{hit['end_s']:.2f} s"
+    where = f"{hit['start_s']:.2f} s to {end}, best frame at {hit['frames'][0]['time_s']:.2f} s"
+    typer.echo(f"     video: {_plain(hit['video_path'] or 'not on this machine')}, {where}")
+    named = ", ".join(f"{frame.get('path', frame['n'])} at {frame['time_s']:.2f} s" for frame in hit["frames"])
+    part = "" if "path" in hit["frames"][0] else f"; in {hit['frames_part'] or 'a folder that is not there any more'}"
+    typer.echo(f"     key-frames, best first: {_plain(named + part)}")
     for caption in hit["captions"]:
         typer.echo(f"     {caption['lang']}: {_plain(caption['text'])[:200]}")
 

@@ -21,11 +21,19 @@ def serve(
         str, typer.Option("--host", help="address to listen on; others than loopback need a token (M2RAAP_TOKEN)")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free")] = 8000,
+    public_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--public-host",
+            metavar="NAME",
+            help="host, or HOST:PORT, under which a proxy in front serves it; needs a token; repeatable",
+        ),
+    ] = None,
     model: ModelOption = None,
 ) -> None:
     from m2raap.stages.search.serve import open_server
 
-    server, url = open_server(index, chosen_model(model), host, port)
+    server, url = open_server(index, chosen_model(model), host, port, public_host or ())
     typer.echo(url)  # the only line on stdout, so that a script can read it
     with server, suppress(KeyboardInterrupt):  # which is how one ends a server
         server.serve_forever()

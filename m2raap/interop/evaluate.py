@@ -18,9 +18,12 @@ from m2raap.interop.foreign import Foreign
 from m2raap.interop.mteb import OfMteb, is_encoder
 from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
+from m2raap.retrieval.benchmarks import asked_for
+from m2raap.retrieval.config import EvaluateConfig
+from m2raap.stages.bank import IDS, Bank
 from m2raap.stages.embed import EmbedConfig, Embedder, embedder
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
-from m2raap.stages.whole import model_folder, run_embed, run_evaluate
+from m2raap.stages.whole import model_folder, run_bank, run_embed, run_evaluate
 
 
 def evaluate(
@@ -34,6 +37,8 @@ def evaluate(
     num_frames: int | None = None,
     keyframes: Mapping[str, Any] | None = None,
     protocol: str | None = None,
+    evaluate: EvaluateConfig | Mapping[str, Any] | None = None,
+    bank: str | Path | None = None,
     seed: int = 0,
     workers: int = 1,
     out: str | Path | None = None,
@@ -43,20 +48,29 @@ def evaluate(
     `model`: the folder of a model of ours, a VideoCLIP, a BackboneConfig, an mteb encoder, or any object with `encode_text`
     and `encode_video` or `encode_image` (m2raap.interop.foreign.Foreign says what each is given). `corpus`: a benchmark, or
     the folder of its key-frames; without stored frames they are made first, `keyframes` being settings of that stage (more
-    `workers` start processes: a script then needs its `if __name__ == "__main__":`). `protocol` names the benchmark in place
-    of the corpus. `out` keeps the folders (keyframes, embed, evaluate), for `m2raap compare`. The numbers are those of
-    `m2raap embed` and `m2raap evaluate`. Raises M2raapError.
+    `workers` start processes: a script then needs its `if __name__ == "__main__":`). `protocol` names the declared benchmark
+    in place of the corpus. `evaluate`: settings as under that key of a recipe: `benchmarks` of one's own (what
+    m2raap.retrieval.benchmarks.read_benchmarks reads from a YAML), `dual_softmax`, `qb_norm`. `bank`: a folder of
+    `m2raap bank`, or a training corpus, whose texts this model then embeds, those and the videos of the benchmark left out.
+    What these two add stands under `rescored`: name -> results of that way. `out` keeps the folders (keyframes, embed, bank,
+    evaluate), for `m2raap compare`. The numbers are those of `m2raap embed` and `m2raap evaluate`. Raises M2raapError.
     """
+    cfg = evaluate if isinstance(evaluate, EvaluateConfig) else build(EvaluateConfig, dict(evaluate or {}), "evaluate")
     by = _embedder(model, preprocess, tokenizer, name)
     view = open_view(Path(corpus), langs)
     if not view.is_benchmark:
         raise M2raapError(f"{corpus}: is no benchmark; cut one out of it with 'm2raap data import ... --holdout N'")
+    own = view.corpus.benchmark or ""
+    name_of_benchmark = own if protocol in (None, own) else asked_for(protocol, cfg.benchmarks)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(out) if out is not None else Path(scratch) / "model"
         view = _with_frames(view, keyframes, home / "keyframes", workers)
         run_embed(view, EmbedConfig(num_frames=num_frames), by, home / "embed")
-        run_evaluate(home / "embed", protocol or view.corpus.benchmark or "", seed, home / "evaluate", False)
-        return read_json(home / "evaluate" / "results.json")
+        texts = _bank(Path(bank), view, by, home / "bank", langs) if bank is not None else None
+        run_evaluate(home / "embed", name_of_benchmark, seed, home / "evaluate", False, cfg, texts)
+        trees = [read_json(path) for path in sorted((home / "evaluate").glob("results-*.json"))]
+        rescored = {tree["rescored"]["name"]: tree for tree in trees if "rescored" in tree}
+        return read_json(home / "evaluate" / "results.json") | ({"rescored": rescored} if rescored else {})
 
 
 def _embedder(model: Any, preprocess: Any, tokenizer: Any, name: str | None) -> Embedder:
@@ -65,6 +79,14 @@ def _embedder(model: Any, preprocess: Any, tokenizer: Any, name: str | None) -> 
     if isinstance(model, VideoCLIP | BackboneConfig):
         return embedder(model)
     return OfMteb(model) if is_encoder(model) else Foreign(model, preprocess, tokenizer, name)
+
+
+def _bank(path: Path, bench: View, by: Embedder, folder: Path, langs: tuple[str, ...]) -> Bank:
+    """The bank in the folder, or one of the training corpus's texts made by the very model that is evaluated."""
+    if (path / IDS).exists():
+        return Bank.open(path)
+    run_bank(open_view(path, langs), [bench], by, folder, False)
+    return Bank.open(folder)
 
 
 def _with_frames(view: View, keyframes: Mapping[str, Any] | None, folder: Path, workers: int) -> View:

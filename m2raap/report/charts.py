@@ -13,6 +13,8 @@ NUM_COLOURS = 6
 _WHISKER_WIDTH, _WHISKER_HEIGHT = 84.0, 18.0
 _CHART_WIDTH, _CHART_HEIGHT = 520.0, 240.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 12.0, 12.0, 30.0
+_BAR, _GROUP_HEAD, _GROUP_GAP = 13.0, 20.0, 9.0
+Bar = tuple[int, float, float, float]  # colour, value, lower and upper bound
 
 
 def whisker(value: float, lo: float, hi: float, axis_lo: float, axis_hi: float, mark_zero: bool = False) -> Markup:
@@ -53,12 +55,13 @@ def bar(kept: float, lost: float) -> Markup:
     ).format(100 * kept, 100 * kept, 100 * lost)
 
 
-def line_chart(curves: Sequence[Curve]) -> Markup:
-    """Lines over training steps on shared axes, `y` from zero where the values come near it."""
+def line_chart(curves: Sequence[Curve], over: str = "training steps") -> Markup:
+    """Lines on shared axes, `y` from zero where the values come near it; a curve's bounds as a band behind it."""
     points = [point for curve in curves for point in curve.points]
     if not points:
         return Markup("")
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    xs = [p[0] for p in points]
+    ys = [p[1] for p in points] + [bound for curve in curves for pair in curve.bounds for bound in pair]
     y_low = 0.0 if min(ys) >= 0 and min(ys) < 0.5 * max(ys) else min(ys)
     x_ticks, y_ticks = _ticks(min(xs), max(xs), 5), _ticks(y_low, max(ys), 5)
     x_lo, x_hi = min(xs), max(max(xs), min(xs) + 1e-9)
@@ -89,6 +92,12 @@ def line_chart(curves: Sequence[Curve]) -> Markup:
             )
         )
     for number, curve in enumerate(curves):
+        if curve.bounds:
+            upper = [at(x, hi) for (x, _), (_, hi) in zip(curve.points, curve.bounds, strict=True)]
+            lower = [at(x, lo) for (x, _), (lo, _) in zip(curve.points, curve.bounds, strict=True)]
+            edge = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *reversed(lower)])
+            parts.append(Markup('<polygon class="band c{}" points="{}"/>').format(number % NUM_COLOURS, edge))
+    for number, curve in enumerate(curves):
         line = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in curve.points)
         colour = number % NUM_COLOURS
         parts.append(Markup('<polyline class="line c{}" points="{}"/>').format(colour, line))
@@ -98,7 +107,46 @@ def line_chart(curves: Sequence[Curve]) -> Markup:
                 for x, y in curve.points
             ]
     return Markup('<svg class="chart" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
-        _CHART_WIDTH, _CHART_HEIGHT, f"{curves[0].chart} over training steps", Markup("").join(parts)
+        _CHART_WIDTH, _CHART_HEIGHT, f"{curves[0].chart} over {over}", Markup("").join(parts)
+    )
+
+
+def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> Markup:
+    """Bars from zero, a group below its name, each with its interval."""
+    most = max((bar[3] for _, bars in groups for bar in bars), default=0.0)
+    if most <= 0:
+        return Markup("")
+    ticks = _ticks(0.0, most, 5)
+
+    def x(value: float) -> float:
+        return _RIGHT + (_CHART_WIDTH - 2 * _RIGHT) * min(max(value, 0.0), ticks[-1]) / ticks[-1]
+
+    height = sum(_GROUP_HEAD + _BAR * len(bars) + _GROUP_GAP for _, bars in groups)
+    parts = [
+        Markup(
+            '<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="{1:.0f}"/>'
+            '<text class="tick" x="{0:.1f}" y="{2:.0f}" text-anchor="middle">{3}</text>'
+        ).format(x(tick), height, height + 16, f"{tick:g}")
+        for tick in ticks
+    ]
+    top = 0.0
+    for name, bars in groups:
+        parts.append(Markup('<text class="name" x="{:.0f}" y="{:.0f}">{}</text>').format(_RIGHT, top + 15, name))
+        top += _GROUP_HEAD
+        for colour, value, lo, hi in bars:
+            parts.append(
+                Markup(
+                    '<rect class="c{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
+                    '<line class="error" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>'
+                ).format(
+                    colour % NUM_COLOURS, x(0), top + 1, x(value) - x(0), _BAR - 2,
+                    x(lo), x(hi), top + _BAR / 2, top + _BAR / 2,
+                )
+            )  # fmt: skip
+            top += _BAR
+        top += _GROUP_GAP
+    return Markup('<svg class="chart bars" viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
+        _CHART_WIDTH, height + 22, title, Markup("").join(parts)
     )
 
 

@@ -37,12 +37,18 @@ def print_comparison(found: Mapping[str, Any], file: TextIO | None = None) -> No
             print_differences([DifferenceRow(**names, **row) for row in bench["differences"]], stream)
         for field, values in _unlike(bench):
             print(f"{field}: {values}", file=stream)
-        if found["allowed"]:
-            print(f"allowed to differ: {', '.join(found['allowed'])}", file=stream)
+        if bench["unlike"]:
+            print(f"allowed to differ: {', '.join(bench['unlike'])}: unlike is set beside unlike here", file=stream)
         if bench["published"]:
             print(
                 "published rows: zero-shot, other models and data; no protocol card of theirs was checked", file=stream
             )
+    for sentence in _lacking(found):
+        print(sentence, file=stream)
+
+
+def _lacking(found: Mapping[str, Any]) -> list[str]:
+    return [f"Not compared: {found[run]} has no {', '.join(names)}" for run, names in found["lacking"].items() if names]
 
 
 def _cited(row: Mapping[str, Any]) -> str:
@@ -58,44 +64,90 @@ def _unlike(bench: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def as_latex(found: Mapping[str, Any]) -> str:
-    """One booktabs table: both sides and the published rows (dagger); the better side of a clear difference is bold."""
-    lines = [
-        r"\begin{tabular}{lllrrrr}",
-        r"\toprule",
-        r"run & benchmark & language & R@1 & R@5 & R@10 & MdR \\",
-        r"\midrule",
-    ]
-    cited: list[str] = []
+    """A booktabs table and, typeset below it in one minipage, whatever a reader has to know of its rows.
+
+    Both sides and the published rows (dagger). The better side of a clear difference is bold, but for rows whose protocols
+    were allowed to differ. Numbered notes stand at the benchmark of a row: missing videos, an intersection, several seeds,
+    protocols that differ.
+    """
+    notes = _Notes()
+    lines, cited, bold = [], [], False
     for bench in found["benches"]:
         clear = {(row["lang"], row["direction"], row["metric"]): row for row in bench["differences"] if row["p"] < 0.05}
         for row in bench["rows"]:
-            where = f"{row['lang']} {row['direction']}"
             numbers = []
             for name in METRICS:
                 lo, hi = row["intervals"][name]
                 won = clear.get((row["lang"], row["direction"], name))
-                bold = won is not None and (won["diff"] > 0) == (row["run"] == "a")
                 value = f"{row['metrics'][name]:.1f}"
-                value = rf"\textbf{{{value}}}" if bold else value
+                if won is not None and not bench["unlike"] and (won["diff"] > 0) == (row["run"] == "a"):
+                    value, bold = rf"\textbf{{{value}}}", True
                 numbers.append(rf"{value} {{\scriptsize [{lo:.1f}, {hi:.1f}]}}")
-            lines.append(rf"{_tex(found[row['run']])} & {_tex(bench['protocol'])} & {where} & {' & '.join(numbers)} \\")
+            protocol = _tex(bench["cards"][row["run"]]["protocol"]) + (", intersection" if bench["note"] else "")
+            marks = notes.marks(_said_of(row, bench))
+            where = f"{row['lang']} {row['direction']}"
+            lines.append(rf"{_tex(found[row['run']])} & {protocol}{marks} & {where} & {' & '.join(numbers)} \\")
         for row in bench["published"]:
-            cited.append(f"% published: {row['system']}: {_cited(row)}")
+            cited.append(f"{row['system']}: {_cited(row)}")
             lines.append(
                 rf"{_tex(row['system'])}$^\dagger$ & {_tex(bench['protocol'])} & en t2v & {row['r1']:.1f} & & & \\"
             )
-        if bench["note"]:
-            cited.append(f"% {bench['name']}: {bench['note']}")
-    lines += [
-        r"\bottomrule",
-        r"\end{tabular}",
-        "% brackets: 95 % intervals, cluster bootstrap over videos; bold: p < 0.05, paired",
-    ]
-    if any("dagger" in line for line in lines):
-        lines.append("% dagger: as published, zero-shot, other models and data; not scored by us")
-    return "\n".join([*lines, *cited])
+    told = [rf"$^{{{number}}}$ {_tex(text)}." for number, text in enumerate(notes.texts, 1)]
+    told.append(
+        r"Brackets: 95\,\% intervals, cluster bootstrap over videos." + (" Bold: $p < 0.05$, paired." if bold else "")
+    )
+    told += [_tex(f"{sentence}.") for sentence in _lacking(found)]
+    if cited:
+        told.append(r"$^\dagger$ As published, zero-shot, other models and data; not scored by us. ")
+        told[-1] += _tex(". ".join(dict.fromkeys(cited)) + ".")
+    return "\n".join(
+        [
+            r"\begin{minipage}{\linewidth}",
+            r"\centering",
+            r"\begin{tabular}{lllrrrr}",
+            r"\toprule",
+            r"run & benchmark & language & R@1 & R@5 & R@10 & MdR \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\par\smallskip\raggedright\footnotesize",
+            *[rf"{text}\par" for text in told],
+            r"\end{minipage}",
+        ]
+    )
+
+
+class _Notes:
+    """Notes below a table, each once."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def marks(self, texts: list[str]) -> str:
+        self.texts += [text for text in texts if text not in self.texts]
+        numbers = ",".join(str(self.texts.index(text) + 1) for text in texts)
+        return f"$^{{{numbers}}}$" if numbers else ""
+
+
+def _said_of(row: Mapping[str, Any], bench: Mapping[str, Any]) -> list[str]:
+    told = []
+    if bench["note"]:
+        told.append(f"Both scored again {bench['note']}")
+    if bench["unlike"]:
+        values = dict(_unlike(bench))
+        fields = "; ".join(f"{name} ({values[name]})" if name in values else name for name in bench["unlike"])
+        told.append(f"These rows' protocols differ in {fields}: unlike is set beside unlike, and none of them is bold")
+    if row["missing"]:
+        told.append(f"{row['missing']:,} of {row['queries']:,} queries are of missing videos and count as misses")
+    if row["seeds"] > 1:
+        told.append(f"Mean of {row['seeds']} training seeds")
+    return told
 
 
 def _tex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special = {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
+        "<": r"\textless{}", ">": r"\textgreater{}",
+    }  # fmt: skip
     return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text if c.isprintable())

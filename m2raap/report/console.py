@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from m2raap.report.data import (
+    BilingualRow,
     CostRow,
     DifferenceRow,
     FunnelStage,
@@ -14,10 +15,13 @@ from m2raap.report.data import (
     ModuleRow,
     ProbeRow,
     ReportData,
+    RescoredRow,
     ResultRow,
+    labels_of,
 )
 
 Cell = str
+UNLIKE = ("", "cards differ")  # of a difference between arms whose protocol cards agree, and do not
 
 
 def print_funnel(stages: Sequence[FunnelStage], file: TextIO | None = None) -> None:
@@ -75,9 +79,7 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
             )
         lines.append([row.arm, row.benchmark, row.lang, row.direction, row.slice, *numbers, f"{row.queries:,}", note])
     head = ["arm", "benchmark", "lang", "direction", "slice", *(f"{name} (95 %)" for name in names), "queries", ""]
-    if not any(line[-1] for line in lines):
-        head, lines = head[:-1], [line[:-1] for line in lines]
-    print_table("Results", head, lines, {5, 6, 7, 8, 9}, file)
+    print_table("Results", *_without_empty(head, lines), {5, 6, 7, 8, 9}, file)
 
 
 def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None) -> None:
@@ -85,7 +87,8 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
     lines = [
         [f"{row.arm_a} - {row.arm_b}", row.benchmark, row.lang, row.direction, row.slice, row.metric,
          f"{row.diff:+.1f}", f"{row.lo:+.1f} to {row.hi:+.1f}", f"{row.p:.3f}",
-         "-" if row.smallest is None else f"{row.smallest:.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no"]
+         "-" if row.smallest is None else f"{row.smallest:.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no",
+         UNLIKE[bool(row.unlike)]]
         for row in rows
     ]  # fmt: skip
     head = [
@@ -100,8 +103,61 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
         "p",
         "could show",
         "without 0",
+        "",
     ]
-    print_table("Paired differences", head, lines, {6, 7, 8, 9}, file)
+    print_table("Paired differences", *_without_empty(head, lines), {6, 7, 8, 9}, file)
+    _print_unlike({f"{row.arm_a} and {row.arm_b}, {row.benchmark}": row.unlike for row in rows if row.unlike}, file)
+
+
+def _without_empty(head: list[str], lines: list[list[Cell]]) -> tuple[list[str], list[list[Cell]]]:
+    """The table without its last column where nothing stands in that."""
+    return (head, lines) if any(line[-1] for line in lines) else (head[:-1], [line[:-1] for line in lines])
+
+
+def _print_unlike(found: Mapping[str, Sequence[str]], file: TextIO | None) -> None:
+    stream = sys.stdout if file is None else file
+    for names, unlike in found.items():
+        print(f"{names}: protocol cards differ, so 'm2raap compare' would refuse; {'; '.join(unlike)}", file=stream)
+    if found:
+        print(file=stream)
+
+
+def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> None:
+    """Scores made anew, each labelled, with the change to the same arm as indexed."""
+    lines = [
+        [row.arm, f"{row.way} ({row.mark})", row.benchmark, row.lang, row.direction, _with_interval(row, "R@1"),
+         _with_interval(row, "R@5"), _with_interval(row, "R@10"), f"{row.diff:+.1f} ({row.lo:+.1f} to {row.hi:+.1f})",
+         f"{row.p:.3f}", f"{row.seeds}"]
+        for row in rows
+    ]  # fmt: skip
+    head = ["arm", "way", "benchmark", "lang", "direction", "R@1 (95 %)", "R@5 (95 %)", "R@10 (95 %)",
+            "R@1 to as indexed", "p", "seeds"]  # fmt: skip
+    print_table("Scored otherwise, not the headline", head, lines, set(range(5, len(head))), file)
+    stream = sys.stdout if file is None else file
+    for way, _, label in labels_of(rows):
+        print(f"{way}: {label}", file=stream)
+    print(file=stream)
+
+
+def _with_interval(row: RescoredRow | ResultRow, name: str) -> str:
+    lo, hi = row.intervals[name]
+    return f"{row.metrics[name]:.1f} ({lo:.1f}-{hi:.1f})"
+
+
+def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) -> None:
+    """The same clips in both languages: the paired gap, and how far their ranks agree."""
+    lines = []
+    for row in rows:
+        gap = row.gaps["R@1"]
+        lines.append(
+            [row.arm, row.benchmark, row.direction, f"{row.clips:,}", f"{gap['en']:.1f}", f"{gap['zh']:.1f}",
+             f"{gap['diff']:+.1f} ({gap['lo']:+.1f} to {gap['hi']:+.1f})", f"{gap['p']:.3f}",
+             "-" if row.spearman is None else f"{row.spearman:.2f}",
+             f"{_percent(row.both)}, {_percent(row.only_en)}, {_percent(row.only_zh)}", f"{row.seeds}"]
+        )  # fmt: skip
+    head = ["arm", "benchmark", "direction", "clips", "R@1 en", "R@1 zh", "en minus zh", "p", "rank correlation",
+            "% at 1 in both, en, zh", "seeds"]  # fmt: skip
+    print_table("English and Chinese, the same clips", head, lines, set(range(3, len(head))), file)
 
 
 def print_probes(rows: Sequence[ProbeRow], file: TextIO | None = None) -> None:
@@ -155,11 +211,14 @@ def print_ladder(rows: Sequence[LadderRow], file: TextIO | None = None) -> None:
         lines.append(
             [name, row.benchmark, row.lang, f"{row.r1:.1f} [{row.interval[0]:.1f}, {row.interval[1]:.1f}]{seeds}",
              _points(row.step), _points(row.whole), f"{row.clips:,}", f"{row.texts:,}",
-             f"{row.curation_s:.0f}", f"{row.train_s:.0f}"]
+             f"{row.curation_s:.0f}", f"{row.train_s:.0f}", UNLIKE[bool(row.unlike or row.unlike_whole)]]
         )  # fmt: skip
     head = ["row", "benchmark", "lang", "R@1 [95 %] (seeds)", "step [95 %]", "to the first [95 %]", "clips", "texts",
-            "curation core s", "training s"]  # fmt: skip
-    print_table("Progressive table, text to video", head, lines, set(range(3, 10)), file)
+            "curation core s", "training s", ""]  # fmt: skip
+    print_table("Progressive table, text to video", *_without_empty(head, lines), set(range(3, 10)), file)
+    steps = {f"{row.arm} and the row before, {row.benchmark}": row.unlike for row in rows if row.unlike}
+    whole = {f"{row.arm} and the first row, {row.benchmark}": row.unlike_whole for row in rows if row.unlike_whole}
+    _print_unlike(steps | whole, file)
 
 
 def _points(found: Sequence[float] | None) -> str:
@@ -184,6 +243,10 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_ladder(data.ladder, file)
     if results:
         print_results(results, file)
+    if data.rescored:
+        print_rescored(data.rescored, file)
+    if data.bilingual:
+        print_bilingual(data.bilingual, file)
     if data.costs:
         print_costs(data.costs, file)
     if data.modules:

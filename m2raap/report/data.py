@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,6 +70,94 @@ class DifferenceRow:
     hi: float
     p: float
     smallest: float | None = None  # the smallest difference that these queries could show
+    unlike: list[str] = field(default_factory=list)  # what differs between the two protocol cards, in words
+
+
+@dataclass(frozen=True)
+class CompatRow:
+    """What CLIP4Clip's arithmetic prints for an arm, mean over the training seeds. Not ours."""
+
+    arm: str
+    benchmark: str
+    lang: str
+    direction: str
+    metrics: dict[str, float]
+    queries: int
+    entries: float  # places that it divides by: a tie counts several times
+    label: str
+
+
+@dataclass(frozen=True)
+class RescoredRow:
+    """An arm's scores made anew (Mug over candidates, dual softmax, QB-Norm). Never the headline.
+
+    `diff`, `lo`, `hi`, `p`: R@1 minus the arm's own as indexed, paired over the queries.
+    """
+
+    arm: str
+    benchmark: str
+    way: str
+    mark: str  # late interaction or transductive
+    label: str
+    lang: str
+    direction: str
+    queries: int
+    gallery: int
+    seeds: int
+    seeds_r1: list[float]
+    metrics: dict[str, float]
+    intervals: dict[str, list[float]]
+    diff: float
+    lo: float
+    hi: float
+    p: float
+
+
+def labels_of(rows: Iterable[RescoredRow]) -> list[tuple[str, str, str]]:
+    """Way, mark and label, each once. Where a way was not labelled alike everywhere, the label names its arms."""
+    arms: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        arms.setdefault((row.way, row.mark, row.label), []).append(f"{row.arm} on {row.benchmark}")
+    several = {way for way, _, _ in arms if sum(other == way for other, _, _ in arms) > 1}
+    return [
+        (way, mark, f"{label} ({', '.join(dict.fromkeys(names))})" if way in several else label)
+        for (way, mark, label), names in arms.items()
+    ]
+
+
+@dataclass(frozen=True)
+class BilingualRow:
+    """The same clips asked in English and in Chinese. Shares and correlation are means over the training seeds."""
+
+    arm: str
+    benchmark: str
+    direction: str
+    clips: int
+    seeds: int
+    gaps: dict[str, dict[str, float]]  # metric -> en, zh, diff (en minus zh), lo, hi, p, smallest
+    spearman: float | None  # of the clips' ranks; None where one side does not vary
+    both: float  # share of the clips found at 1 in both
+    only_en: float
+    only_zh: float
+    neither: float
+
+
+@dataclass(frozen=True)
+class CardRow:
+    """What the numbers of some arms on a benchmark depend on. Arms with other settings or lists have a card of their own.
+
+    `card` is that of `stages.protocol.card` less model and preprocessing; None: written before there were cards.
+    """
+
+    benchmark: str
+    name: str  # A, B, ... where a benchmark has several
+    arms: list[str]
+    card: dict[str, Any] | None
+    num_frames: int | None  # at test; None: all that were stored
+    captions: bool  # auxiliary captions at test
+    models: dict[str, str]  # arm and training seed -> digest
+    preprocess: dict[str, str]
+    missing: dict[str, str]  # clip without an embedding -> why, "" where nothing says it
 
 
 @dataclass(frozen=True)
@@ -84,6 +173,7 @@ class ProbeRow:
     r1: float
     lo: float | None = None
     hi: float | None = None
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -153,6 +243,8 @@ class LadderRow:
     texts: int
     curation_s: float  # core seconds of the stages before training
     train_s: float  # wall seconds of training, mean over the seeds
+    unlike: list[str] = field(default_factory=list)  # what differs from the card of the row before
+    unlike_whole: list[str] = field(default_factory=list)  # and from that of the first
 
 
 @dataclass(frozen=True)
@@ -162,6 +254,7 @@ class Curve:
     chart: str
     label: str
     points: list[tuple[float, float]]
+    bounds: list[tuple[float, float]] = field(default_factory=list)  # lower and upper, of every point or of none
 
 
 @dataclass(frozen=True)
@@ -217,6 +310,9 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     lengths: list[ResultRow] = field(default_factory=list)  # slices by the length of the clip
+    compat: list[CompatRow] = field(default_factory=list)
+    rescored: list[RescoredRow] = field(default_factory=list)
+    bilingual: list[BilingualRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
     probes: list[ProbeRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
@@ -229,6 +325,7 @@ class ReportData:
     examples: list[Example] = field(default_factory=list)
     dropped: list[DroppedItem] = field(default_factory=list)
     nearly: list[DroppedItem] = field(default_factory=list)  # kept, by the smallest margin of each rule
+    cards: list[CardRow] = field(default_factory=list)
     protocol: dict[str, str] = field(default_factory=dict)
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""

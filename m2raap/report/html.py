@@ -92,7 +92,10 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "\u2212")
+    if value is None:
+        return "–"
+    # Adding zero makes a rounded -0.0 a plain 0.0.
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
 
 
 def _seconds(value: float) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
-from m2raap.report.charts import NUM_COLOURS, bar, line_chart, whisker
-from m2raap.report.data import Curve, DroppedItem, FunnelStage, ReportData, ResultRow
+from markupsafe import Markup
+
+from m2raap.report.charts import NUM_COLOURS, bar, bar_chart, line_chart, whisker
+from m2raap.report.data import CardRow, Curve, DroppedItem, FunnelStage, ProbeRow, ReportData, ResultRow, labels_of
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 DIRECTIONS = {
@@ -14,6 +16,7 @@ DIRECTIONS = {
     "v2t": "video to text",
     "v2t_rule_b": "video to text, rule b (among all captions)",
 }
+MISSING_SHOWN = 50  # ids of a card; report.json has all
 T = TypeVar("T")
 
 
@@ -26,13 +29,20 @@ def view(data: ReportData) -> dict[str, Any]:
             {"benchmark": benchmark, "lang": lang, "rows": rows}
             for (benchmark, lang), rows in _grouped(data.ladder, lambda row: (row.benchmark, row.lang))
         ],
-        "interpolation": [
-            {"set": name, "what": what, "lang": lang, "direction": direction, "rows": rows}
-            for (name, what, lang, direction), rows in _grouped(
-                data.interpolation, lambda row: (row.set, row.what, row.lang, row.direction)
+        "interpolation": _interpolation(data),
+        "results": _results(data),
+        "rescored": [
+            {"benchmark": benchmark, "lang": lang, "direction": direction, "rows": rows}
+            for (benchmark, lang, direction), rows in _grouped(
+                data.rescored, lambda row: (row.benchmark, row.lang, row.direction)
             )
         ],
-        "results": _results(data),
+        "ways": labels_of(data.rescored),
+        "bilingual": [
+            {"benchmark": benchmark, "direction": direction, "rows": rows}
+            for (benchmark, direction), rows in _grouped(data.bilingual, lambda row: (row.benchmark, row.direction))
+        ],
+        "cards": [_card(row) for row in data.cards],
         "differences": _differences(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
         "lengths": _slices(data.lengths),
@@ -60,8 +70,13 @@ def _whole(data: ReportData) -> list[ResultRow]:
     return [row for row in data.results if row.slice == "all"]
 
 
+def _card_names(data: ReportData) -> dict[tuple[str, str], str]:
+    """Benchmark and arm -> the name of its protocol; "" where the benchmark has one for all arms."""
+    return {(row.benchmark, arm): row.name for row in data.cards for arm in row.arms}
+
+
 def _tiles(data: ReportData) -> list[dict[str, Any]]:
-    tiles = []
+    tiles, cards = [], _card_names(data)
     official = [row for row in _whole(data) if row.scope == "official" and row.direction == "t2v"]
     for row in official:
         if row.arm != data.headline_arm:
@@ -71,11 +86,22 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
             for other in official
             if other.arm == data.baseline_arm and (other.benchmark, other.lang) == (row.benchmark, row.lang)
         ]
-        tiles.append({"row": row, "interval": row.intervals["R@1"], "baseline": base[0] if base else None})
+        unlike = bool(base) and cards.get((row.benchmark, row.arm)) != cards.get((row.benchmark, base[0].arm))
+        tiles.append(
+            {
+                "row": row,
+                "interval": row.intervals["R@1"],
+                "baseline": base[0] if base else None,
+                "unlike": unlike,
+            }
+        )
     return tiles
 
 
 def _results(data: ReportData) -> list[dict[str, Any]]:
+    """Headline tables, and below each all metrics: as expected, with every tie lost, and by CLIP4Clip's arithmetic."""
+    card_of = _card_names(data)
+    copied = {(row.benchmark, row.lang, row.direction, row.arm): row for row in data.compat}
     tables = []
     for (benchmark, lang, direction), rows in _grouped(_whole(data), lambda r: (r.benchmark, r.lang, r.direction)):
         bounds = [row.intervals["R@1"] for row in rows]
@@ -91,6 +117,8 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
                 "rows": [
                     (row, whisker(row.metrics["R@1"], *row.intervals["R@1"], axis_lo=low, axis_hi=high)) for row in rows
                 ],
+                "cards": [card_of.get((benchmark, row.arm), "") for row in rows],
+                "compat": [copied.get((benchmark, lang, direction, row.arm)) for row in rows],
                 "ties": max(row.tied_queries for row in rows),
                 "gallery": max(row.gallery for row in rows),
             }
@@ -136,12 +164,57 @@ def _probes(data: ReportData) -> list[dict[str, Any]]:
             "lang": lang,
             "direction": direction,
             "slice": name,
+            "chart": _probe_chart(group) if name == "all" else "",
             **_pivot(group, lambda r: r.arm, lambda r: r.frames),
         }
         for (benchmark, lang, direction, name), group in _grouped(
             data.probes, lambda r: (r.benchmark, r.lang, r.direction, r.slice)
         )
     ]
+
+
+def _probe_chart(rows: list[ProbeRow]) -> Markup:
+    """Bars of every arm; the colour is the place of the frames among the columns of the table."""
+    colour = {frames: number for number, frames in enumerate(dict.fromkeys(row.frames for row in rows))}
+    return bar_chart(
+        [
+            (arm, [(colour[r.frames], r.r1, r.r1 if r.lo is None else r.lo, r.r1 if r.hi is None else r.hi) for r in found])
+            for arm, found in _grouped(rows, lambda row: row.arm)
+        ],
+        "R@1 by how the frames are disturbed",
+    )  # fmt: skip
+
+
+def _interpolation(data: ReportData) -> list[dict[str, Any]]:
+    """A chart for each language and direction, a line for each set, and the numbers of every set."""
+    found = []
+    for (lang, direction), rows in _grouped(data.interpolation, lambda row: (row.lang, row.direction)):
+        sets = _grouped(sorted(rows, key=lambda row: row.alpha), lambda row: row.set)
+        curves = [
+            Curve("R@1", name, [(row.alpha, row.r1) for row in group], [(row.lo, row.hi) for row in group])
+            for name, group in sets
+        ]
+        found.append(
+            {
+                "lang": lang,
+                "direction": direction,
+                "sets": [{"set": name, "what": group[0].what, "rows": group} for name, group in sets],
+                "svg": line_chart(curves, "alpha"),
+                "legend": list(enumerate(name for name, _ in sets)),
+            }
+        )
+    return found
+
+
+def _card(row: CardRow) -> dict[str, Any]:
+    """A protocol card with its first missing ids, in groups of one reason."""
+    shown = list(row.missing.items())[:MISSING_SHOWN]
+    return {
+        "row": row,
+        "missing": _grouped(shown, lambda item: item[1]),
+        "rest": len(row.missing) - len(shown),
+        "preprocess": _grouped(row.preprocess.items(), lambda item: item[1]),
+    }
 
 
 def _charts(curves: list[Curve]) -> list[dict[str, Any]]:

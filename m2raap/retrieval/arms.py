@@ -12,31 +12,49 @@ import numpy as np
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.metrics import rsum
-from m2raap.retrieval.sides import RankRow, side_of
+from m2raap.retrieval.sides import RULE_B, RankRow, rows_of, side_of
 from m2raap.retrieval.significance import paired_difference
 from m2raap.retrieval.summary import DIGITS, summary_row
 
 
 def summarise(tables: Sequence[Sequence[RankRow]], seed: int) -> list[dict[str, Any]]:
-    """Rows as :func:`evaluate` gives for scope `official`, averaged over the tables (training seeds).
+    """The rows that :func:`evaluate` gives, averaged over the tables (training seeds): scope `official`, and `available` where
+    videos are missing; t2v, v2t and, where videos have several texts, v2t by rule b.
 
-    Raises M2raapError where the tables do not hold the same queries.
+    Of rescored tables that hold one direction only rsum is None. Tables that were written before ranks of the latter two were
+    kept give the official rows of t2v and v2t. Raises M2raapError where the tables do not hold the same queries.
     """
     assert tables
     rows = []
     for lang in sorted({str(row["lang"]) for row in tables[0]}):
-        slices = {str(row["category"]) for row in tables[0] if row["lang"] == lang and row["category"] is not None}
-        for name in ["all", *sorted(slices)]:
-            wanted = None if name == "all" else name
-            parts = {d: [side_of(table, lang, d, wanted) for table in tables] for d in ("t2v", "v2t")}
-            for direction, found in parts.items():
-                _check_same([queries for _, queries, _ in found], lang, direction)
-            both = zip(parts["t2v"], parts["v2t"], strict=True)
-            total = round(float(np.mean([rsum(t2v, v2t) for (t2v, _, _), (v2t, _, _) in both])), DIGITS)
-            for direction, found in parts.items():
-                head = {"lang": lang, "direction": direction, "scope": "official", "slice": name, "comparable": True}
-                summary = summary_row([side for side, _, _ in found], found[0][2], seed)
-                rows.append({**head, **summary, "rsum": total})
+        for scope in ("official", "available"):
+            if asked := [
+                row for direction in ("t2v", "v2t") for row in rows_of(tables[0], lang, direction, None, scope)
+            ]:
+                slices = sorted({str(row["category"]) for row in asked if row["category"] is not None})
+                for name in ("all", *slices):
+                    rows += _rows_of_slice(tables, lang, scope, name, seed)
+    return rows
+
+
+def _rows_of_slice(
+    tables: Sequence[Sequence[RankRow]], lang: str, scope: str, name: str, seed: int
+) -> list[dict[str, Any]]:
+    wanted = None if name == "all" else name
+    num = {d: len(rows_of(tables[0], lang, d, wanted, scope)) for d in ("t2v", "v2t", RULE_B)}
+    # Rule b of all queries or of none: shares of a list may have several texts a video here and one there.
+    directions = [d for d in num if num[d] and (d != RULE_B or num[d] == num["v2t"])]
+    parts = {d: [side_of(table, lang, d, wanted, scope) for table in tables] for d in directions}
+    for direction, found in parts.items():
+        _check_same([queries for _, queries, _ in found], lang, direction)
+    total = None
+    if num["t2v"] and num["v2t"]:
+        pairs = zip(parts["t2v"], parts["v2t"], strict=True)
+        total = round(float(np.mean([rsum(t2v, v2t) for (t2v, _, _), (v2t, _, _) in pairs])), DIGITS)
+    rows = []
+    for direction, found in parts.items():
+        head = {"lang": lang, "direction": direction, "scope": scope, "slice": name, "comparable": scope == "official"}
+        rows.append({**head, **summary_row([side for side, _, _ in found], found[0][2], seed), "rsum": total})
     return rows
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,6 +87,16 @@ _DECLARED = (
         revision="sha256 of captions_msvd.json 11bc68e8441438121c1c7321526ef1d1fc6553d3b801baef1cca1d3429e306b1, "
         "of test_list.txt 95eacd1fddb1d88cd7144267913ef02d0ecb8cc94a88bc484035433a2d8f9c7a",
         citation=f"{_CHEN_2011}; zh: MSVD-CN, github.com/IDDLab-CTL/MSVD-CN",
+    ),
+    Benchmark(
+        name="msvd-cn",
+        protocol=f"the zh half of msvd, the human captions of MSVD-CN of the 670 test videos: {_EVERY_CAPTION}",
+        langs=("zh",),
+        num_videos=670,
+        num_texts={"zh": 3_980},
+        source="msvd_cn/msvd_cn_captions_release_utf8.csv (m2raap data import msvd, then embed --set 'langs=[zh]')",
+        revision="sha256:80d1d00fbf256920659b54c4c1781c8a6ce6b6ac2c00e67365cd0b0da986c2f4",
+        citation=f"MSVD-CN, github.com/IDDLab-CTL/MSVD-CN; videos: {_CHEN_2011}",
     ),
     Benchmark(
         name="msvd-five",
@@ -175,6 +188,15 @@ _DECLARED = (
         citation="synthetic: no number from it compares with a number from real video",
     ),
     Benchmark(
+        name="world-offtopic",
+        protocol="clips of the synthetic bilingual world that show more than their texts say; one text a clip and language",
+        langs=("en", "zh"),
+        texts_per_video=1,
+        source="python -m data_tools.world.off_topic",
+        revision="the seed in the corpus manifest",
+        citation="synthetic: no number from it compares with a number from real video",
+    ),
+    Benchmark(
         name="custom",
         protocol="a corpus of the user's own; numbers compare only with others on the very same corpus",
         langs=("en", "zh"),
@@ -184,6 +206,9 @@ _DECLARED = (
     ),
 )
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _DECLARED}
+_NEAR = 0.7  # difflib's ratio; 'vatex-test' has 0.74 with 'vatex-public-test', 'kitchen-val' 0.6 with 'vatex-val'
+# What `data import --holdout` calls its benchmark, and `forget` one that lacks clips.
+_GIVEN = re.compile(r"-(holdout-\d+-seed\d+|minus-\d+)$")
 
 
 def read_benchmarks(path: Path) -> dict[str, dict[str, Any]]:
@@ -198,12 +223,19 @@ def read_benchmarks(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def declared(name: str, of_user: Mapping[str, Any], source: str = "benchmarks") -> Benchmark | None:
-    """The benchmark of that name: the user's, else one of ours, else None.
+    """The benchmark of that name: the user's, else one of ours, else None: a corpus that its owner named, undeclared.
 
-    Raises UsageError for a declaration that is no good, or that takes the name of one of ours.
+    Raises UsageError for a declaration that is no good or takes the name of one of ours, and for a name so near to a declared
+    one that it must be meant: its counts would go unchecked.
     """
     if name not in of_user:
-        return BENCHMARKS.get(name)
+        found = BENCHMARKS.get(name)
+        if not found and (near := _near(name, of_user)):
+            raise UsageError(
+                f"'{name}' is no declared benchmark, '{near}' is; give that name, or declare yours (evaluate.benchmarks) or call "
+                "it something else"
+            )
+        return found
     if name in BENCHMARKS:
         raise UsageError(f"{source}: '{name}' is a benchmark of m2raap; give yours another name")
     if not isinstance(of_user[name], dict):
@@ -211,27 +243,50 @@ def declared(name: str, of_user: Mapping[str, Any], source: str = "benchmarks") 
     return build(Benchmark, {**of_user[name], "name": name}, f"{source}: {name}")
 
 
-def check_counts(benchmark: Benchmark, num_videos: int, num_texts: Mapping[str, int]) -> None:
-    """Raises M2raapError where the videos, or the texts of a language, are not as many as the protocol says.
+def asked_for(name: str, of_user: Mapping[str, Any], what: str = "protocol") -> str:
+    """`name`, which somebody asked for in place of the corpus's own. Raises UsageError for one that nobody declares."""
+    if name not in BENCHMARKS and name not in of_user:
+        near = _near(name, of_user)
+        hint = f", the nearest is {near}" if near else ""
+        raise UsageError(f"{what} {name}: declared are {', '.join([*BENCHMARKS, *of_user])}{hint}")
+    return name
 
-    `num_videos` counts every video of the list, those without an embedding too. `num_texts` maps the languages that are
-    evaluated to their texts: they may be fewer languages than the benchmark has, not others.
+
+def _near(name: str, of_user: Mapping[str, Any]) -> str | None:
+    """The declared name that a mistyped one is meant to be. Names that an import or a forget gave are nobody's mistake."""
+    if _GIVEN.search(name):
+        return None
+    known = {one.casefold(): one for one in (*BENCHMARKS, *of_user)}
+    asked = name.casefold()
+    begun = [one for one in known if len(asked) >= 4 and one.startswith(asked)]
+    near = begun or difflib.get_close_matches(asked, known, n=1, cutoff=_NEAR)
+    return known[near[0]] if near else None
+
+
+def check_counts(benchmark: Benchmark, videos: Collection[str], owners: Mapping[str, Sequence[str]]) -> None:
+    """Raises M2raapError where the videos, the texts of a language, or the texts of one video are not as many as the protocol
+    says; of the latter the first video that differs is named.
+
+    `videos`: every video of the list, those without an embedding too. `owners` maps the languages that are evaluated to the
+    video of each of their texts: they may be fewer languages than the benchmark has, not others.
     """
     wrong = []
-    if benchmark.num_videos not in (None, num_videos):
-        wrong.append(f"{num_videos:,} videos instead of {benchmark.num_videos:,}")
-    for lang, found in sorted(num_texts.items()):
+    if benchmark.num_videos not in (None, len(videos)):
+        wrong.append(f"{len(videos):,} videos instead of {benchmark.num_videos:,}")
+    for lang, texts in sorted(owners.items()):
         wanted = (benchmark.num_texts or {}).get(lang)
         if lang not in benchmark.langs:
             wrong.append(f"texts in '{lang}', which it does not have")
-        elif wanted is not None and found != wanted:
-            wrong.append(f"{found:,} {lang} texts instead of {wanted:,}")
-        elif wanted is None and benchmark.texts_per_video and found != num_videos * benchmark.texts_per_video:
-            wrong.append(
-                f"{found:,} {lang} texts for {num_videos:,} videos instead of {benchmark.texts_per_video} each"
-            )
+        elif wanted is not None and len(texts) != wanted:
+            wrong.append(f"{len(texts):,} {lang} texts instead of {wanted:,}")
+        elif each := benchmark.texts_per_video:
+            found = Counter(texts)
+            odd = sorted(video for video in videos if found[video] != each)
+            if odd:
+                more = f" and {len(odd) - 1:,} more videos differ" if len(odd) > 1 else ""
+                wrong.append(f"{found[odd[0]]:,} {lang} texts of {odd[0]} instead of {each}{more}")
     if wrong:
         raise M2raapError(
-            f"benchmark {benchmark.name}: {' and '.join(wrong)}; import the whole list from {benchmark.source} "
+            f"benchmark {benchmark.name}: {'; '.join(wrong)}; import the whole list from {benchmark.source} "
             "(unreadable videos stay in it and count as misses), or evaluate as 'custom'"
         )

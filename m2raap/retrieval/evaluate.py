@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, V2T_RULES, Ranks, ScoreRows, Side, ranks_of, rsum
+from m2raap.retrieval.metrics import V2T_RULES, Ranks, ScoreRows, Side, ranks_of, rsum
+from m2raap.retrieval.rank_table import Counts, counts_of, rank_rows, tops_of
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored
+from m2raap.retrieval.sides import RULE_B
 from m2raap.retrieval.summary import DIGITS, summary_row
 
-TOP = 10
 # Cosines are computed in float64 and rounded: what differs by less than the noise of float32 embeddings is a tie, and
 # neither the block size nor the threads of the matrix product can change a rank.
 SCORE_DIGITS = 7
@@ -27,7 +28,8 @@ SCORE_DIGITS = 7
 
 @dataclass(frozen=True)
 class Results:
-    """`rows`: one dict a language, direction, scope and slice. `ranks`: one dict a query. `missing`: ids, sorted.
+    """`rows`: one dict a language, direction, scope and slice. `ranks`: one dict a query of the headline, with its ranks among
+    the available clips and by rule b beside it. `missing`: ids, sorted.
 
     `compat`: language -> direction -> what CLIP4Clip's arithmetic prints for the embedded videos (none of rescored scores).
     """
@@ -85,17 +87,20 @@ def evaluate(
         official = part.ranks(sorted(missing_video_ids), again)
         directions = [name for name in ("t2v", "v2t") if again is None or getattr(again, name)]
         found.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
+        more = {"rule_b": part.counts(official, RULE_B)}
+        if not rescore:
+            kept, available = part, official
+            if missing_video_ids:
+                kept_texts = texts.select([text for text in part.texts.ids if video_of_text[text] in row_of_video])
+                kept = _Language(videos, kept_texts, video_of_text, row_of_video)
+                available = kept.ranks([])
+                found.rows.extend(kept.rows(available, lang, "available", categories, seed, directions))
+                more["available"] = kept.counts(available, "t2v") | kept.counts(available, "v2t")
+                more["available_rule_b"] = kept.counts(available, RULE_B)
+            found.compat[lang] = kept.compat(available)
         for direction in directions:
-            found.ranks.extend(part.rank_table(getattr(official, direction), direction, lang, categories, again))
-        if rescore:
-            continue
-        kept, available = part, official
-        if missing_video_ids:
-            kept_texts = texts.select([text for text in part.texts.ids if video_of_text[text] in row_of_video])
-            kept = _Language(videos, kept_texts, video_of_text, row_of_video)
-            available = kept.ranks([])
-            found.rows.extend(kept.rows(available, lang, "available", categories, seed, directions))
-        found.compat[lang] = kept.compat(available)
+            head = {"direction": direction, "lang": lang}
+            found.ranks.extend(part.rank_table(getattr(official, direction), head, categories, again, more))
     return found
 
 
@@ -161,13 +166,19 @@ class _Language:
         ]
         if not pairs:
             raise M2raapError(f"none of the videos of text {self.texts.ids[0]} and its like has an embedding")
-        found = self._ranks_of((again.t2v or again.v2t or self.cosines) if again else self.cosines, pairs)
+        place = {video: i for i, video in enumerate(missing)}
+        absent_T = np.asarray([place.get(self.video_of_text[text], 0) for text in self.texts.ids], np.int64)
+
+        def ranks(rows: ScoreRows) -> Ranks:
+            return ranks_of(rows, len(self.texts.ids), len(self.videos.ids), np.asarray(pairs, np.int64), absent_T)
+
+        found = ranks((again.t2v or again.v2t or self.cosines) if again else self.cosines)
         if again and again.t2v and again.v2t:
-            other = self._ranks_of(again.v2t, pairs)
+            other = ranks(again.v2t)
             found = Ranks(found.t2v, other.v2t, other.v2t_rule_b, found.several_texts)
         if not missing:
             return found
-        number = {video: len(self.videos.ids) + i for i, video in enumerate(missing)}
+        number = {video: len(self.videos.ids) + i for video, i in place.items()}
         lost = [
             (row, number[self.video_of_text[text]])
             for row, text in enumerate(self.texts.ids)
@@ -185,9 +196,6 @@ class _Language:
             found.several_texts,
         )
 
-    def _ranks_of(self, rows: ScoreRows, pairs: Sequence[tuple[int, int]]) -> Ranks:
-        return ranks_of(rows, len(self.texts.ids), len(self.videos.ids), np.asarray(pairs, np.int64))
-
     def rows(
         self,
         found: Ranks,
@@ -203,7 +211,7 @@ class _Language:
         for name in slices:
             sides = {name: getattr(found, name) for name in directions}
             if found.several_texts and "v2t" in directions:
-                sides["v2t_rule_b"] = found.v2t_rule_b
+                sides[RULE_B] = found.v2t_rule_b
             parts = {}
             for direction, side in sides.items():
                 ids = self.query_video_ids(side, direction)
@@ -227,43 +235,42 @@ class _Language:
     def _queried_videos(self, found: Ranks) -> set[str]:
         return set(self.query_video_ids(found.t2v, "t2v"))
 
+    def query_ids(self, side: Side, direction: str) -> list[str]:
+        """Text ids in t2v, video ids in v2t."""
+        return (
+            [self.texts.ids[row] for row in side.query] if direction == "t2v" else self.query_video_ids(side, direction)
+        )
+
+    def counts(self, found: Ranks, direction: str) -> Counts:
+        """For a column of the table of ranks; of rule b none where no video has several texts."""
+        if direction == RULE_B:
+            side = found.v2t_rule_b
+            return counts_of(side, "v2t", self.query_ids(side, "v2t")) if found.several_texts else {}
+        side = getattr(found, direction)
+        return counts_of(side, direction, self.query_ids(side, direction))
+
     def rank_table(
-        self, side: Side, direction: str, lang: str, categories: Mapping[str, str], again: Rescored | None
+        self,
+        side: Side,
+        head: Mapping[str, str],
+        categories: Mapping[str, str],
+        again: Rescored | None,
+        more: Mapping[str, Counts],
     ) -> list[dict[str, Any]]:
         """One row a query, ordered by query id. `target_id` is the video in t2v, the best own text in v2t.
 
         The tops of t2v are videos, those of v2t are texts; a missing video has no scores, so its v2t top is empty.
         """
-        t2v = direction == "t2v"
-        queries, items = (self.texts, self.videos) if t2v else (self.videos, self.texts)
-        rows = side.query[side.query < len(queries.ids)]
-        tops = {}
-        if t2v:
-            tops = _tops((again.t2v if again else None) or self.cosines, len(items.ids), rows)
-        elif again is None:
-            tops = _tops(self._cosines_of_videos, len(items.ids), rows)
-        result = []
-        for i, video in enumerate(self.query_video_ids(side, direction)):
-            own, other = int(side.query[i]), int(side.target[i])
-            columns, scores = tops.get(own, ([], []))
-            result.append(
-                {
-                    "direction": direction,
-                    "lang": lang,
-                    "query_id": self.texts.ids[own] if direction == "t2v" else video,
-                    "target_id": video if direction == "t2v" else self.texts.ids[other],
-                    "video_id": video,
-                    "category": categories.get(video),
-                    "missing": bool(side.missing[i]),
-                    "rank_expected": float(side.rank_expected[i]),
-                    "rank_pessimistic": int(side.rank_pessimistic[i]),
-                    "ties": int(side.equal[i]),
-                    "gallery": side.gallery,
-                    "top_ids": [items.ids[column] for column in columns],
-                    "top_scores": [round(score, DIGITS) for score in scores],
-                }
-            )
-        return sorted(result, key=lambda row: row["query_id"])
+        direction = head["direction"]
+        owners = self.query_video_ids(side, direction)
+        tops, targets = {}, owners
+        if direction == "t2v":
+            tops = tops_of((again.t2v if again else None) or self.cosines, self.videos.ids, side.query)
+        else:
+            targets = [self.texts.ids[row] for row in side.target]
+            here = side.query[side.query < len(self.videos.ids)]
+            tops = {} if again else tops_of(self._cosines_of_videos, self.texts.ids, here)
+        return rank_rows(side, head, self.query_ids(side, direction), targets, owners, categories, tops, more)
 
 
 def _with_misses(side: Side, lost: Sequence[tuple[int, int]], gallery: int) -> Side:
@@ -277,19 +284,3 @@ def _with_misses(side: Side, lost: Sequence[tuple[int, int]], gallery: int) -> S
         np.concatenate([side.missing, np.ones(len(lost), bool)]),
         gallery,
     )
-
-
-def _tops(score_rows: ScoreRows, num_items: int, rows: NDArray[np.int64]) -> dict[int, tuple[list[int], list[float]]]:
-    """Per row the first TOP items by score, equal scores in the order of their ids."""
-    found = {}
-    size = max(1, BLOCK_ELEMENTS // num_items)
-    k = min(TOP, num_items)
-    for start in range(0, len(rows), size):
-        block = rows[start : start + size]
-        scores_BM = score_rows(block)
-        least_B = np.partition(scores_BM, -k, axis=1)[:, -k]
-        for row, scores, least in zip(block, scores_BM, least_B, strict=True):
-            columns = np.flatnonzero(scores >= least)
-            columns = columns[np.argsort(-scores[columns], kind="stable")][:k]
-            found[int(row)] = (columns.tolist(), scores[columns].tolist())
-    return found

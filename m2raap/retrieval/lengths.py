@@ -24,7 +24,7 @@ def length_name(seconds: float | None) -> str:
 
 
 def by_length(tables: Sequence[Sequence[RankRow]], seconds: Mapping[str, float], seed: int) -> list[dict[str, Any]]:
-    """Rows as `summarise` gives, one slice a length in place of the categories, shortest first.
+    """The official rows of t2v and v2t as `summarise` gives them, one slice a length in place of the categories, shortest first.
 
     `seconds`: length by video id. Empty where all clips fall into one slice.
     """
@@ -32,5 +32,9 @@ def by_length(tables: Sequence[Sequence[RankRow]], seconds: Mapping[str, float],
     if len({row["category"] for row in named[0]}) < 2:
         return []
     order = (*NAMES, UNKNOWN)
-    rows = [row for row in summarise(named, seed) if row["slice"] != "all"]
+    rows = [
+        row
+        for row in summarise(named, seed)
+        if row["slice"] != "all" and row["scope"] == "official" and row["direction"] in ("t2v", "v2t")
+    ]
     return sorted(rows, key=lambda row: (row["lang"], order.index(row["slice"])))

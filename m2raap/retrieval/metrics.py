@@ -102,13 +102,23 @@ def ranks(sim_TV: NDArray[Any], pairs: ArrayLike) -> Ranks:
     return ranks_of(lambda rows: np.asarray(sim_TV[rows]), sim_TV.shape[0], sim_TV.shape[1], pairs)
 
 
-def ranks_of(score_rows: ScoreRows, num_texts: int, num_videos: int, pairs: ArrayLike) -> Ranks:
-    """As :func:`ranks`, for scores computed on demand: `score_rows(text indices)` gives (n, num_videos) scores."""
+def ranks_of(
+    score_rows: ScoreRows,
+    num_texts: int,
+    num_videos: int,
+    pairs: ArrayLike,
+    absent_video_T: NDArray[np.int64] | None = None,
+) -> Ranks:
+    """As :func:`ranks`, for scores computed on demand: `score_rows(text indices)` gives (n, num_videos) scores.
+
+    `absent_video_T`: for texts without a pair the number (0 or more) of the video that they describe and that has no column;
+    those of one such video are one item under rule a. Without it each of them is an item of its own.
+    """
     pairs = checked_pairs(pairs, num_texts, num_videos)
     video_of_T = np.full(num_texts, -1, np.int64)
     video_of_T[pairs[:, 0]] = pairs[:, 1]
-    # A text without a video is a group of its own, so that rule a can rank it as one more item.
-    group_T = np.where(video_of_T >= 0, video_of_T, num_videos + np.arange(num_texts))
+    absent_video_T = np.arange(num_texts) if absent_video_T is None else absent_video_T
+    group_T = np.where(video_of_T >= 0, video_of_T, num_videos + absent_video_T)
     order_T = np.lexsort((np.arange(num_texts), group_T))
     blocks = list(_whole_groups(group_T[order_T], max(1, BLOCK_ELEMENTS // num_videos)))
 
@@ -135,7 +145,8 @@ def ranks_of(score_rows: ScoreRows, num_texts: int, num_videos: int, pairs: Arra
     own_V[asked_V] = own_T[best_text_V[asked_V]]
     np.add.at(twins_V, video_of_T[paired_T], own_T[paired_T] == own_V[video_of_T[paired_T]])
 
-    several = bool(np.bincount(pairs[:, 1]).max() > 1)
+    num_groups = len(np.unique(group_T))
+    several = num_groups < num_texts
     greater_a, equal_a = np.zeros(num_videos, np.int64), -asked_V.astype(np.int64)
     greater_b, equal_b = np.zeros(num_videos, np.int64), -twins_V
     for start, end in blocks:
@@ -158,7 +169,7 @@ def ranks_of(score_rows: ScoreRows, num_texts: int, num_videos: int, pairs: Arra
     own_texts_V = np.bincount(pairs[:, 1], minlength=num_videos)
     result = Ranks(
         t2v=_side(texts, video_of_T[texts], greater_T, equal_T, num_videos),
-        v2t=_side(videos, best_text_V[videos], greater_a, equal_a, len(np.unique(group_T))),
+        v2t=_side(videos, best_text_V[videos], greater_a, equal_a, num_groups),
         v2t_rule_b=_side(videos, best_text_V[videos], greater_b, equal_b, num_texts),
         several_texts=several,
     )

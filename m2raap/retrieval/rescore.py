@@ -20,6 +20,7 @@ from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows
 _DIGITS = 9
 # Cosines end at 1, and so do the scores of candidates or nearly: this lifts every candidate above all the others.
 _LIFT = 100.0
+_MOST_LOG = 600.0  # exp of it is a number yet
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,30 @@ Rescore = Callable[[LanguageScores], Rescored]
 
 
 def dual_softmax(rows: ScoreRows, num_texts: int, num_videos: int, inverse_temperature: float) -> Rescored:
-    """s(t, v) times its softmax over all queries: the texts in t2v, the videos in v2t (CAMoE, Cheng et al. 2021).
+    """s(t, v) times its softmax p over all queries: the texts in t2v, the videos in v2t (CAMoE, Cheng et al. 2021).
 
-    Transductive: a query's score depends on all the other queries.
+    Transductive: a query's score depends on all the other queries. CAMoE's product turns round where s is negative: the larger
+    p, the lower s p, so that the pair that fits best of all comes last. A negative score is therefore divided by p: it rises
+    with s and with p, and stays below every score that is not negative. The rank of a query whose own score is not negative is
+    CAMoE's to the letter; among negative scores alone the order is another.
     """
     norm_V = _log_sums(rows, num_texts, num_videos, inverse_temperature)
 
     def t2v(texts: NDArray[np.int64]) -> NDArray[Any]:
         scores = rows(texts)
-        return scores * np.exp(inverse_temperature * scores - norm_V)
+        return _shared(scores, inverse_temperature * scores - norm_V)
 
     def v2t(texts: NDArray[np.int64]) -> NDArray[Any]:
         scores = rows(texts)
         norm = np.round(_log_sum(inverse_temperature * scores, axis=1), _DIGITS)
-        return scores * np.exp(inverse_temperature * scores - norm[:, None])
+        return _shared(scores, inverse_temperature * scores - norm[:, None])
 
     return Rescored(t2v, v2t)
+
+
+def _shared(scores: NDArray[Any], log_share: NDArray[Any]) -> NDArray[Any]:
+    """s p, or s / p where s is negative; finite."""
+    return scores * np.exp(np.where(scores < 0, np.minimum(-log_share, _MOST_LOG), log_share))
 
 
 def qb_norm(

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
-from m2raap.retrieval.metrics import V2T_RULES, Side, metrics, metrics_pessimistic, ranks, rsum, ties
+from m2raap.retrieval.metrics import RECALL_AT, V2T_RULES, Side, metrics, metrics_pessimistic, ranks, rsum, ties
+from m2raap.retrieval.significance import intervals
 
+INTERVALS = "95 % cluster bootstrap over videos, the gallery held fixed"
 TIE_POLICY = "expected under a random tie-break; the pessimistic numbers count every tie as lost"
 
 
@@ -21,8 +23,9 @@ def score_matrix(path_npy: Path, pairs_csv: Path | None = None, compat: bool = F
     """Metrics of a .npy of scores, rows texts and columns videos.
 
     Without `pairs_csv` text i belongs to video i. Gives {"t2v": {"R@1": ..., "MdR": ..., "pessimistic": {...},
-    "ties": {...}}, "v2t": {...}, "rsum": ...} and, where videos have several texts, "v2t_rule_b". With `compat` also
-    what CLIP4Clip's arithmetic prints. Raises M2raapError naming the file, and the row where there is one.
+    "ties": {...}, "intervals": {"R@1": [lo, hi], ...}}, "v2t": {...}, "rsum": ...} and, where videos have several texts,
+    "v2t_rule_b". With `compat` also what CLIP4Clip's arithmetic prints. Raises M2raapError naming the file, and the row where
+    there is one.
     """
     sim_TV = read_matrix(path_npy)
     if pairs_csv is not None:
@@ -39,16 +42,17 @@ def score_matrix(path_npy: Path, pairs_csv: Path | None = None, compat: bool = F
     except M2raapError as error:
         raise M2raapError(f"{path_npy}: {error}") from None
     result: dict[str, Any] = {
-        "t2v": _direction(found.t2v),
-        "v2t": _direction(found.v2t),
+        "t2v": _direction(found.t2v, found.t2v.target),
+        "v2t": _direction(found.v2t, found.v2t.query),
         "rsum": round(rsum(found.t2v, found.v2t), 6),
         "texts": sim_TV.shape[0],
         "videos": sim_TV.shape[1],
         "tie_policy": TIE_POLICY,
+        "intervals": INTERVALS,
         "v2t_rule": V2T_RULES["a"],
     }
     if found.several_texts:
-        result["v2t_rule_b"] = _direction(found.v2t_rule_b)
+        result["v2t_rule_b"] = _direction(found.v2t_rule_b, found.v2t_rule_b.query)
     if compat:
         t2v = found.t2v
         if found.several_texts:
@@ -114,9 +118,13 @@ def read_pairs(path: Path, num_texts: int, num_videos: int) -> NDArray[np.int64]
     return np.asarray(pairs, np.int64)
 
 
-def _direction(side: Side) -> dict[str, Any]:
+def _direction(side: Side, videos: NDArray[np.int64]) -> dict[str, Any]:
+    """`videos`: the one that each query is about; they are what is resampled."""
+    hits = np.stack([100 * side.hits(k) for k in RECALL_AT])
+    bounds = zip(RECALL_AT, intervals(hits, videos, seed=0), strict=True)
     return {
         **{name: round(value, 6) for name, value in metrics(side).items()},
+        "intervals": {f"R@{k}": [round(found.lo, 6), round(found.hi, 6)] for k, found in bounds},
         "pessimistic": {name: round(value, 6) for name, value in metrics_pessimistic(side).items()},
         "ties": ties(side),
         "queries": len(side),

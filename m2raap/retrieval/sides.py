@@ -1,4 +1,7 @@
-"""The ranks of one direction out of a table of ranks (:func:`m2raap.retrieval.evaluate.evaluate`, `ranks.parquet`)."""
+"""The ranks of one direction out of a table of ranks (:func:`m2raap.retrieval.evaluate.evaluate`, `ranks.parquet`).
+
+A row of the table is a query of the headline. What else was counted for the same query stands in columns of its own: MORE.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,46 @@ from m2raap.core.errors import M2raapError
 from m2raap.retrieval.metrics import Side
 
 RankRow = Mapping[str, Any]
+# Each holds rank_pessimistic, ties and gallery; None where the query was not counted so. Tables written before they were
+# kept lack the columns.
+MORE = ("rule_b", "available", "available_rule_b")
+RULE_B = "v2t_rule_b"  # a direction of results; its queries are those of v2t
 
 
 def side_of(
-    table: Sequence[RankRow], lang: str, direction: str, category: str | None
+    table: Sequence[RankRow], lang: str, direction: str, category: str | None, scope: str = "official"
 ) -> tuple[Side, list[str], list[str]]:
     """The ranks, query ids and video ids of one direction, ordered by query id. Raises M2raapError where there are none."""
-    rows = sorted(
-        (
-            row
-            for row in table
-            if row["lang"] == lang
-            and row["direction"] == direction
-            and (category is None or row["category"] == category)
-        ),
-        key=lambda row: str(row["query_id"]),
-    )
+    rows = sorted(rows_of(table, lang, direction, category, scope), key=lambda row: str(row["query_id"]))
     if not rows:
         where = f"'{lang}'" + (f" of {category}" if category else "")
         raise M2raapError(f"the ranks hold no {direction} queries in {where}")
-    equal = np.asarray([row["ties"] for row in rows], np.int64)
-    greater = np.asarray([row["rank_pessimistic"] for row in rows], np.int64) - 1 - equal
+    column = _column(direction, scope)
+    counted = [row[column] if column else row for row in rows]
+    equal = np.asarray([row["ties"] for row in counted], np.int64)
+    greater = np.asarray([row["rank_pessimistic"] for row in counted], np.int64) - 1 - equal
     missing = np.asarray([row["missing"] for row in rows], bool)
     index = np.arange(len(rows))
-    side = Side(index, index, greater, equal, missing, int(rows[0]["gallery"]))
+    side = Side(index, index, greater, equal, missing, int(counted[0]["gallery"]))
     return side, [str(row["query_id"]) for row in rows], [str(row["video_id"]) for row in rows]
+
+
+def rows_of(
+    table: Sequence[RankRow], lang: str, direction: str, category: str | None = None, scope: str = "official"
+) -> list[RankRow]:
+    """The queries that were counted in that direction and scope; `direction` may be v2t_rule_b."""
+    column, asked = _column(direction, scope), "v2t" if direction == RULE_B else direction
+    return [
+        row
+        for row in table
+        if row["lang"] == lang
+        and row["direction"] == asked
+        and (category is None or row["category"] == category)
+        and (column is None or row.get(column) is not None)
+    ]
+
+
+def _column(direction: str, scope: str) -> str | None:
+    if scope == "official":
+        return "rule_b" if direction == RULE_B else None
+    return "available_rule_b" if direction == RULE_B else "available"

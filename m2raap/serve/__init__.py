@@ -9,7 +9,8 @@
     GET  /video/ID                                           the clip's file; Range requests are answered
     GET  /                                                   the page
 
-A hit: rank, score, clip_id, video, start_s, end_s, duration_s, source, category, captions [{lang, text, origin}], frames
-[{n, time_s, score}] with the best first. An error: {"error": sentence} and 400, 401, 403, 404, 405, 411, 413, 414, 415, 416
-or 503. IDs are percent-encoded. Where a token is needed: `Authorization: Bearer TOKEN`, or open /?token=TOKEN once.
+A hit: rank, score, clip_id, video, start_s, end_s, duration_s, source, category, width and height of its key-frames (null:
+unknown), captions [{lang, text, origin}], frames [{n, time_s, score}] with the best first. An error: {"error": sentence} and 400,
+401, 403, 404, 405, 411, 413, 414, 415, 416 or 503. IDs are percent-encoded. Where a token is needed: `Authorization: Bearer
+TOKEN`, or open /?token=TOKEN once.
 """

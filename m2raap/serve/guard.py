@@ -6,13 +6,15 @@ import hmac
 import ipaddress
 import re
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from email.message import Message
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
 
 COOKIE = "m2raap_token"
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::(\d{1,5}))?")
+_SCHEMES_PORT = {"http": "80", "https": "443"}
 
 
 def is_loopback(host: str) -> bool:
@@ -37,33 +39,57 @@ def _own_names() -> tuple[str, str]:
     return socket.gethostname().lower(), socket.getfqdn().lower()
 
 
+def parse_host(text: str) -> tuple[str, str | None] | None:
+    """'Search.example.org:8443' -> ('search.example.org', '8443'); None for what is no name or address of a host."""
+    match = _HOST.fullmatch(text)
+    return (match[1].lower(), match[2]) if match else None
+
+
 @dataclass(frozen=True)
 class Guard:
-    """`host`: what the server is bound to. `token` None: nobody needs one."""
+    """`host`: what the server is bound to. `token` None: nobody needs one.
+
+    `public`: other hosts, as `parse_host` gives them, that a proxy in front serves; without a port on every port.
+    """
 
     host: str
     token: str | None
+    public: tuple[tuple[str, str | None], ...] = ()
 
     def host_ok(self, headers: Message) -> bool:
         """A name that an attacker chose can resolve to this machine; an address, or a name of ours, was chosen by the user.
 
-        On loopback only loopback's own names. The port is free: it may have been forwarded.
+        On loopback only loopback's own names, and the public ones. The port is free: it may have been forwarded.
         """
         given = headers.get_all("Host") or []
-        match = _HOST.fullmatch(given[0]) if len(given) == 1 else None
-        if match is None:
+        found = parse_host(given[0]) if len(given) == 1 else None
+        if found is None:
             return False
-        name = match[1].lower()
+        name, port = found
+        if self._is_public(name, {port} if port else set(_SCHEMES_PORT.values())):
+            return True
         if is_loopback(self.host):
             return is_loopback(name)
         return _is_address(name) or name in {"localhost", self.host.lower(), *_own_names()}
 
     def same_site(self, headers: Message) -> bool:
-        """False for requests that a page of another site made. Browsers say so; other programs say nothing."""
+        """False for requests that a page of another site made. Browsers say so; other programs say nothing.
+
+        A page of a public host is ours, too where the proxy gave us another Host.
+        """
         if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return False
         origin = headers.get("Origin")
-        return origin is None or origin.partition("://")[2].lower() == (headers.get("Host") or "").lower()
+        if origin is None:
+            return True
+        scheme, _, host = origin.lower().partition("://")
+        if host == (headers.get("Host") or "").lower():
+            return True
+        found = parse_host(host)
+        return found is not None and self._is_public(found[0], {found[1] or _SCHEMES_PORT.get(scheme, "")})
+
+    def _is_public(self, name: str, ports: Collection[str]) -> bool:
+        return any(name == public and (port is None or port in ports) for public, port in self.public)
 
     def token_ok(self, headers: Message) -> bool:
         """By header or cookie."""

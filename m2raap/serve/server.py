@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import socket
 import stat
 import sys
-import threading
 import traceback
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
@@ -19,14 +19,16 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.serve.backend import Backend, NotThere, Only
+from m2raap.serve.connections import STALL_S, BoundedServer, Clocked
 from m2raap.serve.guard import COOKIE, Guard, is_loopback
 from m2raap.serve.ranges import Unsatisfiable, byte_range
 
 MAX_URL_BYTES = 4096
 MAX_PICTURE_BYTES = 8 * 1024**2
 MAX_TOP, DEFAULT_TOP = 100, 24
-MAX_CONNECTIONS = 64
-STALL_S = 30.0  # of one read or write
+# For a request's whole head, counted from the end of the request before: whoever trickles holds no connection for long.
+HEAD_S = 10.0
+BODY_S = 120.0  # for a picture
 _CHUNK = 256 * 1024
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -57,22 +59,26 @@ class _Answer(Exception):
         self.status, self.message, self.headers = status, message, headers
 
 
-class SearchServer(ThreadingHTTPServer):
+class SearchServer(BoundedServer):
     """Serves `backend` on (host, port); port 0: any that is free. `serve_forever()`, then `server_close()`.
 
-    `token` is needed on every host but loopback, where it is needed if it is given.
+    `token` is needed on every host but loopback, where it is needed if it is given, or with `public` hosts (those that a
+    proxy in front serves, as `guard.parse_host` gives them).
     """
 
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, backend: Backend, host: str, port: int, token: str | None) -> None:
-        assert token or is_loopback(host), "a server that others reach needs a token"
+    def __init__(
+        self,
+        backend: Backend,
+        host: str,
+        port: int,
+        token: str | None,
+        public: tuple[tuple[str, str | None], ...] = (),
+    ) -> None:
+        assert token or (is_loopback(host) and not public), "a server that others reach needs a token"
         self.backend = backend
-        self.guard = Guard(host, token)
+        self.guard = Guard(host, token, public)
         folder = files("m2raap.serve") / "assets"
         self.assets = {path: ((folder / name).read_bytes(), kind) for path, (name, kind) in _ASSETS.items()}
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
         if ":" in host:
             self.address_family = socket.AF_INET6
         try:
@@ -87,20 +93,6 @@ class SearchServer(ThreadingHTTPServer):
         host = f"[{self.guard.host.strip('[]')}]" if ":" in self.guard.host else self.guard.host
         return f"http://{host}:{self.server_address[1]}/"
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._slots.acquire(blocking=False):
-            with request:
-                request.settimeout(1.0)
-                request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._slots.release()
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error; what else comes here is a bug, and is said."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
@@ -113,6 +105,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = STALL_S
     _begun = False  # whether the status line of this answer is out
     server: SearchServer  # type: ignore[assignment]  # the only server that this handler meets
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()
+        self._clocked = Clocked(self.connection)
+        self.rfile = io.BufferedReader(self._clocked)
+
+    def handle_one_request(self) -> None:
+        self._clocked.allow(HEAD_S)
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         self._answer(self._get)
@@ -206,6 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Answer(411, "say with Content-Length how large the picture is")
         if len(length) > 18 or int(length) > MAX_PICTURE_BYTES:
             raise _Answer(413, f"the picture is larger than {MAX_PICTURE_BYTES:,} bytes: no more are read")
+        self._clocked.allow(BODY_S)
         data = self.rfile.read(int(length))
         if len(data) < int(length):
             raise _Answer(400, f"the picture ends after {len(data):,} of {int(length):,} bytes")

@@ -1,7 +1,11 @@
-"""A bank of training texts for QB-Norm: their embeddings, and what shows that no test text is among them."""
+"""A bank of training texts for QB-Norm: their embeddings, and what shows that nothing of the test is among them.
+
+A text is known by its words, a video by its clip's id, by the name that its list gives it, and by its stored frames.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,49 +21,82 @@ from m2raap.core.whole import Made
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import encode_texts, load_model, write_npy
+from m2raap.stages.embed import Embedder, embedder, write_npy
+from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"
+_HOW = "a bank comes from training data only: make it with 'm2raap bank TRAIN_CORPUS --without BENCHMARK'"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A clip: its id, its video as the list names it (None: not known), the digest of its frames (None: not stored)."""
+
+    clip_id: str
+    video: str | None
+    frames: str | None
+
+    def names(self) -> list[tuple[str, str]]:
+        """All that it is known by. Two clips that share one are of one video, or taken for it."""
+        known = (("clip", self.clip_id), ("video", self.video), ("frames", self.frames))
+        return [(what, name) for what, name in known if name is not None]
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Unit vectors (B, E) of training texts. `digest` names the folder's content."""
+    """Unit vectors (B, E) of training texts, and the clips that have them. `digest` names the folder's content."""
 
     path: Path
     digest: str
     model: str
     texts: list[str]
     langs: list[str]
+    clips: list[Seen]
     vectors_BE: np.ndarray
 
     @classmethod
     def open(cls, path: Path) -> Bank:
-        """Raises M2raapError where no finished bank is."""
+        """Raises M2raapError where no finished bank is, or one that does not say which videos it is of."""
         if not (path / "manifest.json").exists() or not (path / IDS).exists():
             raise M2raapError(f"{path}: holds no bank; make one with 'm2raap bank TRAIN_CORPUS --out {path.name}'")
         tree, manifest = read_json(path / IDS), read_json(path / "manifest.json")
+        if "clip_ids" not in tree:
+            raise M2raapError(
+                f"{path}: was made before banks said which videos they are of; make it again: 'm2raap bank' with --force"
+            )
+        clips = [Seen(*row) for row in zip(tree["clip_ids"], tree["videos"], tree["frames"], strict=True)]
         vectors = np.load(path / VECTORS, allow_pickle=False)
-        return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], vectors)
+        return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], clips, vectors)
 
-    def check(self, texts: list[str], langs: list[str], model: str) -> None:
-        """Raises M2raapError where the bank is another model's, or a query stands in it."""
+    def check(self, ids: Mapping[str, Any], videos: Mapping[str, str]) -> None:
+        """`ids`: of the embeddings to be ranked, as in ids.json; `videos`: clip -> video as its list names it, where known.
+
+        Raises M2raapError where the bank is another model's, or a query or a video of the benchmark stands in it.
+        """
+        model = ids["made_with"]["model"]
         if model != self.model:
             raise M2raapError(
                 f"{self.path}: these vectors are of model {self.model[:12]}, the embeddings of {model[:12]}; make a bank with "
                 "the same --model"
             )
-        queries = {key: text for key, text in zip(_keys(texts, langs), texts, strict=True)}
+        queries = {key: text for key, text in zip(_keys(ids["texts"], ids["text_langs"]), ids["texts"], strict=True)}
         shared = [queries[key] for key in _keys(self.texts, self.langs) if key in queries]
         if shared:
             raise M2raapError(
-                f"{self.path}: {len(shared):,} of its texts are queries of this benchmark, first '{shared[0][:80]}'; a bank "
-                "comes from training texts only: make it with 'm2raap bank TRAIN_CORPUS --without BENCHMARK'"
+                f"{self.path}: {len(shared):,} of its texts are queries of this benchmark, first '{shared[0][:80]}'; {_HOW}"
+            )
+        frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
+        asked = [Seen(i, videos.get(i), frames.get(i)) for i in (*ids["video_ids"], *ids["missing"])]
+        if twins := _shared(self.clips, _names(asked)):
+            first, (what, name) = twins[0]
+            raise M2raapError(
+                f"{self.path}: {len(twins):,} of its {len(self.clips):,} clips show videos of this benchmark, first "
+                f"'{first.clip_id}' (the same {what}: '{name[:80]}'); {_HOW}"
             )
 
 
-def make_bank(view: View, without: list[View], model: Path | BackboneConfig, folder: Path) -> Made:
-    """Embeds the distinct texts of the training split that stand in none of the corpora `without`.
+def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path) -> Made:
+    """Embeds the distinct texts of the training split that stand in none of the corpora `without`, nor does their video.
 
     Raises M2raapError for a benchmark, or where no text is left.
     """
@@ -70,25 +107,57 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig, fol
             f"{view.corpus_path}: is the benchmark '{view.corpus.benchmark}'; a bank comes from training texts"
         )
     torch.set_num_threads(torch_threads())
-    clip = load_model(model)
-    rows = [row for part in view.parts() for row in _training_texts(part.clips, part.texts)]
-    refused = {key for other in without for part in other.parts() for key in _keys(*_columns(part.texts))}
+    by = embedder(model)
+    clips, rows = _of_view(view, training=True)
+    refused_clips: set[tuple[str, str]] = set()
+    refused: set[tuple[int, str]] = set()
+    for other in without:
+        others, texts_of_others = _of_view(other, training=False)
+        refused_clips |= _names(others.values())
+        refused |= set(_keys(*_columns(texts_of_others)))
+    leaked = {clip.clip_id for clip, _ in _shared(clips.values(), refused_clips)}
     kept: dict[tuple[int, str], Row] = {}
+    shown: set[str] = set()
     for key, row in zip(_keys(*_columns(rows)), rows, strict=True):
-        if key not in refused:
+        if key not in refused and row["clip_id"] not in leaked:
             kept.setdefault(key, row)
+            shown.add(row["clip_id"])
     texts, langs = _columns(list(kept.values()))
     if not texts:
         raise M2raapError(f"{view.corpus_path}: no training text is left for a bank ({len(rows):,} stand in --without)")
     with torch.inference_mode():
-        write_npy(folder / VECTORS, encode_texts(clip, texts))
-    write_json(folder / IDS, {"texts": texts, "langs": langs, "corpus": view.digest})
-    return Made([VECTORS, IDS], {"texts": len(texts), "left_out": len(rows) - len(texts)}, {"model": clip.digest})
+        write_npy(folder / VECTORS, by.texts(texts))
+    of_bank = [clips[clip_id] for clip_id in sorted(shown)]
+    columns = {"clip_ids": "clip_id", "videos": "video", "frames": "frames"}
+    seen = {column: [getattr(clip, name) for clip in of_bank] for column, name in columns.items()}
+    write_json(folder / IDS, {"texts": texts, "langs": langs, **seen, "corpus": view.digest})
+    counts = {"texts": len(texts), "clips": len(of_bank), "left_out": len(rows) - len(texts)}
+    return Made([VECTORS, IDS], counts, {"model": by.digest})
 
 
-def _training_texts(clips: list[Row], texts: list[Row]) -> list[Row]:
-    train = {row["clip_id"] for row in clips if row["split"] == "train"}
-    return [row for row in texts if row["clip_id"] in train and row["origin"] != "aux"]
+def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Row]]:
+    """The clips and the texts of the corpus; with `training` those of the training split, without auxiliary captions."""
+    clips: dict[str, Seen] = {}
+    texts: list[Row] = []
+    for part in view.parts(("texts", "jpegs")):
+        for row in part.clips:
+            if training and row["split"] != "train":
+                continue
+            frames = part.frames.get(row["clip_id"])
+            digest = frames_digest(frames["jpegs"]) if frames else None
+            clips[row["clip_id"]] = Seen(row["clip_id"], row["video"], digest)
+        texts += [row for row in part.texts if not training or (row["clip_id"] in clips and row["origin"] != "aux")]
+    return clips, texts
+
+
+def _names(clips: Iterable[Seen]) -> set[tuple[str, str]]:
+    return {name for clip in clips for name in clip.names()}
+
+
+def _shared(clips: Iterable[Seen], names: Collection[tuple[str, str]]) -> list[tuple[Seen, tuple[str, str]]]:
+    """The clips that are known by one of `names`, each with the first of them."""
+    found = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
+    return [(clip, name) for clip, name in found if name]
 
 
 def _columns(rows: list[Row]) -> tuple[list[str], list[str]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.view import open_view
 from m2raap.core.whole import Made
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.benchmarks import check_counts, declared
@@ -30,18 +31,21 @@ def evaluate_folder(
 ) -> Made:
     """Writes results.json and ranks.parquet; one of each again for every probe that `embed` made and every way to rescore.
 
-    Raises M2raapError where the counts are not the protocol's, and for a bank that holds a query.
+    Raises M2raapError where the counts are not the protocol's, for a protocol that looks like a mistyped one, and for a bank
+    that holds a query or a video of the benchmark.
     """
     cfg = cfg or EvaluateConfig()
     ids = read_json(embedded / "ids.json")
     if "made_with" not in ids:
         raise M2raapError(f"{embedded}: ids.json does not say what the embeddings were made with; embed again")
     if bank is not None:
-        bank.check(ids["texts"], ids["text_langs"], ids["made_with"]["model"])
+        bank.check(ids, _video_names(embedded))
     benchmark = declared(protocol, cfg.benchmarks)
     if benchmark:
-        counts = {lang: ids["text_langs"].count(lang) for lang in sorted(set(ids["text_langs"]))}
-        check_counts(benchmark, len(ids["video_ids"]) + len(ids["missing"]), counts)
+        owners: dict[str, list[str]] = {}
+        for lang, video in zip(ids["text_langs"], ids["text_video_ids"], strict=True):
+            owners.setdefault(lang, []).append(video)
+        check_counts(benchmark, [*ids["video_ids"], *ids["missing"]], owners)
     files: list[str] = []
 
     def write(name: str, head: dict[str, Any], found: Results) -> None:
@@ -57,7 +61,7 @@ def evaluate_folder(
         found = _evaluate(read_npy(path), texts, ids, seed)
         write(probe, {"probe": probe or None, "bilingual": agreement(found.ranks, seed)}, found)
     videos = read_npy(embedded / "video.npy")
-    for name, label, again in _ways(embedded, ids, cfg, videos, bank):
+    for name, label, again in _ways(embedded, ids, cfg, videos, texts, bank):
         write(name, {"rescored": {"name": name, "label": label}}, _evaluate(videos, texts, ids, seed, again))
     counts = {"queries": len(ids["text_ids"]), "videos": len(ids["video_ids"]), "missing": len(ids["missing"])}
     return Made(files, counts)
@@ -72,8 +76,15 @@ def _evaluate(
     )  # fmt: skip
 
 
+def _video_names(embedded: Path) -> dict[str, str]:
+    """The file that each clip of the benchmark was cut out of, as its list names it; none of vectors without a corpus."""
+    if "view" not in read_json(embedded / "manifest.json"):
+        return {}
+    return {row["clip_id"]: row["video"] for row in open_view(embedded).corpus.all_rows("clips", ["clip_id", "video"])}
+
+
 def _ways(
-    embedded: Path, ids: dict[str, Any], cfg: EvaluateConfig, videos: np.ndarray, bank: Bank | None
+    embedded: Path, ids: dict[str, Any], cfg: EvaluateConfig, videos: np.ndarray, texts: np.ndarray, bank: Bank | None
 ) -> Iterator[tuple[str, str, Rescore]]:
     """Name, label and function of every way to rescore that was asked for."""
     if (embedded / RERANKED).exists():
@@ -82,7 +93,7 @@ def _ways(
         note = "" if len(ids["text_ids"]) == _one_a_video(ids) else "; v2t is left out: several texts a video"
         yield "mug", f"late interaction over the first {num}{note}", lambda scores: _mug(scores, tables, ids)
     if (heat := cfg.dual_softmax) is not None:
-        label = f"transductive: sees all queries (dual softmax, inverse temperature {heat:g})"
+        label = f"transductive: sees all queries (dual softmax, inverse temperature {heat:g}){_negative(videos, texts, ids)}"
         yield "dual_softmax", label, lambda s: dual_softmax(s.rows, len(s.text_ids), len(s.video_ids), heat)
     if bank is not None:
         label = (
@@ -90,6 +101,17 @@ def _ways(
             "out: the bank holds no videos"
         )
         yield "qb_norm", label, lambda scores: _qb_norm(scores, bank, videos, ids, cfg.qb_norm)
+
+
+def _negative(videos: np.ndarray, texts: np.ndarray, ids: dict[str, Any]) -> str:
+    """What to say where the product of CAMoE turns round: the score of a text and its own video is negative."""
+    row_of = {video: row for row, video in enumerate(ids["video_ids"])}
+    pairs = [(row, row_of[video]) for row, video in enumerate(ids["text_video_ids"]) if video in row_of]
+    rows, own = np.asarray(pairs, np.int64).reshape(-1, 2).T
+    num = int(((texts[rows] * videos[own]).sum(1) < 0).sum())
+    if not num:
+        return ""
+    return f"; {num:,} of {len(pairs):,} own scores are negative: such are divided by their softmax, not multiplied (not CAMoE's)"
 
 
 def _one_a_video(ids: dict[str, Any]) -> int:
@@ -172,7 +194,8 @@ def read_ranks(path: Path) -> list[dict[str, Any]]:
 def side_lines(folder: Path) -> list[str]:
     """What stands beside the headline of an evaluate folder, a sentence each: the two languages, rescored rows."""
     lines = []
-    for row in read_json(folder / "results.json")["bilingual"]:
+    headline = read_json(folder / "results.json")
+    for row in headline["bilingual"]:
         gap, same = row["gaps"]["R@1"], row["spearman"]
         lines.append(
             f"en and zh, {row['direction']}, the same {row['clips']:,} clips: R@1 en minus zh {gap['diff']:+.1f} "
@@ -192,4 +215,9 @@ def side_lines(folder: Path) -> list[str]:
         ]
         name, label = tree["rescored"]["name"], tree["rescored"]["label"]
         lines.append(f"not the headline, {name}: R@1 {', '.join(numbers)}; {label}")
+    if not headline.get("card", {}).get("declared", True):
+        lines.append(
+            f"'{headline['protocol']}' is an undeclared benchmark: nobody stated its counts, and its numbers compare only with "
+            "others on the very same list"
+        )
     return lines

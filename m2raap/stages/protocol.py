@@ -53,7 +53,7 @@ def preprocess_said(preprocess: Preprocess) -> str:
 
 
 def card(ids: Mapping[str, Any], protocol: str, benchmark: Benchmark | None) -> dict[str, Any]:
-    """The card of an embed folder's ids.json, evaluated under a protocol."""
+    """The card of an embed folder's ids.json, evaluated under a protocol; without `benchmark` nobody declared that."""
     texts = sorted(zip(ids["text_ids"], ids["text_video_ids"], ids["text_langs"], ids["texts"], strict=True))
     videos = sorted([*ids["video_ids"], *ids["missing"]])
     return {
@@ -63,6 +63,7 @@ def card(ids: Mapping[str, Any], protocol: str, benchmark: Benchmark | None) -> 
         "missing": digest(sorted(ids["missing"])),
         "pictures": digest(sorted(zip(ids["video_ids"], ids["video_frames"], strict=True))),
         **{name: ids["made_with"][name] for name in ("frames", "preprocess", "model")},
+        "declared": benchmark is not None,
         "benchmark": benchmark.model_dump(mode="json") if benchmark else None,
     }
 
@@ -70,3 +71,13 @@ def card(ids: Mapping[str, Any], protocol: str, benchmark: Benchmark | None) -> 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """The fields of MUST_AGREE in which two cards differ."""
     return [name for name in MUST_AGREE if canonical(a[name]) != canonical(b[name])]
+
+
+def told_apart(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """How two cards differ in a field, in words; of digests their beginnings."""
+    return f"{name}: {_short(a[name])} and {_short(b[name])}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 32 and " " not in text else text

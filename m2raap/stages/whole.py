@@ -54,12 +54,14 @@ def run_evaluate(
 
     inputs = {"embed": read_json(embedded / "manifest.json")["digest"]} | ({"bank": bank.digest} if bank else {})
     settings = {"protocol": protocol, "seed": seed, "rows": cfg.model_dump(mode="json")}
-    run_whole_stage("evaluate", 2, settings, folder, work, inputs=inputs, force=force)
+    run_whole_stage("evaluate", 3, settings, folder, work, inputs=inputs, force=force)
 
 
-def run_bank(view: View, without: list[View], model: Path | BackboneConfig, folder: Path, force: bool) -> None:
+def run_bank(
+    view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path, force: bool
+) -> None:
     def work(target: Path) -> Made:
         return make_bank(view, without, model, target)
 
     inputs = _model_input(model) | {f"without{i}": other.digest for i, other in enumerate(without)}
-    run_whole_stage("bank", 1, {}, folder, work, view=view, inputs=inputs, force=force)
+    run_whole_stage("bank", 2, {}, folder, work, view=view, inputs=inputs, force=force)

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import m2raap
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.view import View
 from m2raap.interop.foreign import Foreign
 from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.embed import load_model
 from tests.interop.conftest import FRAMES
 
@@ -36,6 +37,13 @@ def test_a_model_of_ours_gives_the_numbers_of_the_command_line(
     ).read_bytes()
     fewer = m2raap.evaluate(model, chain / "keyframes", langs=("zh",), num_frames=2)
     assert {row["lang"] for row in fewer["rows"]} == {"zh"} and "2 of them" in fewer["card"]["frames"]
+    settings = EvaluateConfig(dual_softmax=50.0)
+    dual = m2raap.evaluate(model, chain / "keyframes", evaluate=settings, protocol="custom")["rescored"]["dual_softmax"]
+    assert "inverse temperature 50" in dual["rescored"]["label"] and dual["card"] == results["card"]
+    with pytest.raises(UsageError, match="protocol world-motoin: declared are .*, the nearest is world-motion"):
+        m2raap.evaluate(model, chain / "keyframes", protocol="world-motoin")
+    with pytest.raises(UsageError, match="evaluate: unknown key 'dual': did you mean 'dual_softmax'"):
+        m2raap.evaluate(model, chain / "keyframes", evaluate={"dual": 50.0})
     with pytest.raises(M2raapError, match="its key-frames are made"):
         m2raap.evaluate(model, chain / "keyframes", keyframes={"k": 4})
     with pytest.raises(M2raapError, match="is no benchmark"):

@@ -20,6 +20,7 @@ from tests.pages import blocks, commands, parse
 PAGE = "docs/evaluate-your-model.md"
 STAND_INS = {
     '"ViT-B-32", pretrained="laion2b_s34b_b79k"': f'"local-dir:{TINY}"',
+    '"num_videos": 8': '"num_videos": 6',
     '"ViT-B-32"': f'"local-dir:{TINY}"',
     'name="me/my-model"': f'name="me/my-model", keyframes=KeyframeConfig(k={FRAMES})',
     "mteb.evaluate(encoder, task)": "mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)",
@@ -27,9 +28,10 @@ STAND_INS = {
 
 
 @pytest.fixture
-def here(chain: Path, tmp_path: Path, monkeypatch) -> Path:
-    """Where a reader of the page stands: K and the folder of a model."""
+def here(chain: Path, small_world: Path, tmp_path: Path, monkeypatch) -> Path:
+    """Where a reader of the page stands: K, the training corpus C and the folder of a model."""
     (tmp_path / "K").symlink_to(chain / "keyframes")
+    (tmp_path / "C").symlink_to(small_world / "train")
     load_model(BackboneConfig()).save(tmp_path / "R" / "adapt" / "model")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -51,7 +53,10 @@ def metrics(tree: dict[str, Any]) -> list[Any]:
 def test_python_of_the_page_runs(here: Path, results: dict[str, Any], bench: View, capsys, monkeypatch) -> None:
     assert metrics(run(0)["found"]) == metrics(results), "open_clip's own model, its transform, its tokenizer"
     assert "zh v2t R@1" in capsys.readouterr().out
-    assert {row["direction"] for row in run(1)["rows"]} == {"t2v", "v2t"}
+    found = run(1)["found"]
+    assert metrics(found) == metrics(results) and found["rescored"].keys() == {"dual_softmax", "qb_norm"}
+    assert (found["protocol"], found["card"]["declared"]) == ("kitchen", True)
+    assert {row["direction"] for row in run(2)["rows"]} == {"t2v", "v2t"}
     for words in commands(PAGE):
         assert parse(words)
         if words[1] == "compare":
@@ -59,6 +64,6 @@ def test_python_of_the_page_runs(here: Path, results: dict[str, Any], bench: Vie
     mteb = pytest.importorskip("mteb")
     monkeypatch.setattr(mteb, "get_task", lambda name: task_of(bench, "en", "t2v"))
     (own,) = [r for r in results["rows"] if (r["lang"], r["direction"], r["slice"]) == ("en", "t2v", "all")]
-    assert run(2)["scores"]["recall_at_1"] == pytest.approx(own["metrics"]["R@1"] / 100, abs=1e-5)
+    assert run(3)["scores"]["recall_at_1"] == pytest.approx(own["metrics"]["R@1"] / 100, abs=1e-5)
     monkeypatch.setattr(mteb, "get_model", lambda name: Images(Encoder("R/adapt")))
-    assert metrics(run(3)["found"]) == metrics(results)
+    assert metrics(run(4)["found"]) == metrics(results)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from m2raap.report.data import (
+    BilingualRow,
+    CardRow,
+    CompatRow,
     CostRow,
     Curve,
     DifferenceRow,
@@ -19,8 +24,10 @@ from m2raap.report.data import (
     Example,
     FunnelStage,
     Hit,
+    InterpolationRow,
     ProbeRow,
     ReportData,
+    RescoredRow,
     ResultRow,
     Strip,
 )
@@ -45,6 +52,7 @@ def make_strip(clip_id: str, colour: str, rightwards: bool = True, frames: int =
     return Strip(clip_id, jpegs, [0.15 + 0.3 * i for i in range(frames)])
 
 
+@cache
 def results_of(noise: float, seed: int, num_videos: int = 120) -> Results:
     world = np.random.default_rng([7])
     video_VE = world.normal(size=(num_videos, 24))
@@ -57,6 +65,35 @@ def results_of(noise: float, seed: int, num_videos: int = 120) -> Results:
     return evaluate(video_VE[2:], ids[2:], text_TE, text_ids, ids * 2, langs, categories, ids[:2], seed=0)
 
 
+def cards_of(arms: list[str]) -> list[CardRow]:
+    """Two protocols on one benchmark: the last arm saw other frames at test."""
+    card = {
+        "protocol": "world-motion",
+        "ids": "1d" * 16,
+        "texts": "7e" * 16,
+        "missing": "4f" * 16,
+        "pictures": "37" * 16,
+        "frames": "keyframe-8, short side 96 px (0123)",
+        "benchmark": {
+            "source": "https://clips.test",
+            "revision": "2",
+            "split": "test",
+            "citation": "Somebody 2020",
+            "protocol": "p",
+        },
+    }
+    missing = {f"m{i:05d}": "no_video_stream" if i % 2 else "" for i in range(60)}
+    other = card | {"frames": "uniform-12, short side 96 px (4567)", "pictures": "99" * 16}
+    return [
+        CardRow(
+            "world-motion", name, some, found, None, False,
+            {arm: "ab" * 16 for arm in some}, dict.fromkeys(some, "224 px, bicubic"), missing,
+        )
+        for name, some, found in (("A", arms[:-1], card), ("B", arms[-1:], other))
+    ]  # fmt: skip
+
+
+@cache
 def make_sample(hostile: str = "a red circle moves right") -> ReportData:
     found = {arm: results_of(noise, 1) for arm, noise in ARMS.items()}
     names = list(ARMS)
@@ -66,6 +103,19 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
         for base in names[:2]
         for lang in ("en", "zh")
     ]
+    differences[0] = replace(differences[0], unlike=["frames: keyframe-8 and uniform-12", "pictures: 3737 and 9999"])
+    row = found[names[2]].rows[0]
+    rescored = [
+        RescoredRow(
+            names[2], "world-motion", way, mark, label, "en", "t2v", row["queries"], row["gallery"], 3, [50.0, 52.5, 55.0],
+            row["metrics"], row["intervals"], 2.5, 0.5, 4.5, 0.012,
+        )
+        for way, mark, label in (
+            ("mug", "late interaction", "late interaction over the first 50"),
+            ("dual_softmax", "transductive", "transductive: sees all queries"),
+        )
+    ]  # fmt: skip
+    gap = {"en": 51.0, "zh": 49.25, "diff": 1.75, "lo": -3.0, "hi": 6.5, "p": 0.4, "smallest": 5.5}
     steps = np.arange(0, 401, 10)
     curves = [
         Curve("training loss", arm, [(float(s), float(3.2 * np.exp(-s / (150 + 60 * i)) + 0.4)) for s in steps])
@@ -121,6 +171,21 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
         baseline_arm=names[0],
         notes=["1,400 training clips, 120 test clips, English and Chinese; trained on two CPU cores."],
         results=[ResultRow(arm, "world-motion", **row) for arm, result in found.items() for row in result.rows],
+        compat=[
+            CompatRow(arm, "world-motion", lang, direction, table, 118, 121.0, result.to_dict()["compat"]["label"])
+            for arm, result in found.items()
+            for lang, tables in result.compat.items()
+            for direction, table in tables.items()
+        ],
+        rescored=rescored,
+        bilingual=[BilingualRow(names[2], "world-motion", "t2v", 118, 3, {"R@1": gap}, 0.62, 0.4, 0.1, 0.09, 0.41)],
+        cards=cards_of(names),
+        interpolation=[
+            InterpolationRow(name, "drawn", "en", "t2v", alpha, 118, r1, r1 - 4, r1 + 4, r1 - start, -1.0, 1.0, 0.5)
+            for name, start, end in (("world-motion", 30.0, 51.0), ("stills", 62.0, 40.0))
+            for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)
+            for r1 in (start + (end - start) * alpha,)
+        ],
         differences=differences,
         probes=[
             ProbeRow(arm, "world-motion", "en", "t2v", "all", frames, value, value - 5, value + 5)

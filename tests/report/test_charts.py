@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.report.charts import _ticks, bar, line_chart, whisker
+from m2raap.report.charts import _ticks, bar, bar_chart, line_chart, whisker
 from m2raap.report.data import Curve
 
 NUMBER = st.floats(-1e6, 1e6, allow_nan=False)
@@ -37,6 +37,23 @@ def test_lines_stay_inside_the_panel(points: list[tuple[float, float]]) -> None:
             x, y = map(float, pair.split(","))
             assert 0 <= x <= 520 and 0 <= y <= 240
     assert bool(svg) == bool(points)
+
+
+def test_a_band_holds_its_line() -> None:
+    svg = str(line_chart([Curve("r", "a", [(0, 5.0), (1, 9.0)], [(1.0, 6.0), (8.0, 12.0)])], "alpha"))
+    (band,) = re.findall(r'<polygon class="band c0" points="([^"]*)"', svg)
+    (line,) = re.findall(r'<polyline class="line c0" points="([^"]*)"', svg)
+    (hi0, hi1, lo1, lo0), (y0, y1) = ([float(pair.split(",")[1]) for pair in found.split()] for found in (band, line))
+    assert 0 <= hi0 < y0 < lo0 <= 240 and 0 <= hi1 < y1 < lo1 <= 240 and 'aria-label="r over alpha"' in svg
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    svg = str(bar_chart([("<b>", [(0, 20.0, 15.0, 30.0), (1, 40.0, 30.0, 50.0)])], "title"))
+    short, long = (float(w) for w in re.findall(r'<rect class="c[01]" [^>]*width="([\d.]+)"', svg))
+    assert long == pytest.approx(2 * short, abs=0.2) and long < 520
+    ends = [tuple(map(float, pair)) for pair in re.findall(r'class="error" x1="([\d.]+)" x2="([\d.]+)"', svg)]
+    assert ends[1][0] < 12 + long < ends[1][1] <= 508.1 and "<b>" not in svg
+    assert bar_chart([("a", [(0, 0.0, 0.0, 0.0)])], "nothing to see") == ""
 
 
 def test_higher_values_stand_higher() -> None:

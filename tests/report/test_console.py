@@ -3,7 +3,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 
-from m2raap.report.console import print_costs, print_funnel, print_grading, print_results
+from m2raap.report.console import (
+    print_bilingual,
+    print_costs,
+    print_differences,
+    print_funnel,
+    print_grading,
+    print_rescored,
+    print_results,
+)
 from m2raap.report.data import FunnelStage, ReportData
 
 
@@ -56,6 +64,20 @@ def test_training_time_stands_beside_what_it_reached(sample: Callable[..., Repor
         "                 52.3                    -\n"
         "\n"
     )
+
+
+def test_what_stands_beside_the_headline_is_labelled(sample: Callable[..., ReportData]) -> None:
+    data, out = sample(), io.StringIO()
+    print_differences(data.differences, out)
+    print_rescored(data.rescored, out)
+    print_bilingual(data.bilingual, out)
+    lines = out.getvalue().splitlines()
+    assert [line.endswith("cards differ") for line in lines[2:6]] == [True, False, False, False]
+    refused = "world-motion: protocol cards differ, so 'm2raap compare' would refuse; frames: keyframe-8 and uniform-12"
+    assert sum(refused in line for line in lines) == 1
+    assert any("dual_softmax (transductive)" in line and "+2.5 (+0.5 to +4.5)" in line for line in lines)
+    assert "mug: late interaction over the first 50" in lines
+    assert any("+1.8 (-3.0 to +6.5)" in line and "40.0, 10.0, 9.0" in line for line in lines)
 
 
 def test_terminal_tables_take_names_literally() -> None:

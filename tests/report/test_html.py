@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from m2raap.core.errors import M2raapError
-from m2raap.report.data import DroppedItem, Example, FunnelStage, ReportData, ResultRow, Strip
+from m2raap.report.data import CardRow, DroppedItem, Example, FunnelStage, ReportData, ResultRow, Strip, labels_of
 from m2raap.report.html import render, thumbnails, write_report
 from tests.report.conftest import results_of
 
@@ -49,6 +49,11 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+def hostile_card(row: CardRow) -> CardRow:
+    card = {name: HOSTILE for name in row.card or {}} | {"benchmark": dict.fromkeys(row.card["benchmark"], HOSTILE)}  # type: ignore[index]
+    return replace(row, arms=[HOSTILE], card=card, models={HOSTILE: HOSTILE}, missing={HOSTILE: HOSTILE})
+
+
 @pytest.fixture(scope="module")
 def hostile(sample: Callable[..., ReportData]) -> str:
     data = sample(hostile=HOSTILE)
@@ -59,6 +64,12 @@ def hostile(sample: Callable[..., ReportData]) -> str:
             notes=[HOSTILE],
             recipe=HOSTILE,
             protocol={HOSTILE: HOSTILE},
+            differences=[replace(row, unlike=[HOSTILE]) for row in data.differences],
+            compat=[replace(row, arm=HOSTILE, lang=HOSTILE, label=HOSTILE) for row in data.compat],
+            rescored=[replace(row, way=HOSTILE, label=HOSTILE) for row in data.rescored],
+            probes=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.probes],
+            interpolation=[replace(row, set=HOSTILE, what=HOSTILE) for row in data.interpolation],
+            cards=[hostile_card(row) for row in data.cards],
             timings=[(HOSTILE, 1.0)],
             curves=[replace(curve, chart=HOSTILE, label=HOSTILE) for curve in data.curves],
             results=[replace(row, arm=HOSTILE, lang=HOSTILE, slice=row.slice) for row in data.results],
@@ -96,7 +107,7 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
     ids = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
     links = {(attributes["href"] or "").removeprefix("#") for tag, attributes in page.tags if tag == "a"}
     assert ids == links
-    assert len(ids) == 12
+    assert len(ids) == 16
     shown = " ".join(" ".join(page.text).split())
     for expected in (
         "synthetic world, tiny model",
@@ -107,9 +118,36 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
         "frozen · 34 nothing changes for too much of its time nearly dropped a still blue circle",
         "image and text do not belong together",
         "1 min 48 s",
+        "protocol cards differ , so m2raap compare would refuse; frames: keyframe-8 and uniform-12; pictures: 3737 and 9999",
+        "could show",
+        "CLIP4Clip's arithmetic, not ours: 121 entries of 118 queries",
+        "dual_softmax, transductive; mean of 3 seeds, R@1 50.0 to 55.0",
+        "51.0 49.2 +1.8",
+        "under another protocol",
+        "frames at test uniform-12, short side 96 px (4567)",
+        "benchmark citation Somebody 2020",
+        "60 clips without an embedding",
+        "and 10 more, listed in report.json",
+        "R@1 over alpha · English · text to video world-motion stills",
         "raw raw video none 400 12 min 12 s 8 min 42 s 51.0 49.2 m2raap keyframe-8 stored 1 min 11 s",
     ):
         assert expected in shown
+
+
+def test_a_way_that_was_labelled_differently_names_its_arms(sample: Callable[..., ReportData]) -> None:
+    row = sample().rescored[0]
+    assert labels_of([row, row]) == [("mug", "late interaction", "late interaction over the first 50")]
+    other = replace(row, arm="x", label="over the first 7")
+    assert [label for _, _, label in labels_of([row, row, other])] == [
+        "late interaction over the first 50 (STAN on clean data on world-motion)",
+        "over the first 7 (x on world-motion)",
+    ]
+
+
+def test_a_card_that_was_never_written_says_so(sample: Callable[..., ReportData]) -> None:
+    (first, *_) = sample().cards
+    page = " ".join(" ".join(Page(render(ReportData("t", False, cards=[replace(first, card=None)]))).text).split())
+    assert "none: these results were written before they had one; evaluate again" in page
 
 
 def test_slices_by_length_stand_beside_those_by_category() -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from m2raap.core.errors import M2raapError
-from m2raap.retrieval import arms
-from m2raap.retrieval import evaluate as module
+from m2raap.retrieval import arms, rank_table
 from m2raap.retrieval.evaluate import Results, evaluate
+from m2raap.retrieval.sides import MORE
 
 
 class World:
@@ -120,6 +120,21 @@ def test_several_captions_give_rule_b_too() -> None:
     assert found.to_dict()["v2t_rules"].keys() == {"a", "b"}
 
 
+def test_the_captions_of_a_missing_video_are_one_rival() -> None:
+    axes = np.eye(8)
+    texts = [axes[i] + 0.9 * axes[5] for i in range(3)] + [axes[0] + 0.01 * j * axes[6] for j in range(20)]
+    owners = ["v0", "v1", "v2"] + ["vm"] * 20
+    names = [f"t{i:02d}" for i in range(23)]
+    found = evaluate(axes[:3], ["v0", "v1", "v2"], np.stack(texts), names, owners, ["en"] * 23, {}, ["vm"], 0)
+    by_video = {row["video_id"]: row for row in found.ranks if row["direction"] == "v2t"}
+    assert (by_video["v0"]["rank_pessimistic"], by_video["v0"]["gallery"]) == (2, 4), "after the best caption of vm"
+    assert by_video["v0"]["rule_b"] == {"rank_pessimistic": 21, "ties": 0, "gallery": 23}
+    assert by_video["v0"]["available"] == {"rank_pessimistic": 1, "ties": 0, "gallery": 3}
+    assert by_video["vm"]["rank_pessimistic"] == 4 and by_video["vm"]["available"] is None
+    assert one(found, direction="v2t_rule_b", scope="official")["metrics"]["MnR"] == (21 + 1 + 1 + 23) / 4
+    assert [row["direction"] for row in found.rows if row["scope"] == "available"] == ["t2v", "v2t"], "one text each"
+
+
 def test_ranks_agree_with_a_plain_sort() -> None:
     world = World(noise=1.5)
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (world.text_TE[:30], world.video_VE)]
@@ -146,7 +161,7 @@ def test_same_bytes_for_any_order_and_block_size(monkeypatch: pytest.MonkeyPatch
     world = World(several=5)
     whole = world.evaluate(lost=2)
     monkeypatch.setattr("m2raap.retrieval.metrics.BLOCK_ELEMENTS", 100)
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr(rank_table, "BLOCK_ELEMENTS", 100)
     order = np.random.default_rng([4]).permutation(len(world.text_ids))
     again = world.evaluate(lost=2, order=order)
     assert json.dumps([whole.to_dict(), whole.ranks]) == json.dumps([again.to_dict(), again.ranks])
@@ -181,12 +196,32 @@ def test_all_videos_of_a_language_missing() -> None:
         world.evaluate(lost=1, text_langs=langs)
 
 
-def test_summarise_of_one_run_is_the_run() -> None:
-    found = World().evaluate(lost=3)
-    assert arms.summarise([found.ranks], 0) == [row for row in found.rows if row["scope"] == "official"]
+@pytest.mark.parametrize(("lost", "several"), [(3, 0), (0, 5), (3, 5)])
+def test_summarise_of_one_run_is_the_run(lost: int, several: int) -> None:
+    found = World(several=several).evaluate(lost=lost)
+    assert arms.summarise([found.ranks], 0) == found.rows
+    assert {(row["scope"], row["direction"]) for row in found.rows} == {
+        (scope, direction)
+        for scope in ("official", *(["available"] if lost else []))
+        for direction in ("t2v", "v2t", *(["v2t_rule_b"] if several else []))
+    }
+
+
+def test_tables_without_the_other_ranks_give_the_official_rows() -> None:
+    found = World(several=5).evaluate(lost=3)
+    old = [{name: value for name, value in row.items() if name not in MORE} for row in found.ranks]
+    assert arms.summarise([old], 0) == [
+        row for row in found.rows if row["scope"] == "official" and row["direction"] != "v2t_rule_b"
+    ]
 
 
 def test_summarise_averages_training_seeds() -> None:
+    runs = [World(noise=noise, several=5).evaluate(lost=2) for noise in (1.0, 2.0)]
+    every = Results(arms.summarise([r.ranks for r in runs], 0), [], [], {})
+    for wanted in ({"direction": "t2v", "scope": "available"}, {"direction": "v2t_rule_b", "scope": "official"}):
+        row, *each = (one(some, lang="en", slice="all", **wanted) for some in (every, *runs))
+        assert row["seeds_r1"] == [run["metrics"]["R@1"] for run in each] and row["seeds"] == 2
+        assert row["comparable"] == (wanted["scope"] == "official") and row.keys() == each[0].keys()
     runs = [World(noise=noise).evaluate() for noise in (1.0, 2.0)]
     mean = one(Results(arms.summarise([r.ranks for r in runs], 0), [], [], {}), lang="en", slice="all", direction="t2v")
     each = [one(run, lang="en", slice="all", direction="t2v")["metrics"] for run in runs]

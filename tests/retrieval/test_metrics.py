@@ -29,20 +29,25 @@ def test_by_hand() -> None:
     assert not found.several_texts
 
 
-def brute(sim: np.ndarray, pairs: list[tuple[int, int]]) -> dict[str, list[tuple[int, int]]]:
+def brute(
+    sim: np.ndarray, pairs: list[tuple[int, int]], absent: list[int] | None = None
+) -> dict[str, list[tuple[int, int]]]:
     """(greater, equal) of every query, item by item."""
     texts, videos = sim.shape
     own: dict[int, list[int]] = {}
     for text, video in pairs:
         own.setdefault(video, []).append(text)
-    loose = [[t] for t in range(texts) if t not in {text for text, _ in pairs}]
+    loose = [t for t in range(texts) if t not in {text for text, _ in pairs}]
+    groups_of_loose = (
+        [[t for t in loose if absent[t] == n] for n in {absent[t] for t in loose}] if absent else [[t] for t in loose]
+    )
     result: dict[str, list[tuple[int, int]]] = {"t2v": [], "a": [], "b": []}
     for text, video in sorted(pairs):
         others = [sim[text, v] for v in range(videos) if v != video]
         result["t2v"].append((sum(o > sim[text, video] for o in others), sum(o == sim[text, video] for o in others)))
     for video in sorted(own):
         best = max(sim[t, video] for t in own[video])
-        groups = [texts_of for other, texts_of in own.items() if other != video] + loose
+        groups = [texts_of for other, texts_of in own.items() if other != video] + groups_of_loose
         group_best = [max(sim[t, video] for t in group) for group in groups]
         singles = [sim[t, video] for t in range(texts) if t not in own[video]]
         result["a"].append((sum(g > best for g in group_best), sum(g == best for g in group_best)))
@@ -60,10 +65,14 @@ def test_brute_force_twin(data: st.DataObject) -> None:
     pairs = [(text, video) for text, video in enumerate(owners) if video is not None]
     if not pairs:
         return
+    absent = data.draw(st.none() | st.lists(st.integers(0, 3), min_size=texts, max_size=texts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(m, "BLOCK_ELEMENTS", data.draw(st.integers(1, 60)))
-        found = m.ranks(sim, data.draw(st.permutations(pairs)))
-    expected = brute(sim, pairs)
+        shuffled = data.draw(st.permutations(pairs))
+        found = m.ranks_of(
+            lambda rows: sim[rows], texts, videos, shuffled, None if absent is None else np.asarray(absent)
+        )
+    expected = brute(sim, pairs, absent)
     for side, key in ((found.t2v, "t2v"), (found.v2t, "a"), (found.v2t_rule_b, "b")):
         assert list(zip(side.greater.tolist(), side.equal.tolist(), strict=True)) == expected[key]
         low, high = m.metrics_pessimistic(side), m.metrics(side)

@@ -7,6 +7,7 @@ import pytest
 
 from m2raap.retrieval import rescore as module
 from m2raap.retrieval.evaluate import Results, evaluate
+from m2raap.retrieval.metrics import ranks_of
 from m2raap.retrieval.rescore import LanguageScores, Rescored, dual_softmax, lifted, qb_norm
 
 SIM = np.round(np.random.default_rng([5]).uniform(-0.2, 0.4, (14, 9)), 2)
@@ -27,8 +28,28 @@ def test_dual_softmax_against_a_plain_sum(monkeypatch: pytest.MonkeyPatch, block
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
     found = dual_softmax(rows_of(SIM), *SIM.shape, 50.0)
     heat = np.exp(50 * SIM)
-    assert everything(found.t2v) == pytest.approx(SIM * heat / heat.sum(0), rel=1e-6)
-    assert everything(found.v2t) == pytest.approx(SIM * heat / heat.sum(1, keepdims=True), rel=1e-6)
+    for rows, share in ((found.t2v, heat / heat.sum(0)), (found.v2t, heat / heat.sum(1, keepdims=True))):
+        assert everything(rows) == pytest.approx(np.where(SIM < 0, SIM / share, SIM * share), rel=1e-6)
+
+
+def test_dual_softmax_does_not_turn_negative_scores_round() -> None:
+    sim = np.array([[-0.1, -0.5], [-0.5, -0.1]])
+    pairs = [(0, 0), (1, 1)]
+    for heat in (20.0, 10_000.0):
+        found = dual_softmax(rows_of(sim), 2, 2, heat)
+        for rows in (found.t2v, found.v2t):
+            assert rows is not None and ranks_of(rows, 2, 2, pairs).t2v.greater.tolist() == [0, 0]
+            assert ranks_of(rows, 2, 2, pairs).v2t.greater.tolist() == [0, 0]
+
+
+def test_dual_softmax_ranks_as_camoe_where_the_own_score_is_not_negative() -> None:
+    rng = np.random.default_rng([9])
+    sim = np.round(rng.uniform(-0.3, 0.4, (40, 40)), 3)
+    heat = np.exp(30 * sim)
+    camoe, ours = sim * heat / heat.sum(0), everything(dual_softmax(rows_of(sim), 40, 40, 30.0).t2v, 40)
+    for row, (theirs, here) in enumerate(zip(camoe, ours, strict=True)):
+        ranks = [(found > found[row]).sum() for found in (theirs, here)]
+        assert ranks[0] == ranks[1] or sim[row, row] < 0
 
 
 def test_dual_softmax_is_the_same_for_any_block_size_and_lifts_hubs_down(monkeypatch: pytest.MonkeyPatch) -> None:

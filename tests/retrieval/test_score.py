@@ -44,6 +44,19 @@ def test_pairs_with_several_texts(tmp_path: Path) -> None:
     assert found["v2t_rule_b"]["gallery"] == 4
 
 
+def test_intervals_resample_videos(tmp_path: Path) -> None:
+    rng = np.random.default_rng([1])
+    sim = np.eye(30) + rng.normal(0, 0.45, (30, 30))
+    one, twice = score_matrix(saved(tmp_path, sim)), tmp_path / "pairs.csv"
+    lo, hi = one["t2v"]["intervals"]["R@1"]
+    assert lo < one["t2v"]["R@1"] < hi and "videos" in one["intervals"]
+    # Every text a second time: twice the queries, no more videos, so no narrower.
+    twice.write_text("text,video\n" + "".join(f"{i},{i % 30}\n" for i in range(60)))
+    double = score_matrix(saved(tmp_path, np.concatenate([sim, sim])), twice)
+    assert double["t2v"]["intervals"]["R@1"] == [lo, hi] and double["t2v"]["queries"] == 60
+    assert double["v2t_rule_b"]["intervals"].keys() == {"R@1", "R@5", "R@10", "R@50"}
+
+
 def test_not_square_asks_for_pairs(tmp_path: Path) -> None:
     with pytest.raises(M2raapError, match=r"sim\.npy: 4 texts by 2 videos is not square.*--pairs"):
         score_matrix(saved(tmp_path, np.ones((4, 2))))

@@ -147,23 +147,23 @@ class Page:
         self.send("Input.insertText", text=text)
 
     def click(self, selector: str, place: int = 0) -> None:
-        """A real click in the middle of an element, which is scrolled to first. Pictures that arrive move what lies below
-        them, so a click that fell beside the element is tried again."""
+        """A real click in the middle of an element, which is scrolled to first and waited for where something covers it.
+
+        A busy machine may swallow an event of the mouse: a click that did not arrive is tried again.
+        """
         node = f"document.querySelectorAll({json.dumps(selector)})[{place}]"
-        deadline = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline:
-            x, y = self.js(
+        for _ in range(3):
+            x, y = self.until(
                 f"(() => {{ const node = {node}; node.scrollIntoView({{block: 'center', behavior: 'instant'}}); "
                 "window.clicked = false; node.addEventListener('click', () => { window.clicked = true }, {once: true}); "
-                "const r = node.getBoundingClientRect(); return [r.x + r.width/2, r.y + r.height/2]; })()"
+                "const r = node.getBoundingClientRect(); const at = [r.x + r.width/2, r.y + r.height/2]; "
+                "return node.contains(document.elementFromPoint(...at)) && at; })()"
             )
-            if not self.js(f"{node}.contains(document.elementFromPoint({x}, {y}))"):
-                continue
             for kind in ("mousePressed", "mouseReleased"):
                 self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
             if self.js("window.clicked"):
                 return
-        raise TimeoutError(f"never clicked: {selector} [{place}]; faults: {self.faults}")
+        raise AssertionError(f"the click fell beside {selector} [{place}]; faults: {self.faults}")
 
     def picture(self, path: Path, quality: int = 70) -> None:
         kind = {"format": "png"} if path.suffix == ".png" else {"format": "jpeg", "quality": quality}

@@ -14,8 +14,10 @@ from tests.stages.pictures import COLOURS
 
 
 @contextmanager
-def serving(search: Search, host: str = "127.0.0.1", token: str | None = None) -> Iterator[SearchServer]:
-    server = SearchServer(search, host, 0, token)
+def serving(
+    search: Search, host: str = "127.0.0.1", token: str | None = None, public: tuple[tuple[str, str | None], ...] = ()
+) -> Iterator[SearchServer]:
+    server = SearchServer(search, host, 0, token, public)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

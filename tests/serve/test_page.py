@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -55,6 +56,28 @@ def test_query_play_and_more_like_this(page: Page) -> None:
     assert page.js(IDS)[0] in ("c0", "c4")
     page.js("history.back()")
     page.until("query.value === 'a red circle' && document.querySelectorAll('.hit').length === 8")
+
+
+def test_pictures_move_nothing_when_they_come(browser: Browser, search: Search, monkeypatch) -> None:
+    places = "[...document.querySelectorAll('.hit, .hit button')].flatMap(node => " \
+             "Object.values(node.getBoundingClientRect().toJSON()))"  # fmt: skip
+    come, jpegs = threading.Event(), search.jpegs
+    monkeypatch.setattr(search, "jpegs", lambda clip_id: jpegs(clip_id) if come.wait(20) else [])
+    with serving(search) as server:
+        page = browser.page()
+        page.size(1280, 800)
+        page.go(f"{server.url}#q=red")
+        page.until("document.querySelectorAll('.hit').length === 8")
+        assert page.js("[...document.querySelectorAll('#hits img')].every(image => !image.naturalWidth)")
+        before = page.js(places)
+        come.set()
+        page.until(ALL_SHOWN)
+        assert page.js(places) == before and len(before) > 8 * 8 * 4
+        width, height = page.js(
+            "(box => [box.width, box.height])(document.querySelector('.frame').getBoundingClientRect())"
+        )
+        assert width == pytest.approx(height, abs=1), "the shape of its pictures, not the style sheet's"
+        page.close()
 
 
 def test_by_keyboard_alone(page: Page) -> None:

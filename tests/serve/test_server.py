@@ -3,13 +3,17 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, UsageError
+from m2raap.serve.connections import peer_of
+from m2raap.serve.guard import parse_host
 from m2raap.serve.server import MAX_PICTURE_BYTES, SearchServer
 from m2raap.stages.search.search import Search
 from m2raap.stages.search.serve import open_server
@@ -30,6 +34,10 @@ def ask(server: SearchServer, path: str, method: str = "GET", body: bytes | None
         connection.close()
 
 
+def address_of(server: SearchServer) -> tuple[str, int]:
+    return "127.0.0.1", server.server_address[1]
+
+
 def tree(server: SearchServer, path: str, **more: Any) -> Any:
     status, headers, body = ask(server, path, **more)
     assert status == 200 and headers["Content-Type"] == "application/json", body
@@ -47,6 +55,11 @@ def test_search_in_both_languages_by_picture_and_by_likeness(server: SearchServe
     for query in ("a red circle", "红色的圆形"):
         hits = tree(server, f"/api/search?q={quote(query)}&top=2")["hits"]
         assert {hit["clip_id"] for hit in hits} == {"c0", "c4"} and hits[0]["frames"][0]["score"] > 0
+    assert hits[0].keys() == {
+        "rank", "score", "clip_id", "video", "start_s", "end_s", "duration_s", "source", "category", "width", "height",
+        "frames", "captions",
+    }, "and no path of this machine"  # fmt: skip
+    assert (hits[0]["width"], hits[0]["height"]) == (96, 96)
     one = tree(server, "/api/search?q=red&top=9&source=b&min_s=1.4&max_s=1.6")["hits"]
     assert [hit["clip_id"] for hit in one] == ["c5"]
     assert tree(server, "/api/like/c0?top=1")["hits"][0]["clip_id"] == "c4"
@@ -241,6 +254,90 @@ def test_on_an_open_host_addresses_and_own_names_are_ours(search: Search) -> Non
         bearer = {"Authorization": f"Bearer {TOKEN}"}
         assert {ask(server, "/api/about", Host=host, **bearer)[0] for host in allowed} == {200}
         assert ask(server, "/api/about", Host="evil.example", **bearer)[0] == 403
+
+
+def test_a_proxy_may_serve_it_under_a_name_that_was_given(search: Search, monkeypatch) -> None:
+    public = tuple(filter(None, map(parse_host, ("Search.example.org", "other.example.org:8443"))))
+    bearer: dict[str, Any] = {"Authorization": f"Bearer {TOKEN}"}
+    image: dict[str, Any] = bearer | {"method": "POST", "body": draw("red"), "Content_Type": "image/jpeg"}
+    ours = "https://search.example.org"
+    with serving(search, token=TOKEN, public=public) as server:
+        for host in ("search.example.org", "SEARCH.example.org:4430", "other.example.org:8443", "localhost"):
+            assert ask(server, "/api/about", Host=host, **bearer)[0] == 200
+            assert ask(server, "/api/about", Host=host)[0] == 401, "others reach it: never without the token"
+        for host in ("evil.example", "search.example.org.evil.example", "a.search.example.org", "other.example.org"):
+            assert ask(server, "/api/about", Host=host, **bearer)[0] == 403
+        kept = {"Host": "search.example.org", "Origin": ours, "Sec_Fetch_Site": "same-origin"}
+        written_anew = {"Host": "127.0.0.1:8000", "Origin": ours}
+        with_port = {"Host": "127.0.0.1:8000", "Origin": "https://other.example.org:8443"}
+        for headers in (kept, written_anew, with_port):
+            assert ask(server, "/api/image?top=1", **image, **headers)[0] == 200
+        for origin in (
+            "https://evil.example",
+            "https://other.example.org",
+            "null",
+            "https://search.example.org.evil.example",
+        ):
+            assert ask(server, "/api/image?top=1", **image, Host="127.0.0.1:8000", Origin=origin)[0] == 403
+    monkeypatch.delenv("M2RAAP_TOKEN", raising=False)
+    server, url = open_server(search.gallery.path, port=0, public_hosts=["search.example.org"])
+    server.server_close()
+    assert server.guard.is_token(url.partition("?token=")[2]), "one was made up, on loopback too"
+    with pytest.raises(UsageError, match="--public-host https://a.example: give a name"):
+        open_server(search.gallery.path, public_hosts=["https://a.example"])
+
+
+def test_whoever_trickles_is_cut_off(search: Search, monkeypatch) -> None:
+    monkeypatch.setattr("m2raap.serve.server.HEAD_S", 1.0)
+    with serving(search) as server, socket.create_connection(address_of(server), timeout=20) as slow:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+        started, sent = time.monotonic(), 0
+        slow.settimeout(0.1)
+        while time.monotonic() < started + 10:  # a header that never ends; every byte comes soon after the one before
+            try:
+                slow.sendall(b"x")
+                sent += 1
+                if slow.recv(64) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        assert 0.8 < time.monotonic() - started < 5 and sent > 1
+        assert ask(server, "/healthz")[0] == 200
+        with socket.create_connection(address_of(server), timeout=20) as kept:  # each request has its own time
+            answers = kept.makefile("rb")
+            for _ in range(3):
+                kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b"200 OK" in answers.readline()
+                while answers.readline().strip():
+                    pass
+                assert answers.read(16) == b'{"status": "ok"}'
+                time.sleep(0.4)
+
+
+def test_one_peer_leaves_room_for_others(search: Search, monkeypatch) -> None:
+    monkeypatch.setattr("m2raap.serve.connections.MAX_OF_ONE_PEER", 3)
+    with serving(search) as server, ExitStack() as held:
+        address = address_of(server)
+        for _ in range(3):
+            held.enter_context(socket.create_connection(address, timeout=20))
+        refused = held.enter_context(socket.create_connection(address, timeout=20))
+        assert b" 503 " in refused.recv(64)
+        other = held.enter_context(socket.create_connection(address, 20, source_address=("127.0.0.2", 0)))
+        other.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in other.recv(4096)
+        held.close()
+        deadline = time.monotonic() + 10
+        while ask(server, "/healthz")[0] != 200 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert ask(server, "/healthz")[0] == 200, "who left makes room"
+
+
+def test_who_is_one_peer() -> None:
+    assert peer_of("10.0.0.7") == peer_of("::ffff:10.0.0.7") == "10.0.0.7"
+    assert peer_of("2001:db8::1") == peer_of("2001:db8::ffff:2") != peer_of("2001:db8:0:1::1")
+    assert peer_of("fe80::1%eth0") == peer_of("fe80::2")
 
 
 def test_a_port_that_is_taken_is_said(server: SearchServer, search: Search) -> None:

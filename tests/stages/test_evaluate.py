@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from m2raap.core.errors import M2raapError
+from m2raap.core.corpus import write_corpus
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import write_json
+from m2raap.core.view import View
 from m2raap.core.whole import Made, run_whole_stage
 from m2raap.retrieval.config import EvaluateConfig
-from m2raap.stages.bank import IDS, VECTORS, Bank
+from m2raap.stages.bank import IDS, VECTORS, Bank, Seen, make_bank
 from m2raap.stages.evaluate import evaluate_folder, read_ranks, side_lines
 from tests.stages.embedded import evaluated, write_embedded
 
@@ -63,13 +65,19 @@ def test_mug_leaves_v2t_out_where_a_video_has_several_texts(tmp_path: Path) -> N
     assert tree["rescored"]["label"].endswith("v2t is left out: several texts a video")
 
 
-def write_bank(folder: Path, texts: list[str], model: str = "model0", lang: str = "en") -> Bank:
+def write_bank(
+    folder: Path, texts: list[str], model: str = "model0", lang: str = "en", clips: list[Seen] | None = None
+) -> Bank:
+    clips = clips or [Seen("t000", "t000.mp4", None)]
+
     def work(target: Path) -> Made:
         np.save(target / VECTORS, np.random.default_rng([2]).normal(size=(len(texts), 16)).astype(np.float32))
-        write_json(target / IDS, {"texts": texts, "langs": [lang] * len(texts), "corpus": "c"})
+        names = {"clip_ids": [c.clip_id for c in clips], "videos": [c.video for c in clips]}
+        names["frames"] = [c.frames for c in clips]
+        write_json(target / IDS, {"texts": texts, "langs": [lang] * len(texts), **names, "corpus": "c"})
         return Made([VECTORS, IDS], {}, {"model": model})
 
-    run_whole_stage("bank", 1, {}, folder, work)
+    run_whole_stage("bank", 2, {}, folder, work)
     return Bank.open(folder)
 
 
@@ -103,6 +111,72 @@ def test_a_bank_with_a_query_is_refused(tmp_path: Path) -> None:
         evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", None, chinese)
     with pytest.raises(M2raapError, match="holds no bank"):
         Bank.open(tmp_path / "nowhere")
+
+
+def test_a_bank_with_a_video_of_the_benchmark_is_refused(tmp_path: Path) -> None:
+    ids = write_embedded(tmp_path / "e", langs=("en",), lost=1)
+    train = Seen("t000", "train/t000.mp4", "other frames")
+    for name, clip, what in (
+        ("i", Seen("v003", "x.mp4", None), "clip: 'v003'"),
+        ("m", Seen("v000", None, None), "clip: 'v000'"),  # missing here, so without frames
+        ("n", Seen("t001", "videos/v003.mp4", None), "video: 'videos/v003.mp4'"),
+        ("f", Seen("t001", None, "frames of v003"), "frames: 'frames of v003'"),
+    ):
+        bank = write_bank(tmp_path / name, ["a dog runs"], clips=[train, clip])
+        with pytest.raises(M2raapError, match=rf"1 of its 2 clips show videos.*'{clip.clip_id}' \(the same {what}"):
+            bank.check(ids, {"v003": "videos/v003.mp4"})
+    write_bank(tmp_path / "t", ["a dog runs"], clips=[train]).check(ids, {"v003": "videos/v003.mp4"})
+    write_json(tmp_path / "t" / IDS, {"texts": [], "langs": [], "corpus": "c"})
+    with pytest.raises(M2raapError, match="made before banks said which videos"):
+        Bank.open(tmp_path / "t")
+
+
+def corpus(folder: Path, clips: dict[str, str], benchmark: str | None = None) -> View:
+    """clip -> video; a text a clip, its id in words."""
+    rows = [{"clip_id": i, "video": video, "split": "test" if benchmark else "train"} for i, video in clips.items()]
+    texts = [
+        {"text_id": f"{i}.en0", "clip_id": i, "lang": "en", "text": f"a film of {i}", "origin": "raw"} for i in clips
+    ]
+    texts = [row | {"producer": "hand", "active": True} for row in texts]
+    write_corpus(folder, rows, texts, video_root=folder, source={}, benchmark=benchmark, num_parts=1)
+    return View(folder)
+
+
+class Counting:
+    digest, preprocess = "counting", "none"
+
+    def texts(self, texts: list[str]) -> np.ndarray:
+        return np.asarray([[1.0, float(i)] for i in range(len(texts))])
+
+
+def test_a_bank_leaves_the_videos_of_without_out(tmp_path: Path) -> None:
+    train = corpus(tmp_path / "C", {"a": "a.mp4", "b": "b.mp4", "c.2": "c.mp4", "d": "d.mp4"})
+    bench = corpus(tmp_path / "B", {"b": "other.mp4", "c.1": "c.mp4"}, "mine")
+    (tmp_path / "bank").mkdir()
+    made = make_bank(train, [bench], Counting(), tmp_path / "bank")  # type: ignore[arg-type]
+    assert made.counts == {"texts": 2, "clips": 2, "left_out": 2}
+    tree = json.loads((tmp_path / "bank" / IDS).read_text(encoding="utf-8"))
+    assert (tree["clip_ids"], tree["videos"], tree["texts"]) == (
+        ["a", "d"], ["a.mp4", "d.mp4"], ["a film of a", "a film of d"],
+    )  # fmt: skip
+
+
+def test_a_benchmark_that_nobody_declared_is_marked(tmp_path: Path) -> None:
+    own = evaluated(tmp_path / "own", "C-holdout-40-seed0")
+    assert (results(own)["card"]["declared"], results(own)["card"]["benchmark"]) == (False, None)
+    assert "'C-holdout-40-seed0' is an undeclared benchmark" in side_lines(own)[-1]
+    assert results(evaluated(tmp_path / "custom"))["card"]["declared"]
+    with pytest.raises(UsageError, match="'world-motoin' is no declared benchmark, 'world-motion' is"):
+        evaluated(tmp_path / "typo", "world-motoin")
+    names = [f"v{i:03d}" for i in range(40)]
+    with pytest.raises(M2raapError, match="0 en texts of v000 instead of 1 and 1 more videos differ"):
+        evaluated(tmp_path / "moved", "world-motion", langs=("en",), text_video_ids=["v001", *names[1:]])
+
+
+def test_negative_own_scores_are_told(tmp_path: Path) -> None:
+    write_embedded(tmp_path / "e", langs=("en",), noise=6.0)
+    evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", EvaluateConfig(dual_softmax=20.0))
+    assert " of 40 own scores are negative" in results(tmp_path / "v", "-dual_softmax")["rescored"]["label"]
 
 
 def test_counts_are_checked_by_language_and_for_a_users_benchmark(tmp_path: Path) -> None:

@@ -113,9 +113,7 @@ function strip(hit, go) {
   const inTime = [...hit.frames].sort((a, b) => a.n - b.n);
   return inTime.map((frame) => {
     const best = frame.n === hit.frames[0].n;
-    const image = make("img", { alt: "", loading: "lazy", draggable: false });
-    image.addEventListener("load", () => shape(image), { once: true });
-    image.src = frameUrl(hit, frame.n);
+    const image = make("img", { alt: "", loading: "lazy", draggable: false, src: frameUrl(hit, frame.n) });
     const button = make("button", { type: "button", className: best ? "frame best" : "frame", tabIndex: -1 }, image);
     button.append(make("span", { className: "time", textContent: clock(frame.time_s) }));
     button.title = say("at", clock(frame.time_s)) + (best ? ` (${say("best")})` : "");
@@ -125,11 +123,12 @@ function strip(hit, go) {
   });
 }
 
-// The frames of a strip have one shape: that of the video, as far as it fits into a grid.
-function shape(image) {
-  const ratio = Math.min(Math.max(image.naturalWidth / image.naturalHeight, 0.75), 1.8);
-  const around = image.closest(".strip");
-  if (around) around.style.setProperty("--ratio", ratio.toFixed(3));
+// The frames of a strip have one shape: that of the video, as far as it fits into a grid. Its place is taken before the
+// pictures come, so that nothing moves away from under a finger; of unknown size they fit into the style sheet's shape.
+function shape(strip, hit) {
+  if (!hit.width || !hit.height) strip.style.removeProperty("--ratio");
+  else strip.style.setProperty("--ratio", Math.min(Math.max(hit.width / hit.height, 0.75), 1.8).toFixed(3));
+  return strip;
 }
 
 // One caption a language, that of the page's language first.
@@ -148,7 +147,7 @@ function card(hit, place) {
   play.addEventListener("click", () => open(hit));
   like.addEventListener("click", () => show({ like: hit.clip_id }));
   const node = make("li", { className: "hit", tabIndex: place ? -1 : 0 },
-    make("div", { className: "strip" }, ...strip(hit, (time) => open(hit, time))),
+    shape(make("div", { className: "strip" }, ...strip(hit, (time) => open(hit, time))), hit),
     make("div", { className: "words" }, ...captions(hit)),
     make("div", { className: "foot" },
       make("span", { className: "soft facts", dir: "auto", textContent: facts.filter(Boolean).join(" · ") }),
@@ -187,7 +186,7 @@ function open(hit, time = hit.frames[0].time_s) {
   byId("player-title").textContent = plain(hit.clip_id);
   byId("video-fault").hidden = true;
   video.hidden = false;
-  byId("seek").replaceChildren(...strip(hit, seek));
+  shape(byId("seek"), hit).replaceChildren(...strip(hit, seek));
   for (const button of byId("seek").children) button.tabIndex = 0;
   byId("player-captions").replaceChildren(...captions(hit),
     make("p", { className: "soft path", dir: "auto", textContent: plain(hit.video) }));

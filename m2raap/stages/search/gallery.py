@@ -41,6 +41,8 @@ CLIPS = pa.schema(
         ("source", pa.string()),
         ("category", pa.string()),
         ("times_s", pa.list_(pa.float64())),  # of the key-frames, since the start of the clip
+        ("width", pa.int32()),  # of the key-frames, pixels; null in an index of version 1
+        ("height", pa.int32()),
         ("frames_key", pa.string()),  # names what the vectors were made from
         ("langs", pa.list_(pa.string())),
         ("texts", pa.list_(pa.string())),

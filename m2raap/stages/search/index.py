@@ -46,8 +46,8 @@ def make_index(
     """Makes the index of `view`, or brings the one at `out` up to date, and returns what was done.
 
     `add`: clips of `view` that are new or whose frames changed are embedded, clips that left it go; those of other views
-    stay. `remove`: ids to take out, for good. Raises M2raapError where `out` holds something else, where the model is not the
-    index's own, or where no clip is left.
+    stay. `remove`: ids of the index or of `view` to take out, or keep out, for good. Raises M2raapError where `out` holds
+    something else, where the model is not the index's own, or where no clip is left.
     """
     if out.exists() and not out.is_dir():
         raise M2raapError(f"{out}: is a file; give a folder for --out")
@@ -69,8 +69,9 @@ def _make_index(
         raise M2raapError(f"{out}: holds '{strangers[0]}', which is not of an index; give an empty folder")
     old = Gallery.open(out) if there else None
     remove = remove or set()
-    if old and remove and (unknown := sorted(remove - old.row_of.keys())):
-        raise M2raapError(f"--remove: {len(unknown)} of {len(remove)} ids are not in {out}, first '{unknown[0]}'")
+    if unknown := _unknown(remove, old, view):
+        where = f"{out} or the view" if view else str(out)
+        raise M2raapError(f"--remove: {len(unknown)} of {len(remove)} ids are not in {where}, first '{unknown[0]}'")
     if old and not add and not remove:
         return _as_it_is(out, old, view, model, kind)
     started = time.monotonic()
@@ -91,20 +92,20 @@ def _make_index(
             )
         number = next((n for n, one in enumerate(sources.views) if same_view(one, view)), number)
         sources = _with_view(sources, number, view, model)
-    sources = replace(sources, removed=tuple({*sources.removed, *map(id_hash, remove)}))
-    if view:
-        embed_view(out, view, number, sources, encoder, old, counts)
+    removed_now = {id_hash(clip_id) for clip_id in remove} - set(sources.removed)
+    sources = replace(sources, removed=(*sources.removed, *removed_now))
+    fresh = embed_view(out, view, number, sources, removed_now, encoder, old, counts) if view else 0
     asked = kind if kind != "auto" or not old else old.manifest["settings"]["asked"]
-    taken = _assemble(out, sources, number if view else None, old, remove, asked, model_digest)
+    _assemble(out, sources, number if view else None, old, remove, asked, model_digest)
     _take_in(out)
-    log_timing(out, NAME, time.monotonic() - started, embedded=counts.embedded)
+    log_timing(out, NAME, time.monotonic() - started, embedded=fresh)
     gallery = Gallery.open(out)
     return {
         "clips": len(gallery.clips),
         "kind": gallery.manifest["settings"]["kind"],
         "model": gallery.model_digest,
         "langs": list(gallery.langs),
-        "removed": taken,
+        "removed": len(removed_now),
         **vars(counts),
     }
 
@@ -143,6 +144,15 @@ def _as_it_is(
     return done | {"removed": 0} | vars(Counts(kept=len(old.clips)))
 
 
+def _unknown(remove: set[str], old: Gallery | None, view: View | None) -> list[str]:
+    """Ids to remove that neither the index nor the view that it is to take in holds."""
+    left = remove - (old.row_of.keys() if old else set())
+    for index in range(view.num_parts if view and left else 0):
+        assert view
+        left -= {clip["clip_id"] for clip in view.part(index, ()).clips}
+    return sorted(left)
+
+
 def _with_view(sources: Sources, number: int, view: View, model: Path | BackboneConfig) -> Sources:
     views, digests = list(sources.views), list(sources.digests)
     views[number : number + 1], digests[number : number + 1] = [view], [view.digest]
@@ -151,13 +161,12 @@ def _with_view(sources: Sources, number: int, view: View, model: Path | Backbone
 
 def _assemble(
     out: Path, sources: Sources, fresh: int | None, old: Gallery | None, remove: set[str], asked: str, model_digest: str
-) -> int:
-    """Writes the whole new state to next/, ready to be swapped in; returns how many clips were removed."""
+) -> None:
+    """Writes the whole new state to next/, ready to be swapped in."""
     following = out / "next"
     shutil.rmtree(following, ignore_errors=True)
     dim = old.vectors_NE.shape[1] if old else 0
     writer: Writer | None = None
-    taken = 0
     for number in range(len(sources.views)):
         if number == fresh:
             source = (scratch_block(path) for path in sorted((out / "scratch" / "clips").glob("part-*.parquet")))
@@ -174,8 +183,6 @@ def _assemble(
     if writer is None:
         raise M2raapError(f"{out}: no clip with frames is left for the index; does the view hold a keyframes folder?")
     writer.close()
-    if old and remove:
-        taken = sum(clip_id in remove for clip_id in old.row_of)
     vectors_NE = np.load(following / VECTORS, mmap_mode="r", allow_pickle=False)
     kind = choose_kind(writer.num_clips) if asked == "auto" else asked
     talk.say(f"{out.name}: {writer.num_clips:,} clips, building the {kind} index")
@@ -185,7 +192,6 @@ def _assemble(
     settings = {"asked": asked, "kind": kind, "langs": langs, "dim": int(vectors_NE.shape[1])}
     ready = {"settings": settings, "counts": {"clips": writer.num_clips}, "model": model_digest, "files": writer.files}
     write_json(following / "ready.json", ready)
-    return taken
 
 
 def _take_in(out: Path) -> None:

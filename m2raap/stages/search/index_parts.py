@@ -20,7 +20,7 @@ from m2raap.core.view import Part, View
 from m2raap.stages.search.clip_vectors import ClipEncoder
 from m2raap.stages.search.gallery import CLIPS, Gallery, Sources
 
-NAME, VERSION = "index", 1
+NAME, VERSION = "index", 2
 _SCRATCH = pa.schema([*CLIPS, ("vector", pa.binary()), ("frames", pa.binary())])
 
 
@@ -34,11 +34,25 @@ class Counts:
     removed_before: int = 0  # ids that --remove took out earlier
     elsewhere: int = 0  # ids that another view of the index holds
 
+    def add(self, other: Counts) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
 
 def embed_view(
-    out: Path, view: View, number: int, sources: Sources, encoder: ClipEncoder, old: Gallery | None, counts: Counts
-) -> None:
-    """One file in scratch/ for each part of the view; finished ones of a killed run are kept."""
+    out: Path,
+    view: View,
+    number: int,
+    sources: Sources,
+    removed_now: set[str],
+    encoder: ClipEncoder,
+    old: Gallery | None,
+    counts: Counts,
+) -> int:
+    """One file in scratch/ for each part of the view; finished ones of a killed run are kept, and what was counted in them.
+
+    `removed_now`: those of `sources.removed` that were not removed earlier. Returns how many clips this process embedded.
+    """
     scratch = out / "scratch"
     plan = {
         "stage": NAME,
@@ -55,21 +69,29 @@ def embed_view(
         shutil.rmtree(scratch, ignore_errors=True)
         write_json(out / "plan.json", plan)
     removed = set(sources.removed)
+    fresh = 0
     total = view.corpus.counts["clips"]
     with talk.progress(f"{out.name}/embed", total) as advance:
         for index in range(view.num_parts):
             done = scratch / "clips" / part_name(index)
+            counted = scratch / "counts" / f"part-{index:05d}.json"  # there before `done` is
             if done.exists():
-                counts.embedded += pq.read_metadata(done).num_rows
+                counts.add(before := Counts(**read_json(counted)))
+                advance(sum(vars(before).values()))
                 continue
+            here = Counts()
             part = view.part(index, ("texts", "jpegs", "signals"))
-            rows = [row for row in _rows(part, number) if _wanted(row, part, number, removed, old, counts)]
-            found = _vectors(rows, part, encoder, old, counts)
+            rows = [row for row in _rows(part, number) if _wanted(row, part, number, removed, removed_now, old, here)]
+            found = _vectors(rows, part, encoder, old, here)
             columns = [[row[name] for row in rows] for name in CLIPS.names]
             columns += [[one[0] for one in found], [one[1] for one in found]]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCRATCH, strict=True)]
+            write_json(counted, vars(here))
             write_table(done, pa.Table.from_arrays(arrays, schema=_SCRATCH))
+            counts.add(here)
+            fresh += here.embedded
             advance(len(part.clips))
+    return fresh
 
 
 def _rows(part: Part, number: int) -> Iterator[Row]:
@@ -84,6 +106,8 @@ def _rows(part: Part, number: int) -> Iterator[Row]:
             "view": number,
             "duration_s": end_s - start_s if end_s is not None else known_s,
             "times_s": frames["times_s"] if frames else [],
+            "width": frames["width"] if frames else None,
+            "height": frames["height"] if frames else None,
             "frames_key": _frames_key(frames["jpegs"]) if frames else None,
             "langs": [row["lang"] for row in texts],
             "texts": [row["text"] for row in texts],
@@ -98,12 +122,14 @@ def _frames_key(jpegs: list[bytes]) -> str:
     return found.hexdigest()
 
 
-def _wanted(row: Row, part: Part, number: int, removed: set[str], old: Gallery | None, counts: Counts) -> bool:
+def _wanted(
+    row: Row, part: Part, number: int, removed: set[str], removed_now: set[str], old: Gallery | None, counts: Counts
+) -> bool:
     clip_id = row["clip_id"]
     if clip_id not in part.frames:
         counts.without_frames += 1
     elif removed and id_hash(clip_id) in removed:
-        counts.removed_before += 1
+        counts.removed_before += id_hash(clip_id) not in removed_now
     elif old and clip_id in old.row_of and old.clips["view"][old.row_of[clip_id]].as_py() != number:
         counts.elsewhere += 1
     else:

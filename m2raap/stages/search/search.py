@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
@@ -120,8 +121,7 @@ class Search:
     def like(self, clip_id: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
         """The clips nearest to one of the index, without itself. Raises NotThere."""
         row = self._row(clip_id)
-        found = self._hits(self.gallery.vectors_NE[row], top + 1, only)
-        return _numbered([hit for hit in found if hit["clip_id"] != clip_id][:top])
+        return self._hits(self.gallery.vectors_NE[row], top, only, without=row)
 
     def clip(self, clip_id: str) -> Row:
         """What the index says of a clip. Raises NotThere."""
@@ -134,7 +134,8 @@ class Search:
                 self._held.move_to_end(clip_id)
                 return self._held[clip_id]
         clip = self.clip(clip_id)
-        found = _jpegs(self._corpus_of(clip), clip_id)
+        row = _frames(self._corpus_of(clip), clip_id, "jpegs")
+        found: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
         if len(found) != len(clip["times_s"]):
             raise NotThere(
                 f"clip '{clip_id}': its key-frames have changed since; 'm2raap index --add' brings them up to date"
@@ -144,6 +145,13 @@ class Search:
             while sum(len(jpeg) for row in self._held.values() for jpeg in row) > _HELD_BYTES and len(self._held) > 1:
                 self._held.popitem(last=False)
         return found
+
+    def frames_part(self, clip_id: str) -> Path:
+        """The file in which a clip's key-frames lie. Raises NotThere."""
+        found = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
+        if found is None:
+            raise NotThere(f"clip '{clip_id}': its key-frames are not there any more")
+        return found[0]
 
     def video(self, clip_id: str) -> Path:
         """The file of a clip, below its corpus's video root. Raises NotThere."""
@@ -201,12 +209,14 @@ class Search:
         """NaN where unknown."""
         return self.gallery.clips["duration_s"].to_numpy().astype(float)
 
-    def _hits(self, query_E: np.ndarray, top: int, only: Only) -> list[Hit]:
-        if not 1 <= top <= MAX_TOP + 1:
+    def _hits(self, query_E: np.ndarray, top: int, only: Only, without: int | None = None) -> list[Hit]:
+        if not 1 <= top <= MAX_TOP:
             raise M2raapError(f"--top {top}: must be between 1 and {MAX_TOP}")
-        rows, scores = self._faiss.search(query_E[None], top, self._allowed(only))
-        found = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
-        return _numbered([self._hit(row, score, query_E) for row, score in found if row >= 0])
+        num = top if without is None else top + 1
+        rows, scores = self._faiss.search(query_E[None], num, self._allowed(only))
+        found = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
+        kept = [(row, score) for row, score in found if row != without][:top]
+        return [{"rank": rank} | self._hit(row, score, query_E) for rank, (row, score) in enumerate(kept, 1)]
 
     def _hit(self, row: int, score: float, query_E: np.ndarray) -> Hit:
         clip = self.gallery.clip(row)
@@ -222,6 +232,8 @@ class Search:
             "duration_s": clip["duration_s"],
             "source": clip["source"],
             "category": clip["category"],
+            "width": clip["width"],
+            "height": clip["height"],
             # Best frame first. time_s is of the video, so that a player can go there.
             "frames": [
                 {"n": n, "time_s": round(start_s + clip["times_s"][n], 6), "score": round(float(scores_K[n]), 6)}
@@ -234,19 +246,31 @@ class Search:
         }
 
 
-def _numbered(hits: list[Hit]) -> list[Hit]:
-    return [{"rank": rank, **{k: v for k, v in hit.items() if k != "rank"}} for rank, hit in enumerate(hits, 1)]
-
-
-def _jpegs(view: View, clip_id: str) -> list[bytes]:
-    """A clip's frames in the latest folder that has some, read without the rest of its part."""
+def _frames(view: View, clip_id: str, column: str) -> tuple[Path, pa.Table] | None:
+    """One column of a clip's row in the latest folder that has frames of it, and the file, whose other rows are not read."""
     for folder in reversed(view.folders):
         path = folder / "frames" / part_name(part_of(clip_id, view.num_parts))
         if path.exists():
-            rows = pq.read_table(path, columns=["jpegs"], filters=[("clip_id", "==", clip_id)], use_threads=False)
+            try:
+                only = [("clip_id", "==", clip_id)]
+                rows = pq.read_table(path, columns=[column], filters=only, use_threads=False)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise NotThere(f"{path}: cannot be read as parquet ({error})") from None
             if len(rows):
-                return rows["jpegs"][0].as_py()
-    return []
+                return path, rows
+    return None
+
+
+def locate(search: Search, hits: list[Hit]) -> None:
+    """Says in every hit where its files are on this machine: `video_path`, and `frames_part`, the parquet file in whose row
+    of the clip the list `jpegs` holds key-frame n; None for what is not there. The API, which tells no paths, has neither.
+    """
+    for hit in hits:
+        for name, find in (("video_path", search.video), ("frames_part", search.frames_part)):
+            try:
+                hit[name] = str(find(hit["clip_id"]))
+            except NotThere:
+                hit[name] = None
 
 
 def save_frames(search: Search, hits: list[Hit], folder: Path) -> None:

@@ -1,11 +1,11 @@
-"""compare: two runs on the same benchmarks, the paired difference between them, and gates. Reads finished folders only.
+"""compare: two runs on the same benchmarks, and the paired difference between them. Reads finished folders only.
 
 Results compare where their protocol cards agree; otherwise the fields that differ are named and nothing is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,119 +18,62 @@ from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.evaluate import evaluate
 from m2raap.retrieval.published import published
 from m2raap.stages.evaluate import read_npy, read_ranks
-from m2raap.stages.protocol import MUST_AGREE, SHOWN, differing
-from m2raap.stages.runs.recipe import family
-from m2raap.stages.runs.run_folder import RunFolder
+from m2raap.stages.protocol import MUST_AGREE, SHOWN, differing, told_apart
+from m2raap.stages.showing.contenders import Contender
 
 AT = (1, 5, 10)
 _ON_THE_INTERSECTION = ("ids", "texts", "missing", "pictures")
 Table = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One side: benchmark -> evaluate folders, one a training seed."""
-
-    name: str
-    folders: dict[str, list[Path]]
-
-    def cards(self, bench: str) -> list[dict[str, Any]]:
-        trees = [(folder, read_json(folder / "results.json")) for folder in self.folders[bench]]
-        for folder, tree in trees:
-            if "card" not in tree:
-                raise M2raapError(f"{folder}: results.json has no protocol card; evaluate again")
-        return [tree["card"] for _, tree in trees]
-
-
-def open_contender(path: Path) -> Contender:
-    """A run (its last arm stands for it), one arm's folder in a run, or an evaluate folder.
-
-    Raises M2raapError where there is none, or it is not finished.
-    """
-    if (path / "results.json").exists() and (path / "manifest.json").exists():
-        return Contender(path.name, {read_json(path / "results.json")["protocol"]: [path]})
-    home = path if (path / "run.json").exists() else path.parent
-    if not (home / "run.json").exists():
-        raise M2raapError(
-            f"{path}: neither a run, nor an arm's folder in one, nor a finished evaluate folder (results.json)"
-        )
-    run = RunFolder.open(home)
-    arms = list(dict.fromkeys(family(arm) for arm in run.arms()))
-    arm = arms[-1] if home == path else path.name
-    if arm not in arms:
-        raise M2raapError(f"{path}: the run has no arm '{arm}'; its arms are {', '.join(arms)}")
-    folders: dict[str, list[Path]] = {}
-    for step in run.steps:
-        if step.stage == "evaluate" and family(step.arm) == arm:
-            if not (step.folder / "manifest.json").exists():
-                raise M2raapError(f"{step.folder}: is not finished; run the same 'm2raap run' again, it resumes")
-            folders.setdefault(step.bench or "", []).append(step.folder)
-    if not folders:
-        raise M2raapError(f"{path}: the run has no benchmark; give one with --bench")
-    return Contender(f"{home.name}/{arm}" if len(arms) > 1 else home.name, folders)
-
-
 def compare(
     a: Contender, b: Contender, *, intersect: bool = False, allow: Collection[str] = (), seed: int = 0
 ) -> dict[str, Any]:
-    """{"a", "b", "benches": [...]}; a bench has name, protocol, scope, cards, rows, differences, published.
+    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, cards, rows, differences,
+    published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
 
     `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, 5, 10). Raises M2raapError
-    naming the fields of the protocol card that differ, but for those in `allow`; with `intersect` the lists and the missing
-    videos may differ, and both are scored again on the clips and texts that both have.
+    naming the fields of the protocol card that differ, but for those in `allow`; `unlike` names those that were let through.
+    With `intersect` the lists and the missing videos may differ, and both are scored again on the clips and texts that both
+    have: such rows have scope `intersection`, and nothing published stands beside them.
     """
-    if unknown := sorted(set(allow) - set(MUST_AGREE)):
-        raise UsageError(f"--allow {unknown[0]}: fields of the protocol card are {', '.join(MUST_AGREE)}")
+    _check_fields(allow)
     benches = []
-    for name, other in _common(a, b):
+    pairs = _common(a, b)
+    for name, other in pairs:
         cards = (a.cards(name), b.cards(other))
-        allowed = {*allow, *(_ON_THE_INTERSECTION if intersect else ())}
-        _refuse_unlike(a, b, name, cards, allowed)
-        note = ""
+        sides = (a.folders[name], b.folders[other])
+        forgiven = _ON_THE_INTERSECTION if intersect else ()
+        unlike = _refuse_unlike(a, b, name, cards, {*allow, *forgiven})
+        unlike = [field for field in unlike if field not in forgiven]
         if intersect:
-            tables, note = _intersected((a.folders[name], b.folders[other]), name, "pictures" in allow, seed)
+            tables, note, other_pictures = _intersected(sides, name, "pictures" in allow, seed)
+            unlike += ["pictures"] if other_pictures else []
         else:
-            tables = [
-                [read_ranks(folder / "ranks.parquet") for folder in side]
-                for side in (a.folders[name], b.folders[other])
-            ]
-        benches.append(_bench(name, cards, tables, note, seed))
-    return {"a": a.name, "b": b.name, "allowed": sorted(allow), "benches": benches}
+            tables, note = [[read_ranks(folder / "ranks.parquet") for folder in side] for side in sides], ""
+        benches.append(_bench(name, cards, tables, note, seed) | {"unlike": unlike})
+    lacking = {
+        "a": [name for name in b.folders if name not in {other for _, other in pairs}],
+        "b": [name for name in a.folders if name not in {own for own, _ in pairs}],
+    }
+    return {"a": a.name, "b": b.name, "allowed": sorted(allow), "lacking": lacking, "benches": benches}
 
 
-def alone(a: Contender, seed: int = 0) -> dict[str, Any]:
-    """As `compare`, of one side: no differences."""
+def alone(a: Contender, seed: int = 0, allow: Collection[str] = ()) -> dict[str, Any]:
+    """As `compare`, of one side: its official rows on all its benchmarks, no differences. `allow`: between its seeds."""
+    _check_fields(allow)
     benches = []
     for name, folders in a.folders.items():
         cards = a.cards(name)
-        _refuse_unlike(a, a, name, (cards, cards), ())
-        benches.append(_bench(name, (cards,), [[read_ranks(folder / "ranks.parquet") for folder in folders]], "", seed))
-    return {"a": a.name, "b": None, "allowed": [], "benches": benches}
+        unlike = _refuse_unlike(a, a, name, (cards, cards), allow)
+        tables = [[read_ranks(folder / "ranks.parquet") for folder in folders]]
+        benches.append(_bench(name, (cards,), tables, "", seed) | {"unlike": unlike})
+    return {"a": a.name, "b": None, "allowed": sorted(allow), "lacking": {"a": [], "b": []}, "benches": benches}
 
 
-def failed_gates(found: Mapping[str, Any], min_r1: float | None, against: Mapping[str, Any] | None) -> list[str]:
-    """What a gate objects to, a sentence each.
-
-    `min_r1`: every text-to-video R@1 of a has to reach it. `against` (a compared with the run not to be worse than): no
-    R@1 may lie below that run's with its whole 95 % interval.
-    """
-    sentences = []
-    least = 0.0 if min_r1 is None else min_r1
-    for bench in found["benches"]:
-        for row in bench["rows"]:
-            r1 = row["metrics"]["R@1"]
-            if row["run"] == "a" and row["direction"] == "t2v" and r1 < least:
-                sentences.append(f"{bench['name']} {row['lang']} t2v R@1 {r1:.2f} is under --min-r1 {least:g}")
-    if against is None:
-        return sentences
-    for bench in against["benches"]:
-        for row in bench["differences"]:
-            if row["metric"] == "R@1" and row["hi"] < 0:
-                sentences.append(
-                    f"{bench['name']} {row['lang']} {row['direction']} R@1 is {-row['diff']:.2f} points below {against['b']} "
-                    f"({row['lo']:+.2f} to {row['hi']:+.2f})"
-                )
-    return sentences
+def _check_fields(allow: Collection[str]) -> None:
+    if unknown := sorted(set(allow) - set(MUST_AGREE)):
+        raise UsageError(f"--allow {unknown[0]}: fields of the protocol card are {', '.join(MUST_AGREE)}")
 
 
 def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
@@ -146,25 +89,26 @@ def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
 
 def _refuse_unlike(
     a: Contender, b: Contender, bench: str, cards: tuple[list[dict[str, Any]], ...], allowed: Collection[str]
-) -> None:
+) -> list[str]:
+    """The fields that differ although they have to agree, all of them `allowed`. Raises M2raapError for others."""
     first = cards[0][0]
+    unlike: set[str] = set()
     for side, found in zip((a, b), cards, strict=True):
         for card in found:
-            if odd := [name for name in differing(first, card) if name not in allowed]:
-                values = "; ".join(f"{name}: {_short(first[name])} and {_short(card[name])}" for name in odd)
+            fields = differing(first, card)
+            unlike.update(fields)
+            if odd := [name for name in fields if name not in allowed]:
+                values = "; ".join(told_apart(name, first, card) for name in odd)
+                flags = " ".join(f"--allow {name}" for name in odd)
                 hint = "; --intersect scores both on what they share"
                 if "protocol" in odd or "frames" in odd:
-                    hint = "; --allow compares them all the same, and says so: " + " ".join(
-                        f"--allow {name}" for name in odd
-                    )
+                    hint = f"; --allow compares them all the same, and says so: {flags}"
+                elif not {"ids", "texts"} & set(odd):  # the same queries: the official rows can be paired
+                    hint += f"; {flags} compares the official rows all the same, and says so"
                 raise M2raapError(
                     f"{a.name} and {side.name} do not compare on {bench}, their protocols differ in {values}{hint}"
                 )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 32 and " " not in text else text
+    return [name for name in MUST_AGREE if name in unlike]
 
 
 def _bench(
@@ -173,10 +117,10 @@ def _bench(
     rows = []
     for run, side in zip("ab", tables, strict=False):
         for row in summarise(side, seed):
-            if row["slice"] == "all":
+            if row["slice"] == "all" and row["scope"] == "official" and row["direction"] in ("t2v", "v2t"):
                 spread = float(np.std(row["seeds_r1"], ddof=1)) if row["seeds"] > 1 else None
-                comparable = row["comparable"] and not note
-                rows.append({"run": run, **row, "comparable": comparable, "deviation_r1": spread})
+                scope = {"scope": "intersection", "comparable": False} if note else {}
+                rows.append({"run": run, **row, **scope, "deviation_r1": spread})
     differences = []
     if len(tables) == 2:
         for lang in sorted({row["lang"] for row in tables[0][0]}):
@@ -192,14 +136,15 @@ def _bench(
         },
         "rows": rows,
         "differences": differences,
-        "published": published(protocol),
+        "published": [] if note else published(protocol),
     }
 
 
 def _intersected(
     sides: Sequence[Sequence[Path]], bench: str, other_pictures: bool, seed: int
-) -> tuple[list[list[Table]], str]:
-    """The ranks of every folder again, on the clips and texts that all of them have."""
+) -> tuple[list[list[Table]], str, bool]:
+    """The ranks of every folder again, on the clips and texts that all of them have; what to say of it; whether some of those
+    clips were shown with other pictures."""
     found = [[_Embedded.of(folder) for folder in side] for side in sides]
     every = [one for side in found for one in side]
     videos = set.intersection(*(set(one.frames) for one in every))
@@ -215,8 +160,8 @@ def _intersected(
             f"{bench}: {len(unlike)} of the {len(videos)} common clips were shown with other pictures, first {unlike[0]}; "
             "--allow pictures compares them all the same"
         )
-    note = f"on the intersection, n={len(videos)} clips, {len(texts)} texts: not comparable with official rows"
-    return [[one.ranks(videos, texts, seed) for one in side] for side in found], note
+    note = f"on the intersection, n={len(videos):,} clips, {len(texts):,} texts: not comparable with official or published rows"
+    return [[one.ranks(videos, texts, seed) for one in side] for side in found], note, bool(unlike)
 
 
 @dataclass(frozen=True)

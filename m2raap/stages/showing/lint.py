@@ -67,10 +67,14 @@ class _Side:
 def lint(view: View, against: View | None = None) -> dict[str, Any]:
     """{"clips", "texts", "findings": [{"what", "lang", "count", "of", "says", "examples"}]}, only findings that were made.
 
-    `against`: training data in which clips and texts of `view` are looked for.
+    `against`: training data in which clips and texts of `view` are looked for. `not_looked_at`: sentences that say what could
+    not be compared, so that no finding is not taken for none there.
     """
     own = _Side.of(view)
     findings: list[dict[str, Any]] = []
+    unseen = (
+        [] if own.shown else [f"pictures were not compared: {view.corpus_path} has no frames; give a keyframes folder"]
+    )
 
     def found(
         what: str, says: str, examples: Sequence[Any], of: int, lang: str | None = None, count: int | None = None
@@ -86,15 +90,17 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
             _chinese(rows, found)
     same_file = [clips for clips in own.videos.values() if len(clips) > 1]
     found("same_video", "clips with one and the same file and span", same_file, len(own.clips))
-    pairs = _pictures(own.hashes, own.thumbs, 0)
+    pairs = _pictures(own.hashes, own.thumbs, None)
     found(
         "near_duplicate_videos",
         "pairs of clips that look the same",
         [_names(own, own, pair) for pair in pairs],
         len(own.shown),
     )
+    other: _Side | None = None
     if against is not None:
         other = _Side.of(against)
+        unseen += _unseen(own, other, against)
         for lang, rows in sorted(own.texts.items()):
             _leaked_texts(rows, other.texts.get(lang, []), lang, found)
         known = {video for video, _, _ in other.videos}
@@ -109,8 +115,31 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
         "texts": {lang: len(rows) for lang, rows in sorted(own.texts.items())},
         "clips_with_frames": len(own.shown),
         "against": None if against is None else str(against.corpus_path),
+        "against_clips_with_frames": None if other is None else len(other.shown),
+        "not_looked_at": unseen,
         "findings": findings,
     }
+
+
+def _unseen(own: _Side, other: _Side, against: View) -> list[str]:
+    """What of `own` could not be looked for in the training data."""
+    told = [
+        f"{lang} texts were not compared: {against.corpus_path} has none"
+        for lang in sorted(own.texts)
+        if not other.texts.get(lang)
+    ]
+    if not own.shown:
+        return told  # said already
+    if not other.shown:
+        told.append(
+            f"pictures were not compared: {against.corpus_path} has no frames; give its keyframes folder to --against"
+        )
+    elif len(other.shown) < len(other.clips):
+        told.append(
+            f"pictures were compared with {len(other.shown):,} of the {len(other.clips):,} clips of {against.corpus_path}: "
+            "the others have no frames that show anything"
+        )
+    return told
 
 
 def _copies(rows: list[Row], lang: str, found: Any) -> None:
@@ -208,13 +237,13 @@ def _told(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return [_one(row) for row in rows]
 
 
-def _pictures(hashes: list[np.ndarray], thumbs: list[np.ndarray], num_others: int) -> list[tuple[int, int]]:
+def _pictures(hashes: list[np.ndarray], thumbs: list[np.ndarray], num_others: int | None) -> list[tuple[int, int]]:
     """(earlier, later) rows that look the same; with `num_others` only pairs of one of those and one of the rest."""
     if len(hashes) < 2:
         return []
     cfg = duplicates.DuplicateConfig()
     pairs = duplicates.candidates(np.stack(hashes), cfg)
-    if num_others:
+    if num_others is not None:
         pairs = pairs[(pairs[:, 0] < num_others) & (pairs[:, 1] >= num_others)]
     same = []
     for start in range(0, len(pairs), _PAIRS):

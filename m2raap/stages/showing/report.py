@@ -15,18 +15,20 @@ from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.tables import Row, read_part
 from m2raap.core.view import View
-from m2raap.report.data import CostRow, Curve, DifferenceRow, FunnelStage, ProbeRow, ReportData, ResultRow
+from m2raap.report.data import CostRow, Curve, DifferenceRow, FunnelStage, ReportData, ResultRow
 from m2raap.report.grading import grade
 from m2raap.report.html import write_report
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages import DATA_STAGES
-from m2raap.stages.evaluate import read_ranks, side_lines
+from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.leaving.interpolate import read_curve
 from m2raap.stages.runs.ablate import ladder_rows
 from m2raap.stages.runs.cost import read_costs
 from m2raap.stages.runs.plan import Step
 from m2raap.stages.runs.recipe import Recipe, arms_of, family
 from m2raap.stages.runs.run_folder import RunFolder
+from m2raap.stages.showing.beside import bilingual_rows, compat_rows, probe_rows, rescored_rows
+from m2raap.stages.showing.cards import Cards, card_rows, marked
 from m2raap.stages.showing.examples import dropped_gallery, examples, nearly_dropped
 from m2raap.stages.showing.lengths import length_rows
 from m2raap.stages.training_log import training_summary, training_time
@@ -48,9 +50,9 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     if not steps:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
     main = family(run.arms()[-1])
-    results = [
-        row for (arm, bench), done in _evaluations(steps).items() for row in _results(arm, bench, done, recipe.seed)
-    ]
+    done = _evaluations(steps)
+    cards = Cards.of(done)
+    results = [row for (arm, bench), found in done.items() for row in _results(arm, bench, found, recipe.seed)]
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -62,20 +64,24 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         baseline_arm=run.arms()[0] if results and len(run.arms()) > 1 else "",
         notes=_notes(run, recipe, steps, synthetic),
         results=results,
-        lengths=length_rows(run, _evaluations(steps), steps, recipe.seed),
-        differences=_differences(steps, recipe, main),
-        probes=_probes(steps),
+        lengths=length_rows(run, done, steps, recipe.seed),
+        compat=compat_rows(done),
+        rescored=rescored_rows(done, recipe.seed),
+        bilingual=bilingual_rows(done, recipe.seed),
+        differences=_differences(done, cards, recipe, main),
+        probes=probe_rows(done, results, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_curve(run.path),
-        ladder=ladder_rows(steps, recipe) if recipe.progressive else [],
+        ladder=marked(ladder_rows(steps, recipe), cards) if recipe.progressive else [],
         curves=_curves(steps),
         funnel=[row for step in curated for row in _funnel(step)],
         grading=_grading(run, curated, truth) if truth else None,
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        protocol=_protocol(run, recipe, steps, main),
+        cards=card_rows(done, steps, run.inputs.benches),
+        protocol=_protocol(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
     )
@@ -99,8 +105,6 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
                 else ""
             )
             notes.append(f"{step.arm}: {summary['steps']} steps{best}{'; final gates: ' + gates if gates else ''}.")
-        if step.stage == "evaluate" and step.arm == family(step.arm):
-            notes += [f"{step.arm} on {step.bench}: {line}." for line in side_lines(step.folder)]
     return notes
 
 
@@ -122,8 +126,10 @@ def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
     return found
 
 
-def _differences(steps: list[Step], recipe: Recipe, main: str) -> list[DifferenceRow]:
-    done = _evaluations(steps)
+def _differences(
+    done: dict[tuple[str, str], list[Step]], cards: Cards, recipe: Recipe, main: str
+) -> list[DifferenceRow]:
+    """Paired differences, each with what differs between the two arms' protocol cards."""
     arms = list(dict.fromkeys(arm for arm, _ in done))
     steps_up = tuple(zip(arms[1:], arms, strict=False)) if recipe.progressive else ()
     pairs = recipe.compare or steps_up or tuple((main, arm) for arm in arms if arm != main)
@@ -133,37 +139,14 @@ def _differences(steps: list[Step], recipe: Recipe, main: str) -> list[Differenc
             if (a, bench) not in done or (b, bench) not in done:
                 continue
             tables = [[read_ranks(step.folder / "ranks.parquet") for step in done[arm, bench]] for arm in (a, b)]
-            first = tables[0][0]
+            first, unlike = tables[0][0], cards.unlike(a, b, bench)
             langs = sorted({row["lang"] for row in first})
             slices = [None, *sorted({row["category"] for row in first if row["category"]})]
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
                         found = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
-                        rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **found))
-    return rows
-
-
-def _probes(steps: list[Step]) -> list[ProbeRow]:
-    rows = []
-    for step in steps:
-        probed = step.stage == "evaluate" and any(
-            "rescored" not in read_json(p) for p in step.folder.glob("results-*.json")
-        )
-        if not probed or step.arm != family(step.arm):  # of further seeds the first one stands for all
-            continue
-        for path in [step.folder / "results.json", *sorted(step.folder.glob("results-*.json"))]:
-            tree = read_json(path)
-            if "rescored" in tree:
-                continue
-            for row in tree["rows"]:
-                if row["scope"] == "official":
-                    lo, hi = row["intervals"]["R@1"]
-                    names = {name: row[name] for name in ("lang", "direction", "slice")}
-                    rows.append(
-                        ProbeRow(step.arm, step.bench or "", **names, frames=tree["probe"] or "as they are",
-                                 r1=row["metrics"]["R@1"], lo=lo, hi=hi)
-                    )  # fmt: skip
+                        rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **found, unlike=unlike))
     return rows
 
 
@@ -242,7 +225,8 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
     return grade(by_reason, [row for row in rows if row["id"] in here], clip_of_text)
 
 
-def _protocol(run: RunFolder, recipe: Recipe, steps: list[Step], main: str) -> dict[str, str]:
+def _protocol(run: RunFolder, recipe: Recipe) -> dict[str, str]:
+    """What holds for the whole run; what the numbers of an arm depend on stands in its protocol card."""
     card = {
         "recipe": recipe.name,
         "seed": str(recipe.seed),
@@ -255,12 +239,7 @@ def _protocol(run: RunFolder, recipe: Recipe, steps: list[Step], main: str) -> d
         bench = View(path).corpus
         counts = f"{bench.counts['clips']} clips, {bench.counts['texts']} texts"
         card[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
-    frames = recipe.bench_keyframes or recipe.keyframes
-    card["frames at test"] = f"{frames.strategy}-{frames.k}, short side {frames.short_side_px} px"
     card["R@k"] = "expected under random tie-break; 95% intervals: cluster bootstrap over clips"
-    for step in steps:
-        if step.stage == "embed" and step.arm == main:
-            card[f"model of {main}"] = read_json(step.folder / "manifest.json")["models"]["model"]
     return card
 
 

@@ -49,7 +49,16 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
                 assert mine["diff"] == pytest.approx(row["r1"] - found[name, row["lang"], row["direction"], 0.0]["r1"])
     assert len(curve_lines(rows)) == len(rows)
 
-    write_json(tmp_path / "run.json", {"steps": []})
+    run = {
+        "kind": "run",
+        "recipe": {"name": "r"},
+        "data": "none",
+        "benches": {},
+        "limit": None,
+        "scores": [],
+        "steps": [],
+    }
+    write_json(tmp_path / "run.json", run)
     keep_curve(tmp_path, rows)
     kept = read_curve(tmp_path)
     assert [(row.set, row.alpha, row.diff) for row in kept] == [(row["set"], row["alpha"], row["diff"]) for row in rows]

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from m2raap.cli.main import app
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_json
+from m2raap.core.files import read_json, write_json
 from m2raap.core.folder import alone
+from m2raap.core.tables import write_table
 from m2raap.core.view import open_view
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.forgetting.forget import forget
@@ -47,7 +48,8 @@ def test_an_index_that_was_added_to_is_one_made_at_once(tmp_path: Path) -> None:
     assert grown == files(tmp_path / "index2")
     gallery = Gallery.open(folder)
     assert gallery.langs == ("en", "zh") and gallery.vectors_NE.shape == (8, 128)
-    assert gallery.clip(gallery.row_of["c1"])["duration_s"] == pytest.approx(1.1)
+    clip = gallery.clip(gallery.row_of["c1"])
+    assert clip["duration_s"] == pytest.approx(1.1) and (clip["width"], clip["height"]) == (96, 96)
 
 
 def test_changed_frames_are_embedded_again_and_clips_that_left_go(tmp_path: Path) -> None:
@@ -73,6 +75,17 @@ def test_removed_clips_stay_out(tmp_path: Path) -> None:
     with pytest.raises(M2raapError, match="no clip with frames is left"):
         make_index(folder, None, None, remove=ids(folder))
     assert len(ids(folder)) == 5, "what was refused changed nothing"
+
+
+def test_ids_that_a_view_is_only_bringing_in_can_be_kept_out(tmp_path: Path) -> None:
+    folder, view = index_of(tmp_path, rows(3)), view_of(tmp_path, rows(6))
+    with pytest.raises(M2raapError, match="1 of 3 ids are not in .* or the view, first 'c9'"):
+        make_index(folder, view, None, add=True, remove={"c0", "c5", "c9"})
+    found = make_index(folder, view, None, add=True, remove={"c0", "c5"})
+    assert ids(folder) == {"c1", "c2", "c3", "c4"}
+    assert [found[name] for name in ("removed", "removed_before", "kept", "embedded")] == [2, 0, 2, 2]
+    again = make_index(folder, view, None, add=True, remove={"c5", "c4"})
+    assert ids(folder) == {"c1", "c2", "c3"} and (again["removed"], again["removed_before"]) == (1, 2)
 
 
 def test_two_corpora_in_one_index(tmp_path: Path) -> None:
@@ -112,6 +125,15 @@ def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
             make_index(folder, view, TINY)
     assert len(calls) == 3, "the part that was finished is not embedded again"
     assert make_index(folder, view, TINY)["kept"] == 6
+    calls[:] = [1] * 8  # dies no more
+    more = view_of(tmp_path, rows(9))
+    with monkeypatch.context() as patch:
+        patch.setattr(index_stage, "_assemble", is_killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_index(folder, more, None, add=True)
+    resumed = make_index(folder, more, None, add=True)
+    assert (resumed["kept"], resumed["embedded"], len(calls)) == (6, 3, 10), "as it was counted before"
+    make_index(folder, view_of(tmp_path, rows(6)), None, add=True)
     assert files(folder) == whole and not (folder / "next").exists() and not (folder / "scratch").exists()
 
 
@@ -131,6 +153,19 @@ def test_another_model_or_a_changed_file_is_refused(tmp_path: Path) -> None:
         make_index(tmp_path / "nowhere", None, None, remove={"c0"})
     with pytest.raises(M2raapError, match="is not of an index"):
         make_index(tmp_path, view_of(tmp_path, rows(2)), TINY)
+
+
+def test_an_index_without_the_size_of_its_frames_is_read(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(2))
+    table = Gallery.open(folder).clips.drop_columns(["width", "height"])
+    digest = write_table(folder / "clips" / "part-00000.parquet", table)
+    manifest = read_json(folder / "manifest.json")
+    manifest["files"]["clips/00000"] = digest
+    write_json(folder / "manifest.json", manifest)
+    gallery = Gallery.open(folder)
+    assert gallery.clip(0)["width"] is None and len(gallery.clips) == 2
+    make_index(folder, open_view(tmp_path / "keyframes"), None, add=True)
+    assert Gallery.open(folder).clip(0)["width"] == 96
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

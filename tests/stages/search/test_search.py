@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -82,8 +83,10 @@ def test_bad_queries(search: Search) -> None:
     for query, said in (("  ", "the query is empty"), ("x" * 501, "has 501 characters; at most 500")):
         with pytest.raises(M2raapError, match=said):
             search.by_text(query, 5)
-    with pytest.raises(M2raapError, match="between 1 and 200"):
-        search.by_text("red", 5000)
+    for asked in (lambda: search.by_text("red", 201), lambda: search.like("c0", 201)):
+        with pytest.raises(M2raapError, match="between 1 and 200"):
+            asked()
+    assert len(search.like("c0", 200)) == 7
 
 
 def test_files_that_left(search: Search, folder: Path) -> None:
@@ -138,8 +141,19 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     assert [colour(hit) for hit in found["hits"]] == ["red", "red"] and len(found["model"]) == 32
     assert all(Path(frame["path"]).read_bytes()[:2] == b"\xff\xd8" for hit in found["hits"] for frame in hit["frames"])
-    printed = CliRunner().invoke(app, ["search", str(folder), "--like", "c0", "--top", "1"], catch_exceptions=False)
-    assert (
-        "c4" in printed.stdout and "key-frames, best first, at" in printed.stdout and "zh: 红色的圆形" in printed.stdout
-    )
+    assert found["hits"][0]["video_path"] is None, "the videos are not there"
+    part = Path(found["hits"][0]["frames_part"])
+    (row,) = [row for row in pq.read_table(part).to_pylist() if row["clip_id"] == found["hits"][0]["clip_id"]]
+    (best, *_) = found["hits"][0]["frames"]
+    assert Path(best["path"]).read_bytes() == row["jpegs"][best["n"]] and found["hits"][0]["width"] == row["width"]
+    words = ["search", str(folder), "--like", "c0", "--top", "1"]
+    (folder.parent / "videos" / "red.mp4").write_bytes(b"no video, but there")
+    try:
+        printed = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    finally:
+        (folder.parent / "videos" / "red.mp4").unlink()
+    assert f"video: {folder.parent / 'videos' / 'red.mp4'}, 0.00 s to its end, best frame at " in printed
+    assert " s; in " in printed and "keyframes/frames/part-0000" in printed and "zh: 红色的圆形" in printed
+    with_files = CliRunner().invoke(app, [*words, "--frames", str(tmp_path / "g")], catch_exceptions=False).stdout
+    assert f"key-frames, best first: {tmp_path}/g/001-" in with_files and "part-0000" not in with_files
     assert CliRunner().invoke(app, ["search", str(folder), "red", "--like", "c0"]).exit_code != 0

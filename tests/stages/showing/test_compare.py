@@ -8,7 +8,9 @@ import pytest
 
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.report.comparison import as_latex, print_comparison
-from m2raap.stages.showing.compare import alone, compare, failed_gates, open_contender
+from m2raap.stages.showing.compare import alone, compare
+from m2raap.stages.showing.contenders import Contender, open_contender, open_contenders
+from m2raap.stages.showing.gates import failed_gates
 from tests.conftest import m2raap
 from tests.stages.embedded import evaluated, write_run
 
@@ -21,7 +23,7 @@ def difference(found: dict[str, Any], lang: str = "en", direction: str = "t2v", 
 
 
 def both(a: Path, b: Path, **options: Any) -> dict[str, Any]:
-    return compare(open_contender(a), open_contender(b), **options)
+    return compare(*open_contenders([a, b]), **options)
 
 
 def test_evaluate_folders(tmp_path: Path) -> None:
@@ -40,7 +42,11 @@ def test_evaluate_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "field", "hint"),
     [
-        ({"lost": 2}, "missing: .*; pictures: ", "--intersect scores both"),
+        (
+            {"lost": 2},
+            "missing: .*; pictures: ",
+            "--intersect scores both.*--allow missing --allow pictures compares the official",
+        ),
         ({"num": 39}, "ids: .*; texts: ", "--intersect scores both"),
         ({"made_with": {"frames": "uniform-12"}}, r"frames: keyframe-8, .* and uniform-12", "--allow frames"),
         ({"texts": ["other"] * 80}, "texts: ", "--intersect"),
@@ -55,11 +61,22 @@ def test_unlike_protocols_are_refused_by_field(tmp_path: Path, changes: dict[str
 
 
 def test_a_field_may_be_allowed_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a, b = evaluated(tmp_path / "a"), evaluated(tmp_path / "b", seed=1, made_with={"frames": "uniform-12"})
+    a, b = (
+        evaluated(tmp_path / "a", noise=0.3),
+        evaluated(tmp_path / "b", noise=4, seed=1, made_with={"frames": "uniform-12"}),
+    )
     found = both(a, b, allow=["frames"])
     print_comparison(found)
     shown = capsys.readouterr().out
-    assert "allowed to differ: frames" in shown and "frames: keyframe-8, short side 256 px (0123) | uniform-12" in shown
+    assert (
+        "allowed to differ: frames: unlike is set beside unlike" in shown
+        and "frames: keyframe-8, short side 256 px (0123) | uniform-12" in shown
+    )
+    assert (clear := difference(found))["p"] < 0.05 and clear["diff"] > 0
+    latex = as_latex(found)
+    assert "textbf" not in latex and "Bold" not in latex, "nothing wins between unlike rows"
+    assert latex.count(r"custom$^{1}$") == 8 and r"$^{1}$ These rows' protocols differ in frames (keyframe-8" in latex
+    assert "textbf" in as_latex(both(a, evaluated(tmp_path / "c", seed=1, noise=4), allow=["frames"])), "frames agree"
     with pytest.raises(UsageError, match="--allow colour: fields of the protocol card are protocol, ids"):
         both(a, b, allow=["colour"])
 
@@ -75,7 +92,11 @@ def test_intersection_scores_both_again(tmp_path: Path) -> None:
     assert {(row["queries"], row["gallery"], row["missing"], row["comparable"]) for row in bench["rows"]} == {
         (34, 34, 0, False)
     }
+    assert {row["scope"] for row in bench["rows"]} == {"intersection"} and not bench["published"]
     assert difference(found)["queries"] == 34
+    latex = as_latex(found)
+    assert latex.count("custom, intersection$^{1}$ &") == 8 and "\n%" not in latex
+    assert r"$^{1}$ Both scored again on the intersection, n=34 clips, 68 texts: not comparable" in latex
     other = evaluated(tmp_path / "c", video_frames=["other"] * 40)
     with pytest.raises(M2raapError, match="36 of the 36 common clips were shown with other pictures, first v004"):
         both(a, other, intersect=True)
@@ -105,15 +126,46 @@ def test_runs_arms_and_training_seeds(tmp_path: Path) -> None:
 
 
 def test_gates(tmp_path: Path) -> None:
-    good, bad = (
-        open_contender(evaluated(tmp_path / "a", noise=0.3)),
-        open_contender(evaluated(tmp_path / "b", noise=4, seed=1)),
-    )
+    good, bad = open_contenders([evaluated(tmp_path / "a", noise=0.3), evaluated(tmp_path / "b", noise=4, seed=1)])
     assert failed_gates(alone(good), 50, compare(good, bad)) == []
     assert failed_gates(alone(good), None, compare(good, good)) == []
     failed = failed_gates(alone(bad), 50, compare(bad, good))
-    assert "custom en t2v R@1" in failed[0] and "is under --min-r1 50" in failed[0]
-    assert any("points below evaluate" in sentence for sentence in failed)
+    assert "custom en t2v R@1" in failed[0] and "of b/evaluate (official row) is under --min-r1 50" in failed[0]
+    assert any("R@1 of b/evaluate is" in sentence and "points below a/evaluate" in sentence for sentence in failed)
+    assert failed_gates(alone(good), float("nan"))
+
+
+def test_gates_look_at_every_benchmark_and_at_official_rows(tmp_path: Path) -> None:
+    good, bad = evaluated(tmp_path / "a", noise=0.1), evaluated(tmp_path / "b", noise=9, seed=1)
+    one, two = Contender("one", {"x": [good]}), Contender("two", {"x": [good], "y": [bad]})
+    assert compare(two, one)["lacking"] == {"a": [], "b": ["y"]}
+    assert [sentence[:7] for sentence in failed_gates(alone(two), 30)] == ["y en t2", "y zh t2"]
+    (sentence,) = failed_gates(alone(one), 30, compare(one, two))
+    assert sentence.startswith("one has no benchmark 'y', two has")
+    assert failed_gates(alone(two), 0, compare(two, one)) == []
+    lossy = evaluated(tmp_path / "c", noise=0.1, lost=30)  # finds what it has left, on the intersection
+    done = m2raap("compare", lossy, good, "--intersect", "--min-r1", "50", "--latex", check=4)
+    assert "R@1 25.00 of c/evaluate (official row) is under --min-r1 50" in done.stderr
+    assert "c/evaluate & custom, intersection$^{1}$ & en t2v & 100.0" in done.stdout
+    latex = as_latex(alone(open_contender(lossy)))
+    assert "$^{1}$ 30 of 40 queries are of missing videos and count as misses." in latex
+    with pytest.raises(M2raapError, match="--allow missing --allow pictures compares the official rows"):
+        compare(*open_contenders([lossy, good]))
+    allowed = compare(*open_contenders([lossy, good]), allow=["missing", "pictures"])
+    assert len(failed_gates(alone(open_contender(lossy)), None, allowed)) == 4
+
+
+def test_sides_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a/x", "b/x", "c"):
+        evaluated(tmp_path / name)
+    paths = [tmp_path / name / "evaluate" for name in ("a/x", "b/x", "c", "a/x")]
+    assert [side.name for side in open_contenders(paths)] == [
+        "a/x/evaluate",
+        "b/x/evaluate",
+        "c/evaluate",
+        "a/x/evaluate",
+    ]
+    assert [side.name for side in open_contenders(paths[:1])] == ["evaluate"]
 
 
 def test_published_rows_are_marked_and_cited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,10 +177,8 @@ def test_published_rows_are_marked_and_cited(tmp_path: Path, capsys: pytest.Capt
     assert "[published] CLIP ViT-B/32 frame mean" in shown and "Portillo-Quintero et al. 2021" in shown
     latex = as_latex(found)
     assert r"CLIP ViT-B/32 frame mean$^\dagger$ & msrvtt-1ka-jsfusion & en t2v & 31.2" in latex
-    assert (
-        latex.count(r"\\") == 2 + 3 + 8
-        and "% published: InternVideo2-s2 6B: InternVideo2, table 9; a matching head" in latex
-    )
+    assert latex.count(r"\\") == 1 + 4 + 8
+    assert r"$^\dagger$ As published" in latex and "InternVideo2-s2 6B: InternVideo2, table 9; a matching head" in latex
 
 
 def test_latex_is_escaped(tmp_path: Path) -> None:

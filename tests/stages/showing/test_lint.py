@@ -136,7 +136,15 @@ def test_videos_that_look_the_same(tmp_path: Path) -> None:
     by_name = {row["what"]: row["examples"] for row in found["findings"]}
     assert [set(pair) for pair in by_name["near_duplicate_videos"]] == [{"a", "c"}]
     assert by_name["leaked_videos"] == [["d", "tb"]]
-    assert found["clips_with_frames"] == 4
+    assert found["clips_with_frames"] == found["against_clips_with_frames"] == 4 and found["not_looked_at"] == []
+    bare = open_view(train.corpus_path)
+    (said,) = lint(test, bare)["not_looked_at"]
+    assert (
+        said == f"pictures were not compared: {bare.corpus_path} has no frames; give its keyframes folder to --against"
+    )
+    assert [text.partition(":")[0] for text in lint(bare, test)["not_looked_at"]] == ["pictures were not compared"]
+    chinese = corpus(tmp_path / "zh", {"z": ["一只猫睡在钢琴上"]}, "zh")
+    assert "en texts were not compared: " in lint(test, chinese)["not_looked_at"][0]
 
 
 def test_real_lists(shared_data: Path, tmp_path: Path) -> None:
@@ -159,4 +167,5 @@ def test_real_lists(shared_data: Path, tmp_path: Path) -> None:
 def test_a_clean_corpus_has_no_findings(tmp_path: Path, clean: dict[str, list[str]]) -> None:
     view = corpus(tmp_path / "c", clean)
     assert lint(view)["findings"] == []
-    assert "nothing found" in m2raap("lint", view.corpus_path).stdout
+    printed = m2raap("lint", view.corpus_path).stdout
+    assert "nothing found" in printed and "pictures were not compared: " in printed

@@ -1,0 +1,93 @@
+"""How many connections a server holds, of whom, and how long it waits for what they say."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import socket
+import threading
+import time
+from collections import Counter
+from http.server import ThreadingHTTPServer
+from typing import Any
+
+MAX_CONNECTIONS = 64
+MAX_OF_ONE_PEER = MAX_CONNECTIONS // 2
+STALL_S = 30.0  # of one write
+_FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+def peer_of(address: str) -> str:
+    """Who counts as one: an IPv4 address, or the /64 of an IPv6 one, all of which one machine may have."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+
+
+class BoundedServer(ThreadingHTTPServer):
+    """A thread a connection, MAX_CONNECTIONS in all and MAX_OF_ONE_PEER of one peer; what is more is answered 503."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, *args: Any) -> None:
+        self._held: Counter[str] = Counter()  # connections by peer
+        self._held_lock = threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        peer = peer_of(client_address[0])
+        with self._held_lock:
+            full = self._held.total() >= MAX_CONNECTIONS or self._held[peer] >= MAX_OF_ONE_PEER
+            if not full:
+                self._held[peer] += 1
+        if full:
+            with request:
+                request.settimeout(1.0)
+                request.sendall(_FULL)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._let_go(peer)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._let_go(peer_of(client_address[0]))
+
+    def _let_go(self, peer: str) -> None:
+        with self._held_lock:
+            self._held[peer] -= 1
+            if not self._held[peer]:
+                del self._held[peer]
+
+
+class Clocked(io.RawIOBase):
+    """What a connection says, until a time: a peer that sends a byte now and then would never run into a socket's timeout.
+
+    Reading raises TimeoutError when the time that `allow` gave is over.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._until = 0.0
+
+    def allow(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left_s)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(STALL_S)
