@@ -36,7 +36,7 @@ def engine():
 def test_filter_keyframes_and_caption_make_the_same_bytes(engine, small_world: Path, tmp_path: Path):
     recipe = load_recipe(str(SMALL), [], None)
     local = LocalEngine(1)
-    views = {"ray": View(small_world / "train").limited(24), "local": View(small_world / "train").limited(24)}
+    views = {"ray": View(small_world / "train").limited(12), "local": View(small_world / "train").limited(12)}
     for stage in ("filter", "keyframes", "caption"):
         for name, mapped in (("ray", engine), ("local", local)):
             folder = tmp_path / name / stage
