@@ -44,6 +44,7 @@ def view(data: ReportData) -> dict[str, Any]:
         ],
         "cards": [_card(row) for row in data.cards],
         "differences": _differences(data),
+        "differing": _differing(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
         "lengths": _slices(data.lengths),
         "probes": _probes(data),
@@ -124,6 +125,14 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
             }
         )
     return tables
+
+
+def _differing(data: ReportData) -> list[tuple[str, list[str]]]:
+    """Pairs of arms, each once a benchmark, whose protocol cards differ, and in what."""
+    found = {
+        (f"{row.arm_a} and {row.arm_b} on {row.benchmark}", tuple(row.unlike)) for row in data.differences if row.unlike
+    }
+    return [(pair, list(fields)) for pair, fields in sorted(found)]
 
 
 def _differences(data: ReportData) -> list[tuple[Any, Any]]:
