@@ -33,11 +33,11 @@ def engine():
     made.close()
 
 
-def test_filter_keyframes_and_caption_make_the_same_bytes(engine, small_world: Path, tmp_path: Path):
+def test_filter_and_keyframes_make_the_same_bytes(engine, small_world: Path, tmp_path: Path):
     recipe = load_recipe(str(SMALL), [], None)
     local = LocalEngine(1)
     views = {"ray": View(small_world / "train").limited(12), "local": View(small_world / "train").limited(12)}
-    for stage in ("filter", "keyframes", "caption"):
+    for stage in ("filter", "keyframes"):
         for name, mapped in (("ray", engine), ("local", local)):
             folder = tmp_path / name / stage
             run_data_stage(DATA_STAGE[stage], views[name], settings_of(recipe, stage), folder, mapped)
