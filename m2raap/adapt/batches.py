@@ -1,14 +1,13 @@
-"""Which clips and which of their texts stand in a step, and the pixels of a clip. No corpus folders here.
+"""Which clips stand in a step, and the pixels of a clip. No corpus folders here.
 
 Everything is a function of (seed, step): a resumed run draws what the undisturbed one would have drawn.
-B clips, T frames, L text tokens.
+B clips, T frames.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from m2raap.models.backbone import Preprocess
 from m2raap.models.images import images_from_jpegs
 from m2raap.models.video_clip import VideoCLIP
 
-_QUERIES = ("raw", "rewrite", "translation", "aux")  # origins of validation queries, the best first
 GROUPING_CHUNK = 4096  # alike clips are looked for among this many: memory and time stay bounded
 
 
@@ -216,114 +214,3 @@ def _groups_of_alike(clips: np.ndarray, looks_NE: np.ndarray, size: int) -> list
             left[group] = False
             groups.append(clips[group])
     return groups
-
-
-@dataclass
-class TextTable:
-    """All texts of a source that may be drawn, tokenised once."""
-
-    texts: list[str]
-    origins: list[str]
-    tokens_NL: Tensor
-    rows_of: list[dict[str, tuple[list[int], np.ndarray]]]  # clip -> lang -> rows, cumulative odds
-    langs: tuple[str, ...]
-    lang_odds: dict[str, float]
-    num_truncated: int
-
-    def draw(self, clips: np.ndarray, count: int, seed: int, step: int) -> np.ndarray:
-        """(count, B) rows: for every clip `count` texts, of different languages until those are used up."""
-        rows = np.empty((count, len(clips)), np.int64)
-        for place, clip in enumerate(clips):
-            rng = np.random.default_rng([seed, 1, step, int(clip)])
-            by_lang = self.rows_of[clip]
-            waiting: list[str] = []
-            for turn in range(count):
-                if not waiting:
-                    waiting = list(by_lang)
-                odds = np.cumsum([self.lang_odds.get(lang, 1.0) for lang in waiting])
-                lang = waiting.pop(_pick(odds, rng))
-                candidates, cumulative = by_lang[lang]
-                rows[turn, place] = candidates[_pick(cumulative, rng)]
-        return rows
-
-    def queries_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """Clips that have a text of their own in the language, and the row of one: raw before rewritten or translated.
-
-        Captions of single frames are no queries: ACG would find them by themselves. They only stand in where no clip has
-        anything else.
-        """
-        own = any(origin != "aux" for origin in self.origins)
-        pairs = []
-        for clip, by_lang in enumerate(self.rows_of):
-            rows = by_lang[lang][0] if lang in by_lang else []
-            asked = [row for row in rows if not own or self.origins[row] != "aux"]
-            if asked:
-                pairs.append((clip, min(asked, key=lambda row: _QUERIES.index(self.origins[row]))))
-        return np.array([clip for clip, _ in pairs], np.int64), np.array([row for _, row in pairs], np.int64)
-
-    def owners(self, clips: np.ndarray) -> dict[str, list[int]]:
-        """Every text of these clips, and the places in `clips` of those that have it."""
-        found: dict[str, list[int]] = {}
-        for place, clip in enumerate(clips):
-            for text in {self.texts[row] for rows, _ in self.rows_of[clip].values() for row in rows}:
-                found.setdefault(text, []).append(place)
-        return found
-
-
-def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
-    return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")), len(cumulative) - 1)
-
-
-class _Tokenizes(Protocol):
-    @property
-    def can_shorten(self) -> bool: ...
-    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
-    def count_truncated(self, texts: Sequence[str]) -> int: ...
-
-
-def text_table(
-    source: PairSource,
-    tokenizer: _Tokenizes,
-    langs: tuple[str, ...],
-    lang_odds: dict[str, float],
-    origin_odds: dict[str, float],
-) -> TextTable:
-    """A clip's odds in a language are those of the origins that it has there, each shared by the texts of that origin.
-
-    Raises M2raapError for the first clip without a text in any of the languages.
-    """
-    texts: list[str] = []
-    origins: list[str] = []
-    rows_of: list[dict[str, tuple[list[int], np.ndarray]]] = []
-    for clip, clip_id in enumerate(source.clip_ids):
-        found: dict[str, list[tuple[int, float]]] = {}
-        said = source.texts(clip)
-        many = Counter((lang, origin) for lang, _, origin in said)
-        for lang, text, origin in said:
-            odds = origin_odds.get(origin, 1.0) / many[lang, origin]
-            if lang in langs and lang_odds.get(lang, 1.0) > 0 and odds > 0:
-                found.setdefault(lang, []).append((len(texts), odds))
-                texts.append(text)
-                origins.append(origin)
-        if not found:
-            raise M2raapError(
-                f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt"
-            )
-        rows_of.append(
-            {
-                lang: ([row for row, _ in rows], np.cumsum([odds for _, odds in rows]))
-                for lang, rows in sorted(found.items())
-            }
-        )
-    truncated = sum(tokenizer.count_truncated(chunk) for chunk in _chunks(texts))
-    return TextTable(texts, origins, tokenised(tokenizer, texts), rows_of, langs, lang_odds, truncated)
-
-
-def tokenised(tokenizer: _Tokenizes, texts: Sequence[str]) -> Tensor:
-    """Token ids (N, L). One length for the whole source, so that a vector never depends on its batch."""
-    tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in _chunks(texts)])
-    return tokens[:, : int(tokens.argmax(1).max()) + 1] if tokenizer.can_shorten else tokens
-
-
-def _chunks(texts: Sequence[str]) -> list[Sequence[str]]:
-    return [texts[start : start + 4096] for start in range(0, len(texts), 4096)]

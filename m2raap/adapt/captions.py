@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import PairSource, tokenised
+from m2raap.adapt.batches import PairSource
+from m2raap.adapt.texts import tokenised
 from m2raap.core.errors import M2raapError
 from m2raap.core.spread import spread
 from m2raap.models.acg import Captions

@@ -14,16 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from m2raap.adapt.batches import (
-    Ahead,
-    BatchPlan,
-    LiveImages,
-    PairSource,
-    Place,
-    TextTable,
-    frames_digest,
-    text_table,
-)
+from m2raap.adapt.batches import Ahead, BatchPlan, LiveImages, PairSource, Place, frames_digest
 from m2raap.adapt.captions import CaptionedSource, CaptionTable, caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint
 from m2raap.adapt.config import AdaptConfig
@@ -35,6 +26,7 @@ from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
 from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
+from m2raap.adapt.texts import TextTable, text_table
 from m2raap.adapt.validate import encode_clips
 from m2raap.core import talk
 from m2raap.core.config import digest
@@ -188,7 +180,7 @@ def prepare(
     scaler = torch.amp.GradScaler(model.backbone.device.type) if cfg.precision == "fp16" else None
     if scaler is not None and state.loss_scale:
         scaler.load_state_dict(state.loss_scale)
-    if bias is not None and state.bias is not None:  # the backbone's own came back with its weights
+    if bias is not None and state.bias is not None:
         bias.data.fill_(state.bias)
     team.agree("data, settings or checkpoints", digest([key, state.step]))
     of_loss = [model.backbone.logit_scale, *([bias] if bias is not None else [])]

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import LiveImages, TextTable
+from m2raap.adapt.batches import LiveImages
 from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.prefix_cache import PrefixCache
 from m2raap.adapt.raw_video import RawVideos
+from m2raap.adapt.texts import TextTable
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32

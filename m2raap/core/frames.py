@@ -16,8 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m2raap.core.errors import M2raapError
-from m2raap.core.tables import part_name
+from m2raap.core.tables import damaged, part_name
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class FrameReader:
         self._held: OrderedDict[tuple[Path, int], pa.Table] = OrderedDict()
         self._held_bytes = 0
         self._lock = threading.Lock()
-        self.groups_read = 0
 
     def jpegs(self, part: int, clip_id: str) -> list[bytes]:
         """The clip's key-frames in order of time. Raises M2raapError for a file that is no parquet."""
@@ -69,12 +67,11 @@ class FrameReader:
         return group
 
     def _read(self, path: Path, group: int, metadata: Any) -> pa.Table:
-        self.groups_read += 1
         try:  # a reader of its own: two threads may not share one
             with pq.ParquetFile(path, metadata=metadata) as file:
                 return file.read_row_group(group, columns=["jpegs"], use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from None
+            raise damaged(path, error) from None
 
     def _index(self, part: int) -> _PartIndex:
         """Of all folders, the last one that has a clip's frames counts, as in a view."""
@@ -92,9 +89,5 @@ class FrameReader:
                         ].to_pylist()
                         found.clips.update({name: _Where(path, group, row) for row, name in enumerate(names)})
             except (pa.ArrowInvalid, OSError) as error:
-                raise _damaged(path, error) from None
+                raise damaged(path, error) from None
         return found
-
-
-def _damaged(path: Path, error: Exception) -> M2raapError:
-    return M2raapError(f"{path}: cannot be read as parquet ({error}); delete it and run the stage again")

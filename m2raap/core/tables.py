@@ -163,4 +163,9 @@ def read_part(folder: Path, table: str, part: int, columns: list[str] | None = N
     try:
         return pq.read_table(path, columns=columns, use_threads=False).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise M2raapError(f"{path}: cannot be read as parquet ({error}); delete it and run the stage again") from None
+        raise damaged(path, error) from None
+
+
+def damaged(path: Path, error: Exception) -> M2raapError:
+    """What to raise for a part that is no parquet."""
+    return M2raapError(f"{path}: cannot be read as parquet ({error}); delete it and run the stage again")

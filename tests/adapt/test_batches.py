@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, frames_digest, reverse_frames, text_table
+from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, frames_digest, reverse_frames
+from m2raap.adapt.texts import text_table
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.images import images_from_jpegs

@@ -80,14 +80,11 @@ def write_run(out: Path, arms: dict[str, dict[str, Any]], bench: str = "clips") 
                 "folder": str((base / stage).relative_to(out)),
             }
             steps.append(row | {"parents": [str(parent.relative_to(out)) for parent in parents]})
-    tree = {
-        "kind": "run",
-        "recipe": {"name": "r"},
-        "data": "none",
-        "benches": {},
-        "limit": None,
-        "scores": [],
-        "steps": steps,
-    }
-    write_json(out / "run.json", tree)
+    write_map(out, steps)
     return out
+
+
+def write_map(out: Path, steps: list[dict[str, Any]]) -> None:
+    """A run.json that says no more than these steps."""
+    head = {"kind": "run", "recipe": {"name": "r"}, "data": "none", "benches": {}, "limit": None, "scores": []}
+    write_json(out / "run.json", head | {"steps": steps})

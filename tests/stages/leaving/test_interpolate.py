@@ -20,6 +20,7 @@ from m2raap.stages.leaving.interpolate import curve, curve_lines, dial, keep_cur
 from m2raap.stages.leaving.stills import measure_stills, read_stills
 from m2raap.stages.measure import measure
 from tests.stages.adapted import drawn_benchmark
+from tests.stages.embedded import write_map
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -49,16 +50,7 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
                 assert mine["diff"] == pytest.approx(row["r1"] - found[name, row["lang"], row["direction"], 0.0]["r1"])
     assert len(curve_lines(rows)) == len(rows)
 
-    run = {
-        "kind": "run",
-        "recipe": {"name": "r"},
-        "data": "none",
-        "benches": {},
-        "limit": None,
-        "scores": [],
-        "steps": [],
-    }
-    write_json(tmp_path / "run.json", run)
+    write_map(tmp_path, [])
     keep_curve(tmp_path, rows)
     kept = read_curve(tmp_path)
     assert [(row.set, row.alpha, row.diff) for row in kept] == [(row["set"], row["alpha"], row["diff"]) for row in rows]
