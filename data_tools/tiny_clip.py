@@ -231,7 +231,7 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
     torch.manual_seed(seed)
     MODEL_CFG["text_cfg"]["vocab_size"] = build_tokenizer(work)
     write_config(work)
-    tokenize = open_clip.get_tokenizer(f"local-dir:{work}")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{work}", trust_remote_code=False)
     model: Any = open_clip.CLIP(**MODEL_CFG)
     average: Any = open_clip.CLIP(**MODEL_CFG)
     with torch.no_grad():

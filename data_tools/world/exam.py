@@ -26,7 +26,7 @@ def evaluate(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
     from PIL import Image
 
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{folder}", trust_remote_code=False)
     model.eval()
     rng = np.random.default_rng([seed, 424242])
     stills = [take(sample_shot(rng, two=False, count=1), rng) for _ in range(n)]

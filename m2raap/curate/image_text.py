@@ -19,6 +19,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.local import Dtype, load_pretrained, weights_name
 from m2raap.curate.llm.schema import Completion, Request, is_endless
+from m2raap.models.foreign_code import no_foreign_code
 
 FAMILIES: dict[str, str | None] = {"blip": None, "blip-2": None, "instructblip": None, "florence2": "<CAPTION>"}
 
@@ -79,7 +80,7 @@ class ImageText:
         texts = {"text": [prompt] * len(filled)} if prompt else {}
         inputs = processor(images=filled, return_tensors="pt", **texts).to(device())
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.inference_mode():
+        with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):  # a model may name its own generate
             out_KL = model.generate(**inputs, max_new_tokens=self.cfg.max_tokens, do_sample=False, num_beams=1)
         ends = _end_ids(model)
         found = []

@@ -20,10 +20,11 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
+from m2raap.models.foreign_code import no_foreign_code
+from m2raap.models.open_clip_config import CONFIG_NAME, read_model_config
+from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import OpenClipText
 from m2raap.models.vision_open_clip import open_clip_tower
-
-CONFIG_NAME = "open_clip_config.json"
 
 
 def load(cfg: BackboneConfig) -> Backbone:
@@ -80,9 +81,11 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
     import open_clip
     from open_clip.transform import PreprocessCfg
 
+    quiet, code = quiet_loggers("root", "huggingface_hub"), no_foreign_code(f"backbone '{asked}'")
     try:
-        with warnings.catch_warnings(), quiet_loggers("root", "huggingface_hub"), no_waiting_for_a_hub(name):
+        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub(name), code:
             warnings.simplefilter("ignore")
+            model_cfg = read_model_config(name)
             clip = open_clip.create_model(
                 name,
                 pretrained,
@@ -92,8 +95,13 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
                 force_quick_gelu=quick_gelu,
                 weights_only=True,
             )
-            model_cfg = open_clip.get_model_config(name)
-            tokenizer = open_clip.get_tokenizer(name)
+            # open_clip's own tokenizer knows no such argument
+            trust: dict[str, Any] = (
+                {"trust_remote_code": False} if model_cfg["text_cfg"].get("hf_tokenizer_name") else {}
+            )
+            tokenizer = open_clip.get_tokenizer(name, **trust)
+    except M2raapError:
+        raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
@@ -101,7 +109,6 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
             "If this machine reaches no model hub, copy the weights here and give a folder (model: local-dir:/folder) "
             "or a file (pretrained: /file.safetensors or .pt)."
         ) from error
-    assert model_cfg is not None, name
     if quick_gelu:
         model_cfg["quick_gelu"] = True
     visual: Any = clip.visual
@@ -112,20 +119,20 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
         clip,
         open_clip_tower(clip, int(model_cfg["embed_dim"])),
         OpenClipText(clip, tokenizer),
-        _preprocess(shown),
+        _preprocess(asked, shown),
         description,
         lambda folder: _write(description, folder),
     )
 
 
-def _preprocess(shown: dict[str, Any]) -> Preprocess:
+def _preprocess(asked: str, shown: dict[str, Any]) -> Preprocess:
     size = shown["size"]
     sides = [size, size] if isinstance(size, int) else list(size)
     if sides[0] != sides[1]:
         raise M2raapError(
             f"this open_clip model wants images of {sides[0]} x {sides[1]}; only square ones are supported"
         )
-    return Preprocess(sides[0], tuple(shown["mean"]), tuple(shown["std"]), shown["interpolation"], shown["resize_mode"])
+    return to_preprocess(f"backbone '{asked}', preprocess_cfg", shown | {"image_size": sides[0]})
 
 
 def _write(description: dict[str, Any], folder: Path) -> None:
@@ -150,6 +157,18 @@ def quiet_loggers(*names: str) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def from_cache_alone() -> Iterator[None]:
+    """Inside, no hub is asked: what a folder names, and nobody asked for, is taken from this machine or not at all."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextlib.contextmanager

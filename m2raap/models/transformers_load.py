@@ -12,7 +12,9 @@ import torch
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.config import BackboneConfig
+from m2raap.models.foreign_code import no_foreign_code
 from m2raap.models.open_clip_load import no_waiting_for_a_hub, quiet_loggers
+from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import TransformersText
 from m2raap.models.vision_transformers import TransformersVit
 
@@ -33,9 +35,9 @@ def load(cfg: BackboneConfig) -> Backbone:
     local = Path(name).is_dir()
     if cfg.model.startswith("local-dir:") and not (Path(name) / "config.json").is_file():
         raise M2raapError(f"backbone '{cfg.model}': {name} holds no config.json (transformers' form)")
-    quiet = quiet_loggers("transformers", "huggingface_hub")
+    quiet, code = quiet_loggers("transformers", "huggingface_hub"), no_foreign_code(f"backbone '{cfg.model}'")
     try:
-        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub("local-dir:" if local else name):
+        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub("local-dir:" if local else name), code:
             warnings.simplefilter("ignore")
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             _check_family(cfg.model, config)
@@ -47,6 +49,7 @@ def load(cfg: BackboneConfig) -> Backbone:
                 model = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             shown = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
+        return _backbone(model, tokenizer, _preprocess(cfg.model, shown, config))
     except M2raapError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
@@ -56,7 +59,6 @@ def load(cfg: BackboneConfig) -> Backbone:
             "copy the folder here (config.json, model.safetensors, tokenizer, preprocessor_config.json) and give "
             "model: local-dir:/folder"
         ) from error
-    return _backbone(model, tokenizer, _preprocess(shown, config))
 
 
 def from_description(folder: Path) -> Backbone:
@@ -64,25 +66,19 @@ def from_description(folder: Path) -> Backbone:
     import transformers
 
     try:
-        with quiet_loggers("transformers", "huggingface_hub"), no_waiting_for_a_hub("local-dir:"):
+        quiet, code = quiet_loggers("transformers", "huggingface_hub"), no_foreign_code(str(folder))
+        with quiet, no_waiting_for_a_hub("local-dir:"), code:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _check_family(str(folder), config)
             model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             shown = json.loads((folder / PREPROCESS_NAME).read_text(encoding="utf-8"))
-            preprocess = Preprocess(
-                shown["image_size"],
-                tuple(shown["mean"]),
-                tuple(shown["std"]),
-                shown["interpolation"],
-                shown["resize_mode"],
-            )
+        return _backbone(model, tokenizer, to_preprocess(str(folder / PREPROCESS_NAME), shown))
     except M2raapError:
         raise
     except Exception as error:  # what a damaged folder makes transformers raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(f"{folder}: the description of the backbone cannot be read ({reason})") from error
-    return _backbone(model, tokenizer, preprocess)
 
 
 def _check_family(asked: str, config: Any) -> None:
@@ -112,7 +108,7 @@ def _backbone(model: Any, tokenizer: Any, preprocess: Preprocess) -> Backbone:
     return Backbone(model, vision, TransformersText(model, tokenizer, context), preprocess, description, write)
 
 
-def _preprocess(shown: dict[str, Any], config: Any) -> Preprocess:
+def _preprocess(asked: str, shown: dict[str, Any], config: Any) -> Preprocess:
     """From transformers' preprocessor_config.json. SigLIP2 NaFlex says how many patches, not which size."""
     size = shown.get("size") or {}
     if "max_num_patches" in shown:
@@ -124,10 +120,6 @@ def _preprocess(shown: dict[str, Any], config: Any) -> Preprocess:
         side, mode = int(crop.get("height", size["shortest_edge"])), "shortest"
     else:
         side, mode = int(size["height"]), "squash"
-    return Preprocess(
-        side,
-        tuple(shown["image_mean"]),
-        tuple(shown["image_std"]),
-        _INTERPOLATION.get(int(shown.get("resample", 3)), "bicubic"),
-        mode,
-    )
+    settings = {"image_size": side, "mean": shown["image_mean"], "std": shown["image_std"], "resize_mode": mode}
+    interpolation = _INTERPOLATION.get(int(shown.get("resample", 3)), "bicubic")
+    return to_preprocess(f"backbone '{asked}', preprocessor_config.json", settings | {"interpolation": interpolation})

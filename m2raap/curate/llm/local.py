@@ -14,6 +14,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.curate.llm.budget import Budget, BudgetConfig
 from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.schema import Completion, Request
+from m2raap.models.foreign_code import no_foreign_code
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -49,7 +50,10 @@ def weights_name(model: str, revision: str | None) -> str:
 def load_pretrained(kind: Any, model: str, revision: str | None, **more: Any) -> Any:
     """`kind.from_pretrained` without remote code and without pickles. Raises M2raapError in one sentence."""
     try:
-        return kind.from_pretrained(model, revision=revision or "main", trust_remote_code=False, **more)
+        with no_foreign_code(f"model '{model}'"):
+            return kind.from_pretrained(model, revision=revision or "main", trust_remote_code=False, **more)
+    except M2raapError:
+        raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
@@ -85,7 +89,7 @@ class LocalBackend:
         longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         if ids_1L.shape[1] + self.cfg.max_tokens > longest:
             return Completion("", "length", None, ids_1L.shape[1], 0)
-        with torch.inference_mode():
+        with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):  # a model may name its own generate
             out_1L = model.generate(
                 input_ids=ids_1L,
                 attention_mask=torch.ones_like(ids_1L),

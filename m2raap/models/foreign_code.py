@@ -1,0 +1,45 @@
+"""Models come from strangers: a folder or a hub may hold Python of its own, and none of it is ever run."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from m2raap.core.errors import M2raapError
+
+_LOCK = threading.RLock()  # two loads at once would put back each other's functions
+
+
+@contextlib.contextmanager
+def no_foreign_code(asked: str) -> Iterator[None]:
+    """Inside, transformers imports no module of a model and asks nobody whether it may, whatever a configuration says.
+
+    A configuration can bring trust_remote_code itself, and open_clip calls transformers without it, which at a terminal
+    asks the user. So the argument alone is not enough: what is closed are the two functions that every way to a
+    model's module goes through, before the module is read. `asked` begins the sentence. Raises M2raapError where
+    the model cannot be had without its code.
+    """
+    from transformers import dynamic_module_utils as modules
+
+    sentence = (
+        f"{asked} cannot be loaded: it wants to run Python of its own, and m2raap never runs code that comes with a "
+        "model; take one of a family that open_clip or transformers knows"
+    )
+
+    def refuse(*_given: Any, **_more: Any) -> NoReturn:
+        raise M2raapError(sentence)
+
+    closed = {"check_imports": refuse, "get_relative_import_files": refuse, "TIME_OUT_REMOTE_CODE": 0}
+    with _LOCK:
+        before = {name: getattr(modules, name) for name in closed}
+        modules.__dict__.update(closed)
+        try:
+            yield
+        except ValueError as error:  # transformers' own refusal, whose advice is to allow it
+            if "trust_remote_code" in str(error):
+                raise M2raapError(sentence) from error
+            raise
+        finally:
+            modules.__dict__.update(before)

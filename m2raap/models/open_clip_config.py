@@ -1,0 +1,157 @@
+"""What an open_clip configuration may say: keys that open_clip's classes take, values of their types, no other folder.
+
+It comes from a stranger's folder or a hub, and open_clip hands parts of it on, unread, to timm and transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from m2raap.core.errors import M2raapError
+
+CONFIG_NAME = "open_clip_config.json"
+NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
+# Of open_clip's two tokenizers. HFTokenizer hands every other key on to transformers (trust_remote_code is one),
+# bpe_path opens any file, and the reduction mask 'syntax' downloads.
+TOKENIZER_KINDS = {
+    "clean": Literal["canonicalize", "lower", "whitespace"],
+    "strip_sep_token": bool,
+    "language": str,
+    "reduction_mask": Literal["", "simple", "random", "shuffle"],
+    "additional_special_tokens": list[str],
+}
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", dict: "an object"}
+
+
+def read_model_config(name: str) -> dict[str, Any]:
+    """The judged `model_cfg` of 'local-dir:/folder', 'hf-hub:org/name' or one of open_clip's own names.
+
+    Raises M2raapError naming file and key where it is not sound, and what the hub client raises.
+    """
+    from open_clip.factory import _get_hf_config, get_model_config
+
+    if name.startswith("local-dir:"):
+        path = Path(name.removeprefix("local-dir:")) / CONFIG_NAME
+        return _model_config(str(path), _read(path), tokenizer_inside=True)
+    if name.startswith("hf-hub:"):
+        where = f"{name}, {CONFIG_NAME}"
+        return _model_config(where, _get_hf_config(name.removeprefix("hf-hub:")), tokenizer_inside=False)
+    return _model_config(name, {"model_cfg": get_model_config(name)}, tokenizer_inside=False)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise M2raapError(f"{path}: cannot be read as JSON ({error}); copy the file again") from error
+
+
+def _model_config(where: str, tree: Any, tokenizer_inside: bool) -> dict[str, Any]:
+    """`tree["model_cfg"]` after judging it. `tokenizer_inside`: the folder's, whatever name is given."""
+    model_cfg = tree.get("model_cfg") if isinstance(tree, dict) else None
+    if not isinstance(model_cfg, dict) or not isinstance(tree.get("preprocess_cfg") or {}, dict):
+        raise M2raapError(
+            f"{where}: has to be an object with the objects model_cfg and, where wanted, preprocess_cfg; give a model in "
+            "open_clip's form"
+        )
+    lacking = [key for key in NEEDED if model_cfg.get(key) is None]
+    if lacking:
+        raise M2raapError(f"{where}: model_cfg lacks {', '.join(lacking)}; give a model in open_clip's form")
+    _judge_keys(where, "model_cfg", model_cfg, _model_kinds())
+    _judge_names(where, model_cfg, tokenizer_inside)
+    return model_cfg
+
+
+def _model_kinds() -> dict[str, Any]:
+    """Key of a model_cfg -> type, as open_clip's three classes declare it; custom_text says which of them."""
+    from open_clip.coca_model import CoCa
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    kinds: dict[str, Any] = {"custom_text": bool}
+    for owner in (CoCa, CustomTextCLIP, CLIP):
+        kinds |= get_type_hints(owner.__init__)
+    kinds.pop("cast_dtype")  # no JSON: open_clip gives it
+    kinds.pop("return", None)
+    return kinds
+
+
+def _judge_keys(where: str, parent: str, settings: Any, kinds: Mapping[str, Any]) -> None:
+    if not isinstance(settings, dict):
+        raise M2raapError(f"{where}: {parent} has to be an object; correct it, or take another model")
+    for name, value in settings.items():
+        key = f"{parent}.{name}"
+        if name not in kinds:
+            raise M2raapError(
+                f"{where}: {key} is nothing that m2raap hands on to open_clip (known: {', '.join(kinds)}); take it out of "
+                "the file, or take another model"
+            )
+        if is_dataclass(kinds[name]):
+            _judge_keys(where, key, value, get_type_hints(kinds[name]))
+        elif name == "tokenizer_kwargs":
+            _judge_keys(where, key, value, TOKENIZER_KINDS)
+        # null is everywhere: open_clip's own files say it where its annotations do not (patch_size, timm_proj)
+        elif value is not None and not _fits(value, kinds[name]):
+            raise M2raapError(
+                f"{where}: {key} has to be {_named(kinds[name])}, not {str(value)[:60]}; correct it, or take another model"
+            )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if origin is tuple:
+        return isinstance(value, list) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if kind is dict:  # keyword arguments of a norm or an activation
+        return isinstance(value, dict) and all(one is None or _fits(one, float | bool | str) for one in value.values())
+    if kind in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (kind is float and isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, kind)
+
+
+def _named(kind: Any) -> str:
+    """The type in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_named(one) for one in inner if one is not type(None))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin is tuple:
+        return f"a list of {len(inner)}"
+    return "a list of texts" if origin is list else _WORDS.get(kind, str(kind))
+
+
+def _judge_names(where: str, model_cfg: dict[str, Any], tokenizer_inside: bool) -> None:
+    """What timm and transformers look up is a name that they know or one of the hub, no folder or address."""
+    import timm
+
+    trunk = model_cfg["vision_cfg"].get("timm_model_name")
+    if trunk and not timm.is_model(trunk):  # 'local-dir:', 'hf-hub:' and paths are none
+        raise M2raapError(
+            f"{where}: model_cfg.vision_cfg.timm_model_name '{trunk[:60]}' is no model of the timm installed here, and a "
+            "configuration may name no other place; take another model"
+        )
+    for part in ("text_cfg", "multimodal_cfg"):
+        for key in ("hf_model_name", "hf_tokenizer_name"):
+            name = model_cfg.get(part, {}).get(key)
+            unread = key == "hf_tokenizer_name" and tokenizer_inside
+            if not name or (unread and name == "."):
+                continue
+            if not HUB_NAME.fullmatch(name) or ".." in name or (Path(name).exists() and not unread):
+                raise M2raapError(
+                    f"{where}: model_cfg.{part}.{key} '{name[:60]}' is no name on the hub or that of a folder here, and a "
+                    "configuration may name neither folder nor address; take another model"
+                )

@@ -1,0 +1,46 @@
+"""How a model's files say that pixels are prepared, judged: a value that is none makes vectors that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import Preprocess
+
+LEAST_STD, LARGEST = 1e-3, 1e3  # pixels are 0..1 before; beyond these nothing of a picture is left in fp32 or fp16
+KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash")}
+
+
+def to_preprocess(where: str, settings: Mapping[str, Any]) -> Preprocess:
+    """From the keys image_size (pixels), mean, std (three numbers each, of pixels 0..1), interpolation, resize_mode.
+
+    Raises M2raapError naming `where`, the key and what it has to be.
+    """
+    size = settings.get("image_size")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise _refused(where, "the image size", size, "a whole number of pixels from 1 on")
+    for key, least in (("mean", -LARGEST), ("std", LEAST_STD)):
+        if not _are_numbers(settings.get(key), least):
+            raise _refused(where, key, settings.get(key), f"three numbers from {least:g} to {LARGEST:g}")
+    for key, known in KNOWN.items():
+        if settings.get(key) not in known:
+            raise _refused(where, key, settings.get(key), f"one of {', '.join(known)}")
+    return Preprocess(
+        size, tuple(settings["mean"]), tuple(settings["std"]), settings["interpolation"], settings["resize_mode"]
+    )
+
+
+def _are_numbers(values: Any, least: float) -> bool:
+    """Whether it is a list of three numbers from `least` on; NaN is none."""
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return False
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return len(numbers) == 3 and all(least <= value <= LARGEST for value in numbers)
+
+
+def _refused(where: str, key: str, value: Any, wanted: str) -> M2raapError:
+    return M2raapError(
+        f"{where}: {key} of the picture preparation is {str(value)[:60]} and has to be {wanted}; correct it, or take "
+        "another model"
+    )
