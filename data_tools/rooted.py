@@ -13,7 +13,7 @@ from m2raap.video.fetch import check_url, is_url
 from m2raap.video.paths import Refused, resolve_video
 
 # In this order where a folder holds one name with several endings.
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".ts")
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".ts", ".ogv")
 # Paths that cannot lead out of a folder, whatever the system: judging all others is resolve_video's.
 _TAME = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*/)*[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*")
 

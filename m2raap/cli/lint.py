@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from m2raap.cli.options import JsonOption
+from m2raap.core.talk import one_line
 
 SHOWN = 3
 
@@ -39,13 +40,9 @@ def lint(
         share = f"{row['count']:,} of {row['of']:,}" if row["of"] >= row["count"] else f"{row['count']:,}"
         typer.echo(f"{row['what']}{' ' + row['lang'] if row['lang'] else ''}: {share}: {row['says']}")
         for example in row["examples"][:SHOWN]:
-            plain = example if isinstance(example, list | str) else example["text"]
-            typer.echo("    " + _one_line(", ".join(plain) if isinstance(plain, list) else str(plain)))
+            said = example if isinstance(example, list | str) else example["text"]
+            typer.echo("    " + one_line(", ".join(said) if isinstance(said, list) else str(said))[:140])
     if not found["findings"]:
         typer.echo("nothing found")
     for sentence in found["not_looked_at"]:
         typer.echo(sentence)
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)[:140]

@@ -35,14 +35,14 @@ def probe(
 ) -> None:
     from collections import Counter
 
-    from m2raap.stages.probe import find_files, one_line, probe_files, told
+    from m2raap.stages.probe import find_files, probe_files, told
     from m2raap.video.limits import VideoConfig
 
     allowed = 1.0 if allow_refused is None else parse_percent(allow_refused)
     limits = VideoConfig(timeout_s=timeout_s, memory_mb=memory_mb, max_pixels=max_pixels, max_bytes=max_bytes)
     files, left_out = find_files(paths)
     for line in left_out:
-        talk.say(f"left out: {one_line(line)}")
+        talk.say(f"left out: {talk.one_line(line)}")
     rows: list[dict[str, Any]] = []
     with talk.progress("probe", len(files)) as advance:
         for row in probe_files(files, limits, workers or os.cpu_count() or 1):

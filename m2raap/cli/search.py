@@ -79,17 +79,14 @@ def _read(path: Path) -> bytes:
 
 def _print(hit: dict[str, Any]) -> None:
     length = f"  {hit['duration_s']:.1f} s long" if hit["duration_s"] is not None else ""
-    typer.echo(f"{hit['rank']:>3}  {hit['score']:.4f}  {_plain(hit['clip_id'])}  {_plain(hit['video'])}{length}")
+    typer.echo(
+        f"{hit['rank']:>3}  {hit['score']:.4f}  {talk.one_line(hit['clip_id'])}  {talk.one_line(hit['video'])}{length}"
+    )
     end = "its end" if hit["end_s"] is None else f"{hit['end_s']:.2f} s"
     where = f"{hit['start_s']:.2f} s to {end}, best frame at {hit['frames'][0]['time_s']:.2f} s"
-    typer.echo(f"     video: {_plain(hit['video_path'] or 'not on this machine')}, {where}")
+    typer.echo(f"     video: {talk.one_line(hit['video_path'] or 'not on this machine')}, {where}")
     named = ", ".join(f"{frame.get('path', frame['n'])} at {frame['time_s']:.2f} s" for frame in hit["frames"])
     part = "" if "path" in hit["frames"][0] else f"; in {hit['frames_part'] or 'a folder that is not there any more'}"
-    typer.echo(f"     key-frames, best first: {_plain(named + part)}")
+    typer.echo(f"     key-frames, best first: {talk.one_line(named + part)}")
     for caption in hit["captions"]:
-        typer.echo(f"     {caption['lang']}: {_plain(caption['text'])[:200]}")
-
-
-def _plain(text: str) -> str:
-    """Without what a terminal would obey."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+        typer.echo(f"     {caption['lang']}: {talk.one_line(caption['text'])[:200]}")

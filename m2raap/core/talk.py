@@ -1,15 +1,72 @@
-"""What the program says while it works: to stderr, as bars on a terminal and as a line now and then otherwise."""
+"""What the program says while it works: to stderr, as bars on a terminal and as a line now and then otherwise.
+
+Names, captions and answers of models come from strangers: what a terminal would obey is taken out of all that reaches one.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Protocol
+from typing import Any, Protocol, TextIO, cast
 
 _SECONDS_BETWEEN_LINES = 5.0
+_JOINERS = "\u200c\u200d"  # without them Persian words and families of emoji fall apart
 _quiet = False
+
+
+def plain(text: str) -> str:
+    """The text with U+FFFD for each character that a terminal would obey, or that hides or turns what stands beside it.
+
+    Line breaks, tabs and all that can be seen stay; controls, escapes, marks of direction and halves of characters go.
+    """
+    return text if text.isprintable() else "".join(c if _is_plain(c) else "\ufffd" for c in text)
+
+
+def one_line(text: str) -> str:
+    """`plain`, for a name or a caption within a line: line breaks and tabs become U+FFFD, too."""
+    return plain(text).replace("\n", "\ufffd").replace("\t", "\ufffd")
+
+
+def _is_plain(char: str) -> bool:
+    return char.isprintable() or char in "\n\t" or char in _JOINERS or unicodedata.category(char) == "Zs"
+
+
+def on_terminal(stream: TextIO) -> TextIO:
+    """The stream for results: on a terminal only `plain` text passes. What is piped is data and passes as it is."""
+    if not stream.isatty():
+        return stream
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # not every terminal has U+FFFD, or all of the world's scripts
+    return cast(TextIO, _Terminal(stream))
+
+
+class _Terminal:
+    """A terminal's stream; what is not about writing text is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.rich_proxied_file = stream  # rich looks for this name: its colours are ours, its cells are plain already
+
+    def write(self, text: str) -> int:
+        # JSON has escapes of its own, with which it can be read back whole. To call other text JSON does no harm.
+        return self.rich_proxied_file.write(_escaped(text) if text.startswith(("{", "[")) else plain(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # click would write past us where the encoding is not to its liking
+            raise AttributeError(name)
+        return getattr(self.rich_proxied_file, name)
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if _is_plain(c) else json.dumps(c)[1:-1] for c in text)
 
 
 class Advance(Protocol):
@@ -26,7 +83,7 @@ def be_quiet(quiet: bool) -> None:
 def say(message: str) -> None:
     """One line of talk; results never come here, they go to stdout."""
     if not _quiet:
-        print(message, file=sys.stderr, flush=True)
+        print(plain(message), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -47,13 +104,17 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[remark]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, remark="")
+    title_column, remark_column = (
+        TextColumn(text, markup=False) for text in ("{task.description:<26}", "{task.fields[remark]}")
+    )
+    columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), remark_column)
+    # Results go to stdout, bar or no bar, and not by way of the bar's console.
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
+        task = bar.add_task(one_line(title), total=total, remark="")
 
         def advance(amount: int = 1, remark: str = "") -> None:
             if remark:
-                bar.update(task, remark=remark)
+                bar.update(task, remark=one_line(remark))
             bar.advance(task, amount)
 
         yield advance

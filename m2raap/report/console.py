@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from m2raap.core.talk import one_line
 from m2raap.report.data import (
     BilingualRow,
     CostRow,
@@ -264,7 +265,7 @@ def _percent(share: float | None) -> str:
 def print_table(title: str, head: list[str], rows: list[list[Cell]], right: set[int], file: TextIO | None) -> None:
     """Rich on a terminal, plain columns elsewhere; `right`: columns to align right."""
     stream = sys.stdout if file is None else file
-    rows = [["".join(c if c.isprintable() else "\ufffd" for c in cell) for cell in row] for row in rows]
+    head, *rows = ([one_line(cell) for cell in row] for row in (head, *rows))
     if stream.isatty():
         from rich import box
         from rich.console import Console
@@ -272,10 +273,9 @@ def print_table(title: str, head: list[str], rows: list[list[Cell]], right: set[
         from rich.text import Text
 
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for number, name in enumerate(head):
-            table.add_column(name, justify="right" if number in right else "left", no_wrap=number in right)
+        for number, name in enumerate(head):  # as Text, so that square brackets in a name are no markup
+            table.add_column(Text(name), justify="right" if number in right else "left", no_wrap=number in right)
         for row in rows:
-            # As Text, so that square brackets in a name are no markup.
             table.add_row(*(Text(cell) for cell in row))
         Console(file=stream).print(table)
         return

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.talk import one_line
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import Examined
 from m2raap.video.worker import VideoWorker
@@ -108,7 +109,7 @@ def _row(file: Path, worker: VideoWorker) -> Row:
 
 
 def printable(path: Path) -> str:
-    """The path as text; bytes that are no UTF-8 become \\xNN, so that JSON and terminals can show it."""
+    """The path as text; bytes that are no UTF-8 become \\xNN, so that JSON can hold it."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -125,8 +126,3 @@ def told(row: Row) -> str:
     extra += ["variable frame rate"] if row["variable_frame_rate"] else []
     extra += [one_line(row["detail"])] if row["detail"] else []
     return f"{row['class']:<17} {one_line(row['path'])}  ({', '.join([figures, *extra])})"
-
-
-def one_line(text: str) -> str:
-    """Names and messages come from strangers: no line breaks, no terminal codes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
