@@ -16,6 +16,7 @@ from data_tools.rooted import find_missing
 from m2raap.core.corpus import SCORES, Corpus, holdout, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
+from m2raap.core.lock import locked
 from m2raap.core.tables import Row, signal_schema
 
 VAL_SHARE, MAX_VAL = 0.1, 1000
@@ -99,10 +100,11 @@ def write_training(
         here = {row["clip_id"] for row in group}
         texts = [row for row in pairs.texts if row["clip_id"] in here]
         missing = find_missing(root, group)
-        corpus = write_corpus(
-            folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
-        )
-        _write_scores(corpus, pairs.scores)
+        with locked(folder, written=()):
+            corpus = write_corpus(
+                folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
+            )
+            _write_scores(corpus, pairs.scores)
         made.append(corpus)
     return made
 

@@ -25,6 +25,7 @@ from data_tools.table import KEPT, captions_of
 from m2raap.core.corpus import LANGS, SPLITS, Corpus, refuse_other
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
+from m2raap.core.lock import locked
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
@@ -47,7 +48,14 @@ def import_webdataset(
 ) -> list[Corpus]:
     """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member; OUT is as it was then."""
     shards = _shards(source)
-    refuse_other(out)
+    with locked(out, written=("videos",)):
+        refuse_other(out)
+        return _import(source, shards, out, num_holdout, seed, limits)
+
+
+def _import(
+    source: Path, shards: list[Path], out: Path, num_holdout: int | None, seed: int, limits: TarLimits | None
+) -> list[Corpus]:
     videos, draft = out / "videos", out / "videos" / ".draft"
     shutil.rmtree(draft, ignore_errors=True)  # of an import that was cut off
     pairs = Pairs(source, source.stem if source.is_file() else source.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import fcntl
 import hashlib
 import io
@@ -60,6 +61,11 @@ def _here(command: list[str], cwd: Path | str) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(command, code, out.getvalue(), talk.getvalue())
 
 
+def as_another_command(work: Callable[[], object]) -> object:
+    """Runs `work` as a command beside the running one would: it holds none of the locks of its caller."""
+    return contextvars.Context().run(work)
+
+
 def digests(folder: Path) -> dict[str, str]:
     """Relative path -> SHA-256 of every file below `folder` that must not change."""
     return {
@@ -67,6 +73,15 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not set(path.relative_to(folder).parts) & set(TRANSIENT)
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_of_the_tests(tmp_path_factory) -> None:
+    """What the tests say as a user of this machine stays among them; corpora below their folder may be copied about."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_STATE_HOME"] = str(base / "state")
+    os.environ["M2RAAP_VIDEO_ROOTS"] = str(base)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

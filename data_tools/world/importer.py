@@ -9,6 +9,7 @@ from m2raap.core import talk
 from m2raap.core.config import build, parse_assignment, set_keys
 from m2raap.core.corpus import Corpus, open_corpus, write_corpus
 from m2raap.core.engine import available_cores
+from m2raap.core.lock import locked
 
 BENCHMARK = "world-motion"
 
@@ -23,7 +24,7 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
         if all(corpus.source == source for corpus in made):
             talk.say("world: done before")
             return made
-    with talk.Phases("world") as phases:
+    with locked(out, written=("videos", "truth.parquet", "scenes.parquet")), talk.Phases("world") as phases:
         world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))
     root = out / "videos"
     return [

@@ -17,6 +17,7 @@ from data_tools.world.grammar import Scene, SceneSampler, meaning, split_pairs
 from data_tools.world.make import Planned, WorldConfig, clip_row, planned, text_rows, write_clip
 from m2raap.core.corpus import Corpus, write_corpus
 from m2raap.core.engine import available_cores
+from m2raap.core.lock import locked
 
 BENCHMARK = "world-offtopic"
 FIRST = 2_000_000  # numbers of clips that no world reaches: their drawings and words are streams of their own
@@ -26,14 +27,15 @@ def write_off_topic(out: Path, num: int, seed: int) -> Corpus:
     """`num` clips and two texts each. The same arguments give the same bytes. Raises M2raapError where one cannot be made."""
     cfg = WorldConfig(seed=seed)
     plans = _plan(cfg, num)
-    (out / "videos" / "test").mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(available_cores()) as pool:
-        list(pool.map(lambda plan: write_clip(plan, cfg, out / "videos"), plans))
     texts = [row for plan in plans for row in text_rows(plan)]
     source = {"importer": "world", "settings": {"off_topic": num, "seed": seed}}
-    return write_corpus(
-        out, [clip_row(plan) for plan in plans], texts, video_root=out / "videos", source=source, benchmark=BENCHMARK
-    )
+    root = out / "videos"
+    with locked(out, written=("videos",)):
+        (root / "test").mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(available_cores()) as pool:
+            list(pool.map(lambda plan: write_clip(plan, cfg, root), plans))
+        clips = [clip_row(plan) for plan in plans]
+        return write_corpus(out, clips, texts, video_root=root, source=source, benchmark=BENCHMARK)
 
 
 def _plan(cfg: WorldConfig, num: int) -> list[Planned]:

@@ -10,7 +10,6 @@ import typer
 
 from m2raap.cli.data_export import exporters
 from m2raap.cli.options import JsonOption
-from m2raap.core import talk
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +21,10 @@ def register(app: typer.Typer) -> None:
 def forget(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="runs, corpora, exports: all that is below them and under them"),
+        typer.Argument(
+            metavar="FOLDER...",
+            help="corpora, what was made from them (runs, exports), and files of your own scores: all that is to change",
+        ),
     ],
     ids: Annotated[
         Path | None,
@@ -35,15 +37,6 @@ def forget(
 
     done = forget_clips(folders, read_ids(ids) if ids else [], exporters())
     typer.echo(json.dumps(done, ensure_ascii=False, sort_keys=True) if as_json else "\n".join(_tell(done)))
-
-
-def finish_interrupted(journal: Path) -> None:
-    """Carries out what an interrupted forget left to do, and says what it was."""
-    from m2raap.stages.forgetting.forget import finish
-
-    talk.say(f"{journal.parent}: finishing a 'm2raap forget' that was interrupted")
-    for line in _tell(finish(journal, exporters())):
-        talk.say(line)
 
 
 def _tell(done: dict[str, Any]) -> list[str]:

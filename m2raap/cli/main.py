@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import os
 import shlex
 import signal
@@ -37,7 +38,6 @@ from m2raap.cli import (
 )
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
-from m2raap.core.tombstones import ForgettingUnfinished
 
 app = typer.Typer(
     name="m2raap",
@@ -95,6 +95,7 @@ _OF_THE_MACHINE = {
 
 def main() -> None:
     """Runs the command; every failure ends in one clear sentence and its exit code."""
+    sys.stdout = talk.on_terminal(sys.stdout)
     try:
         code = _guarded()
     except KeyboardInterrupt:  # in the middle of saying how something else ended
@@ -111,12 +112,12 @@ def main() -> None:
 
 def _guarded() -> int:
     try:
-        result = _run()
+        result = app(standalone_mode=False, prog_name="m2raap")
         return _interrupted() if result == 130 else result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         return _interrupted()
     except M2raapError as error:
-        print(f"m2raap: {error}", file=sys.stderr)
+        _say(f"m2raap: {error}")
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
@@ -124,27 +125,15 @@ def _guarded() -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f"{error.filename}: " if error.filename else ""
-            print(
-                f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes",
-                file=sys.stderr,
-            )
+            _say(f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes")
             return 1
         if error.filename and error.errno in _OF_THE_MACHINE:
             name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else error.filename
-            print(f"m2raap: {name}: {error.strerror}; mend that, or give another path", file=sys.stderr)
+            _say(f"m2raap: {name}: {error.strerror}; mend that, or give another path")
             return 1
         return _bug()
     except Exception as error:
         return _click_error(error)
-
-
-def _run() -> object:
-    """The command; where it meets a forget that was interrupted, that is finished first."""
-    while True:
-        try:
-            return app(standalone_mode=False, prog_name="m2raap")
-        except ForgettingUnfinished as found:
-            forget.finish_interrupted(found.journal)
 
 
 def _click_error(error: Exception) -> int:
@@ -158,7 +147,9 @@ def _click_error(error: Exception) -> int:
     if "ClickException" in kind:
         show = getattr(error, "show", None)
         if show is not None:
-            show()
+            shown = io.StringIO()
+            show(shown)
+            _say(shown.getvalue().removesuffix("\n"))
         return 2
     return _bug()
 
@@ -166,23 +157,25 @@ def _click_error(error: Exception) -> int:
 def _interrupted() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being seen to: impatience must not cut the clean-up short
     command = shlex.join(["m2raap", *sys.argv[1:]])
-    print(f"\nm2raap: interrupted; what is finished is kept. To go on:\n  {command}", file=sys.stderr)
+    _say(f"\nm2raap: interrupted; what is finished is kept. To go on:\n  {command}")
     return 130
 
 
 def _bug() -> int:
     trace = traceback.format_exc()
     if os.environ.get("M2RAAP_DEBUG"):
-        print(trace, file=sys.stderr)
+        _say(trace)
         return 1
     with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
         log.write(trace)
     last = trace.strip().splitlines()[-1]
-    print(
-        f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.",
-        file=sys.stderr,
-    )
+    _say(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
     return 1
+
+
+def _say(sentence: str) -> None:
+    """How a command ended, which --quiet does not silence."""
+    print(talk.plain(sentence), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
+from m2raap.core.lock import FILE as LOCK_FILE
+from m2raap.core.lock import locked
+from m2raap.core.state import believe_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
 
 LANGS = ("en", "zh")
@@ -23,7 +27,8 @@ SPLITS = ("train", "val", "test")
 SCORES = (
     "scores.parquet"  # figures of the list that an import read (motion, aesthetics ...), by clip_id; no stage needs it
 )
-_OURS = ("clips", "texts", "missing", "dropped", "videos", "split", SCORES, tombstones.FILE)
+_TABLES = ("clips", "texts", "missing", "dropped")
+_OURS = (*_TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE)
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,16 @@ class Corpus:
 
     path: Path
     num_parts: int
-    video_root: Path
+    stated_video_root: Path  # what the manifest says: read files below `video_root`, never below this
     digest: str
     benchmark: str | None  # the protocol's name; None: a training corpus
     counts: dict[str, int]
     source: dict[str, Any]
+
+    @cached_property
+    def video_root(self) -> Path:
+        """Where the videos lie. Raises M2raapError for a folder that this corpus may not name (core/state.py)."""
+        return believe_video_root(self.path, self.stated_video_root)
 
     def rows(self, table: str, part: int, columns: list[str] | None = None) -> list[Row]:
         return read_part(self.path, table, part, columns)
@@ -64,8 +74,23 @@ def write_corpus(
     (core/tombstones.py) stay out. Raises M2raapError for an empty corpus, twin ids, a text without its clip, an unknown
     language or split, or a folder that holds another corpus.
     """
-    clips, texts, missing, dropped = list(clips), list(texts), list(missing), list(dropped)
-    _check_rows(clips, texts)
+    tables = {"clips": list(clips), "texts": list(texts), "missing": list(missing), "dropped": list(dropped)}
+    _check_rows(tables["clips"], tables["texts"])
+    with locked(path, written=(*_TABLES, "manifest.json", tombstones.FILE, SCORES)):
+        _write(path, tables, video_root, source, benchmark, num_parts)
+        remember_video_root(path, video_root)
+    return open_corpus(path)
+
+
+def _write(
+    path: Path,
+    tables: dict[str, list[Row]],
+    video_root: Path,
+    source: dict[str, Any],
+    benchmark: str | None,
+    num_parts: int | None,
+) -> None:
+    clips, texts, missing, dropped = tables["clips"], tables["texts"], tables["missing"], tables["dropped"]
     stones = tombstones.for_import(path)
     gone = {row["clip_id"] for row in clips if len(stones) and stones.covers(row, video_root)}
     clips, texts, missing = ([row for row in rows if row["clip_id"] not in gone] for rows in (clips, texts, missing))
@@ -100,7 +125,6 @@ def write_corpus(
         "digest": content_digest(files, num_parts, benchmark),
     }
     write_json(path / "manifest.json", manifest)
-    return open_corpus(path)
 
 
 def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
@@ -112,7 +136,7 @@ def refuse_other(path: Path) -> None:
     """Raises M2raapError where an import may not write: a file, or a folder that is something else than a corpus of ours."""
     if path.exists() and not path.is_dir():
         raise M2raapError(f"{path}: is a file; give a folder for --out")
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or not any(child.name != LOCK_FILE for child in path.iterdir()):
         return
     manifest = path / "manifest.json"
     if not manifest.exists():
@@ -127,7 +151,7 @@ def _clear(path: Path) -> None:
     """An import replaces a corpus of ours."""
     refuse_other(path)
     (path / "manifest.json").unlink(missing_ok=True)  # unfinished from here until the new one is written
-    for table in ("clips", "texts", "missing", "dropped"):
+    for table in _TABLES:
         for old in (path / table).glob("part-*.parquet"):
             old.unlink()
     (path / SCORES).unlink(missing_ok=True)
@@ -171,7 +195,7 @@ def open_corpus(path: Path) -> Corpus:
     return Corpus(
         path=path,
         num_parts=tree["num_parts"],
-        video_root=(path / tree["video_root"]).resolve(),
+        stated_video_root=(path / tree["video_root"]).resolve(),
         digest=tree["digest"],
         benchmark=tree["benchmark"],
         counts=tree["counts"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
+from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
 
@@ -23,12 +25,17 @@ Media = Literal["videos", "frames", "none"]
 
 @dataclass(frozen=True)
 class Item:
-    """One clip of a curated view: its row, its active texts, its key-frames and its video file (where wanted and there)."""
+    """One clip of a curated view: its row, its active texts, its key-frames and its video file (where wanted and there).
+
+    `video_ending`: how a copy of the file ends, '' where none is made. It never comes from the file's own name, which a
+    stranger chose.
+    """
 
     clip: Row
     texts: list[Row]
     jpegs: list[bytes]
     video: Path | None
+    video_ending: str
 
     @property
     def key(self) -> str:
@@ -89,29 +96,38 @@ def unguarded(value: str) -> str:
 
 
 def video_name(item: Item) -> str:
-    """The name of a copied video: its safe key and the suffix of the original."""
-    assert item.video is not None
-    suffix = item.video.suffix.lower()
-    return item.key + (suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ".mp4")
+    """The name of a copied video: its safe key, and the ending of the container that is found in it."""
+    assert item.video_ending
+    return item.key + item.video_ending
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` when the block ends well. Raises M2raapError where `out` holds something already."""
+    """A folder that becomes `out` when the block ends well.
+
+    Raises M2raapError where `out` holds something already, or another command is making it.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise M2raapError(f"{out}: is there already; give a new folder for --out")
-    draft = out.with_name(f".{out.name}.exporting")
-    if draft.exists():
-        shutil.rmtree(draft)  # of an export that was cut off
-    draft.mkdir(parents=True)
-    try:
-        yield draft
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
-    if out.exists():
-        out.rmdir()
-    os.replace(draft, out)
+    with locked(out.with_name(f".{out.name}.exporting")) as lock:
+        assert lock is not None, "an export is not made inside itself"
+        draft = lock.folder / "draft"
+        if draft.exists():
+            shutil.rmtree(draft)  # of an export that was cut off
+        draft.mkdir()
+        try:
+            yield draft
+            if out.exists():
+                out.rmdir()
+            os.replace(draft, out)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise M2raapError(
+                    f"{out}: another command has written it meanwhile; give a new folder for --out"
+                ) from None
+            raise
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def ids_digest(clip_ids: Iterable[str]) -> str:

@@ -6,8 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import socket
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from m2raap.core.errors import M2raapError
@@ -50,6 +51,21 @@ def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
     write_atomic(path, (text + "\n").encode())
 
 
+def create_json(path: Path, value: Any) -> None:
+    """As `write_json`, but what lies at `path` already stays: of several that create it at once, one does."""
+    draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    write_json(draft, value)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """The JSON in a file. Raises M2raapError naming a file that holds none."""
     try:
@@ -66,6 +82,23 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise M2raapError(f"{path}: holds no JSON object; it is none of ours, or damaged")
     return found
+
+
+def inside(folder: Path, name: object) -> Path:
+    """The path of `name` below `folder`. Every path that was read from a file of a folder passes here: it may be a stranger's.
+
+    Raises M2raapError for what is no text, is absolute, holds a drive, '..' or NUL, or reaches through a link out of `folder`.
+    """
+    if isinstance(name, str) and "\0" not in name:
+        spellings = (PurePosixPath(name), PureWindowsPath(name))  # a folder travels between systems
+        if not any(pure.anchor or ".." in pure.parts for pure in spellings):
+            with suppress(OSError, RuntimeError):  # such as a loop of links
+                if (folder / name).resolve().is_relative_to(folder.resolve()):
+                    return folder / name
+    raise M2raapError(
+        f"{folder}: names the file {str(name)[:200]!r}, which does not lie in it; the folder is damaged, or somebody made it "
+        "who is not to be trusted"
+    )
 
 
 def file_sha256(path: Path) -> str:

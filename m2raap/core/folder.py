@@ -1,51 +1,30 @@
 """A stage's folder: `plan.json` says what was asked, `manifest.json`, written last, what came of it.
 
-No manifest means unfinished. Times live in `timings.jsonl`, outside every digest.
+No manifest means unfinished. Times live in `timings.jsonl`, outside every digest. Whoever begins, writes and finishes holds
+the folder's lock (core/lock.py) all the while.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_error, write_json
+from m2raap.core.files import create_json, read_json, read_object, write_error, write_json
+from m2raap.core.lock import FILE as LOCK_FILE
+from m2raap.core.lock import FolderLock
 from m2raap.core.scores import scores_digest
 from m2raap.core.tables import SCHEMA_VERSION
 from m2raap.core.view import View
 
-_TRANSIENT = ("previous", "cache", "timings.jsonl")
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, for one process at a time. Raises M2raapError where another one has it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise write_error(folder, error) from None
-    try:
-        with suppress(OSError):  # a file system that knows no locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise M2raapError(
-                    f"{folder}: another m2raap is writing it; run this again when that has ended"
-                ) from None
-        yield
-    finally:
-        os.close(handle)
-        with suppress(OSError):  # what is left empty was made above, for nothing
-            folder.rmdir()
+_TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
 
 
 def begin(
@@ -56,14 +35,14 @@ def begin(
     settings: dict[str, Any],
     force: bool,
     inputs: dict[str, str] | None = None,
+    shared: FolderLock | None = None,
 ) -> bool:
     """Opens a stage folder for writing; True: it is finished already, with just these inputs and settings.
 
     Raises M2raapError naming what differs when the folder belongs to other inputs or settings, or to something else. With
-    `force` what it held is set aside in `previous/`, from where unchanged clips are reused.
+    `force` what it held is set aside in `previous/`, from where unchanged clips are reused. `shared`: the lock where other
+    shares may be at work, too; then what they rely on is changed only where there are none.
     """
-    if folder.exists() and not folder.is_dir():
-        raise M2raapError(f"{folder}: is a file; give a folder")
     tombstones.refuse_unfinished(folder)
     plan = {
         "stage": stage,
@@ -74,24 +53,36 @@ def begin(
         "num_parts": view.num_parts if view else 0,
     }
     path = folder / "plan.json"
-    _take_in(folder)
+    if (folder / _MOVING).exists():
+        with _for_itself(shared):
+            _take_up(folder)
     if not path.exists():
-        strangers = [] if not folder.exists() else [p.name for p in folder.iterdir() if _stranger(p.name)]
+        strangers = [path.name for path in folder.iterdir() if _stranger(path.name)] if folder.exists() else []
         if strangers:
             raise M2raapError(f"{folder}: holds '{strangers[0]}', which is not of a stage; give an empty folder")
-        write_json(path, plan)
-        return False
-    old = read_json(path)
-    if old == plan:
-        return (folder / "manifest.json").exists()
-    if not force:
+        create_json(path, plan)
+    old = read_object(path)
+    if old != plan and force:
+        with _for_itself(shared):
+            _set_aside(folder)
+            create_json(path, plan)
+        old = read_object(path)
+    if old != plan:
         raise M2raapError(
             f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
             "Use --force to redo it (what still fits is reused), or another --out"
         )
-    _set_aside(folder)
-    write_json(path, plan)
-    return False
+    return (folder / "manifest.json").exists()
+
+
+@contextmanager
+def _for_itself(shared: FolderLock | None) -> Iterator[None]:
+    """Raises M2raapError where other shares are at work in the folder."""
+    if shared:
+        shared.make_exclusive(wait=False)
+    yield
+    if shared:
+        shared.make_shared()
 
 
 def _stranger(name: str) -> bool:
@@ -131,32 +122,38 @@ def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
     return ", ".join(show(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.aside")
+_MOVING = "previous.tmp"
 
 
 def _set_aside(folder: Path) -> None:
-    """Moves the whole folder to its own `previous/`, in renames that a crash between them cannot mix up."""
-    (folder / "manifest.json").unlink(missing_ok=True)
-    os.replace(folder, _aside(folder))
-    _take_in(folder)
+    """Moves what a folder holds to its own `previous/`, one by one: the folder may be a mount point, a link, and is locked.
+
+    The manifest goes first, so that the folder is unfinished from then on, and the plan last: where it lies tells a run that
+    comes after a crash whether all was moved.
+    """
+    moving = folder / _MOVING
+    moving.mkdir()
+    names = sorted({path.name for path in folder.iterdir()} - {*_TRANSIENT, _MOVING, "manifest.json", "plan.json"})
+    for name in ("manifest.json", *names, "plan.json"):
+        if (folder / name).exists():
+            os.replace(folder / name, moving / name)
+    _take_up(folder)
 
 
-def _take_in(folder: Path) -> None:
-    """Second half of setting aside; also what a run does first that finds the first half done."""
-    aside = _aside(folder)
-    if not aside.exists():
+def _take_up(folder: Path) -> None:
+    """Brings a setting aside that was cut off to its end, or back to its beginning; also its own last step."""
+    moving = folder / _MOVING
+    if not moving.exists():
         return
-    folder.mkdir(exist_ok=True)
-    older = aside / "previous"
-    if older.exists():  # the state set aside was itself an unfinished redo: the older, whole one serves better
-        os.replace(older, folder / "previous")
-        shutil.rmtree(aside)
-    else:
-        os.replace(aside, folder / "previous")
-    for kept in ("timings.jsonl", "cache"):
-        if (folder / "previous" / kept).exists():
-            os.replace(folder / "previous" / kept, folder / kept)
+    if (folder / "plan.json").exists():
+        for path in sorted(moving.iterdir(), key=lambda path: path.name == "manifest.json"):
+            os.replace(path, folder / path.name)
+        moving.rmdir()
+    elif (moving / "plan.json").exists() and not (folder / "previous").exists():
+        (moving / "manifest.json").unlink(missing_ok=True)
+        os.replace(moving, folder / "previous")
+    else:  # what was set aside was itself an unfinished redo: the older, whole state serves better
+        shutil.rmtree(moving)
 
 
 def finish(
@@ -183,7 +180,7 @@ def finish(
         "counts": counts,
         "models": models or {},
     }
-    manifest["digest"] = digest(manifest)
+    manifest["digest"] = manifest_digest(manifest)
     if view:
         here = folder.resolve()
         manifest["view"] = {
@@ -194,6 +191,31 @@ def finish(
         }
     write_json(folder / "manifest.json", manifest)
     shutil.rmtree(folder / "previous", ignore_errors=True)
+
+
+_UNSIGNED = ("digest", "view", "was")  # `was`: what it was called before a forget; `view`: where its parents lie today
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    """What a stage folder is called: a digest over its manifest, without where it lies."""
+    return digest({key: value for key, value in manifest.items() if key not in _UNSIGNED})
+
+
+def plan_digest(folder: Path) -> str:
+    """Names what a folder that was begun is being made from."""
+    return digest(read_object(folder / "plan.json"))
+
+
+def refuse_redone(folder: Path, plan: str) -> None:
+    """Raises M2raapError where a folder is no longer being made from what `plan_digest` named.
+
+    Its lock forbids that, but not every file system knows locks, and a worker of another machine may outlive its command.
+    """
+    if not (folder / "plan.json").exists() or plan_digest(folder) != plan:
+        raise M2raapError(
+            f"{folder}: another command has redone it with other settings or inputs while this one ran; what that one wrote "
+            "is kept. Run the one that you want again"
+        )
 
 
 def log_timing(folder: Path, phase: str, seconds: float, **more: Any) -> None:

@@ -17,9 +17,11 @@ from typing import Any, ClassVar
 from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine
-from m2raap.core.files import read_json, write_json
-from m2raap.core.folder import begin, finish, log_timing
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, read_object, write_json
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_redone
 from m2raap.core.ledger import count_part, left_without_text, new_texts
+from m2raap.core.lock import locked
 from m2raap.core.tables import SCHEMAS, Row, part_of, read_part, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View, clip_digest
@@ -94,7 +96,17 @@ class _Task:
     settings: Settings
     folder: Path
     part: int
+    plan: str  # what the folder is made from: it must not become another one meanwhile
     decisions: dict[str, Any] | None = None
+
+    def settings_digest(self, phase: str) -> str:
+        """Names the settings of a phase; every part carries it."""
+        return phase_digest(self.stage.name, self.stage.version, phase, self.settings.both)
+
+
+def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
+    """Names the settings that a stage's parts of a phase (score, apply) were made with."""
+    return digest([stage, version, settings[phase]])
 
 
 def run_data_stage(
@@ -109,32 +121,55 @@ def run_data_stage(
 ) -> bool:
     """Brings `folder` to its finished state; True when it is. False: with `share` (i, n), other shares are still missing.
 
-    Raises M2raapError when the folder was made from other inputs or settings, unless `force`.
+    Shares work side by side; whoever finds that all is scored waits for the others to end and finishes alone.
+    Raises M2raapError when the folder was made from other inputs or settings, unless `force`, or where another command is
+    writing it.
     """
-    if begin(folder, stage.name, stage.version, view, settings.both, force):
-        talk.say(f"{stage.name}: done before")
-        return True
-    mine = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-    _map(stage, "score", [_Task(stage, view, settings, folder, part) for part in mine], engine, folder)
-    if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
-        talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
-        return False
+    alone = share == (1, 1)
+    if stage.reads_video:
+        _ = view.corpus.video_root  # refused before any work; and workers elsewhere get it with the corpus
+    with locked(folder, shared=not alone) as lock:
+        beginning = (folder, stage.name, stage.version, view, settings.both, force)
+        if begin(*beginning, shared=None if alone else lock):
+            talk.say(f"{stage.name}: done before")
+            return True
+        plan = plan_digest(folder)
+        mine = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
+        _map(stage, "score", [_Task(stage, view, settings, folder, part, plan) for part in mine], engine, folder)
+        if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
+            talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
+            return False
+        if not alone and lock:
+            lock.make_exclusive(wait=True)
+            refuse_redone(folder, plan)
+            if begin(*beginning):
+                return True
+        _finish(stage, view, settings, folder, plan, engine)
+    return True
+
+
+def _finish(stage: DataStage, view: View, settings: Settings, folder: Path, plan: str, engine: Engine) -> None:
+    """Decides over all that was scored, applies, and signs. Raises M2raapError for a part that was made by other settings."""
     decisions = _decide(stage, view, settings, folder)
-    everything = range(view.num_parts)
-    _map(stage, "apply", [_Task(stage, view, settings, folder, part, decisions) for part in everything], engine, folder)
+    tasks = [_Task(stage, view, settings, folder, part, plan, decisions) for part in range(view.num_parts)]
+    _map(stage, "apply", tasks, engine, folder)
     counts: Counter[str] = Counter()
     files: dict[str, str] = {}
-    for part in everything:
-        for phase in ("score", "apply"):
-            done = read_json(_done_path(folder, phase, part))
-            files |= done["files"]
-            counts.update(done.get("counts", {}))
+    for task in tasks:
+        for phase, record in _records(task).items():
+            if record["settings"] != task.settings_digest(phase):
+                raise M2raapError(
+                    f"{_done_path(folder, phase, task.part)}: another command wrote this part with other settings while this "
+                    "one ran; run this one again: it makes the part anew"
+                )
+            files |= record["files"]
+            counts.update(record.get("counts", {}))
     for what in ("clips", "texts"):
         dropped = sum(n for key, n in counts.items() if key.startswith(f"{what}_dropped:"))
         came, stay = counts[f"{what}_in"] + counts[f"{what}_added"], counts[f"{what}_out"] + dropped
         assert came == stay, f"{stage.name}: of {came} {what} {stay} are accounted for"
+    refuse_redone(folder, plan)
     finish(folder, stage.name, stage.version, view, settings.both, files, dict(sorted(counts.items())))
-    return True
 
 
 def _map(stage: DataStage, phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
@@ -160,6 +195,10 @@ class _Parts:
         for index in range(self.view.num_parts):
             part = self.view.part(index, ("texts", "frames", "signals"))
             yield part, _by_id(read_part(self.folder, "signals", index))
+
+
+def _records(task: _Task) -> dict[str, dict[str, Any]]:
+    return {phase: read_object(_done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
 
 
 def _decide(stage: DataStage, view: View, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -197,6 +236,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
         videos.save()
     key = digest([stage.name, stage.version, task.settings.score, digests])
     done = _done_path(folder, "score", index)
+    refuse_redone(folder, task.plan)
     if done.exists() and read_json(done)["key"] == key:
         return time.monotonic() - start, 0
     done.unlink(missing_ok=True)
@@ -212,11 +252,13 @@ def _score_part(task: _Task) -> tuple[float, int]:
     have = {row["clip_id"] for row in tables.get("signals", [])}
     assert have == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - have)[:3]}"
     files = {}
+    settings_digest = task.settings_digest("score")
+    refuse_redone(folder, task.plan)
     for table in (*stage.adds, "signals"):
         schema = signal_schema(stage.signal_columns()) if table == "signals" else SCHEMAS[table]
-        files[f"{table}/{index:05d}"] = write_part(folder, table, index, tables.get(table, []), schema)
-    settings_digest = digest([stage.name, stage.version, task.settings.score])
-    write_json(done, {"key": key, "score": settings_digest, "clips": digests, "files": files})
+        rows = tables.get(table, [])
+        files[f"{table}/{index:05d}"] = write_part(folder, table, index, rows, schema, settings_digest)
+    write_json(done, {"key": key, "settings": settings_digest, "clips": digests, "files": files})
     return time.monotonic() - start, len(fresh)
 
 
@@ -228,10 +270,10 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
     if not (previous / "plan.json").exists():
         return tables, kept
     num_parts = read_json(previous / "plan.json")["num_parts"]
-    settings_digest = digest([task.stage.name, task.stage.version, task.settings.score])
+    settings_digest = task.settings_digest("score")
     for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
         done = _done_path(previous, "score", old)
-        if not done.exists() or (record := read_json(done))["score"] != settings_digest:
+        if not done.exists() or (record := read_json(done))["settings"] != settings_digest:
             continue
         same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
         for table in (*task.stage.adds, "signals") if same else ():
@@ -261,14 +303,19 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     if not task.view.is_benchmark:
         with_new = set(new_texts(part, added).values())
         drops = drops + [version | row for row in left_without_text(stage.name, part, with_new, drops)]
-    files = {f"{table}/{index:05d}": write_part(folder, table, index, drops)}
+    settings_digest = task.settings_digest("apply")
+    written = [(table, drops, SCHEMAS[table])]
     if "texts" in stage.adds:
-        files[f"superseded/{index:05d}"] = write_part(folder, "superseded", index, superseded)
+        written.append(("superseded", superseded, SCHEMAS["superseded"]))
     if columns := stage.verdict_columns | stage.more_verdict_columns(task.view):
-        schema = signal_schema(columns)
-        files[f"verdicts/{index:05d}"] = write_part(folder, "verdicts", index, made.get("verdicts", []), schema)
+        written.append(("verdicts", made.get("verdicts", []), signal_schema(columns)))
+    refuse_redone(folder, task.plan)
+    files = {
+        f"{name}/{index:05d}": write_part(folder, name, index, rows, schema, settings_digest)
+        for name, rows, schema in written
+    }
     counts = count_part(part, added + superseded, drops, task.view.is_benchmark) | stage.ledger(own)
-    write_json(done, {"key": key, "files": files, "counts": counts})
+    write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts})
     return time.monotonic() - start, 0
 
 

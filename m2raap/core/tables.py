@@ -124,10 +124,21 @@ def sort_rows(table: str, rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: tuple(row.get(key) or "" for key in keys))
 
 
-def write_part(folder: Path, table: str, part: int, rows: Iterable[Row], schema: pa.Schema | None = None) -> str:
+_SETTINGS_KEY = b"m2raap.settings"
+
+
+def write_part(
+    folder: Path,
+    table: str,
+    part: int,
+    rows: Iterable[Row],
+    schema: pa.Schema | None = None,
+    settings_digest: str | None = None,
+) -> str:
     """Writes `folder/table/part-*.parquet` (temp, fsync, rename) and returns the SHA-256 of its bytes.
 
-    The bytes depend on the rows alone: they are sorted, and no time or path is stored.
+    The bytes depend on the rows, and on the name of the settings that made them, alone: rows are sorted, and no time or path
+    is stored.
     """
     columns_of = schema or SCHEMAS[table]
     ordered = sort_rows(table, rows)
@@ -136,7 +147,17 @@ def write_part(folder: Path, table: str, part: int, rows: Iterable[Row], schema:
     columns = [
         pa.array([row.get(name) for row in ordered], type=columns_of.field(name).type) for name in columns_of.names
     ]
+    if settings_digest:
+        columns_of = columns_of.with_metadata({_SETTINGS_KEY: settings_digest})
     return write_table(folder / table / part_name(part), pa.Table.from_arrays(columns, schema=columns_of))
+
+
+def part_settings(path: Path) -> str | None:
+    """The digest of the settings that made a part; None where it names none. Raises M2raapError for what is no parquet."""
+    try:
+        return ((pq.read_schema(path).metadata or {}).get(_SETTINGS_KEY) or b"").decode() or None
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from None
 
 
 def write_table(path: Path, rows: pa.Table) -> str:

@@ -2,35 +2,27 @@
 
 `tombstones.json` lies in a corpus folder; `write_corpus` leaves out whatever it names, under its old id or as the same bytes
 under a new one. While `m2raap forget` is at work, `.forgetting.json` stands in every folder that it touches: whoever opens
-one of them before the work is done is refused here, and the command line then finishes the work first.
+one of them before the work is done is refused here. The mark is a mark, no order: what is left to do stands in a journal in
+the user's own state folder, and only `m2raap forget` carries it out.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import file_sha256, read_json, write_json
+from m2raap.core.files import file_sha256, inside, read_json, write_json
 
 FILE = "tombstones.json"
-JOURNAL = ".forgetting.json"
+MARK = ".forgetting.json"
 _at_work: ContextVar[bool] = ContextVar("a forget is at work", default=False)
 _also: ContextVar[tuple[Path, ...]] = ContextVar("tombstones of other corpora", default=())
-
-
-class ForgettingUnfinished(M2raapError):
-    """A forget was interrupted in this folder; `journal` says what is left to do."""
-
-    def __init__(self, folder: Path, journal: Path) -> None:
-        super().__init__(f"{folder}: a 'm2raap forget' was interrupted here; 'm2raap check {folder}' finishes it")
-        self.journal = journal
 
 
 @dataclass(frozen=True)
@@ -50,11 +42,11 @@ def id_hash(clip_id: str) -> str:
 
 def bury(clip: dict[str, Any], video_root: Path) -> Tombstone:
     """The tombstone of a clip that is about to leave its corpus."""
-    path = video_root / clip["video"]
-    try:
-        known = (_content(path, clip), path.stat().st_size) if path.is_file() else (None, None)
-    except (OSError, ValueError):
-        known = (None, None)
+    known: tuple[str | None, int | None] = (None, None)
+    with suppress(OSError, ValueError, M2raapError):  # M2raapError: a path that leads out of the root
+        path = inside(video_root, clip["video"])
+        if path.is_file():
+            known = (_content(path, clip), path.stat().st_size)
     return Tombstone(id_hash(clip["clip_id"]), *known, was_here=True)
 
 
@@ -88,11 +80,11 @@ class Tombstones:
             return True
         if not self._contents or "\0" in clip["video"] or "://" in clip["video"]:
             return False
-        path = video_root / clip["video"]
         try:
+            path = inside(video_root, clip["video"])
             same_size = path.is_file() and path.stat().st_size in self._sizes
             return same_size and _content(path, clip) in self._contents
-        except OSError:
+        except (OSError, M2raapError):
             return False  # what cannot be read is refused as unreadable later
 
 
@@ -150,14 +142,10 @@ def at_work() -> Iterator[None]:
 
 
 def refuse_unfinished(folder: Path) -> None:
-    """Raises ForgettingUnfinished where a forget was interrupted in `folder`."""
-    mark = folder / JOURNAL
-    if _at_work.get() or not mark.exists():
+    """Raises M2raapError where a forget was interrupted in `folder`, whoever's it was."""
+    if _at_work.get() or not (folder / MARK).exists():
         return
-    tree = read_json(mark)
-    journal = Path(os.path.normpath(folder / tree["journal"])) if "journal" in tree else mark
-    if not journal.exists():
-        raise M2raapError(
-            f"{folder}: was copied in the middle of a 'm2raap forget'; finish it in the original and copy again"
-        )
-    raise ForgettingUnfinished(folder, journal)
+    raise M2raapError(
+        f"{folder}: a 'm2raap forget' was interrupted here; the same 'm2raap forget' finishes it. If you have not begun one, "
+        f"the folder was copied from somebody who had: delete its {MARK}, and 'm2raap check' says what is whole"
+    )

@@ -187,8 +187,11 @@ def clip_digest(part: Part, clip: Row, video_digest: str | None) -> str:
     return hashlib.blake2b(canonical(what).encode(), digest_size=16).hexdigest()
 
 
-def open_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
-    """A corpus folder, or a finished stage folder with all that stands before it. Raises M2raapError if neither is there."""
+def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) -> View:
+    """A corpus folder, or a finished stage folder with all that stands before it.
+
+    Raises M2raapError if neither is there and, unless not `current`, where what stands before it has changed since.
+    """
     tombstones.refuse_unfinished(path)
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
@@ -203,9 +206,28 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
         )
     base = path.resolve()
     resolve = lambda relative: Path(os.path.normpath(base / relative))  # noqa: E731
-    return View(
+    view = View(
         resolve(manifest["view"]["corpus"]),
         (*(resolve(folder) for folder in manifest["view"]["folders"]), path),
         tuple(lang for lang in manifest["view"]["langs"] if lang in langs),
         cutoff=manifest["view"]["cutoff"],
     )
+    for parent in changed_parents(view, manifest["inputs"]) if current else ():
+        raise M2raapError(
+            f"{path}: was made from {parent} as it is no longer; run the stage again with --force, or bring back what it was "
+            "made from"
+        )
+    return view
+
+
+def changed_parents(view: View, inputs: dict[str, str]) -> list[Path]:
+    """The corpus and the folders before the last that are no longer what a manifest names in its `inputs`.
+
+    A folder may name others anywhere on this machine, but only such as whoever made it knew the content of.
+    """
+    changed = []
+    for parent in (view.corpus_path, *view.folders[:-1]):
+        manifest = parent / "manifest.json"
+        if not manifest.exists() or read_object(manifest).get("digest") not in inputs.values():
+            changed.append(parent)
+    return changed

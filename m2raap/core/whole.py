@@ -10,7 +10,8 @@ from typing import Any
 
 from m2raap.core import talk
 from m2raap.core.files import file_sha256
-from m2raap.core.folder import begin, finish, log_timing
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_redone
+from m2raap.core.lock import locked
 from m2raap.core.view import View
 
 
@@ -34,12 +35,18 @@ def run_whole_stage(
     inputs: dict[str, str] | None = None,
     force: bool = False,
 ) -> None:
-    """Brings `folder` to its finished state. Raises M2raapError when it was made from other inputs or settings."""
-    if begin(folder, name, version, view, settings, force, inputs):
-        talk.say(f"{folder.parent.name}/{name}: done before")
-        return
-    start = time.monotonic()
-    made = work(folder)
-    log_timing(folder, name, time.monotonic() - start)
-    files = {file: file_sha256(folder / file) for file in made.files}
-    finish(folder, name, version, view, settings, files, made.counts, inputs, made.models)
+    """Brings `folder` to its finished state.
+
+    Raises M2raapError when it was made from other inputs or settings, or another command is writing it.
+    """
+    with locked(folder):
+        if begin(folder, name, version, view, settings, force, inputs):
+            talk.say(f"{folder.parent.name}/{name}: done before")
+            return
+        plan = plan_digest(folder)
+        start = time.monotonic()
+        made = work(folder)
+        log_timing(folder, name, time.monotonic() - start)
+        files = {file: file_sha256(folder / file) for file in made.files}
+        refuse_redone(folder, plan)
+        finish(folder, name, version, view, settings, files, made.counts, inputs, made.models)

@@ -18,6 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from m2raap.core.errors import REASONS, M2raapError
+from m2raap.core.files import write_atomic
 from m2raap.report.data import ReportData, Strip, to_json
 from m2raap.report.views import view
 
@@ -32,8 +33,8 @@ def write_report(data: ReportData, html_path: Path, json_path: Path) -> None:
     """Writes both files. Raises M2raapError naming the clip whose key-frame is no JPEG."""
     page = render(data)
     values = json.dumps(_plain(to_json(data)), ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
-    html_path.write_text(page, encoding="utf-8")
-    json_path.write_text(values + "\n", encoding="utf-8")
+    write_atomic(html_path, page.encode())
+    write_atomic(json_path, (values + "\n").encode())
 
 
 def render(data: ReportData) -> str:

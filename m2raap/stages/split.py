@@ -26,6 +26,7 @@ from m2raap.core.corpus import Corpus, holdout, refuse_other, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json, write_json
+from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.stages.probe import find_files, printable
@@ -91,7 +92,12 @@ def split(
     """
     if cfg.detector == "transnetv2" and scene_lists is None:
         weights_file()
-    refuse_other(out)
+    with locked(out, written=("videos", "split")):
+        refuse_other(out)
+        return _split(paths, out, cfg, engine, scene_lists)
+
+
+def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, scene_lists: Path | None) -> SplitDone:
     root, files, left_out = _find(paths, out, cfg.cut)
     tasks = [_Task(path, video, name, out, cfg, None) for path, video, name in files]
     if scene_lists is not None:

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2raap.core.corpus import holdout, open_corpus, write_corpus
@@ -92,6 +92,7 @@ def test_unfinished_import_and_no_corpus_are_told_apart(tmp_path: Path):
         open_corpus(tmp_path / "none")
 
 
+@settings(deadline=None)  # the first example writes the corpus
 @given(st.integers(1, 30), st.integers(1, 30))
 def test_a_smaller_limit_is_a_part_of_a_larger_one(tmp_path_factory, small: int, large: int):
     path = tmp_path_factory.getbasetemp() / "limits"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
+import ffmpeg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_tools.rooted import SUFFIXES
 from data_tools.table import import_table
 from data_tools.videofolder import import_videofolder
 from data_tools.webdataset_tar import import_webdataset
@@ -22,21 +25,43 @@ from m2raap.core.exports import FILE, ids_digest, neutral, read_export, safe_key
 from m2raap.core.tables import write_part
 from m2raap.core.view import View
 from m2raap.stages.leaving.export import curated_view, export
+from m2raap.video import limits
+from m2raap.video.ending import ENDINGS
 from tests.conftest import digests
+from tests.video.conftest import encode
 
 HOSTILE = '=HYPERLINK("http://x.test","a")'
 IDS = ["plain", "../../etc/passwd", "a/b.c", "一只猫", "-rf", "=1+1", "no video"]
 
 
 @pytest.fixture(scope="module")
-def view(tmp_path_factory) -> View:
+def sound(tmp_path_factory) -> Path:
+    """A short video in each of some containers: x.mp4, x.mkv, ..."""
+    folder = tmp_path_factory.mktemp("sound")
+    source = ffmpeg.input("testsrc2=s=64x48:r=25:d=0.4", f="lavfi")
+    first = encode(source, folder / "x.mp4")
+    for name in ("x.mkv", "x.ts", "x.flv"):
+        encode(ffmpeg.input(str(first)), folder / name, vcodec="copy", preset=None, pix_fmt=None)
+    encode(source, folder / "x.avi", vcodec="mpeg4", preset=None)
+    encode(source, folder / "x.wmv", vcodec="wmv2", preset=None)
+    encode(source, folder / "x.mpg", vcodec="mpeg2video", preset=None)
+    encode(source, folder / "x.ogv", vcodec="libtheora", preset=None)
+    encode(source, folder / "x.webm", vcodec="libvpx", preset=None)
+    tone = ffmpeg.input("sine=d=0.4", f="lavfi")
+    encode(tone, folder / "x.ogg", vcodec=None, acodec="flac", preset=None, pix_fmt=None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory, sound: Path) -> View:
     """Seven clips with awkward ids; the last has no file, the one before it a hostile caption."""
     home = tmp_path_factory.mktemp("exports")
     (home / "videos").mkdir()
     clips, texts = [], []
     for number, clip_id in enumerate(IDS):
         if clip_id != "no video":
-            (home / "videos" / f"{number}.mp4").write_bytes(b"video %d" % number)
+            mark = b"\0\0\0\x09free%d" % number  # a box without a meaning, so that no two files are one
+            (home / "videos" / f"{number}.mp4").write_bytes((sound / "x.mp4").read_bytes() + mark)
         more = {"source": "test", "licence": "CC-BY-4.0", "url": f"https://x.test/{number}", "category": "cat"}
         times = {"start_s": 1.5, "end_s": 4.0} if number == 2 else {}
         split = ("train", "val")[number % 2]
@@ -153,6 +178,76 @@ def test_the_importer_reads_it_back(view: View, tmp_path: Path, kind: str, read)
     texts = {(unguarded(row["clip_id"]), row["lang"], unguarded(row["text"]).strip()) for row in back.all_rows("texts")}
     said = view.corpus.all_rows("texts")
     assert texts == {(row["clip_id"], row["lang"], row["text"].strip()) for row in said if row["clip_id"] in ids}
+
+
+# What a list calls a file -> what it is. A pickle ends at its '.', an MPEG-TS begins wherever its packets do.
+PICKLE = b"cos\nsystem\n(S'echo'\ntR."
+CALLED = {
+    "e.pyd": ".ts", "a.txt": ".mp4", "b.json": ".mkv", "c": ".avi", "D.MP4": ".mp4", "e.mp4": ".webm", "f.tar": ".flv",
+    "g.0.jpg": ".wmv", "h.mpeg": ".mpg", "i.pt": ".ogv",
+}  # fmt: skip
+NO_VIDEO = {
+    "secret.txt": b"my password is 123\n",
+    "free.mp4": b"The free world, and my password\n",  # a box of an MP4 could be called so
+    "song.mp4": None,
+}
+
+
+@pytest.fixture(scope="module")
+def misnamed(tmp_path_factory, sound: Path) -> View:
+    """A corpus whose list calls its files what it likes."""
+    home = tmp_path_factory.mktemp("misnamed")
+    for name, ending in CALLED.items():
+        shutil.copyfile(sound / f"x{ending}", home / name)
+    (home / "e.pyd").write_bytes(PICKLE + (sound / "x.ts").read_bytes())
+    for name, said in NO_VIDEO.items():
+        (home / name).write_bytes(said or (sound / "x.ogg").read_bytes())
+    names = [*CALLED, *NO_VIDEO]
+    clips = [{"clip_id": f"id-{name}", "video": name, "split": "train"} for name in names]
+    texts = [
+        {"text_id": f"{name}.en0", "clip_id": f"id-{name}", "lang": "en", "text": "a cat", "origin": "raw",
+         "producer": "list", "active": True} for name in names
+    ]  # fmt: skip
+    write_corpus(home / "C", clips, texts, video_root=home, source={})
+    return View(home / "C")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_copy_is_called_by_what_it_is(misnamed: View, tmp_path: Path, kind: str):
+    signed = written(misnamed, kind, tmp_path / "x", "videos")
+    left_out = {"left_out:not_media": 1, "left_out:header_missing": 1, "left_out:no_video_stream": 1}
+    assert {name: n for name, n in signed["counts"].items() if name.startswith("left_out")} == left_out
+    names = {path.name for path in (tmp_path / "x").rglob("id-*")}
+    wanted = {f"{safe_key(f'id-{name}')}{ending}" for name, ending in CALLED.items()}
+    if kind == "webdataset":
+        with tarfile.open(tmp_path / "x" / "00000.tar") as shard:
+            names = set(shard.getnames())
+        wanted |= {f"{safe_key(f'id-{name}')}{ending}" for name in CALLED for ending in (".txt", ".json")}
+    assert names == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "read"), [("webdataset", import_webdataset), ("videofolder", import_videofolder), ("csv", import_table)]
+)
+def test_misnamed_videos_come_back(misnamed: View, tmp_path: Path, kind: str, read):
+    written(misnamed, kind, tmp_path / "x", "videos")
+    back = read(tmp_path / "x" / "clips.csv" if kind == "csv" else tmp_path / "x", tmp_path / "c")[0]
+    assert back.counts.get("missing_file", 0) == 0
+    found = {row["clip_id"]: (back.video_root / row["video"]).read_bytes() for row in back.all_rows("clips")}
+    assert found == {f"id-{name}": (misnamed.corpus.video_root / name).read_bytes() for name in CALLED}
+
+
+def test_every_container_that_we_open_has_an_ending_that_the_importers_know():
+    assert set(ENDINGS) == {
+        name for name in limits.FORMATS.split(",") if name not in ("mp4", "m4a", "3gp", "3g2", "mj2")
+    }
+    assert set(ENDINGS.values()) <= set(SUFFIXES)
+
+
+def test_a_list_that_copies_nothing_looks_into_no_file(misnamed: View, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("m2raap.stages.leaving.export.ending_of", lambda *_: pytest.fail("it looked"))
+    for kind in ("csv", "data-juicer"):
+        assert written(misnamed, kind, tmp_path / kind)["counts"]["clips"] == len(CALLED) + len(NO_VIDEO)
 
 
 def test_frames_go_out_as_they_are_stored(view: View, tmp_path: Path):

@@ -125,7 +125,7 @@ def test_what_was_exported_comes_back(tmp_path: Path):
         old | {"text_id": "x2", "lang": "zh", "text": "一个球", "origin": "translation", "parent_text_id": "x1"},
     ]
     (tmp_path / "E").mkdir()
-    WebDataset().write([Item(clip, rows, [], video)], tmp_path / "E", "videos")
+    WebDataset().write([Item(clip, rows, [], video, ".mp4")], tmp_path / "E", "videos")
     (corpus,) = import_webdataset(tmp_path / "E", tmp_path / "C")
     (back,) = corpus.all_rows("clips")
     assert {name: back[name] for name in clip} == clip

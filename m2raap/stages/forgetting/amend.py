@@ -21,7 +21,9 @@ from m2raap.core.corpus import content_digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Exporter
 from m2raap.core.files import file_sha256, read_json, write_atomic, write_json
+from m2raap.core.folder import manifest_digest
 from m2raap.core.ledger import count_part
+from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.scores import scores_digest
 from m2raap.core.signed import signed_path
 from m2raap.core.tables import Row, read_part
@@ -33,7 +35,9 @@ from m2raap.stages.search.index import remove_forgotten
 from m2raap.stages.whole import run_evaluate
 
 # What is signed or amended apart from the other files of a folder.
-_APART = frozenset({"plan.json", "manifest.json", "run.json", tombstones.FILE, exports.FILE, tombstones.JOURNAL})
+_APART = frozenset(
+    {"plan.json", "manifest.json", "run.json", tombstones.FILE, exports.FILE, tombstones.MARK, LOCK_FILE}
+)
 _CORPUS_COUNTS = (("clips", "clips"), ("texts", "texts"), ("missing_file", "missing"))
 
 
@@ -160,7 +164,8 @@ class Amender:
             videos = [i not in self._gone.clip_ids for i in ids["video_ids"]]
             texts = [i not in self._gone.clip_ids for i in ids["text_video_ids"]]
             # Tables of candidates have no row a clip to take out: they go, and the folder with them.
-            tables = [p for p in unit.path.iterdir() if p.is_file() and p.suffix not in (".npy", ".json", ".jsonl")]
+            plain = (".npy", ".json", ".jsonl", LOCK_FILE)
+            tables = [p for p in unit.path.iterdir() if p.is_file() and (p.suffix or p.name) not in plain]
             if not any(videos) or not any(texts) or (tables and not all(videos + texts)):
                 self._remove(unit)
                 return
@@ -218,12 +223,9 @@ class Amender:
                 tree["files"] = _signed_again(unit.path, tree["files"])
                 total = unit.forgotten + unit.gone
                 tree["counts"] = recount(unit.path, tree) | ({"forgotten": total} if total else {})
-                tree["digest"] = digest({key: value for key, value in tree.items() if key not in _UNSIGNED})
+                tree["digest"] = manifest_digest(tree)
                 tree |= _names_before(unit, tree["digest"])
             write_json(path, tree)
-
-
-_UNSIGNED = ("digest", "view", "was")
 
 
 def _names_before(unit: Unit, now: str) -> dict[str, list[str]]:
@@ -253,7 +255,7 @@ def all_rows(folder: Path, table: str) -> list[Row]:
 
 def _recount(folder: Path, manifest: Row) -> dict[str, Any]:
     """The counts that a run would have come to without what is gone."""
-    after = open_view(folder)
+    after = open_view(folder, current=False)  # its parents are signed again already
     view = replace(after, folders=after.folders[:-1])  # what the stage was given
     counts: Counter[str] = Counter()
     stage = DATA_STAGE.get(manifest["stage"])

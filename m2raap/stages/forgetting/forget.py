@@ -2,25 +2,32 @@
 
 First a journal says what has to go and from where; then folder by folder is cleaned (amend.py, erase.py). A journal that is
 still there (kill -9, full disk) only has to be carried out once more. The last act is to delete it: it is the only place that
-still holds the names.
+still holds the names. It lies in the user's own state folder, never in a folder that somebody may have sent; and nothing is
+changed outside of what the user named, whatever a manifest or a run's map says.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from m2raap.core import exports, talk, tombstones
+from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Exporter
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import inside, read_json, read_object, write_json
+from m2raap.core.lock import locked
 from m2raap.core.scores import scores_digest
+from m2raap.core.state import state_folder
 from m2raap.core.tables import Row, read_part
-from m2raap.core.tombstones import JOURNAL, Tombstone, Tombstones
+from m2raap.core.tombstones import MARK, Tombstone, Tombstones
 from m2raap.core.view import open_view
 from m2raap.stages.forgetting.amend import Amender, Unit, all_rows, by_digest, exporter_of
 from m2raap.stages.forgetting.erase import Gone
@@ -41,30 +48,57 @@ def read_ids(path: Path) -> list[str]:
 
 
 def forget(roots: list[Path], wanted: Iterable[str], exporters: Exporters) -> dict[str, Any]:
-    """Removes clips from everything at and below `roots`, and from the corpora and folders that it lies on.
+    """Removes clips from everything at and below `roots`: folders, and files of users' scores.
 
-    `wanted`: clip ids. What those corpora have forgotten before leaves, too. Returns what was done. Raises M2raapError where
-    there is nothing of ours, ForgettingUnfinished where an earlier forget has to be finished first.
+    `wanted`: clip ids. What the corpora have forgotten before leaves, too. A forget of these folders that was interrupted is
+    finished first. Returns what was done. Raises M2raapError where there is nothing of ours, where the folders were made from
+    something that is not named with them, or another command is writing one of them.
     """
-    wanted = set(wanted)
-    home = roots[0].resolve()
-    journal = _plan([root.resolve() for root in roots], wanted, exporters)
+    named = [root.resolve() for root in roots]
+    for path in _interrupted(named):
+        talk.say(f"{read_object(path)['home']}: finishing a 'm2raap forget' that was interrupted")
+        finish(path, exporters)
+    journal = _plan(named, set(wanted), exporters)
     if not journal["gone"]["clip_ids"]:
         return journal["summary"] | {"still_named_in": [], "removed_whole": []}
-    write_json(home / JOURNAL, journal)
-    return finish(home / JOURNAL, exporters)
+    path = state_folder("forgetting") / f"{hashlib.sha256(os.fsencode(named[0])).hexdigest()[:32]}.json"
+    write_json(path, journal)
+    return finish(path, exporters)
+
+
+def _interrupted(roots: list[Path]) -> list[Path]:
+    """This user's journals of a forget that has touched one of `roots`, or what lies below it, and was cut off."""
+    journals = []
+    for path in sorted(state_folder("forgetting").glob("*.json")):
+        journal = read_object(path)
+        home = Path(journal["home"])
+        units = [home, *(_unpacked(row, home).path for row in journal["units"])]
+        if any(unit == root or unit.is_relative_to(root) for unit in units for root in roots):
+            journals.append(path)
+    return journals
 
 
 def finish(journal_path: Path, exporters: Exporters) -> dict[str, Any]:
-    """Carries out a journal, from its beginning or from wherever it was cut off, and deletes it."""
-    home = journal_path.parent
-    journal = read_json(journal_path)
+    """Carries out a journal of this user's, from its beginning or from wherever it was cut off, and deletes it."""
+    journal = read_object(journal_path)
+    home = Path(journal["home"])
     units = [_unpacked(row, home) for row in journal["units"]]
     gone = Gone(**{name: frozenset(values) for name, values in journal["gone"].items()})
-    marked = [unit.path for unit in units if unit.path != home]
-    for path in marked:
-        if path.is_dir():
-            write_json(path / JOURNAL, {"kind": "forgetting", "journal": os.path.relpath(journal_path, path)})
+    with ExitStack() as locks:
+        for unit in units:
+            if unit.path.is_dir():
+                locks.enter_context(locked(unit.path, written=()))
+        done = _carry_out(journal, home, units, gone, exporters)
+    journal_path.unlink()
+    return done
+
+
+def _carry_out(
+    journal: dict[str, Any], home: Path, units: list[Unit], gone: Gone, exporters: Exporters
+) -> dict[str, Any]:
+    for unit in units:
+        if unit.path.is_dir():
+            write_json(unit.path / MARK, {"kind": "forgetting"})
     with tombstones.at_work(), talk.progress("forget", len(units)) as advance:
         for unit in units:  # from here on no import brings anything back
             known = tombstones.read(unit.path).stones.values() if unit.kind == "corpus" else ()
@@ -77,15 +111,14 @@ def finish(journal_path: Path, exporters: Exporters) -> dict[str, Any]:
         for unit in units:
             amender.clean(unit)
             advance()
-    for path in marked:
-        (path / JOURNAL).unlink(missing_ok=True)
-    journal_path.unlink()
+    for unit in units:
+        (unit.path / MARK).unlink(missing_ok=True)
     return journal["summary"] | {"still_named_in": sorted(amender.left), "removed_whole": amender.removed}
 
 
 def _plan(roots: list[Path], wanted: set[str], exporters: Exporters) -> dict[str, Any]:
     """The journal: what has to go, from where, and how everything was called before."""
-    found = dict(_units(roots))
+    found = dict(_units([root for root in roots if not root.is_file()], roots))
     for path in found:
         tombstones.refuse_unfinished(path)
     corpora = [path for path, kind in found.items() if kind == "corpus"]
@@ -106,6 +139,7 @@ def _plan(roots: list[Path], wanted: set[str], exporters: Exporters) -> dict[str
         units.append(unit)
     return {
         "kind": "forgetting",
+        "home": os.fspath(roots[0]),
         "units": [_packed(unit, roots[0]) for unit in _parents_first(units)],
         "gone": {name: sorted(values) for name, values in vars(gone).items()},
         "summary": {
@@ -115,22 +149,22 @@ def _plan(roots: list[Path], wanted: set[str], exporters: Exporters) -> dict[str
             "checkpoints": checkpoints,
             "video_files_left": [file for file in files if not _is_copy(file, corpora)],
         },
-        "scores": _score_digests(found, roots[0]),
+        "scores": _score_digests(found, roots),
         "video_copies": [os.path.relpath(file, roots[0]) for file in files if _is_copy(file, corpora)],
     }
 
 
-def _units(roots: list[Path]) -> Iterator[tuple[Path, str]]:
-    """(folder, kind) of all folders of ours at and below the roots, and of the corpora and folders that they lie on."""
+def _units(roots: list[Path], named: list[Path]) -> Iterator[tuple[Path, str]]:
+    """(folder, kind) of all folders of ours at and below the roots."""
     kinds: dict[Path, str] = {}
-    todo = list(roots)
-    for root in todo:  # grows while it is read
+    for root in roots:
         if not root.is_dir():
             raise M2raapError(f"{root}: no such folder; give runs, corpora, stage folders or exports")
-        for path in _folders(root):
-            if path not in kinds and (kind := _kind(path)):
-                kinds[path] = kind
-                todo += [other for other in _lies_on(path) if other not in kinds and other.is_dir()]
+        kinds |= {path: kind for path in _folders(root) if (kind := _kind(path))}
+    for path in kinds:
+        for other in _lies_on(path):
+            if other.is_dir():
+                _refuse_unnamed(path, other, named)
     if not kinds:
         raise M2raapError(f"{roots[0]}: holds no run, corpus, stage folder or export; there is nothing to forget in")
     for root in roots:
@@ -138,11 +172,21 @@ def _units(roots: list[Path]) -> Iterator[tuple[Path, str]]:
     yield from sorted(kinds.items())
 
 
+def _refuse_unnamed(path: Path, other: Path, named: list[Path]) -> None:
+    """Raises M2raapError where `path` was made from something that the user has not named: it would have to change, too."""
+    if not any(other.is_relative_to(root) for root in named):
+        raise M2raapError(
+            f"{path}: was made from {other}, which knows the clips, too, and would bring them back; name it as well: "
+            f"m2raap forget {shlex.join(os.fspath(one) for one in [*named, other])}"
+        )
+
+
 def _folders(root: Path) -> Iterator[Path]:
+    """Without links: what they lead to was not named."""
     yield root
     for folder, names, _ in os.walk(root):
         names.sort()
-        yield from (Path(folder) / name for name in names)
+        yield from (path for path in (Path(folder) / name for name in names) if not path.is_symlink())
 
 
 def _kind(path: Path) -> str | None:
@@ -166,13 +210,15 @@ def _lies_on(path: Path) -> list[Path]:
     return resolve((view["corpus"], *view["folders"])) if view else []
 
 
-def _score_digests(found: dict[Path, str], home: Path) -> dict[str, list[str]]:
+def _score_digests(found: dict[Path, str], roots: list[Path]) -> dict[str, list[str]]:
     """What the users' score files of every run are called now -> where they lie."""
     digests: dict[str, list[str]] = {}
     for path in (path for path, kind in found.items() if kind == "run"):
         files = [Path(os.path.normpath(path / name)) for name in read_json(path / "run.json").get("scores", ())]
         if files and all(file.is_file() for file in files):
-            digests[scores_digest(tuple(files))] = [os.path.relpath(file, home) for file in files]
+            for file in files:
+                _refuse_unnamed(path, file.resolve(), roots)
+            digests[scores_digest(tuple(files))] = [os.path.relpath(file, roots[0]) for file in files]
     return digests
 
 
@@ -207,15 +253,24 @@ def _gone(found: dict[Path, str], rows: dict[Path, list[Row]], clip_ids: set[str
     unused: set[Path] = set()
     names_used: set[str] = set()
     for path, clips in rows.items():
-        root = Path(os.path.normpath(path / read_json(path / "manifest.json")["video_root"]))
+        root = _video_root(path)
         for row in clips:
             goes = row["clip_id"] in clip_ids
             (videos if goes else names_used).add(row["video"])
-            (unused if goes else used).add(root / row["video"])
-    files = sorted(str(path) for path in unused - used if "\0" not in str(path) and path.is_file())
+            with suppress(M2raapError):  # an address, or a path that leads out of the root
+                (unused if goes else used).add(inside(root, row["video"]).resolve())
+    files = sorted(str(path) for path in unused - used if path.is_file())
     # A caption that stays on other clips tells nothing of those that leave.
     gone = Gone(frozenset(clip_ids), frozenset(text_ids), frozenset(leaving - staying), frozenset(videos - names_used))
     return gone, files
+
+
+def _video_root(corpus: Path) -> Path:
+    """Where a corpus's videos lie; of one that names a folder which it may not name, the corpus itself."""
+    try:
+        return open_corpus(corpus).video_root
+    except M2raapError:
+        return corpus
 
 
 def _is_copy(file: str, corpora: list[Path]) -> bool:
@@ -229,7 +284,7 @@ def _unit(path: Path, kind: str, num_gone: int, clips: list[Row]) -> Unit:
         tree = exports.read_export(path) or {}
         return replace(unit, forgotten=tree["counts"].get("forgotten", 0))
     if kind == "corpus":
-        root = Path(os.path.normpath(path / read_json(path / "manifest.json")["video_root"]))
+        root = _video_root(path)
         unit = replace(unit, stones=[vars(tombstones.bury(clip, root)) for clip in clips])
     if not (path / "manifest.json").exists():
         return unit

@@ -16,8 +16,10 @@ from m2raap.core.view import View, open_view
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.runs.plan import Step
 from m2raap.stages.runs.run_folder import RunFolder
+from m2raap.video.ending import ending_of
 from m2raap.video.limits import Refused
 from m2raap.video.paths import resolve_video
+from m2raap.video.worker import VideoWorker
 
 
 def curated_steps(run: RunFolder) -> list[Step]:
@@ -43,7 +45,8 @@ def curated_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
 def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | None = None) -> dict[str, Any]:
     """Writes `out` whole or not at all and returns its export.json.
 
-    Clips that lack what is asked for (video file, key-frames, a text) stay out and are counted. Raises M2raapError for media
+    Clips that lack what is asked for (video file, key-frames, a text) stay out and are counted, and so do those whose file
+    would be copied and is no video that we would open, under the reason of errors.UNREADABLE. Raises M2raapError for media
     that the format cannot carry, or where nothing is left to export.
     """
     media = media or exporter.media[0]
@@ -57,10 +60,14 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
             for part in view.parts(("texts", "jpegs") if media == "frames" else ("texts",)):
                 for clip in part.clips:
                     frames = part.frames.get(clip["clip_id"]) or {}
-                    video = _video(view, clip, media)
+                    try:
+                        video, ending = _video(view, clip, media, worker)
+                    except Refused as refusal:
+                        counts[f"left_out:{refusal.reason}"] += 1
+                        continue
                     # What a captioner said of single frames is raw material, no caption of the clip.
                     texts = [text for text in part.texts_of[clip["clip_id"]] if text["origin"] != "aux"]
-                    item = Item(clip, texts, frames.get("jpegs") or [], video)
+                    item = Item(clip, texts, frames.get("jpegs") or [], video, ending)
                     if lacking := _lacking(item, kind, media):
                         counts[f"left_out:{lacking}"] += 1
                         continue
@@ -70,7 +77,7 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
                     yield item
                 advance()
 
-    with new_folder(out) as draft:
+    with VideoWorker() as worker, new_folder(out) as draft:
         exporter.write(items(), draft, media)
         if not ids:
             raise M2raapError(f"{view.corpus_path}: nothing to export: {dict(counts) or 'no clip is left'}")
@@ -80,19 +87,21 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
             "view": view.digest,
             "corpus": view.corpus.digest,
             "langs": list(view.langs),
-            "video_root": os.path.relpath(view.corpus.video_root, out.resolve()),
+            "video_root": os.path.relpath(view.corpus.stated_video_root, out.resolve()),
             "counts": dict(sorted(counts.items())),
         }
         return sign(draft, tree, ids)
 
 
-def _video(view: View, clip: dict[str, Any], media: Media) -> Path | None:
+def _video(view: View, clip: dict[str, Any], media: Media, worker: VideoWorker) -> tuple[Path | None, str]:
+    """(a clip's file, the ending of its copy), where they are wanted and there. Raises Refused for what may not be copied."""
     if media == "frames":
-        return None
+        return None, ""
     try:
-        return resolve_video(view.corpus.video_root, clip["video"])
+        path = resolve_video(view.corpus.video_root, clip["video"])
     except Refused:
-        return None
+        return None, ""
+    return path, ending_of(path, worker) if media == "videos" else ""
 
 
 def _lacking(item: Item, kind: str, media: Media) -> str | None:

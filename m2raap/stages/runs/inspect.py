@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.corpus import open_corpus
+from m2raap.core.corpus import content_digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
-from m2raap.core.signed import verify_files
-from m2raap.core.tables import Row, part_of, read_part
+from m2raap.core.files import read_json, read_object
+from m2raap.core.folder import manifest_digest
+from m2raap.core.signed import signed_path, verify_files
+from m2raap.core.stage import phase_digest
+from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.tombstones import refuse_unfinished
-from m2raap.core.view import View, open_view
+from m2raap.core.view import View, changed_parents, open_view
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.rules import StageRules
 from m2raap.stages.runs.plan import Step
@@ -35,13 +37,21 @@ def _check_one(folder: Path) -> dict[str, Any]:
     if not (folder / "manifest.json").exists():
         return row | {"state": "unfinished"}
     manifest = read_json(folder / "manifest.json")
-    row["faults"] = [
-        f"{path}: is not what the manifest was signed over" for path in verify_files(folder, manifest["files"])
-    ]
+    wrong = verify_files(folder, manifest["files"])
+    row["faults"] = [f"{path}: is not what the manifest was signed over" for path in wrong]
+    if manifest["digest"] != _digest_of(manifest):
+        row["faults"].append(f"{folder / 'manifest.json'}: was changed after it was signed")
     if manifest["kind"] == "stage":
         row["faults"] += _accounting(folder, manifest["counts"])
         row["faults"] += _parents(folder, manifest)
+        row["faults"] += _settings(folder, manifest, wrong)
     return row | {"state": "damaged" if row["faults"] else "ok"}
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    if manifest["kind"] == "corpus":
+        return content_digest(manifest["files"], manifest["num_parts"], manifest["benchmark"])
+    return manifest_digest(manifest)
 
 
 def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
@@ -61,18 +71,35 @@ def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """A parent that changed since this stage was made."""
     if "view" not in manifest:
         return []
+    parents = tuple(folder / parent for parent in manifest["view"]["folders"])
+    view = View(folder / manifest["view"]["corpus"], (*parents, folder))
+    return [
+        f"{folder}: {parent.resolve()}, which it was made from, has changed since or is unfinished"
+        for parent in changed_parents(view, manifest["inputs"])
+    ]
+
+
+def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[str]:
+    """The plan, and every part, have to be of the settings and inputs that the manifest names. `wrong`: files that are not
+    what was signed, of which nothing more is asked."""
     faults = []
-    view = View(folder / manifest["view"]["corpus"], tuple(folder / parent for parent in manifest["view"]["folders"]))
-    try:
-        changed = open_corpus(view.corpus_path).digest != manifest["inputs"]["corpus"]
-    except M2raapError:
-        changed = True
-    if changed:
-        faults.append(f"{folder}: its corpus {view.corpus_path.resolve()} has changed since or is not there")
-    for parent in view.folders:
-        path = parent / "manifest.json"
-        if not path.exists() or read_json(path)["digest"] != manifest["inputs"].get(parent.name):
-            faults.append(f"{folder}: the stage below it, {parent.resolve()}, has changed since or is unfinished")
+    plan = read_object(folder / "plan.json") if (folder / "plan.json").exists() else {}
+    for key in ("stage", "version", "settings", "inputs"):
+        if plan and plan.get(key) != manifest.get(key):
+            faults.append(f"{folder}: its plan.json has other {key} than its manifest")
+    stage, version, settings = manifest["stage"], manifest["version"], manifest["settings"]
+    for phase in ("score", "apply"):
+        for path in sorted((folder / "done").glob(f"{phase}-*.json")):
+            record = read_object(path)
+            expected = phase_digest(stage, version, phase, settings)
+            if record.get("settings") != expected:
+                faults.append(f"{path}: was made with other settings than the manifest names")
+            files = [signed_path(folder, key) for key in record["files"]]
+            faults += [
+                f"{file}: was made with other settings than the manifest names"
+                for file in files
+                if str(file) not in wrong and part_settings(file) != expected
+            ]
     return faults
 
 

@@ -9,6 +9,7 @@ from m2raap.core import talk
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
+from m2raap.core.lock import locked
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
 from m2raap.models.builtin import BUILTIN
@@ -41,13 +42,19 @@ def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
 def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options | None = None) -> bool:
     """Carries out the recipe; True when everything that was asked for is finished (False: other --parts are missing).
 
-    False too where this process of torchrun only helps to train.
+    False too where this process of torchrun only helps to train. Raises M2raapError where another run of this folder is at
+    work (other shares excepted).
     """
     options = options or Options()
     caches = out / "cache" / "prefix"  # of frozen layers, shared by all arms and seeds
     if helps():
         help_train(lambda folder: _adapt_job(recipe, inputs, out, folder), caches)
         return False
+    with locked(out, shared=options.share != (1, 1), written=("run.json", "cache")):
+        return _run(recipe, inputs, out, engine, options, caches)
+
+
+def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options, caches: Path) -> bool:
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
     _load_backbones(steps, arms, options)

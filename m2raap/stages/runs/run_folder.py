@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from m2raap.core.config import Config, build
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
-from m2raap.core.files import read_object, write_json
+from m2raap.core.files import inside, read_object, write_json
 from m2raap.core.tables import read_part
 from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View
@@ -124,8 +124,8 @@ class RunFolder:
     def steps(self) -> list[Step]:
         return [
             Step(
-                row["arm"], row["owner"], row["stage"], row["bench"], self.resolve(row["folder"]),
-                tuple(self.resolve(parent) for parent in row["parents"]),
+                row["arm"], row["owner"], row["stage"], row["bench"], inside(self.path, row["folder"]),
+                tuple(inside(self.path, parent) for parent in row["parents"]),
             )
             for row in self.tree["steps"]
         ]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,14 +28,26 @@ PICTURES = ("JPEG", "PNG", "WEBP")
 
 
 class ClipEncoder:
-    """A model in eval mode. Vectors are float32, unit rows. Not for use from several threads at once."""
+    """A model in eval mode. Vectors are float32, unit rows. Not for use from several threads at once.
 
-    def __init__(self, model: Path | BackboneConfig) -> None:
+    `fetch`: whether a hub may be asked for it. Not for a model that only an index names. Raises M2raapError where it cannot
+    be had.
+    """
+
+    def __init__(self, model: Path | BackboneConfig, fetch: bool = True) -> None:
         import torch
+
+        from m2raap.models.open_clip_load import from_cache_alone
 
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(torch_threads())
-        self._model = load_model(model)
+        with nullcontext() if fetch else from_cache_alone():
+            try:
+                self._model = load_model(model)
+            except M2raapError as error:
+                if fetch or not isinstance(model, BackboneConfig):
+                    raise
+                raise M2raapError(f"{error} An index names this model; --model {model.model} fetches it.") from error
 
     @property
     def digest(self) -> str:

@@ -137,11 +137,12 @@ class Gallery:
             raise M2raapError(f"{path / 'manifest.json'}: is damaged; make the index again")
         tables = []
         for key, expected in sorted(manifest["files"].items()):
-            if key.startswith("clips/"):
+            if key.startswith("clips/") or key == SOURCES:  # before a model that it names is loaded
                 file = signed_path(path, key)
-                if not file.exists() or file_sha256(file) != expected:
+                if not file.is_file() or file_sha256(file) != expected:
                     raise M2raapError(f"{file}: is not what the manifest was signed over; make the index again")
-                tables.append(pq.read_table(file, schema=CLIPS))
+                if key != SOURCES:
+                    tables.append(pq.read_table(file, schema=CLIPS))
         if not tables:
             raise M2raapError(f"{path}: its manifest names no clips; make the index again")
         clips = pa.concat_tables(tables).combine_chunks()

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from m2raap.core import talk
-from m2raap.core.config import digest
+from m2raap.core.config import Config, build, digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_json
-from m2raap.core.folder import alone, finish, log_timing
+from m2raap.core.files import read_object, write_json
+from m2raap.core.folder import finish, log_timing
+from m2raap.core.lock import FILE as LOCK_FILE
+from m2raap.core.lock import locked
 from m2raap.core.signed import signed_path
 from m2raap.core.tombstones import id_hash, refuse_unfinished
 from m2raap.core.view import View
@@ -31,7 +33,9 @@ from m2raap.stages.search.clip_vectors import ClipEncoder
 from m2raap.stages.search.gallery import FAISS, SOURCES, VECTORS, Gallery, Sources, Writer, blocks, same_view
 from m2raap.stages.search.index_parts import NAME, VERSION, Counts, embed_view, scratch_block
 
-_OURS = {"plan.json", "scratch", "next", "clips", "cache", "timings.jsonl", VECTORS, "frames.npy", FAISS, SOURCES}
+_OURS = {
+    "plan.json", "scratch", "next", "clips", "cache", "timings.jsonl", LOCK_FILE, VECTORS, "frames.npy", FAISS, SOURCES,
+}  # fmt: skip
 
 
 def make_index(
@@ -49,9 +53,7 @@ def make_index(
     stay. `remove`: ids of the index or of `view` to take out, or keep out, for good. Raises M2raapError where `out` holds
     something else, where the model is not the index's own, or where no clip is left.
     """
-    if out.exists() and not out.is_dir():
-        raise M2raapError(f"{out}: is a file; give a folder for --out")
-    with alone(out):
+    with locked(out):
         return _make_index(out, view, model, kind, add, remove)
 
 
@@ -75,6 +77,7 @@ def _make_index(
     if old and not add and not remove:
         return _as_it_is(out, old, view, model, kind)
     started = time.monotonic()
+    is_asked_for = model is not None
     model = model or (old.sources.model if old else None)
     if model is None:
         raise M2raapError("--model: is needed to make an index: a model folder, an adapt folder, or builtin:tiny")
@@ -83,7 +86,7 @@ def _make_index(
     number = len(sources.views)
     model_digest = old.model_digest if old else ""
     if view:
-        encoder = ClipEncoder(model)
+        encoder = ClipEncoder(model, fetch=is_asked_for)
         model_digest = encoder.digest
         if old and model_digest != old.model_digest:
             raise M2raapError(
@@ -194,36 +197,44 @@ def _assemble(
     write_json(following / "ready.json", ready)
 
 
+class _Ready(Config):
+    """ready.json, which says that next/ is whole."""
+
+    settings: dict[str, Any]
+    counts: dict[str, int]
+    model: str
+    files: dict[str, str]
+
+
 def _take_in(out: Path) -> None:
     """Swaps next/ in and signs it: also what a run does first that finds an earlier one killed in the middle of it."""
     following = out / "next"
     if not (following / "ready.json").exists():
         return
-    ready = read_json(following / "ready.json")
+    ready = build(_Ready, read_object(following / "ready.json"), str(following / "ready.json"))
+    targets = {signed_path(out, key): signed_path(following, key) for key in (*ready.files, SOURCES)}
     (out / "manifest.json").unlink(missing_ok=True)
     # Parts of the old state that the new one does not have; those that were moved already are in it.
     for path in (out / "clips").glob("part-*.parquet"):
-        if f"clips/{int(path.stem.removeprefix('part-')):05d}" not in ready["files"]:
+        if path not in targets:
             path.unlink()
-    for key in [*ready["files"], SOURCES]:
-        target = signed_path(out, key)
-        source = following / target.relative_to(out)
+    for target, source in targets.items():
         if source.exists():
             target.parent.mkdir(exist_ok=True)
             os.replace(source, target)
     sources = Sources.read(out)
-    files = ready["files"] | {SOURCES: hashlib.sha256((out / SOURCES).read_bytes()).hexdigest()}
+    files = ready.files | {SOURCES: hashlib.sha256((out / SOURCES).read_bytes()).hexdigest()}
     inputs = {"views": digest(list(sources.digests))}
     finish(
         out,
         NAME,
         VERSION,
         sources.views[0],
-        ready["settings"],
+        ready.settings,
         files,
-        ready["counts"],
+        ready.counts,
         inputs,
-        {"model": ready["model"]},
+        {"model": ready.model},
     )
     shutil.rmtree(following)
     shutil.rmtree(out / "scratch", ignore_errors=True)

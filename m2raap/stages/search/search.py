@@ -42,6 +42,7 @@ class Search:
         self.gallery = Gallery.open(path)
         self._faiss = self.gallery.faiss()
         self._model = model or self.gallery.sources.model
+        self._is_asked_for = model is not None
         self._lock = threading.Lock()  # of the model and the decoder: one query computes at a time
         self._held: OrderedDict[str, list[bytes]] = OrderedDict()
         self._held_lock = threading.Lock()
@@ -52,7 +53,7 @@ class Search:
 
     @cached_property
     def _encoder(self) -> ClipEncoder:
-        encoder = ClipEncoder(self._model)
+        encoder = ClipEncoder(self._model, fetch=self._is_asked_for)
         if encoder.digest != self.gallery.model_digest:
             name = self._model if isinstance(self._model, Path) else self._model.model
             raise M2raapError(
@@ -158,9 +159,10 @@ class Search:
         clip = self.clip(clip_id)
         if is_url(clip["video"]):
             raise NotThere(f"clip '{clip_id}': its video is an address and not on this machine")
+        view = self._corpus_of(clip)
         try:
-            return resolve_video(self._corpus_of(clip).corpus.video_root, clip["video"])
-        except Refused as refused:
+            return resolve_video(view.corpus.video_root, clip["video"])
+        except (Refused, M2raapError) as refused:
             raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
 
     def _row(self, clip_id: str) -> int:
@@ -170,11 +172,18 @@ class Search:
         return row
 
     def _corpus_of(self, clip: Row) -> View:
-        view = self.gallery.sources.views[clip["view"]]
+        sources = self.gallery.sources
+        view = sources.views[clip["view"]]
         try:
-            _ = view.corpus
+            digest = view.digest
         except M2raapError as error:
             raise NotThere(f"clip '{clip['clip_id']}': its corpus cannot be opened ({error})") from None
+        # An index may name any folder of this machine: it is read only where whoever made the index knew its content.
+        if digest != sources.digests[clip["view"]]:
+            raise NotThere(
+                f"clip '{clip['clip_id']}': what the index was made from has changed since; 'm2raap index --add' brings it "
+                "up to date"
+            )
         return view
 
     def _keyframes(self) -> KeyframesConfig:

@@ -13,6 +13,7 @@ import yaml
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
+from m2raap.core.lock import locked
 from m2raap.core.tables import Row, read_part
 from m2raap.core.view import View
 from m2raap.report.data import CostRow, Curve, DifferenceRow, FunnelStage, ReportData, ResultRow
@@ -40,8 +41,8 @@ def report(run: RunFolder, recipe: Recipe, truth: Path | None = None) -> tuple[R
     """Gathers and writes OUT/report/report.html and report.json. `truth` lists planted faults; no other stage reads it."""
     data = gather(run, recipe, truth)
     folder = run.path / "report"
-    folder.mkdir(exist_ok=True)
-    write_report(data, folder / "report.html", folder / "report.json")
+    with locked(folder):
+        write_report(data, folder / "report.html", folder / "report.json")
     return data, folder / "report.html"
 
 

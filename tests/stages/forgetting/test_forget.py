@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -29,7 +30,7 @@ from m2raap.core.files import read_json, write_json
 from m2raap.core.folder import read_timings
 from m2raap.core.scores import open_scores
 from m2raap.core.tables import read_part
-from m2raap.core.tombstones import JOURNAL, ForgettingUnfinished
+from m2raap.core.tombstones import MARK
 from m2raap.core.view import View, open_view
 from m2raap.stages.forgetting.amend import _thin_rows, all_rows
 from m2raap.stages.forgetting.forget import forget, read_ids
@@ -38,7 +39,7 @@ from m2raap.stages.runs.inspect import check
 from m2raap.stages.runs.recipe import Recipe
 from m2raap.stages.runs.run import run as carry_out
 from m2raap.stages.runs.run_folder import RunFolder
-from tests.conftest import digests
+from tests.conftest import digests, m2raap
 from tests.core.test_stage import run as run_length
 from tests.core.test_tables import clip, text
 from tests.stages.conftest import copied
@@ -116,7 +117,7 @@ def forgotten(small_world: Path, undisturbed: Path, tmp_path_factory) -> dict[st
     (run / "cache" / "prefix" / "k" / "tokens.part").write_bytes(b"what frozen layers said of all frames")
     (arm / "filter" / "dropped" / ".part-00000.parquet.99.tmp").write_bytes(b"half of " + captions[0].encode())
     before = digests(arm / "adapt" / "model")
-    done = forget([run], [*ids, "nobody"], exporters())
+    done = forget([run, world], [*ids, "nobody"], exporters())
     assert digests(arm / "adapt" / "model") == before
     named = [i.encode() for i in ids] + [c.encode() for c in captions] + jpegs
     return {
@@ -220,7 +221,7 @@ def test_an_import_does_not_bring_them_back(forgotten: dict[str, Any], small_wor
 
 def test_forgetting_twice_finds_nothing(forgotten: dict[str, Any]):
     before = digests(forgotten["run"])
-    done = forget([forgotten["run"]], forgotten["ids"], exporters())
+    done = forget([forgotten["run"], forgotten["world"]], forgotten["ids"], exporters())
     assert done["clips"] == 0 and done["not_found"] == 0
     assert digests(forgotten["run"]) == before
 
@@ -295,10 +296,10 @@ def test_killed_anywhere_and_done_again_it_is_as_if_undisturbed(chain: Path, tmp
         if not killed_at(change, lambda home=home: forget([home], gone, {})):
             break
         kills += 1
-        try:
+        before = digests(home)
+        with contextlib.suppress(M2raapError):
             check(home)
-        except ForgettingUnfinished as found:
-            assert found.journal == home / JOURNAL
+        assert digests(home) == before, "a command that reads has changed something"
         forget_again(home, gone)
         assert digests(home) == expected, change
         shutil.rmtree(home)
@@ -322,17 +323,38 @@ def command_line(*words: object) -> int:
     return code
 
 
-def test_any_later_command_finishes_it_first(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_any_later_command_refuses_until_it_is_finished(
+    chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     home = tmp_path / "k"
     shutil.copytree(chain, home)
-    assert killed_at(6, lambda: forget([home], ["c003"], {}))
-    with pytest.raises(ForgettingUnfinished, match="a 'm2raap forget' was interrupted here"):
-        open_view(home / "a")
-    command_line("explain", "c004", "--in", home / "b")
-    talk = capsys.readouterr()
-    assert "finishing a 'm2raap forget' that was interrupted" in talk.err and "forgotten: 1 clips" in talk.err
-    assert "clip c004" in talk.out
-    assert holding(home, [b"c003"]) == [] and not list(home.rglob(JOURNAL))
+    assert killed_at(12, lambda: forget([home], ["c003"], {}))
+    before = digests(home)
+    assert list(home.rglob(MARK))
+    for words in (
+        ("explain", "c004", "--in", home / "b"),
+        ("check", home),
+        ("data", "export", "csv", home / "b", "--out", "E"),
+    ):
+        assert m2raap(*words, check=1, cwd=tmp_path).stderr.count("a 'm2raap forget' was interrupted here") == 1
+        assert digests(home) == before
+    finished = m2raap("forget", home)
+    assert "finishing a 'm2raap forget' that was interrupted" in finished.stderr
+    assert holding(home, [b"c003"]) == [] and not list(home.rglob(MARK))
+    assert {row["state"] for row in check(home)} == {"ok", "unfinished"}
+
+
+def test_what_the_folders_lie_on_has_to_be_named(chain: Path, tmp_path: Path):
+    home = tmp_path / "k"
+    shutil.copytree(chain, home)
+    before = digests(home)
+    with pytest.raises(M2raapError, match=rf"{home / 'a'}: was made from {home / 'c'}, .* name it as well"):
+        forget([home / "a", home / "b"], ["c003"], {})
+    (home / "elsewhere").symlink_to(home / "b")
+    assert forget([home / "c"], ["c003"], {})["folders"] == {str(home / "c"): 1}
+    assert {k: v for k, v in digests(home).items() if not k.startswith("c/")} == {
+        k: v for k, v in before.items() if not k.startswith("c/")
+    }
 
 
 def test_parts_are_those_of_a_run_without_them(chain: Path, tmp_path: Path):
@@ -357,7 +379,7 @@ def test_a_run_that_was_left_out_catches_up(chain: Path, tmp_path: Path):
     shutil.move(home / "d", tmp_path / "unfinished")
     forget([home / "c"], ["c003"], {})
     assert "damaged" in {row["state"] for row in check(home / "a")}
-    assert forget([home / "a", home / "b"], [], {})["clips"] == 1
+    assert forget([home / "a", home / "b", home / "c"], [], {})["clips"] == 1
     assert {row["state"] for row in check(home)} == {"ok"}
     assert holding(home / "a", [b"c003"]) == []
 
@@ -372,7 +394,9 @@ def test_scores_that_the_user_brought_lose_their_rows(chain: Path, tmp_path: Pat
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "nsfw.parquet")
     run_length(View(home / "c").with_scores((tmp_path / "nsfw.parquet",)), home / "s", minimum=5)
     write_json(home / "run.json", {"data": "c", "benches": {}, "scores": ["../nsfw.parquet"]})
-    forget([home], ["c003"], {})
+    with pytest.raises(M2raapError, match=r"was made from .*nsfw.parquet"):
+        forget([home], ["c003"], {})
+    forget([home, tmp_path / "nsfw.parquet"], ["c003"], {})
     assert pq.read_table(tmp_path / "nsfw.parquet")["clip_id"].to_pylist() == [
         r["clip_id"] for r in rows if r["clip_id"] != "c003"
     ]

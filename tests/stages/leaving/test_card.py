@@ -49,7 +49,13 @@ def test_strangers_words_make_no_markup(curated: Path, small_world: Path, tmp_pa
     clips = [row | {"source": hostile, "licence": None} for row in corpus.all_rows("clips")]
     texts = [row | {"producer": hostile} for row in corpus.all_rows("texts")]
     run, world = copied(curated, small_world, tmp_path)
-    write_corpus(world / "train", clips, texts, video_root=corpus.video_root, source={}, num_parts=corpus.num_parts)
+    train = world / "train"
+    hostile_corpus = write_corpus(
+        train, clips, texts, video_root=corpus.video_root, source={}, num_parts=corpus.num_parts
+    )
+    for path in run.rglob("manifest.json"):  # as if the stages had been made from it
+        tree = read_json(path)
+        write_json(path, tree | {"inputs": tree["inputs"] | {"corpus": hostile_corpus.digest}})
     card = dataset_card(run)
     assert "state no licence" in card
     bare = re.sub(r"\\.", "", card)  # what is left is markup

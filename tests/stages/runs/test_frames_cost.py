@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,5 +41,5 @@ def test_sparse_readings_are_named(small_world: Path) -> None:
 def test_files_that_cannot_be_read_cost_nothing(small_world: Path, tmp_path: Path) -> None:
     view = View(small_world / "train")
     elsewhere = View(small_world / "train")
-    vars(elsewhere)["corpus"] = type(view.corpus)(**{**vars(view.corpus), "video_root": tmp_path})
+    vars(elsewhere)["corpus"] = replace(view.corpus, stated_video_root=tmp_path)
     assert "24 refused" in frames_cost(elsewhere, KeyframesConfig()).note

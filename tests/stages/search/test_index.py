@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from m2raap.cli.main import app
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
-from m2raap.core.folder import alone
+from m2raap.core.lock import locked
 from m2raap.core.tables import write_table
 from m2raap.core.view import open_view
 from m2raap.models.config import BackboneConfig
@@ -21,7 +21,7 @@ from m2raap.stages.search import index as index_stage
 from m2raap.stages.search import index_parts
 from m2raap.stages.search.gallery import Gallery, Sources
 from m2raap.stages.search.index import make_index
-from tests.conftest import digests
+from tests.conftest import as_another_command, digests
 from tests.serve.world import TINY, index_of, rows, view_of
 
 
@@ -169,8 +169,8 @@ def test_an_index_without_the_size_of_its_frames_is_read(tmp_path: Path) -> None
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
-    with alone(tmp_path / "index"), pytest.raises(M2raapError, match="another m2raap is writing it"):
-        make_index(tmp_path / "index", None, BackboneConfig())
+    with locked(tmp_path / "index"), pytest.raises(M2raapError, match=r"another m2raap \(process \d+"):
+        as_another_command(lambda: make_index(tmp_path / "index", None, BackboneConfig()))
     assert not (tmp_path / "index").exists(), "nothing was made, nothing is left"
 
 

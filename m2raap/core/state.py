@@ -1,0 +1,59 @@
+"""What this user has said on this machine, in a folder of the user's own: nothing that travels with a corpus or a run counts
+as said by the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_json
+
+VIDEO_ROOTS = "M2RAAP_VIDEO_ROOTS"
+
+
+def state_folder(kind: str) -> Path:
+    """$XDG_STATE_HOME/m2raap/KIND, or ~/.local/state/m2raap/KIND. Raises M2raapError for a user without a home."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(base):
+        return Path(base) / "m2raap" / kind
+    try:
+        return Path.home() / ".local" / "state" / "m2raap" / kind
+    except RuntimeError:
+        raise M2raapError("this user has no home folder; set XDG_STATE_HOME to a folder of your own") from None
+
+
+def _record(corpus: Path, video_root: Path) -> Path:
+    pair = f"{corpus.resolve()}\0{video_root.resolve()}"
+    return state_folder("video-roots") / f"{hashlib.sha256(os.fsencode(pair)).hexdigest()[:32]}.json"
+
+
+def remember_video_root(corpus: Path, video_root: Path) -> None:
+    """Notes that this user imported `corpus` from videos below `video_root`. Inside the corpus nothing needs a note."""
+    if video_root.resolve().is_relative_to(corpus.resolve()):
+        return
+    record = _record(corpus, video_root)
+    if not record.exists():
+        paths = {"corpus": os.fsdecode(corpus.resolve()), "video_root": os.fsdecode(video_root.resolve())}
+        write_json(record, {name: path.encode("utf-8", "replace").decode() for name, path in paths.items()})
+
+
+def believe_video_root(corpus: Path, video_root: Path) -> Path:
+    """The real `video_root`, where a corpus may say that its videos lie.
+
+    That is: inside the corpus, where this user imported it from, or below a folder of the environment's M2RAAP_VIDEO_ROOTS
+    (several with ':' between them). Raises M2raapError for every other one: a corpus of somebody else could name any folder
+    of this machine, and its files would be decoded, exported and served as videos.
+    """
+    root = video_root.resolve()
+    allowed = [
+        Path(name).resolve() for name in os.environ.get(VIDEO_ROOTS, "").split(os.pathsep) if os.path.isabs(name)
+    ]
+    if any(root.is_relative_to(folder) for folder in (corpus.resolve(), *allowed)) or _record(corpus, root).is_file():
+        return root
+    raise M2raapError(
+        f"{corpus}: says that its videos lie in {root}, outside of it, and you have not imported it from there on this "
+        f"machine; if you trust the corpus with that folder, set {VIDEO_ROOTS}={root}"
+    )
