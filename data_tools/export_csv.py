@@ -16,7 +16,7 @@ from typing import Any
 
 from m2raap.core.corpus import LANGS
 from m2raap.core.exports import FILE, Item, Media, neutral, plain_clip, unguarded, video_name
-from m2raap.core.files import read_json, write_atomic
+from m2raap.core.files import inside, read_json, write_atomic
 
 LISTING = "clips.csv"
 _COLUMNS = (
@@ -56,7 +56,7 @@ class Csv:
             if not gone(unguarded(row["clip_id"])):
                 writer.writerow(row)
             elif copied:
-                (out / row["video"]).unlink(missing_ok=True)
+                inside(out, row["video"]).unlink(missing_ok=True)
         write_atomic(out / LISTING, sink.getvalue().encode())
 
 

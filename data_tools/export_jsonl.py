@@ -13,6 +13,7 @@ from typing import Any
 
 from data_tools.export_videofolder import read_jsonl, write_jsonl
 from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
+from m2raap.core.files import inside
 
 LISTING = "data.jsonl"
 _VIDEO, _IMAGE, _END = "<__dj__video>", "<__dj__image>", "<|__dj__eoc|>"
@@ -40,7 +41,7 @@ class DataJuicer:
             if gone(row["meta"]["clip_id"]):
                 for name in (*row["videos"], *row["images"]):
                     if not Path(name).is_absolute():  # an original is not ours to delete
-                        (out / name).unlink(missing_ok=True)
+                        inside(out, name).unlink(missing_ok=True)
         write_jsonl(out / LISTING, [row for row in rows if not gone(row["meta"]["clip_id"])])
 
 

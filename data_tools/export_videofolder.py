@@ -13,7 +13,7 @@ from typing import Any
 
 from m2raap.core.corpus import LANGS
 from m2raap.core.exports import Item, Media, plain_clip, video_name
-from m2raap.core.files import write_atomic
+from m2raap.core.files import inside, write_atomic
 
 LISTING = "metadata.jsonl"
 SPLIT = {"train": "train", "val": "validation", "test": "test"}
@@ -50,7 +50,7 @@ class VideoFolder:
                 continue
             for row in rows:
                 if gone(row["clip_id"]):
-                    (listing.parent / row["file_name"]).unlink(missing_ok=True)
+                    inside(listing.parent, row["file_name"]).unlink(missing_ok=True)
             write_jsonl(listing, kept)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from data_tools.world.make import WorldConfig, make_world
 from m2raap.core import talk
@@ -18,18 +19,17 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
     """Draws, encodes and lists the clips. Raises M2raapError for unknown settings or a folder that holds something else."""
     cfg = build(WorldConfig, set_keys({"seed": seed}, [parse_assignment(item) for item in assignments]), "--set")
     source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
-    folders = (out / "train", out / "test")
-    if all((folder / "manifest.json").exists() for folder in folders):
-        made = [open_corpus(folder) for folder in folders]
-        if all(corpus.source == source for corpus in made):
-            talk.say("world: done before")
-            return made
-    with locked(out, written=("videos", "truth.parquet", "scenes.parquet")), talk.Phases("world") as phases:
-        world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))
-    root = out / "videos"
-    return [
-        write_corpus(out / "train", world.train_clips, world.train_texts, video_root=root, source=source),
-        write_corpus(
-            out / "test", world.test_clips, world.test_texts, video_root=root, source=source, benchmark=BENCHMARK
-        ),
-    ]
+    train, test, root = out / "train", out / "test", out / "videos"
+    with locked(out, written=("videos", "truth.parquet", "scenes.parquet")):
+        if all((folder / "manifest.json").exists() for folder in (train, test)):
+            corpora = [open_corpus(folder) for folder in (train, test)]
+            if all(corpus.source == source for corpus in corpora):
+                talk.say("world: done before")
+                return corpora
+        with talk.Phases("world") as phases:
+            world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))
+        more: dict[str, Any] = {"video_root": root, "source": source}
+        return [
+            write_corpus(train, world.train_clips, world.train_texts, **more),
+            write_corpus(test, world.test_clips, world.test_texts, benchmark=BENCHMARK, **more),
+        ]

@@ -27,8 +27,8 @@ SPLITS = ("train", "val", "test")
 SCORES = (
     "scores.parquet"  # figures of the list that an import read (motion, aesthetics ...), by clip_id; no stage needs it
 )
-_TABLES = ("clips", "texts", "missing", "dropped")
-_OURS = (*_TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE)
+TABLES = ("clips", "texts", "missing", "dropped")
+_OURS = (*TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def write_corpus(
     """
     tables = {"clips": list(clips), "texts": list(texts), "missing": list(missing), "dropped": list(dropped)}
     _check_rows(tables["clips"], tables["texts"])
-    with locked(path, written=(*_TABLES, "manifest.json", tombstones.FILE, SCORES)):
+    with locked(path, written=(*TABLES, "manifest.json", tombstones.FILE, SCORES)):
         _write(path, tables, video_root, source, benchmark, num_parts)
         remember_video_root(path, video_root)
     return open_corpus(path)
@@ -151,7 +151,7 @@ def _clear(path: Path) -> None:
     """An import replaces a corpus of ours."""
     refuse_other(path)
     (path / "manifest.json").unlink(missing_ok=True)  # unfinished from here until the new one is written
-    for table in _TABLES:
+    for table in TABLES:
         for old in (path / table).glob("part-*.parquet"):
             old.unlink()
     (path / SCORES).unlink(missing_ok=True)

@@ -73,9 +73,11 @@ class LocalEngine:
         if self._pool is None:
             import multiprocessing
 
-            # Set before the workers start: the libraries read these when they are imported.
-            saved = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-            os.environ.update({name: "1" for name in THREAD_VARIABLES})
+            # Set before the workers start: the libraries read these when they are imported. And what a worker imports first
+            # must not be taken from the folder in which the command was given.
+            variables = (*THREAD_VARIABLES, "PYTHONSAFEPATH")
+            saved = {name: os.environ.get(name) for name in variables}
+            os.environ.update({name: "1" for name in variables})
             context = multiprocessing.get_context("spawn")
             devices = context.SimpleQueue()
             for index in range(self.workers):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import create_json, read_json, read_object, write_error, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
-from m2raap.core.lock import FolderLock
+from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.scores import scores_digest
 from m2raap.core.tables import SCHEMA_VERSION
 from m2raap.core.view import View
@@ -41,7 +41,7 @@ def begin(
 
     Raises M2raapError naming what differs when the folder belongs to other inputs or settings, or to something else. With
     `force` what it held is set aside in `previous/`, from where unchanged clips are reused. `shared`: the lock where other
-    shares may be at work, too; then what they rely on is changed only where there are none.
+    shares may be at work, too; what they rely on is changed only where there are none.
     """
     tombstones.refuse_unfinished(folder)
     plan = {
@@ -53,20 +53,19 @@ def begin(
         "num_parts": view.num_parts if view else 0,
     }
     path = folder / "plan.json"
-    if (folder / _MOVING).exists():
-        with _for_itself(shared):
-            _take_up(folder)
+    if _alone(folder, shared, lambda: (folder / _MOVING).exists()):
+        _take_up(folder)
     if not path.exists():
         strangers = [path.name for path in folder.iterdir() if _stranger(path.name)] if folder.exists() else []
         if strangers:
             raise M2raapError(f"{folder}: holds '{strangers[0]}', which is not of a stage; give an empty folder")
         create_json(path, plan)
+    if force and _alone(folder, shared, lambda: read_object(path) != plan):
+        _set_aside(folder)
+        create_json(path, plan)
+    if shared:
+        shared.make_shared()
     old = read_object(path)
-    if old != plan and force:
-        with _for_itself(shared):
-            _set_aside(folder)
-            create_json(path, plan)
-        old = read_object(path)
     if old != plan:
         raise M2raapError(
             f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
@@ -75,14 +74,19 @@ def begin(
     return (folder / "manifest.json").exists()
 
 
-@contextmanager
-def _for_itself(shared: FolderLock | None) -> Iterator[None]:
-    """Raises M2raapError where other shares are at work in the folder."""
-    if shared:
-        shared.make_exclusive(wait=False)
-    yield
-    if shared:
-        shared.make_shared()
+def _alone(folder: Path, shared: FolderLock | None, is_due: Callable[[], bool]) -> bool:
+    """Whether something is due that only one writer may do, and this one is alone. Of several shares that come to it at once
+    one does it, and for the others it is due no longer. Raises M2raapError where others keep at work."""
+    deadline = time.monotonic() + PATIENCE_S
+    while is_due():
+        if shared is None or (shared.try_exclusive() and is_due()):
+            return True
+        if time.monotonic() > deadline:
+            raise M2raapError(
+                f"{folder}: another m2raap is at work in it with other settings, as a share; run this again when it has ended"
+            )
+        time.sleep(PAUSE_S)
+    return False
 
 
 def _stranger(name: str) -> bool:
@@ -147,6 +151,8 @@ def _take_up(folder: Path) -> None:
         return
     if (folder / "plan.json").exists():
         for path in sorted(moving.iterdir(), key=lambda path: path.name == "manifest.json"):
+            if (folder / path.name).is_dir():  # of a worker that outlived its command
+                shutil.rmtree(folder / path.name)
             os.replace(path, folder / path.name)
         moving.rmdir()
     elif (moving / "plan.json").exists() and not (folder / "previous").exists():

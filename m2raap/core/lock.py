@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import os
 import socket
 import time
@@ -24,8 +23,15 @@ from m2raap.core.files import write_error
 FILE = ".lock"
 # Folders that the running call has locked already: what it calls writes into them as the same writer.
 _locked: ContextVar[frozenset[Path]] = ContextVar("folders that this call has locked", default=frozenset())
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+# With shares that are just beginning or ending: they hold the lock alone for a moment.
+PATIENCE_S, PAUSE_S = 3.0, 0.02
+_warned = False
+
+
+class Locked(M2raapError):
+    """Another command is writing the folder."""
 
 
 class FolderLock:
@@ -33,18 +39,28 @@ class FolderLock:
 
     def __init__(self, folder: Path, shared: bool) -> None:
         self.folder, self._path = folder, folder / FILE
-        self._handle = self._acquire(fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait=False)
+        self._handle: int | None = None
+        self._acquire(fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
 
-    def make_exclusive(self, wait: bool) -> None:
-        """From a shared lock to one alone. For a moment in between it is nobody's: look again at what was read before.
+    def try_exclusive(self) -> bool:
+        """From shared to alone; False where others share it, and it stays shared then.
 
-        Raises M2raapError where others hold it and `wait` is False; nothing is locked then.
+        For a moment in between it is nobody's: look again at what was read before.
         """
-        self._handle = self._acquire(fcntl.LOCK_EX, wait, self._handle)
+        try:
+            self._acquire(fcntl.LOCK_EX)
+        except Locked:
+            self._acquire(fcntl.LOCK_SH)
+            return False
+        return True
+
+    def wait_exclusive(self) -> None:
+        """From shared to alone, as soon as no other shares it. For a moment in between it is nobody's."""
+        self._acquire(fcntl.LOCK_EX, wait=True)
 
     def make_shared(self) -> None:
         """Lets others in that asked for it shared. For a moment in between it is nobody's."""
-        self._handle = self._acquire(fcntl.LOCK_SH, False, self._handle)
+        self._acquire(fcntl.LOCK_SH)
 
     def release(self) -> None:
         """Gives the lock back and removes its file, unless others still hold it."""
@@ -54,45 +70,61 @@ class FolderLock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self._is_current(self._handle):
                 self._path.unlink()
-        os.close(self._handle)
-        self._handle = None
+        self._close()
 
-    def _acquire(self, kind: int, wait: bool, handle: int | None = None) -> int | None:
-        """An open file whose lock is held; None on a file system that knows no locks or is not to be written."""
-        while True:
-            if handle is None:
-                try:
-                    handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-                except FileNotFoundError:  # a whole folder that another writer has just moved to its place
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    continue
-                except OSError as error:
-                    if error.errno in _READ_ONLY:  # whoever cannot write is no second writer; a finished folder is read
-                        return None
-                    raise write_error(self._path, error) from None
+    def _close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _acquire(self, kind: int, wait: bool = False) -> None:
+        """Raises Locked. Without effect where a file system knows no locks, or nothing in the folder can be written."""
+        if self._handle is not None:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)  # two that go from shared to alone must not wait for each other
+        deadline = time.monotonic() + PATIENCE_S
+        while self._handle is not None or self._open():
+            assert self._handle is not None
             try:
-                fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+                fcntl.flock(self._handle, kind if wait else kind | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = _holder(handle)
-                os.close(handle)
-                self._handle = None
-                raise M2raapError(
+                holder = _holder(self._handle)
+                if kind == fcntl.LOCK_SH and not holder and time.monotonic() < deadline:
+                    time.sleep(PAUSE_S)  # a share that ends holds it alone, without a word, to remove the file
+                    continue
+                self._close()
+                raise Locked(
                     f"{self.folder}: another m2raap{holder} is writing it; run this again when that one has ended"
                 ) from None
             except OSError as error:
-                os.close(handle)
-                self._handle = None
-                if error.errno in _NO_LOCKS:
-                    self._path.unlink(missing_ok=True)
-                    talk.say(f"{self.folder}: this file system knows no locks; let no other command write there")
-                    return None
+                self._close()
+                if error.errno not in _NO_LOCKS:
+                    raise write_error(self._path, error) from None
+                self._path.unlink(missing_ok=True)
+                _warn_of_no_locks(self.folder)
+                return
+            if self._is_current(self._handle):  # else the one before us removed the file as it gave the lock back
+                _write_holder(self._handle, kind == fcntl.LOCK_EX)
+                return
+            self._close()
+
+    def _open(self) -> bool:
+        """False where the folder cannot be written: whoever cannot write is no second writer, and a finished folder is read."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        try:
+            self._handle = os.open(self._path, flags, 0o666)
+        except FileNotFoundError:  # a whole folder that another writer has just moved to its place
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self._open()
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
                 raise write_error(self._path, error) from None
-            if self._is_current(handle):  # else the one before us removed the file as it gave the lock back
-                if kind == fcntl.LOCK_EX:
-                    _write_holder(handle)
-                return handle
-            os.close(handle)
-            handle = None
+            if not self._path.exists() or not os.access(self.folder, os.W_OK):
+                return False
+            try:  # another user's file in a folder of both: reading is enough to lock it
+                self._handle = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)
+            except OSError as second:
+                raise write_error(self._path, second) from None
+        return True
 
     def _is_current(self, handle: int) -> bool:
         try:
@@ -101,11 +133,12 @@ class FolderLock:
             return False
 
 
-def _write_holder(handle: int) -> None:
-    with suppress(OSError):  # such as a full disk: the lock is held all the same
+def _write_holder(handle: int, alone: bool) -> None:
+    with suppress(OSError):  # such as a full disk, or another user's file: the lock is held all the same
         os.ftruncate(handle, 0)
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+        if alone:
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
 
 
 def _holder(handle: int) -> str:
@@ -115,23 +148,31 @@ def _holder(handle: int) -> str:
     return ""
 
 
+def _warn_of_no_locks(folder: Path) -> None:
+    global _warned
+    if not _warned:
+        talk.say(f"{folder}: this file system knows no locks; let no other command write there")
+    _warned = True
+
+
 @contextmanager
 def locked(folder: Path, shared: bool = False, written: Iterable[str] | None = None) -> Iterator[FolderLock | None]:
     """`folder`, made if need be, for this writer alone, or for all that ask for it `shared`. None: the caller's caller has it.
 
-    `written`: the names in it that will be written; None for any. Raises M2raapError naming the process that has it, where
-    it cannot be written, and for links among those names: what is written into a folder must not land elsewhere because of
-    what lay there. (The folder itself may be a link.)
+    `written`: the names in it that will be written; None for any. Raises Locked naming the process that has it, M2raapError
+    where it cannot be written, and for links among those names: what is written into a folder must not land elsewhere because
+    of what lay there. (The folder itself may be a link.)
     """
     real = folder.resolve()
-    is_mine = real in _locked.get()
-    if folder.exists() and not folder.is_dir():
+    is_held = real in _locked.get()
+    is_new = not folder.exists()
+    if not is_new and not folder.is_dir():
         raise M2raapError(f"{folder}: is a file; give a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise write_error(folder, error) from None
-    lock = None if is_mine else FolderLock(folder, shared)
+    lock = None if is_held else FolderLock(folder, shared)
     token = _locked.set(_locked.get() | {real})
     try:
         for path in folder.iterdir() if written is None else [folder / name for name in written]:
@@ -141,15 +182,19 @@ def locked(folder: Path, shared: bool = False, written: Iterable[str] | None = N
         _locked.reset(token)
         if lock is not None:
             lock.release()
-            with suppress(OSError):  # a folder that is empty now was made above, for nothing
-                folder.rmdir()
+            if is_new:
+                with suppress(OSError):  # not empty: it was made for something
+                    folder.rmdir()
 
 
 def _refuse_links(path: Path) -> None:
     """Raises M2raapError where a path or anything below it is a link."""
-    below = (os.path.join(parent, name) for parent, folders, files in os.walk(path) for name in (*folders, *files))
-    for name in itertools.chain([str(path)], below):
-        if os.path.islink(name):
-            raise M2raapError(
-                f"{name}: is a link, and what is written there would land elsewhere; put the real file or folder there"
-            )
+    if path.is_symlink():
+        raise M2raapError(
+            f"{path}: is a link, and what is written there would land elsewhere; put the real file or folder there"
+        )
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+                    _refuse_links(Path(entry.path))

@@ -129,20 +129,21 @@ def run_data_stage(
     if stage.reads_video:
         _ = view.corpus.video_root  # refused before any work; and workers elsewhere get it with the corpus
     with locked(folder, shared=not alone) as lock:
-        beginning = (folder, stage.name, stage.version, view, settings.both, force)
-        if begin(*beginning, shared=None if alone else lock):
+        shared = None if alone else lock
+        if begin(folder, stage.name, stage.version, view, settings.both, force, shared=shared):
             talk.say(f"{stage.name}: done before")
             return True
         plan = plan_digest(folder)
-        mine = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        _map(stage, "score", [_Task(stage, view, settings, folder, part, plan) for part in mine], engine, folder)
+        parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
+        _map(stage, "score", [_Task(stage, view, settings, folder, part, plan) for part in parts], engine, folder)
         if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
             talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
         if not alone and lock:
-            lock.make_exclusive(wait=True)
+            talk.say(f"{stage.name}: all is scored; the last share finishes when the others have ended")
+            lock.wait_exclusive()
             refuse_redone(folder, plan)
-            if begin(*beginning):
+            if (folder / "manifest.json").exists():
                 return True
         _finish(stage, view, settings, folder, plan, engine)
     return True
@@ -157,7 +158,7 @@ def _finish(stage: DataStage, view: View, settings: Settings, folder: Path, plan
     files: dict[str, str] = {}
     for task in tasks:
         for phase, record in _records(task).items():
-            if record["settings"] != task.settings_digest(phase):
+            if record.get("settings") != task.settings_digest(phase):
                 raise M2raapError(
                     f"{_done_path(folder, phase, task.part)}: another command wrote this part with other settings while this "
                     "one ran; run this one again: it makes the part anew"
@@ -216,6 +217,12 @@ def _done_path(folder: Path, phase: str, part: int) -> Path:
     return folder / "done" / f"{phase}-{part:05d}.json"
 
 
+def _is_done(path: Path, key: str, settings: str) -> bool:
+    """Whether a part was made before, from just this. (Records of older versions name no settings.)"""
+    record = read_object(path) if path.exists() else {}
+    return (record.get("key"), record.get("settings")) == (key, settings)
+
+
 def _by_id(rows: Iterable[Row]) -> Signals:
     return {row["text_id"] or row["clip_id"]: row for row in rows}
 
@@ -237,7 +244,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
     key = digest([stage.name, stage.version, task.settings.score, digests])
     done = _done_path(folder, "score", index)
     refuse_redone(folder, task.plan)
-    if done.exists() and read_json(done)["key"] == key:
+    if _is_done(done, key, task.settings_digest("score")):
         return time.monotonic() - start, 0
     done.unlink(missing_ok=True)
     tables, kept = _reuse(task, digests)
@@ -273,7 +280,7 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
     settings_digest = task.settings_digest("score")
     for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
         done = _done_path(previous, "score", old)
-        if not done.exists() or (record := read_json(done))["settings"] != settings_digest:
+        if not done.exists() or (record := read_object(done)).get("settings") != settings_digest:
             continue
         same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
         for table in (*task.stage.adds, "signals") if same else ():
@@ -289,7 +296,7 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     score_record = read_json(_done_path(folder, "score", index))
     key = digest([task.settings.apply, task.decisions, score_record["key"], task.view.digest])
     done = _done_path(folder, "apply", index)
-    if done.exists() and read_json(done)["key"] == key:
+    if _is_done(done, key, task.settings_digest("apply")):
         return time.monotonic() - start, 0
     done.unlink(missing_ok=True)
     part = task.view.part(index, ("texts", "frames", "signals"))

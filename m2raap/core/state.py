@@ -8,6 +8,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_json
 
@@ -30,14 +31,26 @@ def _record(corpus: Path, video_root: Path) -> Path:
     return state_folder("video-roots") / f"{hashlib.sha256(os.fsencode(pair)).hexdigest()[:32]}.json"
 
 
+def _is_allowed(corpus: Path, root: Path) -> bool:
+    """Whether a folder lies inside the corpus, or below one of the environment's M2RAAP_VIDEO_ROOTS."""
+    named = [Path(name).resolve() for name in os.environ.get(VIDEO_ROOTS, "").split(os.pathsep) if os.path.isabs(name)]
+    return any(root.is_relative_to(folder) for folder in (corpus.resolve(), *named))
+
+
 def remember_video_root(corpus: Path, video_root: Path) -> None:
-    """Notes that this user imported `corpus` from videos below `video_root`. Inside the corpus nothing needs a note."""
-    if video_root.resolve().is_relative_to(corpus.resolve()):
+    """Notes that this user imported `corpus` from videos below `video_root`. Where it is allowed anyway it needs no note."""
+    root = video_root.resolve()
+    if _is_allowed(corpus, root):
         return
-    record = _record(corpus, video_root)
-    if not record.exists():
-        paths = {"corpus": os.fsdecode(corpus.resolve()), "video_root": os.fsdecode(video_root.resolve())}
-        write_json(record, {name: path.encode("utf-8", "replace").decode() for name, path in paths.items()})
+    paths = {"corpus": str(corpus.resolve()), "video_root": str(root)}
+    try:
+        write_json(
+            _record(corpus, root), {name: path.encode("utf-8", "replace").decode() for name, path in paths.items()}
+        )
+    except M2raapError as error:  # the corpus is whole all the same
+        talk.say(
+            f"{corpus}: that you imported it cannot be noted ({error}); set {VIDEO_ROOTS}={root} to read its videos"
+        )
 
 
 def believe_video_root(corpus: Path, video_root: Path) -> Path:
@@ -48,10 +61,7 @@ def believe_video_root(corpus: Path, video_root: Path) -> Path:
     of this machine, and its files would be decoded, exported and served as videos.
     """
     root = video_root.resolve()
-    allowed = [
-        Path(name).resolve() for name in os.environ.get(VIDEO_ROOTS, "").split(os.pathsep) if os.path.isabs(name)
-    ]
-    if any(root.is_relative_to(folder) for folder in (corpus.resolve(), *allowed)) or _record(corpus, root).is_file():
+    if _is_allowed(corpus, root) or _record(corpus, root).is_file():
         return root
     raise M2raapError(
         f"{corpus}: says that its videos lie in {root}, outside of it, and you have not imported it from there on this "

@@ -146,6 +146,6 @@ def refuse_unfinished(folder: Path) -> None:
     if _at_work.get() or not (folder / MARK).exists():
         return
     raise M2raapError(
-        f"{folder}: a 'm2raap forget' was interrupted here; the same 'm2raap forget' finishes it. If you have not begun one, "
-        f"the folder was copied from somebody who had: delete its {MARK}, and 'm2raap check' says what is whole"
+        f"{folder}: a 'm2raap forget' was interrupted here; the same 'm2raap forget' finishes it. If you have not begun one here "
+        f"as this user, delete its {MARK}: 'm2raap check' says what is whole, and another forget of the same ids goes on"
     )

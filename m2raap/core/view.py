@@ -225,9 +225,11 @@ def changed_parents(view: View, inputs: dict[str, str]) -> list[Path]:
 
     A folder may name others anywhere on this machine, but only such as whoever made it knew the content of.
     """
-    changed = []
-    for parent in (view.corpus_path, *view.folders[:-1]):
-        manifest = parent / "manifest.json"
-        if not manifest.exists() or read_object(manifest).get("digest") not in inputs.values():
-            changed.append(parent)
-    return changed
+    named = {view.corpus_path: {inputs.get("corpus")}} | {folder: {*inputs.values()} for folder in view.folders[:-1]}
+    return [parent for parent, digests in named.items() if _digest_of(parent) not in digests - {""}]
+
+
+def _digest_of(folder: Path) -> str:
+    """What a folder's manifest says that it is called; '' where it says nothing."""
+    manifest = folder / "manifest.json"
+    return str((read_object(manifest) if manifest.exists() else {}).get("digest", ""))

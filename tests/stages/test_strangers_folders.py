@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,7 @@ def test_commands_that_read_write_nothing(small_world: Path, undisturbed: Path, 
     names["RECIPE"] = Path(__file__).parent / "small.yaml"
     before = state_of(tmp_path / "sent")
     for words in READING:
-        m2raap(*(word.format(**names) for word in words), check=None)
+        m2raap(*(word.format(**names) for word in words))
         assert state_of(tmp_path / "sent") == before, words
 
 
@@ -319,3 +321,28 @@ def test_a_stage_of_a_stranger_lies_on_nothing_of_the_users(home: Path, tmp_path
         "was made from"
         in m2raap("data", "export", "csv", tmp_path / "theirs" / "S", "--out", tmp_path / "E", check=1).stderr
     )
+
+
+def test_python_that_lies_where_the_command_is_given_is_not_run(small_world: Path, tmp_path: Path):
+    """Neither by the command nor by its workers, the decoder's process and what those import first."""
+    names = (
+        "multiprocessing",
+        "random",
+        "pickle",
+        "signal",
+        "av",
+        "numpy",
+        "torch",
+        "m2raap",
+        "sitecustomize",
+        "typer",
+    )
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(
+            "import os\nopen(os.environ['MARKER'], 'a').write(__name__ + '\\n')\nraise SystemExit\n"
+        )
+    command = [Path(sys.executable).parent / "m2raap", "filter", small_world / "train", "--out", "F", "--workers", "2"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"MARKER": str(tmp_path / "ran.txt")}, capture_output=True, timeout=100
+    )
+    assert done.returncode == 0 and not (tmp_path / "ran.txt").exists(), done.stderr

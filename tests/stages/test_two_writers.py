@@ -58,12 +58,12 @@ def at_changes(monkeypatch: pytest.MonkeyPatch, visit: Callable[[int], None]) ->
         yield
 
 
-def seeded_moments(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object]) -> set[int]:
-    """Some of the changes of the disk that `work` makes: MOMENTS of them, or all."""
+def seeded_moments(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object], most: int = 6) -> set[int]:
+    """Some of the changes of the disk that `work` makes: a few, for every moment asks the same lock."""
     seen: list[int] = []
     with at_changes(monkeypatch, seen.append):
         work()
-    return set(random.Random(name).sample(seen, min(MOMENTS, len(seen))))
+    return set(random.Random(name).sample(seen, min(most, len(seen))))
 
 
 def told_at(
@@ -219,7 +219,7 @@ def test_without_locks_the_first_finds_that_its_folder_was_redone(
     view = make_corpus(tmp_path / "c", range(24), num_parts=4)
     run_length(view, tmp_path / "first", minimum=10)
     run_length(view, tmp_path / "second", minimum=16, mark="?")
-    moments = seeded_moments(monkeypatch, "no locks", lambda: run_length(view, tmp_path / "counted", minimum=10))
+    moments = seeded_moments(monkeypatch, "no locks", lambda: run_length(view, tmp_path / "counted"), MOMENTS)
     states: list[str] = []
     for moment in sorted(moments - {0, 1, 2}):  # before its plan is written it has not begun
         out = tmp_path / f"at-{moment}"
@@ -240,6 +240,25 @@ def test_without_locks_the_first_finds_that_its_folder_was_redone(
 def signed(folder: Path) -> dict[str, str]:
     """Without the records of single parts, by which a stage resumes: of one, the first command may have taken its own away."""
     return {name: digest for name, digest in digests(folder).items() if not name.startswith("done/")}
+
+
+def test_a_folder_of_an_older_version_is_made_again_where_it_has_to_be(tmp_path: Path):
+    """Whose records name no settings: finished it is done, unfinished its parts are made anew, never signed as they are."""
+    view = make_corpus(tmp_path / "c", range(12), num_parts=2)
+    run_length(view, tmp_path / "s", minimum=10)
+    whole = digests(tmp_path / "s")
+    for path in sorted((tmp_path / "s" / "done").iterdir()):
+        record = read_json(path)
+        record["score"] = record.pop("settings")
+        write_json(path, record)
+    assert run_length(view, tmp_path / "s", minimum=10)
+    assert any("names no settings" in fault for fault in next(iter(check(tmp_path / "s")))["faults"])
+    shutil.copytree(tmp_path / "s", tmp_path / "forced")
+    run_length(view, tmp_path / "forced", minimum=16, force=True)
+    (tmp_path / "s" / "manifest.json").unlink()
+    run_length(view, tmp_path / "s", minimum=10)
+    assert digests(tmp_path / "s") == whole
+    assert {row["state"] for row in check(tmp_path / "forced")} == {"ok"}
 
 
 def test_check_finds_parts_of_other_settings_under_one_manifest(tmp_path: Path):
@@ -312,7 +331,9 @@ def test_shares_that_run_at_once_make_one_stage_and_a_whole_run_is_told(small_wo
     command = ["filter", str(small_world / "train"), "--out", str(out), "--workers", "1"]
     shares = [
         subprocess.Popen(
-            [sys.executable, "-m", "m2raap.cli.main", *command, "--parts", f"{number}/2"], stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "m2raap.cli.main", *command, "--parts", f"{number}/2"],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for number in (1, 2)
     ]

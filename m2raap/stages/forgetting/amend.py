@@ -193,7 +193,7 @@ class Amender:
         if not unit.embedded or not again or not (unit.embedded / "manifest.json").exists():
             return
         self.removed.remove(str(unit.path))
-        protocol = open_view(unit.embedded).corpus.benchmark or "custom"
+        protocol = open_view(unit.embedded, current=False).corpus.benchmark or "custom"
         cfg = EvaluateConfig(**unit.settings["rows"])
         run_evaluate(unit.embedded, protocol, unit.settings["seed"], unit.path, False, cfg)
 

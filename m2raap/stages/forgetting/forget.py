@@ -13,12 +13,13 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from m2raap.core import exports, talk, tombstones
+from m2raap.core.corpus import TABLES as CORPUS_TABLES
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Exporter
@@ -58,12 +59,27 @@ def forget(roots: list[Path], wanted: Iterable[str], exporters: Exporters) -> di
     for path in _interrupted(named):
         talk.say(f"{read_object(path)['home']}: finishing a 'm2raap forget' that was interrupted")
         finish(path, exporters)
-    journal = _plan(named, set(wanted), exporters)
-    if not journal["gone"]["clip_ids"]:
-        return journal["summary"] | {"still_named_in": [], "removed_whole": []}
-    path = state_folder("forgetting") / f"{hashlib.sha256(os.fsencode(named[0])).hexdigest()[:32]}.json"
-    write_json(path, journal)
-    return finish(path, exporters)
+    kinds = dict(_units([root for root in named if not root.is_file()], named))
+    with _all_locked(kinds):
+        journal = _plan(named, kinds, set(wanted), exporters)
+        if not journal["gone"]["clip_ids"]:
+            return journal["summary"] | {"still_named_in": [], "removed_whole": []}
+        path = state_folder("forgetting") / f"{hashlib.sha256(os.fsencode(named[0])).hexdigest()[:32]}.json"
+        write_json(path, journal)
+        return finish(path, exporters)
+
+
+@contextmanager
+def _all_locked(kinds: dict[Path, str]) -> Iterator[None]:
+    """All folders at once. Stages, indexes and exports are written everywhere; in the others lie files of the user's, too."""
+    with ExitStack() as locks:
+        for folder, kind in kinds.items():
+            if folder.is_dir():
+                locks.enter_context(locked(folder, written=_WRITTEN.get(kind)))
+        yield
+
+
+_WRITTEN: dict[str, tuple[str, ...]] = {"run": ("cache",), "folder": (), "corpus": CORPUS_TABLES}
 
 
 def _interrupted(roots: list[Path]) -> list[Path]:
@@ -84,10 +100,7 @@ def finish(journal_path: Path, exporters: Exporters) -> dict[str, Any]:
     home = Path(journal["home"])
     units = [_unpacked(row, home) for row in journal["units"]]
     gone = Gone(**{name: frozenset(values) for name, values in journal["gone"].items()})
-    with ExitStack() as locks:
-        for unit in units:
-            if unit.path.is_dir():
-                locks.enter_context(locked(unit.path, written=()))
+    with _all_locked({unit.path: unit.kind for unit in units}):
         done = _carry_out(journal, home, units, gone, exporters)
     journal_path.unlink()
     return done
@@ -116,9 +129,8 @@ def _carry_out(
     return journal["summary"] | {"still_named_in": sorted(amender.left), "removed_whole": amender.removed}
 
 
-def _plan(roots: list[Path], wanted: set[str], exporters: Exporters) -> dict[str, Any]:
-    """The journal: what has to go, from where, and how everything was called before."""
-    found = dict(_units([root for root in roots if not root.is_file()], roots))
+def _plan(roots: list[Path], found: dict[Path, str], wanted: set[str], exporters: Exporters) -> dict[str, Any]:
+    """The journal: what has to go from which folders (`found`: their kinds), and how everything was called before."""
     for path in found:
         tombstones.refuse_unfinished(path)
     corpora = [path for path, kind in found.items() if kind == "corpus"]
@@ -161,10 +173,7 @@ def _units(roots: list[Path], named: list[Path]) -> Iterator[tuple[Path, str]]:
         if not root.is_dir():
             raise M2raapError(f"{root}: no such folder; give runs, corpora, stage folders or exports")
         kinds |= {path: kind for path in _folders(root) if (kind := _kind(path))}
-    for path in kinds:
-        for other in _lies_on(path):
-            if other.is_dir():
-                _refuse_unnamed(path, other, named)
+    _refuse_unnamed({other: path for path in kinds for other in _lies_on(path) if other.exists()}, named)
     if not kinds:
         raise M2raapError(f"{roots[0]}: holds no run, corpus, stage folder or export; there is nothing to forget in")
     for root in roots:
@@ -172,12 +181,13 @@ def _units(roots: list[Path], named: list[Path]) -> Iterator[tuple[Path, str]]:
     yield from sorted(kinds.items())
 
 
-def _refuse_unnamed(path: Path, other: Path, named: list[Path]) -> None:
-    """Raises M2raapError where `path` was made from something that the user has not named: it would have to change, too."""
-    if not any(other.is_relative_to(root) for root in named):
+def _refuse_unnamed(made_from: dict[Path, Path], named: list[Path]) -> None:
+    """Raises M2raapError where folders were made from something that the user has not named: it would have to change, too."""
+    others = {other: path for other, path in made_from.items() if not any(other.is_relative_to(root) for root in named)}
+    for other, path in others.items():
         raise M2raapError(
-            f"{path}: was made from {other}, which knows the clips, too, and would bring them back; name it as well: "
-            f"m2raap forget {shlex.join(os.fspath(one) for one in [*named, other])}"
+            f"{path}: was made from {other}, which knows the clips, too, and would bring them back; name all of them: "
+            f"m2raap forget {shlex.join(map(os.fspath, [*named, *others]))}"
         )
 
 
@@ -200,11 +210,11 @@ def _kind(path: Path) -> str | None:
 
 
 def _lies_on(path: Path) -> list[Path]:
-    """Corpora and parent folders that a run or a finished stage names."""
-    resolve = lambda names: [Path(os.path.normpath(path / name)) for name in names]  # noqa: E731
+    """Corpora, parent folders and files of scores that a run or a finished stage names."""
+    resolve = lambda names: [(path / name).resolve() for name in names]  # noqa: E731
     if (path / "run.json").exists():
         tree = read_json(path / "run.json")
-        return resolve((tree["data"], *tree["benches"].values()))
+        return resolve((tree["data"], *tree["benches"].values(), *tree.get("scores", ())))
     manifest = path / "manifest.json"
     view = read_json(manifest).get("view") if manifest.exists() else None
     return resolve((view["corpus"], *view["folders"])) if view else []
@@ -216,8 +226,6 @@ def _score_digests(found: dict[Path, str], roots: list[Path]) -> dict[str, list[
     for path in (path for path, kind in found.items() if kind == "run"):
         files = [Path(os.path.normpath(path / name)) for name in read_json(path / "run.json").get("scores", ())]
         if files and all(file.is_file() for file in files):
-            for file in files:
-                _refuse_unnamed(path, file.resolve(), roots)
             digests[scores_digest(tuple(files))] = [os.path.relpath(file, roots[0]) for file in files]
     return digests
 
@@ -253,7 +261,7 @@ def _gone(found: dict[Path, str], rows: dict[Path, list[Row]], clip_ids: set[str
     unused: set[Path] = set()
     names_used: set[str] = set()
     for path, clips in rows.items():
-        root = _video_root(path)
+        root = open_corpus(path).video_root
         for row in clips:
             goes = row["clip_id"] in clip_ids
             (videos if goes else names_used).add(row["video"])
@@ -263,14 +271,6 @@ def _gone(found: dict[Path, str], rows: dict[Path, list[Row]], clip_ids: set[str
     # A caption that stays on other clips tells nothing of those that leave.
     gone = Gone(frozenset(clip_ids), frozenset(text_ids), frozenset(leaving - staying), frozenset(videos - names_used))
     return gone, files
-
-
-def _video_root(corpus: Path) -> Path:
-    """Where a corpus's videos lie; of one that names a folder which it may not name, the corpus itself."""
-    try:
-        return open_corpus(corpus).video_root
-    except M2raapError:
-        return corpus
 
 
 def _is_copy(file: str, corpora: list[Path]) -> bool:
@@ -284,7 +284,7 @@ def _unit(path: Path, kind: str, num_gone: int, clips: list[Row]) -> Unit:
         tree = exports.read_export(path) or {}
         return replace(unit, forgotten=tree["counts"].get("forgotten", 0))
     if kind == "corpus":
-        root = _video_root(path)
+        root = open_corpus(path).video_root
         unit = replace(unit, stones=[vars(tombstones.bury(clip, root)) for clip in clips])
     if not (path / "manifest.json").exists():
         return unit
@@ -301,7 +301,7 @@ def _checkpoint(path: Path, clip_ids: set[str]) -> dict[str, Any] | None:
         return None
     used = Counter(
         clip["split"]
-        for part in open_view(path).parts()
+        for part in open_view(path, current=False).parts()
         for clip in part.clips
         if clip["clip_id"] in clip_ids and part.texts_of[clip["clip_id"]] and clip["split"] in ("train", "val")
     )

@@ -67,7 +67,7 @@ class _Ledger:
     """What the stages of a view dropped, by reason, and what is left."""
 
     def __init__(self, view: View) -> None:
-        self._root = view.corpus.video_root
+        self._root = view.corpus.stated_video_root  # shown to the user, and not opened
         self._clips: dict[str, Row] = {}
         self._texts: dict[str, Row] = {}
         self._texts_of: dict[str, list[str]] = {}

@@ -61,7 +61,7 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
                 for clip in part.clips:
                     frames = part.frames.get(clip["clip_id"]) or {}
                     try:
-                        video, ending = _video(view, clip, media, worker)
+                        video, ending = _video(view, clip, kind, media, worker)
                     except Refused as refusal:
                         counts[f"left_out:{refusal.reason}"] += 1
                         continue
@@ -93,9 +93,9 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
         return sign(draft, tree, ids)
 
 
-def _video(view: View, clip: dict[str, Any], media: Media, worker: VideoWorker) -> tuple[Path | None, str]:
+def _video(view: View, clip: dict[str, Any], kind: str, media: Media, worker: VideoWorker) -> tuple[Path | None, str]:
     """(a clip's file, the ending of its copy), where they are wanted and there. Raises Refused for what may not be copied."""
-    if media == "frames":
+    if not _needs_file(kind, media):
         return None, ""
     try:
         path = resolve_video(view.corpus.video_root, clip["video"])
@@ -104,11 +104,15 @@ def _video(view: View, clip: dict[str, Any], media: Media, worker: VideoWorker) 
     return path, ending_of(path, worker) if media == "videos" else ""
 
 
+def _needs_file(kind: str, media: Media) -> bool:
+    """A csv that copies nothing lists clips whose files are elsewhere, too."""
+    return media == "videos" or (media == "none" and kind != "csv")
+
+
 def _lacking(item: Item, kind: str, media: Media) -> str | None:
-    """What keeps a clip out of an export. A csv that copies nothing lists clips whose files are elsewhere, too."""
+    """What keeps a clip out of an export."""
     if not item.texts:
         return "no text"
     if media == "frames":
         return None if item.jpegs else "no frames"
-    needed = media == "videos" or kind != "csv"
-    return "no video file" if needed and item.video is None else None
+    return "no video file" if _needs_file(kind, media) and item.video is None else None

@@ -348,7 +348,7 @@ def test_what_the_folders_lie_on_has_to_be_named(chain: Path, tmp_path: Path):
     home = tmp_path / "k"
     shutil.copytree(chain, home)
     before = digests(home)
-    with pytest.raises(M2raapError, match=rf"{home / 'a'}: was made from {home / 'c'}, .* name it as well"):
+    with pytest.raises(M2raapError, match=rf"was made from {home / 'c'}, .* name all of them"):
         forget([home / "a", home / "b"], ["c003"], {})
     (home / "elsewhere").symlink_to(home / "b")
     assert forget([home / "c"], ["c003"], {})["folders"] == {str(home / "c"): 1}
@@ -382,6 +382,49 @@ def test_a_run_that_was_left_out_catches_up(chain: Path, tmp_path: Path):
     assert forget([home / "a", home / "b", home / "c"], [], {})["clips"] == 1
     assert {row["state"] for row in check(home)} == {"ok"}
     assert holding(home / "a", [b"c003"]) == []
+
+
+def test_a_whole_run_that_was_left_out_catches_up(small_world: Path, undisturbed: Path, tmp_path: Path):
+    run, world = copied(undisturbed, small_world, tmp_path)
+    clip_id = next(
+        row["clip_id"] for row in open_view(run / "m2raap" / "rewrite").part(0).clips if row["split"] == "train"
+    )
+    forget([world], [clip_id], {})
+    assert forget([run, world], [], {})["clips"] == 1
+    assert {row["state"] for row in check(run)} == {"ok"}
+    assert not any(clip_id in row["clip_id"] for folder in run.rglob("keyframes") for row in all_rows(folder, "frames"))
+
+
+def test_all_that_has_to_be_named_is_said_at_once(small_world: Path, undisturbed: Path, tmp_path: Path):
+    run, world = copied(undisturbed, small_world, tmp_path)
+    with pytest.raises(M2raapError) as refusal:
+        forget([run], ["t000001"], {})
+    assert str(refusal.value).endswith(f"m2raap forget {run} {world / 'train'} {world / 'test'}")
+
+
+@pytest.mark.parametrize("kind", ["csv", "videofolder", "data-juicer"])
+def test_an_export_of_a_stranger_deletes_no_file_of_the_users(chain: Path, tmp_path: Path, kind: str):
+    (tmp_path / "important.docx").write_text("mine")
+    home = tmp_path / "k"
+    shutil.copytree(chain, home)
+    exporter = exporters()[kind]
+    out = tmp_path / "E"
+    out.mkdir()
+    row = {"clip_id": "c003", "video": "../important.docx"}
+    if kind == "csv":
+        (out / "clips.csv").write_text("clip_id,video,caption_en\nc003,../important.docx,x\n")
+    elif kind == "videofolder":
+        (out / "train").mkdir()
+        row = {"clip_id": "c003", "file_name": "../../important.docx"}
+        (out / "train" / "metadata.jsonl").write_text(json.dumps(row) + "\n")
+    else:
+        row = {"text": "x", "videos": ["../important.docx"], "images": [], "meta": {"clip_id": "c003"}}
+        (out / "data.jsonl").write_text(json.dumps(row) + "\n")
+    write_json(out / "export.json", {"kind": "export", "format": kind, "media": "videos", "counts": {}})
+    assert exporter.clip_ids(out) == {"c003"}
+    with pytest.raises(M2raapError, match="does not lie in it"):
+        forget([out], ["c003"], exporters())
+    assert (tmp_path / "important.docx").read_text() == "mine"
 
 
 def test_scores_that_the_user_brought_lose_their_rows(chain: Path, tmp_path: Path):
