@@ -36,7 +36,7 @@ def import_didemo(
     """Raises M2raapError naming file, row and key, and where the counts of a benchmark are others."""
     if not folder.is_dir():
         raise M2raapError(f"{folder}: no such folder; it should hold didemo_data_test.jsonl or test_data.json")
-    root = video_root(video_dir, folder / "videos" if (folder / "videos").is_dir() else folder)
+    root = video_root(video_dir, folder, "videos" if (folder / "videos").is_dir() else "")
     moments = protocol.endswith("moments")
     splits = ("train", "val") if protocol.startswith("train") else ("test",)
     names = {split: f"{split}_data.json" if moments else f"didemo_data_{split}.jsonl" for split in splits}

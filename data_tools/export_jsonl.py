@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from data_tools.export_videofolder import read_jsonl, write_jsonl
+from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
 from m2raap.core.files import inside
 
@@ -40,7 +42,9 @@ class DataJuicer:
         for row in rows:
             if gone(row["meta"]["clip_id"]):
                 for name in (*row["videos"], *row["images"]):
-                    if not Path(name).is_absolute():  # an original is not ours to delete
+                    with suppress(
+                        M2raapError, IsADirectoryError
+                    ):  # what lies elsewhere, an original, is not ours to delete
                         inside(out, name).unlink(missing_ok=True)
         write_jsonl(out / LISTING, [row for row in rows if not gone(row["meta"]["clip_id"])])
 

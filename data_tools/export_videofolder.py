@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from m2raap.core.corpus import LANGS
+from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Item, Media, plain_clip, video_name
 from m2raap.core.files import inside, write_atomic
 
@@ -50,7 +52,8 @@ class VideoFolder:
                 continue
             for row in rows:
                 if gone(row["clip_id"]):
-                    inside(listing.parent, row["file_name"]).unlink(missing_ok=True)
+                    with suppress(M2raapError, IsADirectoryError):  # what lies elsewhere is not ours to delete
+                        inside(listing.parent, row["file_name"]).unlink(missing_ok=True)
             write_jsonl(listing, kept)
 
 

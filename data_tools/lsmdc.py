@@ -31,7 +31,7 @@ def import_lsmdc(folder: Path, out: Path, *, protocol: str = "test", video_dir: 
     names = {"test": TEST} if protocol == "test" else TRAIN
     if not folder.is_dir():
         raise M2raapError(f"{folder}: no such folder; it should hold {' and '.join(names.values())}")
-    root = video_root(video_dir, folder / "videos" if (folder / "videos").is_dir() else folder)
+    root = video_root(video_dir, folder, "videos" if (folder / "videos").is_dir() else "")
     pairs = Pairs(folder / names[protocol], "LSMDC")
     for split, name in names.items():
         pairs.listing = folder / name

@@ -37,7 +37,7 @@ def import_msrvtt(folder: Path, out: Path, *, protocol: str = "1ka", video_dir: 
     declared = PROTOCOLS[protocol]
     if not folder.is_dir():
         raise M2raapError(f"{folder}: no such folder; it should hold {ONE_KA} or msrvtt_caption_test.json")
-    root = video_root(video_dir, folder / "videos")
+    root = video_root(video_dir, folder, "videos")
     source: dict[str, Any] = {"importer": "msrvtt", "protocol": protocol}
     if protocol in ("1ka", "full"):
         captions, listing = _one_ka(folder) if protocol == "1ka" else _full(folder)

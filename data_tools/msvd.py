@@ -38,7 +38,7 @@ def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: P
     if not folder.is_dir():
         raise M2raapError(f"{folder}: no such folder; it should hold {CAPTIONS[0]} and {splits[0]}_list.txt")
     listing, captions = _english(folder, splits)
-    root = video_root(video_dir, folder / "videos")
+    root = video_root(video_dir, folder, "videos")
     files = files_by_stem(root)
     pairs = Pairs(listing, "MSVD")
     for split in splits:

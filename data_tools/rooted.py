@@ -18,11 +18,18 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".
 _TAME = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*/)*[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*")
 
 
-def video_root(*candidates: Path | None) -> Path:
-    """The first candidate that was given. Raises M2raapError where it is no folder."""
-    root = next(path for path in candidates if path is not None)
+def video_root(typed: Path | None, folder: Path, name: str = "") -> Path:
+    """The folder that the user typed, else `name` in the folder of the list.
+
+    Raises M2raapError where it is no folder, or where nobody typed it and a link leads out of the folder of the list.
+    """
+    root = typed or folder / name
     if not root.is_dir():
         raise M2raapError(f"{root}: no such folder; give the videos' folder with --video-dir")
+    if typed is None and not root.resolve().is_relative_to(folder.resolve()):
+        raise M2raapError(
+            f"{root}: is a link to {root.resolve()}; if the videos lie there, say --video-dir {root.resolve()}"
+        )
     return root
 
 

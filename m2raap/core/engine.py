@@ -75,7 +75,7 @@ class LocalEngine:
 
             # Set before the workers start: the libraries read these when they are imported. And what a worker imports first
             # must not be taken from the folder in which the command was given.
-            variables = (*THREAD_VARIABLES, "PYTHONSAFEPATH")
+            variables = (*THREAD_VARIABLES, SAFE_PATH)
             saved = {name: os.environ.get(name) for name in variables}
             os.environ.update({name: "1" for name in variables})
             context = multiprocessing.get_context("spawn")
@@ -102,6 +102,7 @@ class LocalEngine:
 
 
 DEVICE = "M2RAAP_DEVICE"
+SAFE_PATH = "PYTHONSAFEPATH"  # 1: Python imports nothing from the folder in which it is started
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

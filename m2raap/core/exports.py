@@ -107,8 +107,11 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises M2raapError where `out` holds something already, or another command is making it.
     """
+    out = Path(os.path.abspath(out))
     with locked(out.with_name(f".{out.name}.exporting")) as lock:
         assert lock is not None, "an export is not made inside itself"
+        if out.is_symlink():
+            raise M2raapError(f"{out}: is a link; give a new folder for --out")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise M2raapError(f"{out}: is there already; give a new folder for --out")
         draft = lock.folder / "draft"

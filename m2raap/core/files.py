@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -19,7 +20,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temp, "wb") as sink:
+        temp.unlink(missing_ok=True)  # of a process that had our number; or somebody has put it there, maybe as a link
+        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with os.fdopen(handle, "wb") as sink:
             sink.write(data)
             sink.flush()
             os.fsync(sink.fileno())
@@ -66,13 +69,21 @@ def create_json(path: Path, value: Any) -> None:
         draft.unlink(missing_ok=True)
 
 
+_MOST_JSON_BYTES = 1 << 30
+
+
 def read_json(path: Path) -> Any:
-    """The JSON in a file. Raises M2raapError naming a file that holds none."""
+    """The JSON in a file. Raises M2raapError naming a file that holds none, is too large, or is no regular file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # Without O_NONBLOCK a named pipe would block here for ever; on a regular file it changes nothing.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as source:
+            info = os.fstat(source.fileno())
+            if not stat.S_ISREG(info.st_mode) or info.st_size > _MOST_JSON_BYTES:
+                raise ValueError("it is no regular file, or larger than 1 GiB")
+            return json.loads(source.read())
     except FileNotFoundError:
         raise M2raapError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise M2raapError(f"{path}: cannot be read as JSON ({error})") from None
 
 

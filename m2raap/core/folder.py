@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def begin(
     if _alone(folder, shared, lambda: (folder / _MOVING).exists()):
         _take_up(folder)
     if not path.exists():
-        strangers = [path.name for path in folder.iterdir() if _stranger(path.name)] if folder.exists() else []
+        strangers = [path.name for path in folder.iterdir() if _is_strange(path)] if folder.exists() else []
         if strangers:
             raise M2raapError(f"{folder}: holds '{strangers[0]}', which is not of a stage; give an empty folder")
         create_json(path, plan)
@@ -89,8 +90,11 @@ def _alone(folder: Path, shared: FolderLock | None, is_due: Callable[[], bool]) 
     return False
 
 
-def _stranger(name: str) -> bool:
-    return name not in _TRANSIENT and not name.endswith(".tmp")
+def _is_strange(path: Path) -> bool:
+    """Whether a stage would not have written this."""
+    if path.name == "previous":
+        return not (path / "plan.json").is_file()
+    return path.name not in _TRANSIENT and not path.name.endswith(".tmp")
 
 
 def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
@@ -221,6 +225,17 @@ def refuse_redone(folder: Path, plan: str) -> None:
         raise M2raapError(
             f"{folder}: another command has redone it with other settings or inputs while this one ran; what that one wrote "
             "is kept. Run the one that you want again"
+        )
+
+
+def refuse_changed(folder: Path, view: View | None, inputs: dict[str, str] | None = None) -> None:
+    """Raises M2raapError where what a folder is made from is no longer what its plan names: nobody has locked that."""
+    planned = {"inputs": read_object(folder / "plan.json").get("inputs")}
+    today = {"inputs": _inputs(replace(view) if view else None, inputs)}  # a view of its own: what it knows may be old
+    if planned != today:
+        raise M2raapError(
+            f"{folder}: what it is made from has changed while this ran ({_differences(planned, today, 0)}, now "
+            f"{_differences(planned, today, 1)}); run this again with --force"
         )
 
 

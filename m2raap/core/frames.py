@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from m2raap.core.files import inside
 from m2raap.core.tables import damaged, part_name
 
 
@@ -77,7 +78,7 @@ class FrameReader:
         """Of all folders, the last one that has a clip's frames counts, as in a view."""
         found = _PartIndex({}, {})
         for folder in self._folders:
-            path = folder / "frames" / part_name(part)
+            path = inside(folder, f"frames/{part_name(part)}")
             if not path.exists():
                 continue
             try:

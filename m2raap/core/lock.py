@@ -1,6 +1,6 @@
 """One folder, one writer: the lock that a command takes on a folder before it changes anything in it.
 
-It is the kernel's lock on the file `.lock` in the folder, so that it lasts while its process is paused and ends with that
+It is the kernel's lock on the file `.m2raap.lock` in the folder, so that it lasts while its process is paused and ends with that
 process, however it ends. What the file says is for people only. The file goes when the lock is given back.
 """
 
@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,13 +21,14 @@ from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 
-FILE = ".lock"
+FILE = ".m2raap.lock"
 # Folders that the running call has locked already: what it calls writes into them as the same writer.
-_locked: ContextVar[frozenset[Path]] = ContextVar("folders that this call has locked", default=frozenset())
+_locked: ContextVar[tuple[Path, ...]] = ContextVar("folders that this call has locked, as they were named", default=())
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
 # With shares that are just beginning or ending: they hold the lock alone for a moment.
 PATIENCE_S, PAUSE_S = 3.0, 0.02
+_MOST_BYTES = 500  # of a lock: who holds it
 _warned = False
 
 
@@ -109,7 +111,7 @@ class FolderLock:
 
     def _open(self) -> bool:
         """False where the folder cannot be written: whoever cannot write is no second writer, and a finished folder is read."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._handle = os.open(self._path, flags, 0o666)
         except FileNotFoundError:  # a whole folder that another writer has just moved to its place
@@ -121,9 +123,13 @@ class FolderLock:
             if not self._path.exists() or not os.access(self.folder, os.W_OK):
                 return False
             try:  # another user's file in a folder of both: reading is enough to lock it
-                self._handle = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW)
+                self._handle = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             except OSError as second:
                 raise write_error(self._path, second) from None
+        info = os.fstat(self._handle)
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1 or info.st_size > _MOST_BYTES:
+            self._close()
+            raise M2raapError(f"{self._path}: is no lock of m2raap, but something of that name; move it elsewhere")
         return True
 
     def _is_current(self, handle: int) -> bool:
@@ -156,15 +162,20 @@ def _warn_of_no_locks(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, shared: bool = False, written: Iterable[str] | None = None) -> Iterator[FolderLock | None]:
+def locked(
+    folder: Path, shared: bool = False, written: Iterable[str] | None = None, below: Path | None = None
+) -> Iterator[FolderLock | None]:
     """`folder`, made if need be, for this writer alone, or for all that ask for it `shared`. None: the caller's caller has it.
 
-    `written`: the names in it that will be written; None for any. Raises Locked naming the process that has it, M2raapError
-    where it cannot be written, and for links among those names: what is written into a folder must not land elsewhere because
-    of what lay there. (The folder itself may be a link.)
+    `written`: the names in it that will be written; None for any. `below`: the folder that the user named, where it is not
+    this one. Raises Locked naming the process that has it, M2raapError where it cannot be written, and for links among those
+    names and on the way from the folder that the user named: what is written must not land elsewhere because of what lay
+    there. (The folder that the user named may be a link.)
     """
-    real = folder.resolve()
-    is_held = real in _locked.get()
+    absolute = Path(os.path.abspath(folder))
+    is_held = absolute.resolve() in [path.resolve() for path in _locked.get()]
+    for named in (*_locked.get(), *([] if below is None else [Path(os.path.abspath(below))])):
+        _refuse_links_between(named, absolute)
     is_new = not folder.exists()
     if not is_new and not folder.is_dir():
         raise M2raapError(f"{folder}: is a file; give a folder")
@@ -173,7 +184,7 @@ def locked(folder: Path, shared: bool = False, written: Iterable[str] | None = N
     except OSError as error:
         raise write_error(folder, error) from None
     lock = None if is_held else FolderLock(folder, shared)
-    token = _locked.set(_locked.get() | {real})
+    token = _locked.set((*_locked.get(), absolute))
     try:
         for path in folder.iterdir() if written is None else [folder / name for name in written]:
             _refuse_links(path)
@@ -187,12 +198,23 @@ def locked(folder: Path, shared: bool = False, written: Iterable[str] | None = N
                     folder.rmdir()
 
 
-def _refuse_links(path: Path) -> None:
-    """Raises M2raapError where a path or anything below it is a link."""
+def _refuse_links_between(named: Path, folder: Path) -> None:
+    """Raises M2raapError where the way from a folder that was named down to another one leads through a link."""
+    if folder.is_relative_to(named):
+        for path in [folder, *folder.parents][: len(folder.parts) - len(named.parts)]:
+            _refuse_link(path)
+
+
+def _refuse_link(path: Path) -> None:
     if path.is_symlink():
         raise M2raapError(
             f"{path}: is a link, and what is written there would land elsewhere; put the real file or folder there"
         )
+
+
+def _refuse_links(path: Path) -> None:
+    """Raises M2raapError where a path or anything below it is a link."""
+    _refuse_link(path)
     if path.is_dir():
         with os.scandir(path) as entries:
             for entry in entries:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from m2raap.core.engine import DEVICE, THREAD_VARIABLES, available_cores
+from m2raap.core.engine import DEVICE, SAFE_PATH, THREAD_VARIABLES, available_cores
 from m2raap.core.errors import M2raapError, UsageError
 
 T = TypeVar("T")
@@ -38,18 +38,24 @@ class RayEngine:
             local = {"num_cpus": workers or available_cores(), "num_gpus": len(devices)}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+        os.environ[SAFE_PATH] = "1"
+        # Ray tells its workers to import from the folder in which it was started: not from one that holds strangers' files.
+        started_in = os.getcwd()
         try:
+            os.chdir("/")
             ray.init(
                 address=address,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                runtime_env={"env_vars": dict.fromkeys(THREAD_VARIABLES, "1")},
+                runtime_env={"env_vars": dict.fromkeys((*THREAD_VARIABLES, SAFE_PATH), "1")},
                 **local,
             )
         except ConnectionError as error:
             raise M2raapError(f"--engine ray: no cluster answers at RAY_ADDRESS={address}: {error}") from None
+        finally:
+            os.chdir(started_in)
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._gpus = 1 if devices else 0
 

@@ -19,7 +19,7 @@ from m2raap.core.config import digest
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object, write_json
-from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_redone
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
 from m2raap.core.ledger import count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
 from m2raap.core.tables import SCHEMAS, Row, part_of, read_part, signal_schema, write_part
@@ -170,6 +170,7 @@ def _finish(stage: DataStage, view: View, settings: Settings, folder: Path, plan
         came, stay = counts[f"{what}_in"] + counts[f"{what}_added"], counts[f"{what}_out"] + dropped
         assert came == stay, f"{stage.name}: of {came} {what} {stay} are accounted for"
     refuse_redone(folder, plan)
+    refuse_changed(folder, view)
     finish(folder, stage.name, stage.version, view, settings.both, files, dict(sorted(counts.items())))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_atomic
+from m2raap.core.files import inside, write_atomic
 
 SCHEMA_VERSION = 2
 
@@ -177,8 +177,11 @@ def write_table(path: Path, rows: pa.Table) -> str:
 
 
 def read_part(folder: Path, table: str, part: int, columns: list[str] | None = None) -> list[Row]:
-    """The rows of one part; an absent file is an empty part. Raises M2raapError naming a file that is no parquet."""
-    path = folder / table / part_name(part)
+    """The rows of one part; an absent file is an empty part.
+
+    Raises M2raapError naming a file that is no parquet, or that a link brings in from outside of the folder.
+    """
+    path = inside(folder, f"{table}/{part_name(part)}")
     if not path.exists():
         return []
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from m2raap.core import talk
 from m2raap.core.files import file_sha256
-from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_redone
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
 from m2raap.core.lock import locked
 from m2raap.core.view import View
 
@@ -49,4 +49,5 @@ def run_whole_stage(
         log_timing(folder, name, time.monotonic() - start)
         files = {file: file_sha256(folder / file) for file in made.files}
         refuse_redone(folder, plan)
+        refuse_changed(folder, view, inputs)
         finish(folder, name, version, view, settings, files, made.counts, inputs, made.models)

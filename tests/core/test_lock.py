@@ -145,6 +145,17 @@ def test_a_link_below_a_folder_that_is_written_is_refused(tmp_path: Path):
         pass
     with pytest.raises(M2raapError, match="is a link"), locked(folder, written=("texts",)):
         pass
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named" / "stage").symlink_to(tmp_path / "mine")
+    below = tmp_path / "named" / "stage" / "x"
+    with (
+        locked(tmp_path / "named", written=()),
+        pytest.raises(M2raapError, match="named/stage: is a link"),
+        locked(below),
+    ):
+        pass
+    with pytest.raises(M2raapError, match="named/stage: is a link"), locked(below, below=tmp_path / "named"):
+        pass
     (tmp_path / "other").symlink_to(tmp_path / "mine")
     with locked(tmp_path / "other"):  # the folder itself was linked by whoever named it
         assert (tmp_path / "mine" / FILE).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,17 @@ def refuse(task: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine(tmp_path_factory):
+    """Started in a folder that holds somebody's Python: no worker may take it for a library."""
     from m2raap.core.ray_engine import RayEngine
 
-    made = RayEngine(2)
-    yield made
-    made.close()
+    folder = tmp_path_factory.mktemp("theirs")
+    for name in ("m2raap", "numpy", "random", "pickle"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the Python of a stranger was run')\n")
+    with contextlib.chdir(folder):
+        ray_engine = RayEngine(2)
+    yield ray_engine
+    ray_engine.close()
 
 
 def test_filter_and_keyframes_make_the_same_bytes(engine, small_world: Path, tmp_path: Path):

@@ -245,6 +245,22 @@ def test_a_family_that_exists_only_as_code_is_refused(
         load(siglip)
 
 
+@TRANSFORMERS_FORMS
+def test_a_kernel_of_the_hub_is_refused(
+    load: Callable[[Path], Backbone], siglip: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the package that fetches them is installed: a kernel is Python, too."""
+    from transformers import modeling_utils
+    from transformers.integrations import hub_kernels
+
+    monkeypatch.setattr(hub_kernels, "get_kernel_hub", lambda *_, **__: marker.touch(), raising=False)
+    for module in (hub_kernels, modeling_utils):
+        monkeypatch.setattr(module, "is_kernels_available", lambda *_: True, raising=False)
+    edit(siglip / "config.json", attn_implementation="attacker/kernel")
+    with pytest.raises(M2raapError, match=f"{siglip}.* {SENTENCE}"):
+        load(siglip)
+
+
 def test_a_language_model_that_exists_only_as_code_is_refused(siglip: Path) -> None:
     import transformers
 

@@ -86,5 +86,13 @@ def write_run(out: Path, arms: dict[str, dict[str, Any]], bench: str = "clips") 
 
 def write_map(out: Path, steps: list[dict[str, Any]]) -> None:
     """A run.json that says no more than these steps."""
-    head = {"kind": "run", "recipe": {"name": "r"}, "data": "none", "benches": {}, "limit": None, "scores": []}
+    head = {
+        "kind": "run",
+        "recipe": {"name": "r"},
+        "data": "none",
+        "digests": {},
+        "benches": {},
+        "limit": None,
+        "scores": [],
+    }
     write_json(out / "run.json", head | {"steps": steps})

@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS spent (scope TEXT PRIMARY KEY, requests INTEGER NOT N
   cost REAL NOT NULL);
 """
 FILE = "llm.sqlite"
+_BESIDE = ("-wal", "-shm", "-journal")  # sqlite's own files
 
 
 class Cache:
@@ -31,6 +32,9 @@ class Cache:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
+        for name in (path.parent, path, *(path.with_name(path.name + end) for end in _BESIDE)):
+            if name.is_symlink():
+                raise M2raapError(f"{name}: is a link, and answers would be written elsewhere; put the real file there")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)

@@ -20,7 +20,7 @@ from m2raap.core.config import digest
 from m2raap.core.corpus import content_digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Exporter
-from m2raap.core.files import file_sha256, read_json, write_atomic, write_json
+from m2raap.core.files import file_sha256, read_json, read_object, write_atomic, write_json
 from m2raap.core.folder import manifest_digest
 from m2raap.core.ledger import count_part
 from m2raap.core.lock import FILE as LOCK_FILE
@@ -105,6 +105,11 @@ class Amender:
     def _run(self, unit: Unit) -> None:
         shutil.rmtree(unit.path / "cache" / "prefix", ignore_errors=True)  # of frames; made anew
         self._files(unit)
+        path = unit.path / "run.json"
+        if path.exists():
+            tree = read_object(path)
+            corpora = {name: self._renamed.get(value, value) for name, value in tree.get("digests", {}).items()}
+            write_json(path, tree | {"digests": corpora}, sort_keys=False)
 
     def _remove(self, unit: Unit) -> None:
         (unit.path / "manifest.json").unlink(missing_ok=True)  # first: what is cut off here is unfinished
@@ -164,8 +169,8 @@ class Amender:
             videos = [i not in self._gone.clip_ids for i in ids["video_ids"]]
             texts = [i not in self._gone.clip_ids for i in ids["text_video_ids"]]
             # Tables of candidates have no row a clip to take out: they go, and the folder with them.
-            plain = (".npy", ".json", ".jsonl", LOCK_FILE)
-            tables = [p for p in unit.path.iterdir() if p.is_file() and (p.suffix or p.name) not in plain]
+            plain = (".npy", ".json", ".jsonl", ".lock")
+            tables = [p for p in unit.path.iterdir() if p.is_file() and p.suffix not in plain]
             if not any(videos) or not any(texts) or (tables and not all(videos + texts)):
                 self._remove(unit)
                 return
@@ -199,7 +204,8 @@ class Amender:
 
     def _export(self, unit: Unit) -> None:
         tree = exports.read_export(unit.path)
-        assert tree is not None
+        if tree is None:  # somebody has deleted it since it was planned
+            return
         exporter = exporter_of(unit.path, self._exporters)
         self._files(unit, frozenset(path.name for path in unit.path.rglob("*") if path.suffix != ".tmp"))
         exporter.remove(unit.path, self._gone.clip_ids.__contains__)

@@ -209,7 +209,8 @@ def clean_tree(root: Path, others: set[Path], gone: Gone, signed_apart: frozense
     for folder, names, files in os.walk(root):
         here = Path(folder)
         for name in list(names):
-            if name.startswith(".") and name.endswith(".exporting"):  # an export that was cut off
+            is_cut_off = name.startswith(".") and name.endswith(".exporting")  # an export
+            if is_cut_off and not (here / name).is_symlink():
                 shutil.rmtree(here / name)
                 names.remove(name)
         names[:] = sorted(name for name in names if here / name not in others and not (here / name).is_symlink())

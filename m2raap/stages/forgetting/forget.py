@@ -26,6 +26,7 @@ from m2raap.core.exports import Exporter
 from m2raap.core.files import inside, read_json, read_object, write_json
 from m2raap.core.lock import locked
 from m2raap.core.scores import scores_digest
+from m2raap.core.signed import signed_path
 from m2raap.core.state import state_folder
 from m2raap.core.tables import Row, read_part
 from m2raap.core.tombstones import MARK, Tombstone, Tombstones
@@ -141,7 +142,7 @@ def _plan(roots: list[Path], found: dict[Path, str], wanted: set[str], exporters
     clip_ids = {i for i in every if i in wanted or (stones and buried.contains(i))}
     rows = {path: all_rows(path, "clips") for path in corpora}
     clips = {path: [row for row in rows[path] if row["clip_id"] in clip_ids] for path in corpora}
-    gone, files = _gone(found, rows, clip_ids)
+    gone, files, copies = _gone(found, rows, clip_ids)
     units, checkpoints = [], []
     for path, kind in found.items():
         unit = _unit(path, kind, len(ids_of[path] & clip_ids), clips.get(path, []))
@@ -159,10 +160,10 @@ def _plan(roots: list[Path], found: dict[Path, str], wanted: set[str], exporters
             "not_found": len({i for i in wanted - clip_ids if not buried.contains(i)}),
             "folders": {str(unit.path): unit.gone for unit in units if unit.gone and unit.kind != "adapt"},
             "checkpoints": checkpoints,
-            "video_files_left": [file for file in files if not _is_copy(file, corpora)],
+            "video_files_left": [str(file) for file in files if file not in copies],
         },
         "scores": _score_digests(found, roots),
-        "video_copies": [os.path.relpath(file, roots[0]) for file in files if _is_copy(file, corpora)],
+        "video_copies": [os.path.relpath(file, roots[0]) for file in copies],
     }
 
 
@@ -246,8 +247,11 @@ def _ids(path: Path, kind: str, exporters: Exporters) -> set[str]:
     return found
 
 
-def _gone(found: dict[Path, str], rows: dict[Path, list[Row]], clip_ids: set[str]) -> tuple[Gone, list[str]]:
-    """What leaves, and the video files that only these clips use."""
+def _gone(
+    found: dict[Path, str], rows: dict[Path, list[Row]], clip_ids: set[str]
+) -> tuple[Gone, list[Path], list[Path]]:
+    """What leaves, the video files that only these clips use, and which of them an import has put into the `videos` folder of
+    the corpus that names them: any other is the user's own and stays."""
     leaving: set[str] = set()
     staying: set[str] = set()
     text_ids: set[str] = set()
@@ -259,6 +263,7 @@ def _gone(found: dict[Path, str], rows: dict[Path, list[Row]], clip_ids: set[str
     videos: set[str] = set()
     used: set[Path] = set()
     unused: set[Path] = set()
+    copied: set[Path] = set()
     names_used: set[str] = set()
     for path, clips in rows.items():
         root = open_corpus(path).video_root
@@ -266,16 +271,14 @@ def _gone(found: dict[Path, str], rows: dict[Path, list[Row]], clip_ids: set[str
             goes = row["clip_id"] in clip_ids
             (videos if goes else names_used).add(row["video"])
             with suppress(M2raapError):  # an address, or a path that leads out of the root
-                (unused if goes else used).add(inside(root, row["video"]).resolve())
-    files = sorted(str(path) for path in unused - used if path.is_file())
+                file = inside(root, row["video"]).resolve()
+                (unused if goes else used).add(file)
+                if file.is_relative_to(path.resolve() / "videos"):
+                    copied.add(file)
+    files = sorted(path for path in unused - used if path.is_file())
     # A caption that stays on other clips tells nothing of those that leave.
     gone = Gone(frozenset(clip_ids), frozenset(text_ids), frozenset(leaving - staying), frozenset(videos - names_used))
-    return gone, files
-
-
-def _is_copy(file: str, corpora: list[Path]) -> bool:
-    """A video inside a corpus folder was put there by its import; any other is the user's own and stays."""
-    return any(Path(file).is_relative_to(corpus) for corpus in corpora)
+    return gone, files, [file for file in files if file in copied]
 
 
 def _unit(path: Path, kind: str, num_gone: int, clips: list[Row]) -> Unit:
@@ -289,6 +292,8 @@ def _unit(path: Path, kind: str, num_gone: int, clips: list[Row]) -> Unit:
     if not (path / "manifest.json").exists():
         return unit
     tree = read_json(path / "manifest.json")
+    for key in tree["files"]:
+        signed_path(path, key)  # what lies outside is said before anything is marked
     settings = tree["settings"] if kind == "evaluate" else {}
     forgotten = tree["counts"].get("forgotten", 0)
     unit = replace(unit, digest=tree["digest"], was=tree.get("was", []), forgotten=forgotten, settings=settings)

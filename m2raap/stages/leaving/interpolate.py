@@ -30,6 +30,7 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     Raises M2raapError where the folder does not say, or the weights cannot be had.
     """
     from m2raap.models.families import load_backbone
+    from m2raap.models.open_clip_load import from_cache_alone
     from m2raap.models.video_clip import VideoCLIP
 
     adapted = VideoCLIP.load(model)
@@ -39,7 +40,11 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     if not isinstance(described, dict):
         raise M2raapError(f"{model}: model.json does not say which backbone it was made from")
     backbone = build(BackboneConfig, described, f"{model / 'model.json'}: made_from")
-    return adapted, load_backbone(backbone), made_from
+    with from_cache_alone():  # nobody typed this name
+        try:
+            return adapted, load_backbone(backbone), made_from
+        except M2raapError as error:
+            raise M2raapError(f"{error} {model / 'model.json'} names this backbone; no hub is asked for it.") from error
 
 
 def dial(model: Path, alpha: float, out: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,8 +112,9 @@ def _to_onnx(job: _Job) -> dict[str, Any]:
 
 def _to_hub(job: _Job) -> dict[str, Any]:
     """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded here."""
-    card = model_card(job.clip, read_json(job.source / "model.json"), job.licence, job.found)
-    shutil.copytree(job.source, job.draft, dirs_exist_ok=True)
+    about = read_json(job.source / "model.json")
+    card = model_card(job.clip, about, job.licence, job.found)
+    job.clip.save(job.draft, about["made_from"])  # and nothing else that lies in the folder
     (job.draft / "README.md").write_text(card, encoding="utf-8")
     (job.draft / ".gitattributes").write_text(
         "*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8"

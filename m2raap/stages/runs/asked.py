@@ -9,6 +9,7 @@ from typing import Any
 
 from m2raap.core.config import build
 from m2raap.core.errors import M2raapError
+from m2raap.core.lock import locked
 from m2raap.curate.llm.ask import pending
 from m2raap.curate.llm.batch import Imported, export_requests, import_answers
 from m2raap.curate.llm.cache import FILE, Cache
@@ -34,23 +35,22 @@ def export(run: Path, stage: str, out: Path) -> tuple[int, list[str]]:
     Raises M2raapError where the stage asks nobody, or the stages before it are not finished.
     """
     folder = RunFolder.open(run)
-    cache = Cache(folder.path.resolve() / "cache" / FILE)
     arms = arms_of(build(Recipe, folder.tree["recipe"], str(run / "run.json")))
-    found: dict[str, Request] = {}
-    asking = []
-    for step in folder.steps:
-        if step.stage != stage or step.bench or step.owner != step.arm:
-            continue
-        recipe = arms[step.arm]
-        cfg = recipe.rewrite if stage == "rewrite" else recipe.caption
-        if cfg.name != "endpoint":
-            continue
-        asking.append(step.arm)
-        assert cache_path(step.folder) == cache.path, "a stage below a run uses the run's answers"
-        found |= {request.key: request for request in _requests(folder, step, recipe, cache)}
+    steps = [step for step in folder.steps if step.stage == stage and not step.bench and step.owner == step.arm]
+    asking = [step for step in steps if _asks_an_endpoint(arms[step.arm], stage)]
     if not asking:
         raise M2raapError(f"{run}: no arm has a stage {stage} that asks an endpoint ({stage}.name: endpoint)")
-    return export_requests(list(found.values()), out, cache), asking
+    requests: dict[str, Request] = {}
+    with locked(run, shared=True, written=("cache",)):
+        cache = Cache(folder.path.resolve() / "cache" / FILE)
+        for step in asking:
+            assert cache_path(step.folder) == cache.path, "a stage below a run uses the run's answers"
+            requests |= {request.key: request for request in _requests(folder, step, arms[step.arm], cache)}
+        return export_requests(list(requests.values()), out, cache), [step.arm for step in asking]
+
+
+def _asks_an_endpoint(recipe: Recipe, stage: str) -> bool:
+    return (recipe.rewrite if stage == "rewrite" else recipe.caption).name == "endpoint"
 
 
 def _requests(folder: RunFolder, step: Step, recipe: Recipe, cache: Cache) -> list[Request]:
@@ -74,7 +74,8 @@ def _requests(folder: RunFolder, step: Step, recipe: Recipe, cache: Cache) -> li
 def take_in(run: Path, answers: Path) -> Imported:
     """Puts the answers of a Batch file into a run's cache."""
     folder = RunFolder.open(run)
-    return import_answers(answers, Cache(folder.path.resolve() / "cache" / FILE))
+    with locked(run, shared=True, written=("cache",)):
+        return import_answers(answers, Cache(folder.path.resolve() / "cache" / FILE))
 
 
 def model_costs(arms: Mapping[str, Recipe], clips: int, texts: int, steps: Mapping[Path, Step]) -> list[dict[str, Any]]:

@@ -29,7 +29,14 @@ def check(folder: Path) -> list[dict[str, Any]]:
         raise M2raapError(f"{folder}: holds no corpus and no stage folder")
     for path in dict.fromkeys((folder, *manifests)):
         refuse_unfinished(path)
-    return [_check_one(path) for path in manifests]
+    return [_row_of(path) for path in manifests]
+
+
+def _row_of(folder: Path) -> dict[str, Any]:
+    try:
+        return _check_one(folder)
+    except M2raapError as error:  # of this folder; the others are looked at all the same
+        return {"folder": str(folder), "state": "damaged", "faults": [str(error)]}
 
 
 def _check_one(folder: Path) -> dict[str, Any]:

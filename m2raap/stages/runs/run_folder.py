@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from m2raap.core.config import Config, build
+from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
 from m2raap.core.files import inside, read_object, write_json
 from m2raap.core.tables import read_part
@@ -25,6 +27,11 @@ class Inputs:
     benches: dict[str, Path] = field(default_factory=dict)
     limit: int | None = None
     scores: tuple[Path, ...] = ()
+
+    @property
+    def corpora(self) -> dict[str, Path]:
+        """By the name of the benchmark, '' for the training corpus."""
+        return {"": self.data, **self.benches}
 
     def view(self, langs: tuple[str, ...]) -> View:
         view = View(self.data, langs=langs).limited(self.limit)
@@ -50,6 +57,7 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
             "kind": "run",
             "recipe": recipe.model_dump(mode="json", exclude_unset=True),
             "data": os.path.relpath(inputs.data.resolve(), here),
+            "digests": {name: open_corpus(path).digest for name, path in inputs.corpora.items()},
             "benches": {name: os.path.relpath(path.resolve(), here) for name, path in inputs.benches.items()},
             "limit": inputs.limit,
             "scores": [os.path.relpath(path.resolve(), here) for path in inputs.scores],
@@ -59,8 +67,8 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
                     "owner": step.owner,
                     "stage": step.stage,
                     "bench": step.bench,
-                    "folder": os.path.relpath(step.folder.resolve(), here),
-                    "parents": [os.path.relpath(parent.resolve(), here) for parent in step.parents],
+                    "folder": os.path.relpath(step.folder, out),
+                    "parents": [os.path.relpath(parent, out) for parent in step.parents],
                 }
                 for step in steps
             ],
@@ -84,6 +92,7 @@ class _Map(Config):
     kind: Literal["run"]
     recipe: dict[str, Any]
     data: str
+    digests: dict[str, str]  # of the corpora, by the name of the benchmark, '' for `data`
     benches: dict[str, str]
     limit: int | None
     scores: tuple[str, ...]
@@ -111,14 +120,22 @@ class RunFolder:
         return cls(path, tree)
 
     def resolve(self, relative: str) -> Path:
-        return Path(os.path.normpath(self.path / relative))
+        return Path(os.path.normpath(self.path.resolve() / relative))
 
-    @property
+    @cached_property
     def inputs(self) -> Inputs:
+        """Raises M2raapError for a corpus that is another one than the map was written over: it can name any on this machine."""
         benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
-        return Inputs(
-            self.resolve(self.tree["data"]), benches, self.tree["limit"], tuple(map(self.resolve, self.tree["scores"]))
-        )
+        scores = tuple(map(self.resolve, self.tree["scores"]))
+        inputs = Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"], scores)
+        for name, corpus in inputs.corpora.items():
+            is_there = (corpus / "manifest.json").exists()
+            if is_there and open_corpus(corpus).digest != self.tree["digests"].get(name):
+                raise M2raapError(
+                    f"{self.path}: was run over {corpus} as it is no longer; give the same 'm2raap run' again: it says what "
+                    "differs, and finds what is done"
+                )
+        return inputs
 
     @property
     def steps(self) -> list[Step]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import talk
-from m2raap.core.corpus import write_corpus
+from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic
+from m2raap.core.lock import locked
 from m2raap.core.stage import Settings, run_data_stage
 from m2raap.core.view import View
 from m2raap.core.whole import Made, run_whole_stage
@@ -54,6 +55,23 @@ def embed_folder(
         if not (model / "model.json").is_file():
             raise M2raapError(f"--model {model}: holds no model.json; give a model folder or an adapt folder")
         named = {"model": read_json(model / "model.json")["digest"]}
+    with locked(out, written=()):
+        return _embed_folder(videos, keyframes, model, named, out, engine, force)
+
+
+def _embed_folder(
+    videos: Path,
+    keyframes: KeyframesConfig,
+    model: Path | BackboneConfig,
+    named: dict[str, str],
+    out: Path,
+    engine: Engine,
+    force: bool,
+) -> dict[str, Any]:
+    if (out / "corpus" / "manifest.json").exists():
+        before = open_corpus(out / "corpus").stated_video_root
+        if before != videos.resolve():
+            raise M2raapError(f"{out}: holds the vectors of {before}, not of {videos.resolve()}; give another --out")
     corpus, unspeakable = _corpus(videos, out / "corpus")
     view = View(corpus)
     # One good frame is enough for a vector.

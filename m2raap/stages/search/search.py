@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_atomic
+from m2raap.core.files import inside, read_json, write_atomic
 from m2raap.core.spread import spread
 from m2raap.core.tables import Row, part_name, part_of
 from m2raap.core.view import View
@@ -23,9 +23,11 @@ from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.search.clip_vectors import ClipEncoder, open_picture
 from m2raap.stages.search.gallery import Gallery
 from m2raap.stages.transnet import transnet_cuts
+from m2raap.stages.videos import video_worker
+from m2raap.video.ending import ending_of
 from m2raap.video.extract import KeyframeConfig
 from m2raap.video.fetch import is_url
-from m2raap.video.limits import Refused
+from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
 from m2raap.video.worker import VideoWorker
 
@@ -46,6 +48,7 @@ class Search:
         self._lock = threading.Lock()  # of the model and the decoder: one query computes at a time
         self._held: OrderedDict[str, list[bytes]] = OrderedDict()
         self._held_lock = threading.Lock()
+        self._probe_lock = threading.Lock()
 
     @cached_property
     def sources(self) -> list[str]:
@@ -154,7 +157,7 @@ class Search:
             raise NotThere(f"clip '{clip_id}': its key-frames are not there any more")
         return found[0]
 
-    def video(self, clip_id: str) -> Path:
+    def video_path(self, clip_id: str) -> Path:
         """The file of a clip, below its corpus's video root. Raises NotThere."""
         clip = self.clip(clip_id)
         if is_url(clip["video"]):
@@ -164,6 +167,16 @@ class Search:
             return resolve_video(view.corpus.video_root, clip["video"])
         except (Refused, M2raapError) as refused:
             raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
+
+    def video(self, clip_id: str) -> Path:
+        """The file of a clip, to be handed out: a video by what is in it, whatever its corpus calls it. Raises NotThere."""
+        path = self.video_path(clip_id)
+        try:
+            with self._probe_lock:
+                ending_of(path, video_worker(VideoConfig()))
+        except Refused as refused:
+            raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
+        return path
 
     def _row(self, clip_id: str) -> int:
         row = self.gallery.row_of.get(clip_id)
@@ -258,7 +271,10 @@ class Search:
 def _frames(view: View, clip_id: str, column: str) -> tuple[Path, pa.Table] | None:
     """One column of a clip's row in the latest folder that has frames of it, and the file, whose other rows are not read."""
     for folder in reversed(view.folders):
-        path = folder / "frames" / part_name(part_of(clip_id, view.num_parts))
+        try:
+            path = inside(folder, f"frames/{part_name(part_of(clip_id, view.num_parts))}")
+        except M2raapError as error:
+            raise NotThere(str(error)) from None
         if path.exists():
             try:
                 only = [("clip_id", "==", clip_id)]
@@ -275,7 +291,7 @@ def locate(search: Search, hits: list[Hit]) -> None:
     of the clip the list `jpegs` holds key-frame n; None for what is not there. The API, which tells no paths, has neither.
     """
     for hit in hits:
-        for name, find in (("video_path", search.video), ("frames_part", search.frames_part)):
+        for name, find in (("video_path", search.video_path), ("frames_part", search.frames_part)):
             try:
                 hit[name] = str(find(hit["clip_id"]))
             except NotThere:

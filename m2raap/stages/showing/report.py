@@ -41,7 +41,7 @@ def report(run: RunFolder, recipe: Recipe, truth: Path | None = None) -> tuple[R
     """Gathers and writes OUT/report/report.html and report.json. `truth` lists planted faults; no other stage reads it."""
     data = gather(run, recipe, truth)
     folder = run.path / "report"
-    with locked(folder):
+    with locked(folder, below=run.path):
         write_report(data, folder / "report.html", folder / "report.json")
     return data, folder / "report.html"
 

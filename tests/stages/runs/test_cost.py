@@ -31,7 +31,7 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
     run = tmp_path / "run"
     step = {"arm": "stan", "owner": "stan", "stage": "adapt", "bench": None, "folder": "stan/adapt", "parents": []}
     others = [step | {"arm": arm, "owner": arm, "folder": f"{arm}/adapt"} for arm in ("zero_shot", "again")]
-    inputs = {"kind": "run", "data": "none", "benches": {}, "limit": None, "scores": []}
+    inputs = {"kind": "run", "data": "none", "digests": {}, "benches": {}, "limit": None, "scores": []}
     write_json(run / "run.json", {**inputs, "recipe": tree, "steps": [others[0], step, others[1]]})
     (run / "stan" / "adapt").mkdir(parents=True)
     write_json(run / "stan" / "adapt" / "manifest.json", {})
