@@ -26,11 +26,27 @@ CLIP_ID = f"一只猫 👩‍🚒{ORDERS}"
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
+# Runs one command line after the other, and says how each ended.
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from m2raap.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["m2raap", *words]
+    try:
+        main.main()
+    except SystemExit as end:
+        print(f"=== {end.code or 0}", flush=True)
+"""
+
+
 def on_terminal(*words: object, stdout: int | None = None, **more_env: str) -> tuple[int, str]:
     """(exit code, all that came to the terminal). `stdout`: a file to which the results go instead."""
+    return in_pty([sys.executable, "-m", "m2raap.cli.main", *map(str, words)], stdout, more_env)
+
+
+def in_pty(command: list[str], stdout: int | None = None, more_env: dict[str, str] | None = None) -> tuple[int, str]:
     ours, its = pty.openpty()
-    command = [sys.executable, "-m", "m2raap.cli.main", *map(str, words)]
-    env = os.environ | {"TERM": "xterm", "COLUMNS": "400"} | more_env
+    env = os.environ | {"TERM": "xterm", "COLUMNS": "400"} | (more_env or {})
     with subprocess.Popen(command, stdin=its, stdout=its if stdout is None else stdout, stderr=its, env=env) as process:
         os.close(its)
         said = b""
@@ -63,29 +79,29 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "C"
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "shown"),
-    [
-        (("explain", CLIP_ID, "--in", "CORPUS"), 0, "a [red]cat[/red]\ufffd]52;c;aGk=\ufffd"),
-        (("explain", f"x{ORDERS}", "--in", "CORPUS"), 1, "x\ufffd]52"),
-        (("check", "CORPUS"), 0, "ok "),
-        (("check", f"nowhere{ORDERS}"), 1, "nowhere\ufffd]52"),
-        (("lint", "CORPUS"), 0, "1 clips"),
-        (("data", "export", "csv", "CORPUS", "--out", f"OUT{ORDERS}"), 0, "csv, 1 clips"),
-        (("data", "export", f"avi{ORDERS}", "CORPUS", "--out", "X"), 2, "data export avi\ufffd"),
-        (("check", "CORPUS", f"--bad{ORDERS}"), 2, "No such option"),
-        (("probe", "FOLDER"), 0, "一只猫"),
-    ],
-)
-def test_no_command_hands_on_what_a_terminal_would_obey(corpus: Path, tmp_path: Path, words, code: int, shown: str):
+def test_no_command_hands_on_what_a_terminal_would_obey(corpus: Path, tmp_path: Path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / f"{CLIP_ID.replace('/', '')}.mp4").write_bytes(b"no video")
-    places = {"CORPUS": str(corpus), "FOLDER": str(folder)}
-    given_words = [places.get(word, word.replace("OUT", f"{tmp_path}/out")) for word in words]
-    found, said = on_terminal("--quiet", *given_words)
-    assert (found, obeyed(said)) == (code, set()), said
-    assert shown in said
+    commands = [
+        (("explain", CLIP_ID, "--in", corpus), 0, "a [red]cat[/red]\ufffd]52;c;aGk=\ufffd"),
+        (("explain", f"x{ORDERS}", "--in", corpus), 1, "x\ufffd]52"),
+        (("check", corpus), 0, "ok "),
+        (("check", f"nowhere{ORDERS}"), 1, "nowhere\ufffd]52"),
+        (("lint", corpus), 0, "1 clips"),
+        (("data", "export", "csv", corpus, "--out", f"{tmp_path}/out{ORDERS}"), 0, "csv, 1 clips"),
+        (("data", "export", f"avi{ORDERS}", corpus, "--out", "X"), 2, "data export avi\ufffd"),
+        (("check", corpus, f"--bad{ORDERS}"), 2, "No such option"),
+        (("probe", folder), 0, "一只猫"),
+    ]
+    words = json.dumps([["--quiet", *map(str, command)] for command, _, _ in commands])
+    code, said = in_pty([sys.executable, "-c", ONE_AFTER_THE_OTHER, words])
+    *answers, _ = said.split("=== ")
+    ends = [answer.partition("\n")[0] for answer in said.split("=== ")[1:]]
+    assert code == 0 and obeyed(said) == set(), said
+    assert ends == [str(expected) for _, expected, _ in commands]
+    for answer, (_, _, shown) in zip(answers, commands, strict=True):
+        assert shown in answer
 
 
 def test_json_on_a_terminal_can_be_read_back_whole(corpus: Path):
