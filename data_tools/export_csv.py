@@ -18,7 +18,7 @@ from typing import Any
 from m2raap.core.corpus import LANGS
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import FILE, Item, Media, neutral, plain_clip, unguarded, video_name
-from m2raap.core.files import inside, read_json, write_atomic
+from m2raap.core.files import inside, read_json, read_regular, write_atomic
 
 LISTING = "clips.csv"
 _COLUMNS = (
@@ -74,5 +74,4 @@ def _video(item: Item, out: Path, media: Media) -> str:
 
 def _rows(out: Path) -> list[dict[str, str]]:
     csv.field_size_limit(2**31 - 1)
-    with open(out / LISTING, encoding="utf-8", newline="") as source:
-        return list(csv.DictReader(source))
+    return list(csv.DictReader(io.StringIO(read_regular(out / LISTING).decode("utf-8", "replace"), newline="")))

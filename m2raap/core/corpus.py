@@ -16,7 +16,7 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import read_json, write_atomic, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.state import believe_video_root, remember_video_root
@@ -28,7 +28,7 @@ SCORES = (
     "scores.parquet"  # figures of the list that an import read (motion, aesthetics ...), by clip_id; no stage needs it
 )
 TABLES = ("clips", "texts", "missing", "dropped")
-_OURS = (*TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE)
+_OURS = (*TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE, ".m2raap-importing")
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,25 @@ def _write(
 def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
     """What a corpus is called: a digest over the digests of its parts."""
     return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION})
+
+
+IMPORTING = ".m2raap-importing"  # stands in a folder while an import writes videos into it
+
+
+def begin_import(path: Path) -> None:
+    """Marks a folder whose `videos` or `split` an import is about to write: one that was interrupted may go on there.
+
+    Raises M2raapError as `refuse_other` does, and for a folder that holds videos which no import has put there.
+    """
+    refuse_other(path)
+    marked = (path / IMPORTING).exists() or (path / "manifest.json").exists()
+    if not marked and any((path / name).exists() for name in ("videos", "split")):
+        raise M2raapError(f"{path}: holds videos that no import has put there; give another folder for --out")
+    write_atomic(path / IMPORTING, b"")
+
+
+def end_import(path: Path) -> None:
+    (path / IMPORTING).unlink(missing_ok=True)
 
 
 def refuse_other(path: Path) -> None:

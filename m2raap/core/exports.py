@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import as_named, read_json, write_json
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
@@ -107,8 +107,8 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises M2raapError where `out` holds something already, or another command is making it.
     """
-    out = Path(os.path.abspath(out))
-    with locked(out.with_name(f".{out.name}.exporting")) as lock:
+    out = as_named(out)
+    with locked(out.with_name(f".{out.name}.exporting"), below=out.parent) as lock:
         assert lock is not None, "an export is not made inside itself"
         if out.is_symlink():
             raise M2raapError(f"{out}: is a link; give a new folder for --out")
@@ -124,6 +124,8 @@ def new_folder(out: Path) -> Iterator[Path]:
                 out.rmdir()
             os.replace(draft, out)
         except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise M2raapError(f"{out}: is a mount point; give a folder in it for --out") from None
             if error.errno == errno.ENOTEMPTY:
                 raise M2raapError(
                     f"{out}: another command has written it meanwhile; give a new folder for --out"

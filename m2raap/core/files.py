@@ -69,22 +69,45 @@ def create_json(path: Path, value: Any) -> None:
         draft.unlink(missing_ok=True)
 
 
-_MOST_JSON_BYTES = 1 << 30
+_MOST_BYTES = 1 << 30
 
 
 def read_json(path: Path) -> Any:
     """The JSON in a file. Raises M2raapError naming a file that holds none, is too large, or is no regular file."""
     try:
+        return json.loads(read_regular(path))
+    except (ValueError, RecursionError) as error:
+        raise M2raapError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The JSON of every line that is not empty. Raises M2raapError naming a file that holds something else."""
+    try:
+        return [json.loads(line) for line in read_regular(path).split(b"\n") if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise M2raapError(f"{path}: cannot be read as lines of JSON ({error})") from None
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a file. Raises M2raapError for one that is absent, over 1 GiB, or a pipe or device, which may never end."""
+    try:
         # Without O_NONBLOCK a named pipe would block here for ever; on a regular file it changes nothing.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as source:
             info = os.fstat(source.fileno())
-            if not stat.S_ISREG(info.st_mode) or info.st_size > _MOST_JSON_BYTES:
-                raise ValueError("it is no regular file, or larger than 1 GiB")
-            return json.loads(source.read())
+            if stat.S_ISREG(info.st_mode) and info.st_size <= _MOST_BYTES:
+                return source.read()
     except FileNotFoundError:
         raise M2raapError(f"{path}: no such file") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise M2raapError(f"{path}: cannot be read as JSON ({error})") from None
+    except OSError as error:
+        raise M2raapError(f"{path}: cannot be read ({error.strerror or error})") from None
+    raise M2raapError(f"{path}: is no regular file, or larger than 1 GiB")
+
+
+def as_named(path: Path) -> Path:
+    """The absolute path of what a user named: links before a '..' are followed, as the system does, all others are kept."""
+    parts = path.parts
+    last = max((place for place, part in enumerate(parts) if part == ".."), default=-1)
+    return Path(os.path.abspath(Path(*parts[: last + 1]).resolve() / Path(*parts[last + 1 :])))
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import create_json, read_json, read_object, write_error, write_json
+from m2raap.core.files import create_json, read_json, read_json_lines, read_object, write_error, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.scores import scores_digest
@@ -54,7 +54,7 @@ def begin(
         "num_parts": view.num_parts if view else 0,
     }
     path = folder / "plan.json"
-    if _alone(folder, shared, lambda: (folder / _MOVING).exists()):
+    if _alone(folder, shared, lambda: (folder / _MOVING).exists() and not _is_strange(folder / _MOVING)):
         _take_up(folder)
     if not path.exists():
         strangers = [path.name for path in folder.iterdir() if _is_strange(path)] if folder.exists() else []
@@ -92,8 +92,8 @@ def _alone(folder: Path, shared: FolderLock | None, is_due: Callable[[], bool]) 
 
 def _is_strange(path: Path) -> bool:
     """Whether a stage would not have written this."""
-    if path.name == "previous":
-        return not (path / "plan.json").is_file()
+    if path.name in ("previous", _MOVING):
+        return not any((folder / "plan.json").is_file() for folder in (path, path.parent))
     return path.name not in _TRANSIENT and not path.name.endswith(".tmp")
 
 
@@ -163,7 +163,9 @@ def _take_up(folder: Path) -> None:
         (moving / "manifest.json").unlink(missing_ok=True)
         os.replace(moving, folder / "previous")
     else:  # what was set aside was itself an unfinished redo: the older, whole state serves better
-        shutil.rmtree(moving)
+        for path in sorted(moving.iterdir(), key=lambda path: path.name == "plan.json"):  # by which it is known as ours
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        moving.rmdir()
 
 
 def finish(
@@ -250,4 +252,4 @@ def log_timing(folder: Path, phase: str, seconds: float, **more: Any) -> None:
 
 def read_timings(folder: Path) -> list[dict[str, Any]]:
     path = folder / "timings.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
+    return read_json_lines(path) if path.exists() else []

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_error
+from m2raap.core.files import as_named, write_error
 
 FILE = ".m2raap.lock"
 # Folders that the running call has locked already: what it calls writes into them as the same writer.
@@ -172,9 +172,9 @@ def locked(
     names and on the way from the folder that the user named: what is written must not land elsewhere because of what lay
     there. (The folder that the user named may be a link.)
     """
-    absolute = Path(os.path.abspath(folder))
+    absolute = as_named(folder)
     is_held = absolute.resolve() in [path.resolve() for path in _locked.get()]
-    for named in (*_locked.get(), *([] if below is None else [Path(os.path.abspath(below))])):
+    for named in (*_locked.get(), *([] if below is None else [as_named(below)])):
         _refuse_links_between(named, absolute)
     is_new = not folder.exists()
     if not is_new and not folder.is_dir():
@@ -213,10 +213,12 @@ def _refuse_link(path: Path) -> None:
 
 
 def _refuse_links(path: Path) -> None:
-    """Raises M2raapError where a path or anything below it is a link."""
+    """Raises M2raapError where a path or anything below it is a link, or neither file nor folder: a pipe may never end."""
     _refuse_link(path)
     if path.is_dir():
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.is_symlink() or entry.is_dir(follow_symlinks=False):
+                if not entry.is_file(follow_symlinks=False):  # of all the files nothing more is asked
                     _refuse_links(Path(entry.path))
+    elif path.exists() and not path.is_file():
+        raise M2raapError(f"{path}: is neither file nor folder; it does not belong there")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from m2raap.core.files import read_json_lines
 from m2raap.core.folder import read_timings
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
     """What the training log says: steps, final loss and gates, R@1 on the val clips at the start and at its best."""
-    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(folder / "train.jsonl")
     steps = [line for line in lines if "loss" in line]
     val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
     found: dict[str, Any] = {"steps": steps[-1]["step"], "last_loss": steps[-1]["loss"], "gates": steps[-1]["gates"]}

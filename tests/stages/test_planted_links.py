@@ -13,7 +13,9 @@ import pytest
 from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.folder import read_timings
 from m2raap.core.lock import FILE as LOCK_FILE
+from m2raap.core.lock import locked
 from m2raap.core.state import VIDEO_ROOTS
 from m2raap.core.view import View, open_view
 from m2raap.curate.llm.cache import Cache
@@ -23,6 +25,7 @@ from m2raap.stages.runs.inspect import check
 from m2raap.stages.runs.run_folder import RunFolder
 from m2raap.stages.search import index_parts
 from m2raap.stages.search.index import make_index
+from m2raap.stages.training_log import training_summary
 from tests.conftest import as_another_command, digests, m2raap
 from tests.core.test_stage import make_corpus
 from tests.core.test_stage import run as run_length
@@ -299,3 +302,88 @@ def test_where_an_export_may_go(undisturbed: Path, tmp_path: Path):
     (tmp_path / "here").mkdir()
     m2raap("data", "export", "csv", undisturbed, "--out", ".", cwd=tmp_path / "here")
     assert json.loads((tmp_path / "here" / "export.json").read_text())["kind"] == "export"
+
+
+def test_names_beside_what_was_typed_lead_nowhere(home: Path, small_world: Path, tmp_path: Path):
+    """The folder of an export that is under way, and that of a holdout: nobody typed them."""
+    (home / "draft").mkdir()
+    (home / "draft" / "chapter.tex").write_text(SECRET)
+    make_corpus(tmp_path / "C", range(4))
+    (tmp_path / ".E.exporting").symlink_to(home)
+    assert "is a link" in m2raap("data", "export", "csv", tmp_path / "C", "--out", tmp_path / "E", check=1).stderr
+    make_corpus(home / "mine", range(4))
+    (tmp_path / "D-holdout").symlink_to(home / "mine")
+    videos = sorted((small_world / "videos" / "test").iterdir())[:3]
+    (tmp_path / "list.csv").write_text("video,caption\n" + "".join(f"{path.name},a round thing\n" for path in videos))
+    before = digests(home)
+    words = ("data", "import", "table", tmp_path / "list.csv", "--video-dir", videos[0].parent, "--holdout", 1)
+    assert "is a link" in m2raap(*words, "--out", tmp_path / "D", check=1).stderr
+    assert digests(home) == before
+
+
+def test_a_way_back_up_behind_a_link_is_the_systems(home: Path, tmp_path: Path):
+    (tmp_path / "there" / "sub").mkdir(parents=True)
+    (tmp_path / "L").symlink_to(tmp_path / "there" / "sub")
+    make_corpus(tmp_path / "C", range(4))
+    m2raap("data", "export", "csv", tmp_path / "C", "--out", f"{tmp_path}/L/../E")
+    assert (tmp_path / "there" / "E" / "clips.csv").exists()
+    (tmp_path / "there" / "R" / "stage").parent.mkdir()
+    (tmp_path / "there" / "R" / "stage").symlink_to(home)
+    outer, inner = locked(Path(f"{tmp_path}/L/../R"), written=()), locked(Path(f"{tmp_path}/L/../R/stage/x"))
+    with outer, pytest.raises(M2raapError, match="R/stage: is a link"), inner:
+        pass
+
+
+def test_forget_leaves_the_users_other_files_alone_and_goes_on_past_what_is_none_of_ours(tmp_path: Path):
+    data = tmp_path / "data"
+    make_corpus(data / "C", range(8))
+    others = {
+        "web/report.html": SECRET, "web/report.json": "{}", "web/a.tmp": SECRET, "web/.site.exporting/z": SECRET,
+        "other/manifest.json": "[1]", "tool/run.json": '{"x": 1}', "app/manifest.json": '{"stage": "filter"}',
+        "weird/plan.json": '{"stage": "weird"}', "broken/manifest.json": "{", "db/places.sqlite": "SQLite format 3\0x",
+        "junk/x.parquet": "PAR1 no", "idx/manifest.json": '{"stage": "index", "files": {}, "counts": {}, "digest": "d"}',
+    }  # fmt: skip
+    for name, text_ in others.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(text_)
+    (tmp_path / "ids.txt").write_text("c003\n")
+    failed = m2raap("forget", data, "--ids", tmp_path / "ids.txt", check=1).stderr
+    assert "idx/manifest.json: names no inputs" in failed
+    shutil.rmtree(data / "idx")
+    m2raap("forget", data, "--ids", tmp_path / "ids.txt")
+    left = {name: (data / name).read_text() for name in others if not name.startswith("idx/")}
+    assert left == {name: text_ for name, text_ in others.items() if not name.startswith("idx/")}
+    assert "c003" not in {row["clip_id"] for part in View(data / "C").parts() for row in part.clips}
+
+
+def test_folders_of_the_user_with_names_like_ours_are_not_ours(small_world: Path, tmp_path: Path):
+    view = view_of(tmp_path, rows(4))
+    for name in ("scratch", "next"):
+        (tmp_path / "I" / name / "jobs").mkdir(parents=True)
+        with pytest.raises(M2raapError, match=f"holds '{name}', which is not of an index"):
+            make_index(tmp_path / "I", view, TINY)
+        shutil.rmtree(tmp_path / "I")
+    (tmp_path / "S" / "previous.tmp").mkdir(parents=True)
+    (tmp_path / "S" / "previous.tmp" / "thesis.tex").write_text(SECRET)
+    make_corpus(tmp_path / "C", range(4))
+    assert "holds 'previous.tmp'" in m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "S", check=1).stderr
+    assert (tmp_path / "S" / "previous.tmp" / "thesis.tex").exists()
+    (tmp_path / "V" / "videos").mkdir(parents=True)
+    (tmp_path / "V" / "videos" / ".idea.tmp").write_text(SECRET)
+    video = sorted((small_world / "videos" / "test").iterdir())[0]
+    assert "no import has put there" in m2raap("split", video, "--cut", "--out", tmp_path / "V", check=1).stderr
+    assert (tmp_path / "V" / "videos" / ".idea.tmp").exists()
+
+
+def test_pipes_in_the_place_of_logs_hang_nothing(tmp_path: Path):
+    view = make_corpus(tmp_path / "C", range(4))
+    run_length(view, tmp_path / "S")
+    (tmp_path / "S" / "timings.jsonl").unlink()
+    os.mkfifo(tmp_path / "S" / "timings.jsonl")
+    with pytest.raises(M2raapError, match="neither file nor folder"):
+        run_length(view, tmp_path / "S")
+    with pytest.raises(M2raapError, match="no regular file"):
+        read_timings(tmp_path / "S")
+    os.mkfifo(tmp_path / "train.jsonl")
+    with pytest.raises(M2raapError, match="no regular file"):
+        training_summary(tmp_path)

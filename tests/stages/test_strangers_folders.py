@@ -111,7 +111,7 @@ def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp
     before = digests(home)
     m2raap("forget", "theirs", "--ids", "ids.txt", cwd=tmp_path)
     assert digests(home) == before
-    write_json(tmp_path / "theirs" / "run.json", {"data": "../home/C", "benches": {}, "scores": []})
+    write_json(tmp_path / "theirs" / "run.json", {"data": "../home/C", "benches": {}, "scores": [], "steps": []})
     assert "was made from" in m2raap("forget", "theirs", "--ids", "ids.txt", check=1, cwd=tmp_path).stderr
     assert digests(home) == before
 

@@ -100,7 +100,8 @@ class Amender:
         return unit.gone > 0 or any(lost)
 
     def _files(self, unit: Unit, apart: frozenset[str] = frozenset()) -> None:
-        self.left += clean_tree(unit.path, self._paths - {unit.path}, self._gone, _APART | apart)
+        others = self._paths - {unit.path}
+        self.left += clean_tree(unit.path, others, self._gone, _APART | apart, of_the_user=unit.kind == "folder")
 
     def _run(self, unit: Unit) -> None:
         shutil.rmtree(unit.path / "cache" / "prefix", ignore_errors=True)  # of frames; made anew
@@ -181,7 +182,12 @@ class Amender:
         self._sign(unit, lambda folder, manifest: manifest["counts"] | _embed_counts(folder))
 
     def _index(self, unit: Unit) -> None:
-        remove_forgotten(unit.path, self._gone.clip_ids.__contains__)
+        try:
+            remove_forgotten(unit.path, self._gone.clip_ids.__contains__)
+        except M2raapError:  # damaged: nobody can take it apart
+            if self._touched(unit):
+                self._remove(unit)
+            return
         if unit.path.is_dir():
             self._sign(unit)
         else:

@@ -199,33 +199,44 @@ def _is_sqlite(path: Path) -> bool:
         return source.read(16) == b"SQLite format 3\0"
 
 
-def clean_tree(root: Path, others: set[Path], gone: Gone, signed_apart: frozenset[str]) -> list[str]:
+def clean_tree(
+    root: Path, others: set[Path], gone: Gone, signed_apart: frozenset[str], of_the_user: bool = False
+) -> list[str]:
     """Cleans every file below `root` but those below `others` and those of the names `signed_apart`.
 
-    Files that a killed run left half written are deleted, and so is a report: it is made of strips and captions. Returns the
-    files that nobody here can clean and that still name or quote what is gone.
+    Files that a killed run left half written are deleted, and so is a report: it is made of strips and captions. In a folder
+    `of_the_user` nothing is deleted, and what is damaged is left. Returns the files that nobody here can clean and that still
+    name or quote what is gone.
     """
     left = []
     for folder, names, files in os.walk(root):
         here = Path(folder)
         for name in list(names):
             is_cut_off = name.startswith(".") and name.endswith(".exporting")  # an export
-            if is_cut_off and not (here / name).is_symlink():
+            if is_cut_off and not of_the_user and not (here / name).is_symlink():
                 shutil.rmtree(here / name)
                 names.remove(name)
         names[:] = sorted(name for name in names if here / name not in others and not (here / name).is_symlink())
         for path in (here / name for name in sorted(files)):
             if path.name in signed_apart or path.is_symlink() or not path.is_file():
                 continue
-            if not _clean_file(path, gone) and path.exists() and _mentions(path, gone):
+            try:
+                is_clean = _clean_file(path, gone, of_the_user)
+            except M2raapError:
+                if not of_the_user:
+                    raise
+                is_clean = False
+            if not is_clean and path.exists() and _mentions(path, gone):
                 left.append(str(path))
     return left
 
 
-def _clean_file(path: Path, gone: Gone) -> bool:
+def _clean_file(path: Path, gone: Gone, of_the_user: bool) -> bool:
     """By what the file is; False: of a kind that is not known here."""
     suffix = path.suffix.lower()
     if suffix == ".tmp" or path.name in ("report.html", "report.json"):
+        if of_the_user:
+            return False
         path.unlink()
     elif suffix == ".parquet":
         clean_parquet(path, gone)

@@ -201,13 +201,26 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _kind(path: Path) -> str | None:
-    if (path / "run.json").exists():
-        return "run"
-    for name in ("manifest.json", "plan.json"):
+    """What a folder of ours is; None for any other, also where a file of it is called as ours are."""
+    for name, needed in _OURS.items():
         if (path / name).exists():
-            tree = read_json(path / name)
-            return "corpus" if tree.get("kind") == "corpus" else tree.get("stage")
+            try:
+                tree = read_object(path / name)
+            except M2raapError as error:
+                talk.say(f"left as it is: {error}")
+                return None
+            if not needed <= tree.keys():
+                talk.say(f"left as it is: {path / name} is none of ours, or damaged")
+                return None
+            return "run" if name == "run.json" else "corpus" if tree.get("kind") == "corpus" else str(tree.get("stage"))
     return "export" if exports.read_export(path) else None
+
+
+_OURS = {
+    "run.json": {"data", "benches", "steps"},
+    "manifest.json": {"files", "counts", "digest"},
+    "plan.json": {"stage", "inputs"},
+}  # a file by which a folder is known, and what it has to hold
 
 
 def _lies_on(path: Path) -> list[Path]:
@@ -294,6 +307,10 @@ def _unit(path: Path, kind: str, num_gone: int, clips: list[Row]) -> Unit:
     tree = read_json(path / "manifest.json")
     for key in tree["files"]:
         signed_path(path, key)  # what lies outside is said before anything is marked
+    if kind != "corpus" and "inputs" not in tree:
+        raise M2raapError(
+            f"{path / 'manifest.json'}: names no inputs; it is none of ours, or damaged: move the folder away"
+        )
     settings = tree["settings"] if kind == "evaluate" else {}
     forgotten = tree["counts"].get("forgotten", 0)
     unit = replace(unit, digest=tree["digest"], was=tree.get("was", []), forgotten=forgotten, settings=settings)

@@ -116,7 +116,9 @@ class RunFolder:
         try:
             build(_Map, tree, str(path / "run.json"))
         except UsageError as error:
-            raise M2raapError(f"{error}: the file is none of ours, or damaged") from None
+            raise M2raapError(
+                f"{error}: the file is none of ours, damaged, or of an older m2raap; the same 'm2raap run' writes it again"
+            ) from None
         return cls(path, tree)
 
     def resolve(self, relative: str) -> Path:

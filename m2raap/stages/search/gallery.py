@@ -191,6 +191,8 @@ class Gallery:
 
 
 def _mapped(path: Path, kind: str) -> np.ndarray:
+    if not path.is_file():
+        raise M2raapError(f"{path}: is not there, or no regular file; make the index again")
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -67,7 +67,8 @@ def _make_index(
         raise M2raapError(
             f"{out}: there is no index to add to or remove from; make one without --add and --remove first"
         )
-    if not there and out.exists() and (strangers := sorted({p.name for p in out.iterdir()} - _OURS)):
+    ours = _OURS if (out / "plan.json").exists() else {LOCK_FILE, "timings.jsonl"}
+    if not there and out.exists() and (strangers := sorted({p.name for p in out.iterdir()} - ours)):
         raise M2raapError(f"{out}: holds '{strangers[0]}', which is not of an index; give an empty folder")
     old = Gallery.open(out) if there else None
     remove = remove or set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.files import read_json, read_json_lines
 from m2raap.core.folder import read_timings
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row, read_part
@@ -156,7 +155,7 @@ def _curves(steps: list[Step]) -> list[Curve]:
     for step in steps:
         if step.stage != "adapt" or step.owner != step.arm or step.arm != family(step.arm):
             continue
-        lines = [json.loads(line) for line in (step.folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+        lines = read_json_lines(step.folder / "train.jsonl")
         loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
         val = [(float(line["step"]), 100 * line["val_r1"]["mean"]) for line in lines if "val_r1" in line]
         curves.append(Curve("training loss", step.arm, loss))

@@ -435,7 +435,7 @@ def test_scores_that_the_user_brought_lose_their_rows(chain: Path, tmp_path: Pat
     rows = [{"clip_id": f"c{i:03d}", "nsfw": i / 16} for i in range(16)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "nsfw.parquet")
     run_length(View(home / "c").with_scores((tmp_path / "nsfw.parquet",)), home / "s", minimum=5)
-    write_json(home / "run.json", {"data": "c", "benches": {}, "scores": ["../nsfw.parquet"]})
+    write_json(home / "run.json", {"data": "c", "benches": {}, "scores": ["../nsfw.parquet"], "steps": []})
     with pytest.raises(M2raapError, match=r"was made from .*nsfw.parquet"):
         forget([home], ["c003"], {})
     forget([home, tmp_path / "nsfw.parquet"], ["c003"], {})
