@@ -153,7 +153,7 @@ def files_of(folder: Path) -> dict[str, str]:
     return digests(folder) | {"manifest.json": read_json(folder / "manifest.json")["digest"]}
 
 
-def test_the_second_import_split_export_index_run_and_report_are_told(
+def test_the_second_import_export_index_run_and_report_are_told(
     small_world: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run, world = copied(undisturbed, small_world, tmp_path)
@@ -162,11 +162,9 @@ def test_the_second_import_split_export_index_run_and_report_are_told(
     listing.write_text("video,caption\n" + "".join(f"{path.name},a round thing moves\n" for path in videos))
     commands: dict[str, tuple[object, ...]] = {
         "corpus": ("data", "import", "table", listing, "--video-dir", videos[0].parent, "--out"),
-        "split": ("split", *videos, "--workers", 1, "--out"),
         "csv": ("data", "export", "csv", run, "--out"),
         "index": ("index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out"),
         "model": ("model", "export", run / "m2raap" / "adapt", "--to", "hub", "--out"),
-        "bank": ("bank", run / "m2raap" / "rewrite", "--out"),
     }
     for name, command in commands.items():
         moments = seeded_moments(monkeypatch, name, lambda c=command, n=name: m2raap(*c, tmp_path / f"{n}-whole"))

@@ -290,7 +290,7 @@ def test_killed_anywhere_and_done_again_it_is_as_if_undisturbed(chain: Path, tmp
     assert {row["state"] for row in check(undisturbed)} == {"ok", "unfinished"}
     expected = digests(undisturbed)
     kills = 0
-    for change in range(0, 200, 9):
+    for change in range(0, 200, 13):
         home = tmp_path / "killed"
         shutil.copytree(chain, home)
         if not killed_at(change, lambda home=home: forget([home], gone, {})):
