@@ -118,17 +118,21 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def leads_out(name: str) -> bool:
+    """Whether a name is absolute, or holds a drive, '..' or NUL, as any system spells them: a folder travels."""
+    spellings = (PurePosixPath(name), PureWindowsPath(name))
+    return "\0" in name or any(pure.anchor or ".." in pure.parts for pure in spellings)
+
+
 def inside(folder: Path, name: object) -> Path:
     """The path of `name` below `folder`. Every path that was read from a file of a folder passes here: it may be a stranger's.
 
     Raises M2raapError for what is no text, is absolute, holds a drive, '..' or NUL, or reaches through a link out of `folder`.
     """
-    if isinstance(name, str) and "\0" not in name:
-        spellings = (PurePosixPath(name), PureWindowsPath(name))  # a folder travels between systems
-        if not any(pure.anchor or ".." in pure.parts for pure in spellings):
-            with suppress(OSError, RuntimeError):  # such as a loop of links
-                if (folder / name).resolve().is_relative_to(folder.resolve()):
-                    return folder / name
+    if isinstance(name, str) and not leads_out(name):
+        with suppress(OSError, RuntimeError):  # such as a loop of links
+            if (folder / name).resolve().is_relative_to(folder.resolve()):
+                return folder / name
     raise M2raapError(
         f"{folder}: names the file {str(name)[:200]!r}, which does not lie in it; the folder is damaged, or somebody made it "
         "who is not to be trusted"

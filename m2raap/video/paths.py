@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
+from m2raap.core.files import leads_out
 from m2raap.video.limits import Refused
 
 
@@ -19,10 +20,8 @@ def resolve_video(root: Path, video: str) -> Path:
         raise Refused("missing_file", "the video path is empty")
     if "\0" in video or "://" in video:
         raise Refused("outside_root", f"{video!r} is no relative path")
-    # Windows spelling is judged on every system: a corpus travels.
-    for pure in (PurePosixPath(video), PureWindowsPath(video)):
-        if pure.anchor or ".." in pure.parts:
-            raise Refused("outside_root", f"{video!r} is absolute or holds '..'")
+    if leads_out(video):
+        raise Refused("outside_root", f"{video!r} is absolute or holds '..'")
     real_root = root.resolve()
     try:
         path = (real_root / video).resolve()
