@@ -100,9 +100,8 @@ def write_training(
         here = {row["clip_id"] for row in group}
         texts = [row for row in pairs.texts if row["clip_id"] in here]
         missing = find_missing(root, group)
-        with locked(
-            folder, written=(), below=None if folder == out else out.parent
-        ):  # of the holdout nobody typed the name
+        typed = None if folder == out else out.parent  # of the holdout nobody typed the name
+        with locked(folder, written=(), below=typed):
             corpus = write_corpus(
                 folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
             )

@@ -10,15 +10,13 @@ import csv
 import io
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from m2raap.core.corpus import LANGS
-from m2raap.core.errors import M2raapError
-from m2raap.core.exports import FILE, Item, Media, neutral, plain_clip, unguarded, video_name
-from m2raap.core.files import inside, read_json, read_regular, write_atomic
+from m2raap.core.exports import FILE, Item, Media, delete_copy, neutral, plain_clip, unguarded, video_name
+from m2raap.core.files import read_json, read_regular, write_atomic
 
 LISTING = "clips.csv"
 _COLUMNS = (
@@ -58,8 +56,7 @@ class Csv:
             if not gone(unguarded(row["clip_id"])):
                 writer.writerow(row)
             elif copied:
-                with suppress(M2raapError, IsADirectoryError):  # what lies elsewhere is not ours to delete
-                    inside(out, row["video"]).unlink(missing_ok=True)
+                delete_copy(out, row["video"])
         write_atomic(out / LISTING, sink.getvalue().encode())
 
 

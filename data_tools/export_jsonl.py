@@ -8,14 +8,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from data_tools.export_videofolder import read_jsonl, write_jsonl
-from m2raap.core.errors import M2raapError
-from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
-from m2raap.core.files import inside
+from m2raap.core.exports import Item, Media, delete_copy, plain_clip, plain_text, video_name
 
 LISTING = "data.jsonl"
 _VIDEO, _IMAGE, _END = "<__dj__video>", "<__dj__image>", "<|__dj__eoc|>"
@@ -42,10 +39,7 @@ class DataJuicer:
         for row in rows:
             if gone(row["meta"]["clip_id"]):
                 for name in (*row["videos"], *row["images"]):
-                    with suppress(
-                        M2raapError, IsADirectoryError
-                    ):  # what lies elsewhere, an original, is not ours to delete
-                        inside(out, name).unlink(missing_ok=True)
+                    delete_copy(out, name)
         write_jsonl(out / LISTING, [row for row in rows if not gone(row["meta"]["clip_id"])])
 
 

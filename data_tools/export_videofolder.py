@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from m2raap.core.corpus import LANGS
-from m2raap.core.errors import M2raapError
-from m2raap.core.exports import Item, Media, plain_clip, video_name
-from m2raap.core.files import inside, write_atomic
+from m2raap.core.exports import Item, Media, delete_copy, plain_clip, video_name
+from m2raap.core.files import write_atomic
 
 LISTING = "metadata.jsonl"
 SPLIT = {"train": "train", "val": "validation", "test": "test"}
@@ -52,8 +50,7 @@ class VideoFolder:
                 continue
             for row in rows:
                 if gone(row["clip_id"]):
-                    with suppress(M2raapError, IsADirectoryError):  # what lies elsewhere is not ours to delete
-                        inside(listing.parent, row["file_name"]).unlink(missing_ok=True)
+                    delete_copy(listing.parent, row["file_name"])
             write_jsonl(listing, kept)
 
 

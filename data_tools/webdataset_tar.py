@@ -22,7 +22,7 @@ from data_tools.pairs import Pairs
 from data_tools.rooted import SUFFIXES
 from data_tools.safe_tar import Member, TarLimits, read_members
 from data_tools.table import KEPT, captions_of
-from m2raap.core.corpus import LANGS, SPLITS, Corpus, begin_import, end_import
+from m2raap.core.corpus import LANGS, SPLITS, Corpus, importing
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 from m2raap.core.lock import locked
@@ -48,12 +48,8 @@ def import_webdataset(
 ) -> list[Corpus]:
     """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member; OUT is as it was then."""
     shards = _shards(source)
-    with locked(out, written=("videos",)):
-        begin_import(out)
-        try:
-            return _import(source, shards, out, num_holdout, seed, limits)
-        finally:  # after a fault of the shards, too: the folder is as it was then
-            end_import(out)
+    with locked(out, written=("videos",)), importing(out):
+        return _import(source, shards, out, num_holdout, seed, limits)
 
 
 def _import(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +28,9 @@ SPLITS = ("train", "val", "test")
 SCORES = (
     "scores.parquet"  # figures of the list that an import read (motion, aesthetics ...), by clip_id; no stage needs it
 )
+_IMPORTING = ".m2raap-importing"  # stands in a folder while videos lie in it that no corpus names yet
 TABLES = ("clips", "texts", "missing", "dropped")
-_OURS = (*TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE, ".m2raap-importing")
+_OURS = (*TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
 
 
 @dataclass(frozen=True)
@@ -132,26 +134,31 @@ def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None)
     return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION})
 
 
-IMPORTING = ".m2raap-importing"  # stands in a folder while an import writes videos into it
+@contextmanager
+def importing(path: Path) -> Iterator[None]:
+    """Inside, an import may write `videos` or `split` into its folder. A mark says so as long as they lie there without a
+    corpus, however it ends, so that the same import may go on.
 
-
-def begin_import(path: Path) -> None:
-    """Marks a folder whose `videos` or `split` an import is about to write: one that was interrupted may go on there.
-
-    Raises M2raapError as `refuse_other` does, and for a folder that holds videos which no import has put there.
+    Raises M2raapError for a folder that is something else than a corpus, or holds videos that no import has put there.
     """
-    refuse_other(path)
-    marked = (path / IMPORTING).exists() or (path / "manifest.json").exists()
-    if not marked and any((path / name).exists() for name in ("videos", "split")):
+    _refuse_other(path)
+    written = [path / name for name in ("videos", "split")]
+    if not any((path / name).exists() for name in (_IMPORTING, "manifest.json")) and any(map(Path.exists, written)):
         raise M2raapError(f"{path}: holds videos that no import has put there; give another folder for --out")
-    write_atomic(path / IMPORTING, b"")
+    write_atomic(path / _IMPORTING, b"")
+    try:
+        yield
+    except BaseException:
+        for folder in written:
+            with suppress(OSError):  # not there, or not empty
+                folder.rmdir()
+        if not any(map(Path.exists, written)):
+            (path / _IMPORTING).unlink(missing_ok=True)
+        raise
+    (path / _IMPORTING).unlink(missing_ok=True)
 
 
-def end_import(path: Path) -> None:
-    (path / IMPORTING).unlink(missing_ok=True)
-
-
-def refuse_other(path: Path) -> None:
+def _refuse_other(path: Path) -> None:
     """Raises M2raapError where an import may not write: a file, or a folder that is something else than a corpus of ours."""
     if path.exists() and not path.is_dir():
         raise M2raapError(f"{path}: is a file; give a folder for --out")
@@ -168,7 +175,7 @@ def refuse_other(path: Path) -> None:
 
 def _clear(path: Path) -> None:
     """An import replaces a corpus of ours."""
-    refuse_other(path)
+    _refuse_other(path)
     (path / "manifest.json").unlink(missing_ok=True)  # unfinished from here until the new one is written
     for table in TABLES:
         for old in (path / table).glob("part-*.parquet"):

@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import as_named, read_json, write_json
+from m2raap.core.files import as_named, inside, read_json, write_json
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
@@ -99,6 +99,12 @@ def video_name(item: Item) -> str:
     """The name of a copied video: its safe key, and the ending of the container that is found in it."""
     assert item.video_ending
     return item.key + item.video_ending
+
+
+def delete_copy(folder: Path, name: str) -> None:
+    """Deletes a file that an export's listing names below `folder`. What lies elsewhere, an original, is not ours to delete."""
+    with suppress(M2raapError, IsADirectoryError):
+        inside(folder, name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -26,9 +26,14 @@ def state_folder(kind: str) -> Path:
         raise M2raapError("this user has no home folder; set XDG_STATE_HOME to a folder of your own") from None
 
 
+def state_file(kind: str, *about: Path) -> Path:
+    """Where this user's state of a kind is kept about one or several paths."""
+    names = os.fsencode("\0".join(map(os.fspath, about)))
+    return state_folder(kind) / f"{hashlib.sha256(names).hexdigest()[:32]}.json"
+
+
 def _record(corpus: Path, video_root: Path) -> Path:
-    pair = f"{corpus.resolve()}\0{video_root.resolve()}"
-    return state_folder("video-roots") / f"{hashlib.sha256(os.fsencode(pair)).hexdigest()[:32]}.json"
+    return state_file("video-roots", corpus.resolve(), video_root.resolve())
 
 
 def _is_allowed(corpus: Path, root: Path) -> bool:

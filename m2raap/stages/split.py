@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from m2raap.core import talk
 from m2raap.core.config import Config, digest
-from m2raap.core.corpus import Corpus, begin_import, end_import, holdout, write_corpus
+from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json, write_json
@@ -92,11 +92,8 @@ def split(
     """
     if cfg.detector == "transnetv2" and scene_lists is None:
         weights_file()
-    with locked(out, written=("videos", "split")):
-        begin_import(out)
-        done = _split(paths, out, cfg, engine, scene_lists)
-        end_import(out)
-        return done
+    with locked(out, written=("videos", "split")), importing(out):
+        return _split(paths, out, cfg, engine, scene_lists)
 
 
 def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, scene_lists: Path | None) -> SplitDone:

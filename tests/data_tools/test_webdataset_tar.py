@@ -59,6 +59,14 @@ def test_videos_are_copied_under_names_of_ours(tmp_path: Path):
     assert (corpus.source["skipped_members"], corpus.source["skipped_samples"]) == (2, 1)
 
 
+def test_an_import_that_failed_after_its_videos_were_copied_can_be_given_again(tmp_path: Path):
+    path = shard(tmp_path / "in", ("1.mp4", b"one"), ("1.txt", "a"), ("2.mp4", b"two"), ("2.txt", "b"))
+    with pytest.raises(M2raapError, match="--holdout 9: must be between 1 and 1"):
+        import_webdataset(path, tmp_path / "C", num_holdout=9)
+    assert len(import_webdataset(path, tmp_path / "C", num_holdout=1)) == 2
+    assert sorted(path.name for path in (tmp_path / "C").iterdir()) == ["clips", "manifest.json", "texts", "videos"]
+
+
 def test_folders_of_shards_packed_ones_and_imports_over_older_ones(tmp_path: Path):
     shard(tmp_path / "in", ("1.mp4", b"one"), ("1.txt", "a"))
     shard(tmp_path / "in", ("2.mp4", b"two"), ("2.txt", "b"), name="00001.tar.gz")

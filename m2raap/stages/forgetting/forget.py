@@ -8,7 +8,6 @@ changed outside of what the user named, whatever a manifest or a run's map says.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from collections import Counter
@@ -27,7 +26,7 @@ from m2raap.core.files import inside, read_json, read_object, write_json
 from m2raap.core.lock import locked
 from m2raap.core.scores import scores_digest
 from m2raap.core.signed import signed_path
-from m2raap.core.state import state_folder
+from m2raap.core.state import state_file, state_folder
 from m2raap.core.tables import Row, read_part
 from m2raap.core.tombstones import MARK, Tombstone, Tombstones
 from m2raap.core.view import open_view
@@ -65,7 +64,7 @@ def forget(roots: list[Path], wanted: Iterable[str], exporters: Exporters) -> di
         journal = _plan(named, kinds, set(wanted), exporters)
         if not journal["gone"]["clip_ids"]:
             return journal["summary"] | {"still_named_in": [], "removed_whole": []}
-        path = state_folder("forgetting") / f"{hashlib.sha256(os.fsencode(named[0])).hexdigest()[:32]}.json"
+        path = state_file("forgetting", named[0])
         write_json(path, journal)
         return finish(path, exporters)
 
