@@ -84,6 +84,14 @@ def user_of_the_tests(tmp_path_factory) -> None:
     os.environ["M2RAAP_VIDEO_ROOTS"] = str(base)
 
 
+@pytest.fixture(autouse=True)
+def talkative() -> None:
+    """A command of another test, in this process, may have been run with --quiet."""
+    from m2raap.core import talk
+
+    talk.be_quiet(False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, so that no process is left alone with one at the end."""
     home = Path(__file__).parent.parent

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 import stat
 from contextlib import suppress
@@ -32,6 +33,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         with suppress(OSError):  # such as that the folder is a file
             temp.unlink(missing_ok=True)
         raise write_error(path, error) from None
+
+
+_DRAFT = re.compile(r"\..+\.[0-9]+\.tmp")
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes what killed processes had not finished writing below a folder that the caller alone is writing."""
+    for home, _, names in os.walk(folder):
+        for name in names:
+            if _DRAFT.fullmatch(name):
+                Path(home, name).unlink(missing_ok=True)
 
 
 def write_error(path: Path, error: OSError) -> M2raapError:

@@ -18,7 +18,15 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import create_json, read_json, read_json_lines, read_object, write_error, write_json
+from m2raap.core.files import (
+    create_json,
+    read_json,
+    read_json_lines,
+    read_object,
+    remove_drafts,
+    write_error,
+    write_json,
+)
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.scores import scores_digest
@@ -179,7 +187,8 @@ def finish(
     inputs: dict[str, str] | None = None,
     models: dict[str, str] | None = None,
 ) -> None:
-    """Signs the folder: digests of parents, settings, parts and models."""
+    """Signs the folder, which is held alone: digests of parents, settings, parts and models."""
+    remove_drafts(folder)
     named = _inputs(view, inputs)
     manifest: dict[str, Any] = {
         "kind": "stage",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,34 +98,38 @@ def test_explain_and_status_tell_the_story(undisturbed: Path, small_world: Path)
     assert {row["state"] for row in rows} == {"done"}
 
 
-def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(small_world: Path, undisturbed: Path):
+def started(*words: object) -> subprocess.Popen[str]:
+    """The command line in a process group of its own; it hears Ctrl-C, which a shell's background job ignores."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "m2raap.cli.main", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Returns as soon as the process has come so far, and fails where it ends before."""
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_killed_in_two_stages_and_resumed_gives_the_same_bytes(small_world: Path, undisturbed: Path):
     """kill -9 of the whole process group, two workers: results, ranks and all parts are those of the undisturbed run."""
     out = undisturbed.parent.parent / "killed" / "run"  # manifests say where the world lies: as seen from beside it
-    rng = random.Random(7)
-    for _ in range(2):
-        command = [
-            sys.executable,
-            "-m",
-            "m2raap.cli.main",
-            *words(small_world, out, "--workers", 2, "--until", "evaluate"),
-        ]
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(rng.uniform(1.5, 9))
+    for marker in ("m2raap/keyframes/frames/part-*", "m2raap/adapt/scratch/*"):
+        process = started(*words(small_world, out, "--workers", 2, "--until", "evaluate"))
+        wait_for(lambda marker=marker: any(out.glob(marker)), process)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
+        assert not (out / "m2raap" / marker.split("/")[1] / "manifest.json").exists(), "killed in the middle of it"
     m2raap(*words(small_world, out, "--workers", 2, "--until", "evaluate"))
     assert digests(out) == digests(undisturbed)
 
 
 def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Path):
-    command = [sys.executable, "-m", "m2raap.cli.main", *words(small_world, tmp_path / "run", "--workers", 2)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-    )  # fmt: skip
-    time.sleep(4)
+    process = started(*words(small_world, tmp_path / "run", "--workers", 2))
+    wait_for(lambda: any(tmp_path.glob("run/m2raap/keyframes/cache/*")), process)
     os.killpg(process.pid, signal.SIGINT)
     _, talk = process.communicate(timeout=30)
     assert process.returncode == 130
