@@ -25,7 +25,6 @@ from data_tools.table import KEPT, captions_of
 from m2raap.core.corpus import LANGS, SPLITS, Corpus, importing
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
-from m2raap.core.lock import locked
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
@@ -48,7 +47,7 @@ def import_webdataset(
 ) -> list[Corpus]:
     """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member; OUT is as it was then."""
     shards = _shards(source)
-    with locked(out, written=("videos",)), importing(out):
+    with importing(out):
         return _import(source, shards, out, num_holdout, seed, limits)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.files import read_json, remove_drafts, write_atomic, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.state import believe_video_root, remember_video_root
@@ -30,7 +30,8 @@ SCORES = (
 )
 _IMPORTING = ".m2raap-importing"  # stands in a folder while videos lie in it that no corpus names yet
 TABLES = ("clips", "texts", "missing", "dropped")
-_OURS = (*TABLES, "videos", "split", SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
+_OF_IMPORTS = ("videos", "split")
+_OURS = (*TABLES, *_OF_IMPORTS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
 
 
 @dataclass(frozen=True)
@@ -136,26 +137,28 @@ def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None)
 
 @contextmanager
 def importing(path: Path) -> Iterator[None]:
-    """Inside, an import may write `videos` or `split` into its folder. A mark says so as long as they lie there without a
-    corpus, however it ends, so that the same import may go on.
+    """Inside, an import may write `videos` or `split` into its folder, which nobody else writes meanwhile. A mark says so as
+    long as they lie there without a corpus, however it ends, so that the same import may go on.
 
-    Raises M2raapError for a folder that is something else than a corpus, or holds videos that no import has put there.
+    Raises M2raapError for a folder that is something else than a corpus, holds videos that no import has put there, or is
+    being written by another command.
     """
-    _refuse_other(path)
-    written = [path / name for name in ("videos", "split")]
-    if not any((path / name).exists() for name in (_IMPORTING, "manifest.json")) and any(map(Path.exists, written)):
-        raise M2raapError(f"{path}: holds videos that no import has put there; give another folder for --out")
-    write_atomic(path / _IMPORTING, b"")
-    try:
-        yield
-    except BaseException:
-        for folder in written:
-            with suppress(OSError):  # not there, or not empty
-                folder.rmdir()
-        if not any(map(Path.exists, written)):
-            (path / _IMPORTING).unlink(missing_ok=True)
-        raise
-    (path / _IMPORTING).unlink(missing_ok=True)
+    with locked(path, written=_OF_IMPORTS):
+        _refuse_other(path)
+        written = [path / name for name in _OF_IMPORTS]
+        if not any((path / name).exists() for name in (_IMPORTING, "manifest.json")) and any(map(Path.exists, written)):
+            raise M2raapError(f"{path}: holds videos that no import has put there; give another folder for --out")
+        write_atomic(path / _IMPORTING, b"")
+        try:
+            yield
+        except BaseException:
+            for folder in written:
+                with suppress(OSError):  # not there, or not empty
+                    folder.rmdir()
+            if not any(map(Path.exists, written)):
+                (path / _IMPORTING).unlink(missing_ok=True)
+            raise
+        (path / _IMPORTING).unlink(missing_ok=True)
 
 
 def _refuse_other(path: Path) -> None:
@@ -178,6 +181,7 @@ def _clear(path: Path) -> None:
     _refuse_other(path)
     (path / "manifest.json").unlink(missing_ok=True)  # unfinished from here until the new one is written
     for table in TABLES:
+        remove_drafts(path / table)
         for old in (path / table).glob("part-*.parquet"):
             old.unlink()
     (path / SCORES).unlink(missing_ok=True)

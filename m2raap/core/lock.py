@@ -202,10 +202,11 @@ def _refuse_links_between(named: Path, folder: Path) -> None:
     """Raises M2raapError where the way from a folder that was named down to another one leads through a link."""
     if folder.is_relative_to(named):
         for path in [folder, *folder.parents][: len(folder.parts) - len(named.parts)]:
-            _refuse_link(path)
+            refuse_link(path)
 
 
-def _refuse_link(path: Path) -> None:
+def refuse_link(path: Path) -> None:
+    """Raises M2raapError where a path is a link."""
     if path.is_symlink():
         raise M2raapError(
             f"{path}: is a link, and what is written there would land elsewhere; put the real file or folder there"
@@ -214,7 +215,7 @@ def _refuse_link(path: Path) -> None:
 
 def _refuse_links(path: Path) -> None:
     """Raises M2raapError where a path or anything below it is a link, or neither file nor folder: a pipe may never end."""
-    _refuse_link(path)
+    refuse_link(path)
     if path.is_dir():
         with os.scandir(path) as entries:
             for entry in entries:

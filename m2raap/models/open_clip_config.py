@@ -5,7 +5,6 @@ It comes from a stranger's folder or a hub, and open_clip hands parts of it on, 
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import types
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
 
 CONFIG_NAME = "open_clip_config.json"
 NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
@@ -40,18 +40,11 @@ def read_model_config(name: str) -> dict[str, Any]:
 
     if name.startswith("local-dir:"):
         path = Path(name.removeprefix("local-dir:")) / CONFIG_NAME
-        return _model_config(str(path), _read(path), tokenizer_inside=True)
+        return _model_config(str(path), read_json(path), tokenizer_inside=True)
     if name.startswith("hf-hub:"):
         where = f"{name}, {CONFIG_NAME}"
         return _model_config(where, _get_hf_config(name.removeprefix("hf-hub:")), tokenizer_inside=False)
     return _model_config(name, {"model_cfg": get_model_config(name)}, tokenizer_inside=False)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise M2raapError(f"{path}: cannot be read as JSON ({error}); copy the file again") from error
 
 
 def _model_config(where: str, tree: Any, tokenizer_inside: bool) -> dict[str, Any]:

@@ -160,13 +160,18 @@ def quiet_loggers(*names: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def from_cache_alone() -> Iterator[None]:
-    """Inside, no hub is asked: what a folder names, and nobody asked for, is taken from this machine or not at all."""
+def from_cache_alone(named_by: str) -> Iterator[None]:
+    """Inside, no hub is asked: what a folder names, and nobody asked for, is taken from this machine or not at all.
+
+    `named_by`: the sentence about who names it, added to the M2raapError where it cannot be had.
+    """
     from huggingface_hub import constants
 
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield
+    except M2raapError as error:
+        raise M2raapError(f"{error} {named_by}") from error
     finally:
         constants.HF_HUB_OFFLINE = before
 

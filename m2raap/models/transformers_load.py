@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.config import BackboneConfig
 from m2raap.models.foreign_code import no_foreign_code
@@ -72,7 +73,7 @@ def from_description(folder: Path) -> Backbone:
             _check_family(str(folder), config)
             model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            shown = json.loads((folder / PREPROCESS_NAME).read_text(encoding="utf-8"))
+            shown = read_json(folder / PREPROCESS_NAME)
         return _backbone(model, tokenizer, to_preprocess(str(folder / PREPROCESS_NAME), shown))
     except M2raapError:
         raise

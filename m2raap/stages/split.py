@@ -25,8 +25,7 @@ from m2raap.core.config import Config, digest
 from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError, UsageError
-from m2raap.core.files import read_json, write_json
-from m2raap.core.lock import locked
+from m2raap.core.files import read_json, remove_drafts, write_json
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.stages.probe import find_files, printable
@@ -92,7 +91,7 @@ def split(
     """
     if cfg.detector == "transnetv2" and scene_lists is None:
         weights_file()
-    with locked(out, written=("videos", "split")), importing(out):
+    with importing(out):
         return _split(paths, out, cfg, engine, scene_lists)
 
 
@@ -102,8 +101,7 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     if scene_lists is not None:
         lists = _scene_lists(tasks, scene_lists)
         tasks = [_Task(t.path, t.video, t.name, out, cfg, scenes) for t, scenes in zip(tasks, lists, strict=True)]
-    for temp in (out / "videos").glob(".*.tmp"):
-        temp.unlink()
+    remove_drafts(out / "videos")
     results: list[tuple[list[Row], list[Row]]] = [([], [])] * len(tasks)
     with talk.progress("split", len(tasks)) as advance:
         for index, rows in engine.map(_split_one, tasks):

@@ -77,6 +77,14 @@ def test_a_corpus_never_overwrites_something_else(tmp_path: Path):
     assert (tmp_path / "diary.txt").read_text() == "dear diary"
 
 
+def test_an_import_removes_what_a_killed_one_had_not_finished(tmp_path: Path):
+    write_corpus(tmp_path / "c", [clip(1)], [text(1)], video_root=tmp_path, source={})
+    draft = tmp_path / "c" / "texts" / ".part-00000.parquet.12345.tmp"
+    draft.write_bytes(b"PAR1")
+    write_corpus(tmp_path / "c", [clip(1)], [text(1)], video_root=tmp_path, source={})
+    assert not draft.exists()
+
+
 def test_equal_content_has_an_equal_digest_wherever_it_lies(tmp_path: Path):
     made = [write_corpus(tmp_path / n, [clip(1), clip(2)], [text(1)], video_root=tmp_path, source={}) for n in "ab"]
     other = write_corpus(tmp_path / "d", [clip(1), clip(3)], [text(1)], video_root=tmp_path, source={})

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.lock import refuse_link
 from m2raap.curate.llm.schema import Completion, Request
 
 _SCHEMA = """
@@ -33,8 +34,7 @@ class Cache:
         self.path = path
         self._lock = threading.Lock()
         for name in (path.parent, path, *(path.with_name(path.name + end) for end in _BESIDE)):
-            if name.is_symlink():
-                raise M2raapError(f"{name}: is a link, and answers would be written elsewhere; put the real file there")
+            refuse_link(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)

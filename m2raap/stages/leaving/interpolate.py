@@ -40,11 +40,8 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     if not isinstance(described, dict):
         raise M2raapError(f"{model}: model.json does not say which backbone it was made from")
     backbone = build(BackboneConfig, described, f"{model / 'model.json'}: made_from")
-    with from_cache_alone():  # nobody typed this name
-        try:
-            return adapted, load_backbone(backbone), made_from
-        except M2raapError as error:
-            raise M2raapError(f"{error} {model / 'model.json'} names this backbone; no hub is asked for it.") from error
+    with from_cache_alone(f"{model / 'model.json'} names this backbone; no hub is asked for it."):
+        return adapted, load_backbone(backbone), made_from
 
 
 def dial(model: Path, alpha: float, out: Path) -> str:

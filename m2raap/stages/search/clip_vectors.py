@@ -41,13 +41,10 @@ class ClipEncoder:
 
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(torch_threads())
-        with nullcontext() if fetch else from_cache_alone():
-            try:
-                self._model = load_model(model)
-            except M2raapError as error:
-                if fetch or not isinstance(model, BackboneConfig):
-                    raise
-                raise M2raapError(f"{error} An index names this model; --model {model.model} fetches it.") from error
+        named_by = "An index names this model"
+        named_by += f"; --model {model.model} fetches it." if isinstance(model, BackboneConfig) else "."
+        with nullcontext() if fetch else from_cache_alone(named_by):
+            self._model = load_model(model)
 
     @property
     def digest(self) -> str:
