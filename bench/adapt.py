@@ -180,9 +180,9 @@ def loader(data: Path) -> None:
     from inputs import import_corpus, loading
 
     from m2raap.core.engine import LocalEngine
-    from m2raap.stages.runs.recipe import arms_of, load_recipe
-    from m2raap.stages.runs.run import Options, run
-    from m2raap.stages.runs.run_folder import Inputs, RunFolder
+    from m2raap.pipeline.recipe import arms_of, load_recipe
+    from m2raap.pipeline.run import Options, run
+    from m2raap.pipeline.run_folder import Inputs, RunFolder
 
     recipe = load_recipe("inputs", ["stages=[keyframes, adapt]", "adapt.batch_size=8"])
     with tempfile.TemporaryDirectory() as scratch:

@@ -26,10 +26,10 @@ from data_tools.world.importer import import_world
 from m2raap.core.config import build
 from m2raap.core.engine import LocalEngine
 from m2raap.core.view import open_view
+from m2raap.pipeline.recipe import Recipe
+from m2raap.pipeline.run import Options, run
+from m2raap.pipeline.run_folder import Inputs
 from m2raap.report.grading import grade
-from m2raap.stages.runs.recipe import Recipe
-from m2raap.stages.runs.run import Options, run
-from m2raap.stages.runs.run_folder import Inputs
 
 WITHOUT_GOAL = "mismatch_motion"
 LEAST_PRECISION = 0.97  # on the tuning world, above the goal: the figures are another world's

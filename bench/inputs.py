@@ -23,9 +23,9 @@ from typing import Any
 
 from m2raap.core.engine import LocalEngine, available_cores
 from m2raap.core.folder import read_timings
-from m2raap.stages.runs.recipe import Recipe, arms_of, load_recipe
-from m2raap.stages.runs.run import run
-from m2raap.stages.runs.run_folder import Inputs, RunFolder
+from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe
+from m2raap.pipeline.run import run
+from m2raap.pipeline.run_folder import Inputs, RunFolder
 
 CACHED = "arms.cached={adapt: {cache: auto}}"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "panda70m"

@@ -26,9 +26,9 @@ from m2raap.core import tables
 from m2raap.core.errors import QUALITY, UNREADABLE
 from m2raap.curate.text_rules import RULES
 from m2raap.curate.video_rules import VIDEO_RULES
+from m2raap.pipeline.plan import DATA_STAGE
+from m2raap.pipeline.recipe import _SHARED, Recipe, recipes_folder
 from m2raap.retrieval.benchmarks import BENCHMARKS
-from m2raap.stages.runs.plan import DATA_STAGE
-from m2raap.stages.runs.recipe import _SHARED, Recipe, recipes_folder
 
 PAGE = Path(__file__).parent / "reference.md"
 HEAD = """# Reference

@@ -7,11 +7,11 @@ from pathlib import Path
 from m2raap.core.engine import LocalEngine
 from m2raap.interop.evaluate import evaluate
 from m2raap.models.video_clip import VideoCLIP
-from m2raap.stages.runs.recipe import load_recipe
-from m2raap.stages.runs.run import Options
-from m2raap.stages.runs.run import run as carry_out
-from m2raap.stages.runs.run_folder import Inputs, RunFolder
-from m2raap.stages.showing.report import report
+from m2raap.pipeline.recipe import load_recipe
+from m2raap.pipeline.run import Options
+from m2raap.pipeline.run import run as carry_out
+from m2raap.pipeline.run_folder import Inputs, RunFolder
+from m2raap.report.report import report
 from m2raap.stages.whole import model_folder
 
 __all__ = ["evaluate", "load", "run"]

@@ -18,16 +18,17 @@ import pytest
 
 # Two test processes share two cores: more threads only make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+pytest_plugins = ["tests.runs"]
 SHARED_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 SMALL_WORLD = ["train_clips=48", "val_clips=10", "test_clips=12"]
 LONG = (
     "tests/stages/test_chain.py",
     "tests/test_readme.py",
-    "tests/stages/forgetting/test_forget.py",
+    "tests/export/test_forget.py",
     "tests/adapt/test_loop.py",
     "tests/core/test_ray_engine.py",
-    "tests/stages/leaving/test_model_export.py",
-    "tests/serve/test_page.py",
+    "tests/export/test_model_export.py",
+    "tests/search/test_page.py",
 )
 # What may differ from run to run: times, caches, and the map and report that show them.
 TRANSIENT = ("timings.jsonl", "cache", "report", "run.json", "scratch", "tensorboard")

@@ -22,7 +22,7 @@ from m2raap.models import temporal
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
-from m2raap.stages.runs.recipe import load_recipe
+from m2raap.pipeline.recipe import load_recipe
 from tests.pages import ROOT, blocks, commands, parse
 from tests.stages.embedded import write_embedded
 

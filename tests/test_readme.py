@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from m2raap.core.view import View
-from m2raap.stages.runs.recipe import load_recipe
+from m2raap.pipeline.recipe import load_recipe
 from tests.conftest import SHARED_DATA, m2raap
 
 ROOT = Path(__file__).parent.parent

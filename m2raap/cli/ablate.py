@@ -36,13 +36,13 @@ def ablate(
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.cli.run import carry_out
-    from m2raap.stages.runs.ablate import ladder
-    from m2raap.stages.runs.recipe import load_recipe
-    from m2raap.stages.runs.run import Options
-    from m2raap.stages.runs.run_folder import Inputs
+    from m2raap.pipeline.ablate import progressive
+    from m2raap.pipeline.recipe import load_recipe
+    from m2raap.pipeline.run import Options
+    from m2raap.pipeline.run_folder import Inputs
 
     wanted = [*(assignments or []), *([f"seeds={seeds}"] if seeds else [])]
-    rows = ladder(load_recipe(recipe, wanted, seed))
+    rows = progressive(load_recipe(recipe, wanted, seed))
     inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
     mapped = options.Mapping(engine, workers, devices)
     carry_out(rows, inputs, out, mapped, Options(force=force), dry_run, allow_refused, allow_remote, truth, as_json)

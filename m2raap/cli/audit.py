@@ -27,7 +27,7 @@ def audit(
     labelled: Annotated[Path | None, typer.Option("--labelled", help="a sheet with its label column filled in")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.leaving.audit import draw_sheet, judge_sheet
+    from m2raap.export.audit import draw_sheet, judge_sheet
 
     if (out is None) == (labelled is None):
         raise UsageError("audit: give --out SHEET.csv to draw a sheet, or --labelled SHEET.csv to judge one")
@@ -63,7 +63,7 @@ def card(
     out: Annotated[Path | None, typer.Option("--out", help="file to write; default: print it")] = None,
 ) -> None:
     from m2raap.core.files import write_atomic
-    from m2raap.stages.leaving.card import dataset_card
+    from m2raap.export.card import dataset_card
 
     text = dataset_card(run)
     if out is None:

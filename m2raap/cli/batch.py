@@ -27,7 +27,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="the file to write")],
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.runs.asked import export as write
+    from m2raap.pipeline.llm_requests import export as write
 
     number, arms = write(run, stage, out)
     if as_json:
@@ -44,7 +44,7 @@ def import_(
     answers: Annotated[Path, typer.Argument(metavar="ANSWERS.jsonl", help="the provider's output file")],
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.runs.asked import take_in
+    from m2raap.pipeline.llm_requests import take_in
 
     found = take_in(run, answers)
     if as_json:

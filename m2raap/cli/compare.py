@@ -46,11 +46,11 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.core.errors import GateFailed, UsageError
+    from m2raap.report.compare import alone
+    from m2raap.report.compare import compare as compare_them
     from m2raap.report.comparison import as_latex, print_comparison
-    from m2raap.stages.showing.compare import alone
-    from m2raap.stages.showing.compare import compare as compare_them
-    from m2raap.stages.showing.contenders import open_contenders
-    from m2raap.stages.showing.gates import failed_gates
+    from m2raap.report.contenders import open_contenders
+    from m2raap.report.thresholds import failed_gates
 
     if intersect and b is None:
         raise UsageError("compare: --intersect needs a second run; a gate is always on official rows")

@@ -26,10 +26,10 @@ def cost(
     import json
 
     from m2raap.core.errors import UsageError
+    from m2raap.pipeline.recipe import load_recipe
+    from m2raap.pipeline.run_folder import RunFolder
     from m2raap.report.console import print_modules
-    from m2raap.stages.runs.cost import cost_of_recipe, cost_of_run
-    from m2raap.stages.runs.recipe import load_recipe
-    from m2raap.stages.runs.run_folder import RunFolder
+    from m2raap.report.cost import cost_of_recipe, cost_of_run
 
     if (Path(what) / "run.json").is_file():
         if assignments:

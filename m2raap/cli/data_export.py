@@ -42,7 +42,7 @@ def export_(
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.core.corpus import LANGS
-    from m2raap.stages.leaving.export import curated_view, export
+    from m2raap.export.corpus import curated_view, export
 
     if kind not in FORMATS:
         raise UsageError(f"data export {kind}: formats are {', '.join(FORMATS)}")

@@ -32,8 +32,8 @@ def forget(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.forgetting.forget import forget as forget_clips
-    from m2raap.stages.forgetting.forget import read_ids
+    from m2raap.export.forget import forget as forget_clips
+    from m2raap.export.forget import read_ids
 
     done = forget_clips(folders, read_ids(ids) if ids else [], exporters())
     typer.echo(json.dumps(done, ensure_ascii=False, sort_keys=True) if as_json else "\n".join(_tell(done)))

@@ -57,9 +57,9 @@ def index(
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.core.view import open_view
+    from m2raap.export.forget import read_ids
     from m2raap.retrieval.index import KINDS
-    from m2raap.stages.forgetting.forget import read_ids
-    from m2raap.stages.search.index import make_index
+    from m2raap.search.index import make_index
 
     if kind not in ("auto", *KINDS):
         raise UsageError(f"--kind {kind}: there are auto, {', '.join(KINDS)}")

@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 def check(
     folder: Annotated[Path, typer.Argument(help="a run, stage or corpus folder")], as_json: JsonOption = False
 ) -> None:
-    from m2raap.stages.runs.inspect import check as check_folder
+    from m2raap.pipeline.inspect import check as check_folder
 
     rows = check_folder(folder)
     if as_json:
@@ -36,8 +36,8 @@ def check(
 
 
 def status(run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")], as_json: JsonOption = False) -> None:
-    from m2raap.stages.runs.inspect import status as status_of
-    from m2raap.stages.runs.run_folder import RunFolder
+    from m2raap.pipeline.inspect import status as status_of
+    from m2raap.pipeline.run_folder import RunFolder
 
     rows = status_of(RunFolder.open(run))
     if as_json:
@@ -55,15 +55,15 @@ def explain(
     run: Annotated[Path, typer.Option("--in", help="a run, or a stage's folder")],
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.runs.inspect import explain as explain_clip
-    from m2raap.stages.runs.inspect import tell
+    from m2raap.pipeline.inspect import explain as explain_clip
+    from m2raap.pipeline.inspect import tell
 
     story = explain_clip(run, clip_id)
     typer.echo(json.dumps(story, ensure_ascii=False) if as_json else "\n".join(tell(story)))
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    from m2raap.stages.doctor import examine
+    from m2raap.pipeline.doctor import examine
 
     findings = examine()
     if as_json:

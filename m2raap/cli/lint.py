@@ -28,7 +28,7 @@ def lint(
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.core.view import open_view
-    from m2raap.stages.showing.lint import lint as look
+    from m2raap.report.lint import lint as look
 
     found = look(open_view(corpus), open_view(against) if against else None)
     if as_json:

@@ -29,7 +29,7 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.core.view import open_view
-    from m2raap.stages.leaving.model_export import export_lines, export_model
+    from m2raap.export.model_export import export_lines, export_model
     from m2raap.stages.whole import model_folder
 
     made = export_model(model_folder(model), to, out, open_view(bench) if bench else None, frames, licence)
@@ -94,9 +94,9 @@ def interpolate(
     from m2raap.cli.options import parse_benches
     from m2raap.core.errors import UsageError
     from m2raap.core.view import open_view
-    from m2raap.stages.leaving.interpolate import curve, curve_lines, dial, keep_curve
-    from m2raap.stages.leaving.stills import read_stills
-    from m2raap.stages.runs.run_folder import RunFolder
+    from m2raap.export.interpolate import curve, curve_lines, dial, keep_curve
+    from m2raap.export.stills import read_stills
+    from m2raap.pipeline.run_folder import RunFolder
     from m2raap.stages.whole import model_folder
 
     if (alpha is None) != (out is None):
@@ -130,9 +130,9 @@ def keeps(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.leaving.interpolate import curve_lines
-    from m2raap.stages.leaving.interpolate import keeps as measured
-    from m2raap.stages.leaving.stills import read_stills
+    from m2raap.export.interpolate import curve_lines
+    from m2raap.export.interpolate import keeps as measured
+    from m2raap.export.stills import read_stills
     from m2raap.stages.whole import model_folder
 
     rows = measured(model_folder(model), read_stills(stills), gallery, floor)

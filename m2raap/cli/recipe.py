@@ -23,7 +23,7 @@ def show(
     import yaml
 
     from m2raap.core.errors import UsageError
-    from m2raap.stages.runs.recipe import arms_of, load_recipe, recipes_folder
+    from m2raap.pipeline.recipe import arms_of, load_recipe, recipes_folder
 
     if recipe is None:
         names = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
@@ -44,6 +44,6 @@ def show(
 @app.command("schema")
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from m2raap.stages.runs.recipe import Recipe
+    from m2raap.pipeline.recipe import Recipe
 
     typer.echo(json.dumps(Recipe.model_json_schema(), indent=1, ensure_ascii=False))

@@ -13,10 +13,10 @@ from m2raap.core.errors import TooManyRefused, UsageError
 
 if TYPE_CHECKING:
     from m2raap.core.view import View
+    from m2raap.pipeline.recipe import Recipe
+    from m2raap.pipeline.run import Options
+    from m2raap.pipeline.run_folder import Inputs
     from m2raap.report.data import ReportData
-    from m2raap.stages.runs.recipe import Recipe
-    from m2raap.stages.runs.run import Options
-    from m2raap.stages.runs.run_folder import Inputs
 
 CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before")]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe file or name; default: the defaults")]
@@ -62,10 +62,10 @@ def run_recipe(
     truth: options.TruthOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
+    from m2raap.pipeline.recipe import load_recipe
+    from m2raap.pipeline.run import Options
+    from m2raap.pipeline.run_folder import Inputs
     from m2raap.stages import STAGES
-    from m2raap.stages.runs.recipe import load_recipe
-    from m2raap.stages.runs.run import Options
-    from m2raap.stages.runs.run_folder import Inputs
 
     for flag, stage in (("--from", first), ("--until", last)):
         if stage is not None and stage not in STAGES:
@@ -90,11 +90,11 @@ def carry_out(
     as_json: bool,
 ) -> None:
     """The run of a recipe and its report; of --dry-run, the plan and its cost."""
-    from m2raap.stages.runs.estimate import estimate
-    from m2raap.stages.runs.recipe import with_remote_videos
-    from m2raap.stages.runs.run import make_plan, run
-    from m2raap.stages.runs.run_folder import RunFolder
-    from m2raap.stages.showing.report import report as write_report
+    from m2raap.pipeline.estimate import estimate
+    from m2raap.pipeline.recipe import with_remote_videos
+    from m2raap.pipeline.run import make_plan, run
+    from m2raap.pipeline.run_folder import RunFolder
+    from m2raap.report.report import report as write_report
 
     allowed = options.parse_percent(allow_refused)
     recipe = with_remote_videos(recipe) if allow_remote else recipe
@@ -124,7 +124,7 @@ def _show(data: ReportData, path: Path, as_json: bool) -> None:
 
 
 def _judge_refused(folder, allowed: float) -> None:
-    from m2raap.stages.runs.run_folder import unreadable_share
+    from m2raap.pipeline.run_folder import unreadable_share
 
     unreadable, total = unreadable_share(folder)
     if unreadable > allowed * total:
@@ -144,7 +144,7 @@ def _print_json_or_lines(tree: dict, as_json: bool) -> None:
 
 def load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
     from m2raap.core.config import build, parse_assignment, set_keys
-    from m2raap.stages.runs.recipe import Recipe, load_recipe
+    from m2raap.pipeline.recipe import Recipe, load_recipe
 
     if recipe is not None:
         return load_recipe(recipe, assignments, seed)
@@ -225,8 +225,8 @@ def _run_data_stage(
 ) -> None:
     from m2raap.core.errors import M2raapError
     from m2raap.core.stage import run_data_stage
+    from m2raap.pipeline.plan import DATA_STAGE, settings_of
     from m2raap.stages.filter import with_scores
-    from m2raap.stages.runs.plan import DATA_STAGE, settings_of
 
     loaded = load(recipe, assignments)
     view = _open(corpus, loaded, limit)
@@ -267,9 +267,9 @@ def adapt(
 
     loaded = load(recipe, assignments, seed)
     if helps():
-        help_train(lambda _: (_open(corpus, loaded, limit), loaded))
+        help_train(lambda _: (_open(corpus, loaded, limit), loaded.adapt_settings, loaded.keyframes.decode))
         return
-    run_adapt(_open(corpus, loaded, limit), loaded, out, force)
+    run_adapt(_open(corpus, loaded, limit), loaded.adapt_settings, loaded.keyframes.decode, out, force)
     _show_counts(out, as_json)
 
 
@@ -285,7 +285,7 @@ def embed(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.stages.search.embed_folder import embed_folder, is_heap
+    from m2raap.search.embed_folder import embed_folder, is_heap
     from m2raap.stages.whole import model_folder, run_embed
 
     loaded = load(recipe, assignments)
@@ -305,9 +305,9 @@ def report(
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.core.config import build
-    from m2raap.stages.runs.recipe import Recipe
-    from m2raap.stages.runs.run_folder import RunFolder
-    from m2raap.stages.showing.report import report as write_report
+    from m2raap.pipeline.recipe import Recipe
+    from m2raap.pipeline.run_folder import RunFolder
+    from m2raap.report.report import report as write_report
 
     folder = RunFolder.open(run)
     _show(*write_report(folder, build(Recipe, folder.tree["recipe"], str(run / "run.json")), truth), as_json)

@@ -40,8 +40,8 @@ def search(
 ) -> None:
     if sum(given is not None for given in (query, image, video, like)) != 1:
         raise UsageError("search: give one of TEXT, --image, --video and --like")
-    from m2raap.serve.backend import Only
-    from m2raap.stages.search.search import Search, locate, save_frames
+    from m2raap.search.backend import Only
+    from m2raap.search.search import Search, locate, save_frames
 
     opened = Search(index, chosen_model(model))
     only = Only(source, min_s, max_s)

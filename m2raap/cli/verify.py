@@ -25,9 +25,9 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.stages.runs.run_folder import RunFolder
-    from m2raap.stages.showing.verify import verify as compare
-    from m2raap.stages.showing.verify import verify_lines
+    from m2raap.pipeline.run_folder import RunFolder
+    from m2raap.report.verify import verify as compare
+    from m2raap.report.verify import verify_lines
 
     found = compare(RunFolder.open(run), weights, within)
     show(found, verify_lines(found), as_json)

@@ -12,9 +12,9 @@ from m2raap.report.data import (
     CostRow,
     DifferenceRow,
     FunnelStage,
-    LadderRow,
     ModuleRow,
     ProbeRow,
+    ProgressiveRow,
     ReportData,
     RescoredRow,
     ResultRow,
@@ -203,7 +203,7 @@ def gates_said(row: ModuleRow) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in row.gates.items()) or "-"
 
 
-def print_ladder(rows: Sequence[LadderRow], file: TextIO | None = None) -> None:
+def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None) -> None:
     """R@1 text to video, one thing added a row, with what the step brought and at what price."""
     lines = []
     for row in rows:
@@ -240,8 +240,8 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
     results = [row for row in data.results if row.slice == "all"]
     differences = [row for row in data.differences if row.slice == "all"]
     probes = [row for row in data.probes if row.slice == "all"]
-    if data.ladder:
-        print_ladder(data.ladder, file)
+    if data.progressive:
+        print_progressive(data.progressive, file)
     if results:
         print_results(results, file)
     if data.rescored:

@@ -227,7 +227,7 @@ class ModuleRow:
 
 
 @dataclass(frozen=True)
-class LadderRow:
+class ProgressiveRow:
     """One row of a progressive table: text to video, R@1 in points, differences as [points, low, high]."""
 
     arm: str
@@ -318,7 +318,7 @@ class ReportData:
     costs: list[CostRow] = field(default_factory=list)
     modules: list[ModuleRow] = field(default_factory=list)
     interpolation: list[InterpolationRow] = field(default_factory=list)
-    ladder: list[LadderRow] = field(default_factory=list)
+    progressive: list[ProgressiveRow] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)
     funnel: list[FunnelStage] = field(default_factory=list)
     grading: dict[str, Any] | None = None

@@ -25,9 +25,9 @@ def view(data: ReportData) -> dict[str, Any]:
     return {
         "data": data,
         "tiles": _tiles(data),
-        "ladder": [
+        "progressive": [
             {"benchmark": benchmark, "lang": lang, "rows": rows}
-            for (benchmark, lang), rows in _grouped(data.ladder, lambda row: (row.benchmark, row.lang))
+            for (benchmark, lang), rows in _grouped(data.progressive, lambda row: (row.benchmark, row.lang))
         ],
         "interpolation": _interpolation(data),
         "results": _results(data),

@@ -15,7 +15,6 @@ from m2raap.core.files import read_json
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.core.whole import Made, run_whole_stage
-from m2raap.stages.runs.recipe import Recipe
 from m2raap.stages.source import ViewSource
 from m2raap.stages.training_log import training_summary
 from m2raap.video.limits import VideoConfig
@@ -30,23 +29,23 @@ def helps() -> bool:
     return not join().leads
 
 
-def help_train(job_of: Callable[[Path], tuple[View, Recipe]], caches: Path | None = None) -> None:
+def help_train(job_of: Callable[[Path], tuple[View, AdaptConfig, VideoConfig]], caches: Path | None = None) -> None:
     """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
     from m2raap.adapt.distributed import join
 
     talk.be_quiet(True)
     while folder := join().next_task():
-        view, recipe = job_of(Path(folder))
-        _train(recipe.adapt_settings, recipe.keyframes.decode, view, Path(folder), caches)
+        view, cfg, limits = job_of(Path(folder))
+        _train(cfg, limits, view, Path(folder), caches)
 
 
-def run_adapt(view: View, recipe: Recipe, folder: Path, force: bool, caches: Path | None = None) -> None:
-    cfg = recipe.adapt_settings
-
+def run_adapt(
+    view: View, cfg: AdaptConfig, limits: VideoConfig, folder: Path, force: bool, caches: Path | None = None
+) -> None:
     def work(target: Path) -> Made:
         # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
         if not (target / "model" / "model.json").exists():
-            _train(cfg, recipe.keyframes.decode, view, target, caches)
+            _train(cfg, limits, view, target, caches)
         shutil.rmtree(target / "scratch", ignore_errors=True)
         files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
         return Made(files, training_summary(target), {"model": read_json(target / "model" / "model.json")["digest"]})

@@ -14,8 +14,8 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
-from tests.adapt.conftest import TINY
 from tests.adapt.world import every_order, ordered
+from tests.tiny_backbone import TINY
 
 
 @pytest.fixture

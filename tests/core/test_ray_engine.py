@@ -11,12 +11,12 @@ from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
-from m2raap.stages.runs.plan import DATA_STAGE, settings_of
-from m2raap.stages.runs.recipe import load_recipe
+from m2raap.pipeline.plan import DATA_STAGE, settings_of
+from m2raap.pipeline.recipe import load_recipe
 from tests.conftest import digests
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'm2raap[ray]'")
-SMALL = Path(__file__).parent.parent / "stages" / "small.yaml"
+SMALL = Path(__file__).parent.parent / "small.yaml"
 
 
 def refuse(task: int) -> int:

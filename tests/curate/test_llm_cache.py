@@ -48,7 +48,7 @@ def test_processes_share_answers_and_one_budget(tmp_path: Path):
 
 
 def test_forgetting_a_clip_takes_its_answers_and_leaves_no_bytes(tmp_path: Path):
-    from m2raap.stages.forgetting.erase import Gone, clean_sqlite
+    from m2raap.export.erase import Gone, clean_sqlite
 
     path = tmp_path / "llm.sqlite"
     cache = Cache(path)

@@ -24,7 +24,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.exports import FILE, ids_digest, neutral, read_export, safe_key, unguarded
 from m2raap.core.tables import write_part
 from m2raap.core.view import View
-from m2raap.stages.leaving.export import curated_view, export
+from m2raap.export.corpus import curated_view, export
 from m2raap.video import limits
 from m2raap.video.ending import ENDINGS
 from tests.conftest import digests
@@ -245,7 +245,7 @@ def test_every_container_that_we_open_has_an_ending_that_the_importers_know():
 
 
 def test_a_list_that_copies_nothing_looks_into_no_file(misnamed: View, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("m2raap.stages.leaving.export.ending_of", lambda *_: pytest.fail("it looked"))
+    monkeypatch.setattr("m2raap.export.corpus.ending_of", lambda *_: pytest.fail("it looked"))
     for kind in ("csv", "data-juicer"):
         assert written(misnamed, kind, tmp_path / kind)["counts"]["clips"] == len(CALLED) + len(NO_VIDEO)
 

@@ -19,7 +19,7 @@ from m2raap.core.folder import read_timings
 from m2raap.core.tables import read_part
 from m2raap.core.view import View
 from tests.conftest import digests, m2raap
-from tests.stages.conftest import RECIPE, words
+from tests.runs import RECIPE, words
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import open_view
-from m2raap.stages.runs.estimate import estimate
-from m2raap.stages.runs.plan import plan
-from m2raap.stages.runs.recipe import load_recipe
-from m2raap.stages.runs.run import make_plan
-from m2raap.stages.runs.run_folder import Inputs
+from m2raap.pipeline.estimate import estimate
+from m2raap.pipeline.plan import plan
+from m2raap.pipeline.recipe import load_recipe
+from m2raap.pipeline.run import make_plan
+from m2raap.pipeline.run_folder import Inputs
 from m2raap.stages.source import ViewSource
 from m2raap.video.limits import VideoConfig
 from tests.conftest import m2raap

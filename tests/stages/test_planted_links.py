@@ -20,18 +20,18 @@ from m2raap.core.state import VIDEO_ROOTS
 from m2raap.core.view import View, open_view
 from m2raap.curate.llm.cache import Cache
 from m2raap.models.config import BackboneConfig
+from m2raap.pipeline.inspect import check
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.search import index_parts
+from m2raap.search.index import make_index
 from m2raap.stages.embed import load_model
-from m2raap.stages.runs.inspect import check
-from m2raap.stages.runs.run_folder import RunFolder
-from m2raap.stages.search import index_parts
-from m2raap.stages.search.index import make_index
 from m2raap.stages.training_log import training_summary
 from tests.conftest import as_another_command, digests, m2raap
 from tests.core.test_stage import make_corpus
 from tests.core.test_stage import run as run_length
 from tests.core.test_tables import clip, text
-from tests.serve.world import TINY, rows, view_of
-from tests.stages.conftest import RECIPE, copied
+from tests.runs import RECIPE, copied
+from tests.search.world import TINY, rows, view_of
 
 SECRET = "the user's own words"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.conftest import digests, m2raap
 
-RECIPE = Path(__file__).parent / "small.yaml"
+RECIPE = Path(__file__).parent.parent / "small.yaml"
 SCRIPT = Path(__file__).parent.parent.parent / "docs" / "share.sbatch"
 
 

@@ -21,16 +21,16 @@ from m2raap.core.folder import manifest_digest
 from m2raap.core.state import VIDEO_ROOTS, believe_video_root
 from m2raap.core.tombstones import MARK
 from m2raap.core.view import View, open_view
-from m2raap.serve.backend import NotThere
-from m2raap.stages.runs.inspect import check
-from m2raap.stages.runs.run_folder import RunFolder
-from m2raap.stages.search.search import Search
+from m2raap.pipeline.inspect import check
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.search.backend import NotThere
+from m2raap.search.search import Search
 from tests.conftest import digests, m2raap
 from tests.core.test_stage import make_corpus
 from tests.core.test_stage import run as run_length
 from tests.core.test_tables import clip, text
-from tests.serve.world import index_of, rows, write_video
-from tests.stages.conftest import copied
+from tests.runs import copied
+from tests.search.world import index_of, rows, write_video
 
 SECRET = "the user's own words"
 
@@ -132,7 +132,7 @@ def test_commands_that_read_write_nothing(small_world: Path, undisturbed: Path, 
     run, world = copied(undisturbed, small_world, tmp_path / "sent")
     m2raap("index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out", tmp_path / "sent" / "I")
     names = {"R": run, "W": world, "I": tmp_path / "sent" / "I", "E": tmp_path / "E"}
-    names["RECIPE"] = Path(__file__).parent / "small.yaml"
+    names["RECIPE"] = Path(__file__).parent.parent / "small.yaml"
     before = state_of(tmp_path / "sent")
     for words in READING:
         m2raap(*(word.format(**names) for word in words))

@@ -28,15 +28,15 @@ from m2raap.core.lock import locked
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import open_view
 from m2raap.core.whole import Made, run_whole_stage
-from m2raap.stages.runs.inspect import check
-from m2raap.stages.runs.plan import DATA_STAGE, settings_of
-from m2raap.stages.runs.recipe import Recipe, load_recipe
+from m2raap.pipeline.inspect import check
+from m2raap.pipeline.plan import DATA_STAGE, settings_of
+from m2raap.pipeline.recipe import Recipe, load_recipe
 from m2raap.stages.train import run_adapt
 from m2raap.stages.whole import run_embed, run_evaluate
 from tests.conftest import as_another_command, digests, m2raap
 from tests.core.test_stage import make_corpus
 from tests.core.test_stage import run as run_length
-from tests.stages.conftest import RECIPE, copied, words
+from tests.runs import RECIPE, copied, words
 
 MOMENTS = 20
 SYNCED = ("replace", "fsync")  # what every write of a whole file does
@@ -143,7 +143,7 @@ def with_force(stage: str, read: Path, out: Path, recipe: Recipe) -> Callable[[]
     if stage == "embed":
         return lambda: run_embed(view, recipe.embed, recipe.backbone, out, True)
     if stage == "adapt":
-        return lambda: run_adapt(view, recipe, out, True)
+        return lambda: run_adapt(view, recipe.adapt_settings, recipe.keyframes.decode, out, True)
     settings = settings_of(recipe, stage)
     return lambda: run_data_stage(DATA_STAGE[stage], view, settings, out, LocalEngine(1), force=True)
 

@@ -12,9 +12,9 @@ from m2raap.core.errors import UNREADABLE, M2raapError
 from m2raap.core.stage import run_data_stage
 from m2raap.core.tables import read_part
 from m2raap.core.view import View
+from m2raap.pipeline.recipe import Recipe, arms_of, with_remote_videos
 from m2raap.stages.filter import FilterConfig, FilterStage
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
-from m2raap.stages.runs.recipe import Recipe, arms_of, with_remote_videos
 from m2raap.video import fetch
 from m2raap.video.fetch import RemoteConfig, check_url, fetched, is_url, url_digest
 from m2raap.video.limits import Refused

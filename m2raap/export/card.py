@@ -1,0 +1,249 @@
+"""card: what a user of a curated corpus has to know, in Markdown, from the ledger alone: nothing is written by hand.
+
+Sources, licences and model names come from strangers: they are escaped, so that no markup of theirs is rendered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from m2raap.core import tombstones
+from m2raap.core.errors import REASONS, M2raapError
+from m2raap.core.files import read_json
+from m2raap.core.tables import Row, read_part
+from m2raap.core.view import View
+from m2raap.export.corpus import curated_steps, curated_view
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.run_folder import RunFolder
+
+# What makes markup, a link or an address inside a line, and what makes a heading or a list at its beginning.
+_SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^\W|^\d+[.)])", re.IGNORECASE)
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+_ABOUT_PEOPLE = ("nsfw", "watermark", "face", "person", "pii", "personal")
+
+
+def plain(value: Any, most: int = 120) -> str:
+    """A stranger's text as text: no markup, no line break, no hidden character."""
+    text = _HIDDEN.sub(" ", str(value))
+    return _SPECIAL.sub(r"\\\1", text if len(text) <= most else text[: most - 1] + "…")
+
+
+@dataclass
+class _Tally:
+    """Counts over what is left, and of the clips before curation by source."""
+
+    clips: Counter[str] = field(default_factory=Counter)  # by split
+    sources: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sources_before: Counter[tuple[str, str]] = field(default_factory=Counter)
+    texts: Counter[tuple[str, str]] = field(default_factory=Counter)  # lang, origin
+    producers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dropped: Counter[tuple[str, str, str, str, str, str]] = field(default_factory=Counter)
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    signals: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+    timed: int = 0
+
+
+def dataset_card(path: Path) -> str:
+    """The card of a run. Raises M2raapError where nothing is curated yet."""
+    run = RunFolder.open(path)
+    steps = curated_steps(run)
+    if not steps:
+        raise M2raapError(f"{path}: no data stage of this run is finished; there is nothing to describe")
+    langs = tuple(run.tree["recipe"].get("langs", ("en", "zh")))
+    view = curated_view(path, langs)
+    tally = _count(view, steps)
+    recipe = run.tree["recipe"]
+    parts = [
+        f"# {plain(recipe.get('title') or recipe['name'])}",
+        _summary(view, tally, recipe),
+        _sources(tally),
+        _funnel(steps),
+        _dropped(tally),
+        _texts(tally),
+        _rules(steps),
+        _models(steps),
+        _left_machine(steps),
+        _limits(view, tally, recipe),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _count(view: View, steps: list[Step]) -> _Tally:
+    tally = _Tally()
+    base = replace(view, folders=())
+    for index in range(view.num_parts):
+        part = view.part(index, ("texts", "signals"))
+        tally.sources_before.update(_source(row) for row in base.part(index, ()).clips)
+        for clip in part.clips:
+            tally.clips[clip["split"]] += 1
+            tally.sources[_source(clip)] += 1
+            signals = part.signals.get(clip["clip_id"], {})
+            tally.signals |= set(signals)
+            if seconds := signals.get("duration_s"):
+                start, end = clip["start_s"] or 0.0, clip["end_s"]
+                tally.seconds += (end - start) if end is not None else max(0.0, seconds - start)
+                tally.timed += 1
+        for text in part.texts:
+            tally.texts[text["lang"], text["origin"]] += 1
+            tally.producers[text["origin"], text["producer"] or "not stated"] += 1
+        for step in steps:
+            for row in read_part(step.folder, "dropped", index):
+                what = "texts" if row["text_id"] else "clips"
+                shown = "" if row["threshold"] is None else f"{row['threshold']:g}"
+                tally.dropped[
+                    step.stage, row["reason"], what, row["detail"] if shown else "", shown, row["rule_version"] or ""
+                ] += 1
+            for row in read_part(step.folder, "signals", index):
+                for name in ("caption_outcome", "rewrite_outcome"):
+                    if row.get(name):
+                        tally.outcomes[name.removesuffix("_outcome"), row[name]] += 1
+    return tally
+
+
+def _source(clip: Row) -> tuple[str, str]:
+    return clip["source"] or "not stated", clip["licence"] or "not stated"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Cells are escaped here; numbers keep their thousands marks."""
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("|" + "---|" * (lines[0].count("|") - 1))
+    lines += [
+        "| " + " | ".join(f"{cell:,}" if isinstance(cell, int) else plain(cell) for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _summary(view: View, tally: _Tally, recipe: Row) -> str:
+    splits = ", ".join(f"{count:,} {split}" for split, count in sorted(tally.clips.items()))
+    by_lang = Counter[str]()
+    for (lang, _), count in tally.texts.items():
+        by_lang[lang] += count
+    texts = ", ".join(f"{count:,} {lang}" for lang, count in sorted(by_lang.items()))
+    hours = f" About {tally.seconds / 3600:,.2f} hours of video." if tally.timed == sum(tally.clips.values()) else ""
+    forgotten = sum(stone.was_here for stone in tombstones.read(view.corpus_path).stones.values())
+    lines = [
+        f"{sum(tally.clips.values()):,} clips ({splits}) with {sum(by_lang.values()):,} texts ({texts}).{hours}",
+        f"Made by m2raap {version('m2raap')} with the recipe {plain(recipe['name'])}, seed {recipe.get('seed', 0)}, from the "
+        f"corpus {view.corpus.digest}; this state is {view.digest}.",
+    ]
+    if forgotten:
+        lines.append(f"{forgotten:,} clips were removed on request and stay out of later imports.")
+    return "\n\n".join(lines)
+
+
+def _sources(tally: _Tally) -> str:
+    rows = [(*key, before, tally.sources[key]) for key, before in sorted(tally.sources_before.items())]
+    return "## Sources and licences\n\n" + _table(("source", "licence", "clips before", "clips kept"), rows)
+
+
+def _funnel(steps: list[Step]) -> str:
+    rows = []
+    for step in steps:
+        counts = read_json(step.folder / "manifest.json")["counts"]
+        for what in ("clips", "texts"):
+            dropped = sum(n for key, n in counts.items() if key.startswith(f"{what}_dropped:"))
+            rows.append((step.stage, what, *(counts.get(f"{what}_{name}", 0) for name in ("in", "added")), dropped,
+                         counts.get(f"{what}_out", 0)))  # fmt: skip
+    return "## Stages\n\n" + _table(("stage", "of", "in", "added", "dropped", "out"), rows)
+
+
+def _dropped(tally: _Tally) -> str:
+    rows = [
+        (stage, reason, what, count, f"{signal} {threshold}".strip(), version_, REASONS.get(reason, ""))
+        for (stage, reason, what, signal, threshold, version_), count in sorted(tally.dropped.items())
+    ]
+    if not rows:
+        return "## Dropped\n\nNothing."
+    return "## Dropped\n\n" + _table(("stage", "reason", "of", "rows", "threshold", "rule", "meaning"), rows)
+
+
+def _texts(tally: _Tally) -> str:
+    kinds = [(lang, origin, count) for (lang, origin), count in sorted(tally.texts.items())]
+    makers = [(origin, producer, count) for (origin, producer), count in sorted(tally.producers.items())]
+    parts = ["## Texts", _table(("language", "origin", "texts"), kinds), _table(("origin", "made by", "texts"), makers)]
+    if tally.outcomes:
+        rows = [(stage, outcome, count) for (stage, outcome), count in sorted(tally.outcomes.items())]
+        parts.append(_table(("stage", "outcome", "texts"), rows))
+    return "\n\n".join(parts)
+
+
+def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(tree, dict):
+        return [(prefix, "off" if tree is None else ", ".join(map(str, tree)) if isinstance(tree, list) else tree)]
+    return [item for key, value in tree.items() for item in _flat(value, f"{prefix}.{key}" if prefix else key)]
+
+
+def _rules(steps: list[Step]) -> str:
+    rows = []
+    for step in steps:
+        manifest = read_json(step.folder / "manifest.json")
+        settings = _flat(manifest["settings"]["apply"])
+        rows += [(f"{step.stage}/{manifest['version']}", key, str(value)) for key, value in settings if key]
+    return "## Rules and thresholds\n\n" + _table(("stage/version", "setting", "value"), rows) if rows else ""
+
+
+def _models(steps: list[Step]) -> str:
+    rows = []
+    for step in steps:
+        manifest = read_json(step.folder / "manifest.json")
+        score = manifest["settings"]["score"]
+        named = [(key, value) for key, value in _flat(score) if _NAMES_MODEL.search(key) and value not in ("", "off")]
+        named += sorted(manifest["models"].items())
+        rows += [(step.stage, key, str(value)) for key, value in named]
+    return "## Models and prompts\n\n" + _table(("stage", "what", "name or digest"), rows) if rows else ""
+
+
+_NAMES_MODEL = re.compile(r"(^|\.)(name|model|pretrained|revision|words|base_url)$|digest|prompt")
+
+
+def _left_machine(steps: list[Step]) -> str:
+    rows = []
+    for step in steps:
+        for key, count in read_json(step.folder / "manifest.json")["counts"].items():
+            what, sent, host = key.partition("_sent_to:")
+            if sent:
+                rows.append((step.stage, what, host, count))
+    title = "## Sent to models over the network\n\n"
+    return title + (
+        _table(("stage", "what", "server", "number"), rows) if rows else "No text and no frame left this machine."
+    )
+
+
+def _limits(view: View, tally: _Tally, recipe: Row) -> str:
+    lines = []
+    unlicensed = sum(count for (_, licence), count in tally.sources.items() if licence == "not stated")
+    if unlicensed:
+        lines.append(
+            f"{unlicensed:,} of {sum(tally.clips.values()):,} clips state no licence: ask before you share them."
+        )
+    model = recipe.get("backbone", {}).get("model", "builtin:tiny")
+    if "sim_percentile" in tally.signals or any(reason == "mismatch" for _, reason, *_ in tally.dropped):
+        lines.append(
+            f"Whether image and text belong together was judged by the backbone {plain(model)}; its blind spots are here."
+        )
+    if model == "builtin:tiny":
+        lines.append(
+            "The tiny model of the package has only seen drawings of coloured shapes: its judgements on real video mean little."
+        )
+    if view.corpus.source.get("importer") == "world":
+        lines.append("Synthetic world: drawings of coloured shapes, no real video.")
+    if not any(word in name for name in tally.signals for word in _ABOUT_PEOPLE):
+        lines.append(
+            "Nobody scored these clips for nudity, watermarks or personal data; such scores can be given to the filter."
+        )
+    made = sum(count for (_, origin), count in tally.texts.items() if origin != "raw")
+    if made:
+        share = made / sum(tally.texts.values())
+        lines.append(f"{share:.0%} of the texts were written or changed by a program or a model, see Texts.")
+    if any(origin == "aux" for _, origin in tally.texts):
+        lines.append("Texts of the origin aux describe single frames: they know nothing of motion.")
+    lines.append("What each rule wrongly dropped is not known until somebody labels a sheet: `m2raap audit`.")
+    return "## Known limits\n\n" + "\n".join(f"- {line}" for line in lines)

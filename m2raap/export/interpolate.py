@@ -1,0 +1,128 @@
+"""Between a backbone and its adapted model: a dial (one mixture as a model folder) and a curve (what each mixture finds)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2raap.core.config import build
+from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.exports import new_folder
+from m2raap.core.files import read_json, write_json
+from m2raap.core.view import View
+from m2raap.export.measure import Measured, measure
+from m2raap.export.stills import Stills, measure_stills
+from m2raap.models.config import BackboneConfig
+from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
+
+if TYPE_CHECKING:
+    from m2raap.models.backbone import Backbone
+    from m2raap.models.video_clip import VideoCLIP
+
+
+def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
+    """The adapted model, the backbone that it was made from, and model.json's `made_from`.
+
+    Raises M2raapError where the folder does not say, or the weights cannot be had.
+    """
+    from m2raap.models.families import load_backbone
+    from m2raap.models.open_clip_load import from_cache_alone
+    from m2raap.models.video_clip import VideoCLIP
+
+    adapted = VideoCLIP.load(model)
+    made_from = read_json(model / "model.json").get("made_from")
+    adapt = made_from.get("adapt") or made_from if isinstance(made_from, dict) else {}
+    described = adapt.get("backbone") if isinstance(adapt, dict) else None
+    if not isinstance(described, dict):
+        raise M2raapError(f"{model}: model.json does not say which backbone it was made from")
+    backbone = build(BackboneConfig, described, f"{model / 'model.json'}: made_from")
+    with from_cache_alone(f"{model / 'model.json'} names this backbone; no hub is asked for it."):
+        return adapted, load_backbone(backbone), made_from
+
+
+def dial(model: Path, alpha: float, out: Path) -> str:
+    """Writes the mixture as a model folder; its digest."""
+    from m2raap.models.interpolate import interpolated
+
+    adapted, original, made_from = opened(model)
+    mixed = interpolated(adapted, original, alpha)
+    with new_folder(out) as draft:
+        mixed.save(draft, made_from | {"interpolated": {"alpha": alpha, "adapted": adapted.digest}})
+    return mixed.digest
+
+
+def curve(
+    model: Path,
+    alphas: Sequence[float],
+    benches: dict[str, View],
+    stills: Stills | None,
+    gallery: int | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """R@1 of every mixture on stored frames of benchmarks and on stills: a row for each set, language, direction and alpha.
+
+    `diff`, `lo`, `hi`, `p` compare with the backbone (alpha 0), paired over the queries.
+    """
+    from m2raap.models.interpolate import check_alpha, interpolated
+
+    for alpha in alphas:
+        check_alpha(alpha)
+    adapted, original, _ = opened(model)
+    asked: dict[str, Callable[[VideoCLIP], Measured]] = {
+        name: lambda clip, view=view: measure(view, clip, seed) for name, view in benches.items()
+    }
+    if stills is not None:
+        asked["stills"] = lambda clip: measure_stills(stills, clip, gallery, seed)
+    if not asked:
+        raise M2raapError("a curve needs something to ask: --bench NAME=KEYFRAMES or --stills TABLE")
+    rows: list[dict[str, Any]] = []
+    start: dict[str, Measured] = {}
+    for alpha in sorted({0.0, *alphas}):
+        mixed = interpolated(adapted, original, alpha)
+        for name, ask in asked.items():
+            found = ask(mixed)
+            start.setdefault(name, found)
+            changes = {(row["lang"], row["direction"]): row for row in found.less(start[name], seed)}
+            for row in found.r1():
+                change = changes[row["lang"], row["direction"]]
+                compared = {key: change[key] for key in ("diff", "p")} | {
+                    "diff_lo": change["lo"],
+                    "diff_hi": change["hi"],
+                }
+                rows.append({"set": name, "what": found.benchmark, "alpha": alpha, **row, **compared})
+    return rows
+
+
+def keeps(
+    model: Path, stills: Stills, gallery: int | None = None, floor: float | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """What adaptation changed on stills: the rows of `curve` at alpha 0 and 1.
+
+    Raises GateFailed where the lower bound of a change is under `floor` points.
+    """
+    rows = curve(model, [1.0], {}, stills, gallery, seed)
+    for row in rows:
+        if floor is not None and row["alpha"] == 1 and not row["diff_lo"] >= floor:
+            raise GateFailed(f"{curve_line(row)}: its lower bound is under {floor:+g}")
+    return rows
+
+
+def keep_curve(run: Path, rows: list[dict[str, Any]]) -> None:
+    """Leaves a curve in a run, for its report. Raises M2raapError where there is no run."""
+    RunFolder.open(run)
+    write_json(run / INTERPOLATION, {"rows": rows})
+
+
+def curve_lines(rows: list[dict[str, Any]]) -> list[str]:
+    return [curve_line(row) for row in sorted(rows, key=lambda r: (r["set"], r["lang"], r["direction"], r["alpha"]))]
+
+
+def curve_line(row: dict[str, Any]) -> str:
+    change = (
+        f", to the backbone {row['diff']:+.1f} ({row['diff_lo']:+.1f} to {row['diff_hi']:+.1f})" if row["alpha"] else ""
+    )
+    return (
+        f"{row['set']} {row['lang']} {row['direction']} alpha {row['alpha']:<4g}: R@1 {row['r1']:.1f} "
+        f"({row['lo']:.1f}-{row['hi']:.1f}){change}, {row['queries']:,} queries"
+    )

@@ -1,0 +1,93 @@
+"""README.md of a hub folder: what the model is, what it was made from, what it was measured to find, how to load it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from m2raap.core.errors import M2raapError
+from m2raap.models.builtin import BUILTIN
+
+if TYPE_CHECKING:
+    from m2raap.export.measure import Measured
+    from m2raap.models.video_clip import VideoCLIP
+
+
+def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, found: Measured | None) -> str:
+    """`saved` is model.json. Raises M2raapError where nobody says under which licence the weights stand."""
+    adapt = saved["made_from"].get("adapt") or {}
+    backbone = adapt.get("backbone") or saved["made_from"].get("backbone") or {}
+    name = backbone.get("model", "")
+    if licence is None and name in BUILTIN:
+        licence = "apache-2.0"
+    if licence is None:
+        raise M2raapError(
+            f"a model card names a licence, and that of the weights of '{name or 'this backbone'}' is not ours to guess: "
+            "give --licence (for example mit)"
+        )
+    langs = list(adapt.get("langs") or ["en"])
+    head: dict[str, Any] = {
+        "license": licence,
+        "language": langs,
+        "library_name": "m2raap",
+        "tags": ["video-text-retrieval", "clip", clip.temporal_cfg.name, *(["acg"] if clip.enhance_cfg else [])],
+    }
+    if name.startswith("hf-hub:"):
+        head["base_model"] = name.removeprefix("hf-hub:")
+    lines = [
+        "---",
+        yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        "# Video-text retrieval model",
+        "",
+    ]
+    pretrained = f" ({backbone['pretrained']})" if backbone.get("pretrained") else ""
+    temporal = ", ".join(f"{key} {value}" for key, value in clip.temporal_cfg.model_dump(mode="json").items())
+    lines += [
+        f"- backbone: {name or 'not recorded'}{pretrained}, {clip.backbone.preprocess.image_size} px, vectors of "
+        f"{clip.backbone.embed_dim}",
+        f"- temporal module: {temporal}",
+        f"- caption-guided weights over frames: {clip.enhance_cfg.model_dump(mode='json') if clip.enhance_cfg else 'none'}",
+        f"- weights: {sum(p.numel() for p in clip.parameters()) / 1e6:.1f} M, of them "
+        f"{sum(p.numel() for p in clip.temporal.parameters()) / 1e6:.1f} M in the temporal module",
+        f"- gates: {json.dumps({name: round(value, 4) for name, value in clip.gates().items()})}",
+        f"- digest: {clip.digest}",
+    ]
+    if backbone.get("random_init"):
+        lines.append("- **the backbone's weights are random: this model shows that the code runs, and nothing else**")
+    if adapt:
+        made = saved["made_from"]
+        lines.append(
+            f"- trained {made['steps']} steps of {adapt['batch_size']} pairs, {adapt['num_frames']} frames a clip; kept: step "
+            f"{made['kept_step']}"
+        )
+    lines += ["", "## Figures", ""]
+    lines += _figures(found, name)
+    lines += [
+        "", "## Use", "", "```python", "import m2raap", "",
+        'model = m2raap.load("THIS_FOLDER")', "tokens = model.backbone.tokenize([\"a dog runs\"])",
+        "text = model.encode_text(tokens)                    # (1, E), unit",
+        "video = model.encode_video(frames_BTCHW, mask_BT)    # (B, E), unit; frames as model.backbone.preprocess says",
+        "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _figures(found: Measured | None, name: str) -> list[str]:
+    if found is None:
+        return ["Not measured when this card was written."]
+    where = f"Benchmark `{found.benchmark}`, R@1 in percent; 95% interval by cluster bootstrap over clips."
+    tiny = (
+        " The tiny model of m2raap has only seen drawings: these figures compare with no real ones."
+        if name in BUILTIN
+        else ""
+    )
+    table = ["| language | direction | queries | R@1 (95%) |", "|---|---|---|---|"]
+    for row in found.r1():
+        table.append(
+            f"| {row['lang']} | {row['direction']} | {row['queries']:,} | {row['r1']:.1f} ({row['lo']:.1f}-{row['hi']:.1f}) |"
+        )
+    return [where + tiny, "", *table]

@@ -1,0 +1,160 @@
+"""An adapted model leaves: its towers as an open_clip folder, its two halves as ONNX, or the whole as a hub folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.exports import new_folder
+from m2raap.core.files import read_json, write_json
+from m2raap.core.view import View
+from m2raap.export.measure import Measured, measure
+from m2raap.export.model_card import model_card
+
+if TYPE_CHECKING:
+    from m2raap.models.video_clip import VideoCLIP
+
+FILE = "m2raap_export.json"
+
+
+def export_model(
+    model: Path, to: str, out: Path, bench: View | None = None, num_frames: int = 8, licence: str | None = None
+) -> dict[str, Any]:
+    """Writes `out` whole or not at all and returns its m2raap_export.json.
+
+    `bench`: the stored frames of a benchmark; R@1 of the model is then measured, and where the export is another model (the
+    towers without their temporal module) its own beside it. Raises M2raapError for an unknown target or a model that the
+    target cannot carry.
+    """
+    from m2raap.models.video_clip import VideoCLIP
+
+    if to not in TARGETS:
+        raise M2raapError(f"--to {to}: a model goes to {', '.join(TARGETS)}")
+    clip = VideoCLIP.load(model)
+    made: dict[str, Any] = {"kind": "model export", "to": to, "model": clip.digest}
+    with new_folder(out) as draft:
+        found = measure(bench, clip) if bench else None
+        if found:
+            made |= {"benchmark": found.benchmark, "adapted": found.r1()}
+        made |= TARGETS[to](_Job(model, clip, draft, bench, found, num_frames, licence))
+        made["sha256"] = {
+            str(path.relative_to(draft)): _sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()
+        }
+        write_json(draft / FILE, made)
+    return made
+
+
+class _Job:
+    def __init__(
+        self,
+        source: Path,
+        clip: VideoCLIP,
+        draft: Path,
+        bench: View | None,
+        found: Measured | None,
+        num_frames: int,
+        licence: str | None,
+    ) -> None:
+        self.source, self.clip, self.draft, self.bench, self.found = source, clip, draft, bench, found
+        self.num_frames, self.licence = num_frames, licence
+
+
+def _to_open_clip(job: _Job) -> dict[str, Any]:
+    """The backbone's adapted towers as `local-dir:` loads them; temporal module and ACG stay behind."""
+    from safetensors.torch import save_file
+
+    from m2raap.models.config import BackboneConfig, MeanConfig
+    from m2raap.models.families import load_backbone
+    from m2raap.models.text import OpenClipText
+    from m2raap.models.video_clip import VideoCLIP
+
+    backbone = job.clip.backbone
+    if not isinstance(backbone.text, OpenClipText):
+        raise M2raapError(
+            f"{job.source}: its backbone comes from transformers, open_clip cannot load it: export to hub, or to onnx"
+        )
+    backbone.write_description(job.draft)
+    weights = {name: value.detach().contiguous().clone() for name, value in backbone.clip.state_dict().items()}
+    save_file(weights, job.draft / "open_clip_model.safetensors")
+    again = load_backbone(BackboneConfig(model=f"local-dir:{job.draft}"))
+    changed = [name for name, value in again.clip.state_dict().items() if not value.equal(weights[name].to(value))]
+    if changed:
+        raise M2raapError(
+            f"open_clip reads other weights than were written ({changed[0]}): this model cannot be exported"
+        )
+    left = [job.clip.temporal_cfg.name] if job.clip.temporal_cfg.name != "mean" else []
+    made: dict[str, Any] = {"left_out": [*left, *(["acg"] if job.clip.enhance else [])]}
+    if job.bench and job.found:
+        own = measure(job.bench, VideoCLIP(again, MeanConfig()))
+        made |= {"exported": own.r1(), "exported_minus_adapted": own.less(job.found, 0)}
+    return made
+
+
+def _to_onnx(job: _Job) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from m2raap.models.onnx_export import PARITY, export_onnx
+
+    differences = export_onnx(job.clip, job.draft, job.num_frames)
+    job.clip.backbone.text.save_tokenizer(job.draft)
+    return {
+        "frames": job.num_frames,
+        "context_length": job.clip.backbone.context_length,
+        "embed_dim": job.clip.backbone.embed_dim,
+        "preprocess": asdict(job.clip.backbone.preprocess),
+        "largest_difference": differences,
+        "allowed_difference": PARITY,
+    }
+
+
+def _to_hub(job: _Job) -> dict[str, Any]:
+    """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded here."""
+    about = read_json(job.source / "model.json")
+    card = model_card(job.clip, about, job.licence, job.found)
+    job.clip.save(job.draft, about["made_from"])  # and nothing else that lies in the folder
+    (job.draft / "README.md").write_text(card, encoding="utf-8")
+    (job.draft / ".gitattributes").write_text(
+        "*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8"
+    )  # what the hub's own uploads write
+    return {"upload": "huggingface-cli upload ORG/NAME FOLDER"}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TARGETS: dict[str, Callable[[_Job], dict[str, Any]]] = {
+    "open_clip": _to_open_clip,
+    "onnx": _to_onnx,
+    "hub": _to_hub,
+}
+
+
+def export_lines(made: dict[str, Any], out: Path) -> list[str]:
+    """What was exported, a sentence each."""
+    lines = [f"{out}: {made['to']}, {len(made['sha256'])} files"]
+    if made.get("left_out"):
+        lines.append(
+            f"left out, since open_clip has no place for it: {', '.join(made['left_out'])}; frames are mean-pooled"
+        )
+    for half, difference in made.get("largest_difference", {}).items():
+        lines.append(
+            f"{half}.onnx: differs from PyTorch by {difference:.1e} at most (allowed {made['allowed_difference']:.0e})"
+        )
+    for who in ("adapted", "exported"):
+        for row in made.get(who, ()):
+            lines.append(
+                f"{who} on {made['benchmark']}, {row['lang']} {row['direction']}: R@1 {row['r1']:.1f} "
+                f"({row['lo']:.1f}-{row['hi']:.1f}), {row['queries']:,} queries"
+            )
+    for row in made.get("exported_minus_adapted", ()):
+        lines.append(
+            f"exported minus adapted, {row['lang']} {row['direction']}: {row['diff']:+.1f} ({row['lo']:+.1f} to {row['hi']:+.1f})"
+        )
+    if "upload" in made:
+        lines.append(f"to upload it: {made['upload'].replace('FOLDER', str(out))}")
+    return lines

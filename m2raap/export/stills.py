@@ -1,0 +1,127 @@
+"""Pictures with captions that no training saw: is what the backbone knew of images still known?
+
+A table beside its pictures: csv or jsonl with `image` (a path below the table's folder) and `caption_en` and/or `caption_zh`.
+A still goes through the whole model as a clip of one frame.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m2raap.core import talk
+from m2raap.core.errors import M2raapError
+from m2raap.export.measure import Measured
+from m2raap.retrieval.evaluate import evaluate
+from m2raap.stages.embed import encode_texts
+from m2raap.video.limits import Refused
+from m2raap.video.paths import resolve_video
+
+if TYPE_CHECKING:
+    from m2raap.models.video_clip import VideoCLIP
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Stills:
+    """`texts`: (number of the still, language, caption)."""
+
+    name: str
+    paths: list[Path]
+    texts: list[tuple[int, str, str]]
+
+
+def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
+    """Raises M2raapError naming table and row."""
+    paths: list[Path] = []
+    texts: list[tuple[int, str, str]] = []
+    for number, row in enumerate(_rows(table), start=1):
+        if not row.get("image"):
+            raise M2raapError(f"{table}: row {number} has no 'image'")
+        try:
+            path = resolve_video(table.parent.resolve(), str(row["image"]))
+        except Refused as refused:
+            raise M2raapError(f"{table}: row {number}: {row['image']}: {refused}") from None
+        said = [(lang, row.get(f"caption_{lang}")) for lang in langs]
+        texts += [(len(paths), lang, str(text)) for lang, text in said if text]
+        paths.append(path)
+    if not texts:
+        raise M2raapError(f"{table}: no row has a caption_{' or caption_'.join(langs)}")
+    return Stills(table.stem, paths, texts)
+
+
+def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, seed: int = 0) -> Measured:
+    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all."""
+    import torch
+
+    from m2raap.models.images import images_from_jpegs
+
+    images: list[np.ndarray] = []
+    with torch.inference_mode(), talk.progress("stills", len(stills.paths)) as advance:
+        for start in range(0, len(stills.paths), BATCH):
+            here = stills.paths[start : start + BATCH]
+            pictures = images_from_jpegs([path.read_bytes() for path in here], clip.backbone.preprocess)
+            images.append(clip.encode_video(pictures[:, None]).float().numpy())
+            advance(len(here))
+        text_TE = encode_texts(clip, [text for _, _, text in stills.texts])
+    image_VE = np.concatenate(images)
+    rows, ranks = [], []
+    for share in _shares(len(stills.paths), gallery, seed):
+        found = _evaluate(stills, image_VE, text_TE, share, seed)
+        rows, ranks = found.rows, ranks + found.ranks
+    if gallery:
+        from m2raap.retrieval.arms import summarise
+
+        rows = summarise([ranks], seed)
+    return Measured(f"{stills.name}, {len(stills.paths):,} stills" + (f" by {gallery}" if gallery else ""), rows, ranks)
+
+
+def _evaluate(stills: Stills, image_VE: np.ndarray, text_TE: np.ndarray, share: list[int], seed: int) -> Any:
+    kept = set(share)
+    texts = [place for place, (number, _, _) in enumerate(stills.texts) if number in kept]
+    name = "{:07d}".format
+    return evaluate(
+        image_VE[share], [name(number) for number in share], text_TE[texts],
+        [f"{name(stills.texts[place][0])}.{stills.texts[place][1]}" for place in texts],
+        [name(stills.texts[place][0]) for place in texts], [stills.texts[place][1] for place in texts], {}, [], seed,
+    )  # fmt: skip
+
+
+def _shares(num: int, gallery: int | None, seed: int) -> list[list[int]]:
+    """Everything, or shares of `gallery` stills; what is left over at the end is not asked."""
+    if gallery is None:
+        return [list(range(num))]
+    if not 2 <= gallery <= num:
+        raise M2raapError(
+            f"a gallery of {gallery} out of {num} stills: it needs at least 2, and no more than there are"
+        )
+    order = np.random.default_rng([seed, 77]).permutation(num)
+    return [sorted(int(i) for i in order[at : at + gallery]) for at in range(0, num - gallery + 1, gallery)]
+
+
+def _rows(table: Path) -> list[dict[str, Any]]:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise M2raapError(f"{table}: cannot be read ({error})") from None
+    if table.suffix == ".csv":
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise M2raapError(f"{table}: cannot be read as csv ({error})") from None
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise M2raapError(f"{table}: row {number} is no JSON ({error}); give .jsonl or .csv") from None
+        if not isinstance(rows[-1], dict):
+            raise M2raapError(f"{table}: row {number} is no object with the keys image, caption_en, caption_zh")
+    return rows

@@ -1,0 +1,293 @@
+"""What lies in a run: is it whole (`check`), how far is it (`status`), what happened to one clip (`explain`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.corpus import content_digest
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, read_object
+from m2raap.core.folder import manifest_digest
+from m2raap.core.signed import signed_path, verify_files
+from m2raap.core.stage import phase_digest
+from m2raap.core.tables import Row, part_of, part_settings, read_part
+from m2raap.core.tombstones import refuse_unfinished
+from m2raap.core.view import View, changed_parents, open_view
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.stages import DATA_STAGES
+from m2raap.stages.rules import StageRules
+
+
+def check(folder: Path) -> list[dict[str, Any]]:
+    """One row for every corpus and stage folder at or below `folder`: its state and what is wrong with it."""
+    manifests = sorted({path.parent for name in ("manifest.json", "plan.json") for path in folder.rglob(name)})
+    manifests = [path for path in manifests if "previous" not in path.relative_to(folder).parts]
+    if not manifests:
+        raise M2raapError(f"{folder}: holds no corpus and no stage folder")
+    for path in dict.fromkeys((folder, *manifests)):
+        refuse_unfinished(path)
+    return [_row_of(path) for path in manifests]
+
+
+def _row_of(folder: Path) -> dict[str, Any]:
+    try:
+        return _check_one(folder)
+    except M2raapError as error:  # of this folder; the others are looked at all the same
+        return {"folder": str(folder), "state": "damaged", "faults": [str(error)]}
+
+
+def _check_one(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"folder": str(folder), "state": "ok", "faults": []}
+    if not (folder / "manifest.json").exists():
+        return row | {"state": "unfinished"}
+    manifest = read_json(folder / "manifest.json")
+    wrong = verify_files(folder, manifest["files"])
+    row["faults"] = [f"{path}: is not what the manifest was signed over" for path in wrong]
+    if manifest["digest"] != _digest_of(manifest):
+        row["faults"].append(f"{folder / 'manifest.json'}: was changed after it was signed")
+    if manifest["kind"] == "stage":
+        row["faults"] += _accounting(folder, manifest["counts"])
+        row["faults"] += _parents(folder, manifest)
+        row["faults"] += _settings(folder, manifest, wrong)
+    return row | {"state": "damaged" if row["faults"] else "ok"}
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    if manifest["kind"] == "corpus":
+        return content_digest(manifest["files"], manifest["num_parts"], manifest["benchmark"])
+    return manifest_digest(manifest)
+
+
+def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
+    faults = []
+    for table in ("clips", "texts"):
+        dropped = sum(n for key, n in counts.items() if key.startswith(f"{table}_dropped:"))
+        came, stay = (
+            counts.get(f"{table}_in", 0) + counts.get(f"{table}_added", 0),
+            counts.get(f"{table}_out", 0) + dropped,
+        )
+        if came != stay:
+            faults.append(f"{folder}: {came} {table} came in or were added, {stay} are accounted for")
+    return faults
+
+
+def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """A parent that changed since this stage was made."""
+    if "view" not in manifest:
+        return []
+    parents = tuple(folder / parent for parent in manifest["view"]["folders"])
+    view = View(folder / manifest["view"]["corpus"], (*parents, folder))
+    return [
+        f"{folder}: {parent.resolve()}, which it was made from, has changed since or is unfinished"
+        for parent in changed_parents(view, manifest["inputs"])
+    ]
+
+
+def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[str]:
+    """The plan, and every part, have to be of the settings and inputs that the manifest names. `wrong`: files that are not
+    what was signed, of which nothing more is asked."""
+    faults = []
+    plan = read_object(folder / "plan.json") if (folder / "plan.json").exists() else {}
+    for key in ("stage", "version", "settings", "inputs"):
+        if plan and plan.get(key) != manifest.get(key):
+            faults.append(f"{folder}: its plan.json has other {key} than its manifest")
+    stage, version, settings = manifest["stage"], manifest["version"], manifest["settings"]
+    for phase in ("score", "apply"):
+        for path in sorted((folder / "done").glob(f"{phase}-*.json")):
+            record = read_object(path)
+            expected = phase_digest(stage, version, phase, settings)
+            if "settings" not in record:
+                faults.append(
+                    f"{path}: names no settings; it was made by an older m2raap, --force makes the stage again"
+                )
+                continue
+            if record["settings"] != expected:
+                faults.append(f"{path}: was made with other settings than the manifest names")
+            files = [signed_path(folder, key) for key in record["files"]]
+            faults += [
+                f"{file}: was made with other settings than the manifest names"
+                for file in files
+                if str(file) not in wrong and part_settings(file) != expected
+            ]
+    return faults
+
+
+def status(run: RunFolder) -> list[dict[str, Any]]:
+    """One row a stage folder: finished or not, parts done, rows in and out."""
+    rows = []
+    for step in {step.folder: step for step in reversed(run.steps)}.values():
+        shared = [other.arm for other in run.steps if other.folder == step.folder]
+        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(shared))})
+    return rows[::-1]
+
+
+def _status_row(step: Step) -> dict[str, Any]:
+    row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "bench": step.bench, "state": "to do"}
+    if (step.folder / "manifest.json").exists():
+        manifest = read_json(step.folder / "manifest.json")
+        return row | {"state": "done", "counts": manifest["counts"]}
+    if (step.folder / "plan.json").exists():
+        total = read_json(step.folder / "plan.json")["num_parts"]
+        done = {phase: len(list((step.folder / "done").glob(f"{phase}-*.json"))) for phase in ("score", "apply")}
+        return row | {"state": "unfinished", "parts": total, "scored": done["score"], "applied": done["apply"]}
+    return row
+
+
+def explain(run: Path, clip_id: str) -> dict[str, Any]:
+    """A clip's whole story: its row, its texts, and what every stage measured, added or refused, in order.
+
+    `run` is a run, or a stage's or corpus's folder. Raises M2raapError for an id that no corpus of it holds.
+    """
+    if (run / "run.json").exists():
+        folder = RunFolder.open(run)
+        for bench in (None, *folder.inputs.benches):
+            corpus = View(folder.inputs.benches[bench] if bench else folder.inputs.data)
+            if _has(corpus, clip_id):
+                steps = [s for s in folder.steps if s.bench == bench and s.stage in DATA_STAGES]
+                steps = list({s.folder: s for s in steps if (s.folder / "manifest.json").exists()}.values())
+                return _story(corpus, clip_id, [(f"{s.owner}/{s.stage}", s.folder) for s in steps])
+        raise M2raapError(f"{clip_id}: no clip of that id in the corpora of {run}")
+    view = open_view(run)
+    if not _has(view, clip_id):
+        raise M2raapError(f"{clip_id}: no clip of that id in {view.corpus_path}")
+    return _story(view, clip_id, [(folder.name, folder) for folder in view.folders])
+
+
+def _has(view: View, clip_id: str) -> bool:
+    index = part_of(clip_id, view.num_parts)
+    return any(row["clip_id"] == clip_id for row in view.corpus.rows("clips", index, ["clip_id"]))
+
+
+def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[str, Any]:
+    index = part_of(clip_id, view.num_parts)
+    own = lambda rows: [_plain(row) for row in rows if row["clip_id"] == clip_id]  # noqa: E731
+    clip = next(row for row in view.corpus.rows("clips", index) if row["clip_id"] == clip_id)
+    texts = {row["text_id"]: row for row in view.corpus.rows("texts", index) if row["clip_id"] == clip_id}
+    story: dict[str, Any] = {"clip": _plain(clip), "texts": [_plain(row) for row in texts.values()], "stages": []}
+    known: dict[str, Row] = {}
+    gone: dict[str, Row] = {}
+    for label, folder in folders:
+        chapter: dict[str, Any] = {"stage": label}
+        tables = {table: own(read_part(folder, table, index)) for table in _TABLES}
+        for row in (*tables["signals"], *tables["verdicts"]):
+            name = row.get("text_id") or clip_id
+            known[name] = {**known.get(name, {}), **row}
+        seen = {row.get("text_id") or clip_id for row in tables["signals"]}
+        chapter["rules"] = _rules(folder, clip, [row for row in texts.values() if row["text_id"] in seen], known)
+        chapter |= {table: rows for table, rows in tables.items() if rows}
+        story["stages"].append(chapter)
+        gone |= {row.get("text_id") or clip_id: row for row in tables["dropped"]}
+        for table in ("texts", "superseded"):
+            texts |= {row["text_id"]: row for row in read_part(folder, table, index) if row["clip_id"] == clip_id}
+    story["fate"] = _fate(clip, texts, known, gone)
+    return story
+
+
+_TABLES = ("signals", "verdicts", "frames", "texts", "superseded", "dropped", "missing")
+
+
+def _rules(folder: Path, clip: Row, texts: list[Row], known: dict[str, Row]) -> list[Row]:
+    """Every rule of one stage over the clip and its texts, passed or failed."""
+    rules = StageRules(folder)
+    found: list[Row] = []
+    if clip["clip_id"] in known:
+        found += [judged.as_dict() for judged in rules.clip(clip, known[clip["clip_id"]])]
+    for text in texts:
+        judged = rules.text(text, known[text["text_id"]])
+        found += [one.as_dict() | {"text_id": text["text_id"]} for one in judged]
+    return found
+
+
+def _fate(clip: Row, texts: dict[str, Row], known: dict[str, Row], gone: dict[str, Row]) -> dict[str, Any]:
+    """Kept or dropped; of what is kept: where it comes from, on what terms, and how each of its texts came about."""
+    if clip["clip_id"] in gone:
+        return {"kept": False, "reason": gone[clip["clip_id"]]["reason"], "stage": gone[clip["clip_id"]]["stage"]}
+    found: dict[str, Any] = {"kept": True, **{name: clip[name] for name in ("source", "licence", "url")}, "texts": []}
+    for text in texts.values():
+        if text["text_id"] in gone or not text["active"]:
+            continue
+        row = {name: text[name] for name in ("text_id", "lang", "text", "origin", "producer", "parent_text_id")}
+        if parent := texts.get(text["parent_text_id"] or ""):
+            row["made_from"] = parent["text"]
+        signals = known.get(text["text_id"], {})
+        row |= {name: signals[name] for name in _OUTCOMES if signals.get(name)}
+        found["texts"].append(_plain(row))
+    return found
+
+
+_OUTCOMES = ("caption_outcome", "caption_note", "rewrite_outcome", "rewrite_note")
+
+
+def _plain(row: Row) -> Row:
+    """Without what is empty, and without pictures and vectors."""
+    plain = {key: value for key, value in row.items() if value not in (None, []) and not isinstance(value, bytes)}
+    if "jpegs" in plain:
+        plain["jpegs"] = f"{len(row['jpegs'])} pictures, {sum(map(len, row['jpegs'])):,} bytes"
+    return plain
+
+
+def tell(story: dict[str, Any]) -> list[str]:
+    """The story as lines for people."""
+    clip = story["clip"]
+    lines = [f"clip {clip['clip_id']}: {clip['video']}, split {clip['split']}"]
+    lines += [f"  {text['text_id']} ({text['lang']}, {text['origin']}): {text['text']}" for text in story["texts"]]
+    for chapter in story["stages"]:
+        lines.append(chapter["stage"])
+        for row in [*chapter.get("signals", []), *chapter.get("verdicts", [])]:
+            name = row.get("text_id") or "clip"
+            shown = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
+            lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in shown.items()))
+        lines += _rule_lines(chapter["rules"])
+        for row in chapter.get("frames", []):
+            picks = zip(row["times_s"], row["shots"], row["why"], strict=True)
+            named = [(time, f"shot {shot}" if shot >= 0 else "no shot known", why) for time, shot, why in picks]
+            lines += [f"  frame at {time:.2f} s, {shot}: {why}" for time, shot, why in named]
+        for row in [*chapter.get("texts", []), *chapter.get("superseded", [])]:
+            lines.append(
+                f"  {'text' if row['active'] else 'superseded'} {row['text_id']} ({row['lang']}, {row['origin']}): {row['text']}"
+            )
+        for row in [*chapter.get("dropped", []), *chapter.get("missing", [])]:
+            against = f" {row['score']:.4g} against {row['threshold']:.4g}" if "threshold" in row else ""
+            also = f"; also {'; '.join(row['also_failed'])}" if row.get("also_failed") else ""
+            lines.append(
+                f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}), "
+                f"rule {row.get('rule_version', '-')}{also}"
+            )
+    return lines + _fate_lines(story["fate"])
+
+
+def _rule_lines(rules: list[Row]) -> list[str]:
+    """One line of what was passed and one of what was failed, for the clip and for every text."""
+    lines = []
+    for name in dict.fromkeys(row.get("text_id") for row in rules):
+        for failed in (False, True):
+            shown = [
+                f"{row['rule']}/{row['version']} ({row['signal']} {row['score']:.4g}, refused {row['refused_if']} "
+                f"{row['threshold']:.4g})"
+                for row in rules
+                if row.get("text_id") == name and row["failed"] == failed
+            ]
+            if shown:
+                lines.append(f"  {name or 'clip'} {'failed' if failed else 'passed'} {', '.join(shown)}")
+    return lines
+
+
+def _fate_lines(fate: dict[str, Any]) -> list[str]:
+    if not fate["kept"]:
+        return [f"dropped by {fate['stage']}: {fate['reason']}"]
+    terms = ", ".join(f"{name} {fate[name] or 'not stated'}" for name in ("source", "licence"))
+    lines = [f"kept: {terms}"]
+    for text in fate["texts"]:
+        made = f" from '{text['made_from']}'" if "made_from" in text else ""
+        how = ", ".join(f"{name} {text[name]}" for name in ("producer", *_OUTCOMES) if name in text)
+        lines.append(
+            f"  {text['text_id']} ({text['lang']}, {text['origin']}{': ' + how if how else ''}){made}: {text['text']}"
+        )
+    return lines
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,169 @@
+"""A run on disk: its inputs, its map `run.json`, and the folders of its steps. No stage reads the map."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from m2raap.core.config import Config, build
+from m2raap.core.corpus import open_corpus
+from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
+from m2raap.core.files import inside, read_object, write_json
+from m2raap.core.tables import read_part
+from m2raap.core.tombstones import refuse_unfinished
+from m2raap.core.view import View
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.recipe import Recipe
+
+INTERPOLATION = "interpolation.json"  # what `model interpolate` leaves in a run for its report
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The corpora of a run. `data` is the training corpus; benches are by name."""
+
+    data: Path
+    benches: dict[str, Path] = field(default_factory=dict)
+    limit: int | None = None
+    scores: tuple[Path, ...] = ()
+
+    @property
+    def corpora(self) -> dict[str, Path]:
+        """By the name of the benchmark, '' for the training corpus."""
+        return {"": self.data, **self.benches}
+
+    def view(self, langs: tuple[str, ...]) -> View:
+        view = View(self.data, langs=langs).limited(self.limit)
+        if view.is_benchmark:
+            raise M2raapError(
+                f"{self.data}: is the benchmark '{view.corpus.benchmark}'; it can be a --bench, never --data"
+            )
+        return view
+
+    def bench(self, name: str, langs: tuple[str, ...]) -> View:
+        view = View(self.benches[name], langs=langs)
+        if not view.is_benchmark:
+            raise M2raapError(f"{self.benches[name]}: is a training corpus; cut a benchmark out of one with --holdout")
+        return view
+
+
+def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
+    """run.json: the map of the run, for `status`, `explain` and `report`. No stage reads it."""
+    here = out.resolve()
+    write_json(
+        out / "run.json",
+        {
+            "kind": "run",
+            "recipe": recipe.model_dump(mode="json", exclude_unset=True),
+            "data": os.path.relpath(inputs.data.resolve(), here),
+            "digests": {name: open_corpus(path).digest for name, path in inputs.corpora.items()},
+            "benches": {name: os.path.relpath(path.resolve(), here) for name, path in inputs.benches.items()},
+            "limit": inputs.limit,
+            "scores": [os.path.relpath(path.resolve(), here) for path in inputs.scores],
+            "steps": [
+                {
+                    "arm": step.arm,
+                    "owner": step.owner,
+                    "stage": step.stage,
+                    "bench": step.bench,
+                    "folder": os.path.relpath(step.folder, out),
+                    "parents": [os.path.relpath(parent, out) for parent in step.parents],
+                }
+                for step in steps
+            ],
+        },
+        sort_keys=False,  # the order of a recipe's arms is the order of its tables
+    )
+
+
+class _MapStep(Config):
+    arm: str
+    owner: str
+    stage: str
+    bench: str | None
+    folder: str
+    parents: tuple[str, ...]
+
+
+class _Map(Config):
+    """What a map that `write_run` wrote looks like; every other one is refused."""
+
+    kind: Literal["run"]
+    recipe: dict[str, Any]
+    data: str
+    digests: dict[str, str]  # of the corpora, by the name of the benchmark, '' for `data`
+    benches: dict[str, str]
+    limit: int | None
+    scores: tuple[str, ...]
+    steps: tuple[_MapStep, ...]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as it lies on disk."""
+
+    path: Path
+    tree: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Raises M2raapError where there is no run, or its map is damaged."""
+        refuse_unfinished(path)
+        if not (path / "run.json").exists():
+            raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
+        tree = read_object(path / "run.json")
+        try:
+            build(_Map, tree, str(path / "run.json"))
+        except UsageError as error:
+            raise M2raapError(
+                f"{error}: the file is none of ours, damaged, or of an older m2raap; the same 'm2raap run' writes it again"
+            ) from None
+        return cls(path, tree)
+
+    def resolve(self, relative: str) -> Path:
+        return Path(os.path.normpath(self.path.resolve() / relative))
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Raises M2raapError for a corpus that is another one than the map was written over: it can name any on this machine."""
+        benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
+        scores = tuple(map(self.resolve, self.tree["scores"]))
+        inputs = Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"], scores)
+        for name, corpus in inputs.corpora.items():
+            is_there = (corpus / "manifest.json").exists()
+            if is_there and open_corpus(corpus).digest != self.tree["digests"].get(name):
+                raise M2raapError(
+                    f"{self.path}: was run over {corpus} as it is no longer; give the same 'm2raap run' again: it says what "
+                    "differs, and finds what is done"
+                )
+        return inputs
+
+    @property
+    def steps(self) -> list[Step]:
+        return [
+            Step(
+                row["arm"], row["owner"], row["stage"], row["bench"], inside(self.path, row["folder"]),
+                tuple(inside(self.path, parent) for parent in row["parents"]),
+            )
+            for row in self.tree["steps"]
+        ]  # fmt: skip
+
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(row["arm"] for row in self.tree["steps"]))
+
+
+def unreadable_share(run: RunFolder) -> tuple[int, int]:
+    """(clips that could not be read, all clips) over the training corpus and the benchmarks, each clip once."""
+    unreadable: set[tuple[str | None, str]] = set()
+    total = View(run.inputs.data).corpus.counts["clips"] if run.inputs.limit is None else run.inputs.limit
+    total += sum(View(path).corpus.counts["clips"] for path in run.inputs.benches.values())
+    for step in {step.folder: step for step in run.steps if step.stage in ("filter", "keyframes")}.values():
+        for table in ("dropped", "missing"):
+            for path in sorted((step.folder / table).glob("part-*.parquet")):
+                for row in read_part(step.folder, table, int(path.stem.removeprefix("part-"))):
+                    if row["reason"] in UNREADABLE:
+                        unreadable.add((step.bench, row["clip_id"]))
+    return len(unreadable), total

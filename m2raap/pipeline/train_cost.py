@@ -1,0 +1,196 @@
+"""What a training takes, by arithmetic over shapes: FLOP, hours, and peak GPU memory. No model is loaded.
+
+FLOP: 2 a weight and token, 4 T^2 D of attention; the way back costs twice the way there, from the last layer down to the
+first that learns; gradient caching goes there twice. What frozen layers say is computed once a clip where it is cached.
+Memory: 4 bytes a weight; 4 a gradient and 8 for Adam's moments of what learns; where precision is 16 bit, 2 more a weight
+for its copy; activations kept for the way back: a transformer layer keeps 16 values a token and width (two norms, the
+inputs of four matrices and of the GELU, q, k, v; Korthikanti et al. 2022, eq. 1, without dropout and without attention
+maps, which fused attention does not keep). Of `adapt.micro_batch` clips at a time where gradients are cached, else of the
+batch. Logits: 4 copies of B^2 in fp32; Mug's similarities: its block of 256 MB. Left out: the allocator's slack (10 to 20%).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from m2raap.adapt.config import AdaptConfig
+from m2raap.models.config import AdapterConfig, MessageConfig
+from m2raap.pipeline.recipe import Recipe
+from m2raap.pipeline.shapes import Shape, shape_of
+
+FLOPS = {
+    "fp32": 1.2e13,
+    "bf16": 1.2e14,
+    "fp16": 1.2e14,
+}  # what a 300-TFLOP/s card (bf16) reaches: 40% of it; fp32 a tenth
+VALUES_A_LAYER = 16
+VALUES_A_FROZEN_LAYER = 10  # the inputs of its matrices are not needed
+MUG_BLOCK = 256 * 1024**2
+GPUS = 8  # of the second column: the same batch over a node by torchrun
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training. Bytes and FLOP are of one process that sees the whole batch."""
+
+    steps: int
+    batch_size: int
+    pairs_seen: int
+    flop: float
+    weights: int
+    learning: int
+    state_bytes: float
+    kept_bytes_a_clip: float
+    logit_bytes: float
+    chunk: int
+
+    def memory_bytes(self, gpus: int = 1) -> float:
+        """Peak on one of `gpus`, which share the batch; each holds the model and its rows of the logits."""
+        clips = min(self.chunk, -(-self.batch_size // gpus))
+        return self.state_bytes + clips * self.kept_bytes_a_clip + self.logit_bytes / gpus
+
+
+def training_cost(recipe: Recipe, clips: int) -> Cost:
+    """`clips`: how many are left to train on at most."""
+    cfg, shape = recipe.adapt, shape_of(recipe.backbone)
+    if cfg.train_clips:
+        clips = min(clips, cfg.train_clips)
+    batch = min(cfg.batch_size, max(clips, 2))
+    steps = cfg.steps or max(1, round(cfg.epochs * max(1, clips // batch)))
+    seen = steps * batch
+    chunk = min(batch, cfg.micro_batch or batch)
+    learns = min(shape.layers, cfg.train_vision_layers)
+    layer = layer_flop(shape.width, shape.vision_tokens) * cfg.num_frames
+    branch = temporal_flop(cfg, shape) * (2 if cfg.order_weight else 1)
+    texts = cfg.texts_per_clip + (
+        min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
+    )
+    text = layer_flop(shape.text_width, shape.context) * shape.text_layers * texts
+    there = learns * layer + branch + text
+    back = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
+    frozen = (shape.layers - learns) * layer
+    cached = cfg.cache != "off" and cfg.input == "keyframes" and learns < shape.layers
+    often = 2 if chunk < batch else 1
+    flop = seen * (there * often + back) + frozen * (clips if cached else seen * often)
+
+    weights = shape.vision_weights + shape.text_weights + temporal_weights(cfg, shape)
+    learning = tower_learning(cfg, shape, learns) + temporal_weights(cfg, shape)
+    state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
+    logits = 16.0 * batch**2 + (2 * MUG_BLOCK if cfg.mug_weight else 0)
+    return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)
+
+
+def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
+    """Activations of one clip and its texts (captions of frames too) that the way back needs."""
+    each = 4 if cfg.precision == "fp32" else 2
+    learns = min(shape.layers, cfg.train_vision_layers)
+    tokens = cfg.num_frames * shape.vision_tokens * shape.width
+    values = VALUES_A_LAYER * learns * tokens
+    branch = 0
+    if cfg.temporal.name == "stan":
+        inner = cfg.num_frames * (1 + (shape.vision_tokens - 1) // cfg.temporal.patch_pool**2) * shape.width
+        # Spatial: a layer. Temporal: norm, q, k, v, the inputs of two matrices. And the level that is added.
+        branch = cfg.temporal.layers * (VALUES_A_LAYER + 8) * inner
+    elif cfg.temporal.name == "seqtransf":
+        branch = cfg.temporal.layers * VALUES_A_LAYER * cfg.num_frames * shape.embed
+    elif cfg.temporal.name == "adapter":
+        branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * 3 * tokens
+    elif cfg.temporal.name == "message":
+        maps = 3 * shape.heads * cfg.num_frames * shape.vision_tokens**2  # its attention is not fused
+        branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * maps
+    values += branch * (2 if cfg.order_weight else 1)
+    if cfg.train_text:
+        values += VALUES_A_LAYER * shape.text_layers * texts * shape.context * shape.text_width
+    pixels = cfg.num_frames * 3 * shape.patch_px**2 * (shape.vision_tokens - 1) * 4
+    return float(values * each + pixels)
+
+
+def layer_flop(width: int, tokens: int) -> float:
+    """One transformer layer over one sequence, there only."""
+    return tokens * (24.0 * width**2 + 4 * tokens * width)
+
+
+def temporal_flop(cfg: AdaptConfig, shape: Shape) -> float:
+    """The temporal module over one clip, there only."""
+    temporal, frames, width = cfg.temporal, cfg.num_frames, shape.width
+    if temporal.name == "stan":
+        patches = (shape.vision_tokens - 1) // temporal.patch_pool**2
+        across = 10 * width**2 + 4 * frames * width if temporal.across == "attention" else 4 * width * (width // 8)
+        return temporal.layers * frames * (layer_flop(width, 1 + patches) + patches * across)
+    if temporal.name == "seqtransf":
+        return temporal.layers * layer_flop(shape.embed, frames)
+    if temporal.name == "adapter":
+        return temporal.layers * frames * shape.vision_tokens * 4.0 * width * (temporal.width or width // 2)
+    if temporal.name == "message":
+        # A message a frame (2 D^2), attention among the frames (8 D^2), one more key and value in the block (6 D^2).
+        return temporal.layers * frames * width * (16.0 * width + 4 * frames + 2 * shape.vision_tokens)
+    return 0.0
+
+
+def temporal_weights(cfg: AdaptConfig, shape: Shape) -> int:
+    """Weights of the temporal module."""
+    temporal, width = cfg.temporal, shape.width
+    if temporal.name == "stan":
+        across = 5 * width**2 if temporal.across == "attention" else width**2 // 4 + 3 * (width // 8) ** 2
+        matrix = width**2 if temporal.start == "matrix" else 0
+        return temporal.layers * (12 * width**2 + across) + matrix + temporal.max_frames * width
+    if temporal.name == "seqtransf":
+        return (12 * temporal.layers + 1) * shape.embed**2
+    if temporal.name == "adapter":
+        return temporal.layers * 2 * width * (temporal.width or width // 2)
+    if temporal.name == "message":
+        return temporal.layers * 5 * width**2
+    return 0
+
+
+def tower_learning(cfg: AdaptConfig, shape: Shape, learns: int) -> int:
+    """Weights of the two towers that learn. With LoRA, two thin matrices beside each of the two of an MLP; the attention of
+    timm and transformers, which is updated too, would add three fifths of that."""
+    if cfg.lora:
+        widths = learns * shape.width + (shape.text_layers * shape.text_width if cfg.train_text else 0)
+        return 10 * cfg.lora.rank * widths
+    return shape.vision_weights * learns // max(shape.layers, 1) + (shape.text_weights if cfg.train_text else 0)
+
+
+def _passed(cfg: AdaptConfig, learns: int) -> int:
+    """Frozen layers that the way back passes: those that a module stands in."""
+    if isinstance(cfg.temporal, AdapterConfig | MessageConfig):
+        return max(0, cfg.temporal.layers - learns)
+    return 0
+
+
+def as_tree(cost: Cost, recipe: Recipe) -> dict[str, Any]:
+    """For `--dry-run --json`."""
+    rate = FLOPS[recipe.adapt.precision]
+    return {
+        "steps": cost.steps,
+        "batch_size": cost.batch_size,
+        "micro_batch": cost.chunk,
+        "pairs_seen": cost.pairs_seen,
+        "peta_flop": cost.flop / 1e15,
+        "gpu_hours": cost.flop / rate / 3600,
+        "gpu_memory_gb": cost.memory_bytes() / 1e9,
+        "gpu_memory_gb_of_8": cost.memory_bytes(GPUS) / 1e9,
+        "weights_million": cost.weights / 1e6,
+        "learning_million": cost.learning / 1e6,
+        "state_gb": cost.state_bytes / 1e9,
+        "kept_mb_a_clip": cost.kept_bytes_a_clip / 1e6,
+        "logits_gb": cost.logit_bytes / 1e9,
+        "from_config": shape_of(recipe.backbone).from_config,
+    }
+
+
+def cost_lines(arm: str, tree: dict[str, Any]) -> list[str]:
+    """Sentences of `--dry-run`."""
+    chunk = f" in chunks of {tree['micro_batch']}" if tree["micro_batch"] < tree["batch_size"] else ""
+    guessed = "" if tree["from_config"] else "; sizes of the backbone guessed from its name"
+    hours, chunk_size = tree["gpu_hours"], min(tree["micro_batch"], tree["batch_size"])
+    return [
+        f"{arm} trains {tree['steps']:,} steps of {tree['batch_size']:,} pairs{chunk} ({tree['pairs_seen']:,} pairs seen): "
+        f"{tree['peta_flop']:.3g} PFLOP, {hours:.3g} h on a 300-TFLOP/s GPU, {hours / GPUS:.3g} h on {GPUS} of them",
+        f"{arm} needs a peak of {tree['gpu_memory_gb']:.3g} GB on one GPU, {tree['gpu_memory_gb_of_8']:.3g} GB on each of "
+        f"{GPUS}: weights, gradients and Adam {tree['state_gb']:.3g} GB ({tree['weights_million']:.1f} M weights, "
+        f"{tree['learning_million']:.1f} M learn), activations {tree['kept_mb_a_clip']:.3g} MB a clip x {chunk_size}, "
+        f"logits {tree['logits_gb']:.2g} GB{guessed}",
+    ]

@@ -1,0 +1,153 @@
+"""What stands beside the headline of a run: other arithmetic, scores made anew, the two languages, disturbed frames.
+
+All of it over every training seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from m2raap.core.files import read_json
+from m2raap.pipeline.plan import Step
+from m2raap.report.cards import Evaluations
+from m2raap.report.data import BilingualRow, CompatRow, ProbeRow, RescoredRow, ResultRow
+from m2raap.retrieval.agreement import agreement
+from m2raap.retrieval.arms import paired
+from m2raap.retrieval.sides import RULE_B, rows_of, side_of
+from m2raap.retrieval.significance import interval
+from m2raap.retrieval.summary import DIGITS, summary_row
+from m2raap.stages.evaluate import read_ranks
+
+LATE, TRANSDUCTIVE = "late interaction", "transductive"
+_MARKS = {"mug": LATE, "dual_softmax": TRANSDUCTIVE, "qb_norm": TRANSDUCTIVE}
+_SHARES = ("both", "only_en", "only_zh", "neither")
+_AS_THEY_ARE = "as they are"
+
+
+def compat_rows(done: Evaluations) -> list[CompatRow]:
+    """CLIP4Clip's arithmetic for every arm, as `evaluate` wrote it."""
+    rows = []
+    for (arm, bench), steps in done.items():
+        found = [tree["compat"] for tree in _trees(steps) if "compat" in tree]
+        if len(found) < len(steps):
+            continue
+        for lang in found[0]["rows"]:
+            for direction in found[0]["rows"][lang]:
+                tables = [one["rows"][lang][direction] for one in found]
+                if not all(tables):  # every clip is missing
+                    continue
+                mean = {name: _mean([table[name] for table in tables]) for name in tables[0]}
+                counts = {"queries": int(mean.pop("queries")), "entries": mean.pop("entries")}
+                rows.append(CompatRow(arm, bench, lang, direction, mean, label=found[0]["label"], **counts))
+    return rows
+
+
+def rescored_rows(done: Evaluations, seed: int) -> list[RescoredRow]:
+    """Every way to rescore that all seeds of an arm have, beside the arm as indexed."""
+    rows = []
+    for (arm, bench), steps in done.items():
+        plain: list[list[dict[str, Any]]] = []
+        for name, tree in _named(steps, rescored=True).items():
+            tables = [read_ranks(step.folder / f"ranks-{name}.parquet") for step in steps]
+            plain = plain or [read_ranks(step.folder / "ranks.parquet") for step in steps]
+            for lang, direction in _asked(tables[0]):
+                sides = [side_of(table, lang, direction, None) for table in tables]
+                found = summary_row([side for side, _, _ in sides], sides[0][2], seed)
+                change = paired(tables, plain, lang, direction, 1, seed)
+                rows.append(
+                    RescoredRow(
+                        arm=arm, benchmark=bench, way=name, mark=_MARKS.get(name, ""), label=tree["rescored"]["label"],
+                        lang=lang, direction=direction,
+                        **{key: found[key] for key in ("queries", "gallery", "seeds", "seeds_r1", "metrics", "intervals")},
+                        **{key: change[key] for key in ("diff", "lo", "hi", "p")},
+                    )
+                )  # fmt: skip
+    return rows
+
+
+def bilingual_rows(done: Evaluations, seed: int) -> list[BilingualRow]:
+    """How far apart the two languages are. The gap is paired over clips, hits averaged over the training seeds."""
+    rows = []
+    for (arm, bench), steps in done.items():
+        trees = _trees(steps)
+        if not all(tree.get("bilingual") for tree in trees):
+            continue
+        gaps = trees[0]["bilingual"]
+        if len(steps) > 1:  # a clip's value is the mean of its queries: here, of all seeds
+            tables = [read_ranks(step.folder / "ranks.parquet") for step in steps]
+            gaps = agreement([row for table in tables for row in table], seed)
+        for place, gap in enumerate(gaps):
+            found = [tree["bilingual"][place] for tree in trees]
+            same = [one["spearman"] for one in found if one["spearman"] is not None]
+            rows.append(
+                BilingualRow(
+                    arm, bench, gap["direction"], gap["clips"], len(steps), gap["gaps"],
+                    _mean(same) if len(same) == len(found) else None,
+                    **{name: _mean([one[name] for one in found]) for name in _SHARES},
+                )
+            )  # fmt: skip
+    return rows
+
+
+def probe_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> list[ProbeRow]:
+    """R@1 with the frames as they are (out of `results`) and as every probe of `embed` disturbed them, of arms with probes."""
+    rows = []
+    for (arm, bench), steps in done.items():
+        whole = [row for row in results if (row.arm, row.benchmark, row.scope) == (arm, bench, "official")]
+        probes = _named(steps, rescored=False)
+        for frames in [_AS_THEY_ARE, *probes] if probes else []:
+            tables = (
+                []
+                if frames == _AS_THEY_ARE
+                else [read_ranks(step.folder / f"ranks-{frames}.parquet") for step in steps]
+            )
+            for row in whole:
+                r1, (lo, hi) = row.metrics["R@1"], row.intervals["R@1"]
+                if tables:
+                    category = None if row.slice == "all" else row.slice
+                    if not rows_of(tables[0], row.lang, row.direction, category):
+                        continue
+                    r1, lo, hi = _r1(tables, row.lang, row.direction, category, seed)
+                rows.append(ProbeRow(arm, bench, row.lang, row.direction, row.slice, frames, r1, lo, hi, len(steps)))
+    return rows
+
+
+def _r1(
+    tables: Sequence[Sequence[dict[str, Any]]], lang: str, direction: str, category: str | None, seed: int
+) -> tuple[float, float, float]:
+    """R@1 with its interval, hits averaged over the tables."""
+    sides = [side_of(table, lang, direction, category) for table in tables]
+    hits = 100 * np.mean([side.hits(1) for side, _, _ in sides], axis=0)
+    found = interval(hits, sides[0][2], seed)
+    return round(float(hits.mean()), DIGITS), round(found.lo, DIGITS), round(found.hi, DIGITS)
+
+
+def _named(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[str, Any]]:
+    """What stands beside results.json in the folders of all seeds: name -> the first seed's."""
+    found = {}
+    for path in sorted(steps[0].folder.glob("results-*.json")):
+        if all((step.folder / path.name).exists() for step in steps):
+            tree = read_json(path)
+            if ("rescored" in tree) == rescored:
+                found[path.stem.removeprefix("results-")] = tree
+    return found
+
+
+def _asked(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Languages and directions of a table of ranks."""
+    found = sorted({(row["lang"], row["direction"]) for row in table})
+    for lang, direction in list(found):
+        if direction == "v2t" and len(rows_of(table, lang, RULE_B)) == len(rows_of(table, lang, direction)):
+            found.append((lang, RULE_B))
+    return sorted(found)
+
+
+def _trees(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    return [read_json(step.folder / "results.json") for step in steps]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), DIGITS)

@@ -1,0 +1,197 @@
+"""compare: two runs on the same benchmarks, and the paired difference between them. Reads finished folders only.
+
+Results compare where their protocol cards agree; otherwise the fields that differ are named and nothing is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m2raap.core.errors import M2raapError, UsageError
+from m2raap.core.files import read_json
+from m2raap.report.contenders import Contender
+from m2raap.retrieval.arms import paired, summarise
+from m2raap.retrieval.evaluate import evaluate
+from m2raap.retrieval.published import published
+from m2raap.stages.evaluate import read_npy, read_ranks
+from m2raap.stages.protocol import MUST_AGREE, SHOWN, differing, told_apart
+
+AT = (1, 5, 10)
+_ON_THE_INTERSECTION = ("ids", "texts", "missing", "pictures")
+Table = list[dict[str, Any]]
+
+
+def compare(
+    a: Contender, b: Contender, *, intersect: bool = False, allow: Collection[str] = (), seed: int = 0
+) -> dict[str, Any]:
+    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, cards, rows, differences,
+    published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
+
+    `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, 5, 10). Raises M2raapError
+    naming the fields of the protocol card that differ, but for those in `allow`; `unlike` names those that were let through.
+    With `intersect` the lists and the missing videos may differ, and both are scored again on the clips and texts that both
+    have: such rows have scope `intersection`, and nothing published stands beside them.
+    """
+    _check_fields(allow)
+    benches = []
+    pairs = _common(a, b)
+    for name, other in pairs:
+        cards = (a.cards(name), b.cards(other))
+        sides = (a.folders[name], b.folders[other])
+        forgiven = _ON_THE_INTERSECTION if intersect else ()
+        unlike = _refuse_unlike(a, b, name, cards, {*allow, *forgiven})
+        unlike = [field for field in unlike if field not in forgiven]
+        if intersect:
+            tables, note, other_pictures = _intersected(sides, name, "pictures" in allow, seed)
+            unlike += ["pictures"] if other_pictures else []
+        else:
+            tables, note = [[read_ranks(folder / "ranks.parquet") for folder in side] for side in sides], ""
+        benches.append(_bench(name, cards, tables, note, seed) | {"unlike": unlike})
+    lacking = {
+        "a": [name for name in b.folders if name not in {other for _, other in pairs}],
+        "b": [name for name in a.folders if name not in {own for own, _ in pairs}],
+    }
+    return {"a": a.name, "b": b.name, "allowed": sorted(allow), "lacking": lacking, "benches": benches}
+
+
+def alone(a: Contender, seed: int = 0, allow: Collection[str] = ()) -> dict[str, Any]:
+    """As `compare`, of one side: its official rows on all its benchmarks, no differences. `allow`: between its seeds."""
+    _check_fields(allow)
+    benches = []
+    for name, folders in a.folders.items():
+        cards = a.cards(name)
+        unlike = _refuse_unlike(a, a, name, (cards, cards), allow)
+        tables = [[read_ranks(folder / "ranks.parquet") for folder in folders]]
+        benches.append(_bench(name, (cards,), tables, "", seed) | {"unlike": unlike})
+    return {"a": a.name, "b": None, "allowed": sorted(allow), "lacking": {"a": [], "b": []}, "benches": benches}
+
+
+def _check_fields(allow: Collection[str]) -> None:
+    if unknown := sorted(set(allow) - set(MUST_AGREE)):
+        raise UsageError(f"--allow {unknown[0]}: fields of the protocol card are {', '.join(MUST_AGREE)}")
+
+
+def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
+    if len(a.folders) == len(b.folders) == 1:
+        return [(*a.folders, *b.folders)]  # type: ignore[list-item]  # one name each
+    both = [name for name in a.folders if name in b.folders]
+    if not both:
+        raise M2raapError(
+            f"{a.name} and {b.name} have no benchmark in common ({', '.join(a.folders)}; {', '.join(b.folders)})"
+        )
+    return [(name, name) for name in both]
+
+
+def _refuse_unlike(
+    a: Contender, b: Contender, bench: str, cards: tuple[list[dict[str, Any]], ...], allowed: Collection[str]
+) -> list[str]:
+    """The fields that differ although they have to agree, all of them `allowed`. Raises M2raapError for others."""
+    first = cards[0][0]
+    unlike: set[str] = set()
+    for side, found in zip((a, b), cards, strict=True):
+        for card in found:
+            fields = differing(first, card)
+            unlike.update(fields)
+            if odd := [name for name in fields if name not in allowed]:
+                values = "; ".join(told_apart(name, first, card) for name in odd)
+                flags = " ".join(f"--allow {name}" for name in odd)
+                hint = "; --intersect scores both on what they share"
+                if "protocol" in odd or "frames" in odd:
+                    hint = f"; --allow compares them all the same, and says so: {flags}"
+                elif not {"ids", "texts"} & set(odd):  # the same queries: the official rows can be paired
+                    hint += f"; {flags} compares the official rows all the same, and says so"
+                raise M2raapError(
+                    f"{a.name} and {side.name} do not compare on {bench}, their protocols differ in {values}{hint}"
+                )
+    return [name for name in MUST_AGREE if name in unlike]
+
+
+def _bench(
+    name: str, cards: tuple[list[dict[str, Any]], ...], tables: Sequence[Sequence[Table]], note: str, seed: int
+) -> dict[str, Any]:
+    rows = []
+    for run, side in zip("ab", tables, strict=False):
+        for row in summarise(side, seed):
+            if row["slice"] == "all" and row["scope"] == "official" and row["direction"] in ("t2v", "v2t"):
+                spread = float(np.std(row["seeds_r1"], ddof=1)) if row["seeds"] > 1 else None
+                scope = {"scope": "intersection", "comparable": False} if note else {}
+                rows.append({"run": run, **row, **scope, "deviation_r1": spread})
+    differences = []
+    if len(tables) == 2:
+        for lang in sorted({row["lang"] for row in tables[0][0]}):
+            for direction in ("t2v", "v2t"):
+                differences += [paired(tables[0], tables[1], lang, direction, k, seed) for k in AT]
+    protocol = cards[0][0]["protocol"]
+    return {
+        "name": name,
+        "protocol": protocol,
+        "note": note,
+        "cards": {
+            run: {key: side[0][key] for key in (*MUST_AGREE, *SHOWN)} for run, side in zip("ab", cards, strict=False)
+        },
+        "rows": rows,
+        "differences": differences,
+        "published": [] if note else published(protocol),
+    }
+
+
+def _intersected(
+    sides: Sequence[Sequence[Path]], bench: str, other_pictures: bool, seed: int
+) -> tuple[list[list[Table]], str, bool]:
+    """The ranks of every folder again, on the clips and texts that all of them have; what to say of it; whether some of those
+    clips were shown with other pictures."""
+    found = [[_Embedded.of(folder) for folder in side] for side in sides]
+    every = [one for side in found for one in side]
+    videos = set.intersection(*(set(one.frames) for one in every))
+    texts = set.intersection(*(set(one.texts) for one in every))
+    texts = {row for row in texts if row[1] in videos}
+    videos &= {row[1] for row in texts}
+    if not texts:
+        raise M2raapError(f"{bench}: the two have no text and clip in common")
+    first = every[0].frames
+    unlike = sorted(video for video in videos if any(one.frames[video] != first[video] for one in every))
+    if unlike and not other_pictures:
+        raise M2raapError(
+            f"{bench}: {len(unlike)} of the {len(videos)} common clips were shown with other pictures, first {unlike[0]}; "
+            "--allow pictures compares them all the same"
+        )
+    note = f"on the intersection, n={len(videos):,} clips, {len(texts):,} texts: not comparable with official or published rows"
+    return [[one.ranks(videos, texts, seed) for one in side] for side in found], note, bool(unlike)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    path: Path
+    ids: dict[str, Any]
+    frames: dict[str, str]  # video -> digest of its pictures
+    texts: list[tuple[str, str, str, str]]  # id, video, language, text; in the order of text.npy
+
+    @classmethod
+    def of(cls, evaluated: Path) -> _Embedded:
+        """The embeddings that an evaluate folder was made from: they lie beside it. Raises M2raapError if not."""
+        wanted = read_json(evaluated / "manifest.json")["inputs"]["embed"]
+        for path in sorted(evaluated.resolve().parent.iterdir()):
+            manifest = path / "manifest.json"
+            if (path / "ids.json").exists() and manifest.exists() and read_json(manifest)["digest"] == wanted:
+                ids = read_json(path / "ids.json")
+                columns = (ids[name] for name in ("text_ids", "text_video_ids", "text_langs", "texts"))
+                frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
+                return cls(path, ids, frames, list(zip(*columns, strict=True)))
+        raise M2raapError(
+            f"{evaluated}: its embeddings (digest {wanted[:12]}) are in no folder beside it; --intersect needs them"
+        )
+
+    def ranks(self, videos: set[str], texts: set[tuple[str, str, str, str]], seed: int) -> Table:
+        keep_V = [row for row, video in enumerate(self.ids["video_ids"]) if video in videos]
+        keep_T = [row for row, text in enumerate(self.texts) if text in texts]
+        picked = [self.texts[row] for row in keep_T]
+        names, owners, langs, _ = zip(*picked, strict=True)
+        return evaluate(
+            read_npy(self.path / "video.npy")[keep_V], [self.ids["video_ids"][row] for row in keep_V],
+            read_npy(self.path / "text.npy")[keep_T], names, owners, langs, self.ids["categories"], (), seed,
+        ).ranks  # fmt: skip

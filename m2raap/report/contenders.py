@@ -1,0 +1,78 @@
+"""What is compared: evaluate folders, one a benchmark and training seed, under a name that tells one side from the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
+from m2raap.pipeline.recipe import family
+from m2raap.pipeline.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side: benchmark -> evaluate folders, one a training seed. `name` is the tail of `parts`, those of its path."""
+
+    name: str
+    folders: dict[str, list[Path]]
+    parts: tuple[str, ...] = ()
+
+    def cards(self, bench: str) -> list[dict[str, Any]]:
+        trees = [(folder, read_json(folder / "results.json")) for folder in self.folders[bench]]
+        for folder, tree in trees:
+            if "card" not in tree:
+                raise M2raapError(f"{folder}: results.json has no protocol card; evaluate again")
+        return [tree["card"] for _, tree in trees]
+
+
+def open_contenders(paths: Sequence[Path]) -> list[Contender]:
+    """As `open_contender`, each named by the shortest tail of its path that is not another one's: A/evaluate, B/evaluate."""
+    sides = [open_contender(path) for path in paths]
+    while True:
+        places: dict[str, set[tuple[str, ...]]] = {}
+        for side in sides:
+            places.setdefault(side.name, set()).add(side.parts)
+        if all(len(found) == 1 for found in places.values()):
+            return sides
+        sides = [_longer(side) if len(places[side.name]) > 1 else side for side in sides]
+
+
+def _longer(side: Contender) -> Contender:
+    return replace(side, name="/".join(side.parts[-2 - side.name.count("/") :]))
+
+
+def open_contender(path: Path) -> Contender:
+    """A run (its last arm stands for it), one arm's folder in a run, or an evaluate folder.
+
+    Raises M2raapError where there is none, or it is not finished.
+    """
+    parts = Path(os.path.abspath(path)).parts[1:]  # as it was typed: links are not followed
+    if (path / "results.json").exists() and (path / "manifest.json").exists():
+        return Contender(parts[-1], {read_json(path / "results.json")["protocol"]: [path]}, parts)
+    home = path if (path / "run.json").exists() else path.parent
+    if not (home / "run.json").exists():
+        raise M2raapError(
+            f"{path}: neither a run, nor an arm's folder in one, nor a finished evaluate folder (results.json)"
+        )
+    run = RunFolder.open(home)
+    arms = list(dict.fromkeys(family(arm) for arm in run.arms()))
+    arm = arms[-1] if home == path else path.name
+    if arm not in arms:
+        raise M2raapError(f"{path}: the run has no arm '{arm}'; its arms are {', '.join(arms)}")
+    folders: dict[str, list[Path]] = {}
+    for step in run.steps:
+        if step.stage == "evaluate" and family(step.arm) == arm:
+            if not (step.folder / "manifest.json").exists():
+                raise M2raapError(f"{step.folder}: is not finished; run the same 'm2raap run' again, it resumes")
+            folders.setdefault(step.bench or "", []).append(step.folder)
+    if not folders:
+        raise M2raapError(f"{path}: the run has no benchmark; give one with --bench")
+    parts = Path(os.path.abspath(home)).parts[1:]
+    if len(arms) > 1:
+        return Contender(f"{parts[-1]}/{arm}", folders, (*parts, arm))
+    return Contender(parts[-1], folders, parts)

@@ -1,0 +1,147 @@
+"""cost: what each arm's modules weigh, compute and take, beside mean pooling on the same backbone; and how far they opened.
+
+Weights do not matter to any of it, so the backbone is made up at random where its shape is known without its weights.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from m2raap.core import talk
+from m2raap.core.config import build, canonical
+from m2raap.core.files import read_json, write_json
+from m2raap.models.config import BackboneConfig, MeanConfig
+from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.data import ModuleRow
+from m2raap.stages.training_log import training_summary
+
+if TYPE_CHECKING:
+    import torch
+
+    from m2raap.models.backbone import Backbone
+    from m2raap.models.video_clip import VideoCLIP
+
+FILE = "cost.json"
+BATCH = 2
+REPEATS = 5
+
+
+def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
+    """Of every arm, with the final gates where it is trained; also written as OUT/cost.json, which the report shows."""
+    recipe = build(Recipe, run.tree["recipe"], str(run.path / "run.json"))
+    trained = {
+        family(step.arm): step.folder
+        for step in reversed(run.steps)
+        if step.stage == "adapt" and (step.folder / "manifest.json").exists()
+    }
+    found = {row.arm: row for row in cost_of_recipe(recipe, threads, trained)}
+    rows = [found[arm] for arm in run.arms() if arm in found]  # in the order of the run, not of the JSON
+    write_json(run.path / FILE, {"rows": [asdict(row) for row in rows]})
+    return rows
+
+
+def cost_of_recipe(recipe: Recipe, threads: int, trained: dict[str, Path] | None = None) -> list[ModuleRow]:
+    """Parameters, FLOP and ms a clip of `encode_video`, without gradients, in fp32 on the CPU with `threads` threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _rows(recipe, threads, trained or {})
+    finally:
+        torch.set_num_threads(before)
+
+
+def read_costs(run: Path) -> list[ModuleRow]:
+    """What `cost` left in a run; nothing where it was not asked."""
+    path = run / FILE
+    return [ModuleRow(**row) for row in read_json(path)["rows"]] if path.exists() else []
+
+
+def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[ModuleRow]:
+    from m2raap.models.video_clip import VideoCLIP
+
+    backbones: dict[str, Backbone] = {}
+    known: dict[str, tuple[float, float]] = {}  # arms of one module share one measurement
+
+    def measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
+        key = canonical([model.backbone.description, model.temporal_cfg, model.enhance_cfg, frames])
+        if key not in known:
+            known[key] = _measured(model, frames)
+        return known[key]
+
+    rows = []
+    arms = {arm: one for arm, one in arms_of(recipe).items() if arm == family(arm)}
+    with talk.progress("cost", len(arms)) as advance:
+        for arm, one in arms.items():
+            named = one.backbone.model_dump_json()
+            if named not in backbones:
+                backbones[named] = _backbone(one.backbone)
+            backbone, frames, learns = backbones[named], one.adapt.num_frames, "adapt" in one.stages
+            mean_gflop, mean_ms = measured(VideoCLIP(backbone, MeanConfig()), frames)
+            model = VideoCLIP(backbone, one.adapt.temporal, one.adapt.enhance) if learns else None
+            gflop, ms = measured(model, frames) if model else (mean_gflop, mean_ms)
+            acg = " + acg" if model and model.enhance else ""
+            rows.append(
+                ModuleRow(
+                    arm=arm,
+                    module=(model.temporal_cfg.name if model else "mean") + acg,
+                    frames=frames,
+                    backbone_m=_million(backbone),
+                    new_m=_million(model) - _million(backbone) if model else 0.0,
+                    learning_m=_learning(model, one) if model else 0.0,
+                    gflop=gflop,
+                    mean_gflop=mean_gflop,
+                    ms=ms,
+                    mean_ms=mean_ms,
+                    threads=threads,
+                    gates=training_summary(trained[arm])["gates"] if arm in trained else {},
+                )
+            )
+            advance()
+    return rows
+
+
+def _backbone(cfg: BackboneConfig) -> Backbone:
+    from m2raap.models.families import load_backbone
+
+    return load_backbone(cfg.model_copy(update={"pretrained": None, "random_init": True}))
+
+
+def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
+    """GFLOP (2 a multiplication with addition) and ms, a clip; the fastest of REPEATS: whatever else runs only adds."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side = model.backbone.preprocess.image_size
+    clips = torch.randn(BATCH, frames, 3, side, side, generator=torch.Generator().manual_seed(0))
+    wanted = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(True)  # what needs no gradient takes fused ways that the counter does not see
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.encode_video(clips[:1])
+    for p, learns in zip(model.parameters(), wanted, strict=True):
+        p.requires_grad_(learns)
+    times = []
+    with torch.inference_mode():
+        model.encode_video(clips)  # the first one warms up
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            model.encode_video(clips)
+            times.append((time.perf_counter() - started) / BATCH)
+    return counter.get_total_flops() / 1e9, 1000 * min(times)
+
+
+def _learning(model: VideoCLIP, one: Recipe) -> float:
+    from m2raap.adapt.optim import choose_trained
+
+    choose_trained(model, one.adapt_settings)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+
+
+def _million(module: torch.nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6

@@ -1,0 +1,154 @@
+"""Pictures for the report: the best and worst queries with the clips they found, and some of what each rule dropped."""
+
+from __future__ import annotations
+
+from heapq import nsmallest
+from typing import Any
+
+from m2raap.core.files import read_json
+from m2raap.core.tables import Row, part_of, read_part
+from m2raap.core.view import View, open_view
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.data import DroppedItem, Example, Hit, Strip
+from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.rules import Judged, StageRules
+
+PER_KIND = 2  # queries of a kind, language and benchmark
+HITS = 3
+PER_REASON = 3
+NEAR = 0.5  # of the threshold: what is farther on the good side was not nearly dropped
+
+
+def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
+    """Queries of one arm, text to video: right ones and the farthest from right, with strips of what came first."""
+    found = []
+    for step in steps:
+        if step.stage != "evaluate" or step.arm != arm:
+            continue
+        embedded = next(s for s in steps if s.folder == step.parents[0])
+        texts = read_json(embedded.folder / "ids.json")
+        text_of = dict(zip(texts["text_ids"], texts["texts"], strict=True))
+        caption_of = _captions(texts)
+        strips = _Strips(View(run.inputs.benches[step.bench or ""]).over(embedded.parents[0]))
+        rows = [row for row in read_ranks(step.folder / "ranks.parquet") if row["direction"] == "t2v"]
+        for lang in sorted({row["lang"] for row in rows}):
+            ordered = sorted(
+                (row for row in rows if row["lang"] == lang and row["top_ids"]),
+                key=lambda row: (row["rank_expected"], -row["top_scores"][0], row["query_id"]),
+            )
+            chosen = [("best", row) for row in ordered[:PER_KIND]] + [("worst", row) for row in ordered[-PER_KIND:]]
+            for kind, row in chosen:
+                found.append(_example(kind, row, arm, text_of[row["query_id"]], caption_of[lang], strips))
+    return found
+
+
+def _captions(ids: dict[str, Any]) -> dict[str, dict[str, str]]:
+    captions: dict[str, dict[str, str]] = {}
+    for lang, video, text in zip(ids["text_langs"], ids["text_video_ids"], ids["texts"], strict=True):
+        captions.setdefault(lang, {}).setdefault(video, text)
+    return captions
+
+
+def _example(kind: str, row: Row, arm: str, text: str, captions: dict[str, str], strips: _Strips) -> Example:
+    top = list(zip(row["top_ids"], row["top_scores"], strict=True))[:HITS]
+    hits = [Hit(strips.of(clip), score, clip == row["target_id"], captions.get(clip, "")) for clip, score in top]
+    shown = any(hit.is_target for hit in hits)
+    target = None if shown or row["missing"] else strips.of(row["target_id"])
+    return Example(kind, arm, row["lang"], text, row["rank_expected"], row["gallery"], hits, target)
+
+
+class _Strips:
+    """Key-frame strips by clip, parts read once."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._parts: dict[int, dict[str, Row]] = {}
+
+    def of(self, clip_id: str) -> Strip:
+        index = part_of(clip_id, self._view.num_parts)
+        if index not in self._parts:
+            self._parts[index] = {
+                row["clip_id"]: row for folder in self._view.folders for row in read_part(folder, "frames", index)
+            }
+        row = self._parts[index].get(clip_id)
+        return Strip(clip_id, row["jpegs"], row["times_s"]) if row else Strip(clip_id)
+
+
+def dropped_gallery(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
+    """The first few drops of every stage and reason, by part and id."""
+    corpus = View(run.inputs.data).corpus
+    strips = _Strips(View(run.inputs.data, tuple(step.folder for step in curated)))
+    found: dict[tuple[str, str], list[DroppedItem]] = {}
+    for step in curated:
+        for index in range(corpus.num_parts):
+            rows = read_part(step.folder, "dropped", index)
+            if not rows:
+                continue
+            texts: dict[str, list[Row]] = {}
+            for text in corpus.rows("texts", index):
+                texts.setdefault(text["clip_id"], []).append(text)
+            for row in rows:
+                items = found.setdefault((step.stage, row["reason"]), [])
+                if len(items) < PER_REASON:
+                    items.append(_item(row, step.stage, texts.get(row["clip_id"], []), strips))
+    return [item for items in found.values() for item in items]
+
+
+def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
+    """What each rule kept by the smallest margin; nothing of rules that nobody came near to."""
+    folders = tuple(step.folder for step in curated)
+    strips = _Strips(View(run.inputs.data, folders))
+    found: list[DroppedItem] = []
+    for step in curated:
+        rules = StageRules(step.folder)
+        nearest: dict[str, list[tuple[float, str, Judged, str, list[str]]]] = {}
+        for part in open_view(step.folder).parts(("texts", "signals")):
+            looks = [
+                (clip["clip_id"], clip["clip_id"], [t["text"] for t in part.texts_of[clip["clip_id"]]], judged)
+                for clip in part.clips
+                for judged in rules.clip(clip, part.signals.get(clip["clip_id"], {}))
+            ]
+            looks += [
+                (text["text_id"], text["clip_id"], [text["text"]], judged)
+                for text in part.texts
+                for judged in rules.text(text, part.signals.get(text["text_id"], {}))
+            ]
+            for item_id, clip_id, texts, judged in looks:
+                if 0 <= judged.margin < NEAR:
+                    nearest.setdefault(judged.rule.reason, []).append((judged.margin, item_id, judged, clip_id, texts))
+            nearest = {reason: nsmallest(PER_REASON, rows, key=lambda r: r[:2]) for reason, rows in nearest.items()}
+        for reason in nearest:
+            found += [_near_item(step.stage, *row[1:], strips) for row in nearest[reason]]
+    return found
+
+
+def _near_item(
+    stage: str, item_id: str, judged: Judged, clip_id: str, texts: list[str], strips: _Strips
+) -> DroppedItem:
+    strip, rule = strips.of(clip_id), judged.rule
+    return DroppedItem(
+        item_id=item_id,
+        stage=stage,
+        reason=rule.reason,
+        texts=texts[:PER_REASON],
+        strip=strip if strip.jpegs else None,
+        score=rule.score,
+        threshold=rule.threshold,
+        detail=rule.signal,
+    )
+
+
+def _item(row: Row, stage: str, texts: list[Row], strips: _Strips) -> DroppedItem:
+    shown = [text["text"] for text in texts if row["text_id"] in (None, text["text_id"])]
+    strip = strips.of(row["clip_id"])
+    return DroppedItem(
+        item_id=row["text_id"] or row["clip_id"],
+        stage=stage,
+        reason=row["reason"],
+        texts=shown,
+        strip=strip if strip.jpegs else None,
+        score=row["score"],
+        threshold=row["threshold"],
+        detail=row["detail"] or "",
+    )

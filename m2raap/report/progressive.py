@@ -1,0 +1,77 @@
+"""The rows of a progressive table: what each arm reached, what it added to the arm before it, and what it cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from m2raap.core.files import read_json
+from m2raap.core.folder import read_timings
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.report.data import ProgressiveRow
+from m2raap.retrieval.arms import paired
+from m2raap.retrieval.sides import side_of
+from m2raap.retrieval.summary import summary_row
+from m2raap.stages import DATA_STAGES
+from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.training_log import training_time
+
+LATE = "mug"  # of `ranks-mug.parquet`: late interaction over the first candidates
+Ranks = list[dict[str, Any]]
+
+
+def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
+    """What each finished row reached, text to video, and the paired difference to the row before it and to the first."""
+    arms = list(dict.fromkeys(family(step.arm) for step in steps))
+    rows: list[ProgressiveRow] = []
+    for bench in dict.fromkeys(step.bench for step in steps if step.bench):
+        ranks = {arm: _ranks(steps, arm, bench, "ranks.parquet") for arm in arms}
+        done = [arm for arm in arms if ranks[arm]]
+        for place, arm in enumerate(done):
+            first, before = ranks[done[0]], ranks[done[place - 1]]
+            ways = [("", ranks[arm], before if place else None)]
+            if late := _ranks(steps, arm, bench, f"ranks-{LATE}.parquet"):
+                ways.append((LATE, late, ranks[arm]))
+            costs = _costs(steps, arm, recipe)
+            for way, tables, against in ways:
+                for lang in sorted({row["lang"] for row in tables[0]}):
+                    sides = [side_of(table, lang, "t2v", None) for table in tables]
+                    found = summary_row([side for side, _, _ in sides], sides[0][2], recipe.seed)
+                    rows.append(
+                        ProgressiveRow(
+                            arm=arm, way=way, benchmark=bench, lang=lang, r1=found["metrics"]["R@1"],
+                            interval=found["intervals"]["R@1"], seeds_r1=found["seeds_r1"],
+                            step=_difference(tables, against, lang, recipe.seed),
+                            whole=_difference(tables, first if place or way else None, lang, recipe.seed),
+                            **costs,
+                        )
+                    )  # fmt: skip
+    return rows
+
+
+def _difference(tables: list[Ranks], against: list[Ranks] | None, lang: str, seed: int) -> list[float] | None:
+    if against is None:
+        return None
+    found = paired(tables, against, lang, "t2v", 1, seed)
+    return [found[name] for name in ("diff", "lo", "hi")]
+
+
+def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:
+    """One table a training seed."""
+    folders = [step.folder for step in steps if (family(step.arm), step.stage, step.bench) == (arm, "evaluate", bench)]
+    return [read_ranks(folder / name) for folder in folders if (folder / name).exists()]
+
+
+def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
+    """What training and validation were left, core seconds of curation, seconds of training (mean over the seeds)."""
+    curated = [step for step in steps if step.arm == arm and step.stage in DATA_STAGES and not step.bench]
+    trained = [step for step in steps if family(step.arm) == arm and step.stage == "adapt"]
+    counts = read_json(curated[-1].folder / "manifest.json")["counts"]
+    only_vets = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
+    seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)
+    return {
+        "clips": counts["clips_out"],
+        "texts": counts["texts_out"],
+        "curation_s": 0.0 if only_vets else seconds,
+        "train_s": sum(training_time(step.folder).train_s for step in trained) / len(trained),
+    }

@@ -1,0 +1,265 @@
+"""report: everything that a run left behind -> report.html and report.json. Reads the finished folders, changes none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, read_json_lines
+from m2raap.core.folder import read_timings
+from m2raap.core.lock import locked
+from m2raap.core.tables import Row, read_part
+from m2raap.core.view import View
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
+from m2raap.report.beside import bilingual_rows, compat_rows, probe_rows, rescored_rows
+from m2raap.report.cards import Cards, card_rows, marked
+from m2raap.report.cost import read_costs
+from m2raap.report.data import (
+    CostRow,
+    Curve,
+    DifferenceRow,
+    FunnelStage,
+    InterpolationRow,
+    ReportData,
+    ResultRow,
+)
+from m2raap.report.examples import dropped_gallery, examples, nearly_dropped
+from m2raap.report.grading import grade
+from m2raap.report.html import write_report
+from m2raap.report.lengths import length_rows
+from m2raap.report.progressive import progressive_rows
+from m2raap.retrieval.arms import paired, summarise
+from m2raap.stages import DATA_STAGES
+from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.training_log import training_summary, training_time
+
+SYNTHETIC = "synthetic world, tiny model"
+
+
+def report(run: RunFolder, recipe: Recipe, truth: Path | None = None) -> tuple[ReportData, Path]:
+    """Gathers and writes OUT/report/report.html and report.json. `truth` lists planted faults; no other stage reads it."""
+    data = gather(run, recipe, truth)
+    folder = run.path / "report"
+    with locked(folder, below=run.path):
+        write_report(data, folder / "report.html", folder / "report.json")
+    return data, folder / "report.html"
+
+
+def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
+    steps = [step for step in run.steps if (step.folder / "manifest.json").exists()]
+    if not steps:
+        raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
+    main = family(run.arms()[-1])
+    done = _evaluations(steps)
+    cards = Cards.of(done)
+    results = [row for (arm, bench), found in done.items() for row in _results(arm, bench, found, recipe.seed)]
+    synthetic = (
+        recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
+    )
+    curated = [step for step in steps if step.arm == main and step.stage in DATA_STAGES and not step.bench]
+    return ReportData(
+        title=recipe.title or recipe.name,
+        synthetic=synthetic,
+        headline_arm=main if results else "",
+        baseline_arm=run.arms()[0] if results and len(run.arms()) > 1 else "",
+        notes=_notes(run, recipe, steps, synthetic),
+        results=results,
+        lengths=length_rows(run, done, steps, recipe.seed),
+        compat=compat_rows(done),
+        rescored=rescored_rows(done, recipe.seed),
+        bilingual=bilingual_rows(done, recipe.seed),
+        differences=_differences(done, cards, recipe, main),
+        probes=probe_rows(done, results, recipe.seed),
+        costs=_costs(steps, recipe, results),
+        modules=read_costs(run.path),
+        interpolation=read_interpolation(run.path),
+        progressive=marked(progressive_rows(steps, recipe), cards) if recipe.progressive else [],
+        curves=_curves(steps),
+        funnel=[row for step in curated for row in _funnel(step)],
+        grading=_grading(run, curated, truth) if truth else None,
+        examples=examples(run, steps, main),
+        dropped=dropped_gallery(run, curated),
+        nearly=nearly_dropped(run, curated),
+        cards=card_rows(done, steps, run.inputs.benches),
+        protocol=_protocol(run, recipe),
+        timings=_timings(steps),
+        recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
+    )
+
+
+def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -> list[str]:
+    notes = []
+    if recipe.backbone.model == "builtin:tiny" and not synthetic:
+        notes.append(
+            "The tiny model of the package has only seen drawings of coloured shapes: on real clips expect results near chance. "
+            "They show that the chain works, not that retrieval does."
+        )
+    for step in steps:
+        if step.stage == "adapt" and step.owner == step.arm:
+            summary = training_summary(step.folder)
+            counts = read_json(step.folder / "manifest.json")["counts"]
+            gates = ", ".join(f"{name} {value:.3f}" for name, value in summary["gates"].items())
+            best = (
+                f", best val R@1 {100 * counts['val_r1_best']:.1f} at step {counts['best_step']}"
+                if "best_step" in counts
+                else ""
+            )
+            notes.append(f"{step.arm}: {summary['steps']} steps{best}{'; final gates: ' + gates if gates else ''}.")
+    return notes
+
+
+def _results(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRow]:
+    """As evaluated; averaged over the training seeds where there are several."""
+    if len(done) == 1:
+        rows = read_json(done[0].folder / "results.json")["rows"]
+    else:
+        rows = summarise([read_ranks(step.folder / "ranks.parquet") for step in done], seed)
+    return [ResultRow(arm=arm, benchmark=bench, **row) for row in rows]
+
+
+def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
+    """The evaluations of every arm on every benchmark: one a training seed."""
+    found: dict[tuple[str, str], list[Step]] = {}
+    for step in steps:
+        if step.stage == "evaluate":
+            found.setdefault((family(step.arm), step.bench or ""), []).append(step)
+    return found
+
+
+def _differences(
+    done: dict[tuple[str, str], list[Step]], cards: Cards, recipe: Recipe, main: str
+) -> list[DifferenceRow]:
+    """Paired differences, each with what differs between the two arms' protocol cards."""
+    arms = list(dict.fromkeys(arm for arm, _ in done))
+    steps_up = tuple(zip(arms[1:], arms, strict=False)) if recipe.progressive else ()
+    pairs = recipe.compare or steps_up or tuple((main, arm) for arm in arms if arm != main)
+    rows = []
+    for bench in dict.fromkeys(bench for _, bench in done):
+        for a, b in pairs:
+            if (a, bench) not in done or (b, bench) not in done:
+                continue
+            tables = [[read_ranks(step.folder / "ranks.parquet") for step in done[arm, bench]] for arm in (a, b)]
+            first, unlike = tables[0][0], cards.unlike(a, b, bench)
+            langs = sorted({row["lang"] for row in first})
+            slices = [None, *sorted({row["category"] for row in first if row["category"]})]
+            for lang in langs:
+                for direction in ("t2v", "v2t"):
+                    for category in slices:
+                        found = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
+                        rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **found, unlike=unlike))
+    return rows
+
+
+def _curves(steps: list[Step]) -> list[Curve]:
+    curves = []
+    for step in steps:
+        if step.stage != "adapt" or step.owner != step.arm or step.arm != family(step.arm):
+            continue
+        lines = read_json_lines(step.folder / "train.jsonl")
+        loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
+        val = [(float(line["step"]), 100 * line["val_r1"]["mean"]) for line in lines if "val_r1" in line]
+        curves.append(Curve("training loss", step.arm, loss))
+        if val:
+            curves.append(Curve("R@1 on the val clips", step.arm, val))
+    return curves
+
+
+def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[CostRow]:
+    """One row a trained arm. An arm that decodes while it trains needs no stored frames; its keyframes only vet files."""
+    arms, rows = arms_of(recipe), []
+    for step in steps:
+        if step.stage != "adapt" or step.arm != family(step.arm):
+            continue
+        frames = next(one for one in steps if (one.arm, one.stage, one.bench) == (step.arm, "keyframes", None))
+        raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
+        spent = training_time(step.folder)
+        official = [row for row in results if (row.arm, row.direction, row.slice) == (step.arm, "t2v", "all")]
+        rows.append(
+            CostRow(
+                arm=step.arm,
+                input="raw video" if raw else f"{cfg.strategy}-{cfg.k} stored",
+                steps=spent.steps,
+                frames_s=None if raw else sum(row["seconds"] for row in read_timings(frames.folder) if "phase" in row),
+                train_s=spent.train_s,
+                waited_s=spent.waited_s,
+                r1={f"{row.benchmark} {row.lang}": row.metrics["R@1"] for row in official if row.scope == "official"},
+            )
+        )
+    return rows
+
+
+def _funnel(step: Step) -> list[FunnelStage]:
+    counts = read_json(step.folder / "manifest.json")["counts"]
+    rows = []
+    for table in ("clips", "texts"):
+        prefix = f"{table}_dropped:"
+        dropped = {key.removeprefix(prefix): value for key, value in counts.items() if key.startswith(prefix)}
+        numbers = [counts.get(f"{table}_{name}", 0) for name in ("in", "added", "out")]
+        rows.append(FunnelStage(step.stage, table, numbers[0], numbers[1], dropped, numbers[2]))
+    return rows
+
+
+def dropped_rows(steps: Iterable[Step]) -> Iterable[Row]:
+    """Every `dropped` row of data stages, in their order."""
+    for step in steps:
+        for path in sorted((step.folder / "dropped").glob("part-*.parquet")):
+            yield from read_part(step.folder, "dropped", int(path.stem.removeprefix("part-")))
+
+
+def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(truth).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise M2raapError(f"{truth}: cannot be read as the truth of planted faults ({error})") from None
+    if rows and not {"id", "level", "fault", "repairable"} <= set(rows[0]):
+        raise M2raapError(f"{truth}: expected the columns id, level, fault, repairable; found {', '.join(rows[0])}")
+    by_reason: dict[str, set[str]] = {}
+    for row in dropped_rows(curated):
+        by_reason.setdefault(row["reason"], set()).add(row["text_id"] or row["clip_id"])
+    view = run.inputs.view(tuple(run.tree["recipe"].get("langs", ("en", "zh"))))
+    clip_of_text = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
+    here = {*clip_of_text, *clip_of_text.values()}
+    return grade(by_reason, [row for row in rows if row["id"] in here], clip_of_text)
+
+
+def _protocol(run: RunFolder, recipe: Recipe) -> dict[str, str]:
+    """What holds for the whole run; what the numbers of an arm depend on stands in its protocol card."""
+    card = {
+        "recipe": recipe.name,
+        "seed": str(recipe.seed),
+        "languages": ", ".join(recipe.langs),
+        "backbone": recipe.backbone.model,
+    }
+    corpus = View(run.inputs.data).corpus
+    card["training corpus"] = f"{run.inputs.data.name}, {corpus.counts['clips']} clips, digest {corpus.digest}"
+    for name, path in run.inputs.benches.items():
+        bench = View(path).corpus
+        counts = f"{bench.counts['clips']} clips, {bench.counts['texts']} texts"
+        card[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
+    card["R@k"] = "expected under random tie-break; 95% intervals: cluster bootstrap over clips"
+    return card
+
+
+def _timings(steps: list[Step]) -> list[tuple[str, float]]:
+    """Seconds of work by stage folder; of mapped stages summed over workers."""
+    rows = []
+    for step in {step.folder: step for step in reversed(steps)}.values():
+        label = os.path.join(step.owner, f"bench-{step.bench}" if step.bench else "", step.stage)
+        rows.append((label, sum(row["seconds"] for row in read_timings(step.folder) if "phase" in row)))
+    return rows[::-1]
+
+
+def read_interpolation(run: Path) -> list[InterpolationRow]:
+    """The curve that `model interpolate` left in a run; nothing where none was drawn."""
+    path = run / INTERPOLATION
+    return [InterpolationRow(**row) for row in read_json(path)["rows"]] if path.exists() else []

@@ -1,0 +1,127 @@
+"""verify: does a run with real weights find what was published for them? Compared are like and like, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from m2raap.core.config import build
+from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.files import read_json
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.recipe import Recipe, arms_of
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.retrieval.anchors import Anchor, anchors
+
+
+def verify(run: RunFolder, weights: str | None = None, within: float | None = None) -> dict[str, Any]:
+    """Every arm and benchmark of the run beside the published anchors that fit them.
+
+    `weights`: the published tag of weights that the recipe takes from a file. Raises M2raapError, a sentence for each arm,
+    where nothing fits; GateFailed where a difference is over `within` points.
+    """
+    arms = arms_of(build(Recipe, run.tree.get("recipe", {}), str(run.path / "run.json")))
+    rows: list[dict[str, Any]] = []
+    refused: list[str] = []
+    for step in run.steps:
+        if step.stage != "evaluate" or not (step.folder / "results.json").is_file():
+            continue
+        tree = read_json(step.folder / "results.json")
+        why_not = [_why_not(anchor, arms[step.arm], tree, weights) for anchor in anchors()]
+        fitting = [anchor for anchor, why in zip(anchors(), why_not, strict=True) if why is None]
+        rows += [row for anchor in fitting for row in _compared(anchor, step, tree)]
+        if not fitting:  # the anchor that fails last is the nearest
+            refused.append(f"{step.arm} on {step.bench}: {max(why for why in why_not if why)[1]}")
+    if not rows:
+        found = "; ".join(refused) or "no evaluation is finished"
+        raise M2raapError(f"{run.path}: nothing here can be set beside a published result: {found}")
+    found = {"compared": rows, "refused": refused}
+    worst = max(rows, key=lambda row: abs(row["diff"]))
+    if within is not None and not abs(worst["diff"]) <= within:
+        raise GateFailed(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
+    return found
+
+
+def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | None) -> tuple[int, str] | None:
+    """None where the two are alike; else how many checks passed, and the sentence of the one that failed."""
+    backbone = arm.backbone
+    temporal = arm.adapt.temporal.name if "adapt" in arm.stages else "mean"
+    queries = _row(tree, anchor.lang, "t2v")
+    tag = weights if weights and backbone.pretrained and Path(backbone.pretrained).suffix else backbone.pretrained
+    checks = [
+        (not backbone.random_init, "its weights are random (random_init)"),
+        (
+            not backbone.model.startswith("builtin:"),
+            f"{backbone.model} is the tiny model, of which nothing is published",
+        ),
+        (backbone.model in anchor.backbones, f"its backbone is {backbone.model}; published are {_known('backbones')}"),
+        (
+            tag == anchor.weights,
+            f"its weights are '{backbone.pretrained}', the published ones '{anchor.weights}' (weights from a file: say "
+            f"--weights {anchor.weights} if they are those)",
+        ),
+        ("adapt" not in arm.stages, "it was trained; what is published is zero-shot"),
+        (temporal == anchor.temporal, f"its temporal module is {temporal}, published is {anchor.temporal}"),
+        (
+            tree["protocol"] == anchor.benchmark,
+            f"its benchmark is {tree['protocol']}, published is {anchor.benchmark}",
+        ),
+        (queries is not None, f"it has no queries in '{anchor.lang}'"),
+        (
+            queries is not None and queries["queries"] == anchor.queries,
+            f"it has {queries['queries'] if queries else 0:,} queries, published are {anchor.queries:,}",
+        ),
+        (not tree.get("rescored"), "its scores are rescored, the published ones are plain cosines"),
+    ]
+    for passed, (good, sentence) in enumerate(checks):
+        if not good:
+            return passed, sentence
+    return None
+
+
+def _known(field: str) -> str:
+    return ", ".join(dict.fromkeys(name for anchor in anchors() for name in getattr(anchor, field)))
+
+
+def _row(tree: dict[str, Any], lang: str, direction: str) -> dict[str, Any] | None:
+    for row in tree["rows"]:
+        if (row["lang"], row["direction"], row["scope"], row["slice"]) == (lang, direction, "official", "all"):
+            return row
+    return None
+
+
+def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for direction, published in (("t2v", anchor.t2v), ("v2t", anchor.v2t)):
+        row = _row(tree, anchor.lang, direction)
+        assert row is not None
+        for metric, value in published.items():
+            lo, hi = row["intervals"][metric]
+            ours = row["metrics"][metric]
+            found.append(
+                {
+                    "arm": step.arm, "bench": step.bench, "benchmark": anchor.benchmark, "direction": direction,
+                    "metric": metric, "ours": ours, "lo": lo, "hi": hi, "published": value, "diff": round(ours - value, 6),
+                    "inside": lo <= value <= hi, "missing": row["missing"], "queries": row["queries"],
+                    "published_frames": anchor.frames, "our_frames": tree["card"].get("frames", "unknown"),
+                    "source": anchor.source,
+                }
+            )  # fmt: skip
+    return found
+
+
+def verify_lines(found: dict[str, Any]) -> list[str]:
+    lines = [_line(row) for row in found["compared"]]
+    for row in {row["benchmark"]: row for row in found["compared"]}.values():
+        lines.append(f"published: {row['source']}; {row['published_frames']}; here: {row['our_frames']}")
+    return lines + [f"not compared: {sentence}" for sentence in found["refused"]]
+
+
+def _line(row: dict[str, Any]) -> str:
+    lost = f", {row['missing']:,} videos are missing and count as misses" if row["missing"] else ""
+    ours = f"{row['ours']:.1f} ({row['lo']:.1f}-{row['hi']:.1f})"
+    return (
+        f"{row['arm']} on {row['bench']}, {row['direction']} {row['metric']}: {ours}, "
+        f"published {row['published']:.1f}: {row['diff']:+.1f} points; the published value lies "
+        f"{'inside' if row['inside'] else 'outside'} the 95% interval of {row['queries']:,} queries{lost}"
+    )

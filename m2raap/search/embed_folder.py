@@ -1,0 +1,144 @@
+"""Any folder of videos to vectors, without a list or captions: OUT/corpus, OUT/keyframes, and OUT/vectors with
+
+video.npy        float32, unit rows
+videos.parquet   one row a file: video (path below the folder), row (in video.npy; null where it was refused), frames, reason
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from m2raap.core import talk
+from m2raap.core.corpus import open_corpus, write_corpus
+from m2raap.core.engine import Engine
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, write_atomic
+from m2raap.core.lock import locked
+from m2raap.core.stage import Settings, run_data_stage
+from m2raap.core.view import View
+from m2raap.core.whole import Made, run_whole_stage
+from m2raap.models.config import BackboneConfig
+from m2raap.search.clip_vectors import ClipEncoder
+from m2raap.stages.embed import write_npy
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
+from m2raap.stages.probe import find_files, printable
+from m2raap.stages.split import as_name
+
+
+def is_heap(path: Path) -> bool:
+    """Whether a path is a folder that is none of ours: videos, not a corpus or a stage's folder."""
+    ours = any((path / name).exists() for name in ("manifest.json", "plan.json", "run.json")) or any(
+        path.glob("*/part-*")
+    )
+    return path.is_dir() and not ours
+
+
+def embed_folder(
+    videos: Path,
+    keyframes: KeyframesConfig,
+    model: Path | BackboneConfig,
+    out: Path,
+    engine: Engine,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Counts of what came of the files. Files that cannot be decoded are rows with their reason.
+
+    Raises M2raapError where the folder holds no file, or nothing in it is a video.
+    """
+    if out.resolve().is_relative_to(videos.resolve()):
+        raise M2raapError(f"{out}: lies in {videos}, whose files are embedded; give --out elsewhere")
+    named = {"model": str(model) if isinstance(model, Path) else model.model_dump_json()}
+    if isinstance(model, Path):  # before anything is decoded
+        if not (model / "model.json").is_file():
+            raise M2raapError(f"--model {model}: holds no model.json; give a model folder or an adapt folder")
+        named = {"model": read_json(model / "model.json")["digest"]}
+    with locked(out, written=()):
+        return _embed_folder(videos, keyframes, model, named, out, engine, force)
+
+
+def _embed_folder(
+    videos: Path,
+    keyframes: KeyframesConfig,
+    model: Path | BackboneConfig,
+    named: dict[str, str],
+    out: Path,
+    engine: Engine,
+    force: bool,
+) -> dict[str, Any]:
+    if (out / "corpus" / "manifest.json").exists():
+        before = open_corpus(out / "corpus").stated_video_root
+        if before != videos.resolve():
+            raise M2raapError(f"{out}: holds the vectors of {before}, not of {videos.resolve()}; give another --out")
+    corpus, unspeakable = _corpus(videos, out / "corpus")
+    view = View(corpus)
+    # One good frame is enough for a vector.
+    chosen: Settings = keyframes.model_copy(update={"min_frames": 1}).settings()
+    run_data_stage(KeyframesStage(), view, chosen, out / "keyframes", engine, force=force)
+    framed = view.over(out / "keyframes")
+
+    def work(folder: Path) -> Made:
+        return _vectors(framed, unspeakable, model, folder)
+
+    settings = {"bad_names": unspeakable} if unspeakable else {}
+    run_whole_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=named, force=force)
+    return read_json(out / "vectors" / "manifest.json")["counts"]
+
+
+def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
+    """The folder as a corpus, and the files whose names it cannot hold, as one may print them."""
+    files, left_out = find_files([videos])
+    for line in left_out:
+        talk.say(f"left out: {line}")
+    found = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
+    names = [name for name in found if _is_utf8(name)]
+    if not names:
+        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename them" if found else ""))
+    clips = [{"clip_id": as_name(name), "video": name, "split": "test"} for name in names]
+    write_corpus(out, clips, [], video_root=videos, source={"importer": "folder"})
+    return out, [printable(Path(name)) for name in found if not _is_utf8(name)]
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _vectors(view: View, unspeakable: list[str], model: Path | BackboneConfig, folder: Path) -> Made:
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    encoder = ClipEncoder(model)
+    vectors: list[np.ndarray] = []
+    rows: list[dict[str, Any]] = []
+    with talk.progress("embed", view.corpus.counts["clips"]) as advance:
+        for index in range(view.num_parts):
+            part = view.part(index, ("jpegs",))
+            framed = [clip for clip in part.clips if clip["clip_id"] in part.frames]
+            jpegs = [part.frames[clip["clip_id"]]["jpegs"] for clip in framed]
+            for clip, frames, (vector, _) in zip(framed, jpegs, encoder.clips(jpegs), strict=True):
+                rows.append({"video": clip["video"], "row": len(vectors), "frames": len(frames), "reason": None})
+                vectors.append(vector)
+            video_of = {clip["clip_id"]: clip["video"] for clip in view.corpus.rows("clips", index)}
+            for drop in view.dropped(index):
+                rows.append({"video": video_of[drop["clip_id"]], "row": None, "frames": 0, "reason": drop["reason"]})
+            advance(len(video_of))
+    rows += [{"video": name, "row": None, "frames": 0, "reason": "bad_name"} for name in unspeakable]
+    if not vectors:
+        reasons = sorted({row["reason"] for row in rows})
+        raise M2raapError(
+            f"{view.corpus.video_root}: none of its {len(rows)} files gave a frame ({', '.join(reasons)})"
+        )
+    write_npy(folder / "video.npy", np.stack(vectors))
+    schema = pa.schema([("video", pa.string()), ("row", pa.int64()), ("frames", pa.int64()), ("reason", pa.string())])
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
+    write_atomic(folder / "videos.parquet", sink.getvalue())
+    counts = {"files": len(rows), "embedded": len(vectors), "refused": len(rows) - len(vectors)}
+    return Made(["video.npy", "videos.parquet"], counts, {"model": encoder.digest})

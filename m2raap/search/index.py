@@ -1,0 +1,244 @@
+"""index: the clips of curated views, embedded, as a faiss index that can be added to and taken from.
+
+An index that was brought up to date is the same, byte for byte, as one that was made of the same views at once: new clips are
+embedded, the others' vectors are copied, and the faiss file is built again of all. Killed anywhere, the same command resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from m2raap.core import talk
+from m2raap.core.config import Config, build, digest
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_object, write_json
+from m2raap.core.folder import finish, log_timing
+from m2raap.core.lock import FILE as LOCK_FILE
+from m2raap.core.lock import locked
+from m2raap.core.signed import signed_path
+from m2raap.core.tombstones import id_hash, refuse_unfinished
+from m2raap.core.view import View
+from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.index import build_index, choose_kind, write_index
+from m2raap.search.clip_vectors import ClipEncoder
+from m2raap.search.gallery import FAISS, SOURCES, VECTORS, Gallery, Sources, Writer, blocks, same_view
+from m2raap.search.index_parts import NAME, VERSION, Counts, embed_view, scratch_block
+
+_OURS = {
+    "plan.json", "scratch", "next", "clips", "cache", "timings.jsonl", LOCK_FILE, VECTORS, "frames.npy", FAISS, SOURCES,
+}  # fmt: skip
+
+
+def make_index(
+    out: Path,
+    view: View | None,
+    model: Path | BackboneConfig | None,
+    *,
+    kind: str = "auto",
+    add: bool = False,
+    remove: set[str] | None = None,
+) -> dict[str, Any]:
+    """Makes the index of `view`, or brings the one at `out` up to date, and returns what was done.
+
+    `add`: clips of `view` that are new or whose frames changed are embedded, clips that left it go; those of other views
+    stay. `remove`: ids of the index or of `view` to take out, or keep out, for good. Raises M2raapError where `out` holds
+    something else, where the model is not the index's own, or where no clip is left.
+    """
+    with locked(out):
+        return _make_index(out, view, model, kind, add, remove)
+
+
+def _make_index(
+    out: Path, view: View | None, model: Path | BackboneConfig | None, kind: str, add: bool, remove: set[str] | None
+) -> dict[str, Any]:
+    refuse_unfinished(out)
+    _take_in(out)
+    there = (out / "manifest.json").exists()
+    if not there and (add or remove) and not (out / "plan.json").exists():
+        raise M2raapError(
+            f"{out}: there is no index to add to or remove from; make one without --add and --remove first"
+        )
+    ours = _OURS if (out / "plan.json").exists() else {LOCK_FILE, "timings.jsonl"}
+    if not there and out.exists() and (strangers := sorted({p.name for p in out.iterdir()} - ours)):
+        raise M2raapError(f"{out}: holds '{strangers[0]}', which is not of an index; give an empty folder")
+    old = Gallery.open(out) if there else None
+    remove = remove or set()
+    if unknown := _unknown(remove, old, view):
+        where = f"{out} or the view" if view else str(out)
+        raise M2raapError(f"--remove: {len(unknown)} of {len(remove)} ids are not in {where}, first '{unknown[0]}'")
+    if old and not add and not remove:
+        return _as_it_is(out, old, view, model, kind)
+    started = time.monotonic()
+    is_asked_for = model is not None
+    model = model or (old.sources.model if old else None)
+    if model is None:
+        raise M2raapError("--model: is needed to make an index: a model folder, an adapt folder, or builtin:tiny")
+    counts = Counts()
+    sources = old.sources if old else Sources(model, (), ())
+    number = len(sources.views)
+    model_digest = old.model_digest if old else ""
+    if view:
+        encoder = ClipEncoder(model, fetch=is_asked_for)
+        model_digest = encoder.digest
+        if old and model_digest != old.model_digest:
+            raise M2raapError(
+                f"{out}: was made with model {old.model_digest[:12]}, --model is {model_digest[:12]}; vectors of two models "
+                "do not compare. Make a new index, or leave --model out"
+            )
+        number = next((n for n, one in enumerate(sources.views) if same_view(one, view)), number)
+        sources = _with_view(sources, number, view, model)
+    removed_now = {id_hash(clip_id) for clip_id in remove} - set(sources.removed)
+    sources = replace(sources, removed=(*sources.removed, *removed_now))
+    fresh = embed_view(out, view, number, sources, removed_now, encoder, old, counts) if view else 0
+    if view and replace(view).digest != sources.digests[number]:  # a view of its own: what the old one knows may be old
+        raise M2raapError(f"{out}: what it is made from has changed while it was read; give the same command again")
+    asked = kind if kind != "auto" or not old else old.manifest["settings"]["asked"]
+    _assemble(out, sources, number if view else None, old, remove, asked, model_digest)
+    _take_in(out)
+    log_timing(out, NAME, time.monotonic() - started, embedded=fresh)
+    gallery = Gallery.open(out)
+    return {
+        "clips": len(gallery.clips),
+        "kind": gallery.manifest["settings"]["kind"],
+        "model": gallery.model_digest,
+        "langs": list(gallery.langs),
+        "removed": len(removed_now),
+        **vars(counts),
+    }
+
+
+def remove_forgotten(out: Path, gone: Callable[[str], bool]) -> None:
+    """Takes forgotten clips out of an index, without a trace of their ids. An index of nothing else goes whole, as does what
+    an interrupted run has left."""
+    _take_in(out)
+    shutil.rmtree(out / "scratch", ignore_errors=True)
+    (out / "plan.json").unlink(missing_ok=True)
+    if not (out / "manifest.json").exists():
+        return
+    old = Gallery.open(out)
+    remove = {clip_id for clip_id in old.row_of if gone(clip_id)}
+    if len(remove) == len(old.row_of):
+        (out / "manifest.json").unlink()
+        shutil.rmtree(out)
+    elif remove:
+        _assemble(out, old.sources, None, old, remove, old.manifest["settings"]["asked"], old.model_digest)
+        _take_in(out)
+
+
+def _as_it_is(
+    out: Path, old: Gallery, view: View | None, model: Path | BackboneConfig | None, kind: str
+) -> dict[str, Any]:
+    """An index that is there already: finished before, if it is the one that was asked for."""
+    asked = old.manifest["settings"]["asked"]
+    same = view and len(old.sources.views) == 1 and same_view(old.sources.views[0], view)
+    if not same or not view or view.digest != old.sources.digests[0] or kind not in ("auto", asked):
+        raise M2raapError(f"{out}: holds another index; --add brings it up to date, or give another --out")
+    if model and ClipEncoder(model).digest != old.model_digest:
+        raise M2raapError(f"{out}: holds an index of another model ({old.model_digest[:12]}); give another --out")
+    talk.say(f"{out.name}: done before")
+    settings = old.manifest["settings"]
+    done = {"clips": len(old.clips), "kind": settings["kind"], "model": old.model_digest, "langs": list(old.langs)}
+    return done | {"removed": 0} | vars(Counts(kept=len(old.clips)))
+
+
+def _unknown(remove: set[str], old: Gallery | None, view: View | None) -> list[str]:
+    """Ids to remove that neither the index nor the view that it is to take in holds."""
+    left = remove - (old.row_of.keys() if old else set())
+    for index in range(view.num_parts if view and left else 0):
+        assert view
+        left -= {clip["clip_id"] for clip in view.part(index, ()).clips}
+    return sorted(left)
+
+
+def _with_view(sources: Sources, number: int, view: View, model: Path | BackboneConfig) -> Sources:
+    views, digests = list(sources.views), list(sources.digests)
+    views[number : number + 1], digests[number : number + 1] = [view], [view.digest]
+    return replace(sources, model=model, views=tuple(views), digests=tuple(digests))
+
+
+def _assemble(
+    out: Path, sources: Sources, fresh: int | None, old: Gallery | None, remove: set[str], asked: str, model_digest: str
+) -> None:
+    """Writes the whole new state to next/, ready to be swapped in."""
+    following = out / "next"
+    shutil.rmtree(following, ignore_errors=True)
+    dim = old.vectors_NE.shape[1] if old else 0
+    writer: Writer | None = None
+    for number in range(len(sources.views)):
+        if number == fresh:
+            source = (scratch_block(path) for path in sorted((out / "scratch" / "clips").glob("part-*.parquet")))
+        else:
+            assert old is not None
+            of_view = np.flatnonzero(old.clips["view"].to_numpy() == number).tolist()
+            ids = old.clips["clip_id"]
+            rows = [row for row in of_view if not remove or ids[row].as_py() not in remove]
+            source = blocks(old, rows, number)
+        for clips, vectors_NE, frames_FE in source:
+            if len(clips):
+                writer = writer or Writer(following, dim or vectors_NE.shape[1])
+                writer.add(clips, vectors_NE, frames_FE)
+    if writer is None:
+        raise M2raapError(f"{out}: no clip with frames is left for the index; does the view hold a keyframes folder?")
+    writer.close()
+    vectors_NE = np.load(following / VECTORS, mmap_mode="r", allow_pickle=False)
+    kind = choose_kind(writer.num_clips) if asked == "auto" else asked
+    talk.say(f"{out.name}: {writer.num_clips:,} clips, building the {kind} index")
+    writer.files[FAISS] = write_index(build_index(vectors_NE, kind), following / FAISS)  # type: ignore[arg-type]  # a kind that the manifest names
+    write_json(following / SOURCES, sources.tree(out))
+    langs = sorted({lang for view in sources.views for lang in view.langs})
+    settings = {"asked": asked, "kind": kind, "langs": langs, "dim": int(vectors_NE.shape[1])}
+    ready = {"settings": settings, "counts": {"clips": writer.num_clips}, "model": model_digest, "files": writer.files}
+    write_json(following / "ready.json", ready)
+
+
+class _Ready(Config):
+    """ready.json, which says that next/ is whole."""
+
+    settings: dict[str, Any]
+    counts: dict[str, int]
+    model: str
+    files: dict[str, str]
+
+
+def _take_in(out: Path) -> None:
+    """Swaps next/ in and signs it: also what a run does first that finds an earlier one killed in the middle of it."""
+    following = out / "next"
+    if not (following / "ready.json").exists():
+        return
+    ready = build(_Ready, read_object(following / "ready.json"), str(following / "ready.json"))
+    targets = {signed_path(out, key): signed_path(following, key) for key in (*ready.files, SOURCES)}
+    (out / "manifest.json").unlink(missing_ok=True)
+    # Parts of the old state that the new one does not have; those that were moved already are in it.
+    for path in (out / "clips").glob("part-*.parquet"):
+        if path not in targets:
+            path.unlink()
+    for target, source in targets.items():
+        if source.exists():
+            target.parent.mkdir(exist_ok=True)
+            os.replace(source, target)
+    sources = Sources.read(out)
+    files = ready.files | {SOURCES: hashlib.sha256((out / SOURCES).read_bytes()).hexdigest()}
+    inputs = {"views": digest(list(sources.digests))}
+    finish(
+        out,
+        NAME,
+        VERSION,
+        sources.views[0],
+        ready.settings,
+        files,
+        ready.counts,
+        inputs,
+        {"model": ready.model},
+    )
+    shutil.rmtree(following)
+    shutil.rmtree(out / "scratch", ignore_errors=True)
+    (out / "plan.json").unlink(missing_ok=True)

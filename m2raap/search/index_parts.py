@@ -1,0 +1,167 @@
+"""The clips of a view as rows of an index: what is said of each, and its vectors, part by part into scratch/."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2raap.core import talk
+from m2raap.core.files import read_json, write_json
+from m2raap.core.tables import Row, part_name, write_table
+from m2raap.core.tombstones import id_hash
+from m2raap.core.view import Part, View
+from m2raap.search.clip_vectors import ClipEncoder
+from m2raap.search.gallery import CLIPS, Gallery, Sources
+
+NAME, VERSION = "index", 2
+_SCRATCH = pa.schema([*CLIPS, ("vector", pa.binary()), ("frames", pa.binary())])
+
+
+@dataclass
+class Counts:
+    """What came of the clips of a view."""
+
+    embedded: int = 0
+    kept: int = 0  # were there before, unchanged
+    without_frames: int = 0
+    removed_before: int = 0  # ids that --remove took out earlier
+    elsewhere: int = 0  # ids that another view of the index holds
+
+    def add(self, other: Counts) -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def embed_view(
+    out: Path,
+    view: View,
+    number: int,
+    sources: Sources,
+    removed_now: set[str],
+    encoder: ClipEncoder,
+    old: Gallery | None,
+    counts: Counts,
+) -> int:
+    """One file in scratch/ for each part of the view; finished ones of a killed run are kept, and what was counted in them.
+
+    `removed_now`: those of `sources.removed` that were not removed earlier. Returns how many clips this process embedded.
+    """
+    scratch = out / "scratch"
+    plan = {
+        "stage": NAME,
+        "version": VERSION,
+        "num_parts": view.num_parts,
+        "inputs": {},
+        "view": view.digest,
+        "number": number,
+        "model": encoder.digest,
+        "removed": sorted(sources.removed),
+        "old": old.manifest["digest"] if old else None,
+    }
+    if not (out / "plan.json").exists() or read_json(out / "plan.json") != plan:
+        shutil.rmtree(scratch, ignore_errors=True)
+        write_json(out / "plan.json", plan)
+    removed = set(sources.removed)
+    fresh = 0
+    total = view.corpus.counts["clips"]
+    with talk.progress(f"{out.name}/embed", total) as advance:
+        for index in range(view.num_parts):
+            done = scratch / "clips" / part_name(index)
+            counted = scratch / "counts" / f"part-{index:05d}.json"  # there before `done` is
+            if done.exists():
+                counts.add(before := Counts(**read_json(counted)))
+                advance(sum(vars(before).values()))
+                continue
+            here = Counts()
+            part = view.part(index, ("texts", "jpegs", "signals"))
+            rows = [row for row in _rows(part, number) if _wanted(row, part, number, removed, removed_now, old, here)]
+            found = _vectors(rows, part, encoder, old, here)
+            columns = [[row[name] for row in rows] for name in CLIPS.names]
+            columns += [[one[0] for one in found], [one[1] for one in found]]
+            arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCRATCH, strict=True)]
+            write_json(counted, vars(here))
+            write_table(done, pa.Table.from_arrays(arrays, schema=_SCRATCH))
+            counts.add(here)
+            fresh += here.embedded
+            advance(len(part.clips))
+    return fresh
+
+
+def _rows(part: Part, number: int) -> Iterator[Row]:
+    """What an index says of every clip of a part."""
+    for clip in part.clips:
+        clip_id, frames = clip["clip_id"], part.frames.get(clip["clip_id"])
+        texts = [row for row in part.texts_of[clip_id] if row["origin"] != "aux"]
+        end_s, start_s = clip["end_s"], clip["start_s"] or 0.0
+        known_s = part.signals.get(clip_id, {}).get("duration_s")
+        yield {
+            "clip_id": clip_id,
+            "view": number,
+            "duration_s": end_s - start_s if end_s is not None else known_s,
+            "times_s": frames["times_s"] if frames else [],
+            "width": frames["width"] if frames else None,
+            "height": frames["height"] if frames else None,
+            "frames_key": _frames_key(frames["jpegs"]) if frames else None,
+            "langs": [row["lang"] for row in texts],
+            "texts": [row["text"] for row in texts],
+            "origins": [row["origin"] for row in texts],
+        } | {name: clip[name] for name in ("video", "start_s", "end_s", "source", "category")}
+
+
+def _frames_key(jpegs: list[bytes]) -> str:
+    found = hashlib.blake2b(digest_size=12)
+    for jpeg in jpegs:
+        found.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    return found.hexdigest()
+
+
+def _wanted(
+    row: Row, part: Part, number: int, removed: set[str], removed_now: set[str], old: Gallery | None, counts: Counts
+) -> bool:
+    clip_id = row["clip_id"]
+    if clip_id not in part.frames:
+        counts.without_frames += 1
+    elif removed and id_hash(clip_id) in removed:
+        counts.removed_before += id_hash(clip_id) not in removed_now
+    elif old and clip_id in old.row_of and old.clips["view"][old.row_of[clip_id]].as_py() != number:
+        counts.elsewhere += 1
+    else:
+        return True
+    return False
+
+
+def _vectors(
+    rows: list[Row], part: Part, encoder: ClipEncoder, old: Gallery | None, counts: Counts
+) -> list[tuple[bytes, bytes]]:
+    """The bytes of every row's vector and frame vectors: copied where its frames are those of the old index."""
+    found: dict[str, tuple[bytes, bytes]] = {}
+    for row in rows:
+        place = old.row_of.get(row["clip_id"]) if old else None
+        if old is not None and place is not None and old.clips["frames_key"][place].as_py() == row["frames_key"]:
+            frames_KE = old.frames_FE[old.frames_from[place] : old.frames_from[place + 1]]
+            found[row["clip_id"]] = (old.vectors_NE[place].tobytes(), frames_KE.tobytes())
+    counts.kept += len(found)
+    new = [row["clip_id"] for row in rows if row["clip_id"] not in found]
+    encoded = encoder.clips([part.frames[clip_id]["jpegs"] for clip_id in new])
+    for clip_id, (vector_E, frames_KE) in zip(new, encoded, strict=True):
+        found[clip_id] = (vector_E.astype("<f4").tobytes(), frames_KE.astype("<f2").tobytes())
+    counts.embedded += len(new)
+    return [found[row["clip_id"]] for row in rows]
+
+
+def scratch_block(path: Path) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    table = pq.read_table(path, schema=_SCRATCH)
+    vectors = [np.frombuffer(data.as_py(), "<f4") for data in table["vector"]]
+    dim = len(vectors[0]) if vectors else 1
+    frames = [np.frombuffer(data.as_py(), "<f2").reshape(-1, dim) for data in table["frames"]]
+    clips = table.select(CLIPS.names)
+    if not vectors:
+        return clips, np.zeros((0, 1), "<f4"), np.zeros((0, 1), "<f2")
+    return clips, np.stack(vectors), np.concatenate(frames)

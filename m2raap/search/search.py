@@ -1,0 +1,308 @@
+"""search: an index, asked with a text, a picture, a video, or one of its own clips."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import inside, read_json, write_atomic
+from m2raap.core.spread import spread
+from m2raap.core.tables import Row, part_name, part_of
+from m2raap.core.view import View
+from m2raap.models.config import BackboneConfig
+from m2raap.search.backend import EVERYTHING, Hit, NotThere, Only
+from m2raap.search.clip_vectors import ClipEncoder, open_picture
+from m2raap.search.gallery import Gallery
+from m2raap.stages.keyframes import KeyframesConfig
+from m2raap.stages.transnet import transnet_cuts
+from m2raap.stages.videos import video_worker
+from m2raap.video.ending import ending_of
+from m2raap.video.extract import KeyframeConfig
+from m2raap.video.fetch import is_url
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.paths import resolve_video
+from m2raap.video.worker import VideoWorker
+
+MAX_QUERY_CHARS = 500
+MAX_TOP = 200
+_EXAMPLE_CHARS, _MOST_SOURCES = 60, 100
+_HELD_BYTES = 256 * 1024**2  # of JPEGs kept in memory
+
+
+class Search:
+    """An opened index and its model, which is loaded at the first query that needs it. Safe for several threads."""
+
+    def __init__(self, path: Path, model: Path | BackboneConfig | None = None) -> None:
+        self.gallery = Gallery.open(path)
+        self._faiss = self.gallery.faiss()
+        self._model = model or self.gallery.sources.model
+        self._is_asked_for = model is not None
+        self._lock = threading.Lock()  # of the model and the decoder: one query computes at a time
+        self._held: OrderedDict[str, list[bytes]] = OrderedDict()
+        self._held_lock = threading.Lock()
+        self._probe_lock = threading.Lock()
+
+    @cached_property
+    def sources(self) -> list[str]:
+        return sorted({source for source in self.gallery.clips["source"].to_pylist() if source})
+
+    @cached_property
+    def _encoder(self) -> ClipEncoder:
+        encoder = ClipEncoder(self._model, fetch=self._is_asked_for)
+        if encoder.digest != self.gallery.model_digest:
+            name = self._model if isinstance(self._model, Path) else self._model.model
+            raise M2raapError(
+                f"{self.gallery.path}: was made with model {self.gallery.model_digest[:12]}, not with "
+                f"{encoder.digest[:12]} of {name}; give the right --model, or make the index again"
+            )
+        return encoder
+
+    def ready(self) -> None:
+        """Loads the model now. Raises M2raapError where it is not the one that the index was made with."""
+        with self._lock:
+            _ = self._encoder
+
+    def about(self) -> dict[str, Any]:
+        """What a page says of the index: size, languages, sources, the model's digest, and some captions to start from."""
+        gallery = self.gallery
+        examples: dict[str, list[str]] = {lang: [] for lang in gallery.langs}
+        for row in spread(len(gallery.clips), 12):
+            clip = gallery.clip(row)
+            for lang, text in zip(clip["langs"], clip["texts"], strict=True):
+                if len(examples[lang]) < 3 and len(text) <= _EXAMPLE_CHARS and text not in examples[lang]:
+                    examples[lang].append(text)
+        return {
+            "clips": len(gallery.clips),
+            "langs": list(gallery.langs),
+            "sources": self.sources[:_MOST_SOURCES],
+            "model": gallery.model_digest,
+            "examples": examples,
+        }
+
+    def by_text(self, query: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
+        """Raises M2raapError for a query that is empty or too long."""
+        query = query.strip()
+        if not query:
+            raise M2raapError("the query is empty; describe what the clip shows, in English or Chinese")
+        if len(query) > MAX_QUERY_CHARS:
+            raise M2raapError(f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARS} are read")
+        with self._lock:
+            query_E = self._encoder.texts([query])[0]
+        return self._hits(query_E, top, only)
+
+    def by_picture(self, data: bytes, name: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
+        """Raises M2raapError for what is no picture."""
+        with self._lock:  # of decoding, too: a picture may take 150 MB
+            query_E = self._encoder.picture(open_picture(data, name))
+        return self._hits(query_E, top, only)
+
+    def by_video(self, path: Path, top: int, only: Only = EVERYTHING) -> list[Hit]:
+        """Decoded as every stranger's video is, its key-frames chosen as those of the index. Raises M2raapError."""
+        if not path.is_file():
+            raise M2raapError(f"{path}: no such file")
+        settings = self._keyframes()
+        cfg = KeyframeConfig(**{name: getattr(settings, name) for name in KeyframeConfig.model_fields})
+        with self._lock:
+            try:
+                with VideoWorker(settings.decode) as worker:
+                    cuts_s = None
+                    if cfg.detector == "transnetv2":
+                        cuts_s = transnet_cuts(worker, path.resolve(), 0.0, None, cfg.min_shot_s)
+                    found = worker.extract(path.resolve(), 0.0, None, cfg, cuts_s)
+            except Refused as refused:
+                raise M2raapError(f"{path}: cannot be read as a video ({refused})") from None
+            query_E = self._encoder.clips([found.jpegs])[0][0]
+        return self._hits(query_E, top, only)
+
+    def like(self, clip_id: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
+        """The clips nearest to one of the index, without itself. Raises NotThere."""
+        row = self._row(clip_id)
+        return self._hits(self.gallery.vectors_NE[row], top, only, without=row)
+
+    def clip(self, clip_id: str) -> Row:
+        """What the index says of a clip. Raises NotThere."""
+        return self.gallery.clip(self._row(clip_id))
+
+    def jpegs(self, clip_id: str) -> list[bytes]:
+        """A clip's key-frames in the order of time. Raises NotThere."""
+        with self._held_lock:
+            if clip_id in self._held:
+                self._held.move_to_end(clip_id)
+                return self._held[clip_id]
+        clip = self.clip(clip_id)
+        row = _frames(self._corpus_of(clip), clip_id, "jpegs")
+        found: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
+        if len(found) != len(clip["times_s"]):
+            raise NotThere(
+                f"clip '{clip_id}': its key-frames have changed since; 'm2raap index --add' brings them up to date"
+            )
+        with self._held_lock:
+            self._held[clip_id] = found
+            while sum(len(jpeg) for row in self._held.values() for jpeg in row) > _HELD_BYTES and len(self._held) > 1:
+                self._held.popitem(last=False)
+        return found
+
+    def frames_part(self, clip_id: str) -> Path:
+        """The file in which a clip's key-frames lie. Raises NotThere."""
+        found = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
+        if found is None:
+            raise NotThere(f"clip '{clip_id}': its key-frames are not there any more")
+        return found[0]
+
+    def video_path(self, clip_id: str) -> Path:
+        """The file of a clip, below its corpus's video root. Raises NotThere."""
+        clip = self.clip(clip_id)
+        if is_url(clip["video"]):
+            raise NotThere(f"clip '{clip_id}': its video is an address and not on this machine")
+        view = self._corpus_of(clip)
+        try:
+            return resolve_video(view.corpus.video_root, clip["video"])
+        except (Refused, M2raapError) as refused:
+            raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
+
+    def video(self, clip_id: str) -> Path:
+        """The file of a clip, to be handed out: a video by what is in it, whatever its corpus calls it. Raises NotThere."""
+        path = self.video_path(clip_id)
+        try:
+            with self._probe_lock:
+                ending_of(path, video_worker(VideoConfig()))
+        except Refused as refused:
+            raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
+        return path
+
+    def _row(self, clip_id: str) -> int:
+        row = self.gallery.row_of.get(clip_id)
+        if row is None:
+            raise NotThere(f"{self.gallery.path}: holds no clip '{clip_id}'")
+        return row
+
+    def _corpus_of(self, clip: Row) -> View:
+        sources = self.gallery.sources
+        view = sources.views[clip["view"]]
+        try:
+            digest = view.digest
+        except M2raapError as error:
+            raise NotThere(f"clip '{clip['clip_id']}': its corpus cannot be opened ({error})") from None
+        # An index may name any folder of this machine: it is read only where whoever made the index knew its content.
+        if digest != sources.digests[clip["view"]]:
+            raise NotThere(
+                f"clip '{clip['clip_id']}': what the index was made from has changed since; 'm2raap index --add' brings it "
+                "up to date"
+            )
+        return view
+
+    def _keyframes(self) -> KeyframesConfig:
+        """The settings with which the first view's frames were chosen."""
+        for folder in self.gallery.sources.views[0].folders:
+            manifest = read_json(folder / "manifest.json")
+            if manifest["stage"] == "keyframes":
+                return KeyframesConfig(**manifest["settings"]["score"])
+        return KeyframesConfig()
+
+    def _allowed(self, only: Only) -> np.ndarray | None:
+        if only == EVERYTHING:
+            return None
+        allowed = np.ones(len(self.gallery.clips), bool)
+        if only.source is not None:
+            if only.source not in self.sources:
+                known = ", ".join(self.sources[:8]) or "none"
+                raise M2raapError(f"--source {only.source}: the index holds no such source; known: {known}")
+            allowed &= self._source_names == only.source
+        if only.min_s is not None or only.max_s is not None:
+            lengths_s = self._lengths_s
+            least, most = only.min_s or 0.0, np.inf if only.max_s is None else only.max_s
+            allowed &= (lengths_s >= least) & (lengths_s <= most)  # False for NaN
+        return allowed
+
+    @cached_property
+    def _source_names(self) -> np.ndarray:
+        return np.array([source or "" for source in self.gallery.clips["source"].to_pylist()])
+
+    @cached_property
+    def _lengths_s(self) -> np.ndarray:
+        """NaN where unknown."""
+        return self.gallery.clips["duration_s"].to_numpy().astype(float)
+
+    def _hits(self, query_E: np.ndarray, top: int, only: Only, without: int | None = None) -> list[Hit]:
+        if not 1 <= top <= MAX_TOP:
+            raise M2raapError(f"--top {top}: must be between 1 and {MAX_TOP}")
+        num = top if without is None else top + 1
+        rows, scores = self._faiss.search(query_E[None], num, self._allowed(only))
+        found = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
+        kept = [(row, score) for row, score in found if row != without][:top]
+        return [{"rank": rank} | self._hit(row, score, query_E) for rank, (row, score) in enumerate(kept, 1)]
+
+    def _hit(self, row: int, score: float, query_E: np.ndarray) -> Hit:
+        clip = self.gallery.clip(row)
+        scores_K = self.gallery.frame_vectors(row) @ query_E
+        order = sorted(range(len(scores_K)), key=lambda n: (-scores_K[n], n))
+        start_s = clip["start_s"] or 0.0
+        return {
+            "score": round(score, 6),
+            "clip_id": clip["clip_id"],
+            "video": clip["video"],
+            "start_s": start_s,
+            "end_s": clip["end_s"],
+            "duration_s": clip["duration_s"],
+            "source": clip["source"],
+            "category": clip["category"],
+            "width": clip["width"],
+            "height": clip["height"],
+            # Best frame first. time_s is of the video, so that a player can go there.
+            "frames": [
+                {"n": n, "time_s": round(start_s + clip["times_s"][n], 6), "score": round(float(scores_K[n]), 6)}
+                for n in order
+            ],
+            "captions": [
+                {"lang": lang, "text": text, "origin": origin}
+                for lang, text, origin in zip(clip["langs"], clip["texts"], clip["origins"], strict=True)
+            ],
+        }
+
+
+def _frames(view: View, clip_id: str, column: str) -> tuple[Path, pa.Table] | None:
+    """One column of a clip's row in the latest folder that has frames of it, and the file, whose other rows are not read."""
+    for folder in reversed(view.folders):
+        try:
+            path = inside(folder, f"frames/{part_name(part_of(clip_id, view.num_parts))}")
+        except M2raapError as error:
+            raise NotThere(str(error)) from None
+        if path.exists():
+            try:
+                only = [("clip_id", "==", clip_id)]
+                rows = pq.read_table(path, columns=[column], filters=only, use_threads=False)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise NotThere(f"{path}: cannot be read as parquet ({error})") from None
+            if len(rows):
+                return path, rows
+    return None
+
+
+def locate(search: Search, hits: list[Hit]) -> None:
+    """Says in every hit where its files are on this machine: `video_path`, and `frames_part`, the parquet file in whose row
+    of the clip the list `jpegs` holds key-frame n; None for what is not there. The API, which tells no paths, has neither.
+    """
+    for hit in hits:
+        for name, find in (("video_path", search.video_path), ("frames_part", search.frames_part)):
+            try:
+                hit[name] = str(find(hit["clip_id"]))
+            except NotThere:
+                hit[name] = None
+
+
+def save_frames(search: Search, hits: list[Hit], folder: Path) -> None:
+    """Writes every hit's key-frames below `folder` (RANK-N.jpg, N counts in time) and says where in the hit."""
+    for hit in hits:
+        jpegs = search.jpegs(hit["clip_id"])
+        for frame in hit["frames"]:
+            path = folder / f"{hit['rank']:03d}-{frame['n']}.jpg"
+            write_atomic(path, jpegs[frame["n"]])
+            frame["path"] = str(path)

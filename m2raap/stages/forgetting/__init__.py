@@ -1,1 +1,0 @@
-"""Clips leave every folder that knows them, and what stays is signed again."""

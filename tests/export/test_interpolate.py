@@ -1,0 +1,162 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from data_tools.world.still_set import write_stills
+from m2raap.cli.model import app
+from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.files import write_json
+from m2raap.export.interpolate import curve, curve_lines, dial, keep_curve, keeps
+from m2raap.export.measure import measure
+from m2raap.export.stills import measure_stills, read_stills
+from m2raap.models.config import BackboneConfig, MeanConfig
+from m2raap.models.families import load_backbone
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.report.data import ReportData
+from m2raap.report.html import write_report
+from m2raap.report.report import read_interpolation
+from tests.stages.adapted import drawn_benchmark
+from tests.stages.embedded import write_map
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    return write_stills(tmp_path_factory.mktemp("stills"), 16, seed=1)
+
+
+def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, tmp_path: Path):
+    view, stills = drawn_benchmark(tmp_path), read_stills(table)
+    alphas = [0.0, 1.0]
+    rows = curve(model, [1.0], {"drawn": view}, stills)
+    found = {(row["set"], row["lang"], row["direction"], row["alpha"]): row for row in rows}
+    assert set(found) == {
+        (name, lang, direction, alpha)
+        for name in ("drawn", "stills") for lang in ("en", "zh") for direction in ("t2v", "v2t") for alpha in alphas
+    }  # fmt: skip
+    backbone = VideoCLIP(load_backbone(BackboneConfig()), MeanConfig())
+    ends = {0.0: backbone, 1.0: VideoCLIP.load(model)}
+    for alpha, clip in ends.items():
+        for name, what in (("drawn", measure(view, clip)), ("stills", measure_stills(stills, clip))):
+            for row in what.r1():
+                mine = found[name, row["lang"], row["direction"], alpha]
+                assert (mine["r1"], mine["queries"]) == (row["r1"], row["queries"])
+                assert mine["diff"] == pytest.approx(row["r1"] - found[name, row["lang"], row["direction"], 0.0]["r1"])
+    assert len(curve_lines(rows)) == len(rows)
+
+    write_map(tmp_path, [])
+    keep_curve(tmp_path, rows)
+    kept = read_interpolation(tmp_path)
+    assert [(row.set, row.alpha, row.diff) for row in kept] == [(row["set"], row["alpha"], row["diff"]) for row in rows]
+    write_report(ReportData("t", False, interpolation=kept), tmp_path / "report.html", tmp_path / "report.json")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.count("to the backbone</th>") == 8 and "Between the backbone and the model" in html
+
+
+def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
+    words = ["interpolate", str(model), "--alpha", "0.3", "--out", str(tmp_path / "mixed"), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert VideoCLIP.load(tmp_path / "mixed").digest == json.loads(done.stdout)["model"]
+    card = json.loads((tmp_path / "mixed" / "model.json").read_text())
+    assert card["made_from"]["interpolated"] == {"alpha": 0.3, "adapted": VideoCLIP.load(model).digest}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--alpha", "0.5"], "one mixture needs both: --alpha 0.5 --out FOLDER"),
+        (["--alpha", "0.5", "--out", "x", "--stills", "t.csv"], "--alpha writes one mixture"),
+        (["--alphas", "0,half"], "--alphas 0,half: expected numbers"),
+        (["--alphas", "0,nan"], "alpha nan: it runs from 0"),
+        (["--alphas", "0,1", "--run", "nowhere"], "nowhere: holds no run"),
+        ([], "a curve needs something to ask"),
+    ],
+)
+def test_wrong_words_are_said(model: Path, more: list[str], message: str):
+    done = CliRunner().invoke(app, ["interpolate", str(model), *more])
+    assert message in str(done.exception)
+
+
+def test_stills_by_galleries_and_the_floor(model: Path, table: Path):
+    stills = read_stills(table)
+    whole, shares = (measure_stills(stills, VideoCLIP.load(model), gallery) for gallery in (None, 8))
+    assert {row["queries"] for row in whole.r1()} == {row["queries"] for row in shares.r1()} == {16}
+    assert {row["gallery"] for row in shares.ranks} == {8} and {row["gallery"] for row in whole.ranks} == {16}
+    assert all(few["r1"] >= many["r1"] for few, many in zip(shares.r1(), whole.r1(), strict=True))
+    assert {row["alpha"] for row in keeps(model, stills, 8)} == {0.0, 1.0}
+    with pytest.raises(GateFailed, match=r"its lower bound is under \+100"):
+        keeps(model, stills, 8, floor=100.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"caption_en": "a"}', "row 1 has no 'image'"),
+        ('{"image": "../x.png", "caption_en": "a"}', "row 1: ../x.png: outside_root"),
+        ('{"image": "x.png", "caption_en": "a"}', "row 1: x.png: missing_file"),
+        ("not json", "row 1 is no JSON"),
+        ("[1]", "row 1 is no object"),
+        ("", "no row has a caption_en or caption_zh"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path: Path, lines: str, message: str):
+    (tmp_path / "stills.jsonl").write_text(lines)
+    with pytest.raises(M2raapError, match=message):
+        read_stills(tmp_path / "stills.jsonl")
+
+
+def test_stills_in_csv(table: Path, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes((table.parent / "images" / "000000.png").read_bytes())
+    (tmp_path / "stills.csv").write_text("image,caption_en,caption_zh\na.png,a red circle,\n", encoding="utf-8")
+    assert read_stills(tmp_path / "stills.csv").texts == [(0, "en", "a red circle")]
+
+
+def test_a_model_that_does_not_say_what_it_was_made_from(model: Path, tmp_path: Path):
+    VideoCLIP.load(model).save(tmp_path / "model")
+    with pytest.raises(M2raapError, match="does not say which backbone"):
+        dial(tmp_path / "model", 0.5, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("made_from", "message"),
+    [
+        ([], "does not say which backbone"),
+        ({"adapt": 3}, "does not say which"),
+        ({"backbone": {"modle": "x"}}, "'modle'"),
+    ],
+)
+def test_a_card_that_names_no_backbone_is_said(model: Path, tmp_path: Path, made_from: object, message: str):
+    shutil.copytree(model, tmp_path / "model")
+    card = json.loads((model / "model.json").read_text())
+    write_json(tmp_path / "model" / "model.json", card | {"made_from": made_from})
+    with pytest.raises(M2raapError, match=message):
+        dial(tmp_path / "model", 0.5, tmp_path / "mixed")
+
+
+def test_no_number_is_no_gate(model: Path, table: Path):
+    with pytest.raises(GateFailed):
+        keeps(model, read_stills(table), floor=float("nan"))
+
+
+def test_a_table_keeps_odd_characters_in_their_cell(table: Path):
+    name = next(
+        path.relative_to(table.parent) for path in sorted(table.parent.rglob("*")) if path.suffix in (".jpg", ".png")
+    )
+    odd = table.parent / "odd.csv"
+    odd.write_text(f'image,caption_en\n{name},"one\u2028two\nthree"\n', encoding="utf-8")
+    assert read_stills(odd).texts == [(0, "en", "one\u2028two\nthree")]
+    before = csv.field_size_limit(100_000)  # of the whole process: what runs before this test may have raised it
+    try:
+        odd.write_text(f"image,caption_en\n{name},{'a' * 200_000}\n", encoding="utf-8")
+        with pytest.raises(M2raapError, match="cannot be read as csv"):
+            read_stills(odd)
+    finally:
+        csv.field_size_limit(before)

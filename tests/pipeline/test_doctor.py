@@ -1,0 +1,30 @@
+from importlib import metadata
+
+import pytest
+
+from m2raap.pipeline import doctor
+
+
+def test_two_variants_of_scenedetect_are_a_fault(monkeypatch: pytest.MonkeyPatch):
+    versions = {"scenedetect": "0.7", "scenedetect-headless": "0.7.2"}
+
+    def version(name: str) -> str:
+        if name in versions:
+            return versions[name]
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    state, _, detail = doctor._one_scenedetect()
+    assert state == "bad" and "scenedetect 0.7 and scenedetect-headless 0.7.2 overwrite each other" in detail
+    del versions["scenedetect"]
+    assert doctor._one_scenedetect()[0] == "ok"
+    versions.clear()
+    assert doctor._one_scenedetect()[0] == "bad"
+
+
+def test_a_torchvision_of_another_build_is_recognised():
+    def broken() -> str:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    state, _, detail = doctor._try("torch", broken)
+    assert state == "bad" and "install both from one index" in detail

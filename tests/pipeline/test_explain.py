@@ -1,0 +1,122 @@
+"""A clip's whole story, kept or dropped, and what was nearly dropped."""
+
+from pathlib import Path
+
+import pytest
+
+from m2raap.core.tables import Row
+from m2raap.curate.refusal import Refusal
+from m2raap.export.corpus import curated_steps, curated_view
+from m2raap.pipeline.inspect import explain, tell
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.examples import NEAR, nearly_dropped
+from m2raap.stages.rules import Judged, StageRules
+
+
+@pytest.fixture(scope="module")
+def dropped(curated: Path) -> list[Row]:
+    view = curated_view(curated)
+    return [row for index in range(view.num_parts) for row in view.dropped(index)]
+
+
+def test_every_drop_names_score_threshold_and_rule(dropped: list[Row]):
+    assert dropped
+    for row in dropped:
+        assert row["rule_version"] and row["stage"]
+        if row["threshold"] is not None:
+            assert row["score"] is not None and row["detail"]
+            assert row["rule_version"].startswith(row["reason"] + "/")
+
+
+def test_the_rules_agree_with_the_verdicts(curated: Path, dropped: list[Row]):
+    """What `explain` calls failed is what the stage dropped: no rule is told otherwise than it judged."""
+    checked = 0
+    for row in dropped:
+        if row["threshold"] is None:
+            continue
+        story = explain(curated, row["clip_id"])
+        chapter = next(c for c in story["stages"] if c["stage"].endswith(row["stage"]))
+        failed = [r for r in chapter["rules"] if r["failed"] and r.get("text_id") == row["text_id"]]
+        assert (failed[0]["rule"], failed[0]["score"], failed[0]["threshold"]) == (
+            row["reason"], row["score"], row["threshold"],
+        )  # fmt: skip
+        assert [r["rule"] for r in failed[1:]] == [also.partition(":")[0] for also in row["also_failed"]]
+        checked += 1
+    assert checked >= 3
+    view = curated_view(curated)
+    for part in view.parts():
+        for clip in part.clips[:4]:
+            story = explain(curated, clip["clip_id"])
+            kept = {row["text_id"] for row in part.texts_of[clip["clip_id"]]}
+            rules = [r for c in story["stages"] for r in c["rules"] if r.get("text_id") in {None, *kept}]
+            assert rules and not any(rule["failed"] for rule in rules)
+
+
+def test_a_kept_clip_is_justified(curated: Path):
+    view = curated_view(curated)
+    part = next(p for p in view.parts() if any(row["origin"] == "rewrite" for row in p.texts))
+    rewritten = next(row for row in part.texts if row["origin"] == "rewrite")
+    story = explain(curated, rewritten["clip_id"])
+    assert story["fate"]["kept"] and story["fate"]["licence"] == "CC0-1.0"
+    text = next(t for t in story["fate"]["texts"] if t["text_id"] == rewritten["text_id"])
+    assert text["made_from"] != text["text"] and text["producer"] and text["rewrite_outcome"] == "ok"
+    told = "\n".join(tell(story))
+    assert f"from '{text['made_from']}'" in told and "licence CC0-1.0" in told
+    assert (
+        "clip passed clip_too_short/1 (duration_s" in told
+        and "too_few_frames/1 (num_frames 8, refused below 2)" in told
+    )
+
+
+def test_a_dropped_clip_says_by_whom(curated: Path, dropped: list[Row]):
+    row = next(row for row in dropped if not row["text_id"])
+    story = explain(curated, row["clip_id"])
+    assert story["fate"] == {"kept": False, "reason": row["reason"], "stage": row["stage"]}
+    told = "\n".join(tell(story))
+    assert f"dropped by {row['stage']}: {row['reason']}" in told and f"rule {row['rule_version']}" in told
+
+
+def test_nearly_dropped_is_kept_and_close(curated: Path, dropped: list[Row]):
+    run = RunFolder.open(curated)
+    items = nearly_dropped(run, curated_steps(run))
+    gone = {row["text_id"] or row["clip_id"] for row in dropped}
+    assert items and not {item.item_id for item in items} & gone
+    for item in items:
+        assert item.score is not None and item.threshold is not None
+        assert abs(item.score - item.threshold) <= NEAR * (abs(item.threshold) or 1)
+    assert any(item.strip for item in items)
+    groups: dict[tuple[str, str], list[float]] = {}
+    for item in items:
+        groups.setdefault((item.stage, item.reason), []).append(abs(item.score - item.threshold))
+    assert all(len(gaps) <= 3 for gaps in groups.values())
+
+
+def test_nobody_kept_was_nearer(curated: Path):
+    """Brute force over all that is kept after filter."""
+    run = RunFolder.open(curated)
+    step = curated_steps(run)[0]
+    rules = StageRules(step.folder)
+    view = curated_view(step.folder)
+    margins: dict[str, list[float]] = {}
+    for part in view.parts(("texts", "signals")):
+        for text in part.texts:
+            for judged in rules.text(text, part.signals[text["text_id"]]):
+                margins.setdefault(judged.rule.reason, []).append(judged.margin)
+    shown = [item for item in nearly_dropped(run, [step]) if item.reason in margins]
+    for reason in {item.reason for item in shown}:
+        found = [abs(i.score - i.threshold) / (abs(i.threshold) or 1) for i in shown if i.reason == reason]
+        assert found == pytest.approx(sorted(m for m in margins[reason] if m < NEAR)[:3])
+
+
+@pytest.mark.parametrize(
+    ("side", "score", "threshold", "margin", "failed"),
+    [
+        ("above", 0.4, 0.5, 0.2, False),
+        ("below", 4, 3, 1 / 3, False),
+        ("above", 0.6, 0.5, -0.2, True),
+        ("below", 1, 0, 1, False),
+    ],
+)
+def test_margin_counts_in_units_of_the_threshold(side, score: float, threshold: float, margin: float, failed: bool):
+    judged = Judged("s", side, Refusal("r", "x", score, threshold))
+    assert judged.margin == pytest.approx(margin) and judged.failed == failed

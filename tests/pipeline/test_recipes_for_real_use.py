@@ -1,0 +1,80 @@
+"""Every recipe for real weights: planned and priced as it stands, and its training run for two steps on a tiny model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from m2raap.adapt.batches import ListSource
+from m2raap.adapt.loop import adapt
+from m2raap.core.config import merge
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.pipeline.plan import plan
+from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe
+from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
+from tests.adapt.world import ordered
+from tests.pipeline.test_train_cost import SMALL
+
+torch.set_num_threads(1)
+# Recipe -> clips of the corpus it is for, and the GPUs that its title promises: (gigabytes of each, how many).
+REAL = {
+    "stan_b32": (1_000_000, (24, 1)),
+    "m2raap_b16_24gb": (1_000_000, (24, 1)),
+    "m2raap_cnclip_b16_24gb": (1_000_000, (24, 1)),
+    "m2raap_siglip2": (1_000_000, None),
+    "m2raap_8gpu": (1_000_000, (80, 8)),
+    "webvid_mugstan": (10_700_000, None),
+    "clip4clip_msrvtt": (9_000, None),
+    "stan_msrvtt": (9_000, None),
+}
+# What makes it small. Everything else of the recipe stays.
+TINY: dict[str, Any] = {
+    "steps": 2, "batch_size": 4, "num_frames": 3, "val_every_steps": 2, "checkpoint_every_steps": 2, "device": "cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_dir(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source() -> ListSource:
+    return ordered(8, seed=0, frames=3)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_recipe_for_real_use(name: str, small_dir: Path, source: ListSource, tmp_path: Path):
+    recipe = load_recipe(name)
+    clips, promised = REAL[name]
+    steps = plan(recipe, tmp_path, "corpus", {"b": "bench"})
+    assert {step.arm for step in steps} == set(arms_of(recipe)), "planned"
+    done = set()
+    for arm, one in arms_of(recipe).items():
+        if "adapt" not in one.stages:
+            continue
+        cost = training_cost(one, clips)
+        said = " ".join(cost_lines(arm, as_tree(cost, one)))
+        assert f"{cost.steps:,} steps of {one.adapt.batch_size:,} pairs" in said and "GB on one GPU" in said
+        assert one.adapt.warmup_steps <= cost.steps
+        if promised:
+            # A fifth is left to what the arithmetic leaves out.
+            assert cost.memory_bytes(promised[1]) < 0.8 * promised[0] * 1e9, said
+        if one.adapt.temporal.name not in done:
+            done.add(one.adapt.temporal.name)
+            train(one, small_dir, source, tmp_path / arm)
+
+
+def train(recipe: Recipe, small_dir: Path, source: ListSource, out: Path) -> None:
+    over = TINY | {"micro_batch": 2 if recipe.adapt.micro_batch else None}
+    over |= {"train_vision_layers": min(recipe.adapt.train_vision_layers, SMALL["vision_cfg"]["layers"])}
+    backbone = {"model": f"local-dir:{small_dir}", "random_init": True}
+    tree = recipe.model_dump(mode="json", exclude_unset=True) | {"backbone": backbone}
+    cfg = Recipe.model_validate(merge(tree, {"adapt": over})).adapt_settings
+    found = adapt(cfg, source, None, out)
+    assert found.finished and found.steps == 2
+    assert VideoCLIP.load(found.model_dir).temporal_cfg == recipe.adapt.temporal

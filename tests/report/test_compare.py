@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m2raap.core.errors import M2raapError, UsageError
+from m2raap.report.compare import alone, compare
+from m2raap.report.comparison import as_latex, print_comparison
+from m2raap.report.contenders import Contender, open_contender, open_contenders
+from m2raap.report.thresholds import failed_gates
+from tests.conftest import m2raap
+from tests.stages.embedded import evaluated, write_run
+
+
+def difference(found: dict[str, Any], lang: str = "en", direction: str = "t2v", metric: str = "R@1") -> dict[str, Any]:
+    (bench,) = found["benches"]
+    wanted = (lang, direction, metric)
+    (row,) = [row for row in bench["differences"] if (row["lang"], row["direction"], row["metric"]) == wanted]
+    return row
+
+
+def both(a: Path, b: Path, **options: Any) -> dict[str, Any]:
+    return compare(*open_contenders([a, b]), **options)
+
+
+def test_evaluate_folders(tmp_path: Path) -> None:
+    good, bad = evaluated(tmp_path / "a", noise=0.3), evaluated(tmp_path / "b", noise=4, seed=1)
+    found = both(good, bad)
+    row = difference(found)
+    assert row["diff"] == row["a"] - row["b"] > 0 and row["lo"] > 0 and row["p"] < 0.01
+    assert 0 < row["smallest"] < row["diff"]
+    assert [(r["run"], r["direction"]) for r in found["benches"][0]["rows"] if r["lang"] == "en"] == [
+        ("a", "t2v"), ("a", "v2t"), ("b", "t2v"), ("b", "v2t"),
+    ]  # fmt: skip
+    cards = found["benches"][0]["cards"]
+    assert cards["a"]["model"] != cards["b"]["model"] and cards["a"]["ids"] == cards["b"]["ids"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "hint"),
+    [
+        (
+            {"lost": 2},
+            "missing: .*; pictures: ",
+            "--intersect scores both.*--allow missing --allow pictures compares the official",
+        ),
+        ({"num": 39}, "ids: .*; texts: ", "--intersect scores both"),
+        ({"made_with": {"frames": "uniform-12"}}, r"frames: keyframe-8, .* and uniform-12", "--allow frames"),
+        ({"texts": ["other"] * 80}, "texts: ", "--intersect"),
+        ({"video_frames": ["other"] * 40}, "pictures: ", "--intersect"),
+        ({"protocol": "mine"}, "protocol: custom and mine", "--allow protocol"),
+    ],
+)
+def test_unlike_protocols_are_refused_by_field(tmp_path: Path, changes: dict[str, Any], field: str, hint: str) -> None:
+    a, b = evaluated(tmp_path / "a"), evaluated(tmp_path / "b", **changes)
+    with pytest.raises(M2raapError, match=f"do not compare on custom, their protocols differ in {field}.*{hint}"):
+        both(a, b)
+
+
+def test_a_field_may_be_allowed_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = (
+        evaluated(tmp_path / "a", noise=0.3),
+        evaluated(tmp_path / "b", noise=4, seed=1, made_with={"frames": "uniform-12"}),
+    )
+    found = both(a, b, allow=["frames"])
+    print_comparison(found)
+    shown = capsys.readouterr().out
+    assert (
+        "allowed to differ: frames: unlike is set beside unlike" in shown
+        and "frames: keyframe-8, short side 256 px (0123) | uniform-12" in shown
+    )
+    assert (clear := difference(found))["p"] < 0.05 and clear["diff"] > 0
+    latex = as_latex(found)
+    assert "textbf" not in latex and "Bold" not in latex, "nothing wins between unlike rows"
+    assert latex.count(r"custom$^{1}$") == 8 and r"$^{1}$ These rows' protocols differ in frames (keyframe-8" in latex
+    assert "textbf" in as_latex(both(a, evaluated(tmp_path / "c", seed=1, noise=4), allow=["frames"])), "frames agree"
+    with pytest.raises(UsageError, match="--allow colour: fields of the protocol card are protocol, ids"):
+        both(a, b, allow=["colour"])
+
+
+def test_intersection_scores_both_again(tmp_path: Path) -> None:
+    a, b = evaluated(tmp_path / "a", lost=4), evaluated(tmp_path / "b", noise=2, seed=1, num=38)
+    with pytest.raises(M2raapError, match="--intersect"):
+        both(a, b)
+    # The vectors of 38 clips are drawn anew, so pictures agree by name only: what counts here is which clips are asked.
+    found = both(a, b, intersect=True)
+    (bench,) = found["benches"]
+    assert bench["note"].startswith("on the intersection, n=34 clips, 68 texts")
+    assert {(row["queries"], row["gallery"], row["missing"], row["comparable"]) for row in bench["rows"]} == {
+        (34, 34, 0, False)
+    }
+    assert {row["scope"] for row in bench["rows"]} == {"intersection"} and not bench["published"]
+    assert difference(found)["queries"] == 34
+    latex = as_latex(found)
+    assert latex.count("custom, intersection$^{1}$ &") == 8 and "\n%" not in latex
+    assert r"$^{1}$ Both scored again on the intersection, n=34 clips, 68 texts: not comparable" in latex
+    other = evaluated(tmp_path / "c", video_frames=["other"] * 40)
+    with pytest.raises(M2raapError, match="36 of the 36 common clips were shown with other pictures, first v004"):
+        both(a, other, intersect=True)
+    assert both(a, other, intersect=True, allow=["pictures"])["benches"][0]["rows"]
+
+
+def test_runs_arms_and_training_seeds(tmp_path: Path) -> None:
+    arms = {
+        "base": {"noise": 3.0},
+        "full": {"noise": 0.5},
+        "full~1": {"noise": 0.7, "seed": 1},
+        "full~2": {"noise": 0.6, "seed": 2},
+    }
+    run = write_run(tmp_path / "run", arms)
+    full, base = open_contender(run), open_contender(run / "base")
+    assert (full.name, base.name) == ("run/full", "run/base")
+    assert len(full.folders["clips"]) == 3 and len(base.folders["clips"]) == 1
+    found = compare(full, base)
+    row = next(row for row in found["benches"][0]["rows"] if row["run"] == "a")
+    assert row["seeds"] == len(row["seeds_r1"]) == 3 and row["deviation_r1"] is not None
+    assert row["metrics"]["R@1"] == pytest.approx(sum(row["seeds_r1"]) / 3, abs=1e-5)
+    assert difference(found)["diff"] > 0
+    with pytest.raises(M2raapError, match="the run has no arm 'bench'; its arms are base, full"):
+        open_contender(run / "bench")
+    with pytest.raises(M2raapError, match="neither a run"):
+        open_contender(tmp_path)
+
+
+def test_gates(tmp_path: Path) -> None:
+    good, bad = open_contenders([evaluated(tmp_path / "a", noise=0.3), evaluated(tmp_path / "b", noise=4, seed=1)])
+    assert failed_gates(alone(good), 50, compare(good, bad)) == []
+    assert failed_gates(alone(good), None, compare(good, good)) == []
+    failed = failed_gates(alone(bad), 50, compare(bad, good))
+    assert "custom en t2v R@1" in failed[0] and "of b/evaluate (official row) is under --min-r1 50" in failed[0]
+    assert any("R@1 of b/evaluate is" in sentence and "points below a/evaluate" in sentence for sentence in failed)
+    assert failed_gates(alone(good), float("nan"))
+
+
+def test_gates_look_at_every_benchmark_and_at_official_rows(tmp_path: Path) -> None:
+    good, bad = evaluated(tmp_path / "a", noise=0.1), evaluated(tmp_path / "b", noise=9, seed=1)
+    one, two = Contender("one", {"x": [good]}), Contender("two", {"x": [good], "y": [bad]})
+    assert compare(two, one)["lacking"] == {"a": [], "b": ["y"]}
+    assert [sentence[:7] for sentence in failed_gates(alone(two), 30)] == ["y en t2", "y zh t2"]
+    (sentence,) = failed_gates(alone(one), 30, compare(one, two))
+    assert sentence.startswith("one has no benchmark 'y', two has")
+    assert failed_gates(alone(two), 0, compare(two, one)) == []
+    lossy = evaluated(tmp_path / "c", noise=0.1, lost=30)  # finds what it has left, on the intersection
+    done = m2raap("compare", lossy, good, "--intersect", "--min-r1", "50", "--latex", check=4)
+    assert "R@1 25.00 of c/evaluate (official row) is under --min-r1 50" in done.stderr
+    assert "c/evaluate & custom, intersection$^{1}$ & en t2v & 100.0" in done.stdout
+    latex = as_latex(alone(open_contender(lossy)))
+    assert "$^{1}$ 30 of 40 queries are of missing videos and count as misses." in latex
+    with pytest.raises(M2raapError, match="--allow missing --allow pictures compares the official rows"):
+        compare(*open_contenders([lossy, good]))
+    allowed = compare(*open_contenders([lossy, good]), allow=["missing", "pictures"])
+    assert len(failed_gates(alone(open_contender(lossy)), None, allowed)) == 4
+
+
+def test_sides_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a/x", "b/x", "c"):
+        evaluated(tmp_path / name)
+    paths = [tmp_path / name / "evaluate" for name in ("a/x", "b/x", "c", "a/x")]
+    assert [side.name for side in open_contenders(paths)] == [
+        "a/x/evaluate",
+        "b/x/evaluate",
+        "c/evaluate",
+        "a/x/evaluate",
+    ]
+    assert [side.name for side in open_contenders(paths[:1])] == ["evaluate"]
+
+
+def test_published_rows_are_marked_and_cited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh = [f"v{i:04d}" for i in range(1000)]
+    folder = evaluated(tmp_path / "a", "msrvtt-1ka-jsfusion", num=1000, langs=("en",), text_ids=fresh)
+    found = both(folder, folder)
+    print_comparison(found)
+    shown = capsys.readouterr().out
+    assert "[published] CLIP ViT-B/32 frame mean" in shown and "Portillo-Quintero et al. 2021" in shown
+    latex = as_latex(found)
+    assert r"CLIP ViT-B/32 frame mean$^\dagger$ & msrvtt-1ka-jsfusion & en t2v & 31.2" in latex
+    assert latex.count(r"\\") == 1 + 4 + 8
+    assert r"$^\dagger$ As published" in latex and "InternVideo2-s2 6B: InternVideo2, table 9; a matching head" in latex
+
+
+def test_latex_is_escaped(tmp_path: Path) -> None:
+    found = both(evaluated(tmp_path / "a"), evaluated(tmp_path / "b"))
+    found["a"] = r"50%_{\x}&~^#$"
+    assert r"50\%\_\{\textbackslash{}x\}\&\textasciitilde{}\textasciicircum{}\#\$ &" in as_latex(found)
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    a, b = evaluated(tmp_path / "a", noise=0.3), evaluated(tmp_path / "b", noise=4, seed=1)
+    done = m2raap("compare", b, "--min-r1", "90", "--no-worse-than", a, "--json", check=4)
+    assert "gate failed: custom en t2v R@1" in done.stderr and len(json.loads(done.stdout)["failed_gates"]) >= 4
+    m2raap("compare", a, b, "--min-r1", "50", check=0)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from m2raap.core.corpus import write_corpus
+from m2raap.core.engine import LocalEngine
+from m2raap.core.stage import Settings, run_data_stage
+from m2raap.core.view import View
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.lengths import clip_seconds, length_rows
+from m2raap.report.report import _evaluations
+from tests.stages.embedded import write_run
+from tests.stages.pictures import DrawnFrames
+
+
+def test_a_run_by_the_length_of_its_clips(tmp_path: Path) -> None:
+    """Bounds of a clip tell its length, and what decoding showed where it has none; neither: unknown."""
+    names = [f"v{i:03d}" for i in range(12)]
+    clips = [{"clip_id": name, "video": f"{name}.mp4", "split": "test"} for name in names]
+    for i, clip in enumerate(clips[2:]):
+        clip |= {"start_s": 10.0, "end_s": 10.0 + 2.0 * (i + 1)}
+    texts = [
+        {"text_id": name, "clip_id": name, "lang": "en", "text": "a", "origin": "raw", "active": True} for name in names
+    ]
+    write_corpus(tmp_path / "C", clips, texts, video_root=tmp_path, source={}, benchmark="custom", num_parts=1)
+    view, frames = View(tmp_path / "C"), tmp_path / "run" / "keyframes"
+    settings = Settings({"colours": dict.fromkeys(names, "red"), "num": 1, "duration_s": {names[0]: 100.0}}, {})
+    assert run_data_stage(Measured(), view, settings, frames, LocalEngine(1))
+    seconds = clip_seconds(view.over(frames))
+    assert seconds == {names[0]: 100.0} | {name: 2.0 * (i + 1) for i, name in enumerate(names[2:])}
+
+    out = write_run(
+        tmp_path / "run", {"a": {"num": 12, "langs": ("en",)}, "b": {"num": 12, "langs": ("en",), "noise": 2.0}}
+    )
+    tree = json.loads((out / "run.json").read_text())
+    tree |= {"benches": {"clips": "../C"}, "digests": {"clips": view.corpus.digest}}
+    for step in tree["steps"]:
+        step["parents"] = ["keyframes"] if step["stage"] == "embed" else [f"{step['arm']}/bench-clips/embed"]
+    (out / "run.json").write_text(json.dumps(tree))
+    run = RunFolder.open(out)
+    rows = length_rows(run, _evaluations(run.steps), run.steps, 0)
+    counts = {(row.arm, row.slice): row.queries for row in rows if row.direction == "t2v"}
+    wanted = {"under 5 s": 2, "5-15 s": 5, "over 15 s": 4, "unknown": 1}
+    assert counts == {(arm, name): num for arm in "ab" for name, num in wanted.items()}
+
+
+class Measured(DrawnFrames):
+    """Tells the length of some files."""
+
+    def signal_columns(self):
+        return super().signal_columns() | {"duration_s": "float"}
+
+    def score(self, part, view, settings):
+        made = super().score(part, view, settings)
+        for row in made["signals"]:
+            row["duration_s"] = settings["duration_s"].get(row["clip_id"])
+        return made

@@ -1,0 +1,94 @@
+"""A run that says it used CLIP ViT-B/32 on 1k-A (drawn embeddings stand in for it), and runs that did something else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.files import read_json, write_json
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.verify import verify, verify_lines
+from m2raap.retrieval.anchors import anchors
+from tests.stages.embedded import write_run
+
+REAL = {"name": "r", "stages": [], "backbone": {"model": "ViT-B-32", "pretrained": "openai"}}
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("verify") / "run"
+    write_run(out, {"r": {"num": 1000, "noise": 2.2, "langs": ("en",), "protocol": "msrvtt-1ka-jsfusion"}}, "msrvtt")
+    return out
+
+
+def opened(run: Path, **recipe: Any) -> RunFolder:
+    tree = read_json(run / "run.json")
+    return RunFolder(run, tree | {"recipe": REAL | recipe})
+
+
+def test_a_run_stands_beside_what_was_published(real: Path):
+    found = verify(opened(real))
+    rows = {(row["direction"], row["metric"]): row for row in found["compared"]}
+    assert {key: row["published"] for key, row in rows.items()} == {
+        ("t2v", "R@1"): 31.2, ("t2v", "R@5"): 53.7, ("v2t", "R@1"): 27.2,
+    }  # fmt: skip
+    results = read_json(real / "r" / "bench-msrvtt" / "evaluate" / "results.json")
+    official = {row["direction"]: row for row in results["rows"] if row["slice"] == "all"}
+    for (direction, metric), row in rows.items():
+        assert row["diff"] == pytest.approx(official[direction]["metrics"][metric] - row["published"])
+        lo, hi = official[direction]["intervals"][metric]
+        assert row["inside"] == (lo <= row["published"] <= hi)
+    said = "\n".join(verify_lines(found))
+    assert "published 31.2" in said and "Portillo-Quintero" in said and "here: keyframe-8" in said
+
+
+def test_a_difference_that_is_too_large_fails_the_gate(real: Path):
+    with pytest.raises(GateFailed, match="allowed are 0.001 points"):
+        verify(opened(real), within=0.001)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        ({"backbone": {"model": "ViT-B-32", "random_init": True}}, "its weights are random"),
+        ({"backbone": {"model": "builtin:tiny"}}, "builtin:tiny is the tiny model"),
+        (
+            {"backbone": {"model": "ViT-L-14", "pretrained": "openai"}},
+            "its backbone is ViT-L-14; published are ViT-B-32",
+        ),
+        (
+            {"backbone": {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}},
+            "'laion2b_s34b_b79k', the published ones 'openai'",
+        ),
+        ({"backbone": {"model": "ViT-B-32", "pretrained": "/w/clip.pt"}}, "say --weights openai if they are those"),
+        ({"stages": ["keyframes", "adapt"]}, "it was trained; what is published is zero-shot"),
+    ],
+)
+def test_what_is_not_alike_is_not_compared(real: Path, recipe: dict[str, Any], sentence: str):
+    with pytest.raises(
+        M2raapError, match=f"nothing here can be set beside a published result: r on msrvtt: .*{sentence}"
+    ):
+        verify(opened(real, **recipe))
+
+
+def test_weights_from_a_file_are_taken_at_the_users_word(real: Path):
+    backbone = {"model": "ViT-B-32", "pretrained": "/w/clip.pt"}
+    assert verify(opened(real, backbone=backbone), weights="openai")["compared"]
+
+
+def test_another_benchmark_and_another_count_are_not_compared(tmp_path: Path):
+    write_run(tmp_path / "run", {"r": {"num": 40, "langs": ("en",)}})
+    with pytest.raises(M2raapError, match="its benchmark is custom, published is msrvtt-1ka-jsfusion|msvd"):
+        verify(opened(tmp_path / "run"))
+    folder = tmp_path / "run" / "r" / "bench-clips" / "evaluate" / "results.json"
+    write_json(folder, read_json(folder) | {"protocol": "msrvtt-1ka-jsfusion"})
+    with pytest.raises(M2raapError, match="it has 40 queries, published are 1,000"):
+        verify(opened(tmp_path / "run"))
+
+
+def test_anchors_are_cited():
+    assert all(len(anchor.source) > 10 and anchor.queries >= 1000 for anchor in anchors())
+    assert {(a.benchmark, a.t2v["R@1"], a.v2t.get("R@1")) for a in anchors()} == {
+        ("msrvtt-1ka-jsfusion", 31.2, 27.2), ("msvd", 37.0, None), ("msrvtt-1ka-jsfusion", 31.7, 28.2),
+    }  # fmt: skip

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from m2raap.cli.main import app
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, write_json
+from m2raap.core.lock import locked
+from m2raap.core.tables import write_table
+from m2raap.core.view import open_view
+from m2raap.export.forget import forget
+from m2raap.models.config import BackboneConfig
+from m2raap.pipeline.inspect import check
+from m2raap.search import index as index_stage
+from m2raap.search import index_parts
+from m2raap.search.gallery import Gallery, Sources
+from m2raap.search.index import make_index
+from tests.conftest import as_another_command, digests
+from tests.search.world import TINY, index_of, rows, view_of
+
+
+def files(folder: Path) -> dict[str, str]:
+    return digests(folder)
+
+
+def ids(folder: Path) -> set[str]:
+    return set(Gallery.open(folder).row_of)
+
+
+def test_an_index_that_was_added_to_is_one_made_at_once(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(6))
+    assert [row["state"] for row in check(folder)] == ["ok"]
+    once = files(folder)
+    assert make_index(folder, view_of(tmp_path, rows(6)), TINY)["kept"] == 6 and files(folder) == once
+    view = view_of(tmp_path, rows(8))
+    with pytest.raises(M2raapError, match="holds another index; --add brings it up to date"):
+        make_index(folder, view, TINY)
+    found = make_index(folder, view, None, add=True)
+    assert (found["clips"], found["embedded"], found["kept"]) == (8, 2, 6)
+    grown = files(folder)
+    make_index(tmp_path / "index2", view, TINY)
+    assert grown == files(tmp_path / "index2")
+    gallery = Gallery.open(folder)
+    assert gallery.langs == ("en", "zh") and gallery.vectors_NE.shape == (8, 128)
+    clip = gallery.clip(gallery.row_of["c1"])
+    assert clip["duration_s"] == pytest.approx(1.1) and (clip["width"], clip["height"]) == (96, 96)
+
+
+def test_changed_frames_are_embedded_again_and_clips_that_left_go(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(4))
+    changed = rows(4)[1:]
+    changed[0]["colour"] = "yellow"
+    found = make_index(folder, view_of(tmp_path, changed), None, add=True)
+    assert (found["clips"], found["embedded"], found["kept"]) == (3, 1, 2) and ids(folder) == {"c1", "c2", "c3"}
+
+
+def test_removed_clips_stay_out(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(6))
+    with pytest.raises(M2raapError, match="1 of 2 ids are not in .*, first 'nobody'"):
+        make_index(folder, None, None, remove={"c1", "nobody"})
+    assert make_index(folder, None, None, remove={"c1", "c4"})["removed"] == 2
+    assert ids(folder) == {"c0", "c2", "c3", "c5"} and [row["state"] for row in check(folder)] == ["ok"]
+    without = view_of(tmp_path / "b", [row for row in rows(6) if row["clip_id"] not in ("c1", "c4")])
+    make_index(tmp_path / "b" / "index", without, TINY)
+    for name in ("vectors.npy", "frames.npy", "index.faiss"):
+        assert files(folder)[name] == files(tmp_path / "b" / "index")[name]
+    found = make_index(folder, view_of(tmp_path, rows(7)), None, add=True)
+    assert (found["clips"], found["embedded"], found["removed_before"]) == (5, 1, 2)
+    with pytest.raises(M2raapError, match="no clip with frames is left"):
+        make_index(folder, None, None, remove=ids(folder))
+    assert len(ids(folder)) == 5, "what was refused changed nothing"
+
+
+def test_ids_that_a_view_is_only_bringing_in_can_be_kept_out(tmp_path: Path) -> None:
+    folder, view = index_of(tmp_path, rows(3)), view_of(tmp_path, rows(6))
+    with pytest.raises(M2raapError, match="1 of 3 ids are not in .* or the view, first 'c9'"):
+        make_index(folder, view, None, add=True, remove={"c0", "c5", "c9"})
+    found = make_index(folder, view, None, add=True, remove={"c0", "c5"})
+    assert ids(folder) == {"c1", "c2", "c3", "c4"}
+    assert [found[name] for name in ("removed", "removed_before", "kept", "embedded")] == [2, 0, 2, 2]
+    again = make_index(folder, view, None, add=True, remove={"c5", "c4"})
+    assert ids(folder) == {"c1", "c2", "c3"} and (again["removed"], again["removed_before"]) == (1, 2)
+
+
+def test_two_corpora_in_one_index(tmp_path: Path) -> None:
+    folder = index_of(tmp_path / "a", rows(3))
+    found = make_index(folder, view_of(tmp_path / "b", rows(4, first=2)), None, add=True)
+    assert (found["clips"], found["embedded"], found["elsewhere"]) == (6, 3, 1)
+    gallery = Gallery.open(folder)
+    assert [gallery.clip(gallery.row_of[f"c{n}"])["view"] for n in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert gallery.sources.views[1].corpus.video_root == tmp_path / "b" / "videos"
+
+
+def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
+    whole = files(index_of(tmp_path, rows(6)))
+    folder, view = tmp_path / "index", view_of(tmp_path, rows(6))
+    shutil.rmtree(folder)
+    real = index_parts._vectors
+    calls: list[int] = []
+
+    def dies(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(index_parts, "_vectors", dies)
+    with pytest.raises(KeyboardInterrupt):
+        make_index(folder, view, TINY)
+    with pytest.raises(M2raapError, match="an unfinished index"):
+        Gallery.open(folder)
+
+    def is_killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_stage, "finish", is_killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_index(folder, view, TINY)
+    assert len(calls) == 3, "the part that was finished is not embedded again"
+    assert make_index(folder, view, TINY)["kept"] == 6
+    calls[:] = [1] * 8  # dies no more
+    more = view_of(tmp_path, rows(9))
+    with monkeypatch.context() as patch:
+        patch.setattr(index_stage, "_assemble", is_killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_index(folder, more, None, add=True)
+    resumed = make_index(folder, more, None, add=True)
+    assert (resumed["kept"], resumed["embedded"], len(calls)) == (6, 3, 10), "as it was counted before"
+    make_index(folder, view_of(tmp_path, rows(6)), None, add=True)
+    assert files(folder) == whole and not (folder / "next").exists() and not (folder / "scratch").exists()
+
+
+def test_another_model_or_a_changed_file_is_refused(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(2))
+    (folder / "vectors.npy").write_bytes(b"no array")
+    with pytest.raises(M2raapError, match="cannot be read as an array"):
+        Gallery.open(folder)
+    (folder / "clips" / "part-00000.parquet").write_bytes(b"x")
+    with pytest.raises(M2raapError, match="is not what the manifest was signed over"):
+        Gallery.open(folder)
+    with pytest.raises(M2raapError, match="no index"):
+        Gallery.open(tmp_path / "nowhere")
+    with pytest.raises(M2raapError, match=r"is no index but the output of 'keyframes'"):
+        Gallery.open(tmp_path / "keyframes")
+    with pytest.raises(M2raapError, match="there is no index to add to"):
+        make_index(tmp_path / "nowhere", None, None, remove={"c0"})
+    with pytest.raises(M2raapError, match="is not of an index"):
+        make_index(tmp_path, view_of(tmp_path, rows(2)), TINY)
+
+
+def test_an_index_without_the_size_of_its_frames_is_read(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(2))
+    table = Gallery.open(folder).clips.drop_columns(["width", "height"])
+    digest = write_table(folder / "clips" / "part-00000.parquet", table)
+    manifest = read_json(folder / "manifest.json")
+    manifest["files"]["clips/00000"] = digest
+    write_json(folder / "manifest.json", manifest)
+    gallery = Gallery.open(folder)
+    assert gallery.clip(0)["width"] is None and len(gallery.clips) == 2
+    make_index(folder, open_view(tmp_path / "keyframes"), None, add=True)
+    assert Gallery.open(folder).clip(0)["width"] == 96
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path / "index"), pytest.raises(M2raapError, match=r"another m2raap \(process \d+"):
+        as_another_command(lambda: make_index(tmp_path / "index", None, BackboneConfig()))
+    assert not (tmp_path / "index").exists(), "nothing was made, nothing is left"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("manifest.json", "[]"), ("manifest.json", '{"stage": "index"}'), ("sources.json", "{}"), ("sources.json", "[]"),
+        ("sources.json", '{"model": {"backbone": {"x": 1}}, "views": []}'),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
+    write_json(tmp_path / "manifest.json", {"stage": "index"})
+    (tmp_path / name).write_text(text)
+    with pytest.raises(M2raapError, match=name):
+        (Gallery.open if name == "manifest.json" else Sources.read)(tmp_path)
+
+
+def test_forget_takes_clips_out_of_an_index(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(4))
+    make_index(tmp_path / "other", view_of(tmp_path / "b", rows(2, first=4)), TINY)
+    done = forget([tmp_path], {"c1"}, {})
+    assert done["removed_whole"] == [] and done["still_named_in"] == [] and done["clips"] == 1
+    assert ids(folder) == {"c0", "c2", "c3"} and json.loads((folder / "sources.json").read_text())["removed"] == []
+    assert {row["state"] for row in check(tmp_path)} == {"ok"}
+    again = make_index(folder, open_view(tmp_path / "keyframes"), None, add=True)
+    assert (again["clips"], again["embedded"]) == (3, 0)
+    assert forget([tmp_path], {"c4", "c5"}, {})["removed_whole"] == [str(tmp_path / "other")]
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    view_of(tmp_path, rows(3))
+    words = ["-q", "index", str(tmp_path / "keyframes"), "--model", "builtin:tiny", "--out", str(tmp_path / "index")]
+    done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+    assert json.loads(done.stdout)["clips"] == 3
+    (tmp_path / "ids.txt").write_text("c0\n")
+    remove = ["index", "--out", str(tmp_path / "index"), "--remove", str(tmp_path / "ids.txt")]
+    assert "2 clips, flat" in CliRunner().invoke(app, remove, catch_exceptions=False).stdout
+    assert CliRunner().invoke(app, ["index", "--out", str(tmp_path / "index")]).exit_code != 0

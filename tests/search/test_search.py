@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from m2raap.cli.main import app
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json, write_json
+from m2raap.core.stage import run_data_stage
+from m2raap.core.view import View, open_view
+from m2raap.pipeline.plan import DATA_STAGE
+from m2raap.search.backend import NotThere, Only
+from m2raap.search.index import make_index
+from m2raap.search.search import Search
+from m2raap.stages.keyframes import KeyframesConfig
+from tests.search.world import TINY, index_of, rows, view_of, write_video
+from tests.stages.pictures import COLOURS, draw
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return index_of(tmp_path_factory.mktemp("search"), rows(8))
+
+
+@pytest.fixture(scope="module")
+def search(folder: Path) -> Search:
+    return Search(folder)
+
+
+def colour(hit: dict) -> str:
+    return list(COLOURS)[int(hit["clip_id"][1:]) % 4]
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"), [("a red circle", "red"), ("绿色的圆形", "green"), ("  a yellow circle\n", "yellow")]
+)
+def test_text_in_either_language(search: Search, query: str, wanted: str) -> None:
+    hits = search.by_text(query, 2)
+    assert [colour(hit) for hit in hits] == [wanted, wanted] and [hit["rank"] for hit in hits] == [1, 2]
+    assert hits[0]["score"] >= hits[1]["score"]
+    assert {caption["lang"] for caption in hits[0]["captions"]} == {"en", "zh"}
+
+
+def test_frames_come_best_first_at_the_videos_times(search: Search) -> None:
+    (hit,) = [hit for hit in search.by_text("a blue circle", 8) if hit["clip_id"] == "c1"]
+    scores = [frame["score"] for frame in hit["frames"]]
+    assert scores == sorted(scores, reverse=True) and {frame["n"] for frame in hit["frames"]} == {0, 1, 2}
+    assert {frame["n"]: frame["time_s"] for frame in hit["frames"]} == {0: 0.5, 1: 1.5, 2: 2.5}
+    row = search.gallery.row_of["c1"]
+    query_E = search._encoder.texts(["a blue circle"])[0]
+    own = search._encoder.clips([search.jpegs("c1")])[0]
+    assert np.allclose(sorted(own[1] @ query_E, reverse=True), scores, atol=2e-3)
+    assert np.array_equal(own[0], search.gallery.vectors_NE[row])
+
+
+def test_pictures_and_likeness(search: Search) -> None:
+    assert colour(search.by_picture(draw("blue"), "blue.jpg", 1)[0]) == "blue"
+    with pytest.raises(M2raapError, match="note.txt: cannot be read as JPEG, PNG, WEBP"):
+        search.by_picture(b"GIF89a no picture", "note.txt", 1)
+    hits = search.like("c2", 7)
+    assert hits[0]["clip_id"] == "c6" and len(hits) == 7 and "c2" not in {hit["clip_id"] for hit in hits}
+    with pytest.raises(NotThere, match="holds no clip 'c99'"):
+        search.like("c99", 3)
+
+
+def test_filters(search: Search) -> None:
+    hits = search.by_text("a red circle", 8, Only(source="b"))
+    assert {hit["clip_id"] for hit in hits} == {"c1", "c3", "c5", "c7"}
+    assert [hit["clip_id"] for hit in search.by_text("red", 8, Only(min_s=1.4, max_s=1.6))] == ["c5"]
+    assert {hit["clip_id"] for hit in search.like("c5", 8, Only(max_s=1.75))} == {"c1", "c3", "c7"}
+    assert search.by_text("red", 8, Only(min_s=60)) == []
+    with pytest.raises(M2raapError, match="no such source; known: a, b"):
+        search.by_text("red", 8, Only(source="c"))
+
+
+def test_bad_queries(search: Search) -> None:
+    for query, said in (("  ", "the query is empty"), ("x" * 501, "has 501 characters; at most 500")):
+        with pytest.raises(M2raapError, match=said):
+            search.by_text(query, 5)
+    for asked in (lambda: search.by_text("red", 201), lambda: search.like("c0", 201)):
+        with pytest.raises(M2raapError, match="between 1 and 200"):
+            asked()
+    assert len(search.like("c0", 200)) == 7
+
+
+def test_files_that_left(search: Search, folder: Path) -> None:
+    with pytest.raises(NotThere, match=r"its video cannot be had \(missing_file"):
+        search.video("c0")
+    part = next((folder.parent / "keyframes" / "frames").iterdir())
+    kept = part.read_bytes()
+    part.unlink()
+    fresh = Search(folder)
+    try:
+        gone = [row["clip_id"] for row in rows(8) if not _has_frames(fresh, row["clip_id"])]
+        assert gone
+    finally:
+        part.write_bytes(kept)
+
+
+def _has_frames(search: Search, clip_id: str) -> bool:
+    try:
+        return bool(search.jpegs(clip_id))
+    except NotThere:
+        return False
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(2))
+    manifest = read_json(folder / "manifest.json")
+    write_json(folder / "manifest.json", manifest | {"models": {"model": "0" * 32}})
+    with pytest.raises(M2raapError, match="was made with model 000000000000, not with"):
+        Search(folder).by_text("red", 1)
+    assert Search(folder).like("c0", 1)[0]["clip_id"] == "c1", "likeness needs no model"
+
+
+def test_a_video_is_asked_with_through_the_decoders_process(tmp_path: Path) -> None:
+    clips = [row | {"start_s": None, "end_s": None} for row in rows(4)]
+    view_of(tmp_path, clips)
+    for name in COLOURS:
+        write_video(tmp_path / "videos" / f"{name}.mp4", name)
+    settings = KeyframesConfig(k=2, short_side_px=96).settings()
+    stage = DATA_STAGE["keyframes"]
+    assert run_data_stage(stage, View(tmp_path / "corpus"), settings, tmp_path / "real", LocalEngine(1))
+    make_index(tmp_path / "index", open_view(tmp_path / "real"), TINY)
+    search = Search(tmp_path / "index")
+    assert search.clip("c0")["duration_s"] == pytest.approx(3.0)
+    assert search.by_video(tmp_path / "videos" / "blue.mp4", 1)[0]["clip_id"] == "c1"
+    (tmp_path / "list.mp4").write_text("#EXTM3U\nhttp://127.0.0.1/secret\n")
+    with pytest.raises(M2raapError, match="cannot be read as a video"):
+        search.by_video(tmp_path / "list.mp4", 1)
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    words = ["search", str(folder), "红色的圆形", "--top", "2", "--frames", str(tmp_path / "f"), "--json"]
+    found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    assert [colour(hit) for hit in found["hits"]] == ["red", "red"] and len(found["model"]) == 32
+    assert all(Path(frame["path"]).read_bytes()[:2] == b"\xff\xd8" for hit in found["hits"] for frame in hit["frames"])
+    assert found["hits"][0]["video_path"] is None, "the videos are not there"
+    part = Path(found["hits"][0]["frames_part"])
+    (row,) = [row for row in pq.read_table(part).to_pylist() if row["clip_id"] == found["hits"][0]["clip_id"]]
+    (best, *_) = found["hits"][0]["frames"]
+    assert Path(best["path"]).read_bytes() == row["jpegs"][best["n"]] and found["hits"][0]["width"] == row["width"]
+    words = ["search", str(folder), "--like", "c0", "--top", "1"]
+    (folder.parent / "videos" / "red.mp4").write_bytes(b"no video, but there")
+    try:
+        printed = CliRunner().invoke(app, words, catch_exceptions=False).stdout
+    finally:
+        (folder.parent / "videos" / "red.mp4").unlink()
+    assert f"video: {folder.parent / 'videos' / 'red.mp4'}, 0.00 s to its end, best frame at " in printed
+    assert " s; in " in printed and "keyframes/frames/part-0000" in printed and "zh: 红色的圆形" in printed
+    with_files = CliRunner().invoke(app, [*words, "--frames", str(tmp_path / "g")], catch_exceptions=False).stdout
+    assert f"key-frames, best first: {tmp_path}/g/001-" in with_files and "part-0000" not in with_files
+    assert CliRunner().invoke(app, ["search", str(folder), "red", "--like", "c0"]).exit_code != 0
