@@ -47,7 +47,7 @@ class KeyframeConfig(Config):
         return self
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClipFrames:
     """The picks of one clip, ascending in time, and its signals. Lists have one entry a pick (at most k)."""
 
