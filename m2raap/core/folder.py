@@ -30,9 +30,9 @@ from m2raap.core.files import (
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.scores import scores_digest
-from m2raap.core.tables import SCHEMA_VERSION
 from m2raap.core.view import View
 
+FORMAT = 3  # of stage folders; a change of what they hold or of what their digests name makes it one more
 _TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
 
 
@@ -56,7 +56,7 @@ def begin(
     plan = {
         "stage": stage,
         "version": version,
-        "schema_version": SCHEMA_VERSION,
+        "format": FORMAT,
         "settings": json.loads(json.dumps(settings)),
         "inputs": _inputs(view, inputs),
         "num_parts": view.num_parts if view else 0,
@@ -75,6 +75,7 @@ def begin(
     if shared:
         shared.make_shared()
     old = read_object(path)
+    refuse_old_format(old, folder)
     if old != plan:
         raise M2raapError(
             f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
@@ -194,7 +195,7 @@ def finish(
         "kind": "stage",
         "stage": stage,
         "version": version,
-        "schema_version": SCHEMA_VERSION,
+        "format": FORMAT,
         "settings": json.loads(json.dumps(settings)),
         "inputs": named,
         "files": dict(sorted(files.items())),
@@ -220,6 +221,22 @@ _UNSIGNED = ("digest", "view", "was")  # `was`: what it was called before a forg
 def manifest_digest(manifest: dict[str, Any]) -> str:
     """What a stage folder is called: a digest over its manifest, without where it lies."""
     return digest({key: value for key, value in manifest.items() if key not in _UNSIGNED})
+
+
+def stage_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage folder. Raises M2raapError for one that another m2raap wrote in another format."""
+    manifest = read_object(folder / "manifest.json")
+    refuse_old_format(manifest, folder)
+    return manifest
+
+
+def refuse_old_format(signed: dict[str, Any], folder: Path) -> None:
+    """Raises M2raapError where a plan or manifest of a stage is of another format than this m2raap writes."""
+    if signed.get("format") != FORMAT:
+        raise M2raapError(
+            f"{folder}: is a stage folder of format {signed.get('format', 2)}, and this m2raap reads format {FORMAT}; run the "
+            "stage again with --force, or give another --out"
+        )
 
 
 def plan_digest(folder: Path) -> str:

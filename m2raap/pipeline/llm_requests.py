@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.config import build
 from m2raap.core.errors import M2raapError
 from m2raap.core.lock import locked
 from m2raap.curate.llm.ask import pending
 from m2raap.curate.llm.batch import Imported, export_requests, import_answers
 from m2raap.curate.llm.cache import FILE, Cache
+from m2raap.curate.llm.endpoint import EndpointConfig
 from m2raap.curate.llm.prompts import load_prompt
 from m2raap.curate.llm.schema import Request
-from m2raap.pipeline.plan import DATA_STAGE, Step, settings_of
+from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages.caption import CaptionStage
@@ -35,9 +35,9 @@ def export(run: Path, stage: str, out: Path) -> tuple[int, list[str]]:
     Raises M2raapError where the stage asks nobody, or the stages before it are not finished.
     """
     folder = RunFolder.open(run)
-    arms = arms_of(build(Recipe, folder.tree["recipe"], str(run / "run.json")))
+    arms = arms_of(folder.recipe)
     steps = [step for step in folder.steps if step.stage == stage and not step.bench and step.owner == step.arm]
-    asking = [step for step in steps if _asks_an_endpoint(arms[step.arm], stage)]
+    asking = [step for step in steps if _endpoint_of(arms[step.arm], stage)]
     if not asking:
         raise M2raapError(f"{run}: no arm has a stage {stage} that asks an endpoint ({stage}.name: endpoint)")
     requests: dict[str, Request] = {}
@@ -49,8 +49,9 @@ def export(run: Path, stage: str, out: Path) -> tuple[int, list[str]]:
         return export_requests(list(requests.values()), out, cache), [step.arm for step in asking]
 
 
-def _asks_an_endpoint(recipe: Recipe, stage: str) -> bool:
-    return (recipe.rewrite if stage == "rewrite" else recipe.caption).name == "endpoint"
+def _endpoint_of(recipe: Recipe, stage: str) -> EndpointConfig | None:
+    """What a stage asks over HTTP, if it asks anybody so."""
+    return getattr(recipe.stage(stage).cfg, "endpoint", None)
 
 
 def _requests(folder: RunFolder, step: Step, recipe: Recipe, cache: Cache) -> list[Request]:
@@ -61,14 +62,13 @@ def _requests(folder: RunFolder, step: Step, recipe: Recipe, cache: Cache) -> li
                 f"{parent}: is not finished, and {step.stage} reads it; run up to it first (m2raap run ... --until {parent.name})"
             )
         view = view.over(parent)
-    settings, stage = settings_of(recipe, step.stage), DATA_STAGE[step.stage]
-    assert isinstance(stage, RewriteStage | CaptionStage) and settings.how is not None
-    how = settings.how | {"folder": str(step.folder)}
-    repair = load_prompt("repair", how["prompts"])
-    found = []
-    for part in view.parts(stage.reads):
-        found += pending(stage.requests(part, view, settings.score, how), cache, repair)
-    return found
+    stage = recipe.stage(step.stage)
+    assert isinstance(stage, RewriteStage | CaptionStage), "only these ask an endpoint"
+    stage.folder = step.folder
+    repair = load_prompt("repair", stage.cfg.prompts)
+    return [
+        request for part in view.parts(stage.reads) for request in pending(stage.requests(part, view), cache, repair)
+    ]
 
 
 def take_in(run: Path, answers: Path) -> Imported:

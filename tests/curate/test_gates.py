@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2raap.core.errors import REASONS
 from m2raap.curate.bilingual import length_ratio, mixed_script, residue_share
 from m2raap.curate.echo import echoes
 from m2raap.curate.facts import facts
 from m2raap.curate.gates import GATES, Candidate, GatesConfig, Kind, near_key, refusals, score
+from m2raap.stages import reasons
 
 DATA = Path(__file__).parent / "data"
 
@@ -127,7 +127,7 @@ def test_what_the_frames_show_is_not_invented():
 
 
 def test_every_gate_is_a_reason_with_a_threshold_that_null_switches_off():
-    assert set(GATES) <= set(REASONS)
+    assert set(GATES) <= set(reasons())
     off = GatesConfig(**{gate.threshold: None for gate in GATES.values()})
     assert {gate.threshold for gate in GATES.values()} == set(GatesConfig.model_fields)
     bad = {"num_sources": 99.0, "similarity_drop": 1.0, "tokens_over": 9.0}

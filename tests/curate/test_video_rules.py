@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from m2raap.core.config import build
-from m2raap.core.errors import REASONS, M2raapError, UsageError
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, judged, signal_value, video_refusals
+from m2raap.stages import reasons
 
 GOOD = {"duration_s": 3.0, "width": 96, "height": 128, "black_share": 0.0, "frozen_share": 0.2, "motion": 0.0}
 DEFAULTS = VideoRulesConfig().thresholds()
@@ -28,7 +29,7 @@ DEFAULTS = VideoRulesConfig().thresholds()
 def test_rules(change: dict, reasons: list[str]) -> None:
     found = [r.reason for r in video_refusals(GOOD | change, DEFAULTS)]
     assert found == reasons
-    assert set(found) <= set(REASONS)
+    assert set(found) <= set(reasons())
 
 
 def test_what_is_not_known_is_not_judged() -> None:
@@ -51,7 +52,7 @@ def test_thresholds_come_by_value_by_quantile_or_not_at_all() -> None:
     assert "still" not in cfg.thresholds() and cfg.thresholds({"still": 0.7})["still"] == 0.7
     assert "black" not in cfg.thresholds() and "frozen" in cfg.thresholds()
     assert [r.reason for r in video_refusals(GOOD | {"black_share": 1.0}, cfg.thresholds())] == ["clip_too_small"]
-    assert "still" not in DEFAULTS and set(VIDEO_RULES) <= set(REASONS)
+    assert "still" not in DEFAULTS and set(VIDEO_RULES) <= set(reasons())
 
 
 def test_bad_numbers_and_settings() -> None:

@@ -11,11 +11,9 @@ from m2raap.core.config import build
 from m2raap.core.view import Part
 from m2raap.curate import thumbnails
 from m2raap.curate.text_copies import text_key
-from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignConfig, AlignStage, looks
 from m2raap.stages.encode import pack
 
-STAGE = AlignStage()
 DIM, K = 16, 8
 SEEN = {
     "duration_s": 3.0,
@@ -83,9 +81,9 @@ class World:
         return found
 
     def judged(self, **tree: Any) -> tuple[dict[str, str], list[dict], list[dict]]:
-        settings = build(AlignConfig, tree, "test").settings(BackboneConfig()).apply
-        decisions = STAGE.reduce(self.parts(), settings)
-        made = [STAGE.apply(part, own, decisions, settings) for part, own in self.parts()]
+        stage = AlignStage(build(AlignConfig, tree, "test"))
+        decisions = stage.reduce(self.parts())
+        made = [stage.apply(part, own, decisions) for part, own in self.parts()]
         drops = [row for tables in made for row in tables["dropped"]]
         verdicts = [row for tables in made for row in tables["verdicts"]]
         return {row["text_id"] or row["clip_id"]: row["reason"] for row in drops}, drops, verdicts

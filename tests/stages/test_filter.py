@@ -14,9 +14,8 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.view import Part, View
 from m2raap.curate.text_rules import score_rows
-from m2raap.stages.filter import FilterConfig, FilterStage, with_scores
+from m2raap.stages.filter import FilterConfig, FilterStage
 
-STAGE = FilterStage()
 PROBED = {"probe": "ok", "probe_detail": None, "width": 96, "height": 96, "duration_s": 3.0}
 
 
@@ -53,9 +52,9 @@ def whole(clips: list[dict], texts: list[dict], size: int, signals: dict | None 
 
 def judged(parts: list[tuple[Part, dict]], tree: dict[str, Any]) -> tuple[dict[str, str], list[dict]]:
     """text_id or clip_id -> reason, and the rows of `dropped`."""
-    settings = build(FilterConfig, tree, "test").settings().apply
-    decisions = STAGE.reduce(parts, settings)
-    rows = [row for part, own in parts for row in STAGE.apply(part, own, decisions, settings)["dropped"]]
+    stage = FilterStage(build(FilterConfig, tree, "test"))
+    decisions = stage.reduce(parts)
+    rows = [row for part, own in parts for row in stage.apply(part, own, decisions)["dropped"]]
     return {row.get("text_id") or row["clip_id"]: row["reason"] for row in rows}, rows
 
 
@@ -161,8 +160,8 @@ def view(tmp_path: Path) -> View:
 
 
 def apply_scores(view: View, tree: dict[str, Any], *paths: Path) -> tuple[dict[str, str], list[dict], list[dict]]:
-    settings = build(FilterConfig, tree, "test").settings()
-    view = with_scores(view, paths, settings)
+    stage = FilterStage(build(FilterConfig, tree, "test"))
+    view = stage.prepared(view, paths)
     parts = []
     for part in view.parts(("texts", "signals")):
         own = {row["clip_id"]: dict(PROBED) for row in part.clips}
@@ -170,11 +169,11 @@ def apply_scores(view: View, tree: dict[str, Any], *paths: Path) -> tuple[dict[s
             t["text_id"]: s for t, s in zip(part.texts, score_rows([t["text"] for t in part.texts], "en"), strict=True)
         }
         parts.append((part, own))
-    decisions = STAGE.reduce(parts, settings.apply)
-    made = [STAGE.apply(part, own, decisions, settings.apply) for part, own in parts]
+    decisions = stage.reduce(parts)
+    made = [stage.apply(part, own, decisions) for part, own in parts]
     rows = [row for tables in made for row in tables["dropped"]]
     verdicts = [row for tables in made for row in tables["verdicts"]]
-    assert STAGE.more_verdict_columns(view) == {f"user_{name}": "float" for name in view.score_columns}
+    assert stage.more_verdict_columns(view) == {f"user_{name}": "float" for name in view.score_columns}
     return {row.get("text_id") or row["clip_id"]: row["reason"] for row in rows}, rows, verdicts
 
 
