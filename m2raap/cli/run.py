@@ -51,7 +51,6 @@ def run_recipe(
     from m2raap.pipeline.recipe import load_recipe
     from m2raap.pipeline.run import Options
     from m2raap.pipeline.run_folder import Inputs
-    from m2raap.stages import STAGES
 
     for flag, stage in (("--from", first), ("--until", last)):
         if stage is not None and stage not in stages.STAGES:
@@ -76,7 +75,7 @@ def carry_out(
     as_json: bool,
 ) -> None:
     """The run of a recipe and its report; of --dry-run, the plan and its cost."""
-    from m2raap.pipeline.estimate import estimate
+    from m2raap.pipeline.dry_run import dry_run as plan_and_cost
     from m2raap.pipeline.recipe import with_remote_videos
     from m2raap.pipeline.run import is_last, make_plan, run
     from m2raap.pipeline.run_folder import RunFolder
@@ -87,7 +86,7 @@ def carry_out(
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
-        _print_json_or_lines(estimate(recipe, inputs, out, make_plan(recipe, inputs, out)), as_json)
+        _print_json_or_lines(plan_and_cost(recipe, inputs, out, make_plan(recipe, inputs, out)), as_json)
         return
     with options.open_engine(*mapped) as engine:
         complete = run(recipe, inputs, out, engine, how)
