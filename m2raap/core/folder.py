@@ -30,9 +30,9 @@ from m2raap.core.files import (
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.scores import scores_digest
+from m2raap.core.signed import FORMAT, refuse_old_format
 from m2raap.core.view import View
 
-FORMAT = 3  # of stage folders; a change of what they hold or of what their digests name makes it one more
 _TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
 
 
@@ -221,22 +221,6 @@ _UNSIGNED = ("digest", "view", "was")  # `was`: what it was called before a forg
 def manifest_digest(manifest: dict[str, Any]) -> str:
     """What a stage folder is called: a digest over its manifest, without where it lies."""
     return digest({key: value for key, value in manifest.items() if key not in _UNSIGNED})
-
-
-def stage_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished stage folder. Raises M2raapError for one that another m2raap wrote in another format."""
-    manifest = read_object(folder / "manifest.json")
-    refuse_old_format(manifest, folder)
-    return manifest
-
-
-def refuse_old_format(signed: dict[str, Any], folder: Path) -> None:
-    """Raises M2raapError where a plan or manifest of a stage is of another format than this m2raap writes."""
-    if signed.get("format") != FORMAT:
-        raise M2raapError(
-            f"{folder}: is a stage folder of format {signed.get('format', 2)}, and this m2raap reads format {FORMAT}; run the "
-            "stage again with --force, or give another --out"
-        )
 
 
 def plan_digest(folder: Path) -> str:

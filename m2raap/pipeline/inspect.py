@@ -11,7 +11,7 @@ from m2raap.core.corpus import content_digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
-from m2raap.core.signed import signed_path, verify_files
+from m2raap.core.signed import refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import phase_digest
 from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.tombstones import refuse_unfinished
@@ -45,6 +45,8 @@ def _check_one(folder: Path) -> dict[str, Any]:
     if not (folder / "manifest.json").exists():
         return row | {"state": "unfinished"}
     manifest = read_json(folder / "manifest.json")
+    if manifest["kind"] == "stage":
+        refuse_old_format(manifest, folder)
     wrong = verify_files(folder, manifest["files"])
     row["faults"] = [f"{path}: is not what the manifest was signed over" for path in wrong]
     if manifest["digest"] != _digest_of(manifest):

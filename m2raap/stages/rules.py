@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.files import read_json
-from m2raap.core.folder import stage_manifest
+from m2raap.core.signed import stage_manifest
 from m2raap.core.stage import Judged
 from m2raap.core.tables import Row
 from m2raap.curate.refusal import Refusal, Side

@@ -1,6 +1,7 @@
 """The contract of data stages, on a stage that counts how often it scores."""
 
 import contextlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -241,3 +242,16 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path):
     (tmp_path / "s" / "diary.txt").write_text("dear diary")
     with pytest.raises(M2raapError, match=r"holds 'diary.txt', which is not of a stage"):
         run(view, tmp_path / "s")
+
+
+def test_a_folder_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path):
+    view = make_corpus(tmp_path / "c", range(6))
+    run(view, tmp_path / "s")
+    for name in ("plan.json", "manifest.json"):
+        tree = read_json(tmp_path / "s" / name)
+        tree.pop("format")
+        (tmp_path / "s" / name).write_text(json.dumps(tree | {"schema_version": 2}))
+    for refused in (lambda: run(view, tmp_path / "s"), lambda: open_view(tmp_path / "s")):
+        with pytest.raises(M2raapError, match=r"/s: .*format 2.*format 3.*--force"):
+            refused()
+    assert run(view, tmp_path / "s", force=True) and open_view(tmp_path / "s")
