@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,15 +24,14 @@ from m2raap.curate import balance, duplicates, thumbnails
 from m2raap.curate.balance import BalanceConfig
 from m2raap.curate.clean import clean
 from m2raap.curate.duplicates import DuplicateConfig
+from m2raap.curate.encode import encoder, pack, unpack
+from m2raap.curate.judging import HashSample, Judge, Sample
 from m2raap.curate.limits import at_quantile
-from m2raap.curate.refusal import Refusal
+from m2raap.curate.refusal import Drop, Refusal
 from m2raap.curate.similarity import MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.drops import drop_row
-from m2raap.stages.encode import encoder, pack, unpack
-from m2raap.stages.judging import Judge, Sample, Smallest
 from m2raap.video import quality
 
 _BLUR_SIDE_PX = 128  # sharpness means something at one size only
@@ -193,8 +193,9 @@ def _verdicts(
         clip_id = clip["clip_id"]
         copy_of = decisions["copies"].get(clip_id)
         if found := video_refusals(part.signals[clip_id] | own[clip_id], limits["video"]):
-            row = drop_row(clip_id, None, found)
-            drops.append(row | {"also_failed": [*row["also_failed"], *(["duplicate_clip"] if copy_of else [])]})
+            drop = Drop.by(found, clip_id)
+            also_failed = (*drop.also_failed, *(("duplicate_clip",) if copy_of else ()))
+            drops.append(replace(drop, also_failed=also_failed).row())
         elif copy_of:
             drops.append(
                 {"clip_id": clip_id, "text_id": None, "reason": "duplicate_clip", "detail": f"a copy of {copy_of}"}
@@ -205,7 +206,7 @@ def _verdicts(
         score = (own[text["text_id"]] | judged).get(cfg.mismatch.signal)
         if judged and score is not None and threshold is not None and score < threshold:
             rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold)
-            drops.append(drop_row(text["clip_id"], text["text_id"], [rule]))
+            drops.append(Drop.by([rule], text["clip_id"], text["text_id"]).row())
     return drops
 
 
@@ -221,7 +222,7 @@ def _balance(
 ) -> dict[str, Any]:
     """Centres, and the last place of the draw that stays in each full cluster."""
     judge = Judge(decisions["sample"])
-    sample = Smallest(balance.POINTS_A_CLUSTER * wanted.clusters)
+    sample = HashSample(balance.POINTS_A_CLUSTER * wanted.clusters)
     staying: list[str] = []
     for part, own in parts:
         drops = _verdicts(part, own, judge.scores(part, own), decisions, cfg)

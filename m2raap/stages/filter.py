@@ -19,10 +19,10 @@ from m2raap.core.videos import VideoDigests
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import text_copies, user_rules
 from m2raap.curate.limits import at_quantile
+from m2raap.curate.refusal import Drop
 from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals, score_rows
 from m2raap.curate.user_rules import ScoreLimit
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
-from m2raap.stages.drops import drop_row
 from m2raap.stages.videos import file_digest, video_worker
 from m2raap.video.fetch import is_url
 from m2raap.video.limits import Refused, VideoConfig
@@ -122,7 +122,7 @@ class FilterStage(DataStage):
                 row = {"clip_id": clip_id, "reason": signals["probe"], "detail": signals["probe_detail"]}
                 drops.append(row | {"also_failed": [rule.reason for rule in found]})
             elif found:
-                drops.append(drop_row(clip_id, None, found))
+                drops.append(Drop.by(found, clip_id).row())
             elif not part.texts_of[clip_id]:
                 drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
             if brought:
@@ -134,7 +134,7 @@ class FilterStage(DataStage):
             across = copies.of(text["text_id"], sources[text["clip_id"]], signals["text_key"])
             found = refusals(signals | across, rules["text"].get(text["lang"], {}))
             if found := found + user_rules.refusals(brought, rules["scores"]):
-                drops.append(drop_row(text["clip_id"], text["text_id"], found))
+                drops.append(Drop.by(found, **ids).row())
             if across or brought:
                 verdicts.append(ids | across | _named(brought))
         return {"dropped": drops, "verdicts": verdicts}

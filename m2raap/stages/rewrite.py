@@ -7,6 +7,7 @@ again. `reduce` counts for how many different originals one answer stands.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -19,15 +20,15 @@ from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 from m2raap.curate import gates
 from m2raap.curate.clean import clean
+from m2raap.curate.encode import Encoder, encoder, unpack
 from m2raap.curate.gates import Candidate, GatesConfig
 from m2raap.curate.llm.endpoint import EndpointConfig
 from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
+from m2raap.curate.refusal import Drop
 from m2raap.curate.rewriters import MODEL_PROMPTS, REWRITERS, ClipTexts, ModelRewriter, Rewriter, RewriterConfig
 from m2raap.curate.similarity import robust
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.drops import drop_row
-from m2raap.stages.encode import Encoder, encoder, unpack
 from m2raap.stages.llm import cache_of, sent
 
 
@@ -123,7 +124,7 @@ class RewriteStage(DataStage):
                     verdicts.append(ids | {"num_sources": num_sources})
                 if found:
                     detail = f"{found[0].signal}: {row['rewrite_note']}" if row["rewrite_note"] else found[0].signal
-                    dropped.append(drop_row(row["clip_id"], text_id, found) | {"detail": detail})
+                    dropped.append(replace(Drop.by(found, **ids), detail=detail).row())
                     continue
             if row["rewrite_kind"] == "rewrite" and row["rewrite_of"] is not None:
                 superseded.append(raw[row["rewrite_of"]] | {"active": False})

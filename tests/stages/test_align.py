@@ -10,10 +10,10 @@ import pytest
 from m2raap.core.config import build
 from m2raap.core.view import Part
 from m2raap.curate import thumbnails
+from m2raap.curate.encode import pack
 from m2raap.curate.text_copies import text_key
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignConfig, AlignStage, looks
-from m2raap.stages.encode import pack
 
 STAGE = AlignStage()
 DIM, K = 16, 8

@@ -191,7 +191,7 @@ def test_users_scores_are_thresholded_and_stay_in_the_ledger(view: View, tmp_pat
     assert found == {"c0001": "user_score", "c0003.en": "user_score", "c0004": "user_score", "c0005": "user_score"}
     first = {row.get("text_id") or row["clip_id"]: row for row in rows}
     assert (first["c0001"]["detail"], first["c0001"]["score"], first["c0001"]["threshold"]) == ("nsfw", 0.9, 0.5)
-    assert first["c0004"]["also_failed"] == ["user_score: watermark 1 against 0.5"]
+    assert first["c0004"]["also_failed"] == ["user_score"]
     kept = {row.get("text_id") or row["clip_id"]: row for row in verdicts}
     assert (
         kept["c0000"]["user_nsfw"] == 0.1 and kept["c0000"]["user_other"] == 1.0 and kept["c0002"]["user_nsfw"] is None

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2raap.core.engine import device
-from m2raap.models.config import BackboneConfig
 
 if TYPE_CHECKING:
     from m2raap.models.backbone import Backbone
+    from m2raap.models.config import BackboneConfig
 
 BLOCK = 8  # rows a forward pass, as many as a clip has key-frames; the last block is filled up with zeros
 
@@ -44,25 +44,21 @@ class Encoder:
 def _in_blocks(encode: Any, rows: Any) -> np.ndarray:
     import torch
 
-    found = []
+    features = []
     with torch.inference_mode():
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             filled = torch.cat([block, block.new_zeros(BLOCK - len(block), *block.shape[1:])])
-            found.append(encode(filled.to(device()))[: len(block)].float().cpu().numpy())
-    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
-
-
-def encoder(cfg: BackboneConfig) -> Encoder:
-    """One for each worker process: loading takes seconds."""
-    return _encoder(cfg.model_dump_json())
+            features.append(encode(filled.to(device()))[: len(block)].float().cpu().numpy())
+    return np.concatenate(features) if features else np.zeros((0, 0), np.float32)
 
 
 @lru_cache(maxsize=1)
-def _encoder(settings: str) -> Encoder:
+def encoder(cfg: BackboneConfig) -> Encoder:
+    """The encoder of this worker process: loading takes seconds, so the last one is kept."""
     from m2raap.models.families import load_backbone
 
-    return Encoder(load_backbone(BackboneConfig.model_validate_json(settings)))
+    return Encoder(load_backbone(cfg))
 
 
 def pack(features: np.ndarray) -> bytes:
