@@ -119,7 +119,7 @@ def ours(num: int) -> dict[str, float]:
     """Prints our lines; gives microseconds a text of every rule."""
     from m2raap.curate import language, minhash, mojibake, text_copies
     from m2raap.curate.columns import Columns, TextBatch, _needs_repair, blocks
-    from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals
+    from m2raap.curate.text_rules import RULES, FilterTextConfig
 
     scored = {rule.signal: rule.score for rule in RULES.values() if rule.score}
     spent: dict[str, float] = dict.fromkeys(
@@ -168,7 +168,7 @@ def ours(num: int) -> dict[str, float]:
 
             def judge(signals: dict[str, Any] = signals, lang: str = lang) -> int:
                 columns = zip(*(values.tolist() for values in signals.values()), strict=True)
-                return sum(bool(refusals(dict(zip(signals, row, strict=True)), limits[lang])) for row in columns)
+                return sum(bool(RULES.refusals(dict(zip(signals, row, strict=True)), limits[lang])) for row in columns)
 
             seconds, found = clocked(judge)
             spent["judging"] += seconds

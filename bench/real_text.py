@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from m2raap.curate import text_copies
-from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals, score_rows
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 
 ACROSS = {"duplicate_text": "copies", "frequent_in_source": "source_share", "near_duplicate_text": "near_copies"}
 
@@ -51,7 +51,7 @@ def verdicts(lang: str, pairs: list[tuple[str, str]]) -> list[str | None]:
     copies = text_copies.Copies(text_copies.decide(table, least, cfg.near_jaccard))
     found = []
     for at, row in enumerate(signals):
-        refused = refusals(row | copies.of(str(at), "", row["text_key"]), limits)
+        refused = RULES.refusals(row | copies.of(str(at), "", row["text_key"]), limits)
         found.append(refused[0].reason if refused else None)
     return found
 

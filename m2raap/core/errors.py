@@ -81,7 +81,7 @@ QUALITY: dict[str, str] = {
     "mismatch": "image and text do not belong together by the backbone's similarity",
     "rewrite_echo": "a model's text holds a link, a role tag, markup, or talks about its task",
     "rewrite_language": "a model's text is not in the language that was asked for",
-    "rewrite_too_short": "a model's text has fewer words (characters, zh) than min_words",
+    "rewrite_too_short": "a model's text has fewer words (characters, zh) than min",
     "rewrite_too_long": "a model's text does not fit into the backbone's context",
     "rewrite_script": "a model's text mixes simplified and traditional characters",
     "rewrite_numbers": "a model lost or invented a number",

@@ -3,9 +3,9 @@ neighbours or on how many clips a part holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -53,9 +53,13 @@ def _in_blocks(encode: Any, rows: Any) -> np.ndarray:
     return np.concatenate(features) if features else np.zeros((0, 0), np.float32)
 
 
-@lru_cache(maxsize=1)
 def encoder(cfg: BackboneConfig) -> Encoder:
     """The encoder of this worker process: loading takes seconds, so the last one is kept."""
+    return _encoder(cast(Hashable, cfg))  # frozen models hash by value, which the type checker does not see
+
+
+@lru_cache(maxsize=1)
+def _encoder(cfg: Any) -> Encoder:
     from m2raap.models.families import load_backbone
 
     return Encoder(load_backbone(cfg))

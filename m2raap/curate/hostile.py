@@ -6,7 +6,7 @@ at least one of them is right. A word alone is no evidence ('ignore', 'system', 
 counts as evidence is data in the package (assets/words/hostile.yaml).
 
 What this finds is dropped before any model reads it. It is the first fence, not the only one: what gets past it still
-stands as data in a field of its own, and answers are bound to a schema and to the fidelity gates.
+stands as data in a field of its own, and answers are bound to a schema and to the fidelity rules.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 'rules' only cleans; where a language has no text at all it says what the auxiliary captions of that language say, and it
 never translates. 'endpoint' and 'local' ask a language model: a rewrite of every text, and a translation into each language
 that the clip has no text in; a clip without texts gets captions from its auxiliary ones alone. What a model says is a
-candidate: gates.py decides whether it replaces anything.
+candidate: fidelity_rules.py decides whether it replaces anything.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class ClipTexts:
 
 
 class Rewriter(Protocol):
-    """`producer` names model and prompt; `gated`: what it says has to pass the gates."""
+    """`producer` names model and prompt; `checked`: what it writes has to pass the fidelity rules."""
 
     producer: str
-    gated: bool
+    checked: bool
 
     def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]: ...
 
@@ -94,7 +94,7 @@ class Rewriter(Protocol):
 class NoRewriter:
     """Leaves every text as it is."""
 
-    producer, gated = "none", False
+    producer, checked = "none", False
 
     def __init__(self, cfg: RewriterConfig | None = None, cache: Callable[[], Cache] | None = None) -> None:
         self.cfg = cfg or RewriterConfig(name="none")
@@ -106,7 +106,7 @@ class NoRewriter:
 class RulesRewriter:
     """Cleans by rules (clean.py), checks itself (fidelity.py), falls back on the auxiliary captions. No model."""
 
-    producer, gated = "rules", False
+    producer, checked = "rules", False
 
     def __init__(self, cfg: RewriterConfig | None = None, cache: Callable[[], Cache] | None = None) -> None:
         self.cfg = cfg or RewriterConfig()
@@ -183,7 +183,7 @@ class _Job:
 class ModelRewriter:
     """Asks a language model, by an endpoint or in this process. `cache` opens the file of answers at first use."""
 
-    gated = True
+    checked = True
 
     def __init__(self, cfg: RewriterConfig, cache: Callable[[], Cache]) -> None:
         self.cfg = cfg

@@ -12,34 +12,46 @@ stranger therefore passes `sim_percentile >= 0.93` about one time in fourteen if
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
-from m2raap.curate.limits import at_quantile
+from m2raap.curate.limits import Limit
+from m2raap.curate.rules import Rule
 
-SIGNALS = ("sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean")
+MISMATCH = Rule("mismatch", 1, "sim_percentile", "below", Limit(min=0.93))
 
 
 class MismatchConfig(Config):
-    """When image and text are strangers: `signal` under `value`, or among the lowest `quantile` of its language if that is
-    set. Both null: nothing is refused."""
+    """When image and text are strangers. `limit` null: nothing is refused."""
 
     signal: Literal["sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean"] = Field(
-        default="sim_percentile", description="percentile, margin and z set a pair beside other texts"
+        default="sim_percentile",
+        description="The score that is judged; percentile, margin and z compare a pair with other texts.",
     )
-    value: float | None = 0.93  # under it a pair is refused
-    quantile: float | None = Field(default=None, gt=0, lt=1)  # the lowest share of each language is refused instead
-    num_others: int = Field(default=256, ge=8, description="other texts that a pair is judged against")
+    limit: Limit | None = Field(
+        default=MISMATCH.limit,
+        description="Where pairs are refused: a number, {min: number, lowest: share of the texts of a language}, or off.",
+    )
+    num_others: int = Field(default=256, ge=8, description="Number of other texts that a pair is judged against.")
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _spelled_out(cls, value: Any) -> Any:
+        return MISMATCH.spelled_out(value)
+
+    @field_validator("limit")
+    @classmethod
+    def _usable(cls, limit: Limit | None) -> Limit | None:
+        MISMATCH.check(limit)
+        return limit
 
     def threshold(self, scores: Sequence[float] | np.ndarray) -> float | None:
-        """In the units of the signal; `scores`: of all texts of one language, used for a quantile only."""
-        if self.quantile is not None:
-            return at_quantile(np.asarray(scores, np.float64), self.quantile, "below")
-        return self.value
+        """In the units of the signal; None: off. `scores`: of all texts of one language, for a share of them."""
+        return self.limit.threshold(MISMATCH.refuse, scores) if self.limit else None
 
 
 def robust(sims_K: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """align: everything that needs frames: video rules, near-duplicate clips, whether image and text belong together, and the
 balance of what is left.
 
-`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for quantiles
+`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for shares
 and the balance, goes through the parts once or twice more. `apply` judges: new thresholds never embed again.
 """
 
@@ -26,7 +26,6 @@ from m2raap.curate.clean import clean
 from m2raap.curate.duplicates import DuplicateConfig
 from m2raap.curate.encode import encoder, pack, unpack
 from m2raap.curate.judging import HashSample, Judge, Sample
-from m2raap.curate.limits import at_quantile
 from m2raap.curate.refusal import Drop, Refusal
 from m2raap.curate.similarity import MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
@@ -41,7 +40,7 @@ _BLURRED = 0.006
 
 
 class AlignConfig(Config):
-    """Thresholds on what the frames show. `duplicates`, `mismatch` values and `balance` of null switch their rules off."""
+    """Thresholds on what the frames show. `duplicates`, `mismatch.limit` and `balance` of null switch their rules off."""
 
     video: VideoRulesConfig = Field(default_factory=VideoRulesConfig)
     duplicates: DuplicateConfig | None = Field(default_factory=DuplicateConfig)
@@ -86,7 +85,7 @@ class AlignStage(DataStage):
         return {"signals": rows}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
-        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for quantiles and balance."""
+        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for shares and balance."""
         cfg = AlignConfig(**settings)
         limits = _video_thresholds(parts, cfg.video)
         sample = Sample(cfg.mismatch.num_others)
@@ -151,20 +150,16 @@ def looks(jpegs: Sequence[bytes]) -> Row:
 
 
 def _video_thresholds(parts: Iterable[tuple[Part, Signals]], cfg: VideoRulesConfig) -> dict[str, float]:
-    shares = {name: limit.quantile for name, limit in cfg.rules.items() if limit and limit.quantile}
-    if not shares:
+    if not cfg.by_share:
         return cfg.thresholds()
-    values: dict[str, list[float]] = {name: [] for name in shares}
+    values: dict[str, list[float]] = {name: [] for name in cfg.by_share}
     for part, own in parts:
         for clip in part.clips:
             signals = part.signals[clip["clip_id"]] | own[clip["clip_id"]]
-            for name in shares:
+            for name in values:
                 if (value := signal_value(signals, VIDEO_RULES[name].signal)) is not None:
                     values[name].append(value)
-    found = {
-        name: at_quantile(np.array(values[name]), share, VIDEO_RULES[name].refuse) for name, share in shares.items()
-    }
-    return cfg.thresholds(found)
+    return cfg.thresholds({name: np.array(scores) for name, scores in values.items()})
 
 
 def _mismatch_thresholds(
@@ -172,7 +167,7 @@ def _mismatch_thresholds(
 ) -> dict[str, float]:
     """lang -> threshold, for every language that has texts to compare."""
     scores: dict[str, list[float]] = {lang: [] for lang in LANGS}
-    if cfg.mismatch.quantile is not None:
+    if cfg.mismatch.limit and cfg.mismatch.limit.has_share:
         judge = Judge(decisions["sample"])
         for part, own in parts:
             found = judge.scores(part, own)

@@ -18,10 +18,9 @@ from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import text_copies, user_rules
-from m2raap.curate.limits import at_quantile
+from m2raap.curate.limits import Limit
 from m2raap.curate.refusal import Drop
-from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals, score_rows
-from m2raap.curate.user_rules import ScoreLimit
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
 from m2raap.stages.videos import file_digest, video_worker
 from m2raap.video.fetch import is_url
@@ -34,7 +33,7 @@ class FilterConfig(Config):
 
     text: FilterTextConfig = Field(default_factory=FilterTextConfig)
     video: VideoRulesConfig = Field(default_factory=VideoRulesConfig)
-    scores: dict[str, ScoreLimit] = Field(
+    scores: dict[str, Limit] = Field(
         default_factory=dict, description="limits on columns of --scores: {nsfw: {max: 0.5}, aesthetic: {lowest: 0.1}}"
     )
     decode: VideoConfig = Field(default_factory=VideoConfig)
@@ -88,7 +87,7 @@ class FilterStage(DataStage):
         return {"signals": rows}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
-        """What only the whole corpus can say: copies of texts, thresholds by quantile."""
+        """What only the whole corpus can say: copies of texts, thresholds that are shares of it."""
         cfg = FilterConfig(**settings)
         table = text_copies.TextTable()
         spread = _Spread(cfg)
@@ -132,7 +131,7 @@ class FilterStage(DataStage):
             brought = part.signals.get(text["text_id"], {})
             signals = own[text["text_id"]]
             across = copies.of(text["text_id"], sources[text["clip_id"]], signals["text_key"])
-            found = refusals(signals | across, rules["text"].get(text["lang"], {}))
+            found = RULES.refusals(signals | across, rules["text"].get(text["lang"], {}))
             if found := found + user_rules.refusals(brought, rules["scores"]):
                 drops.append(Drop.by(found, **ids).row())
             if across or brought:
@@ -149,12 +148,10 @@ def _named(brought: Row) -> Row:
 
 
 class _Spread:
-    """Values of the signals whose thresholds are quantiles, and of users' scores."""
+    """Values of the signals of which a share is refused, and of users' scores."""
 
     def __init__(self, cfg: FilterConfig) -> None:
         self._cfg = cfg
-        self._video = {name: limit.quantile for name, limit in cfg.video.rules.items() if limit and limit.quantile}
-        self._text = {name: limit.quantile for name, limit in cfg.text.rules.items() if limit and limit.quantile}
         self._values: dict[tuple[str, ...], list[float]] = {}
 
     def _add(self, key: tuple[str, ...], value: float | None) -> None:
@@ -162,12 +159,12 @@ class _Spread:
             self._values.setdefault(key, []).append(value)
 
     def add_clip(self, signals: Row, brought: Row) -> None:
-        for name in self._video:
+        for name in self._cfg.video.by_share:
             self._add(("video", name), signal_value(signals, VIDEO_RULES[name].signal))
         self._add_scores(brought)
 
     def add_text(self, lang: str, signals: Row, brought: Row) -> None:
-        for name in self._text:
+        for name in self._cfg.text.by_share:
             self._add(("text", lang, name), signals[RULES[name].signal])
         self._add_scores(brought)
 
@@ -179,23 +176,17 @@ class _Spread:
         return np.asarray(self._values.get(key, ()), np.float64)
 
     def thresholds(self) -> dict[str, Any]:
-        """What every rule that is on compares with: quantiles as the numbers that they came to."""
+        """What every rule that is on compares with: shares as the scores at which they end."""
         cfg = self._cfg
-        video = {
-            name: at_quantile(self._array("video", name), q, VIDEO_RULES[name].refuse)
-            for name, q in self._video.items()
-        }
+        video = {name: self._array("video", name) for name in cfg.video.by_share}
         found: dict[str, Any] = {"video": cfg.video.thresholds(video), "text": {}, "scores": {}}
         for lang in LANGS:
-            text = {
-                name: at_quantile(self._array("text", lang, name), q, RULES[name].refuse)
-                for name, q in self._text.items()
-            }
+            text = {name: self._array("text", lang, name) for name in cfg.text.by_share}
             found["text"][lang] = cfg.text.thresholds(lang, text)
         for column, limit in cfg.scores.items():
             scores = self._array("score", column)
             talk.say(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
-            found["scores"][column] = limit.bounds(scores)
+            found["scores"][column] = user_rules.bounds(limit, scores)
         return found
 
 

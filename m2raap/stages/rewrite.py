@@ -1,6 +1,6 @@
 """rewrite: raw texts and auxiliary captions -> faithful captions. What is refused keeps the original and says why.
 
-`score` asks the rewriter and measures what it said; `apply` holds it against the gates: a new threshold asks no model
+`score` asks the rewriter and measures what it said; `apply` holds it against the fidelity rules: a new limit asks no model
 again. `reduce` counts for how many different originals one answer stands.
 """
 
@@ -18,10 +18,10 @@ from m2raap.core.files import read_json
 from m2raap.core.stage import DataStage, Settings, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
-from m2raap.curate import gates
+from m2raap.curate import fidelity_rules
 from m2raap.curate.clean import clean
 from m2raap.curate.encode import Encoder, encoder, unpack
-from m2raap.curate.gates import Candidate, GatesConfig
+from m2raap.curate.fidelity_rules import FIDELITY_RULES, Candidate, FidelityConfig
 from m2raap.curate.llm.endpoint import EndpointConfig
 from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
@@ -35,20 +35,20 @@ from m2raap.stages.llm import cache_of, sent
 class RewriteConfig(RewriterConfig):
     """Which rewriter, what it may do, and what its answers have to hold."""
 
-    gates: GatesConfig = Field(default_factory=GatesConfig)
+    fidelity: FidelityConfig = Field(default_factory=FidelityConfig)
 
     def settings(self, backbone: BackboneConfig, langs: tuple[str, ...]) -> Settings:
-        score = self.model_dump(mode="json", exclude={"gates"}) | {"langs": list(langs)}
+        score = self.model_dump(mode="json", exclude={"fidelity"}) | {"langs": list(langs)}
         how: dict[str, Any] = {}
         if self.asks_a_model:
             score |= {"backbone": backbone.model_dump(mode="json"), "digests": digests(MODEL_PROMPTS, self.prompts)}
             score["prompts"] = None  # where the files lie says nothing, their digests do
             how["prompts"] = self.prompts
-            score["gates"] = {gate.reason: gate.version for gate in gates.GATES.values()}
+            score["fidelity"] = {rule.reason: rule.version for rule in FIDELITY_RULES.values()}
         if self.endpoint:
             score["endpoint"] = self.endpoint.what()
             how["endpoint"] = self.endpoint.how()
-        return Settings(score, {"gates": self.gates.model_dump(mode="json")}, how)
+        return Settings(score, {"fidelity": self.fidelity.model_dump(mode="json")}, how)
 
 
 class RewriteStage(DataStage):
@@ -62,7 +62,7 @@ class RewriteStage(DataStage):
     def signal_columns(self) -> dict[str, str]:
         said = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
         made = {"rewrite_of": "str", "rewrite_kind": "str", "near_key": "int", "source_key": "int"}
-        return said | made | gates.SIGNALS
+        return said | made | fidelity_rules.SIGNALS
 
     def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
         settings = dict(settings)
@@ -85,7 +85,7 @@ class RewriteStage(DataStage):
                 signal |= {"rewrite_of": new["parent_text_id"], "rewrite_kind": new["origin"]}
                 texts.append(text)
                 signals.append(signal)
-                if rewriter.gated:
+                if rewriter.checked:
                     source = (parent["lang"], parent["text"]) if parent else None
                     candidate = Candidate(new["text"], new["lang"], new["origin"], source, new["aux"])
                     measured.append((signal, text, candidate))
@@ -96,19 +96,19 @@ class RewriteStage(DataStage):
         return {"texts": texts, "signals": signals}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
-        """{near_key: number of different originals}, of answers that stand for more than max_sources."""
+        """{near_key: number of different originals}, of answers that stand for more than the limit of rewrite_copies."""
         pairs = [np.zeros((0, 2), np.int64)]
         for _, own in parts:
             here = [(row["near_key"], row["source_key"]) for row in own.values() if row["near_key"] is not None]
             if here:
                 pairs.append(np.asarray(here, np.int64))
         keys, counts = np.unique(np.unique(np.concatenate(pairs), axis=0)[:, 0], return_counts=True)
-        most = settings["gates"]["max_sources"]
+        most = FidelityConfig(**settings["fidelity"]).thresholds("rewrite").get("rewrite_copies")
         common = [] if most is None else np.flatnonzero(counts > most)
         return {"sources": {str(keys[i]): int(counts[i]) for i in common}}
 
     def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
-        cfg = GatesConfig(**settings["gates"])
+        cfg = FidelityConfig(**settings["fidelity"])
         raw = {row["text_id"]: row for row in part.texts}
         dropped: list[Row] = []
         verdicts: list[Row] = []
@@ -119,7 +119,7 @@ class RewriteStage(DataStage):
             ids = {"clip_id": row["clip_id"], "text_id": text_id}
             if row["near_key"] is not None:
                 num_sources = decisions["sources"].get(str(row["near_key"]))
-                found = gates.refusals(row | {"num_sources": num_sources}, row["rewrite_kind"], cfg)
+                found = FIDELITY_RULES.refusals(row | {"num_sources": num_sources}, cfg.thresholds(row["rewrite_kind"]))
                 if num_sources:
                     verdicts.append(ids | {"num_sources": num_sources})
                 if found:
@@ -160,7 +160,7 @@ def clip_texts(part: Part) -> list[ClipTexts]:
 
 def make_rewriter(settings: dict[str, Any], how: dict[str, Any]) -> Rewriter:
     """The rewriter of a stage's score settings (without langs and backbone) and of its `how`."""
-    tree = {key: value for key, value in settings.items() if key not in ("digests", "gates")}
+    tree = {key: value for key, value in settings.items() if key not in ("digests", "fidelity")}
     if tree["endpoint"]:
         tree["endpoint"] = EndpointConfig(**tree["endpoint"], **how["endpoint"])
     tree["prompts"] = how.get("prompts")
@@ -188,17 +188,17 @@ def _outcomes(clip_id: str, found: Any) -> list[Row]:
 def _measure(
     measured: list[tuple[Row, Row, Candidate]], part: Part, view: View, backbone: BackboneConfig, simplified: bool
 ) -> None:
-    """Fills the signals of the gates into each row."""
+    """Fills the signals of the fidelity rules into each row."""
     encode = encoder(backbone)
     over = encode.tokens_over([candidate.text for _, _, candidate in measured])
     for (signal, _, candidate), tokens in zip(measured, over, strict=True):
-        scores, told = gates.score(candidate, simplified)
+        scores, told = fidelity_rules.score(candidate, simplified)
         signal |= scores | {"tokens_over": float(tokens)}
         signal["rewrite_note"] = "; ".join(note for note in (signal["rewrite_note"], told) if note)
         parents = [candidate.parent] if candidate.parent else sorted(candidate.aux)
         source = " ".join(text for _, text in parents)
-        signal["near_key"] = gates.near_key(candidate.text, candidate.lang)
-        signal["source_key"] = gates.near_key(source, parents[0][0] if parents else candidate.lang)
+        signal["near_key"] = fidelity_rules.near_key(candidate.text, candidate.lang)
+        signal["source_key"] = fidelity_rules.near_key(source, parents[0][0] if parents else candidate.lang)
     pairs = [
         (signal, candidate)
         for signal, _, candidate in measured

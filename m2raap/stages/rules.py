@@ -81,7 +81,7 @@ def _filter_clip(_cfg: FilterConfig, decided: dict[str, Any], clip: Row, signals
 
 def _filter_text(_cfg: FilterConfig, decided: dict[str, Any], text: Row, signals: Row) -> _Found:
     thresholds = _thresholds(decided, "text").get(text["lang"], {})
-    found = text_rules.judged(signals, _in_order(thresholds, text_rules.RULES))
+    found = text_rules.RULES.judged(signals, _in_order(thresholds, text_rules.RULES))
     return found + user_rules.judged(_brought(signals), _thresholds(decided, "scores"))
 
 

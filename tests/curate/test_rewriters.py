@@ -229,7 +229,7 @@ def test_every_text_is_rewritten_and_the_first_translated_where_a_language_is_mi
         "a red ring",
         "一个红色圆形",
     ]
-    assert rewriter.gated
+    assert rewriter.checked
 
 
 def test_a_model_is_not_asked_what_nobody_wants(tmp_path: Path) -> None:

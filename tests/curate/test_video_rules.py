@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from m2raap.core.config import build
@@ -44,14 +45,15 @@ def test_what_is_not_known_is_not_judged() -> None:
     assert [r.reason for r in video_refusals(sparse | {"motion": 0.5}, strict)] == ["still"]
 
 
-def test_thresholds_come_by_value_by_quantile_or_not_at_all() -> None:
-    cfg = build(
-        VideoRulesConfig, {"rules": {"still": {"quantile": 0.1}, "black": False, "clip_too_small": 200}}, "r.yaml"
-    )
-    assert "still" not in cfg.thresholds() and cfg.thresholds({"still": 0.7})["still"] == 0.7
+def test_thresholds_come_by_bound_by_share_or_not_at_all() -> None:
+    tree = {"rules": {"still": {"lowest": 0.1}, "black": False, "clip_too_small": 200}}
+    cfg = build(VideoRulesConfig, tree, "r.yaml")
+    assert "still" not in cfg.thresholds() and cfg.thresholds({"still": np.array([0.7])})["still"] == 0.7
+    assert cfg.by_share == ["still"]
     assert "black" not in cfg.thresholds() and "frozen" in cfg.thresholds()
     assert [r.reason for r in video_refusals(GOOD | {"black_share": 1.0}, cfg.thresholds())] == ["clip_too_small"]
     assert "still" not in DEFAULTS and set(VIDEO_RULES) <= set(REASONS)
+    assert VideoRulesConfig(**cfg.model_dump(mode="json")) == cfg  # as manifests keep it
 
 
 def test_bad_numbers_and_settings() -> None:
@@ -61,6 +63,7 @@ def test_bad_numbers_and_settings() -> None:
         build(VideoRulesConfig, {"rules": {"clip_too_short": 9, "clip_too_long": 8}}, "r.yaml")
     with pytest.raises(UsageError, match="did you mean frozen"):
         build(VideoRulesConfig, {"rules": {"frosen": 1}}, "r.yaml")
-    with pytest.raises(UsageError, match="a value or a quantile"):
-        build(VideoRulesConfig, {"rules": {"still": {"value": 1, "quantile": 0.1}}}, "r.yaml")
+    for limit in ({"highest": 0.1}, {"max": 1}, {"value": 1}, {}):
+        with pytest.raises(UsageError, match="still"):
+            build(VideoRulesConfig, {"rules": {"still": limit}}, "r.yaml")
     assert signal_value({"width": 0, "height": 9}, "aspect") is None

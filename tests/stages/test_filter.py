@@ -1,4 +1,4 @@
-"""What filter decides over a whole corpus: copies of texts, quantiles, scores that the user brought. Nothing is probed here."""
+"""What filter decides over a whole corpus: copies of texts, shares, scores that the user brought. Nothing is probed here."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_frequent_in_its_source() -> None:
     assert found == {f"c{i:04d}.en": "frequent_in_source" for i in range(0, 500, 25)}
 
 
-def test_quantiles_are_taken_over_the_corpus_by_language() -> None:
+def test_shares_are_taken_over_the_corpus_by_language() -> None:
     clips = [clip(i) for i in range(20)]
     texts = [text(i, " ".join(["dog cat kite", *"bcdfghjklmnpqrstvwxz"[: i + 1]])) for i in range(20)]
     texts += [
@@ -135,7 +135,7 @@ def test_quantiles_are_taken_over_the_corpus_by_language() -> None:
             "near_duplicate_text",
         )
     }
-    tree = {"text": {"rules": only | {"text_too_short": {"quantile": 0.1}, "text_too_long": {"quantile": 0.2}}}}
+    tree = {"text": {"rules": only | {"text_too_short": {"lowest": 0.1}, "text_too_long": {"highest": 0.2}}}}
     for size in (3, 20):
         found, _ = judged(whole(clips, texts, size), tree)
         for lang in ("en", "zh"):
