@@ -134,12 +134,13 @@ def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iter
             inner = f"{path}.{'NAME.' if several else ''}"
             variant = f"{path}: {{name: {kind.model_fields['name'].default}}}" if len(below) > 1 else path
             doc = (meaning or _said((inspect.getdoc(kind) or "").split("\n\n")[0])).rstrip(".")
+            type_name = "keys by name" if several else "keys"
+            shown = _default(field) if several else "null" if optional and field.default is None else ""
             if kind in first:
-                yield [f"`{variant}`", "keys", "null" if optional else "", f"{doc}; keys as of `{first[kind]}`"]
+                yield [f"`{variant}`", type_name, shown, f"{doc}; keys as of `{first[kind]}`"]
                 continue
             first[kind] = variant
-            shown = "null" if optional and field.default is None else _default(field) if several else ""
-            yield [f"`{variant}`", "keys by name" if several else "keys", shown, doc]
+            yield [f"`{variant}`", type_name, shown, doc]
             for row in _fields(kind, inner, first):
                 if len(below) == 1:
                     yield row
