@@ -25,6 +25,8 @@ class Config(BaseModel):
 
 
 T = TypeVar("T", bound=Config)
+APPLY: dict[str, Any] = {"phase": "apply"}  # json_schema_extra of a field that only the second half of a stage reads
+HOW: dict[str, Any] = {"phase": "how"}  # json_schema_extra of a field that says how work is done and changes no result
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 

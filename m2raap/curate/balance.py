@@ -24,9 +24,11 @@ POINTS_A_CLUSTER = 256  # k-means learns nothing more from more (FAISS's own lim
 class BalanceConfig(Config):
     """`target` training clips are left, of as many concepts (`clusters`) as evenly as the corpus allows."""
 
-    target: int = Field(ge=1)  # clips that are left; those of split val are not counted and all stay
-    clusters: int = Field(default=100, ge=1)  # concepts, by k-means over image features
-    seed: int = Field(default=0, ge=0)  # of the clusters and the draw
+    target: int = Field(ge=1, description="Number of clips that stay; those of split val are not counted and all stay.")
+    clusters: int = Field(
+        default=100, ge=1, description="Number of concepts into which k-means parts the image features."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the clusters and of the draw.")
 
 
 def clip_vector(frames_KE: np.ndarray) -> np.ndarray:

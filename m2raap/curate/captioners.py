@@ -36,21 +36,30 @@ Row = dict[str, Any]
 
 
 class CaptionerConfig(Config):
-    """Which captioner, and when it says nothing."""
+    """Which captioner is used, and when it gives no caption."""
 
-    name: Literal["retrieval", "transformers", "endpoint"] = "retrieval"  # retrieval: words of a list
-    min_score: float | None = Field(
-        default=None, description="retrieval: cosine under which a frame gets no caption; null: always one"
+    name: Literal["retrieval", "transformers", "endpoint"] = Field(
+        default="retrieval",
+        description="The captioner: retrieval looks the nearest caption of a list up, transformers runs an image-to-text "
+        "model in this process, endpoint asks a chat model that sees pictures.",
     )
-    prompts: str | None = Field(default=None, description="folder with prompt files of your own; null: the package's")
-    transformers: ImageTextConfig | None = None
-    endpoint: EndpointConfig | None = Field(default=None, description="a chat model that sees pictures")
+    min_score: float | None = Field(
+        default=None,
+        description="Cosine under which the retrieval captioner gives a frame no caption; null: always one.",
+    )
+    prompts: str | None = Field(
+        default=None, description="Folder with prompt files of your own; null: the prompts of the package."
+    )
+    transformers: ImageTextConfig | None = Field(
+        default=None, description="The image-to-text model of the transformers captioner."
+    )
+    endpoint: EndpointConfig | None = Field(default=None, description="The server of the endpoint captioner.")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> CaptionerConfig:
         for kind in ("transformers", "endpoint"):
             if (getattr(self, kind) is not None) != (self.name == kind):
-                raise ValueError(f"name: {kind} needs the key '{kind}', and only then may it stand here")
+                raise ValueError(f"the key '{kind}' has to be set with name: {kind}, and with no other name")
         return self
 
 

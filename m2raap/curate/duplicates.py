@@ -30,11 +30,20 @@ _MAX_PAIRS = 64  # a clip is looked at beside at most so many better ones
 class DuplicateConfig(Config):
     """When two clips are copies."""
 
-    max_hamming: int = Field(default=6, ge=0, le=12, description="bits of 64 in which a hash of candidates may differ")
-    max_bucket: int = Field(default=256, ge=2, description="neighbours in a bucket that a clip is compared with")
-    max_distance: float = Field(default=0.1, gt=0, lt=1, description="of two frames; 0: the same, about 1: strangers")
-    min_share: float = Field(default=0.75, gt=0, le=1, description="share of the frames, in order, that must match")
-    max_duration_gap: float = Field(default=0.1, ge=0, description="relative difference of the durations")
+    max_hamming: int = Field(
+        default=6, ge=0, le=12, description="Most bits of 64 in which the hashes of two candidates may differ."
+    )
+    max_bucket: int = Field(
+        default=256, ge=2, description="Number of neighbours in a bucket with which a clip is compared."
+    )
+    max_distance: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Distance up to which two frames match; 0: the same picture, about 1: strangers.",
+    )
+    min_share: float = Field(default=0.75, gt=0, le=1, description="Share of the frames, in order, that must match.")
+    max_duration_gap: float = Field(default=0.1, ge=0, description="Largest relative difference of the durations.")
 
 
 def near_duplicates(

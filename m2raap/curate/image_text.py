@@ -30,13 +30,19 @@ class ImageTextConfig(Config):
     Hub examples: Salesforce/blip-image-captioning-base, Salesforce/blip2-opt-2.7b, florence-community/Florence-2-base.
     """
 
-    model: str = Field(min_length=1)  # a hub name or a folder
-    revision: str | None = Field(default=None, description="of a hub name: commit or tag")
-    lang: Literal["en", "zh"] = Field(default="en", description="the language that it writes")
-    prompt: str | None = Field(default=None, description="null: the family's own, <CAPTION> for Florence-2, else none")
-    max_tokens: int = Field(default=48, ge=4, le=1024)  # of one caption
-    batch_size: int = Field(default=8, ge=1)  # pictures a forward pass
-    dtype: Dtype = "auto"  # auto: as the weights are stored
+    model: str = Field(min_length=1, description="The model: a name on the Hugging Face hub, or a folder.")
+    revision: str | None = Field(default=None, description="Commit or tag of a model on the hub; null: main.")
+    lang: Literal["en", "zh"] = Field(default="en", description="The language that the model writes.")
+    prompt: str | None = Field(
+        default=None,
+        description="Text that the caption continues or answers; null: the usual one of the model's family (<CAPTION> for "
+        "Florence-2, none for the others).",
+    )
+    max_tokens: int = Field(
+        default=48, ge=4, le=1024, description="Most tokens of one caption; a longer one is cut off."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Number of pictures in a forward pass.")
+    dtype: Dtype = Field(default="auto", description="Number type of the weights; auto: as they are stored.")
 
 
 class ImageText:

@@ -35,26 +35,44 @@ _MAX_AUX, _MAX_AUX_CHARS, _MAX_RAW_CHARS = 16, 300, 2000
 
 
 class RewriterConfig(Config):
-    """Which rewriter, and what it may do."""
+    """Which rewriter is used, and what it may do."""
 
-    name: Literal["rules", "none", "endpoint", "local"] = "rules"  # local: a transformers model here
-    simplified: bool = Field(default=False, description="traditional characters -> simplified ones (OpenCC)")
-    fill_missing: bool = Field(default=True, description="a language without a text gets an auxiliary caption")
-    translate: bool = Field(default=True, description="models: a text into each language that its clip has no text in")
-    min_words_en: int = Field(
-        default=3, ge=1, description="a cleaned text with fewer words is nothing: auxiliary caption"
+    name: Literal["rules", "none", "endpoint", "local"] = Field(
+        default="rules",
+        description="The rewriter: rules cleans without a model, none leaves all texts, endpoint asks a server, local runs a "
+        "transformers model in this process.",
     )
-    min_words_zh: int = Field(default=4, ge=1, description="the same in Han characters")
-    prompts: str | None = Field(default=None, description="folder with prompt files of your own; null: the package's")
-    endpoint: EndpointConfig | None = None
-    local: LocalModelConfig | None = None
+    simplified: bool = Field(
+        default=False, description="Whether traditional characters are turned into simplified ones (OpenCC)."
+    )
+    fill_missing: bool = Field(
+        default=True, description="Whether a clip without a text in a language gets an auxiliary caption as one."
+    )
+    translate: bool = Field(
+        default=True, description="Whether models translate a text into each language that its clip has no text in."
+    )
+    min_words_en: int = Field(
+        default=3,
+        ge=1,
+        description="Words that a cleaned English text must have; in place of a shorter one stands an auxiliary caption.",
+    )
+    min_words_zh: int = Field(
+        default=4,
+        ge=1,
+        description="Han characters that a cleaned Chinese text must have; in place of a shorter one stands an auxiliary "
+        "caption.",
+    )
+    prompts: str | None = Field(
+        default=None, description="Folder with prompt files of your own; null: the prompts of the package."
+    )
+    endpoint: EndpointConfig | None = Field(default=None, description="The server of the endpoint rewriter.")
+    local: LocalModelConfig | None = Field(default=None, description="The model of the local rewriter.")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> RewriterConfig:
         for kind in ("endpoint", "local"):
-            given = getattr(self, kind) is not None
-            if given != (self.name == kind):
-                raise ValueError(f"name: {kind} needs the key '{kind}', and only then may it stand here")
+            if (getattr(self, kind) is not None) != (self.name == kind):
+                raise ValueError(f"the key '{kind}' has to be set with name: {kind}, and with no other name")
         return self
 
     @property

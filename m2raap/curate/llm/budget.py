@@ -20,11 +20,11 @@ class BudgetConfig(Config):
     What is over the limit is `skipped`. A higher limit and --force go on: nothing that was answered is sent again.
     """
 
-    max_requests: int | None = Field(default=None, ge=0, description="tries and repairs count too")
-    max_tokens: int | None = Field(default=None, ge=0, description="prompt and answer together")
-    max_cost: float | None = Field(default=None, ge=0, description="in the currency of the prices")
-    price_in: float = Field(default=0.0, ge=0, description="a million prompt tokens")
-    price_out: float = Field(default=0.0, ge=0, description="a million answer tokens")
+    max_requests: int | None = Field(default=None, ge=0, description="Most requests; every try and repair counts.")
+    max_tokens: int | None = Field(default=None, ge=0, description="Most tokens of prompts and answers together.")
+    max_cost: float | None = Field(default=None, ge=0, description="Highest cost, in the currency of the prices.")
+    price_in: float = Field(default=0.0, ge=0, description="Price of a million prompt tokens.")
+    price_out: float = Field(default=0.0, ge=0, description="Price of a million answer tokens.")
 
     @model_validator(mode="after")
     def _priced(self) -> BudgetConfig:

@@ -20,13 +20,15 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class LocalModelConfig(Config):
-    """A hub name or a folder. Weights are read as safetensors; code that comes with a model is never run."""
+    """A text-generation model of transformers. Weights are read as safetensors; code that comes with a model is never run."""
 
-    model: str = Field(min_length=1)  # a hub name or a folder
-    revision: str | None = Field(default=None, description="of a hub name: commit or tag")
-    max_tokens: int = Field(default=256, ge=8, le=8192)  # of one answer
-    dtype: Dtype = "auto"  # auto: as the weights are stored
-    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    model: str = Field(min_length=1, description="The model: a name on the Hugging Face hub, or a folder.")
+    revision: str | None = Field(default=None, description="Commit or tag of a model on the hub; null: main.")
+    max_tokens: int = Field(
+        default=256, ge=8, le=8192, description="Most tokens of one answer; a longer one is cut off."
+    )
+    dtype: Dtype = Field(default="auto", description="Number type of the weights; auto: as they are stored.")
+    budget: BudgetConfig = Field(default_factory=BudgetConfig, description="What the stage may spend in all its runs.")
 
 
 def weights_name(model: str, revision: str | None) -> str:
