@@ -118,7 +118,7 @@ def clocked(work: Callable[[], Any]) -> tuple[float, Any]:
 def ours(num: int) -> dict[str, float]:
     """Prints our lines; gives microseconds a text of every rule."""
     from m2raap.curate import language, minhash, mojibake, text_copies
-    from m2raap.curate.columns import Columns, TextBatch, _needs_repair, blocks
+    from m2raap.curate.columns import Columns, TextBatch, blocks, needs_repair
     from m2raap.curate.text_rules import RULES, FilterTextConfig
 
     scored = {rule.signal: rule.score for rule in RULES.values() if rule.score}
@@ -148,7 +148,7 @@ def ours(num: int) -> dict[str, float]:
         for part in blocks(block):
             rows = block[part]
             first, columns = clocked(lambda rows=rows: Columns(rows))
-            messy = _needs_repair(columns)
+            messy = needs_repair(columns)
             repair, _ = clocked(
                 lambda rows=rows, messy=messy: [
                     mojibake.repair(t) for t, m in zip(rows, messy.tolist(), strict=True) if m
@@ -183,7 +183,7 @@ def ours(num: int) -> dict[str, float]:
     language.model_guess = original
     alone = len(sample)
     spent["alone: model"] = clocked(lambda: [language.model_guess(text) for text in sample])[0] * num / alone
-    ftfy, config = mojibake._ftfy()
+    ftfy, config = mojibake.fixer()
     spent["alone: ftfy"] = clocked(lambda: [ftfy.fix_text(text, config) for text in sample])[0] * num / alone
     import numpy as np
 

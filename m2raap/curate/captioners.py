@@ -31,7 +31,7 @@ from m2raap.curate.llm.prompts import as_data, load_prompt
 from m2raap.curate.llm.schema import Request
 
 CAPTION_PROMPTS = ("describe", "repair")
-MIN_LANG_SHARE = 0.5  # under that a generated caption is not in its language
+MIN_LANG_SHARE = 0.5  # language.lang_share under which a generated caption is not in its language
 Row = dict[str, Any]
 
 
@@ -118,8 +118,8 @@ class RetrievalCaptioner:
 
     def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
         features = [self._tools.encode_images(clip.jpegs) for clip in clips if clip.jpegs]
-        found = iter(self.nearest(features, langs))
-        return [next(found) if clip.jpegs else [] for clip in clips]
+        rows = iter(self.nearest(features, langs))
+        return [next(rows) if clip.jpegs else [] for clip in clips]
 
     def nearest(self, clips: Sequence[np.ndarray], langs: Sequence[str]) -> list[list[Row]]:
         """`caption_many` of frame features (K, E), with one matrix product a language. Outcomes: ok, skipped.
@@ -188,16 +188,16 @@ class ImageTextCaptioner:
                 f"caption.transformers writes '{lang}', and the recipe's langs are {', '.join(langs)}: set its lang, "
                 "or take a captioner that knows them (endpoint)"
             )
-        found = iter(self._model.describe([(clip.clip_id, jpeg) for clip in clips for jpeg in clip.jpegs]))
+        completions = iter(self._model.describe([(clip.clip_id, jpeg) for clip in clips for jpeg in clip.jpegs]))
         rows: list[list[Row]] = []
         for clip in clips:
             rows.append([])
             for index in range(len(clip.jpegs)):
-                said = next(found)
-                if said.finish == "stop":
-                    rows[-1].append(_judged(index, lang, said.content, ""))
+                completion = next(completions)
+                if completion.finish == "stop":
+                    rows[-1].append(_judged(index, lang, completion.content, ""))
                 else:
-                    detail = f"cut after {said.tokens_out} tokens"
+                    detail = f"cut after {completion.tokens_out} tokens"
                     rows[-1].append(_row(index, lang, None, "truncated", detail, ""))
         return rows
 
@@ -224,12 +224,12 @@ class EndpointCaptioner:
         for clip in clips:
             rows: list[Row] = []
             for index in range(len(clip.jpegs)):
-                said = next(answers)
+                answer = next(answers)
                 for lang in langs:
-                    if said.captions:
-                        rows.append(_judged(index, lang, said.captions[lang], said.server))
+                    if answer.captions:
+                        rows.append(_judged(index, lang, answer.captions[lang], answer.server))
                     else:
-                        rows.append(_row(index, lang, None, said.outcome, said.detail, said.server))
+                        rows.append(_row(index, lang, None, answer.outcome, answer.detail, answer.server))
             result.append(rows)
         return result
 
@@ -254,9 +254,9 @@ class EndpointCaptioner:
 
 def _judged(index: int, lang: str, text: str, server: str) -> Row:
     """A generated caption, unless it is none: an order read off the screen, talk about the task, another language."""
-    heard = echoes(text)
-    if heard:
-        return _row(index, lang, None, "refused", f"the answer holds: {', '.join(heard)}", server)
+    kinds = echoes(text)
+    if kinds:
+        return _row(index, lang, None, "refused", f"the answer holds: {', '.join(kinds)}", server)
     if not text or language.lang_share(text, lang) < MIN_LANG_SHARE:
         return _row(index, lang, None, "refused", f"the answer is not in {lang}" if text else "empty", server)
     return _row(index, lang, text, "ok", "", server)

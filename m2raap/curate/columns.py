@@ -17,9 +17,9 @@ import numpy as np
 
 from m2raap.curate import language, mojibake
 
-BLOCK = 4096  # texts at a time: their columns stay in the cache of a core
-BLOCK_CHARS = 500_000
-MAX_CHARS = 20_000  # of a longer text the rest says nothing new
+BLOCK = 4096  # most texts of one batch: their columns stay in the cache of a core
+BLOCK_CHARS = 500_000  # characters from which on a batch takes no further text
+MAX_CHARS = 20_000  # characters of a text that are read; the rest of a longer one says nothing new
 
 HAN, KANA, LATIN, DIGIT, OTHER_LETTER, WORD = (1 << i for i in range(6))
 BLANK, MESSY, SUSPECT, WIDE, LOST, RARE, TRADITIONAL = (1 << i for i in range(6, 13))
@@ -190,12 +190,12 @@ class Columns:
 
     def shingles(self, size: int) -> np.ndarray:
         """(T,) hashes of runs of `size` tokens (numbers as one) that start at each token; 0 where the text ends before."""
-        found = self.plain_T.copy()
+        hashes_T = self.plain_T.copy()
         for step in range(1, size):
-            found[:-step] = mix(found[:-step] * np.uint64(3) + self.plain_T[step:])
+            hashes_T[:-step] = mix(hashes_T[:-step] * np.uint64(3) + self.plain_T[step:])
         ends = self.first_token_N[1:][self.text_of_T]
-        found[np.arange(len(found)) + size > ends] = 0
-        return found
+        hashes_T[np.arange(len(hashes_T)) + size > ends] = 0
+        return hashes_T
 
     def sum_T(self, values_T: np.ndarray) -> np.ndarray:
         """(N,) sums over the tokens of each text."""
@@ -210,12 +210,12 @@ class Columns:
         return mix(self.sum_T(weighted) + self.num_tokens_N.astype(np.uint64)).view(np.int64)
 
 
-def _before(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Where `one` holds and `two` holds for what comes next."""
-    found = one.copy()
-    found[:-1] &= two[1:]
-    found[-1] = False
-    return found
+def _before(flags: np.ndarray, next_flags: np.ndarray) -> np.ndarray:
+    """Where `flags` holds and `next_flags` holds for the character right after."""
+    both = flags.copy()
+    both[:-1] &= next_flags[1:]
+    both[-1] = False
+    return both
 
 
 class HashSet:
@@ -226,7 +226,7 @@ class HashSet:
 
     @classmethod
     def of_words(cls, words: Iterable[str]) -> HashSet:
-        """Each a single token of its own."""
+        """The set of `words`, each of which is a single token."""
         return cls([Columns(list(words)).hash_T])
 
     def holds(self, hashes: np.ndarray) -> np.ndarray:
@@ -245,7 +245,7 @@ class TextBatch:
         self.lang = lang
         self.raw = [text[:MAX_CHARS] for text in raw]
         self.raw_columns = Columns(self.raw)
-        messy = _needs_repair(self.raw_columns)
+        messy = needs_repair(self.raw_columns)
         self.texts = self.raw
         self.columns = self.raw_columns
         if messy.any():
@@ -260,13 +260,13 @@ class TextBatch:
         self, mask_N: np.ndarray, score: Callable[[str], float], otherwise: np.ndarray | float = 0.0
     ) -> np.ndarray:
         """(N,) `score` of the texts in the mask, `otherwise` for the rest."""
-        found = np.zeros(self.num) + otherwise
+        scores_N = np.zeros(self.num) + otherwise
         for at in np.flatnonzero(mask_N).tolist():
-            found[at] = score(self.texts[at])
-        return found
+            scores_N[at] = score(self.texts[at])
+        return scores_N
 
 
-def _needs_repair(columns: Columns) -> np.ndarray:
+def needs_repair(columns: Columns) -> np.ndarray:
     """(N,) texts that `mojibake.repair` may change."""
     flags = columns.flags_C
     blank = (flags & BLANK) != 0

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from m2raap.models.backbone import Backbone
     from m2raap.models.config import BackboneConfig
 
-BLOCK = 8  # rows a forward pass, as many as a clip has key-frames; the last block is filled up with zeros
+BLOCK = 8  # rows of a forward pass, as many as a clip has key-frames; the last block is filled up with zeros
 
 
 class Encoder:
@@ -31,7 +31,7 @@ class Encoder:
         return _in_blocks(self.backbone.encode_image, images_from_jpegs(jpegs, self.backbone.preprocess))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, E) unit vectors."""
+        """(N, E) unit vectors of texts."""
         return _in_blocks(self.backbone.encode_text, self.backbone.tokenize(list(texts)))
 
     def tokens_over(self, texts: Sequence[str]) -> list[int]:
@@ -71,5 +71,5 @@ def pack(features: np.ndarray) -> bytes:
 
 
 def unpack(data: bytes, dim: int) -> np.ndarray:
-    """(K, dim) float32 of what `pack` made."""
+    """(K, dim) float32 features from the bytes that `pack` returns."""
     return np.frombuffer(data, "<f2").reshape(-1, dim).astype(np.float32)

@@ -64,11 +64,11 @@ class ImageText:
         todo = list(missing.values())
         for start in range(0, len(todo), self.cfg.batch_size):
             batch = todo[start : start + self.cfg.batch_size]
-            for (request, _), found in zip(batch, self._generate([jpeg for _, jpeg in batch]), strict=True):
-                cache.put(request, found)
-        found = [cache.get(request) for request in requests]
-        assert all(found), "every picture has an answer now"
-        return [one for one in found if one]
+            for (request, _), completion in zip(batch, self._generate([jpeg for _, jpeg in batch]), strict=True):
+                cache.put(request, completion)
+        completions = [cache.get(request) for request in requests]
+        assert all(completions), "every picture has an answer now"
+        return [completion for completion in completions if completion]
 
     def _request(self, clip_id: str, jpeg: bytes) -> Request:
         cfg = self.cfg
@@ -89,14 +89,14 @@ class ImageText:
         with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):  # a model may name its own generate
             out_KL = model.generate(**inputs, max_new_tokens=self.cfg.max_tokens, do_sample=False, num_beams=1)
         ends = _end_ids(model)
-        found = []
+        completions = []
         for row in out_KL[: len(pictures)].tolist():
             new = row[-self.cfg.max_tokens :]
             text = " ".join(processor.tokenizer.decode(row, skip_special_tokens=True).split())
             text = text.removeprefix(prompt).strip() if prompt else text
             whole = bool(ends & set(new[1:])) and not is_endless(text)
-            found.append(Completion(text, "stop" if whole else "length", None, 0, len(new)))
-        return found
+            completions.append(Completion(text, "stop" if whole else "length", None, 0, len(new)))
+        return completions
 
 
 def _end_ids(model: Any) -> set[int]:
@@ -114,11 +114,11 @@ def _load(settings: str) -> tuple[Any, Any]:
     cfg = ImageTextConfig.model_validate_json(settings)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    found = load_pretrained(transformers.AutoConfig, cfg.model, cfg.revision)
-    if found.model_type not in FAMILIES:
+    model_config = load_pretrained(transformers.AutoConfig, cfg.model, cfg.revision)
+    if model_config.model_type not in FAMILIES:
         raise M2raapError(
-            f"model '{cfg.model}' is of the family '{found.model_type}'; captioners are: {', '.join(FAMILIES)}. A chat model "
-            "with pictures goes behind an endpoint (caption.name: endpoint)"
+            f"model '{cfg.model}' is of the family '{model_config.model_type}'; captioners are: "
+            f"{', '.join(FAMILIES)}. A chat model with pictures goes behind an endpoint (caption.name: endpoint)"
         )
     processor = load_pretrained(transformers.AutoProcessor, cfg.model, cfg.revision)
     kind = transformers.AutoModelForImageTextToText

@@ -73,10 +73,10 @@ def shared_words() -> frozenset[str]:
     return frozenset(_word_list("english_shared.txt"))
 
 
-def is_clearly_english(own, shared, words):
+def is_clearly_english(english, shared, words):
     """Whether that many English words among so many need no model (numbers or arrays): half of all, or at least two and
     half of those that other languages do not share."""
-    return (2 * own >= words) | ((own >= 2) & (2 * own >= words - shared))
+    return (2 * english >= words) | ((english >= 2) & (2 * english >= words - shared))
 
 
 def is_english(word: str) -> bool:
@@ -126,9 +126,9 @@ def lang_share(text: str, lang: str) -> float:
 def _english_share(text: str, latin_words: list[str]) -> float:
     every = [w.lower().replace("\u2019", "'") for w in latin_words]
     words = [w for w in every if len(w) > 1]  # one letter says nothing: French, Spanish, Portuguese ... have them too
-    own = sum(map(is_english, words))
+    known = sum(map(is_english, words))
     shared = sum(w in shared_words() for w in words)
-    if is_clearly_english(own, shared, len(words)):
+    if is_clearly_english(known, shared, len(words)):
         return 1.0
     guess = model_guess(text)
     english = guess.get("en", 0.01)
@@ -138,6 +138,6 @@ def _english_share(text: str, latin_words: list[str]) -> float:
     # On short texts the model is too sure of itself: a known English word weighs 20 to 1, a shared one 2 to 1, but 20 to 1
     # after an English article, and an "a" at the beginning 4 to 1.
     named = sum(a in _ARTICLES and w in shared_words() for a, w in pairwise(every))
-    odds = english / rival * 20.0 ** min(own + named, 8) * 2.0 ** min(shared - named, 3)
+    odds = english / rival * 20.0 ** min(known + named, 8) * 2.0 ** min(shared - named, 3)
     odds *= 4.0 if every[0] == "a" else 1.0
     return odds / (1.0 + odds)

@@ -23,7 +23,8 @@ _RESIDUE = re.compile(
 
 
 @lru_cache(maxsize=1)
-def _ftfy() -> tuple[Any, Any]:
+def fixer() -> tuple[Any, Any]:
+    """The module ftfy, and the configuration with which `repair` calls it."""
     import ftfy
 
     # Quotes and full-width Chinese punctuation are no faults.
@@ -36,7 +37,7 @@ def repair(text: str) -> str:
     if not text.isascii():
         text = text.translate(WIDE)
     if SUSPECT.search(text):
-        ftfy, config = _ftfy()
+        ftfy, config = fixer()
         text = ftfy.fix_text(text, config)
     text = language.visible(text)
     if not text.isascii() and rare_han_share(text) > MANY_RARE:

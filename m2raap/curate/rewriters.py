@@ -247,17 +247,17 @@ class ModelRewriter:
         present = {row["lang"] for row in raw}
         absent = tuple(lang for lang in langs if lang not in present) if self.cfg.translate else ()
         raw = [row for row in raw if not is_hostile(row["text"])]
-        found = []
+        jobs = []
         for number, row in enumerate(raw):
-            wanted = (row["lang"], *(absent if number == 0 else ()))
+            answer_langs = (row["lang"], *(absent if number == 0 else ()))
             caption = {"lang": row["lang"], "text": row["text"][:_MAX_RAW_CHARS]}
-            request = self._request("rewrite", wanted, {"caption": caption}, aux, clip.clip_id)
-            found.append(_Job(row, wanted, aux, request))
+            request = self._request("rewrite", answer_langs, {"caption": caption}, aux, clip.clip_id)
+            jobs.append(_Job(row, answer_langs, aux, request))
         if not clip.raw and aux and self.cfg.fill_missing:
-            found.append(
+            jobs.append(
                 _Job(None, tuple(langs), aux, self._request("from_frames", tuple(langs), {}, aux, clip.clip_id))
             )
-        return found
+        return jobs
 
     def _request(
         self, prompt: str, langs: tuple[str, ...], caption: dict[str, Any], aux: Sequence[tuple[str, str]], clip_id: str
@@ -293,9 +293,9 @@ class ModelRewriter:
             if job.parent is not None and origin == "rewrite" and text == job.parent["text"]:
                 result.kept.append({"text_id": text_id, "reason": "ok", "detail": "unchanged"})
                 continue
-            made = _row(lang, text, text_id, "" if job.parent else "no raw text: auxiliary captions alone", origin)
+            row = _row(lang, text, text_id, "" if job.parent else "no raw text: auxiliary captions alone", origin)
             producer = self.producer if job.parent else self.aux_producer
-            result.new.append(made | {"aux": job.aux, "producer": producer})
+            result.new.append(row | {"aux": job.aux, "producer": producer})
 
 
 REWRITERS: dict[str, Callable[[RewriterConfig, Callable[[], Cache]], Rewriter]] = {

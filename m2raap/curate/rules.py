@@ -111,7 +111,7 @@ class RuleSet(dict[str, AnyRule]):
     def refusals(self, signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
         """Every rule that refuses. A signal that is absent or None is not judged."""
         refusals = []
-        for reason, threshold in thresholds.items():  # as `judged`, without a word about the rules that pass
+        for reason, threshold in thresholds.items():  # the loop of `judged`, which builds nothing for rules that pass
             rule = self[reason]
             score = signals.get(rule.signal)
             if score is not None and (score < threshold if rule.refuse == "below" else score > threshold):

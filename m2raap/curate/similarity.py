@@ -80,35 +80,38 @@ class Reference:
         sims_MS = self._with_clips(texts_ME)
         # "Hub" texts fit everything a little: similarities are taken in units of each text's own spread over the clips.
         self._mean_M, self._std_M = _spread(sims_MS)
-        self._shuffled = float(sims_MS.mean()), float(max(sims_MS.std(), 1e-6))  # a clip's own text is one of hundreds
+        self._shuffled = (
+            float(sims_MS.mean()),
+            float(max(sims_MS.std(), 1e-6)),
+        )  # of all pairs; a clip's own text is one of hundreds
 
     def _with_clips(self, texts_TE: np.ndarray) -> np.ndarray:
         """(T, S) robust similarity of texts to the sampled clips; rows do not depend on each other."""
         flat_EC = self._frames_SKE.reshape(-1, self._frames_SKE.shape[-1]).T
-        found = []
+        blocks = []
         for start in range(0, len(texts_TE), _ROWS):
             block = texts_TE[start : start + _ROWS]
             filled = np.concatenate([block, np.zeros((_ROWS - len(block), block.shape[1]), block.dtype)])
             sims = (filled @ flat_EC)[: len(block)]
-            found.append(robust(sims.reshape(len(block), *self._frames_SKE.shape[:2])))
-        return np.concatenate(found) if found else np.zeros((0, len(self._frames_SKE)))
+            blocks.append(robust(sims.reshape(len(block), *self._frames_SKE.shape[:2])))
+        return np.concatenate(blocks) if blocks else np.zeros((0, len(self._frames_SKE)))
 
     def judge(
         self, texts_TE: np.ndarray, keys_T: Sequence[int], clip_T: Sequence[int], clips_KE: Sequence[np.ndarray]
     ) -> list[dict[str, float]]:
-        """sim_percentile, sim_margin, sim_z of T texts; `clip_T`: whose frames (an index into `clips_KE`) each belongs to.
+        """sim_percentile, sim_margin, sim_z of T texts; `clip_T`: of each text, the index into `clips_KE` of its clip's frames.
 
         sim_percentile: share of the other texts that fit the frames worse (ties count half); sim_margin: own similarity
-        less the mean of the others', in their standard deviations; sim_z: in those of shuffled pairs. Empty where the
-        language has no other text.
+        less the mean of the others', in their standard deviations; sim_z: in the standard deviations of shuffled pairs. Empty where
+        the language has no other text.
         """
         own_mean, own_std = _spread(self._with_clips(texts_TE))
         others_of = [(robust(self._texts_ME @ frames.T) - self._mean_M) / self._std_M for frames in clips_KE]
-        found: list[dict[str, float]] = []
+        judgements: list[dict[str, float]] = []
         for at, (text_E, key, clip) in enumerate(zip(texts_TE, keys_T, clip_T, strict=True)):
             others = others_of[clip][self._keys != key]
             if not len(others):
-                found.append({})
+                judgements.append({})
                 continue
             plain = float(robust(clips_KE[clip] @ text_E))
             mine = (plain - own_mean[at]) / own_std[at]
@@ -116,11 +119,11 @@ class Reference:
             margin = (mine - others.mean()) / max(others.std(), 1e-6)
             z = (plain - self._shuffled[0]) / self._shuffled[1]
             scores = {"sim_percentile": worse, "sim_margin": margin, "sim_z": z}
-            found.append({name: round(float(score), 6) for name, score in scores.items()})
-        return found
+            judgements.append({name: round(float(score), 6) for name, score in scores.items()})
+        return judgements
 
 
-_ROWS = 64  # texts a matrix product, the last filled up: a row never depends on its neighbours
+_ROWS = 64  # texts in a matrix product; the last one is filled up with zeros, so that no row depends on its neighbours
 
 
 def _spread(sims_MS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from m2raap.curate.columns import (
     TRADITIONAL,
     WIDE,
     WORD,
+    Columns,
     HashSet,
     TextBatch,
     blocks,
@@ -46,7 +48,6 @@ from m2raap.curate.limits import LangLimit, Limit
 from m2raap.curate.mojibake import MANY_RARE, broken_share
 from m2raap.curate.patterns import LINK, LIST_SEPARATOR, NOTHING_WORDS, is_bare, is_machine_word
 from m2raap.curate.rules import Rule, RuleSet
-from m2raap.curate.specificity import num_content_words
 from m2raap.curate.text_copies import text_keys
 
 _MAX_PERIOD = 8
@@ -63,11 +64,12 @@ def link_shares(batch: TextBatch) -> np.ndarray:
     """0..1: share of addresses, handles and hash tags, each counting as a word."""
     columns = batch.columns
     return batch.where(
-        columns.has(LINK_MARK) | columns.followed(DOT, WORD) | columns.followed(SLASH, SLASH), _link_share
+        columns.has(LINK_MARK) | columns.followed(DOT, WORD) | columns.followed(SLASH, SLASH), link_share
     )
 
 
-def _link_share(text: str) -> float:
+def link_share(text: str) -> float:
+    """`link_shares` of one text."""
     rest, links = LINK.subn(" ", text)
     words = sum(map(language.weight, language.tokens(rest)))
     return links / (links + words) if links else 0.0
@@ -80,8 +82,8 @@ def tag_shares(batch: TextBatch) -> np.ndarray:
     odd |= columns.sum_T(_nothing().holds(columns.hash_T)) > 0
     listed = columns.count(SEPARATOR) >= 2
     listed |= columns.has(SLASH)
-    found = batch.where(odd, _machine_share)
-    return np.maximum(found, batch.where(listed, lambda text: _list_share(text, batch.lang)))
+    shares_N = batch.where(odd, machine_share)
+    return np.maximum(shares_N, batch.where(listed, lambda text: list_share(text, batch.lang)))
 
 
 @lru_cache(maxsize=1)
@@ -89,13 +91,14 @@ def _nothing() -> HashSet:
     return HashSet.of_words(NOTHING_WORDS)
 
 
-def _machine_share(text: str) -> float:
+def machine_share(text: str) -> float:
+    """0..1: share of the words that are file names, identifiers or tokeniser residue."""
     words = LINK.sub(" ", text).split() if "#" in text and not re.search(r"\w#\w", text) else text.split()
     return sum(map(is_machine_word, words)) / len(words) if words else 0.0
 
 
-def _list_share(text: str, lang: str) -> float:
-    """Share of the words that stand in bare items of a list of three and more: a sentence among them weighs more."""
+def list_share(text: str, lang: str) -> float:
+    """0..1: share of the words that stand in bare items of a list of three and more: a sentence among them weighs more."""
     items = [item.strip() for item in LIST_SEPARATOR.split(text)]
     items = [(item, len(language.tokens(item))) for item in items if item]
     words = sum(size for _, size in items)
@@ -118,9 +121,9 @@ def lang_shares(batch: TextBatch) -> np.ndarray:
     else:
         english, shared = _english()
         long = columns.length_T > 1
-        own, common = (columns.sum_T(known.holds(columns.hash_T) & long) for known in (english, shared))
+        known_english, common = (columns.sum_T(known.holds(columns.hash_T) & long) for known in (english, shared))
         clear = ~columns.has(HAN | KANA | OTHER_LETTER)
-        clear &= language.is_clearly_english(own, common, columns.sum_T(long))
+        clear &= language.is_clearly_english(known_english, common, columns.sum_T(long))
     return batch.where(~clear, lambda text: language.lang_share(text, batch.lang), otherwise=1.0)
 
 
@@ -201,6 +204,29 @@ def _below(
 def num_words(batch: TextBatch) -> np.ndarray:
     """Words (en), or Han characters plus words in other scripts (zh)."""
     return batch.columns.num_tokens_N
+
+
+def num_content_words(batch: TextBatch) -> np.ndarray:
+    """(N,) words that not every clip's caption could hold: without grammar and talk about the video itself. A Han character
+    counts half a word."""
+    columns = batch.columns
+    single, double = _generic()
+    generic = single.holds(columns.hash_T)
+    pairs = double.holds(columns.pair_T)
+    generic |= pairs
+    generic[1:] |= pairs[:-1]
+    weight_T = np.where((columns.flags_T & HAN) != 0, 0.5, 1.0)
+    return columns.sum_T(np.where(generic, 0.0, weight_T))
+
+
+@lru_cache(maxsize=1)
+def _generic() -> tuple[HashSet, HashSet]:
+    """Hashes of the listed words, and of Chinese words of two characters as pairs of tokens."""
+    lines = resources.files("m2raap").joinpath("assets/words/generic.txt").read_text(encoding="utf-8").splitlines()
+    words = [word for line in lines if not line.startswith("#") for word in line.split()]
+    columns = Columns(words)
+    pairs = columns.pair_T
+    return HashSet([columns.hash_T[columns.num_tokens_N[columns.text_of_T] == 1]]), HashSet([pairs[pairs != 0]])
 
 
 def digit_shares(batch: TextBatch) -> np.ndarray:

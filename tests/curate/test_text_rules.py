@@ -162,8 +162,8 @@ def test_columns_see_what_the_plain_functions_see(texts: list[str], lang: str) -
     for at, text in enumerate(fixed):
         exact = {
             "broken_share": mojibake.broken_share(text),
-            "link_share": text_rules._link_share(text),
-            "tag_share": max(text_rules._machine_share(text), text_rules._list_share(text, lang)),
+            "link_share": text_rules.link_share(text),
+            "tag_share": max(text_rules.machine_share(text), text_rules.list_share(text, lang)),
             "stock_share": phrases.share(text),
             "lang_share": language.lang_share(text, lang),
         }

@@ -11,7 +11,7 @@ from m2raap.core.config import Config, canonical
 from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.schema import Completion, Request
 
-TOKENS_A_PICTURE = 2000  # an upper guess, only held back until the server says
+TOKENS_A_PICTURE = 2000  # upper guess, held back until the server reports the real number
 
 
 class BudgetConfig(Config):
@@ -38,7 +38,7 @@ class BudgetConfig(Config):
 
 @dataclass(frozen=True)
 class Budget:
-    """`reserve` holds back the most that a request can cost, `settle` puts back what it did not."""
+    """`reserve` holds back the most that a request can cost, `settle` puts back the part that it did not cost."""
 
     cache: Cache
     scope: str
@@ -53,13 +53,13 @@ class Budget:
         assert len(most) == 3
         return self.cache.spend(self.scope, 1, tokens_in + request.max_tokens, cost, most)
 
-    def settle(self, request: Request, found: Completion | None) -> None:
-        """`found` None: the request failed. It counts as a request; its tokens are given back. Where the server does not
+    def settle(self, request: Request, completion: Completion | None) -> None:
+        """`completion` None: the request failed. It counts as a request; its tokens are given back. Where the server does not
         say what it used, the most that it can have used stays counted."""
-        if found and not (found.tokens_in or found.tokens_out):
+        if completion and not (completion.tokens_in or completion.tokens_out):
             return
         held_in, held_out = most_tokens_in(request), request.max_tokens
-        used_in, used_out = (found.tokens_in, found.tokens_out) if found else (0, 0)
+        used_in, used_out = (completion.tokens_in, completion.tokens_out) if completion else (0, 0)
         cost = self.cfg.cost(used_in, used_out) - self.cfg.cost(held_in, held_out)
         self.cache.spend(self.scope, 0, used_in + used_out - held_in - held_out, cost)
 

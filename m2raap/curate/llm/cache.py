@@ -78,18 +78,18 @@ class Cache:
         rows = self._read(sql, (request.key,))
         return Completion(*rows[0]) if rows else None
 
-    def put(self, request: Request, found: Completion) -> None:
-        self._put(request.key, request.clip_id, found)
+    def put(self, request: Request, completion: Completion) -> None:
+        self._put(request.key, request.clip_id, completion)
 
-    def _put(self, key: str, clip_id: str, found: Completion) -> None:
+    def _put(self, key: str, clip_id: str, completion: Completion) -> None:
         row = (
             key,
-            found.content,
-            found.finish,
-            found.refusal,
-            found.tokens_in,
-            found.tokens_out,
-            found.server,
+            completion.content,
+            completion.finish,
+            completion.refusal,
+            completion.tokens_in,
+            completion.tokens_out,
+            completion.server,
             clip_id,
         )
         with self._write() as db:
@@ -102,11 +102,11 @@ class Cache:
             rows = [(request.key, request.clip_id) for request in requests]
             db.executemany("INSERT OR REPLACE INTO exported VALUES (?, ?)", rows)
 
-    def put_exported(self, key: str, found: Completion) -> bool:
+    def put_exported(self, key: str, completion: Completion) -> bool:
         """Stores the answer to a request that was exported from here; False: no such request."""
         rows = self._read("SELECT clip_id FROM exported WHERE key = ?", (key,))
         if rows:
-            self._put(key, rows[0][0], found)
+            self._put(key, rows[0][0], completion)
         return bool(rows)
 
     # -- money -------------------------------------------------------------------------------------------------------

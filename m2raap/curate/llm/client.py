@@ -95,7 +95,7 @@ class HttpBackend:
             if self._stop.is_set() or not budget.reserve(request):
                 return detail
             try:
-                found = self.complete(request)
+                completion = self.complete(request)
             except (_Again, _Hopeless) as error:
                 budget.settle(request, None)
                 detail = self._redact(str(error))
@@ -104,8 +104,8 @@ class HttpBackend:
                 if attempt + 1 < self.cfg.attempts:
                     self._stop.wait(self._wait_s(request, attempt, error.wait_s))
                 continue
-            cache.put(request, found)
-            budget.settle(request, found)
+            cache.put(request, completion)
+            budget.settle(request, completion)
             return None
         return f"{detail} ({self.cfg.attempts} tries)"
 
@@ -120,17 +120,17 @@ class HttpBackend:
             return Completion("", "endless", None, 0, request.max_tokens, self.server)
         if status == 200:
             return completion_of(body, self.server)
-        said = self._redact(_error_text(body))
+        message = self._redact(_error_text(body))
         if 300 <= status < 400:
             raise M2raapError(f"{self.server}: answers with a redirect ({status}), and none is followed: fix base_url")
         if status in (401, 403):
             where = f"the key in ${self.cfg.api_key_env}" if self.cfg.api_key_env else "api_key_env (none is set)"
-            raise M2raapError(f"{self.server}: refuses us ({status}: {said}); check {where}")
+            raise M2raapError(f"{self.server}: refuses us ({status}: {message}); check {where}")
         if status in (404, 405):
-            raise M2raapError(f"{self.server}: {status}: {said}; check base_url (…/v1) and model '{self.cfg.model}'")
+            raise M2raapError(f"{self.server}: {status}: {message}; check base_url (…/v1) and model '{self.cfg.model}'")
         if status in (408, 409, 425, 429) or status >= 500:
-            raise _Again(f"HTTP {status}: {said}", _retry_after_s(headers))
-        raise _Hopeless(f"HTTP {status}: {said}")
+            raise _Again(f"HTTP {status}: {message}", _retry_after_s(headers))
+        raise _Hopeless(f"HTTP {status}: {message}")
 
     def _post(self, data: bytes) -> tuple[int, http.client.HTTPMessage, bytes, bool]:
         url = urlsplit(self.cfg.base_url)

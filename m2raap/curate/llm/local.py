@@ -78,9 +78,9 @@ class LocalBackend:
             if not budget.reserve(request):
                 failed[request.key] = ""
                 continue
-            found = self.complete(request)
-            cache.put(request, found)
-            budget.settle(request, found)
+            completion = self.complete(request)
+            cache.put(request, completion)
+            budget.settle(request, completion)
         return failed
 
     def complete(self, request: Request) -> Completion:
@@ -108,10 +108,10 @@ class LocalBackend:
 
 def _prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> Any:
     if tokenizer.chat_template:
-        found = tokenizer.apply_chat_template(
+        inputs = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        return found["input_ids"]
+        return inputs["input_ids"]
     text = "\n\n".join(message["content"] for message in messages) + "\n\nAnswer: "
     return tokenizer(text, return_tensors="pt")["input_ids"]
 
