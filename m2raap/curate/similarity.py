@@ -80,10 +80,8 @@ class Reference:
         sims_MS = self._with_clips(texts_ME)
         # "Hub" texts fit everything a little: similarities are taken in units of each text's own spread over the clips.
         self._mean_M, self._std_M = _spread(sims_MS)
-        self._shuffled = (
-            float(sims_MS.mean()),
-            float(max(sims_MS.std(), 1e-6)),
-        )  # of all pairs; a clip's own text is one of hundreds
+        # Mean and spread over all pairs stand for shuffled ones: a clip's own text is one of hundreds.
+        self._shuffled = float(sims_MS.mean()), float(max(sims_MS.std(), 1e-6))
 
     def _with_clips(self, texts_TE: np.ndarray) -> np.ndarray:
         """(T, S) robust similarity of texts to the sampled clips; rows do not depend on each other."""
@@ -102,8 +100,8 @@ class Reference:
         """sim_percentile, sim_margin, sim_z of T texts; `clip_T`: of each text, the index into `clips_KE` of its clip's frames.
 
         sim_percentile: share of the other texts that fit the frames worse (ties count half); sim_margin: own similarity
-        less the mean of the others', in their standard deviations; sim_z: in the standard deviations of shuffled pairs. Empty where
-        the language has no other text.
+        less the mean of the others', in their standard deviations; sim_z: in those that shuffled pairs have. Empty where the
+        language has no other text.
         """
         own_mean, own_std = _spread(self._with_clips(texts_TE))
         others_of = [(robust(self._texts_ME @ frames.T) - self._mean_M) / self._std_M for frames in clips_KE]

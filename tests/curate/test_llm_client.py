@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def test_finished_requests_are_never_sent_again(tmp_path: Path):
 
 def test_only_so_many_requests_fly(tmp_path: Path):
     texts = [f"text {i}" for i in range(12)]
-    found, server, _ = asked(tmp_path, lambda b, n: Say(completion(GOOD), wait_s=0.03), texts, concurrency=3)
+    three = threading.Barrier(3, timeout=20)  # no answer before three requests are there
+    found, server, _ = asked(tmp_path, lambda b, n: GOOD if three.wait() >= 0 else None, texts, concurrency=3)
     assert {a.outcome for a in found} == {"ok"} and server.most_in_flight == 3
 
 
