@@ -65,6 +65,8 @@ class CaptionerConfig(Config):
 
 @dataclass(frozen=True)
 class ClipFrames:
+    """The key-frames of one clip, as JPEGs in time order."""
+
     clip_id: str
     jpegs: Sequence[bytes]
 
@@ -84,7 +86,9 @@ class Captioner(Protocol):
 
     producer: str
 
-    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]: ...
+    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
+        """One list of rows for each clip."""
+        ...
 
 
 @lru_cache(maxsize=1)
@@ -117,6 +121,7 @@ class RetrievalCaptioner:
         self._features_CE: dict[str, np.ndarray] = {}
 
     def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
+        """See Captioner; clips without frames get no rows."""
         features = [self._tools.encode_images(clip.jpegs) for clip in clips if clip.jpegs]
         rows = iter(self.nearest(features, langs))
         return [next(rows) if clip.jpegs else [] for clip in clips]

@@ -3,6 +3,10 @@
 Every text is encoded once, each character looked up in one table of flags, each token hashed by prefix sums. Rules that
 need a regular expression run it on the few texts whose flags say that it could match.
 
+What that is worth, by bench/filter.py on one core: all text rules take 22 us a caption. Those other than language id and ftfy
+take 1/95 of the time of the same rules in datatrove 0.10.1, most of which goes into cutting words (spaCy, jieba); the rule on
+links, which needs no words, 1/13.
+
 Shapes: N texts, C characters (a blank after every text), T tokens. Tokens are those of `language.tokens`: words (letters
 and digits, inner apostrophes) and single Han or kana characters.
 """
@@ -25,9 +29,9 @@ HAN, KANA, LATIN, DIGIT, OTHER_LETTER, WORD = (1 << i for i in range(6))
 BLANK, MESSY, SUSPECT, WIDE, LOST, RARE, TRADITIONAL = (1 << i for i in range(6, 13))
 LINK_MARK, MACHINE_MARK, SEPARATOR, DOT, SLASH, APOSTROPHE, MARKUP, UNSEEN, ODD = (1 << i for i in range(13, 22))
 
-_TABLE_END = 0x32000  # code points above are looked up as the last one below
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
-_NUMBER = np.uint64(0x0123456789ABCDEF)  # the hash that stands for every number where numbers count as one
+_TABLE_END = 0x32000  # code points from here on are looked up as the last one of the table
+_BASE = 0x9E3779B97F4A7C15  # base of the hashes; odd, so that it has an inverse modulo 2**64
+_NUMBER = np.uint64(0x0123456789ABCDEF)  # the hash of every number where all numbers count as one
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +58,7 @@ def _flags() -> np.ndarray:
     rare, traditional = mojibake.han_tables()
     table[rare] |= RARE
     table[traditional] |= TRADITIONAL
-    table[-1] = ODD  # stands for all above it: tags, variation selectors, private use
+    table[-1] = ODD  # the last entry stands for all code points above: tags, variation selectors, private use
     table.setflags(write=False)
     return table
 
@@ -108,6 +112,7 @@ class Columns:
         return np.logical_or.reduceat(values_C, self.start_N)
 
     def has(self, flag: int) -> np.ndarray:
+        """(N,) whether any character has any of the flags."""
         return self.any_C((self.flags_C & flag) != 0)
 
     def followed(self, flag: int, by: int) -> np.ndarray:
@@ -136,14 +141,17 @@ class Columns:
 
     @cached_property
     def num_tokens_N(self) -> np.ndarray:
+        """(N,) number of tokens of each text."""
         return np.diff(self.first_token_N)
 
     @cached_property
     def text_of_T(self) -> np.ndarray:
+        """(T,) index of the text of each token."""
         return np.repeat(np.arange(self.num), self.num_tokens_N)
 
     @cached_property
     def length_T(self) -> np.ndarray:
+        """(T,) characters of each token."""
         return self._token_spans[1] - self._token_spans[0]
 
     @cached_property
@@ -230,6 +238,7 @@ class HashSet:
         return cls([Columns(list(words)).hash_T])
 
     def holds(self, hashes: np.ndarray) -> np.ndarray:
+        """(T,) whether each of the hashes is in the set."""
         if not len(self._sorted):
             return np.zeros(len(hashes), bool)
         at = np.searchsorted(self._sorted, hashes)
@@ -254,6 +263,7 @@ class TextBatch:
 
     @property
     def num(self) -> int:
+        """Number of texts."""
         return len(self.raw)
 
     def where(

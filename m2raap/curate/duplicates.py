@@ -71,7 +71,7 @@ def near_duplicates(
         block = pairs[start : start + _BLOCK]
         first, second = (thumbs[np.searchsorted(rows, block[:, side])] for side in (0, 1))
         match = matching_shares(first, second, cfg.max_distance) >= cfg.min_share
-        for earlier, later in block[match].tolist():  # sorted by the later one: all about the earlier ones is known
+        for earlier, later in block[match].tolist():  # sorted by the later clip, so the earlier one is decided already
             if later not in copies and earlier not in copies:
                 copies[later] = earlier
     return copies
@@ -94,7 +94,7 @@ def near_pairs(hashes_N: np.ndarray, max_hamming: int, max_bucket: int) -> np.nd
     num = len(hashes_N)
     if num < 2:
         return np.zeros((0, 2), np.int64)
-    # Copies of one hash stand for each other: a picture that is everywhere is compared with others once.
+    # Equal hashes are compared with the others as one: a picture that is everywhere costs one comparison.
     values, first, inverse, counts = np.unique(hashes_N, return_index=True, return_inverse=True, return_counts=True)
     parts = [_twins(inverse, counts, first)]
     pending = 0

@@ -19,7 +19,7 @@ _NO_EN = frozenset(
     {"no", "not", "never", "without", "nobody", "nothing", "none", "neither", "nor", "cannot", "cant", "dont", "isnt"}
 )
 _NO_ZH = re.compile("没|沒|不|无|無|未|别|勿|非")
-# Words in which these characters deny nothing.
+# Words in which the characters of _NO_ZH deny nothing.
 _NO_NO_ZH = re.compile(
     "不锈|不銹|不同|不断|不斷|不久|不停|不远|不遠|不少|不过|不過|不仅|不僅|不但|不管|不论|不論|不一样|不一|不时|不時|不住|不禁"
     "|不已|不知名|不错|不錯|不得不|不倒翁|不明|不规则|忍不|差不|来不及|无人机|無人機|无人驾驶|无线|無線|无数|無數|无论|無論|无比"
@@ -43,9 +43,9 @@ _COLOURS: tuple[tuple[str, str, str], ...] = (
 )
 _COLOUR_EN = {word: name for name, words, _ in _COLOURS for word in words.split()}
 _COLOUR_ZH = {char: name for name, _, chars in _COLOURS for char in chars}
-# Only before one of these is a colour character a colour for sure; 黄瓜, 白天, 金融 are not.
+# A colour character is surely a colour before one of these characters only; 黄瓜, 白天, 金融 are none.
 _COLOUR_AFTER = re.compile("[红紅赤橙橘黄黃绿綠青蓝藍紫粉白黑棕褐灰银銀金](?=[色衣裙裤褲帽发發毛底点點圆圓方星环環])")
-# 'left' and 'right' as sides: "on the left", "right hand", "moves right"; not "left the room", "all right".
+# Where 'left' and 'right' are sides: "on the left", "right hand", "moves right"; not "left the room", "all right".
 _SIDE_EN = re.compile(
     r"\b(?:to|from|on|at|in|towards?)\s+(?:(?:the|his|her|its|their|your|my)\s+)?(?:(?:far|upper|lower|top|bottom)\s+)?"
     r"(left|right)\b(?!\s+(?:away|now|after|before|in|at|here|there))"
@@ -208,6 +208,7 @@ def number_faults(source: Facts, allowed: Facts, claimed: Facts) -> Counter[str]
 
 
 def colour_faults(source: Facts, allowed: Facts, claimed: Facts) -> Counter[str]:
+    """Colours and sides that are lost or invented; see `number_faults`."""
     lost = source.colours - claimed.colours - claimed.maybe_colours
     invented = claimed.colours - allowed.colours - allowed.maybe_colours
     return Counter([f"lost {c}" for c in sorted(lost)] + [f"invented {c}" for c in sorted(invented)])

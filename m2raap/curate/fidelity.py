@@ -21,6 +21,7 @@ class Fidelity(NamedTuple):
 
     @property
     def kept(self) -> bool:
+        """Whether nothing was lost and nothing invented."""
         return not self.lost and not self.invented
 
 

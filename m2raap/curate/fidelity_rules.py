@@ -55,6 +55,7 @@ class FidelityRule(Rule[Limit]):
 
     @property
     def takes_share(self) -> bool:
+        """See Rule."""
         return False
 
 

@@ -27,6 +27,8 @@ _MAX_CHARS = 4000  # characters that are read; a longer caption is refused as to
 
 
 class Evidence(NamedTuple):
+    """A pattern that speaks for an order, and the chance (0..1) that a caption with it is none."""
+
     name: str
     weight: float
     pattern: re.Pattern[str]

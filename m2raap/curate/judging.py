@@ -23,6 +23,7 @@ class HashSample:
         self._rows: dict[Any, tuple[str, Row]] = {}
 
     def add(self, key: Any, name: str, row: Row) -> None:
+        """Offers `row`; of several rows of one key the one with the smallest hash of its name counts."""
         rank = hashlib.blake2b(f"sample:{name}".encode(), digest_size=8).hexdigest()
         if key not in self._rows or rank < self._rows[key][0]:
             self._rows[key] = (rank, row)
@@ -33,6 +34,7 @@ class HashSample:
         return sorted(self._rows.items(), key=lambda item: item[1][0])[: self._num]
 
     def items(self) -> list[tuple[Any, Row]]:
+        """(key, row) of the sample, the smallest hash first."""
         return [(key, row) for key, (_, row) in self._first()]
 
 
@@ -45,12 +47,15 @@ class Sample:
         self._clips = HashSample(num)
 
     def add_clip(self, clip_id: str, signals: Row) -> None:
+        """`signals`: features and dim, as align scores them."""
         self._clips.add(clip_id, clip_id, {name: signals[name] for name in ("features", "dim")})
 
     def add_text(self, text: Row, signals: Row) -> None:
+        """`signals`: features, dim and text_key, as align scores them."""
         self._texts.setdefault(text["lang"], HashSample(self._num)).add(signals["text_key"], text["text_id"], signals)
 
     def as_json(self) -> dict[str, Any]:
+        """The sample for the decisions of a stage, as `Judge` reads it."""
         clips = [unpack(row["features"], row["dim"]) for _, row in self._clips.items()]
         most = max((len(frames) for frames in clips), default=0)
         filled = [frames[np.rint(np.linspace(0, len(frames) - 1, most)).astype(int)] for frames in clips]

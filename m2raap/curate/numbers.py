@@ -65,7 +65,7 @@ def _spelled(words: list[str]) -> tuple[set[float], set[float]]:
     while at < len(words):
         value, used = _one_spelled(words, at)
         if used:
-            (maybe if value == 1 else sure).add(float(value))  # 'one' is as often a pronoun
+            (maybe if value == 1 else sure).add(float(value))  # 'one' is a pronoun as often as a number
         at += used or 1
     return sure, maybe
 

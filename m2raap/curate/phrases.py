@@ -12,8 +12,8 @@ from m2raap.curate import language
 from m2raap.curate.columns import Columns, HashSet
 
 _NUMBER = "<n>"
-JOINS = frozenset({"of", "showing", "featuring", "shows"})  # "stock footage of a dog"
-# Small words that belong to the phrases on both sides of them.
+JOINS = frozenset({"of", "showing", "featuring", "shows"})  # join a stock phrase to what is shown: "footage of a dog"
+# Small words that, between two stock phrases, belong to them.
 _SMALL = frozenset(
     {
         "a", "all", "an", "and", "are", "by", "for", "from", "in", "is", "it", "me", "my", "of", "on", "only",

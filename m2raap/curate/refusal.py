@@ -18,7 +18,7 @@ class Refusal(NamedTuple):
     signal: str
     score: float
     threshold: float
-    version: int = 1  # of the rule: it rises when the same text or clip would get another score
+    version: int = 1  # version of the rule, which rises when the same text or clip would get another score
 
     def fails(self, side: Side) -> bool:
         """Whether the score lies beyond the threshold on `side`."""

@@ -77,6 +77,7 @@ class RewriterConfig(Config):
 
     @property
     def asks_a_model(self) -> bool:
+        """Whether the texts come from a language model."""
         return self.name in ("endpoint", "local")
 
 
@@ -106,7 +107,9 @@ class Rewriter(Protocol):
     producer: str
     checked: bool
 
-    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]: ...
+    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        """One result for each clip, in order."""
+        ...
 
 
 class NoRewriter:
@@ -118,6 +121,7 @@ class NoRewriter:
         self.cfg = cfg or RewriterConfig(name="none")
 
     def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        """See Rewriter; nothing is new."""
         return [Rewrite() for _ in clips]
 
 
@@ -130,6 +134,7 @@ class RulesRewriter:
         self.cfg = cfg or RewriterConfig()
 
     def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        """See Rewriter."""
         return [self.rewrite(clip.raw, clip.aux, langs) for clip in clips]
 
     def rewrite(self, raw: Sequence[Row], aux: Sequence[Row], langs: Sequence[str]) -> Rewrite:
@@ -234,6 +239,7 @@ class ModelRewriter:
         return results
 
     def requests(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Request]:
+        """All questions about the clips, for a Batch file."""
         return [job.request for clip in clips for job in self.jobs(clip, langs)]
 
     def jobs(self, clip: ClipTexts, langs: Sequence[str]) -> list[_Job]:

@@ -64,10 +64,12 @@ class TextTable:
 
     @property
     def source_names(self) -> Sequence[str]:
+        """Names of the sources, by the code that rows hold."""
         return list(self._sources)
 
     @property
     def num_clips(self) -> int:
+        """Number of clips with a text."""
         return len(self._clips)
 
 

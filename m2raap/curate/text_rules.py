@@ -171,6 +171,7 @@ class TextRule(Rule[LangLimit]):
 
     @property
     def takes_share(self) -> bool:
+        """See Rule; what counts over the whole corpus is no score of one text."""
         return not self.across
 
     def spelled_out(self, value: Any) -> Any:

@@ -19,7 +19,9 @@ class Backend(Protocol):
 
     server: str
 
-    def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]: ...
+    def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
+        """key -> why a request failed, '' where the budget was spent."""
+        ...
 
 
 def ask(requests: Sequence[Request], backend: Backend, cache: Cache, budget: Budget, repair: Prompt) -> list[Answer]:

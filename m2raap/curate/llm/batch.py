@@ -18,6 +18,8 @@ _MAX_LINE = 4 * 1024 * 1024  # most bytes of a line; an answer of 32k tokens is 
 
 
 class Imported(NamedTuple):
+    """What a file of answers held."""
+
     answers: int  # number of answers that are in the cache now
     failed: int  # number of requests that failed by the provider's account; they can be sent again
     unknown: int  # number of answers to requests that were not exported from this cache

@@ -33,6 +33,7 @@ class BudgetConfig(Config):
         return self
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """Cost in the currency of the prices."""
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
 

@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS spent (scope TEXT PRIMARY KEY, requests INTEGER NOT N
   cost REAL NOT NULL);
 """
 FILE = "llm.sqlite"
-_BESIDE = ("-wal", "-shm", "-journal")  # sqlite's own files
+_BESIDE = ("-wal", "-shm", "-journal")  # ends of the names of sqlite's files beside the database
 
 
 class Cache:
@@ -74,11 +74,13 @@ class Cache:
                 raise self._fault(error) from None
 
     def get(self, request: Request) -> Completion | None:
+        """The stored completion of the request, or None."""
         sql = "SELECT content, finish, refusal, tokens_in, tokens_out, server FROM answers WHERE key = ?"
         rows = self._read(sql, (request.key,))
         return Completion(*rows[0]) if rows else None
 
     def put(self, request: Request, completion: Completion) -> None:
+        """Stores a completion under the key of its request."""
         self._put(request.key, request.clip_id, completion)
 
     def _put(self, key: str, clip_id: str, completion: Completion) -> None:
@@ -98,6 +100,7 @@ class Cache:
     # -- Batch files -------------------------------------------------------------------------------------------------
 
     def mark_exported(self, requests: Iterable[Request]) -> None:
+        """Remembers requests that were written to a Batch file."""
         with self._write() as db:
             rows = [(request.key, request.clip_id) for request in requests]
             db.executemany("INSERT OR REPLACE INTO exported VALUES (?, ?)", rows)
@@ -130,5 +133,6 @@ class Cache:
         return True
 
     def close(self) -> None:
+        """Closes the database."""
         with self._lock:
             self._db.close()

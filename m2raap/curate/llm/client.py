@@ -24,7 +24,7 @@ from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.endpoint import MAX_NEW_TOKENS, EndpointConfig
 from m2raap.curate.llm.schema import Completion, Request, is_endless
 
-_TOO_LARGE = 64 * 1024  # bytes of an answer beyond 64 a token
+_TOO_LARGE = 64 * 1024  # most bytes of an answer, besides 64 for every token
 
 
 class _Again(Exception):
@@ -40,7 +40,7 @@ class _Hopeless(Exception):
 
 
 class HttpBackend:
-    """Sends requests, stores what comes back, and knows when to stop."""
+    """Sends requests, stores the completions, and stops where all requests would fail."""
 
     def __init__(self, cfg: EndpointConfig) -> None:
         self.cfg = cfg
@@ -145,7 +145,7 @@ class HttpBackend:
         timer: threading.Timer | None = None
         try:
             connection.connect()
-            sock = connection.sock  # http.client forgets it when it has read the headers
+            sock = connection.sock  # kept here, because http.client forgets it when it has read the headers
             assert sock is not None
             # A socket's own time-out starts again with every byte; this one does not.
             timer = threading.Timer(deadline - time.monotonic(), _cut, (sock,))
@@ -186,7 +186,9 @@ class HttpBackend:
             body += chunk
             if len(body) > _TOO_LARGE + 64 * MAX_NEW_TOKENS:
                 return bytes(body), True
-            if len(body) - looked > 8192:  # a whole answer is seldom as long: look whether it gets anywhere
+            if (
+                len(body) - looked > 8192
+            ):  # few answers are as long: look whether the text still goes on or repeats itself
                 looked = len(body)
                 tail = bytes(body[-4096:]).decode("utf-8", "ignore").replace("\\n", "\n").replace("\\t", "\t")
                 if is_endless(tail):
@@ -225,7 +227,7 @@ def _error_text(body: bytes) -> str:
         inner = tree.get("error", tree.get("detail", tree)) if isinstance(tree, dict) else tree
         text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
     except (ValueError, RecursionError):
-        pass  # not JSON: the text as it is
+        pass  # the body is not JSON: its text is shown as it is
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200] or "no reason given"
 
 

@@ -120,6 +120,7 @@ class EndpointConfig(Config):
 
     @property
     def server(self) -> str:
+        """host:port of the address."""
         url = urlsplit(self.base_url)
         return f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
 

@@ -73,6 +73,7 @@ class LocalBackend:
         self.cfg = cfg
 
     def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
+        """See Backend."""
         failed = {}
         for request in requests:
             if not budget.reserve(request):
@@ -84,6 +85,7 @@ class LocalBackend:
         return failed
 
     def complete(self, request: Request) -> Completion:
+        """The completion of one request; without tokens where the prompt leaves the model no room."""
         import torch
 
         model, tokenizer = _load(self.cfg.model_dump_json())
@@ -91,7 +93,10 @@ class LocalBackend:
         longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         if ids_1L.shape[1] + self.cfg.max_tokens > longest:
             return Completion("", "length", None, ids_1L.shape[1], 0)
-        with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):  # a model may name its own generate
+        with (
+            torch.inference_mode(),
+            no_foreign_code(f"model '{self.cfg.model}'"),
+        ):  # models may name a generate of their own
             out_1L = model.generate(
                 input_ids=ids_1L,
                 attention_mask=torch.ones_like(ids_1L),
