@@ -25,16 +25,16 @@ from m2raap.curate.duplicates import DuplicateConfig, band_orders, near_pairs
 def hashes(num: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng([seed, num])
     kind = rng.choice(3, num, p=[0.85, 0.14, 0.01])
-    found = rng.integers(0, 2**64, num, np.uint64)
-    own = np.flatnonzero(kind == 0)
+    values = rng.integers(0, 2**64, num, np.uint64)
+    originals = np.flatnonzero(kind == 0)
     copies = np.flatnonzero(kind == 1)
-    found[copies] = found[rng.choice(own, len(copies))]
-    found[kind == 2] = found[own[0]]
+    values[copies] = values[rng.choice(originals, len(copies))]
+    values[kind == 2] = values[originals[0]]
     flips = np.where(kind == 1, rng.integers(0, 7, num), np.where(kind == 2, rng.integers(0, 3, num), 0))
     for step in range(int(flips.max())):
         bit = np.uint64(1) << rng.integers(0, 64, num, np.uint64)
-        found ^= np.where(flips > step, bit, np.uint64(0))
-    return found
+        values ^= np.where(flips > step, bit, np.uint64(0))
+    return values
 
 
 def components(pairs: np.ndarray, num: int) -> np.ndarray:
@@ -59,8 +59,8 @@ def brute(values: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
     planes = values.view(np.uint8).reshape(-1, 8)
     index = faiss.IndexBinaryFlat(64)
     index.add(planes)
-    limits, distances, found = index.range_search(planes[rows], most + 1)
-    pairs = np.stack([np.repeat(rows, np.diff(limits.astype(np.int64))), found], axis=1)[distances <= most]
+    limits, distances, neighbours = index.range_search(planes[rows], most + 1)
+    pairs = np.stack([np.repeat(rows, np.diff(limits.astype(np.int64))), neighbours], axis=1)[distances <= most]
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 

@@ -207,11 +207,11 @@ def test_a_server_that_is_down_stops_the_run_and_what_was_answered_stays(tmp_pat
         return GOOD if caption(body) < "t5" else Say({}, 500)
 
     texts = [f"t{i:02d}" for i in range(100)]
-    with pytest.raises(M2raapError, match="requests failed for good, the last one with: HTTP 500"):
+    with pytest.raises(M2raapError, match="HTTP 500"):
         asked(tmp_path, script, texts, allow_errors=0.05, concurrency=2, attempts=1)
     found, server, _ = asked(tmp_path, lambda b, n: GOOD, texts)
     assert {a.outcome for a in found} == {"ok"} and len(server.bodies) <= 60
-    with pytest.raises(M2raapError, match="nothing listens at 127.0.0.1:9"):
+    with pytest.raises(M2raapError, match="127.0.0.1:9:"):
         cfg = config("http://127.0.0.1:9/v1", allow_errors=0.0)
         cache = Cache(tmp_path / "other.sqlite")
         requests = [request(cfg, text) for text in texts[:5]]
@@ -230,7 +230,7 @@ def test_the_key_travels_in_the_header_alone_and_is_nowhere_else(tmp_path: Path,
     }  # fmt: skip
     assert "secret" not in json.dumps(config(server.url, api_key_env="M2_TEST_KEY").model_dump())
     monkeypatch.delenv("M2_TEST_KEY")
-    with pytest.raises(M2raapError, match="M2_TEST_KEY is empty"):
+    with pytest.raises(M2raapError, match="M2_TEST_KEY"):
         HttpBackend(config(server.url, api_key_env="M2_TEST_KEY"))
 
 

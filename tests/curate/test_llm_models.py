@@ -88,9 +88,9 @@ def test_a_whole_caption_is_ok_and_a_cut_one_truncated(tmp_path: Path):
 
 def test_captioners_refuse_what_they_are_not_made_for(tmp_path: Path):
     chat = chat_model(tmp_path / "chat")
-    with pytest.raises(M2raapError, match="of the family 'llama'; captioners are: blip, blip-2"):
+    with pytest.raises(M2raapError, match="'llama'.*blip, blip-2"):
         captioner(chat, tmp_path / "1.sqlite").caption_many([ClipFrames("a", [jpeg(0)])], ["en"])
-    with pytest.raises(M2raapError, match="writes 'en', and the recipe's langs are zh"):
+    with pytest.raises(M2raapError, match="'en'.* zh"):
         captioner(chat, tmp_path / "1.sqlite").caption_many([ClipFrames("a", [jpeg(0)])], ["zh"])
     with pytest.raises(M2raapError, match="cannot be loaded"):
         captioner(tmp_path / "nowhere", tmp_path / "1.sqlite").caption_many([ClipFrames("a", [jpeg(0)])], ["en"])

@@ -59,9 +59,9 @@ def test_thresholds_come_by_bound_by_share_or_not_at_all() -> None:
 def test_bad_numbers_and_settings() -> None:
     with pytest.raises(M2raapError, match="black_share"):
         video_refusals(GOOD | {"black_share": float("nan")}, DEFAULTS)
-    with pytest.raises(UsageError, match="above clip_too_long"):
+    with pytest.raises(UsageError, match="clip_too_short 9.*clip_too_long 8"):
         build(VideoRulesConfig, {"rules": {"clip_too_short": 9, "clip_too_long": 8}}, "r.yaml")
-    with pytest.raises(UsageError, match="did you mean frozen"):
+    with pytest.raises(UsageError, match="frosen.*frozen"):
         build(VideoRulesConfig, {"rules": {"frosen": 1}}, "r.yaml")
     for limit in ({"highest": 0.1}, {"max": 1}, {"value": 1}, {}):
         with pytest.raises(UsageError, match="still"):
