@@ -64,7 +64,7 @@ def example(number: int) -> dict[str, Any]:
 
 
 def test_a_rule_is_added(monkeypatch) -> None:
-    monkeypatch.setattr(text_rules, "RULES", dict(text_rules.RULES))
+    monkeypatch.setitem(text_rules.RULES, "question", None)  # afterwards the rule goes again
     for name in ("QUALITY", "REASONS"):
         monkeypatch.setattr(errors, name, dict(getattr(errors, name)))
     example(0)
@@ -72,7 +72,7 @@ def test_a_rule_is_added(monkeypatch) -> None:
     asked = {"what does the dog chase in the garden?": "en", "a dog chases a ball": "en", "狗在花园里追什么球？": "zh"}
     refused = []
     for text, lang in asked.items():
-        found = text_rules.refusals(text_rules.score_text(text, lang), limits.thresholds(lang))
+        found = text_rules.RULES.refusals(text_rules.score_text(text, lang), limits.thresholds(lang))
         refused.append([refusal.reason for refusal in found])
     assert refused == [["question"], [], []]
     assert "question" in text_rules.FilterTextConfig().rules and errors.REASONS["question"]

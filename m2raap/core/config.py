@@ -33,10 +33,10 @@ T = TypeVar("T", bound=Config)
 
 # Marks of a field, given as `Field(json_schema_extra=APPLY)`. A field without a mark belongs to `score`, or to the phase of
 # the field that holds its config.
-APPLY: dict[str, Any] = {
-    "phase": "apply"
-}  # a threshold: a new value judges what was measured again, and measures nothing
-HOW: dict[str, Any] = {"phase": "how"}  # how the work is done and not what comes of it: no digest holds the value
+# A threshold: a new value judges again what was measured, and measures nothing.
+APPLY: dict[str, Any] = {"phase": "apply"}
+# How the work is done and not what comes of it: no digest holds the value.
+HOW: dict[str, Any] = {"phase": "how"}
 PHASES = ("score", "apply", "how")
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")

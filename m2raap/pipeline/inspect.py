@@ -254,7 +254,7 @@ def tell(story: dict[str, Any]) -> list[str]:
             )
         for row in [*chapter.get("dropped", []), *chapter.get("missing", [])]:
             against = f" {row['score']:.4g} against {row['threshold']:.4g}" if "threshold" in row else ""
-            also = f"; also {'; '.join(row['also_failed'])}" if row.get("also_failed") else ""
+            also = f"; also {', '.join(row['also_failed'])}" if row.get("also_failed") else ""
             lines.append(
                 f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}), "
                 f"rule {row.get('rule_version', '-')}{also}"

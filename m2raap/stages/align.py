@@ -1,7 +1,7 @@
 """align: everything that needs frames: video rules, near-duplicate clips, whether image and text belong together, and the
 balance of what is left.
 
-`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for quantiles
+`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for shares
 and the balance, goes through the parts once or twice more. `apply` judges: new thresholds never embed again.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,20 +20,18 @@ from m2raap.core.config import APPLY, Config
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import LANGS, Part, View
-from m2raap.curate import balance, duplicates, thumbnails, video_rules
+from m2raap.curate import balance, duplicates, thumbnails
 from m2raap.curate.balance import BalanceConfig
 from m2raap.curate.clean import clean
 from m2raap.curate.duplicates import DuplicateConfig
-from m2raap.curate.limits import at_quantile
+from m2raap.curate.encode import encoder, pack, unpack
+from m2raap.curate.judging import HashSample, Judge, Sample
 from m2raap.curate.reasons import VIDEO_REASONS
-from m2raap.curate.refusal import Refusal
+from m2raap.curate.refusal import Drop, Refusal
 from m2raap.curate.similarity import MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.drops import drop_row
-from m2raap.stages.encode import encoder, pack, unpack
-from m2raap.stages.judging import Judge, Sample, Smallest
 from m2raap.stages.rules import in_order, judged
 from m2raap.stages.shared import Shared
 from m2raap.video import quality
@@ -44,7 +43,7 @@ _BLURRED = 0.006
 
 
 class AlignConfig(Config):
-    """Thresholds on what the frames show. `duplicates`, `mismatch` values and `balance` of null switch their rules off."""
+    """Thresholds on what the frames show. `duplicates`, `mismatch.limit` and `balance` of null switch their rules off."""
 
     video: VideoRulesConfig = Field(
         default_factory=VideoRulesConfig, description="Rules on what the frames show.", json_schema_extra=APPLY
@@ -117,7 +116,7 @@ class AlignStage(DataStage[AlignConfig]):
         return {"signals": rows}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for quantiles and balance."""
+        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for shares and balance."""
         cfg = self.cfg
         limits = _video_thresholds(parts, cfg.video)
         sample = Sample(cfg.mismatch.num_others)
@@ -159,7 +158,7 @@ class AlignStage(DataStage[AlignConfig]):
         thresholds = decisions.get("thresholds", {})
         if "text_id" not in row:
             limits = in_order(thresholds.get("video", {}), VIDEO_RULES)
-            return [judged(*rule) for rule in video_rules.judged(signals, limits)]
+            return [judged(*rule) for rule in VIDEO_RULES.judged(signals, limits)]
         signal = self.cfg.mismatch.signal
         score, threshold = signals.get(signal), thresholds.get("mismatch", {}).get(row["lang"])
         return [] if score is None or threshold is None else [Judged("mismatch", 1, signal, score, threshold, "below")]
@@ -191,20 +190,16 @@ def looks(jpegs: Sequence[bytes]) -> Row:
 
 
 def _video_thresholds(parts: Iterable[tuple[Part, Signals]], cfg: VideoRulesConfig) -> dict[str, float]:
-    shares = {name: limit.quantile for name, limit in cfg.rules.items() if limit and limit.quantile}
-    if not shares:
+    if not cfg.by_share:
         return cfg.thresholds()
-    values: dict[str, list[float]] = {name: [] for name in shares}
+    values: dict[str, list[float]] = {name: [] for name in cfg.by_share}
     for part, signals_of in parts:
         for clip in part.clips:
             signals = part.signals[clip["clip_id"]] | signals_of[clip["clip_id"]]
-            for name in shares:
+            for name in values:
                 if (value := signal_value(signals, VIDEO_RULES[name].signal)) is not None:
                     values[name].append(value)
-    quantiles = {
-        name: at_quantile(np.array(values[name]), share, VIDEO_RULES[name].refuse) for name, share in shares.items()
-    }
-    return cfg.thresholds(quantiles)
+    return cfg.thresholds({name: np.array(scores) for name, scores in values.items()})
 
 
 def _mismatch_thresholds(
@@ -212,7 +207,7 @@ def _mismatch_thresholds(
 ) -> dict[str, float]:
     """lang -> threshold, for every language that has texts to compare."""
     scores: dict[str, list[float]] = {lang: [] for lang in LANGS}
-    if cfg.mismatch.quantile is not None:
+    if cfg.mismatch.limit and cfg.mismatch.limit.has_share:
         judge = Judge(decisions["sample"])
         for part, signals_of in parts:
             judged_scores = judge.scores(part, signals_of)
@@ -233,8 +228,9 @@ def _verdicts(
         clip_id = clip["clip_id"]
         copy_of = decisions["copies"].get(clip_id)
         if refused := video_refusals(part.signals[clip_id] | signals_of[clip_id], limits["video"]):
-            row = drop_row(clip_id, None, refused)
-            drops.append(row | {"also_failed": [*row["also_failed"], *(["duplicate_clip"] if copy_of else [])]})
+            drop = Drop.by(refused, clip_id)
+            also_failed = (*drop.also_failed, *(("duplicate_clip",) if copy_of else ()))
+            drops.append(replace(drop, also_failed=also_failed).row())
         elif copy_of:
             drops.append(
                 {"clip_id": clip_id, "text_id": None, "reason": "duplicate_clip", "detail": f"a copy of {copy_of}"}
@@ -245,7 +241,7 @@ def _verdicts(
         score = (signals_of[text["text_id"]] | judged).get(cfg.mismatch.signal)
         if judged and score is not None and threshold is not None and score < threshold:
             rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold)
-            drops.append(drop_row(text["clip_id"], text["text_id"], [rule]))
+            drops.append(Drop.by([rule], text["clip_id"], text["text_id"]).row())
     return drops
 
 
@@ -261,7 +257,7 @@ def _balance(
 ) -> dict[str, Any]:
     """Centres, and the last place of the draw that stays in each full cluster."""
     judge = Judge(decisions["sample"])
-    sample = Smallest(balance.POINTS_A_CLUSTER * balance_cfg.clusters)
+    sample = HashSample(balance.POINTS_A_CLUSTER * balance_cfg.clusters)
     staying: list[str] = []
     for part, signals_of in parts:
         drops = _verdicts(part, signals_of, judge.scores(part, signals_of), decisions, cfg)

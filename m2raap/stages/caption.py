@@ -23,10 +23,10 @@ from m2raap.curate.captioners import (
     Tools,
     candidates,
 )
+from m2raap.curate.encode import encoder
 from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.encode import encoder
 from m2raap.stages.llm import cache_of, sent
 from m2raap.stages.shared import Shared
 

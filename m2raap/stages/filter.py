@@ -17,13 +17,12 @@ from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import LANGS, Part, View
-from m2raap.curate import text_copies, text_rules, user_rules, video_rules
-from m2raap.curate.limits import at_quantile
+from m2raap.curate import text_copies, user_rules
+from m2raap.curate.limits import Limit
 from m2raap.curate.reasons import TEXT_REASONS, VIDEO_REASONS
-from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals, score_rows
-from m2raap.curate.user_rules import ScoreLimit
+from m2raap.curate.refusal import Drop
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
-from m2raap.stages.drops import drop_row
 from m2raap.stages.rules import in_order, judged
 from m2raap.stages.videos import file_digest, video_worker
 from m2raap.video.fetch import is_url
@@ -40,7 +39,7 @@ class FilterConfig(Config):
     video: VideoRulesConfig = Field(
         default_factory=VideoRulesConfig, description="Rules on what the file's header says.", json_schema_extra=APPLY
     )
-    scores: dict[str, ScoreLimit] = Field(
+    scores: dict[str, Limit] = Field(
         default_factory=dict,
         description="Limits on columns of --scores, such as {nsfw: {max: 0.5}, aesthetic: {lowest: 0.1}}.",
         json_schema_extra=APPLY,
@@ -102,7 +101,7 @@ class FilterStage(DataStage[FilterConfig]):
         return {"signals": rows}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """What only the whole corpus can say: copies of texts, thresholds by quantile."""
+        """What only the whole corpus can say: copies of texts, thresholds that are shares of it."""
         cfg = self.cfg
         table = text_copies.TextTable()
         spread = _Spread(cfg)
@@ -136,7 +135,7 @@ class FilterStage(DataStage[FilterConfig]):
                 row = {"clip_id": clip_id, "reason": measured["probe"], "detail": measured["probe_detail"]}
                 drops.append(row | {"also_failed": [rule.reason for rule in refused]})
             elif refused:
-                drops.append(drop_row(clip_id, None, refused))
+                drops.append(Drop.by(refused, clip_id).row())
             elif not part.texts_of[clip_id]:
                 drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
             if user_scores:
@@ -146,9 +145,9 @@ class FilterStage(DataStage[FilterConfig]):
             user_scores = part.signals.get(text["text_id"], {})
             measured = signals[text["text_id"]]
             across = copies.of(text["text_id"], sources[text["clip_id"]], measured["text_key"])
-            refused = refusals(measured | across, rules["text"].get(text["lang"], {}))
+            refused = RULES.refusals(measured | across, rules["text"].get(text["lang"], {}))
             if refused := refused + user_rules.refusals(user_scores, rules["scores"]):
-                drops.append(drop_row(text["clip_id"], text["text_id"], refused))
+                drops.append(Drop.by(refused, **ids).row())
             if across or user_scores:
                 verdicts.append(ids | across | _named(user_scores))
         return {"dropped": drops, "verdicts": verdicts}
@@ -159,12 +158,12 @@ class FilterStage(DataStage[FilterConfig]):
         of_user = user_rules.judged(scores, thresholds.get("scores", {}))
         if "text_id" in row:
             limits = in_order(thresholds.get("text", {}).get(row["lang"], {}), RULES)
-            return [judged(*rule) for rule in text_rules.judged(signals, limits) + of_user]
+            return [judged(*rule) for rule in RULES.judged(signals, limits) + of_user]
         if signals.get("probe") not in (None, "ok"):
             return []
         measured = clip_signals(row, {"duration_s": None, **signals})
         limits = in_order(thresholds.get("video", {}), VIDEO_RULES)
-        return [judged(*rule) for rule in video_rules.judged(measured, limits) + of_user]
+        return [judged(*rule) for rule in VIDEO_RULES.judged(measured, limits) + of_user]
 
 
 def _least(by_lang: Mapping[str, Mapping[str, float]], reason: str) -> float | None:
@@ -176,12 +175,10 @@ def _named(user_scores: Row) -> Row:
 
 
 class _Spread:
-    """Values of the signals whose thresholds are quantiles, and of users' scores."""
+    """Values of the signals of which a share is refused, and of users' scores."""
 
     def __init__(self, cfg: FilterConfig) -> None:
         self._cfg = cfg
-        self._video = {name: limit.quantile for name, limit in cfg.video.rules.items() if limit and limit.quantile}
-        self._text = {name: limit.quantile for name, limit in cfg.text.rules.items() if limit and limit.quantile}
         self._values: dict[tuple[str, ...], list[float]] = {}
 
     def _add(self, key: tuple[str, ...], value: float | None) -> None:
@@ -189,12 +186,12 @@ class _Spread:
             self._values.setdefault(key, []).append(value)
 
     def add_clip(self, signals: Row, user_scores: Row) -> None:
-        for name in self._video:
+        for name in self._cfg.video.by_share:
             self._add(("video", name), signal_value(signals, VIDEO_RULES[name].signal))
         self._add_scores(user_scores)
 
     def add_text(self, lang: str, signals: Row, user_scores: Row) -> None:
-        for name in self._text:
+        for name in self._cfg.text.by_share:
             self._add(("text", lang, name), signals[RULES[name].signal])
         self._add_scores(user_scores)
 
@@ -206,23 +203,17 @@ class _Spread:
         return np.asarray(self._values.get(key, ()), np.float64)
 
     def thresholds(self) -> dict[str, Any]:
-        """What every rule that is on compares with: quantiles as the numbers that they came to."""
+        """What every rule that is on compares with: shares as the scores at which they end."""
         cfg = self._cfg
-        video = {
-            name: at_quantile(self._array("video", name), q, VIDEO_RULES[name].refuse)
-            for name, q in self._video.items()
-        }
+        video = {name: self._array("video", name) for name in cfg.video.by_share}
         thresholds: dict[str, Any] = {"video": cfg.video.thresholds(video), "text": {}, "scores": {}}
         for lang in LANGS:
-            text = {
-                name: at_quantile(self._array("text", lang, name), q, RULES[name].refuse)
-                for name, q in self._text.items()
-            }
+            text = {name: self._array("text", lang, name) for name in cfg.text.by_share}
             thresholds["text"][lang] = cfg.text.thresholds(lang, text)
         for column, limit in cfg.scores.items():
             scores = self._array("score", column)
             talk.say(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
-            thresholds["scores"][column] = limit.bounds(scores)
+            thresholds["scores"][column] = user_rules.bounds(limit, scores)
         return thresholds
 
 

@@ -1,12 +1,13 @@
 """rewrite: raw texts and auxiliary captions -> faithful captions. What is refused keeps the original and says why.
 
-`score` asks the rewriter and measures what it said; `apply` holds it against the gates: a new threshold asks no model
+`score` asks the rewriter and measures what it said; `apply` holds it against the fidelity rules: a new limit asks no model
 again. `reduce` counts for how many different originals one answer stands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,18 +20,18 @@ from m2raap.core.files import read_json
 from m2raap.core.stage import DataStage, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
-from m2raap.curate import gates
+from m2raap.curate import fidelity_rules
 from m2raap.curate.clean import clean
-from m2raap.curate.gates import Candidate, GatesConfig
+from m2raap.curate.encode import Encoder, encoder, unpack
+from m2raap.curate.fidelity_rules import FIDELITY_RULES, Candidate, FidelityConfig
 from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
 from m2raap.curate.reasons import REWRITE_REASONS
+from m2raap.curate.refusal import Drop
 from m2raap.curate.rewriters import MODEL_PROMPTS, REWRITERS, ClipTexts, ModelRewriter, Rewriter, RewriterConfig
 from m2raap.curate.similarity import robust
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignStage
-from m2raap.stages.drops import drop_row
-from m2raap.stages.encode import Encoder, encoder, unpack
 from m2raap.stages.llm import cache_of, sent
 from m2raap.stages.shared import Shared
 
@@ -38,8 +39,8 @@ from m2raap.stages.shared import Shared
 class RewriteConfig(RewriterConfig):
     """Which rewriter, what it may do, and what its answers have to hold."""
 
-    gates: GatesConfig = Field(
-        default_factory=GatesConfig, description="What a model's text has to hold.", json_schema_extra=APPLY
+    fidelity: FidelityConfig = Field(
+        default_factory=FidelityConfig, description="What a model's text has to hold.", json_schema_extra=APPLY
     )
 
 
@@ -63,7 +64,7 @@ class RewriteStage(DataStage[RewriteConfig]):
         if self.cfg.asks_a_model:
             names["backbone"] = self.shared.backbone.model_dump(mode="json")
             names["prompts"] = digests(MODEL_PROMPTS, self.cfg.prompts)
-            names["gates"] = {gate.reason: gate.version for gate in gates.GATES.values()}
+            names["fidelity"] = {rule.reason: rule.version for rule in FIDELITY_RULES.values()}
         return names
 
     def backbones(self) -> list[BackboneConfig]:
@@ -72,7 +73,7 @@ class RewriteStage(DataStage[RewriteConfig]):
     def signal_columns(self) -> dict[str, str]:
         outcomes = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
         origins = {"rewrite_of": "str", "rewrite_kind": "str", "near_key": "int", "source_key": "int"}
-        return outcomes | origins | gates.SIGNALS
+        return outcomes | origins | fidelity_rules.SIGNALS
 
     def score(self, part: Part, view: View) -> Tables:
         rewriter = self._rewriter()
@@ -93,7 +94,7 @@ class RewriteStage(DataStage[RewriteConfig]):
                 signal |= {"rewrite_of": new["parent_text_id"], "rewrite_kind": new["origin"]}
                 texts.append(text)
                 signals.append(signal)
-                if rewriter.gated:
+                if rewriter.checked:
                     source = (parent["lang"], parent["text"]) if parent else None
                     candidate = Candidate(new["text"], new["lang"], new["origin"], source, new["aux"])
                     measured.append((signal, text, candidate))
@@ -103,14 +104,14 @@ class RewriteStage(DataStage[RewriteConfig]):
         return {"texts": texts, "signals": signals}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """{near_key: number of different originals}, of answers that stand for more than max_sources."""
+        """{near_key: number of different originals}, of answers that stand for more than the limit of rewrite_copies."""
         pairs = [np.zeros((0, 2), np.int64)]
         for _, signals in parts:
             keys = [(row["near_key"], row["source_key"]) for row in signals.values() if row["near_key"] is not None]
             if keys:
                 pairs.append(np.asarray(keys, np.int64))
         keys, counts = np.unique(np.unique(np.concatenate(pairs), axis=0)[:, 0], return_counts=True)
-        most = self.cfg.gates.max_sources
+        most = self.cfg.fidelity.thresholds("rewrite").get("rewrite_copies")
         common = [] if most is None else np.flatnonzero(counts > most)
         return {"sources": {str(keys[i]): int(counts[i]) for i in common}}
 
@@ -125,13 +126,14 @@ class RewriteStage(DataStage[RewriteConfig]):
             ids = {"clip_id": row["clip_id"], "text_id": text_id}
             if row["near_key"] is not None:
                 num_sources = decisions["sources"].get(str(row["near_key"]))
-                refused = gates.refusals(row | {"num_sources": num_sources}, row["rewrite_kind"], self.cfg.gates)
+                limits = self.cfg.fidelity.thresholds(row["rewrite_kind"])
+                refused = FIDELITY_RULES.refusals(row | {"num_sources": num_sources}, limits)
                 if num_sources:
                     verdicts.append(ids | {"num_sources": num_sources})
                 if refused:
                     first = refused[0].signal
                     detail = f"{first}: {row['rewrite_note']}" if row["rewrite_note"] else first
-                    dropped.append(drop_row(row["clip_id"], text_id, refused) | {"detail": detail})
+                    dropped.append(replace(Drop.by(refused, **ids), detail=detail).row())
                     continue
             if row["rewrite_kind"] == "rewrite" and row["rewrite_of"] is not None:
                 superseded.append(raw[row["rewrite_of"]] | {"active": False})
@@ -188,17 +190,17 @@ def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:
 def _measure(
     measured: list[tuple[Row, Row, Candidate]], part: Part, view: View, backbone: BackboneConfig, simplified: bool
 ) -> None:
-    """Fills the signals of the gates into each row."""
+    """Fills the signals of the fidelity rules into each row."""
     encode = encoder(backbone)
     over = encode.tokens_over([candidate.text for _, _, candidate in measured])
     for (signal, _, candidate), tokens in zip(measured, over, strict=True):
-        scores, note = gates.score(candidate, simplified)
+        scores, note = fidelity_rules.score(candidate, simplified)
         signal |= scores | {"tokens_over": float(tokens)}
         signal["rewrite_note"] = "; ".join(text for text in (signal["rewrite_note"], note) if text)
         parents = [candidate.parent] if candidate.parent else sorted(candidate.aux)
         source = " ".join(text for _, text in parents)
-        signal["near_key"] = gates.near_key(candidate.text, candidate.lang)
-        signal["source_key"] = gates.near_key(source, parents[0][0] if parents else candidate.lang)
+        signal["near_key"] = fidelity_rules.near_key(candidate.text, candidate.lang)
+        signal["source_key"] = fidelity_rules.near_key(source, parents[0][0] if parents else candidate.lang)
     pairs = [
         (signal, candidate)
         for signal, _, candidate in measured

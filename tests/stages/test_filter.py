@@ -1,4 +1,4 @@
-"""What filter decides over a whole corpus: copies of texts, quantiles, scores that the user brought. Nothing is probed here."""
+"""What filter decides over a whole corpus: copies of texts, shares, scores that the user brought. Nothing is probed here."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_frequent_in_its_source() -> None:
     assert found == {f"c{i:04d}.en": "frequent_in_source" for i in range(0, 500, 25)}
 
 
-def test_quantiles_are_taken_over_the_corpus_by_language() -> None:
+def test_shares_are_taken_over_the_corpus_by_language() -> None:
     clips = [clip(i) for i in range(20)]
     texts = [text(i, " ".join(["dog cat kite", *"bcdfghjklmnpqrstvwxz"[: i + 1]])) for i in range(20)]
     texts += [
@@ -134,7 +134,7 @@ def test_quantiles_are_taken_over_the_corpus_by_language() -> None:
             "near_duplicate_text",
         )
     }
-    tree = {"text": {"rules": only | {"text_too_short": {"quantile": 0.1}, "text_too_long": {"quantile": 0.2}}}}
+    tree = {"text": {"rules": only | {"text_too_short": {"lowest": 0.1}, "text_too_long": {"highest": 0.2}}}}
     for size in (3, 20):
         found, _ = judged(whole(clips, texts, size), tree)
         for lang in ("en", "zh"):
@@ -190,7 +190,7 @@ def test_users_scores_are_thresholded_and_stay_in_the_ledger(view: View, tmp_pat
     assert found == {"c0001": "user_score", "c0003.en": "user_score", "c0004": "user_score", "c0005": "user_score"}
     first = {row.get("text_id") or row["clip_id"]: row for row in rows}
     assert (first["c0001"]["detail"], first["c0001"]["score"], first["c0001"]["threshold"]) == ("nsfw", 0.9, 0.5)
-    assert first["c0004"]["also_failed"] == ["user_score: watermark 1 against 0.5"]
+    assert first["c0004"]["also_failed"] == ["user_score"]
     kept = {row.get("text_id") or row["clip_id"]: row for row in verdicts}
     assert (
         kept["c0000"]["user_nsfw"] == 0.1 and kept["c0000"]["user_other"] == 1.0 and kept["c0002"]["user_nsfw"] is None

@@ -102,7 +102,7 @@ def on_command_line(*words: object) -> None:
 STAGES = {
     "filter": ("{W}/train", "filter.text.rules.text_too_short.en=5"),
     "keyframes": ("{R}/filter", "keyframes.k=4"),
-    "align": ("{R}/keyframes", "align.mismatch.value=0.5"),
+    "align": ("{R}/keyframes", "align.mismatch.limit.min=0.5"),
     "caption": ("{R}/align", "caption.frames=2"),
     "rewrite": ("{R}/caption", "rewrite.fill_missing=true"),
     "adapt": ("{R}/rewrite", "adapt.steps=3"),
