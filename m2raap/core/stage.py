@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -65,9 +65,8 @@ class Stage(Generic[C]):
     on_benchmarks: ClassVar[bool] = False  # whether it may see a benchmark
     per_step: ClassVar[bool] = True  # False: it looks at the whole run and has no folder of its own among the steps
     reads_video: ClassVar[bool] = False  # then clips that cannot be read are dropped here
-    reasons: ClassVar[
-        dict[str, str]
-    ] = {}  # reason -> sentence, of everything that it may drop besides unreadable videos
+    # Reason -> sentence, of everything that it may drop besides unreadable videos.
+    reasons: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, cfg: C, shared: Any = None) -> None:
         self.cfg = cfg
@@ -186,12 +185,13 @@ class _Task:
     view: View
     folder: Path
     part: int
+    settings: dict[str, Any]  # of the stage, worked out once: they may read files
     plan: str  # what the folder is made from: it must not become another one meanwhile
     decisions: dict[str, Any] | None = None
 
     def settings_digest(self, phase: str) -> str:
         """Names the settings of a phase; every part carries it."""
-        return phase_digest(self.stage.name, self.stage.version, phase, self.stage.settings())
+        return phase_digest(self.stage.name, self.stage.version, phase, self.settings)
 
 
 def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
@@ -227,7 +227,7 @@ def run_data_stage(
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        _map(stage, "score", [_Task(stage, view, folder, part, plan) for part in parts], engine, folder)
+        _map(stage, "score", [_Task(stage, view, folder, part, settings, plan) for part in parts], engine, folder)
         if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
             talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
@@ -237,14 +237,16 @@ def run_data_stage(
             refuse_redone(folder, plan)
             if (folder / "manifest.json").exists():
                 return True
-        _finish(stage, view, folder, plan, engine)
+        _finish(stage, view, folder, settings, plan, engine)
     return True
 
 
-def _finish(stage: DataStage[Any], view: View, folder: Path, plan: str, engine: Engine) -> None:
+def _finish(
+    stage: DataStage[Any], view: View, folder: Path, settings: dict[str, Any], plan: str, engine: Engine
+) -> None:
     """Decides over all that was scored, applies, and signs. Raises M2raapError for a part that was made by other settings."""
     decisions = _decide(stage, view, folder)
-    tasks = [_Task(stage, view, folder, part, plan, decisions) for part in range(view.num_parts)]
+    tasks = [_Task(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
     _map(stage, "apply", tasks, engine, folder)
     counts: Counter[str] = Counter()
     files: dict[str, str] = {}
@@ -263,7 +265,7 @@ def _finish(stage: DataStage[Any], view: View, folder: Path, plan: str, engine: 
         assert came == stay, f"{stage.name}: of {came} {what} {stay} are accounted for"
     refuse_redone(folder, plan)
     refuse_changed(folder, view)
-    finish(folder, stage.name, stage.version, view, stage.settings(), files, dict(sorted(counts.items())))
+    finish(folder, stage.name, stage.version, view, settings, files, dict(sorted(counts.items())))
 
 
 def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:

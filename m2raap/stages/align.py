@@ -8,7 +8,8 @@ and the balance, goes through the parts once or twice more. `apply` judges: new 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -70,12 +71,14 @@ class AlignStage(DataStage[AlignConfig]):
     config = AlignConfig
     version = 3
     needs = ("keyframes",)
-    reasons: ClassVar[dict[str, str]] = {
-        **VIDEO_REASONS,
-        "duplicate_clip": "a near-copy of a clip that is kept",
-        "mismatch": "image and text do not belong together by the backbone's similarity",
-        "balanced_out": "a good clip of a concept of which the corpus holds more than its share",
-    }
+    reasons: ClassVar[Mapping[str, str]] = ChainMap(
+        {
+            "duplicate_clip": "a near-copy of a clip that is kept",
+            "mismatch": "image and text do not belong together by the backbone's similarity",
+            "balanced_out": "a good clip of a concept of which the corpus holds more than its share",
+        },
+        VIDEO_REASONS,
+    )
     reads = ("texts", "jpegs")
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {

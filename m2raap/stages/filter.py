@@ -3,6 +3,7 @@ scores that the user brought along."""
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,11 +54,11 @@ class FilterStage(DataStage[FilterConfig]):
     name = "filter"
     config = FilterConfig
     version = 2
-    reasons: ClassVar[dict[str, str]] = {
-        **VIDEO_REASONS,
-        "user_score": "a score that came with --scores is on the wrong side of filter.scores",
-        **TEXT_REASONS,
-    }
+    reasons: ClassVar[Mapping[str, str]] = ChainMap(
+        {"user_score": "a score that came with --scores is on the wrong side of filter.scores"},
+        VIDEO_REASONS,
+        TEXT_REASONS,
+    )
     reads_scores = True
     reads = ("texts",)
     reads_video = True

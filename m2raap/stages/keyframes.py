@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -52,7 +53,9 @@ class KeyframesStage(DataStage[KeyframesConfig]):
     reads_video = True
     on_benchmarks = True
     adds = ("frames",)
-    reasons: ClassVar[dict[str, str]] = {"too_few_frames": "the clip has fewer good frames than keyframes.min_frames"}
+    reasons: ClassVar[Mapping[str, str]] = {
+        "too_few_frames": "the clip has fewer good frames than keyframes.min_frames"
+    }
 
     def video_digest(self, clip: Row, view: View, videos: VideoDigests) -> str:
         if is_url(clip["video"]):

@@ -6,7 +6,7 @@ again. `reduce` counts for how many different originals one answer stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +50,7 @@ class RewriteStage(DataStage[RewriteConfig]):
     name = "rewrite"
     config = RewriteConfig
     version = 2
-    reasons: ClassVar[dict[str, str]] = REWRITE_REASONS
+    reasons: ClassVar[Mapping[str, str]] = REWRITE_REASONS
     reads = ("texts", "signals", "frames")
     adds = ("texts",)
     reduces = True
