@@ -19,22 +19,22 @@ import time
 
 import numpy as np
 
-from m2raap.curate.duplicates import DuplicateConfig, _band_orders, near_pairs
+from m2raap.curate.duplicates import DuplicateConfig, band_orders, near_pairs
 
 
 def hashes(num: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng([seed, num])
     kind = rng.choice(3, num, p=[0.85, 0.14, 0.01])
-    found = rng.integers(0, 2**64, num, np.uint64)
-    own = np.flatnonzero(kind == 0)
+    values = rng.integers(0, 2**64, num, np.uint64)
+    originals = np.flatnonzero(kind == 0)
     copies = np.flatnonzero(kind == 1)
-    found[copies] = found[rng.choice(own, len(copies))]
-    found[kind == 2] = found[own[0]]
+    values[copies] = values[rng.choice(originals, len(copies))]
+    values[kind == 2] = values[originals[0]]
     flips = np.where(kind == 1, rng.integers(0, 7, num), np.where(kind == 2, rng.integers(0, 3, num), 0))
     for step in range(int(flips.max())):
         bit = np.uint64(1) << rng.integers(0, 64, num, np.uint64)
-        found ^= np.where(flips > step, bit, np.uint64(0))
-    return found
+        values ^= np.where(flips > step, bit, np.uint64(0))
+    return values
 
 
 def components(pairs: np.ndarray, num: int) -> np.ndarray:
@@ -59,8 +59,8 @@ def brute(values: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
     planes = values.view(np.uint8).reshape(-1, 8)
     index = faiss.IndexBinaryFlat(64)
     index.add(planes)
-    limits, distances, found = index.range_search(planes[rows], most + 1)
-    pairs = np.stack([np.repeat(rows, np.diff(limits.astype(np.int64))), found], axis=1)[distances <= most]
+    limits, distances, neighbours = index.range_search(planes[rows], most + 1)
+    pairs = np.stack([np.repeat(rows, np.diff(limits.astype(np.int64))), neighbours], axis=1)[distances <= most]
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
@@ -90,7 +90,7 @@ def main() -> None:
         times[num] = seconds
         labels = components(pairs, num)
         sizes = np.bincount(labels, minlength=num)
-        tables = len(_band_orders(num, cfg.max_hamming))
+        tables = len(band_orders(num, cfg.max_hamming))
         print(f"{num:>10,}{tables:>7}{seconds:>9.1f}{len(pairs):>12,}{int((sizes > 1).sum()):>10,}{peak_mb():>9.0f}")
     far = np.bitwise_count(values[pairs[:, 0]] ^ values[pairs[:, 1]])
     assert far.max() <= cfg.max_hamming, "a pair is farther apart than it may be"
@@ -107,13 +107,13 @@ def main() -> None:
     if args.also:
         _, pairs, times[args.also] = measured(args.also)
         print(
-            f"{args.also:>10,}{len(_band_orders(args.also, 6)):>7}{times[args.also]:>9.1f}{len(pairs):>12,}{'':>10}"
+            f"{args.also:>10,}{len(band_orders(args.also, 6)):>7}{times[args.also]:>9.1f}{len(pairs):>12,}{'':>10}"
             f"{peak_mb():>9.0f}"
         )
     last, before = sorted(times, reverse=True)[:2]
     power = math.log(times[last] / times[before]) / math.log(last / before)
-    tables, num = len(_band_orders(10_000_000, cfg.max_hamming)), 10_000_000
-    a_row = times[last] / last / len(_band_orders(last, cfg.max_hamming))
+    tables, num = len(band_orders(10_000_000, cfg.max_hamming)), 10_000_000
+    a_row = times[last] / last / len(band_orders(last, cfg.max_hamming))
     seconds = a_row * num * tables * math.log(num) / math.log(last)
     print(
         f"growth from {before:,} to {last:,}: n^{power:.2f}. By arithmetic, {num:,} clips: {tables} tables x {num:,} rows x "

@@ -135,9 +135,10 @@ def main() -> None:
         work = args.work or Path(scratch)
         tuned = curated(work, args.tune_seed, args)
         value, sweep = choose_mismatch(tuned, work / f"world-{args.tune_seed}")
-        shipped = build(Recipe, {"name": "x"}, "").align.mismatch.value
+        limit = build(Recipe, {"name": "x"}, "").align.mismatch.limit
+        shipped = limit.min if limit else None
         print(
-            f"align.mismatch.value on seed {args.tune_seed} (precision at least {LEAST_PRECISION}): {value}; shipped {shipped}"
+            f"align.mismatch.limit on seed {args.tune_seed} (precision at least {LEAST_PRECISION}): {value}; shipped {shipped}"
         )
         print("\n".join(sweep))
         world = work / f"world-{args.seed}"

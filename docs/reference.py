@@ -24,6 +24,8 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.cli.main import app
 from m2raap.core import tables
 from m2raap.core.errors import QUALITY, UNREADABLE
+from m2raap.curate.fidelity_rules import FIDELITY_RULES
+from m2raap.curate.limits import LangLimit
 from m2raap.curate.text_rules import RULES
 from m2raap.curate.video_rules import VIDEO_RULES
 from m2raap.pipeline.plan import DATA_STAGE
@@ -132,12 +134,13 @@ def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iter
             inner = f"{path}.{'NAME.' if several else ''}"
             variant = f"{path}: {{name: {kind.model_fields['name'].default}}}" if len(below) > 1 else path
             doc = (meaning or _said((inspect.getdoc(kind) or "").split("\n\n")[0])).rstrip(".")
+            type_name = "keys by name" if several else "keys"
+            shown = _default(field) if several else "null" if optional and field.default is None else ""
             if kind in first:
-                yield [f"`{variant}`", "keys", "null" if optional else "", f"{doc}; keys as of `{first[kind]}`"]
+                yield [f"`{variant}`", type_name, shown, f"{doc}; keys as of `{first[kind]}`"]
                 continue
             first[kind] = variant
-            shown = "null" if optional and field.default is None else _default(field) if several else ""
-            yield [f"`{variant}`", "keys by name" if several else "keys", shown, doc]
+            yield [f"`{variant}`", type_name, shown, doc]
             for row in _fields(kind, inner, first):
                 if len(below) == 1:
                     yield row
@@ -229,15 +232,12 @@ def _type(kind: Any) -> str:
 
 
 def _rules() -> Iterator[str]:
-    yield "## Rules\n\nThresholds of `filter.text.rules` and `{filter,align}.video.rules`, in the order of the verdict.\n"
+    keys = "`filter.text.rules`, `{filter,align}.video.rules` and `rewrite.fidelity.rules`"
+    yield f"## Rules\n\nLimits of {keys}, in the order of the verdict.\n"
     rows = []
-    for rule in (*RULES.values(), *VIDEO_RULES.values()):
-        limit = rule.limit.model_dump(exclude_none=True) if rule.limit else {}
-        text = (
-            "off"
-            if not limit
-            else ", ".join(f"{name} {value:g}" for name, value in limit.items()).removeprefix("value ")
-        )
+    for rule in (*RULES.values(), *VIDEO_RULES.values(), *FIDELITY_RULES.values()):
+        limits = rule.limit if isinstance(rule.limit, LangLimit) else [("", rule.limit)]
+        text = ", ".join(f"{lang} {limit.threshold(rule.refuse):g}".strip() for lang, limit in limits if limit) or "off"
         rows.append([f"`{rule.reason}`", rule.version, f"`{rule.signal}`", rule.refuse, text])
     yield _table(["rule", "version", "signal", "refuses", "default"], rows)
 

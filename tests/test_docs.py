@@ -15,9 +15,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from m2raap import stages
 from m2raap.cli.main import app
-from m2raap.core import errors
-from m2raap.curate import text_rules
+from m2raap.core.engine import LocalEngine
+from m2raap.core.stage import run_data_stage
+from m2raap.core.tables import read_part
+from m2raap.core.view import View
+from m2raap.curate import reasons, text_rules
 from m2raap.models import temporal
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.models.families import load_backbone
@@ -25,6 +29,7 @@ from m2raap.models.video_clip import VideoCLIP
 from m2raap.pipeline.recipe import load_recipe
 from tests.pages import ROOT, blocks, commands, parse
 from tests.stages.embedded import write_embedded
+from tests.stages.pictures import drawn_corpus
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 
@@ -63,24 +68,33 @@ def example(number: int) -> dict[str, Any]:
     return names
 
 
+def test_a_stage_is_added(tmp_path: Path) -> None:
+    names = example(0)
+    stage = names["LoudStage"](names["LoudConfig"]())
+    texts = {"calm": [("en", "a dog runs")], "loud": [("en", "WOW!! a dog!"), ("en", "a dog runs!")]}
+    corpus = drawn_corpus(tmp_path / "C", texts, num_parts=1)
+    assert run_data_stage(stage, View(corpus), tmp_path / "loud", LocalEngine(1))
+    rows = read_part(tmp_path / "loud", "dropped", 0)
+    assert [(row["text_id"], row["reason"], row["score"]) for row in rows] == [("loud.0", "too_loud", 3.0)]
+
+
 def test_a_rule_is_added(monkeypatch) -> None:
-    monkeypatch.setattr(text_rules, "RULES", dict(text_rules.RULES))
-    for name in ("QUALITY", "REASONS"):
-        monkeypatch.setattr(errors, name, dict(getattr(errors, name)))
-    example(0)
+    monkeypatch.setitem(text_rules.RULES, "question", None)  # afterwards the rule goes again
+    monkeypatch.setitem(reasons.TEXT_REASONS, "question", "")  # taken out again at the end
+    example(1)
     limits = text_rules.FilterTextConfig.model_validate({"rules": {"question": {"en": 0.01, "zh": 0.1}}})
     asked = {"what does the dog chase in the garden?": "en", "a dog chases a ball": "en", "狗在花园里追什么球？": "zh"}
     refused = []
     for text, lang in asked.items():
-        found = text_rules.refusals(text_rules.score_text(text, lang), limits.thresholds(lang))
+        found = text_rules.RULES.refusals(text_rules.score_text(text, lang), limits.thresholds(lang))
         refused.append([refusal.reason for refusal in found])
     assert refused == [["question"], [], []]
-    assert "question" in text_rules.FilterTextConfig().rules and errors.REASONS["question"]
+    assert "question" in text_rules.FilterTextConfig().rules and stages.reasons()["question"]
 
 
 def test_a_temporal_module_is_added(monkeypatch) -> None:
     monkeypatch.setattr(temporal, "TEMPORAL", dict(temporal.TEMPORAL))
-    config = example(1)["ChangesConfig"]()
+    config = example(2)["ChangesConfig"]()
     backbone = load_backbone(BackboneConfig())
     model, plain = VideoCLIP(backbone, config), VideoCLIP(backbone, MeanConfig())
     side = backbone.preprocess.image_size

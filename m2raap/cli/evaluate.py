@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from m2raap.cli import options
-from m2raap.cli.run import RecipeOption, load
+from m2raap.cli.stages import RecipeOption, load
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +40,8 @@ def evaluate(
     from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
     from m2raap.stages.bank import Bank
     from m2raap.stages.evaluate import side_lines
-    from m2raap.stages.whole import run_evaluate
+    from m2raap.stages.shared import Shared
+    from m2raap.stages.whole import EvaluateStage
 
     if not (embedded / "ids.json").is_file():
         raise M2raapError(f"{embedded}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
@@ -49,7 +50,7 @@ def evaluate(
         cfg = cfg.model_copy(update={"benchmarks": cfg.benchmarks | read_benchmarks(protocols)})
     own = None if protocol else open_view(embedded).corpus.benchmark
     name = asked_for(protocol, cfg.benchmarks, "--protocol") if protocol else own or "custom"
-    run_evaluate(embedded, name, seed, out, force, cfg, Bank.open(bank) if bank else None)
+    EvaluateStage(cfg, Shared(seed=seed)).run_on(embedded, name, out, force, Bank.open(bank) if bank else None)
     if as_json:
         typer.echo(json.dumps(read_json(out / "results.json"), ensure_ascii=False, sort_keys=True))
         return

@@ -34,6 +34,7 @@ from m2raap.cli import (
     search,
     serve,
     split,
+    stages,
     verify,
 )
 from m2raap.core import talk
@@ -52,6 +53,7 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(model.app, name="model")
 for command in (
     run,
+    stages,
     ablate,
     evaluate,
     compare,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from m2raap.core.errors import UsageError
 
@@ -23,8 +24,20 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
+    def __hash__(self) -> int:
+        """Of the plain values, so that a config with mappings in it may be the key of a cache, too."""
+        return hash(canonical(self))
+
 
 T = TypeVar("T", bound=Config)
+
+# Marks of a field, given as `Field(json_schema_extra=APPLY)`. A field without a mark belongs to `score`, or to the phase of
+# the field that holds its config.
+# A threshold: a new value judges again what was measured, and measures nothing.
+APPLY: dict[str, Any] = {"phase": "apply"}
+# How the work is done and not what comes of it: no digest holds the value.
+HOW: dict[str, Any] = {"phase": "how"}
+PHASES = ("score", "apply", "how")
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 
@@ -165,3 +178,34 @@ def _plain(value: Any) -> Any:
 def digest(value: Any) -> str:
     """32 hex digits of SHA-256 over the canonical form."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:32]
+
+
+def by_phase(cfg: Config, phase: str = "score") -> dict[str, dict[str, Any]]:
+    """The plain values of a config as three trees, `score`, `apply` and `how`, by the marks of its fields.
+
+    A field without a mark has the phase of the field above it; what is below a HOW field is HOW whatever it says.
+    """
+    trees: dict[str, dict[str, Any]] = {name: {} for name in PHASES}
+    plain = cfg.model_dump(mode="json")
+    for name, field in type(cfg).model_fields.items():
+        mark = phase_of(field, phase)
+        value = getattr(cfg, name)
+        if isinstance(value, Config) and mark != HOW["phase"]:
+            for below, tree in by_phase(value, mark).items():
+                if tree:
+                    trees[below][name] = tree
+        else:
+            trees[mark][name] = plain[name]
+    return trees
+
+
+def phase_of(field: FieldInfo, above: str = "score") -> str:
+    """The phase that a field is marked with, else that of the field above it."""
+    extra = field.json_schema_extra
+    return str(extra.get("phase", above)) if isinstance(extra, dict) else above
+
+
+def what_is_made(cfg: Config) -> dict[str, Any]:
+    """The plain values of a config that say what comes of it: all but those that are marked HOW."""
+    trees = by_phase(cfg)
+    return merge(trees["score"], trees["apply"])

@@ -30,7 +30,7 @@ from m2raap.core.files import (
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.scores import scores_digest
-from m2raap.core.tables import SCHEMA_VERSION
+from m2raap.core.signed import FORMAT, refuse_old_format
 from m2raap.core.view import View
 
 _TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
@@ -56,7 +56,7 @@ def begin(
     plan = {
         "stage": stage,
         "version": version,
-        "schema_version": SCHEMA_VERSION,
+        "format": FORMAT,
         "settings": json.loads(json.dumps(settings)),
         "inputs": _inputs(view, inputs),
         "num_parts": view.num_parts if view else 0,
@@ -75,6 +75,7 @@ def begin(
     if shared:
         shared.make_shared()
     old = read_object(path)
+    refuse_old_format(old, folder)
     if old != plan:
         raise M2raapError(
             f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
@@ -194,7 +195,7 @@ def finish(
         "kind": "stage",
         "stage": stage,
         "version": version,
-        "schema_version": SCHEMA_VERSION,
+        "format": FORMAT,
         "settings": json.loads(json.dumps(settings)),
         "inputs": named,
         "files": dict(sorted(files.items())),

@@ -1,13 +1,33 @@
-"""The files that a manifest was signed over: where they lie, and whether they are still what they were."""
+"""Manifests of stage folders: their format, the files that they were signed over, and whether these are still the same."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from m2raap.core.files import file_sha256, inside
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import file_sha256, inside, read_object
 from m2raap.core.tables import part_name
+
+FORMAT = 3  # of stage folders; a change of what they hold, or of what their digests name, makes it one more
+
+
+def stage_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished stage folder. Raises M2raapError for one that is of another format."""
+    manifest = read_object(folder / "manifest.json")
+    refuse_old_format(manifest, folder)
+    return manifest
+
+
+def refuse_old_format(tree: dict[str, Any], folder: Path) -> None:
+    """Raises M2raapError where the plan or manifest of a stage is of another format than this m2raap writes."""
+    if tree.get("format") != FORMAT:
+        raise M2raapError(
+            f"{folder}: is a stage folder of format {tree.get('format', 2)}, and this m2raap reads format {FORMAT}; run the "
+            "stage again with --force, or give another --out"
+        )
 
 
 def signed_path(folder: Path, key: str) -> Path:

@@ -7,17 +7,18 @@ one the stage is unfinished, and the same command resumes it.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from m2raap.core import talk
-from m2raap.core.config import digest
+from m2raap.core.config import Config, build, by_phase, digest, merge, what_is_made
 from m2raap.core.engine import Engine
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, M2raapError
 from m2raap.core.files import read_json, read_object, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
 from m2raap.core.ledger import count_part, left_without_text, new_texts
@@ -28,23 +29,116 @@ from m2raap.core.view import Part, View, clip_digest
 
 Tables = dict[str, list[Row]]
 Signals = dict[str, Row]  # one stage's signals by clip_id or text_id
+C = TypeVar("C", bound=Config)
 
 
-class DataStage:
-    """Base of the stages that map parts. Subclasses are small, stateless and picklable.
+@dataclass(frozen=True)
+class StepInputs:
+    """What one step of a run works on, and how. A stage reads what it needs of it.
+
+    `parents` are the folders before it, oldest first; `model` is the adapted model's folder, None for the bare backbone;
+    `caches` is where a run keeps what its arms share.
+    """
+
+    view: View
+    folder: Path
+    engine: Engine
+    parents: tuple[Path, ...] = ()
+    model: Path | None = None
+    scores: tuple[Path, ...] = ()
+    caches: Path | None = None
+    force: bool = False
+    share: tuple[int, int] = (1, 1)
+
+
+class Stage(Generic[C]):
+    """A stage of a recipe, configured once and pickled so. The first sentence of a subclass's docstring is its help.
+
+    `cfg` is the stage's own config, `shared` what a recipe says once for all stages (m2raap.stages.shared.Shared).
+    """
+
+    name: ClassVar[str]
+    config: ClassVar[type[Config]]
+    version: ClassVar[int] = 1
+    needs: ClassVar[tuple[str, ...]] = ()  # stages that have to stand before it in a recipe
+    on_training: ClassVar[bool] = True  # whether the recipe's `stages` may name it
+    on_benchmarks: ClassVar[bool] = False  # whether it may see a benchmark
+    per_step: ClassVar[bool] = True  # False: it looks at the whole run and has no folder of its own among the steps
+    reads_video: ClassVar[bool] = False  # then clips that cannot be read are dropped here
+    # Reason -> sentence, of everything that it may drop besides unreadable videos.
+    reasons: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, cfg: C, shared: Any = None) -> None:
+        self.cfg = cfg
+        self.shared = shared
+
+    def settings(self) -> dict[str, Any]:
+        """What the folder's digest names: every key but those that say how."""
+        return what_is_made(self.cfg)
+
+    def backbones(self) -> list[Any]:
+        """Configs of the backbones whose weights it will load, so that missing ones are noticed before any work."""
+        return []
+
+    def run(self, step: StepInputs) -> bool:
+        """Brings the step's folder to its finished state; False where other shares are still missing."""
+        raise NotImplementedError  # abstract: every stage that has folders states its work
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One rule's look at one clip or text: its score beside its threshold, passed or failed."""
+
+    rule: str
+    version: int
+    signal: str
+    score: float
+    threshold: float
+    refused_if: Literal["below", "above"]
+
+    @property
+    def failed(self) -> bool:
+        return self.score < self.threshold if self.refused_if == "below" else self.score > self.threshold
+
+    @property
+    def margin(self) -> float:
+        """How far the score is on the good side, in units of the threshold (of the score where that is 0)."""
+        gap = self.threshold - self.score if self.refused_if == "above" else self.score - self.threshold
+        return gap / (abs(self.threshold) or 1.0)
+
+
+class DataStage(Stage[C]):
+    """Base of the stages that map parts.
 
     `score` must depend on nothing but one clip's own rows and the settings, so that reuse by clip equals a fresh run; it
     returns at least one `signals` row for every clip. What looks across clips belongs into `reduce`.
     """
 
-    name: ClassVar[str]
-    version: ClassVar[int] = 1
     reads: ClassVar[tuple[str, ...]] = ("texts",)  # what `score` sees
-    reads_video: ClassVar[bool] = False  # then `video_digest` names its bytes
+    reads_scores: ClassVar[bool] = False  # whether users' scores (--scores) mean anything to it
     adds: ClassVar[tuple[str, ...]] = ()  # tables that `score` writes besides signals
     reduces: ClassVar[bool] = False
-
     verdict_columns: ClassVar[dict[str, str]] = {}  # of the scores that only `apply` can know
+
+    folder: Path | None = None  # of the stage, while it runs: what it keeps besides tables lies there
+
+    def settings(self) -> dict[str, Any]:
+        """`score` and `apply` apart, because they are redone apart, and what `score` depends on besides its config."""
+        trees = by_phase(self.cfg)
+        return {"score": trees["score"], "apply": trees["apply"], "dependencies": self.dependencies()}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], source: str) -> DataStage[Any]:
+        """The stage as a finished folder was made by it: every HOW key is at its default. Raises M2raapError."""
+        return cls(build(cls.config, merge(settings["score"], settings["apply"]), source))  # type: ignore[arg-type]
+
+    def dependencies(self) -> dict[str, Any]:
+        """What `score` depends on besides its own config: versions of rules, digests of prompts, the backbone."""
+        return {}
+
+    def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
+        """The view as the stage reads it; a stage that reads users' scores lays them over it."""
+        return view
 
     def more_verdict_columns(self, view: View) -> dict[str, str]:
         """Columns of `verdicts` beside those, which depend on what the user gave."""
@@ -54,65 +148,60 @@ class DataStage:
         """Name -> float | int | str | bool | bytes of the columns that `score` writes."""
         raise NotImplementedError  # abstract: every stage states its columns
 
-    def video_digest(self, clip: Row, view: View, videos: VideoDigests, settings: dict[str, Any]) -> str:
+    def video_digest(self, clip: Row, view: View, videos: VideoDigests) -> str:
         """Names the bytes that `score` will read of a clip's video; 'absent' where it may not or cannot."""
         return "absent"
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
+    def score(self, part: Part, view: View) -> Tables:
         raise NotImplementedError  # abstract: the stage itself
 
-    def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
+    def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
+        """Decisions over all parts, as plain values: they are kept in decisions.json."""
         return {}
 
-    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
-        """The `dropped` (and `verdicts`) rows of one part. `own`: this stage's signals; `part.signals`: those before it.
+    def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
+        """The `dropped` (and `verdicts`) rows of one part. `signals`: this stage's own; `part.signals`: those before it.
 
         A stage that adds texts also gives `superseded`: rows of texts that its own replace, with active False.
         """
         return {}
 
-    def ledger(self, own: Signals) -> dict[str, int]:
+    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+        """Every rule that looked at a clip, or at a text where the row has a text_id. `signals`: all that is known of it."""
+        return []
+
+    def counts(self, signals: Signals) -> dict[str, int]:
         """More counts of one part for the manifest, such as how many texts went to which server."""
         return {}
 
-
-@dataclass(frozen=True)
-class Settings:
-    """What a stage is asked to do: `score` and `apply` apart, because they are redone apart."""
-
-    score: dict[str, Any]
-    apply: dict[str, Any]
-    how: dict[str, Any] | None = None  # addresses, patience: `score` gets them as settings['how'], no digest holds them
-
-    @property
-    def both(self) -> dict[str, Any]:
-        return {"score": self.score, "apply": self.apply}
+    def run(self, step: StepInputs) -> bool:
+        view = self.prepared(step.view, step.scores)
+        return run_data_stage(self, view, step.folder, step.engine, force=step.force, share=step.share)
 
 
 @dataclass(frozen=True)
 class _Task:
-    stage: DataStage
+    stage: DataStage[Any]
     view: View
-    settings: Settings
     folder: Path
     part: int
+    settings: dict[str, Any]  # of the stage, worked out once: they may read files
     plan: str  # what the folder is made from: it must not become another one meanwhile
     decisions: dict[str, Any] | None = None
 
     def settings_digest(self, phase: str) -> str:
         """Names the settings of a phase; every part carries it."""
-        return phase_digest(self.stage.name, self.stage.version, phase, self.settings.both)
+        return phase_digest(self.stage.name, self.stage.version, phase, self.settings)
 
 
 def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
     """Names the settings that a stage's parts of a phase (score, apply) were made with."""
-    return digest([stage, version, settings[phase]])
+    return digest([stage, version, settings[phase], settings["dependencies"] if phase == "score" else {}])
 
 
 def run_data_stage(
-    stage: DataStage,
+    stage: DataStage[Any],
     view: View,
-    settings: Settings,
     folder: Path,
     engine: Engine,
     *,
@@ -126,16 +215,19 @@ def run_data_stage(
     writing it.
     """
     alone = share == (1, 1)
+    stage = copy.copy(stage)
+    stage.folder = folder
+    settings = stage.settings()
     if stage.reads_video:
         _ = view.corpus.video_root  # refused before any work; and workers elsewhere get it with the corpus
     with locked(folder, shared=not alone) as lock:
         shared = None if alone else lock
-        if begin(folder, stage.name, stage.version, view, settings.both, force, shared=shared):
+        if begin(folder, stage.name, stage.version, view, settings, force, shared=shared):
             talk.say(f"{stage.name}: done before")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        _map(stage, "score", [_Task(stage, view, settings, folder, part, plan) for part in parts], engine, folder)
+        _map(stage, "score", [_Task(stage, view, folder, part, settings, plan) for part in parts], engine, folder)
         if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
             talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
@@ -145,14 +237,16 @@ def run_data_stage(
             refuse_redone(folder, plan)
             if (folder / "manifest.json").exists():
                 return True
-        _finish(stage, view, settings, folder, plan, engine)
+        _finish(stage, view, folder, settings, plan, engine)
     return True
 
 
-def _finish(stage: DataStage, view: View, settings: Settings, folder: Path, plan: str, engine: Engine) -> None:
+def _finish(
+    stage: DataStage[Any], view: View, folder: Path, settings: dict[str, Any], plan: str, engine: Engine
+) -> None:
     """Decides over all that was scored, applies, and signs. Raises M2raapError for a part that was made by other settings."""
-    decisions = _decide(stage, view, settings, folder)
-    tasks = [_Task(stage, view, settings, folder, part, plan, decisions) for part in range(view.num_parts)]
+    decisions = _decide(stage, view, folder)
+    tasks = [_Task(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
     _map(stage, "apply", tasks, engine, folder)
     counts: Counter[str] = Counter()
     files: dict[str, str] = {}
@@ -171,10 +265,10 @@ def _finish(stage: DataStage, view: View, settings: Settings, folder: Path, plan
         assert came == stay, f"{stage.name}: of {came} {what} {stay} are accounted for"
     refuse_redone(folder, plan)
     refuse_changed(folder, view)
-    finish(folder, stage.name, stage.version, view, settings.both, files, dict(sorted(counts.items())))
+    finish(folder, stage.name, stage.version, view, settings, files, dict(sorted(counts.items())))
 
 
-def _map(stage: DataStage, phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
+def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
     work: Callable[[_Task], tuple[float, int]] = _score_part if phase == "score" else _apply_part
     if phase == "apply":  # thresholds: not worth the way to a worker
         for task in tasks:
@@ -203,12 +297,12 @@ def _records(task: _Task) -> dict[str, dict[str, Any]]:
     return {phase: read_object(_done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
 
 
-def _decide(stage: DataStage, view: View, settings: Settings, folder: Path) -> dict[str, Any]:
+def _decide(stage: DataStage[Any], view: View, folder: Path) -> dict[str, Any]:
     if not stage.reduces:
         return {}
 
     start = time.monotonic()
-    decisions = stage.reduce(_Parts(view, folder), settings.apply)
+    decisions = stage.reduce(_Parts(view, folder))
     write_json(folder / "decisions.json", decisions)
     log_timing(folder, "reduce", time.monotonic() - start)
     return decisions
@@ -235,14 +329,12 @@ def _score_part(task: _Task) -> tuple[float, int]:
     part = task.view.part(index, stage.reads)
     videos = VideoDigests(folder / "cache" / f"videos-{index:05d}.json") if stage.reads_video else None
     digests = {
-        clip["clip_id"]: clip_digest(
-            part, clip, stage.video_digest(clip, task.view, videos, task.settings.score) if videos else None
-        )
+        clip["clip_id"]: clip_digest(part, clip, stage.video_digest(clip, task.view, videos) if videos else None)
         for clip in part.clips
     }
     if videos:
         videos.save()
-    key = digest([stage.name, stage.version, task.settings.score, digests])
+    key = digest([task.settings_digest("score"), digests])
     done = _done_path(folder, "score", index)
     refuse_redone(folder, task.plan)
     if _is_done(done, key, task.settings_digest("score")):
@@ -252,10 +344,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
     fresh = set(digests) - kept
     if fresh:
         one_thread()
-        settings = dict(task.settings.score)
-        if task.settings.how is not None:
-            settings["how"] = task.settings.how | {"folder": str(folder)}
-        for table, rows in stage.score(part.only(fresh), task.view, settings).items():
+        for table, rows in stage.score(part.only(fresh), task.view).items():
             tables[table] = tables.get(table, []) + rows
     have = {row["clip_id"] for row in tables.get("signals", [])}
     assert have == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - have)[:3]}"
@@ -295,18 +384,24 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     score_record = read_json(_done_path(folder, "score", index))
-    key = digest([task.settings.apply, task.decisions, score_record["key"], task.view.digest])
+    key = digest([task.settings_digest("apply"), task.decisions, score_record["key"], task.view.digest])
     done = _done_path(folder, "apply", index)
     if _is_done(done, key, task.settings_digest("apply")):
         return time.monotonic() - start, 0
     done.unlink(missing_ok=True)
     part = task.view.part(index, ("texts", "frames", "signals"))
-    own = _by_id(read_part(folder, "signals", index))
-    made = stage.apply(part, own, task.decisions or {}, task.settings.apply)
+    signals = _by_id(read_part(folder, "signals", index))
+    tables = stage.apply(part, signals, task.decisions or {})
     version = {"rule_version": f"{stage.name}/{stage.version}"}
-    drops = [version | row | {"stage": stage.name} for row in made.get("dropped", [])]
+    drops = [version | row | {"stage": stage.name} for row in tables.get("dropped", [])]
+    unknown = {row["reason"] for row in drops} - {
+        *stage.reasons,
+        *(UNREADABLE if stage.reads_video else ()),
+        NO_TEXT_LEFT,
+    }
+    assert not unknown, f"{stage.name} drops for {sorted(unknown)}, which its `reasons` do not explain"
     added = read_part(folder, "texts", index) if "texts" in stage.adds else []
-    superseded = made.get("superseded", [])
+    superseded = tables.get("superseded", [])
     table = "missing" if task.view.is_benchmark else "dropped"
     if not task.view.is_benchmark:
         with_new = set(new_texts(part, added).values())
@@ -316,13 +411,13 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     if "texts" in stage.adds:
         written.append(("superseded", superseded, SCHEMAS["superseded"]))
     if columns := stage.verdict_columns | stage.more_verdict_columns(task.view):
-        written.append(("verdicts", made.get("verdicts", []), signal_schema(columns)))
+        written.append(("verdicts", tables.get("verdicts", []), signal_schema(columns)))
     refuse_redone(folder, task.plan)
     files = {
         f"{name}/{index:05d}": write_part(folder, name, index, rows, schema, settings_digest)
         for name, rows, schema in written
     }
-    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) | stage.ledger(own)
+    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) | stage.counts(signals)
     write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts})
     return time.monotonic() - start, 0
 

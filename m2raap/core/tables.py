@@ -70,7 +70,7 @@ DROPPED = pa.schema(
         ("threshold", pa.float64()),  # that it failed
         ("rule_version", pa.string()),  # reason/number; a stage's own verdicts: stage/version
         ("detail", pa.string()),  # the signal, the twin, the message
-        ("also_failed", pa.list_(pa.string())),  # every other rule that refused it
+        ("also_failed", pa.list_(pa.string())),  # reasons of all other rules that refused it
     ]
 )
 # `missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.

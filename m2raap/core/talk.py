@@ -160,3 +160,14 @@ class Phases:
             self._total, self._done = total, 0
         self._advance(done - self._done, what)
         self._done = done
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Nothing is said within the block."""
+    before = _quiet
+    be_quiet(True)
+    try:
+        yield
+    finally:
+        be_quiet(before)

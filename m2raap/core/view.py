@@ -18,6 +18,7 @@ from m2raap.core.corpus import LANGS, Corpus, open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.scores import open_scores, scores_digest
+from m2raap.core.signed import stage_manifest
 from m2raap.core.tables import Row, read_part
 
 
@@ -199,7 +200,7 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
     if not manifest_path.exists() or read_object(manifest_path).get("kind") == "corpus":
         open_corpus(path)
         return View(path, langs=langs)
-    manifest = read_json(manifest_path)
+    manifest = stage_manifest(path)
     if "view" not in manifest:
         raise M2raapError(
             f"{path}: stage '{manifest.get('stage')}' holds no clips; give a corpus or a data stage's folder"

@@ -16,20 +16,21 @@ from m2raap.core.view import View
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a whole stage made: the files that its manifest signs (below the folder), counts, digests of models."""
+class StageOutput:
+    """What a stage made that takes its input whole: the files that its manifest signs (below the folder), counts, digests of
+    models."""
 
     files: list[str]
     counts: dict[str, Any] = field(default_factory=dict)
     models: dict[str, str] = field(default_factory=dict)
 
 
-def run_whole_stage(
+def run_single_stage(
     name: str,
     version: int,
     settings: dict[str, Any],
     folder: Path,
-    work: Callable[[Path], Made],
+    work: Callable[[Path], StageOutput],
     *,
     view: View | None = None,
     inputs: dict[str, str] | None = None,
@@ -45,9 +46,9 @@ def run_whole_stage(
             return
         plan = plan_digest(folder)
         start = time.monotonic()
-        made = work(folder)
+        output = work(folder)
         log_timing(folder, name, time.monotonic() - start)
-        files = {file: file_sha256(folder / file) for file in made.files}
+        files = {file: file_sha256(folder / file) for file in output.files}
         refuse_redone(folder, plan)
         refuse_changed(folder, view, inputs)
-        finish(folder, name, version, view, settings, files, made.counts, inputs, made.models)
+        finish(folder, name, version, view, settings, files, output.counts, inputs, output.models)

@@ -1,0 +1,35 @@
+"""What makes a good pair of clip and text: rules, language, copies, similarity, captioners, rewriters and fidelity rules.
+
+The door of the room is `refusals`. Importing it loads nothing else; the rules are loaded by the first call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from m2raap.curate.refusal import Refusal
+    from m2raap.curate.text_rules import FilterTextConfig
+
+__all__ = ["refusals"]
+
+
+def refusals(text: str, lang: str, cfg: FilterTextConfig | None = None) -> list[Refusal]:
+    """Why the text rules refuse a caption: every rule that does, the one that decides first; empty for a good caption.
+
+    `lang`: "en" or "zh". `cfg`: limits of the rules, the default ones if None. A refusal has `reason` (its meaning stands
+    in m2raap.core.errors.REASONS), `signal`, `score` and `threshold`. Rules that look across a corpus (copies, shares of
+    all texts) are not judged: one text does not tell.
+
+    >>> from m2raap.curate import refusals
+    >>> refusals("A man is playing the guitar.", "en")
+    []
+    >>> for refusal in refusals("Royalty free stock footage, 4K, clip 00231", "en"):
+    ...     print(refusal.reason, refusal.signal, refusal.score, refusal.threshold)
+    boilerplate stock_share 1.0 0.7
+
+    Raises M2raapError for another language.
+    """
+    from m2raap.curate.text_rules import RULES, FilterTextConfig, score_text
+
+    return RULES.refusals(score_text(text, lang), (cfg or FilterTextConfig()).thresholds(lang))

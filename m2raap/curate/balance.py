@@ -18,15 +18,17 @@ from pydantic import Field
 
 from m2raap.core.config import Config
 
-POINTS_A_CLUSTER = 256  # k-means learns nothing more from more (FAISS's own limit)
+POINTS_A_CLUSTER = 256  # sampled vectors for each cluster; k-means learns nothing from more (FAISS's own limit)
 
 
 class BalanceConfig(Config):
-    """`target` training clips are left, of as many concepts (`clusters`) as evenly as the corpus allows."""
+    """`target` training clips stay, spread over the concepts (`clusters`) as evenly as the corpus allows."""
 
-    target: int = Field(ge=1)  # clips that are left; those of split val are not counted and all stay
-    clusters: int = Field(default=100, ge=1)  # concepts, by k-means over image features
-    seed: int = Field(default=0, ge=0)  # of the clusters and the draw
+    target: int = Field(ge=1, description="Number of clips that stay; those of split val are not counted and all stay.")
+    clusters: int = Field(
+        default=100, ge=1, description="Number of concepts into which k-means parts the image features."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the clusters and of the draw.")
 
 
 def clip_vector(frames_KE: np.ndarray) -> np.ndarray:
@@ -41,7 +43,7 @@ def centres(vectors_NE: np.ndarray, cfg: BalanceConfig) -> np.ndarray:
 
     clusters = min(cfg.clusters, len(vectors_NE))
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # more would add up in another order
+    faiss.omp_set_num_threads(1)  # several threads would add up in another order
     try:
         kmeans = faiss.Kmeans(
             vectors_NE.shape[1], clusters, niter=20, seed=cfg.seed + 1, spherical=True,
@@ -55,6 +57,7 @@ def centres(vectors_NE: np.ndarray, cfg: BalanceConfig) -> np.ndarray:
 
 
 def nearest(vector_E: np.ndarray, centres_CE: np.ndarray) -> int:
+    """Index of the centre with the highest cosine."""
     return int(np.argmax(centres_CE @ vector_E))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from pydantic import Field, model_validator
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
 from m2raap.core.errors import M2raapError
 from m2raap.curate import language
 from m2raap.curate.echo import echoes
@@ -31,31 +31,45 @@ from m2raap.curate.llm.prompts import as_data, load_prompt
 from m2raap.curate.llm.schema import Request
 
 CAPTION_PROMPTS = ("describe", "repair")
-MIN_LANG_SHARE = 0.5  # under that a generated caption is not in its language
+MIN_LANG_SHARE = 0.5  # language.lang_share under which a generated caption is not in its language
 Row = dict[str, Any]
 
 
 class CaptionerConfig(Config):
-    """Which captioner, and when it says nothing."""
+    """Which captioner is used, and when it gives no caption."""
 
-    name: Literal["retrieval", "transformers", "endpoint"] = "retrieval"  # retrieval: words of a list
-    min_score: float | None = Field(
-        default=None, description="retrieval: cosine under which a frame gets no caption; null: always one"
+    name: Literal["retrieval", "transformers", "endpoint"] = Field(
+        default="retrieval",
+        description="The captioner: retrieval looks the nearest caption of a list up, transformers runs an image-to-text "
+        "model in this process, endpoint asks a chat model that sees pictures.",
     )
-    prompts: str | None = Field(default=None, description="folder with prompt files of your own; null: the package's")
-    transformers: ImageTextConfig | None = None
-    endpoint: EndpointConfig | None = Field(default=None, description="a chat model that sees pictures")
+    min_score: float | None = Field(
+        default=None,
+        description="Cosine under which the retrieval captioner gives a frame no caption; null: always one.",
+    )
+    prompts: str | None = Field(
+        default=None,
+        description="Folder with prompt files of your own; null: the prompts of the package. The digests of stages name what "
+        "the files hold, not where they lie.",
+        json_schema_extra=HOW,
+    )
+    transformers: ImageTextConfig | None = Field(
+        default=None, description="The image-to-text model of the transformers captioner."
+    )
+    endpoint: EndpointConfig | None = Field(default=None, description="The server of the endpoint captioner.")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> CaptionerConfig:
         for kind in ("transformers", "endpoint"):
             if (getattr(self, kind) is not None) != (self.name == kind):
-                raise ValueError(f"name: {kind} needs the key '{kind}', and only then may it stand here")
+                raise ValueError(f"the key '{kind}' has to be set with name: {kind}, and with no other name")
         return self
 
 
 @dataclass(frozen=True)
 class ClipFrames:
+    """The key-frames of one clip, as JPEGs in time order."""
+
     clip_id: str
     jpegs: Sequence[bytes]
 
@@ -75,7 +89,9 @@ class Captioner(Protocol):
 
     producer: str
 
-    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]: ...
+    def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
+        """One list of rows for each clip."""
+        ...
 
 
 @lru_cache(maxsize=1)
@@ -108,9 +124,10 @@ class RetrievalCaptioner:
         self._features_CE: dict[str, np.ndarray] = {}
 
     def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
+        """See Captioner; clips without frames get no rows."""
         features = [self._tools.encode_images(clip.jpegs) for clip in clips if clip.jpegs]
-        found = iter(self.nearest(features, langs))
-        return [next(found) if clip.jpegs else [] for clip in clips]
+        rows = iter(self.nearest(features, langs))
+        return [next(rows) if clip.jpegs else [] for clip in clips]
 
     def nearest(self, clips: Sequence[np.ndarray], langs: Sequence[str]) -> list[list[Row]]:
         """`caption_many` of frame features (K, E), with one matrix product a language. Outcomes: ok, skipped.
@@ -179,16 +196,16 @@ class ImageTextCaptioner:
                 f"caption.transformers writes '{lang}', and the recipe's langs are {', '.join(langs)}: set its lang, "
                 "or take a captioner that knows them (endpoint)"
             )
-        found = iter(self._model.describe([(clip.clip_id, jpeg) for clip in clips for jpeg in clip.jpegs]))
+        completions = iter(self._model.describe([(clip.clip_id, jpeg) for clip in clips for jpeg in clip.jpegs]))
         rows: list[list[Row]] = []
         for clip in clips:
             rows.append([])
             for index in range(len(clip.jpegs)):
-                said = next(found)
-                if said.finish == "stop":
-                    rows[-1].append(_judged(index, lang, said.content, ""))
+                completion = next(completions)
+                if completion.finish == "stop":
+                    rows[-1].append(_judged(index, lang, completion.content, ""))
                 else:
-                    detail = f"cut after {said.tokens_out} tokens"
+                    detail = f"cut after {completion.tokens_out} tokens"
                     rows[-1].append(_row(index, lang, None, "truncated", detail, ""))
         return rows
 
@@ -215,12 +232,12 @@ class EndpointCaptioner:
         for clip in clips:
             rows: list[Row] = []
             for index in range(len(clip.jpegs)):
-                said = next(answers)
+                answer = next(answers)
                 for lang in langs:
-                    if said.captions:
-                        rows.append(_judged(index, lang, said.captions[lang], said.server))
+                    if answer.captions:
+                        rows.append(_judged(index, lang, answer.captions[lang], answer.server))
                     else:
-                        rows.append(_row(index, lang, None, said.outcome, said.detail, said.server))
+                        rows.append(_row(index, lang, None, answer.outcome, answer.detail, answer.server))
             result.append(rows)
         return result
 
@@ -245,9 +262,9 @@ class EndpointCaptioner:
 
 def _judged(index: int, lang: str, text: str, server: str) -> Row:
     """A generated caption, unless it is none: an order read off the screen, talk about the task, another language."""
-    heard = echoes(text)
-    if heard:
-        return _row(index, lang, None, "refused", f"the answer holds: {', '.join(heard)}", server)
+    kinds = echoes(text)
+    if kinds:
+        return _row(index, lang, None, "refused", f"the answer holds: {', '.join(kinds)}", server)
     if not text or language.lang_share(text, lang) < MIN_LANG_SHARE:
         return _row(index, lang, None, "refused", f"the answer is not in {lang}" if text else "empty", server)
     return _row(index, lang, text, "ok", "", server)

@@ -14,7 +14,7 @@ _WIDE_ALL = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0
 _HTML = re.compile(r"</?(?:br|p|b|i|u|em|strong|span|div|a|font)\b[^<>]{0,200}>", re.IGNORECASE)
 _HASH_TAG = re.compile("[#\uff03]([^\\s#\uff03]+)")
 _GLUED_TAGS = re.compile("(?:[#\uff03][^#\uff03]*)+$")
-# Segments of a caption. A hyphen or colon parts only between blanks; brackets part always.
+# What parts a caption into segments. Hyphens and colons part only between blanks, brackets always.
 _CUT = re.compile(
     "([,;|!\uff0c\u3002\uff1b\uff01\u3001()\\[\\]\u3010\u3011\uff08\uff09]+|\\s[-\u2013\u2014/:]+\\s|[.:](?=\\s|$)|\uff1a)"
 )
@@ -68,7 +68,7 @@ def _without_links(text: str) -> str:
     if words:
         words[-1] = _GLUED_TAGS.sub("", words[-1])
     text = " ".join(words)
-    text = _HASH_TAG.sub(r"\1", text)  # "a #dog runs": the word belongs to the sentence
+    text = _HASH_TAG.sub(r"\1", text)  # in "a #dog runs" the word belongs to the sentence
     return language.visible(LINK.sub(" ", text))
 
 
@@ -120,7 +120,7 @@ def _without_glued_stock(text: str) -> str:
     if _is_long(words[tail:]) and words[tail - 1] not in _ARTICLES | _JOINING | _OWNERS:
         text = text[: spans[tail - 1][2]]
     head = flags.index(False)
-    if head >= 2 and words[head] in phrases.JOINS:  # "4K stock footage of a dog"
+    if head >= 2 and words[head] in phrases.JOINS:  # as in "4K stock footage of a dog"
         return text[spans[head][2] :].lstrip(_EDGES)
     return text[spans[head][1] :] if _is_long(words[:head]) and words[head] not in _JOINING else text
 

@@ -3,6 +3,10 @@
 Every text is encoded once, each character looked up in one table of flags, each token hashed by prefix sums. Rules that
 need a regular expression run it on the few texts whose flags say that it could match.
 
+What that is worth, by bench/filter.py on one core: all text rules take 22 us a caption. Those other than language id and ftfy
+take 1/95 of the time of the same rules in datatrove 0.10.1, most of which goes into cutting words (spaCy, jieba); the rule on
+links, which needs no words, 1/13.
+
 Shapes: N texts, C characters (a blank after every text), T tokens. Tokens are those of `language.tokens`: words (letters
 and digits, inner apostrophes) and single Han or kana characters.
 """
@@ -17,17 +21,17 @@ import numpy as np
 
 from m2raap.curate import language, mojibake
 
-BLOCK = 4096  # texts at a time: their columns stay in the cache of a core
-BLOCK_CHARS = 500_000
-MAX_CHARS = 20_000  # of a longer text the rest says nothing new
+BLOCK = 4096  # most texts of one batch: their columns stay in the cache of a core
+BLOCK_CHARS = 500_000  # characters from which on a batch takes no further text
+MAX_CHARS = 20_000  # characters of a text that are read; the rest of a longer one says nothing new
 
 HAN, KANA, LATIN, DIGIT, OTHER_LETTER, WORD = (1 << i for i in range(6))
 BLANK, MESSY, SUSPECT, WIDE, LOST, RARE, TRADITIONAL = (1 << i for i in range(6, 13))
 LINK_MARK, MACHINE_MARK, SEPARATOR, DOT, SLASH, APOSTROPHE, MARKUP, UNSEEN, ODD = (1 << i for i in range(13, 22))
 
-_TABLE_END = 0x32000  # code points above are looked up as the last one below
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
-_NUMBER = np.uint64(0x0123456789ABCDEF)  # the hash that stands for every number where numbers count as one
+_TABLE_END = 0x32000  # code points from here on are looked up as the last one of the table
+_BASE = 0x9E3779B97F4A7C15  # base of the hashes; odd, so that it has an inverse modulo 2**64
+_NUMBER = np.uint64(0x0123456789ABCDEF)  # the hash of every number where all numbers count as one
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +58,7 @@ def _flags() -> np.ndarray:
     rare, traditional = mojibake.han_tables()
     table[rare] |= RARE
     table[traditional] |= TRADITIONAL
-    table[-1] = ODD  # stands for all above it: tags, variation selectors, private use
+    table[-1] = ODD  # the last entry stands for all code points above: tags, variation selectors, private use
     table.setflags(write=False)
     return table
 
@@ -108,6 +112,7 @@ class Columns:
         return np.logical_or.reduceat(values_C, self.start_N)
 
     def has(self, flag: int) -> np.ndarray:
+        """(N,) whether any character has any of the flags."""
         return self.any_C((self.flags_C & flag) != 0)
 
     def followed(self, flag: int, by: int) -> np.ndarray:
@@ -136,14 +141,17 @@ class Columns:
 
     @cached_property
     def num_tokens_N(self) -> np.ndarray:
+        """(N,) number of tokens of each text."""
         return np.diff(self.first_token_N)
 
     @cached_property
     def text_of_T(self) -> np.ndarray:
+        """(T,) index of the text of each token."""
         return np.repeat(np.arange(self.num), self.num_tokens_N)
 
     @cached_property
     def length_T(self) -> np.ndarray:
+        """(T,) characters of each token."""
         return self._token_spans[1] - self._token_spans[0]
 
     @cached_property
@@ -190,12 +198,12 @@ class Columns:
 
     def shingles(self, size: int) -> np.ndarray:
         """(T,) hashes of runs of `size` tokens (numbers as one) that start at each token; 0 where the text ends before."""
-        found = self.plain_T.copy()
+        hashes_T = self.plain_T.copy()
         for step in range(1, size):
-            found[:-step] = mix(found[:-step] * np.uint64(3) + self.plain_T[step:])
+            hashes_T[:-step] = mix(hashes_T[:-step] * np.uint64(3) + self.plain_T[step:])
         ends = self.first_token_N[1:][self.text_of_T]
-        found[np.arange(len(found)) + size > ends] = 0
-        return found
+        hashes_T[np.arange(len(hashes_T)) + size > ends] = 0
+        return hashes_T
 
     def sum_T(self, values_T: np.ndarray) -> np.ndarray:
         """(N,) sums over the tokens of each text."""
@@ -210,12 +218,12 @@ class Columns:
         return mix(self.sum_T(weighted) + self.num_tokens_N.astype(np.uint64)).view(np.int64)
 
 
-def _before(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Where `one` holds and `two` holds for what comes next."""
-    found = one.copy()
-    found[:-1] &= two[1:]
-    found[-1] = False
-    return found
+def _before(flags: np.ndarray, next_flags: np.ndarray) -> np.ndarray:
+    """Where `flags` holds and `next_flags` holds for the character right after."""
+    both = flags.copy()
+    both[:-1] &= next_flags[1:]
+    both[-1] = False
+    return both
 
 
 class HashSet:
@@ -226,10 +234,11 @@ class HashSet:
 
     @classmethod
     def of_words(cls, words: Iterable[str]) -> HashSet:
-        """Each a single token of its own."""
+        """The set of `words`, each of which is a single token."""
         return cls([Columns(list(words)).hash_T])
 
     def holds(self, hashes: np.ndarray) -> np.ndarray:
+        """(T,) whether each of the hashes is in the set."""
         if not len(self._sorted):
             return np.zeros(len(hashes), bool)
         at = np.searchsorted(self._sorted, hashes)
@@ -245,7 +254,7 @@ class TextBatch:
         self.lang = lang
         self.raw = [text[:MAX_CHARS] for text in raw]
         self.raw_columns = Columns(self.raw)
-        messy = _needs_repair(self.raw_columns)
+        messy = needs_repair(self.raw_columns)
         self.texts = self.raw
         self.columns = self.raw_columns
         if messy.any():
@@ -254,19 +263,20 @@ class TextBatch:
 
     @property
     def num(self) -> int:
+        """Number of texts."""
         return len(self.raw)
 
     def where(
         self, mask_N: np.ndarray, score: Callable[[str], float], otherwise: np.ndarray | float = 0.0
     ) -> np.ndarray:
         """(N,) `score` of the texts in the mask, `otherwise` for the rest."""
-        found = np.zeros(self.num) + otherwise
+        scores_N = np.zeros(self.num) + otherwise
         for at in np.flatnonzero(mask_N).tolist():
-            found[at] = score(self.texts[at])
-        return found
+            scores_N[at] = score(self.texts[at])
+        return scores_N
 
 
-def _needs_repair(columns: Columns) -> np.ndarray:
+def needs_repair(columns: Columns) -> np.ndarray:
     """(N,) texts that `mojibake.repair` may change."""
     flags = columns.flags_C
     blank = (flags & BLANK) != 0

@@ -23,18 +23,27 @@ from pydantic import Field
 from m2raap.core.config import Config
 from m2raap.curate.thumbnails import matching_shares
 
-_BLOCK = 2048  # pairs looked at closely at a time
-_MAX_PAIRS = 64  # a clip is looked at beside at most so many better ones
+_BLOCK = 2048  # number of pairs whose thumbnails are compared at once
+_MAX_PAIRS = 64  # most better clips with which one clip is compared
 
 
 class DuplicateConfig(Config):
-    """When two clips are copies."""
+    """When two clips count as copies of each other."""
 
-    max_hamming: int = Field(default=6, ge=0, le=12, description="bits of 64 in which a hash of candidates may differ")
-    max_bucket: int = Field(default=256, ge=2, description="neighbours in a bucket that a clip is compared with")
-    max_distance: float = Field(default=0.1, gt=0, lt=1, description="of two frames; 0: the same, about 1: strangers")
-    min_share: float = Field(default=0.75, gt=0, le=1, description="share of the frames, in order, that must match")
-    max_duration_gap: float = Field(default=0.1, ge=0, description="relative difference of the durations")
+    max_hamming: int = Field(
+        default=6, ge=0, le=12, description="Most bits of 64 in which the hashes of two candidates may differ."
+    )
+    max_bucket: int = Field(
+        default=256, ge=2, description="Number of neighbours in a bucket with which a clip is compared."
+    )
+    max_distance: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="Distance up to which two frames match; 0: the same picture, about 1: strangers.",
+    )
+    min_share: float = Field(default=0.75, gt=0, le=1, description="Share of the frames, in order, that must match.")
+    max_duration_gap: float = Field(default=0.1, ge=0, description="Largest relative difference of the durations.")
 
 
 def near_duplicates(
@@ -62,7 +71,7 @@ def near_duplicates(
         block = pairs[start : start + _BLOCK]
         first, second = (thumbs[np.searchsorted(rows, block[:, side])] for side in (0, 1))
         match = matching_shares(first, second, cfg.max_distance) >= cfg.min_share
-        for earlier, later in block[match].tolist():  # sorted by the later one: all about the earlier ones is known
+        for earlier, later in block[match].tolist():  # sorted by the later clip, so the earlier one is decided already
             if later not in copies and earlier not in copies:
                 copies[later] = earlier
     return copies
@@ -70,10 +79,10 @@ def near_duplicates(
 
 def candidates(hashes_NH: np.ndarray, cfg: DuplicateConfig) -> np.ndarray:
     """(P, 2) pairs of which any hash is near, sorted by the later row, then the earlier one."""
-    found = np.zeros((0, 2), np.int64)
+    pairs_P2 = np.zeros((0, 2), np.int64)
     for column in range(hashes_NH.shape[1]):
-        found = _best(np.concatenate([found, near_pairs(hashes_NH[:, column], cfg.max_hamming, cfg.max_bucket)]))
-    return found
+        pairs_P2 = _best(np.concatenate([pairs_P2, near_pairs(hashes_NH[:, column], cfg.max_hamming, cfg.max_bucket)]))
+    return pairs_P2
 
 
 def near_pairs(hashes_N: np.ndarray, max_hamming: int, max_bucket: int) -> np.ndarray:
@@ -83,14 +92,13 @@ def near_pairs(hashes_N: np.ndarray, max_hamming: int, max_bucket: int) -> np.nd
     order of its bucket, and keeps its 64 earliest partners.
     """
     num = len(hashes_N)
-    found = np.zeros((0, 2), np.int64)
     if num < 2:
-        return found
-    # Copies of one hash stand for each other: a picture that is everywhere is compared with others once.
+        return np.zeros((0, 2), np.int64)
+    # Equal hashes are compared with the others as one: a picture that is everywhere costs one comparison.
     values, first, inverse, counts = np.unique(hashes_N, return_index=True, return_inverse=True, return_counts=True)
     parts = [_twins(inverse, counts, first)]
     pending = 0
-    for order in _band_orders(len(values), max_hamming):
+    for order in band_orders(len(values), max_hamming):
         keys, bits = _with_bands_first(values, order)
         rows = np.argsort(keys, kind="stable")
         keys, sorted_values = keys[rows] >> np.uint64(64 - bits), values[rows]
@@ -136,7 +144,7 @@ def _best(pairs: np.ndarray) -> np.ndarray:
     return pairs[place < _MAX_PAIRS]
 
 
-def _band_orders(num: int, max_hamming: int) -> list[tuple[tuple[int, int], ...]]:
+def band_orders(num: int, max_hamming: int) -> list[tuple[tuple[int, int], ...]]:
     """Sets of bands (low bit, high bit) such that hashes within `max_hamming` bits agree in all bands of at least one set.
 
     With b bands at least b - max_hamming are whole; the b that costs least for that many hashes is taken.

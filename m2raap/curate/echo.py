@@ -1,6 +1,6 @@
 """What a model's answer must not hold: talk about itself or its task, links, role tags, markup, characters nobody sees.
 
-Each kind is a pattern; `echoes` names those that are found. A caption of a video says none of this.
+Each kind is a pattern; `echoes` names those that match. A caption of a video holds none of this.
 """
 
 from __future__ import annotations
@@ -52,23 +52,23 @@ _UNSEEN = frozenset(("Cc", "Cf", "Co", "Cs", "Cn"))
 
 
 def echoes(text: str) -> list[str]:
-    """Kinds of what is found, in a fixed order; empty for a plain caption."""
-    found = []
+    """The kinds of echo in `text`, in a fixed order; empty for a plain caption."""
+    kinds = []
     if LINK.search(text):
-        found.append("link")
+        kinds.append("link")
     if _TALK_EN.search(text) or _TALK_ZH.search(text):
-        found.append("talk about the task")
+        kinds.append("talk about the task")
     if _ROLE.search(text):
-        found.append("role tag")
+        kinds.append("role tag")
     if _MARKUP.search(text):
-        found.append("markup")
+        kinds.append("markup")
     if _BREAKS.search(text):
-        found.append("line break")
+        kinds.append("line break")
     if any(unicodedata.category(char) in _UNSEEN and char not in "\n\r\t\v\f" for char in _JOINER.sub("", text)):
-        found.append("invisible character")
+        kinds.append("invisible character")
     if is_hostile(text):
-        found.append("orders to a program")
-    return found
+        kinds.append("orders to a program")
+    return kinds
 
 
 def is_hostile(text: str) -> bool:

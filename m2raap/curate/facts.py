@@ -19,7 +19,7 @@ _NO_EN = frozenset(
     {"no", "not", "never", "without", "nobody", "nothing", "none", "neither", "nor", "cannot", "cant", "dont", "isnt"}
 )
 _NO_ZH = re.compile("没|沒|不|无|無|未|别|勿|非")
-# Words in which these characters deny nothing.
+# Words in which the characters of _NO_ZH deny nothing.
 _NO_NO_ZH = re.compile(
     "不锈|不銹|不同|不断|不斷|不久|不停|不远|不遠|不少|不过|不過|不仅|不僅|不但|不管|不论|不論|不一样|不一|不时|不時|不住|不禁"
     "|不已|不知名|不错|不錯|不得不|不倒翁|不明|不规则|忍不|差不|来不及|无人机|無人機|无人驾驶|无线|無線|无数|無數|无论|無論|无比"
@@ -43,9 +43,9 @@ _COLOURS: tuple[tuple[str, str, str], ...] = (
 )
 _COLOUR_EN = {word: name for name, words, _ in _COLOURS for word in words.split()}
 _COLOUR_ZH = {char: name for name, _, chars in _COLOURS for char in chars}
-# Only before one of these is a colour character a colour for sure; 黄瓜, 白天, 金融 are not.
+# A colour character is surely a colour before one of these characters only; 黄瓜, 白天, 金融 are none.
 _COLOUR_AFTER = re.compile("[红紅赤橙橘黄黃绿綠青蓝藍紫粉白黑棕褐灰银銀金](?=[色衣裙裤褲帽发發毛底点點圆圓方星环環])")
-# 'left' and 'right' as sides: "on the left", "right hand", "moves right"; not "left the room", "all right".
+# Where 'left' and 'right' are sides: "on the left", "right hand", "moves right"; not "left the room", "all right".
 _SIDE_EN = re.compile(
     r"\b(?:to|from|on|at|in|towards?)\s+(?:(?:the|his|her|its|their|your|my)\s+)?(?:(?:far|upper|lower|top|bottom)\s+)?"
     r"(left|right)\b(?!\s+(?:away|now|after|before|in|at|here|there))"
@@ -104,11 +104,11 @@ def facts(text: str, lang: str) -> Facts:
     )
 
 
-def union(found: list[Facts]) -> Facts:
+def union(claims: list[Facts]) -> Facts:
     """What any of them claims or may claim."""
-    join = lambda name: frozenset().union(*(getattr(f, name) for f in found))  # noqa: E731
+    join = lambda name: frozenset().union(*(getattr(f, name) for f in claims))  # noqa: E731
     sets = ("numbers", "maybe", "colours", "maybe_colours", "places", "names", "words")
-    return Facts(**{name: join(name) for name in sets}, negated=any(f.negated for f in found))
+    return Facts(**{name: join(name) for name in sets}, negated=any(f.negated for f in claims))
 
 
 # -- negation, colours, sides ----------------------------------------------------------------------------------------
@@ -157,19 +157,19 @@ _LOWER_CASE_WORDS = frozenset({"turkey", "easter", "santa", "trump", "alps", "ar
 
 def _places(text: str, words: list[str]) -> frozenset[str]:
     english, chinese = _place_list()
-    found = set()
+    places = set()
     for size in (1, 2):
         for at in range(len(words) - size + 1):
             form = " ".join(words[at : at + size])
             if form in english and (form not in _LOWER_CASE_WORDS or form.capitalize() in text):
-                found.add(english[form])
+                places.add(english[form])
     if language.HAN.search(text):
         rest = text.lower()
         for form, name in chinese:
             if form in rest:
-                found.add(name)
+                places.add(name)
                 rest = rest.replace(form, " ")
-    return frozenset(found)
+    return frozenset(places)
 
 
 def _names(text: str, lang: str) -> set[str]:
@@ -186,44 +186,47 @@ def _names(text: str, lang: str) -> set[str]:
 def _capitals(text: str) -> set[str]:
     """Capitalised words that do not begin a sentence. A text in Title Case or in capitals tells nothing."""
     starts = lambda m: m.start() == 0 or _SENTENCE_END.search(text[: m.start()]) is not None  # noqa: E731
-    found = [m for m in _NAME.finditer(text) if not text[m.start() - 1 : m.start()].isalnum() and not starts(m)]
+    capitalised = [m for m in _NAME.finditer(text) if not text[m.start() - 1 : m.start()].isalnum() and not starts(m)]
     inside = sum(word[:1].isalpha() for word in text.split()[1:])
-    if not found or (len(found) > 0.6 * inside and inside > 2):
+    if not capitalised or (len(capitalised) > 0.6 * inside and inside > 2):
         return set()
-    names = {m.group().lower().removesuffix("'s").removesuffix("’s") for m in found}
+    names = {m.group().lower().removesuffix("'s").removesuffix("’s") for m in capitalised}
     return {name.strip(".-&") for name in names if len(name) > 1}
 
 
 # -- comparing ------------------------------------------------------------------------------------------------------
 
 
-def number_faults(source: Facts, allowed: Facts, found: Facts) -> Counter[str]:
+def number_faults(source: Facts, allowed: Facts, claimed: Facts) -> Counter[str]:
     """Numbers of `source` that `found` lost, and numbers of `found` that nothing in `allowed` holds."""
     faults: Counter[str] = Counter()
-    for value in sorted(source.numbers - found.numbers - found.maybe):
+    for value in sorted(source.numbers - claimed.numbers - claimed.maybe):
         faults[f"lost {value:g}"] += 1
-    for value in sorted(found.numbers - allowed.numbers - allowed.maybe):
+    for value in sorted(claimed.numbers - allowed.numbers - allowed.maybe):
         faults[f"invented {value:g}"] += 1
     return faults
 
 
-def colour_faults(source: Facts, allowed: Facts, found: Facts) -> Counter[str]:
-    lost = source.colours - found.colours - found.maybe_colours
-    invented = found.colours - allowed.colours - allowed.maybe_colours
+def colour_faults(source: Facts, allowed: Facts, claimed: Facts) -> Counter[str]:
+    """Colours and sides that are lost or invented; see `number_faults`."""
+    lost = source.colours - claimed.colours - claimed.maybe_colours
+    invented = claimed.colours - allowed.colours - allowed.maybe_colours
     return Counter([f"lost {c}" for c in sorted(lost)] + [f"invented {c}" for c in sorted(invented)])
 
 
-def name_faults(source: Facts, allowed: Facts, found: Facts, translated_to: str | None) -> Counter[str]:
+def name_faults(source: Facts, allowed: Facts, claimed: Facts, translated_to: str | None) -> Counter[str]:
     """Names lost and invented. Of a translation only names of the bilingual list, codes (X5), and into Chinese words that
     are still Latin can be looked up: how John is spelled in Chinese, no rule knows."""
-    lost, invented = source.places - found.places, found.places - allowed.places
+    lost, invented = source.places - claimed.places, claimed.places - allowed.places
     if translated_to is None:
-        lost |= {n for n in source.names if not _holds(found, n)}
-        invented |= {n for n in found.names if not _holds(allowed, n)}
+        lost |= {n for n in source.names if not _holds(claimed, n)}
+        invented |= {n for n in claimed.names if not _holds(allowed, n)}
     else:
-        lost |= {n for n in source.names if _is_code(n) and not _holds(found, n)}
+        lost |= {n for n in source.names if _is_code(n) and not _holds(claimed, n)}
         invented |= {
-            n for n in found.names if n.isascii() and (translated_to == "zh" or _is_code(n)) and not _holds(allowed, n)
+            n
+            for n in claimed.names
+            if n.isascii() and (translated_to == "zh" or _is_code(n)) and not _holds(allowed, n)
         }
     return Counter([f"lost {n}" for n in sorted(lost)] + [f"invented {n}" for n in sorted(invented)])
 

@@ -14,11 +14,14 @@ from m2raap.curate.patterns import LINK, is_machine_word
 
 
 class Fidelity(NamedTuple):
+    """Words that a rewrite lost from its original, and words that it has and the original has not."""
+
     lost: tuple[str, ...]
     invented: tuple[str, ...]
 
     @property
     def kept(self) -> bool:
+        """Whether nothing was lost and nothing invented."""
         return not self.lost and not self.invented
 
 

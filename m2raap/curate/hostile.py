@@ -6,7 +6,7 @@ at least one of them is right. A word alone is no evidence ('ignore', 'system', 
 counts as evidence is data in the package (assets/words/hostile.yaml).
 
 What this finds is dropped before any model reads it. It is the first fence, not the only one: what gets past it still
-stands as data in a field of its own, and answers are bound to a schema and to the fidelity gates.
+stands as data in a field of its own, and answers are bound to a schema and to the fidelity rules.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import yaml
 from m2raap.curate import language, mojibake
 from m2raap.curate.columns import LATIN, LINK_MARK, MARKUP, ODD, SLASH, Columns, HashSet, TextBatch
 
-_MAX_CHARS = 4000  # a caption that only turns hostile after this is refused as too long
+_MAX_CHARS = 4000  # characters that are read; a longer caption is refused as too long anyway
 
 
 class Evidence(NamedTuple):
+    """A pattern that speaks for an order, and the chance (0..1) that a caption with it is none."""
+
     name: str
     weight: float
     pattern: re.Pattern[str]
@@ -49,7 +51,11 @@ def _kinds(section: str) -> tuple[Evidence, ...]:
         return pattern.replace("~", r"(?:[^\w.!?\n]+\w+)")
 
     return tuple(
-        Evidence(row["name"], row["weight"], re.compile("|".join(f"(?:{expanded(one)})" for one in row["any"])))
+        Evidence(
+            row["name"],
+            row["weight"],
+            re.compile("|".join(f"(?:{expanded(alternative)})" for alternative in row["any"])),
+        )
         for row in _listed()[section]
     )
 
@@ -75,10 +81,10 @@ def hostile_score(batch: TextBatch) -> np.ndarray:
     raw, columns = batch.raw_columns, batch.columns
     suspects = raw.has(ODD | MARKUP) | raw.followed(SLASH, SLASH) | (raw.count(LINK_MARK) > 1)
     suspects |= _cued(columns) | _disguised(columns)
-    found = np.zeros(batch.num)
+    scores_N = np.zeros(batch.num)
     for at in np.flatnonzero(suspects).tolist():
-        found[at] = hostility(batch.raw[at])
-    return found
+        scores_N[at] = hostility(batch.raw[at])
+    return scores_N
 
 
 def hostility(text: str) -> float:
@@ -93,25 +99,25 @@ def evidence(text: str) -> list[tuple[str, float]]:
     kinds = _kinds("shared")
     kinds += _kinds("english") if _LATIN.search(plain) else ()
     kinds += _kinds("chinese") if language.HAN.search(plain) else ()
-    found = [(item.name, item.weight) for item in kinds if item.pattern.search(plain)]
-    return found + _hidden_characters(text)
+    visible_evidence = [(item.name, item.weight) for item in kinds if item.pattern.search(plain)]
+    return visible_evidence + _hidden_characters(text)
 
 
 def _hidden_characters(text: str) -> list[tuple[str, float]]:
     if text.isascii() and text.isprintable():
         return []
-    found = []
+    hidden = []
     if _ESCAPES.search(text) or _CONTROLS.search(text):
-        found.append(("control characters", 0.8))
+        hidden.append(("control characters", 0.8))
     if _TURNED.search(text):
-        found.append(("text turned round", 0.8))
+        hidden.append(("text turned round", 0.8))
     if _EMBEDDED.search(text) and not _RIGHT_TO_LEFT.search(text):
-        found.append(("embedded direction", 0.6))
+        hidden.append(("embedded direction", 0.6))
     if len(_INSIDE_WORDS.findall(text)) >= 3:
-        found.append(("invisible characters inside words", 0.7))
+        hidden.append(("invisible characters inside words", 0.7))
     if _TAGS.search(_FLAG_TAGS.sub("", text)):
-        found.append(("tag characters", 0.9))
-    return found
+        hidden.append(("tag characters", 0.9))
+    return hidden
 
 
 def _plain(text: str) -> str:

@@ -30,13 +30,19 @@ class ImageTextConfig(Config):
     Hub examples: Salesforce/blip-image-captioning-base, Salesforce/blip2-opt-2.7b, florence-community/Florence-2-base.
     """
 
-    model: str = Field(min_length=1)  # a hub name or a folder
-    revision: str | None = Field(default=None, description="of a hub name: commit or tag")
-    lang: Literal["en", "zh"] = Field(default="en", description="the language that it writes")
-    prompt: str | None = Field(default=None, description="null: the family's own, <CAPTION> for Florence-2, else none")
-    max_tokens: int = Field(default=48, ge=4, le=1024)  # of one caption
-    batch_size: int = Field(default=8, ge=1)  # pictures a forward pass
-    dtype: Dtype = "auto"  # auto: as the weights are stored
+    model: str = Field(min_length=1, description="The model: a name on the Hugging Face hub, or a folder.")
+    revision: str | None = Field(default=None, description="Commit or tag of a model on the hub; null: main.")
+    lang: Literal["en", "zh"] = Field(default="en", description="The language that the model writes.")
+    prompt: str | None = Field(
+        default=None,
+        description="Text that the caption continues or answers; null: the usual one of the model's family (<CAPTION> for "
+        "Florence-2, none for the others).",
+    )
+    max_tokens: int = Field(
+        default=48, ge=4, le=1024, description="Most tokens of one caption; a longer one is cut off."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Number of pictures in a forward pass.")
+    dtype: Dtype = Field(default="auto", description="Number type of the weights; auto: as they are stored.")
 
 
 class ImageText:
@@ -58,11 +64,11 @@ class ImageText:
         todo = list(missing.values())
         for start in range(0, len(todo), self.cfg.batch_size):
             batch = todo[start : start + self.cfg.batch_size]
-            for (request, _), found in zip(batch, self._generate([jpeg for _, jpeg in batch]), strict=True):
-                cache.put(request, found)
-        found = [cache.get(request) for request in requests]
-        assert all(found), "every picture has an answer now"
-        return [one for one in found if one]
+            for (request, _), completion in zip(batch, self._generate([jpeg for _, jpeg in batch]), strict=True):
+                cache.put(request, completion)
+        completions = [cache.get(request) for request in requests]
+        assert all(completions), "every picture has an answer now"
+        return [completion for completion in completions if completion]
 
     def _request(self, clip_id: str, jpeg: bytes) -> Request:
         cfg = self.cfg
@@ -80,17 +86,20 @@ class ImageText:
         texts = {"text": [prompt] * len(filled)} if prompt else {}
         inputs = processor(images=filled, return_tensors="pt", **texts).to(device())
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):  # a model may name its own generate
+        with (
+            torch.inference_mode(),
+            no_foreign_code(f"model '{self.cfg.model}'"),
+        ):  # models may name a generate of their own
             out_KL = model.generate(**inputs, max_new_tokens=self.cfg.max_tokens, do_sample=False, num_beams=1)
         ends = _end_ids(model)
-        found = []
+        completions = []
         for row in out_KL[: len(pictures)].tolist():
             new = row[-self.cfg.max_tokens :]
             text = " ".join(processor.tokenizer.decode(row, skip_special_tokens=True).split())
             text = text.removeprefix(prompt).strip() if prompt else text
             whole = bool(ends & set(new[1:])) and not is_endless(text)
-            found.append(Completion(text, "stop" if whole else "length", None, 0, len(new)))
-        return found
+            completions.append(Completion(text, "stop" if whole else "length", None, 0, len(new)))
+        return completions
 
 
 def _end_ids(model: Any) -> set[int]:
@@ -108,11 +117,11 @@ def _load(settings: str) -> tuple[Any, Any]:
     cfg = ImageTextConfig.model_validate_json(settings)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    found = load_pretrained(transformers.AutoConfig, cfg.model, cfg.revision)
-    if found.model_type not in FAMILIES:
+    model_config = load_pretrained(transformers.AutoConfig, cfg.model, cfg.revision)
+    if model_config.model_type not in FAMILIES:
         raise M2raapError(
-            f"model '{cfg.model}' is of the family '{found.model_type}'; captioners are: {', '.join(FAMILIES)}. A chat model "
-            "with pictures goes behind an endpoint (caption.name: endpoint)"
+            f"model '{cfg.model}' is of the family '{model_config.model_type}'; captioners are: "
+            f"{', '.join(FAMILIES)}. A chat model with pictures goes behind an endpoint (caption.name: endpoint)"
         )
     processor = load_pretrained(transformers.AutoProcessor, cfg.model, cfg.revision)
     kind = transformers.AutoModelForImageTextToText

@@ -23,7 +23,7 @@ KANA = re.compile(f"[{_KANA}]")
 _LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
 LATIN = re.compile(f"[{_LATIN}]")
 _LATIN_WORD = re.compile(f"[{_LATIN}]+(?:['\u2019][A-Za-z]+)?")
-# What no reader sees: controls, soft hyphen, zero-width and bidi marks, BOM, lone surrogates.
+# Characters that no reader sees: controls, soft hyphen, zero-width and bidi marks, BOM, lone surrogates.
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u0080-\u009f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
@@ -31,7 +31,7 @@ _SPACE = re.compile(r"\s+")
 _ARTICLES = frozenset({"a", "an", "the"})
 # A token is a word (letters and digits, inner apostrophes) or one Han or kana character.
 TOKEN = re.compile(f"[{_HAN}{_KANA}]|(?:(?![{_HAN}{_KANA}_])\\w)+(?:['\u2019](?:(?![{_HAN}{_KANA}_])\\w)+)*")
-_MODEL_CHARS = 400  # more text does not make the model surer
+_MODEL_CHARS = 400  # characters that the model reads; more text does not make it surer
 
 
 def check_lang(lang: str) -> None:
@@ -70,13 +70,14 @@ def _word_list(name: str) -> set[str]:
 
 @lru_cache(maxsize=1)
 def shared_words() -> frozenset[str]:
+    """Common English words that other languages have too."""
     return frozenset(_word_list("english_shared.txt"))
 
 
-def is_clearly_english(own, shared, words):
+def is_clearly_english(english, shared, words):
     """Whether that many English words among so many need no model (numbers or arrays): half of all, or at least two and
     half of those that other languages do not share."""
-    return (2 * own >= words) | ((own >= 2) & (2 * own >= words - shared))
+    return (2 * english >= words) | ((english >= 2) & (2 * english >= words - shared))
 
 
 def is_english(word: str) -> bool:
@@ -126,18 +127,18 @@ def lang_share(text: str, lang: str) -> float:
 def _english_share(text: str, latin_words: list[str]) -> float:
     every = [w.lower().replace("\u2019", "'") for w in latin_words]
     words = [w for w in every if len(w) > 1]  # one letter says nothing: French, Spanish, Portuguese ... have them too
-    own = sum(map(is_english, words))
+    known = sum(map(is_english, words))
     shared = sum(w in shared_words() for w in words)
-    if is_clearly_english(own, shared, len(words)):
+    if is_clearly_english(known, shared, len(words)):
         return 1.0
     guess = model_guess(text)
     english = guess.get("en", 0.01)
     rival = max((p for code, p in guess.items() if code != "en"), default=0.0)
-    if rival < 0.5:  # an unsure model leaves the text its doubt
+    if rival < 0.5:  # where the model is unsure, the text gets the benefit of the doubt
         return max(0.5, english / (english + rival))
     # On short texts the model is too sure of itself: a known English word weighs 20 to 1, a shared one 2 to 1, but 20 to 1
     # after an English article, and an "a" at the beginning 4 to 1.
     named = sum(a in _ARTICLES and w in shared_words() for a, w in pairwise(every))
-    odds = english / rival * 20.0 ** min(own + named, 8) * 2.0 ** min(shared - named, 3)
+    odds = english / rival * 20.0 ** min(known + named, 8) * 2.0 ** min(shared - named, 3)
     odds *= 4.0 if every[0] == "a" else 1.0
     return odds / (1.0 + odds)

@@ -52,9 +52,9 @@ def leaders(sketches_NS: np.ndarray, min_jaccard: float) -> np.ndarray:
     `sketches_NS`: (N, 128) uint8 as `sketches` gives them.
     """
     num = len(sketches_NS)
-    found = np.arange(num)
+    leader_N = np.arange(num)
     if not num:
-        return found
+        return leader_N
     keys_NB = np.ascontiguousarray(sketches_NS[:, : 4 * NUM_BANDS]).view("<u4")
     minima_NP = sketches_NS[:, 4 * NUM_BANDS :]
     filled = np.asarray(minima_NP.any(axis=1))
@@ -63,11 +63,11 @@ def leaders(sketches_NS: np.ndarray, min_jaccard: float) -> np.ndarray:
         keys = keys_NB[order, band]
         starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
         first = np.repeat(order[starts], np.diff(np.append(starts, num)))
-        near = (first < found[order]) & filled[order]
+        near = (first < leader_N[order]) & filled[order]
         members, heads = order[near], first[near]
         for start in range(0, len(members), 1 << 18):
             block = slice(start, start + (1 << 18))
             agree = np.mean(minima_NP[members[block]] == minima_NP[heads[block]], axis=1)
             good = np.asarray((agree - 1 / 256) / (1 - 1 / 256) >= min_jaccard)
-            found[members[block][good]] = heads[block][good]
-    return found
+            leader_N[members[block][good]] = heads[block][good]
+    return leader_N

@@ -8,7 +8,7 @@ from typing import Any
 
 from m2raap.curate import language
 
-# Full-width letters and digits, and the ideographic blank. Full-width punctuation is right in Chinese.
+# Full-width letters and digits, and the ideographic blank, by the ordinary ones. Full-width punctuation is right in Chinese.
 WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))} | {
     0x3000: 0x20
 }
@@ -16,14 +16,15 @@ WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 
 # Typographic quotes and dashes alone break nothing; full-width forms stay as they are.
 SUSPECT = re.compile("[&\u0080-\u024f\u0370-\u03ff\u02c6-\u02dd\ufb00-\ufb06\ufffd]")
 LOST = re.compile("[\ufffd\ue000-\uf8ff\u0080-\u009f]")
-# Accented Latin letters right beside Han ones: the rest of a half-repaired text.
+# Accented Latin letters right beside Han characters are the rest of a half-repaired text.
 _RESIDUE = re.compile(
     "(?<=[\u4e00-\u9fff])[\u00a1-\u00ff\u0152-\u017e]|[\u00a1-\u00ff\u0152-\u017e](?=[\u4e00-\u9fff])"
 )
 
 
 @lru_cache(maxsize=1)
-def _ftfy() -> tuple[Any, Any]:
+def fixer() -> tuple[Any, Any]:
+    """The module ftfy, and the configuration with which `repair` calls it."""
     import ftfy
 
     # Quotes and full-width Chinese punctuation are no faults.
@@ -36,7 +37,7 @@ def repair(text: str) -> str:
     if not text.isascii():
         text = text.translate(WIDE)
     if SUSPECT.search(text):
-        ftfy, config = _ftfy()
+        ftfy, config = fixer()
         text = ftfy.fix_text(text, config)
     text = language.visible(text)
     if not text.isascii() and rare_han_share(text) > MANY_RARE:
@@ -44,7 +45,7 @@ def repair(text: str) -> str:
     return text
 
 
-MANY_RARE = 0.2  # Chinese text has few rare characters; UTF-8 read as GBK is full of them
+MANY_RARE = 0.2  # share of rare characters that ordinary Chinese text does not reach; UTF-8 read as GBK is full of them
 
 
 def rare_han_share(text: str) -> float:
@@ -102,7 +103,7 @@ def broken_share(repaired: str) -> float:
     chars = len(repaired) - repaired.count(" ")
     if not chars or repaired.isascii():
         return 0.0
-    # A lost character took its word with it, and often its neighbours.
+    # A lost character counts three times: its word is lost with it, and often the words beside it.
     broken = 3.0 * (len(LOST.findall(repaired)) + len(_RESIDUE.findall(repaired)))
     if SUSPECT.search(repaired):
         from ftfy.badness import badness

@@ -1,4 +1,4 @@
-"""Numbers of English and Chinese captions: numerals, number words, 三十五. What may be no number is told apart."""
+"""Numbers of English and Chinese captions: numerals, number words, 三十五. What may be no number is kept apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNITS = {word: value for value, word in enumerate(_SPELLED)}
 _TENS_SPELLED = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _TENS = {word: 10 * value for value, word in enumerate(_TENS_SPELLED, 2)}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "dozen": 12}
-# They may answer for a number, but nobody has to repeat them.
+# These words may answer for a number of the other text, but a faithful text need not repeat them.
 _MAYBE_EN = {
     "a": 1, "an": 1, "another": 1, "single": 1, "first": 1, "once": 1, "alone": 1, "second": 2, "twice": 2, "double": 2,
     "pair": 2, "couple": 2, "both": 2, "twin": 2, "twins": 2, "duo": 2, "third": 3, "triple": 3, "trio": 3,
@@ -29,7 +29,7 @@ _MEASURE = (
     "个個只隻条條名位张張头頭匹辆輛架艘本朵棵颗顆块塊片群次遍圈天年月日岁歲点點分秒米里种種座间間层層件把根瓶杯碗盘"
     "盤袋箱盒首幅台部辈枝支束串堆排行列队隊组組家所双雙对對副套人口公厘英元美度号號届级級步声聲页頁节節支队男女"
 )
-_MAX_HAN_DIGITS = 12  # a longer run is no number
+_MAX_HAN_DIGITS = 12  # characters of the longest run that is read as a number
 _NUMERALS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?")
 
 
@@ -43,15 +43,15 @@ def numbers_in(text: str, words: list[str]) -> tuple[set[float], set[float]]:
 
 def _digits(text: str) -> tuple[set[float], str]:
     """Values of numerals, and the text without them. Part of an identifier (4K, H264) they are no number."""
-    found = set()
+    values = set()
     for match in _NUMERALS.finditer(text):
         before = text[match.start() - 1 : match.start()]
         after = text[match.end() : match.end() + 1]
         latin_before = before.isascii() and before.isalpha()
         if latin_before or (after.isascii() and after.isalpha() and not _is_ordinal(text, match.end())):
             continue
-        found.add(float(match.group().replace(",", "")))
-    return found, _NUMERALS.sub(" ", text)
+        values.add(float(match.group().replace(",", "")))
+    return values, _NUMERALS.sub(" ", text)
 
 
 def _is_ordinal(text: str, at: int) -> bool:
@@ -65,7 +65,7 @@ def _spelled(words: list[str]) -> tuple[set[float], set[float]]:
     while at < len(words):
         value, used = _one_spelled(words, at)
         if used:
-            (maybe if value == 1 else sure).add(float(value))  # 'one' is as often a pronoun
+            (maybe if value == 1 else sure).add(float(value))  # 'one' is a pronoun as often as a number
         at += used or 1
     return sure, maybe
 

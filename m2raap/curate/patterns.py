@@ -15,15 +15,15 @@ MACHINE_WORD = re.compile(
     r".*\w_\w.*"
     r"|.*\.(?:mp4|mov|avi|mkv|webm|mpe?g|wmv|flv|m4v|jpe?g|png|gif|webp|txt|srt|wav|mp3)"
     r"|(?:img|dsc|dscn|dscf|mvi|vid|gopr|gh|dji|pxl|mah|mov|clip|untitled|video|export|seq)[-_]?\d{2,}"
-    r"|\w+#\w{1,4}"  # and below: words with Penn or ICTCLAS parts of speech
+    r"|\w+#\w{1,4}"  # this line and the next: words with Penn or ICTCLAS parts of speech
     r"|.+/(?:NNS?|NNP|VB[DGNPZ]?|JJ|DT|IN|RB|PRP|CC|[anvdprmqucxt]|n[rstz]|v[nd]|ad|an)"
     r"|<?/?(?:unk|pad|eos|bos|sep|cls|mask|startoftext|endoftext)>|\[(?:unk|pad|sep|cls|mask)\]"
     r"|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9-]{10,}|\d{6,}|[0-9a-f]{8}-[0-9a-f-]{20,}|n/?a|null|none|nan|undefined",
     re.IGNORECASE,
 )
-NOTHING_WORDS = ("na", "null", "none", "nan", "undefined")  # machine words that look like words
+NOTHING_WORDS = ("na", "null", "none", "nan", "undefined")  # machine words that consist of letters only
 LIST_SEPARATOR = re.compile("[,;|\uff0c\u3001\uff1b]+|\\s/\\s")
-# Words of which a sentence has one at least, and a list of tags none.
+# Words of which every sentence has at least one and a list of tags has none.
 _SENTENCE_WORDS = frozenset(
     {
         "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "he", "her", "his", "in", "into", "is",

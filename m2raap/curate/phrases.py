@@ -12,8 +12,8 @@ from m2raap.curate import language
 from m2raap.curate.columns import Columns, HashSet
 
 _NUMBER = "<n>"
-JOINS = frozenset({"of", "showing", "featuring", "shows"})  # "stock footage of a dog"
-# Small words that belong to the phrases on both sides of them.
+JOINS = frozenset({"of", "showing", "featuring", "shows"})  # join a stock phrase to what is shown: "footage of a dog"
+# Small words that, between two stock phrases, belong to them.
 _SMALL = frozenset(
     {
         "a", "all", "an", "and", "are", "by", "for", "from", "in", "is", "it", "me", "my", "of", "on", "only",
@@ -42,8 +42,8 @@ def _index() -> dict[str, list[tuple[bool, tuple[str, ...]]]]:
 @lru_cache(maxsize=1)
 def first_tokens() -> tuple[HashSet, HashSet]:
     """Hashes of one-word phrases, and of the first two words of the longer ones: without one of these a text holds none."""
-    found = [phrase for phrases in _index().values() for is_stock, phrase in phrases if is_stock]
-    plain = [" ".join("1" if token.startswith(_NUMBER) else token for token in phrase) for phrase in found]
+    stock = [phrase for phrases in _index().values() for is_stock, phrase in phrases if is_stock]
+    plain = [" ".join("1" if token.startswith(_NUMBER) else token for token in phrase) for phrase in stock]
     columns = Columns(plain)
     first = columns.first_token_N[:-1]
     single = columns.num_tokens_N == 1

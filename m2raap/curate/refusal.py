@@ -1,10 +1,14 @@
-"""One rule's verdict against one clip or text."""
+"""A rule's verdict against one clip or text, and the row of `dropped` that the verdicts of all rules come to."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
-Side = Literal["below", "above"]  # of the threshold: where a rule refuses
+from m2raap.core.tables import Row
+
+Side = Literal["below", "above"]  # the side of the threshold on which a rule refuses
 
 
 class Refusal(NamedTuple):
@@ -14,7 +18,42 @@ class Refusal(NamedTuple):
     signal: str
     score: float
     threshold: float
-    version: int = 1  # of the rule: it rises when the same text or clip would get another score
+    version: int = 1  # version of the rule, which rises when the same text or clip would get another score
 
     def fails(self, side: Side) -> bool:
+        """Whether the score lies beyond the threshold on `side`."""
         return self.score < self.threshold if side == "below" else self.score > self.threshold
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A row of `dropped` by rules. `text_id` None: the whole clip; `detail`: the signal that was judged, or a message;
+    `also_failed`: the reasons of all other rules that refused it, in their order (their scores stand in `signals`)."""
+
+    clip_id: str
+    text_id: str | None
+    reason: str
+    score: float
+    threshold: float
+    rule_version: str  # reason/number
+    detail: str
+    also_failed: tuple[str, ...] = ()
+
+    @classmethod
+    def by(cls, refusals: Sequence[Refusal], clip_id: str, text_id: str | None = None) -> Drop:
+        """The first refusal is the verdict, all others are recorded with it. `refusals` must not be empty."""
+        first, *others = refusals
+        return cls(
+            clip_id=clip_id,
+            text_id=text_id,
+            reason=first.reason,
+            score=first.score,
+            threshold=first.threshold,
+            rule_version=f"{first.reason}/{first.version}",
+            detail=first.signal,
+            also_failed=tuple(refusal.reason for refusal in others),
+        )
+
+    def row(self) -> Row:
+        """The columns of the table `dropped`, without the stage."""
+        return asdict(self) | {"also_failed": list(self.also_failed)}

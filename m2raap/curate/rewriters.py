@@ -3,7 +3,7 @@
 'rules' only cleans; where a language has no text at all it says what the auxiliary captions of that language say, and it
 never translates. 'endpoint' and 'local' ask a language model: a rewrite of every text, and a translation into each language
 that the clip has no text in; a clip without texts gets captions from its auxiliary ones alone. What a model says is a
-candidate: gates.py decides whether it replaces anything.
+candidate: fidelity_rules.py decides whether it replaces anything.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
 from m2raap.curate import language
 from m2raap.curate.clean import clean
 from m2raap.curate.echo import is_hostile
@@ -35,30 +35,52 @@ _MAX_AUX, _MAX_AUX_CHARS, _MAX_RAW_CHARS = 16, 300, 2000
 
 
 class RewriterConfig(Config):
-    """Which rewriter, and what it may do."""
+    """Which rewriter is used, and what it may do."""
 
-    name: Literal["rules", "none", "endpoint", "local"] = "rules"  # local: a transformers model here
-    simplified: bool = Field(default=False, description="traditional characters -> simplified ones (OpenCC)")
-    fill_missing: bool = Field(default=True, description="a language without a text gets an auxiliary caption")
-    translate: bool = Field(default=True, description="models: a text into each language that its clip has no text in")
-    min_words_en: int = Field(
-        default=3, ge=1, description="a cleaned text with fewer words is nothing: auxiliary caption"
+    name: Literal["rules", "none", "endpoint", "local"] = Field(
+        default="rules",
+        description="The rewriter: rules cleans without a model, none leaves all texts, endpoint asks a server, local runs a "
+        "transformers model in this process.",
     )
-    min_words_zh: int = Field(default=4, ge=1, description="the same in Han characters")
-    prompts: str | None = Field(default=None, description="folder with prompt files of your own; null: the package's")
-    endpoint: EndpointConfig | None = None
-    local: LocalModelConfig | None = None
+    simplified: bool = Field(
+        default=False, description="Whether traditional characters are turned into simplified ones (OpenCC)."
+    )
+    fill_missing: bool = Field(
+        default=True, description="Whether a clip without a text in a language gets an auxiliary caption as one."
+    )
+    translate: bool = Field(
+        default=True, description="Whether models translate a text into each language that its clip has no text in."
+    )
+    min_words_en: int = Field(
+        default=3,
+        ge=1,
+        description="Words that a cleaned English text must have; in place of a shorter one stands an auxiliary caption.",
+    )
+    min_words_zh: int = Field(
+        default=4,
+        ge=1,
+        description="Han characters that a cleaned Chinese text must have; in place of a shorter one stands an auxiliary "
+        "caption.",
+    )
+    prompts: str | None = Field(
+        default=None,
+        description="Folder with prompt files of your own; null: the prompts of the package. The digests of stages name what "
+        "the files hold, not where they lie.",
+        json_schema_extra=HOW,
+    )
+    endpoint: EndpointConfig | None = Field(default=None, description="The server of the endpoint rewriter.")
+    local: LocalModelConfig | None = Field(default=None, description="The model of the local rewriter.")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> RewriterConfig:
         for kind in ("endpoint", "local"):
-            given = getattr(self, kind) is not None
-            if given != (self.name == kind):
-                raise ValueError(f"name: {kind} needs the key '{kind}', and only then may it stand here")
+            if (getattr(self, kind) is not None) != (self.name == kind):
+                raise ValueError(f"the key '{kind}' has to be set with name: {kind}, and with no other name")
         return self
 
     @property
     def asks_a_model(self) -> bool:
+        """Whether the texts come from a language model."""
         return self.name in ("endpoint", "local")
 
 
@@ -83,35 +105,39 @@ class ClipTexts:
 
 
 class Rewriter(Protocol):
-    """`producer` names model and prompt; `gated`: what it says has to pass the gates."""
+    """`producer` names model and prompt; `checked`: what it writes has to pass the fidelity rules."""
 
     producer: str
-    gated: bool
+    checked: bool
 
-    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]: ...
+    def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        """One result for each clip, in order."""
+        ...
 
 
 class NoRewriter:
     """Leaves every text as it is."""
 
-    producer, gated = "none", False
+    producer, checked = "none", False
 
     def __init__(self, cfg: RewriterConfig | None = None, cache: Callable[[], Cache] | None = None) -> None:
         self.cfg = cfg or RewriterConfig(name="none")
 
     def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        """See Rewriter; nothing is new."""
         return [Rewrite() for _ in clips]
 
 
 class RulesRewriter:
     """Cleans by rules (clean.py), checks itself (fidelity.py), falls back on the auxiliary captions. No model."""
 
-    producer, gated = "rules", False
+    producer, checked = "rules", False
 
     def __init__(self, cfg: RewriterConfig | None = None, cache: Callable[[], Cache] | None = None) -> None:
         self.cfg = cfg or RewriterConfig()
 
     def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
+        """See Rewriter."""
         return [self.rewrite(clip.raw, clip.aux, langs) for clip in clips]
 
     def rewrite(self, raw: Sequence[Row], aux: Sequence[Row], langs: Sequence[str]) -> Rewrite:
@@ -183,7 +209,7 @@ class _Job:
 class ModelRewriter:
     """Asks a language model, by an endpoint or in this process. `cache` opens the file of answers at first use."""
 
-    gated = True
+    checked = True
 
     def __init__(self, cfg: RewriterConfig, cache: Callable[[], Cache]) -> None:
         self.cfg = cfg
@@ -216,6 +242,7 @@ class ModelRewriter:
         return results
 
     def requests(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Request]:
+        """All questions about the clips, for a Batch file."""
         return [job.request for clip in clips for job in self.jobs(clip, langs)]
 
     def jobs(self, clip: ClipTexts, langs: Sequence[str]) -> list[_Job]:
@@ -229,17 +256,17 @@ class ModelRewriter:
         present = {row["lang"] for row in raw}
         absent = tuple(lang for lang in langs if lang not in present) if self.cfg.translate else ()
         raw = [row for row in raw if not is_hostile(row["text"])]
-        found = []
+        jobs = []
         for number, row in enumerate(raw):
-            wanted = (row["lang"], *(absent if number == 0 else ()))
+            answer_langs = (row["lang"], *(absent if number == 0 else ()))
             caption = {"lang": row["lang"], "text": row["text"][:_MAX_RAW_CHARS]}
-            request = self._request("rewrite", wanted, {"caption": caption}, aux, clip.clip_id)
-            found.append(_Job(row, wanted, aux, request))
+            request = self._request("rewrite", answer_langs, {"caption": caption}, aux, clip.clip_id)
+            jobs.append(_Job(row, answer_langs, aux, request))
         if not clip.raw and aux and self.cfg.fill_missing:
-            found.append(
+            jobs.append(
                 _Job(None, tuple(langs), aux, self._request("from_frames", tuple(langs), {}, aux, clip.clip_id))
             )
-        return found
+        return jobs
 
     def _request(
         self, prompt: str, langs: tuple[str, ...], caption: dict[str, Any], aux: Sequence[tuple[str, str]], clip_id: str
@@ -275,9 +302,9 @@ class ModelRewriter:
             if job.parent is not None and origin == "rewrite" and text == job.parent["text"]:
                 result.kept.append({"text_id": text_id, "reason": "ok", "detail": "unchanged"})
                 continue
-            made = _row(lang, text, text_id, "" if job.parent else "no raw text: auxiliary captions alone", origin)
+            row = _row(lang, text, text_id, "" if job.parent else "no raw text: auxiliary captions alone", origin)
             producer = self.producer if job.parent else self.aux_producer
-            result.new.append(made | {"aux": job.aux, "producer": producer})
+            result.new.append(row | {"aux": job.aux, "producer": producer})
 
 
 REWRITERS: dict[str, Callable[[RewriterConfig, Callable[[], Cache]], Rewriter]] = {

@@ -12,34 +12,46 @@ stranger therefore passes `sim_percentile >= 0.93` about one time in fourteen if
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
-from m2raap.curate.limits import at_quantile
+from m2raap.curate.limits import Limit
+from m2raap.curate.rules import Rule
 
-SIGNALS = ("sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean")
+MISMATCH = Rule("mismatch", 1, "sim_percentile", "below", Limit(min=0.93))
 
 
 class MismatchConfig(Config):
-    """When image and text are strangers: `signal` under `value`, or among the lowest `quantile` of its language if that is
-    set. Both null: nothing is refused."""
+    """When image and text are strangers. `limit` null: nothing is refused."""
 
     signal: Literal["sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean"] = Field(
-        default="sim_percentile", description="percentile, margin and z set a pair beside other texts"
+        default="sim_percentile",
+        description="The score that is judged; percentile, margin and z compare a pair with other texts.",
     )
-    value: float | None = 0.93  # under it a pair is refused
-    quantile: float | None = Field(default=None, gt=0, lt=1)  # the lowest share of each language is refused instead
-    num_others: int = Field(default=256, ge=8, description="other texts that a pair is judged against")
+    limit: Limit | None = Field(
+        default=MISMATCH.limit,
+        description="Where pairs are refused: a number, {min: number, lowest: share of the texts of a language}, or off.",
+    )
+    num_others: int = Field(default=256, ge=8, description="Number of other texts that a pair is judged against.")
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _spelled_out(cls, value: Any) -> Any:
+        return MISMATCH.spelled_out(value)
+
+    @field_validator("limit")
+    @classmethod
+    def _usable(cls, limit: Limit | None) -> Limit | None:
+        MISMATCH.check(limit)
+        return limit
 
     def threshold(self, scores: Sequence[float] | np.ndarray) -> float | None:
-        """In the units of the signal; `scores`: of all texts of one language, used for a quantile only."""
-        if self.quantile is not None:
-            return at_quantile(np.asarray(scores, np.float64), self.quantile, "below")
-        return self.value
+        """In the units of the signal; None: off. `scores`: of all texts of one language, for a share of them."""
+        return self.limit.threshold(MISMATCH.refuse, scores) if self.limit else None
 
 
 def robust(sims_K: np.ndarray) -> np.ndarray:
@@ -68,35 +80,36 @@ class Reference:
         sims_MS = self._with_clips(texts_ME)
         # "Hub" texts fit everything a little: similarities are taken in units of each text's own spread over the clips.
         self._mean_M, self._std_M = _spread(sims_MS)
-        self._shuffled = float(sims_MS.mean()), float(max(sims_MS.std(), 1e-6))  # a clip's own text is one of hundreds
+        # Mean and spread over all pairs stand for shuffled ones: a clip's own text is one of hundreds.
+        self._shuffled = float(sims_MS.mean()), float(max(sims_MS.std(), 1e-6))
 
     def _with_clips(self, texts_TE: np.ndarray) -> np.ndarray:
         """(T, S) robust similarity of texts to the sampled clips; rows do not depend on each other."""
         flat_EC = self._frames_SKE.reshape(-1, self._frames_SKE.shape[-1]).T
-        found = []
+        blocks = []
         for start in range(0, len(texts_TE), _ROWS):
             block = texts_TE[start : start + _ROWS]
             filled = np.concatenate([block, np.zeros((_ROWS - len(block), block.shape[1]), block.dtype)])
             sims = (filled @ flat_EC)[: len(block)]
-            found.append(robust(sims.reshape(len(block), *self._frames_SKE.shape[:2])))
-        return np.concatenate(found) if found else np.zeros((0, len(self._frames_SKE)))
+            blocks.append(robust(sims.reshape(len(block), *self._frames_SKE.shape[:2])))
+        return np.concatenate(blocks) if blocks else np.zeros((0, len(self._frames_SKE)))
 
     def judge(
         self, texts_TE: np.ndarray, keys_T: Sequence[int], clip_T: Sequence[int], clips_KE: Sequence[np.ndarray]
     ) -> list[dict[str, float]]:
-        """sim_percentile, sim_margin, sim_z of T texts; `clip_T`: whose frames (an index into `clips_KE`) each belongs to.
+        """sim_percentile, sim_margin, sim_z of T texts; `clip_T`: of each text, the index into `clips_KE` of its clip's frames.
 
         sim_percentile: share of the other texts that fit the frames worse (ties count half); sim_margin: own similarity
-        less the mean of the others', in their standard deviations; sim_z: in those of shuffled pairs. Empty where the
+        less the mean of the others', in their standard deviations; sim_z: in those that shuffled pairs have. Empty where the
         language has no other text.
         """
         own_mean, own_std = _spread(self._with_clips(texts_TE))
         others_of = [(robust(self._texts_ME @ frames.T) - self._mean_M) / self._std_M for frames in clips_KE]
-        found: list[dict[str, float]] = []
+        judgements: list[dict[str, float]] = []
         for at, (text_E, key, clip) in enumerate(zip(texts_TE, keys_T, clip_T, strict=True)):
             others = others_of[clip][self._keys != key]
             if not len(others):
-                found.append({})
+                judgements.append({})
                 continue
             plain = float(robust(clips_KE[clip] @ text_E))
             mine = (plain - own_mean[at]) / own_std[at]
@@ -104,11 +117,11 @@ class Reference:
             margin = (mine - others.mean()) / max(others.std(), 1e-6)
             z = (plain - self._shuffled[0]) / self._shuffled[1]
             scores = {"sim_percentile": worse, "sim_margin": margin, "sim_z": z}
-            found.append({name: round(float(score), 6) for name, score in scores.items()})
-        return found
+            judgements.append({name: round(float(score), 6) for name, score in scores.items()})
+        return judgements
 
 
-_ROWS = 64  # texts a matrix product, the last filled up: a row never depends on its neighbours
+_ROWS = 64  # texts in a matrix product; the last one is filled up with zeros, so that no row depends on its neighbours
 
 
 def _spread(sims_MS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 from m2raap.curate import minhash
 from m2raap.curate.columns import TextBatch
 
-MIN_SOURCE_CLIPS = 500  # in smaller sources a share is a handful of clips
+MIN_SOURCE_CLIPS = 500  # clips of the smallest source that is judged; of smaller ones a share is a handful of clips
 
 
 def text_keys(batch: TextBatch) -> np.ndarray:
@@ -58,33 +58,37 @@ class TextTable:
     def columns(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows with key, clip, source, words; and sketches."""
         self._flush()
-        return np.concatenate([rows for rows, _ in self._blocks]), np.concatenate([found for _, found in self._blocks])
+        return np.concatenate([rows for rows, _ in self._blocks]), np.concatenate(
+            [sketches for _, sketches in self._blocks]
+        )
 
     @property
     def source_names(self) -> Sequence[str]:
+        """Names of the sources, by the code that rows hold."""
         return list(self._sources)
 
     @property
     def num_clips(self) -> int:
+        """Number of clips with a text."""
         return len(self._clips)
 
 
 def allowed_copies(limit: float, batch_share: float, num_clips: int) -> float:
-    """Clips a content word on which a text may stand."""
+    """Number of clips, for each content word of a text, on which the text may stand."""
     return max(limit, batch_share * num_clips)
 
 
 def decide(table: TextTable, least: Mapping[str, float | None], near_jaccard: float) -> dict[str, Any]:
     """The texts over a limit, with their scores: `least` of copies, source_share, near_copies (None: not counted).
 
-    Copies are clips a content word. Names and scores stand in two lists each: they are told by `Copies`.
+    Copies are clips a content word. Names and scores stand in two lists each: `Copies` reads them.
     """
     rows, sketches = table.columns()
-    found: dict[str, dict[str, list[Any]]] = {name: {"names": [], "scores": []} for name in least}
+    over_limit: dict[str, dict[str, list[Any]]] = {name: {"names": [], "scores": []} for name in least}
 
     def put(signal: str, name: Any, score: float) -> None:
-        found[signal]["names"].append(name)
-        found[signal]["scores"].append(round(score, 6))
+        over_limit[signal]["names"].append(name)
+        over_limit[signal]["scores"].append(round(score, 6))
 
     words_of = dict(zip(rows["key"].tolist(), rows["words"].tolist(), strict=True))
     if (most := least["copies"]) is not None:
@@ -109,16 +113,16 @@ def decide(table: TextTable, least: Mapping[str, float | None], near_jaccard: fl
         near = np.maximum(size[leader], size) / rows["words"]
         for at in np.flatnonzero(near > most).tolist():
             put("near_copies", table.ids[at], float(near[at]))
-    return found
+    return over_limit
 
 
 class Copies:
-    """What `decide` found, to be asked about one text after the other."""
+    """What `decide` returned, by text."""
 
-    def __init__(self, found: Mapping[str, Any]) -> None:
+    def __init__(self, decided: Mapping[str, Any]) -> None:
         def pairs(signal: str) -> dict[Any, float]:
-            names = (tuple(name) if isinstance(name, list) else name for name in found[signal]["names"])
-            return dict(zip(names, found[signal]["scores"], strict=True))
+            names = (tuple(name) if isinstance(name, list) else name for name in decided[signal]["names"])
+            return dict(zip(names, decided[signal]["scores"], strict=True))
 
         self._copies, self._in_source, self._near = map(pairs, ("copies", "source_share", "near_copies"))
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from importlib import resources
+from typing import Any
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -36,16 +38,16 @@ from m2raap.curate.columns import (
     TRADITIONAL,
     WIDE,
     WORD,
+    Columns,
     HashSet,
     TextBatch,
     blocks,
 )  # fmt: skip
 from m2raap.curate.hostile import hostile_score
-from m2raap.curate.limits import LangLimit, limits_over
+from m2raap.curate.limits import LangLimit, Limit
 from m2raap.curate.mojibake import MANY_RARE, broken_share
 from m2raap.curate.patterns import LINK, LIST_SEPARATOR, NOTHING_WORDS, is_bare, is_machine_word
-from m2raap.curate.refusal import Refusal, Side
-from m2raap.curate.specificity import num_content_words
+from m2raap.curate.rules import Rule, RuleSet
 from m2raap.curate.text_copies import text_keys
 
 _MAX_PERIOD = 8
@@ -62,11 +64,12 @@ def link_shares(batch: TextBatch) -> np.ndarray:
     """0..1: share of addresses, handles and hash tags, each counting as a word."""
     columns = batch.columns
     return batch.where(
-        columns.has(LINK_MARK) | columns.followed(DOT, WORD) | columns.followed(SLASH, SLASH), _link_share
+        columns.has(LINK_MARK) | columns.followed(DOT, WORD) | columns.followed(SLASH, SLASH), link_share
     )
 
 
-def _link_share(text: str) -> float:
+def link_share(text: str) -> float:
+    """`link_shares` of one text."""
     rest, links = LINK.subn(" ", text)
     words = sum(map(language.weight, language.tokens(rest)))
     return links / (links + words) if links else 0.0
@@ -79,8 +82,8 @@ def tag_shares(batch: TextBatch) -> np.ndarray:
     odd |= columns.sum_T(_nothing().holds(columns.hash_T)) > 0
     listed = columns.count(SEPARATOR) >= 2
     listed |= columns.has(SLASH)
-    found = batch.where(odd, _machine_share)
-    return np.maximum(found, batch.where(listed, lambda text: _list_share(text, batch.lang)))
+    shares_N = batch.where(odd, machine_share)
+    return np.maximum(shares_N, batch.where(listed, lambda text: list_share(text, batch.lang)))
 
 
 @lru_cache(maxsize=1)
@@ -88,13 +91,14 @@ def _nothing() -> HashSet:
     return HashSet.of_words(NOTHING_WORDS)
 
 
-def _machine_share(text: str) -> float:
+def machine_share(text: str) -> float:
+    """0..1: share of the words that are file names, identifiers or tokeniser residue."""
     words = LINK.sub(" ", text).split() if "#" in text and not re.search(r"\w#\w", text) else text.split()
     return sum(map(is_machine_word, words)) / len(words) if words else 0.0
 
 
-def _list_share(text: str, lang: str) -> float:
-    """Share of the words that stand in bare items of a list of three and more: a sentence among them weighs more."""
+def list_share(text: str, lang: str) -> float:
+    """0..1: share of the words that stand in bare items of a list of three and more: a sentence among them weighs more."""
     items = [item.strip() for item in LIST_SEPARATOR.split(text)]
     items = [(item, len(language.tokens(item))) for item in items if item]
     words = sum(size for _, size in items)
@@ -117,9 +121,9 @@ def lang_shares(batch: TextBatch) -> np.ndarray:
     else:
         english, shared = _english()
         long = columns.length_T > 1
-        own, common = (columns.sum_T(known.holds(columns.hash_T) & long) for known in (english, shared))
+        known_english, common = (columns.sum_T(known.holds(columns.hash_T) & long) for known in (english, shared))
         clear = ~columns.has(HAN | KANA | OTHER_LETTER)
-        clear &= language.is_clearly_english(own, common, columns.sum_T(long))
+        clear &= language.is_clearly_english(known_english, common, columns.sum_T(long))
     return batch.where(~clear, lambda text: language.lang_share(text, batch.lang), otherwise=1.0)
 
 
@@ -151,40 +155,79 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.maximum(whole, 1)
 
 
-class TextRule(NamedTuple):
-    """`score(batch)` fills the column `signal`; `refuse` says on which side of `limit` a text is bad.
+@dataclass(frozen=True)
+class TextRule(Rule[LangLimit]):
+    """`score(batch)` fills the column `signal`.
 
-    Rules without a score look across clips: their signals come from `text_copies` after all parts are scored. `version`
-    rises when the same text would get another score.
+    Rules without a score look across clips: their signals come from `text_copies` after all parts are scored.
     """
 
-    reason: str
-    version: int
-    signal: str
     score: Callable[[TextBatch], np.ndarray] | None
-    refuse: Side
-    limit: LangLimit | None  # default; None: measured, refuses nothing unless a recipe says from where
 
     @property
     def across(self) -> bool:
+        """Whether the rule counts over the whole corpus."""
         return self.score is None
+
+    @property
+    def takes_share(self) -> bool:
+        """See Rule; what counts over the whole corpus is no score of one text."""
+        return not self.across
+
+    def spelled_out(self, value: Any) -> Any:
+        """As Rule.spelled_out, for every language; or by language, where one that is left out keeps its default."""
+        if value is None or value is False or isinstance(value, LangLimit):
+            return value or None
+        if isinstance(value, Mapping) and value.keys() & set(language.LANGS):
+            default = {lang: getattr(self.limit, lang, None) for lang in language.LANGS}
+            return default | {lang: super(TextRule, self).spelled_out(limit) for lang, limit in value.items()}
+        return dict.fromkeys(language.LANGS, super().spelled_out(value))
 
 
 def _above(
-    signal: str, score: Callable[[TextBatch], np.ndarray] | None, limit: LangLimit | None, reason: str, version: int = 1
-):
-    return TextRule(reason, version, signal, score, "above", limit)
+    signal: str,
+    score: Callable[[TextBatch], np.ndarray] | None,
+    en: float | None,
+    zh: float | None,
+    reason: str,
+    version: int = 1,
+) -> TextRule:
+    limit = None if en is None else LangLimit(en=Limit(max=en), zh=Limit(max=zh))
+    return TextRule(reason, version, signal, "above", limit, score)
 
 
 def _below(
-    signal: str, score: Callable[[TextBatch], np.ndarray], limit: LangLimit | None, reason: str, version: int = 1
-):
-    return TextRule(reason, version, signal, score, "below", limit)
+    signal: str, score: Callable[[TextBatch], np.ndarray], en: float, zh: float, reason: str, version: int = 1
+) -> TextRule:
+    return TextRule(reason, version, signal, "below", LangLimit(en=Limit(min=en), zh=Limit(min=zh)), score)
 
 
 def num_words(batch: TextBatch) -> np.ndarray:
     """Words (en), or Han characters plus words in other scripts (zh)."""
     return batch.columns.num_tokens_N
+
+
+def num_content_words(batch: TextBatch) -> np.ndarray:
+    """(N,) words that not every clip's caption could hold: without grammar and talk about the video itself. A Han character
+    counts half a word."""
+    columns = batch.columns
+    single, double = _generic()
+    generic = single.holds(columns.hash_T)
+    pairs = double.holds(columns.pair_T)
+    generic |= pairs
+    generic[1:] |= pairs[:-1]
+    weight_T = np.where((columns.flags_T & HAN) != 0, 0.5, 1.0)
+    return columns.sum_T(np.where(generic, 0.0, weight_T))
+
+
+@lru_cache(maxsize=1)
+def _generic() -> tuple[HashSet, HashSet]:
+    """Hashes of the listed words, and of Chinese words of two characters as pairs of tokens."""
+    lines = resources.files("m2raap").joinpath("assets/words/generic.txt").read_text(encoding="utf-8").splitlines()
+    words = [word for line in lines if not line.startswith("#") for word in line.split()]
+    columns = Columns(words)
+    pairs = columns.pair_T
+    return HashSet([columns.hash_T[columns.num_tokens_N[columns.text_of_T] == 1]]), HashSet([pairs[pairs != 0]])
 
 
 def digit_shares(batch: TextBatch) -> np.ndarray:
@@ -203,64 +246,70 @@ def traditional_shares(batch: TextBatch) -> np.ndarray:
     return _share(batch.columns.count(TRADITIONAL), batch.columns.count(HAN))
 
 
-RULES: dict[str, TextRule] = {
-    rule.reason: rule
-    for rule in (
-        _above("hostile", hostile_score, LangLimit.of(0.5), "hostile_text"),
-        _above("broken_share", broken_shares, LangLimit.of(0.15), "mojibake", version=2),
-        _above("link_share", link_shares, LangLimit.of(0.6), "link"),
-        _above("tag_share", tag_shares, LangLimit.of(0.7), "machine_tags", version=2),
-        _above("stock_share", stock_shares, LangLimit.of(0.7), "boilerplate", version=2),
-        _below("lang_share", lang_shares, LangLimit(en=0.1, zh=0.4), "wrong_language", version=2),
-        _above("repeat_share", repeat_shares, LangLimit.of(0.5), "repetition"),
-        _above("digit_share", digit_shares, LangLimit.of(0.5), "digits"),
-        _above("wide_share", wide_shares, None, "full_width"),
-        _above("traditional_share", traditional_shares, None, "traditional"),
-        _below("num_words", num_words, LangLimit(en=2, zh=4), "text_too_short"),
-        _above("num_words", num_words, LangLimit(en=100, zh=150), "text_too_long"),
-        _below("content_words", num_content_words, LangLimit(en=1, zh=0.5), "unspecific"),
-        _above("copies", None, LangLimit.of(20), "duplicate_text", version=2),
-        _above("source_share", None, LangLimit.of(0.02), "frequent_in_source"),
-        _above("near_copies", None, LangLimit.of(20), "near_duplicate_text"),
+RULES = RuleSet(
+    (
+        _above("hostile", hostile_score, 0.5, 0.5, "hostile_text"),
+        _above("broken_share", broken_shares, 0.15, 0.15, "mojibake", version=2),
+        _above("link_share", link_shares, 0.6, 0.6, "link"),
+        _above("tag_share", tag_shares, 0.7, 0.7, "machine_tags", version=2),
+        _above("stock_share", stock_shares, 0.7, 0.7, "boilerplate", version=2),
+        _below("lang_share", lang_shares, 0.1, 0.4, "wrong_language", version=2),
+        _above("repeat_share", repeat_shares, 0.5, 0.5, "repetition"),
+        _above("digit_share", digit_shares, 0.5, 0.5, "digits"),
+        _above("wide_share", wide_shares, None, None, "full_width"),
+        _above("traditional_share", traditional_shares, None, None, "traditional"),
+        _below("num_words", num_words, 2, 4, "text_too_short"),
+        _above("num_words", num_words, 100, 150, "text_too_long"),
+        _below("content_words", num_content_words, 1, 0.5, "unspecific"),
+        _above("copies", None, 20, 20, "duplicate_text", version=2),
+        _above("source_share", None, 0.02, 0.02, "frequent_in_source"),
+        _above("near_copies", None, 20, 20, "near_duplicate_text"),
     )
-}
+)
 
 
 class FilterTextConfig(Config):
-    """From where on each text rule refuses. For zh a 'word' is one Han character.
+    """From where on each text rule refuses. For zh a 'word' is one Han character."""
 
-    A number, numbers by language, {quantile: share} of the texts on the bad side, or off; what is left out keeps its
-    default (RULES).
-    """
-
-    rules: dict[str, LangLimit | None] = Field(default_factory=lambda: limits_over({}, RULES, LangLimit))
+    rules: dict[str, LangLimit | None] = Field(
+        default_factory=RULES.defaults,
+        description="Limits by rule, for all languages or by language ({en: 3, zh: 5}): a number, {min | max: number, "
+        "lowest | highest: share of the texts of a language}, or off.",
+    )
     near_jaccard: float = Field(
-        default=0.8, gt=0, le=1, description="shared word pairs from which texts are near copies"
+        default=0.8, gt=0, le=1, description="Share of common word pairs from which on two texts are near copies."
     )
     batch_share: float = Field(
         default=0.001,
         ge=0,
         lt=1,
-        description="a text may stand on that share of all clips for every word that says something",
+        description="Share of all clips on which a text may stand for every word that says something, where it allows more "
+        "than the limits of duplicate_text and near_duplicate_text.",
     )
 
     @field_validator("rules", mode="before")
     @classmethod
-    def _over_defaults(cls, rules: Any) -> dict[str, LangLimit | None]:
-        found = limits_over(rules, RULES, LangLimit)
-        for name, limit in found.items():
-            if limit and limit.quantile is not None and RULES[name].across:
-                raise ValueError(f"{name} counts over the whole corpus and takes a number, no quantile")
-        return found
+    def _over_defaults(cls, tree: Any) -> dict[str, Any]:
+        return RULES.over_defaults(tree)
 
-    def thresholds(self, lang: str, quantiles: Mapping[str, float | None] | None = None) -> dict[str, float]:
-        """reason -> threshold of the rules that are on, for texts in `lang`. `quantiles`: the values that quantiles took."""
-        found = {}
-        for name, limit in self.rules.items():
-            value = (quantiles or {}).get(name) if limit and limit.quantile is not None else limit and limit.value(lang)
-            if value is not None:
-                found[name] = float(value)
-        return found
+    @field_validator("rules")
+    @classmethod
+    def _usable(cls, limits: dict[str, LangLimit | None]) -> dict[str, LangLimit | None]:
+        return RULES.checked(limits)
+
+    @property
+    def by_share(self) -> list[str]:
+        """Rules whose thresholds depend on the scores of the corpus, for texts of any language."""
+        return [
+            reason
+            for reason, limit in self.rules.items()
+            if limit and any(part and part.has_share for part in (limit.en, limit.zh))
+        ]
+
+    def thresholds(self, lang: str, scores: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
+        """reason -> threshold of the rules that are on, for texts in `lang`. `scores`: of all of these, by the reasons in
+        `by_share`; without them these rules are left out."""
+        return RULES.thresholds({name: limit and getattr(limit, lang) for name, limit in self.rules.items()}, scores)
 
 
 def score_texts(texts: Sequence[str], lang: str) -> dict[str, np.ndarray]:
@@ -293,27 +342,3 @@ def score_rows(texts: Sequence[str], lang: str) -> list[dict[str, Any]]:
 def score_text(text: str, lang: str) -> dict[str, float]:
     """`score_texts` of one text."""
     return {name: float(values[0]) for name, values in score_texts([text], lang).items()}
-
-
-def refusals(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
-    """Every rule that refuses, in the order of RULES: the first is the verdict."""
-    found = []
-    for reason, threshold in thresholds.items():  # as `judged`, without a word about the rules that pass
-        rule = RULES[reason]
-        score = signals.get(rule.signal)
-        if score is not None and (score < threshold if rule.refuse == "below" else score > threshold):
-            found.append(Refusal(reason, rule.signal, float(score), threshold, rule.version))
-    return found
-
-
-def judged(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[tuple[Side, Refusal]]:
-    """Every rule that is on, with the side on which it refuses. A signal that is absent or None is not judged.
-
-    `thresholds`: of FilterTextConfig, for the text's language.
-    """
-    found: list[tuple[Side, Refusal]] = []
-    for reason, threshold in thresholds.items():
-        rule = RULES[reason]
-        if (score := signals.get(rule.signal)) is not None:
-            found.append((rule.refuse, Refusal(reason, rule.signal, float(score), threshold, rule.version)))
-    return found

@@ -16,8 +16,8 @@ import numpy as np
 
 SIDE, FRAMES = 8, 8
 NUM_HASHES = 3
-MIN_CONTRAST = 4.0  # grey levels (RMS) under which a frame shows nothing
-_SAME_GROUND = 16.0  # grey levels between two frames that show nothing
+MIN_CONTRAST = 4.0  # contrast in grey levels (RMS) under which a frame shows nothing
+_SAME_GROUND = 16.0  # most grey levels between the means of two empty frames that count as the same
 _MIN_MATCHES = 2
 
 
@@ -44,7 +44,7 @@ def hashes(thumbs: np.ndarray) -> list[int] | None:
     views = (frames_KF.reshape(-1), frames_KF[:half].mean(axis=0), frames_KF[half:].mean(axis=0))
     if not any(view.any() for view in views[1:]):
         return None
-    # A half that shows nothing goes by its neighbour: zeros would be the same hash for all of them.
+    # A half that shows nothing gets the hash of the whole clip: zeros would be one hash for all such halves.
     halves = [view if view.any() else views[0] for view in views]
     return [_hash(view) for view in halves]
 
@@ -55,7 +55,7 @@ def _planes(size: int) -> np.ndarray:
 
 
 def _hash(view: np.ndarray) -> int:
-    # Sums in a fixed order: the same bits on every machine and in any company.
+    # The sums are taken in a fixed order: the same bits on every machine, whatever is computed beside them.
     sides = np.add.reduce(_planes(len(view)) * view.astype(np.float64), axis=1) > 0
     return int.from_bytes(np.packbits(sides).tobytes(), "big", signed=True)
 

@@ -4,72 +4,66 @@ nothing is decoded here. To add a rule: an entry in VIDEO_RULES, and a reason in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+import numpy as np
+from pydantic import Field, field_validator
 
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
-from m2raap.curate.limits import Limit, limits_over
+from m2raap.curate.limits import Limit
 from m2raap.curate.refusal import Refusal, Side
+from m2raap.curate.rules import Rule, RuleSet
 
-
-class VideoRule(NamedTuple):
-    """`limit`: default; None: measured, refuses nothing unless a recipe says from where."""
-
-    reason: str
-    version: int
-    signal: str
-    refuse: Side
-    limit: Limit | None
-
-
-VIDEO_RULES: dict[str, VideoRule] = {  # in the order of the verdict
-    rule.reason: rule
-    for rule in (
-        VideoRule("clip_too_short", 1, "duration_s", "below", Limit.of(1.0)),
-        VideoRule("clip_too_long", 1, "duration_s", "above", Limit.of(300.0)),
-        VideoRule("clip_too_small", 1, "short_side_px", "below", Limit.of(64)),
-        VideoRule("elongated", 1, "aspect", "above", Limit.of(4.0)),
-        VideoRule("black", 1, "black_share", "above", Limit.of(0.5)),
-        VideoRule("frozen", 1, "frozen_share", "above", Limit.of(0.85)),
-        VideoRule("blurred", 1, "blurred_share", "above", Limit.of(0.9)),
-        VideoRule("still", 1, "motion", "below", None),
+VIDEO_RULES = RuleSet(
+    (
+        Rule("clip_too_short", 1, "duration_s", "below", Limit(min=1.0)),
+        Rule("clip_too_long", 1, "duration_s", "above", Limit(max=300.0)),
+        Rule("clip_too_small", 1, "short_side_px", "below", Limit(min=64)),
+        Rule("elongated", 1, "aspect", "above", Limit(max=4.0)),
+        Rule("black", 1, "black_share", "above", Limit(max=0.5)),
+        Rule("frozen", 1, "frozen_share", "above", Limit(max=0.85)),
+        Rule("blurred", 1, "blurred_share", "above", Limit(max=0.9)),
+        Rule[Limit]("still", 1, "motion", "below", None),
     )
-}
+)
 
 
 class VideoRulesConfig(Config):
-    """From where on each rule refuses: a number, {quantile: share} of the clips on the bad side, or off."""
+    """From where on each rule on clips refuses."""
 
-    rules: dict[str, Limit | None] = Field(default_factory=lambda: limits_over({}, VIDEO_RULES, Limit))
+    rules: dict[str, Limit | None] = Field(
+        default_factory=VIDEO_RULES.defaults,
+        description="Limits by rule: a number, {min | max: number, lowest | highest: share of the clips}, or off.",
+    )
 
     @field_validator("rules", mode="before")
     @classmethod
-    def _over_defaults(cls, rules: Any) -> dict[str, Limit | None]:
-        return limits_over(rules, VIDEO_RULES, Limit)
+    def _over_defaults(cls, tree: Any) -> dict[str, Any]:
+        return VIDEO_RULES.over_defaults(tree)
 
-    @model_validator(mode="after")
-    def _ordered(self) -> VideoRulesConfig:
-        short, long = self.rules["clip_too_short"], self.rules["clip_too_long"]
-        if short and long and short.value is not None and long.value is not None and short.value > long.value:
-            raise ValueError(f"clip_too_short {short.value} is above clip_too_long {long.value}")
-        return self
+    @field_validator("rules")
+    @classmethod
+    def _usable(cls, limits: dict[str, Limit | None]) -> dict[str, Limit | None]:
+        short, long = limits["clip_too_short"], limits["clip_too_long"]
+        if short and long and short.min is not None and long.max is not None and short.min > long.max:
+            raise ValueError(f"clip_too_short {short.min} is above clip_too_long {long.max}")
+        return VIDEO_RULES.checked(limits)
 
-    def thresholds(self, quantiles: Mapping[str, float | None] | None = None) -> dict[str, float]:
-        """reason -> threshold of the rules that are on. `quantiles`: the values that quantiles took."""
-        found = {}
-        for name, limit in self.rules.items():
-            value = (quantiles or {}).get(name) if limit and limit.quantile is not None else limit and limit.value
-            if value is not None:
-                found[name] = float(value)
-        return found
+    @property
+    def by_share(self) -> list[str]:
+        """Rules whose thresholds depend on the scores of the corpus."""
+        return [reason for reason, limit in self.rules.items() if limit and limit.has_share]
+
+    def thresholds(self, scores: Mapping[str, np.ndarray] | None = None) -> dict[str, float]:
+        """reason -> threshold of the rules that are on. `scores`: of all clips, by the reasons in `by_share`."""
+        return VIDEO_RULES.thresholds(self.rules, scores)
 
 
 def video_refusals(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
     """Every rule that refuses, first is the verdict; see `judged`."""
-    return [rule for side, rule in judged(signals, thresholds) if rule.fails(side)]
+    return VIDEO_RULES.refusals(_values(signals, thresholds), thresholds)
 
 
 def judged(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[tuple[Side, Refusal]]:
@@ -78,12 +72,11 @@ def judged(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[
     A signal that is absent or None is not judged: nothing is known about it.
     Raises M2raapError for a signal that is no finite number.
     """
-    found: list[tuple[Side, Refusal]] = []
-    for reason, threshold in thresholds.items():
-        rule = VIDEO_RULES[reason]
-        if (score := signal_value(signals, rule.signal)) is not None:
-            found.append((rule.refuse, Refusal(reason, rule.signal, score, threshold, rule.version)))
-    return found
+    return VIDEO_RULES.judged(_values(signals, thresholds), thresholds)
+
+
+def _values(signals: Mapping[str, Any], reasons: Iterable[str]) -> dict[str, float | None]:
+    return {signal: signal_value(signals, signal) for signal in {VIDEO_RULES[reason].signal for reason in reasons}}
 
 
 def signal_value(signals: Mapping[str, Any], signal: str) -> float | None:

@@ -29,10 +29,11 @@ from m2raap.core.signed import signed_path
 from m2raap.core.tables import Row, read_part
 from m2raap.core.view import open_view
 from m2raap.export.erase import Gone, clean_parquet, clean_tree
-from m2raap.pipeline.plan import DATA_STAGE
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.search.index import remove_forgotten
-from m2raap.stages.whole import run_evaluate
+from m2raap.stages import data_stages, open_stage
+from m2raap.stages.shared import Shared
+from m2raap.stages.whole import EvaluateStage
 
 # What is signed or amended apart from the other files of a folder.
 _APART = frozenset(
@@ -206,7 +207,7 @@ class Amender:
         self.removed.remove(str(unit.path))
         protocol = open_view(unit.embedded, current=False).corpus.benchmark or "custom"
         cfg = EvaluateConfig(**unit.settings["rows"])
-        run_evaluate(unit.embedded, protocol, unit.settings["seed"], unit.path, False, cfg)
+        EvaluateStage(cfg, Shared(seed=unit.settings["seed"])).run_on(unit.embedded, protocol, unit.path)
 
     def _export(self, unit: Unit) -> None:
         tree = exports.read_export(unit.path)
@@ -270,14 +271,14 @@ def _recount(folder: Path, manifest: Row) -> dict[str, Any]:
     after = open_view(folder, current=False)  # its parents are signed again already
     view = replace(after, folders=after.folders[:-1])  # what the stage was given
     counts: Counter[str] = Counter()
-    stage = DATA_STAGE.get(manifest["stage"])
+    stage = open_stage(manifest, str(folder)) if manifest["stage"] in data_stages() else None
     for part in view.parts():
         added = read_part(folder, "texts", part.index) + read_part(folder, "superseded", part.index)
         drops = read_part(folder, "missing" if view.is_benchmark else "dropped", part.index)
         counts.update(count_part(part, added, drops, view.is_benchmark))
         if stage:
             own = {row["text_id"] or row["clip_id"]: row for row in read_part(folder, "signals", part.index)}
-            counts.update(stage.ledger(own))
+            counts.update(stage.counts(own))
     return dict(sorted(counts.items()))
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import tombstones
-from m2raap.core.errors import REASONS, M2raapError
+from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.core.tables import Row, read_part
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_steps, curated_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.stages import reasons
 
 # What makes markup, a link or an address inside a line, and what makes a heading or a list at its beginning.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^\W|^\d+[.)])", re.IGNORECASE)
@@ -56,7 +57,7 @@ def dataset_card(path: Path) -> str:
     steps = curated_steps(run)
     if not steps:
         raise M2raapError(f"{path}: no data stage of this run is finished; there is nothing to describe")
-    langs = tuple(run.tree["recipe"].get("langs", ("en", "zh")))
+    langs = run.recipe.langs
     view = curated_view(path, langs)
     tally = _count(view, steps)
     recipe = run.tree["recipe"]
@@ -157,7 +158,7 @@ def _funnel(steps: list[Step]) -> str:
 
 def _dropped(tally: _Tally) -> str:
     rows = [
-        (stage, reason, what, count, f"{signal} {threshold}".strip(), version_, REASONS.get(reason, ""))
+        (stage, reason, what, count, f"{signal} {threshold}".strip(), version_, reasons().get(reason, ""))
         for (stage, reason, what, signal, threshold, version_), count in sorted(tally.dropped.items())
     ]
     if not rows:

@@ -23,7 +23,8 @@ from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.bank import IDS, Bank
 from m2raap.stages.embed import EmbedConfig, Embedder, embedder
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
-from m2raap.stages.whole import model_folder, run_bank, run_embed, run_evaluate
+from m2raap.stages.shared import Shared
+from m2raap.stages.whole import EmbedStage, EvaluateStage, model_folder, run_bank
 
 
 def evaluate(
@@ -65,9 +66,10 @@ def evaluate(
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(out) if out is not None else Path(scratch) / "model"
         view = _with_frames(view, keyframes, home / "keyframes", workers)
-        run_embed(view, EmbedConfig(num_frames=num_frames), by, home / "embed")
+        EmbedStage(EmbedConfig(num_frames=num_frames)).run_on(view, by, home / "embed")
         texts = _bank(Path(bank), view, by, home / "bank", langs) if bank is not None else None
-        run_evaluate(home / "embed", name_of_benchmark, seed, home / "evaluate", False, cfg, texts)
+        stage = EvaluateStage(cfg, Shared(seed=seed))
+        stage.run_on(home / "embed", name_of_benchmark, home / "evaluate", bank=texts)
         trees = [read_json(path) for path in sorted((home / "evaluate").glob("results-*.json"))]
         rescored = {tree["rescored"]["name"]: tree for tree in trees if "rescored" in tree}
         return read_json(home / "evaluate" / "results.json") | ({"rescored": rescored} if rescored else {})
@@ -90,16 +92,16 @@ def _bank(path: Path, bench: View, by: Embedder, folder: Path, langs: tuple[str,
 
 
 def _with_frames(view: View, keyframes: Mapping[str, Any] | None, folder: Path, workers: int) -> View:
-    if any(read_json(path / "manifest.json")["stage"] == "keyframes" for path in view.folders):
+    if any(read_json(path / "manifest.json")["stage"] == KeyframesStage.name for path in view.folders):
         if keyframes:
             raise M2raapError(
                 f"{view.folders[-1]}: its key-frames are made; give the corpus for others, or no `keyframes`"
             )
         return view
-    settings = build(KeyframesConfig, dict(keyframes or {}), "keyframes").settings()
+    settings = build(KeyframesConfig, dict(keyframes or {}), "keyframes")
     engine = LocalEngine(workers)
     try:
-        run_data_stage(KeyframesStage(), view, settings, folder, engine)
+        run_data_stage(KeyframesStage(settings), view, folder, engine)
     finally:
         engine.close()
     return view.over(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ from m2raap.core.corpus import content_digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
-from m2raap.core.signed import signed_path, verify_files
+from m2raap.core.signed import refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import phase_digest
 from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.stages import DATA_STAGES
+from m2raap.stages import data_stages
 from m2raap.stages.rules import StageRules
 
 
@@ -44,6 +45,8 @@ def _check_one(folder: Path) -> dict[str, Any]:
     if not (folder / "manifest.json").exists():
         return row | {"state": "unfinished"}
     manifest = read_json(folder / "manifest.json")
+    if manifest["kind"] == "stage":
+        refuse_old_format(manifest, folder)
     wrong = verify_files(folder, manifest["files"])
     row["faults"] = [f"{path}: is not what the manifest was signed over" for path in wrong]
     if manifest["digest"] != _digest_of(manifest):
@@ -146,7 +149,7 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
         for bench in (None, *folder.inputs.benches):
             corpus = View(folder.inputs.benches[bench] if bench else folder.inputs.data)
             if _has(corpus, clip_id):
-                steps = [s for s in folder.steps if s.bench == bench and s.stage in DATA_STAGES]
+                steps = [s for s in folder.steps if s.bench == bench and s.stage in data_stages()]
                 steps = list({s.folder: s for s in steps if (s.folder / "manifest.json").exists()}.values())
                 return _story(corpus, clip_id, [(f"{s.owner}/{s.stage}", s.folder) for s in steps])
         raise M2raapError(f"{clip_id}: no clip of that id in the corpora of {run}")
@@ -192,13 +195,13 @@ _TABLES = ("signals", "verdicts", "frames", "texts", "superseded", "dropped", "m
 def _rules(folder: Path, clip: Row, texts: list[Row], known: dict[str, Row]) -> list[Row]:
     """Every rule of one stage over the clip and its texts, passed or failed."""
     rules = StageRules(folder)
-    found: list[Row] = []
-    if clip["clip_id"] in known:
-        found += [judged.as_dict() for judged in rules.clip(clip, known[clip["clip_id"]])]
-    for text in texts:
-        judged = rules.text(text, known[text["text_id"]])
-        found += [one.as_dict() | {"text_id": text["text_id"]} for one in judged]
-    return found
+    rows = [(clip, {}), *((text, {"text_id": text["text_id"]}) for text in texts)]
+    return [
+        {"stage": rules.stage.name, **asdict(judged), "failed": judged.failed, **ids}
+        for row, ids in rows
+        if (signals := known.get(row.get("text_id") or row["clip_id"])) is not None
+        for judged in rules.judged(row, signals)
+    ]
 
 
 def _fate(clip: Row, texts: dict[str, Row], known: dict[str, Row], gone: dict[str, Row]) -> dict[str, Any]:
@@ -251,7 +254,7 @@ def tell(story: dict[str, Any]) -> list[str]:
             )
         for row in [*chapter.get("dropped", []), *chapter.get("missing", [])]:
             against = f" {row['score']:.4g} against {row['threshold']:.4g}" if "threshold" in row else ""
-            also = f"; also {'; '.join(row['also_failed'])}" if row.get("also_failed") else ""
+            also = f"; also {', '.join(row['also_failed'])}" if row.get("also_failed") else ""
             lines.append(
                 f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}), "
                 f"rule {row.get('rule_version', '-')}{also}"

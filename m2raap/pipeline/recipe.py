@@ -2,89 +2,125 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from m2raap import stages
 from m2raap.adapt.config import AdaptConfig
 from m2raap.core.config import Config, build, merge, parse_assignment, read_yaml, set_keys
 from m2raap.core.errors import UsageError
+from m2raap.core.stage import Stage
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.config import EvaluateConfig
-from m2raap.stages import DATA_STAGES
+from m2raap.stages import stage_class, stage_classes
+from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.align import AlignConfig
 from m2raap.stages.caption import CaptionConfig
 from m2raap.stages.embed import EmbedConfig
 from m2raap.stages.filter import FilterConfig
 from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.rewrite import RewriteConfig
+from m2raap.stages.shared import SHARED_KEYS, Shared
+from m2raap.stages.whole import EmbedStage, EvaluateStage
 
-TrainingStage = Literal["filter", "keyframes", "align", "caption", "rewrite", "adapt"]
-_SHARED = ("backbone", "langs", "seed")
+
+def training_stages() -> tuple[str, ...]:
+    """The stages that a recipe may ask for on its training corpus, in their order."""
+    return tuple(name for name, cls in stage_classes().items() if cls.on_training)
 
 
 class Recipe(Config):
     """One experiment. `arms` are named overrides of it; arms share every stage folder whose inputs and settings agree."""
 
-    name: str  # of the experiment; names its one arm where there are no arms
-    title: str = ""  # of the report; default: the name
-    langs: tuple[Literal["en", "zh"], ...] = Field(default=("en", "zh"), min_length=1)  # of the texts that are read
-    seed: int = Field(default=0, ge=0)  # of everything that is drawn
+    name: str = Field(description="Name of the experiment, and of its one arm where it has no arms.")
+    title: str = Field(default="", description="Title of the report; empty: the name.")
+    langs: tuple[Literal["en", "zh"], ...] = Field(
+        default=("en", "zh"), min_length=1, description="Languages of the texts that are read."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn at random.")
     seeds: int = Field(
-        default=1, ge=1, le=100, description="training seeds: seed, seed + 1, ...; what is curated is shared by all"
+        default=1,
+        ge=1,
+        le=100,
+        description="Number of training seeds: seed, seed + 1 and so on. What is curated is shared by all of them.",
     )
-    stages: tuple[TrainingStage, ...] = (*DATA_STAGES, "adapt")  # of the training corpus, in this order
-    backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    filter: FilterConfig = Field(default_factory=FilterConfig)
-    keyframes: KeyframesConfig = Field(default_factory=KeyframesConfig)
-    align: AlignConfig = Field(default_factory=AlignConfig)
-    caption: CaptionConfig = Field(default_factory=CaptionConfig)
-    rewrite: RewriteConfig = Field(default_factory=RewriteConfig)
-    adapt: AdaptConfig = AdaptConfig()
+    stages: tuple[str, ...] = Field(
+        default_factory=training_stages,
+        description="Stages that the training corpus passes, in the order of the stage table.",
+    )
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig, description="The image-text model to begin with.")
+    filter: FilterConfig = Field(default_factory=FilterConfig, description="Refusals before anything is decoded.")
+    keyframes: KeyframesConfig = Field(default_factory=KeyframesConfig, description="How key-frames are chosen.")
+    align: AlignConfig = Field(default_factory=AlignConfig, description="Refusals of what the frames show.")
+    caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Auxiliary captions of key-frames.")
+    rewrite: RewriteConfig = Field(default_factory=RewriteConfig, description="Faithful captions out of raw texts.")
+    adapt: AdaptConfig = Field(default_factory=AdaptConfig, description="Training.")
     bench_keyframes: KeyframesConfig | None = Field(
-        default=None, description="frames of benchmarks; null: as `keyframes`"
+        default=None, description="How key-frames of benchmarks are chosen; null: as `keyframes` says."
     )
-    embed: EmbedConfig = Field(default_factory=EmbedConfig)
-    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    embed: EmbedConfig = Field(default_factory=EmbedConfig, description="How benchmarks are embedded.")
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="How benchmarks are scored.")
     compare: tuple[tuple[str, str], ...] = Field(
-        default=(), description="pairs of arms whose difference the report shows"
+        default=(), description="Pairs of arms whose difference the report shows."
     )
     progressive: bool = Field(
         default=False,
-        description="each arm adds one thing to the arm before it: the report shows what each step brings",
+        description="Whether each arm adds one thing to the arm before it; the report then shows what each step brings.",
     )
     arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], dict[str, Any]] = Field(
-        default_factory=dict, description="named overrides of all other keys; each is a run of its own"
+        default_factory=dict, description="Named overrides of all other keys; each is a run of its own."
     )
 
     @field_validator("stages")
     @classmethod
     def _in_order(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
-        ordered = tuple(stage for stage in (*DATA_STAGES, "adapt") if stage in stages)
+        known = training_stages()
+        for stage in stages:
+            if stage not in known:
+                near = difflib.get_close_matches(stage, known, n=1, cutoff=0.5)
+                hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
+                raise ValueError(f"unknown stage '{stage}': {hint}")
+            for need in stage_class(stage).needs:
+                if need not in stages:
+                    raise ValueError(f"{stage} reads what {need} makes: {need} has to stand among the stages")
+        ordered = tuple(stage for stage in known if stage in stages)
         if stages != ordered:
             raise ValueError(f"stages run in this order: {', '.join(ordered)}")
-        if "adapt" in stages and "keyframes" not in stages:
-            raise ValueError("adapt reads frames: keyframes has to stand among the stages")
-        for stage in ("align", "caption"):
-            if stage in stages and "keyframes" not in stages:
-                raise ValueError(f"{stage} reads frames: keyframes has to stand among the stages")
         return stages
 
     @model_validator(mode="before")
     @classmethod
     def _shared_at_the_top(cls, tree: Any) -> Any:
         adapt = tree.get("adapt") if isinstance(tree, dict) else None
-        for key in _SHARED:
+        for key in SHARED_KEYS:
             if isinstance(adapt, dict) and key in adapt:
                 raise ValueError(f"'{key}' belongs at the top of the recipe, not under adapt: other stages read it too")
         return tree
 
     @property
-    def adapt_settings(self) -> AdaptConfig:
-        """The adapt settings with what the recipe says once for all stages."""
-        return self.adapt.model_copy(update={key: getattr(self, key) for key in _SHARED})
+    def shared(self) -> Shared:
+        """What the recipe says once for all of its stages."""
+        return Shared(backbone=self.backbone, langs=self.langs, seed=self.seed, decode=self.keyframes.decode)
+
+    def stage(self, name: str, bench: bool = False) -> Stage[Any]:
+        """A stage of the table, configured; on benchmarks by its `bench_` key where the recipe has one."""
+        of_bench = getattr(self, f"bench_{name}", None) if bench else None
+        return stage_class(name)(of_bench or getattr(self, name, Config()), self.shared)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it makes a model; else its benchmarks are embedded by the bare backbone."""
+        return AdaptStage.name in self.stages
+
+    @property
+    def bench_stages(self) -> tuple[str, ...]:
+        """The stages that a benchmark passes, in the order of the table."""
+        reads = EmbedStage(self.embed).reads_stages
+        return tuple(name for name in stages.STAGES if name in (*reads, EmbedStage.name, EvaluateStage.name))
 
 
 def recipes_folder() -> Path:
@@ -150,7 +186,7 @@ def arms_of(recipe: Recipe) -> dict[str, Recipe]:
     found = {}
     for arm, one in arms.items():
         found[arm] = one
-        for further in range(1, recipe.seeds if "adapt" in one.stages else 1):
+        for further in range(1, recipe.seeds if one.trains else 1):
             found[f"{arm}~{further}"] = one.model_copy(update={"seed": recipe.seed + further})
     return found
 

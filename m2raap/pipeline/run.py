@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from m2raap.adapt.config import AdaptConfig
+from m2raap import stages
 from m2raap.core import talk
+from m2raap.core.config import canonical
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
-from m2raap.core.stage import run_data_stage
+from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
 from m2raap.models.builtin import BUILTIN
-from m2raap.pipeline.plan import DATA_STAGE, Step, plan, settings_of
+from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs, write_run
-from m2raap.stages import STAGES
-from m2raap.stages.filter import with_scores
-from m2raap.stages.train import help_train, helps, run_adapt
-from m2raap.stages.whole import run_embed, run_evaluate
-from m2raap.video.limits import VideoConfig
+from m2raap.stages import data_stages
+from m2raap.stages.adapt import AdaptStage, help_train, helps
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def _run_steps(
     for step in steps:
         if step.folder in done or _after(step.stage, options.last):
             continue
-        if options.first and STAGES.index(step.stage) < STAGES.index(options.first):
+        if options.first and _place(step.stage) < _place(options.first):
             if not (step.folder / "manifest.json").exists():
                 raise M2raapError(
                     f"{step.folder}: is not finished, and --from {options.first} starts after it; leave --from out"
@@ -105,56 +103,64 @@ def _run_steps(
     return True
 
 
-def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple[View, AdaptConfig, VideoConfig]:
-    """What the arm that trains in `folder` reads, its settings, and the limits of its decoder."""
-    step = next(step for step in make_plan(recipe, inputs, out) if step.stage == "adapt" and step.folder == folder)
-    arm = arms_of(recipe)[step.arm]
-    return _view(step, arm, inputs), arm.adapt_settings, arm.keyframes.decode
+def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple[View, AdaptStage]:
+    """What the arm that trains in `folder` reads, and the configured stage."""
+    for step in make_plan(recipe, inputs, out):
+        arm = arms_of(recipe)[step.arm]
+        stage = arm.stage(step.stage, bench=bool(step.bench))
+        if step.folder == folder and isinstance(stage, AdaptStage):
+            return view_of(step, arm, inputs), stage
+    raise M2raapError(f"{folder}: the first process trains here, and this one finds no such step in the recipe")
 
 
 def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options) -> None:
-    """Weights that cannot be had are said before anything is decoded, not hours later."""
+    """Weights that cannot be had are noticed before anything is decoded, not hours later."""
     needed = {
-        arms[step.arm].backbone.model_dump_json(): arms[step.arm].backbone
+        cfg
         for step in steps
-        if step.stage in ("align", "caption", "adapt", "embed")
-        and not _after(step.stage, options.last)
-        and not (step.folder / "manifest.json").exists()
+        if not _after(step.stage, options.last) and not (step.folder / "manifest.json").exists()
+        for cfg in arms[step.arm].stage(step.stage, bench=bool(step.bench)).backbones()
     }
-    for _, cfg in sorted(needed.items()):
+    for cfg in sorted(needed, key=canonical):
         if cfg.model not in BUILTIN:
             from m2raap.models.families import load_backbone
 
             load_backbone(cfg)
 
 
+def is_last(last: str | None) -> bool:
+    """Whether a run until `last` goes to the end of the stage table, so that a report follows."""
+    return last is None or last == list(stages.STAGES)[-1]
+
+
+def _place(stage: str) -> int:
+    return list(stages.STAGES).index(stage)
+
+
 def _after(stage: str, last: str | None) -> bool:
-    return last is not None and STAGES.index(stage) > STAGES.index(last)
+    return last is not None and _place(stage) > _place(last)
 
 
 def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options, caches: Path) -> bool:
-    view = _view(step, recipe, inputs)
-    if step.stage == "adapt":
-        run_adapt(view, recipe.adapt_settings, recipe.keyframes.decode, step.folder, options.force, caches)
-        return True
-    if step.stage == "embed":
-        trained = [parent / "model" for parent in step.parents if parent.name == "adapt"]
-        run_embed(view, recipe.embed, trained[0] if trained else recipe.backbone, step.folder, options.force)
-        return True
-    if step.stage == "evaluate":
-        protocol = view.corpus.benchmark or ""
-        run_evaluate(step.parents[0], protocol, recipe.seed, step.folder, options.force, recipe.evaluate)
-        return True
-    stage, settings = DATA_STAGE[step.stage], settings_of(recipe, step.stage, bench=bool(step.bench))
-    if step.stage == "filter":
-        view = with_scores(view, inputs.scores, settings)
-    return run_data_stage(stage, view, settings, step.folder, engine, force=options.force, share=options.share)
+    return recipe.stage(step.stage, bench=bool(step.bench)).run(
+        StepInputs(
+            view=view_of(step, recipe, inputs),
+            folder=step.folder,
+            engine=engine,
+            parents=step.parents,
+            model=step.model and step.model / "model",
+            scores=() if step.bench else inputs.scores,
+            caches=caches,
+            force=options.force,
+            share=options.share,
+        )
+    )
 
 
-def _view(step: Step, recipe: Recipe, inputs: Inputs) -> View:
+def view_of(step: Step, recipe: Recipe, inputs: Inputs) -> View:
     """What the step reads: its corpus, and over it what the data stages before it added or dropped."""
     view = inputs.bench(step.bench, recipe.langs) if step.bench else inputs.view(recipe.langs)
     for parent in step.parents:
-        if parent.name in DATA_STAGE:
+        if parent.name in data_stages():
             view = view.over(parent)
     return view

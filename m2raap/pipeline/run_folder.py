@@ -17,6 +17,7 @@ from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe
+from m2raap.stages import stage_class
 
 INTERPOLATION = "interpolation.json"  # what `model interpolate` leaves in a run for its report
 
@@ -71,6 +72,7 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
                     "bench": step.bench,
                     "folder": os.path.relpath(step.folder, out),
                     "parents": [os.path.relpath(parent, out) for parent in step.parents],
+                    "model": step.model and os.path.relpath(step.model, out),
                 }
                 for step in steps
             ],
@@ -86,6 +88,7 @@ class _MapStep(Config):
     bench: str | None
     folder: str
     parents: tuple[str, ...]
+    model: str | None
 
 
 class _Map(Config):
@@ -147,9 +150,15 @@ class RunFolder:
             Step(
                 row["arm"], row["owner"], row["stage"], row["bench"], inside(self.path, row["folder"]),
                 tuple(inside(self.path, parent) for parent in row["parents"]),
+                row["model"] and inside(self.path, row["model"]),
             )
             for row in self.tree["steps"]
         ]  # fmt: skip
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe that the map holds. Raises UsageError where this m2raap does not know it."""
+        return build(Recipe, self.tree["recipe"], str(self.path / "run.json"))
 
     def arms(self) -> list[str]:
         return list(dict.fromkeys(row["arm"] for row in self.tree["steps"]))
@@ -160,7 +169,7 @@ def unreadable_share(run: RunFolder) -> tuple[int, int]:
     unreadable: set[tuple[str | None, str]] = set()
     total = View(run.inputs.data).corpus.counts["clips"] if run.inputs.limit is None else run.inputs.limit
     total += sum(View(path).corpus.counts["clips"] for path in run.inputs.benches.values())
-    for step in {step.folder: step for step in run.steps if step.stage in ("filter", "keyframes")}.values():
+    for step in {step.folder: step for step in run.steps if stage_class(step.stage).reads_video}.values():
         for table in ("dropped", "missing"):
             for path in sorted((step.folder / table).glob("part-*.parquet")):
                 for row in read_part(step.folder, table, int(path.stem.removeprefix("part-"))):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m2raap.core import talk
-from m2raap.core.config import build, canonical
+from m2raap.core.config import canonical
 from m2raap.core.files import read_json, write_json
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.pipeline.recipe import Recipe, arms_of, family
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import ModuleRow
+from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.training_log import training_summary
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ REPEATS = 5
 
 def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
     """Of every arm, with the final gates where it is trained; also written as OUT/cost.json, which the report shows."""
-    recipe = build(Recipe, run.tree["recipe"], str(run.path / "run.json"))
+    recipe = run.recipe
     trained = {
         family(step.arm): step.folder
         for step in reversed(run.steps)
@@ -139,7 +140,7 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
 def _learning(model: VideoCLIP, one: Recipe) -> float:
     from m2raap.adapt.optim import choose_trained
 
-    choose_trained(model, one.adapt_settings)
+    choose_trained(model, one.stage(AdaptStage.name).cfg)
     return sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
 
 

@@ -6,13 +6,14 @@ from heapq import nsmallest
 from typing import Any
 
 from m2raap.core.files import read_json
+from m2raap.core.stage import Judged
 from m2raap.core.tables import Row, part_of, read_part
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import DroppedItem, Example, Hit, Strip
 from m2raap.stages.evaluate import read_ranks
-from m2raap.stages.rules import Judged, StageRules
+from m2raap.stages.rules import StageRules
 
 PER_KIND = 2  # queries of a kind, language and benchmark
 HITS = 3
@@ -107,16 +108,16 @@ def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
             looks = [
                 (clip["clip_id"], clip["clip_id"], [t["text"] for t in part.texts_of[clip["clip_id"]]], judged)
                 for clip in part.clips
-                for judged in rules.clip(clip, part.signals.get(clip["clip_id"], {}))
+                for judged in rules.judged(clip, part.signals.get(clip["clip_id"], {}))
             ]
             looks += [
                 (text["text_id"], text["clip_id"], [text["text"]], judged)
                 for text in part.texts
-                for judged in rules.text(text, part.signals.get(text["text_id"], {}))
+                for judged in rules.judged(text, part.signals.get(text["text_id"], {}))
             ]
             for item_id, clip_id, texts, judged in looks:
                 if 0 <= judged.margin < NEAR:
-                    nearest.setdefault(judged.rule.reason, []).append((judged.margin, item_id, judged, clip_id, texts))
+                    nearest.setdefault(judged.rule, []).append((judged.margin, item_id, judged, clip_id, texts))
             nearest = {reason: nsmallest(PER_REASON, rows, key=lambda r: r[:2]) for reason, rows in nearest.items()}
         for reason in nearest:
             found += [_near_item(step.stage, *row[1:], strips) for row in nearest[reason]]
@@ -126,16 +127,16 @@ def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
 def _near_item(
     stage: str, item_id: str, judged: Judged, clip_id: str, texts: list[str], strips: _Strips
 ) -> DroppedItem:
-    strip, rule = strips.of(clip_id), judged.rule
+    strip = strips.of(clip_id)
     return DroppedItem(
         item_id=item_id,
         stage=stage,
-        reason=rule.reason,
+        reason=judged.rule,
         texts=texts[:PER_REASON],
         strip=strip if strip.jpegs else None,
-        score=rule.score,
-        threshold=rule.threshold,
-        detail=rule.signal,
+        score=judged.score,
+        threshold=judged.threshold,
+        detail=judged.signal,
     )
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from m2raap.core.errors import REASONS, M2raapError
+from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.report.data import ReportData, Strip, to_json
 from m2raap.report.views import view
+from m2raap.stages import reasons
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMB_SIDE_PX = 112
@@ -54,7 +55,7 @@ def render(data: ReportData) -> str:
     environment.filters["seconds"] = _seconds
     environment.filters["p_value"] = lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}"
     environment.globals["thumbnails"] = thumbnails
-    environment.globals["reason_text"] = lambda reason: REASONS.get(reason, "")
+    environment.globals["reason_text"] = lambda reason: reasons().get(reason, "")
     csp = f"default-src 'none'; style-src 'sha256-{style_hash}'; img-src data:; base-uri 'none'; form-action 'none'"
     page = environment.get_template("report.html.j2").render(style=Markup(style), csp=csp, **view(data))
     return _HIDDEN.sub("\ufffd", page)

@@ -19,7 +19,7 @@ from m2raap.core.view import View
 from m2raap.curate import bilingual, duplicates, minhash, thumbnails
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
-from m2raap.curate.text_rules import FilterTextConfig, refusals, score_rows
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 from m2raap.stages.align import looks
 
 EXAMPLES = 20
@@ -173,7 +173,7 @@ def _faults(rows: list[Row], lang: str, found: Any) -> None:
     thresholds = FilterTextConfig().thresholds(lang)
     refused: dict[str, list[Row]] = {}
     for row, signals in zip(rows, score_rows([row["text"] for row in rows], lang), strict=True):
-        for refusal in refusals(signals, thresholds):
+        for refusal in RULES.refusals(signals, thresholds):
             refused.setdefault(refusal.reason, []).append(row)
     for reason, bad in sorted(refused.items()):
         name = "generic_texts" if reason == "unspecific" else reason

@@ -12,7 +12,7 @@ from m2raap.report.data import ProgressiveRow
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.sides import side_of
 from m2raap.retrieval.summary import summary_row
-from m2raap.stages import DATA_STAGES
+from m2raap.stages import data_stages
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.training_log import training_time
 
@@ -64,7 +64,7 @@ def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:
 
 def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
     """What training and validation were left, core seconds of curation, seconds of training (mean over the seeds)."""
-    curated = [step for step in steps if step.arm == arm and step.stage in DATA_STAGES and not step.bench]
+    curated = [step for step in steps if step.arm == arm and step.stage in data_stages() and not step.bench]
     trained = [step for step in steps if family(step.arm) == arm and step.stage == "adapt"]
     counts = read_json(curated[-1].folder / "manifest.json")["counts"]
     only_vets = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]

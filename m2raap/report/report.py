@@ -36,7 +36,7 @@ from m2raap.report.html import write_report
 from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.retrieval.arms import paired, summarise
-from m2raap.stages import DATA_STAGES
+from m2raap.stages import data_stages
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.training_log import training_summary, training_time
 
@@ -63,7 +63,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
-    curated = [step for step in steps if step.arm == main and step.stage in DATA_STAGES and not step.bench]
+    curated = [step for step in steps if step.arm == main and step.stage in data_stages() and not step.bench]
     return ReportData(
         title=recipe.title or recipe.name,
         synthetic=synthetic,
@@ -226,7 +226,7 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
     by_reason: dict[str, set[str]] = {}
     for row in dropped_rows(curated):
         by_reason.setdefault(row["reason"], set()).add(row["text_id"] or row["clip_id"])
-    view = run.inputs.view(tuple(run.tree["recipe"].get("langs", ("en", "zh"))))
+    view = run.inputs.view(run.recipe.langs)
     clip_of_text = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
     here = {*clip_of_text, *clip_of_text.values()}
     return grade(by_reason, [row for row in rows if row["id"] in here], clip_of_text)

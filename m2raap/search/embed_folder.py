@@ -17,9 +17,9 @@ from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic
 from m2raap.core.lock import locked
-from m2raap.core.stage import Settings, run_data_stage
+from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
-from m2raap.core.whole import Made, run_whole_stage
+from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
 from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.stages.embed import write_npy
@@ -75,15 +75,15 @@ def _embed_folder(
     corpus, unspeakable = _corpus(videos, out / "corpus")
     view = View(corpus)
     # One good frame is enough for a vector.
-    chosen: Settings = keyframes.model_copy(update={"min_frames": 1}).settings()
-    run_data_stage(KeyframesStage(), view, chosen, out / "keyframes", engine, force=force)
+    stage = KeyframesStage(keyframes.model_copy(update={"min_frames": 1}))
+    run_data_stage(stage, view, out / "keyframes", engine, force=force)
     framed = view.over(out / "keyframes")
 
-    def work(folder: Path) -> Made:
+    def work(folder: Path) -> StageOutput:
         return _vectors(framed, unspeakable, model, folder)
 
     settings = {"bad_names": unspeakable} if unspeakable else {}
-    run_whole_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=named, force=force)
+    run_single_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=named, force=force)
     return read_json(out / "vectors" / "manifest.json")["counts"]
 
 
@@ -109,7 +109,7 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _vectors(view: View, unspeakable: list[str], model: Path | BackboneConfig, folder: Path) -> Made:
+def _vectors(view: View, unspeakable: list[str], model: Path | BackboneConfig, folder: Path) -> StageOutput:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -141,4 +141,4 @@ def _vectors(view: View, unspeakable: list[str], model: Path | BackboneConfig, f
     pq.write_table(pa.Table.from_pylist(rows, schema), sink, compression="zstd")
     write_atomic(folder / "videos.parquet", sink.getvalue())
     counts = {"files": len(rows), "embedded": len(vectors), "refused": len(rows) - len(vectors)}
-    return Made(["video.npy", "videos.parquet"], counts, {"model": encoder.digest})
+    return StageOutput(["video.npy", "videos.parquet"], counts, {"model": encoder.digest})

@@ -1,37 +1,40 @@
 """align: everything that needs frames: video rules, near-duplicate clips, whether image and text belong together, and the
 balance of what is left.
 
-`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for quantiles
+`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for shares
 and the balance, goes through the parts once or twice more. `apply` judges: new thresholds never embed again.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from m2raap.core import talk
-from m2raap.core.config import Config
-from m2raap.core.stage import DataStage, Settings, Signals, Tables
+from m2raap.core.config import APPLY, Config
+from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import balance, duplicates, thumbnails
 from m2raap.curate.balance import BalanceConfig
 from m2raap.curate.clean import clean
 from m2raap.curate.duplicates import DuplicateConfig
-from m2raap.curate.limits import at_quantile
-from m2raap.curate.refusal import Refusal
+from m2raap.curate.encode import encoder, pack, unpack
+from m2raap.curate.judging import HashSample, Judge, Sample
+from m2raap.curate.reasons import VIDEO_REASONS
+from m2raap.curate.refusal import Drop, Refusal
 from m2raap.curate.similarity import MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.drops import drop_row
-from m2raap.stages.encode import encoder, pack, unpack
-from m2raap.stages.judging import Judge, Sample, Smallest
+from m2raap.stages.rules import in_order, judged
+from m2raap.stages.shared import Shared
 from m2raap.video import quality
 
 _BLUR_SIDE_PX = 128  # sharpness means something at one size only
@@ -41,33 +44,63 @@ _BLURRED = 0.006
 
 
 class AlignConfig(Config):
-    """Thresholds on what the frames show. `duplicates`, `mismatch` values and `balance` of null switch their rules off."""
+    """Thresholds on what the frames show. `duplicates`, `mismatch.limit` and `balance` of null switch their rules off."""
 
-    video: VideoRulesConfig = Field(default_factory=VideoRulesConfig)
-    duplicates: DuplicateConfig | None = Field(default_factory=DuplicateConfig)
-    mismatch: MismatchConfig = Field(default_factory=MismatchConfig)
-    balance: BalanceConfig | None = None
+    video: VideoRulesConfig = Field(
+        default_factory=VideoRulesConfig, description="Rules on what the frames show.", json_schema_extra=APPLY
+    )
+    duplicates: DuplicateConfig | None = Field(
+        default_factory=DuplicateConfig,
+        description="When two clips are copies; null keeps all.",
+        json_schema_extra=APPLY,
+    )
+    mismatch: MismatchConfig = Field(
+        default_factory=MismatchConfig,
+        description="When a text does not belong to its clip, by the backbone's similarity.",
+        json_schema_extra=APPLY,
+    )
+    balance: BalanceConfig | None = Field(
+        default=None, description="How many clips a concept keeps; null keeps all.", json_schema_extra=APPLY
+    )
 
-    def settings(self, backbone: BackboneConfig) -> Settings:
-        return Settings(score={"backbone": backbone.model_dump(mode="json")}, apply=self.model_dump(mode="json"))
 
+class AlignStage(DataStage[AlignConfig]):
+    """Refuse what the frames show: mismatches, copies, black and frozen clips."""
 
-class AlignStage(DataStage):
     name = "align"
+    config = AlignConfig
     version = 3
+    needs = ("keyframes",)
+    reasons: ClassVar[Mapping[str, str]] = ChainMap(
+        {
+            "duplicate_clip": "a near-copy of a clip that is kept",
+            "mismatch": "image and text do not belong together by the backbone's similarity",
+            "balanced_out": "a good clip of a concept of which the corpus holds more than its share",
+        },
+        VIDEO_REASONS,
+    )
     reads = ("texts", "jpegs")
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {
         "sim_percentile": "float", "sim_margin": "float", "sim_z": "float", "copy_of": "str", "cluster": "int",
     }  # fmt: skip
 
+    def __init__(self, cfg: AlignConfig, shared: Shared | None = None) -> None:
+        super().__init__(cfg, shared or Shared())
+
+    def dependencies(self) -> dict[str, Any]:
+        return {"backbone": self.shared.backbone.model_dump(mode="json")}
+
+    def backbones(self) -> list[BackboneConfig]:
+        return [self.shared.backbone]
+
     def signal_columns(self) -> dict[str, str]:
         sims = {"sim_max": "float", "sim_mean": "float", "sim_robust": "float"}
         pictures = {"thumbnails": "bytes", "thumbnail_hashes": "bytes", "blurred_share": "float"}
         return sims | pictures | {"features": "bytes", "dim": "int", "text_key": "int"}
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
-        encode = encoder(BackboneConfig(**settings["backbone"]))
+    def score(self, part: Part, view: View) -> Tables:
+        encode = encoder(self.shared.backbone)
         rows: list[Row] = []
         for clip in part.clips:
             texts = part.texts_of[clip["clip_id"]]
@@ -85,20 +118,20 @@ class AlignStage(DataStage):
                 )
         return {"signals": rows}
 
-    def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
-        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for quantiles and balance."""
-        cfg = AlignConfig(**settings)
+    def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
+        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for shares and balance."""
+        cfg = self.cfg
         limits = _video_thresholds(parts, cfg.video)
         sample = Sample(cfg.mismatch.num_others)
         table = _ClipTable()
-        for part, own in parts:
+        for part, signals_of in parts:
             for clip in part.clips:
-                signals = part.signals[clip["clip_id"]] | own[clip["clip_id"]]
+                signals = part.signals[clip["clip_id"]] | signals_of[clip["clip_id"]]
                 sample.add_clip(clip["clip_id"], signals)
                 if not video_refusals(signals, limits):  # a black clip may not be what a good one is a copy of
                     table.add(clip["clip_id"], signals)
             for text in part.texts:
-                sample.add_text(text, own[text["text_id"]])
+                sample.add_text(text, signals_of[text["text_id"]])
         decisions: dict[str, Any] = {"thresholds": {"video": limits, "mismatch": {}}, "balance": None}
         decisions["copies"] = table.copies(parts, cfg.duplicates) if cfg.duplicates else {}
         decisions["sample"] = sample.as_json()
@@ -107,22 +140,31 @@ class AlignStage(DataStage):
             decisions["balance"] = _balance(parts, decisions, cfg, cfg.balance)
         return decisions
 
-    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
-        cfg = AlignConfig(**settings)
-        scores = Judge(decisions["sample"]).scores(part, own)
-        drops = _verdicts(part, own, scores, decisions, cfg)
-        gone = {row["text_id"] or row["clip_id"] for row in drops}
+    def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
+        cfg = self.cfg
+        scores = Judge(decisions["sample"]).scores(part, signals)
+        drops = _verdicts(part, signals, scores, decisions, cfg)
+        dropped_ids = {row["text_id"] or row["clip_id"] for row in drops}
         verdicts: list[Row] = []
         chosen = _Chosen(decisions["balance"], cfg.balance) if decisions["balance"] and cfg.balance else None
         for clip in part.clips:
             clip_id = clip["clip_id"]
             verdict = {"clip_id": clip_id, "copy_of": decisions["copies"].get(clip_id)}
-            if chosen and _weighed(part, clip, gone):
-                verdict["cluster"], row = chosen.judge(clip_id, own[clip_id])
+            if chosen and _weighed(part, clip, dropped_ids):
+                verdict["cluster"], row = chosen.judge(clip_id, signals[clip_id])
                 drops += [row] if row else []
             verdicts.append(verdict)
         verdicts += [{"clip_id": t["clip_id"], "text_id": t["text_id"]} | scores[t["text_id"]] for t in part.texts]
         return {"dropped": drops, "verdicts": verdicts}
+
+    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+        thresholds = decisions.get("thresholds", {})
+        if "text_id" not in row:
+            limits = in_order(thresholds.get("video", {}), VIDEO_RULES)
+            return [judged(*rule) for rule in VIDEO_RULES.judged(signals, limits)]
+        signal = self.cfg.mismatch.signal
+        score, threshold = signals.get(signal), thresholds.get("mismatch", {}).get(row["lang"])
+        return [] if score is None or threshold is None else [Judged("mismatch", 1, signal, score, threshold, "below")]
 
 
 def looks(jpegs: Sequence[bytes]) -> Row:
@@ -151,20 +193,16 @@ def looks(jpegs: Sequence[bytes]) -> Row:
 
 
 def _video_thresholds(parts: Iterable[tuple[Part, Signals]], cfg: VideoRulesConfig) -> dict[str, float]:
-    shares = {name: limit.quantile for name, limit in cfg.rules.items() if limit and limit.quantile}
-    if not shares:
+    if not cfg.by_share:
         return cfg.thresholds()
-    values: dict[str, list[float]] = {name: [] for name in shares}
-    for part, own in parts:
+    values: dict[str, list[float]] = {name: [] for name in cfg.by_share}
+    for part, signals_of in parts:
         for clip in part.clips:
-            signals = part.signals[clip["clip_id"]] | own[clip["clip_id"]]
-            for name in shares:
+            signals = part.signals[clip["clip_id"]] | signals_of[clip["clip_id"]]
+            for name in values:
                 if (value := signal_value(signals, VIDEO_RULES[name].signal)) is not None:
                     values[name].append(value)
-    found = {
-        name: at_quantile(np.array(values[name]), share, VIDEO_RULES[name].refuse) for name, share in shares.items()
-    }
-    return cfg.thresholds(found)
+    return cfg.thresholds({name: np.array(scores) for name, scores in values.items()})
 
 
 def _mismatch_thresholds(
@@ -172,19 +210,19 @@ def _mismatch_thresholds(
 ) -> dict[str, float]:
     """lang -> threshold, for every language that has texts to compare."""
     scores: dict[str, list[float]] = {lang: [] for lang in LANGS}
-    if cfg.mismatch.quantile is not None:
+    if cfg.mismatch.limit and cfg.mismatch.limit.has_share:
         judge = Judge(decisions["sample"])
-        for part, own in parts:
-            found = judge.scores(part, own)
+        for part, signals_of in parts:
+            judged_scores = judge.scores(part, signals_of)
             for text in part.texts:
-                score = (own[text["text_id"]] | found[text["text_id"]]).get(cfg.mismatch.signal)
+                score = (signals_of[text["text_id"]] | judged_scores[text["text_id"]]).get(cfg.mismatch.signal)
                 scores[text["lang"]] += [] if score is None else [score]
     limits = {lang: cfg.mismatch.threshold(scores[lang]) for lang in LANGS}
     return {lang: limit for lang, limit in limits.items() if limit is not None}
 
 
 def _verdicts(
-    part: Part, own: Signals, scores: dict[str, dict[str, float]], decisions: dict[str, Any], cfg: AlignConfig
+    part: Part, signals_of: Signals, scores: dict[str, dict[str, float]], decisions: dict[str, Any], cfg: AlignConfig
 ) -> list[Row]:
     """Drops of one part by video rules, copies and mismatch: all but the balance."""
     limits = decisions["thresholds"]
@@ -192,9 +230,10 @@ def _verdicts(
     for clip in part.clips:
         clip_id = clip["clip_id"]
         copy_of = decisions["copies"].get(clip_id)
-        if found := video_refusals(part.signals[clip_id] | own[clip_id], limits["video"]):
-            row = drop_row(clip_id, None, found)
-            drops.append(row | {"also_failed": [*row["also_failed"], *(["duplicate_clip"] if copy_of else [])]})
+        if refused := video_refusals(part.signals[clip_id] | signals_of[clip_id], limits["video"]):
+            drop = Drop.by(refused, clip_id)
+            also_failed = (*drop.also_failed, *(("duplicate_clip",) if copy_of else ()))
+            drops.append(replace(drop, also_failed=also_failed).row())
         elif copy_of:
             drops.append(
                 {"clip_id": clip_id, "text_id": None, "reason": "duplicate_clip", "detail": f"a copy of {copy_of}"}
@@ -202,50 +241,50 @@ def _verdicts(
     for text in part.texts:
         threshold = limits["mismatch"].get(text["lang"])
         judged = scores[text["text_id"]]
-        score = (own[text["text_id"]] | judged).get(cfg.mismatch.signal)
+        score = (signals_of[text["text_id"]] | judged).get(cfg.mismatch.signal)
         if judged and score is not None and threshold is not None and score < threshold:
             rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold)
-            drops.append(drop_row(text["clip_id"], text["text_id"], [rule]))
+            drops.append(Drop.by([rule], text["clip_id"], text["text_id"]).row())
     return drops
 
 
-def _weighed(part: Part, clip: Row, gone: set[str]) -> bool:
+def _weighed(part: Part, clip: Row, dropped_ids: set[str]) -> bool:
     """Whether the balance counts a clip: it is still there, with a text, and to be trained on. Val clips all stay."""
     clip_id = clip["clip_id"]
-    here = clip_id not in gone and any(text["text_id"] not in gone for text in part.texts_of[clip_id])
-    return here and clip.get("split") != "val"
+    is_left = clip_id not in dropped_ids and any(text["text_id"] not in dropped_ids for text in part.texts_of[clip_id])
+    return is_left and clip.get("split") != "val"
 
 
 def _balance(
-    parts: Iterable[tuple[Part, Signals]], decisions: dict[str, Any], cfg: AlignConfig, wanted: BalanceConfig
+    parts: Iterable[tuple[Part, Signals]], decisions: dict[str, Any], cfg: AlignConfig, balance_cfg: BalanceConfig
 ) -> dict[str, Any]:
     """Centres, and the last place of the draw that stays in each full cluster."""
     judge = Judge(decisions["sample"])
-    sample = Smallest(balance.POINTS_A_CLUSTER * wanted.clusters)
+    sample = HashSample(balance.POINTS_A_CLUSTER * balance_cfg.clusters)
     staying: list[str] = []
-    for part, own in parts:
-        drops = _verdicts(part, own, judge.scores(part, own), decisions, cfg)
-        gone = {row["text_id"] or row["clip_id"] for row in drops}
+    for part, signals_of in parts:
+        drops = _verdicts(part, signals_of, judge.scores(part, signals_of), decisions, cfg)
+        dropped_ids = {row["text_id"] or row["clip_id"] for row in drops}
         for clip in part.clips:
-            if _weighed(part, clip, gone):
+            if _weighed(part, clip, dropped_ids):
                 staying.append(clip["clip_id"])
-                sample.add(clip["clip_id"], clip["clip_id"], own[clip["clip_id"]])
-    if len(staying) <= wanted.target:
+                sample.add(clip["clip_id"], clip["clip_id"], signals_of[clip["clip_id"]])
+    if len(staying) <= balance_cfg.target:
         talk.say(
-            f"align: {len(staying):,} clips are left, no more than align.balance.target {wanted.target:,}: all stay"
+            f"align: {len(staying):,} clips are left, no more than align.balance.target {balance_cfg.target:,}: all stay"
         )
         return {}
     vectors_NE = np.stack([_vector(row) for _, row in sample.items()])
-    centres_CE = balance.centres(vectors_NE, wanted)
-    here = set(staying)
+    centres_CE = balance.centres(vectors_NE, balance_cfg)
+    kept_ids = set(staying)
     clusters: list[int] = []
     places: list[int] = []
-    for part, own in parts:
+    for part, signals_of in parts:
         for clip in part.clips:
-            if clip["clip_id"] in here:
-                clusters.append(balance.nearest(_vector(own[clip["clip_id"]]), centres_CE))
-                places.append(balance.place(clip["clip_id"], wanted.seed))
-    chosen = balance.last_places(clusters, places, wanted.target)
+            if clip["clip_id"] in kept_ids:
+                clusters.append(balance.nearest(_vector(signals_of[clip["clip_id"]]), centres_CE))
+                places.append(balance.place(clip["clip_id"], balance_cfg.seed))
+    chosen = balance.last_places(clusters, places, balance_cfg.target)
     return chosen | {
         "centres": base64.b64encode(centres_CE.astype("<f4").tobytes()).decode(),
         "dim": centres_CE.shape[1],
@@ -297,15 +336,15 @@ class _ClipTable:
         hashes_NH = np.frombuffer(b"".join(self._rows[at][2] for at in order), "<u8").reshape(-1, thumbnails.NUM_HASHES)
 
         def thumbnails_of(rows: np.ndarray) -> np.ndarray:
-            wanted = set(rows.tolist())
-            found: dict[int, np.ndarray] = {}
-            for part, own in parts:
+            asked_rows = set(rows.tolist())
+            thumbs: dict[int, np.ndarray] = {}
+            for part, signals_of in parts:
                 for clip in part.clips:
-                    if (row := row_of.get(clip["clip_id"], -1)) in wanted:
-                        small = np.frombuffer(own[clip["clip_id"]]["thumbnails"], np.uint8)
-                        found[row] = thumbnails.in_step(small.reshape(-1, thumbnails.SIDE, thumbnails.SIDE, 3))
-            return np.stack([found[row] for row in rows.tolist()])
+                    if (row := row_of.get(clip["clip_id"], -1)) in asked_rows:
+                        small = np.frombuffer(signals_of[clip["clip_id"]]["thumbnails"], np.uint8)
+                        thumbs[row] = thumbnails.in_step(small.reshape(-1, thumbnails.SIDE, thumbnails.SIDE, 3))
+            return np.stack([thumbs[row] for row in rows.tolist()])
 
-        found = duplicates.near_duplicates(hashes_NH, [self._rows[at][1] for at in order], thumbnails_of, cfg)
+        copies = duplicates.near_duplicates(hashes_NH, [self._rows[at][1] for at in order], thumbnails_of, cfg)
         names = [self._ids[at] for at in order]
-        return dict(sorted((names[dropped], names[kept]) for dropped, kept in found.items()))
+        return dict(sorted((names[dropped], names[kept]) for dropped, kept in copies.items()))

@@ -17,7 +17,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.tables import Row
 from m2raap.core.view import View
-from m2raap.core.whole import Made
+from m2raap.core.whole import StageOutput
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
@@ -95,7 +95,7 @@ class Bank:
             )
 
 
-def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path) -> Made:
+def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path) -> StageOutput:
     """Embeds the distinct texts of the training split that stand in none of the corpora `without`, nor does their video.
 
     Raises M2raapError for a benchmark, or where no text is left.
@@ -132,7 +132,7 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
     seen = {column: [getattr(clip, name) for clip in of_bank] for column, name in columns.items()}
     write_json(folder / IDS, {"texts": texts, "langs": langs, **seen, "corpus": view.digest})
     counts = {"texts": len(texts), "clips": len(of_bank), "left_out": len(rows) - len(texts)}
-    return Made([VECTORS, IDS], counts, {"model": by.digest})
+    return StageOutput([VECTORS, IDS], counts, {"model": by.digest})
 
 
 def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Row]]:

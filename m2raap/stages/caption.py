@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from m2raap.core.config import digest
 from m2raap.core.spread import spread
-from m2raap.core.stage import DataStage, Settings, Signals, Tables
+from m2raap.core.stage import DataStage, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 from m2raap.curate.captioners import (
@@ -22,48 +23,64 @@ from m2raap.curate.captioners import (
     Tools,
     candidates,
 )
-from m2raap.curate.llm.endpoint import EndpointConfig
+from m2raap.curate.encode import encoder
 from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.encode import encoder
 from m2raap.stages.llm import cache_of, sent
+from m2raap.stages.shared import Shared
 
 
 class CaptionConfig(CaptionerConfig):
     """Which captioner, and how many of a clip's key-frames it describes."""
 
-    frames: int | None = Field(default=None, ge=1, description="that many, spread evenly; null: every key-frame")
+    frames: int | None = Field(
+        default=None, ge=1, description="Number of a clip's key-frames, spread evenly, that are described; null: all."
+    )
 
-    def settings(self, backbone: BackboneConfig, langs: tuple[str, ...]) -> Settings:
-        score = self.model_dump(mode="json") | {"langs": list(langs)}
-        how: dict[str, Any] = {}
-        if self.name == "retrieval":
-            score |= {"backbone": backbone.model_dump(mode="json"), "words": digest(candidates())}
-        if self.endpoint:
-            score |= {"endpoint": self.endpoint.what(), "digests": digests(CAPTION_PROMPTS, self.prompts)}
-            score["prompts"] = None  # where the files lie says nothing, their digests do
-            how |= {"endpoint": self.endpoint.how(), "prompts": self.prompts}
-        return Settings(score, {}, how)
+    @property
+    def compares_features(self) -> bool:
+        """Whether the captioner compares the backbone's features of frames and words."""
+        return self.name == "retrieval"
 
 
-class CaptionStage(DataStage):
+class CaptionStage(DataStage[CaptionConfig]):
+    """Describe key-frames: auxiliary captions."""
+
     name = "caption"
+    config = CaptionConfig
     version = 2
+    needs = ("keyframes",)
+    on_benchmarks = True
     reads = ("jpegs",)
     adds = ("texts",)
 
-    def signal_columns(self) -> dict[str, str]:
-        said = {"caption_score": "float", "caption_outcome": "str", "caption_note": "str", "caption_sent_to": "str"}
-        return said | {"num_captions": "int"}
+    def __init__(self, cfg: CaptionConfig, shared: Shared | None = None) -> None:
+        super().__init__(cfg, shared or Shared())
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
-        captioner, clips, chosen = self._prepare(part, settings, settings["how"])
+    def dependencies(self) -> dict[str, Any]:
+        names: dict[str, Any] = {"langs": list(self.shared.langs)}
+        if self.cfg.compares_features:
+            names |= {"backbone": self.shared.backbone.model_dump(mode="json"), "words": digest(candidates())}
+        if self.cfg.endpoint:
+            names["prompts"] = digests(CAPTION_PROMPTS, self.cfg.prompts)
+        return names
+
+    def backbones(self) -> list[BackboneConfig]:
+        return [self.shared.backbone] if self.cfg.compares_features else []
+
+    def signal_columns(self) -> dict[str, str]:
+        answers = {"caption_score": "float", "caption_outcome": "str", "caption_note": "str", "caption_sent_to": "str"}
+        return answers | {"num_captions": "int"}
+
+    def score(self, part: Part, view: View) -> Tables:
+        captioner, clips, chosen = self._prepare(part)
         texts: list[Row] = []
         signals: list[Row] = []
-        for clip, frames, found in zip(clips, chosen, captioner.caption_many(clips, settings["langs"]), strict=True):
+        captioned = captioner.caption_many(clips, list(self.shared.langs))
+        for clip, frames, captions in zip(clips, chosen, captioned, strict=True):
             sent_frames: set[int] = set()
-            for row in found:
+            for row in captions:
                 frame = frames[row["frame_index"]]
                 ids = {"clip_id": clip.clip_id, "text_id": f"{clip.clip_id}.aux.{row['lang']}{frame}"}
                 score = None if row["score"] is None else round(row["score"], 6)
@@ -80,45 +97,34 @@ class CaptionStage(DataStage):
                         | {"lang": row["lang"], "text": row["text"], "origin": "aux", "frame_index": frame}
                         | {"producer": captioner.producer, "active": True}
                     )
-            signals.append({"clip_id": clip.clip_id, "num_captions": sum(row["outcome"] == "ok" for row in found)})
+            signals.append({"clip_id": clip.clip_id, "num_captions": sum(row["outcome"] == "ok" for row in captions)})
         return {"texts": texts, "signals": signals}
 
-    def ledger(self, own: Signals) -> dict[str, int]:
-        return sent(own, "caption_sent_to", "frames")
+    def counts(self, signals: Signals) -> dict[str, int]:
+        return sent(signals, "caption_sent_to", "frames")
 
-    def requests(self, part: Part, view: View, settings: dict[str, Any], how: dict[str, Any]) -> list[Request]:
-        """What `score` would ask about one part, for a Batch file."""
-        captioner, clips, _ = self._prepare(part, settings, how)
+    def requests(self, part: Part, view: View) -> list[Request]:
+        """What `score` would ask an endpoint about one part, for a Batch file."""
+        captioner, clips, _ = self._prepare(part)
         assert isinstance(captioner, EndpointCaptioner), "only an endpoint has requests"
-        return captioner.requests(clips, settings["langs"])
+        return captioner.requests(clips, list(self.shared.langs))
 
-    def _prepare(
-        self, part: Part, settings: dict[str, Any], how: dict[str, Any]
-    ) -> tuple[Captioner, list[ClipFrames], list[list[int]]]:
+    def _prepare(self, part: Part) -> tuple[Captioner, list[ClipFrames], list[list[int]]]:
         """The captioner, the frames of every clip that it describes, and their indices."""
-        tree = {key: value for key, value in settings.items() if key not in _NO_CONFIG}
-        if tree["endpoint"]:
-            tree |= {"endpoint": EndpointConfig(**tree["endpoint"], **how["endpoint"]), "prompts": how["prompts"]}
-        cfg = CaptionConfig(**tree)
         clips, chosen = [], []
         for clip in part.clips:
             jpegs = part.frames[clip["clip_id"]]["jpegs"] if clip["clip_id"] in part.frames else []
-            chosen.append(spread(len(jpegs), cfg.frames))
+            chosen.append(spread(len(jpegs), self.cfg.frames))
             clips.append(ClipFrames(clip["clip_id"], [jpegs[i] for i in chosen[-1]]))
-        backbone = BackboneConfig(**settings["backbone"]).model_dump_json() if "backbone" in settings else None
-        return _captioner(backbone, cfg.model_dump_json(), how["folder"]), clips, chosen
-
-
-_NO_CONFIG = ("how", "langs", "words", "backbone", "digests")
+        assert self.folder is not None, "a stage knows its folder while it runs"
+        captioner = _captioner(self.shared.backbone, self.cfg, self.folder)  # pyright: ignore[reportArgumentType]  # they hash
+        return captioner, clips, chosen
 
 
 @lru_cache(maxsize=1)
-def _captioner(backbone: str | None, settings: str, folder: str) -> Captioner:
-    cfg = CaptionConfig.model_validate_json(settings)
-
-    def encode() -> Any:
-        assert backbone is not None, "only retrieval compares features"
-        return encoder(BackboneConfig.model_validate_json(backbone))
-
-    tools = Tools(lambda jpegs: encode().images(jpegs), lambda texts: encode().texts(texts), cache_of(folder))
+def _captioner(backbone: BackboneConfig, cfg: CaptionConfig, folder: Path) -> Captioner:
+    """One for each process and stage. The backbone is loaded when a captioner first compares features."""
+    tools = Tools(
+        lambda jpegs: encoder(backbone).images(jpegs), lambda texts: encoder(backbone).texts(texts), cache_of(folder)
+    )
     return CAPTIONERS[cfg.name](cfg, tools)

@@ -19,7 +19,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic, write_json
 from m2raap.core.spread import spread
 from m2raap.core.view import View
-from m2raap.core.whole import Made
+from m2raap.core.whole import StageOutput
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.stages.protocol import frames_digest, frames_said, preprocess_said
 from m2raap.stages.rerank import NAME as RERANKED
@@ -88,7 +88,9 @@ class Own:
         return encode_texts(self.clip, texts)
 
 
-def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP | Embedder, folder: Path) -> Made:
+def embed(
+    view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP | Embedder, folder: Path
+) -> StageOutput:
     """Writes video.npy (and video-PROBE.npy), text.npy (float32, unit rows), ids.json, and rerank.npz where Mug is asked."""
     import torch
 
@@ -165,7 +167,7 @@ def embed(view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP
             rerank(by.clip, cfg.mug, ids["texts"], ids["text_langs"], *vectors, folder)
         files.append(RERANKED)
     counts = {"videos": len(ids["video_ids"]), "missing": len(ids["missing"]), "texts": len(ids["text_ids"])}
-    return Made(files, counts, {"model": by.digest})
+    return StageOutput(files, counts, {"model": by.digest})
 
 
 def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder) -> Embedder:

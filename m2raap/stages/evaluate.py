@@ -15,7 +15,7 @@ import numpy as np
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
 from m2raap.core.view import open_view
-from m2raap.core.whole import Made
+from m2raap.core.whole import StageOutput
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.benchmarks import check_counts, declared
 from m2raap.retrieval.config import EvaluateConfig
@@ -28,7 +28,7 @@ from m2raap.stages.rerank import NAME as RERANKED
 
 def evaluate_folder(
     embedded: Path, protocol: str, seed: int, folder: Path, cfg: EvaluateConfig | None = None, bank: Bank | None = None
-) -> Made:
+) -> StageOutput:
     """Writes results.json and ranks.parquet; one of each again for every probe that `embed` made and every way to rescore.
 
     Raises M2raapError where the counts are not the protocol's, for a protocol that looks like a mistyped one, and for a bank
@@ -64,7 +64,7 @@ def evaluate_folder(
     for name, label, again in _ways(embedded, ids, cfg, videos, texts, bank):
         write(name, {"rescored": {"name": name, "label": label}}, _evaluate(videos, texts, ids, seed, again))
     counts = {"queries": len(ids["text_ids"]), "videos": len(ids["video_ids"]), "missing": len(ids["missing"])}
-    return Made(files, counts)
+    return StageOutput(files, counts)
 
 
 def _evaluate(

@@ -3,6 +3,7 @@ scores that the user brought along."""
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,18 +12,19 @@ import numpy as np
 from pydantic import Field
 
 from m2raap.core import talk
-from m2raap.core.config import Config
+from m2raap.core.config import APPLY, Config
 from m2raap.core.errors import UsageError
-from m2raap.core.stage import DataStage, Settings, Signals, Tables
+from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import text_copies, user_rules
-from m2raap.curate.limits import at_quantile
-from m2raap.curate.text_rules import RULES, FilterTextConfig, refusals, score_rows
-from m2raap.curate.user_rules import ScoreLimit
+from m2raap.curate.limits import Limit
+from m2raap.curate.reasons import TEXT_REASONS, VIDEO_REASONS
+from m2raap.curate.refusal import Drop
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
-from m2raap.stages.drops import drop_row
+from m2raap.stages.rules import in_order, judged
 from m2raap.stages.videos import file_digest, video_worker
 from m2raap.video.fetch import is_url
 from m2raap.video.limits import Refused, VideoConfig
@@ -32,41 +34,53 @@ from m2raap.video.paths import resolve_video
 class FilterConfig(Config):
     """Text rules, header rules, limits on users' scores. Thresholds are applied after scoring: a new one rescores nothing."""
 
-    text: FilterTextConfig = Field(default_factory=FilterTextConfig)
-    video: VideoRulesConfig = Field(default_factory=VideoRulesConfig)
-    scores: dict[str, ScoreLimit] = Field(
-        default_factory=dict, description="limits on columns of --scores: {nsfw: {max: 0.5}, aesthetic: {lowest: 0.1}}"
+    text: FilterTextConfig = Field(
+        default_factory=FilterTextConfig, description="Rules on texts.", json_schema_extra=APPLY
     )
-    decode: VideoConfig = Field(default_factory=VideoConfig)
-
-    def settings(self) -> Settings:
-        both = self.model_dump(mode="json")
-        versions = {reason: rule.version for reason, rule in RULES.items() if not rule.across}
-        return Settings(score={"decode": both.pop("decode"), "rules": versions}, apply=both)
-
-
-def with_scores(view: View, paths: Iterable[Path], settings: Settings) -> View:
-    """The view with users' scores, checked against the corpus and against the limits that the recipe sets on them."""
-    view = view.with_scores(tuple(paths))
-    for column in settings.apply["scores"]:
-        if column not in view.score_columns:
-            known = ", ".join(sorted(view.score_columns))
-            raise UsageError(
-                f"filter.scores.{column}: no file of --scores has this column"
-                + (f"; they have {known}" if known else " (none was given); give --scores FILE.parquet")
-            )
-    return view
+    video: VideoRulesConfig = Field(
+        default_factory=VideoRulesConfig, description="Rules on what the file's header says.", json_schema_extra=APPLY
+    )
+    scores: dict[str, Limit] = Field(
+        default_factory=dict,
+        description="Limits on columns of --scores, such as {nsfw: {max: 0.5}, aesthetic: {lowest: 0.1}}.",
+        json_schema_extra=APPLY,
+    )
+    decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits of the process that reads headers.")
 
 
-class FilterStage(DataStage):
+class FilterStage(DataStage[FilterConfig]):
+    """Refuse bad texts and unreadable videos before anything is decoded."""
+
     name = "filter"
+    config = FilterConfig
     version = 2
+    reasons: ClassVar[Mapping[str, str]] = ChainMap(
+        {"user_score": "a score that came with --scores is on the wrong side of filter.scores"},
+        VIDEO_REASONS,
+        TEXT_REASONS,
+    )
+    reads_scores = True
     reads = ("texts",)
     reads_video = True
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {rule.signal: "float" for rule in RULES.values() if rule.across}
 
-    def video_digest(self, clip: Row, view: View, videos: VideoDigests, settings: dict[str, Any]) -> str:
+    def dependencies(self) -> dict[str, Any]:
+        return {"rules": {reason: rule.version for reason, rule in RULES.items() if not rule.across}}
+
+    def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
+        """With users' scores, checked against the corpus and against the limits that the config sets on them."""
+        view = view.with_scores(scores)
+        for column in self.cfg.scores:
+            if column not in view.score_columns:
+                known = ", ".join(sorted(view.score_columns))
+                raise UsageError(
+                    f"filter.scores.{column}: no file of --scores has this column"
+                    + (f"; they have {known}" if known else " (none was given); give --scores FILE.parquet")
+                )
+        return view
+
+    def video_digest(self, clip: Row, view: View, videos: VideoDigests) -> str:
         return file_digest(clip, view, videos)
 
     def signal_columns(self) -> dict[str, str]:
@@ -78,8 +92,8 @@ class FilterStage(DataStage):
     def more_verdict_columns(self, view: View) -> dict[str, str]:
         return {f"user_{column}": "float" for column in view.score_columns}
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
-        worker = video_worker(VideoConfig(**settings["decode"]))
+    def score(self, part: Part, view: View) -> Tables:
+        worker = video_worker(self.cfg.decode)
         rows = [_probe(worker, view.corpus.video_root, clip) for clip in part.clips]
         for lang in LANGS:
             texts = [text for text in part.texts if text["lang"] == lang]
@@ -87,19 +101,19 @@ class FilterStage(DataStage):
                 rows.append({"clip_id": text["clip_id"], "text_id": text["text_id"]} | scores)
         return {"signals": rows}
 
-    def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
-        """What only the whole corpus can say: copies of texts, thresholds by quantile."""
-        cfg = FilterConfig(**settings)
+    def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
+        """What only the whole corpus can say: copies of texts, thresholds that are shares of it."""
+        cfg = self.cfg
         table = text_copies.TextTable()
         spread = _Spread(cfg)
-        for part, own in parts:
+        for part, signals in parts:
             source = {clip["clip_id"]: clip["source"] or "" for clip in part.clips}
             for clip in part.clips:
-                spread.add_clip(clip_signals(clip, own[clip["clip_id"]]), part.signals.get(clip["clip_id"], {}))
+                spread.add_clip(clip_signals(clip, signals[clip["clip_id"]]), part.signals.get(clip["clip_id"], {}))
             for text in part.texts:
-                signals = own[text["text_id"]]
-                table.add(text["text_id"], text["clip_id"], source[text["clip_id"]], signals)
-                spread.add_text(text["lang"], signals, part.signals.get(text["text_id"], {}))
+                measured = signals[text["text_id"]]
+                table.add(text["text_id"], text["clip_id"], source[text["clip_id"]], measured)
+                spread.add_text(text["lang"], measured, part.signals.get(text["text_id"], {}))
         thresholds = spread.thresholds()
         for limits in thresholds["text"].values():
             for reason in limits.keys() & {"duplicate_text", "near_duplicate_text"}:
@@ -107,7 +121,7 @@ class FilterStage(DataStage):
         least = {rule.signal: _least(thresholds["text"], reason) for reason, rule in RULES.items() if rule.across}
         return {"thresholds": thresholds, "copies": text_copies.decide(table, least, cfg.text.near_jaccard)}
 
-    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
+    def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         rules = decisions["thresholds"]
         copies = text_copies.Copies(decisions["copies"])
         drops: list[Row] = []
@@ -115,88 +129,93 @@ class FilterStage(DataStage):
         sources = {clip["clip_id"]: clip["source"] or "" for clip in part.clips}
         for clip in part.clips:
             clip_id = clip["clip_id"]
-            signals, brought = own[clip_id], part.signals.get(clip_id, {})
-            found = video_refusals(clip_signals(clip, signals), rules["video"])
-            found += user_rules.refusals(brought, rules["scores"])
-            if signals["probe"] != "ok":
-                row = {"clip_id": clip_id, "reason": signals["probe"], "detail": signals["probe_detail"]}
-                drops.append(row | {"also_failed": [rule.reason for rule in found]})
-            elif found:
-                drops.append(drop_row(clip_id, None, found))
+            measured, user_scores = signals[clip_id], part.signals.get(clip_id, {})
+            refused = video_refusals(clip_signals(clip, measured), rules["video"])
+            refused += user_rules.refusals(user_scores, rules["scores"])
+            if measured["probe"] != "ok":
+                row = {"clip_id": clip_id, "reason": measured["probe"], "detail": measured["probe_detail"]}
+                drops.append(row | {"also_failed": [rule.reason for rule in refused]})
+            elif refused:
+                drops.append(Drop.by(refused, clip_id).row())
             elif not part.texts_of[clip_id]:
                 drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
-            if brought:
-                verdicts.append({"clip_id": clip_id} | _named(brought))
+            if user_scores:
+                verdicts.append({"clip_id": clip_id} | _named(user_scores))
         for text in part.texts:
             ids = {"clip_id": text["clip_id"], "text_id": text["text_id"]}
-            brought = part.signals.get(text["text_id"], {})
-            signals = own[text["text_id"]]
-            across = copies.of(text["text_id"], sources[text["clip_id"]], signals["text_key"])
-            found = refusals(signals | across, rules["text"].get(text["lang"], {}))
-            if found := found + user_rules.refusals(brought, rules["scores"]):
-                drops.append(drop_row(text["clip_id"], text["text_id"], found))
-            if across or brought:
-                verdicts.append(ids | across | _named(brought))
+            user_scores = part.signals.get(text["text_id"], {})
+            measured = signals[text["text_id"]]
+            across = copies.of(text["text_id"], sources[text["clip_id"]], measured["text_key"])
+            refused = RULES.refusals(measured | across, rules["text"].get(text["lang"], {}))
+            if refused := refused + user_rules.refusals(user_scores, rules["scores"]):
+                drops.append(Drop.by(refused, **ids).row())
+            if across or user_scores:
+                verdicts.append(ids | across | _named(user_scores))
         return {"dropped": drops, "verdicts": verdicts}
+
+    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+        thresholds = decisions.get("thresholds", {})
+        scores = {name.removeprefix("user_"): score for name, score in signals.items() if name.startswith("user_")}
+        of_user = user_rules.judged(scores, thresholds.get("scores", {}))
+        if "text_id" in row:
+            limits = in_order(thresholds.get("text", {}).get(row["lang"], {}), RULES)
+            return [judged(*rule) for rule in RULES.judged(signals, limits) + of_user]
+        if signals.get("probe") not in (None, "ok"):
+            return []
+        measured = clip_signals(row, {"duration_s": None, **signals})
+        limits = in_order(thresholds.get("video", {}), VIDEO_RULES)
+        return [judged(*rule) for rule in VIDEO_RULES.judged(measured, limits) + of_user]
 
 
 def _least(by_lang: Mapping[str, Mapping[str, float]], reason: str) -> float | None:
     return min((limits[reason] for limits in by_lang.values() if reason in limits), default=None)
 
 
-def _named(brought: Row) -> Row:
-    return {f"user_{column}": score for column, score in brought.items()}
+def _named(user_scores: Row) -> Row:
+    return {f"user_{column}": score for column, score in user_scores.items()}
 
 
 class _Spread:
-    """Values of the signals whose thresholds are quantiles, and of users' scores."""
+    """Values of the signals of which a share is refused, and of users' scores."""
 
     def __init__(self, cfg: FilterConfig) -> None:
         self._cfg = cfg
-        self._video = {name: limit.quantile for name, limit in cfg.video.rules.items() if limit and limit.quantile}
-        self._text = {name: limit.quantile for name, limit in cfg.text.rules.items() if limit and limit.quantile}
         self._values: dict[tuple[str, ...], list[float]] = {}
 
     def _add(self, key: tuple[str, ...], value: float | None) -> None:
         if value is not None:
             self._values.setdefault(key, []).append(value)
 
-    def add_clip(self, signals: Row, brought: Row) -> None:
-        for name in self._video:
+    def add_clip(self, signals: Row, user_scores: Row) -> None:
+        for name in self._cfg.video.by_share:
             self._add(("video", name), signal_value(signals, VIDEO_RULES[name].signal))
-        self._add_scores(brought)
+        self._add_scores(user_scores)
 
-    def add_text(self, lang: str, signals: Row, brought: Row) -> None:
-        for name in self._text:
+    def add_text(self, lang: str, signals: Row, user_scores: Row) -> None:
+        for name in self._cfg.text.by_share:
             self._add(("text", lang, name), signals[RULES[name].signal])
-        self._add_scores(brought)
+        self._add_scores(user_scores)
 
-    def _add_scores(self, brought: Row) -> None:
+    def _add_scores(self, user_scores: Row) -> None:
         for column in self._cfg.scores:
-            self._add(("score", column), brought.get(column))
+            self._add(("score", column), user_scores.get(column))
 
     def _array(self, *key: str) -> np.ndarray:
         return np.asarray(self._values.get(key, ()), np.float64)
 
     def thresholds(self) -> dict[str, Any]:
-        """What every rule that is on compares with: quantiles as the numbers that they came to."""
+        """What every rule that is on compares with: shares as the scores at which they end."""
         cfg = self._cfg
-        video = {
-            name: at_quantile(self._array("video", name), q, VIDEO_RULES[name].refuse)
-            for name, q in self._video.items()
-        }
-        found: dict[str, Any] = {"video": cfg.video.thresholds(video), "text": {}, "scores": {}}
+        video = {name: self._array("video", name) for name in cfg.video.by_share}
+        thresholds: dict[str, Any] = {"video": cfg.video.thresholds(video), "text": {}, "scores": {}}
         for lang in LANGS:
-            text = {
-                name: at_quantile(self._array("text", lang, name), q, RULES[name].refuse)
-                for name, q in self._text.items()
-            }
-            found["text"][lang] = cfg.text.thresholds(lang, text)
+            text = {name: self._array("text", lang, name) for name in cfg.text.by_share}
+            thresholds["text"][lang] = cfg.text.thresholds(lang, text)
         for column, limit in cfg.scores.items():
             scores = self._array("score", column)
             talk.say(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
-            found["scores"][column] = limit.bounds(scores)
-        return found
+            thresholds["scores"][column] = user_rules.bounds(limit, scores)
+        return thresholds
 
 
 def clip_signals(clip: Row, signals: Row) -> dict[str, Any]:
@@ -212,8 +231,8 @@ def _probe(worker: Any, root: Path, clip: Row) -> Row:
     if is_url(clip["video"]):  # one transfer is enough: keyframes makes it, and says what is wrong with it
         return row | {"probe_detail": "an address, not probed"}
     try:
-        found = worker.probe(resolve_video(root, clip["video"]))
+        header = worker.probe(resolve_video(root, clip["video"]))
     except Refused as refused:
         return row | {"probe": refused.reason, "probe_detail": refused.detail}
     names = ("container", "codec", "width", "height", "num_bytes", "duration_s", "fps")
-    return row | {name: getattr(found, name) for name in names}
+    return row | {name: getattr(header, name) for name in names}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from m2raap.core.stage import DataStage, Settings, Signals, Tables
+from m2raap.core.config import APPLY
+from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
@@ -30,41 +32,48 @@ SIGNALS = {
 class KeyframesConfig(KeyframeConfig):
     """How frames are chosen and stored, and with how few a clip is still of use."""
 
-    min_frames: int = Field(default=2, ge=1, description="clips with fewer good frames are dropped as too_few_frames")
-    decode: VideoConfig = Field(default_factory=VideoConfig)
-    remote: RemoteConfig = Field(default_factory=RemoteConfig)
+    min_frames: int = Field(
+        default=2,
+        ge=1,
+        description="A clip with fewer good frames is dropped as too_few_frames.",
+        json_schema_extra=APPLY,
+    )
+    decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits of the process that decodes.")
+    remote: RemoteConfig = Field(
+        default_factory=RemoteConfig, description="How videos whose path is an address are fetched, if at all."
+    )
 
-    def settings(self) -> Settings:
-        score = self.model_dump(mode="json")
-        return Settings(score, apply={"min_frames": score.pop("min_frames")})
 
+class KeyframesStage(DataStage[KeyframesConfig]):
+    """Choose exactly k representative frames a clip."""
 
-class KeyframesStage(DataStage):
     name = "keyframes"
+    config = KeyframesConfig
     reads = ()
     reads_video = True
+    on_benchmarks = True
     adds = ("frames",)
+    reasons: ClassVar[Mapping[str, str]] = {
+        "too_few_frames": "the clip has fewer good frames than keyframes.min_frames"
+    }
 
-    def video_digest(self, clip: Row, view: View, videos: VideoDigests, settings: dict[str, Any]) -> str:
+    def video_digest(self, clip: Row, view: View, videos: VideoDigests) -> str:
         if is_url(clip["video"]):
-            remote = RemoteConfig(**settings["remote"])
-            return videos.of_url(clip["video"], lambda: url_digest(clip["video"], remote))
+            return videos.of_url(clip["video"], lambda: url_digest(clip["video"], self.cfg.remote))
         return file_digest(clip, view, videos)
 
     def signal_columns(self) -> dict[str, str]:
         return {"decode": "str", "decode_detail": "str", "num_frames": "int"} | SIGNALS
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
-        settings = dict(settings)
-        worker = video_worker(VideoConfig(**settings.pop("decode")))
-        remote = RemoteConfig(**settings.pop("remote"))
-        cfg = KeyframeConfig(**settings)
+    def score(self, part: Part, view: View) -> Tables:
+        worker = video_worker(self.cfg.decode)
+        cfg = KeyframeConfig(**self.cfg.model_dump(include=set(KeyframeConfig.model_fields)))
         frames: list[Row] = []
         signals: list[Row] = []
         for clip in part.clips:
             row = {"clip_id": clip["clip_id"]}
             try:
-                with opened(view.corpus.video_root, clip["video"], remote) as path:
+                with opened(view.corpus.video_root, clip["video"], self.cfg.remote) as path:
                     start_s, end_s = clip["start_s"] or 0.0, clip["end_s"]
                     cuts_s = None
                     if cfg.detector == "transnetv2":
@@ -78,14 +87,20 @@ class KeyframesStage(DataStage):
             frames.append(row | {name: getattr(found, name) for name in names})
         return {"frames": frames, "signals": signals}
 
-    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
+    def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         drops: list[Row] = []
         for clip in part.clips:
-            signals = own[clip["clip_id"]]
+            measured = signals[clip["clip_id"]]
             row = {"clip_id": clip["clip_id"]}
-            if signals["decode"] != "ok":
-                drops.append(row | {"reason": signals["decode"], "detail": signals["decode_detail"]})
-            elif signals["num_frames"] < settings["min_frames"]:
-                limits = {"score": float(signals["num_frames"]), "threshold": float(settings["min_frames"])}
+            if measured["decode"] != "ok":
+                drops.append(row | {"reason": measured["decode"], "detail": measured["decode_detail"]})
+            elif measured["num_frames"] < self.cfg.min_frames:
+                limits = {"score": float(measured["num_frames"]), "threshold": float(self.cfg.min_frames)}
                 drops.append(row | {"reason": "too_few_frames", "detail": "num_frames"} | limits)
         return {"dropped": drops}
+
+    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+        if "text_id" in row or signals.get("decode") != "ok":
+            return []
+        num_frames, least = float(signals["num_frames"]), float(self.cfg.min_frames)
+        return [Judged("too_few_frames", 1, "num_frames", num_frames, least, "below")]

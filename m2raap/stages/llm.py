@@ -19,17 +19,17 @@ def cache_path(folder: Path) -> Path:
     return folder / "cache" / FILE
 
 
-def cache_of(folder: str) -> Callable[[], Cache]:
+def cache_of(folder: Path) -> Callable[[], Cache]:
     """Opens the file of answers of a stage folder when it is first needed, once a process."""
-    return lambda: _open(str(cache_path(Path(folder))))
+    return lambda: _open(cache_path(folder))
 
 
 @lru_cache(maxsize=4)
-def _open(path: str) -> Cache:
-    return Cache(Path(path))
+def _open(path: Path) -> Cache:
+    return Cache(path)
 
 
-def sent(own: Signals, column: str, what: str) -> dict[str, int]:
+def sent(signals: Signals, column: str, what: str) -> dict[str, int]:
     """'texts_sent_to:HOST' -> number, over one stage's signals: what left for which server, for the manifest."""
-    hosts = Counter(row[column] for row in own.values() if row.get(column))
+    hosts = Counter(row[column] for row in signals.values() if row.get(column))
     return {f"{what}_sent_to:{host}": number for host, number in sorted(hosts.items())}

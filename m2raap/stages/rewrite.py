@@ -1,80 +1,90 @@
 """rewrite: raw texts and auxiliary captions -> faithful captions. What is refused keeps the original and says why.
 
-`score` asks the rewriter and measures what it said; `apply` holds it against the gates: a new threshold asks no model
+`score` asks the rewriter and measures what it said; `apply` holds it against the fidelity rules: a new limit asks no model
 again. `reduce` counts for how many different originals one answer stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
+from m2raap.core.config import APPLY
 from m2raap.core.files import read_json
-from m2raap.core.stage import DataStage, Settings, Signals, Tables
+from m2raap.core.stage import DataStage, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
-from m2raap.curate import gates
+from m2raap.curate import fidelity_rules
 from m2raap.curate.clean import clean
-from m2raap.curate.gates import Candidate, GatesConfig
-from m2raap.curate.llm.endpoint import EndpointConfig
+from m2raap.curate.encode import Encoder, encoder, unpack
+from m2raap.curate.fidelity_rules import FIDELITY_RULES, Candidate, FidelityConfig
 from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
+from m2raap.curate.reasons import REWRITE_REASONS
+from m2raap.curate.refusal import Drop
 from m2raap.curate.rewriters import MODEL_PROMPTS, REWRITERS, ClipTexts, ModelRewriter, Rewriter, RewriterConfig
 from m2raap.curate.similarity import robust
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.drops import drop_row
-from m2raap.stages.encode import Encoder, encoder, unpack
+from m2raap.stages.align import AlignStage
 from m2raap.stages.llm import cache_of, sent
+from m2raap.stages.shared import Shared
 
 
 class RewriteConfig(RewriterConfig):
     """Which rewriter, what it may do, and what its answers have to hold."""
 
-    gates: GatesConfig = Field(default_factory=GatesConfig)
-
-    def settings(self, backbone: BackboneConfig, langs: tuple[str, ...]) -> Settings:
-        score = self.model_dump(mode="json", exclude={"gates"}) | {"langs": list(langs)}
-        how: dict[str, Any] = {}
-        if self.asks_a_model:
-            score |= {"backbone": backbone.model_dump(mode="json"), "digests": digests(MODEL_PROMPTS, self.prompts)}
-            score["prompts"] = None  # where the files lie says nothing, their digests do
-            how["prompts"] = self.prompts
-            score["gates"] = {gate.reason: gate.version for gate in gates.GATES.values()}
-        if self.endpoint:
-            score["endpoint"] = self.endpoint.what()
-            how["endpoint"] = self.endpoint.how()
-        return Settings(score, {"gates": self.gates.model_dump(mode="json")}, how)
+    fidelity: FidelityConfig = Field(
+        default_factory=FidelityConfig, description="What a model's text has to hold.", json_schema_extra=APPLY
+    )
 
 
-class RewriteStage(DataStage):
+class RewriteStage(DataStage[RewriteConfig]):
+    """One faithful caption out of raw texts and auxiliary captions."""
+
     name = "rewrite"
+    config = RewriteConfig
     version = 2
+    reasons: ClassVar[Mapping[str, str]] = REWRITE_REASONS
     reads = ("texts", "signals", "frames")
     adds = ("texts",)
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {"num_sources": "int"}
 
-    def signal_columns(self) -> dict[str, str]:
-        said = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
-        made = {"rewrite_of": "str", "rewrite_kind": "str", "near_key": "int", "source_key": "int"}
-        return said | made | gates.SIGNALS
+    def __init__(self, cfg: RewriteConfig, shared: Shared | None = None) -> None:
+        super().__init__(cfg, shared or Shared())
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
-        settings = dict(settings)
-        how, langs = settings.pop("how"), settings.pop("langs")
-        backbone = settings.pop("backbone", None)
-        rewriter = make_rewriter(settings, how)
+    def dependencies(self) -> dict[str, Any]:
+        names: dict[str, Any] = {"langs": list(self.shared.langs)}
+        if self.cfg.asks_a_model:
+            names["backbone"] = self.shared.backbone.model_dump(mode="json")
+            names["prompts"] = digests(MODEL_PROMPTS, self.cfg.prompts)
+            names["fidelity"] = {rule.reason: rule.version for rule in FIDELITY_RULES.values()}
+        return names
+
+    def backbones(self) -> list[BackboneConfig]:
+        return [self.shared.backbone] if self.cfg.asks_a_model else []
+
+    def signal_columns(self) -> dict[str, str]:
+        outcomes = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
+        origins = {"rewrite_of": "str", "rewrite_kind": "str", "near_key": "int", "source_key": "int"}
+        return outcomes | origins | fidelity_rules.SIGNALS
+
+    def score(self, part: Part, view: View) -> Tables:
+        rewriter = self._rewriter()
         clips = clip_texts(part)
         texts: list[Row] = []
         signals: list[Row] = []
         measured: list[tuple[Row, Row, Candidate]] = []
-        for clip, found in zip(clips, rewriter.rewrite_many(clips, langs), strict=True):
+        rewrites = rewriter.rewrite_many(clips, list(self.shared.langs))
+        for clip, rewrite in zip(clips, rewrites, strict=True):
             raw = {row["text_id"]: row for row in clip.raw}
-            for number, new in enumerate(found.new):
+            for number, new in enumerate(rewrite.new):
                 parent = raw.get(new["parent_text_id"])
                 text_id = f"{new['parent_text_id'] or clip.clip_id + '.' + new['lang']}.rw{number}"
                 ids = {"clip_id": clip.clip_id, "text_id": text_id}
@@ -84,101 +94,94 @@ class RewriteStage(DataStage):
                 signal |= {"rewrite_of": new["parent_text_id"], "rewrite_kind": new["origin"]}
                 texts.append(text)
                 signals.append(signal)
-                if rewriter.gated:
+                if rewriter.checked:
                     source = (parent["lang"], parent["text"]) if parent else None
                     candidate = Candidate(new["text"], new["lang"], new["origin"], source, new["aux"])
                     measured.append((signal, text, candidate))
-            signals += _outcomes(clip.clip_id, found)
+            signals += _outcomes(clip.clip_id, rewrite)
         if measured:
-            simplified = bool(settings["simplified"])
-            _measure(measured, part, view, BackboneConfig(**backbone), simplified)
+            _measure(measured, part, view, self.shared.backbone, self.cfg.simplified)
         return {"texts": texts, "signals": signals}
 
-    def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
-        """{near_key: number of different originals}, of answers that stand for more than max_sources."""
+    def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
+        """{near_key: number of different originals}, of answers that stand for more than the limit of rewrite_copies."""
         pairs = [np.zeros((0, 2), np.int64)]
-        for _, own in parts:
-            here = [(row["near_key"], row["source_key"]) for row in own.values() if row["near_key"] is not None]
-            if here:
-                pairs.append(np.asarray(here, np.int64))
+        for _, signals in parts:
+            keys = [(row["near_key"], row["source_key"]) for row in signals.values() if row["near_key"] is not None]
+            if keys:
+                pairs.append(np.asarray(keys, np.int64))
         keys, counts = np.unique(np.unique(np.concatenate(pairs), axis=0)[:, 0], return_counts=True)
-        most = settings["gates"]["max_sources"]
+        most = self.cfg.fidelity.thresholds("rewrite").get("rewrite_copies")
         common = [] if most is None else np.flatnonzero(counts > most)
         return {"sources": {str(keys[i]): int(counts[i]) for i in common}}
 
-    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
-        cfg = GatesConfig(**settings["gates"])
+    def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         raw = {row["text_id"]: row for row in part.texts}
         dropped: list[Row] = []
         verdicts: list[Row] = []
         superseded: list[Row] = []
-        for text_id, row in sorted(own.items()):
+        for text_id, row in sorted(signals.items()):
             if row["rewrite_kind"] is None:
                 continue
             ids = {"clip_id": row["clip_id"], "text_id": text_id}
             if row["near_key"] is not None:
                 num_sources = decisions["sources"].get(str(row["near_key"]))
-                found = gates.refusals(row | {"num_sources": num_sources}, row["rewrite_kind"], cfg)
+                limits = self.cfg.fidelity.thresholds(row["rewrite_kind"])
+                refused = FIDELITY_RULES.refusals(row | {"num_sources": num_sources}, limits)
                 if num_sources:
                     verdicts.append(ids | {"num_sources": num_sources})
-                if found:
-                    detail = f"{found[0].signal}: {row['rewrite_note']}" if row["rewrite_note"] else found[0].signal
-                    dropped.append(drop_row(row["clip_id"], text_id, found) | {"detail": detail})
+                if refused:
+                    first = refused[0].signal
+                    detail = f"{first}: {row['rewrite_note']}" if row["rewrite_note"] else first
+                    dropped.append(replace(Drop.by(refused, **ids), detail=detail).row())
                     continue
             if row["rewrite_kind"] == "rewrite" and row["rewrite_of"] is not None:
                 superseded.append(raw[row["rewrite_of"]] | {"active": False})
         return {"dropped": dropped, "verdicts": verdicts, "superseded": superseded}
 
-    def ledger(self, own: Signals) -> dict[str, int]:
-        return sent(own, "rewrite_sent_to", "texts")
+    def counts(self, signals: Signals) -> dict[str, int]:
+        return sent(signals, "rewrite_sent_to", "texts")
 
-    def requests(self, part: Part, view: View, settings: dict[str, Any], how: dict[str, Any]) -> list[Request]:
-        """What `score` would ask about one part, for a Batch file."""
-        settings = dict(settings)
-        langs = settings.pop("langs")
-        settings.pop("backbone", None)
-        rewriter = make_rewriter(settings, how)
+    def requests(self, part: Part, view: View) -> list[Request]:
+        """What `score` would ask a model about one part, for a Batch file."""
+        rewriter = self._rewriter()
         assert isinstance(rewriter, ModelRewriter), "only a model has requests"
-        return rewriter.requests(clip_texts(part), langs)
+        return rewriter.requests(clip_texts(part), list(self.shared.langs))
+
+    def _rewriter(self) -> Rewriter:
+        assert self.folder is not None, "a stage knows its folder while it runs"
+        cfg = RewriterConfig(**self.cfg.model_dump(include=set(RewriterConfig.model_fields)))
+        return _rewriter(cfg, self.folder)  # pyright: ignore[reportArgumentType]  # configs hash
 
 
 def clip_texts(part: Part) -> list[ClipTexts]:
     """Every clip's raw texts and its auxiliary captions with their scores, in the order of the frames."""
-    found = []
+    clips = []
     for clip in part.clips:
-        own = part.texts_of[clip["clip_id"]]
+        texts = part.texts_of[clip["clip_id"]]
         aux = [
             row | {"score": part.signals.get(row["text_id"], {}).get("caption_score")}
-            for row in own
+            for row in texts
             if row["origin"] == "aux"
         ]
         aux.sort(key=lambda row: (row["frame_index"] or 0, row["lang"]))
-        found.append(ClipTexts(clip["clip_id"], [row for row in own if row["origin"] != "aux"], aux))
-    return found
-
-
-def make_rewriter(settings: dict[str, Any], how: dict[str, Any]) -> Rewriter:
-    """The rewriter of a stage's score settings (without langs and backbone) and of its `how`."""
-    tree = {key: value for key, value in settings.items() if key not in ("digests", "gates")}
-    if tree["endpoint"]:
-        tree["endpoint"] = EndpointConfig(**tree["endpoint"], **how["endpoint"])
-    tree["prompts"] = how.get("prompts")
-    return _rewriter(RewriterConfig(**tree).model_dump_json(), how["folder"])
+        clips.append(ClipTexts(clip["clip_id"], [row for row in texts if row["origin"] != "aux"], aux))
+    return clips
 
 
 @lru_cache(maxsize=1)
-def _rewriter(settings: str, folder: str) -> Rewriter:
-    cfg = RewriterConfig.model_validate_json(settings)
+def _rewriter(cfg: RewriterConfig, folder: Path) -> Rewriter:
+    """One for each process and stage."""
     return REWRITERS[cfg.name](cfg, cache_of(folder))
 
 
-def _outcomes(clip_id: str, found: Any) -> list[Row]:
+def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:
     """One row for every text that keeps its place or was sent away, one for the clip."""
-    rows: dict[str | None, Row] = {None: {"clip_id": clip_id, "num_rewrites": len(found.new)}}
-    for kept in found.kept:
+    rows: dict[str | None, Row] = {None: {"clip_id": clip_id, "num_rewrites": len(rewrite.new)}}
+    for kept in rewrite.kept:
         row = rows.setdefault(kept["text_id"], {"clip_id": clip_id, "text_id": kept["text_id"]})
         row |= {"rewrite_outcome": kept["reason"], "rewrite_note": kept["detail"]}
-    for text_id, server in found.sent_to.items():
+    for text_id, server in rewrite.sent_to.items():
         row = rows.setdefault(text_id, {"clip_id": clip_id, "text_id": text_id, "rewrite_outcome": "ok"})
         row["rewrite_sent_to"] = server
     return list(rows.values())
@@ -187,17 +190,17 @@ def _outcomes(clip_id: str, found: Any) -> list[Row]:
 def _measure(
     measured: list[tuple[Row, Row, Candidate]], part: Part, view: View, backbone: BackboneConfig, simplified: bool
 ) -> None:
-    """Fills the signals of the gates into each row."""
+    """Fills the signals of the fidelity rules into each row."""
     encode = encoder(backbone)
     over = encode.tokens_over([candidate.text for _, _, candidate in measured])
     for (signal, _, candidate), tokens in zip(measured, over, strict=True):
-        scores, told = gates.score(candidate, simplified)
+        scores, note = fidelity_rules.score(candidate, simplified)
         signal |= scores | {"tokens_over": float(tokens)}
-        signal["rewrite_note"] = "; ".join(note for note in (signal["rewrite_note"], told) if note)
+        signal["rewrite_note"] = "; ".join(text for text in (signal["rewrite_note"], note) if text)
         parents = [candidate.parent] if candidate.parent else sorted(candidate.aux)
         source = " ".join(text for _, text in parents)
-        signal["near_key"] = gates.near_key(candidate.text, candidate.lang)
-        signal["source_key"] = gates.near_key(source, parents[0][0] if parents else candidate.lang)
+        signal["near_key"] = fidelity_rules.near_key(candidate.text, candidate.lang)
+        signal["source_key"] = fidelity_rules.near_key(source, parents[0][0] if parents else candidate.lang)
     pairs = [
         (signal, candidate)
         for signal, _, candidate in measured
@@ -220,10 +223,10 @@ def _frame_features(
     clips: list[str], part: Part, view: View, backbone: BackboneConfig, encode: Encoder
 ) -> dict[str, np.ndarray]:
     """(K, E) of every clip: what align has stored, if it used this backbone, else from the pictures."""
-    wanted = backbone.model_dump(mode="json")
+    described = backbone.model_dump(mode="json")
     for folder in view.folders:
         manifest = read_json(folder / "manifest.json")
-        if manifest["stage"] == "align" and manifest["settings"]["score"]["backbone"] == wanted:
+        if manifest["stage"] == AlignStage.name and manifest["settings"]["dependencies"]["backbone"] == described:
             rows = {clip_id: part.signals[clip_id] for clip_id in clips}
             return {clip_id: unpack(row["features"], row["dim"]) for clip_id, row in rows.items()}
     pictures = view.part(part.index, ("jpegs",)).frames

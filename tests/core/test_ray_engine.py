@@ -11,7 +11,6 @@ from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
-from m2raap.pipeline.plan import DATA_STAGE, settings_of
 from m2raap.pipeline.recipe import load_recipe
 from tests.conftest import digests
 
@@ -46,7 +45,7 @@ def test_filter_and_keyframes_make_the_same_bytes(engine, small_world: Path, tmp
     for stage in ("filter", "keyframes"):
         for name, mapped in (("ray", engine), ("local", local)):
             folder = tmp_path / name / stage
-            run_data_stage(DATA_STAGE[stage], views[name], settings_of(recipe, stage), folder, mapped)
+            run_data_stage(recipe.stage(stage), views[name], folder, mapped)
             views[name] = views[name].over(folder)
         made = digests(tmp_path / "ray" / stage)
         assert made == digests(tmp_path / "local" / stage)

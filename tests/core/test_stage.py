@@ -1,6 +1,7 @@
 """The contract of data stages, on a stage that counts how often it scores."""
 
 import contextlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,12 +9,14 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 
+from m2raap.core.config import APPLY, HOW, Config
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.core.stage import DataStage, Settings, Signals, Tables, run_data_stage
+from m2raap.core.stage import DataStage, Signals, Tables, run_data_stage
 from m2raap.core.tables import read_part
 from m2raap.core.view import Part, View, open_view
 from tests.conftest import digests
@@ -22,44 +25,52 @@ from tests.core.test_tables import clip, text
 SCORED: list[str] = []
 
 
-class LengthStage(DataStage):
+class LengthConfig(Config):
+    mark: str = "!"
+    min: int = Field(10, json_schema_extra=APPLY)
+    patience_s: float = Field(1.0, json_schema_extra=HOW)
+
+
+class LengthStage(DataStage[LengthConfig]):
     """Scores the length of texts, adds a louder text, drops what is shorter than a limit or longer than most."""
 
     name = "length"
+    config = LengthConfig
     adds = ("texts",)
+    reasons: ClassVar[dict[str, str]] = {"text_too_short": "the text has fewer letters than length.min"}
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {"rank": "int"}
 
     def signal_columns(self) -> dict[str, str]:
         return {"length": "int"}
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
+    def score(self, part: Part, view: View) -> Tables:
         SCORED.extend(row["clip_id"] for row in part.clips)
         signals = [{"clip_id": row["clip_id"]} for row in part.clips]
         signals += [{"clip_id": t["clip_id"], "text_id": t["text_id"], "length": len(t["text"])} for t in part.texts]
         loud = [
-            t
-            | {"text_id": t["text_id"] + ".loud", "text": t["text"] + settings["mark"], "parent_text_id": t["text_id"]}
+            t | {"text_id": t["text_id"] + ".loud", "text": t["text"] + self.cfg.mark, "parent_text_id": t["text_id"]}
             for t in part.texts
         ]
         return {"signals": signals, "texts": loud}
 
-    def reduce(self, parts: Iterable[tuple[Part, Signals]], settings: dict[str, Any]) -> dict[str, Any]:
+    def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
         return {"longest": max((row["length"] or 0 for _, own in parts for row in own.values()), default=0)}
 
-    def apply(self, part: Part, own: Signals, decisions: dict[str, Any], settings: dict[str, Any]) -> Tables:
+    def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         drops = [
             {
                 "clip_id": t["clip_id"],
                 "text_id": t["text_id"],
                 "reason": "text_too_short",
-                "score": own[t["text_id"]]["length"],
+                "score": signals[t["text_id"]]["length"],
             }
             for t in part.texts
-            if own[t["text_id"]]["length"] < min(settings["min"], decisions["longest"])
+            if signals[t["text_id"]]["length"] < min(self.cfg.min, decisions["longest"])
         ]
         verdicts = [
-            {"clip_id": t["clip_id"], "text_id": t["text_id"], "rank": own[t["text_id"]]["length"]} for t in part.texts
+            {"clip_id": t["clip_id"], "text_id": t["text_id"], "rank": signals[t["text_id"]]["length"]}
+            for t in part.texts
         ]
         return {"dropped": drops, "verdicts": verdicts}
 
@@ -82,7 +93,7 @@ def make_corpus(path: Path, numbers: Iterable[int], num_parts: int = 3, benchmar
 def run(view: View, folder: Path, minimum: int = 10, mark: str = "!", **options) -> bool:
     SCORED.clear()
     engine = LocalEngine(1)
-    return run_data_stage(LengthStage(), view, Settings({"mark": mark}, {"min": minimum}), folder, engine, **options)
+    return run_data_stage(LengthStage(LengthConfig(mark=mark, min=minimum)), view, folder, engine, **options)
 
 
 def test_counts_add_up_and_what_is_dropped_is_gone(tmp_path: Path):
@@ -196,7 +207,7 @@ def test_two_workers_make_the_same_bytes(tmp_path: Path):
     run(view, tmp_path / "one")
     engine = LocalEngine(2)
     try:
-        run_data_stage(LengthStage(), view, Settings({"mark": "!"}, {"min": 10}), tmp_path / "two", engine)
+        run_data_stage(LengthStage(LengthConfig()), view, tmp_path / "two", engine)
     finally:
         engine.close()
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
@@ -215,12 +226,11 @@ def test_a_clip_without_its_last_text_goes_too(tmp_path: Path):
     class Silence(LengthStage):
         adds = ()
 
-        def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
-            return {"signals": super().score(part, view, settings)["signals"]}
+        def score(self, part: Part, view: View) -> Tables:
+            return {"signals": super().score(part, view)["signals"]}
 
     view = make_corpus(tmp_path / "c", range(10))
-    stage_settings = Settings({"mark": "!"}, {"min": 10})
-    run_data_stage(Silence(), view, stage_settings, tmp_path / "s", LocalEngine(1))
+    run_data_stage(Silence(LengthConfig()), view, tmp_path / "s", LocalEngine(1))
     counts = read_json(tmp_path / "s" / "manifest.json")["counts"]
     assert counts["clips_dropped:no_text_left"] == counts["texts_dropped:text_too_short"] == 2
     assert counts["clips_out"] == 8
@@ -232,3 +242,16 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path):
     (tmp_path / "s" / "diary.txt").write_text("dear diary")
     with pytest.raises(M2raapError, match=r"holds 'diary.txt', which is not of a stage"):
         run(view, tmp_path / "s")
+
+
+def test_a_folder_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path):
+    view = make_corpus(tmp_path / "c", range(6))
+    run(view, tmp_path / "s")
+    for name in ("plan.json", "manifest.json"):
+        tree = read_json(tmp_path / "s" / name)
+        tree.pop("format")
+        (tmp_path / "s" / name).write_text(json.dumps(tree | {"schema_version": 2}))
+    for refused in (lambda: run(view, tmp_path / "s"), lambda: open_view(tmp_path / "s")):
+        with pytest.raises(M2raapError, match=r"/s: .*format 2.*format 3.*--force"):
+            refused()
+    assert run(view, tmp_path / "s", force=True) and open_view(tmp_path / "s")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,6 +71,7 @@ class Server:
         self.paths: list[str] = []
         self.in_flight = self.most_in_flight = 0
         self.lock = threading.Lock()
+        self.closing = threading.Event()
         self.url = ""
 
     def take(self, handler: BaseHTTPRequestHandler) -> None:
@@ -88,40 +88,38 @@ class Server:
         try:
             said = self.script(body, before)
             with contextlib.suppress(OSError):  # the client has left
-                _say(handler, said if isinstance(said, Say) else Say(completion(said)))
+                self._say(handler, said if isinstance(said, Say) else Say(completion(said)))
         finally:
             with self.lock:
                 self.in_flight -= 1
 
-
-def _say(handler: BaseHTTPRequestHandler, said: Say) -> None:
-    time.sleep(said.wait_s)
-    data = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
-    if said.way == "cut at once":
-        handler.connection.close()
-        return
-    handler.send_response(said.status)
-    handler.send_header("Content-Type", "application/json")
-    for name, value in said.headers.items():
-        handler.send_header(name, value)
-    if said.way in ("whole", "cut"):
-        handler.send_header("Content-Length", str(len(data)))
-    handler.end_headers()
-    if said.way == "cut":
-        handler.wfile.write(data[: len(data) // 2])
-        handler.wfile.flush()
-        handler.connection.close()
-    elif said.way == "white space for ever":
-        handler.wfile.write(data)
-        while True:
-            handler.wfile.write(b" \\n" * 2048)
-    elif said.way == "drop by drop":
-        while True:
-            handler.wfile.write(b" ")
+    def _say(self, handler: BaseHTTPRequestHandler, said: Say) -> None:
+        self.closing.wait(said.wait_s)  # the server is as slow as the script says
+        data = said.body if isinstance(said.body, bytes) else json.dumps(said.body).encode()
+        if said.way == "cut at once":
+            handler.connection.close()
+            return
+        handler.send_response(said.status)
+        handler.send_header("Content-Type", "application/json")
+        for name, value in said.headers.items():
+            handler.send_header(name, value)
+        if said.way in ("whole", "cut"):
+            handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        if said.way == "cut":
+            handler.wfile.write(data[: len(data) // 2])
             handler.wfile.flush()
-            time.sleep(0.05)
-    else:
-        handler.wfile.write(data)
+            handler.connection.close()
+        elif said.way == "white space for ever":
+            handler.wfile.write(data)
+            while True:
+                handler.wfile.write(b" \\n" * 2048)
+        elif said.way == "drop by drop":
+            while not self.closing.wait(0.05):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+        else:
+            handler.wfile.write(data)
 
 
 @contextlib.contextmanager
@@ -150,5 +148,6 @@ def serving(script: Script) -> Iterator[Server]:
         try:
             yield found
         finally:
+            found.closing.set()
             http.shutdown()
             thread.join()

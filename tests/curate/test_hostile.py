@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.hostile import evidence, hostile_score, hostility
-from m2raap.curate.text_rules import FilterTextConfig, refusals, score_rows
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 
 DATA = Path(__file__).parent / "data"
 
@@ -31,7 +31,7 @@ def verdicts(name: str) -> dict[str, str | None]:
         rows = texts(name, lang)
         limits = FilterTextConfig().thresholds(lang)
         for text, signals in zip(rows, score_rows(rows, lang), strict=True):
-            refused = refusals(signals, limits)
+            refused = RULES.refusals(signals, limits)
             found[text] = refused[0].reason if refused else None
     return found
 

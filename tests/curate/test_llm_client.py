@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from m2raap.core.config import what_is_made
 from m2raap.core.errors import M2raapError
 from m2raap.curate.llm.ask import ask, pending
 from m2raap.curate.llm.budget import Budget, BudgetConfig
@@ -146,7 +148,8 @@ def test_finished_requests_are_never_sent_again(tmp_path: Path):
 
 def test_only_so_many_requests_fly(tmp_path: Path):
     texts = [f"text {i}" for i in range(12)]
-    found, server, _ = asked(tmp_path, lambda b, n: Say(completion(GOOD), wait_s=0.03), texts, concurrency=3)
+    three = threading.Barrier(3, timeout=20)  # no answer before three requests are there
+    found, server, _ = asked(tmp_path, lambda b, n: GOOD if three.wait() >= 0 else None, texts, concurrency=3)
     assert {a.outcome for a in found} == {"ok"} and server.most_in_flight == 3
 
 
@@ -205,11 +208,11 @@ def test_a_server_that_is_down_stops_the_run_and_what_was_answered_stays(tmp_pat
         return GOOD if caption(body) < "t5" else Say({}, 500)
 
     texts = [f"t{i:02d}" for i in range(100)]
-    with pytest.raises(M2raapError, match="requests failed for good, the last one with: HTTP 500"):
+    with pytest.raises(M2raapError, match="HTTP 500"):
         asked(tmp_path, script, texts, allow_errors=0.05, concurrency=2, attempts=1)
     found, server, _ = asked(tmp_path, lambda b, n: GOOD, texts)
     assert {a.outcome for a in found} == {"ok"} and len(server.bodies) <= 60
-    with pytest.raises(M2raapError, match="nothing listens at 127.0.0.1:9"):
+    with pytest.raises(M2raapError, match="127.0.0.1:9:"):
         cfg = config("http://127.0.0.1:9/v1", allow_errors=0.0)
         cache = Cache(tmp_path / "other.sqlite")
         requests = [request(cfg, text) for text in texts[:5]]
@@ -228,7 +231,7 @@ def test_the_key_travels_in_the_header_alone_and_is_nowhere_else(tmp_path: Path,
     }  # fmt: skip
     assert "secret" not in json.dumps(config(server.url, api_key_env="M2_TEST_KEY").model_dump())
     monkeypatch.delenv("M2_TEST_KEY")
-    with pytest.raises(M2raapError, match="M2_TEST_KEY is empty"):
+    with pytest.raises(M2raapError, match="M2_TEST_KEY"):
         HttpBackend(config(server.url, api_key_env="M2_TEST_KEY"))
 
 
@@ -242,7 +245,7 @@ def test_the_key_travels_in_the_header_alone_and_is_nowhere_else(tmp_path: Path,
         ({"base_url": "http://u:p@127.0.0.1/v1"}, "must hold no user"),
         ({"base_url": "file:///etc/passwd"}, "must be http://HOST"),
         ({"base_url": "http://far.org/v1", "allow_remote": True, "api_key_env": "K"}, "in the clear"),
-        ({"extra": {"messages": []}}, "'messages' is not yours to set"),
+        ({"extra": {"messages": []}}, "'messages'"),
         ({"budget": {"max_cost": 1}}, "max_cost needs price_in and price_out"),
     ],
 )
@@ -254,7 +257,7 @@ def test_what_may_leave_the_machine_has_to_be_said(settings: dict[str, Any], mes
 def test_where_and_how_are_no_part_of_the_question():
     here = EndpointConfig(model="m", base_url="http://127.0.0.1:1/v1", concurrency=1, timeout_s=1)
     there = EndpointConfig(model="m", base_url="https://far.org/v1", allow_remote=True, api_key_env="K")
-    assert here.what() == there.what() and here.how() != there.how()
+    assert what_is_made(here) == what_is_made(there) and here != there
     assert request(here).key == request(there).key
     assert request(EndpointConfig(model="n")).key != request(here).key
     body = request(EndpointConfig(model="m", extra={"max_tokens": None, "max_completion_tokens": 9})).body

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,9 +88,9 @@ def test_a_whole_caption_is_ok_and_a_cut_one_truncated(tmp_path: Path):
 
 def test_captioners_refuse_what_they_are_not_made_for(tmp_path: Path):
     chat = chat_model(tmp_path / "chat")
-    with pytest.raises(M2raapError, match="of the family 'llama'; captioners are: blip, blip-2"):
+    with pytest.raises(M2raapError, match="'llama'.*blip, blip-2"):
         captioner(chat, tmp_path / "1.sqlite").caption_many([ClipFrames("a", [jpeg(0)])], ["en"])
-    with pytest.raises(M2raapError, match="writes 'en', and the recipe's langs are zh"):
+    with pytest.raises(M2raapError, match="'en'.* zh"):
         captioner(chat, tmp_path / "1.sqlite").caption_many([ClipFrames("a", [jpeg(0)])], ["zh"])
     with pytest.raises(M2raapError, match="cannot be loaded"):
         captioner(tmp_path / "nowhere", tmp_path / "1.sqlite").caption_many([ClipFrames("a", [jpeg(0)])], ["en"])
@@ -171,12 +171,13 @@ def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         process = subprocess.Popen([*command, "--host", "127.0.0.1"], env=environment, stdout=sink, stderr=sink)
     try:
         for _ in range(600):
-            assert process.poll() is None, log.read_text()[-2000:]
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
                     break
             except OSError:
-                time.sleep(0.1)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.1)
+                    pytest.fail(f"the server has ended: {log.read_text()[-2000:]}")
         else:
             pytest.fail(f"the server did not come up: {log.read_text()[-2000:]}")
         yield f"http://127.0.0.1:{port}/v1", model

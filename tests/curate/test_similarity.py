@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m2raap.core.errors import M2raapError
+from m2raap.core.config import build
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.curate.similarity import MismatchConfig, Reference, pair_scores, robust
 
 
@@ -22,11 +23,15 @@ def test_one_lucky_frame_moves_the_maximum_only() -> None:
             pair_scores(np.array(bad))
 
 
-def test_thresholds_by_value_and_by_quantile() -> None:
-    assert MismatchConfig(quantile=0.5).threshold([1.0, 2.0, 3.0]) == 2.0
-    assert MismatchConfig(quantile=0.5).threshold([]) is None
-    assert MismatchConfig(value=None).threshold([1.0]) is None
-    assert MismatchConfig(value=0.5).threshold([1.0, 2.0]) == 0.5
+def test_thresholds_are_a_bound_or_a_share_of_the_scores() -> None:
+    share = build(MismatchConfig, {"limit": {"lowest": 0.5}}, "r.yaml")
+    assert share.threshold([1.0, 2.0, 3.0]) == 2.0 and share.threshold([]) is None
+    assert build(MismatchConfig, {"limit": False}, "r.yaml").threshold([1.0]) is None
+    assert build(MismatchConfig, {"limit": 0.5}, "r.yaml").threshold([1.0, 2.0]) == 0.5
+    assert MismatchConfig().threshold([]) == 0.93
+    for limit in ({"max": 0.5}, {"quantile": 0.5}):
+        with pytest.raises(UsageError, match=f"limit.*{next(iter(limit))}"):
+            build(MismatchConfig, {"limit": limit}, "r.yaml")
 
 
 def test_strangers_are_told_from_pairs_in_spite_of_hub_texts() -> None:

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2raap.core.config import build
-from m2raap.core.errors import REASONS, M2raapError, UsageError
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.curate import language, mojibake, phrases, text_rules
 from m2raap.curate.columns import Columns, HashSet, TextBatch
-from m2raap.curate.limits import at_quantile
-from m2raap.curate.text_rules import RULES, FilterTextConfig, judged, refusals, score_rows, score_text, score_texts
+from m2raap.curate.limits import LangLimit, Limit
+from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows, score_text, score_texts
+from m2raap.stages import reasons
 
 GOOD = [
     ("en", "a dog"),
@@ -63,7 +64,7 @@ BAD = [
 
 
 def verdicts(text: str, lang: str) -> list[str]:
-    return [r.reason for r in refusals(score_text(text, lang), FilterTextConfig().thresholds(lang))]
+    return [r.reason for r in RULES.refusals(score_text(text, lang), FilterTextConfig().thresholds(lang))]
 
 
 @pytest.mark.parametrize(("lang", "text"), GOOD)
@@ -77,7 +78,7 @@ def test_bad_texts_are_refused_for_their_reason(lang: str, text: str, reason: st
 
 
 def test_reasons_are_known_and_order_is_that_of_the_table() -> None:
-    assert set(RULES) <= set(REASONS)
+    assert set(RULES) <= set(reasons())
     found = verdicts("IMG_0231.mov", "zh")
     assert found == [r for r in RULES if r in found]
     assert len(found) > 1  # the later ones are recorded too
@@ -86,31 +87,46 @@ def test_reasons_are_known_and_order_is_that_of_the_table() -> None:
 def test_thresholds_are_applied_to_scores_not_to_texts() -> None:
     signals = score_text("a dog runs", "en")
     strict = build(FilterTextConfig, {"rules": {"text_too_short": {"en": 4}}}, "r.yaml")
-    refusal = refusals(signals, strict.thresholds("en"))[0]
+    refusal = RULES.refusals(signals, strict.thresholds("en"))[0]
     assert refusal == ("text_too_short", "num_words", 3.0, 4.0, RULES["text_too_short"].version)
     assert strict.thresholds("zh")["text_too_short"] == 4  # what is not said keeps its default
     off = build(FilterTextConfig, {"rules": {"text_too_short": False}}, "r.yaml")
     assert "text_too_short" not in off.thresholds("en")
-    assert refusals({"num_words": None}, strict.thresholds("en")) == []
-    assert len(judged(signals, strict.thresholds("en"))) == sum(
+    assert RULES.refusals({"num_words": None}, strict.thresholds("en")) == []
+    assert len(RULES.judged(signals, strict.thresholds("en"))) == sum(
         r.limit is not None and not r.across for r in RULES.values()
     )
 
 
-def test_thresholds_by_quantile_are_numbers_of_the_corpus() -> None:
-    cfg = build(FilterTextConfig, {"rules": {"unspecific": {"quantile": 0.25}, "traditional": 0.5}}, "r.yaml")
+def test_shares_of_the_corpus_become_numbers() -> None:
+    cfg = build(FilterTextConfig, {"rules": {"unspecific": {"lowest": 0.25}, "traditional": 0.5}}, "r.yaml")
     assert "unspecific" not in cfg.thresholds("en") and cfg.thresholds("zh")["traditional"] == 0.5
+    assert cfg.by_share == ["unspecific"]
     scores = score_texts(
         ["a dog", "a red dog runs", "a red dog runs and barks", "a big red dog runs over green grass"], "en"
     )
-    value = at_quantile(scores["content_words"], 0.25, "below")
-    limits = cfg.thresholds("en", {"unspecific": value})
-    dropped = [bool(refusals({"content_words": s}, limits)) for s in scores["content_words"].tolist()]
+    limits = cfg.thresholds("en", {"unspecific": scores["content_words"]})
+    dropped = [bool(RULES.refusals({"content_words": s}, limits)) for s in scores["content_words"].tolist()]
     assert dropped == [True, False, False, False]
-    assert (
-        at_quantile(np.arange(10.0), 0.2, "above") == pytest.approx(7.2)
-        and at_quantile(np.zeros(0), 0.2, "above") is None
-    )
+
+
+def test_limits_take_bounds_and_shares_and_the_stricter_decides() -> None:
+    scores = np.arange(10.0)
+    assert Limit(highest=0.2).threshold("above", scores) == pytest.approx(7.2)
+    assert Limit(highest=0.2).threshold("above", []) is None and Limit(min=3).threshold("above") is None
+    assert Limit(max=5, highest=0.2).threshold("above", scores) == 5
+    assert Limit(min=5, lowest=0.2).threshold("below", scores) == 5
+    assert Limit(min=1, lowest=0.2).threshold("below", scores) == pytest.approx(1.8)
+
+
+def test_limits_by_language_are_spelled_in_four_ways() -> None:
+    def limit(value: object) -> LangLimit | None:
+        return build(FilterTextConfig, {"rules": {"text_too_short": value}}, "r.yaml").rules["text_too_short"]
+
+    both = LangLimit(en=Limit(min=3), zh=Limit(min=3))
+    assert limit(3) == limit({"min": 3}) == limit({"en": 3, "zh": {"min": 3}}) == both
+    assert limit({"en": False}) == LangLimit(en=None, zh=Limit(min=4)) and limit(False) is None
+    assert FilterTextConfig(**FilterTextConfig().model_dump(mode="json")) == FilterTextConfig()
 
 
 def test_unknown_keys_rules_and_languages_fail() -> None:
@@ -118,13 +134,16 @@ def test_unknown_keys_rules_and_languages_fail() -> None:
         ({"rulez": {}}, "did you mean 'rules'"),
         ({"rules": {"mojibak": 1}}, "did you mean mojibake"),
         ({"rules": {"mojibake": "high"}}, "expected a number"),
-        ({"rules": {"mojibake": {"quantile": 2}}}, "less than 1"),
+        ({"rules": {"mojibake": {"highest": 2}}}, "rules.mojibake.*highest.*less than 1"),
+        ({"rules": {"mojibake": {"quantile": 0.1}}}, "mojibake.*quantile"),
+        ({"rules": {"mojibake": {"en": {"min": 0.1}}}}, "mojibake.*min.*max or highest"),
+        ({"rules": {"mojibake": {"en": 0.1, "fr": 0.1}}}, "mojibake.fr"),
         ({"rules": {"mojibake": {"fr": 2}}}, "fr"),
-        ({"rules": {"duplicate_text": {"quantile": 0.1}}}, "takes a number, no quantile"),
+        ({"rules": {"duplicate_text": {"highest": 0.1}}}, "duplicate_text.*highest.*max"),
     ):
         with pytest.raises(UsageError, match=message):
             build(FilterTextConfig, tree, "r.yaml")
-    with pytest.raises(M2raapError, match="'fr' is not known"):
+    with pytest.raises(M2raapError, match="'fr'"):
         score_text("un chat", "fr")
 
 
@@ -136,7 +155,7 @@ TEXT = st.text(
 @settings(max_examples=80, deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=6), st.sampled_from(["en", "zh"]))
 def test_columns_see_what_the_plain_functions_see(texts: list[str], lang: str) -> None:
-    """The gates of a batch hide nothing: every score is that of the rule's own function on the repaired text."""
+    """The flags of a batch hide nothing: every score is that of the rule's own function on the repaired text."""
     batch = TextBatch(texts, lang)
     fixed = [mojibake.repair(text) for text in texts]
     assert batch.texts == fixed
@@ -144,8 +163,8 @@ def test_columns_see_what_the_plain_functions_see(texts: list[str], lang: str) -
     for at, text in enumerate(fixed):
         exact = {
             "broken_share": mojibake.broken_share(text),
-            "link_share": text_rules._link_share(text),
-            "tag_share": max(text_rules._machine_share(text), text_rules._list_share(text, lang)),
+            "link_share": text_rules.link_share(text),
+            "tag_share": max(text_rules.machine_share(text), text_rules.list_share(text, lang)),
             "stock_share": phrases.share(text),
             "lang_share": language.lang_share(text, lang),
         }

@@ -17,7 +17,7 @@ from data_tools.world import faults
 from data_tools.world.faults import CLIP_FAULTS, TEXT_FAULTS, FaultConfig
 from data_tools.world.grammar import MOTIONS, SceneSampler, meaning, reversed_order, split_pairs
 from data_tools.world.make import Planned, World, WorldConfig, make_world, plan_world, truth_rows
-from m2raap.core.errors import REASONS
+from m2raap.stages import reasons
 
 MANY = FaultConfig(**dict.fromkeys((*TEXT_FAULTS, *CLIP_FAULTS), 0.06))
 SMALL = WorldConfig(train_clips=34, val_clips=3, test_clips=4, seed=5, faults=MANY)
@@ -73,7 +73,7 @@ def test_shares_of_the_faults(plans: list[Planned]) -> None:
 def test_truth_names_every_fault_once_by_the_names_the_pipeline_uses(plans: list[Planned]) -> None:
     rows = truth_rows(plans)
     assert len({r["id"] for r in rows}) == len(rows)
-    assert {r["fault"] for r in rows} - set(REASONS) == {"mismatch_motion"}
+    assert {r["fault"] for r in rows} - set(reasons()) == {"mismatch_motion"}
     assert {r["fault"] for r in rows if r["level"] == "clip"} == set(CLIP_FAULTS)
     assert {r["fault"] for r in rows if r["repairable"]} == {"mojibake"}
     texts = {f"{p.clip_id}.{lang}0": (p.texts[lang], p.true_texts[lang]) for p in plans for lang in ("en", "zh")}

@@ -16,7 +16,7 @@ from tests.conftest import m2raap
 from tests.stages.embedded import write_run
 
 WHOLE = ["baseline", "filter", "rewrite", "keyframes", "temporal", "mug", "acg"]
-SECTIONS = ("stages", "adapt_settings", "embed", "filter", "keyframes", "align", "caption", "rewrite")
+SECTIONS = ("stages", "adapt", "embed", "filter", "keyframes", "align", "caption", "rewrite")
 
 
 def test_the_last_row_is_the_recipe_and_each_row_changes_one_thing():
@@ -33,8 +33,8 @@ def test_the_last_row_is_the_recipe_and_each_row_changes_one_thing():
         for a, b in itertools.pairwise(arms)
     ]
     assert changed == [
-        ["stages"], ["stages"], ["adapt_settings"], ["adapt_settings"], ["adapt_settings", "embed"],
-        ["adapt_settings", "embed"],
+        ["stages"], ["stages"], ["adapt"], ["adapt"], ["adapt", "embed"],
+        ["adapt", "embed"],
     ]  # fmt: skip
 
 

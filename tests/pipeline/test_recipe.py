@@ -33,7 +33,7 @@ def write(tmp_path: Path, text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nstages: [adapt]\n", "adapt reads frames: keyframes has to stand"),
+        ("name: x\nstages: [adapt]\n", "keyframes has to stand"),
         ("name: x\nstages: [keyframes, filter]\n", "stages run in this order: filter, keyframes"),
         ("name: x\nadapt: {seed: 3}\n", "'seed' belongs at the top"),
         ("name: x\nadapt: {temporal: {name: stan, layerz: 3}}\n", r"unknown key 'adapt.temporal.stan.layerz'"),

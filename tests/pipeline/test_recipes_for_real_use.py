@@ -74,7 +74,7 @@ def train(recipe: Recipe, small_dir: Path, source: ListSource, out: Path) -> Non
     over |= {"train_vision_layers": min(recipe.adapt.train_vision_layers, SMALL["vision_cfg"]["layers"])}
     backbone = {"model": f"local-dir:{small_dir}", "random_init": True}
     tree = recipe.model_dump(mode="json", exclude_unset=True) | {"backbone": backbone}
-    cfg = Recipe.model_validate(merge(tree, {"adapt": over})).adapt_settings
+    cfg = Recipe.model_validate(merge(tree, {"adapt": over})).stage("adapt").cfg
     found = adapt(cfg, source, None, out)
     assert found.finished and found.steps == 2
     assert VideoCLIP.load(found.model_dir).temporal_cfg == recipe.adapt.temporal

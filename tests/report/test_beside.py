@@ -9,7 +9,7 @@ from m2raap.report.beside import TRANSDUCTIVE, bilingual_rows, compat_rows, prob
 from m2raap.report.report import _evaluations, _results
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.evaluate import read_ranks
-from m2raap.stages.whole import run_evaluate
+from m2raap.stages.whole import EvaluateStage
 from tests.stages.embedded import write_run
 
 Done = dict[tuple[str, str], list[Step]]
@@ -27,7 +27,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     run = write_run(out, {arm: {**options, "seed": seed, "extra": extra} for seed, arm in enumerate(("a", "a~1"))})
     for arm in ("a", "a~1"):
         folder = run / arm / "bench-clips"
-        run_evaluate(folder / "embed", "custom", 0, folder / "evaluate", True, EvaluateConfig(dual_softmax=10.0))
+        stage = EvaluateStage(EvaluateConfig(dual_softmax=10.0))
+        stage.run_on(folder / "embed", "custom", folder / "evaluate", True)
     return _evaluations(RunFolder.open(run).steps)
 
 

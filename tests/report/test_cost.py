@@ -29,7 +29,15 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
         "arms": {"zero_shot": {"stages": []}, "stan": {}, "again": {"seed": 1}},
     }
     run = tmp_path / "run"
-    step = {"arm": "stan", "owner": "stan", "stage": "adapt", "bench": None, "folder": "stan/adapt", "parents": []}
+    step = {
+        "arm": "stan",
+        "owner": "stan",
+        "stage": "adapt",
+        "bench": None,
+        "folder": "stan/adapt",
+        "parents": [],
+        "model": None,
+    }
     others = [step | {"arm": arm, "owner": arm, "folder": f"{arm}/adapt"} for arm in ("zero_shot", "again")]
     inputs = {"kind": "run", "data": "none", "digests": {}, "benches": {}, "limit": None, "scores": []}
     write_json(run / "run.json", {**inputs, "recipe": tree, "steps": [others[0], step, others[1]]})

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
-from m2raap.core.stage import Settings, run_data_stage
+from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.lengths import clip_seconds, length_rows
 from m2raap.report.report import _evaluations
 from tests.stages.embedded import write_run
-from tests.stages.pictures import DrawnFrames
+from tests.stages.pictures import DrawnConfig, DrawnFrames
 
 
 def test_a_run_by_the_length_of_its_clips(tmp_path: Path) -> None:
@@ -25,8 +25,8 @@ def test_a_run_by_the_length_of_its_clips(tmp_path: Path) -> None:
     ]
     write_corpus(tmp_path / "C", clips, texts, video_root=tmp_path, source={}, benchmark="custom", num_parts=1)
     view, frames = View(tmp_path / "C"), tmp_path / "run" / "keyframes"
-    settings = Settings({"colours": dict.fromkeys(names, "red"), "num": 1, "duration_s": {names[0]: 100.0}}, {})
-    assert run_data_stage(Measured(), view, settings, frames, LocalEngine(1))
+    cfg = DrawnConfig(colours=dict.fromkeys(names, "red"), num=1, duration_s={names[0]: 100.0})
+    assert run_data_stage(Measured(cfg), view, frames, LocalEngine(1))
     seconds = clip_seconds(view.over(frames))
     assert seconds == {names[0]: 100.0} | {name: 2.0 * (i + 1) for i, name in enumerate(names[2:])}
 
@@ -51,8 +51,8 @@ class Measured(DrawnFrames):
     def signal_columns(self):
         return super().signal_columns() | {"duration_s": "float"}
 
-    def score(self, part, view, settings):
-        made = super().score(part, view, settings)
+    def score(self, part, view):
+        made = super().score(part, view)
         for row in made["signals"]:
-            row["duration_s"] = settings["duration_s"].get(row["clip_id"])
+            row["duration_s"] = self.cfg.duration_s.get(row["clip_id"])
         return made

@@ -14,11 +14,10 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View, open_view
-from m2raap.pipeline.plan import DATA_STAGE
 from m2raap.search.backend import NotThere, Only
 from m2raap.search.index import make_index
 from m2raap.search.search import Search
-from m2raap.stages.keyframes import KeyframesConfig
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from tests.search.world import TINY, index_of, rows, view_of, write_video
 from tests.stages.pictures import COLOURS, draw
 
@@ -124,9 +123,8 @@ def test_a_video_is_asked_with_through_the_decoders_process(tmp_path: Path) -> N
     view_of(tmp_path, clips)
     for name in COLOURS:
         write_video(tmp_path / "videos" / f"{name}.mp4", name)
-    settings = KeyframesConfig(k=2, short_side_px=96).settings()
-    stage = DATA_STAGE["keyframes"]
-    assert run_data_stage(stage, View(tmp_path / "corpus"), settings, tmp_path / "real", LocalEngine(1))
+    stage = KeyframesStage(KeyframesConfig(k=2, short_side_px=96))
+    assert run_data_stage(stage, View(tmp_path / "corpus"), tmp_path / "real", LocalEngine(1))
     make_index(tmp_path / "index", open_view(tmp_path / "real"), TINY)
     search = Search(tmp_path / "index")
     assert search.clip("c0")["duration_s"] == pytest.approx(3.0)

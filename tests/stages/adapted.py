@@ -9,12 +9,12 @@ import torch
 
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
-from m2raap.core.stage import Settings, run_data_stage
+from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
 from m2raap.models.config import AcgConfig, AnyTemporal, BackboneConfig, StanConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
-from tests.stages.pictures import COLOURS, DrawnFrames
+from tests.stages.pictures import COLOURS, DrawnConfig, DrawnFrames
 
 CHINESE = {"red": "红色", "blue": "蓝色", "green": "绿色", "yellow": "黄色"}
 
@@ -53,7 +53,6 @@ def drawn_benchmark(folder: Path, num: int = 3) -> View:
     ]
     write_corpus(folder / "bench", clips, texts, video_root=folder, source={}, benchmark="custom", num_parts=1)
     view, frames = View(folder / "bench"), folder / "keyframes"
-    said = {"strategy": "drawn", "k": num, "short_side_px": 96}
-    settings = Settings({"colours": {colour: colour for colour in COLOURS}, "num": num} | said, {})
-    assert run_data_stage(DrawnFrames(), view, settings, frames, LocalEngine(1))
+    stage = DrawnFrames(DrawnConfig(colours={colour: colour for colour in COLOURS}, num=num, k=num))
+    assert run_data_stage(stage, view, frames, LocalEngine(1))
     return view.over(frames)

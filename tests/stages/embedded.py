@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.files import write_atomic, write_json
-from m2raap.core.whole import Made, run_whole_stage
-from m2raap.stages.whole import run_evaluate
+from m2raap.core.whole import StageOutput, run_single_stage
+from m2raap.retrieval.config import EvaluateConfig
+from m2raap.stages.whole import EvaluateStage
 
 FRAMES = "keyframe-8, short side 256 px (0123)"
 
@@ -44,7 +45,7 @@ def write_embedded(
         "made_with": {"frames": FRAMES, "preprocess": "224 px", "model": f"model{seed}"} | (made_with or {}),
     } | changes
 
-    def work(target: Path) -> Made:
+    def work(target: Path) -> StageOutput:
         for name, rows in (("video.npy", video[lost:]), ("text.npy", text)):
             sink = io.BytesIO()
             np.save(sink, rows.astype(np.float32))
@@ -52,16 +53,16 @@ def write_embedded(
         write_json(target / "ids.json", ids)
         for name, data in (extra or {}).items():
             write_atomic(target / name, data)
-        return Made(["ids.json", "video.npy", "text.npy"], {}, {"model": ids["made_with"]["model"]})
+        return StageOutput(["ids.json", "video.npy", "text.npy"], {}, {"model": ids["made_with"]["model"]})
 
-    run_whole_stage("embed", 2, {"seed": seed, "noise": noise, "lost": lost}, folder, work)
+    run_single_stage("embed", 2, {"seed": seed, "noise": noise, "lost": lost}, folder, work)
     return ids
 
 
 def evaluated(folder: Path, protocol: str = "custom", **options: Any) -> Path:
     """An embed folder and its evaluate folder, side by side below `folder`; the latter."""
     write_embedded(folder / "embed", **options)
-    run_evaluate(folder / "embed", protocol, 0, folder / "evaluate", False)
+    EvaluateStage(EvaluateConfig()).run_on(folder / "embed", protocol, folder / "evaluate")
     return folder / "evaluate"
 
 
@@ -79,7 +80,7 @@ def write_run(out: Path, arms: dict[str, dict[str, Any]], bench: str = "clips") 
                 "bench": bench,
                 "folder": str((base / stage).relative_to(out)),
             }
-            steps.append(row | {"parents": [str(parent.relative_to(out)) for parent in parents]})
+            steps.append(row | {"parents": [str(parent.relative_to(out)) for parent in parents], "model": None})
     write_map(out, steps)
     return out
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
+from pydantic import Field
+
+from m2raap.core.config import Config
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
-from m2raap.core.stage import DataStage, Settings, Tables, run_data_stage
+from m2raap.core.stage import DataStage, Tables, run_data_stage
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 
@@ -27,22 +29,34 @@ def draw(colour: str, shape: str = "circle", side_px: int = 96) -> bytes:
     return sink.getvalue()
 
 
-class DrawnFrames(DataStage):
-    """Stands where keyframes stands. `settings`: clip_id -> colour."""
+class DrawnConfig(Config):
+    """`colours`: clip_id -> colour. The other keys are what a protocol card reads of key-frames."""
+
+    colours: dict[str, str]
+    num: int = 3
+    duration_s: dict[str, float] = Field(default_factory=dict)
+    strategy: str = "drawn"
+    k: int = 3
+    short_side_px: int = 96
+
+
+class DrawnFrames(DataStage[DrawnConfig]):
+    """Stands where keyframes stands."""
 
     name = "keyframes"
+    config = DrawnConfig
     adds = ("frames",)
 
     def signal_columns(self) -> dict[str, str]:
         return {"num_frames": "int"}
 
-    def score(self, part: Part, view: View, settings: dict[str, Any]) -> Tables:
-        num = settings["num"]
+    def score(self, part: Part, view: View) -> Tables:
+        num = self.cfg.num
         rows: list[Row] = [
             {
                 "clip_id": clip["clip_id"], "times_s": [float(t) for t in range(num)], "shots": [0] * num,
                 "scores": [1.0] * num, "why": ["drawn"] * num, "hashes": list(range(num)), "width": 96, "height": 96,
-                "jpegs": [draw(settings["colours"][clip["clip_id"]], side_px=96 + 2 * t) for t in range(num)],
+                "jpegs": [draw(self.cfg.colours[clip["clip_id"]], side_px=96 + 2 * t) for t in range(num)],
             }
             for clip in part.clips
         ]  # fmt: skip
@@ -63,7 +77,6 @@ def drawn_corpus(path: Path, texts: dict[str, list[tuple[str, str]]], num_parts:
 
 def with_frames(corpus: Path, folder: Path, colours: dict[str, str], num: int = 3) -> Path:
     """The folder of a stage that holds `num` drawn frames a clip."""
-    assert run_data_stage(
-        DrawnFrames(), View(corpus), Settings({"colours": colours, "num": num}, {}), folder, LocalEngine(1)
-    )
+    stage = DrawnFrames(DrawnConfig(colours=colours, num=num))
+    assert run_data_stage(stage, View(corpus), folder, LocalEngine(1))
     return folder

@@ -10,12 +10,10 @@ import pytest
 from m2raap.core.config import build
 from m2raap.core.view import Part
 from m2raap.curate import thumbnails
+from m2raap.curate.encode import pack
 from m2raap.curate.text_copies import text_key
-from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignConfig, AlignStage, looks
-from m2raap.stages.encode import pack
 
-STAGE = AlignStage()
 DIM, K = 16, 8
 SEEN = {
     "duration_s": 3.0,
@@ -83,15 +81,15 @@ class World:
         return found
 
     def judged(self, **tree: Any) -> tuple[dict[str, str], list[dict], list[dict]]:
-        settings = build(AlignConfig, tree, "test").settings(BackboneConfig()).apply
-        decisions = STAGE.reduce(self.parts(), settings)
-        made = [STAGE.apply(part, own, decisions, settings) for part, own in self.parts()]
+        stage = AlignStage(build(AlignConfig, tree, "test"))
+        decisions = stage.reduce(self.parts())
+        made = [stage.apply(part, own, decisions) for part, own in self.parts()]
         drops = [row for tables in made for row in tables["dropped"]]
         verdicts = [row for tables in made for row in tables["verdicts"]]
         return {row["text_id"] or row["clip_id"]: row["reason"] for row in drops}, drops, verdicts
 
 
-OFF = {"mismatch": {"value": None}}
+OFF = {"mismatch": {"limit": None}}
 
 
 def test_the_sharper_copy_is_kept_and_black_clips_are_nobodys_original() -> None:
@@ -118,8 +116,8 @@ def test_what_keyframes_did_not_measure_is_not_judged() -> None:
     world.own["c0002"] |= {k: v for k, v in world.own["c0001"].items() if k.startswith("thumbnail")}
     found, _, _ = world.judged(**OFF, video={"rules": {"still": 1.0}})
     assert found == {"c0002": "duplicate_clip"}
-    quantile, _, _ = world.judged(**OFF, duplicates=None, video={"rules": {"still": {"quantile": 0.1}}})
-    assert quantile == {}  # all known ones are alike
+    share, _, _ = world.judged(**OFF, duplicates=None, video={"rules": {"still": {"lowest": 0.1}}})
+    assert share == {}  # all known ones are alike
 
 
 def test_wrong_texts_fall_under_the_threshold_of_their_language() -> None:
@@ -130,11 +128,11 @@ def test_wrong_texts_fall_under_the_threshold_of_their_language() -> None:
         world.own[f"c{i:04d}.en"]["features"] = pack(unit(rng.normal(size=DIM)))
     for i in range(0, 120, 2):
         world.add_text(i, rng.normal(size=DIM), "zh")  # a language in which nothing fits
-    found, drops, verdicts = world.judged(duplicates=None, mismatch={"value": 0.9})
+    found, drops, verdicts = world.judged(duplicates=None, mismatch={"limit": {"min": 0.9}})
     english = sorted(int(name[1:5]) for name in found if name.endswith("en"))
     assert len(set(english) & set(wrong)) >= 9 and len(set(english) - set(wrong)) <= 8
     assert all({"sim_percentile", "sim_margin", "sim_z"} <= set(row) for row in verdicts if row.get("text_id"))
-    shares, drops, _ = world.judged(duplicates=None, mismatch={"signal": "sim_z", "value": None, "quantile": 0.25})
+    shares, drops, _ = world.judged(duplicates=None, mismatch={"signal": "sim_z", "limit": {"lowest": 0.25}})
     by_lang = [sum(name.endswith(lang) for name in shares) for lang in ("en", "zh")]
     assert by_lang == [30, 15]  # a quarter of each
     assert len({row["threshold"] for row in drops}) == 2

@@ -12,7 +12,7 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import write_json
 from m2raap.core.view import View
-from m2raap.core.whole import Made, run_whole_stage
+from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.bank import IDS, VECTORS, Bank, Seen, make_bank
 from m2raap.stages.evaluate import evaluate_folder, read_ranks, side_lines
@@ -70,14 +70,14 @@ def write_bank(
 ) -> Bank:
     clips = clips or [Seen("t000", "t000.mp4", None)]
 
-    def work(target: Path) -> Made:
+    def work(target: Path) -> StageOutput:
         np.save(target / VECTORS, np.random.default_rng([2]).normal(size=(len(texts), 16)).astype(np.float32))
         names = {"clip_ids": [c.clip_id for c in clips], "videos": [c.video for c in clips]}
         names["frames"] = [c.frames for c in clips]
         write_json(target / IDS, {"texts": texts, "langs": [lang] * len(texts), **names, "corpus": "c"})
-        return Made([VECTORS, IDS], {}, {"model": model})
+        return StageOutput([VECTORS, IDS], {}, {"model": model})
 
-    run_whole_stage("bank", 2, {}, folder, work)
+    run_single_stage("bank", 2, {}, folder, work)
     return Bank.open(folder)
 
 

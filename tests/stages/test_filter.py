@@ -1,4 +1,4 @@
-"""What filter decides over a whole corpus: copies of texts, quantiles, scores that the user brought. Nothing is probed here."""
+"""What filter decides over a whole corpus: copies of texts, shares, scores that the user brought. Nothing is probed here."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.view import Part, View
 from m2raap.curate.text_rules import score_rows
-from m2raap.stages.filter import FilterConfig, FilterStage, with_scores
+from m2raap.stages.filter import FilterConfig, FilterStage
 
-STAGE = FilterStage()
 PROBED = {"probe": "ok", "probe_detail": None, "width": 96, "height": 96, "duration_s": 3.0}
 
 
@@ -53,9 +52,9 @@ def whole(clips: list[dict], texts: list[dict], size: int, signals: dict | None 
 
 def judged(parts: list[tuple[Part, dict]], tree: dict[str, Any]) -> tuple[dict[str, str], list[dict]]:
     """text_id or clip_id -> reason, and the rows of `dropped`."""
-    settings = build(FilterConfig, tree, "test").settings().apply
-    decisions = STAGE.reduce(parts, settings)
-    rows = [row for part, own in parts for row in STAGE.apply(part, own, decisions, settings)["dropped"]]
+    stage = FilterStage(build(FilterConfig, tree, "test"))
+    decisions = stage.reduce(parts)
+    rows = [row for part, own in parts for row in stage.apply(part, own, decisions)["dropped"]]
     return {row.get("text_id") or row["clip_id"]: row["reason"] for row in rows}, rows
 
 
@@ -118,7 +117,7 @@ def test_frequent_in_its_source() -> None:
     assert found == {f"c{i:04d}.en": "frequent_in_source" for i in range(0, 500, 25)}
 
 
-def test_quantiles_are_taken_over_the_corpus_by_language() -> None:
+def test_shares_are_taken_over_the_corpus_by_language() -> None:
     clips = [clip(i) for i in range(20)]
     texts = [text(i, " ".join(["dog cat kite", *"bcdfghjklmnpqrstvwxz"[: i + 1]])) for i in range(20)]
     texts += [
@@ -135,7 +134,7 @@ def test_quantiles_are_taken_over_the_corpus_by_language() -> None:
             "near_duplicate_text",
         )
     }
-    tree = {"text": {"rules": only | {"text_too_short": {"quantile": 0.1}, "text_too_long": {"quantile": 0.2}}}}
+    tree = {"text": {"rules": only | {"text_too_short": {"lowest": 0.1}, "text_too_long": {"highest": 0.2}}}}
     for size in (3, 20):
         found, _ = judged(whole(clips, texts, size), tree)
         for lang in ("en", "zh"):
@@ -161,8 +160,8 @@ def view(tmp_path: Path) -> View:
 
 
 def apply_scores(view: View, tree: dict[str, Any], *paths: Path) -> tuple[dict[str, str], list[dict], list[dict]]:
-    settings = build(FilterConfig, tree, "test").settings()
-    view = with_scores(view, paths, settings)
+    stage = FilterStage(build(FilterConfig, tree, "test"))
+    view = stage.prepared(view, paths)
     parts = []
     for part in view.parts(("texts", "signals")):
         own = {row["clip_id"]: dict(PROBED) for row in part.clips}
@@ -170,11 +169,11 @@ def apply_scores(view: View, tree: dict[str, Any], *paths: Path) -> tuple[dict[s
             t["text_id"]: s for t, s in zip(part.texts, score_rows([t["text"] for t in part.texts], "en"), strict=True)
         }
         parts.append((part, own))
-    decisions = STAGE.reduce(parts, settings.apply)
-    made = [STAGE.apply(part, own, decisions, settings.apply) for part, own in parts]
+    decisions = stage.reduce(parts)
+    made = [stage.apply(part, own, decisions) for part, own in parts]
     rows = [row for tables in made for row in tables["dropped"]]
     verdicts = [row for tables in made for row in tables["verdicts"]]
-    assert STAGE.more_verdict_columns(view) == {f"user_{name}": "float" for name in view.score_columns}
+    assert stage.more_verdict_columns(view) == {f"user_{name}": "float" for name in view.score_columns}
     return {row.get("text_id") or row["clip_id"]: row["reason"] for row in rows}, rows, verdicts
 
 
@@ -191,7 +190,7 @@ def test_users_scores_are_thresholded_and_stay_in_the_ledger(view: View, tmp_pat
     assert found == {"c0001": "user_score", "c0003.en": "user_score", "c0004": "user_score", "c0005": "user_score"}
     first = {row.get("text_id") or row["clip_id"]: row for row in rows}
     assert (first["c0001"]["detail"], first["c0001"]["score"], first["c0001"]["threshold"]) == ("nsfw", 0.9, 0.5)
-    assert first["c0004"]["also_failed"] == ["user_score: watermark 1 against 0.5"]
+    assert first["c0004"]["also_failed"] == ["user_score"]
     kept = {row.get("text_id") or row["clip_id"]: row for row in verdicts}
     assert (
         kept["c0000"]["user_nsfw"] == 0.1 and kept["c0000"]["user_other"] == 1.0 and kept["c0002"]["user_nsfw"] is None

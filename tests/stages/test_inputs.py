@@ -13,7 +13,7 @@ from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import open_view
-from m2raap.pipeline.estimate import estimate
+from m2raap.pipeline.dry_run import dry_run
 from m2raap.pipeline.plan import plan
 from m2raap.pipeline.recipe import load_recipe
 from m2raap.pipeline.run import make_plan
@@ -45,7 +45,7 @@ def test_the_arms_differ_in_their_input_alone(tmp_path: Path):
 
 def test_the_plan_says_what_raw_video_costs(small_world: Path, tmp_path: Path):
     recipe, inputs = load_recipe("inputs"), Inputs(small_world / "train")
-    lines = estimate(recipe, inputs, tmp_path, make_plan(recipe, inputs, tmp_path))["lines"]
+    lines = dry_run(recipe, inputs, tmp_path, make_plan(recipe, inputs, tmp_path))["lines"]
     said = [line for line in lines if "decoded anew each epoch" in line]
     assert len(said) == 1 and "raw_video reads raw video" in said[0] and "frozen layers have no cache" in said[0]
 

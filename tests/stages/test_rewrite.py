@@ -1,4 +1,4 @@
-"""rewrite by an endpoint, from the command line: gates, ledger, budget, resuming, Batch files."""
+"""rewrite by an endpoint, from the command line: fidelity rules, ledger, budget, resuming, Batch files."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def corpus(tmp_path: Path) -> Path:
     return drawn_corpus(tmp_path / "C", texts)
 
 
-def test_gates_decide_and_the_original_stays_where_they_refuse(
+def test_fidelity_rules_decide_and_the_original_stays_where_they_refuse(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "rewrite"
@@ -125,7 +125,12 @@ def test_new_thresholds_ask_nobody(corpus: Path, tmp_path: Path):
     with serving(story) as server:
         here("rewrite", corpus, "--out", out, *words(server.url))
         asked = len(server.bodies)
-        off = ("--set", "rewrite.gates.max_colour_faults=null", "--set", "rewrite.gates.max_new_share=null")
+        off = (
+            "--set",
+            "rewrite.fidelity.rules.rewrite_colours=off",
+            "--set",
+            "rewrite.fidelity.rules.rewrite_invented=off",
+        )
         here("rewrite", corpus, "--out", out, *words(server.url), *off, check=1)
         here("rewrite", corpus, "--out", out, *words(server.url), *off, "--force")
         assert len(server.bodies) == asked
@@ -142,7 +147,7 @@ def test_pictures_judge_too_and_speak_where_there_is_no_text(tmp_path: Path):
     frames = with_frames(corpus, tmp_path / "k", dict.fromkeys(("good", "swap", "no"), "red"))
     here("caption", frames, "--out", tmp_path / "c", "--set", "caption.frames=2", "--workers", 1)
     with serving(story) as server:
-        off = [f"rewrite.gates.{name}=null" for name in ("max_colour_faults", "max_new_share", "max_lost_share")]
+        off = [f"rewrite.fidelity.rules.rewrite_{name}=off" for name in ("colours", "invented", "lost")]
         settings = [word for one in off for word in ("--set", one)]
         here("rewrite", tmp_path / "c", "--out", tmp_path / "r", *words(server.url), *settings)
         data = [payload(body) for body in server.bodies]
@@ -162,7 +167,7 @@ def test_one_answer_for_many_different_originals_is_no_caption(tmp_path: Path):
     things = ["cat", "dog", "house", "river", "tree", "piano", "car", "boat", "bridge", "horse", "lamp", "train"]
     corpus = drawn_corpus(tmp_path / "C", {t: [("en", f"a small {t} in the park")] for t in things})
     with serving(lambda body, n: {"en": "a thing in the small park"}) as server:
-        more = ("--set", "langs=[en]", "--set", "rewrite.gates.max_lost_share=null")
+        more = ("--set", "langs=[en]", "--set", "rewrite.fidelity.rules.rewrite_lost=off")
         here("rewrite", corpus, "--out", tmp_path / "r", *words(server.url), *more)
     assert {row["reason"] for row in rows(tmp_path / "r", "dropped").values()} == {"rewrite_copies"}
     assert {row["score"] for row in rows(tmp_path / "r", "dropped").values()} == {12.0}
@@ -238,7 +243,7 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
         run = ["run", recipe, "--data", corpus, "--out", tmp_path / "run", *words(server.url), "--until", "rewrite"]
         here(*run, "--dry-run")
         said = capsys.readouterr().out
-        assert "r/rewrite asks m-7b at most 6 times: about" in said and "size not in its name" not in said
+        assert "r/rewrite asks m-7b at most 6 times: about" in said
         refused = [*run, "--set", "rewrite.endpoint.budget.max_requests=0"]
         here(*refused)
         requests = tmp_path / "requests.jsonl"

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from m2raap.core.config import build
 from m2raap.core.corpus import open_corpus
 from m2raap.core.engine import LocalEngine
-from m2raap.core.errors import REASONS, M2raapError, UsageError
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
 from m2raap.core.signed import verify_files
 from m2raap.core.tables import read_part
+from m2raap.stages import reasons
 from m2raap.stages.split import SplitConfig, SplitDone, as_name, pieces, split
 from m2raap.video.paths import resolve_video
 from m2raap.video.worker import VideoWorker
@@ -97,7 +98,7 @@ def test_what_was_dropped_says_why(whole: Path) -> None:
     assert set(dropped) == {"long.mp4.00001", "cut%20off.mp4", "notes.txt"}
     short = dropped["long.mp4.00001"]
     assert (short["reason"], short["score"], short["threshold"]) == ("clip_too_short", pytest.approx(0.8), 1.0)
-    assert all(row["stage"] == "split" and row["reason"] in REASONS and row["detail"] for row in dropped.values())
+    assert all(row["stage"] == "split" and row["reason"] in reasons() and row["detail"] for row in dropped.values())
 
 
 def test_same_bytes_for_two_workers_and_files_when_asked(raw: Path, tmp_path: Path) -> None:

@@ -27,12 +27,11 @@ from m2raap.core.folder import manifest_digest
 from m2raap.core.lock import locked
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import open_view
-from m2raap.core.whole import Made, run_whole_stage
+from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.pipeline.inspect import check
-from m2raap.pipeline.plan import DATA_STAGE, settings_of
 from m2raap.pipeline.recipe import Recipe, load_recipe
-from m2raap.stages.train import run_adapt
-from m2raap.stages.whole import run_embed, run_evaluate
+from m2raap.stages.adapt import AdaptStage
+from m2raap.stages.whole import EmbedStage, EvaluateStage
 from tests.conftest import as_another_command, digests, m2raap
 from tests.core.test_stage import make_corpus
 from tests.core.test_stage import run as run_length
@@ -103,7 +102,7 @@ def on_command_line(*words: object) -> None:
 STAGES = {
     "filter": ("{W}/train", "filter.text.rules.text_too_short.en=5"),
     "keyframes": ("{R}/filter", "keyframes.k=4"),
-    "align": ("{R}/keyframes", "align.mismatch.value=0.5"),
+    "align": ("{R}/keyframes", "align.mismatch.limit.min=0.5"),
     "caption": ("{R}/align", "caption.frames=2"),
     "rewrite": ("{R}/caption", "rewrite.fill_missing=true"),
     "adapt": ("{R}/rewrite", "adapt.steps=3"),
@@ -138,14 +137,13 @@ def test_the_second_command_on_a_stage_is_told(
 def with_force(stage: str, read: Path, out: Path, recipe: Recipe) -> Callable[[], object]:
     """What the command line calls for a stage with --force."""
     if stage == "evaluate":
-        return lambda: run_evaluate(read, "custom", 0, out, True, recipe.evaluate)
+        return lambda: EvaluateStage(recipe.evaluate).run_on(read, "custom", out, True)
     view = open_view(read)
     if stage == "embed":
-        return lambda: run_embed(view, recipe.embed, recipe.backbone, out, True)
+        return lambda: EmbedStage(recipe.embed).run_on(view, recipe.backbone, out, True)
     if stage == "adapt":
-        return lambda: run_adapt(view, recipe.adapt_settings, recipe.keyframes.decode, out, True)
-    settings = settings_of(recipe, stage)
-    return lambda: run_data_stage(DATA_STAGE[stage], view, settings, out, LocalEngine(1), force=True)
+        return lambda: AdaptStage(recipe.adapt, recipe.shared).run_on(view, out, True)
+    return lambda: run_data_stage(recipe.stage(stage), view, out, LocalEngine(1), force=True)
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -309,17 +307,17 @@ def test_check_finds_parts_of_other_settings_under_one_manifest(tmp_path: Path):
 
 
 def test_a_whole_stage_that_was_redone_meanwhile_is_not_signed(tmp_path: Path, no_locks: None):
-    def work(folder: Path) -> Made:
+    def work(folder: Path) -> StageOutput:
         (folder / "result.txt").write_text("first")
-        as_another_command(lambda: run_whole_stage("w", 1, {"a": 2}, folder, lambda _: other(folder), force=True))
-        return Made(["result.txt"])
+        as_another_command(lambda: run_single_stage("w", 1, {"a": 2}, folder, lambda _: other(folder), force=True))
+        return StageOutput(["result.txt"])
 
-    def other(folder: Path) -> Made:
+    def other(folder: Path) -> StageOutput:
         (folder / "result.txt").write_text("second")
-        return Made(["result.txt"])
+        return StageOutput(["result.txt"])
 
     with pytest.raises(M2raapError, match="another command has redone it with other settings"):
-        run_whole_stage("w", 1, {"a": 1}, tmp_path / "w", work)
+        run_single_stage("w", 1, {"a": 1}, tmp_path / "w", work)
     assert {row["state"] for row in check(tmp_path)} == {"ok"}
     assert (tmp_path / "w" / "result.txt").read_text() == "second"
 

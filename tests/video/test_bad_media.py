@@ -242,9 +242,9 @@ def test_the_good_rest_of_a_stage(bad_media: Path, tmp_path: Path) -> None:
             for c in clips
         ]
         write_corpus(tmp_path / name, clips, texts, video_root=bad_media, source={}, num_parts=2)
-        settings = KeyframesConfig(k=4, min_frames=1).settings()
+        settings = KeyframesConfig(k=4, min_frames=1)
         view, out = View(tmp_path / name), tmp_path / f"{name}-frames"
-        assert run_data_stage(KeyframesStage(), view, settings, out, LocalEngine(1))
+        assert run_data_stage(KeyframesStage(settings), view, out, LocalEngine(1))
         after = open_view(out)
         parts = [after.part(i, ("frames", "dropped")) for i in range(2)]
         frames[name] = {clip["clip_id"]: part.frames[clip["clip_id"]] for part in parts for clip in part.clips}

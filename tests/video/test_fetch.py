@@ -130,9 +130,7 @@ def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_pat
         for name in videos
     ]
     write_corpus(tmp_path / "C", rows, texts, video_root=clips, source={}, num_parts=1)
-    assert run_data_stage(
-        FilterStage(), View(tmp_path / "C"), FilterConfig().settings(), tmp_path / "F", LocalEngine(1)
-    )
+    assert run_data_stage(FilterStage(FilterConfig()), View(tmp_path / "C"), tmp_path / "F", LocalEngine(1))
     assert not {row["reason"] for row in read_part(tmp_path / "F", "dropped", 0)} & set(UNREADABLE)
     for allowed, expected in (
         (True, {"gone": "missing_file", "trap": "outside_root"}),
@@ -140,7 +138,7 @@ def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_pat
     ):
         out = tmp_path / f"K{allowed}"
         cfg = KeyframesConfig(remote=RemoteConfig(allow_remote=allowed))
-        assert run_data_stage(KeyframesStage(), View(tmp_path / "C"), cfg.settings(), out, LocalEngine(1))
+        assert run_data_stage(KeyframesStage(cfg), View(tmp_path / "C"), out, LocalEngine(1))
         assert {row["clip_id"]: row["reason"] for row in read_part(out, "dropped", 0)} == expected
         frames = {row["clip_id"]: row["jpegs"] for row in read_part(out, "frames", 0)}
         assert all(jpegs == frames["file"] for jpegs in frames.values()) and set(frames) | set(expected) == set(videos)

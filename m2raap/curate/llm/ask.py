@@ -19,11 +19,13 @@ class Backend(Protocol):
 
     server: str
 
-    def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]: ...
+    def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
+        """key -> why a request failed, '' where the budget was spent."""
+        ...
 
 
 def ask(requests: Sequence[Request], backend: Backend, cache: Cache, budget: Budget, repair: Prompt) -> list[Answer]:
-    """One answer a request, in order. Equal requests are asked once. Raises what the backend raises."""
+    """One answer a request, in order. Equal requests are sent once. Raises what the backend raises."""
     failed: dict[str, str] = {}
     for _ in range(2):  # the requests, then their repairs
         missing = pending(requests, cache, repair)
@@ -34,21 +36,21 @@ def ask(requests: Sequence[Request], backend: Backend, cache: Cache, budget: Bud
 
 
 def pending(requests: Sequence[Request], cache: Cache, repair: Prompt) -> list[Request]:
-    """What the model still has to be asked: requests without a completion, and repairs of completions of a wrong form."""
-    found: dict[str, Request] = {}
+    """What still has to be sent to the model: requests without a completion, and repairs of completions of a wrong form."""
+    waiting: dict[str, Request] = {}
     for request in requests:
-        asked = request
-        completion = cache.get(asked)
+        question = request
+        completion = cache.get(question)
         if completion is not None:
             try:
-                read_answer(completion, asked.langs)
+                read_answer(completion, question.langs)
                 continue
             except Malformed as fault:
-                asked = repaired(request, completion.content, str(fault), repair)
-            if cache.get(asked) is not None:
+                question = repaired(request, completion.content, str(fault), repair)
+            if cache.get(question) is not None:
                 continue
-        found.setdefault(asked.key, asked)
-    return list(found.values())
+        waiting.setdefault(question.key, question)
+    return list(waiting.values())
 
 
 def repaired(request: Request, content: str, fault: str, repair: Prompt) -> Request:
@@ -62,16 +64,16 @@ def repaired(request: Request, content: str, fault: str, repair: Prompt) -> Requ
 
 
 def _answer(request: Request, backend: Backend, cache: Cache, repair: Prompt, failed: dict[str, str]) -> Answer:
-    asked = request
+    question = request
     for last in (False, True):
-        completion = cache.get(asked)
+        completion = cache.get(question)
         if completion is None:
-            detail = failed[asked.key]
+            detail = failed[question.key]
             return Answer("error", None, detail, backend.server) if detail else Answer("skipped", None, "budget spent")
         try:
-            return read_answer(completion, asked.langs)
+            return read_answer(completion, question.langs)
         except Malformed as fault:
             if last:
                 return Answer("error", None, f"not of the asked form, twice: {fault}", completion.server)
-            asked = repaired(request, completion.content, str(fault), repair)
+            question = repaired(request, completion.content, str(fault), repair)
     raise AssertionError("unreachable")

@@ -14,13 +14,15 @@ from m2raap.curate.llm.client import Malanswered, completion_of
 from m2raap.curate.llm.schema import Request
 
 URL = "/v1/chat/completions"
-_MAX_LINE = 4 * 1024 * 1024  # bytes: an answer of 32k tokens is far below
+_MAX_LINE = 4 * 1024 * 1024  # most bytes of a line; an answer of 32k tokens is far below
 
 
 class Imported(NamedTuple):
-    answers: int  # now in the cache
-    failed: int  # the provider says that they failed; they stay to be asked
-    unknown: int  # not asked from here
+    """What a file of answers held."""
+
+    answers: int  # number of answers that are in the cache now
+    failed: int  # number of requests that failed by the provider's account; they can be sent again
+    unknown: int  # number of answers to requests that were not exported from this cache
 
 
 def export_requests(requests: Sequence[Request], path: Path, cache: Cache) -> int:
@@ -51,10 +53,10 @@ def import_answers(path: Path, cache: Cache) -> Imported:
             failed += 1
             continue
         try:
-            found = completion_of(response.get("body") or {}, "batch")
+            completion = completion_of(response.get("body") or {}, "batch")
         except Malanswered as fault:
             raise M2raapError(f"{where}: {fault}") from None
-        if cache.put_exported(key, found):
+        if cache.put_exported(key, completion):
             answers += 1
         else:
             unknown += 1

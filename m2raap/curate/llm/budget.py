@@ -11,7 +11,7 @@ from m2raap.core.config import Config, canonical
 from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.schema import Completion, Request
 
-TOKENS_A_PICTURE = 2000  # an upper guess, only held back until the server says
+TOKENS_A_PICTURE = 2000  # upper guess, held back until the server reports the real number
 
 
 class BudgetConfig(Config):
@@ -20,11 +20,11 @@ class BudgetConfig(Config):
     What is over the limit is `skipped`. A higher limit and --force go on: nothing that was answered is sent again.
     """
 
-    max_requests: int | None = Field(default=None, ge=0, description="tries and repairs count too")
-    max_tokens: int | None = Field(default=None, ge=0, description="prompt and answer together")
-    max_cost: float | None = Field(default=None, ge=0, description="in the currency of the prices")
-    price_in: float = Field(default=0.0, ge=0, description="a million prompt tokens")
-    price_out: float = Field(default=0.0, ge=0, description="a million answer tokens")
+    max_requests: int | None = Field(default=None, ge=0, description="Most requests; every try and repair counts.")
+    max_tokens: int | None = Field(default=None, ge=0, description="Most tokens of prompts and answers together.")
+    max_cost: float | None = Field(default=None, ge=0, description="Highest cost, in the currency of the prices.")
+    price_in: float = Field(default=0.0, ge=0, description="Price of a million prompt tokens.")
+    price_out: float = Field(default=0.0, ge=0, description="Price of a million answer tokens.")
 
     @model_validator(mode="after")
     def _priced(self) -> BudgetConfig:
@@ -33,12 +33,13 @@ class BudgetConfig(Config):
         return self
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
+        """Cost in the currency of the prices."""
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`reserve` holds back the most that a request can cost, `settle` puts back what it did not."""
+    """`reserve` holds back the most that a request can cost, `settle` puts back the part that it did not cost."""
 
     cache: Cache
     scope: str
@@ -53,13 +54,13 @@ class Budget:
         assert len(most) == 3
         return self.cache.spend(self.scope, 1, tokens_in + request.max_tokens, cost, most)
 
-    def settle(self, request: Request, found: Completion | None) -> None:
-        """`found` None: the request failed. It counts as a request; its tokens are given back. Where the server does not
+    def settle(self, request: Request, completion: Completion | None) -> None:
+        """`completion` None: the request failed. It counts as a request; its tokens are given back. Where the server does not
         say what it used, the most that it can have used stays counted."""
-        if found and not (found.tokens_in or found.tokens_out):
+        if completion and not (completion.tokens_in or completion.tokens_out):
             return
         held_in, held_out = most_tokens_in(request), request.max_tokens
-        used_in, used_out = (found.tokens_in, found.tokens_out) if found else (0, 0)
+        used_in, used_out = (completion.tokens_in, completion.tokens_out) if completion else (0, 0)
         cost = self.cfg.cost(used_in, used_out) - self.cfg.cost(held_in, held_out)
         self.cache.spend(self.scope, 0, used_in + used_out - held_in - held_out, cost)
 

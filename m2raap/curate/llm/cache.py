@@ -24,7 +24,7 @@ CREATE TABLE IF NOT EXISTS spent (scope TEXT PRIMARY KEY, requests INTEGER NOT N
   cost REAL NOT NULL);
 """
 FILE = "llm.sqlite"
-_BESIDE = ("-wal", "-shm", "-journal")  # sqlite's own files
+_BESIDE = ("-wal", "-shm", "-journal")  # ends of the names of sqlite's files beside the database
 
 
 class Cache:
@@ -74,22 +74,24 @@ class Cache:
                 raise self._fault(error) from None
 
     def get(self, request: Request) -> Completion | None:
+        """The stored completion of the request, or None."""
         sql = "SELECT content, finish, refusal, tokens_in, tokens_out, server FROM answers WHERE key = ?"
         rows = self._read(sql, (request.key,))
         return Completion(*rows[0]) if rows else None
 
-    def put(self, request: Request, found: Completion) -> None:
-        self._put(request.key, request.clip_id, found)
+    def put(self, request: Request, completion: Completion) -> None:
+        """Stores a completion under the key of its request."""
+        self._put(request.key, request.clip_id, completion)
 
-    def _put(self, key: str, clip_id: str, found: Completion) -> None:
+    def _put(self, key: str, clip_id: str, completion: Completion) -> None:
         row = (
             key,
-            found.content,
-            found.finish,
-            found.refusal,
-            found.tokens_in,
-            found.tokens_out,
-            found.server,
+            completion.content,
+            completion.finish,
+            completion.refusal,
+            completion.tokens_in,
+            completion.tokens_out,
+            completion.server,
             clip_id,
         )
         with self._write() as db:
@@ -98,15 +100,16 @@ class Cache:
     # -- Batch files -------------------------------------------------------------------------------------------------
 
     def mark_exported(self, requests: Iterable[Request]) -> None:
+        """Remembers requests that were written to a Batch file."""
         with self._write() as db:
             rows = [(request.key, request.clip_id) for request in requests]
             db.executemany("INSERT OR REPLACE INTO exported VALUES (?, ?)", rows)
 
-    def put_exported(self, key: str, found: Completion) -> bool:
+    def put_exported(self, key: str, completion: Completion) -> bool:
         """Stores the answer to a request that was exported from here; False: no such request."""
         rows = self._read("SELECT clip_id FROM exported WHERE key = ?", (key,))
         if rows:
-            self._put(key, rows[0][0], found)
+            self._put(key, rows[0][0], completion)
         return bool(rows)
 
     # -- money -------------------------------------------------------------------------------------------------------
@@ -130,5 +133,6 @@ class Cache:
         return True
 
     def close(self) -> None:
+        """Closes the database."""
         with self._lock:
             self._db.close()

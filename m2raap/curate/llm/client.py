@@ -24,7 +24,7 @@ from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.endpoint import MAX_NEW_TOKENS, EndpointConfig
 from m2raap.curate.llm.schema import Completion, Request, is_endless
 
-_TOO_LARGE = 64 * 1024  # bytes of an answer beyond 64 a token
+_TOO_LARGE = 64 * 1024  # most bytes of an answer, besides 64 for every token
 
 
 class _Again(Exception):
@@ -40,7 +40,7 @@ class _Hopeless(Exception):
 
 
 class HttpBackend:
-    """Sends requests, stores what comes back, and knows when to stop."""
+    """Sends requests, stores the completions, and stops where all requests would fail."""
 
     def __init__(self, cfg: EndpointConfig) -> None:
         self.cfg = cfg
@@ -95,7 +95,7 @@ class HttpBackend:
             if self._stop.is_set() or not budget.reserve(request):
                 return detail
             try:
-                found = self.complete(request)
+                completion = self.complete(request)
             except (_Again, _Hopeless) as error:
                 budget.settle(request, None)
                 detail = self._redact(str(error))
@@ -104,8 +104,8 @@ class HttpBackend:
                 if attempt + 1 < self.cfg.attempts:
                     self._stop.wait(self._wait_s(request, attempt, error.wait_s))
                 continue
-            cache.put(request, found)
-            budget.settle(request, found)
+            cache.put(request, completion)
+            budget.settle(request, completion)
             return None
         return f"{detail} ({self.cfg.attempts} tries)"
 
@@ -120,17 +120,17 @@ class HttpBackend:
             return Completion("", "endless", None, 0, request.max_tokens, self.server)
         if status == 200:
             return completion_of(body, self.server)
-        said = self._redact(_error_text(body))
+        message = self._redact(_error_text(body))
         if 300 <= status < 400:
             raise M2raapError(f"{self.server}: answers with a redirect ({status}), and none is followed: fix base_url")
         if status in (401, 403):
             where = f"the key in ${self.cfg.api_key_env}" if self.cfg.api_key_env else "api_key_env (none is set)"
-            raise M2raapError(f"{self.server}: refuses us ({status}: {said}); check {where}")
+            raise M2raapError(f"{self.server}: refuses us ({status}: {message}); check {where}")
         if status in (404, 405):
-            raise M2raapError(f"{self.server}: {status}: {said}; check base_url (…/v1) and model '{self.cfg.model}'")
+            raise M2raapError(f"{self.server}: {status}: {message}; check base_url (…/v1) and model '{self.cfg.model}'")
         if status in (408, 409, 425, 429) or status >= 500:
-            raise _Again(f"HTTP {status}: {said}", _retry_after_s(headers))
-        raise _Hopeless(f"HTTP {status}: {said}")
+            raise _Again(f"HTTP {status}: {message}", _retry_after_s(headers))
+        raise _Hopeless(f"HTTP {status}: {message}")
 
     def _post(self, data: bytes) -> tuple[int, http.client.HTTPMessage, bytes, bool]:
         url = urlsplit(self.cfg.base_url)
@@ -145,7 +145,7 @@ class HttpBackend:
         timer: threading.Timer | None = None
         try:
             connection.connect()
-            sock = connection.sock  # http.client forgets it when it has read the headers
+            sock = connection.sock  # kept here, because http.client forgets it when it has read the headers
             assert sock is not None
             # A socket's own time-out starts again with every byte; this one does not.
             timer = threading.Timer(deadline - time.monotonic(), _cut, (sock,))
@@ -186,7 +186,9 @@ class HttpBackend:
             body += chunk
             if len(body) > _TOO_LARGE + 64 * MAX_NEW_TOKENS:
                 return bytes(body), True
-            if len(body) - looked > 8192:  # a whole answer is seldom as long: look whether it gets anywhere
+            if (
+                len(body) - looked > 8192
+            ):  # few answers are as long: look whether the text still goes on or repeats itself
                 looked = len(body)
                 tail = bytes(body[-4096:]).decode("utf-8", "ignore").replace("\\n", "\n").replace("\\t", "\t")
                 if is_endless(tail):
@@ -225,7 +227,7 @@ def _error_text(body: bytes) -> str:
         inner = tree.get("error", tree.get("detail", tree)) if isinstance(tree, dict) else tree
         text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
     except (ValueError, RecursionError):
-        pass  # not JSON: the text as it is
+        pass  # the body is not JSON: its text is shown as it is
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200] or "no reason given"
 
 

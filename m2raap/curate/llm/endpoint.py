@@ -1,4 +1,4 @@
-"""Where an OpenAI-compatible server is, what is asked of it, and how patiently."""
+"""Where an OpenAI-compatible server is, what requests to it hold, and how patiently they are sent."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
 from m2raap.curate.llm.budget import BudgetConfig
 from m2raap.curate.llm.schema import AnswerFormat, response_format
 
 MAX_NEW_TOKENS = 32_768
-_HOW = (
-    "base_url", "api_key_env", "allow_remote", "timeout_s", "attempts", "first_wait_s", "max_wait_s", "concurrency",
-    "allow_errors",
-)  # fmt: skip
 
 
 class EndpointConfig(Config):
@@ -26,33 +22,77 @@ class EndpointConfig(Config):
     Where it is and how patiently it is asked may change between two runs of one command; model, parameters and budget not.
     """
 
-    base_url: str = Field(default="http://127.0.0.1:8000/v1", description="up to and with /v1")
-    model: str = Field(min_length=1, description="the name that the server knows it by")
-    api_key_env: str | None = Field(default=None, description="environment variable that holds the key; never the key")
-    allow_remote: bool = Field(default=False, description="captions and frames may leave this machine")
-    answer_format: AnswerFormat = Field(default="json_schema", description="'none' for servers that refuse the others")
-    max_tokens: int = Field(default=256, ge=16, le=MAX_NEW_TOKENS)  # of one answer
-    temperature: float = Field(default=0.0, ge=0, le=2)  # 0: the likeliest answer
-    seed: int | None = 0  # sent to the server; null: none is sent
+    base_url: str = Field(
+        default="http://127.0.0.1:8000/v1",
+        description="Address of the server, up to and with /v1.",
+        json_schema_extra=HOW,
+    )
+    model: str = Field(min_length=1, description="Name by which the server knows the model.")
+    api_key_env: str | None = Field(
+        default=None,
+        description="Name of the environment variable that holds the key; never the key itself.",
+        json_schema_extra=HOW,
+    )
+    allow_remote: bool = Field(
+        default=False, description="Whether captions and frames may leave this machine.", json_schema_extra=HOW
+    )
+    answer_format: AnswerFormat = Field(
+        default="json_schema",
+        description="How the server is held to the form of the answer; 'none' where it cannot be.",
+    )
+    max_tokens: int = Field(
+        default=256, ge=16, le=MAX_NEW_TOKENS, description="Most tokens of one answer; a longer one is cut off."
+    )
+    temperature: float = Field(
+        default=0.0, ge=0, le=2, description="Sampling temperature; 0: always the likeliest token."
+    )
+    seed: int | None = Field(default=0, description="Seed that is sent to the server; null: none is sent.")
     extra: dict[str, Any] = Field(
         default_factory=dict,
-        description="laid over the request body; null takes a key out. {chat_template_kwargs: {enable_thinking: false}}",
+        description="Keys that are laid over the request body, for example {chat_template_kwargs: {enable_thinking: false}}; "
+        "null takes a key out.",
     )
-    budget: BudgetConfig = Field(default_factory=BudgetConfig)
-    timeout_s: float = Field(default=120.0, gt=0, description="of one request, from connecting to the last byte")
-    attempts: int = Field(default=5, ge=1, description="tries of a request that meets 429, 5xx, a cut or a time-out")
-    first_wait_s: float = Field(default=0.5, ge=0, description="before the second try; doubles from try to try")
-    max_wait_s: float = Field(default=60.0, ge=0, description="also of what Retry-After asks for")
-    concurrency: int = Field(default=8, ge=1, le=512, description="requests in flight, in each worker")
+    budget: BudgetConfig = Field(default_factory=BudgetConfig, description="What the stage may spend in all its runs.")
+    timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Seconds that one request may take, from connecting to the last byte.",
+        json_schema_extra=HOW,
+    )
+    attempts: int = Field(
+        default=5,
+        ge=1,
+        description="Tries of a request that meets status 429 or 5xx, a broken connection or a time-out.",
+        json_schema_extra=HOW,
+    )
+    first_wait_s: float = Field(
+        default=0.5,
+        ge=0,
+        description="Seconds before the second try of a request; they double from try to try.",
+        json_schema_extra=HOW,
+    )
+    max_wait_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="Most seconds between two tries, also where Retry-After asks for more.",
+        json_schema_extra=HOW,
+    )
+    concurrency: int = Field(
+        default=8, ge=1, le=512, description="Requests in flight at once, in each worker.", json_schema_extra=HOW
+    )
     allow_errors: float = Field(
-        default=0.05, ge=0, le=1, description="share of a part's requests that may fail for good; more stop the run"
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of the requests of a part that may fail for good; more stop the run.",
+        json_schema_extra=HOW,
     )
 
     @field_validator("extra")
     @classmethod
-    def _ours(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted({"model", "messages", "stream", "n"} & set(extra)):
-            raise ValueError(f"'{taken[0]}' is not yours to set")
+    def _free_keys(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if reserved := sorted({"model", "messages", "stream", "n"} & set(extra)):
+            raise ValueError(f"'{reserved[0]}' is set by the package and cannot be laid over")
         return extra
 
     @model_validator(mode="after")
@@ -69,15 +109,9 @@ class EndpointConfig(Config):
                 raise ValueError(f"a key must not travel to {url.hostname} in the clear: use https")
         return self
 
-    def what(self) -> dict[str, Any]:
-        """What decides answers: of the stage's digest."""
-        return self.model_dump(mode="json", exclude=set(_HOW))
-
-    def how(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", include=set(_HOW))
-
     @property
     def server(self) -> str:
+        """host:port of the address."""
         url = urlsplit(self.base_url)
         return f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"
 

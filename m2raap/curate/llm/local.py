@@ -20,13 +20,15 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class LocalModelConfig(Config):
-    """A hub name or a folder. Weights are read as safetensors; code that comes with a model is never run."""
+    """A text-generation model of transformers. Weights are read as safetensors; code that comes with a model is never run."""
 
-    model: str = Field(min_length=1)  # a hub name or a folder
-    revision: str | None = Field(default=None, description="of a hub name: commit or tag")
-    max_tokens: int = Field(default=256, ge=8, le=8192)  # of one answer
-    dtype: Dtype = "auto"  # auto: as the weights are stored
-    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    model: str = Field(min_length=1, description="The model: a name on the Hugging Face hub, or a folder.")
+    revision: str | None = Field(default=None, description="Commit or tag of a model on the hub; null: main.")
+    max_tokens: int = Field(
+        default=256, ge=8, le=8192, description="Most tokens of one answer; a longer one is cut off."
+    )
+    dtype: Dtype = Field(default="auto", description="Number type of the weights; auto: as they are stored.")
+    budget: BudgetConfig = Field(default_factory=BudgetConfig, description="What the stage may spend in all its runs.")
 
 
 def weights_name(model: str, revision: str | None) -> str:
@@ -71,17 +73,19 @@ class LocalBackend:
         self.cfg = cfg
 
     def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
+        """See Backend."""
         failed = {}
         for request in requests:
             if not budget.reserve(request):
                 failed[request.key] = ""
                 continue
-            found = self.complete(request)
-            cache.put(request, found)
-            budget.settle(request, found)
+            completion = self.complete(request)
+            cache.put(request, completion)
+            budget.settle(request, completion)
         return failed
 
     def complete(self, request: Request) -> Completion:
+        """The completion of one request; without tokens where the prompt leaves the model no room."""
         import torch
 
         model, tokenizer = _load(self.cfg.model_dump_json())
@@ -89,7 +93,10 @@ class LocalBackend:
         longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         if ids_1L.shape[1] + self.cfg.max_tokens > longest:
             return Completion("", "length", None, ids_1L.shape[1], 0)
-        with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):  # a model may name its own generate
+        with (
+            torch.inference_mode(),
+            no_foreign_code(f"model '{self.cfg.model}'"),
+        ):  # models may name a generate of their own
             out_1L = model.generate(
                 input_ids=ids_1L,
                 attention_mask=torch.ones_like(ids_1L),
@@ -106,10 +113,10 @@ class LocalBackend:
 
 def _prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> Any:
     if tokenizer.chat_template:
-        found = tokenizer.apply_chat_template(
+        inputs = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        return found["input_ids"]
+        return inputs["input_ids"]
     text = "\n\n".join(message["content"] for message in messages) + "\n\nAnswer: "
     return tokenizer(text, return_tensors="pt")["input_ids"]
 

@@ -13,12 +13,12 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.curate import language
 
-# A change of wording is a new file: what an old digest stood for can still be read.
+# Every change of wording is a new file, so that the prompt behind an old digest can still be read.
 PROMPTS: dict[str, str] = {
-    "rewrite": "rewrite-v1.md",  # a caption and what key-frames show -> one caption a language
-    "from_frames": "from_frames-v1.md",  # no caption: only what key-frames show
-    "describe": "describe-v1.md",  # one picture -> one caption a language
-    "repair": "repair-v1.md",  # the answer had not the asked form
+    "rewrite": "rewrite-v1.md",  # from a caption and captions of key-frames to one caption in each language
+    "from_frames": "from_frames-v1.md",  # the same from captions of key-frames alone
+    "describe": "describe-v1.md",  # from one picture to one caption in each language
+    "repair": "repair-v1.md",  # asks again where an answer had the wrong form
 }
 # Characters that role tags, markup and chat templates are made of. Escaped, they are the same JSON and no tag.
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>|[]`&#"}
@@ -26,6 +26,8 @@ _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>|[]`&#"}
 
 @dataclass(frozen=True)
 class Prompt:
+    """A prompt and the digest of its file."""
+
     name: str
     text: str
     digest: str

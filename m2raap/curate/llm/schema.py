@@ -23,7 +23,7 @@ MAX_CAPTION_CHARS = 1000
 
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n\s*```\s*$", re.DOTALL)
-# A decoder that found no way out ends in a run of white space, or in so many times the same up to 40 characters.
+# A decoder in a loop ends in a run of white space, or in 16 repetitions of the same text of up to 40 characters.
 _BLANK_RUN, _REPEATS, _MAX_PERIOD = 64, 16, 40
 _NO = re.compile(
     r"^\W{0,3}(?:i['’]?m (?:very |so )?sorry|i (?:can(?:no|['’])t|am unable|won['’]t|must decline)|sorry\b|unfortunately,? i"
@@ -48,6 +48,7 @@ class Request:
 
     @property
     def max_tokens(self) -> int:
+        """Most tokens of the answer; 0 if the body sets none."""
         return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
 
 
@@ -120,7 +121,7 @@ def read_answer(completion: Completion, langs: tuple[str, ...]) -> Answer:
 
 def is_endless(text: str) -> bool:
     """A decoder in a loop: a long run of white space, or a few characters again and again, up to the end."""
-    tail = text[-1200:].rstrip("\\")  # half an escape
+    tail = text[-1200:].rstrip("\\")  # a backslash at the end is half an escape
     plain = tail.rstrip()
     if len(tail) - len(plain) >= _BLANK_RUN:
         return True

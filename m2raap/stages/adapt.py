@@ -12,9 +12,13 @@ from m2raap.core import talk
 from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
+from m2raap.core.stage import Stage, StepInputs
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
-from m2raap.core.whole import Made, run_whole_stage
+from m2raap.core.whole import StageOutput, run_single_stage
+from m2raap.models.config import BackboneConfig
+from m2raap.stages.keyframes import KeyframesStage
+from m2raap.stages.shared import SHARED_KEYS, Shared
 from m2raap.stages.source import ViewSource
 from m2raap.stages.training_log import training_summary
 from m2raap.video.limits import VideoConfig
@@ -29,28 +33,47 @@ def helps() -> bool:
     return not join().leads
 
 
-def help_train(job_of: Callable[[Path], tuple[View, AdaptConfig, VideoConfig]], caches: Path | None = None) -> None:
+def help_train(job_of: Callable[[Path], tuple[View, AdaptStage]], caches: Path | None = None) -> None:
     """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
     from m2raap.adapt.distributed import join
 
     talk.be_quiet(True)
     while folder := join().next_task():
-        view, cfg, limits = job_of(Path(folder))
-        _train(cfg, limits, view, Path(folder), caches)
+        view, stage = job_of(Path(folder))
+        _train(stage.cfg, stage.shared.decode, view, Path(folder), caches)
 
 
-def run_adapt(
-    view: View, cfg: AdaptConfig, limits: VideoConfig, folder: Path, force: bool, caches: Path | None = None
-) -> None:
-    def work(target: Path) -> Made:
-        # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
-        if not (target / "model" / "model.json").exists():
-            _train(cfg, limits, view, target, caches)
-        shutil.rmtree(target / "scratch", ignore_errors=True)
-        files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
-        return Made(files, training_summary(target), {"model": read_json(target / "model" / "model.json")["digest"]})
+class AdaptStage(Stage[AdaptConfig]):
+    """Train a temporal module on an image-text backbone."""
 
-    run_whole_stage("adapt", 1, cfg.model_dump(mode="json"), folder, work, view=view, force=force)
+    name = "adapt"
+    config = AdaptConfig
+    needs = (KeyframesStage.name,)
+
+    def __init__(self, cfg: AdaptConfig, shared: Shared | None = None) -> None:
+        shared = shared or Shared()
+        super().__init__(cfg.model_copy(update={key: getattr(shared, key) for key in SHARED_KEYS}), shared)
+
+    def backbones(self) -> list[BackboneConfig]:
+        return [self.shared.backbone]
+
+    def run(self, step: StepInputs) -> bool:
+        self.run_on(step.view, step.folder, step.force, step.caches)
+        return True
+
+    def run_on(self, view: View, folder: Path, force: bool = False, caches: Path | None = None) -> None:
+        """Trains on a view's clips into `folder`/model."""
+
+        def work(target: Path) -> StageOutput:
+            # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
+            if not (target / "model" / "model.json").exists():
+                _train(self.cfg, self.shared.decode, view, target, caches)
+            shutil.rmtree(target / "scratch", ignore_errors=True)
+            files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
+            digest = read_json(target / "model" / "model.json")["digest"]
+            return StageOutput(files, training_summary(target), {"model": digest})
+
+        run_single_stage(self.name, self.version, self.settings(), folder, work, view=view, force=force)
 
 
 def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None) -> None:

@@ -3,19 +3,19 @@ neighbours or on how many clips a part holds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from m2raap.core.engine import device
-from m2raap.models.config import BackboneConfig
 
 if TYPE_CHECKING:
     from m2raap.models.backbone import Backbone
+    from m2raap.models.config import BackboneConfig
 
-BLOCK = 8  # rows a forward pass, as many as a clip has key-frames; the last block is filled up with zeros
+BLOCK = 8  # rows of a forward pass, as many as a clip has key-frames; the last block is filled up with zeros
 
 
 class Encoder:
@@ -31,7 +31,7 @@ class Encoder:
         return _in_blocks(self.backbone.encode_image, images_from_jpegs(jpegs, self.backbone.preprocess))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, E) unit vectors."""
+        """(N, E) unit vectors of texts."""
         return _in_blocks(self.backbone.encode_text, self.backbone.tokenize(list(texts)))
 
     def tokens_over(self, texts: Sequence[str]) -> list[int]:
@@ -44,25 +44,25 @@ class Encoder:
 def _in_blocks(encode: Any, rows: Any) -> np.ndarray:
     import torch
 
-    found = []
+    features = []
     with torch.inference_mode():
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
             filled = torch.cat([block, block.new_zeros(BLOCK - len(block), *block.shape[1:])])
-            found.append(encode(filled.to(device()))[: len(block)].float().cpu().numpy())
-    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+            features.append(encode(filled.to(device()))[: len(block)].float().cpu().numpy())
+    return np.concatenate(features) if features else np.zeros((0, 0), np.float32)
 
 
 def encoder(cfg: BackboneConfig) -> Encoder:
-    """One for each worker process: loading takes seconds."""
-    return _encoder(cfg.model_dump_json())
+    """The encoder of this worker process: loading takes seconds, so the last one is kept."""
+    return _encoder(cast(Hashable, cfg))  # frozen models hash by value, which the type checker does not see
 
 
 @lru_cache(maxsize=1)
-def _encoder(settings: str) -> Encoder:
+def _encoder(cfg: Any) -> Encoder:
     from m2raap.models.families import load_backbone
 
-    return Encoder(load_backbone(BackboneConfig.model_validate_json(settings)))
+    return Encoder(load_backbone(cfg))
 
 
 def pack(features: np.ndarray) -> bytes:
@@ -71,5 +71,5 @@ def pack(features: np.ndarray) -> bytes:
 
 
 def unpack(data: bytes, dim: int) -> np.ndarray:
-    """(K, dim) float32 of what `pack` made."""
+    """(K, dim) float32 features from the bytes that `pack` returns."""
     return np.frombuffer(data, "<f2").reshape(-1, dim).astype(np.float32)

@@ -9,21 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m2raap.core.errors import REASONS
+from m2raap import stages
+from m2raap.core.config import build
+from m2raap.core.errors import UsageError
 from m2raap.curate.bilingual import length_ratio, mixed_script, residue_share
 from m2raap.curate.echo import echoes
 from m2raap.curate.facts import facts
-from m2raap.curate.gates import GATES, Candidate, GatesConfig, Kind, near_key, refusals, score
+from m2raap.curate.fidelity_rules import FIDELITY_RULES, Candidate, FidelityConfig, Kind, near_key, score
 
 DATA = Path(__file__).parent / "data"
 
 
-def gates_that_refuse(
+def refusing_rules(
     lang: str, raw: str, text: str, text_lang: str | None = None, aux: tuple[tuple[str, str], ...] = ()
 ) -> list[str]:
     kind: Kind = "translation" if text_lang not in (None, lang) else "rewrite"
     signals, _ = score(Candidate(text, text_lang or lang, kind, (lang, raw), aux))
-    return [refusal.reason for refusal in refusals(signals, kind, GatesConfig())]
+    return [refusal.reason for refusal in FIDELITY_RULES.refusals(signals, FidelityConfig().thresholds(kind))]
 
 
 FAITHFUL = [
@@ -93,48 +95,55 @@ MISTRANSLATED = [
 
 @pytest.mark.parametrize(("lang", "raw", "text"), FAITHFUL)
 def test_faithful_rewrites_pass(lang: str, raw: str, text: str):
-    assert gates_that_refuse(lang, raw, text) == []
+    assert refusing_rules(lang, raw, text) == []
 
 
 @pytest.mark.parametrize(("lang", "raw", "text"), TRANSLATED)
 def test_good_translations_pass(lang: str, raw: str, text: str):
-    assert gates_that_refuse(lang, raw, text, "zh" if lang == "en" else "en") == []
+    assert refusing_rules(lang, raw, text, "zh" if lang == "en" else "en") == []
 
 
 @pytest.mark.parametrize(("lang", "raw", "text", "reason"), UNFAITHFUL)
 def test_unfaithful_rewrites_are_refused_for_the_reason(lang: str, raw: str, text: str, reason: str):
-    assert reason in gates_that_refuse(lang, raw, text)
+    assert reason in refusing_rules(lang, raw, text)
 
 
 @pytest.mark.parametrize(("lang", "raw", "text", "reason"), MISTRANSLATED)
 def test_bad_translations_are_refused_for_the_reason(lang: str, raw: str, text: str, reason: str):
-    assert reason in gates_that_refuse(lang, raw, text, "zh" if lang == "en" else "en")
+    assert reason in refusing_rules(lang, raw, text, "zh" if lang == "en" else "en")
 
 
 def test_translations_of_real_captions_pass(shared_data: Path):
-    """132 captions with an LLM's translation: what a gate refuses here it refuses wrongly."""
+    """132 captions with an LLM's translation: what a rule refuses here it refuses wrongly."""
     rows = [json.loads(line) for line in (shared_data / "panda70m" / "captions_zh_llm.jsonl").open(encoding="utf-8")]
-    there = [row for row in rows if gates_that_refuse("en", row["caption_en"], row["caption_zh"], "zh")]
-    back = [row for row in rows if gates_that_refuse("zh", row["caption_zh"], row["caption_en"], "en")]
-    assert len(rows) == 132 and len(there) <= 1 and len(back) <= 1, (there, back)
+    into_zh = [row for row in rows if refusing_rules("en", row["caption_en"], row["caption_zh"], "zh")]
+    into_en = [row for row in rows if refusing_rules("zh", row["caption_zh"], row["caption_en"], "en")]
+    assert len(rows) == 132 and len(into_zh) <= 1 and len(into_en) <= 1, (into_zh, into_en)
 
 
 def test_what_the_frames_show_is_not_invented():
     raw, text = "a car drives", "A red car drives past two people in Paris."
-    assert set(gates_that_refuse("en", raw, text)) >= {"rewrite_numbers", "rewrite_colours", "rewrite_names"}
+    assert set(refusing_rules("en", raw, text)) >= {"rewrite_numbers", "rewrite_colours", "rewrite_names"}
     aux = (("en", "a red car and two people"), ("en", "the eiffel tower in paris"))
-    assert gates_that_refuse("en", raw, text, aux=aux) == []
+    assert refusing_rules("en", raw, text, aux=aux) == []
 
 
-def test_every_gate_is_a_reason_with_a_threshold_that_null_switches_off():
-    assert set(GATES) <= set(REASONS)
-    off = GatesConfig(**{gate.threshold: None for gate in GATES.values()})
-    assert {gate.threshold for gate in GATES.values()} == set(GatesConfig.model_fields)
+def test_every_rule_is_a_reason_with_a_limit_that_can_be_set_off():
+    assert set(FIDELITY_RULES) <= set(stages.reasons())
+    off = build(FidelityConfig, {"rules": dict.fromkeys(FIDELITY_RULES, False)}, "r.yaml")
     bad = {"num_sources": 99.0, "similarity_drop": 1.0, "tokens_over": 9.0}
-    found = refusals(bad, "rewrite", GatesConfig())
-    assert [r.reason for r in found] == ["rewrite_too_long", "rewrite_copies", "rewrite_similarity"]
-    assert refusals(bad, "rewrite", off) == [] and refusals({}, "rewrite", GatesConfig()) == []
-    assert [r.reason for r in refusals(bad, "translation", GatesConfig())] == ["rewrite_too_long", "rewrite_copies"]
+
+    def reasons(signals: dict[str, float], kind: Kind, cfg: FidelityConfig) -> list[str]:
+        return [refusal.reason for refusal in FIDELITY_RULES.refusals(signals, cfg.thresholds(kind))]
+
+    assert reasons(bad, "rewrite", FidelityConfig()) == ["rewrite_too_long", "rewrite_copies", "rewrite_similarity"]
+    assert reasons(bad, "rewrite", off) == [] and reasons({}, "rewrite", FidelityConfig()) == []
+    assert reasons(bad, "translation", FidelityConfig()) == ["rewrite_too_long", "rewrite_copies"]
+    loose = build(FidelityConfig, {"rules": {"rewrite_copies": 100, "rewrite_too_long": {"max": 9}}}, "r.yaml")
+    assert reasons(bad, "rewrite", loose) == ["rewrite_similarity"]
+    assert FidelityConfig(**loose.model_dump(mode="json")) == loose  # as manifests keep it
+    with pytest.raises(UsageError, match="rewrite_lost.*highest"):
+        build(FidelityConfig, {"rules": {"rewrite_lost": {"highest": 0.1}}}, "r.yaml")
 
 
 @pytest.mark.parametrize(
@@ -186,9 +195,7 @@ def test_near_keys_forget_order_endings_and_numbers_and_nothing_else():
 def test_orders_never_pass_for_captions_and_captions_do():
     """The texts of the hostile list as a model's answer: every one is refused. Benign look-alikes are not called an echo."""
     hostile = [json.loads(line) for name in ("dev", "held") for line in (DATA / f"hostile_{name}.jsonl").open()]
-    passed = [
-        row["text"] for row in hostile if not gates_that_refuse(row["lang"], "a dog runs", row["text"], row["lang"])
-    ]
+    passed = [row["text"] for row in hostile if not refusing_rules(row["lang"], "a dog runs", row["text"], row["lang"])]
     assert len(hostile) > 60 and passed == []
     benign = [json.loads(line) for name in ("dev", "held") for line in (DATA / f"benign_{name}.jsonl").open()]
     wrong = [row["text"] for row in benign if set(echoes(row["text"])) - {"link", "markup"}]

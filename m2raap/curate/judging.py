@@ -11,11 +11,11 @@ import numpy as np
 from m2raap.core.stage import Signals
 from m2raap.core.tables import Row
 from m2raap.core.view import Part
+from m2raap.curate.encode import pack, unpack
 from m2raap.curate.similarity import Reference
-from m2raap.stages.encode import pack, unpack
 
 
-class Smallest:
+class HashSample:
     """The `num` entries with the smallest hashes of their names: a fair sample that no order or cutting into parts changes."""
 
     def __init__(self, num: int) -> None:
@@ -23,6 +23,7 @@ class Smallest:
         self._rows: dict[Any, tuple[str, Row]] = {}
 
     def add(self, key: Any, name: str, row: Row) -> None:
+        """Offers `row`; of several rows of one key the one with the smallest hash of its name counts."""
         rank = hashlib.blake2b(f"sample:{name}".encode(), digest_size=8).hexdigest()
         if key not in self._rows or rank < self._rows[key][0]:
             self._rows[key] = (rank, row)
@@ -33,6 +34,7 @@ class Smallest:
         return sorted(self._rows.items(), key=lambda item: item[1][0])[: self._num]
 
     def items(self) -> list[tuple[Any, Row]]:
+        """(key, row) of the sample, the smallest hash first."""
         return [(key, row) for key, (_, row) in self._first()]
 
 
@@ -41,26 +43,33 @@ class Sample:
 
     def __init__(self, num: int) -> None:
         self._num = num
-        self._texts: dict[str, Smallest] = {}
-        self._clips = Smallest(num)
+        self._texts: dict[str, HashSample] = {}
+        self._clips = HashSample(num)
 
     def add_clip(self, clip_id: str, signals: Row) -> None:
+        """`signals`: features and dim, as align scores them."""
         self._clips.add(clip_id, clip_id, {name: signals[name] for name in ("features", "dim")})
 
     def add_text(self, text: Row, signals: Row) -> None:
-        self._texts.setdefault(text["lang"], Smallest(self._num)).add(signals["text_key"], text["text_id"], signals)
+        """`signals`: features, dim and text_key, as align scores them."""
+        self._texts.setdefault(text["lang"], HashSample(self._num)).add(signals["text_key"], text["text_id"], signals)
 
     def as_json(self) -> dict[str, Any]:
+        """The sample for the decisions of a stage, as `Judge` reads it."""
         clips = [unpack(row["features"], row["dim"]) for _, row in self._clips.items()]
         most = max((len(frames) for frames in clips), default=0)
         filled = [frames[np.rint(np.linspace(0, len(frames) - 1, most)).astype(int)] for frames in clips]
-        found: dict[str, Any] = {"frames": _base64(np.stack(filled)) if filled else "", "num_frames": most, "langs": {}}
+        sample: dict[str, Any] = {
+            "frames": _base64(np.stack(filled)) if filled else "",
+            "num_frames": most,
+            "langs": {},
+        }
         for lang, texts in sorted(self._texts.items()):
             rows = texts.items()
             features_ME = np.concatenate([unpack(row["features"], row["dim"]) for _, row in rows])
             keys = [str(key) for key, _ in rows]
-            found["langs"][lang] = {"keys": keys, "features": _base64(features_ME), "dim": features_ME.shape[1]}
-        return found
+            sample["langs"][lang] = {"keys": keys, "features": _base64(features_ME), "dim": features_ME.shape[1]}
+        return sample
 
 
 def _base64(features: np.ndarray) -> str:
@@ -78,19 +87,19 @@ class Judge:
             frames_SKE = frames_NE.reshape(-1, sample["num_frames"], texts["dim"])
             self._langs[lang] = Reference([int(key) for key in texts["keys"]], features_ME, frames_SKE)
 
-    def scores(self, part: Part, own: Signals) -> dict[str, dict[str, float]]:
+    def scores(self, part: Part, signals: Signals) -> dict[str, dict[str, float]]:
         """text_id -> sim_percentile, sim_margin, sim_z; empty where the language has no other text to judge against."""
-        found: dict[str, dict[str, float]] = {}
+        scores: dict[str, dict[str, float]] = {}
         for lang, reference in self._langs.items():
             texts = [text for text in part.texts if text["lang"] == lang]
             if not texts:
                 continue
-            rows = [own[text["text_id"]] for text in texts]
+            rows = [signals[text["text_id"]] for text in texts]
             clips = {clip_id: at for at, clip_id in enumerate(dict.fromkeys(text["clip_id"] for text in texts))}
-            frames = [unpack(own[clip_id]["features"], own[clip_id]["dim"]) for clip_id in clips]
+            frames = [unpack(signals[clip_id]["features"], signals[clip_id]["dim"]) for clip_id in clips]
             texts_TE = np.concatenate([unpack(row["features"], row["dim"]) for row in rows])
             judged = reference.judge(
                 texts_TE, [row["text_key"] for row in rows], [clips[t["clip_id"]] for t in texts], frames
             )
-            found |= {text["text_id"]: scores for text, scores in zip(texts, judged, strict=True)}
-        return found
+            scores |= {text["text_id"]: judgement for text, judgement in zip(texts, judged, strict=True)}
+        return scores

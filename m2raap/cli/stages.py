@@ -1,0 +1,142 @@
+"""Every stage alone: the data stages are made from the stage table, adapt and embed have arguments of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from m2raap import stages
+from m2raap.cli import options
+from m2raap.stages import help_of
+
+if TYPE_CHECKING:
+    from m2raap.core.view import View
+    from m2raap.pipeline.recipe import Recipe
+
+CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before")]
+RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe file or name; default: the defaults")]
+
+
+def register(app: typer.Typer) -> None:
+    """One command for every stage of the table; those that are no map over parts are written out or stand elsewhere."""
+    written_out: dict[str, Callable[..., None] | None] = {
+        "adapt": adapt, "embed": embed, "evaluate": None, "report": None,
+    }  # fmt: skip
+    for name in stages.STAGES:
+        if command := written_out.get(name, data_stage_command(name)):
+            app.command(name, help=help_of(name))(command)
+
+
+def load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
+    from m2raap.core.config import build, parse_assignment, set_keys
+    from m2raap.pipeline.recipe import Recipe, load_recipe
+
+    if recipe is not None:
+        return load_recipe(recipe, assignments, seed)
+    settings = [parse_assignment(item) for item in assignments or []] + ([(["seed"], seed)] if seed is not None else [])
+    return build(Recipe, set_keys({"name": "default"}, settings), "--set")
+
+
+def _open(corpus: Path, recipe: Recipe, limit: int | None) -> View:
+    from m2raap.core.view import open_view
+
+    return open_view(corpus, recipe.langs).limited(limit)
+
+
+def data_stage_command(name: str) -> Callable[..., None]:
+    """The command of a stage that maps parts."""
+
+    def command(
+        corpus: CorpusArgument,
+        out: options.OutOption,
+        recipe: RecipeOption = None,
+        assignments: options.SetOption = None,
+        limit: options.LimitOption = None,
+        scores: options.ScoresOption = None,
+        workers: options.WorkersOption = None,
+        devices: options.DevicesOption = None,
+        engine: options.EngineOption = "local",
+        parts: options.PartsOption = None,
+        force: options.ForceOption = False,
+        as_json: options.JsonOption = False,
+    ) -> None:
+        from m2raap.core.errors import M2raapError, UsageError
+        from m2raap.core.stage import DataStage, StepInputs
+
+        loaded = load(recipe, assignments)
+        view = _open(corpus, loaded, limit)
+        stage = loaded.stage(name)
+        assert isinstance(stage, DataStage)
+        if view.is_benchmark and not stage.on_benchmarks:
+            raise M2raapError(f"{corpus}: is the benchmark '{view.corpus.benchmark}'; a benchmark never passes {name}")
+        if scores and not stage.reads_scores:
+            raise UsageError(f"--scores: {name} has no rule on scores of yours; filter has (filter.scores)")
+        share = options.parse_share(parts)
+        with options.open_engine(engine, workers, devices) as mapped:
+            finished = stage.run(StepInputs(view, out, mapped, scores=tuple(scores or ()), force=force, share=share))
+        if finished:
+            _show_counts(out, as_json)
+
+    return command
+
+
+def _show_counts(folder: Path, as_json: bool) -> None:
+    from m2raap.core.files import read_json
+
+    counts = read_json(folder / "manifest.json")["counts"]
+    if as_json:
+        typer.echo(json.dumps(counts, sort_keys=True))
+        return
+    for key, value in sorted(counts.items()):
+        typer.echo(f"{key:<44} {value}")
+
+
+def adapt(
+    corpus: CorpusArgument,
+    out: options.OutOption,
+    recipe: RecipeOption = None,
+    assignments: options.SetOption = None,
+    limit: options.LimitOption = None,
+    seed: options.SeedOption = None,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.stages.adapt import AdaptStage, help_train, helps
+
+    loaded = load(recipe, assignments, seed)
+    stage = AdaptStage(loaded.adapt, loaded.shared)
+    if helps():
+        help_train(lambda _: (_open(corpus, loaded, limit), stage))
+        return
+    stage.run_on(_open(corpus, loaded, limit), out, force)
+    _show_counts(out, as_json)
+
+
+def embed(
+    corpus: Annotated[Path, typer.Argument(help="the keyframes folder of a benchmark, or any folder of videos")],
+    out: options.OutOption,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")
+    ] = None,
+    recipe: RecipeOption = None,
+    assignments: options.SetOption = None,
+    workers: options.WorkersOption = None,
+    force: options.ForceOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.search.embed_folder import embed_folder, is_heap
+    from m2raap.stages.whole import EmbedStage, model_folder
+
+    loaded = load(recipe, assignments)
+    chosen = model_folder(model) if model else loaded.backbone
+    if is_heap(corpus):
+        with options.open_engine("local", workers, None) as engine:
+            embed_folder(corpus, loaded.keyframes, chosen, out, engine, force)
+        _show_counts(out / "vectors", as_json)
+        return
+    EmbedStage(loaded.embed, loaded.shared).run_on(_open(corpus, loaded, None), chosen, out, force)
+    _show_counts(out, as_json)

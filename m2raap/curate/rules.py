@@ -1,0 +1,128 @@
+"""What all rules share: a signal, the side on which it refuses, a limit, and how recipes and verdicts deal with a set of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from m2raap.curate.limits import USED_BY, LangLimit, Limit
+from m2raap.curate.refusal import Refusal, Side
+
+AnyLimit = TypeVar("AnyLimit", Limit, LangLimit)
+
+
+@dataclass(frozen=True)
+class Rule(Generic[AnyLimit]):
+    """Refuses where `signal` lies beyond the limit on the side `refuse`. `version` rises when the same text or clip would
+    get another score. `limit`: the default; None: measured, refuses nothing unless a recipe sets a limit."""
+
+    reason: str
+    version: int
+    signal: str
+    refuse: Side
+    limit: AnyLimit | None
+
+    @property
+    def takes_share(self) -> bool:
+        """Whether a limit may be a share of the corpus."""
+        return True
+
+    def spelled_out(self, value: Any) -> Any:
+        """What a recipe says of this rule, as a Limit or its mapping: a number is the bound on the rule's side, off is None.
+
+        Raises ValueError for anything else.
+        """
+        if value is None or value is False:  # YAML reads `off` as false
+            return None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {USED_BY[self.refuse][0]: value}
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in Limit.model_fields:
+                    raise ValueError(f"{self.reason}: unknown key {key}; a limit has {', '.join(Limit.model_fields)}")
+        elif not isinstance(value, Limit):
+            keys = ", ".join(USED_BY[self.refuse])
+            raise ValueError(f"{self.reason}: expected a number, {{{keys}}} or off, found {value!r}")
+        return value
+
+    def check(self, limit: Limit | None) -> None:
+        """Raises ValueError where `limit` sets what this rule cannot use."""
+        bound, share = USED_BY[self.refuse]
+        for key in limit.keys if limit else ():
+            if key not in (bound, share):
+                raise ValueError(
+                    f"{self.reason} refuses a {self.signal} {self.refuse} its limit and cannot use {key}: set {bound}"
+                    + (f" or {share}" if self.takes_share else "")
+                )
+            if key == share and not self.takes_share:
+                raise ValueError(f"{self.reason} cannot refuse a share of the corpus ({key}): set {bound}")
+
+
+AnyRule = TypeVar("AnyRule", bound=Rule[Any])
+
+
+class RuleSet(dict[str, AnyRule]):
+    """Rules by reason, in the order of the verdict: the first that refuses decides, the others are recorded with it.
+
+    `thresholds` of the methods: reason -> number, of the rules that are on, in that order.
+    """
+
+    def __init__(self, rules: Iterable[AnyRule]) -> None:
+        super().__init__((rule.reason, rule) for rule in rules)
+
+    def defaults(self) -> dict[str, Any]:
+        """reason -> default limit; None: off."""
+        return {reason: rule.limit for reason, rule in self.items()}
+
+    def over_defaults(self, tree: Any) -> dict[str, Any]:
+        """What a recipe says of the rules that it names, and the defaults of all others. Raises ValueError naming the rule."""
+        if not isinstance(tree, Mapping):
+            raise ValueError("expected limits by the names of rules")
+        for name in tree:
+            if name not in self:
+                near = difflib.get_close_matches(str(name), self, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self)}"
+                raise ValueError(f"unknown rule {name}; {hint}")
+        return self.defaults() | {name: self[name].spelled_out(value) for name, value in tree.items()}
+
+    def checked(self, limits: dict[str, Any]) -> dict[str, Any]:
+        """`limits` by reason as they are. Raises ValueError where one sets what its rule cannot use."""
+        for reason, limit in limits.items():
+            for part in (limit.en, limit.zh) if isinstance(limit, LangLimit) else (limit,):
+                self[reason].check(part)
+        return limits
+
+    def thresholds(
+        self, limits: Mapping[str, Limit | None], scores: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, float]:
+        """`scores`: reason -> the scores of the corpus, for limits that are shares; without them these are left out."""
+        of_corpus = scores or {}
+        thresholds = {
+            reason: limit.threshold(self[reason].refuse, of_corpus.get(reason, ()))
+            for reason, limit in limits.items()
+            if limit
+        }
+        return {reason: threshold for reason, threshold in thresholds.items() if threshold is not None}
+
+    def refusals(self, signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
+        """Every rule that refuses. A signal that is absent or None is not judged."""
+        refusals = []
+        for reason, threshold in thresholds.items():  # the loop of `judged`, which builds nothing for rules that pass
+            rule = self[reason]
+            score = signals.get(rule.signal)
+            if score is not None and (score < threshold if rule.refuse == "below" else score > threshold):
+                refusals.append(Refusal(reason, rule.signal, float(score), threshold, rule.version))
+        return refusals
+
+    def judged(self, signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[tuple[Side, Refusal]]:
+        """Every rule that is on and has a signal, passed or failed, with the side on which it refuses."""
+        judged: list[tuple[Side, Refusal]] = []
+        for reason, threshold in thresholds.items():
+            rule = self[reason]
+            if (score := signals.get(rule.signal)) is not None:
+                judged.append((rule.refuse, Refusal(reason, rule.signal, float(score), threshold, rule.version)))
+        return judged

@@ -1,0 +1,202 @@
+"""--dry-run: what a run would do, and about what it costs: disk, core seconds, requests to models, steps of training.
+
+Core seconds and bytes are measured: a few clips of each corpus pass the data stages that are still to do, in a scratch
+folder. Nothing is fetched, no model is asked, and no weights are loaded but those inside the package. Filters may drop
+clips, so counts are upper bounds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2raap.core import talk
+from m2raap.core.config import digest
+from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import M2raapError
+from m2raap.core.stage import DataStage, Stage, StepInputs
+from m2raap.core.view import View
+from m2raap.curate.llm.prompts import load_prompt
+from m2raap.models.builtin import BUILTIN
+from m2raap.pipeline.plan import Step
+from m2raap.pipeline.recipe import Recipe, arms_of
+from m2raap.pipeline.run_folder import Inputs
+from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
+from m2raap.stages.caption import CaptionConfig
+from m2raap.stages.rewrite import RewriteConfig
+
+SAMPLE = 8  # clips of each corpus that are measured
+# Tokens of an ordinary caption, of a picture, of an answer in one language; English and Chinese come out alike.
+TOKENS_A_CAPTION, TOKENS_A_PICTURE, TOKENS_AN_ANSWER = 24, 400, 40
+
+
+def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dict[str, Any]:
+    """`lines` for people; `steps`, `models` and `adapt` for programs."""
+    arms = arms_of(recipe)
+    clips, texts = _training_rows(inputs)
+    bench_clips = {name: View(path).corpus.counts["clips"] for name, path in inputs.benches.items()}
+    lines = [
+        f"recipe {recipe.name}: {clips} training clips, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
+    ]
+    each = {step.folder: step for step in reversed(steps)}
+    with tempfile.TemporaryDirectory(prefix="m2raap-dry-run-") as scratch:
+        measured = _measure([step for step in steps if each[step.folder] is step], arms, inputs, Path(scratch))
+    rows = [
+        _row(step, bench_clips[step.bench] if step.bench else clips, measured.get(step.folder))
+        for step in steps
+        if each[step.folder] is step
+    ]
+    for row in rows:
+        price = (
+            f", about {row['core_minutes']} core minutes, {row['disk_mb']} MB"
+            if row["core_minutes"] is not None
+            else ""
+        )
+        note = f" ({row['note']})" if row["note"] else ""
+        lines.append(f"  {row['state']:<6} {row['folder']}: at most {row['clips']} clips{price}{note}")
+    requests = [
+        {"arm": step.arm, "stage": step.stage} | asked
+        for step in each.values()
+        if step.owner == step.arm and not step.bench
+        if (asked := _requests(arms[step.arm], arms[step.arm].stage(step.stage), clips, texts))
+    ][::-1]
+    lines += [
+        f"  {row['arm']}/{row['stage']} asks {row['model']} at most {row['requests']:,} times: about {row['tokens_in']:,} "
+        f"tokens in, {row['tokens_out']:,} out"
+        for row in requests
+    ]
+    adapt = {arm: as_tree(training_cost(one, clips), one) for arm, one in arms.items() if one.trains}
+    for arm, cost in adapt.items():
+        lines += [f"  {line}" for line in cost_lines(arm, cost)]
+        if arms[arm].adapt.input == "video":
+            lines.append(
+                f"  {arm} reads raw video: every clip is decoded anew each epoch, and frozen layers have no cache"
+            )
+    minutes, disk = sum(row["core_minutes"] or 0 for row in rows), sum(row["disk_mb"] or 0 for row in rows)
+    lines.append(f"in all about {minutes:.1f} core minutes of data stages and {disk:.0f} MB, under {out}")
+    plan = digest([str(step.folder) for step in steps])
+    return {"lines": lines, "steps": rows, "models": requests, "adapt": adapt, "plan_digest": plan}
+
+
+def _training_rows(inputs: Inputs) -> tuple[int, int]:
+    """Clips and texts that training stages read at most."""
+    counts = View(inputs.data).corpus.counts
+    clips = min(counts["clips"], inputs.limit) if inputs.limit else counts["clips"]
+    return clips, round(counts["texts"] * clips / max(counts["clips"], 1))
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What a stage took for the sampled clips in one process, or why it was not measured."""
+
+    clips: int
+    core_s: float = 0.0
+    num_bytes: int = 0
+    note: str = ""
+
+
+def _row(step: Step, clips: int, sample: _Sample | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "state": "to do", "clips": clips}
+    row |= {"disk_mb": None, "core_minutes": None, "note": sample.note if sample else ""}
+    if (step.folder / "manifest.json").exists():
+        return row | {"state": "done"}
+    if sample and not sample.note:
+        each = clips / sample.clips
+        row["core_minutes"] = round(each * sample.core_s / 60, 2)
+        row["disk_mb"] = round(each * sample.num_bytes / 1e6, 1)
+        row["note"] = f"measured on {sample.clips} clips"
+    return row
+
+
+def _measure(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch: Path) -> dict[Path, _Sample]:
+    """The data stages that are still to do, each over a few clips and over what the stages before it made of them."""
+    samples: dict[Path, _Sample] = {}
+    made_at: dict[Path, Path | None] = {}  # folder of a step -> where its output for the sample lies, if anywhere
+    for number, step in enumerate(steps):
+        arm = arms[step.arm]
+        stage = arm.stage(step.stage, bench=bool(step.bench))
+        if not isinstance(stage, DataStage):
+            continue
+        if (step.folder / "manifest.json").exists():
+            made_at[step.folder] = step.folder
+            continue
+        view = _sampled(step, arm, inputs)
+        for parent in step.parents:
+            if folder := made_at.get(parent):
+                view = view.over(folder)
+        target = scratch / str(number) / step.stage
+        scores = () if step.bench else inputs.scores
+        with talk.quietly():
+            samples[step.folder] = _measured(_offline(stage), view, scores, target)
+        made_at[step.folder] = None if samples[step.folder].note else target
+    return samples
+
+
+def _sampled(step: Step, recipe: Recipe, inputs: Inputs) -> View:
+    if step.bench:
+        return inputs.bench(step.bench, recipe.langs).limited(SAMPLE)
+    return inputs.view(recipe.langs).limited(min(SAMPLE, inputs.limit or SAMPLE))
+
+
+def _offline(stage: DataStage[Any]) -> DataStage[Any]:
+    """The stage without leave to fetch videos."""
+    remote = getattr(stage.cfg, "remote", None)
+    if remote is None:
+        return stage
+    cfg = stage.cfg.model_copy(update={"remote": remote.model_copy(update={"allow_remote": False})})
+    return type(stage)(cfg, stage.shared)
+
+
+def _measured(stage: DataStage[Any], view: View, scores: tuple[Path, ...], target: Path) -> _Sample:
+    clips = sum(len(part.clips) for part in view.parts(()))
+    if _model_of(stage.cfg):
+        return _Sample(clips, note="not measured: it asks a model")
+    if missing := [cfg.model for cfg in stage.backbones() if cfg.model not in BUILTIN]:
+        return _Sample(clips, note=f"not measured: the weights of {missing[0]} are not loaded for it")
+    if not clips:
+        return _Sample(clips, note="not measured: no clip of the sample is left")
+    engine = LocalEngine(1)
+    try:
+        # The first clip also pays for what is loaded and started once.
+        stage.run(StepInputs(view.limited(1), target.parent / "first", engine, scores=scores))
+        start = time.monotonic()
+        stage.run(StepInputs(view, target, engine, scores=scores))
+        seconds = time.monotonic() - start
+    except M2raapError as error:
+        return _Sample(clips, note=f"not measured: {error}")
+    finally:
+        engine.close()
+    return _Sample(clips, seconds, sum(path.stat().st_size for path in target.rglob("*") if path.is_file()))
+
+
+def _model_of(cfg: Any) -> Any:
+    """The config of the language model that a stage asks, if it asks one."""
+    return next((model for key in ("endpoint", "local", "transformers") if (model := getattr(cfg, key, None))), None)
+
+
+def _requests(recipe: Recipe, stage: Stage[Any], clips: int, texts: int) -> dict[str, Any] | None:
+    """How often a stage asks a model at most, and about how many tokens that is."""
+    cfg, model = stage.cfg, _model_of(stage.cfg)
+    if model is None:
+        return None
+    frames = min(recipe.caption.frames or recipe.keyframes.k, recipe.keyframes.k)
+    answer = min(TOKENS_AN_ANSWER * len(recipe.langs), model.max_tokens)
+    if isinstance(cfg, CaptionConfig):
+        prompt = len(load_prompt("describe", cfg.prompts).text) / 4 if cfg.endpoint else 0
+        return _tokens(model.model, clips * frames, prompt + TOKENS_A_PICTURE, answer)
+    assert isinstance(cfg, RewriteConfig), "only these stages ask models"
+    captions = frames if any(name == "caption" for name in recipe.stages) else 0
+    prompt = len(load_prompt("rewrite", cfg.prompts).text) / 4 + TOKENS_A_CAPTION * (2 + captions)
+    return _tokens(model.model, max(texts, clips), prompt, answer)
+
+
+def _tokens(model: str, requests: int, tokens_in: float, tokens_out: float) -> dict[str, Any]:
+    return {
+        "model": model,
+        "requests": requests,
+        "tokens_in": round(requests * tokens_in),
+        "tokens_out": round(requests * tokens_out),
+    }
