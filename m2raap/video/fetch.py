@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from m2raap.core.config import Config, digest
+from m2raap.core.config import HOW, Config, digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 from m2raap.core.web import WebError, chunks, fingerprint
@@ -44,9 +44,15 @@ _REASON = {"refused": "outside_root", "missing": "missing_file", "too_large": "t
 class RemoteConfig(Config):
     """Whether addresses in `video` are fetched, and how much of them."""
 
-    allow_remote: bool = Field(default=False, description="fetch videos whose path is an address")
-    max_bytes: int = Field(default=4 * 1024**3, gt=0, description="of one file")
-    timeout_s: float = Field(default=300.0, gt=0, description="of one transfer")
+    allow_remote: bool = Field(
+        default=False, description="Permission to fetch videos whose path is an address.", json_schema_extra=HOW
+    )
+    max_bytes: int = Field(
+        default=4 * 1024**3, gt=0, description="Bytes of one file, above which it is refused as too_large."
+    )
+    timeout_s: float = Field(
+        default=300.0, gt=0, description="Seconds that the transfer of one file may take.", json_schema_extra=HOW
+    )
 
 
 def is_url(video: str) -> bool:
