@@ -35,7 +35,7 @@ def probe(
 ) -> None:
     from collections import Counter
 
-    from m2raap.stages.probe import find_files, probe_files, told
+    from m2raap.video.health import examine_files, find_files, health_line
     from m2raap.video.limits import VideoConfig
 
     allowed = 1.0 if allow_refused is None else parse_percent(allow_refused)
@@ -45,11 +45,11 @@ def probe(
         talk.say(f"left out: {talk.one_line(line)}")
     rows: list[dict[str, Any]] = []
     with talk.progress("probe", len(files)) as advance:
-        for row in probe_files(files, limits, workers or os.cpu_count() or 1):
+        for row in examine_files(files, limits, workers or os.cpu_count() or 1):
             rows.append(row)
             advance()
             if not as_json:
-                typer.echo(told(row))
+                typer.echo(health_line(row))
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
     counts = Counter(row["class"] for row in rows)

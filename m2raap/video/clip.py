@@ -124,8 +124,8 @@ def clip_frames(
     hashes = [candidates[pick.index].hash64 for pick in picks]
     sharpness = [candidates[pick.index].sharpness for pick in picks]
     of_picks = {
-        "source_width": renderer.shown[0],
-        "source_height": renderer.shown[1],
+        "source_width": renderer.display_size[0],
+        "source_height": renderer.display_size[1],
         "pick_sharpness": sum(sharpness) / len(sharpness) if sharpness else None,
         "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
         "shortfall": cfg.k - len(picks),

@@ -19,7 +19,7 @@ CODECS = (
 )
 
 
-class VideoConfig(Config):
+class VideoConfig(Config, frozen=True):
     """Limits of one call to the decoder's process. A clip past a limit is refused with a reason."""
 
     timeout_s: float = Field(
