@@ -19,7 +19,7 @@ CODECS = (
 )
 
 
-class VideoConfig(Config, frozen=True):
+class VideoConfig(Config):
     """Limits of one call to the decoder's process. A clip past a limit is refused with a reason."""
 
     timeout_s: float = Field(
@@ -55,6 +55,7 @@ class VideoConfig(Config, frozen=True):
         description="Calls after which the child is replaced, so that leaks of memory stay small.",
         json_schema_extra=HOW,
     )
+    __hash__ = Config.__hash__  # stated again for the type checker: the stages keep decoders by these limits
 
 
 class Refused(Exception):
