@@ -46,14 +46,14 @@ class Csv:
     def clip_ids(self, out: Path) -> set[str]:
         return {unguarded(row["clip_id"]) for row in _rows(out)}
 
-    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
         rows = _rows(out)
         copied = read_json(out / FILE)["media"] == "videos"
         sink = io.StringIO(newline="")
         writer = csv.DictWriter(sink, _COLUMNS)
         writer.writeheader()
         for row in rows:
-            if not gone(unguarded(row["clip_id"])):
+            if not is_removed(unguarded(row["clip_id"])):
                 writer.writerow(row)
             elif copied:
                 delete_copy(out, row["video"])

@@ -34,13 +34,13 @@ class DataJuicer:
     def clip_ids(self, out: Path) -> set[str]:
         return {row["meta"]["clip_id"] for row in read_jsonl(out / LISTING)}
 
-    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
         rows = read_jsonl(out / LISTING)
         for row in rows:
-            if gone(row["meta"]["clip_id"]):
+            if is_removed(row["meta"]["clip_id"]):
                 for name in (*row["videos"], *row["images"]):
                     delete_copy(out, name)
-        write_jsonl(out / LISTING, [row for row in rows if not gone(row["meta"]["clip_id"])])
+        write_jsonl(out / LISTING, [row for row in rows if not is_removed(row["meta"]["clip_id"])])
 
 
 def _tame(text: str) -> str:

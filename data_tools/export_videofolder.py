@@ -42,14 +42,14 @@ class VideoFolder:
     def clip_ids(self, out: Path) -> set[str]:
         return {row["clip_id"] for listing in _listings(out) for row in read_jsonl(listing)}
 
-    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
         for listing in _listings(out):
             rows = read_jsonl(listing)
-            kept = [row for row in rows if not gone(row["clip_id"])]
+            kept = [row for row in rows if not is_removed(row["clip_id"])]
             if len(kept) == len(rows):
                 continue
             for row in rows:
-                if gone(row["clip_id"]):
+                if is_removed(row["clip_id"]):
                     delete_copy(listing.parent, row["file_name"])
             write_jsonl(listing, kept)
 

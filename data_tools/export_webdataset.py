@@ -40,9 +40,9 @@ class WebDataset:
     def clip_ids(self, out: Path) -> set[str]:
         return {clip_id for path in _shards(out) for clip_id in _keys(path).values()}
 
-    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
         for path in _shards(out):
-            keys = {key for key, clip_id in _keys(path).items() if gone(clip_id)}
+            keys = {key for key, clip_id in _keys(path).items() if is_removed(clip_id)}
             if keys:
                 _rewrite(path, keys)
 
@@ -93,13 +93,13 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
 
 def _keys(path: Path) -> dict[str, str]:
     """Key -> clip id."""
-    found = {}
+    id_of_key = {}
     for shard, info in _members(path):
         if info.name.endswith(".json"):
             source = shard.extractfile(info)
             assert source is not None
-            found[info.name.removesuffix(".json")] = json.loads(source.read())["clip_id"]
-    return found
+            id_of_key[info.name.removesuffix(".json")] = json.loads(source.read())["clip_id"]
+    return id_of_key
 
 
 def _rewrite(path: Path, keys: set[str]) -> None:

@@ -58,7 +58,7 @@ class Exporter(Protocol):
         """The clips that an export holds."""
         ...
 
-    def remove(self, out: Path, gone: Callable[[str], bool]) -> None:
+    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
         """Takes clips out of a finished export, files and rows. May be cut off anywhere and run again."""
         ...
 
