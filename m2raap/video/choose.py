@@ -17,9 +17,10 @@ from statistics import median
 
 from m2raap.video.quality import hamming
 
-NEAR_CUT_S = 0.2  # on either side of a cut, and never more than a quarter of the shot
-BLURRED = 0.4  # of the shot's median sharpness
-NEAR_COPY_BITS = 3  # of 64
+# Seconds on either side of a cut in which a frame counts as being at the cut; never more than a quarter of the shot.
+NEAR_CUT_S = 0.2
+BLURRED = 0.4  # a frame is blurred below this share of the median sharpness in its shot
+NEAR_COPY_BITS = 3  # two frames are near-copies where at most so many of the 64 bits of their hashes differ
 # What a defect costs, where a distance from the middle to the edge of the slot costs CENTRE_COST (its square).
 CENTRE_COST = 0.4
 DEFECT_COST = {"black": 0.6, "flat": 0.5, "cut": 0.45, "blur": 0.45, "copy": 0.15}
@@ -196,7 +197,7 @@ def _slots(candidates: Sequence[Candidate], shot_of: list[int], shots: list[tupl
 def _standing_defects(
     candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]]
 ) -> list[set[str]]:
-    """What is wrong with each candidate by itself."""
+    """Defects of each candidate that do not depend on the other picks."""
     sharpness: dict[int, list[float]] = {}
     for i, c in enumerate(candidates):
         sharpness.setdefault(shot_of[i], []).append(c.sharpness)

@@ -76,7 +76,7 @@ class _Scan:
         self.times_s: list[float] = []
         self._on_screen: TimedPlane | None = None  # the frame that is seen until the next one comes
         self._samples = _Samples()
-        self._renderer: Renderer | None = None  # from the first frame on
+        self._renderer: Renderer | None = None  # None until the first frame has come
 
     def run(self) -> None:
         cfg = self.cfg

@@ -164,7 +164,7 @@ def _read(store: Any, name: str) -> Iterator[bytes]:
                 yield data
     except FileNotFoundError:
         raise WebError("missing", "no such object") from None
-    except Exception as error:  # as above
+    except Exception as error:  # every store has errors of its own
         raise WebError("busy", f"{type(error).__name__}: {error}") from None
 
 

@@ -31,7 +31,7 @@ class Packets:
 
     times_s: array[float] = field(default_factory=lambda: array("d"))
     keys: list[int] = field(default_factory=list)  # indices of packets that carry the key flag
-    stamps: dict[int, tuple[int, int]] = field(default_factory=dict)  # of key packets: (pts, dts) as in the file
+    stamps: dict[int, tuple[int, int]] = field(default_factory=dict)  # key packet -> (pts, dts) as in the file
     end_s: float = 0.0  # when the last frame ends
     presentation: list[tuple[float, int]] = field(default_factory=list)  # (time, index) in order of presentation
 
@@ -117,9 +117,9 @@ class Outlook:
     """What reading a clip will take, by its header and, where it may pay, its packets. Nothing is decoded."""
 
     reading: str  # full | sparse
-    frames: int  # that will be decoded
-    full_frames: int  # of the whole clip
-    pixels: int  # of one frame
+    frames: int  # number of frames that will be decoded
+    full_frames: int  # number of frames in the whole clip
+    pixels: int  # number of pixels in one frame
 
 
 def outlook(opened: Opened, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> Outlook:

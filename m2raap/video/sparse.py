@@ -44,7 +44,7 @@ def read_sparsely(
         if reader.lost and cfg.reading == "auto":
             return None
     if not reader.candidates or reader.corrupt_share > limits.max_corrupt_share:
-        raise Refused("corrupt", f"{reader.lost} of the frames that were looked for are damaged or missing")
+        raise Refused("corrupt", f"{reader.lost} of the frames that the sparse reading needs are damaged or missing")
     return reader.result()
 
 

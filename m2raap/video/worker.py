@@ -51,8 +51,7 @@ class VideoWorker:
     """Decodes in a long-lived child, started at the first call. Not for use from several threads at once.
 
     Each call either returns, or raises Refused, within `cfg.timeout_s` plus the start of a child, or twice that where
-    children die. Use as a context
-    manager, or call close().
+    children die. Use as a context manager, or call close().
     """
 
     def __init__(self, cfg: VideoConfig | None = None) -> None:
