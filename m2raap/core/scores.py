@@ -7,10 +7,11 @@ million rows take some 80 MB and 80 MB a column. A name without a row, or with a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,18 +66,18 @@ class Scores:
                     )
                 self.columns[column] = "text_id" if file.names == "text_id" else "clip_id"
 
-    def of(self, clips: Iterable[Row], texts: Iterable[Row]) -> dict[str, Row]:
+    def of(self, clips: Iterable[Mapping[str, Any]], texts: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
         """clip_id or text_id -> {column: score or None}."""
         clips, texts = list(clips), list(texts)
-        found: dict[str, Row] = {}
+        scores: dict[str, Row] = {}
         for file in self.files:
             rows = texts if file.names == "text_id" else clips
-            scores = file.of({row[file.names] for row in rows})
+            row_scores = file.of({row[file.names] for row in rows})
             key = "text_id" if file.names == "text_id" else "clip_id"
             for row in rows:
-                if row[file.names] in scores:
-                    found.setdefault(row[key], {}).update(scores[row[file.names]])
-        return found
+                if row[file.names] in row_scores:
+                    scores.setdefault(row[key], {}).update(row_scores[row[file.names]])
+        return scores
 
     def check(self, corpus: Corpus, forgotten: Tombstones) -> None:
         """Raises M2raapError naming the file and an id of it that is not in the corpus (and was not forgotten)."""

@@ -1,7 +1,7 @@
 """The tables of a corpus: their columns, how a part of one is written and read.
 
 A table is a folder of `part-00000.parquet` files. Part i of every table holds exactly the clips whose id hashes to i, so
-no stage ever joins across parts. Rows travel as plain dicts.
+no stage ever joins across parts. Rows travel as plain dicts; a TypedDict names the columns of each table.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +19,64 @@ from m2raap.core.files import inside, write_atomic
 
 SCHEMA_VERSION = 2
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # a row of any table, or one that is being put together
+
+
+class Clip(TypedDict):
+    """A row of `clips`."""
+
+    clip_id: str
+    video: str
+    start_s: float | None
+    end_s: float | None
+    split: str
+    source: str | None
+    licence: str | None
+    category: str | None
+    url: str | None
+
+
+class Text(TypedDict):
+    """A row of `texts`."""
+
+    text_id: str
+    clip_id: str
+    lang: str
+    text: str
+    origin: str
+    parent_text_id: str | None
+    frame_index: int | None
+    producer: str | None
+    active: bool
+
+
+class Frames(TypedDict):
+    """A row of `frames`. A view that was asked for 'frames' and not for 'jpegs' gives it without `jpegs`."""
+
+    clip_id: str
+    times_s: list[float]
+    shots: list[int]
+    scores: list[float]
+    why: list[str]
+    hashes: list[int]
+    jpegs: list[bytes]
+    width: int
+    height: int
+
+
+class Drop(TypedDict):
+    """A row of `dropped` or `missing`."""
+
+    clip_id: str
+    text_id: str | None
+    stage: str
+    reason: str
+    score: float | None
+    threshold: float | None
+    rule_version: str | None
+    detail: str | None
+    also_failed: list[str] | None
+
 
 CLIPS = pa.schema(
     [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip
 from m2raap.core.view import View
 from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.videos import video_worker
@@ -39,7 +39,7 @@ def frames_cost(view: View, cfg: KeyframesConfig) -> FramesCost:
     """Clips that cannot be read cost nothing. Videos behind URLs are not fetched: with only such, the figures are guesses."""
     worker = video_worker(cfg.decode)
     plain = KeyframeConfig(**cfg.model_dump(include=set(KeyframeConfig.model_fields)))
-    seen: list[tuple[Row, Outlook]] = []
+    seen: list[tuple[Clip, Outlook]] = []
     refused = 0
     for clip in islice(_local_clips(view), LOOKED_AT):
         try:
@@ -66,14 +66,14 @@ def frames_cost(view: View, cfg: KeyframesConfig) -> FramesCost:
     return FramesCost(share * sum(seconds) / len(seconds), share * clip_bytes, note)
 
 
-def _local_clips(view: View) -> Iterator[Row]:
+def _local_clips(view: View) -> Iterator[Clip]:
     """Clips in the order of parts, which is that of a hash: the first are a fair sample."""
     for index in range(view.num_parts):
         yield from (clip for clip in view.part(index, ()).clips if not is_url(clip["video"]))
 
 
 def _measured(
-    worker: VideoWorker, view: View, seen: list[tuple[Row, Outlook]], cfg: KeyframeConfig
+    worker: VideoWorker, view: View, seen: list[tuple[Clip, Outlook]], cfg: KeyframeConfig
 ) -> tuple[float, float, int]:
     """(seconds a decoded pixel, bytes of JPEGs a clip, clips read)."""
     seconds, pixels, sizes = 0.0, 0, []

@@ -17,7 +17,7 @@ from pydantic import Field
 from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.stage import DataStage, Settings, Signals, Tables
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip, Row
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import balance, duplicates, thumbnails
 from m2raap.curate.balance import BalanceConfig
@@ -209,7 +209,7 @@ def _verdicts(
     return drops
 
 
-def _weighed(part: Part, clip: Row, gone: set[str]) -> bool:
+def _weighed(part: Part, clip: Clip, gone: set[str]) -> bool:
     """Whether the balance counts a clip: it is still there, with a text, and to be trained on. Val clips all stay."""
     clip_id = clip["clip_id"]
     here = clip_id not in gone and any(text["text_id"] not in gone for text in part.texts_of[clip_id])

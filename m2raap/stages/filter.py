@@ -14,7 +14,7 @@ from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.errors import UsageError
 from m2raap.core.stage import DataStage, Settings, Signals, Tables
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import text_copies, user_rules
@@ -199,7 +199,7 @@ class _Spread:
         return found
 
 
-def clip_signals(clip: Row, signals: Row) -> dict[str, Any]:
+def clip_signals(clip: Mapping[str, Any], signals: Row) -> dict[str, Any]:
     """Signals of the file with the duration of the clip where it is cut out of it."""
     start, end = clip["start_s"] or 0.0, clip["end_s"]
     whole = signals["duration_s"]
@@ -207,7 +207,7 @@ def clip_signals(clip: Row, signals: Row) -> dict[str, Any]:
     return {**signals, "duration_s": duration}
 
 
-def _probe(worker: Any, root: Path, clip: Row) -> Row:
+def _probe(worker: Any, root: Path, clip: Clip) -> Row:
     row: Row = {"clip_id": clip["clip_id"], "probe": "ok"}
     if is_url(clip["video"]):  # one transfer is enough: keyframes makes it, and says what is wrong with it
         return row | {"probe_detail": "an address, not probed"}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.stage import Signals
-from m2raap.core.tables import Row
+from m2raap.core.tables import Row, Text
 from m2raap.core.view import Part
 from m2raap.curate.similarity import Reference
 from m2raap.stages.encode import pack, unpack
@@ -47,7 +47,7 @@ class Sample:
     def add_clip(self, clip_id: str, signals: Row) -> None:
         self._clips.add(clip_id, clip_id, {name: signals[name] for name in ("features", "dim")})
 
-    def add_text(self, text: Row, signals: Row) -> None:
+    def add_text(self, text: Text, signals: Row) -> None:
         self._texts.setdefault(text["lang"], Smallest(self._num)).add(signals["text_key"], text["text_id"], signals)
 
     def as_json(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ rule here, add it to the function of its stage.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,18 +60,18 @@ class StageRules:
         config = _CONFIGS.get(self._stage)
         self._cfg: Any = config(**manifest["settings"]["apply"]) if config else None
 
-    def clip(self, clip: Row, signals: Row) -> list[Judged]:
+    def clip(self, clip: Mapping[str, Any], signals: Row) -> list[Judged]:
         return [Judged(self._stage, *found) for found in self._of_clip(self._cfg, self._decided, clip, signals)]
 
-    def text(self, text: Row, signals: Row) -> list[Judged]:
+    def text(self, text: Mapping[str, Any], signals: Row) -> list[Judged]:
         return [Judged(self._stage, *found) for found in self._of_text(self._cfg, self._decided, text, signals)]
 
 
-def _none(_cfg: Any, _decided: dict[str, Any], _row: Row, _signals: Row) -> _Found:
+def _none(_cfg: Any, _decided: dict[str, Any], _row: Mapping[str, Any], _signals: Row) -> _Found:
     return []
 
 
-def _filter_clip(_cfg: FilterConfig, decided: dict[str, Any], clip: Row, signals: Row) -> _Found:
+def _filter_clip(_cfg: FilterConfig, decided: dict[str, Any], clip: Mapping[str, Any], signals: Row) -> _Found:
     if signals.get("probe") not in (None, "ok"):
         return []
     named = clip_signals(clip, {"duration_s": None, **signals})
@@ -79,7 +79,7 @@ def _filter_clip(_cfg: FilterConfig, decided: dict[str, Any], clip: Row, signals
     return found + user_rules.judged(_brought(signals), _thresholds(decided, "scores"))
 
 
-def _filter_text(_cfg: FilterConfig, decided: dict[str, Any], text: Row, signals: Row) -> _Found:
+def _filter_text(_cfg: FilterConfig, decided: dict[str, Any], text: Mapping[str, Any], signals: Row) -> _Found:
     thresholds = _thresholds(decided, "text").get(text["lang"], {})
     found = text_rules.judged(signals, _in_order(thresholds, text_rules.RULES))
     return found + user_rules.judged(_brought(signals), _thresholds(decided, "scores"))
@@ -99,17 +99,17 @@ def _brought(signals: Row) -> Row:
     return {name.removeprefix("user_"): score for name, score in signals.items() if name.startswith("user_")}
 
 
-def _keyframes_clip(cfg: KeyframesConfig, _decided: dict[str, Any], _clip: Row, signals: Row) -> _Found:
+def _keyframes_clip(cfg: KeyframesConfig, _decided: dict[str, Any], _clip: Mapping[str, Any], signals: Row) -> _Found:
     if signals.get("decode") != "ok":
         return []
     return [("below", Refusal("too_few_frames", "num_frames", float(signals["num_frames"]), float(cfg.min_frames)))]
 
 
-def _align_clip(_cfg: AlignConfig, decided: dict[str, Any], _clip: Row, signals: Row) -> _Found:
+def _align_clip(_cfg: AlignConfig, decided: dict[str, Any], _clip: Mapping[str, Any], signals: Row) -> _Found:
     return video_rules.judged(signals, _in_order(_thresholds(decided, "video"), video_rules.VIDEO_RULES))
 
 
-def _align_text(cfg: AlignConfig, decided: dict[str, Any], text: Row, signals: Row) -> _Found:
+def _align_text(cfg: AlignConfig, decided: dict[str, Any], text: Mapping[str, Any], signals: Row) -> _Found:
     score, threshold = signals.get(cfg.mismatch.signal), _thresholds(decided, "mismatch").get(text["lang"])
     return (
         []
@@ -119,7 +119,7 @@ def _align_text(cfg: AlignConfig, decided: dict[str, Any], text: Row, signals: R
 
 
 _CONFIGS: dict[str, type[Config]] = {"filter": FilterConfig, "keyframes": KeyframesConfig, "align": AlignConfig}
-_Rule = Callable[[Any, dict[str, Any], Row, Row], _Found]
+_Rule = Callable[[Any, dict[str, Any], Mapping[str, Any], Row], _Found]
 _RULES: dict[str, tuple[_Rule, _Rule]] = {
     "filter": (_filter_clip, _filter_text),
     "keyframes": (_keyframes_clip, _none),
