@@ -8,7 +8,6 @@ A test compares the page with what this gives.
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,12 @@ from pydantic.fields import FieldInfo
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.cli.main import app
-from m2raap.core import tables
 from m2raap.core.errors import QUALITY, UNREADABLE
+from m2raap.core.tables import COLUMNS
 from m2raap.curate.text_rules import RULES
 from m2raap.curate.video_rules import VIDEO_RULES
 from m2raap.pipeline.plan import DATA_STAGE
-from m2raap.pipeline.recipe import _SHARED, Recipe, recipes_folder
+from m2raap.pipeline.recipe import SHARED_KEYS, Recipe, recipes_folder
 from m2raap.retrieval.benchmarks import BENCHMARKS
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -60,7 +59,7 @@ def _cell(value: Any) -> str:
 def _commands() -> Iterator[str]:
     yield "## Commands\n\nEvery command takes `--help`. Results go to stdout, talk to stderr (`m2raap -q` for none).\n"
     for names, command in sorted(_leaves(typer.main.get_command(app), []), key=lambda leaf: leaf[0]):
-        yield f"### m2raap {' '.join(names)}\n\n{_said(command.help)}\n"
+        yield f"### m2raap {' '.join(names)}\n\n{_one_line(command.help)}\n"
         rows = []
         for parameter in command.params:
             if parameter.name == "help":
@@ -93,7 +92,7 @@ def _leaves(command: Any, names: list[str]) -> Iterator[tuple[list[str], Any]]:
         yield names, command
 
 
-def _said(text: str | None) -> str:
+def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
@@ -116,12 +115,11 @@ def _keys() -> Iterator[str]:
 
 
 def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iterator[list[str]]:
-    comments = _comments(model)
     for name, field in model.model_fields.items():
-        if model is AdaptConfig and name in _SHARED:
+        if model is AdaptConfig and name in SHARED_KEYS:
             continue  # a recipe says them once, at its top
         path = f"{prefix}{name}"
-        meaning = field.description or comments.get(name, "")
+        meaning = field.description or ""
         below = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if not below:
             yield [f"`{path}`", _kind(field.annotation), _default(field), meaning]
@@ -131,7 +129,7 @@ def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iter
             several = typing.get_origin(field.annotation) in (dict, list, tuple)
             inner = f"{path}.{'NAME.' if several else ''}"
             variant = f"{path}: {{name: {kind.model_fields['name'].default}}}" if len(below) > 1 else path
-            doc = (meaning or _said((inspect.getdoc(kind) or "").split("\n\n")[0])).rstrip(".")
+            doc = (meaning or _one_line((inspect.getdoc(kind) or "").split("\n\n")[0])).rstrip(".")
             if kind in first:
                 yield [f"`{variant}`", "keys", "null" if optional else "", f"{doc}; keys as of `{first[kind]}`"]
                 continue
@@ -143,18 +141,6 @@ def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iter
                     yield row
                 elif row[0] != f"`{inner}name`":
                     yield [f"{row[0]} ({kind.model_fields['name'].default})", *row[1:]]
-
-
-def _comments(model: type[BaseModel]) -> dict[str, str]:
-    """What stands behind a field as a comment, for those without a description. Base classes first."""
-    found: dict[str, str] = {}
-    for kind in reversed(model.__mro__):
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__.startswith("m2raap"):
-            for name, said in re.findall(
-                r"^    (\w+):.*?  # (?!type:|noqa)(.*)$", inspect.getsource(kind), re.MULTILINE
-            ):
-                found[name] = said
-    return found
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -204,13 +190,11 @@ def _default(field: FieldInfo) -> str:
 
 def _tables() -> Iterator[str]:
     yield "## Tables\n\nParquet, one file a part (`TABLE/part-00000.parquet`); every clip is in the same part of every table.\n"
-    source = inspect.getsource(tables)
-    for name, text in re.findall(r"^([A-Z]+) = pa\.schema\((.*?)^\)", source, re.DOTALL | re.MULTILINE):
-        said = dict(re.findall(r'\("(\w+)", [^#\n]*?\),  # (.*)$', text, re.MULTILINE))
-        schema = getattr(tables, name)
-        yield f"### {name.lower()}\n"
+    for name, columns in COLUMNS.items():
+        yield f"### {name}\n"
         yield _table(
-            ["column", "type", "meaning"], ([f"`{f.name}`", _type(f.type), said.get(f.name, "")] for f in schema)
+            ["column", "type", "meaning"],
+            ([f"`{column.name}`", _type(column.type), column.description] for column in columns),
         )
     yield "`missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.\n"
     yield "### signals\n\nOne row a clip or text (`clip_id`, `text_id`), one column a score; what a stage measures:\n"
@@ -256,7 +240,7 @@ def _benchmarks() -> Iterator[str]:
 def _reasons() -> Iterator[str]:
     yield "## Reason codes\n\nWhat may stand in `dropped`. The first list counts against `--allow-refused`.\n"
     for codes in (UNREADABLE, QUALITY):
-        yield _table(["reason", "meaning"], ((f"`{code}`", said) for code, said in codes.items()))
+        yield _table(["reason", "meaning"], ((f"`{code}`", meaning) for code, meaning in codes.items()))
 
 
 if __name__ == "__main__":

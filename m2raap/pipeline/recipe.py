@@ -22,7 +22,7 @@ from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.rewrite import RewriteConfig
 
 TrainingStage = Literal["filter", "keyframes", "align", "caption", "rewrite", "adapt"]
-_SHARED = ("backbone", "langs", "seed")
+SHARED_KEYS = ("backbone", "langs", "seed")
 
 
 class Recipe(Config):
@@ -76,7 +76,7 @@ class Recipe(Config):
     @classmethod
     def _shared_at_the_top(cls, tree: Any) -> Any:
         adapt = tree.get("adapt") if isinstance(tree, dict) else None
-        for key in _SHARED:
+        for key in SHARED_KEYS:
             if isinstance(adapt, dict) and key in adapt:
                 raise ValueError(f"'{key}' belongs at the top of the recipe, not under adapt: other stages read it too")
         return tree
@@ -84,7 +84,7 @@ class Recipe(Config):
     @property
     def adapt_settings(self) -> AdaptConfig:
         """The adapt settings with what the recipe says once for all stages."""
-        return self.adapt.model_copy(update={key: getattr(self, key) for key in _SHARED})
+        return self.adapt.model_copy(update={key: getattr(self, key) for key in SHARED_KEYS})
 
 
 def recipes_folder() -> Path:
