@@ -7,7 +7,7 @@ no stage ever joins across parts. Rows travel as plain dicts; a TypedDict names 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -161,6 +161,11 @@ _SORT = {
 }
 
 
+def row_key(row: Mapping[str, Any]) -> str:
+    """The id that a row of signals, verdicts or drops is about: its text's, else its clip's."""
+    return row["text_id"] or row["clip_id"]
+
+
 def signal_schema(columns: dict[str, str]) -> pa.Schema:
     """Schema of a stage's `signals` or `verdicts`: clip_id, text_id (null: of the clip), then one column a score."""
     fields = [("clip_id", pa.string()), ("text_id", pa.string())]
@@ -251,6 +256,12 @@ def read_part(folder: Path, table: str, part: int, columns: list[str] | None = N
         return pq.read_table(path, columns=columns, use_threads=False).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(path, error) from None
+
+
+def read_all(folder: Path, table: str, columns: list[str] | None = None) -> Iterator[Row]:
+    """The rows of all parts of a table, in the order of the parts; an absent table has none. Raises as `read_part`."""
+    for path in sorted((folder / table).glob("part-*.parquet")):
+        yield from read_part(folder, table, int(path.stem.removeprefix("part-")), columns)
 
 
 def damaged(path: Path, error: Exception) -> M2raapError:

@@ -20,7 +20,7 @@ from m2raap.core.corpus import LANGS, Corpus, open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.scores import open_scores, scores_digest
-from m2raap.core.tables import FRAMES, Clip, Drop, Frames, Row, Text, read_part
+from m2raap.core.tables import FRAMES, Clip, Drop, Frames, Row, Text, read_part, row_key
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class View:
         for folder in self.folders:
             for table in ("signals", "verdicts"):
                 for row in read_part(folder, table, index):
-                    key = row["text_id"] or row["clip_id"]
+                    key = row_key(row)
                     signals[key] = {**signals.get(key, {}), **row}
         return signals
 
@@ -166,7 +166,7 @@ class View:
 
     def dropped_ids(self, index: int) -> set[str]:
         """Ids of the clips and texts of a part that a stage has dropped."""
-        return {row["text_id"] or row["clip_id"] for row in self.dropped(index)}
+        return {row_key(row) for row in self.dropped(index)}
 
     def _within(self, clip_id: str) -> bool:
         return self.cutoff is None or _id_hash(clip_id) <= self.cutoff

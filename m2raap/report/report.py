@@ -13,7 +13,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_json_lines
 from m2raap.core.folder import read_timings
 from m2raap.core.lock import locked
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, family
@@ -209,8 +209,7 @@ def _funnel(step: Step) -> list[FunnelStage]:
 def dropped_rows(steps: Iterable[Step]) -> Iterable[Row]:
     """Every `dropped` row of data stages, in their order."""
     for step in steps:
-        for path in sorted((step.folder / "dropped").glob("part-*.parquet")):
-            yield from read_part(step.folder, "dropped", int(path.stem.removeprefix("part-")))
+        yield from read_all(step.folder, "dropped")
 
 
 def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]:
@@ -225,7 +224,7 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
         raise M2raapError(f"{truth}: expected the columns id, level, fault, repairable; found {', '.join(rows[0])}")
     by_reason: dict[str, set[str]] = {}
     for row in dropped_rows(curated):
-        by_reason.setdefault(row["reason"], set()).add(row["text_id"] or row["clip_id"])
+        by_reason.setdefault(row["reason"], set()).add(row_key(row))
     view = run.inputs.view(tuple(run.tree["recipe"].get("langs", ("en", "zh"))))
     clip_of_text = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
     here = {*clip_of_text, *clip_of_text.values()}

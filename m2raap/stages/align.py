@@ -17,7 +17,7 @@ from pydantic import Field
 from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.stage import DataStage, Settings, Signals, Tables
-from m2raap.core.tables import Clip, Row
+from m2raap.core.tables import Clip, Row, row_key
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import balance, duplicates, thumbnails
 from m2raap.curate.balance import BalanceConfig
@@ -111,7 +111,7 @@ class AlignStage(DataStage):
         cfg = AlignConfig(**settings)
         scores = Judge(decisions["sample"]).scores(part, own)
         drops = _verdicts(part, own, scores, decisions, cfg)
-        gone = {row["text_id"] or row["clip_id"] for row in drops}
+        gone = {row_key(row) for row in drops}
         verdicts: list[Row] = []
         chosen = _Chosen(decisions["balance"], cfg.balance) if decisions["balance"] and cfg.balance else None
         for clip in part.clips:
@@ -225,7 +225,7 @@ def _balance(
     staying: list[str] = []
     for part, own in parts:
         drops = _verdicts(part, own, judge.scores(part, own), decisions, cfg)
-        gone = {row["text_id"] or row["clip_id"] for row in drops}
+        gone = {row_key(row) for row in drops}
         for clip in part.clips:
             if _weighed(part, clip, gone):
                 staying.append(clip["clip_id"])
