@@ -157,7 +157,7 @@ def _holder(handle: int) -> str:
 def _warn_of_no_locks(folder: Path) -> None:
     global _warned
     if not _warned:
-        talk.say(f"{folder}: this file system knows no locks; let no other command write there")
+        talk.log(f"{folder}: this file system knows no locks; let no other command write there")
     _warned = True
 
 

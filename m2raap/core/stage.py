@@ -131,16 +131,16 @@ def run_data_stage(
     with locked(folder, shared=not alone) as lock:
         shared = None if alone else lock
         if begin(folder, stage.name, stage.version, view, settings.both, force, shared=shared):
-            talk.say(f"{stage.name}: done before")
+            talk.log(f"{stage.name}: done before")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
         _map(stage, "score", [_Task(stage, view, settings, folder, part, plan) for part in parts], engine, folder)
         if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
-            talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
+            talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
         if not alone and lock:
-            talk.say(f"{stage.name}: all is scored; the last share finishes when the others have ended")
+            talk.log(f"{stage.name}: all is scored; the last share finishes when the others have ended")
             lock.wait_exclusive()
             refuse_redone(folder, plan)
             if (folder / "manifest.json").exists():

@@ -231,7 +231,7 @@ def _balance(
                 staying.append(clip["clip_id"])
                 sample.add(clip["clip_id"], clip["clip_id"], own[clip["clip_id"]])
     if len(staying) <= wanted.target:
-        talk.say(
+        talk.log(
             f"align: {len(staying):,} clips are left, no more than align.balance.target {wanted.target:,}: all stay"
         )
         return {}

@@ -194,7 +194,7 @@ class _Spread:
             found["text"][lang] = cfg.text.thresholds(lang, text)
         for column, limit in cfg.scores.items():
             scores = self._array("score", column)
-            talk.say(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
+            talk.log(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
             found["scores"][column] = limit.bounds(scores)
         return found
 
