@@ -322,7 +322,7 @@ def _apply_part(task: _Task) -> tuple[float, int]:
         f"{name}/{index:05d}": write_part(folder, name, index, rows, schema, settings_digest)
         for name, rows, schema in written
     }
-    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) | stage.ledger(own)
+    counts = count_part(part, added + superseded, drops, task.view.is_benchmark).to_dict() | stage.ledger(own)
     write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts})
     return time.monotonic() - start, 0
 

@@ -12,6 +12,7 @@ import yaml
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_json_lines
 from m2raap.core.folder import read_timings
+from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
@@ -196,14 +197,11 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
 
 
 def _funnel(step: Step) -> list[FunnelStage]:
-    counts = read_json(step.folder / "manifest.json")["counts"]
-    rows = []
-    for table in ("clips", "texts"):
-        prefix = f"{table}_dropped:"
-        dropped = {key.removeprefix(prefix): value for key, value in counts.items() if key.startswith(prefix)}
-        numbers = [counts.get(f"{table}_{name}", 0) for name in ("in", "added", "out")]
-        rows.append(FunnelStage(step.stage, table, numbers[0], numbers[1], dropped, numbers[2]))
-    return rows
+    counts = Counts.from_dict(read_json(step.folder / "manifest.json")["counts"])
+    return [
+        FunnelStage(step.stage, table, rows.rows_in, rows.added, dict(rows.dropped), rows.rows_out)
+        for table, rows in counts.tables.items()
+    ]
 
 
 def dropped_rows(steps: Iterable[Step]) -> Iterable[Row]:
