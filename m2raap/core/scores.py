@@ -29,7 +29,7 @@ class ScoreFile:
     """One file: `keys` sorted hashes of the names, `values` (rows, columns) with NaN where there is no score."""
 
     path: Path
-    names: str  # of NAMES
+    names: str  # the column of names: one of NAMES
     columns: tuple[str, ...]
     keys: np.ndarray
     values: np.ndarray
@@ -39,12 +39,12 @@ class ScoreFile:
         names = list(names)
         hashes = _hashes(names)
         at = np.minimum(np.searchsorted(self.keys, hashes), max(len(self.keys) - 1, 0))
-        found = {}
+        scores = {}
         for name, row, key in zip(names, at.tolist(), hashes.tolist(), strict=True):
             if len(self.keys) and self.keys[row] == key:
                 values = self.values[row].tolist()
-                found[name] = {c: None if v != v else v for c, v in zip(self.columns, values, strict=True)}
-        return found
+                scores[name] = {c: None if v != v else v for c, v in zip(self.columns, values, strict=True)}
+        return scores
 
 
 def _hashes(names: Iterable[str]) -> np.ndarray:
@@ -103,7 +103,7 @@ class Scores:
 
 @lru_cache(maxsize=1)
 def open_scores(paths: tuple[Path, ...]) -> Scores:
-    """One for each process: reading millions of rows takes seconds."""
+    """The scores of all files, read once in each process: reading millions of rows takes seconds."""
     return Scores(paths)
 
 
@@ -132,8 +132,8 @@ def _read(path: Path) -> ScoreFile:
     schema = source.schema_arrow
     names = [name for name in NAMES if name in schema.names]
     if len(names) != 1:
-        found = f"has both {' and '.join(names)}" if names else f"has none of them: {', '.join(schema.names)}"
-        raise M2raapError(f"{path}: expected one column of names, {', '.join(NAMES)}; it {found}")
+        fault = f"has both {' and '.join(names)}" if names else f"has none of them: {', '.join(schema.names)}"
+        raise M2raapError(f"{path}: expected one column of names, {', '.join(NAMES)}; it {fault}")
     columns = [name for name in schema.names if name != names[0]]
     for column in columns:
         kind = schema.field(column).type

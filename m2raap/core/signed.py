@@ -1,4 +1,4 @@
-"""The files that a manifest was signed over: where they lie, and whether they are still what they were."""
+"""The files that a manifest names with their digests: where they lie, and whether their bytes still have those digests."""
 
 from __future__ import annotations
 

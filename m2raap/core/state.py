@@ -1,5 +1,5 @@
-"""What this user has said on this machine, in a folder of the user's own: nothing that travels with a corpus or a run counts
-as said by the user.
+"""What this user has decided on this machine, kept in the user's state folder: nothing that travels with a corpus or a run
+counts as a decision of the user.
 """
 
 from __future__ import annotations
