@@ -114,7 +114,7 @@ class Backward:
         self.micro = (size + 1) // 2
         gc.collect()
         torch.cuda.empty_cache()
-        talk.say(f"adapt: out of GPU memory; from here on {self.micro} clips are encoded at a time, the batch stays")
+        talk.log(f"adapt: out of GPU memory; from here on {self.micro} clips are encoded at a time, the batch stays")
 
     @staticmethod
     def _forget(weights: list[nn.Parameter]) -> None:

@@ -148,7 +148,7 @@ def prepare(
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
     chinese = sum("zh" in by_lang for by_lang in tables[0].rows_of)
     if chinese and model.backbone.english_only:
-        talk.say(
+        talk.log(
             f"adapt: warning: {chinese} clips have Chinese texts, but the tokenizer of {cfg.backbone.model} knows English only: "
             "Chinese falls into pieces that its text tower never learnt. Take a backbone that reads Chinese (Chinese-CLIP, "
             "AltCLIP, SigLIP2, or a multilingual one such as xlm-roberta-base-ViT-B-32), or langs: [en]"

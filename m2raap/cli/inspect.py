@@ -36,6 +36,7 @@ def check(
 
 
 def status(run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")], as_json: JsonOption = False) -> None:
+    from m2raap.core.ledger import Counts
     from m2raap.pipeline.inspect import status as status_of
     from m2raap.pipeline.run_folder import RunFolder
 
@@ -44,8 +45,8 @@ def status(run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
     for row in rows:
-        counts = row.get("counts", {})
-        flow = f"{counts['clips_in']} -> {counts['clips_out']} clips" if "clips_in" in counts else ""
+        clips = Counts.from_dict(row.get("counts", {})).clips
+        flow = f"{clips.rows_in} -> {clips.rows_out} clips" if "clips_in" in row.get("counts", {}) else ""
         parts = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
         typer.echo(f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}")
 

@@ -42,7 +42,7 @@ def probe(
     limits = VideoConfig(timeout_s=timeout_s, memory_mb=memory_mb, max_pixels=max_pixels, max_bytes=max_bytes)
     files, left_out = find_files(paths)
     for line in left_out:
-        talk.say(f"left out: {talk.one_line(line)}")
+        talk.log(f"left out: {talk.one_line(line)}")
     rows: list[dict[str, Any]] = []
     with talk.progress("probe", len(files)) as advance:
         for row in probe_files(files, limits, workers or os.cpu_count() or 1):
@@ -53,7 +53,7 @@ def probe(
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
     counts = Counter(row["class"] for row in rows)
-    talk.say(
+    talk.log(
         f"{len(rows)} files: " + (", ".join(f"{n} {name}" for name, n in counts.most_common()) or "nothing to read")
     )
     bad = len(rows) - counts["ok"]

@@ -65,7 +65,7 @@ def search(
     for hit in hits:
         _print(hit)
     if hits and not frames:
-        talk.say("--frames DIR writes the key-frames as JPEG files")
+        talk.log("--frames DIR writes the key-frames as JPEG files")
     if not hits:
         typer.echo("no clip of the index is let through by --source, --min-s and --max-s")
 

@@ -25,10 +25,10 @@ from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, 
 
 LANGS = ("en", "zh")
 SPLITS = ("train", "val", "test")
-SCORES = (
-    "scores.parquet"  # figures of the list that an import read (motion, aesthetics ...), by clip_id; no stage needs it
-)
-_IMPORTING = ".m2raap-importing"  # stands in a folder while videos lie in it that no corpus names yet
+# Numbers that the imported list states of its clips (motion, aesthetics ...), by clip_id; no stage needs the file.
+SCORES = "scores.parquet"
+# A file that stands in a folder while videos lie in it that no corpus names yet.
+_IMPORTING = ".m2raap-importing"
 TABLES = ("clips", "texts", "missing", "dropped")
 _OF_IMPORTS = ("videos", "split")
 _OURS = (*TABLES, *_OF_IMPORTS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
@@ -40,9 +40,9 @@ class Corpus:
 
     path: Path
     num_parts: int
-    stated_video_root: Path  # what the manifest says: read files below `video_root`, never below this
+    stated_video_root: Path  # the folder that the manifest states; files are read below `video_root` alone
     digest: str
-    benchmark: str | None  # the protocol's name; None: a training corpus
+    benchmark: str | None  # name of the benchmark's protocol; None: a training corpus
     counts: dict[str, int]
     source: dict[str, Any]
 
@@ -72,8 +72,8 @@ def write_corpus(
 ) -> Corpus:
     """Writes clips and texts as a corpus folder and opens it.
 
-    `missing` lists clips whose file is absent (rows of `dropped`); they stay in the corpus. `dropped`: what an
-    importer refused, under ids that are no clips. Clips that were forgotten
+    `missing` holds rows of the clips whose file is absent, with the columns of `dropped`; these clips stay in the corpus.
+    `dropped` holds rows of what an importer refused, under ids that are no clips. Clips that were forgotten
     (core/tombstones.py) stay out. Raises M2raapError for an empty corpus, twin ids, a text without its clip, an unknown
     language or split, or a folder that holds another corpus.
     """
@@ -95,11 +95,13 @@ def _write(
 ) -> None:
     clips, texts, missing, dropped = tables["clips"], tables["texts"], tables["missing"], tables["dropped"]
     stones = tombstones.for_import(path)
-    gone = {row["clip_id"] for row in clips if len(stones) and stones.covers(row, video_root)}
-    clips, texts, missing = ([row for row in rows if row["clip_id"] not in gone] for rows in (clips, texts, missing))
-    if gone and not clips:
+    forgotten = {row["clip_id"] for row in clips if len(stones) and stones.covers(row, video_root)}
+    clips, texts, missing = (
+        [row for row in rows if row["clip_id"] not in forgotten] for rows in (clips, texts, missing)
+    )
+    if forgotten and not clips:
         raise M2raapError(f"{path}: every clip of the input was forgotten ({tombstones.FILE} names them)")
-    benchmark = tombstones.benchmark_name(benchmark, len(gone)) if benchmark else None
+    benchmark = tombstones.benchmark_name(benchmark, len(forgotten)) if benchmark else None
     num_parts = num_parts or default_num_parts(len(clips))
     by_table: dict[str, list[list[Row]]] = {}
     for table, rows in (("clips", clips), ("texts", texts), ("missing", missing), ("dropped", dropped)):
@@ -122,7 +124,7 @@ def _write(
         "benchmark": benchmark,
         "counts": {"clips": len(clips), "texts": len(texts), "missing_file": len(missing)}
         | ({"dropped": len(dropped)} if dropped else {})
-        | ({"forgotten": len(gone)} if gone else {}),
+        | ({"forgotten": len(forgotten)} if forgotten else {}),
         "source": source,
         "files": files,
         "digest": content_digest(files, num_parts, benchmark),
@@ -131,7 +133,7 @@ def _write(
 
 
 def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
-    """What a corpus is called: a digest over the digests of its parts."""
+    """The digest of a corpus, over the digests of its parts."""
     return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION})
 
 
@@ -177,9 +179,9 @@ def _refuse_other(path: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """An import replaces a corpus of ours."""
+    """Removes the tables and the manifest of an earlier import, so that it is unfinished until a new manifest comes."""
     _refuse_other(path)
-    (path / "manifest.json").unlink(missing_ok=True)  # unfinished from here until the new one is written
+    (path / "manifest.json").unlink(missing_ok=True)
     for table in TABLES:
         remove_drafts(path / table)
         for old in (path / table).glob("part-*.parquet"):

@@ -275,7 +275,7 @@ def _recount(folder: Path, manifest: Row) -> dict[str, Any]:
     for part in view.parts():
         added = read_part(folder, "texts", part.index) + read_part(folder, "superseded", part.index)
         drops = read_part(folder, "missing" if view.is_benchmark else "dropped", part.index)
-        counts.update(count_part(part, added, drops, view.is_benchmark))
+        counts.update(count_part(part, added, drops, view.is_benchmark).to_dict())
         if stage:
             own = {row["text_id"] or row["clip_id"]: row for row in read_part(folder, "signals", part.index)}
             counts.update(stage.counts(own))

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import neutral
 from m2raap.core.files import write_atomic
-from m2raap.core.tables import Row, read_part, write_table
+from m2raap.core.tables import Clip, Drop, Row, Text, read_part, write_table
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_view
 
@@ -58,9 +59,9 @@ def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, An
     return {"sheet": str(out), "key": str(out.parent / KEY), "rows": dict(Counter(item["reason"] for item in items))}
 
 
-def _draw(rows: list[Row], most: int, rng: np.random.Generator) -> list[Row]:
-    rows = sorted(rows, key=lambda row: (row["clip_id"], row["text_id"] or ""))
-    return [rows[at] for at in sorted(rng.permutation(len(rows))[:most])]
+def _draw(rows: Sequence[Drop] | Sequence[Text], most: int, rng: np.random.Generator) -> list[Drop | Text]:
+    ordered = sorted(rows, key=lambda row: (row["clip_id"], row["text_id"] or ""))
+    return [ordered[at] for at in sorted(rng.permutation(len(ordered))[:most])]
 
 
 class _Ledger:
@@ -68,16 +69,16 @@ class _Ledger:
 
     def __init__(self, view: View) -> None:
         self._root = view.corpus.stated_video_root  # shown to the user, and not opened
-        self._clips: dict[str, Row] = {}
-        self._texts: dict[str, Row] = {}
+        self._clips: dict[str, Clip] = {}
+        self._texts: dict[str, Mapping[str, Any]] = {}
         self._texts_of: dict[str, list[str]] = {}
         self._copy_of: dict[str, str] = {}
         self._spread: Counter[str] = Counter()
-        self.dropped: dict[str, list[Row]] = {}
-        self.kept: list[Row] = []
+        self.dropped: dict[str, list[Drop]] = {}
+        self.kept: list[Text] = []
         base = replace(view, folders=())
         for index in range(view.num_parts):
-            before, after, gone = base.part(index), view.part(index), view.gone(index)
+            before, after, gone = base.part(index), view.part(index), view.dropped_ids(index)
             self._clips |= {row["clip_id"]: row for row in before.clips}
             self._texts |= {row["text_id"]: row for row in before.texts}
             self._texts_of |= {clip: [row["text_id"] for row in rows] for clip, rows in before.texts_of.items()}
@@ -96,7 +97,7 @@ class _Ledger:
                     self.dropped.setdefault(row["reason"], []).append(row)
         self._ids = sorted(self._clips)
 
-    def item(self, row: Row, reason: str, rng: np.random.Generator) -> Row:
+    def item(self, row: Mapping[str, Any], reason: str, rng: np.random.Generator) -> Row:
         """A row of the sheet. Every row has a clip to compare with: its original, or any other."""
         clip = self._clips[row["clip_id"]]
         texts = self._texts_of[clip["clip_id"]]
@@ -110,7 +111,7 @@ class _Ledger:
         found |= {"text": text.get("text", ""), "same_text_on": spread}
         return found | {"compare_with": self._path(self._clips[other]) if other in self._clips else ""}
 
-    def _path(self, clip: Row) -> str:
+    def _path(self, clip: Clip) -> str:
         return clip["video"] if "://" in clip["video"] else str(self._root / clip["video"])
 
 

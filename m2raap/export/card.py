@@ -16,7 +16,7 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Clip, Row, read_part
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_steps, curated_view
 from m2raap.pipeline.plan import Step
@@ -108,7 +108,7 @@ def _count(view: View, steps: list[Step]) -> _Tally:
     return tally
 
 
-def _source(clip: Row) -> tuple[str, str]:
+def _source(clip: Clip) -> tuple[str, str]:
     return clip["source"] or "not stated", clip["licence"] or "not stated"
 
 

@@ -57,7 +57,7 @@ def forget(roots: list[Path], wanted: Iterable[str], exporters: Exporters) -> di
     """
     named = [root.resolve() for root in roots]
     for path in _interrupted(named):
-        talk.say(f"{read_object(path)['home']}: finishing a 'm2raap forget' that was interrupted")
+        talk.log(f"{read_object(path)['home']}: finishing a 'm2raap forget' that was interrupted")
         finish(path, exporters)
     kinds = dict(_units([root for root in named if not root.is_file()], named))
     with _all_locked(kinds):
@@ -206,10 +206,10 @@ def _kind(path: Path) -> str | None:
             try:
                 tree = read_object(path / name)
             except M2raapError as error:
-                talk.say(f"left as it is: {error}")
+                talk.log(f"left as it is: {error}")
                 return None
             if not needed <= tree.keys():
-                talk.say(f"left as it is: {path / name} is none of ours, or damaged")
+                talk.log(f"left as it is: {path / name} is none of ours, or damaged")
                 return None
             return "run" if name == "run.json" else "corpus" if tree.get("kind") == "corpus" else str(tree.get("stage"))
     return "export" if exports.read_export(path) else None

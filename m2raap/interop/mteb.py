@@ -153,7 +153,7 @@ class Encoder:
                 return self._of_file(video, worker)
             except Refused as refused:
                 self.refused[refused.reason] = self.refused.get(refused.reason, 0) + 1
-                talk.say(f"a video cannot be decoded and counts as not found ({refused})")
+                talk.log(f"a video cannot be decoded and counts as not found ({refused})")
                 return []
         if isinstance(video, list) and all(hasattr(picture, "convert") for picture in video):
             return [_png(video[place]) for place in spread(len(video), k)]

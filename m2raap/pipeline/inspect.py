@@ -11,6 +11,7 @@ from m2raap.core.corpus import content_digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
+from m2raap.core.ledger import Counts
 from m2raap.core.signed import refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import phase_digest
 from m2raap.core.tables import Row, part_of, part_settings, read_part
@@ -65,16 +66,11 @@ def _digest_of(manifest: dict[str, Any]) -> str:
 
 
 def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
-    faults = []
-    for table in ("clips", "texts"):
-        dropped = sum(n for key, n in counts.items() if key.startswith(f"{table}_dropped:"))
-        came, stay = (
-            counts.get(f"{table}_in", 0) + counts.get(f"{table}_added", 0),
-            counts.get(f"{table}_out", 0) + dropped,
-        )
-        if came != stay:
-            faults.append(f"{folder}: {came} {table} came in or were added, {stay} are accounted for")
-    return faults
+    return [
+        f"{folder}: {rows.expected} {table} came in or were added, {rows.accounted} are accounted for"
+        for table, rows in Counts.from_dict(counts).tables.items()
+        if rows.expected != rows.accounted
+    ]
 
 
 def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:

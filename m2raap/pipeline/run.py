@@ -96,7 +96,7 @@ def _run_steps(
                 )
             continue
         if step.owner == step.arm:
-            talk.say(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
+            talk.log(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
         if not _run_step(step, arms[step.arm], inputs, engine, options, caches):
             return False
         done.add(step.folder)

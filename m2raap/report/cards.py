@@ -10,7 +10,7 @@ from typing import Any
 
 from m2raap.core.config import canonical
 from m2raap.core.files import read_json
-from m2raap.core.tables import read_part
+from m2raap.core.tables import read_all
 from m2raap.pipeline.plan import Step
 from m2raap.report.data import CardRow, ProgressiveRow
 from m2raap.stages.protocol import differing, told_apart
@@ -107,8 +107,7 @@ def _reasons(missing: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
         return {}
     reasons: dict[str, str] = {}
     for folder in folders:
-        for path in sorted((folder / "missing").glob("part-*.parquet")):
-            for row in read_part(folder, "missing", int(path.stem.removeprefix("part-"))):
-                if row["text_id"] is None:
-                    reasons.setdefault(row["clip_id"], row["reason"])
+        for row in read_all(folder, "missing"):
+            if row["text_id"] is None:
+                reasons.setdefault(row["clip_id"], row["reason"])
     return {clip: reasons.get(clip, "") for clip in sorted(missing)}

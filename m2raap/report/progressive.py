@@ -6,6 +6,7 @@ from typing import Any
 
 from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
+from m2raap.core.ledger import Counts
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, family
 from m2raap.report.data import ProgressiveRow
@@ -66,12 +67,12 @@ def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
     """What training and validation were left, core seconds of curation, seconds of training (mean over the seeds)."""
     curated = [step for step in steps if step.arm == arm and step.stage in data_stages() and not step.bench]
     trained = [step for step in steps if family(step.arm) == arm and step.stage == "adapt"]
-    counts = read_json(curated[-1].folder / "manifest.json")["counts"]
+    counts = Counts.from_dict(read_json(curated[-1].folder / "manifest.json")["counts"])
     only_vets = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
     seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)
     return {
-        "clips": counts["clips_out"],
-        "texts": counts["texts_out"],
+        "clips": counts.clips.rows_out,
+        "texts": counts.texts.rows_out,
         "curation_s": 0.0 if only_vets else seconds,
         "train_s": sum(training_time(step.folder).train_s for step in trained) / len(trained),
     }

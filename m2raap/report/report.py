@@ -12,8 +12,9 @@ import yaml
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_json_lines
 from m2raap.core.folder import read_timings
+from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, family
@@ -196,21 +197,17 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
 
 
 def _funnel(step: Step) -> list[FunnelStage]:
-    counts = read_json(step.folder / "manifest.json")["counts"]
-    rows = []
-    for table in ("clips", "texts"):
-        prefix = f"{table}_dropped:"
-        dropped = {key.removeprefix(prefix): value for key, value in counts.items() if key.startswith(prefix)}
-        numbers = [counts.get(f"{table}_{name}", 0) for name in ("in", "added", "out")]
-        rows.append(FunnelStage(step.stage, table, numbers[0], numbers[1], dropped, numbers[2]))
-    return rows
+    counts = Counts.from_dict(read_json(step.folder / "manifest.json")["counts"])
+    return [
+        FunnelStage(step.stage, table, rows.rows_in, rows.added, dict(rows.dropped), rows.rows_out)
+        for table, rows in counts.tables.items()
+    ]
 
 
 def dropped_rows(steps: Iterable[Step]) -> Iterable[Row]:
     """Every `dropped` row of data stages, in their order."""
     for step in steps:
-        for path in sorted((step.folder / "dropped").glob("part-*.parquet")):
-            yield from read_part(step.folder, "dropped", int(path.stem.removeprefix("part-")))
+        yield from read_all(step.folder, "dropped")
 
 
 def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]:
@@ -225,7 +222,7 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
         raise M2raapError(f"{truth}: expected the columns id, level, fault, repairable; found {', '.join(rows[0])}")
     by_reason: dict[str, set[str]] = {}
     for row in dropped_rows(curated):
-        by_reason.setdefault(row["reason"], set()).add(row["text_id"] or row["clip_id"])
+        by_reason.setdefault(row["reason"], set()).add(row_key(row))
     view = run.inputs.view(run.recipe.langs)
     clip_of_text = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
     here = {*clip_of_text, *clip_of_text.values()}

@@ -91,7 +91,7 @@ def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
     """The folder as a corpus, and the files whose names it cannot hold, as one may print them."""
     files, left_out = find_files([videos])
     for line in left_out:
-        talk.say(f"left out: {line}")
+        talk.log(f"left out: {line}")
     found = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
     names = [name for name in found if _is_utf8(name)]
     if not names:

@@ -144,7 +144,7 @@ def _as_it_is(
         raise M2raapError(f"{out}: holds another index; --add brings it up to date, or give another --out")
     if model and ClipEncoder(model).digest != old.model_digest:
         raise M2raapError(f"{out}: holds an index of another model ({old.model_digest[:12]}); give another --out")
-    talk.say(f"{out.name}: done before")
+    talk.log(f"{out.name}: done before")
     settings = old.manifest["settings"]
     done = {"clips": len(old.clips), "kind": settings["kind"], "model": old.model_digest, "langs": list(old.langs)}
     return done | {"removed": 0} | vars(Counts(kept=len(old.clips)))
@@ -191,7 +191,7 @@ def _assemble(
     writer.close()
     vectors_NE = np.load(following / VECTORS, mmap_mode="r", allow_pickle=False)
     kind = choose_kind(writer.num_clips) if asked == "auto" else asked
-    talk.say(f"{out.name}: {writer.num_clips:,} clips, building the {kind} index")
+    talk.log(f"{out.name}: {writer.num_clips:,} clips, building the {kind} index")
     writer.files[FAISS] = write_index(build_index(vectors_NE, kind), following / FAISS)  # type: ignore[arg-type]  # a kind that the manifest names
     write_json(following / SOURCES, sources.tree(out))
     langs = sorted({lang for view in sources.views for lang in view.langs})

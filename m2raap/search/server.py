@@ -111,7 +111,7 @@ class SearchServer(BoundedServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error; what else comes here is a bug, and is said."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
-            talk.say(traceback.format_exc())
+            talk.log(traceback.format_exc())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -168,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             raise
         except Exception:
-            talk.say(traceback.format_exc())
+            talk.log(traceback.format_exc())
             self.close_connection = True
             if not self._begun:
                 self._json({"error": "a fault of the server; its console says more"}, 500)

@@ -93,10 +93,10 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
             f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left; adapt needs at "
             "least 2. 'm2raap status' shows where the others went"
         )
-    talk.say(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
+    talk.log(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
     if cfg.input == "video":
         count = cfg.decoders or available_cores()
-        talk.say(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
+        talk.log(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
         for one in (source, val):  # all bytes are read once; a killed run does not read them again
             for clip in range(one.num_clips):
                 one.video_digest(clip)

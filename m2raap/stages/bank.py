@@ -15,7 +15,7 @@ import numpy as np
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
-from m2raap.core.tables import Row
+from m2raap.core.tables import Text
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput
 from m2raap.curate.columns import TextBatch
@@ -116,7 +116,7 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
         refused_clips |= _names(others.values())
         refused |= set(_keys(*_columns(texts_of_others)))
     leaked = {clip.clip_id for clip, _ in _shared(clips.values(), refused_clips)}
-    kept: dict[tuple[int, str], Row] = {}
+    kept: dict[tuple[int, str], Text] = {}
     shown: set[str] = set()
     for key, row in zip(_keys(*_columns(rows)), rows, strict=True):
         if key not in refused and row["clip_id"] not in leaked:
@@ -135,10 +135,10 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
     return StageOutput([VECTORS, IDS], counts, {"model": by.digest})
 
 
-def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Row]]:
+def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Text]]:
     """The clips and the texts of the corpus; with `training` those of the training split, without auxiliary captions."""
     clips: dict[str, Seen] = {}
-    texts: list[Row] = []
+    texts: list[Text] = []
     for part in view.parts(("texts", "jpegs")):
         for row in part.clips:
             if training and row["split"] != "train":
@@ -160,7 +160,7 @@ def _shared(clips: Iterable[Seen], names: Collection[tuple[str, str]]) -> list[t
     return [(clip, name) for clip, name in found if name]
 
 
-def _columns(rows: list[Row]) -> tuple[list[str], list[str]]:
+def _columns(rows: list[Text]) -> tuple[list[str], list[str]]:
     return [row["text"] for row in rows], [row["lang"] for row in rows]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from m2raap.cli import main
 from m2raap.core.files import read_json
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import open_view
 from tests.conftest import digests
 from tests.curate.scripted import Say, caption, completion, payload, serving
@@ -41,10 +41,7 @@ def here(*args: object, check: int = 0) -> None:
 
 
 def rows(folder: Path, table: str) -> dict[str, Row]:
-    found: dict[str, Row] = {}
-    for path in sorted((folder / table).glob("part-*")):
-        found |= {row["text_id"] or row["clip_id"]: row for row in read_part(folder, table, int(path.stem[-5:]))}
-    return found
+    return {row_key(row): row for row in read_all(folder, table)}
 
 
 def story(body: dict[str, Any], before: int) -> Any:

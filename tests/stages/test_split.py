@@ -16,7 +16,7 @@ from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
 from m2raap.core.signed import verify_files
-from m2raap.core.tables import read_part
+from m2raap.core.tables import read_all
 from m2raap.stages import reasons
 from m2raap.stages.split import SplitConfig, SplitDone, as_name, pieces, split
 from m2raap.video.paths import resolve_video
@@ -64,7 +64,7 @@ def run(
 
 
 def rows(out: Path, table: str) -> list[dict]:
-    return [row for part in range(open_corpus(out).num_parts) for row in read_part(out, table, part)]
+    return list(read_all(out, table))
 
 
 def spans(out: Path) -> list[tuple[str, float, float]]:
@@ -272,4 +272,4 @@ def test_command_line_and_the_stages_after_it(raw: Path, tmp_path: Path) -> None
 
 
 def rows_of(folder: Path, table: str) -> list[dict]:
-    return [row for path in sorted((folder / table).iterdir()) for row in read_part(folder, table, int(path.stem[-5:]))]
+    return list(read_all(folder, table))
