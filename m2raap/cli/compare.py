@@ -45,12 +45,12 @@ def compare(
     seed: Annotated[int, typer.Option("--seed", min=0, help="of the bootstrap")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.core.errors import GateFailed, UsageError
+    from m2raap.core.errors import ThresholdNotMet, UsageError
     from m2raap.report.compare import alone
     from m2raap.report.compare import compare as compare_them
     from m2raap.report.comparison import as_latex, print_comparison
     from m2raap.report.contenders import open_contenders
-    from m2raap.report.thresholds import failed_gates
+    from m2raap.report.thresholds import failed_thresholds
 
     if intersect and b is None:
         raise UsageError("compare: --intersect needs a second run; a gate is always on official rows")
@@ -63,12 +63,12 @@ def compare(
     against: dict[str, Any] | None = None
     if no_worse_than is not None:
         against = compare_them(ours, others[-1], allow=allowed, seed=seed)
-    failed = failed_gates(official or found, min_r1, against)
+    failed = failed_thresholds(official or found, min_r1, against)
     if as_json:
-        typer.echo(json.dumps(found | {"failed_gates": failed}, ensure_ascii=False, sort_keys=True))
+        typer.echo(json.dumps(found | {"failed_thresholds": failed}, ensure_ascii=False, sort_keys=True))
     elif latex:
         typer.echo(as_latex(found))
     else:
         print_comparison(found)
     if failed:
-        raise GateFailed("gate failed: " + "; ".join(failed))
+        raise ThresholdNotMet("gate failed: " + "; ".join(failed))

@@ -25,7 +25,7 @@ class TooManyRefused(M2raapError):
     exit_code = 3
 
 
-class GateFailed(M2raapError):
+class ThresholdNotMet(M2raapError):
     """A stated quality gate failed (exit code 4)."""
 
     exit_code = 4

@@ -21,9 +21,9 @@ import numpy as np
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.spread import spread
-from m2raap.interop.foreign import Frames, as_rows, mean_of_frames, pictures
+from m2raap.interop.external import Frames, as_rows, mean_of_frames, pictures
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import Own, Shown, load_model
+from m2raap.stages.embed import CaptionedFrames, VideoClipEmbedder, load_model
 from m2raap.stages.whole import model_folder
 from m2raap.video.clip import KeyframeConfig
 from m2raap.video.limits import Refused, VideoConfig
@@ -54,7 +54,7 @@ class Encoder:
         decode: VideoConfig | None = None,
     ) -> None:
         given = model_folder(Path(model)) if isinstance(model, str | Path) else model
-        self._by = Own(load_model(given))
+        self._by = VideoClipEmbedder(load_model(given))
         self._name = name
         self._keyframes, self._decode = keyframes or KeyframeConfig(), decode
         if self._keyframes.detector == "transnetv2":
@@ -131,7 +131,7 @@ class Encoder:
     def _batch(self, kind: str, items: list[Any], worker: VideoWorker) -> np.ndarray:
         if kind == "text":
             return self._by.texts(list(items))
-        clips: list[Shown] = [
+        clips: list[CaptionedFrames] = [
             [(jpeg, None) for jpeg in (self._jpegs(item, worker) if kind == "video" else [_png(item)])]
             for item in items
         ]
@@ -192,7 +192,7 @@ class OfMteb:
         self.digest = f"mteb {self._name} {meta.revision or 'without a revision'}"
         self.preprocess = f"left to mteb's {self._name}"
 
-    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, Frames]:
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
         from datasets import Dataset, Features, Image
 
         if not clips:

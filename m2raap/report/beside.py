@@ -13,7 +13,7 @@ import numpy as np
 from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.report.cards import Evaluations
-from m2raap.report.data import BilingualRow, CompatRow, ProbeRow, RescoredRow, ResultRow
+from m2raap.report.data import BilingualRow, CompatRow, FrameAblationRow, RescoredRow, ResultRow
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.sides import RULE_B, rows_of, side_of
@@ -92,13 +92,13 @@ def bilingual_rows(done: Evaluations, seed: int) -> list[BilingualRow]:
     return rows
 
 
-def probe_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> list[ProbeRow]:
-    """R@1 with the frames as they are (out of `results`) and as every probe of `embed` disturbed them, of arms with probes."""
+def frame_ablation_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> list[FrameAblationRow]:
+    """R@1 with the frames as they are (out of `results`) and under every frame ablation of `embed`."""
     rows = []
     for (arm, bench), steps in done.items():
         whole = [row for row in results if (row.arm, row.benchmark, row.scope) == (arm, bench, "official")]
-        probes = _named(steps, rescored=False)
-        for frames in [_AS_THEY_ARE, *probes] if probes else []:
+        frame_ablations = _named(steps, rescored=False)
+        for frames in [_AS_THEY_ARE, *frame_ablations] if frame_ablations else []:
             tables = (
                 []
                 if frames == _AS_THEY_ARE
@@ -111,7 +111,9 @@ def probe_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> li
                     if not rows_of(tables[0], row.lang, row.direction, category):
                         continue
                     r1, lo, hi = _r1(tables, row.lang, row.direction, category, seed)
-                rows.append(ProbeRow(arm, bench, row.lang, row.direction, row.slice, frames, r1, lo, hi, len(steps)))
+                rows.append(
+                    FrameAblationRow(arm, bench, row.lang, row.direction, row.slice, frames, r1, lo, hi, len(steps))
+                )
     return rows
 
 

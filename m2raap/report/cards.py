@@ -13,7 +13,7 @@ from m2raap.core.files import read_json
 from m2raap.core.tables import read_part
 from m2raap.pipeline.plan import Step
 from m2raap.report.data import CardRow, ProgressiveRow
-from m2raap.stages.protocol import differing, told_apart
+from m2raap.stages.protocol import describe_difference, differing
 
 Evaluations = Mapping[tuple[str, str], Sequence[Step]]  # (arm, benchmark) -> one step a training seed
 NO_CARD = "one has none: written before results had one, evaluate again"
@@ -49,7 +49,7 @@ class Cards:
                 said.setdefault("", NO_CARD)
             else:
                 for name in differing(first, card):
-                    said.setdefault(name, told_apart(name, first, card))
+                    said.setdefault(name, describe_difference(name, first, card))
         return list(said.values())
 
 

@@ -16,10 +16,11 @@ from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
 from m2raap.report.contenders import Contender
 from m2raap.retrieval.arms import paired, summarise
-from m2raap.retrieval.evaluate import evaluate
+from m2raap.retrieval.embeddings import IDS, Embeddings
 from m2raap.retrieval.published import published
-from m2raap.stages.evaluate import read_npy, read_ranks
-from m2raap.stages.protocol import MUST_AGREE, SHOWN, differing, told_apart
+from m2raap.retrieval.results import evaluate_embeddings
+from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, differing
 
 AT = (1, 5, 10)
 _ON_THE_INTERSECTION = ("ids", "texts", "missing", "pictures")
@@ -98,7 +99,7 @@ def _refuse_unlike(
             fields = differing(first, card)
             unlike.update(fields)
             if odd := [name for name in fields if name not in allowed]:
-                values = "; ".join(told_apart(name, first, card) for name in odd)
+                values = "; ".join(describe_difference(name, first, card) for name in odd)
                 flags = " ".join(f"--allow {name}" for name in odd)
                 hint = "; --intersect scores both on what they share"
                 if "protocol" in odd or "frames" in odd:
@@ -166,32 +167,24 @@ def _intersected(
 
 @dataclass(frozen=True)
 class _Embedded:
-    path: Path
-    ids: dict[str, Any]
+    embeddings: Embeddings
     frames: dict[str, str]  # video -> digest of its pictures
     texts: list[tuple[str, str, str, str]]  # id, video, language, text; in the order of text.npy
 
     @classmethod
     def of(cls, evaluated: Path) -> _Embedded:
         """The embeddings that an evaluate folder was made from: they lie beside it. Raises M2raapError if not."""
-        wanted = read_json(evaluated / "manifest.json")["inputs"]["embed"]
+        digest = read_json(evaluated / "manifest.json")["inputs"]["embed"]
         for path in sorted(evaluated.resolve().parent.iterdir()):
             manifest = path / "manifest.json"
-            if (path / "ids.json").exists() and manifest.exists() and read_json(manifest)["digest"] == wanted:
-                ids = read_json(path / "ids.json")
-                columns = (ids[name] for name in ("text_ids", "text_video_ids", "text_langs", "texts"))
-                frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
-                return cls(path, ids, frames, list(zip(*columns, strict=True)))
+            if (path / IDS).exists() and manifest.exists() and read_json(manifest)["digest"] == digest:
+                loaded = Embeddings.load(path)
+                texts = zip(loaded.text_ids, loaded.text_video_ids, loaded.text_langs, loaded.texts, strict=True)
+                return cls(loaded, dict(zip(loaded.video_ids, loaded.video_frames, strict=True)), list(texts))
         raise M2raapError(
-            f"{evaluated}: its embeddings (digest {wanted[:12]}) are in no folder beside it; --intersect needs them"
+            f"{evaluated}: its embeddings (digest {digest[:12]}) are in no folder beside it; --intersect needs them"
         )
 
     def ranks(self, videos: set[str], texts: set[tuple[str, str, str, str]], seed: int) -> Table:
-        keep_V = [row for row, video in enumerate(self.ids["video_ids"]) if video in videos]
-        keep_T = [row for row, text in enumerate(self.texts) if text in texts]
-        picked = [self.texts[row] for row in keep_T]
-        names, owners, langs, _ = zip(*picked, strict=True)
-        return evaluate(
-            read_npy(self.path / "video.npy")[keep_V], [self.ids["video_ids"][row] for row in keep_V],
-            read_npy(self.path / "text.npy")[keep_T], names, owners, langs, self.ids["categories"], (), seed,
-        ).ranks  # fmt: skip
+        text_rows = [row for row, text in enumerate(self.texts) if text in texts]
+        return evaluate_embeddings(self.embeddings.select(videos, text_rows), seed).ranks

@@ -11,9 +11,9 @@ from m2raap.report.data import (
     BilingualRow,
     CostRow,
     DifferenceRow,
+    FrameAblationRow,
     FunnelStage,
     ModuleRow,
-    ProbeRow,
     ProgressiveRow,
     ReportData,
     RescoredRow,
@@ -161,7 +161,7 @@ def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) ->
     print_table("English and Chinese, the same clips", head, lines, set(range(3, len(head))), file)
 
 
-def print_probes(rows: Sequence[ProbeRow], file: TextIO | None = None) -> None:
+def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None = None) -> None:
     """R@1 with the frames as they are and disturbed: a temporal module that does something loses."""
     lines = [
         [row.arm, row.benchmark, row.lang, row.direction, row.slice, row.frames,
@@ -239,7 +239,7 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_grading(data.grading, file)
     results = [row for row in data.results if row.slice == "all"]
     differences = [row for row in data.differences if row.slice == "all"]
-    probes = [row for row in data.probes if row.slice == "all"]
+    frame_ablations = [row for row in data.frame_ablations if row.slice == "all"]
     if data.progressive:
         print_progressive(data.progressive, file)
     if results:
@@ -254,8 +254,8 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_modules(data.modules, file)
     if differences:
         print_differences(differences, file)
-    if probes:
-        print_probes(probes, file)
+    if frame_ablations:
+        print_frame_ablations(frame_ablations, file)
 
 
 def _percent(share: float | None) -> str:

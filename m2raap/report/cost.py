@@ -14,7 +14,7 @@ from m2raap.core import talk
 from m2raap.core.config import build, canonical
 from m2raap.core.files import read_json, write_json
 from m2raap.models.config import BackboneConfig, MeanConfig
-from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import ModuleRow
 from m2raap.stages.training_log import training_summary
@@ -34,7 +34,7 @@ def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
     """Of every arm, with the final gates where it is trained; also written as OUT/cost.json, which the report shows."""
     recipe = build(Recipe, run.tree["recipe"], str(run.path / "run.json"))
     trained = {
-        family(step.arm): step.folder
+        base_arm(step.arm): step.folder
         for step in reversed(run.steps)
         if step.stage == "adapt" and (step.folder / "manifest.json").exists()
     }
@@ -75,7 +75,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
         return known[key]
 
     rows = []
-    arms = {arm: one for arm, one in arms_of(recipe).items() if arm == family(arm)}
+    arms = {arm: one for arm, one in arms_of(recipe).items() if arm == base_arm(arm)}
     with talk.progress("cost", len(arms)) as advance:
         for arm, one in arms.items():
             named = one.backbone.model_dump_json()

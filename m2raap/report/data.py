@@ -161,7 +161,7 @@ class CardRow:
 
 
 @dataclass(frozen=True)
-class ProbeRow:
+class FrameAblationRow:
     """R@1 of one arm with the frames as they are and with them disturbed (shuffled, reversed, one frame only)."""
 
     arm: str
@@ -314,7 +314,7 @@ class ReportData:
     rescored: list[RescoredRow] = field(default_factory=list)
     bilingual: list[BilingualRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
-    probes: list[ProbeRow] = field(default_factory=list)
+    frame_ablations: list[FrameAblationRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
     modules: list[ModuleRow] = field(default_factory=list)
     interpolation: list[InterpolationRow] = field(default_factory=list)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from heapq import nsmallest
-from typing import Any
 
-from m2raap.core.files import read_json
 from m2raap.core.tables import Row, part_of, read_part
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import DroppedItem, Example, Hit, Strip
+from m2raap.retrieval.embeddings import Embeddings
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.rules import Judged, StageRules
 
@@ -27,9 +26,9 @@ def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
         if step.stage != "evaluate" or step.arm != arm:
             continue
         embedded = next(s for s in steps if s.folder == step.parents[0])
-        texts = read_json(embedded.folder / "ids.json")
-        text_of = dict(zip(texts["text_ids"], texts["texts"], strict=True))
-        caption_of = _captions(texts)
+        embeddings = Embeddings.load(embedded.folder)
+        text_of = dict(zip(embeddings.text_ids, embeddings.texts, strict=True))
+        caption_of = _captions(embeddings)
         strips = _Strips(View(run.inputs.benches[step.bench or ""]).over(embedded.parents[0]))
         rows = [row for row in read_ranks(step.folder / "ranks.parquet") if row["direction"] == "t2v"]
         for lang in sorted({row["lang"] for row in rows}):
@@ -43,9 +42,11 @@ def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
     return found
 
 
-def _captions(ids: dict[str, Any]) -> dict[str, dict[str, str]]:
+def _captions(embeddings: Embeddings) -> dict[str, dict[str, str]]:
+    """Language -> video -> the first of its texts."""
     captions: dict[str, dict[str, str]] = {}
-    for lang, video, text in zip(ids["text_langs"], ids["text_video_ids"], ids["texts"], strict=True):
+    columns = (embeddings.text_langs, embeddings.text_video_ids, embeddings.texts)
+    for lang, video, text in zip(*columns, strict=True):
         captions.setdefault(lang, {}).setdefault(video, text)
     return captions
 

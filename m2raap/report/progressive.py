@@ -7,7 +7,7 @@ from typing import Any
 from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.pipeline.plan import Step
-from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.report.data import ProgressiveRow
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.sides import side_of
@@ -22,7 +22,7 @@ Ranks = list[dict[str, Any]]
 
 def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
     """What each finished row reached, text to video, and the paired difference to the row before it and to the first."""
-    arms = list(dict.fromkeys(family(step.arm) for step in steps))
+    arms = list(dict.fromkeys(base_arm(step.arm) for step in steps))
     rows: list[ProgressiveRow] = []
     for bench in dict.fromkeys(step.bench for step in steps if step.bench):
         ranks = {arm: _ranks(steps, arm, bench, "ranks.parquet") for arm in arms}
@@ -58,14 +58,16 @@ def _difference(tables: list[Ranks], against: list[Ranks] | None, lang: str, see
 
 def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:
     """One table a training seed."""
-    folders = [step.folder for step in steps if (family(step.arm), step.stage, step.bench) == (arm, "evaluate", bench)]
+    folders = [
+        step.folder for step in steps if (base_arm(step.arm), step.stage, step.bench) == (arm, "evaluate", bench)
+    ]
     return [read_ranks(folder / name) for folder in folders if (folder / name).exists()]
 
 
 def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
     """What training and validation were left, core seconds of curation, seconds of training (mean over the seeds)."""
     curated = [step for step in steps if step.arm == arm and step.stage in DATA_STAGES and not step.bench]
-    trained = [step for step in steps if family(step.arm) == arm and step.stage == "adapt"]
+    trained = [step for step in steps if base_arm(step.arm) == arm and step.stage == "adapt"]
     counts = read_json(curated[-1].folder / "manifest.json")["counts"]
     only_vets = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
     seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)

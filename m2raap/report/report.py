@@ -16,9 +16,9 @@ from m2raap.core.lock import locked
 from m2raap.core.tables import Row, read_part
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
-from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
-from m2raap.report.beside import bilingual_rows, compat_rows, probe_rows, rescored_rows
+from m2raap.report.beside import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.report.cards import Cards, card_rows, marked
 from m2raap.report.cost import read_costs
 from m2raap.report.data import (
@@ -56,7 +56,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     steps = [step for step in run.steps if (step.folder / "manifest.json").exists()]
     if not steps:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
-    main = family(run.arms()[-1])
+    main = base_arm(run.arms()[-1])
     done = _evaluations(steps)
     cards = Cards.of(done)
     results = [row for (arm, bench), found in done.items() for row in _results(arm, bench, found, recipe.seed)]
@@ -76,7 +76,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         rescored=rescored_rows(done, recipe.seed),
         bilingual=bilingual_rows(done, recipe.seed),
         differences=_differences(done, cards, recipe, main),
-        probes=probe_rows(done, results, recipe.seed),
+        frame_ablations=frame_ablation_rows(done, results, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_interpolation(run.path),
@@ -129,7 +129,7 @@ def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
     found: dict[tuple[str, str], list[Step]] = {}
     for step in steps:
         if step.stage == "evaluate":
-            found.setdefault((family(step.arm), step.bench or ""), []).append(step)
+            found.setdefault((base_arm(step.arm), step.bench or ""), []).append(step)
     return found
 
 
@@ -160,7 +160,7 @@ def _differences(
 def _curves(steps: list[Step]) -> list[Curve]:
     curves = []
     for step in steps:
-        if step.stage != "adapt" or step.owner != step.arm or step.arm != family(step.arm):
+        if step.stage != "adapt" or step.owner != step.arm or step.arm != base_arm(step.arm):
             continue
         lines = read_json_lines(step.folder / "train.jsonl")
         loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
@@ -175,7 +175,7 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
     """One row a trained arm. An arm that decodes while it trains needs no stored frames; its keyframes only vet files."""
     arms, rows = arms_of(recipe), []
     for step in steps:
-        if step.stage != "adapt" or step.arm != family(step.arm):
+        if step.stage != "adapt" or step.arm != base_arm(step.arm):
             continue
         frames = next(one for one in steps if (one.arm, one.stage, one.bench) == (step.arm, "keyframes", None))
         raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def failed_gates(
+def failed_thresholds(
     official: Mapping[str, Any], min_r1: float | None, against: Mapping[str, Any] | None = None
 ) -> list[str]:
     """What the gates object to, a sentence each.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.config import build
-from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
@@ -18,7 +18,7 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
     """Every arm and benchmark of the run beside the published anchors that fit them.
 
     `weights`: the published tag of weights that the recipe takes from a file. Raises M2raapError, a sentence for each arm,
-    where nothing fits; GateFailed where a difference is over `within` points.
+    where nothing fits; ThresholdNotMet where a difference is over `within` points.
     """
     arms = arms_of(build(Recipe, run.tree.get("recipe", {}), str(run.path / "run.json")))
     rows: list[dict[str, Any]] = []
@@ -38,7 +38,7 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
     found = {"compared": rows, "refused": refused}
     worst = max(rows, key=lambda row: abs(row["diff"]))
     if within is not None and not abs(worst["diff"]) <= within:
-        raise GateFailed(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
+        raise ThresholdNotMet(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
     return found
 
 

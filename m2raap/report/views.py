@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from m2raap.report.charts import NUM_COLOURS, bar, bar_chart, line_chart, whisker
-from m2raap.report.data import CardRow, Curve, DroppedItem, FunnelStage, ProbeRow, ReportData, ResultRow, labels_of
+from m2raap.report.data import (
+    CardRow,
+    Curve,
+    DroppedItem,
+    FrameAblationRow,
+    FunnelStage,
+    ReportData,
+    ResultRow,
+    labels_of,
+)
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 DIRECTIONS = {
@@ -47,7 +56,7 @@ def view(data: ReportData) -> dict[str, Any]:
         "differing": _differing(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
         "lengths": _slices(data.lengths),
-        "probes": _probes(data),
+        "frame_ablations": _frame_ablations(data),
         "charts": _charts(data.curves),
         "cost_names": list(dict.fromkeys(name for row in data.costs for name in row.r1)),
         "funnel": _funnel(data.funnel),
@@ -166,23 +175,23 @@ def _slices(rows: list[ResultRow]) -> list[dict[str, Any]]:
     ]
 
 
-def _probes(data: ReportData) -> list[dict[str, Any]]:
+def _frame_ablations(data: ReportData) -> list[dict[str, Any]]:
     return [
         {
             "benchmark": benchmark,
             "lang": lang,
             "direction": direction,
             "slice": name,
-            "chart": _probe_chart(group) if name == "all" else "",
+            "chart": _frame_ablation_chart(group) if name == "all" else "",
             **_pivot(group, lambda r: r.arm, lambda r: r.frames),
         }
         for (benchmark, lang, direction, name), group in _grouped(
-            data.probes, lambda r: (r.benchmark, r.lang, r.direction, r.slice)
+            data.frame_ablations, lambda r: (r.benchmark, r.lang, r.direction, r.slice)
         )
     ]
 
 
-def _probe_chart(rows: list[ProbeRow]) -> Markup:
+def _frame_ablation_chart(rows: list[FrameAblationRow]) -> Markup:
     """Bars of every arm; the colour is the place of the frames among the columns of the table."""
     colour = {frames: number for number, frames in enumerate(dict.fromkeys(row.frames for row in rows))}
     return bar_chart(

@@ -1,4 +1,4 @@
-"""Arms of an experiment from their rank tables (:func:`m2raap.retrieval.evaluate.evaluate`, `ranks.parquet`).
+"""Arms of an experiment from their rank tables (:func:`m2raap.retrieval.results.evaluate_embeddings`, `ranks.parquet`).
 
 An arm is one or several tables, one a training seed, over the same benchmark.
 """

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows, Side
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, RankCounts, ScoreRows
 
 LABEL = "CLIP4Clip's arithmetic, for comparison with tables made by it; not ours: ties are counted several times"
 AT = (1, 5, 10)
 
 
-def clip4clip(side: Side) -> dict[str, float]:
+def clip4clip(side: RankCounts) -> dict[str, float]:
     """`compute_metrics` of one direction. Queries whose video is missing are not in its matrix, so they are left out."""
     here = side.select(~side.missing)
     if not len(here):

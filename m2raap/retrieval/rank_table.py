@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows, Side
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, RankCounts, ScoreRows
 from m2raap.retrieval.sides import MORE
 from m2raap.retrieval.summary import DIGITS
 
@@ -16,7 +16,7 @@ TOP = 10
 Counts = dict[tuple[str, str], dict[str, int]]  # (direction, query id) -> rank_pessimistic, ties, gallery
 
 
-def counts_of(side: Side, direction: str, query_ids: Sequence[str]) -> Counts:
+def counts_of(side: RankCounts, direction: str, query_ids: Sequence[str]) -> Counts:
     """What a column of MORE holds for the queries of one direction."""
     numbers = zip(query_ids, side.rank_pessimistic.tolist(), side.equal.tolist(), strict=True)
     return {
@@ -26,7 +26,7 @@ def counts_of(side: Side, direction: str, query_ids: Sequence[str]) -> Counts:
 
 
 def rank_rows(
-    side: Side,
+    side: RankCounts,
     head: Mapping[str, str],
     query_ids: Sequence[str],
     target_ids: Sequence[str],

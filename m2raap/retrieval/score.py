@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
-from m2raap.retrieval.metrics import RECALL_AT, V2T_RULES, Side, metrics, metrics_pessimistic, ranks, rsum, ties
+from m2raap.retrieval.metrics import RECALL_AT, V2T_RULES, RankCounts, metrics, metrics_pessimistic, ranks, rsum, ties
 from m2raap.retrieval.significance import intervals
 
 INTERVALS = "95 % cluster bootstrap over videos, the gallery held fixed"
@@ -118,7 +118,7 @@ def read_pairs(path: Path, num_texts: int, num_videos: int) -> NDArray[np.int64]
     return np.asarray(pairs, np.int64)
 
 
-def _direction(side: Side, videos: NDArray[np.int64]) -> dict[str, Any]:
+def _direction(side: RankCounts, videos: NDArray[np.int64]) -> dict[str, Any]:
     """`videos`: the one that each query is about; they are what is resampled."""
     hits = np.stack([100 * side.hits(k) for k in RECALL_AT])
     bounds = zip(RECALL_AT, intervals(hits, videos, seed=0), strict=True)

@@ -21,7 +21,8 @@ from m2raap.core.whole import Made
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import Embedder, embedder, write_npy
+from m2raap.retrieval.embeddings import Embeddings, write_npy
+from m2raap.stages.embed import Embedder, embedder
 from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"
@@ -68,26 +69,27 @@ class Bank:
         vectors = np.load(path / VECTORS, allow_pickle=False)
         return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], clips, vectors)
 
-    def check(self, ids: Mapping[str, Any], videos: Mapping[str, str]) -> None:
-        """`ids`: of the embeddings to be ranked, as in ids.json; `videos`: clip -> video as its list names it, where known.
+    def check(self, embeddings: Embeddings, videos: Mapping[str, str]) -> None:
+        """`embeddings`: those to be ranked; `videos`: clip -> video as its list names it, where known.
 
         Raises M2raapError where the bank is another model's, or a query or a video of the benchmark stands in it.
         """
-        model = ids["made_with"]["model"]
+        model = embeddings.made_with.model
         if model != self.model:
             raise M2raapError(
                 f"{self.path}: these vectors are of model {self.model[:12]}, the embeddings of {model[:12]}; make a bank with "
                 "the same --model"
             )
-        queries = {key: text for key, text in zip(_keys(ids["texts"], ids["text_langs"]), ids["texts"], strict=True)}
+        texts, langs = list(embeddings.texts), list(embeddings.text_langs)
+        queries = dict(zip(_keys(texts, langs), texts, strict=True))
         shared = [queries[key] for key in _keys(self.texts, self.langs) if key in queries]
         if shared:
             raise M2raapError(
                 f"{self.path}: {len(shared):,} of its texts are queries of this benchmark, first '{shared[0][:80]}'; {_HOW}"
             )
-        frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
-        asked = [Seen(i, videos.get(i), frames.get(i)) for i in (*ids["video_ids"], *ids["missing"])]
-        if twins := _shared(self.clips, _names(asked)):
+        frames = dict(zip(embeddings.video_ids, embeddings.video_frames, strict=True))
+        listed = [Seen(i, videos.get(i), frames.get(i)) for i in (*embeddings.video_ids, *embeddings.missing)]
+        if twins := _shared(self.clips, _names(listed)):
             first, (what, name) = twins[0]
             raise M2raapError(
                 f"{self.path}: {len(twins):,} of its {len(self.clips):,} clips show videos of this benchmark, first "

@@ -67,7 +67,7 @@ def hostile(sample: Callable[..., ReportData]) -> str:
             differences=[replace(row, unlike=[HOSTILE]) for row in data.differences],
             compat=[replace(row, arm=HOSTILE, lang=HOSTILE, label=HOSTILE) for row in data.compat],
             rescored=[replace(row, way=HOSTILE, label=HOSTILE) for row in data.rescored],
-            probes=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.probes],
+            frame_ablations=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.frame_ablations],
             interpolation=[replace(row, set=HOSTILE, what=HOSTILE) for row in data.interpolation],
             cards=[hostile_card(row) for row in data.cards],
             timings=[(HOSTILE, 1.0)],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.stages.embed import Shown
+from m2raap.stages.embed import CaptionedFrames
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +25,7 @@ TEXTS = 256  # texts a forward pass
 Frames = list[tuple[np.ndarray, np.ndarray]]
 
 
-class Foreign:
+class ExternalModel:
     """An Embedder around any object with `encode_text` and `encode_image` or `encode_video`.
 
     With `preprocess` (a Pillow picture -> a tensor (3, H, W)) the model is given tensors: `encode_image` (N, 3, H, W),
@@ -53,7 +53,7 @@ class Foreign:
         self.digest = _digest(name or kind, model)
         self.preprocess = " ".join(repr(preprocess).split())[:400] if preprocess else f"left to {name or kind}"
 
-    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, Frames]:
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(clips):
             by_length[len(row)].append(place)

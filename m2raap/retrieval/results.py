@@ -5,8 +5,7 @@ Shape suffixes: V videos, T texts, E embedding.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
-from m2raap.retrieval.metrics import V2T_RULES, Ranks, ScoreRows, Side, ranks_of, rsum
+from m2raap.retrieval.embeddings import Embeddings
+from m2raap.retrieval.metrics import V2T_RULES, RankCounts, Ranks, ScoreRows, ranks_of, rsum
 from m2raap.retrieval.rank_table import Counts, counts_of, rank_rows, tops_of
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored
 from m2raap.retrieval.sides import RULE_B
@@ -45,46 +45,28 @@ class Results:
         return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows} | compat
 
 
-def evaluate(
-    video_VE: NDArray[np.floating],
-    video_ids: Sequence[str],
-    text_TE: NDArray[np.floating],
-    text_ids: Sequence[str],
-    text_video_ids: Sequence[str],
-    text_langs: Sequence[str],
-    categories: Mapping[str, str],
-    missing_video_ids: Collection[str],
-    seed: int,
-    rescore: Rescore | None = None,
-) -> Results:
+def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | None = None) -> Results:
     """Retrieval results of cosine scores between the embeddings (normalised here), or of what `rescore` makes of them.
 
     Each language is evaluated alone against all videos. Scope `official`: a missing video (one without an embedding)
     is in the gallery, at its very end, and all its queries are misses. Where some are missing, scope `available` drops
-    them from both sides; `comparable` is then False. `categories` maps video ids to slices: the queries of a category
-    against the full gallery. The order of the inputs does not matter. Raises M2raapError for zero or non-finite
-    vectors, unknown or repeated ids. With `rescore` there is scope `official` only, rsum is None where a direction is, and
-    the tops of v2t are empty.
+    them from both sides; `comparable` is then False. The queries of a category are ranked against the full gallery. The order
+    of the embeddings does not matter. Raises M2raapError for zero or non-finite vectors. With `rescore` there is scope
+    `official` only, rsum is None where a direction is, and the tops of v2t are empty.
     """
-    videos = _Vectors.checked("video", video_VE, video_ids)
-    texts = _Vectors.checked("text", text_TE, text_ids)
-    assert len(text_ids) == len(text_video_ids) == len(text_langs)
-    both = set(missing_video_ids) & set(video_ids)
-    if both:
-        raise M2raapError(f"video {min(both)} is listed as missing, but has an embedding")
+    videos = _Vectors.checked("video", embeddings.video_VE, embeddings.video_ids)
+    texts = _Vectors.checked("text", embeddings.text_TE, embeddings.text_ids)
+    categories, missing_video_ids = embeddings.categories, sorted(embeddings.missing)
     row_of_video = {video: row for row, video in enumerate(videos.ids)}
-    video_of_text = dict(zip(text_ids, text_video_ids, strict=True))
-    lang_of_text = dict(zip(text_ids, text_langs, strict=True))
-    for text, video in sorted(video_of_text.items()):
-        if video not in row_of_video and video not in missing_video_ids:
-            raise M2raapError(f"text {text} belongs to video {video}, which is neither embedded nor listed as missing")
+    video_of_text = dict(zip(embeddings.text_ids, embeddings.text_video_ids, strict=True))
+    lang_of_text = dict(zip(embeddings.text_ids, embeddings.text_langs, strict=True))
 
-    found = Results([], [], sorted(missing_video_ids), {})
-    for lang in sorted(set(text_langs)):
+    found = Results([], [], missing_video_ids, {})
+    for lang in sorted(set(embeddings.text_langs)):
         asked = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
         part = _Language(videos, asked, video_of_text, row_of_video)
         again = rescore(part.scores(lang)) if rescore else None
-        official = part.ranks(sorted(missing_video_ids), again)
+        official = part.ranks(missing_video_ids, again)
         directions = [name for name in ("t2v", "v2t") if again is None or getattr(again, name)]
         found.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
         more = {"rule_b": part.counts(official, RULE_B)}
@@ -113,16 +95,12 @@ class _Vectors:
 
     @classmethod
     def checked(cls, what: str, vectors_NE: NDArray[Any], ids: Sequence[str]) -> _Vectors:
-        assert vectors_NE.ndim == 2 and len(vectors_NE) == len(ids), (vectors_NE.shape, len(ids))
         if not len(ids):
             raise M2raapError(f"there is no {what} embedding to evaluate")
         order = sorted(range(len(ids)), key=lambda i: ids[i])
         named = [ids[i] for i in order]
         vectors = vectors_NE[order].astype(np.float64)
         norms = np.linalg.norm(vectors, axis=1)
-        for name, next_name in itertools.pairwise(named):
-            if name == next_name:
-                raise M2raapError(f"{what} {name} has two embeddings")
         bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
         if len(bad):
             raise M2raapError(
@@ -224,7 +202,7 @@ class _Language:
                 result.append({**head, **summary_row([side], ids, seed), "rsum": total})
         return result
 
-    def query_video_ids(self, side: Side, direction: str) -> list[str]:
+    def query_video_ids(self, side: RankCounts, direction: str) -> list[str]:
         """The video that each query is about: its own in v2t, its target in t2v."""
         text_rows = side.query if direction == "t2v" else side.target
         return [self.video_of_text[self.texts.ids[row]] for row in text_rows]
@@ -235,7 +213,7 @@ class _Language:
     def _queried_videos(self, found: Ranks) -> set[str]:
         return set(self.query_video_ids(found.t2v, "t2v"))
 
-    def query_ids(self, side: Side, direction: str) -> list[str]:
+    def query_ids(self, side: RankCounts, direction: str) -> list[str]:
         """Text ids in t2v, video ids in v2t."""
         return (
             [self.texts.ids[row] for row in side.query] if direction == "t2v" else self.query_video_ids(side, direction)
@@ -251,7 +229,7 @@ class _Language:
 
     def rank_table(
         self,
-        side: Side,
+        side: RankCounts,
         head: Mapping[str, str],
         categories: Mapping[str, str],
         again: Rescored | None,
@@ -273,10 +251,10 @@ class _Language:
         return rank_rows(side, head, self.query_ids(side, direction), targets, owners, categories, tops, more)
 
 
-def _with_misses(side: Side, lost: Sequence[tuple[int, int]], gallery: int) -> Side:
+def _with_misses(side: RankCounts, lost: Sequence[tuple[int, int]], gallery: int) -> RankCounts:
     """`side` with queries whose video is missing: nothing ties, everything beats the target."""
     query, target = (np.asarray([pair[i] for pair in lost], np.int64) for i in (0, 1))
-    return Side(
+    return RankCounts(
         np.concatenate([side.query, query]),
         np.concatenate([side.target, target]),
         np.concatenate([side.greater, np.full(len(lost), gallery - 1)]),
