@@ -26,7 +26,7 @@ class TooManyRefused(M2raapError):
 
 
 class ThresholdNotMet(M2raapError):
-    """A stated quality gate failed (exit code 4)."""
+    """A stated quality threshold is not met (exit code 4)."""
 
     exit_code = 4
 

@@ -119,6 +119,11 @@ def default_num_parts(num_clips: int) -> int:
     return max(1, round(num_clips / clips_a_part))
 
 
+def row_key(row: Row) -> str:
+    """The id that a row of signals, verdicts or drops is about: its text's, else its clip's."""
+    return row["text_id"] or row["clip_id"]
+
+
 def sort_rows(table: str, rows: Iterable[Row]) -> list[Row]:
     keys = _SORT[table]
     return sorted(rows, key=lambda row: tuple(row.get(key) or "" for key in keys))

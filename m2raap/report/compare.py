@@ -5,19 +5,23 @@ Results compare where their protocol cards agree; otherwise the fields that diff
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from pydantic import Field
 
+from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
 from m2raap.report.contenders import Contender
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.embeddings import IDS, Embeddings
-from m2raap.retrieval.published import published
 from m2raap.retrieval.results import evaluate_embeddings
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, differing
@@ -25,6 +29,29 @@ from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, diffe
 AT = (1, 5, 10)
 _ON_THE_INTERSECTION = ("ids", "texts", "missing", "pictures")
 Table = list[dict[str, Any]]
+
+
+class Published(Config):
+    """A zero-shot text-to-video R@1 as its source prints it."""
+
+    system: str = Field(description="Name of the model.")
+    benchmark: str = Field(description="Name of the declared benchmark.")
+    r1: float = Field(description="R@1 in percent.")
+    source: str = Field(description="Paper and table that print the number.")
+    note: str = Field(description="What a reader has to know of the row.")
+
+
+@lru_cache(maxsize=1)
+def _published_table() -> tuple[Published, ...]:
+    text = resources.files("m2raap").joinpath("assets/published.yaml").read_text(encoding="utf-8")
+    return tuple(Published(**row) for row in yaml.safe_load(text))
+
+
+def published(benchmark: str) -> list[dict[str, Any]]:
+    """The published rows on a benchmark, the lowest first."""
+    return [
+        row.model_dump() for row in sorted(_published_table(), key=lambda row: row.r1) if row.benchmark == benchmark
+    ]
 
 
 def compare(
@@ -188,3 +215,38 @@ class _Embedded:
     def ranks(self, videos: set[str], texts: set[tuple[str, str, str, str]], seed: int) -> Table:
         text_rows = [row for row, text in enumerate(self.texts) if text in texts]
         return evaluate_embeddings(self.embeddings.select(videos, text_rows), seed).ranks
+
+
+def failed_thresholds(
+    official: Mapping[str, Any], min_r1: float | None, against: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The thresholds that a run misses, a sentence each. They are on official rows, whatever else `compare` is asked to show.
+
+    `official`: the result of :func:`alone` for run a; with `min_r1` every text-to-video R@1 of it, on each of its benchmarks, has to reach it.
+    `against`: a compared with the run not to be worse than; on every benchmark of that run no R@1 may lie below that run's
+    with its whole 95 % interval, and a benchmark that a lacks is a failure.
+    """
+    sentences = []
+    if min_r1 is not None:
+        for bench in official["benches"]:
+            for row in bench["rows"]:
+                r1 = row["metrics"]["R@1"]
+                if row["direction"] == "t2v" and not r1 >= min_r1:  # also for NaN
+                    sentences.append(
+                        f"{bench['name']} {row['lang']} t2v R@1 {r1:.2f} of {official['a']} (official row) is under "
+                        f"--min-r1 {min_r1:g}"
+                    )
+    if against is None:
+        return sentences
+    for bench in against["benches"]:
+        for row in bench["differences"]:
+            if row["metric"] == "R@1" and row["hi"] < 0:
+                sentences.append(
+                    f"{bench['name']} {row['lang']} {row['direction']} R@1 of {against['a']} is {-row['diff']:.2f} points "
+                    f"below {against['b']} ({row['lo']:+.2f} to {row['hi']:+.2f})"
+                )
+    for name in against["lacking"]["a"]:
+        sentences.append(
+            f"{against['a']} has no benchmark '{name}', {against['b']} has: whether it is worse there is not known"
+        )
+    return sentences

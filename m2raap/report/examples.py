@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from heapq import nsmallest
 
-from m2raap.core.tables import Row, part_of, read_part
+from m2raap.core.tables import Row, part_of, read_part, row_key
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
@@ -144,7 +144,7 @@ def _item(row: Row, stage: str, texts: list[Row], strips: _Strips) -> DroppedIte
     shown = [text["text"] for text in texts if row["text_id"] in (None, text["text_id"])]
     strip = strips.of(row["clip_id"])
     return DroppedItem(
-        item_id=row["text_id"] or row["clip_id"],
+        item_id=row_key(row),
         stage=stage,
         reason=row["reason"],
         texts=shown,

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, read_json_lines
+from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.lock import locked
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Row, read_part, row_key
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
@@ -38,7 +38,7 @@ from m2raap.report.progressive import progressive_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.evaluate import read_ranks
-from m2raap.stages.training_log import training_summary, training_time
+from m2raap.stages.training_log import training_curves, training_summary, training_time
 
 SYNTHETIC = "synthetic world, tiny model"
 
@@ -57,9 +57,9 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     if not steps:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
     main = base_arm(run.arms()[-1])
-    done = _evaluations(steps)
+    done = evaluations_of(steps)
     cards = Cards.of(done)
-    results = [row for (arm, bench), found in done.items() for row in _results(arm, bench, found, recipe.seed)]
+    results = [row for (arm, bench), found in done.items() for row in result_rows(arm, bench, found, recipe.seed)]
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -75,7 +75,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         compat=compat_rows(done),
         rescored=rescored_rows(done, recipe.seed),
         bilingual=bilingual_rows(done, recipe.seed),
-        differences=_differences(done, cards, recipe, main),
+        differences=difference_rows(done, cards, recipe, main),
         frame_ablations=frame_ablation_rows(done, results, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
@@ -115,7 +115,7 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
     return notes
 
 
-def _results(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRow]:
+def result_rows(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRow]:
     """As evaluated; averaged over the training seeds where there are several."""
     if len(done) == 1:
         rows = read_json(done[0].folder / "results.json")["rows"]
@@ -124,7 +124,7 @@ def _results(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRo
     return [ResultRow(arm=arm, benchmark=bench, **row) for row in rows]
 
 
-def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
+def evaluations_of(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
     """The evaluations of every arm on every benchmark: one a training seed."""
     found: dict[tuple[str, str], list[Step]] = {}
     for step in steps:
@@ -133,7 +133,7 @@ def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
     return found
 
 
-def _differences(
+def difference_rows(
     done: dict[tuple[str, str], list[Step]], cards: Cards, recipe: Recipe, main: str
 ) -> list[DifferenceRow]:
     """Paired differences, each with what differs between the two arms' protocol cards."""
@@ -162,12 +162,10 @@ def _curves(steps: list[Step]) -> list[Curve]:
     for step in steps:
         if step.stage != "adapt" or step.owner != step.arm or step.arm != base_arm(step.arm):
             continue
-        lines = read_json_lines(step.folder / "train.jsonl")
-        loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
-        val = [(float(line["step"]), 100 * line["val_r1"]["mean"]) for line in lines if "val_r1" in line]
+        loss, val_r1 = training_curves(step.folder)
         curves.append(Curve("training loss", step.arm, loss))
-        if val:
-            curves.append(Curve("R@1 on the val clips", step.arm, val))
+        if val_r1:
+            curves.append(Curve("R@1 on the val clips", step.arm, [(at, 100 * value) for at, value in val_r1]))
     return curves
 
 
@@ -225,7 +223,7 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
         raise M2raapError(f"{truth}: expected the columns id, level, fault, repairable; found {', '.join(rows[0])}")
     by_reason: dict[str, set[str]] = {}
     for row in dropped_rows(curated):
-        by_reason.setdefault(row["reason"], set()).add(row["text_id"] or row["clip_id"])
+        by_reason.setdefault(row["reason"], set()).add(row_key(row))
     view = run.inputs.view(tuple(run.tree["recipe"].get("langs", ("en", "zh"))))
     clip_of_text = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
     here = {*clip_of_text, *clip_of_text.values()}

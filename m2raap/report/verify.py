@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.config import build
+import yaml
+from pydantic import Field
+
+from m2raap.core.config import Config, build
 from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.retrieval.anchors import Anchor, anchors
+
+
+class Anchor(Config):
+    """A published zero-shot result, and what has to agree before anything is compared with it."""
+
+    name: str = Field(description="Name of the published result.")
+    backbones: tuple[str, ...] = Field(description="Names under which m2raap has the backbone.")
+    weights: str = Field(description="Tag of the published weights.")
+    temporal: str = Field(description="Temporal module of the published model.")
+    benchmark: str = Field(description="Name of the declared benchmark.")
+    lang: str = Field(description="Language of the queries.")
+    queries: int = Field(description="Number of queries.")
+    t2v: dict[str, float] = Field(description="R@k in percent from text to video, as the source prints them.")
+    v2t: dict[str, float] = Field(description="R@k in percent from video to text, as the source prints them.")
+    frames: str = Field(description="How the published frames were chosen.")
+    source: str = Field(description="Paper and table that print the numbers.")
+
+
+@lru_cache(maxsize=1)
+def anchors() -> tuple[Anchor, ...]:
+    """The published results of assets/anchors.yaml."""
+    text = resources.files("m2raap").joinpath("assets/anchors.yaml").read_text(encoding="utf-8")
+    return tuple(Anchor(**row) for row in yaml.safe_load(text))
 
 
 def verify(run: RunFolder, weights: str | None = None, within: float | None = None) -> dict[str, Any]:

@@ -20,16 +20,20 @@ Count = Annotated[int, Field(ge=1)]
 class Benchmark(Config):
     """`num_videos` and `num_texts` (language -> texts) are None where the protocol leaves them free."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    protocol: str = Field(description="one sentence: which texts ask, what is ranked")
-    split: str = "test"
-    langs: tuple[str, ...] = Field(min_length=1)
-    num_videos: Count | None = None
-    num_texts: dict[str, Count] | None = None
-    texts_per_video: Count | None = Field(default=None, description="of one language")
-    source: str
-    revision: str
-    citation: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the benchmark.")
+    protocol: str = Field(description="One sentence that says which texts are the queries and what is ranked.")
+    split: str = Field(default="test", description="Split of the data set that is evaluated.")
+    langs: tuple[str, ...] = Field(min_length=1, description="Languages of the texts.")
+    num_videos: Count | None = Field(default=None, description="Number of videos; null: not checked.")
+    num_texts: dict[str, Count] | None = Field(
+        default=None, description="Number of texts by language; null: not checked."
+    )
+    texts_per_video: Count | None = Field(
+        default=None, description="Number of texts that each video has in one language; null: not checked."
+    )
+    source: str = Field(description="File or address that the list comes from.")
+    revision: str = Field(description="Version or digest of the list.")
+    citation: str = Field(description="Paper or page to cite.")
 
 
 _XU_2016 = "Xu et al., MSR-VTT: A Large Video Description Dataset for Bridging Video and Language, CVPR 2016"

@@ -6,7 +6,7 @@ import pytest
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.beside import TRANSDUCTIVE, bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
-from m2raap.report.report import _evaluations, _results
+from m2raap.report.report import evaluations_of, result_rows
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.whole import run_evaluate
@@ -28,7 +28,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     for arm in ("a", "a~1"):
         folder = run / arm / "bench-clips"
         run_evaluate(folder / "embed", "custom", 0, folder / "evaluate", True, EvaluateConfig(dual_softmax=10.0))
-    return _evaluations(RunFolder.open(run).steps)
+    return evaluations_of(RunFolder.open(run).steps)
 
 
 def hits(done: Done, name: str, lang: str) -> list[np.ndarray]:
@@ -67,7 +67,7 @@ def test_copied_arithmetic_and_probes_of_all_seeds(done: Done) -> None:
     compat = {(row.lang, row.direction): row for row in compat_rows(done)}
     assert compat["en", "t2v"].metrics["R@1"] == pytest.approx(np.mean(hits(done, "ranks.parquet", "en")), abs=1e-5)
     assert (compat["en", "t2v"].queries, compat["en", "t2v"].entries) == (24, 24)
-    results = _results("a", "clips", done["a", "clips"], 0)
+    results = result_rows("a", "clips", done["a", "clips"], 0)
     frame_ablations = {(row.frames, row.lang, row.direction): row for row in frame_ablation_rows(done, results, 0)}
     assert len(frame_ablations) == 8 and {row.seeds for row in frame_ablations.values()} == {2}
     for frames, name in (("as they are", "ranks.parquet"), ("shuffled", "ranks-shuffled.parquet")):

@@ -8,8 +8,7 @@ import pytest
 from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import read_json, write_json
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.report.verify import verify, verify_lines
-from m2raap.retrieval.anchors import anchors
+from m2raap.report.verify import anchors, verify, verify_lines
 from tests.stages.embedded import write_run
 
 REAL = {"name": "r", "stages": [], "backbone": {"model": "ViT-B-32", "pretrained": "openai"}}
