@@ -60,8 +60,8 @@ def evaluate(
     view = open_view(Path(corpus), langs)
     if not view.is_benchmark:
         raise M2raapError(f"{corpus}: is no benchmark; cut one out of it with 'm2raap data import ... --holdout N'")
-    own = view.corpus.benchmark or ""
-    name_of_benchmark = own if protocol in (None, own) else asked_for(protocol, cfg.benchmarks)
+    benchmark = view.corpus.benchmark or ""
+    name_of_benchmark = benchmark if protocol in (None, benchmark) else asked_for(protocol, cfg.benchmarks)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(out) if out is not None else Path(scratch) / "model"
         view = _with_frames(view, keyframes, home / "keyframes", workers)

@@ -1,6 +1,6 @@
 """compare: two runs on the same benchmarks, and the paired difference between them. Reads finished folders only.
 
-Results compare where their protocol cards agree; otherwise the fields that differ are named and nothing is compared.
+Results compare where their protocols agree; otherwise the fields that differ are named and nothing is compared.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def compare(
     published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
 
     `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, 5, 10). Raises M2raapError
-    naming the fields of the protocol card that differ, but for those in `allow`; `unlike` names those that were let through.
+    naming the fields of the protocol that differ, but for those in `allow`; `unlike` names those that were let through.
     With `intersect` the lists and the missing videos may differ, and both are scored again on the clips and texts that both
     have: such rows have scope `intersection`, and nothing published stands beside them.
     """
@@ -82,7 +82,7 @@ def compare(
         benches.append(_bench(name, cards, tables, note, seed) | {"unlike": unlike})
     lacking = {
         "a": [name for name in b.folders if name not in {other for _, other in pairs}],
-        "b": [name for name in a.folders if name not in {own for own, _ in pairs}],
+        "b": [name for name in a.folders if name not in {name_a for name_a, _ in pairs}],
     }
     return {"a": a.name, "b": b.name, "allowed": sorted(allow), "lacking": lacking, "benches": benches}
 
@@ -101,7 +101,7 @@ def alone(a: Contender, seed: int = 0, allow: Collection[str] = ()) -> dict[str,
 
 def _check_fields(allow: Collection[str]) -> None:
     if unknown := sorted(set(allow) - set(MUST_AGREE)):
-        raise UsageError(f"--allow {unknown[0]}: fields of the protocol card are {', '.join(MUST_AGREE)}")
+        raise UsageError(f"--allow {unknown[0]}: fields of the protocol are {', '.join(MUST_AGREE)}")
 
 
 def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
@@ -121,8 +121,8 @@ def _refuse_unlike(
     """The fields that differ although they have to agree, all of them `allowed`. Raises M2raapError for others."""
     first = cards[0][0]
     unlike: set[str] = set()
-    for side, found in zip((a, b), cards, strict=True):
-        for card in found:
+    for side, protocols in zip((a, b), cards, strict=True):
+        for card in protocols:
             fields = differing(first, card)
             unlike.update(fields)
             if odd := [name for name in fields if name not in allowed]:
@@ -173,23 +173,29 @@ def _intersected(
 ) -> tuple[list[list[Table]], str, bool]:
     """The ranks of every folder again, on the clips and texts that all of them have; what to say of it; whether some of those
     clips were shown with other pictures."""
-    found = [[_Embedded.of(folder) for folder in side] for side in sides]
-    every = [one for side in found for one in side]
-    videos = set.intersection(*(set(one.frames) for one in every))
-    texts = set.intersection(*(set(one.texts) for one in every))
+    embedded = [[_Embedded.of(folder) for folder in side] for side in sides]
+    every = [side_embeddings for side in embedded for side_embeddings in side]
+    videos = set.intersection(*(set(side_embeddings.frames) for side_embeddings in every))
+    texts = set.intersection(*(set(side_embeddings.texts) for side_embeddings in every))
     texts = {row for row in texts if row[1] in videos}
     videos &= {row[1] for row in texts}
     if not texts:
         raise M2raapError(f"{bench}: the two have no text and clip in common")
     first = every[0].frames
-    unlike = sorted(video for video in videos if any(one.frames[video] != first[video] for one in every))
+    unlike = sorted(
+        video for video in videos if any(side_embeddings.frames[video] != first[video] for side_embeddings in every)
+    )
     if unlike and not other_pictures:
         raise M2raapError(
             f"{bench}: {len(unlike)} of the {len(videos)} common clips were shown with other pictures, first {unlike[0]}; "
             "--allow pictures compares them all the same"
         )
     note = f"on the intersection, n={len(videos):,} clips, {len(texts):,} texts: not comparable with official or published rows"
-    return [[one.ranks(videos, texts, seed) for one in side] for side in found], note, bool(unlike)
+    return (
+        [[side_embeddings.ranks(videos, texts, seed) for side_embeddings in side] for side in embedded],
+        note,
+        bool(unlike),
+    )
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,7 @@ def failed_thresholds(
 ) -> list[str]:
     """The thresholds that a run misses, a sentence each. They are on official rows, whatever else `compare` is asked to show.
 
-    `official`: the result of :func:`alone` for run a; with `min_r1` every text-to-video R@1 of it, on each of its benchmarks, has to reach it.
+    `official`: the result of :func:`alone` for run a; with `min_r1` every text-to-video R@1 of it has to reach that.
     `against`: a compared with the run not to be worse than; on every benchmark of that run no R@1 may lie below that run's
     with its whole 95 % interval, and a benchmark that a lacks is a failure.
     """

@@ -26,7 +26,7 @@ class Contender:
         trees = [(folder, read_json(folder / "results.json")) for folder in self.folders[bench]]
         for folder, tree in trees:
             if "card" not in tree:
-                raise M2raapError(f"{folder}: results.json has no protocol card; evaluate again")
+                raise M2raapError(f"{folder}: results.json has no protocol; evaluate again")
         return [tree["card"] for _, tree in trees]
 
 
@@ -37,7 +37,7 @@ def open_contenders(paths: Sequence[Path]) -> list[Contender]:
         places: dict[str, set[tuple[str, ...]]] = {}
         for side in sides:
             places.setdefault(side.name, set()).add(side.parts)
-        if all(len(found) == 1 for found in places.values()):
+        if all(len(paths_) == 1 for paths_ in places.values()):
             return sides
         sides = [_longer(side) if len(places[side.name]) > 1 else side for side in sides]
 

@@ -38,8 +38,8 @@ def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
         for step in reversed(run.steps)
         if step.stage == "adapt" and (step.folder / "manifest.json").exists()
     }
-    found = {row.arm: row for row in cost_of_recipe(recipe, threads, trained)}
-    rows = [found[arm] for arm in run.arms() if arm in found]  # in the order of the run, not of the JSON
+    row_of = {row.arm: row for row in cost_of_recipe(recipe, threads, trained)}
+    rows = [row_of[arm] for arm in run.arms() if arm in row_of]  # in the order of the run, not of the JSON
     write_json(run.path / FILE, {"rows": [asdict(row) for row in rows]})
     return rows
 
@@ -75,15 +75,15 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
         return known[key]
 
     rows = []
-    arms = {arm: one for arm, one in arms_of(recipe).items() if arm == base_arm(arm)}
+    arms = {arm: arm_settings for arm, arm_settings in arms_of(recipe).items() if arm == base_arm(arm)}
     with talk.progress("cost", len(arms)) as advance:
-        for arm, one in arms.items():
-            named = one.backbone.model_dump_json()
+        for arm, arm_settings in arms.items():
+            named = arm_settings.backbone.model_dump_json()
             if named not in backbones:
-                backbones[named] = _backbone(one.backbone)
-            backbone, frames, learns = backbones[named], one.adapt.num_frames, "adapt" in one.stages
+                backbones[named] = _backbone(arm_settings.backbone)
+            backbone, frames, learns = backbones[named], arm_settings.adapt.num_frames, "adapt" in arm_settings.stages
             mean_gflop, mean_ms = measured(VideoCLIP(backbone, MeanConfig()), frames)
-            model = VideoCLIP(backbone, one.adapt.temporal, one.adapt.enhance) if learns else None
+            model = VideoCLIP(backbone, arm_settings.adapt.temporal, arm_settings.adapt.enhance) if learns else None
             gflop, ms = measured(model, frames) if model else (mean_gflop, mean_ms)
             acg = " + acg" if model and model.enhance else ""
             rows.append(
@@ -93,7 +93,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
                     frames=frames,
                     backbone_m=_million(backbone),
                     new_m=_million(model) - _million(backbone) if model else 0.0,
-                    learning_m=_learning(model, one) if model else 0.0,
+                    learning_m=_learning(model, arm_settings) if model else 0.0,
                     gflop=gflop,
                     mean_gflop=mean_gflop,
                     ms=ms,
@@ -120,11 +120,11 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
 
     side = model.backbone.preprocess.image_size
     clips = torch.randn(BATCH, frames, 3, side, side, generator=torch.Generator().manual_seed(0))
-    wanted = [p.requires_grad for p in model.parameters()]
+    learning = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(True)  # what needs no gradient takes fused ways that the counter does not see
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.encode_video(clips[:1])
-    for p, learns in zip(model.parameters(), wanted, strict=True):
+    for p, learns in zip(model.parameters(), learning, strict=True):
         p.requires_grad_(learns)
     times = []
     with torch.inference_mode():
@@ -136,10 +136,10 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
     return counter.get_total_flops() / 1e9, 1000 * min(times)
 
 
-def _learning(model: VideoCLIP, one: Recipe) -> float:
+def _learning(model: VideoCLIP, arm_settings: Recipe) -> float:
     from m2raap.adapt.optim import choose_trained
 
-    choose_trained(model, one.adapt_settings)
+    choose_trained(model, arm_settings.adapt_settings)
     return sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
 
 

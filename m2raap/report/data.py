@@ -70,7 +70,7 @@ class DifferenceRow:
     hi: float
     p: float
     smallest: float | None = None  # the smallest difference that these queries could show
-    unlike: list[str] = field(default_factory=list)  # what differs between the two protocol cards, in words
+    unlike: list[str] = field(default_factory=list)  # what differs between the two protocols, in words
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class BilingualRow:
 
 
 @dataclass(frozen=True)
-class CardRow:
+class ProtocolRow:
     """What the numbers of some arms on a benchmark depend on. Arms with other settings or lists have a card of their own.
 
     `card` is that of `stages.protocol.card` less model and preprocessing; None: written before there were cards.
@@ -325,7 +325,7 @@ class ReportData:
     examples: list[Example] = field(default_factory=list)
     dropped: list[DroppedItem] = field(default_factory=list)
     nearly: list[DroppedItem] = field(default_factory=list)  # kept, by the smallest margin of each rule
-    cards: list[CardRow] = field(default_factory=list)
+    cards: list[ProtocolRow] = field(default_factory=list)
     protocol: dict[str, str] = field(default_factory=dict)
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""

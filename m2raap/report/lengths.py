@@ -47,15 +47,15 @@ def by_length(tables: Sequence[Sequence[RankRow]], seconds: Mapping[str, float],
 
 def clip_seconds(view: View) -> dict[str, float]:
     """Length by clip id, from the clip's own bounds or from what decoding its file showed; what neither tells is left out."""
-    found = {}
+    seconds_of = {}
     for part in view.parts(("signals",)):
         for clip in part.clips:
             seconds = part.signals.get(clip["clip_id"], {}).get("duration_s")
             if clip["end_s"] is not None:
                 seconds = clip["end_s"] - (clip["start_s"] or 0.0)
             if seconds is not None:
-                found[clip["clip_id"]] = float(seconds)
-    return found
+                seconds_of[clip["clip_id"]] = float(seconds)
+    return seconds_of
 
 
 def length_rows(

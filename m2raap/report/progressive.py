@@ -36,11 +36,11 @@ def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
             for way, tables, against in ways:
                 for lang in sorted({row["lang"] for row in tables[0]}):
                     sides = [side_of(table, lang, "t2v", None) for table in tables]
-                    found = summary_row([side for side, _, _ in sides], sides[0][2], recipe.seed)
+                    summary = summary_row([side for side, _, _ in sides], sides[0][2], recipe.seed)
                     rows.append(
                         ProgressiveRow(
-                            arm=arm, way=way, benchmark=bench, lang=lang, r1=found["metrics"]["R@1"],
-                            interval=found["intervals"]["R@1"], seeds_r1=found["seeds_r1"],
+                            arm=arm, way=way, benchmark=bench, lang=lang, r1=summary["metrics"]["R@1"],
+                            interval=summary["intervals"]["R@1"], seeds_r1=summary["seeds_r1"],
                             step=_difference(tables, against, lang, recipe.seed),
                             whole=_difference(tables, first if place or way else None, lang, recipe.seed),
                             **costs,
@@ -52,8 +52,8 @@ def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
 def _difference(tables: list[Ranks], against: list[Ranks] | None, lang: str, seed: int) -> list[float] | None:
     if against is None:
         return None
-    found = paired(tables, against, lang, "t2v", 1, seed)
-    return [found[name] for name in ("diff", "lo", "hi")]
+    difference = paired(tables, against, lang, "t2v", 1, seed)
+    return [difference[name] for name in ("diff", "lo", "hi")]
 
 
 def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:

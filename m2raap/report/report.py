@@ -19,7 +19,6 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
 from m2raap.report.beside import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
-from m2raap.report.cards import Cards, card_rows, marked
 from m2raap.report.cost import read_costs
 from m2raap.report.data import (
     CostRow,
@@ -35,6 +34,7 @@ from m2raap.report.grading import grade
 from m2raap.report.html import write_report
 from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
+from m2raap.report.protocols import Protocols, marked, protocol_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages import DATA_STAGES
 from m2raap.stages.evaluate import read_ranks
@@ -58,8 +58,10 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
     main = base_arm(run.arms()[-1])
     done = evaluations_of(steps)
-    cards = Cards.of(done)
-    results = [row for (arm, bench), found in done.items() for row in result_rows(arm, bench, found, recipe.seed)]
+    cards = Protocols.of(done)
+    results = [
+        row for (arm, bench), seed_steps in done.items() for row in result_rows(arm, bench, seed_steps, recipe.seed)
+    ]
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -87,7 +89,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        cards=card_rows(done, steps, run.inputs.benches),
+        cards=protocol_rows(done, steps, run.inputs.benches),
         protocol=_protocol(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
@@ -126,17 +128,17 @@ def result_rows(arm: str, bench: str, done: list[Step], seed: int) -> list[Resul
 
 def evaluations_of(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
     """The evaluations of every arm on every benchmark: one a training seed."""
-    found: dict[tuple[str, str], list[Step]] = {}
+    by_arm: dict[tuple[str, str], list[Step]] = {}
     for step in steps:
         if step.stage == "evaluate":
-            found.setdefault((base_arm(step.arm), step.bench or ""), []).append(step)
-    return found
+            by_arm.setdefault((base_arm(step.arm), step.bench or ""), []).append(step)
+    return by_arm
 
 
 def difference_rows(
-    done: dict[tuple[str, str], list[Step]], cards: Cards, recipe: Recipe, main: str
+    done: dict[tuple[str, str], list[Step]], cards: Protocols, recipe: Recipe, main: str
 ) -> list[DifferenceRow]:
-    """Paired differences, each with what differs between the two arms' protocol cards."""
+    """Paired differences, each with what differs between the two arms' protocols."""
     arms = list(dict.fromkeys(arm for arm, _ in done))
     steps_up = tuple(zip(arms[1:], arms, strict=False)) if recipe.progressive else ()
     pairs = recipe.compare or steps_up or tuple((main, arm) for arm in arms if arm != main)
@@ -152,8 +154,8 @@ def difference_rows(
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
-                        found = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
-                        rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **found, unlike=unlike))
+                        difference = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
+                        rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
     return rows
 
 
@@ -175,7 +177,9 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
     for step in steps:
         if step.stage != "adapt" or step.arm != base_arm(step.arm):
             continue
-        frames = next(one for one in steps if (one.arm, one.stage, one.bench) == (step.arm, "keyframes", None))
+        frames = next(
+            other for other in steps if (other.arm, other.stage, other.bench) == (step.arm, "keyframes", None)
+        )
         raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
         spent = training_time(step.folder)
         official = [row for row in results if (row.arm, row.direction, row.slice) == (step.arm, "t2v", "all")]
@@ -226,12 +230,12 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
         by_reason.setdefault(row["reason"], set()).add(row_key(row))
     view = run.inputs.view(tuple(run.tree["recipe"].get("langs", ("en", "zh"))))
     clip_of_text = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
-    here = {*clip_of_text, *clip_of_text.values()}
-    return grade(by_reason, [row for row in rows if row["id"] in here], clip_of_text)
+    known_ids = {*clip_of_text, *clip_of_text.values()}
+    return grade(by_reason, [row for row in rows if row["id"] in known_ids], clip_of_text)
 
 
 def _protocol(run: RunFolder, recipe: Recipe) -> dict[str, str]:
-    """What holds for the whole run; what the numbers of an arm depend on stands in its protocol card."""
+    """What holds for the whole run; what the numbers of an arm depend on stands in its protocol."""
     card = {
         "recipe": recipe.name,
         "seed": str(recipe.seed),

@@ -60,13 +60,13 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
         if not fitting:  # the anchor that fails last is the nearest
             refused.append(f"{step.arm} on {step.bench}: {max(why for why in why_not if why)[1]}")
     if not rows:
-        found = "; ".join(refused) or "no evaluation is finished"
-        raise M2raapError(f"{run.path}: nothing here can be set beside a published result: {found}")
-    found = {"compared": rows, "refused": refused}
+        outcome = "; ".join(refused) or "no evaluation is finished"
+        raise M2raapError(f"{run.path}: nothing here can be set beside a published result: {outcome}")
+    outcome = {"compared": rows, "refused": refused}
     worst = max(rows, key=lambda row: abs(row["diff"]))
     if within is not None and not abs(worst["diff"]) <= within:
         raise ThresholdNotMet(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
-    return found
+    return outcome
 
 
 def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | None) -> tuple[int, str] | None:
@@ -118,14 +118,14 @@ def _row(tree: dict[str, Any], lang: str, direction: str) -> dict[str, Any] | No
 
 
 def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for direction, published in (("t2v", anchor.t2v), ("v2t", anchor.v2t)):
         row = _row(tree, anchor.lang, direction)
         assert row is not None
         for metric, value in published.items():
             lo, hi = row["intervals"][metric]
             ours = row["metrics"][metric]
-            found.append(
+            rows.append(
                 {
                     "arm": step.arm, "bench": step.bench, "benchmark": anchor.benchmark, "direction": direction,
                     "metric": metric, "ours": ours, "lo": lo, "hi": hi, "published": value, "diff": round(ours - value, 6),
@@ -134,14 +134,14 @@ def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str
                     "source": anchor.source,
                 }
             )  # fmt: skip
-    return found
+    return rows
 
 
-def verify_lines(found: dict[str, Any]) -> list[str]:
-    lines = [_line(row) for row in found["compared"]]
-    for row in {row["benchmark"]: row for row in found["compared"]}.values():
+def verify_lines(outcome: dict[str, Any]) -> list[str]:
+    lines = [_line(row) for row in outcome["compared"]]
+    for row in {row["benchmark"]: row for row in outcome["compared"]}.values():
         lines.append(f"published: {row['source']}; {row['published_frames']}; here: {row['our_frames']}")
-    return lines + [f"not compared: {sentence}" for sentence in found["refused"]]
+    return lines + [f"not compared: {sentence}" for sentence in outcome["refused"]]
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 from m2raap.report.charts import NUM_COLOURS, bar, bar_chart, line_chart, whisker
 from m2raap.report.data import (
-    CardRow,
     Curve,
     DroppedItem,
     FrameAblationRow,
     FunnelStage,
+    ProtocolRow,
     ReportData,
     ResultRow,
     labels_of,
@@ -137,11 +137,11 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _differing(data: ReportData) -> list[tuple[str, list[str]]]:
-    """Pairs of arms, each once a benchmark, whose protocol cards differ, and in what."""
-    found = {
+    """Pairs of arms, each once a benchmark, whose protocols differ, and in what."""
+    differing = {
         (f"{row.arm_a} and {row.arm_b} on {row.benchmark}", tuple(row.unlike)) for row in data.differences if row.unlike
     }
-    return [(pair, list(fields)) for pair, fields in sorted(found)]
+    return [(pair, list(fields)) for pair, fields in sorted(differing)]
 
 
 def _differences(data: ReportData) -> list[tuple[Any, Any]]:
@@ -205,14 +205,14 @@ def _frame_ablation_chart(rows: list[FrameAblationRow]) -> Markup:
 
 def _interpolation(data: ReportData) -> list[dict[str, Any]]:
     """A chart for each language and direction, a line for each set, and the numbers of every set."""
-    found = []
+    groups = []
     for (lang, direction), rows in _grouped(data.interpolation, lambda row: (row.lang, row.direction)):
         sets = _grouped(sorted(rows, key=lambda row: row.alpha), lambda row: row.set)
         curves = [
             Curve("R@1", name, [(row.alpha, row.r1) for row in group], [(row.lo, row.hi) for row in group])
             for name, group in sets
         ]
-        found.append(
+        groups.append(
             {
                 "lang": lang,
                 "direction": direction,
@@ -221,16 +221,16 @@ def _interpolation(data: ReportData) -> list[dict[str, Any]]:
                 "legend": list(enumerate(name for name, _ in sets)),
             }
         )
-    return found
+    return groups
 
 
-def _card(row: CardRow) -> dict[str, Any]:
-    """A protocol card with its first missing ids, in groups of one reason."""
-    shown = list(row.missing.items())[:MISSING_SHOWN]
+def _card(row: ProtocolRow) -> dict[str, Any]:
+    """A protocol with its first missing ids, in groups of one reason."""
+    first_missing = list(row.missing.items())[:MISSING_SHOWN]
     return {
         "row": row,
-        "missing": _grouped(shown, lambda item: item[1]),
-        "rest": len(row.missing) - len(shown),
+        "missing": _grouped(first_missing, lambda item: item[1]),
+        "rest": len(row.missing) - len(first_missing),
         "preprocess": _grouped(row.preprocess.items(), lambda item: item[1]),
     }
 

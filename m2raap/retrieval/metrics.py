@@ -127,12 +127,12 @@ def ranks_of(
     for start, end in blocks:
         texts = order_T[start:end]
         scores = _finite(score_rows(texts), texts)
-        own = scores[np.arange(len(texts)), np.maximum(video_of_T[texts], 0)]
+        target_scores = scores[np.arange(len(texts)), np.maximum(video_of_T[texts], 0)]
         own_T = own_T if own_T.dtype == scores.dtype else own_T.astype(scores.dtype)
-        own_T[texts] = own
+        own_T[texts] = target_scores
         for rows in _tiles(len(texts), num_videos):
-            greater_T[texts[rows]] = _per_row(scores[rows] > own[rows, None])
-            equal_T[texts[rows]] = _per_row(scores[rows] == own[rows, None]) - 1
+            greater_T[texts[rows]] = _per_row(scores[rows] > target_scores[rows, None])
+            equal_T[texts[rows]] = _per_row(scores[rows] == target_scores[rows, None]) - 1
 
     # Own score of a video: its best text's, of equal ones the first in `order_T`. An own text never beats it, and `twins_V`
     # of them tie with it, so all texts can be counted alike and the own ones taken off again.

@@ -63,7 +63,7 @@ def tops_of(
     score_rows: ScoreRows, item_ids: Sequence[str], rows: NDArray[np.int64]
 ) -> dict[int, tuple[list[str], list[float]]]:
     """Per row the first TOP items by score, equal scores in the order of the items."""
-    found = {}
+    tops = {}
     size = max(1, BLOCK_ELEMENTS // len(item_ids))
     k = min(TOP, len(item_ids))
     for start in range(0, len(rows), size):
@@ -73,5 +73,5 @@ def tops_of(
         for row, scores, least in zip(block, scores_BM, least_B, strict=True):
             columns = np.flatnonzero(scores >= least)
             columns = columns[np.argsort(-scores[columns], kind="stable")][:k]
-            found[int(row)] = ([item_ids[column] for column in columns], scores[columns].tolist())
-    return found
+            tops[int(row)] = ([item_ids[column] for column in columns], scores[columns].tolist())
+    return tops

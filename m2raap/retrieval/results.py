@@ -61,14 +61,14 @@ def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | No
     video_of_text = dict(zip(embeddings.text_ids, embeddings.text_video_ids, strict=True))
     lang_of_text = dict(zip(embeddings.text_ids, embeddings.text_langs, strict=True))
 
-    found = Results([], [], missing_video_ids, {})
+    results = Results([], [], missing_video_ids, {})
     for lang in sorted(set(embeddings.text_langs)):
-        asked = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
-        part = _Language(videos, asked, video_of_text, row_of_video)
+        queries = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
+        part = _Language(videos, queries, video_of_text, row_of_video)
         again = rescore(part.scores(lang)) if rescore else None
         official = part.ranks(missing_video_ids, again)
         directions = [name for name in ("t2v", "v2t") if again is None or getattr(again, name)]
-        found.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
+        results.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
         more = {"rule_b": part.counts(official, RULE_B)}
         if not rescore:
             kept, available = part, official
@@ -76,14 +76,14 @@ def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | No
                 kept_texts = texts.select([text for text in part.texts.ids if video_of_text[text] in row_of_video])
                 kept = _Language(videos, kept_texts, video_of_text, row_of_video)
                 available = kept.ranks([])
-                found.rows.extend(kept.rows(available, lang, "available", categories, seed, directions))
+                results.rows.extend(kept.rows(available, lang, "available", categories, seed, directions))
                 more["available"] = kept.counts(available, "t2v") | kept.counts(available, "v2t")
                 more["available_rule_b"] = kept.counts(available, RULE_B)
-            found.compat[lang] = kept.compat(available)
+            results.compat[lang] = kept.compat(available)
         for direction in directions:
             head = {"direction": direction, "lang": lang}
-            found.ranks.extend(part.rank_table(getattr(official, direction), head, categories, again, more))
-    return found
+            results.ranks.extend(part.rank_table(getattr(official, direction), head, categories, again, more))
+    return results
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ class _Language:
         several = len({self.video_of_text[text] for text in self.texts.ids}) < len(self.texts.ids)
         return LanguageScores(lang, self.texts.ids, self.videos.ids, several, self.cosines)
 
-    def compat(self, found: Ranks) -> dict[str, dict[str, float]]:
-        t2v = clip4clip(found.t2v)
-        if found.several_texts:
-            t2v = clip4clip_several(self.cosines, found.t2v.query, found.t2v.target, len(self.videos.ids))
-        return {"t2v": t2v, "v2t": clip4clip(found.v2t)}
+    def compat(self, ranks: Ranks) -> dict[str, dict[str, float]]:
+        t2v = clip4clip(ranks.t2v)
+        if ranks.several_texts:
+            t2v = clip4clip_several(self.cosines, ranks.t2v.query, ranks.t2v.target, len(self.videos.ids))
+        return {"t2v": t2v, "v2t": clip4clip(ranks.v2t)}
 
     def ranks(self, missing: Sequence[str], again: Rescored | None = None) -> Ranks:
         pairs = [
@@ -176,7 +176,7 @@ class _Language:
 
     def rows(
         self,
-        found: Ranks,
+        ranks: Ranks,
         lang: str,
         scope: str,
         categories: Mapping[str, str],
@@ -185,11 +185,11 @@ class _Language:
     ) -> list[dict[str, Any]]:
         comparable = scope == "official"
         result = []
-        slices = ["all", *sorted({categories[v] for v in self._queried_videos(found) if v in categories})]
+        slices = ["all", *sorted({categories[v] for v in self._queried_videos(ranks) if v in categories})]
         for name in slices:
-            sides = {name: getattr(found, name) for name in directions}
-            if found.several_texts and "v2t" in directions:
-                sides[RULE_B] = found.v2t_rule_b
+            sides = {name: getattr(ranks, name) for name in directions}
+            if ranks.several_texts and "v2t" in directions:
+                sides[RULE_B] = ranks.v2t_rule_b
             parts = {}
             for direction, side in sides.items():
                 ids = self.query_video_ids(side, direction)
@@ -210,8 +210,8 @@ class _Language:
     def _cosines_of_videos(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.round(self.videos.unit_NE[rows] @ self.texts.unit_NE.T, SCORE_DIGITS)
 
-    def _queried_videos(self, found: Ranks) -> set[str]:
-        return set(self.query_video_ids(found.t2v, "t2v"))
+    def _queried_videos(self, ranks: Ranks) -> set[str]:
+        return set(self.query_video_ids(ranks.t2v, "t2v"))
 
     def query_ids(self, side: RankCounts, direction: str) -> list[str]:
         """Text ids in t2v, video ids in v2t."""
@@ -219,12 +219,12 @@ class _Language:
             [self.texts.ids[row] for row in side.query] if direction == "t2v" else self.query_video_ids(side, direction)
         )
 
-    def counts(self, found: Ranks, direction: str) -> Counts:
+    def counts(self, ranks: Ranks, direction: str) -> Counts:
         """For a column of the table of ranks; of rule b none where no video has several texts."""
         if direction == RULE_B:
-            side = found.v2t_rule_b
-            return counts_of(side, "v2t", self.query_ids(side, "v2t")) if found.several_texts else {}
-        side = getattr(found, direction)
+            side = ranks.v2t_rule_b
+            return counts_of(side, "v2t", self.query_ids(side, "v2t")) if ranks.several_texts else {}
+        side = getattr(ranks, direction)
         return counts_of(side, direction, self.query_ids(side, direction))
 
     def rank_table(
@@ -246,8 +246,8 @@ class _Language:
             tops = tops_of((again.t2v if again else None) or self.cosines, self.videos.ids, side.query)
         else:
             targets = [self.texts.ids[row] for row in side.target]
-            here = side.query[side.query < len(self.videos.ids)]
-            tops = {} if again else tops_of(self._cosines_of_videos, self.texts.ids, here)
+            embedded = side.query[side.query < len(self.videos.ids)]
+            tops = {} if again else tops_of(self._cosines_of_videos, self.texts.ids, embedded)
         return rank_rows(side, head, self.query_ids(side, direction), targets, owners, categories, tops, more)
 
 

@@ -42,12 +42,12 @@ def rows_of(
     table: Sequence[RankRow], lang: str, direction: str, category: str | None = None, scope: str = "official"
 ) -> list[RankRow]:
     """The queries that were counted in that direction and scope; `direction` may be v2t_rule_b."""
-    column, asked = _column(direction, scope), "v2t" if direction == RULE_B else direction
+    column, stored_direction = _column(direction, scope), "v2t" if direction == RULE_B else direction
     return [
         row
         for row in table
         if row["lang"] == lang
-        and row["direction"] == asked
+        and row["direction"] == stored_direction
         and (category is None or row["category"] == category)
         and (column is None or row.get(column) is not None)
     ]

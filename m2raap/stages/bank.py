@@ -119,17 +119,17 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
         refused |= set(_keys(*_columns(texts_of_others)))
     leaked = {clip.clip_id for clip, _ in _shared(clips.values(), refused_clips)}
     kept: dict[tuple[int, str], Row] = {}
-    shown: set[str] = set()
+    clip_ids: set[str] = set()
     for key, row in zip(_keys(*_columns(rows)), rows, strict=True):
         if key not in refused and row["clip_id"] not in leaked:
             kept.setdefault(key, row)
-            shown.add(row["clip_id"])
+            clip_ids.add(row["clip_id"])
     texts, langs = _columns(list(kept.values()))
     if not texts:
         raise M2raapError(f"{view.corpus_path}: no training text is left for a bank ({len(rows):,} stand in --without)")
     with torch.inference_mode():
         write_npy(folder / VECTORS, by.texts(texts))
-    of_bank = [clips[clip_id] for clip_id in sorted(shown)]
+    of_bank = [clips[clip_id] for clip_id in sorted(clip_ids)]
     columns = {"clip_ids": "clip_id", "videos": "video", "frames": "frames"}
     seen = {column: [getattr(clip, name) for clip in of_bank] for column, name in columns.items()}
     write_json(folder / IDS, {"texts": texts, "langs": langs, **seen, "corpus": view.digest})
@@ -158,8 +158,8 @@ def _names(clips: Iterable[Seen]) -> set[tuple[str, str]]:
 
 def _shared(clips: Iterable[Seen], names: Collection[tuple[str, str]]) -> list[tuple[Seen, tuple[str, str]]]:
     """The clips that are known by one of `names`, each with the first of them."""
-    found = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
-    return [(clip, name) for clip, name in found if name]
+    matches = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
+    return [(clip, name) for clip, name in matches if name]
 
 
 def _columns(rows: list[Row]) -> tuple[list[str], list[str]]:
@@ -168,9 +168,9 @@ def _columns(rows: list[Row]) -> tuple[list[str], list[str]]:
 
 def _keys(texts: list[str], langs: list[str]) -> list[tuple[int, str]]:
     """What makes texts the same: their words, whatever the case and punctuation."""
-    found: list[Any] = [None] * len(texts)
+    keys: list[Any] = [None] * len(texts)
     for lang in sorted(set(langs)):
-        rows = [i for i, one in enumerate(langs) if one == lang]
+        rows = [i for i, text_lang in enumerate(langs) if text_lang == lang]
         for row, key in zip(rows, text_keys(TextBatch([texts[i] for i in rows], lang)).tolist(), strict=True):
-            found[row] = (key, lang)
-    return found
+            keys[row] = (key, lang)
+    return keys

@@ -1,4 +1,4 @@
-"""The protocol card: what a number depends on, each thing by its digest. Two numbers compare where their cards agree.
+"""The protocol: what a number depends on, each thing by its digest. Two numbers compare where their cards agree.
 
 `embed` knows the frames and the model, `evaluate` the lists; the card stands in results.json.
 """
@@ -28,10 +28,10 @@ _NOT_THE_FRAMES = ("decode", "remote", "jpeg_quality")
 
 def frames_digest(jpegs: Iterable[bytes]) -> str:
     """Names the pictures that stand for one clip, in their order."""
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for jpeg in jpegs:
-        found.update(len(jpeg).to_bytes(8, "big") + jpeg)
-    return found.hexdigest()
+        hasher.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    return hasher.hexdigest()
 
 
 def describe_frames(view: View, num_frames: int | None, captions: bool) -> str:
@@ -43,9 +43,9 @@ def describe_frames(view: View, num_frames: int | None, captions: bool) -> str:
             settings = {k: v for k, v in manifest["settings"]["score"].items() if k not in _NOT_THE_FRAMES}
     if not settings:
         return "unknown"
-    shown = f", {num_frames} of them" if num_frames else ""
-    said = f"{settings['strategy']}-{settings['k']}{shown}, short side {settings['short_side_px']} px"
-    return f"{said}{', with auxiliary captions' if captions else ''} ({digest(settings)[:12]})"
+    subset = f", {num_frames} of them" if num_frames else ""
+    words = f"{settings['strategy']}-{settings['k']}{subset}, short side {settings['short_side_px']} px"
+    return f"{words}{', with auxiliary captions' if captions else ''} ({digest(settings)[:12]})"
 
 
 def describe_preprocess(preprocess: Preprocess) -> str:
@@ -71,12 +71,12 @@ def protocol_of(embeddings: Embeddings, name: str, benchmark: Benchmark | None) 
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """The fields of MUST_AGREE in which two cards differ."""
+    """The fields of MUST_AGREE in which two protocols differ."""
     return [name for name in MUST_AGREE if canonical(a[name]) != canonical(b[name])]
 
 
 def describe_difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """How two cards differ in a field, in words; of digests their beginnings."""
+    """How two protocols differ in a field, in words; of digests their beginnings."""
     return f"{name}: {_short(a[name])} and {_short(b[name])}"
 
 

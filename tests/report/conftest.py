@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw
 
 from m2raap.report.data import (
     BilingualRow,
-    CardRow,
     CompatRow,
     CostRow,
     Curve,
@@ -26,6 +25,7 @@ from m2raap.report.data import (
     FunnelStage,
     Hit,
     InterpolationRow,
+    ProtocolRow,
     ReportData,
     RescoredRow,
     ResultRow,
@@ -69,7 +69,7 @@ def results_of(noise: float, seed: int, num_videos: int = 120) -> Results:
     return evaluate_embeddings(embeddings, seed=0)
 
 
-def cards_of(arms: list[str]) -> list[CardRow]:
+def protocols_of(arms: list[str]) -> list[ProtocolRow]:
     """Two protocols on one benchmark: the last arm saw other frames at test."""
     card = {
         "protocol": "world-motion",
@@ -89,7 +89,7 @@ def cards_of(arms: list[str]) -> list[CardRow]:
     missing = {f"m{i:05d}": "no_video_stream" if i % 2 else "" for i in range(60)}
     other = card | {"frames": "uniform-12, short side 96 px (4567)", "pictures": "99" * 16}
     return [
-        CardRow(
+        ProtocolRow(
             "world-motion", name, some, found, None, False,
             {arm: "ab" * 16 for arm in some}, dict.fromkeys(some, "224 px, bicubic"), missing,
         )
@@ -183,7 +183,7 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
         ],
         rescored=rescored,
         bilingual=[BilingualRow(names[2], "world-motion", "t2v", 118, 3, {"R@1": gap}, 0.62, 0.4, 0.1, 0.09, 0.41)],
-        cards=cards_of(names),
+        cards=protocols_of(names),
         interpolation=[
             InterpolationRow(name, "drawn", "en", "t2v", alpha, 118, r1, r1 - 4, r1 + 4, r1 - start, -1.0, 1.0, 0.5)
             for name, start, end in (("world-motion", 30.0, 51.0), ("stills", 62.0, 40.0))

@@ -76,7 +76,7 @@ def test_a_field_may_be_allowed_and_it_is_said(tmp_path: Path, capsys: pytest.Ca
     assert "textbf" not in latex and "Bold" not in latex, "nothing wins between unlike rows"
     assert latex.count(r"custom$^{1}$") == 8 and r"$^{1}$ These rows' protocols differ in frames (keyframe-8" in latex
     assert "textbf" in as_latex(both(a, evaluated(tmp_path / "c", seed=1, noise=4), allow=["frames"])), "frames agree"
-    with pytest.raises(UsageError, match="--allow colour: fields of the protocol card are protocol, ids"):
+    with pytest.raises(UsageError, match="--allow colour: fields of the protocol are protocol, ids"):
         both(a, b, allow=["colour"])
 
 
