@@ -24,7 +24,7 @@ _OF_THE_MODEL = ("model", "preprocess")
 class Protocols:
     """Protocols by arm and benchmark; None where results.json was written before there were cards."""
 
-    found: dict[tuple[str, str], list[dict[str, Any] | None]] = field(default_factory=dict)
+    by_arm: dict[tuple[str, str], list[dict[str, Any] | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, done: Evaluations) -> Protocols:
@@ -41,7 +41,7 @@ class Protocols:
 
         Nothing where they compare. `m2raap compare` refuses what this names.
         """
-        cards = [*self.found[a, bench], *self.found[b, bench]]
+        cards = [*self.by_arm[a, bench], *self.by_arm[b, bench]]
         first = cards[0]
         differences: dict[str, str] = {}
         for card in cards:

@@ -196,8 +196,8 @@ def _frame_ablation_chart(rows: list[FrameAblationRow]) -> Markup:
     colour = {frames: number for number, frames in enumerate(dict.fromkeys(row.frames for row in rows))}
     return bar_chart(
         [
-            (arm, [(colour[r.frames], r.r1, r.r1 if r.lo is None else r.lo, r.r1 if r.hi is None else r.hi) for r in found])
-            for arm, found in _grouped(rows, lambda row: row.arm)
+            (arm, [(colour[r.frames], r.r1, r.r1 if r.lo is None else r.lo, r.r1 if r.hi is None else r.hi) for r in group])
+            for arm, group in _grouped(rows, lambda row: row.arm)
         ],
         "R@1 by how the frames are disturbed",
     )  # fmt: skip

@@ -150,12 +150,12 @@ class _Language:
         def ranks(rows: ScoreRows) -> Ranks:
             return ranks_of(rows, len(self.texts.ids), len(self.videos.ids), np.asarray(pairs, np.int64), absent_T)
 
-        found = ranks((again.t2v or again.v2t or self.cosines) if again else self.cosines)
+        counted = ranks((again.t2v or again.v2t or self.cosines) if again else self.cosines)
         if again and again.t2v and again.v2t:
             other = ranks(again.v2t)
-            found = Ranks(found.t2v, other.v2t, other.v2t_rule_b, found.several_texts)
+            counted = Ranks(counted.t2v, other.v2t, other.v2t_rule_b, counted.several_texts)
         if not missing:
-            return found
+            return counted
         number = {video: len(self.videos.ids) + i for video, i in place.items()}
         lost = [
             (row, number[self.video_of_text[text]])
@@ -168,10 +168,10 @@ class _Language:
         videos_with_text = len({self.video_of_text[text] for text in self.texts.ids})
         v2t = list(first_text.items())
         return Ranks(
-            _with_misses(found.t2v, lost, len(self.videos.ids) + len(missing)),
-            _with_misses(found.v2t, v2t, videos_with_text),
-            _with_misses(found.v2t_rule_b, v2t, len(self.texts.ids)),
-            found.several_texts,
+            _with_misses(counted.t2v, lost, len(self.videos.ids) + len(missing)),
+            _with_misses(counted.v2t, v2t, videos_with_text),
+            _with_misses(counted.v2t_rule_b, v2t, len(self.texts.ids)),
+            counted.several_texts,
         )
 
     def rows(
