@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2raap.core.config import build
-from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.exports import new_folder
 from m2raap.core.files import read_json, write_json
 from m2raap.core.view import View
@@ -99,12 +99,12 @@ def keeps(
 ) -> list[dict[str, Any]]:
     """What adaptation changed on stills: the rows of `curve` at alpha 0 and 1.
 
-    Raises GateFailed where the lower bound of a change is under `floor` points.
+    Raises ThresholdNotMet where the lower bound of a change is under `floor` points.
     """
     rows = curve(model, [1.0], {}, stills, gallery, seed)
     for row in rows:
         if floor is not None and row["alpha"] == 1 and not row["diff_lo"] >= floor:
-            raise GateFailed(f"{curve_line(row)}: its lower bound is under {floor:+g}")
+            raise ThresholdNotMet(f"{curve_line(row)}: its lower bound is under {floor:+g}")
     return rows
 
 

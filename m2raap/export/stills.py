@@ -18,7 +18,8 @@ import numpy as np
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.export.measure import Measured
-from m2raap.retrieval.evaluate import evaluate
+from m2raap.retrieval.embeddings import Embeddings
+from m2raap.retrieval.results import evaluate_embeddings
 from m2raap.stages.embed import encode_texts
 from m2raap.video.limits import Refused
 from m2raap.video.paths import resolve_video
@@ -87,11 +88,15 @@ def _evaluate(stills: Stills, image_VE: np.ndarray, text_TE: np.ndarray, share: 
     kept = set(share)
     texts = [place for place, (number, _, _) in enumerate(stills.texts) if number in kept]
     name = "{:07d}".format
-    return evaluate(
-        image_VE[share], [name(number) for number in share], text_TE[texts],
-        [f"{name(stills.texts[place][0])}.{stills.texts[place][1]}" for place in texts],
-        [name(stills.texts[place][0]) for place in texts], [stills.texts[place][1] for place in texts], {}, [], seed,
-    )  # fmt: skip
+    embeddings = Embeddings(
+        video_VE=image_VE[share],
+        text_TE=text_TE[texts],
+        video_ids=[name(number) for number in share],
+        text_ids=[f"{name(stills.texts[place][0])}.{stills.texts[place][1]}" for place in texts],
+        text_video_ids=[name(stills.texts[place][0]) for place in texts],
+        text_langs=[stills.texts[place][1] for place in texts],
+    )
+    return evaluate_embeddings(embeddings, seed)
 
 
 def _shares(num: int, gallery: int | None, seed: int) -> list[list[int]]:

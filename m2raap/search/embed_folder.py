@@ -21,8 +21,8 @@ from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.embeddings import write_npy
 from m2raap.search.clip_vectors import ClipEncoder
-from m2raap.stages.embed import write_npy
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.probe import find_files, printable
 from m2raap.stages.split import as_name

@@ -21,7 +21,8 @@ from m2raap.core.whole import StageOutput
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import Embedder, embedder, write_npy
+from m2raap.retrieval.embeddings import Embeddings, write_npy
+from m2raap.stages.embed import Embedder, embedder
 from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"
@@ -68,26 +69,27 @@ class Bank:
         vectors = np.load(path / VECTORS, allow_pickle=False)
         return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], clips, vectors)
 
-    def check(self, ids: Mapping[str, Any], videos: Mapping[str, str]) -> None:
-        """`ids`: of the embeddings to be ranked, as in ids.json; `videos`: clip -> video as its list names it, where known.
+    def check(self, embeddings: Embeddings, videos: Mapping[str, str]) -> None:
+        """`embeddings`: those to be ranked; `videos`: clip -> video as its list names it, where known.
 
         Raises M2raapError where the bank is another model's, or a query or a video of the benchmark stands in it.
         """
-        model = ids["made_with"]["model"]
+        model = embeddings.made_with.model
         if model != self.model:
             raise M2raapError(
                 f"{self.path}: these vectors are of model {self.model[:12]}, the embeddings of {model[:12]}; make a bank with "
                 "the same --model"
             )
-        queries = {key: text for key, text in zip(_keys(ids["texts"], ids["text_langs"]), ids["texts"], strict=True)}
+        texts, langs = list(embeddings.texts), list(embeddings.text_langs)
+        queries = dict(zip(_keys(texts, langs), texts, strict=True))
         shared = [queries[key] for key in _keys(self.texts, self.langs) if key in queries]
         if shared:
             raise M2raapError(
                 f"{self.path}: {len(shared):,} of its texts are queries of this benchmark, first '{shared[0][:80]}'; {_HOW}"
             )
-        frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
-        asked = [Seen(i, videos.get(i), frames.get(i)) for i in (*ids["video_ids"], *ids["missing"])]
-        if twins := _shared(self.clips, _names(asked)):
+        frames = dict(zip(embeddings.video_ids, embeddings.video_frames, strict=True))
+        listed = [Seen(i, videos.get(i), frames.get(i)) for i in (*embeddings.video_ids, *embeddings.missing)]
+        if twins := _shared(self.clips, _names(listed)):
             first, (what, name) = twins[0]
             raise M2raapError(
                 f"{self.path}: {len(twins):,} of its {len(self.clips):,} clips show videos of this benchmark, first "
@@ -117,17 +119,17 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
         refused |= set(_keys(*_columns(texts_of_others)))
     leaked = {clip.clip_id for clip, _ in _shared(clips.values(), refused_clips)}
     kept: dict[tuple[int, str], Text] = {}
-    shown: set[str] = set()
+    clip_ids: set[str] = set()
     for key, row in zip(_keys(*_columns(rows)), rows, strict=True):
         if key not in refused and row["clip_id"] not in leaked:
             kept.setdefault(key, row)
-            shown.add(row["clip_id"])
+            clip_ids.add(row["clip_id"])
     texts, langs = _columns(list(kept.values()))
     if not texts:
         raise M2raapError(f"{view.corpus_path}: no training text is left for a bank ({len(rows):,} stand in --without)")
     with torch.inference_mode():
         write_npy(folder / VECTORS, by.texts(texts))
-    of_bank = [clips[clip_id] for clip_id in sorted(shown)]
+    of_bank = [clips[clip_id] for clip_id in sorted(clip_ids)]
     columns = {"clip_ids": "clip_id", "videos": "video", "frames": "frames"}
     seen = {column: [getattr(clip, name) for clip in of_bank] for column, name in columns.items()}
     write_json(folder / IDS, {"texts": texts, "langs": langs, **seen, "corpus": view.digest})
@@ -156,8 +158,8 @@ def _names(clips: Iterable[Seen]) -> set[tuple[str, str]]:
 
 def _shared(clips: Iterable[Seen], names: Collection[tuple[str, str]]) -> list[tuple[Seen, tuple[str, str]]]:
     """The clips that are known by one of `names`, each with the first of them."""
-    found = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
-    return [(clip, name) for clip, name in found if name]
+    matches = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
+    return [(clip, name) for clip, name in matches if name]
 
 
 def _columns(rows: list[Text]) -> tuple[list[str], list[str]]:
@@ -166,9 +168,9 @@ def _columns(rows: list[Text]) -> tuple[list[str], list[str]]:
 
 def _keys(texts: list[str], langs: list[str]) -> list[tuple[int, str]]:
     """What makes texts the same: their words, whatever the case and punctuation."""
-    found: list[Any] = [None] * len(texts)
+    keys: list[Any] = [None] * len(texts)
     for lang in sorted(set(langs)):
-        rows = [i for i, one in enumerate(langs) if one == lang]
+        rows = [i for i, text_lang in enumerate(langs) if text_lang == lang]
         for row, key in zip(rows, text_keys(TextBatch([texts[i] for i in rows], lang)).tolist(), strict=True):
-            found[row] = (key, lang)
-    return found
+            keys[row] = (key, lang)
+    return keys

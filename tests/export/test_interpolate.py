@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from data_tools.world.still_set import write_stills
 from m2raap.cli.model import app
-from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import write_json
 from m2raap.export.interpolate import curve, curve_lines, dial, keep_curve, keeps
 from m2raap.export.measure import measure
@@ -92,7 +92,7 @@ def test_stills_by_galleries_and_the_floor(model: Path, table: Path):
     assert {row["gallery"] for row in shares.ranks} == {8} and {row["gallery"] for row in whole.ranks} == {16}
     assert all(few["r1"] >= many["r1"] for few, many in zip(shares.r1(), whole.r1(), strict=True))
     assert {row["alpha"] for row in keeps(model, stills, 8)} == {0.0, 1.0}
-    with pytest.raises(GateFailed, match=r"its lower bound is under \+100"):
+    with pytest.raises(ThresholdNotMet, match=r"its lower bound is under \+100"):
         keeps(model, stills, 8, floor=100.0)
 
 
@@ -142,7 +142,7 @@ def test_a_card_that_names_no_backbone_is_said(model: Path, tmp_path: Path, made
 
 
 def test_no_number_is_no_gate(model: Path, table: Path):
-    with pytest.raises(GateFailed):
+    with pytest.raises(ThresholdNotMet):
         keeps(model, read_stills(table), floor=float("nan"))
 
 

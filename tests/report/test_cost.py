@@ -73,7 +73,7 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
 
 
 def test_uniform_frames_at_test_share_the_training(tmp_path: Path):
-    recipe = load_recipe("probes")
+    recipe = load_recipe("frame_ablations")
     steps = plan(recipe, tmp_path, "corpus", {"b": "bench"})
     owner = {(step.arm, step.stage, step.bench): step.owner for step in steps}
     assert owner["uniform_at_test", "adapt", None] == "keyframes_at_test"

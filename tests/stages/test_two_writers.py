@@ -106,7 +106,7 @@ STAGES = {
     "caption": ("{R}/align", "caption.frames=2"),
     "rewrite": ("{R}/caption", "rewrite.fill_missing=true"),
     "adapt": ("{R}/rewrite", "adapt.steps=3"),
-    "embed": ("{R}/../zero_shot/bench-motion/keyframes", "embed.probes=[shuffled]"),
+    "embed": ("{R}/../zero_shot/bench-motion/keyframes", "embed.frame_ablations=[shuffled]"),
     "evaluate": ("{R}/bench-motion/embed", "evaluate.dual_softmax=50"),
 }
 
@@ -120,7 +120,7 @@ def test_the_second_command_on_a_stage_is_told(
     how = ("--recipe", RECIPE, *(() if stage in ("adapt", "evaluate") else ("--workers", 1)))
     whole, out = undisturbed / "m2raap" / stage, tmp_path / "out" / stage
     if stage == "embed":
-        how = (*how, "--set", "embed.probes=[]")
+        how = (*how, "--set", "embed.frame_ablations=[]")
         whole = undisturbed / "zero_shot" / "bench-motion" / stage
     elif stage == "evaluate":
         whole = undisturbed / "m2raap" / "bench-motion" / stage
