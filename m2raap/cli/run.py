@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from m2raap.cli import options
+from m2raap.cli.emit import emit
+from m2raap.cli.report import emit_report
 from m2raap.core.errors import TooManyRefused, UsageError
 
 if TYPE_CHECKING:
     from m2raap.core.view import View
     from m2raap.pipeline.recipe import Recipe
-    from m2raap.pipeline.run import Options
-    from m2raap.pipeline.run_folder import Inputs
-    from m2raap.report.data import ReportData
+    from m2raap.pipeline.run_folder import RunFolder
 
 CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before")]
 RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe file or name; default: the defaults")]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("run", help="Carry out a recipe: every stage it names, the benchmarks, the report.")(run_recipe)
+    app.command(
+        "run", help="Carry out a recipe: every stage it names, the benchmarks, the report; --ablate takes it apart."
+    )(run_recipe)
     data_stages = (
         ("filter", "Refuse bad texts and unreadable videos before anything is decoded."),
         ("keyframes", "Choose exactly k representative frames a clip."),
@@ -35,15 +36,20 @@ def register(app: typer.Typer) -> None:
         app.command(name, help=help_text)(_filter_command if name == "filter" else _data_stage_command(name))
     app.command("adapt", help="Train a temporal module on an image-text backbone.")(adapt)
     app.command("embed", help="Embed a benchmark, or any folder of videos: one vector a clip, one a text.")(embed)
-    app.command("report", help="Write report.html over a run.")(report)
 
 
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped one")],
-    data: options.DataOption,
     out: options.OutOption,
+    recipe: Annotated[str | None, typer.Argument(help="a recipe file, or the name of a shipped one")] = None,
+    data: options.DataOption = None,
     bench: options.BenchOption = None,
     assignments: options.SetOption = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="take the recipe apart: what each step brings, with paired intervals")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="training seeds of every arm (default: the recipe's seeds)")
+    ] = None,
     first: Annotated[
         str | None, typer.Option("--from", help="start at this stage; those before must be finished")
     ] = None,
@@ -60,70 +66,91 @@ def run_recipe(
     allow_refused: options.AllowRefusedOption = "5%",
     allow_remote: options.AllowRemoteOption = False,
     truth: options.TruthOption = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            "--requests",
+            metavar="FILE",
+            help="of the run in --out: write what --stage still has to ask its endpoint as OpenAI Batch JSONL; nothing is sent",
+        ),
+    ] = None,
+    stage: Annotated[
+        Literal["rewrite", "caption"] | None, typer.Option("--stage", help="the stage whose --requests are written")
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers",
+            metavar="FILE",
+            help="put the answers to --requests into the cache of the run in --out; the same run command then uses them",
+        ),
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.pipeline.recipe import load_recipe
-    from m2raap.pipeline.run import Options
-    from m2raap.pipeline.run_folder import Inputs
+    if requests is not None or answers is not None:
+        if recipe is not None or data is not None:
+            raise UsageError("run: --requests and --answers are of the run in --out; leave the recipe and --data out")
+        _exchange_requests(out, requests, stage, answers, as_json)
+        return
+    if recipe is None or data is None:
+        raise UsageError("run: give a recipe and --data CORPUS")
+    from m2raap.pipeline.ablate import progressive
+    from m2raap.pipeline.estimate import estimate
+    from m2raap.pipeline.recipe import load_recipe, with_remote_videos
+    from m2raap.pipeline.run import Options, make_plan
+    from m2raap.pipeline.run import run as run_plan
+    from m2raap.pipeline.run_folder import Inputs, RunFolder
+    from m2raap.report.report import report as write_report
     from m2raap.stages import STAGES
 
-    for flag, stage in (("--from", first), ("--until", last)):
-        if stage is not None and stage not in STAGES:
-            raise UsageError(f"{flag} {stage}: no such stage; stages are {', '.join(STAGES)}")
+    for flag, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in STAGES:
+            raise UsageError(f"{flag} {name}: no such stage; stages are {', '.join(STAGES)}")
     inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
     how = Options(first, last, force, options.parse_share(parts))
-    mapped = options.Mapping(engine, workers, devices)
-    loaded = load_recipe(recipe, assignments, seed)
-    carry_out(loaded, inputs, out, mapped, how, dry_run, allow_refused, allow_remote, truth, as_json)
-
-
-def carry_out(
-    recipe: Recipe,
-    inputs: Inputs,
-    out: Path,
-    mapped: options.Mapping,
-    how: Options,
-    dry_run: bool,
-    allow_refused: str,
-    allow_remote: bool,
-    truth: Path | None,
-    as_json: bool,
-) -> None:
-    """The run of a recipe and its report; of --dry-run, the plan and its cost."""
-    from m2raap.pipeline.estimate import estimate
-    from m2raap.pipeline.recipe import with_remote_videos
-    from m2raap.pipeline.run import make_plan, run
-    from m2raap.pipeline.run_folder import RunFolder
-    from m2raap.report.report import report as write_report
-
+    loaded = load_recipe(recipe, [*(assignments or []), *([f"seeds={seeds}"] if seeds else [])], seed)
+    loaded = progressive(loaded) if ablate else loaded
     allowed = options.parse_percent(allow_refused)
-    recipe = with_remote_videos(recipe) if allow_remote else recipe
+    loaded = with_remote_videos(loaded) if allow_remote else loaded
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
-        _print_json_or_lines(estimate(recipe, inputs, out, make_plan(recipe, inputs, out)), as_json)
+        tree = estimate(loaded, inputs, out, make_plan(loaded, inputs, out))
+        emit(tree, tree["lines"], as_json)
         return
-    with options.open_engine(*mapped) as engine:
-        complete = run(recipe, inputs, out, engine, how)
-    if not complete or (how.last is not None and how.last != "report"):
+    with options.open_engine(engine, workers, devices) as mapped:
+        complete = run_plan(loaded, inputs, out, mapped, how)
+    if not complete or (last is not None and last != "report"):
         return
     folder = RunFolder.open(out)
-    _show(*write_report(folder, recipe, truth), as_json)
-    _judge_refused(folder, allowed)
+    emit_report(*write_report(folder, loaded, truth), as_json)
+    _refuse_too_many_unreadable(folder, allowed)
 
 
-def _show(data: ReportData, path: Path, as_json: bool) -> None:
-    from m2raap.report.console import print_report
-    from m2raap.report.data import to_json
+def _exchange_requests(
+    run: Path, requests: Path | None, stage: Literal["rewrite", "caption"] | None, answers: Path | None, as_json: bool
+) -> None:
+    """Requests of a run's stage to a file, or answers from one into the run's cache."""
+    from m2raap.pipeline.llm_requests import export, take_in
 
-    if as_json:
-        typer.echo(json.dumps(to_json(data), ensure_ascii=False, sort_keys=True))
-    else:
-        print_report(data)
-        typer.echo(f"\nreport: {path}")
+    if (requests is None) == (answers is None):
+        raise UsageError("run: --requests writes a file and --answers reads one; give one of them")
+    if (requests is None) != (stage is None):
+        raise UsageError("run: --requests FILE needs --stage rewrite or --stage caption, and nothing else does")
+    if requests is not None and stage is not None:
+        number, arms = export(run, stage, requests)
+        line = f"{requests}: {number} requests of {', '.join(arms)}; put the answers in with 'm2raap run --out {run} --answers'"
+        emit({"requests": number, "arms": arms, "file": str(requests)}, [line], as_json)
+    elif answers is not None:
+        imported = take_in(run, answers)
+        line = (
+            f"{imported.answers} answers taken in, {imported.failed} that failed, {imported.unknown} that this run never "
+            "asked for"
+        )
+        emit(imported._asdict(), [line], as_json)
 
 
-def _judge_refused(folder, allowed: float) -> None:
+def _refuse_too_many_unreadable(folder: RunFolder, allowed: float) -> None:
     from m2raap.pipeline.run_folder import unreadable_share
 
     unreadable, total = unreadable_share(folder)
@@ -132,14 +159,6 @@ def _judge_refused(folder, allowed: float) -> None:
             f"done, but {unreadable} of {total} clips could not be read ({unreadable / total:.1%}, allowed {allowed:.1%}); "
             "the report and 'm2raap status' say why"
         )
-
-
-def _print_json_or_lines(tree: dict, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(tree, ensure_ascii=False, sort_keys=True, indent=1))
-        return
-    for line in tree["lines"]:
-        typer.echo(line)
 
 
 def load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
@@ -246,11 +265,7 @@ def _show_counts(folder: Path, as_json: bool) -> None:
     from m2raap.core.files import read_json
 
     counts = read_json(folder / "manifest.json")["counts"]
-    if as_json:
-        typer.echo(json.dumps(counts, sort_keys=True))
-        return
-    for key, value in sorted(counts.items()):
-        typer.echo(f"{key:<44} {value}")
+    emit(counts, (f"{key:<44} {value}" for key, value in sorted(counts.items())), as_json)
 
 
 def adapt(
@@ -297,17 +312,3 @@ def embed(
         return
     run_embed(_open(corpus, loaded, None), loaded.embed, chosen, out, force)
     _show_counts(out, as_json)
-
-
-def report(
-    run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")],
-    truth: options.TruthOption = None,
-    as_json: options.JsonOption = False,
-) -> None:
-    from m2raap.core.config import build
-    from m2raap.pipeline.recipe import Recipe
-    from m2raap.pipeline.run_folder import RunFolder
-    from m2raap.report.report import report as write_report
-
-    folder = RunFolder.open(run)
-    _show(*write_report(folder, build(Recipe, folder.tree["recipe"], str(run / "run.json")), truth), as_json)

@@ -118,7 +118,9 @@ def _without_empty(head: list[str], lines: list[list[Cell]]) -> tuple[list[str],
 def _print_unlike(found: Mapping[str, Sequence[str]], file: TextIO | None) -> None:
     stream = sys.stdout if file is None else file
     for names, unlike in found.items():
-        print(f"{names}: protocol cards differ, so 'm2raap compare' would refuse; {'; '.join(unlike)}", file=stream)
+        print(
+            f"{names}: protocol cards differ, so 'm2raap report compare' would refuse; {'; '.join(unlike)}", file=stream
+        )
     if found:
         print(file=stream)
 

@@ -1,4 +1,4 @@
-"""Scores a similarity matrix that somebody else computed: `m2raap score SIM.npy [--pairs pairs.csv]`."""
+"""Scores a similarity matrix that somebody else computed: `m2raap evaluate SIM.npy [--pairs pairs.csv]`."""
 
 from __future__ import annotations
 
