@@ -146,7 +146,7 @@ def refuse_unfinished(folder: Path) -> None:
     if _at_work.get() or not (folder / MARK).exists():
         return
     raise M2raapError(
-        f"{folder}: a 'm2raap data forget' was interrupted here; the same 'm2raap data forget' finishes it. If you have not begun "
-        f"one here as this user, delete its {MARK}: 'm2raap status --verify' says what is whole, and another forget of the same "
+        f"{folder}: a 'm2raap data forget' was interrupted here; the same command finishes it. If you have not begun one "
+        f"here as this user, delete its {MARK}: 'm2raap status --verify' says what is whole, and another forget of the same "
         "ids goes on"
     )

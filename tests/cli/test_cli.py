@@ -49,6 +49,7 @@ def one_line(text: str) -> bool:
         (("report", "compare", "R", "Q", "--published"), 2, "--published"),
         (("report", "compare", "nowhere", "--published"), 1, "nowhere: holds no run"),
         (("recipe", "show", "demo", "--schema"), 2, "--schema"),
+        (("search", "serve", "nowhere"), 1, "nowhere: "),
         (("recipe", "show", "--cost"), 2, "--cost"),
         (("data", "audit", "R", "--card", "--labelled", "s.csv"), 2, "--labelled"),
         (("run", "demo", "--data", "nowhere", "--out", "X"), 1, "nowhere: no corpus"),

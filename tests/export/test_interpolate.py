@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from data_tools.world.still_set import write_stills
-from m2raap.cli.model import app
+from m2raap.cli.main import app
 from m2raap.core.errors import GateFailed, M2raapError
 from m2raap.core.files import write_json
 from m2raap.export.interpolate import check_floor, curve, curve_lines, dial, keep_curve
@@ -61,7 +61,7 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
 
 
 def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
-    words = ["interpolate", str(model), "--alpha", "0.3", "--out", str(tmp_path / "mixed"), "--json"]
+    words = ["model", "interpolate", str(model), "--alpha", "0.3", "--out", str(tmp_path / "mixed"), "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert VideoCLIP.load(tmp_path / "mixed").digest == json.loads(done.stdout)["model"]
@@ -82,7 +82,7 @@ def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
     ],
 )
 def test_wrong_words_are_said(model: Path, more: list[str], message: str):
-    done = CliRunner().invoke(app, ["interpolate", str(model), *more])
+    done = CliRunner().invoke(app, ["model", "interpolate", str(model), *more])
     assert message in str(done.exception)
 
 
@@ -100,7 +100,7 @@ def test_stills_by_galleries_and_the_floor(model: Path, table: Path):
 
 
 def test_the_floor_on_the_command_line(model: Path, table: Path):
-    words = ["interpolate", str(model), "--stills", str(table), "--alphas", "0,1", "--json", "--floor"]
+    words = ["model", "interpolate", str(model), "--stills", str(table), "--alphas", "0,1", "--json", "--floor"]
     done = CliRunner().invoke(app, [*words, "100"])
     assert isinstance(done.exception, GateFailed) and len(json.loads(done.stdout)["rows"]) == 8
     assert CliRunner().invoke(app, [*words, "-100"]).exit_code == 0
