@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from m2raap import stages
 from m2raap.cli import options
+from m2raap.cli.emit import emit
 from m2raap.stages import help_of
 
 if TYPE_CHECKING:
@@ -88,11 +88,7 @@ def _show_counts(folder: Path, as_json: bool) -> None:
     from m2raap.core.files import read_json
 
     counts = read_json(folder / "manifest.json")["counts"]
-    if as_json:
-        typer.echo(json.dumps(counts, sort_keys=True))
-        return
-    for key, value in sorted(counts.items()):
-        typer.echo(f"{key:<44} {value}")
+    emit(counts, (f"{key:<44} {value}" for key, value in sorted(counts.items())), as_json)
 
 
 def adapt(

@@ -1,9 +1,9 @@
 """What was forgotten and must not come back: hashes of clip ids and of video bytes, never the names themselves.
 
 `tombstones.json` lies in a corpus folder; `write_corpus` leaves out whatever it names, under its old id or as the same bytes
-under a new one. While `m2raap forget` is at work, `.forgetting.json` stands in every folder that it touches: whoever opens
+under a new one. While `m2raap data forget` is at work, `.forgetting.json` stands in every folder that it touches: whoever opens
 one of them before the work is done is refused here. The mark is a mark, no order: what is left to do stands in a journal in
-the user's own state folder, and only `m2raap forget` carries it out.
+the user's own state folder, and only `m2raap data forget` carries it out.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def read(path: Path) -> Tombstones:
         return Tombstones()
     tree = read_json(file)
     if not isinstance(tree, dict) or tree.get("kind") != "tombstones":
-        raise M2raapError(f"{file}: is no tombstone file; 'm2raap forget' leaves them in corpus folders")
+        raise M2raapError(f"{file}: is no tombstone file; 'm2raap data forget' leaves them in corpus folders")
     return Tombstones(Tombstone(**stone) for stone in tree["stones"])
 
 
@@ -146,6 +146,7 @@ def refuse_unfinished(folder: Path) -> None:
     if _at_work.get() or not (folder / MARK).exists():
         return
     raise M2raapError(
-        f"{folder}: a 'm2raap forget' was interrupted here; the same 'm2raap forget' finishes it. If you have not begun one here "
-        f"as this user, delete its {MARK}: 'm2raap check' says what is whole, and another forget of the same ids goes on"
+        f"{folder}: a 'm2raap data forget' was interrupted here; the same command finishes it. If you have not begun one "
+        f"here as this user, delete its {MARK}: 'm2raap status --verify' says what is whole, and another forget of the same "
+        "ids goes on"
     )

@@ -246,5 +246,5 @@ def _limits(view: View, tally: _Tally, recipe: Row) -> str:
         lines.append(f"{share:.0%} of the texts were written or changed by a program or a model, see Texts.")
     if any(origin == "aux" for _, origin in tally.texts):
         lines.append("Texts of the origin aux describe single frames: they know nothing of motion.")
-    lines.append("What each rule wrongly dropped is not known until somebody labels a sheet: `m2raap audit`.")
+    lines.append("What each rule wrongly dropped is not known until somebody labels a sheet: `m2raap data audit`.")
     return "## Known limits\n\n" + "\n".join(f"- {line}" for line in lines)

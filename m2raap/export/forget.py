@@ -57,7 +57,7 @@ def forget(roots: list[Path], wanted: Iterable[str], exporters: Exporters) -> di
     """
     named = [root.resolve() for root in roots]
     for path in _interrupted(named):
-        talk.log(f"{read_object(path)['home']}: finishing a 'm2raap forget' that was interrupted")
+        talk.log(f"{read_object(path)['home']}: finishing a 'm2raap data forget' that was interrupted")
         finish(path, exporters)
     kinds = dict(_units([root for root in named if not root.is_file()], named))
     with _all_locked(kinds):
@@ -187,7 +187,7 @@ def _refuse_unnamed(made_from: dict[Path, Path], named: list[Path]) -> None:
     for other, path in others.items():
         raise M2raapError(
             f"{path}: was made from {other}, which knows the clips, too, and would bring them back; name all of them: "
-            f"m2raap forget {shlex.join(map(os.fspath, [*named, *others]))}"
+            f"m2raap data forget {shlex.join(map(os.fspath, [*named, *others]))}"
         )
 
 

@@ -51,10 +51,10 @@ def evaluate(
     the folder of its key-frames; without stored frames they are made first, `keyframes` being settings of that stage (more
     `workers` start processes: a script then needs its `if __name__ == "__main__":`). `protocol` names the declared benchmark
     in place of the corpus. `evaluate`: settings as under that key of a recipe: `benchmarks` of one's own (what
-    m2raap.retrieval.benchmarks.read_benchmarks reads from a YAML), `dual_softmax`, `qb_norm`. `bank`: a folder of
-    `m2raap bank`, or a training corpus, whose texts this model then embeds, those and the videos of the benchmark left out.
+    m2raap.retrieval.benchmarks.read_benchmarks reads from a YAML), `dual_softmax`, `qb_norm`. `bank`: a bank's
+    folder, or a training corpus, whose texts this model then embeds, those and the videos of the benchmark left out.
     What these two add stands under `rescored`: name -> results of that way. `out` keeps the folders (keyframes, embed, bank,
-    evaluate), for `m2raap compare`. The numbers are those of `m2raap embed` and `m2raap evaluate`. Raises M2raapError.
+    evaluate), for `m2raap report compare`. The numbers are those of `m2raap embed` and `m2raap evaluate`. Raises M2raapError.
     """
     cfg = evaluate if isinstance(evaluate, EvaluateConfig) else build(EvaluateConfig, dict(evaluate or {}), "evaluate")
     by = _embedder(model, preprocess, tokenizer, name)

@@ -118,7 +118,7 @@ def _without_empty(head: list[str], lines: list[list[Cell]]) -> tuple[list[str],
 def _print_unlike(fields_of: Mapping[str, Sequence[str]], file: TextIO | None) -> None:
     stream = sys.stdout if file is None else file
     for names, unlike in fields_of.items():
-        print(f"{names}: protocols differ, so 'm2raap compare' would refuse; {'; '.join(unlike)}", file=stream)
+        print(f"{names}: protocols differ, so 'm2raap report compare' would refuse; {'; '.join(unlike)}", file=stream)
     if fields_of:
         print(file=stream)
 

@@ -39,7 +39,7 @@ class Protocols:
     def unlike(self, a: str, b: str, bench: str) -> list[str]:
         """What differs between the protocols of two arms (and of their seeds), a field with its values each.
 
-        Nothing where they compare. `m2raap compare` refuses what this names.
+        Nothing where they compare. `m2raap report compare` refuses what this names.
         """
         cards = [*self.by_arm[a, bench], *self.by_arm[b, bench]]
         first = cards[0]

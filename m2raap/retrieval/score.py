@@ -1,4 +1,4 @@
-"""Metrics of any similarity matrix: `m2raap.retrieval.evaluate(sim)` and `m2raap score SIM.npy [--pairs pairs.csv]`."""
+"""Metrics of any similarity matrix: `m2raap.retrieval.evaluate(sim)` and `m2raap evaluate SIM.npy [--pairs pairs.csv]`."""
 
 from __future__ import annotations
 

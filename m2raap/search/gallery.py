@@ -126,7 +126,7 @@ class Gallery:
         if not (path / "manifest.json").exists():
             what = "an unfinished index" if (path / "plan.json").exists() else "no index"
             raise M2raapError(
-                f"{path}: {what} (no manifest.json); make one with 'm2raap index VIEW --model M --out {path}'"
+                f"{path}: {what} (no manifest.json); make one with 'm2raap search index VIEW --model M --out {path}'"
             )
         manifest = read_object(path / "manifest.json")
         if manifest.get("stage") != "index":

@@ -142,7 +142,7 @@ class Search:
         found: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
         if len(found) != len(clip["times_s"]):
             raise NotThere(
-                f"clip '{clip_id}': its key-frames have changed since; 'm2raap index --add' brings them up to date"
+                f"clip '{clip_id}': its key-frames have changed since; 'm2raap search index --add' brings them up to date"
             )
         with self._held_lock:
             self._held[clip_id] = found
@@ -194,8 +194,8 @@ class Search:
         # An index may name any folder of this machine: it is read only where whoever made the index knew its content.
         if digest != sources.digests[clip["view"]]:
             raise NotThere(
-                f"clip '{clip['clip_id']}': what the index was made from has changed since; 'm2raap index --add' brings it "
-                "up to date"
+                f"clip '{clip['clip_id']}': what the index was made from has changed since; 'm2raap search index --add' "
+                "brings it up to date"
             )
         return view
 

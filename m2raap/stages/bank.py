@@ -26,7 +26,7 @@ from m2raap.stages.embed import Embedder, embedder
 from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"
-_HOW = "a bank comes from training data only: make it with 'm2raap bank TRAIN_CORPUS --without BENCHMARK'"
+_HOW = "a bank comes from training data only; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' leaves the benchmark out"
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ class Bank:
     def open(cls, path: Path) -> Bank:
         """Raises M2raapError where no finished bank is, or one that does not say which videos it is of."""
         if not (path / "manifest.json").exists() or not (path / IDS).exists():
-            raise M2raapError(f"{path}: holds no bank; make one with 'm2raap bank TRAIN_CORPUS --out {path.name}'")
+            raise M2raapError(f"{path}: holds no bank; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' makes one")
         tree, manifest = read_json(path / IDS), read_json(path / "manifest.json")
         if "clip_ids" not in tree:
             raise M2raapError(
-                f"{path}: was made before banks said which videos they are of; make it again: 'm2raap bank' with --force"
+                f"{path}: was made before banks said which videos they are of; make it again: 'm2raap evaluate' with --bank "
+                "TRAIN_CORPUS --force"
             )
         clips = [Seen(*row) for row in zip(tree["clip_ids"], tree["videos"], tree["frames"], strict=True)]
         vectors = np.load(path / VECTORS, allow_pickle=False)

@@ -309,14 +309,14 @@ def test_killed_anywhere_and_done_again_it_is_as_if_undisturbed(chain: Path, tmp
 def forget_again(home: Path, gone: list[str]) -> None:
     """The same command again, as the command line runs it."""
     (home.parent / "ids.txt").write_text("\n".join(gone))
-    command_line("-q", "forget", home, "--ids", home.parent / "ids.txt")
+    command_line("-q", "data", "forget", home, "--ids", home.parent / "ids.txt")
 
 
 def command_line(*words: object) -> int:
     old = sys.argv
     sys.argv = ["m2raap", *map(str, words)]
     try:
-        code = main._guarded()
+        code = main.run_command_line()
     finally:
         sys.argv = old
     assert code == 0
@@ -333,13 +333,13 @@ def test_any_later_command_refuses_until_it_is_finished(
     assert list(home.rglob(MARK))
     for words in (
         ("explain", "c004", "--in", home / "b"),
-        ("check", home),
+        ("status", "--verify", home),
         ("data", "export", "csv", home / "b", "--out", "E"),
     ):
-        assert m2raap(*words, check=1, cwd=tmp_path).stderr.count("a 'm2raap forget' was interrupted here") == 1
+        assert m2raap(*words, check=1, cwd=tmp_path).stderr.count("a 'm2raap data forget' was interrupted here") == 1
         assert digests(home) == before
-    finished = m2raap("forget", home)
-    assert "finishing a 'm2raap forget' that was interrupted" in finished.stderr
+    finished = m2raap("data", "forget", home)
+    assert "finishing a 'm2raap data forget' that was interrupted" in finished.stderr
     assert holding(home, [b"c003"]) == [] and not list(home.rglob(MARK))
     assert {row["state"] for row in check(home)} == {"ok", "unfinished"}
 
@@ -399,7 +399,7 @@ def test_all_that_has_to_be_named_is_said_at_once(small_world: Path, undisturbed
     run, world = copied(undisturbed, small_world, tmp_path)
     with pytest.raises(M2raapError) as refusal:
         forget([run], ["t000001"], {})
-    assert str(refusal.value).endswith(f"m2raap forget {run} {world / 'train'} {world / 'test'}")
+    assert str(refusal.value).endswith(f"m2raap data forget {run} {world / 'train'} {world / 'test'}")
 
 
 @pytest.mark.parametrize("kind", ["csv", "videofolder", "data-juicer"])

@@ -119,11 +119,11 @@ def test_rows_are_carried_out_and_set_beside_each_other(small_world: Path, tmp_p
         "arms: {mean: {}, stan: {adapt: {temporal: {name: stan, layers: 1}}}}\n"
     )
     corpora = ("--data", small_world / "train", "--bench", f"motion={small_world / 'test'}", "--limit", 16)
-    done = m2raap("ablate", recipe, *corpora, "--out", tmp_path / "A", "--allow-refused", "100%", "--json")
+    done = m2raap("run", recipe, "--ablate", *corpora, "--out", tmp_path / "A", "--allow-refused", "100%", "--json")
     rows = json.loads(done.stdout)["progressive"]
     assert [(row["arm"], row["lang"]) for row in rows] == [
         (arm, lang) for arm in ("mean", "stan") for lang in ("en", "zh")
     ]
     assert rows[0]["step"] is None and all(len(row["step"]) == len(row["whole"]) == 3 for row in rows[2:])
     assert len(list((tmp_path / "A").glob("*/keyframes"))) == 1, "the rows share one"
-    assert "Progressive table" in m2raap("report", tmp_path / "A").stdout
+    assert "Progressive table" in m2raap("report", "write", tmp_path / "A").stdout

@@ -118,7 +118,7 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
         "frozen · 34 nothing changes for too much of its time nearly dropped a still blue circle",
         "image and text do not belong together",
         "1 min 48 s",
-        "protocols differ , so m2raap compare would refuse; frames: keyframe-8 and uniform-12; pictures: 3737 and 9999",
+        "protocols differ , so m2raap report compare would refuse; frames: keyframe-8 and uniform-12; pictures: 3737 and 9999",
         "could show",
         "CLIP4Clip's arithmetic, not ours: 121 entries of 118 queries",
         "dual_softmax, transductive; mean of 3 seeds, R@1 50.0 to 55.0",

@@ -202,10 +202,19 @@ def test_forget_takes_clips_out_of_an_index(tmp_path: Path) -> None:
 
 def test_the_command_line(tmp_path: Path) -> None:
     view_of(tmp_path, rows(3))
-    words = ["-q", "index", str(tmp_path / "keyframes"), "--model", "builtin:tiny", "--out", str(tmp_path / "index")]
+    words = [
+        "-q",
+        "search",
+        "index",
+        str(tmp_path / "keyframes"),
+        "--model",
+        "builtin:tiny",
+        "--out",
+        str(tmp_path / "index"),
+    ]
     done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)["clips"] == 3
     (tmp_path / "ids.txt").write_text("c0\n")
-    remove = ["index", "--out", str(tmp_path / "index"), "--remove", str(tmp_path / "ids.txt")]
+    remove = ["search", "index", "--out", str(tmp_path / "index"), "--remove", str(tmp_path / "ids.txt")]
     assert "2 clips, flat" in CliRunner().invoke(app, remove, catch_exceptions=False).stdout
-    assert CliRunner().invoke(app, ["index", "--out", str(tmp_path / "index")]).exit_code != 0
+    assert CliRunner().invoke(app, ["search", "index", "--out", str(tmp_path / "index")]).exit_code != 0

@@ -78,10 +78,12 @@ def test_a_folder_in_the_folder_that_was_named_may_be_no_link(
         assert digests(home) == before, words
     (run / "m2raap" / "filter").unlink()
     shutil.move(home / "F", run / "m2raap" / "filter")
-    assert "is a link" in m2raap("report", run, check=1).stderr and (home / "report.html").read_text() == SECRET
+    assert (
+        "is a link" in m2raap("report", "write", run, check=1).stderr and (home / "report.html").read_text() == SECRET
+    )
     (run / "report").unlink()
     (tmp_path / "R").symlink_to(run)
-    m2raap("report", tmp_path / "R", "--json")
+    m2raap("report", "write", tmp_path / "R", "--json")
     assert (run / "report" / "report.html").exists()
 
 
@@ -116,7 +118,7 @@ def test_answers_are_not_written_through_a_link(home: Path, undisturbed: Path, s
     run, _ = copied(undisturbed, small_world, tmp_path)
     before = digests(run)
     shutil.rmtree(run / "cache", ignore_errors=True)
-    asked = ("batch", "export", run, "--stage", "rewrite", "--out", tmp_path / "asked.jsonl")
+    asked = ("run", "--out", run, "--stage", "rewrite", "--requests", tmp_path / "asked.jsonl")
     assert "asks an endpoint" in m2raap(*asked, check=1).stderr
     assert digests(run) == before and not (run / "cache").exists() and (home / "marker").read_text() == SECRET
 
@@ -136,7 +138,7 @@ def test_forget_deletes_only_copies_of_the_corpus_that_names_them(tmp_path: Path
     clips = [clip(number, video=name) for number, name in enumerate(names, 1)]
     write_corpus(data / "theirs", clips, [text(1), text(2), text(3)], video_root=data, source={})
     (tmp_path / "ids.txt").write_text("c001\nc002\nc003\n")
-    m2raap("forget", data, "--ids", tmp_path / "ids.txt")
+    m2raap("data", "forget", data, "--ids", tmp_path / "ids.txt")
     assert (root / "keep.mp4").read_text() == SECRET
     assert not (data / "theirs" / "videos" / "keep.mp4").exists(), "that one was a copy of its own"
     assert {row["state"] for row in check(data)} == {"ok"}
@@ -152,7 +154,7 @@ def test_a_strangers_folder_below_the_named_one_does_not_keep_forget_from_its_en
     write_json(theirs / "export.json", {"kind": "export", "format": "csv", "media": "videos", "counts": {}})
     (tmp_path / "data" / ".x.exporting").symlink_to(home)
     (tmp_path / "ids.txt").write_text("c003\n")
-    m2raap("forget", tmp_path / "data", "--ids", tmp_path / "ids.txt")
+    m2raap("data", "forget", tmp_path / "data", "--ids", tmp_path / "ids.txt")
     assert (home / "marker").read_text() == SECRET and "c003" not in (theirs / "clips.csv").read_text()
     assert {row["state"] for row in check(tmp_path / "data")} == {"ok"}
     make_corpus(tmp_path / "more" / "C", range(8))
@@ -160,7 +162,7 @@ def test_a_strangers_folder_below_the_named_one_does_not_keep_forget_from_its_en
     manifest = read_json(tmp_path / "more" / "S" / "manifest.json")
     write_json(tmp_path / "more" / "S" / "manifest.json", manifest | {"files": {"../../home/marker": "0" * 64}})
     before = digests(tmp_path / "more")
-    said = m2raap("forget", tmp_path / "more", "--ids", tmp_path / "ids.txt", check=1).stderr
+    said = m2raap("data", "forget", tmp_path / "more", "--ids", tmp_path / "ids.txt", check=1).stderr
     assert "does not lie in it" in said and digests(tmp_path / "more") == before, "nothing was marked or changed"
 
 
@@ -207,7 +209,7 @@ def test_a_map_names_only_corpora_that_the_run_was_made_over(undisturbed: Path, 
     make_corpus(tmp_path / "private", range(4))
     tree = read_json(run / "run.json")
     write_json(run / "run.json", tree | {"data": os.path.relpath(tmp_path / "private", run)})
-    for words in (("status", run), ("explain", "c001", "--in", run), ("report", run)):
+    for words in (("status", run), ("explain", "c001", "--in", run), ("report", "write", run)):
         done = m2raap(*words, check=None)
         assert done.returncode == (0 if words[0] == "status" else 1), done.stderr
         assert "word word" not in done.stdout
@@ -347,10 +349,10 @@ def test_forget_leaves_the_users_other_files_alone_and_goes_on_past_what_is_none
         (data / name).parent.mkdir(parents=True, exist_ok=True)
         (data / name).write_text(text_)
     (tmp_path / "ids.txt").write_text("c003\n")
-    failed = m2raap("forget", data, "--ids", tmp_path / "ids.txt", check=1).stderr
+    failed = m2raap("data", "forget", data, "--ids", tmp_path / "ids.txt", check=1).stderr
     assert "idx/manifest.json: names no inputs" in failed
     shutil.rmtree(data / "idx")
-    m2raap("forget", data, "--ids", tmp_path / "ids.txt")
+    m2raap("data", "forget", data, "--ids", tmp_path / "ids.txt")
     left = {name: (data / name).read_text() for name in others if not name.startswith("idx/")}
     assert left == {name: text_ for name, text_ in others.items() if not name.startswith("idx/")}
     assert "c003" not in {row["clip_id"] for part in View(data / "C").parts() for row in part.clips}
@@ -371,7 +373,7 @@ def test_folders_of_the_user_with_names_like_ours_are_not_ours(small_world: Path
     (tmp_path / "V" / "videos").mkdir(parents=True)
     (tmp_path / "V" / "videos" / ".idea.tmp").write_text(SECRET)
     video = sorted((small_world / "videos" / "test").iterdir())[0]
-    assert "no import has put there" in m2raap("split", video, "--cut", "--out", tmp_path / "V", check=1).stderr
+    assert "no import has put there" in m2raap("data", "split", video, "--cut", "--out", tmp_path / "V", check=1).stderr
     assert (tmp_path / "V" / "videos" / ".idea.tmp").exists()
 
 

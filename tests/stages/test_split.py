@@ -260,7 +260,9 @@ def test_names_are_safe_and_different(videos: list[str]) -> None:
 def test_command_line_and_the_stages_after_it(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "C"
     done = json.loads(
-        m2raap("split", raw, "--out", out, "--detector", "content", "--max-s", 4, "--workers", 1, "--json").stdout
+        m2raap(
+            "data", "split", raw, "--out", out, "--detector", "content", "--max-s", 4, "--workers", 1, "--json"
+        ).stdout
     )
     assert done["clips"] == 5 and done["videos"] == 4 and done["dropped"]["not_media"] == 1
     assert verify_files(out, read_json(out / "manifest.json")["files"]) == []

@@ -86,8 +86,9 @@ def test_a_planted_journal_is_never_carried_out(home: Path, tmp_path: Path, name
         write_json(tmp_path / "theirs" / folder / MARK, journal)
     before = digests(tmp_path)
     for words in (
-        ("check", "theirs"), ("explain", "c001", "--in", "theirs/S"), ("data", "export", "csv", "theirs/S", "--out", "E"),
-        ("forget", "theirs"), ("forget", "theirs/C", "theirs/S", "--ids", home / "notes.txt"),
+        ("status", "--verify", "theirs"), ("explain", "c001", "--in", "theirs/S"),
+        ("data", "export", "csv", "theirs/S", "--out", "E"),
+        ("data", "forget", "theirs"), ("data", "forget", "theirs/C", "theirs/S", "--ids", home / "notes.txt"),
         ("keyframes", "theirs/C", "--out", "K"),
     ):  # fmt: skip
         said = m2raap(*words, check=1, cwd=tmp_path).stderr
@@ -109,10 +110,10 @@ def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp
     (tmp_path / "theirs" / "S" / "manifest.json").unlink()
     (tmp_path / "ids.txt").write_text("c001\n")
     before = digests(home)
-    m2raap("forget", "theirs", "--ids", "ids.txt", cwd=tmp_path)
+    m2raap("data", "forget", "theirs", "--ids", "ids.txt", cwd=tmp_path)
     assert digests(home) == before
     write_json(tmp_path / "theirs" / "run.json", {"data": "../home/C", "benches": {}, "scores": [], "steps": []})
-    assert "was made from" in m2raap("forget", "theirs", "--ids", "ids.txt", check=1, cwd=tmp_path).stderr
+    assert "was made from" in m2raap("data", "forget", "theirs", "--ids", "ids.txt", check=1, cwd=tmp_path).stderr
     assert digests(home) == before
 
 
@@ -120,9 +121,11 @@ def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp
 
 
 READING = (
-    ("check", "{R}"), ("status", "{R}"), ("explain", "t000001", "--in", "{R}"), ("lint", "{W}/test"), ("card", "{R}"),
-    ("compare", "{R}/m2raap/bench-motion/evaluate", "{R}/zero_shot/bench-motion/evaluate"),
-    ("search", "{I}", "a red circle", "--json"), ("check", "{W}"), ("probe", "{W}/videos/test", "--json"),
+    ("status", "--verify", "{R}"), ("status", "{R}"), ("explain", "t000001", "--in", "{R}"),
+    ("report", "lint", "{W}/test"), ("data", "audit", "{R}", "--card"),
+    ("report", "compare", "{R}/m2raap/bench-motion/evaluate", "{R}/zero_shot/bench-motion/evaluate"),
+    ("search", "query", "{I}", "a red circle", "--json"), ("status", "--verify", "{W}"),
+    ("data", "probe", "{W}/videos/test", "--json"),
     ("run", "{RECIPE}", "--data", "{W}/train", "--bench", "motion={W}/test", "--out", "{R}", "--dry-run"),
     ("data", "export", "csv", "{R}", "--out", "{E}"), ("doctor",), ("recipe", "show", "demo"),
 )  # fmt: skip
@@ -130,7 +133,7 @@ READING = (
 
 def test_commands_that_read_write_nothing(small_world: Path, undisturbed: Path, tmp_path: Path):
     run, world = copied(undisturbed, small_world, tmp_path / "sent")
-    m2raap("index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out", tmp_path / "sent" / "I")
+    m2raap("search", "index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out", tmp_path / "sent" / "I")
     names = {"R": run, "W": world, "I": tmp_path / "sent" / "I", "E": tmp_path / "E"}
     names["RECIPE"] = Path(__file__).parent.parent / "small.yaml"
     before = state_of(tmp_path / "sent")
@@ -212,10 +215,13 @@ def test_a_planted_next_state_of_an_index_moves_no_file_out_of_it(home: Path, tm
         ready = {"settings": {}, "counts": {}, "model": "x", "files": {key: "0" * 64}}
         write_json(index / "next" / "ready.json", ready)
         before = digests(home)
-        said = m2raap("index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
+        said = m2raap("search", "index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
         assert "does not lie in it" in said and digests(home) == before
     write_json(index / "next" / "ready.json", ["evil"])
-    assert "holds no JSON object" in m2raap("index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
+    assert (
+        "holds no JSON object"
+        in m2raap("search", "index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
+    )
 
 
 def test_links_inside_an_index_or_a_stage_are_not_written_through(home: Path, tmp_path: Path):
@@ -223,7 +229,7 @@ def test_links_inside_an_index_or_a_stage_are_not_written_through(home: Path, tm
     (home / "clips").mkdir()
     (home / "clips" / "part-00000.parquet").write_text(SECRET)
     for name, words in (
-        ("index", ("index", "--remove", tmp_path / "ids.txt", "--out")),
+        ("index", ("search", "index", "--remove", tmp_path / "ids.txt", "--out")),
         ("stage", ("keyframes", tmp_path / "C", "--out")),
     ):
         make_corpus(tmp_path / "C", range(4))
@@ -238,7 +244,7 @@ def test_links_inside_an_index_or_a_stage_are_not_written_through(home: Path, tm
 def test_an_index_hands_out_nothing_of_folders_whose_content_its_maker_did_not_know(tmp_path: Path):
     theirs = index_of(tmp_path, rows(4))
     resigned(theirs, lambda sources: sources["views"][0].update(digest="0" * 32))  # the path is easily guessed
-    hits = json.loads(m2raap("search", theirs, "a red circle", "--json").stdout)["hits"]
+    hits = json.loads(m2raap("search", "query", theirs, "a red circle", "--json").stdout)["hits"]
     assert hits and all(hit["video_path"] is None and hit["frames_part"] is None for hit in hits)
     search = Search(theirs)
     for hand_out in (search.video, search.jpegs, search.frames_part):
@@ -273,7 +279,7 @@ def test_a_model_that_only_an_index_names_is_not_fetched(tmp_path: Path, monkeyp
     index = index_of(tmp_path, rows(4))
     named = {"model": "hf-hub:someone/else", "pretrained": None}
     resigned(index, lambda sources: sources["model"]["backbone"].update(named))
-    said = m2raap("search", index, "a red circle", check=1).stderr
+    said = m2raap("search", "query", index, "a red circle", check=1).stderr
     assert "--model hf-hub:someone/else fetches it" in said and not asked
 
 

@@ -161,7 +161,7 @@ def test_the_second_import_export_index_run_and_report_are_told(
     commands: dict[str, tuple[object, ...]] = {
         "corpus": ("data", "import", "table", listing, "--video-dir", videos[0].parent, "--out"),
         "csv": ("data", "export", "csv", run, "--out"),
-        "index": ("index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out"),
+        "index": ("search", "index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out"),
         "model": ("model", "export", run / "m2raap" / "adapt", "--to", "hub", "--out"),
     }
     for name, command in commands.items():
@@ -177,7 +177,7 @@ def test_the_second_import_export_index_run_and_report_are_told(
         assert told and not others, (name, others)
         assert digests(out) == digests(tmp_path / f"{name}-whole"), name
     again = words(world, run, "--until", "evaluate")
-    for first in (again, ["report", str(run)]):
+    for first in (again, ["report", "write", str(run)]):
         moments = seeded_moments(monkeypatch, first[0], lambda f=first: m2raap(*f))
         told = told_at(monkeypatch, moments, lambda f=first: m2raap(*f), lambda f=first: on_command_line(*f))
         assert told and all("another m2raap (process" in text for text in told), (first[0], told)
