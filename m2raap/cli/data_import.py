@@ -60,10 +60,13 @@ def import_(
     given = {"video_dir": video_dir, "num_holdout": holdout, "protocol": protocol}
     given |= {"seed": seed, "assignments": assignments, "workers": workers}
     options = _options(kind, chosen, {name: value for name, value in given.items() if value is not None})
-    from m2raap.core.tombstones import honouring
+    if tombstones:
+        from m2raap.core.corpus import keep_out
 
-    with honouring(tombstones or ()):
-        made = chosen.load()(*([] if source is None else [source]), out, **options)
+        holdouts = [out.with_name(f"{out.name}-holdout")] if holdout else []
+        for corpus in (out / "train", out / "test") if kind == "world" else (out, *holdouts):
+            keep_out(corpus, tombstones)
+    made = chosen.load()(*([] if source is None else [source]), out, **options)
     _show(made, as_json)
 
 

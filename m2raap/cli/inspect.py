@@ -20,8 +20,20 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="a run, stage or corpus folder")], as_json: JsonOption = False
+    folder: Annotated[Path, typer.Argument(help="a run, stage or corpus folder")],
+    forgotten: Annotated[
+        Path | None,
+        typer.Option(
+            "--forgotten",
+            metavar="CORPUS",
+            help="look for what this corpus (or tombstone file) has forgotten, in any folder, instead",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
+    if forgotten is not None:
+        _check_forgotten(folder, forgotten, as_json)
+        return
     from m2raap.pipeline.inspect import check as check_folder
 
     rows = check_folder(folder)
@@ -33,6 +45,22 @@ def check(
     damaged = sum(row["state"] == "damaged" for row in rows)
     if damaged:
         raise M2raapError(f"{damaged} of {len(rows)} folders are damaged; --force makes a stage again")
+
+
+def _check_forgotten(folder: Path, source: Path, as_json: bool) -> None:
+    from m2raap.export.leftovers import forgotten_hashes, leftovers
+
+    if not folder.exists():
+        raise M2raapError(f"{folder}: no such folder")
+    places = list(leftovers(folder, forgotten_hashes(source)))
+    if as_json:
+        typer.echo(json.dumps([{"path": str(row.path), "place": row.place} for row in places], ensure_ascii=False))
+    else:
+        typer.echo("\n".join(map(str, places)) or f"{folder}: holds nothing of what {source} has forgotten")
+    if places:
+        raise M2raapError(
+            f"{folder}: {len(places):,} places hold something of forgotten clips, or cannot be looked into"
+        )
 
 
 def status(run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")], as_json: JsonOption = False) -> None:

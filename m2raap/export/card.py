@@ -128,7 +128,7 @@ def _summary(view: View, tally: _Tally, recipe: Row) -> str:
         by_lang[lang] += count
     texts = ", ".join(f"{count:,} {lang}" for lang, count in sorted(by_lang.items()))
     hours = f" About {tally.seconds / 3600:,.2f} hours of video." if tally.timed == sum(tally.clips.values()) else ""
-    forgotten = sum(stone.was_here for stone in tombstones.read(view.corpus_path).stones.values())
+    forgotten = sum(row.was_here for row in tombstones.read(view.corpus_path).by_id.values())
     lines = [
         f"{sum(tally.clips.values()):,} clips ({splits}) with {sum(by_lang.values()):,} texts ({texts}).{hours}",
         f"Made by m2raap {version('m2raap')} with the recipe {plain(recipe['name'])}, seed {recipe.get('seed', 0)}, from the "

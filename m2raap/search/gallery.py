@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, read_object
 from m2raap.core.signed import signed_path
@@ -122,7 +121,6 @@ class Gallery:
     @classmethod
     def open(cls, path: Path) -> Gallery:
         """Raises M2raapError where there is no finished index, or its tables are not those that were signed."""
-        tombstones.refuse_unfinished(path)
         if not (path / "manifest.json").exists():
             what = "an unfinished index" if (path / "plan.json").exists() else "no index"
             raise M2raapError(

@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from m2raap.core.folder import finish, log_timing
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.signed import signed_path
-from m2raap.core.tombstones import id_hash, refuse_unfinished
+from m2raap.core.tombstones import id_hash
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.index import build_index, choose_kind, write_index
@@ -60,7 +59,6 @@ def make_index(
 def _make_index(
     out: Path, view: View | None, model: Path | BackboneConfig | None, kind: str, add: bool, remove: set[str] | None
 ) -> dict[str, Any]:
-    refuse_unfinished(out)
     _take_in(out)
     there = (out / "manifest.json").exists()
     if not there and (add or remove) and not (out / "plan.json").exists():
@@ -114,24 +112,6 @@ def _make_index(
         "removed": len(removed_now),
         **vars(counts),
     }
-
-
-def remove_forgotten(out: Path, gone: Callable[[str], bool]) -> None:
-    """Takes forgotten clips out of an index, without a trace of their ids. An index of nothing else goes whole, as does what
-    an interrupted run has left."""
-    _take_in(out)
-    shutil.rmtree(out / "scratch", ignore_errors=True)
-    (out / "plan.json").unlink(missing_ok=True)
-    if not (out / "manifest.json").exists():
-        return
-    old = Gallery.open(out)
-    remove = {clip_id for clip_id in old.row_of if gone(clip_id)}
-    if len(remove) == len(old.row_of):
-        (out / "manifest.json").unlink()
-        shutil.rmtree(out)
-    elif remove:
-        _assemble(out, old.sources, None, old, remove, old.manifest["settings"]["asked"], old.model_digest)
-        _take_in(out)
 
 
 def _as_it_is(
