@@ -96,9 +96,14 @@ def _count(view: View, steps: list[Step]) -> _Tally:
         for step in steps:
             for row in read_part(step.folder, "dropped", index):
                 what = "texts" if row["text_id"] else "clips"
-                shown = "" if row["threshold"] is None else f"{row['threshold']:g}"
+                threshold = "" if row["threshold"] is None else f"{row['threshold']:g}"
                 tally.dropped[
-                    step.stage, row["reason"], what, row["detail"] if shown else "", shown, row["rule_version"] or ""
+                    step.stage,
+                    row["reason"],
+                    what,
+                    row["detail"] if threshold else "",
+                    threshold,
+                    row["rule_version"] or "",
                 ] += 1
             for row in read_part(step.folder, "signals", index):
                 for name in ("caption_outcome", "rewrite_outcome"):
@@ -239,9 +244,9 @@ def _limits(view: View, tally: _Tally, recipe: Row) -> str:
         lines.append(
             "Nobody scored these clips for nudity, watermarks or personal data; such scores can be given to the filter."
         )
-    made = sum(count for (_, origin), count in tally.texts.items() if origin != "raw")
-    if made:
-        share = made / sum(tally.texts.values())
+    num_generated = sum(count for (_, origin), count in tally.texts.items() if origin != "raw")
+    if num_generated:
+        share = num_generated / sum(tally.texts.values())
         lines.append(f"{share:.0%} of the texts were written or changed by a program or a model, see Texts.")
     if any(origin == "aux" for _, origin in tally.texts):
         lines.append("Texts of the origin aux describe single frames: they know nothing of motion.")

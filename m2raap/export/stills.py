@@ -49,8 +49,8 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
             path = resolve_video(table.parent.resolve(), str(row["image"]))
         except Refused as refused:
             raise M2raapError(f"{table}: row {number}: {row['image']}: {refused}") from None
-        said = [(lang, row.get(f"caption_{lang}")) for lang in langs]
-        texts += [(len(paths), lang, str(text)) for lang, text in said if text]
+        captions = [(lang, row.get(f"caption_{lang}")) for lang in langs]
+        texts += [(len(paths), lang, str(text)) for lang, text in captions if text]
         paths.append(path)
     if not texts:
         raise M2raapError(f"{table}: no row has a caption_{' or caption_'.join(langs)}")
@@ -66,16 +66,16 @@ def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, 
     images: list[np.ndarray] = []
     with torch.inference_mode(), talk.progress("stills", len(stills.paths)) as advance:
         for start in range(0, len(stills.paths), BATCH):
-            here = stills.paths[start : start + BATCH]
-            pictures = images_from_jpegs([path.read_bytes() for path in here], clip.backbone.preprocess)
+            paths = stills.paths[start : start + BATCH]
+            pictures = images_from_jpegs([path.read_bytes() for path in paths], clip.backbone.preprocess)
             images.append(clip.encode_video(pictures[:, None]).float().numpy())
-            advance(len(here))
+            advance(len(paths))
         text_TE = encode_texts(clip, [text for _, _, text in stills.texts])
     image_VE = np.concatenate(images)
     rows, ranks = [], []
     for share in _shares(len(stills.paths), gallery, seed):
-        found = _evaluate(stills, image_VE, text_TE, share, seed)
-        rows, ranks = found.rows, ranks + found.ranks
+        measured = _evaluate(stills, image_VE, text_TE, share, seed)
+        rows, ranks = measured.rows, ranks + measured.ranks
     if gallery:
         from m2raap.retrieval.arms import summarise
 

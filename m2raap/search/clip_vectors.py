@@ -64,17 +64,17 @@ class ClipEncoder:
         """
         from m2raap.models.images import images_from_jpegs
 
-        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        vectors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, jpegs in enumerate(clips):
             by_length[len(jpegs)].append(place)
         for places in by_length.values():
             for start in range(0, len(places), BLOCK):
-                here = places[start : start + BLOCK]
-                images = [images_from_jpegs(clips[place], self._model.backbone.preprocess) for place in here]
+                block = places[start : start + BLOCK]
+                images = [images_from_jpegs(clips[place], self._model.backbone.preprocess) for place in block]
                 vectors_BE, frames_BTE = self._forward(images)
-                found |= {place: (vectors_BE[i], frames_BTE[i]) for i, place in enumerate(here)}
-        return [found[place] for place in range(len(clips))]
+                vectors |= {place: (vectors_BE[i], frames_BTE[i]) for i, place in enumerate(block)}
+        return [vectors[place] for place in range(len(clips))]
 
     def picture(self, picture: Image) -> np.ndarray:
         """(E,) of one picture, taken as a clip of one frame."""

@@ -62,8 +62,8 @@ class Sources:
     removed: tuple[str, ...] = ()  # hashes of ids that --add must not bring back
 
     def tree(self, folder: Path) -> dict[str, Any]:
-        here = folder.resolve()
-        relative = lambda path: os.path.relpath(path.resolve(), here)  # noqa: E731
+        base = folder.resolve()
+        relative = lambda path: os.path.relpath(path.resolve(), base)  # noqa: E731
         if isinstance(self.model, Path):
             model: dict[str, Any] = {"folder": relative(self.model)}
         else:
@@ -93,8 +93,8 @@ class Sources:
             ) from None
 
     @classmethod
-    def _of(cls, tree: dict[str, Any], here: Path) -> Sources:
-        resolve = lambda name: Path(os.path.normpath(here / name))  # noqa: E731
+    def _of(cls, tree: dict[str, Any], base: Path) -> Sources:
+        resolve = lambda name: Path(os.path.normpath(base / name))  # noqa: E731
         model = tree["model"]
         views = [
             View(resolve(row["corpus"]), tuple(map(resolve, row["folders"])), tuple(row["langs"]), cutoff=row["cutoff"])
@@ -192,12 +192,12 @@ def _mapped(path: Path, kind: str) -> np.ndarray:
     if not path.is_file():
         raise M2raapError(f"{path}: is not there, or no regular file; make the index again")
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise M2raapError(f"{path}: cannot be read as an array ({error}); make the index again") from None
-    if found.dtype != np.dtype(kind) or found.ndim != 2:
-        raise M2raapError(f"{path}: holds {found.dtype} of shape {found.shape}; make the index again")
-    return found
+    if array.dtype != np.dtype(kind) or array.ndim != 2:
+        raise M2raapError(f"{path}: holds {array.dtype} of shape {array.shape}; make the index again")
+    return array
 
 
 class Writer:
@@ -261,19 +261,19 @@ class _Rows:
 
 def blocks(gallery: Gallery, rows: Iterable[int], view: int, most: int = CLIPS_A_PART) -> Iterator[tuple]:
     """Rows of an index, as `Writer.add` takes them, now numbered as clips of `view`."""
-    wanted = list(rows)
-    for start in range(0, len(wanted), most):
-        here = wanted[start : start + most]
-        clips = gallery.clips.take(pa.array(here)).cast(CLIPS)
-        numbers = pa.array([view] * len(here), pa.int32())
+    numbers_of_rows = list(rows)
+    for start in range(0, len(numbers_of_rows), most):
+        block = numbers_of_rows[start : start + most]
+        clips = gallery.clips.take(pa.array(block)).cast(CLIPS)
+        numbers = pa.array([view] * len(block), pa.int32())
         clips = clips.set_column(CLIPS.get_field_index("view"), CLIPS.field("view"), numbers)
-        spans = [np.arange(gallery.frames_from[row], gallery.frames_from[row + 1]) for row in here]
-        yield clips, gallery.vectors_NE[here], gallery.frames_FE[np.concatenate(spans)]
+        spans = [np.arange(gallery.frames_from[row], gallery.frames_from[row + 1]) for row in block]
+        yield clips, gallery.vectors_NE[block], gallery.frames_FE[np.concatenate(spans)]
 
 
-def same_view(one: View, two: View) -> bool:
+def same_view(view: View, other: View) -> bool:
     """Views of the same folders, whatever stands in them today."""
     plain = lambda view: replace(  # noqa: E731
         view, corpus_path=view.corpus_path.resolve(), folders=tuple(path.resolve() for path in view.folders)
     )
-    return plain(one) == plain(two)
+    return plain(view) == plain(other)

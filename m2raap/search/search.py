@@ -22,7 +22,7 @@ from m2raap.search.backend import EVERYTHING, Hit, NotThere, Only
 from m2raap.search.clip_vectors import ClipEncoder, open_picture
 from m2raap.search.gallery import Gallery
 from m2raap.stages.keyframes import KeyframesConfig
-from m2raap.stages.transnet import transnet_cuts
+from m2raap.stages.transnet import network_cuts
 from m2raap.stages.videos import video_worker
 from m2raap.video.ending import ending_of
 from m2raap.video.extract import KeyframeConfig
@@ -113,13 +113,11 @@ class Search:
         with self._lock:
             try:
                 with VideoWorker(settings.decode) as worker:
-                    cuts_s = None
-                    if cfg.detector == "transnetv2":
-                        cuts_s = transnet_cuts(worker, path.resolve(), 0.0, None, cfg.min_shot_s)
-                    found = worker.extract(path.resolve(), 0.0, None, cfg, cuts_s)
+                    cuts_s = network_cuts(worker, path.resolve(), 0.0, None, cfg)
+                    keyframes = worker.extract(path.resolve(), 0.0, None, cfg, cuts_s)
             except Refused as refused:
                 raise M2raapError(f"{path}: cannot be read as a video ({refused})") from None
-            query_E = self._encoder.clips([found.jpegs])[0][0]
+            query_E = self._encoder.clips([keyframes.jpegs])[0][0]
         return self._hits(query_E, top, only)
 
     def like(self, clip_id: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
@@ -139,23 +137,23 @@ class Search:
                 return self._held[clip_id]
         clip = self.clip(clip_id)
         row = _frames(self._corpus_of(clip), clip_id, "jpegs")
-        found: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
-        if len(found) != len(clip["times_s"]):
+        jpegs: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
+        if len(jpegs) != len(clip["times_s"]):
             raise NotThere(
                 f"clip '{clip_id}': its key-frames have changed since; 'm2raap index --add' brings them up to date"
             )
         with self._held_lock:
-            self._held[clip_id] = found
+            self._held[clip_id] = jpegs
             while sum(len(jpeg) for row in self._held.values() for jpeg in row) > _HELD_BYTES and len(self._held) > 1:
                 self._held.popitem(last=False)
-        return found
+        return jpegs
 
     def frames_part(self, clip_id: str) -> Path:
         """The file in which a clip's key-frames lie. Raises NotThere."""
-        found = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
-        if found is None:
+        frames = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
+        if frames is None:
             raise NotThere(f"clip '{clip_id}': its key-frames are not there any more")
-        return found[0]
+        return frames[0]
 
     def video_path(self, clip_id: str) -> Path:
         """The file of a clip, below its corpus's video root. Raises NotThere."""
@@ -236,8 +234,8 @@ class Search:
             raise M2raapError(f"--top {top}: must be between 1 and {MAX_TOP}")
         num = top if without is None else top + 1
         rows, scores = self._faiss.search(query_E[None], num, self._allowed(only))
-        found = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
-        kept = [(row, score) for row, score in found if row != without][:top]
+        candidates = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
+        kept = [(row, score) for row, score in candidates if row != without][:top]
         return [{"rank": rank} | self._hit(row, score, query_E) for rank, (row, score) in enumerate(kept, 1)]
 
     def _hit(self, row: int, score: float, query_E: np.ndarray) -> Hit:

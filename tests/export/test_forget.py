@@ -142,7 +142,7 @@ def test_caches_are_pruned_and_what_holds_them_is_named(forgotten: dict[str, Any
     rows = sqlite3.connect(run / "cache" / "llm.sqlite").execute("SELECT content FROM answers").fetchall()
     assert len(rows) == 1 and forgotten["ids"][0] not in rows[0][0]
     left = summary["left_in"]
-    stages = ("filter", "keyframes", "align", "rewrite", "bench-motion/keyframes", "bench-motion/embed")
+    stages = ("filter", "keyframes", "align", "rewrite", "bench-motion/embed")
     assert {str(arm / stage) for stage in stages} <= set(left["stages"])
     assert left["models"] == [str(arm / "adapt")]
     assert set(left["exports"]) == {str(run / "exports" / kind) for kind in exporters()}
