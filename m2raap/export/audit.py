@@ -28,7 +28,11 @@ LABELS = ("keep", "drop")
 _COLUMNS = (
     "item", "label", "note", "clip_id", "video", "start_s", "end_s", "lang", "text", "same_text_on", "compare_with",
 )  # fmt: skip
-_NO_VERDICT = ("no_text_left", "balanced_out")  # what follows from other drops, and good clips that were too many
+# Reasons that follow from other drops, or drop good clips of which there are too many.
+_NO_VERDICT = (
+    "no_text_left",
+    "balanced_out",
+)
 
 
 def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, Any]:
@@ -67,7 +71,7 @@ class _Ledger:
     """What the stages of a view dropped, by reason, and what is left."""
 
     def __init__(self, view: View) -> None:
-        self._root = view.corpus.stated_video_root  # shown to the user, and not opened
+        self._root = view.corpus.stated_video_root  # a path that is shown to the user and not opened
         self._clips: dict[str, Row] = {}
         self._texts: dict[str, Row] = {}
         self._texts_of: dict[str, list[str]] = {}
@@ -97,7 +101,7 @@ class _Ledger:
         self._ids = sorted(self._clips)
 
     def item(self, row: Row, reason: str, rng: np.random.Generator) -> Row:
-        """A row of the sheet. Every row has a clip to compare with: its original, or any other."""
+        """One row of the sheet. Every row has a clip to compare with: its original, or any other."""
         clip = self._clips[row["clip_id"]]
         texts = self._texts_of[clip["clip_id"]]
         text_id = row["text_id"] or (texts[int(rng.integers(len(texts)))] if texts else None)

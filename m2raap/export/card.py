@@ -38,10 +38,10 @@ def plain(value: Any, most: int = 120) -> str:
 class _Tally:
     """Counts over what is left, and of the clips before curation by source."""
 
-    clips: Counter[str] = field(default_factory=Counter)  # by split
+    clips: Counter[str] = field(default_factory=Counter)  # number of clips by split
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
     sources_before: Counter[tuple[str, str]] = field(default_factory=Counter)
-    texts: Counter[tuple[str, str]] = field(default_factory=Counter)  # lang, origin
+    texts: Counter[tuple[str, str]] = field(default_factory=Counter)  # number of texts by (language, origin)
     producers: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str, str, str, str, str]] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""Between a backbone and its adapted model: a dial (one mixture as a model folder) and a curve (what each mixture finds)."""
+"""Between a backbone and its adapted model: a dial (one mixture as a model folder) and a curve (R@1 of each mixture)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
 
 
 def dial(model: Path, alpha: float, out: Path) -> str:
-    """Writes the mixture as a model folder; its digest."""
+    """Writes the mixture as a model folder and returns its digest."""
     from m2raap.models.interpolate import interpolated
 
     adapted, original, made_from = opened(model)
@@ -75,7 +75,7 @@ def curve(
     if stills is not None:
         measurements["stills"] = lambda clip: measure_stills(stills, clip, gallery, seed)
     if not measurements:
-        raise M2raapError("a curve needs something to ask: --bench NAME=KEYFRAMES or --stills TABLE")
+        raise M2raapError("a curve needs a set to measure on: give --bench NAME=KEYFRAMES or --stills TABLE")
     rows: list[dict[str, Any]] = []
     start: dict[str, Measured] = {}
     for alpha in sorted({0.0, *alphas}):

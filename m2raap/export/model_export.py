@@ -114,7 +114,7 @@ def _to_hub(job: _Job) -> dict[str, Any]:
     """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded here."""
     about = read_json(job.source / "model.json")
     card = model_card(job.clip, about, job.licence, job.measured)
-    job.clip.save(job.draft, about["made_from"])  # and nothing else that lies in the folder
+    job.clip.save(job.draft, about["made_from"])  # the model's own files alone, whatever else lies in its folder
     (job.draft / "README.md").write_text(card, encoding="utf-8")
     (job.draft / ".gitattributes").write_text(
         "*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8"

@@ -31,7 +31,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Stills:
-    """`texts`: (number of the still, language, caption)."""
+    """A set of pictures with captions. `texts`: (number of the still, language, caption)."""
 
     name: str
     paths: list[Path]
@@ -39,7 +39,7 @@ class Stills:
 
 
 def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
-    """Raises M2raapError naming table and row."""
+    """The stills of a table. Raises M2raapError naming table and row."""
     paths: list[Path] = []
     texts: list[tuple[int, str, str]] = []
     for number, row in enumerate(_rows(table), start=1):
@@ -58,7 +58,7 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
 
 
 def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, seed: int = 0) -> Measured:
-    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all."""
+    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all of them."""
     import torch
 
     from m2raap.models.images import images_from_jpegs
@@ -95,7 +95,7 @@ def _evaluate(stills: Stills, image_VE: np.ndarray, text_TE: np.ndarray, share: 
 
 
 def _shares(num: int, gallery: int | None, seed: int) -> list[list[int]]:
-    """Everything, or shares of `gallery` stills; what is left over at the end is not asked."""
+    """Everything, or shares of `gallery` stills; the remainder at the end is left out."""
     if gallery is None:
         return [list(range(num))]
     if not 2 <= gallery <= num:

@@ -14,12 +14,12 @@ from typing import Any
 
 MAX_CONNECTIONS = 64
 MAX_OF_ONE_PEER = MAX_CONNECTIONS // 2
-STALL_S = 30.0  # of one write
+STALL_S = 30.0  # longest time that one write may take
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def peer_of(address: str) -> str:
-    """Who counts as one: an IPv4 address, or the /64 of an IPv6 one, all of which one machine may have."""
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, all of which one machine may have."""
     client = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(client, ipaddress.IPv4Address):
         return str(client)
@@ -27,7 +27,7 @@ def peer_of(address: str) -> str:
 
 
 class BoundedServer(ThreadingHTTPServer):
-    """A thread a connection, MAX_CONNECTIONS in all and MAX_OF_ONE_PEER of one peer; what is more is answered 503."""
+    """Serves each connection in a thread: MAX_CONNECTIONS in all, MAX_OF_ONE_PEER of one client; others are answered 503."""
 
     daemon_threads = True
     request_queue_size = 64

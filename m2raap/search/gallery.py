@@ -32,17 +32,17 @@ from m2raap.retrieval.index import VectorIndex
 CLIPS = pa.schema(
     [
         ("clip_id", pa.string()),
-        ("view", pa.int32()),  # of sources.json
+        ("view", pa.int32()),  # number of the view in sources.json
         ("video", pa.string()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
-        ("duration_s", pa.float64()),  # null: unknown
+        ("duration_s", pa.float64()),  # null where it is unknown
         ("source", pa.string()),
         ("category", pa.string()),
-        ("times_s", pa.list_(pa.float64())),  # of the key-frames, since the start of the clip
-        ("width", pa.int32()),  # of the key-frames, pixels; null in an index of version 1
+        ("times_s", pa.list_(pa.float64())),  # times of the key-frames, since the start of the clip
+        ("width", pa.int32()),  # width of the key-frames in pixels; null in an index of version 1
         ("height", pa.int32()),
-        ("frames_key", pa.string()),  # names what the vectors were made from
+        ("frames_key", pa.string()),  # digest of the JPEGs that the vectors were made from
         ("langs", pa.list_(pa.string())),
         ("texts", pa.list_(pa.string())),
         ("origins", pa.list_(pa.string())),
@@ -58,7 +58,7 @@ class Sources:
 
     model: Path | BackboneConfig
     views: tuple[View, ...]
-    digests: tuple[str, ...]  # of the views when their clips were read
+    digests: tuple[str, ...]  # digests of the views when their clips were read
     removed: tuple[str, ...] = ()  # hashes of ids that --add must not bring back
 
     def tree(self, folder: Path) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class Sources:
 
     @classmethod
     def read(cls, folder: Path) -> Sources:
-        """Raises M2raapError where the file is damaged."""
+        """The sources of the index in `folder`. Raises M2raapError where the file is damaged."""
         tree = read_object(folder / SOURCES)
         try:
             return cls._of(tree, folder.resolve())
@@ -135,7 +135,7 @@ class Gallery:
             raise M2raapError(f"{path / 'manifest.json'}: is damaged; make the index again")
         tables = []
         for key, expected in sorted(manifest["files"].items()):
-            if key.startswith("clips/") or key == SOURCES:  # before a model that it names is loaded
+            if key.startswith("clips/") or key == SOURCES:  # checked before a model that the file names is loaded
                 file = signed_path(path, key)
                 if not file.is_file() or file_sha256(file) != expected:
                     raise M2raapError(f"{file}: is not what the manifest was signed over; make the index again")
@@ -176,7 +176,7 @@ class Gallery:
         return {clip_id: row for row, clip_id in enumerate(self.clips["clip_id"].to_pylist())}
 
     def faiss(self) -> VectorIndex:
-        """Raises M2raapError where the file is not the one that was signed."""
+        """The faiss index. Raises M2raapError where the file is not the one that was signed."""
         digest, kind = self.manifest["files"][FAISS], self.manifest["settings"]["kind"]
         return VectorIndex.open(self.path / FAISS, digest, kind, self.vectors_NE)
 
@@ -184,7 +184,7 @@ class Gallery:
         return self.clips.slice(row, 1).to_pylist()[0]
 
     def frame_vectors(self, row: int) -> np.ndarray:
-        """(K, E) float32 of a clip's key-frames, in the order of time."""
+        """Vectors (K, E) float32 of a clip's key-frames, in the order of time."""
         return self.frames_FE[self.frames_from[row] : self.frames_from[row + 1]].astype(np.float32)
 
 
@@ -272,7 +272,7 @@ def blocks(gallery: Gallery, rows: Iterable[int], view: int, most: int = CLIPS_A
 
 
 def same_view(view: View, other: View) -> bool:
-    """Views of the same folders, whatever stands in them today."""
+    """Whether two views are of the same folders, whatever stands in them today."""
     plain = lambda view: replace(  # noqa: E731
         view, corpus_path=view.corpus_path.resolve(), folders=tuple(path.resolve() for path in view.folders)
     )

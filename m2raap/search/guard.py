@@ -35,12 +35,12 @@ def _is_address(name: str) -> bool:
 
 @cache
 def _own_names() -> tuple[str, str]:
-    """Asked once: a slow name server must not hold up every request."""
+    """The names of this machine, resolved once: a slow name server must not hold up every request."""
     return socket.gethostname().lower(), socket.getfqdn().lower()
 
 
 def parse_host(text: str) -> tuple[str, str | None] | None:
-    """'Search.example.org:8443' -> ('search.example.org', '8443'); None for what is no name or address of a host."""
+    """'Search.example.org:8443' -> ('search.example.org', '8443'); None for a text that is no name or address of a host."""
     match = _HOST.fullmatch(text)
     return (match[1].lower(), match[2]) if match else None
 
@@ -92,7 +92,7 @@ class Guard:
         return any(name == public and (port is None or port in ports) for public, port in self.public)
 
     def token_ok(self, headers: Message) -> bool:
-        """By header or cookie."""
+        """Whether a request brings the token, in a header or a cookie."""
         if self.token is None:
             return True
         scheme, _, credentials = headers.get("Authorization", "").partition(" ")

@@ -26,10 +26,10 @@ _SCRATCH = pa.schema([*CLIPS, ("vector", pa.binary()), ("frames", pa.binary())])
 
 @dataclass
 class Counts:
-    """What came of the clips of a view."""
+    """How many clips of a view were embedded, and why the others were not."""
 
     embedded: int = 0
-    kept: int = 0  # were there before, unchanged
+    kept: int = 0  # clips that the old index held with the same frames
     without_frames: int = 0
     removed_before: int = 0  # ids that --remove took out earlier
     elsewhere: int = 0  # ids that another view of the index holds
@@ -74,7 +74,7 @@ def embed_view(
     with talk.progress(f"{out.name}/embed", total) as advance:
         for index in range(view.num_parts):
             done = scratch / "clips" / part_name(index)
-            counted = scratch / "counts" / f"part-{index:05d}.json"  # there before `done` is
+            counted = scratch / "counts" / f"part-{index:05d}.json"  # written before `done`
             if done.exists():
                 counts.add(before := Counts(**read_json(counted)))
                 advance(sum(vars(before).values()))

@@ -1,4 +1,4 @@
-"""search: an index, asked with a text, a picture, a video, or one of its own clips."""
+"""search: the clips of an index that are nearest to a text, a picture, a video, or one of its own clips."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from m2raap.video.worker import VideoWorker
 MAX_QUERY_CHARS = 500
 MAX_TOP = 200
 _EXAMPLE_CHARS, _MOST_SOURCES = 60, 100
-_HELD_BYTES = 256 * 1024**2  # of JPEGs kept in memory
+_HELD_BYTES = 256 * 1024**2  # most bytes of JPEGs that are kept in memory
 
 
 class Search:
@@ -45,7 +45,7 @@ class Search:
         self._faiss = self.gallery.faiss()
         self._model = model or self.gallery.sources.model
         self._is_asked_for = model is not None
-        self._lock = threading.Lock()  # of the model and the decoder: one query computes at a time
+        self._lock = threading.Lock()  # guards the model and the decoder: one query computes at a time
         self._held: OrderedDict[str, list[bytes]] = OrderedDict()
         self._held_lock = threading.Lock()
         self._probe_lock = threading.Lock()
@@ -88,7 +88,7 @@ class Search:
         }
 
     def by_text(self, query: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """Raises M2raapError for a query that is empty or too long."""
+        """The clips nearest to a text. Raises M2raapError for a query that is empty or too long."""
         query = query.strip()
         if not query:
             raise M2raapError("the query is empty; describe what the clip shows, in English or Chinese")
@@ -99,13 +99,16 @@ class Search:
         return self._hits(query_E, top, only)
 
     def by_picture(self, data: bytes, name: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """Raises M2raapError for what is no picture."""
-        with self._lock:  # of decoding, too: a picture may take 150 MB
+        """The clips nearest to a picture. Raises M2raapError for bytes that are no picture."""
+        with self._lock:  # held while decoding, too: a picture may take 150 MB
             query_E = self._encoder.picture(open_picture(data, name))
         return self._hits(query_E, top, only)
 
     def by_video(self, path: Path, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """Decoded as every stranger's video is, its key-frames chosen as those of the index. Raises M2raapError."""
+        """The clips nearest to a video, which is decoded in a child process, by the key-frames that the index's settings choose.
+
+        Raises M2raapError for a file that is absent or no video.
+        """
         if not path.is_file():
             raise M2raapError(f"{path}: no such file")
         settings = self._keyframes()
@@ -217,7 +220,7 @@ class Search:
         if only.min_s is not None or only.max_s is not None:
             lengths_s = self._lengths_s
             least, most = only.min_s or 0.0, np.inf if only.max_s is None else only.max_s
-            allowed &= (lengths_s >= least) & (lengths_s <= most)  # False for NaN
+            allowed &= (lengths_s >= least) & (lengths_s <= most)  # a comparison with NaN is False
         return allowed
 
     @cached_property
@@ -226,7 +229,7 @@ class Search:
 
     @cached_property
     def _lengths_s(self) -> np.ndarray:
-        """NaN where unknown."""
+        """Seconds of every clip (N,), NaN where they are unknown."""
         return self.gallery.clips["duration_s"].to_numpy().astype(float)
 
     def _hits(self, query_E: np.ndarray, top: int, only: Only, without: int | None = None) -> list[Hit]:

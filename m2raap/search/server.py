@@ -45,7 +45,7 @@ MAX_PICTURE_BYTES = 8 * 1024**2
 MAX_TOP, DEFAULT_TOP = 100, 24
 # For a request's whole head, counted from the end of the request before: a client that sends a byte now and then is cut off.
 HEAD_S = 10.0
-BODY_S = 120.0  # for a picture
+BODY_S = 120.0  # longest time in which a picture may arrive
 _CHUNK = 256 * 1024
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -69,7 +69,7 @@ _HEADERS = {
 
 
 class _Answer(Exception):
-    """An error for whoever asked."""
+    """An error that is sent to the client."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(status, message)
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, work: Callable[[], None]) -> None:
         self._begun = False
         if self.command != "POST" and ("Content-Length" in self.headers or "Transfer-Encoding" in self.headers):
-            self.close_connection = True  # as below
+            self.close_connection = True  # a body that was not read would be taken for the next request
         try:
             if len(self.path) > MAX_URL_BYTES:
                 raise _Answer(414, f"the address is longer than {MAX_URL_BYTES} bytes")
@@ -277,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
             while left and (data := source.read(min(_CHUNK, left))):
                 self.wfile.write(data)
                 left -= len(data)
-            if left:  # the file shrank: the length that was announced cannot be kept
+            if left:  # the file shrank, so that fewer bytes follow than were announced
                 self.close_connection = True
 
     def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:

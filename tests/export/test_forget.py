@@ -218,7 +218,9 @@ def chain(tmp_path_factory) -> Path:
     run_length(open_view(home / "a"), home / "b", minimum=5, mark="?")
     run_length(open_view(home / "b"), home / "d", minimum=5, mark=".")
     (home / "d" / "manifest.json").unlink()
-    shutil.copytree(home / "a", home / "d" / "previous")
+    (home / "d" / "previous" / "texts").mkdir(parents=True)
+    for name in ("plan.json", "texts/part-00000.parquet"):
+        shutil.copy(home / ("a" if name == "plan.json" else "c") / name, home / "d" / "previous" / name)
     (home / "list.jsonl").write_text("".join(json.dumps({"clip_id": f"c{i:03d}"}) + "\n" for i in range(16)))
     return home
 
