@@ -84,7 +84,7 @@ def embed_view(
             rows = [
                 row for row in _rows(part, number) if _wanted(row, part, number, removed, removed_now, old, part_counts)
             ]
-            vectors = _vectors(rows, part, encoder, old, part_counts)
+            vectors = vectors_of_rows(rows, part, encoder, old, part_counts)
             columns = [[row[name] for row in rows] for name in CLIPS.names]
             columns += [[pair[0] for pair in vectors], [pair[1] for pair in vectors]]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCRATCH, strict=True)]
@@ -139,7 +139,7 @@ def _wanted(
     return False
 
 
-def _vectors(
+def vectors_of_rows(
     rows: list[Row], part: Part, encoder: ClipEncoder, old: Gallery | None, counts: Counts
 ) -> list[tuple[bytes, bytes]]:
     """The bytes of every row's vector and frame vectors: copied where its frames are those of the old index."""

@@ -102,7 +102,7 @@ def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
     whole = files(index_of(tmp_path, rows(6)))
     folder, view = tmp_path / "index", view_of(tmp_path, rows(6))
     shutil.rmtree(folder)
-    real = index_parts._vectors
+    real = index_parts.vectors_of_rows
     calls: list[int] = []
 
     def dies(*args: Any) -> Any:
@@ -111,7 +111,7 @@ def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(index_parts, "_vectors", dies)
+    monkeypatch.setattr(index_parts, "vectors_of_rows", dies)
     with pytest.raises(KeyboardInterrupt):
         make_index(folder, view, TINY)
     with pytest.raises(M2raapError, match="an unfinished index"):
