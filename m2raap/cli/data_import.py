@@ -58,10 +58,13 @@ def import_(
     values = {"video_dir": video_dir, "num_holdout": holdout, "protocol": protocol}
     values |= {"seed": seed, "assignments": assignments, "workers": workers}
     options = _options(kind, chosen, {name: value for name, value in values.items() if value is not None})
-    from m2raap.core.tombstones import honouring
+    if tombstones:
+        from m2raap.core.corpus import keep_out
 
-    with honouring(tombstones or ()):
-        corpora = chosen.load()(*([] if source is None else [source]), out, **options)
+        holdouts = [out.with_name(f"{out.name}-holdout")] if holdout else []
+        for corpus in (out / "train", out / "test") if kind == "world" else (out, *holdouts):
+            keep_out(corpus, tombstones)
+    corpora = chosen.load()(*([] if source is None else [source]), out, **options)
     rows = [
         {"corpus": str(corpus.path), "benchmark": corpus.benchmark, "counts": corpus.counts, "source": corpus.source}
         for corpus in corpora

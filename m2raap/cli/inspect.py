@@ -28,8 +28,19 @@ def status(
         bool,
         typer.Option("--verify", help="read every corpus and stage folder below, and compare it with its manifest"),
     ] = False,
+    forgotten: Annotated[
+        Path | None,
+        typer.Option(
+            "--forgotten",
+            metavar="CORPUS",
+            help="look below the folder for what this corpus, or tombstone file, has forgotten",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
+    if forgotten is not None:
+        _look_for_forgotten(folder, forgotten, as_json)
+        return
     if verify:
         _verify(folder, as_json)
         return
@@ -80,3 +91,17 @@ def doctor(as_json: JsonOption = False) -> None:
     bad = [finding["what"] for finding in findings if finding["state"] == "bad"]
     if bad:
         raise M2raapError(f"doctor found {len(bad)} fault{'s' if len(bad) > 1 else ''}: {', '.join(bad)}")
+
+
+def _look_for_forgotten(folder: Path, source: Path, as_json: bool) -> None:
+    from m2raap.export.leftovers import forgotten_hashes, leftovers
+
+    if not folder.exists():
+        raise M2raapError(f"{folder}: no such folder")
+    places = list(leftovers(folder, forgotten_hashes(source)))
+    tree = [{"path": str(row.path), "place": row.place} for row in places]
+    emit(tree, map(str, places) if places else [f"{folder}: holds nothing of what {source} has forgotten"], as_json)
+    if places:
+        raise M2raapError(
+            f"{folder}: {len(places):,} places hold something of forgotten clips, or cannot be looked into"
+        )

@@ -172,7 +172,7 @@ def serve(
     ] = None,
     model: ModelOption = None,
 ) -> None:
-    from m2raap.search.serve import open_server
+    from m2raap.search.server import open_server
 
     server, url = open_server(index, chosen_model(model), host, port, public_host or ())
     typer.echo(url)  # the only line on stdout, so that a script can read it

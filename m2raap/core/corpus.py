@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.state import believe_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
+from m2raap.core.tombstones import Tombstones
 
 LANGS = ("en", "zh")
 SPLITS = ("train", "val", "test")
@@ -29,6 +30,7 @@ SPLITS = ("train", "val", "test")
 SCORES = "scores.parquet"
 # A file that stands in a folder while videos lie in it that no corpus names yet.
 _IMPORTING = ".m2raap-importing"
+FORGETTING = "forgetting"  # key of a manifest while clips are being removed from its tables
 TABLES = ("clips", "texts", "missing", "dropped")
 _OF_IMPORTS = ("videos", "split")
 _OURS = (*TABLES, *_OF_IMPORTS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
@@ -94,14 +96,14 @@ def _write(
     num_parts: int | None,
 ) -> None:
     clips, texts, missing, dropped = tables["clips"], tables["texts"], tables["missing"], tables["dropped"]
-    stones = tombstones.for_import(path)
-    forgotten = {row["clip_id"] for row in clips if len(stones) and stones.covers(row, video_root)}
+    forgotten = tombstones.read(path) if path.is_dir() else Tombstones()
+    left_out = {row["clip_id"] for row in clips if len(forgotten) and forgotten.covers(row, video_root)}
     clips, texts, missing = (
-        [row for row in rows if row["clip_id"] not in forgotten] for rows in (clips, texts, missing)
+        [row for row in rows if row["clip_id"] not in left_out] for rows in (clips, texts, missing)
     )
-    if forgotten and not clips:
+    if left_out and not clips:
         raise M2raapError(f"{path}: every clip of the input was forgotten ({tombstones.FILE} names them)")
-    benchmark = tombstones.benchmark_name(benchmark, len(forgotten)) if benchmark else None
+    benchmark = tombstones.benchmark_name(benchmark, len(left_out)) if benchmark else None
     num_parts = num_parts or default_num_parts(len(clips))
     by_table: dict[str, list[list[Row]]] = {}
     for table, rows in (("clips", clips), ("texts", texts), ("missing", missing), ("dropped", dropped)):
@@ -110,7 +112,6 @@ def _write(
             parts[part_of(row["clip_id"], num_parts)].append(row)
         by_table[table] = parts
     _clear(path)
-    tombstones.write(path, stones)
     files: dict[str, str] = {}
     for table, parts in by_table.items():
         for part, rows in enumerate(parts):
@@ -124,7 +125,7 @@ def _write(
         "benchmark": benchmark,
         "counts": {"clips": len(clips), "texts": len(texts), "missing_file": len(missing)}
         | ({"dropped": len(dropped)} if dropped else {})
-        | ({"forgotten": len(forgotten)} if forgotten else {}),
+        | ({"forgotten": len(left_out)} if left_out else {}),
         "source": source,
         "files": files,
         "digest": content_digest(files, num_parts, benchmark),
@@ -161,6 +162,17 @@ def importing(path: Path) -> Iterator[None]:
                 (path / _IMPORTING).unlink(missing_ok=True)
             raise
         (path / _IMPORTING).unlink(missing_ok=True)
+
+
+def keep_out(path: Path, tombstone_files: Iterable[Path]) -> None:
+    """Imports into the corpus folder `path` from now on leave out what these tombstone files (or corpus folders) name.
+
+    Raises M2raapError for a file that is none, and for a folder that is something else than a corpus.
+    """
+    others = [replace(row, was_here=False) for file in tombstone_files for row in tombstones.read(file).by_id.values()]
+    with locked(path, written=(tombstones.FILE,)):
+        _refuse_other(path)
+        tombstones.write(path, Tombstones([*others, *tombstones.read(path).by_id.values()]))
 
 
 def _refuse_other(path: Path) -> None:
@@ -210,9 +222,11 @@ def _check_rows(clips: list[Row], texts: list[Row]) -> None:
             raise M2raapError(f"text '{row['text_id']}': language '{row['lang']}' is none of {', '.join(LANGS)}")
 
 
-def open_corpus(path: Path) -> Corpus:
-    """Raises M2raapError where there is no finished corpus, or one of another schema version."""
-    tombstones.refuse_unfinished(path)
+def open_corpus(path: Path, mid_forget: bool = False) -> Corpus:
+    """Raises M2raapError where there is no finished corpus, or one of another schema version.
+
+    A corpus in which a forget was interrupted is refused, too, unless `mid_forget`.
+    """
     manifest = path / "manifest.json"
     if not manifest.exists():
         what = "an unfinished import" if path.is_dir() and any(path.glob("*/part-*")) else "no corpus"
@@ -220,6 +234,10 @@ def open_corpus(path: Path) -> Corpus:
     tree = read_json(manifest)
     if tree.get("kind") != "corpus":
         raise M2raapError(f"{path}: holds the output of stage '{tree.get('stage')}', a corpus folder is needed here")
+    if tree.get(FORGETTING) and not mid_forget:
+        raise M2raapError(
+            f"{path}: 'm2raap data forget {path}' was interrupted; give that command again, and it finishes"
+        )
     if tree["schema_version"] != SCHEMA_VERSION:
         raise M2raapError(
             f"{path}: written with table schema {tree['schema_version']}, this m2raap reads {SCHEMA_VERSION}; import it again"

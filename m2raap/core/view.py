@@ -103,9 +103,9 @@ class View:
             return self
         if num_clips < 1:
             raise M2raapError(f"--limit {num_clips}: must be at least 1")
-        present = {_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"])}
-        forgotten = {stone.id for stone in tombstones.read(self.corpus_path).stones.values() if stone.was_here}
-        hashes = sorted(present | forgotten)
+        here = {_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"])}
+        forgotten = {row.id for row in tombstones.read(self.corpus_path).by_id.values() if row.was_here}
+        hashes = sorted(here | forgotten)
         return replace(self, cutoff=hashes[min(num_clips, len(hashes)) - 1])
 
     def part(self, index: int, tables: tuple[str, ...] = ("texts",)) -> Part:
@@ -194,7 +194,6 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
 
     Raises M2raapError if neither is there and, unless not `current`, where what stands before it has changed since.
     """
-    tombstones.refuse_unfinished(path)
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
         raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again, it resumes")

@@ -29,7 +29,11 @@ LABELS = ("keep", "drop")
 _COLUMNS = (
     "item", "label", "note", "clip_id", "video", "start_s", "end_s", "lang", "text", "same_text_on", "compare_with",
 )  # fmt: skip
-_NO_VERDICT = ("no_text_left", "balanced_out")  # what follows from other drops, and good clips that were too many
+# Reasons that follow from other drops, or drop good clips of which there are too many.
+_NO_VERDICT = (
+    "no_text_left",
+    "balanced_out",
+)
 
 
 def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, Any]:
@@ -78,14 +82,14 @@ class _Ledger:
         self.kept: list[Text] = []
         base = replace(view, folders=())
         for index in range(view.num_parts):
-            before, after, gone = base.part(index), view.part(index), view.dropped_ids(index)
+            before, after, dropped_ids = base.part(index), view.part(index), view.dropped_ids(index)
             self._clips |= {row["clip_id"]: row for row in before.clips}
             self._texts |= {row["text_id"]: row for row in before.texts}
             self._texts_of |= {clip: [row["text_id"] for row in rows] for clip, rows in before.texts_of.items()}
             self._spread.update(text for text, _ in {(row["text"], row["clip_id"]) for row in before.texts})
             # A text that was rewritten is judged as it came: that is what the rules saw.
             stays = {row["clip_id"] for row in after.clips}
-            self.kept += [row for row in before.texts if row["clip_id"] in stays and row["text_id"] not in gone]
+            self.kept += [row for row in before.texts if row["clip_id"] in stays and row["text_id"] not in dropped_ids]
             for folder in view.folders:
                 for row in read_part(folder, "verdicts", index):
                     if row.get("copy_of"):
@@ -105,11 +109,11 @@ class _Ledger:
         text = self._texts.get(text_id or "", {})
         other = self._copy_of.get(clip["clip_id"]) or self._ids[int(rng.integers(len(self._ids)))]
         spread = self._spread[text["text"]] if text.get("text") else ""
-        found = {"clip_id": clip["clip_id"], "text_id": row["text_id"] if reason != "kept" else text_id}
-        found |= {"reason": reason, "stage": row.get("stage"), "video": self._path(clip)}
-        found |= {"start_s": clip["start_s"], "end_s": clip["end_s"], "lang": text.get("lang", "")}
-        found |= {"text": text.get("text", ""), "same_text_on": spread}
-        return found | {"compare_with": self._path(self._clips[other]) if other in self._clips else ""}
+        cells = {"clip_id": clip["clip_id"], "text_id": row["text_id"] if reason != "kept" else text_id}
+        cells |= {"reason": reason, "stage": row.get("stage"), "video": self._path(clip)}
+        cells |= {"start_s": clip["start_s"], "end_s": clip["end_s"], "lang": text.get("lang", "")}
+        cells |= {"text": text.get("text", ""), "same_text_on": spread}
+        return cells | {"compare_with": self._path(self._clips[other]) if other in self._clips else ""}
 
     def _path(self, clip: Clip) -> str:
         return clip["video"] if "://" in clip["video"] else str(self._root / clip["video"])
@@ -136,12 +140,12 @@ def judge_sheet(run: Path, sheet: Path) -> dict[str, Any]:
     key = {row["item"]: row for row in pq.read_table(path, use_threads=False).to_pylist()}
     _check_run(run, path, key)
     labels = _read_labels(sheet, set(key))
-    found: dict[str, Counter[str]] = {}
+    labels_of: dict[str, Counter[str]] = {}
     for item, label in labels.items():
-        found.setdefault(key[item]["reason"], Counter())[label] += 1
-    kept = found.pop("kept", Counter())
+        labels_of.setdefault(key[item]["reason"], Counter())[label] += 1
+    kept = labels_of.pop("kept", Counter())
     reasons = []
-    for reason, counts in sorted(found.items()):
+    for reason, counts in sorted(labels_of.items()):
         wrong, labelled = counts["keep"], sum(counts.values())
         row = {"reason": reason, "labelled": labelled, "wrong": wrong, "rate": wrong / labelled}
         reasons.append(row | {"interval": wilson(wrong, labelled)})

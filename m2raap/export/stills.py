@@ -32,7 +32,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Stills:
-    """`texts`: (number of the still, language, caption)."""
+    """A set of pictures with captions. `texts`: (number of the still, language, caption)."""
 
     name: str
     paths: list[Path]
@@ -40,7 +40,7 @@ class Stills:
 
 
 def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
-    """Raises M2raapError naming table and row."""
+    """The stills of a table. Raises M2raapError naming table and row."""
     paths: list[Path] = []
     texts: list[tuple[int, str, str]] = []
     for number, row in enumerate(_rows(table), start=1):
@@ -50,8 +50,8 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
             path = resolve_video(table.parent.resolve(), str(row["image"]))
         except Refused as refused:
             raise M2raapError(f"{table}: row {number}: {row['image']}: {refused}") from None
-        said = [(lang, row.get(f"caption_{lang}")) for lang in langs]
-        texts += [(len(paths), lang, str(text)) for lang, text in said if text]
+        captions = [(lang, row.get(f"caption_{lang}")) for lang in langs]
+        texts += [(len(paths), lang, str(text)) for lang, text in captions if text]
         paths.append(path)
     if not texts:
         raise M2raapError(f"{table}: no row has a caption_{' or caption_'.join(langs)}")
@@ -59,7 +59,7 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
 
 
 def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, seed: int = 0) -> Measured:
-    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all."""
+    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all of them."""
     import torch
 
     from m2raap.models.images import images_from_jpegs
@@ -67,16 +67,16 @@ def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, 
     images: list[np.ndarray] = []
     with torch.inference_mode(), talk.progress("stills", len(stills.paths)) as advance:
         for start in range(0, len(stills.paths), BATCH):
-            here = stills.paths[start : start + BATCH]
-            pictures = images_from_jpegs([path.read_bytes() for path in here], clip.backbone.preprocess)
+            paths = stills.paths[start : start + BATCH]
+            pictures = images_from_jpegs([path.read_bytes() for path in paths], clip.backbone.preprocess)
             images.append(clip.encode_video(pictures[:, None]).float().numpy())
-            advance(len(here))
+            advance(len(paths))
         text_TE = encode_texts(clip, [text for _, _, text in stills.texts])
     image_VE = np.concatenate(images)
     rows, ranks = [], []
     for share in _shares(len(stills.paths), gallery, seed):
-        found = _evaluate(stills, image_VE, text_TE, share, seed)
-        rows, ranks = found.rows, ranks + found.ranks
+        measured = _evaluate(stills, image_VE, text_TE, share, seed)
+        rows, ranks = measured.rows, ranks + measured.ranks
     if gallery:
         from m2raap.retrieval.arms import summarise
 
@@ -100,7 +100,7 @@ def _evaluate(stills: Stills, image_VE: np.ndarray, text_TE: np.ndarray, share: 
 
 
 def _shares(num: int, gallery: int | None, seed: int) -> list[list[int]]:
-    """Everything, or shares of `gallery` stills; what is left over at the end is not asked."""
+    """Everything, or shares of `gallery` stills; the remainder at the end is left out."""
     if gallery is None:
         return [list(range(num))]
     if not 2 <= gallery <= num:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.corpus import content_digest
+from m2raap.core.corpus import content_digest, open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
@@ -15,7 +15,6 @@ from m2raap.core.ledger import Counts
 from m2raap.core.signed import refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import phase_digest
 from m2raap.core.tables import Row, part_of, part_settings, read_part
-from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
@@ -29,8 +28,6 @@ def check(folder: Path) -> list[dict[str, Any]]:
     manifests = [path for path in manifests if "previous" not in path.relative_to(folder).parts]
     if not manifests:
         raise M2raapError(f"{folder}: holds no corpus and no stage folder")
-    for path in dict.fromkeys((folder, *manifests)):
-        refuse_unfinished(path)
     return [_row_of(path) for path in manifests]
 
 
@@ -48,6 +45,8 @@ def _check_one(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json")
     if manifest["kind"] == "stage":
         refuse_old_format(manifest, folder)
+    if manifest["kind"] == "corpus":
+        open_corpus(folder)  # refuses one in which a forget was interrupted
     wrong = verify_files(folder, manifest["files"])
     row["faults"] = [f"{path}: is not what the manifest was signed over" for path in wrong]
     if manifest["digest"] != _digest_of(manifest):

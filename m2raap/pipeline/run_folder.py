@@ -13,7 +13,6 @@ from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
 from m2raap.core.files import inside, read_object, write_json
 from m2raap.core.tables import read_all
-from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe
@@ -114,7 +113,6 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Raises M2raapError where there is no run, or its map is damaged."""
-        refuse_unfinished(path)
         if not (path / "run.json").exists():
             raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
         tree = read_object(path / "run.json")

@@ -92,13 +92,13 @@ def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
     files, left_out = find_files([videos])
     for line in left_out:
         talk.log(f"left out: {line}")
-    found = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
-    names = [name for name in found if _is_utf8(name)]
+    all_names = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
+    names = [name for name in all_names if _is_utf8(name)]
     if not names:
-        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename them" if found else ""))
+        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename them" if all_names else ""))
     clips = [{"clip_id": as_name(name), "video": name, "split": "test"} for name in names]
     write_corpus(out, clips, [], video_root=videos, source={"importer": "folder"})
-    return out, [printable(Path(name)) for name in found if not _is_utf8(name)]
+    return out, [printable(Path(name)) for name in all_names if not _is_utf8(name)]
 
 
 def _is_utf8(name: str) -> bool:

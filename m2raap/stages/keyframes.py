@@ -12,7 +12,7 @@ from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
-from m2raap.stages.transnet import transnet_cuts
+from m2raap.stages.transnet import network_cuts
 from m2raap.stages.videos import file_digest, opened, video_worker
 from m2raap.video.extract import KeyframeConfig
 from m2raap.video.fetch import RemoteConfig, is_url, url_digest
@@ -75,9 +75,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
             try:
                 with opened(view.corpus.video_root, clip["video"], self.cfg.remote) as path:
                     start_s, end_s = clip["start_s"] or 0.0, clip["end_s"]
-                    cuts_s = None
-                    if cfg.detector == "transnetv2":
-                        cuts_s = transnet_cuts(worker, path, start_s, end_s, cfg.min_shot_s)
+                    cuts_s = network_cuts(worker, path, start_s, end_s, cfg)
                     found = worker.extract(path, start_s, end_s, cfg, cuts_s)
             except Refused as refused:
                 signals.append(row | {"decode": refused.reason, "decode_detail": refused.detail, "num_frames": 0})

@@ -78,7 +78,7 @@ def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
         (["--alphas", "0,nan"], "alpha nan: it runs from 0"),
         (["--alphas", "0,0.5", "--floor", "-1"], "--alphas 0,0.5: --floor"),
         (["--alphas", "0,1", "--run", "nowhere"], "nowhere: holds no run"),
-        ([], "a curve needs something to ask"),
+        ([], "--bench NAME=KEYFRAMES or --stills TABLE"),
     ],
 )
 def test_wrong_words_are_said(model: Path, more: list[str], message: str):

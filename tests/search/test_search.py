@@ -15,6 +15,7 @@ from m2raap.core.files import read_json, write_json
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View, open_view
 from m2raap.search.backend import NotThere, Only
+from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.search.index import make_index
 from m2raap.search.search import Search
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
@@ -52,10 +53,11 @@ def test_frames_come_best_first_at_the_videos_times(search: Search) -> None:
     assert scores == sorted(scores, reverse=True) and {frame["n"] for frame in hit["frames"]} == {0, 1, 2}
     assert {frame["n"]: frame["time_s"] for frame in hit["frames"]} == {0: 0.5, 1: 1.5, 2: 2.5}
     row = search.gallery.row_of["c1"]
-    query_E = search._encoder.texts(["a blue circle"])[0]
-    own = search._encoder.clips([search.jpegs("c1")])[0]
-    assert np.allclose(sorted(own[1] @ query_E, reverse=True), scores, atol=2e-3)
-    assert np.array_equal(own[0], search.gallery.vectors_NE[row])
+    encoder = ClipEncoder(search.gallery.sources.model)
+    query_E = encoder.texts(["a blue circle"])[0]
+    vector_E, frames_KE = encoder.clips([search.jpegs("c1")])[0]
+    assert np.allclose(sorted(frames_KE @ query_E, reverse=True), scores, atol=2e-3)
+    assert np.array_equal(vector_E, search.gallery.vectors_NE[row])
 
 
 def test_pictures_and_likeness(search: Search) -> None:

@@ -19,7 +19,6 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, inside, read_json, write_json
 from m2raap.core.folder import manifest_digest
 from m2raap.core.state import VIDEO_ROOTS, believe_video_root
-from m2raap.core.tombstones import MARK
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.inspect import check
 from m2raap.pipeline.run_folder import RunFolder
@@ -52,51 +51,10 @@ def untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VIDEO_ROOTS)
 
 
-# ---- a planted journal
+# ---- forget
 
 
-@pytest.mark.parametrize("names", ["absolute", "relative"])
-def test_a_planted_journal_is_never_carried_out(home: Path, tmp_path: Path, names: str):
-    view = make_corpus(tmp_path / "theirs" / "C", range(8))
-    run_length(view, tmp_path / "theirs" / "S")
-
-    def named(path: Path) -> str:
-        return str(path) if names == "absolute" else os.path.relpath(path, tmp_path / "theirs" / "C")
-
-    unit = {
-        "kind": "cubes",
-        "digest": None,
-        "was": [],
-        "forgotten": 0,
-        "gone": 1,
-        "inputs": {},
-        "stones": [],
-        "settings": {},
-    }
-    journal = {
-        "kind": "forgetting",
-        "home": str(tmp_path / "theirs" / "C"),
-        "units": [unit | {"path": named(home / "photos"), "embedded": None}],
-        "gone": {"clip_ids": ["c001"], "text_ids": [], "captions": [], "videos": []},
-        "summary": {"clips": 1, "not_found": 0, "folders": {}, "checkpoints": [], "video_files_left": []},
-        "scores": {},
-        "video_copies": [named(home / "important.docx")],
-    }
-    for folder in ("C", "S"):
-        write_json(tmp_path / "theirs" / folder / MARK, journal)
-    before = digests(tmp_path)
-    for words in (
-        ("status", "--verify", "theirs"), ("explain", "c001", "--in", "theirs/S"),
-        ("data", "export", "csv", "theirs/S", "--out", "E"),
-        ("data", "forget", "theirs"), ("data", "forget", "theirs/C", "theirs/S", "--ids", home / "notes.txt"),
-        ("keyframes", "theirs/C", "--out", "K"),
-    ):  # fmt: skip
-        said = m2raap(*words, check=1, cwd=tmp_path).stderr
-        assert f"delete its {MARK}" in said, said
-        assert digests(tmp_path) == before, words
-
-
-def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp_path: Path):
+def test_forget_in_a_folder_of_a_stranger_takes_nothing_of_the_user_with_it(home: Path, tmp_path: Path):
     """Neither what its map and manifests name, nor what its links lead to, nor the files that its rows name, are touched."""
     make_corpus(home / "C", range(8))
     run_length(View(home / "C"), home / "S")
@@ -107,13 +65,12 @@ def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp
     clips = [row | {"video": "../home/important.docx"} for row in clips]
     texts = open_corpus(tmp_path / "theirs" / "C").all_rows("texts")
     write_corpus(tmp_path / "theirs" / "C", clips, texts, video_root=tmp_path / "theirs", source={}, num_parts=3)
-    (tmp_path / "theirs" / "S" / "manifest.json").unlink()
-    (tmp_path / "ids.txt").write_text("c001\n")
-    before = digests(home)
-    m2raap("data", "forget", "theirs", "--ids", "ids.txt", cwd=tmp_path)
-    assert digests(home) == before
     write_json(tmp_path / "theirs" / "run.json", {"data": "../home/C", "benches": {}, "scores": [], "steps": []})
-    assert "was made from" in m2raap("data", "forget", "theirs", "--ids", "ids.txt", check=1, cwd=tmp_path).stderr
+    before = digests(home)
+    m2raap("data", "forget", "theirs/C", "--clip", "c001", "--run", "theirs", cwd=tmp_path)
+    assert digests(home) == before
+    (tmp_path / "theirs" / "report").symlink_to(home)
+    assert "is a link" in m2raap("data", "forget", "theirs/C", "--run", "theirs", check=1, cwd=tmp_path).stderr
     assert digests(home) == before
 
 
