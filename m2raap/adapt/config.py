@@ -55,12 +55,12 @@ class AdaptConfig(Config):
         ge=1,
         description="a batch is made of groups of this many clips that look alike to the untrained backbone: hard negatives",
     )
-    order_weight: float = Field(
+    reversal_weight: float = Field(
         default=0.0,
         ge=0,
         description="weight of the loss that tells a clip from itself with its frames reversed; doubles the branch's cost",
     )
-    enhance: AcgConfig | None = Field(
+    acg: AcgConfig | None = Field(
         default=None, description="auxiliary-caption-guided weights over frames; needs the stage caption"
     )
     fcc_weight: float = Field(
@@ -134,7 +134,7 @@ class AdaptConfig(Config):
     @property
     def wants_captions(self) -> bool:
         """Whether training reads the auxiliary captions of frames."""
-        return self.enhance is not None or self.fcc_weight > 0
+        return self.acg is not None or self.fcc_weight > 0
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
@@ -146,15 +146,15 @@ class AdaptConfig(Config):
             raise ValueError(
                 "lora changes layers that learn: with train_text false, train_vision_layers has to be above 0"
             )
-        if self.temporal.name == "mean" and self.order_weight:
-            raise ValueError("mean pooling cannot tell a clip from its reversal: order_weight has to be 0")
+        if self.temporal.name == "mean" and self.reversal_weight:
+            raise ValueError("mean pooling cannot tell a clip from its reversal: reversal_weight has to be 0")
         if self.input == "video" and self.cache not in ("auto", "off"):
             raise ValueError(
                 f"cache={self.cache} keeps what frozen layers say of stored frames; input=video shows other frames every "
                 "epoch and has no cache: leave cache at auto, or take input=keyframes"
             )
         if self.input == "video" and self.wants_captions:
-            raise ValueError("captions belong to stored key-frames: enhance and fcc_weight need input: keyframes")
+            raise ValueError("captions belong to stored key-frames: acg and fcc_weight need input: keyframes")
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("origin_odds leaves no text to learn from")
         return self

@@ -263,11 +263,11 @@ def adapt(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.stages.train import help_train, helps, run_adapt
+    from m2raap.stages.train import is_worker_rank, run_adapt, train_as_worker
 
     loaded = load(recipe, assignments, seed)
-    if helps():
-        help_train(lambda _: (_open(corpus, loaded, limit), loaded.adapt_settings, loaded.keyframes.decode))
+    if is_worker_rank():
+        train_as_worker(lambda _: (_open(corpus, loaded, limit), loaded.adapt_settings, loaded.keyframes.decode))
         return
     run_adapt(_open(corpus, loaded, limit), loaded.adapt_settings, loaded.keyframes.decode, out, force)
     _show_counts(out, as_json)

@@ -19,7 +19,7 @@ from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs, write_run
 from m2raap.stages import STAGES
 from m2raap.stages.filter import with_scores
-from m2raap.stages.train import help_train, helps, run_adapt
+from m2raap.stages.train import is_worker_rank, run_adapt, train_as_worker
 from m2raap.stages.whole import run_embed, run_evaluate
 from m2raap.video.limits import VideoConfig
 
@@ -49,8 +49,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
     """
     options = options or Options()
     caches = out / "cache" / "prefix"  # of frozen layers, shared by all arms and seeds
-    if helps():
-        help_train(lambda folder: _adapt_job(recipe, inputs, out, folder), caches)
+    if is_worker_rank():
+        train_as_worker(lambda folder: _adapt_job(recipe, inputs, out, folder), caches)
         return False
     with locked(out, shared=options.share != (1, 1), written=("run.json", "cache")):
         return _run(recipe, inputs, out, engine, options, caches)

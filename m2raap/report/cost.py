@@ -69,7 +69,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
     known: dict[str, tuple[float, float]] = {}  # arms of one module share one measurement
 
     def measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
-        key = canonical([model.backbone.description, model.temporal_cfg, model.enhance_cfg, frames])
+        key = canonical([model.backbone.description, model.temporal_cfg, model.acg_cfg, frames])
         if key not in known:
             known[key] = _measured(model, frames)
         return known[key]
@@ -83,9 +83,9 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
                 backbones[named] = _backbone(one.backbone)
             backbone, frames, learns = backbones[named], one.adapt.num_frames, "adapt" in one.stages
             mean_gflop, mean_ms = measured(VideoCLIP(backbone, MeanConfig()), frames)
-            model = VideoCLIP(backbone, one.adapt.temporal, one.adapt.enhance) if learns else None
+            model = VideoCLIP(backbone, one.adapt.temporal, one.adapt.acg) if learns else None
             gflop, ms = measured(model, frames) if model else (mean_gflop, mean_ms)
-            acg = " + acg" if model and model.enhance else ""
+            acg = " + acg" if model and model.acg else ""
             rows.append(
                 ModuleRow(
                     arm=arm,

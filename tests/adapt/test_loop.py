@@ -57,7 +57,7 @@ def lines(out: Path) -> list[dict]:
         },
         {"temporal": MeanConfig(), "precision": "fp16", "objective": "sigmoid", "mug_weight": 0.5, "layer_decay": 0.7},
         {"train_text": False, "keep": "last", "objective": "info_nce_multi", "mug_weight": 0.5},
-        {"enhance": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "order_weight": 1.0, "micro_batch": 4},
+        {"acg": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "reversal_weight": 1.0, "micro_batch": 4},
     ],
     ids=[
         "cached levels",
@@ -95,7 +95,7 @@ def test_the_log_says_what_happened(cfg: AdaptConfig, tmp_path: Path) -> None:
     assert result.cache_bytes == 18 * 2 * 4 * 17 * 64 * 2
     timings = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert timings[0]["prepared"] == 0 and [row["step"] for row in timings[1:]] == list(range(1, 10))
-    assert all(row["seconds"] >= row["waited"] >= 0 for row in timings[1:])
+    assert all(row["seconds"] >= row["data_wait_s"] >= 0 for row in timings[1:])
 
 
 def test_before_the_first_step_it_is_the_backbone(cfg: AdaptConfig, tmp_path: Path) -> None:
