@@ -29,7 +29,7 @@ from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_dige
 from m2raap.adapt.texts import TextTable, text_table
 from m2raap.adapt.validate import encode_clips
 from m2raap.core import talk
-from m2raap.core.config import digest
+from m2raap.core.config import HOW, digest
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
@@ -164,7 +164,7 @@ def prepare(
         looks_NE = dist_context.broadcast(encode_clips(model, data[0], source.num_clips)).cpu().numpy()
     plan = BatchSampler(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
     steps = cfg.steps or max(1, round(cfg.epochs * plan.steps_per_epoch))
-    key = digest([cfg.model_dump(mode="json"), data_digests, backbone_digest])
+    key = digest([_settings_that_count(cfg), data_digests, backbone_digest])
     if cfg.lora is not None:
         add_lora(model, cfg.lora, cfg.seed)
         model.to(device)
@@ -217,6 +217,12 @@ def prepare(
         decoders=decoders,
         cache_bytes=cache_bytes,
     )
+
+
+def _settings_that_count(cfg: AdaptConfig) -> dict[str, Any]:
+    """The settings without those that only say how the work is done: a resumed run may change these."""
+    how = {name for name, field in AdaptConfig.model_fields.items() if field.json_schema_extra == HOW}
+    return cfg.model_dump(mode="json", exclude=how)
 
 
 def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> PrefixLayout | None:

@@ -24,6 +24,11 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
 
+# json_schema_extra of a field that only `apply` reads.
+APPLY: dict[str, Any] = {"phase": "apply"}
+# json_schema_extra of a field that says how the work is done and not what comes out; it is in no digest.
+HOW: dict[str, Any] = {"phase": "how"}
+
 T = TypeVar("T", bound=Config)
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")

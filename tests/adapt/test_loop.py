@@ -181,6 +181,17 @@ def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path)
         adapt(cfg, ordered(8, 2), None, tmp_path)
 
 
+def test_a_run_resumes_with_another_how(cfg: AdaptConfig, tmp_path: Path) -> None:
+    whole = adapt(cfg, ordered(8, 0), None, tmp_path / "whole")
+    adapt(cfg, ordered(8, 0), None, tmp_path / "killed", stop_after=5)
+    again = adapt(but(cfg, checkpoint_every_steps=2, cache_limit_gb=1.0), ordered(8, 0), None, tmp_path / "killed")
+    assert (again.model_dir / "model.safetensors").read_bytes() == (whole.model_dir / "model.safetensors").read_bytes()
+    timings = [json.loads(line) for line in (tmp_path / "killed" / "timings.jsonl").read_text().splitlines()]
+    assert [row["prepared"] for row in timings if "prepared" in row] == [0, 4], (
+        "it went on from the checkpoint of step 4"
+    )
+
+
 def test_low_rank_updates_learn_and_leave_a_plain_model(cfg: AdaptConfig, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     cfg = but(cfg, lora=LoraConfig(rank=2), train_vision_layers=2, steps=4, val_every_steps=2, lr_new=1e-2, keep="last")
