@@ -101,12 +101,12 @@ def adapt(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.stages.adapt import AdaptStage, help_train, helps
+    from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
     loaded = load(recipe, assignments, seed)
     stage = AdaptStage(loaded.adapt, loaded.shared)
-    if helps():
-        help_train(lambda _: (_open(corpus, loaded, limit), stage))
+    if is_worker_rank():
+        train_as_worker(lambda _: (_open(corpus, loaded, limit), stage))
         return
     stage.run_on(_open(corpus, loaded, limit), out, force)
     _show_counts(out, as_json)

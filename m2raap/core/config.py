@@ -29,11 +29,6 @@ class Config(BaseModel):
         return hash(canonical(self))
 
 
-# json_schema_extra of a field that only the second phase (apply) of a stage reads: changing it repeats no scoring.
-APPLY: dict[str, Any] = {"phase": "apply"}
-# json_schema_extra of a field that cannot change a result (batch sizes, devices, time limits): it is in no digest.
-HOW: dict[str, Any] = {"phase": "how"}
-
 T = TypeVar("T", bound=Config)
 
 # Marks of a field, given as `Field(json_schema_extra=APPLY)`. A field without a mark belongs to `score`, or to the phase of

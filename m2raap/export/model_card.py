@@ -32,7 +32,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
         "license": licence,
         "language": langs,
         "library_name": "m2raap",
-        "tags": ["video-text-retrieval", "clip", clip.temporal_cfg.name, *(["acg"] if clip.enhance_cfg else [])],
+        "tags": ["video-text-retrieval", "clip", clip.temporal_cfg.name, *(["acg"] if clip.acg_cfg else [])],
     }
     if name.startswith("hf-hub:"):
         head["base_model"] = name.removeprefix("hf-hub:")
@@ -50,7 +50,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
         f"- backbone: {name or 'not recorded'}{pretrained}, {clip.backbone.preprocess.image_size} px, vectors of "
         f"{clip.backbone.embed_dim}",
         f"- temporal module: {temporal}",
-        f"- caption-guided weights over frames: {clip.enhance_cfg.model_dump(mode='json') if clip.enhance_cfg else 'none'}",
+        f"- caption-guided weights over frames: {clip.acg_cfg.model_dump(mode='json') if clip.acg_cfg else 'none'}",
         f"- weights: {sum(p.numel() for p in clip.parameters()) / 1e6:.1f} M, of them "
         f"{sum(p.numel() for p in clip.temporal.parameters()) / 1e6:.1f} M in the temporal module",
         f"- gates: {json.dumps({name: round(value, 4) for name, value in clip.gates().items()})}",

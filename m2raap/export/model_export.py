@@ -86,7 +86,7 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
             f"open_clip reads other weights than were written ({changed[0]}): this model cannot be exported"
         )
     left = [job.clip.temporal_cfg.name] if job.clip.temporal_cfg.name != "mean" else []
-    about: dict[str, Any] = {"left_out": [*left, *(["acg"] if job.clip.enhance else [])]}
+    about: dict[str, Any] = {"left_out": [*left, *(["acg"] if job.clip.acg else [])]}
     if job.bench and job.measured:
         of_towers = measure(job.bench, VideoCLIP(again, MeanConfig()))
         about |= {"exported": of_towers.r1(), "exported_minus_adapted": of_towers.less(job.measured, 0)}

@@ -70,7 +70,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
     known: dict[str, tuple[float, float]] = {}  # arms of one module share one measurement
 
     def measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
-        key = canonical([model.backbone.description, model.temporal_cfg, model.enhance_cfg, frames])
+        key = canonical([model.backbone.description, model.temporal_cfg, model.acg_cfg, frames])
         if key not in known:
             known[key] = _measured(model, frames)
         return known[key]
@@ -84,9 +84,9 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
                 backbones[named] = _backbone(arm_settings.backbone)
             backbone, frames, learns = backbones[named], arm_settings.adapt.num_frames, "adapt" in arm_settings.stages
             mean_gflop, mean_ms = measured(VideoCLIP(backbone, MeanConfig()), frames)
-            model = VideoCLIP(backbone, arm_settings.adapt.temporal, arm_settings.adapt.enhance) if learns else None
+            model = VideoCLIP(backbone, arm_settings.adapt.temporal, arm_settings.adapt.acg) if learns else None
             gflop, ms = measured(model, frames) if model else (mean_gflop, mean_ms)
-            acg = " + acg" if model and model.enhance else ""
+            acg = " + acg" if model and model.acg else ""
             rows.append(
                 ModuleRow(
                     arm=arm,

@@ -49,4 +49,4 @@ def training_time(folder: Path) -> TrainingTime:
     by_step = {row["step"]: row for row in timings if "step" in row}
     prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)
     train_s = prepared_s + sum(row["seconds"] for row in by_step.values())
-    return TrainingTime(len(by_step), train_s, sum(row["waited"] for row in by_step.values()))
+    return TrainingTime(len(by_step), train_s, sum(row["data_wait_s"] for row in by_step.values()))

@@ -27,7 +27,7 @@ def test_the_last_row_is_the_recipe_and_each_row_changes_one_thing():
     for section in SECTIONS:
         assert getattr(arms[-1], section) == getattr(recipe, section), section
     first = arms[0].adapt
-    assert (first.temporal.name, first.input, first.mug_weight, first.enhance) == ("mean", "video", 0.0, None)
+    assert (first.temporal.name, first.input, first.mug_weight, first.acg) == ("mean", "video", 0.0, None)
     changed = [
         [section for section in SECTIONS if getattr(a, section) != getattr(b, section)]
         for a, b in itertools.pairwise(arms)
@@ -79,7 +79,12 @@ def test_the_table_says_what_each_row_brought(tmp_path: Path):
     recipe = Recipe.model_validate({"name": "r", "progressive": True, "seeds": 2, "arms": {"a": {}, "b": {}}})
     trained = [
         Step(
-            arm, arm, "adapt", None, _folder(tmp_path / arm / "adapt", '{"seconds": 2.0, "step": 1, "waited": 0.5}'), ()
+            arm,
+            arm,
+            "adapt",
+            None,
+            _folder(tmp_path / arm / "adapt", '{"seconds": 2.0, "step": 1, "data_wait_s": 0.5}'),
+            (),
         )
         for arm in arms
     ]
