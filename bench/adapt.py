@@ -42,7 +42,7 @@ from m2raap.models.stan import Stan
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "panda70m"
 STAN = {"name": "stan", "layers": 4, "drop_path": 0.0}
-WHOLE = {"temporal": STAN, "mug_weight": 1.0, "enhance": {}, "fcc_weight": 1.0}
+WHOLE = {"temporal": STAN, "mug_weight": 1.0, "acg": {}, "fcc_weight": 1.0}
 TEXT = "a person in a red coat slowly cuts a large green melon on a wooden table near the window"
 
 
@@ -81,7 +81,7 @@ def step_s(cfg: AdaptConfig, source: ListSource) -> tuple[float, float, float]:
         rows = read_timings(Path(out))
     steps = [row for row in rows if row.get("step", 1) > 1 and "step" in row]
     once = sum(row["seconds"] for row in rows if "prepared" in row)
-    return statistics.median(r["seconds"] for r in steps), statistics.median(r["waited"] for r in steps), once
+    return statistics.median(r["seconds"] for r in steps), statistics.median(r["data_wait_s"] for r in steps), once
 
 
 def flop(cfg: AdaptConfig, source: ListSource) -> float:

@@ -25,6 +25,7 @@ from data_tools.world.grammar import split_pairs
 from data_tools.world.importer import import_world
 from m2raap.core.config import build
 from m2raap.core.engine import LocalEngine
+from m2raap.core.tables import read_all, row_key
 from m2raap.core.view import open_view
 from m2raap.pipeline.recipe import Recipe
 from m2raap.pipeline.run import Options, run
@@ -56,15 +57,13 @@ def curated(work: Path, seed: int, args: argparse.Namespace, mismatch: float | N
     return out
 
 
-def rows(folder: Path, table: str) -> list[dict[str, Any]]:
-    return [row for path in sorted((folder / table).glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
-
-
 def choose_mismatch(run_folder: Path, world: Path) -> tuple[float, list[str]]:
     """The highest threshold that keeps LEAST_PRECISION on this world, and the sweep as lines."""
     faults = {row["id"]: row["fault"] for row in rows_of(world / "truth.parquet") if not row["repairable"]}
     judged = [
-        row for row in rows(run_folder / "align", "verdicts") if row["text_id"] and row["sim_percentile"] is not None
+        row
+        for row in read_all(run_folder / "align", "verdicts")
+        if row["text_id"] and row["sim_percentile"] is not None
     ]
     kind = [faults.get(row["text_id"], faults.get(row["clip_id"], "")) for row in judged]
     score = np.array([row["sim_percentile"] for row in judged])
@@ -93,9 +92,9 @@ def graded(run_folder: Path, world: Path, only_clips: Collection[str] | None = N
     motion = [row for row in rows_of(world / "truth.parquet") if row["id"] in ids and row["fault"] == WITHOUT_GOAL]
     by_reason: dict[str, list[str]] = {}
     for stage in ("filter", "keyframes", "align"):
-        for row in rows(run_folder / stage, "dropped"):
+        for row in read_all(run_folder / stage, "dropped"):
             if row["clip_id"] in ids:
-                by_reason.setdefault(row["reason"], []).append(row["text_id"] or row["clip_id"])
+                by_reason.setdefault(row["reason"], []).append(row_key(row))
     # A caption that is wrong in its motion only deserves its drop, but does not count in recall.
     precision = grade(by_reason, truth + motion, clip_of)
     return grade(by_reason, truth, clip_of) | {

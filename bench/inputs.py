@@ -55,7 +55,7 @@ def epochs_of(folder: Path, steps_per_epoch: int) -> tuple[float, float, float]:
     getting ready: digests, the cache where there is one."""
     steps = [row for row in read_timings(folder) if row.get("step", 1) > 1 and "step" in row]
     seconds = statistics.median(row["seconds"] for row in steps)
-    waited = statistics.median(row["waited"] for row in steps)
+    waited = statistics.median(row["data_wait_s"] for row in steps)
     ready_s = sum(row["seconds"] for row in read_timings(folder) if "prepared" in row)
     return steps_per_epoch * seconds, steps_per_epoch * waited, ready_s
 
@@ -64,7 +64,7 @@ def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
     """Seconds of reading one epoch from raw video and from stored frames with nothing else to do, and the number of clips."""
     import numpy as np
 
-    from m2raap.adapt.batches import BatchPlan, LiveImages
+    from m2raap.adapt.batches import BatchSampler, JpegFrames
     from m2raap.adapt.raw_video import Decoders, RawVideos
     from m2raap.core.videos import VideoDigests
     from m2raap.models.families import load_backbone
@@ -74,11 +74,11 @@ def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
     source = ViewSource(view, "train", limits, VideoDigests(Path("unused")))
     preprocess = load_backbone(recipe.backbone).preprocess
     decoders = Decoders(available_cores(), limits)
-    plan = BatchPlan(source.num_clips, cfg.batch_size, 0)
+    plan = BatchSampler(source.num_clips, cfg.batch_size, 0)
     found = []
     for data in (
         RawVideos(source, preprocess, cfg.num_frames, 0, decoders),
-        LiveImages(source, preprocess, cfg.num_frames),
+        JpegFrames(source, preprocess, cfg.num_frames),
     ):
         data.batch(np.arange(2))  # decoders start, the part is read
         began = time.monotonic()

@@ -37,10 +37,10 @@ def vectors(num: int, seed: int = 0) -> tuple[np.ndarray, np.random.Generator, n
     centres = unit(rng.normal(size=(clusters, DIM)).astype(np.float32))
     shares = 1 / np.sqrt(np.arange(1, clusters + 1))
     shares /= shares.sum()
-    found = np.empty((num, DIM), np.float32)
+    vectors_NE = np.empty((num, DIM), np.float32)
     for start in range(0, num, 65_536):
-        found[start : start + 65_536] = members(rng, centres, shares, min(65_536, num - start))
-    return found, rng, centres, shares
+        vectors_NE[start : start + 65_536] = members(rng, centres, shares, min(65_536, num - start))
+    return vectors_NE, rng, centres, shares
 
 
 def members(rng: np.random.Generator, centres: np.ndarray, shares: np.ndarray, num: int) -> np.ndarray:
@@ -52,12 +52,12 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def exact(queries: np.ndarray, found: np.ndarray) -> np.ndarray:
+def exact(queries: np.ndarray, vectors_NE: np.ndarray) -> np.ndarray:
     """(Q, 10) rows of the best, block by block."""
     best = np.full((len(queries), TOP), -np.inf, np.float32)
     rows = np.zeros((len(queries), TOP), np.int64)
-    for start in range(0, len(found), 65_536):
-        scores = queries @ found[start : start + 65_536].T
+    for start in range(0, len(vectors_NE), 65_536):
+        scores = queries @ vectors_NE[start : start + 65_536].T
         both = np.concatenate([best, scores], axis=1)
         names = np.concatenate([rows, np.tile(np.arange(start, start + scores.shape[1]), (len(queries), 1))], axis=1)
         order = np.argpartition(-both, TOP, axis=1)[:, :TOP]
@@ -82,12 +82,12 @@ def main() -> None:
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        made, rng, centres, shares = vectors(args.n)
-        np.save(Path(folder) / "vectors.npy", made)
+        vectors_NE, rng, centres, shares = vectors(args.n)
+        np.save(Path(folder) / "vectors.npy", vectors_NE)
         queries = members(rng, centres, shares, args.queries)
-        truth = exact(queries, made)
-        del made
-        found = np.load(Path(folder) / "vectors.npy", mmap_mode="r")
+        truth = exact(queries, vectors_NE)
+        del vectors_NE
+        vectors_NE = np.load(Path(folder) / "vectors.npy", mmap_mode="r")
         print(f"{args.n:,} vectors of {DIM}-d, {args.queries:,} queries; by size it would be {choose_kind(args.n)}")
         print(
             f"{'kind':<6}{'recall@10':>10}{'p50 ms':>9}{'p99 ms':>9}{'q/s':>8}{'build s':>9}{'file MB':>9}{'memory MB':>10}",
@@ -95,16 +95,16 @@ def main() -> None:
         )
         print(f"   at {LATER:,}: {'build':>9}{'file GB':>9}")
         for kind in args.kinds:
-            line(kind, found, queries, truth, Path(folder) / "index.faiss")
+            line(kind, vectors_NE, queries, truth, Path(folder) / "index.faiss")
     print(f"peak memory of the whole run {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
-def line(kind, found: np.ndarray, queries: np.ndarray, truth: np.ndarray, path: Path) -> None:
+def line(kind, vectors_NE: np.ndarray, queries: np.ndarray, truth: np.ndarray, path: Path) -> None:
     start = time.perf_counter()
-    digest = write_index(build_index(found, kind), path)
+    digest = write_index(build_index(vectors_NE, kind), path)
     build_s = time.perf_counter() - start
     before_mb = memory_mb()
-    index = VectorIndex.open(path, digest, kind, found)
+    index = VectorIndex.open(path, digest, kind, vectors_NE)
     held_mb = memory_mb() - before_mb
     index.search(queries[:20], TOP)  # pages of the file come in
     times_s, hits = [], 0
@@ -115,10 +115,10 @@ def line(kind, found: np.ndarray, queries: np.ndarray, truth: np.ndarray, path: 
         hits += len({*rows[0].tolist()} & {*right.tolist()})
     p50, p99 = np.percentile(times_s, [50, 99]) * 1000
     size_mb = path.stat().st_size / 1e6
-    times = LATER / len(found)
+    times = LATER / len(vectors_NE)
     growth = {
         "flat": times,
-        "hnsw": times * math.log(LATER) / math.log(len(found)),
+        "hnsw": times * math.log(LATER) / math.log(len(vectors_NE)),
         "ivf": times**1.5,
         "pq": times**1.5,
     }[kind]

@@ -9,14 +9,14 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from m2raap.core.corpus import LANGS
-from m2raap.core.exports import FILE, Item, Media, delete_copy, neutral, plain_clip, unguarded, video_name
-from m2raap.core.files import read_json, read_regular, write_atomic
+from m2raap.core.exports import Item, Media, neutral, plain_clip, unguarded, video_name
+from m2raap.core.files import read_regular
 
 LISTING = "clips.csv"
 _COLUMNS = (
@@ -45,19 +45,6 @@ class Csv:
 
     def clip_ids(self, out: Path) -> set[str]:
         return {unguarded(row["clip_id"]) for row in _rows(out)}
-
-    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
-        rows = _rows(out)
-        copied = read_json(out / FILE)["media"] == "videos"
-        sink = io.StringIO(newline="")
-        writer = csv.DictWriter(sink, _COLUMNS)
-        writer.writeheader()
-        for row in rows:
-            if not is_removed(unguarded(row["clip_id"])):
-                writer.writerow(row)
-            elif copied:
-                delete_copy(out, row["video"])
-        write_atomic(out / LISTING, sink.getvalue().encode())
 
 
 def _video(item: Item, out: Path, media: Media) -> str:

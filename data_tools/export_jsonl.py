@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from data_tools.export_videofolder import read_jsonl, write_jsonl
-from m2raap.core.exports import Item, Media, delete_copy, plain_clip, plain_text, video_name
+from data_tools.export_videofolder import read_jsonl
+from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
 
 LISTING = "data.jsonl"
 _VIDEO, _IMAGE, _END = "<__dj__video>", "<__dj__image>", "<|__dj__eoc|>"
@@ -33,14 +33,6 @@ class DataJuicer:
 
     def clip_ids(self, out: Path) -> set[str]:
         return {row["meta"]["clip_id"] for row in read_jsonl(out / LISTING)}
-
-    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
-        rows = read_jsonl(out / LISTING)
-        for row in rows:
-            if is_removed(row["meta"]["clip_id"]):
-                for name in (*row["videos"], *row["images"]):
-                    delete_copy(out, name)
-        write_jsonl(out / LISTING, [row for row in rows if not is_removed(row["meta"]["clip_id"])])
 
 
 def _tame(text: str) -> str:

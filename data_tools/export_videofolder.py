@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from m2raap.core.corpus import LANGS
-from m2raap.core.exports import Item, Media, delete_copy, plain_clip, video_name
+from m2raap.core.exports import Item, Media, plain_clip, video_name
 from m2raap.core.files import write_atomic
 
 LISTING = "metadata.jsonl"
@@ -41,17 +41,6 @@ class VideoFolder:
 
     def clip_ids(self, out: Path) -> set[str]:
         return {row["clip_id"] for listing in _listings(out) for row in read_jsonl(listing)}
-
-    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
-        for listing in _listings(out):
-            rows = read_jsonl(listing)
-            kept = [row for row in rows if not is_removed(row["clip_id"])]
-            if len(kept) == len(rows):
-                continue
-            for row in rows:
-                if is_removed(row["clip_id"]):
-                    delete_copy(listing.parent, row["file_name"])
-            write_jsonl(listing, kept)
 
 
 def _listings(out: Path) -> list[Path]:

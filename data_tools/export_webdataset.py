@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,6 @@ class WebDataset:
 
     def clip_ids(self, out: Path) -> set[str]:
         return {clip_id for path in _shards(out) for clip_id in _keys(path).values()}
-
-    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
-        for path in _shards(out):
-            keys = {key for key, clip_id in _keys(path).items() if is_removed(clip_id)}
-            if keys:
-                _rewrite(path, keys)
 
 
 def _shards(out: Path) -> list[Path]:
@@ -100,15 +93,3 @@ def _keys(path: Path) -> dict[str, str]:
             assert source is not None
             id_of_key[info.name.removesuffix(".json")] = json.loads(source.read())["clip_id"]
     return id_of_key
-
-
-def _rewrite(path: Path, keys: set[str]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(draft, "wb") as sink:
-        with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as new:
-            for shard, info in _members(path):
-                if info.name.partition(".")[0] not in keys:
-                    new.addfile(info, shard.extractfile(info))
-        sink.flush()
-        os.fsync(sink.fileno())
-    os.replace(draft, path)

@@ -8,7 +8,6 @@ A test compares the page with what this gives.
 from __future__ import annotations
 
 import inspect
-import re
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -22,15 +21,17 @@ from pydantic.fields import FieldInfo
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.cli.main import app
-from m2raap.core import tables
-from m2raap.core.errors import QUALITY, UNREADABLE
+from m2raap.core.config import HOW, phase_of
+from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE
+from m2raap.core.tables import COLUMNS
 from m2raap.curate.fidelity_rules import FIDELITY_RULES
 from m2raap.curate.limits import LangLimit
 from m2raap.curate.text_rules import RULES
 from m2raap.curate.video_rules import VIDEO_RULES
-from m2raap.pipeline.plan import DATA_STAGE
-from m2raap.pipeline.recipe import _SHARED, Recipe, recipes_folder
+from m2raap.pipeline.recipe import Recipe, recipes_folder
 from m2raap.retrieval.benchmarks import BENCHMARKS
+from m2raap.stages import data_stages, reasons
+from m2raap.stages.shared import SHARED_KEYS
 
 PAGE = Path(__file__).parent / "reference.md"
 HEAD = """# Reference
@@ -62,7 +63,7 @@ def _cell(value: Any) -> str:
 def _commands() -> Iterator[str]:
     yield "## Commands\n\nEvery command takes `--help`. Results go to stdout, talk to stderr (`m2raap -q` for none).\n"
     for names, command in sorted(_leaves(typer.main.get_command(app), []), key=lambda leaf: leaf[0]):
-        yield f"### m2raap {' '.join(names)}\n\n{_said(command.help)}\n"
+        yield f"### m2raap {' '.join(names)}\n\n{_one_line(command.help)}\n"
         rows = []
         for parameter in command.params:
             if parameter.name == "help":
@@ -95,7 +96,7 @@ def _leaves(command: Any, names: list[str]) -> Iterator[tuple[list[str], Any]]:
         yield names, command
 
 
-def _said(text: str | None) -> str:
+def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
@@ -111,19 +112,25 @@ def _recipes() -> Iterator[str]:
 # -- keys -----------------------------------------------------------------------------------------------------------
 
 
+AFTER = {
+    "how": "*How, not what: no digest holds it.*",
+    "apply": "*A new value scores nothing again.*",
+}
+
+
 def _keys() -> Iterator[str]:
     yield "## Keys of a recipe\n\nDefaults < file < `--set a.b=c`. An unknown key is refused with the nearest good name.\n"
     first: dict[type, str] = {}
     yield _table(["key", "kind", "default", "meaning"], _fields(Recipe, "", first))
 
 
-def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iterator[list[str]]:
-    comments = _comments(model)
+def _fields(model: type[BaseModel], prefix: str, first: dict[type, str], phase: str = "score") -> Iterator[list[str]]:
     for name, field in model.model_fields.items():
-        if model is AdaptConfig and name in _SHARED:
+        if model is AdaptConfig and name in SHARED_KEYS:
             continue  # a recipe says them once, at its top
         path = f"{prefix}{name}"
-        meaning = field.description or comments.get(name, "")
+        mark = phase_of(field, phase) if phase != HOW["phase"] else phase
+        meaning = (field.description or "") + (f" {AFTER[mark]}" if mark in AFTER and mark != phase else "")
         below = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if not below:
             yield [f"`{path}`", _kind(field.annotation), _default(field), meaning]
@@ -133,7 +140,7 @@ def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iter
             several = typing.get_origin(field.annotation) in (dict, list, tuple)
             inner = f"{path}.{'NAME.' if several else ''}"
             variant = f"{path}: {{name: {kind.model_fields['name'].default}}}" if len(below) > 1 else path
-            doc = (meaning or _said((inspect.getdoc(kind) or "").split("\n\n")[0])).rstrip(".")
+            doc = (meaning or _one_line((inspect.getdoc(kind) or "").split("\n\n")[0])).rstrip(".")
             type_name = "keys by name" if several else "keys"
             shown = _default(field) if several else "null" if optional and field.default is None else ""
             if kind in first:
@@ -141,23 +148,11 @@ def _fields(model: type[BaseModel], prefix: str, first: dict[type, str]) -> Iter
                 continue
             first[kind] = variant
             yield [f"`{variant}`", type_name, shown, doc]
-            for row in _fields(kind, inner, first):
+            for row in _fields(kind, inner, first, mark):
                 if len(below) == 1:
                     yield row
                 elif row[0] != f"`{inner}name`":
                     yield [f"{row[0]} ({kind.model_fields['name'].default})", *row[1:]]
-
-
-def _comments(model: type[BaseModel]) -> dict[str, str]:
-    """What stands behind a field as a comment, for those without a description. Base classes first."""
-    found: dict[str, str] = {}
-    for kind in reversed(model.__mro__):
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__.startswith("m2raap"):
-            for name, said in re.findall(
-                r"^    (\w+):.*?  # (?!type:|noqa)(.*)$", inspect.getsource(kind), re.MULTILINE
-            ):
-                found[name] = said
-    return found
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -207,19 +202,17 @@ def _default(field: FieldInfo) -> str:
 
 def _tables() -> Iterator[str]:
     yield "## Tables\n\nParquet, one file a part (`TABLE/part-00000.parquet`); every clip is in the same part of every table.\n"
-    source = inspect.getsource(tables)
-    for name, text in re.findall(r"^([A-Z]+) = pa\.schema\((.*?)^\)", source, re.DOTALL | re.MULTILINE):
-        said = dict(re.findall(r'\("(\w+)", [^#\n]*?\),  # (.*)$', text, re.MULTILINE))
-        schema = getattr(tables, name)
-        yield f"### {name.lower()}\n"
+    for name, columns in COLUMNS.items():
+        yield f"### {name}\n"
         yield _table(
-            ["column", "type", "meaning"], ([f"`{f.name}`", _type(f.type), said.get(f.name, "")] for f in schema)
+            ["column", "type", "meaning"],
+            ([f"`{column.name}`", _type(column.type), column.description] for column in columns),
         )
     yield "`missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.\n"
     yield "### signals\n\nOne row a clip or text (`clip_id`, `text_id`), one column a score; what a stage measures:\n"
     rows = [
-        (f"`{stage.name}`", ", ".join(f"`{c}`" for c in sorted(stage.signal_columns())))
-        for stage in DATA_STAGE.values()
+        (f"`{name}`", ", ".join(f"`{column}`" for column in sorted(cls(cls.config()).signal_columns())))
+        for name, cls in data_stages().items()
     ]
     yield _table(["stage", "columns"], rows)
 
@@ -255,8 +248,13 @@ def _benchmarks() -> Iterator[str]:
 
 def _reasons() -> Iterator[str]:
     yield "## Reason codes\n\nWhat may stand in `dropped`. The first list counts against `--allow-refused`.\n"
-    for codes in (UNREADABLE, QUALITY):
-        yield _table(["reason", "meaning"], ((f"`{code}`", said) for code, said in codes.items()))
+    yield _table(["reason", "meaning"], ((f"`{reason}`", sentence) for reason, sentence in UNREADABLE.items()))
+    rows = [
+        (f"`{reason}`", f"`{name}`", sentence)
+        for name, cls in data_stages().items()
+        for reason, sentence in cls.reasons.items()
+    ]
+    yield _table(["reason", "stage", "meaning"], [*rows, (f"`{NO_TEXT_LEFT}`", "all", reasons()[NO_TEXT_LEFT])])
 
 
 if __name__ == "__main__":

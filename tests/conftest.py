@@ -58,7 +58,7 @@ def _here(command: list[str], cwd: Path | str) -> subprocess.CompletedProcess[st
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(talk):
         patched.chdir(cwd)
         patched.setattr(sys, "argv", command)
-        code = main._guarded()
+        code = main.run_command_line()
     return subprocess.CompletedProcess(command, code, out.getvalue(), talk.getvalue())
 
 

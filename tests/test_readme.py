@@ -74,7 +74,7 @@ def test_commands_of_the_readme_run(folder: Path):
         report = folder / "R" / "report" / "report.html"
         if shown.startswith("m2raap run panda"):
             assert report.is_file()
-    assert not report.exists(), "forget takes the report away: it may show what was forgotten"
+    assert not report.exists(), "forget takes the report away: it may show forgotten clips"
     assert not (folder / "R2").exists(), "a dry run does nothing"
 
 

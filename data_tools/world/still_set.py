@@ -1,4 +1,4 @@
-"""Held-out stills of the world with captions in both languages, as `m2raap model keeps` and `interpolate` read them.
+"""Held-out stills of the world with captions in both languages, as `m2raap model interpolate` reads them.
 
 python -m data_tools.world.still_set OUT --num 5000 --seed 0        writes OUT/stills.jsonl and OUT/images/
 """

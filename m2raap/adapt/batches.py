@@ -108,7 +108,7 @@ def reverse_frames(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LiveImages:
+class JpegFrames:
     """The pixels of clips, decoded anew each time: for a prefix that is too large to keep, or that learns."""
 
     source: PairSource
@@ -133,20 +133,20 @@ class LiveImages:
 Place = tuple[int, int, int]  # a step, and which run of its batch: start, stop
 
 
-class Ahead:
+class Prefetcher:
     """Reads the clips that are wanted next while these are learnt from."""
 
     def __init__(self, read: Callable[[Place], tuple[Tensor, Tensor]]) -> None:
         self.read = read
         self.pool = ThreadPoolExecutor(1)
         self.waiting: dict[Place, Future[tuple[Tensor, Tensor]]] = {}
-        self.waited_s = 0.0
+        self.data_wait_s = 0.0
 
     def get(self, place: Place, then: Place | None) -> tuple[Tensor, Tensor]:
         """The clips of a place, while those of `then` are begun; `waited_s` grows by how long learning stood still."""
         started = time.perf_counter()
         batch = self.waiting.pop(place).result() if place in self.waiting else self.read(place)
-        self.waited_s += time.perf_counter() - started
+        self.data_wait_s += time.perf_counter() - started
         self.waiting = {} if then is None else {then: self.pool.submit(self.read, then)}
         return batch
 
@@ -155,7 +155,7 @@ class Ahead:
 
 
 @dataclass(frozen=True)
-class BatchPlan:
+class BatchSampler:
     """Every epoch a new seeded permutation, cut into whole batches; what is left over waits for the next epoch.
 
     With `group_size` > 1 a batch is made of groups of clips whose `looks_NE` (unit vectors) are alike, so that a step

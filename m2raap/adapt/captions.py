@@ -59,7 +59,7 @@ class CaptionTable:
 def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> CaptionTable:
     """Raises M2raapError where no frame of the source has a caption: the recipe lacks the stage `caption`."""
     if not isinstance(source, CaptionedSource):
-        raise M2raapError("adapt.enhance and fcc_weight need captions of frames; this source has none")
+        raise M2raapError("adapt.acg and fcc_weight need captions of frames; this source has none")
     numbers: dict[str, int] = {}
     rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
     for clip in range(source.num_clips):
@@ -69,13 +69,13 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
                 rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
     if not numbers:
         raise M2raapError(
-            "adapt.enhance and fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
+            "adapt.acg and fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
         )
     texts = list(numbers)
     return CaptionTable(texts, tokenised(model.backbone, texts), rows_CT)
 
 
-def heard_clips(count: int, share: float, seed: int, step: int) -> Tensor:
+def caption_keep(count: int, share: float, seed: int, step: int) -> Tensor:
     """(count,) bool: False for a `share` of a step's clips, whose captions ACG does not see, so that it learns to serve
     without them."""
     return torch.from_numpy(np.random.default_rng([seed, 4, step]).random(count) >= share)

@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
 from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, TemporalConfig
 
 
 class LoraConfig(Config):
     """Low-rank updates in place of the backbone's own weights, where those would learn; at the rate lr_new."""
 
-    rank: int = Field(default=8, ge=1, description="of the update")
-    alpha: float = Field(default=16.0, gt=0, description="the update counts alpha / rank")
+    rank: int = Field(default=8, ge=1, description="Rank of the low-rank update.")
+    alpha: float = Field(default=16.0, gt=0, description="Strength of the update: it is scaled by alpha / rank.")
     targets: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="last names of linear layers, such as c_fc, c_proj; null: all that learn",
+        description="Last names of the linear layers that get an update, such as c_fc, c_proj; null: all that learn.",
     )
 
 
@@ -29,112 +29,166 @@ class AdaptConfig(Config):
     WebVid-sized corpora STAN's recipe is lr 4e-6, lr_new 4e-5, batch 1152, weight_decay 0.05, all layers trained.
     """
 
-    backbone: BackboneConfig = BackboneConfig()
-    temporal: TemporalConfig = StanConfig()
+    backbone: BackboneConfig = Field(default=BackboneConfig(), description="The image-text model to start from.")
+    temporal: TemporalConfig = Field(default=StanConfig(), description="The temporal module over the frames of a clip.")
 
     input: Literal["keyframes", "video"] = Field(
         default="keyframes",
-        description="the frames that keyframes stored, or the video files, decoded anew every epoch (for comparison)",
+        description="Source of the frames: those that keyframes stored, or the video files, decoded anew every "
+        "epoch (for comparison).",
     )
-    decoders: int = Field(default=0, ge=0, description="of input video: decoder processes; 0: one a core")
+    decoders: int = Field(
+        default=0,
+        ge=0,
+        description="Number of decoder processes where input is video; 0: one a core.",
+        json_schema_extra=HOW,
+    )
     train_clips: int | None = Field(
-        default=None, ge=2, description="train on that many clips, drawn by the seed; null: on all"
+        default=None, ge=2, description="Number of clips to train on, drawn by the seed; null: all."
     )
-    num_frames: int = Field(default=8, ge=1, description="frames a clip; more are thinned evenly, fewer are masked")
-    epochs: float = Field(default=10.0, gt=0, description="passes over the clips, one draw of texts each")
-    steps: int | None = Field(default=None, ge=1, description="where given, instead of epochs")
-    batch_size: int = Field(default=64, ge=2, description="clips a step")
+    num_frames: int = Field(
+        default=8, ge=1, description="Number of frames a clip; more are thinned evenly, fewer are masked."
+    )
+    epochs: float = Field(
+        default=10.0, gt=0, description="Number of passes over the clips, each with one draw of texts."
+    )
+    steps: int | None = Field(
+        default=None, ge=1, description="Number of steps of the optimiser, in place of epochs; null: epochs decides."
+    )
+    batch_size: int = Field(default=64, ge=2, description="Number of clips a step.")
     micro_batch: int | None = Field(
         default=None,
         ge=1,
-        description="clips that are encoded at a time, by gradient caching: the same gradients in less memory, for a second "
-        "forward pass; null: the whole batch. Halved where GPU memory runs out",
+        description="Number of clips that are encoded at a time, by gradient caching: the same gradients in "
+        "less memory, for a second forward pass; null: the whole batch. It is halved where GPU memory runs out.",
     )
     group_size: int = Field(
         default=1,
         ge=1,
-        description="a batch is made of groups of this many clips that look alike to the untrained backbone: hard negatives",
+        description="Number of clips in each group of a batch that look alike to the untrained backbone: hard "
+        "negatives; 1: no groups.",
     )
-    order_weight: float = Field(
+    reversal_weight: float = Field(
         default=0.0,
         ge=0,
-        description="weight of the loss that tells a clip from itself with its frames reversed; doubles the branch's cost",
+        description="Weight of the loss that tells a clip from itself with its frames reversed; it doubles the branch's cost.",
     )
-    enhance: AcgConfig | None = Field(
-        default=None, description="auxiliary-caption-guided weights over frames; needs the stage caption"
+    acg: AcgConfig | None = Field(
+        default=None,
+        description="Auxiliary-caption-guided weights over frames (ACG); they need the stage caption. null: none.",
     )
     fcc_weight: float = Field(
-        default=0.0, ge=0, description="weight of the frame-caption contrastive loss; needs the stage caption"
+        default=0.0, ge=0, description="Weight of the frame-caption contrastive loss; it needs the stage caption."
     )
     caption_dropout: float = Field(
-        default=0.3, ge=0, le=1, description="share of the clips of a step that ACG sees without captions"
+        default=0.3, ge=0, le=1, description="Share of the clips of a step that ACG sees without captions."
     )
-    mug_weight: float = Field(default=0.0, ge=0, description="weight of the contrastive loss over Mug's scores")
+    mug_weight: float = Field(default=0.0, ge=0, description="Weight of the contrastive loss over Mug's scores.")
     mug_form: Literal["simple", "full"] = Field(
-        default="simple", description="of m2raap.models.mug, both from STAN's code"
+        default="simple", description="Form of Mug's score in m2raap.models.mug; both are from STAN's code."
     )
     texts_per_clip: int = Field(
-        default=1, ge=1, description="texts a clip and step, of different languages where it has them"
+        default=1, ge=1, description="Number of texts a clip and step, of different languages where the clip has them."
     )
 
-    lr: float = Field(default=1e-4, ge=0, description="of the backbone's own weights")
-    lr_new: float = Field(default=1e-3, ge=0, description="of the temporal module")
-    lr_gate: float = Field(default=1e-2, ge=0, description="of gates: Adam moves a scalar by about this a step")
-    lr_floor: float = Field(
-        default=0.1, ge=0, le=1, description="share of the learning rates that is left at the last step"
+    lr: float = Field(default=1e-4, ge=0, description="Learning rate of the backbone's own weights.")
+    lr_new: float = Field(default=1e-3, ge=0, description="Learning rate of the temporal module.")
+    lr_gate: float = Field(
+        default=1e-2, ge=0, description="Learning rate of gates: Adam moves a scalar by about this much a step."
     )
-    warmup_steps: int = Field(default=10, ge=0, description="steps until the learning rates are whole")
-    weight_decay: float = Field(default=0.05, ge=0, description="not on norms, biases, embeddings, gates")
-    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="of AdamW")
-    clip_norm: float = Field(default=5.0, gt=0, description="of the gradient")
+    lr_floor: float = Field(
+        default=0.1, ge=0, le=1, description="Share of the learning rates that is left at the last step."
+    )
+    warmup_steps: int = Field(
+        default=10, ge=0, description="Number of steps until the learning rates are at their full value."
+    )
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="Weight decay of AdamW; norms, biases, embeddings and gates have none."
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="The two betas of AdamW.")
+    clip_norm: float = Field(
+        default=5.0, gt=0, description="Largest norm of the gradient; a longer one is scaled down to it."
+    )
 
     train_vision_layers: int = Field(
-        default=0, ge=0, description="how many last vision layers learn; all of them: embeddings too"
+        default=0,
+        ge=0,
+        description="Number of last vision layers that learn; where that is all of them, the embeddings learn too.",
     )
-    train_text: bool = Field(default=True, description="whether the text tower learns")
+    train_text: bool = Field(default=True, description="Whether the text tower learns.")
     lora: LoraConfig | None = Field(
-        default=None, description="needs peft; merged into the weights when the model is saved"
+        default=None,
+        description="Low-rank updates in place of whole layers (needs peft); they are merged into the weights "
+        "when the model is saved.",
     )
     layer_decay: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="the backbone's rate is multiplied by this for every layer further from the features",
+        description="Factor on the backbone's learning rate for every layer further from the features.",
     )
-    temperature: float | None = Field(default=None, gt=0, description="null: the backbone's own")
-    learn_temperature: bool = Field(default=False, description="whether it learns")
-    objective: str = Field(default="info_nce", description="a key of m2raap.models.losses.OBJECTIVES")
+    temperature: float | None = Field(
+        default=None, gt=0, description="Temperature of the contrastive losses at the start; null: the backbone's own."
+    )
+    learn_temperature: bool = Field(default=False, description="Whether the temperature learns.")
+    objective: str = Field(
+        default="info_nce", description="Contrastive objective: a key of m2raap.models.losses.OBJECTIVES."
+    )
 
-    langs: tuple[str, ...] = Field(default=("en", "zh"), min_length=1)
+    langs: tuple[str, ...] = Field(
+        default=("en", "zh"), min_length=1, description="Languages of the texts that are drawn."
+    )
     lang_odds: dict[str, float] = Field(
-        default_factory=dict, description="odds of a language in a draw; 1 where not named"
+        default_factory=dict, description="Odds of a language in a draw; 1 where it is not named."
     )
     origin_odds: dict[str, float] = Field(
         default={"raw": 1.0, "rewrite": 1.0, "translation": 1.0, "aux": 0.25},
-        description="odds of an origin among a clip's texts of one language, shared by its texts; 0 leaves it out",
+        description="Odds of an origin among a clip's texts of one language, shared by its texts; 0 leaves it out.",
     )
 
-    val_every_steps: int = Field(default=20, ge=1, description="steps between two validations")
-    keep: Literal["best", "last"] = Field(default="best", description="by R@1 on the val clips, mean over languages")
-    checkpoint_every_steps: int = Field(default=50, ge=1, description="steps between two checkpoints to resume from")
+    val_every_steps: int = Field(default=20, ge=1, description="Number of steps between two validations.")
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="Which weights are kept: the best by R@1 on the val clips (mean over languages), or the last.",
+    )
+    checkpoint_every_steps: int = Field(
+        default=50,
+        ge=1,
+        description="Number of steps between two checkpoints to resume from.",
+        json_schema_extra=HOW,
+    )
     cache: Literal["auto", "off", "prefix", "levels"] = Field(
         default="auto",
-        description="keep in float16 what frozen vision layers say: the tokens that enter the last layers (prefix) or, "
-        "where no vision layer learns, all that the temporal module reads (levels)",
+        description="What frozen vision layers compute, kept in float16: the tokens that enter the last layers (prefix) or, "
+        "where no vision layer learns, all that the temporal module reads (levels).",
     )
-    cache_limit_gb: float = Field(default=20.0, gt=0, description="auto makes no larger cache")
+    cache_limit_gb: float = Field(
+        default=20.0, gt=0, description="Largest cache in gigabytes that auto makes.", json_schema_extra=HOW
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="of the towers; fp16 with a loss scale that adapts itself, for GPUs without bf16"
+        default="fp32",
+        description="Number format of the towers; fp16 has a loss scale that adapts itself, for GPUs without bf16.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
-    threads: int = Field(default=0, ge=0, description="of torch; 0: OMP_NUM_THREADS, else a thread a core")
-    tensorboard: bool = Field(default=False, description="also write its event files (needs the extra)")
-    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Device that trains; auto: a GPU where there is one.", json_schema_extra=HOW
+    )
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="Number of torch's threads; 0: OMP_NUM_THREADS, else a thread a core.",
+        json_schema_extra=HOW,
+    )
+    tensorboard: bool = Field(
+        default=False,
+        description="Whether TensorBoard's event files are written too (needs the extra).",
+        json_schema_extra=HOW,
+    )
+    seed: int = Field(default=0, description="Seed of everything that training draws.")
 
     @property
     def wants_captions(self) -> bool:
         """Whether training reads the auxiliary captions of frames."""
-        return self.enhance is not None or self.fcc_weight > 0
+        return self.acg is not None or self.fcc_weight > 0
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
@@ -146,15 +200,15 @@ class AdaptConfig(Config):
             raise ValueError(
                 "lora changes layers that learn: with train_text false, train_vision_layers has to be above 0"
             )
-        if self.temporal.name == "mean" and self.order_weight:
-            raise ValueError("mean pooling cannot tell a clip from its reversal: order_weight has to be 0")
+        if self.temporal.name == "mean" and self.reversal_weight:
+            raise ValueError("mean pooling cannot tell a clip from its reversal: reversal_weight has to be 0")
         if self.input == "video" and self.cache not in ("auto", "off"):
             raise ValueError(
                 f"cache={self.cache} keeps what frozen layers say of stored frames; input=video shows other frames every "
                 "epoch and has no cache: leave cache at auto, or take input=keyframes"
             )
         if self.input == "video" and self.wants_captions:
-            raise ValueError("captions belong to stored key-frames: enhance and fcc_weight need input: keyframes")
+            raise ValueError("captions belong to stored key-frames: acg and fcc_weight need input: keyframes")
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("origin_odds leaves no text to learn from")
         return self

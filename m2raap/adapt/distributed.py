@@ -24,46 +24,47 @@ from m2raap.adapt.objective import Features
 from m2raap.core.errors import M2raapError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=30)  # a process may wait for the data stages of the first; a dead fellow is noticed at once
+# A process may wait this long for the data stages of the first one; the death of another process is noticed at once.
+PATIENCE = timedelta(days=30)
 BUCKET = 2**24  # numbers that travel at a time
 
 
-class Team:
-    """The processes that train together; alone it does nothing. Collective calls raise M2raapError when a fellow is gone."""
+class DistContext:
+    """The processes that train together; alone it does nothing. Collective calls raise M2raapError when another process died."""
 
     def __init__(
-        self, rank: int = 0, size: int = 1, store: Any = None, local_rank: int = 0, on_this_machine: int = 1
+        self, rank: int = 0, world_size: int = 1, store: Any = None, local_rank: int = 0, local_world_size: int = 1
     ) -> None:
-        self.rank, self.size, self.store = rank, size, store
-        self.local_rank, self.on_this_machine = local_rank, on_this_machine
+        self.rank, self.world_size, self.store = rank, world_size, store
+        self.local_rank, self.local_world_size = local_rank, local_world_size
         self._tasks = 0
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, batch: int) -> tuple[int, int]:
+    def local_slice(self, batch: int) -> tuple[int, int]:
         """Which clips of a batch this process encodes: start, stop."""
-        if batch < self.size:
-            raise M2raapError(f"a batch of {batch} clips cannot be shared by {self.size} processes: use fewer")
-        return batch * self.rank // self.size, batch * (self.rank + 1) // self.size
+        if batch < self.world_size:
+            raise M2raapError(f"a batch of {batch} clips cannot be shared by {self.world_size} processes: use fewer")
+        return batch * self.rank // self.world_size, batch * (self.rank + 1) // self.world_size
 
-    def gathered(self, found: Features, share: tuple[int, int], batch: int) -> Features:
+    def all_gather(self, found: Features, share: tuple[int, int], batch: int) -> Features:
         """The features of the whole batch, from everyone's share of it."""
-        if self.size == 1:
+        if self.world_size == 1:
             return found
         whole = {}
-        for name, part in found.named().items():
+        for name, part in found.present().items():
             numbers = part.byte() if part.dtype == torch.bool else part
             full = numbers.new_zeros(batch, *part.shape[1:])
             full[slice(*share)] = numbers
             self._sum(full)
             whole[name] = full.to(part.dtype)
-        return found.but(whole)
+        return found.replace(whole)
 
     def sum_gradients(self, weights: list[nn.Parameter]) -> None:
         """Sums `.grad` over the processes. A weight that none has a gradient of keeps None."""
-        if self.size == 1 or not weights:
+        if self.world_size == 1 or not weights:
             return
         there = torch.tensor([float(p.grad is not None) for p in weights], device=weights[0].device)
         self._sum(there)
@@ -80,43 +81,43 @@ class Team:
         """Everyone has worked out the same: the mean keeps them the same to the last digit."""
         self.sum_gradients(weights)
         for p in weights:
-            if self.size > 1 and p.grad is not None:
-                p.grad /= self.size
+            if self.world_size > 1 and p.grad is not None:
+                p.grad /= self.world_size
 
-    def from_first(self, tensor: Tensor) -> Tensor:
+    def broadcast(self, tensor: Tensor) -> Tensor:
         """What the first process has, on all."""
-        if self.size > 1:
+        if self.world_size > 1:
             tensor = tensor.contiguous()
             self._guarded(lambda: dist.broadcast(tensor, 0))
         return tensor
 
-    def agree(self, what: str, digest: str) -> None:
+    def assert_same(self, what: str, digest: str) -> None:
         """Raises M2raapError where the processes do not hold the same."""
-        if self.size == 1:
+        if self.world_size == 1:
             return
         mine = torch.tensor([int(digest[i : i + 7], 16) for i in range(0, 28, 7)], dtype=torch.int64)
-        if not torch.equal(self.from_first(mine.clone()), mine):
+        if not torch.equal(self.broadcast(mine.clone()), mine):
             raise M2raapError(f"process {self.rank} sees other {what} than the first: all have to see the same folders")
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all are here."""
-        if self.size > 1:
+        if self.world_size > 1:
             self._guarded(lambda: dist.all_reduce(torch.zeros(1)))
 
-    def first_alone(self, make: Callable[[], T]) -> T:
+    def main_process_first(self, make: Callable[[], T]) -> T:
         """`make` in the first process, then in the others: what it writes they find."""
-        if not self.leads:
-            self.wait()
+        if not self.is_main:
+            self.barrier()
         made = make()
-        if self.leads:
-            self.wait()
+        if self.is_main:
+            self.barrier()
         return made
 
     # -- what the first process asks of the others --------------------------------------------------------------------
 
-    def hand_over(self, task: str) -> None:
+    def send_task(self, task: str) -> None:
         """Of the first process: the others get the task; '' sends them home."""
-        if self.size > 1 and self.store is not None:
+        if self.world_size > 1 and self.store is not None:
             self.store.set(f"task/{self._tasks}", task)
             self._tasks += 1
 
@@ -137,7 +138,7 @@ class Team:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             raise M2raapError(
-                f"process {self.rank} of {self.size} has lost another one, whose own message says why "
+                f"process {self.rank} of {self.world_size} stopped because another process died, whose own message says why "
                 f"({str(error).splitlines()[0][:120]}). The same command resumes"
             ) from None
 
@@ -156,10 +157,10 @@ def _buckets(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 @cache
-def join() -> Team:
-    """The team that the launcher's environment describes (RANK, WORLD_SIZE and so on, as torchrun sets them)."""
+def join() -> DistContext:
+    """The context that the launcher's environment describes (RANK, WORLD_SIZE and so on, as torchrun sets them)."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Team()
+        return DistContext()
     store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if torch.cuda.is_available():
@@ -167,17 +168,17 @@ def join() -> Team:
     return start(rank, size, store, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def start(rank: int, size: int, store: Any, local_rank: int = 0, on_this_machine: int = 1) -> Team:
+def start(rank: int, size: int, store: Any, local_rank: int = 0, local_world_size: int = 1) -> DistContext:
     """Opens the process group. `store` is where the processes find each other."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE)
-    team = Team(rank, size, PrefixStore("team", store), local_rank, on_this_machine)
-    atexit.register(_leave, team)
-    return team
+    dist_context = DistContext(rank, size, PrefixStore("team", store), local_rank, local_world_size)
+    atexit.register(_leave, dist_context)
+    return dist_context
 
 
-def _leave(team: Team) -> None:
-    if team.leads:
-        team.hand_over("")
+def _leave(dist_context: DistContext) -> None:
+    if dist_context.is_main:
+        dist_context.send_task("")
     if dist.is_initialized():
         dist.destroy_process_group()

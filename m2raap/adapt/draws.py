@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class RowDraws:
+class DropPathRng:
     """Uniform numbers for the rows of a chunk: those that the rows of the whole batch would get, cut out.
 
     So chunks of a batch, and shares of several processes, learn exactly what the whole batch would. A row belongs to a

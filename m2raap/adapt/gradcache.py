@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from m2raap.adapt.distributed import Team
+from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.objective import Features
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
@@ -23,7 +23,7 @@ Encode = Callable[[int, int, tuple[int, int] | None], Features]  # start, stop, 
 Chunk = tuple[int, int]
 
 
-class Backward:
+class GradCache:
     """Puts the gradients of a step into `.grad` of `learning`; out of memory, the chunks are halved and the step is the same.
 
     `learning` are the weights that `encode` reads, `of_loss` those that only the loss reads (temperature, bias). `micro`:
@@ -31,12 +31,16 @@ class Backward:
     """
 
     def __init__(
-        self, learning: Iterable[nn.Parameter], of_loss: Iterable[nn.Parameter], team: Team, micro: int | None
+        self,
+        learning: Iterable[nn.Parameter],
+        of_loss: Iterable[nn.Parameter],
+        dist_context: DistContext,
+        micro: int | None,
     ) -> None:
         self.of_loss = list(of_loss)
         apart = {id(p) for p in self.of_loss}
         self.learning = [p for p in learning if id(p) not in apart]
-        self.team, self.micro = team, micro
+        self.dist_context, self.micro = dist_context, micro
 
     def __call__(
         self,
@@ -47,12 +51,12 @@ class Backward:
     ) -> float:
         """The loss of `batch` clips. `scale` is what the loss goes through before it goes back (fp16)."""
         scale = scale or (lambda loss: loss)
-        share = self.team.share(batch)
+        share = self.dist_context.local_slice(batch)
         self._forget(self.of_loss)
         while True:
             self._forget(self.learning)
             made = self._first_pass(share, encode)
-            if self.team.size > 1 or len(made) > 1:
+            if self.dist_context.world_size > 1 or len(made) > 1:
                 break
             try:  # one chunk is the batch: its graph goes back at once
                 loss = loss_of(made[0])
@@ -63,9 +67,9 @@ class Backward:
             self._forget(self.of_loss)
             self._halve(share)
         kept = made[0] if len(made) == 1 else None
-        found = self.team.gathered(_without_graph(Features.joined(made)), share, batch)
+        found = self.dist_context.all_gather(_without_graph(Features.joined(made)), share, batch)
         del made
-        leaves = found.but({name: tensor.requires_grad_() for name, tensor in found.vectors().items()})
+        leaves = found.replace({name: tensor.requires_grad_() for name, tensor in found.vectors().items()})
         try:
             loss = loss_of(leaves)
             scale(loss).backward()
@@ -77,8 +81,8 @@ class Backward:
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
         del leaves, found
         self._second_pass(share, encode, kept, gradients)
-        self.team.sum_gradients(self.learning)
-        self.team.mean_gradients(self.of_loss)
+        self.dist_context.sum_gradients(self.learning)
+        self.dist_context.mean_gradients(self.of_loss)
         return float(loss.detach())
 
     def _first_pass(self, share: Chunk, encode: Encode) -> list[Features]:
@@ -114,7 +118,7 @@ class Backward:
         self.micro = (size + 1) // 2
         gc.collect()
         torch.cuda.empty_cache()
-        talk.say(f"adapt: out of GPU memory; from here on {self.micro} clips are encoded at a time, the batch stays")
+        talk.log(f"adapt: out of GPU memory; from here on {self.micro} clips are encoded at a time, the batch stays")
 
     @staticmethod
     def _forget(weights: list[nn.Parameter]) -> None:
@@ -130,7 +134,7 @@ def cut(share: Chunk, size: int | None) -> list[Chunk]:
 
 
 def _without_graph(found: Features) -> Features:
-    return found.but({name: tensor.detach() for name, tensor in found.vectors().items()})
+    return found.replace({name: tensor.detach() for name, tensor in found.vectors().items()})
 
 
 def _back(found: Features, chunk: Chunk, gradients: dict[str, Tensor]) -> None:

@@ -34,27 +34,27 @@ class Features:
     caption_BTE: Tensor | None = None
     captioned_BT: Tensor | None = None
 
-    def named(self) -> dict[str, Tensor]:
+    def present(self) -> dict[str, Tensor]:
         """The tensors that are there."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def vectors(self) -> dict[str, Tensor]:
         """Those with a gradient: all but the masks."""
-        return {name: tensor for name, tensor in self.named().items() if tensor.is_floating_point()}
+        return {name: tensor for name, tensor in self.present().items() if tensor.is_floating_point()}
 
-    def but(self, tensors: dict[str, Tensor]) -> Features:
+    def replace(self, tensors: dict[str, Tensor]) -> Features:
         return replace(self, **tensors)
 
     @classmethod
     def joined(cls, parts: Sequence[Features]) -> Features:
         if len(parts) == 1:
             return parts[0]
-        return cls(**{name: torch.cat([part.named()[name] for part in parts]) for name in parts[0].named()})
+        return cls(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
 
 
 @dataclass(frozen=True)
-class Words:
+class BatchTexts:
     """The texts of the whole batch, for finding twins: K lists of B, and the clips that own a text; and B lists of the
     captions of T frames."""
 
@@ -75,7 +75,7 @@ def bias_of(cfg: AdaptConfig, own: nn.Parameter | None) -> nn.Parameter | None:
 
 
 def step_loss(
-    cfg: AdaptConfig, found: Features, words: Words, scale: Tensor, bias: nn.Parameter | None = None
+    cfg: AdaptConfig, found: Features, batch_texts: BatchTexts, scale: Tensor, bias: nn.Parameter | None = None
 ) -> Tensor:
     """Mean over the K texts of a clip of video-text, order and Mug losses; then the frame-caption loss.
 
@@ -84,9 +84,9 @@ def step_loss(
     """
     objective, losses = OBJECTIVES[cfg.objective], []
     of_scores = info_nce if bias is not None else objective
-    for turn, texts in enumerate(words.texts):
+    for turn, texts in enumerate(batch_texts.texts):
         text_BE = found.text_BKE[:, turn]
-        twins = owned_mask(texts, words.owners).to(text_BE.device)
+        twins = owned_mask(texts, batch_texts.owners).to(text_BE.device)
         logits_BB = cosine_logits(found.video_BE, text_BE, scale)
         if bias is not None:
             if bool(bias.isnan()):
@@ -95,7 +95,7 @@ def step_loss(
         losses.append(objective(logits_BB, twins))
         if found.reversed_BE is not None:
             order = order_contrast(found.video_BE, found.reversed_BE, text_BE, scale)
-            losses[-1] = losses[-1] + cfg.order_weight * order
+            losses[-1] = losses[-1] + cfg.reversal_weight * order
         if found.token_BKLE is not None and found.token_mask_BKL is not None and found.vectors_BTE is not None:
             unit_BTE = F.normalize(found.vectors_BTE, dim=-1)
             tokens = (found.token_BKLE[:, turn], found.token_mask_BKL[:, turn])
@@ -104,6 +104,6 @@ def step_loss(
     loss = torch.stack(losses).mean()
     if found.caption_BTE is not None and found.captioned_BT is not None and found.vectors_BTE is not None:
         said = (found.caption_BTE, found.captioned_BT)
-        pairs = frame_caption_loss(found.vectors_BTE, said, found.mask_BT, scale, words.captions)
+        pairs = frame_caption_loss(found.vectors_BTE, said, found.mask_BT, scale, batch_texts.captions)
         loss = loss + cfg.fcc_weight * pairs
     return loss

@@ -24,8 +24,8 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
         )
     backbone.requires_grad_(False)
     model.temporal.requires_grad_(True)
-    if model.enhance is not None:
-        model.enhance.requires_grad_(True)
+    if model.acg is not None:
+        model.acg.requires_grad_(True)
     if layers == backbone.num_layers:
         vision.visual.requires_grad_(True)
         for behind in vision.tail():
@@ -105,14 +105,14 @@ def make_optimiser(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None
     return torch.optim.AdamW(parameter_groups(model, cfg, bias), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
 
 
-def lr_share(step: int, steps: int, warmup_steps: int, floor: float) -> float:
-    """Share of the peak rate at step 1 .. steps: linear rise over the warm-up, then half a cosine down to `floor`."""
+def lr_multiplier(step: int, steps: int, warmup_steps: int, floor: float) -> float:
+    """Factor of the peak learning rate at step 1 .. steps: linear rise over the warm-up, then half a cosine down to `floor`."""
     if step <= warmup_steps:
         return step / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
-def set_rates(optimiser: torch.optim.Optimizer, share: float) -> None:
+def set_rates(optimiser: torch.optim.Optimizer, multiplier: float) -> None:
     for group in optimiser.param_groups:
-        group["lr"] = group["base_lr"] * share
+        group["lr"] = group["base_lr"] * multiplier

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import LiveImages, PairSource
+from m2raap.adapt.batches import JpegFrames, PairSource
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
@@ -33,7 +33,7 @@ SAVE_EVERY_CHUNKS = 64
 
 
 @dataclass(frozen=True)
-class CachePlan:
+class PrefixLayout:
     """What to keep: `depth` is how many last vision layers the prefix stops before."""
 
     kind: Literal["prefix", "levels"]
@@ -64,7 +64,7 @@ class CachePlan:
 class PrefixCache:
     """Tokens of all clips, and which frames are there."""
 
-    plan: CachePlan
+    plan: PrefixLayout
     tokens_BVTSD: np.ndarray
     mask_BT: np.ndarray
     time_dim: ClassVar[int] = 2
@@ -87,7 +87,7 @@ def open_prefix_cache(
     frames: str,
     source: PairSource,
     model: VideoCLIP,
-    plan: CachePlan,
+    plan: PrefixLayout,
     progress: Callable[[str, int, int], None],
     limit_bytes: float = math.inf,
 ) -> PrefixCache:
@@ -127,7 +127,7 @@ def _make(
     need: int,
     source: PairSource,
     model: VideoCLIP,
-    plan: CachePlan,
+    plan: PrefixLayout,
     progress: Callable[[str, int, int], None],
 ) -> None:
     folder.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ def _make(
     mask = np.zeros((source.num_clips, plan.num_frames), bool)
     if done:
         mask[:done] = np.load(mask_path, allow_pickle=False)[:done]
-    live = LiveImages(source, model.backbone.preprocess, plan.num_frames)
+    live = JpegFrames(source, model.backbone.preprocess, plan.num_frames)
     for number, start in enumerate(range(done, source.num_clips, CHUNK_CLIPS), 1):
         stop = min(start + CHUNK_CLIPS, source.num_clips)
         images, there = live.batch(np.arange(start, stop))

@@ -14,22 +14,22 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
-from m2raap.adapt.batches import Ahead, BatchPlan, LiveImages, PairSource, Place, frames_digest
+from m2raap.adapt.batches import BatchSampler, JpegFrames, PairSource, Place, Prefetcher, frames_digest
 from m2raap.adapt.captions import CaptionedSource, CaptionTable, caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint
 from m2raap.adapt.config import AdaptConfig
-from m2raap.adapt.distributed import Team
-from m2raap.adapt.draws import RowDraws
-from m2raap.adapt.gradcache import Backward, cut
+from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.draws import DropPathRng
+from m2raap.adapt.gradcache import GradCache, cut
 from m2raap.adapt.lora import add_lora
 from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
-from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, open_prefix_cache
+from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
 from m2raap.adapt.texts import TextTable, text_table
 from m2raap.adapt.validate import encode_clips
 from m2raap.core import talk
-from m2raap.core.config import digest
+from m2raap.core.config import digest, what_is_made
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
@@ -39,18 +39,18 @@ from m2raap.models.stan import DropPath
 from m2raap.models.video_clip import VideoCLIP
 
 Report = Callable[[str, int, int], None]
-Data = PrefixCache | LiveImages | RawVideos
+Data = PrefixCache | JpegFrames | RawVideos
 
 
 @dataclass
-class Run:
+class TrainState:
     cfg: AdaptConfig
     model: VideoCLIP
     optimiser: torch.optim.AdamW
-    state: Progress
+    progress: Progress
     key: str
     steps: int
-    plan: BatchPlan
+    plan: BatchSampler
     clip_ids: list[str]
     data: Data
     table: TextTable
@@ -60,14 +60,14 @@ class Run:
     val_clips: int
     captions: CaptionTable | None  # where ACG or the frame-caption loss wants them
     val_captions: CaptionTable | None
-    ahead: Ahead
+    prefetcher: Prefetcher
     out: Path
     log: Any  # these three: of the first process alone
     timings: Any
     board: Any
-    drops: RowDraws
-    team: Team
-    backward: Backward
+    drops: DropPathRng
+    dist_context: DistContext
+    grad_cache: GradCache
     bias: nn.Parameter | None  # of the objective
     max_logit_scale: float  # its logarithm; where a temperature learns
     scaler: torch.amp.GradScaler | None  # of fp16
@@ -86,13 +86,13 @@ class Run:
         """What is read next: `then` of this step's batch, or else what the next step begins with."""
         if then is not None:
             return (step, *then)
-        first = cut(self.team.share(self.plan.size), self.backward.micro)[0]
+        first = cut(self.dist_context.local_slice(self.plan.size), self.grad_cache.micro)[0]
         return (step + 1, *first) if step < self.steps else None
 
     def close(self) -> None:
         if self.decoders is not None:
             self.decoders.close()  # first, so that a batch that is being read ends early
-        self.ahead.close()
+        self.prefetcher.close()
         for file in (self.log, self.timings, self.board):
             if file is not None:
                 file.close()
@@ -104,10 +104,10 @@ def prepare(
     val_source: PairSource | None,
     out: Path,
     report: Report,
-    team: Team,
+    dist_context: DistContext,
     caches: Path | None = None,
     decoders: Decoders | None = None,
-) -> Run:
+) -> TrainState:
     if source.num_clips < 2:
         raise M2raapError(f"adapt needs at least 2 clips with frames and texts, found {source.num_clips}")
     if cfg.objective not in OBJECTIVES:
@@ -115,8 +115,8 @@ def prepare(
     if val_source is not None and val_source.num_clips == 0:
         val_source = None
     cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
-    device = f"cuda:{team.local_rank}" if cuda else "cpu"
-    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.enhance, seed=cfg.seed)
+    device = f"cuda:{dist_context.local_rank}" if cuda else "cpu"
+    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, seed=cfg.seed)
     backbone_digest = model.backbone.digest  # asked for first here: as it was loaded
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
@@ -138,33 +138,33 @@ def prepare(
             assert isinstance(one, VideoSource)
             data.append(RawVideos(one, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders))
         elif cache is None:
-            data.append(LiveImages(one, model.backbone.preprocess, cfg.num_frames))
+            data.append(JpegFrames(one, model.backbone.preprocess, cfg.num_frames))
         else:
             made = partial(
                 open_prefix_cache, caches or scratch / "cache", frames[number], one, model, cache, report,
                 max(cfg.cache_limit_gb * 1e9, cache_bytes),
             )  # fmt: skip
-            data.append(team.first_alone(made))
+            data.append(dist_context.main_process_first(made))
     tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
     chinese = sum("zh" in by_lang for by_lang in tables[0].rows_of)
     if chinese and model.backbone.english_only:
-        talk.say(
+        talk.log(
             f"adapt: warning: {chinese} clips have Chinese texts, but the tokenizer of {cfg.backbone.model} knows English only: "
             "Chinese falls into pieces that its text tower never learnt. Take a backbone that reads Chinese (Chinese-CLIP, "
             "AltCLIP, SigLIP2, or a multilingual one such as xlm-roberta-base-ViT-B-32), or langs: [en]"
         )
 
     readers = [source] if cfg.wants_captions else []
-    if cfg.enhance and val_source is not None:  # the frame-caption loss alone asks nothing of the val clips
+    if cfg.acg and val_source is not None:  # the frame-caption loss alone asks nothing of the val clips
         readers.append(val_source)
     captions = [caption_table(one, model, cfg.num_frames) for one in readers]
 
     looks_NE = None
     if cfg.group_size > 1:
-        looks_NE = team.from_first(encode_clips(model, data[0], source.num_clips)).cpu().numpy()
-    plan = BatchPlan(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
+        looks_NE = dist_context.broadcast(encode_clips(model, data[0], source.num_clips)).cpu().numpy()
+    plan = BatchSampler(source.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
     steps = cfg.steps or max(1, round(cfg.epochs * plan.steps_per_epoch))
-    key = digest([cfg.model_dump(mode="json"), data_digests, backbone_digest])
+    key = digest([what_is_made(cfg), data_digests, backbone_digest])
     if cfg.lora is not None:
         add_lora(model, cfg.lora, cfg.seed)
         model.to(device)
@@ -172,24 +172,24 @@ def prepare(
     if bias is not None:
         bias.data = bias.data.to(device)
     optimiser = make_optimiser(model, cfg, bias)
-    drops = RowDraws()
+    drops = DropPathRng()
     for module in model.modules():
         if isinstance(module, DropPath):
             module.draws = drops
-    state = load_checkpoint(scratch / "checkpoint.pt", key, model, optimiser) or Progress()
+    progress = load_checkpoint(scratch / "checkpoint.pt", key, model, optimiser) or Progress()
     scaler = torch.amp.GradScaler(model.backbone.device.type) if cfg.precision == "fp16" else None
-    if scaler is not None and state.loss_scale:
-        scaler.load_state_dict(state.loss_scale)
-    if bias is not None and state.bias is not None:
-        bias.data.fill_(state.bias)
-    team.agree("data, settings or checkpoints", digest([key, state.step]))
+    if scaler is not None and progress.loss_scale:
+        scaler.load_state_dict(progress.loss_scale)
+    if bias is not None and progress.bias is not None:
+        bias.data.fill_(progress.bias)
+    dist_context.assert_same("data, settings or checkpoints", digest([key, progress.step]))
     of_loss = [model.backbone.logit_scale, *([bias] if bias is not None else [])]
     learning = [p for group in optimiser.param_groups for p in group["params"]]
-    return Run(
+    return TrainState(
         cfg=cfg,
         model=model,
         optimiser=optimiser,
-        state=state,
+        progress=progress,
         key=key,
         steps=steps,
         plan=plan,
@@ -202,14 +202,14 @@ def prepare(
         val_clips=val_source.num_clips if val_source is not None else 0,
         captions=captions[0] if captions else None,
         val_captions=captions[1] if len(captions) > 1 else None,
-        ahead=Ahead(lambda at: data[0].batch(plan.clips(at[0])[at[1] : at[2]], plan.epoch(at[0]))),
+        prefetcher=Prefetcher(lambda at: data[0].batch(plan.clips(at[0])[at[1] : at[2]], plan.epoch(at[0]))),
         out=out,
-        log=_log_from(out / "train.jsonl", state.log_bytes) if team.leads else None,
-        timings=(out / "timings.jsonl").open("a", encoding="utf-8") if team.leads else None,
-        board=_board(out, state.step) if cfg.tensorboard and team.leads else None,
+        log=_log_from(out / "train.jsonl", progress.log_bytes) if dist_context.is_main else None,
+        timings=(out / "timings.jsonl").open("a", encoding="utf-8") if dist_context.is_main else None,
+        board=_board(out, progress.step) if cfg.tensorboard and dist_context.is_main else None,
         drops=drops,
-        team=team,
-        backward=Backward(learning, of_loss, team, state.micro_batch or cfg.micro_batch),
+        dist_context=dist_context,
+        grad_cache=GradCache(learning, of_loss, dist_context, progress.micro_batch or cfg.micro_batch),
         bias=bias,
         max_logit_scale=max_logit_scale,
         scaler=scaler,
@@ -219,7 +219,7 @@ def prepare(
     )
 
 
-def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan | None:
+def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> PrefixLayout | None:
     learning = cfg.train_vision_layers
     if cfg.cache == "prefix" and learning == model.backbone.num_layers:
         raise M2raapError("adapt.cache=prefix needs frozen first layers, but adapt.train_vision_layers names them all")
@@ -230,7 +230,7 @@ def _cache_plan(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> CachePlan
     if cfg.input == "video" or cfg.cache == "off" or learning == model.backbone.num_layers:
         return None
     depth = max(model.temporal.layers_used, learning)
-    prefix, levels = (CachePlan(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
+    prefix, levels = (PrefixLayout(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
     if model.inside and cfg.cache == "levels":
         raise M2raapError(f"adapt.cache=levels: {cfg.temporal.name} works inside the vision layers; set cache=prefix")
     if cfg.cache != "auto":

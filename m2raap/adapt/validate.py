@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import LiveImages
+from m2raap.adapt.batches import JpegFrames
 from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.prefix_cache import PrefixCache
 from m2raap.adapt.raw_video import RawVideos
@@ -27,7 +27,7 @@ def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
 
 def encode_clips(
     model: VideoCLIP,
-    data: PrefixCache | LiveImages | RawVideos,
+    data: PrefixCache | JpegFrames | RawVideos,
     num_clips: int,
     captions: CaptionTable | None = None,
 ) -> Tensor:
@@ -48,7 +48,7 @@ def encode_clips(
 
 def validate(
     model: VideoCLIP,
-    data: PrefixCache | LiveImages | RawVideos,
+    data: PrefixCache | JpegFrames | RawVideos,
     table: TextTable,
     num_clips: int,
     captions: CaptionTable | None = None,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption
 from m2raap.core.errors import UsageError
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def exporters() -> dict[str, Exporter]:
+    """Format -> what writes it."""
     from data_tools.export_csv import Csv
     from data_tools.export_jsonl import DataJuicer
     from data_tools.export_videofolder import VideoFolder
@@ -46,13 +47,10 @@ def export_(
 
     if kind not in FORMATS:
         raise UsageError(f"data export {kind}: formats are {', '.join(FORMATS)}")
-    wanted = tuple(langs.split(","))
-    if not wanted or set(wanted) - set(LANGS):
+    languages = tuple(langs.split(","))
+    if not languages or set(languages) - set(LANGS):
         raise UsageError(f"--langs {langs}: expected some of {','.join(LANGS)}")
     media: Media | None = None if frames is None else "frames" if frames else "videos"
-    signed = export(curated_view(curated, wanted), exporters()[kind], kind, out, media)
-    if as_json:
-        typer.echo(json.dumps(signed, ensure_ascii=False, sort_keys=True))
-        return
+    signed = export(curated_view(curated, languages), exporters()[kind], kind, out, media)
     counts = ", ".join(f"{value:,} {name}" for name, value in signed["counts"].items())
-    typer.echo(f"{out}: {kind}, {counts}")
+    emit(signed, [f"{out}: {kind}, {counts}"], as_json)

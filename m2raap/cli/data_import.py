@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from data_tools.formats import FORMATS, Format
+from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption, SetOption, WorkersOption
 from m2raap.core.errors import UsageError
 
-if TYPE_CHECKING:
-    from m2raap.core.corpus import Corpus
-
-# option of an importer -> how the user spells it
+# Option of an importer -> the flag that sets it.
 _FLAGS = {
     "video_dir": "--video-dir",
     "num_holdout": "--holdout",
@@ -24,7 +21,7 @@ _FLAGS = {
     "assignments": "--set",
     "workers": "--workers",
 }
-_PROTOCOLS = "; ".join(f"{name}: {', '.join(found.protocols)}" for name, found in FORMATS.items() if found.protocols)
+_PROTOCOLS = "; ".join(f"{name}: {', '.join(form.protocols)}" for name, form in FORMATS.items() if form.protocols)
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +38,11 @@ def import_(
     ] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help=_PROTOCOLS)] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="of the val rows and the holdout (default 0)")
+        int | None, typer.Option("--seed", min=0, help="seed of the val rows and the holdout (default 0)")
     ] = None,
     tombstones: Annotated[
-        list[Path] | None, typer.Option("--tombstones", help="corpora or files that say what was forgotten elsewhere")
+        list[Path] | None,
+        typer.Option("--tombstones", help="corpora or files that list clips which were forgotten elsewhere"),
     ] = None,
     assignments: SetOption = None,
     workers: WorkersOption = None,
@@ -57,43 +55,42 @@ def import_(
         raise UsageError(f"data import {kind}: give what to read: {chosen.source}")
     if source is not None and chosen.source is None:
         raise UsageError(f"data import {kind}: needs no source")
-    given = {"video_dir": video_dir, "num_holdout": holdout, "protocol": protocol}
-    given |= {"seed": seed, "assignments": assignments, "workers": workers}
-    options = _options(kind, chosen, {name: value for name, value in given.items() if value is not None})
-    from m2raap.core.tombstones import honouring
+    values = {"video_dir": video_dir, "num_holdout": holdout, "protocol": protocol}
+    values |= {"seed": seed, "assignments": assignments, "workers": workers}
+    options = _options(kind, chosen, {name: value for name, value in values.items() if value is not None})
+    if tombstones:
+        from m2raap.core.corpus import keep_out
 
-    with honouring(tombstones or ()):
-        made = chosen.load()(*([] if source is None else [source]), out, **options)
-    _show(made, as_json)
+        holdouts = [out.with_name(f"{out.name}-holdout")] if holdout else []
+        for corpus in (out / "train", out / "test") if kind == "world" else (out, *holdouts):
+            keep_out(corpus, tombstones)
+    corpora = chosen.load()(*([] if source is None else [source]), out, **options)
+    rows = [
+        {"corpus": str(corpus.path), "benchmark": corpus.benchmark, "counts": corpus.counts, "source": corpus.source}
+        for corpus in corpora
+    ]
+    emit(rows, map(_line, rows), as_json)
 
 
-def _options(kind: str, chosen: Format, given: dict[str, Any]) -> dict[str, Any]:
+def _options(kind: str, chosen: Format, options: dict[str, Any]) -> dict[str, Any]:
     """What the importer is called with. Raises UsageError for an option that means nothing to the format."""
-    for name in given:
+    for name in options:
         if name not in chosen.options:
             known = ", ".join(_FLAGS[option] for option in chosen.options)
             raise UsageError(f"data import {kind}: takes no {_FLAGS[name]}; it takes {known}")
     if chosen.protocols:
-        protocol = given.get("protocol", None if chosen.must_say else chosen.protocols[0])
+        protocol = options.get("protocol", None if chosen.must_say else chosen.protocols[0])
         if protocol not in chosen.protocols:
-            found = f"--protocol {protocol}: " if protocol else "give --protocol: "
-            raise UsageError(f"data import {kind}: {found}{kind} has {', '.join(chosen.protocols)}")
-        given = given | {"protocol": protocol}
+            refused = f"--protocol {protocol}: " if protocol else "give --protocol: "
+            raise UsageError(f"data import {kind}: {refused}{kind} has {', '.join(chosen.protocols)}")
+        options = options | {"protocol": protocol}
     if chosen.source is None:
-        given = {"seed": 0, "assignments": [], "workers": None} | given
-    return given
+        options = {"seed": 0, "assignments": [], "workers": None} | options
+    return options
 
 
-def _show(made: list[Corpus], as_json: bool) -> None:
-    rows = [
-        {"corpus": str(corpus.path), "benchmark": corpus.benchmark, "counts": corpus.counts, "source": corpus.source}
-        for corpus in made
-    ]
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    for row in rows:
-        kind = f"benchmark {row['benchmark']}" if row["benchmark"] else "training corpus"
-        counts = ", ".join(f"{value:,} {name}" for name, value in row["counts"].items())
-        details = ", ".join(f"{name}: {value}" for name, value in row["source"].items() if name != "importer")
-        typer.echo(f"{row['corpus']}: {kind}, {counts}" + (f" ({details})" if details else ""))
+def _line(row: dict[str, Any]) -> str:
+    kind = f"benchmark {row['benchmark']}" if row["benchmark"] else "training corpus"
+    counts = ", ".join(f"{value:,} {name}" for name, value in row["counts"].items())
+    details = ", ".join(f"{name}: {value}" for name, value in row["source"].items() if name != "importer")
+    return f"{row['corpus']}: {kind}, {counts}" + (f" ({details})" if details else "")

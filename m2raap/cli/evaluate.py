@@ -1,26 +1,39 @@
-"""`evaluate`, and `bank` for its QB-Norm rows."""
+"""`evaluate`: ranks and metrics of an embed folder, by QB-Norm too, or of any similarity matrix."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from m2raap.cli import options
+from m2raap.cli.emit import emit
 from m2raap.cli.stages import RecipeOption, load
+from m2raap.core import talk
+from m2raap.core.errors import M2raapError, UsageError
+
+if TYPE_CHECKING:
+    from m2raap.pipeline.recipe import Recipe
+    from m2raap.stages.bank import Bank
 
 
 def register(app: typer.Typer) -> None:
-    app.command("evaluate", help="Ranks and metrics with intervals, from embeddings.")(evaluate)
-    app.command("bank", help="Embed training texts: the bank that evaluate --bank needs for QB-Norm.")(bank)
+    app.command(
+        "evaluate", help="Ranks and metrics with intervals, from embeddings or from a similarity matrix (SIM.npy)."
+    )(evaluate)
 
 
 def evaluate(
-    embedded: Annotated[Path, typer.Argument(help="an embed folder")],
-    out: options.OutOption,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="of the bootstrap")] = 0,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="EMBEDDED|SIM.npy", help="an embed folder, or similarities: rows texts, columns videos"),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="folder to write; an embed folder needs it, a matrix is printed")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="seed of the bootstrap (default 0)")] = None,
     protocol: Annotated[
         str | None,
         typer.Option("--protocol", help="the declared benchmark that this corpus is; default: as it was imported"),
@@ -28,38 +41,117 @@ def evaluate(
     protocols: Annotated[
         Path | None, typer.Option("--protocols", help="YAML with benchmarks of your own: name, and their fields")
     ] = None,
-    bank: Annotated[Path | None, typer.Option("--bank", help="a bank of training texts: also score by QB-Norm")] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option(
+            "--bank",
+            help="also score by QB-Norm: a bank of training texts, or a training corpus of which one is made in OUT-bank; "
+            "texts and videos of the benchmark are left out of it",
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", help="with --bank CORPUS: the model or adapt folder of the embeddings; default: the backbone"
+        ),
+    ] = None,
+    without: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--without", help="with --bank CORPUS: a further benchmark that is left out of the bank; repeatable"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="with --bank CORPUS: only that many clips of it")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="of SIM.npy: csv with the columns text,video; default: the diagonal")
+    ] = None,
+    compat: Annotated[
+        bool,
+        typer.Option(
+            "--compat", help="of SIM.npy: also what CLIP4Clip's arithmetic prints, ties counted several times"
+        ),
+    ] = False,
     recipe: RecipeOption = None,
     assignments: options.SetOption = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.core.errors import M2raapError
+    for_embeddings = (out, seed, protocol, protocols, bank, model, recipe, assignments, without, limit)
+    if source.suffix == ".npy":
+        if force or any(value is not None for value in for_embeddings):
+            raise UsageError(f"evaluate {source}: of a matrix only --pairs, --compat and --json are read")
+        _evaluate_matrix(source, pairs, compat, as_json)
+        return
+    if pairs is not None or compat:
+        raise UsageError(f"evaluate {source}: --pairs and --compat are of a matrix, SIM.npy")
+    if out is None:
+        raise UsageError(f"evaluate {source}: give --out FOLDER, where the results are written")
+    if bank is None and not (model is None and without is None and limit is None):
+        raise UsageError("evaluate: --model, --without and --limit say how a bank is made; give --bank CORPUS too")
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
     from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
-    from m2raap.stages.bank import Bank
     from m2raap.stages.evaluate import side_lines
     from m2raap.stages.shared import Shared
     from m2raap.stages.whole import EvaluateStage
 
-    if not (embedded / "ids.json").is_file():
-        raise M2raapError(f"{embedded}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
-    cfg = load(recipe, assignments).evaluate
+    if not (source / "ids.json").is_file():
+        raise M2raapError(f"{source}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
+    loaded = load(recipe, assignments)
+    cfg = loaded.evaluate
     if protocols:
         cfg = cfg.model_copy(update={"benchmarks": cfg.benchmarks | read_benchmarks(protocols)})
-    own = None if protocol else open_view(embedded).corpus.benchmark
-    name = asked_for(protocol, cfg.benchmarks, "--protocol") if protocol else own or "custom"
-    EvaluateStage(cfg, Shared(seed=seed)).run_on(embedded, name, out, force, Bank.open(bank) if bank else None)
-    if as_json:
-        typer.echo(json.dumps(read_json(out / "results.json"), ensure_ascii=False, sort_keys=True))
-        return
-    _print(read_json(out / "results.json"))
-    for line in side_lines(out):
-        typer.echo(line)
+    imported_as = None if protocol else open_view(source).corpus.benchmark
+    name = asked_for(protocol, cfg.benchmarks, "--protocol") if protocol else imported_as or "custom"
+    texts = _open_bank(bank, source, model, without or [], limit, loaded, out, force) if bank else None
+    EvaluateStage(cfg, Shared(seed=seed or 0)).run_on(source, name, out, force, texts)
+    tree = read_json(out / "results.json")
+
+    def tables() -> None:
+        _print_results(tree)
+        for line in side_lines(out):
+            typer.echo(line)
+
+    emit(tree, tables, as_json)
 
 
-def _print(tree: dict[str, Any]) -> None:
+def _open_bank(
+    path: Path,
+    embedded: Path,
+    model: Path | None,
+    without: list[Path],
+    limit: int | None,
+    recipe: Recipe,
+    out: Path,
+    force: bool,
+) -> Bank:
+    """The bank in the folder, or one of a training corpus, made beside `out`."""
+    from m2raap.core.files import read_json
+    from m2raap.core.view import open_view
+    from m2raap.stages.bank import IDS, Bank
+    from m2raap.stages.whole import model_folder, run_bank
+
+    if (path / IDS).is_file():
+        if model is not None or without or limit is not None:
+            raise UsageError(
+                f"--bank {path}: is a bank already; --model, --without and --limit are of one that is made now"
+            )
+        return Bank.open(path)
+    folder = out.with_name(f"{out.name}-bank")
+    excluded = [open_view(benchmark) for benchmark in (embedded, *without)]
+    view = open_view(path, recipe.langs).limited(limit)
+    run_bank(view, excluded, model_folder(model) if model else recipe.backbone, folder, force)
+    counts = read_json(folder / "manifest.json")["counts"]
+    talk.log(
+        f"{folder}: a bank of {counts['texts']:,} texts of {counts['clips']:,} clips; {counts['left_out']:,} texts were left "
+        "out: repeated ones, and those of the benchmark or of its videos"
+    )
+    return Bank.open(folder)
+
+
+def _print_results(tree: dict[str, Any]) -> None:
     from m2raap.report.console import print_results
     from m2raap.report.data import ResultRow
 
@@ -74,30 +166,28 @@ def _print(tree: dict[str, Any]) -> None:
     typer.echo(f"compat: {tree['compat']['label']}")
 
 
-def bank(
-    corpus: Annotated[Path, typer.Argument(help="a training corpus, or the folder of a stage over one")],
-    out: options.OutOption,
-    model: Annotated[
-        Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")
-    ] = None,
-    without: Annotated[
-        list[Path] | None, typer.Option("--without", help="a benchmark whose texts and videos are left out; repeatable")
-    ] = None,
-    limit: options.LimitOption = None,
-    recipe: RecipeOption = None,
-    assignments: options.SetOption = None,
-    force: options.ForceOption = False,
-) -> None:
-    from m2raap.core.files import read_json
-    from m2raap.core.view import open_view
-    from m2raap.stages.whole import model_folder, run_bank
+def _evaluate_matrix(matrix: Path, pairs: Path | None, compat: bool, as_json: bool) -> None:
+    from m2raap.retrieval.score import score_matrix
 
-    loaded = load(recipe, assignments)
-    view = open_view(corpus, loaded.langs).limited(limit)
-    chosen = model_folder(model) if model else loaded.backbone
-    run_bank(view, [open_view(path) for path in without or ()], chosen, out, force)
-    counts = read_json(out / "manifest.json")["counts"]
-    typer.echo(
-        f"{out}: {counts['texts']:,} texts of {counts['clips']:,} clips ({counts['left_out']:,} twins, or of texts and videos "
-        "of --without, left out)"
-    )
+    tree = score_matrix(matrix, pairs, compat)
+    emit(tree, _matrix_lines(tree), as_json)
+
+
+def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
+    tables = {name: tree[name] for name in ("t2v", "v2t", "v2t_rule_b") if name in tree}
+    if "compat" in tree:
+        tables |= {f"compat {name}": tree["compat"][name] for name in ("t2v", "v2t")}
+    for direction, table in tables.items():
+        bounds = {
+            name: f" ({lo:.2f}-{hi:.2f})" for name, (lo, hi) in table.get("intervals", {}).items() if name == "R@1"
+        }
+        numbers = [
+            f"{name} {value:.2f}{bounds.get(name, '')}"
+            for name, value in table.items()
+            if isinstance(value, int | float)
+        ]
+        yield f"{direction}  {'  '.join(numbers)}"
+    yield f"R@k, MdR, MnR, MRR: {tree['tie_policy']}"
+    yield f"in brackets: {tree['intervals']}"
+    if "compat" in tree:
+        yield f"compat: {tree['compat']['label']}"

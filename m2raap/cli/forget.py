@@ -1,56 +1,67 @@
-"""`forget`: take clips out of everything that was made from them."""
+"""`forget`: take clips out of a corpus for good, and name what was made from them."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from m2raap.cli.data_export import exporters
 from m2raap.cli.options import JsonOption
 
 
 def register(app: typer.Typer) -> None:
-    app.command("forget", help="Remove clips from corpora, stage folders, embeddings, caches, reports and exports.")(
-        forget
-    )
+    app.command("forget", help="Remove clips from corpora for good, and name what was made from them.")(forget)
 
 
 def forget(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FOLDER...",
-            help="corpora, what was made from them (runs, exports), and files of your own scores: all that is to change",
-        ),
-    ],
+    corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS...", help="corpora that the clips leave")],
+    clips: Annotated[list[str] | None, typer.Option("--clip", metavar="ID", help="id of a clip; repeatable")] = None,
     ids: Annotated[
         Path | None,
-        typer.Option("--ids", help="file with a clip id a line; none: what the corpora have forgotten before"),
+        typer.Option(
+            "--ids",
+            help="file with a clip id a line; without ids, what the corpora have forgotten before is looked for",
+        ),
+    ] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--run",
+            metavar="FOLDER",
+            help="what was made from the corpora (run, stage, export, index): its caches are pruned, and what in it still "
+            "holds the clips is named; repeatable",
+        ),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="why, kept beside the hashes in tombstones.json")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.export.forget import forget as forget_clips
     from m2raap.export.forget import read_ids
 
-    done = forget_clips(folders, read_ids(ids) if ids else [], exporters())
-    typer.echo(json.dumps(done, ensure_ascii=False, sort_keys=True) if as_json else "\n".join(_tell(done)))
+    summary = forget_clips(corpora, [*(clips or ()), *(read_ids(ids) if ids else ())], runs or (), reason)
+    typer.echo(json.dumps(summary, ensure_ascii=False, sort_keys=True) if as_json else "\n".join(_lines(summary)))
 
 
-def _tell(done: dict[str, Any]) -> list[str]:
-    lines = [
-        f"forgotten: {done['clips']} clips"
-        + (f"; {done['not_found']} ids are in none of them" if done["not_found"] else "")
-    ]
-    lines += [f"  {count:>6} left {folder}" for folder, count in done["folders"].items()]
-    for checkpoint in done["checkpoints"]:
-        counts = ", ".join(f"{n} {split}" for split, n in checkpoint["clips"].items())
-        lines.append(
-            f"still knows them: {checkpoint['model']} (digest {checkpoint['digest']}) was made with {counts} clips"
-        )
-    lines += [f"removed whole, make it again: {folder}" for folder in done["removed_whole"]]
-    lines += [f"still names them, yours to edit: {path}" for path in done["still_named_in"]]
-    lines += [f"the video file is still there: {path}" for path in done["video_files_left"]]
+_TO_DO = {
+    "stages": "still holds them, 'm2raap run' with --force makes it again",
+    "models": "was trained with them and stays as it is until it is trained again",
+    "indexes": "still holds them, 'm2raap search index --add' brings it up to date",
+    "exports": "still holds them, export again into a new folder",
+    "corpora": "still holds them, give it to forget, too",
+    "files": "still holds them or cannot be looked into, yours to edit",
+}
+
+
+def _lines(summary: dict[str, Any]) -> list[str]:
+    unknown = f"; {summary['not_found']} ids are in none of the corpora" if summary["not_found"] else ""
+    lines = [f"forgotten: {summary['clips']} clips{unknown}"]
+    lines += [f"  {count:>6} left {corpus}" for corpus, count in summary["corpora"].items()]
+    lines += [f"pruned: {path}" for path in summary["pruned"]]
+    lines += [f"{_TO_DO[place]}: {path}" for place, paths in summary["left_in"].items() for path in paths]
+    lines += [f"the video file is still there: {shlex.quote(path)}" for path in summary["video_files_left"]]
     return lines

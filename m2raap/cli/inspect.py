@@ -1,53 +1,73 @@
-"""`check`, `status`, `explain`, `doctor`."""
+"""`status`, `explain`, `doctor`: how far a run is and whether it is whole, one clip's story, the machine."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption
 from m2raap.core.errors import M2raapError
 
 
 def register(app: typer.Typer) -> None:
-    app.command("check", help="Verify every corpus and stage folder below a folder against its manifest.")(check)
-    app.command("status", help="How far a run is.")(status)
+    app.command("status", help="How far a run is; with --verify, whether every folder is what its manifest says.")(
+        status
+    )
     app.command("explain", help="Tell a clip's whole story.")(explain)
     app.command("doctor", help="Look for what is known to break this stack.")(doctor)
 
 
-def check(
-    folder: Annotated[Path, typer.Argument(help="a run, stage or corpus folder")], as_json: JsonOption = False
+def status(
+    folder: Annotated[
+        Path, typer.Argument(help="the --out of 'm2raap run'; with --verify any run, stage or corpus folder")
+    ],
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="read every corpus and stage folder below, and compare it with its manifest"),
+    ] = False,
+    forgotten: Annotated[
+        Path | None,
+        typer.Option(
+            "--forgotten",
+            metavar="CORPUS",
+            help="look below the folder for what this corpus, or tombstone file, has forgotten",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    from m2raap.pipeline.inspect import check as check_folder
-
-    rows = check_folder(folder)
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-    else:
-        for row in rows:
-            typer.echo("\n  ".join([f"{row['state']:<11} {row['folder']}", *row["faults"]]))
-    damaged = sum(row["state"] == "damaged" for row in rows)
-    if damaged:
-        raise M2raapError(f"{damaged} of {len(rows)} folders are damaged; --force makes a stage again")
-
-
-def status(run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")], as_json: JsonOption = False) -> None:
+    if forgotten is not None:
+        _look_for_forgotten(folder, forgotten, as_json)
+        return
+    if verify:
+        _verify(folder, as_json)
+        return
     from m2raap.pipeline.inspect import status as status_of
     from m2raap.pipeline.run_folder import RunFolder
 
-    rows = status_of(RunFolder.open(run))
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    for row in rows:
-        counts = row.get("counts", {})
-        flow = f"{counts['clips_in']} -> {counts['clips_out']} clips" if "clips_in" in counts else ""
-        parts = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
-        typer.echo(f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}")
+    rows = status_of(RunFolder.open(folder))
+    emit(rows, map(_status_line, rows), as_json)
+
+
+def _status_line(row: dict[str, Any]) -> str:
+    from m2raap.core.ledger import Counts
+
+    clips = Counts.from_dict(row.get("counts", {})).clips
+    flow = f"{clips.rows_in} -> {clips.rows_out} clips" if clips.rows_in else ""
+    parts = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
+    return f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}"
+
+
+def _verify(folder: Path, as_json: bool) -> None:
+    from m2raap.pipeline.inspect import check
+
+    rows = check(folder)
+    emit(rows, ("\n  ".join([f"{row['state']:<11} {row['folder']}", *row["faults"]]) for row in rows), as_json)
+    damaged = sum(row["state"] == "damaged" for row in rows)
+    if damaged:
+        raise M2raapError(f"{damaged} of {len(rows)} folders are damaged; --force makes a stage again")
 
 
 def explain(
@@ -59,18 +79,29 @@ def explain(
     from m2raap.pipeline.inspect import tell
 
     story = explain_clip(run, clip_id)
-    typer.echo(json.dumps(story, ensure_ascii=False) if as_json else "\n".join(tell(story)))
+    emit(story, tell(story), as_json)
 
 
 def doctor(as_json: JsonOption = False) -> None:
     from m2raap.pipeline.doctor import examine
 
     findings = examine()
-    if as_json:
-        typer.echo(json.dumps(findings, ensure_ascii=False))
-    else:
-        for finding in findings:
-            typer.echo(f"{finding['state']:<5} {finding['what']}: {finding['detail']}")
+    lines = (f"{finding['state']:<5} {finding['what']}: {finding['detail']}" for finding in findings)
+    emit(findings, lines, as_json)
     bad = [finding["what"] for finding in findings if finding["state"] == "bad"]
     if bad:
         raise M2raapError(f"doctor found {len(bad)} fault{'s' if len(bad) > 1 else ''}: {', '.join(bad)}")
+
+
+def _look_for_forgotten(folder: Path, source: Path, as_json: bool) -> None:
+    from m2raap.export.leftovers import forgotten_hashes, leftovers
+
+    if not folder.exists():
+        raise M2raapError(f"{folder}: no such folder")
+    places = list(leftovers(folder, forgotten_hashes(source)))
+    tree = [{"path": str(row.path), "place": row.place} for row in places]
+    emit(tree, map(str, places) if places else [f"{folder}: holds nothing of what {source} has forgotten"], as_json)
+    if places:
+        raise M2raapError(
+            f"{folder}: {len(places):,} places hold something of forgotten clips, or cannot be looked into"
+        )

@@ -14,29 +14,7 @@ import traceback
 
 import typer
 
-from m2raap.cli import (
-    ablate,
-    audit,
-    batch,
-    compare,
-    cost,
-    data,
-    evaluate,
-    forget,
-    index,
-    inspect,
-    lint,
-    model,
-    probe,
-    recipe,
-    run,
-    score,
-    search,
-    serve,
-    split,
-    stages,
-    verify,
-)
+from m2raap.cli import data, evaluate, inspect, model, recipe, report, run, search, stages
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 
@@ -48,36 +26,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data.app, name="data")
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(model.app, name="model")
-for command in (
-    run,
-    stages,
-    ablate,
-    evaluate,
-    compare,
-    lint,
-    inspect,
-    probe,
-    split,
-    score,
-    audit,
-    forget,
-    batch,
-    index,
-    search,
-    serve,
-    verify,
-    cost,
-):
+for command in (run, stages, evaluate, inspect):
     command.register(app)
+for group in (data, model, recipe, report, search):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="no talk on stderr"),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="print nothing about progress on stderr"),
     version: bool = typer.Option(False, "--version", help="print the version"),
 ) -> None:
     talk.be_quiet(quiet)
@@ -88,7 +46,7 @@ def _root(
         raise typer.Exit
 
 
-# What stands in the way of a file, and no bug of ours.
+# Faults of paths, permissions and the machine, which are no bugs of m2raap.
 _OF_THE_MACHINE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO,
     errno.ESTALE, errno.EMFILE, errno.ENFILE,
@@ -99,12 +57,12 @@ def main() -> None:
     """Runs the command; every failure ends in one clear sentence and its exit code."""
     sys.stdout = talk.on_terminal(sys.stdout)
     try:
-        code = _guarded()
-    except KeyboardInterrupt:  # in the middle of saying how something else ended
+        code = run_command_line()
+    except KeyboardInterrupt:  # while the end of the command was being reported
         code = _interrupted()
     if code == 130:
-        # Python notes an interrupt that came while an extension was being imported, and dies of the signal at its own exit
-        # although we have seen to it. So what it does at its exit is done here, and then left.
+        # Python remembers an interrupt that came while an extension was being imported, and dies of the signal when it
+        # exits, although the interrupt was handled. So the work of its exit is done in this place, and the process ends.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -112,7 +70,8 @@ def main() -> None:
     sys.exit(code)
 
 
-def _guarded() -> int:
+def run_command_line() -> int:
+    """Runs the command in sys.argv and returns its exit code; what went wrong is one sentence on stderr."""
     try:
         result = app(standalone_mode=False, prog_name="m2raap")
         return _interrupted() if result == 130 else result if isinstance(result, int) else 0
@@ -122,7 +81,7 @@ def _guarded() -> int:
         _say(f"m2raap: {error}")
         return error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has closed it
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -131,7 +90,7 @@ def _guarded() -> int:
             return 1
         if error.filename and error.errno in _OF_THE_MACHINE:
             name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else error.filename
-            _say(f"m2raap: {name}: {error.strerror}; mend that, or give another path")
+            _say(f"m2raap: {name}: {error.strerror}; check the path and its permissions")
             return 1
         return _bug()
     except Exception as error:
@@ -139,7 +98,7 @@ def _guarded() -> int:
 
 
 def _click_error(error: Exception) -> int:
-    """What the parser refuses is wrong usage; Ctrl-C reaches us as its Abort; all else is a bug of ours."""
+    """The exit code of an exception of the parser: wrong usage, or Ctrl-C as its Abort. All other exceptions are bugs."""
     kind = {cls.__name__ for cls in type(error).__mro__}
     if "Abort" in kind:
         return _interrupted()
@@ -149,15 +108,15 @@ def _click_error(error: Exception) -> int:
     if "ClickException" in kind:
         show = getattr(error, "show", None)
         if show is not None:
-            shown = io.StringIO()
-            show(shown)
-            _say(shown.getvalue().removesuffix("\n"))
+            text = io.StringIO()
+            show(text)
+            _say(text.getvalue().removesuffix("\n"))
         return 2
     return _bug()
 
 
 def _interrupted() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is being seen to: impatience must not cut the clean-up short
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the clean-up short
     command = shlex.join(["m2raap", *sys.argv[1:]])
     _say(f"\nm2raap: interrupted; what is finished is kept. To go on:\n  {command}")
     return 130
@@ -176,7 +135,7 @@ def _bug() -> int:
 
 
 def _say(sentence: str) -> None:
-    """How a command ended, which --quiet does not silence."""
+    """Prints how a command ended, also with --quiet."""
     print(talk.plain(sentence), file=sys.stderr)
 
 

@@ -1,16 +1,16 @@
-"""`model`: what becomes of an adapted model: it leaves, is mixed with its backbone, is asked what it forgot; others' come in."""
+"""`model`: export adapted models, mix them with their backbones, and import released ones."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption
 
-app = typer.Typer(help="Export, mix, examine and import adapted models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Export, mix and import adapted models.", no_args_is_help=True, rich_markup_mode=None)
 ModelArgument = Annotated[Path, typer.Argument(help="a model folder, or the adapt folder that holds one")]
 
 
@@ -22,9 +22,9 @@ def export(
     bench: Annotated[
         Path | None, typer.Option("--bench", help="the keyframes folder of a benchmark: R@1 is measured on it")
     ] = None,
-    frames: Annotated[int, typer.Option("--frames", min=1, help="of onnx: frames a clip; fewer are masked")] = 8,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="onnx: frames a clip; fewer are masked")] = 8,
     licence: Annotated[
-        str | None, typer.Option("--licence", help="of hub: what the weights stand under, for the card")
+        str | None, typer.Option("--licence", help="hub: licence of the weights, for the model card")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -32,16 +32,8 @@ def export(
     from m2raap.export.model_export import export_lines, export_model
     from m2raap.stages.whole import model_folder
 
-    made = export_model(model_folder(model), to, out, open_view(bench) if bench else None, frames, licence)
-    show(made, export_lines(made, out), as_json)
-
-
-def show(tree: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(tree, ensure_ascii=False, sort_keys=True))
-        return
-    for line in lines:
-        typer.echo(line)
+    tree = export_model(model_folder(model), to, out, open_view(bench) if bench else None, frames, licence)
+    emit(tree, export_lines(tree, out), as_json)
 
 
 @app.command("import", help="A released checkpoint of STAN or Mug-STAN (farewellthree/STAN) -> a model folder.")
@@ -60,16 +52,13 @@ def import_(
     from m2raap.models.config import BackboneConfig
     from m2raap.models.stan_checkpoint import import_stan_checkpoint
 
-    asked = BackboneConfig(model=backbone, random_init=True) if backbone else None
-    clip, start = import_stan_checkpoint(checkpoint, asked)
+    shape = BackboneConfig(model=backbone, random_init=True) if backbone else None
+    clip, start = import_stan_checkpoint(checkpoint, shape)
     with new_folder(out) as draft:
         clip.save(draft, {"imported": checkpoint.name, "backbone": start.model_dump(mode="json")})
-    made = {"model": clip.digest, "backbone": start.model, "temporal": clip.temporal_cfg.model_dump(mode="json")}
-    show(
-        made,
-        [f"{out}: stan with {made['temporal']['layers']} branch layers on {start.model}, every tensor placed"],
-        as_json,
-    )
+    temporal = clip.temporal_cfg.model_dump(mode="json")
+    line = f"{out}: stan with {temporal['layers']} branch layers on {start.model}, every tensor placed"
+    emit({"model": clip.digest, "backbone": start.model, "temporal": temporal}, [line], as_json)
 
 
 @app.command(
@@ -81,20 +70,28 @@ def interpolate(
         float | None, typer.Option("--alpha", help="0 the backbone, 1 the adapted model; needs --out")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="model folder to write")] = None,
-    alphas: Annotated[str, typer.Option("--alphas", help="of the curve")] = "0,0.25,0.5,0.75,1",
+    alphas: Annotated[
+        str, typer.Option("--alphas", help="points of the curve; 0,1: only its ends")
+    ] = "0,0.25,0.5,0.75,1",
     bench: Annotated[
         list[str] | None,
         typer.Option("--bench", metavar="NAME=KEYFRAMES", help="keyframes folder of a benchmark; repeatable"),
     ] = None,
     stills: Annotated[Path | None, typer.Option("--stills", help="csv or jsonl: image, caption_en, caption_zh")] = None,
     gallery: Annotated[int | None, typer.Option("--gallery", min=2, help="rank that many stills at a time")] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            "--floor", help="points; a lower bound of the change at alpha 1 under it is exit code 4, e.g. -1.5"
+        ),
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="leave the curve in this run, for its report")] = None,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.cli.options import parse_benches
     from m2raap.core.errors import UsageError
     from m2raap.core.view import open_view
-    from m2raap.export.interpolate import curve, curve_lines, dial, keep_curve
+    from m2raap.export.interpolate import check_floor, curve, curve_lines, dial, keep_curve
     from m2raap.export.stills import read_stills
     from m2raap.pipeline.run_folder import RunFolder
     from m2raap.stages.whole import model_folder
@@ -102,38 +99,23 @@ def interpolate(
     if (alpha is None) != (out is None):
         raise UsageError("one mixture needs both: --alpha 0.5 --out FOLDER")
     if alpha is not None and out is not None:
-        if bench or stills:
+        if bench or stills or floor is not None:
             raise UsageError("--alpha writes one mixture; for a curve leave it out and give --alphas")
         digest = dial(model_folder(model), alpha, out)
-        show({"alpha": alpha, "model": digest}, [f"{out}: alpha {alpha:g} between the backbone and {model}"], as_json)
+        emit({"alpha": alpha, "model": digest}, [f"{out}: alpha {alpha:g} between the backbone and {model}"], as_json)
         return
     try:
-        wanted = [float(part) for part in alphas.split(",")]
+        points = [float(part) for part in alphas.split(",")]
     except ValueError:
         raise UsageError(f"--alphas {alphas}: expected numbers such as 0,0.5,1") from None
+    if floor is not None and 1.0 not in points:
+        raise UsageError(f"--alphas {alphas}: --floor is about alpha 1, which is not among them")
     if run is not None:
         RunFolder.open(run)  # before the work, not after it
     views = {name: open_view(path) for name, path in parse_benches(bench).items()}
-    rows = curve(model_folder(model), wanted, views, read_stills(stills) if stills else None, gallery)
+    rows = curve(model_folder(model), points, views, read_stills(stills) if stills else None, gallery)
     if run is not None:
         keep_curve(run, rows)
-    show({"rows": rows}, curve_lines(rows), as_json)
-
-
-@app.command("keeps", help="What adaptation did to image-text retrieval: the paired change in R@1 on held-out stills.")
-def keeps(
-    model: ModelArgument,
-    stills: Annotated[Path, typer.Option("--stills", help="csv or jsonl: image, caption_en, caption_zh")],
-    gallery: Annotated[int | None, typer.Option("--gallery", min=2, help="rank that many stills at a time")] = None,
-    floor: Annotated[
-        float | None, typer.Option("--floor", help="points; a lower bound under it is exit code 4, e.g. -1.5")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    from m2raap.export.interpolate import curve_lines
-    from m2raap.export.interpolate import keeps as measured
-    from m2raap.export.stills import read_stills
-    from m2raap.stages.whole import model_folder
-
-    rows = measured(model_folder(model), read_stills(stills), gallery, floor)
-    show({"rows": rows}, curve_lines(rows), as_json)
+    emit({"rows": rows}, curve_lines(rows), as_json)
+    if floor is not None:
+        check_floor(rows, floor)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +28,7 @@ ForceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="overrides the recipe's seed")]
-DataOption = Annotated[Path, typer.Option("--data", help="the training corpus")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="the training corpus")]
 BenchOption = Annotated[list[str] | None, typer.Option("--bench", metavar="NAME=CORPUS", help="a benchmark")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and what it costs, do nothing")]
 AllowRefusedOption = Annotated[
@@ -69,13 +69,13 @@ def parse_percent(text: str) -> float:
 
 def parse_devices(text: str | None) -> list[str]:
     """'0-2,5' -> ['cuda:0', 'cuda:1', 'cuda:2', 'cuda:5']."""
-    found: list[str] = []
+    devices: list[str] = []
     for item in text.split(",") if text else []:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", item.strip())
         if not match or (match[2] and int(match[2]) < int(match[1])):
             raise UsageError(f"--devices {text}: expected numbers of GPUs such as 0-7 or 0,2")
-        found += [f"cuda:{i}" for i in range(int(match[1]), int(match[2] or match[1]) + 1)]
-    return found
+        devices += [f"cuda:{i}" for i in range(int(match[1]), int(match[2] or match[1]) + 1)]
+    return devices
 
 
 def parse_benches(items: list[str] | None) -> dict[str, Path]:
@@ -91,16 +91,9 @@ def parse_benches(items: list[str] | None) -> dict[str, Path]:
     return benches
 
 
-class Mapping(NamedTuple):
-    """What maps the data stages, as the flags say it."""
-
-    engine: str
-    workers: int | None
-    devices: str | None
-
-
 @contextmanager
 def open_engine(kind: str, workers: int | None, devices: str | None) -> Iterator[Engine]:
+    """The engine that the flags name, closed at the end. Raises UsageError for an unknown kind or device."""
     from m2raap.core.engine import LocalEngine
 
     if kind not in ("local", "ray"):

@@ -1,49 +1,94 @@
-"""`recipe show|schema`."""
+"""`recipe`: print recipes and their schema, and measure what their modules cost."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption, SetOption
+from m2raap.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from m2raap.pipeline.recipe import Recipe
 
 app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("show")
+@app.callback()
+def group() -> None:
+    """Without a callback Typer would take the group's only command for the group itself."""
+
+
+@app.command(
+    "show", help="Print a recipe with every default filled in; or the schema of recipes, or what the modules cost."
+)
 def show(
-    recipe: Annotated[str | None, typer.Argument(help="a recipe file or name; none: list the shipped ones")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE", help="a recipe file or name; none: list the shipped ones; with --cost also a run"
+        ),
+    ] = None,
     assignments: SetOption = None,
     arm: Annotated[str | None, typer.Option("--arm", help="with the overrides of this arm")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of recipes, for editors")] = False,
+    cost: Annotated[
+        bool,
+        typer.Option(
+            "--cost", help="parameters, FLOP and ms a clip of every arm's modules; of a run its final gates too"
+        ),
+    ] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="torch threads of --cost while it measures")] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a recipe with every default filled in."""
-    import yaml
+    from m2raap.pipeline.recipe import Recipe, load_recipe, recipes_folder
 
-    from m2raap.core.errors import UsageError
-    from m2raap.pipeline.recipe import arms_of, load_recipe, recipes_folder
-
-    if recipe is None:
+    if schema:
+        if recipe is not None or cost:
+            raise UsageError("recipe show: --schema is of all recipes; leave the recipe and --cost out")
+        typer.echo(json.dumps(Recipe.model_json_schema(), indent=1, ensure_ascii=False))
+    elif cost:
+        if recipe is None or arm is not None:
+            raise UsageError(
+                "recipe show: --cost measures every arm of one recipe or run; name it, and leave --arm out"
+            )
+        _cost(recipe, threads, assignments, as_json)
+    elif recipe is None:
         names = sorted(path.stem for path in recipes_folder().glob("*.yaml"))
-        typer.echo(json.dumps(names) if as_json else "\n".join(names))
-        return
-    loaded = load_recipe(recipe, assignments)
-    if arm is not None:
-        arms = arms_of(loaded)
-        if arm not in arms:
-            raise UsageError(f"--arm {arm}: arms of {recipe} are {', '.join(arms)}")
-        loaded = arms[arm]
-    tree = loaded.model_dump(mode="json")
-    typer.echo(
-        json.dumps(tree, ensure_ascii=False) if as_json else yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    )
+        emit(names, names, as_json)
+    else:
+        import yaml
+
+        tree = _arm(load_recipe(recipe, assignments), arm).model_dump(mode="json")
+        emit(tree, [yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)], as_json)
 
 
-@app.command("schema")
-def schema() -> None:
-    """Print the JSON Schema of recipes, for editors."""
-    from m2raap.pipeline.recipe import Recipe
+def _arm(recipe: Recipe, arm: str | None) -> Recipe:
+    from m2raap.pipeline.recipe import arms_of
 
-    typer.echo(json.dumps(Recipe.model_json_schema(), indent=1, ensure_ascii=False))
+    if arm is None:
+        return recipe
+    arms = arms_of(recipe)
+    if arm not in arms:
+        raise UsageError(f"--arm {arm}: arms of {recipe.name} are {', '.join(arms)}")
+    return arms[arm]
+
+
+def _cost(recipe_or_run: str, threads: int, assignments: list[str] | None, as_json: bool) -> None:
+    from m2raap.pipeline.recipe import load_recipe
+    from m2raap.pipeline.run_folder import RunFolder
+    from m2raap.report.console import print_modules
+    from m2raap.report.cost import cost_of_recipe, cost_of_run
+
+    if (Path(recipe_or_run) / "run.json").is_file():
+        if assignments:
+            raise UsageError("--set changes a recipe; the cost of a run is that of the recipe it was carried out with")
+        rows = cost_of_run(RunFolder.open(Path(recipe_or_run)), threads)
+    else:
+        rows = cost_of_recipe(load_recipe(recipe_or_run, assignments), threads)
+    emit([asdict(row) for row in rows], lambda: print_modules(rows), as_json)

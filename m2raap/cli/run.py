@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from m2raap import stages
 from m2raap.cli import options
+from m2raap.cli.emit import emit
+from m2raap.cli.report import emit_report
 from m2raap.core.errors import TooManyRefused, UsageError
 
 if TYPE_CHECKING:
-    from m2raap.pipeline.recipe import Recipe
-    from m2raap.pipeline.run import Options
-    from m2raap.pipeline.run_folder import Inputs
-    from m2raap.report.data import ReportData
+    from m2raap.pipeline.run_folder import RunFolder
 
 
 def register(app: typer.Typer) -> None:
-    app.command("run", help="Carry out a recipe: every stage it names, the benchmarks, the report.")(run_recipe)
-    app.command("report", help="Write report.html over a run.")(report)
+    app.command(
+        "run", help="Carry out a recipe: every stage it names, the benchmarks, the report; --ablate takes it apart."
+    )(run_recipe)
 
 
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped one")],
-    data: options.DataOption,
     out: options.OutOption,
+    recipe: Annotated[str | None, typer.Argument(help="a recipe file, or the name of a shipped one")] = None,
+    data: options.DataOption = None,
     bench: options.BenchOption = None,
     assignments: options.SetOption = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="take the recipe apart: what each step brings, with paired intervals")
+    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="training seeds of every arm (default: the recipe's seeds)")
+    ] = None,
     first: Annotated[
         str | None, typer.Option("--from", help="start at this stage; those before must be finished")
     ] = None,
@@ -46,69 +51,90 @@ def run_recipe(
     allow_refused: options.AllowRefusedOption = "5%",
     allow_remote: options.AllowRemoteOption = False,
     truth: options.TruthOption = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            "--requests",
+            metavar="FILE",
+            help="of the run in --out: write what --stage still has to ask its endpoint as OpenAI Batch JSONL; nothing is sent",
+        ),
+    ] = None,
+    stage: Annotated[
+        Literal["rewrite", "caption"] | None, typer.Option("--stage", help="the stage whose --requests are written")
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers",
+            metavar="FILE",
+            help="put the answers to --requests into the cache of the run in --out; the same run command then uses them",
+        ),
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.pipeline.recipe import load_recipe
-    from m2raap.pipeline.run import Options
-    from m2raap.pipeline.run_folder import Inputs
-
-    for flag, stage in (("--from", first), ("--until", last)):
-        if stage is not None and stage not in stages.STAGES:
-            raise UsageError(f"{flag} {stage}: no such stage; stages are {', '.join(stages.STAGES)}")
-    inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
-    how = Options(first, last, force, options.parse_share(parts))
-    mapped = options.Mapping(engine, workers, devices)
-    loaded = load_recipe(recipe, assignments, seed)
-    carry_out(loaded, inputs, out, mapped, how, dry_run, allow_refused, allow_remote, truth, as_json)
-
-
-def carry_out(
-    recipe: Recipe,
-    inputs: Inputs,
-    out: Path,
-    mapped: options.Mapping,
-    how: Options,
-    dry_run: bool,
-    allow_refused: str,
-    allow_remote: bool,
-    truth: Path | None,
-    as_json: bool,
-) -> None:
-    """The run of a recipe and its report; of --dry-run, the plan and its cost."""
+    if requests is not None or answers is not None:
+        if recipe is not None or data is not None:
+            raise UsageError("run: --requests and --answers are of the run in --out; leave the recipe and --data out")
+        _exchange_requests(out, requests, stage, answers, as_json)
+        return
+    if recipe is None or data is None:
+        raise UsageError("run: give a recipe and --data CORPUS")
+    from m2raap.pipeline.ablate import progressive
     from m2raap.pipeline.dry_run import dry_run as plan_and_cost
-    from m2raap.pipeline.recipe import with_remote_videos
-    from m2raap.pipeline.run import is_last, make_plan, run
-    from m2raap.pipeline.run_folder import RunFolder
+    from m2raap.pipeline.recipe import load_recipe, with_remote_videos
+    from m2raap.pipeline.run import Options, is_last, make_plan
+    from m2raap.pipeline.run import run as run_plan
+    from m2raap.pipeline.run_folder import Inputs, RunFolder
     from m2raap.report.report import report as write_report
 
+    for flag, name in (("--from", first), ("--until", last)):
+        if name is not None and name not in stages.STAGES:
+            raise UsageError(f"{flag} {name}: no such stage; stages are {', '.join(stages.STAGES)}")
+    inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
+    how = Options(first, last, force, options.parse_share(parts))
+    loaded = load_recipe(recipe, [*(assignments or []), *([f"seeds={seeds}"] if seeds else [])], seed)
+    loaded = progressive(loaded) if ablate else loaded
     allowed = options.parse_percent(allow_refused)
-    recipe = with_remote_videos(recipe) if allow_remote else recipe
+    loaded = with_remote_videos(loaded) if allow_remote else loaded
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
-        _print_json_or_lines(plan_and_cost(recipe, inputs, out, make_plan(recipe, inputs, out)), as_json)
+        tree = plan_and_cost(loaded, inputs, out, make_plan(loaded, inputs, out))
+        emit(tree, tree["lines"], as_json)
         return
-    with options.open_engine(*mapped) as engine:
-        complete = run(recipe, inputs, out, engine, how)
-    if not complete or not is_last(how.last):
+    with options.open_engine(engine, workers, devices) as mapped:
+        complete = run_plan(loaded, inputs, out, mapped, how)
+    if not complete or not is_last(last):
         return
     folder = RunFolder.open(out)
-    _show(*write_report(folder, recipe, truth), as_json)
-    _judge_refused(folder, allowed)
+    emit_report(*write_report(folder, loaded, truth), as_json)
+    _refuse_too_many_unreadable(folder, allowed)
 
 
-def _show(data: ReportData, path: Path, as_json: bool) -> None:
-    from m2raap.report.console import print_report
-    from m2raap.report.data import to_json
+def _exchange_requests(
+    run: Path, requests: Path | None, stage: Literal["rewrite", "caption"] | None, answers: Path | None, as_json: bool
+) -> None:
+    """Requests of a run's stage to a file, or answers from one into the run's cache."""
+    from m2raap.pipeline.llm_requests import export, take_in
 
-    if as_json:
-        typer.echo(json.dumps(to_json(data), ensure_ascii=False, sort_keys=True))
-    else:
-        print_report(data)
-        typer.echo(f"\nreport: {path}")
+    if (requests is None) == (answers is None):
+        raise UsageError("run: --requests writes a file and --answers reads one; give one of them")
+    if (requests is None) != (stage is None):
+        raise UsageError("run: --requests FILE needs --stage rewrite or --stage caption, and nothing else does")
+    if requests is not None and stage is not None:
+        number, arms = export(run, stage, requests)
+        line = f"{requests}: {number} requests of {', '.join(arms)}; put the answers in with 'm2raap run --out {run} --answers'"
+        emit({"requests": number, "arms": arms, "file": str(requests)}, [line], as_json)
+    elif answers is not None:
+        imported = take_in(run, answers)
+        line = (
+            f"{imported.answers} answers taken in, {imported.failed} that failed, {imported.unknown} that this run never "
+            "asked for"
+        )
+        emit(imported._asdict(), [line], as_json)
 
 
-def _judge_refused(folder, allowed: float) -> None:
+def _refuse_too_many_unreadable(folder: RunFolder, allowed: float) -> None:
     from m2raap.pipeline.run_folder import unreadable_share
 
     unreadable, total = unreadable_share(folder)
@@ -117,23 +143,3 @@ def _judge_refused(folder, allowed: float) -> None:
             f"done, but {unreadable} of {total} clips could not be read ({unreadable / total:.1%}, allowed {allowed:.1%}); "
             "the report and 'm2raap status' say why"
         )
-
-
-def _print_json_or_lines(tree: dict, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(tree, ensure_ascii=False, sort_keys=True, indent=1))
-        return
-    for line in tree["lines"]:
-        typer.echo(line)
-
-
-def report(
-    run: Annotated[Path, typer.Argument(help="the --out of 'm2raap run'")],
-    truth: options.TruthOption = None,
-    as_json: options.JsonOption = False,
-) -> None:
-    from m2raap.pipeline.run_folder import RunFolder
-    from m2raap.report.report import report as write_report
-
-    folder = RunFolder.open(run)
-    _show(*write_report(folder, folder.recipe, truth), as_json)

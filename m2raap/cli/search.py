@@ -1,32 +1,101 @@
-"""`search`: ask an index."""
+"""`search`: clips as a faiss index, questions to it, and the page that asks it."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from m2raap.cli import options
-from m2raap.cli.index import ModelOption, chosen_model
+from m2raap.cli.emit import emit
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError, UsageError
 
-IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="the --out of 'm2raap index'")]
+if TYPE_CHECKING:
+    from m2raap.models.config import BackboneConfig
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="a model folder, an adapt folder, or a backbone's name: builtin:tiny, hf-hub:..."),
+]
+IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="the --out of 'm2raap search index'")]
+# Count of an index that was made -> how people read it.
+COUNTS = {
+    "embedded": "embedded",
+    "kept": "as they were",
+    "removed": "removed",
+    "without_frames": "without frames: left out",
+    "removed_before": "removed earlier: stay out",
+    "elsewhere": "held by another view already",
+}
+
+app = typer.Typer(help="Index clips, and search them.", no_args_is_help=True, rich_markup_mode=None)
 
 
-def register(app: typer.Typer) -> None:
-    app.command("search", help="Ask an index with a text, a picture, a video or one of its clips.")(search)
+def chosen_model(name: str | None) -> Path | BackboneConfig | None:
+    """The model folder that `--model` names, or the backbone, which brings its own weights. Raises M2raapError."""
+    from m2raap.models.config import BackboneConfig
+    from m2raap.stages.whole import model_folder
+
+    if name is None:
+        return None
+    if Path(name).is_dir():
+        return model_folder(Path(name))
+    if ":" not in name:
+        raise M2raapError(f"--model {name}: no such folder; give a model folder, an adapt folder, or builtin:tiny")
+    return BackboneConfig(model=name)
 
 
-def search(
+@app.command("index", help="Embed the clips of a view and index them for search.")
+def index(
+    out: options.OutOption,
+    view: Annotated[
+        Path | None, typer.Argument(metavar="[VIEW]", help="a keyframes folder, or that of any stage after it")
+    ] = None,
+    model: ModelOption = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="auto (by size), flat (exact), hnsw, ivf, or pq (compressed)")
+    ] = "auto",
+    add: Annotated[bool, typer.Option("--add", help="bring an index up to date: only new clips are embedded")] = False,
+    remove: Annotated[
+        Path | None,
+        typer.Option(
+            "--remove", metavar="IDS", help="file of clip ids, one a line, to take out, or keep out, for good"
+        ),
+    ] = None,
+    as_json: options.JsonOption = False,
+) -> None:
+    from m2raap.core.view import open_view
+    from m2raap.export.forget import read_ids
+    from m2raap.retrieval.index import KINDS
+    from m2raap.search.index import make_index
+
+    if kind not in ("auto", *KINDS):
+        raise UsageError(f"--kind {kind}: there are auto, {', '.join(KINDS)}")
+    if view is None and not remove:
+        raise UsageError("search index: give a VIEW to index, or --remove IDS to take clips out of --out")
+    if view is not None and remove and not add:
+        raise UsageError(
+            "search index: --remove with a VIEW needs --add too: the index is brought up to date, then ids go"
+        )
+    ids = set(read_ids(remove)) if remove else None
+    clips = open_view(view) if view else None
+    tree = make_index(out, clips, chosen_model(model), kind=kind, add=add, remove=ids)
+    counts = ", ".join(f"{tree[key]:,} {text}" for key, text in COUNTS.items() if tree[key])
+    emit(tree, [f"{out}: {tree['clips']:,} clips, {tree['kind']}, model {tree['model'][:12]}", counts], as_json)
+
+
+@app.command("query", help="Ask an index with a text, a picture, a video or one of its clips.")
+def query(
     index: IndexArgument,
-    query: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="in English or Chinese")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="in English or Chinese")] = None,
     image: Annotated[Path | None, typer.Option("--image", help="ask with a picture: JPEG, PNG, WebP")] = None,
     video: Annotated[Path | None, typer.Option("--video", help="ask with a video")] = None,
     like: Annotated[str | None, typer.Option("--like", metavar="CLIP_ID", help="ask with a clip of the index")] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="hits")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="number of hits")] = 5,
     source: Annotated[str | None, typer.Option("--source", help="only clips of this source")] = None,
     min_s: Annotated[
         float | None, typer.Option("--min-s", min=0, help="only clips of at least so many seconds")
@@ -38,15 +107,15 @@ def search(
     model: ModelOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    if sum(given is not None for given in (query, image, video, like)) != 1:
-        raise UsageError("search: give one of TEXT, --image, --video and --like")
+    if sum(value is not None for value in (text, image, video, like)) != 1:
+        raise UsageError("search query: give one of TEXT, --image, --video and --like")
     from m2raap.search.backend import Only
     from m2raap.search.search import Search, locate, save_frames
 
     opened = Search(index, chosen_model(model))
     only = Only(source, min_s, max_s)
-    if query is not None:
-        hits = opened.by_text(query, top, only)
+    if text is not None:
+        hits = opened.by_text(text, top, only)
     elif image is not None:
         hits = opened.by_picture(_read(image), str(image), top, only)
     elif video is not None:
@@ -57,16 +126,11 @@ def search(
     locate(opened, hits)
     if frames:
         save_frames(opened, hits, frames)
-    if as_json:
-        typer.echo(
-            json.dumps({"index": str(index), "model": opened.gallery.model_digest, "hits": hits}, ensure_ascii=False)
-        )
-        return
-    for hit in hits:
-        _print(hit)
-    if hits and not frames:
-        talk.say("--frames DIR writes the key-frames as JPEG files")
-    if not hits:
+    tree = {"index": str(index), "model": opened.gallery.model_digest, "hits": hits}
+    emit(tree, (line for hit in hits for line in _lines(hit)), as_json)
+    if hits and not frames and not as_json:
+        talk.log("--frames DIR writes the key-frames as JPEG files")
+    if not hits and not as_json:
         typer.echo("no clip of the index is let through by --source, --min-s and --max-s")
 
 
@@ -77,16 +141,40 @@ def _read(path: Path) -> bytes:
         raise M2raapError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _print(hit: dict[str, Any]) -> None:
+def _lines(hit: dict[str, Any]) -> Iterator[str]:
     length = f"  {hit['duration_s']:.1f} s long" if hit["duration_s"] is not None else ""
-    typer.echo(
-        f"{hit['rank']:>3}  {hit['score']:.4f}  {talk.one_line(hit['clip_id'])}  {talk.one_line(hit['video'])}{length}"
-    )
+    clip, video = talk.one_line(hit["clip_id"]), talk.one_line(hit["video"])
+    yield f"{hit['rank']:>3}  {hit['score']:.4f}  {clip}  {video}{length}"
     end = "its end" if hit["end_s"] is None else f"{hit['end_s']:.2f} s"
     where = f"{hit['start_s']:.2f} s to {end}, best frame at {hit['frames'][0]['time_s']:.2f} s"
-    typer.echo(f"     video: {talk.one_line(hit['video_path'] or 'not on this machine')}, {where}")
+    yield f"     video: {talk.one_line(hit['video_path'] or 'not on this machine')}, {where}"
     named = ", ".join(f"{frame.get('path', frame['n'])} at {frame['time_s']:.2f} s" for frame in hit["frames"])
     part = "" if "path" in hit["frames"][0] else f"; in {hit['frames_part'] or 'a folder that is not there any more'}"
-    typer.echo(f"     key-frames, best first: {talk.one_line(named + part)}")
+    yield f"     key-frames, best first: {talk.one_line(named + part)}"
     for caption in hit["captions"]:
-        typer.echo(f"     {caption['lang']}: {talk.one_line(caption['text'])[:200]}")
+        yield f"     {caption['lang']}: {talk.one_line(caption['text'])[:200]}"
+
+
+@app.command("serve", help="Serve an index: a search page in English and Chinese, and a JSON API.")
+def serve(
+    index: IndexArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="address to listen on; others than loopback need a token (M2RAAP_TOKEN)")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free")] = 8000,
+    public_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--public-host",
+            metavar="NAME",
+            help="host, or HOST:PORT, under which a proxy in front serves it; needs a token; repeatable",
+        ),
+    ] = None,
+    model: ModelOption = None,
+) -> None:
+    from m2raap.search.server import open_server
+
+    server, url = open_server(index, chosen_model(model), host, port, public_host or ())
+    typer.echo(url)  # the only line on stdout, so that a script can read it
+    with server, suppress(KeyboardInterrupt):  # Ctrl-C is how a server is stopped
+        server.serve_forever()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from m2raap import stages
 from m2raap.cli import options
+from m2raap.cli.emit import emit
 from m2raap.stages import help_of
 
 if TYPE_CHECKING:
@@ -88,11 +88,7 @@ def _show_counts(folder: Path, as_json: bool) -> None:
     from m2raap.core.files import read_json
 
     counts = read_json(folder / "manifest.json")["counts"]
-    if as_json:
-        typer.echo(json.dumps(counts, sort_keys=True))
-        return
-    for key, value in sorted(counts.items()):
-        typer.echo(f"{key:<44} {value}")
+    emit(counts, (f"{key:<44} {value}" for key, value in sorted(counts.items())), as_json)
 
 
 def adapt(
@@ -105,12 +101,12 @@ def adapt(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.stages.adapt import AdaptStage, help_train, helps
+    from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
     loaded = load(recipe, assignments, seed)
     stage = AdaptStage(loaded.adapt, loaded.shared)
-    if helps():
-        help_train(lambda _: (_open(corpus, loaded, limit), stage))
+    if is_worker_rank():
+        train_as_worker(lambda _: (_open(corpus, loaded, limit), stage))
         return
     stage.run_on(_open(corpus, loaded, limit), out, force)
     _show_counts(out, as_json)

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.state import believe_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
+from m2raap.core.tombstones import Tombstones
 
 LANGS = ("en", "zh")
 SPLITS = ("train", "val", "test")
-SCORES = (
-    "scores.parquet"  # figures of the list that an import read (motion, aesthetics ...), by clip_id; no stage needs it
-)
-_IMPORTING = ".m2raap-importing"  # stands in a folder while videos lie in it that no corpus names yet
+# Numbers that the imported list states of its clips (motion, aesthetics ...), by clip_id; no stage needs the file.
+SCORES = "scores.parquet"
+# A file that stands in a folder while videos lie in it that no corpus names yet.
+_IMPORTING = ".m2raap-importing"
+FORGETTING = "forgetting"  # key of a manifest while clips are being removed from its tables
 TABLES = ("clips", "texts", "missing", "dropped")
 _OF_IMPORTS = ("videos", "split")
 _OURS = (*TABLES, *_OF_IMPORTS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
@@ -40,9 +42,9 @@ class Corpus:
 
     path: Path
     num_parts: int
-    stated_video_root: Path  # what the manifest says: read files below `video_root`, never below this
+    stated_video_root: Path  # the folder that the manifest states; files are read below `video_root` alone
     digest: str
-    benchmark: str | None  # the protocol's name; None: a training corpus
+    benchmark: str | None  # name of the benchmark's protocol; None: a training corpus
     counts: dict[str, int]
     source: dict[str, Any]
 
@@ -72,8 +74,8 @@ def write_corpus(
 ) -> Corpus:
     """Writes clips and texts as a corpus folder and opens it.
 
-    `missing` lists clips whose file is absent (rows of `dropped`); they stay in the corpus. `dropped`: what an
-    importer refused, under ids that are no clips. Clips that were forgotten
+    `missing` holds rows of the clips whose file is absent, with the columns of `dropped`; these clips stay in the corpus.
+    `dropped` holds rows of what an importer refused, under ids that are no clips. Clips that were forgotten
     (core/tombstones.py) stay out. Raises M2raapError for an empty corpus, twin ids, a text without its clip, an unknown
     language or split, or a folder that holds another corpus.
     """
@@ -94,12 +96,14 @@ def _write(
     num_parts: int | None,
 ) -> None:
     clips, texts, missing, dropped = tables["clips"], tables["texts"], tables["missing"], tables["dropped"]
-    stones = tombstones.for_import(path)
-    gone = {row["clip_id"] for row in clips if len(stones) and stones.covers(row, video_root)}
-    clips, texts, missing = ([row for row in rows if row["clip_id"] not in gone] for rows in (clips, texts, missing))
-    if gone and not clips:
+    forgotten = tombstones.read(path) if path.is_dir() else Tombstones()
+    left_out = {row["clip_id"] for row in clips if len(forgotten) and forgotten.covers(row, video_root)}
+    clips, texts, missing = (
+        [row for row in rows if row["clip_id"] not in left_out] for rows in (clips, texts, missing)
+    )
+    if left_out and not clips:
         raise M2raapError(f"{path}: every clip of the input was forgotten ({tombstones.FILE} names them)")
-    benchmark = tombstones.benchmark_name(benchmark, len(gone)) if benchmark else None
+    benchmark = tombstones.benchmark_name(benchmark, len(left_out)) if benchmark else None
     num_parts = num_parts or default_num_parts(len(clips))
     by_table: dict[str, list[list[Row]]] = {}
     for table, rows in (("clips", clips), ("texts", texts), ("missing", missing), ("dropped", dropped)):
@@ -108,7 +112,6 @@ def _write(
             parts[part_of(row["clip_id"], num_parts)].append(row)
         by_table[table] = parts
     _clear(path)
-    tombstones.write(path, stones)
     files: dict[str, str] = {}
     for table, parts in by_table.items():
         for part, rows in enumerate(parts):
@@ -122,7 +125,7 @@ def _write(
         "benchmark": benchmark,
         "counts": {"clips": len(clips), "texts": len(texts), "missing_file": len(missing)}
         | ({"dropped": len(dropped)} if dropped else {})
-        | ({"forgotten": len(gone)} if gone else {}),
+        | ({"forgotten": len(left_out)} if left_out else {}),
         "source": source,
         "files": files,
         "digest": content_digest(files, num_parts, benchmark),
@@ -131,7 +134,7 @@ def _write(
 
 
 def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
-    """What a corpus is called: a digest over the digests of its parts."""
+    """The digest of a corpus, over the digests of its parts."""
     return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION})
 
 
@@ -161,6 +164,17 @@ def importing(path: Path) -> Iterator[None]:
         (path / _IMPORTING).unlink(missing_ok=True)
 
 
+def keep_out(path: Path, tombstone_files: Iterable[Path]) -> None:
+    """Imports into the corpus folder `path` from now on leave out what these tombstone files (or corpus folders) name.
+
+    Raises M2raapError for a file that is none, and for a folder that is something else than a corpus.
+    """
+    others = [replace(row, was_here=False) for file in tombstone_files for row in tombstones.read(file).by_id.values()]
+    with locked(path, written=(tombstones.FILE,)):
+        _refuse_other(path)
+        tombstones.write(path, Tombstones([*others, *tombstones.read(path).by_id.values()]))
+
+
 def _refuse_other(path: Path) -> None:
     """Raises M2raapError where an import may not write: a file, or a folder that is something else than a corpus of ours."""
     if path.exists() and not path.is_dir():
@@ -177,9 +191,9 @@ def _refuse_other(path: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """An import replaces a corpus of ours."""
+    """Removes the tables and the manifest of an earlier import, so that it is unfinished until a new manifest comes."""
     _refuse_other(path)
-    (path / "manifest.json").unlink(missing_ok=True)  # unfinished from here until the new one is written
+    (path / "manifest.json").unlink(missing_ok=True)
     for table in TABLES:
         remove_drafts(path / table)
         for old in (path / table).glob("part-*.parquet"):
@@ -208,9 +222,11 @@ def _check_rows(clips: list[Row], texts: list[Row]) -> None:
             raise M2raapError(f"text '{row['text_id']}': language '{row['lang']}' is none of {', '.join(LANGS)}")
 
 
-def open_corpus(path: Path) -> Corpus:
-    """Raises M2raapError where there is no finished corpus, or one of another schema version."""
-    tombstones.refuse_unfinished(path)
+def open_corpus(path: Path, mid_forget: bool = False) -> Corpus:
+    """Raises M2raapError where there is no finished corpus, or one of another schema version.
+
+    A corpus in which a forget was interrupted is refused, too, unless `mid_forget`.
+    """
     manifest = path / "manifest.json"
     if not manifest.exists():
         what = "an unfinished import" if path.is_dir() and any(path.glob("*/part-*")) else "no corpus"
@@ -218,6 +234,10 @@ def open_corpus(path: Path) -> Corpus:
     tree = read_json(manifest)
     if tree.get("kind") != "corpus":
         raise M2raapError(f"{path}: holds the output of stage '{tree.get('stage')}', a corpus folder is needed here")
+    if tree.get(FORGETTING) and not mid_forget:
+        raise M2raapError(
+            f"{path}: 'm2raap data forget {path}' was interrupted; give that command again, and it finishes"
+        )
     if tree["schema_version"] != SCHEMA_VERSION:
         raise M2raapError(
             f"{path}: written with table schema {tree['schema_version']}, this m2raap reads {SCHEMA_VERSION}; import it again"

@@ -31,13 +31,14 @@ class Engine(Protocol):
 
 
 def available_cores() -> int:
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def torch_threads(processes: int = 1) -> int:
-    """Threads for torch in this process: OMP_NUM_THREADS where it is set, else its share of the cores."""
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdigit() and int(said) else max(1, available_cores() // processes)
+    """Number of torch threads of this process: OMP_NUM_THREADS where it is set, else the cores divided by `processes`."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdigit() and int(stated) else max(1, available_cores() // processes)
 
 
 class LocalEngine:
@@ -73,8 +74,8 @@ class LocalEngine:
         if self._pool is None:
             import multiprocessing
 
-            # Set before the workers start: the libraries read these when they are imported. And what a worker imports first
-            # must not be taken from the folder in which the command was given.
+            # The libraries read these variables when they are imported, so they are set before the workers start. And a
+            # worker must not import modules from the folder in which the command was given.
             variables = (*THREAD_VARIABLES, SAFE_PATH)
             saved = {name: os.environ.get(name) for name in variables}
             os.environ.update({name: "1" for name in variables})
@@ -107,18 +108,18 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def _begin_worker(parent: int, devices: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends the pool
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the pool
     os.environ[DEVICE] = devices.get()
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _die_with(parent: int) -> None:
-    """A parent killed with -9 cannot say goodbye; an orphan would wait for work forever."""
+def _exit_with_parent(parent: int) -> None:
+    """Ends this worker when its parent is gone: a parent killed with -9 ends no worker, and an orphan would wait for ever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
 def device() -> str:
-    """The torch device of this process: what `--devices` gave it, else the CPU."""
+    """The torch device of this process: the one that `--devices` names for it, else the CPU."""
     return os.environ.get(DEVICE, "cpu")

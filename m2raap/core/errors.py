@@ -26,8 +26,8 @@ class TooManyRefused(M2raapError):
     exit_code = 3
 
 
-class GateFailed(M2raapError):
-    """A stated quality gate failed (exit code 4)."""
+class ThresholdNotMet(M2raapError):
+    """A stated quality threshold is not met (exit code 4)."""
 
     exit_code = 4
 

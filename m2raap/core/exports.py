@@ -1,4 +1,4 @@
-"""What an export is handed and what it leaves beside its files: `export.json`, by which `forget` finds it."""
+"""What an export is handed and what it leaves beside its files: `export.json`, by which it is known."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import as_named, inside, read_json, write_json
+from m2raap.core.files import as_named, read_json, write_json
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
@@ -58,10 +58,6 @@ class Exporter(Protocol):
         """The clips that an export holds."""
         ...
 
-    def remove(self, out: Path, is_removed: Callable[[str], bool]) -> None:
-        """Takes clips out of a finished export, files and rows. May be cut off anywhere and run again."""
-        ...
-
 
 def safe_key(clip_id: str) -> str:
     """A file name without dots, separators or leading '-': the id itself where it is one, else its tame letters and a hash."""
@@ -99,12 +95,6 @@ def video_name(item: Item) -> str:
     """The name of a copied video: its safe key, and the ending of the container that is found in it."""
     assert item.video_ending
     return item.key + item.video_ending
-
-
-def delete_copy(folder: Path, name: str) -> None:
-    """Deletes a file that an export's listing names below `folder`. What lies elsewhere, an original, is not ours to delete."""
-    with suppress(M2raapError, IsADirectoryError):
-        inside(folder, name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -21,7 +21,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temp.unlink(missing_ok=True)  # of a process that had our number; or somebody has put it there, maybe as a link
+        temp.unlink(
+            missing_ok=True
+        )  # left by a killed process of the same id, or put there by somebody else, perhaps as a link
         handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         with os.fdopen(handle, "wb") as sink:
             sink.write(data)
@@ -62,6 +64,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
+    """Writes a value as indented JSON, whole or not at all. Raises M2raapError when the disk is full."""
     text = json.dumps(value, sort_keys=sort_keys, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
 
@@ -124,10 +127,10 @@ def as_named(path: Path) -> Path:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises M2raapError naming a file that holds something else."""
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise M2raapError(f"{path}: holds no JSON object; it is none of ours, or damaged")
-    return found
+    tree = read_json(path)
+    if not isinstance(tree, dict):
+        raise M2raapError(f"{path}: holds no JSON object; m2raap did not write it, or it is damaged")
+    return tree
 
 
 def leads_out(name: str) -> bool:
@@ -152,5 +155,6 @@ def inside(folder: Path, name: object) -> Path:
 
 
 def file_sha256(path: Path) -> str:
+    """64 hex digits of SHA-256 over the bytes of a file."""
     with open(path, "rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()

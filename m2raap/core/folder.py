@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import (
@@ -52,7 +51,6 @@ def begin(
     `force` what it held is set aside in `previous/`, from where unchanged clips are reused. `shared`: the lock where other
     shares may be at work, too; what they rely on is changed only where there are none.
     """
-    tombstones.refuse_unfinished(folder)
     plan = {
         "stage": stage,
         "version": version,
@@ -215,7 +213,7 @@ def finish(
     shutil.rmtree(folder / "previous", ignore_errors=True)
 
 
-_UNSIGNED = ("digest", "view", "was")  # `was`: what it was called before a forget; `view`: where its parents lie today
+_UNSIGNED = ("digest", "view", "was")  # `view`: where its parents lie today; `was`: written by older versions
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

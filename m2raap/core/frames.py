@@ -21,7 +21,7 @@ from m2raap.core.tables import damaged, part_name
 
 
 @dataclass(frozen=True)
-class _Where:
+class _RowPlace:
     path: Path
     group: int
     row: int
@@ -30,11 +30,11 @@ class _Where:
 @dataclass(frozen=True)
 class _PartIndex:
     metadata: dict[Path, Any]
-    clips: dict[str, _Where]
+    clips: dict[str, _RowPlace]
 
 
 class FrameReader:
-    """Reads for many threads at once. `held_bytes`: of JPEGs kept; what was not asked for longest leaves first."""
+    """Reads key-frames for many threads at once. It keeps up to `held_bytes` bytes of groups, the most recently used ones."""
 
     def __init__(self, folders: Sequence[Path], held_bytes: int) -> None:
         self._folders, self._limit = folders, held_bytes
@@ -43,20 +43,25 @@ class FrameReader:
         self._held_bytes = 0
         self._lock = threading.Lock()
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the groups that are kept now: at most `held_bytes`, unless a single group is larger."""
+        return self._held_bytes
+
     def jpegs(self, part: int, clip_id: str) -> list[bytes]:
         """The clip's key-frames in order of time. Raises M2raapError for a file that is no parquet."""
         index = self._parts.get(part)
         if index is None:
             index = self._parts.setdefault(part, self._index(part))
-        where = index.clips[clip_id]
-        key = (where.path, where.group)
+        place = index.clips[clip_id]
+        key = (place.path, place.group)
         with self._lock:
             group = self._held.get(key)
             if group is not None:
                 self._held.move_to_end(key)
         if group is None:
-            group = self._hold(key, self._read(where.path, where.group, index.metadata[where.path]))
-        return group.column("jpegs")[where.row].as_py()
+            group = self._hold(key, self._read(place.path, place.group, index.metadata[place.path]))
+        return group.column("jpegs")[place.row].as_py()
 
     def _hold(self, key: tuple[Path, int], group: pa.Table) -> pa.Table:
         with self._lock:
@@ -68,27 +73,27 @@ class FrameReader:
         return group
 
     def _read(self, path: Path, group: int, metadata: Any) -> pa.Table:
-        try:  # a reader of its own: two threads may not share one
+        try:  # every call opens a reader, because two threads may not share one
             with pq.ParquetFile(path, metadata=metadata) as file:
                 return file.read_row_group(group, columns=["jpegs"], use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise damaged(path, error) from None
 
     def _index(self, part: int) -> _PartIndex:
-        """Of all folders, the last one that has a clip's frames counts, as in a view."""
-        found = _PartIndex({}, {})
+        """Where the frames of each clip lie: in the last of the folders that has them, as in a view."""
+        index = _PartIndex({}, {})
         for folder in self._folders:
             path = inside(folder, f"frames/{part_name(part)}")
             if not path.exists():
                 continue
             try:
                 with pq.ParquetFile(path) as file:
-                    found.metadata[path] = file.metadata
+                    index.metadata[path] = file.metadata
                     for group in range(file.metadata.num_row_groups):
                         names = file.read_row_group(group, columns=["clip_id"], use_threads=False)[
                             "clip_id"
                         ].to_pylist()
-                        found.clips.update({name: _Where(path, group, row) for row, name in enumerate(names)})
+                        index.clips.update({name: _RowPlace(path, group, row) for row, name in enumerate(names)})
             except (pa.ArrowInvalid, OSError) as error:
                 raise damaged(path, error) from None
-        return found
+        return index

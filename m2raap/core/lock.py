@@ -25,10 +25,10 @@ FILE = ".m2raap.lock"
 # Folders that the running call has locked already: what it calls writes into them as the same writer.
 _locked: ContextVar[tuple[Path, ...]] = ContextVar("folders that this call has locked, as they were named", default=())
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
-# With shares that are just beginning or ending: they hold the lock alone for a moment.
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+# How long, and how often, a share tries again: shares that begin or end hold the lock alone for a moment.
 PATIENCE_S, PAUSE_S = 3.0, 0.02
-_MOST_BYTES = 500  # of a lock: who holds it
+_MAX_LOCK_BYTES = 500  # largest lock file: one line about the process that holds it
 _warned = False
 
 
@@ -118,7 +118,7 @@ class FolderLock:
             self.folder.mkdir(parents=True, exist_ok=True)
             return self._open()
         except OSError as error:
-            if error.errno not in _NOT_OURS:
+            if error.errno not in _NOT_WRITABLE:
                 raise write_error(self._path, error) from None
             if not self._path.exists() or not os.access(self.folder, os.W_OK):
                 return False
@@ -127,7 +127,7 @@ class FolderLock:
             except OSError as second:
                 raise write_error(self._path, second) from None
         info = os.fstat(self._handle)
-        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1 or info.st_size > _MOST_BYTES:
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1 or info.st_size > _MAX_LOCK_BYTES:
             self._close()
             raise M2raapError(f"{self._path}: is no lock of m2raap, but something of that name; move it elsewhere")
         return True
@@ -157,7 +157,7 @@ def _holder(handle: int) -> str:
 def _warn_of_no_locks(folder: Path) -> None:
     global _warned
     if not _warned:
-        talk.say(f"{folder}: this file system knows no locks; let no other command write there")
+        talk.log(f"{folder}: this file system knows no locks; let no other command write there")
     _warned = True
 
 

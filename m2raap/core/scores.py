@@ -7,10 +7,11 @@ million rows take some 80 MB and 80 MB a column. A name without a row, or with a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class ScoreFile:
     """One file: `keys` sorted hashes of the names, `values` (rows, columns) with NaN where there is no score."""
 
     path: Path
-    names: str  # of NAMES
+    names: str  # the column of names: one of NAMES
     columns: tuple[str, ...]
     keys: np.ndarray
     values: np.ndarray
@@ -38,12 +39,12 @@ class ScoreFile:
         names = list(names)
         hashes = _hashes(names)
         at = np.minimum(np.searchsorted(self.keys, hashes), max(len(self.keys) - 1, 0))
-        found = {}
+        scores = {}
         for name, row, key in zip(names, at.tolist(), hashes.tolist(), strict=True):
             if len(self.keys) and self.keys[row] == key:
                 values = self.values[row].tolist()
-                found[name] = {c: None if v != v else v for c, v in zip(self.columns, values, strict=True)}
-        return found
+                scores[name] = {c: None if v != v else v for c, v in zip(self.columns, values, strict=True)}
+        return scores
 
 
 def _hashes(names: Iterable[str]) -> np.ndarray:
@@ -65,18 +66,18 @@ class Scores:
                     )
                 self.columns[column] = "text_id" if file.names == "text_id" else "clip_id"
 
-    def of(self, clips: Iterable[Row], texts: Iterable[Row]) -> dict[str, Row]:
+    def of(self, clips: Iterable[Mapping[str, Any]], texts: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
         """clip_id or text_id -> {column: score or None}."""
         clips, texts = list(clips), list(texts)
-        found: dict[str, Row] = {}
+        scores: dict[str, Row] = {}
         for file in self.files:
             rows = texts if file.names == "text_id" else clips
-            scores = file.of({row[file.names] for row in rows})
+            row_scores = file.of({row[file.names] for row in rows})
             key = "text_id" if file.names == "text_id" else "clip_id"
             for row in rows:
-                if row[file.names] in scores:
-                    found.setdefault(row[key], {}).update(scores[row[file.names]])
-        return found
+                if row[file.names] in row_scores:
+                    scores.setdefault(row[key], {}).update(row_scores[row[file.names]])
+        return scores
 
     def check(self, corpus: Corpus, forgotten: Tombstones) -> None:
         """Raises M2raapError naming the file and an id of it that is not in the corpus (and was not forgotten)."""
@@ -102,7 +103,7 @@ class Scores:
 
 @lru_cache(maxsize=1)
 def open_scores(paths: tuple[Path, ...]) -> Scores:
-    """One for each process: reading millions of rows takes seconds."""
+    """The scores of all files, read once in each process: reading millions of rows takes seconds."""
     return Scores(paths)
 
 
@@ -131,8 +132,8 @@ def _read(path: Path) -> ScoreFile:
     schema = source.schema_arrow
     names = [name for name in NAMES if name in schema.names]
     if len(names) != 1:
-        found = f"has both {' and '.join(names)}" if names else f"has none of them: {', '.join(schema.names)}"
-        raise M2raapError(f"{path}: expected one column of names, {', '.join(NAMES)}; it {found}")
+        fault = f"has both {' and '.join(names)}" if names else f"has none of them: {', '.join(schema.names)}"
+        raise M2raapError(f"{path}: expected one column of names, {', '.join(NAMES)}; it {fault}")
     columns = [name for name in schema.names if name != names[0]]
     for column in columns:
         kind = schema.field(column).type

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from m2raap.core.engine import Engine
 from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, M2raapError
 from m2raap.core.files import read_json, read_object, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
-from m2raap.core.ledger import count_part, left_without_text, new_texts
+from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
-from m2raap.core.tables import SCHEMAS, Row, part_of, read_part, signal_schema, write_part
+from m2raap.core.tables import SCHEMAS, Clip, Row, part_of, read_part, row_key, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View, clip_digest
 
@@ -148,7 +147,7 @@ class DataStage(Stage[C]):
         """Name -> float | int | str | bool | bytes of the columns that `score` writes."""
         raise NotImplementedError  # abstract: every stage states its columns
 
-    def video_digest(self, clip: Row, view: View, videos: VideoDigests) -> str:
+    def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
         """Names the bytes that `score` will read of a clip's video; 'absent' where it may not or cannot."""
         return "absent"
 
@@ -166,7 +165,7 @@ class DataStage(Stage[C]):
         """
         return {}
 
-    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+    def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         """Every rule that looked at a clip, or at a text where the row has a text_id. `signals`: all that is known of it."""
         return []
 
@@ -223,16 +222,16 @@ def run_data_stage(
     with locked(folder, shared=not alone) as lock:
         shared = None if alone else lock
         if begin(folder, stage.name, stage.version, view, settings, force, shared=shared):
-            talk.say(f"{stage.name}: done before")
+            talk.log(f"{stage.name}: done before")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
         _map(stage, "score", [_Task(stage, view, folder, part, settings, plan) for part in parts], engine, folder)
         if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
-            talk.say(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
+            talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
         if not alone and lock:
-            talk.say(f"{stage.name}: all is scored; the last share finishes when the others have ended")
+            talk.log(f"{stage.name}: all is scored; the last share finishes when the others have ended")
             lock.wait_exclusive()
             refuse_redone(folder, plan)
             if (folder / "manifest.json").exists():
@@ -248,7 +247,7 @@ def _finish(
     decisions = _decide(stage, view, folder)
     tasks = [_Task(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
     _map(stage, "apply", tasks, engine, folder)
-    counts: Counter[str] = Counter()
+    counts = Counts()
     files: dict[str, str] = {}
     for task in tasks:
         for phase, record in _records(task).items():
@@ -258,14 +257,15 @@ def _finish(
                     "one ran; run this one again: it makes the part anew"
                 )
             files |= record["files"]
-            counts.update(record.get("counts", {}))
-    for what in ("clips", "texts"):
-        dropped = sum(n for key, n in counts.items() if key.startswith(f"{what}_dropped:"))
-        came, stay = counts[f"{what}_in"] + counts[f"{what}_added"], counts[f"{what}_out"] + dropped
-        assert came == stay, f"{stage.name}: of {came} {what} {stay} are accounted for"
+            counts += Counts.from_dict(record.get("counts", {}))
+    if not counts.balanced():
+        raise M2raapError(
+            f"{folder}: not every row is accounted for ({counts.to_dict()}): a bug of the stage '{stage.name}'; the folder is "
+            "not signed"
+        )
     refuse_redone(folder, plan)
     refuse_changed(folder, view)
-    finish(folder, stage.name, stage.version, view, settings, files, dict(sorted(counts.items())))
+    finish(folder, stage.name, stage.version, view, settings, files, counts.to_dict())
 
 
 def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
@@ -319,7 +319,7 @@ def _is_done(path: Path, key: str, settings: str) -> bool:
 
 
 def _by_id(rows: Iterable[Row]) -> Signals:
-    return {row["text_id"] or row["clip_id"]: row for row in rows}
+    return {row_key(row): row for row in rows}
 
 
 def _score_part(task: _Task) -> tuple[float, int]:
@@ -417,8 +417,8 @@ def _apply_part(task: _Task) -> tuple[float, int]:
         f"{name}/{index:05d}": write_part(folder, name, index, rows, schema, settings_digest)
         for name, rows, schema in written
     }
-    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) | stage.counts(signals)
-    write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts})
+    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) + Counts(others=stage.counts(signals))
+    write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts.to_dict()})
     return time.monotonic() - start, 0
 
 

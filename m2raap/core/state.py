@@ -1,5 +1,5 @@
-"""What this user has said on this machine, in a folder of the user's own: nothing that travels with a corpus or a run counts
-as said by the user.
+"""What this user has decided on this machine, kept in the user's state folder: nothing that travels with a corpus or a run
+counts as a decision of the user.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def remember_video_root(corpus: Path, video_root: Path) -> None:
             _record(corpus, root), {name: path.encode("utf-8", "replace").decode() for name, path in paths.items()}
         )
     except M2raapError as error:  # the corpus is whole all the same
-        talk.say(
+        talk.log(
             f"{corpus}: that you imported it cannot be noted ({error}); set {VIDEO_ROOTS}={root} to read its videos"
         )
 

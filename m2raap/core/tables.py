@@ -1,15 +1,15 @@
 """The tables of a corpus: their columns, how a part of one is written and read.
 
 A table is a folder of `part-00000.parquet` files. Part i of every table holds exactly the clips whose id hashes to i, so
-no stage ever joins across parts. Rows travel as plain dicts.
+no stage ever joins across parts. Rows travel as plain dicts; a TypedDict names the columns of each table.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,65 +19,128 @@ from m2raap.core.files import inside, write_atomic
 
 SCHEMA_VERSION = 2
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # a row of any table, or one that is being put together
 
-CLIPS = pa.schema(
-    [
-        ("clip_id", pa.string()),  # unique in the corpus
-        ("video", pa.string()),  # relative to the corpus's video root, posix
-        ("start_s", pa.float64()),  # null: from the beginning
-        ("end_s", pa.float64()),  # null: to the end
-        ("split", pa.string()),  # train | val | test
-        ("source", pa.string()),  # where the pair comes from, as the list says
-        ("licence", pa.string()),  # as the list says
-        ("category", pa.string()),  # slices of a benchmark
-        ("url", pa.string()),  # as the list says; never fetched from here
-    ]
-)
-TEXTS = pa.schema(
-    [
-        ("text_id", pa.string()),  # unique in the corpus
-        ("clip_id", pa.string()),  # the clip that it describes
-        ("lang", pa.string()),  # en | zh
-        ("text", pa.string()),  # as it came, or as its producer wrote it
-        ("origin", pa.string()),  # raw | rewrite | translation | aux
-        ("parent_text_id", pa.string()),  # what it was rewritten or translated from
-        ("frame_index", pa.int32()),  # aux only
-        ("producer", pa.string()),  # model + prompt digest
-        ("active", pa.bool_()),  # false: kept, not read
-    ]
-)
-FRAMES = pa.schema(
-    [
-        ("clip_id", pa.string()),  # one row a clip
-        ("times_s", pa.list_(pa.float64())),  # of each frame, since the start of the clip
-        ("shots", pa.list_(pa.int32())),  # which shot each is from; -1: unknown
-        ("scores", pa.list_(pa.float64())),  # by which each was chosen
-        ("why", pa.list_(pa.string())),  # each was chosen
-        ("hashes", pa.list_(pa.int64())),  # 64-bit dHash of each
-        ("jpegs", pa.list_(pa.binary())),  # the pictures
-        ("width", pa.int32()),  # pixels
-        ("height", pa.int32()),  # pixels
-    ]
-)
-DROPPED = pa.schema(
-    [
-        ("clip_id", pa.string()),  # whose row is gone
-        ("text_id", pa.string()),  # null: the whole clip
-        ("stage", pa.string()),  # that dropped it
-        ("reason", pa.string()),  # one of the reason codes
-        ("score", pa.float64()),  # what was measured
-        ("threshold", pa.float64()),  # that it failed
-        ("rule_version", pa.string()),  # reason/number; a stage's own verdicts: stage/version
-        ("detail", pa.string()),  # the signal, the twin, the message
-        ("also_failed", pa.list_(pa.string())),  # reasons of all other rules that refused it
-    ]
+
+class Clip(TypedDict):
+    """A row of `clips`."""
+
+    clip_id: str
+    video: str
+    start_s: float | None
+    end_s: float | None
+    split: str
+    source: str | None
+    licence: str | None
+    category: str | None
+    url: str | None
+
+
+class Text(TypedDict):
+    """A row of `texts`."""
+
+    text_id: str
+    clip_id: str
+    lang: str
+    text: str
+    origin: str
+    parent_text_id: str | None
+    frame_index: int | None
+    producer: str | None
+    active: bool
+
+
+class Frames(TypedDict):
+    """A row of `frames`. A view that was asked for 'frames' and not for 'jpegs' gives it without `jpegs`."""
+
+    clip_id: str
+    times_s: list[float]
+    shots: list[int]
+    scores: list[float]
+    why: list[str]
+    hashes: list[int]
+    jpegs: list[bytes]
+    width: int
+    height: int
+
+
+class Drop(TypedDict):
+    """A row of `dropped` or `missing`."""
+
+    clip_id: str
+    text_id: str | None
+    stage: str
+    reason: str
+    score: float | None
+    threshold: float | None
+    rule_version: str | None
+    detail: str | None
+    also_failed: list[str] | None
+
+
+class Column(NamedTuple):
+    """A column of a table. The description is for people; parquet files do not hold it."""
+
+    name: str
+    type: pa.DataType
+    description: str
+
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "clips": (
+        Column("clip_id", pa.string(), "Id of the clip, unique in the corpus."),
+        Column("video", pa.string(), "Path of the video file, relative to the corpus's video root, with '/'; or an address."),
+        Column("start_s", pa.float64(), "Second of the video at which the clip begins; null: the beginning."),
+        Column("end_s", pa.float64(), "Second of the video at which the clip ends; null: the end."),
+        Column("split", pa.string(), "Split of the clip: train, val or test."),
+        Column("source", pa.string(), "Where the clip comes from, as the imported list states it."),
+        Column("licence", pa.string(), "Licence of the clip, as the imported list states it."),
+        Column("category", pa.string(), "Category of the clip, by which a benchmark is cut into slices."),
+        Column("url", pa.string(), "Address of the clip on the web, as the imported list states it; it is never fetched."),
+    ),
+    "texts": (
+        Column("text_id", pa.string(), "Id of the text, unique in the corpus."),
+        Column("clip_id", pa.string(), "Id of the clip that the text describes."),
+        Column("lang", pa.string(), "Language of the text: en or zh."),
+        Column("text", pa.string(), "The text as it was imported, or as its producer wrote it."),
+        Column("origin", pa.string(), "Origin of the text: raw, rewrite, translation or aux (a caption of one key-frame)."),
+        Column("parent_text_id", pa.string(), "Id of the text from which this one was rewritten or translated."),
+        Column("frame_index", pa.int32(), "Index of the key-frame that an aux text describes; null for all other texts."),
+        Column("producer", pa.string(), "Model that wrote the text, and digest of its prompt; null for raw texts."),
+        Column("active", pa.bool_(), "Whether later stages read the text; false: another text has replaced it."),
+    ),
+    "frames": (
+        Column("clip_id", pa.string(), "Id of the clip that the key-frames are from; a clip has one row."),
+        Column("times_s", pa.list_(pa.float64()), "Time of each key-frame, in seconds since the start of the clip."),
+        Column("shots", pa.list_(pa.int32()), "Index of the shot that each key-frame is from; -1: unknown."),
+        Column("scores", pa.list_(pa.float64()), "Score by which each key-frame was chosen."),
+        Column("why", pa.list_(pa.string()), "Reason for which each key-frame was chosen."),
+        Column("hashes", pa.list_(pa.int64()), "64-bit dHash of each key-frame."),
+        Column("jpegs", pa.list_(pa.binary()), "JPEG bytes of each key-frame."),
+        Column("width", pa.int32(), "Width of the key-frames in pixels."),
+        Column("height", pa.int32(), "Height of the key-frames in pixels."),
+    ),
+    "dropped": (
+        Column("clip_id", pa.string(), "Id of the clip that was dropped, or of the clip whose text was dropped."),
+        Column("text_id", pa.string(), "Id of the text that was dropped; null: the whole clip was dropped."),
+        Column("stage", pa.string(), "Name of the stage that dropped the row."),
+        Column("reason", pa.string(), "Reason code of the rule that dropped the row."),
+        Column("score", pa.float64(), "Value that the rule measured."),
+        Column("threshold", pa.float64(), "Threshold that the score failed."),
+        Column("rule_version", pa.string(), "Version of the rule: reason/number, or stage/version where there is no rule."),
+        Column("detail", pa.string(), "Detail for people: the signal, the clip that this one copies, or an error message."),
+        Column("also_failed", pa.list_(pa.string()), "Reasons of all other rules that refused the row."),
+    ),
+}  # fmt: skip
+CLIPS, TEXTS, FRAMES, DROPPED = (
+    pa.schema([(column.name, column.type) for column in COLUMNS[table]])
+    for table in ("clips", "texts", "frames", "dropped")
 )
 # `missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.
 SCHEMAS: dict[str, pa.Schema] = {
     "clips": CLIPS,
     "texts": TEXTS,
-    "superseded": TEXTS,  # texts of earlier folders that a stage's own replace: active False
+    "superseded": TEXTS,  # texts of earlier folders that texts of this stage replace; `active` is False
     "frames": FRAMES,
     "dropped": DROPPED,
     "missing": DROPPED,
@@ -85,7 +148,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 _SIGNAL_TYPES = {"float": pa.float64(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_(), "bytes": pa.binary()}
 # A JPEG does not shrink, and frames are most of the bytes.
 _COMPRESSION = {"frames": "none"}
-FRAMES_A_GROUP = 8  # clips: about 2 MB, what reading a single clip costs (core.frames)
+FRAMES_A_GROUP = 8  # clips in a row group: reading one clip's pictures reads about 2 MB (core.frames)
 _SORT = {
     "clips": ("clip_id",),
     "texts": ("clip_id", "text_id"),
@@ -96,6 +159,11 @@ _SORT = {
     "dropped": ("clip_id", "text_id"),
     "missing": ("clip_id", "text_id"),
 }
+
+
+def row_key(row: Mapping[str, Any]) -> str:
+    """The id that a row of signals, verdicts or drops is about: its text's, else its clip's."""
+    return row["text_id"] or row["clip_id"]
 
 
 def signal_schema(columns: dict[str, str]) -> pa.Schema:
@@ -188,6 +256,12 @@ def read_part(folder: Path, table: str, part: int, columns: list[str] | None = N
         return pq.read_table(path, columns=columns, use_threads=False).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(path, error) from None
+
+
+def read_all(folder: Path, table: str, columns: list[str] | None = None) -> Iterator[Row]:
+    """The rows of all parts of a table, in the order of the parts; an absent table has none. Raises as `read_part`."""
+    for path in sorted((folder / table).glob("part-*.parquet")):
+        yield from read_part(folder, table, int(path.stem.removeprefix("part-")), columns)
 
 
 def damaged(path: Path, error: Exception) -> M2raapError:

@@ -80,7 +80,7 @@ def be_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """One line of talk; results never come here, they go to stdout."""
     if not _quiet:
         print(plain(message), file=sys.stderr, flush=True)
@@ -132,10 +132,10 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
         if now - last >= _SECONDS_BETWEEN_LINES and done < total:
             last = now
             left = (now - start) / max(done, 1) * (total - done)
-            say(f"{title}: {done}/{total}, about {left:.0f} s left{', ' + remark if remark else ''}")
+            log(f"{title}: {done}/{total}, about {left:.0f} s left{', ' + remark if remark else ''}")
 
     yield advance
-    say(f"{title}: {done}/{total} in {time.monotonic() - start:.1f} s")
+    log(f"{title}: {done}/{total} in {time.monotonic() - start:.1f} s")
 
 
 class Phases:

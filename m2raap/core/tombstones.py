@@ -1,18 +1,15 @@
-"""What was forgotten and must not come back: hashes of clip ids and of video bytes, never the names themselves.
+"""What was forgotten and must not come back: hashes of clip ids, of video bytes and of what a clip left, never the names.
 
-`tombstones.json` lies in a corpus folder; `write_corpus` leaves out whatever it names, under its old id or as the same bytes
-under a new one. While `m2raap forget` is at work, `.forgetting.json` stands in every folder that it touches: whoever opens
-one of them before the work is done is refused here. The mark is a mark, no order: what is left to do stands in a journal in
-the user's own state folder, and only `m2raap forget` carries it out.
+`tombstones.json` lies in a corpus folder. `write_corpus` leaves out whatever it names, under its old id or as the same bytes
+under a new one; `m2raap status --forgotten` looks for what it names below any folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +17,42 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, inside, read_json, write_json
 
 FILE = "tombstones.json"
-MARK = ".forgetting.json"
-_at_work: ContextVar[bool] = ContextVar("a forget is at work", default=False)
-_also: ContextVar[tuple[Path, ...]] = ContextVar("tombstones of other corpora", default=())
 
 
 @dataclass(frozen=True)
 class Tombstone:
-    """`id`: SHA-256 of the clip id. `content`: of the video's bytes and the clip's span, where the file was there.
-    `num_bytes` of the file saves hashing files of another size. `was_here`: removed from the corpus that holds this."""
+    """One forgotten clip.
+
+    `id`: SHA-256 of the clip id. `content`: of the video's bytes and the clip's span, where the file could be read.
+    `num_bytes`: size of that file, which saves hashing files of another size. `was_here`: the clip was removed from the corpus
+    that holds this file. `traces`: SHA-256 of what only this clip had: its text ids, its texts, its video's name, its JPEGs.
+    """
 
     id: str
     content: str | None = None
     num_bytes: int | None = None
     was_here: bool = False
+    reason: str | None = None
+    traces: tuple[str, ...] = ()
 
 
 def id_hash(clip_id: str) -> str:
-    return hashlib.sha256(clip_id.encode()).hexdigest()
+    return sha256(clip_id)
 
 
-def bury(clip: dict[str, Any], video_root: Path) -> Tombstone:
-    """The tombstone of a clip that is about to leave its corpus."""
-    known: tuple[str | None, int | None] = (None, None)
+def sha256(value: str | bytes) -> str:
+    """The SHA-256 of a text's UTF-8, or of bytes, in hex."""
+    return hashlib.sha256(value if isinstance(value, bytes) else value.encode(errors="surrogatepass")).hexdigest()
+
+
+def make_tombstone(clip: dict[str, Any], video_root: Path, reason: str | None = None) -> Tombstone:
+    """The tombstone of a clip that is about to leave its corpus. `video_root`: the folder below which its video lies."""
+    tombstone = Tombstone(id_hash(clip["clip_id"]), was_here=True, reason=reason)
     with suppress(OSError, ValueError, M2raapError):  # M2raapError: a path that leads out of the root
         path = inside(video_root, clip["video"])
         if path.is_file():
-            known = (_content(path, clip), path.stat().st_size)
-    return Tombstone(id_hash(clip["clip_id"]), *known, was_here=True)
+            return replace(tombstone, content=_content(path, clip), num_bytes=path.stat().st_size)
+    return tombstone
 
 
 def _content(path: Path, clip: dict[str, Any]) -> str:
@@ -56,23 +61,20 @@ def _content(path: Path, clip: dict[str, Any]) -> str:
 
 
 class Tombstones:
-    """What must not come (back) into a corpus."""
+    """What must not come (back) into a corpus. `by_id`: tombstones by the hash of their clip id."""
 
-    def __init__(self, stones: Iterable[Tombstone] = ()) -> None:
-        self.stones: dict[str, Tombstone] = {}
-        for stone in stones:
-            known = self.stones.get(stone.id)
-            was_here = stone.was_here or bool(known and known.was_here)
-            content = stone if stone.content or not known else known
-            self.stones[stone.id] = Tombstone(stone.id, content.content, content.num_bytes, was_here)
-        self._contents = {stone.content for stone in self.stones.values() if stone.content}
-        self._sizes = {stone.num_bytes for stone in self.stones.values() if stone.content}
+    def __init__(self, tombstones: Iterable[Tombstone] = ()) -> None:
+        self.by_id: dict[str, Tombstone] = {}
+        for tombstone in tombstones:
+            self.by_id[tombstone.id] = _merged(self.by_id.get(tombstone.id, tombstone), tombstone)
+        self._contents = {tombstone.content for tombstone in self.by_id.values() if tombstone.content}
+        self._sizes = {tombstone.num_bytes for tombstone in self.by_id.values() if tombstone.content}
 
     def __len__(self) -> int:
-        return len(self.stones)
+        return len(self.by_id)
 
     def contains(self, clip_id: str) -> bool:
-        return id_hash(clip_id) in self.stones
+        return id_hash(clip_id) in self.by_id
 
     def covers(self, clip: dict[str, Any], video_root: Path) -> bool:
         """By id, or by the bytes of its video (hashed only where a forgotten file had just this size)."""
@@ -85,67 +87,48 @@ class Tombstones:
             same_size = path.is_file() and path.stat().st_size in self._sizes
             return same_size and _content(path, clip) in self._contents
         except (OSError, M2raapError):
-            return False  # what cannot be read is refused as unreadable later
+            return False  # a file that cannot be read is refused as unreadable later
+
+    def hashes(self) -> frozenset[str]:
+        """SHA-256 of the forgotten ids and of everything that only those clips had."""
+        return frozenset(self.by_id).union(*(tombstone.traces for tombstone in self.by_id.values()))
+
+
+def _merged(old: Tombstone, new: Tombstone) -> Tombstone:
+    """What two tombstones of one clip know together; of the video's content the newer one is believed."""
+    content = new if new.content else old
+    return Tombstone(
+        new.id,
+        content.content,
+        content.num_bytes,
+        old.was_here or new.was_here,
+        new.reason or old.reason,
+        tuple(sorted({*old.traces, *new.traces})),
+    )
 
 
 def read(path: Path) -> Tombstones:
-    """Of a corpus folder, or of a tombstone file. A folder without one has forgotten nothing."""
+    """Those of a corpus folder, or of a tombstone file. A folder without the file has forgotten nothing."""
     file = path / FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         return Tombstones()
     tree = read_json(file)
-    if not isinstance(tree, dict) or tree.get("kind") != "tombstones":
-        raise M2raapError(f"{file}: is no tombstone file; 'm2raap forget' leaves them in corpus folders")
-    return Tombstones(Tombstone(**stone) for stone in tree["stones"])
-
-
-def write(folder: Path, found: Tombstones) -> None:
-    stones = [vars(found.stones[key]) for key in sorted(found.stones)]
-    if stones:
-        write_json(folder / FILE, {"kind": "tombstones", "version": 1, "stones": stones})
-
-
-@contextmanager
-def honouring(files: Iterable[Path]) -> Iterator[None]:
-    """Corpora written inside also leave out what these tombstone files (or corpus folders) name, and keep their stones."""
-    files = tuple(files)
-    for file in files:
-        read(file)  # a file that is none is said before any work
-    token = _also.set(files)
     try:
-        yield
-    finally:
-        _also.reset(token)
+        assert tree["kind"] == "tombstones"
+        rows = [row | {"traces": tuple(map(str, row.get("traces", ())))} for row in tree["stones"]]
+        return Tombstones(Tombstone(**row) for row in rows)
+    except (AssertionError, AttributeError, KeyError, TypeError):
+        raise M2raapError(f"{file}: is no tombstone file; 'm2raap data forget' leaves them in corpus folders") from None
 
 
-def for_import(folder: Path) -> Tombstones:
-    """What an import into `folder` must leave out."""
-    own = read(folder).stones.values() if folder.is_dir() else ()
-    others = [stone for file in _also.get() for stone in read(file).stones.values()]
-    return Tombstones([*(Tombstone(s.id, s.content, s.num_bytes) for s in others), *own])
+def write(folder: Path, tombstones: Tombstones) -> None:
+    """Writes the file of a corpus folder; where nothing was forgotten there is none."""
+    rows = [vars(tombstones.by_id[key]) for key in sorted(tombstones.by_id)]
+    if rows:
+        write_json(folder / FILE, {"kind": "tombstones", "version": 2, "stones": rows})
 
 
-def benchmark_name(name: str, num_gone: int) -> str:
-    """A benchmark that lacks clips is no longer the one that its protocol names."""
+def benchmark_name(name: str, num_forgotten: int) -> str:
+    """The name of a benchmark that lacks clips: it is no longer the one that its protocol declares."""
     base = name.partition("-minus-")[0]
-    return f"{base}-minus-{num_gone}" if num_gone else base
-
-
-@contextmanager
-def at_work() -> Iterator[None]:
-    """Inside, marked folders open: for the forget itself."""
-    token = _at_work.set(True)
-    try:
-        yield
-    finally:
-        _at_work.reset(token)
-
-
-def refuse_unfinished(folder: Path) -> None:
-    """Raises M2raapError where a forget was interrupted in `folder`, whoever's it was."""
-    if _at_work.get() or not (folder / MARK).exists():
-        return
-    raise M2raapError(
-        f"{folder}: a 'm2raap forget' was interrupted here; the same 'm2raap forget' finishes it. If you have not begun one here "
-        f"as this user, delete its {MARK}: 'm2raap check' says what is whole, and another forget of the same ids goes on"
-    )
+    return f"{base}-minus-{num_forgotten}" if num_forgotten else base

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 from m2raap.core import tombstones
 from m2raap.core.config import canonical, digest
@@ -19,7 +21,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.scores import open_scores, scores_digest
 from m2raap.core.signed import stage_manifest
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import FRAMES, Clip, Drop, Frames, Row, Text, read_part, row_key
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,18 @@ class Part:
     """The rows of one part that are still there, in the order of their ids."""
 
     index: int
-    clips: list[Row]
-    texts: list[Row]
-    frames: dict[str, Row] = field(default_factory=dict)
-    signals: dict[str, Row] = field(default_factory=dict)  # by clip_id or text_id, the columns of all stages joined
+    clips: list[Clip]
+    texts: list[Text]
+    frames: dict[str, Frames] = field(default_factory=dict)  # key: clip_id
+    signals: dict[str, Row] = field(default_factory=dict)  # key: clip_id or text_id; the columns of all stages joined
 
     @cached_property
-    def texts_of(self) -> dict[str, list[Row]]:
-        found: dict[str, list[Row]] = {row["clip_id"]: [] for row in self.clips}
+    def texts_of(self) -> dict[str, list[Text]]:
+        """clip_id -> its texts, for every clip of the part."""
+        texts: dict[str, list[Text]] = {row["clip_id"]: [] for row in self.clips}
         for row in self.texts:
-            found[row["clip_id"]].append(row)
-        return found
+            texts[row["clip_id"]].append(row)
+        return texts
 
     def only(self, clip_ids: set[str]) -> Part:
         return replace(
@@ -101,72 +104,70 @@ class View:
         if num_clips < 1:
             raise M2raapError(f"--limit {num_clips}: must be at least 1")
         here = {_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"])}
-        gone = {stone.id for stone in tombstones.read(self.corpus_path).stones.values() if stone.was_here}
-        hashes = sorted(here | gone)
+        forgotten = {row.id for row in tombstones.read(self.corpus_path).by_id.values() if row.was_here}
+        hashes = sorted(here | forgotten)
         return replace(self, cutoff=hashes[min(num_clips, len(hashes)) - 1])
 
     def part(self, index: int, tables: tuple[str, ...] = ("texts",)) -> Part:
         """One part, with the tables named: of 'texts', 'frames', 'signals', 'jpegs' ('frames' without 'jpegs' leaves the
         pictures on disk)."""
-        gone = set() if self.is_benchmark else self.gone(index)
+        dropped_ids = set() if self.is_benchmark else self.dropped_ids(index)
         clips = [
             row
-            for row in self.corpus.rows("clips", index)
-            if row["clip_id"] not in gone and self._within(row["clip_id"])
+            for row in cast(list[Clip], self.corpus.rows("clips", index))
+            if row["clip_id"] not in dropped_ids and self._within(row["clip_id"])
         ]
-        here = {row["clip_id"] for row in clips}
-        texts: dict[str, Row] = {}
+        clip_ids = {row["clip_id"] for row in clips}
+        texts: dict[str, Text] = {}
         if "texts" in tables:
             for table in ("texts", "superseded"):
                 for row in self._rows(table, index):
-                    texts[row["text_id"]] = row
-        frames: dict[str, Row] = {}
-        if "frames" in tables or "jpegs" in tables:
-            wanted = (
-                None
-                if "jpegs" in tables
-                else ["clip_id", "times_s", "shots", "scores", "why", "hashes", "width", "height"]
-            )
-            for folder in self.folders:
-                frames |= {
-                    row["clip_id"]: row for row in read_part(folder, "frames", index, wanted) if row["clip_id"] in here
-                }
-        signals: dict[str, Row] = {}
-        if "signals" in tables:
-            if self.scores:
-                signals = open_scores(self.scores).of(clips, texts.values())
-            for folder in self.folders:
-                for table in ("signals", "verdicts"):
-                    for row in read_part(folder, table, index):
-                        key = row["text_id"] or row["clip_id"]
-                        signals[key] = {**signals.get(key, {}), **row}
+                    texts[row["text_id"]] = cast(Text, row)
+        frames = self._frames(index, clip_ids, "jpegs" in tables) if {"frames", "jpegs"} & {*tables} else {}
+        signals = self._signals(index, clips, texts.values()) if "signals" in tables else {}
         kept = [
             row
             for row in texts.values()
-            if row["clip_id"] in here
-            and row["text_id"] not in gone
+            if row["clip_id"] in clip_ids
+            and row["text_id"] not in dropped_ids
             and row["lang"] in self.langs
             and (row["active"] or self.with_inactive)
         ]
         kept.sort(key=lambda row: (row["clip_id"], row["text_id"]))
         return Part(index, clips, kept, frames, signals)
 
-    def parts(self, tables: tuple[str, ...] = ("texts",)):
+    def _frames(self, index: int, clip_ids: set[str], with_jpegs: bool) -> dict[str, Frames]:
+        """clip_id -> its key-frames, of the last folder that has some."""
+        columns = None if with_jpegs else [name for name in FRAMES.names if name != "jpegs"]
+        rows = (cast(Frames, row) for folder in self.folders for row in read_part(folder, "frames", index, columns))
+        return {row["clip_id"]: row for row in rows if row["clip_id"] in clip_ids}
+
+    def _signals(self, index: int, clips: list[Clip], texts: Iterable[Text]) -> dict[str, Row]:
+        """clip_id or text_id -> users' scores and the columns of all folders, the later ones over the earlier."""
+        signals = open_scores(self.scores).of(clips, texts) if self.scores else {}
+        for folder in self.folders:
+            for table in ("signals", "verdicts"):
+                for row in read_part(folder, table, index):
+                    key = row_key(row)
+                    signals[key] = {**signals.get(key, {}), **row}
+        return signals
+
+    def parts(self, tables: tuple[str, ...] = ("texts",)) -> Iterator[Part]:
         for index in range(self.num_parts):
             yield self.part(index, tables)
 
-    def dropped(self, index: int) -> list[Row]:
+    def dropped(self, index: int) -> list[Drop]:
         """Every drop so far, oldest stage first."""
-        return [row for folder in self.folders for row in read_part(folder, "dropped", index)]
+        return [cast(Drop, row) for folder in self.folders for row in read_part(folder, "dropped", index)]
 
-    def _rows(self, table: str, index: int):
+    def _rows(self, table: str, index: int) -> Iterator[Row]:
         yield from self.corpus.rows(table, index)
         for folder in self.folders:
             yield from read_part(folder, table, index)
 
-    def gone(self, index: int) -> set[str]:
+    def dropped_ids(self, index: int) -> set[str]:
         """Ids of the clips and texts of a part that a stage has dropped."""
-        return {row["text_id"] or row["clip_id"] for row in self.dropped(index)}
+        return {row_key(row) for row in self.dropped(index)}
 
     def _within(self, clip_id: str) -> bool:
         return self.cutoff is None or _id_hash(clip_id) <= self.cutoff
@@ -176,7 +177,7 @@ def _id_hash(clip_id: str) -> str:
     return tombstones.id_hash(clip_id)
 
 
-def clip_digest(part: Part, clip: Row, video_digest: str | None) -> str:
+def clip_digest(part: Part, clip: Clip, video_digest: str | None) -> str:
     """Names everything about a clip that a score may depend on: its row, its texts, its frames, the bytes of its video."""
     clip_id = clip["clip_id"]
     frames = part.frames.get(clip_id)
@@ -193,7 +194,6 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
 
     Raises M2raapError if neither is there and, unless not `current`, where what stands before it has changed since.
     """
-    tombstones.refuse_unfinished(path)
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
         raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again, it resumes")

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 MAX_HOPS = 5
 _CHUNK = 256 * 1024
-_STALL_S = 30.0  # of one read
+_STALL_S = 30.0  # longest wait of one read
 _PLAIN = "/%:=&~+!$,;'@()*?"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # A service of Azure for its machines that lies in public address space.
@@ -35,7 +35,7 @@ class WebError(Exception):
 
 
 @dataclass(frozen=True)
-class _Answer:
+class _Response:
     response: http.client.HTTPResponse
     deadline: float
 
@@ -55,7 +55,7 @@ def is_public(address: str) -> bool:
 def chunks(url: str, *, max_bytes: int, timeout_s: float) -> Iterator[bytes]:
     """The bytes of what lies behind `url`. Raises WebError, perhaps after some of them."""
     total = 0
-    with _following("GET", url, time.monotonic() + timeout_s) as answer:
+    with _open_redirected("GET", url, time.monotonic() + timeout_s) as answer:
         length = _length(answer.response)
         if length is not None and length > max_bytes:
             raise WebError("too_large", f"{length:,} bytes, at most {max_bytes:,}")
@@ -74,7 +74,7 @@ def chunks(url: str, *, max_bytes: int, timeout_s: float) -> Iterator[bytes]:
 
 def fingerprint(url: str, *, timeout_s: float) -> dict[str, str]:
     """What the server says names the content: etag, last-modified, content-length, as far as it says. Raises WebError."""
-    with _following("HEAD", url, time.monotonic() + timeout_s) as answer:
+    with _open_redirected("HEAD", url, time.monotonic() + timeout_s) as answer:
         names = ("etag", "last-modified", "content-length")
         return {name: value for name in names if (value := answer.response.headers.get(name))}
 
@@ -85,24 +85,24 @@ def _length(response: http.client.HTTPResponse) -> int | None:
 
 
 @contextmanager
-def _following(method: str, url: str, deadline: float) -> Iterator[_Answer]:
+def _open_redirected(method: str, url: str, deadline: float) -> Iterator[_Response]:
     """The last answer of a chain of redirects."""
     for _ in range(MAX_HOPS + 1):
         parts = _split(url)
-        with _asking(method, parts, deadline) as response:
+        with _request(method, parts, deadline) as response:
             if response.status in (301, 302, 303, 307, 308) and (to := response.headers.get("location")):
                 target = urljoin(url, to)
                 if parts.scheme == "https" and urlsplit(target).scheme != "https":
                     raise WebError("refused", "a redirect from https to something else")
                 url = target
                 continue
-            _judge(response)
-            yield _Answer(response, deadline)
+            _refuse_status(response)
+            yield _Response(response, deadline)
             return
     raise WebError("refused", f"more than {MAX_HOPS} redirects")
 
 
-def _judge(response: http.client.HTTPResponse) -> None:
+def _refuse_status(response: http.client.HTTPResponse) -> None:
     if response.status in (404, 410):
         raise WebError("missing", f"HTTP {response.status}")
     if response.status == 429 or response.status >= 500:
@@ -128,7 +128,7 @@ def _split(url: str) -> SplitResult:
 
 
 @contextmanager
-def _asking(method: str, parts: SplitResult, deadline: float) -> Iterator[http.client.HTTPResponse]:
+def _request(method: str, parts: SplitResult, deadline: float) -> Iterator[http.client.HTTPResponse]:
     """One request to the address that was judged. A watch closes the socket at the deadline, whatever it waits for."""
     host = parts.hostname or ""
     held: list[socket.socket] = []
@@ -171,10 +171,10 @@ def _asking(method: str, parts: SplitResult, deadline: float) -> Iterator[http.c
 def _addresses(host: str, port: int) -> list[tuple[str, int]]:
     """All addresses of a host, resolved once. Raises WebError where one of them is not public."""
     try:
-        found = socket.getaddrinfo(host.encode("idna").decode(), port, type=socket.SOCK_STREAM)
+        infos = socket.getaddrinfo(host.encode("idna").decode(), port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise WebError("missing", f"the host's name does not resolve ({error})") from None
-    addresses = list(dict.fromkeys((str(info[4][0]), port) for info in found))
+    addresses = list(dict.fromkeys((str(info[4][0]), port) for info in infos))
     if wrong := [address for address, _ in addresses if not is_public(address)]:
         raise WebError("refused", f"the host stands for {wrong[0]}, which is not an address of the open internet")
     return addresses

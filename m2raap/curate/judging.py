@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.stage import Signals
-from m2raap.core.tables import Row
+from m2raap.core.tables import Row, Text
 from m2raap.core.view import Part
 from m2raap.curate.encode import pack, unpack
 from m2raap.curate.similarity import Reference
@@ -50,7 +50,7 @@ class Sample:
         """`signals`: features and dim, as align scores them."""
         self._clips.add(clip_id, clip_id, {name: signals[name] for name in ("features", "dim")})
 
-    def add_text(self, text: Row, signals: Row) -> None:
+    def add_text(self, text: Text, signals: Row) -> None:
         """`signals`: features, dim and text_key, as align scores them."""
         self._texts.setdefault(text["lang"], HashSample(self._num)).add(signals["text_key"], text["text_id"], signals)
 

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import neutral
 from m2raap.core.files import write_atomic
-from m2raap.core.tables import Row, read_part, write_table
+from m2raap.core.tables import Clip, Drop, Row, Text, read_part, write_table
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_view
 
@@ -28,7 +29,11 @@ LABELS = ("keep", "drop")
 _COLUMNS = (
     "item", "label", "note", "clip_id", "video", "start_s", "end_s", "lang", "text", "same_text_on", "compare_with",
 )  # fmt: skip
-_NO_VERDICT = ("no_text_left", "balanced_out")  # what follows from other drops, and good clips that were too many
+# Reasons that follow from other drops, or drop good clips of which there are too many.
+_NO_VERDICT = (
+    "no_text_left",
+    "balanced_out",
+)
 
 
 def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, Any]:
@@ -58,9 +63,9 @@ def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, An
     return {"sheet": str(out), "key": str(out.parent / KEY), "rows": dict(Counter(item["reason"] for item in items))}
 
 
-def _draw(rows: list[Row], most: int, rng: np.random.Generator) -> list[Row]:
-    rows = sorted(rows, key=lambda row: (row["clip_id"], row["text_id"] or ""))
-    return [rows[at] for at in sorted(rng.permutation(len(rows))[:most])]
+def _draw(rows: Sequence[Drop] | Sequence[Text], most: int, rng: np.random.Generator) -> list[Drop | Text]:
+    ordered = sorted(rows, key=lambda row: (row["clip_id"], row["text_id"] or ""))
+    return [ordered[at] for at in sorted(rng.permutation(len(ordered))[:most])]
 
 
 class _Ledger:
@@ -68,23 +73,23 @@ class _Ledger:
 
     def __init__(self, view: View) -> None:
         self._root = view.corpus.stated_video_root  # shown to the user, and not opened
-        self._clips: dict[str, Row] = {}
-        self._texts: dict[str, Row] = {}
+        self._clips: dict[str, Clip] = {}
+        self._texts: dict[str, Mapping[str, Any]] = {}
         self._texts_of: dict[str, list[str]] = {}
         self._copy_of: dict[str, str] = {}
         self._spread: Counter[str] = Counter()
-        self.dropped: dict[str, list[Row]] = {}
-        self.kept: list[Row] = []
+        self.dropped: dict[str, list[Drop]] = {}
+        self.kept: list[Text] = []
         base = replace(view, folders=())
         for index in range(view.num_parts):
-            before, after, gone = base.part(index), view.part(index), view.gone(index)
+            before, after, dropped_ids = base.part(index), view.part(index), view.dropped_ids(index)
             self._clips |= {row["clip_id"]: row for row in before.clips}
             self._texts |= {row["text_id"]: row for row in before.texts}
             self._texts_of |= {clip: [row["text_id"] for row in rows] for clip, rows in before.texts_of.items()}
             self._spread.update(text for text, _ in {(row["text"], row["clip_id"]) for row in before.texts})
             # A text that was rewritten is judged as it came: that is what the rules saw.
             stays = {row["clip_id"] for row in after.clips}
-            self.kept += [row for row in before.texts if row["clip_id"] in stays and row["text_id"] not in gone]
+            self.kept += [row for row in before.texts if row["clip_id"] in stays and row["text_id"] not in dropped_ids]
             for folder in view.folders:
                 for row in read_part(folder, "verdicts", index):
                     if row.get("copy_of"):
@@ -96,7 +101,7 @@ class _Ledger:
                     self.dropped.setdefault(row["reason"], []).append(row)
         self._ids = sorted(self._clips)
 
-    def item(self, row: Row, reason: str, rng: np.random.Generator) -> Row:
+    def item(self, row: Mapping[str, Any], reason: str, rng: np.random.Generator) -> Row:
         """A row of the sheet. Every row has a clip to compare with: its original, or any other."""
         clip = self._clips[row["clip_id"]]
         texts = self._texts_of[clip["clip_id"]]
@@ -104,13 +109,13 @@ class _Ledger:
         text = self._texts.get(text_id or "", {})
         other = self._copy_of.get(clip["clip_id"]) or self._ids[int(rng.integers(len(self._ids)))]
         spread = self._spread[text["text"]] if text.get("text") else ""
-        found = {"clip_id": clip["clip_id"], "text_id": row["text_id"] if reason != "kept" else text_id}
-        found |= {"reason": reason, "stage": row.get("stage"), "video": self._path(clip)}
-        found |= {"start_s": clip["start_s"], "end_s": clip["end_s"], "lang": text.get("lang", "")}
-        found |= {"text": text.get("text", ""), "same_text_on": spread}
-        return found | {"compare_with": self._path(self._clips[other]) if other in self._clips else ""}
+        cells = {"clip_id": clip["clip_id"], "text_id": row["text_id"] if reason != "kept" else text_id}
+        cells |= {"reason": reason, "stage": row.get("stage"), "video": self._path(clip)}
+        cells |= {"start_s": clip["start_s"], "end_s": clip["end_s"], "lang": text.get("lang", "")}
+        cells |= {"text": text.get("text", ""), "same_text_on": spread}
+        return cells | {"compare_with": self._path(self._clips[other]) if other in self._clips else ""}
 
-    def _path(self, clip: Row) -> str:
+    def _path(self, clip: Clip) -> str:
         return clip["video"] if "://" in clip["video"] else str(self._root / clip["video"])
 
 
@@ -135,12 +140,12 @@ def judge_sheet(run: Path, sheet: Path) -> dict[str, Any]:
     key = {row["item"]: row for row in pq.read_table(path, use_threads=False).to_pylist()}
     _check_run(run, path, key)
     labels = _read_labels(sheet, set(key))
-    found: dict[str, Counter[str]] = {}
+    labels_of: dict[str, Counter[str]] = {}
     for item, label in labels.items():
-        found.setdefault(key[item]["reason"], Counter())[label] += 1
-    kept = found.pop("kept", Counter())
+        labels_of.setdefault(key[item]["reason"], Counter())[label] += 1
+    kept = labels_of.pop("kept", Counter())
     reasons = []
-    for reason, counts in sorted(found.items()):
+    for reason, counts in sorted(labels_of.items()):
         wrong, labelled = counts["keep"], sum(counts.values())
         row = {"reason": reason, "labelled": labelled, "wrong": wrong, "rate": wrong / labelled}
         reasons.append(row | {"interval": wilson(wrong, labelled)})

@@ -16,7 +16,7 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Clip, Row, read_part
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_steps, curated_view
 from m2raap.pipeline.plan import Step
@@ -39,10 +39,10 @@ def plain(value: Any, most: int = 120) -> str:
 class _Tally:
     """Counts over what is left, and of the clips before curation by source."""
 
-    clips: Counter[str] = field(default_factory=Counter)  # by split
+    clips: Counter[str] = field(default_factory=Counter)  # number of clips by split
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
     sources_before: Counter[tuple[str, str]] = field(default_factory=Counter)
-    texts: Counter[tuple[str, str]] = field(default_factory=Counter)  # lang, origin
+    texts: Counter[tuple[str, str]] = field(default_factory=Counter)  # number of texts by (language, origin)
     producers: Counter[tuple[str, str]] = field(default_factory=Counter)
     dropped: Counter[tuple[str, str, str, str, str, str]] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -97,9 +97,14 @@ def _count(view: View, steps: list[Step]) -> _Tally:
         for step in steps:
             for row in read_part(step.folder, "dropped", index):
                 what = "texts" if row["text_id"] else "clips"
-                shown = "" if row["threshold"] is None else f"{row['threshold']:g}"
+                threshold = "" if row["threshold"] is None else f"{row['threshold']:g}"
                 tally.dropped[
-                    step.stage, row["reason"], what, row["detail"] if shown else "", shown, row["rule_version"] or ""
+                    step.stage,
+                    row["reason"],
+                    what,
+                    row["detail"] if threshold else "",
+                    threshold,
+                    row["rule_version"] or "",
                 ] += 1
             for row in read_part(step.folder, "signals", index):
                 for name in ("caption_outcome", "rewrite_outcome"):
@@ -108,7 +113,7 @@ def _count(view: View, steps: list[Step]) -> _Tally:
     return tally
 
 
-def _source(clip: Row) -> tuple[str, str]:
+def _source(clip: Clip) -> tuple[str, str]:
     return clip["source"] or "not stated", clip["licence"] or "not stated"
 
 
@@ -129,7 +134,7 @@ def _summary(view: View, tally: _Tally, recipe: Row) -> str:
         by_lang[lang] += count
     texts = ", ".join(f"{count:,} {lang}" for lang, count in sorted(by_lang.items()))
     hours = f" About {tally.seconds / 3600:,.2f} hours of video." if tally.timed == sum(tally.clips.values()) else ""
-    forgotten = sum(stone.was_here for stone in tombstones.read(view.corpus_path).stones.values())
+    forgotten = sum(row.was_here for row in tombstones.read(view.corpus_path).by_id.values())
     lines = [
         f"{sum(tally.clips.values()):,} clips ({splits}) with {sum(by_lang.values()):,} texts ({texts}).{hours}",
         f"Made by m2raap {version('m2raap')} with the recipe {plain(recipe['name'])}, seed {recipe.get('seed', 0)}, from the "
@@ -240,11 +245,11 @@ def _limits(view: View, tally: _Tally, recipe: Row) -> str:
         lines.append(
             "Nobody scored these clips for nudity, watermarks or personal data; such scores can be given to the filter."
         )
-    made = sum(count for (_, origin), count in tally.texts.items() if origin != "raw")
-    if made:
-        share = made / sum(tally.texts.values())
+    num_generated = sum(count for (_, origin), count in tally.texts.items() if origin != "raw")
+    if num_generated:
+        share = num_generated / sum(tally.texts.values())
         lines.append(f"{share:.0%} of the texts were written or changed by a program or a model, see Texts.")
     if any(origin == "aux" for _, origin in tally.texts):
         lines.append("Texts of the origin aux describe single frames: they know nothing of motion.")
-    lines.append("What each rule wrongly dropped is not known until somebody labels a sheet: `m2raap audit`.")
+    lines.append("What each rule wrongly dropped is not known until somebody labels a sheet: `m2raap data audit`.")
     return "## Known limits\n\n" + "\n".join(f"- {line}" for line in lines)

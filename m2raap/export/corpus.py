@@ -12,6 +12,7 @@ from m2raap.core import talk
 from m2raap.core.corpus import LANGS
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Exporter, Item, Media, new_folder, sign
+from m2raap.core.tables import Clip
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
@@ -67,7 +68,7 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
                         continue
                     # What a captioner said of single frames is raw material, no caption of the clip.
                     texts = [text for text in part.texts_of[clip["clip_id"]] if text["origin"] != "aux"]
-                    item = Item(clip, texts, frames.get("jpegs") or [], video, ending)
+                    item = Item(dict(clip), [dict(text) for text in texts], frames.get("jpegs") or [], video, ending)
                     if lacking := _lacking(item, kind, media):
                         counts[f"left_out:{lacking}"] += 1
                         continue
@@ -93,7 +94,7 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
         return sign(draft, tree, ids)
 
 
-def _video(view: View, clip: dict[str, Any], kind: str, media: Media, worker: VideoWorker) -> tuple[Path | None, str]:
+def _video(view: View, clip: Clip, kind: str, media: Media, worker: VideoWorker) -> tuple[Path | None, str]:
     """(a clip's file, the ending of its copy), where they are wanted and there. Raises Refused for what may not be copied."""
     if not _needs_file(kind, media):
         return None, ""

@@ -1,4 +1,4 @@
-"""Between a backbone and its adapted model: a dial (one mixture as a model folder) and a curve (what each mixture finds)."""
+"""Between a backbone and its adapted model: a dial (one mixture as a model folder) and a curve (R@1 of each mixture)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2raap.core.config import build
-from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.exports import new_folder
 from m2raap.core.files import read_json, write_json
 from m2raap.core.view import View
@@ -42,7 +42,7 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
 
 
 def dial(model: Path, alpha: float, out: Path) -> str:
-    """Writes the mixture as a model folder; its digest."""
+    """Writes the mixture as a model folder and returns its digest."""
     from m2raap.models.interpolate import interpolated
 
     adapted, original, made_from = opened(model)
@@ -69,43 +69,36 @@ def curve(
     for alpha in alphas:
         check_alpha(alpha)
     adapted, original, _ = opened(model)
-    asked: dict[str, Callable[[VideoCLIP], Measured]] = {
+    measurements: dict[str, Callable[[VideoCLIP], Measured]] = {
         name: lambda clip, view=view: measure(view, clip, seed) for name, view in benches.items()
     }
     if stills is not None:
-        asked["stills"] = lambda clip: measure_stills(stills, clip, gallery, seed)
-    if not asked:
-        raise M2raapError("a curve needs something to ask: --bench NAME=KEYFRAMES or --stills TABLE")
+        measurements["stills"] = lambda clip: measure_stills(stills, clip, gallery, seed)
+    if not measurements:
+        raise M2raapError("a curve needs a set to measure on: give --bench NAME=KEYFRAMES or --stills TABLE")
     rows: list[dict[str, Any]] = []
     start: dict[str, Measured] = {}
     for alpha in sorted({0.0, *alphas}):
         mixed = interpolated(adapted, original, alpha)
-        for name, ask in asked.items():
-            found = ask(mixed)
-            start.setdefault(name, found)
-            changes = {(row["lang"], row["direction"]): row for row in found.less(start[name], seed)}
-            for row in found.r1():
+        for name, ask in measurements.items():
+            measured = ask(mixed)
+            start.setdefault(name, measured)
+            changes = {(row["lang"], row["direction"]): row for row in measured.less(start[name], seed)}
+            for row in measured.r1():
                 change = changes[row["lang"], row["direction"]]
                 compared = {key: change[key] for key in ("diff", "p")} | {
                     "diff_lo": change["lo"],
                     "diff_hi": change["hi"],
                 }
-                rows.append({"set": name, "what": found.benchmark, "alpha": alpha, **row, **compared})
+                rows.append({"set": name, "what": measured.benchmark, "alpha": alpha, **row, **compared})
     return rows
 
 
-def keeps(
-    model: Path, stills: Stills, gallery: int | None = None, floor: float | None = None, seed: int = 0
-) -> list[dict[str, Any]]:
-    """What adaptation changed on stills: the rows of `curve` at alpha 0 and 1.
-
-    Raises GateFailed where the lower bound of a change is under `floor` points.
-    """
-    rows = curve(model, [1.0], {}, stills, gallery, seed)
+def check_floor(rows: list[dict[str, Any]], floor: float) -> None:
+    """Raises ThresholdNotMet where the lower bound of a change at alpha 1 (the adapted model) is under `floor` points."""
     for row in rows:
-        if floor is not None and row["alpha"] == 1 and not row["diff_lo"] >= floor:
-            raise GateFailed(f"{curve_line(row)}: its lower bound is under {floor:+g}")
-    return rows
+        if row["alpha"] == 1 and not row["diff_lo"] >= floor:  # so written that NaN fails too
+            raise ThresholdNotMet(f"{curve_line(row)}: its lower bound is under {floor:+g}")
 
 
 def keep_curve(run: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What a model finds on the stored frames of a benchmark, without a stage folder: for exports and interpolations."""
+"""R@1 of a model on the stored frames of a benchmark, measured without a stage folder, for exports and interpolations."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from m2raap.models.video_clip import VideoCLIP
 
 
-def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, found: Measured | None) -> str:
+def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, measured: Measured | None) -> str:
     """`saved` is model.json. Raises M2raapError where nobody says under which licence the weights stand."""
     adapt = saved["made_from"].get("adapt") or {}
     backbone = adapt.get("backbone") or saved["made_from"].get("backbone") or {}
@@ -32,7 +32,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, foun
         "license": licence,
         "language": langs,
         "library_name": "m2raap",
-        "tags": ["video-text-retrieval", "clip", clip.temporal_cfg.name, *(["acg"] if clip.enhance_cfg else [])],
+        "tags": ["video-text-retrieval", "clip", clip.temporal_cfg.name, *(["acg"] if clip.acg_cfg else [])],
     }
     if name.startswith("hf-hub:"):
         head["base_model"] = name.removeprefix("hf-hub:")
@@ -50,7 +50,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, foun
         f"- backbone: {name or 'not recorded'}{pretrained}, {clip.backbone.preprocess.image_size} px, vectors of "
         f"{clip.backbone.embed_dim}",
         f"- temporal module: {temporal}",
-        f"- caption-guided weights over frames: {clip.enhance_cfg.model_dump(mode='json') if clip.enhance_cfg else 'none'}",
+        f"- caption-guided weights over frames: {clip.acg_cfg.model_dump(mode='json') if clip.acg_cfg else 'none'}",
         f"- weights: {sum(p.numel() for p in clip.parameters()) / 1e6:.1f} M, of them "
         f"{sum(p.numel() for p in clip.temporal.parameters()) / 1e6:.1f} M in the temporal module",
         f"- gates: {json.dumps({name: round(value, 4) for name, value in clip.gates().items()})}",
@@ -59,13 +59,13 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, foun
     if backbone.get("random_init"):
         lines.append("- **the backbone's weights are random: this model shows that the code runs, and nothing else**")
     if adapt:
-        made = saved["made_from"]
+        training = saved["made_from"]
         lines.append(
-            f"- trained {made['steps']} steps of {adapt['batch_size']} pairs, {adapt['num_frames']} frames a clip; kept: step "
-            f"{made['kept_step']}"
+            f"- trained {training['steps']} steps of {adapt['batch_size']} pairs, {adapt['num_frames']} frames a clip; kept: "
+            f"step {training['kept_step']}"
         )
     lines += ["", "## Figures", ""]
-    lines += _figures(found, name)
+    lines += _figures(measured, name)
     lines += [
         "", "## Use", "", "```python", "import m2raap", "",
         'model = m2raap.load("THIS_FOLDER")', "tokens = model.backbone.tokenize([\"a dog runs\"])",
@@ -76,17 +76,17 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, foun
     return "\n".join(lines)
 
 
-def _figures(found: Measured | None, name: str) -> list[str]:
-    if found is None:
+def _figures(measured: Measured | None, name: str) -> list[str]:
+    if measured is None:
         return ["Not measured when this card was written."]
-    where = f"Benchmark `{found.benchmark}`, R@1 in percent; 95% interval by cluster bootstrap over clips."
+    where = f"Benchmark `{measured.benchmark}`, R@1 in percent; 95% interval by cluster bootstrap over clips."
     tiny = (
         " The tiny model of m2raap has only seen drawings: these figures compare with no real ones."
         if name in BUILTIN
         else ""
     )
     table = ["| language | direction | queries | R@1 (95%) |", "|---|---|---|---|"]
-    for row in found.r1():
+    for row in measured.r1():
         table.append(
             f"| {row['lang']} | {row['direction']} | {row['queries']:,} | {row['r1']:.1f} ({row['lo']:.1f}-{row['hi']:.1f}) |"
         )

@@ -34,17 +34,17 @@ def export_model(
     if to not in TARGETS:
         raise M2raapError(f"--to {to}: a model goes to {', '.join(TARGETS)}")
     clip = VideoCLIP.load(model)
-    made: dict[str, Any] = {"kind": "model export", "to": to, "model": clip.digest}
+    about: dict[str, Any] = {"kind": "model export", "to": to, "model": clip.digest}
     with new_folder(out) as draft:
-        found = measure(bench, clip) if bench else None
-        if found:
-            made |= {"benchmark": found.benchmark, "adapted": found.r1()}
-        made |= TARGETS[to](_Job(model, clip, draft, bench, found, num_frames, licence))
-        made["sha256"] = {
+        measured = measure(bench, clip) if bench else None
+        if measured:
+            about |= {"benchmark": measured.benchmark, "adapted": measured.r1()}
+        about |= TARGETS[to](_Job(model, clip, draft, bench, measured, num_frames, licence))
+        about["sha256"] = {
             str(path.relative_to(draft)): _sha256(path) for path in sorted(draft.rglob("*")) if path.is_file()
         }
-        write_json(draft / FILE, made)
-    return made
+        write_json(draft / FILE, about)
+    return about
 
 
 class _Job:
@@ -54,11 +54,11 @@ class _Job:
         clip: VideoCLIP,
         draft: Path,
         bench: View | None,
-        found: Measured | None,
+        measured: Measured | None,
         num_frames: int,
         licence: str | None,
     ) -> None:
-        self.source, self.clip, self.draft, self.bench, self.found = source, clip, draft, bench, found
+        self.source, self.clip, self.draft, self.bench, self.measured = source, clip, draft, bench, measured
         self.num_frames, self.licence = num_frames, licence
 
 
@@ -86,11 +86,11 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
             f"open_clip reads other weights than were written ({changed[0]}): this model cannot be exported"
         )
     left = [job.clip.temporal_cfg.name] if job.clip.temporal_cfg.name != "mean" else []
-    made: dict[str, Any] = {"left_out": [*left, *(["acg"] if job.clip.enhance else [])]}
-    if job.bench and job.found:
-        own = measure(job.bench, VideoCLIP(again, MeanConfig()))
-        made |= {"exported": own.r1(), "exported_minus_adapted": own.less(job.found, 0)}
-    return made
+    about: dict[str, Any] = {"left_out": [*left, *(["acg"] if job.clip.acg else [])]}
+    if job.bench and job.measured:
+        of_towers = measure(job.bench, VideoCLIP(again, MeanConfig()))
+        about |= {"exported": of_towers.r1(), "exported_minus_adapted": of_towers.less(job.measured, 0)}
+    return about
 
 
 def _to_onnx(job: _Job) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def _to_onnx(job: _Job) -> dict[str, Any]:
 def _to_hub(job: _Job) -> dict[str, Any]:
     """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded here."""
     about = read_json(job.source / "model.json")
-    card = model_card(job.clip, about, job.licence, job.found)
-    job.clip.save(job.draft, about["made_from"])  # and nothing else that lies in the folder
+    card = model_card(job.clip, about, job.licence, job.measured)
+    job.clip.save(job.draft, about["made_from"])  # the model's own files alone, whatever else lies in its folder
     (job.draft / "README.md").write_text(card, encoding="utf-8")
     (job.draft / ".gitattributes").write_text(
         "*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8"
@@ -134,27 +134,27 @@ TARGETS: dict[str, Callable[[_Job], dict[str, Any]]] = {
 }
 
 
-def export_lines(made: dict[str, Any], out: Path) -> list[str]:
+def export_lines(about: dict[str, Any], out: Path) -> list[str]:
     """What was exported, a sentence each."""
-    lines = [f"{out}: {made['to']}, {len(made['sha256'])} files"]
-    if made.get("left_out"):
+    lines = [f"{out}: {about['to']}, {len(about['sha256'])} files"]
+    if about.get("left_out"):
         lines.append(
-            f"left out, since open_clip has no place for it: {', '.join(made['left_out'])}; frames are mean-pooled"
+            f"left out, since open_clip has no place for it: {', '.join(about['left_out'])}; frames are mean-pooled"
         )
-    for half, difference in made.get("largest_difference", {}).items():
+    for half, difference in about.get("largest_difference", {}).items():
         lines.append(
-            f"{half}.onnx: differs from PyTorch by {difference:.1e} at most (allowed {made['allowed_difference']:.0e})"
+            f"{half}.onnx: differs from PyTorch by {difference:.1e} at most (allowed {about['allowed_difference']:.0e})"
         )
     for who in ("adapted", "exported"):
-        for row in made.get(who, ()):
+        for row in about.get(who, ()):
             lines.append(
-                f"{who} on {made['benchmark']}, {row['lang']} {row['direction']}: R@1 {row['r1']:.1f} "
+                f"{who} on {about['benchmark']}, {row['lang']} {row['direction']}: R@1 {row['r1']:.1f} "
                 f"({row['lo']:.1f}-{row['hi']:.1f}), {row['queries']:,} queries"
             )
-    for row in made.get("exported_minus_adapted", ()):
+    for row in about.get("exported_minus_adapted", ()):
         lines.append(
             f"exported minus adapted, {row['lang']} {row['direction']}: {row['diff']:+.1f} ({row['lo']:+.1f} to {row['hi']:+.1f})"
         )
-    if "upload" in made:
-        lines.append(f"to upload it: {made['upload'].replace('FOLDER', str(out))}")
+    if "upload" in about:
+        lines.append(f"to upload it: {about['upload'].replace('FOLDER', str(out))}")
     return lines

@@ -18,7 +18,8 @@ import numpy as np
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.export.measure import Measured
-from m2raap.retrieval.evaluate import evaluate
+from m2raap.retrieval.embeddings import Embeddings
+from m2raap.retrieval.results import evaluate_embeddings
 from m2raap.stages.embed import encode_texts
 from m2raap.video.limits import Refused
 from m2raap.video.paths import resolve_video
@@ -31,7 +32,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Stills:
-    """`texts`: (number of the still, language, caption)."""
+    """A set of pictures with captions. `texts`: (number of the still, language, caption)."""
 
     name: str
     paths: list[Path]
@@ -39,7 +40,7 @@ class Stills:
 
 
 def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
-    """Raises M2raapError naming table and row."""
+    """The stills of a table. Raises M2raapError naming table and row."""
     paths: list[Path] = []
     texts: list[tuple[int, str, str]] = []
     for number, row in enumerate(_rows(table), start=1):
@@ -49,8 +50,8 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
             path = resolve_video(table.parent.resolve(), str(row["image"]))
         except Refused as refused:
             raise M2raapError(f"{table}: row {number}: {row['image']}: {refused}") from None
-        said = [(lang, row.get(f"caption_{lang}")) for lang in langs]
-        texts += [(len(paths), lang, str(text)) for lang, text in said if text]
+        captions = [(lang, row.get(f"caption_{lang}")) for lang in langs]
+        texts += [(len(paths), lang, str(text)) for lang, text in captions if text]
         paths.append(path)
     if not texts:
         raise M2raapError(f"{table}: no row has a caption_{' or caption_'.join(langs)}")
@@ -58,7 +59,7 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
 
 
 def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, seed: int = 0) -> Measured:
-    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all."""
+    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all of them."""
     import torch
 
     from m2raap.models.images import images_from_jpegs
@@ -66,16 +67,16 @@ def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, 
     images: list[np.ndarray] = []
     with torch.inference_mode(), talk.progress("stills", len(stills.paths)) as advance:
         for start in range(0, len(stills.paths), BATCH):
-            here = stills.paths[start : start + BATCH]
-            pictures = images_from_jpegs([path.read_bytes() for path in here], clip.backbone.preprocess)
+            paths = stills.paths[start : start + BATCH]
+            pictures = images_from_jpegs([path.read_bytes() for path in paths], clip.backbone.preprocess)
             images.append(clip.encode_video(pictures[:, None]).float().numpy())
-            advance(len(here))
+            advance(len(paths))
         text_TE = encode_texts(clip, [text for _, _, text in stills.texts])
     image_VE = np.concatenate(images)
     rows, ranks = [], []
     for share in _shares(len(stills.paths), gallery, seed):
-        found = _evaluate(stills, image_VE, text_TE, share, seed)
-        rows, ranks = found.rows, ranks + found.ranks
+        measured = _evaluate(stills, image_VE, text_TE, share, seed)
+        rows, ranks = measured.rows, ranks + measured.ranks
     if gallery:
         from m2raap.retrieval.arms import summarise
 
@@ -87,15 +88,19 @@ def _evaluate(stills: Stills, image_VE: np.ndarray, text_TE: np.ndarray, share: 
     kept = set(share)
     texts = [place for place, (number, _, _) in enumerate(stills.texts) if number in kept]
     name = "{:07d}".format
-    return evaluate(
-        image_VE[share], [name(number) for number in share], text_TE[texts],
-        [f"{name(stills.texts[place][0])}.{stills.texts[place][1]}" for place in texts],
-        [name(stills.texts[place][0]) for place in texts], [stills.texts[place][1] for place in texts], {}, [], seed,
-    )  # fmt: skip
+    embeddings = Embeddings(
+        video_VE=image_VE[share],
+        text_TE=text_TE[texts],
+        video_ids=[name(number) for number in share],
+        text_ids=[f"{name(stills.texts[place][0])}.{stills.texts[place][1]}" for place in texts],
+        text_video_ids=[name(stills.texts[place][0]) for place in texts],
+        text_langs=[stills.texts[place][1] for place in texts],
+    )
+    return evaluate_embeddings(embeddings, seed)
 
 
 def _shares(num: int, gallery: int | None, seed: int) -> list[list[int]]:
-    """Everything, or shares of `gallery` stills; what is left over at the end is not asked."""
+    """Everything, or shares of `gallery` stills; the remainder at the end is left out."""
     if gallery is None:
         return [list(range(num))]
     if not 2 <= gallery <= num:

@@ -14,7 +14,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View, open_view
-from m2raap.interop.foreign import Foreign
+from m2raap.interop.external import ExternalModel
 from m2raap.interop.mteb import OfMteb, is_encoder
 from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
@@ -47,22 +47,22 @@ def evaluate(
     """What `results.json` holds: rows with metrics and intervals by language and direction, protocol card, missing videos.
 
     `model`: the folder of a model of ours, a VideoCLIP, a BackboneConfig, an mteb encoder, or any object with `encode_text`
-    and `encode_video` or `encode_image` (m2raap.interop.foreign.Foreign says what each is given). `corpus`: a benchmark, or
+    and `encode_video` or `encode_image` (ExternalModel says what each is given). `corpus`: a benchmark, or
     the folder of its key-frames; without stored frames they are made first, `keyframes` being settings of that stage (more
     `workers` start processes: a script then needs its `if __name__ == "__main__":`). `protocol` names the declared benchmark
     in place of the corpus. `evaluate`: settings as under that key of a recipe: `benchmarks` of one's own (what
-    m2raap.retrieval.benchmarks.read_benchmarks reads from a YAML), `dual_softmax`, `qb_norm`. `bank`: a folder of
-    `m2raap bank`, or a training corpus, whose texts this model then embeds, those and the videos of the benchmark left out.
+    m2raap.retrieval.benchmarks.read_benchmarks reads from a YAML), `dual_softmax`, `qb_norm`. `bank`: a bank's
+    folder, or a training corpus, whose texts this model then embeds, those and the videos of the benchmark left out.
     What these two add stands under `rescored`: name -> results of that way. `out` keeps the folders (keyframes, embed, bank,
-    evaluate), for `m2raap compare`. The numbers are those of `m2raap embed` and `m2raap evaluate`. Raises M2raapError.
+    evaluate), for `m2raap report compare`. The numbers are those of `m2raap embed` and `m2raap evaluate`. Raises M2raapError.
     """
     cfg = evaluate if isinstance(evaluate, EvaluateConfig) else build(EvaluateConfig, dict(evaluate or {}), "evaluate")
     by = _embedder(model, preprocess, tokenizer, name)
     view = open_view(Path(corpus), langs)
     if not view.is_benchmark:
         raise M2raapError(f"{corpus}: is no benchmark; cut one out of it with 'm2raap data import ... --holdout N'")
-    own = view.corpus.benchmark or ""
-    name_of_benchmark = own if protocol in (None, own) else asked_for(protocol, cfg.benchmarks)
+    benchmark = view.corpus.benchmark or ""
+    name_of_benchmark = benchmark if protocol in (None, benchmark) else asked_for(protocol, cfg.benchmarks)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(out) if out is not None else Path(scratch) / "model"
         view = _with_frames(view, keyframes, home / "keyframes", workers)
@@ -80,7 +80,7 @@ def _embedder(model: Any, preprocess: Any, tokenizer: Any, name: str | None) -> 
         return embedder(model_folder(Path(model)))
     if isinstance(model, VideoCLIP | BackboneConfig):
         return embedder(model)
-    return OfMteb(model) if is_encoder(model) else Foreign(model, preprocess, tokenizer, name)
+    return OfMteb(model) if is_encoder(model) else ExternalModel(model, preprocess, tokenizer, name)
 
 
 def _bank(path: Path, bench: View, by: Embedder, folder: Path, langs: tuple[str, ...]) -> Bank:

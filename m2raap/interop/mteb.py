@@ -21,9 +21,9 @@ import numpy as np
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.spread import spread
-from m2raap.interop.foreign import Frames, as_rows, mean_of_frames, pictures
+from m2raap.interop.external import Frames, as_rows, mean_of_frames, pictures
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import Own, Shown, load_model
+from m2raap.stages.embed import CaptionedFrames, VideoClipEmbedder, load_model
 from m2raap.stages.whole import model_folder
 from m2raap.video.clip import KeyframeConfig
 from m2raap.video.limits import Refused, VideoConfig
@@ -53,8 +53,8 @@ class Encoder:
         keyframes: KeyframeConfig | None = None,
         decode: VideoConfig | None = None,
     ) -> None:
-        given = model_folder(Path(model)) if isinstance(model, str | Path) else model
-        self._by = Own(load_model(given))
+        source = model_folder(Path(model)) if isinstance(model, str | Path) else model
+        self._by = VideoClipEmbedder(load_model(source))
         self._name = name
         self._keyframes, self._decode = keyframes or KeyframeConfig(), decode
         if self._keyframes.detector == "transnetv2":
@@ -74,7 +74,7 @@ class Encoder:
         """(N, E) float32, unit rows; zeros for a video that cannot be decoded. `inputs` is the DataLoader of mteb."""
         import torch
 
-        found = []
+        blocks = []
         with VideoWorker(self._decode) as worker, torch.inference_mode():
             for batch in _undecoded(inputs):
                 kinds = [kind for kind in ("text", "image", "video") if kind in batch]
@@ -83,8 +83,8 @@ class Encoder:
                         f"task '{task_metadata.name}' asks for {' + '.join(kinds) or ', '.join(batch)} in one input; "
                         "m2raap has a vector for a text, an image or a video alone"
                     )
-                found.append(self._batch(kinds[0], batch[kinds[0]], worker))
-        vectors_NE = np.concatenate(found)
+                blocks.append(self._batch(kinds[0], batch[kinds[0]], worker))
+        vectors_NE = np.concatenate(blocks)
         if not vectors_NE.any():
             raise M2raapError(
                 f"task '{task_metadata.name}': none of {len(vectors_NE)} videos could be decoded: {self.refused}"
@@ -95,7 +95,7 @@ class Encoder:
         """(N, M) cosines, a tensor; BELOW_ALL where the second is no vector."""
         import torch
 
-        first, second = (torch.atleast_2d(torch.as_tensor(given)).float() for given in (embeddings1, embeddings2))
+        first, second = (torch.atleast_2d(torch.as_tensor(vectors)).float() for vectors in (embeddings1, embeddings2))
         scores = torch.nn.functional.normalize(first, dim=-1) @ torch.nn.functional.normalize(second, dim=-1).T
         return scores.masked_fill((second == 0).all(1)[None, :], BELOW_ALL)
 
@@ -103,7 +103,7 @@ class Encoder:
         """(N,) cosines, a tensor; BELOW_ALL where the second is no vector."""
         import torch
 
-        first, second = (torch.atleast_2d(torch.as_tensor(given)).float() for given in (embeddings1, embeddings2))
+        first, second = (torch.atleast_2d(torch.as_tensor(vectors)).float() for vectors in (embeddings1, embeddings2))
         scores = torch.nn.functional.cosine_similarity(first, second, dim=-1)
         return scores.masked_fill((second == 0).all(1), BELOW_ALL)
 
@@ -131,14 +131,14 @@ class Encoder:
     def _batch(self, kind: str, items: list[Any], worker: VideoWorker) -> np.ndarray:
         if kind == "text":
             return self._by.texts(list(items))
-        clips: list[Shown] = [
+        clips: list[CaptionedFrames] = [
             [(jpeg, None) for jpeg in (self._jpegs(item, worker) if kind == "video" else [_png(item)])]
             for item in items
         ]
         vectors_BE = np.zeros((len(clips), self._by.clip.backbone.embed_dim), np.float32)
-        there = [place for place, clip in enumerate(clips) if clip]
-        if there:
-            vectors_BE[there] = self._by.videos([clips[place] for place in there])[0]
+        decoded = [place for place, clip in enumerate(clips) if clip]
+        if decoded:
+            vectors_BE[decoded] = self._by.videos([clips[place] for place in decoded])[0]
         return vectors_BE
 
     def _jpegs(self, video: Any, worker: VideoWorker) -> list[bytes]:
@@ -153,7 +153,7 @@ class Encoder:
                 return self._of_file(video, worker)
             except Refused as refused:
                 self.refused[refused.reason] = self.refused.get(refused.reason, 0) + 1
-                talk.say(f"a video cannot be decoded and counts as not found ({refused})")
+                talk.log(f"a video cannot be decoded and counts as not found ({refused})")
                 return []
         if isinstance(video, list) and all(hasattr(picture, "convert") for picture in video):
             return [_png(video[place]) for place in spread(len(video), k)]
@@ -192,7 +192,7 @@ class OfMteb:
         self.digest = f"mteb {self._name} {meta.revision or 'without a revision'}"
         self.preprocess = f"left to mteb's {self._name}"
 
-    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, Frames]:
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
         from datasets import Dataset, Features, Image
 
         if not clips:
@@ -200,8 +200,8 @@ class OfMteb:
         jpegs = [[jpeg for jpeg, _ in row] for row in clips]
         if self._kind == "video":
             rows = Dataset.from_dict({"video": list(range(len(jpegs)))})
-            shown = rows.with_transform(lambda batch: {"video": [StoredFrames(jpegs[i]) for i in batch["video"]]})
-            return self._encode(shown, "document"), []
+            documents = rows.with_transform(lambda batch: {"video": [StoredFrames(jpegs[i]) for i in batch["video"]]})
+            return self._encode(documents, "document"), []
         flat = [{"bytes": jpeg, "path": None} for row in jpegs for jpeg in row]
         rows = Dataset.from_dict({"image": flat}, features=Features({"image": Image()}))
         return mean_of_frames(self._encode(rows, "document"), [len(row) for row in jpegs]), []
@@ -218,11 +218,11 @@ class OfMteb:
         from torch.utils.data import DataLoader
 
         loader = DataLoader(rows, batch_size=16, collate_fn=_by_column)
-        found = self.model.encode(
+        vectors = self.model.encode(
             loader, task_metadata=_metadata(), hf_split="test", hf_subset="default", prompt_type=PromptType(side),
             batch_size=16, show_progress_bar=False,
         )  # fmt: skip
-        return as_rows(found, len(rows), f"encode of mteb's {self._name}")
+        return as_rows(vectors, len(rows), f"encode of mteb's {self._name}")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,20 @@ class BackboneConfig(Config):
     .safetensors file.
     """
 
-    family: str = Field(default="open_clip", description="a key of m2raap.models.families.BACKBONES")
-    model: str = "builtin:tiny"  # builtin:tiny, an open_clip name, hf-hub:org/name or local-dir:/folder
-    pretrained: str | None = None  # of an open_clip name: a tag, or a .pt or .safetensors file
-    random_init: bool = Field(
-        default=False, description="make the weights up from random_seed; has to be asked for by name"
+    family: str = Field(
+        default="open_clip", description="Family of the model: a key of m2raap.models.families.BACKBONES."
     )
-    random_seed: int = 0  # of made-up weights
+    model: str = Field(
+        default="builtin:tiny",
+        description="Name of the model: builtin:tiny, an open_clip name, hf-hub:org/name or local-dir:/folder.",
+    )
+    pretrained: str | None = Field(
+        default=None, description="Weights of an open_clip name: a tag, or a .pt or .safetensors file."
+    )
+    random_init: bool = Field(
+        default=False, description="Whether the weights are random, drawn from random_seed, and not pretrained."
+    )
+    random_seed: int = Field(default=0, description="Seed of the random weights where random_init is true.")
 
     @model_validator(mode="after")
     def _weights_from_one_place(self) -> BackboneConfig:
@@ -37,56 +44,70 @@ class BackboneConfig(Config):
 class MeanConfig(Config):
     """Mean of the unit frame vectors. No weights."""
 
-    name: Literal["mean"] = "mean"
+    name: Literal["mean"] = Field(default="mean", description="Name of the temporal module.")
 
 
 class SeqTransfConfig(Config):
     """CLIP4Clip's seqTransf: a small transformer over frame vectors, added to them."""
 
-    name: Literal["seqtransf"] = "seqtransf"
-    layers: int = Field(default=4, ge=1)  # blocks over the frames
-    max_frames: int = Field(default=64, ge=2)  # positions that it has
-    from_text: bool = Field(default=True, description="start from the first text blocks where the widths fit")
+    name: Literal["seqtransf"] = Field(default="seqtransf", description="Name of the temporal module.")
+    layers: int = Field(default=4, ge=1, description="Number of transformer blocks over the frames.")
+    max_frames: int = Field(default=64, ge=2, description="Largest number of frames a clip that the module can take.")
+    from_text: bool = Field(
+        default=True, description="Whether the blocks start as copies of the first text blocks where the widths fit."
+    )
 
 
 class StanConfig(Config):
     """STAN (arXiv 2301.11116), self-attention variant: a branch beside the last `layers` layers of the backbone."""
 
-    name: Literal["stan"] = "stan"
-    layers: int = Field(default=4, ge=1)  # last vision layers that it reads
-    max_frames: int = Field(default=64, ge=2)  # positions that it has
-    drop_path: float = Field(default=0.1, ge=0, lt=1, description="of the last branch layer; rises from 0 linearly")
-    pool: Literal["unit", "raw"] = Field(default="unit", description="raw: STAN's mean of unnormalised frame vectors")
+    name: Literal["stan"] = Field(default="stan", description="Name of the temporal module.")
+    layers: int = Field(default=4, ge=1, description="Number of last vision layers that the branch reads.")
+    max_frames: int = Field(default=64, ge=2, description="Largest number of frames a clip that the module can take.")
+    drop_path: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Drop path rate of the last branch layer; it rises from 0 linearly over the layers.",
+    )
+    pool: Literal["unit", "raw"] = Field(
+        default="unit",
+        description="Pooling of frame vectors: the mean of unit vectors, or STAN's mean of unnormalised ones (raw).",
+    )
     start: Literal["gate", "matrix", "open"] = Field(
         default="matrix",
-        description="how STAN_cls enters the frame vectors: through a matrix that starts at 0, times a scalar that "
-        "starts at 0 (gate), or at full strength as in STAN's code (open: not zero-shot safe)",
+        description="How STAN_cls enters the frame vectors: through a matrix that starts at 0, times a scalar that "
+        "starts at 0 (gate), or at full strength as in STAN's code (open: not zero-shot safe).",
     )
     time_std: float = Field(
         default=1.0,
         ge=0,
-        description="spread of the time embedding at the start; 1.0 is STAN's, 0 learns order far slower",
+        description="Standard deviation of the time embedding at the start; 1.0 is STAN's, 0 learns order far slower.",
     )
     inputs: Literal["raw", "normed"] = Field(
         default="raw",
-        description="normed (ours): levels and positions enter with the size of the time embedding; raw is STAN, where the "
-        "tokens of late layers can drown both (43 against 2 and 11 in the tiny model)",
+        description="How the tokens enter the branch. normed (ours): levels and positions enter with the size "
+        "of the time embedding; raw is STAN, where the "
+        "tokens of late layers can drown both (43 against 2 and 11 in the tiny model).",
     )
     patch_pool: int = Field(
-        default=1, ge=1, description="the branch sees means of n x n patches; 1: STAN, 2: a quarter of the cost"
+        default=1,
+        ge=1,
+        description="Side of the squares of patches whose means the branch sees; 1: STAN, 2: a quarter of the cost.",
     )
     across: Literal["attention", "conv"] = Field(
-        default="attention", description="how frames see each other: self-attention, or STAN's 3D convolution (eq. 9)"
+        default="attention",
+        description="How frames see each other: by self-attention, or by STAN's 3D convolution (eq. 9).",
     )
 
 
 class AdapterConfig(Config):
     """ST-Adapter (arXiv 2206.13559): a bottleneck with a convolution over time before each of the last `layers` blocks."""
 
-    name: Literal["adapter"] = "adapter"
-    layers: int = Field(default=4, ge=1)  # last vision blocks that get one
-    width: int | None = Field(default=None, ge=1, description="of the bottleneck; null: half the vision width")
-    kernel_frames: int = Field(default=3, ge=1, description="frames the convolution sees; odd")
+    name: Literal["adapter"] = Field(default="adapter", description="Name of the temporal module.")
+    layers: int = Field(default=4, ge=1, description="Number of last vision blocks that get a bottleneck.")
+    width: int | None = Field(default=None, ge=1, description="Width of the bottleneck; null: half the vision width.")
+    kernel_frames: int = Field(default=3, ge=1, description="Number of frames that the convolution sees; odd.")
 
     @model_validator(mode="after")
     def _odd(self) -> AdapterConfig:
@@ -98,15 +119,20 @@ class AdapterConfig(Config):
 class MessageConfig(Config):
     """X-CLIP's message token (arXiv 2208.02816): frames exchange messages, and attend to their own in the last blocks."""
 
-    name: Literal["message"] = "message"
-    layers: int = Field(default=4, ge=1)  # last vision blocks that exchange messages
+    name: Literal["message"] = Field(default="message", description="Name of the temporal module.")
+    layers: int = Field(default=4, ge=1, description="Number of last vision blocks that exchange messages.")
 
 
 class AcgConfig(Config):
     """Auxiliary-caption-guided weights over frames. Our design (m2raap.models.acg); the paper's formula is not published."""
 
-    tau: float = Field(default=0.1, gt=0, description="how sharply the weights follow the consistency scores")
-    mix: bool = Field(default=False, description="also add caption features to the frames, behind a gate")
+    tau: float = Field(
+        default=0.1,
+        gt=0,
+        description="Temperature of the softmax over frames: the smaller, the more sharply the weights follow "
+        "the consistency scores.",
+    )
+    mix: bool = Field(default=False, description="Whether caption features are added to the frames too, behind a gate.")
 
 
 AnyTemporal = MeanConfig | SeqTransfConfig | StanConfig | AdapterConfig | MessageConfig

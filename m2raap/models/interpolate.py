@@ -58,7 +58,7 @@ def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoC
         for name, p in model.temporal.named_parameters():
             if pattern.fullmatch(name):
                 p.mul_(alpha)
-        for p in model.enhance.parameters() if model.enhance else ():
+        for p in model.acg.parameters() if model.acg else ():
             p.mul_(alpha)
     return model
 

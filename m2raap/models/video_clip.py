@@ -24,7 +24,7 @@ from m2raap.models.families import backbone_from_description
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
 
-FORMAT = 2
+FORMAT = 3
 
 
 class VideoCLIP(nn.Module):
@@ -34,17 +34,15 @@ class VideoCLIP(nn.Module):
     are what Mug matches with text tokens.
     """
 
-    def __init__(
-        self, backbone: Backbone, temporal: AnyTemporal, enhance: AcgConfig | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, backbone: Backbone, temporal: AnyTemporal, acg: AcgConfig | None = None, seed: int = 0) -> None:
         super().__init__()
         self.backbone = backbone
         self.temporal_cfg = temporal
-        self.enhance_cfg = enhance
+        self.acg_cfg = acg
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.temporal: Any = build_temporal(temporal, backbone)
-        self.enhance = Acg(enhance) if enhance else None
+        self.acg = Acg(acg) if acg else None
         self.eval()
 
     @property
@@ -90,13 +88,13 @@ class VideoCLIP(nn.Module):
 
     def pool(self, vectors_BTE: Tensor, mask_BT: Tensor, captions: Captions | None = None) -> Tensor:
         """Unit video vectors (B, E) from frame vectors."""
-        if self.enhance is not None:
-            return self.enhance(vectors_BTE, mask_BT, captions)
+        if self.acg is not None:
+            return self.acg(vectors_BTE, mask_BT, captions)
         return (pool_raw if getattr(self.temporal_cfg, "pool", "unit") == "raw" else pool_unit)(vectors_BTE, mask_BT)
 
     def gates(self) -> dict[str, float]:
         """How far temporal module and ACG have left their start, for the log."""
-        acg = {f"acg_{name}": value for name, value in self.enhance.gates().items()} if self.enhance else {}
+        acg = {f"acg_{name}": value for name, value in self.acg.gates().items()} if self.acg else {}
         return self.temporal.gates() | acg
 
     def encode_frames(self, frames_BTCHW: Tensor) -> Tensor:
@@ -122,8 +120,8 @@ class VideoCLIP(nn.Module):
         return weights_digest(described, self.state_dict().items())
 
     def _module_settings(self) -> dict[str, Any]:
-        enhance = self.enhance_cfg.model_dump(mode="json") if self.enhance_cfg else None
-        return {"temporal": self.temporal_cfg.model_dump(mode="json"), "enhance": enhance}
+        acg = self.acg_cfg.model_dump(mode="json") if self.acg_cfg else None
+        return {"temporal": self.temporal_cfg.model_dump(mode="json"), "acg": acg}
 
     def save(self, folder: Path, made_from: dict[str, Any] | None = None) -> None:
         """Write the folder; `made_from` is free JSON for the reader (recipe, steps, scores)."""
@@ -157,13 +155,15 @@ class VideoCLIP(nn.Module):
         try:
             card = json.loads(card_path.read_text(encoding="utf-8"))
             if card["format"] != FORMAT:
-                raise M2raapError(f"{card_path}: format {card['format']}, this m2raap reads format {FORMAT}")
+                raise M2raapError(
+                    f"{card_path}: format {card['format']}, this m2raap reads format {FORMAT}: adapt the model again"
+                )
             temporal = TypeAdapter(TemporalConfig).validate_python(card["temporal"])
-            enhance = AcgConfig.model_validate(card["enhance"]) if card["enhance"] else None
+            acg = AcgConfig.model_validate(card["acg"]) if card["acg"] else None
             weights = load_file(weights_path)
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise M2raapError(f"{folder}: the model cannot be read: {error}") from None
-        model = cls(backbone_from_description(folder / "backbone"), temporal, enhance)
+        model = cls(backbone_from_description(folder / "backbone"), temporal, acg)
         try:
             model.load_state_dict(weights, strict=True)
         except RuntimeError as error:

@@ -41,9 +41,9 @@ def progressive(recipe: Recipe) -> Recipe:
 
 def _without_everything(recipe: Recipe) -> dict[str, Any]:
     """Mean pooling on all noisy pairs, raw video decoded every epoch."""
-    adapt: dict[str, Any] = {"input": "video", "cache": "auto", "enhance": None, "fcc_weight": 0.0, "mug_weight": 0.0}
+    adapt: dict[str, Any] = {"input": "video", "cache": "auto", "acg": None, "fcc_weight": 0.0, "mug_weight": 0.0}
     if recipe.adapt.temporal.name != "mean":
-        adapt |= {"temporal": {"name": "mean"}, "order_weight": 0.0}
+        adapt |= {"temporal": {"name": "mean"}, "reversal_weight": 0.0}
     if recipe.adapt.input == "video":
         adapt.pop("input")
     return {"stages": ["keyframes", "adapt"], "adapt": adapt, "embed": {"captions": False, "mug": None}}
@@ -62,12 +62,12 @@ def _steps(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     if cfg.input == "keyframes":
         found.append(("keyframes", {"adapt": {"input": "keyframes", "cache": cfg.cache}}))
     if cfg.temporal.name != "mean":
-        temporal = {name: whole["adapt"][name] for name in ("temporal", "order_weight")}
+        temporal = {name: whole["adapt"][name] for name in ("temporal", "reversal_weight")}
         found.append(("temporal", {"adapt": temporal}))
     if cfg.mug_weight or recipe.embed.mug:
         found.append(("mug", {"adapt": {"mug_weight": cfg.mug_weight}, "embed": {"mug": whole["embed"]["mug"]}}))
     if cfg.wants_captions:
-        adapt = {name: whole["adapt"][name] for name in ("enhance", "fcc_weight")}
+        adapt = {name: whole["adapt"][name] for name in ("acg", "fcc_weight")}
         found.append(("acg", {"adapt": adapt, "embed": {"captions": recipe.embed.captions}}))
     return found
 

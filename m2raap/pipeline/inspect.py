@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.corpus import content_digest
+from m2raap.core.corpus import content_digest, open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
+from m2raap.core.ledger import Counts
 from m2raap.core.signed import refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import phase_digest
 from m2raap.core.tables import Row, part_of, part_settings, read_part
-from m2raap.core.tombstones import refuse_unfinished
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
@@ -28,8 +28,6 @@ def check(folder: Path) -> list[dict[str, Any]]:
     manifests = [path for path in manifests if "previous" not in path.relative_to(folder).parts]
     if not manifests:
         raise M2raapError(f"{folder}: holds no corpus and no stage folder")
-    for path in dict.fromkeys((folder, *manifests)):
-        refuse_unfinished(path)
     return [_row_of(path) for path in manifests]
 
 
@@ -47,6 +45,8 @@ def _check_one(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json")
     if manifest["kind"] == "stage":
         refuse_old_format(manifest, folder)
+    if manifest["kind"] == "corpus":
+        open_corpus(folder)  # refuses one in which a forget was interrupted
     wrong = verify_files(folder, manifest["files"])
     row["faults"] = [f"{path}: is not what the manifest was signed over" for path in wrong]
     if manifest["digest"] != _digest_of(manifest):
@@ -65,16 +65,11 @@ def _digest_of(manifest: dict[str, Any]) -> str:
 
 
 def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
-    faults = []
-    for table in ("clips", "texts"):
-        dropped = sum(n for key, n in counts.items() if key.startswith(f"{table}_dropped:"))
-        came, stay = (
-            counts.get(f"{table}_in", 0) + counts.get(f"{table}_added", 0),
-            counts.get(f"{table}_out", 0) + dropped,
-        )
-        if came != stay:
-            faults.append(f"{folder}: {came} {table} came in or were added, {stay} are accounted for")
-    return faults
+    return [
+        f"{folder}: {rows.expected} {table} came in or were added, {rows.accounted} are accounted for"
+        for table, rows in Counts.from_dict(counts).tables.items()
+        if rows.expected != rows.accounted
+    ]
 
 
 def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:

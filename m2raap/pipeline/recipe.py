@@ -191,6 +191,6 @@ def arms_of(recipe: Recipe) -> dict[str, Recipe]:
     return found
 
 
-def family(arm: str) -> str:
+def base_arm(arm: str) -> str:
     """The arm of the recipe that 'arm~1' is a further seed of."""
     return arm.partition("~")[0]

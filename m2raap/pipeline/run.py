@@ -19,7 +19,7 @@ from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs, write_run
 from m2raap.stages import data_stages
-from m2raap.stages.adapt import AdaptStage, help_train, helps
+from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
     """
     options = options or Options()
     caches = out / "cache" / "prefix"  # of frozen layers, shared by all arms and seeds
-    if helps():
-        help_train(lambda folder: _adapt_job(recipe, inputs, out, folder), caches)
+    if is_worker_rank():
+        train_as_worker(lambda folder: _adapt_job(recipe, inputs, out, folder), caches)
         return False
     with locked(out, shared=options.share != (1, 1), written=("run.json", "cache")):
         return _run(recipe, inputs, out, engine, options, caches)
@@ -96,7 +96,7 @@ def _run_steps(
                 )
             continue
         if step.owner == step.arm:
-            talk.say(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
+            talk.log(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
         if not _run_step(step, arms[step.arm], inputs, engine, options, caches):
             return False
         done.add(step.folder)

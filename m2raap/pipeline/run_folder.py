@@ -12,8 +12,7 @@ from m2raap.core.config import Config, build
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
 from m2raap.core.files import inside, read_object, write_json
-from m2raap.core.tables import read_part
-from m2raap.core.tombstones import refuse_unfinished
+from m2raap.core.tables import read_all
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe
@@ -114,7 +113,6 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Raises M2raapError where there is no run, or its map is damaged."""
-        refuse_unfinished(path)
         if not (path / "run.json").exists():
             raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
         tree = read_object(path / "run.json")
@@ -171,8 +169,7 @@ def unreadable_share(run: RunFolder) -> tuple[int, int]:
     total += sum(View(path).corpus.counts["clips"] for path in run.inputs.benches.values())
     for step in {step.folder: step for step in run.steps if stage_class(step.stage).reads_video}.values():
         for table in ("dropped", "missing"):
-            for path in sorted((step.folder / table).glob("part-*.parquet")):
-                for row in read_part(step.folder, table, int(path.stem.removeprefix("part-"))):
-                    if row["reason"] in UNREADABLE:
-                        unreadable.add((step.bench, row["clip_id"]))
+            for row in read_all(step.folder, table):
+                if row["reason"] in UNREADABLE:
+                    unreadable.add((step.bench, row["clip_id"]))
     return len(unreadable), total

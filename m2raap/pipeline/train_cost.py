@@ -62,7 +62,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     chunk = min(batch, cfg.micro_batch or batch)
     learns = min(shape.layers, cfg.train_vision_layers)
     layer = layer_flop(shape.width, shape.vision_tokens) * cfg.num_frames
-    branch = temporal_flop(cfg, shape) * (2 if cfg.order_weight else 1)
+    branch = temporal_flop(cfg, shape) * (2 if cfg.reversal_weight else 1)
     texts = cfg.texts_per_clip + (
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
@@ -99,7 +99,7 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     elif cfg.temporal.name == "message":
         maps = 3 * shape.heads * cfg.num_frames * shape.vision_tokens**2  # its attention is not fused
         branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * maps
-    values += branch * (2 if cfg.order_weight else 1)
+    values += branch * (2 if cfg.reversal_weight else 1)
     if cfg.train_text:
         values += VALUES_A_LAYER * shape.text_layers * texts * shape.context * shape.text_width
     pixels = cfg.num_frames * 3 * shape.patch_px**2 * (shape.vision_tokens - 1) * 4

@@ -1,1 +1,1 @@
-"""What a finished run looks like: its page, its tables, comparisons, protocol cards, checks of benchmarks. Nothing is trained."""
+"""What a finished run looks like: its page, its tables, comparisons, protocols, checks of benchmarks. Nothing is trained."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
-from m2raap.report.cards import Evaluations
-from m2raap.report.data import BilingualRow, CompatRow, ProbeRow, RescoredRow, ResultRow
+from m2raap.report.data import BilingualRow, CompatRow, FrameAblationRow, RescoredRow, ResultRow
+from m2raap.report.protocols import Evaluations
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.sides import RULE_B, rows_of, side_of
@@ -31,17 +31,17 @@ def compat_rows(done: Evaluations) -> list[CompatRow]:
     """CLIP4Clip's arithmetic for every arm, as `evaluate` wrote it."""
     rows = []
     for (arm, bench), steps in done.items():
-        found = [tree["compat"] for tree in _trees(steps) if "compat" in tree]
-        if len(found) < len(steps):
+        tables_of_seeds = [tree["compat"] for tree in _trees(steps) if "compat" in tree]
+        if len(tables_of_seeds) < len(steps):
             continue
-        for lang in found[0]["rows"]:
-            for direction in found[0]["rows"][lang]:
-                tables = [one["rows"][lang][direction] for one in found]
+        for lang in tables_of_seeds[0]["rows"]:
+            for direction in tables_of_seeds[0]["rows"][lang]:
+                tables = [seed_table["rows"][lang][direction] for seed_table in tables_of_seeds]
                 if not all(tables):  # every clip is missing
                     continue
                 mean = {name: _mean([table[name] for table in tables]) for name in tables[0]}
                 counts = {"queries": int(mean.pop("queries")), "entries": mean.pop("entries")}
-                rows.append(CompatRow(arm, bench, lang, direction, mean, label=found[0]["label"], **counts))
+                rows.append(CompatRow(arm, bench, lang, direction, mean, label=tables_of_seeds[0]["label"], **counts))
     return rows
 
 
@@ -55,13 +55,13 @@ def rescored_rows(done: Evaluations, seed: int) -> list[RescoredRow]:
             plain = plain or [read_ranks(step.folder / "ranks.parquet") for step in steps]
             for lang, direction in _asked(tables[0]):
                 sides = [side_of(table, lang, direction, None) for table in tables]
-                found = summary_row([side for side, _, _ in sides], sides[0][2], seed)
+                summary = summary_row([side for side, _, _ in sides], sides[0][2], seed)
                 change = paired(tables, plain, lang, direction, 1, seed)
                 rows.append(
                     RescoredRow(
                         arm=arm, benchmark=bench, way=name, mark=_MARKS.get(name, ""), label=tree["rescored"]["label"],
                         lang=lang, direction=direction,
-                        **{key: found[key] for key in ("queries", "gallery", "seeds", "seeds_r1", "metrics", "intervals")},
+                        **{key: summary[key] for key in ("queries", "gallery", "seeds", "seeds_r1", "metrics", "intervals")},
                         **{key: change[key] for key in ("diff", "lo", "hi", "p")},
                     )
                 )  # fmt: skip
@@ -80,25 +80,25 @@ def bilingual_rows(done: Evaluations, seed: int) -> list[BilingualRow]:
             tables = [read_ranks(step.folder / "ranks.parquet") for step in steps]
             gaps = agreement([row for table in tables for row in table], seed)
         for place, gap in enumerate(gaps):
-            found = [tree["bilingual"][place] for tree in trees]
-            same = [one["spearman"] for one in found if one["spearman"] is not None]
+            seed_rows = [tree["bilingual"][place] for tree in trees]
+            same = [seed_row["spearman"] for seed_row in seed_rows if seed_row["spearman"] is not None]
             rows.append(
                 BilingualRow(
                     arm, bench, gap["direction"], gap["clips"], len(steps), gap["gaps"],
-                    _mean(same) if len(same) == len(found) else None,
-                    **{name: _mean([one[name] for one in found]) for name in _SHARES},
+                    _mean(same) if len(same) == len(seed_rows) else None,
+                    **{name: _mean([seed_row[name] for seed_row in seed_rows]) for name in _SHARES},
                 )
             )  # fmt: skip
     return rows
 
 
-def probe_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> list[ProbeRow]:
-    """R@1 with the frames as they are (out of `results`) and as every probe of `embed` disturbed them, of arms with probes."""
+def frame_ablation_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> list[FrameAblationRow]:
+    """R@1 with the frames as they are (out of `results`) and under every frame ablation of `embed`."""
     rows = []
     for (arm, bench), steps in done.items():
         whole = [row for row in results if (row.arm, row.benchmark, row.scope) == (arm, bench, "official")]
-        probes = _named(steps, rescored=False)
-        for frames in [_AS_THEY_ARE, *probes] if probes else []:
+        frame_ablations = _named(steps, rescored=False)
+        for frames in [_AS_THEY_ARE, *frame_ablations] if frame_ablations else []:
             tables = (
                 []
                 if frames == _AS_THEY_ARE
@@ -111,7 +111,9 @@ def probe_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> li
                     if not rows_of(tables[0], row.lang, row.direction, category):
                         continue
                     r1, lo, hi = _r1(tables, row.lang, row.direction, category, seed)
-                rows.append(ProbeRow(arm, bench, row.lang, row.direction, row.slice, frames, r1, lo, hi, len(steps)))
+                rows.append(
+                    FrameAblationRow(arm, bench, row.lang, row.direction, row.slice, frames, r1, lo, hi, len(steps))
+                )
     return rows
 
 
@@ -121,28 +123,28 @@ def _r1(
     """R@1 with its interval, hits averaged over the tables."""
     sides = [side_of(table, lang, direction, category) for table in tables]
     hits = 100 * np.mean([side.hits(1) for side, _, _ in sides], axis=0)
-    found = interval(hits, sides[0][2], seed)
-    return round(float(hits.mean()), DIGITS), round(found.lo, DIGITS), round(found.hi, DIGITS)
+    bounds = interval(hits, sides[0][2], seed)
+    return round(float(hits.mean()), DIGITS), round(bounds.lo, DIGITS), round(bounds.hi, DIGITS)
 
 
 def _named(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[str, Any]]:
     """What stands beside results.json in the folders of all seeds: name -> the first seed's."""
-    found = {}
+    trees = {}
     for path in sorted(steps[0].folder.glob("results-*.json")):
         if all((step.folder / path.name).exists() for step in steps):
             tree = read_json(path)
             if ("rescored" in tree) == rescored:
-                found[path.stem.removeprefix("results-")] = tree
-    return found
+                trees[path.stem.removeprefix("results-")] = tree
+    return trees
 
 
 def _asked(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Languages and directions of a table of ranks."""
-    found = sorted({(row["lang"], row["direction"]) for row in table})
-    for lang, direction in list(found):
+    pairs = sorted({(row["lang"], row["direction"]) for row in table})
+    for lang, direction in list(pairs):
         if direction == "v2t" and len(rows_of(table, lang, RULE_B)) == len(rows_of(table, lang, direction)):
-            found.append((lang, RULE_B))
-    return sorted(found)
+            pairs.append((lang, RULE_B))
+    return sorted(pairs)
 
 
 def _trees(steps: Sequence[Step]) -> list[dict[str, Any]]:

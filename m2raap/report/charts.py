@@ -63,7 +63,7 @@ def line_chart(curves: Sequence[Curve], over: str = "training steps") -> Markup:
     xs = [p[0] for p in points]
     ys = [p[1] for p in points] + [bound for curve in curves for pair in curve.bounds for bound in pair]
     y_low = 0.0 if min(ys) >= 0 and min(ys) < 0.5 * max(ys) else min(ys)
-    x_ticks, y_ticks = _ticks(min(xs), max(xs), 5), _ticks(y_low, max(ys), 5)
+    x_ticks, y_ticks = round_ticks(min(xs), max(xs), 5), round_ticks(y_low, max(ys), 5)
     x_lo, x_hi = min(xs), max(max(xs), min(xs) + 1e-9)
     y_lo, y_hi = min(y_ticks[0], y_low), max(y_ticks[-1], max(ys), y_low + 1e-9)
 
@@ -116,7 +116,7 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> Markup
     most = max((bar[3] for _, bars in groups for bar in bars), default=0.0)
     if most <= 0:
         return Markup("")
-    ticks = _ticks(0.0, most, 5)
+    ticks = round_ticks(0.0, most, 5)
 
     def x(value: float) -> float:
         return _RIGHT + (_CHART_WIDTH - 2 * _RIGHT) * min(max(value, 0.0), ticks[-1]) / ticks[-1]
@@ -150,7 +150,7 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> Markup
     )
 
 
-def _ticks(low: float, high: float, about: int) -> list[float]:
+def round_ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers that cover low..high, about so many."""
     if high <= low:
         return [low]

@@ -1,29 +1,57 @@
 """compare: two runs on the same benchmarks, and the paired difference between them. Reads finished folders only.
 
-Results compare where their protocol cards agree; otherwise the fields that differ are named and nothing is compared.
+Results compare where their protocols agree; otherwise the fields that differ are named and nothing is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from pydantic import Field
 
+from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
 from m2raap.report.contenders import Contender
 from m2raap.retrieval.arms import paired, summarise
-from m2raap.retrieval.evaluate import evaluate
-from m2raap.retrieval.published import published
-from m2raap.stages.evaluate import read_npy, read_ranks
-from m2raap.stages.protocol import MUST_AGREE, SHOWN, differing, told_apart
+from m2raap.retrieval.embeddings import IDS, Embeddings
+from m2raap.retrieval.results import evaluate_embeddings
+from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, differing
 
 AT = (1, 5, 10)
 _ON_THE_INTERSECTION = ("ids", "texts", "missing", "pictures")
 Table = list[dict[str, Any]]
+
+
+class Published(Config):
+    """A zero-shot text-to-video R@1 as its source prints it."""
+
+    system: str = Field(description="Name of the model.")
+    benchmark: str = Field(description="Name of the declared benchmark.")
+    r1: float = Field(description="R@1 in percent.")
+    source: str = Field(description="Paper and table that print the number.")
+    note: str = Field(description="What a reader has to know of the row.")
+
+
+@lru_cache(maxsize=1)
+def _published_table() -> tuple[Published, ...]:
+    text = resources.files("m2raap").joinpath("assets/published.yaml").read_text(encoding="utf-8")
+    return tuple(Published(**row) for row in yaml.safe_load(text))
+
+
+def published(benchmark: str) -> list[dict[str, Any]]:
+    """The published rows on a benchmark, the lowest first."""
+    return [
+        row.model_dump() for row in sorted(_published_table(), key=lambda row: row.r1) if row.benchmark == benchmark
+    ]
 
 
 def compare(
@@ -33,7 +61,7 @@ def compare(
     published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
 
     `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, 5, 10). Raises M2raapError
-    naming the fields of the protocol card that differ, but for those in `allow`; `unlike` names those that were let through.
+    naming the fields of the protocol that differ, but for those in `allow`; `unlike` names those that were let through.
     With `intersect` the lists and the missing videos may differ, and both are scored again on the clips and texts that both
     have: such rows have scope `intersection`, and nothing published stands beside them.
     """
@@ -54,7 +82,7 @@ def compare(
         benches.append(_bench(name, cards, tables, note, seed) | {"unlike": unlike})
     lacking = {
         "a": [name for name in b.folders if name not in {other for _, other in pairs}],
-        "b": [name for name in a.folders if name not in {own for own, _ in pairs}],
+        "b": [name for name in a.folders if name not in {name_a for name_a, _ in pairs}],
     }
     return {"a": a.name, "b": b.name, "allowed": sorted(allow), "lacking": lacking, "benches": benches}
 
@@ -73,7 +101,7 @@ def alone(a: Contender, seed: int = 0, allow: Collection[str] = ()) -> dict[str,
 
 def _check_fields(allow: Collection[str]) -> None:
     if unknown := sorted(set(allow) - set(MUST_AGREE)):
-        raise UsageError(f"--allow {unknown[0]}: fields of the protocol card are {', '.join(MUST_AGREE)}")
+        raise UsageError(f"--allow {unknown[0]}: fields of the protocol are {', '.join(MUST_AGREE)}")
 
 
 def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
@@ -93,12 +121,12 @@ def _refuse_unlike(
     """The fields that differ although they have to agree, all of them `allowed`. Raises M2raapError for others."""
     first = cards[0][0]
     unlike: set[str] = set()
-    for side, found in zip((a, b), cards, strict=True):
-        for card in found:
+    for side, protocols in zip((a, b), cards, strict=True):
+        for card in protocols:
             fields = differing(first, card)
             unlike.update(fields)
             if odd := [name for name in fields if name not in allowed]:
-                values = "; ".join(told_apart(name, first, card) for name in odd)
+                values = "; ".join(describe_difference(name, first, card) for name in odd)
                 flags = " ".join(f"--allow {name}" for name in odd)
                 hint = "; --intersect scores both on what they share"
                 if "protocol" in odd or "frames" in odd:
@@ -145,53 +173,86 @@ def _intersected(
 ) -> tuple[list[list[Table]], str, bool]:
     """The ranks of every folder again, on the clips and texts that all of them have; what to say of it; whether some of those
     clips were shown with other pictures."""
-    found = [[_Embedded.of(folder) for folder in side] for side in sides]
-    every = [one for side in found for one in side]
-    videos = set.intersection(*(set(one.frames) for one in every))
-    texts = set.intersection(*(set(one.texts) for one in every))
+    embedded = [[_Embedded.of(folder) for folder in side] for side in sides]
+    every = [side_embeddings for side in embedded for side_embeddings in side]
+    videos = set.intersection(*(set(side_embeddings.frames) for side_embeddings in every))
+    texts = set.intersection(*(set(side_embeddings.texts) for side_embeddings in every))
     texts = {row for row in texts if row[1] in videos}
     videos &= {row[1] for row in texts}
     if not texts:
         raise M2raapError(f"{bench}: the two have no text and clip in common")
     first = every[0].frames
-    unlike = sorted(video for video in videos if any(one.frames[video] != first[video] for one in every))
+    unlike = sorted(
+        video for video in videos if any(side_embeddings.frames[video] != first[video] for side_embeddings in every)
+    )
     if unlike and not other_pictures:
         raise M2raapError(
             f"{bench}: {len(unlike)} of the {len(videos)} common clips were shown with other pictures, first {unlike[0]}; "
             "--allow pictures compares them all the same"
         )
     note = f"on the intersection, n={len(videos):,} clips, {len(texts):,} texts: not comparable with official or published rows"
-    return [[one.ranks(videos, texts, seed) for one in side] for side in found], note, bool(unlike)
+    return (
+        [[side_embeddings.ranks(videos, texts, seed) for side_embeddings in side] for side in embedded],
+        note,
+        bool(unlike),
+    )
 
 
 @dataclass(frozen=True)
 class _Embedded:
-    path: Path
-    ids: dict[str, Any]
+    embeddings: Embeddings
     frames: dict[str, str]  # video -> digest of its pictures
     texts: list[tuple[str, str, str, str]]  # id, video, language, text; in the order of text.npy
 
     @classmethod
     def of(cls, evaluated: Path) -> _Embedded:
         """The embeddings that an evaluate folder was made from: they lie beside it. Raises M2raapError if not."""
-        wanted = read_json(evaluated / "manifest.json")["inputs"]["embed"]
+        digest = read_json(evaluated / "manifest.json")["inputs"]["embed"]
         for path in sorted(evaluated.resolve().parent.iterdir()):
             manifest = path / "manifest.json"
-            if (path / "ids.json").exists() and manifest.exists() and read_json(manifest)["digest"] == wanted:
-                ids = read_json(path / "ids.json")
-                columns = (ids[name] for name in ("text_ids", "text_video_ids", "text_langs", "texts"))
-                frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
-                return cls(path, ids, frames, list(zip(*columns, strict=True)))
+            if (path / IDS).exists() and manifest.exists() and read_json(manifest)["digest"] == digest:
+                loaded = Embeddings.load(path)
+                texts = zip(loaded.text_ids, loaded.text_video_ids, loaded.text_langs, loaded.texts, strict=True)
+                return cls(loaded, dict(zip(loaded.video_ids, loaded.video_frames, strict=True)), list(texts))
         raise M2raapError(
-            f"{evaluated}: its embeddings (digest {wanted[:12]}) are in no folder beside it; --intersect needs them"
+            f"{evaluated}: its embeddings (digest {digest[:12]}) are in no folder beside it; --intersect needs them"
         )
 
     def ranks(self, videos: set[str], texts: set[tuple[str, str, str, str]], seed: int) -> Table:
-        keep_V = [row for row, video in enumerate(self.ids["video_ids"]) if video in videos]
-        keep_T = [row for row, text in enumerate(self.texts) if text in texts]
-        picked = [self.texts[row] for row in keep_T]
-        names, owners, langs, _ = zip(*picked, strict=True)
-        return evaluate(
-            read_npy(self.path / "video.npy")[keep_V], [self.ids["video_ids"][row] for row in keep_V],
-            read_npy(self.path / "text.npy")[keep_T], names, owners, langs, self.ids["categories"], (), seed,
-        ).ranks  # fmt: skip
+        text_rows = [row for row, text in enumerate(self.texts) if text in texts]
+        return evaluate_embeddings(self.embeddings.select(videos, text_rows), seed).ranks
+
+
+def failed_thresholds(
+    official: Mapping[str, Any], min_r1: float | None, against: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The thresholds that a run misses, a sentence each. They are on official rows, whatever else `compare` is asked to show.
+
+    `official`: the result of :func:`alone` for run a; with `min_r1` every text-to-video R@1 of it has to reach that.
+    `against`: a compared with the run not to be worse than; on every benchmark of that run no R@1 may lie below that run's
+    with its whole 95 % interval, and a benchmark that a lacks is a failure.
+    """
+    sentences = []
+    if min_r1 is not None:
+        for bench in official["benches"]:
+            for row in bench["rows"]:
+                r1 = row["metrics"]["R@1"]
+                if row["direction"] == "t2v" and not r1 >= min_r1:  # also for NaN
+                    sentences.append(
+                        f"{bench['name']} {row['lang']} t2v R@1 {r1:.2f} of {official['a']} (official row) is under "
+                        f"--min-r1 {min_r1:g}"
+                    )
+    if against is None:
+        return sentences
+    for bench in against["benches"]:
+        for row in bench["differences"]:
+            if row["metric"] == "R@1" and row["hi"] < 0:
+                sentences.append(
+                    f"{bench['name']} {row['lang']} {row['direction']} R@1 of {against['a']} is {-row['diff']:.2f} points "
+                    f"below {against['b']} ({row['lo']:+.2f} to {row['hi']:+.2f})"
+                )
+    for name in against["lacking"]["a"]:
+        sentences.append(
+            f"{against['a']} has no benchmark '{name}', {against['b']} has: whether it is worse there is not known"
+        )
+    return sentences

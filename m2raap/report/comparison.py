@@ -12,10 +12,10 @@ from m2raap.report.data import DifferenceRow
 METRICS = ("R@1", "R@5", "R@10", "MdR")
 
 
-def print_comparison(found: Mapping[str, Any], file: TextIO | None = None) -> None:
+def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Both sides' rows, their paired differences, the published rows, and what may differ between the sides."""
     stream = sys.stdout if file is None else file
-    for bench in found["benches"]:
+    for bench in comparison["benches"]:
         print(f"{bench['name']}: {bench['protocol']}{', ' + bench['note'] if bench['note'] else ''}\n", file=stream)
         lines = []
         for row in bench["rows"]:
@@ -25,14 +25,14 @@ def print_comparison(found: Mapping[str, Any], file: TextIO | None = None) -> No
             spread = f"{row['seeds']} seeds, R@1 deviates by {row['deviation_r1']:.1f}" if row["seeds"] > 1 else ""
             lost = f"{row['missing']:,} missing count as misses" if row["missing"] else ""
             note = "; ".join(part for part in (spread, lost) if part)
-            lines.append([found[row["run"]], row["lang"], row["direction"], *numbers, f"{row['queries']:,}", note])
+            lines.append([comparison[row["run"]], row["lang"], row["direction"], *numbers, f"{row['queries']:,}", note])
         lines += [
             [f"[published] {row['system']}", "en", "t2v", f"{row['r1']:.1f}", "", "", "", "", _cited(row)]
             for row in bench["published"]
         ]
         head = ["run", "lang", "direction", *(f"{name} (95 %)" for name in METRICS), "queries", ""]
         print_table("Results", head, lines, {3, 4, 5, 6, 7}, stream)
-        names = {"arm_a": found["a"], "arm_b": found["b"], "benchmark": bench["name"]}
+        names = {"arm_a": comparison["a"], "arm_b": comparison["b"], "benchmark": bench["name"]}
         if bench["differences"]:
             print_differences([DifferenceRow(**names, **row) for row in bench["differences"]], stream)
         for field, values in _unlike(bench):
@@ -40,15 +40,17 @@ def print_comparison(found: Mapping[str, Any], file: TextIO | None = None) -> No
         if bench["unlike"]:
             print(f"allowed to differ: {', '.join(bench['unlike'])}: unlike is set beside unlike here", file=stream)
         if bench["published"]:
-            print(
-                "published rows: zero-shot, other models and data; no protocol card of theirs was checked", file=stream
-            )
-    for sentence in _lacking(found):
+            print("published rows: zero-shot, other models and data; no protocol of theirs was checked", file=stream)
+    for sentence in _lacking(comparison):
         print(sentence, file=stream)
 
 
-def _lacking(found: Mapping[str, Any]) -> list[str]:
-    return [f"Not compared: {found[run]} has no {', '.join(names)}" for run, names in found["lacking"].items() if names]
+def _lacking(comparison: Mapping[str, Any]) -> list[str]:
+    return [
+        f"Not compared: {comparison[run]} has no {', '.join(names)}"
+        for run, names in comparison["lacking"].items()
+        if names
+    ]
 
 
 def _cited(row: Mapping[str, Any]) -> str:
@@ -63,7 +65,7 @@ def _unlike(bench: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield field, " | ".join(values)
 
 
-def as_latex(found: Mapping[str, Any]) -> str:
+def as_latex(comparison: Mapping[str, Any]) -> str:
     """A booktabs table and, typeset below it in one minipage, whatever a reader has to know of its rows.
 
     Both sides and the published rows (dagger). The better side of a clear difference is bold, but for rows whose protocols
@@ -72,7 +74,7 @@ def as_latex(found: Mapping[str, Any]) -> str:
     """
     notes = _Notes()
     lines, cited, bold = [], [], False
-    for bench in found["benches"]:
+    for bench in comparison["benches"]:
         clear = {(row["lang"], row["direction"], row["metric"]): row for row in bench["differences"] if row["p"] < 0.05}
         for row in bench["rows"]:
             numbers = []
@@ -86,20 +88,20 @@ def as_latex(found: Mapping[str, Any]) -> str:
             protocol = _tex(bench["cards"][row["run"]]["protocol"]) + (", intersection" if bench["note"] else "")
             marks = notes.marks(_said_of(row, bench))
             where = f"{row['lang']} {row['direction']}"
-            lines.append(rf"{_tex(found[row['run']])} & {protocol}{marks} & {where} & {' & '.join(numbers)} \\")
+            lines.append(rf"{_tex(comparison[row['run']])} & {protocol}{marks} & {where} & {' & '.join(numbers)} \\")
         for row in bench["published"]:
             cited.append(f"{row['system']}: {_cited(row)}")
             lines.append(
                 rf"{_tex(row['system'])}$^\dagger$ & {_tex(bench['protocol'])} & en t2v & {row['r1']:.1f} & & & \\"
             )
-    told = [rf"$^{{{number}}}$ {_tex(text)}." for number, text in enumerate(notes.texts, 1)]
-    told.append(
+    sentences = [rf"$^{{{number}}}$ {_tex(text)}." for number, text in enumerate(notes.texts, 1)]
+    sentences.append(
         r"Brackets: 95\,\% intervals, cluster bootstrap over videos." + (" Bold: $p < 0.05$, paired." if bold else "")
     )
-    told += [_tex(f"{sentence}.") for sentence in _lacking(found)]
+    sentences += [_tex(f"{sentence}.") for sentence in _lacking(comparison)]
     if cited:
-        told.append(r"$^\dagger$ As published, zero-shot, other models and data; not scored by us. ")
-        told[-1] += _tex(". ".join(dict.fromkeys(cited)) + ".")
+        sentences.append(r"$^\dagger$ As published, zero-shot, other models and data; not scored by us. ")
+        sentences[-1] += _tex(". ".join(dict.fromkeys(cited)) + ".")
     return "\n".join(
         [
             r"\begin{minipage}{\linewidth}",
@@ -112,7 +114,7 @@ def as_latex(found: Mapping[str, Any]) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\par\smallskip\raggedright\footnotesize",
-            *[rf"{text}\par" for text in told],
+            *[rf"{text}\par" for text in sentences],
             r"\end{minipage}",
         ]
     )
@@ -131,18 +133,20 @@ class _Notes:
 
 
 def _said_of(row: Mapping[str, Any], bench: Mapping[str, Any]) -> list[str]:
-    told = []
+    sentences = []
     if bench["note"]:
-        told.append(f"Both scored again {bench['note']}")
+        sentences.append(f"Both scored again {bench['note']}")
     if bench["unlike"]:
         values = dict(_unlike(bench))
         fields = "; ".join(f"{name} ({values[name]})" if name in values else name for name in bench["unlike"])
-        told.append(f"These rows' protocols differ in {fields}: unlike is set beside unlike, and none of them is bold")
+        sentences.append(
+            f"These rows' protocols differ in {fields}: unlike is set beside unlike, and none of them is bold"
+        )
     if row["missing"]:
-        told.append(f"{row['missing']:,} of {row['queries']:,} queries are of missing videos and count as misses")
+        sentences.append(f"{row['missing']:,} of {row['queries']:,} queries are of missing videos and count as misses")
     if row["seeds"] > 1:
-        told.append(f"Mean of {row['seeds']} training seeds")
-    return told
+        sentences.append(f"Mean of {row['seeds']} training seeds")
+    return sentences
 
 
 def _tex(text: str) -> str:

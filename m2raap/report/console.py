@@ -11,9 +11,9 @@ from m2raap.report.data import (
     BilingualRow,
     CostRow,
     DifferenceRow,
+    FrameAblationRow,
     FunnelStage,
     ModuleRow,
-    ProbeRow,
     ProgressiveRow,
     ReportData,
     RescoredRow,
@@ -22,7 +22,7 @@ from m2raap.report.data import (
 )
 
 Cell = str
-UNLIKE = ("", "cards differ")  # of a difference between arms whose protocol cards agree, and do not
+UNLIKE = ("", "protocols differ")  # of a difference between arms whose protocols agree, and do not
 
 
 def print_funnel(stages: Sequence[FunnelStage], file: TextIO | None = None) -> None:
@@ -115,11 +115,11 @@ def _without_empty(head: list[str], lines: list[list[Cell]]) -> tuple[list[str],
     return (head, lines) if any(line[-1] for line in lines) else (head[:-1], [line[:-1] for line in lines])
 
 
-def _print_unlike(found: Mapping[str, Sequence[str]], file: TextIO | None) -> None:
+def _print_unlike(fields_of: Mapping[str, Sequence[str]], file: TextIO | None) -> None:
     stream = sys.stdout if file is None else file
-    for names, unlike in found.items():
-        print(f"{names}: protocol cards differ, so 'm2raap compare' would refuse; {'; '.join(unlike)}", file=stream)
-    if found:
+    for names, unlike in fields_of.items():
+        print(f"{names}: protocols differ, so 'm2raap report compare' would refuse; {'; '.join(unlike)}", file=stream)
+    if fields_of:
         print(file=stream)
 
 
@@ -161,7 +161,7 @@ def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) ->
     print_table("English and Chinese, the same clips", head, lines, set(range(3, len(head))), file)
 
 
-def print_probes(rows: Sequence[ProbeRow], file: TextIO | None = None) -> None:
+def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None = None) -> None:
     """R@1 with the frames as they are and disturbed: a temporal module that does something loses."""
     lines = [
         [row.arm, row.benchmark, row.lang, row.direction, row.slice, row.frames,
@@ -222,8 +222,8 @@ def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None
     _print_unlike(steps | whole, file)
 
 
-def _points(found: Sequence[float] | None) -> str:
-    return "-" if found is None else f"{found[0]:+.1f} [{found[1]:+.1f}, {found[2]:+.1f}]"
+def _points(difference: Sequence[float] | None) -> str:
+    return "-" if difference is None else f"{difference[0]:+.1f} [{difference[1]:+.1f}, {difference[2]:+.1f}]"
 
 
 def print_report(data: ReportData, file: TextIO | None = None) -> None:
@@ -239,7 +239,7 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_grading(data.grading, file)
     results = [row for row in data.results if row.slice == "all"]
     differences = [row for row in data.differences if row.slice == "all"]
-    probes = [row for row in data.probes if row.slice == "all"]
+    frame_ablations = [row for row in data.frame_ablations if row.slice == "all"]
     if data.progressive:
         print_progressive(data.progressive, file)
     if results:
@@ -254,8 +254,8 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_modules(data.modules, file)
     if differences:
         print_differences(differences, file)
-    if probes:
-        print_probes(probes, file)
+    if frame_ablations:
+        print_frame_ablations(frame_ablations, file)
 
 
 def _percent(share: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.pipeline.recipe import family
+from m2raap.pipeline.recipe import base_arm
 from m2raap.pipeline.run_folder import RunFolder
 
 
@@ -26,7 +26,7 @@ class Contender:
         trees = [(folder, read_json(folder / "results.json")) for folder in self.folders[bench]]
         for folder, tree in trees:
             if "card" not in tree:
-                raise M2raapError(f"{folder}: results.json has no protocol card; evaluate again")
+                raise M2raapError(f"{folder}: results.json has no protocol; evaluate again")
         return [tree["card"] for _, tree in trees]
 
 
@@ -37,7 +37,7 @@ def open_contenders(paths: Sequence[Path]) -> list[Contender]:
         places: dict[str, set[tuple[str, ...]]] = {}
         for side in sides:
             places.setdefault(side.name, set()).add(side.parts)
-        if all(len(found) == 1 for found in places.values()):
+        if all(len(paths_) == 1 for paths_ in places.values()):
             return sides
         sides = [_longer(side) if len(places[side.name]) > 1 else side for side in sides]
 
@@ -60,13 +60,13 @@ def open_contender(path: Path) -> Contender:
             f"{path}: neither a run, nor an arm's folder in one, nor a finished evaluate folder (results.json)"
         )
     run = RunFolder.open(home)
-    arms = list(dict.fromkeys(family(arm) for arm in run.arms()))
+    arms = list(dict.fromkeys(base_arm(arm) for arm in run.arms()))
     arm = arms[-1] if home == path else path.name
     if arm not in arms:
         raise M2raapError(f"{path}: the run has no arm '{arm}'; its arms are {', '.join(arms)}")
     folders: dict[str, list[Path]] = {}
     for step in run.steps:
-        if step.stage == "evaluate" and family(step.arm) == arm:
+        if step.stage == "evaluate" and base_arm(step.arm) == arm:
             if not (step.folder / "manifest.json").exists():
                 raise M2raapError(f"{step.folder}: is not finished; run the same 'm2raap run' again, it resumes")
             folders.setdefault(step.bench or "", []).append(step.folder)

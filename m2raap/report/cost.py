@@ -14,7 +14,7 @@ from m2raap.core import talk
 from m2raap.core.config import canonical
 from m2raap.core.files import read_json, write_json
 from m2raap.models.config import BackboneConfig, MeanConfig
-from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import ModuleRow
 from m2raap.stages.adapt import AdaptStage
@@ -35,12 +35,12 @@ def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
     """Of every arm, with the final gates where it is trained; also written as OUT/cost.json, which the report shows."""
     recipe = run.recipe
     trained = {
-        family(step.arm): step.folder
+        base_arm(step.arm): step.folder
         for step in reversed(run.steps)
         if step.stage == "adapt" and (step.folder / "manifest.json").exists()
     }
-    found = {row.arm: row for row in cost_of_recipe(recipe, threads, trained)}
-    rows = [found[arm] for arm in run.arms() if arm in found]  # in the order of the run, not of the JSON
+    row_of = {row.arm: row for row in cost_of_recipe(recipe, threads, trained)}
+    rows = [row_of[arm] for arm in run.arms() if arm in row_of]  # in the order of the run, not of the JSON
     write_json(run.path / FILE, {"rows": [asdict(row) for row in rows]})
     return rows
 
@@ -70,23 +70,23 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
     known: dict[str, tuple[float, float]] = {}  # arms of one module share one measurement
 
     def measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
-        key = canonical([model.backbone.description, model.temporal_cfg, model.enhance_cfg, frames])
+        key = canonical([model.backbone.description, model.temporal_cfg, model.acg_cfg, frames])
         if key not in known:
             known[key] = _measured(model, frames)
         return known[key]
 
     rows = []
-    arms = {arm: one for arm, one in arms_of(recipe).items() if arm == family(arm)}
+    arms = {arm: arm_settings for arm, arm_settings in arms_of(recipe).items() if arm == base_arm(arm)}
     with talk.progress("cost", len(arms)) as advance:
-        for arm, one in arms.items():
-            named = one.backbone.model_dump_json()
+        for arm, arm_settings in arms.items():
+            named = arm_settings.backbone.model_dump_json()
             if named not in backbones:
-                backbones[named] = _backbone(one.backbone)
-            backbone, frames, learns = backbones[named], one.adapt.num_frames, "adapt" in one.stages
+                backbones[named] = _backbone(arm_settings.backbone)
+            backbone, frames, learns = backbones[named], arm_settings.adapt.num_frames, "adapt" in arm_settings.stages
             mean_gflop, mean_ms = measured(VideoCLIP(backbone, MeanConfig()), frames)
-            model = VideoCLIP(backbone, one.adapt.temporal, one.adapt.enhance) if learns else None
+            model = VideoCLIP(backbone, arm_settings.adapt.temporal, arm_settings.adapt.acg) if learns else None
             gflop, ms = measured(model, frames) if model else (mean_gflop, mean_ms)
-            acg = " + acg" if model and model.enhance else ""
+            acg = " + acg" if model and model.acg else ""
             rows.append(
                 ModuleRow(
                     arm=arm,
@@ -94,7 +94,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
                     frames=frames,
                     backbone_m=_million(backbone),
                     new_m=_million(model) - _million(backbone) if model else 0.0,
-                    learning_m=_learning(model, one) if model else 0.0,
+                    learning_m=_learning(model, arm_settings) if model else 0.0,
                     gflop=gflop,
                     mean_gflop=mean_gflop,
                     ms=ms,
@@ -121,11 +121,11 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
 
     side = model.backbone.preprocess.image_size
     clips = torch.randn(BATCH, frames, 3, side, side, generator=torch.Generator().manual_seed(0))
-    wanted = [p.requires_grad for p in model.parameters()]
+    learning = [p.requires_grad for p in model.parameters()]
     model.requires_grad_(True)  # what needs no gradient takes fused ways that the counter does not see
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.encode_video(clips[:1])
-    for p, learns in zip(model.parameters(), wanted, strict=True):
+    for p, learns in zip(model.parameters(), learning, strict=True):
         p.requires_grad_(learns)
     times = []
     with torch.inference_mode():
@@ -137,10 +137,10 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
     return counter.get_total_flops() / 1e9, 1000 * min(times)
 
 
-def _learning(model: VideoCLIP, one: Recipe) -> float:
+def _learning(model: VideoCLIP, arm_settings: Recipe) -> float:
     from m2raap.adapt.optim import choose_trained
 
-    choose_trained(model, one.stage(AdaptStage.name).cfg)
+    choose_trained(model, arm_settings.stage(AdaptStage.name).cfg)
     return sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
 
 

@@ -70,7 +70,7 @@ class DifferenceRow:
     hi: float
     p: float
     smallest: float | None = None  # the smallest difference that these queries could show
-    unlike: list[str] = field(default_factory=list)  # what differs between the two protocol cards, in words
+    unlike: list[str] = field(default_factory=list)  # what differs between the two protocols, in words
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class BilingualRow:
 
 
 @dataclass(frozen=True)
-class CardRow:
+class ProtocolRow:
     """What the numbers of some arms on a benchmark depend on. Arms with other settings or lists have a card of their own.
 
     `card` is that of `stages.protocol.card` less model and preprocessing; None: written before there were cards.
@@ -161,7 +161,7 @@ class CardRow:
 
 
 @dataclass(frozen=True)
-class ProbeRow:
+class FrameAblationRow:
     """R@1 of one arm with the frames as they are and with them disturbed (shuffled, reversed, one frame only)."""
 
     arm: str
@@ -314,7 +314,7 @@ class ReportData:
     rescored: list[RescoredRow] = field(default_factory=list)
     bilingual: list[BilingualRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
-    probes: list[ProbeRow] = field(default_factory=list)
+    frame_ablations: list[FrameAblationRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
     modules: list[ModuleRow] = field(default_factory=list)
     interpolation: list[InterpolationRow] = field(default_factory=list)
@@ -325,7 +325,7 @@ class ReportData:
     examples: list[Example] = field(default_factory=list)
     dropped: list[DroppedItem] = field(default_factory=list)
     nearly: list[DroppedItem] = field(default_factory=list)  # kept, by the smallest margin of each rule
-    cards: list[CardRow] = field(default_factory=list)
+    cards: list[ProtocolRow] = field(default_factory=list)
     protocol: dict[str, str] = field(default_factory=dict)
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from heapq import nsmallest
-from typing import Any
 
-from m2raap.core.files import read_json
 from m2raap.core.stage import Judged
-from m2raap.core.tables import Row, part_of, read_part
+from m2raap.core.tables import Row, part_of, read_part, row_key
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import DroppedItem, Example, Hit, Strip
+from m2raap.retrieval.embeddings import Embeddings
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.rules import StageRules
 
@@ -23,14 +22,14 @@ NEAR = 0.5  # of the threshold: what is farther on the good side was not nearly 
 
 def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
     """Queries of one arm, text to video: right ones and the farthest from right, with strips of what came first."""
-    found = []
+    chosen_examples = []
     for step in steps:
         if step.stage != "evaluate" or step.arm != arm:
             continue
         embedded = next(s for s in steps if s.folder == step.parents[0])
-        texts = read_json(embedded.folder / "ids.json")
-        text_of = dict(zip(texts["text_ids"], texts["texts"], strict=True))
-        caption_of = _captions(texts)
+        embeddings = Embeddings.load(embedded.folder)
+        text_of = dict(zip(embeddings.text_ids, embeddings.texts, strict=True))
+        caption_of = _captions(embeddings)
         strips = _Strips(View(run.inputs.benches[step.bench or ""]).over(embedded.parents[0]))
         rows = [row for row in read_ranks(step.folder / "ranks.parquet") if row["direction"] == "t2v"]
         for lang in sorted({row["lang"] for row in rows}):
@@ -40,13 +39,15 @@ def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
             )
             chosen = [("best", row) for row in ordered[:PER_KIND]] + [("worst", row) for row in ordered[-PER_KIND:]]
             for kind, row in chosen:
-                found.append(_example(kind, row, arm, text_of[row["query_id"]], caption_of[lang], strips))
-    return found
+                chosen_examples.append(_example(kind, row, arm, text_of[row["query_id"]], caption_of[lang], strips))
+    return chosen_examples
 
 
-def _captions(ids: dict[str, Any]) -> dict[str, dict[str, str]]:
+def _captions(embeddings: Embeddings) -> dict[str, dict[str, str]]:
+    """Language -> video -> the first of its texts."""
     captions: dict[str, dict[str, str]] = {}
-    for lang, video, text in zip(ids["text_langs"], ids["text_video_ids"], ids["texts"], strict=True):
+    columns = (embeddings.text_langs, embeddings.text_video_ids, embeddings.texts)
+    for lang, video, text in zip(*columns, strict=True):
         captions.setdefault(lang, {}).setdefault(video, text)
     return captions
 
@@ -54,8 +55,8 @@ def _captions(ids: dict[str, Any]) -> dict[str, dict[str, str]]:
 def _example(kind: str, row: Row, arm: str, text: str, captions: dict[str, str], strips: _Strips) -> Example:
     top = list(zip(row["top_ids"], row["top_scores"], strict=True))[:HITS]
     hits = [Hit(strips.of(clip), score, clip == row["target_id"], captions.get(clip, "")) for clip, score in top]
-    shown = any(hit.is_target for hit in hits)
-    target = None if shown or row["missing"] else strips.of(row["target_id"])
+    among_hits = any(hit.is_target for hit in hits)
+    target = None if among_hits or row["missing"] else strips.of(row["target_id"])
     return Example(kind, arm, row["lang"], text, row["rank_expected"], row["gallery"], hits, target)
 
 
@@ -80,7 +81,7 @@ def dropped_gallery(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
     """The first few drops of every stage and reason, by part and id."""
     corpus = View(run.inputs.data).corpus
     strips = _Strips(View(run.inputs.data, tuple(step.folder for step in curated)))
-    found: dict[tuple[str, str], list[DroppedItem]] = {}
+    items_of: dict[tuple[str, str], list[DroppedItem]] = {}
     for step in curated:
         for index in range(corpus.num_parts):
             rows = read_part(step.folder, "dropped", index)
@@ -90,17 +91,17 @@ def dropped_gallery(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
             for text in corpus.rows("texts", index):
                 texts.setdefault(text["clip_id"], []).append(text)
             for row in rows:
-                items = found.setdefault((step.stage, row["reason"]), [])
+                items = items_of.setdefault((step.stage, row["reason"]), [])
                 if len(items) < PER_REASON:
                     items.append(_item(row, step.stage, texts.get(row["clip_id"], []), strips))
-    return [item for items in found.values() for item in items]
+    return [item for items in items_of.values() for item in items]
 
 
 def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
     """What each rule kept by the smallest margin; nothing of rules that nobody came near to."""
     folders = tuple(step.folder for step in curated)
     strips = _Strips(View(run.inputs.data, folders))
-    found: list[DroppedItem] = []
+    near_items: list[DroppedItem] = []
     for step in curated:
         rules = StageRules(step.folder)
         nearest: dict[str, list[tuple[float, str, Judged, str, list[str]]]] = {}
@@ -120,8 +121,8 @@ def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
                     nearest.setdefault(judged.rule, []).append((judged.margin, item_id, judged, clip_id, texts))
             nearest = {reason: nsmallest(PER_REASON, rows, key=lambda r: r[:2]) for reason, rows in nearest.items()}
         for reason in nearest:
-            found += [_near_item(step.stage, *row[1:], strips) for row in nearest[reason]]
-    return found
+            near_items += [_near_item(step.stage, *row[1:], strips) for row in nearest[reason]]
+    return near_items
 
 
 def _near_item(
@@ -141,13 +142,13 @@ def _near_item(
 
 
 def _item(row: Row, stage: str, texts: list[Row], strips: _Strips) -> DroppedItem:
-    shown = [text["text"] for text in texts if row["text_id"] in (None, text["text_id"])]
+    captions = [text["text"] for text in texts if row["text_id"] in (None, text["text_id"])]
     strip = strips.of(row["clip_id"])
     return DroppedItem(
-        item_id=row["text_id"] or row["clip_id"],
+        item_id=row_key(row),
         stage=stage,
         reason=row["reason"],
-        texts=shown,
+        texts=captions,
         strip=strip if strip.jpegs else None,
         score=row["score"],
         threshold=row["threshold"],

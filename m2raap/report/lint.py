@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from m2raap.core.tables import Row
+from m2raap.core.tables import Text
 from m2raap.core.view import View
 from m2raap.curate import bilingual, duplicates, minhash, thumbnails
 from m2raap.curate.columns import TextBatch
@@ -33,7 +33,7 @@ _PAIRS = 2048
 class _Side:
     """The texts of one corpus by language, and what its clips look like."""
 
-    texts: dict[str, list[Row]] = field(default_factory=dict)
+    texts: dict[str, list[Text]] = field(default_factory=dict)
     clips: list[str] = field(default_factory=list)
     videos: dict[tuple[str, float | None, float | None], list[str]] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)  # clips with pictures that show something
@@ -142,7 +142,7 @@ def _unseen(own: _Side, other: _Side, against: View) -> list[str]:
     return told
 
 
-def _copies(rows: list[Row], lang: str, found: Any) -> None:
+def _copies(rows: list[Text], lang: str, found: Any) -> None:
     keys = _keys(rows, lang)
     clips: dict[int, set[str]] = {}
     for key, row in zip(keys, rows, strict=True):
@@ -168,10 +168,10 @@ def _copies(rows: list[Row], lang: str, found: Any) -> None:
     )
 
 
-def _faults(rows: list[Row], lang: str, found: Any) -> None:
+def _faults(rows: list[Text], lang: str, found: Any) -> None:
     """Everything that `filter` would refuse, by its reason; 'unspecific' are the generic captions."""
     thresholds = FilterTextConfig().thresholds(lang)
-    refused: dict[str, list[Row]] = {}
+    refused: dict[str, list[Text]] = {}
     for row, signals in zip(rows, score_rows([row["text"] for row in rows], lang), strict=True):
         for refusal in RULES.refusals(signals, thresholds):
             refused.setdefault(refusal.reason, []).append(row)
@@ -185,7 +185,7 @@ def _faults(rows: list[Row], lang: str, found: Any) -> None:
         found(name, says, _told(bad), len(rows), lang)
 
 
-def _chinese(rows: list[Row], found: Any) -> None:
+def _chinese(rows: list[Text], found: Any) -> None:
     tags = [
         row
         for row, s in zip(rows, score_rows([row["text"] for row in rows], "zh"), strict=True)
@@ -202,7 +202,7 @@ def _chinese(rows: list[Row], found: Any) -> None:
     )
 
 
-def _leaked_texts(rows: list[Row], train: list[Row], lang: str, found: Any) -> None:
+def _leaked_texts(rows: list[Text], train: list[Text], lang: str, found: Any) -> None:
     verbatim = {row["text"].strip() for row in train}
     exact = [row for row in rows if row["text"].strip() in verbatim]
     found("leaked_texts_verbatim", "texts that stand in the training data to the letter", _told(exact), len(rows), lang)
@@ -221,19 +221,19 @@ def _leaked_texts(rows: list[Row], train: list[Row], lang: str, found: Any) -> N
     found("leaked_texts_nearly", "texts almost like one of the training data", near, len(rows), lang)
 
 
-def _keys(rows: list[Row], lang: str) -> list[int]:
+def _keys(rows: list[Text], lang: str) -> list[int]:
     return text_keys(TextBatch([row["text"] for row in rows], lang)).tolist()
 
 
-def _sketches(rows: list[Row], lang: str) -> np.ndarray:
+def _sketches(rows: list[Text], lang: str) -> np.ndarray:
     return minhash.sketches(TextBatch([row["text"] for row in rows], lang).columns)
 
 
-def _one(row: Row) -> dict[str, Any]:
+def _one(row: Text) -> dict[str, Any]:
     return {"text_id": row["text_id"], "clip_id": row["clip_id"], "text": row["text"]}
 
 
-def _told(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _told(rows: Iterable[Text]) -> list[dict[str, Any]]:
     return [_one(row) for row in rows]
 
 

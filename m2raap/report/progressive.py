@@ -6,8 +6,9 @@ from typing import Any
 
 from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
+from m2raap.core.ledger import Counts
 from m2raap.pipeline.plan import Step
-from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.report.data import ProgressiveRow
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.sides import side_of
@@ -22,7 +23,7 @@ Ranks = list[dict[str, Any]]
 
 def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
     """What each finished row reached, text to video, and the paired difference to the row before it and to the first."""
-    arms = list(dict.fromkeys(family(step.arm) for step in steps))
+    arms = list(dict.fromkeys(base_arm(step.arm) for step in steps))
     rows: list[ProgressiveRow] = []
     for bench in dict.fromkeys(step.bench for step in steps if step.bench):
         ranks = {arm: _ranks(steps, arm, bench, "ranks.parquet") for arm in arms}
@@ -36,11 +37,11 @@ def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
             for way, tables, against in ways:
                 for lang in sorted({row["lang"] for row in tables[0]}):
                     sides = [side_of(table, lang, "t2v", None) for table in tables]
-                    found = summary_row([side for side, _, _ in sides], sides[0][2], recipe.seed)
+                    summary = summary_row([side for side, _, _ in sides], sides[0][2], recipe.seed)
                     rows.append(
                         ProgressiveRow(
-                            arm=arm, way=way, benchmark=bench, lang=lang, r1=found["metrics"]["R@1"],
-                            interval=found["intervals"]["R@1"], seeds_r1=found["seeds_r1"],
+                            arm=arm, way=way, benchmark=bench, lang=lang, r1=summary["metrics"]["R@1"],
+                            interval=summary["intervals"]["R@1"], seeds_r1=summary["seeds_r1"],
                             step=_difference(tables, against, lang, recipe.seed),
                             whole=_difference(tables, first if place or way else None, lang, recipe.seed),
                             **costs,
@@ -52,26 +53,28 @@ def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
 def _difference(tables: list[Ranks], against: list[Ranks] | None, lang: str, seed: int) -> list[float] | None:
     if against is None:
         return None
-    found = paired(tables, against, lang, "t2v", 1, seed)
-    return [found[name] for name in ("diff", "lo", "hi")]
+    difference = paired(tables, against, lang, "t2v", 1, seed)
+    return [difference[name] for name in ("diff", "lo", "hi")]
 
 
 def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:
     """One table a training seed."""
-    folders = [step.folder for step in steps if (family(step.arm), step.stage, step.bench) == (arm, "evaluate", bench)]
+    folders = [
+        step.folder for step in steps if (base_arm(step.arm), step.stage, step.bench) == (arm, "evaluate", bench)
+    ]
     return [read_ranks(folder / name) for folder in folders if (folder / name).exists()]
 
 
 def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
     """What training and validation were left, core seconds of curation, seconds of training (mean over the seeds)."""
     curated = [step for step in steps if step.arm == arm and step.stage in data_stages() and not step.bench]
-    trained = [step for step in steps if family(step.arm) == arm and step.stage == "adapt"]
-    counts = read_json(curated[-1].folder / "manifest.json")["counts"]
+    trained = [step for step in steps if base_arm(step.arm) == arm and step.stage == "adapt"]
+    counts = Counts.from_dict(read_json(curated[-1].folder / "manifest.json")["counts"])
     only_vets = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
     seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)
     return {
-        "clips": counts["clips_out"],
-        "texts": counts["texts_out"],
+        "clips": counts.clips.rows_out,
+        "texts": counts.texts.rows_out,
         "curation_s": 0.0 if only_vets else seconds,
         "train_s": sum(training_time(step.folder).train_s for step in trained) / len(trained),
     }

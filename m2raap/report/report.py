@@ -10,16 +10,16 @@ from typing import Any
 import yaml
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, read_json_lines
+from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
+from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
-from m2raap.pipeline.recipe import Recipe, arms_of, family
+from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
-from m2raap.report.beside import bilingual_rows, compat_rows, probe_rows, rescored_rows
-from m2raap.report.cards import Cards, card_rows, marked
+from m2raap.report.beside import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.report.cost import read_costs
 from m2raap.report.data import (
     CostRow,
@@ -35,10 +35,11 @@ from m2raap.report.grading import grade
 from m2raap.report.html import write_report
 from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
+from m2raap.report.protocols import Protocols, marked, protocol_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages import data_stages
 from m2raap.stages.evaluate import read_ranks
-from m2raap.stages.training_log import training_summary, training_time
+from m2raap.stages.training_log import training_curves, training_summary, training_time
 
 SYNTHETIC = "synthetic world, tiny model"
 
@@ -56,10 +57,12 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     steps = [step for step in run.steps if (step.folder / "manifest.json").exists()]
     if not steps:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
-    main = family(run.arms()[-1])
-    done = _evaluations(steps)
-    cards = Cards.of(done)
-    results = [row for (arm, bench), found in done.items() for row in _results(arm, bench, found, recipe.seed)]
+    main = base_arm(run.arms()[-1])
+    done = evaluations_of(steps)
+    cards = Protocols.of(done)
+    results = [
+        row for (arm, bench), seed_steps in done.items() for row in result_rows(arm, bench, seed_steps, recipe.seed)
+    ]
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -75,8 +78,8 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         compat=compat_rows(done),
         rescored=rescored_rows(done, recipe.seed),
         bilingual=bilingual_rows(done, recipe.seed),
-        differences=_differences(done, cards, recipe, main),
-        probes=probe_rows(done, results, recipe.seed),
+        differences=difference_rows(done, cards, recipe, main),
+        frame_ablations=frame_ablation_rows(done, results, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_interpolation(run.path),
@@ -87,7 +90,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        cards=card_rows(done, steps, run.inputs.benches),
+        cards=protocol_rows(done, steps, run.inputs.benches),
         protocol=_protocol(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
@@ -115,7 +118,7 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
     return notes
 
 
-def _results(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRow]:
+def result_rows(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRow]:
     """As evaluated; averaged over the training seeds where there are several."""
     if len(done) == 1:
         rows = read_json(done[0].folder / "results.json")["rows"]
@@ -124,19 +127,19 @@ def _results(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRo
     return [ResultRow(arm=arm, benchmark=bench, **row) for row in rows]
 
 
-def _evaluations(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
+def evaluations_of(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
     """The evaluations of every arm on every benchmark: one a training seed."""
-    found: dict[tuple[str, str], list[Step]] = {}
+    by_arm: dict[tuple[str, str], list[Step]] = {}
     for step in steps:
         if step.stage == "evaluate":
-            found.setdefault((family(step.arm), step.bench or ""), []).append(step)
-    return found
+            by_arm.setdefault((base_arm(step.arm), step.bench or ""), []).append(step)
+    return by_arm
 
 
-def _differences(
-    done: dict[tuple[str, str], list[Step]], cards: Cards, recipe: Recipe, main: str
+def difference_rows(
+    done: dict[tuple[str, str], list[Step]], cards: Protocols, recipe: Recipe, main: str
 ) -> list[DifferenceRow]:
-    """Paired differences, each with what differs between the two arms' protocol cards."""
+    """Paired differences, each with what differs between the two arms' protocols."""
     arms = list(dict.fromkeys(arm for arm, _ in done))
     steps_up = tuple(zip(arms[1:], arms, strict=False)) if recipe.progressive else ()
     pairs = recipe.compare or steps_up or tuple((main, arm) for arm in arms if arm != main)
@@ -152,22 +155,20 @@ def _differences(
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
-                        found = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
-                        rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **found, unlike=unlike))
+                        difference = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
+                        rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
     return rows
 
 
 def _curves(steps: list[Step]) -> list[Curve]:
     curves = []
     for step in steps:
-        if step.stage != "adapt" or step.owner != step.arm or step.arm != family(step.arm):
+        if step.stage != "adapt" or step.owner != step.arm or step.arm != base_arm(step.arm):
             continue
-        lines = read_json_lines(step.folder / "train.jsonl")
-        loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
-        val = [(float(line["step"]), 100 * line["val_r1"]["mean"]) for line in lines if "val_r1" in line]
+        loss, val_r1 = training_curves(step.folder)
         curves.append(Curve("training loss", step.arm, loss))
-        if val:
-            curves.append(Curve("R@1 on the val clips", step.arm, val))
+        if val_r1:
+            curves.append(Curve("R@1 on the val clips", step.arm, [(at, 100 * value) for at, value in val_r1]))
     return curves
 
 
@@ -175,9 +176,11 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
     """One row a trained arm. An arm that decodes while it trains needs no stored frames; its keyframes only vet files."""
     arms, rows = arms_of(recipe), []
     for step in steps:
-        if step.stage != "adapt" or step.arm != family(step.arm):
+        if step.stage != "adapt" or step.arm != base_arm(step.arm):
             continue
-        frames = next(one for one in steps if (one.arm, one.stage, one.bench) == (step.arm, "keyframes", None))
+        frames = next(
+            other for other in steps if (other.arm, other.stage, other.bench) == (step.arm, "keyframes", None)
+        )
         raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
         spent = training_time(step.folder)
         official = [row for row in results if (row.arm, row.direction, row.slice) == (step.arm, "t2v", "all")]
@@ -196,21 +199,17 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
 
 
 def _funnel(step: Step) -> list[FunnelStage]:
-    counts = read_json(step.folder / "manifest.json")["counts"]
-    rows = []
-    for table in ("clips", "texts"):
-        prefix = f"{table}_dropped:"
-        dropped = {key.removeprefix(prefix): value for key, value in counts.items() if key.startswith(prefix)}
-        numbers = [counts.get(f"{table}_{name}", 0) for name in ("in", "added", "out")]
-        rows.append(FunnelStage(step.stage, table, numbers[0], numbers[1], dropped, numbers[2]))
-    return rows
+    counts = Counts.from_dict(read_json(step.folder / "manifest.json")["counts"])
+    return [
+        FunnelStage(step.stage, table, rows.rows_in, rows.added, dict(rows.dropped), rows.rows_out)
+        for table, rows in counts.tables.items()
+    ]
 
 
 def dropped_rows(steps: Iterable[Step]) -> Iterable[Row]:
     """Every `dropped` row of data stages, in their order."""
     for step in steps:
-        for path in sorted((step.folder / "dropped").glob("part-*.parquet")):
-            yield from read_part(step.folder, "dropped", int(path.stem.removeprefix("part-")))
+        yield from read_all(step.folder, "dropped")
 
 
 def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]:
@@ -225,15 +224,15 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
         raise M2raapError(f"{truth}: expected the columns id, level, fault, repairable; found {', '.join(rows[0])}")
     by_reason: dict[str, set[str]] = {}
     for row in dropped_rows(curated):
-        by_reason.setdefault(row["reason"], set()).add(row["text_id"] or row["clip_id"])
+        by_reason.setdefault(row["reason"], set()).add(row_key(row))
     view = run.inputs.view(run.recipe.langs)
     clip_of_text = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
-    here = {*clip_of_text, *clip_of_text.values()}
-    return grade(by_reason, [row for row in rows if row["id"] in here], clip_of_text)
+    known_ids = {*clip_of_text, *clip_of_text.values()}
+    return grade(by_reason, [row for row in rows if row["id"] in known_ids], clip_of_text)
 
 
 def _protocol(run: RunFolder, recipe: Recipe) -> dict[str, str]:
-    """What holds for the whole run; what the numbers of an arm depend on stands in its protocol card."""
+    """What holds for the whole run; what the numbers of an arm depend on stands in its protocol."""
     card = {
         "recipe": recipe.name,
         "seed": str(recipe.seed),

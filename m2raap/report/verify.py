@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.config import build
-from m2raap.core.errors import GateFailed, M2raapError
+import yaml
+from pydantic import Field
+
+from m2raap.core.config import Config, build
+from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.retrieval.anchors import Anchor, anchors
+
+
+class Anchor(Config):
+    """A published zero-shot result, and what has to agree before anything is compared with it."""
+
+    name: str = Field(description="Name of the published result.")
+    backbones: tuple[str, ...] = Field(description="Names under which m2raap has the backbone.")
+    weights: str = Field(description="Tag of the published weights.")
+    temporal: str = Field(description="Temporal module of the published model.")
+    benchmark: str = Field(description="Name of the declared benchmark.")
+    lang: str = Field(description="Language of the queries.")
+    queries: int = Field(description="Number of queries.")
+    t2v: dict[str, float] = Field(description="R@k in percent from text to video, as the source prints them.")
+    v2t: dict[str, float] = Field(description="R@k in percent from video to text, as the source prints them.")
+    frames: str = Field(description="How the published frames were chosen.")
+    source: str = Field(description="Paper and table that print the numbers.")
+
+
+@lru_cache(maxsize=1)
+def anchors() -> tuple[Anchor, ...]:
+    """The published results of assets/anchors.yaml."""
+    text = resources.files("m2raap").joinpath("assets/anchors.yaml").read_text(encoding="utf-8")
+    return tuple(Anchor(**row) for row in yaml.safe_load(text))
 
 
 def verify(run: RunFolder, weights: str | None = None, within: float | None = None) -> dict[str, Any]:
     """Every arm and benchmark of the run beside the published anchors that fit them.
 
     `weights`: the published tag of weights that the recipe takes from a file. Raises M2raapError, a sentence for each arm,
-    where nothing fits; GateFailed where a difference is over `within` points.
+    where nothing fits; ThresholdNotMet where a difference is over `within` points.
     """
     arms = arms_of(build(Recipe, run.tree.get("recipe", {}), str(run.path / "run.json")))
     rows: list[dict[str, Any]] = []
@@ -33,13 +60,13 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
         if not fitting:  # the anchor that fails last is the nearest
             refused.append(f"{step.arm} on {step.bench}: {max(why for why in why_not if why)[1]}")
     if not rows:
-        found = "; ".join(refused) or "no evaluation is finished"
-        raise M2raapError(f"{run.path}: nothing here can be set beside a published result: {found}")
-    found = {"compared": rows, "refused": refused}
+        outcome = "; ".join(refused) or "no evaluation is finished"
+        raise M2raapError(f"{run.path}: nothing here can be set beside a published result: {outcome}")
+    outcome = {"compared": rows, "refused": refused}
     worst = max(rows, key=lambda row: abs(row["diff"]))
     if within is not None and not abs(worst["diff"]) <= within:
-        raise GateFailed(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
-    return found
+        raise ThresholdNotMet(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
+    return outcome
 
 
 def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | None) -> tuple[int, str] | None:
@@ -91,14 +118,14 @@ def _row(tree: dict[str, Any], lang: str, direction: str) -> dict[str, Any] | No
 
 
 def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for direction, published in (("t2v", anchor.t2v), ("v2t", anchor.v2t)):
         row = _row(tree, anchor.lang, direction)
         assert row is not None
         for metric, value in published.items():
             lo, hi = row["intervals"][metric]
             ours = row["metrics"][metric]
-            found.append(
+            rows.append(
                 {
                     "arm": step.arm, "bench": step.bench, "benchmark": anchor.benchmark, "direction": direction,
                     "metric": metric, "ours": ours, "lo": lo, "hi": hi, "published": value, "diff": round(ours - value, 6),
@@ -107,14 +134,14 @@ def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str
                     "source": anchor.source,
                 }
             )  # fmt: skip
-    return found
+    return rows
 
 
-def verify_lines(found: dict[str, Any]) -> list[str]:
-    lines = [_line(row) for row in found["compared"]]
-    for row in {row["benchmark"]: row for row in found["compared"]}.values():
+def verify_lines(outcome: dict[str, Any]) -> list[str]:
+    lines = [_line(row) for row in outcome["compared"]]
+    for row in {row["benchmark"]: row for row in outcome["compared"]}.values():
         lines.append(f"published: {row['source']}; {row['published_frames']}; here: {row['our_frames']}")
-    return lines + [f"not compared: {sentence}" for sentence in found["refused"]]
+    return lines + [f"not compared: {sentence}" for sentence in outcome["refused"]]
 
 
 def _line(row: dict[str, Any]) -> str:

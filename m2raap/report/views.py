@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from m2raap.report.charts import NUM_COLOURS, bar, bar_chart, line_chart, whisker
-from m2raap.report.data import CardRow, Curve, DroppedItem, FunnelStage, ProbeRow, ReportData, ResultRow, labels_of
+from m2raap.report.data import (
+    Curve,
+    DroppedItem,
+    FrameAblationRow,
+    FunnelStage,
+    ProtocolRow,
+    ReportData,
+    ResultRow,
+    labels_of,
+)
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 DIRECTIONS = {
@@ -47,7 +56,7 @@ def view(data: ReportData) -> dict[str, Any]:
         "differing": _differing(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
         "lengths": _slices(data.lengths),
-        "probes": _probes(data),
+        "frame_ablations": _frame_ablations(data),
         "charts": _charts(data.curves),
         "cost_names": list(dict.fromkeys(name for row in data.costs for name in row.r1)),
         "funnel": _funnel(data.funnel),
@@ -128,11 +137,11 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _differing(data: ReportData) -> list[tuple[str, list[str]]]:
-    """Pairs of arms, each once a benchmark, whose protocol cards differ, and in what."""
-    found = {
+    """Pairs of arms, each once a benchmark, whose protocols differ, and in what."""
+    differing = {
         (f"{row.arm_a} and {row.arm_b} on {row.benchmark}", tuple(row.unlike)) for row in data.differences if row.unlike
     }
-    return [(pair, list(fields)) for pair, fields in sorted(found)]
+    return [(pair, list(fields)) for pair, fields in sorted(differing)]
 
 
 def _differences(data: ReportData) -> list[tuple[Any, Any]]:
@@ -166,29 +175,29 @@ def _slices(rows: list[ResultRow]) -> list[dict[str, Any]]:
     ]
 
 
-def _probes(data: ReportData) -> list[dict[str, Any]]:
+def _frame_ablations(data: ReportData) -> list[dict[str, Any]]:
     return [
         {
             "benchmark": benchmark,
             "lang": lang,
             "direction": direction,
             "slice": name,
-            "chart": _probe_chart(group) if name == "all" else "",
+            "chart": _frame_ablation_chart(group) if name == "all" else "",
             **_pivot(group, lambda r: r.arm, lambda r: r.frames),
         }
         for (benchmark, lang, direction, name), group in _grouped(
-            data.probes, lambda r: (r.benchmark, r.lang, r.direction, r.slice)
+            data.frame_ablations, lambda r: (r.benchmark, r.lang, r.direction, r.slice)
         )
     ]
 
 
-def _probe_chart(rows: list[ProbeRow]) -> Markup:
+def _frame_ablation_chart(rows: list[FrameAblationRow]) -> Markup:
     """Bars of every arm; the colour is the place of the frames among the columns of the table."""
     colour = {frames: number for number, frames in enumerate(dict.fromkeys(row.frames for row in rows))}
     return bar_chart(
         [
-            (arm, [(colour[r.frames], r.r1, r.r1 if r.lo is None else r.lo, r.r1 if r.hi is None else r.hi) for r in found])
-            for arm, found in _grouped(rows, lambda row: row.arm)
+            (arm, [(colour[r.frames], r.r1, r.r1 if r.lo is None else r.lo, r.r1 if r.hi is None else r.hi) for r in group])
+            for arm, group in _grouped(rows, lambda row: row.arm)
         ],
         "R@1 by how the frames are disturbed",
     )  # fmt: skip
@@ -196,14 +205,14 @@ def _probe_chart(rows: list[ProbeRow]) -> Markup:
 
 def _interpolation(data: ReportData) -> list[dict[str, Any]]:
     """A chart for each language and direction, a line for each set, and the numbers of every set."""
-    found = []
+    groups = []
     for (lang, direction), rows in _grouped(data.interpolation, lambda row: (row.lang, row.direction)):
         sets = _grouped(sorted(rows, key=lambda row: row.alpha), lambda row: row.set)
         curves = [
             Curve("R@1", name, [(row.alpha, row.r1) for row in group], [(row.lo, row.hi) for row in group])
             for name, group in sets
         ]
-        found.append(
+        groups.append(
             {
                 "lang": lang,
                 "direction": direction,
@@ -212,16 +221,16 @@ def _interpolation(data: ReportData) -> list[dict[str, Any]]:
                 "legend": list(enumerate(name for name, _ in sets)),
             }
         )
-    return found
+    return groups
 
 
-def _card(row: CardRow) -> dict[str, Any]:
-    """A protocol card with its first missing ids, in groups of one reason."""
-    shown = list(row.missing.items())[:MISSING_SHOWN]
+def _card(row: ProtocolRow) -> dict[str, Any]:
+    """A protocol with its first missing ids, in groups of one reason."""
+    first_missing = list(row.missing.items())[:MISSING_SHOWN]
     return {
         "row": row,
-        "missing": _grouped(shown, lambda item: item[1]),
-        "rest": len(row.missing) - len(shown),
+        "missing": _grouped(first_missing, lambda item: item[1]),
+        "rest": len(row.missing) - len(first_missing),
         "preprocess": _grouped(row.preprocess.items(), lambda item: item[1]),
     }
 

@@ -35,7 +35,7 @@ def agreement(table: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, A
         clips = sorted(set(by_lang[0]) & set(by_lang[1]))
         if not clips:
             continue
-        en, zh = (np.asarray([found[clip] for clip in clips]) for found in by_lang)
+        en, zh = (np.asarray([values_of[clip] for clip in clips]) for values_of in by_lang)
         rows.append({"direction": direction, "clips": len(clips), **_agree(en, zh), "gaps": _gaps(en, zh, clips, seed)})
     return rows
 
@@ -60,14 +60,14 @@ def _agree(en: NDArray[np.float64], zh: NDArray[np.float64]) -> dict[str, float 
 
 
 def _gaps(en: NDArray[np.float64], zh: NDArray[np.float64], clips: list[str], seed: int) -> dict[str, dict[str, float]]:
-    found = {}
+    gaps = {}
     for column, k in enumerate(RSUM_AT, start=1):
         a, b = 100 * en[:, column], 100 * zh[:, column]
         gap = paired_difference(a, b, clips, seed, unit=100)
         numbers = {"en": a.mean(), "zh": b.mean(), "diff": gap.diff, "lo": gap.lo, "hi": gap.hi, "p": gap.p}
         numbers["smallest"] = gap.smallest
-        found[f"R@{k}"] = {name: round(float(value), DIGITS) for name, value in numbers.items()}
-    return found
+        gaps[f"R@{k}"] = {name: round(float(value), DIGITS) for name, value in numbers.items()}
+    return gaps
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:

@@ -1,4 +1,4 @@
-"""Arms of an experiment from their rank tables (:func:`m2raap.retrieval.evaluate.evaluate`, `ranks.parquet`).
+"""Arms of an experiment from their rank tables (:func:`m2raap.retrieval.results.evaluate_embeddings`, `ranks.parquet`).
 
 An arm is one or several tables, one a training seed, over the same benchmark.
 """
@@ -28,10 +28,10 @@ def summarise(tables: Sequence[Sequence[RankRow]], seed: int) -> list[dict[str, 
     rows = []
     for lang in sorted({str(row["lang"]) for row in tables[0]}):
         for scope in ("official", "available"):
-            if asked := [
+            if queries := [
                 row for direction in ("t2v", "v2t") for row in rows_of(tables[0], lang, direction, None, scope)
             ]:
-                slices = sorted({str(row["category"]) for row in asked if row["category"] is not None})
+                slices = sorted({str(row["category"]) for row in queries if row["category"] is not None})
                 for name in ("all", *slices):
                     rows += _rows_of_slice(tables, lang, scope, name, seed)
     return rows
@@ -40,21 +40,21 @@ def summarise(tables: Sequence[Sequence[RankRow]], seed: int) -> list[dict[str, 
 def _rows_of_slice(
     tables: Sequence[Sequence[RankRow]], lang: str, scope: str, name: str, seed: int
 ) -> list[dict[str, Any]]:
-    wanted = None if name == "all" else name
-    num = {d: len(rows_of(tables[0], lang, d, wanted, scope)) for d in ("t2v", "v2t", RULE_B)}
+    category = None if name == "all" else name
+    num = {d: len(rows_of(tables[0], lang, d, category, scope)) for d in ("t2v", "v2t", RULE_B)}
     # Rule b of all queries or of none: shares of a list may have several texts a video here and one there.
     directions = [d for d in num if num[d] and (d != RULE_B or num[d] == num["v2t"])]
-    parts = {d: [side_of(table, lang, d, wanted, scope) for table in tables] for d in directions}
-    for direction, found in parts.items():
-        _check_same([queries for _, queries, _ in found], lang, direction)
+    parts = {d: [side_of(table, lang, d, category, scope) for table in tables] for d in directions}
+    for direction, sides in parts.items():
+        _check_same([queries for _, queries, _ in sides], lang, direction)
     total = None
     if num["t2v"] and num["v2t"]:
         pairs = zip(parts["t2v"], parts["v2t"], strict=True)
         total = round(float(np.mean([rsum(t2v, v2t) for (t2v, _, _), (v2t, _, _) in pairs])), DIGITS)
     rows = []
-    for direction, found in parts.items():
+    for direction, sides in parts.items():
         head = {"lang": lang, "direction": direction, "scope": scope, "slice": name, "comparable": scope == "official"}
-        rows.append({**head, **summary_row([side for side, _, _ in found], found[0][2], seed), "rsum": total})
+        rows.append({**head, **summary_row([side for side, _, _ in sides], sides[0][2], seed), "rsum": total})
     return rows
 
 
@@ -77,9 +77,16 @@ def paired(
     _check_same([queries for _, queries, _ in [*sides_a, *sides_b]], lang, direction)
     hits_a = 100 * np.mean([side.hits(k) for side, _, _ in sides_a], axis=0)
     hits_b = 100 * np.mean([side.hits(k) for side, _, _ in sides_b], axis=0)
-    found = paired_difference(hits_a, hits_b, sides_a[0][2], seed, unit=100)
-    numbers = {"a": hits_a.mean(), "b": hits_b.mean(), "diff": found.diff, "lo": found.lo, "hi": found.hi, "p": found.p}
-    numbers["smallest"] = found.smallest
+    difference = paired_difference(hits_a, hits_b, sides_a[0][2], seed, unit=100)
+    numbers = {
+        "a": hits_a.mean(),
+        "b": hits_b.mean(),
+        "diff": difference.diff,
+        "lo": difference.lo,
+        "hi": difference.hi,
+        "p": difference.p,
+    }
+    numbers["smallest"] = difference.smallest
     return {
         "lang": lang,
         "direction": direction,

@@ -20,16 +20,20 @@ Count = Annotated[int, Field(ge=1)]
 class Benchmark(Config):
     """`num_videos` and `num_texts` (language -> texts) are None where the protocol leaves them free."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    protocol: str = Field(description="one sentence: which texts ask, what is ranked")
-    split: str = "test"
-    langs: tuple[str, ...] = Field(min_length=1)
-    num_videos: Count | None = None
-    num_texts: dict[str, Count] | None = None
-    texts_per_video: Count | None = Field(default=None, description="of one language")
-    source: str
-    revision: str
-    citation: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the benchmark.")
+    protocol: str = Field(description="One sentence that says which texts are the queries and what is ranked.")
+    split: str = Field(default="test", description="Split of the data set that is evaluated.")
+    langs: tuple[str, ...] = Field(min_length=1, description="Languages of the texts.")
+    num_videos: Count | None = Field(default=None, description="Number of videos; null: not checked.")
+    num_texts: dict[str, Count] | None = Field(
+        default=None, description="Number of texts by language; null: not checked."
+    )
+    texts_per_video: Count | None = Field(
+        default=None, description="Number of texts that each video has in one language; null: not checked."
+    )
+    source: str = Field(description="File or address that the list comes from.")
+    revision: str = Field(description="Version or digest of the list.")
+    citation: str = Field(description="Paper or page to cite.")
 
 
 _XU_2016 = "Xu et al., MSR-VTT: A Large Video Description Dataset for Bridging Video and Language, CVPR 2016"
@@ -229,13 +233,13 @@ def declared(name: str, of_user: Mapping[str, Any], source: str = "benchmarks") 
     one that it must be meant: its counts would go unchecked.
     """
     if name not in of_user:
-        found = BENCHMARKS.get(name)
-        if not found and (near := _near(name, of_user)):
+        benchmark = BENCHMARKS.get(name)
+        if not benchmark and (near := _near(name, of_user)):
             raise UsageError(
                 f"'{name}' is no declared benchmark, '{near}' is; give that name, or declare yours (evaluate.benchmarks) or call "
                 "it something else"
             )
-        return found
+        return benchmark
     if name in BENCHMARKS:
         raise UsageError(f"{source}: '{name}' is a benchmark of m2raap; give yours another name")
     if not isinstance(of_user[name], dict):
@@ -256,10 +260,10 @@ def _near(name: str, of_user: Mapping[str, Any]) -> str | None:
     """The declared name that a mistyped one is meant to be. Names that an import or a forget gave are nobody's mistake."""
     if _GIVEN.search(name):
         return None
-    known = {one.casefold(): one for one in (*BENCHMARKS, *of_user)}
-    asked = name.casefold()
-    begun = [one for one in known if len(asked) >= 4 and one.startswith(asked)]
-    near = begun or difflib.get_close_matches(asked, known, n=1, cutoff=_NEAR)
+    known = {name_.casefold(): name_ for name_ in (*BENCHMARKS, *of_user)}
+    folded = name.casefold()
+    begun = [name_ for name_ in known if len(folded) >= 4 and name_.startswith(folded)]
+    near = begun or difflib.get_close_matches(folded, known, n=1, cutoff=_NEAR)
     return known[near[0]] if near else None
 
 
@@ -274,17 +278,17 @@ def check_counts(benchmark: Benchmark, videos: Collection[str], owners: Mapping[
     if benchmark.num_videos not in (None, len(videos)):
         wrong.append(f"{len(videos):,} videos instead of {benchmark.num_videos:,}")
     for lang, texts in sorted(owners.items()):
-        wanted = (benchmark.num_texts or {}).get(lang)
+        expected = (benchmark.num_texts or {}).get(lang)
         if lang not in benchmark.langs:
             wrong.append(f"texts in '{lang}', which it does not have")
-        elif wanted is not None and len(texts) != wanted:
-            wrong.append(f"{len(texts):,} {lang} texts instead of {wanted:,}")
+        elif expected is not None and len(texts) != expected:
+            wrong.append(f"{len(texts):,} {lang} texts instead of {expected:,}")
         elif each := benchmark.texts_per_video:
-            found = Counter(texts)
-            odd = sorted(video for video in videos if found[video] != each)
+            texts_of = Counter(texts)
+            odd = sorted(video for video in videos if texts_of[video] != each)
             if odd:
                 more = f" and {len(odd) - 1:,} more videos differ" if len(odd) > 1 else ""
-                wrong.append(f"{found[odd[0]]:,} {lang} texts of {odd[0]} instead of {each}{more}")
+                wrong.append(f"{texts_of[odd[0]]:,} {lang} texts of {odd[0]} instead of {each}{more}")
     if wrong:
         raise M2raapError(
             f"benchmark {benchmark.name}: {'; '.join(wrong)}; import the whole list from {benchmark.source} "

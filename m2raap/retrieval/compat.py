@@ -13,27 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows, Side
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, RankCounts, ScoreRows
 
 LABEL = "CLIP4Clip's arithmetic, for comparison with tables made by it; not ours: ties are counted several times"
 AT = (1, 5, 10)
 
 
-def clip4clip(side: Side) -> dict[str, float]:
+def clip4clip(side: RankCounts) -> dict[str, float]:
     """`compute_metrics` of one direction. Queries whose video is missing are not in its matrix, so they are left out."""
-    here = side.select(~side.missing)
-    if not len(here):
+    present = side.select(~side.missing)
+    if not len(present):
         return {}
-    greater, entries = here.greater, here.equal + 1
+    greater, entries = present.greater, present.equal + 1
     total = int(entries.sum())
-    found = {f"R@{k}": 100 * float(np.clip(k - greater, 0, entries).sum()) / total for k in AT}
+    recalls = {f"R@{k}": 100 * float(np.clip(k - greater, 0, entries).sum()) / total for k in AT}
     # Entry j of a query stands at greater + j, j = 0..equal.
     most = int((greater + entries).max())
     starts = np.bincount(greater, minlength=most + 1) - np.bincount(greater + entries, minlength=most + 1)
     until = np.cumsum(np.cumsum(starts)[:most])
     low, high = (int(np.searchsorted(until, at, "right")) for at in ((total - 1) // 2, total // 2))
     mean = float((entries * greater + entries * (entries - 1) / 2).sum()) / total
-    return _rounded({**found, "MdR": (low + high) / 2 + 1, "MnR": mean + 1, "entries": total, "queries": len(here)})
+    return _rounded(
+        {**recalls, "MdR": (low + high) / 2 + 1, "MnR": mean + 1, "entries": total, "queries": len(present)}
+    )
 
 
 def clip4clip_several(
@@ -45,15 +47,15 @@ def clip4clip_several(
     for start in range(0, len(text_P), size):
         videos = video_P[start : start + size, None]
         scores = rows(text_P[start : start + size])
-        own = np.take_along_axis(scores, videos, 1)
-        before = (scores > own) | ((scores == own) & (np.arange(num_videos) < videos))
+        target = np.take_along_axis(scores, videos, 1)
+        before = (scores > target) | ((scores == target) & (np.arange(num_videos) < videos))
         place[start : start + size] = before.sum(1)
-    found: dict[str, float] = {f"R@{k}": 100 * float((place < k).mean()) for k in AT}
+    recalls: dict[str, float] = {f"R@{k}": 100 * float((place < k).mean()) for k in AT}
     middle = float(np.sort(place)[(len(place) - 1) // 2] + 1)
     return _rounded(
-        {**found, "MdR": middle, "MnR": float(place.mean()) + 1, "entries": len(place), "queries": len(place)}
+        {**recalls, "MdR": middle, "MnR": float(place.mean()) + 1, "entries": len(place), "queries": len(place)}
     )
 
 
-def _rounded(found: dict[str, Any]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in found.items()}
+def _rounded(values: dict[str, Any]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in values.items()}

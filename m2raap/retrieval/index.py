@@ -145,12 +145,12 @@ class VectorIndex:
             return np.zeros((len(queries_QE), 0), np.int64), np.zeros((len(queries_QE), 0), np.float32)
         if allowed_N is not None and (num <= SCAN_MOST or self.kind == "flat"):
             return self._scan(queries_QE, top, np.flatnonzero(allowed_N))
-        wanted = min(num, max(PQ_CANDIDATES, 20 * top)) if self.kind == "pq" else top
-        params, _held = self._parameters(wanted, allowed_N)
-        _, rows_QC = self.index.search(queries_QE, wanted, params=params)
+        num_candidates = min(num, max(PQ_CANDIDATES, 20 * top)) if self.kind == "pq" else top
+        params, _held = self._parameters(num_candidates, allowed_N)
+        _, rows_QC = self.index.search(queries_QE, num_candidates, params=params)
         return self._ranked(queries_QE, rows_QC, top)
 
-    def _parameters(self, wanted: int, allowed_N: NDArray[np.bool_] | None) -> tuple[Any, Any]:
+    def _parameters(self, num_candidates: int, allowed_N: NDArray[np.bool_] | None) -> tuple[Any, Any]:
         """Search parameters of the kind, and what has to live as long as they do."""
         faiss = _faiss()
         bits = None if allowed_N is None else np.packbits(allowed_N, bitorder="little")
@@ -159,7 +159,7 @@ class VectorIndex:
             return None, None
         if self.kind == "hnsw":
             params = faiss.SearchParametersHNSW()
-            params.efSearch = max(HNSW_EF, 2 * wanted) * (1 if selector is None else 2)
+            params.efSearch = max(HNSW_EF, 2 * num_candidates) * (1 if selector is None else 2)
         else:
             params = faiss.SearchParametersIVF()
             params.nprobe = num_probes(len(self.vectors_NE))

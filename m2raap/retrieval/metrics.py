@@ -35,7 +35,7 @@ ScoreRows = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Side:
+class RankCounts:
     """One direction: for query i, how many other items beat its target (`greater`) or tie with it (`equal`).
 
     `query` and `target` are row or column numbers of the score matrix. `missing` marks queries whose video has no
@@ -75,18 +75,18 @@ class Side:
         mean = (harmonic[self.rank_pessimistic] - harmonic[self.greater]) / (self.equal + 1)
         return np.where(self.missing, 0.0, mean)
 
-    def select(self, keep: NDArray[np.bool_]) -> Side:
+    def select(self, keep: NDArray[np.bool_]) -> RankCounts:
         """The same queries' ranks for some queries only: the gallery stays whole."""
-        return Side(
+        return RankCounts(
             self.query[keep], self.target[keep], self.greater[keep], self.equal[keep], self.missing[keep], self.gallery
         )
 
 
 @dataclass(frozen=True)
 class Ranks:
-    t2v: Side
-    v2t: Side  # rule a
-    v2t_rule_b: Side
+    t2v: RankCounts
+    v2t: RankCounts  # rule a
+    v2t_rule_b: RankCounts
     several_texts: bool  # some video has more than one text, so the two rules differ
 
 
@@ -127,12 +127,12 @@ def ranks_of(
     for start, end in blocks:
         texts = order_T[start:end]
         scores = _finite(score_rows(texts), texts)
-        own = scores[np.arange(len(texts)), np.maximum(video_of_T[texts], 0)]
+        target_scores = scores[np.arange(len(texts)), np.maximum(video_of_T[texts], 0)]
         own_T = own_T if own_T.dtype == scores.dtype else own_T.astype(scores.dtype)
-        own_T[texts] = own
+        own_T[texts] = target_scores
         for rows in _tiles(len(texts), num_videos):
-            greater_T[texts[rows]] = _per_row(scores[rows] > own[rows, None])
-            equal_T[texts[rows]] = _per_row(scores[rows] == own[rows, None]) - 1
+            greater_T[texts[rows]] = _per_row(scores[rows] > target_scores[rows, None])
+            equal_T[texts[rows]] = _per_row(scores[rows] == target_scores[rows, None]) - 1
 
     # Own score of a video: its best text's, of equal ones the first in `order_T`. An own text never beats it, and `twins_V`
     # of them tie with it, so all texts can be counted alike and the own ones taken off again.
@@ -178,7 +178,7 @@ def ranks_of(
     return result
 
 
-def metrics(side: Side) -> dict[str, float]:
+def metrics(side: RankCounts) -> dict[str, float]:
     """Headline metrics, expected under a random tie-break: R@k in percent, MdR, MnR (1-based), MRR in 0..1.
 
     Raises M2raapError where there is no query.
@@ -193,7 +193,7 @@ def metrics(side: Side) -> dict[str, float]:
     }
 
 
-def metrics_pessimistic(side: Side) -> dict[str, float]:
+def metrics_pessimistic(side: RankCounts) -> dict[str, float]:
     """The same recalls and ranks with every tie lost. Equal to :func:`metrics` where nothing ties."""
     return {
         **{f"R@{k}": 100 * float(side.hits_pessimistic(k).mean()) for k in RECALL_AT},
@@ -202,12 +202,12 @@ def metrics_pessimistic(side: Side) -> dict[str, float]:
     }
 
 
-def rsum(t2v: Side, v2t: Side) -> float:
+def rsum(t2v: RankCounts, v2t: RankCounts) -> float:
     """The sum of the six recalls R@1, R@5, R@10 of both directions, in percent (at most 600)."""
     return sum(100 * float(side.hits(k).mean()) for side in (t2v, v2t) for k in RSUM_AT)
 
 
-def ties(side: Side) -> dict[str, int]:
+def ties(side: RankCounts) -> dict[str, int]:
     """How many queries tie with another item, and how many items the worst of them ties with."""
     return {"tied_queries": int((side.equal > 0).sum()), "most_ties": int(side.equal.max(initial=0))}
 
@@ -232,8 +232,8 @@ def checked_pairs(pairs: ArrayLike, num_texts: int, num_videos: int) -> NDArray[
 
 def _side(
     query: NDArray[np.int64], target: NDArray[np.int64], greater: NDArray[Any], equal: NDArray[Any], gallery: int
-) -> Side:
-    return Side(query, target, greater[query], equal[query], np.zeros(len(query), bool), gallery)
+) -> RankCounts:
+    return RankCounts(query, target, greater[query], equal[query], np.zeros(len(query), bool), gallery)
 
 
 def _whole_groups(groups: NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows, Side
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, RankCounts, ScoreRows
 from m2raap.retrieval.sides import MORE
 from m2raap.retrieval.summary import DIGITS
 
@@ -16,7 +16,7 @@ TOP = 10
 Counts = dict[tuple[str, str], dict[str, int]]  # (direction, query id) -> rank_pessimistic, ties, gallery
 
 
-def counts_of(side: Side, direction: str, query_ids: Sequence[str]) -> Counts:
+def counts_of(side: RankCounts, direction: str, query_ids: Sequence[str]) -> Counts:
     """What a column of MORE holds for the queries of one direction."""
     numbers = zip(query_ids, side.rank_pessimistic.tolist(), side.equal.tolist(), strict=True)
     return {
@@ -26,7 +26,7 @@ def counts_of(side: Side, direction: str, query_ids: Sequence[str]) -> Counts:
 
 
 def rank_rows(
-    side: Side,
+    side: RankCounts,
     head: Mapping[str, str],
     query_ids: Sequence[str],
     target_ids: Sequence[str],
@@ -63,7 +63,7 @@ def tops_of(
     score_rows: ScoreRows, item_ids: Sequence[str], rows: NDArray[np.int64]
 ) -> dict[int, tuple[list[str], list[float]]]:
     """Per row the first TOP items by score, equal scores in the order of the items."""
-    found = {}
+    tops = {}
     size = max(1, BLOCK_ELEMENTS // len(item_ids))
     k = min(TOP, len(item_ids))
     for start in range(0, len(rows), size):
@@ -73,5 +73,5 @@ def tops_of(
         for row, scores, least in zip(block, scores_BM, least_B, strict=True):
             columns = np.flatnonzero(scores >= least)
             columns = columns[np.argsort(-scores[columns], kind="stable")][:k]
-            found[int(row)] = ([item_ids[column] for column in columns], scores[columns].tolist())
-    return found
+            tops[int(row)] = ([item_ids[column] for column in columns], scores[columns].tolist())
+    return tops

@@ -1,4 +1,4 @@
-"""Scores a similarity matrix that somebody else computed: `m2raap score SIM.npy [--pairs pairs.csv]`."""
+"""Metrics of any similarity matrix: `m2raap.retrieval.evaluate(sim)` and `m2raap evaluate SIM.npy [--pairs pairs.csv]`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
-from m2raap.retrieval.metrics import RECALL_AT, V2T_RULES, Side, metrics, metrics_pessimistic, ranks, rsum, ties
+from m2raap.retrieval.metrics import RECALL_AT, V2T_RULES, RankCounts, metrics, metrics_pessimistic, ranks, rsum, ties
 from m2raap.retrieval.significance import intervals
 
 INTERVALS = "95 % cluster bootstrap over videos, the gallery held fixed"
 TIE_POLICY = "expected under a random tie-break; the pessimistic numbers count every tie as lost"
 
 
-def score_matrix(path_npy: Path, pairs_csv: Path | None = None, compat: bool = False) -> dict[str, Any]:
-    """Metrics of a .npy of scores, rows texts and columns videos.
+def evaluate(sim_TV: NDArray[Any], video_of_text_T: ArrayLike | None = None, *, compat: bool = False) -> dict[str, Any]:
+    """Retrieval metrics of a similarity matrix in both directions, with 95 % intervals.
 
-    Without `pairs_csv` text i belongs to video i. Gives {"t2v": {"R@1": ..., "MdR": ..., "pessimistic": {...},
-    "ties": {...}, "intervals": {"R@1": [lo, hi], ...}}, "v2t": {...}, "rsum": ...} and, where videos have several texts,
-    "v2t_rule_b". With `compat` also what CLIP4Clip's arithmetic prints. Raises M2raapError naming the file, and the row where
-    there is one.
+    `sim_TV`: scores (texts, videos), the larger the more alike. `video_of_text_T`: for each text the column of the video that
+    it describes, -1 for a text that describes none (it stays in the gallery); without it text i belongs to video i. A video
+    may have several texts: video to text is then ranked by its best text (rule a, as CLIP4Clip does) and, under "v2t_rule_b",
+    by the rank of that text among all texts.
+
+    Gives {"t2v": {"R@1": ..., "R@5", "R@10", "R@50" (percent), "MdR", "MnR" (1 is best), "MRR", "intervals": {"R@1": [lo,
+    hi], ...}, "pessimistic": {...}, "ties": {...}, "queries", "gallery"}, "v2t": {...}, "rsum": ...}. Ties: every metric is its
+    expectation under a random tie-break; "pessimistic" counts each tie as lost. Intervals: cluster bootstrap over videos, the
+    gallery held fixed. With `compat` also what CLIP4Clip's metrics.py (ArrowLuo/CLIP4Clip) prints. Raises M2raapError for a
+    matrix that is not two-dimensional or holds NaN or Inf, and for an index out of range.
+    """
+    sim_TV = np.asarray(sim_TV)
+    if sim_TV.ndim != 2:
+        raise M2raapError(f"the scores have shape {sim_TV.shape}; expected two dimensions, texts by videos")
+    if video_of_text_T is None:
+        if sim_TV.shape[0] != sim_TV.shape[1]:
+            raise M2raapError(
+                f"{sim_TV.shape[0]} texts by {sim_TV.shape[1]} videos is not square, so text i cannot belong to video i; "
+                "give video_of_text_T"
+            )
+        return _evaluate_pairs(sim_TV, np.repeat(np.arange(len(sim_TV))[:, None], 2, axis=1), compat)
+    owners_T = np.asarray(video_of_text_T)
+    if owners_T.shape != sim_TV.shape[:1] or owners_T.dtype.kind not in "iu" or (owners_T < -1).any():
+        raise M2raapError(
+            f"video_of_text_T is {owners_T.dtype} of shape {owners_T.shape}; expected a column number or -1 for each of "
+            f"{len(sim_TV)} texts"
+        )
+    texts = np.flatnonzero(owners_T >= 0)
+    return _evaluate_pairs(sim_TV, np.stack([texts, owners_T[texts]], axis=1), compat)
+
+
+def score_matrix(path_npy: Path, pairs_csv: Path | None = None, compat: bool = False) -> dict[str, Any]:
+    """As :func:`evaluate`, of a .npy file and of a CSV with the columns text and video, each text once at most.
+
+    Without `pairs_csv` text i belongs to video i. Raises M2raapError naming the file, and the row where there is one.
     """
     sim_TV = read_matrix(path_npy)
     if pairs_csv is not None:
@@ -38,29 +69,33 @@ def score_matrix(path_npy: Path, pairs_csv: Path | None = None, compat: bool = F
             "column i; give --pairs pairs.csv with the columns text,video"
         )
     try:
-        found = ranks(sim_TV, pairs)
+        return _evaluate_pairs(sim_TV, pairs, compat)
     except M2raapError as error:
         raise M2raapError(f"{path_npy}: {error}") from None
+
+
+def _evaluate_pairs(sim_TV: NDArray[Any], pairs: NDArray[np.int64], compat: bool) -> dict[str, Any]:
+    by_direction = ranks(sim_TV, pairs)
     result: dict[str, Any] = {
-        "t2v": _direction(found.t2v, found.t2v.target),
-        "v2t": _direction(found.v2t, found.v2t.query),
-        "rsum": round(rsum(found.t2v, found.v2t), 6),
+        "t2v": _direction(by_direction.t2v, by_direction.t2v.target),
+        "v2t": _direction(by_direction.v2t, by_direction.v2t.query),
+        "rsum": round(rsum(by_direction.t2v, by_direction.v2t), 6),
         "texts": sim_TV.shape[0],
         "videos": sim_TV.shape[1],
         "tie_policy": TIE_POLICY,
         "intervals": INTERVALS,
         "v2t_rule": V2T_RULES["a"],
     }
-    if found.several_texts:
-        result["v2t_rule_b"] = _direction(found.v2t_rule_b, found.v2t_rule_b.query)
+    if by_direction.several_texts:
+        result["v2t_rule_b"] = _direction(by_direction.v2t_rule_b, by_direction.v2t_rule_b.query)
     if compat:
-        t2v = found.t2v
-        if found.several_texts:
+        t2v = by_direction.t2v
+        if by_direction.several_texts:
             rows = lambda texts: np.asarray(sim_TV[texts])  # noqa: E731
-            t2v = clip4clip_several(rows, found.t2v.query, found.t2v.target, sim_TV.shape[1])
+            table = clip4clip_several(rows, t2v.query, t2v.target, sim_TV.shape[1])
         else:
-            t2v = clip4clip(found.t2v)
-        result["compat"] = {"label": LABEL, "t2v": t2v, "v2t": clip4clip(found.v2t)}
+            table = clip4clip(t2v)
+        result["compat"] = {"label": LABEL, "t2v": table, "v2t": clip4clip(by_direction.v2t)}
     return result
 
 
@@ -118,13 +153,13 @@ def read_pairs(path: Path, num_texts: int, num_videos: int) -> NDArray[np.int64]
     return np.asarray(pairs, np.int64)
 
 
-def _direction(side: Side, videos: NDArray[np.int64]) -> dict[str, Any]:
+def _direction(side: RankCounts, videos: NDArray[np.int64]) -> dict[str, Any]:
     """`videos`: the one that each query is about; they are what is resampled."""
     hits = np.stack([100 * side.hits(k) for k in RECALL_AT])
     bounds = zip(RECALL_AT, intervals(hits, videos, seed=0), strict=True)
     return {
         **{name: round(value, 6) for name, value in metrics(side).items()},
-        "intervals": {f"R@{k}": [round(found.lo, 6), round(found.hi, 6)] for k, found in bounds},
+        "intervals": {f"R@{k}": [round(bound.lo, 6), round(bound.hi, 6)] for k, bound in bounds},
         "pessimistic": {name: round(value, 6) for name, value in metrics_pessimistic(side).items()},
         "ties": ties(side),
         "queries": len(side),

@@ -1,4 +1,4 @@
-"""The ranks of one direction out of a table of ranks (:func:`m2raap.retrieval.evaluate.evaluate`, `ranks.parquet`).
+"""The ranks of one direction out of a table of ranks (:func:`m2raap.retrieval.results.evaluate_embeddings`, `ranks.parquet`).
 
 A row of the table is a query of the headline. What else was counted for the same query stands in columns of its own: MORE.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.retrieval.metrics import Side
+from m2raap.retrieval.metrics import RankCounts
 
 RankRow = Mapping[str, Any]
 # Each holds rank_pessimistic, ties and gallery; None where the query was not counted so. Tables written before they were
@@ -22,7 +22,7 @@ RULE_B = "v2t_rule_b"  # a direction of results; its queries are those of v2t
 
 def side_of(
     table: Sequence[RankRow], lang: str, direction: str, category: str | None, scope: str = "official"
-) -> tuple[Side, list[str], list[str]]:
+) -> tuple[RankCounts, list[str], list[str]]:
     """The ranks, query ids and video ids of one direction, ordered by query id. Raises M2raapError where there are none."""
     rows = sorted(rows_of(table, lang, direction, category, scope), key=lambda row: str(row["query_id"]))
     if not rows:
@@ -34,7 +34,7 @@ def side_of(
     greater = np.asarray([row["rank_pessimistic"] for row in counted], np.int64) - 1 - equal
     missing = np.asarray([row["missing"] for row in rows], bool)
     index = np.arange(len(rows))
-    side = Side(index, index, greater, equal, missing, int(counted[0]["gallery"]))
+    side = RankCounts(index, index, greater, equal, missing, int(counted[0]["gallery"]))
     return side, [str(row["query_id"]) for row in rows], [str(row["video_id"]) for row in rows]
 
 
@@ -42,12 +42,12 @@ def rows_of(
     table: Sequence[RankRow], lang: str, direction: str, category: str | None = None, scope: str = "official"
 ) -> list[RankRow]:
     """The queries that were counted in that direction and scope; `direction` may be v2t_rule_b."""
-    column, asked = _column(direction, scope), "v2t" if direction == RULE_B else direction
+    column, stored_direction = _column(direction, scope), "v2t" if direction == RULE_B else direction
     return [
         row
         for row in table
         if row["lang"] == lang
-        and row["direction"] == asked
+        and row["direction"] == stored_direction
         and (category is None or row["category"] == category)
         and (column is None or row.get(column) is not None)
     ]

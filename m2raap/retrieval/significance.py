@@ -102,7 +102,7 @@ def paired_difference(
     about these trained models and new videos, not about new training runs.
     """
     delta_Q = np.asarray(hits_a, np.float64) - np.asarray(hits_b, np.float64)
-    found = interval(delta_Q, clusters, seed, resamples)
+    mean = interval(delta_Q, clusters, seed, resamples)
     index_Q, num_clusters = _cluster_index(clusters, len(delta_Q))
     sums_C = np.bincount(index_Q, delta_Q, num_clusters)
     observed = abs(sums_C.sum())
@@ -113,13 +113,13 @@ def paired_difference(
         signs_BC = np.where(rng.random((size, num_clusters)) < 0.5, -1.0, 1.0)
         # The slack keeps rounding in the sums from breaking exact ties with what was observed.
         as_far += int((np.abs(signs_BC @ sums_C) >= observed - 1e-9).sum())
-    spread_C = sums_C - found.value * np.bincount(index_Q, minlength=num_clusters)
+    spread_C = sums_C - mean.value * np.bincount(index_Q, minlength=num_clusters)
     correction = num_clusters / max(1, num_clusters - 1)
     error = float(np.sqrt((spread_C**2).sum() * correction)) / len(delta_Q)
     # Where hardly a video changes sides the standard error says nothing: under six that all change one way, p stays over 5 %.
     floor = FEWEST_CHANGES * unit / len(delta_Q)
     smallest = max(POWER_FACTOR * error, floor)
-    return Difference(found.value, found.lo, found.hi, (as_far + 1) / (resamples + 1), smallest)
+    return Difference(mean.value, mean.lo, mean.hi, (as_far + 1) / (resamples + 1), smallest)
 
 
 _TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.retrieval.metrics import RECALL_AT, Side, metrics, metrics_pessimistic, ties
+from m2raap.retrieval.metrics import RECALL_AT, RankCounts, metrics, metrics_pessimistic, ties
 from m2raap.retrieval.significance import intervals, median_interval
 
 DIGITS = 6
 
 
-def summary_row(sides: Sequence[Side], video_ids: Sequence[str], seed: int) -> dict[str, Any]:
+def summary_row(sides: Sequence[RankCounts], video_ids: Sequence[str], seed: int) -> dict[str, Any]:
     """Metrics of one direction, averaged over `sides` (training seeds; the same queries in the same order).
 
     `video_ids` names each query's video: the cluster that is resampled. Gives `queries`, `gallery`, `missing`, `seeds`,

@@ -28,7 +28,7 @@ EVERYTHING = Only()
 
 
 class Backend(Protocol):
-    """Safe for several threads. Bad queries raise M2raapError with a sentence for the person who asked; `like`, `jpegs` and
+    """Safe for several threads. Bad queries raise M2raapError with a sentence for the user; `like`, `jpegs` and
     `video` raise NotThere."""
 
     def about(self) -> dict[str, Any]: ...

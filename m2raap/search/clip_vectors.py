@@ -22,8 +22,8 @@ from m2raap.stages.embed import encode_texts, load_model
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BLOCK = 8  # clips a forward pass; the last block is filled up with copies
-MAX_PIXELS = 50_000_000  # of a picture that somebody asks with
+BLOCK = 8  # number of clips in a forward pass; the last block is filled up with copies
+MAX_PIXELS = 50_000_000  # largest picture that is decoded as a query
 PICTURES = ("JPEG", "PNG", "WEBP")
 
 
@@ -51,7 +51,7 @@ class ClipEncoder:
         return self._model.digest
 
     def texts(self, texts: list[str]) -> np.ndarray:
-        """(N, E)."""
+        """Unit vectors (N, E) of N texts."""
         import torch
 
         with torch.inference_mode():
@@ -64,20 +64,20 @@ class ClipEncoder:
         """
         from m2raap.models.images import images_from_jpegs
 
-        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        vectors: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, jpegs in enumerate(clips):
             by_length[len(jpegs)].append(place)
         for places in by_length.values():
             for start in range(0, len(places), BLOCK):
-                here = places[start : start + BLOCK]
-                images = [images_from_jpegs(clips[place], self._model.backbone.preprocess) for place in here]
+                block = places[start : start + BLOCK]
+                images = [images_from_jpegs(clips[place], self._model.backbone.preprocess) for place in block]
                 vectors_BE, frames_BTE = self._forward(images)
-                found |= {place: (vectors_BE[i], frames_BTE[i]) for i, place in enumerate(here)}
-        return [found[place] for place in range(len(clips))]
+                vectors |= {place: (vectors_BE[i], frames_BTE[i]) for i, place in enumerate(block)}
+        return [vectors[place] for place in range(len(clips))]
 
     def picture(self, picture: Image) -> np.ndarray:
-        """(E,) of one picture, taken as a clip of one frame."""
+        """Unit vector (E,) of one picture, taken as a clip of one frame."""
         from m2raap.models.images import images_from_pictures
 
         return self._forward([images_from_pictures([picture], self._model.backbone.preprocess)])[0][0]
@@ -95,7 +95,10 @@ class ClipEncoder:
 
 
 def open_picture(data: bytes, name: str) -> Image:
-    """A stranger's picture as RGB, turned as its camera says. Raises M2raapError for what is none, or too large."""
+    """A stranger's picture as RGB, turned as its camera says.
+
+    Raises M2raapError for bytes that are no picture, or a picture that is too large.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -103,7 +106,7 @@ def open_picture(data: bytes, name: str) -> Image:
             if opened.width * opened.height > MAX_PIXELS:  # known from the header, before anything is decoded
                 raise M2raapError(f"{name}: {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read")
             return ImageOps.exif_transpose(opened).convert("RGB")
-    except UnidentifiedImageError:  # its text names an address in memory
+    except UnidentifiedImageError:  # the text of this error names an address in memory
         raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)} ({error})") from None

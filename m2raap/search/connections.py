@@ -1,9 +1,10 @@
-"""How many connections a server holds, of whom, and how long it waits for what they say."""
+"""How many connections a server holds, how many of one client, how long it waits for a request, and the Range header."""
 
 from __future__ import annotations
 
 import io
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -13,20 +14,20 @@ from typing import Any
 
 MAX_CONNECTIONS = 64
 MAX_OF_ONE_PEER = MAX_CONNECTIONS // 2
-STALL_S = 30.0  # of one write
+STALL_S = 30.0  # longest time that one write may take
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def peer_of(address: str) -> str:
-    """Who counts as one: an IPv4 address, or the /64 of an IPv6 one, all of which one machine may have."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, all of which one machine may have."""
+    client = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(client, ipaddress.IPv4Address):
+        return str(client)
+    return str(client.ipv4_mapped or ipaddress.ip_network((client, 64), strict=False))
 
 
 class BoundedServer(ThreadingHTTPServer):
-    """A thread a connection, MAX_CONNECTIONS in all and MAX_OF_ONE_PEER of one peer; what is more is answered 503."""
+    """Serves each connection in a thread: MAX_CONNECTIONS in all, MAX_OF_ONE_PEER of one client; others are answered 503."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -91,3 +92,30 @@ class Clocked(io.RawIOBase):
             return self._connection.recv_into(buffer)
         finally:
             self._connection.settimeout(STALL_S)
+
+
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+class Unsatisfiable(Exception):
+    """No byte of the file lies in the range that was asked for."""
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The Range header of RFC 9110, one range at a time: (first, last) byte, both included.
+
+    None: the whole file (no header, or one that the RFC lets a server ignore). Raises Unsatisfiable.
+    """
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        if int(last) == 0 or size == 0:
+            raise Unsatisfiable
+        return max(0, size - int(last)), size - 1
+    if last and int(last) < int(first):
+        return None  # not a valid range: ignored
+    if int(first) >= size:
+        raise Unsatisfiable
+    return int(first), min(int(last), size - 1) if last else size - 1

@@ -21,8 +21,8 @@ from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.embeddings import write_npy
 from m2raap.search.clip_vectors import ClipEncoder
-from m2raap.stages.embed import write_npy
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.split import as_name
 from m2raap.video.health import find_files, printable
@@ -91,14 +91,14 @@ def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
     """The folder as a corpus, and the files whose names it cannot hold, as one may print them."""
     files, left_out = find_files([videos])
     for line in left_out:
-        talk.say(f"left out: {line}")
-    found = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
-    names = [name for name in found if _is_utf8(name)]
+        talk.log(f"left out: {line}")
+    all_names = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
+    names = [name for name in all_names if _is_utf8(name)]
     if not names:
-        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename them" if found else ""))
+        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename them" if all_names else ""))
     clips = [{"clip_id": as_name(name), "video": name, "split": "test"} for name in names]
     write_corpus(out, clips, [], video_root=videos, source={"importer": "folder"})
-    return out, [printable(Path(name)) for name in found if not _is_utf8(name)]
+    return out, [printable(Path(name)) for name in all_names if not _is_utf8(name)]
 
 
 def _is_utf8(name: str) -> bool:

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, read_object
 from m2raap.core.signed import signed_path
@@ -33,17 +32,17 @@ from m2raap.retrieval.index import VectorIndex
 CLIPS = pa.schema(
     [
         ("clip_id", pa.string()),
-        ("view", pa.int32()),  # of sources.json
+        ("view", pa.int32()),  # number of the view in sources.json
         ("video", pa.string()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
-        ("duration_s", pa.float64()),  # null: unknown
+        ("duration_s", pa.float64()),  # null where it is unknown
         ("source", pa.string()),
         ("category", pa.string()),
-        ("times_s", pa.list_(pa.float64())),  # of the key-frames, since the start of the clip
-        ("width", pa.int32()),  # of the key-frames, pixels; null in an index of version 1
+        ("times_s", pa.list_(pa.float64())),  # times of the key-frames, since the start of the clip
+        ("width", pa.int32()),  # width of the key-frames in pixels; null in an index of version 1
         ("height", pa.int32()),
-        ("frames_key", pa.string()),  # names what the vectors were made from
+        ("frames_key", pa.string()),  # digest of the JPEGs that the vectors were made from
         ("langs", pa.list_(pa.string())),
         ("texts", pa.list_(pa.string())),
         ("origins", pa.list_(pa.string())),
@@ -59,12 +58,12 @@ class Sources:
 
     model: Path | BackboneConfig
     views: tuple[View, ...]
-    digests: tuple[str, ...]  # of the views when their clips were read
+    digests: tuple[str, ...]  # digests of the views when their clips were read
     removed: tuple[str, ...] = ()  # hashes of ids that --add must not bring back
 
     def tree(self, folder: Path) -> dict[str, Any]:
-        here = folder.resolve()
-        relative = lambda path: os.path.relpath(path.resolve(), here)  # noqa: E731
+        base = folder.resolve()
+        relative = lambda path: os.path.relpath(path.resolve(), base)  # noqa: E731
         if isinstance(self.model, Path):
             model: dict[str, Any] = {"folder": relative(self.model)}
         else:
@@ -83,7 +82,7 @@ class Sources:
 
     @classmethod
     def read(cls, folder: Path) -> Sources:
-        """Raises M2raapError where the file is damaged."""
+        """The sources of the index in `folder`. Raises M2raapError where the file is damaged."""
         tree = read_object(folder / SOURCES)
         try:
             return cls._of(tree, folder.resolve())
@@ -94,8 +93,8 @@ class Sources:
             ) from None
 
     @classmethod
-    def _of(cls, tree: dict[str, Any], here: Path) -> Sources:
-        resolve = lambda name: Path(os.path.normpath(here / name))  # noqa: E731
+    def _of(cls, tree: dict[str, Any], base: Path) -> Sources:
+        resolve = lambda name: Path(os.path.normpath(base / name))  # noqa: E731
         model = tree["model"]
         views = [
             View(resolve(row["corpus"]), tuple(map(resolve, row["folders"])), tuple(row["langs"]), cutoff=row["cutoff"])
@@ -122,11 +121,10 @@ class Gallery:
     @classmethod
     def open(cls, path: Path) -> Gallery:
         """Raises M2raapError where there is no finished index, or its tables are not those that were signed."""
-        tombstones.refuse_unfinished(path)
         if not (path / "manifest.json").exists():
             what = "an unfinished index" if (path / "plan.json").exists() else "no index"
             raise M2raapError(
-                f"{path}: {what} (no manifest.json); make one with 'm2raap index VIEW --model M --out {path}'"
+                f"{path}: {what} (no manifest.json); make one with 'm2raap search index VIEW --model M --out {path}'"
             )
         manifest = read_object(path / "manifest.json")
         if manifest.get("stage") != "index":
@@ -137,7 +135,7 @@ class Gallery:
             raise M2raapError(f"{path / 'manifest.json'}: is damaged; make the index again")
         tables = []
         for key, expected in sorted(manifest["files"].items()):
-            if key.startswith("clips/") or key == SOURCES:  # before a model that it names is loaded
+            if key.startswith("clips/") or key == SOURCES:  # checked before a model that the file names is loaded
                 file = signed_path(path, key)
                 if not file.is_file() or file_sha256(file) != expected:
                     raise M2raapError(f"{file}: is not what the manifest was signed over; make the index again")
@@ -178,7 +176,7 @@ class Gallery:
         return {clip_id: row for row, clip_id in enumerate(self.clips["clip_id"].to_pylist())}
 
     def faiss(self) -> VectorIndex:
-        """Raises M2raapError where the file is not the one that was signed."""
+        """The faiss index. Raises M2raapError where the file is not the one that was signed."""
         digest, kind = self.manifest["files"][FAISS], self.manifest["settings"]["kind"]
         return VectorIndex.open(self.path / FAISS, digest, kind, self.vectors_NE)
 
@@ -186,7 +184,7 @@ class Gallery:
         return self.clips.slice(row, 1).to_pylist()[0]
 
     def frame_vectors(self, row: int) -> np.ndarray:
-        """(K, E) float32 of a clip's key-frames, in the order of time."""
+        """Vectors (K, E) float32 of a clip's key-frames, in the order of time."""
         return self.frames_FE[self.frames_from[row] : self.frames_from[row + 1]].astype(np.float32)
 
 
@@ -194,12 +192,12 @@ def _mapped(path: Path, kind: str) -> np.ndarray:
     if not path.is_file():
         raise M2raapError(f"{path}: is not there, or no regular file; make the index again")
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise M2raapError(f"{path}: cannot be read as an array ({error}); make the index again") from None
-    if found.dtype != np.dtype(kind) or found.ndim != 2:
-        raise M2raapError(f"{path}: holds {found.dtype} of shape {found.shape}; make the index again")
-    return found
+    if array.dtype != np.dtype(kind) or array.ndim != 2:
+        raise M2raapError(f"{path}: holds {array.dtype} of shape {array.shape}; make the index again")
+    return array
 
 
 class Writer:
@@ -263,19 +261,19 @@ class _Rows:
 
 def blocks(gallery: Gallery, rows: Iterable[int], view: int, most: int = CLIPS_A_PART) -> Iterator[tuple]:
     """Rows of an index, as `Writer.add` takes them, now numbered as clips of `view`."""
-    wanted = list(rows)
-    for start in range(0, len(wanted), most):
-        here = wanted[start : start + most]
-        clips = gallery.clips.take(pa.array(here)).cast(CLIPS)
-        numbers = pa.array([view] * len(here), pa.int32())
+    numbers_of_rows = list(rows)
+    for start in range(0, len(numbers_of_rows), most):
+        block = numbers_of_rows[start : start + most]
+        clips = gallery.clips.take(pa.array(block)).cast(CLIPS)
+        numbers = pa.array([view] * len(block), pa.int32())
         clips = clips.set_column(CLIPS.get_field_index("view"), CLIPS.field("view"), numbers)
-        spans = [np.arange(gallery.frames_from[row], gallery.frames_from[row + 1]) for row in here]
-        yield clips, gallery.vectors_NE[here], gallery.frames_FE[np.concatenate(spans)]
+        spans = [np.arange(gallery.frames_from[row], gallery.frames_from[row + 1]) for row in block]
+        yield clips, gallery.vectors_NE[block], gallery.frames_FE[np.concatenate(spans)]
 
 
-def same_view(one: View, two: View) -> bool:
-    """Views of the same folders, whatever stands in them today."""
+def same_view(view: View, other: View) -> bool:
+    """Whether two views are of the same folders, whatever stands in them today."""
     plain = lambda view: replace(  # noqa: E731
         view, corpus_path=view.corpus_path.resolve(), folders=tuple(path.resolve() for path in view.folders)
     )
-    return plain(one) == plain(two)
+    return plain(view) == plain(other)

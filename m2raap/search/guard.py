@@ -35,12 +35,12 @@ def _is_address(name: str) -> bool:
 
 @cache
 def _own_names() -> tuple[str, str]:
-    """Asked once: a slow name server must not hold up every request."""
+    """The names of this machine, resolved once: a slow name server must not hold up every request."""
     return socket.gethostname().lower(), socket.getfqdn().lower()
 
 
 def parse_host(text: str) -> tuple[str, str | None] | None:
-    """'Search.example.org:8443' -> ('search.example.org', '8443'); None for what is no name or address of a host."""
+    """'Search.example.org:8443' -> ('search.example.org', '8443'); None for a text that is no name or address of a host."""
     match = _HOST.fullmatch(text)
     return (match[1].lower(), match[2]) if match else None
 
@@ -61,11 +61,11 @@ class Guard:
 
         On loopback only loopback's own names, and the public ones. The port is free: it may have been forwarded.
         """
-        given = headers.get_all("Host") or []
-        found = parse_host(given[0]) if len(given) == 1 else None
-        if found is None:
+        hosts = headers.get_all("Host") or []
+        host = parse_host(hosts[0]) if len(hosts) == 1 else None
+        if host is None:
             return False
-        name, port = found
+        name, port = host
         if self._is_public(name, {port} if port else set(_SCHEMES_PORT.values())):
             return True
         if is_loopback(self.host):
@@ -85,18 +85,18 @@ class Guard:
         scheme, _, host = origin.lower().partition("://")
         if host == (headers.get("Host") or "").lower():
             return True
-        found = parse_host(host)
-        return found is not None and self._is_public(found[0], {found[1] or _SCHEMES_PORT.get(scheme, "")})
+        parsed = parse_host(host)
+        return parsed is not None and self._is_public(parsed[0], {parsed[1] or _SCHEMES_PORT.get(scheme, "")})
 
     def _is_public(self, name: str, ports: Collection[str]) -> bool:
         return any(name == public and (port is None or port in ports) for public, port in self.public)
 
     def token_ok(self, headers: Message) -> bool:
-        """By header or cookie."""
+        """Whether a request brings the token, in a header or a cookie."""
         if self.token is None:
             return True
-        scheme, _, given = headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.is_token(given.strip()):
+        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.is_token(credentials.strip()):
             return True
         cookie: SimpleCookie = SimpleCookie()
         try:
@@ -105,5 +105,5 @@ class Guard:
             return False
         return COOKIE in cookie and self.is_token(cookie[COOKIE].value)
 
-    def is_token(self, given: str) -> bool:
-        return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+    def is_token(self, token: str) -> bool:
+        return self.token is not None and hmac.compare_digest(token.encode(), self.token.encode())

@@ -10,12 +10,12 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from m2raap.core import talk
 from m2raap.core.config import Config, build, digest
@@ -25,7 +25,7 @@ from m2raap.core.folder import finish, log_timing
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.signed import signed_path
-from m2raap.core.tombstones import id_hash, refuse_unfinished
+from m2raap.core.tombstones import id_hash
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.index import build_index, choose_kind, write_index
@@ -60,17 +60,16 @@ def make_index(
 def _make_index(
     out: Path, view: View | None, model: Path | BackboneConfig | None, kind: str, add: bool, remove: set[str] | None
 ) -> dict[str, Any]:
-    refuse_unfinished(out)
     _take_in(out)
-    there = (out / "manifest.json").exists()
-    if not there and (add or remove) and not (out / "plan.json").exists():
+    is_finished = (out / "manifest.json").exists()
+    if not is_finished and (add or remove) and not (out / "plan.json").exists():
         raise M2raapError(
             f"{out}: there is no index to add to or remove from; make one without --add and --remove first"
         )
     ours = _OURS if (out / "plan.json").exists() else {LOCK_FILE, "timings.jsonl"}
-    if not there and out.exists() and (strangers := sorted({p.name for p in out.iterdir()} - ours)):
+    if not is_finished and out.exists() and (strangers := sorted({p.name for p in out.iterdir()} - ours)):
         raise M2raapError(f"{out}: holds '{strangers[0]}', which is not of an index; give an empty folder")
-    old = Gallery.open(out) if there else None
+    old = Gallery.open(out) if is_finished else None
     remove = remove or set()
     if unknown := _unknown(remove, old, view):
         where = f"{out} or the view" if view else str(out)
@@ -94,15 +93,15 @@ def _make_index(
                 f"{out}: was made with model {old.model_digest[:12]}, --model is {model_digest[:12]}; vectors of two models "
                 "do not compare. Make a new index, or leave --model out"
             )
-        number = next((n for n, one in enumerate(sources.views) if same_view(one, view)), number)
+        number = next((n for n, known_view in enumerate(sources.views) if same_view(known_view, view)), number)
         sources = _with_view(sources, number, view, model)
     removed_now = {id_hash(clip_id) for clip_id in remove} - set(sources.removed)
     sources = replace(sources, removed=(*sources.removed, *removed_now))
     fresh = embed_view(out, view, number, sources, removed_now, encoder, old, counts) if view else 0
-    if view and replace(view).digest != sources.digests[number]:  # a view of its own: what the old one knows may be old
+    if view and replace(view).digest != sources.digests[number]:  # a fresh view: `view` may have read its digest before
         raise M2raapError(f"{out}: what it is made from has changed while it was read; give the same command again")
-    asked = kind if kind != "auto" or not old else old.manifest["settings"]["asked"]
-    _assemble(out, sources, number if view else None, old, remove, asked, model_digest)
+    asked_kind = kind if kind != "auto" or not old else old.manifest["settings"]["asked"]
+    _assemble(out, sources, number if view else None, old, remove, asked_kind, model_digest)
     _take_in(out)
     log_timing(out, NAME, time.monotonic() - started, embedded=fresh)
     gallery = Gallery.open(out)
@@ -116,35 +115,17 @@ def _make_index(
     }
 
 
-def remove_forgotten(out: Path, gone: Callable[[str], bool]) -> None:
-    """Takes forgotten clips out of an index, without a trace of their ids. An index of nothing else goes whole, as does what
-    an interrupted run has left."""
-    _take_in(out)
-    shutil.rmtree(out / "scratch", ignore_errors=True)
-    (out / "plan.json").unlink(missing_ok=True)
-    if not (out / "manifest.json").exists():
-        return
-    old = Gallery.open(out)
-    remove = {clip_id for clip_id in old.row_of if gone(clip_id)}
-    if len(remove) == len(old.row_of):
-        (out / "manifest.json").unlink()
-        shutil.rmtree(out)
-    elif remove:
-        _assemble(out, old.sources, None, old, remove, old.manifest["settings"]["asked"], old.model_digest)
-        _take_in(out)
-
-
 def _as_it_is(
     out: Path, old: Gallery, view: View | None, model: Path | BackboneConfig | None, kind: str
 ) -> dict[str, Any]:
     """An index that is there already: finished before, if it is the one that was asked for."""
-    asked = old.manifest["settings"]["asked"]
+    asked_kind = old.manifest["settings"]["asked"]
     same = view and len(old.sources.views) == 1 and same_view(old.sources.views[0], view)
-    if not same or not view or view.digest != old.sources.digests[0] or kind not in ("auto", asked):
+    if not same or not view or view.digest != old.sources.digests[0] or kind not in ("auto", asked_kind):
         raise M2raapError(f"{out}: holds another index; --add brings it up to date, or give another --out")
     if model and ClipEncoder(model).digest != old.model_digest:
         raise M2raapError(f"{out}: holds an index of another model ({old.model_digest[:12]}); give another --out")
-    talk.say(f"{out.name}: done before")
+    talk.log(f"{out.name}: done before")
     settings = old.manifest["settings"]
     done = {"clips": len(old.clips), "kind": settings["kind"], "model": old.model_digest, "langs": list(old.langs)}
     return done | {"removed": 0} | vars(Counts(kept=len(old.clips)))
@@ -166,7 +147,13 @@ def _with_view(sources: Sources, number: int, view: View, model: Path | Backbone
 
 
 def _assemble(
-    out: Path, sources: Sources, fresh: int | None, old: Gallery | None, remove: set[str], asked: str, model_digest: str
+    out: Path,
+    sources: Sources,
+    fresh: int | None,
+    old: Gallery | None,
+    remove: set[str],
+    asked_kind: str,
+    model_digest: str,
 ) -> None:
     """Writes the whole new state to next/, ready to be swapped in."""
     following = out / "next"
@@ -190,12 +177,12 @@ def _assemble(
         raise M2raapError(f"{out}: no clip with frames is left for the index; does the view hold a keyframes folder?")
     writer.close()
     vectors_NE = np.load(following / VECTORS, mmap_mode="r", allow_pickle=False)
-    kind = choose_kind(writer.num_clips) if asked == "auto" else asked
-    talk.say(f"{out.name}: {writer.num_clips:,} clips, building the {kind} index")
+    kind = choose_kind(writer.num_clips) if asked_kind == "auto" else asked_kind
+    talk.log(f"{out.name}: {writer.num_clips:,} clips, building the {kind} index")
     writer.files[FAISS] = write_index(build_index(vectors_NE, kind), following / FAISS)  # type: ignore[arg-type]  # a kind that the manifest names
     write_json(following / SOURCES, sources.tree(out))
     langs = sorted({lang for view in sources.views for lang in view.langs})
-    settings = {"asked": asked, "kind": kind, "langs": langs, "dim": int(vectors_NE.shape[1])}
+    settings = {"asked": asked_kind, "kind": kind, "langs": langs, "dim": int(vectors_NE.shape[1])}
     ready = {"settings": settings, "counts": {"clips": writer.num_clips}, "model": model_digest, "files": writer.files}
     write_json(following / "ready.json", ready)
 
@@ -203,10 +190,10 @@ def _assemble(
 class _Ready(Config):
     """ready.json, which says that next/ is whole."""
 
-    settings: dict[str, Any]
-    counts: dict[str, int]
-    model: str
-    files: dict[str, str]
+    settings: dict[str, Any] = Field(description="Settings of the new manifest.")
+    counts: dict[str, int] = Field(description="Counts of the new manifest.")
+    model: str = Field(description="Digest of the model that made the vectors.")
+    files: dict[str, str] = Field(description="SHA-256 of every file in next/, by its key in the manifest.")
 
 
 def _take_in(out: Path) -> None:

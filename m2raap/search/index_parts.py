@@ -26,10 +26,10 @@ _SCRATCH = pa.schema([*CLIPS, ("vector", pa.binary()), ("frames", pa.binary())])
 
 @dataclass
 class Counts:
-    """What came of the clips of a view."""
+    """How many clips of a view were embedded, and why the others were not."""
 
     embedded: int = 0
-    kept: int = 0  # were there before, unchanged
+    kept: int = 0  # clips that the old index held with the same frames
     without_frames: int = 0
     removed_before: int = 0  # ids that --remove took out earlier
     elsewhere: int = 0  # ids that another view of the index holds
@@ -74,22 +74,24 @@ def embed_view(
     with talk.progress(f"{out.name}/embed", total) as advance:
         for index in range(view.num_parts):
             done = scratch / "clips" / part_name(index)
-            counted = scratch / "counts" / f"part-{index:05d}.json"  # there before `done` is
+            counted = scratch / "counts" / f"part-{index:05d}.json"  # written before `done`
             if done.exists():
                 counts.add(before := Counts(**read_json(counted)))
                 advance(sum(vars(before).values()))
                 continue
-            here = Counts()
+            part_counts = Counts()
             part = view.part(index, ("texts", "jpegs", "signals"))
-            rows = [row for row in _rows(part, number) if _wanted(row, part, number, removed, removed_now, old, here)]
-            found = _vectors(rows, part, encoder, old, here)
+            rows = [
+                row for row in _rows(part, number) if _wanted(row, part, number, removed, removed_now, old, part_counts)
+            ]
+            vectors = vectors_of_rows(rows, part, encoder, old, part_counts)
             columns = [[row[name] for row in rows] for name in CLIPS.names]
-            columns += [[one[0] for one in found], [one[1] for one in found]]
+            columns += [[pair[0] for pair in vectors], [pair[1] for pair in vectors]]
             arrays = [pa.array(values, field.type) for values, field in zip(columns, _SCRATCH, strict=True)]
-            write_json(counted, vars(here))
+            write_json(counted, vars(part_counts))
             write_table(done, pa.Table.from_arrays(arrays, schema=_SCRATCH))
-            counts.add(here)
-            fresh += here.embedded
+            counts.add(part_counts)
+            fresh += part_counts.embedded
             advance(len(part.clips))
     return fresh
 
@@ -116,10 +118,10 @@ def _rows(part: Part, number: int) -> Iterator[Row]:
 
 
 def _frames_key(jpegs: list[bytes]) -> str:
-    found = hashlib.blake2b(digest_size=12)
+    digest = hashlib.blake2b(digest_size=12)
     for jpeg in jpegs:
-        found.update(len(jpeg).to_bytes(8, "big") + jpeg)
-    return found.hexdigest()
+        digest.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    return digest.hexdigest()
 
 
 def _wanted(
@@ -137,23 +139,23 @@ def _wanted(
     return False
 
 
-def _vectors(
+def vectors_of_rows(
     rows: list[Row], part: Part, encoder: ClipEncoder, old: Gallery | None, counts: Counts
 ) -> list[tuple[bytes, bytes]]:
     """The bytes of every row's vector and frame vectors: copied where its frames are those of the old index."""
-    found: dict[str, tuple[bytes, bytes]] = {}
+    vectors: dict[str, tuple[bytes, bytes]] = {}
     for row in rows:
         place = old.row_of.get(row["clip_id"]) if old else None
         if old is not None and place is not None and old.clips["frames_key"][place].as_py() == row["frames_key"]:
             frames_KE = old.frames_FE[old.frames_from[place] : old.frames_from[place + 1]]
-            found[row["clip_id"]] = (old.vectors_NE[place].tobytes(), frames_KE.tobytes())
-    counts.kept += len(found)
-    new = [row["clip_id"] for row in rows if row["clip_id"] not in found]
+            vectors[row["clip_id"]] = (old.vectors_NE[place].tobytes(), frames_KE.tobytes())
+    counts.kept += len(vectors)
+    new = [row["clip_id"] for row in rows if row["clip_id"] not in vectors]
     encoded = encoder.clips([part.frames[clip_id]["jpegs"] for clip_id in new])
     for clip_id, (vector_E, frames_KE) in zip(new, encoded, strict=True):
-        found[clip_id] = (vector_E.astype("<f4").tobytes(), frames_KE.astype("<f2").tobytes())
+        vectors[clip_id] = (vector_E.astype("<f4").tobytes(), frames_KE.astype("<f2").tobytes())
     counts.embedded += len(new)
-    return [found[row["clip_id"]] for row in rows]
+    return [vectors[row["clip_id"]] for row in rows]
 
 
 def scratch_block(path: Path) -> tuple[pa.Table, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""search: an index, asked with a text, a picture, a video, or one of its own clips."""
+"""search: the clips of an index that are nearest to a text, a picture, a video, or one of its own clips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from m2raap.search.backend import EVERYTHING, Hit, NotThere, Only
 from m2raap.search.clip_vectors import ClipEncoder, open_picture
 from m2raap.search.gallery import Gallery
 from m2raap.stages.keyframes import KeyframesConfig
-from m2raap.stages.transnet import transnet_cuts
+from m2raap.stages.transnet import network_cuts
 from m2raap.stages.videos import video_worker
 from m2raap.video.ending import ending_of
 from m2raap.video.extract import KeyframeConfig
@@ -34,7 +34,7 @@ from m2raap.video.worker import VideoWorker
 MAX_QUERY_CHARS = 500
 MAX_TOP = 200
 _EXAMPLE_CHARS, _MOST_SOURCES = 60, 100
-_HELD_BYTES = 256 * 1024**2  # of JPEGs kept in memory
+_HELD_BYTES = 256 * 1024**2  # most bytes of JPEGs that are kept in memory
 
 
 class Search:
@@ -45,7 +45,7 @@ class Search:
         self._faiss = self.gallery.faiss()
         self._model = model or self.gallery.sources.model
         self._is_asked_for = model is not None
-        self._lock = threading.Lock()  # of the model and the decoder: one query computes at a time
+        self._lock = threading.Lock()  # guards the model and the decoder: one query computes at a time
         self._held: OrderedDict[str, list[bytes]] = OrderedDict()
         self._held_lock = threading.Lock()
         self._probe_lock = threading.Lock()
@@ -88,7 +88,7 @@ class Search:
         }
 
     def by_text(self, query: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """Raises M2raapError for a query that is empty or too long."""
+        """The clips nearest to a text. Raises M2raapError for a query that is empty or too long."""
         query = query.strip()
         if not query:
             raise M2raapError("the query is empty; describe what the clip shows, in English or Chinese")
@@ -99,13 +99,16 @@ class Search:
         return self._hits(query_E, top, only)
 
     def by_picture(self, data: bytes, name: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """Raises M2raapError for what is no picture."""
-        with self._lock:  # of decoding, too: a picture may take 150 MB
+        """The clips nearest to a picture. Raises M2raapError for bytes that are no picture."""
+        with self._lock:  # held while decoding, too: a picture may take 150 MB
             query_E = self._encoder.picture(open_picture(data, name))
         return self._hits(query_E, top, only)
 
     def by_video(self, path: Path, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """Decoded as every stranger's video is, its key-frames chosen as those of the index. Raises M2raapError."""
+        """The clips nearest to a video, which is decoded in a child process, by the key-frames that the index's settings choose.
+
+        Raises M2raapError for a file that is absent or no video.
+        """
         if not path.is_file():
             raise M2raapError(f"{path}: no such file")
         settings = self._keyframes()
@@ -113,13 +116,11 @@ class Search:
         with self._lock:
             try:
                 with VideoWorker(settings.decode) as worker:
-                    cuts_s = None
-                    if cfg.detector == "transnetv2":
-                        cuts_s = transnet_cuts(worker, path.resolve(), 0.0, None, cfg.min_shot_s)
-                    found = worker.extract(path.resolve(), 0.0, None, cfg, cuts_s)
+                    cuts_s = network_cuts(worker, path.resolve(), 0.0, None, cfg)
+                    keyframes = worker.extract(path.resolve(), 0.0, None, cfg, cuts_s)
             except Refused as refused:
                 raise M2raapError(f"{path}: cannot be read as a video ({refused})") from None
-            query_E = self._encoder.clips([found.jpegs])[0][0]
+            query_E = self._encoder.clips([keyframes.jpegs])[0][0]
         return self._hits(query_E, top, only)
 
     def like(self, clip_id: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
@@ -139,23 +140,23 @@ class Search:
                 return self._held[clip_id]
         clip = self.clip(clip_id)
         row = _frames(self._corpus_of(clip), clip_id, "jpegs")
-        found: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
-        if len(found) != len(clip["times_s"]):
+        jpegs: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
+        if len(jpegs) != len(clip["times_s"]):
             raise NotThere(
-                f"clip '{clip_id}': its key-frames have changed since; 'm2raap index --add' brings them up to date"
+                f"clip '{clip_id}': its key-frames have changed since; 'm2raap search index --add' brings them up to date"
             )
         with self._held_lock:
-            self._held[clip_id] = found
+            self._held[clip_id] = jpegs
             while sum(len(jpeg) for row in self._held.values() for jpeg in row) > _HELD_BYTES and len(self._held) > 1:
                 self._held.popitem(last=False)
-        return found
+        return jpegs
 
     def frames_part(self, clip_id: str) -> Path:
         """The file in which a clip's key-frames lie. Raises NotThere."""
-        found = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
-        if found is None:
+        frames = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
+        if frames is None:
             raise NotThere(f"clip '{clip_id}': its key-frames are not there any more")
-        return found[0]
+        return frames[0]
 
     def video_path(self, clip_id: str) -> Path:
         """The file of a clip, below its corpus's video root. Raises NotThere."""
@@ -194,8 +195,8 @@ class Search:
         # An index may name any folder of this machine: it is read only where whoever made the index knew its content.
         if digest != sources.digests[clip["view"]]:
             raise NotThere(
-                f"clip '{clip['clip_id']}': what the index was made from has changed since; 'm2raap index --add' brings it "
-                "up to date"
+                f"clip '{clip['clip_id']}': what the index was made from has changed since; 'm2raap search index --add' "
+                "brings it up to date"
             )
         return view
 
@@ -219,7 +220,7 @@ class Search:
         if only.min_s is not None or only.max_s is not None:
             lengths_s = self._lengths_s
             least, most = only.min_s or 0.0, np.inf if only.max_s is None else only.max_s
-            allowed &= (lengths_s >= least) & (lengths_s <= most)  # False for NaN
+            allowed &= (lengths_s >= least) & (lengths_s <= most)  # a comparison with NaN is False
         return allowed
 
     @cached_property
@@ -228,7 +229,7 @@ class Search:
 
     @cached_property
     def _lengths_s(self) -> np.ndarray:
-        """NaN where unknown."""
+        """Seconds of every clip (N,), NaN where they are unknown."""
         return self.gallery.clips["duration_s"].to_numpy().astype(float)
 
     def _hits(self, query_E: np.ndarray, top: int, only: Only, without: int | None = None) -> list[Hit]:
@@ -236,8 +237,8 @@ class Search:
             raise M2raapError(f"--top {top}: must be between 1 and {MAX_TOP}")
         num = top if without is None else top + 1
         rows, scores = self._faiss.search(query_E[None], num, self._allowed(only))
-        found = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
-        kept = [(row, score) for row, score in found if row != without][:top]
+        candidates = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
+        kept = [(row, score) for row, score in candidates if row != without][:top]
         return [{"rank": rank} | self._hit(row, score, query_E) for rank, (row, score) in enumerate(kept, 1)]
 
     def _hit(self, row: int, score: float, query_E: np.ndarray) -> Hit:

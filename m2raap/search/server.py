@@ -21,29 +21,31 @@ import io
 import json
 import math
 import os
+import secrets
 import socket
 import stat
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from m2raap.core import talk
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, UsageError
+from m2raap.models.config import BackboneConfig
 from m2raap.search.backend import Backend, NotThere, Only
-from m2raap.search.connections import STALL_S, BoundedServer, Clocked
-from m2raap.search.guard import COOKIE, Guard, is_loopback
-from m2raap.search.ranges import Unsatisfiable, byte_range
+from m2raap.search.connections import STALL_S, BoundedServer, Clocked, Unsatisfiable, byte_range
+from m2raap.search.guard import COOKIE, Guard, is_loopback, parse_host
 
 MAX_URL_BYTES = 4096
 MAX_PICTURE_BYTES = 8 * 1024**2
 MAX_TOP, DEFAULT_TOP = 100, 24
-# For a request's whole head, counted from the end of the request before: whoever trickles holds no connection for long.
+# For a request's whole head, counted from the end of the request before: a client that sends a byte now and then is cut off.
 HEAD_S = 10.0
-BODY_S = 120.0  # for a picture
+BODY_S = 120.0  # longest time in which a picture may arrive
 _CHUNK = 256 * 1024
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -67,7 +69,7 @@ _HEADERS = {
 
 
 class _Answer(Exception):
-    """An error for whoever asked."""
+    """An error that is sent to the client."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(status, message)
@@ -111,7 +113,7 @@ class SearchServer(BoundedServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that went away is no error; what else comes here is a bug, and is said."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
-            talk.say(traceback.format_exc())
+            talk.log(traceback.format_exc())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -151,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, work: Callable[[], None]) -> None:
         self._begun = False
         if self.command != "POST" and ("Content-Length" in self.headers or "Transfer-Encoding" in self.headers):
-            self.close_connection = True  # as below
+            self.close_connection = True  # a body that was not read would be taken for the next request
         try:
             if len(self.path) > MAX_URL_BYTES:
                 raise _Answer(414, f"the address is longer than {MAX_URL_BYTES} bytes")
@@ -168,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             raise
         except Exception:
-            talk.say(traceback.format_exc())
+            talk.log(traceback.format_exc())
             self.close_connection = True
             if not self._begun:
                 self._json({"error": "a fault of the server; its console says more"}, 500)
@@ -257,9 +259,9 @@ class _Handler(BaseHTTPRequestHandler):
             if not stat.S_ISREG(info.st_mode):
                 raise NotThere(str(path))
             tag = f'"{info.st_size:x}-{info.st_mtime_ns:x}"'
-            wanted = self.headers.get("Range") if self.headers.get("If-Range", tag) == tag else None
+            range_header = self.headers.get("Range") if self.headers.get("If-Range", tag) == tag else None
             try:
-                span = byte_range(wanted, info.st_size)
+                span = byte_range(range_header, info.st_size)
             except Unsatisfiable:
                 raise _Answer(416, "no such bytes", Content_Range=f"bytes */{info.st_size}") from None
             first, last = span or (0, info.st_size - 1)
@@ -275,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
             while left and (data := source.read(min(_CHUNK, left))):
                 self.wfile.write(data)
                 left -= len(data)
-            if left:  # the file shrank: the length that was announced cannot be kept
+            if left:  # the file shrank, so that fewer bytes follow than were announced
                 self.close_connection = True
 
     def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
@@ -317,10 +319,10 @@ def _text(raw: str) -> str:
 
 def _query(raw: str) -> dict[str, str]:
     try:
-        found = parse_qs(raw, keep_blank_values=False, strict_parsing=False, errors="strict", max_num_fields=16)
+        fields = parse_qs(raw, keep_blank_values=False, strict_parsing=False, errors="strict", max_num_fields=16)
     except ValueError:
         raise _Answer(400, "the address is no UTF-8, or has too many fields") from None
-    return {name: values[-1] for name, values in found.items()}
+    return {name: values[-1] for name, values in fields.items()}
 
 
 def _top(query: dict[str, str]) -> int:
@@ -343,3 +345,40 @@ def _only(query: dict[str, str]) -> Only:
         return value
 
     return Only(query.get("source"), seconds("min_s"), seconds("max_s"))
+
+
+TOKEN = "M2RAAP_TOKEN"
+
+
+def open_server(
+    index: Path,
+    model: Path | BackboneConfig | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    public_hosts: Sequence[str] = (),
+) -> tuple[SearchServer, str]:
+    """The server, bound but not yet serving, and the address to open. The model is loaded here.
+
+    `public_hosts`: NAME or NAME:PORT under which a proxy in front serves it. With one, or on a host that others reach, a token
+    is needed: that of the environment's M2RAAP_TOKEN, or one made up here. Raises M2raapError for an index, model or port
+    that cannot be had, or a token that is easily guessed.
+    """
+    public = tuple(map(_public, public_hosts))
+    token = os.environ.get(TOKEN) or None
+    if token and (len(token) < 16 or not token.isascii() or not token.replace("-", "").replace("_", "").isalnum()):
+        raise M2raapError(f"{TOKEN}: give at least 16 letters, digits, '-' or '_', so that nobody guesses it")
+    if token is None and (public or not is_loopback(host)):
+        token = secrets.token_urlsafe(24)
+    from m2raap.search.search import Search  # loads torch
+
+    search = Search(index, model)
+    search.ready()
+    server = SearchServer(search, host, port, token, public)
+    return server, server.url + (f"?token={token}" if token else "")
+
+
+def _public(text: str) -> tuple[str, str | None]:
+    name_and_port = parse_host(text)
+    if name_and_port is None:
+        raise UsageError(f"--public-host {text}: give a name, or NAME:PORT, without http:// and without a path")
+    return name_and_port

@@ -24,16 +24,16 @@ from m2raap.stages.training_log import training_summary
 from m2raap.video.limits import VideoConfig
 
 
-def helps() -> bool:
+def is_worker_rank() -> bool:
     """Whether this is a process of torchrun other than the first: it runs no stage, says nothing, and helps to train."""
     if "WORLD_SIZE" not in os.environ:
         return False
     from m2raap.adapt.distributed import join
 
-    return not join().leads
+    return not join().is_main
 
 
-def help_train(job_of: Callable[[Path], tuple[View, AdaptStage]], caches: Path | None = None) -> None:
+def train_as_worker(job_of: Callable[[Path], tuple[View, AdaptStage]], caches: Path | None = None) -> None:
     """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
     from m2raap.adapt.distributed import join
 
@@ -82,8 +82,8 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
     from m2raap.adapt.distributed import join
     from m2raap.adapt.loop import adapt
 
-    team = join()
-    torch.set_num_threads(cfg.threads or torch_threads(team.on_this_machine))
+    dist_context = join()
+    torch.set_num_threads(cfg.threads or torch_threads(dist_context.local_world_size))
     digests = VideoDigests(target / "cache" / "videos.json")
     source, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
     if cfg.train_clips:
@@ -93,16 +93,16 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
             f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left; adapt needs at "
             "least 2. 'm2raap status' shows where the others went"
         )
-    talk.say(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
+    talk.log(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
     if cfg.input == "video":
         count = cfg.decoders or available_cores()
-        talk.say(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
+        talk.log(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
         for one in (source, val):  # all bytes are read once; a killed run does not read them again
             for clip in range(one.num_clips):
                 one.video_digest(clip)
-        if team.leads:
+        if dist_context.is_main:
             digests.save()
-    if team.leads:
-        team.hand_over(str(target))
+    if dist_context.is_main:
+        dist_context.send_task(str(target))
     with talk.Phases(f"{target.parent.name}/adapt") as phases:
-        adapt(cfg, source, val if val.num_clips else None, target, phases, team=team, caches=caches)
+        adapt(cfg, source, val if val.num_clips else None, target, phases, dist_context=dist_context, caches=caches)

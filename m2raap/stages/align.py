@@ -19,7 +19,7 @@ from pydantic import Field
 from m2raap.core import talk
 from m2raap.core.config import APPLY, Config
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip, Row, row_key
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import balance, duplicates, thumbnails
 from m2raap.curate.balance import BalanceConfig
@@ -144,7 +144,7 @@ class AlignStage(DataStage[AlignConfig]):
         cfg = self.cfg
         scores = Judge(decisions["sample"]).scores(part, signals)
         drops = _verdicts(part, signals, scores, decisions, cfg)
-        dropped_ids = {row["text_id"] or row["clip_id"] for row in drops}
+        dropped_ids = {row_key(row) for row in drops}
         verdicts: list[Row] = []
         chosen = _Chosen(decisions["balance"], cfg.balance) if decisions["balance"] and cfg.balance else None
         for clip in part.clips:
@@ -157,7 +157,7 @@ class AlignStage(DataStage[AlignConfig]):
         verdicts += [{"clip_id": t["clip_id"], "text_id": t["text_id"]} | scores[t["text_id"]] for t in part.texts]
         return {"dropped": drops, "verdicts": verdicts}
 
-    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+    def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         thresholds = decisions.get("thresholds", {})
         if "text_id" not in row:
             limits = in_order(thresholds.get("video", {}), VIDEO_RULES)
@@ -248,7 +248,7 @@ def _verdicts(
     return drops
 
 
-def _weighed(part: Part, clip: Row, dropped_ids: set[str]) -> bool:
+def _weighed(part: Part, clip: Clip, dropped_ids: set[str]) -> bool:
     """Whether the balance counts a clip: it is still there, with a text, and to be trained on. Val clips all stay."""
     clip_id = clip["clip_id"]
     is_left = clip_id not in dropped_ids and any(text["text_id"] not in dropped_ids for text in part.texts_of[clip_id])
@@ -264,13 +264,13 @@ def _balance(
     staying: list[str] = []
     for part, signals_of in parts:
         drops = _verdicts(part, signals_of, judge.scores(part, signals_of), decisions, cfg)
-        dropped_ids = {row["text_id"] or row["clip_id"] for row in drops}
+        dropped_ids = {row_key(row) for row in drops}
         for clip in part.clips:
             if _weighed(part, clip, dropped_ids):
                 staying.append(clip["clip_id"])
                 sample.add(clip["clip_id"], clip["clip_id"], signals_of[clip["clip_id"]])
     if len(staying) <= balance_cfg.target:
-        talk.say(
+        talk.log(
             f"align: {len(staying):,} clips are left, no more than align.balance.target {balance_cfg.target:,}: all stay"
         )
         return {}

@@ -15,17 +15,18 @@ import numpy as np
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
-from m2raap.core.tables import Row
+from m2raap.core.tables import Text
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import Embedder, embedder, write_npy
+from m2raap.retrieval.embeddings import Embeddings, write_npy
+from m2raap.stages.embed import Embedder, embedder
 from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"
-_HOW = "a bank comes from training data only: make it with 'm2raap bank TRAIN_CORPUS --without BENCHMARK'"
+_HOW = "a bank comes from training data only; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' leaves the benchmark out"
 
 
 @dataclass(frozen=True)
@@ -58,36 +59,38 @@ class Bank:
     def open(cls, path: Path) -> Bank:
         """Raises M2raapError where no finished bank is, or one that does not say which videos it is of."""
         if not (path / "manifest.json").exists() or not (path / IDS).exists():
-            raise M2raapError(f"{path}: holds no bank; make one with 'm2raap bank TRAIN_CORPUS --out {path.name}'")
+            raise M2raapError(f"{path}: holds no bank; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' makes one")
         tree, manifest = read_json(path / IDS), read_json(path / "manifest.json")
         if "clip_ids" not in tree:
             raise M2raapError(
-                f"{path}: was made before banks said which videos they are of; make it again: 'm2raap bank' with --force"
+                f"{path}: was made before banks said which videos they are of; make it again: 'm2raap evaluate' with --bank "
+                "TRAIN_CORPUS --force"
             )
         clips = [Seen(*row) for row in zip(tree["clip_ids"], tree["videos"], tree["frames"], strict=True)]
         vectors = np.load(path / VECTORS, allow_pickle=False)
         return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], clips, vectors)
 
-    def check(self, ids: Mapping[str, Any], videos: Mapping[str, str]) -> None:
-        """`ids`: of the embeddings to be ranked, as in ids.json; `videos`: clip -> video as its list names it, where known.
+    def check(self, embeddings: Embeddings, videos: Mapping[str, str]) -> None:
+        """`embeddings`: those to be ranked; `videos`: clip -> video as its list names it, where known.
 
         Raises M2raapError where the bank is another model's, or a query or a video of the benchmark stands in it.
         """
-        model = ids["made_with"]["model"]
+        model = embeddings.made_with.model
         if model != self.model:
             raise M2raapError(
                 f"{self.path}: these vectors are of model {self.model[:12]}, the embeddings of {model[:12]}; make a bank with "
                 "the same --model"
             )
-        queries = {key: text for key, text in zip(_keys(ids["texts"], ids["text_langs"]), ids["texts"], strict=True)}
+        texts, langs = list(embeddings.texts), list(embeddings.text_langs)
+        queries = dict(zip(_keys(texts, langs), texts, strict=True))
         shared = [queries[key] for key in _keys(self.texts, self.langs) if key in queries]
         if shared:
             raise M2raapError(
                 f"{self.path}: {len(shared):,} of its texts are queries of this benchmark, first '{shared[0][:80]}'; {_HOW}"
             )
-        frames = dict(zip(ids["video_ids"], ids["video_frames"], strict=True))
-        asked = [Seen(i, videos.get(i), frames.get(i)) for i in (*ids["video_ids"], *ids["missing"])]
-        if twins := _shared(self.clips, _names(asked)):
+        frames = dict(zip(embeddings.video_ids, embeddings.video_frames, strict=True))
+        listed = [Seen(i, videos.get(i), frames.get(i)) for i in (*embeddings.video_ids, *embeddings.missing)]
+        if twins := _shared(self.clips, _names(listed)):
             first, (what, name) = twins[0]
             raise M2raapError(
                 f"{self.path}: {len(twins):,} of its {len(self.clips):,} clips show videos of this benchmark, first "
@@ -116,18 +119,18 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
         refused_clips |= _names(others.values())
         refused |= set(_keys(*_columns(texts_of_others)))
     leaked = {clip.clip_id for clip, _ in _shared(clips.values(), refused_clips)}
-    kept: dict[tuple[int, str], Row] = {}
-    shown: set[str] = set()
+    kept: dict[tuple[int, str], Text] = {}
+    clip_ids: set[str] = set()
     for key, row in zip(_keys(*_columns(rows)), rows, strict=True):
         if key not in refused and row["clip_id"] not in leaked:
             kept.setdefault(key, row)
-            shown.add(row["clip_id"])
+            clip_ids.add(row["clip_id"])
     texts, langs = _columns(list(kept.values()))
     if not texts:
         raise M2raapError(f"{view.corpus_path}: no training text is left for a bank ({len(rows):,} stand in --without)")
     with torch.inference_mode():
         write_npy(folder / VECTORS, by.texts(texts))
-    of_bank = [clips[clip_id] for clip_id in sorted(shown)]
+    of_bank = [clips[clip_id] for clip_id in sorted(clip_ids)]
     columns = {"clip_ids": "clip_id", "videos": "video", "frames": "frames"}
     seen = {column: [getattr(clip, name) for clip in of_bank] for column, name in columns.items()}
     write_json(folder / IDS, {"texts": texts, "langs": langs, **seen, "corpus": view.digest})
@@ -135,10 +138,10 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
     return StageOutput([VECTORS, IDS], counts, {"model": by.digest})
 
 
-def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Row]]:
+def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Text]]:
     """The clips and the texts of the corpus; with `training` those of the training split, without auxiliary captions."""
     clips: dict[str, Seen] = {}
-    texts: list[Row] = []
+    texts: list[Text] = []
     for part in view.parts(("texts", "jpegs")):
         for row in part.clips:
             if training and row["split"] != "train":
@@ -156,19 +159,19 @@ def _names(clips: Iterable[Seen]) -> set[tuple[str, str]]:
 
 def _shared(clips: Iterable[Seen], names: Collection[tuple[str, str]]) -> list[tuple[Seen, tuple[str, str]]]:
     """The clips that are known by one of `names`, each with the first of them."""
-    found = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
-    return [(clip, name) for clip, name in found if name]
+    matches = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
+    return [(clip, name) for clip, name in matches if name]
 
 
-def _columns(rows: list[Row]) -> tuple[list[str], list[str]]:
+def _columns(rows: list[Text]) -> tuple[list[str], list[str]]:
     return [row["text"] for row in rows], [row["lang"] for row in rows]
 
 
 def _keys(texts: list[str], langs: list[str]) -> list[tuple[int, str]]:
     """What makes texts the same: their words, whatever the case and punctuation."""
-    found: list[Any] = [None] * len(texts)
+    keys: list[Any] = [None] * len(texts)
     for lang in sorted(set(langs)):
-        rows = [i for i, one in enumerate(langs) if one == lang]
+        rows = [i for i, text_lang in enumerate(langs) if text_lang == lang]
         for row, key in zip(rows, text_keys(TextBatch([texts[i] for i in rows], lang)).tolist(), strict=True):
-            found[row] = (key, lang)
-    return found
+            keys[row] = (key, lang)
+    return keys

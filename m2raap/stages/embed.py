@@ -1,13 +1,13 @@
 """embed: a benchmark's frames and raw texts -> one unit vector each, by the adapted model or the bare backbone.
 
-Texts of a benchmark are read here and nowhere else. Probes embed the same frames in another order, or one of them.
+Texts of a benchmark are read here and nowhere else. Frame ablations embed the same frames in another order, or one of them.
 """
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -16,12 +16,12 @@ from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_atomic, write_json
 from m2raap.core.spread import spread
-from m2raap.core.view import View
+from m2raap.core.view import Part, View
 from m2raap.core.whole import StageOutput
 from m2raap.models.config import BackboneConfig, MeanConfig
-from m2raap.stages.protocol import frames_digest, frames_said, preprocess_said
+from m2raap.retrieval.embeddings import Embeddings, MadeWith
+from m2raap.stages.protocol import describe_frames, describe_preprocess, frames_digest
 from m2raap.stages.rerank import NAME as RERANKED
 from m2raap.stages.rerank import MugRerankConfig, rerank
 from m2raap.stages.source import frame_captions
@@ -30,42 +30,51 @@ if TYPE_CHECKING:
     from m2raap.models.acg import Captions
     from m2raap.models.video_clip import VideoCLIP
 
-Probe = Literal["shuffled", "reversed", "one_frame"]
+FrameAblation = Literal["shuffled", "reversed", "one_frame"]
 BATCH = 16
 
 
 class EmbedConfig(Config):
     """How a benchmark is embedded."""
 
-    num_frames: int | None = Field(default=None, ge=1, description="frames a clip; null: all that keyframes stored")
-    probes: tuple[Probe, ...] = Field(
-        default=(), description="also embed with the frames shuffled, reversed, or one frame only"
+    num_frames: int | None = Field(
+        default=None, ge=1, description="Frames a clip; null: all that the stage keyframes stored."
     )
-    probe_seed: int = 0  # of the shuffled frames
+    frame_ablations: tuple[FrameAblation, ...] = Field(
+        default=(), description="Ways to embed the clips once more: frames shuffled, frames reversed, one frame only."
+    )
+    ablation_seed: int = Field(
+        default=0, description="Seed of the order in which the ablation 'shuffled' puts the frames."
+    )
     captions: bool = Field(
         default=False,
-        description="give ACG auxiliary captions of the benchmark's frames (the stage caption then runs on them); "
-        "what it finds without them is embedded beside it",
+        description="Whether ACG is given auxiliary captions of the benchmark's frames (the stage caption then runs on them); "
+        "the clips are then also embedded without captions.",
     )
-    mug: MugRerankConfig | None = Field(default=None, description="also rerank the first candidates by Mug")
+    mug: MugRerankConfig | None = Field(
+        default=None, description="Settings of reranking the first candidates by Mug; null: no reranking."
+    )
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What is embedded: the clips as they are, and every probe."""
-        return ("", *self.probes, *(["uncaptioned"] if self.captions else []))
+        """What is embedded: the clips as they are (""), every ablation, and the clips without their captions."""
+        return ("", *self.frame_ablations, *(["uncaptioned"] if self.captions else []))
 
 
-Shown = list[tuple[bytes, str | None]]  # a clip's frames, and the caption of each
+CaptionedFrames = list[tuple[bytes, str | None]]  # a clip's JPEGs, each with its caption where it has one
+FrameVectors = list[
+    tuple[np.ndarray, np.ndarray]
+]  # for every clip unit frame vectors (F, E) and a mask of the real ones (F,)
 
 
 class Embedder(Protocol):
-    """What embeds a benchmark: a model of ours (`Own`), or anybody's behind the same face (m2raap.interop)."""
+    """What embeds a benchmark: a model of ours (`VideoClipEmbedder`), or any model with the same methods (m2raap.interop)."""
 
     digest: str
-    preprocess: str  # in words, for the protocol card
+    preprocess: str  # in words, for the protocol
 
-    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-        """Video vectors (V, E); and of every clip unit frame vectors (F, E) and which are there (F,), where there are any."""
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
+        """Video vectors (V, E), and the frame vectors of every clip where the model has such."""
         ...
 
     def texts(self, texts: list[str]) -> np.ndarray:
@@ -73,15 +82,15 @@ class Embedder(Protocol):
         ...
 
 
-class Own:
+class VideoClipEmbedder:
     """A VideoCLIP as an Embedder."""
 
     def __init__(self, clip: VideoCLIP) -> None:
         self.clip = clip
         self.digest = clip.digest
-        self.preprocess = preprocess_said(clip.backbone.preprocess)
+        self.preprocess = describe_preprocess(clip.backbone.preprocess)
 
-    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
         return _encode_videos(self.clip, clips)
 
     def texts(self, texts: list[str]) -> np.ndarray:
@@ -91,94 +100,129 @@ class Own:
 def embed(
     view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP | Embedder, folder: Path
 ) -> StageOutput:
-    """Writes video.npy (and video-PROBE.npy), text.npy (float32, unit rows), ids.json, and rerank.npz where Mug is asked."""
+    """Writes the files of :class:`Embeddings` and, with cfg.mug, rerank.npz.
+
+    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for Mug with another model than
+    ours.
+    """
     import torch
 
     torch.set_num_threads(torch_threads())
     by = embedder(model)
-    if cfg.mug and not isinstance(by, Own):
-        raise M2raapError("embed.mug reranks by a model of m2raap; of another's vectors there is nothing to rerank by")
-    videos: dict[str, list[np.ndarray]] = {variant: [] for variant in cfg.variants}
-    frames: list[tuple[np.ndarray, np.ndarray]] = []
-    texts: list[np.ndarray] = []
-    ids: dict[str, Any] = {
-        name: []
-        for name in ("video_ids", "video_frames", "missing", "text_ids", "text_video_ids", "text_langs", "texts")
-    }
-    ids["categories"] = {}
+    if cfg.mug and not isinstance(by, VideoClipEmbedder):
+        raise M2raapError(
+            "embed.mug reranks by a model of m2raap; the vectors of another model cannot be reranked by it"
+        )
+    columns = _Columns(cfg.variants)
     total = view.corpus.counts["clips"]
     with talk.progress(f"{folder.parent.name}/embed", total) as advance, torch.inference_mode():
         for part in view.parts(("texts", "jpegs")):
-            here = [row["clip_id"] for row in part.clips if row["clip_id"] in part.frames]
-            ids["missing"] += [row["clip_id"] for row in part.clips if row["clip_id"] not in part.frames]
-            ids["video_ids"] += here
-            for row in part.clips:
-                if row["category"]:
-                    ids["categories"][row["clip_id"]] = row["category"]
-            shown = []
-            for clip_id in here:
-                jpegs = part.frames[clip_id]["jpegs"]
-                said = (
-                    frame_captions(part.texts_of[clip_id], len(jpegs), view.langs)
-                    if cfg.captions
-                    else [None] * len(jpegs)
-                )
-                shown.append([(jpegs[place], said[place]) for place in spread(len(jpegs), cfg.num_frames)])
-            ids["video_frames"] += [frames_digest(jpeg for jpeg, _ in row) for row in shown]
-            for variant, found in videos.items():
-                orders = [frame_order(variant, i, len(row), cfg.probe_seed) for i, row in zip(here, shown, strict=True)]
-                picked: list[Shown] = [[row[at] for at in order] for row, order in zip(shown, orders, strict=True)]
-                if variant == "uncaptioned":
-                    picked = [[(jpeg, None) for jpeg, _ in row] for row in picked]
-                vectors_VE, of_frames = by.videos(picked)
-                found.append(vectors_VE)
-                frames += of_frames if variant == "" and cfg.mug else []
-            rows = [row for row in part.texts if row["origin"] != "aux"]
-            texts.append(by.texts([row["text"] for row in rows]))
-            ids["text_ids"] += [row["text_id"] for row in rows]
-            ids["text_video_ids"] += [row["clip_id"] for row in rows]
-            ids["text_langs"] += [row["lang"] for row in rows]
-            ids["texts"] += [row["text"] for row in rows]
+            _embed_videos(part, view.langs, cfg, by, columns)
+            _embed_texts(part, by, columns)
             advance(len(part.clips))
-    if not ids["video_ids"]:
+    if not columns.video_ids:
         raise M2raapError(
             f"{view.corpus_path}: none of the benchmark's {total} videos could be decoded: nothing to embed"
         )
-    if not ids["text_ids"]:
+    if not columns.text_ids:
         raise M2raapError(f"{view.corpus_path}: the benchmark has no texts in {', '.join(view.langs)}")
-    arrays = {f"video{'-' if variant else ''}{variant}.npy": blocks for variant, blocks in videos.items()}
-    whole = {
-        name: np.concatenate([block for block in blocks if len(block)])
-        for name, blocks in (arrays | {"text.npy": texts}).items()
-    }
-    for name, array in whole.items():
-        write_npy(folder / name, array)
-    ids["made_with"] = {
-        "frames": frames_said(view, cfg.num_frames, cfg.captions),
-        "preprocess": by.preprocess,
-        "model": by.digest,
-    }
-    write_json(folder / "ids.json", ids)
-    files = [*whole, "ids.json"]
-    if cfg.mug and isinstance(by, Own):
+    frames = describe_frames(view, cfg.num_frames, cfg.captions)
+    embeddings = columns.embeddings(MadeWith(frames, by.preprocess, by.digest))
+    files = embeddings.save(folder)
+    if cfg.mug and isinstance(by, VideoClipEmbedder):
         with torch.inference_mode():
-            frames_VFE, mask_VF = _stacked(frames)
-            vectors = (whole["text.npy"], whole["video.npy"], frames_VFE, mask_VF)
-            rerank(by.clip, cfg.mug, ids["texts"], ids["text_langs"], *vectors, folder)
+            rerank(by.clip, cfg.mug, embeddings, *_stacked(columns.frame_vectors), folder)
         files.append(RERANKED)
-    counts = {"videos": len(ids["video_ids"]), "missing": len(ids["missing"]), "texts": len(ids["text_ids"])}
+    counts = {"videos": len(columns.video_ids), "missing": len(columns.missing), "texts": len(columns.text_ids)}
     return StageOutput(files, counts, {"model": by.digest})
 
 
+class _Columns:
+    """What becomes :class:`Embeddings`, part by part."""
+
+    def __init__(self, variants: Sequence[str]) -> None:
+        self.video_ids: list[str] = []
+        self.video_frames: list[str] = []
+        self.missing: list[str] = []
+        self.categories: dict[str, str] = {}
+        self.text_ids: list[str] = []
+        self.text_video_ids: list[str] = []
+        self.text_langs: list[str] = []
+        self.texts: list[str] = []
+        self.video_blocks: dict[str, list[np.ndarray]] = {variant: [] for variant in variants}
+        self.text_blocks: list[np.ndarray] = []
+        self.frame_vectors: FrameVectors = []
+
+    def embeddings(self, made_with: MadeWith) -> Embeddings:
+        plain_VE, *variants_VE = (_joined(blocks) for blocks in self.video_blocks.values())
+        return Embeddings(
+            video_VE=plain_VE,
+            text_TE=_joined(self.text_blocks),
+            video_ids=self.video_ids,
+            text_ids=self.text_ids,
+            text_video_ids=self.text_video_ids,
+            text_langs=self.text_langs,
+            texts=self.texts,
+            video_frames=self.video_frames,
+            missing=self.missing,
+            categories=self.categories,
+            made_with=made_with,
+            variants_VE=dict(zip(list(self.video_blocks)[1:], variants_VE, strict=True)),
+        )
+
+
+def _joined(blocks: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([block for block in blocks if len(block)]).astype(np.float32)
+
+
+def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, by: Embedder, columns: _Columns) -> None:
+    clip_ids = [row["clip_id"] for row in part.clips if row["clip_id"] in part.frames]
+    columns.missing += [row["clip_id"] for row in part.clips if row["clip_id"] not in part.frames]
+    columns.video_ids += clip_ids
+    columns.categories |= {row["clip_id"]: row["category"] for row in part.clips if row["category"]}
+    clips = [_captioned_frames(part, clip_id, langs, cfg) for clip_id in clip_ids]
+    columns.video_frames += [frames_digest(jpeg for jpeg, _ in frames) for frames in clips]
+    for variant, blocks in columns.video_blocks.items():
+        vectors_VE, frame_vectors = by.videos(
+            [_ablated(frames, variant, i, cfg.ablation_seed) for i, frames in zip(clip_ids, clips, strict=True)]
+        )
+        blocks.append(vectors_VE)
+        if variant == "" and cfg.mug:
+            columns.frame_vectors += frame_vectors
+
+
+def _captioned_frames(part: Part, clip_id: str, langs: tuple[str, ...], cfg: EmbedConfig) -> CaptionedFrames:
+    """The clip's frames, as many as `cfg` says, evenly spread over those that are stored."""
+    jpegs = part.frames[clip_id]["jpegs"]
+    captions: Sequence[str | None] = [None] * len(jpegs)
+    if cfg.captions:
+        captions = frame_captions(part.texts_of[clip_id], len(jpegs), langs)
+    return [(jpegs[place], captions[place]) for place in spread(len(jpegs), cfg.num_frames)]
+
+
+def _ablated(frames: CaptionedFrames, variant: str, clip_id: str, seed: int) -> CaptionedFrames:
+    frames = [frames[place] for place in frame_order(variant, clip_id, len(frames), seed)]
+    return [(jpeg, None) for jpeg, _ in frames] if variant == "uncaptioned" else frames
+
+
+def _embed_texts(part: Part, by: Embedder, columns: _Columns) -> None:
+    rows = [row for row in part.texts if row["origin"] != "aux"]
+    columns.text_blocks.append(by.texts([row["text"] for row in rows]))
+    columns.text_ids += [row["text_id"] for row in rows]
+    columns.text_video_ids += [row["clip_id"] for row in rows]
+    columns.text_langs += [row["lang"] for row in rows]
+    columns.texts += [row["text"] for row in rows]
+
+
 def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder) -> Embedder:
-    """What `load_model` gives, as an Embedder; an Embedder stays as it is."""
+    """The model that `load_model` returns, as an Embedder; an Embedder is returned unchanged."""
     from m2raap.models.video_clip import VideoCLIP
 
-    return Own(load_model(model)) if isinstance(model, Path | BackboneConfig | VideoCLIP) else model
+    return VideoClipEmbedder(load_model(model)) if isinstance(model, Path | BackboneConfig | VideoCLIP) else model
 
 
 def load_model(model: Path | BackboneConfig | VideoCLIP) -> VideoCLIP:
-    """An adapted model's folder, or a bare backbone with mean pooling; what is a model already stays as it is."""
+    """An adapted model's folder, or a bare backbone with mean pooling; a VideoCLIP is returned unchanged."""
     from m2raap.models.families import load_backbone
     from m2raap.models.video_clip import VideoCLIP
 
@@ -187,73 +231,72 @@ def load_model(model: Path | BackboneConfig | VideoCLIP) -> VideoCLIP:
     return VideoCLIP.load(model) if isinstance(model, Path) else VideoCLIP(load_backbone(model), MeanConfig())
 
 
-def frame_order(probe: str, clip_id: str, num: int, seed: int) -> list[int]:
-    """Which frames, in which order. 'shuffled' is never the given order (of two frames or more)."""
-    given = list(range(num))
-    if probe == "reversed":
-        return given[::-1]
-    if probe == "one_frame":
+def frame_order(variant: str, clip_id: str, num: int, seed: int) -> list[int]:
+    """The places of the frames that a variant embeds, in its order; 'shuffled' never keeps the order of two frames or more."""
+    unchanged = list(range(num))
+    if variant == "reversed":
+        return unchanged[::-1]
+    if variant == "one_frame":
         return [num // 2]
-    if probe == "shuffled" and num > 1:
+    if variant == "shuffled" and num > 1:
         rng = np.random.default_rng([seed, *clip_id.encode()])
-        order = given
-        while order == given:
+        order = unchanged
+        while order == unchanged:
             order = [int(i) for i in rng.permutation(num)]
         return order
-    return given
+    return unchanged
 
 
-def _encode_videos(clip: VideoCLIP, clips: list[Shown]) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-    """Unit video vectors (V, E); and of every clip the unit frame vectors (F, E) and which are there (F,)."""
+def _encode_videos(clip: VideoCLIP, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
+    """Unit video vectors (V, E), and the frame vectors of every clip."""
     import torch
 
     from m2raap.models.images import images_from_jpegs
 
-    found, of_frames = [], []
+    blocks: list[np.ndarray] = []
+    frame_vectors: FrameVectors = []
     for start in range(0, len(clips), BATCH):
-        here = clips[start : start + BATCH]
-        batch = [images_from_jpegs([jpeg for jpeg, _ in row], clip.backbone.preprocess) for row in here]
+        batch_clips = clips[start : start + BATCH]
+        batch = [images_from_jpegs([jpeg for jpeg, _ in row], clip.backbone.preprocess) for row in batch_clips]
         most = max(len(images) for images in batch)
         mask_BT = torch.tensor([[t < len(images) for t in range(most)] for images in batch])
         filled = [torch.cat([images, images.new_zeros(most - len(images), *images.shape[1:])]) for images in batch]
         vectors_BTE = clip.frame_vectors_of_images(torch.stack(filled), mask_BT)
-        found.append(clip.pool(vectors_BTE, mask_BT, _captions(clip, here, most)).float().numpy())
+        captions = _captions(clip, batch_clips, most)
+        blocks.append(clip.pool(vectors_BTE, mask_BT, captions).float().numpy())
         unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1).float().numpy()
-        of_frames += list(zip(unit_BTE, mask_BT.numpy(), strict=True))
-    return np.concatenate(found) if found else np.zeros((0, 0), np.float32), of_frames
+        frame_vectors += list(zip(unit_BTE, mask_BT.numpy(), strict=True))
+    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32), frame_vectors
 
 
-def _captions(clip: VideoCLIP, clips: list[Shown], num_frames: int) -> Captions | None:
+def _captions(clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int) -> Captions | None:
     """Features of the frames' captions; None where no frame has one. Each distinct caption is encoded once."""
     import torch
 
-    known = sorted({said for row in clips for _, said in row if said is not None})
+    known = sorted({caption for row in clips for _, caption in row if caption is not None})
     if not known:
         return None
-    number = {said: i for i, said in enumerate(known)}
-    rows = [[number.get(said, -1) if said else -1 for _, said in row] + [-1] * (num_frames - len(row)) for row in clips]
+    number = {caption: i for i, caption in enumerate(known)}
+    rows = [
+        [number.get(caption, -1) if caption else -1 for _, caption in row] + [-1] * (num_frames - len(row))
+        for row in clips
+    ]
     rows_BT = torch.tensor(rows)
     return torch.from_numpy(encode_texts(clip, known))[rows_BT.clamp(min=0)], rows_BT >= 0
 
 
-def _stacked(frames: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _stacked(frames: FrameVectors) -> tuple[np.ndarray, np.ndarray]:
     """(V, F, E) and (V, F), padded to the clip with most frames."""
     most = max(len(mask) for _, mask in frames)
     vectors = np.zeros((len(frames), most, frames[0][0].shape[1]), np.float32)
-    there = np.zeros((len(frames), most), bool)
+    masks = np.zeros((len(frames), most), bool)
     for row, (vectors_FE, mask_F) in enumerate(frames):
-        vectors[row, : len(mask_F)], there[row, : len(mask_F)] = vectors_FE, mask_F
-    return vectors, there
+        vectors[row, : len(mask_F)], masks[row, : len(mask_F)] = vectors_FE, mask_F
+    return vectors, masks
 
 
 def encode_texts(clip: VideoCLIP, texts: list[str]) -> np.ndarray:
     """(N, E) float32, unit rows."""
     tokens = clip.backbone.tokenize(texts)
-    found = [clip.encode_text(tokens[at : at + 256]).float().numpy() for at in range(0, len(texts), 256)]
-    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
-
-
-def write_npy(path: Path, array: np.ndarray) -> None:
-    sink = io.BytesIO()
-    np.save(sink, array.astype(np.float32), allow_pickle=False)
-    write_atomic(path, sink.getvalue())
+    blocks = [clip.encode_text(tokens[at : at + 256]).float().numpy() for at in range(0, len(texts), 256)]
+    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)

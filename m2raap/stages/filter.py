@@ -15,7 +15,7 @@ from m2raap.core import talk
 from m2raap.core.config import APPLY, Config
 from m2raap.core.errors import UsageError
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import LANGS, Part, View
 from m2raap.curate import text_copies, user_rules
@@ -80,7 +80,7 @@ class FilterStage(DataStage[FilterConfig]):
                 )
         return view
 
-    def video_digest(self, clip: Row, view: View, videos: VideoDigests) -> str:
+    def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
         return file_digest(clip, view, videos)
 
     def signal_columns(self) -> dict[str, str]:
@@ -153,7 +153,7 @@ class FilterStage(DataStage[FilterConfig]):
                 verdicts.append(ids | across | _named(user_scores))
         return {"dropped": drops, "verdicts": verdicts}
 
-    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+    def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         thresholds = decisions.get("thresholds", {})
         scores = {name.removeprefix("user_"): score for name, score in signals.items() if name.startswith("user_")}
         of_user = user_rules.judged(scores, thresholds.get("scores", {}))
@@ -213,12 +213,12 @@ class _Spread:
             thresholds["text"][lang] = cfg.text.thresholds(lang, text)
         for column, limit in cfg.scores.items():
             scores = self._array("score", column)
-            talk.say(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
+            talk.log(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
             thresholds["scores"][column] = user_rules.bounds(limit, scores)
         return thresholds
 
 
-def clip_signals(clip: Row, signals: Row) -> dict[str, Any]:
+def clip_signals(clip: Mapping[str, Any], signals: Row) -> dict[str, Any]:
     """Signals of the file with the duration of the clip where it is cut out of it."""
     start, end = clip["start_s"] or 0.0, clip["end_s"]
     whole = signals["duration_s"]
@@ -226,7 +226,7 @@ def clip_signals(clip: Row, signals: Row) -> dict[str, Any]:
     return {**signals, "duration_s": duration}
 
 
-def _probe(worker: Any, root: Path, clip: Row) -> Row:
+def _probe(worker: Any, root: Path, clip: Clip) -> Row:
     row: Row = {"clip_id": clip["clip_id"], "probe": "ok"}
     if is_url(clip["video"]):  # one transfer is enough: keyframes makes it, and says what is wrong with it
         return row | {"probe_detail": "an address, not probed"}

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from m2raap.core.config import APPLY
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
-from m2raap.stages.transnet import transnet_cuts
+from m2raap.stages.transnet import network_cuts
 from m2raap.stages.videos import file_digest, opened, video_worker
 from m2raap.video.extract import KeyframeConfig
 from m2raap.video.fetch import RemoteConfig, is_url, url_digest
@@ -57,7 +57,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
         "too_few_frames": "the clip has fewer good frames than keyframes.min_frames"
     }
 
-    def video_digest(self, clip: Row, view: View, videos: VideoDigests) -> str:
+    def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
         if is_url(clip["video"]):
             return videos.of_url(clip["video"], lambda: url_digest(clip["video"], self.cfg.remote))
         return file_digest(clip, view, videos)
@@ -75,9 +75,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
             try:
                 with opened(view.corpus.video_root, clip["video"], self.cfg.remote) as path:
                     start_s, end_s = clip["start_s"] or 0.0, clip["end_s"]
-                    cuts_s = None
-                    if cfg.detector == "transnetv2":
-                        cuts_s = transnet_cuts(worker, path, start_s, end_s, cfg.min_shot_s)
+                    cuts_s = network_cuts(worker, path, start_s, end_s, cfg)
                     found = worker.extract(path, start_s, end_s, cfg, cuts_s)
             except Refused as refused:
                 signals.append(row | {"decode": refused.reason, "decode_detail": refused.detail, "num_frames": 0})
@@ -99,7 +97,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
                 drops.append(row | {"reason": "too_few_frames", "detail": "num_frames"} | limits)
         return {"dropped": drops}
 
-    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+    def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         if "text_id" in row or signals.get("decode") != "ok":
             return []
         num_frames, least = float(signals["num_frames"]), float(self.cfg.min_frames)

@@ -1,4 +1,4 @@
-"""The protocol card: what a number depends on, each thing by its digest. Two numbers compare where their cards agree.
+"""The protocol: what a number depends on, each thing by its digest. Two numbers compare where their cards agree.
 
 `embed` knows the frames and the model, `evaluate` the lists; the card stands in results.json.
 """
@@ -14,6 +14,7 @@ from m2raap.core.config import canonical, digest
 from m2raap.core.files import read_json
 from m2raap.core.view import View
 from m2raap.retrieval.benchmarks import Benchmark
+from m2raap.retrieval.embeddings import Embeddings
 
 if TYPE_CHECKING:
     from m2raap.models.backbone import Preprocess
@@ -27,13 +28,13 @@ _NOT_THE_FRAMES = ("decode", "remote", "jpeg_quality")
 
 def frames_digest(jpegs: Iterable[bytes]) -> str:
     """Names the pictures that stand for one clip, in their order."""
-    found = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for jpeg in jpegs:
-        found.update(len(jpeg).to_bytes(8, "big") + jpeg)
-    return found.hexdigest()
+        hasher.update(len(jpeg).to_bytes(8, "big") + jpeg)
+    return hasher.hexdigest()
 
 
-def frames_said(view: View, num_frames: int | None, captions: bool) -> str:
+def describe_frames(view: View, num_frames: int | None, captions: bool) -> str:
     """How the frames at test were chosen, in words and with the digest of all settings."""
     settings: dict[str, Any] = {}
     for folder in view.folders:
@@ -42,39 +43,40 @@ def frames_said(view: View, num_frames: int | None, captions: bool) -> str:
             settings = {k: v for k, v in manifest["settings"]["score"].items() if k not in _NOT_THE_FRAMES}
     if not settings:
         return "unknown"
-    shown = f", {num_frames} of them" if num_frames else ""
-    said = f"{settings['strategy']}-{settings['k']}{shown}, short side {settings['short_side_px']} px"
-    return f"{said}{', with auxiliary captions' if captions else ''} ({digest(settings)[:12]})"
+    subset = f", {num_frames} of them" if num_frames else ""
+    words = f"{settings['strategy']}-{settings['k']}{subset}, short side {settings['short_side_px']} px"
+    return f"{words}{', with auxiliary captions' if captions else ''} ({digest(settings)[:12]})"
 
 
-def preprocess_said(preprocess: Preprocess) -> str:
+def describe_preprocess(preprocess: Preprocess) -> str:
     fields = asdict(preprocess)
     return f"{fields['image_size']} px, {fields['resize_mode']}, {fields['interpolation']} ({digest(fields)[:12]})"
 
 
-def card(ids: Mapping[str, Any], protocol: str, benchmark: Benchmark | None) -> dict[str, Any]:
-    """The card of an embed folder's ids.json, evaluated under a protocol; without `benchmark` nobody declared that."""
-    texts = sorted(zip(ids["text_ids"], ids["text_video_ids"], ids["text_langs"], ids["texts"], strict=True))
-    videos = sorted([*ids["video_ids"], *ids["missing"]])
+def protocol_of(embeddings: Embeddings, name: str, benchmark: Benchmark | None) -> dict[str, Any]:
+    """The protocol of embeddings that are evaluated under the name of a protocol; `benchmark` is None for an undeclared one."""
+    columns = (embeddings.text_ids, embeddings.text_video_ids, embeddings.text_langs, embeddings.texts)
+    texts = sorted(zip(*columns, strict=True))
+    videos = sorted([*embeddings.video_ids, *embeddings.missing])
     return {
-        "protocol": protocol,
+        "protocol": name,
         "ids": digest([videos, [row[:3] for row in texts]]),
         "texts": digest([row[3] for row in texts]),
-        "missing": digest(sorted(ids["missing"])),
-        "pictures": digest(sorted(zip(ids["video_ids"], ids["video_frames"], strict=True))),
-        **{name: ids["made_with"][name] for name in ("frames", "preprocess", "model")},
+        "missing": digest(sorted(embeddings.missing)),
+        "pictures": digest(sorted(zip(embeddings.video_ids, embeddings.video_frames, strict=True))),
+        **asdict(embeddings.made_with),
         "declared": benchmark is not None,
         "benchmark": benchmark.model_dump(mode="json") if benchmark else None,
     }
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """The fields of MUST_AGREE in which two cards differ."""
+    """The fields of MUST_AGREE in which two protocols differ."""
     return [name for name in MUST_AGREE if canonical(a[name]) != canonical(b[name])]
 
 
-def told_apart(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """How two cards differ in a field, in words; of digests their beginnings."""
+def describe_difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """How two protocols differ in a field, in words; of digests their beginnings."""
     return f"{name}: {_short(a[name])} and {_short(b[name])}"
 
 

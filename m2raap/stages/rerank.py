@@ -15,6 +15,7 @@ from pydantic import Field
 
 from m2raap.core.config import Config
 from m2raap.core.files import write_atomic
+from m2raap.retrieval.embeddings import Embeddings
 
 if TYPE_CHECKING:
     from m2raap.models.video_clip import VideoCLIP
@@ -26,42 +27,50 @@ PAIRS_AT_ONCE = 512
 class MugRerankConfig(Config):
     """How Mug reranks. weight 0 is the first stage."""
 
-    candidates: int = Field(default=50, ge=1, description="of the first stage, a query")
-    weight: float = Field(default=0.5, ge=0, le=1, description="of Mug's score beside the first stage's cosine")
-    form: Literal["simple", "full"] = "simple"  # as adapt.mug_form
+    candidates: int = Field(
+        default=50, ge=1, description="Number of the first stage's candidates that are reranked for each query."
+    )
+    weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Weight of Mug's score; the first stage's cosine has the rest. 0 leaves the first stage's order.",
+    )
+    form: Literal["simple", "full"] = Field(
+        default="simple", description="Form of Mug's score, as adapt.mug_form has it."
+    )
 
 
 def rerank(
     clip: VideoCLIP,
     cfg: MugRerankConfig,
-    texts: list[str],
-    langs: list[str],
-    text_TE: np.ndarray,
-    video_VE: np.ndarray,
+    embeddings: Embeddings,
     frames_VFE: np.ndarray,
     mask_VF: np.ndarray,
     folder: Path,
 ) -> None:
     """Writes rerank.npz. Vectors are unit; each language has candidates of its own from video to text."""
-    numbers = np.asarray(langs)
-    found: dict[str, np.ndarray] = {}
-    for lang in sorted(set(langs)):
-        rows_L = np.flatnonzero(numbers == lang)
-        cosine_LV = np.round(text_TE[rows_L].astype(np.float64) @ video_VE.astype(np.float64).T, 7)
+    langs_T = np.asarray(embeddings.text_langs)
+    video_VE = embeddings.video_VE.astype(np.float64)
+    tables: dict[str, np.ndarray] = {}
+    for lang in sorted(set(embeddings.text_langs)):
+        rows_L = np.flatnonzero(langs_T == lang)
+        texts = [embeddings.texts[row] for row in rows_L.tolist()]
+        cosine_LV = np.round(embeddings.text_TE[rows_L].astype(np.float64) @ video_VE.T, 7)
         for direction, similar in (("t2v", cosine_LV), ("v2t", cosine_LV.T)):
             # Ties in the order of the rows: a candidate list never depends on the sort.
             best = np.argsort(-similar, axis=1, kind="stable")[:, : cfg.candidates]
             cosine = np.take_along_axis(similar, best, 1)
             query = np.repeat(np.arange(len(similar)), best.shape[1])
             text, video = (query, best.ravel()) if direction == "t2v" else (best.ravel(), query)
-            mug = _scores(clip, cfg, [texts[row] for row in rows_L], text, video, frames_VFE, mask_VF)
+            mug = _scores(clip, cfg, texts, text, video, frames_VFE, mask_VF)
             mixed = (1 - cfg.weight) * cosine + cfg.weight * mug.reshape(best.shape)
-            found[f"{lang}-{direction}-ids"] = (
+            tables[f"{lang}-{direction}-ids"] = (
                 best.astype(np.int32) if direction == "t2v" else rows_L[best].astype(np.int32)
             )
-            found[f"{lang}-{direction}-scores"] = np.round(mixed, 6)
+            tables[f"{lang}-{direction}-scores"] = np.round(mixed, 6)
     sink = io.BytesIO()
-    np.savez(sink, allow_pickle=False, **found)
+    np.savez(sink, allow_pickle=False, **tables)
     write_atomic(folder / NAME, sink.getvalue())
 
 
@@ -79,7 +88,7 @@ def _scores(
 
     from m2raap.models.mug import mug_pairs
 
-    found = np.zeros(len(text))
+    scores = np.zeros(len(text))
     order = np.argsort(text, kind="stable")
     tokens_TL = clip.backbone.tokenize(texts)
     for start in range(0, len(order), PAIRS_AT_ONCE):
@@ -88,5 +97,5 @@ def _scores(
         _, tokens_ULE, mask_UL = clip.encode_text_tokens(tokens_TL[torch.from_numpy(used)])
         places = torch.from_numpy(place)
         frames, mask = (torch.from_numpy(table[video[pairs]]) for table in (frames_VFE, mask_VF))
-        found[pairs] = mug_pairs(tokens_ULE[places], mask_UL[places], frames, mask, cfg.form).numpy()
-    return found
+        scores[pairs] = mug_pairs(tokens_ULE[places], mask_UL[places], frames, mask, cfg.form).numpy()
+    return scores

@@ -6,7 +6,7 @@ says of a clip is in `judged` of its stage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class StageRules:
         decisions = folder / "decisions.json"
         self._decisions: dict[str, Any] = read_json(decisions) if decisions.exists() else {}
 
-    def judged(self, row: Row, signals: Row) -> list[Judged]:
+    def judged(self, row: Mapping[str, Any], signals: Row) -> list[Judged]:
         """`row`: a clip, or a text. `signals`: all that is known of it so far."""
         return self.stage.judged(row, signals, self._decisions)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.frames import FrameReader
-from m2raap.core.tables import Row
+from m2raap.core.tables import Text
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.video.fetch import is_url
@@ -84,11 +84,11 @@ class ViewSource:
         return self._digests.of(self._videos[clip][0], self.video(clip).path)
 
 
-def frame_captions(texts: list[Row], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:
+def frame_captions(texts: list[Text], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:
     """The auxiliary caption of every key-frame of a clip: in the first language of `langs` that has one."""
     found: list[str | None] = [None] * num_frames
     for lang in reversed(langs):
         for row in texts:
-            if row["origin"] == "aux" and row["lang"] == lang and 0 <= row["frame_index"] < num_frames:
-                found[row["frame_index"]] = row["text"]
+            if row["origin"] == "aux" and row["lang"] == lang and 0 <= (frame := row["frame_index"] or 0) < num_frames:
+                found[frame] = row["text"]
     return found

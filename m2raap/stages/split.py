@@ -136,7 +136,7 @@ def _find(paths: Sequence[Path], out: Path, copies: bool) -> tuple[Path, list[tu
     """(common folder, (real path, path relative to it, its name as an id) of each video, number of links left out)."""
     found, left_out = find_files(paths)
     for line in left_out:
-        talk.say(f"left out: {line}")
+        talk.log(f"left out: {line}")
     own = Path(os.path.realpath(out))
     real = sorted({Path(os.path.realpath(path)) for path in found}, key=os.fsencode)
     real = [path for path in real if not path.is_relative_to(own)]

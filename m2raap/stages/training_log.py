@@ -14,11 +14,25 @@ def training_summary(folder: Path) -> dict[str, Any]:
     lines = read_json_lines(folder / "train.jsonl")
     steps = [line for line in lines if "loss" in line]
     val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
-    found: dict[str, Any] = {"steps": steps[-1]["step"], "last_loss": steps[-1]["loss"], "gates": steps[-1]["gates"]}
+    summary: dict[str, Any] = {"steps": steps[-1]["step"], "last_loss": steps[-1]["loss"], "gates": steps[-1]["gates"]}
     if val:
         best, at = max(val, key=lambda pair: (pair[0], -pair[1]))
-        found |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
-    return found
+        summary |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
+    return summary
+
+
+class TrainingCurves(NamedTuple):
+    """Points (step, value) of a training: its loss, and R@1 on the val clips (a share of 1; none without val clips)."""
+
+    loss: list[tuple[float, float]]
+    val_r1: list[tuple[float, float]]
+
+
+def training_curves(folder: Path) -> TrainingCurves:
+    """The curves of a training log, in the order of its lines."""
+    lines = read_json_lines(folder / "train.jsonl")
+    loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
+    return TrainingCurves(loss, [(float(line["step"]), line["val_r1"]["mean"]) for line in lines if "val_r1" in line])
 
 
 class TrainingTime(NamedTuple):
@@ -35,4 +49,4 @@ def training_time(folder: Path) -> TrainingTime:
     by_step = {row["step"]: row for row in timings if "step" in row}
     prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)
     train_s = prepared_s + sum(row["seconds"] for row in by_step.values())
-    return TrainingTime(len(by_step), train_s, sum(row["waited"] for row in by_step.values()))
+    return TrainingTime(len(by_step), train_s, sum(row["data_wait_s"] for row in by_step.values()))

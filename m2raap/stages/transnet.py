@@ -11,6 +11,7 @@ from m2raap.core.engine import device
 from m2raap.core.errors import M2raapError
 
 if TYPE_CHECKING:
+    from m2raap.video.extract import KeyframeConfig
     from m2raap.video.worker import VideoWorker
 
 THRESHOLD = 0.5  # the authors'
@@ -49,6 +50,16 @@ def transnet_cuts(
 
     probabilities = transition_probabilities(net, chunks())
     return [round(cut, 6) for cut in cuts_of(np.asarray(times_s), probabilities, THRESHOLD, min_shot_s)]
+
+
+def network_cuts(
+    worker: VideoWorker, path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig
+) -> list[float] | None:
+    """What `worker.extract` is given as cuts: `transnet_cuts` where the config names that detector; None where the decoder's
+    child finds them itself. Raises as `transnet_cuts` does."""
+    if cfg.detector != "transnetv2":
+        return None
+    return transnet_cuts(worker, path, start_s, end_s, cfg.min_shot_s)
 
 
 @lru_cache(maxsize=1)

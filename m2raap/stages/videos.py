@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from m2raap.core.tables import Row
+from m2raap.core.tables import Clip
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.video.fetch import RemoteConfig, fetched, is_url
@@ -21,7 +21,7 @@ def video_worker(limits: VideoConfig) -> VideoWorker:
     return VideoWorker(limits)
 
 
-def file_digest(clip: Row, view: View, videos: VideoDigests) -> str:
+def file_digest(clip: Clip, view: View, videos: VideoDigests) -> str:
     """Names the bytes of a clip's file below the corpus's video root; 'absent' where there is none that may be opened."""
     try:
         path = resolve_video(view.corpus.video_root, clip["video"])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.adapt.batches import BatchPlan, ListSource, clip_images, frames_digest, reverse_frames
+from m2raap.adapt.batches import BatchSampler, ListSource, clip_images, frames_digest, reverse_frames
 from m2raap.adapt.texts import text_table
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
@@ -26,30 +26,30 @@ class Letters:
 
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 5))
 def test_an_epoch_has_every_clip_at_most_once(num_clips: int, batch_size: int, seed: int) -> None:
-    plan = BatchPlan(num_clips, batch_size, seed)
+    plan = BatchSampler(num_clips, batch_size, seed)
     per_epoch = plan.steps_per_epoch
     for epoch in range(2):
         seen = np.concatenate([plan.clips(epoch * per_epoch + step) for step in range(1, per_epoch + 1)])
         assert len(set(seen.tolist())) == len(seen) == per_epoch * plan.size > num_clips - plan.size
-    assert plan.clips(1).tolist() == BatchPlan(num_clips, batch_size, seed).clips(1).tolist()
+    assert plan.clips(1).tolist() == BatchSampler(num_clips, batch_size, seed).clips(1).tolist()
 
 
 def test_epochs_and_seeds_differ() -> None:
-    orders = [tuple(BatchPlan(30, 30, seed).clips(step)) for seed in (0, 1) for step in (1, 2)]
+    orders = [tuple(BatchSampler(30, 30, seed).clips(step)) for seed in (0, 1) for step in (1, 2)]
     assert len(set(orders)) == 4
 
 
 @given(st.integers(4, 60), st.integers(2, 6), st.integers(0, 3))
 def test_groups_are_a_permutation_too(num_clips: int, group_size: int, seed: int) -> None:
     looks = np.random.default_rng(seed).standard_normal((num_clips, 4))
-    plan = BatchPlan(num_clips, num_clips, seed, group_size, looks)
+    plan = BatchSampler(num_clips, num_clips, seed, group_size, looks)
     assert sorted(plan.clips(1)) == sorted(plan.clips(2)) == list(range(num_clips))
 
 
 def test_groups_look_alike() -> None:
     """Twelve clips of three looks, groups of four: every group is one look."""
     looks = np.eye(3)[np.arange(12) % 3]
-    plan = BatchPlan(12, 4, 0, 4, looks)
+    plan = BatchSampler(12, 4, 0, 4, looks)
     assert all(len(set((plan.clips(step) % 3).tolist())) == 1 for step in range(1, 7))
     assert {tuple(sorted(plan.clips(step))) for step in (1, 2, 3)} == {tuple(range(look, 12, 3)) for look in range(3)}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from m2raap.adapt.batches import ListSource
-from m2raap.adapt.captions import caption_table, heard_clips
+from m2raap.adapt.captions import caption_keep, caption_table
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
@@ -37,16 +37,16 @@ def test_each_frame_gets_its_own_caption(model: VideoCLIP) -> None:
 
 
 def test_leaving_out_follows_the_share_and_the_step() -> None:
-    heard = heard_clips(200, 0.3, 7, 1)
+    heard = caption_keep(200, 0.3, 7, 1)
     assert 0.6 < float(heard.float().mean()) < 0.8
-    assert torch.equal(heard, heard_clips(200, 0.3, 7, 1)) and not torch.equal(heard, heard_clips(200, 0.3, 7, 2))
+    assert torch.equal(heard, caption_keep(200, 0.3, 7, 1)) and not torch.equal(heard, caption_keep(200, 0.3, 7, 2))
 
 
 def test_without_captions_the_stage_is_named(tiny_dir: Path, tmp_path: Path) -> None:
     silent = ordered(4, 0)
     silent.said = []
     cfg = AdaptConfig(
-        backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), enhance=AcgConfig(), steps=1
+        backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), acg=AcgConfig(), steps=1
     )
     with pytest.raises(M2raapError, match="run the stage 'caption' before adapt"):
         adapt(cfg, silent, None, tmp_path)
@@ -55,11 +55,11 @@ def test_without_captions_the_stage_is_named(tiny_dir: Path, tmp_path: Path) -> 
 def test_gates_move_and_other_captions_are_another_run(tiny_dir: Path, tmp_path: Path) -> None:
     cfg = AdaptConfig(
         backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), temporal=MeanConfig(),
-        enhance=AcgConfig(), fcc_weight=1.0, steps=6, batch_size=6, num_frames=4, threads=1, warmup_steps=1,
+        acg=AcgConfig(), fcc_weight=1.0, steps=6, batch_size=6, num_frames=4, threads=1, warmup_steps=1,
     )  # fmt: skip
     source = ordered(12, 0)
     adapt(cfg, source, None, tmp_path / "a")
-    acg = VideoCLIP.load(tmp_path / "a" / "model").enhance
+    acg = VideoCLIP.load(tmp_path / "a" / "model").acg
     assert acg is not None and all(abs(gate) > 1e-4 for gate in acg.gates().values())
     other = ListSource(source.clip_ids, source.jpegs, source.pairs, [["red"] * 4] * 12)
     adapt(cfg, other, None, tmp_path / "b", stop_after=2)

@@ -15,18 +15,18 @@ import torch
 from m2raap.adapt import step as steps
 from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig
-from m2raap.adapt.distributed import Team
-from m2raap.adapt.draws import RowDraws
+from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.draws import DropPathRng
 from m2raap.adapt.gradcache import cut
 from m2raap.adapt.loop import adapt
-from m2raap.adapt.run import Run, prepare
+from m2raap.adapt.run import TrainState, prepare
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from tests.adapt.world import ordered
 
 EVERYTHING: dict[str, Any] = {
-    "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "enhance": AcgConfig(mix=True), "fcc_weight": 0.5,
-    "mug_weight": 0.5, "mug_form": "full", "order_weight": 1.0, "texts_per_clip": 2, "train_vision_layers": 4,
+    "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "acg": AcgConfig(mix=True), "fcc_weight": 0.5,
+    "mug_weight": 0.5, "mug_form": "full", "reversal_weight": 1.0, "texts_per_clip": 2, "train_vision_layers": 4,
     "learn_temperature": True,
 }  # fmt: skip
 FROZEN_TEXT: dict[str, Any] = {"temporal": StanConfig(layers=2, start="open"), "train_text": False, "cache": "levels"}
@@ -50,15 +50,17 @@ def world() -> ListSource:
     return source
 
 
-def opened(cfg: AdaptConfig, out: Path, team: Team | None = None) -> Run:
-    return prepare(cfg, world(), None, out, lambda *_: None, team or Team())
+def opened(cfg: AdaptConfig, out: Path, dist_context: DistContext | None = None) -> TrainState:
+    return prepare(cfg, world(), None, out, lambda *_: None, dist_context or DistContext())
 
 
-def gradients_of(run: Run) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of step 1."""
     try:
         step = steps.draw_step(run, 1)
-        assert len({tuple(texts) for texts in zip(*step.words.texts, strict=True)}) < len(step.clips), "there are twins"
+        assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips), (
+            "there are twins"
+        )
         loss = steps.gradients(run, step)
         return loss, {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
     finally:
@@ -91,7 +93,7 @@ def test_chunks_of_one_clip_too(changes: dict, tiny_dir: Path, tmp_path: Path) -
 
 
 def test_a_chunk_draws_what_its_rows_draw_in_the_batch() -> None:
-    draws = RowDraws()
+    draws = DropPathRng()
     draws.begin([1], 6, 0, 6)
     whole = [draws(18), draws(6)]
     for begin, end in cut((0, 6), 4):
@@ -104,7 +106,7 @@ def full_above(monkeypatch: pytest.MonkeyPatch, when: Callable[[int, bool], bool
     """Encoding as on a GPU that is too small: `when` hears the clips and whether a graph is kept. The sizes tried."""
     encode, tried = steps.encode, []
 
-    def too_large(run: Run, step: steps.Step, start: int, stop: int, then: Any = None) -> Any:
+    def too_large(run: TrainState, step: steps.Step, start: int, stop: int, then: Any = None) -> Any:
         tried.append(stop - start)
         found = encode(run, step, start, stop, then)
         if when(stop - start, torch.is_grad_enabled()):
@@ -122,7 +124,7 @@ def test_out_of_memory_halves_the_chunks_not_the_batch(
         tried = full_above(patch, lambda clips, graph: clips > 2)
         run = opened(but(tiny_dir, **EVERYTHING), tmp_path / "halved")
         same(gradients_of(run), everything)
-        assert tried[:3] == [7, 4, 2] and run.backward.micro == 2
+        assert tried[:3] == [7, 4, 2] and run.grad_cache.micro == 2
     with monkeypatch.context() as patch:  # the second pass needs more than the first
         tried = full_above(patch, lambda clips, graph: graph and clips > 1)
         same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), everything)
@@ -173,7 +175,7 @@ def test_the_others_get_their_tasks_and_hear_when_the_first_is_gone(together: Pa
     assert json.loads((together / "heard-1.json").read_text()) == {
         "tasks": ["a/adapt", ""],
         "disagreed": "process 1 sees other data than the first: all have to see the same folders",
-        "alone": "process 1 of 2 has lost another one, whose own message says why",
+        "alone": "process 1 of 2 stopped because another process died, whose own message says why",
     }
 
 

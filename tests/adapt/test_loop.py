@@ -57,7 +57,7 @@ def lines(out: Path) -> list[dict]:
         },
         {"temporal": MeanConfig(), "precision": "fp16", "objective": "sigmoid", "mug_weight": 0.5, "layer_decay": 0.7},
         {"train_text": False, "keep": "last", "objective": "info_nce_multi", "mug_weight": 0.5},
-        {"enhance": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "order_weight": 1.0, "micro_batch": 4},
+        {"acg": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "reversal_weight": 1.0, "micro_batch": 4},
     ],
     ids=[
         "cached levels",
@@ -95,7 +95,7 @@ def test_the_log_says_what_happened(cfg: AdaptConfig, tmp_path: Path) -> None:
     assert result.cache_bytes == 18 * 2 * 4 * 17 * 64 * 2
     timings = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert timings[0]["prepared"] == 0 and [row["step"] for row in timings[1:]] == list(range(1, 10))
-    assert all(row["seconds"] >= row["waited"] >= 0 for row in timings[1:])
+    assert all(row["seconds"] >= row["data_wait_s"] >= 0 for row in timings[1:])
 
 
 def test_before_the_first_step_it_is_the_backbone(cfg: AdaptConfig, tmp_path: Path) -> None:
@@ -179,6 +179,17 @@ def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path)
     adapt(cfg, ordered(8, 0), None, tmp_path, stop_after=5)
     with pytest.raises(M2raapError, match=r"checkpoint\.pt is of a run with other settings"):
         adapt(cfg, ordered(8, 2), None, tmp_path)
+
+
+def test_a_run_resumes_with_another_how(cfg: AdaptConfig, tmp_path: Path) -> None:
+    whole = adapt(cfg, ordered(8, 0), None, tmp_path / "whole")
+    adapt(cfg, ordered(8, 0), None, tmp_path / "killed", stop_after=5)
+    again = adapt(but(cfg, checkpoint_every_steps=2, cache_limit_gb=1.0), ordered(8, 0), None, tmp_path / "killed")
+    assert (again.model_dir / "model.safetensors").read_bytes() == (whole.model_dir / "model.safetensors").read_bytes()
+    timings = [json.loads(line) for line in (tmp_path / "killed" / "timings.jsonl").read_text().splitlines()]
+    assert [row["prepared"] for row in timings if "prepared" in row] == [0, 4], (
+        "it went on from the checkpoint of step 4"
+    )
 
 
 def test_low_rank_updates_learn_and_leave_a_plain_model(cfg: AdaptConfig, tmp_path: Path) -> None:

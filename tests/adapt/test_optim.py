@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from m2raap.adapt.config import AdaptConfig
-from m2raap.adapt.optim import choose_trained, lr_share, make_optimiser, parameter_groups, set_rates
+from m2raap.adapt.optim import choose_trained, lr_multiplier, make_optimiser, parameter_groups, set_rates
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
 from m2raap.models.video_clip import VideoCLIP
@@ -55,8 +55,8 @@ def test_layers_further_from_the_features_learn_more_slowly(backbone: Backbone) 
 
 
 def test_the_rate_rises_then_falls_to_the_floor() -> None:
-    shares = [lr_share(step, 100, 10, 0.1) for step in range(1, 101)]
+    shares = [lr_multiplier(step, 100, 10, 0.1) for step in range(1, 101)]
     assert shares[:10] == pytest.approx([i / 10 for i in range(1, 11)])
     assert shares[-1] == pytest.approx(0.1) and shares[54] == pytest.approx(0.55)
     assert all(a > b for a, b in itertools.pairwise(shares[9:]))
-    assert lr_share(1, 1, 0, 0.1) == pytest.approx(0.1) and lr_share(3, 5, 10, 0.1) == pytest.approx(0.3)
+    assert lr_multiplier(1, 1, 0, 0.1) == pytest.approx(0.1) and lr_multiplier(3, 5, 10, 0.1) == pytest.approx(0.3)

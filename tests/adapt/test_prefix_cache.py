@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from m2raap.adapt import prefix_cache
-from m2raap.adapt.batches import LiveImages
-from m2raap.adapt.prefix_cache import CachePlan, PrefixCache, drop_caches, open_prefix_cache
+from m2raap.adapt.batches import JpegFrames
+from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, drop_caches, open_prefix_cache
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import ordered
 
-PLAN = CachePlan("prefix", 2, 4)
+PLAN = PrefixLayout("prefix", 2, 4)
 
 
 def make(root: Path, backbone: Backbone, frames: str = "k", **hooks: object) -> PrefixCache:
@@ -31,7 +31,7 @@ def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
     cache = make(tmp_path, backbone)
     clips = np.array([7, 0, 19])
     tokens, mask = cache.batch(clips)
-    images, there = LiveImages(ordered(20, 0, 3), backbone.preprocess, 4).batch(clips)
+    images, there = JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4).batch(clips)
     with torch.no_grad():
         expected = backbone.prefix_tokens(images.flatten(0, 1), 2).unflatten(0, (3, 4))
     assert torch.equal(mask, there) and mask.sum() == 9
@@ -40,8 +40,8 @@ def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["prefix", "levels"])
 def test_encodes_as_the_pixels_do(backbone: Backbone, tmp_path: Path, kind: str) -> None:
-    plan = CachePlan(kind, 3, 4)  # type: ignore[arg-type]
-    cache, live = make(tmp_path, backbone, plan=plan), LiveImages(ordered(20, 0, 3), backbone.preprocess, 4)
+    plan = PrefixLayout(kind, 3, 4)  # type: ignore[arg-type]
+    cache, live = make(tmp_path, backbone, plan=plan), JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4)
     model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2, start="open"))
     with torch.no_grad():
         cached, lively = (data.frame_vectors(model, *data.batch(np.array([3, 11]))) for data in (cache, live))
@@ -69,7 +69,7 @@ def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkey
 
 
 def test_is_made_once_and_anew_for_other_content(backbone: Backbone, tmp_path: Path) -> None:
-    levels = CachePlan("levels", 2, 4)
+    levels = PrefixLayout("levels", 2, 4)
     heard: list[int] = []
     for frames, plan, patch_pool in (
         ("a", PLAN, 2), ("a", PLAN, 1), ("b", PLAN, 2), ("a", levels, 2), ("a", levels, 1), ("a", levels, 2), ("a", PLAN, 2)

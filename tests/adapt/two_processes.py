@@ -18,27 +18,29 @@ from tests.adapt.world import ordered
 
 def main(clip: Path, folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
-    team = start(rank, 2, dist.FileStore(str(folder / "store"), 2))
+    dist_context = start(rank, 2, dist.FileStore(str(folder / "store"), 2))
     for micro in (None, 2):
-        run = opened(but(clip, **EVERYTHING).model_copy(update={"micro_batch": micro}), folder / f"run{micro}", team)
+        run = opened(
+            but(clip, **EVERYTHING).model_copy(update={"micro_batch": micro}), folder / f"run{micro}", dist_context
+        )
         torch.save(gradients_of(run), folder / f"gradients-{micro}-{rank}.pt")
     cfg, two = training(clip), folder / "two"
-    assert not adapt(cfg, world(), ordered(3, 1), two, stop_after=3, team=team).finished
-    assert adapt(cfg, world(), ordered(3, 1), two, team=team).finished
+    assert not adapt(cfg, world(), ordered(3, 1), two, stop_after=3, dist_context=dist_context).finished
+    assert adapt(cfg, world(), ordered(3, 1), two, dist_context=dist_context).finished
     heard = {}
-    if team.leads:
-        team.hand_over("a/adapt")
-        team.hand_over("")
+    if dist_context.is_main:
+        dist_context.send_task("a/adapt")
+        dist_context.send_task("")
     else:
-        heard["tasks"] = [team.next_task(), team.next_task()]
+        heard["tasks"] = [dist_context.next_task(), dist_context.next_task()]
     try:
-        team.agree("data", str(rank) * 32)
+        dist_context.assert_same("data", str(rank) * 32)
     except M2raapError as error:
         heard["disagreed"] = str(error)
-    if team.leads:
+    if dist_context.is_main:
         return  # and is gone
     try:
-        team.wait()
+        dist_context.barrier()
     except M2raapError as error:
         heard["alone"] = str(error).partition(" (")[0]
     (folder / f"heard-{rank}.json").write_text(json.dumps(heard))

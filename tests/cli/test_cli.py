@@ -35,32 +35,46 @@ def one_line(text: str) -> bool:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("run", "demo", "--bad"), 2, "No such option"),
-        (("frobnicate",), 2, "No such command"),
-        (("run", "demo", "--out", "X"), 2, "Missing option '--data'"),
-        (("run", "demo", "--data", "nowhere", "--out", "X"), 1, "nowhere: no corpus"),
-        (("run", "nothing", "--data", "C", "--out", "X"), 2, "no recipe of that name"),
-        (("run", "demo", "--data", "C", "--out", "X", "--set", "adapt.stepz=3"), 2, "did you mean 'steps'?"),
-        (("run", "demo", "--data", "C", "--out", "X", "--parts", "3/2"), 2, "--parts 3/2: expected I/N"),
-        (("run", "demo", "--data", "C", "--out", "X", "--bench", "C"), 2, "expected NAME=CORPUS"),
-        (("run", "demo", "--data", "C", "--out", "X", "--until", "lunch"), 2, "--until lunch: no such stage"),
+        (("run", "demo", "--bad"), 2, "--bad"),
+        (("frobnicate",), 2, "frobnicate"),
+        (("run", "demo", "--out", "X"), 2, "--data"),
+        (("run", "--out", "X", "--requests", "q.jsonl"), 2, "--stage"),
+        (("run", "demo", "--out", "X", "--answers", "a.jsonl"), 2, "--answers"),
+        (("run", "--out", "X", "--answers", "a.jsonl"), 1, "X: "),
+        (("evaluate", "E", "--out", "X", "--pairs", "p.csv"), 2, "--pairs"),
+        (("evaluate", "E"), 2, "--out"),
+        (("evaluate", "sim.npy", "--out", "X"), 2, "sim.npy"),
+        (("evaluate", "E", "--out", "X", "--without", "C"), 2, "--bank"),
+        (("report", "compare", "R", "--within", "1"), 2, "--published"),
+        (("report", "compare", "R", "Q", "--published"), 2, "--published"),
+        (("report", "compare", "nowhere", "--published"), 1, "nowhere: "),
+        (("recipe", "show", "demo", "--schema"), 2, "--schema"),
+        (("search", "serve", "nowhere"), 1, "nowhere: "),
+        (("recipe", "show", "--cost"), 2, "--cost"),
+        (("data", "audit", "R", "--card", "--labelled", "s.csv"), 2, "--labelled"),
+        (("run", "demo", "--data", "nowhere", "--out", "X"), 1, "nowhere: "),
+        (("run", "nothing", "--data", "C", "--out", "X"), 2, "nothing"),
+        (("run", "demo", "--data", "C", "--out", "X", "--set", "adapt.stepz=3"), 2, "'steps'"),
+        (("run", "demo", "--data", "C", "--out", "X", "--parts", "3/2"), 2, "--parts 3/2"),
+        (("run", "demo", "--data", "C", "--out", "X", "--bench", "C"), 2, "--bench C"),
+        (("run", "demo", "--data", "C", "--out", "X", "--until", "lunch"), 2, "--until lunch"),
         (
             ("run", "demo", "--data", "C", "--out", "X", "--engine", "steam"),
             2,
-            "--engine steam: there are 'local' and 'ray'",
+            "--engine steam",
         ),
         (("run", "demo", "--data", "C", "--out", "X", "--allow-refused", "lots"), 2, "--allow-refused lots"),
-        (("data", "import", "csv", "x", "--out", "X"), 2, "formats are table, videofolder, webdataset"),
-        (("data", "import", "table", "--out", "X"), 2, "give what to read"),
-        (("data", "import", "table", "none.csv", "--out", "X"), 1, "none.csv: no such file"),
-        (("data", "import", "world", "--out", "X", "--set", "train_clipz=3"), 2, "did you mean 'train_clips'?"),
+        (("data", "import", "csv", "x", "--out", "X"), 2, "table, videofolder, webdataset"),
+        (("data", "import", "table", "--out", "X"), 2, "data import table"),
+        (("data", "import", "table", "none.csv", "--out", "X"), 1, "none.csv"),
+        (("data", "import", "world", "--out", "X", "--set", "train_clipz=3"), 2, "'train_clips'"),
         (("filter", "nowhere", "--out", "X"), 1, "nowhere: no corpus"),
         (("status", "nowhere"), 1, "nowhere: holds no run"),
-        (("check", "nowhere"), 1, "holds no corpus and no stage folder"),
+        (("status", "--verify", "nowhere"), 1, "holds no corpus and no stage folder"),
         (("explain", "x", "--in", "nowhere"), 1, "nowhere: no corpus"),
         (("evaluate", "nowhere", "--out", "X"), 1, "holds no embeddings"),
         (("recipe", "show", "demo", "--arm", "x"), 2, "arms of demo are zero_shot"),
-        (("score", "none.npy"), 1, "none.npy"),
+        (("evaluate", "none.npy"), 1, "none.npy"),
     ],
 )
 def test_wrong_usage_and_missing_things_are_one_clear_sentence(
@@ -68,7 +82,7 @@ def test_wrong_usage_and_missing_things_are_one_clear_sentence(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["m2raap", *words])
-    assert main._guarded() == code
+    assert main.run_command_line() == code
     talk = capsys.readouterr().err
     assert message in " ".join(talk.split())
     assert one_line(talk), talk
@@ -77,7 +91,7 @@ def test_wrong_usage_and_missing_things_are_one_clear_sentence(
 
 def test_score_ranks_a_matrix(tmp_path: Path):
     np.save(tmp_path / "sim.npy", np.array([[0.9, 0.1, 0.2], [0.8, 0.3, 0.1], [0.1, 0.2, 0.7]]))
-    found = json.loads(m2raap("score", tmp_path / "sim.npy", "--json").stdout)
+    found = json.loads(m2raap("evaluate", tmp_path / "sim.npy", "--json").stdout)
     assert found["t2v"]["R@1"] == pytest.approx(200 / 3)
     assert set(found["t2v"]) >= {"R@1", "R@5", "R@10", "MdR", "MnR"}
     assert found["v2t"]["R@1"] == 100
@@ -86,7 +100,7 @@ def test_score_ranks_a_matrix(tmp_path: Path):
 def test_recipe_show_and_schema_are_complete():
     shown = json.loads(m2raap("recipe", "show", "demo", "--arm", "m2raap", "--set", "adapt.lr=1e-5", "--json").stdout)
     assert shown["adapt"]["lr"] == 1e-5 and shown["keyframes"]["k"] == 8
-    schema = json.loads(m2raap("recipe", "schema").stdout)
+    schema = json.loads(m2raap("recipe", "show", "--schema").stdout)
     assert set(schema["properties"]) >= {"filter", "keyframes", "adapt", "arms"}
 
 
@@ -108,7 +122,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_resumes(tmp_path: Path, small_w
     assert "the disk is full; free some space and run the same command again: it resumes" in done.stderr
     assert one_line(done.stderr)
     m2raap("filter", small_world / "train", "--out", out, "--workers", 1)
-    assert "ok" in m2raap("check", out).stdout
+    assert "ok" in m2raap("status", "--verify", out).stdout
 
 
 def test_doctor_finds_nothing_wrong_here():
@@ -122,5 +136,5 @@ def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path, monkeypatch, c
 
     (tmp_path / "file").touch()
     monkeypatch.setattr(main, "app", lambda **_: (tmp_path / "file" / "x").mkdir())
-    assert main._guarded() == 1
-    assert capsys.readouterr().err == f"m2raap: {tmp_path}/file/x: Not a directory; mend that, or give another path\n"
+    assert main.run_command_line() == 1
+    assert capsys.readouterr().err.startswith(f"m2raap: {tmp_path}/file/x: Not a directory; ")

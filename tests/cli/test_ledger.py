@@ -13,18 +13,25 @@ from tests.core.test_tables import clip, text
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr(sys, "argv", ["m2raap", *map(str, words)])
-    return main._guarded()
+    return main.run_command_line()
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("audit", "nowhere"), 2, "give --out SHEET.csv to draw a sheet, or --labelled SHEET.csv"),
-        (("audit", "nowhere", "--out", "s.csv"), 1, "nowhere: no corpus"),
-        (("card", "nowhere"), 1, "nowhere: holds no run"),
-        (("forget",), 2, "Missing argument"),
-        (("forget", "nowhere"), 1, "nowhere: no such folder"),
-        (("forget", ".", "--ids", "none.txt"), 1, "none.txt: cannot be read as a list of clip ids"),
+        (("data", "audit", "nowhere"), 2, "give --out SHEET.csv to draw a sheet, or --labelled SHEET.csv"),
+        (("data", "audit", "nowhere", "--out", "s.csv"), 1, "nowhere: no corpus"),
+        (("data", "audit", "nowhere", "--card"), 1, "nowhere: holds no run"),
+        (
+            (
+                "data",
+                "forget",
+            ),
+            2,
+            "Missing argument",
+        ),
+        (("data", "forget", "nowhere"), 1, "nowhere: no such folder"),
+        (("data", "forget", "C", "--ids", "none.txt"), 1, "none.txt: cannot be read as a list of clip ids"),
         (("data", "export", "avi", "C", "--out", "X"), 2, "formats are webdataset, videofolder, data-juicer, csv"),
         (("data", "export", "csv", "C", "--out", "X", "--langs", "fr"), 2, "--langs fr: expected some of en,zh"),
         (
@@ -48,14 +55,17 @@ def test_wrong_usage_is_one_clear_sentence(
 def test_export_and_forget_tell_what_they_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     (tmp_path / "1.mp4").write_bytes(b"1")
     write_corpus(tmp_path / "C", [clip(1), clip(2)], [text(1), text(2)], video_root=tmp_path, source={})
-    assert run(monkeypatch, "-q", "data", "export", "csv", tmp_path / "C", "--out", tmp_path / "C" / "X") == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'C' / 'X'}: csv, 2 clips, 2 texts_en\n"
+    assert run(monkeypatch, "-q", "data", "export", "csv", tmp_path / "C", "--out", tmp_path / "X") == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'X'}: csv, 2 clips, 2 texts_en\n"
     (tmp_path / "ids.txt").write_text("c001\nc009\n")
-    assert run(monkeypatch, "-q", "forget", tmp_path / "C", "--ids", tmp_path / "ids.txt") == 0
-    told = capsys.readouterr().out
-    assert told.startswith("forgotten: 1 clips; 1 ids are in none of them\n")
-    assert f"       1 left {tmp_path / 'C' / 'X'}\n" in told
-    assert f"the video file is still there: {tmp_path / '1.mp4'}\n" in told
-    (tmp_path / "ids.txt").write_text("c002\n")
-    assert run(monkeypatch, "-q", "forget", tmp_path / "C" / "X", "--ids", tmp_path / "ids.txt", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["folders"] == {str(tmp_path / "C" / "X"): 1}
+    command = ("-q", "data", "forget", tmp_path / "C", "--ids", tmp_path / "ids.txt", "--run", tmp_path / "X")
+    assert run(monkeypatch, *command) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("forgotten: 1 clips; 1 ids are in none of the corpora\n")
+    assert f"       1 left {tmp_path / 'C'}\n" in shown
+    assert f"export again into a new folder: {tmp_path / 'X'}\n" in shown
+    assert f"the video file is still there: {tmp_path / '1.mp4'}\n" in shown
+    assert run(monkeypatch, *command, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["left_in"] == {"exports": [str(tmp_path / "X")]}
+    assert run(monkeypatch, "status", tmp_path / "X", "--forgotten", tmp_path / "C", "--json") == 1
+    assert {row["path"] for row in json.loads(capsys.readouterr().out)} == {str(tmp_path / "X" / "clips.csv")}

@@ -1,4 +1,4 @@
-"""`m2raap probe`: files and folders of strangers' media, as a user meets it."""
+"""`m2raap data probe`: files and folders of strangers' media, as a user meets it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIMITED = {case.name for case in CASES if case.limits}
 def probed(bad_media: Path, media_sources: Sources) -> Iterator[tuple[list[dict[str, Any]], str, set[str]]]:
     """(rows, talk, canary files that were touched) of one run over the corpus of bad media."""
     watch = Watch(media_sources.canary) if Watch.supported else None
-    done = m2raap("probe", bad_media, "--json", "--timeout-s", 3, "--workers", 2)
+    done = m2raap("data", "probe", bad_media, "--json", "--timeout-s", 3, "--workers", 2)
     rows = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     yield rows, done.stderr, watch.touched() if watch else set()
     if watch:
@@ -83,7 +83,7 @@ def test_the_table_is_one_line_a_file(media_sources: Sources, tmp_path: Path) ->
     for name in ("new\nline.mp4", "\x1b[31mred.mp4"):
         (tmp_path / name).write_bytes(media_sources("one_frame.mp4"))
     (tmp_path / "cut.mkv").write_bytes(media_sources("plain.mkv")[:2500])
-    done = m2raap("probe", tmp_path, tmp_path / "cut.mkv")
+    done = m2raap("data", "probe", tmp_path, tmp_path / "cut.mkv")
     lines = done.stdout.splitlines()
     assert len(lines) == 4 and "\x1b" not in done.stdout
     assert lines[0].startswith(
@@ -97,14 +97,13 @@ def test_exit_codes(media_sources: Sources, tmp_path: Path) -> None:
     (tmp_path / "-i.mp4").write_bytes(media_sources("one_frame.mp4"))
     (tmp_path / "bad.mp4").write_bytes(b"{}")
     (tmp_path / "nothing").mkdir()
-    assert m2raap("probe", "--json", "--", "-i.mp4", cwd=tmp_path).stdout.startswith(
-        '[{"path": "-i.mp4", "class": "ok"'
-    )
-    done = m2raap("probe", ".", "--allow-refused", "40%", cwd=tmp_path, check=3)
+    (row,) = json.loads(m2raap("data", "probe", "--json", "--", "-i.mp4", cwd=tmp_path).stdout)
+    assert (row["path"], row["class"]) == ("-i.mp4", "ok")
+    done = m2raap("data", "probe", ".", "--allow-refused", "40%", cwd=tmp_path, check=3)
     assert "1 of 2 files are not ok, more than --allow-refused 40%" in done.stderr and "not_media" in done.stdout
-    assert m2raap("probe", "nothing", "--json", cwd=tmp_path).stdout.strip() == "[]"
+    assert m2raap("data", "probe", "nothing", "--json", cwd=tmp_path).stdout.strip() == "[]"
     for path in ("gone.mp4", "gone\n\udcff.mp4"):
-        done = m2raap("probe", "nothing", path, cwd=tmp_path, check=1)
+        done = m2raap("data", "probe", "nothing", path, cwd=tmp_path, check=1)
         assert "No such file or directory; name a file or a folder" in done.stderr and not done.stdout
         assert len(done.stderr.strip().splitlines()) == 1
 

@@ -86,13 +86,13 @@ def test_no_command_hands_on_what_a_terminal_would_obey(corpus: Path, tmp_path: 
     commands = [
         (("explain", CLIP_ID, "--in", corpus), 0, "a [red]cat[/red]\ufffd]52;c;aGk=\ufffd"),
         (("explain", f"x{ORDERS}", "--in", corpus), 1, "x\ufffd]52"),
-        (("check", corpus), 0, "ok "),
-        (("check", f"nowhere{ORDERS}"), 1, "nowhere\ufffd]52"),
-        (("lint", corpus), 0, "1 clips"),
+        (("status", "--verify", corpus), 0, "ok "),
+        (("status", "--verify", f"nowhere{ORDERS}"), 1, "nowhere\ufffd]52"),
+        (("report", "lint", corpus), 0, "1 clips"),
         (("data", "export", "csv", corpus, "--out", f"{tmp_path}/out{ORDERS}"), 0, "csv, 1 clips"),
         (("data", "export", f"avi{ORDERS}", corpus, "--out", "X"), 2, "data export avi\ufffd"),
-        (("check", corpus, f"--bad{ORDERS}"), 2, "No such option"),
-        (("probe", folder), 0, "一只猫"),
+        (("status", "--verify", corpus, f"--bad{ORDERS}"), 2, "No such option"),
+        (("data", "probe", folder), 0, "一只猫"),
     ]
     words = json.dumps([["--quiet", *map(str, command)] for command, _, _ in commands])
     code, said = in_pty([sys.executable, "-c", ONE_AFTER_THE_OTHER, words])
@@ -141,10 +141,10 @@ def test_bars_show_names_as_they_are(corpus: Path, tmp_path: Path):
 def test_results_beside_a_bar(tmp_path: Path):
     (tmp_path / "V").mkdir()
     (tmp_path / "V" / "a\x9b31m\u202e.mp4").write_bytes(b"no video")
-    _, said = on_terminal("probe", tmp_path / "V")
+    _, said = on_terminal("data", "probe", tmp_path / "V")
     assert "a\ufffd31m\ufffd.mp4" in said and not obeyed(said) & {"\x9b", "\u202e"}
     with open(tmp_path / "rows.txt", "wb") as rows:
-        _, said = on_terminal("probe", tmp_path / "V", stdout=rows.fileno())
+        _, said = on_terminal("data", "probe", tmp_path / "V", stdout=rows.fileno())
     assert "not_media" in (tmp_path / "rows.txt").read_text() and "a\ufffd31m" not in said
 
 

@@ -1,4 +1,4 @@
-"""Exports: what was curated comes out, whole and tame; the importers read it back; forget takes clips out of it."""
+"""Exports: what was curated comes out, whole and tame; the importers read it back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from data_tools.webdataset_tar import import_webdataset
 from m2raap.cli.data_export import FORMATS, exporters
 from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.exports import FILE, ids_digest, neutral, read_export, safe_key, unguarded
+from m2raap.core.exports import ids_digest, neutral, read_export, safe_key, unguarded
 from m2raap.core.tables import write_part
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_view, export
@@ -142,24 +142,6 @@ def test_captions_bring_no_token_of_data_juicer(view: View, tmp_path: Path):
     assert len(rows) == 2 * (len(IDS) - 1)
     assert all(row["text"].count("<__dj__video>") == len(row["videos"]) == 1 for row in rows)
     assert all((tmp_path / "x" / row["videos"][0]).is_file() for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("kind", "media"),
-    [("webdataset", "videos"), ("videofolder", None), ("data-juicer", "videos"), ("csv", None), ("csv", "videos")],
-)
-def test_clips_leave_an_export(view: View, tmp_path: Path, kind: str, media):
-    gone = {"a/b.c", "=1+1"}
-    signed = written(view, kind, tmp_path / "x", media)
-    exporter = exporters()[kind]
-    before = len(list((tmp_path / "x").rglob("*.mp4")))
-    exporter.remove(tmp_path / "x", gone.__contains__)
-    exporter.remove(tmp_path / "x", gone.__contains__)  # as after a kill
-    left = exporter.clip_ids(tmp_path / "x")
-    assert len(left) == signed["counts"]["clips"] - 2 and not left & gone
-    assert len(list((tmp_path / "x").rglob("*.mp4"))) == max(0, before - 2)
-    said = b"".join(path.read_bytes() for path in (tmp_path / "x").rglob("*") if path.is_file() and path.name != FILE)
-    assert b"HYPERLINK" not in said and b"a/b.c" not in said and "一只猫".encode() in said
 
 
 @pytest.mark.parametrize(

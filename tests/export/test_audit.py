@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.tables import row_key
 from m2raap.export.audit import KEY, draw_sheet, judge_sheet, wilson
 from m2raap.export.corpus import curated_view
 
@@ -49,7 +50,7 @@ def test_the_sheet_is_blind_and_holds_every_reason(curated: Path, sheet: Path):
     assert all(row["compare_with"] and row["video"] and not row["label"] for row in rows)
     assert [key[row["item"]]["reason"] for row in rows] != sorted(key[row["item"]]["reason"] for row in rows)
     kept = [key[row["item"]] for row in rows if key[row["item"]]["reason"] == "kept"]
-    gone = {row["text_id"] or row["clip_id"] for row in dropped}
+    gone = {row_key(row) for row in dropped}
     assert kept and not {row["text_id"] for row in kept} & gone and not {row["clip_id"] for row in kept} & gone
 
 

@@ -29,7 +29,7 @@ def test_the_card_says_what_the_ledger_says(curated: Path):
     for heading in ("Sources and licences", "Stages", "Dropped", "Texts", "Rules and thresholds", "Known limits"):
         assert f"\n## {heading}\n" in card
     assert "No text and no frame left this machine." in card
-    assert "Synthetic world" in card and "m2raap audit" in card
+    assert "Synthetic world" in card and "m2raap data audit" in card
 
 
 def test_what_went_to_a_server_is_counted(curated: Path, small_world: Path, tmp_path: Path):

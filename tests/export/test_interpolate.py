@@ -8,10 +8,10 @@ import torch
 from typer.testing import CliRunner
 
 from data_tools.world.still_set import write_stills
-from m2raap.cli.model import app
-from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.cli.main import app
+from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import write_json
-from m2raap.export.interpolate import curve, curve_lines, dial, keep_curve, keeps
+from m2raap.export.interpolate import check_floor, curve, curve_lines, dial, keep_curve
 from m2raap.export.measure import measure
 from m2raap.export.stills import measure_stills, read_stills
 from m2raap.models.config import BackboneConfig, MeanConfig
@@ -61,7 +61,7 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
 
 
 def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
-    words = ["interpolate", str(model), "--alpha", "0.3", "--out", str(tmp_path / "mixed"), "--json"]
+    words = ["model", "interpolate", str(model), "--alpha", "0.3", "--out", str(tmp_path / "mixed"), "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert VideoCLIP.load(tmp_path / "mixed").digest == json.loads(done.stdout)["model"]
@@ -76,12 +76,13 @@ def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
         (["--alpha", "0.5", "--out", "x", "--stills", "t.csv"], "--alpha writes one mixture"),
         (["--alphas", "0,half"], "--alphas 0,half: expected numbers"),
         (["--alphas", "0,nan"], "alpha nan: it runs from 0"),
+        (["--alphas", "0,0.5", "--floor", "-1"], "--alphas 0,0.5: --floor"),
         (["--alphas", "0,1", "--run", "nowhere"], "nowhere: holds no run"),
-        ([], "a curve needs something to ask"),
+        ([], "--bench NAME=KEYFRAMES or --stills TABLE"),
     ],
 )
 def test_wrong_words_are_said(model: Path, more: list[str], message: str):
-    done = CliRunner().invoke(app, ["interpolate", str(model), *more])
+    done = CliRunner().invoke(app, ["model", "interpolate", str(model), *more])
     assert message in str(done.exception)
 
 
@@ -91,9 +92,18 @@ def test_stills_by_galleries_and_the_floor(model: Path, table: Path):
     assert {row["queries"] for row in whole.r1()} == {row["queries"] for row in shares.r1()} == {16}
     assert {row["gallery"] for row in shares.ranks} == {8} and {row["gallery"] for row in whole.ranks} == {16}
     assert all(few["r1"] >= many["r1"] for few, many in zip(shares.r1(), whole.r1(), strict=True))
-    assert {row["alpha"] for row in keeps(model, stills, 8)} == {0.0, 1.0}
-    with pytest.raises(GateFailed, match=r"its lower bound is under \+100"):
-        keeps(model, stills, 8, floor=100.0)
+    rows = curve(model, [1.0], {}, stills, 8)
+    assert {row["alpha"] for row in rows} == {0.0, 1.0}
+    check_floor(rows, -100.0)
+    with pytest.raises(ThresholdNotMet, match=r"\+100"):
+        check_floor(rows, 100.0)
+
+
+def test_the_floor_on_the_command_line(model: Path, table: Path):
+    words = ["model", "interpolate", str(model), "--stills", str(table), "--alphas", "0,1", "--json", "--floor"]
+    done = CliRunner().invoke(app, [*words, "100"])
+    assert isinstance(done.exception, ThresholdNotMet) and len(json.loads(done.stdout)["rows"]) == 8
+    assert CliRunner().invoke(app, [*words, "-100"]).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -142,8 +152,8 @@ def test_a_card_that_names_no_backbone_is_said(model: Path, tmp_path: Path, made
 
 
 def test_no_number_is_no_gate(model: Path, table: Path):
-    with pytest.raises(GateFailed):
-        keeps(model, read_stills(table), floor=float("nan"))
+    with pytest.raises(ThresholdNotMet):
+        check_floor(curve(model, [1.0], {}, read_stills(table)), float("nan"))
 
 
 def test_a_table_keeps_odd_characters_in_their_cell(table: Path):

@@ -12,7 +12,7 @@ import torch
 import m2raap
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.view import View
-from m2raap.interop.foreign import Foreign
+from m2raap.interop.external import ExternalModel
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.embed import load_model
@@ -54,7 +54,7 @@ def test_a_model_is_left_in_the_mode_that_it_came_in() -> None:
     module = ByTensors()
     assert module.training
     with torch.inference_mode():
-        Foreign(module, as_tensor).texts(["a"])
+        ExternalModel(module, as_tensor).texts(["a"])
     assert module.training
 
 
@@ -103,15 +103,15 @@ def test_anything_with_two_encoders_is_evaluated(chain: Path, results: dict[str,
 
 def test_what_cannot_be_evaluated_is_said() -> None:
     with pytest.raises(M2raapError, match="a dict .*: it has no encode_text and no encode_video or encode_image"):
-        Foreign({})
+        ExternalModel({})
     with pytest.raises(M2raapError, match="encode_image needs `preprocess`"):
-        Foreign(ImageOnly())
+        ExternalModel(ImageOnly())
     wrong = ByPictures()
     wrong.encode_text = lambda texts: np.zeros((1, 3))  # type: ignore[method-assign]
     with pytest.raises(
         M2raapError, match=r"encode_text was given 2 and gave an array of shape \(1, 3\); wanted \(2, E\)"
     ):
-        Foreign(wrong).texts(["a", "b"])
+        ExternalModel(wrong).texts(["a", "b"])
 
 
 class ImageOnly:

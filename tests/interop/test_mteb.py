@@ -11,10 +11,10 @@ import torch
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.view import View, open_view
-from m2raap.interop.foreign import pictures
+from m2raap.interop.external import pictures
 from m2raap.interop.mteb import Encoder, OfMteb, StoredFrames
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import Own, Shown, load_model
+from m2raap.stages.embed import CaptionedFrames, VideoClipEmbedder, load_model
 from m2raap.stages.evaluate import read_ranks
 from m2raap.video.clip import KeyframeConfig
 from tests.interop.conftest import FRAMES
@@ -115,8 +115,8 @@ def loader(rows: list[dict[str, Any]]) -> Any:
 def test_pictures_frames_and_decoders_are_videos_too(model: Any) -> None:
     jpegs = [draw("red", side_px=64), draw("blue", side_px=64), draw("green", side_px=64)]
     with torch.inference_mode():
-        own = Own(model).videos([[(jpeg, None) for jpeg in jpegs]])[0]
-        alone = Own(model).videos([[(jpegs[1], None)]])[0]
+        own = VideoClipEmbedder(model).videos([[(jpeg, None) for jpeg in jpegs]])[0]
+        alone = VideoClipEmbedder(model).videos([[(jpegs[1], None)]])[0]
     ask = {"task_metadata": metadata("T", "t2v", ["text", "video"]), "hf_split": "test", "hf_subset": "default"}
     encoder = Encoder(model)
     for video in (pictures(jpegs), StoredFrames(jpegs)):
@@ -170,9 +170,9 @@ def to_picture(frame_CHW: torch.Tensor) -> Any:
 
 
 def test_encoders_of_mteb_that_read_videos_are_given_stored_frames(model: Any, chain: Path) -> None:
-    clips: list[Shown] = [[(jpeg, None) for jpeg in jpegs] for jpegs in stored(chain)]
+    clips: list[CaptionedFrames] = [[(jpeg, None) for jpeg in jpegs] for jpegs in stored(chain)]
     with torch.inference_mode():
-        ours = Own(model).videos(clips)[0]
+        ours = VideoClipEmbedder(model).videos(clips)[0]
         for encoder in (Encoder(model), Frames(Encoder(model))):
             assert OfMteb(encoder).videos(clips)[0] == pytest.approx(ours, abs=1e-6)
 

@@ -162,8 +162,8 @@ def test_every_module_starts_at_mean_pooling(family: Callable[[str], Backbone], 
     if name == "vit":
         modules.append(MessageConfig(layers=2))
     for temporal in modules:
-        for enhance in (None, AcgConfig(mix=True)):
-            found = VideoCLIP(backbone, temporal, enhance).encode_video(frames, mask)
+        for acg in (None, AcgConfig(mix=True)):
+            found = VideoCLIP(backbone, temporal, acg).encode_video(frames, mask)
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import CLIPConfig
 from typer.testing import CliRunner
 
-from m2raap.cli.model import app
+from m2raap.cli.main import app
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import BackboneConfig
 from m2raap.models.stan_checkpoint import import_stan_checkpoint
@@ -115,7 +115,7 @@ def test_odd_tensors_are_named(
 
 def test_the_command_writes_a_model_folder(released: Released, shape: BackboneConfig, tmp_path: Path) -> None:
     path = written(tmp_path / "c.pth", released.checkpoint())
-    words = ["import", str(path), "--backbone", shape.model, "--out", str(tmp_path / "out")]
+    words = ["model", "import", str(path), "--backbone", shape.model, "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0 and "stan with 2 branch layers" in done.stdout, done.output
     assert VideoCLIP.load(tmp_path / "out").digest == import_stan_checkpoint(path, shape)[0].digest

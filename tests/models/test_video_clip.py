@@ -33,7 +33,7 @@ SAFE = [
     AdapterConfig(layers=2),
     MessageConfig(layers=3),
 ]
-ENHANCE = [None, AcgConfig(), AcgConfig(mix=True)]
+POOLINGS = [None, AcgConfig(), AcgConfig(mix=True)]
 
 
 def captions_of(backbone: Backbone, clips: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,10 +43,10 @@ def captions_of(backbone: Backbone, clips: int, frames: int) -> tuple[torch.Tens
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("enhance", ENHANCE, ids=["mean", "acg", "mix"])
+@pytest.mark.parametrize("acg", POOLINGS, ids=["mean", "acg", "mix"])
 @pytest.mark.parametrize("temporal", SAFE, ids=lambda cfg: cfg.name)
-def test_the_start_is_mean_pooling(backbone: Backbone, temporal: StanConfig, enhance: AcgConfig | None) -> None:
-    model = VideoCLIP(backbone, temporal, enhance)
+def test_the_start_is_mean_pooling(backbone: Backbone, temporal: StanConfig, acg: AcgConfig | None) -> None:
+    model = VideoCLIP(backbone, temporal, acg)
     frames = torch.randn(3, 5, 3, 32, 32)
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1, 3:] = False

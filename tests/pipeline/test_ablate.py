@@ -27,7 +27,7 @@ def test_the_last_row_is_the_recipe_and_each_row_changes_one_thing():
     for section in SECTIONS:
         assert getattr(arms[-1], section) == getattr(recipe, section), section
     first = arms[0].adapt
-    assert (first.temporal.name, first.input, first.mug_weight, first.enhance) == ("mean", "video", 0.0, None)
+    assert (first.temporal.name, first.input, first.mug_weight, first.acg) == ("mean", "video", 0.0, None)
     changed = [
         [section for section in SECTIONS if getattr(a, section) != getattr(b, section)]
         for a, b in itertools.pairwise(arms)
@@ -79,7 +79,12 @@ def test_the_table_says_what_each_row_brought(tmp_path: Path):
     recipe = Recipe.model_validate({"name": "r", "progressive": True, "seeds": 2, "arms": {"a": {}, "b": {}}})
     trained = [
         Step(
-            arm, arm, "adapt", None, _folder(tmp_path / arm / "adapt", '{"seconds": 2.0, "step": 1, "waited": 0.5}'), ()
+            arm,
+            arm,
+            "adapt",
+            None,
+            _folder(tmp_path / arm / "adapt", '{"seconds": 2.0, "step": 1, "data_wait_s": 0.5}'),
+            (),
         )
         for arm in arms
     ]
@@ -119,11 +124,11 @@ def test_rows_are_carried_out_and_set_beside_each_other(small_world: Path, tmp_p
         "arms: {mean: {}, stan: {adapt: {temporal: {name: stan, layers: 1}}}}\n"
     )
     corpora = ("--data", small_world / "train", "--bench", f"motion={small_world / 'test'}", "--limit", 16)
-    done = m2raap("ablate", recipe, *corpora, "--out", tmp_path / "A", "--allow-refused", "100%", "--json")
+    done = m2raap("run", recipe, "--ablate", *corpora, "--out", tmp_path / "A", "--allow-refused", "100%", "--json")
     rows = json.loads(done.stdout)["progressive"]
     assert [(row["arm"], row["lang"]) for row in rows] == [
         (arm, lang) for arm in ("mean", "stan") for lang in ("en", "zh")
     ]
     assert rows[0]["step"] is None and all(len(row["step"]) == len(row["whole"]) == 3 for row in rows[2:])
     assert len(list((tmp_path / "A").glob("*/keyframes"))) == 1, "the rows share one"
-    assert "Progressive table" in m2raap("report", tmp_path / "A").stdout
+    assert "Progressive table" in m2raap("report", "write", tmp_path / "A").stdout

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from m2raap.core.tables import Row
+from m2raap.core.tables import Row, row_key
 from m2raap.export.corpus import curated_steps, curated_view
 from m2raap.pipeline.inspect import explain, tell
 from m2raap.pipeline.run_folder import RunFolder
@@ -78,7 +78,7 @@ def test_a_dropped_clip_says_by_whom(curated: Path, dropped: list[Row]):
 def test_nearly_dropped_is_kept_and_close(curated: Path, dropped: list[Row]):
     run = RunFolder.open(curated)
     items = nearly_dropped(run, curated_steps(run))
-    gone = {row["text_id"] or row["clip_id"] for row in dropped}
+    gone = {row_key(row) for row in dropped}
     assert items and not {item.item_id for item in items} & gone
     for item in items:
         assert item.score is not None and item.threshold is not None

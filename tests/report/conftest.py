@@ -15,17 +15,17 @@ from PIL import Image, ImageDraw
 
 from m2raap.report.data import (
     BilingualRow,
-    CardRow,
     CompatRow,
     CostRow,
     Curve,
     DifferenceRow,
     DroppedItem,
     Example,
+    FrameAblationRow,
     FunnelStage,
     Hit,
     InterpolationRow,
-    ProbeRow,
+    ProtocolRow,
     ReportData,
     RescoredRow,
     ResultRow,
@@ -34,7 +34,8 @@ from m2raap.report.data import (
 from m2raap.report.grading import grade
 from m2raap.report.html import write_report
 from m2raap.retrieval.arms import paired
-from m2raap.retrieval.evaluate import Results, evaluate
+from m2raap.retrieval.embeddings import Embeddings
+from m2raap.retrieval.results import Results, evaluate_embeddings
 
 ARMS = {"mean pooling, bare backbone": 1.9, "mean pooling, adapted": 1.5, "STAN on clean data": 1.0}
 COLOURS = {"red": "#d33", "blue": "#36c", "green": "#2a5", "yellow": "#db2"}
@@ -62,10 +63,13 @@ def results_of(noise: float, seed: int, num_videos: int = 120) -> Results:
     text_TE = np.concatenate([video_VE + (noise + 0.2 * i) * rng.normal(size=video_VE.shape) for i in range(2)])
     text_ids = [f"{video}.{lang}0" for lang in ("en", "zh") for video in ids]
     langs = ["en"] * num_videos + ["zh"] * num_videos
-    return evaluate(video_VE[2:], ids[2:], text_TE, text_ids, ids * 2, langs, categories, ids[:2], seed=0)
+    embeddings = Embeddings(
+        video_VE[2:], text_TE, ids[2:], text_ids, ids * 2, langs, missing=ids[:2], categories=categories
+    )
+    return evaluate_embeddings(embeddings, seed=0)
 
 
-def cards_of(arms: list[str]) -> list[CardRow]:
+def protocols_of(arms: list[str]) -> list[ProtocolRow]:
     """Two protocols on one benchmark: the last arm saw other frames at test."""
     card = {
         "protocol": "world-motion",
@@ -85,7 +89,7 @@ def cards_of(arms: list[str]) -> list[CardRow]:
     missing = {f"m{i:05d}": "no_video_stream" if i % 2 else "" for i in range(60)}
     other = card | {"frames": "uniform-12, short side 96 px (4567)", "pictures": "99" * 16}
     return [
-        CardRow(
+        ProtocolRow(
             "world-motion", name, some, found, None, False,
             {arm: "ab" * 16 for arm in some}, dict.fromkeys(some, "224 px, bicubic"), missing,
         )
@@ -179,7 +183,7 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
         ],
         rescored=rescored,
         bilingual=[BilingualRow(names[2], "world-motion", "t2v", 118, 3, {"R@1": gap}, 0.62, 0.4, 0.1, 0.09, 0.41)],
-        cards=cards_of(names),
+        cards=protocols_of(names),
         interpolation=[
             InterpolationRow(name, "drawn", "en", "t2v", alpha, 118, r1, r1 - 4, r1 + 4, r1 - start, -1.0, 1.0, 0.5)
             for name, start, end in (("world-motion", 30.0, 51.0), ("stills", 62.0, 40.0))
@@ -187,8 +191,8 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
             for r1 in (start + (end - start) * alpha,)
         ],
         differences=differences,
-        probes=[
-            ProbeRow(arm, "world-motion", "en", "t2v", "all", frames, value, value - 5, value + 5)
+        frame_ablations=[
+            FrameAblationRow(arm, "world-motion", "en", "t2v", "all", frames, value, value - 5, value + 5)
             for arm, values in zip(names[1:], ((34.0, 33.7, 28.1), (52.3, 21.0, 25.5)), strict=True)
             for frames, value in zip(("as they are", "shuffled", "one frame"), values, strict=True)
         ],

@@ -5,8 +5,8 @@ import pytest
 
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.report.beside import TRANSDUCTIVE, bilingual_rows, compat_rows, probe_rows, rescored_rows
-from m2raap.report.report import _evaluations, _results
+from m2raap.report.beside import TRANSDUCTIVE, bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
+from m2raap.report.report import evaluations_of, result_rows
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.whole import EvaluateStage
@@ -17,7 +17,7 @@ Done = dict[tuple[str, str], list[Step]]
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """One arm of two training seeds, with dual softmax and a probe: its clips are no longer those of its texts."""
+    """One arm of two training seeds, with dual softmax and a frame ablation: its clips are no longer those of its texts."""
     out = tmp_path_factory.mktemp("beside") / "run"
     options = {"num": 24, "noise": 1.0}
     shifted = np.random.default_rng([1]).normal(size=(24, 16)).astype(np.float32)[::-1]
@@ -29,7 +29,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
         folder = run / arm / "bench-clips"
         stage = EvaluateStage(EvaluateConfig(dual_softmax=10.0))
         stage.run_on(folder / "embed", "custom", folder / "evaluate", True)
-    return _evaluations(RunFolder.open(run).steps)
+    return evaluations_of(RunFolder.open(run).steps)
 
 
 def hits(done: Done, name: str, lang: str) -> list[np.ndarray]:
@@ -68,11 +68,11 @@ def test_copied_arithmetic_and_probes_of_all_seeds(done: Done) -> None:
     compat = {(row.lang, row.direction): row for row in compat_rows(done)}
     assert compat["en", "t2v"].metrics["R@1"] == pytest.approx(np.mean(hits(done, "ranks.parquet", "en")), abs=1e-5)
     assert (compat["en", "t2v"].queries, compat["en", "t2v"].entries) == (24, 24)
-    results = _results("a", "clips", done["a", "clips"], 0)
-    probes = {(row.frames, row.lang, row.direction): row for row in probe_rows(done, results, 0)}
-    assert len(probes) == 8 and {row.seeds for row in probes.values()} == {2}
+    results = result_rows("a", "clips", done["a", "clips"], 0)
+    frame_ablations = {(row.frames, row.lang, row.direction): row for row in frame_ablation_rows(done, results, 0)}
+    assert len(frame_ablations) == 8 and {row.seeds for row in frame_ablations.values()} == {2}
     for frames, name in (("as they are", "ranks.parquet"), ("shuffled", "ranks-shuffled.parquet")):
-        row = probes[frames, "en", "t2v"]
+        row = frame_ablations[frames, "en", "t2v"]
         assert row.r1 == pytest.approx(np.mean(hits(done, name, "en")), abs=1e-5)
         assert row.lo is not None and row.hi is not None and row.lo <= row.r1 <= row.hi
-    assert probes["as they are", "en", "t2v"].r1 > probes["shuffled", "en", "t2v"].r1
+    assert frame_ablations["as they are", "en", "t2v"].r1 > frame_ablations["shuffled", "en", "t2v"].r1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.report.charts import _ticks, bar, bar_chart, line_chart, whisker
+from m2raap.report.charts import bar, bar_chart, line_chart, round_ticks, whisker
 from m2raap.report.data import Curve
 
 NUMBER = st.floats(-1e6, 1e6, allow_nan=False)
@@ -17,16 +17,16 @@ def test_ticks_cover_the_range_in_round_steps(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
     if high - low < 1e-3:
         return
-    ticks = _ticks(low, high, 5)
+    ticks = round_ticks(low, high, 5)
     slack = (high - low) * 1e-6
     assert ticks[0] <= low + slack and ticks[-1] >= high - slack
     assert 2 <= len(ticks) <= 9
 
 
 def test_ticks_by_hand() -> None:
-    assert _ticks(0, 400, 5) == [0, 100, 200, 300, 400]
-    assert _ticks(0.12, 0.49, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert _ticks(3, 3, 5) == [3]
+    assert round_ticks(0, 400, 5) == [0, 100, 200, 300, 400]
+    assert round_ticks(0.12, 0.49, 5) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert round_ticks(3, 3, 5) == [3]
 
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), NUMBER), max_size=20))

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from m2raap.core.errors import M2raapError, UsageError
-from m2raap.report.compare import alone, compare
+from m2raap.report.compare import alone, compare, failed_thresholds
 from m2raap.report.comparison import as_latex, print_comparison
 from m2raap.report.contenders import Contender, open_contender, open_contenders
-from m2raap.report.thresholds import failed_gates
 from tests.conftest import m2raap
 from tests.stages.embedded import evaluated, write_run
 
@@ -77,7 +76,7 @@ def test_a_field_may_be_allowed_and_it_is_said(tmp_path: Path, capsys: pytest.Ca
     assert "textbf" not in latex and "Bold" not in latex, "nothing wins between unlike rows"
     assert latex.count(r"custom$^{1}$") == 8 and r"$^{1}$ These rows' protocols differ in frames (keyframe-8" in latex
     assert "textbf" in as_latex(both(a, evaluated(tmp_path / "c", seed=1, noise=4), allow=["frames"])), "frames agree"
-    with pytest.raises(UsageError, match="--allow colour: fields of the protocol card are protocol, ids"):
+    with pytest.raises(UsageError, match="--allow colour: fields of the protocol are protocol, ids"):
         both(a, b, allow=["colour"])
 
 
@@ -127,24 +126,24 @@ def test_runs_arms_and_training_seeds(tmp_path: Path) -> None:
 
 def test_gates(tmp_path: Path) -> None:
     good, bad = open_contenders([evaluated(tmp_path / "a", noise=0.3), evaluated(tmp_path / "b", noise=4, seed=1)])
-    assert failed_gates(alone(good), 50, compare(good, bad)) == []
-    assert failed_gates(alone(good), None, compare(good, good)) == []
-    failed = failed_gates(alone(bad), 50, compare(bad, good))
+    assert failed_thresholds(alone(good), 50, compare(good, bad)) == []
+    assert failed_thresholds(alone(good), None, compare(good, good)) == []
+    failed = failed_thresholds(alone(bad), 50, compare(bad, good))
     assert "custom en t2v R@1" in failed[0] and "of b/evaluate (official row) is under --min-r1 50" in failed[0]
     assert any("R@1 of b/evaluate is" in sentence and "points below a/evaluate" in sentence for sentence in failed)
-    assert failed_gates(alone(good), float("nan"))
+    assert failed_thresholds(alone(good), float("nan"))
 
 
 def test_gates_look_at_every_benchmark_and_at_official_rows(tmp_path: Path) -> None:
     good, bad = evaluated(tmp_path / "a", noise=0.1), evaluated(tmp_path / "b", noise=9, seed=1)
     one, two = Contender("one", {"x": [good]}), Contender("two", {"x": [good], "y": [bad]})
     assert compare(two, one)["lacking"] == {"a": [], "b": ["y"]}
-    assert [sentence[:7] for sentence in failed_gates(alone(two), 30)] == ["y en t2", "y zh t2"]
-    (sentence,) = failed_gates(alone(one), 30, compare(one, two))
+    assert [sentence[:7] for sentence in failed_thresholds(alone(two), 30)] == ["y en t2", "y zh t2"]
+    (sentence,) = failed_thresholds(alone(one), 30, compare(one, two))
     assert sentence.startswith("one has no benchmark 'y', two has")
-    assert failed_gates(alone(two), 0, compare(two, one)) == []
+    assert failed_thresholds(alone(two), 0, compare(two, one)) == []
     lossy = evaluated(tmp_path / "c", noise=0.1, lost=30)  # finds what it has left, on the intersection
-    done = m2raap("compare", lossy, good, "--intersect", "--min-r1", "50", "--latex", check=4)
+    done = m2raap("report", "compare", lossy, good, "--intersect", "--min-r1", "50", "--latex", check=4)
     assert "R@1 25.00 of c/evaluate (official row) is under --min-r1 50" in done.stderr
     assert "c/evaluate & custom, intersection$^{1}$ & en t2v & 100.0" in done.stdout
     latex = as_latex(alone(open_contender(lossy)))
@@ -152,7 +151,7 @@ def test_gates_look_at_every_benchmark_and_at_official_rows(tmp_path: Path) -> N
     with pytest.raises(M2raapError, match="--allow missing --allow pictures compares the official rows"):
         compare(*open_contenders([lossy, good]))
     allowed = compare(*open_contenders([lossy, good]), allow=["missing", "pictures"])
-    assert len(failed_gates(alone(open_contender(lossy)), None, allowed)) == 4
+    assert len(failed_thresholds(alone(open_contender(lossy)), None, allowed)) == 4
 
 
 def test_sides_are_told_apart(tmp_path: Path) -> None:
@@ -189,6 +188,6 @@ def test_latex_is_escaped(tmp_path: Path) -> None:
 
 def test_exit_codes(tmp_path: Path) -> None:
     a, b = evaluated(tmp_path / "a", noise=0.3), evaluated(tmp_path / "b", noise=4, seed=1)
-    done = m2raap("compare", b, "--min-r1", "90", "--no-worse-than", a, "--json", check=4)
-    assert "gate failed: custom en t2v R@1" in done.stderr and len(json.loads(done.stdout)["failed_gates"]) >= 4
-    m2raap("compare", a, b, "--min-r1", "50", check=0)
+    done = m2raap("report", "compare", b, "--min-r1", "90", "--no-worse-than", a, "--json", check=4)
+    assert "custom en t2v R@1" in done.stderr and len(json.loads(done.stdout)["failed_thresholds"]) >= 4
+    m2raap("report", "compare", a, b, "--min-r1", "50", check=0)

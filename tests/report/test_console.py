@@ -72,8 +72,10 @@ def test_what_stands_beside_the_headline_is_labelled(sample: Callable[..., Repor
     print_rescored(data.rescored, out)
     print_bilingual(data.bilingual, out)
     lines = out.getvalue().splitlines()
-    assert [line.endswith("cards differ") for line in lines[2:6]] == [True, False, False, False]
-    refused = "world-motion: protocol cards differ, so 'm2raap compare' would refuse; frames: keyframe-8 and uniform-12"
+    assert [line.endswith("protocols differ") for line in lines[2:6]] == [True, False, False, False]
+    refused = (
+        "world-motion: protocols differ, so 'm2raap report compare' would refuse; frames: keyframe-8 and uniform-12"
+    )
     assert sum(refused in line for line in lines) == 1
     assert any("dual_softmax (transductive)" in line and "+2.5 (+0.5 to +4.5)" in line for line in lines)
     assert "mug: late interaction over the first 50" in lines

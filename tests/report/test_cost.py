@@ -25,7 +25,7 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
     tree = {
         "name": "r",
         "backbone": {"model": f"local-dir:{tmp_path}", "random_init": True},
-        "adapt": {"temporal": {"name": "stan", "layers": 2}, "num_frames": 3, "enhance": {}, "train_text": False},
+        "adapt": {"temporal": {"name": "stan", "layers": 2}, "num_frames": 3, "acg": {}, "train_text": False},
         "arms": {"zero_shot": {"stages": []}, "stan": {}, "again": {"seed": 1}},
     }
     run = tmp_path / "run"
@@ -49,7 +49,7 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
     zero_shot, stan, again = rows = cost_of_run(RunFolder.open(run), threads=1)
     one = Recipe.model_validate(tree)
     backbone = load_backbone(one.backbone)
-    model = VideoCLIP(backbone, one.adapt.temporal, one.adapt.enhance)
+    model = VideoCLIP(backbone, one.adapt.temporal, one.adapt.acg)
     new = sum(p.numel() for p in model.temporal.parameters()) + 3  # ACG's gates
     assert (stan.module, stan.new_m * 1e6, stan.learning_m * 1e6) == (
         "stan + acg",
@@ -73,7 +73,7 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
 
 
 def test_uniform_frames_at_test_share_the_training(tmp_path: Path):
-    recipe = load_recipe("probes")
+    recipe = load_recipe("frame_ablations")
     steps = plan(recipe, tmp_path, "corpus", {"b": "bench"})
     owner = {(step.arm, step.stage, step.bench): step.owner for step in steps}
     assert owner["uniform_at_test", "adapt", None] == "keyframes_at_test"

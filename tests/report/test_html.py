@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from m2raap.core.errors import M2raapError
-from m2raap.report.data import CardRow, DroppedItem, Example, FunnelStage, ReportData, ResultRow, Strip, labels_of
+from m2raap.report.data import DroppedItem, Example, FunnelStage, ProtocolRow, ReportData, ResultRow, Strip, labels_of
 from m2raap.report.html import render, thumbnails, write_report
 from tests.report.conftest import results_of
 
@@ -49,7 +49,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def hostile_card(row: CardRow) -> CardRow:
+def hostile_card(row: ProtocolRow) -> ProtocolRow:
     card = {name: HOSTILE for name in row.card or {}} | {"benchmark": dict.fromkeys(row.card["benchmark"], HOSTILE)}  # type: ignore[index]
     return replace(row, arms=[HOSTILE], card=card, models={HOSTILE: HOSTILE}, missing={HOSTILE: HOSTILE})
 
@@ -67,7 +67,7 @@ def hostile(sample: Callable[..., ReportData]) -> str:
             differences=[replace(row, unlike=[HOSTILE]) for row in data.differences],
             compat=[replace(row, arm=HOSTILE, lang=HOSTILE, label=HOSTILE) for row in data.compat],
             rescored=[replace(row, way=HOSTILE, label=HOSTILE) for row in data.rescored],
-            probes=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.probes],
+            frame_ablations=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.frame_ablations],
             interpolation=[replace(row, set=HOSTILE, what=HOSTILE) for row in data.interpolation],
             cards=[hostile_card(row) for row in data.cards],
             timings=[(HOSTILE, 1.0)],
@@ -118,7 +118,7 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
         "frozen · 34 nothing changes for too much of its time nearly dropped a still blue circle",
         "image and text do not belong together",
         "1 min 48 s",
-        "protocol cards differ , so m2raap compare would refuse; frames: keyframe-8 and uniform-12; pictures: 3737 and 9999",
+        "protocols differ , so m2raap report compare would refuse; frames: keyframe-8 and uniform-12; pictures: 3737 and 9999",
         "could show",
         "CLIP4Clip's arithmetic, not ours: 121 entries of 118 queries",
         "dual_softmax, transductive; mean of 3 seeds, R@1 50.0 to 55.0",

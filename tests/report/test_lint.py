@@ -167,5 +167,5 @@ def test_real_lists(shared_data: Path, tmp_path: Path) -> None:
 def test_a_clean_corpus_has_no_findings(tmp_path: Path, clean: dict[str, list[str]]) -> None:
     view = corpus(tmp_path / "c", clean)
     assert lint(view)["findings"] == []
-    printed = m2raap("lint", view.corpus_path).stdout
+    printed = m2raap("report", "lint", view.corpus_path).stdout
     assert "nothing found" in printed and "pictures were not compared: " in printed

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
-from m2raap.core.errors import GateFailed, M2raapError
+from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import read_json, write_json
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.report.verify import verify, verify_lines
-from m2raap.retrieval.anchors import anchors
+from m2raap.report.verify import anchors, verify, verify_lines
 from tests.stages.embedded import write_run
 
 REAL = {"name": "r", "stages": [], "backbone": {"model": "ViT-B-32", "pretrained": "openai"}}
@@ -44,7 +43,7 @@ def test_a_run_stands_beside_what_was_published(real: Path):
 
 
 def test_a_difference_that_is_too_large_fails_the_gate(real: Path):
-    with pytest.raises(GateFailed, match="allowed are 0.001 points"):
+    with pytest.raises(ThresholdNotMet, match="allowed are 0.001 points"):
         verify(opened(real), within=0.001)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from m2raap.retrieval.agreement import agreement, spearman
-from tests.retrieval.test_evaluate import World
+from tests.retrieval.test_results import World
 
 
 def test_one_language_twice_agrees_wholly() -> None:

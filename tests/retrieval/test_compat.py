@@ -41,7 +41,7 @@ def test_ties_as_measured() -> None:
 
 
 def test_missing_videos_are_not_in_that_matrix() -> None:
-    side = metrics.Side(*(np.arange(2),) * 2, np.array([0, 5]), np.zeros(2, np.int64), np.array([False, True]), 9)
+    side = metrics.RankCounts(*(np.arange(2),) * 2, np.array([0, 5]), np.zeros(2, np.int64), np.array([False, True]), 9)
     assert clip4clip(side)["R@1"] == 100 and clip4clip(side)["queries"] == 1
     assert clip4clip(side.select(np.array([False, True]))) == {}
 

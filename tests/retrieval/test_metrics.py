@@ -137,7 +137,7 @@ def test_bad_pairs(pairs: list[tuple[float, ...]], message: str) -> None:
 
 def test_missing_is_a_miss_at_every_k() -> None:
     none = np.zeros(2, np.int64)
-    side = m.Side(np.arange(2), np.arange(2), none, none, np.array([False, True]), 3)
+    side = m.RankCounts(np.arange(2), np.arange(2), none, none, np.array([False, True]), 3)
     assert side.hits(50).tolist() == [1, 0]
     assert side.hits_pessimistic(50).tolist() == [1, 0]
     assert side.reciprocal().tolist() == [1, 0]

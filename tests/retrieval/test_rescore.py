@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
 from m2raap.retrieval import rescore as module
-from m2raap.retrieval.evaluate import Results, evaluate
+from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.metrics import ranks_of
 from m2raap.retrieval.rescore import LanguageScores, Rescored, dual_softmax, lifted, qb_norm
+from m2raap.retrieval.results import Results, evaluate_embeddings
 
 SIM = np.round(np.random.default_rng([5]).uniform(-0.2, 0.4, (14, 9)), 2)
 BANK = np.round(np.random.default_rng([6]).uniform(-0.2, 0.4, (11, 9)), 2)
@@ -92,16 +91,13 @@ def test_lifted_puts_candidates_first() -> None:
     assert (everything(untouched) == SIM).all()
 
 
-def world(num: int = 12) -> dict[str, Any]:
+def world(num: int = 12) -> Embeddings:
     rng = np.random.default_rng([8])
     video = rng.normal(size=(num, 8))
     text = np.concatenate([video + rng.normal(size=(num, 8)), video + rng.normal(size=(num, 8))])
     names = [f"v{i:02d}" for i in range(num)]
-    return {
-        "video_VE": video, "video_ids": names, "text_TE": text, "text_ids": [f"{v}.{n}" for n in "ab" for v in names],
-        "text_video_ids": names * 2, "text_langs": ["en"] * num + ["zh"] * num, "categories": {},
-        "missing_video_ids": [], "seed": 0,
-    }  # fmt: skip
+    text_ids = [f"{v}.{n}" for n in "ab" for v in names]
+    return Embeddings(video, text, names, text_ids, names * 2, ["en"] * num + ["zh"] * num)
 
 
 def test_evaluate_with_rescored_scores() -> None:
@@ -110,7 +106,7 @@ def test_evaluate_with_rescored_scores() -> None:
         own = np.asarray([scores.video_ids.index(text.partition(".")[0]) for text in scores.text_ids])
         return Rescored(lifted(scores.rows, np.arange(len(own)), own, np.zeros(len(own))), None)
 
-    found = evaluate(**world(), rescore=answers)
+    found = evaluate_embeddings(world(), 0, answers)
     assert [(row["lang"], row["direction"], row["metrics"]["R@1"]) for row in found.rows] == [
         ("en", "t2v", 100.0),
         ("zh", "t2v", 100.0),
@@ -120,10 +116,10 @@ def test_evaluate_with_rescored_scores() -> None:
 
 
 def test_the_same_scores_again_change_nothing_and_each_direction_is_its_own() -> None:
-    plain = evaluate(**world())
-    same = evaluate(**world(), rescore=lambda scores: Rescored(scores.rows, scores.rows))
+    plain = evaluate_embeddings(world(), 0)
+    same = evaluate_embeddings(world(), 0, lambda scores: Rescored(scores.rows, scores.rows))
     assert same.rows == plain.rows
-    turned = evaluate(**world(), rescore=lambda scores: Rescored(scores.rows, lambda rows: -scores.rows(rows)))
+    turned = evaluate_embeddings(world(), 0, lambda scores: Rescored(scores.rows, lambda rows: -scores.rows(rows)))
     assert of(turned, "t2v") == of(plain, "t2v") and of(turned, "v2t") != of(plain, "v2t")
 
 

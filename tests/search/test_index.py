@@ -15,6 +15,7 @@ from m2raap.core.lock import locked
 from m2raap.core.tables import write_table
 from m2raap.core.view import open_view
 from m2raap.export.forget import forget
+from m2raap.export.leftovers import forgotten_hashes, leftovers
 from m2raap.models.config import BackboneConfig
 from m2raap.pipeline.inspect import check
 from m2raap.search import index as index_stage
@@ -101,7 +102,7 @@ def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
     whole = files(index_of(tmp_path, rows(6)))
     folder, view = tmp_path / "index", view_of(tmp_path, rows(6))
     shutil.rmtree(folder)
-    real = index_parts._vectors
+    real = index_parts.vectors_of_rows
     calls: list[int] = []
 
     def dies(*args: Any) -> Any:
@@ -110,7 +111,7 @@ def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(index_parts, "_vectors", dies)
+    monkeypatch.setattr(index_parts, "vectors_of_rows", dies)
     with pytest.raises(KeyboardInterrupt):
         make_index(folder, view, TINY)
     with pytest.raises(M2raapError, match="an unfinished index"):
@@ -188,24 +189,33 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
         (Gallery.open if name == "manifest.json" else Sources.read)(tmp_path)
 
 
-def test_forget_takes_clips_out_of_an_index(tmp_path: Path) -> None:
+def test_forget_names_an_index_and_bringing_it_up_to_date_takes_the_clips_out(tmp_path: Path) -> None:
     folder = index_of(tmp_path, rows(4))
-    make_index(tmp_path / "other", view_of(tmp_path / "b", rows(2, first=4)), TINY)
-    done = forget([tmp_path], {"c1"}, {})
-    assert done["removed_whole"] == [] and done["still_named_in"] == [] and done["clips"] == 1
-    assert ids(folder) == {"c0", "c2", "c3"} and json.loads((folder / "sources.json").read_text())["removed"] == []
-    assert {row["state"] for row in check(tmp_path)} == {"ok"}
-    again = make_index(folder, open_view(tmp_path / "keyframes"), None, add=True)
-    assert (again["clips"], again["embedded"]) == (3, 0)
-    assert forget([tmp_path], {"c4", "c5"}, {})["removed_whole"] == [str(tmp_path / "other")]
+    summary = forget([tmp_path / "corpus"], ["c1"], [tmp_path])
+    assert summary["left_in"]["indexes"] == [str(folder)]
+    hashes = forgotten_hashes(tmp_path / "corpus")
+    assert [row.path.name for row in leftovers(folder, hashes)]
+    view = view_of(tmp_path, [row for row in rows(4) if row["clip_id"] != "c1"])
+    again = make_index(folder, view, None, add=True)
+    assert (again["clips"], again["embedded"]) == (3, 0) and ids(folder) == {"c0", "c2", "c3"}
+    assert not list(leftovers(folder, hashes)) and [row["state"] for row in check(folder)] == ["ok"]
 
 
 def test_the_command_line(tmp_path: Path) -> None:
     view_of(tmp_path, rows(3))
-    words = ["-q", "index", str(tmp_path / "keyframes"), "--model", "builtin:tiny", "--out", str(tmp_path / "index")]
+    words = [
+        "-q",
+        "search",
+        "index",
+        str(tmp_path / "keyframes"),
+        "--model",
+        "builtin:tiny",
+        "--out",
+        str(tmp_path / "index"),
+    ]
     done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)["clips"] == 3
     (tmp_path / "ids.txt").write_text("c0\n")
-    remove = ["index", "--out", str(tmp_path / "index"), "--remove", str(tmp_path / "ids.txt")]
+    remove = ["search", "index", "--out", str(tmp_path / "index"), "--remove", str(tmp_path / "ids.txt")]
     assert "2 clips, flat" in CliRunner().invoke(app, remove, catch_exceptions=False).stdout
-    assert CliRunner().invoke(app, ["index", "--out", str(tmp_path / "index")]).exit_code != 0
+    assert CliRunner().invoke(app, ["search", "index", "--out", str(tmp_path / "index")]).exit_code != 0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from m2raap.search.ranges import Unsatisfiable, byte_range
+from m2raap.search.connections import Unsatisfiable, byte_range
 
 
 @pytest.mark.parametrize(

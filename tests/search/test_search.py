@@ -15,6 +15,7 @@ from m2raap.core.files import read_json, write_json
 from m2raap.core.stage import run_data_stage
 from m2raap.core.view import View, open_view
 from m2raap.search.backend import NotThere, Only
+from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.search.index import make_index
 from m2raap.search.search import Search
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
@@ -52,10 +53,11 @@ def test_frames_come_best_first_at_the_videos_times(search: Search) -> None:
     assert scores == sorted(scores, reverse=True) and {frame["n"] for frame in hit["frames"]} == {0, 1, 2}
     assert {frame["n"]: frame["time_s"] for frame in hit["frames"]} == {0: 0.5, 1: 1.5, 2: 2.5}
     row = search.gallery.row_of["c1"]
-    query_E = search._encoder.texts(["a blue circle"])[0]
-    own = search._encoder.clips([search.jpegs("c1")])[0]
-    assert np.allclose(sorted(own[1] @ query_E, reverse=True), scores, atol=2e-3)
-    assert np.array_equal(own[0], search.gallery.vectors_NE[row])
+    encoder = ClipEncoder(search.gallery.sources.model)
+    query_E = encoder.texts(["a blue circle"])[0]
+    vector_E, frames_KE = encoder.clips([search.jpegs("c1")])[0]
+    assert np.allclose(sorted(frames_KE @ query_E, reverse=True), scores, atol=2e-3)
+    assert np.array_equal(vector_E, search.gallery.vectors_NE[row])
 
 
 def test_pictures_and_likeness(search: Search) -> None:
@@ -135,7 +137,7 @@ def test_a_video_is_asked_with_through_the_decoders_process(tmp_path: Path) -> N
 
 
 def test_the_command_line(folder: Path, tmp_path: Path) -> None:
-    words = ["search", str(folder), "红色的圆形", "--top", "2", "--frames", str(tmp_path / "f"), "--json"]
+    words = ["search", "query", str(folder), "红色的圆形", "--top", "2", "--frames", str(tmp_path / "f"), "--json"]
     found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     assert [colour(hit) for hit in found["hits"]] == ["red", "red"] and len(found["model"]) == 32
     assert all(Path(frame["path"]).read_bytes()[:2] == b"\xff\xd8" for hit in found["hits"] for frame in hit["frames"])
@@ -144,7 +146,7 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     (row,) = [row for row in pq.read_table(part).to_pylist() if row["clip_id"] == found["hits"][0]["clip_id"]]
     (best, *_) = found["hits"][0]["frames"]
     assert Path(best["path"]).read_bytes() == row["jpegs"][best["n"]] and found["hits"][0]["width"] == row["width"]
-    words = ["search", str(folder), "--like", "c0", "--top", "1"]
+    words = ["search", "query", str(folder), "--like", "c0", "--top", "1"]
     (folder.parent / "videos" / "red.mp4").write_bytes(b"no video, but there")
     try:
         printed = CliRunner().invoke(app, words, catch_exceptions=False).stdout
@@ -154,4 +156,4 @@ def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert " s; in " in printed and "keyframes/frames/part-0000" in printed and "zh: 红色的圆形" in printed
     with_files = CliRunner().invoke(app, [*words, "--frames", str(tmp_path / "g")], catch_exceptions=False).stdout
     assert f"key-frames, best first: {tmp_path}/g/001-" in with_files and "part-0000" not in with_files
-    assert CliRunner().invoke(app, ["search", str(folder), "red", "--like", "c0"]).exit_code != 0
+    assert CliRunner().invoke(app, ["search", "query", str(folder), "red", "--like", "c0"]).exit_code != 0

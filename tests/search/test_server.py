@@ -15,8 +15,7 @@ from m2raap.core.errors import M2raapError, UsageError
 from m2raap.search.connections import peer_of
 from m2raap.search.guard import parse_host
 from m2raap.search.search import Search
-from m2raap.search.serve import open_server
-from m2raap.search.server import MAX_PICTURE_BYTES, SearchServer
+from m2raap.search.server import MAX_PICTURE_BYTES, SearchServer, open_server
 from tests.search.conftest import serving
 from tests.stages.pictures import draw
 

@@ -19,11 +19,9 @@ from tests.stages.pictures import COLOURS, DrawnConfig, DrawnFrames
 CHINESE = {"red": "红色", "blue": "蓝色", "green": "绿色", "yellow": "黄色"}
 
 
-def disturbed(
-    cfg: BackboneConfig, temporal: AnyTemporal, enhance: AcgConfig | None = None, by: float = 0.05
-) -> VideoCLIP:
+def disturbed(cfg: BackboneConfig, temporal: AnyTemporal, acg: AcgConfig | None = None, by: float = 0.05) -> VideoCLIP:
     """Every weight of the new modules and of the towers moved a little, as training would."""
-    model = VideoCLIP(load_backbone(cfg), temporal, enhance)
+    model = VideoCLIP(load_backbone(cfg), temporal, acg)
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, p in sorted(model.named_parameters()):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from m2raap.core.config import build
+from m2raap.core.tables import row_key
 from m2raap.core.view import Part
 from m2raap.curate import thumbnails
 from m2raap.curate.encode import pack
@@ -86,7 +87,7 @@ class World:
         made = [stage.apply(part, own, decisions) for part, own in self.parts()]
         drops = [row for tables in made for row in tables["dropped"]]
         verdicts = [row for tables in made for row in tables["verdicts"]]
-        return {row["text_id"] or row["clip_id"]: row["reason"] for row in drops}, drops, verdicts
+        return {row_key(row): row["reason"] for row in drops}, drops, verdicts
 
 
 OFF = {"mismatch": {"limit": None}}

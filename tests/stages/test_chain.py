@@ -24,7 +24,7 @@ from tests.runs import RECIPE, words
 
 @pytest.fixture(scope="module")
 def reported(small_world: Path, undisturbed: Path) -> str:
-    return m2raap("report", undisturbed, "--truth", small_world / "truth.parquet").stdout
+    return m2raap("report", "write", undisturbed, "--truth", small_world / "truth.parquet").stdout
 
 
 def test_no_stage_opens_the_truth(undisturbed: Path):
@@ -34,7 +34,7 @@ def test_no_stage_opens_the_truth(undisturbed: Path):
 
 
 def test_every_folder_is_whole_and_the_counts_add_up(undisturbed: Path):
-    rows = json.loads(m2raap("check", undisturbed, "--json").stdout)
+    rows = json.loads(m2raap("status", "--verify", undisturbed, "--json").stdout)
     assert {row["state"] for row in rows} == {"ok"} and len(rows) >= 9
     assert not (undisturbed / "cache" / "prefix").exists(), "what frozen layers said goes at the end of the run"
     counts = read_json(undisturbed / "m2raap" / "align" / "manifest.json")["counts"]
@@ -47,7 +47,7 @@ def test_check_finds_a_changed_byte(undisturbed: Path, tmp_path: Path):
     shutil.copytree(undisturbed / "m2raap" / "filter", copy)
     part = next((copy / "dropped").glob("part-*"))
     part.write_bytes(part.read_bytes() + b"x")
-    done = m2raap("check", copy, check=1)
+    done = m2raap("status", "--verify", copy, check=1)
     assert "is not what the manifest was signed over" in done.stdout
 
 

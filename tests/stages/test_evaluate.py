@@ -14,6 +14,7 @@ from m2raap.core.files import write_json
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.config import EvaluateConfig
+from m2raap.retrieval.embeddings import Embeddings
 from m2raap.stages.bank import IDS, VECTORS, Bank, Seen, make_bank
 from m2raap.stages.evaluate import evaluate_folder, read_ranks, side_lines
 from tests.stages.embedded import evaluated, write_embedded
@@ -114,7 +115,8 @@ def test_a_bank_with_a_query_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bank_with_a_video_of_the_benchmark_is_refused(tmp_path: Path) -> None:
-    ids = write_embedded(tmp_path / "e", langs=("en",), lost=1)
+    write_embedded(tmp_path / "e", langs=("en",), lost=1)
+    embeddings = Embeddings.load(tmp_path / "e")
     train = Seen("t000", "train/t000.mp4", "other frames")
     for name, clip, what in (
         ("i", Seen("v003", "x.mp4", None), "clip: 'v003'"),
@@ -124,8 +126,8 @@ def test_a_bank_with_a_video_of_the_benchmark_is_refused(tmp_path: Path) -> None
     ):
         bank = write_bank(tmp_path / name, ["a dog runs"], clips=[train, clip])
         with pytest.raises(M2raapError, match=rf"1 of its 2 clips show videos.*'{clip.clip_id}' \(the same {what}"):
-            bank.check(ids, {"v003": "videos/v003.mp4"})
-    write_bank(tmp_path / "t", ["a dog runs"], clips=[train]).check(ids, {"v003": "videos/v003.mp4"})
+            bank.check(embeddings, {"v003": "videos/v003.mp4"})
+    write_bank(tmp_path / "t", ["a dog runs"], clips=[train]).check(embeddings, {"v003": "videos/v003.mp4"})
     write_json(tmp_path / "t" / IDS, {"texts": [], "langs": [], "corpus": "c"})
     with pytest.raises(M2raapError, match="made before banks said which videos"):
         Bank.open(tmp_path / "t")

@@ -60,7 +60,7 @@ def test_training_time_stands_beside_r1(out: Path):
         assert row["steps"] == 2 and set(row["r1"]) == {"motion en", "motion zh"}
         spent = sum(line["seconds"] for line in read_timings(out / arm / "adapt") if "phase" not in line)
         assert 0 <= row["waited_s"] <= row["train_s"] == pytest.approx(spent)
-    assert "Training time" in m2raap("report", out).stdout
+    assert "Training time" in m2raap("report", "write", out).stdout
 
 
 def test_every_arm_has_a_model_of_its_own(out: Path):

@@ -15,7 +15,7 @@ import pytest
 
 from m2raap.cli import main
 from m2raap.core.files import read_json
-from m2raap.core.tables import Row, read_part
+from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import open_view
 from tests.conftest import digests
 from tests.curate.scripted import Say, caption, completion, payload, serving
@@ -35,16 +35,13 @@ def here(*args: object, check: int = 0) -> None:
     saved = sys.argv
     sys.argv = ["m2raap", "-q", *map(str, args)]
     try:
-        assert main._guarded() == check
+        assert main.run_command_line() == check
     finally:
         sys.argv = saved
 
 
 def rows(folder: Path, table: str) -> dict[str, Row]:
-    found: dict[str, Row] = {}
-    for path in sorted((folder / table).glob("part-*")):
-        found |= {row["text_id"] or row["clip_id"]: row for row in read_part(folder, table, int(path.stem[-5:]))}
-    return found
+    return {row_key(row): row for row in read_all(folder, table)}
 
 
 def story(body: dict[str, Any], before: int) -> Any:
@@ -247,7 +244,7 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
         refused = [*run, "--set", "rewrite.endpoint.budget.max_requests=0"]
         here(*refused)
         requests = tmp_path / "requests.jsonl"
-        here("batch", "export", tmp_path / "run", "--stage", "rewrite", "--out", requests)
+        here("run", "--out", tmp_path / "run", "--stage", "rewrite", "--requests", requests)
         lines = [json.loads(line) for line in requests.read_text(encoding="utf-8").splitlines()]
         assert len(lines) == 6 and {line["url"] for line in lines} == {"/v1/chat/completions"}
         answers = []
@@ -261,9 +258,9 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
         file = tmp_path / "answers.jsonl"
         file.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
         capsys.readouterr()
-        here("batch", "import", tmp_path / "run", file)
+        here("run", "--out", tmp_path / "run", "--answers", file)
         assert "5 answers taken in, 1 that failed, 1 that this run never asked for" in capsys.readouterr().out
-        here("batch", "export", tmp_path / "run", "--stage", "rewrite", "--out", requests)
+        here("run", "--out", tmp_path / "run", "--stage", "rewrite", "--requests", requests)
         again = [json.loads(line) for line in requests.read_text(encoding="utf-8").splitlines()]
         assert sorted(len(line["body"]["messages"]) for line in again) == [2, 4], "what failed, and a repair"
         assert not server.bodies
@@ -273,7 +270,7 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
     assert said_by == {"live", "file"}
     counts = read_json(tmp_path / "run" / "rewrite" / "manifest.json")["counts"]
     assert counts["texts_sent_to:batch"] == 4
-    here("batch", "import", tmp_path / "run", recipe, check=1)
-    here("batch", "export", tmp_path / "run", "--stage", "caption", "--out", requests, check=1)
+    here("run", "--out", tmp_path / "run", "--answers", recipe, check=1)
+    here("run", "--out", tmp_path / "run", "--stage", "caption", "--requests", requests, check=1)
     talk = capsys.readouterr().err
     assert "r.yaml line 1: is no answer of a Batch file" in talk and "no arm has a stage caption" in talk

@@ -16,7 +16,7 @@ from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
 from m2raap.core.signed import verify_files
-from m2raap.core.tables import read_part
+from m2raap.core.tables import read_all
 from m2raap.stages import reasons
 from m2raap.stages.split import SplitConfig, SplitDone, as_name, pieces, split
 from m2raap.video.paths import resolve_video
@@ -64,7 +64,7 @@ def run(
 
 
 def rows(out: Path, table: str) -> list[dict]:
-    return [row for part in range(open_corpus(out).num_parts) for row in read_part(out, table, part)]
+    return list(read_all(out, table))
 
 
 def spans(out: Path) -> list[tuple[str, float, float]]:
@@ -260,7 +260,9 @@ def test_names_are_safe_and_different(videos: list[str]) -> None:
 def test_command_line_and_the_stages_after_it(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "C"
     done = json.loads(
-        m2raap("split", raw, "--out", out, "--detector", "content", "--max-s", 4, "--workers", 1, "--json").stdout
+        m2raap(
+            "data", "split", raw, "--out", out, "--detector", "content", "--max-s", 4, "--workers", 1, "--json"
+        ).stdout
     )
     assert done["clips"] == 5 and done["videos"] == 4 and done["dropped"]["not_media"] == 1
     assert verify_files(out, read_json(out / "manifest.json")["files"]) == []
@@ -272,4 +274,4 @@ def test_command_line_and_the_stages_after_it(raw: Path, tmp_path: Path) -> None
 
 
 def rows_of(folder: Path, table: str) -> list[dict]:
-    return [row for path in sorted((folder / table).iterdir()) for row in read_part(folder, table, int(path.stem[-5:]))]
+    return list(read_all(folder, table))

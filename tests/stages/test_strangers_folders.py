@@ -19,7 +19,6 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, inside, read_json, write_json
 from m2raap.core.folder import manifest_digest
 from m2raap.core.state import VIDEO_ROOTS, believe_video_root
-from m2raap.core.tombstones import MARK
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.inspect import check
 from m2raap.pipeline.run_folder import RunFolder
@@ -52,50 +51,10 @@ def untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VIDEO_ROOTS)
 
 
-# ---- a planted journal
+# ---- forget
 
 
-@pytest.mark.parametrize("names", ["absolute", "relative"])
-def test_a_planted_journal_is_never_carried_out(home: Path, tmp_path: Path, names: str):
-    view = make_corpus(tmp_path / "theirs" / "C", range(8))
-    run_length(view, tmp_path / "theirs" / "S")
-
-    def named(path: Path) -> str:
-        return str(path) if names == "absolute" else os.path.relpath(path, tmp_path / "theirs" / "C")
-
-    unit = {
-        "kind": "cubes",
-        "digest": None,
-        "was": [],
-        "forgotten": 0,
-        "gone": 1,
-        "inputs": {},
-        "stones": [],
-        "settings": {},
-    }
-    journal = {
-        "kind": "forgetting",
-        "home": str(tmp_path / "theirs" / "C"),
-        "units": [unit | {"path": named(home / "photos"), "embedded": None}],
-        "gone": {"clip_ids": ["c001"], "text_ids": [], "captions": [], "videos": []},
-        "summary": {"clips": 1, "not_found": 0, "folders": {}, "checkpoints": [], "video_files_left": []},
-        "scores": {},
-        "video_copies": [named(home / "important.docx")],
-    }
-    for folder in ("C", "S"):
-        write_json(tmp_path / "theirs" / folder / MARK, journal)
-    before = digests(tmp_path)
-    for words in (
-        ("check", "theirs"), ("explain", "c001", "--in", "theirs/S"), ("data", "export", "csv", "theirs/S", "--out", "E"),
-        ("forget", "theirs"), ("forget", "theirs/C", "theirs/S", "--ids", home / "notes.txt"),
-        ("keyframes", "theirs/C", "--out", "K"),
-    ):  # fmt: skip
-        said = m2raap(*words, check=1, cwd=tmp_path).stderr
-        assert f"delete its {MARK}" in said, said
-        assert digests(tmp_path) == before, words
-
-
-def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp_path: Path):
+def test_forget_in_a_folder_of_a_stranger_takes_nothing_of_the_user_with_it(home: Path, tmp_path: Path):
     """Neither what its map and manifests name, nor what its links lead to, nor the files that its rows name, are touched."""
     make_corpus(home / "C", range(8))
     run_length(View(home / "C"), home / "S")
@@ -106,13 +65,12 @@ def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp
     clips = [row | {"video": "../home/important.docx"} for row in clips]
     texts = open_corpus(tmp_path / "theirs" / "C").all_rows("texts")
     write_corpus(tmp_path / "theirs" / "C", clips, texts, video_root=tmp_path / "theirs", source={}, num_parts=3)
-    (tmp_path / "theirs" / "S" / "manifest.json").unlink()
-    (tmp_path / "ids.txt").write_text("c001\n")
-    before = digests(home)
-    m2raap("forget", "theirs", "--ids", "ids.txt", cwd=tmp_path)
-    assert digests(home) == before
     write_json(tmp_path / "theirs" / "run.json", {"data": "../home/C", "benches": {}, "scores": [], "steps": []})
-    assert "was made from" in m2raap("forget", "theirs", "--ids", "ids.txt", check=1, cwd=tmp_path).stderr
+    before = digests(home)
+    m2raap("data", "forget", "theirs/C", "--clip", "c001", "--run", "theirs", cwd=tmp_path)
+    assert digests(home) == before
+    (tmp_path / "theirs" / "report").symlink_to(home)
+    assert "is a link" in m2raap("data", "forget", "theirs/C", "--run", "theirs", check=1, cwd=tmp_path).stderr
     assert digests(home) == before
 
 
@@ -120,9 +78,11 @@ def test_a_run_of_a_stranger_takes_no_folder_of_the_user_with_it(home: Path, tmp
 
 
 READING = (
-    ("check", "{R}"), ("status", "{R}"), ("explain", "t000001", "--in", "{R}"), ("lint", "{W}/test"), ("card", "{R}"),
-    ("compare", "{R}/m2raap/bench-motion/evaluate", "{R}/zero_shot/bench-motion/evaluate"),
-    ("search", "{I}", "a red circle", "--json"), ("check", "{W}"), ("probe", "{W}/videos/test", "--json"),
+    ("status", "--verify", "{R}"), ("status", "{R}"), ("explain", "t000001", "--in", "{R}"),
+    ("report", "lint", "{W}/test"), ("data", "audit", "{R}", "--card"),
+    ("report", "compare", "{R}/m2raap/bench-motion/evaluate", "{R}/zero_shot/bench-motion/evaluate"),
+    ("search", "query", "{I}", "a red circle", "--json"), ("status", "--verify", "{W}"),
+    ("data", "probe", "{W}/videos/test", "--json"),
     ("run", "{RECIPE}", "--data", "{W}/train", "--bench", "motion={W}/test", "--out", "{R}", "--dry-run"),
     ("data", "export", "csv", "{R}", "--out", "{E}"), ("doctor",), ("recipe", "show", "demo"),
 )  # fmt: skip
@@ -130,7 +90,7 @@ READING = (
 
 def test_commands_that_read_write_nothing(small_world: Path, undisturbed: Path, tmp_path: Path):
     run, world = copied(undisturbed, small_world, tmp_path / "sent")
-    m2raap("index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out", tmp_path / "sent" / "I")
+    m2raap("search", "index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out", tmp_path / "sent" / "I")
     names = {"R": run, "W": world, "I": tmp_path / "sent" / "I", "E": tmp_path / "E"}
     names["RECIPE"] = Path(__file__).parent.parent / "small.yaml"
     before = state_of(tmp_path / "sent")
@@ -212,10 +172,13 @@ def test_a_planted_next_state_of_an_index_moves_no_file_out_of_it(home: Path, tm
         ready = {"settings": {}, "counts": {}, "model": "x", "files": {key: "0" * 64}}
         write_json(index / "next" / "ready.json", ready)
         before = digests(home)
-        said = m2raap("index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
+        said = m2raap("search", "index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
         assert "does not lie in it" in said and digests(home) == before
     write_json(index / "next" / "ready.json", ["evil"])
-    assert "holds no JSON object" in m2raap("index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
+    assert (
+        "holds no JSON object"
+        in m2raap("search", "index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
+    )
 
 
 def test_links_inside_an_index_or_a_stage_are_not_written_through(home: Path, tmp_path: Path):
@@ -223,7 +186,7 @@ def test_links_inside_an_index_or_a_stage_are_not_written_through(home: Path, tm
     (home / "clips").mkdir()
     (home / "clips" / "part-00000.parquet").write_text(SECRET)
     for name, words in (
-        ("index", ("index", "--remove", tmp_path / "ids.txt", "--out")),
+        ("index", ("search", "index", "--remove", tmp_path / "ids.txt", "--out")),
         ("stage", ("keyframes", tmp_path / "C", "--out")),
     ):
         make_corpus(tmp_path / "C", range(4))
@@ -238,7 +201,7 @@ def test_links_inside_an_index_or_a_stage_are_not_written_through(home: Path, tm
 def test_an_index_hands_out_nothing_of_folders_whose_content_its_maker_did_not_know(tmp_path: Path):
     theirs = index_of(tmp_path, rows(4))
     resigned(theirs, lambda sources: sources["views"][0].update(digest="0" * 32))  # the path is easily guessed
-    hits = json.loads(m2raap("search", theirs, "a red circle", "--json").stdout)["hits"]
+    hits = json.loads(m2raap("search", "query", theirs, "a red circle", "--json").stdout)["hits"]
     assert hits and all(hit["video_path"] is None and hit["frames_part"] is None for hit in hits)
     search = Search(theirs)
     for hand_out in (search.video, search.jpegs, search.frames_part):
@@ -273,7 +236,7 @@ def test_a_model_that_only_an_index_names_is_not_fetched(tmp_path: Path, monkeyp
     index = index_of(tmp_path, rows(4))
     named = {"model": "hf-hub:someone/else", "pretrained": None}
     resigned(index, lambda sources: sources["model"]["backbone"].update(named))
-    said = m2raap("search", index, "a red circle", check=1).stderr
+    said = m2raap("search", "query", index, "a red circle", check=1).stderr
     assert "--model hf-hub:someone/else fetches it" in said and not asked
 
 

@@ -106,7 +106,7 @@ STAGES = {
     "caption": ("{R}/align", "caption.frames=2"),
     "rewrite": ("{R}/caption", "rewrite.fill_missing=true"),
     "adapt": ("{R}/rewrite", "adapt.steps=3"),
-    "embed": ("{R}/../zero_shot/bench-motion/keyframes", "embed.probes=[shuffled]"),
+    "embed": ("{R}/../zero_shot/bench-motion/keyframes", "embed.frame_ablations=[shuffled]"),
     "evaluate": ("{R}/bench-motion/embed", "evaluate.dual_softmax=50"),
 }
 
@@ -120,7 +120,7 @@ def test_the_second_command_on_a_stage_is_told(
     how = ("--recipe", RECIPE, *(() if stage in ("adapt", "evaluate") else ("--workers", 1)))
     whole, out = undisturbed / "m2raap" / stage, tmp_path / "out" / stage
     if stage == "embed":
-        how = (*how, "--set", "embed.probes=[]")
+        how = (*how, "--set", "embed.frame_ablations=[]")
         whole = undisturbed / "zero_shot" / "bench-motion" / stage
     elif stage == "evaluate":
         whole = undisturbed / "m2raap" / "bench-motion" / stage
@@ -161,7 +161,7 @@ def test_the_second_import_export_index_run_and_report_are_told(
     commands: dict[str, tuple[object, ...]] = {
         "corpus": ("data", "import", "table", listing, "--video-dir", videos[0].parent, "--out"),
         "csv": ("data", "export", "csv", run, "--out"),
-        "index": ("index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out"),
+        "index": ("search", "index", run / "m2raap" / "rewrite", "--model", "builtin:tiny", "--out"),
         "model": ("model", "export", run / "m2raap" / "adapt", "--to", "hub", "--out"),
     }
     for name, command in commands.items():
@@ -177,7 +177,7 @@ def test_the_second_import_export_index_run_and_report_are_told(
         assert told and not others, (name, others)
         assert digests(out) == digests(tmp_path / f"{name}-whole"), name
     again = words(world, run, "--until", "evaluate")
-    for first in (again, ["report", str(run)]):
+    for first in (again, ["report", "write", str(run)]):
         moments = seeded_moments(monkeypatch, first[0], lambda f=first: m2raap(*f))
         told = told_at(monkeypatch, moments, lambda f=first: m2raap(*f), lambda f=first: on_command_line(*f))
         assert told and all("another m2raap (process" in text for text in told), (first[0], told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -49,7 +50,7 @@ class ToyStage(DataStage[ToyConfig]):
                 drops.append(ids | {"score": float(number), "threshold": float(self.cfg.most), "detail": "num_vowels"})
         return {"dropped": drops}
 
-    def judged(self, row: Row, signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+    def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         if "text_id" not in row:
             return []
         number = float(signals["num_vowels"])

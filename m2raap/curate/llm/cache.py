@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -131,6 +131,20 @@ class Cache:
                 return False
             db.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?)", (scope, *new))
         return True
+
+    def delete_answers_of(self, is_forgotten: Callable[[str], bool]) -> int:
+        """Deletes, and overwrites on disk, the answers that were first asked for clips whose id `is_forgotten` says; returns
+        how many rows went. Another clip with the very same request will ask again."""
+        tables = ("answers", "exported")
+        rows = [(table, *row) for table in tables for row in self._read(f"SELECT key, clip_id FROM {table}")]
+        doomed = [(table, key) for table, key, clip_id in rows if is_forgotten(clip_id)]
+        with self._write() as db:
+            for table, key in doomed:
+                db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
+        if doomed:
+            self._read("VACUUM")
+        self._read("PRAGMA wal_checkpoint(TRUNCATE)")
+        return len(doomed)
 
     def close(self) -> None:
         """Closes the database."""

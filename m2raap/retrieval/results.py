@@ -5,8 +5,7 @@ Shape suffixes: V videos, T texts, E embedding.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
-from m2raap.retrieval.metrics import V2T_RULES, Ranks, ScoreRows, Side, ranks_of, rsum
+from m2raap.retrieval.embeddings import Embeddings
+from m2raap.retrieval.metrics import V2T_RULES, RankCounts, Ranks, ScoreRows, ranks_of, rsum
 from m2raap.retrieval.rank_table import Counts, counts_of, rank_rows, tops_of
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored
 from m2raap.retrieval.sides import RULE_B
@@ -45,48 +45,30 @@ class Results:
         return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows} | compat
 
 
-def evaluate(
-    video_VE: NDArray[np.floating],
-    video_ids: Sequence[str],
-    text_TE: NDArray[np.floating],
-    text_ids: Sequence[str],
-    text_video_ids: Sequence[str],
-    text_langs: Sequence[str],
-    categories: Mapping[str, str],
-    missing_video_ids: Collection[str],
-    seed: int,
-    rescore: Rescore | None = None,
-) -> Results:
+def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | None = None) -> Results:
     """Retrieval results of cosine scores between the embeddings (normalised here), or of what `rescore` makes of them.
 
     Each language is evaluated alone against all videos. Scope `official`: a missing video (one without an embedding)
     is in the gallery, at its very end, and all its queries are misses. Where some are missing, scope `available` drops
-    them from both sides; `comparable` is then False. `categories` maps video ids to slices: the queries of a category
-    against the full gallery. The order of the inputs does not matter. Raises M2raapError for zero or non-finite
-    vectors, unknown or repeated ids. With `rescore` there is scope `official` only, rsum is None where a direction is, and
-    the tops of v2t are empty.
+    them from both sides; `comparable` is then False. The queries of a category are ranked against the full gallery. The order
+    of the embeddings does not matter. Raises M2raapError for zero or non-finite vectors. With `rescore` there is scope
+    `official` only, rsum is None where a direction is, and the tops of v2t are empty.
     """
-    videos = _Vectors.checked("video", video_VE, video_ids)
-    texts = _Vectors.checked("text", text_TE, text_ids)
-    assert len(text_ids) == len(text_video_ids) == len(text_langs)
-    both = set(missing_video_ids) & set(video_ids)
-    if both:
-        raise M2raapError(f"video {min(both)} is listed as missing, but has an embedding")
+    videos = _Vectors.checked("video", embeddings.video_VE, embeddings.video_ids)
+    texts = _Vectors.checked("text", embeddings.text_TE, embeddings.text_ids)
+    categories, missing_video_ids = embeddings.categories, sorted(embeddings.missing)
     row_of_video = {video: row for row, video in enumerate(videos.ids)}
-    video_of_text = dict(zip(text_ids, text_video_ids, strict=True))
-    lang_of_text = dict(zip(text_ids, text_langs, strict=True))
-    for text, video in sorted(video_of_text.items()):
-        if video not in row_of_video and video not in missing_video_ids:
-            raise M2raapError(f"text {text} belongs to video {video}, which is neither embedded nor listed as missing")
+    video_of_text = dict(zip(embeddings.text_ids, embeddings.text_video_ids, strict=True))
+    lang_of_text = dict(zip(embeddings.text_ids, embeddings.text_langs, strict=True))
 
-    found = Results([], [], sorted(missing_video_ids), {})
-    for lang in sorted(set(text_langs)):
-        asked = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
-        part = _Language(videos, asked, video_of_text, row_of_video)
+    results = Results([], [], missing_video_ids, {})
+    for lang in sorted(set(embeddings.text_langs)):
+        queries = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
+        part = _Language(videos, queries, video_of_text, row_of_video)
         again = rescore(part.scores(lang)) if rescore else None
-        official = part.ranks(sorted(missing_video_ids), again)
+        official = part.ranks(missing_video_ids, again)
         directions = [name for name in ("t2v", "v2t") if again is None or getattr(again, name)]
-        found.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
+        results.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
         more = {"rule_b": part.counts(official, RULE_B)}
         if not rescore:
             kept, available = part, official
@@ -94,14 +76,14 @@ def evaluate(
                 kept_texts = texts.select([text for text in part.texts.ids if video_of_text[text] in row_of_video])
                 kept = _Language(videos, kept_texts, video_of_text, row_of_video)
                 available = kept.ranks([])
-                found.rows.extend(kept.rows(available, lang, "available", categories, seed, directions))
+                results.rows.extend(kept.rows(available, lang, "available", categories, seed, directions))
                 more["available"] = kept.counts(available, "t2v") | kept.counts(available, "v2t")
                 more["available_rule_b"] = kept.counts(available, RULE_B)
-            found.compat[lang] = kept.compat(available)
+            results.compat[lang] = kept.compat(available)
         for direction in directions:
             head = {"direction": direction, "lang": lang}
-            found.ranks.extend(part.rank_table(getattr(official, direction), head, categories, again, more))
-    return found
+            results.ranks.extend(part.rank_table(getattr(official, direction), head, categories, again, more))
+    return results
 
 
 @dataclass(frozen=True)
@@ -113,16 +95,12 @@ class _Vectors:
 
     @classmethod
     def checked(cls, what: str, vectors_NE: NDArray[Any], ids: Sequence[str]) -> _Vectors:
-        assert vectors_NE.ndim == 2 and len(vectors_NE) == len(ids), (vectors_NE.shape, len(ids))
         if not len(ids):
             raise M2raapError(f"there is no {what} embedding to evaluate")
         order = sorted(range(len(ids)), key=lambda i: ids[i])
         named = [ids[i] for i in order]
         vectors = vectors_NE[order].astype(np.float64)
         norms = np.linalg.norm(vectors, axis=1)
-        for name, next_name in itertools.pairwise(named):
-            if name == next_name:
-                raise M2raapError(f"{what} {name} has two embeddings")
         bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
         if len(bad):
             raise M2raapError(
@@ -152,11 +130,11 @@ class _Language:
         several = len({self.video_of_text[text] for text in self.texts.ids}) < len(self.texts.ids)
         return LanguageScores(lang, self.texts.ids, self.videos.ids, several, self.cosines)
 
-    def compat(self, found: Ranks) -> dict[str, dict[str, float]]:
-        t2v = clip4clip(found.t2v)
-        if found.several_texts:
-            t2v = clip4clip_several(self.cosines, found.t2v.query, found.t2v.target, len(self.videos.ids))
-        return {"t2v": t2v, "v2t": clip4clip(found.v2t)}
+    def compat(self, ranks: Ranks) -> dict[str, dict[str, float]]:
+        t2v = clip4clip(ranks.t2v)
+        if ranks.several_texts:
+            t2v = clip4clip_several(self.cosines, ranks.t2v.query, ranks.t2v.target, len(self.videos.ids))
+        return {"t2v": t2v, "v2t": clip4clip(ranks.v2t)}
 
     def ranks(self, missing: Sequence[str], again: Rescored | None = None) -> Ranks:
         pairs = [
@@ -172,12 +150,12 @@ class _Language:
         def ranks(rows: ScoreRows) -> Ranks:
             return ranks_of(rows, len(self.texts.ids), len(self.videos.ids), np.asarray(pairs, np.int64), absent_T)
 
-        found = ranks((again.t2v or again.v2t or self.cosines) if again else self.cosines)
+        counted = ranks((again.t2v or again.v2t or self.cosines) if again else self.cosines)
         if again and again.t2v and again.v2t:
             other = ranks(again.v2t)
-            found = Ranks(found.t2v, other.v2t, other.v2t_rule_b, found.several_texts)
+            counted = Ranks(counted.t2v, other.v2t, other.v2t_rule_b, counted.several_texts)
         if not missing:
-            return found
+            return counted
         number = {video: len(self.videos.ids) + i for video, i in place.items()}
         lost = [
             (row, number[self.video_of_text[text]])
@@ -190,15 +168,15 @@ class _Language:
         videos_with_text = len({self.video_of_text[text] for text in self.texts.ids})
         v2t = list(first_text.items())
         return Ranks(
-            _with_misses(found.t2v, lost, len(self.videos.ids) + len(missing)),
-            _with_misses(found.v2t, v2t, videos_with_text),
-            _with_misses(found.v2t_rule_b, v2t, len(self.texts.ids)),
-            found.several_texts,
+            _with_misses(counted.t2v, lost, len(self.videos.ids) + len(missing)),
+            _with_misses(counted.v2t, v2t, videos_with_text),
+            _with_misses(counted.v2t_rule_b, v2t, len(self.texts.ids)),
+            counted.several_texts,
         )
 
     def rows(
         self,
-        found: Ranks,
+        ranks: Ranks,
         lang: str,
         scope: str,
         categories: Mapping[str, str],
@@ -207,11 +185,11 @@ class _Language:
     ) -> list[dict[str, Any]]:
         comparable = scope == "official"
         result = []
-        slices = ["all", *sorted({categories[v] for v in self._queried_videos(found) if v in categories})]
+        slices = ["all", *sorted({categories[v] for v in self._queried_videos(ranks) if v in categories})]
         for name in slices:
-            sides = {name: getattr(found, name) for name in directions}
-            if found.several_texts and "v2t" in directions:
-                sides[RULE_B] = found.v2t_rule_b
+            sides = {name: getattr(ranks, name) for name in directions}
+            if ranks.several_texts and "v2t" in directions:
+                sides[RULE_B] = ranks.v2t_rule_b
             parts = {}
             for direction, side in sides.items():
                 ids = self.query_video_ids(side, direction)
@@ -224,7 +202,7 @@ class _Language:
                 result.append({**head, **summary_row([side], ids, seed), "rsum": total})
         return result
 
-    def query_video_ids(self, side: Side, direction: str) -> list[str]:
+    def query_video_ids(self, side: RankCounts, direction: str) -> list[str]:
         """The video that each query is about: its own in v2t, its target in t2v."""
         text_rows = side.query if direction == "t2v" else side.target
         return [self.video_of_text[self.texts.ids[row]] for row in text_rows]
@@ -232,26 +210,26 @@ class _Language:
     def _cosines_of_videos(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.round(self.videos.unit_NE[rows] @ self.texts.unit_NE.T, SCORE_DIGITS)
 
-    def _queried_videos(self, found: Ranks) -> set[str]:
-        return set(self.query_video_ids(found.t2v, "t2v"))
+    def _queried_videos(self, ranks: Ranks) -> set[str]:
+        return set(self.query_video_ids(ranks.t2v, "t2v"))
 
-    def query_ids(self, side: Side, direction: str) -> list[str]:
+    def query_ids(self, side: RankCounts, direction: str) -> list[str]:
         """Text ids in t2v, video ids in v2t."""
         return (
             [self.texts.ids[row] for row in side.query] if direction == "t2v" else self.query_video_ids(side, direction)
         )
 
-    def counts(self, found: Ranks, direction: str) -> Counts:
+    def counts(self, ranks: Ranks, direction: str) -> Counts:
         """For a column of the table of ranks; of rule b none where no video has several texts."""
         if direction == RULE_B:
-            side = found.v2t_rule_b
-            return counts_of(side, "v2t", self.query_ids(side, "v2t")) if found.several_texts else {}
-        side = getattr(found, direction)
+            side = ranks.v2t_rule_b
+            return counts_of(side, "v2t", self.query_ids(side, "v2t")) if ranks.several_texts else {}
+        side = getattr(ranks, direction)
         return counts_of(side, direction, self.query_ids(side, direction))
 
     def rank_table(
         self,
-        side: Side,
+        side: RankCounts,
         head: Mapping[str, str],
         categories: Mapping[str, str],
         again: Rescored | None,
@@ -268,15 +246,15 @@ class _Language:
             tops = tops_of((again.t2v if again else None) or self.cosines, self.videos.ids, side.query)
         else:
             targets = [self.texts.ids[row] for row in side.target]
-            here = side.query[side.query < len(self.videos.ids)]
-            tops = {} if again else tops_of(self._cosines_of_videos, self.texts.ids, here)
+            embedded = side.query[side.query < len(self.videos.ids)]
+            tops = {} if again else tops_of(self._cosines_of_videos, self.texts.ids, embedded)
         return rank_rows(side, head, self.query_ids(side, direction), targets, owners, categories, tops, more)
 
 
-def _with_misses(side: Side, lost: Sequence[tuple[int, int]], gallery: int) -> Side:
+def _with_misses(side: RankCounts, lost: Sequence[tuple[int, int]], gallery: int) -> RankCounts:
     """`side` with queries whose video is missing: nothing ties, everything beats the target."""
     query, target = (np.asarray([pair[i] for pair in lost], np.int64) for i in (0, 1))
-    return Side(
+    return RankCounts(
         np.concatenate([side.query, query]),
         np.concatenate([side.target, target]),
         np.concatenate([side.greater, np.full(len(lost), gallery - 1)]),

@@ -8,7 +8,8 @@ import pytest
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval import arms, rank_table
-from m2raap.retrieval.evaluate import Results, evaluate
+from m2raap.retrieval.embeddings import Embeddings
+from m2raap.retrieval.results import Results, evaluate_embeddings
 from m2raap.retrieval.sides import MORE
 
 
@@ -37,10 +38,9 @@ class World:
             "text_video_ids": [self.text_video_ids[i] for i in rows],
             "text_langs": [self.text_langs[i] for i in rows],
             "categories": self.categories,
-            "missing_video_ids": self.video_ids[:lost],
-            "seed": 0,
+            "missing": self.video_ids[:lost],
         }
-        return evaluate(**{**inputs, **changes})
+        return evaluate_embeddings(Embeddings(**{**inputs, **changes}), seed=0)
 
 
 def one(results: Results, **wanted: str) -> dict[str, Any]:
@@ -125,7 +125,8 @@ def test_the_captions_of_a_missing_video_are_one_rival() -> None:
     texts = [axes[i] + 0.9 * axes[5] for i in range(3)] + [axes[0] + 0.01 * j * axes[6] for j in range(20)]
     owners = ["v0", "v1", "v2"] + ["vm"] * 20
     names = [f"t{i:02d}" for i in range(23)]
-    found = evaluate(axes[:3], ["v0", "v1", "v2"], np.stack(texts), names, owners, ["en"] * 23, {}, ["vm"], 0)
+    embeddings = Embeddings(axes[:3], np.stack(texts), ["v0", "v1", "v2"], names, owners, ["en"] * 23, missing=["vm"])
+    found = evaluate_embeddings(embeddings, 0)
     by_video = {row["video_id"]: row for row in found.ranks if row["direction"] == "v2t"}
     assert (by_video["v0"]["rank_pessimistic"], by_video["v0"]["gallery"]) == (2, 4), "after the best caption of vm"
     assert by_video["v0"]["rule_b"] == {"rank_pessimistic": 21, "ties": 0, "gallery": 23}
@@ -171,10 +172,13 @@ def test_same_bytes_for_any_order_and_block_size(monkeypatch: pytest.MonkeyPatch
     ("changes", "message"),
     [
         ({"video_ids": ["v000"] * 30}, "video v000 has two embeddings"),
-        ({"missing_video_ids": ["v003"]}, "v003 is listed as missing, but has an embedding"),
+        ({"missing": ["v003"]}, "v003 is listed as missing, but has an embedding"),
         ({"video_VE": np.zeros((30, 16))}, r"embedding of video v000 .*\(30 such\)"),
         ({"text_video_ids": ["v999"] * 60}, "text v000.en0 belongs to video v999"),
-        ({"video_VE": np.zeros((0, 16)), "video_ids": []}, "no video embedding"),
+        (
+            {"video_VE": np.zeros((0, 16)), "video_ids": [], "missing": [f"v{i:03d}" for i in range(30)]},
+            "no video embedding",
+        ),
     ],
 )
 def test_bad_input(changes: dict[str, Any], message: str) -> None:

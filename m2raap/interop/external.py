@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.stages.embed import Shown
+from m2raap.stages.embed import CaptionedFrames
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +25,7 @@ TEXTS = 256  # texts a forward pass
 Frames = list[tuple[np.ndarray, np.ndarray]]
 
 
-class Foreign:
+class ExternalModel:
     """An Embedder around any object with `encode_text` and `encode_image` or `encode_video`.
 
     With `preprocess` (a Pillow picture -> a tensor (3, H, W)) the model is given tensors: `encode_image` (N, 3, H, W),
@@ -53,27 +53,27 @@ class Foreign:
         self.digest = _digest(name or kind, model)
         self.preprocess = " ".join(repr(preprocess).split())[:400] if preprocess else f"left to {name or kind}"
 
-    def videos(self, clips: list[Shown]) -> tuple[np.ndarray, Frames]:
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(clips):
             by_length[len(row)].append(place)
-        found: dict[int, np.ndarray] = {}
+        vector_of: dict[int, np.ndarray] = {}
         with _evaluating(self.model):
             for places in by_length.values():
                 for start in range(0, len(places), BATCH):
-                    here = places[start : start + BATCH]
-                    vectors_BE = self._encode([pictures([jpeg for jpeg, _ in clips[place]]) for place in here])
-                    found |= dict(zip(here, vectors_BE, strict=True))
-        return np.stack([found[i] for i in range(len(clips))]) if clips else np.zeros((0, 0), np.float32), []
+                    batch = places[start : start + BATCH]
+                    vectors_BE = self._encode([pictures([jpeg for jpeg, _ in clips[place]]) for place in batch])
+                    vector_of |= dict(zip(batch, vectors_BE, strict=True))
+        return np.stack([vector_of[i] for i in range(len(clips))]) if clips else np.zeros((0, 0), np.float32), []
 
     def texts(self, texts: list[str]) -> np.ndarray:
-        found = []
+        blocks = []
         with _evaluating(self.model):
             for start in range(0, len(texts), TEXTS):
-                given: Any = texts[start : start + TEXTS]
-                here = self._moved(self._tokenizer(given)) if self._tokenizer else given
-                found.append(as_rows(self.model.encode_text(here), len(given), "encode_text"))
-        return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+                batch: Any = texts[start : start + TEXTS]
+                inputs = self._moved(self._tokenizer(batch)) if self._tokenizer else batch
+                blocks.append(as_rows(self.model.encode_text(inputs), len(batch), "encode_text"))
+        return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 
     def _encode(self, clips: list[list[Image]]) -> np.ndarray:
         if self._preprocess is None:
@@ -107,11 +107,11 @@ def mean_of_frames(vectors_NE: np.ndarray, frames: Sequence[int]) -> np.ndarray:
     return np.stack([unit_NE[end - num : end].mean(0) for end, num in zip(ends, frames, strict=True)])
 
 
-def as_rows(found: Any, num: int, what: str) -> np.ndarray:
+def as_rows(vectors: Any, num: int, what: str) -> np.ndarray:
     """(num, E) float32 of an array or tensor on any device. Raises M2raapError for another shape."""
-    if hasattr(found, "detach"):
-        found = found.detach().float().cpu().numpy()
-    rows = np.asarray(found, np.float32)
+    if hasattr(vectors, "detach"):
+        vectors = vectors.detach().float().cpu().numpy()
+    rows = np.asarray(vectors, np.float32)
     if rows.ndim != 2 or len(rows) != num:
         raise M2raapError(f"{what} was given {num} and gave an array of shape {rows.shape}; wanted ({num}, E)")
     return rows

@@ -7,9 +7,9 @@ from pathlib import Path
 from m2raap.core.tables import write_part
 from m2raap.pipeline.recipe import Recipe
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.report.cards import NO_CARD, Cards, card_rows, marked
 from m2raap.report.data import ProgressiveRow
-from m2raap.report.report import _differences, _evaluations
+from m2raap.report.protocols import NO_PROTOCOL, Protocols, marked, protocol_rows
+from m2raap.report.report import difference_rows, evaluations_of
 from tests.stages.embedded import FRAMES, write_run
 
 UNIFORM = "uniform-12, short side 256 px (4567)"
@@ -31,20 +31,20 @@ def test_every_arm_under_its_own_protocol(tmp_path: Path) -> None:
     missing = {"stage": "keyframes", "reason": "no_video_stream", "rule_version": "1"}
     write_part(tmp_path / "corpus", "missing", 0, [missing | {"clip_id": "v001", "text_id": None}])
 
-    done = _evaluations(run.steps)
-    rows = card_rows(done, run.steps, {"clips": tmp_path / "corpus"})
+    done = evaluations_of(run.steps)
+    rows = protocol_rows(done, run.steps, {"clips": tmp_path / "corpus"})
     assert [(row.name, row.arms) for row in rows] == [("A", ["a", "b"]), ("B", ["uniform"]), ("C", ["old"])]
     assert [row.card and row.card["frames"] for row in rows] == [FRAMES, UNIFORM, None]
     assert rows[0].models == {"a": "model0", "b": "model1", "b~1": "model2"}
     assert all(row.missing == {"v000": "", "v001": "no_video_stream"} for row in rows)
 
-    cards = Cards.of(done)
+    cards = Protocols.of(done)
     assert cards.unlike("a", "b", "clips") == []
     assert cards.unlike("b", "uniform", "clips") == [f"frames: {FRAMES} and {UNIFORM}"]
-    assert cards.unlike("a", "old", "clips") == [NO_CARD]
+    assert cards.unlike("a", "old", "clips") == [NO_PROTOCOL]
     recipe = Recipe.model_validate({"name": "r", "arms": {arm: {} for arm in ("a", "b", "uniform", "old")}})
-    found = {row.arm_b: row.unlike for row in _differences(done, cards, recipe, "a") if row.direction == "t2v"}
-    assert found == {"b": [], "uniform": [f"frames: {FRAMES} and {UNIFORM}"], "old": [NO_CARD]}
+    found = {row.arm_b: row.unlike for row in difference_rows(done, cards, recipe, "a") if row.direction == "t2v"}
+    assert found == {"b": [], "uniform": [f"frames: {FRAMES} and {UNIFORM}"], "old": [NO_PROTOCOL]}
 
 
 def test_a_step_of_the_progressive_table_to_another_protocol_is_marked(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_step_of_the_progressive_table_to_another_protocol_is_marked(tmp_path:
     run = RunFolder.open(write_run(tmp_path, arms))
     row = ProgressiveRow("a", "", "clips", "en", 1.0, [0.0, 2.0], [1.0], None, None, 1, 1, 0.0, 0.0)
     rows = [row, replace(row, arm="b"), replace(row, arm="b", way="mug"), replace(row, arm="c")]
-    found = marked(rows, Cards.of(_evaluations(run.steps)))
+    found = marked(rows, Protocols.of(evaluations_of(run.steps)))
     assert [(bool(one.unlike), bool(one.unlike_whole)) for one in found] == [
         (False, False), (True, True), (False, True), (False, True),
     ]  # fmt: skip

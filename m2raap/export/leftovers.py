@@ -1,0 +1,234 @@
+"""What is left of forgotten clips below a folder: every cell, line, file name and picture is compared with their hashes.
+
+Tables, json, csv, text, HTML, sqlite and tar files are read. A vector has no name of its own: it is found by the row of the
+`ids.json` or the clip table beside it. The weights of a model are not looked into.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import html
+import io
+import json
+import os
+import re
+import sqlite3
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from m2raap.core import tombstones
+from m2raap.core.corpus import open_corpus
+from m2raap.core.errors import M2raapError
+from m2raap.core.exports import unguarded
+from m2raap.core.tombstones import sha256
+
+_OPAQUE = (".npy", ".npz", ".pt", ".safetensors", ".onnx", ".faiss", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv",
+           ".mpg", ".mpeg", ".ts", ".ogv", ".3gp")  # fmt: skip
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{16})$")  # how `exports.safe_key` ends where it had to tame an id
+_HTML_TEXT = re.compile(r">([^<>]+)<|base64,([A-Za-z0-9+/=]+)")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A place that holds something of a forgotten clip, or that could not be looked into (`is_readable` False)."""
+
+    path: Path
+    place: str
+    is_readable: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.place}"
+
+
+def forgotten_hashes(source: Path) -> frozenset[str]:
+    """What to look for, by a corpus folder or a tombstone file; a text that another clip of the corpus has today is no trace.
+
+    Raises M2raapError where nothing was forgotten.
+    """
+    hashes = tombstones.read(source).hashes()
+    if not hashes:
+        raise M2raapError(f"{source}: nothing was forgotten in it (no {tombstones.FILE}); give the corpus that forgot")
+    if not source.is_dir():
+        return hashes
+    corpus = open_corpus(source)
+    texts = {sha256(row["text"]) for row in corpus.all_rows("texts", ["text"])}
+    return hashes - texts - {sha256(row["video"]) for row in corpus.all_rows("clips", ["video"])}
+
+
+def leftovers(root: Path, hashes: frozenset[str]) -> Iterator[Leftover]:
+    """The places at and below `root` (a folder or a file) that hold one of the hashed values. Links are not followed."""
+    for path in [root] if root.is_file() else _files(root):
+        if path != root and _is_named(path.name, hashes):
+            yield Leftover(path, "the name of the file is that of a forgotten clip")
+        if path.suffix.lower() in _OPAQUE or path.name == tombstones.FILE:
+            continue
+        try:
+            for place, value in _cells(path):
+                if any(sha256(part) in hashes for part in _parts(value)):
+                    yield Leftover(path, f"{place} holds an id, a text or a frame of a forgotten clip")
+        except (M2raapError, OSError, ValueError, sqlite3.Error, tarfile.TarError, csv.Error) as error:
+            yield Leftover(path, f"cannot be looked into ({' '.join(str(error).split())[:120]})", is_readable=False)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(root):
+        names.sort()
+        for path in (Path(folder, name) for name in sorted(files)):
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def _is_named(name: str, hashes: frozenset[str]) -> bool:
+    """Whether a file is called after a clip, as exports and imports call their copies."""
+    key = name.partition(".")[0]
+    tamed = _HASH_IN_NAME.search(key)
+    return sha256(key) in hashes or bool(tamed and any(known.startswith(tamed[1]) for known in hashes))
+
+
+def _parts(value: str | bytes) -> Iterator[str | bytes]:
+    """A cell, what stands in it as JSON, and the last word of 'a copy of X'."""
+    yield value
+    if isinstance(value, str):
+        yield unguarded(value)
+        yield value.rpartition(" of ")[2]
+        if value[:1] in ("{", "["):
+            try:
+                yield from _values(json.loads(value))
+            except (ValueError, RecursionError):
+                return
+
+
+def _values(tree: Any) -> Iterator[str | bytes]:
+    if isinstance(tree, str | bytes):
+        yield tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield str(key)
+            yield from _values(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _values(value)
+
+
+def _named_values(place: str, tree: Any) -> Iterator[tuple[str, str | bytes]]:
+    """(place, value) of all that stands in a tree; the place goes one level deep: 'video_ids, row 3'."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield place or "key", str(key)
+            rows = enumerate(value) if isinstance(value, list) else [(None, value)]
+            for number, row in rows:
+                where = ", ".join([*filter(None, [place]), f"{key}" + ("" if number is None else f", row {number}")])
+                yield from ((where, text) for text in _values(row))
+    else:
+        yield from ((place or "content", text) for text in _values(tree))
+
+
+def _cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    """(place, text or bytes) of everything that a file holds, by its kind."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet_cells(path)
+        return
+    with open(path, "rb") as source:
+        head = source.read(16)
+    if head == b"SQLite format 3\0":
+        yield from _sqlite_cells(path)
+    elif suffix == ".tar":
+        yield from _tar_cells(path)
+    else:
+        yield from _content_cells(path.name, path.read_bytes())
+
+
+def _content_cells(name: str, data: bytes) -> Iterator[tuple[str, str | bytes]]:
+    suffix = Path(name).suffix.lower()
+    yield "the file", data
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return  # a picture, or of a kind that only its bytes tell
+    if suffix == ".json":
+        yield from _named_values("", json.loads(text))
+    elif suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield from _named_values(f"row {number}", json.loads(line))
+    elif suffix in (".csv", ".tsv"):
+        csv.field_size_limit(2**31 - 1)
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1):
+            yield from ((f"row {number}", cell) for cell in row)
+    elif suffix == ".html":
+        for match in _HTML_TEXT.finditer(text):
+            yield "a text", html.unescape(match[1] or "").strip()
+            if match[2]:
+                try:
+                    yield "a picture", base64.b64decode(match[2])
+                except binascii.Error:
+                    continue
+    else:
+        for number, line in enumerate(text.splitlines(), 1):
+            for word in (line.strip(), *line.split()):
+                yield f"line {number}", word.strip(" \"'`,.;:()[]")
+
+
+def _parquet_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    import pyarrow.parquet as pq
+
+    number = 0
+    with pq.ParquetFile(path) as source:
+        for batch in source.iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                for column, cell in row.items():
+                    yield from ((f"row {number}, column {column}", value) for value in _values(cell))
+                number += 1
+
+
+def _sqlite_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as base:
+        base.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+        for table in tables:
+            quoted = table.replace('"', '""')
+            for number, row in enumerate(base.execute(f'SELECT * FROM "{quoted}"')):
+                yield from ((f"table {table}, row {number}", value) for value in _values(row))
+
+
+def _tar_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
+    with tarfile.open(path, "r:") as shard:
+        for member in shard:
+            yield f"member {member.name}", member.name.partition(".")[0]
+            content = shard.extractfile(member) if Path(member.name).suffix.lower() not in _OPAQUE else None
+            if content is not None:
+                cells = _content_cells(member.name, content.read())
+                yield from ((f"member {member.name}, {place}", value) for place, value in cells)
+
+
+def owners(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
+    """Folders of ours that hold the files, with what they are: a stage's name, 'run', 'export'; a file of no such folder is
+    its own, as 'file'."""
+    kinds: dict[Path, str] = {}
+    for path in paths:
+        above = [folder for folder in path.parents if folder == root or folder.is_relative_to(root)]
+        kind, owner = next(((kind, folder) for folder in above if (kind := kind_of(folder))), ("file", path))
+        if kind == "run":  # such as a note that the user has put into it
+            kind, owner = "file", path
+        kinds[owner] = kind
+    return kinds
+
+
+def kind_of(folder: Path) -> str | None:
+    """What a folder of ours is: 'corpus', a stage's name, 'export', 'run'; None for every other one."""
+    for name in ("manifest.json", "plan.json", "export.json", "run.json"):
+        if (folder / name).is_file():
+            try:
+                tree = json.loads((folder / name).read_bytes())
+                return tree.get("stage") or tree.get("kind")
+            except (ValueError, AttributeError, OSError):
+                return None
+    return None

@@ -1,0 +1,149 @@
+"""What `embed` leaves in a folder: the vectors of a benchmark's videos and texts, and what each row of them belongs to.
+
+video.npy (and video-VARIANT.npy where the frames were also embedded in another way), text.npy, ids.json.
+Shape suffixes: V videos, T texts, E embedding.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_object, write_atomic, write_json
+
+IDS = "ids.json"
+_TEXT_COLUMNS = ("text_ids", "text_video_ids", "text_langs", "texts")
+_VIDEO_COLUMNS = ("video_ids", "video_frames")
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What the vectors depend on beside the videos and texts, in words or by a digest."""
+
+    frames: str = ""
+    preprocess: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Row i of `video_VE` is `video_ids[i]`, row i of `text_TE` is `text_ids[i]`, which describes `text_video_ids[i]`.
+
+    `missing`: videos of the benchmark that have no embedding. `video_frames`: a digest of each video's pictures. `categories`:
+    video id -> slice, of the videos that have one. `variants_VE`: the videos embedded in another way (frames shuffled ...),
+    by name. Vectors of any source that are only to be evaluated need neither `texts`, `video_frames` nor `made_with`.
+
+    Raises M2raapError where lengths disagree, an id stands twice, or a text belongs to a video that is neither embedded nor
+    missing.
+    """
+
+    video_VE: NDArray[Any]
+    text_TE: NDArray[Any]
+    video_ids: Sequence[str]
+    text_ids: Sequence[str]
+    text_video_ids: Sequence[str]
+    text_langs: Sequence[str]
+    texts: Sequence[str] = ()
+    video_frames: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    categories: Mapping[str, str] = field(default_factory=dict)
+    made_with: MadeWith = MadeWith()
+    variants_VE: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        num_videos, num_texts = len(self.video_ids), len(self.text_ids)
+        for name in (*_VIDEO_COLUMNS, *_TEXT_COLUMNS):
+            size, expected = len(getattr(self, name)), num_videos if name in _VIDEO_COLUMNS else num_texts
+            if size != expected and not (size == 0 and name in ("texts", "video_frames")):
+                raise M2raapError(f"{name} has {size} entries for {expected} ids")
+        arrays = {
+            "video": self.video_VE,
+            "text": self.text_TE,
+            **{f"video-{k}": v for k, v in self.variants_VE.items()},
+        }
+        for name, array in arrays.items():
+            expected = num_texts if name == "text" else num_videos
+            if array.ndim != 2 or len(array) != expected or array.dtype.kind != "f":
+                raise M2raapError(
+                    f"the {name} vectors are {array.dtype} of shape {array.shape}; expected floats of shape ({expected}, E)"
+                )
+        for kind, ids in (("video", self.video_ids), ("text", self.text_ids)):
+            if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
+                raise M2raapError(f"{kind} {twice[0]} has two embeddings")
+        embedded, missing = set(self.video_ids), set(self.missing)
+        if both := embedded & missing:
+            raise M2raapError(f"video {min(both)} is listed as missing, but has an embedding")
+        for text, video in sorted(zip(self.text_ids, self.text_video_ids, strict=True)):
+            if video not in embedded and video not in missing:
+                raise M2raapError(
+                    f"text {text} belongs to video {video}, which is neither embedded nor listed as missing"
+                )
+
+    @classmethod
+    def load(cls, folder: Path) -> Embeddings:
+        """The embeddings in a folder; the vectors are mapped from disk. Raises M2raapError naming the file that is no good."""
+        path = folder / IDS
+        tree = read_object(path)
+        columns = {f.name for f in fields(cls) if not f.name.endswith(("_VE", "_TE"))}
+        if lacking := sorted(columns - set(tree)):
+            raise M2raapError(f"{path}: lacks '{lacking[0]}'; embed again")
+        made_with = MadeWith(**{f.name: tree["made_with"][f.name] for f in fields(MadeWith)})
+        variants = {npy.stem.removeprefix("video-"): _read_npy(npy) for npy in sorted(folder.glob("video-*.npy"))}
+        try:
+            return cls(
+                video_VE=_read_npy(folder / "video.npy"),
+                text_TE=_read_npy(folder / "text.npy"),
+                variants_VE=variants,
+                made_with=made_with,
+                **{name: tree[name] for name in columns - {"made_with"}},
+            )
+        except M2raapError as error:
+            raise (
+                error if str(error).startswith(str(folder)) else M2raapError(f"{path}: {error}; embed again")
+            ) from None
+
+    def save(self, folder: Path) -> list[str]:
+        """Writes the folder's files and returns their names. Vectors become float32."""
+        arrays = {"video.npy": self.video_VE} | {f"video-{name}.npy": array for name, array in self.variants_VE.items()}
+        arrays["text.npy"] = self.text_TE
+        for name, array in arrays.items():
+            write_npy(folder / name, array)
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.endswith(("_VE", "_TE"))}
+        write_json(folder / IDS, columns | {"made_with": asdict(self.made_with)})
+        return [*arrays, IDS]
+
+    def select(self, videos: Collection[str], text_rows: Sequence[int]) -> Embeddings:
+        """Some of the embedded videos and some of the texts, with the plain vectors only; no video counts as missing."""
+        rows = [row for row, video in enumerate(self.video_ids) if video in videos]
+        columns = {
+            name: [getattr(self, name)[i] for i in (rows if name in _VIDEO_COLUMNS else text_rows)]
+            for name in (*_VIDEO_COLUMNS, *_TEXT_COLUMNS)
+        }
+        vectors = {"video_VE": self.video_VE[rows], "text_TE": self.text_TE[list(text_rows)], "variants_VE": {}}
+        return replace(self, missing=(), **columns, **vectors)
+
+    def variant(self, name: str) -> Embeddings:
+        """The same videos as they were embedded in another way; "" is the plain one."""
+        return replace(self, video_VE=self.variants_VE[name]) if name else self
+
+
+def write_npy(path: Path, array: NDArray[Any]) -> None:
+    """The array as float32 in a .npy file that needs no pickle."""
+    sink = io.BytesIO()
+    np.save(sink, array.astype(np.float32), allow_pickle=False)
+    write_atomic(path, sink.getvalue())
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise M2raapError(f"{path}: cannot be read as a numpy array ({error}); embed again") from None
