@@ -51,19 +51,19 @@ def ssim(one_HW: np.ndarray, two_HW: np.ndarray) -> float:
     return float((top / ((mean_1**2 + mean_2**2 + c1) * (var_1 + var_2 + c2))).mean())
 
 
-def compare(found: ClipFrames, mp4: ClipFrames) -> tuple[bool, str]:
+def compare(clip: ClipFrames, mp4: ClipFrames) -> tuple[bool, str]:
     """Whether the frames are those of the mp4, and the figures."""
-    if len(found.jpegs) != K:
-        return False, f"{len(found.jpegs)} frames"
-    shifts = [a - b for a, b in zip(found.times_s, mp4.times_s, strict=True)]
+    if len(clip.jpegs) != K:
+        return False, f"{len(clip.jpegs)} frames"
+    shifts = [a - b for a, b in zip(clip.times_s, mp4.times_s, strict=True)]
     offset_s = statistics.median(shifts)
     apart_s = max(map(abs, shifts))
     if apart_s > SLACK_S:
         apart_s = max(abs(shift - offset_s) for shift in shifts)
-    alike = [ssim(luma(a), luma(b)) for a, b in zip(found.jpegs, mp4.jpegs, strict=True)]
+    alike = [ssim(luma(a), luma(b)) for a, b in zip(clip.jpegs, mp4.jpegs, strict=True)]
     good = apart_s <= SLACK_S and min(alike) >= MIN_SSIM
     return good, (
-        f"{K} frames, {found.width}x{found.height}, times apart {apart_s:.3f} s (offset {offset_s:+.3f} s), "
+        f"{K} frames, {clip.width}x{clip.height}, times apart {apart_s:.3f} s (offset {offset_s:+.3f} s), "
         f"SSIM least {min(alike):.3f}, mean {statistics.mean(alike):.3f}"
     )
 

@@ -20,9 +20,9 @@ from m2raap.retrieval.significance import interval
 QUERIES, EMBEDDING, NOISE, TRUTH = 1_000, 32, 1.8, 400
 
 
-def hits(texts: np.ndarray, videos: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """1 where the own video scores highest."""
-    return (np.argmax(texts @ videos.T, axis=1) == own).astype(float)
+def hits(texts: np.ndarray, videos: np.ndarray, video_of_query: np.ndarray) -> np.ndarray:
+    """1 for each query whose own video (`video_of_query`) scores highest, else 0."""
+    return (np.argmax(texts @ videos.T, axis=1) == video_of_query).astype(float)
 
 
 def gallery(rng: np.random.Generator) -> np.ndarray:
@@ -30,9 +30,9 @@ def gallery(rng: np.random.Generator) -> np.ndarray:
     return videos / np.linalg.norm(videos, axis=1, keepdims=True)
 
 
-def ask(rng: np.random.Generator, videos: np.ndarray, own: np.ndarray) -> np.ndarray:
-    noise = rng.normal(size=(len(own), EMBEDDING)).astype(np.float32) * (NOISE / np.sqrt(EMBEDDING))
-    return hits(videos[own] + noise, videos, own)
+def ask(rng: np.random.Generator, videos: np.ndarray, video_of_query: np.ndarray) -> np.ndarray:
+    noise = rng.normal(size=(len(video_of_query), EMBEDDING)).astype(np.float32) * (NOISE / np.sqrt(EMBEDDING))
+    return hits(videos[video_of_query] + noise, videos, video_of_query)
 
 
 def coverage(sets: int, redrawn: bool) -> tuple[float, float, float]:
@@ -43,11 +43,11 @@ def coverage(sets: int, redrawn: bool) -> tuple[float, float, float]:
     held, widths = 0, []
     for number in range(sets):
         videos = gallery(rng) if redrawn else fixed
-        own = every if redrawn else rng.integers(0, QUERIES, QUERIES)
+        video_of_query = every if redrawn else rng.integers(0, QUERIES, QUERIES)
         # Queries are the sampling unit: each is a cluster of its own.
-        found = interval(ask(rng, videos, own), every, seed=number)
-        held += found.lo <= truth <= found.hi
-        widths.append(found.hi - found.lo)
+        estimate = interval(ask(rng, videos, video_of_query), every, seed=number)
+        held += estimate.lo <= truth <= estimate.hi
+        widths.append(estimate.hi - estimate.lo)
     return held / sets, 100 * truth, 100 * float(np.mean(widths))
 
 

@@ -87,13 +87,13 @@ def graded(run_folder: Path, world: Path, only_clips: Collection[str] | None = N
     view = open_view(world / "train")
     clip_of = {row["text_id"]: row["clip_id"] for part in view.parts() for row in part.texts}
     clip_of = {text: clip for text, clip in clip_of.items() if only_clips is None or clip in only_clips}
-    here = {*clip_of, *clip_of.values()}
-    truth = [row for row in rows_of(world / "truth.parquet") if row["id"] in here and row["fault"] != WITHOUT_GOAL]
-    motion = [row for row in rows_of(world / "truth.parquet") if row["id"] in here and row["fault"] == WITHOUT_GOAL]
+    ids = {*clip_of, *clip_of.values()}
+    truth = [row for row in rows_of(world / "truth.parquet") if row["id"] in ids and row["fault"] != WITHOUT_GOAL]
+    motion = [row for row in rows_of(world / "truth.parquet") if row["id"] in ids and row["fault"] == WITHOUT_GOAL]
     by_reason: dict[str, list[str]] = {}
     for stage in ("filter", "keyframes", "align"):
         for row in read_all(run_folder / stage, "dropped"):
-            if row["clip_id"] in here:
+            if row["clip_id"] in ids:
                 by_reason.setdefault(row["reason"], []).append(row_key(row))
     # A caption that is wrong in its motion only deserves its drop, but does not count in recall.
     precision = grade(by_reason, truth + motion, clip_of)
@@ -105,20 +105,20 @@ def graded(run_folder: Path, world: Path, only_clips: Collection[str] | None = N
     }
 
 
-def show(title: str, found: dict[str, Any]) -> None:
+def show(title: str, grades: dict[str, Any]) -> None:
     print(f"\n{title}")
     print(f"  {'fault':<18}{'planted':>8}{'caught':>8}{'recall':>8}  by")
-    for row in [*found["faults"], *found["motion"]]:
+    for row in [*grades["faults"], *grades["motion"]]:
         by = ", ".join(f"{name} {n}" for name, n in row["by_reason"].items())
         goal = "  (no goal)" if row["fault"] == WITHOUT_GOAL else ""
         print(f"  {row['fault']:<18}{row['planted']:>8}{row['caught']:>8}{row['recall']:>8.3f}  {by}{goal}")
     print(f"  {'rule':<18}{'dropped':>8}{'right':>8}{'precision':>11}")
-    for row in found["reasons"]:
+    for row in grades["reasons"]:
         print(f"  {row['reason']:<18}{row['dropped']:>8}{row['right']:>8}{row['precision']:>11.3f}")
-    overall = found["overall"]
+    overall = grades["overall"]
     print(
         f"  overall: recall {overall['recall']:.3f} ({overall['caught']} of {overall['planted']}), precision "
-        f"{found['precision']:.3f}; with motion-only captions in it: recall {found['overall_all']['recall']:.3f}"
+        f"{grades['precision']:.3f}; with motion-only captions in it: recall {grades['overall_all']['recall']:.3f}"
     )
 
 
@@ -141,19 +141,19 @@ def main() -> None:
         )
         print("\n".join(sweep))
         world = work / f"world-{args.seed}"
-        found = graded(curated(work, args.seed, args, value), world)
-        show(f"seed {args.seed}, {args.clips} clips, thresholds of seed {args.tune_seed}", found)
+        grades = graded(curated(work, args.seed, args, value), world)
+        show(f"seed {args.seed}, {args.clips} clips, thresholds of seed {args.tune_seed}", grades)
         known = {" ".join(pair) for pair in split_pairs(args.tune_seed)["train"]}
         other = {row["clip_id"] for row in rows_of(world / "scenes.parquet") if not known & set(row["pairs"])}
         show(
             f"seed {args.seed}, the {len(other)} clips without a (colour, shape) pair of seed {args.tune_seed}'s training clips",
             graded(work / f"run-{args.seed}", world, other),
         )
-    mismatch = {row["fault"]: row for row in found["faults"]}["mismatch"]
-    dropped = {row["reason"]: row for row in found["reasons"]}["mismatch"]
+    mismatch = {row["fault"]: row for row in grades["faults"]}["mismatch"]
+    dropped = {row["reason"]: row for row in grades["reasons"]}["mismatch"]
     goals = {
-        "overall recall >= 0.95": found["overall"]["recall"] >= 0.95,
-        "overall precision >= 0.95": found["precision"] >= 0.95,
+        "overall recall >= 0.95": grades["overall"]["recall"] >= 0.95,
+        "overall precision >= 0.95": grades["precision"] >= 0.95,
         "mismatch recall >= 0.9": mismatch["recall"] >= 0.9,
         "mismatch precision >= 0.9": dropped["precision"] >= 0.9,
     }

@@ -25,18 +25,18 @@ def as_decoded(path: Path, times_s: list[float]) -> list[bytes]:
     import av
     from PIL import Image
 
-    found = []
+    pngs = []
     with av.open(str(path)) as container:
         stream: Any = container.streams.video[0]
         frame: Any
         for frame in container.decode(stream):
             time_s = float((frame.pts - (stream.start_time or 0)) * stream.time_base)
-            if len(found) < len(times_s) and time_s >= times_s[len(found)] - 1e-4:
+            if len(pngs) < len(times_s) and time_s >= times_s[len(pngs)] - 1e-4:
                 buffer = io.BytesIO()
                 Image.fromarray(frame.to_ndarray(format="rgb24")).save(buffer, "PNG", compress_level=1)
-                found.append(buffer.getvalue())
-    assert len(found) == len(times_s)
-    return found
+                pngs.append(buffer.getvalue())
+    assert len(pngs) == len(times_s)
+    return pngs
 
 
 def captions_of(data: Path, clips: list[Path]) -> list[str]:
@@ -81,16 +81,18 @@ def main() -> None:
             for short_side_px, quality in SETTINGS:
                 # Times are the same for all: only the last step differs.
                 cfg = KeyframeConfig(short_side_px=short_side_px, jpeg_quality=quality)
-                found = worker.extract(clip, 0.0, None, cfg)
-                assert found.times_s == (times_s or found.times_s)
-                times_s = found.times_s
-                stored[short_side_px, quality].append(encode.images(found.jpegs))
-                num_bytes[short_side_px, quality] += sum(map(len, found.jpegs))
+                clip_frames = worker.extract(clip, 0.0, None, cfg)
+                assert clip_frames.times_s == (times_s or clip_frames.times_s)
+                times_s = clip_frames.times_s
+                stored[short_side_px, quality].append(encode.images(clip_frames.jpegs))
+                num_bytes[short_side_px, quality] += sum(map(len, clip_frames.jpegs))
             direct.append(encode.images(as_decoded(clip, times_s)))
     print(f"{len(clips)} clips, {sum(map(len, direct))} frames, {options.model}, against direct decode:")
     print("  short side  quality   kB a frame   cosine mean      min   same nearest caption")
     for (short_side_px, quality), frames in stored.items():
-        cosines = np.concatenate([(one * two).sum(1) for one, two in zip(frames, direct, strict=True)])
+        cosines = np.concatenate(
+            [(stored_KE * direct_KE).sum(1) for stored_KE, direct_KE in zip(frames, direct, strict=True)]
+        )
         same = "no captions" if texts_NE is None else f"{agreement(frames, direct, texts_NE):.1%}"
         size = num_bytes[short_side_px, quality] / len(cosines) / 1000
         print(
@@ -99,9 +101,9 @@ def main() -> None:
         )
 
 
-def agreement(one: list[np.ndarray], two: list[np.ndarray], texts_NE: Any) -> float:
+def agreement(a_KE: list[np.ndarray], b_KE: list[np.ndarray], texts_NE: Any) -> float:
     """Share of clips whose nearest text is the same by both."""
-    nearest = [[int((frames_KE.mean(0) @ texts_NE.T).argmax()) for frames_KE in side] for side in (one, two)]
+    nearest = [[int((frames_KE.mean(0) @ texts_NE.T).argmax()) for frames_KE in side] for side in (a_KE, b_KE)]
     return float(np.mean(np.equal(nearest[0], nearest[1])))
 
 

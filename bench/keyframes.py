@@ -92,8 +92,8 @@ def ours(workers: int) -> Contender:
         def work(_: int) -> None:
             with VideoWorker(limits) as worker:
                 for clip in waiting:
-                    found = worker.extract(clip, 0.0, None, cfg)
-                    for index, jpeg in enumerate(found.jpegs):
+                    frames = worker.extract(clip, 0.0, None, cfg)
+                    for index, jpeg in enumerate(frames.jpegs):
                         (out / f"{clip.stem}-{index}.jpg").write_bytes(jpeg)
 
         with ThreadPoolExecutor(workers) as pool:  # the threads only wait for their child
@@ -132,10 +132,10 @@ def scenedetect_then_extraction(clips: list[Path], out: Path) -> None:
         with av.open(str(clip)) as container:
             stream = one_thread(container)
             length_s = float(stream.duration * stream.time_base)
-            wanted = spread([s.seconds for s, _ in scenes[1:]], length_s)
+            targets_s = spread([s.seconds for s, _ in scenes[1:]], length_s)
             index = 0
             for frame in container.decode(stream):
-                if frame.time >= wanted[index] - 1e-6:
+                if frame.time >= targets_s[index] - 1e-6:
                     save(scaler.picture(frame), out, clip, index)
                     index += 1
                     if index == K:
@@ -208,9 +208,9 @@ def measure_here(name: str, clips: list[Path]) -> None:
         except Absent as absent:
             print(json.dumps({"absent": str(absent)}))
             return
-        found = {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_s() - cpu}
+        times = {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_s() - cpu}
         jpegs = list(Path(folder).iterdir())
-        print(json.dumps(found | {"jpegs": len(jpegs), "mb": sum(p.stat().st_size for p in jpegs) / 1e6}))
+        print(json.dumps(times | {"jpegs": len(jpegs), "mb": sum(p.stat().st_size for p in jpegs) / 1e6}))
 
 
 def cpu_s() -> float:
@@ -239,12 +239,12 @@ def table(names: list[str], clips: list[Path], repeats: int) -> dict[str, dict[s
             runs[name].append(measure(name, clips))
     medians = {}
     print(f"  {'':28s} {'wall s':>8s} {'CPU s':>8s} {'JPEGs':>7s} {'MB':>7s}   wall of each run")
-    for name, found in runs.items():
-        if "absent" in found[0]:
-            print(f"  {name:28s} not here: {found[0]['absent']}")
+    for name, results in runs.items():
+        if "absent" in results[0]:
+            print(f"  {name:28s} not here: {results[0]['absent']}")
             continue
-        middle = {key: statistics.median(run[key] for run in found) for key in found[0]}
-        walls = " ".join(f"{run['wall_s']:.2f}" for run in found)
+        middle = {key: statistics.median(run[key] for run in results) for key in results[0]}
+        walls = " ".join(f"{run['wall_s']:.2f}" for run in results)
         print(
             f"  {name:28s} {middle['wall_s']:8.2f} {middle['cpu_s']:8.2f} {middle['jpegs']:7.0f} {middle['mb']:7.2f}   {walls}"
         )
@@ -294,11 +294,11 @@ def main() -> None:
     clips = sorted(options.data.glob("*.mp4"))[: options.limit]
     if clips:
         print(f"{len(clips)} clips of {options.data}, {K} JPEGs each, median of {options.repeats}:")
-        found = table(names, clips, options.repeats)
-        ratio(found, "ours, 1 worker", "decord2 uniform-8", "at most 1.3")
-        ratio(found, "PySceneDetect + extraction", "ours, 1 worker", "at least 2")
-        ratio(found, "ours, 1 worker", "ours, 2 workers", "at least 1.7 (wall)")
-        ratio(found, "ours, 1 worker", "bare full decode", "none; what the choice adds to a decode")
+        medians = table(names, clips, options.repeats)
+        ratio(medians, "ours, 1 worker", "decord2 uniform-8", "at most 1.3")
+        ratio(medians, "PySceneDetect + extraction", "ours, 1 worker", "at least 2")
+        ratio(medians, "ours, 1 worker", "ours, 2 workers", "at least 1.7 (wall)")
+        ratio(medians, "ours, 1 worker", "bare full decode", "none; what the choice adds to a decode")
     else:
         print(f"no clips at {options.data}: give --data DIR")
     if not options.no_long:
@@ -309,8 +309,8 @@ def main() -> None:
             return
         path = long_video(folder)
         print(f"{path.name}, {path.stat().st_size / 1e6:.0f} MB:")
-        found = table([n for n in ("ours, 1 worker", "bare full decode") if n in names], [path], 1)
-        ratio(found, "bare full decode", "ours, 1 worker", "at least 8")
+        medians = table([n for n in ("ours, 1 worker", "bare full decode") if n in names], [path], 1)
+        ratio(medians, "bare full decode", "ours, 1 worker", "at least 8")
 
 
 if __name__ == "__main__":

@@ -59,19 +59,21 @@ def join(clips: Sequence[Path], frames: Sequence[int], out: Path) -> list[int]:
     stretches = []
     for clip, count in zip(clips, frames, strict=True):
         start_s = max(0.0, (length_s(clip) - count / FPS) / 2 - 0.1)
-        shown = (
+        stretch = (
             ffmpeg.input(file_url(clip), ss=f"{start_s:.3f}").video.filter("fps", FPS).filter("trim", end_frame=count)
         )
-        shown = shown.filter("scale", *SIZE, force_original_aspect_ratio="increase").filter("crop", *SIZE)
-        stretches.append(shown.filter("setsar", 1).filter("format", "yuv420p").filter("setpts", "PTS-STARTPTS"))
+        stretch = stretch.filter("scale", *SIZE, force_original_aspect_ratio="increase").filter("crop", *SIZE)
+        stretches.append(stretch.filter("setsar", 1).filter("format", "yuv420p").filter("setpts", "PTS-STARTPTS"))
     coded = {"vcodec": "libx264", "preset": "veryfast", "crf": 23, "g": 250, "r": FPS}
     run_ffmpeg(ffmpeg.output(ffmpeg.concat(*stretches), str(out), **coded).compile(cmd=ffmpeg_exe()), timeout_s=600)
     cuts = [sum(frames[: i + 1]) for i in range(len(frames) - 1)]
     import av
 
     with av.open(str(out)) as container:
-        found = container.streams.video[0].frames
-    assert found == sum(frames), f"{out}: {found} frames, not {sum(frames)}: a stretch was shorter than planned"
+        num_frames = container.streams.video[0].frames
+    assert num_frames == sum(frames), (
+        f"{out}: {num_frames} frames, not {sum(frames)}: a stretch was shorter than planned"
+    )
     return cuts
 
 
@@ -102,13 +104,13 @@ def make_videos(
     return videos
 
 
-def matches(found: Sequence[float], truth: Sequence[float], within: float) -> int:
-    """The most pairs of a found and a true cut not farther apart than `within`, each used once."""
+def matches(cuts: Sequence[float], truth: Sequence[float], within: float) -> int:
+    """The largest number of pairs of a detected and a true cut, in seconds, not farther apart than `within`, each used once."""
     used = hits = 0
     for cut in truth:
-        while used < len(found) and found[used] < cut - within:
+        while used < len(cuts) and cuts[used] < cut - within:
             used += 1
-        if used < len(found) and found[used] <= cut + within:
+        if used < len(cuts) and cuts[used] <= cut + within:
             hits, used = hits + 1, used + 1
     return hits
 
@@ -177,12 +179,16 @@ def accuracy(clips: Sequence[Path], args: argparse.Namespace) -> None:
             if name == "bare decode":
                 print(f"{name:50}{seconds}")
                 continue
-            found = sum(len(cuts_s) for cuts_s in results)
+            num_detected = sum(len(cuts_s) for cuts_s in results)
             hits = sum(
                 matches(sorted(cuts_s), [cut / FPS for cut in truth], (TOLERANCE_FRAMES + 0.1) / FPS)
                 for cuts_s, (_, truth) in zip(results, videos, strict=True)
             )
-            precision, recall, f1 = hits / max(1, found), hits / num_cuts, 2 * hits / max(1, found + num_cuts)
+            precision, recall, f1 = (
+                hits / max(1, num_detected),
+                hits / num_cuts,
+                2 * hits / max(1, num_detected + num_cuts),
+            )
             print(f"{name:26}{100 * precision:9.1f}{100 * recall:8.1f}{100 * f1:7.1f}{seconds}", flush=True)
 
 
@@ -195,13 +201,13 @@ def agreement(clips: Sequence[Path], limit: int | None) -> None:
         mine, other = ours(kind), theirs(kind)
         same = cuts = common = 0
         for clip in chosen:
-            found = mine(clip), other(clip)
-            hits = matches(*found, 0.001)
-            cuts, common = cuts + len(found[1]), common + hits
-            if hits == len(found[0]) == len(found[1]):
+            cuts_of_both = mine(clip), other(clip)
+            hits = matches(*cuts_of_both, 0.001)
+            cuts, common = cuts + len(cuts_of_both[1]), common + hits
+            if hits == len(cuts_of_both[0]) == len(cuts_of_both[1]):
                 same += 1
             else:
-                times = [[round(cut, 2) for cut in these] for these in found]
+                times = [[round(cut, 2) for cut in these] for these in cuts_of_both]
                 print(f"  {kind}: {clip.name}: ours {times[0]}, theirs {times[1]}")
         print(f"{kind}: same cuts in {same} of {len(chosen)} clips; {common} of their {cuts} cuts are ours", flush=True)
 

@@ -32,13 +32,13 @@ class Declared:
 
     def differs(self, pairs: Pairs) -> str | None:
         """The sentence that says how the pairs differ from what is declared; None where they do not."""
-        found = pairs.counts()
-        wanted = {"clips": found["clips"] if self.clips is None else self.clips, **(self.texts or {})}
+        counts = pairs.counts()
+        declared = {"clips": counts["clips"] if self.clips is None else self.clips, **(self.texts or {})}
         if self.texts is None:
-            found = {"clips": found["clips"]}
-        if found == wanted:
+            counts = {"clips": counts["clips"]}
+        if counts == declared:
             return None
-        return f"{self.name} has {_counted(wanted)}; this list has {_counted(found)}"
+        return f"{self.name} has {_counted(declared)}; this list has {_counted(counts)}"
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -95,10 +95,10 @@ def write_training(
         test = [row | {"split": "test"} for row in clips if row["clip_id"] in held]
         name = out.with_name(out.name + "-holdout")
         groups.append((name, test, f"{name.name}-{num_holdout}-seed{seed}"))
-    made = []
+    corpora = []
     for folder, group, benchmark in groups:
-        here = {row["clip_id"] for row in group}
-        texts = [row for row in pairs.texts if row["clip_id"] in here]
+        group_ids = {row["clip_id"] for row in group}
+        texts = [row for row in pairs.texts if row["clip_id"] in group_ids]
         missing = find_missing(root, group)
         typed = None if folder == out else out.parent  # of the holdout nobody typed the name
         with locked(folder, written=(), below=typed):
@@ -106,8 +106,8 @@ def write_training(
                 folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
             )
             _write_scores(corpus, pairs.scores)
-        made.append(corpus)
-    return made
+        corpora.append(corpus)
+    return corpora
 
 
 def _split(clips: list[Row], seed: int) -> None:
@@ -128,11 +128,11 @@ def val_ids(names: list[str], seed: int) -> set[str]:
 
 def _write_scores(corpus: Corpus, scores: Mapping[str, Row]) -> None:
     """Beside the tables: clip_id and one column a figure of the list, for rules of the user's."""
-    here = sorted(row["clip_id"] for row in corpus.all_rows("clips", ["clip_id"]) if row["clip_id"] in scores)
-    if not here:
+    scored_ids = sorted(row["clip_id"] for row in corpus.all_rows("clips", ["clip_id"]) if row["clip_id"] in scores)
+    if not scored_ids:
         return
-    schema = signal_schema({name: "float" for clip_id in here for name in scores[clip_id]})
-    rows = [{"clip_id": clip_id} | scores[clip_id] for clip_id in here]
+    schema = signal_schema({name: "float" for clip_id in scored_ids for name in scores[clip_id]})
+    rows = [{"clip_id": clip_id} | scores[clip_id] for clip_id in scored_ids]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd", write_statistics=False)
     write_atomic(corpus.path / SCORES, sink.getvalue().to_pybytes())

@@ -86,10 +86,10 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
 
 def _keys(path: Path) -> dict[str, str]:
     """Key -> clip id."""
-    found = {}
+    id_of_key = {}
     for shard, info in _members(path):
         if info.name.endswith(".json"):
             source = shard.extractfile(info)
             assert source is not None
-            found[info.name.removesuffix(".json")] = json.loads(source.read())["clip_id"]
-    return found
+            id_of_key[info.name.removesuffix(".json")] = json.loads(source.read())["clip_id"]
+    return id_of_key

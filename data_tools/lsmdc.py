@@ -45,8 +45,8 @@ def import_lsmdc(folder: Path, out: Path, *, protocol: str = "test", video_dir: 
 def _add(pairs: Pairs, root: Path, split: str) -> None:
     for number, row in read_headless(pairs.listing, COLUMNS):
         clip_id = row["clip name"].strip()
-        found = _CLIP.fullmatch(clip_id)
-        if found is None:
+        match = _CLIP.fullmatch(clip_id)
+        if match is None:
             raise M2raapError(
                 f"{pairs.listing}: row {number}, column 'clip name': expected MOVIE_HH.MM.SS.mmm-HH.MM.SS.mmm, "
                 f"found '{clip_id[:60]}'"
@@ -54,7 +54,7 @@ def _add(pairs: Pairs, root: Path, split: str) -> None:
         for column in TIMES:
             if not _TIME.fullmatch(row[column].strip()):
                 raise M2raapError(f"{pairs.listing}: row {number}, column '{column}': '{row[column][:40]}' is no time")
-        pairs.clip(f"row {number}", clip_id, _file(root, found[1], clip_id), split=split, licence=LICENCE)
+        pairs.clip(f"row {number}", clip_id, _file(root, match[1], clip_id), split=split, licence=LICENCE)
         pairs.text(clip_id, row["sentence"].strip(), "en")
 
 

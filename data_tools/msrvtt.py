@@ -52,13 +52,13 @@ def import_msrvtt(folder: Path, out: Path, *, protocol: str = "1ka", video_dir: 
     test = set(_ids(folder / ONE_KA)) if (folder / ONE_KA).is_file() else set()
     if overlap := test & set(videos):
         raise M2raapError(f"{listing}: {len(overlap)} of its videos are test videos of {ONE_KA}, first {min(overlap)}")
-    found, spans, source["captions"] = _training_captions(folder)
-    if lacking := [video for video in videos if video not in found]:
+    captions_of, spans, source["captions"] = _training_captions(folder)
+    if lacking := [video for video in videos if video not in captions_of]:
         raise M2raapError(
             f"{folder}: no captions of {len(lacking):,} videos of {listing.name}, first {lacking[0]}; they stand in "
             "MSRVTT_data.json, train_val_videodatainfo.json or train_one_caption/*.csv"
         )
-    pairs = _pairs(listing, {video: found[video] for video in videos}, root, spans)
+    pairs = _pairs(listing, {video: captions_of[video] for video in videos}, root, spans)
     if protocol == "train-7k" and (official := folder / "MSRVTT_train.full.csv").is_file():
         train = set(_ids(official))
         for video, row in pairs.clips.items():

@@ -91,12 +91,12 @@ def _english(folder: Path, splits: tuple[str, ...]) -> tuple[Path, dict[str, lis
         if not isinstance(tree, dict):
             raise M2raapError(f"{listing}: expected an object {{video: [captions]}}, found {type(tree).__name__}")
         return listing, {video: texts_of(listing, i, video, texts) for i, (video, texts) in enumerate(tree.items(), 1)}
-    found = {}
+    captions_of = {}
     for number, row in read_rows(listing):
         require(listing, f"entry {number}", row, ("video", "caption"))
         video = text_of(listing, number, "video", row["video"]).removesuffix(".avi")
-        found[video] = texts_of(listing, number, "caption", row["caption"])
-    return listing, found
+        captions_of[video] = texts_of(listing, number, "caption", row["caption"])
+    return listing, captions_of
 
 
 def _chinese_folder(folder: Path) -> Path | None:

@@ -37,8 +37,8 @@ def import_openvid(
         video = text_of(listing, number, "video", row["video"])
         clip = pairs.clip(f"row {number}", video.removesuffix(".mp4"), video, category=row.get("camera motion"))
         pairs.text(clip["clip_id"], str(row["caption"] or ""))
-        found = {name: figure_or_none(row.get(column), listing, number, column) for column, name in FIGURES.items()}
-        pairs.scores[clip["clip_id"]] = {name: value for name, value in found.items() if value is not None}
+        figures = {name: figure_or_none(row.get(column), listing, number, column) for column, name in FIGURES.items()}
+        pairs.scores[clip["clip_id"]] = {name: value for name, value in figures.items() if value is not None}
     source = {"importer": "openvid", "listing": listing.name}
     known = KNOWN.get(listing.name)
     return write_training(out, pairs, root=root, source=source, known=known, num_holdout=num_holdout, seed=seed)

@@ -105,9 +105,9 @@ def _depth(cell: str) -> int:
 
 
 def _seconds(listing: Path, number: int, stretch: Any) -> tuple[float, float]:
-    found = [_CLOCK.fullmatch(time) for time in stretch if isinstance(time, str)] if isinstance(stretch, list) else []
-    if len(found) == 2 and found[0] and found[1]:
-        start, end = (round(int(m[1]) * 3600 + int(m[2]) * 60 + float(m[3]), 3) for m in found if m)
+    matches = [_CLOCK.fullmatch(time) for time in stretch if isinstance(time, str)] if isinstance(stretch, list) else []
+    if len(matches) == 2 and matches[0] and matches[1]:
+        start, end = (round(int(m[1]) * 3600 + int(m[2]) * 60 + float(m[3]), 3) for m in matches if m)
         if start < end:
             return start, end
     raise M2raapError(

@@ -35,15 +35,15 @@ def video_root(typed: Path | None, folder: Path, name: str = "") -> Path:
 
 def files_by_stem(root: Path) -> dict[str, str]:
     """Name without ending -> name, of the video files that lie directly in `root`: lists often name no ending."""
-    found: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     with os.scandir(root) as entries:
         for name in sorted(entry.name for entry in entries):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in SUFFIXES:
-                best = found.setdefault(stem, name)
+                best = file_of.setdefault(stem, name)
                 if SUFFIXES.index(suffix.lower()) < SUFFIXES.index(os.path.splitext(best)[1].lower()):
-                    found[stem] = name
-    return found
+                    file_of[stem] = name
+    return file_of
 
 
 def find_missing(root: Path, clips: Iterable[Row]) -> list[Row]:

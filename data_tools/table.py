@@ -62,11 +62,11 @@ def captions_of(row: dict[str, Any]) -> list[tuple[str, str | None]]:
     """(text, language or None) of one free-standing row, as a table with its columns would be read; [] where it has none."""
     columns = {name: match[2] for name in row if (match := _BY_LANG.match(name))}
     plain: list[str] = [name for name in CAPTION if name in row][:1]
-    found: list[tuple[str, str | None]] = []
+    captions: list[tuple[str, str | None]] = []
     for name, lang in (columns or dict.fromkeys(plain)).items():
         values = row[name] if isinstance(row[name], list) else [row[name]]
-        found += [(text, lang) for text in values if isinstance(text, str)]
-    return found
+        captions += [(text, lang) for text in values if isinstance(text, str)]
+    return captions
 
 
 def read_table(pairs: Pairs, *, video_column: str | None = None, below: str = "", split: str | None = None) -> None:
@@ -110,8 +110,8 @@ def _add_clip(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns,
         row.get(columns.end) if columns.end else None,
         (columns.start or "start", columns.end or "end"),
     )
-    given = row.get("clip_id") or row.get("id")
-    clip_id = str(given or "") or _stem(video)
+    stated_id = row.get("clip_id") or row.get("id")
+    clip_id = str(stated_id or "") or _stem(video)
     if (start is not None or end is not None) and not row.get("clip_id"):
         clip_id += f"_{start or 0:g}_{'end' if end is None else f'{end:g}'}"
     kept = {column: next((str(row[n]) for n in names if row.get(n)), None) for column, names in KEPT.items()}

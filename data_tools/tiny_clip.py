@@ -98,8 +98,8 @@ def contrast(image_BE, text_BE, scale, true_BB):
     from torch.nn import functional as F
 
     logits = scale * text_BE @ image_BE.T
-    own = torch.eye(len(logits), dtype=torch.bool)
-    logits = logits.masked_fill(true_BB & ~own, float("-inf"))
+    diagonal = torch.eye(len(logits), dtype=torch.bool)
+    logits = logits.masked_fill(true_BB & ~diagonal, float("-inf"))
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
@@ -199,7 +199,7 @@ def optimisers(model, heads) -> list[tuple[Any, str]]:
     """Muon for the matrices inside the towers, AdamW for the rest, each with the tower whose pace it follows."""
     import torch
 
-    found: list[tuple[Any, str]] = []
+    by_tower: list[tuple[Any, str]] = []
     visual = {id(p) for p in model.visual.parameters()}
     named = list(model.named_parameters())
     for tower in ("image", "text"):
@@ -208,8 +208,8 @@ def optimisers(model, heads) -> list[tuple[Any, str]]:
         rest = [p for n, p in mine if not (p.ndim == 2 and "resblocks" in n)]
         rest += list(heads.parameters()) if tower == "image" else []
         muon = torch.optim.Muon(inside, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        found += [(muon, tower), (torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01), tower)]
-    return found
+        by_tower += [(muon, tower), (torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01), tower)]
+    return by_tower
 
 
 def rate(step: int, begin: int, fall: int, end: int) -> float:
@@ -261,20 +261,22 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
                 group.setdefault("peak", group["lr"])
                 group["lr"] = group["peak"] * pace[tower]
         alone = step < agree
-        got = queue.get(timeout=300)
+        examples = queue.get(timeout=300)
         num_patches = KEEP_PATCHES if step < round(WHOLE_FROM * steps) else SIDE * SIDE
-        keep = patches_to_keep(got.objects, SIDE, num_patches, rng)
-        pixels = torch.from_numpy(got.images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        keep = patches_to_keep(examples.objects, SIDE, num_patches, rng)
+        pixels = torch.from_numpy(examples.images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             tokens, inner = encode_tokens(model.visual, pixels, torch.from_numpy(keep))
-            text = None if alone else encode_text(model, with_noise(tokenize(got.texts), plain, rng)).float()
+            text = None if alone else encode_text(model, with_noise(tokenize(examples.texts), plain, rng)).float()
         tokens = tokens.float()
-        loss = name_parts(heads, tokens, inner.float(), got.facts, got.objects, keep) * (1.0 if alone else 0.3)
+        loss = name_parts(heads, tokens, inner.float(), examples.facts, examples.objects, keep) * (
+            1.0 if alone else 0.3
+        )
         agreement = 0.0
         if text is not None:
-            loss = loss + 0.3 * name_parts(heads, text[:, None], None, got.claims, None, None)
+            loss = loss + 0.3 * name_parts(heads, text[:, None], None, examples.claims, None, None)
             scale = model.logit_scale.exp().clamp(max=100)
-            true = torch.from_numpy(true_of(got.claims, got.facts))
+            true = torch.from_numpy(true_of(examples.claims, examples.facts))
             match = contrast(F.normalize(tokens[:, 0], dim=-1), F.normalize(text, dim=-1), scale, true)
             agreement = match.item()
             loss = loss + match
@@ -289,22 +291,22 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
             follow = min(0.985, (step + 1) / (step + 20))
             for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
                 slow.lerp_(fast, 1 - follow)
-            hits = heads["shape"](tokens[:, 0]).argmax(dim=1).numpy() == (got.facts[:, 0] // 3) % 10
+            hits = heads["shape"](tokens[:, 0]).argmax(dim=1).numpy() == (examples.facts[:, 0] // 3) % 10
             right += (float(hits.mean()) - right) * 0.03
         minutes = (time.monotonic() - begin) / 60
         if (step + 1) % 50 == 0:
-            said = (
+            line = (
                 f"step {step + 1} loss {loss.item():.3f} InfoNCE {agreement:.3f} shapes {right:.3f} min {minutes:.1f}"
             )
-            print(said, file=sys.stderr, flush=True)
+            print(line, file=sys.stderr, flush=True)
         if step + 1 in saves:
             save(average, work)
-            found = evaluate(work, 2000 if step + 1 == steps else 500, seed)
-            write_card(work, history(seed, step + 1, batch, minutes), found)
+            accuracy = evaluate(work, 2000 if step + 1 == steps else 500, seed)
+            write_card(work, history(seed, step + 1, batch, minutes), accuracy)
             out.mkdir(parents=True, exist_ok=True)
             for file in sorted(work.iterdir()):
                 shutil.copyfile(file, out / file.name)
-            print(f"step {step + 1} {found}", file=sys.stderr, flush=True)
+            print(f"step {step + 1} {accuracy}", file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -33,12 +33,12 @@ def import_vatex(listing: Path, out: Path, *, protocol: str, video_dir: Path | N
     for number, row in read_rows(listing):
         require(listing, f"entry {number}", row, ("videoID", "enCap"))
         video = text_of(listing, number, "videoID", row["videoID"])
-        found = _ID.fullmatch(video)
-        if found is None or int(found[2]) >= int(found[3]):
+        match = _ID.fullmatch(video)
+        if match is None or int(match[2]) >= int(match[3]):
             raise M2raapError(
                 f"{listing}: entry {number}, key 'videoID': expected ID_000010_000020, found '{video[:60]}'"
             )
-        youtube, start, end = found[1], float(found[2]), float(found[3])
+        youtube, start, end = match[1], float(match[2]), float(match[3])
         if video in pairs.clips:
             raise M2raapError(f"{listing}: entry {number}: '{video}' stands twice")
         url = f"https://www.youtube.com/watch?v={youtube}"

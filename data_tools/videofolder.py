@@ -23,27 +23,27 @@ def import_videofolder(
 ) -> list[Corpus]:
     """Raises M2raapError naming file, row and column."""
     root = video_root(video_dir, folder)
-    found = [(path, None) for path in _lists(folder)] or [
+    lists = [(path, None) for path in _lists(folder)] or [
         (path, SPLITS[below.name])
         for below in sorted(folder.iterdir())
         if below.is_dir() and below.name in SPLITS
         for path in _lists(below)
     ]
-    if not found:
+    if not lists:
         raise M2raapError(
             f"{folder}: no {', '.join(LISTS)} in it or in train/, validation/, test/; captions stand there"
         )
-    pairs = Pairs(found[0][0], folder.name, producer="metadata")
-    for listing, split in found:
+    pairs = Pairs(lists[0][0], folder.name, producer="metadata")
+    for listing, split in lists:
         pairs.listing = listing
         below = "" if split is None else f"{listing.parent.name}/"
         read_table(pairs, video_column="file_name", below=below, split=split)
-    source = {"importer": "videofolder", "listing": ", ".join(str(path.relative_to(folder)) for path, _ in found)}
+    source = {"importer": "videofolder", "listing": ", ".join(str(path.relative_to(folder)) for path, _ in lists)}
     return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 
 
 def _lists(folder: Path) -> list[Path]:
-    found = [folder / name for name in LISTS if (folder / name).is_file()]
-    if len(found) > 1:
-        raise M2raapError(f"{folder}: holds {' and '.join(path.name for path in found)}; keep one of them")
-    return found
+    lists = [folder / name for name in LISTS if (folder / name).is_file()]
+    if len(lists) > 1:
+        raise M2raapError(f"{folder}: holds {' and '.join(path.name for path in lists)}; keep one of them")
+    return lists

@@ -79,18 +79,18 @@ def _import(
         raise
     _put_in_place(draft, videos)
     about = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
-    made = write_training(out, pairs, root=videos, source=about, num_holdout=num_holdout, seed=seed)
-    _sweep(videos, made)
-    return made
+    corpora = write_training(out, pairs, root=videos, source=about, num_holdout=num_holdout, seed=seed)
+    _sweep(videos, corpora)
+    return corpora
 
 
 def _shards(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
-    found = sorted(path for path in source.glob("*") if path.name.endswith(SHARDS)) if source.is_dir() else []
-    if not found:
+    shards = sorted(path for path in source.glob("*") if path.name.endswith(SHARDS)) if source.is_dir() else []
+    if not shards:
         raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(SHARDS)}")
-    return found
+    return shards
 
 
 def _key_and_kind(name: str) -> tuple[str, str]:
@@ -174,8 +174,8 @@ def _finish(pairs: Pairs, sample: _Sample) -> None:
             pairs.notes["skipped_samples"] += 1
         return
     about, where = sample.about, f"key '{sample.key[:100]}'"
-    given = about.get("clip_id")
-    clip_id = given if isinstance(given, str) and given else sample.key
+    stated_id = about.get("clip_id")
+    clip_id = stated_id if isinstance(stated_id, str) and stated_id else sample.key
     times = (about.get("start_s"), about.get("end_s"))
     start, end = span(pairs.listing, len(pairs.clips) + 1, *times, ("start_s", "end_s"))
     kept = {column: next((str(about[n]) for n in names if about.get(n)), None) for column, names in KEPT.items()}
@@ -186,10 +186,10 @@ def _finish(pairs: Pairs, sample: _Sample) -> None:
     if isinstance(texts, list) and texts and all(isinstance(row, dict) for row in texts):
         _add_own(pairs, where, clip_id, texts)
         return
-    found = captions_of(about)
-    if sample.text and sample.text.strip() not in {text.strip() for text, _ in found}:
-        found = [(sample.text.strip(), None), *found]
-    for text, lang in found:
+    captions = captions_of(about)
+    if sample.text and sample.text.strip() not in {text.strip() for text, _ in captions}:
+        captions = [(sample.text.strip(), None), *captions]
+    for text, lang in captions:
         pairs.text(clip_id, text, lang)
 
 

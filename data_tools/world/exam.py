@@ -31,7 +31,7 @@ def evaluate(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng([seed, 424242])
     stills = [take(sample_shot(rng, two=False, count=1), rng) for _ in range(n)]
     truth = np.array([ALL_PAIRS.index(s.shot.events[0].obj.pair) for s in stills])
-    found = {}
+    accuracy = {}
     with torch.no_grad():
         pixels = torch.stack([preprocess(Image.fromarray(s.image)) for s in stills])  # type: ignore[operator]  # open_clip has no types
         image = torch.cat([model.encode_image(part, normalize=True) for part in pixels.split(256)])  # type: ignore  # open_clip has no types
@@ -39,15 +39,15 @@ def evaluate(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
             text = model.encode_text(tokenize([prompt(p, lang) for p in ALL_PAIRS]), normalize=True)  # type: ignore  # as above
             hits = int((np.asarray((image @ text.T).argmax(dim=1)) == truth).sum())
             low, high = wilson(hits, n)
-            found[lang] = {"top1": hits / n, "low": low, "high": high, "n": n}
-    return found
+            accuracy[lang] = {"top1": hits / n, "low": low, "high": high, "n": n}
+    return accuracy
 
 
-def write_card(out: Path, how: str, found: dict[str, dict[str, float]]) -> None:
+def write_card(out: Path, how: str, accuracy: dict[str, dict[str, float]]) -> None:
     """CARD.md of the tiny CLIP in `out`: what it is, `how` it was made, what it saw, what `evaluate` found."""
     lines = [
         f"- {lang}: {r['top1']:.1%} top-1 of n = {int(r['n'])} stills (95% interval {r['low']:.1%} to {r['high']:.1%})"
-        for lang, r in found.items()
+        for lang, r in accuracy.items()
     ]
     size = (out / "open_clip_model.safetensors").stat().st_size / 1e6
     text = f"""# Tiny bilingual CLIP

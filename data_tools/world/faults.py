@@ -73,10 +73,10 @@ def other_motion(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene("motion", Shot((Event(event.obj, motion),), main.background))
 
 
-def is_other_looks(one: Scene, two: Scene) -> bool:
-    """True if nobody could take the caption of `one` for that of `two`: no (colour, shape) pair in common."""
-    pairs = {e.obj.pair for e in one.main.events} & {e.obj.pair for e in two.main.events}
-    return not pairs and meaning(one) != meaning(two)
+def is_other_looks(a: Scene, b: Scene) -> bool:
+    """True if nobody could take the caption of `a` for that of `b`: no (colour, shape) pair in common."""
+    pairs = {e.obj.pair for e in a.main.events} & {e.obj.pair for e in b.main.events}
+    return not pairs and meaning(a) != meaning(b)
 
 
 _BOILERPLATE = {

@@ -98,12 +98,12 @@ def split_pairs(seed: int) -> dict[str, tuple[Pair, ...]]:
     assert n == len(COLOURS)
     rng = np.random.default_rng([seed, 7001])
     rows, columns, symbols = rng.permutation(n), rng.permutation(n), rng.permutation(n)
-    found: dict[str, list[Pair]] = {s: [] for s in SPLITS}
+    by_split: dict[str, list[Pair]] = {s: [] for s in SPLITS}
     for i, colour in enumerate(COLOURS):
         for j, shape in enumerate(SHAPES):
             symbol = symbols[(rows[i] + columns[j]) % n]
-            found["train" if symbol < 7 else "val" if symbol == 7 else "test"].append((colour, shape))
-    return {split: tuple(pairs) for split, pairs in found.items()}
+            by_split["train" if symbol < 7 else "val" if symbol == 7 else "test"].append((colour, shape))
+    return {split: tuple(pairs) for split, pairs in by_split.items()}
 
 
 def reversed_order(scene: Scene) -> Scene:

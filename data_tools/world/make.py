@@ -87,14 +87,14 @@ def _plan_mixed(cfg: WorldConfig, split: str, pairs: tuple, num_clips: int, firs
     sampler = SceneSampler(pairs, rng)
     scenes: list[Scene] = []
     for kind, share in _MIX.items():
-        wanted = round(share * num_clips)
-        while wanted > 0:
+        num_left = round(share * num_clips)
+        while num_left > 0:
             scene = sampler.scene(kind)
             scenes.append(scene)
-            wanted -= 1
-            if kind == "order" and wanted > 0:
+            num_left -= 1
+            if kind == "order" and num_left > 0:
                 scenes.append(reversed_order(scene))
-                wanted -= 1
+                num_left -= 1
     while len(scenes) < num_clips:
         scenes.append(sampler.scene("motion"))
     scenes = [scenes[i] for i in rng.permutation(len(scenes))[:num_clips]]
@@ -105,19 +105,19 @@ def _plan_test(cfg: WorldConfig, pairs: tuple) -> list[Planned]:
     """Motion and order clips, half and half, no two with the same meaning; order clips come with their reverse."""
     rng = np.random.default_rng([cfg.seed, 14])
     sampler = SceneSampler(pairs, rng)
-    taken: dict[str, Scene] = {}
+    by_meaning: dict[str, Scene] = {}
     num_order = cfg.test_clips // 4 * 2
-    while len(taken) < num_order:
+    while len(by_meaning) < num_order:
         scene = sampler.scene("order")
-        if meaning(scene) not in taken:
+        if meaning(scene) not in by_meaning:
             other = reversed_order(scene)
-            taken |= {meaning(scene): scene, meaning(other): other}
+            by_meaning |= {meaning(scene): scene, meaning(other): other}
     tries = 0
-    while len(taken) < cfg.test_clips:  # one object has some 500 meanings; after that, more order clips
+    while len(by_meaning) < cfg.test_clips:  # one object has some 500 meanings; after that, more order clips
         tries += 1
         scene = sampler.scene("motion" if tries < 5 * cfg.test_clips else "order")
-        taken.setdefault(meaning(scene), scene)
-    scenes = list(taken.values())
+        by_meaning.setdefault(meaning(scene), scene)
+    scenes = list(by_meaning.values())
     first = cfg.train_clips + cfg.val_clips
     order = rng.permutation(len(scenes))
     return [planned(cfg, f"e{i:06d}", "test", scenes[j], first + i) for i, j in enumerate(order)]

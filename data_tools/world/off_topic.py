@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--num", type=int, default=300, choices=range(1, 401), metavar="1..400")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print(f"{asked.out}: {write_off_topic(asked.out, asked.num, asked.seed).counts}")
+    args = parser.parse_args()
+    print(f"{args.out}: {write_off_topic(args.out, args.num, args.seed).counts}")
 
 
 if __name__ == "__main__":

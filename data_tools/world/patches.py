@@ -36,8 +36,8 @@ def cosines(filters: int, patch_px: int) -> np.ndarray:
     colours = np.array([[1, 1, 1], [1, -1, 0], [-0.5, -0.5, 1]])
     colours /= np.linalg.norm(colours, axis=1, keepdims=True)
     order = sorted(np.ndindex(patch_px, patch_px), key=lambda uv: (uv[0] + uv[1], uv))
-    found = []
+    kernels = []
     for n in range(filters):
         u, v = order[n // 3 % len(order)]
-        found.append((0.3 if u + v == 0 else 1.0) * colours[n % 3][:, None, None] * np.outer(waves[u], waves[v]))
-    return np.stack(found).astype(np.float32)
+        kernels.append((0.3 if u + v == 0 else 1.0) * colours[n % 3][:, None, None] * np.outer(waves[u], waves[v]))
+    return np.stack(kernels).astype(np.float32)

@@ -103,9 +103,9 @@ def _place(actors: list[Actor], slack_px: np.ndarray, rng: np.random.Generator) 
             actor.centre_px = rng.uniform(-reach, reach)
         boxes = [a.swept_box() for a in actors]
         meet = 0.0
-        for i, one in enumerate(boxes):
-            for two in boxes[i + 1 :]:
-                sides = np.minimum(one[2:], two[2:]) - np.maximum(one[:2], two[:2])
+        for i, a_box in enumerate(boxes):
+            for b_box in boxes[i + 1 :]:
+                sides = np.minimum(a_box[2:], b_box[2:]) - np.maximum(a_box[:2], b_box[:2])
                 meet += float(np.prod(np.maximum(sides, 0)))
         if meet < least:
             best, least = [a.centre_px for a in actors], meet

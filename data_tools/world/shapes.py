@@ -67,11 +67,11 @@ def _master(shape: str) -> np.ndarray:
 @cache
 def _masks(shape: str) -> dict[int, np.ndarray]:
     master = _master(shape)
-    found = {}
+    masks = {}
     for level_px in _LEVELS_PX:
         side = round(level_px * (1 + 2 * _BORDER))
-        found[level_px] = cv2.resize(master, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    return found
+        masks[level_px] = cv2.resize(master, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    return masks
 
 
 def draw_shape(

@@ -28,8 +28,8 @@ def write_stills(out: Path, num: int, seed: int = 0) -> Path:
         good, data = cv2.imencode(".png", take(shot, rng).image[:, :, ::-1])  # OpenCV writes BGR
         assert good
         (out / name).write_bytes(data.tobytes())
-        said = {f"caption_{lang}": caption(shot, lang, rng)[0] for lang in ("en", "zh")}
-        lines.append(json.dumps({"image": name, **said}, ensure_ascii=False))
+        captions = {f"caption_{lang}": caption(shot, lang, rng)[0] for lang in ("en", "zh")}
+        lines.append(json.dumps({"image": name, **captions}, ensure_ascii=False))
     table = out / "stills.jsonl"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return table
@@ -40,8 +40,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--num", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print(write_stills(asked.out, asked.num, asked.seed))
+    args = parser.parse_args()
+    print(write_stills(args.out, args.num, args.seed))
 
 
 if __name__ == "__main__":

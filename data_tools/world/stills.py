@@ -89,18 +89,18 @@ def _code(obj: Obj) -> int:
 
 def facts(shot: Shot) -> np.ndarray:
     """What the picture shows, in the layout of the claims."""
-    shown = np.full(5, _NONE - 1)
+    codes = np.full(5, _NONE - 1)
     for i, event in enumerate(shot.events):
-        shown[2 * i] = _code(event.obj)
-        shown[2 * i + 1] = _ANY if event.motion in ("grow", "shrink") else SIZES.index(event.obj.size)
-    shown[4] = BACKGROUNDS.index(shot.background)
-    return shown
+        codes[2 * i] = _code(event.obj)
+        codes[2 * i + 1] = _ANY if event.motion in ("grow", "shrink") else SIZES.index(event.obj.size)
+    codes[4] = BACKGROUNDS.index(shot.background)
+    return codes
 
 
 def looks(rows: np.ndarray) -> dict[str, np.ndarray]:
     """Claims or facts (N, 5) as shares: pair (N, 100), colour (N, 10), shape (N, 10), count (N, 3); rows sum to 1."""
     n = len(rows)
-    found = {
+    shares = {
         "pair": np.zeros((n, len(ALL_PAIRS)), np.float32),
         "colour": np.zeros((n, len(COLOURS)), np.float32),
         "shape": np.zeros((n, len(SHAPES)), np.float32),
@@ -110,23 +110,23 @@ def looks(rows: np.ndarray) -> dict[str, np.ndarray]:
         codes = [int(c) for c in (row[0], row[2]) if c >= 0]
         for code in codes:
             pair, share = code // 3, 1 / len(codes)
-            found["pair"][i, pair] += share
-            found["colour"][i, pair // len(SHAPES)] += share
-            found["shape"][i, pair % len(SHAPES)] += share
-            found["count"][i, code % 3] += share
-    return found
+            shares["pair"][i, pair] += share
+            shares["colour"][i, pair // len(SHAPES)] += share
+            shares["shape"][i, pair % len(SHAPES)] += share
+            shares["count"][i, code % 3] += share
+    return shares
 
 
-def true_of(claims: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """claims (N, 5), shown (M, 5) -> bool (N, M): nothing in caption n is wrong of picture m."""
-    c, s = claims[:, None, :], shown[None, :, :]
+def true_of(claims: np.ndarray, facts_M5: np.ndarray) -> np.ndarray:
+    """claims (N, 5), facts_M5 (M, 5) -> bool (N, M): nothing in caption n is wrong of picture m."""
+    c, s = claims[:, None, :], facts_M5[None, :, :]
     good = (c[..., 4] == _NONE) | (c[..., 4] == s[..., 4])
     for i in (0, 2):
-        found = np.zeros(good.shape, dtype=bool)
+        matches = np.zeros(good.shape, dtype=bool)
         for j in (0, 2):
             size = (c[..., i + 1] == _NONE) | (s[..., j + 1] == _ANY) | (c[..., i + 1] == s[..., j + 1])
-            found |= (c[..., i] == s[..., j]) & size
-        good &= found | (c[..., i] == _NONE)
+            matches |= (c[..., i] == s[..., j]) & size
+        good &= matches | (c[..., i] == _NONE)
     return good
 
 

@@ -152,18 +152,18 @@ def describe(scene: Scene, lang: str, rng: np.random.Generator) -> str:
 
 def all_words() -> list[str]:
     """Every phrase that captions are built from, for a tokenizer to learn (words, not their meaning)."""
-    found: list[str] = []
+    phrases: list[str] = []
     for table in (EN_SHAPE, ZH_SHAPE, ZH_VERB):
-        found += [word for words in table.values() for word in words]
-    found += [" ".join(forms) for verbs in EN_VERB.values() for forms in verbs]
+        phrases += [word for words in table.values() for word in words]
+    phrases += [" ".join(forms) for verbs in EN_VERB.values() for forms in verbs]
     for names in (ZH_COLOUR, EN_BACKGROUND, ZH_BACKGROUND):
-        found += names.values()
-    found += [*ZH_COLOUR, "small large", "小的 大的", *_EN_NUMBER.values(), *_ZH_NUMBER.values()]
+        phrases += names.values()
+    phrases += [*ZH_COLOUR, "small large", "小的 大的", *_EN_NUMBER.values(), *_ZH_NUMBER.values()]
     for templates in (EN_ORDER, ZH_ORDER, EN_MOTION, ZH_MOTION, EN_PAN, ZH_PAN, EN_STATIC, ZH_STATIC):
-        found += [t.format(a=" ", b=" ", n=" ", v=" ", d=" ", be="is are") for t in templates]
-    found += [f"{_en_plural(word)}" for words in EN_SHAPE.values() for word in words]
+        phrases += [t.format(a=" ", b=" ", n=" ", v=" ", d=" ", be="is are") for t in templates]
+    phrases += [f"{_en_plural(word)}" for words in EN_SHAPE.values() for word in words]
     return [
-        *found,
+        *phrases,
         "on a background, against a background, in front of a background",
         "背景下 背景上",
         "左 右 left right",

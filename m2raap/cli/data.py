@@ -39,7 +39,7 @@ def probe(
         typer.Option("--allow-refused", metavar="SHARE", help="exit with 3 if more than 5% (say) are not ok"),
     ] = None,
 ) -> None:
-    from m2raap.stages.probe import find_files, probe_files, told
+    from m2raap.video.health import examine_files, find_files, health_line
     from m2raap.video.limits import VideoConfig
 
     allowed = 1.0 if allow_refused is None else parse_percent(allow_refused)
@@ -49,11 +49,11 @@ def probe(
         talk.log(f"left out: {talk.one_line(line)}")
     rows: list[dict[str, Any]] = []
     with talk.progress("probe", len(files)) as advance:
-        for row in probe_files(files, limits, workers or os.cpu_count() or 1):
+        for row in examine_files(files, limits, workers or os.cpu_count() or 1):
             rows.append(row)
             advance()
             if not as_json:
-                typer.echo(told(row))
+                typer.echo(health_line(row))
     emit(rows, (), as_json)
     counts = Counter(row["class"] for row in rows)
     talk.log(

@@ -24,8 +24,8 @@ from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.embeddings import write_npy
 from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
-from m2raap.stages.probe import find_files, printable
 from m2raap.stages.split import as_name
+from m2raap.video.health import find_files, printable
 
 
 def is_heap(path: Path) -> bool:

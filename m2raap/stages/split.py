@@ -28,10 +28,10 @@ from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json, remove_drafts, write_json
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
-from m2raap.stages.probe import find_files, printable
 from m2raap.stages.transnet import transnet_cuts, weights_file
 from m2raap.stages.videos import video_worker
 from m2raap.video.cut import CRF, cut
+from m2raap.video.health import find_files, printable
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
 from m2raap.video.scene_list import read_scene_list

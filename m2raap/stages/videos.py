@@ -16,13 +16,9 @@ from m2raap.video.paths import resolve_video
 from m2raap.video.worker import VideoWorker
 
 
-def video_worker(limits: VideoConfig) -> VideoWorker:
-    return _video_worker(limits.model_dump_json())
-
-
 @lru_cache(maxsize=2)
-def _video_worker(limits: str) -> VideoWorker:
-    return VideoWorker(VideoConfig.model_validate_json(limits))
+def video_worker(limits: VideoConfig) -> VideoWorker:
+    return VideoWorker(limits)
 
 
 def file_digest(clip: Clip, view: View, videos: VideoDigests) -> str:

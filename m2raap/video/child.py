@@ -58,8 +58,8 @@ def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any
             return dataclasses.asdict(examine(path, limits)), []
         if request["do"] == "sample":
             names = ("path", "do")
-            found = sample(path, limits=limits, **{key: value for key, value in request.items() if key not in names})
-            return {"times_s": found.times_s, "width": found.width, "height": found.height}, found.pixels
+            sampled = sample(path, limits=limits, **{key: value for key, value in request.items() if key not in names})
+            return {"times_s": sampled.times_s, "width": sampled.width, "height": sampled.height}, sampled.pixels
         if request["do"] == "scenes":
             return dataclasses.asdict(find_scenes(path, request["detector"], request["min_shot_s"], limits)), []
         if request["do"] == "outlook":

@@ -17,9 +17,10 @@ from statistics import median
 
 from m2raap.video.quality import hamming
 
-NEAR_CUT_S = 0.2  # on either side of a cut, and never more than a quarter of the shot
-BLURRED = 0.4  # of the shot's median sharpness
-NEAR_COPY_BITS = 3  # of 64
+# Seconds on either side of a cut in which a frame counts as being at the cut; never more than a quarter of the shot.
+NEAR_CUT_S = 0.2
+BLURRED = 0.4  # a frame is blurred below this share of the median sharpness in its shot
+NEAR_COPY_BITS = 3  # two frames are near-copies where at most so many of the 64 bits of their hashes differ
 # What a defect costs, where a distance from the middle to the edge of the slot costs CENTRE_COST (its square).
 CENTRE_COST = 0.4
 DEFECT_COST = {"black": 0.6, "flat": 0.5, "cut": 0.45, "blur": 0.45, "copy": 0.15}
@@ -142,9 +143,9 @@ def fill_up(
     """`picks` and as many further candidates, each as far from all picks as can be, as make min(k, len(candidates))."""
     shots = shot_bounds(cuts_s, duration_s)
     shot_of = [_shot_at(c.time_s, shots) for c in candidates]
-    found = {pick.index: pick for pick in picks}
-    _fill(found, candidates, shot_of, _standing_defects(candidates, shot_of, shots), k)
-    return [found[i] for i in sorted(found)]
+    by_index = {pick.index: pick for pick in picks}
+    _fill(by_index, candidates, shot_of, _standing_defects(candidates, shot_of, shots), k)
+    return [by_index[i] for i in sorted(by_index)]
 
 
 # Exactly k picks each, or all that there are; `iframe` may find fewer.
@@ -158,11 +159,11 @@ def middles(duration_s: float, k: int) -> list[float]:
 
 def _spread(allowed: list[int], candidates: Sequence[Candidate], duration_s: float, k: int) -> list[int]:
     """Of the candidates in `allowed` those seen nearest to the middles of equal segments, each once; min(k, all)."""
-    wanted = min(k, len(allowed))
+    count = min(k, len(allowed))
     chosen: list[int] = []
     first = 0
-    for j, middle_s in enumerate(middles(duration_s, wanted)):
-        last = len(allowed) - (wanted - j - 1)  # leave a frame for each later segment
+    for j, middle_s in enumerate(middles(duration_s, count)):
+        last = len(allowed) - (count - j - 1)  # leave a frame for each later segment
         # Of two equally near the later: at a boundary the frame that begins there is the one seen.
         place = min(
             range(first, last),
@@ -196,12 +197,12 @@ def _slots(candidates: Sequence[Candidate], shot_of: list[int], shots: list[tupl
 def _standing_defects(
     candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]]
 ) -> list[set[str]]:
-    """What is wrong with each candidate by itself."""
+    """Defects of each candidate that do not depend on the other picks."""
     sharpness: dict[int, list[float]] = {}
     for i, c in enumerate(candidates):
         sharpness.setdefault(shot_of[i], []).append(c.sharpness)
     typical = {shot: median(values) for shot, values in sharpness.items()}
-    found = []
+    defects = []
     for i, c in enumerate(candidates):
         start, end = shots[shot_of[i]]
         margin = min(NEAR_CUT_S, (end - start) / 4)
@@ -213,8 +214,8 @@ def _standing_defects(
             "cut": at_cut,
             "blur": c.sharpness < BLURRED * typical[shot_of[i]],
         }
-        found.append({name for name, bad in checks.items() if bad})
-    return found
+        defects.append({name for name, bad in checks.items() if bad})
+    return defects
 
 
 def _copy(candidate: Candidate, last_hash: int | None) -> set[str]:
@@ -235,10 +236,10 @@ def _fill(
 ) -> None:
     """Slots without a frame leave picks open: take the frames farthest from all picks, sound ones first."""
     while len(picks) < min(k, len(candidates)):
-        taken = [candidates[i].time_s for i in picks]
+        picked_s = [candidates[i].time_s for i in picks]
 
-        def rank(i: int, taken: list[float] = taken) -> tuple[bool, float, int]:
-            gap = min((abs(candidates[i].time_s - t) for t in taken), default=0.0)
+        def rank(i: int, picked_s: list[float] = picked_s) -> tuple[bool, float, int]:
+            gap = min((abs(candidates[i].time_s - t) for t in picked_s), default=0.0)
             return (not defects[i], gap, -i)
 
         chosen = max((i for i in range(len(candidates)) if i not in picks), key=rank)

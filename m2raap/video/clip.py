@@ -23,21 +23,36 @@ if TYPE_CHECKING:
 class KeyframeConfig(Config):
     """How many frames stand for a clip, how they are found and how they are stored."""
 
-    k: int = Field(default=8, ge=1, le=256)  # frames a clip
-    strategy: Literal["keyframe", "uniform", "iframe"] = "keyframe"  # by shot; evenly; the file's I-frames
+    k: int = Field(default=8, ge=1, le=256, description="Number of key-frames that a clip keeps.")
+    strategy: Literal["keyframe", "uniform", "iframe"] = Field(
+        default="keyframe",
+        description="keyframe: good frames near the middles of slots within shots; uniform: the frames in the middles of k "
+        "equal segments; iframe: the file's I-frames.",
+    )
     fill: bool = Field(
-        default=True, description="iframe: fill up to k where I-frames are fewer; false: the shortfall is stated"
+        default=True,
+        description="With the strategy iframe: whether other frames fill up to k where there are fewer I-frames.",
     )
-    short_side_px: int = Field(default=256, ge=16)  # smaller clips keep their size
-    jpeg_quality: int = Field(default=90, ge=1, le=100)  # of what is stored
-    detector: Detector = "adaptive"  # of shots; transnetv2 needs its extra
-    min_shot_s: float = Field(default=0.6, ge=0)  # no shot is cut off that is shorter
+    short_side_px: int = Field(
+        default=256, ge=16, description="Short side of a stored frame in pixels; smaller clips keep their size."
+    )
+    jpeg_quality: int = Field(default=90, ge=1, le=100, description="JPEG quality of a stored frame.")
+    detector: Detector = Field(
+        default="adaptive", description="Detector of cuts between shots; transnetv2 needs the extra of that name."
+    )
+    min_shot_s: float = Field(default=0.6, ge=0, description="Length of the shortest shot in seconds.")
     reading: Literal["auto", "full", "sparse"] = Field(
-        default="auto", description="full: every frame; sparse: I-frames and few seeks, shots and motion stay unknown"
+        default="auto",
+        description="full: every frame is decoded; sparse: only I-frames and a few sought frames, so that shots and motion stay "
+        "unknown; auto: the cheaper of the two where it pays.",
     )
-    sparse_from_s: float = Field(default=120.0, ge=0, description="auto: shorter clips are read in full")
+    sparse_from_s: float = Field(
+        default=120.0, ge=0, description="With the reading auto: length in seconds, below which a clip is read in full."
+    )
     sparse_gain: float = Field(
-        default=8.0, ge=1, description="auto: sparse where it decodes this many times fewer frames"
+        default=8.0,
+        ge=1,
+        description="With the reading auto: factor by which the sparse way must save decoded frames to be taken.",
     )
 
     @model_validator(mode="after")
@@ -47,7 +62,7 @@ class KeyframeConfig(Config):
         return self
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClipFrames:
     """The picks of one clip, ascending in time, and its signals. Lists have one entry a pick (at most k)."""
 
@@ -109,8 +124,8 @@ def clip_frames(
     hashes = [candidates[pick.index].hash64 for pick in picks]
     sharpness = [candidates[pick.index].sharpness for pick in picks]
     of_picks = {
-        "source_width": renderer.shown[0],
-        "source_height": renderer.shown[1],
+        "source_width": renderer.display_size[0],
+        "source_height": renderer.display_size[1],
         "pick_sharpness": sum(sharpness) / len(sharpness) if sharpness else None,
         "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
         "shortfall": cfg.k - len(picks),

@@ -35,13 +35,13 @@ class Opened:
     num_bytes: int
     was_read: bool = False  # a second pass has to seek back
     refused_size: bool = False  # a frame asked for more pixels than the limit
-    num_said_before: int = 0  # what FFmpeg had logged, in this process, when the container was open
+    num_logged_before: int = 0  # what FFmpeg had logged, in this process, when the container was open
 
     def note_refused_size(self, error: Exception) -> None:
         """PyAV hangs the last thing that FFmpeg logged on an error, were it of the file before: only what is new counts."""
         import av.logging
 
-        if av.logging.get_last_error()[0] > self.num_said_before:
+        if av.logging.get_last_error()[0] > self.num_logged_before:
             self.refused_size |= TOO_MANY_PIXELS in str(error)
 
     @property
@@ -65,16 +65,16 @@ class Opened:
     @cached_property
     def duration_s(self) -> float:
         """Announced length of the video stream in seconds, 0 where the header does not say."""
-        whole = max(0, self.container.duration or 0) / 1e6
-        own = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
+        container_s = max(0, self.container.duration or 0) / 1e6
+        stream_s = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
         if self.format_name == "avi" and self.stream.frames:
             # FFmpeg shortens the duration of a cut AVI to its bytes; the header's length (in time base units) stays.
             return float(self.stream.frames * self.time_base)
         if self.format_name == "matroska":
             # The container's length is that of its longest stream, which may be the sound.
-            own = own or _clock(self.stream.metadata.get("DURATION", ""))
+            stream_s = stream_s or _clock(self.stream.metadata.get("DURATION", ""))
         # Of an MP4 the container's duration is after edit lists, the stream's before: the shorter one can be shown.
-        return min(own, whole) if own > 0 and whole > 0 else own or whole
+        return min(stream_s, container_s) if stream_s > 0 and container_s > 0 else stream_s or container_s
 
     @cached_property
     def length_is_stated(self) -> bool:
@@ -140,11 +140,11 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
             "max_pixels": str(cfg.max_pixels),
             "max_streams": "64",
         }
-        said: list[tuple[int, str, str]] = []
+        messages: list[tuple[int, str, str]] = []
         av.logging.set_level(av.logging.ERROR)
         av.logging.set_skip_repeated(False)  # or "repeated 3 more times" of one file is said while the next one is read
         try:
-            with av.logging.Capture(local=True) as said:
+            with av.logging.Capture(local=True) as messages:
                 container: Any = av.open(
                     _Nameless(raw),
                     options=guard,
@@ -179,8 +179,8 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
                 if other.index != stream.index:
                     other.discard = Discard.all
             opened = Opened(container, stream, raw, num_bytes)
-            opened.num_said_before = av.logging.get_last_error()[0]
-            opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in said)
+            opened.num_logged_before = av.logging.get_last_error()[0]
+            opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             yield opened
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from m2raap.video.ffmpeg import FfmpegFailed, FfmpegTimeout, ffmpeg_exe, file_url, guard, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 
-CRF = 18  # of x264: visually near the source
+CRF = 18  # quality of x264 that is visually near the source
 _SEEK_BACK_S = 5.0  # seeks are coarse in some containers; what they give too early is trimmed by its time stamp
 _MARGIN_S = 0.0005  # times are rounded to microseconds, frames are farther apart than this
 

@@ -17,10 +17,10 @@ from m2raap.video.decode import decode
 from m2raap.video.length import video_length_s
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
-from m2raap.video.planner import plan
+from m2raap.video.planner import plan_sparse
 from m2raap.video.pool import FramePool
 from m2raap.video.render import Renderer
-from m2raap.video.shots import Shown, find_cuts
+from m2raap.video.shots import TimedPlane, find_cuts
 from m2raap.video.sparse import read_sparsely
 from m2raap.video.tally import Tally, varies
 
@@ -45,10 +45,10 @@ def extract(
     are missing). Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec, out_of_memory.
     """
     with open_video(path, limits) as opened:
-        if cuts_s is None and (planned := plan(opened, start_s, end_s, cfg)):
-            found = read_sparsely(opened, planned, end_s, cfg, limits)
-            if found is not None:
-                return found
+        if cuts_s is None and (planned := plan_sparse(opened, start_s, end_s, cfg)):
+            clip = read_sparsely(opened, planned, end_s, cfg, limits)
+            if clip is not None:
+                return clip
         scan = _Scan(opened, start_s, end_s, cfg, cuts_s)
         scan.run()
         scan.tally.judge(limits)
@@ -74,16 +74,16 @@ class _Scan:
         self.cuts_s: list[float] = []
         self.pool: FramePool | None = None
         self.times_s: list[float] = []
-        self._seen: Shown | None = None  # the frame that is seen until the next one comes
+        self._on_screen: TimedPlane | None = None  # the frame that is seen until the next one comes
         self._samples = _Samples()
-        self._renderer: Renderer | None = None  # from the first frame on
+        self._renderer: Renderer | None = None  # None until the first frame has come
 
     def run(self) -> None:
         cfg = self.cfg
         fps, known_s = self.opened.fps, self._known_cuts_s
         self.cuts_s = find_cuts(self._frames(), cfg.detector, cfg.min_shot_s, fps, self._keep, known_s)
 
-    def _frames(self) -> Iterator[Shown]:
+    def _frames(self) -> Iterator[TimedPlane]:
         """Sound frames with their small planes; counts what is lost. Runs in the detector's thread."""
         import av.error
 
@@ -104,18 +104,18 @@ class _Scan:
                 raise Refused("unsupported_codec", f"pixel format {frame.format.name}: {error}") from None
             yield time_s, plane_HWC, frame
 
-    def _keep(self, shown: Shown, new_cuts_s: list[float]) -> None:
+    def _keep(self, timed: TimedPlane, new_cuts_s: list[float]) -> None:
         """A frame that the detector has seen. How long the one before it is seen is known now."""
         assert self.pool is not None
         self.pool.cut_at(new_cuts_s)
-        self._close(shown[0])
-        self._seen = shown
+        self._close(timed[0])
+        self._on_screen = timed
 
     def _close(self, until_s: float) -> None:
         """Ends the frame that is seen: it is measured, and held if it may be picked."""
-        if self._seen is None:
+        if self._on_screen is None:
             return
-        time_s, plane_HWC, frame = self._seen
+        time_s, plane_HWC, frame = self._on_screen
         assert self.pool is not None
         self._samples.add(until_s, plane_HWC)
         self.pool.offer(time_s, until_s, plane_HWC, frame, bool(frame.key_frame))

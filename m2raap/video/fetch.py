@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from m2raap.core.config import Config, digest
+from m2raap.core.config import HOW, Config, digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 from m2raap.core.web import WebError, chunks, fingerprint
@@ -44,9 +44,15 @@ _REASON = {"refused": "outside_root", "missing": "missing_file", "too_large": "t
 class RemoteConfig(Config):
     """Whether addresses in `video` are fetched, and how much of them."""
 
-    allow_remote: bool = Field(default=False, description="fetch videos whose path is an address")
-    max_bytes: int = Field(default=4 * 1024**3, gt=0, description="of one file")
-    timeout_s: float = Field(default=300.0, gt=0, description="of one transfer")
+    allow_remote: bool = Field(
+        default=False, description="Permission to fetch videos whose path is an address.", json_schema_extra=HOW
+    )
+    max_bytes: int = Field(
+        default=4 * 1024**3, gt=0, description="Bytes of one file, above which it is refused as too_large."
+    )
+    timeout_s: float = Field(
+        default=300.0, gt=0, description="Seconds that the transfer of one file may take.", json_schema_extra=HOW
+    )
 
 
 def is_url(video: str) -> bool:
@@ -77,9 +83,9 @@ def fetched(url: str, cfg: RemoteConfig) -> Iterator[Path]:
         try:
             _copy(url, path, cfg)
         except WebError as error:
-            raise Refused(_REASON.get(error.kind, "not_fetched"), f"{_shown(url)}: {error.detail}") from None
+            raise Refused(_REASON.get(error.kind, "not_fetched"), f"{_without_keys(url)}: {error.detail}") from None
         if path.stat().st_size == 0:
-            raise Refused("empty", f"{_shown(url)} has no bytes")
+            raise Refused("empty", f"{_without_keys(url)} has no bytes")
         yield path
 
 
@@ -90,19 +96,19 @@ def url_digest(url: str, cfg: RemoteConfig) -> str:
         if not cfg.allow_remote:
             return "absent"
         protocol = url.partition("://")[0].lower()
-        said = fingerprint(url, timeout_s=_LOOK_S) if protocol in WEB else _info(*_store(url))
+        version = fingerprint(url, timeout_s=_LOOK_S) if protocol in WEB else _info(*_store(url))
     except (Refused, WebError):
         return "absent"
-    return digest(["url", url, said])
+    return digest(["url", url, version])
 
 
 def _copy(url: str, path: Path, cfg: RemoteConfig) -> None:
     web = url.partition("://")[0].lower() in WEB
     for attempt in range(_TRIES):
-        coming = chunks(url, max_bytes=cfg.max_bytes, timeout_s=cfg.timeout_s) if web else _from_store(url, cfg)
+        data_chunks = chunks(url, max_bytes=cfg.max_bytes, timeout_s=cfg.timeout_s) if web else _from_store(url, cfg)
         try:
             with open(path, "wb") as sink:
-                for data in coming:
+                for data in data_chunks:
                     sink.write(data)
             return
         except WebError as error:
@@ -127,24 +133,24 @@ def _store(url: str) -> tuple[Any, str]:
 def _info(store: Any, name: str) -> dict[str, str]:
     """Size, version and date of an object. Raises WebError."""
     try:
-        found = store.info(name)
+        info = store.info(name)
     except FileNotFoundError:
         raise WebError("missing", "no such object") from None
     except Exception as error:  # every store has errors of its own; the ledger says which it was
         raise WebError("busy", f"{type(error).__name__}: {error}") from None
     names = ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "last_modified", "mtime", "created")
-    return {key: str(found[key]) for key in names if found.get(key) is not None}
+    return {key: str(info[key]) for key in names if info.get(key) is not None}
 
 
 def _from_store(url: str, cfg: RemoteConfig) -> Iterator[bytes]:
     store, name = _store(url)
     deadline = time.monotonic() + cfg.timeout_s
-    announced, came = int(_info(store, name).get("size", 0)), 0
+    announced, num_bytes = int(_info(store, name).get("size", 0)), 0
     if announced > cfg.max_bytes:
         raise WebError("too_large", f"{announced:,} bytes, at most {cfg.max_bytes:,}")
     for data in _read(store, name):
-        came += len(data)
-        if came > cfg.max_bytes:
+        num_bytes += len(data)
+        if num_bytes > cfg.max_bytes:
             raise WebError("too_large", f"more than {cfg.max_bytes:,} bytes")
         if time.monotonic() > deadline:
             raise WebError("timeout", "the transfer takes too long")
@@ -158,11 +164,11 @@ def _read(store: Any, name: str) -> Iterator[bytes]:
                 yield data
     except FileNotFoundError:
         raise WebError("missing", "no such object") from None
-    except Exception as error:  # as above
+    except Exception as error:  # every store has errors of its own
         raise WebError("busy", f"{type(error).__name__}: {error}") from None
 
 
-def _shown(url: str) -> str:
+def _without_keys(url: str) -> str:
     """Without what may be a key: signed addresses carry it behind the question mark."""
     parts = urlsplit(url)
     return parts._replace(query="", fragment="", netloc=parts.netloc.rpartition("@")[2]).geturl()

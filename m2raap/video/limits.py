@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
 from m2raap.core.errors import UNREADABLE
 
 # A playlist or concat list is text that makes FFmpeg open other files; `-protocol_whitelist file` does not stop it, a
@@ -22,13 +22,40 @@ CODECS = (
 class VideoConfig(Config):
     """Limits of one call to the decoder's process. A clip past a limit is refused with a reason."""
 
-    timeout_s: float = Field(default=60.0, gt=0)  # wall clock of one probe or extract
-    memory_mb: int = Field(default=4096, ge=512)  # address space of the child (RLIMIT_AS)
-    max_pixels: int = Field(default=8192 * 4320, gt=0)  # of one frame
-    max_bytes: int = Field(default=64 * 1024**3, gt=0)  # of one file
-    min_decoded_share: float = Field(default=0.9, ge=0, le=1)  # decoded / announced frames; under it: truncated
-    max_corrupt_share: float = Field(default=0.2, ge=0, le=1)  # damaged / decoded frames; over it: corrupt
-    calls_per_child: int = Field(default=2000, ge=1)  # then the child is replaced, so that leaks stay small
+    timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Wall-clock seconds of one call, after which the child is killed and the clip refused as timeout.",
+        json_schema_extra=HOW,
+    )
+    memory_mb: int = Field(
+        default=4096, ge=512, description="Address space of the child in MiB (RLIMIT_AS).", json_schema_extra=HOW
+    )
+    max_pixels: int = Field(
+        default=8192 * 4320, gt=0, description="Pixels of one frame, above which a video is refused as too_large."
+    )
+    max_bytes: int = Field(
+        default=64 * 1024**3, gt=0, description="Bytes of one file, above which it is refused as too_large."
+    )
+    min_decoded_share: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Share of the announced frames that must come out of the decoder; a clip with less is truncated.",
+    )
+    max_corrupt_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of the decoded frames that may be damaged; a clip with more is corrupt.",
+    )
+    calls_per_child: int = Field(
+        default=2000,
+        ge=1,
+        description="Calls after which the child is replaced, so that leaks of memory stay small.",
+        json_schema_extra=HOW,
+    )
+    __hash__ = Config.__hash__  # stated again for the type checker: the stages keep decoders by these limits
 
 
 class Refused(Exception):

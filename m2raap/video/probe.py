@@ -39,7 +39,7 @@ class Examined:
     detail: str
     format: str
     codec: str
-    width: int  # as shown, as in Probe; 0 where no frame came out
+    width: int  # of the displayed picture, as in Probe; 0 where no frame came out
     height: int
     rotation_deg: int
     variable_frame_rate: bool

@@ -45,11 +45,11 @@ def mean(luma_HW: np.ndarray) -> float:
     return cv2.mean(luma_HW)[0]
 
 
-def mean_difference(one_HW: np.ndarray, two_HW: np.ndarray) -> float:
+def mean_difference(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
     """Mean absolute difference of two uint8 planes, 0..255."""
     import cv2
 
-    return cv2.norm(one_HW, two_HW, cv2.NORM_L1) / one_HW.size
+    return cv2.norm(a_HW, b_HW, cv2.NORM_L1) / a_HW.size
 
 
 def dhash64(luma_HW: np.ndarray) -> int:
@@ -62,6 +62,6 @@ def dhash64(luma_HW: np.ndarray) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big", signed=True)
 
 
-def hamming(one: int, two: int) -> int:
+def hamming(a: int, b: int) -> int:
     """Differing bits of two 64-bit hashes."""
-    return ((one ^ two) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
+    return ((a ^ b) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 class Renderer:
     """For the frames of one stream: RGB, upright, square pixels, short side at most `short_side_px`; never enlarged.
 
-    `shown` is (width, height) before scaling, `target` after it, `turns` the counter-clockwise quarter turns to upright.
+    `display_size` is (width, height) before scaling, `target` after it, `turns` the counter-clockwise quarter turns to upright.
     """
 
     def __init__(self, stream: object, first: Any, short_side_px: int) -> None:
         self._sizes, self._colours = _reformatters()
         self.turns = round(first.rotation / 90) % 4
         self._mirrored = is_mirrored(first)
-        self.shown = shown_size(first.width, first.height, pixel_aspect(stream), first.rotation)
-        scale = min(1.0, short_side_px / min(self.shown))
-        self.target = (max(1, round(self.shown[0] * scale)), max(1, round(self.shown[1] * scale)))
+        self.display_size = shown_size(first.width, first.height, pixel_aspect(stream), first.rotation)
+        scale = min(1.0, short_side_px / min(self.display_size))
+        self.target = (max(1, round(self.display_size[0] * scale)), max(1, round(self.display_size[1] * scale)))
 
     def picture(self, frame: Any) -> Image:
         """RGB picture of size `target`: bicubic with a filter as wide as the step, as CLIP's own preprocessing.

@@ -53,13 +53,13 @@ def sample(
     """
     assert all(0 <= a < b <= 1 for a, b in pairwise([*places, 1.0])), places
     with open_video(path, limits) as opened:
-        ends_s = [one for one in (end_s, video_length_s(opened)) if one]
+        ends_s = [end for end in (end_s, video_length_s(opened)) if end]
         window_s = (min(ends_s) if ends_s else packets_end_s(opened)) - start_s
         last_s = start_s + max(0.0, window_s - 1 / (opened.fps or 25.0))
         return _take(opened, start_s, end_s, [start_s + place * (last_s - start_s) for place in places], short_side_px)
 
 
-def _take(opened: Opened, start_s: float, end_s: float | None, wanted_s: list[float], short_side_px: int) -> Sampled:
+def _take(opened: Opened, start_s: float, end_s: float | None, targets_s: list[float], short_side_px: int) -> Sampled:
     import av.error
 
     jumps_s = _key_times_s(opened)
@@ -78,7 +78,7 @@ def _take(opened: Opened, start_s: float, end_s: float | None, wanted_s: list[fl
 
     frames = decode(opened, start_s, end_s)
     last: tuple[float, Any] | None = None
-    for target_s in wanted_s:
+    for target_s in targets_s:
         if last is not None and any(last[0] < key_s <= target_s for key_s in jumps_s):
             frames = decode(opened, target_s - 1e-6, end_s)
         if last is None or last[0] < target_s - 1e-6:

@@ -11,7 +11,7 @@ from m2raap.video.container import Opened, open_video
 from m2raap.video.decode import decode
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
-from m2raap.video.shots import Detector, Shown, find_cuts
+from m2raap.video.shots import Detector, TimedPlane, find_cuts
 from m2raap.video.tally import Tally
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: Video
     """One decode of the whole video. Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec."""
     with open_video(path, limits) as opened:
         tally = Tally(opened)
-        cuts_s = find_cuts(_planes(opened, tally), detector, min_shot_s, opened.fps, lambda shown, cuts: None, None)
+        cuts_s = find_cuts(_planes(opened, tally), detector, min_shot_s, opened.fps, lambda timed, cuts: None, None)
         tally.judge(limits)
         origin_s = float((opened.stream.start_time or 0) * opened.time_base)
         return Scenes(
@@ -60,7 +60,7 @@ def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: Video
         )
 
 
-def _planes(opened: Opened, tally: Tally) -> Iterator[Shown]:
+def _planes(opened: Opened, tally: Tally) -> Iterator[TimedPlane]:
     import av.error
 
     planes, last_s = PlaneMaker(), -1.0

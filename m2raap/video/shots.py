@@ -85,44 +85,49 @@ DETECTORS: dict[str, Callable[[float], SceneDetector]] = {
     "histogram": _histogram,
 }
 
-# (time_s, plane uint8 BGR [H, W, 3], whatever belongs to it); times ascend strictly, planes have one size.
-Shown = tuple[float, "np.ndarray", Any]
+# (time_s, plane uint8 BGR [H, W, 3], the caller's decoded frame); times ascend strictly, planes have one size.
+TimedPlane = tuple[float, "np.ndarray", Any]
 # Called for each frame, in order, with the cuts found at it; a cut may lie before the frame at which it is found.
-Seen = Callable[[Shown, list[float]], None]
+OnFrame = Callable[[TimedPlane, list[float]], None]
 
 
 def find_cuts(
-    shown: Iterator[Shown], kind: Detector, min_shot_s: float, fps: float, seen: Seen, known_s: Sequence[float] | None
+    frames: Iterator[TimedPlane],
+    kind: Detector,
+    min_shot_s: float,
+    fps: float,
+    on_frame: OnFrame,
+    known_s: Sequence[float] | None,
 ) -> list[float]:
     """Times of the first frames of all shots but the first, ascending. `fps`: average by the header, 0 if unknown.
 
-    `seen` is called before the next of `shown` is asked for. With `known_s` (ascending) nothing is detected; `seen` is told
-    each of them at the first frame not before it.
+    `on_frame` is called before the next of `frames` is read. With `known_s` (ascending) nothing is detected, and `on_frame`
+    receives each of these cuts at the first frame not before it.
     """
-    first = next(shown, None)
+    first = next(frames, None)
     if first is None:
         return []
     if known_s is not None or kind == "none":
         cuts_s = list(known_s or ())
-        told = 0
-        for item in chain([first], shown):
+        num_passed = 0
+        for item in chain([first], frames):
             now = bisect_right(cuts_s, item[0] + 1e-6)
-            seen(item, cuts_s[told:now])
-            told = now
+            on_frame(item, cuts_s[num_passed:now])
+            num_passed = now
         return cuts_s
     from scenedetect import SceneManager
 
-    stream = _stream(first, shown, fps, seen)
+    stream = _stream(first, frames, fps, on_frame)
     manager = SceneManager()
-    manager.add_detector(_watched(DETECTORS[kind](float(min_shot_s)), stream, seen))
+    manager.add_detector(_watched(DETECTORS[kind](float(min_shot_s)), stream, on_frame))
     manager.detect_scenes(stream)
     if stream.error is not None:
         raise stream.error
     return [start.seconds for start, _ in manager.get_scene_list()[1:]]
 
 
-def _watched(detector: SceneDetector, stream: Any, seen: Seen) -> SceneDetector:
-    """`detector`, and `seen` after each of its frames."""
+def _watched(detector: SceneDetector, stream: Any, on_frame: OnFrame) -> SceneDetector:
+    """`detector`, and `on_frame` after each of its frames."""
     import scenedetect
 
     untold_s: list[float] = []  # found at a still shown again, which is nobody's frame
@@ -133,7 +138,7 @@ def _watched(detector: SceneDetector, stream: Any, seen: Seen) -> SceneDetector:
                 cuts = detector.process_frame(timecode, frame_img)
                 untold_s.extend(cut.seconds for cut in cuts)
                 if stream.last is not None:
-                    seen(stream.last, untold_s[:])
+                    on_frame(stream.last, untold_s[:])
                     untold_s.clear()
                 return cuts
             finally:
@@ -149,7 +154,7 @@ def _watched(detector: SceneDetector, stream: Any, seen: Seen) -> SceneDetector:
     return Watched()
 
 
-def _stream(first: Shown, shown: Iterator[Shown], fps: float, seen: Seen) -> Any:
+def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_frame: OnFrame) -> Any:
     """A VideoStream of what `_changes` lets through; `last` is the item that it gave last, None for a still shown again."""
     from scenedetect.common import FrameTimecode, Timecode
     from scenedetect.video_stream import SeekError, VideoStream
@@ -165,12 +170,12 @@ def _stream(first: Shown, shown: Iterator[Shown], fps: float, seen: Seen) -> Any
         frame_size: Any = (first[1].shape[1], first[1].shape[0])
 
         def __init__(self) -> None:
-            self.last: Shown | None = None
+            self.last: TimedPlane | None = None
             self.error: BaseException | None = None
             self.turn = Lock()  # held from a frame's reading to the end of its detection
-            self._changes = _changes(first, shown, seen)
+            self._changes = _changes(first, frames, on_frame)
             self._time_s = first[0]
-            self._given = 0
+            self._num_read = 0
             self._position: FrameTimecode | None = None
 
         @property
@@ -187,7 +192,7 @@ def _stream(first: Shown, shown: Iterator[Shown], fps: float, seen: Seen) -> Any
 
         @property
         def frame_number(self) -> int:
-            return self._given
+            return self._num_read
 
         def read(self, decode: bool = True) -> np.ndarray | bool:
             self.turn.acquire()
@@ -199,7 +204,7 @@ def _stream(first: Shown, shown: Iterator[Shown], fps: float, seen: Seen) -> Any
                 return False
             self._time_s, plane_HWC, self.last = item
             self._position = None
-            self._given += 1
+            self._num_read += 1
             return plane_HWC
 
         def reset(self) -> None:
@@ -211,15 +216,17 @@ def _stream(first: Shown, shown: Iterator[Shown], fps: float, seen: Seen) -> Any
     return PlaneStream()
 
 
-def _changes(first: Shown, shown: Iterator[Shown], seen: Seen) -> Iterator[tuple[float, np.ndarray, Shown | None]]:
+def _changes(
+    first: TimedPlane, frames: Iterator[TimedPlane], on_frame: OnFrame
+) -> Iterator[tuple[float, np.ndarray, TimedPlane | None]]:
     """(time, plane, item) of the items that are no repeats, and of two repeats of what stands longer than STANDS_S; where the
-    file has none, these come without an item. `seen` is told of all other repeats here."""
+    file has none, these come without an item. `on_frame` is called here for all other repeats."""
     import cv2
 
     last, given_s, stills = first, first[0], 0
     latest: deque[float] = deque(maxlen=5)
     yield first[0], first[1], first
-    for item in shown:
+    for item in frames:
         time_s, plane_HWC, _ = item
         stands = time_s - last[0] > STANDS_S
         difference = cv2.norm(plane_HWC, last[1], cv2.NORM_L1) / plane_HWC.size
@@ -228,7 +235,7 @@ def _changes(first: Shown, shown: Iterator[Shown], seen: Seen) -> Iterator[tuple
                 stills, given_s = stills + 1, time_s
                 yield time_s, last[1], item
             else:
-                seen(item, [])
+                on_frame(item, [])
             continue
         if stands:
             missing = STILLS - stills

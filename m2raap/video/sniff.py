@@ -64,8 +64,8 @@ def refuse_by_head(file: BinaryIO) -> None:
         raise Refused("not_media", f"an archive, program or document: {text[:4]!r}")
 
 
-def why_unopened(file: BinaryIO, num_bytes: int, said: str) -> Refused:
-    """The class of a file that FFmpeg would not open with the words `said`."""
+def why_unopened(file: BinaryIO, num_bytes: int, message: str) -> Refused:
+    """The class of a file that FFmpeg would not open with the words `message`."""
     if is_mp4_without_moov(file, num_bytes):
         return Refused("header_missing", "an MP4 without its moov box, or with a part of it: it was cut off")
     file.seek(0)
@@ -74,12 +74,12 @@ def why_unopened(file: BinaryIO, num_bytes: int, said: str) -> Refused:
     kinds += ["avi"] if head[:4] == b"RIFF" and head[8:11] == b"AVI" else []
     kinds += ["mov"] if head[4:8] in _BOXES else []
     if not kinds:
-        return Refused("not_media", said)
+        return Refused("not_media", message)
     if find_tail(file, num_bytes, kinds[0]) == "cut":
         if kinds[0] == "mov":
-            return Refused("truncated", f"cut off at a place after which FFmpeg does not open it ({said})")
+            return Refused("truncated", f"cut off at a place after which FFmpeg does not open it ({message})")
         return Refused("header_missing", f"{kinds[0]} that ends before its first frame: it was cut off")
-    return Refused("corrupt", f"the header is damaged ({said})")
+    return Refused("corrupt", f"the header is damaged ({message})")
 
 
 def is_mp4_without_moov(file: BinaryIO, num_bytes: int) -> bool:

@@ -13,7 +13,7 @@ from m2raap.video.clip import ClipFrames, KeyframeConfig, choose, clip_frames, m
 from m2raap.video.container import Opened
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
-from m2raap.video.planner import LATE_FRAMES, Plan, Run, stamps_of
+from m2raap.video.planner import LATE_FRAMES, SeekRead, SparsePlan, stamps_of
 from m2raap.video.render import Renderer
 from m2raap.video.tally import Tally, varies
 from m2raap.video.trust import spread_damage
@@ -28,66 +28,66 @@ _SAME_S = 1e-4  # two stamps of one frame
 
 
 def read_sparsely(
-    opened: Opened, plan: Plan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
+    opened: Opened, plan: SparsePlan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
 ) -> ClipFrames | None:
     """Key-frames and signals; what was not measured is None, shots are -1 and `why` says so.
 
     None where a frame that the plan counts on is damaged or missing and `cfg.reading` is `auto`: then all of the clip has
     to be decoded. With `sparse` such frames are left out. Raises Refused: truncated, corrupt, unsupported_codec.
     """
-    there = Tally(opened, plan.start_s, end_s)
-    there.decoded, there.covered_s = len(plan.packets.shown), plan.packets.end_s
-    there.judge(limits)  # packets that are missing tell it without a decode
+    tally = Tally(opened, plan.start_s, end_s)
+    tally.decoded, tally.covered_s = len(plan.packets.presentation), plan.packets.end_s
+    tally.judge(limits)  # packets that are missing tell it without a decode
     reader = _Reader(opened, plan, cfg)
-    for run in plan.runs:
-        reader.read(run)
+    for seek in plan.seeks:
+        reader.read(seek)
         if reader.lost and cfg.reading == "auto":
             return None
     if not reader.candidates or reader.corrupt_share > limits.max_corrupt_share:
-        raise Refused("corrupt", f"{reader.lost} of the frames that were looked for are damaged or missing")
+        raise Refused("corrupt", f"{reader.lost} of the frames that the sparse reading needs are damaged or missing")
     return reader.result()
 
 
 class _Reader:
-    """Carries out runs and keeps the frames that were wanted, ascending in time."""
+    """Carries out the seeks of a plan and keeps the frames of their targets, ascending in time."""
 
-    def __init__(self, opened: Opened, plan: Plan, cfg: KeyframeConfig) -> None:
+    def __init__(self, opened: Opened, plan: SparsePlan, cfg: KeyframeConfig) -> None:
         self._opened, self._plan, self._cfg = opened, plan, cfg
         self._planes = PlaneMaker()
         self._renderer: Renderer | None = None
-        self._order = {packet: place for place, (_, packet) in enumerate(plan.packets.shown)}
+        self._order = {packet: place for place, (_, packet) in enumerate(plan.packets.presentation)}
         self.candidates: list[Candidate] = []
         self._pictures: list[Any] = []
         self.lost = self._decoded = 0
 
     @property
     def corrupt_share(self) -> float:
-        """Of the frames that were looked for."""
+        """Share of the targets which were damaged or missing, 0..1."""
         return self.lost / max(1, self.lost + len(self.candidates))
 
-    def read(self, run: Run) -> None:
+    def read(self, seek: SeekRead) -> None:
         packets = self._plan.packets
-        wanted = {packets.times_s[packet]: packet for packet in run.wanted}
-        key_s = packets.times_s[run.key]
+        missing = {packets.times_s[packet]: packet for packet in seek.targets}
+        key_s = packets.times_s[seek.key]
         # Frames shown before the key-frame but stored after it need frames from before it: they tell nothing here.
-        own = (frame for frame in self._frames(run) if frame is None or self._time_s(frame) > key_s - _SAME_S)
-        for frame, corrupt in spread_damage(own):
+        frames = (frame for frame in self._frames(seek) if frame is None or self._time_s(frame) > key_s - _SAME_S)
+        for frame, corrupt in spread_damage(frames):
             if frame is None:
                 continue
             time_s = self._time_s(frame)
-            match = next((at_s for at_s in wanted if abs(at_s - time_s) < _SAME_S), None)
+            match = next((at_s for at_s in missing if abs(at_s - time_s) < _SAME_S), None)
             if match is not None and not corrupt:
-                self._keep(frame, wanted.pop(match))
-            if not wanted:
+                self._keep(frame, missing.pop(match))
+            if not missing:
                 return
-        self.lost += len(wanted)
+        self.lost += len(missing)
 
     def _keep(self, frame: VideoFrame, packet: int) -> None:
         import av.error
 
-        shown, place = self._plan.packets.shown, self._order[packet]
-        time_s = shown[place][0]
-        until_s = shown[place + 1][0] if place + 1 < len(shown) else self._plan.length_s
+        presentation, place = self._plan.packets.presentation, self._order[packet]
+        time_s = presentation[place][0]
+        until_s = presentation[place + 1][0] if place + 1 < len(presentation) else self._plan.length_s
         try:
             self._renderer = self._renderer or Renderer(self._opened.stream, frame, self._cfg.short_side_px)
             plane_HWC = self._planes.plane(frame)
@@ -106,18 +106,18 @@ class _Reader:
         base = float(self._opened.time_base)
         return (stamp - (self._opened.stream.start_time or 0)) * base - self._plan.start_s
 
-    def _frames(self, run: Run) -> Iterator[VideoFrame | None]:
-        """Frames from the run's key packet on, in order of presentation; None for a packet that cannot be decoded."""
+    def _frames(self, seek: SeekRead) -> Iterator[VideoFrame | None]:
+        """Frames from the key packet of the seek on, in order of presentation; None for a packet that cannot be decoded."""
         import av.error
 
         context: Any = self._opened.stream.codec_context
         in_order: deque[int] | None = deque() if self._opened.format_name == "avi" else None
-        for taken, packet in enumerate(self._packets(run)):
+        for num_packets, packet in enumerate(self._packets(seek)):
             if in_order is not None and packet.dts is not None:
                 in_order.append(packet.dts)
             try:
                 frames = packet.decode()
-                if run.frames == 1:  # nothing after the I-frame is needed to get it out
+                if seek.frames == 1:  # nothing after the I-frame is needed to get it out
                     frames += context.decode(None)
             except MemoryError as error:
                 raise MemoryError(str(error)) from None
@@ -129,39 +129,39 @@ class _Reader:
                 if in_order:
                     frame.pts = in_order.popleft()
                 yield frame
-            if run.frames == 1 or taken > run.frames + 4 * LATE_FRAMES:
+            if seek.frames == 1 or num_packets > seek.frames + 4 * LATE_FRAMES:
                 return
 
-    def _packets(self, run: Run) -> Iterator[Packet]:
-        """Packets from the run's key packet on. Where the container cannot seek to it they are read from the start."""
+    def _packets(self, seek: SeekRead) -> Iterator[Packet]:
+        """Packets from the key packet of the seek on. Where the container cannot seek to it they are read from the start."""
         import av.error
 
         container, stream = self._opened.container, self._opened.stream
-        pts, dts = self._plan.packets.stamps[run.key]
+        pts, dts = self._plan.packets.stamps[seek.key]
         for target in (dts, min(0, stream.start_time or 0)):
             try:
                 container.seek(target, stream=stream, backward=True)
-                found = False
+                reached = False
                 for packet in self._opened.packets():
                     stamps = stamps_of(packet, self._opened)
-                    found = found or (stamps == (pts, dts) and packet.is_keyframe)
-                    if found:
+                    reached = reached or (stamps == (pts, dts) and packet.is_keyframe)
+                    if reached:
                         yield packet
                     elif stamps is not None and stamps[1] > dts:
                         break  # it lies before the place that the seek found
             except MemoryError as error:
                 raise MemoryError(str(error)) from None
             except av.error.FFmpegError:
-                if found:
+                if reached:
                     return
-            if found:
+            if reached:
                 return
 
     def result(self) -> ClipFrames:
         assert self._renderer is not None
         plan, cfg = self._plan, self._cfg
-        picks = [self._said(pick) for pick in choose(cfg, self.candidates, [], plan.length_s)]
-        times_s = [time_s for time_s, _ in plan.packets.shown]
+        picks = [self._with_reading(pick) for pick in choose(cfg, self.candidates, [], plan.length_s)]
+        times_s = [time_s for time_s, _ in plan.packets.presentation]
         signals = {
             "reading": "sparse",
             "duration_s": plan.length_s,
@@ -174,7 +174,7 @@ class _Reader:
         } | dict.fromkeys(UNKNOWN)
         return clip_frames(cfg, self.candidates, self._pictures, picks, self._renderer, signals)
 
-    def _said(self, pick: Pick) -> Pick:
+    def _with_reading(self, pick: Pick) -> Pick:
         how = "I-frame" if self.candidates[pick.index].is_key else "by seek"
         why = pick.why if pick.why == how else f"{pick.why}, {how}"
         return replace(pick, shot=UNKNOWN_SHOT, why=f"{why}, shots unknown")

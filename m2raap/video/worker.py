@@ -51,8 +51,7 @@ class VideoWorker:
     """Decodes in a long-lived child, started at the first call. Not for use from several threads at once.
 
     Each call either returns, or raises Refused, within `cfg.timeout_s` plus the start of a child, or twice that where
-    children die. Use as a context
-    manager, or call close().
+    children die. Use as a context manager, or call close().
     """
 
     def __init__(self, cfg: VideoConfig | None = None) -> None:
@@ -120,11 +119,11 @@ class VideoWorker:
                 "short_side_px": short_side_px,
             }
         )
-        found = Sampled(**head, pixels=blobs)
-        if not blobs or any(len(blob) != found.width * found.height * 3 for blob in blobs):
+        sampled = Sampled(**head, pixels=blobs)
+        if not blobs or any(len(blob) != sampled.width * sampled.height * 3 for blob in blobs):
             self.close()
             raise Refused("corrupt", "the decoder's process answered nonsense: pixels of another size than it says")
-        return found
+        return sampled
 
     def scenes(self, path: Path, detector: Detector, min_shot_s: float) -> Scenes:
         """Cuts of the whole video: m2raap.video.scenes.find_scenes. Raises Refused."""
@@ -133,8 +132,8 @@ class VideoWorker:
 
     def outlook(self, path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> Outlook:
         """What `extract` would take: m2raap.video.planner.outlook. Raises Refused."""
-        asked = {"path": str(path), "start_s": start_s, "end_s": end_s, "cfg": cfg.model_dump(mode="json")}
-        head, _ = self._call({"do": "outlook", **asked})
+        request = {"path": str(path), "start_s": start_s, "end_s": end_s, "cfg": cfg.model_dump(mode="json")}
+        head, _ = self._call({"do": "outlook", **request})
         return Outlook(**head)
 
     def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbs]:
@@ -194,9 +193,9 @@ class VideoWorker:
                 hello = {"do": "start", "limits": self.cfg.model_dump(mode="json")}
                 self._exchange(self._child, hello, _START_TIMEOUT_S)
             except (TimeoutError, EOFError, BrokenPipeError) as error:
-                said = self._last_words()
+                last_words = self._last_words()
                 self.close()
-                raise WorkerBug(f"the decoder's process did not start ({error!r}): {said}") from None
+                raise WorkerBug(f"the decoder's process did not start ({error!r}): {last_words}") from None
         self._calls += 1
         return self._child
 
@@ -263,7 +262,7 @@ class VideoWorker:
             return wire.unpack(read)
 
     def _why_it_died(self, child: subprocess.Popen[bytes]) -> Exception:
-        said = self._last_words()
+        last_words = self._last_words()
         try:
             code = child.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -271,11 +270,11 @@ class VideoWorker:
         self.close()
         if code == -signal.SIGXCPU:
             return Refused("timeout", "the decoder used more CPU time than the limit")
-        if code == -signal.SIGKILL or "MemoryError" in said or "bad_alloc" in said:
+        if code == -signal.SIGKILL or "MemoryError" in last_words or "bad_alloc" in last_words:
             return Refused("out_of_memory", "the decoder's process was killed or ran out of memory")
         if code is not None and code < 0:
             return Refused("corrupt", f"the decoder crashed ({signal.Signals(-code).name})")
-        return WorkerBug(f"the decoder's process ended with code {code}: {said}")
+        return WorkerBug(f"the decoder's process ended with code {code}: {last_words}")
 
     def _last_words(self) -> str:
         assert self._stderr is not None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from m2raap.stages.probe import find_files, printable, probe_files
+from m2raap.video.health import examine_files, find_files, printable
 from m2raap.video.limits import VideoConfig
 from tests.conftest import SHARED_DATA, m2raap
 from tests.video.bad_media.case import Sources
@@ -133,7 +133,7 @@ def test_the_same_rows_from_one_worker_or_three(media_sources: Sources, tmp_path
     for name in ("plain.mp4", "busy.ts", "x.png", "vp9.webm", "tone.mkv", "busy.mkv", "odd.mp4"):
         shutil.copy(media_sources.folder / name, tmp_path / name)
     files, _ = find_files([tmp_path])
-    assert list(probe_files(files, VideoConfig(), 1)) == list(probe_files(files, VideoConfig(), 3))
+    assert list(examine_files(files, VideoConfig(), 1)) == list(examine_files(files, VideoConfig(), 3))
 
 
 def test_printable() -> None:
@@ -146,7 +146,7 @@ def test_real_clips_are_all_sound() -> None:
     if not videos.is_dir():
         pytest.skip(f"the real clips are not at {videos}")
     files = find_files([videos])[0][::40]
-    for row in probe_files(files, VideoConfig(), 2):
+    for row in examine_files(files, VideoConfig(), 2):
         assert row["class"] == "ok" and row["frames_decoded"] == row["frames_expected"] and not row["share_corrupt"], (
             row
         )

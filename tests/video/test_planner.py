@@ -8,21 +8,21 @@ from hypothesis import strategies as st
 
 from m2raap.video.choose import middles
 from m2raap.video.clip import KeyframeConfig
-from m2raap.video.planner import KEYS_A_PICK, LATE_FRAMES, Packets, Run, sparse_runs
+from m2raap.video.planner import KEYS_A_PICK, LATE_FRAMES, Packets, SeekRead, seek_reads
 
 
 def packets_of(groups: list[int], tick_s: float = 0.04) -> Packets:
     """Groups of pictures of the given lengths; in each the second and third packet change places when shown."""
-    found = Packets()
+    packets = Packets()
     start = 0
     for length in groups:
         order = list(range(start, start + length))
         if length >= 3:
             order[1], order[2] = order[2], order[1]
         for place, shown in enumerate(order):
-            found.add(shown * tick_s, tick_s, (shown, start + place) if place == 0 else None)
+            packets.add(shown * tick_s, tick_s, (shown, start + place) if place == 0 else None)
         start += length
-    return found.close(found.end_s)
+    return packets.close(packets.end_s)
 
 
 groups_of_pictures = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -33,43 +33,43 @@ groups_of_pictures = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 def test_enough_is_decoded_and_no_more_than_there_is(strategy: str, groups: list[int], k: int, fill: bool) -> None:
     packets = packets_of(groups)
     cfg = KeyframeConfig.model_validate({"strategy": strategy, "k": k, "fill": fill})
-    runs = sparse_runs(packets, cfg, packets.end_s)
-    wanted = [packet for run in runs for packet in run.wanted]
-    assert len(wanted) == len(set(wanted)) and set(wanted) <= set(range(sum(groups)))
+    seeks = seek_reads(packets, cfg, packets.end_s)
+    targets = [packet for seek in seeks for packet in seek.targets]
+    assert len(targets) == len(set(targets)) and set(targets) <= set(range(sum(groups)))
     if strategy == "iframe" and not fill:
-        assert len(wanted) == min(k, len(groups)) and set(wanted) <= set(packets.keys)
+        assert len(targets) == min(k, len(groups)) and set(targets) <= set(packets.keys)
     else:
-        assert min(k, sum(groups)) <= len(wanted) <= max(k, KEYS_A_PICK * k)
-    assert all(a.key < b.key for a, b in pairwise(runs))
-    for run in runs:
-        assert run.key in packets.keys and run.key <= run.wanted[0]
+        assert min(k, sum(groups)) <= len(targets) <= max(k, KEYS_A_PICK * k)
+    assert all(a.key < b.key for a, b in pairwise(seeks))
+    for seek in seeks:
+        assert seek.key in packets.keys and seek.key <= seek.targets[0]
         # Nothing is decoded for long that a later key-frame would give sooner.
-        later = [key for key in packets.keys if run.key < key]
-        assert not later or run.wanted[-1] < later[0] + 1
-        assert run.frames == (1 if run.wanted == (run.key,) else run.wanted[-1] - run.key + 1 + LATE_FRAMES)
+        later = [key for key in packets.keys if seek.key < key]
+        assert not later or seek.targets[-1] < later[0] + 1
+        assert seek.frames == (1 if seek.targets == (seek.key,) else seek.targets[-1] - seek.key + 1 + LATE_FRAMES)
 
 
 @given(groups_of_pictures, st.integers(1, 16))
 def test_uniform_takes_what_is_seen_in_the_middles(groups: list[int], k: int) -> None:
     packets = packets_of(groups)
-    wanted = {
-        p for run in sparse_runs(packets, KeyframeConfig(strategy="uniform", k=k), packets.end_s) for p in run.wanted
+    targets = {
+        p for seek in seek_reads(packets, KeyframeConfig(strategy="uniform", k=k), packets.end_s) for p in seek.targets
     }
     for middle_s in middles(packets.end_s, k):
         seen = packets.seen_at(middle_s)
-        assert seen in wanted
+        assert seen in targets
         assert packets.times_s[seen] <= middle_s + 1e-6 < packets.times_s[seen] + 0.04 + 2e-6
 
 
 def test_frames_of_a_plan() -> None:
     """Ten minutes with an I-frame every 2 s: three I-frames a pick; one I-frame in all: most of the clip for uniform."""
     packets = packets_of([50] * 300)
-    runs = sparse_runs(packets, KeyframeConfig(), packets.end_s)
-    assert sum(run.frames for run in runs) == 8 * KEYS_A_PICK and all(run.wanted == (run.key,) for run in runs)
+    seeks = seek_reads(packets, KeyframeConfig(), packets.end_s)
+    assert sum(seek.frames for seek in seeks) == 8 * KEYS_A_PICK and all(seek.targets == (seek.key,) for seek in seeks)
     lonely = packets_of([1000])
-    (run,) = sparse_runs(lonely, KeyframeConfig(strategy="uniform"), lonely.end_s)
-    assert run == Run(0, tuple(sorted(lonely.seen_at(m) for m in middles(lonely.end_s, 8))))
-    assert 900 < run.frames <= 1000
+    (seek,) = seek_reads(lonely, KeyframeConfig(strategy="uniform"), lonely.end_s)
+    assert seek == SeekRead(0, tuple(sorted(lonely.seen_at(m) for m in middles(lonely.end_s, 8))))
+    assert 900 < seek.frames <= 1000
 
 
 def test_a_frame_shown_before_its_key_frame_belongs_to_the_one_before() -> None:
@@ -84,8 +84,8 @@ def test_a_frame_shown_before_its_key_frame_belongs_to_the_one_before() -> None:
 def test_no_place_to_begin() -> None:
     packets = Packets()
     packets.add(0.0, 0.04, None)
-    assert sparse_runs(packets.close(1.0), KeyframeConfig(), 1.0) == ()
-    assert sparse_runs(Packets().close(1.0), KeyframeConfig(), 1.0) == ()
+    assert seek_reads(packets.close(1.0), KeyframeConfig(), 1.0) == ()
+    assert seek_reads(Packets().close(1.0), KeyframeConfig(), 1.0) == ()
 
 
 def test_the_network_cannot_go_with_a_sparse_reading() -> None:

@@ -11,14 +11,14 @@ import scenedetect
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.scenes import find_scenes, thumbnails
-from m2raap.video.shots import DETECTORS, Shown, find_cuts
+from m2raap.video.shots import DETECTORS, TimedPlane, find_cuts
 from tests.video.conftest import encode
 
 EVEN = [i / 25 for i in range(125)]
 UNEVEN = [t for i, t in enumerate(EVEN) if t >= 3.0 or i % 3 != 2]
 
 
-def show(times_s: list[float]) -> Iterator[Shown]:
+def show(times_s: list[float]) -> Iterator[TimedPlane]:
     """Three different noise pictures, changing at 1 s and 3 s, with a little motion within."""
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, level, (60, 100, 3), dtype=np.uint8) for level in (255, 90, 180)]
@@ -29,7 +29,7 @@ def show(times_s: list[float]) -> Iterator[Shown]:
 
 
 class Seen(list[tuple[float, int, list[float]]]):
-    def __call__(self, shown: Shown, cuts_s: list[float]) -> None:
+    def __call__(self, shown: TimedPlane, cuts_s: list[float]) -> None:
         self.append((shown[0], shown[2], cuts_s))
 
     @property
@@ -65,7 +65,7 @@ def test_known_cuts_are_told_in_time_and_nothing_is_detected() -> None:
 def test_a_frame_is_seen_before_the_next_one_is_read() -> None:
     seen = Seen()
 
-    def in_turn() -> Iterator[Shown]:
+    def in_turn() -> Iterator[TimedPlane]:
         for i, item in enumerate(show(EVEN)):
             assert len(seen) == i
             yield item
@@ -112,7 +112,7 @@ def test_no_frame_and_one() -> None:
 
 
 def test_what_either_side_raises_comes_out() -> None:
-    def broken() -> Iterator[Shown]:
+    def broken() -> Iterator[TimedPlane]:
         yield from show(EVEN[:30])
         raise Refused("corrupt", "half way")
 
@@ -121,7 +121,7 @@ def test_what_either_side_raises_comes_out() -> None:
         find_cuts(broken(), "adaptive", 0.6, 25.0, seen, None)
     assert len(seen) == 30
 
-    def fail(shown: Shown, cuts_s: list[float]) -> None:
+    def fail(shown: TimedPlane, cuts_s: list[float]) -> None:
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="full"):

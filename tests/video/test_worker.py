@@ -3,14 +3,16 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ffmpeg
 import pytest
 
 from m2raap.core.errors import M2raapError
+from m2raap.video import wire
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import probe
@@ -51,23 +53,43 @@ def test_time_out_kills_and_the_next_call_works(clips: Path) -> None:
         assert refusal.value.reason == "timeout"
 
 
-class Killer(threading.Thread):
-    """Sends `number` to each of the worker's children as it decodes, `times` times."""
+class Wire:
+    """What passes between a worker and its children, as a test may change it: see `wire.pack` and `wire.unpack`."""
 
-    def __init__(self, worker: VideoWorker, number: int, times: int) -> None:
-        super().__init__(daemon=True)
-        self._worker, self._number, self._times = worker, number, times
-        self.killed: set[int] = set()
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.request: dict[str, Any] = {}  # the last one that was sent
+        self.change: Callable[[dict[str, Any]], dict[str, Any]] = lambda request: request
+        self.before_answer: Callable[[], dict[str, Any] | None] = lambda: None
+        pack, unpack = wire.pack, wire.unpack
 
-    def run(self) -> None:
-        deadline = time.monotonic() + 60
-        while len(self.killed) < self._times and time.monotonic() < deadline:
-            pid = self._worker.pid
-            if pid is not None and pid not in self.killed and self._worker._calls:
-                time.sleep(0.05)  # the request is on its way
-                os.kill(pid, self._number)
-                self.killed.add(pid)
-            time.sleep(0.001)
+        def send(head: dict[str, Any], blobs: Sequence[bytes]) -> bytes:
+            self.request = head
+            return pack(self.change(head), blobs)
+
+        def receive(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[bytes]]:
+            answer = self.before_answer() if self.request["do"] != "start" else None
+            return unpack(read) if answer is None else (answer, [])
+
+        monkeypatch.setattr(wire, "pack", send)
+        monkeypatch.setattr(wire, "unpack", receive)
+
+
+def kill_children(lines: Wire, worker: VideoWorker, number: int, times: int) -> set[int]:
+    """Sends `number` to each of the worker's next `times` children once they have a request; fills the set of their ids."""
+    killed: set[int] = set()
+
+    def kill() -> None:
+        if worker.pid is not None and len(killed) < times:
+            killed.add(worker.pid)
+            os.kill(worker.pid, number)
+
+    lines.before_answer = kill
+    return killed
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Wire:
+    return Wire(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -77,43 +99,37 @@ def long_clip(make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(source, tmp_path_factory.mktemp("long") / "long.mp4")
 
 
-def test_one_death_is_not_blamed_on_the_clip(long_clip: Path) -> None:
+def test_one_death_is_not_blamed_on_the_clip(long_clip: Path, lines: Wire) -> None:
     with VideoWorker() as worker:
         whole = worker.examine(long_clip)
-        killer = Killer(worker, signal.SIGSEGV, 1)
-        killer.start()
+        killed = kill_children(lines, worker, signal.SIGSEGV, 1)
         assert worker.examine(long_clip) == whole
-        killer.join()
-        assert len(killer.killed) == 1 and worker.pid not in killer.killed
+        assert len(killed) == 1 and worker.pid not in killed
 
 
 @pytest.mark.parametrize(
     ("number", "reason"), [(signal.SIGSEGV, "corrupt"), (signal.SIGKILL, "out_of_memory"), (signal.SIGXCPU, "timeout")]
 )
-def test_a_clip_that_kills_two_children_is_refused(long_clip: Path, clips: Path, number: int, reason: str) -> None:
+def test_a_clip_that_kills_two_children_is_refused(
+    long_clip: Path, clips: Path, lines: Wire, number: int, reason: str
+) -> None:
+    times = 1 if reason == "timeout" else 2
     with VideoWorker() as worker:
-        killer = Killer(worker, number, 1 if reason == "timeout" else 2)
-        killer.start()
+        killed = kill_children(lines, worker, number, times)
         with pytest.raises(Refused) as refusal:
             worker.examine(long_clip)
-        killer.join()
-        assert refusal.value.reason == reason
+        assert refusal.value.reason == reason and len(killed) == times
         assert worker.probe(clips / "plain.mp4").width == 160
 
 
-def test_memory_that_earlier_clips_used_up_is_not_held_against_a_clip(clips: Path, monkeypatch) -> None:
+def test_memory_that_earlier_clips_used_up_is_not_held_against_a_clip(clips: Path, lines: Wire) -> None:
     with VideoWorker() as worker:
         first = worker.probe(clips / "plain.mp4")
         answers = [{"refused": "out_of_memory", "detail": "a full heap"}]
-        ask = VideoWorker._exchange
-
-        def exchange(self, child, request, timeout_s):
-            return (answers.pop(), []) if answers and request["do"] == "probe" else ask(self, child, request, timeout_s)
-
-        monkeypatch.setattr(VideoWorker, "_exchange", exchange)
+        lines.before_answer = lambda: answers.pop() if answers else None
         pid = worker.pid
         assert worker.probe(clips / "plain.mp4") == first
-        assert worker.pid != pid
+        assert worker.pid != pid and not answers
 
 
 def test_memory_limit(make, tmp_path: Path) -> None:
@@ -141,10 +157,11 @@ def test_children_are_replaced_and_get_no_secrets(clips: Path, monkeypatch: pyte
             assert "libtorch" not in modules and "pandas" not in modules
 
 
-def test_our_own_faults_are_not_blamed_on_the_clip(clips: Path) -> None:
+def test_our_own_faults_are_not_blamed_on_the_clip(clips: Path, lines: Wire) -> None:
     with VideoWorker() as worker:
+        lines.change = lambda request: {key: value for key, value in request.items() if key != "start_s"}
         with pytest.raises(WorkerBug, match="KeyError"):
-            worker._call({"do": "extract", "path": str(clips / "plain.mp4")})
+            worker.extract(clips / "plain.mp4", 0.0, None, CFG)
         assert worker.probe(clips / "plain.mp4").width == 160
 
 

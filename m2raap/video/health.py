@@ -1,4 +1,4 @@
-"""probe: what is wrong with each of many files, by a full decode in a process of its own."""
+"""The health of many files: what is wrong with each of them, by a full decode in a sandboxed process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import Examined
 from m2raap.video.worker import VideoWorker
 
-Row = dict[str, Any]
+HealthRow = dict[str, Any]
 
 
 def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
@@ -28,7 +28,7 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     links to nothing are left out and named. What the user names itself is followed wherever it leads.
     Raises M2raapError for a path that is not there.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     left_out: list[str] = []
     for path in paths:
         try:
@@ -39,13 +39,13 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise M2raapError(f"{one_line(printable(path))}: {reason}; name a file or a folder") from None
         if is_folder:
-            _walk(path, Path(os.path.realpath(path)), found, left_out)
+            _walk(path, Path(os.path.realpath(path)), files, left_out)
         else:
-            found.append(path)
-    return found, left_out
+            files.append(path)
+    return files, left_out
 
 
-def _walk(folder: Path, root: Path, found: list[Path], left_out: list[str]) -> None:
+def _walk(folder: Path, root: Path, files: list[Path], left_out: list[str]) -> None:
     waiting = [folder]
     while waiting:
         path = waiting.pop()
@@ -58,7 +58,7 @@ def _walk(folder: Path, root: Path, found: list[Path], left_out: list[str]) -> N
             elif target.is_dir():
                 left_out.append(f"{printable(path)}: a link to a folder")
             else:
-                found.append(path)
+                files.append(path)
         elif path.is_dir():
             try:
                 names = sorted(os.listdir(path), key=os.fsencode, reverse=True)
@@ -69,12 +69,12 @@ def _walk(folder: Path, root: Path, found: list[Path], left_out: list[str]) -> N
         elif path.is_file() and not os.access(path, os.R_OK):
             left_out.append(f"{printable(path)}: no permission to read it")
         else:
-            found.append(path)
+            files.append(path)
 
 
-def probe_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> Iterator[Row]:
+def examine_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> Iterator[HealthRow]:
     """One row a file, in order: `path`, `class` (ok, or a reason of core.errors.UNREADABLE), `detail` and the figures of
-    video.probe.Examined, null where the file did not get that far. A file that
+    video.probe.Examined, null where the file could not be opened. A file that
     vanishes in the meantime has the class missing_file."""
     local = threading.local()
     started: list[VideoWorker] = []
@@ -83,29 +83,29 @@ def probe_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> Ite
         local.worker = VideoWorker(limits)
         started.append(local.worker)
 
-    def one(file: Path) -> Row:
+    def health_of(file: Path) -> HealthRow:
         return _row(file, local.worker)
 
     pool = ThreadPoolExecutor(max(1, min(workers, len(files))), initializer=start)
     try:
-        yield from pool.map(one, files)
+        yield from pool.map(health_of, files)
     finally:
         pool.shutdown(cancel_futures=True)
         for worker in started:
             worker.close()
 
 
-def _row(file: Path, worker: VideoWorker) -> Row:
-    row: Row = {"path": printable(file), "class": "ok"}
+def _row(file: Path, worker: VideoWorker) -> HealthRow:
+    row: HealthRow = {"path": printable(file), "class": "ok"}
     if row["path"] != str(file):
         row["path_bytes"] = os.fsencode(file).hex()  # the name is not UTF-8: this is it
-    figures: Row = dict.fromkeys(f.name for f in fields(Examined) if f.name not in ("fault", "detail"))
+    figures: HealthRow = dict.fromkeys(f.name for f in fields(Examined) if f.name not in ("fault", "detail"))
     try:
-        found = worker.examine(Path(os.path.realpath(file)))
+        examined = worker.examine(Path(os.path.realpath(file)))
     except Refused as refusal:
         return row | {"class": refusal.reason, "detail": refusal.detail} | figures
-    figures = {name: getattr(found, name) for name in figures}
-    return row | {"class": found.fault or "ok", "detail": found.detail} | figures
+    figures = {name: getattr(examined, name) for name in figures}
+    return row | {"class": examined.fault or "ok", "detail": examined.detail} | figures
 
 
 def printable(path: Path) -> str:
@@ -113,7 +113,7 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def told(row: Row) -> str:
+def health_line(row: HealthRow) -> str:
     """A row as one line of text."""
     if row["codec"] is None:
         return f"{row['class']:<17} {one_line(row['path'])}  ({one_line(row['detail'])})"
