@@ -12,7 +12,7 @@ from m2raap.pipeline.run import Options
 from m2raap.pipeline.run import run as carry_out
 from m2raap.pipeline.run_folder import Inputs, RunFolder
 from m2raap.report.report import report
-from m2raap.stages.whole import model_folder
+from m2raap.stages.embed import model_folder
 
 __all__ = ["evaluate", "load", "run"]
 

@@ -93,9 +93,8 @@ def evaluate(
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
     from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
-    from m2raap.stages.evaluate import side_lines
+    from m2raap.stages.evaluate import EvaluateStage, side_lines
     from m2raap.stages.shared import Shared
-    from m2raap.stages.whole import EvaluateStage
 
     if not (source / "ids.json").is_file():
         raise M2raapError(f"{source}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
@@ -130,8 +129,8 @@ def _open_bank(
     """The bank in the folder, or one of a training corpus, made beside `out`."""
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
-    from m2raap.stages.bank import IDS, Bank
-    from m2raap.stages.whole import model_folder, run_bank
+    from m2raap.stages.bank import IDS, Bank, run_bank
+    from m2raap.stages.embed import model_folder
 
     if (path / IDS).is_file():
         if model is not None or without or limit is not None:

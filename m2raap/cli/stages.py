@@ -125,7 +125,7 @@ def embed(
     as_json: options.JsonOption = False,
 ) -> None:
     from m2raap.search.embed_folder import embed_folder, is_heap
-    from m2raap.stages.whole import EmbedStage, model_folder
+    from m2raap.stages.embed import EmbedStage, model_folder
 
     loaded = load(recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone

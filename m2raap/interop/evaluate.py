@@ -20,11 +20,11 @@ from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.retrieval.benchmarks import asked_for
 from m2raap.retrieval.config import EvaluateConfig
-from m2raap.stages.bank import IDS, Bank
-from m2raap.stages.embed import EmbedConfig, Embedder, embedder
+from m2raap.stages.bank import IDS, Bank, run_bank
+from m2raap.stages.embed import EmbedConfig, Embedder, EmbedStage, embedder, model_folder
+from m2raap.stages.evaluate import EvaluateStage
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.shared import Shared
-from m2raap.stages.whole import EmbedStage, EvaluateStage, model_folder, run_bank
 
 
 def evaluate(

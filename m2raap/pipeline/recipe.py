@@ -20,12 +20,12 @@ from m2raap.stages import stage_class, stage_classes
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.align import AlignConfig
 from m2raap.stages.caption import CaptionConfig
-from m2raap.stages.embed import EmbedConfig
+from m2raap.stages.embed import EmbedConfig, EmbedStage
+from m2raap.stages.evaluate import EvaluateStage
 from m2raap.stages.filter import FilterConfig
 from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.rewrite import RewriteConfig
 from m2raap.stages.shared import SHARED_KEYS, Shared
-from m2raap.stages.whole import EmbedStage, EvaluateStage
 
 
 def training_stages() -> tuple[str, ...]:

@@ -23,8 +23,8 @@ STAGES: dict[str, str] = {
     "caption": "m2raap.stages.caption:CaptionStage",
     "rewrite": "m2raap.stages.rewrite:RewriteStage",
     "adapt": "m2raap.stages.adapt:AdaptStage",
-    "embed": "m2raap.stages.whole:EmbedStage",
-    "evaluate": "m2raap.stages.whole:EvaluateStage",
+    "embed": "m2raap.stages.embed:EmbedStage",
+    "evaluate": "m2raap.stages.evaluate:EvaluateStage",
     "report": "m2raap.stages.report:ReportStage",
 }
 

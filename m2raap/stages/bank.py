@@ -17,12 +17,12 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.tables import Text
 from m2raap.core.view import View
-from m2raap.core.whole import StageOutput
+from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.embeddings import Embeddings, write_npy
-from m2raap.stages.embed import Embedder, embedder
+from m2raap.stages.embed import Embedder, embedder, model_input
 from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"
@@ -175,3 +175,13 @@ def _keys(texts: list[str], langs: list[str]) -> list[tuple[int, str]]:
         for row, key in zip(rows, text_keys(TextBatch([texts[i] for i in rows], lang)).tolist(), strict=True):
             keys[row] = (key, lang)
     return keys
+
+
+def run_bank(
+    view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path, force: bool
+) -> None:
+    def work(target: Path) -> StageOutput:
+        return make_bank(view, without, model, target)
+
+    inputs = model_input(model) | {f"without{i}": other.digest for i, other in enumerate(without)}
+    run_single_stage("bank", 2, {}, folder, work, view=view, inputs=inputs, force=force)

@@ -16,14 +16,19 @@ from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
 from m2raap.core.spread import spread
+from m2raap.core.stage import Stage, StepInputs
 from m2raap.core.view import Part, View
-from m2raap.core.whole import StageOutput
+from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.retrieval.embeddings import Embeddings, MadeWith
+from m2raap.stages.caption import CaptionStage
+from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.protocol import describe_frames, describe_preprocess, frames_digest
 from m2raap.stages.rerank import NAME as RERANKED
 from m2raap.stages.rerank import MugRerankConfig, rerank
+from m2raap.stages.shared import Shared
 from m2raap.stages.source import frame_captions
 
 if TYPE_CHECKING:
@@ -300,3 +305,53 @@ def encode_texts(clip: VideoCLIP, texts: list[str]) -> np.ndarray:
     tokens = clip.backbone.tokenize(texts)
     blocks = [clip.encode_text(tokens[at : at + 256]).float().numpy() for at in range(0, len(texts), 256)]
     return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
+
+
+def model_folder(path: Path) -> Path:
+    """The `model/` folder of an adapt stage, or the folder itself where it holds none."""
+    return path / "model" if (path / "model" / "model.json").is_file() else path
+
+
+class EmbedStage(Stage[EmbedConfig]):
+    """Embed a benchmark, or any folder of videos: one vector a clip, one a text."""
+
+    name = "embed"
+    config = EmbedConfig
+    version = 2
+    on_training = False
+    on_benchmarks = True
+
+    def __init__(self, cfg: EmbedConfig, shared: Shared | None = None) -> None:
+        super().__init__(cfg, shared or Shared())
+
+    @property
+    def reads_stages(self) -> tuple[str, ...]:
+        """The data stages that a benchmark passes before it is embedded."""
+        return (KeyframesStage.name, CaptionStage.name) if self.cfg.captions else (KeyframesStage.name,)
+
+    def backbones(self) -> list[BackboneConfig]:
+        return [self.shared.backbone]
+
+    def run(self, step: StepInputs) -> bool:
+        self.run_on(step.view, step.model or self.shared.backbone, step.folder, step.force)
+        return True
+
+    def run_on(self, view: View, model: Path | BackboneConfig | Embedder, folder: Path, force: bool = False) -> None:
+        """Embeds a view by an adapted model's folder, a bare backbone, or anybody's model behind the same face."""
+
+        def work(target: Path) -> StageOutput:
+            return embed(view, self.cfg, model, target)
+
+        run_single_stage(
+            self.name, self.version, self.settings(), folder, work, view=view, inputs=model_input(model), force=force
+        )
+
+
+def model_input(model: Path | BackboneConfig | Embedder) -> dict[str, str]:
+    """What a manifest names a model by among its inputs."""
+    if isinstance(model, BackboneConfig):
+        return {"model": model.model_dump_json()}
+    if not isinstance(model, Path):
+        return {"model": model.digest}
+    manifest = model.parent / "manifest.json"
+    return {"model": read_json(manifest if manifest.exists() else model / "model.json")["digest"]}

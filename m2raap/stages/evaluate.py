@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from m2raap.core.config import what_is_made
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.stage import Stage, StepInputs
 from m2raap.core.view import open_view
-from m2raap.core.whole import StageOutput
+from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.benchmarks import check_counts, declared
 from m2raap.retrieval.config import EvaluateConfig
@@ -25,6 +27,7 @@ from m2raap.retrieval.results import SCORE_DIGITS, Results, evaluate_embeddings
 from m2raap.stages.bank import Bank
 from m2raap.stages.protocol import protocol_of
 from m2raap.stages.rerank import NAME as RERANKED
+from m2raap.stages.shared import Shared
 
 
 def evaluate_folder(
@@ -202,3 +205,37 @@ def side_lines(folder: Path) -> list[str]:
             "others on the very same list"
         )
     return lines
+
+
+class EvaluateStage(Stage[EvaluateConfig]):
+    """Rank and score an embedded benchmark, with intervals."""
+
+    name = "evaluate"
+    config = EvaluateConfig
+    version = 3
+    needs = ("embed",)
+    on_training = False
+    on_benchmarks = True
+
+    def __init__(self, cfg: EvaluateConfig, shared: Shared | None = None) -> None:
+        super().__init__(cfg, shared or Shared())
+        self.protocol = ""
+
+    def settings(self) -> dict[str, Any]:
+        return {"protocol": self.protocol, "seed": self.shared.seed, "rows": what_is_made(self.cfg)}
+
+    def run(self, step: StepInputs) -> bool:
+        self.run_on(step.parents[-1], step.view.corpus.benchmark or "", step.folder, step.force)
+        return True
+
+    def run_on(
+        self, embedded: Path, protocol: str, folder: Path, force: bool = False, bank: Bank | None = None
+    ) -> None:
+        """Evaluates an embed folder under a benchmark's protocol; `bank`: training texts for QB-Norm."""
+        self.protocol = protocol
+
+        def work(target: Path) -> StageOutput:
+            return evaluate_folder(embedded, protocol, self.shared.seed, target, self.cfg, bank)
+
+        inputs = {"embed": read_json(embedded / "manifest.json")["digest"]} | ({"bank": bank.digest} if bank else {})
+        run_single_stage(self.name, self.version, self.settings(), folder, work, inputs=inputs, force=force)

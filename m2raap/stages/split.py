@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from m2raap.core import talk
-from m2raap.core.config import Config, digest
+from m2raap.core.config import Config, digest, what_is_made
 from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError, UsageError
@@ -47,12 +47,21 @@ _RECORD = "record.json"  # of one video, in OUT/split: what was found, and the f
 class SplitConfig(Config):
     """How videos are cut into clips, and with which limits they are read."""
 
-    detector: Literal["adaptive", "content", "hash", "histogram", "transnetv2"] = "adaptive"
-    min_shot_s: float = Field(default=0.6, ge=0)  # a cut that follows sooner on another one is none
-    min_s: float = Field(default=1.0, ge=0)  # shorter shots are dropped
-    max_s: float = Field(default=60.0, gt=0)  # longer shots become equal pieces
-    cut: bool = False
-    decode: VideoConfig = Field(default_factory=lambda: VideoConfig(timeout_s=3600.0))  # of one whole video
+    detector: Literal["adaptive", "content", "hash", "histogram", "transnetv2"] = Field(
+        default="adaptive", description="Method that finds the cuts between shots."
+    )
+    min_shot_s: float = Field(
+        default=0.6,
+        ge=0,
+        description="Seconds that have to lie between two cuts; a cut that follows sooner is ignored.",
+    )
+    min_s: float = Field(default=1.0, ge=0, description="Shots with fewer seconds are dropped.")
+    max_s: float = Field(default=60.0, gt=0, description="Shots with more seconds are cut into equal pieces.")
+    cut: bool = Field(default=False, description="Whether each clip becomes a video file of its own.")
+    decode: VideoConfig = Field(
+        default_factory=lambda: VideoConfig(timeout_s=3600.0),
+        description="Limits of the process that decodes one whole video.",
+    )
 
     @model_validator(mode="after")
     def _pieces_are_long_enough(self) -> SplitConfig:
@@ -203,7 +212,7 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     content = videos.of("video", task.path)
     videos.save()
     cfg = task.cfg
-    key = digest([VERSION, content, None if task.scenes else [cfg.detector, cfg.min_shot_s], cfg.decode])
+    key = digest([VERSION, content, None if task.scenes else [cfg.detector, cfg.min_shot_s], what_is_made(cfg.decode)])
     worker = video_worker(cfg.decode)
     if record["key"] != key:
         record = {

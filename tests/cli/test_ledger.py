@@ -19,7 +19,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("data", "audit", "nowhere"), 2, "give --out SHEET.csv to draw a sheet, or --labelled SHEET.csv"),
+        (("data", "audit", "nowhere"), 2, "--labelled"),
         (("data", "audit", "nowhere", "--out", "s.csv"), 1, "nowhere: no corpus"),
         (("data", "audit", "nowhere", "--card"), 1, "nowhere: holds no run"),
         (

@@ -291,7 +291,7 @@ def test_an_interrupted_forget_closes_the_corpus_to_every_command(home: Path, tm
     write_json(home / "c" / "manifest.json", manifest | {FORGETTING: 1})
     for command in (
         ("explain", "c004", "--in", home / "b"),
-        ("check", home / "c"),
+        ("status", home / "c", "--verify"),
         ("data", "export", "csv", home / "c", "--out", tmp_path / "E"),
         ("keyframes", home / "c", "--out", tmp_path / "K"),
     ):

@@ -11,7 +11,7 @@ import numpy as np
 from m2raap.core.files import write_atomic, write_json
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.config import EvaluateConfig
-from m2raap.stages.whole import EvaluateStage
+from m2raap.stages.evaluate import EvaluateStage
 
 FRAMES = "keyframe-8, short side 256 px (0123)"
 

@@ -31,7 +31,8 @@ from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.pipeline.inspect import check
 from m2raap.pipeline.recipe import Recipe, load_recipe
 from m2raap.stages.adapt import AdaptStage
-from m2raap.stages.whole import EmbedStage, EvaluateStage
+from m2raap.stages.embed import EmbedStage
+from m2raap.stages.evaluate import EvaluateStage
 from tests.conftest import as_another_command, digests, m2raap
 from tests.core.test_stage import make_corpus
 from tests.core.test_stage import run as run_length

@@ -1,0 +1,174 @@
+"""Of every key of every stage: one that says how is in no digest, and one that says what is in one."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from m2raap.cli.main import main  # noqa: F401  # the stages are loaded as the command line loads them
+from m2raap.core.config import HOW, build, digest, merge, phase_of, set_keys
+from m2raap.core.engine import LocalEngine
+from m2raap.core.stage import DataStage, Stage, StepInputs
+from m2raap.core.view import View
+from m2raap.stages import stage_classes
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
+from m2raap.stages.shared import SHARED_KEYS, Shared
+from tests.conftest import digests
+
+Keys = tuple[str, ...]
+BUDGET = {"max_cost": 1.0, "price_in": 1.0}
+ENDPOINT = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "budget": BUDGET}
+# What a section holds while a key of it is tried: most keys of captioners, modules and rules need others beside them.
+BASES: dict[str, list[dict[str, Any]]] = {
+    "align": [{}, {"balance": {"target": 100}}],
+    "caption": [
+        {},
+        {"name": "endpoint", "endpoint": ENDPOINT},
+        {"name": "transformers", "transformers": {"model": "m"}},
+    ],
+    "rewrite": [
+        {},
+        {"name": "endpoint", "endpoint": ENDPOINT},
+        {"name": "local", "local": {"model": "m", "budget": BUDGET}},
+    ],
+    "adapt": [
+        *({"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")),
+        {"lora": {}, "acg": {}, "fcc_weight": 0.5},
+        {"mug_weight": 0.5},
+    ],
+    "embed": [{}, {"mug": {}}],
+}
+# Keys that no value changes alone: a name that needs other keys beside it, and sides on which a rule never refuses.
+NEVER_ALONE = ("caption.name", "adapt.temporal.name", "align.mismatch.limit.max", "align.mismatch.limit.highest")
+# Where no value can be guessed from the type.
+VALUES: dict[str, list[Any]] = {
+    "prompts": [str(files("m2raap").joinpath("curate/prompts"))],
+    "base_url": ["http://localhost:10/v1"],
+    "extra": [{"top_p": 0.5}],
+    "benchmarks": [{"mine": {"test_videos": 3}}],
+    "scores": [{"motion": {"min": 0.5}}],
+    "rules": [
+        {"rewrite_lost": {"max": 0.5}},
+        {"clip_too_short": {"min": 2.0}},
+        {"text_too_short": {"min": 9}},
+        {"black": {"max": 0.4}},
+    ],
+    "targets": [["fc1"], ["out_proj"]],
+    "betas": [[0.8, 0.9]],
+    "lang_odds": [{"en": 2.0, "zh": 1.0}],
+    "origin_odds": [{"raw": 2.0}],
+    "objective": ["sigmoid", "siglip", "python:a:b"],
+    "device": ["cpu"],
+}
+
+
+def leaves(model: type[BaseModel], above: Keys = (), phase: str = "score") -> Iterator[tuple[Keys, Any, str]]:
+    """Every key of a config that holds a value: its path, its type, its phase."""
+    for name, field in model.model_fields.items():
+        mark = phase if phase == HOW["phase"] else phase_of(field, phase)
+        inner = [t for t in (field.annotation, *get_args(field.annotation)) if isinstance(t, type)]
+        below = [t for t in inner if issubclass(t, BaseModel)]
+        is_mapping = get_origin(field.annotation) is dict
+        if not below or is_mapping:
+            yield (*above, name), field.annotation, mark
+        for config in below if not is_mapping else ():
+            yield from leaves(config, (*above, name), mark)
+
+
+def candidates(name: str, annotation: Any, value: Any) -> list[Any]:
+    """Other values that a key might take; which are allowed is tried."""
+    if name in VALUES:
+        return VALUES[name]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [v for t in get_args(annotation) for v in candidates(name, t, value)] + [None]
+    if get_origin(annotation) is Literal:
+        return [item for item in get_args(annotation) if item != value]
+    if get_origin(annotation) is tuple:
+        return [[item] for item in candidates(name, get_args(annotation)[0], None)]
+    numbers = [v for v in (value,) if isinstance(v, int | float)] or [1]
+    if annotation is bool:
+        return [not value]
+    if annotation is int:
+        return [numbers[0] + 1, numbers[0] - 1, 2 * numbers[0] + 2, 1, 2, 8, 100]
+    if annotation is float:
+        return [numbers[0] / 2, numbers[0] * 2, 0.5, 0.25, 0.9, 1.0, 5.0]
+    return ["x2"] if annotation is str else []
+
+
+def at(tree: Any, keys: Keys) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def changed(cls: type[Stage[Any]], keys: Keys, annotation: Any) -> Iterator[tuple[Stage[Any], Stage[Any]]]:
+    """The stage before and after a change of the key alone, for each base that allows one."""
+    for base in BASES.get(cls.name, [{}]):
+        before = build(cls.config, base, "base")
+        plain = before.model_dump(mode="json")
+        if at(plain, keys[:-1]) is None and len(keys) > 1:
+            continue
+        for value in candidates(keys[-1], annotation, at(plain, keys)):
+            try:
+                after = cls.config.model_validate(set_keys(merge({}, base), [(list(keys), value)]))
+            except ValidationError:
+                continue
+            if after != before:
+                yield cls(before, Shared()), cls(after, Shared())
+                break
+
+
+KEYS = [
+    pytest.param(cls, keys, annotation, phase, id=".".join((name, *keys)))
+    for name, cls in stage_classes().items()
+    for keys, annotation, phase in dict(((k, str(a)), (k, a, p)) for k, a, p in leaves(cls.config)).values()
+    if keys[0] not in SHARED_KEYS and ".".join((name, *keys)) not in NEVER_ALONE
+]
+
+
+@pytest.mark.parametrize(("cls", "keys", "annotation", "phase"), KEYS)
+def test_a_key_is_in_the_digest_or_says_how(cls: type[Stage[Any]], keys: Keys, annotation: Any, phase: str) -> None:
+    pairs = list(changed(cls, keys, annotation))
+    assert pairs, "no other value of this key is allowed in any base: give one in VALUES or a base in BASES"
+    for before, after in pairs:
+        same = digest(before.settings()) == digest(after.settings())
+        assert same == (phase == HOW["phase"]), (before.cfg, after.cfg)
+        if isinstance(before, DataStage) and phase == "apply":
+            assert before.settings()["score"] == after.settings()["score"]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_other_kinds_of_a_section_have_other_digests(name: str) -> None:
+    cls = stage_classes()[name]
+    settings = [digest(cls(build(cls.config, base, "base"), Shared()).settings()) for base in BASES[name]]
+    assert len(set(settings)) == len(settings)
+
+
+@pytest.mark.parametrize("key", SHARED_KEYS)
+def test_what_a_recipe_says_once_is_in_the_digest_of_who_reads_it(key: str) -> None:
+    other = Shared(**{"backbone": {"model": "ViT-B-32"}, "langs": ["zh"], "seed": 7} | {}) if key else Shared()
+    readers = {
+        name
+        for name, cls in stage_classes().items()
+        if cls.per_step
+        and digest(cls(cls.config(), Shared()).settings())
+        != digest(cls(cls.config(), Shared().model_copy(update={key: getattr(other, key)})).settings())
+    }
+    expected = {"backbone": {"align", "caption", "adapt"}, "langs": {"caption", "rewrite", "adapt"}}
+    assert readers == expected.get(key, {"adapt", "evaluate"})
+
+
+def test_another_time_out_decodes_nothing_again(small_world: Path, tmp_path: Path, capsys) -> None:
+    view, folder = View(small_world / "train").limited(6), tmp_path / "keyframes"
+    KeyframesStage(KeyframesConfig(k=2)).run(StepInputs(view, folder, LocalEngine(1)))
+    before = digests(folder)
+    patient = {"timeout_s": 77.0, "calls_per_child": 3}
+    cfg = build(KeyframesConfig, {"k": 2, "decode": patient, "remote": {"allow_remote": True}}, "test")
+    KeyframesStage(cfg).run(StepInputs(view, folder, LocalEngine(1)))
+    assert "done before" in capsys.readouterr().err and digests(folder) == before
