@@ -202,10 +202,10 @@ def finish(
     }
     manifest["digest"] = manifest_digest(manifest)
     if view:
-        here = folder.resolve()
+        folder_path = folder.resolve()
         manifest["view"] = {
-            "corpus": os.path.relpath(view.corpus_path.resolve(), here),
-            "folders": [os.path.relpath(parent.resolve(), here) for parent in view.folders],
+            "corpus": os.path.relpath(view.corpus_path.resolve(), folder_path),
+            "folders": [os.path.relpath(parent.resolve(), folder_path) for parent in view.folders],
             "langs": list(view.langs),
             "cutoff": view.cutoff,
         }

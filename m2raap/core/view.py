@@ -103,9 +103,9 @@ class View:
             return self
         if num_clips < 1:
             raise M2raapError(f"--limit {num_clips}: must be at least 1")
-        here = {_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"])}
+        present = {_id_hash(row["clip_id"]) for row in self.corpus.all_rows("clips", ["clip_id"])}
         forgotten = {row.id for row in tombstones.read(self.corpus_path).by_id.values() if row.was_here}
-        hashes = sorted(here | forgotten)
+        hashes = sorted(present | forgotten)
         return replace(self, cutoff=hashes[min(num_clips, len(hashes)) - 1])
 
     def part(self, index: int, tables: tuple[str, ...] = ("texts",)) -> Part:

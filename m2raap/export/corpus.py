@@ -12,11 +12,11 @@ from m2raap.core import talk
 from m2raap.core.corpus import LANGS
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Exporter, Item, Media, new_folder, sign
+from m2raap.core.stage import DataStage
 from m2raap.core.tables import Clip
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.stages import data_stages
 from m2raap.video.ending import ending_of
 from m2raap.video.limits import Refused
 from m2raap.video.paths import resolve_video
@@ -26,7 +26,7 @@ from m2raap.video.worker import VideoWorker
 def curated_steps(run: RunFolder) -> list[Step]:
     """The finished data stages of the last arm that curates, in their order."""
     for arm in reversed(run.arms()):
-        steps = [step for step in run.steps if step.arm == arm and step.stage in data_stages() and not step.bench]
+        steps = [step for step in run.steps if step.arm == arm and step.is_of(DataStage) and not step.bench]
         finished = [step for step in steps if (step.folder / "manifest.json").exists()]
         if finished:
             return finished

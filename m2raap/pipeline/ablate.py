@@ -26,15 +26,15 @@ def progressive(recipe: Recipe) -> Recipe:
             f"recipe '{recipe.name}' has arms of its own: ablate takes one recipe apart. Leave the arms out, or say "
             "'progressive: true' where each adds one thing to the one before it"
         )
-    if "adapt" not in recipe.stages:
+    if not recipe.trains:
         raise UsageError(f"recipe '{recipe.name}' trains nothing: there is nothing to take apart")
     rows: dict[str, dict[str, Any]] = {}
-    taken = _without_everything(recipe)
-    rows["baseline"] = _copy(taken)
+    settings = _without_everything(recipe)
+    rows["baseline"] = _copy(settings)
     for name, change in _steps(recipe):
         for section, values in change.items():
-            taken[section] = values if not isinstance(values, dict) else {**taken.get(section, {}), **values}
-        rows[name] = _copy(taken)
+            settings[section] = values if not isinstance(values, dict) else {**settings.get(section, {}), **values}
+        rows[name] = _copy(settings)
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     return Recipe.model_validate(tree | {"arms": rows, "compare": [], "progressive": True})
 
@@ -53,23 +53,23 @@ def _steps(recipe: Recipe) -> list[tuple[str, dict[str, Any]]]:
     """Row -> what it adds, in the paper's order."""
     cfg, stages = recipe.adapt, recipe.stages
     whole = recipe.model_dump(mode="json")
-    found: list[tuple[str, dict[str, Any]]] = []
+    rows: list[tuple[str, dict[str, Any]]] = []
     clean = [stage for stage in ("filter", "keyframes", "align") if stage in stages]
     if clean != ["keyframes"]:
-        found.append(("filter", {"stages": [*clean, "adapt"]}))
+        rows.append(("filter", {"stages": [*clean, "adapt"]}))
     if "rewrite" in stages or "caption" in stages:
-        found.append(("rewrite", {"stages": list(stages)}))
+        rows.append(("rewrite", {"stages": list(stages)}))
     if cfg.input == "keyframes":
-        found.append(("keyframes", {"adapt": {"input": "keyframes", "cache": cfg.cache}}))
+        rows.append(("keyframes", {"adapt": {"input": "keyframes", "cache": cfg.cache}}))
     if cfg.temporal.name != "mean":
         temporal = {name: whole["adapt"][name] for name in ("temporal", "reversal_weight")}
-        found.append(("temporal", {"adapt": temporal}))
+        rows.append(("temporal", {"adapt": temporal}))
     if cfg.mug_weight or recipe.embed.mug:
-        found.append(("mug", {"adapt": {"mug_weight": cfg.mug_weight}, "embed": {"mug": whole["embed"]["mug"]}}))
+        rows.append(("mug", {"adapt": {"mug_weight": cfg.mug_weight}, "embed": {"mug": whole["embed"]["mug"]}}))
     if cfg.wants_captions:
         adapt = {name: whole["adapt"][name] for name in ("acg", "fcc_weight")}
-        found.append(("acg", {"adapt": adapt, "embed": {"captions": recipe.embed.captions}}))
-    return found
+        rows.append(("acg", {"adapt": adapt, "embed": {"captions": recipe.embed.captions}}))
+    return rows
 
 
 def _copy(tree: dict[str, Any]) -> dict[str, Any]:

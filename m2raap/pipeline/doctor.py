@@ -43,16 +43,16 @@ def _version(name: str) -> str | None:
 
 
 def _one_of(what: str, names: tuple[str, ...], needed: bool) -> Finding:
-    found = [f"{name} {version}" for name in names if (version := _version(name))]
-    if len(found) > 1:
+    installed = [f"{name} {version}" for name in names if (version := _version(name))]
+    if len(installed) > 1:
         return (
             "bad",
             what,
-            f"{' and '.join(found)} overwrite each other: pip uninstall all of them, then install m2raap again",
+            f"{' and '.join(installed)} overwrite each other: pip uninstall all of them, then install m2raap again",
         )
-    if not found and needed:
+    if not installed and needed:
         return "bad", what, f"none is installed: pip install {names[1]}"
-    return "ok", what, found[0] if found else "not installed"
+    return "ok", what, installed[0] if installed else "not installed"
 
 
 def _one_scenedetect() -> Finding:

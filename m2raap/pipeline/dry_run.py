@@ -25,7 +25,7 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs
 from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
-from m2raap.stages.caption import CaptionConfig
+from m2raap.stages.caption import CaptionConfig, CaptionStage
 from m2raap.stages.rewrite import RewriteConfig
 
 SAMPLE = 8  # clips of each corpus that are measured
@@ -58,17 +58,21 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dic
         note = f" ({row['note']})" if row["note"] else ""
         lines.append(f"  {row['state']:<6} {row['folder']}: at most {row['clips']} clips{price}{note}")
     requests = [
-        {"arm": step.arm, "stage": step.stage} | asked
+        {"arm": step.arm, "stage": step.stage} | request
         for step in each.values()
         if step.owner == step.arm and not step.bench
-        if (asked := _requests(arms[step.arm], arms[step.arm].stage(step.stage), clips, texts))
+        if (request := _requests(arms[step.arm], arms[step.arm].stage(step.stage), clips, texts))
     ][::-1]
     lines += [
         f"  {row['arm']}/{row['stage']} asks {row['model']} at most {row['requests']:,} times: about {row['tokens_in']:,} "
         f"tokens in, {row['tokens_out']:,} out"
         for row in requests
     ]
-    adapt = {arm: as_tree(training_cost(one, clips), one) for arm, one in arms.items() if one.trains}
+    adapt = {
+        arm: as_tree(training_cost(arm_recipe, clips), arm_recipe)
+        for arm, arm_recipe in arms.items()
+        if arm_recipe.trains
+    }
     for arm, cost in adapt.items():
         lines += [f"  {line}" for line in cost_lines(arm, cost)]
         if arms[arm].adapt.input == "video":
@@ -188,7 +192,7 @@ def _requests(recipe: Recipe, stage: Stage[Any], clips: int, texts: int) -> dict
         prompt = len(load_prompt("describe", cfg.prompts).text) / 4 if cfg.endpoint else 0
         return _tokens(model.model, clips * frames, prompt + TOKENS_A_PICTURE, answer)
     assert isinstance(cfg, RewriteConfig), "only these stages ask models"
-    captions = frames if any(name == "caption" for name in recipe.stages) else 0
+    captions = frames if CaptionStage.name in recipe.stages else 0
     prompt = len(load_prompt("rewrite", cfg.prompts).text) / 4 + TOKENS_A_CAPTION * (2 + captions)
     return _tokens(model.model, max(texts, clips), prompt, answer)
 

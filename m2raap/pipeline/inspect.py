@@ -13,12 +13,11 @@ from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
 from m2raap.core.ledger import Counts
 from m2raap.core.signed import refuse_old_format, signed_path, verify_files
-from m2raap.core.stage import phase_digest
+from m2raap.core.stage import DataStage, phase_digest
 from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.stages import data_stages
 from m2raap.stages.rules import StageRules
 
 
@@ -144,7 +143,7 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
         for bench in (None, *folder.inputs.benches):
             corpus = View(folder.inputs.benches[bench] if bench else folder.inputs.data)
             if _has(corpus, clip_id):
-                steps = [s for s in folder.steps if s.bench == bench and s.stage in data_stages()]
+                steps = [s for s in folder.steps if s.bench == bench and s.is_of(DataStage)]
                 steps = list({s.folder: s for s in steps if (s.folder / "manifest.json").exists()}.values())
                 return _story(corpus, clip_id, [(f"{s.owner}/{s.stage}", s.folder) for s in steps])
         raise M2raapError(f"{clip_id}: no clip of that id in the corpora of {run}")
@@ -161,15 +160,15 @@ def _has(view: View, clip_id: str) -> bool:
 
 def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[str, Any]:
     index = part_of(clip_id, view.num_parts)
-    own = lambda rows: [_plain(row) for row in rows if row["clip_id"] == clip_id]  # noqa: E731
+    of_clip = lambda rows: [_plain(row) for row in rows if row["clip_id"] == clip_id]  # noqa: E731
     clip = next(row for row in view.corpus.rows("clips", index) if row["clip_id"] == clip_id)
     texts = {row["text_id"]: row for row in view.corpus.rows("texts", index) if row["clip_id"] == clip_id}
     story: dict[str, Any] = {"clip": _plain(clip), "texts": [_plain(row) for row in texts.values()], "stages": []}
     known: dict[str, Row] = {}
-    gone: dict[str, Row] = {}
+    drops: dict[str, Row] = {}
     for label, folder in folders:
         chapter: dict[str, Any] = {"stage": label}
-        tables = {table: own(read_part(folder, table, index)) for table in _TABLES}
+        tables = {table: of_clip(read_part(folder, table, index)) for table in _TABLES}
         for row in (*tables["signals"], *tables["verdicts"]):
             name = row.get("text_id") or clip_id
             known[name] = {**known.get(name, {}), **row}
@@ -177,10 +176,10 @@ def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[st
         chapter["rules"] = _rules(folder, clip, [row for row in texts.values() if row["text_id"] in seen], known)
         chapter |= {table: rows for table, rows in tables.items() if rows}
         story["stages"].append(chapter)
-        gone |= {row.get("text_id") or clip_id: row for row in tables["dropped"]}
+        drops |= {row.get("text_id") or clip_id: row for row in tables["dropped"]}
         for table in ("texts", "superseded"):
             texts |= {row["text_id"]: row for row in read_part(folder, table, index) if row["clip_id"] == clip_id}
-    story["fate"] = _fate(clip, texts, known, gone)
+    story["fate"] = _fate(clip, texts, known, drops)
     return story
 
 
@@ -199,21 +198,21 @@ def _rules(folder: Path, clip: Row, texts: list[Row], known: dict[str, Row]) -> 
     ]
 
 
-def _fate(clip: Row, texts: dict[str, Row], known: dict[str, Row], gone: dict[str, Row]) -> dict[str, Any]:
+def _fate(clip: Row, texts: dict[str, Row], known: dict[str, Row], drops: dict[str, Row]) -> dict[str, Any]:
     """Kept or dropped; of what is kept: where it comes from, on what terms, and how each of its texts came about."""
-    if clip["clip_id"] in gone:
-        return {"kept": False, "reason": gone[clip["clip_id"]]["reason"], "stage": gone[clip["clip_id"]]["stage"]}
-    found: dict[str, Any] = {"kept": True, **{name: clip[name] for name in ("source", "licence", "url")}, "texts": []}
+    if clip["clip_id"] in drops:
+        return {"kept": False, "reason": drops[clip["clip_id"]]["reason"], "stage": drops[clip["clip_id"]]["stage"]}
+    fate: dict[str, Any] = {"kept": True, **{name: clip[name] for name in ("source", "licence", "url")}, "texts": []}
     for text in texts.values():
-        if text["text_id"] in gone or not text["active"]:
+        if text["text_id"] in drops or not text["active"]:
             continue
         row = {name: text[name] for name in ("text_id", "lang", "text", "origin", "producer", "parent_text_id")}
         if parent := texts.get(text["parent_text_id"] or ""):
             row["made_from"] = parent["text"]
         signals = known.get(text["text_id"], {})
         row |= {name: signals[name] for name in _OUTCOMES if signals.get(name)}
-        found["texts"].append(_plain(row))
-    return found
+        fate["texts"].append(_plain(row))
+    return fate
 
 
 _OUTCOMES = ("caption_outcome", "caption_note", "rewrite_outcome", "rewrite_note")
@@ -236,8 +235,8 @@ def tell(story: dict[str, Any]) -> list[str]:
         lines.append(chapter["stage"])
         for row in [*chapter.get("signals", []), *chapter.get("verdicts", [])]:
             name = row.get("text_id") or "clip"
-            shown = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
-            lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in shown.items()))
+            columns = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
+            lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in columns.items()))
         lines += _rule_lines(chapter["rules"])
         for row in chapter.get("frames", []):
             picks = zip(row["times_s"], row["shots"], row["why"], strict=True)
@@ -262,14 +261,14 @@ def _rule_lines(rules: list[Row]) -> list[str]:
     lines = []
     for name in dict.fromkeys(row.get("text_id") for row in rules):
         for failed in (False, True):
-            shown = [
+            rule_texts = [
                 f"{row['rule']}/{row['version']} ({row['signal']} {row['score']:.4g}, refused {row['refused_if']} "
                 f"{row['threshold']:.4g})"
                 for row in rules
                 if row.get("text_id") == name and row["failed"] == failed
             ]
-            if shown:
-                lines.append(f"  {name or 'clip'} {'failed' if failed else 'passed'} {', '.join(shown)}")
+            if rule_texts:
+                lines.append(f"  {name or 'clip'} {'failed' if failed else 'passed'} {', '.join(rule_texts)}")
     return lines
 
 
@@ -279,10 +278,10 @@ def _fate_lines(fate: dict[str, Any]) -> list[str]:
     terms = ", ".join(f"{name} {fate[name] or 'not stated'}" for name in ("source", "licence"))
     lines = [f"kept: {terms}"]
     for text in fate["texts"]:
-        made = f" from '{text['made_from']}'" if "made_from" in text else ""
+        parent_text = f" from '{text['made_from']}'" if "made_from" in text else ""
         how = ", ".join(f"{name} {text[name]}" for name in ("producer", *_OUTCOMES) if name in text)
         lines.append(
-            f"  {text['text_id']} ({text['lang']}, {text['origin']}{': ' + how if how else ''}){made}: {text['text']}"
+            f"  {text['text_id']} ({text['lang']}, {text['origin']}{': ' + how if how else ''}){parent_text}: {text['text']}"
         )
     return lines
 

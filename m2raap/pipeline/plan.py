@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from m2raap.core.config import digest
-from m2raap.core.stage import DataStage
+from m2raap.core.stage import DataStage, Stage
 from m2raap.pipeline.recipe import Recipe, arms_of
+from m2raap.stages import stage_class
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,10 @@ class Step:
     folder: Path
     parents: tuple[Path, ...]  # the folders before it that it reads, oldest first
     model: Path | None = None  # the adapt folder whose model it reads, if any
+
+    def is_of(self, cls: type[Stage[Any]]) -> bool:
+        """Whether the step is of this class of stages, such as DataStage or EvaluateStage."""
+        return issubclass(stage_class(self.stage), cls)
 
 
 def plan(recipe: Recipe, out: Path, corpus_digest: str, bench_digests: dict[str, str]) -> list[Step]:

@@ -170,11 +170,11 @@ def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe") -> Recipe:
 
 def with_remote_videos(recipe: Recipe) -> Recipe:
     """The recipe with leave to fetch videos whose path is an address, for every arm."""
-    found = {}
+    configs = {}
     for name in ("keyframes", "bench_keyframes"):
         if (cfg := getattr(recipe, name)) is not None:
-            found[name] = cfg.model_copy(update={"remote": cfg.remote.model_copy(update={"allow_remote": True})})
-    return recipe.model_copy(update=found)
+            configs[name] = cfg.model_copy(update={"remote": cfg.remote.model_copy(update={"allow_remote": True})})
+    return recipe.model_copy(update=configs)
 
 
 def arms_of(recipe: Recipe) -> dict[str, Recipe]:
@@ -183,12 +183,12 @@ def arms_of(recipe: Recipe) -> dict[str, Recipe]:
     With several training seeds each arm that trains stands there once a seed, as 'arm', 'arm~1', 'arm~2' ...
     """
     arms = {arm: arm_recipe(recipe, arm) for arm in recipe.arms} if recipe.arms else {recipe.name: recipe}
-    found = {}
-    for arm, one in arms.items():
-        found[arm] = one
-        for further in range(1, recipe.seeds if one.trains else 1):
-            found[f"{arm}~{further}"] = one.model_copy(update={"seed": recipe.seed + further})
-    return found
+    recipes = {}
+    for arm, of_arm in arms.items():
+        recipes[arm] = of_arm
+        for further in range(1, recipe.seeds if of_arm.trains else 1):
+            recipes[f"{arm}~{further}"] = of_arm.model_copy(update={"seed": recipe.seed + further})
+    return recipes
 
 
 def base_arm(arm: str) -> str:

@@ -52,17 +52,17 @@ class Inputs:
 
 def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
     """run.json: the map of the run, for `status`, `explain` and `report`. No stage reads it."""
-    here = out.resolve()
+    out_path = out.resolve()
     write_json(
         out / "run.json",
         {
             "kind": "run",
             "recipe": recipe.model_dump(mode="json", exclude_unset=True),
-            "data": os.path.relpath(inputs.data.resolve(), here),
+            "data": os.path.relpath(inputs.data.resolve(), out_path),
             "digests": {name: open_corpus(path).digest for name, path in inputs.corpora.items()},
-            "benches": {name: os.path.relpath(path.resolve(), here) for name, path in inputs.benches.items()},
+            "benches": {name: os.path.relpath(path.resolve(), out_path) for name, path in inputs.benches.items()},
             "limit": inputs.limit,
-            "scores": [os.path.relpath(path.resolve(), here) for path in inputs.scores],
+            "scores": [os.path.relpath(path.resolve(), out_path) for path in inputs.scores],
             "steps": [
                 {
                     "arm": step.arm,

@@ -82,8 +82,8 @@ def _open_clip(tree: dict[str, Any]) -> Shape:
     if name := vision.get("timm_model_name"):
         size = next((part for part in name.split("_") if part in _TIMM), "base")
         width, layers = _TIMM[size]
-        found = re.search(r"patch(\d+)", name)
-        patch = int(found[1]) if found else 16
+        patch_match = re.search(r"patch(\d+)", name)
+        patch = int(patch_match[1]) if patch_match else 16
         tokens = (image // patch) ** 2
     else:
         width, patch = vision.get("width", 768), vision.get("patch_size") or 16
@@ -121,8 +121,8 @@ def _guessed(name: str) -> Shape:
         if "vit-h" in low
         else "base"
     )
-    found = re.search(r"(?:patch|vit-\w+-|/)(\d{2})\b", low)
-    patch = int(found[1]) if found and int(found[1]) in (14, 16, 32) else 16
+    patch_match = re.search(r"(?:patch|vit-\w+-|/)(\d{2})\b", low)
+    patch = int(patch_match[1]) if patch_match and int(patch_match[1]) in (14, 16, 32) else 16
     width, layers = _TIMM[size]
     image = next((int(m) for m in re.findall(r"\d{3}", low) if int(m) in (224, 256, 336, 378, 384, 512)), 224)
     siglip2 = "siglip2" in low

@@ -67,12 +67,12 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
     text = layer_flop(shape.text_width, shape.context) * shape.text_layers * texts
-    there = learns * layer + branch + text
-    back = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
+    forward = learns * layer + branch + text
+    backward = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
     frozen = (shape.layers - learns) * layer
     cached = cfg.cache != "off" and cfg.input == "keyframes" and learns < shape.layers
     often = 2 if chunk < batch else 1
-    flop = seen * (there * often + back) + frozen * (clips if cached else seen * often)
+    flop = seen * (forward * often + backward) + frozen * (clips if cached else seen * often)
 
     weights = shape.vision_weights + shape.text_weights + temporal_weights(cfg, shape)
     learning = tower_learning(cfg, shape, learns) + temporal_weights(cfg, shape)

@@ -12,6 +12,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.pipeline.recipe import base_arm
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.stages.evaluate import EvaluateStage
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def open_contender(path: Path) -> Contender:
         raise M2raapError(f"{path}: the run has no arm '{arm}'; its arms are {', '.join(arms)}")
     folders: dict[str, list[Path]] = {}
     for step in run.steps:
-        if step.stage == "evaluate" and base_arm(step.arm) == arm:
+        if step.is_of(EvaluateStage) and base_arm(step.arm) == arm:
             if not (step.folder / "manifest.json").exists():
                 raise M2raapError(f"{step.folder}: is not finished; run the same 'm2raap run' again, it resumes")
             folders.setdefault(step.bench or "", []).append(step.folder)

@@ -37,7 +37,7 @@ def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
     trained = {
         base_arm(step.arm): step.folder
         for step in reversed(run.steps)
-        if step.stage == "adapt" and (step.folder / "manifest.json").exists()
+        if step.is_of(AdaptStage) and (step.folder / "manifest.json").exists()
     }
     row_of = {row.arm: row for row in cost_of_recipe(recipe, threads, trained)}
     rows = [row_of[arm] for arm in run.arms() if arm in row_of]  # in the order of the run, not of the JSON
@@ -82,7 +82,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
             named = arm_settings.backbone.model_dump_json()
             if named not in backbones:
                 backbones[named] = _backbone(arm_settings.backbone)
-            backbone, frames, learns = backbones[named], arm_settings.adapt.num_frames, "adapt" in arm_settings.stages
+            backbone, frames, learns = backbones[named], arm_settings.adapt.num_frames, arm_settings.trains
             mean_gflop, mean_ms = measured(VideoCLIP(backbone, MeanConfig()), frames)
             model = VideoCLIP(backbone, arm_settings.adapt.temporal, arm_settings.adapt.acg) if learns else None
             gflop, ms = measured(model, frames) if model else (mean_gflop, mean_ms)

@@ -11,7 +11,7 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import DroppedItem, Example, Hit, Strip
 from m2raap.retrieval.embeddings import Embeddings
-from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.rules import StageRules
 
 PER_KIND = 2  # queries of a kind, language and benchmark
@@ -24,7 +24,7 @@ def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
     """Queries of one arm, text to video: right ones and the farthest from right, with strips of what came first."""
     chosen_examples = []
     for step in steps:
-        if step.stage != "evaluate" or step.arm != arm:
+        if not step.is_of(EvaluateStage) or step.arm != arm:
             continue
         embedded = next(s for s in steps if s.folder == step.parents[0])
         embeddings = Embeddings.load(embedded.folder)

@@ -7,14 +7,15 @@ from typing import Any
 from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.ledger import Counts
+from m2raap.core.stage import DataStage
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.report.data import ProgressiveRow
 from m2raap.retrieval.arms import paired
 from m2raap.retrieval.sides import side_of
 from m2raap.retrieval.summary import summary_row
-from m2raap.stages import data_stages
-from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.adapt import AdaptStage
+from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.training_log import training_time
 
 LATE = "mug"  # of `ranks-mug.parquet`: late interaction over the first candidates
@@ -60,15 +61,15 @@ def _difference(tables: list[Ranks], against: list[Ranks] | None, lang: str, see
 def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:
     """One table a training seed."""
     folders = [
-        step.folder for step in steps if (base_arm(step.arm), step.stage, step.bench) == (arm, "evaluate", bench)
+        step.folder for step in steps if base_arm(step.arm) == arm and step.bench == bench and step.is_of(EvaluateStage)
     ]
     return [read_ranks(folder / name) for folder in folders if (folder / name).exists()]
 
 
 def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
     """What training and validation were left, core seconds of curation, seconds of training (mean over the seeds)."""
-    curated = [step for step in steps if step.arm == arm and step.stage in data_stages() and not step.bench]
-    trained = [step for step in steps if base_arm(step.arm) == arm and step.stage == "adapt"]
+    curated = [step for step in steps if step.arm == arm and step.is_of(DataStage) and not step.bench]
+    trained = [step for step in steps if base_arm(step.arm) == arm and step.is_of(AdaptStage)]
     counts = Counts.from_dict(read_json(curated[-1].folder / "manifest.json")["counts"])
     only_vets = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
     seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)

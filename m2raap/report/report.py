@@ -14,6 +14,7 @@ from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
+from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
@@ -37,8 +38,9 @@ from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
 from m2raap.retrieval.arms import paired, summarise
-from m2raap.stages import data_stages
-from m2raap.stages.evaluate import read_ranks
+from m2raap.stages.adapt import AdaptStage
+from m2raap.stages.evaluate import EvaluateStage, read_ranks
+from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.training_log import training_curves, training_summary, training_time
 
 SYNTHETIC = "synthetic world, tiny model"
@@ -66,7 +68,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
-    curated = [step for step in steps if step.arm == main and step.stage in data_stages() and not step.bench]
+    curated = [step for step in steps if step.arm == main and step.is_of(DataStage) and not step.bench]
     return ReportData(
         title=recipe.title or recipe.name,
         synthetic=synthetic,
@@ -105,7 +107,7 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
             "They show that the chain works, not that retrieval does."
         )
     for step in steps:
-        if step.stage == "adapt" and step.owner == step.arm:
+        if step.is_of(AdaptStage) and step.owner == step.arm:
             summary = training_summary(step.folder)
             counts = read_json(step.folder / "manifest.json")["counts"]
             gates = ", ".join(f"{name} {value:.3f}" for name, value in summary["gates"].items())
@@ -131,7 +133,7 @@ def evaluations_of(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
     """The evaluations of every arm on every benchmark: one a training seed."""
     by_arm: dict[tuple[str, str], list[Step]] = {}
     for step in steps:
-        if step.stage == "evaluate":
+        if step.is_of(EvaluateStage):
             by_arm.setdefault((base_arm(step.arm), step.bench or ""), []).append(step)
     return by_arm
 
@@ -163,7 +165,7 @@ def difference_rows(
 def _curves(steps: list[Step]) -> list[Curve]:
     curves = []
     for step in steps:
-        if step.stage != "adapt" or step.owner != step.arm or step.arm != base_arm(step.arm):
+        if not step.is_of(AdaptStage) or step.owner != step.arm or step.arm != base_arm(step.arm):
             continue
         loss, val_r1 = training_curves(step.folder)
         curves.append(Curve("training loss", step.arm, loss))
@@ -176,10 +178,10 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
     """One row a trained arm. An arm that decodes while it trains needs no stored frames; its keyframes only vet files."""
     arms, rows = arms_of(recipe), []
     for step in steps:
-        if step.stage != "adapt" or step.arm != base_arm(step.arm):
+        if not step.is_of(AdaptStage) or step.arm != base_arm(step.arm):
             continue
         frames = next(
-            other for other in steps if (other.arm, other.stage, other.bench) == (step.arm, "keyframes", None)
+            other for other in steps if other.arm == step.arm and not other.bench and other.is_of(KeyframesStage)
         )
         raw, cfg = arms[step.arm].adapt.input == "video", arms[step.arm].keyframes
         spent = training_time(step.folder)

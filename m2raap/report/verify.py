@@ -16,6 +16,7 @@ from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.stages.evaluate import EvaluateStage
 
 
 class Anchor(Config):
@@ -51,7 +52,7 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
     for step in run.steps:
-        if step.stage != "evaluate" or not (step.folder / "results.json").is_file():
+        if not step.is_of(EvaluateStage) or not (step.folder / "results.json").is_file():
             continue
         tree = read_json(step.folder / "results.json")
         why_not = [_why_not(anchor, arms[step.arm], tree, weights) for anchor in anchors()]
@@ -72,7 +73,7 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
 def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | None) -> tuple[int, str] | None:
     """None where the two are alike; else how many checks passed, and the sentence of the one that failed."""
     backbone = arm.backbone
-    temporal = arm.adapt.temporal.name if "adapt" in arm.stages else "mean"
+    temporal = arm.adapt.temporal.name if arm.trains else "mean"
     queries = _row(tree, anchor.lang, "t2v")
     tag = weights if weights and backbone.pretrained and Path(backbone.pretrained).suffix else backbone.pretrained
     checks = [
@@ -87,7 +88,7 @@ def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | N
             f"its weights are '{backbone.pretrained}', the published ones '{anchor.weights}' (weights from a file: say "
             f"--weights {anchor.weights} if they are those)",
         ),
-        ("adapt" not in arm.stages, "it was trained; what is published is zero-shot"),
+        (not arm.trains, "it was trained; what is published is zero-shot"),
         (temporal == anchor.temporal, f"its temporal module is {temporal}, published is {anchor.temporal}"),
         (
             tree["protocol"] == anchor.benchmark,

@@ -21,7 +21,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.search.backend import EVERYTHING, Hit, NotThere, Only
 from m2raap.search.clip_vectors import ClipEncoder, open_picture
 from m2raap.search.gallery import Gallery
-from m2raap.stages.keyframes import KeyframesConfig
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.transnet import network_cuts
 from m2raap.stages.videos import video_worker
 from m2raap.video.ending import ending_of
@@ -204,7 +204,7 @@ class Search:
         """The settings with which the first view's frames were chosen."""
         for folder in self.gallery.sources.views[0].folders:
             manifest = read_json(folder / "manifest.json")
-            if manifest["stage"] == "keyframes":
+            if manifest["stage"] == KeyframesStage.name:
                 return KeyframesConfig(**manifest["settings"]["score"])
         return KeyframesConfig()
 

@@ -97,9 +97,9 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
     if cfg.input == "video":
         count = cfg.decoders or available_cores()
         talk.log(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
-        for one in (source, val):  # all bytes are read once; a killed run does not read them again
-            for clip in range(one.num_clips):
-                one.video_digest(clip)
+        for split in (source, val):  # all bytes are read once; a killed run does not read them again
+            for clip in range(split.num_clips):
+                split.video_digest(clip)
         if dist_context.is_main:
             digests.save()
     if dist_context.is_main:

@@ -76,13 +76,13 @@ class KeyframesStage(DataStage[KeyframesConfig]):
                 with opened(view.corpus.video_root, clip["video"], self.cfg.remote) as path:
                     start_s, end_s = clip["start_s"] or 0.0, clip["end_s"]
                     cuts_s = network_cuts(worker, path, start_s, end_s, cfg)
-                    found = worker.extract(path, start_s, end_s, cfg, cuts_s)
+                    clip_frames = worker.extract(path, start_s, end_s, cfg, cuts_s)
             except Refused as refused:
                 signals.append(row | {"decode": refused.reason, "decode_detail": refused.detail, "num_frames": 0})
                 continue
-            signals.append(row | {"decode": "ok", "num_frames": len(found.jpegs)} | found.signals)
+            signals.append(row | {"decode": "ok", "num_frames": len(clip_frames.jpegs)} | clip_frames.signals)
             names = ("times_s", "shots", "scores", "why", "hashes", "jpegs", "width", "height")
-            frames.append(row | {name: getattr(found, name) for name in names})
+            frames.append(row | {name: getattr(clip_frames, name) for name in names})
         return {"frames": frames, "signals": signals}
 
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:

@@ -15,6 +15,7 @@ from m2raap.core.files import read_json
 from m2raap.core.view import View
 from m2raap.retrieval.benchmarks import Benchmark
 from m2raap.retrieval.embeddings import Embeddings
+from m2raap.stages.keyframes import KeyframesStage
 
 if TYPE_CHECKING:
     from m2raap.models.backbone import Preprocess
@@ -39,7 +40,7 @@ def describe_frames(view: View, num_frames: int | None, captions: bool) -> str:
     settings: dict[str, Any] = {}
     for folder in view.folders:
         manifest = read_json(folder / "manifest.json")
-        if manifest["stage"] == "keyframes":
+        if manifest["stage"] == KeyframesStage.name:
             settings = {k: v for k, v in manifest["settings"]["score"].items() if k not in _NOT_THE_FRAMES}
     if not settings:
         return "unknown"

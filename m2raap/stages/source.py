@@ -86,9 +86,9 @@ class ViewSource:
 
 def frame_captions(texts: list[Text], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:
     """The auxiliary caption of every key-frame of a clip: in the first language of `langs` that has one."""
-    found: list[str | None] = [None] * num_frames
+    captions: list[str | None] = [None] * num_frames
     for lang in reversed(langs):
         for row in texts:
             if row["origin"] == "aux" and row["lang"] == lang and 0 <= (frame := row["frame_index"] or 0) < num_frames:
-                found[frame] = row["text"]
-    return found
+                captions[frame] = row["text"]
+    return captions

@@ -117,7 +117,7 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
             results[index] = rows
             advance()
     clips = [row for kept, _ in results for row in kept]
-    dropped = [row for _, gone in results for row in gone]
+    dropped = [row for _, drops in results for row in drops]
     reasons = dict(sorted(Counter(row["reason"] for row in dropped).items()))
     if not clips:
         raise M2raapError(f"{out}: no clip is left of {len(tasks)} videos; dropped: {reasons}")
@@ -143,12 +143,12 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
 
 def _find(paths: Sequence[Path], out: Path, copies: bool) -> tuple[Path, list[tuple[Path, str, str]], int]:
     """(common folder, (real path, path relative to it, its name as an id) of each video, number of links left out)."""
-    found, left_out = find_files(paths)
+    videos, left_out = find_files(paths)
     for line in left_out:
         talk.log(f"left out: {line}")
-    own = Path(os.path.realpath(out))
-    real = sorted({Path(os.path.realpath(path)) for path in found}, key=os.fsencode)
-    real = [path for path in real if not path.is_relative_to(own)]
+    out_path = Path(os.path.realpath(out))
+    real = sorted({Path(os.path.realpath(path)) for path in videos}, key=os.fsencode)
+    real = [path for path in real if not path.is_relative_to(out_path)]
     if not real:
         raise M2raapError(
             f"{', '.join(printable(path) for path in paths)}: no file there; name videos or folders of them"
@@ -184,17 +184,17 @@ def as_name(video: str) -> str:
     return f"{whole[: _MAX_NAME_BYTES - 17].decode(errors='ignore')}~{mark}"
 
 
-def _scene_lists(tasks: Sequence[_Task], given: Path) -> list[list[tuple[float, float]]]:
-    if not given.is_dir():
+def _scene_lists(tasks: Sequence[_Task], scene_lists: Path) -> list[list[tuple[float, float]]]:
+    if not scene_lists.is_dir():
         if len(tasks) != 1:
             raise UsageError(
-                f"--scenes {given}: is one list, but there are {len(tasks)} videos; give a folder of NAME-Scenes.csv"
+                f"--scenes {scene_lists}: is one list, but there are {len(tasks)} videos; give a folder of NAME-Scenes.csv"
             )
-        return [read_scene_list(given)]
+        return [read_scene_list(scene_lists)]
     lists = []
     for task in tasks:
         stem = Path(task.video).with_suffix("")
-        places = [given / f"{stem}-Scenes.csv", given / f"{stem.name}-Scenes.csv"]
+        places = [scene_lists / f"{stem}-Scenes.csv", scene_lists / f"{stem.name}-Scenes.csv"]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise M2raapError(f"{printable(task.path)}: has no scene list; expected {printable(places[-1])}")
@@ -224,10 +224,10 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
         write_json(record_path, record)
     if "refused" in record["found"]:
         return [], [_drop(task.name, record["found"]["refused"], record["found"]["detail"])]
-    found = Scenes(**record["found"])
+    scenes = Scenes(**record["found"])
     clips: list[Row] = []
     dropped: list[Row] = []
-    for number, (start_s, end_s) in enumerate(pieces(_shots(task, found), cfg.max_s)):
+    for number, (start_s, end_s) in enumerate(pieces(_shots(task, scenes), cfg.max_s)):
         clip_id = f"{task.name}.{number:05d}"
         length_s = end_s - start_s
         if length_s < cfg.min_s:
@@ -241,7 +241,7 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
             name = f"{clip_id}.mp4"
             file_key = digest([key, start_s, end_s, CRF])
             try:
-                _cut(task, worker, found, start_s, end_s, name, record["files"].get(name) == file_key)
+                _cut(task, worker, scenes, start_s, end_s, name, record["files"].get(name) == file_key)
             except Refused as refused:
                 dropped.append(_drop(clip_id, refused.reason, refused.detail))
                 continue
@@ -271,44 +271,44 @@ def _look(task: _Task, worker: VideoWorker) -> dict[str, Any]:
     cfg = task.cfg
     decode_only = task.scenes is not None or cfg.detector == "transnetv2"
     try:
-        found = worker.scenes(task.path, "none" if decode_only else cfg.detector, cfg.min_shot_s)
+        scenes = worker.scenes(task.path, "none" if decode_only else cfg.detector, cfg.min_shot_s)
         if task.scenes is None and cfg.detector == "transnetv2":
-            found.cuts_s = transnet_cuts(worker, task.path, 0.0, None, cfg.min_shot_s)
+            scenes.cuts_s = transnet_cuts(worker, task.path, 0.0, None, cfg.min_shot_s)
     except Refused as refused:
         return {"refused": refused.reason, "detail": refused.detail}
-    return asdict(found)
+    return asdict(scenes)
 
 
-def _shots(task: _Task, found: Scenes) -> list[tuple[float, float]]:
+def _shots(task: _Task, scenes: Scenes) -> list[tuple[float, float]]:
     if task.scenes is None:
-        cuts_s = [cut_s for cut_s in found.cuts_s if 0 < cut_s < found.length_s]
-        return list(pairwise([0.0, *cuts_s, found.length_s]))
+        cuts_s = [cut_s for cut_s in scenes.cuts_s if 0 < cut_s < scenes.length_s]
+        return list(pairwise([0.0, *cuts_s, scenes.length_s]))
     start_s = task.scenes[-1][0]
-    if start_s >= found.length_s:
+    if start_s >= scenes.length_s:
         raise M2raapError(
             f"{printable(task.path)}: its scene list has a scene at {start_s:.3f} s, but the video is "
-            f"{found.length_s:.3f} s long; is it the list of another video?"
+            f"{scenes.length_s:.3f} s long; is it the list of another video?"
         )
-    return [(start, min(end, found.length_s)) for start, end in task.scenes]
+    return [(start, min(end, scenes.length_s)) for start, end in task.scenes]
 
 
 def pieces(shots: Iterable[tuple[float, float]], max_s: float) -> list[tuple[float, float]]:
     """Shots in (start_s, end_s), ascending; those longer than `max_s` in equal pieces of at most `max_s`. Microseconds."""
-    found: list[tuple[float, float]] = []
+    spans: list[tuple[float, float]] = []
     for start_s, end_s in shots:
         count = max(1, math.ceil((end_s - start_s) / max_s - 1e-9))
         edges = [round(start_s + (end_s - start_s) * i / count, 6) for i in range(count + 1)]
-        found.extend(pairwise(edges))
-    return found
+        spans.extend(pairwise(edges))
+    return spans
 
 
 def _cut(
-    task: _Task, worker: VideoWorker, found: Scenes, start_s: float, end_s: float, name: str, was_cut: bool
+    task: _Task, worker: VideoWorker, scenes: Scenes, start_s: float, end_s: float, name: str, was_cut: bool
 ) -> None:
     path = task.out / "videos" / name
     if was_cut and path.is_file():
         return
-    cut(task.path, start_s, end_s, found.origin_s, path, task.cfg.decode)
+    cut(task.path, start_s, end_s, scenes.origin_s, path, task.cfg.decode)
     try:
         worker.probe(Path(os.path.realpath(path)))
     except Refused as refused:
