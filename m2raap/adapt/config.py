@@ -163,7 +163,9 @@ class AdaptConfig(Config):
         "where no vision layer learns, all that the temporal module reads (levels).",
     )
     cache_limit_gb: float = Field(
-        default=20.0, gt=0, description="Largest cache in gigabytes that auto makes.", json_schema_extra=HOW
+        default=20.0,
+        gt=0,
+        description="Largest cache in gigabytes that auto makes; which cache there is may change the last bits.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32",

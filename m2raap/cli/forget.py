@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption
 
 
@@ -44,7 +44,7 @@ def forget(
     from m2raap.export.forget import read_ids
 
     summary = forget_clips(corpora, [*(clips or ()), *(read_ids(ids) if ids else ())], runs or (), reason)
-    typer.echo(json.dumps(summary, ensure_ascii=False, sort_keys=True) if as_json else "\n".join(_lines(summary)))
+    emit(summary, _lines(summary), as_json)
 
 
 _TO_DO = {

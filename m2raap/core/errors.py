@@ -50,5 +50,8 @@ UNREADABLE: dict[str, str] = {
     "timeout": "decoding took longer than the limit",
     "out_of_memory": "decoding took more memory than the limit",
 }
+# Of those, the ones that another machine or other HOW settings (time-outs, memory, permission to fetch) may turn out otherwise:
+# what was dropped so is tried again when its stage is run with --force.
+WORTH_ANOTHER_TRY = ("timeout", "out_of_memory", "not_fetched")
 # The one reason that every stage may give: all texts of a clip were dropped.
 NO_TEXT_LEFT = "no_text_left"

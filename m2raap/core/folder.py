@@ -44,12 +44,14 @@ def begin(
     force: bool,
     inputs: dict[str, str] | None = None,
     shared: FolderLock | None = None,
+    is_worth_redoing: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Opens a stage folder for writing; True: it is finished already, with just these inputs and settings.
 
     Raises M2raapError naming what differs when the folder belongs to other inputs or settings, or to something else. With
     `force` what it held is set aside in `previous/`, from where unchanged clips are reused. `shared`: the lock where other
-    shares may be at work, too; what they rely on is changed only where there are none.
+    shares may be at work, too; what they rely on is changed only where there are none. `is_worth_redoing`: whether `force` also
+    redoes a folder that was made from just this.
     """
     plan = {
         "stage": stage,
@@ -67,7 +69,7 @@ def begin(
         if strangers:
             raise M2raapError(f"{folder}: holds '{strangers[0]}', which is not of a stage; give an empty folder")
         create_json(path, plan)
-    if force and _alone(folder, shared, lambda: read_object(path) != plan):
+    if force and _alone(folder, shared, lambda: read_object(path) != plan or is_worth_redoing()):
         _set_aside(folder)
         create_json(path, plan)
     if shared:

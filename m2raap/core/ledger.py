@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
 from m2raap.core.view import Part
 
@@ -120,12 +121,17 @@ def count_part(part: Part, added: Sequence[Row], drops: Sequence[Row], is_benchm
         drops = []
     clip_reason = {row["clip_id"]: row["reason"] for row in drops if not row.get("text_id")}
     text_reason = {row["text_id"]: row["reason"] for row in drops if row.get("text_id")}
-    assert len(clip_reason) + len(text_reason) == len(drops), "a clip or text was dropped twice by one stage"
+    if len(clip_reason) + len(text_reason) != len(drops):
+        raise M2raapError(f"part {part.index}: a stage dropped a clip or a text twice; this is a bug of the stage")
     clip_ids = [clip["clip_id"] for clip in part.clips]
     clips_dropped = Counter(clip_reason[clip_id] for clip_id in clip_ids if clip_id in clip_reason)
     clips = TableCounts(len(clip_ids), 0, clips_dropped, len(clip_ids) - clips_dropped.total())
     new = new_texts(part, added)
     clip_of_text = {row["text_id"]: row["clip_id"] for row in part.texts} | new
+    if unknown := sorted((set(clip_reason) - set(clip_ids)) | (set(text_reason) - set(clip_of_text))):
+        raise M2raapError(
+            f"part {part.index}: a stage dropped {unknown[0]}, which it was not given; this is a bug of the stage"
+        )
     texts_dropped: Counter[str] = Counter()
     for text_id, clip_id in clip_of_text.items():
         if text_id in text_reason:

@@ -17,12 +17,12 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from m2raap.core import talk
 from m2raap.core.config import Config, build, by_phase, digest, merge, what_is_made
 from m2raap.core.engine import Engine
-from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, M2raapError
+from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
 from m2raap.core.files import read_json, read_object, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
-from m2raap.core.tables import SCHEMAS, Clip, Row, part_of, read_part, row_key, signal_schema, write_part
+from m2raap.core.tables import SCHEMAS, Clip, Row, part_of, read_all, read_part, row_key, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View, clip_digest
 
@@ -62,7 +62,6 @@ class Stage(Generic[C]):
     needs: ClassVar[tuple[str, ...]] = ()  # stages that have to stand before it in a recipe
     on_training: ClassVar[bool] = True  # whether the recipe's `stages` may name it
     on_benchmarks: ClassVar[bool] = False  # whether it may see a benchmark
-    per_step: ClassVar[bool] = True  # False: it looks at the whole run and has no folder of its own among the steps
     reads_video: ClassVar[bool] = False  # then clips that cannot be read are dropped here
     # Reason -> sentence, of everything that it may drop besides unreadable videos.
     reasons: ClassVar[Mapping[str, str]] = {}
@@ -129,6 +128,10 @@ class DataStage(Stage[C]):
     @classmethod
     def from_settings(cls, settings: dict[str, Any], source: str) -> DataStage[Any]:
         """The stage as a finished folder was made by it: every HOW key is at its default. Raises M2raapError."""
+        if not all(isinstance(settings.get(phase), dict) for phase in ("score", "apply")):
+            raise M2raapError(
+                f"{source}: its manifest names no settings of a data stage; it is none of ours, or damaged"
+            )
         return cls(build(cls.config, merge(settings["score"], settings["apply"]), source))  # type: ignore[arg-type]
 
     def dependencies(self) -> dict[str, Any]:
@@ -221,8 +224,12 @@ def run_data_stage(
         _ = view.corpus.video_root  # refused before any work; and workers elsewhere get it with the corpus
     with locked(folder, shared=not alone) as lock:
         shared = None if alone else lock
-        if begin(folder, stage.name, stage.version, view, settings, force, shared=shared):
-            talk.log(f"{stage.name}: done before")
+        unlucky = lambda: _dropped_by_accident(folder) if stage.reads_video else set()  # noqa: E731
+        is_stale = lambda: (folder / "manifest.json").exists() and bool(unlucky())  # noqa: E731
+        if begin(folder, stage.name, stage.version, view, settings, force, shared=shared, is_worth_redoing=is_stale):
+            again = len(unlucky())
+            more = f"; {again} clips timed out, ran out of memory or were not fetched: --force tries them again"
+            talk.log(f"{stage.name}: done before{more if again else ''}")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
@@ -238,6 +245,12 @@ def run_data_stage(
                 return True
         _finish(stage, view, folder, settings, plan, engine)
     return True
+
+
+def _dropped_by_accident(folder: Path) -> set[str]:
+    """Ids of clips that a folder dropped for a reason that another try may not meet."""
+    rows = (row for table in ("dropped", "missing") for row in read_all(folder, table))
+    return {row["clip_id"] for row in rows if row["reason"] in WORTH_ANOTHER_TRY}
 
 
 def _finish(
@@ -368,11 +381,12 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
         return tables, kept
     num_parts = read_json(previous / "plan.json")["num_parts"]
     settings_digest = task.settings_digest("score")
+    unlucky = _dropped_by_accident(previous) if task.stage.reads_video else set()
     for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
         done = _done_path(previous, "score", old)
         if not done.exists() or (record := read_object(done)).get("settings") != settings_digest:
             continue
-        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
+        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value} - unlucky
         for table in (*task.stage.adds, "signals") if same else ():
             rows = [row for row in read_part(previous, table, old) if row["clip_id"] in same]
             tables[table] = tables.get(table, []) + rows

@@ -18,7 +18,7 @@ def refusals(text: str, lang: str, cfg: FilterTextConfig | None = None) -> list[
     """Why the text rules refuse a caption: every rule that does, the one that decides first; empty for a good caption.
 
     `lang`: "en" or "zh". `cfg`: limits of the rules, the default ones if None. A refusal has `reason` (its meaning stands
-    in m2raap.core.errors.REASONS), `signal`, `score` and `threshold`. Rules that look across a corpus (copies, shares of
+    in m2raap.curate.reasons), `signal`, `score` and `threshold`. Rules that look across a corpus (copies, shares of
     all texts) are not judged: one text does not tell.
 
     >>> from m2raap.curate import refusals

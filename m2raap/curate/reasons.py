@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 VIDEO_REASONS: dict[str, str] = {
-    "clip_too_short": "the clip is shorter than min_duration_s",
-    "clip_too_long": "the clip is longer than max_duration_s",
-    "clip_too_small": "the short side is under min_side_px",
+    "clip_too_short": "the clip is shorter than the limit",
+    "clip_too_long": "the clip is longer than the limit",
+    "clip_too_small": "the short side has fewer pixels than the limit",
     "elongated": "one side is too many times the other",
     "black": "too dark for too much of its time",
     "frozen": "nothing changes for too much of its time",
@@ -14,8 +14,8 @@ VIDEO_REASONS: dict[str, str] = {
 }
 TEXT_REASONS: dict[str, str] = {
     "hostile_text": "an order to a program, a role tag, script or hidden characters instead of a description",
-    "text_too_short": "fewer words (or characters, zh) than min",
-    "text_too_long": "more words (or characters, zh) than max",
+    "text_too_short": "fewer words (or characters, zh) than the limit",
+    "text_too_long": "more words (or characters, zh) than the limit",
     "wrong_language": "the text is not in the language that its row states",
     "mojibake": "characters broken by a wrong encoding, beyond repair",
     "boilerplate": "mostly stock-footage or channel phrases",
@@ -33,7 +33,7 @@ TEXT_REASONS: dict[str, str] = {
 REWRITE_REASONS: dict[str, str] = {
     "rewrite_echo": "a model's text holds a link, a role tag, markup, or talks about its task",
     "rewrite_language": "a model's text is not in the language that was asked for",
-    "rewrite_too_short": "a model's text has fewer words (characters, zh) than min_words",
+    "rewrite_too_short": "a model's text has fewer words (characters, zh) than the limit",
     "rewrite_too_long": "a model's text does not fit into the backbone's context",
     "rewrite_script": "a model's text mixes simplified and traditional characters",
     "rewrite_numbers": "a model lost or invented a number",

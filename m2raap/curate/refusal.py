@@ -12,7 +12,7 @@ Side = Literal["below", "above"]  # the side of the threshold on which a rule re
 
 
 class Refusal(NamedTuple):
-    """A score on the wrong side of its threshold. `reason` is a key of core.errors.REASONS."""
+    """A score on the wrong side of its threshold. `reason` is a key of curate.reasons."""
 
     reason: str
     signal: str

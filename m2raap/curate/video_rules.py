@@ -1,5 +1,5 @@
 """Refusals of clips by what their header says and what was measured while their frames were decoded. Thresholds only:
-nothing is decoded here. To add a rule: an entry in VIDEO_RULES, and a reason in core/errors.
+nothing is decoded here. To add a rule: an entry in VIDEO_RULES, and a sentence in curate/reasons.
 """
 
 from __future__ import annotations

@@ -14,12 +14,14 @@ import io
 import json
 import os
 import re
+import shutil
 import sqlite3
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from m2raap.core import tombstones
@@ -66,13 +68,16 @@ def leftovers(root: Path, hashes: frozenset[str]) -> Iterator[Leftover]:
     for path in [root] if root.is_file() else _files(root):
         if path != root and _is_named(path.name, hashes):
             yield Leftover(path, "the name of the file is that of a forgotten clip")
+        if path.is_symlink():
+            yield Leftover(path, "is a link, and nothing was looked for behind it", is_readable=False)
+            continue
         if path.suffix.lower() in _OPAQUE or path.name == tombstones.FILE:
             continue
         try:
             for place, value in _cells(path):
                 if any(sha256(part) in hashes for part in _parts(value)):
                     yield Leftover(path, f"{place} holds an id, a text or a frame of a forgotten clip")
-        except (M2raapError, OSError, ValueError, sqlite3.Error, tarfile.TarError, csv.Error) as error:
+        except (M2raapError, OSError, ValueError, sqlite3.Error, tarfile.TarError, csv.Error, RecursionError) as error:
             yield Leftover(path, f"cannot be looked into ({' '.join(str(error).split())[:120]})", is_readable=False)
 
 
@@ -80,8 +85,9 @@ def _files(root: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(root):
         names.sort()
         for path in (Path(folder, name) for name in sorted(files)):
-            if path.is_file() and not path.is_symlink():
+            if path.is_symlink() or path.is_file():
                 yield path
+        yield from (Path(folder, name) for name in names if Path(folder, name).is_symlink())
 
 
 def _is_named(name: str, hashes: frozenset[str]) -> bool:
@@ -190,7 +196,17 @@ def _parquet_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
 
 
 def _sqlite_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as base:
+    with ExitStack() as stack:
+        readable = path
+        if path.with_name(f"{path.name}-wal").exists():  # reading beside a log would write there: a copy is read
+            scratch = Path(stack.enter_context(TemporaryDirectory(prefix="m2raap-forgotten-")))
+            for name in (path.name, f"{path.name}-wal"):
+                shutil.copyfile(path.with_name(name), scratch / name)
+            readable = scratch / path.name
+        mode = "mode=ro&immutable=1" if readable == path else "mode=rw"
+        base = stack.enter_context(
+            closing(sqlite3.connect(f"{readable.resolve().as_uri()}?{mode}", uri=True, timeout=30))
+        )
         base.text_factory = lambda raw: raw.decode("utf-8", "replace")
         tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type='table'")]
         for table in tables:

@@ -109,7 +109,7 @@ class Recipe(Config):
     def stage(self, name: str, bench: bool = False) -> Stage[Any]:
         """A stage of the table, configured; on benchmarks by its `bench_` key where the recipe has one."""
         of_bench = getattr(self, f"bench_{name}", None) if bench else None
-        return stage_class(name)(of_bench or getattr(self, name, Config()), self.shared)
+        return stage_class(name)(of_bench or getattr(self, name), self.shared)
 
     @property
     def trains(self) -> bool:

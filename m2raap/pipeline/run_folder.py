@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import field_validator
+
+from m2raap import stages
 from m2raap.core.config import Config, build
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
@@ -88,6 +91,13 @@ class _MapStep(Config):
     folder: str
     parents: tuple[str, ...]
     model: str | None
+
+    @field_validator("stage")
+    @classmethod
+    def _known(cls, stage: str) -> str:
+        if stage not in stages.STAGES:
+            raise ValueError(f"this m2raap has no stage '{stage}'")
+        return stage
 
 
 class _Map(Config):

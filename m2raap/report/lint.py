@@ -138,7 +138,8 @@ def _unseen(content: _Content, training: _Content, against: View) -> list[str]:
         )
     elif len(training.with_pictures) < len(training.clips):
         sentences.append(
-            f"pictures were compared with {len(training.with_pictures):,} of the {len(training.clips):,} clips of {against.corpus_path}: "
+            f"pictures were compared with {len(training.with_pictures):,} of the {len(training.clips):,} clips of "
+            f"{against.corpus_path}: "
             "the others have no frames that show anything"
         )
     return sentences

@@ -95,7 +95,10 @@ class Embeddings:
         columns = {f.name for f in fields(cls) if not f.name.endswith(("_VE", "_TE"))}
         if lacking := sorted(columns - set(tree)):
             raise M2raapError(f"{path}: lacks '{lacking[0]}'; embed again")
-        made_with = MadeWith(**{f.name: tree["made_with"][f.name] for f in fields(MadeWith)})
+        stated = tree["made_with"] if isinstance(tree["made_with"], dict) else {}
+        if lacking := [f.name for f in fields(MadeWith) if f.name not in stated]:
+            raise M2raapError(f"{path}: made_with lacks '{lacking[0]}'; embed again")
+        made_with = MadeWith(**{f.name: stated[f.name] for f in fields(MadeWith)})
         variants = {npy.stem.removeprefix("video-"): _read_npy(npy) for npy in sorted(folder.glob("video-*.npy"))}
         try:
             return cls(

@@ -51,7 +51,8 @@ class AdaptStage(Stage[AdaptConfig]):
     needs = (KeyframesStage.name,)
 
     def __init__(self, cfg: AdaptConfig, shared: Shared | None = None) -> None:
-        shared = shared or Shared()
+        """`shared` None: as the config says."""
+        shared = shared or Shared(**{key: getattr(cfg, key) for key in SHARED_KEYS})
         super().__init__(cfg.model_copy(update={key: getattr(shared, key) for key in SHARED_KEYS}), shared)
 
     def backbones(self) -> list[BackboneConfig]:

@@ -1,4 +1,5 @@
-"""report as a stage: it ends a run and has no folder of the table's kind. What it shows is in m2raap.report."""
+"""report as a stage of the table: it ends a run, for `--from`, `--until` and the command's help. It makes no step folder;
+m2raap.report, a room above the stages, writes it."""
 
 from __future__ import annotations
 
@@ -13,4 +14,3 @@ class ReportStage(Stage[Config]):
     config = Config
     needs = ("evaluate",)
     on_training = False
-    per_step = False

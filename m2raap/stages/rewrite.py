@@ -17,7 +17,7 @@ from pydantic import Field
 
 from m2raap.core.config import APPLY
 from m2raap.core.files import read_json
-from m2raap.core.stage import DataStage, Signals, Tables
+from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 from m2raap.curate import fidelity_rules
@@ -33,6 +33,7 @@ from m2raap.curate.similarity import robust
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignStage
 from m2raap.stages.llm import cache_of, sent
+from m2raap.stages.rules import judged
 from m2raap.stages.shared import Shared
 
 
@@ -138,6 +139,12 @@ class RewriteStage(DataStage[RewriteConfig]):
             if row["rewrite_kind"] == "rewrite" and row["rewrite_of"] is not None:
                 superseded.append(raw[row["rewrite_of"]] | {"active": False})
         return {"dropped": dropped, "verdicts": verdicts, "superseded": superseded}
+
+    def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+        if "text_id" not in row or signals.get("near_key") is None:
+            return []
+        limits = self.cfg.fidelity.thresholds(signals["rewrite_kind"])
+        return [judged(*rule) for rule in FIDELITY_RULES.judged(signals, limits)]
 
     def counts(self, signals: Signals) -> dict[str, int]:
         return sent(signals, "rewrite_sent_to", "texts")

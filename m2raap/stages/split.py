@@ -24,7 +24,7 @@ from m2raap.core import talk
 from m2raap.core.config import Config, digest, what_is_made
 from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
-from m2raap.core.errors import M2raapError, UsageError
+from m2raap.core.errors import WORTH_ANOTHER_TRY, M2raapError, UsageError
 from m2raap.core.files import read_json, remove_drafts, write_json
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
@@ -214,7 +214,7 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     cfg = task.cfg
     key = digest([VERSION, content, None if task.scenes else [cfg.detector, cfg.min_shot_s], what_is_made(cfg.decode)])
     worker = video_worker(cfg.decode)
-    if record["key"] != key:
+    if record["key"] != key or record["found"].get("refused") in WORTH_ANOTHER_TRY:
         record = {
             "key": key,
             "found": _look(task, worker),

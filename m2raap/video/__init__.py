@@ -74,5 +74,5 @@ def keyframes(
             if refusal.reason in ("timeout", "too_large", "out_of_memory"):
                 remedy = "pass a VideoWorker whose VideoConfig has higher limits"
             else:
-                remedy = f"give another file; 'm2raap probe {path}' decodes all of it and says more"
+                remedy = f"give another file; 'm2raap data probe {path}' decodes all of it and says more"
             raise M2raapError(f"{path}: {refusal.reason}: {UNREADABLE[refusal.reason]}{detail}; {remedy}") from refusal

@@ -80,6 +80,8 @@ def test_training_learns(undisturbed: Path):
     lines = [json.loads(line) for line in (undisturbed / "m2raap" / "adapt" / "train.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert sum(losses[-5:]) / 5 < 0.85 * sum(losses[:5]) / 5
+    model = json.loads((undisturbed / "m2raap" / "adapt" / "model" / "model.json").read_text())
+    assert "seed" in model["made_from"]["adapt"] and "device" not in model["made_from"]["adapt"], "how is in no digest"
 
 
 def test_explain_and_status_tell_the_story(undisturbed: Path, small_world: Path):

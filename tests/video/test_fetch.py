@@ -132,6 +132,7 @@ def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_pat
     write_corpus(tmp_path / "C", rows, texts, video_root=clips, source={}, num_parts=1)
     assert run_data_stage(FilterStage(FilterConfig()), View(tmp_path / "C"), tmp_path / "F", LocalEngine(1))
     assert not {row["reason"] for row in read_part(tmp_path / "F", "dropped", 0)} & set(UNREADABLE)
+    frames_allowed: dict[str, list[bytes]] = {}
     for allowed, expected in (
         (True, {"gone": "missing_file", "trap": "outside_root"}),
         (False, {"store": "not_fetched", "web": "not_fetched", "gone": "not_fetched", "trap": "outside_root"}),
@@ -141,7 +142,19 @@ def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_pat
         assert run_data_stage(KeyframesStage(cfg), View(tmp_path / "C"), out, LocalEngine(1))
         assert {row["clip_id"]: row["reason"] for row in read_part(out, "dropped", 0)} == expected
         frames = {row["clip_id"]: row["jpegs"] for row in read_part(out, "frames", 0)}
+        frames_allowed = frames if allowed else frames_allowed
         assert all(jpegs == frames["file"] for jpegs in frames.values()) and set(frames) | set(expected) == set(videos)
+    cfg = KeyframesConfig(
+        remote=RemoteConfig(allow_remote=True)
+    )  # says how: only --force tries again what was not fetched
+    out, view = tmp_path / "KFalse", View(tmp_path / "C")
+    assert run_data_stage(KeyframesStage(cfg), view, out, LocalEngine(1))
+    assert "not_fetched" in {row["reason"] for row in read_part(out, "dropped", 0)}
+    before = {row["clip_id"]: row["jpegs"] for row in read_part(out, "frames", 0)}
+    assert run_data_stage(KeyframesStage(cfg), view, out, LocalEngine(1), force=True)
+    assert "not_fetched" not in {row["reason"] for row in read_part(out, "dropped", 0)}
+    after = {row["clip_id"]: row["jpegs"] for row in read_part(out, "frames", 0)}
+    assert before.items() < after.items() and after.keys() == frames_allowed.keys()
     server.shutdown()
     server.server_close()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("m2raap-fetch")]
