@@ -51,7 +51,7 @@ class ListSource:
     clip_ids: list[str]
     jpegs: list[list[bytes]]
     pairs: list[list[tuple[str, str, str]]]
-    said: list[list[str | None]] = field(default_factory=list)
+    frame_captions: list[list[str | None]] = field(default_factory=list)
 
     @property
     def num_clips(self) -> int:
@@ -64,7 +64,7 @@ class ListSource:
         return self.pairs[clip]
 
     def captions(self, clip: int) -> list[str | None]:
-        return self.said[clip] if self.said else [None] * len(self.jpegs[clip])
+        return self.frame_captions[clip] if self.frame_captions else [None] * len(self.jpegs[clip])
 
 
 def frames_digest(source: PairSource) -> str:

@@ -46,14 +46,14 @@ class CaptionTable:
         rows_BT = self.rows_CT[clips]
         used = np.unique(rows_BT[rows_BT >= 0])
         device, shape = model.backbone.device, rows_BT.shape
-        there_BT = torch.from_numpy(rows_BT >= 0).to(device)
+        captioned_BT = torch.from_numpy(rows_BT >= 0).to(device)
         if not len(used):
-            return torch.zeros(*shape, model.backbone.embed_dim, device=device), there_BT
+            return torch.zeros(*shape, model.backbone.embed_dim, device=device), captioned_BT
         known_NE = model.encode_text(
             self.tokens_NL[torch.from_numpy(used)].to(device)
         ).float()  # also where autocast is on
         place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
-        return known_NE[place_BT], there_BT
+        return known_NE[place_BT], captioned_BT
 
 
 def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> CaptionTable:
@@ -63,9 +63,9 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
     numbers: dict[str, int] = {}
     rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
     for clip in range(source.num_clips):
-        said = source.captions(clip)
-        for place, frame in enumerate(spread(len(said), num_frames)):
-            if (text := said[frame]) is not None:
+        frame_captions = source.captions(clip)
+        for place, frame in enumerate(spread(len(frame_captions), num_frames)):
+            if (text := frame_captions[frame]) is not None:
                 rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
     if not numbers:
         raise M2raapError(

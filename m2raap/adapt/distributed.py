@@ -49,26 +49,26 @@ class DistContext:
             raise M2raapError(f"a batch of {batch} clips cannot be shared by {self.world_size} processes: use fewer")
         return batch * self.rank // self.world_size, batch * (self.rank + 1) // self.world_size
 
-    def all_gather(self, found: Features, share: tuple[int, int], batch: int) -> Features:
+    def all_gather(self, features: Features, share: tuple[int, int], batch: int) -> Features:
         """The features of the whole batch, from everyone's share of it."""
         if self.world_size == 1:
-            return found
+            return features
         whole = {}
-        for name, part in found.present().items():
+        for name, part in features.present().items():
             numbers = part.byte() if part.dtype == torch.bool else part
             full = numbers.new_zeros(batch, *part.shape[1:])
             full[slice(*share)] = numbers
             self._sum(full)
             whole[name] = full.to(part.dtype)
-        return found.replace(whole)
+        return features.replace(whole)
 
     def sum_gradients(self, weights: list[nn.Parameter]) -> None:
         """Sums `.grad` over the processes. A weight that none has a gradient of keeps None."""
         if self.world_size == 1 or not weights:
             return
-        there = torch.tensor([float(p.grad is not None) for p in weights], device=weights[0].device)
-        self._sum(there)
-        used = [p for p, count in zip(weights, there.tolist(), strict=True) if count]
+        num_gradients = torch.tensor([float(p.grad is not None) for p in weights], device=weights[0].device)
+        self._sum(num_gradients)
+        used = [p for p, count in zip(weights, num_gradients.tolist(), strict=True) if count]
         for p in used:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         for bucket in _buckets(used):
@@ -108,10 +108,10 @@ class DistContext:
         """`make` in the first process, then in the others: what it writes they find."""
         if not self.is_main:
             self.barrier()
-        made = make()
+        value = make()
         if self.is_main:
             self.barrier()
-        return made
+        return value
 
     # -- what the first process asks of the others --------------------------------------------------------------------
 
@@ -145,15 +145,15 @@ class DistContext:
 
 def _buckets(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Runs of weights of one kind of number and at most BUCKET numbers (a larger weight goes alone)."""
-    found: list[list[nn.Parameter]] = []
+    buckets: list[list[nn.Parameter]] = []
     size = 0
     for p in weights:
-        if not found or size + p.numel() > BUCKET or p.dtype != found[-1][0].dtype:
-            found.append([])
+        if not buckets or size + p.numel() > BUCKET or p.dtype != buckets[-1][0].dtype:
+            buckets.append([])
             size = 0
-        found[-1].append(p)
+        buckets[-1].append(p)
         size += p.numel()
-    return found
+    return buckets
 
 
 @cache

@@ -83,22 +83,22 @@ def layer_distances(model: VideoCLIP) -> dict[int, int]:
     """By id of a backbone weight: 0 behind the last layer of its tower, 1 in the last, ... and one more before the first."""
     backbone = model.backbone
     vision = backbone.vision
-    found: dict[int, int] = {}
+    distances: dict[int, int] = {}
     if vision.layered:
-        found |= {id(p): vision.num_layers + 1 for p in vision.visual.parameters()}
+        distances |= {id(p): vision.num_layers + 1 for p in vision.visual.parameters()}
         for index, block in enumerate(vision.blocks):
-            found |= {id(p): vision.num_layers - index for p in block.parameters()}
+            distances |= {id(p): vision.num_layers - index for p in block.parameters()}
     for part in vision.tail():
-        found |= {id(p): 0 for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
+        distances |= {id(p): 0 for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
     of_vision = {id(module) for module in vision.visual.modules()}
     towers = [m for m in backbone.text.tower.modules() if isinstance(m, nn.ModuleList) and id(m) not in of_vision]
     layers = list(max(towers, key=len)) if towers else []
     for name, p in backbone.text.tower.named_parameters():
-        if id(p) not in found and "embed" in name:
-            found[id(p)] = len(layers) + 1
+        if id(p) not in distances and "embed" in name:
+            distances[id(p)] = len(layers) + 1
     for index, layer in enumerate(layers):
-        found |= {id(p): len(layers) - index for p in layer.parameters()}
-    return found
+        distances |= {id(p): len(layers) - index for p in layer.parameters()}
+    return distances
 
 
 def make_optimiser(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> torch.optim.AdamW:

@@ -47,14 +47,14 @@ class PrefixLayout:
         )
         if self.kind == "prefix":
             return prefix[:, None]
-        there = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # each frame is kept by itself
-        return torch.stack(model.levels_of_prefix(prefix, there, self.depth), 1)
+        mask_BT = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # each frame is kept by itself
+        return torch.stack(model.levels_of_prefix(prefix, mask_BT, self.depth), 1)
 
     def shape(self, model: VideoCLIP, num_clips: int) -> tuple[int, ...]:
         size = model.backbone.preprocess.image_size
         with torch.inference_mode():
-            one = self.tokens_of(model, torch.zeros(1, 1, 3, size, size, device=model.backbone.device))
-        return num_clips, one.shape[1], self.num_frames, *one.shape[3:]
+            tokens_BVTSD = self.tokens_of(model, torch.zeros(1, 1, 3, size, size, device=model.backbone.device))
+        return num_clips, tokens_BVTSD.shape[1], self.num_frames, *tokens_BVTSD.shape[3:]
 
     def num_bytes(self, model: VideoCLIP, num_clips: int) -> int:
         return 2 * math.prod(self.shape(model, num_clips))
@@ -143,13 +143,13 @@ def _make(
     live = JpegFrames(source, model.backbone.preprocess, plan.num_frames)
     for number, start in enumerate(range(done, source.num_clips, CHUNK_CLIPS), 1):
         stop = min(start + CHUNK_CLIPS, source.num_clips)
-        images, there = live.batch(np.arange(start, stop))
+        images, mask_BT = live.batch(np.arange(start, stop))
         with torch.inference_mode():
-            made = plan.tokens_of(model, images.to(model.backbone.device)).half()
-        if not bool(torch.isfinite(made).all()):
+            chunk_BVTSD = plan.tokens_of(model, images.to(model.backbone.device)).half()
+        if not bool(torch.isfinite(chunk_BVTSD).all()):
             raise M2raapError("the vision layers of this backbone leave the range of float16: set adapt.cache=off")
-        tokens[start:stop] = made.cpu().numpy()
-        mask[start:stop] = there.numpy()
+        tokens[start:stop] = chunk_BVTSD.cpu().numpy()
+        mask[start:stop] = mask_BT.numpy()
         progress(f"cache of the {plan.kind}", stop, source.num_clips)
         if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
             tokens.flush()

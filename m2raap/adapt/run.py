@@ -128,24 +128,26 @@ def prepare(
     scratch.mkdir(parents=True, exist_ok=True)
 
     sources = [source] if val_source is None else [source, val_source]
-    frames = [frames_digest(one) if cfg.input == "keyframes" else _films_digest(one) for one in sources]
-    data_digests = [digest([one_frames, _said(cfg, one)]) for one_frames, one in zip(frames, sources, strict=True)]
-    cache = _cache_plan(cfg, model, sum(one.num_clips for one in sources))
-    cache_bytes = cache.num_bytes(model, sum(one.num_clips for one in sources)) if cache else 0
+    frames = [frames_digest(part) if cfg.input == "keyframes" else _films_digest(part) for part in sources]
+    data_digests = [
+        digest([source_frames, _said(cfg, part)]) for source_frames, part in zip(frames, sources, strict=True)
+    ]
+    cache = _cache_plan(cfg, model, sum(part.num_clips for part in sources))
+    cache_bytes = cache.num_bytes(model, sum(part.num_clips for part in sources)) if cache else 0
     data: list[Data] = []
-    for number, one in enumerate(sources):
+    for number, part in enumerate(sources):
         if decoders is not None:
-            assert isinstance(one, VideoSource)
-            data.append(RawVideos(one, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders))
+            assert isinstance(part, VideoSource)
+            data.append(RawVideos(part, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders))
         elif cache is None:
-            data.append(JpegFrames(one, model.backbone.preprocess, cfg.num_frames))
+            data.append(JpegFrames(part, model.backbone.preprocess, cfg.num_frames))
         else:
-            made = partial(
-                open_prefix_cache, caches or scratch / "cache", frames[number], one, model, cache, report,
+            open_cache = partial(
+                open_prefix_cache, caches or scratch / "cache", frames[number], part, model, cache, report,
                 max(cfg.cache_limit_gb * 1e9, cache_bytes),
             )  # fmt: skip
-            data.append(dist_context.main_process_first(made))
-    tables = [text_table(one, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for one in sources]
+            data.append(dist_context.main_process_first(open_cache))
+    tables = [text_table(part, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for part in sources]
     chinese = sum("zh" in by_lang for by_lang in tables[0].rows_of)
     if chinese and model.backbone.english_only:
         talk.log(
@@ -157,7 +159,7 @@ def prepare(
     readers = [source] if cfg.wants_captions else []
     if cfg.acg and val_source is not None:  # the frame-caption loss alone asks nothing of the val clips
         readers.append(val_source)
-    captions = [caption_table(one, model, cfg.num_frames) for one in readers]
+    captions = [caption_table(part, model, cfg.num_frames) for part in readers]
 
     looks_NE = None
     if cfg.group_size > 1:

@@ -47,8 +47,8 @@ def gradients(state: TrainState, step: Step) -> float:
     """Puts the gradients of the step's loss into `.grad`. The loss; M2raapError where it is not finite."""
     scale = state.model.backbone.logit_scale
 
-    def loss_of(found: Features) -> Tensor:
-        loss = step_loss(state.cfg, found, step.batch_texts, scale.exp(), state.bias)
+    def loss_of(features: Features) -> Tensor:
+        loss = step_loss(state.cfg, features, step.batch_texts, scale.exp(), state.bias)
         if not bool(torch.isfinite(loss)):
             raise M2raapError(
                 f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use fp32"
@@ -73,19 +73,22 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
     model.temporal.train()
     vectors_wanted = bool(cfg.mug_weight or cfg.fcc_weight)
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
-        said = state.captions.encode(model, clips) if state.captions else None
-        heard = None
-        if said is not None and step.caption_keep_B is not None:
-            heard = (said[0], said[1] & step.caption_keep_B[start:stop].to(device)[:, None])
+        captions = state.captions.encode(model, clips) if state.captions else None
+        acg_captions = None
+        if captions is not None and step.caption_keep_B is not None:
+            acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
         there_BT = mask_BT.to(device)
         vectors_BTE = state.data.frame_vectors(model, inputs.to(device), there_BT)
-        video_BE = model.pool(vectors_BTE, there_BT, heard)
+        video_BE = model.pool(vectors_BTE, there_BT, acg_captions)
         reversed_BE = None
         if cfg.reversal_weight:
             backwards = reverse_frames(inputs, mask_BT, state.data.time_dim).to(device)
-            if heard is not None:
-                heard = (reverse_frames(heard[0], there_BT, 1), reverse_frames(heard[1], there_BT, 1))
-            reversed_BE = model.pool(state.data.frame_vectors(model, backwards, there_BT), there_BT, heard)
+            if acg_captions is not None:
+                acg_captions = (
+                    reverse_frames(acg_captions[0], there_BT, 1),
+                    reverse_frames(acg_captions[1], there_BT, 1),
+                )
+            reversed_BE = model.pool(state.data.frame_vectors(model, backwards, there_BT), there_BT, acg_captions)
         rows = torch.from_numpy(rows_KB.ravel())
         tokens: list[Tensor] = []
         if cfg.mug_weight:
@@ -103,6 +106,6 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         reversed_BE=reversed_BE,
         token_BKLE=by_clip[1] if tokens else None,
         token_mask_BKL=by_clip[2] if tokens else None,
-        caption_BTE=said[0] if said and cfg.fcc_weight else None,
-        captioned_BT=said[1] if said and cfg.fcc_weight else None,
+        caption_BTE=captions[0] if captions and cfg.fcc_weight else None,
+        captioned_BT=captions[1] if captions and cfg.fcc_weight else None,
     )

@@ -54,22 +54,22 @@ class TextTable:
         Captions of single frames are no queries: ACG would find them by themselves. They only stand in where no clip has
         anything else.
         """
-        own = any(origin != "aux" for origin in self.origins)
+        has_own_texts = any(origin != "aux" for origin in self.origins)
         pairs = []
         for clip, by_lang in enumerate(self.rows_of):
             rows = by_lang[lang][0] if lang in by_lang else []
-            asked = [row for row in rows if not own or self.origins[row] != "aux"]
-            if asked:
-                pairs.append((clip, min(asked, key=lambda row: _QUERIES.index(self.origins[row]))))
+            query_rows = [row for row in rows if not has_own_texts or self.origins[row] != "aux"]
+            if query_rows:
+                pairs.append((clip, min(query_rows, key=lambda row: _QUERIES.index(self.origins[row]))))
         return np.array([clip for clip, _ in pairs], np.int64), np.array([row for _, row in pairs], np.int64)
 
     def owners(self, clips: np.ndarray) -> dict[str, list[int]]:
         """Every text of these clips, and the places in `clips` of those that have it."""
-        found: dict[str, list[int]] = {}
+        places_of: dict[str, list[int]] = {}
         for place, clip in enumerate(clips):
             for text in {self.texts[row] for rows, _ in self.rows_of[clip].values() for row in rows}:
-                found.setdefault(text, []).append(place)
-        return found
+                places_of.setdefault(text, []).append(place)
+        return places_of
 
 
 def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
@@ -98,23 +98,23 @@ def text_table(
     origins: list[str] = []
     rows_of: list[dict[str, tuple[list[int], np.ndarray]]] = []
     for clip, clip_id in enumerate(source.clip_ids):
-        found: dict[str, list[tuple[int, float]]] = {}
-        said = source.texts(clip)
-        many = Counter((lang, origin) for lang, _, origin in said)
-        for lang, text, origin in said:
+        candidates: dict[str, list[tuple[int, float]]] = {}
+        clip_texts = source.texts(clip)
+        many = Counter((lang, origin) for lang, _, origin in clip_texts)
+        for lang, text, origin in clip_texts:
             odds = origin_odds.get(origin, 1.0) / many[lang, origin]
             if lang in langs and lang_odds.get(lang, 1.0) > 0 and odds > 0:
-                found.setdefault(lang, []).append((len(texts), odds))
+                candidates.setdefault(lang, []).append((len(texts), odds))
                 texts.append(text)
                 origins.append(origin)
-        if not found:
+        if not candidates:
             raise M2raapError(
                 f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt"
             )
         rows_of.append(
             {
                 lang: ([row for row, _ in rows], np.cumsum([odds for _, odds in rows]))
-                for lang, rows in sorted(found.items())
+                for lang, rows in sorted(candidates.items())
             }
         )
     truncated = sum(tokenizer.count_truncated(chunk) for chunk in _chunks(texts))

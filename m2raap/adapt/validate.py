@@ -40,8 +40,8 @@ def encode_clips(
             clips = np.arange(start, min(start + CHUNK, num_clips))
             inputs, mask_BT = data.batch(clips)
             vectors_BTE = data.frame_vectors(model, inputs.to(device), mask_BT.to(device))
-            said = captions.encode(model, clips) if captions else None
-            videos.append(model.pool(vectors_BTE, mask_BT.to(device), said).float())
+            caption_features = captions.encode(model, clips) if captions else None
+            videos.append(model.pool(vectors_BTE, mask_BT.to(device), caption_features).float())
     model.temporal.train(was_training)
     return torch.cat(videos)
 

@@ -48,10 +48,10 @@ def load(cfg: BackboneConfig) -> Backbone:
         tag = open_clip.get_pretrained_cfg(name, cfg.pretrained) or {}
         quick_gelu = bool(tag.get("quick_gelu", False))
     if not cfg.random_init:
-        return _make(name, cfg.pretrained, load_weights=True, quick_gelu=quick_gelu, asked=cfg.model)
+        return _make(name, cfg.pretrained, load_weights=True, quick_gelu=quick_gelu, display_name=cfg.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.random_seed)
-        return _make(name, None, load_weights=False, quick_gelu=False, asked=cfg.model)
+        return _make(name, None, load_weights=False, quick_gelu=False, display_name=cfg.model)
 
 
 def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
@@ -77,11 +77,11 @@ def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
         )
 
 
-def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: bool, asked: str) -> Backbone:
+def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: bool, display_name: str) -> Backbone:
     import open_clip
     from open_clip.transform import PreprocessCfg
 
-    quiet, code = quiet_loggers("root", "huggingface_hub"), no_foreign_code(f"backbone '{asked}'")
+    quiet, code = quiet_loggers("root", "huggingface_hub"), no_foreign_code(f"backbone '{display_name}'")
     try:
         with warnings.catch_warnings(), quiet, no_waiting_for_a_hub(name), code:
             warnings.simplefilter("ignore")
@@ -105,34 +105,34 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
     except Exception as error:  # the hub clients raise a dozen unrelated types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
-            f"backbone '{asked}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). "
+            f"backbone '{display_name}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). "
             "If this machine reaches no model hub, copy the weights here and give a folder (model: local-dir:/folder) "
             "or a file (pretrained: /file.safetensors or .pt)."
         ) from error
     if quick_gelu:
         model_cfg["quick_gelu"] = True
     visual: Any = clip.visual
-    shown: dict[str, Any] = {**asdict(PreprocessCfg()), **visual.preprocess_cfg}
-    description = json.loads(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": shown}))
+    preprocess_cfg: dict[str, Any] = {**asdict(PreprocessCfg()), **visual.preprocess_cfg}
+    description = json.loads(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}))
     clip = clip.float().eval()
     return Backbone(
         clip,
         open_clip_tower(clip, int(model_cfg["embed_dim"])),
         OpenClipText(clip, tokenizer),
-        _preprocess(asked, shown),
+        _preprocess(display_name, preprocess_cfg),
         description,
         lambda folder: _write(description, folder),
     )
 
 
-def _preprocess(asked: str, shown: dict[str, Any]) -> Preprocess:
-    size = shown["size"]
+def _preprocess(display_name: str, preprocess_cfg: dict[str, Any]) -> Preprocess:
+    size = preprocess_cfg["size"]
     sides = [size, size] if isinstance(size, int) else list(size)
     if sides[0] != sides[1]:
         raise M2raapError(
             f"this open_clip model wants images of {sides[0]} x {sides[1]}; only square ones are supported"
         )
-    return to_preprocess(f"backbone '{asked}', preprocess_cfg", shown | {"image_size": sides[0]})
+    return to_preprocess(f"backbone '{display_name}', preprocess_cfg", preprocess_cfg | {"image_size": sides[0]})
 
 
 def _write(description: dict[str, Any], folder: Path) -> None:
@@ -142,7 +142,7 @@ def _write(description: dict[str, Any], folder: Path) -> None:
 
 def from_description(folder: Path) -> Backbone:
     """An untrained model of the shape of a folder that a Backbone has written."""
-    return _make(f"local-dir:{folder}", None, load_weights=False, quick_gelu=False, asked=str(folder))
+    return _make(f"local-dir:{folder}", None, load_weights=False, quick_gelu=False, display_name=str(folder))
 
 
 @contextlib.contextmanager

@@ -39,8 +39,8 @@ def _are_numbers(values: Any, least: float) -> bool:
     return len(numbers) == 3 and all(least <= value <= LARGEST for value in numbers)
 
 
-def _refused(where: str, key: str, value: Any, wanted: str) -> M2raapError:
+def _refused(where: str, key: str, value: Any, requirement: str) -> M2raapError:
     return M2raapError(
-        f"{where}: {key} of the picture preparation is {str(value)[:60]} and has to be {wanted}; correct it, or take "
+        f"{where}: {key} of the picture preparation is {str(value)[:60]} and has to be {requirement}; correct it, or take "
         "another model"
     )

@@ -46,7 +46,7 @@ def but(tiny_dir: Path, **changes: Any) -> AdaptConfig:
 def world() -> ListSource:
     """Nine clips, one of two frames; with twelve orders of colours there are twins among them."""
     source = ordered(9, 0)
-    source.jpegs[3], source.said[3] = source.jpegs[3][:2], source.said[3][:2]
+    source.jpegs[3], source.frame_captions[3] = source.jpegs[3][:2], source.frame_captions[3][:2]
     return source
 
 
