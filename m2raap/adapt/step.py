@@ -16,7 +16,7 @@ from torch import Tensor
 from m2raap.adapt.batches import reverse_frames
 from m2raap.adapt.captions import caption_keep
 from m2raap.adapt.objective import BatchTexts, Features, step_loss
-from m2raap.adapt.run import TrainState
+from m2raap.adapt.state import TrainState
 from m2raap.core.errors import M2raapError
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,13 +32,13 @@ class Step:
 
 
 def draw_step(state: TrainState, number: int) -> Step:
-    cfg = state.cfg
-    clips = state.plan.clips(number)
-    rows_KB = state.table.draw(clips, cfg.texts_per_clip, cfg.seed, number)
-    texts = [[state.table.texts[row] for row in rows] for rows in rows_KB]
+    cfg, train = state.cfg, state.train
+    clips = state.sampler.clips(number)
+    rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
+    texts = [[train.texts.texts[row] for row in rows] for rows in rows_KB]
     caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if cfg.acg else None
     batch_texts = BatchTexts(
-        texts, state.table.owners(clips), state.captions.words(clips) if state.captions and cfg.fcc_weight else None
+        texts, train.texts.owners(clips), train.captions.words(clips) if train.captions and cfg.fcc_weight else None
     )
     return Step(number, clips, rows_KB, caption_keep_B, batch_texts)
 
@@ -48,16 +48,15 @@ def gradients(state: TrainState, step: Step) -> float:
     scale = state.model.backbone.logit_scale
 
     def loss_of(features: Features) -> Tensor:
-        loss = step_loss(state.cfg, features, step.batch_texts, scale.exp(), state.bias)
+        loss = step_loss(state.cfg, features, step.batch_texts, scale.exp(), state.optim.bias)
         if not bool(torch.isfinite(loss)):
             raise M2raapError(
                 f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use fp32"
             )
         return loss
 
-    return state.grad_cache(
-        len(step.clips), partial(encode, state, step), loss_of, state.scaler.scale if state.scaler else None
-    )
+    scale_loss = state.optim.scaler.scale if state.optim.scaler else None
+    return state.optim.grad_cache(len(step.clips), partial(encode, state, step), loss_of, scale_loss)
 
 
 def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int, int] | None = None) -> Features:
@@ -65,44 +64,44 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
 
     `then` is the run of clips that is wanted next, so that it is read meanwhile; None: the next step's first.
     """
-    cfg, model = state.cfg, state.model
+    cfg, model, train = state.cfg, state.model, state.train
     device = model.backbone.device
     clips, rows_KB = step.clips[start:stop], step.rows_KB[:, start:stop]
-    inputs, mask_BT = state.prefetcher.get((step.number, start, stop), state.after(step.number, then))
+    inputs, mask_BT = state.prefetcher.get((step.number, start, stop), state.next_place(step.number, then))
     state.drops.begin([cfg.seed, 2, step.number], len(step.clips), start, stop)
     model.temporal.train()
-    vectors_wanted = bool(cfg.mug_weight or cfg.fcc_weight)
+    needs_vectors = bool(cfg.mug_weight or cfg.fcc_weight)
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
-        captions = state.captions.encode(model, clips) if state.captions else None
+        captions = train.captions.encode(model, clips) if train.captions else None
         acg_captions = None
         if captions is not None and step.caption_keep_B is not None:
             acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
         there_BT = mask_BT.to(device)
-        vectors_BTE = state.data.frame_vectors(model, inputs.to(device), there_BT)
+        vectors_BTE = train.frames.frame_vectors(model, inputs.to(device), there_BT)
         video_BE = model.pool(vectors_BTE, there_BT, acg_captions)
         reversed_BE = None
         if cfg.reversal_weight:
-            backwards = reverse_frames(inputs, mask_BT, state.data.time_dim).to(device)
+            backwards = reverse_frames(inputs, mask_BT, train.frames.time_dim).to(device)
             if acg_captions is not None:
                 acg_captions = (
                     reverse_frames(acg_captions[0], there_BT, 1),
                     reverse_frames(acg_captions[1], there_BT, 1),
                 )
-            reversed_BE = model.pool(state.data.frame_vectors(model, backwards, there_BT), there_BT, acg_captions)
+            reversed_BE = model.pool(train.frames.frame_vectors(model, backwards, there_BT), there_BT, acg_captions)
         rows = torch.from_numpy(rows_KB.ravel())
         tokens: list[Tensor] = []
         if cfg.mug_weight:
-            text_RE, *tokens = model.encode_text_tokens(state.table.tokens_NL[rows].to(device))
+            text_RE, *tokens = model.encode_text_tokens(train.texts.tokens_NL[rows].to(device))
         elif state.text_features_NE is not None:
             text_RE = state.text_features_NE[rows.to(device)]
         else:
-            text_RE = model.encode_text(state.table.tokens_NL[rows].to(device))
+            text_RE = model.encode_text(train.texts.tokens_NL[rows].to(device))
     by_clip = [part.unflatten(0, rows_KB.shape).transpose(0, 1) for part in (text_RE, *tokens)]
     return Features(
         mask_BT=there_BT,
         video_BE=video_BE,
         text_BKE=by_clip[0],
-        vectors_BTE=vectors_BTE if vectors_wanted else None,
+        vectors_BTE=vectors_BTE if needs_vectors else None,
         reversed_BE=reversed_BE,
         token_BKLE=by_clip[1] if tokens else None,
         token_mask_BKL=by_clip[2] if tokens else None,

@@ -16,10 +16,10 @@ from m2raap.adapt import step as steps
 from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
-from m2raap.adapt.draws import DropPathRng
 from m2raap.adapt.gradcache import cut
 from m2raap.adapt.loop import adapt
-from m2raap.adapt.run import TrainState, prepare
+from m2raap.adapt.prepare import prepare
+from m2raap.adapt.state import DropPathRng, TrainState
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from tests.adapt.world import ordered
@@ -124,7 +124,7 @@ def test_out_of_memory_halves_the_chunks_not_the_batch(
         tried = full_above(patch, lambda clips, graph: clips > 2)
         run = opened(but(tiny_dir, **EVERYTHING), tmp_path / "halved")
         same(gradients_of(run), everything)
-        assert tried[:3] == [7, 4, 2] and run.grad_cache.micro == 2
+        assert tried[:3] == [7, 4, 2] and run.optim.grad_cache.micro == 2
     with monkeypatch.context() as patch:  # the second pass needs more than the first
         tried = full_above(patch, lambda clips, graph: graph and clips > 1)
         same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), everything)
