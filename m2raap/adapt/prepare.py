@@ -52,27 +52,21 @@ def prepare(
 ) -> TrainState:
     """The state of a run before its first step, or after the step of its checkpoint.
 
-    `caches`: the folder of prefix caches; None: in scratch. `decoders`: for the input `video` alone. Raises M2raapError
-    where settings, sources, backbone and checkpoint do not go together.
+    `caches`: the folder of prefix caches; None: in scratch. `decoders`: for the input `video` alone. Raises M2raapError.
     """
     _refuse_unusable(cfg, source)
     sources = [part for part in (source, val_source) if part is not None and part.num_clips]
     model = _load_model(cfg, dist_context)
     began_s = time.perf_counter()
-    choose_trained(model, cfg)
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     digests = [frames_digest(part) if cfg.input == "keyframes" else _videos_digest(part) for part in sources]
-    data_digests = [digest([frames, _words(cfg, part)]) for frames, part in zip(digests, sources, strict=True)]
+    key = _key(cfg, model, sources, digests)
     open_cache, cache_bytes = _choose_cache(cfg, model, sources, caches or scratch / "cache", report, dist_context)
-    frames = [_frames(cfg, model, *pair, decoders, open_cache) for pair in zip(sources, digests, strict=True)]
-    train, *val = _splits(cfg, model, sources, frames)
+    train, *val = _splits(cfg, model, sources, digests, decoders, open_cache)
     sampler = _make_sampler(cfg, model, train, dist_context)
-    key = digest([what_is_made(cfg), data_digests, model.backbone.digest])
     optim = _make_optim(cfg, model, dist_context)
-    drops = _seed_drop_path(model)
-    progress = _resume(scratch / "checkpoint.pt", key, model, optim)
-    dist_context.assert_same("data, settings or checkpoints", digest([key, progress.step]))
+    progress = _resume(scratch / "checkpoint.pt", key, model, optim, dist_context)
     return TrainState(
         cfg=cfg,
         dist_context=dist_context,
@@ -87,7 +81,7 @@ def prepare(
         sampler=sampler,
         prefetcher=Prefetcher(_batch_reader(train, sampler)),
         text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens_NL),
-        drops=drops,
+        drops=_seed_drop_path(model),
         logs=Logs(out, progress, cfg.tensorboard) if dist_context.is_main else None,
         decoders=decoders,
         began_s=began_s,
@@ -103,20 +97,29 @@ def _refuse_unusable(cfg: AdaptConfig, source: PairSource) -> None:
 
 
 def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
-    """The model on the device of this process, with the temperature of the settings. Its backbone knows the digest of the
-    weights that were loaded."""
+    """The model on the device of this process, with the temperature of the settings and the choice of what learns.
+
+    Its backbone knows the digest of the weights that were loaded.
+    """
     cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
     model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, seed=cfg.seed)
     _ = model.backbone.digest  # is worked out now and kept, before any weight changes
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
     model.to(f"cuda:{dist_context.local_rank}" if cuda else "cpu")
+    choose_trained(model, cfg)
     return model
 
 
 def _videos_digest(source: PairSource) -> str:
     assert isinstance(source, VideoSource)
     return videos_digest(source)
+
+
+def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
+    """The digest of all that decides what the run learns."""
+    data = [digest([frames, _words(cfg, source)]) for frames, source in zip(frames_digests, sources, strict=True)]
+    return digest([what_is_made(cfg), data, model.backbone.digest])
 
 
 def _words(cfg: AdaptConfig, source: PairSource) -> list[Any]:
@@ -180,31 +183,39 @@ def _frames(
     cfg: AdaptConfig,
     model: VideoCLIP,
     source: PairSource,
-    source_digest: str,
+    frames: str,
     decoders: Decoders | None,
     open_cache: OpenCache | None,
 ) -> FrameReader:
+    """What reads the clips of a source; `frames` is the digest of their frames."""
     if decoders is not None:
         assert isinstance(source, VideoSource)
         return RawVideos(source, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders)
     if open_cache is not None:
-        return open_cache(source, source_digest)
+        return open_cache(source, frames)
     return JpegFrames(source, model.backbone.preprocess, cfg.num_frames)
 
 
 def _splits(
-    cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames: list[FrameReader]
-) -> Iterator[Split]:
-    """The training clips, then the validation clips."""
+    cfg: AdaptConfig,
+    model: VideoCLIP,
+    sources: list[PairSource],
+    frames_digests: list[str],
+    decoders: Decoders | None,
+    open_cache: OpenCache | None,
+) -> list[Split]:
+    """The training clips, then the validation clips where there are any."""
+    pairs = zip(sources, frames_digests, strict=True)
+    frames = [_frames(cfg, model, source, key, decoders, open_cache) for source, key in pairs]
     texts = [text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for source in sources]
     _warn_of_chinese(cfg, model, texts[0])
-    read_captions = (
-        cfg.wants_captions,
-        cfg.acg is not None,
-    )  # the frame-caption loss reads none of the validation clips
-    for source, source_frames, table, captioned in zip(sources, frames, texts, read_captions, strict=False):
-        captions = caption_table(source, model, cfg.num_frames) if captioned else None
-        yield Split(source.num_clips, source_frames, table, captions)
+    reads_captions = [cfg.wants_captions, cfg.acg is not None]  # validation does without the frame-caption loss
+    captions = [
+        caption_table(source, model, cfg.num_frames) if reads else None
+        for source, reads in zip(sources, reads_captions, strict=False)
+    ]
+    num_clips = [source.num_clips for source in sources]
+    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, strict=True)]
 
 
 def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> None:
@@ -252,14 +263,18 @@ def _seed_drop_path(model: VideoCLIP) -> DropPathRng:
     return drops
 
 
-def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim) -> Progress:
-    """Puts back what the checkpoint holds of the model and of `optim`; a new Progress where there is no checkpoint."""
+def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: DistContext) -> Progress:
+    """Puts back what the checkpoint holds of the model and of `optim`; a new Progress where there is no checkpoint.
+
+    Raises M2raapError where the processes do not hold the same.
+    """
     progress = load_checkpoint(path, key, model, optim.optimiser) or Progress()
     if optim.scaler is not None and progress.loss_scale:
         optim.scaler.load_state_dict(progress.loss_scale)
     if optim.bias is not None and progress.bias is not None:
         optim.bias.data.fill_(progress.bias)
     optim.grad_cache.micro = progress.micro_batch or optim.grad_cache.micro
+    dist_context.assert_same("data, settings or checkpoints", digest([key, progress.step]))
     return progress
 
 

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import socket
-import urllib.parse
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +13,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
-from m2raap.models.foreign_code import no_foreign_code
+from m2raap.models.hub import loading
 from m2raap.models.open_clip_config import CONFIG_NAME, read_model_config
 from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import OpenClipText
@@ -81,10 +74,8 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
     import open_clip
     from open_clip.transform import PreprocessCfg
 
-    quiet, code = quiet_loggers("root", "huggingface_hub"), no_foreign_code(f"backbone '{display_name}'")
     try:
-        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub(name), code:
-            warnings.simplefilter("ignore")
+        with loading(f"backbone '{display_name}'", name, "root"):
             model_cfg = read_model_config(name)
             clip = open_clip.create_model(
                 name,
@@ -143,58 +134,3 @@ def _write(description: dict[str, Any], folder: Path) -> None:
 def from_description(folder: Path) -> Backbone:
     """An untrained model of the shape of a folder that a Backbone has written."""
     return _make(f"local-dir:{folder}", None, load_weights=False, quick_gelu=False, display_name=str(folder))
-
-
-@contextlib.contextmanager
-def quiet_loggers(*names: str) -> Iterator[None]:
-    """open_clip and the hub client log what we raise as errors, retries and all."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def from_cache_alone(named_by: str) -> Iterator[None]:
-    """Inside, no hub is asked: what a folder names, and nobody asked for, is taken from this machine or not at all.
-
-    `named_by`: the sentence about who names it, added to the M2raapError where it cannot be had.
-    """
-    from huggingface_hub import constants
-
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    except M2raapError as error:
-        raise M2raapError(f"{error} {named_by}") from error
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-@contextlib.contextmanager
-def no_waiting_for_a_hub(name: str) -> Iterator[None]:
-    """Without a route to the hub its client retries for a minute a file: look once, then let it use only its cache.
-
-    A local-dir is never looked up anywhere.
-    """
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-    if name.startswith("local-dir:"):
-        constants.HF_HUB_OFFLINE = True
-    elif not before and not proxied:
-        url = urllib.parse.urlsplit(constants.ENDPOINT)
-        try:
-            socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before

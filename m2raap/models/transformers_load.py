@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.config import BackboneConfig
-from m2raap.models.foreign_code import no_foreign_code
-from m2raap.models.open_clip_load import no_waiting_for_a_hub, quiet_loggers
+from m2raap.models.hub import loading
 from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import TransformersText
 from m2raap.models.vision_transformers import TransformersVit
@@ -36,10 +34,8 @@ def load(cfg: BackboneConfig) -> Backbone:
     local = Path(name).is_dir()
     if cfg.model.startswith("local-dir:") and not (Path(name) / "config.json").is_file():
         raise M2raapError(f"backbone '{cfg.model}': {name} holds no config.json (transformers' form)")
-    quiet, code = quiet_loggers("transformers", "huggingface_hub"), no_foreign_code(f"backbone '{cfg.model}'")
     try:
-        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub("local-dir:" if local else name), code:
-            warnings.simplefilter("ignore")
+        with loading(f"backbone '{cfg.model}'", "local-dir:" if local else name, "transformers"):
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             _check_family(cfg.model, config)
             if cfg.random_init:
@@ -67,8 +63,7 @@ def from_description(folder: Path) -> Backbone:
     import transformers
 
     try:
-        quiet, code = quiet_loggers("transformers", "huggingface_hub"), no_foreign_code(str(folder))
-        with quiet, no_waiting_for_a_hub("local-dir:"), code:
+        with loading(str(folder), "local-dir:", "transformers"):
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _check_family(str(folder), config)
             model = transformers.AutoModel.from_config(config, trust_remote_code=False)
