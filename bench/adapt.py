@@ -95,7 +95,7 @@ def flop(cfg: AdaptConfig, source: ListSource) -> float:
 def patch_major(self: Stan, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
     """STAN's branch over one sequence (B, 1 + P x T, D), rearranged for every attention as in the released code."""
     frames = mask_BT.shape[1]
-    tower: Any = self._backbone[0].vision
+    tower: Any = self.backbone.vision
     position_SD = tower.positions()
     first = levels[0]
     batch, _, size, width = first.shape

@@ -63,7 +63,7 @@ def export_onnx(model: VideoCLIP, folder: Path, num_frames: int) -> dict[str, fl
         names = ["tokens"] if name == "text" else ["frames", "mask"]
         path = folder / f"{name}.onnx"
         _write(module.eval(), inputs[2], names, name, path)
-        differences[name] = max(_difference(path, module, names, inputs[size]) for size in CHECKED_BATCHES)
+        differences[name] = max(largest_difference(path, module, names, inputs[size]) for size in CHECKED_BATCHES)
         if not differences[name] <= PARITY:
             raise M2raapError(
                 f"{path.name}: onnxruntime and PyTorch differ by {differences[name]:.1e}, allowed {PARITY:.0e}; not exported"
@@ -118,7 +118,11 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outp
         ) from error
 
 
-def _difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -> float:
+def largest_difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -> float:
+    """The largest difference between the outputs of a graph in onnxruntime and of its module in PyTorch, for the same inputs.
+
+    `names` are the graph's inputs in the module's order. Raises M2raapError where onnxruntime does not run the graph.
+    """
     import numpy as np
     import onnxruntime
 
