@@ -1,6 +1,6 @@
-"""One step: what is drawn for it, and what the towers say of any run of its clips.
+"""One step: the random choices for it, and the features of any run of its clips.
 
-What is drawn is a function of (seed, step, place in the batch), so that chunks of a batch and shares of several processes
+The choices are a function of (seed, step, place in the batch), so that chunks of a batch and shares of several processes
 are encoded as the whole batch would be. B clips, T frames, K texts a clip, E size of the common space.
 """
 
@@ -24,14 +24,20 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 @dataclass(frozen=True)
 class Step:
+    """The random choices of a step (from 1). `rows_KB` are rows of the text table.
+
+    `caption_keep_B`: the clips whose captions ACG sees; None without ACG.
+    """
+
     number: int
-    clips: np.ndarray  # (B,)
-    rows_KB: np.ndarray  # of the text table
-    caption_keep_B: Tensor | None  # whose captions ACG sees
+    clips_B: np.ndarray
+    rows_KB: np.ndarray
+    caption_keep_B: Tensor | None
     batch_texts: BatchTexts
 
 
 def draw_step(state: TrainState, number: int) -> Step:
+    """The clips, texts and kept captions of step `number` (from 1), the same in every process."""
     cfg, train = state.cfg, state.train
     clips = state.sampler.clips(number)
     rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
@@ -44,7 +50,7 @@ def draw_step(state: TrainState, number: int) -> Step:
 
 
 def gradients(state: TrainState, step: Step) -> float:
-    """Puts the gradients of the step's loss into `.grad`. The loss; M2raapError where it is not finite."""
+    """Puts the gradients of the step's loss into `.grad` and returns the loss. Raises M2raapError where it is not finite."""
     scale = state.model.backbone.logit_scale
 
     def loss_of(features: Features) -> Tensor:
@@ -56,19 +62,19 @@ def gradients(state: TrainState, step: Step) -> float:
         return loss
 
     scale_loss = state.optim.scaler.scale if state.optim.scaler else None
-    return state.optim.grad_cache(len(step.clips), partial(encode, state, step), loss_of, scale_loss)
+    return state.optim.grad_cache(len(step.clips_B), partial(encode, state, step), loss_of, scale_loss)
 
 
 def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int, int] | None = None) -> Features:
     """The features of clips start .. stop of the batch, with a graph where gradients are enabled.
 
-    `then` is the run of clips that is wanted next, so that it is read meanwhile; None: the next step's first.
+    `then` is the run of clips that is encoded next, and is read meanwhile; None: the first run of the next step.
     """
     cfg, model, train = state.cfg, state.model, state.train
     device = model.backbone.device
-    clips, rows_KB = step.clips[start:stop], step.rows_KB[:, start:stop]
+    clips, rows_KB = step.clips_B[start:stop], step.rows_KB[:, start:stop]
     inputs, mask_BT = state.prefetcher.get((step.number, start, stop), state.next_place(step.number, then))
-    state.drops.begin([cfg.seed, 2, step.number], len(step.clips), start, stop)
+    state.drops.begin([cfg.seed, 2, step.number], len(step.clips_B), start, stop)
     model.temporal.train()
     needs_vectors = bool(cfg.mug_weight or cfg.fcc_weight)
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
@@ -76,18 +82,20 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         acg_captions = None
         if captions is not None and step.caption_keep_B is not None:
             acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
-        there_BT = mask_BT.to(device)
-        vectors_BTE = train.frames.frame_vectors(model, inputs.to(device), there_BT)
-        video_BE = model.pool(vectors_BTE, there_BT, acg_captions)
+        device_mask_BT = mask_BT.to(device)
+        vectors_BTE = train.frames.frame_vectors(model, inputs.to(device), device_mask_BT)
+        video_BE = model.pool(vectors_BTE, device_mask_BT, acg_captions)
         reversed_BE = None
         if cfg.reversal_weight:
             backwards = reverse_frames(inputs, mask_BT, train.frames.time_dim).to(device)
             if acg_captions is not None:
                 acg_captions = (
-                    reverse_frames(acg_captions[0], there_BT, 1),
-                    reverse_frames(acg_captions[1], there_BT, 1),
+                    reverse_frames(acg_captions[0], device_mask_BT, 1),
+                    reverse_frames(acg_captions[1], device_mask_BT, 1),
                 )
-            reversed_BE = model.pool(train.frames.frame_vectors(model, backwards, there_BT), there_BT, acg_captions)
+            reversed_BE = model.pool(
+                train.frames.frame_vectors(model, backwards, device_mask_BT), device_mask_BT, acg_captions
+            )
         rows = torch.from_numpy(rows_KB.ravel())
         tokens: list[Tensor] = []
         if cfg.mug_weight:
@@ -98,7 +106,7 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
             text_RE = model.encode_text(train.texts.tokens_NL[rows].to(device))
     by_clip = [part.unflatten(0, rows_KB.shape).transpose(0, 1) for part in (text_RE, *tokens)]
     return Features(
-        mask_BT=there_BT,
+        mask_BT=device_mask_BT,
         video_BE=video_BE,
         text_BKE=by_clip[0],
         vectors_BTE=vectors_BTE if needs_vectors else None,

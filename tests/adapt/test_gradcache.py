@@ -58,7 +58,7 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of step 1."""
     try:
         step = steps.draw_step(run, 1)
-        assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips), (
+        assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips_B), (
             "there are twins"
         )
         loss = steps.gradients(run, step)
