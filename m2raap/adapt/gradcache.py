@@ -19,7 +19,7 @@ from m2raap.adapt.objective import Features
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 
-Encode = Callable[[int, int, tuple[int, int] | None], Features]  # start, stop, and the chunk that is wanted next
+Encode = Callable[[int, int, tuple[int, int] | None], Features]  # start, stop, and the chunk that is encoded next
 Chunk = tuple[int, int]
 
 
@@ -49,7 +49,7 @@ class GradCache:
         loss_of: Callable[[Features], Tensor],
         scale: Callable[[Tensor], Tensor] | None = None,
     ) -> float:
-        """The loss of `batch` clips. `scale` is what the loss goes through before it goes back (fp16)."""
+        """The loss of `batch` clips. `scale` multiplies the loss before the backward pass (in fp16)."""
         scale = scale or (lambda loss: loss)
         share = self.dist_context.local_slice(batch)
         self._forget(self.of_loss)
@@ -58,7 +58,7 @@ class GradCache:
             chunk_features = self._first_pass(share, encode)
             if self.dist_context.world_size > 1 or len(chunk_features) > 1:
                 break
-            try:  # one chunk is the batch: its graph goes back at once
+            try:  # the only chunk is the whole batch, and its graph is still there: no second pass
                 loss = loss_of(chunk_features[0])
                 scale(loss).backward()
                 return float(loss.detach())
@@ -95,7 +95,7 @@ class GradCache:
                 with torch.set_grad_enabled(len(chunks) == 1):
                     return [encode(*chunk, then) for chunk, then in zip(chunks, after, strict=True)]
             except torch.cuda.OutOfMemoryError:
-                pass  # what the exception holds has to be let go before the chunks are smaller
+                pass  # the exception has to be released, and the tensors that it holds with it, before the chunks get smaller
             self._halve(share)
 
     def _second_pass(self, share: Chunk, encode: Encode, kept: Features | None, gradients: dict[str, Tensor]) -> None:
@@ -140,7 +140,7 @@ def _without_graph(features: Features) -> Features:
 
 
 def _back(features: Features, chunk: Chunk, gradients: dict[str, Tensor]) -> None:
-    """The chunk's rows of the gradients go back through its graph."""
+    """Backward pass of a chunk, from its rows of the gradients of the batch's features."""
     ends = [(tensor, gradients[name]) for name, tensor in features.vectors().items() if name in gradients]
     ends = [(tensor, gradient[slice(*chunk)]) for tensor, gradient in ends if tensor.requires_grad]
     if ends:

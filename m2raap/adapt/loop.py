@@ -33,7 +33,8 @@ from m2raap.core.errors import M2raapError
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """`finished` is False only after `stop_after`. Scores are R@1 on the val clips (0..1), mean over languages."""
+    """What a run came to. `finished` is False only after `stop_after`. Scores: R@1 (0..1) on the validation clips, mean over
+    languages; `start_score` is that before the first step."""
 
     finished: bool
     model_dir: Path
@@ -58,7 +59,7 @@ def adapt(
     dist_context: DistContext | None = None,
     caches: Path | None = None,
 ) -> AdaptResult:
-    """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` hears of every step.
+    """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` is called after every step.
 
     `stop_after` leaves the run after that step as a kill would. Of several processes (`dist_context`) all call this with the same
     arguments, and the first one writes. `caches`: where frozen prefixes are kept, for other runs to share; None: in
@@ -132,7 +133,10 @@ def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
 
 
 def _validate_and_keep(state: TrainState) -> None:
-    """Log R@1 on the val clips; keep the weights where it is higher than ever before. The others wait at the next step."""
+    """Logs R@1 on the validation clips; keeps the weights where it is higher than ever before.
+
+    The main process does it alone; the others wait for it in the next step.
+    """
     if state.val is None or state.logs is None:
         return
     scores = validate(state.model, state.val)
@@ -171,7 +175,7 @@ def _result(state: TrainState, loss: float, finished: bool) -> AdaptResult:
 
 
 def _best_or_last(state: TrainState) -> int:
-    """Puts the weights in place that are kept; the step that they are of."""
+    """Puts the weights that the settings keep into the model. The step after which the model had them."""
     if state.cfg.keep == "last" or state.val is None or not state.dist_context.is_main:
         return state.progress.step
     put_weights(state.model, state.progress.best)
@@ -179,7 +183,7 @@ def _best_or_last(state: TrainState) -> int:
 
 
 def _write_model(state: TrainState, result: AdaptResult, kept: int) -> None:
-    """model/ as a whole or not at all, then the scratch folder goes."""
+    """Writes model/ as a whole or not at all, then removes the scratch folder."""
     state.model.eval()
     if state.cfg.lora is not None:
         merge_lora(state.model)

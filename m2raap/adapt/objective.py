@@ -1,4 +1,4 @@
-"""The loss of a step, a pure function of what the towers said: one place for all terms, however the batch was encoded.
+"""The loss of a step, a pure function of the features of the batch, however the batch was encoded.
 
 B clips, T frames, K texts a clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
 that chunks and shares of a batch are joined along it.
@@ -22,7 +22,7 @@ from m2raap.models.mug import mug_scores
 
 @dataclass(frozen=True)
 class Features:
-    """What the towers say of B clips. None: no term of the loss reads it."""
+    """The features of B clips that the loss reads. None: no term of the loss reads this tensor."""
 
     mask_BT: Tensor
     video_BE: Tensor
@@ -35,12 +35,12 @@ class Features:
     captioned_BT: Tensor | None = None
 
     def present(self) -> dict[str, Tensor]:
-        """The tensors that are there."""
+        """The tensors that are not None, by name."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def vectors(self) -> dict[str, Tensor]:
-        """Those with a gradient: all but the masks."""
+        """The tensors that may have a gradient: all but the masks, by name."""
         return {name: tensor for name, tensor in self.present().items() if tensor.is_floating_point()}
 
     def replace(self, tensors: dict[str, Tensor]) -> Features:
@@ -55,8 +55,11 @@ class Features:
 
 @dataclass(frozen=True)
 class BatchTexts:
-    """The texts of the whole batch, for finding twins: K lists of B, and the clips that own a text; and B lists of the
-    captions of T frames."""
+    """The texts of the whole batch, by which pairs of clips that share a text are left out of the negatives.
+
+    `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `captions`: B
+    lists of the captions of T frames.
+    """
 
     texts: list[list[str]]
     owners: dict[str, list[int]]

@@ -15,7 +15,9 @@ from m2raap.models.video_clip import VideoCLIP
 
 
 def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
-    """Set requires_grad: the temporal module, the last vision layers, the text tower and the temperature as asked."""
+    """Set requires_grad: the temporal module, the last vision layers, the text tower and the temperature, as the settings
+    say. Raises M2raapError where the backbone has fewer layers.
+    """
     backbone = model.backbone
     vision, layers = backbone.vision, cfg.train_vision_layers
     if layers > backbone.num_layers:

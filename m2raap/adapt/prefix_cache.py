@@ -1,4 +1,4 @@
-"""What the frozen vision layers say about every frame, kept on disk: the training then starts behind them.
+"""The outputs of the frozen vision layers for every frame, kept on disk, so that training starts behind these layers.
 
 `prefix` keeps the tokens that enter the last layers, `levels` all that the temporal module reads of them.
 B clips, V levels (1 for prefix), T frames, S tokens a frame, D vision width. float16, one row a clip, memory-mapped.
@@ -34,20 +34,20 @@ SAVE_EVERY_CHUNKS = 64
 
 @dataclass(frozen=True)
 class PrefixLayout:
-    """What to keep: `depth` is how many last vision layers the prefix stops before."""
+    """What the cache keeps. `depth`: how many vision layers at the end of the tower come after the prefix."""
 
     kind: Literal["prefix", "levels"]
     depth: int
     num_frames: int
 
     def tokens_of(self, model: VideoCLIP, images_BTCHW: Tensor) -> Tensor:
-        """(B, V, T, S, D)"""
+        """The tokens (B, V, T, S, D) that are kept of images (B, T, 3, S, S)."""
         prefix = model.backbone.prefix_tokens(images_BTCHW.flatten(0, 1), self.depth).unflatten(
             0, images_BTCHW.shape[:2]
         )
         if self.kind == "prefix":
             return prefix[:, None]
-        mask_BT = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # each frame is kept by itself
+        mask_BT = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # none is padding
         return torch.stack(model.levels_of_prefix(prefix, mask_BT, self.depth), 1)
 
     def shape(self, model: VideoCLIP, num_clips: int) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class PrefixLayout:
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Tokens of all clips, and which frames are there."""
+    """The tokens of all clips, and the mask of the frames that are no padding."""
 
     plan: PrefixLayout
     tokens_BVTSD: np.ndarray
@@ -113,9 +113,9 @@ def open_prefix_cache(
 
 
 def drop_caches(root: Path) -> None:
-    """Removes the caches of `root` that nobody is making."""
+    """Removes the caches of `root` that no run is writing at the moment."""
     _make_room(root, "", -1)
-    with contextlib.suppress(OSError):  # another run is at work in it, or it is gone
+    with contextlib.suppress(OSError):  # another run uses the folder, or has removed it
         for lock in root.glob("*.lock"):
             lock.unlink()
         root.rmdir()
@@ -161,7 +161,10 @@ def _make(
 
 @contextlib.contextmanager
 def _held(lock: Path, wait: bool = True) -> Iterator[None]:
-    """For one process at a time; the system lets go when it dies. Without `wait`, BlockingIOError where it is taken."""
+    """Holds the lock file against other processes; the system releases it when this process dies.
+
+    Raises BlockingIOError, without `wait`, where another process holds it.
+    """
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
@@ -179,7 +182,7 @@ def _make_room(root: Path, key: str, limit_bytes: float) -> None:
         if left <= limit_bytes:
             return
         with contextlib.suppress(BlockingIOError), _held(root / f"{folder.name}.lock", wait=False):
-            shutil.rmtree(folder)  # whoever still reads it keeps what is open
+            shutil.rmtree(folder)  # a process that has its files open can go on reading them
             left -= size
 
 

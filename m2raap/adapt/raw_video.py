@@ -36,16 +36,16 @@ class VideoSource(PairSource, Protocol):
     def limits(self) -> VideoConfig: ...
 
     def video(self, clip: int) -> ClipFile:
-        """Raises M2raapError where the file is not there any more."""
+        """The video file and the times of the clip in it. Raises M2raapError where the file does not exist any more."""
         ...
 
     def video_digest(self, clip: int) -> str:
-        """Names the bytes of the clip's video file."""
+        """A digest of the bytes of the clip's video file."""
         ...
 
 
 def videos_digest(source: VideoSource) -> str:
-    """SHA-256 over ids, texts, times and the bytes of every video."""
+    """32 hex digits of SHA-256 over ids, texts, times and the bytes of every video."""
     state = hashlib.sha256()
     for clip, clip_id in enumerate(source.clip_ids):
         file = source.video(clip)
@@ -89,7 +89,7 @@ class Decoders:
 
 @dataclass(frozen=True)
 class RawVideos:
-    """The pixels of clips from their video files. Holds no more than the batch that is asked for."""
+    """The pixels of clips, decoded from their video files batch by batch."""
 
     source: VideoSource
     preprocess: Preprocess

@@ -43,9 +43,9 @@ def _quiet_loggers(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def from_cache_alone(named_by: str) -> Iterator[None]:
-    """Inside, no hub is asked: what a folder names, and nobody asked for, is taken from this machine or not at all.
+    """Inside, no hub is asked: a model that a folder names, not the user, is loaded from this machine or not at all.
 
-    `named_by`: the sentence about who names it, added to the M2raapError where it cannot be had.
+    `named_by`: a sentence saying which file names the model, added to the M2raapError where it cannot be loaded.
     """
     from huggingface_hub import constants
 
@@ -60,9 +60,9 @@ def from_cache_alone(named_by: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_waiting_for_a_hub(name: str) -> Iterator[None]:
-    """Without a route to the hub its client retries for a minute a file: look once, then let it use only its cache.
+    """Inside, the hub's client uses only its cache where the hub cannot be reached; it would retry a minute for each file.
 
-    A local-dir is never looked up anywhere.
+    Whether the hub can be reached is tried once. No hub is asked for a local-dir.
     """
     from huggingface_hub import constants
 

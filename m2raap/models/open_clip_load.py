@@ -1,4 +1,4 @@
-"""open_clip models: by name and tag, from a hub, from a folder; what cannot be had is said in one sentence."""
+"""open_clip models: by name and tag, from a hub, from a folder. A model that cannot be loaded is one M2raapError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model's files say that pixels are prepared, judged: a value that is none makes vectors that are none."""
+"""Checks the preparation of pixels that a model's files describe: with impossible values all vectors would be useless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Preprocess
 
-LEAST_STD, LARGEST = 1e-3, 1e3  # pixels are 0..1 before; beyond these nothing of a picture is left in fp32 or fp16
+LEAST_STD, LARGEST = 1e-3, 1e3  # for pixels 0..1; beyond these limits nothing of a picture is left in fp32 or fp16
 KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash")}
 
 
