@@ -80,24 +80,7 @@ def adapt(
                 step = state.progress.step + 1
                 if stop_after is not None and step > stop_after:
                     return _result(state, loss, finished=False)
-                started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
-                multiplier = lr_multiplier(step, state.steps, cfg.warmup_steps, cfg.lr_floor)
-                set_rates(state.optim.optimiser, multiplier)
-                loss, grad_norm = _learn(state, step)
-                state.progress.step = step
-                line = {"step": step, "loss": loss, "lr_multiplier": multiplier, "grad_norm": grad_norm}
-                if state.logs is not None:
-                    state.logs.write(line | {"gates": state.model.gates()})
-                if step % cfg.val_every_steps == 0 or step == state.steps:
-                    _validate_and_keep(state)
-                spent_s = time.perf_counter() - started
-                if state.logs is not None:
-                    wait_s = state.prefetcher.data_wait_s
-                    state.logs.write_timing({"step": step, "seconds": spent_s, "data_wait_s": wait_s})
-                if step % cfg.checkpoint_every_steps == 0 and step < state.steps:
-                    _checkpoint(state)
-                pairs = state.sampler.size * cfg.texts_per_clip / spent_s
-                report(f"loss {loss:.3f}, {pairs:.3g} pairs/s", step, state.steps)
+                loss = _train_step(state, step, report)
             kept = _best_or_last(state)
             result = _result(state, loss, finished=True)
             if state.dist_context.is_main:
@@ -105,6 +88,29 @@ def adapt(
             return result
         finally:
             state.close()
+
+
+def _train_step(state: TrainState, step: int, report: Report) -> float:
+    """Trains step `step` (from 1), writes the logs, and validates and saves a checkpoint where they are due. The loss."""
+    started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
+    multiplier = lr_multiplier(step, state.steps, state.cfg.warmup_steps, state.cfg.lr_floor)
+    set_rates(state.optim.optimiser, multiplier)
+    loss, grad_norm = _learn(state, step)
+    state.progress.step = step
+    line = {"step": step, "loss": loss, "lr_multiplier": multiplier, "grad_norm": grad_norm}
+    if state.logs is not None:
+        state.logs.write(line | {"gates": state.model.gates()})
+    if step % state.cfg.val_every_steps == 0 or step == state.steps:
+        _validate_and_keep(state)
+    spent_s = time.perf_counter() - started
+    if state.logs is not None:
+        wait_s = state.prefetcher.data_wait_s
+        state.logs.write_timing({"step": step, "seconds": spent_s, "data_wait_s": wait_s})
+    if step % state.cfg.checkpoint_every_steps == 0 and step < state.steps:
+        _checkpoint(state)
+    pairs = state.sampler.size * state.cfg.texts_per_clip / spent_s
+    report(f"loss {loss:.3f}, {pairs:.3g} pairs/s", step, state.steps)
+    return loss
 
 
 def _learn(state: TrainState, number: int) -> tuple[float, float | None]:

@@ -96,23 +96,29 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
             reversed_BE = model.pool(
                 train.frames.frame_vectors(model, backwards, device_mask_BT), device_mask_BT, acg_captions
             )
-        rows = torch.from_numpy(rows_KB.ravel())
-        tokens: list[Tensor] = []
-        if cfg.mug_weight:
-            text_RE, *tokens = model.encode_text_tokens(train.texts.tokens_NL[rows].to(device))
-        elif state.text_features_NE is not None:
-            text_RE = state.text_features_NE[rows.to(device)]
-        else:
-            text_RE = model.encode_text(train.texts.tokens_NL[rows].to(device))
-    by_clip = [part.unflatten(0, rows_KB.shape).transpose(0, 1) for part in (text_RE, *tokens)]
+        text_BKE, *tokens = _encode_texts(state, rows_KB)
     return Features(
         mask_BT=device_mask_BT,
         video_BE=video_BE,
-        text_BKE=by_clip[0],
+        text_BKE=text_BKE,
         vectors_BTE=vectors_BTE if needs_vectors else None,
         reversed_BE=reversed_BE,
-        token_BKLE=by_clip[1] if tokens else None,
-        token_mask_BKL=by_clip[2] if tokens else None,
+        token_BKLE=tokens[0] if tokens else None,
+        token_mask_BKL=tokens[1] if tokens else None,
         caption_BTE=captions[0] if captions and cfg.fcc_weight else None,
         captioned_BT=captions[1] if captions and cfg.fcc_weight else None,
     )
+
+
+def _encode_texts(state: TrainState, rows_KB: np.ndarray) -> list[Tensor]:
+    """Text features (B, K, E); with Mug also those of the tokens (B, K, L, E), and which tokens count (B, K, L)."""
+    model, device = state.model, state.model.backbone.device
+    rows = torch.from_numpy(rows_KB.ravel())
+    parts: tuple[Tensor, ...]
+    if state.cfg.mug_weight:
+        parts = model.encode_text_tokens(state.train.texts.tokens_NL[rows].to(device))
+    elif state.text_features_NE is not None:
+        parts = (state.text_features_NE[rows.to(device)],)
+    else:
+        parts = (model.encode_text(state.train.texts.tokens_NL[rows].to(device)),)
+    return [part.unflatten(0, rows_KB.shape).transpose(0, 1) for part in parts]
