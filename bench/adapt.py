@@ -53,16 +53,16 @@ def made_up(num: int, frames: int = 8) -> ListSource:
     rng = np.random.default_rng([0])
     jpegs = []
     for _ in range(num):
-        here = []
+        clip_jpegs = []
         for _ in range(frames):
             sink = io.BytesIO()
             small = rng.integers(0, 255, (9, 16, 3), dtype=np.uint8)
             Image.fromarray(small).resize((456, 256), Image.Resampling.BICUBIC).save(sink, "JPEG", quality=90)
-            here.append(sink.getvalue())
-        jpegs.append(here)
+            clip_jpegs.append(sink.getvalue())
+        jpegs.append(clip_jpegs)
     texts = [" ".join(rng.permutation(TEXT.split(" "))) for _ in range(num)]
-    said: list[list[str | None]] = [[f"{text} {t}" for t in range(frames)] for text in texts]
-    return ListSource([f"c{i}" for i in range(num)], jpegs, [[("en", text, "raw")] for text in texts], said)
+    frame_captions: list[list[str | None]] = [[f"{text} {t}" for t in range(frames)] for text in texts]
+    return ListSource([f"c{i}" for i in range(num)], jpegs, [[("en", text, "raw")] for text in texts], frame_captions)
 
 
 def config(model: str, batch: int, steps: int, **changes: Any) -> AdaptConfig:
@@ -95,7 +95,7 @@ def flop(cfg: AdaptConfig, source: ListSource) -> float:
 def patch_major(self: Stan, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
     """STAN's branch over one sequence (B, 1 + P x T, D), rearranged for every attention as in the released code."""
     frames = mask_BT.shape[1]
-    tower: Any = self._backbone[0].vision
+    tower: Any = self.backbone.vision
     position_SD = tower.positions()
     first = levels[0]
     batch, _, size, width = first.shape
@@ -146,10 +146,10 @@ def modules(model: str, batch: int, steps: int, every: bool) -> None:
         f"{'module':<26}{'s a step':>10}{'waiting':>9}{'TFLOP':>8}{'GFLOP/s':>9}{'to mean':>9}{'FLOP say':>10}{'off by':>8}"
     )
     for name, (seconds, waited, _) in times.items():
-        ratio, said = seconds / times["mean"][0], flops[name] / flops["mean"]
+        ratio, flop_ratio = seconds / times["mean"][0], flops[name] / flops["mean"]
         print(
             f"{name:<26}{seconds:>10.2f}{waited / seconds:>8.1%}{flops[name] / 1e12:>9.2f}"
-            f"{flops[name] / seconds / 1e9:>9.0f}{ratio:>8.2f}x{said:>9.2f}x{ratio / said:>7.2f}x"
+            f"{flops[name] / seconds / 1e9:>9.0f}{ratio:>8.2f}x{flop_ratio:>9.2f}x{ratio / flop_ratio:>7.2f}x"
         )
     stan_s = times["stan"][0]
     print(f"the released layout takes {times['stan, released layout'][0] / stan_s:.2f}x the time of ours\n")

@@ -1,6 +1,6 @@
-"""Which clips stand in a step, and the pixels of a clip. No corpus folders here.
+"""The choice of the clips of a step, and the pixels of a clip. Nothing in this file knows the folders of a corpus.
 
-Everything is a function of (seed, step): a resumed run draws what the undisturbed one would have drawn.
+The choice is a function of (seed, step): a resumed run draws what the undisturbed run would have drawn.
 B clips, T frames.
 """
 
@@ -23,11 +23,11 @@ from m2raap.models.backbone import Preprocess
 from m2raap.models.images import images_from_jpegs
 from m2raap.models.video_clip import VideoCLIP
 
-GROUPING_CHUNK = 4096  # alike clips are looked for among this many: memory and time stay bounded
+GROUPING_CHUNK = 4096  # clips among which similar ones are searched for, so that memory and time stay bounded
 
 
 class PairSource(Protocol):
-    """Clips with their frames and texts, wherever they lie."""
+    """Clips with their frames and texts, wherever these are stored."""
 
     @property
     def num_clips(self) -> int: ...
@@ -46,12 +46,12 @@ class PairSource(Protocol):
 
 @dataclass
 class ListSource:
-    """A PairSource in memory."""
+    """A PairSource in memory: of every clip its id, frames, (lang, text, origin) triples and captions of frames."""
 
     clip_ids: list[str]
     jpegs: list[list[bytes]]
     pairs: list[list[tuple[str, str, str]]]
-    said: list[list[str | None]] = field(default_factory=list)
+    frame_captions: list[list[str | None]] = field(default_factory=list)
 
     @property
     def num_clips(self) -> int:
@@ -64,11 +64,11 @@ class ListSource:
         return self.pairs[clip]
 
     def captions(self, clip: int) -> list[str | None]:
-        return self.said[clip] if self.said else [None] * len(self.jpegs[clip])
+        return self.frame_captions[clip] if self.frame_captions else [None] * len(self.jpegs[clip])
 
 
 def frames_digest(source: PairSource) -> str:
-    """SHA-256 over ids and every frame."""
+    """32 hex digits of SHA-256 over the ids and the frames of all clips."""
     state = hashlib.sha256()
     for clip, clip_id in enumerate(source.clip_ids):
         state.update(repr(clip_id).encode())
@@ -78,7 +78,11 @@ def frames_digest(source: PairSource) -> str:
 
 
 def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
-    """(T, 3, S, S) and the mask (T,). More frames are thinned to the middles of T equal segments, fewer are padded."""
+    """Images (T, 3, S, S) of a clip, and the mask (T,) of those that are no padding.
+
+    Of more than T frames, the middles of T equal segments are taken; fewer are padded. Raises M2raapError naming a clip
+    without frames, or with a frame that cannot be read.
+    """
     jpegs = source.frames(clip)
     if not jpegs:
         raise M2raapError(f"clip '{source.clip_ids[clip]}' has no frames: drop it before adapt")
@@ -91,14 +95,14 @@ def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Prep
 
 
 def padded(images_KCHW: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-    """(T, 3, S, S), zeros behind the K <= T frames that are there, and the mask (T,)."""
+    """Images (T, 3, S, S), the K <= T given ones and zeros behind them, and the mask (T,) of the given ones."""
     count = len(images_KCHW)
     filled = torch.cat([images_KCHW, images_KCHW.new_zeros(num_frames - count, *images_KCHW.shape[1:])])
     return filled, torch.arange(num_frames) < count
 
 
 def reverse_frames(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
-    """`inputs` (B, ..., T at `time_dim`, ...) with the frames that are there in reversed order; padding stays behind."""
+    """`inputs` (B, ..., T at `time_dim`, ...) with the frames of each clip in reversed order; padding stays behind them."""
     count_B = mask_BT.sum(1, keepdim=True)
     place_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device).expand_as(mask_BT)
     source_BT = torch.where(mask_BT, count_B - 1 - place_BT, place_BT)
@@ -109,7 +113,7 @@ def reverse_frames(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
 
 @dataclass(frozen=True)
 class JpegFrames:
-    """The pixels of clips, decoded anew each time: for a prefix that is too large to keep, or that learns."""
+    """The pixels of clips, decoded anew each time: for vision layers that learn, or whose cache would be too large."""
 
     source: PairSource
     preprocess: Preprocess
@@ -130,11 +134,11 @@ class JpegFrames:
         return model.frame_vectors_of_images(images_BTCHW, mask_BT)
 
 
-Place = tuple[int, int, int]  # a step, and which run of its batch: start, stop
+Place = tuple[int, int, int]  # a step, and the start and stop of a run of clips in its batch
 
 
 class Prefetcher:
-    """Reads the clips that are wanted next while these are learnt from."""
+    """Reads the next clips while the model learns from the present ones."""
 
     def __init__(self, read: Callable[[Place], tuple[Tensor, Tensor]]) -> None:
         self.read = read
@@ -143,7 +147,7 @@ class Prefetcher:
         self.data_wait_s = 0.0
 
     def get(self, place: Place, then: Place | None) -> tuple[Tensor, Tensor]:
-        """The clips of a place, while those of `then` are begun; `waited_s` grows by how long learning stood still."""
+        """The inputs and mask of a place; the reading of `then` begins. `data_wait_s` grows by the time spent waiting."""
         started = time.perf_counter()
         batch = self.waiting.pop(place).result() if place in self.waiting else self.read(place)
         self.data_wait_s += time.perf_counter() - started
@@ -156,10 +160,11 @@ class Prefetcher:
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """Every epoch a new seeded permutation, cut into whole batches; what is left over waits for the next epoch.
+    """The clips of every step. Each epoch is a new seeded permutation of all clips, cut into whole batches.
 
-    With `group_size` > 1 a batch is made of groups of clips whose `looks_NE` (unit vectors) are alike, so that a step
-    asks what tells like-looking clips apart: what happens in them, in which order.
+    The clips that are left over at the end of an epoch are not trained on in it. With `group_size` > 1 a batch consists of
+    groups of clips whose `looks_NE` (unit vectors) are similar, so that the model has to learn what tells clips of similar
+    looks apart: what happens in them, and in which order.
     """
 
     num_clips: int
@@ -178,14 +183,14 @@ class BatchSampler:
         return self.num_clips // self.size
 
     def epoch(self, step: int) -> int:
-        """0, 1, ... of step 1, 2, ..."""
+        """The epoch (from 0) of a step (from 1)."""
         return (step - 1) // self.steps_per_epoch
 
     def clips(self, step: int) -> np.ndarray:
-        """(B,) clips of step 1, 2, ..."""
+        """(B,) the clips of a step (from 1)."""
         epoch, place = self.epoch(step), (step - 1) % self.steps_per_epoch
         order = self._orders.get(epoch)
-        if order is None:  # the next epoch's is asked for, by the reader ahead, while this one's is still in use
+        if order is None:  # the prefetcher reads the next epoch's order while this epoch's is still in use
             order = self._orders[epoch] = self._order(epoch)
             self._orders.pop(epoch - 2, None)
         return order[place * self.size : (place + 1) * self.size]
@@ -202,7 +207,7 @@ class BatchSampler:
 
 
 def _groups_of_alike(clips: np.ndarray, looks_NE: np.ndarray, size: int) -> list[np.ndarray]:
-    """Greedy: the first clip that is left takes its nearest `size` - 1 of those that are left, and so on."""
+    """Greedy groups: the first clip without a group takes the nearest `size` - 1 others without a group, and so on."""
     similarity = looks_NE[clips] @ looks_NE[clips].T
     np.fill_diagonal(similarity, np.inf)
     left = np.ones(len(clips), bool)

@@ -1,4 +1,4 @@
-"""Auxiliary captions of the frames that training reads, as features: what ACG and the frame-caption loss are fed with.
+"""Auxiliary captions of the frames that training reads, as features: the input of ACG and of the frame-caption loss.
 
 B clips, T frames, N captions, L text tokens, E size of the common space.
 """
@@ -25,47 +25,53 @@ class CaptionedSource(PairSource, Protocol):
     """A PairSource whose frames have captions."""
 
     def captions(self, clip: int) -> list[str | None]:
-        """One a stored key-frame, in order of time; None where it has none."""
+        """The caption of every stored key-frame of the clip, in order of time; None for a frame without a caption."""
         ...
 
 
 @dataclass
 class CaptionTable:
-    """Every caption once, tokenised; and which one belongs to which frame (-1: none)."""
+    """Every distinct caption, tokenised once. `rows_CT` (clips, T) is the caption of each frame; -1 where it has none."""
 
     texts: list[str]
     tokens_NL: Tensor
     rows_CT: np.ndarray
 
     def words(self, clips: np.ndarray) -> list[list[str]]:
-        """The captions of these clips' frames; empty where there is none."""
+        """The captions of these clips' frames, T a clip; an empty text for a frame without a caption."""
         return [[self.texts[row] if row >= 0 else "" for row in rows] for rows in self.rows_CT[clips]]
 
     def encode(self, model: VideoCLIP, clips: np.ndarray) -> Captions:
-        """Features of the captions of these clips' frames. Each distinct caption is encoded once."""
+        """Features (B, T, E) of the captions of these clips' frames, and which frames have one (B, T).
+
+        Each distinct caption is encoded once.
+        """
         rows_BT = self.rows_CT[clips]
         used = np.unique(rows_BT[rows_BT >= 0])
         device, shape = model.backbone.device, rows_BT.shape
-        there_BT = torch.from_numpy(rows_BT >= 0).to(device)
+        captioned_BT = torch.from_numpy(rows_BT >= 0).to(device)
         if not len(used):
-            return torch.zeros(*shape, model.backbone.embed_dim, device=device), there_BT
+            return torch.zeros(*shape, model.backbone.embed_dim, device=device), captioned_BT
         known_NE = model.encode_text(
             self.tokens_NL[torch.from_numpy(used)].to(device)
-        ).float()  # also where autocast is on
+        ).float()  # fp32 also inside autocast
         place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
-        return known_NE[place_BT], there_BT
+        return known_NE[place_BT], captioned_BT
 
 
 def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> CaptionTable:
-    """Raises M2raapError where no frame of the source has a caption: the recipe lacks the stage `caption`."""
+    """The captions of all frames of a source, of each clip `num_frames`.
+
+    Raises M2raapError where no frame of the source has a caption, which is when the recipe lacks the stage `caption`.
+    """
     if not isinstance(source, CaptionedSource):
         raise M2raapError("adapt.acg and fcc_weight need captions of frames; this source has none")
     numbers: dict[str, int] = {}
     rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
     for clip in range(source.num_clips):
-        said = source.captions(clip)
-        for place, frame in enumerate(spread(len(said), num_frames)):
-            if (text := said[frame]) is not None:
+        frame_captions = source.captions(clip)
+        for place, frame in enumerate(spread(len(frame_captions), num_frames)):
+            if (text := frame_captions[frame]) is not None:
                 rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
     if not numbers:
         raise M2raapError(
@@ -76,6 +82,8 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
 
 
 def caption_keep(count: int, share: float, seed: int, step: int) -> Tensor:
-    """(count,) bool: False for a `share` of a step's clips, whose captions ACG does not see, so that it learns to serve
-    without them."""
+    """(count,) bool: False for a random `share` (0..1) of a step's clips.
+
+    ACG does not see the captions of those clips, and so learns to serve clips without captions.
+    """
     return torch.from_numpy(np.random.default_rng([seed, 4, step]).random(count) >= share)

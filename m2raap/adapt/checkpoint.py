@@ -1,4 +1,4 @@
-"""What a run needs to go on where it was: trained weights, optimiser, step, the best so far, length of the log."""
+"""The checkpoint of a run: trained weights, state of the optimiser, step, best weights so far, length of the log."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Progress:
     best_score: float = -1.0
     best: dict[str, Tensor] = field(default_factory=dict)
     start_score: float | None = None
-    bias: float | None = None  # of the objective
-    loss_scale: dict[str, Any] = field(default_factory=dict)  # of fp16
-    micro_batch: int | None = None  # smaller than the settings' where memory has run out
+    bias: float | None = None  # the learnt bias of the objective
+    loss_scale: dict[str, Any] = field(default_factory=dict)  # the state of the gradient scaler in fp16
+    micro_batch: int | None = None  # clips a chunk; below that of the settings after memory has run out
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -37,10 +37,10 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """The inverse of `trained_weights`."""
-    own = dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in weights.items():
-            own[name].copy_(value)
+            parameters[name].copy_(value)
 
 
 def save_checkpoint(
@@ -53,9 +53,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:
-    """Weights and optimiser back in place. None where there is no checkpoint.
+    """Puts weights and the state of the optimiser back, and returns the progress. None where there is no checkpoint.
 
-    Raises M2raapError where it belongs to other settings or data.
+    Raises M2raapError where the file is damaged or belongs to other settings or data.
     """
     if not path.is_file():
         return None

@@ -1,8 +1,9 @@
 """Several processes train one model: `torchrun --nproc_per_node N -m m2raap.cli.main adapt ...`.
 
 Every process holds the whole model and encodes its share of each batch; features are gathered, gradients summed, so that
-all take the step that one process would. The first alone validates, logs and writes. All see the same folders. The others
-run no stage: they wait for the first to name the adapt folder that it trains, and help.
+all take the step that a single process would take. The main process (rank 0) alone validates, logs and writes. All
+processes have to see the same folders. The others run no stage: they wait until the main process names the adapt folder
+that it trains, and train with it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from m2raap.adapt.objective import Features
 from m2raap.core.errors import M2raapError
 
 T = TypeVar("T")
-# A process may wait this long for the data stages of the first one; the death of another process is noticed at once.
+# How long a process waits for the data stages of the main process. The death of another process is noticed at once.
 PATIENCE = timedelta(days=30)
-BUCKET = 2**24  # numbers that travel at a time
+BUCKET = 2**24  # numbers that are summed in one call
 
 
 class DistContext:
-    """The processes that train together; alone it does nothing. Collective calls raise M2raapError when another process died."""
+    """The processes that train together; in a single process nothing is exchanged.
+
+    Calls that involve all processes raise M2raapError when another process died.
+    """
 
     def __init__(
         self, rank: int = 0, world_size: int = 1, store: Any = None, local_rank: int = 0, local_world_size: int = 1
@@ -44,31 +48,31 @@ class DistContext:
         return self.rank == 0
 
     def local_slice(self, batch: int) -> tuple[int, int]:
-        """Which clips of a batch this process encodes: start, stop."""
+        """Start and stop of the clips of a batch that this process encodes. Raises M2raapError for fewer clips than processes."""
         if batch < self.world_size:
             raise M2raapError(f"a batch of {batch} clips cannot be shared by {self.world_size} processes: use fewer")
         return batch * self.rank // self.world_size, batch * (self.rank + 1) // self.world_size
 
-    def all_gather(self, found: Features, share: tuple[int, int], batch: int) -> Features:
-        """The features of the whole batch, from everyone's share of it."""
+    def all_gather(self, features: Features, share: tuple[int, int], batch: int) -> Features:
+        """The features of the whole batch of `batch` clips, joined from the shares of all processes."""
         if self.world_size == 1:
-            return found
+            return features
         whole = {}
-        for name, part in found.present().items():
+        for name, part in features.present().items():
             numbers = part.byte() if part.dtype == torch.bool else part
             full = numbers.new_zeros(batch, *part.shape[1:])
             full[slice(*share)] = numbers
             self._sum(full)
             whole[name] = full.to(part.dtype)
-        return found.replace(whole)
+        return features.replace(whole)
 
     def sum_gradients(self, weights: list[nn.Parameter]) -> None:
-        """Sums `.grad` over the processes. A weight that none has a gradient of keeps None."""
+        """Sums `.grad` over the processes. It stays None for a weight that has no gradient in any process."""
         if self.world_size == 1 or not weights:
             return
-        there = torch.tensor([float(p.grad is not None) for p in weights], device=weights[0].device)
-        self._sum(there)
-        used = [p for p, count in zip(weights, there.tolist(), strict=True) if count]
+        num_gradients = torch.tensor([float(p.grad is not None) for p in weights], device=weights[0].device)
+        self._sum(num_gradients)
+        used = [p for p, count in zip(weights, num_gradients.tolist(), strict=True) if count]
         for p in used:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         for bucket in _buckets(used):
@@ -78,21 +82,21 @@ class DistContext:
                 p.grad = summed.reshape(p.shape).clone()
 
     def mean_gradients(self, weights: list[nn.Parameter]) -> None:
-        """Everyone has worked out the same: the mean keeps them the same to the last digit."""
+        """Averages gradients that all processes have computed alike, so that they stay equal to the last digit."""
         self.sum_gradients(weights)
         for p in weights:
             if self.world_size > 1 and p.grad is not None:
                 p.grad /= self.world_size
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """What the first process has, on all."""
+        """The tensor of the main process, in every process."""
         if self.world_size > 1:
             tensor = tensor.contiguous()
             self._guarded(lambda: dist.broadcast(tensor, 0))
         return tensor
 
     def assert_same(self, what: str, digest: str) -> None:
-        """Raises M2raapError where the processes do not hold the same."""
+        """Raises M2raapError where `digest` differs from that of the main process; `what` names in it what differs."""
         if self.world_size == 1:
             return
         mine = torch.tensor([int(digest[i : i + 7], 16) for i in range(0, 28, 7)], dtype=torch.int64)
@@ -100,29 +104,29 @@ class DistContext:
             raise M2raapError(f"process {self.rank} sees other {what} than the first: all have to see the same folders")
 
     def barrier(self) -> None:
-        """Until all are here."""
+        """Waits until all processes have called it."""
         if self.world_size > 1:
             self._guarded(lambda: dist.all_reduce(torch.zeros(1)))
 
     def main_process_first(self, make: Callable[[], T]) -> T:
-        """`make` in the first process, then in the others: what it writes they find."""
+        """Calls `make` in the main process, then in the others, which so find the files that it has written."""
         if not self.is_main:
             self.barrier()
-        made = make()
+        value = make()
         if self.is_main:
             self.barrier()
-        return made
+        return value
 
-    # -- what the first process asks of the others --------------------------------------------------------------------
+    # -- tasks from the main process to the others ----------------------------------------------------------------------
 
     def send_task(self, task: str) -> None:
-        """Of the first process: the others get the task; '' sends them home."""
+        """The main process gives a task to all others; '' ends them."""
         if self.world_size > 1 and self.store is not None:
             self.store.set(f"task/{self._tasks}", task)
             self._tasks += 1
 
     def next_task(self) -> str:
-        """Of the others: waits for a task; '' where there is none any more."""
+        """The next task from the main process, which this waits for; '' after the last one."""
         key = f"task/{self._tasks}"
         self._tasks += 1
         self._guarded(lambda: self.store.wait([key], PATIENCE))
@@ -144,16 +148,16 @@ class DistContext:
 
 
 def _buckets(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Runs of weights of one kind of number and at most BUCKET numbers (a larger weight goes alone)."""
-    found: list[list[nn.Parameter]] = []
+    """Runs of weights of the same dtype with at most BUCKET numbers together. A larger weight is a run of its own."""
+    buckets: list[list[nn.Parameter]] = []
     size = 0
     for p in weights:
-        if not found or size + p.numel() > BUCKET or p.dtype != found[-1][0].dtype:
-            found.append([])
+        if not buckets or size + p.numel() > BUCKET or p.dtype != buckets[-1][0].dtype:
+            buckets.append([])
             size = 0
-        found[-1].append(p)
+        buckets[-1].append(p)
         size += p.numel()
-    return found
+    return buckets
 
 
 @cache
@@ -169,7 +173,7 @@ def join() -> DistContext:
 
 
 def start(rank: int, size: int, store: Any, local_rank: int = 0, local_world_size: int = 1) -> DistContext:
-    """Opens the process group. `store` is where the processes find each other."""
+    """Opens the process group. `store` is the key-value store that all processes share."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=PrefixStore("group", store), rank=rank, world_size=size, timeout=PATIENCE)
     dist_context = DistContext(rank, size, PrefixStore("team", store), local_rank, local_world_size)

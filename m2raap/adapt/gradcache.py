@@ -19,7 +19,7 @@ from m2raap.adapt.objective import Features
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 
-Encode = Callable[[int, int, tuple[int, int] | None], Features]  # start, stop, and the chunk that is wanted next
+Encode = Callable[[int, int, tuple[int, int] | None], Features]  # start, stop, and the chunk that is encoded next
 Chunk = tuple[int, int]
 
 
@@ -49,27 +49,29 @@ class GradCache:
         loss_of: Callable[[Features], Tensor],
         scale: Callable[[Tensor], Tensor] | None = None,
     ) -> float:
-        """The loss of `batch` clips. `scale` is what the loss goes through before it goes back (fp16)."""
+        """The loss of `batch` clips. `scale` multiplies the loss before the backward pass (in fp16)."""
         scale = scale or (lambda loss: loss)
         share = self.dist_context.local_slice(batch)
         self._forget(self.of_loss)
         while True:
             self._forget(self.learning)
-            made = self._first_pass(share, encode)
-            if self.dist_context.world_size > 1 or len(made) > 1:
+            chunk_features = self._first_pass(share, encode)
+            if self.dist_context.world_size > 1 or len(chunk_features) > 1:
                 break
-            try:  # one chunk is the batch: its graph goes back at once
-                loss = loss_of(made[0])
+            try:  # the only chunk is the whole batch, and its graph is still there: no second pass
+                loss = loss_of(chunk_features[0])
                 scale(loss).backward()
                 return float(loss.detach())
             except torch.cuda.OutOfMemoryError:
-                made = []
+                chunk_features = []
             self._forget(self.of_loss)
             self._halve(share)
-        kept = made[0] if len(made) == 1 else None
-        found = self.dist_context.all_gather(_without_graph(Features.joined(made)), share, batch)
-        del made
-        leaves = found.replace({name: tensor.requires_grad_() for name, tensor in found.vectors().items()})
+        kept = chunk_features[0] if len(chunk_features) == 1 else None
+        batch_features = self.dist_context.all_gather(_without_graph(Features.joined(chunk_features)), share, batch)
+        del chunk_features
+        leaves = batch_features.replace(
+            {name: tensor.requires_grad_() for name, tensor in batch_features.vectors().items()}
+        )
         try:
             loss = loss_of(leaves)
             scale(loss).backward()
@@ -79,7 +81,7 @@ class GradCache:
                 "or leave out fcc_weight or mug_weight"
             ) from None
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
-        del leaves, found
+        del leaves, batch_features
         self._second_pass(share, encode, kept, gradients)
         self.dist_context.sum_gradients(self.learning)
         self.dist_context.mean_gradients(self.of_loss)
@@ -93,7 +95,7 @@ class GradCache:
                 with torch.set_grad_enabled(len(chunks) == 1):
                     return [encode(*chunk, then) for chunk, then in zip(chunks, after, strict=True)]
             except torch.cuda.OutOfMemoryError:
-                pass  # what the exception holds has to be let go before the chunks are smaller
+                pass  # the exception has to be released, and the tensors that it holds with it, before the chunks get smaller
             self._halve(share)
 
     def _second_pass(self, share: Chunk, encode: Encode, kept: Features | None, gradients: dict[str, Tensor]) -> None:
@@ -133,13 +135,13 @@ def cut(share: Chunk, size: int | None) -> list[Chunk]:
     return [(at, min(at + size, stop)) for at in range(start, stop, size)]
 
 
-def _without_graph(found: Features) -> Features:
-    return found.replace({name: tensor.detach() for name, tensor in found.vectors().items()})
+def _without_graph(features: Features) -> Features:
+    return features.replace({name: tensor.detach() for name, tensor in features.vectors().items()})
 
 
-def _back(found: Features, chunk: Chunk, gradients: dict[str, Tensor]) -> None:
-    """The chunk's rows of the gradients go back through its graph."""
-    ends = [(tensor, gradients[name]) for name, tensor in found.vectors().items() if name in gradients]
+def _back(features: Features, chunk: Chunk, gradients: dict[str, Tensor]) -> None:
+    """Backward pass of a chunk, from its rows of the gradients of the batch's features."""
+    ends = [(tensor, gradients[name]) for name, tensor in features.vectors().items() if name in gradients]
     ends = [(tensor, gradient[slice(*chunk)]) for tensor, gradient in ends if tensor.requires_grad]
     if ends:
         torch.autograd.backward([tensor for tensor, _ in ends], [gradient for _, gradient in ends])

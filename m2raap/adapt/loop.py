@@ -8,7 +8,6 @@ In `out`: model/ (VideoCLIP.load), train.jsonl, timings.jsonl, and while it runs
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import shutil
@@ -16,7 +15,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,7 +24,8 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.lora import merge_lora, refuse_unreached
 from m2raap.adapt.optim import lr_multiplier, set_rates
-from m2raap.adapt.run import Report, TrainState, open_decoders, prepare
+from m2raap.adapt.prepare import Report, open_decoders, prepare
+from m2raap.adapt.state import TrainState
 from m2raap.adapt.step import draw_step, gradients
 from m2raap.adapt.validate import validate
 from m2raap.core.config import what_is_made
@@ -35,7 +34,8 @@ from m2raap.core.errors import M2raapError
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """`finished` is False only after `stop_after`. Scores are R@1 on the val clips (0..1), mean over languages."""
+    """What a run came to. `finished` is False only after `stop_after`. Scores: R@1 (0..1) on the validation clips, mean over
+    languages; `start_score` is that before the first step."""
 
     finished: bool
     model_dir: Path
@@ -60,7 +60,7 @@ def adapt(
     dist_context: DistContext | None = None,
     caches: Path | None = None,
 ) -> AdaptResult:
-    """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` hears of every step.
+    """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` is called after every step.
 
     `stop_after` leaves the run after that step as a kill would. Of several processes (`dist_context`) all call this with the same
     arguments, and the first one writes. `caches`: where frozen prefixes are kept, for other runs to share; None: in
@@ -73,35 +73,15 @@ def adapt(
         try:
             if state.progress.step == 0:
                 _validate_and_keep(state)
-            _note_time(state, {"prepared": state.progress.step, "seconds": time.perf_counter() - state.began_s})
+            if state.logs is not None:
+                seconds = time.perf_counter() - state.began_s
+                state.logs.write_timing({"prepared": state.progress.step, "seconds": seconds})
             loss = math.nan
             while state.progress.step < state.steps:
                 step = state.progress.step + 1
                 if stop_after is not None and step > stop_after:
                     return _result(state, loss, finished=False)
-                started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
-                multiplier = lr_multiplier(step, state.steps, cfg.warmup_steps, cfg.lr_floor)
-                set_rates(state.optimiser, multiplier)
-                loss, grad_norm = _learn(state, step)
-                state.progress.step = step
-                _log(
-                    state,
-                    {
-                        "step": step,
-                        "loss": loss,
-                        "lr_multiplier": multiplier,
-                        "grad_norm": grad_norm,
-                        "gates": state.gates(),
-                    },
-                )
-                if step % cfg.val_every_steps == 0 or step == state.steps:
-                    _validate_and_keep(state)
-                spent_s = time.perf_counter() - started
-                _note_time(state, {"step": step, "seconds": spent_s, "data_wait_s": state.prefetcher.data_wait_s})
-                if step % cfg.checkpoint_every_steps == 0 and step < state.steps:
-                    _checkpoint(state)
-                pairs = state.plan.size * cfg.texts_per_clip / spent_s
-                report(f"loss {loss:.3f}, {pairs:.3g} pairs/s", step, state.steps)
+                loss = _train_step(state, step, report)
             kept = _best_or_last(state)
             result = _result(state, loss, finished=True)
             if state.dist_context.is_main:
@@ -111,37 +91,63 @@ def adapt(
             state.close()
 
 
+def _train_step(state: TrainState, step: int, report: Report) -> float:
+    """Trains step `step` (from 1), writes the logs, and validates and saves a checkpoint where they are due. The loss."""
+    started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
+    multiplier = lr_multiplier(step, state.steps, state.cfg.warmup_steps, state.cfg.lr_floor)
+    set_rates(state.optim.optimiser, multiplier)
+    loss, grad_norm = _learn(state, step)
+    state.progress.step = step
+    line = {"step": step, "loss": loss, "lr_multiplier": multiplier, "grad_norm": grad_norm}
+    if state.logs is not None:
+        state.logs.write(line | {"gates": state.model.gates()})
+    if step % state.cfg.val_every_steps == 0 or step == state.steps:
+        _validate_and_keep(state)
+    spent_s = time.perf_counter() - started
+    if state.logs is not None:
+        wait_s = state.prefetcher.data_wait_s
+        state.logs.write_timing({"step": step, "seconds": spent_s, "data_wait_s": wait_s})
+    if step % state.cfg.checkpoint_every_steps == 0 and step < state.steps:
+        _checkpoint(state)
+    pairs = state.sampler.size * state.cfg.texts_per_clip / spent_s
+    report(f"loss {loss:.3f}, {pairs:.3g} pairs/s", step, state.steps)
+    return loss
+
+
 def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
-    """One step of the optimiser. Loss, and gradient norm before clipping (None: fp16 left the step out)."""
+    """Step `number` of the optimiser. Loss, and gradient norm before clipping (None: fp16 left the step out)."""
+    optim = state.optim
     loss = gradients(state, draw_step(state, number))
     if state.cfg.lora is not None and number == 1:
         refuse_unreached(state.model)
-    if state.scaler is not None:
-        state.scaler.unscale_(state.optimiser)
-    learning = [p for group in state.optimiser.param_groups for p in group["params"]]
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(learning, state.cfg.clip_norm))
+    if optim.scaler is not None:
+        optim.scaler.unscale_(optim.optimiser)
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(optim.parameters(), state.cfg.clip_norm))
     # In fp16 a gradient that overflows only says that the loss was scaled too much: no step, and half the scale.
-    if not math.isfinite(grad_norm) and (state.scaler is None or state.scaler.get_scale() < 1):
+    if not math.isfinite(grad_norm) and (optim.scaler is None or optim.scaler.get_scale() < 1):
         raise M2raapError(
             f"the gradient at step {number} is not finite: lower adapt.lr, lr_new or lr_gate, or use precision fp32"
         )
-    if state.scaler is None:
-        state.optimiser.step()
+    if optim.scaler is None:
+        optim.optimiser.step()
     else:
-        state.scaler.step(state.optimiser)
-        state.scaler.update()
+        optim.scaler.step(optim.optimiser)
+        optim.scaler.update()
     if state.cfg.learn_temperature:
         with torch.no_grad():
-            state.model.backbone.logit_scale.clamp_(max=state.max_logit_scale)
+            state.model.backbone.logit_scale.clamp_(max=optim.max_logit_scale)
     return loss, grad_norm if math.isfinite(grad_norm) else None
 
 
 def _validate_and_keep(state: TrainState) -> None:
-    """Log R@1 on the val clips; keep the weights where it is higher than ever before. The others wait at the next step."""
-    if state.val_data is None or state.val_table is None or not state.dist_context.is_main:
+    """Logs R@1 on the validation clips; keeps the weights where it is higher than ever before.
+
+    The main process does it alone; the others wait for it in the next step.
+    """
+    if state.val is None or state.logs is None:
         return
-    scores = validate(state.model, state.val_data, state.val_table, state.val_clips, state.val_captions)
-    _log(state, {"step": state.progress.step, "val_r1": scores})
+    scores = validate(state.model, state.val)
+    state.logs.write({"step": state.progress.step, "val_r1": scores})
     if state.progress.start_score is None:
         state.progress.start_score = scores["mean"]
     if scores["mean"] > state.progress.best_score:
@@ -149,31 +155,14 @@ def _validate_and_keep(state: TrainState) -> None:
         state.progress.best = trained_weights(state.model)
 
 
-def _note_time(state: TrainState, line: dict[str, Any]) -> None:
-    if state.timings is not None:
-        state.timings.write(json.dumps(line) + "\n")
-
-
-def _log(state: TrainState, line: dict[str, Any]) -> None:
-    if state.log is None:
-        return
-    state.log.write((json.dumps(line) + "\n").encode())
-    if state.board is not None:
-        for name, value in line.items():
-            for part, number in value.items() if isinstance(value, dict) else [("", value)]:
-                if name != "step" and number is not None:  # fp16 may leave a step out
-                    state.board.add_scalar(f"{name}/{part}" if part else name, number, line["step"])
-
-
 def _checkpoint(state: TrainState) -> None:
-    if state.log is None:
+    if state.logs is None:
         return
-    state.log.flush()
-    os.fsync(state.log.fileno())
-    state.progress.log_bytes, state.progress.micro_batch = state.log.tell(), state.grad_cache.micro
-    state.progress.bias = None if state.bias is None else float(state.bias.detach())
-    state.progress.loss_scale = state.scaler.state_dict() if state.scaler else {}
-    save_checkpoint(state.checkpoint_path, state.key, state.model, state.optimiser, state.progress)
+    progress, optim = state.progress, state.optim
+    progress.log_bytes, progress.micro_batch = state.logs.sync(), optim.grad_cache.micro
+    progress.bias = None if optim.bias is None else float(optim.bias.detach())
+    progress.loss_scale = optim.scaler.state_dict() if optim.scaler else {}
+    save_checkpoint(state.checkpoint_path, state.key, state.model, optim.optimiser, progress)
 
 
 def _result(state: TrainState, loss: float, finished: bool) -> AdaptResult:
@@ -185,23 +174,23 @@ def _result(state: TrainState, loss: float, finished: bool) -> AdaptResult:
         best_score=state.progress.best_score,
         start_score=state.progress.start_score,
         last_loss=loss,
-        gates=state.gates(),
-        num_truncated_texts=state.table.num_truncated,
-        num_texts=len(state.table.texts),
+        gates=state.model.gates(),
+        num_truncated_texts=state.train.texts.num_truncated,
+        num_texts=len(state.train.texts.texts),
         cache_bytes=state.cache_bytes,
     )
 
 
 def _best_or_last(state: TrainState) -> int:
-    """Puts the weights in place that are kept; the step that they are of."""
-    if state.cfg.keep == "last" or state.val_table is None or not state.dist_context.is_main:
+    """Puts the weights that the settings keep into the model. The step after which the model had them."""
+    if state.cfg.keep == "last" or state.val is None or not state.dist_context.is_main:
         return state.progress.step
     put_weights(state.model, state.progress.best)
     return state.progress.best_step
 
 
 def _write_model(state: TrainState, result: AdaptResult, kept: int) -> None:
-    """model/ as a whole or not at all, then the scratch folder goes."""
+    """Writes model/ as a whole or not at all, then removes the scratch folder."""
     state.model.eval()
     if state.cfg.lora is not None:
         merge_lora(state.model)

@@ -1,4 +1,4 @@
-"""The loss of a step, a pure function of what the towers said: one place for all terms, however the batch was encoded.
+"""The loss of a step, a pure function of the features of the batch, however the batch was encoded.
 
 B clips, T frames, K texts a clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
 that chunks and shares of a batch are joined along it.
@@ -22,7 +22,7 @@ from m2raap.models.mug import mug_scores
 
 @dataclass(frozen=True)
 class Features:
-    """What the towers say of B clips. None: no term of the loss reads it."""
+    """The features of B clips that the loss reads. None: no term of the loss reads this tensor."""
 
     mask_BT: Tensor
     video_BE: Tensor
@@ -35,12 +35,12 @@ class Features:
     captioned_BT: Tensor | None = None
 
     def present(self) -> dict[str, Tensor]:
-        """The tensors that are there."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        """The tensors that are not None, by name."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def vectors(self) -> dict[str, Tensor]:
-        """Those with a gradient: all but the masks."""
+        """The tensors that may have a gradient: all but the masks, by name."""
         return {name: tensor for name, tensor in self.present().items() if tensor.is_floating_point()}
 
     def replace(self, tensors: dict[str, Tensor]) -> Features:
@@ -55,27 +55,33 @@ class Features:
 
 @dataclass(frozen=True)
 class BatchTexts:
-    """The texts of the whole batch, for finding twins: K lists of B, and the clips that own a text; and B lists of the
-    captions of T frames."""
+    """The texts of the whole batch, by which pairs of clips that share a text are left out of the negatives.
+
+    `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `captions`: B
+    lists of the captions of T frames.
+    """
 
     texts: list[list[str]]
     owners: dict[str, list[int]]
     captions: list[list[str]] | None = None
 
 
-def bias_of(cfg: AdaptConfig, own: nn.Parameter | None) -> nn.Parameter | None:
-    """The bias of the objective, where it wants one: the backbone's `own`, which then learns and leaves with the model, or
-    else a new one, NaN until the first batch sets it."""
+def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Parameter | None:
+    """The bias of the objective; None for an objective without one.
+
+    `backbone_bias`, where the backbone has a bias, learns and is saved with the model. Else the bias is a new parameter,
+    which is NaN until the first batch sets it.
+    """
     if cfg.objective not in BIASED:
         return None
-    if own is None:
+    if backbone_bias is None:
         return nn.Parameter(torch.tensor(math.nan))
-    own.requires_grad_(True)
-    return own
+    backbone_bias.requires_grad_(True)
+    return backbone_bias
 
 
 def step_loss(
-    cfg: AdaptConfig, found: Features, batch_texts: BatchTexts, scale: Tensor, bias: nn.Parameter | None = None
+    cfg: AdaptConfig, features: Features, batch_texts: BatchTexts, scale: Tensor, bias: nn.Parameter | None = None
 ) -> Tensor:
     """Mean over the K texts of a clip of video-text, order and Mug losses; then the frame-caption loss.
 
@@ -85,25 +91,25 @@ def step_loss(
     objective, losses = OBJECTIVES[cfg.objective], []
     of_scores = info_nce if bias is not None else objective
     for turn, texts in enumerate(batch_texts.texts):
-        text_BE = found.text_BKE[:, turn]
+        text_BE = features.text_BKE[:, turn]
         twins = owned_mask(texts, batch_texts.owners).to(text_BE.device)
-        logits_BB = cosine_logits(found.video_BE, text_BE, scale)
+        logits_BB = cosine_logits(features.video_BE, text_BE, scale)
         if bias is not None:
             if bool(bias.isnan()):
                 bias.data.copy_(start_bias(logits_BB))
             logits_BB = logits_BB + bias
         losses.append(objective(logits_BB, twins))
-        if found.reversed_BE is not None:
-            order = order_contrast(found.video_BE, found.reversed_BE, text_BE, scale)
+        if features.reversed_BE is not None:
+            order = order_contrast(features.video_BE, features.reversed_BE, text_BE, scale)
             losses[-1] = losses[-1] + cfg.reversal_weight * order
-        if found.token_BKLE is not None and found.token_mask_BKL is not None and found.vectors_BTE is not None:
-            unit_BTE = F.normalize(found.vectors_BTE, dim=-1)
-            tokens = (found.token_BKLE[:, turn], found.token_mask_BKL[:, turn])
-            scores_BB = mug_scores(*tokens, unit_BTE, found.mask_BT, cfg.mug_form)
+        if features.token_BKLE is not None and features.token_mask_BKL is not None and features.vectors_BTE is not None:
+            unit_BTE = F.normalize(features.vectors_BTE, dim=-1)
+            tokens = (features.token_BKLE[:, turn], features.token_mask_BKL[:, turn])
+            scores_BB = mug_scores(*tokens, unit_BTE, features.mask_BT, cfg.mug_form)
             losses[-1] = losses[-1] + cfg.mug_weight * of_scores(scale * scores_BB.T, twins)
     loss = torch.stack(losses).mean()
-    if found.caption_BTE is not None and found.captioned_BT is not None and found.vectors_BTE is not None:
-        said = (found.caption_BTE, found.captioned_BT)
-        pairs = frame_caption_loss(found.vectors_BTE, said, found.mask_BT, scale, batch_texts.captions)
+    if features.caption_BTE is not None and features.captioned_BT is not None and features.vectors_BTE is not None:
+        captions = (features.caption_BTE, features.captioned_BT)
+        pairs = frame_caption_loss(features.vectors_BTE, captions, features.mask_BT, scale, batch_texts.captions)
         loss = loss + cfg.fcc_weight * pairs
     return loss

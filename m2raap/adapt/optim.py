@@ -15,7 +15,9 @@ from m2raap.models.video_clip import VideoCLIP
 
 
 def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
-    """Set requires_grad: the temporal module, the last vision layers, the text tower and the temperature as asked."""
+    """Set requires_grad: the temporal module, the last vision layers, the text tower and the temperature, as the settings
+    say. Raises M2raapError where the backbone has fewer layers.
+    """
     backbone = model.backbone
     vision, layers = backbone.vision, cfg.train_vision_layers
     if layers > backbone.num_layers:
@@ -83,22 +85,22 @@ def layer_distances(model: VideoCLIP) -> dict[int, int]:
     """By id of a backbone weight: 0 behind the last layer of its tower, 1 in the last, ... and one more before the first."""
     backbone = model.backbone
     vision = backbone.vision
-    found: dict[int, int] = {}
+    distances: dict[int, int] = {}
     if vision.layered:
-        found |= {id(p): vision.num_layers + 1 for p in vision.visual.parameters()}
+        distances |= {id(p): vision.num_layers + 1 for p in vision.visual.parameters()}
         for index, block in enumerate(vision.blocks):
-            found |= {id(p): vision.num_layers - index for p in block.parameters()}
+            distances |= {id(p): vision.num_layers - index for p in block.parameters()}
     for part in vision.tail():
-        found |= {id(p): 0 for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
+        distances |= {id(p): 0 for p in (part.parameters() if isinstance(part, nn.Module) else [part])}
     of_vision = {id(module) for module in vision.visual.modules()}
     towers = [m for m in backbone.text.tower.modules() if isinstance(m, nn.ModuleList) and id(m) not in of_vision]
     layers = list(max(towers, key=len)) if towers else []
     for name, p in backbone.text.tower.named_parameters():
-        if id(p) not in found and "embed" in name:
-            found[id(p)] = len(layers) + 1
+        if id(p) not in distances and "embed" in name:
+            distances[id(p)] = len(layers) + 1
     for index, layer in enumerate(layers):
-        found |= {id(p): len(layers) - index for p in layer.parameters()}
-    return found
+        distances |= {id(p): len(layers) - index for p in layer.parameters()}
+    return distances
 
 
 def make_optimiser(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> torch.optim.AdamW:

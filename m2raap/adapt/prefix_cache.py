@@ -1,4 +1,4 @@
-"""What the frozen vision layers say about every frame, kept on disk: the training then starts behind them.
+"""The outputs of the frozen vision layers for every frame, kept on disk, so that training starts behind these layers.
 
 `prefix` keeps the tokens that enter the last layers, `levels` all that the temporal module reads of them.
 B clips, V levels (1 for prefix), T frames, S tokens a frame, D vision width. float16, one row a clip, memory-mapped.
@@ -34,27 +34,27 @@ SAVE_EVERY_CHUNKS = 64
 
 @dataclass(frozen=True)
 class PrefixLayout:
-    """What to keep: `depth` is how many last vision layers the prefix stops before."""
+    """What the cache keeps. `depth`: how many vision layers at the end of the tower come after the prefix."""
 
     kind: Literal["prefix", "levels"]
     depth: int
     num_frames: int
 
     def tokens_of(self, model: VideoCLIP, images_BTCHW: Tensor) -> Tensor:
-        """(B, V, T, S, D)"""
+        """The tokens (B, V, T, S, D) that are kept of images (B, T, 3, S, S)."""
         prefix = model.backbone.prefix_tokens(images_BTCHW.flatten(0, 1), self.depth).unflatten(
             0, images_BTCHW.shape[:2]
         )
         if self.kind == "prefix":
             return prefix[:, None]
-        there = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # each frame is kept by itself
-        return torch.stack(model.levels_of_prefix(prefix, there, self.depth), 1)
+        mask_BT = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # none is padding
+        return torch.stack(model.levels_of_prefix(prefix, mask_BT, self.depth), 1)
 
     def shape(self, model: VideoCLIP, num_clips: int) -> tuple[int, ...]:
         size = model.backbone.preprocess.image_size
         with torch.inference_mode():
-            one = self.tokens_of(model, torch.zeros(1, 1, 3, size, size, device=model.backbone.device))
-        return num_clips, one.shape[1], self.num_frames, *one.shape[3:]
+            tokens_BVTSD = self.tokens_of(model, torch.zeros(1, 1, 3, size, size, device=model.backbone.device))
+        return num_clips, tokens_BVTSD.shape[1], self.num_frames, *tokens_BVTSD.shape[3:]
 
     def num_bytes(self, model: VideoCLIP, num_clips: int) -> int:
         return 2 * math.prod(self.shape(model, num_clips))
@@ -62,7 +62,7 @@ class PrefixLayout:
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """Tokens of all clips, and which frames are there."""
+    """The tokens of all clips, and the mask of the frames that are no padding."""
 
     plan: PrefixLayout
     tokens_BVTSD: np.ndarray
@@ -113,9 +113,9 @@ def open_prefix_cache(
 
 
 def drop_caches(root: Path) -> None:
-    """Removes the caches of `root` that nobody is making."""
+    """Removes the caches of `root` that no run is writing at the moment."""
     _make_room(root, "", -1)
-    with contextlib.suppress(OSError):  # another run is at work in it, or it is gone
+    with contextlib.suppress(OSError):  # another run uses the folder, or has removed it
         for lock in root.glob("*.lock"):
             lock.unlink()
         root.rmdir()
@@ -143,13 +143,13 @@ def _make(
     live = JpegFrames(source, model.backbone.preprocess, plan.num_frames)
     for number, start in enumerate(range(done, source.num_clips, CHUNK_CLIPS), 1):
         stop = min(start + CHUNK_CLIPS, source.num_clips)
-        images, there = live.batch(np.arange(start, stop))
+        images, mask_BT = live.batch(np.arange(start, stop))
         with torch.inference_mode():
-            made = plan.tokens_of(model, images.to(model.backbone.device)).half()
-        if not bool(torch.isfinite(made).all()):
+            chunk_BVTSD = plan.tokens_of(model, images.to(model.backbone.device)).half()
+        if not bool(torch.isfinite(chunk_BVTSD).all()):
             raise M2raapError("the vision layers of this backbone leave the range of float16: set adapt.cache=off")
-        tokens[start:stop] = made.cpu().numpy()
-        mask[start:stop] = there.numpy()
+        tokens[start:stop] = chunk_BVTSD.cpu().numpy()
+        mask[start:stop] = mask_BT.numpy()
         progress(f"cache of the {plan.kind}", stop, source.num_clips)
         if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
             tokens.flush()
@@ -161,7 +161,10 @@ def _make(
 
 @contextlib.contextmanager
 def _held(lock: Path, wait: bool = True) -> Iterator[None]:
-    """For one process at a time; the system lets go when it dies. Without `wait`, BlockingIOError where it is taken."""
+    """Holds the lock file against other processes; the system releases it when this process dies.
+
+    Raises BlockingIOError, without `wait`, where another process holds it.
+    """
     with lock.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
@@ -179,7 +182,7 @@ def _make_room(root: Path, key: str, limit_bytes: float) -> None:
         if left <= limit_bytes:
             return
         with contextlib.suppress(BlockingIOError), _held(root / f"{folder.name}.lock", wait=False):
-            shutil.rmtree(folder)  # whoever still reads it keeps what is open
+            shutil.rmtree(folder)  # a process that has its files open can go on reading them
             left -= size
 
 

@@ -36,16 +36,16 @@ class VideoSource(PairSource, Protocol):
     def limits(self) -> VideoConfig: ...
 
     def video(self, clip: int) -> ClipFile:
-        """Raises M2raapError where the file is not there any more."""
+        """The video file and the times of the clip in it. Raises M2raapError where the file does not exist any more."""
         ...
 
     def video_digest(self, clip: int) -> str:
-        """Names the bytes of the clip's video file."""
+        """A digest of the bytes of the clip's video file."""
         ...
 
 
 def videos_digest(source: VideoSource) -> str:
-    """SHA-256 over ids, texts, times and the bytes of every video."""
+    """32 hex digits of SHA-256 over ids, texts, times and the bytes of every video."""
     state = hashlib.sha256()
     for clip, clip_id in enumerate(source.clip_ids):
         file = source.video(clip)
@@ -89,7 +89,7 @@ class Decoders:
 
 @dataclass(frozen=True)
 class RawVideos:
-    """The pixels of clips from their video files. Holds no more than the batch that is asked for."""
+    """The pixels of clips, decoded from their video files batch by batch."""
 
     source: VideoSource
     preprocess: Preprocess
@@ -111,15 +111,15 @@ class RawVideos:
         from PIL import Image
 
         clip_id, file = self.source.clip_ids[clip], self.source.video(clip)
-        wanted = places(self.num_frames, self.seed, epoch, clip_id)
+        frame_places = places(self.num_frames, self.seed, epoch, clip_id)
         try:
             with self.decoders.worker() as worker:
-                found = worker.sample(file.path, file.start_s, file.end_s, wanted, self.preprocess.image_size)
+                frames = worker.sample(file.path, file.start_s, file.end_s, frame_places, self.preprocess.image_size)
         except Refused as refused:
             raise M2raapError(
                 f"clip '{clip_id}': {file.path} gave no frames while training ({refused}), though keyframes could read it: "
                 "the file has changed, or the machine is too busy. Run keyframes again with --force, raise "
                 "keyframes.decode.timeout_s, or train on stored frames (adapt.input=keyframes)"
             ) from None
-        pictures = [Image.frombytes("RGB", (found.width, found.height), data) for data in found.pixels]
+        pictures = [Image.frombytes("RGB", (frames.width, frames.height), data) for data in frames.pixels]
         return padded(images_from_pictures(pictures, self.preprocess), self.num_frames)

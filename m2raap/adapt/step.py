@@ -1,6 +1,6 @@
-"""One step: what is drawn for it, and what the towers say of any run of its clips.
+"""One step: the random choices for it, and the features of any run of its clips.
 
-What is drawn is a function of (seed, step, place in the batch), so that chunks of a batch and shares of several processes
+The choices are a function of (seed, step, place in the batch), so that chunks of a batch and shares of several processes
 are encoded as the whole batch would be. B clips, T frames, K texts a clip, E size of the common space.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from m2raap.adapt.batches import reverse_frames
 from m2raap.adapt.captions import caption_keep
 from m2raap.adapt.objective import BatchTexts, Features, step_loss
-from m2raap.adapt.run import TrainState
+from m2raap.adapt.state import TrainState
 from m2raap.core.errors import M2raapError
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,85 +24,101 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 @dataclass(frozen=True)
 class Step:
+    """The random choices of a step (from 1). `rows_KB` are rows of the text table.
+
+    `caption_keep_B`: the clips whose captions ACG sees; None without ACG.
+    """
+
     number: int
-    clips: np.ndarray  # (B,)
-    rows_KB: np.ndarray  # of the text table
-    caption_keep_B: Tensor | None  # whose captions ACG sees
+    clips_B: np.ndarray
+    rows_KB: np.ndarray
+    caption_keep_B: Tensor | None
     batch_texts: BatchTexts
 
 
 def draw_step(state: TrainState, number: int) -> Step:
-    cfg = state.cfg
-    clips = state.plan.clips(number)
-    rows_KB = state.table.draw(clips, cfg.texts_per_clip, cfg.seed, number)
-    texts = [[state.table.texts[row] for row in rows] for rows in rows_KB]
+    """The clips, texts and kept captions of step `number` (from 1), the same in every process."""
+    cfg, train = state.cfg, state.train
+    clips = state.sampler.clips(number)
+    rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
+    texts = [[train.texts.texts[row] for row in rows] for rows in rows_KB]
     caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if cfg.acg else None
     batch_texts = BatchTexts(
-        texts, state.table.owners(clips), state.captions.words(clips) if state.captions and cfg.fcc_weight else None
+        texts, train.texts.owners(clips), train.captions.words(clips) if train.captions and cfg.fcc_weight else None
     )
     return Step(number, clips, rows_KB, caption_keep_B, batch_texts)
 
 
 def gradients(state: TrainState, step: Step) -> float:
-    """Puts the gradients of the step's loss into `.grad`. The loss; M2raapError where it is not finite."""
+    """Puts the gradients of the step's loss into `.grad` and returns the loss. Raises M2raapError where it is not finite."""
     scale = state.model.backbone.logit_scale
 
-    def loss_of(found: Features) -> Tensor:
-        loss = step_loss(state.cfg, found, step.batch_texts, scale.exp(), state.bias)
+    def loss_of(features: Features) -> Tensor:
+        loss = step_loss(state.cfg, features, step.batch_texts, scale.exp(), state.optim.bias)
         if not bool(torch.isfinite(loss)):
             raise M2raapError(
                 f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use fp32"
             )
         return loss
 
-    return state.grad_cache(
-        len(step.clips), partial(encode, state, step), loss_of, state.scaler.scale if state.scaler else None
-    )
+    scale_loss = state.optim.scaler.scale if state.optim.scaler else None
+    return state.optim.grad_cache(len(step.clips_B), partial(encode, state, step), loss_of, scale_loss)
 
 
 def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int, int] | None = None) -> Features:
     """The features of clips start .. stop of the batch, with a graph where gradients are enabled.
 
-    `then` is the run of clips that is wanted next, so that it is read meanwhile; None: the next step's first.
+    `then` is the run of clips that is encoded next, and is read meanwhile; None: the first run of the next step.
     """
-    cfg, model = state.cfg, state.model
+    cfg, model, train = state.cfg, state.model, state.train
     device = model.backbone.device
-    clips, rows_KB = step.clips[start:stop], step.rows_KB[:, start:stop]
-    inputs, mask_BT = state.prefetcher.get((step.number, start, stop), state.after(step.number, then))
-    state.drops.begin([cfg.seed, 2, step.number], len(step.clips), start, stop)
+    clips, rows_KB = step.clips_B[start:stop], step.rows_KB[:, start:stop]
+    inputs, mask_BT = state.prefetcher.get((step.number, start, stop), state.next_place(step.number, then))
+    state.drops.begin([cfg.seed, 2, step.number], len(step.clips_B), start, stop)
     model.temporal.train()
-    vectors_wanted = bool(cfg.mug_weight or cfg.fcc_weight)
+    needs_vectors = bool(cfg.mug_weight or cfg.fcc_weight)
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
-        said = state.captions.encode(model, clips) if state.captions else None
-        heard = None
-        if said is not None and step.caption_keep_B is not None:
-            heard = (said[0], said[1] & step.caption_keep_B[start:stop].to(device)[:, None])
-        there_BT = mask_BT.to(device)
-        vectors_BTE = state.data.frame_vectors(model, inputs.to(device), there_BT)
-        video_BE = model.pool(vectors_BTE, there_BT, heard)
+        captions = train.captions.encode(model, clips) if train.captions else None
+        acg_captions = None
+        if captions is not None and step.caption_keep_B is not None:
+            acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
+        device_mask_BT = mask_BT.to(device)
+        vectors_BTE = train.frames.frame_vectors(model, inputs.to(device), device_mask_BT)
+        video_BE = model.pool(vectors_BTE, device_mask_BT, acg_captions)
         reversed_BE = None
         if cfg.reversal_weight:
-            backwards = reverse_frames(inputs, mask_BT, state.data.time_dim).to(device)
-            if heard is not None:
-                heard = (reverse_frames(heard[0], there_BT, 1), reverse_frames(heard[1], there_BT, 1))
-            reversed_BE = model.pool(state.data.frame_vectors(model, backwards, there_BT), there_BT, heard)
-        rows = torch.from_numpy(rows_KB.ravel())
-        tokens: list[Tensor] = []
-        if cfg.mug_weight:
-            text_RE, *tokens = model.encode_text_tokens(state.table.tokens_NL[rows].to(device))
-        elif state.text_features_NE is not None:
-            text_RE = state.text_features_NE[rows.to(device)]
-        else:
-            text_RE = model.encode_text(state.table.tokens_NL[rows].to(device))
-    by_clip = [part.unflatten(0, rows_KB.shape).transpose(0, 1) for part in (text_RE, *tokens)]
+            backwards = reverse_frames(inputs, mask_BT, train.frames.time_dim).to(device)
+            if acg_captions is not None:
+                acg_captions = (
+                    reverse_frames(acg_captions[0], device_mask_BT, 1),
+                    reverse_frames(acg_captions[1], device_mask_BT, 1),
+                )
+            reversed_BE = model.pool(
+                train.frames.frame_vectors(model, backwards, device_mask_BT), device_mask_BT, acg_captions
+            )
+        text_BKE, *tokens = _encode_texts(state, rows_KB)
     return Features(
-        mask_BT=there_BT,
+        mask_BT=device_mask_BT,
         video_BE=video_BE,
-        text_BKE=by_clip[0],
-        vectors_BTE=vectors_BTE if vectors_wanted else None,
+        text_BKE=text_BKE,
+        vectors_BTE=vectors_BTE if needs_vectors else None,
         reversed_BE=reversed_BE,
-        token_BKLE=by_clip[1] if tokens else None,
-        token_mask_BKL=by_clip[2] if tokens else None,
-        caption_BTE=said[0] if said and cfg.fcc_weight else None,
-        captioned_BT=said[1] if said and cfg.fcc_weight else None,
+        token_BKLE=tokens[0] if tokens else None,
+        token_mask_BKL=tokens[1] if tokens else None,
+        caption_BTE=captions[0] if captions and cfg.fcc_weight else None,
+        captioned_BT=captions[1] if captions and cfg.fcc_weight else None,
     )
+
+
+def _encode_texts(state: TrainState, rows_KB: np.ndarray) -> list[Tensor]:
+    """Text features (B, K, E); with Mug also those of the tokens (B, K, L, E), and which tokens count (B, K, L)."""
+    model, device = state.model, state.model.backbone.device
+    rows = torch.from_numpy(rows_KB.ravel())
+    parts: tuple[Tensor, ...]
+    if state.cfg.mug_weight:
+        parts = model.encode_text_tokens(state.train.texts.tokens_NL[rows].to(device))
+    elif state.text_features_NE is not None:
+        parts = (state.text_features_NE[rows.to(device)],)
+    else:
+        parts = (model.encode_text(state.train.texts.tokens_NL[rows].to(device)),)
+    return [part.unflatten(0, rows_KB.shape).transpose(0, 1) for part in parts]

@@ -1,6 +1,6 @@
-"""Which texts of its clips stand in a step, who owns them, and which of them ask at a validation.
+"""The choice of the texts of a step, the clips that have a text, and the queries of a validation.
 
-Draws are a function of (seed, step, clip). B clips, N texts, L text tokens.
+The choice is a function of (seed, step, clip). B clips, N texts, L text tokens.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 from m2raap.adapt.batches import PairSource
 from m2raap.core.errors import M2raapError
 
-_QUERIES = ("raw", "rewrite", "translation", "aux")  # origins of validation queries, the best first
+_QUERIES = ("raw", "rewrite", "translation", "aux")  # origins of texts, the best validation queries first
 
 
 @dataclass
 class TextTable:
-    """All texts of a source that may be drawn, tokenised once."""
+    """All texts of a source that may be drawn, tokenised once; a row is the number of a text."""
 
     texts: list[str]
     origins: list[str]
@@ -33,7 +33,7 @@ class TextTable:
     num_truncated: int
 
     def draw(self, clips: np.ndarray, count: int, seed: int, step: int) -> np.ndarray:
-        """(count, B) rows: for every clip `count` texts, of different languages until those are used up."""
+        """(count, B) rows: for every clip `count` texts. A language comes again only when all languages of the clip have come."""
         rows = np.empty((count, len(clips)), np.int64)
         for place, clip in enumerate(clips):
             rng = np.random.default_rng([seed, 1, step, int(clip)])
@@ -49,27 +49,27 @@ class TextTable:
         return rows
 
     def queries_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """Clips that have a text of their own in the language, and the row of one: raw before rewritten or translated.
+        """The clips (Q,) that have a query in the language, and the rows (Q,) of these queries: one text a clip.
 
-        Captions of single frames are no queries: ACG would find them by themselves. They only stand in where no clip has
-        anything else.
+        A raw text is preferred to a rewritten one, and that to a translated one. Captions of single frames are queries only
+        where no clip has another text, for ACG reads these captions and would find the clip by the caption itself.
         """
-        own = any(origin != "aux" for origin in self.origins)
+        has_own_texts = any(origin != "aux" for origin in self.origins)
         pairs = []
         for clip, by_lang in enumerate(self.rows_of):
             rows = by_lang[lang][0] if lang in by_lang else []
-            asked = [row for row in rows if not own or self.origins[row] != "aux"]
-            if asked:
-                pairs.append((clip, min(asked, key=lambda row: _QUERIES.index(self.origins[row]))))
+            query_rows = [row for row in rows if not has_own_texts or self.origins[row] != "aux"]
+            if query_rows:
+                pairs.append((clip, min(query_rows, key=lambda row: _QUERIES.index(self.origins[row]))))
         return np.array([clip for clip, _ in pairs], np.int64), np.array([row for _, row in pairs], np.int64)
 
     def owners(self, clips: np.ndarray) -> dict[str, list[int]]:
-        """Every text of these clips, and the places in `clips` of those that have it."""
-        found: dict[str, list[int]] = {}
+        """Every text of these clips, with the places in `clips` of the clips that have it."""
+        places_of: dict[str, list[int]] = {}
         for place, clip in enumerate(clips):
             for text in {self.texts[row] for rows, _ in self.rows_of[clip].values() for row in rows}:
-                found.setdefault(text, []).append(place)
-        return found
+                places_of.setdefault(text, []).append(place)
+        return places_of
 
 
 def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
@@ -90,31 +90,32 @@ def text_table(
     lang_odds: dict[str, float],
     origin_odds: dict[str, float],
 ) -> TextTable:
-    """A clip's odds in a language are those of the origins that it has there, each shared by the texts of that origin.
+    """The texts of a source in `langs`. Among the texts of a clip in a language each has the odds of its origin.
 
-    Raises M2raapError for the first clip without a text in any of the languages.
+    Texts of the same clip, language and origin share the odds of that origin. Raises M2raapError naming the first clip
+    without a text that may be drawn.
     """
     texts: list[str] = []
     origins: list[str] = []
     rows_of: list[dict[str, tuple[list[int], np.ndarray]]] = []
     for clip, clip_id in enumerate(source.clip_ids):
-        found: dict[str, list[tuple[int, float]]] = {}
-        said = source.texts(clip)
-        many = Counter((lang, origin) for lang, _, origin in said)
-        for lang, text, origin in said:
+        candidates: dict[str, list[tuple[int, float]]] = {}
+        clip_texts = source.texts(clip)
+        many = Counter((lang, origin) for lang, _, origin in clip_texts)
+        for lang, text, origin in clip_texts:
             odds = origin_odds.get(origin, 1.0) / many[lang, origin]
             if lang in langs and lang_odds.get(lang, 1.0) > 0 and odds > 0:
-                found.setdefault(lang, []).append((len(texts), odds))
+                candidates.setdefault(lang, []).append((len(texts), odds))
                 texts.append(text)
                 origins.append(origin)
-        if not found:
+        if not candidates:
             raise M2raapError(
                 f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt"
             )
         rows_of.append(
             {
                 lang: ([row for row, _ in rows], np.cumsum([odds for _, odds in rows]))
-                for lang, rows in sorted(found.items())
+                for lang, rows in sorted(candidates.items())
             }
         )
     truncated = sum(tokenizer.count_truncated(chunk) for chunk in _chunks(texts))
@@ -122,7 +123,7 @@ def text_table(
 
 
 def tokenised(tokenizer: _Tokenizes, texts: Sequence[str]) -> Tensor:
-    """Token ids (N, L). One length for the whole source, so that a vector never depends on its batch."""
+    """Token ids (N, L). All texts of a source have the same length L, so that a vector never depends on its batch."""
     tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in _chunks(texts)])
     return tokens[:, : int(tokens.argmax(1).max()) + 1] if tokenizer.can_shorten else tokens
 

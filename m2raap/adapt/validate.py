@@ -6,11 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import JpegFrames
 from m2raap.adapt.captions import CaptionTable
-from m2raap.adapt.prefix_cache import PrefixCache
-from m2raap.adapt.raw_video import RawVideos
-from m2raap.adapt.texts import TextTable
+from m2raap.adapt.state import FrameReader, Split
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32
@@ -27,7 +24,7 @@ def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
 
 def encode_clips(
     model: VideoCLIP,
-    data: PrefixCache | JpegFrames | RawVideos,
+    frames: FrameReader,
     num_clips: int,
     captions: CaptionTable | None = None,
 ) -> Tensor:
@@ -38,24 +35,18 @@ def encode_clips(
     with torch.inference_mode():
         for start in range(0, num_clips, CHUNK):
             clips = np.arange(start, min(start + CHUNK, num_clips))
-            inputs, mask_BT = data.batch(clips)
-            vectors_BTE = data.frame_vectors(model, inputs.to(device), mask_BT.to(device))
-            said = captions.encode(model, clips) if captions else None
-            videos.append(model.pool(vectors_BTE, mask_BT.to(device), said).float())
+            inputs, mask_BT = frames.batch(clips)
+            vectors_BTE = frames.frame_vectors(model, inputs.to(device), mask_BT.to(device))
+            caption_features = captions.encode(model, clips) if captions else None
+            videos.append(model.pool(vectors_BTE, mask_BT.to(device), caption_features).float())
     model.temporal.train(was_training)
     return torch.cat(videos)
 
 
-def validate(
-    model: VideoCLIP,
-    data: PrefixCache | JpegFrames | RawVideos,
-    table: TextTable,
-    num_clips: int,
-    captions: CaptionTable | None = None,
-) -> dict[str, float]:
-    """R@1 for every language with texts, and their `mean`. One text a clip and language."""
-    device = model.backbone.device
-    video_NE = encode_clips(model, data, num_clips, captions)
+def validate(model: VideoCLIP, split: Split) -> dict[str, float]:
+    """R@1 for every language with texts, and their `mean`. Of each clip one text a language is searched for."""
+    device, table = model.backbone.device, split.texts
+    video_NE = encode_clips(model, split.frames, split.num_clips, split.captions)
     with torch.inference_mode():
         scores: dict[str, float] = {}
         for lang in table.langs:

@@ -27,7 +27,7 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     Raises M2raapError where the folder does not say, or the weights cannot be had.
     """
     from m2raap.models.families import load_backbone
-    from m2raap.models.open_clip_load import from_cache_alone
+    from m2raap.models.hub import from_cache_alone
     from m2raap.models.video_clip import VideoCLIP
 
     adapted = VideoCLIP.load(model)

@@ -64,11 +64,11 @@ class Acg(nn.Module):
 
 
 def agreement(unit_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean cosine (B, T) of each vector with the others that are there; 0 where there is no other."""
-    there = mask_BT.to(unit_BTE.dtype)
-    similar_BTT = (unit_BTE @ unit_BTE.transpose(1, 2)) * there[:, None, :]
+    """Mean cosine (B, T) of each vector with the other frames of its clip that are no padding; 0 where there is no other."""
+    present_BT = mask_BT.to(unit_BTE.dtype)
+    similar_BTT = (unit_BTE @ unit_BTE.transpose(1, 2)) * present_BT[:, None, :]
     own_BT = torch.diagonal(similar_BTT, dim1=1, dim2=2)
-    return (similar_BTT.sum(-1) - own_BT) / (there.sum(1, keepdim=True) - there).clamp(min=1)
+    return (similar_BTT.sum(-1) - own_BT) / (present_BT.sum(1, keepdim=True) - present_BT).clamp(min=1)
 
 
 def _fill(values_BT: Tensor, there_BT: Tensor) -> Tensor:

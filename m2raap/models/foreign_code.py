@@ -16,23 +16,23 @@ _KERNELS = "transformers.integrations.hub_kernels"
 
 
 @contextlib.contextmanager
-def no_foreign_code(asked: str) -> Iterator[None]:
+def no_foreign_code(subject: str) -> Iterator[None]:
     """Inside, transformers imports no module of a model and asks nobody whether it may, whatever a configuration says.
 
     A configuration can bring trust_remote_code itself, and open_clip calls transformers without it, which at a terminal
     asks the user. So the argument alone is not enough: what is closed are the two functions that every way to a
     model's module goes through, before the module is read, and the one that fetches kernels of a hub, which
-    `attn_implementation` may name. `asked` begins the sentence. Raises M2raapError where the model cannot be had without its
+    `attn_implementation` may name. `subject` begins the sentence. Raises M2raapError where the model cannot be had without its
     code.
     """
     from transformers import dynamic_module_utils as modules
 
     sentence = (
-        f"{asked} cannot be loaded: it wants to run Python of its own, and m2raap never runs code that comes with a "
+        f"{subject} cannot be loaded: it wants to run Python of its own, and m2raap never runs code that comes with a "
         "model; take one of a family that open_clip or transformers knows"
     )
 
-    def refuse(*_given: Any, **_more: Any) -> NoReturn:
+    def refuse(*_args: Any, **_kwargs: Any) -> NoReturn:
         raise M2raapError(sentence)
 
     closed: list[tuple[ModuleType, dict[str, Any]]] = [

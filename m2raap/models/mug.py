@@ -34,14 +34,14 @@ def mug_scores(
     assert bool(token_mask_AL.any(1).all()) and bool(frame_mask_BT.any(1).all()), "a text or clip with nothing in it"
     each = 4 * 4 * frames_BTE.shape[0] * frames_BTE.shape[1] * tokens_ALE.shape[1]  # about four such tensors at once
     rows = max(1, block_bytes // each)
-    found = []
+    score_blocks = []
     for start in range(0, len(tokens_ALE), rows):
         block = (tokens_ALE[start : start + rows], token_mask_AL[start : start + rows], frames_BTE, frame_mask_BT)
         if torch.is_grad_enabled() and len(tokens_ALE) > rows:
-            found.append(checkpoint(_block, *block, form, use_reentrant=False))
+            score_blocks.append(checkpoint(_block, *block, form, use_reentrant=False))
         else:
-            found.append(_block(*block, form))
-    return torch.cat(found)  # type: ignore[arg-type]  # checkpoint() has no return type
+            score_blocks.append(_block(*block, form))
+    return torch.cat(score_blocks)  # type: ignore[arg-type]  # checkpoint() has no return type
 
 
 def mug_pairs(

@@ -55,7 +55,7 @@ def export_onnx(model: VideoCLIP, folder: Path, num_frames: int) -> dict[str, fl
     tokens = {size: _tokens(backbone.tokenize(["a"]), size, draw) for size in (2, *CHECKED_BATCHES)}
     videos = {size: _frames(size, num_frames, side, draw) for size in (2, *CHECKED_BATCHES)}
     model.eval()
-    found = {}
+    differences = {}
     for name, module, inputs in (
         ("text", _Text(model), {size: (ids,) for size, ids in tokens.items()}),
         ("video", _Video(model), videos),
@@ -63,12 +63,12 @@ def export_onnx(model: VideoCLIP, folder: Path, num_frames: int) -> dict[str, fl
         names = ["tokens"] if name == "text" else ["frames", "mask"]
         path = folder / f"{name}.onnx"
         _write(module.eval(), inputs[2], names, name, path)
-        found[name] = max(_difference(path, module, names, inputs[size]) for size in CHECKED_BATCHES)
-        if not found[name] <= PARITY:
+        differences[name] = max(largest_difference(path, module, names, inputs[size]) for size in CHECKED_BATCHES)
+        if not differences[name] <= PARITY:
             raise M2raapError(
-                f"{path.name}: onnxruntime and PyTorch differ by {found[name]:.1e}, allowed {PARITY:.0e}; not exported"
+                f"{path.name}: onnxruntime and PyTorch differ by {differences[name]:.1e}, allowed {PARITY:.0e}; not exported"
             )
-    return found
+    return differences
 
 
 def _packages() -> None:
@@ -111,14 +111,18 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outp
                 verbose=False,
             )
     except Exception as error:  # torch.export and onnxscript raise a dozen unrelated types
-        said = [line.strip() for line in str(error).splitlines() if "Error" in line or "class" in line]
+        error_lines = [line.strip() for line in str(error).splitlines() if "Error" in line or "class" in line]
         raise M2raapError(
-            f"the {output} half cannot be exported to ONNX ({(said or [type(error).__name__])[-1][:200]}); "
+            f"the {output} half cannot be exported to ONNX ({(error_lines or [type(error).__name__])[-1][:200]}); "
             "export to open_clip instead, or serve the model folder itself"
         ) from error
 
 
-def _difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -> float:
+def largest_difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -> float:
+    """The largest difference between the outputs of a graph in onnxruntime and of its module in PyTorch, for the same inputs.
+
+    `names` are the graph's inputs in the module's order. Raises M2raapError where onnxruntime does not run the graph.
+    """
     import numpy as np
     import onnxruntime
 
@@ -127,9 +131,9 @@ def _difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[T
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         ours = module(*inputs).numpy()
-    given = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+    feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
     try:
-        theirs = session.run(None, given)[0]
+        theirs = session.run(None, feeds)[0]
     except Exception as error:  # onnxruntime's own types, of no common base
         raise M2raapError(
             f"{path.name}: onnxruntime does not run it at batch {len(inputs[0])} ({' '.join(str(error).split())[:120]}): this "

@@ -100,15 +100,17 @@ def _judge_keys(where: str, parent: str, settings: Any, kinds: Mapping[str, Any]
 def _fits(value: Any, kind: Any) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in inner)
+        return any(_fits(value, option) for option in inner)
     if origin is Literal:
         return value in inner
     if origin is list:
-        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
     if origin is tuple:
         return isinstance(value, list) and len(value) == len(inner) and all(map(_fits, value, inner))
     if kind is dict:  # keyword arguments of a norm or an activation
-        return isinstance(value, dict) and all(one is None or _fits(one, float | bool | str) for one in value.values())
+        return isinstance(value, dict) and all(
+            item is None or _fits(item, float | bool | str) for item in value.values()
+        )
     if kind in (int, float):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return whole or (kind is float and isinstance(value, float) and math.isfinite(value))
@@ -119,7 +121,7 @@ def _named(kind: Any) -> str:
     """The type in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_named(one) for one in inner if one is not type(None))
+        return " or ".join(_named(option) for option in inner if option is not type(None))
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if origin is tuple:

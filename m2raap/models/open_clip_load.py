@@ -1,15 +1,8 @@
-"""open_clip models: by name and tag, from a hub, from a folder; what cannot be had is said in one sentence."""
+"""open_clip models: by name and tag, from a hub, from a folder. A model that cannot be loaded is one M2raapError."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import socket
-import urllib.parse
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +13,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
-from m2raap.models.foreign_code import no_foreign_code
+from m2raap.models.hub import loading
 from m2raap.models.open_clip_config import CONFIG_NAME, read_model_config
 from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import OpenClipText
@@ -48,10 +41,10 @@ def load(cfg: BackboneConfig) -> Backbone:
         tag = open_clip.get_pretrained_cfg(name, cfg.pretrained) or {}
         quick_gelu = bool(tag.get("quick_gelu", False))
     if not cfg.random_init:
-        return _make(name, cfg.pretrained, load_weights=True, quick_gelu=quick_gelu, asked=cfg.model)
+        return _make(name, cfg.pretrained, load_weights=True, quick_gelu=quick_gelu, display_name=cfg.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cfg.random_seed)
-        return _make(name, None, load_weights=False, quick_gelu=False, asked=cfg.model)
+        return _make(name, None, load_weights=False, quick_gelu=False, display_name=cfg.model)
 
 
 def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
@@ -77,14 +70,12 @@ def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
         )
 
 
-def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: bool, asked: str) -> Backbone:
+def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: bool, display_name: str) -> Backbone:
     import open_clip
     from open_clip.transform import PreprocessCfg
 
-    quiet, code = quiet_loggers("root", "huggingface_hub"), no_foreign_code(f"backbone '{asked}'")
     try:
-        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub(name), code:
-            warnings.simplefilter("ignore")
+        with loading(f"backbone '{display_name}'", name, "root"):
             model_cfg = read_model_config(name)
             clip = open_clip.create_model(
                 name,
@@ -105,34 +96,34 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
     except Exception as error:  # the hub clients raise a dozen unrelated types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
-            f"backbone '{asked}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). "
+            f"backbone '{display_name}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). "
             "If this machine reaches no model hub, copy the weights here and give a folder (model: local-dir:/folder) "
             "or a file (pretrained: /file.safetensors or .pt)."
         ) from error
     if quick_gelu:
         model_cfg["quick_gelu"] = True
     visual: Any = clip.visual
-    shown: dict[str, Any] = {**asdict(PreprocessCfg()), **visual.preprocess_cfg}
-    description = json.loads(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": shown}))
+    preprocess_cfg: dict[str, Any] = {**asdict(PreprocessCfg()), **visual.preprocess_cfg}
+    description = json.loads(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}))
     clip = clip.float().eval()
     return Backbone(
         clip,
         open_clip_tower(clip, int(model_cfg["embed_dim"])),
         OpenClipText(clip, tokenizer),
-        _preprocess(asked, shown),
+        _preprocess(display_name, preprocess_cfg),
         description,
         lambda folder: _write(description, folder),
     )
 
 
-def _preprocess(asked: str, shown: dict[str, Any]) -> Preprocess:
-    size = shown["size"]
+def _preprocess(display_name: str, preprocess_cfg: dict[str, Any]) -> Preprocess:
+    size = preprocess_cfg["size"]
     sides = [size, size] if isinstance(size, int) else list(size)
     if sides[0] != sides[1]:
         raise M2raapError(
             f"this open_clip model wants images of {sides[0]} x {sides[1]}; only square ones are supported"
         )
-    return to_preprocess(f"backbone '{asked}', preprocess_cfg", shown | {"image_size": sides[0]})
+    return to_preprocess(f"backbone '{display_name}', preprocess_cfg", preprocess_cfg | {"image_size": sides[0]})
 
 
 def _write(description: dict[str, Any], folder: Path) -> None:
@@ -142,59 +133,4 @@ def _write(description: dict[str, Any], folder: Path) -> None:
 
 def from_description(folder: Path) -> Backbone:
     """An untrained model of the shape of a folder that a Backbone has written."""
-    return _make(f"local-dir:{folder}", None, load_weights=False, quick_gelu=False, asked=str(folder))
-
-
-@contextlib.contextmanager
-def quiet_loggers(*names: str) -> Iterator[None]:
-    """open_clip and the hub client log what we raise as errors, retries and all."""
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def from_cache_alone(named_by: str) -> Iterator[None]:
-    """Inside, no hub is asked: what a folder names, and nobody asked for, is taken from this machine or not at all.
-
-    `named_by`: the sentence about who names it, added to the M2raapError where it cannot be had.
-    """
-    from huggingface_hub import constants
-
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    except M2raapError as error:
-        raise M2raapError(f"{error} {named_by}") from error
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-@contextlib.contextmanager
-def no_waiting_for_a_hub(name: str) -> Iterator[None]:
-    """Without a route to the hub its client retries for a minute a file: look once, then let it use only its cache.
-
-    A local-dir is never looked up anywhere.
-    """
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-    if name.startswith("local-dir:"):
-        constants.HF_HUB_OFFLINE = True
-    elif not before and not proxied:
-        url = urllib.parse.urlsplit(constants.ENDPOINT)
-        try:
-            socket.create_connection((url.hostname or "", url.port or 443), timeout=5).close()
-        except OSError:
-            constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+    return _make(f"local-dir:{folder}", None, load_weights=False, quick_gelu=False, display_name=str(folder))

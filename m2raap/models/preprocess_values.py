@@ -1,4 +1,4 @@
-"""How a model's files say that pixels are prepared, judged: a value that is none makes vectors that are none."""
+"""Checks the preparation of pixels that a model's files describe: with impossible values all vectors would be useless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Preprocess
 
-LEAST_STD, LARGEST = 1e-3, 1e3  # pixels are 0..1 before; beyond these nothing of a picture is left in fp32 or fp16
+LEAST_STD, LARGEST = 1e-3, 1e3  # for pixels 0..1; beyond these limits nothing of a picture is left in fp32 or fp16
 KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash")}
 
 
@@ -39,8 +39,8 @@ def _are_numbers(values: Any, least: float) -> bool:
     return len(numbers) == 3 and all(least <= value <= LARGEST for value in numbers)
 
 
-def _refused(where: str, key: str, value: Any, wanted: str) -> M2raapError:
+def _refused(where: str, key: str, value: Any, requirement: str) -> M2raapError:
     return M2raapError(
-        f"{where}: {key} of the picture preparation is {str(value)[:60]} and has to be {wanted}; correct it, or take "
+        f"{where}: {key} of the picture preparation is {str(value)[:60]} and has to be {requirement}; correct it, or take "
         "another model"
     )

@@ -128,6 +128,11 @@ class Stan(nn.Module):
         elif cfg.start == "matrix":
             self.out = zero_linear(width, width)
 
+    @property
+    def backbone(self) -> Backbone:
+        """The image-text model whose layers feed the branch."""
+        return self._backbone[0]
+
     def compact(self, tokens: Tensor) -> Tensor:
         """(B, T, 1+P, D) -> (B, T, 1+P', D), P' = P / patch_pool^2: means of squares of patches."""
         square = self.cfg.patch_pool
@@ -141,13 +146,12 @@ class Stan(nn.Module):
         return torch.cat([tokens[:, :, :1], pooled], 2)
 
     def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-        backbone = self._backbone[0]
         cls_BD = self.branch(levels, mask_BT)
         if self.cfg.start == "gate":
             cls_BD = self.gate * cls_BD
         elif self.cfg.start == "matrix":
             cls_BD = self.out(cls_BD)
-        return backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
+        return self.backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
 
     def enter(self, tokens: Tensor) -> Tensor:
         """Tokens or positions as the branch takes them in."""
@@ -159,7 +163,7 @@ class Stan(nn.Module):
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.time):
             raise M2raapError(f"stan was made for {len(self.time)} frames, this clip has {num_frames}")
-        tower = self._backbone[0].vision
+        tower = self.backbone.vision
         position_SD = self.enter(self.compact(tower.positions()[None, None])[0, 0])
         first = self.enter(levels[0])
         cls_BD = (masked_mean(first[:, :, 0], mask_BT) + tower.class_token() + position_SD[0]) / 2

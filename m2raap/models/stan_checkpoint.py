@@ -80,24 +80,24 @@ def import_stan_checkpoint(path: Path, backbone: BackboneConfig | None = None) -
             f"{path}: STAN's checkpoints are of CLIP's own vision transformer, '{start.model}' is another"
         )
     model = VideoCLIP(shape, _config(path, theirs, layers, shape))
-    wanted = model.state_dict()
+    model_state = model.state_dict()
     ours, unknown = translated(theirs)
     ours["backbone.clip.logit_scale"] = torch.tensor(math.log(1 / TAU)).reshape(
-        wanted["backbone.clip.logit_scale"].shape
+        model_state["backbone.clip.logit_scale"].shape
     )
-    for name, value in wanted.items():  # buffers that the library makes itself
+    for name, value in model_state.items():  # buffers that the library makes itself
         if name not in dict(model.named_parameters()):
             ours.setdefault(name, value)
-    missing, foreign = sorted(set(wanted) - set(ours)), sorted(set(ours) - set(wanted))
+    missing, foreign = sorted(set(model_state) - set(ours)), sorted(set(ours) - set(model_state))
     if missing or unknown or foreign:
         raise M2raapError(
             f"{path}: is not the layout of farewellthree/STAN for {layers} branch layers on {start.model}: "
             f"missing {_some(missing)}; unknown {_some(unknown + foreign)}"
         )
     for name, value in ours.items():
-        if value.shape != wanted[name].shape:
+        if value.shape != model_state[name].shape:
             raise M2raapError(
-                f"{path}: {name} is {tuple(value.shape)}, {start.model} has {tuple(wanted[name].shape)}: give its --backbone"
+                f"{path}: {name} is {tuple(value.shape)}, {start.model} has {tuple(model_state[name].shape)}: give its --backbone"
             )
         if not bool(value.isfinite().all()) and name in dict(model.named_parameters()):
             raise M2raapError(f"{path}: {name} holds NaN or infinity: the checkpoint is damaged")
@@ -116,10 +116,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise M2raapError(f"{path}: no such file") from None
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        foreign_class = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise M2raapError(
-            f"{path}: holds more than tensors{f', {asked[1]}' if asked else ''}, and objects of strangers are not unpickled; "
-            "keep its state_dict alone: torch.save({'state_dict': ...}) in an environment that you trust with it"
+            f"{path}: holds more than tensors{f', {foreign_class[1]}' if foreign_class else ''}, and objects of strangers "
+            "are not unpickled; keep its state_dict alone: torch.save({'state_dict': ...}) in an environment that you "
+            "trust with it"
         ) from None
     except (
         RuntimeError,
@@ -153,8 +154,8 @@ def translated(theirs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]
             ours[_TRANSPOSED[name]] = value.T.contiguous()
         elif stem in _NORMS:
             ours[f"{_NORMS[stem]}.{kind}"] = value
-        elif found := _in_layer(stem):
-            where, what = found
+        elif layer_part := _in_layer(stem):
+            where, what = layer_part
             if what in ("q_proj", "k_proj", "v_proj"):
                 thirds.setdefault(f"{where}.attn.in_proj_{kind}", {})[what] = value
             else:

@@ -69,7 +69,7 @@ class OpenClipText:
         """
         tower, seen = self.tower, []
         last: Any = tower.ln_final if hasattr(tower, "ln_final") else tower.transformer
-        handle = last.register_forward_hook(lambda _module, _given, out: seen.append(out))
+        handle = last.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
         try:
             pooled_BE = self.encode(tokens_BL)
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.config import BackboneConfig
-from m2raap.models.foreign_code import no_foreign_code
-from m2raap.models.open_clip_load import no_waiting_for_a_hub, quiet_loggers
+from m2raap.models.hub import loading
 from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import TransformersText
 from m2raap.models.vision_transformers import TransformersVit
@@ -36,10 +34,8 @@ def load(cfg: BackboneConfig) -> Backbone:
     local = Path(name).is_dir()
     if cfg.model.startswith("local-dir:") and not (Path(name) / "config.json").is_file():
         raise M2raapError(f"backbone '{cfg.model}': {name} holds no config.json (transformers' form)")
-    quiet, code = quiet_loggers("transformers", "huggingface_hub"), no_foreign_code(f"backbone '{cfg.model}'")
     try:
-        with warnings.catch_warnings(), quiet, no_waiting_for_a_hub("local-dir:" if local else name), code:
-            warnings.simplefilter("ignore")
+        with loading(f"backbone '{cfg.model}'", "local-dir:" if local else name, "transformers"):
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             _check_family(cfg.model, config)
             if cfg.random_init:
@@ -49,8 +45,8 @@ def load(cfg: BackboneConfig) -> Backbone:
             else:
                 model = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            shown = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
-        return _backbone(model, tokenizer, _preprocess(cfg.model, shown, config))
+            preprocess_cfg = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
+        return _backbone(model, tokenizer, _preprocess(cfg.model, preprocess_cfg, config))
     except M2raapError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
@@ -67,14 +63,13 @@ def from_description(folder: Path) -> Backbone:
     import transformers
 
     try:
-        quiet, code = quiet_loggers("transformers", "huggingface_hub"), no_foreign_code(str(folder))
-        with quiet, no_waiting_for_a_hub("local-dir:"), code:
+        with loading(str(folder), "local-dir:", "transformers"):
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
             _check_family(str(folder), config)
             model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            shown = read_json(folder / PREPROCESS_NAME)
-        return _backbone(model, tokenizer, to_preprocess(str(folder / PREPROCESS_NAME), shown))
+            preprocess_cfg = read_json(folder / PREPROCESS_NAME)
+        return _backbone(model, tokenizer, to_preprocess(str(folder / PREPROCESS_NAME), preprocess_cfg))
     except M2raapError:
         raise
     except Exception as error:  # what a damaged folder makes transformers raise
@@ -82,10 +77,10 @@ def from_description(folder: Path) -> Backbone:
         raise M2raapError(f"{folder}: the description of the backbone cannot be read ({reason})") from error
 
 
-def _check_family(asked: str, config: Any) -> None:
+def _check_family(display_name: str, config: Any) -> None:
     if config.model_type not in FAMILIES:
         raise M2raapError(
-            f"backbone '{asked}' is a transformers model of type '{config.model_type}'; known: {', '.join(FAMILIES)} "
+            f"backbone '{display_name}' is a transformers model of type '{config.model_type}'; known: {', '.join(FAMILIES)} "
             "(CLIP itself: family open_clip)"
         )
 
@@ -109,18 +104,25 @@ def _backbone(model: Any, tokenizer: Any, preprocess: Preprocess) -> Backbone:
     return Backbone(model, vision, TransformersText(model, tokenizer, context), preprocess, description, write)
 
 
-def _preprocess(asked: str, shown: dict[str, Any], config: Any) -> Preprocess:
+def _preprocess(display_name: str, preprocess_cfg: dict[str, Any], config: Any) -> Preprocess:
     """From transformers' preprocessor_config.json. SigLIP2 NaFlex says how many patches, not which size."""
-    size = shown.get("size") or {}
-    if "max_num_patches" in shown:
+    size = preprocess_cfg.get("size") or {}
+    if "max_num_patches" in preprocess_cfg:
         patches = config.vision_config.num_patches
         side = round(patches**0.5) * config.vision_config.patch_size
         mode = "squash"
     elif "shortest_edge" in size:
-        crop = shown.get("crop_size") or {}
+        crop = preprocess_cfg.get("crop_size") or {}
         side, mode = int(crop.get("height", size["shortest_edge"])), "shortest"
     else:
         side, mode = int(size["height"]), "squash"
-    settings = {"image_size": side, "mean": shown["image_mean"], "std": shown["image_std"], "resize_mode": mode}
-    interpolation = _INTERPOLATION.get(int(shown.get("resample", 3)), "bicubic")
-    return to_preprocess(f"backbone '{asked}', preprocessor_config.json", settings | {"interpolation": interpolation})
+    settings = {
+        "image_size": side,
+        "mean": preprocess_cfg["image_mean"],
+        "std": preprocess_cfg["image_std"],
+        "resize_mode": mode,
+    }
+    interpolation = _INTERPOLATION.get(int(preprocess_cfg.get("resample", 3)), "bicubic")
+    return to_preprocess(
+        f"backbone '{display_name}', preprocessor_config.json", settings | {"interpolation": interpolation}
+    )

@@ -51,7 +51,7 @@ def transition_probabilities(net: nn.Module, chunks: Iterable[np.ndarray]) -> np
     does not grow with the video.
     """
     device = next(net.parameters()).device
-    found: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
     held = np.zeros((0, 27, 48, 3), np.uint8)
     total = 0
 
@@ -60,7 +60,7 @@ def transition_probabilities(net: nn.Module, chunks: Iterable[np.ndarray]) -> np
         while len(held) >= _WINDOW:
             window = torch.from_numpy(held[:_WINDOW].copy()).to(device)[None]
             single, _ = net(window)
-            found.append(torch.sigmoid(single)[0, _CONTEXT:-_CONTEXT, 0].cpu().numpy())
+            probabilities.append(torch.sigmoid(single)[0, _CONTEXT:-_CONTEXT, 0].cpu().numpy())
             held = held[_STEP:]
 
     for chunk in chunks:
@@ -74,7 +74,7 @@ def transition_probabilities(net: nn.Module, chunks: Iterable[np.ndarray]) -> np
     missing = _CONTEXT + _STEP - (total % _STEP or _STEP)
     held = np.concatenate([held, np.repeat(held[-1:], missing, axis=0)])
     run()
-    return np.concatenate(found)[:total]
+    return np.concatenate(probabilities)[:total]
 
 
 def cuts_of(times_s: np.ndarray, probabilities: np.ndarray, threshold: float, min_shot_s: float) -> list[float]:

@@ -90,8 +90,8 @@ class TimmVit(VisionTower):
 
     def embed(self, images_NCHW: Tensor) -> Tensor:
         trunk = self.visual.trunk
-        found = trunk._pos_embed(trunk.patch_embed(images_NCHW))
-        return trunk.norm_pre(found[0] if isinstance(found, tuple) else found)
+        embedded = trunk._pos_embed(trunk.patch_embed(images_NCHW))
+        return trunk.norm_pre(embedded[0] if isinstance(embedded, tuple) else embedded)
 
     def _rope(self) -> dict[str, Tensor]:
         """EVA's blocks want the rotary embedding as an argument."""
@@ -182,8 +182,8 @@ class WholeTower(VisionTower):
         return [nn.Identity()]
 
     def embed(self, images_NCHW: Tensor) -> Tensor:
-        found = self.visual(images_NCHW)
-        return (found[0] if isinstance(found, tuple) else found)[:, None]
+        features = self.visual(images_NCHW)
+        return (features[0] if isinstance(features, tuple) else features)[:, None]
 
     def project(self, first: Tensor) -> Tensor:
         return first

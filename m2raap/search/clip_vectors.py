@@ -37,7 +37,7 @@ class ClipEncoder:
     def __init__(self, model: Path | BackboneConfig, fetch: bool = True) -> None:
         import torch
 
-        from m2raap.models.open_clip_load import from_cache_alone
+        from m2raap.models.hub import from_cache_alone
 
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(torch_threads())

@@ -30,7 +30,7 @@ def test_each_frame_gets_its_own_caption(model: VideoCLIP) -> None:
     table = caption_table(source, model, 2)  # thinned: frames 1 and 3 of 4
     (vectors, there), words = table.encode(model, np.array([2, 0])), table.words(np.array([2, 0]))
     assert there.tolist() == [[False, True]] * 2
-    assert [row[1] for row in words] == [source.said[2][3], source.said[0][3]]
+    assert [row[1] for row in words] == [source.frame_captions[2][3], source.frame_captions[0][3]]
     for row, text in zip(vectors[:, 1], [row[1] for row in words], strict=True):
         expected = model.encode_text(model.backbone.tokenize([text]))[0]
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
@@ -44,7 +44,7 @@ def test_leaving_out_follows_the_share_and_the_step() -> None:
 
 def test_without_captions_the_stage_is_named(tiny_dir: Path, tmp_path: Path) -> None:
     silent = ordered(4, 0)
-    silent.said = []
+    silent.frame_captions = []
     cfg = AdaptConfig(
         backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), acg=AcgConfig(), steps=1
     )

@@ -16,10 +16,10 @@ from m2raap.adapt import step as steps
 from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
-from m2raap.adapt.draws import DropPathRng
 from m2raap.adapt.gradcache import cut
 from m2raap.adapt.loop import adapt
-from m2raap.adapt.run import TrainState, prepare
+from m2raap.adapt.prepare import prepare
+from m2raap.adapt.state import DropPathRng, TrainState
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from tests.adapt.world import ordered
@@ -46,7 +46,7 @@ def but(tiny_dir: Path, **changes: Any) -> AdaptConfig:
 def world() -> ListSource:
     """Nine clips, one of two frames; with twelve orders of colours there are twins among them."""
     source = ordered(9, 0)
-    source.jpegs[3], source.said[3] = source.jpegs[3][:2], source.said[3][:2]
+    source.jpegs[3], source.frame_captions[3] = source.jpegs[3][:2], source.frame_captions[3][:2]
     return source
 
 
@@ -58,7 +58,7 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of step 1."""
     try:
         step = steps.draw_step(run, 1)
-        assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips), (
+        assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips_B), (
             "there are twins"
         )
         loss = steps.gradients(run, step)
@@ -124,7 +124,7 @@ def test_out_of_memory_halves_the_chunks_not_the_batch(
         tried = full_above(patch, lambda clips, graph: clips > 2)
         run = opened(but(tiny_dir, **EVERYTHING), tmp_path / "halved")
         same(gradients_of(run), everything)
-        assert tried[:3] == [7, 4, 2] and run.grad_cache.micro == 2
+        assert tried[:3] == [7, 4, 2] and run.optim.grad_cache.micro == 2
     with monkeypatch.context() as patch:  # the second pass needs more than the first
         tried = full_above(patch, lambda clips, graph: graph and clips > 1)
         same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), everything)

@@ -1,6 +1,6 @@
+import fcntl
 import math
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,16 +91,25 @@ def test_the_least_used_goes_where_room_is_short(backbone: Backbone, tmp_path: P
     assert np.array_equal(one.tokens_BVTSD, before), "what is open stays readable"
 
 
-def test_who_comes_while_it_is_made_waits_and_finds_it(backbone: Backbone, tmp_path: Path) -> None:
-    began, heard = threading.Event(), []
+def test_who_comes_while_it_is_made_waits_and_finds_it(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, second_at_lock, heard = threading.Event(), threading.Event(), []
+    flock = fcntl.flock
 
-    def slow(what: str, done: int, total: int) -> None:
+    def announced_flock(file: object, operation: int) -> None:
+        if began.is_set():
+            second_at_lock.set()
+        flock(file, operation)  # type: ignore[arg-type]
+
+    def until_the_second_waits(what: str, done: int, total: int) -> None:
         began.set()
-        time.sleep(0.05)
+        assert second_at_lock.wait(60)
 
+    monkeypatch.setattr(prefix_cache.fcntl, "flock", announced_flock)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(make, tmp_path, backbone, progress=slow)
-        began.wait(10)
+        first = pool.submit(make, tmp_path, backbone, progress=until_the_second_waits)
+        assert began.wait(60)
         second = make(tmp_path, backbone, progress=lambda what, done, total: heard.append(done))
         assert heard == [] and np.array_equal(second.tokens_BVTSD, first.result().tokens_BVTSD)
 

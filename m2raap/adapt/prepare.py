@@ -1,0 +1,305 @@
+"""Makes the state of a run of adaptation from its settings and sources, and from its checkpoint where there is one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from m2raap.adapt.batches import BatchSampler, JpegFrames, PairSource, Place, Prefetcher, frames_digest
+from m2raap.adapt.captions import CaptionedSource, caption_table
+from m2raap.adapt.checkpoint import Progress, load_checkpoint
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.gradcache import GradCache
+from m2raap.adapt.lora import add_lora
+from m2raap.adapt.objective import bias_of
+from m2raap.adapt.optim import choose_trained, make_optimiser
+from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, open_prefix_cache
+from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
+from m2raap.adapt.state import DropPathRng, FrameReader, Logs, Optim, Split, TrainState
+from m2raap.adapt.texts import TextTable, text_table
+from m2raap.adapt.validate import encode_clips
+from m2raap.core import talk
+from m2raap.core.config import digest, what_is_made
+from m2raap.core.engine import available_cores
+from m2raap.core.errors import M2raapError
+from m2raap.models.backbone import MAX_LOGIT_SCALE
+from m2raap.models.families import load_backbone
+from m2raap.models.losses import OBJECTIVES
+from m2raap.models.stan import DropPath
+from m2raap.models.video_clip import VideoCLIP
+
+Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+OpenCache = Callable[[PairSource, str], PrefixCache]  # from a source and the digest of its frames
+
+
+def prepare(
+    cfg: AdaptConfig,
+    source: PairSource,
+    val_source: PairSource | None,
+    out: Path,
+    report: Report,
+    dist_context: DistContext,
+    caches: Path | None = None,
+    decoders: Decoders | None = None,
+) -> TrainState:
+    """The state of a run before its first step, or after the step of its checkpoint.
+
+    `caches`: the folder of prefix caches; None: in scratch. `decoders`: for the input `video` alone. Raises M2raapError.
+    """
+    _refuse_unusable(cfg, source)
+    sources = [part for part in (source, val_source) if part is not None and part.num_clips]
+    model = _load_model(cfg, dist_context)
+    began_s = time.perf_counter()
+    scratch = out / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    digests = [frames_digest(part) if cfg.input == "keyframes" else _videos_digest(part) for part in sources]
+    key = _key(cfg, model, sources, digests)
+    open_cache, cache_bytes = _choose_cache(cfg, model, sources, caches or scratch / "cache", report, dist_context)
+    train, *val = _splits(cfg, model, sources, digests, decoders, open_cache)
+    sampler = _make_sampler(cfg, model, train, dist_context)
+    optim = _make_optim(cfg, model, dist_context)
+    progress = _resume(scratch / "checkpoint.pt", key, model, optim, dist_context)
+    return TrainState(
+        cfg=cfg,
+        dist_context=dist_context,
+        out=out,
+        key=key,
+        steps=cfg.steps or max(1, round(cfg.epochs * sampler.steps_per_epoch)),
+        model=model,
+        optim=optim,
+        progress=progress,
+        train=train,
+        val=val[0] if val else None,
+        sampler=sampler,
+        prefetcher=Prefetcher(_batch_reader(train, sampler)),
+        text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens_NL),
+        drops=_seed_drop_path(model),
+        logs=Logs(out, progress, cfg.tensorboard) if dist_context.is_main else None,
+        decoders=decoders,
+        began_s=began_s,
+        cache_bytes=cache_bytes,
+    )
+
+
+def _refuse_unusable(cfg: AdaptConfig, source: PairSource) -> None:
+    if source.num_clips < 2:
+        raise M2raapError(f"adapt needs at least 2 clips with frames and texts, found {source.num_clips}")
+    if cfg.objective not in OBJECTIVES:
+        raise M2raapError(f"unknown adapt.objective '{cfg.objective}'; known: {', '.join(OBJECTIVES)}")
+
+
+def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
+    """The model on the device of this process, with the temperature of the settings and the choice of what learns.
+
+    Its backbone knows the digest of the weights that were loaded.
+    """
+    cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
+    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, seed=cfg.seed)
+    _ = model.backbone.digest  # is worked out now and kept, before any weight changes
+    if cfg.temperature is not None:
+        model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
+    model.to(f"cuda:{dist_context.local_rank}" if cuda else "cpu")
+    choose_trained(model, cfg)
+    return model
+
+
+def _videos_digest(source: PairSource) -> str:
+    assert isinstance(source, VideoSource)
+    return videos_digest(source)
+
+
+def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
+    """The digest of all that decides what the run learns."""
+    data = [digest([frames, _words(cfg, source)]) for frames, source in zip(frames_digests, sources, strict=True)]
+    return digest([what_is_made(cfg), data, model.backbone.digest])
+
+
+def _words(cfg: AdaptConfig, source: PairSource) -> list[Any]:
+    """All texts and, where training reads them, all captions of frames."""
+    texts = [source.texts(clip) for clip in range(source.num_clips)]
+    if not cfg.wants_captions or not isinstance(source, CaptionedSource):
+        return [texts]
+    return [texts, [source.captions(clip) for clip in range(source.num_clips)]]
+
+
+def _choose_cache(
+    cfg: AdaptConfig,
+    model: VideoCLIP,
+    sources: list[PairSource],
+    root: Path,
+    report: Report,
+    dist_context: DistContext,
+) -> tuple[OpenCache | None, int]:
+    """What opens the prefix cache of a source (None: there is no cache), and the bytes of the caches of all sources."""
+    num_clips = sum(source.num_clips for source in sources)
+    layout = _cache_layout(cfg, model, num_clips)
+    if layout is None:
+        return None, 0
+    cache_bytes = layout.num_bytes(model, num_clips)
+    limit_bytes = max(cfg.cache_limit_gb * 1e9, cache_bytes)
+
+    def open_cache(source: PairSource, frames: str) -> PrefixCache:
+        return dist_context.main_process_first(
+            lambda: open_prefix_cache(root, frames, source, model, layout, report, limit_bytes)
+        )
+
+    return open_cache, cache_bytes
+
+
+def _cache_layout(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> PrefixLayout | None:
+    """What the cache keeps of every clip; None for no cache. Raises M2raapError where adapt.cache does not fit the backbone."""
+    learning = cfg.train_vision_layers
+    if cfg.cache == "prefix" and learning == model.backbone.num_layers:
+        raise M2raapError("adapt.cache=prefix needs frozen first layers, but adapt.train_vision_layers names them all")
+    if cfg.cache == "levels" and learning:
+        raise M2raapError(
+            "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or cache=prefix"
+        )
+    if cfg.input == "video" or cfg.cache == "off" or learning == model.backbone.num_layers:
+        return None
+    depth = max(model.temporal.layers_used, learning)
+    prefix, levels = (PrefixLayout(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
+    if model.inside and cfg.cache == "levels":
+        raise M2raapError(f"adapt.cache=levels: {cfg.temporal.name} works inside the vision layers; set cache=prefix")
+    if cfg.cache != "auto":
+        return prefix if cfg.cache == "prefix" else levels
+    affordable = [
+        plan
+        for plan in ([prefix] if learning or model.inside else [levels, prefix])
+        if plan.num_bytes(model, num_clips) <= cfg.cache_limit_gb * 1e9
+    ]
+    return affordable[0] if affordable else None
+
+
+def _frames(
+    cfg: AdaptConfig,
+    model: VideoCLIP,
+    source: PairSource,
+    frames: str,
+    decoders: Decoders | None,
+    open_cache: OpenCache | None,
+) -> FrameReader:
+    """What reads the clips of a source; `frames` is the digest of their frames."""
+    if decoders is not None:
+        assert isinstance(source, VideoSource)
+        return RawVideos(source, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders)
+    if open_cache is not None:
+        return open_cache(source, frames)
+    return JpegFrames(source, model.backbone.preprocess, cfg.num_frames)
+
+
+def _splits(
+    cfg: AdaptConfig,
+    model: VideoCLIP,
+    sources: list[PairSource],
+    frames_digests: list[str],
+    decoders: Decoders | None,
+    open_cache: OpenCache | None,
+) -> list[Split]:
+    """The training clips, then the validation clips where there are any."""
+    pairs = zip(sources, frames_digests, strict=True)
+    frames = [_frames(cfg, model, source, key, decoders, open_cache) for source, key in pairs]
+    texts = [text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for source in sources]
+    _warn_of_chinese(cfg, model, texts[0])
+    reads_captions = [cfg.wants_captions, cfg.acg is not None]  # validation does without the frame-caption loss
+    captions = [
+        caption_table(source, model, cfg.num_frames) if reads else None
+        for source, reads in zip(sources, reads_captions, strict=False)
+    ]
+    num_clips = [source.num_clips for source in sources]
+    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, strict=True)]
+
+
+def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> None:
+    chinese = sum("zh" in by_lang for by_lang in texts.rows_of)
+    if chinese and model.backbone.english_only:
+        talk.log(
+            f"adapt: warning: {chinese} clips have Chinese texts, but the tokenizer of {cfg.backbone.model} knows English only: "
+            "Chinese falls into pieces that its text tower never learnt. Take a backbone that reads Chinese (Chinese-CLIP, "
+            "AltCLIP, SigLIP2, or a multilingual one such as xlm-roberta-base-ViT-B-32), or langs: [en]"
+        )
+
+
+def _make_sampler(cfg: AdaptConfig, model: VideoCLIP, train: Split, dist_context: DistContext) -> BatchSampler:
+    looks_NE = None
+    if cfg.group_size > 1:
+        looks_NE = dist_context.broadcast(encode_clips(model, train.frames, train.num_clips)).cpu().numpy()
+    return BatchSampler(train.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
+
+
+def _make_optim(cfg: AdaptConfig, model: VideoCLIP, dist_context: DistContext) -> Optim:
+    """The optimiser over the weights that learn. Adds LoRA's updates to the model, where the settings ask for them."""
+    backbone = model.backbone
+    device = backbone.device
+    max_logit_scale = max(math.log(MAX_LOGIT_SCALE), float(backbone.logit_scale.detach()))
+    if cfg.lora is not None:
+        add_lora(model, cfg.lora, cfg.seed)
+        model.to(device)
+    bias = bias_of(cfg, getattr(backbone.clip, "logit_bias", None))
+    if bias is not None:
+        bias.data = bias.data.to(device)
+    optimiser = make_optimiser(model, cfg, bias)
+    learning = [p for group in optimiser.param_groups for p in group["params"]]
+    of_loss = [backbone.logit_scale, *([bias] if bias is not None else [])]
+    grad_cache = GradCache(learning, of_loss, dist_context, cfg.micro_batch)
+    scaler = torch.amp.GradScaler(device.type) if cfg.precision == "fp16" else None
+    return Optim(optimiser, grad_cache, bias, scaler, max_logit_scale)
+
+
+def _seed_drop_path(model: VideoCLIP) -> DropPathRng:
+    """Every drop path of the model draws from the returned generator."""
+    drops = DropPathRng()
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.draws = drops
+    return drops
+
+
+def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: DistContext) -> Progress:
+    """Puts back what the checkpoint holds of the model and of `optim`; a new Progress where there is no checkpoint.
+
+    Raises M2raapError where the processes do not hold the same.
+    """
+    progress = load_checkpoint(path, key, model, optim.optimiser) or Progress()
+    if optim.scaler is not None and progress.loss_scale:
+        optim.scaler.load_state_dict(progress.loss_scale)
+    if optim.bias is not None and progress.bias is not None:
+        optim.bias.data.fill_(progress.bias)
+    optim.grad_cache.micro = progress.micro_batch or optim.grad_cache.micro
+    dist_context.assert_same("data, settings or checkpoints", digest([key, progress.step]))
+    return progress
+
+
+def _batch_reader(train: Split, sampler: BatchSampler) -> Callable[[Place], tuple[Tensor, Tensor]]:
+    def read(place: Place) -> tuple[Tensor, Tensor]:
+        step, start, stop = place
+        return train.frames.batch(sampler.clips(step)[start:stop], sampler.epoch(step))
+
+    return read
+
+
+def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model.encode_text(chunk.to(model.backbone.device)) for chunk in tokens_NL.split(256)])
+
+
+@contextmanager
+def open_decoders(cfg: AdaptConfig, source: PairSource) -> Iterator[Decoders | None]:
+    """The processes that input `video` needs, closed whatever happens."""
+    if cfg.input == "keyframes":
+        yield None
+        return
+    assert isinstance(source, VideoSource)
+    decoders = Decoders(cfg.decoders or available_cores(), source.limits)
+    try:
+        yield decoders
+    finally:
+        decoders.close()
