@@ -63,7 +63,7 @@ def export_onnx(model: VideoCLIP, folder: Path, num_frames: int) -> dict[str, fl
         names = ["tokens"] if name == "text" else ["frames", "mask"]
         path = folder / f"{name}.onnx"
         _write(module.eval(), inputs[2], names, name, path)
-        found[name] = max(_difference(path, module, names, inputs[size]) for size in CHECKED_BATCHES)
+        found[name] = max(largest_difference(path, module, names, inputs[size]) for size in CHECKED_BATCHES)
         if not found[name] <= PARITY:
             raise M2raapError(
                 f"{path.name}: onnxruntime and PyTorch differ by {found[name]:.1e}, allowed {PARITY:.0e}; not exported"
@@ -118,7 +118,9 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outp
         ) from error
 
 
-def _difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -> float:
+def largest_difference(path: Path, module: nn.Module, names: list[str], inputs: tuple[Tensor, ...]) -> float:
+    """The largest absolute difference between what onnxruntime makes of the graph at `path` and what `module` makes of the same
+    inputs, which the graph takes under `names`. M2raapError where onnxruntime does not run a batch of this size."""
     import numpy as np
     import onnxruntime
 

@@ -110,7 +110,7 @@ def test_a_graph_that_is_tied_to_one_batch_is_refused(tmp_path: Path):
     """As some towers' are (SigLIP2 of transformers, EVA): here one that onnx itself builds."""
     from onnx import TensorProto, helper, save
 
-    from m2raap.models.onnx_export import _difference
+    from m2raap.models.onnx_export import largest_difference
 
     def tensor(name: str):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3])
@@ -120,6 +120,6 @@ def test_a_graph_that_is_tied_to_one_batch_is_refused(tmp_path: Path):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     save(model, str(tmp_path / "text.onnx"))
-    assert _difference(tmp_path / "text.onnx", torch.nn.Identity(), ["tokens"], (torch.ones(2, 3),)) == 0
+    assert largest_difference(tmp_path / "text.onnx", torch.nn.Identity(), ["tokens"], (torch.ones(2, 3),)) == 0
     with pytest.raises(M2raapError, match="text.onnx: onnxruntime does not run it at batch 3 .*tied to one batch"):
-        _difference(tmp_path / "text.onnx", torch.nn.Identity(), ["tokens"], (torch.ones(3, 3),))
+        largest_difference(tmp_path / "text.onnx", torch.nn.Identity(), ["tokens"], (torch.ones(3, 3),))
