@@ -24,8 +24,12 @@ SMALL_WORLD = ["train_clips=48", "val_clips=10", "test_clips=12"]
 LONG = (
     "tests/stages/test_chain.py",
     "tests/test_readme.py",
+    "tests/stages/test_two_writers.py",
     "tests/export/test_forget.py",
     "tests/adapt/test_loop.py",
+    "tests/pipeline/test_recipes_for_real_use.py",
+    "tests/curate/test_llm_models.py",
+    "tests/core/test_stage.py",
     "tests/core/test_ray_engine.py",
     "tests/export/test_model_export.py",
     "tests/search/test_page.py",
