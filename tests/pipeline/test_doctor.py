@@ -15,7 +15,7 @@ def test_two_variants_of_scenedetect_are_a_fault(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(metadata, "version", version)
     state, _, detail = doctor.one_scenedetect()
-    assert state == "bad" and "scenedetect 0.7 and scenedetect-headless 0.7.2 overwrite each other" in detail
+    assert state == "bad" and "scenedetect 0.7 " in detail and "scenedetect-headless 0.7.2 " in detail
     del versions["scenedetect"]
     assert doctor.one_scenedetect()[0] == "ok"
     versions.clear()
@@ -27,4 +27,4 @@ def test_a_torchvision_of_another_build_is_recognised():
         raise RuntimeError("operator torchvision::nms does not exist")
 
     state, _, detail = doctor.attempt("torch", broken)
-    assert state == "bad" and "install both from one index" in detail
+    assert state == "bad" and "torchvision::nms" in detail and "install" in detail
