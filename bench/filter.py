@@ -265,7 +265,9 @@ def datatrove(num: int, phrases: dict[str, str]) -> dict[str, float]:
     }
     for lang in words:
         steps["language"][lang] = LanguageFilter([lang])
-        steps["language"][lang].model._model = lite_model()
+        type(
+            steps["language"][lang].model
+        ).model = lite_model()  # in place of the property that downloads the large one
         steps["ftfy"][lang] = FTFYFormatter()
     spent = dict.fromkeys(steps, 0.0)
     for lang, block in captions(num):

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,8 +24,12 @@ SMALL_WORLD = ["train_clips=48", "val_clips=10", "test_clips=12"]
 LONG = (
     "tests/stages/test_chain.py",
     "tests/test_readme.py",
+    "tests/stages/test_two_writers.py",
     "tests/export/test_forget.py",
     "tests/adapt/test_loop.py",
+    "tests/pipeline/test_recipes_for_real_use.py",
+    "tests/curate/test_llm_models.py",
+    "tests/core/test_stage.py",
     "tests/core/test_ray_engine.py",
     "tests/export/test_model_export.py",
     "tests/search/test_page.py",
@@ -53,11 +57,14 @@ def m2raap(
 
 def _here(command: list[str], cwd: Path | str) -> subprocess.CompletedProcess[str]:
     from m2raap.cli import main
+    from m2raap.core import engine
 
     out, talk = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(talk):
         patched.chdir(cwd)
         patched.setattr(sys, "argv", command)
+        # The other core is the other test process's: worker processes where a test says --workers.
+        patched.setattr(engine, "available_cores", lambda: 1)
         code = main.run_command_line()
     return subprocess.CompletedProcess(command, code, out.getvalue(), talk.getvalue())
 
@@ -83,6 +90,14 @@ def user_of_the_tests(tmp_path_factory) -> None:
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["XDG_STATE_HOME"] = str(base / "state")
     os.environ["M2RAAP_VIDEO_ROOTS"] = str(base)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cuts() -> Iterator[None]:
+    """A killed process loses nothing that it wrote: only a power cut does, and no test has one. Waiting for the disk is long."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 # How long, and how often, a share tries again: shares that begin or end hold the lock alone for a moment.
 PATIENCE_S, PAUSE_S = 3.0, 0.02
 _MAX_LOCK_BYTES = 500  # largest lock file: one line about the process that holds it
-_warned = False
+has_warned_of_no_locks = False
 
 
 class Locked(M2raapError):
@@ -155,10 +155,10 @@ def _holder(handle: int) -> str:
 
 
 def _warn_of_no_locks(folder: Path) -> None:
-    global _warned
-    if not _warned:
+    global has_warned_of_no_locks
+    if not has_warned_of_no_locks:
         talk.log(f"{folder}: this file system knows no locks; let no other command write there")
-    _warned = True
+    has_warned_of_no_locks = True
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class ImageText:
         import torch
         from PIL import Image
 
-        model, processor = _load(self.cfg.model_dump_json())
+        model, processor = load_captioner(self.cfg.model_dump_json())
         prompt = self.cfg.prompt or FAMILIES[model.config.model_type]
         pictures = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
         filled = pictures + [pictures[-1]] * (self.cfg.batch_size - len(pictures))
@@ -111,7 +111,8 @@ def _end_ids(model: Any) -> set[int]:
 
 
 @lru_cache(maxsize=1)
-def _load(settings: str) -> tuple[Any, Any]:
+def load_captioner(settings: str) -> tuple[Any, Any]:
+    """The model and the processor of an ImageTextConfig written as JSON; the last pair stays in memory."""
     import transformers
 
     cfg = ImageTextConfig.model_validate_json(settings)

@@ -17,7 +17,7 @@ def examine() -> list[dict[str, Any]]:
     """One finding a check: what, state (ok | warn | bad), detail."""
     findings = []
     for check in (
-        _one_scenedetect,
+        one_scenedetect,
         _one_opencv,
         _torch,
         _open_clip,
@@ -55,7 +55,8 @@ def _one_of(what: str, names: tuple[str, ...], needed: bool) -> Finding:
     return "ok", what, installed[0] if installed else "not installed"
 
 
-def _one_scenedetect() -> Finding:
+def one_scenedetect() -> Finding:
+    """Bad where two variants of PySceneDetect are installed, which overwrite each other, or none is."""
     return _one_of("one scenedetect", _SCENEDETECT, needed=True)
 
 
@@ -63,7 +64,8 @@ def _one_opencv() -> Finding:
     return _one_of("one OpenCV", _OPENCV, needed=True)
 
 
-def _try(what: str, work: Callable[[], str]) -> Finding:
+def attempt(what: str, work: Callable[[], str]) -> Finding:
+    """Good with the text that `work` returns, bad with the message of whatever it raises."""
     try:
         return "ok", what, work()
     except Exception as error:  # anything may be wrong with somebody's installation; we say what it was
@@ -81,11 +83,11 @@ def _torch() -> Finding:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return f"{torch.__version__}, {gpus} GPU{'' if gpus == 1 else 's'}"
 
-    return _try("torch", work)
+    return attempt("torch", work)
 
 
 def _open_clip() -> Finding:
-    return _try("open_clip", lambda: importlib.import_module("open_clip").__version__)
+    return attempt("open_clip", lambda: importlib.import_module("open_clip").__version__)
 
 
 def _pyav() -> Finding:
@@ -93,7 +95,7 @@ def _pyav() -> Finding:
         av = importlib.import_module("av")
         return f"PyAV {av.__version__}, libavformat {'.'.join(map(str, av.library_versions['libavformat']))}"
 
-    return _try("decoder", work)
+    return attempt("decoder", work)
 
 
 def _ffmpeg() -> Finding:
@@ -106,7 +108,7 @@ def _ffmpeg() -> Finding:
             raise RuntimeError(f"{exe} has no libx264: the synthetic world cannot be encoded")
         return exe
 
-    return _try("ffmpeg", work)
+    return attempt("ffmpeg", work)
 
 
 def _language_id() -> Finding:
@@ -117,7 +119,7 @@ def _language_id() -> Finding:
             raise RuntimeError(f"an English sentence scored {share:.2f}: the language model is not there")
         return "the model in the wheel answers"
 
-    return _try("language identification", work)
+    return attempt("language identification", work)
 
 
 def _tiny_model() -> Finding:
@@ -126,7 +128,7 @@ def _tiny_model() -> Finding:
         config = importlib.import_module("m2raap.models.config")
         return f"builtin:tiny, digest {families.load_backbone(config.BackboneConfig()).digest}"
 
-    return _try("the tiny model", work)
+    return attempt("the tiny model", work)
 
 
 def _decord() -> Finding:

@@ -101,7 +101,7 @@ def _make_index(
     if view and replace(view).digest != sources.digests[number]:  # a fresh view: `view` may have read its digest before
         raise M2raapError(f"{out}: what it is made from has changed while it was read; give the same command again")
     asked_kind = kind if kind != "auto" or not old else old.manifest["settings"]["asked"]
-    _assemble(out, sources, number if view else None, old, remove, asked_kind, model_digest)
+    assemble(out, sources, number if view else None, old, remove, asked_kind, model_digest)
     _take_in(out)
     log_timing(out, NAME, time.monotonic() - started, embedded=fresh)
     gallery = Gallery.open(out)
@@ -146,7 +146,7 @@ def _with_view(sources: Sources, number: int, view: View, model: Path | Backbone
     return replace(sources, model=model, views=tuple(views), digests=tuple(digests))
 
 
-def _assemble(
+def assemble(
     out: Path,
     sources: Sources,
     fresh: int | None,

@@ -31,7 +31,7 @@ class ViewSource:
         self._part_of: list[int] = []
         self._texts: list[list[tuple[str, str, str]]] = []
         self._captions: list[list[str | None]] = []
-        self._videos: list[tuple[str, float, float | None]] = []
+        self.videos: list[tuple[str, float, float | None]] = []
         self._frames = FrameReader(view.folders, HELD_BYTES)
         for part in view.parts(("texts", "frames")):
             for clip in part.clips:
@@ -39,7 +39,7 @@ class ViewSource:
                 if clip["split"] == split and texts and clip["clip_id"] in part.frames:
                     self.clip_ids.append(clip["clip_id"])
                     self._part_of.append(part.index)
-                    self._videos.append((clip["video"], clip["start_s"] or 0.0, clip["end_s"]))
+                    self.videos.append((clip["video"], clip["start_s"] or 0.0, clip["end_s"]))
                     self._texts.append([(row["lang"], row["text"], row["origin"]) for row in texts])
                     num_frames = len(part.frames[clip["clip_id"]]["times_s"])
                     self._captions.append(frame_captions(texts, num_frames, view.langs))
@@ -48,7 +48,7 @@ class ViewSource:
         """Keep only `count` clips: those whose ids come first by a seeded hash, in the order that they had."""
         hashes = [hashlib.blake2b(f"{seed}:{clip_id}".encode()).digest() for clip_id in self.clip_ids]
         kept = sorted(sorted(range(self.num_clips), key=hashes.__getitem__)[:count])
-        tables: list[list[Any]] = [self.clip_ids, self._part_of, self._texts, self._captions, self._videos]
+        tables: list[list[Any]] = [self.clip_ids, self._part_of, self._texts, self._captions, self.videos]
         for rows in tables:
             rows[:] = [rows[place] for place in kept]
 
@@ -66,7 +66,7 @@ class ViewSource:
         return self._frames.jpegs(self._part_of[clip], self.clip_ids[clip])
 
     def video(self, clip: int) -> ClipFile:
-        video, start_s, end_s = self._videos[clip]
+        video, start_s, end_s = self.videos[clip]
         if is_url(video):
             raise M2raapError(
                 f"clip '{self.clip_ids[clip]}': its video is an address; adapt.input=video reads files of this machine every "
@@ -81,7 +81,7 @@ class ViewSource:
         return ClipFile(path, start_s, end_s)
 
     def video_digest(self, clip: int) -> str:
-        return self._digests.of(self._videos[clip][0], self.video(clip).path)
+        return self._digests.of(self.videos[clip][0], self.video(clip).path)
 
 
 def frame_captions(texts: list[Text], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:

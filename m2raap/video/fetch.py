@@ -36,7 +36,7 @@ STORES = {
 }
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _TRIES = 3
-_WAIT_S = 1.0
+FIRST_WAIT_S = 1.0
 _LOOK_S = 30.0
 _REASON = {"refused": "outside_root", "missing": "missing_file", "too_large": "too_large", "timeout": "timeout"}
 
@@ -114,7 +114,7 @@ def _copy(url: str, path: Path, cfg: RemoteConfig) -> None:
         except WebError as error:
             if error.kind != "busy" or attempt == _TRIES - 1:
                 raise
-            time.sleep(_WAIT_S * 2**attempt)
+            time.sleep(FIRST_WAIT_S * 2**attempt)
         except OSError as error:  # of the scratch file: those of the way here are WebErrors
             raise write_error(path, error) from None
 

@@ -218,7 +218,7 @@ def test_a_colleagues_lock_counts(tmp_path: Path):
 
 
 def test_a_file_system_without_locks_is_said_once(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("m2raap.core.lock._warned", False)
+    monkeypatch.setattr("m2raap.core.lock.has_warned_of_no_locks", False)
 
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")

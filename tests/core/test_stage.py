@@ -181,7 +181,6 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path_factory
         real(source, target)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.os, "fsync", lambda _: None)  # a killed process loses nothing that it wrote
         patch.setattr(files.os, "replace", dying)
         patch.setattr(folder.os, "replace", dying)
         with contextlib.suppress(Killed):

@@ -73,7 +73,9 @@ def test_families_describe_pictures_once_and_whoever_stands_beside(
     assert all((row["text"] is not None) == (row["outcome"] == "ok") for rows in found for row in rows)
     alone = captioner(model, tmp_path / "2.sqlite", batch_size=4)
     assert [row for clip in clips for row in alone.caption_many([clip], ["en"])] == found
-    monkeypatch.setattr(image_text, "_load", lambda settings: pytest.fail("an answered picture was described again"))
+    monkeypatch.setattr(
+        image_text, "load_captioner", lambda settings: pytest.fail("an answered picture was described again")
+    )
     assert captioner(model, tmp_path / "1.sqlite", batch_size=4).caption_many(clips, ["en"]) == found
     assert str(model.name) in alone.producer
 

@@ -17,7 +17,7 @@ from tests.conftest import digests
 
 
 def test_every_data_stage_is_measured_on_the_corpus(small_world: Path, tmp_path: Path) -> None:
-    recipe = load_recipe("demo", ["arms={}", "compare=[]"])
+    recipe = load_recipe("demo", ["arms={}", "compare=[]", "keyframes.k=4"])
     inputs, out = Inputs(small_world / "train", {"motion": small_world / "test"}), tmp_path / "out"
     before = digests(small_world)
     tree = dry_run(recipe, inputs, out, make_plan(recipe, inputs, out))
@@ -47,7 +47,8 @@ def test_what_would_ask_a_model_or_load_weights_is_counted_and_not_done(small_wo
 
 
 def test_a_finished_step_costs_nothing_and_serves_the_next(small_world: Path, tmp_path: Path) -> None:
-    recipe, inputs = load_recipe("demo", ["arms={}", "compare=[]"]), Inputs(small_world / "train")
+    sets = ["arms={}", "compare=[]", "stages=[filter,keyframes]"]
+    recipe, inputs = load_recipe("demo", sets), Inputs(small_world / "train")
     steps = make_plan(recipe, inputs, tmp_path)
     first = next(step for step in steps if step.stage == "filter")
     recipe.stage("filter").run(StepInputs(inputs.view(recipe.langs), first.folder, LocalEngine(1)))

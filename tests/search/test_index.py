@@ -129,7 +129,7 @@ def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
     calls[:] = [1] * 8  # dies no more
     more = view_of(tmp_path, rows(9))
     with monkeypatch.context() as patch:
-        patch.setattr(index_stage, "_assemble", is_killed)
+        patch.setattr(index_stage, "assemble", is_killed)
         with pytest.raises(KeyboardInterrupt):
             make_index(folder, more, None, add=True)
     resumed = make_index(folder, more, None, add=True)

@@ -81,6 +81,6 @@ def test_a_video_that_is_lost_before_training_is_named(out: Path, tmp_path: Path
         M2raapError, match=rf"clip '{source.clip_ids[0]}': adapt.input=video needs its file.*missing_file"
     ):
         source.video(0)
-    source._videos[0] = ("https://example.org/a.mp4", 0.0, None)
-    with pytest.raises(M2raapError, match="its video is an address; adapt.input=video reads files of this machine"):
+    source.videos[0] = ("https://example.org/a.mp4", 0.0, None)
+    with pytest.raises(M2raapError, match=rf"'{source.clip_ids[0]}': .*adapt.input=video"):
         source.video(0)

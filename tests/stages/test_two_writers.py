@@ -102,7 +102,7 @@ def on_command_line(*words: object) -> None:
 # Of every stage: what it reads (W: the world, R: the arm of a finished run), and a setting that makes it another folder.
 STAGES = {
     "filter": ("{W}/train", "filter.text.rules.text_too_short.en=5"),
-    "keyframes": ("{R}/filter", "keyframes.k=4"),
+    "keyframes": ("{R}/filter", "keyframes.k=3"),
     "align": ("{R}/keyframes", "align.mismatch.limit.min=0.5"),
     "caption": ("{R}/align", "caption.frames=2"),
     "rewrite": ("{R}/caption", "rewrite.fill_missing=true"),

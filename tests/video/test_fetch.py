@@ -33,7 +33,7 @@ def store():
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(fetch, "_WAIT_S", 0.01)
+    monkeypatch.setattr(fetch, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(fetch.tempfile, "tempdir", str(tmp_path))
 
 
