@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from m2raap.core.engine import LocalEngine
@@ -36,7 +37,7 @@ def run(
 
     `settings` maps dotted keys to values, as `--set` does. Raises M2raapError as the command line would print it.
     """
-    loaded = load_recipe(recipe, [f"{key}={value}" for key, value in (settings or {}).items()])
+    loaded = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()])
     inputs = Inputs(Path(data), {name: Path(path) for name, path in (benches or {}).items()})
     engine = LocalEngine(workers)
     try:

@@ -90,6 +90,8 @@ def run_recipe(
     for flag, name in (("--from", first), ("--until", last)):
         if name is not None and name not in stages.STAGES:
             raise UsageError(f"{flag} {name}: no such stage; stages are {', '.join(stages.STAGES)}")
+    if first is not None and last is not None and list(stages.STAGES).index(first) > list(stages.STAGES).index(last):
+        raise UsageError(f"--until {last} stands before --from {first}: there is nothing to run")
     inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
     how = Options(first, last, force, options.parse_share(parts))
     loaded = load_recipe(recipe, [*(assignments or []), *([f"seeds={seeds}"] if seeds else [])], seed)
@@ -104,10 +106,11 @@ def run_recipe(
         return
     with options.open_engine(engine, workers, devices) as mapped:
         complete = run_plan(loaded, inputs, out, mapped, how)
-    if not complete or not is_last(last):
+    if not complete:
         return
     folder = RunFolder.open(out)
-    emit_report(*write_report(folder, loaded, truth), as_json)
+    if is_last(last):
+        emit_report(*write_report(folder, loaded, truth), as_json)
     _refuse_too_many_unreadable(folder, allowed)
 
 

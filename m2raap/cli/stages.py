@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from m2raap.cli.emit import emit
 from m2raap.stages import help_of
 
 if TYPE_CHECKING:
+    from m2raap.core.stage import Stage
     from m2raap.core.view import View
     from m2raap.pipeline.recipe import Recipe
 
@@ -73,6 +74,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
         assert isinstance(stage, DataStage)
         if view.is_benchmark and not stage.on_benchmarks:
             raise M2raapError(f"{corpus}: is the benchmark '{view.corpus.benchmark}'; a benchmark never passes {name}")
+        _refuse_without_needs(stage, view, corpus)
         if scores and not stage.reads_scores:
             raise UsageError(f"--scores: {name} has no rule on scores of yours; filter has (filter.scores)")
         share = options.parse_share(parts)
@@ -82,6 +84,19 @@ def data_stage_command(name: str) -> Callable[..., None]:
             _show_counts(out, as_json)
 
     return command
+
+
+def _refuse_without_needs(stage: Stage[Any], view: View, corpus: Path) -> None:
+    """Raises M2raapError where a stage that has to stand before this one does not lie under the view."""
+    from m2raap.core.errors import M2raapError
+    from m2raap.core.signed import stage_manifest
+
+    done = {stage_manifest(folder)["stage"] for folder in view.folders}
+    for need in stage.needs:
+        if need not in done:
+            raise M2raapError(
+                f"{corpus}: {stage.name} reads what {need} makes; run 'm2raap {need}' on it first and give its --out here"
+            )
 
 
 def _show_counts(folder: Path, as_json: bool) -> None:
@@ -108,7 +123,9 @@ def adapt(
     if is_worker_rank():
         train_as_worker(lambda _: (_open(corpus, loaded, limit), stage))
         return
-    stage.run_on(_open(corpus, loaded, limit), out, force)
+    view = _open(corpus, loaded, limit)
+    _refuse_without_needs(stage, view, corpus)
+    stage.run_on(view, out, force)
     _show_counts(out, as_json)
 
 

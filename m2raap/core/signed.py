@@ -21,6 +21,12 @@ def stage_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a stage folder is finished, in the format that this m2raap reads."""
+    manifest = folder / "manifest.json"
+    return manifest.exists() and read_object(manifest).get("format") == FORMAT
+
+
 def refuse_old_format(tree: dict[str, Any], folder: Path) -> None:
     """Raises M2raapError where the plan or manifest of a stage is of another format than this m2raap writes."""
     if tree.get("format") != FORMAT:

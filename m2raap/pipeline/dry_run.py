@@ -17,6 +17,7 @@ from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
+from m2raap.core.signed import is_finished
 from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View
 from m2raap.curate.llm.prompts import load_prompt
@@ -105,7 +106,7 @@ class _Sample:
 def _row(step: Step, clips: int, sample: _Sample | None) -> dict[str, Any]:
     row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "state": "to do", "clips": clips}
     row |= {"disk_mb": None, "core_minutes": None, "note": sample.note if sample else ""}
-    if (step.folder / "manifest.json").exists():
+    if is_finished(step.folder):
         return row | {"state": "done"}
     if sample and not sample.note:
         each = clips / sample.clips
@@ -124,17 +125,21 @@ def _measure(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch
         stage = arm.stage(step.stage, bench=bool(step.bench))
         if not isinstance(stage, DataStage):
             continue
-        if (step.folder / "manifest.json").exists():
+        if is_finished(step.folder):
             made_at[step.folder] = step.folder
             continue
         view = _sampled(step, arm, inputs)
         for parent in step.parents:
             if folder := made_at.get(parent):
                 view = view.over(folder)
+        lacking = [parent.name for parent in step.parents if parent.name in stage.needs and not made_at.get(parent)]
         target = scratch / str(number) / step.stage
         scores = () if step.bench else inputs.scores
-        with talk.quietly():
-            samples[step.folder] = _measured(_offline(stage), view, scores, target)
+        if lacking:
+            samples[step.folder] = _Sample(0, note=f"not measured: {lacking[0]} could not be")
+        else:
+            with talk.quietly():
+                samples[step.folder] = _measured(_offline(stage), view, scores, target)
         made_at[step.folder] = None if samples[step.folder].note else target
     return samples
 

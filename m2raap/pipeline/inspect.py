@@ -12,7 +12,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
 from m2raap.core.ledger import Counts
-from m2raap.core.signed import refuse_old_format, signed_path, verify_files
+from m2raap.core.signed import is_finished, refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import DataStage, phase_digest
 from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.view import View, changed_parents, open_view
@@ -120,6 +120,8 @@ def _status_row(step: Step) -> dict[str, Any]:
     row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "bench": step.bench, "state": "to do"}
     if (step.folder / "manifest.json").exists():
         manifest = read_json(step.folder / "manifest.json")
+        if not is_finished(step.folder):
+            return row | {"state": "old format"}
         return row | {"state": "done", "counts": manifest["counts"]}
     if (step.folder / "plan.json").exists():
         total = read_json(step.folder / "plan.json")["num_parts"]

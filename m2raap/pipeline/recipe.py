@@ -87,10 +87,20 @@ class Recipe(Config):
             for need in stage_class(stage).needs:
                 if need not in stages:
                     raise ValueError(f"{stage} reads what {need} makes: {need} has to stand among the stages")
+        if twice := [stage for stage in stages if stages.count(stage) > 1]:
+            raise ValueError(f"{twice[0]} is named twice")
         ordered = tuple(stage for stage in known if stage in stages)
         if stages != ordered:
             raise ValueError(f"stages run in this order: {', '.join(ordered)}")
         return stages
+
+    @field_validator("arms")
+    @classmethod
+    def _no_folder_of_the_run(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in ("report", "cache"):
+            if name in arms:
+                raise ValueError(f"an arm cannot be called '{name}': the run has a folder of that name")
+        return arms
 
     @model_validator(mode="before")
     @classmethod
