@@ -61,6 +61,10 @@ class Bank:
         if not (path / "manifest.json").exists() or not (path / IDS).exists():
             raise M2raapError(f"{path}: holds no bank; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' makes one")
         tree, manifest = read_json(path / IDS), read_json(path / "manifest.json")
+        if lacking := sorted({"clip_ids", "videos", "frames", "texts", "langs"} - set(tree)):
+            raise M2raapError(
+                f"{path / IDS}: lacks '{lacking[0]}'; make the bank again: 'm2raap evaluate' with --bank TRAIN_CORPUS --force"
+            )
         clips = [Seen(*row) for row in zip(tree["clip_ids"], tree["videos"], tree["frames"], strict=True)]
         vectors = np.load(path / VECTORS, allow_pickle=False)
         return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], clips, vectors)

@@ -184,7 +184,7 @@ def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path)
 def test_a_run_resumes_with_another_how(cfg: AdaptConfig, tmp_path: Path) -> None:
     whole = adapt(cfg, ordered(8, 0), None, tmp_path / "whole")
     adapt(cfg, ordered(8, 0), None, tmp_path / "killed", stop_after=5)
-    again = adapt(but(cfg, checkpoint_every_steps=2, cache_limit_gb=1.0), ordered(8, 0), None, tmp_path / "killed")
+    again = adapt(but(cfg, checkpoint_every_steps=2, decoders=3), ordered(8, 0), None, tmp_path / "killed")
     assert (again.model_dir / "model.safetensors").read_bytes() == (whole.model_dir / "model.safetensors").read_bytes()
     timings = [json.loads(line) for line in (tmp_path / "killed" / "timings.jsonl").read_text().splitlines()]
     assert [row["prepared"] for row in timings if "prepared" in row] == [0, 4], (

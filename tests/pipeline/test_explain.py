@@ -63,7 +63,7 @@ def test_a_kept_clip_is_justified(curated: Path):
     assert f"from '{text['made_from']}'" in told and "licence CC0-1.0" in told
     assert (
         "clip passed clip_too_short/1 (duration_s" in told
-        and "too_few_frames/1 (num_frames 8, refused below 2)" in told
+        and "too_few_frames/1 (num_frames 4, refused below 2)" in told
     )
 
 

@@ -129,7 +129,7 @@ def test_a_bank_with_a_video_of_the_benchmark_is_refused(tmp_path: Path) -> None
             bank.check(embeddings, {"v003": "videos/v003.mp4"})
     write_bank(tmp_path / "t", ["a dog runs"], clips=[train]).check(embeddings, {"v003": "videos/v003.mp4"})
     write_json(tmp_path / "t" / IDS, {"texts": [], "langs": [], "corpus": "c"})
-    with pytest.raises(M2raapError, match="made before banks said which videos"):
+    with pytest.raises(M2raapError, match="lacks .clip_ids."):
         Bank.open(tmp_path / "t")
 
 
