@@ -26,6 +26,7 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs
 from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
+from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.caption import CaptionConfig, CaptionStage
 from m2raap.stages.rewrite import RewriteConfig
 
@@ -69,11 +70,8 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dic
         f"tokens in, {row['tokens_out']:,} out"
         for row in requests
     ]
-    adapt = {
-        arm: as_tree(training_cost(arm_recipe, clips), arm_recipe)
-        for arm, arm_recipe in arms.items()
-        if arm_recipe.trains
-    }
+    training = {step.arm for step in steps if step.is_of(AdaptStage)}
+    adapt = {arm: as_tree(training_cost(arms[arm], clips), arms[arm]) for arm in arms if arm in training}
     for arm, cost in adapt.items():
         lines += [f"  {line}" for line in cost_lines(arm, cost)]
         if arms[arm].adapt.input == "video":
@@ -128,6 +126,8 @@ def _measure(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch
         if is_finished(step.folder):
             made_at[step.folder] = step.folder
             continue
+        for parent in step.parents:  # one that --from leaves out
+            made_at.setdefault(parent, parent if is_finished(parent) else None)
         view = _sampled(step, arm, inputs)
         for parent in step.parents:
             if folder := made_at.get(parent):

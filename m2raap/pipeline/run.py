@@ -128,6 +128,12 @@ def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options
             load_backbone(cfg)
 
 
+def steps_within(steps: list[Step], options: Options) -> list[Step]:
+    """The steps that a run from `options.first` until `options.last` would do."""
+    first = _place(options.first) if options.first else 0
+    return [step for step in steps if first <= _place(step.stage) and not _after(step.stage, options.last)]
+
+
 def is_last(last: str | None) -> bool:
     """Whether a run until `last` goes to the end of the stage table, so that a report follows."""
     return last is None or last == list(stages.STAGES)[-1]
