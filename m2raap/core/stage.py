@@ -247,9 +247,10 @@ def run_data_stage(
     return True
 
 
-def _dropped_by_accident(folder: Path) -> set[str]:
-    """Ids of clips that a folder dropped for a reason that another try may not meet."""
-    rows = (row for table in ("dropped", "missing") for row in read_all(folder, table))
+def _dropped_by_accident(folder: Path, part: int | None = None) -> set[str]:
+    """Ids of clips that a folder, or one part of it, dropped for a reason that another try may not meet."""
+    tables = ("dropped", "missing")
+    rows = [row for t in tables for row in (read_all(folder, t) if part is None else read_part(folder, t, part))]
     return {row["clip_id"] for row in rows if row["reason"] in WORTH_ANOTHER_TRY}
 
 
@@ -381,12 +382,13 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
         return tables, kept
     num_parts = read_json(previous / "plan.json")["num_parts"]
     settings_digest = task.settings_digest("score")
-    unlucky = _dropped_by_accident(previous) if task.stage.reads_video else set()
     for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
         done = _done_path(previous, "score", old)
         if not done.exists() or (record := read_object(done)).get("settings") != settings_digest:
             continue
-        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value} - unlucky
+        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
+        if task.stage.reads_video:
+            same -= _dropped_by_accident(previous, old)
         for table in (*task.stage.adds, "signals") if same else ():
             rows = [row for row in read_part(previous, table, old) if row["clip_id"] in same]
             tables[table] = tables.get(table, []) + rows
