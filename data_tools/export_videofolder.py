@@ -13,7 +13,6 @@ from typing import Any
 
 from m2raap.core.corpus import LANGS
 from m2raap.core.exports import Item, Media, plain_clip, video_name
-from m2raap.core.files import write_atomic
 
 LISTING = "metadata.jsonl"
 SPLIT = {"train": "train", "val": "validation", "test": "test"}
@@ -50,7 +49,3 @@ def _listings(out: Path) -> list[Path]:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Rows of a listing that an exporter wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
