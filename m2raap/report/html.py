@@ -55,7 +55,8 @@ def render(data: ReportData) -> str:
     environment.filters["seconds"] = _seconds
     environment.filters["p_value"] = lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}"
     environment.globals["thumbnails"] = thumbnails
-    environment.globals["reason_text"] = lambda reason: reasons().get(reason, "")
+    sentences = reasons()
+    environment.globals["reason_text"] = lambda reason: sentences.get(reason, "")
     csp = f"default-src 'none'; style-src 'sha256-{style_hash}'; img-src data:; base-uri 'none'; form-action 'none'"
     page = environment.get_template("report.html.j2").render(style=Markup(style), csp=csp, **view(data))
     return _HIDDEN.sub("\ufffd", page)
