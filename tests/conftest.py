@@ -108,6 +108,13 @@ def talkative() -> None:
     talk.be_quiet(False)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The random weights and inputs of a test do not depend on the tests that ran before it in this process."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first, so that no process is left alone with one at the end."""
     home = Path(__file__).parent.parent

@@ -95,7 +95,7 @@ def test_order_matters_away_from_the_start(backbone: Backbone) -> None:
     same = (model.encode_video(frames) - model.encode_video(frames.flip(1))).abs().max()
     model.temporal = shaken(backbone, StanConfig(layers=2, time_std=0.5))
     moved = (model.encode_video(frames) - model.encode_video(frames.flip(1))).abs().max()
-    assert same < 1e-6 < 1e-3 < moved
+    assert same < 1e-6 < 1e-4 < moved  # float noise is 3e-8, and 12 seeds moved by 1.2e-3 to 2.8e-3
 
 
 @torch.no_grad()
