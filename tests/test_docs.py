@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from m2raap import stages
 from m2raap.cli.main import app
 from m2raap.core.engine import LocalEngine
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.tables import read_part
 from m2raap.core.view import View
 from m2raap.curate import reasons, text_rules

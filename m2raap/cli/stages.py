@@ -66,6 +66,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
         as_json: options.JsonOption = False,
     ) -> None:
         from m2raap.core.errors import M2raapError, UsageError
+        from m2raap.core.runner import run_stage
         from m2raap.core.stage import DataStage, StepInputs
 
         loaded = load(recipe, assignments)
@@ -79,7 +80,8 @@ def data_stage_command(name: str) -> Callable[..., None]:
             raise UsageError(f"--scores: {name} has no rule on scores of yours; filter has (filter.scores)")
         share = options.parse_share(parts)
         with options.open_engine(engine, workers, devices) as mapped:
-            finished = stage.run(StepInputs(view, out, mapped, scores=tuple(scores or ()), force=force, share=share))
+            step = StepInputs(view, out, mapped, scores=tuple(scores or ()), force=force, share=share)
+            finished = run_stage(stage, step)
         if finished:
             _show_counts(out, as_json)
 

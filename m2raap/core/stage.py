@@ -1,30 +1,22 @@
-"""How a data stage runs: `score` (part -> part), `reduce` where needed, `apply` (part + decisions -> part).
+"""What a stage is: its name, its config, what it needs, reads, adds and drops, and its work. m2raap.core.runner carries it out.
 
-`score` is dear and pure per clip; `apply` is thresholds. Both have digests of their own, so that new thresholds redo only
-`apply`, and what an earlier run of the folder holds for an unchanged clip is reused. The manifest is written last: without
-one the stage is unfinished, and the same command resumes it.
+A data stage maps parts: `score` (part -> part) is dear and pure per clip, `reduce` looks over all parts where that is needed,
+`apply` (part + decisions -> part) is thresholds. A single stage takes its input whole.
 """
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from m2raap.core import talk
-from m2raap.core.config import Config, build, by_phase, digest, merge, what_is_made
+from m2raap.core.config import Config, build, by_phase, merge, what_is_made
 from m2raap.core.engine import Engine
-from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
-from m2raap.core.files import read_json, read_object, write_json
-from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
-from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
-from m2raap.core.lock import locked
-from m2raap.core.tables import SCHEMAS, Clip, Row, part_of, read_all, read_part, row_key, signal_schema, write_part
+from m2raap.core.errors import M2raapError
+from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
-from m2raap.core.view import Part, View, clip_digest
+from m2raap.core.view import Part, View
 
 Tables = dict[str, list[Row]]
 Signals = dict[str, Row]  # one stage's signals by clip_id or text_id
@@ -78,9 +70,13 @@ class Stage(Generic[C]):
         """Configs of the backbones whose weights it will load, so that missing ones are noticed before any work."""
         return []
 
+
+class SingleStage(Stage[C]):
+    """Base of the stages that take their input whole. Long work resumes by itself (see core.whole.run_single_stage)."""
+
     def run(self, step: StepInputs) -> bool:
-        """Brings the step's folder to its finished state; False where other shares are still missing."""
-        raise NotImplementedError  # abstract: every stage that has folders states its work
+        """Brings the step's folder to its finished state; False where this process is not the one that finishes it."""
+        raise NotImplementedError  # abstract: the stage itself
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,8 @@ class DataStage(Stage[C]):
     returns at least one `signals` row for every clip. What looks across clips belongs into `reduce`.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("texts",)  # what `score` sees
+    reads: ClassVar[tuple[str, ...]] = ("texts",)  # tables that `score` sees besides clips: texts, frames, jpegs
+    reads_signals: ClassVar[tuple[str, ...]] = ()  # columns of earlier stages' signals that `score` sees
     reads_scores: ClassVar[bool] = False  # whether users' scores (--scores) mean anything to it
     adds: ClassVar[tuple[str, ...]] = ()  # tables that `score` writes besides signals
     reduces: ClassVar[bool] = False
@@ -121,9 +118,9 @@ class DataStage(Stage[C]):
     folder: Path | None = None  # of the stage, while it runs: what it keeps besides tables lies there
 
     def settings(self) -> dict[str, Any]:
-        """`score` and `apply` apart, because they are redone apart, and what `score` depends on besides its config."""
+        """`score` and `apply` apart, because they are redone apart, and what each depends on besides its config."""
         trees = by_phase(self.cfg)
-        return {"score": trees["score"], "apply": trees["apply"], "dependencies": self.dependencies()}
+        return trees | {"dependencies": self.dependencies(), "rules": self.rule_versions()}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], source: str) -> DataStage[Any]:
@@ -137,6 +134,14 @@ class DataStage(Stage[C]):
     def dependencies(self) -> dict[str, Any]:
         """What `score` depends on besides its own config: versions of rules, digests of prompts, the backbone."""
         return {}
+
+    def rule_versions(self) -> dict[str, int]:
+        """Reason -> version, of the rules whose scores `reduce` and `apply` work out."""
+        return {}
+
+    def tables_read(self, view: View) -> tuple[str, ...]:
+        """`reads`, where they depend on the config or on the stages before."""
+        return self.reads
 
     def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
         """The view as the stage reads it; a stage that reads users' scores lays them over it."""
@@ -175,272 +180,3 @@ class DataStage(Stage[C]):
     def counts(self, signals: Signals) -> dict[str, int]:
         """More counts of one part for the manifest, such as how many texts went to which server."""
         return {}
-
-    def run(self, step: StepInputs) -> bool:
-        view = self.prepared(step.view, step.scores)
-        return run_data_stage(self, view, step.folder, step.engine, force=step.force, share=step.share)
-
-
-@dataclass(frozen=True)
-class _Task:
-    stage: DataStage[Any]
-    view: View
-    folder: Path
-    part: int
-    settings: dict[str, Any]  # of the stage, worked out once: they may read files
-    plan: str  # what the folder is made from: it must not become another one meanwhile
-    decisions: dict[str, Any] | None = None
-
-    def settings_digest(self, phase: str) -> str:
-        """Names the settings of a phase; every part carries it."""
-        return phase_digest(self.stage.name, self.stage.version, phase, self.settings)
-
-
-def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
-    """Names the settings that a stage's parts of a phase (score, apply) were made with."""
-    return digest([stage, version, settings[phase], settings["dependencies"] if phase == "score" else {}])
-
-
-def run_data_stage(
-    stage: DataStage[Any],
-    view: View,
-    folder: Path,
-    engine: Engine,
-    *,
-    force: bool = False,
-    share: tuple[int, int] = (1, 1),
-) -> bool:
-    """Brings `folder` to its finished state; True when it is. False: with `share` (i, n), other shares are still missing.
-
-    Shares work side by side; whoever finds that all is scored waits for the others to end and finishes alone.
-    Raises M2raapError when the folder was made from other inputs or settings, unless `force`, or where another command is
-    writing it.
-    """
-    alone = share == (1, 1)
-    stage = copy.copy(stage)
-    stage.folder = folder
-    settings = stage.settings()
-    if stage.reads_video:
-        _ = view.corpus.video_root  # refused before any work; and workers elsewhere get it with the corpus
-    with locked(folder, shared=not alone) as lock:
-        shared = None if alone else lock
-        unlucky = lambda: _dropped_by_accident(folder) if stage.reads_video else set()  # noqa: E731
-        is_stale = lambda: (folder / "manifest.json").exists() and bool(unlucky())  # noqa: E731
-        if begin(folder, stage.name, stage.version, view, settings, force, shared=shared, is_worth_redoing=is_stale):
-            again = len(unlucky())
-            more = f"; {again} clips timed out, ran out of memory or were not fetched: --force tries them again"
-            talk.log(f"{stage.name}: done before{more if again else ''}")
-            return True
-        plan = plan_digest(folder)
-        parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        _map(stage, "score", [_Task(stage, view, folder, part, settings, plan) for part in parts], engine, folder)
-        if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
-            talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
-            return False
-        if not alone and lock:
-            talk.log(f"{stage.name}: all is scored; the last share finishes when the others have ended")
-            lock.wait_exclusive()
-            refuse_redone(folder, plan)
-            if (folder / "manifest.json").exists():
-                return True
-        _finish(stage, view, folder, settings, plan, engine)
-    return True
-
-
-def _dropped_by_accident(folder: Path, part: int | None = None) -> set[str]:
-    """Ids of clips that a folder, or one part of it, dropped for a reason that another try may not meet."""
-    tables = ("dropped", "missing")
-    rows = [row for t in tables for row in (read_all(folder, t) if part is None else read_part(folder, t, part))]
-    return {row["clip_id"] for row in rows if row["reason"] in WORTH_ANOTHER_TRY}
-
-
-def _finish(
-    stage: DataStage[Any], view: View, folder: Path, settings: dict[str, Any], plan: str, engine: Engine
-) -> None:
-    """Decides over all that was scored, applies, and signs. Raises M2raapError for a part that was made by other settings."""
-    decisions = _decide(stage, view, folder)
-    tasks = [_Task(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
-    _map(stage, "apply", tasks, engine, folder)
-    counts = Counts()
-    files: dict[str, str] = {}
-    for task in tasks:
-        for phase, record in _records(task).items():
-            if record.get("settings") != task.settings_digest(phase):
-                raise M2raapError(
-                    f"{_done_path(folder, phase, task.part)}: another command wrote this part with other settings while this "
-                    "one ran; run this one again: it makes the part anew"
-                )
-            files |= record["files"]
-            counts += Counts.from_dict(record.get("counts", {}))
-    if not counts.balanced():
-        raise M2raapError(
-            f"{folder}: not every row is accounted for ({counts.to_dict()}): a bug of the stage '{stage.name}'; the folder is "
-            "not signed"
-        )
-    refuse_redone(folder, plan)
-    refuse_changed(folder, view)
-    finish(folder, stage.name, stage.version, view, settings, files, counts.to_dict())
-
-
-def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
-    work: Callable[[_Task], tuple[float, int]] = _score_part if phase == "score" else _apply_part
-    if phase == "apply":  # thresholds: not worth the way to a worker
-        for task in tasks:
-            log_timing(folder, phase, work(task)[0], part=task.part)
-        return
-    with talk.progress(f"{folder.parent.name}/{stage.name}", len(tasks)) as advance:
-        for index, (seconds, scored) in engine.map(work, tasks):
-            log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
-            advance()
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """Every part with the stage's own signals, read anew each time that one goes through them."""
-
-    view: View
-    folder: Path
-
-    def __iter__(self) -> Iterator[tuple[Part, Signals]]:
-        for index in range(self.view.num_parts):
-            part = self.view.part(index, ("texts", "frames", "signals"))
-            yield part, _by_id(read_part(self.folder, "signals", index))
-
-
-def _records(task: _Task) -> dict[str, dict[str, Any]]:
-    return {phase: read_object(_done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
-
-
-def _decide(stage: DataStage[Any], view: View, folder: Path) -> dict[str, Any]:
-    if not stage.reduces:
-        return {}
-
-    start = time.monotonic()
-    decisions = stage.reduce(_Parts(view, folder))
-    write_json(folder / "decisions.json", decisions)
-    log_timing(folder, "reduce", time.monotonic() - start)
-    return decisions
-
-
-def _done_path(folder: Path, phase: str, part: int) -> Path:
-    return folder / "done" / f"{phase}-{part:05d}.json"
-
-
-def _is_done(path: Path, key: str, settings: str) -> bool:
-    """Whether a part was made before, from just this. (Records of older versions name no settings.)"""
-    record = read_object(path) if path.exists() else {}
-    return (record.get("key"), record.get("settings")) == (key, settings)
-
-
-def _by_id(rows: Iterable[Row]) -> Signals:
-    return {row_key(row): row for row in rows}
-
-
-def _score_part(task: _Task) -> tuple[float, int]:
-    """Seconds, and how many clips were scored: what is done or can be reused is not."""
-    start = time.monotonic()
-    stage, folder, index = task.stage, task.folder, task.part
-    part = task.view.part(index, stage.reads)
-    videos = VideoDigests(folder / "cache" / f"videos-{index:05d}.json") if stage.reads_video else None
-    digests = {
-        clip["clip_id"]: clip_digest(part, clip, stage.video_digest(clip, task.view, videos) if videos else None)
-        for clip in part.clips
-    }
-    if videos:
-        videos.save()
-    key = digest([task.settings_digest("score"), digests])
-    done = _done_path(folder, "score", index)
-    refuse_redone(folder, task.plan)
-    if _is_done(done, key, task.settings_digest("score")):
-        return time.monotonic() - start, 0
-    done.unlink(missing_ok=True)
-    tables, kept = _reuse(task, digests)
-    fresh = set(digests) - kept
-    if fresh:
-        one_thread()
-        for table, rows in stage.score(part.only(fresh), task.view).items():
-            tables[table] = tables.get(table, []) + rows
-    have = {row["clip_id"] for row in tables.get("signals", [])}
-    assert have == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - have)[:3]}"
-    files = {}
-    settings_digest = task.settings_digest("score")
-    refuse_redone(folder, task.plan)
-    for table in (*stage.adds, "signals"):
-        schema = signal_schema(stage.signal_columns()) if table == "signals" else SCHEMAS[table]
-        rows = tables.get(table, [])
-        files[f"{table}/{index:05d}"] = write_part(folder, table, index, rows, schema, settings_digest)
-    write_json(done, {"key": key, "settings": settings_digest, "clips": digests, "files": files})
-    return time.monotonic() - start, len(fresh)
-
-
-def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
-    """Rows of an earlier run of this folder for clips that are unchanged, and the ids of those clips."""
-    previous = task.folder / "previous"
-    tables: Tables = {}
-    kept: set[str] = set()
-    if not (previous / "plan.json").exists():
-        return tables, kept
-    num_parts = read_json(previous / "plan.json")["num_parts"]
-    settings_digest = task.settings_digest("score")
-    for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
-        done = _done_path(previous, "score", old)
-        if not done.exists() or (record := read_object(done)).get("settings") != settings_digest:
-            continue
-        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
-        if task.stage.reads_video:
-            same -= _dropped_by_accident(previous, old)
-        for table in (*task.stage.adds, "signals") if same else ():
-            rows = [row for row in read_part(previous, table, old) if row["clip_id"] in same]
-            tables[table] = tables.get(table, []) + rows
-        kept |= same
-    return tables, kept
-
-
-def _apply_part(task: _Task) -> tuple[float, int]:
-    start = time.monotonic()
-    stage, folder, index = task.stage, task.folder, task.part
-    score_record = read_json(_done_path(folder, "score", index))
-    key = digest([task.settings_digest("apply"), task.decisions, score_record["key"], task.view.digest])
-    done = _done_path(folder, "apply", index)
-    if _is_done(done, key, task.settings_digest("apply")):
-        return time.monotonic() - start, 0
-    done.unlink(missing_ok=True)
-    part = task.view.part(index, ("texts", "frames", "signals"))
-    signals = _by_id(read_part(folder, "signals", index))
-    tables = stage.apply(part, signals, task.decisions or {})
-    version = {"rule_version": f"{stage.name}/{stage.version}"}
-    drops = [version | row | {"stage": stage.name} for row in tables.get("dropped", [])]
-    unknown = {row["reason"] for row in drops} - {
-        *stage.reasons,
-        *(UNREADABLE if stage.reads_video else ()),
-        NO_TEXT_LEFT,
-    }
-    assert not unknown, f"{stage.name} drops for {sorted(unknown)}, which its `reasons` do not explain"
-    added = read_part(folder, "texts", index) if "texts" in stage.adds else []
-    superseded = tables.get("superseded", [])
-    table = "missing" if task.view.is_benchmark else "dropped"
-    if not task.view.is_benchmark:
-        with_new = set(new_texts(part, added).values())
-        drops = drops + [version | row for row in left_without_text(stage.name, part, with_new, drops)]
-    settings_digest = task.settings_digest("apply")
-    written = [(table, drops, SCHEMAS[table])]
-    if "texts" in stage.adds:
-        written.append(("superseded", superseded, SCHEMAS["superseded"]))
-    if columns := stage.verdict_columns | stage.more_verdict_columns(task.view):
-        written.append(("verdicts", tables.get("verdicts", []), signal_schema(columns)))
-    refuse_redone(folder, task.plan)
-    files = {
-        f"{name}/{index:05d}": write_part(folder, name, index, rows, schema, settings_digest)
-        for name, rows, schema in written
-    }
-    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) + Counts(others=stage.counts(signals))
-    write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts.to_dict()})
-    return time.monotonic() - start, 0
-
-
-def one_thread() -> None:
-    """Scores compute with one thread: more would change the last bits from one number of workers to another."""
-    import sys
-
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from m2raap.core import tombstones
 from m2raap.core.config import canonical, digest
@@ -48,6 +48,11 @@ class Part:
             clips=[row for row in self.clips if row["clip_id"] in clip_ids],
             texts=[row for row in self.texts if row["clip_id"] in clip_ids],
         )
+
+    def with_signals(self, columns: tuple[str, ...]) -> Part:
+        """The part with no other columns of `signals` than those."""
+        signals = {key: {name: row[name] for name in columns if name in row} for key, row in self.signals.items()}
+        return replace(self, signals=signals)
 
 
 @dataclass(frozen=True)
@@ -178,15 +183,23 @@ def _id_hash(clip_id: str) -> str:
 
 
 def clip_digest(part: Part, clip: Clip, video_digest: str | None) -> str:
-    """Names everything about a clip that a score may depend on: its row, its texts, its frames, the bytes of its video."""
+    """Names everything that a score may depend on: a clip's row, its texts, its frames, the signals of both that the part
+    has, and the bytes of its video."""
     clip_id = clip["clip_id"]
     frames = part.frames.get(clip_id)
     pictures = hashlib.sha256()
     for jpeg in (frames or {}).get("jpegs") or ():
         pictures.update(len(jpeg).to_bytes(8, "big") + jpeg)
     plain = {key: value for key, value in (frames or {}).items() if key != "jpegs"}
-    what = [clip, part.texts_of[clip_id], plain, pictures.hexdigest(), video_digest]
+    texts = part.texts_of[clip_id]
+    keys = (clip_id, *(text["text_id"] for text in texts))
+    signals = {key: {name: _plain(value) for name, value in part.signals.get(key, {}).items()} for key in keys}
+    what = [clip, texts, plain, pictures.hexdigest(), signals, video_digest]
     return hashlib.blake2b(canonical(what).encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
 
 
 def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) -> View:

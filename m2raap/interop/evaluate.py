@@ -12,7 +12,7 @@ from m2raap.core.corpus import LANGS
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View, open_view
 from m2raap.interop.external import ExternalModel
 from m2raap.interop.mteb import OfMteb, is_encoder

@@ -17,6 +17,7 @@ from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
+from m2raap.core.runner import run_stage
 from m2raap.core.signed import is_finished
 from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View
@@ -170,9 +171,9 @@ def _measured(stage: DataStage[Any], view: View, scores: tuple[Path, ...], targe
     engine = LocalEngine(1)
     try:
         # The first clip also pays for what is loaded and started once.
-        stage.run(StepInputs(view.limited(1), target.parent / "first", engine, scores=scores))
+        run_stage(stage, StepInputs(view.limited(1), target.parent / "first", engine, scores=scores))
         start = time.monotonic()
-        stage.run(StepInputs(view, target, engine, scores=scores))
+        run_stage(stage, StepInputs(view, target, engine, scores=scores))
         seconds = time.monotonic() - start
     except M2raapError as error:
         return _Sample(clips, note=f"not measured: {error}")

@@ -12,8 +12,9 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
 from m2raap.core.folder import manifest_digest
 from m2raap.core.ledger import Counts
+from m2raap.core.runner import phase_digest
 from m2raap.core.signed import is_finished, refuse_old_format, signed_path, verify_files
-from m2raap.core.stage import DataStage, phase_digest
+from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step

@@ -12,6 +12,7 @@ from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
+from m2raap.core.runner import run_stage
 from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
 from m2raap.models.builtin import BUILTIN
@@ -148,19 +149,18 @@ def _after(stage: str, last: str | None) -> bool:
 
 
 def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options, caches: Path) -> bool:
-    return recipe.stage(step.stage, bench=bool(step.bench)).run(
-        StepInputs(
-            view=view_of(step, recipe, inputs),
-            folder=step.folder,
-            engine=engine,
-            parents=step.parents,
-            model=step.model and step.model / "model",
-            scores=() if step.bench else inputs.scores,
-            caches=caches,
-            force=options.force,
-            share=options.share,
-        )
+    step_inputs = StepInputs(
+        view=view_of(step, recipe, inputs),
+        folder=step.folder,
+        engine=engine,
+        parents=step.parents,
+        model=step.model and step.model / "model",
+        scores=() if step.bench else inputs.scores,
+        caches=caches,
+        force=options.force,
+        share=options.share,
     )
+    return run_stage(recipe.stage(step.stage, bench=bool(step.bench)), step_inputs)
 
 
 def view_of(step: Step, recipe: Recipe, inputs: Inputs) -> View:

@@ -17,7 +17,7 @@ from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic
 from m2raap.core.lock import locked
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig

@@ -12,7 +12,7 @@ from m2raap.core import talk
 from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.core.stage import Stage, StepInputs
+from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
@@ -43,7 +43,7 @@ def train_as_worker(job_of: Callable[[Path], tuple[View, AdaptStage]], caches: P
         _train(stage.cfg, stage.shared.decode, view, Path(folder), caches)
 
 
-class AdaptStage(Stage[AdaptConfig]):
+class AdaptStage(SingleStage[AdaptConfig]):
     """Train a temporal module on an image-text backbone."""
 
     name = "adapt"

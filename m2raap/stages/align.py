@@ -41,6 +41,7 @@ _BLUR_SIDE_PX = 128  # sharpness means something at one size only
 # Variance of the Laplacian at that size, as a share of the luma's own variance. Real key-frames: 0.01 at the 1st centile, 0.37
 # in the middle; the same blurred with sigma 3: 0.002. A picture of low contrast is not blurred.
 _BLURRED = 0.006
+_MISMATCH_VERSION = 1  # rises when the same text would get another score
 
 
 class AlignConfig(Config):
@@ -91,6 +92,9 @@ class AlignStage(DataStage[AlignConfig]):
     def dependencies(self) -> dict[str, Any]:
         return {"backbone": self.shared.backbone.model_dump(mode="json")}
 
+    def rule_versions(self) -> dict[str, int]:
+        return {"mismatch": _MISMATCH_VERSION} | {reason: rule.version for reason, rule in VIDEO_RULES.items()}
+
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
 
@@ -108,7 +112,7 @@ class AlignStage(DataStage[AlignConfig]):
             frames_KE = encode.images(jpegs)
             dim = frames_KE.shape[1]
             rows.append({"clip_id": clip["clip_id"], "features": pack(frames_KE), "dim": dim} | looks(jpegs))
-            # What a rewriter would take off (stock phrases, tags) says nothing about whether the rest is true.
+            # Text that a rewriter removes (stock phrases, tags) says nothing about whether the rest is true.
             cleaned = [clean(t["text"], t["lang"])[0] or t["text"] for t in texts]
             for text, feature_E in zip(texts, encode.texts(cleaned), strict=True):
                 ids = {"clip_id": clip["clip_id"], "text_id": text["text_id"], "dim": dim}
@@ -119,7 +123,7 @@ class AlignStage(DataStage[AlignConfig]):
         return {"signals": rows}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """`parts` is gone through once, again for the thumbnails of candidate copies, and again for shares and balance."""
+        """Reads `parts` once, again for the thumbnails of candidate copies, and again for shares and balance."""
         cfg = self.cfg
         limits = _video_thresholds(parts, cfg.video)
         sample = Sample(cfg.mismatch.num_others)
@@ -164,11 +168,15 @@ class AlignStage(DataStage[AlignConfig]):
             return [judged(*rule) for rule in VIDEO_RULES.judged(signals, limits)]
         signal = self.cfg.mismatch.signal
         score, threshold = signals.get(signal), thresholds.get("mismatch", {}).get(row["lang"])
-        return [] if score is None or threshold is None else [Judged("mismatch", 1, signal, score, threshold, "below")]
+        return (
+            []
+            if score is None or threshold is None
+            else [Judged("mismatch", _MISMATCH_VERSION, signal, score, threshold, "below")]
+        )
 
 
 def looks(jpegs: Sequence[bytes]) -> Row:
-    """What a clip looks like: thumbnails of its frames, their hashes, and the share of blurred ones."""
+    """Signals of a clip's pictures: thumbnails of its frames, their hashes, and the share of blurred frames."""
     import cv2
 
     small: list[np.ndarray] = []
@@ -243,7 +251,7 @@ def _verdicts(
         judged = scores[text["text_id"]]
         score = (signals_of[text["text_id"]] | judged).get(cfg.mismatch.signal)
         if judged and score is not None and threshold is not None and score < threshold:
-            rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold)
+            rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold, _MISMATCH_VERSION)
             drops.append(Drop.by([rule], text["clip_id"], text["text_id"]).row())
     return drops
 

@@ -1,6 +1,6 @@
-"""A bank of training texts for QB-Norm: their embeddings, and what shows that nothing of the test is among them.
+"""A bank of training texts for QB-Norm: their embeddings, and the names that show that nothing of the test is among them.
 
-A text is known by its words, a video by its clip's id, by the name that its list gives it, and by its stored frames.
+A text is identified by its words, a video by its clip's id, by its name in the list, and by its stored frames.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _HOW = "a bank comes from training data only; 'm2raap evaluate EMBEDDED --bank T
 
 @dataclass(frozen=True)
 class Seen:
-    """A clip: its id, its video as the list names it (None: not known), the digest of its frames (None: not stored)."""
+    """A clip: its id, its video's name in the list (None: not known), the digest of its frames (None: not stored)."""
 
     clip_id: str
     video: str | None
     frames: str | None
 
     def names(self) -> list[tuple[str, str]]:
-        """All that it is known by. Two clips that share one are of one video, or taken for it."""
+        """Everything that identifies it. Two clips that share a name are treated as the same video."""
         known = (("clip", self.clip_id), ("video", self.video), ("frames", self.frames))
         return [(what, name) for what, name in known if name is not None]
 
@@ -157,7 +157,7 @@ def _names(clips: Iterable[Seen]) -> set[tuple[str, str]]:
 
 
 def _shared(clips: Iterable[Seen], names: Collection[tuple[str, str]]) -> list[tuple[Seen, tuple[str, str]]]:
-    """The clips that are known by one of `names`, each with the first of them."""
+    """The clips that have one of `names`, each with the first that matches."""
     matches = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
     return [(clip, name) for clip, name in matches if name]
 

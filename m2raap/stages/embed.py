@@ -18,7 +18,7 @@ from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
 from m2raap.core.spread import spread
-from m2raap.core.stage import Stage, StepInputs
+from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import Part, View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig, MeanConfig
@@ -67,19 +67,18 @@ class EmbedConfig(Config):
 
 
 CaptionedFrames = list[tuple[bytes, str | None]]  # a clip's JPEGs, each with its caption where it has one
-FrameVectors = list[
-    tuple[np.ndarray, np.ndarray]
-]  # for every clip unit frame vectors (F, E) and a mask of the real ones (F,)
+# For every clip unit frame vectors (F, E) and a mask of those that are no padding (F,).
+FrameVectors = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Embedder(Protocol):
-    """What embeds a benchmark: a model of ours (`VideoClipEmbedder`), or any model with the same methods (m2raap.interop)."""
+    """A model that embeds a benchmark: `VideoClipEmbedder`, or a model of another library (m2raap.interop)."""
 
     digest: str
     preprocess: str  # in words, for the protocol
 
     def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-        """Video vectors (V, E), and the frame vectors of every clip where the model has such."""
+        """Video vectors (V, E), and the frame vectors of every clip where the model returns them."""
         ...
 
     def texts(self, texts: list[str]) -> np.ndarray:
@@ -312,7 +311,7 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model" / "model.json").is_file() else path
 
 
-class EmbedStage(Stage[EmbedConfig]):
+class EmbedStage(SingleStage[EmbedConfig]):
     """Embed a benchmark, or any folder of videos: one vector a clip, one a text."""
 
     name = "embed"
@@ -337,7 +336,7 @@ class EmbedStage(Stage[EmbedConfig]):
         return True
 
     def run_on(self, view: View, model: Path | BackboneConfig | Embedder, folder: Path, force: bool = False) -> None:
-        """Embeds a view by an adapted model's folder, a bare backbone, or anybody's model behind the same face."""
+        """Embeds a view by an adapted model's folder, a bare backbone, or any other Embedder."""
 
         def work(target: Path) -> StageOutput:
             return embed(view, self.cfg, model, target)

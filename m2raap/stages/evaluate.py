@@ -1,7 +1,7 @@
-"""evaluate: embeddings -> ranks and metrics with intervals. Numpy only: embedded once, scored as often as you like.
+"""evaluate: embeddings -> ranks and metrics with intervals. It needs numpy alone.
 
-results.json and ranks.parquet hold the headline. What is scored otherwise (Mug over candidates, dual softmax, QB-Norm) or
-embedded otherwise (frame ablations) stands in files of its own beside them, labelled.
+results.json and ranks.parquet hold the headline. Other scores (Mug over candidates, dual softmax, QB-Norm) and other
+embeddings (frame ablations) have files of their own beside them, with a label.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from m2raap.core.config import what_is_made
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
-from m2raap.core.stage import Stage, StepInputs
+from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import open_view
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.agreement import agreement
@@ -96,14 +96,17 @@ def _ways(
 
 
 def _negative(embeddings: Embeddings) -> str:
-    """What to say where the product of CAMoE turns round: the score of a text and its own video is negative."""
+    """A note for the label where texts and their own videos have negative scores, which CAMoE's product would reverse."""
     row_of = {video: row for row, video in enumerate(embeddings.video_ids)}
     pairs = [(row, row_of[video]) for row, video in enumerate(embeddings.text_video_ids) if video in row_of]
     text_P, video_P = np.asarray(pairs, np.int64).reshape(-1, 2).T
     num = int(((embeddings.text_TE[text_P] * embeddings.video_VE[video_P]).sum(1) < 0).sum())
     if not num:
         return ""
-    return f"; {num:,} of {len(pairs):,} own scores are negative: such are divided by their softmax, not multiplied (not CAMoE's)"
+    return (
+        f"; {num:,} of {len(pairs):,} scores of a text and its own video are negative and are divided by their softmax "
+        "instead of multiplied, unlike CAMoE"
+    )
 
 
 def _one_a_video(embeddings: Embeddings) -> int:
@@ -176,7 +179,7 @@ def read_ranks(path: Path) -> list[dict[str, Any]]:
 
 
 def side_lines(folder: Path) -> list[str]:
-    """What stands beside the headline of an evaluate folder, a sentence each: the two languages, rescored rows."""
+    """Sentences about an evaluate folder besides its headline: agreement of the two languages, rescored rows."""
     lines = []
     headline = read_json(folder / "results.json")
     for row in headline["bilingual"]:
@@ -207,7 +210,7 @@ def side_lines(folder: Path) -> list[str]:
     return lines
 
 
-class EvaluateStage(Stage[EvaluateConfig]):
+class EvaluateStage(SingleStage[EvaluateConfig]):
     """Rank and score an embedded benchmark, with intervals."""
 
     name = "evaluate"

@@ -68,6 +68,10 @@ class FilterStage(DataStage[FilterConfig]):
     def dependencies(self) -> dict[str, Any]:
         return {"rules": {reason: rule.version for reason, rule in RULES.items() if not rule.across}}
 
+    def rule_versions(self) -> dict[str, int]:
+        across = {reason: rule.version for reason, rule in RULES.items() if rule.across}
+        return across | {reason: rule.version for reason, rule in VIDEO_RULES.items()}
+
     def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
         """With users' scores, checked against the corpus and against the limits that the config sets on them."""
         view = view.with_scores(scores)
@@ -102,7 +106,7 @@ class FilterStage(DataStage[FilterConfig]):
         return {"signals": rows}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """What only the whole corpus can say: copies of texts, thresholds that are shares of it."""
+        """Decisions over the whole corpus: copies of texts, and thresholds that are shares of the corpus."""
         cfg = self.cfg
         table = text_copies.TextTable()
         spread = _Spread(cfg)

@@ -1,4 +1,4 @@
-"""What the stages that ask a model share: the file of answers, and the servers that payloads went to."""
+"""Shared by the stages that ask a model: the cache of answers, and the counts of what was sent to which server."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def _open(path: Path) -> Cache:
 
 
 def sent(signals: Signals, column: str, what: str) -> dict[str, int]:
-    """'texts_sent_to:HOST' -> number, over one stage's signals: what left for which server, for the manifest."""
+    """'texts_sent_to:HOST' -> number, over one stage's signals, for the manifest."""
     hosts = Counter(row[column] for row in signals.values() if row.get(column))
     return {f"{what}_sent_to:{host}": number for host, number in sorted(hosts.items())}

@@ -1,7 +1,7 @@
-"""rewrite: raw texts and auxiliary captions -> faithful captions. What is refused keeps the original and says why.
+"""rewrite: raw texts and auxiliary captions -> faithful captions. A refused rewrite leaves the original and has a reason.
 
-`score` asks the rewriter and measures what it said; `apply` holds it against the fidelity rules: a new limit asks no model
-again. `reduce` counts for how many different originals one answer stands.
+`score` asks the rewriter and measures its answers; `apply` compares the measures with the limits of the fidelity rules, so that
+a new limit asks no model again. `reduce` counts the different originals that received the same answer.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class RewriteStage(DataStage[RewriteConfig]):
     config = RewriteConfig
     version = 2
     reasons: ClassVar[Mapping[str, str]] = REWRITE_REASONS
-    reads = ("texts", "signals", "frames")
+    reads = ("texts", "frames")
+    reads_signals = ("caption_score", "features", "dim")
     adds = ("texts",)
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {"num_sources": "int"}
@@ -70,6 +71,11 @@ class RewriteStage(DataStage[RewriteConfig]):
 
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone] if self.cfg.asks_a_model else []
+
+    def tables_read(self, view: View) -> tuple[str, ...]:
+        """With the pictures, where texts of a model are compared with frames that align has no vectors of."""
+        stored = not self.cfg.asks_a_model or _has_features(view, self.shared.backbone)
+        return self.reads if stored else (*self.reads, "jpegs")
 
     def signal_columns(self) -> dict[str, str]:
         outcomes = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
@@ -105,7 +111,7 @@ class RewriteStage(DataStage[RewriteConfig]):
         return {"texts": texts, "signals": signals}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """{near_key: number of different originals}, of answers that stand for more than the limit of rewrite_copies."""
+        """{near_key: number of different originals}, of answers given to more originals than the limit of rewrite_copies."""
         pairs = [np.zeros((0, 2), np.int64)]
         for _, signals in parts:
             keys = [(row["near_key"], row["source_key"]) for row in signals.values() if row["near_key"] is not None]
@@ -183,7 +189,7 @@ def _rewriter(cfg: RewriterConfig, folder: Path) -> Rewriter:
 
 
 def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:
-    """One row for every text that keeps its place or was sent away, one for the clip."""
+    """One row for every text that is kept or was sent to a server, and one for the clip."""
     rows: dict[str | None, Row] = {None: {"clip_id": clip_id, "num_rewrites": len(rewrite.new)}}
     for kept in rewrite.kept:
         row = rows.setdefault(kept["text_id"], {"clip_id": clip_id, "text_id": kept["text_id"]})
@@ -217,7 +223,7 @@ def _measure(
         return
     clips = list(dict.fromkeys(signal["clip_id"] for signal, _ in pairs))
     frames = _frame_features(clips, part, view, backbone, encode)
-    # As in align: what a rewriter would take off says nothing about whether the rest is true.
+    # As in align: text that a rewriter removes says nothing about whether the rest is true.
     raws = [clean(c.parent[1], c.parent[0])[0] or c.parent[1] for _, c in pairs if c.parent]
     features_NE = encode.texts([*(c.text for _, c in pairs), *raws])
     for (signal, _), new_E, old_E in zip(pairs, features_NE, features_NE[len(pairs) :], strict=False):
@@ -230,11 +236,16 @@ def _frame_features(
     clips: list[str], part: Part, view: View, backbone: BackboneConfig, encode: Encoder
 ) -> dict[str, np.ndarray]:
     """(K, E) of every clip: what align has stored, if it used this backbone, else from the pictures."""
+    if _has_features(view, backbone):
+        rows = {clip_id: part.signals[clip_id] for clip_id in clips}
+        return {clip_id: unpack(row["features"], row["dim"]) for clip_id, row in rows.items()}
+    return {clip_id: encode.images(part.frames[clip_id]["jpegs"]) for clip_id in clips}
+
+
+def _has_features(view: View, backbone: BackboneConfig) -> bool:
+    """Whether align, below this view, has stored the vectors of this backbone."""
     described = backbone.model_dump(mode="json")
-    for folder in view.folders:
-        manifest = read_json(folder / "manifest.json")
-        if manifest["stage"] == AlignStage.name and manifest["settings"]["dependencies"]["backbone"] == described:
-            rows = {clip_id: part.signals[clip_id] for clip_id in clips}
-            return {clip_id: unpack(row["features"], row["dim"]) for clip_id, row in rows.items()}
-    pictures = view.part(part.index, ("jpegs",)).frames
-    return {clip_id: encode.images(pictures[clip_id]["jpegs"]) for clip_id in clips}
+    manifests = [read_json(folder / "manifest.json") for folder in view.folders]
+    return any(
+        m["stage"] == AlignStage.name and m["settings"]["dependencies"]["backbone"] == described for m in manifests
+    )

@@ -1,7 +1,7 @@
 """Every rule that judged a clip or a text, passed or failed: its score beside its threshold, from what the stages stored.
 
-`dropped` holds the verdicts; this holds the rest of the truth, for `explain` and for what was nearly dropped. What a rule
-says of a clip is in `judged` of its stage.
+`dropped` holds only rows that failed; this also lists passed rules, for `explain` and for rows near a threshold. The rules
+themselves are in `judged` of each stage.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ HELD_BYTES = 2 * 1024**3  # of JPEGs kept in memory
 class ViewSource:
     """Implements m2raap.adapt.raw_video.VideoSource: frames and texts of clips, and their video files for input `video`.
 
-    Clips are ordered by part, then id, so that a pass over the frames reads each part once. `digests` remembers what the
-    bytes of the videos amount to; `limits` are those that keyframes decoded with.
+    Clips are ordered by part, then id, so that a pass over the frames reads each part once. `digests` caches
+    the digests of video files; `limits` are those of the stage keyframes.
     """
 
     def __init__(self, view: View, split: str, limits: VideoConfig, digests: VideoDigests) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View
 from m2raap.pipeline.recipe import load_recipe
 from tests.conftest import digests

@@ -16,7 +16,8 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
-from m2raap.core.stage import DataStage, Signals, Tables, run_data_stage
+from m2raap.core.runner import run_data_stage
+from m2raap.core.stage import DataStage, Signals, Tables
 from m2raap.core.tables import read_part
 from m2raap.core.view import Part, View, open_view
 from tests.conftest import digests
@@ -125,6 +126,62 @@ def test_other_settings_are_an_error_that_names_both(tmp_path: Path):
     other = make_corpus(tmp_path / "d", range(6))
     with pytest.raises(M2raapError, match=r"was made with inputs.corpus|was made with .*corpus"):
         run(other, tmp_path / "s")
+
+
+class WeightStage(DataStage[LengthConfig]):
+    """Gives every clip a weight and a name; its mark weighs for one clip alone."""
+
+    name = "weight"
+    config = LengthConfig
+    version = 1
+
+    def signal_columns(self) -> dict[str, str]:
+        return {"weight": "bytes", "label": "str"}
+
+    def score(self, part: Part, view: View) -> Tables:
+        heavy = {clip(3)["clip_id"]: self.cfg.mark.encode()}
+        ids = [row["clip_id"] for row in part.clips]
+        return {"signals": [{"clip_id": i, "weight": heavy.get(i, b"0"), "label": self.cfg.mark} for i in ids]}
+
+
+class WeighedStage(WeightStage):
+    """Reads the weight that the stage before wrote, and not the label."""
+
+    name = "weighed"
+    reads_signals = ("weight",)
+
+    def score(self, part: Part, view: View) -> Tables:
+        SCORED.extend(row["clip_id"] for row in part.clips)
+        assert all(row.keys() == {"weight"} for row in part.signals.values())
+        weights = {row["clip_id"]: part.signals[row["clip_id"]]["weight"] for row in part.clips}
+        return {"signals": [{"clip_id": i, "weight": weight, "label": ""} for i, weight in weights.items()]}
+
+
+def test_a_clip_is_scored_again_where_a_signal_that_the_stage_reads_has_changed(tmp_path: Path):
+    view = make_corpus(tmp_path / "c", range(9))
+    engine = LocalEngine(1)
+    for mark, scored in (("!", 9), ("?", 1)):
+        run_data_stage(WeightStage(LengthConfig(mark=mark)), view, tmp_path / "s", engine, force=True)
+        SCORED.clear()
+        run_data_stage(WeighedStage(LengthConfig()), view.over(tmp_path / "s"), tmp_path / "r", engine, force=True)
+        assert len(SCORED) == scored
+    assert {*SCORED} == {clip(3)["clip_id"]}
+    run_data_stage(WeighedStage(LengthConfig()), view.over(tmp_path / "s"), tmp_path / "fresh", engine)
+    assert digests(tmp_path / "r") == digests(tmp_path / "fresh")
+
+
+def test_another_version_of_a_rule_that_looks_across_clips_applies_anew_and_scores_nothing(tmp_path: Path):
+    class Sterner(LengthStage):
+        def rule_versions(self) -> dict[str, int]:
+            return {"text_too_short": 2}
+
+    view = make_corpus(tmp_path / "c", range(9))
+    run(view, tmp_path / "s")
+    with pytest.raises(M2raapError, match=r"rules\.text_too_short"):
+        run_data_stage(Sterner(LengthConfig()), view, tmp_path / "s", LocalEngine(1))
+    SCORED.clear()
+    assert run_data_stage(Sterner(LengthConfig()), view, tmp_path / "s", LocalEngine(1), force=True)
+    assert not SCORED
 
 
 def test_a_new_threshold_scores_nothing_and_equals_a_fresh_run(tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from m2raap.core.engine import LocalEngine
+from m2raap.core.runner import run_stage
 from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
 from m2raap.pipeline.dry_run import dry_run
@@ -29,7 +30,7 @@ def test_every_data_stage_is_measured_on_the_corpus(small_world: Path, tmp_path:
     assert all(row["note"].startswith("measured on ") for row in rows.values() if row["core_minutes"] is not None)
 
     folder = tmp_path / "frames"
-    recipe.stage("keyframes").run(StepInputs(View(small_world / "train"), folder, LocalEngine(1)))
+    run_stage(recipe.stage("keyframes"), StepInputs(View(small_world / "train"), folder, LocalEngine(1)))
     written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
     assert rows["keyframes", False]["disk_mb"] == pytest.approx(written, rel=0.5)
 
@@ -51,7 +52,7 @@ def test_a_finished_step_costs_nothing_and_serves_the_next(small_world: Path, tm
     recipe, inputs = load_recipe("demo", sets), Inputs(small_world / "train")
     steps = make_plan(recipe, inputs, tmp_path)
     first = next(step for step in steps if step.stage == "filter")
-    recipe.stage("filter").run(StepInputs(inputs.view(recipe.langs), first.folder, LocalEngine(1)))
+    run_stage(recipe.stage("filter"), StepInputs(inputs.view(recipe.langs), first.folder, LocalEngine(1)))
     rows = {row["stage"]: row for row in dry_run(recipe, inputs, tmp_path, steps)["steps"]}
     assert rows["filter"]["state"] == "done" and rows["filter"]["core_minutes"] is None
     assert rows["keyframes"]["note"].startswith("measured on ")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from m2raap.cli.main import main  # noqa: F401  # the stages are loaded as the command line loads them
 from m2raap.core.config import HOW, build, digest, merge, phase_of, set_keys
 from m2raap.core.engine import LocalEngine
+from m2raap.core.runner import run_stage
 from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View
 from m2raap.stages import stage_classes
@@ -191,9 +192,9 @@ def test_what_a_recipe_says_once_is_in_the_digest_of_who_reads_it(key: str) -> N
 
 def test_another_time_out_decodes_nothing_again(small_world: Path, tmp_path: Path, capsys) -> None:
     view, folder = View(small_world / "train").limited(6), tmp_path / "keyframes"
-    KeyframesStage(KeyframesConfig(k=2)).run(StepInputs(view, folder, LocalEngine(1)))
+    run_stage(KeyframesStage(KeyframesConfig(k=2)), StepInputs(view, folder, LocalEngine(1)))
     before = digests(folder)
     patient = {"timeout_s": 77.0, "calls_per_child": 3}
     cfg = build(KeyframesConfig, {"k": 2, "decode": patient, "remote": {"allow_remote": True}}, "test")
-    KeyframesStage(cfg).run(StepInputs(view, folder, LocalEngine(1)))
+    run_stage(KeyframesStage(cfg), StepInputs(view, folder, LocalEngine(1)))
     assert "done before" in capsys.readouterr().err and digests(folder) == before

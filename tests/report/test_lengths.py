@@ -8,7 +8,7 @@ import pytest
 
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.lengths import NAMES, UNKNOWN, by_length, clip_seconds, length_name, length_rows

@@ -12,7 +12,7 @@ from m2raap.cli.main import app
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View, open_view
 from m2raap.search.backend import NotThere, Only
 from m2raap.search.clip_vectors import ClipEncoder

@@ -9,7 +9,7 @@ import torch
 
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View
 from m2raap.models.config import AcgConfig, AnyTemporal, BackboneConfig, StanConfig
 from m2raap.models.families import load_backbone

@@ -10,7 +10,8 @@ from pydantic import Field
 from m2raap.core.config import Config
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
-from m2raap.core.stage import DataStage, Tables, run_data_stage
+from m2raap.core.runner import run_data_stage
+from m2raap.core.stage import DataStage, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 

@@ -25,7 +25,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, read_json, write_json
 from m2raap.core.folder import manifest_digest
 from m2raap.core.lock import locked
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import open_view
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.pipeline.inspect import check

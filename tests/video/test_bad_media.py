@@ -14,7 +14,7 @@ import pytest
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import UNREADABLE
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View, open_view
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.video import container

@@ -9,7 +9,7 @@ from m2raap.core import web
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import UNREADABLE, M2raapError
-from m2raap.core.stage import run_data_stage
+from m2raap.core.runner import run_data_stage
 from m2raap.core.tables import read_part
 from m2raap.core.view import View
 from m2raap.pipeline.recipe import Recipe, arms_of, with_remote_videos
