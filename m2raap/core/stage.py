@@ -120,7 +120,8 @@ class DataStage(Stage[C]):
     def settings(self) -> dict[str, Any]:
         """`score` and `apply` apart, because they are redone apart, and what each depends on besides its config."""
         trees = by_phase(self.cfg)
-        return trees | {"dependencies": self.dependencies(), "rules": self.rule_versions()}
+        more = {"dependencies": self.dependencies(), "rules": self.rule_versions()}
+        return {"score": trees["score"], "apply": trees["apply"], **more}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], source: str) -> DataStage[Any]:
