@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def test_a_benchmark_that_nobody_declared_is_marked(tmp_path: Path) -> None:
 def test_negative_own_scores_are_told(tmp_path: Path) -> None:
     write_embedded(tmp_path / "e", langs=("en",), noise=6.0)
     evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", EvaluateConfig(dual_softmax=20.0))
-    assert " of 40 own scores are negative" in results(tmp_path / "v", "-dual_softmax")["rescored"]["label"]
+    assert re.search(r"\b6 of 40\b.*CAMoE", results(tmp_path / "v", "-dual_softmax")["rescored"]["label"])
 
 
 def test_counts_are_checked_by_language_and_for_a_users_benchmark(tmp_path: Path) -> None:
