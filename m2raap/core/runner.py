@@ -54,7 +54,7 @@ class _Task:
 
 def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
     """Names the settings that a stage's parts of a phase (score, apply) were made with."""
-    return digest([stage, version, settings[phase], settings["dependencies" if phase == "score" else "rules"]])
+    return digest([stage, version, settings.get(phase), settings.get("dependencies" if phase == "score" else "rules")])
 
 
 def run_data_stage(
@@ -196,8 +196,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
     """Seconds, and how many clips were scored: what is done or can be reused is not."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
-    signals = ("signals",) if stage.reads_signals else ()
-    part = task.view.part(index, (*stage.tables_read(task.view), *signals)).with_signals(stage.reads_signals)
+    part = task.view.part(index, stage.tables_over(task.view)).with_signals(stage.reads_signals)
     videos = VideoDigests(folder / "cache" / f"videos-{index:05d}.json") if stage.reads_video else None
     digests = {
         clip["clip_id"]: clip_digest(part, clip, stage.video_digest(clip, task.view, videos) if videos else None)

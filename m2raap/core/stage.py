@@ -140,9 +140,14 @@ class DataStage(Stage[C]):
         """Reason -> version, of the rules whose scores `reduce` and `apply` work out."""
         return {}
 
-    def tables_read(self, view: View) -> tuple[str, ...]:
-        """`reads`, where they depend on the config or on the stages before."""
-        return self.reads
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables that `score` sees besides clips: `reads`, and signals where `reads_signals` names columns of them."""
+        return (*self.reads, "signals") if self.reads_signals else self.reads
+
+    def tables_over(self, view: View) -> tuple[str, ...]:
+        """`tables`, and more of them where the stages under the view lack something."""
+        return self.tables
 
     def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
         """The view as the stage reads it; a stage that reads users' scores lays them over it."""

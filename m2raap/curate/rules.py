@@ -74,6 +74,10 @@ class RuleSet(dict[str, AnyRule]):
     def __init__(self, rules: Iterable[AnyRule]) -> None:
         super().__init__((rule.reason, rule) for rule in rules)
 
+    def versions(self) -> dict[str, int]:
+        """reason -> version."""
+        return {reason: rule.version for reason, rule in self.items()}
+
     def defaults(self) -> dict[str, Any]:
         """reason -> default limit; None: off."""
         return {reason: rule.limit for reason, rule in self.items()}

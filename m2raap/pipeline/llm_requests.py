@@ -58,9 +58,7 @@ def _requests(folder: RunFolder, step: Step, recipe: Recipe, cache: Cache) -> li
     stage.folder = step.folder
     repair = load_prompt("repair", stage.cfg.prompts)
     return [
-        request
-        for part in view.parts((*stage.tables_read(view), "signals"))
-        for request in pending(stage.requests(part, view), cache, repair)
+        request for part in view.parts(stage.tables) for request in pending(stage.requests(part, view), cache, repair)
     ]
 
 

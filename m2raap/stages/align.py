@@ -93,7 +93,7 @@ class AlignStage(DataStage[AlignConfig]):
         return {"backbone": self.shared.backbone.model_dump(mode="json")}
 
     def rule_versions(self) -> dict[str, int]:
-        return {"mismatch": _MISMATCH_VERSION} | {reason: rule.version for reason, rule in VIDEO_RULES.items()}
+        return {"mismatch": _MISMATCH_VERSION} | VIDEO_RULES.versions()
 
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]

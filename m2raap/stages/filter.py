@@ -70,7 +70,7 @@ class FilterStage(DataStage[FilterConfig]):
 
     def rule_versions(self) -> dict[str, int]:
         across = {reason: rule.version for reason, rule in RULES.items() if rule.across}
-        return across | {reason: rule.version for reason, rule in VIDEO_RULES.items()}
+        return across | VIDEO_RULES.versions()
 
     def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
         """With users' scores, checked against the corpus and against the limits that the config sets on them."""

@@ -66,16 +66,16 @@ class RewriteStage(DataStage[RewriteConfig]):
         if self.cfg.asks_a_model:
             names["backbone"] = self.shared.backbone.model_dump(mode="json")
             names["prompts"] = digests(MODEL_PROMPTS, self.cfg.prompts)
-            names["fidelity"] = {rule.reason: rule.version for rule in FIDELITY_RULES.values()}
+            names["fidelity"] = FIDELITY_RULES.versions()
         return names
 
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone] if self.cfg.asks_a_model else []
 
-    def tables_read(self, view: View) -> tuple[str, ...]:
+    def tables_over(self, view: View) -> tuple[str, ...]:
         """With the pictures, where texts of a model are compared with frames that align has no vectors of."""
         stored = not self.cfg.asks_a_model or _has_features(view, self.shared.backbone)
-        return self.reads if stored else (*self.reads, "jpegs")
+        return self.tables if stored else (*self.tables, "jpegs")
 
     def signal_columns(self) -> dict[str, str]:
         outcomes = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
@@ -107,7 +107,7 @@ class RewriteStage(DataStage[RewriteConfig]):
                     measured.append((signal, text, candidate))
             signals += _outcomes(clip.clip_id, rewrite)
         if measured:
-            _measure(measured, part, view, self.shared.backbone, self.cfg.simplified)
+            _measure(measured, part, encoder(self.shared.backbone), self.cfg.simplified)
         return {"texts": texts, "signals": signals}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
@@ -200,11 +200,8 @@ def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:
     return list(rows.values())
 
 
-def _measure(
-    measured: list[tuple[Row, Row, Candidate]], part: Part, view: View, backbone: BackboneConfig, simplified: bool
-) -> None:
+def _measure(measured: list[tuple[Row, Row, Candidate]], part: Part, encode: Encoder, simplified: bool) -> None:
     """Fills the signals of the fidelity rules into each row."""
-    encode = encoder(backbone)
     over = encode.tokens_over([candidate.text for _, _, candidate in measured])
     for (signal, _, candidate), tokens in zip(measured, over, strict=True):
         scores, note = fidelity_rules.score(candidate, simplified)
@@ -222,7 +219,7 @@ def _measure(
     if not pairs:
         return
     clips = list(dict.fromkeys(signal["clip_id"] for signal, _ in pairs))
-    frames = _frame_features(clips, part, view, backbone, encode)
+    frames = _frame_features(clips, part, encode)
     # As in align: text that a rewriter removes says nothing about whether the rest is true.
     raws = [clean(c.parent[1], c.parent[0])[0] or c.parent[1] for _, c in pairs if c.parent]
     features_NE = encode.texts([*(c.text for _, c in pairs), *raws])
@@ -232,14 +229,16 @@ def _measure(
         signal["similarity_drop"] = round(drop, 6)
 
 
-def _frame_features(
-    clips: list[str], part: Part, view: View, backbone: BackboneConfig, encode: Encoder
-) -> dict[str, np.ndarray]:
-    """(K, E) of every clip: what align has stored, if it used this backbone, else from the pictures."""
-    if _has_features(view, backbone):
-        rows = {clip_id: part.signals[clip_id] for clip_id in clips}
-        return {clip_id: unpack(row["features"], row["dim"]) for clip_id, row in rows.items()}
-    return {clip_id: encode.images(part.frames[clip_id]["jpegs"]) for clip_id in clips}
+def _frame_features(clips: list[str], part: Part, encode: Encoder) -> dict[str, np.ndarray]:
+    """(K, E) of every clip: of the pictures where the part has them (see tables_over), else the vectors that align has stored."""
+    features: dict[str, np.ndarray] = {}
+    for clip_id in clips:
+        if "jpegs" in part.frames[clip_id]:
+            features[clip_id] = encode.images(part.frames[clip_id]["jpegs"])
+        else:
+            stored = part.signals[clip_id]
+            features[clip_id] = unpack(stored["features"], stored["dim"])
+    return features
 
 
 def _has_features(view: View, backbone: BackboneConfig) -> bool:
