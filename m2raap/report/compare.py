@@ -57,7 +57,7 @@ def published(benchmark: str) -> list[dict[str, Any]]:
 def compare(
     a: Contender, b: Contender, *, intersect: bool = False, allow: Collection[str] = (), seed: int = 0
 ) -> dict[str, Any]:
-    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, cards, rows, differences,
+    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, protocols, rows, differences,
     published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
 
     `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, 5, 10). Raises M2raapError
@@ -69,17 +69,17 @@ def compare(
     benches = []
     pairs = _common(a, b)
     for name, other in pairs:
-        cards = (a.cards(name), b.cards(other))
+        protocols = (a.protocols(name), b.protocols(other))
         sides = (a.folders[name], b.folders[other])
         forgiven = _ON_THE_INTERSECTION if intersect else ()
-        unlike = _refuse_unlike(a, b, name, cards, {*allow, *forgiven})
+        unlike = _refuse_unlike(a, b, name, protocols, {*allow, *forgiven})
         unlike = [field for field in unlike if field not in forgiven]
         if intersect:
             tables, note, other_pictures = _intersected(sides, name, "pictures" in allow, seed)
             unlike += ["pictures"] if other_pictures else []
         else:
             tables, note = [[read_ranks(folder / "ranks.parquet") for folder in side] for side in sides], ""
-        benches.append(_bench(name, cards, tables, note, seed) | {"unlike": unlike})
+        benches.append(_bench(name, protocols, tables, note, seed) | {"unlike": unlike})
     lacking = {
         "a": [name for name in b.folders if name not in {other for _, other in pairs}],
         "b": [name for name in a.folders if name not in {name_a for name_a, _ in pairs}],
@@ -92,10 +92,10 @@ def alone(a: Contender, seed: int = 0, allow: Collection[str] = ()) -> dict[str,
     _check_fields(allow)
     benches = []
     for name, folders in a.folders.items():
-        cards = a.cards(name)
-        unlike = _refuse_unlike(a, a, name, (cards, cards), allow)
+        protocols = a.protocols(name)
+        unlike = _refuse_unlike(a, a, name, (protocols, protocols), allow)
         tables = [[read_ranks(folder / "ranks.parquet") for folder in folders]]
-        benches.append(_bench(name, (cards,), tables, "", seed) | {"unlike": unlike})
+        benches.append(_bench(name, (protocols,), tables, "", seed) | {"unlike": unlike})
     return {"a": a.name, "b": None, "allowed": sorted(allow), "lacking": {"a": [], "b": []}, "benches": benches}
 
 
@@ -116,20 +116,20 @@ def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
 
 
 def _refuse_unlike(
-    a: Contender, b: Contender, bench: str, cards: tuple[list[dict[str, Any]], ...], allowed: Collection[str]
+    a: Contender, b: Contender, bench: str, protocols: tuple[list[dict[str, Any]], ...], allowed: Collection[str]
 ) -> list[str]:
     """The fields that differ although they have to agree, all of them `allowed`. Raises M2raapError for others."""
-    first = cards[0][0]
+    first = protocols[0][0]
     unlike: set[str] = set()
-    for side, protocols in zip((a, b), cards, strict=True):
-        for card in protocols:
-            fields = differing(first, card)
+    for side, of_side in zip((a, b), protocols, strict=True):
+        for protocol in of_side:
+            fields = differing(first, protocol)
             unlike.update(fields)
             if odd := [name for name in fields if name not in allowed]:
-                values = "; ".join(describe_difference(name, first, card) for name in odd)
+                values = "; ".join(describe_difference(name, first, protocol) for name in odd)
                 flags = " ".join(f"--allow {name}" for name in odd)
                 hint = "; --intersect scores both on what they share"
-                if "protocol" in odd or "frames" in odd:
+                if "name" in odd or "frames" in odd:
                     hint = f"; --allow compares them all the same, and says so: {flags}"
                 elif not {"ids", "texts"} & set(odd):  # the same queries: the official rows can be paired
                     hint += f"; {flags} compares the official rows all the same, and says so"
@@ -140,7 +140,7 @@ def _refuse_unlike(
 
 
 def _bench(
-    name: str, cards: tuple[list[dict[str, Any]], ...], tables: Sequence[Sequence[Table]], note: str, seed: int
+    name: str, protocols: tuple[list[dict[str, Any]], ...], tables: Sequence[Sequence[Table]], note: str, seed: int
 ) -> dict[str, Any]:
     rows = []
     for run, side in zip("ab", tables, strict=False):
@@ -154,13 +154,14 @@ def _bench(
         for lang in sorted({row["lang"] for row in tables[0][0]}):
             for direction in ("t2v", "v2t"):
                 differences += [paired(tables[0], tables[1], lang, direction, k, seed) for k in AT]
-    protocol = cards[0][0]["protocol"]
+    protocol = protocols[0][0]["name"]
     return {
         "name": name,
         "protocol": protocol,
         "note": note,
-        "cards": {
-            run: {key: side[0][key] for key in (*MUST_AGREE, *SHOWN)} for run, side in zip("ab", cards, strict=False)
+        "protocols": {
+            run: {key: side[0][key] for key in (*MUST_AGREE, *SHOWN)}
+            for run, side in zip("ab", protocols, strict=False)
         },
         "rows": rows,
         "differences": differences,

@@ -58,9 +58,9 @@ def _cited(row: Mapping[str, Any]) -> str:
 
 
 def _unlike(bench: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    cards = bench["cards"]
-    for field in cards["a"]:
-        values = [str(card[field])[:60] for card in cards.values()]
+    protocols = bench["protocols"]
+    for field in protocols["a"]:
+        values = [str(protocol[field])[:60] for protocol in protocols.values()]
         if len(set(values)) > 1:
             yield field, " | ".join(values)
 
@@ -85,7 +85,7 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
                 if won is not None and not bench["unlike"] and (won["diff"] > 0) == (row["run"] == "a"):
                     value, bold = rf"\textbf{{{value}}}", True
                 numbers.append(rf"{value} {{\scriptsize [{lo:.1f}, {hi:.1f}]}}")
-            protocol = _tex(bench["cards"][row["run"]]["protocol"]) + (", intersection" if bench["note"] else "")
+            protocol = _tex(bench["protocols"][row["run"]]["name"]) + (", intersection" if bench["note"] else "")
             marks = notes.marks(_said_of(row, bench))
             where = f"{row['lang']} {row['direction']}"
             lines.append(rf"{_tex(comparison[row['run']])} & {protocol}{marks} & {where} & {' & '.join(numbers)} \\")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
 from m2raap.pipeline.recipe import base_arm
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.protocols import read_protocol
 from m2raap.stages.evaluate import EvaluateStage
 
 
@@ -23,12 +23,16 @@ class Contender:
     folders: dict[str, list[Path]]
     parts: tuple[str, ...] = ()
 
-    def cards(self, bench: str) -> list[dict[str, Any]]:
-        trees = [(folder, read_json(folder / "results.json")) for folder in self.folders[bench]]
-        for folder, tree in trees:
-            if "card" not in tree:
-                raise M2raapError(f"{folder}: results.json has no protocol; evaluate again")
-        return [tree["card"] for _, tree in trees]
+    def protocols(self, bench: str) -> list[dict[str, Any]]:
+        """The protocol of each training seed. Raises M2raapError for a folder whose results.json has none."""
+        return [_protocol(folder) for folder in self.folders[bench]]
+
+
+def _protocol(folder: Path) -> dict[str, Any]:
+    protocol = read_protocol(folder)
+    if protocol is None:
+        raise M2raapError(f"{folder}: an older m2raap wrote results.json, without a protocol; evaluate again")
+    return protocol
 
 
 def open_contenders(paths: Sequence[Path]) -> list[Contender]:
@@ -54,7 +58,7 @@ def open_contender(path: Path) -> Contender:
     """
     parts = Path(os.path.abspath(path)).parts[1:]  # as it was typed: links are not followed
     if (path / "results.json").exists() and (path / "manifest.json").exists():
-        return Contender(parts[-1], {read_json(path / "results.json")["protocol"]: [path]}, parts)
+        return Contender(parts[-1], {_protocol(path)["name"]: [path]}, parts)
     home = path if (path / "run.json").exists() else path.parent
     if not (home / "run.json").exists():
         raise M2raapError(

@@ -144,15 +144,16 @@ class BilingualRow:
 
 @dataclass(frozen=True)
 class ProtocolRow:
-    """What the numbers of some arms on a benchmark depend on. Arms with other settings or lists have a card of their own.
+    """What the numbers of some arms on a benchmark depend on. Arms that were evaluated under another protocol have a row of
+    their own.
 
-    `card` is that of `stages.protocol.card` less model and preprocessing; None: written before there were cards.
+    `protocol`: what `stages.protocol.protocol_of` gives, without model and preprocess; None where results.json has none.
     """
 
     benchmark: str
     name: str  # A, B, ... where a benchmark has several
     arms: list[str]
-    card: dict[str, Any] | None
+    protocol: dict[str, Any] | None
     num_frames: int | None  # at test; None: all that were stored
     captions: bool  # auxiliary captions at test
     models: dict[str, str]  # arm and training seed -> digest
@@ -243,8 +244,8 @@ class ProgressiveRow:
     texts: int
     curation_s: float  # core seconds of the stages before training
     train_s: float  # wall seconds of training, mean over the seeds
-    unlike: list[str] = field(default_factory=list)  # what differs from the card of the row before
-    unlike_whole: list[str] = field(default_factory=list)  # and from that of the first
+    unlike: list[str] = field(default_factory=list)  # how the protocol differs from that of the row before
+    unlike_whole: list[str] = field(default_factory=list)  # how it differs from that of the first row
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,7 @@ class ReportData:
     examples: list[Example] = field(default_factory=list)
     dropped: list[DroppedItem] = field(default_factory=list)
     nearly: list[DroppedItem] = field(default_factory=list)  # kept, by the smallest margin of each rule
-    cards: list[ProtocolRow] = field(default_factory=list)
+    protocols: list[ProtocolRow] = field(default_factory=list)
     protocol: dict[str, str] = field(default_factory=dict)
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""

@@ -61,7 +61,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
     main = base_arm(run.arms()[-1])
     done = evaluations_of(steps)
-    cards = Protocols.of(done)
+    protocols = Protocols.of(done)
     results = [
         row for (arm, bench), seed_steps in done.items() for row in result_rows(arm, bench, seed_steps, recipe.seed)
     ]
@@ -80,19 +80,19 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         compat=compat_rows(done),
         rescored=rescored_rows(done, recipe.seed),
         bilingual=bilingual_rows(done, recipe.seed),
-        differences=difference_rows(done, cards, recipe, main),
+        differences=difference_rows(done, protocols, recipe, main),
         frame_ablations=frame_ablation_rows(done, results, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_interpolation(run.path),
-        progressive=marked(progressive_rows(steps, recipe), cards) if recipe.progressive else [],
+        progressive=marked(progressive_rows(steps, recipe), protocols) if recipe.progressive else [],
         curves=_curves(steps),
         funnel=[row for step in curated for row in _funnel(step)],
         grading=_grading(run, curated, truth) if truth else None,
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        cards=protocol_rows(done, steps, run.inputs.benches),
+        protocols=protocol_rows(done, steps, run.inputs.benches),
         protocol=_protocol(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
@@ -139,7 +139,7 @@ def evaluations_of(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
 
 
 def difference_rows(
-    done: dict[tuple[str, str], list[Step]], cards: Protocols, recipe: Recipe, main: str
+    done: dict[tuple[str, str], list[Step]], protocols: Protocols, recipe: Recipe, main: str
 ) -> list[DifferenceRow]:
     """Paired differences, each with what differs between the two arms' protocols."""
     arms = list(dict.fromkeys(arm for arm, _ in done))
@@ -151,7 +151,7 @@ def difference_rows(
             if (a, bench) not in done or (b, bench) not in done:
                 continue
             tables = [[read_ranks(step.folder / "ranks.parquet") for step in done[arm, bench]] for arm in (a, b)]
-            first, unlike = tables[0][0], cards.unlike(a, b, bench)
+            first, unlike = tables[0][0], protocols.unlike(a, b, bench)
             langs = sorted({row["lang"] for row in first})
             slices = [None, *sorted({row["category"] for row in first if row["category"]})]
             for lang in langs:
@@ -235,20 +235,20 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
 
 def _protocol(run: RunFolder, recipe: Recipe) -> dict[str, str]:
     """What holds for the whole run; what the numbers of an arm depend on stands in its protocol."""
-    card = {
+    facts = {
         "recipe": recipe.name,
         "seed": str(recipe.seed),
         "languages": ", ".join(recipe.langs),
         "backbone": recipe.backbone.model,
     }
     corpus = View(run.inputs.data).corpus
-    card["training corpus"] = f"{run.inputs.data.name}, {corpus.counts['clips']} clips, digest {corpus.digest}"
+    facts["training corpus"] = f"{run.inputs.data.name}, {corpus.counts['clips']} clips, digest {corpus.digest}"
     for name, path in run.inputs.benches.items():
         bench = View(path).corpus
         counts = f"{bench.counts['clips']} clips, {bench.counts['texts']} texts"
-        card[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
-    card["R@k"] = "expected under random tie-break; 95% intervals: cluster bootstrap over clips"
-    return card
+        facts[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
+    facts["R@k"] = "expected under random tie-break; 95% intervals: cluster bootstrap over clips"
+    return facts
 
 
 def _timings(steps: list[Step]) -> list[tuple[str, float]]:

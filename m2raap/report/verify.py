@@ -16,6 +16,7 @@ from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.protocols import read_protocol
 from m2raap.stages.evaluate import EvaluateStage
 
 
@@ -54,6 +55,9 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
     for step in run.steps:
         if not step.is_of(EvaluateStage) or not (step.folder / "results.json").is_file():
             continue
+        if read_protocol(step.folder) is None:
+            refused.append(f"{step.arm} on {step.bench}: an older m2raap wrote results.json; evaluate again")
+            continue
         tree = read_json(step.folder / "results.json")
         why_not = [_why_not(anchor, arms[step.arm], tree, weights) for anchor in anchors()]
         fitting = [anchor for anchor, why in zip(anchors(), why_not, strict=True) if why is None]
@@ -91,8 +95,8 @@ def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | N
         (not arm.trains, "it was trained; what is published is zero-shot"),
         (temporal == anchor.temporal, f"its temporal module is {temporal}, published is {anchor.temporal}"),
         (
-            tree["protocol"] == anchor.benchmark,
-            f"its benchmark is {tree['protocol']}, published is {anchor.benchmark}",
+            tree["protocol"]["name"] == anchor.benchmark,
+            f"its benchmark is {tree['protocol']['name']}, published is {anchor.benchmark}",
         ),
         (queries is not None, f"it has no queries in '{anchor.lang}'"),
         (
@@ -131,7 +135,7 @@ def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str
                     "arm": step.arm, "bench": step.bench, "benchmark": anchor.benchmark, "direction": direction,
                     "metric": metric, "ours": ours, "lo": lo, "hi": hi, "published": value, "diff": round(ours - value, 6),
                     "inside": lo <= value <= hi, "missing": row["missing"], "queries": row["queries"],
-                    "published_frames": anchor.frames, "our_frames": tree["card"].get("frames", "unknown"),
+                    "published_frames": anchor.frames, "our_frames": tree["protocol"]["frames"],
                     "source": anchor.source,
                 }
             )  # fmt: skip

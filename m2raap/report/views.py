@@ -25,7 +25,7 @@ DIRECTIONS = {
     "v2t": "video to text",
     "v2t_rule_b": "video to text, rule b (among all captions)",
 }
-MISSING_SHOWN = 50  # ids of a card; report.json has all
+MISSING_SHOWN = 50  # ids of missing clips shown for one protocol; report.json has all
 T = TypeVar("T")
 
 
@@ -51,7 +51,7 @@ def view(data: ReportData) -> dict[str, Any]:
             {"benchmark": benchmark, "direction": direction, "rows": rows}
             for (benchmark, direction), rows in _grouped(data.bilingual, lambda row: (row.benchmark, row.direction))
         ],
-        "cards": [_card(row) for row in data.cards],
+        "protocols": [_protocol(row) for row in data.protocols],
         "differences": _differences(data),
         "differing": _differing(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
@@ -80,13 +80,13 @@ def _whole(data: ReportData) -> list[ResultRow]:
     return [row for row in data.results if row.slice == "all"]
 
 
-def _card_names(data: ReportData) -> dict[tuple[str, str], str]:
+def _protocol_names(data: ReportData) -> dict[tuple[str, str], str]:
     """Benchmark and arm -> the name of its protocol; "" where the benchmark has one for all arms."""
-    return {(row.benchmark, arm): row.name for row in data.cards for arm in row.arms}
+    return {(row.benchmark, arm): row.name for row in data.protocols for arm in row.arms}
 
 
 def _tiles(data: ReportData) -> list[dict[str, Any]]:
-    tiles, cards = [], _card_names(data)
+    tiles, protocols = [], _protocol_names(data)
     official = [row for row in _whole(data) if row.scope == "official" and row.direction == "t2v"]
     for row in official:
         if row.arm != data.headline_arm:
@@ -96,7 +96,7 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
             for other in official
             if other.arm == data.baseline_arm and (other.benchmark, other.lang) == (row.benchmark, row.lang)
         ]
-        unlike = bool(base) and cards.get((row.benchmark, row.arm)) != cards.get((row.benchmark, base[0].arm))
+        unlike = bool(base) and protocols.get((row.benchmark, row.arm)) != protocols.get((row.benchmark, base[0].arm))
         tiles.append(
             {
                 "row": row,
@@ -110,7 +110,7 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
 
 def _results(data: ReportData) -> list[dict[str, Any]]:
     """Headline tables, and below each all metrics: as expected, with every tie lost, and by CLIP4Clip's arithmetic."""
-    card_of = _card_names(data)
+    protocol_of = _protocol_names(data)
     copied = {(row.benchmark, row.lang, row.direction, row.arm): row for row in data.compat}
     tables = []
     for (benchmark, lang, direction), rows in _grouped(_whole(data), lambda r: (r.benchmark, r.lang, r.direction)):
@@ -127,7 +127,7 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
                 "rows": [
                     (row, whisker(row.metrics["R@1"], *row.intervals["R@1"], axis_lo=low, axis_hi=high)) for row in rows
                 ],
-                "cards": [card_of.get((benchmark, row.arm), "") for row in rows],
+                "protocols": [protocol_of.get((benchmark, row.arm), "") for row in rows],
                 "compat": [copied.get((benchmark, lang, direction, row.arm)) for row in rows],
                 "ties": max(row.tied_queries for row in rows),
                 "gallery": max(row.gallery for row in rows),
@@ -224,7 +224,7 @@ def _interpolation(data: ReportData) -> list[dict[str, Any]]:
     return groups
 
 
-def _card(row: ProtocolRow) -> dict[str, Any]:
+def _protocol(row: ProtocolRow) -> dict[str, Any]:
     """A protocol with its first missing ids, in groups of one reason."""
     first_missing = list(row.missing.items())[:MISSING_SHOWN]
     return {

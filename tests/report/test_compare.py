@@ -34,8 +34,8 @@ def test_evaluate_folders(tmp_path: Path) -> None:
     assert [(r["run"], r["direction"]) for r in found["benches"][0]["rows"] if r["lang"] == "en"] == [
         ("a", "t2v"), ("a", "v2t"), ("b", "t2v"), ("b", "v2t"),
     ]  # fmt: skip
-    cards = found["benches"][0]["cards"]
-    assert cards["a"]["model"] != cards["b"]["model"] and cards["a"]["ids"] == cards["b"]["ids"]
+    a, b = (found["benches"][0]["protocols"][run] for run in "ab")
+    assert a["model"] != b["model"] and a["ids"] == b["ids"] and a["name"] == "custom"
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_evaluate_folders(tmp_path: Path) -> None:
         ({"made_with": {"frames": "uniform-12"}}, r"frames: keyframe-8, .* and uniform-12", "--allow frames"),
         ({"texts": ["other"] * 80}, "texts: ", "--intersect"),
         ({"video_frames": ["other"] * 40}, "pictures: ", "--intersect"),
-        ({"protocol": "mine"}, "protocol: custom and mine", "--allow protocol"),
+        ({"protocol": "mine"}, "name: custom and mine", "--allow name"),
     ],
 )
 def test_unlike_protocols_are_refused_by_field(tmp_path: Path, changes: dict[str, Any], field: str, hint: str) -> None:
@@ -76,7 +76,7 @@ def test_a_field_may_be_allowed_and_it_is_said(tmp_path: Path, capsys: pytest.Ca
     assert "textbf" not in latex and "Bold" not in latex, "nothing wins between unlike rows"
     assert latex.count(r"custom$^{1}$") == 8 and r"$^{1}$ These rows' protocols differ in frames (keyframe-8" in latex
     assert "textbf" in as_latex(both(a, evaluated(tmp_path / "c", seed=1, noise=4), allow=["frames"])), "frames agree"
-    with pytest.raises(UsageError, match="--allow colour: fields of the protocol are protocol, ids"):
+    with pytest.raises(UsageError, match="--allow colour: fields of the protocol are name, ids"):
         both(a, b, allow=["colour"])
 
 

@@ -49,9 +49,10 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def hostile_card(row: ProtocolRow) -> ProtocolRow:
-    card = {name: HOSTILE for name in row.card or {}} | {"benchmark": dict.fromkeys(row.card["benchmark"], HOSTILE)}  # type: ignore[index]
-    return replace(row, arms=[HOSTILE], card=card, models={HOSTILE: HOSTILE}, missing={HOSTILE: HOSTILE})
+def hostile_protocol(row: ProtocolRow) -> ProtocolRow:
+    assert row.protocol
+    protocol = dict.fromkeys(row.protocol, HOSTILE) | {"benchmark": dict.fromkeys(row.protocol["benchmark"], HOSTILE)}
+    return replace(row, arms=[HOSTILE], protocol=protocol, models={HOSTILE: HOSTILE}, missing={HOSTILE: HOSTILE})
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def hostile(sample: Callable[..., ReportData]) -> str:
             rescored=[replace(row, way=HOSTILE, label=HOSTILE) for row in data.rescored],
             frame_ablations=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.frame_ablations],
             interpolation=[replace(row, set=HOSTILE, what=HOSTILE) for row in data.interpolation],
-            cards=[hostile_card(row) for row in data.cards],
+            protocols=[hostile_protocol(row) for row in data.protocols],
             timings=[(HOSTILE, 1.0)],
             curves=[replace(curve, chart=HOSTILE, label=HOSTILE) for curve in data.curves],
             results=[replace(row, arm=HOSTILE, lang=HOSTILE, slice=row.slice) for row in data.results],
@@ -144,10 +145,12 @@ def test_a_way_that_was_labelled_differently_names_its_arms(sample: Callable[...
     ]
 
 
-def test_a_card_that_was_never_written_says_so(sample: Callable[..., ReportData]) -> None:
-    (first, *_) = sample().cards
-    page = " ".join(" ".join(Page(render(ReportData("t", False, cards=[replace(first, card=None)]))).text).split())
-    assert "none: these results were written before they had one; evaluate again" in page
+def test_results_without_a_protocol_are_named(sample: Callable[..., ReportData]) -> None:
+    (first, *_) = sample().protocols
+    page = " ".join(
+        " ".join(Page(render(ReportData("t", False, protocols=[replace(first, protocol=None)]))).text).split()
+    )
+    assert "protocol none: an older m2raap wrote these results; evaluate again" in page
 
 
 def test_slices_by_length_stand_beside_those_by_category() -> None:

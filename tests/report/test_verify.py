@@ -81,7 +81,8 @@ def test_another_benchmark_and_another_count_are_not_compared(tmp_path: Path):
     with pytest.raises(M2raapError, match="its benchmark is custom, published is msrvtt-1ka-jsfusion|msvd"):
         verify(opened(tmp_path / "run"))
     folder = tmp_path / "run" / "r" / "bench-clips" / "evaluate" / "results.json"
-    write_json(folder, read_json(folder) | {"protocol": "msrvtt-1ka-jsfusion"})
+    tree = read_json(folder)
+    write_json(folder, tree | {"protocol": tree["protocol"] | {"name": "msrvtt-1ka-jsfusion"}})
     with pytest.raises(M2raapError, match="it has 40 queries, published are 1,000"):
         verify(opened(tmp_path / "run"))
 
