@@ -16,7 +16,7 @@ from m2raap.report.data import ProgressiveRow, ProtocolRow
 from m2raap.stages.protocol import describe_difference, differing
 
 Evaluations = Mapping[tuple[str, str], Sequence[Step]]  # (arm, benchmark) -> one step a training seed
-NO_PROTOCOL = "one has none: written before results had one, evaluate again"
+NO_PROTOCOL = "one of the two has no protocol, because an older m2raap wrote its results: evaluate it again"
 _OF_THE_MODEL = ("model", "preprocess")
 
 
@@ -33,14 +33,14 @@ class Protocols:
     by_arm: dict[tuple[str, str], list[dict[str, Any] | None]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, done: Evaluations) -> Protocols:
+    def of(cls, evaluations: Evaluations) -> Protocols:
         """The protocols of a run's finished evaluations."""
-        return cls({key: [read_protocol(step.folder) for step in steps] for key, steps in done.items()})
+        return cls({key: [read_protocol(step.folder) for step in steps] for key, steps in evaluations.items()})
 
     def unlike(self, a: str, b: str, bench: str) -> list[str]:
-        """What differs between the protocols of two arms (and of their seeds), a field with its values each.
+        """One sentence for each field in which the protocols of two arms (and of their seeds) differ.
 
-        Nothing where they compare. `m2raap report compare` refuses what this names.
+        Empty where the arms are comparable; `m2raap report compare` refuses the others.
         """
         protocols = [*self.by_arm[a, bench], *self.by_arm[b, bench]]
         first = protocols[0]
@@ -70,11 +70,11 @@ def marked(rows: Sequence[ProgressiveRow], protocols: Protocols) -> list[Progres
     return marked_rows
 
 
-def protocol_rows(done: Evaluations, steps: Sequence[Step], benches: Mapping[str, Path]) -> list[ProtocolRow]:
+def protocol_rows(evaluations: Evaluations, steps: Sequence[Step], benches: Mapping[str, Path]) -> list[ProtocolRow]:
     """One row for every benchmark and protocol, with the arms that were evaluated under it. `benches`: corpora by name."""
     step_at = {step.folder: step for step in steps}
     rows: dict[tuple[str, str], ProtocolRow] = {}
-    for (arm, bench), seeds in done.items():
+    for (arm, bench), seeds in evaluations.items():
         for step in seeds:
             tree = read_json(step.folder / "results.json")
             protocol = read_protocol(step.folder)
@@ -103,7 +103,7 @@ def protocol_rows(done: Evaluations, steps: Sequence[Step], benches: Mapping[str
 
 
 def _reasons(missing: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
-    """Why each clip has no embedding: its file is absent, or a stage before `embed` refused it."""
+    """Clip without an embedding -> the reason in a `missing` table of `folders`, "" where none names the clip."""
     if not missing:
         return {}
     reasons: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Arranges report data as the page shows it: groups, pivots, shared axes. Pure; no HTML but the small charts."""
+"""Arranges report data as the page shows it: groups, pivots, shared axes. It makes no HTML except the small charts."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _results(data: ReportData) -> list[dict[str, Any]]:
-    """Headline tables, and below each all metrics: as expected, with every tie lost, and by CLIP4Clip's arithmetic."""
+    """Headline tables, and below each all metrics: expected, pessimistic, and by CLIP4Clip's arithmetic."""
     protocol_of = _protocol_names(data)
-    copied = {(row.benchmark, row.lang, row.direction, row.arm): row for row in data.compat}
+    compat = {(row.benchmark, row.lang, row.direction, row.arm): row for row in data.compat}
     tables = []
     for (benchmark, lang, direction), rows in _grouped(_whole(data), lambda r: (r.benchmark, r.lang, r.direction)):
         bounds = [row.intervals["R@1"] for row in rows]
@@ -128,7 +128,7 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
                     (row, whisker(row.metrics["R@1"], *row.intervals["R@1"], axis_lo=low, axis_hi=high)) for row in rows
                 ],
                 "protocols": [protocol_of.get((benchmark, row.arm), "") for row in rows],
-                "compat": [copied.get((benchmark, lang, direction, row.arm)) for row in rows],
+                "compat": [compat.get((benchmark, lang, direction, row.arm)) for row in rows],
                 "ties": max(row.tied_queries for row in rows),
                 "gallery": max(row.gallery for row in rows),
             }
@@ -137,7 +137,7 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _differing(data: ReportData) -> list[tuple[str, list[str]]]:
-    """Pairs of arms, each once a benchmark, whose protocols differ, and in what."""
+    """(two arms and a benchmark, fields) for the pairs of arms whose protocols differ on a benchmark."""
     differing = {
         (f"{row.arm_a} and {row.arm_b} on {row.benchmark}", tuple(row.unlike)) for row in data.differences if row.unlike
     }
@@ -192,14 +192,14 @@ def _frame_ablations(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _frame_ablation_chart(rows: list[FrameAblationRow]) -> Markup:
-    """Bars of every arm; the colour is the place of the frames among the columns of the table."""
+    """Bars of every arm; a frame ablation has the colour that its column of the table has in the legend."""
     colour = {frames: number for number, frames in enumerate(dict.fromkeys(row.frames for row in rows))}
     return bar_chart(
         [
             (arm, [(colour[r.frames], r.r1, r.r1 if r.lo is None else r.lo, r.r1 if r.hi is None else r.hi) for r in group])
             for arm, group in _grouped(rows, lambda row: row.arm)
         ],
-        "R@1 by how the frames are disturbed",
+        "R@1 by frame ablation",
     )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def _interpolation(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _protocol(row: ProtocolRow) -> dict[str, Any]:
-    """A protocol with its first missing ids, in groups of one reason."""
+    """A protocol with its first missing clips, grouped by reason."""
     first_missing = list(row.missing.items())[:MISSING_SHOWN]
     return {
         "row": row,

@@ -5,8 +5,8 @@ import pytest
 
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.report.beside import TRANSDUCTIVE, bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.report.report import evaluations_of, result_rows
+from m2raap.report.secondary import TRANSDUCTIVE, bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from tests.stages.embedded import write_run
