@@ -211,7 +211,11 @@ class InterpolationRow:
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """Weights, FLOP and time of an arm's modules for one clip, compared with mean pooling on the same backbone."""
+    """Weights, FLOP and time of an arm's modules for one clip, compared with mean pooling on the same backbone.
+
+    `gates`: the final value of each scalar gate, and the norm of each matrix that starts at zero, by name; empty where nothing
+    was trained.
+    """
 
     arm: str
     module: str
@@ -224,9 +228,7 @@ class ModuleRow:
     ms: float  # for one clip, the fastest of several passes, fp32 on the CPU
     mean_ms: float
     threads: int
-    gates: dict[
-        str, float
-    ]  # final value by name: a scalar, or the norm of a matrix that starts at zero; empty if untrained
+    gates: dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
     """{"clips", "texts", "findings": [{"what", "lang", "count", "of", "says", "examples"}]}, only findings with examples.
 
     `against`: training data in which clips and texts of `view` are looked for. `not_looked_at`: sentences that name what
-    could not be compared, where no finding proves nothing.
+    could not be compared: an absence of findings there does not mean a clean corpus.
     """
     content = _Content.of(view)
     findings: list[dict[str, Any]] = []

@@ -72,13 +72,11 @@ def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
     trained = [step for step in steps if base_arm(step.arm) == arm and step.is_of(AdaptStage)]
     counts = Counts.from_dict(read_json(curated[-1].folder / "manifest.json")["counts"])
     # An arm that decodes while it trains stores no frames: its only data stage checks the files.
-    only_checks_files = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == [
-        "keyframes"
-    ]
+    checks_only = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
     seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)
     return {
         "clips": counts.clips.rows_out,
         "texts": counts.texts.rows_out,
-        "curation_s": 0.0 if only_checks_files else seconds,
+        "curation_s": 0.0 if checks_only else seconds,
         "train_s": sum(training_time(step.folder).train_s for step in trained) / len(trained),
     }
