@@ -235,7 +235,7 @@ class _Embedded:
 def failed_thresholds(
     official: Mapping[str, Any], min_r1: float | None, against: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """One sentence for each threshold that run a misses. Thresholds are on official rows, whatever else `compare` shows.
+    """One sentence for each threshold that run a misses. Thresholds are always on official rows.
 
     `official`: the result of :func:`alone` for run a; with `min_r1` every text-to-video R@1 of it has to reach that.
     `against`: the result of :func:`compare` for run a and a reference run. The threshold is missed where the whole 95 %

@@ -305,7 +305,7 @@ class ReportData:
     """The whole report. Sections without data are left out; `grading` is what `report.grading.grade` gives.
 
     `synthetic` sets the banner 'synthetic world, tiny model'. `notes` are plain sentences shown under the title. Where
-    `headline_arm` is named, its R@1 stands in large figures at the top, beside that of `baseline_arm`.
+    `headline_arm` is named, its R@1 is shown large at the top, next to that of `baseline_arm`.
     """
 
     title: str

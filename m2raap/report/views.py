@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def view(data: ReportData) -> dict[str, Any]:
-    """Everything that the template needs beside the data itself."""
+    """Everything that the template needs, with the data itself as `data`."""
     return {
         "data": data,
         "tiles": _tiles(data),

@@ -84,7 +84,7 @@ def test_intersection_scores_both_again(tmp_path: Path) -> None:
     a, b = evaluated(tmp_path / "a", lost=4), evaluated(tmp_path / "b", noise=2, seed=1, num=38)
     with pytest.raises(M2raapError, match="--intersect"):
         both(a, b)
-    # The vectors of 38 clips are drawn anew, so pictures agree by name only: what counts here is which clips are asked.
+    # The vectors of 38 clips are other random numbers, although `pictures` agree: this test is on which clips are queries.
     found = both(a, b, intersect=True)
     (bench,) = found["benches"]
     assert bench["note"].startswith("on the intersection, n=34 clips, 68 texts")

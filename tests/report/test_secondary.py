@@ -17,7 +17,7 @@ Done = dict[tuple[str, str], list[Step]]
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """One arm of two training seeds, with dual softmax and a frame ablation: its clips are no longer those of its texts."""
-    out = tmp_path_factory.mktemp("beside") / "run"
+    out = tmp_path_factory.mktemp("secondary") / "run"
     options = {"num": 24, "noise": 1.0}
     shifted = np.random.default_rng([1]).normal(size=(24, 16)).astype(np.float32)[::-1]
     probe = out.parent / "probe.npy"

@@ -1,4 +1,4 @@
-"""A run that says it used CLIP ViT-B/32 on 1k-A (drawn embeddings stand in for it), and runs that did something else."""
+"""A run that says it used CLIP ViT-B/32 on 1k-A (its embeddings are random numbers), and runs with other models or benchmarks."""
 
 from pathlib import Path
 from typing import Any
