@@ -1,4 +1,4 @@
-"""Rows that a report shows in addition to the headline: CLIP4Clip's arithmetic, rescored results, English and Chinese, frame ablations.
+"""Rows that a report adds to the headline: CLIP4Clip's arithmetic, rescored results, English and Chinese, frame ablations.
 
 Each row is over all training seeds of an arm.
 """
