@@ -154,7 +154,7 @@ def _print_results(tree: dict[str, Any]) -> None:
     from m2raap.report.console import print_results
     from m2raap.report.data import ResultRow
 
-    name = tree["protocol"] + ("" if tree["card"]["declared"] else " (undeclared)")
+    name = tree["protocol"]["name"] + ("" if tree["protocol"]["declared"] else " (undeclared)")
     print_results([ResultRow(arm="model", benchmark=name, **row) for row in tree["rows"]])
     for lang, directions in tree["compat"]["rows"].items():
         for direction, row in directions.items():

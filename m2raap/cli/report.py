@@ -68,7 +68,7 @@ def compare(
     ] = False,
     allow: Annotated[
         list[str] | None,
-        typer.Option("--allow", help="a field of the protocol card that may differ; the output says so"),
+        typer.Option("--allow", help="a field of the protocol that may differ; the output says so"),
     ] = None,
     min_r1: Annotated[
         float | None,

@@ -134,7 +134,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
     def show(name: str) -> str:
         value = both[side].get(name, "none")
         short = str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
-        return f"{name.removeprefix('settings.').removeprefix('score.').removeprefix('apply.')} {short}"
+        key = name.removeprefix("settings.").removeprefix("score.").removeprefix("apply.").removeprefix("rows.")
+        return f"{new['stage']}.{key} {short}" if name.startswith("settings.") else f"{name} {short}"
 
     return ", ".join(show(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
 

@@ -44,7 +44,7 @@ def evaluate(
     workers: int = 1,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
-    """What `results.json` holds: rows with metrics and intervals by language and direction, protocol card, missing videos.
+    """What `results.json` holds: rows with metrics and intervals by language and direction, protocol, missing videos.
 
     `model`: the folder of a model of ours, a VideoCLIP, a BackboneConfig, an mteb encoder, or any object with `encode_text`
     and `encode_video` or `encode_image` (ExternalModel says what each is given). `corpus`: a benchmark, or

@@ -1,4 +1,4 @@
-"""Small inline SVG charts. Colours come from the page's style by class; positions are attributes, as the CSP asks."""
+"""Small inline SVG charts. The page forbids inline styles: colours come from classes, positions from attributes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def bar(kept: float, lost: float) -> Markup:
 
 
 def line_chart(curves: Sequence[Curve], over: str = "training steps") -> Markup:
-    """Lines on shared axes, `y` from zero where the values come near it; a curve's bounds as a band behind it."""
+    """Lines on shared axes. The y axis begins at zero where the smallest value is under half of the largest.
+
+    The bounds of a curve are a band behind it. `over` names the x axis.
+    """
     points = [point for curve in curves for point in curve.points]
     if not points:
         return Markup("")
@@ -112,11 +115,11 @@ def line_chart(curves: Sequence[Curve], over: str = "training steps") -> Markup:
 
 
 def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> Markup:
-    """Bars from zero, a group below its name, each with its interval."""
-    most = max((bar[3] for _, bars in groups for bar in bars), default=0.0)
-    if most <= 0:
+    """Horizontal bars from zero, each with its interval; the name of a group is above its bars."""
+    highest = max((bar[3] for _, bars in groups for bar in bars), default=0.0)
+    if highest <= 0:
         return Markup("")
-    ticks = round_ticks(0.0, most, 5)
+    ticks = round_ticks(0.0, highest, 5)
 
     def x(value: float) -> float:
         return _RIGHT + (_CHART_WIDTH - 2 * _RIGHT) * min(max(value, 0.0), ticks[-1]) / ticks[-1]
@@ -150,11 +153,11 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], title: str) -> Markup
     )
 
 
-def round_ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that cover low..high, about so many."""
+def round_ticks(low: float, high: float, num: int) -> list[float]:
+    """About `num` round numbers that cover low..high."""
     if high <= low:
         return [low]
-    raw = (high - low) / about
+    raw = (high - low) / num
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next((m * unit for m in (1, 2, 2.5, 5, 10) if m * unit >= raw * 0.999), 10 * unit)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -1,6 +1,6 @@
-"""compare: two runs on the same benchmarks, and the paired difference between them. Reads finished folders only.
+"""compare: two runs on the same benchmarks, and the paired difference between them. It reads finished folders only.
 
-Results compare where their protocols agree; otherwise the fields that differ are named and nothing is compared.
+Two results are compared only where their protocols agree; otherwise the error names the fields that differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, differing
 
 AT = (1, 5, 10)
-_ON_THE_INTERSECTION = ("ids", "texts", "missing", "pictures")
+_IGNORED_ON_INTERSECTION = ("ids", "texts", "missing", "pictures")
 Table = list[dict[str, Any]]
 
 
@@ -38,7 +38,7 @@ class Published(Config):
     benchmark: str = Field(description="Name of the declared benchmark.")
     r1: float = Field(description="R@1 in percent.")
     source: str = Field(description="Paper and table that print the number.")
-    note: str = Field(description="What a reader has to know of the row.")
+    note: str = Field(description="What a reader has to know about the row.")
 
 
 @lru_cache(maxsize=1)
@@ -57,29 +57,29 @@ def published(benchmark: str) -> list[dict[str, Any]]:
 def compare(
     a: Contender, b: Contender, *, intersect: bool = False, allow: Collection[str] = (), seed: int = 0
 ) -> dict[str, Any]:
-    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, cards, rows, differences,
+    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, protocols, rows, differences,
     published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
 
     `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, 5, 10). Raises M2raapError
-    naming the fields of the protocol that differ, but for those in `allow`; `unlike` names those that were let through.
-    With `intersect` the lists and the missing videos may differ, and both are scored again on the clips and texts that both
-    have: such rows have scope `intersection`, and nothing published stands beside them.
+    naming the fields of the protocol that differ and are not in `allow`; `unlike` lists the allowed ones that differ.
+    With `intersect` the lists and the missing videos may differ, and both runs are scored again on the clips and texts that
+    both have: such rows have scope `intersection`, and `published` is empty.
     """
     _check_fields(allow)
     benches = []
     pairs = _common(a, b)
     for name, other in pairs:
-        cards = (a.cards(name), b.cards(other))
+        protocols = (a.protocols(name), b.protocols(other))
         sides = (a.folders[name], b.folders[other])
-        forgiven = _ON_THE_INTERSECTION if intersect else ()
-        unlike = _refuse_unlike(a, b, name, cards, {*allow, *forgiven})
-        unlike = [field for field in unlike if field not in forgiven]
+        ignored = _IGNORED_ON_INTERSECTION if intersect else ()
+        unlike = _refuse_unlike(a, b, name, protocols, {*allow, *ignored})
+        unlike = [field for field in unlike if field not in ignored]
         if intersect:
             tables, note, other_pictures = _intersected(sides, name, "pictures" in allow, seed)
             unlike += ["pictures"] if other_pictures else []
         else:
             tables, note = [[read_ranks(folder / "ranks.parquet") for folder in side] for side in sides], ""
-        benches.append(_bench(name, cards, tables, note, seed) | {"unlike": unlike})
+        benches.append(_bench(name, protocols, tables, note, seed) | {"unlike": unlike})
     lacking = {
         "a": [name for name in b.folders if name not in {other for _, other in pairs}],
         "b": [name for name in a.folders if name not in {name_a for name_a, _ in pairs}],
@@ -88,20 +88,23 @@ def compare(
 
 
 def alone(a: Contender, seed: int = 0, allow: Collection[str] = ()) -> dict[str, Any]:
-    """As `compare`, of one side: its official rows on all its benchmarks, no differences. `allow`: between its seeds."""
+    """As :func:`compare`, for one run: its official rows on all its benchmarks, without differences.
+
+    `allow`: fields of the protocol in which its seeds may differ.
+    """
     _check_fields(allow)
     benches = []
     for name, folders in a.folders.items():
-        cards = a.cards(name)
-        unlike = _refuse_unlike(a, a, name, (cards, cards), allow)
+        protocols = a.protocols(name)
+        unlike = _refuse_unlike(a, a, name, (protocols, protocols), allow)
         tables = [[read_ranks(folder / "ranks.parquet") for folder in folders]]
-        benches.append(_bench(name, (cards,), tables, "", seed) | {"unlike": unlike})
+        benches.append(_bench(name, (protocols,), tables, "", seed) | {"unlike": unlike})
     return {"a": a.name, "b": None, "allowed": sorted(allow), "lacking": {"a": [], "b": []}, "benches": benches}
 
 
 def _check_fields(allow: Collection[str]) -> None:
     if unknown := sorted(set(allow) - set(MUST_AGREE)):
-        raise UsageError(f"--allow {unknown[0]}: fields of the protocol are {', '.join(MUST_AGREE)}")
+        raise UsageError(f"--allow {unknown[0]}: not a field of the protocol; give one of {', '.join(MUST_AGREE)}")
 
 
 def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
@@ -110,37 +113,38 @@ def _common(a: Contender, b: Contender) -> list[tuple[str, str]]:
     both = [name for name in a.folders if name in b.folders]
     if not both:
         raise M2raapError(
-            f"{a.name} and {b.name} have no benchmark in common ({', '.join(a.folders)}; {', '.join(b.folders)})"
+            f"{a.name} and {b.name} have no benchmark in common ({', '.join(a.folders)}; {', '.join(b.folders)}); evaluate both "
+            "on the same one"
         )
     return [(name, name) for name in both]
 
 
 def _refuse_unlike(
-    a: Contender, b: Contender, bench: str, cards: tuple[list[dict[str, Any]], ...], allowed: Collection[str]
+    a: Contender, b: Contender, bench: str, protocols: tuple[list[dict[str, Any]], ...], allowed: Collection[str]
 ) -> list[str]:
-    """The fields that differ although they have to agree, all of them `allowed`. Raises M2raapError for others."""
-    first = cards[0][0]
+    """The fields of MUST_AGREE that differ, all of them in `allowed`. Raises M2raapError where another one differs."""
+    first = protocols[0][0]
     unlike: set[str] = set()
-    for side, protocols in zip((a, b), cards, strict=True):
-        for card in protocols:
-            fields = differing(first, card)
+    for side, of_side in zip((a, b), protocols, strict=True):
+        for protocol in of_side:
+            fields = differing(first, protocol)
             unlike.update(fields)
-            if odd := [name for name in fields if name not in allowed]:
-                values = "; ".join(describe_difference(name, first, card) for name in odd)
-                flags = " ".join(f"--allow {name}" for name in odd)
-                hint = "; --intersect scores both on what they share"
-                if "protocol" in odd or "frames" in odd:
-                    hint = f"; --allow compares them all the same, and says so: {flags}"
-                elif not {"ids", "texts"} & set(odd):  # the same queries: the official rows can be paired
-                    hint += f"; {flags} compares the official rows all the same, and says so"
+            if refused := [name for name in fields if name not in allowed]:
+                values = "; ".join(describe_difference(name, first, protocol) for name in refused)
+                flags = " ".join(f"--allow {name}" for name in refused)
+                hint = "give --intersect to score both on the clips and texts that both have"
+                if "name" in refused or "frames" in refused:
+                    hint = f"give {flags} to compare them nevertheless (the output names what differs)"
+                elif not {"ids", "texts"} & set(refused):  # the same queries: the official rows can be paired
+                    hint += f", or {flags} to compare the official rows nevertheless (the output names what differs)"
                 raise M2raapError(
-                    f"{a.name} and {side.name} do not compare on {bench}, their protocols differ in {values}{hint}"
+                    f"{a.name} and {side.name} cannot be compared on {bench}: their protocols differ in {values}; {hint}"
                 )
     return [name for name in MUST_AGREE if name in unlike]
 
 
 def _bench(
-    name: str, cards: tuple[list[dict[str, Any]], ...], tables: Sequence[Sequence[Table]], note: str, seed: int
+    name: str, protocols: tuple[list[dict[str, Any]], ...], tables: Sequence[Sequence[Table]], note: str, seed: int
 ) -> dict[str, Any]:
     rows = []
     for run, side in zip("ab", tables, strict=False):
@@ -154,13 +158,14 @@ def _bench(
         for lang in sorted({row["lang"] for row in tables[0][0]}):
             for direction in ("t2v", "v2t"):
                 differences += [paired(tables[0], tables[1], lang, direction, k, seed) for k in AT]
-    protocol = cards[0][0]["protocol"]
+    protocol = protocols[0][0]["name"]
     return {
         "name": name,
         "protocol": protocol,
         "note": note,
-        "cards": {
-            run: {key: side[0][key] for key in (*MUST_AGREE, *SHOWN)} for run, side in zip("ab", cards, strict=False)
+        "protocols": {
+            run: {key: side[0][key] for key in (*MUST_AGREE, *SHOWN)}
+            for run, side in zip("ab", protocols, strict=False)
         },
         "rows": rows,
         "differences": differences,
@@ -171,30 +176,30 @@ def _bench(
 def _intersected(
     sides: Sequence[Sequence[Path]], bench: str, other_pictures: bool, seed: int
 ) -> tuple[list[list[Table]], str, bool]:
-    """The ranks of every folder again, on the clips and texts that all of them have; what to say of it; whether some of those
-    clips were shown with other pictures."""
+    """Ranks every folder again on the clips and texts that all of them have. Gives the tables of ranks, a note for the output,
+    and whether the key-frames of some of those clips differ between the folders."""
     embedded = [[_Embedded.of(folder) for folder in side] for side in sides]
-    every = [side_embeddings for side in embedded for side_embeddings in side]
-    videos = set.intersection(*(set(side_embeddings.frames) for side_embeddings in every))
-    texts = set.intersection(*(set(side_embeddings.texts) for side_embeddings in every))
+    flat = [side_embeddings for side in embedded for side_embeddings in side]
+    videos = set.intersection(*(set(side_embeddings.frames) for side_embeddings in flat))
+    texts = set.intersection(*(set(side_embeddings.texts) for side_embeddings in flat))
     texts = {row for row in texts if row[1] in videos}
     videos &= {row[1] for row in texts}
     if not texts:
-        raise M2raapError(f"{bench}: the two have no text and clip in common")
-    first = every[0].frames
-    unlike = sorted(
-        video for video in videos if any(side_embeddings.frames[video] != first[video] for side_embeddings in every)
+        raise M2raapError(f"{bench}: the two have no text and clip in common, so --intersect leaves nothing to score")
+    first = flat[0].frames
+    with_other_frames = sorted(
+        video for video in videos if any(side_embeddings.frames[video] != first[video] for side_embeddings in flat)
     )
-    if unlike and not other_pictures:
+    if with_other_frames and not other_pictures:
         raise M2raapError(
-            f"{bench}: {len(unlike)} of the {len(videos)} common clips were shown with other pictures, first {unlike[0]}; "
-            "--allow pictures compares them all the same"
+            f"{bench}: {len(with_other_frames)} of the {len(videos)} common clips were embedded from different frames, first "
+            f"{with_other_frames[0]}; give --allow pictures to compare them nevertheless"
         )
     note = f"on the intersection, n={len(videos):,} clips, {len(texts):,} texts: not comparable with official or published rows"
     return (
         [[side_embeddings.ranks(videos, texts, seed) for side_embeddings in side] for side in embedded],
         note,
-        bool(unlike),
+        bool(with_other_frames),
     )
 
 
@@ -206,7 +211,10 @@ class _Embedded:
 
     @classmethod
     def of(cls, evaluated: Path) -> _Embedded:
-        """The embeddings that an evaluate folder was made from: they lie beside it. Raises M2raapError if not."""
+        """The embeddings that an evaluate folder was computed from, which are looked for by digest in the folders next to it.
+
+        Raises M2raapError where none of those has the digest.
+        """
         digest = read_json(evaluated / "manifest.json")["inputs"]["embed"]
         for path in sorted(evaluated.resolve().parent.iterdir()):
             manifest = path / "manifest.json"
@@ -215,7 +223,8 @@ class _Embedded:
                 texts = zip(loaded.text_ids, loaded.text_video_ids, loaded.text_langs, loaded.texts, strict=True)
                 return cls(loaded, dict(zip(loaded.video_ids, loaded.video_frames, strict=True)), list(texts))
         raise M2raapError(
-            f"{evaluated}: its embeddings (digest {digest[:12]}) are in no folder beside it; --intersect needs them"
+            f"{evaluated}: no folder next to it holds the embeddings that it was computed from (digest {digest[:12]}), which "
+            "--intersect needs; embed and evaluate again"
         )
 
     def ranks(self, videos: set[str], texts: set[tuple[str, str, str, str]], seed: int) -> Table:
@@ -226,11 +235,11 @@ class _Embedded:
 def failed_thresholds(
     official: Mapping[str, Any], min_r1: float | None, against: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """The thresholds that a run misses, a sentence each. They are on official rows, whatever else `compare` is asked to show.
+    """One sentence for each threshold that run a misses. Thresholds are always on official rows.
 
     `official`: the result of :func:`alone` for run a; with `min_r1` every text-to-video R@1 of it has to reach that.
-    `against`: a compared with the run not to be worse than; on every benchmark of that run no R@1 may lie below that run's
-    with its whole 95 % interval, and a benchmark that a lacks is a failure.
+    `against`: the result of :func:`compare` for run a and a reference run. The threshold is missed where the whole 95 %
+    interval of a difference in R@1 lies below zero, and for every benchmark of the reference run that a lacks.
     """
     sentences = []
     if min_r1 is not None:
@@ -253,6 +262,6 @@ def failed_thresholds(
                 )
     for name in against["lacking"]["a"]:
         sentences.append(
-            f"{against['a']} has no benchmark '{name}', {against['b']} has: whether it is worse there is not known"
+            f"{against['a']} has no results on benchmark '{name}', on which {against['b']} has some; evaluate it there too"
         )
     return sentences

@@ -1,4 +1,4 @@
-"""What `compare` found, as text and as a LaTeX table."""
+"""Shows the result of `compare` as text and as a LaTeX table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METRICS = ("R@1", "R@5", "R@10", "MdR")
 
 
 def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) -> None:
-    """Both sides' rows, their paired differences, the published rows, and what may differ between the sides."""
+    """Prints both runs' rows, the paired differences, the published rows, and the fields in which the protocols differ."""
     stream = sys.stdout if file is None else file
     for bench in comparison["benches"]:
         print(f"{bench['name']}: {bench['protocol']}{', ' + bench['note'] if bench['note'] else ''}\n", file=stream)
@@ -35,12 +35,18 @@ def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) 
         names = {"arm_a": comparison["a"], "arm_b": comparison["b"], "benchmark": bench["name"]}
         if bench["differences"]:
             print_differences([DifferenceRow(**names, **row) for row in bench["differences"]], stream)
-        for field, values in _unlike(bench):
+        for field, values in _differing_fields(bench):
             print(f"{field}: {values}", file=stream)
         if bench["unlike"]:
-            print(f"allowed to differ: {', '.join(bench['unlike'])}: unlike is set beside unlike here", file=stream)
+            print(
+                f"allowed to differ: {', '.join(bench['unlike'])}: these runs were not measured in the same way",
+                file=stream,
+            )
         if bench["published"]:
-            print("published rows: zero-shot, other models and data; no protocol of theirs was checked", file=stream)
+            print(
+                "published rows: zero-shot results of other models and data, whose protocols were not checked",
+                file=stream,
+            )
     for sentence in _lacking(comparison):
         print(sentence, file=stream)
 
@@ -57,20 +63,20 @@ def _cited(row: Mapping[str, Any]) -> str:
     return row["source"] + (f"; {row['note']}" if row["note"] else "")
 
 
-def _unlike(bench: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    cards = bench["cards"]
-    for field in cards["a"]:
-        values = [str(card[field])[:60] for card in cards.values()]
+def _differing_fields(bench: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    protocols = bench["protocols"]
+    for field in protocols["a"]:
+        values = [str(protocol[field])[:60] for protocol in protocols.values()]
         if len(set(values)) > 1:
             yield field, " | ".join(values)
 
 
 def as_latex(comparison: Mapping[str, Any]) -> str:
-    """A booktabs table and, typeset below it in one minipage, whatever a reader has to know of its rows.
+    """A booktabs table with notes on its rows below it, in one minipage.
 
-    Both sides and the published rows (dagger). The better side of a clear difference is bold, but for rows whose protocols
-    were allowed to differ. Numbered notes stand at the benchmark of a row: missing videos, an intersection, several seeds,
-    protocols that differ.
+    It holds the rows of both runs and the published rows, which have a dagger. The better run is bold where p < 0.05, but not
+    where the protocols differ. Numbered notes at the benchmark of a row tell of missing videos, an intersection, several
+    training seeds, or protocols that differ.
     """
     notes = _Notes()
     lines, cited, bold = [], [], False
@@ -85,8 +91,8 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
                 if won is not None and not bench["unlike"] and (won["diff"] > 0) == (row["run"] == "a"):
                     value, bold = rf"\textbf{{{value}}}", True
                 numbers.append(rf"{value} {{\scriptsize [{lo:.1f}, {hi:.1f}]}}")
-            protocol = _tex(bench["cards"][row["run"]]["protocol"]) + (", intersection" if bench["note"] else "")
-            marks = notes.marks(_said_of(row, bench))
+            protocol = _tex(bench["protocols"][row["run"]]["name"]) + (", intersection" if bench["note"] else "")
+            marks = notes.marks(_footnotes_of(row, bench))
             where = f"{row['lang']} {row['direction']}"
             lines.append(rf"{_tex(comparison[row['run']])} & {protocol}{marks} & {where} & {' & '.join(numbers)} \\")
         for row in bench["published"]:
@@ -121,7 +127,7 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
 
 
 class _Notes:
-    """Notes below a table, each once."""
+    """The notes below a table, without repetition."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -132,15 +138,15 @@ class _Notes:
         return f"$^{{{numbers}}}$" if numbers else ""
 
 
-def _said_of(row: Mapping[str, Any], bench: Mapping[str, Any]) -> list[str]:
+def _footnotes_of(row: Mapping[str, Any], bench: Mapping[str, Any]) -> list[str]:
     sentences = []
     if bench["note"]:
         sentences.append(f"Both scored again {bench['note']}")
     if bench["unlike"]:
-        values = dict(_unlike(bench))
+        values = dict(_differing_fields(bench))
         fields = "; ".join(f"{name} ({values[name]})" if name in values else name for name in bench["unlike"])
         sentences.append(
-            f"These rows' protocols differ in {fields}: unlike is set beside unlike, and none of them is bold"
+            f"The protocols of these rows differ in {fields}: they were not measured in the same way, and none is bold"
         )
     if row["missing"]:
         sentences.append(f"{row['missing']:,} of {row['queries']:,} queries are of missing videos and count as misses")

@@ -1,4 +1,4 @@
-"""The same tables on stdout: rich on a terminal, plain columns into a pipe or file."""
+"""The tables of the report on stdout: by rich on a terminal, as plain columns into a pipe or file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from m2raap.report.data import (
 )
 
 Cell = str
-UNLIKE = ("", "protocols differ")  # of a difference between arms whose protocols agree, and do not
+_PROTOCOL_NOTE = ("", "protocols differ")  # index: whether the protocols of the two arms differ
 
 
 def print_funnel(stages: Sequence[FunnelStage], file: TextIO | None = None) -> None:
@@ -64,7 +64,7 @@ def print_grading(grading: Mapping[str, Any], file: TextIO | None = None) -> Non
 
 
 def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None:
-    """Metrics, each with its 95 % interval. A row that does not compare says so."""
+    """Metrics, each with its 95 % interval. A note names the rows that are not comparable."""
     names = ("R@1", "R@5", "R@10", "MdR")
     lines = []
     for row in rows:
@@ -89,7 +89,7 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
         [f"{row.arm_a} - {row.arm_b}", row.benchmark, row.lang, row.direction, row.slice, row.metric,
          f"{row.diff:+.1f}", f"{row.lo:+.1f} to {row.hi:+.1f}", f"{row.p:.3f}",
          "-" if row.smallest is None else f"{row.smallest:.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no",
-         UNLIKE[bool(row.unlike)]]
+         _PROTOCOL_NOTE[bool(row.unlike)]]
         for row in rows
     ]  # fmt: skip
     head = [
@@ -102,8 +102,8 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
         "points",
         "95 %",
         "p",
-        "could show",
-        "without 0",
+        "detectable",
+        "excludes 0",
         "",
     ]
     print_table("Paired differences", *_without_empty(head, lines), {6, 7, 8, 9}, file)
@@ -111,20 +111,21 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
 
 
 def _without_empty(head: list[str], lines: list[list[Cell]]) -> tuple[list[str], list[list[Cell]]]:
-    """The table without its last column where nothing stands in that."""
+    """The table without its last column where all cells of that are empty."""
     return (head, lines) if any(line[-1] for line in lines) else (head[:-1], [line[:-1] for line in lines])
 
 
 def _print_unlike(fields_of: Mapping[str, Sequence[str]], file: TextIO | None) -> None:
     stream = sys.stdout if file is None else file
     for names, unlike in fields_of.items():
-        print(f"{names}: protocols differ, so 'm2raap report compare' would refuse; {'; '.join(unlike)}", file=stream)
+        refused = "protocols differ, so 'm2raap report compare' would refuse to compare them"
+        print(f"{names}: {refused}; {'; '.join(unlike)}", file=stream)
     if fields_of:
         print(file=stream)
 
 
 def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> None:
-    """Scores made anew, each labelled, with the change to the same arm as indexed."""
+    """Rescored rows with their labels, and the paired difference of each to the plain cosine of its arm."""
     lines = [
         [row.arm, f"{row.way} ({row.mark})", row.benchmark, row.lang, row.direction, _with_interval(row, "R@1"),
          _with_interval(row, "R@5"), _with_interval(row, "R@10"), f"{row.diff:+.1f} ({row.lo:+.1f} to {row.hi:+.1f})",
@@ -132,8 +133,8 @@ def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> N
         for row in rows
     ]  # fmt: skip
     head = ["arm", "way", "benchmark", "lang", "direction", "R@1 (95 %)", "R@5 (95 %)", "R@10 (95 %)",
-            "R@1 to as indexed", "p", "seeds"]  # fmt: skip
-    print_table("Scored otherwise, not the headline", head, lines, set(range(5, len(head))), file)
+            "R@1 to plain cosine", "p", "seeds"]  # fmt: skip
+    print_table("Rescored, not the headline", head, lines, set(range(5, len(head))), file)
     stream = sys.stdout if file is None else file
     for way, _, label in labels_of(rows):
         print(f"{way}: {label}", file=stream)
@@ -146,7 +147,7 @@ def _with_interval(row: RescoredRow | ResultRow, name: str) -> str:
 
 
 def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) -> None:
-    """The same clips in both languages: the paired gap, and how far their ranks agree."""
+    """English and Chinese on the same clips: the paired gap, and how well their ranks agree."""
     lines = []
     for row in rows:
         gap = row.gaps["R@1"]
@@ -157,12 +158,12 @@ def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) ->
              f"{_percent(row.both)}, {_percent(row.only_en)}, {_percent(row.only_zh)}", f"{row.seeds}"]
         )  # fmt: skip
     head = ["arm", "benchmark", "direction", "clips", "R@1 en", "R@1 zh", "en minus zh", "p", "rank correlation",
-            "% at 1 in both, en, zh", "seeds"]  # fmt: skip
+            "% at rank 1 in both, only en, only zh", "seeds"]  # fmt: skip
     print_table("English and Chinese, the same clips", head, lines, set(range(3, len(head))), file)
 
 
 def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None = None) -> None:
-    """R@1 with the frames as they are and disturbed: a temporal module that does something loses."""
+    """R@1 with the frames as they are and in every frame ablation, where a temporal module that uses their order loses R@1."""
     lines = [
         [row.arm, row.benchmark, row.lang, row.direction, row.slice, row.frames,
          f"{row.r1:.1f}" + (f" ({row.lo:.1f}-{row.hi:.1f})" if row.lo is not None else "")]
@@ -174,7 +175,7 @@ def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None 
 
 
 def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
-    """Seconds of extraction, of training and of waiting for frames in it, beside R@1."""
+    """Seconds of frame extraction, of training and of waiting for batches in training, with the R@1 that was reached."""
     names = list(dict.fromkeys(name for row in rows for name in row.r1))
     lines = [
         [row.arm, row.input, "-" if row.frames_s is None else f"{row.frames_s:.1f}", f"{row.steps:,}",
@@ -186,25 +187,35 @@ def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
 
 
 def print_modules(rows: Sequence[ModuleRow], file: TextIO | None = None) -> None:
-    """Weights, FLOP and time of each arm's modules beside mean pooling, and their final gates."""
+    """Weights (in millions, M), FLOP and time of each arm's modules compared with mean pooling, and their final gates."""
     lines = [
         [row.arm, row.module, f"{row.backbone_m:.1f}", f"{row.new_m:.2f}", f"{row.learning_m:.2f}",
-         f"{row.gflop:.3g} ({row.gflop / row.mean_gflop:.2f}x)", f"{row.ms:.1f} ({row.ms / row.mean_ms:.2f}x)", gates_said(row)]
+         f"{row.gflop:.3g} ({row.gflop / row.mean_gflop:.2f}x)", f"{row.ms:.1f} ({row.ms / row.mean_ms:.2f}x)", _gates_text(row)]
         for row in rows
     ]  # fmt: skip
-    head = ["arm", "module", "backbone M", "new M", "learning M", "GFLOP (to mean)", "ms (to mean)", "final gates"]
-    threads = f"; ms on the CPU, {rows[0].threads} thread{'s' if rows[0].threads > 1 else ''}" if rows else ""
-    print_table(
-        f"Cost a clip of {rows[0].frames} frames{threads}" if rows else "Cost", head, lines, {2, 3, 4, 5, 6}, file
-    )
+    head = [
+        "arm",
+        "module",
+        "backbone M",
+        "new M",
+        "trained M",
+        "GFLOP (x mean pooling)",
+        "ms (x mean pooling)",
+        "final gates",
+    ]
+    title = "Cost"
+    if rows:
+        threads = f"{rows[0].threads} thread{'s' if rows[0].threads > 1 else ''}"
+        title = f"Cost of one clip of {rows[0].frames} frames; M: million weights; ms on the CPU, {threads}"
+    print_table(title, head, lines, {2, 3, 4, 5, 6}, file)
 
 
-def gates_said(row: ModuleRow) -> str:
+def _gates_text(row: ModuleRow) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in row.gates.items()) or "-"
 
 
 def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None) -> None:
-    """R@1 text to video, one thing added a row, with what the step brought and at what price."""
+    """R@1 text to video. Each row adds one thing to the row before it; the table shows the gain and the cost."""
     lines = []
     for row in rows:
         name = row.arm if not row.way else f"{row.arm}, {row.way} over candidates"
@@ -212,9 +223,9 @@ def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None
         lines.append(
             [name, row.benchmark, row.lang, f"{row.r1:.1f} [{row.interval[0]:.1f}, {row.interval[1]:.1f}]{seeds}",
              _points(row.step), _points(row.whole), f"{row.clips:,}", f"{row.texts:,}",
-             f"{row.curation_s:.0f}", f"{row.train_s:.0f}", UNLIKE[bool(row.unlike or row.unlike_whole)]]
+             f"{row.curation_s:.0f}", f"{row.train_s:.0f}", _PROTOCOL_NOTE[bool(row.unlike or row.unlike_whole)]]
         )  # fmt: skip
-    head = ["row", "benchmark", "lang", "R@1 [95 %] (seeds)", "step [95 %]", "to the first [95 %]", "clips", "texts",
+    head = ["row", "benchmark", "lang", "R@1 [95 %] (seeds)", "to row before [95 %]", "to first row [95 %]", "clips", "texts",
             "curation core s", "training s", ""]  # fmt: skip
     print_table("Progressive table, text to video", *_without_empty(head, lines), set(range(3, 10)), file)
     steps = {f"{row.arm} and the row before, {row.benchmark}": row.unlike for row in rows if row.unlike}
@@ -227,7 +238,7 @@ def _points(difference: Sequence[float] | None) -> str:
 
 
 def print_report(data: ReportData, file: TextIO | None = None) -> None:
-    """The tables of the report, slices left to the HTML."""
+    """Prints the tables of the report; slices are in report.html only."""
     stream = sys.stdout if file is None else file
     print(f"{data.title}{' (synthetic world, tiny model)' if data.synthetic else ''}\n", file=stream)
     for note in data.notes:
@@ -263,7 +274,7 @@ def _percent(share: float | None) -> str:
 
 
 def print_table(title: str, head: list[str], rows: list[list[Cell]], right: set[int], file: TextIO | None) -> None:
-    """Rich on a terminal, plain columns elsewhere; `right`: columns to align right."""
+    """By rich on a terminal, as plain columns elsewhere. `right`: indices of the columns that are aligned right."""
     stream = sys.stdout if file is None else file
     head, *rows = ([one_line(cell) for cell in row] for row in (head, *rows))
     if stream.isatty():
@@ -273,7 +284,7 @@ def print_table(title: str, head: list[str], rows: list[list[Cell]], right: set[
         from rich.text import Text
 
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for number, name in enumerate(head):  # as Text, so that square brackets in a name are no markup
+        for number, name in enumerate(head):  # as Text: rich would read square brackets in a name as markup
             table.add_column(Text(name), justify="right" if number in right else "left", no_wrap=number in right)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))

@@ -1,6 +1,6 @@
-"""cost: what each arm's modules weigh, compute and take, beside mean pooling on the same backbone; and how far they opened.
+"""cost: weights, FLOP and time of each arm's modules compared with mean pooling on the same backbone, and their final gates.
 
-Weights do not matter to any of it, so the backbone is made up at random where its shape is known without its weights.
+None of it depends on the values of the weights: a backbone whose shape is known without them is initialised at random.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPEATS = 5
 
 
 def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
-    """Of every arm, with the final gates where it is trained; also written as OUT/cost.json, which the report shows."""
+    """The cost of every arm, with the final gates of the trained ones. Also writes OUT/cost.json, which the report shows."""
     recipe = run.recipe
     trained = {
         base_arm(step.arm): step.folder
@@ -58,7 +58,7 @@ def cost_of_recipe(recipe: Recipe, threads: int, trained: dict[str, Path] | None
 
 
 def read_costs(run: Path) -> list[ModuleRow]:
-    """What `cost` left in a run; nothing where it was not asked."""
+    """The rows of cost.json in a run; none where `recipe show --cost` was not run on it."""
     path = run / FILE
     return [ModuleRow(**row) for row in read_json(path)["rows"]] if path.exists() else []
 
@@ -67,24 +67,24 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
     from m2raap.models.video_clip import VideoCLIP
 
     backbones: dict[str, Backbone] = {}
-    known: dict[str, tuple[float, float]] = {}  # arms of one module share one measurement
+    measurements: dict[str, tuple[float, float]] = {}  # arms with the same modules share one
 
     def measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
         key = canonical([model.backbone.description, model.temporal_cfg, model.acg_cfg, frames])
-        if key not in known:
-            known[key] = _measured(model, frames)
-        return known[key]
+        if key not in measurements:
+            measurements[key] = _measured(model, frames)
+        return measurements[key]
 
     rows = []
     arms = {arm: arm_settings for arm, arm_settings in arms_of(recipe).items() if arm == base_arm(arm)}
     with talk.progress("cost", len(arms)) as advance:
         for arm, arm_settings in arms.items():
-            named = arm_settings.backbone.model_dump_json()
-            if named not in backbones:
-                backbones[named] = _backbone(arm_settings.backbone)
-            backbone, frames, learns = backbones[named], arm_settings.adapt.num_frames, arm_settings.trains
+            backbone_key = arm_settings.backbone.model_dump_json()
+            if backbone_key not in backbones:
+                backbones[backbone_key] = _backbone(arm_settings.backbone)
+            backbone, frames, trains = backbones[backbone_key], arm_settings.adapt.num_frames, arm_settings.trains
             mean_gflop, mean_ms = measured(VideoCLIP(backbone, MeanConfig()), frames)
-            model = VideoCLIP(backbone, arm_settings.adapt.temporal, arm_settings.adapt.acg) if learns else None
+            model = VideoCLIP(backbone, arm_settings.adapt.temporal, arm_settings.adapt.acg) if trains else None
             gflop, ms = measured(model, frames) if model else (mean_gflop, mean_ms)
             acg = " + acg" if model and model.acg else ""
             rows.append(
@@ -94,7 +94,7 @@ def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[Module
                     frames=frames,
                     backbone_m=_million(backbone),
                     new_m=_million(model) - _million(backbone) if model else 0.0,
-                    learning_m=_learning(model, arm_settings) if model else 0.0,
+                    learning_m=_trained_million(model, arm_settings) if model else 0.0,
                     gflop=gflop,
                     mean_gflop=mean_gflop,
                     ms=ms,
@@ -114,22 +114,22 @@ def _backbone(cfg: BackboneConfig) -> Backbone:
 
 
 def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
-    """GFLOP (2 a multiplication with addition) and ms, a clip; the fastest of REPEATS: whatever else runs only adds."""
+    """GFLOP (a multiply-add counts as 2) and ms for one clip; the fastest of REPEATS, because other processes only add time."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     side = model.backbone.preprocess.image_size
     clips = torch.randn(BATCH, frames, 3, side, side, generator=torch.Generator().manual_seed(0))
-    learning = [p.requires_grad for p in model.parameters()]
-    model.requires_grad_(True)  # what needs no gradient takes fused ways that the counter does not see
+    required_grad = [p.requires_grad for p in model.parameters()]
+    model.requires_grad_(True)  # without gradients torch takes fused kernels that the counter does not see
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.encode_video(clips[:1])
-    for p, learns in zip(model.parameters(), learning, strict=True):
-        p.requires_grad_(learns)
+    for p, requires_grad in zip(model.parameters(), required_grad, strict=True):
+        p.requires_grad_(requires_grad)
     times = []
     with torch.inference_mode():
-        model.encode_video(clips)  # the first one warms up
+        model.encode_video(clips)  # warm-up
         for _ in range(REPEATS):
             started = time.perf_counter()
             model.encode_video(clips)
@@ -137,7 +137,7 @@ def _measured(model: VideoCLIP, frames: int) -> tuple[float, float]:
     return counter.get_total_flops() / 1e9, 1000 * min(times)
 
 
-def _learning(model: VideoCLIP, arm_settings: Recipe) -> float:
+def _trained_million(model: VideoCLIP, arm_settings: Recipe) -> float:
     from m2raap.adapt.optim import choose_trained
 
     choose_trained(model, arm_settings.stage(AdaptStage.name).cfg)

@@ -1,4 +1,4 @@
-"""What a report shows. Plain values only, so that `report.json` holds all of it but the pictures."""
+"""The rows that a report shows: plain values, so that report.json holds all of them except the pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class FunnelStage:
-    """One table's fate in one stage; `rows_in + added == rows_out + sum(dropped)` is asserted when rendering."""
+    """The row counts of one table in one stage; `rows_in + added == rows_out + sum(dropped)` is asserted when rendering."""
 
     stage: str
     table: str  # clips or texts
@@ -30,7 +30,7 @@ class FunnelStage:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """An arm's row of `retrieval.evaluate.evaluate` or `retrieval.arms.summarise`: ResultRow(arm, benchmark, **row)."""
+    """ResultRow(arm, benchmark, **row) of a row that `evaluate_embeddings` or, for several seeds, `arms.summarise` gives."""
 
     arm: str
     benchmark: str
@@ -69,13 +69,13 @@ class DifferenceRow:
     lo: float
     hi: float
     p: float
-    smallest: float | None = None  # the smallest difference that these queries could show
+    smallest: float | None = None  # points: the smallest difference that these queries can detect (5 %, 80 % power)
     unlike: list[str] = field(default_factory=list)  # what differs between the two protocols, in words
 
 
 @dataclass(frozen=True)
 class CompatRow:
-    """What CLIP4Clip's arithmetic prints for an arm, mean over the training seeds. Not ours."""
+    """What CLIP4Clip's metric code would print for an arm, mean over the training seeds; for comparison only."""
 
     arm: str
     benchmark: str
@@ -83,15 +83,15 @@ class CompatRow:
     direction: str
     metrics: dict[str, float]
     queries: int
-    entries: float  # places that it divides by: a tie counts several times
+    entries: float  # number of ranks that its averages are over: a query with ties has several
     label: str
 
 
 @dataclass(frozen=True)
 class RescoredRow:
-    """An arm's scores made anew (Mug over candidates, dual softmax, QB-Norm). Never the headline.
+    """Metrics of an arm under rescoring (Mug over candidates, dual softmax, QB-Norm); never the headline.
 
-    `diff`, `lo`, `hi`, `p`: R@1 minus the arm's own as indexed, paired over the queries.
+    `diff`, `lo`, `hi`, `p`: its R@1 minus the R@1 of the arm's plain cosines, paired over the queries.
     """
 
     arm: str
@@ -114,7 +114,7 @@ class RescoredRow:
 
 
 def labels_of(rows: Iterable[RescoredRow]) -> list[tuple[str, str, str]]:
-    """Way, mark and label, each once. Where a way was not labelled alike everywhere, the label names its arms."""
+    """The (way, mark, label) of all rows, each once. Where a way has several labels, each of them names its arms."""
     arms: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         arms.setdefault((row.way, row.mark, row.label), []).append(f"{row.arm} on {row.benchmark}")
@@ -127,7 +127,7 @@ def labels_of(rows: Iterable[RescoredRow]) -> list[tuple[str, str, str]]:
 
 @dataclass(frozen=True)
 class BilingualRow:
-    """The same clips asked in English and in Chinese. Shares and correlation are means over the training seeds."""
+    """Results in English and in Chinese on the same clips. Shares and correlation are means over the training seeds."""
 
     arm: str
     benchmark: str
@@ -136,7 +136,7 @@ class BilingualRow:
     seeds: int
     gaps: dict[str, dict[str, float]]  # metric -> en, zh, diff (en minus zh), lo, hi, p, smallest
     spearman: float | None  # of the clips' ranks; None where one side does not vary
-    both: float  # share of the clips found at 1 in both
+    both: float  # share of the clips with rank 1 in both languages
     only_en: float
     only_zh: float
     neither: float
@@ -144,25 +144,26 @@ class BilingualRow:
 
 @dataclass(frozen=True)
 class ProtocolRow:
-    """What the numbers of some arms on a benchmark depend on. Arms with other settings or lists have a card of their own.
+    """What the numbers of some arms on a benchmark depend on. Arms that were evaluated under another protocol have a row of
+    their own.
 
-    `card` is that of `stages.protocol.card` less model and preprocessing; None: written before there were cards.
+    `protocol`: what `stages.protocol.protocol_of` gives, without model and preprocess; None where results.json has none.
     """
 
     benchmark: str
     name: str  # A, B, ... where a benchmark has several
     arms: list[str]
-    card: dict[str, Any] | None
-    num_frames: int | None  # at test; None: all that were stored
-    captions: bool  # auxiliary captions at test
+    protocol: dict[str, Any] | None
+    num_frames: int | None  # that the model saw at test; None: all that were stored
+    captions: bool  # whether auxiliary captions were used at test
     models: dict[str, str]  # arm and training seed -> digest
     preprocess: dict[str, str]
-    missing: dict[str, str]  # clip without an embedding -> why, "" where nothing says it
+    missing: dict[str, str]  # clip without an embedding -> reason, "" where none is recorded
 
 
 @dataclass(frozen=True)
 class FrameAblationRow:
-    """R@1 of one arm with the frames as they are and with them disturbed (shuffled, reversed, one frame only)."""
+    """R@1 of one arm with the frames as they are or in a frame ablation (shuffled, reversed, one frame only)."""
 
     arm: str
     benchmark: str
@@ -178,23 +179,23 @@ class FrameAblationRow:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What an arm's training took, beside what it reached. Wall seconds, but for `frames_s`."""
+    """Training time of an arm and the R@1 that it reached. Times are wall seconds, except `frames_s`."""
 
     arm: str
     input: str  # raw video, or how the stored frames were chosen
     steps: int
-    frames_s: float | None  # core seconds of the stage that stored its frames; None: it decodes while it trains
+    frames_s: float | None  # core seconds of the stage that stored its frames; None: it decodes videos while it trains
     train_s: float  # from the loaded model to the last step, with validation
-    waited_s: float  # of that: learning stood still until a batch was read
+    waited_s: float  # part of train_s in which training waited for a batch
     r1: dict[str, float]  # benchmark and language -> R@1 text to video
 
 
 @dataclass(frozen=True)
 class InterpolationRow:
-    """R@1 of a mixture of backbone (alpha 0) and adapted model (alpha 1); `diff`: to the backbone, paired."""
+    """R@1 of weights interpolated between backbone (alpha 0) and adapted model (alpha 1); `diff`: paired, to alpha 0."""
 
-    set: str  # a benchmark by name, or stills
-    what: str
+    set: str  # name of a benchmark, or stills
+    what: str  # description of the set
     lang: str
     direction: str
     alpha: float
@@ -210,20 +211,24 @@ class InterpolationRow:
 
 @dataclass(frozen=True)
 class ModuleRow:
-    """What an arm's modules weigh, compute and take for one clip, beside mean pooling on the same backbone."""
+    """Weights, FLOP and time of an arm's modules for one clip, compared with mean pooling on the same backbone.
+
+    `gates`: the final value of each scalar gate, and the norm of each matrix that starts at zero, by name; empty where nothing
+    was trained.
+    """
 
     arm: str
     module: str
     frames: int
     backbone_m: float  # million weights
-    new_m: float
-    learning_m: float
-    gflop: float  # a clip, there only
+    new_m: float  # million weights of temporal module and ACG
+    learning_m: float  # million weights that are trained
+    gflop: float  # of one clip, forward pass only
     mean_gflop: float
-    ms: float  # a clip, the fastest of several, fp32 on the CPU
+    ms: float  # for one clip, the fastest of several passes, fp32 on the CPU
     mean_ms: float
     threads: int
-    gates: dict[str, float]  # how far each has left its start; none where nothing was trained
+    gates: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -231,20 +236,20 @@ class ProgressiveRow:
     """One row of a progressive table: text to video, R@1 in points, differences as [points, low, high]."""
 
     arm: str
-    way: str  # "" as indexed; mug: late interaction over the first candidates
+    way: str  # "": plain cosine; mug: late interaction over the first candidates
     benchmark: str
     lang: str
     r1: float
     interval: list[float]
     seeds_r1: list[float]
-    step: list[float] | None  # to the row before; of another way, to this arm as indexed
+    step: list[float] | None  # to the row before; of a rescored row, to the plain cosine of its arm
     whole: list[float] | None  # to the first row
-    clips: int  # left to train and validate on
+    clips: int  # that remain for training and validation
     texts: int
     curation_s: float  # core seconds of the stages before training
     train_s: float  # wall seconds of training, mean over the seeds
-    unlike: list[str] = field(default_factory=list)  # what differs from the card of the row before
-    unlike_whole: list[str] = field(default_factory=list)  # and from that of the first
+    unlike: list[str] = field(default_factory=list)  # how the protocol differs from that of the row before
+    unlike_whole: list[str] = field(default_factory=list)  # how it differs from that of the first row
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Hit:
-    """A clip in a query's answer."""
+    """One of the clips that are ranked first for a query."""
 
     strip: Strip
     score: float
@@ -269,7 +274,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Example:
-    """A text query, the first clips of its answer, and its own clip where that is not among them."""
+    """A text query, the clips that are ranked first for it, and its own clip where that is not among them."""
 
     kind: str  # best or worst
     arm: str
@@ -283,7 +288,7 @@ class Example:
 
 @dataclass(frozen=True)
 class DroppedItem:
-    """One clip or text that a stage refused, or nearly did, with what decided it."""
+    """One clip or text that a stage dropped or nearly dropped, with the score and the threshold that decided it."""
 
     item_id: str
     stage: str
@@ -300,7 +305,7 @@ class ReportData:
     """The whole report. Sections without data are left out; `grading` is what `report.grading.grade` gives.
 
     `synthetic` sets the banner 'synthetic world, tiny model'. `notes` are plain sentences shown under the title. Where
-    `headline_arm` is named, its R@1 stands in large figures at the top, beside that of `baseline_arm`.
+    `headline_arm` is named, its R@1 is shown large at the top, next to that of `baseline_arm`.
     """
 
     title: str
@@ -325,8 +330,8 @@ class ReportData:
     examples: list[Example] = field(default_factory=list)
     dropped: list[DroppedItem] = field(default_factory=list)
     nearly: list[DroppedItem] = field(default_factory=list)  # kept, by the smallest margin of each rule
-    cards: list[ProtocolRow] = field(default_factory=list)
-    protocol: dict[str, str] = field(default_factory=dict)
+    protocols: list[ProtocolRow] = field(default_factory=list)
+    protocol: dict[str, str] = field(default_factory=dict)  # settings and inputs of the whole run
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""
 

@@ -1,4 +1,4 @@
-"""Pictures for the report: the best and worst queries with the clips they found, and some of what each rule dropped."""
+"""Examples with key-frames for the report: the best and worst queries, and some of what each rule dropped or nearly dropped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from m2raap.stages.rules import StageRules
 PER_KIND = 2  # queries of a kind, language and benchmark
 HITS = 3
 PER_REASON = 3
-NEAR = 0.5  # of the threshold: what is farther on the good side was not nearly dropped
+NEAR = 0.5  # an item whose margin to the threshold is this share of it or more was not nearly dropped
 
 
 def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
-    """Queries of one arm, text to video: right ones and the farthest from right, with strips of what came first."""
+    """Text-to-video queries of one arm with the best and the worst ranks, and the clips that are ranked first for them."""
     chosen_examples = []
     for step in steps:
         if not step.is_of(EvaluateStage) or step.arm != arm:
@@ -98,7 +98,7 @@ def dropped_gallery(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
 
 
 def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
-    """What each rule kept by the smallest margin; nothing of rules that nobody came near to."""
+    """What each rule kept by the smallest margins, of those under NEAR."""
     folders = tuple(step.folder for step in curated)
     strips = _Strips(View(run.inputs.data, folders))
     near_items: list[DroppedItem] = []
@@ -106,17 +106,17 @@ def nearly_dropped(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:
         rules = StageRules(step.folder)
         nearest: dict[str, list[tuple[float, str, Judged, str, list[str]]]] = {}
         for part in open_view(step.folder).parts(("texts", "signals")):
-            looks = [
+            judgements = [
                 (clip["clip_id"], clip["clip_id"], [t["text"] for t in part.texts_of[clip["clip_id"]]], judged)
                 for clip in part.clips
                 for judged in rules.judged(clip, part.signals.get(clip["clip_id"], {}))
             ]
-            looks += [
+            judgements += [
                 (text["text_id"], text["clip_id"], [text["text"]], judged)
                 for text in part.texts
                 for judged in rules.judged(text, part.signals.get(text["text_id"], {}))
             ]
-            for item_id, clip_id, texts, judged in looks:
+            for item_id, clip_id, texts, judged in judgements:
                 if 0 <= judged.margin < NEAR:
                     nearest.setdefault(judged.rule, []).append((judged.margin, item_id, judged, clip_id, texts))
             nearest = {reason: nsmallest(PER_REASON, rows, key=lambda r: r[:2]) for reason, rows in nearest.items()}

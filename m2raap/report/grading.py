@@ -1,4 +1,4 @@
-"""Grades the filters against planted faults: what they caught, and whether what they dropped deserved it. Pure."""
+"""Grades the filters against planted faults: recall of the faults, precision of the drops. Nothing is read or written."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def grade(
 ) -> dict[str, Any]:
     """Recall per fault, precision per reason, and both over everything.
 
-    `truth` rows have id, level ('clip' or 'text'), fault, repairable; repairable rows are light dirt, no faults.
+    `truth` rows have id, level ('clip' or 'text'), fault, repairable; repairable rows are no faults.
     `clip_of_text` names the clip of every text. A faulty text is caught when it or its clip is dropped, a faulty clip
     when it, or every text of it, is dropped. A dropped text is right when it or its clip is faulty; a dropped clip is
-    right when it, or any of its texts, is. `no_text_left` follows from other drops and is no verdict of its own: it
-    counts in what is caught, not in precision.
+    right when it, or any of its texts, is. `no_text_left` follows from other drops, so it counts in recall and not in
+    precision.
 
     Gives {"faults": [{fault, level, planted, caught, recall, by_reason}], "reasons": [{reason, dropped, right,
     precision}], "overall": {planted, caught, recall, dropped, right, precision}}; shares are None where nothing counts.
@@ -39,7 +39,7 @@ def grade(
         texts = texts_of_clip.get(item, [])
         return reason_of[texts[0]] if texts and all(text in reason_of for text in texts) else None
 
-    def deserved(item: str) -> bool:
+    def is_faulty(item: str) -> bool:
         return item in faulty or clip_of_text.get(item) in faulty or bool(faulty & set(texts_of_clip.get(item, [])))
 
     faults: dict[tuple[str, str], dict[str, Any]] = {}
@@ -68,10 +68,10 @@ def grade(
         if reason == "no_text_left" or not items:
             continue
         judged |= items
-        right = sum(deserved(item) for item in items)
+        right = sum(is_faulty(item) for item in items)
         reasons.append({"reason": reason, "dropped": len(items), "right": right, "precision": right / len(items)})
     planted = len(faulty)
-    right = sum(deserved(item) for item in judged)
+    right = sum(is_faulty(item) for item in judged)
     return {
         "faults": [faults[key] for key in sorted(faults)],
         "reasons": reasons,

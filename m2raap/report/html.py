@@ -1,6 +1,6 @@
 """Writes the report: one HTML file without scripts, network or outside files, and the same as JSON.
 
-Captions come from strangers: the template escapes everything, the content security policy admits the one style sheet
+Captions are not trusted: the template escapes everything, the content security policy admits the one style sheet
 (by its hash) and images inside the page, and control characters that could reorder or hide text are made visible.
 """
 
@@ -26,12 +26,12 @@ from m2raap.stages import reasons
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMB_SIDE_PX = 112
 _THUMB_QUALITY = 75
-# C0 and C1 controls but tab and newline, marks and overrides of writing direction, halves of surrogate pairs.
+# C0 and C1 controls except tab and newline, marks and overrides of writing direction, halves of surrogate pairs.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 def write_report(data: ReportData, html_path: Path, json_path: Path) -> None:
-    """Writes both files. Raises M2raapError naming the clip whose key-frame is no JPEG."""
+    """Writes report.html and report.json. Raises M2raapError naming the clip whose key-frame is not a JPEG."""
     page = render(data)
     values = json.dumps(_plain(to_json(data)), ensure_ascii=False, indent=1, sort_keys=True, allow_nan=False)
     write_atomic(html_path, page.encode())
@@ -63,7 +63,7 @@ def render(data: ReportData) -> str:
 
 
 def thumbnails(strip: Strip) -> list[str]:
-    """Data URIs of the strip's frames, short side at most 112 px, encoded anew."""
+    """Data URIs of the strip's frames, encoded again as JPEG with a short side of at most 112 px."""
     from PIL import Image, UnidentifiedImageError
 
     uris = []
@@ -72,7 +72,9 @@ def thumbnails(strip: Strip) -> list[str]:
             with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as opened:
                 image = opened.convert("RGB")
         except (UnidentifiedImageError, OSError) as error:
-            raise M2raapError(f"clip {strip.clip_id}: a key-frame is no JPEG ({error}); run keyframes again") from None
+            raise M2raapError(
+                f"clip {strip.clip_id}: a key-frame is not a JPEG image ({error}); run keyframes again"
+            ) from None
         scale = min(1.0, _THUMB_SIDE_PX / min(image.size))
         if scale < 1:
             width, height = (max(1, round(side * scale)) for side in image.size)

@@ -18,18 +18,18 @@ from m2raap.stages.evaluate import read_ranks
 
 BOUNDS_S = (5.0, 15.0)
 NAMES = ("under 5 s", "5-15 s", "over 15 s")
-UNKNOWN = "unknown"  # missing videos, mostly: they stay in sight
+UNKNOWN = "unknown"  # mostly missing videos, which so have a slice of their own
 
 
 def length_name(seconds: float | None) -> str:
-    """The slice of a clip; a bound belongs to the slice between them."""
+    """The slice of a clip; both bounds belong to the middle slice."""
     if seconds is None:
         return UNKNOWN
     return NAMES[0] if seconds < BOUNDS_S[0] else NAMES[1] if seconds <= BOUNDS_S[1] else NAMES[2]
 
 
 def by_length(tables: Sequence[Sequence[RankRow]], seconds: Mapping[str, float], seed: int) -> list[dict[str, Any]]:
-    """The official rows of t2v and v2t as `summarise` gives them, one slice a length in place of the categories, shortest first.
+    """The official rows of t2v and v2t of `summarise`, with slices by length in place of the categories, shortest first.
 
     `seconds`: length by video id. Empty where all clips fall into one slice.
     """
@@ -46,7 +46,7 @@ def by_length(tables: Sequence[Sequence[RankRow]], seconds: Mapping[str, float],
 
 
 def clip_seconds(view: View) -> dict[str, float]:
-    """Length by clip id, from the clip's own bounds or from what decoding its file showed; what neither tells is left out."""
+    """Length by clip id, from the clip's start and end or else from decoding its file; a clip with neither is left out."""
     seconds_of = {}
     for part in view.parts(("signals",)):
         for clip in part.clips:

@@ -1,8 +1,8 @@
-"""lint: what is wrong with a corpus as a benchmark. Copies, captions that fit every clip, faults of texts, test in train.
+"""lint: faults of a corpus as a benchmark: duplicates, captions that fit any clip, faulty texts, overlap with training data.
 
-Nothing is dropped or changed: findings are counted, with the first examples of each. Texts are the same where their words
-are (case and punctuation do not count), near copies by MinHash; videos by the pictures of their key-frames, where those lie
-in the folder that is given. Memory: the texts, and 1.6 KB a clip with frames.
+Nothing is dropped or changed: findings are counted, with the first examples of each. Two texts are the same where their
+words are (case and punctuation are ignored), and near copies by MinHash; videos are compared by their key-frames, where the
+given folder has those. Memory: the texts, and 1.6 KB for each clip with frames.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from m2raap.stages.align import looks
 EXAMPLES = 20
 NEAR_JACCARD = 0.8
 RESIDUE_SHARE = 0.2  # of a Chinese text in Latin words that are neither names nor codes
-_ZH_TAG_SHARE = 0.01  # any tagger's mark
-_PAIRS = 2048
+_ZH_TAG_SHARE = 0.01  # so low that one part-of-speech tag is over it
+_PAIRS = 2048  # compared at once
 
 
 @dataclass
@@ -48,13 +48,13 @@ class _Content:
                 content.clips.append(row["clip_id"])
                 content.videos.setdefault((row["video"], row["start_s"], row["end_s"]), []).append(row["clip_id"])
                 if row["clip_id"] in part.frames and part.frames[row["clip_id"]]["jpegs"]:
-                    content._look(row["clip_id"], part.frames[row["clip_id"]]["jpegs"])
+                    content._add_pictures(row["clip_id"], part.frames[row["clip_id"]]["jpegs"])
             for row in part.texts:
                 if row["origin"] != "aux":
                     content.texts.setdefault(row["lang"], []).append(row)
         return content
 
-    def _look(self, clip_id: str, jpegs: Sequence[bytes]) -> None:
+    def _add_pictures(self, clip_id: str, jpegs: Sequence[bytes]) -> None:
         signals = looks(jpegs)
         if signals["thumbnail_hashes"] is None:
             return
@@ -65,10 +65,10 @@ class _Content:
 
 
 def lint(view: View, against: View | None = None) -> dict[str, Any]:
-    """{"clips", "texts", "findings": [{"what", "lang", "count", "of", "says", "examples"}]}, only findings that were made.
+    """{"clips", "texts", "findings": [{"what", "lang", "count", "of", "says", "examples"}]}, only findings with examples.
 
-    `against`: training data in which clips and texts of `view` are looked for. `not_looked_at`: sentences that say what could
-    not be compared, so that no finding is not taken for none there.
+    `against`: training data in which clips and texts of `view` are looked for. `not_looked_at`: sentences that name what
+    could not be compared: an absence of findings there does not mean a clean corpus.
     """
     content = _Content.of(view)
     findings: list[dict[str, Any]] = []
@@ -91,7 +91,7 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
         if lang == "zh":
             _chinese(rows, add)
     same_file = [clips for clips in content.videos.values() if len(clips) > 1]
-    add("same_video", "clips with one and the same file and span", same_file, len(content.clips))
+    add("same_video", "clips with the same file, start and end", same_file, len(content.clips))
     pairs = _pictures(content.hashes, content.thumbs, None)
     add(
         "near_duplicate_videos",
@@ -107,7 +107,7 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
             _leaked_texts(rows, training.texts.get(lang, []), lang, add)
         known = {video for video, _, _ in training.videos}
         shared = sorted(clip for (video, _, _), clips in content.videos.items() if video in known for clip in clips)
-        add("leaked_video_files", "clips whose video file the training data names too", shared, len(content.clips))
+        add("leaked_video_files", "clips whose video file is in the training data too", shared, len(content.clips))
         count = len(training.hashes)
         leaks = _pictures([*training.hashes, *content.hashes], [*training.thumbs, *content.thumbs], count)
         leaked = [_names(content, training, (at - count, train)) for train, at in leaks]
@@ -124,14 +124,14 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
 
 
 def _unseen(content: _Content, training: _Content, against: View) -> list[str]:
-    """What of `own` could not be looked for in the training data."""
+    """Sentences that name what of `content` could not be looked for in the training data."""
     sentences = [
         f"{lang} texts were not compared: {against.corpus_path} has none"
         for lang in sorted(content.texts)
         if not training.texts.get(lang)
     ]
     if not content.with_pictures:
-        return sentences  # said already
+        return sentences  # lint() has named that already
     if not training.with_pictures:
         sentences.append(
             f"pictures were not compared: {against.corpus_path} has no frames; give its keyframes folder to --against"
@@ -153,7 +153,7 @@ def _copies(rows: list[Text], lang: str, add: Any) -> None:
     several = {key: row for key, row in zip(keys[::-1], rows[::-1], strict=True) if len(clips[key]) > 1}
     groups = [{**_example(row), "clips": len(clips[key])} for key, row in several.items()]
     groups.sort(key=lambda row: (-row["clips"], row["text_id"]))
-    says = "texts that stand on other clips too: right answers count as wrong"
+    says = "texts that other clips have too: a right answer counts as wrong"
     add("duplicate_texts", says, groups, len(rows), lang, sum(key in several for key in keys))
     again = [n for n in Counter(zip(keys, (row["clip_id"] for row in rows), strict=True)).items() if n[1] > 1]
     first = {(key, row["clip_id"]): row for key, row in zip(keys[::-1], rows[::-1], strict=True)}
@@ -168,7 +168,7 @@ def _copies(rows: list[Text], lang: str, add: Any) -> None:
     twins_of_others = [{**_example(row), "like": head["text"], "clip": head["clip_id"]} for row, head in near]
     add(
         "near_duplicate_texts",
-        f"texts almost like one of another clip (Jaccard {NEAR_JACCARD})",
+        f"texts nearly the same as one of another clip (Jaccard {NEAR_JACCARD})",
         twins_of_others,
         len(rows),
         lang,
@@ -176,7 +176,7 @@ def _copies(rows: list[Text], lang: str, add: Any) -> None:
 
 
 def _faults(rows: list[Text], lang: str, add: Any) -> None:
-    """Everything that `filter` would refuse, by its reason; 'unspecific' are the generic captions."""
+    """The texts that `filter` would refuse, by reason; those with reason 'unspecific' are the generic captions."""
     thresholds = FilterTextConfig().thresholds(lang)
     refused: dict[str, list[Text]] = {}
     for row, signals in zip(rows, score_rows([row["text"] for row in rows], lang), strict=True):
@@ -198,11 +198,11 @@ def _chinese(rows: list[Text], add: Any) -> None:
         for row, s in zip(rows, score_rows([row["text"] for row in rows], "zh"), strict=True)
         if s["tag_share"] > _ZH_TAG_SHARE
     ]
-    add("zh_tags", "Chinese texts with a tagger's or list's residue", _examples(tags), len(rows), "zh")
+    add("zh_tags", "Chinese texts that contain part-of-speech tags or list marks", _examples(tags), len(rows), "zh")
     left = [row for row in rows if bilingual.residue_share(row["text"], "zh", frozenset()) > RESIDUE_SHARE]
     add(
         "zh_residue",
-        f"Chinese texts with over {RESIDUE_SHARE:.0%} left in Latin words",
+        f"Chinese texts of which over {RESIDUE_SHARE:.0%} is in Latin words",
         _examples(left),
         len(rows),
         "zh",
@@ -222,7 +222,7 @@ def _leaked_texts(rows: list[Text], train: list[Text], lang: str, add: Any) -> N
     exact = [row for row in rows if row["text"].strip() in verbatim]
     add(
         "leaked_texts_verbatim",
-        "texts that stand in the training data to the letter",
+        "texts that the training data contains verbatim",
         _examples(exact),
         len(rows),
         lang,
@@ -230,7 +230,7 @@ def _leaked_texts(rows: list[Text], train: list[Text], lang: str, add: Any) -> N
     known = set(_keys(train, lang))
     same = [key in known for key in _keys(rows, lang)]
     leaks = _examples([row for row, leaked in zip(rows, same, strict=True) if leaked])
-    add("leaked_texts", "texts that stand in the training data, case and punctuation apart", leaks, len(rows), lang)
+    add("leaked_texts", "texts that the training data contains, ignoring case and punctuation", leaks, len(rows), lang)
     leader = minhash.leaders(np.concatenate([_sketches(train, lang), _sketches(rows, lang)]), NEAR_JACCARD)[
         len(train) :
     ]
@@ -239,7 +239,7 @@ def _leaked_texts(rows: list[Text], train: list[Text], lang: str, add: Any) -> N
         for row, head, leaked in zip(rows, leader.tolist(), same, strict=True)
         if head < len(train) and not leaked
     ]
-    add("leaked_texts_nearly", "texts almost like one of the training data", near, len(rows), lang)
+    add("leaked_texts_nearly", "texts nearly the same as one of the training data", near, len(rows), lang)
 
 
 def _keys(rows: list[Text], lang: str) -> list[int]:

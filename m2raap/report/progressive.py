@@ -23,14 +23,14 @@ Ranks = list[dict[str, Any]]
 
 
 def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
-    """What each finished row reached, text to video, and the paired difference to the row before it and to the first."""
+    """R@1 text to video of each finished row, and the paired differences to the row before it and to the first row."""
     arms = list(dict.fromkeys(base_arm(step.arm) for step in steps))
     rows: list[ProgressiveRow] = []
     for bench in dict.fromkeys(step.bench for step in steps if step.bench):
         ranks = {arm: _ranks(steps, arm, bench, "ranks.parquet") for arm in arms}
-        done = [arm for arm in arms if ranks[arm]]
-        for place, arm in enumerate(done):
-            first, before = ranks[done[0]], ranks[done[place - 1]]
+        evaluated = [arm for arm in arms if ranks[arm]]
+        for place, arm in enumerate(evaluated):
+            first, before = ranks[evaluated[0]], ranks[evaluated[place - 1]]
             ways = [("", ranks[arm], before if place else None)]
             if late := _ranks(steps, arm, bench, f"ranks-{LATE}.parquet"):
                 ways.append((LATE, late, ranks[arm]))
@@ -67,15 +67,16 @@ def _ranks(steps: list[Step], arm: str, bench: str, name: str) -> list[Ranks]:
 
 
 def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
-    """What training and validation were left, core seconds of curation, seconds of training (mean over the seeds)."""
+    """Clips and texts that remain for training, core seconds of curation, seconds of training (mean over the seeds)."""
     curated = [step for step in steps if step.arm == arm and step.is_of(DataStage) and not step.bench]
     trained = [step for step in steps if base_arm(step.arm) == arm and step.is_of(AdaptStage)]
     counts = Counts.from_dict(read_json(curated[-1].folder / "manifest.json")["counts"])
-    only_vets = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
+    # An arm that decodes while it trains stores no frames: its only data stage checks the files.
+    checks_only = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
     seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)
     return {
         "clips": counts.clips.rows_out,
         "texts": counts.texts.rows_out,
-        "curation_s": 0.0 if only_vets else seconds,
+        "curation_s": 0.0 if checks_only else seconds,
         "train_s": sum(training_time(step.folder).train_s for step in trained) / len(trained),
     }

@@ -16,45 +16,46 @@ from m2raap.report.data import ProgressiveRow, ProtocolRow
 from m2raap.stages.protocol import describe_difference, differing
 
 Evaluations = Mapping[tuple[str, str], Sequence[Step]]  # (arm, benchmark) -> one step a training seed
-NO_PROTOCOL = "one has none: written before results had one, evaluate again"
+NO_PROTOCOL = "one of the two has no protocol, because an older m2raap wrote its results: evaluate it again"
 _OF_THE_MODEL = ("model", "preprocess")
+
+
+def read_protocol(evaluated: Path) -> dict[str, Any] | None:
+    """The protocol in an evaluate folder's results.json; None where an older m2raap wrote only its name, or another key."""
+    protocol = read_json(evaluated / "results.json").get("protocol")
+    return protocol if isinstance(protocol, dict) else None
 
 
 @dataclass(frozen=True)
 class Protocols:
-    """Protocols by arm and benchmark; None where results.json was written before there were cards."""
+    """Protocols by arm and benchmark; None where :func:`read_protocol` finds none."""
 
     by_arm: dict[tuple[str, str], list[dict[str, Any] | None]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, done: Evaluations) -> Protocols:
-        """The cards of a run's finished evaluations."""
-        return cls(
-            {
-                key: [read_json(step.folder / "results.json").get("card") for step in steps]
-                for key, steps in done.items()
-            }
-        )
+    def of(cls, evaluations: Evaluations) -> Protocols:
+        """The protocols of a run's finished evaluations."""
+        return cls({key: [read_protocol(step.folder) for step in steps] for key, steps in evaluations.items()})
 
     def unlike(self, a: str, b: str, bench: str) -> list[str]:
-        """What differs between the protocols of two arms (and of their seeds), a field with its values each.
+        """One sentence for each field in which the protocols of two arms (and of their seeds) differ.
 
-        Nothing where they compare. `m2raap report compare` refuses what this names.
+        Empty where the arms are comparable; `m2raap report compare` refuses the others.
         """
-        cards = [*self.by_arm[a, bench], *self.by_arm[b, bench]]
-        first = cards[0]
+        protocols = [*self.by_arm[a, bench], *self.by_arm[b, bench]]
+        first = protocols[0]
         differences: dict[str, str] = {}
-        for card in cards:
-            if first is None or card is None:
+        for protocol in protocols:
+            if first is None or protocol is None:
                 differences.setdefault("", NO_PROTOCOL)
             else:
-                for name in differing(first, card):
-                    differences.setdefault(name, describe_difference(name, first, card))
+                for name in differing(first, protocol):
+                    differences.setdefault(name, describe_difference(name, first, protocol))
         return list(differences.values())
 
 
-def marked(rows: Sequence[ProgressiveRow], cards: Protocols) -> list[ProgressiveRow]:
-    """The rows of a progressive table, with what differs from the cards of the rows that they are set against."""
+def marked(rows: Sequence[ProgressiveRow], protocols: Protocols) -> list[ProgressiveRow]:
+    """The rows of a progressive table, with what differs from the protocols of the rows that they are compared with."""
     marked_rows = []
     for row in rows:
         arms = list(dict.fromkeys(other.arm for other in rows if other.benchmark == row.benchmark))
@@ -62,24 +63,24 @@ def marked(rows: Sequence[ProgressiveRow], cards: Protocols) -> list[Progressive
         marked_rows.append(
             replace(
                 row,
-                unlike=cards.unlike(before, row.arm, row.benchmark),
-                unlike_whole=cards.unlike(arms[0], row.arm, row.benchmark),
+                unlike=protocols.unlike(before, row.arm, row.benchmark),
+                unlike_whole=protocols.unlike(arms[0], row.arm, row.benchmark),
             )
         )
     return marked_rows
 
 
-def protocol_rows(done: Evaluations, steps: Sequence[Step], benches: Mapping[str, Path]) -> list[ProtocolRow]:
+def protocol_rows(evaluations: Evaluations, steps: Sequence[Step], benches: Mapping[str, Path]) -> list[ProtocolRow]:
     """One row for every benchmark and protocol, with the arms that were evaluated under it. `benches`: corpora by name."""
     step_at = {step.folder: step for step in steps}
     rows: dict[tuple[str, str], ProtocolRow] = {}
-    for (arm, bench), seeds in done.items():
+    for (arm, bench), seeds in evaluations.items():
         for step in seeds:
             tree = read_json(step.folder / "results.json")
-            card = tree.get("card")
+            protocol = read_protocol(step.folder)
             embedded = step_at.get(step.parents[0])
             settings = read_json(embedded.folder / "manifest.json").get("settings", {}) if embedded else {}
-            shared = {k: v for k, v in card.items() if k not in _OF_THE_MODEL} if card else None
+            shared = {k: v for k, v in protocol.items() if k not in _OF_THE_MODEL} if protocol else None
             num_frames, captions = settings.get("num_frames"), bool(settings.get("captions"))
             key = bench, canonical([shared, num_frames, captions, [] if shared else tree.get("missing")])
             if key not in rows:
@@ -89,8 +90,8 @@ def protocol_rows(done: Evaluations, steps: Sequence[Step], benches: Mapping[str
             row = rows[key]
             if arm not in row.arms:
                 row.arms.append(arm)
-            if card:
-                row.models[step.arm], row.preprocess[step.arm] = card["model"], card["preprocess"]
+            if protocol:
+                row.models[step.arm], row.preprocess[step.arm] = protocol["model"], protocol["preprocess"]
     listed = list(rows.values())
     for bench in {row.benchmark for row in listed}:
         places = [place for place, row in enumerate(listed) if row.benchmark == bench]
@@ -102,7 +103,7 @@ def protocol_rows(done: Evaluations, steps: Sequence[Step], benches: Mapping[str
 
 
 def _reasons(missing: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
-    """Why each clip has no embedding: its file is absent, or a stage before `embed` refused it."""
+    """Clip without an embedding -> the reason in a `missing` table of `folders`, "" where none names the clip."""
     if not missing:
         return {}
     reasons: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""report: everything that a run left behind -> report.html and report.json. Reads the finished folders, changes none."""
+"""report: the finished folders of a run -> report.html and report.json. It changes no stage folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
-from m2raap.report.beside import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.report.cost import read_costs
 from m2raap.report.data import (
     CostRow,
@@ -37,6 +36,7 @@ from m2raap.report.html import write_report
 from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
+from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
@@ -58,12 +58,16 @@ def report(run: RunFolder, recipe: Recipe, truth: Path | None = None) -> tuple[R
 def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
     steps = [step for step in run.steps if (step.folder / "manifest.json").exists()]
     if not steps:
-        raise M2raapError(f"{run.path}: no stage of this run is finished; there is nothing to report")
+        raise M2raapError(
+            f"{run.path}: no stage of this run is finished, so there is nothing to report; finish the run first"
+        )
     main = base_arm(run.arms()[-1])
-    done = evaluations_of(steps)
-    cards = Protocols.of(done)
+    evaluations = evaluations_of(steps)
+    protocols = Protocols.of(evaluations)
     results = [
-        row for (arm, bench), seed_steps in done.items() for row in result_rows(arm, bench, seed_steps, recipe.seed)
+        row
+        for (arm, bench), seed_steps in evaluations.items()
+        for row in result_rows(arm, bench, seed_steps, recipe.seed)
     ]
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
@@ -76,24 +80,24 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         baseline_arm=run.arms()[0] if results and len(run.arms()) > 1 else "",
         notes=_notes(run, recipe, steps, synthetic),
         results=results,
-        lengths=length_rows(run, done, steps, recipe.seed),
-        compat=compat_rows(done),
-        rescored=rescored_rows(done, recipe.seed),
-        bilingual=bilingual_rows(done, recipe.seed),
-        differences=difference_rows(done, cards, recipe, main),
-        frame_ablations=frame_ablation_rows(done, results, recipe.seed),
+        lengths=length_rows(run, evaluations, steps, recipe.seed),
+        compat=compat_rows(evaluations),
+        rescored=rescored_rows(evaluations, recipe.seed),
+        bilingual=bilingual_rows(evaluations, recipe.seed),
+        differences=difference_rows(evaluations, protocols, recipe, main),
+        frame_ablations=frame_ablation_rows(evaluations, results, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_interpolation(run.path),
-        progressive=marked(progressive_rows(steps, recipe), cards) if recipe.progressive else [],
+        progressive=marked(progressive_rows(steps, recipe), protocols) if recipe.progressive else [],
         curves=_curves(steps),
         funnel=[row for step in curated for row in _funnel(step)],
         grading=_grading(run, curated, truth) if truth else None,
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        cards=protocol_rows(done, steps, run.inputs.benches),
-        protocol=_protocol(run, recipe),
+        protocols=protocol_rows(evaluations, steps, run.inputs.benches),
+        protocol=_run_facts(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
     )
@@ -103,8 +107,8 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
     notes = []
     if recipe.backbone.model == "builtin:tiny" and not synthetic:
         notes.append(
-            "The tiny model of the package has only seen drawings of coloured shapes: on real clips expect results near chance. "
-            "They show that the chain works, not that retrieval does."
+            "The tiny model of the package was trained on drawings of coloured shapes only: on real clips expect results near "
+            "chance. They show that the pipeline works, and nothing about retrieval."
         )
     for step in steps:
         if step.is_of(AdaptStage) and step.owner == step.arm:
@@ -120,12 +124,12 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
     return notes
 
 
-def result_rows(arm: str, bench: str, done: list[Step], seed: int) -> list[ResultRow]:
-    """As evaluated; averaged over the training seeds where there are several."""
-    if len(done) == 1:
-        rows = read_json(done[0].folder / "results.json")["rows"]
+def result_rows(arm: str, bench: str, seed_steps: list[Step], seed: int) -> list[ResultRow]:
+    """The rows of an arm on a benchmark, averaged over the training seeds where there are several."""
+    if len(seed_steps) == 1:
+        rows = read_json(seed_steps[0].folder / "results.json")["rows"]
     else:
-        rows = summarise([read_ranks(step.folder / "ranks.parquet") for step in done], seed)
+        rows = summarise([read_ranks(step.folder / "ranks.parquet") for step in seed_steps], seed)
     return [ResultRow(arm=arm, benchmark=bench, **row) for row in rows]
 
 
@@ -139,19 +143,19 @@ def evaluations_of(steps: list[Step]) -> dict[tuple[str, str], list[Step]]:
 
 
 def difference_rows(
-    done: dict[tuple[str, str], list[Step]], cards: Protocols, recipe: Recipe, main: str
+    evaluations: dict[tuple[str, str], list[Step]], protocols: Protocols, recipe: Recipe, main: str
 ) -> list[DifferenceRow]:
     """Paired differences, each with what differs between the two arms' protocols."""
-    arms = list(dict.fromkeys(arm for arm, _ in done))
-    steps_up = tuple(zip(arms[1:], arms, strict=False)) if recipe.progressive else ()
-    pairs = recipe.compare or steps_up or tuple((main, arm) for arm in arms if arm != main)
+    arms = list(dict.fromkeys(arm for arm, _ in evaluations))
+    neighbours = tuple(zip(arms[1:], arms, strict=False)) if recipe.progressive else ()
+    pairs = recipe.compare or neighbours or tuple((main, arm) for arm in arms if arm != main)
     rows = []
-    for bench in dict.fromkeys(bench for _, bench in done):
+    for bench in dict.fromkeys(bench for _, bench in evaluations):
         for a, b in pairs:
-            if (a, bench) not in done or (b, bench) not in done:
+            if (a, bench) not in evaluations or (b, bench) not in evaluations:
                 continue
-            tables = [[read_ranks(step.folder / "ranks.parquet") for step in done[arm, bench]] for arm in (a, b)]
-            first, unlike = tables[0][0], cards.unlike(a, b, bench)
+            tables = [[read_ranks(step.folder / "ranks.parquet") for step in evaluations[arm, bench]] for arm in (a, b)]
+            first, unlike = tables[0][0], protocols.unlike(a, b, bench)
             langs = sorted({row["lang"] for row in first})
             slices = [None, *sorted({row["category"] for row in first if row["category"]})]
             for lang in langs:
@@ -175,7 +179,7 @@ def _curves(steps: list[Step]) -> list[Curve]:
 
 
 def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[CostRow]:
-    """One row a trained arm. An arm that decodes while it trains needs no stored frames; its keyframes only vet files."""
+    """One row a trained arm. An arm that decodes while it trains stores no frames; its keyframes stage only checks the files."""
     arms, rows = arms_of(recipe), []
     for step in steps:
         if not step.is_of(AdaptStage) or step.arm != base_arm(step.arm):
@@ -221,7 +225,7 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
     try:
         rows = pq.read_table(truth).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
-        raise M2raapError(f"{truth}: cannot be read as the truth of planted faults ({error})") from None
+        raise M2raapError(f"{truth}: cannot be read as a parquet table of planted faults ({error})") from None
     if rows and not {"id", "level", "fault", "repairable"} <= set(rows[0]):
         raise M2raapError(f"{truth}: expected the columns id, level, fault, repairable; found {', '.join(rows[0])}")
     by_reason: dict[str, set[str]] = {}
@@ -233,26 +237,26 @@ def _grading(run: RunFolder, curated: list[Step], truth: Path) -> dict[str, Any]
     return grade(by_reason, [row for row in rows if row["id"] in known_ids], clip_of_text)
 
 
-def _protocol(run: RunFolder, recipe: Recipe) -> dict[str, str]:
-    """What holds for the whole run; what the numbers of an arm depend on stands in its protocol."""
-    card = {
+def _run_facts(run: RunFolder, recipe: Recipe) -> dict[str, str]:
+    """Settings and inputs of the whole run, by name. What the results of one arm depend on is in its ProtocolRow."""
+    facts = {
         "recipe": recipe.name,
         "seed": str(recipe.seed),
         "languages": ", ".join(recipe.langs),
         "backbone": recipe.backbone.model,
     }
     corpus = View(run.inputs.data).corpus
-    card["training corpus"] = f"{run.inputs.data.name}, {corpus.counts['clips']} clips, digest {corpus.digest}"
+    facts["training corpus"] = f"{run.inputs.data.name}, {corpus.counts['clips']} clips, digest {corpus.digest}"
     for name, path in run.inputs.benches.items():
         bench = View(path).corpus
         counts = f"{bench.counts['clips']} clips, {bench.counts['texts']} texts"
-        card[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
-    card["R@k"] = "expected under random tie-break; 95% intervals: cluster bootstrap over clips"
-    return card
+        facts[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
+    facts["R@k"] = "expected under a random tie-break; 95% intervals: cluster bootstrap over clips"
+    return facts
 
 
 def _timings(steps: list[Step]) -> list[tuple[str, float]]:
-    """Seconds of work by stage folder; of mapped stages summed over workers."""
+    """Seconds of work by stage folder, summed over the workers of a stage."""
     rows = []
     for step in {step.folder: step for step in reversed(steps)}.values():
         label = os.path.join(step.owner, f"bench-{step.bench}" if step.bench else "", step.stage)
@@ -261,6 +265,6 @@ def _timings(steps: list[Step]) -> list[tuple[str, float]]:
 
 
 def read_interpolation(run: Path) -> list[InterpolationRow]:
-    """The curve that `model interpolate` left in a run; nothing where none was drawn."""
+    """The rows that `model interpolate` wrote into a run; none where it was not run."""
     path = run / INTERPOLATION
     return [InterpolationRow(**row) for row in read_json(path)["rows"]] if path.exists() else []

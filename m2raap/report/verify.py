@@ -1,4 +1,4 @@
-"""verify: does a run with real weights find what was published for them? Compared are like and like, or nothing."""
+"""verify: compares the results of a run with real weights with those published for them, where both were measured alike."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.protocols import read_protocol
 from m2raap.stages.evaluate import EvaluateStage
 
 
 class Anchor(Config):
-    """A published zero-shot result, and what has to agree before anything is compared with it."""
+    """A published zero-shot result, and what has to agree before a result is compared with it."""
 
     name: str = Field(description="Name of the published result.")
     backbones: tuple[str, ...] = Field(description="Names under which m2raap has the backbone.")
@@ -43,16 +44,19 @@ def anchors() -> tuple[Anchor, ...]:
 
 
 def verify(run: RunFolder, weights: str | None = None, within: float | None = None) -> dict[str, Any]:
-    """Every arm and benchmark of the run beside the published anchors that fit them.
+    """Compares every arm and benchmark of the run with the published results that were measured in the same way.
 
-    `weights`: the published tag of weights that the recipe takes from a file. Raises M2raapError, a sentence for each arm,
-    where nothing fits; ThresholdNotMet where a difference is over `within` points.
+    `weights`: the published tag of weights that the recipe takes from a file. Raises M2raapError with a sentence
+    for each arm where none fits, and ThresholdNotMet where a difference is over `within` points.
     """
     arms = arms_of(build(Recipe, run.tree.get("recipe", {}), str(run.path / "run.json")))
     rows: list[dict[str, Any]] = []
     refused: list[str] = []
     for step in run.steps:
         if not step.is_of(EvaluateStage) or not (step.folder / "results.json").is_file():
+            continue
+        if read_protocol(step.folder) is None:
+            refused.append(f"{step.arm} on {step.bench}: an older m2raap wrote results.json; evaluate again")
             continue
         tree = read_json(step.folder / "results.json")
         why_not = [_why_not(anchor, arms[step.arm], tree, weights) for anchor in anchors()]
@@ -62,16 +66,16 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
             refused.append(f"{step.arm} on {step.bench}: {max(why for why in why_not if why)[1]}")
     if not rows:
         outcome = "; ".join(refused) or "no evaluation is finished"
-        raise M2raapError(f"{run.path}: nothing here can be set beside a published result: {outcome}")
+        raise M2raapError(f"{run.path}: no result of this run can be compared with a published one: {outcome}")
     outcome = {"compared": rows, "refused": refused}
     worst = max(rows, key=lambda row: abs(row["diff"]))
     if within is not None and not abs(worst["diff"]) <= within:
-        raise ThresholdNotMet(f"{run.path}: {_line(worst)}; allowed are {within:g} points")
+        raise ThresholdNotMet(f"{run.path}: {_line(worst)}; --within allows {within:g} points")
     return outcome
 
 
 def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | None) -> tuple[int, str] | None:
-    """None where the two are alike; else how many checks passed, and the sentence of the one that failed."""
+    """None where the two can be compared; else how many checks passed, and the sentence of the first that failed."""
     backbone = arm.backbone
     temporal = arm.adapt.temporal.name if arm.trains else "mean"
     queries = _row(tree, anchor.lang, "t2v")
@@ -80,30 +84,33 @@ def _why_not(anchor: Anchor, arm: Recipe, tree: dict[str, Any], weights: str | N
         (not backbone.random_init, "its weights are random (random_init)"),
         (
             not backbone.model.startswith("builtin:"),
-            f"{backbone.model} is the tiny model, of which nothing is published",
+            f"its backbone {backbone.model} is the tiny model, for which nothing is published",
         ),
-        (backbone.model in anchor.backbones, f"its backbone is {backbone.model}; published are {_known('backbones')}"),
+        (
+            backbone.model in anchor.backbones,
+            f"its backbone is {backbone.model}; results exist for {_known('backbones')}",
+        ),
         (
             tag == anchor.weights,
-            f"its weights are '{backbone.pretrained}', the published ones '{anchor.weights}' (weights from a file: say "
-            f"--weights {anchor.weights} if they are those)",
+            f"its weights are '{backbone.pretrained}', the published ones '{anchor.weights}' (if weights from a file are those, "
+            f"give --weights {anchor.weights})",
         ),
-        (not arm.trains, "it was trained; what is published is zero-shot"),
-        (temporal == anchor.temporal, f"its temporal module is {temporal}, published is {anchor.temporal}"),
+        (not arm.trains, "it was trained; the published results are zero-shot"),
+        (temporal == anchor.temporal, f"its temporal module is {temporal}, the published one {anchor.temporal}"),
         (
-            tree["protocol"] == anchor.benchmark,
-            f"its benchmark is {tree['protocol']}, published is {anchor.benchmark}",
+            tree["protocol"]["name"] == anchor.benchmark,
+            f"its benchmark is {tree['protocol']['name']}, the published one {anchor.benchmark}",
         ),
         (queries is not None, f"it has no queries in '{anchor.lang}'"),
         (
             queries is not None and queries["queries"] == anchor.queries,
-            f"it has {queries['queries'] if queries else 0:,} queries, published are {anchor.queries:,}",
+            f"it has {queries['queries'] if queries else 0:,} queries, the published result {anchor.queries:,}",
         ),
-        (not tree.get("rescored"), "its scores are rescored, the published ones are plain cosines"),
+        (not tree.get("rescored"), "it is rescored, the published result is of plain cosines"),
     ]
-    for passed, (good, sentence) in enumerate(checks):
-        if not good:
-            return passed, sentence
+    for num_passed, (passed, sentence) in enumerate(checks):
+        if not passed:
+            return num_passed, sentence
     return None
 
 
@@ -131,7 +138,7 @@ def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str
                     "arm": step.arm, "bench": step.bench, "benchmark": anchor.benchmark, "direction": direction,
                     "metric": metric, "ours": ours, "lo": lo, "hi": hi, "published": value, "diff": round(ours - value, 6),
                     "inside": lo <= value <= hi, "missing": row["missing"], "queries": row["queries"],
-                    "published_frames": anchor.frames, "our_frames": tree["card"].get("frames", "unknown"),
+                    "published_frames": anchor.frames, "our_frames": tree["protocol"]["frames"],
                     "source": anchor.source,
                 }
             )  # fmt: skip
@@ -139,9 +146,10 @@ def _compared(anchor: Anchor, step: Step, tree: dict[str, Any]) -> list[dict[str
 
 
 def verify_lines(outcome: dict[str, Any]) -> list[str]:
+    """The result of :func:`verify` as text: one line a compared metric, a source, and an arm that fits none."""
     lines = [_line(row) for row in outcome["compared"]]
     for row in {row["benchmark"]: row for row in outcome["compared"]}.values():
-        lines.append(f"published: {row['source']}; {row['published_frames']}; here: {row['our_frames']}")
+        lines.append(f"published: {row['source']}; {row['published_frames']}; this run: {row['our_frames']}")
     return lines + [f"not compared: {sentence}" for sentence in outcome["refused"]]
 
 

@@ -1,4 +1,4 @@
-"""Arranges report data as the page shows it: groups, pivots, shared axes. Pure; no HTML but the small charts."""
+"""Arranges report data as the page shows it: groups, pivots, shared axes. It makes no HTML except the small charts."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DIRECTIONS = {
     "v2t": "video to text",
     "v2t_rule_b": "video to text, rule b (among all captions)",
 }
-MISSING_SHOWN = 50  # ids of a card; report.json has all
+MISSING_SHOWN = 50  # ids of missing clips shown for one protocol; report.json has all
 T = TypeVar("T")
 
 
 def view(data: ReportData) -> dict[str, Any]:
-    """Everything that the template needs beside the data itself."""
+    """Everything that the template needs, with the data itself as `data`."""
     return {
         "data": data,
         "tiles": _tiles(data),
@@ -51,7 +51,7 @@ def view(data: ReportData) -> dict[str, Any]:
             {"benchmark": benchmark, "direction": direction, "rows": rows}
             for (benchmark, direction), rows in _grouped(data.bilingual, lambda row: (row.benchmark, row.direction))
         ],
-        "cards": [_card(row) for row in data.cards],
+        "protocols": [_protocol(row) for row in data.protocols],
         "differences": _differences(data),
         "differing": _differing(data),
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
@@ -80,13 +80,13 @@ def _whole(data: ReportData) -> list[ResultRow]:
     return [row for row in data.results if row.slice == "all"]
 
 
-def _card_names(data: ReportData) -> dict[tuple[str, str], str]:
+def _protocol_names(data: ReportData) -> dict[tuple[str, str], str]:
     """Benchmark and arm -> the name of its protocol; "" where the benchmark has one for all arms."""
-    return {(row.benchmark, arm): row.name for row in data.cards for arm in row.arms}
+    return {(row.benchmark, arm): row.name for row in data.protocols for arm in row.arms}
 
 
 def _tiles(data: ReportData) -> list[dict[str, Any]]:
-    tiles, cards = [], _card_names(data)
+    tiles, protocols = [], _protocol_names(data)
     official = [row for row in _whole(data) if row.scope == "official" and row.direction == "t2v"]
     for row in official:
         if row.arm != data.headline_arm:
@@ -96,7 +96,7 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
             for other in official
             if other.arm == data.baseline_arm and (other.benchmark, other.lang) == (row.benchmark, row.lang)
         ]
-        unlike = bool(base) and cards.get((row.benchmark, row.arm)) != cards.get((row.benchmark, base[0].arm))
+        unlike = bool(base) and protocols.get((row.benchmark, row.arm)) != protocols.get((row.benchmark, base[0].arm))
         tiles.append(
             {
                 "row": row,
@@ -109,9 +109,9 @@ def _tiles(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _results(data: ReportData) -> list[dict[str, Any]]:
-    """Headline tables, and below each all metrics: as expected, with every tie lost, and by CLIP4Clip's arithmetic."""
-    card_of = _card_names(data)
-    copied = {(row.benchmark, row.lang, row.direction, row.arm): row for row in data.compat}
+    """Headline tables, and below each all metrics: expected, pessimistic, and by CLIP4Clip's arithmetic."""
+    protocol_of = _protocol_names(data)
+    compat = {(row.benchmark, row.lang, row.direction, row.arm): row for row in data.compat}
     tables = []
     for (benchmark, lang, direction), rows in _grouped(_whole(data), lambda r: (r.benchmark, r.lang, r.direction)):
         bounds = [row.intervals["R@1"] for row in rows]
@@ -127,8 +127,8 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
                 "rows": [
                     (row, whisker(row.metrics["R@1"], *row.intervals["R@1"], axis_lo=low, axis_hi=high)) for row in rows
                 ],
-                "cards": [card_of.get((benchmark, row.arm), "") for row in rows],
-                "compat": [copied.get((benchmark, lang, direction, row.arm)) for row in rows],
+                "protocols": [protocol_of.get((benchmark, row.arm), "") for row in rows],
+                "compat": [compat.get((benchmark, lang, direction, row.arm)) for row in rows],
                 "ties": max(row.tied_queries for row in rows),
                 "gallery": max(row.gallery for row in rows),
             }
@@ -137,7 +137,7 @@ def _results(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _differing(data: ReportData) -> list[tuple[str, list[str]]]:
-    """Pairs of arms, each once a benchmark, whose protocols differ, and in what."""
+    """(two arms and a benchmark, fields) for the pairs of arms whose protocols differ on a benchmark."""
     differing = {
         (f"{row.arm_a} and {row.arm_b} on {row.benchmark}", tuple(row.unlike)) for row in data.differences if row.unlike
     }
@@ -192,14 +192,14 @@ def _frame_ablations(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _frame_ablation_chart(rows: list[FrameAblationRow]) -> Markup:
-    """Bars of every arm; the colour is the place of the frames among the columns of the table."""
+    """Bars of every arm; a frame ablation has the colour that its column of the table has in the legend."""
     colour = {frames: number for number, frames in enumerate(dict.fromkeys(row.frames for row in rows))}
     return bar_chart(
         [
             (arm, [(colour[r.frames], r.r1, r.r1 if r.lo is None else r.lo, r.r1 if r.hi is None else r.hi) for r in group])
             for arm, group in _grouped(rows, lambda row: row.arm)
         ],
-        "R@1 by how the frames are disturbed",
+        "R@1 by frame ablation",
     )  # fmt: skip
 
 
@@ -224,8 +224,8 @@ def _interpolation(data: ReportData) -> list[dict[str, Any]]:
     return groups
 
 
-def _card(row: ProtocolRow) -> dict[str, Any]:
-    """A protocol with its first missing ids, in groups of one reason."""
+def _protocol(row: ProtocolRow) -> dict[str, Any]:
+    """A protocol with its first missing clips, grouped by reason."""
     first_missing = list(row.missing.items())[:MISSING_SHOWN]
     return {
         "row": row,

@@ -1,6 +1,6 @@
-"""The same clips asked in English and in Chinese: do the two languages agree, clip by clip, and how far apart are they?
+"""English and Chinese on the same clips: the correlation of their ranks, their common hits, and their gap in R@k.
 
-A clip with several texts of a language counts once, with their mean. The gap is paired: both languages see the same clips.
+A clip with several texts in a language counts once, with their mean. The gap is paired over the clips.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ LANGS = ("en", "zh")
 
 
 def agreement(table: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """One row a direction from a table of ranks; none where a language is absent or no clip has both.
+    """One row for each direction of a table of ranks; none where a language is absent or no clip has both languages.
 
     clips; spearman (of the clips' mean ranks; None where one does not vary); both, only_en, only_zh, neither (shares of
-    clips found at 1, under a random tie-break); gaps ({metric: en, zh, diff, lo, hi, p, smallest}, en minus zh in points).
+    clips with rank 1, under a random tie-break); gaps ({metric: en, zh, diff, lo, hi, p, smallest}, en minus zh in points).
     """
     if not set(LANGS) <= {row["lang"] for row in table}:
         return []
@@ -71,7 +71,7 @@ def _gaps(en: NDArray[np.float64], zh: NDArray[np.float64], clips: list[str], se
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
-    """Rank correlation, ties at their mean rank; None where one side does not vary."""
+    """Spearman's rank correlation, ties at their mean rank; None where all values of a or of b are equal."""
     first, second = _mean_ranks(a), _mean_ranks(b)
     if 0 in (np.ptp(first), np.ptp(second)):
         return None

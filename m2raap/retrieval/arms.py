@@ -1,6 +1,6 @@
 """Arms of an experiment from their rank tables (:func:`m2raap.retrieval.results.evaluate_embeddings`, `ranks.parquet`).
 
-An arm is one or several tables, one a training seed, over the same benchmark.
+An arm is one table for each training seed, all over the same benchmark.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def summarise(tables: Sequence[Sequence[RankRow]], seed: int) -> list[dict[str, 
     """The rows that :func:`evaluate` gives, averaged over the tables (training seeds): scope `official`, and `available` where
     videos are missing; t2v, v2t and, where videos have several texts, v2t by rule b.
 
-    Of rescored tables that hold one direction only rsum is None. Tables that were written before ranks of the latter two were
-    kept give the official rows of t2v and v2t. Raises M2raapError where the tables do not hold the same queries.
+    rsum is None for rescored tables that hold one direction only. Tables of older versions, which lack the ranks among available
+    clips and by rule b, give the official rows of t2v and v2t. Raises M2raapError where the tables do not hold the same queries.
     """
     assert tables
     rows = []
@@ -42,7 +42,7 @@ def _rows_of_slice(
 ) -> list[dict[str, Any]]:
     category = None if name == "all" else name
     num = {d: len(rows_of(tables[0], lang, d, category, scope)) for d in ("t2v", "v2t", RULE_B)}
-    # Rule b of all queries or of none: shares of a list may have several texts a video here and one there.
+    # A row by rule b needs the rule b ranks of all v2t queries; in some tables only a part of the videos has several texts.
     directions = [d for d in num if num[d] and (d != RULE_B or num[d] == num["v2t"])]
     parts = {d: [side_of(table, lang, d, category, scope) for table in tables] for d in directions}
     for direction, sides in parts.items():
@@ -102,7 +102,6 @@ def _check_same(queries: Sequence[Sequence[str]], lang: str, direction: str) -> 
         if list(other) != list(queries[0]):
             odd = sorted(set(other) ^ set(queries[0]))
             raise M2raapError(
-                f"the runs were not asked the same {direction} queries in '{lang}' "
-                f"({len(queries[0])} and {len(other)}, the first that differs is {odd[0]}); "
-                "compare runs on one benchmark only"
+                f"the runs have different {direction} queries in '{lang}' ({len(queries[0])} and {len(other)}, the first that "
+                f"differs is {odd[0]}); compare runs on the same benchmark"
             )

@@ -1,4 +1,4 @@
-"""Benchmarks are declared data: a protocol, its counts, where it comes from. Evaluation refuses other counts."""
+"""The declared benchmarks: protocol, counts, source. Evaluation refuses a corpus with other counts."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _WANG_2019 = (
     "Wang et al., VaTeX: A Large-Scale, High-Quality Multilingual Dataset for Video-and-Language Research, ICCV 2019"
 )
 _EVERY_CAPTION = (
-    "every caption asks for itself; v2t by both rules: the best caption of each video (a), the best own caption (b)"
+    "every caption is a query; v2t by both rules: rank among the best captions of videos (a), among all captions (b)"
 )
-_NO_DIGEST = "as published; no copy of it was at hand to take a digest of"
+_NO_DIGEST = "as published; its digest is not recorded"
 
 _DECLARED = (
     Benchmark(
         name="msrvtt-1ka-jsfusion",
-        protocol="the 1k-A list of JSFusion: 1,000 pairs, one given sentence a video",
+        protocol="the 1k-A list of JSFusion: 1,000 pairs, one sentence a video",
         langs=("en",),
         num_videos=1_000,
         num_texts={"en": 1_000},
@@ -72,12 +72,12 @@ _DECLARED = (
     ),
     Benchmark(
         name="msrvtt-cn-1ka",
-        protocol="the 1k-A list with its sentences in Chinese: 1,000 pairs, one given sentence a video",
+        protocol="the 1k-A list with its sentences in Chinese: 1,000 pairs, one sentence a video",
         langs=("zh",),
         num_videos=1_000,
         num_texts={"zh": 1_000},
         texts_per_video=1,
-        source="a list of one's own (m2raap data import table); the published Chinese lists are translations, name yours",
+        source="a list that you give (m2raap data import table); several translations were published: say which one it is",
         revision=_NO_DIGEST,
         citation=f"{_XU_2016}; Chinese texts: the list's authors",
     ),
@@ -104,12 +104,12 @@ _DECLARED = (
     ),
     Benchmark(
         name="msvd-five",
-        protocol="five captions drawn for each of the 670 test videos, each asks for itself; the draw is the list's",
+        protocol="five captions drawn for each of the 670 test videos, each a query; the list says which were drawn",
         langs=("en",),
         num_videos=670,
         num_texts={"en": 3_350},
         texts_per_video=5,
-        source="a list of one's own (m2raap data import table); the draws of the literature were not published",
+        source="a list that you give (m2raap data import table); the lists of the literature were not published",
         revision="the digest in the corpus manifest",
         citation=f"{_CHEN_2011}; Otani et al., Learning Joint Representations of Videos and Sentences with Web Image "
         "Search, 2016; github.com/albanie/collaborative-experts/issues/11",
@@ -211,14 +211,14 @@ _DECLARED = (
 )
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _DECLARED}
 _NEAR = 0.7  # difflib's ratio; 'vatex-test' has 0.74 with 'vatex-public-test', 'kitchen-val' 0.6 with 'vatex-val'
-# What `data import --holdout` calls its benchmark, and `forget` one that lacks clips.
-_GIVEN = re.compile(r"-(holdout-\d+-seed\d+|minus-\d+)$")
+# The names that `data import --holdout` gives, and `data forget` gives to a benchmark from which it removed clips.
+_GENERATED = re.compile(r"-(holdout-\d+-seed\d+|minus-\d+)$")
 
 
 def read_benchmarks(path: Path) -> dict[str, dict[str, Any]]:
     """The benchmarks that a YAML file declares: name -> fields of :class:`Benchmark` without the name.
 
-    Raises UsageError naming file and key.
+    Raises UsageError naming the file and the key.
     """
     tree = read_yaml(path)
     for name, fields in tree.items():
@@ -227,52 +227,54 @@ def read_benchmarks(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def declared(name: str, of_user: Mapping[str, Any], source: str = "benchmarks") -> Benchmark | None:
-    """The benchmark of that name: the user's, else one of ours, else None: a corpus that its owner named, undeclared.
+    """The benchmark of that name, declared by the user or by m2raap; None for an undeclared one.
 
-    Raises UsageError for a declaration that is no good or takes the name of one of ours, and for a name so near to a declared
-    one that it must be meant: its counts would go unchecked.
+    Raises UsageError for a declaration that is invalid or takes the name of one of m2raap's, and for an undeclared name that is
+    nearly a declared one: if it is a typing error, the counts would go unchecked.
     """
     if name not in of_user:
         benchmark = BENCHMARKS.get(name)
         if not benchmark and (near := _near(name, of_user)):
             raise UsageError(
-                f"'{name}' is no declared benchmark, '{near}' is; give that name, or declare yours (evaluate.benchmarks) or call "
-                "it something else"
+                f"'{name}' is not a declared benchmark, but nearly '{near}'; give that name, or declare yours under "
+                "evaluate.benchmarks, or take a name that is less like it"
             )
         return benchmark
     if name in BENCHMARKS:
-        raise UsageError(f"{source}: '{name}' is a benchmark of m2raap; give yours another name")
+        raise UsageError(f"{source}: '{name}' is a declared benchmark of m2raap; give yours another name")
     if not isinstance(of_user[name], dict):
         raise UsageError(f"{source}: {name}: expected the keys of a benchmark (protocol, langs, source ...)")
     return build(Benchmark, {**of_user[name], "name": name}, f"{source}: {name}")
 
 
 def asked_for(name: str, of_user: Mapping[str, Any], what: str = "protocol") -> str:
-    """`name`, which somebody asked for in place of the corpus's own. Raises UsageError for one that nobody declares."""
+    """`name`, which the user gave in place of the protocol of the corpus. Raises UsageError where it is not declared."""
     if name not in BENCHMARKS and name not in of_user:
         near = _near(name, of_user)
         hint = f", the nearest is {near}" if near else ""
-        raise UsageError(f"{what} {name}: declared are {', '.join([*BENCHMARKS, *of_user])}{hint}")
+        raise UsageError(
+            f"{what} {name}: not a declared benchmark; declared are {', '.join([*BENCHMARKS, *of_user])}{hint}"
+        )
     return name
 
 
 def _near(name: str, of_user: Mapping[str, Any]) -> str | None:
-    """The declared name that a mistyped one is meant to be. Names that an import or a forget gave are nobody's mistake."""
-    if _GIVEN.search(name):
+    """The declared name that `name` is nearly; None for names that `data import --holdout` or `data forget` made."""
+    if _GENERATED.search(name):
         return None
-    known = {name_.casefold(): name_ for name_ in (*BENCHMARKS, *of_user)}
+    known = {declared_name.casefold(): declared_name for declared_name in (*BENCHMARKS, *of_user)}
     folded = name.casefold()
-    begun = [name_ for name_ in known if len(folded) >= 4 and name_.startswith(folded)]
-    near = begun or difflib.get_close_matches(folded, known, n=1, cutoff=_NEAR)
+    with_prefix = [other for other in known if len(folded) >= 4 and other.startswith(folded)]
+    near = with_prefix or difflib.get_close_matches(folded, known, n=1, cutoff=_NEAR)
     return known[near[0]] if near else None
 
 
 def check_counts(benchmark: Benchmark, videos: Collection[str], owners: Mapping[str, Sequence[str]]) -> None:
-    """Raises M2raapError where the videos, the texts of a language, or the texts of one video are not as many as the protocol
-    says; of the latter the first video that differs is named.
+    """Raises M2raapError where the number of videos, of texts in a language, or of texts of one video is not the benchmark's;
+    in the last case it names the first such video.
 
-    `videos`: every video of the list, those without an embedding too. `owners` maps the languages that are evaluated to the
-    video of each of their texts: they may be fewer languages than the benchmark has, not others.
+    `videos`: every video of the list, also those without an embedding. `owners` maps each language that is evaluated to the
+    video of each of its texts; not all languages of the benchmark need be evaluated.
     """
     wrong = []
     if benchmark.num_videos not in (None, len(videos)):

@@ -1,9 +1,9 @@
 """What the most-copied metric code prints: CLIP4Clip's arithmetic (ArrowLuo/CLIP4Clip, metrics.py), for comparison only.
 
 One text a video (`compute_metrics`): every place where the sorted row equals the target's score is an entry of its own, so a
-tie counts several times, and the divisor is the number of entries, not of queries. Several texts a video, text to video
-(`tensor_text_to_video_metrics`): a tie is broken by the order of the columns (there: as torch's argsort leaves it), and the
-median is the lower of the two middle values. NaN, which that code drops or ranks, is refused here as everywhere.
+tie counts several times, and the means are over entries, not over queries. Several texts a video, text to video
+(`tensor_text_to_video_metrics`): a tie is broken by the order of the columns (there by torch's argsort), and the
+median is the lower of the two middle values. That code drops or ranks NaN; here NaN is refused.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def clip4clip(side: RankCounts) -> dict[str, float]:
     greater, entries = present.greater, present.equal + 1
     total = int(entries.sum())
     recalls = {f"R@{k}": 100 * float(np.clip(k - greater, 0, entries).sum()) / total for k in AT}
-    # Entry j of a query stands at greater + j, j = 0..equal.
-    most = int((greater + entries).max())
-    starts = np.bincount(greater, minlength=most + 1) - np.bincount(greater + entries, minlength=most + 1)
-    until = np.cumsum(np.cumsum(starts)[:most])
-    low, high = (int(np.searchsorted(until, at, "right")) for at in ((total - 1) // 2, total // 2))
+    # Entry j of a query has place greater + j (from 0), j = 0..equal.
+    num_places = int((greater + entries).max())
+    starts = np.bincount(greater, minlength=num_places + 1) - np.bincount(greater + entries, minlength=num_places + 1)
+    entries_up_to = np.cumsum(np.cumsum(starts)[:num_places])  # entries with place 0..i
+    low, high = (int(np.searchsorted(entries_up_to, at, "right")) for at in ((total - 1) // 2, total // 2))
     mean = float((entries * greater + entries * (entries - 1) / 2).sum()) / total
     return _rounded(
         {**recalls, "MdR": (low + high) / 2 + 1, "MnR": mean + 1, "entries": total, "queries": len(present)}

@@ -1,4 +1,4 @@
-"""What `embed` leaves in a folder: the vectors of a benchmark's videos and texts, and what each row of them belongs to.
+"""What `embed` writes into a folder: the vectors of a benchmark's videos and texts, and what each row of them belongs to.
 
 video.npy (and video-VARIANT.npy where the frames were also embedded in another way), text.npy, ids.json.
 Shape suffixes: V videos, T texts, E embedding.
@@ -26,7 +26,7 @@ _VIDEO_COLUMNS = ("video_ids", "video_frames")
 
 @dataclass(frozen=True)
 class MadeWith:
-    """What the vectors depend on beside the videos and texts, in words or by a digest."""
+    """What the vectors depend on besides the videos and texts, in words or as a digest."""
 
     frames: str = ""
     preprocess: str = ""
@@ -39,9 +39,9 @@ class Embeddings:
 
     `missing`: videos of the benchmark that have no embedding. `video_frames`: a digest of each video's pictures. `categories`:
     video id -> slice, of the videos that have one. `variants_VE`: the videos embedded in another way (frames shuffled ...),
-    by name. Vectors of any source that are only to be evaluated need neither `texts`, `video_frames` nor `made_with`.
+    by name. To evaluate vectors of another source, leave out `texts`, `video_frames` and `made_with`.
 
-    Raises M2raapError where lengths disagree, an id stands twice, or a text belongs to a video that is neither embedded nor
+    Raises M2raapError where lengths disagree, an id occurs twice, or a text belongs to a video that is neither embedded nor
     missing.
     """
 
@@ -76,8 +76,8 @@ class Embeddings:
                     f"the {name} vectors are {array.dtype} of shape {array.shape}; expected floats of shape ({expected}, E)"
                 )
         for kind, ids in (("video", self.video_ids), ("text", self.text_ids)):
-            if twice := sorted(name for name, count in Counter(ids).items() if count > 1):
-                raise M2raapError(f"{kind} {twice[0]} has two embeddings")
+            if repeated := sorted(name for name, count in Counter(ids).items() if count > 1):
+                raise M2raapError(f"{kind} {repeated[0]} has two embeddings")
         embedded, missing = set(self.video_ids), set(self.missing)
         if both := embedded & missing:
             raise M2raapError(f"video {min(both)} is listed as missing, but has an embedding")
@@ -89,16 +89,16 @@ class Embeddings:
 
     @classmethod
     def load(cls, folder: Path) -> Embeddings:
-        """The embeddings in a folder; the vectors are mapped from disk. Raises M2raapError naming the file that is no good."""
+        """The embeddings in a folder; the vectors are mapped from disk. Raises M2raapError naming a bad file."""
         path = folder / IDS
         tree = read_object(path)
         columns = {f.name for f in fields(cls) if not f.name.endswith(("_VE", "_TE"))}
         if lacking := sorted(columns - set(tree)):
-            raise M2raapError(f"{path}: lacks '{lacking[0]}'; embed again")
-        stated = tree["made_with"] if isinstance(tree["made_with"], dict) else {}
-        if lacking := [f.name for f in fields(MadeWith) if f.name not in stated]:
-            raise M2raapError(f"{path}: made_with lacks '{lacking[0]}'; embed again")
-        made_with = MadeWith(**{f.name: stated[f.name] for f in fields(MadeWith)})
+            raise M2raapError(f"{path}: the key '{lacking[0]}' is missing; embed again")
+        stated_values = tree["made_with"] if isinstance(tree["made_with"], dict) else {}
+        if lacking := [f.name for f in fields(MadeWith) if f.name not in stated_values]:
+            raise M2raapError(f"{path}: the key 'made_with.{lacking[0]}' is missing; embed again")
+        made_with = MadeWith(**{f.name: stated_values[f.name] for f in fields(MadeWith)})
         variants = {npy.stem.removeprefix("video-"): _read_npy(npy) for npy in sorted(folder.glob("video-*.npy"))}
         try:
             return cls(
@@ -134,7 +134,7 @@ class Embeddings:
         return replace(self, missing=(), **columns, **vectors)
 
     def variant(self, name: str) -> Embeddings:
-        """The same videos as they were embedded in another way; "" is the plain one."""
+        """The same videos embedded in another way, with the vectors of `variants_VE[name]`; "" gives the plain ones."""
         return replace(self, video_VE=self.variants_VE[name]) if name else self
 
 

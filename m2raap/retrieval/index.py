@@ -1,7 +1,7 @@
 """A faiss index over clip vectors: exact, HNSW, IVF or compressed, chosen by the number of clips; scores are always exact.
 
-faiss proposes rows, the score of a hit is the inner product with the stored vector, so that every kind gives a clip the same
-score. Building takes one thread and fixed seeds: the same vectors make the same bytes on every machine of a kind.
+faiss proposes rows, the score of a hit is the inner product with the stored vector, so that a clip has the same
+score in every kind. Building takes one thread and fixed seeds: the same vectors make the same bytes on all machines of one kind.
 Q queries, N clips, E size of the common space.
 """
 
@@ -19,42 +19,42 @@ from m2raap.core.files import file_sha256
 
 Kind = Literal["flat", "hnsw", "ivf", "pq"]
 KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivf", "pq")
-# bench/search.py: an exact scan of 100,000 clips of 512-d takes about 25 ms; HNSW needs 2.3 kB a clip in memory, pq 80 bytes.
+# bench/search.py: an exact scan of 100,000 clips of 512-d takes about 25 ms; HNSW takes 2.3 kB of memory a clip, pq 80 bytes.
 FLAT_MOST, HNSW_MOST = 200_000, 2_000_000
 HNSW_LINKS, HNSW_EF_BUILD, HNSW_EF = 32, 80, 128
 TRAIN_A_LIST = TRAIN_A_CODE = 40  # vectors that k-means sees for each list, and each of the 256 entries of a code book
-PQ_LEAST = 256  # a code book of 8 bits has so many entries
-PQ_CANDIDATES = 200  # at least so many are scored exactly
-SCAN_MOST = 50_000  # a filter that leaves no more clips than this is answered by scanning them
+PQ_LEAST = 256  # number of entries of an 8-bit code book
+PQ_CANDIDATES = 200  # smallest number of candidates that are scored exactly
+SCAN_MOST = 50_000  # a filtered search among so many clips or fewer scores all of them
 _BLOCK = 65_536
 
 Floats = NDArray[np.float32]
 
 
 def _faiss() -> Any:
-    """Imported late: it takes a while. Its own types do not know half of what it has."""
+    """faiss, imported late because that is slow; Any, because its type stubs are incomplete."""
     import faiss
 
     return faiss
 
 
 def choose_kind(num: int) -> Kind:
-    """What fits so many clips: exact while a scan is quick, then HNSW while it fits into memory, then compressed."""
+    """The kind for a number of clips: exact while a scan is quick, then HNSW while it fits into memory, then compressed."""
     return "flat" if num <= FLAT_MOST else "hnsw" if num <= HNSW_MOST else "pq"
 
 
 def num_lists(num: int) -> int:
-    """Of an inverted file: 4 sqrt(N), as few as leave each list 40 vectors to be trained on."""
+    """Number of lists of an inverted file: 4 sqrt(N), or fewer, so that each list has 40 vectors to be trained on."""
     return max(1, min(round(4 * num**0.5), num // TRAIN_A_LIST))
 
 
 def num_probes(num: int) -> int:
-    """Lists that a query looks into."""
+    """Number of lists that a query searches."""
     return max(8, num_lists(num) // 64)
 
 
 def code_bytes(dim: int) -> int:
-    """Bytes a vector in the compressed index: one for 8 dimensions, where E divides so."""
+    """Bytes of a vector in the compressed index: the largest divisor of E that is at most E / 8."""
     return next(size for size in range(max(1, dim // 8), 0, -1) if dim % size == 0)
 
 
@@ -65,7 +65,7 @@ def build_index(vectors_NE: Floats, kind: Kind) -> Any:
     metric = faiss.METRIC_INNER_PRODUCT
     if kind == "pq" and num < PQ_LEAST:
         raise M2raapError(
-            f"--kind pq: a compressed index learns its codes from at least {PQ_LEAST} clips, here are {num}; flat fits them"
+            f"--kind pq: a compressed index needs at least {PQ_LEAST} clips to learn its codes, not {num}; give --kind flat"
         )
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -80,9 +80,9 @@ def build_index(vectors_NE: Floats, kind: Kind) -> Any:
             index = faiss.index_factory(dim, f"IVF{num_lists(num)},{suffix}", metric)
             if kind == "pq":
                 index.do_polysemous_training = (
-                    False  # for Hamming search, which nobody does here; it takes most of the time
+                    False  # it serves Hamming search, which is not used, and takes most of the training time
                 )
-                index.pq.cp.min_points_per_centroid = 1  # under it faiss warns; PQ_LEAST is our rule
+                index.pq.cp.min_points_per_centroid = 1  # no warning of faiss: PQ_LEAST is the limit
             index.train(_sample(vectors_NE, max(TRAIN_A_CODE * 256, TRAIN_A_LIST * num_lists(num))))
         for start in range(0, num, _BLOCK):
             index.add(np.ascontiguousarray(vectors_NE[start : start + _BLOCK]))
@@ -92,7 +92,7 @@ def build_index(vectors_NE: Floats, kind: Kind) -> Any:
 
 
 def _sample(vectors_NE: Floats, most: int) -> Floats:
-    """Rows to train on: drawn by a fixed seed, in their order."""
+    """At most `most` rows to train on, drawn with a fixed seed, in their order."""
     if len(vectors_NE) <= most:
         return np.ascontiguousarray(vectors_NE)
     return vectors_NE[
@@ -101,7 +101,7 @@ def _sample(vectors_NE: Floats, most: int) -> Floats:
 
 
 def write_index(index: Any, path: Path) -> str:
-    """Puts the index at `path` and returns the digest without which it will not be opened."""
+    """Writes the index to `path` and returns its SHA-256, which :meth:`VectorIndex.open` asks for."""
     faiss = _faiss()
     faiss.write_index(index, str(path))
     return file_sha256(path)
@@ -109,7 +109,7 @@ def write_index(index: Any, path: Path) -> str:
 
 @dataclass(frozen=True)
 class VectorIndex:
-    """Searches `vectors_NE` (mapped from disk) through its faiss index. Safe for several threads."""
+    """Searches `vectors_NE` (mapped from disk) with its faiss index. Several threads may search at once."""
 
     kind: Kind
     vectors_NE: Floats
@@ -117,17 +117,17 @@ class VectorIndex:
 
     @classmethod
     def open(cls, path: Path, digest: str, kind: Kind, vectors_NE: Floats) -> VectorIndex:
-        """Raises M2raapError where the file is not the one that `digest` was taken of: faiss trusts what it reads."""
+        """The index in a file. Raises M2raapError where its SHA-256 is not `digest`: faiss does not check what it reads."""
         faiss = _faiss()
         if not path.is_file() or file_sha256(path) != digest:
             raise M2raapError(
-                f"{path}: is not the file that this index was signed over, so it is not opened; make the index again"
+                f"{path}: its digest is not the one in the manifest of the index, so it is not opened; make the index again"
             )
         index = faiss.read_index(str(path))
         if (index.ntotal, index.d) != vectors_NE.shape:
             raise M2raapError(
-                f"{path}: holds {index.ntotal} vectors of {index.d}, beside it lie {vectors_NE.shape[0]} of "
-                f"{vectors_NE.shape[1]}; make the index again"
+                f"{path}: holds {index.ntotal} vectors of size {index.d}, but the array of vectors has shape {vectors_NE.shape}; "
+                "make the index again"
             )
         return cls(kind, vectors_NE, index)
 
@@ -136,7 +136,7 @@ class VectorIndex:
     ) -> tuple[NDArray[np.int64], Floats]:
         """Rows (Q, K) and scores (Q, K) of the best K = min(top, clips allowed), best first, equal scores by row.
 
-        An approximate kind may miss some: then rows are -1 and scores -inf at the end.
+        An approximate kind may give fewer: the last rows are then -1 and the last scores -inf.
         """
         queries_QE = np.ascontiguousarray(queries_QE, np.float32)
         num = len(self.vectors_NE) if allowed_N is None else int(allowed_N.sum())
@@ -151,7 +151,7 @@ class VectorIndex:
         return self._ranked(queries_QE, rows_QC, top)
 
     def _parameters(self, num_candidates: int, allowed_N: NDArray[np.bool_] | None) -> tuple[Any, Any]:
-        """Search parameters of the kind, and what has to live as long as they do."""
+        """faiss search parameters, and the objects that must be kept alive as long as they are used."""
         faiss = _faiss()
         bits = None if allowed_N is None else np.packbits(allowed_N, bitorder="little")
         selector = None if bits is None else faiss.IDSelectorBitmap(bits)
@@ -168,7 +168,7 @@ class VectorIndex:
         return params, (bits, selector)
 
     def _scan(self, queries_QE: Floats, top: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], Floats]:
-        """The best of `rows`, all of which are looked at, block by block."""
+        """The best of `rows`, all of which are scored, block by block."""
         best = np.zeros((len(queries_QE), 0), np.int64)
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
@@ -178,13 +178,13 @@ class VectorIndex:
 
     def _ranked(self, queries_QE: Floats, rows_QC: NDArray[np.int64], top: int) -> tuple[NDArray[np.int64], Floats]:
         """The best `top` of the candidates by their exact scores."""
-        found_rows = np.full((len(queries_QE), top), -1, np.int64)
-        found_scores = np.full((len(queries_QE), top), -np.inf, np.float32)
+        best_rows = np.full((len(queries_QE), top), -1, np.int64)
+        best_scores = np.full((len(queries_QE), top), -np.inf, np.float32)
         for query, rows_C in enumerate(rows_QC):
             rows_C = np.sort(rows_C[rows_C >= 0])
             # A product for each row by itself: the score of a clip must not depend on how many candidates there are.
             scores_C = np.einsum("ce,e->c", self.vectors_NE[rows_C], queries_QE[query]).astype(np.float32)
             order = np.argsort(-scores_C, kind="stable")[:top]
-            found_rows[query, : len(order)] = rows_C[order]
-            found_scores[query, : len(order)] = scores_C[order]
-        return found_rows, found_scores
+            best_rows[query, : len(order)] = rows_C[order]
+            best_scores[query, : len(order)] = scores_C[order]
+        return best_rows, best_scores

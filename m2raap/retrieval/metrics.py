@@ -3,7 +3,7 @@
 For a query whose target scores s*, among the other items g score more than s* and e score the same. Under a random
 tie-break the target's rank is uniform on 1+g .. 1+g+e. Everything named *expected* averages over that tie-break (R@k is
 then the probability of a hit); everything named *pessimistic* puts the target last, at 1+g+e. A collapsed model (all
-scores equal) so has an expected R@1 of 1/N, and NaN is an error: the usual code, which looks for the target in a sorted
+scores equal) therefore has an expected R@1 of 1/N, and NaN is an error: the usual code, which looks for the target in a sorted
 row, prints 100 % for both.
 
 Shape suffixes: T texts, V videos, Q queries.
@@ -22,7 +22,7 @@ from m2raap.core.errors import M2raapError
 
 RECALL_AT = (1, 5, 10, 50)
 RSUM_AT = (1, 5, 10)
-# A video with several captions can be ranked from video to text in two ways; they agree at R@1 only.
+# For a video with several captions there are two rules of ranking from video to text; they agree at R@1 only.
 V2T_RULES = {
     "a": "each video is scored by its best caption, rank among videos (CLIP4Clip)",
     "b": "rank of the best own caption among all captions",
@@ -36,7 +36,7 @@ ScoreRows = Callable[[NDArray[np.int64]], NDArray[Any]]
 
 @dataclass(frozen=True)
 class RankCounts:
-    """One direction: for query i, how many other items beat its target (`greater`) or tie with it (`equal`).
+    """The ranks of one direction: for query i, how many other items score more than its target (`greater`) or the same (`equal`).
 
     `query` and `target` are row or column numbers of the score matrix. `missing` marks queries whose video has no
     embedding: they are misses at every k. `gallery` is the number of items ranked.
@@ -61,7 +61,7 @@ class RankCounts:
         return 1 + self.greater + self.equal
 
     def hits(self, k: int) -> NDArray[np.float64]:
-        """Probability of a hit in the first k, a query, under a random tie-break; 0 where the video is missing."""
+        """The probability, for each query, of a rank of at most k under a random tie-break; 0 where the video is missing."""
         share = np.clip((k - self.greater) / (self.equal + 1), 0, 1)
         return np.where(self.missing, 0.0, share)
 
@@ -76,7 +76,7 @@ class RankCounts:
         return np.where(self.missing, 0.0, mean)
 
     def select(self, keep: NDArray[np.bool_]) -> RankCounts:
-        """The same queries' ranks for some queries only: the gallery stays whole."""
+        """The ranks of the queries in `keep`, among the same gallery."""
         return RankCounts(
             self.query[keep], self.target[keep], self.greater[keep], self.equal[keep], self.missing[keep], self.gallery
         )
@@ -94,7 +94,7 @@ def ranks(sim_TV: NDArray[Any], pairs: ArrayLike) -> Ranks:
     """Ranks in both directions of a score matrix (texts, videos), read in row blocks of bounded memory.
 
     `pairs` holds (text index, video index): a text has one video, a video may have several texts. Texts and videos
-    without a pair are in the gallery but ask nothing. Raises M2raapError for bad pairs, and for NaN or Inf, naming the
+    without a pair are in the gallery but are no queries. Raises M2raapError for bad pairs, and for NaN or Inf, naming the
     row.
     """
     if sim_TV.ndim != 2 or 0 in sim_TV.shape:
@@ -112,7 +112,7 @@ def ranks_of(
     """As :func:`ranks`, for scores computed on demand: `score_rows(text indices)` gives (n, num_videos) scores.
 
     `absent_video_T`: for texts without a pair the number (0 or more) of the video that they describe and that has no column;
-    those of one such video are one item under rule a. Without it each of them is an item of its own.
+    the texts of one such video are one item under rule a. Without it each of these texts is an item.
     """
     pairs = checked_pairs(pairs, num_texts, num_videos)
     video_of_T = np.full(num_texts, -1, np.int64)
@@ -123,50 +123,50 @@ def ranks_of(
     blocks = list(_whole_groups(group_T[order_T], max(1, BLOCK_ELEMENTS // num_videos)))
 
     greater_T, equal_T = np.zeros(num_texts, np.int64), np.zeros(num_texts, np.int64)
-    own_T: NDArray[Any] = np.zeros(num_texts)
+    target_score_T: NDArray[Any] = np.zeros(num_texts)
     for start, end in blocks:
         texts = order_T[start:end]
         scores = _finite(score_rows(texts), texts)
         target_scores = scores[np.arange(len(texts)), np.maximum(video_of_T[texts], 0)]
-        own_T = own_T if own_T.dtype == scores.dtype else own_T.astype(scores.dtype)
-        own_T[texts] = target_scores
+        target_score_T = target_score_T if target_score_T.dtype == scores.dtype else target_score_T.astype(scores.dtype)
+        target_score_T[texts] = target_scores
         for rows in _tiles(len(texts), num_videos):
             greater_T[texts[rows]] = _per_row(scores[rows] > target_scores[rows, None])
             equal_T[texts[rows]] = _per_row(scores[rows] == target_scores[rows, None]) - 1
 
-    # Own score of a video: its best text's, of equal ones the first in `order_T`. An own text never beats it, and `twins_V`
-    # of them tie with it, so all texts can be counted alike and the own ones taken off again.
-    own_V, twins_V = np.zeros(num_videos, own_T.dtype), np.zeros(num_videos, np.int64)
+    # The target score of a video is that of its best text (of equal ones the first in `order_T`). No text of the video scores
+    # more, and `num_best_V` of them score the same: all texts are counted, and these subtracted.
+    target_score_V, num_best_V = np.zeros(num_videos, target_score_T.dtype), np.zeros(num_videos, np.int64)
     best_text_V = np.full(num_videos, -1, np.int64)
     paired_T = order_T[video_of_T[order_T] >= 0]
-    for text in paired_T[np.lexsort((-np.arange(len(paired_T)), own_T[paired_T]))].tolist():
+    for text in paired_T[np.lexsort((-np.arange(len(paired_T)), target_score_T[paired_T]))].tolist():
         best_text_V[video_of_T[text]] = text  # the last one to be written is the best
-    asked_V = best_text_V >= 0
-    own_V[asked_V] = own_T[best_text_V[asked_V]]
-    np.add.at(twins_V, video_of_T[paired_T], own_T[paired_T] == own_V[video_of_T[paired_T]])
+    has_text_V = best_text_V >= 0
+    target_score_V[has_text_V] = target_score_T[best_text_V[has_text_V]]
+    np.add.at(num_best_V, video_of_T[paired_T], target_score_T[paired_T] == target_score_V[video_of_T[paired_T]])
 
     num_groups = len(np.unique(group_T))
     several = num_groups < num_texts
-    greater_a, equal_a = np.zeros(num_videos, np.int64), -asked_V.astype(np.int64)
-    greater_b, equal_b = np.zeros(num_videos, np.int64), -twins_V
+    greater_a, equal_a = np.zeros(num_videos, np.int64), -has_text_V.astype(np.int64)
+    greater_b, equal_b = np.zeros(num_videos, np.int64), -num_best_V
     for start, end in blocks:
         texts = order_T[start:end]
         scores = score_rows(texts)
         for rows in _tiles(len(texts), num_videos):
-            greater_b += _per_column(scores[rows] > own_V)
-            equal_b += _per_column(scores[rows] == own_V)
+            greater_b += _per_column(scores[rows] > target_score_V)
+            equal_b += _per_column(scores[rows] == target_score_V)
         if several:
             groups = group_T[texts]
             starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
             best_GV = np.maximum.reduceat(scores, starts, axis=0)
             for rows in _tiles(len(best_GV), num_videos):
-                greater_a += _per_column(best_GV[rows] > own_V)
-                equal_a += _per_column(best_GV[rows] == own_V)
-    if not several:  # then a video's best text is its only one, and the two rules are one
+                greater_a += _per_column(best_GV[rows] > target_score_V)
+                equal_a += _per_column(best_GV[rows] == target_score_V)
+    if not several:  # each video has one text, so the two rules agree
         greater_a, equal_a = greater_b, equal_b
 
     texts, videos = np.sort(pairs[:, 0]), np.unique(pairs[:, 1])
-    own_texts_V = np.bincount(pairs[:, 1], minlength=num_videos)
+    num_texts_V = np.bincount(pairs[:, 1], minlength=num_videos)
     result = Ranks(
         t2v=_side(texts, video_of_T[texts], greater_T, equal_T, num_videos),
         v2t=_side(videos, best_text_V[videos], greater_a, equal_a, num_groups),
@@ -174,7 +174,7 @@ def ranks_of(
         several_texts=several,
     )
     assert len(result.t2v) == len(pairs)
-    assert len(result.v2t) == len(result.v2t_rule_b) == int((own_texts_V > 0).sum())
+    assert len(result.v2t) == len(result.v2t_rule_b) == int((num_texts_V > 0).sum())
     return result
 
 
@@ -184,7 +184,7 @@ def metrics(side: RankCounts) -> dict[str, float]:
     Raises M2raapError where there is no query.
     """
     if not len(side):
-        raise M2raapError("there are no queries to score: no text has a video")
+        raise M2raapError("there are no queries to score, because no text has a video")
     return {
         **{f"R@{k}": 100 * float(side.hits(k).mean()) for k in RECALL_AT},
         "MdR": float(np.median(side.rank_expected)),
@@ -194,7 +194,7 @@ def metrics(side: RankCounts) -> dict[str, float]:
 
 
 def metrics_pessimistic(side: RankCounts) -> dict[str, float]:
-    """The same recalls and ranks with every tie lost. Equal to :func:`metrics` where nothing ties."""
+    """The same recalls and ranks with every tie counted as lost. Equal to :func:`metrics` where nothing ties."""
     return {
         **{f"R@{k}": 100 * float(side.hits_pessimistic(k).mean()) for k in RECALL_AT},
         "MdR": float(np.median(side.rank_pessimistic)),
@@ -226,7 +226,7 @@ def checked_pairs(pairs: ArrayLike, num_texts: int, num_videos: int) -> NDArray[
             )
     texts, counts = np.unique(table[:, 0], return_counts=True)
     if counts.max() > 1:
-        raise M2raapError(f"pairs: text {texts[counts.argmax()]} stands twice; a text belongs to one video")
+        raise M2raapError(f"pairs: text {texts[counts.argmax()]} has two entries; a text belongs to one video")
     return table
 
 
@@ -237,7 +237,7 @@ def _side(
 
 
 def _whole_groups(groups: NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:
-    """Cuts of about `rows` rows that never split a run of equal groups (one giant group is one block)."""
+    """Blocks (start, end) of about `rows` rows that never split a run of equal groups; a group larger than that is one block."""
     ends = np.append(np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups))
     start = 0
     while start < len(groups):
@@ -249,7 +249,7 @@ def _whole_groups(groups: NDArray[np.int64], rows: int) -> Iterator[tuple[int, i
 
 
 def _tiles(num_rows: int, width: int) -> Iterator[slice]:
-    """Cuts whose masks stay in the processor's cache, of at most 255 rows: so many a byte can count."""
+    """Slices of rows whose masks fit into the processor's cache, at most 255 rows, which uint8 can count."""
     size = min(255, max(1, TILE_ELEMENTS // width))
     for start in range(0, num_rows, size):
         yield slice(start, min(num_rows, start + size))
@@ -269,6 +269,6 @@ def _finite(scores: NDArray[Any], texts: NDArray[np.int64]) -> NDArray[Any]:
         row, column = np.argwhere(~np.isfinite(scores))[0]
         raise M2raapError(
             f"the score of text {texts[row]} (row) and video {column} (column) is {scores[row, column]}: "
-            "NaN and Inf cannot be ranked, compute these embeddings again"
+            "NaN and Inf cannot be ranked; compute these embeddings again"
         )
     return scores

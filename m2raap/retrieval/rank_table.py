@@ -1,4 +1,4 @@
-"""The table of ranks: one row a query, with the first items that were found for it."""
+"""The table of ranks: one row for each query, with the items that are ranked first for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from m2raap.retrieval.metrics import BLOCK_ELEMENTS, RankCounts, ScoreRows
-from m2raap.retrieval.sides import MORE
+from m2raap.retrieval.sides import EXTRA_COLUMNS
 from m2raap.retrieval.summary import DIGITS
 
 TOP = 10
@@ -17,7 +17,7 @@ Counts = dict[tuple[str, str], dict[str, int]]  # (direction, query id) -> rank_
 
 
 def counts_of(side: RankCounts, direction: str, query_ids: Sequence[str]) -> Counts:
-    """What a column of MORE holds for the queries of one direction."""
+    """The values of a column of EXTRA_COLUMNS for the queries of one direction."""
     numbers = zip(query_ids, side.rank_pessimistic.tolist(), side.equal.tolist(), strict=True)
     return {
         (direction, name): {"rank_pessimistic": rank, "ties": ties, "gallery": side.gallery}
@@ -35,7 +35,11 @@ def rank_rows(
     tops: Mapping[int, tuple[list[str], list[float]]],
     more: Mapping[str, Counts],
 ) -> list[dict[str, Any]]:
-    """One row a query, ordered by query id. `head`: direction and language. `tops` by the query's number in `side`."""
+    """One row for each query, ordered by query id.
+
+    `head`: direction and language. `tops`: the items ranked first, by the query's number in `side`. `more`: name of an extra
+    column -> its values.
+    """
     result = []
     for i, (query, target, video) in enumerate(zip(query_ids, target_ids, video_ids, strict=True)):
         names, scores = tops.get(int(side.query[i]), ([], []))
@@ -53,7 +57,7 @@ def rank_rows(
                 "gallery": side.gallery,
                 "top_ids": names,
                 "top_scores": [round(score, DIGITS) for score in scores],
-                **{name: more.get(name, {}).get((head["direction"], query)) for name in MORE},
+                **{name: more.get(name, {}).get((head["direction"], query)) for name in EXTRA_COLUMNS},
             }
         )
     return sorted(result, key=lambda row: row["query_id"])
@@ -62,7 +66,7 @@ def rank_rows(
 def tops_of(
     score_rows: ScoreRows, item_ids: Sequence[str], rows: NDArray[np.int64]
 ) -> dict[int, tuple[list[str], list[float]]]:
-    """Per row the first TOP items by score, equal scores in the order of the items."""
+    """For each row the ids and scores of the first TOP items; items of equal scores in the order of `item_ids`."""
     tops = {}
     size = max(1, BLOCK_ELEMENTS // len(item_ids))
     k = min(TOP, len(item_ids))

@@ -1,6 +1,6 @@
-"""Scores made anew from scores: dual softmax, QB-Norm, a second stage over candidates. Rows of each are labelled.
+"""Rescoring: dual softmax, QB-Norm, and a second stage over candidates. The report labels the rows of each.
 
-All take scores on demand, text rows by videos, and give such again, in blocks of bounded memory. Normalisers are rounded
+Each takes and gives functions that compute the scores of some text rows, so that memory is bounded. Normalisers are rounded
 before they are used, so that equal scores stay equal whatever the block size.
 
 Shape suffixes: T texts, V videos, B bank texts, P pairs.
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows
 
 _DIGITS = 9
-# Cosines end at 1, and so do the scores of candidates or nearly: this lifts every candidate above all the others.
+# Added to the scores of candidates, which like cosines are near 1 at most: every candidate ranks above all other items.
 _LIFT = 100.0
-_MOST_LOG = 600.0  # exp of it is a number yet
+_MOST_LOG = 600.0  # exp of more would be near the overflow of float64
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LanguageScores:
 
 @dataclass(frozen=True)
 class Rescored:
-    """Scores for each direction; a direction that cannot be had is None."""
+    """Scores for each direction; None for a direction that the method does not score."""
 
     t2v: ScoreRows | None
     v2t: ScoreRows | None
@@ -48,26 +48,26 @@ Rescore = Callable[[LanguageScores], Rescored]
 def dual_softmax(rows: ScoreRows, num_texts: int, num_videos: int, inverse_temperature: float) -> Rescored:
     """s(t, v) times its softmax p over all queries: the texts in t2v, the videos in v2t (CAMoE, Cheng et al. 2021).
 
-    Transductive: a query's score depends on all the other queries. CAMoE's product turns round where s is negative: the larger
-    p, the lower s p, so that the pair that fits best of all comes last. A negative score is therefore divided by p: it rises
+    Transductive: a query's score depends on all the other queries. CAMoE's product reverses the order where s is negative: the
+    larger p, the lower s p, so that the best pair comes last. A negative score is therefore divided by p: it rises
     with s and with p, and stays below every score that is not negative. The rank of a query whose own score is not negative is
-    CAMoE's to the letter; among negative scores alone the order is another.
+    exactly CAMoE's; only among negative scores is the order another.
     """
     norm_V = _log_sums(rows, num_texts, num_videos, inverse_temperature)
 
     def t2v(texts: NDArray[np.int64]) -> NDArray[Any]:
         scores = rows(texts)
-        return _shared(scores, inverse_temperature * scores - norm_V)
+        return _times_share(scores, inverse_temperature * scores - norm_V)
 
     def v2t(texts: NDArray[np.int64]) -> NDArray[Any]:
         scores = rows(texts)
         norm = np.round(_log_sum(inverse_temperature * scores, axis=1), _DIGITS)
-        return _shared(scores, inverse_temperature * scores - norm[:, None])
+        return _times_share(scores, inverse_temperature * scores - norm[:, None])
 
     return Rescored(t2v, v2t)
 
 
-def _shared(scores: NDArray[Any], log_share: NDArray[Any]) -> NDArray[Any]:
+def _times_share(scores: NDArray[Any], log_share: NDArray[Any]) -> NDArray[Any]:
     """s p, or s / p where s is negative; finite."""
     return scores * np.exp(np.where(scores < 0, np.minimum(-log_share, _MOST_LOG), log_share))
 
@@ -77,8 +77,8 @@ def qb_norm(
 ) -> Rescored:
     """Dynamic inverted softmax (QB-Norm, Bogolin et al., CVPR 2022), text to video only: the bank holds texts.
 
-    A query whose best video is also the best one of some bank text is scored exp(b s) / sum over the bank of exp(b s), taken
-    as a logarithm; every other query keeps its scores.
+    A query whose best video is also the best one of some bank text is scored exp(b s) / sum over the bank of exp(b s), as a
+    logarithm; every other query keeps its scores.
     """
     norm_V = _log_sums(bank_rows, num_bank, num_videos, inverse_temperature)
     active_V = np.zeros(num_videos, bool)
@@ -96,13 +96,13 @@ def qb_norm(
 def lifted(
     rows: ScoreRows, text_P: NDArray[np.int64], video_P: NDArray[np.int64], score_P: NDArray[np.float64]
 ) -> ScoreRows:
-    """The pairs named come before all others, in the order of their scores; the others stay in the order they had."""
+    """Scores under which the given pairs rank before all others, in the order of `score_P`; the others keep their order."""
     assert len(text_P) == len(video_P) == len(score_P)
     assert not len(score_P) or np.abs(score_P).max() < _LIFT / 4, "scores of a second stage are near the cosines"
     order = np.argsort(text_P, kind="stable")
     text_P, video_P, score_P = text_P[order], video_P[order], score_P[order]
 
-    def again(texts: NDArray[np.int64]) -> NDArray[Any]:
+    def lifted_rows(texts: NDArray[np.int64]) -> NDArray[Any]:
         scores = np.array(rows(texts), np.float64)
         first, last = np.searchsorted(text_P, texts), np.searchsorted(text_P, texts, "right")
         sizes = last - first
@@ -110,7 +110,7 @@ def lifted(
         scores[np.repeat(np.arange(len(texts)), sizes), video_P[at]] = score_P[at] + _LIFT
         return scores
 
-    return again
+    return lifted_rows
 
 
 def _log_sums(rows: ScoreRows, num_rows: int, num_videos: int, factor: float) -> NDArray[Any]:

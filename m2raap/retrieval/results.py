@@ -28,8 +28,8 @@ SCORE_DIGITS = 7
 
 @dataclass(frozen=True)
 class Results:
-    """`rows`: one dict a language, direction, scope and slice. `ranks`: one dict a query of the headline, with its ranks among
-    the available clips and by rule b beside it. `missing`: ids, sorted.
+    """`rows`: one dict for each language, direction, scope and slice. `ranks`: one dict for each query of the headline, with its
+    ranks among the available clips and by rule b. `missing`: ids of missing videos, sorted.
 
     `compat`: language -> direction -> what CLIP4Clip's arithmetic prints for the embedded videos (none of rescored scores).
     """
@@ -46,10 +46,10 @@ class Results:
 
 
 def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | None = None) -> Results:
-    """Retrieval results of cosine scores between the embeddings (normalised here), or of what `rescore` makes of them.
+    """Retrieval results of cosine scores between the embeddings (normalised first), or of the scores that `rescore` gives.
 
     Each language is evaluated alone against all videos. Scope `official`: a missing video (one without an embedding)
-    is in the gallery, at its very end, and all its queries are misses. Where some are missing, scope `available` drops
+    is ranked last in the gallery, and all its queries are misses. Where some are missing, scope `available` drops
     them from both sides; `comparable` is then False. The queries of a category are ranked against the full gallery. The order
     of the embeddings does not matter. Raises M2raapError for zero or non-finite vectors. With `rescore` there is scope
     `official` only, rsum is None where a direction is, and the tops of v2t are empty.
@@ -65,9 +65,9 @@ def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | No
     for lang in sorted(set(embeddings.text_langs)):
         queries = texts.select([text for text in texts.ids if lang_of_text[text] == lang])
         part = _Language(videos, queries, video_of_text, row_of_video)
-        again = rescore(part.scores(lang)) if rescore else None
-        official = part.ranks(missing_video_ids, again)
-        directions = [name for name in ("t2v", "v2t") if again is None or getattr(again, name)]
+        rescored = rescore(part.scores(lang)) if rescore else None
+        official = part.ranks(missing_video_ids, rescored)
+        directions = [name for name in ("t2v", "v2t") if rescored is None or getattr(rescored, name)]
         results.rows.extend(part.rows(official, lang, "official", categories, seed, directions))
         more = {"rule_b": part.counts(official, RULE_B)}
         if not rescore:
@@ -82,7 +82,7 @@ def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | No
             results.compat[lang] = kept.compat(available)
         for direction in directions:
             head = {"direction": direction, "lang": lang}
-            results.ranks.extend(part.rank_table(getattr(official, direction), head, categories, again, more))
+            results.ranks.extend(part.rank_table(getattr(official, direction), head, categories, rescored, more))
     return results
 
 
@@ -104,8 +104,7 @@ class _Vectors:
         bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
         if len(bad):
             raise M2raapError(
-                f"the embedding of {what} {named[bad[0]]} holds NaN or Inf, or is all zero ({len(bad)} such); "
-                "embed again before evaluating"
+                f"the embedding of {what} {named[bad[0]]} holds NaN or Inf, or is all zero ({len(bad)} such); embed again"
             )
         return cls(named, vectors / norms[:, None])
 
@@ -136,39 +135,42 @@ class _Language:
             t2v = clip4clip_several(self.cosines, ranks.t2v.query, ranks.t2v.target, len(self.videos.ids))
         return {"t2v": t2v, "v2t": clip4clip(ranks.v2t)}
 
-    def ranks(self, missing: Sequence[str], again: Rescored | None = None) -> Ranks:
+    def ranks(self, missing: Sequence[str], rescored: Rescored | None = None) -> Ranks:
         pairs = [
             (row, self.row_of_video[self.video_of_text[text]])
             for row, text in enumerate(self.texts.ids)
             if self.video_of_text[text] in self.row_of_video
         ]
         if not pairs:
-            raise M2raapError(f"none of the videos of text {self.texts.ids[0]} and its like has an embedding")
+            raise M2raapError(
+                f"no video of the texts in the language of {self.texts.ids[0]} has an embedding; "
+                "embed again, or leave the language out"
+            )
         place = {video: i for i, video in enumerate(missing)}
         absent_T = np.asarray([place.get(self.video_of_text[text], 0) for text in self.texts.ids], np.int64)
 
         def ranks(rows: ScoreRows) -> Ranks:
             return ranks_of(rows, len(self.texts.ids), len(self.videos.ids), np.asarray(pairs, np.int64), absent_T)
 
-        counted = ranks((again.t2v or again.v2t or self.cosines) if again else self.cosines)
-        if again and again.t2v and again.v2t:
-            other = ranks(again.v2t)
+        counted = ranks((rescored.t2v or rescored.v2t or self.cosines) if rescored else self.cosines)
+        if rescored and rescored.t2v and rescored.v2t:
+            other = ranks(rescored.v2t)
             counted = Ranks(counted.t2v, other.v2t, other.v2t_rule_b, counted.several_texts)
         if not missing:
             return counted
         number = {video: len(self.videos.ids) + i for video, i in place.items()}
-        lost = [
+        missing_pairs = [
             (row, number[self.video_of_text[text]])
             for row, text in enumerate(self.texts.ids)
             if self.video_of_text[text] in number
         ]
         first_text: dict[int, int] = {}
-        for row, video in lost:
+        for row, video in missing_pairs:
             first_text.setdefault(video, row)
         videos_with_text = len({self.video_of_text[text] for text in self.texts.ids})
         v2t = list(first_text.items())
         return Ranks(
-            _with_misses(counted.t2v, lost, len(self.videos.ids) + len(missing)),
+            _with_misses(counted.t2v, missing_pairs, len(self.videos.ids) + len(missing)),
             _with_misses(counted.v2t, v2t, videos_with_text),
             _with_misses(counted.v2t_rule_b, v2t, len(self.texts.ids)),
             counted.several_texts,
@@ -220,7 +222,7 @@ class _Language:
         )
 
     def counts(self, ranks: Ranks, direction: str) -> Counts:
-        """For a column of the table of ranks; of rule b none where no video has several texts."""
+        """The values of a column of EXTRA_COLUMNS; empty for rule b where no video has several texts."""
         if direction == RULE_B:
             side = ranks.v2t_rule_b
             return counts_of(side, "v2t", self.query_ids(side, "v2t")) if ranks.several_texts else {}
@@ -232,10 +234,10 @@ class _Language:
         side: RankCounts,
         head: Mapping[str, str],
         categories: Mapping[str, str],
-        again: Rescored | None,
+        rescored: Rescored | None,
         more: Mapping[str, Counts],
     ) -> list[dict[str, Any]]:
-        """One row a query, ordered by query id. `target_id` is the video in t2v, the best own text in v2t.
+        """One row for each query, ordered by query id. `target_id` is the video in t2v, the best own text in v2t.
 
         The tops of t2v are videos, those of v2t are texts; a missing video has no scores, so its v2t top is empty.
         """
@@ -243,22 +245,22 @@ class _Language:
         owners = self.query_video_ids(side, direction)
         tops, targets = {}, owners
         if direction == "t2v":
-            tops = tops_of((again.t2v if again else None) or self.cosines, self.videos.ids, side.query)
+            tops = tops_of((rescored.t2v if rescored else None) or self.cosines, self.videos.ids, side.query)
         else:
             targets = [self.texts.ids[row] for row in side.target]
             embedded = side.query[side.query < len(self.videos.ids)]
-            tops = {} if again else tops_of(self._cosines_of_videos, self.texts.ids, embedded)
+            tops = {} if rescored else tops_of(self._cosines_of_videos, self.texts.ids, embedded)
         return rank_rows(side, head, self.query_ids(side, direction), targets, owners, categories, tops, more)
 
 
-def _with_misses(side: RankCounts, lost: Sequence[tuple[int, int]], gallery: int) -> RankCounts:
-    """`side` with queries whose video is missing: nothing ties, everything beats the target."""
-    query, target = (np.asarray([pair[i] for pair in lost], np.int64) for i in (0, 1))
+def _with_misses(side: RankCounts, missing_pairs: Sequence[tuple[int, int]], gallery: int) -> RankCounts:
+    """`side` with the queries whose video is missing: all other items rank before their target."""
+    query, target = (np.asarray([pair[i] for pair in missing_pairs], np.int64) for i in (0, 1))
     return RankCounts(
         np.concatenate([side.query, query]),
         np.concatenate([side.target, target]),
-        np.concatenate([side.greater, np.full(len(lost), gallery - 1)]),
-        np.concatenate([side.equal, np.zeros(len(lost), np.int64)]),
-        np.concatenate([side.missing, np.ones(len(lost), bool)]),
+        np.concatenate([side.greater, np.full(len(missing_pairs), gallery - 1)]),
+        np.concatenate([side.equal, np.zeros(len(missing_pairs), np.int64)]),
+        np.concatenate([side.missing, np.ones(len(missing_pairs), bool)]),
         gallery,
     )

@@ -143,7 +143,7 @@ def read_pairs(path: Path, num_texts: int, num_videos: int) -> NDArray[np.int64]
                 raise M2raapError(f"{path}: line {number}: there is no {name} {value}, the matrix holds 0..{size - 1}")
         if text in line_of_text:
             raise M2raapError(
-                f"{path}: line {number}: text {text} already stands in line {line_of_text[text]}; "
+                f"{path}: line {number}: text {text} is already in line {line_of_text[text]}; "
                 "a text belongs to one video"
             )
         line_of_text[text] = number

@@ -1,6 +1,6 @@
 """The ranks of one direction out of a table of ranks (:func:`m2raap.retrieval.results.evaluate_embeddings`, `ranks.parquet`).
 
-A row of the table is a query of the headline. What else was counted for the same query stands in columns of its own: MORE.
+A row of the table is a query of the headline. EXTRA_COLUMNS hold other ranks of the same query.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from m2raap.core.errors import M2raapError
 from m2raap.retrieval.metrics import RankCounts
 
 RankRow = Mapping[str, Any]
-# Each holds rank_pessimistic, ties and gallery; None where the query was not counted so. Tables written before they were
-# kept lack the columns.
-MORE = ("rule_b", "available", "available_rule_b")
+# By rule b, among the available clips, and both. Each value has rank_pessimistic, ties and gallery; None where a query has no
+# such rank. Tables of older versions lack the columns.
+EXTRA_COLUMNS = ("rule_b", "available", "available_rule_b")
 RULE_B = "v2t_rule_b"  # a direction of results; its queries are those of v2t
 
 
@@ -41,7 +41,7 @@ def side_of(
 def rows_of(
     table: Sequence[RankRow], lang: str, direction: str, category: str | None = None, scope: str = "official"
 ) -> list[RankRow]:
-    """The queries that were counted in that direction and scope; `direction` may be v2t_rule_b."""
+    """The rows of the queries that have a rank in that direction and scope; `direction` may be v2t_rule_b."""
     column, stored_direction = _column(direction, scope), "v2t" if direction == RULE_B else direction
     return [
         row

@@ -1,9 +1,9 @@
 """Intervals and differences: the cluster bootstrap over videos, and a sign-flip test.
 
-Queries of one video stand or fall together, so whole videos are resampled, not queries. A resample is a row of counts
-(how often each video was drawn); all statistics are then products with those counts, 2,000 resamples of 1,000 videos in
+Hits of the queries of one video are correlated, so whole videos are resampled, not queries. A resample is a row of counts
+(how often each video was drawn); all statistics are then products with those counts, 2,000 resamples of 1,000 videos take
 some tens of milliseconds. The gallery is held fixed. Where every query hits or every query misses, the percentile
-interval has no width: read it as 'no spread seen', not as certainty.
+interval has no width: that means that no spread was observed, not that the value is certain.
 
 Shape suffixes: Q queries, C clusters, B resamples, M metrics.
 """
@@ -33,9 +33,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """`diff` is mean(a) - mean(b); `p` is two-sided, of 'the labels a and b mean nothing'.
+    """`diff` is mean(a) - mean(b); `p` is two-sided, of the hypothesis that a and b can be exchanged video by video.
 
-    `smallest` is the smallest difference that this set could show: found at 5 % four times out of five, were it the true one.
+    `smallest` is the smallest difference that this set can detect: at a level of 5 %, with a power of 80 %.
     """
 
     diff: float
@@ -55,7 +55,7 @@ def interval(
 def intervals(
     values_MQ: NDArray[np.float64], clusters: Sequence[Hashable] | NDArray[Any], seed: int, resamples: int = RESAMPLES
 ) -> list[Interval]:
-    """One :class:`Interval` a row of per-query values, all from the same resamples."""
+    """One :class:`Interval` for each row of per-query values, all from the same resamples."""
     index_Q, num_clusters = _cluster_index(clusters, values_MQ.shape[1])
     sums_CM = np.stack([np.bincount(index_Q, row, num_clusters) for row in values_MQ], axis=1)
     sizes_C = np.bincount(index_Q, minlength=num_clusters).astype(np.float64)
@@ -79,7 +79,7 @@ def median_interval(
             ranked = values[order]
             twice_BQ = 2 * np.cumsum(counts[:, index_Q[order]], axis=1)
             size_B1 = twice_BQ[:, -1:] / 2
-            # The middle value, or the mean of the two middle ones, as numpy's median has it.
+            # The middle value, or the mean of the two middle ones, as in numpy.median.
             total_B += (ranked[(twice_BQ >= size_B1).argmax(1)] + ranked[(twice_BQ > size_B1).argmax(1)]) / 2
         medians.append(total_B / len(values_SQ))
     lo, hi = np.quantile(np.concatenate(medians), _TAILS)
@@ -94,9 +94,9 @@ def paired_difference(
     resamples: int = RESAMPLES,
     unit: float = 1.0,
 ) -> Difference:
-    """mean(a) - mean(b) over the same queries: bootstrap interval over videos, and p by flipping a and b per video.
+    """mean(a) - mean(b) over the same queries: bootstrap interval over videos, and p by swapping a and b video by video.
 
-    `unit` is what a full hit counts (100 where hits are in points).
+    `unit` is the value of a full hit (100 where hits are in points).
 
     The smallest p that can come out is 1 / (resamples + 1). Input may be averaged over training seeds; then the p is
     about these trained models and new videos, not about new training runs.
@@ -107,19 +107,19 @@ def paired_difference(
     sums_C = np.bincount(index_Q, delta_Q, num_clusters)
     observed = abs(sums_C.sum())
     rng = np.random.default_rng([seed, 1])
-    as_far = 0
+    num_as_large = 0
     for size in _block_sizes(num_clusters, resamples):
         # Not small integers: numpy draws those several at a time, and block sizes would change them.
         signs_BC = np.where(rng.random((size, num_clusters)) < 0.5, -1.0, 1.0)
-        # The slack keeps rounding in the sums from breaking exact ties with what was observed.
-        as_far += int((np.abs(signs_BC @ sums_C) >= observed - 1e-9).sum())
+        # 1e-9 keeps rounding errors of the sums from breaking exact ties with the observed value.
+        num_as_large += int((np.abs(signs_BC @ sums_C) >= observed - 1e-9).sum())
     spread_C = sums_C - mean.value * np.bincount(index_Q, minlength=num_clusters)
     correction = num_clusters / max(1, num_clusters - 1)
     error = float(np.sqrt((spread_C**2).sum() * correction)) / len(delta_Q)
-    # Where hardly a video changes sides the standard error says nothing: under six that all change one way, p stays over 5 %.
+    # With few changed videos the standard error is no guide: if under six change, all in one direction, p stays over 5 %.
     floor = FEWEST_CHANGES * unit / len(delta_Q)
     smallest = max(POWER_FACTOR * error, floor)
-    return Difference(mean.value, mean.lo, mean.hi, (as_far + 1) / (resamples + 1), smallest)
+    return Difference(mean.value, mean.lo, mean.hi, (num_as_large + 1) / (resamples + 1), smallest)
 
 
 _TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]

@@ -23,7 +23,9 @@ def summary_row(sides: Sequence[RankCounts], video_ids: Sequence[str], seed: int
     for side in sides:
         assert len(side) == len(video_ids)
         if not np.array_equal(side.missing, sides[0].missing) or side.gallery != sides[0].gallery:
-            raise M2raapError("the runs to be averaged were evaluated on different galleries or miss different videos")
+            raise M2raapError(
+                "the runs to be averaged have different galleries or miss different videos; evaluate all on the same corpus"
+            )
     values = {
         **{f"R@{k}": 100 * np.mean([side.hits(k) for side in sides], axis=0) for k in RECALL_AT},
         "MnR": np.mean([side.rank_expected for side in sides], axis=0),

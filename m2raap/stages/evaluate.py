@@ -49,7 +49,7 @@ def evaluate_folder(
             owners.setdefault(lang, []).append(video)
         check_counts(benchmark, [*embeddings.video_ids, *embeddings.missing], owners)
     files: list[str] = []
-    fields = {"protocol": protocol, "frame_ablation": None, "card": protocol_of(embeddings, protocol, benchmark)}
+    fields = {"protocol": protocol_of(embeddings, protocol, benchmark), "frame_ablation": None}
 
     def write(name: str, head: dict[str, Any], results: Results) -> None:
         suffix = f"-{name}" if name else ""
@@ -202,10 +202,10 @@ def side_lines(folder: Path) -> list[str]:
         ]
         name, label = tree["rescored"]["name"], tree["rescored"]["label"]
         lines.append(f"not the headline, {name}: R@1 {', '.join(numbers)}; {label}")
-    if not headline.get("card", {}).get("declared", True):
+    if not headline["protocol"]["declared"]:
         lines.append(
-            f"'{headline['protocol']}' is an undeclared benchmark: nobody stated its counts, and its numbers compare only with "
-            "others on the very same list"
+            f"'{headline['protocol']['name']}' is an undeclared benchmark: "
+            "nobody stated its counts, and its numbers compare only with others on the very same list"
         )
     return lines
 
@@ -215,7 +215,7 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
 
     name = "evaluate"
     config = EvaluateConfig
-    version = 3
+    version = 4
     needs = ("embed",)
     on_training = False
     on_benchmarks = True

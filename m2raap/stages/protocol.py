@@ -1,6 +1,6 @@
-"""The protocol: what a number depends on, each thing by its digest. Two numbers compare where their cards agree.
+"""The protocol: what a number depends on, each thing by its digest. Two numbers compare where their protocols agree.
 
-`embed` knows the frames and the model, `evaluate` the lists; the card stands in results.json.
+`embed` knows the frames and the model, `evaluate` the lists; results.json holds the protocol.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from m2raap.models.backbone import Preprocess
 
 # What has to agree before two results are set beside each other, in the order in which a difference is told.
-MUST_AGREE = ("protocol", "ids", "texts", "frames", "missing", "pictures")
+MUST_AGREE = ("name", "ids", "texts", "frames", "missing", "pictures")
 # What may differ, because it is what is compared.
 SHOWN = ("preprocess", "model")
 _NOT_THE_FRAMES = ("decode", "remote", "jpeg_quality")
@@ -60,7 +60,7 @@ def protocol_of(embeddings: Embeddings, name: str, benchmark: Benchmark | None) 
     texts = sorted(zip(*columns, strict=True))
     videos = sorted([*embeddings.video_ids, *embeddings.missing])
     return {
-        "protocol": name,
+        "name": name,
         "ids": digest([videos, [row[:3] for row in texts]]),
         "texts": digest([row[3] for row in texts]),
         "missing": digest(sorted(embeddings.missing)),

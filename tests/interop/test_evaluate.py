@@ -36,11 +36,11 @@ def test_a_model_of_ours_gives_the_numbers_of_the_command_line(
         chain / "evaluate" / "ranks.parquet"
     ).read_bytes()
     fewer = m2raap.evaluate(model, chain / "keyframes", langs=("zh",), num_frames=2)
-    assert {row["lang"] for row in fewer["rows"]} == {"zh"} and "2 of them" in fewer["card"]["frames"]
+    assert {row["lang"] for row in fewer["rows"]} == {"zh"} and "2 of them" in fewer["protocol"]["frames"]
     settings = EvaluateConfig(dual_softmax=50.0)
     dual = m2raap.evaluate(model, chain / "keyframes", evaluate=settings, protocol="custom")["rescored"]["dual_softmax"]
-    assert "inverse temperature 50" in dual["rescored"]["label"] and dual["card"] == results["card"]
-    with pytest.raises(UsageError, match="protocol world-motoin: declared are .*, the nearest is world-motion"):
+    assert "inverse temperature 50" in dual["rescored"]["label"] and dual["protocol"] == results["protocol"]
+    with pytest.raises(UsageError, match="protocol world-motoin: .*world-motion"):
         m2raap.evaluate(model, chain / "keyframes", protocol="world-motoin")
     with pytest.raises(UsageError, match="evaluate: unknown key 'dual': did you mean 'dual_softmax'"):
         m2raap.evaluate(model, chain / "keyframes", evaluate={"dual": 50.0})
@@ -95,7 +95,7 @@ def test_anything_with_two_encoders_is_evaluated(chain: Path, results: dict[str,
     plain = ByPictures()
     found = m2raap.evaluate(plain, chain / "keyframes", name="mean colour")
     assert set(plain.lengths) == {FRAMES}
-    assert found["card"]["model"] == "mean colour" and metrics(found).keys() == metrics(results).keys()
+    assert found["protocol"]["model"] == "mean colour" and metrics(found).keys() == metrics(results).keys()
     module = ByTensors()
     m2raap.evaluate(module, chain / "keyframes", preprocess=as_tensor, num_frames=2)
     assert {shape[1:] for shape in module.shapes} == {(2, 3, 4, 4)}

@@ -55,7 +55,7 @@ def test_python_of_the_page_runs(here: Path, results: dict[str, Any], bench: Vie
     assert "zh v2t R@1" in capsys.readouterr().out
     found = run(1)["found"]
     assert metrics(found) == metrics(results) and found["rescored"].keys() == {"dual_softmax", "qb_norm"}
-    assert (found["protocol"], found["card"]["declared"]) == ("kitchen", True)
+    assert (found["protocol"]["name"], found["protocol"]["declared"]) == ("kitchen", True)
     assert {row["direction"] for row in run(2)["rows"]} == {"t2v", "v2t"}
     for words in commands(PAGE):
         assert parse(words)

@@ -71,8 +71,8 @@ def results_of(noise: float, seed: int, num_videos: int = 120) -> Results:
 
 def protocols_of(arms: list[str]) -> list[ProtocolRow]:
     """Two protocols on one benchmark: the last arm saw other frames at test."""
-    card = {
-        "protocol": "world-motion",
+    protocol = {
+        "name": "world-motion",
         "ids": "1d" * 16,
         "texts": "7e" * 16,
         "missing": "4f" * 16,
@@ -87,13 +87,13 @@ def protocols_of(arms: list[str]) -> list[ProtocolRow]:
         },
     }
     missing = {f"m{i:05d}": "no_video_stream" if i % 2 else "" for i in range(60)}
-    other = card | {"frames": "uniform-12, short side 96 px (4567)", "pictures": "99" * 16}
+    other = protocol | {"frames": "uniform-12, short side 96 px (4567)", "pictures": "99" * 16}
     return [
         ProtocolRow(
-            "world-motion", name, some, found, None, False,
+            "world-motion", name, some, shared, None, False,
             {arm: "ab" * 16 for arm in some}, dict.fromkeys(some, "224 px, bicubic"), missing,
         )
-        for name, some, found in (("A", arms[:-1], card), ("B", arms[-1:], other))
+        for name, some, shared in (("A", arms[:-1], protocol), ("B", arms[-1:], other))
     ]  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
         ],
         rescored=rescored,
         bilingual=[BilingualRow(names[2], "world-motion", "t2v", 118, 3, {"R@1": gap}, 0.62, 0.4, 0.1, 0.09, 0.41)],
-        cards=protocols_of(names),
+        protocols=protocols_of(names),
         interpolation=[
             InterpolationRow(name, "drawn", "en", "t2v", alpha, 118, r1, r1 - 4, r1 + 4, r1 - start, -1.0, 1.0, 0.5)
             for name, start, end in (("world-motion", 30.0, 51.0), ("stills", 62.0, 40.0))

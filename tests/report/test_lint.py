@@ -153,7 +153,7 @@ def test_real_lists(shared_data: Path, tmp_path: Path) -> None:
         import_msrvtt(shared_data / "msrvtt", tmp_path / protocol, protocol=protocol)
         views.append(open_view(tmp_path / protocol))
     found = counts(lint(*views))
-    # Verbatim: 965 of them stand among the 20 captions of their own video, 3 more among those of another one.
+    # Verbatim: 965 of them are among the 20 captions of their own video, 3 more among those of another one.
     expected = {"leaked_texts_verbatim": 968, "leaked_texts": 1000, "leaked_video_files": 1000, "duplicate_texts": 9}
     assert expected.items() <= found.items()
     full: dict[str, set[str]] = {}

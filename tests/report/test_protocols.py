@@ -17,7 +17,7 @@ SMALL = {"num": 12, "langs": ("en",)}
 
 
 def test_every_arm_under_its_own_protocol(tmp_path: Path) -> None:
-    """Arms of one protocol share a card, whatever their models; another choice of frames has another, and is told."""
+    """Arms of one protocol share a row, whatever their models; another choice of frames has a row of its own, and is named."""
     arms = {
         "a": {**SMALL, "lost": 2},
         "b": {**SMALL, "lost": 2, "seed": 1},
@@ -27,23 +27,26 @@ def test_every_arm_under_its_own_protocol(tmp_path: Path) -> None:
     }
     run = RunFolder.open(write_run(tmp_path, arms))
     old = tmp_path / "old" / "bench-clips" / "evaluate" / "results.json"
-    old.write_text(json.dumps({k: v for k, v in json.loads(old.read_text()).items() if k not in ("card", "compat")}))
+    tree = json.loads(old.read_text())
+    old.write_text(
+        json.dumps({k: v for k, v in tree.items() if k != "compat"} | {"protocol": tree["protocol"]["name"]})
+    )
     missing = {"stage": "keyframes", "reason": "no_video_stream", "rule_version": "1"}
     write_part(tmp_path / "corpus", "missing", 0, [missing | {"clip_id": "v001", "text_id": None}])
 
     done = evaluations_of(run.steps)
     rows = protocol_rows(done, run.steps, {"clips": tmp_path / "corpus"})
     assert [(row.name, row.arms) for row in rows] == [("A", ["a", "b"]), ("B", ["uniform"]), ("C", ["old"])]
-    assert [row.card and row.card["frames"] for row in rows] == [FRAMES, UNIFORM, None]
+    assert [row.protocol and row.protocol["frames"] for row in rows] == [FRAMES, UNIFORM, None]
     assert rows[0].models == {"a": "model0", "b": "model1", "b~1": "model2"}
     assert all(row.missing == {"v000": "", "v001": "no_video_stream"} for row in rows)
 
-    cards = Protocols.of(done)
-    assert cards.unlike("a", "b", "clips") == []
-    assert cards.unlike("b", "uniform", "clips") == [f"frames: {FRAMES} and {UNIFORM}"]
-    assert cards.unlike("a", "old", "clips") == [NO_PROTOCOL]
+    protocols = Protocols.of(done)
+    assert protocols.unlike("a", "b", "clips") == []
+    assert protocols.unlike("b", "uniform", "clips") == [f"frames: {FRAMES} and {UNIFORM}"]
+    assert protocols.unlike("a", "old", "clips") == [NO_PROTOCOL]
     recipe = Recipe.model_validate({"name": "r", "arms": {arm: {} for arm in ("a", "b", "uniform", "old")}})
-    found = {row.arm_b: row.unlike for row in difference_rows(done, cards, recipe, "a") if row.direction == "t2v"}
+    found = {row.arm_b: row.unlike for row in difference_rows(done, protocols, recipe, "a") if row.direction == "t2v"}
     assert found == {"b": [], "uniform": [f"frames: {FRAMES} and {UNIFORM}"], "old": [NO_PROTOCOL]}
 
 

@@ -1,4 +1,4 @@
-"""A run that says it used CLIP ViT-B/32 on 1k-A (drawn embeddings stand in for it), and runs that did something else."""
+"""A run that says it used CLIP ViT-B/32 on 1k-A (its embeddings are random numbers), and runs with other models or benchmarks."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def opened(run: Path, **recipe: Any) -> RunFolder:
     return RunFolder(run, tree | {"recipe": REAL | recipe})
 
 
-def test_a_run_stands_beside_what_was_published(real: Path):
+def test_a_run_is_compared_with_what_was_published(real: Path):
     found = verify(opened(real))
     rows = {(row["direction"], row["metric"]): row for row in found["compared"]}
     assert {key: row["published"] for key, row in rows.items()} == {
@@ -39,11 +39,11 @@ def test_a_run_stands_beside_what_was_published(real: Path):
         lo, hi = official[direction]["intervals"][metric]
         assert row["inside"] == (lo <= row["published"] <= hi)
     said = "\n".join(verify_lines(found))
-    assert "published 31.2" in said and "Portillo-Quintero" in said and "here: keyframe-8" in said
+    assert "published 31.2" in said and "Portillo-Quintero" in said and "keyframe-8" in said
 
 
-def test_a_difference_that_is_too_large_fails_the_gate(real: Path):
-    with pytest.raises(ThresholdNotMet, match="allowed are 0.001 points"):
+def test_a_difference_that_is_too_large_misses_the_threshold(real: Path):
+    with pytest.raises(ThresholdNotMet, match="--within .*0.001 points"):
         verify(opened(real), within=0.001)
 
 
@@ -51,23 +51,21 @@ def test_a_difference_that_is_too_large_fails_the_gate(real: Path):
     ("recipe", "sentence"),
     [
         ({"backbone": {"model": "ViT-B-32", "random_init": True}}, "its weights are random"),
-        ({"backbone": {"model": "builtin:tiny"}}, "builtin:tiny is the tiny model"),
+        ({"backbone": {"model": "builtin:tiny"}}, "builtin:tiny"),
         (
             {"backbone": {"model": "ViT-L-14", "pretrained": "openai"}},
-            "its backbone is ViT-L-14; published are ViT-B-32",
+            "ViT-L-14; .*ViT-B-32",
         ),
         (
             {"backbone": {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}},
-            "'laion2b_s34b_b79k', the published ones 'openai'",
+            "'laion2b_s34b_b79k', .*'openai'",
         ),
-        ({"backbone": {"model": "ViT-B-32", "pretrained": "/w/clip.pt"}}, "say --weights openai if they are those"),
-        ({"stages": ["keyframes", "adapt"]}, "it was trained; what is published is zero-shot"),
+        ({"backbone": {"model": "ViT-B-32", "pretrained": "/w/clip.pt"}}, "give --weights openai"),
+        ({"stages": ["keyframes", "adapt"]}, "it was trained"),
     ],
 )
 def test_what_is_not_alike_is_not_compared(real: Path, recipe: dict[str, Any], sentence: str):
-    with pytest.raises(
-        M2raapError, match=f"nothing here can be set beside a published result: r on msrvtt: .*{sentence}"
-    ):
+    with pytest.raises(M2raapError, match=f"r on msrvtt: .*{sentence}"):
         verify(opened(real, **recipe))
 
 
@@ -78,11 +76,12 @@ def test_weights_from_a_file_are_taken_at_the_users_word(real: Path):
 
 def test_another_benchmark_and_another_count_are_not_compared(tmp_path: Path):
     write_run(tmp_path / "run", {"r": {"num": 40, "langs": ("en",)}})
-    with pytest.raises(M2raapError, match="its benchmark is custom, published is msrvtt-1ka-jsfusion|msvd"):
+    with pytest.raises(M2raapError, match="its benchmark is custom, .*(msrvtt-1ka-jsfusion|msvd)"):
         verify(opened(tmp_path / "run"))
     folder = tmp_path / "run" / "r" / "bench-clips" / "evaluate" / "results.json"
-    write_json(folder, read_json(folder) | {"protocol": "msrvtt-1ka-jsfusion"})
-    with pytest.raises(M2raapError, match="it has 40 queries, published are 1,000"):
+    tree = read_json(folder)
+    write_json(folder, tree | {"protocol": tree["protocol"] | {"name": "msrvtt-1ka-jsfusion"}})
+    with pytest.raises(M2raapError, match="it has 40 queries, .*1,000"):
         verify(opened(tmp_path / "run"))
 
 

@@ -97,7 +97,7 @@ def test_a_mistyped_name_is_refused_with_the_nearest(name: str, near: str) -> No
 def test_names_of_ones_own_stay_undeclared() -> None:
     for name in ("C-holdout-8-seed0", "msvd-holdout-670-seed0", "msrvtt-1ka-jsfusion-minus-3", "clips", "kitchen-val"):
         assert declared(name, {}) is None
-    with pytest.raises(UsageError, match="--protocol clips: declared are msrvtt-1ka-jsfusion, "):
+    with pytest.raises(UsageError, match="--protocol clips: .*msrvtt-1ka-jsfusion, "):
         asked_for("clips", {}, "--protocol")
 
 
@@ -128,7 +128,7 @@ def test_a_users_benchmark(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (("num_videos", "num_video"), "b.yaml: kitchen-500: unknown key 'num_video': did you mean 'num_videos'"),
-        (("kitchen-500", "msvd"), "b.yaml: 'msvd' is a benchmark of m2raap"),
+        (("kitchen-500", "msvd"), "b.yaml: 'msvd' is .*another name"),
         (("500, zh", "0, zh"), "b.yaml: kitchen-500: .*num_texts.en"),
         (("kitchen-500:", "a: 3\nb:"), "b.yaml: a: expected the keys of a benchmark"),
     ],

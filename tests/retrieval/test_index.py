@@ -72,10 +72,10 @@ def test_flat_is_brute_force_with_ties_by_row(num: int, top: int, seed: int, lev
 def test_only_the_signed_file_is_opened(tmp_path: Path) -> None:
     opened(tmp_path, "flat")
     path = tmp_path / "index.faiss"
-    with pytest.raises(M2raapError, match="not the file that this index was signed over"):
+    with pytest.raises(M2raapError, match="index.faiss: .*make the index again"):
         VectorIndex.open(path, "0" * 64, "flat", VECTORS)
     digest = write_index(build_index(VECTORS[:-1], "flat"), path)
-    with pytest.raises(M2raapError, match="holds 1199 vectors of 32, beside it lie 1200 of 32"):
+    with pytest.raises(M2raapError, match=r"holds 1199 vectors .*\(1200, 32\)"):
         VectorIndex.open(path, digest, "flat", VECTORS)
 
 
@@ -87,5 +87,5 @@ def test_kinds_by_size() -> None:
         "hnsw",
         "pq",
     ]
-    with pytest.raises(M2raapError, match="at least 256 clips, here are 255"):
+    with pytest.raises(M2raapError, match="at least 256 clips.* 255"):
         build_index(VECTORS[:255], "pq")

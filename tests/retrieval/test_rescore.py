@@ -31,7 +31,7 @@ def test_dual_softmax_against_a_plain_sum(monkeypatch: pytest.MonkeyPatch, block
         assert everything(rows) == pytest.approx(np.where(SIM < 0, SIM / share, SIM * share), rel=1e-6)
 
 
-def test_dual_softmax_does_not_turn_negative_scores_round() -> None:
+def test_dual_softmax_keeps_the_order_of_negative_scores() -> None:
     sim = np.array([[-0.1, -0.5], [-0.5, -0.1]])
     pairs = [(0, 0), (1, 1)]
     for heat in (20.0, 10_000.0):
@@ -102,7 +102,7 @@ def world(num: int = 12) -> Embeddings:
 
 def test_evaluate_with_rescored_scores() -> None:
     def answers(scores: LanguageScores) -> Rescored:
-        """Knows the answer in t2v, and has nothing to say in v2t."""
+        """Perfect scores in t2v, none in v2t."""
         own = np.asarray([scores.video_ids.index(text.partition(".")[0]) for text in scores.text_ids])
         return Rescored(lifted(scores.rows, np.arange(len(own)), own, np.zeros(len(own))), None)
 

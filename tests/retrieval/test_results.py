@@ -10,7 +10,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.retrieval import arms, rank_table
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.results import Results, evaluate_embeddings
-from m2raap.retrieval.sides import MORE
+from m2raap.retrieval.sides import EXTRA_COLUMNS
 
 
 class World:
@@ -213,7 +213,7 @@ def test_summarise_of_one_run_is_the_run(lost: int, several: int) -> None:
 
 def test_tables_without_the_other_ranks_give_the_official_rows() -> None:
     found = World(several=5).evaluate(lost=3)
-    old = [{name: value for name, value in row.items() if name not in MORE} for row in found.ranks]
+    old = [{name: value for name, value in row.items() if name not in EXTRA_COLUMNS} for row in found.ranks]
     assert arms.summarise([old], 0) == [
         row for row in found.rows if row["scope"] == "official" and row["direction"] != "v2t_rule_b"
     ]
@@ -245,7 +245,7 @@ def test_paired_arms() -> None:
 
 
 def test_other_queries_do_not_compare() -> None:
-    with pytest.raises(M2raapError, match="not asked the same"):
+    with pytest.raises(M2raapError, match="t2v queries in 'en'"):
         arms.paired([World(30).evaluate().ranks], [World(29).evaluate().ranks], "en", "t2v", 1, seed=0)
     with pytest.raises(M2raapError, match="no t2v queries in 'fr'"):
         arms.paired([World().evaluate().ranks], [World().evaluate().ranks], "fr", "t2v", 1, seed=0)

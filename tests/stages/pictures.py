@@ -31,7 +31,7 @@ def draw(colour: str, shape: str = "circle", side_px: int = 96) -> bytes:
 
 
 class DrawnConfig(Config):
-    """`colours`: clip_id -> colour. The other keys are what a protocol card reads of key-frames."""
+    """`colours`: clip_id -> colour. The other keys are what a protocol reads of key-frames."""
 
     colours: dict[str, str]
     num: int = 3

@@ -93,7 +93,7 @@ def test_rescored_rows_are_labelled(tmp_path: Path) -> None:
     assert "bank of 3 training texts" in normed["rescored"]["label"]
     assert {row["direction"] for row in normed["rows"]} == {"t2v"}
     plain = results(tmp_path / "v")
-    assert dual["card"] == plain["card"] and r1(dual, "en", "t2v") != r1(plain, "en", "t2v")
+    assert dual["protocol"] == plain["protocol"] and r1(dual, "en", "t2v") != r1(plain, "en", "t2v")
     write_embedded(tmp_path / "e1", langs=("en",))
     evaluate_folder(tmp_path / "e1", "custom", 0, tmp_path / "v1")
     assert results(tmp_path / "v1") == plain, "rows beside it do not change the headline"
@@ -166,10 +166,10 @@ def test_a_bank_leaves_the_videos_of_without_out(tmp_path: Path) -> None:
 
 def test_a_benchmark_that_nobody_declared_is_marked(tmp_path: Path) -> None:
     own = evaluated(tmp_path / "own", "C-holdout-40-seed0")
-    assert (results(own)["card"]["declared"], results(own)["card"]["benchmark"]) == (False, None)
+    assert (results(own)["protocol"]["declared"], results(own)["protocol"]["benchmark"]) == (False, None)
     assert "'C-holdout-40-seed0' is an undeclared benchmark" in side_lines(own)[-1]
-    assert results(evaluated(tmp_path / "custom"))["card"]["declared"]
-    with pytest.raises(UsageError, match="'world-motoin' is no declared benchmark, 'world-motion' is"):
+    assert results(evaluated(tmp_path / "custom"))["protocol"]["declared"]
+    with pytest.raises(UsageError, match="'world-motoin' .*'world-motion'"):
         evaluated(tmp_path / "typo", "world-motoin")
     names = [f"v{i:03d}" for i in range(40)]
     with pytest.raises(M2raapError, match="0 en texts of v000 instead of 1 and 1 more videos differ"):
@@ -187,7 +187,7 @@ def test_counts_are_checked_by_language_and_for_a_users_benchmark(tmp_path: Path
     fields = {"protocol": "mine", "langs": ["en", "zh"], "num_videos": 40, "num_texts": {"en": 40, "zh": 40}}
     fields |= {"source": "list.csv", "revision": "1", "citation": "none"}
     evaluate_folder(tmp_path / "e", "mine", 0, tmp_path / "v", EvaluateConfig(benchmarks={"mine": fields}))
-    assert results(tmp_path / "v")["card"]["benchmark"]["citation"] == "none"
+    assert results(tmp_path / "v")["protocol"]["benchmark"]["citation"] == "none"
     fields["num_texts"] = {"en": 40, "zh": 39}
     with pytest.raises(M2raapError, match="benchmark mine: 40 zh texts instead of 39"):
         evaluate_folder(tmp_path / "e", "mine", 0, tmp_path / "w", EvaluateConfig(benchmarks={"mine": fields}))

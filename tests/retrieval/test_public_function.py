@@ -1,4 +1,4 @@
-"""The library's front door to metrics: `from m2raap.retrieval import evaluate`."""
+"""The public function of the package: `from m2raap.retrieval import evaluate`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_bad_input(sim: np.ndarray, owners: list[int] | None, message: str) -> N
         evaluate(sim, owners)
 
 
-def test_the_door_imports_nothing_heavy() -> None:
+def test_the_import_loads_neither_torch_nor_pyarrow() -> None:
     code = "import sys; from m2raap.retrieval import evaluate; print(sorted({'torch', 'pyarrow', 'pydantic'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,8 +5,8 @@ import pytest
 
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.report.beside import TRANSDUCTIVE, bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.report.report import evaluations_of, result_rows
+from m2raap.report.secondary import TRANSDUCTIVE, bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from tests.stages.embedded import write_run
@@ -17,7 +17,7 @@ Done = dict[tuple[str, str], list[Step]]
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """One arm of two training seeds, with dual softmax and a frame ablation: its clips are no longer those of its texts."""
-    out = tmp_path_factory.mktemp("beside") / "run"
+    out = tmp_path_factory.mktemp("secondary") / "run"
     options = {"num": 24, "noise": 1.0}
     shifted = np.random.default_rng([1]).normal(size=(24, 16)).astype(np.float32)[::-1]
     probe = out.parent / "probe.npy"

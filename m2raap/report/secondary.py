@@ -1,6 +1,6 @@
-"""What stands beside the headline of a run: other arithmetic, scores made anew, the two languages, disturbed frames.
+"""Rows that a report adds to the headline: CLIP4Clip's arithmetic, rescored results, English and Chinese, frame ablations.
 
-All of it over every training seed.
+Each row is over all training seeds of an arm.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _SHARES = ("both", "only_en", "only_zh", "neither")
 _AS_THEY_ARE = "as they are"
 
 
-def compat_rows(done: Evaluations) -> list[CompatRow]:
-    """CLIP4Clip's arithmetic for every arm, as `evaluate` wrote it."""
+def compat_rows(evaluations: Evaluations) -> list[CompatRow]:
+    """What CLIP4Clip's arithmetic gives for every arm, mean over its seeds; none for an arm of which a seed lacks it."""
     rows = []
-    for (arm, bench), steps in done.items():
+    for (arm, bench), steps in evaluations.items():
         tables_of_seeds = [tree["compat"] for tree in _trees(steps) if "compat" in tree]
         if len(tables_of_seeds) < len(steps):
             continue
         for lang in tables_of_seeds[0]["rows"]:
             for direction in tables_of_seeds[0]["rows"][lang]:
                 tables = [seed_table["rows"][lang][direction] for seed_table in tables_of_seeds]
-                if not all(tables):  # every clip is missing
+                if not all(tables):  # a language whose clips are all missing has no numbers
                     continue
                 mean = {name: _mean([table[name] for table in tables]) for name in tables[0]}
                 counts = {"queries": int(mean.pop("queries")), "entries": mean.pop("entries")}
@@ -45,15 +45,15 @@ def compat_rows(done: Evaluations) -> list[CompatRow]:
     return rows
 
 
-def rescored_rows(done: Evaluations, seed: int) -> list[RescoredRow]:
-    """Every way to rescore that all seeds of an arm have, beside the arm as indexed."""
+def rescored_rows(evaluations: Evaluations, seed: int) -> list[RescoredRow]:
+    """Every way to rescore that all seeds of an arm have, with its paired difference to the plain cosine of the arm."""
     rows = []
-    for (arm, bench), steps in done.items():
+    for (arm, bench), steps in evaluations.items():
         plain: list[list[dict[str, Any]]] = []
-        for name, tree in _named(steps, rescored=True).items():
+        for name, tree in _trees_by_name(steps, rescored=True).items():
             tables = [read_ranks(step.folder / f"ranks-{name}.parquet") for step in steps]
             plain = plain or [read_ranks(step.folder / "ranks.parquet") for step in steps]
-            for lang, direction in _asked(tables[0]):
+            for lang, direction in _lang_directions(tables[0]):
                 sides = [side_of(table, lang, direction, None) for table in tables]
                 summary = summary_row([side for side, _, _ in sides], sides[0][2], seed)
                 change = paired(tables, plain, lang, direction, 1, seed)
@@ -68,15 +68,15 @@ def rescored_rows(done: Evaluations, seed: int) -> list[RescoredRow]:
     return rows
 
 
-def bilingual_rows(done: Evaluations, seed: int) -> list[BilingualRow]:
-    """How far apart the two languages are. The gap is paired over clips, hits averaged over the training seeds."""
+def bilingual_rows(evaluations: Evaluations, seed: int) -> list[BilingualRow]:
+    """English and Chinese compared on the same clips. The gap is paired over clips, hits averaged over the training seeds."""
     rows = []
-    for (arm, bench), steps in done.items():
+    for (arm, bench), steps in evaluations.items():
         trees = _trees(steps)
         if not all(tree.get("bilingual") for tree in trees):
             continue
         gaps = trees[0]["bilingual"]
-        if len(steps) > 1:  # a clip's value is the mean of its queries: here, of all seeds
+        if len(steps) > 1:  # agreement() averages over the queries of a clip, and so over the seeds
             tables = [read_ranks(step.folder / "ranks.parquet") for step in steps]
             gaps = agreement([row for table in tables for row in table], seed)
         for place, gap in enumerate(gaps):
@@ -92,12 +92,12 @@ def bilingual_rows(done: Evaluations, seed: int) -> list[BilingualRow]:
     return rows
 
 
-def frame_ablation_rows(done: Evaluations, results: Sequence[ResultRow], seed: int) -> list[FrameAblationRow]:
-    """R@1 with the frames as they are (out of `results`) and under every frame ablation of `embed`."""
+def frame_ablation_rows(evaluations: Evaluations, results: Sequence[ResultRow], seed: int) -> list[FrameAblationRow]:
+    """R@1 with the frames as they are (taken from `results`) and under every frame ablation of `embed`."""
     rows = []
-    for (arm, bench), steps in done.items():
+    for (arm, bench), steps in evaluations.items():
         whole = [row for row in results if (row.arm, row.benchmark, row.scope) == (arm, bench, "official")]
-        frame_ablations = _named(steps, rescored=False)
+        frame_ablations = _trees_by_name(steps, rescored=False)
         for frames in [_AS_THEY_ARE, *frame_ablations] if frame_ablations else []:
             tables = (
                 []
@@ -127,8 +127,8 @@ def _r1(
     return round(float(hits.mean()), DIGITS), round(bounds.lo, DIGITS), round(bounds.hi, DIGITS)
 
 
-def _named(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[str, Any]]:
-    """What stands beside results.json in the folders of all seeds: name -> the first seed's."""
+def _trees_by_name(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[str, Any]]:
+    """NAME -> the first seed's results-NAME.json, for the names that the folders of all seeds have."""
     trees = {}
     for path in sorted(steps[0].folder.glob("results-*.json")):
         if all((step.folder / path.name).exists() for step in steps):
@@ -138,8 +138,8 @@ def _named(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[str, Any]
     return trees
 
 
-def _asked(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Languages and directions of a table of ranks."""
+def _lang_directions(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The (language, direction) pairs of a table of ranks; v2t by rule b where all its queries have that."""
     pairs = sorted({(row["lang"], row["direction"]) for row in table})
     for lang, direction in list(pairs):
         if direction == "v2t" and len(rows_of(table, lang, RULE_B)) == len(rows_of(table, lang, direction)):
