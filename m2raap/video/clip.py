@@ -63,18 +63,22 @@ class KeyframeConfig(Config):
 
 
 @dataclass(frozen=True)
-class ClipFrames:
-    """The picks of one clip, ascending in time, and its signals. Lists have one entry a pick (at most k)."""
+class ClipKeyframes:
+    """The key-frames of one clip in order of time, and the signals of the whole clip.
 
-    times_s: list[float]  # strictly increasing, since the start of the clip
-    shots: list[int]  # -1 where shots are unknown
-    scores: list[float]
-    why: list[str]
-    hashes: list[int]  # 64-bit dHash as signed int64
-    jpegs: list[bytes]
-    width: int
-    height: int
-    signals: dict[str, Any] = field(default_factory=dict)  # numbers, words; None: not measured
+    Every list has the same length K, one entry for each key-frame. K is `KeyframeConfig.k`, or less where the clip has
+    fewer undamaged frames; `signals["shortfall"]` is the difference.
+    """
+
+    times_s: list[float]  # seconds since the start of the clip, strictly increasing
+    shots: list[int]  # number of the shot, counted from 0; -1 where shots are unknown
+    scores: list[float]  # 0..1; 1 is a frame without defects in the middle of its slot (see m2raap.video.choose)
+    why: list[str]  # the reason of the choice, for people
+    hashes: list[int]  # 64-bit difference hash (dHash), as a signed integer
+    jpegs: list[bytes]  # JPEG files: RGB, upright, square pixels, each of `width` x `height` pixels
+    width: int  # pixels
+    height: int  # pixels
+    signals: dict[str, Any] = field(default_factory=dict)  # name -> number or word; None where it was not measured
 
 
 def measured(time_s: float, lasts_s: float, plane_HWC: np.ndarray, is_key: bool, turns: int) -> Candidate:
@@ -103,14 +107,14 @@ def choose(
     return picks
 
 
-def clip_frames(
+def clip_keyframes(
     cfg: KeyframeConfig,
     candidates: Sequence[Candidate],
     pictures: Sequence[Any],
     picks: Sequence[Pick],
     renderer: Renderer,
     signals: dict[str, Any],
-) -> ClipFrames:
+) -> ClipKeyframes:
     """`pictures`: of each candidate a decoded frame, or a PIL image of the stored size."""
     from PIL import Image
 
@@ -130,7 +134,7 @@ def clip_frames(
         "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
         "shortfall": cfg.k - len(picks),
     }
-    return ClipFrames(
+    return ClipKeyframes(
         times_s=[round(candidates[pick.index].time_s, 6) for pick in picks],
         shots=[pick.shot for pick in picks],
         scores=[round(pick.score, 4) for pick in picks],

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
-from m2raap.video.sniff import is_mp4_without_moov, open_regular, refuse_by_head, why_unopened
+from m2raap.video.paths import open_regular, read_at
+from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
 from m2raap.video.tails import Tail, find_tail
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Opened:
     def length_is_stated(self) -> bool:
         """False where `duration_s` is only FFmpeg's reading of the last time stamps in the file."""
         if self.format_name == "flv":
-            return b"duration\0" in self._head
+            return b"duration\0" in read_at(self.file, 0, 4096)
         if self.format_name == "mov":
             return bool(self.stream.frames)  # fragments come without a table
         return self.duration_s > 0 and self.format_name not in ("mpegts", "mpeg", "ogg")
@@ -93,8 +94,7 @@ class Opened:
     @cached_property
     def tail(self) -> Tail:
         """Whether the file ends where its container says."""
-        with _kept_place(self.file):
-            return find_tail(self.file, self.num_bytes, self.format_name)
+        return find_tail(self.file, self.num_bytes, self.format_name)
 
     def packets(self) -> Iterator[Packet]:
         """Packets of the video stream from where the container stands, the last one empty (it flushes the decoder)."""
@@ -109,12 +109,6 @@ class Opened:
         if some_packets and self.tail != "cut":
             return Refused("corrupt", "no frame can be decoded")
         return Refused("truncated", "there are no frames")
-
-    @cached_property
-    def _head(self) -> bytes:
-        with _kept_place(self.file):
-            self.file.seek(0)
-            return self.file.read(4096)
 
 
 @contextmanager
@@ -132,7 +126,6 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
     raw, num_bytes = open_regular(path, cfg)
     with raw:
         refuse_by_head(raw)
-        raw.seek(0)
         guard = {
             "protocol_whitelist": PROTOCOLS,
             "format_whitelist": FORMATS,
@@ -205,23 +198,12 @@ def _refuse_half_a_header(container: Any, raw: BinaryIO, num_bytes: int) -> None
     useful = any(stream.type in ("video", "audio", "subtitle") for stream in container.streams)
     if useful and not name.startswith("mov"):
         return
-    with _kept_place(raw):
-        if find_tail(raw, num_bytes, name) == "cut" and (not useful or is_mp4_without_moov(raw, num_bytes)):
-            raise Refused("header_missing", "the file ends inside its header: it was cut off")
+    if find_tail(raw, num_bytes, name) == "cut" and (not useful or is_mp4_without_moov(raw, num_bytes)):
+        raise Refused("header_missing", "the file ends inside its header: it was cut off")
 
 
 def _refuse_open(url: str, flags: int, options: dict[str, str]) -> Any:
     raise Refused("refused_format", f"the file asks for another one: {url[:80]!r}")
-
-
-@contextmanager
-def _kept_place(file: BinaryIO) -> Iterator[None]:
-    """FFmpeg reads the same file: it must find its place again."""
-    place = file.tell()
-    try:
-        yield
-    finally:
-        file.seek(place)
 
 
 def _clock(text: str) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2raap.video.limits import Refused
-from m2raap.video.sniff import open_regular, refuse_by_head
+from m2raap.video.paths import open_regular, read_at
+from m2raap.video.sniff import refuse_by_head
 from m2raap.video.worker import VideoWorker
 
 # By FFmpeg's first name of a container of the whitelist (limits.FORMATS).
@@ -31,8 +32,7 @@ def ending_of(path: Path, worker: VideoWorker) -> str:
     file, _ = open_regular(path, worker.cfg)
     with file:
         refuse_by_head(file)
-        file.seek(0)
-        head = file.read(64)
+        head = read_at(file, 0, 64)
     container = _container(head) or worker.probe(path).container
     if container not in ENDINGS:
         raise Refused("refused_format", f"a container that we do not open: {container[:20]!r}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2raap.video import quality
 from m2raap.video.choose import shot_bounds
-from m2raap.video.clip import ClipFrames, KeyframeConfig, choose, clip_frames, measured
+from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyframes, measured
 from m2raap.video.container import Opened, open_video
 from m2raap.video.decode import decode
 from m2raap.video.length import video_length_s
@@ -37,7 +37,7 @@ def extract(
     cfg: KeyframeConfig,
     limits: VideoConfig,
     cuts_s: Sequence[float] | None = None,
-) -> ClipFrames:
+) -> ClipKeyframes:
     """Key-frames and signals of [start_s, end_s) of the video (end None: to its end).
 
     `cuts_s`: cuts that are known already, ascending, in seconds since start_s; then `cfg.detector` does not run, and all
@@ -126,7 +126,7 @@ class _Scan:
         keys = self.cfg.strategy == "iframe"
         self.pool = FramePool(self.cfg.k, self.window_s, frame_bytes, self._renderer.picture, keys)
 
-    def result(self) -> ClipFrames:
+    def result(self) -> ClipKeyframes:
         assert self.pool is not None and self._renderer is not None
         cfg, tally, cuts_s, renderer = self.cfg, self.tally, self.cuts_s, self._renderer
         # Headers round up, or count the sound: where the frames end sooner, the clip does.
@@ -136,7 +136,7 @@ class _Scan:
         candidates = [measured(h.time_s, h.until_s - h.time_s, h.plane_HWC, h.is_key, renderer.turns) for h in held]
         picks = choose(cfg, candidates, cuts_s, length_s)
         signals = self._signals(length_s) | {"blur": median(c.sharpness for c in candidates)}
-        return clip_frames(cfg, candidates, [h.picture for h in held], picks, renderer, signals)
+        return clip_keyframes(cfg, candidates, [h.picture for h in held], picks, renderer, signals)
 
     def _signals(self, length_s: float) -> dict[str, float | int | bool | str]:
         typical_s = median(self._steps_s) if len(self.times_s) > 1 else 0.0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path
 from typing import BinaryIO
 
-from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.limits import Refused
+from m2raap.video.paths import read_at
 from m2raap.video.tails import find_tail
 
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS", b"\0\0\1\0")
@@ -26,32 +24,9 @@ _CONTAINERS = {
 _BOXES = (b"ftyp", b"mdat", b"moov", b"free", b"wide", b"skip", b"pnot", b"moof", b"styp", b"sidx", b"uuid")
 
 
-def open_regular(path: Path, cfg: VideoConfig) -> tuple[BinaryIO, int]:
-    """The file at `path`, open for reading, and its bytes. Raises Refused: not_media (a folder, pipe or device),
-    missing_file, empty, too_large."""
-    try:
-        # Without O_NONBLOCK a named pipe would block here for ever; on a regular file it changes nothing.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise Refused("missing_file", str(error.strerror)) from None
-    info = os.fstat(handle)
-    fault = None
-    if not stat.S_ISREG(info.st_mode):
-        fault = Refused("not_media", "a folder, pipe or device")
-    elif info.st_size == 0:
-        fault = Refused("empty", "0 bytes")
-    elif info.st_size > cfg.max_bytes:
-        fault = Refused("too_large", f"{info.st_size} bytes")
-    if fault:
-        os.close(handle)
-        raise fault
-    return os.fdopen(handle, "rb", buffering=0), info.st_size
-
-
 def refuse_by_head(file: BinaryIO) -> None:
     """Raises Refused for playlists and images (refused_format) and for text (not_media)."""
-    file.seek(0)
-    text = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = read_at(file, 0, 4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(_LISTS) or _DASH in text:
         raise Refused("refused_format", f"a playlist or file list: {text[:20]!r}")
     if text[4:8] == b"ftyp" and text[8:12] in _STILLS:
@@ -68,8 +43,7 @@ def why_unopened(file: BinaryIO, num_bytes: int, message: str) -> Refused:
     """The class of a file that FFmpeg would not open with the words `message`."""
     if is_mp4_without_moov(file, num_bytes):
         return Refused("header_missing", "an MP4 without its moov box, or with a part of it: it was cut off")
-    file.seek(0)
-    head = file.read(12)
+    head = read_at(file, 0, 12)
     kinds = [kind for start, kind in _CONTAINERS.items() if head.startswith(start)]
     kinds += ["avi"] if head[:4] == b"RIFF" and head[8:11] == b"AVI" else []
     kinds += ["mov"] if head[4:8] in _BOXES else []
@@ -86,8 +60,7 @@ def is_mp4_without_moov(file: BinaryIO, num_bytes: int) -> bool:
     """Walks the top-level boxes (ISO 14496-12): looks like MP4, and no moov is reached before the end of the file."""
     offset, seen = 0, 0
     while offset + 8 <= num_bytes and seen < 10_000:
-        file.seek(offset)
-        header = file.read(16)
+        header = read_at(file, offset, 16)
         size, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if kind not in _BOXES:
             return seen > 0

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from m2raap.video.choose import Candidate, Pick
-from m2raap.video.clip import ClipFrames, KeyframeConfig, choose, clip_frames, measured
+from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyframes, measured
 from m2raap.video.container import Opened
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
@@ -29,7 +29,7 @@ _SAME_S = 1e-4  # two stamps of one frame
 
 def read_sparsely(
     opened: Opened, plan: SparsePlan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
-) -> ClipFrames | None:
+) -> ClipKeyframes | None:
     """Key-frames and signals; what was not measured is None, shots are -1 and `why` says so.
 
     None where a frame that the plan counts on is damaged or missing and `cfg.reading` is `auto`: then all of the clip has
@@ -157,7 +157,7 @@ class _Reader:
             if reached:
                 return
 
-    def result(self) -> ClipFrames:
+    def result(self) -> ClipKeyframes:
         assert self._renderer is not None
         plan, cfg = self._plan, self._cfg
         picks = [self._with_reading(pick) for pick in choose(cfg, self.candidates, [], plan.length_s)]
@@ -172,7 +172,7 @@ class _Reader:
             "variable_frame_rate": varies(times_s),
             "blur": median(candidate.sharpness for candidate in self.candidates),
         } | dict.fromkeys(UNKNOWN)
-        return clip_frames(cfg, self.candidates, self._pictures, picks, self._renderer, signals)
+        return clip_keyframes(cfg, self.candidates, self._pictures, picks, self._renderer, signals)
 
     def _with_reading(self, pick: Pick) -> Pick:
         how = "I-frame" if self.candidates[pick.index].is_key else "by seek"

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO, Literal
 
+from m2raap.video.paths import read_at
+
 Tail = Literal["whole", "cut", "unknown"]
 
 _WINDOW_BYTES = 256 * 1024
@@ -24,16 +26,11 @@ def find_tail(file: BinaryIO, num_bytes: int, format_name: str) -> Tail:
     return look(file, num_bytes) if look else "unknown"
 
 
-def _read(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
-    file.seek(offset)
-    return file.read(num_bytes)
-
-
 def _mp4(file: BinaryIO, num_bytes: int) -> Tail:
     """Top-level boxes; fragments are closed by `mfra`, where there is one."""
     offset, last, fragmented = 0, b"", False
     for _ in range(_MAX_STEPS):
-        header = _read(file, offset, 16)
+        header = read_at(file, offset, 16)
         if len(header) < 8:
             if fragmented and (header or last == b"moof"):
                 return "cut"
@@ -59,7 +56,7 @@ def _matroska(file: BinaryIO, num_bytes: int) -> Tail:
     for _ in range(_MAX_STEPS):
         if offset == num_bytes:
             return "unknown"  # a live recording that ends with a block: more may have followed
-        header = _read(file, offset, 12)
+        header = read_at(file, offset, 12)
         id_bytes = 9 - header[0].bit_length() if header and header[0] else 9
         size_at = header[id_bytes] if len(header) > id_bytes else 0
         size_bytes = 9 - size_at.bit_length() if size_at else 9
@@ -86,7 +83,7 @@ def _avi(file: BinaryIO, num_bytes: int) -> Tail:
     """RIFF chunks; files over a gigabyte have several."""
     offset = 0
     while offset < num_bytes:
-        header = _read(file, offset, 12)
+        header = read_at(file, offset, 12)
         size = struct.unpack("<I", header[4:8])[0] if len(header) == 12 else 0
         if header[:4] != b"RIFF" or size == 0:
             return "unknown"  # something else was appended, or the recorder never came back to write the size
@@ -96,7 +93,7 @@ def _avi(file: BinaryIO, num_bytes: int) -> Tail:
 
 def _mpegts(file: BinaryIO, num_bytes: int) -> Tail:
     """Packets of 188 bytes (192 with a time code, 204 with check bytes): the last one must be complete."""
-    head = _read(file, 0, 1024)
+    head = read_at(file, 0, 1024)
     for size, first in ((188, 0), (192, 4), (204, 0)):
         if all(head[i : i + 1] == b"G" for i in range(first, min(len(head), 5 * size), size)):
             return "cut" if num_bytes % size else "unknown"
@@ -105,7 +102,7 @@ def _mpegts(file: BinaryIO, num_bytes: int) -> Tail:
 
 def _mpeg_ps(file: BinaryIO, num_bytes: int) -> Tail:
     """Packets from the last pack header on; each states its length, and an end code may close the file."""
-    window = _read(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
+    window = read_at(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
     at = window.rfind(b"\0\0\1\xba")
     if at < 0:
         return "unknown"
@@ -132,7 +129,7 @@ def _mpeg_ps(file: BinaryIO, num_bytes: int) -> Tail:
 
 def _flv(file: BinaryIO, num_bytes: int) -> Tail:
     """Each tag is followed by its size; the metadata may hold the size of the file."""
-    head = _read(file, 0, 4096)
+    head = read_at(file, 0, 4096)
     at = head.find(b"filesize\0")
     if at >= 0 and len(head) >= at + 17:
         stated = struct.unpack(">d", head[at + 9 : at + 17])[0]
@@ -140,16 +137,16 @@ def _flv(file: BinaryIO, num_bytes: int) -> Tail:
             return "cut"
         if stated == num_bytes:
             return "whole"
-    size = int.from_bytes(_read(file, max(0, num_bytes - 4), 4), "big")
+    size = int.from_bytes(read_at(file, max(0, num_bytes - 4), 4), "big")
     if not 11 <= size <= num_bytes - 13:
         return "cut"
-    tag = _read(file, num_bytes - 4 - size, 4)
+    tag = read_at(file, num_bytes - 4 - size, 4)
     return "unknown" if tag[0] & 0x1F in (8, 9, 18) and int.from_bytes(tag[1:], "big") == size - 11 else "cut"
 
 
 def _ogg(file: BinaryIO, num_bytes: int) -> Tail:
     """The last page must be complete and carry the end-of-stream flag."""
-    window = _read(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
+    window = read_at(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
     at = window.rfind(b"OggS\0")
     page = window[at:] if at >= 0 else b""
     if len(page) < 27:
@@ -162,7 +159,7 @@ def _ogg(file: BinaryIO, num_bytes: int) -> Tail:
 
 def _asf(file: BinaryIO, num_bytes: int) -> Tail:
     """The header states the size of the file; 0 in a broadcast."""
-    head = _read(file, 0, 64 * 1024)
+    head = read_at(file, 0, 64 * 1024)
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or len(head) < at + 48:
         return "cut"

@@ -23,7 +23,7 @@ from typing import IO, Any
 import m2raap
 from m2raap.core.errors import M2raapError
 from m2raap.video import wire
-from m2raap.video.extract import ClipFrames, KeyframeConfig
+from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planner import Outlook
@@ -89,7 +89,7 @@ class VideoWorker:
         end_s: float | None,
         cfg: KeyframeConfig,
         cuts_s: Sequence[float] | None = None,
-    ) -> ClipFrames:
+    ) -> ClipKeyframes:
         """Key-frames and signals of [start_s, end_s); end_s None: to the end of the video. `cuts_s`, since start_s: then
         nothing is detected. Raises Refused, and M2raapError for times that make no clip."""
         if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
@@ -103,7 +103,7 @@ class VideoWorker:
             "cuts_s": None if cuts_s is None else list(cuts_s),
         }
         head, blobs = self._call(request)
-        return ClipFrames(**head, jpegs=blobs)
+        return ClipKeyframes(**head, jpegs=blobs)
 
     def sample(
         self, path: Path, start_s: float, end_s: float | None, places: Sequence[float], short_side_px: int

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2raap.video.extract import ClipFrames, KeyframeConfig, extract
+from m2raap.video.extract import ClipKeyframes, KeyframeConfig, extract
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import probe
@@ -19,7 +19,7 @@ from m2raap.video.worker import VideoWorker
 LIMITS = VideoConfig()
 
 
-def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipFrames:
+def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipKeyframes:
     clip = extract(path, start_s, end_s, KeyframeConfig.model_validate(cfg), LIMITS)
     lists = (clip.times_s, clip.shots, clip.scores, clip.why, clip.hashes, clip.jpegs)
     assert len({len(x) for x in lists}) == 1
@@ -166,8 +166,8 @@ def test_the_same_frames_with_one_worker_and_with_two(clips: Path) -> None:
     paths = sorted(clips.glob("*.m*")) + sorted(clips.glob("*.m*"))
     cfg = KeyframeConfig()
 
-    def with_workers(num: int) -> list[ClipFrames]:
-        found: dict[int, ClipFrames] = {}
+    def with_workers(num: int) -> list[ClipKeyframes]:
+        found: dict[int, ClipKeyframes] = {}
         waiting = iter(list(enumerate(paths)))
 
         def work(_: int) -> None:

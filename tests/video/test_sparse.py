@@ -8,7 +8,7 @@ from pathlib import Path
 import ffmpeg
 import pytest
 
-from m2raap.video.clip import ClipFrames, KeyframeConfig
+from m2raap.video.clip import ClipKeyframes, KeyframeConfig
 from m2raap.video.container import open_video
 from m2raap.video.extract import extract
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
@@ -39,7 +39,7 @@ def long_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipFrames:
+def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipKeyframes:
     found = extract(path, start_s, end_s, KeyframeConfig.model_validate(cfg), LIMITS)
     assert all(a < b for a, b in pairwise(found.times_s)) and found.times_s[0] >= 0
     assert found.times_s[-1] < found.signals["duration_s"]
