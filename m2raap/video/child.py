@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.video import wire
-from m2raap.video.container import open_video
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.planner import outlook
 from m2raap.video.probe import examine, probe
 from m2raap.video.sample import sample
 from m2raap.video.scenes import find_scenes, thumbnails
@@ -62,10 +60,6 @@ def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any
             return {"times_s": sampled.times_s, "width": sampled.width, "height": sampled.height}, sampled.pixels
         if request["do"] == "scenes":
             return dataclasses.asdict(find_scenes(path, request["detector"], request["min_shot_s"], limits)), []
-        if request["do"] == "outlook":
-            cfg = KeyframeConfig.model_validate(request["cfg"])
-            with open_video(path, limits) as opened:
-                return dataclasses.asdict(outlook(opened, request["start_s"], request["end_s"], cfg)), []
         if request["do"] == "thumbnails":
             thumbs = thumbnails(path, request["start_s"], request["end_s"], request["after_s"], limits)
             return {"times_s": thumbs.times_s, "more": thumbs.more}, [thumbs.pixels]

@@ -1,4 +1,4 @@
-"""What is asked of a clip and what it gives: key-frames as JPEGs and signals. Shared by the two ways of reading one."""
+"""The settings and the result of reading a clip: key-frames as JPEGs, and signals. The full and the sparse reading share it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class KeyframeConfig(Config):
-    """How many frames stand for a clip, how they are found and how they are stored."""
+    """How many key-frames a clip gets, how they are chosen and how they are stored."""
 
     k: int = Field(default=8, ge=1, le=256, description="Number of key-frames that a clip keeps.")
     strategy: Literal["keyframe", "uniform", "iframe"] = Field(
         default="keyframe",
-        description="keyframe: good frames near the middles of slots within shots; uniform: the frames in the middles of k "
-        "equal segments; iframe: the file's I-frames.",
+        description="keyframe: frames without defects near the middles of slots within shots; uniform: the frames at the "
+        "middles of k equal segments; iframe: the file's I-frames.",
     )
     fill: bool = Field(
         default=True,
-        description="With the strategy iframe: whether other frames fill up to k where there are fewer I-frames.",
+        description="With the strategy iframe: whether other frames are added up to k where there are fewer I-frames.",
     )
     short_side_px: int = Field(
         default=256, ge=16, description="Short side of a stored frame in pixels; smaller clips keep their size."
@@ -43,22 +43,24 @@ class KeyframeConfig(Config):
     min_shot_s: float = Field(default=0.6, ge=0, description="Length of the shortest shot in seconds.")
     reading: Literal["auto", "full", "sparse"] = Field(
         default="auto",
-        description="full: every frame is decoded; sparse: only I-frames and a few sought frames, so that shots and motion stay "
-        "unknown; auto: the cheaper of the two where it pays.",
+        description="full: every frame is decoded; sparse: only I-frames and a few frames reached by seeking are decoded, so "
+        "that shots and motion stay unknown; auto: sparse where sparse_from_s and sparse_gain allow it, else full.",
     )
     sparse_from_s: float = Field(
-        default=120.0, ge=0, description="With the reading auto: length in seconds, below which a clip is read in full."
+        default=120.0,
+        ge=0,
+        description="With the reading auto: length in seconds below which a clip is decoded in full.",
     )
     sparse_gain: float = Field(
         default=8.0,
         ge=1,
-        description="With the reading auto: factor by which the sparse way must save decoded frames to be taken.",
+        description="With the reading auto: how many times fewer frames the sparse reading must decode to be used.",
     )
 
     @model_validator(mode="after")
     def _network_sees_all(self) -> KeyframeConfig:
         if self.reading == "sparse" and self.detector == "transnetv2":
-            raise ValueError("detector transnetv2 needs every frame: 'reading: sparse' cannot go with it")
+            raise ValueError("the detector transnetv2 needs every frame; set 'reading' to auto or full")
         return self
 
 
@@ -82,7 +84,7 @@ class ClipKeyframes:
 
 
 def measured(time_s: float, lasts_s: float, plane_HWC: np.ndarray, is_key: bool, turns: int) -> Candidate:
-    """A sound frame from its small plane (uint8 BGR), which is `turns` quarter turns from upright."""
+    """Measures of an undamaged frame from its small plane (uint8 BGR [H, W, 3]), `turns` quarter turns from upright."""
     import numpy as np
 
     luma_HW = quality.luma(plane_HWC)
@@ -115,7 +117,8 @@ def clip_keyframes(
     renderer: Renderer,
     signals: dict[str, Any],
 ) -> ClipKeyframes:
-    """`pictures`: of each candidate a decoded frame, or a PIL image of the stored size."""
+    """Encodes the picks and collects the result. `pictures`: a decoded frame, or a PIL image of the stored size, for each
+    candidate."""
     from PIL import Image
 
     jpegs = []

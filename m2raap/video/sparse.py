@@ -13,7 +13,7 @@ from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyfra
 from m2raap.video.container import Opened
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
-from m2raap.video.planner import LATE_FRAMES, SeekRead, SparsePlan, stamps_of
+from m2raap.video.planner import DECODER_DELAY_FRAMES, SeekRead, SparsePlan, stamps_of
 from m2raap.video.render import Renderer
 from m2raap.video.tally import Tally, varies
 from m2raap.video.trust import spread_damage
@@ -129,7 +129,7 @@ class _Reader:
                 if in_order:
                     frame.pts = in_order.popleft()
                 yield frame
-            if seek.frames == 1 or num_packets > seek.frames + 4 * LATE_FRAMES:
+            if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
 
     def _packets(self, seek: SeekRead) -> Iterator[Packet]:

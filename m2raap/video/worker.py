@@ -26,7 +26,6 @@ from m2raap.video import wire
 from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.planner import Outlook
 from m2raap.video.probe import Examined, Probe
 from m2raap.video.sample import Sampled
 from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbs
@@ -129,12 +128,6 @@ class VideoWorker:
         """Cuts of the whole video: m2raap.video.scenes.find_scenes. Raises Refused."""
         head, _ = self._call({"do": "scenes", "path": str(path), "detector": detector, "min_shot_s": min_shot_s})
         return Scenes(**head)
-
-    def outlook(self, path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> Outlook:
-        """What `extract` would take: m2raap.video.planner.outlook. Raises Refused."""
-        request = {"path": str(path), "start_s": start_s, "end_s": end_s, "cfg": cfg.model_dump(mode="json")}
-        head, _ = self._call({"do": "outlook", **request})
-        return Outlook(**head)
 
     def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbs]:
         """All sound frames of [start_s, end_s), some thousands at a time. Raises Refused."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from m2raap.video.choose import middles
 from m2raap.video.clip import KeyframeConfig
-from m2raap.video.planner import KEYS_A_PICK, LATE_FRAMES, Packets, SeekRead, seek_reads
+from m2raap.video.planner import DECODER_DELAY_FRAMES, IFRAMES_PER_PICK, Packets, SeekRead, seek_reads
 
 
 def packets_of(groups: list[int], tick_s: float = 0.04) -> Packets:
@@ -39,14 +39,16 @@ def test_enough_is_decoded_and_no_more_than_there_is(strategy: str, groups: list
     if strategy == "iframe" and not fill:
         assert len(targets) == min(k, len(groups)) and set(targets) <= set(packets.keys)
     else:
-        assert min(k, sum(groups)) <= len(targets) <= max(k, KEYS_A_PICK * k)
+        assert min(k, sum(groups)) <= len(targets) <= max(k, IFRAMES_PER_PICK * k)
     assert all(a.key < b.key for a, b in pairwise(seeks))
     for seek in seeks:
         assert seek.key in packets.keys and seek.key <= seek.targets[0]
         # Nothing is decoded for long that a later key-frame would give sooner.
         later = [key for key in packets.keys if seek.key < key]
         assert not later or seek.targets[-1] < later[0] + 1
-        assert seek.frames == (1 if seek.targets == (seek.key,) else seek.targets[-1] - seek.key + 1 + LATE_FRAMES)
+        assert seek.frames == (
+            1 if seek.targets == (seek.key,) else seek.targets[-1] - seek.key + 1 + DECODER_DELAY_FRAMES
+        )
 
 
 @given(groups_of_pictures, st.integers(1, 16))
@@ -65,7 +67,9 @@ def test_frames_of_a_plan() -> None:
     """Ten minutes with an I-frame every 2 s: three I-frames a pick; one I-frame in all: most of the clip for uniform."""
     packets = packets_of([50] * 300)
     seeks = seek_reads(packets, KeyframeConfig(), packets.end_s)
-    assert sum(seek.frames for seek in seeks) == 8 * KEYS_A_PICK and all(seek.targets == (seek.key,) for seek in seeks)
+    assert sum(seek.frames for seek in seeks) == 8 * IFRAMES_PER_PICK and all(
+        seek.targets == (seek.key,) for seek in seeks
+    )
     lonely = packets_of([1000])
     (seek,) = seek_reads(lonely, KeyframeConfig(strategy="uniform"), lonely.end_s)
     assert seek == SeekRead(0, tuple(sorted(lonely.seen_at(m) for m in middles(lonely.end_s, 8))))
