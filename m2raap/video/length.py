@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from m2raap.video.container import Opened
+from m2raap.video.container import OpenVideo
 
 # Their headers state the length of the longest stream, often the sound: the middles of segments would be missed.
 LOOSE_HEADERS = ("asf", "flv")
 
 
-def video_length_s(opened: Opened) -> float:
+def video_length_s(opened: OpenVideo) -> float:
     """Seconds from the start of the video to the end of its last frame; 0 where neither header nor packets say."""
     if opened.format_name not in LOOSE_HEADERS:
         return opened.duration_s
     return packets_end_s(opened) or opened.duration_s
 
 
-def packets_end_s(opened: Opened) -> float:
+def packets_end_s(opened: OpenVideo) -> float:
     """When the last video packet ends by its own time stamp, 0 without any. Reads the whole file, decodes nothing."""
     import av.error
 

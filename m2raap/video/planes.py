@@ -1,4 +1,4 @@
-"""Decoded frames -> small BGR planes, which is all that detectors and measures see.
+"""DecodedFrame frames -> small BGR planes, which is all that detectors and measures see.
 
 A whole frame is never converted: its three planes are subsampled first, by two-tap bilinear as SceneManager does it, and
 only the small picture changes its colour space.

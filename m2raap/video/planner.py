@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from av import Packet
 
     from m2raap.video.clip import KeyframeConfig
-    from m2raap.video.container import Opened
+    from m2raap.video.container import OpenVideo
 
 IFRAMES_PER_PICK = 3  # I-frames decoded for each pick, so that a black or blurred one can be avoided
 DECODER_DELAY_FRAMES = 4  # frames that a decoder takes in before its first output, because it reorders B-frames
@@ -96,7 +96,7 @@ class SparsePlan:
         return sum(seek.frames for seek in self.seeks)
 
 
-def plan_sparse(opened: Opened, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> SparsePlan | None:
+def plan_sparse(opened: OpenVideo, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> SparsePlan | None:
     """The plan of a sparse reading of [start_s, end_s); None where the clip is to be decoded in full.
 
     With `cfg.reading` auto, a clip is decoded in full where the header states a length below `sparse_from_s`, or none, and
@@ -120,7 +120,7 @@ def plan_sparse(opened: Opened, start_s: float, end_s: float | None, cfg: Keyfra
     return candidate
 
 
-def read_packets(opened: Opened, start_s: float, end_s: float | None) -> Packets:
+def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Packets:
     """Reads packets without decoding, from the I-frame at or before `start_s` until the decoding time reaches `end_s`.
 
     Of a damaged file it returns the packets before the damage; the clip's length then shows how many are missing.
@@ -149,7 +149,7 @@ def read_packets(opened: Opened, start_s: float, end_s: float | None) -> Packets
     return clip_packets
 
 
-def stamps_of(packet: Packet, opened: Opened) -> tuple[int, int] | None:
+def stamps_of(packet: Packet, opened: OpenVideo) -> tuple[int, int] | None:
     """(pts, dts) of a packet in units of the stream's time base; None for a packet without frame or without time stamp."""
     pts, dts = packet.pts, packet.dts
     if opened.format_name == "avi":  # an AVI stores decoding times only

@@ -32,7 +32,7 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Examined:
+class FileHealth:
     """What a full decode shows. `fault` is None for a sound file, else truncated or corrupt; `detail` is for people."""
 
     fault: str | None
@@ -77,7 +77,7 @@ def probe(path: Path, cfg: VideoConfig) -> Probe:
         )
 
 
-def examine(path: Path, cfg: VideoConfig) -> Examined:
+def examine(path: Path, cfg: VideoConfig) -> FileHealth:
     """Decodes all of `path`. Raises Refused for a file that cannot be opened at all."""
     with open_video(path, cfg) as opened:
         tally = Tally(opened)
@@ -97,7 +97,7 @@ def examine(path: Path, cfg: VideoConfig) -> Examined:
             tally.judge(cfg)
         except Refused as refusal:
             fault, detail = refusal.reason, refusal.detail
-        return Examined(
+        return FileHealth(
             fault=fault,
             detail=detail,
             format=opened.format_name,

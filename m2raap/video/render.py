@@ -1,4 +1,4 @@
-"""Decoded frames as pictures: as a player would show them, at the size that is stored."""
+"""DecodedFrame frames as pictures: as a player would show them, at the size that is stored."""
 
 from __future__ import annotations
 

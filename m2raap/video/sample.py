@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import Opened, open_video
+from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode
 from m2raap.video.length import packets_end_s, video_length_s
 from m2raap.video.limits import Refused, VideoConfig
@@ -28,7 +28,7 @@ class ClipFile:
 
 
 @dataclass
-class Sampled:
+class SampledFrames:
     """Frames ascending in time, one size. `pixels` are rows of RGB bytes, height x width x 3 each."""
 
     times_s: list[float]  # strictly increasing, since the start of the clip
@@ -44,7 +44,7 @@ def sample(
     places: Sequence[float],
     short_side_px: int,
     limits: VideoConfig,
-) -> Sampled:
+) -> SampledFrames:
     """The first sound frames at or after each of `places` (strictly increasing, 0..1 of the way from the first to the last
     frame of [start_s, end_s)); past the last frame that one. Where two places share a frame it is given once.
 
@@ -59,7 +59,9 @@ def sample(
         return _take(opened, start_s, end_s, [start_s + place * (last_s - start_s) for place in places], short_side_px)
 
 
-def _take(opened: Opened, start_s: float, end_s: float | None, targets_s: list[float], short_side_px: int) -> Sampled:
+def _take(
+    opened: OpenVideo, start_s: float, end_s: float | None, targets_s: list[float], short_side_px: int
+) -> SampledFrames:
     import av.error
 
     jumps_s = _key_times_s(opened)
@@ -92,10 +94,12 @@ def _take(opened: Opened, start_s: float, end_s: float | None, targets_s: list[f
     if renderer is None:
         raise Refused("truncated", f"no sound frame between {start_s:g} s and {end_s} s")
     width, height = renderer.target
-    return Sampled([round(t - start_s, 6) for t in times_s], width, height, [picture.tobytes() for picture in pictures])
+    return SampledFrames(
+        [round(t - start_s, 6) for t in times_s], width, height, [picture.tobytes() for picture in pictures]
+    )
 
 
-def _key_times_s(opened: Opened) -> list[float]:
+def _key_times_s(opened: OpenVideo) -> list[float]:
     """Times of key-frames as the file's index gives them; none for containers without one."""
     base, origin = opened.time_base, opened.stream.start_time or 0
     return [float((e.timestamp - origin) * base) for e in opened.stream.index_entries or () if e.is_keyframe]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m2raap.video.container import Opened, open_video
+from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
@@ -36,7 +36,7 @@ class Scenes:
 
 
 @dataclass
-class Thumbs:
+class Thumbnails:
     """Frames as rows of 27x48x3 RGB bytes, at strictly increasing times. `more`: the video goes on."""
 
     times_s: list[float]
@@ -60,7 +60,7 @@ def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: Video
         )
 
 
-def _planes(opened: Opened, tally: Tally) -> Iterator[TimedPlane]:
+def _planes(opened: OpenVideo, tally: Tally) -> Iterator[TimedPlane]:
     import av.error
 
     planes, last_s = PlaneMaker(), -1.0
@@ -75,7 +75,7 @@ def _planes(opened: Opened, tally: Tally) -> Iterator[TimedPlane]:
             raise Refused("unsupported_codec", f"pixel format {item.frame.format.name}: {error}") from None
 
 
-def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, limits: VideoConfig) -> Thumbs:
+def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, limits: VideoConfig) -> Thumbnails:
     """Sound frames of [start_s, end_s) that are later than `after_s`, as many as fit into one answer.
 
     Times are since the start of the video. Ask again with the last time while there is `more`. Raises Refused.
@@ -96,7 +96,7 @@ def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, 
             if not times_s:
                 budget = max(64, min(_MAX_THUMBS, _MAX_PIXELS // (frame.width * frame.height)))
             if len(times_s) == budget:
-                return Thumbs(times_s, b"".join(p.tobytes() for p in parts), more=True)
+                return Thumbnails(times_s, b"".join(p.tobytes() for p in parts), more=True)
             try:
                 # Bicubic, as the ffmpeg program scaled what the network was trained on.
                 small = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
@@ -104,4 +104,4 @@ def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, 
             except (av.error.FFmpegError, ValueError) as error:
                 raise Refused("unsupported_codec", f"pixel format {frame.format.name}: {error}") from None
             times_s.append(item.time_s)
-    return Thumbs(times_s, b"".join(p.tobytes() for p in parts), more=False)
+    return Thumbnails(times_s, b"".join(p.tobytes() for p in parts), more=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2raap.video.choose import Candidate, Pick
 from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyframes, measured
-from m2raap.video.container import Opened
+from m2raap.video.container import OpenVideo
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
 from m2raap.video.planner import DECODER_DELAY_FRAMES, SeekRead, SparsePlan, stamps_of
@@ -28,7 +28,7 @@ _SAME_S = 1e-4  # two stamps of one frame
 
 
 def read_sparsely(
-    opened: Opened, plan: SparsePlan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
+    opened: OpenVideo, plan: SparsePlan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
 ) -> ClipKeyframes | None:
     """Key-frames and signals; what was not measured is None, shots are -1 and `why` says so.
 
@@ -51,7 +51,7 @@ def read_sparsely(
 class _Reader:
     """Carries out the seeks of a plan and keeps the frames of their targets, ascending in time."""
 
-    def __init__(self, opened: Opened, plan: SparsePlan, cfg: KeyframeConfig) -> None:
+    def __init__(self, opened: OpenVideo, plan: SparsePlan, cfg: KeyframeConfig) -> None:
         self._opened, self._plan, self._cfg = opened, plan, cfg
         self._planes = PlaneMaker()
         self._renderer: Renderer | None = None

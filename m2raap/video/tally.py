@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from m2raap.video.container import Opened
-from m2raap.video.decode import Decoded
+from m2raap.video.container import OpenVideo
+from m2raap.video.decode import DecodedFrame
 from m2raap.video.limits import Refused, VideoConfig
 
 _CUT_SPOILS = 16  # frames: a cut inside one spoils it and the B-frames that lean on it
@@ -16,7 +16,7 @@ _CUT_SPOILS = 16  # frames: a cut inside one spoils it and the B-frames that lea
 class Tally:
     """Counts over the window [start_s, end_s) of a video (end None: to its end). Give it every item of `decode`."""
 
-    def __init__(self, opened: Opened, start_s: float = 0.0, end_s: float | None = None) -> None:
+    def __init__(self, opened: OpenVideo, start_s: float = 0.0, end_s: float | None = None) -> None:
         self._opened, self._start_s, self._end_s = opened, start_s, end_s
         self._tick_s, self._base = 1 / (opened.fps or 25.0), float(opened.time_base)
         self.window_s = end_s - start_s if end_s is not None else max(0.0, opened.duration_s - start_s)
@@ -26,7 +26,7 @@ class Tally:
         self.covered_s = 0.0  # from the start of the window to the end of its last frame
         self._bad_at_the_end = 0  # lost packets and damaged frames since the last sound frame
 
-    def add(self, item: Decoded) -> None:
+    def add(self, item: DecodedFrame) -> None:
         frame = item.frame
         self._bad_at_the_end = self._bad_at_the_end + 1 if item.corrupt else 0
         if frame is None:
@@ -72,7 +72,7 @@ class Tally:
     @property
     def _only_sound_is_longer(self) -> bool:
         """The file is whole, and the length in its header is that of its longest stream."""
-        return self._end_s is None and self._opened.tail == "whole" and not self._opened.length_is_own
+        return self._end_s is None and self._opened.tail == "whole" and not self._opened.length_is_of_video
 
     def judge(self, limits: VideoConfig) -> None:
         """Raises Refused (truncated, corrupt) for a window that lost too much."""
@@ -100,7 +100,7 @@ class Tally:
             raise Refused("corrupt", "no frame is without damage")
 
 
-def announced_frames(opened: Opened, start_s: float, end_s: float) -> int | None:
+def announced_frames(opened: OpenVideo, start_s: float, end_s: float) -> int | None:
     """Frames that an MP4's sample table puts into the window; None for containers without such a table.
 
     Entries that an edit list discards are not announced. Decode order is close enough: a clip is judged by a share.
@@ -115,13 +115,13 @@ def announced_frames(opened: Opened, start_s: float, end_s: float) -> int | None
     return sum(1 for e in entries if start_s - 1e-6 <= (e.timestamp - first) * base < end_s - 1e-6)
 
 
-def share_beyond_file(opened: Opened) -> float:
+def share_beyond_file(opened: OpenVideo) -> float:
     """Share of the frames in an MP4's sample table that lie past the end of the file. Costs no decoding."""
     entries = _index(opened)
     return sum(1 for e in entries if e.pos + e.size > opened.num_bytes) / len(entries) if entries else 0.0
 
 
-def _index(opened: Opened) -> list[Any]:
+def _index(opened: OpenVideo) -> list[Any]:
     return list(opened.stream.index_entries or ())
 
 

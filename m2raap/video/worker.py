@@ -26,9 +26,9 @@ from m2raap.video import wire
 from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.probe import Examined, Probe
-from m2raap.video.sample import Sampled
-from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbs
+from m2raap.video.probe import FileHealth, Probe
+from m2raap.video.sample import SampledFrames
+from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbnails
 from m2raap.video.shots import Detector
 
 _START_TIMEOUT_S = 120.0  # imports on a busy machine; not counted against a clip
@@ -76,10 +76,10 @@ class VideoWorker:
         head, _ = self._call({"do": "probe", "path": str(path)})
         return Probe(**head)
 
-    def examine(self, path: Path) -> Examined:
+    def examine(self, path: Path) -> FileHealth:
         """What a full decode of the file shows. Raises Refused where it cannot be opened at all."""
         head, _ = self._call({"do": "examine", "path": str(path)})
-        return Examined(**head)
+        return FileHealth(**head)
 
     def extract(
         self,
@@ -106,7 +106,7 @@ class VideoWorker:
 
     def sample(
         self, path: Path, start_s: float, end_s: float | None, places: Sequence[float], short_side_px: int
-    ) -> Sampled:
+    ) -> SampledFrames:
         """Frames at `places` (0..1) of the clip as pixels: m2raap.video.sample.sample. Raises Refused."""
         head, blobs = self._call(
             {
@@ -118,7 +118,7 @@ class VideoWorker:
                 "short_side_px": short_side_px,
             }
         )
-        sampled = Sampled(**head, pixels=blobs)
+        sampled = SampledFrames(**head, pixels=blobs)
         if not blobs or any(len(blob) != sampled.width * sampled.height * 3 for blob in blobs):
             self.close()
             raise Refused("corrupt", "the decoder's process answered nonsense: pixels of another size than it says")
@@ -129,14 +129,14 @@ class VideoWorker:
         head, _ = self._call({"do": "scenes", "path": str(path), "detector": detector, "min_shot_s": min_shot_s})
         return Scenes(**head)
 
-    def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbs]:
+    def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbnails]:
         """All sound frames of [start_s, end_s), some thousands at a time. Raises Refused."""
         after_s = -1.0
         while True:
             head, blobs = self._call(
                 {"do": "thumbnails", "path": str(path), "start_s": start_s, "end_s": end_s, "after_s": after_s}
             )
-            thumbs = Thumbs(head["times_s"], blobs[0], head["more"])
+            thumbs = Thumbnails(head["times_s"], blobs[0], head["more"])
             if len(thumbs.pixels) != len(thumbs.times_s) * THUMB_BYTES or (thumbs.more and not thumbs.times_s):
                 self.close()
                 raise Refused("corrupt", "the decoder's process answered nonsense: thumbnails of another number")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.probe import Examined, examine
+from m2raap.video.probe import FileHealth, examine
 from m2raap.video.tails import find_tail
 from tests.video.bad_media.case import Sources
 from tests.video.bad_media.sources import FRAMES
@@ -21,7 +21,7 @@ FORMATS = {
 }  # fmt: skip
 
 
-def judged(path: Path) -> str | Examined:
+def judged(path: Path) -> str | FileHealth:
     try:
         found = examine(path, LIMITS)
     except Refused as refusal:

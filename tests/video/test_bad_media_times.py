@@ -11,7 +11,7 @@ from PIL import Image
 
 from m2raap.video.clip import KeyframeConfig
 from m2raap.video.container import open_video
-from m2raap.video.decode import Decoded, decode
+from m2raap.video.decode import DecodedFrame, decode
 from m2raap.video.extract import extract
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import examine
@@ -36,7 +36,7 @@ def numbers_and_times(
         return [(number_of(item), item.time_s) for item in decode(opened, start_s, end_s, keys_only)]
 
 
-def number_of(item: Decoded) -> int:
+def number_of(item: DecodedFrame) -> int:
     assert item.frame is not None and not item.corrupt
     plane = item.frame.planes[0]
     luma_HW = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:48, :64]
