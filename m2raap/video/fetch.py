@@ -48,7 +48,7 @@ class RemoteConfig(Config):
         default=False, description="Permission to fetch videos whose path is an address.", json_schema_extra=HOW
     )
     max_bytes: int = Field(
-        default=4 * 1024**3, gt=0, description="Bytes of one file, above which it is refused as too_large."
+        default=4 * 1024**3, gt=0, description="Most bytes in one file; a larger file is refused as too_large."
     )
     timeout_s: float = Field(
         default=300.0, gt=0, description="Seconds that the transfer of one file may take.", json_schema_extra=HOW

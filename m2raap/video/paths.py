@@ -12,30 +12,30 @@ from m2raap.video.limits import Refused, VideoConfig
 
 
 def resolve_video(root: Path, video: str) -> Path:
-    """The real, absolute path of `video` below `root`.
+    """The real, absolute path of `video` below `root`; symbolic links are followed.
 
-    Raises Refused: outside_root (absolute path, drive, '..', NUL, URL, or a link that leaves the root), missing_file,
+    Raises Refused: outside_root (an absolute path, drive, '..', NUL, URL, or a link that leaves the root), missing_file,
     not_media (a folder, pipe or device), empty.
     """
     if not video or video == ".":
         raise Refused("missing_file", "the video path is empty")
     if "\0" in video or "://" in video:
-        raise Refused("outside_root", f"{video!r} is no relative path")
+        raise Refused("outside_root", f"{video!r} is not a relative path")
     if leads_out(video):
-        raise Refused("outside_root", f"{video!r} is absolute or holds '..'")
+        raise Refused("outside_root", f"{video!r} is an absolute path or contains '..'")
     real_root = root.resolve()
     try:
         path = (real_root / video).resolve()
-    except (OSError, RuntimeError) as error:  # a loop of links
+    except (OSError, RuntimeError) as error:  # such as a loop of links
         raise Refused("missing_file", f"{video!r}: {error}") from None
     if not path.is_relative_to(real_root):
-        raise Refused("outside_root", f"{video!r} is a link that leaves the root")
+        raise Refused("outside_root", f"{video!r} is a symbolic link that leaves the corpus root")
     try:
         info = os.stat(path)
     except OSError as error:
         raise Refused("missing_file", f"{video!r}: {error.strerror}") from None
     if not stat.S_ISREG(info.st_mode):
-        raise Refused("not_media", f"{video!r} is no regular file")
+        raise Refused("not_media", f"{video!r} is a folder, pipe or device")
     if info.st_size == 0:
         raise Refused("empty", f"{video!r} has no bytes")
     return path

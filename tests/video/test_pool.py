@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.video.pool import AFTER_CUT_S, MOST, FramePool
+from m2raap.video.pool import AFTER_CUT_S, MAX_PER_PICK, FramePool
 
 PLANE = np.zeros((2, 2, 3), np.uint8)
 
@@ -29,8 +29,8 @@ def test_spread_over_a_clip_of_unknown_length() -> None:
     for i in range(10_000):
         pool.offer(i / 25, (i + 1) / 25, PLANE, i)
     gaps = np.diff([f.time_s for f in pool.frames])
-    assert len(pool.frames) == MOST * 8
-    assert gaps.max() <= 4 * 400 / (MOST * 8)
+    assert len(pool.frames) == MAX_PER_PICK * 8
+    assert gaps.max() <= 4 * 400 / (MAX_PER_PICK * 8)
 
 
 def test_a_short_shot_keeps_a_frame() -> None:
