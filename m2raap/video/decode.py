@@ -103,7 +103,9 @@ def _need_room_for_a_frame(context: Any) -> None:
     try:
         mmap.mmap(-1, max(1, context.width * context.height * 2)).close()  # address space only
     except OSError as error:
-        raise MemoryError(f"no room for a frame of {context.width}x{context.height} pixels: {error}") from None
+        raise MemoryError(
+            f"not enough memory for a frame of {context.width}x{context.height} pixels: {error}"
+        ) from None
 
 
 def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:

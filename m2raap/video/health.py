@@ -52,11 +52,11 @@ def _walk(folder: Path, root: Path, files: list[Path], left_out: list[str]) -> N
         if path.is_symlink() and path != folder:
             target = Path(os.path.realpath(path))
             if not target.is_relative_to(root):
-                left_out.append(f"{printable(path)}: a symbolic link that leaves the folder")
+                left_out.append(f"{printable(path)}: a link that leaves the folder")
             elif not target.exists():
-                left_out.append(f"{printable(path)}: a symbolic link whose target does not exist")
+                left_out.append(f"{printable(path)}: a link whose target does not exist")
             elif target.is_dir():
-                left_out.append(f"{printable(path)}: a symbolic link to a folder")
+                left_out.append(f"{printable(path)}: a link to a folder")
             else:
                 files.append(path)
         elif path.is_dir():

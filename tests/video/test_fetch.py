@@ -53,7 +53,7 @@ def test_what_is_an_address():
             check_url(url)
 
 
-def test_a_copy_in_scratch_goes_when_it_was_used(store, tmp_path: Path):
+def test_the_temporary_copy_is_deleted_after_use(store, tmp_path: Path):
     with fetched("memory://bucket/a.mp4", ALLOWED) as path:
         assert path.read_bytes() == b"some bytes" and path.is_relative_to(tmp_path)
     with pytest.raises(ZeroDivisionError), fetched("memory://bucket/a.mp4", ALLOWED):
@@ -99,7 +99,7 @@ def test_the_digest_follows_the_content(store):
 
 
 def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_path: Path, monkeypatch):
-    """One clip in the corpus folder, one in a store, one behind a web server, two that cannot be had."""
+    """One clip in the corpus folder, one in a store, one on a web server, and two that cannot be fetched."""
     data = (clips / "plain.mp4").read_bytes()
     store.pipe("/bucket/plain.mp4", data)
 
@@ -144,7 +144,7 @@ def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_pat
         assert all(jpegs == frames["file"] for jpegs in frames.values()) and set(frames) | set(expected) == set(videos)
     cfg = KeyframesConfig(
         remote=RemoteConfig(allow_remote=True)
-    )  # says how: only --force tries again what was not fetched
+    )  # a HOW setting: only --force fetches again what was not fetched
     out, view = tmp_path / "KFalse", View(tmp_path / "C")
     assert run_data_stage(KeyframesStage(cfg), view, out, LocalEngine(1))
     assert "not_fetched" in {row["reason"] for row in read_part(out, "dropped", 0)}
