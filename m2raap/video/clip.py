@@ -68,8 +68,8 @@ class KeyframeConfig(Config):
 class ClipKeyframes:
     """The key-frames of one clip in order of time, and the signals of the whole clip.
 
-    Every list has the same length K, one entry for each key-frame. K is `KeyframeConfig.k`, or less where the clip has
-    fewer undamaged frames; `signals["shortfall"]` is the difference.
+    Every list has the same length K, one entry for each key-frame. K is `KeyframeConfig.k`, or less where the clip has fewer
+    undamaged frames (or I-frames, without `fill`); `signals["shortfall"]` is the difference.
     """
 
     times_s: list[float]  # seconds since the start of the clip, strictly increasing
