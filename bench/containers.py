@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m2raap.video.extract import ClipFrames, KeyframeConfig
+from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.worker import VideoWorker
 
@@ -51,7 +51,7 @@ def ssim(one_HW: np.ndarray, two_HW: np.ndarray) -> float:
     return float((top / ((mean_1**2 + mean_2**2 + c1) * (var_1 + var_2 + c2))).mean())
 
 
-def compare(clip: ClipFrames, mp4: ClipFrames) -> tuple[bool, str]:
+def compare(clip: ClipKeyframes, mp4: ClipKeyframes) -> tuple[bool, str]:
     """Whether the frames are those of the mp4, and the figures."""
     if len(clip.jpegs) != K:
         return False, f"{len(clip.jpegs)} frames"

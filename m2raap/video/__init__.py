@@ -1,7 +1,6 @@
-"""Bytes and seconds: everything that is read out of video files. No torch.
+"""Reading of video files: headers, shots, key-frames and sampled frames. Nothing in this package imports torch.
 
-`keyframes(path, k=8)` is the door to the room for a program that has one video at hand. Nothing heavy is imported before
-it is called.
+`keyframes(path, k=8)` is the function for a program that has one video. Large packages are imported only when it is called.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m2raap.video.clip import ClipFrames
+    from m2raap.video.clip import ClipKeyframes
     from m2raap.video.worker import VideoWorker
 
 
@@ -22,8 +21,8 @@ def keyframes(
     end_s: float | None = None,
     worker: VideoWorker | None = None,
     **settings: Any,
-) -> ClipFrames:
-    """The k frames which stand for the video at `path`, or for its span [start_s, end_s), as the keyframes stage chooses them.
+) -> ClipKeyframes:
+    """Chooses k key-frames of the video at `path`, or of its span [start_s, end_s), as the keyframes stage does.
 
     >>> import m2raap.video
     >>> clip = m2raap.video.keyframes("clip.mp4", k=4)
@@ -35,23 +34,21 @@ def keyframes(
     `start_s` and `end_s` are seconds since the start of the video; an `end_s` of None is the end of the video. `settings`
     are further fields of `m2raap.video.clip.KeyframeConfig`, such as `strategy="uniform"` or `short_side_px=224`.
 
-    Every list of the result has one entry a frame, ascending in time: `times_s` (seconds since `start_s`), `jpegs` (RGB,
-    upright, square pixels, all of `width` x `height` pixels), `scores` (0..1), `why` (words for people), `shots` (number of
-    the shot, -1 where shots are unknown) and `hashes` (64-bit dHash). `signals` holds the measures of the whole span. A span
-    with fewer than k sound frames gives all of them, and `signals["shortfall"]` says how many are missing.
+    Returns a `m2raap.video.clip.ClipKeyframes`, whose fields are documented there with their units. Its `times_s` are seconds
+    since `start_s`, and its `signals` are those of the span. A span with fewer than k undamaged frames gives all of them.
 
-    The bytes are read by a sandboxed child process, which is started for this call and ended after it. A caller with many
-    videos keeps one child, which also has its limits:
+    A sandboxed child process reads the file; it is started for this call and ended after it. A caller with many videos
+    keeps one child process, whose limits can be set:
 
         with VideoWorker(VideoConfig(timeout_s=600)) as worker:
             clips = [keyframes(path, worker=worker) for path in paths]
 
-    Raises M2raapError, which names the file, the reason and what to do, for a video that cannot be used: its `__cause__` is
-    the `m2raap.video.limits.Refused` with the code of the reason, one of `m2raap.core.errors.UNREADABLE`. Raises M2raapError
-    for a span without length, and UsageError for settings that do not exist or do not fit. The detector transnetv2 is a
-    network, which this room does not run.
+    Raises M2raapError, which names the file, the reason and what to do, for a video that cannot be used; its `__cause__` is
+    a `m2raap.video.limits.Refused` with the reason's code, one of `m2raap.core.errors.UNREADABLE`. Raises M2raapError for a
+    span without length. Raises UsageError for settings that are unknown or out of range, and for the detector transnetv2, a
+    network that only the keyframes stage runs.
 
-    Source: the choice is `m2raap.video.choose`; shots are those of PySceneDetect's detectors (`m2raap.video.shots`).
+    Source: `m2raap.video.choose` chooses the frames; PySceneDetect's detectors find the shots (`m2raap.video.shots`).
     """
     from contextlib import nullcontext
 
@@ -64,7 +61,7 @@ def keyframes(
     cfg = build(KeyframeConfig, {"k": k, **settings}, "m2raap.video.keyframes")
     if cfg.detector == "transnetv2":
         raise UsageError(
-            "m2raap.video.keyframes: the detector transnetv2 runs in the stage 'keyframes' only; choose another"
+            "m2raap.video.keyframes: detector: only the stage 'keyframes' runs transnetv2; choose another detector"
         )
     with VideoWorker() if worker is None else nullcontext(worker) as decoder:
         try:
@@ -74,5 +71,5 @@ def keyframes(
             if refusal.reason in ("timeout", "too_large", "out_of_memory"):
                 remedy = "pass a VideoWorker whose VideoConfig has higher limits"
             else:
-                remedy = f"give another file; 'm2raap data probe {path}' decodes all of it and says more"
+                remedy = f"use another file; 'm2raap data probe {path}' decodes the whole file and reports its faults"
             raise M2raapError(f"{path}: {refusal.reason}: {UNREADABLE[refusal.reason]}{detail}; {remedy}") from refusal

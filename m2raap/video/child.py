@@ -1,4 +1,7 @@
-"""The child's side: `python -m m2raap.video.child`. Reads requests from stdin until it closes, answers on stdout."""
+"""The program of the decoder's child process: it reads requests from stdin until that is closed, and answers on stdout.
+
+`VideoWorker` starts it as `python -m m2raap.video.child`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.video import wire
-from m2raap.video.container import open_video
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.planner import outlook
 from m2raap.video.probe import examine, probe
 from m2raap.video.sample import sample
 from m2raap.video.scenes import find_scenes, thumbnails
@@ -23,22 +24,22 @@ _CPU_SLACK_S = 5
 
 
 def main() -> None:
-    # The answers get a descriptor of their own; whatever a library prints goes to stderr.
+    # Answers go out on a copy of stdout; stdout itself becomes stderr, so that a library that prints cannot disturb them.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
     def read(num_bytes: int) -> bytes:
         data = sys.stdin.buffer.read(num_bytes)
         if len(data) < num_bytes:
-            raise SystemExit(0)  # the parent is gone
+            raise SystemExit(0)  # the parent has closed the pipe
         return data
 
     request, _ = wire.unpack(read)
     limits = VideoConfig.model_validate(request["limits"])
-    _load()
+    _import_packages()
     _limit(resource.RLIMIT_AS, limits.memory_mb * 1024**2)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, 16 * 1024**2)  # it writes nothing but its last words
+    _limit(resource.RLIMIT_FSIZE, 16 * 1024**2)  # only error messages are written
     answers.write(wire.pack({}, []))
     answers.flush()
     while True:
@@ -62,10 +63,6 @@ def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any
             return {"times_s": sampled.times_s, "width": sampled.width, "height": sampled.height}, sampled.pixels
         if request["do"] == "scenes":
             return dataclasses.asdict(find_scenes(path, request["detector"], request["min_shot_s"], limits)), []
-        if request["do"] == "outlook":
-            cfg = KeyframeConfig.model_validate(request["cfg"])
-            with open_video(path, limits) as opened:
-                return dataclasses.asdict(outlook(opened, request["start_s"], request["end_s"], cfg)), []
         if request["do"] == "thumbnails":
             thumbs = thumbnails(path, request["start_s"], request["end_s"], request["after_s"], limits)
             return {"times_s": thumbs.times_s, "more": thumbs.more}, [thumbs.pixels]
@@ -78,14 +75,14 @@ def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any
     except MemoryError as error:
         return {"refused": "out_of_memory", "detail": str(error)}, []
     except Exception as error:
-        # OpenCV says so in its own way; everything else is a fault of ours and is told to the parent as one.
+        # OpenCV reports a lack of memory by this message. Every other exception is a bug in m2raap.
         if "Insufficient memory" in str(error):
             return {"refused": "out_of_memory", "detail": str(error)}, []
         return {"bug": traceback.format_exc()}, []
 
 
-def _load() -> None:
-    """Imports before the first clip's clock starts, and before the memory limit."""
+def _import_packages() -> None:
+    """Imports the large packages, whose time and memory are then not counted against the first clip."""
     import av
     import cv2
     import scenedetect.detectors
@@ -104,7 +101,7 @@ def _limit(kind: int, value: int) -> None:
 
 
 def _allow_cpu(timeout_s: float) -> None:
-    """CPU seconds from now on: the limit counts the whole life of the process, so it moves with each call."""
+    """Limits the CPU time of the next call. The system's limit counts from the start of the process, so each call raises it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + timeout_s) + _CPU_SLACK_S)
 

@@ -1,11 +1,11 @@
-"""Which frames stand for a clip: pure functions from per-frame measures to k picks, each with a score and a reason.
+"""Chooses the key-frames of a clip: pure functions from measures of its frames to k picks with a score and a reason each.
 
-A clip is cut into k slots of time, each inside one shot, and every slot gives the frame nearest its middle unless that
-one is damaged to the eye (at a cut, black, flat, blurred, a near-copy of the pick before). So a clip without defects is
-sampled near-uniformly, whatever its content: temporal models depend on the order and spread of the picks.
+A clip is divided into k slots of time, each inside one shot, and each slot gives the frame nearest to its middle unless that
+frame has a visible defect (near a cut, black, flat, blurred, or a near-copy of the pick before). So a clip without defects is
+sampled almost uniformly, whatever its content: temporal models depend on the order and spread of the picks.
 
-A frame counts as what is seen from its time until the next frame's, so that a copy of variable frame rate, which lacks
-repeated frames, gives the same pictures.
+A frame counts as displayed from its own time until that of the next frame, so that a copy with variable frame rate, which
+leaves out repeated frames, gives the same pictures.
 """
 
 from __future__ import annotations
@@ -20,45 +20,50 @@ from m2raap.video.quality import hamming
 # Seconds on either side of a cut in which a frame counts as being at the cut; never more than a quarter of the shot.
 NEAR_CUT_S = 0.2
 BLURRED = 0.4  # a frame is blurred below this share of the median sharpness in its shot
-NEAR_COPY_BITS = 3  # two frames are near-copies where at most so many of the 64 bits of their hashes differ
-# What a defect costs, where a distance from the middle to the edge of the slot costs CENTRE_COST (its square).
+NEAR_COPY_BITS = 3  # two frames are near-copies where at most this many of the 64 bits of their hashes differ
+# The cost of a frame is that of its defects plus CENTRE_COST * distance**2, with distance 1 at the edges of its slot.
 CENTRE_COST = 0.4
 DEFECT_COST = {"black": 0.6, "flat": 0.5, "cut": 0.45, "blur": 0.45, "copy": 0.15}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One sound frame that may be picked."""
+    """One undamaged frame that may be picked."""
 
     time_s: float  # since the start of the clip
     sharpness: float  # variance of the Laplacian
-    hash64: int
+    hash64: int  # difference hash (dHash)
     black: bool = False
     flat: bool = False
     is_key: bool = False  # an I-frame from which decoding can start
-    lasts_s: float = 0.0  # until the next frame is shown
+    lasts_s: float = 0.0  # seconds until the next frame is displayed
 
-    def nearest(self, time_s: float) -> float:
-        """The moment at which this frame is seen that is nearest to `time_s`."""
+    def nearest_s(self, time_s: float) -> float:
+        """The time nearest to `time_s` at which this frame is displayed."""
         return min(max(time_s, self.time_s), self.time_s + self.lasts_s)
 
-    def apart(self, time_s: float) -> float:
-        """Seconds between that moment and `time_s`, to the microsecond: frames meet where one ends and the next begins."""
-        return round(abs(self.nearest(time_s) - time_s), 6)
+    def distance_s(self, time_s: float) -> float:
+        """Seconds from `time_s` to the nearest time at which this frame is displayed, rounded to microseconds.
+
+        Rounding makes the distance to both frames equal at a time where one ends and the next begins.
+        """
+        return round(abs(self.nearest_s(time_s) - time_s), 6)
 
 
 @dataclass(frozen=True)
 class Pick:
-    """`index` into the candidates; `score` 0..1 (1: in the middle of its slot, no defect); `why` for people."""
+    """A chosen frame."""
 
-    index: int
-    shot: int
-    score: float
-    why: str
+    index: int  # in the list of candidates
+    shot: int  # number of the shot, counted from 0
+    score: float  # 0..1; 1 is a frame without defects in the middle of its slot
+    why: str  # the reason of the choice, for people
 
 
 @dataclass(frozen=True)
 class Slot:
+    """A stretch of the clip from which one frame is picked."""
+
     start_s: float
     end_s: float
     shot: int | None  # None: any shot
@@ -72,28 +77,34 @@ Strategy = Callable[[Sequence[Candidate], Sequence[float], float, int], list[Pic
 
 
 def shot_bounds(cuts_s: Sequence[float], duration_s: float) -> list[tuple[float, float]]:
-    """(start, end) of each shot in seconds; cuts outside the clip are no cuts."""
+    """(start_s, end_s) of each shot; cuts outside the clip are ignored."""
     edges = [0.0, *sorted({c for c in cuts_s if 0 < c < duration_s}), duration_s]
     return list(pairwise(edges))
 
 
 def allot(lengths: Sequence[float], k: int) -> list[int]:
-    """k slots over shots by length, at least one each (needs len(lengths) <= k); of equals the earlier gets more."""
+    """Divides k slots among shots by their lengths, at least one each; of equal shots the earlier gets more.
+
+    Returns the number of slots of each shot. Needs 0 < len(lengths) <= k.
+    """
     assert 0 < len(lengths) <= k
-    shares = [1] * len(lengths)
+    num_slots = [1] * len(lengths)
     for _ in range(k - len(lengths)):
-        # The shot whose slots are longest gets one more: the longest gap in time stays as short as it can be.
-        longest = max(range(len(lengths)), key=lambda i: (lengths[i] / shares[i], -i))
-        shares[longest] += 1
-    return shares
+        # The shot with the longest slots gets one more, which keeps the longest gap between picks as short as possible.
+        longest = max(range(len(lengths)), key=lambda i: (lengths[i] / num_slots[i], -i))
+        num_slots[longest] += 1
+    return num_slots
 
 
 def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int) -> list[Pick]:
-    """min(k, len(candidates)) picks, ascending in time; candidates ascend strictly. Every shot that is not all black
-    gets a pick while there are at most k of them; with more shots than k the picks follow k equal segments."""
+    """min(k, len(candidates)) picks, ascending in time; the times of the candidates must be strictly increasing.
+
+    Where at most k shots are not entirely black, each of them gets a pick. Where there are more, the picks come from k equal
+    segments of the clip.
+    """
     shots = shot_bounds(cuts_s, duration_s)
     shot_of = [_shot_at(c.time_s, shots) for c in candidates]
-    defects = _standing_defects(candidates, shot_of, shots)
+    defects = _defects_of(candidates, shot_of, shots)
     picks: dict[int, Pick] = {}
     last_hash: int | None = None
     for slot in _slots(candidates, shot_of, shots, k):
@@ -101,14 +112,14 @@ def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_
             i
             for i, c in enumerate(candidates)
             if slot.shot in (None, shot_of[i])
-            and slot.start_s <= c.nearest(slot.middle_s) <= slot.end_s
+            and slot.start_s <= c.nearest_s(slot.middle_s) <= slot.end_s
             and i not in picks
         ]
         if not inside:
             continue
         best: tuple[float, float, int] | None = None
         for i in inside:
-            flaws = defects[i] | _copy(candidates[i], last_hash)
+            flaws = defects[i] | _near_copy(candidates[i], last_hash)
             distance = _off_centre(candidates[i], slot)
             cost = CENTRE_COST * distance**2 + sum(DEFECT_COST[f] for f in flaws)
             if best is None or (cost, distance, -i) < best:
@@ -116,7 +127,7 @@ def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_
         assert best is not None
         cost, chosen = best[0], -best[2]
         centre = min(inside, key=lambda i: (_off_centre(candidates[i], slot), -i))
-        flaws, centre_flaws = (defects[i] | _copy(candidates[i], last_hash) for i in (chosen, centre))
+        flaws, centre_flaws = (defects[i] | _near_copy(candidates[i], last_hash) for i in (chosen, centre))
         picks[chosen] = Pick(chosen, shot_of[chosen], max(0.0, 1.0 - cost), _why(flaws, centre_flaws))
         last_hash = candidates[chosen].hash64
     _fill(picks, candidates, shot_of, defects, k)
@@ -124,14 +135,14 @@ def keyframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_
 
 
 def uniform(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int) -> list[Pick]:
-    """The frames seen in the middles of k equal segments, content unseen; min(k, len(candidates)) picks."""
+    """The frames displayed at the middles of k equal segments, whatever their content; min(k, len(candidates)) picks."""
     shots = shot_bounds(cuts_s, duration_s)
     chosen = _spread(list(range(len(candidates))), candidates, duration_s, k)
     return [Pick(i, _shot_at(candidates[i].time_s, shots), 1.0, "uniform") for i in chosen]
 
 
 def iframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int) -> list[Pick]:
-    """I-frames alone, spread as `uniform` where there are more than k. With fewer they are all: see `fill_up`."""
+    """I-frames only: spread as by `uniform` where there are more than k, else all of them (`fill_up` adds other frames)."""
     shots = shot_bounds(cuts_s, duration_s)
     chosen = _spread([i for i, c in enumerate(candidates) if c.is_key], candidates, duration_s, k)
     return [Pick(i, _shot_at(candidates[i].time_s, shots), 1.0, "I-frame") for i in chosen]
@@ -140,34 +151,34 @@ def iframe(candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s:
 def fill_up(
     picks: Sequence[Pick], candidates: Sequence[Candidate], cuts_s: Sequence[float], duration_s: float, k: int
 ) -> list[Pick]:
-    """`picks` and as many further candidates, each as far from all picks as can be, as make min(k, len(candidates))."""
+    """`picks`, filled up to min(k, len(candidates)) with the candidates farthest in time from all picks."""
     shots = shot_bounds(cuts_s, duration_s)
     shot_of = [_shot_at(c.time_s, shots) for c in candidates]
     by_index = {pick.index: pick for pick in picks}
-    _fill(by_index, candidates, shot_of, _standing_defects(candidates, shot_of, shots), k)
+    _fill(by_index, candidates, shot_of, _defects_of(candidates, shot_of, shots), k)
     return [by_index[i] for i in sorted(by_index)]
 
 
-# Exactly k picks each, or all that there are; `iframe` may find fewer.
+# Each returns min(k, number of candidates) picks; `iframe` may return fewer.
 STRATEGIES: dict[str, Strategy] = {"keyframe": keyframe, "uniform": uniform, "iframe": iframe}
 
 
 def middles(duration_s: float, k: int) -> list[float]:
-    """Middles of k equal segments."""
+    """Times in seconds of the middles of k equal segments."""
     return [duration_s * (2 * j + 1) / (2 * k) for j in range(k)]
 
 
 def _spread(allowed: list[int], candidates: Sequence[Candidate], duration_s: float, k: int) -> list[int]:
-    """Of the candidates in `allowed` those seen nearest to the middles of equal segments, each once; min(k, all)."""
+    """The min(k, len(allowed)) candidates of `allowed` displayed nearest to the middles of as many equal segments."""
     count = min(k, len(allowed))
     chosen: list[int] = []
     first = 0
     for j, middle_s in enumerate(middles(duration_s, count)):
         last = len(allowed) - (count - j - 1)  # leave a frame for each later segment
-        # Of two equally near the later: at a boundary the frame that begins there is the one seen.
+        # Of two equally near frames the later one: where one frame ends and the next begins, the next is displayed.
         place = min(
             range(first, last),
-            key=lambda n: (candidates[allowed[n]].apart(middle_s), -n),
+            key=lambda n: (candidates[allowed[n]].distance_s(middle_s), -n),
         )
         first = place + 1
         chosen.append(allowed[place])
@@ -175,26 +186,25 @@ def _spread(allowed: list[int], candidates: Sequence[Candidate], duration_s: flo
 
 
 def _slots(candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]], k: int) -> list[Slot]:
-    """At most k slots ascending in time, each within one shot that has candidates while shots do not outnumber k."""
-    good = {shot_of[i] for i, c in enumerate(candidates) if not c.black}
-    usable = sorted(good or set(shot_of))
+    """At most k slots ascending in time: within shots that have candidates, or k equal segments for more shots than k."""
+    not_black = {shot_of[i] for i, c in enumerate(candidates) if not c.black}
+    usable = sorted(not_black or set(shot_of))
     if not usable:
         return []
     if len(usable) <= k:
-        shares = allot([shots[s][1] - shots[s][0] for s in usable], k)
+        num_slots = allot([shots[s][1] - shots[s][0] for s in usable], k)
         return [
             Slot(start + (end - start) * j / n, start + (end - start) * (j + 1) / n, s)
-            for s, n in zip(usable, shares, strict=True)
+            for s, n in zip(usable, num_slots, strict=True)
             for start, end in (shots[s],)
             for j in range(n)
         ]
-    # More shots than picks: k equal segments. Which shots they hold is not asked: where an encoder moves a cut by a frame or
-    # two the choice would jump by seconds.
+    # The segments ignore the shots: otherwise a cut that an encoder moves by a frame or two would move a pick by seconds.
     end_s = shots[-1][1]
     return [Slot(end_s * j / k, end_s * (j + 1) / k, None) for j in range(k)]
 
 
-def _standing_defects(
+def _defects_of(
     candidates: Sequence[Candidate], shot_of: list[int], shots: list[tuple[float, float]]
 ) -> list[set[str]]:
     """Defects of each candidate that do not depend on the other picks."""
@@ -206,8 +216,8 @@ def _standing_defects(
     for i, c in enumerate(candidates):
         start, end = shots[shot_of[i]]
         margin = min(NEAR_CUT_S, (end - start) / 4)
-        seen_s = c.nearest((start + end) / 2)
-        at_cut = (shot_of[i] > 0 and seen_s - start < margin) or (shot_of[i] < len(shots) - 1 and end - seen_s < margin)
+        time_s = c.nearest_s((start + end) / 2)
+        at_cut = (shot_of[i] > 0 and time_s - start < margin) or (shot_of[i] < len(shots) - 1 and end - time_s < margin)
         checks = {
             "black": c.black,
             "flat": c.flat and not c.black,
@@ -218,14 +228,14 @@ def _standing_defects(
     return defects
 
 
-def _copy(candidate: Candidate, last_hash: int | None) -> set[str]:
+def _near_copy(candidate: Candidate, last_hash: int | None) -> set[str]:
     if last_hash is None or hamming(candidate.hash64, last_hash) > NEAR_COPY_BITS:
         return set()
     return {"copy"}
 
 
 def _why(flaws: set[str], centre_flaws: set[str]) -> str:
-    """'centre', 'avoids black', 'centre, despite copy' ..."""
+    """Words for the choice, such as 'centre', 'avoids black' or 'centre, despite copy'."""
     avoided = sorted(centre_flaws - flaws)
     text = "avoids " + "+".join(avoided) if avoided else "centre"
     return f"{text}, despite {'+'.join(sorted(flaws))}" if flaws else text
@@ -234,7 +244,7 @@ def _why(flaws: set[str], centre_flaws: set[str]) -> str:
 def _fill(
     picks: dict[int, Pick], candidates: Sequence[Candidate], shot_of: list[int], defects: list[set[str]], k: int
 ) -> None:
-    """Slots without a frame leave picks open: take the frames farthest from all picks, sound ones first."""
+    """Adds picks up to min(k, len(candidates)): those without defects first, then those farthest in time from all picks."""
     while len(picks) < min(k, len(candidates)):
         picked_s = [candidates[i].time_s for i in picks]
 
@@ -256,6 +266,6 @@ def _shot_at(time_s: float, shots: list[tuple[float, float]]) -> int:
 
 
 def _off_centre(candidate: Candidate, slot: Slot) -> float:
-    """0 if seen in the middle of the slot, 1 at its edges."""
-    half = (slot.end_s - slot.start_s) / 2
-    return candidate.apart(slot.middle_s) / half if half > 0 else 0.0
+    """Distance from the middle of the slot: 0 for a frame displayed there, 1 at the edges of the slot."""
+    half_s = (slot.end_s - slot.start_s) / 2
+    return candidate.distance_s(slot.middle_s) / half_s if half_s > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What is asked of a clip and what it gives: key-frames as JPEGs and signals. Shared by the two ways of reading one."""
+"""The settings and the result of reading a clip: key-frames as JPEGs, and signals. The full and the sparse reading share it."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class KeyframeConfig(Config):
-    """How many frames stand for a clip, how they are found and how they are stored."""
+    """How many key-frames a clip gets, how they are chosen and how they are stored."""
 
     k: int = Field(default=8, ge=1, le=256, description="Number of key-frames that a clip keeps.")
     strategy: Literal["keyframe", "uniform", "iframe"] = Field(
         default="keyframe",
-        description="keyframe: good frames near the middles of slots within shots; uniform: the frames in the middles of k "
-        "equal segments; iframe: the file's I-frames.",
+        description="keyframe: frames without defects near the middles of slots within shots; uniform: the frames at the "
+        "middles of k equal segments; iframe: the file's I-frames.",
     )
     fill: bool = Field(
         default=True,
-        description="With the strategy iframe: whether other frames fill up to k where there are fewer I-frames.",
+        description="With the strategy iframe: whether other frames are added up to k where there are fewer I-frames.",
     )
     short_side_px: int = Field(
         default=256, ge=16, description="Short side of a stored frame in pixels; smaller clips keep their size."
@@ -43,42 +43,48 @@ class KeyframeConfig(Config):
     min_shot_s: float = Field(default=0.6, ge=0, description="Length of the shortest shot in seconds.")
     reading: Literal["auto", "full", "sparse"] = Field(
         default="auto",
-        description="full: every frame is decoded; sparse: only I-frames and a few sought frames, so that shots and motion stay "
-        "unknown; auto: the cheaper of the two where it pays.",
+        description="full: every frame is decoded; sparse: only I-frames and a few frames reached by seeking are decoded, so "
+        "that shots and motion stay unknown; auto: sparse where sparse_from_s and sparse_gain allow it, else full.",
     )
     sparse_from_s: float = Field(
-        default=120.0, ge=0, description="With the reading auto: length in seconds, below which a clip is read in full."
+        default=120.0,
+        ge=0,
+        description="With the reading auto: length in seconds below which a clip is decoded in full.",
     )
     sparse_gain: float = Field(
         default=8.0,
         ge=1,
-        description="With the reading auto: factor by which the sparse way must save decoded frames to be taken.",
+        description="With the reading auto: how many times fewer frames the sparse reading must decode to be used.",
     )
 
     @model_validator(mode="after")
     def _network_sees_all(self) -> KeyframeConfig:
         if self.reading == "sparse" and self.detector == "transnetv2":
-            raise ValueError("detector transnetv2 needs every frame: 'reading: sparse' cannot go with it")
+            raise ValueError("the detector transnetv2 needs every frame; set 'reading' to auto or full")
         return self
 
 
 @dataclass(frozen=True)
-class ClipFrames:
-    """The picks of one clip, ascending in time, and its signals. Lists have one entry a pick (at most k)."""
+class ClipKeyframes:
+    """The key-frames of one clip in order of time, and the signals of the whole clip.
 
-    times_s: list[float]  # strictly increasing, since the start of the clip
-    shots: list[int]  # -1 where shots are unknown
-    scores: list[float]
-    why: list[str]
-    hashes: list[int]  # 64-bit dHash as signed int64
-    jpegs: list[bytes]
-    width: int
-    height: int
-    signals: dict[str, Any] = field(default_factory=dict)  # numbers, words; None: not measured
+    Every list has the same length K, one entry for each key-frame. K is `KeyframeConfig.k`, or less where the clip has fewer
+    undamaged frames (or I-frames, without `fill`); `signals["shortfall"]` is the difference.
+    """
+
+    times_s: list[float]  # seconds since the start of the clip, strictly increasing
+    shots: list[int]  # number of the shot, counted from 0; -1 where shots are unknown
+    scores: list[float]  # 0..1; 1 is a frame without defects in the middle of its slot (see m2raap.video.choose)
+    why: list[str]  # the reason of the choice, for people
+    hashes: list[int]  # 64-bit difference hash (dHash), as a signed integer
+    jpegs: list[bytes]  # JPEG files: RGB, upright, square pixels, each of `width` x `height` pixels
+    width: int  # pixels
+    height: int  # pixels
+    signals: dict[str, Any] = field(default_factory=dict)  # name -> number or word; None where it was not measured
 
 
 def measured(time_s: float, lasts_s: float, plane_HWC: np.ndarray, is_key: bool, turns: int) -> Candidate:
-    """A sound frame from its small plane (uint8 BGR), which is `turns` quarter turns from upright."""
+    """Measures of an undamaged frame from its small plane (uint8 BGR [H, W, 3]), `turns` quarter turns from upright."""
     import numpy as np
 
     luma_HW = quality.luma(plane_HWC)
@@ -103,15 +109,16 @@ def choose(
     return picks
 
 
-def clip_frames(
+def clip_keyframes(
     cfg: KeyframeConfig,
     candidates: Sequence[Candidate],
     pictures: Sequence[Any],
     picks: Sequence[Pick],
     renderer: Renderer,
     signals: dict[str, Any],
-) -> ClipFrames:
-    """`pictures`: of each candidate a decoded frame, or a PIL image of the stored size."""
+) -> ClipKeyframes:
+    """Encodes the picks and collects the result. `pictures`: a decoded frame, or a PIL image of the stored size, for each
+    candidate."""
     from PIL import Image
 
     jpegs = []
@@ -130,7 +137,7 @@ def clip_frames(
         "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
         "shortfall": cfg.k - len(picks),
     }
-    return ClipFrames(
+    return ClipKeyframes(
         times_s=[round(candidates[pick.index].time_s, 6) for pick in picks],
         shots=[pick.shot for pick in picks],
         scores=[round(pick.score, 4) for pick in picks],

@@ -1,4 +1,4 @@
-"""Open a stranger's video: whitelists, limits, one video stream, and what its header says. Runs inside the child."""
+"""Opens untrusted video files with whitelists and limits, and reads their headers. Runs in the child process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
-from m2raap.video.sniff import is_mp4_without_moov, open_regular, refuse_by_head, why_unopened
+from m2raap.video.paths import open_regular, read_at
+from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
 from m2raap.video.tails import Tail, find_tail
 
 if TYPE_CHECKING:
@@ -22,23 +23,28 @@ if TYPE_CHECKING:
 
 TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
 _READ_BYTES = 256 * 1024
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover of a song is no video
+_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover picture of an audio file, which is not a video
 
 
 @dataclass
-class Opened:
-    """An open container and the video stream that counts."""
+class OpenVideo:
+    """An open container and its first video stream."""
 
     container: InputContainer
     stream: VideoStream
     file: BinaryIO
     num_bytes: int
-    was_read: bool = False  # a second pass has to seek back
-    refused_size: bool = False  # a frame asked for more pixels than the limit
-    num_logged_before: int = 0  # what FFmpeg had logged, in this process, when the container was open
+    was_read: bool = False  # packets have been read, so that a second pass has to seek back
+    refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
+    num_logged_before: int = (
+        0  # number of messages that FFmpeg had logged in this process when the container was opened
+    )
 
     def note_refused_size(self, error: Exception) -> None:
-        """PyAV hangs the last thing that FFmpeg logged on an error, were it of the file before: only what is new counts."""
+        """Sets `refused_size` where FFmpeg refused the size of a frame.
+
+        PyAV adds FFmpeg's latest log message to an error, even one about the file before; only a newer one counts.
+        """
         import av.logging
 
         if av.logging.get_last_error()[0] > self.num_logged_before:
@@ -46,12 +52,12 @@ class Opened:
 
     @property
     def format_name(self) -> str:
-        """FFmpeg's first name of the container: mov, matroska, avi, mpegts, mpeg, flv, ogg, asf."""
+        """FFmpeg's first name for the container: mov, matroska, avi, mpegts, mpeg, flv, ogg or asf."""
         return self.container.format.name.split(",")[0]
 
     @property
     def fps(self) -> float:
-        """Average frames a second by the header; 0 where it does not say."""
+        """Average number of frames per second by the header; 0 where the header does not state it."""
         for rate in (self.stream.average_rate, self.stream.guessed_rate):
             if rate and 0 < float(rate) < 1000:
                 return float(rate)
@@ -59,70 +65,64 @@ class Opened:
 
     @property
     def time_base(self) -> Fraction:
+        """Seconds per unit of the stream's time stamps."""
         base = self.stream.time_base
         return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
 
     @cached_property
     def duration_s(self) -> float:
-        """Announced length of the video stream in seconds, 0 where the header does not say."""
+        """Length of the video stream in seconds by the header; 0 where the header does not state it."""
         container_s = max(0, self.container.duration or 0) / 1e6
         stream_s = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
         if self.format_name == "avi" and self.stream.frames:
-            # FFmpeg shortens the duration of a cut AVI to its bytes; the header's length (in time base units) stays.
+            # FFmpeg computes the duration of a cut-off AVI from the bytes that are left; the header states the full length.
             return float(self.stream.frames * self.time_base)
         if self.format_name == "matroska":
-            # The container's length is that of its longest stream, which may be the sound.
+            # The container's duration is that of its longest stream, which may be the audio.
             stream_s = stream_s or _clock(self.stream.metadata.get("DURATION", ""))
-        # Of an MP4 the container's duration is after edit lists, the stream's before: the shorter one can be shown.
+        # An MP4's edit list applies to the container's duration, not to the stream's: the shorter one can be displayed.
         return min(stream_s, container_s) if stream_s > 0 and container_s > 0 else stream_s or container_s
 
     @cached_property
     def length_is_stated(self) -> bool:
-        """False where `duration_s` is only FFmpeg's reading of the last time stamps in the file."""
+        """Whether the header states a length; if not, FFmpeg takes `duration_s` from the last time stamps in the file."""
         if self.format_name == "flv":
-            return b"duration\0" in self._head
+            return b"duration\0" in read_at(self.file, 0, 4096)
         if self.format_name == "mov":
-            return bool(self.stream.frames)  # fragments come without a table
+            return bool(self.stream.frames)  # a fragmented MP4 has no sample table in its header
         return self.duration_s > 0 and self.format_name not in ("mpegts", "mpeg", "ogg")
 
     @cached_property
-    def length_is_own(self) -> bool:
-        """False where `duration_s` may be that of a longer sound track."""
+    def length_is_of_video(self) -> bool:
+        """Whether `duration_s` is certainly that of the video stream, not of a longer audio stream."""
         return bool(self.stream.duration) or "DURATION" in self.stream.metadata or self.format_name == "avi"
 
     @cached_property
     def tail(self) -> Tail:
-        """Whether the file ends where its container says."""
-        with _kept_place(self.file):
-            return find_tail(self.file, self.num_bytes, self.format_name)
+        """Whether the file ends where its container says: see m2raap.video.tails."""
+        return find_tail(self.file, self.num_bytes, self.format_name)
 
     def packets(self) -> Iterator[Packet]:
-        """Packets of the video stream from where the container stands, the last one empty (it flushes the decoder)."""
-        # PyAV stumbles at the end over streams that appeared on the way; the video's own packets are all out by then.
+        """Packets of the video stream from the current position on; the last one is empty and flushes the decoder."""
+        # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
         with suppress(IndexError):
             yield from self.container.demux(self.stream)
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
-        """The class of a file of which no frame came out, though maybe packets were read."""
+        """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""
         if self.refused_size:
-            return Refused("too_large", "the frames state more pixels than the limit")
+            return Refused("too_large", "the frames have more pixels than the limit")
         if some_packets and self.tail != "cut":
             return Refused("corrupt", "no frame can be decoded")
-        return Refused("truncated", "there are no frames")
-
-    @cached_property
-    def _head(self) -> bytes:
-        with _kept_place(self.file):
-            self.file.seek(0)
-            return self.file.read(4096)
+        return Refused("truncated", "the file holds no frames")
 
 
 @contextmanager
-def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
-    """The container at `path`. Raises Refused with the class of what is wrong with it.
+def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
+    """Opens the container at `path`. Raises Refused with the reason why it cannot be used.
 
-    FFmpeg gets an open file, never a path, and its requests for further files are refused, so that a list of files that
-    passes as a video finds nothing to open even if a whitelist should fail.
+    FFmpeg gets an open file, never a path, and its requests to open further files are refused. So a playlist disguised as a
+    video can open nothing, even if a whitelist should fail.
     """
     import av
     import av.error
@@ -132,7 +132,6 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
     raw, num_bytes = open_regular(path, cfg)
     with raw:
         refuse_by_head(raw)
-        raw.seek(0)
         guard = {
             "protocol_whitelist": PROTOCOLS,
             "format_whitelist": FORMATS,
@@ -142,7 +141,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
         }
         messages: list[tuple[int, str, str]] = []
         av.logging.set_level(av.logging.ERROR)
-        av.logging.set_skip_repeated(False)  # or "repeated 3 more times" of one file is said while the next one is read
+        av.logging.set_skip_repeated(False)  # or a "repeated 3 more times" about one file comes during the next
         try:
             with av.logging.Capture(local=True) as messages:
                 container: Any = av.open(
@@ -154,7 +153,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
                 )
         except av.error.ArgumentError as error:
             raise Refused(
-                "refused_format", f"FFmpeg took the bytes for a format outside the whitelist ({error})"
+                "refused_format", f"FFmpeg recognises the file as a format outside the whitelist ({error})"
             ) from None
         except MemoryError as error:
             raise MemoryError(str(error)) from None
@@ -163,29 +162,32 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[Opened]:
         finally:
             av.logging.set_level(av.logging.PANIC)
         with container:
-            _refuse_half_a_header(container, raw, num_bytes)
+            _refuse_cut_header(container, raw, num_bytes)
             streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
             if not streams:
-                raise Refused("no_video_stream", f"streams: {[s.type for s in container.streams]}")
+                raise Refused("no_video_stream", f"the file's streams are {[s.type for s in container.streams]}")
             stream = streams[0]
             context: Any = stream.codec_context
             if context is None or context.name not in CODECS.split(","):
-                raise Refused("unsupported_codec", f"codec {getattr(context, 'name', 'unknown')}")
+                raise Refused("unsupported_codec", f"the codec is {getattr(context, 'name', 'unknown')}")
             if context.width * context.height > cfg.max_pixels:
-                raise Refused("too_large", f"{context.width}x{context.height} pixels")
+                raise Refused(
+                    "too_large",
+                    f"a frame has {context.width}x{context.height} pixels, at most {cfg.max_pixels} are allowed",
+                )
             context.thread_count = 1
             context.options = {"max_pixels": str(cfg.max_pixels), "threads": "1"}
             for other in container.streams:
                 if other.index != stream.index:
                     other.discard = Discard.all
-            opened = Opened(container, stream, raw, num_bytes)
+            opened = OpenVideo(container, stream, raw, num_bytes)
             opened.num_logged_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             yield opened
 
 
 class _Nameless:
-    """A file without a name: what FFmpeg makes of it depends on the bytes alone, never on an extension."""
+    """A file without a name, so that FFmpeg recognises its format by the bytes alone, never by a file extension."""
 
     name = ""
 
@@ -195,33 +197,22 @@ class _Nameless:
     def seek(self, offset: int, whence: int) -> int:
         try:
             return self._seek(offset, whence)
-        except (OSError, ValueError, OverflowError):  # damaged tables name places before the start
+        except (OSError, ValueError, OverflowError):  # damaged tables hold negative offsets
             return -errno.EINVAL
 
 
-def _refuse_half_a_header(container: Any, raw: BinaryIO, num_bytes: int) -> None:
-    """FFmpeg opens what it can make of a header; raises Refused (header_missing) where the file ends inside it."""
+def _refuse_cut_header(container: Any, raw: BinaryIO, num_bytes: int) -> None:
+    """Raises Refused (header_missing) for a file that ends inside its header, which FFmpeg may open all the same."""
     name = container.format.name
     useful = any(stream.type in ("video", "audio", "subtitle") for stream in container.streams)
     if useful and not name.startswith("mov"):
         return
-    with _kept_place(raw):
-        if find_tail(raw, num_bytes, name) == "cut" and (not useful or is_mp4_without_moov(raw, num_bytes)):
-            raise Refused("header_missing", "the file ends inside its header: it was cut off")
+    if find_tail(raw, num_bytes, name) == "cut" and (not useful or is_mp4_without_moov(raw, num_bytes)):
+        raise Refused("header_missing", "the file ends inside its header: it was cut off")
 
 
 def _refuse_open(url: str, flags: int, options: dict[str, str]) -> Any:
-    raise Refused("refused_format", f"the file asks for another one: {url[:80]!r}")
-
-
-@contextmanager
-def _kept_place(file: BinaryIO) -> Iterator[None]:
-    """FFmpeg reads the same file: it must find its place again."""
-    place = file.tell()
-    try:
-        yield
-    finally:
-        file.seek(place)
+    raise Refused("refused_format", f"the file asks for another one to be opened: {url[:80]!r}")
 
 
 def _clock(text: str) -> float:

@@ -1,4 +1,4 @@
-"""One span of a video as a file of its own: every frame of the span, none besides, encoded again."""
+"""Writes one span of a video as a separate file: exactly the frames of the span, encoded again."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from pathlib import Path
 from m2raap.video.ffmpeg import FfmpegFailed, FfmpegTimeout, ffmpeg_exe, file_url, guard, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 
-CRF = 18  # quality of x264 that is visually near the source
-_SEEK_BACK_S = 5.0  # seeks are coarse in some containers; what they give too early is trimmed by its time stamp
-_MARGIN_S = 0.0005  # times are rounded to microseconds, frames are farther apart than this
+CRF = 18  # x264's constant rate factor; at 18 the copy looks like the source
+_SEEK_BACK_S = (
+    5.0  # seeks are inexact in some containers, so they aim earlier; frames before the span are trimmed by time
+)
+_MARGIN_S = 0.0005  # more than the rounding of times to microseconds, less than the distance of two frames
 
 
 def cut(path: Path, start_s: float, end_s: float, origin_s: float, out: Path, limits: VideoConfig) -> None:
-    """Writes the frames of [start_s, end_s) of the video at `path` as H.264 in MP4, with their own times; no sound.
+    """Writes the frames of [start_s, end_s) of the video at `path` to `out` as H.264 in MP4, without audio.
 
-    `origin_s`: video.scenes.Scenes.origin_s. `out` is whole or absent. The same input gives the same bytes.
-    Raises Refused (timeout, corrupt).
+    The frames keep their distances in time. `origin_s`: see m2raap.video.scenes.Scenes. `out` is complete, or absent after an
+    error. The same input gives the same bytes. Raises Refused (timeout, corrupt).
     """
     import ffmpeg
 
     seek = {"ss": f"{start_s - _SEEK_BACK_S:.6f}"} if start_s > _SEEK_BACK_S else {}
     source = ffmpeg.input("from", **guard(limits), **seek)
-    frames = source["V:0"]  # no attached cover
+    frames = source["V:0"]  # a capital V leaves out attached cover pictures
     low_s, high_s = origin_s + start_s - _MARGIN_S, origin_s + end_s - _MARGIN_S
     frames = frames.filter("trim", start=f"{low_s:.6f}", end=f"{high_s:.6f}").filter("setpts", "PTS-STARTPTS")
-    frames = frames.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2", 0, 0)  # H.264 with 4:2:0 has even sides
+    frames = frames.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2", 0, 0)  # 4:2:0 needs even sides
     out.parent.mkdir(parents=True, exist_ok=True)
     temp = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     coded = {
@@ -35,7 +37,7 @@ def cut(path: Path, start_s: float, end_s: float, origin_s: float, out: Path, li
         "fflags": "+bitexact", "flags:v": "+bitexact",
     }  # fmt: skip
     target = ffmpeg.output(frames, "to", **coded).global_args("-copyts", "-filter_complex_threads", "1")
-    # Paths come in here: ffmpeg-python fails on names that are no UTF-8.
+    # The paths are filled in last, because ffmpeg-python fails on file names that are not UTF-8.
     urls = {"from": file_url(path), "to": file_url(temp)}
     argv = [urls.get(word, word) for word in map(str, target.compile(cmd=ffmpeg_exe()))]
     try:

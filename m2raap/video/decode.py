@@ -1,4 +1,4 @@
-"""Decode packet by packet, whatever the bytes are. Times are seconds since the start of the video stream (`start_time`)."""
+"""Decodes a video packet by packet and tolerates damage. Times are seconds since the stream's start (`start_time`)."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import Opened
+from m2raap.video.container import OpenVideo
 from m2raap.video.trust import Stamps, spread_damage
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-_MAX_ERRORS_IN_A_ROW = 256  # a demuxer that only fails makes no progress
+_MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
 
 
 @dataclass
-class Decoded:
+class DecodedFrame:
     """One frame, or `frame=None` for a packet that could not be decoded.
 
-    `corrupt`: the frame is damaged, or predicted from one that was. FFmpeg marks only the first kind; three flipped bits
-    spoil half of a clip whose next key-frame is far.
+    `corrupt`: the frame is damaged, or may be predicted from a damaged one. FFmpeg marks only the first kind, although three
+    flipped bits can damage all frames up to the next I-frame.
     """
 
     time_s: float
@@ -32,12 +32,13 @@ class Decoded:
 
 
 def decode(
-    opened: Opened, start_s: float = 0.0, end_s: float | None = None, keys_only: bool = False
-) -> Iterator[Decoded]:
-    """Frames with start_s <= time < end_s in presentation order; a damaged packet comes as `frame=None`.
+    opened: OpenVideo, start_s: float = 0.0, end_s: float | None = None, keys_only: bool = False
+) -> Iterator[DecodedFrame]:
+    """Frames with start_s <= time < end_s in presentation order; a packet that cannot be decoded gives `frame=None`.
 
-    Seeks to the key-frame before `start_s` and drops what comes earlier. A frame without a time stamp takes the time of
-    the one before plus 1/fps. `keys_only` gives the decoder no other packets than key-frames. Raises nothing for damage.
+    Seeks to an I-frame at or before `start_s` and drops the frames before `start_s`. A frame without time stamp gets the
+    time of the frame before plus 1/fps. With `keys_only`, only packets with the key-frame flag are decoded. Damage raises no
+    error.
     """
     base, origin = float(opened.time_base), opened.stream.start_time or 0
     tick_s = 1 / (opened.fps or 25.0)
@@ -49,7 +50,7 @@ def decode(
     for frame, corrupt in spread_damage(_tolerant(opened, keys_only)):
         if frame is None:
             if last_s + tick_s >= start_s:
-                yield Decoded(max(last_s, start_s), None, corrupt=True)
+                yield DecodedFrame(max(last_s, start_s), None, corrupt=True)
             continue
         stamp = stamps.of(frame)
         time_s = last_s + tick_s if stamp is None else (stamp - origin) * base
@@ -58,14 +59,14 @@ def decode(
             continue
         if end_s is not None and time_s >= end_s - 1e-6:
             return
-        yield Decoded(time_s, frame, corrupt)
+        yield DecodedFrame(time_s, frame, corrupt)
 
 
-def seek_before(opened: Opened, start_s: float) -> None:
-    """To a key-frame at or before `start_s`.
+def seek_before(opened: OpenVideo, start_s: float) -> None:
+    """Seeks to an I-frame at or before `start_s`.
 
-    FFmpeg seeks in streams without an index by time stamps alone, and lands anywhere in a group of pictures: the frames up
-    to the next key-frame would be lost. So what comes next is looked at, and the seek repeated from further back.
+    In a stream without an index FFmpeg seeks by time stamps alone, and may stop inside a group of pictures, whose frames
+    would be lost. So the next I-frame is looked up after a seek, and where it is too late the seek is repeated farther back.
     """
     import av.error
 
@@ -80,15 +81,15 @@ def seek_before(opened: Opened, start_s: float) -> None:
                 container.seek(target, stream=stream, backward=True)
                 return
         except av.error.FFmpegError:
-            continue  # no index to seek by, or nothing that early
+            continue  # the file has no index, or no packet that early
     try:
         container.seek(origin - int(16 / opened.time_base), stream=stream, backward=True)
     except av.error.FFmpegError:
         container.seek(0, stream=stream, unsupported_byte_offset=True)
 
 
-def _next_key_s(opened: Opened) -> float:
-    """Time of the next key packet; infinity where none comes soon."""
+def _next_key_s(opened: OpenVideo) -> float:
+    """Time of the next packet with the key-frame flag; infinity where the next 1,000 packets hold none."""
     base, origin = opened.time_base, opened.stream.start_time or 0
     for packet in islice(opened.packets(), 1000):
         if packet.is_keyframe and packet.size:
@@ -98,19 +99,21 @@ def _next_key_s(opened: Opened) -> float:
 
 
 def _need_room_for_a_frame(context: Any) -> None:
-    """Raises MemoryError where no other frame fits: some decoders call that a damaged packet."""
+    """Raises MemoryError where memory for one more frame is lacking, which some decoders report as a damaged packet."""
     try:
-        mmap.mmap(-1, max(1, context.width * context.height * 2)).close()  # reserved, never touched
+        mmap.mmap(-1, max(1, context.width * context.height * 2)).close()  # address space only
     except OSError as error:
-        raise MemoryError(f"no room for a frame of {context.width}x{context.height} pixels: {error}") from None
+        raise MemoryError(
+            f"not enough memory for a frame of {context.width}x{context.height} pixels: {error}"
+        ) from None
 
 
-def _tolerant(opened: Opened, keys_only: bool) -> Iterator[VideoFrame | None]:
-    """All frames; None for each packet or read that failed. Stops after many failures in a row."""
+def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:
+    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row."""
     import av.error
 
     stream: Any = opened.stream
-    # AVI states no presentation times, only an order of decoding: the n-th frame to come out is shown at the n-th stamp.
+    # An AVI has decoding times only: the n-th frame that the decoder gives out is displayed at the n-th of them.
     in_order: deque[int] | None = deque() if opened.format_name == "avi" else None
     failures = 0
     packets = opened.packets()
@@ -124,10 +127,10 @@ def _tolerant(opened: Opened, keys_only: bool) -> Iterator[VideoFrame | None]:
         except av.error.FFmpegError:
             failures += 1
             yield None
-            packets = opened.packets()  # the generator is closed by its exception; a new one reads on
+            packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
         if keys_only and packet.size and not packet.is_keyframe:
-            continue  # the packet's own flag: `skip_frame` is not heeded by the decoders of VP9 and AV1
+            continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
         if in_order is not None and packet.dts is not None:
             in_order.append(packet.dts)
         try:

@@ -1,18 +1,19 @@
-"""How a copy of a stranger's video is called: by the container that is found in it, never by the name that it came with."""
+"""The file extension for a copy of an untrusted video: it follows from the container's bytes, never from the file's name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from m2raap.video.limits import Refused
-from m2raap.video.sniff import open_regular, refuse_by_head
+from m2raap.video.paths import open_regular, read_at
+from m2raap.video.sniff import refuse_by_head
 from m2raap.video.worker import VideoWorker
 
-# By FFmpeg's first name of a container of the whitelist (limits.FORMATS).
+# FFmpeg's first name for a container of the whitelist (limits.FORMATS) -> file extension.
 ENDINGS = {
     "mov": ".mp4",
     "matroska": ".mkv",
-    "webm": ".webm",  # FFmpeg says matroska
+    "webm": ".webm",  # FFmpeg calls it matroska
     "avi": ".avi",
     "mpegts": ".ts",
     "mpeg": ".mpg",
@@ -20,27 +21,26 @@ ENDINGS = {
     "ogg": ".ogv",
     "asf": ".wmv",
 }
-_MATROSKA, _WEBM = b"\x1a\x45\xdf\xa3", b"\x42\x82\x84webm"  # the magic, and the element that states the kind
+_MATROSKA, _WEBM = b"\x1a\x45\xdf\xa3", b"\x42\x82\x84webm"  # the first bytes, and the element DocType
 
 
 def ending_of(path: Path, worker: VideoWorker) -> str:
-    """One of ENDINGS. Raises Refused for what is no video that we would open.
+    """The extension of the file at `path`, one of the values of ENDINGS. Raises Refused for a file that m2raap does not open.
 
-    A beginning that leaves no doubt of the container is enough; `worker` looks into all else, which takes some milliseconds.
+    Most containers are recognised by their first bytes; `worker` probes all other files, which takes some milliseconds.
     """
     file, _ = open_regular(path, worker.cfg)
     with file:
         refuse_by_head(file)
-        file.seek(0)
-        head = file.read(64)
+        head = read_at(file, 0, 64)
     container = _container(head) or worker.probe(path).container
     if container not in ENDINGS:
-        raise Refused("refused_format", f"a container that we do not open: {container[:20]!r}")
+        raise Refused("refused_format", f"m2raap does not open the container {container[:20]!r}")
     return ENDINGS[container]
 
 
 def _container(head: bytes) -> str | None:
-    """None where text, or what else begins as it likes, could begin so, too, or where it may well be sound alone."""
+    """The container by the first bytes of a file; None where these may also begin another kind of file, or audio."""
     if head[:2] == b"\0\0" and head[4:8] == b"ftyp":
         return "mov"
     if head.startswith(_MATROSKA):

@@ -1,4 +1,4 @@
-"""A clip -> its key-frames as JPEGs and its signals, in one decode; or from few of its frames, where that pays."""
+"""Reads the key-frames and signals of a clip in one decode, or in a sparse reading of a few frames where that is cheaper."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from m2raap.video import quality
 from m2raap.video.choose import shot_bounds
-from m2raap.video.clip import ClipFrames, KeyframeConfig, choose, clip_frames, measured
-from m2raap.video.container import Opened, open_video
+from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyframes, measured
+from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode
 from m2raap.video.length import video_length_s
 from m2raap.video.limits import Refused, VideoConfig
@@ -27,7 +27,9 @@ from m2raap.video.tally import Tally, varies
 if TYPE_CHECKING:
     import numpy as np
 
-SAMPLES_PER_S = 8.0  # motion, darkness and stillness are measured on this grid, so they do not depend on the frame rate
+SAMPLES_PER_S = (
+    8.0  # motion, darkness and stillness are sampled at this rate, so that they do not depend on the frame rate
+)
 
 
 def extract(
@@ -37,12 +39,12 @@ def extract(
     cfg: KeyframeConfig,
     limits: VideoConfig,
     cuts_s: Sequence[float] | None = None,
-) -> ClipFrames:
-    """Key-frames and signals of [start_s, end_s) of the video (end None: to its end).
+) -> ClipKeyframes:
+    """Key-frames and signals of [start_s, end_s) of the video; an `end_s` of None is the end of the video.
 
-    `cuts_s`: cuts that are known already, ascending, in seconds since start_s; then `cfg.detector` does not run, and all
-    of the clip is decoded. With fewer sound frames than k all of them are returned (`signals['shortfall']` says how many
-    are missing). Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec, out_of_memory.
+    `cuts_s`: known cuts, ascending, in seconds since `start_s`; then `cfg.detector` does not run, and the clip is decoded in
+    full. A clip with fewer undamaged frames than k gives all of them (`signals['shortfall']` is the number missing).
+    Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec, out_of_memory.
     """
     with open_video(path, limits) as opened:
         if cuts_s is None and (planned := plan_sparse(opened, start_s, end_s, cfg)):
@@ -56,11 +58,11 @@ def extract(
 
 
 class _Scan:
-    """State of the one pass over a clip's frames. All times are relative to the start of the clip."""
+    """State of the single pass over a clip's frames. All times are seconds since the start of the clip."""
 
     def __init__(
         self,
-        opened: Opened,
+        opened: OpenVideo,
         start_s: float,
         end_s: float | None,
         cfg: KeyframeConfig,
@@ -74,9 +76,9 @@ class _Scan:
         self.cuts_s: list[float] = []
         self.pool: FramePool | None = None
         self.times_s: list[float] = []
-        self._on_screen: TimedPlane | None = None  # the frame that is seen until the next one comes
+        self._on_screen: TimedPlane | None = None  # the latest frame, which is displayed until the next one
         self._samples = _Samples()
-        self._renderer: Renderer | None = None  # None until the first frame has come
+        self._renderer: Renderer | None = None  # None before the first frame
 
     def run(self) -> None:
         cfg = self.cfg
@@ -84,7 +86,7 @@ class _Scan:
         self.cuts_s = find_cuts(self._frames(), cfg.detector, cfg.min_shot_s, fps, self._keep, known_s)
 
     def _frames(self) -> Iterator[TimedPlane]:
-        """Sound frames with their small planes; counts what is lost. Runs in the detector's thread."""
+        """Undamaged frames with their small planes; every item is counted. Runs in the detector's thread."""
         import av.error
 
         for item in decode(self.opened, self.start_s, self.end_s):
@@ -94,7 +96,7 @@ class _Scan:
                 continue
             time_s = item.time_s - self.start_s
             if self.times_s and time_s <= self.times_s[-1] + 1e-6:
-                continue  # a time stamp that goes back: shown never or twice
+                continue  # a time stamp that does not increase: such a frame is not displayed, or displayed twice
             self.times_s.append(time_s)
             try:
                 if self.pool is None:
@@ -105,14 +107,14 @@ class _Scan:
             yield time_s, plane_HWC, frame
 
     def _keep(self, timed: TimedPlane, new_cuts_s: list[float]) -> None:
-        """A frame that the detector has seen. How long the one before it is seen is known now."""
+        """Takes a frame that the detector has processed; its time is the end of the frame before it."""
         assert self.pool is not None
         self.pool.cut_at(new_cuts_s)
         self._close(timed[0])
         self._on_screen = timed
 
     def _close(self, until_s: float) -> None:
-        """Ends the frame that is seen: it is measured, and held if it may be picked."""
+        """Measures the frame that is displayed until `until_s`, and offers it to the pool of candidates."""
         if self._on_screen is None:
             return
         time_s, plane_HWC, frame = self._on_screen
@@ -126,23 +128,23 @@ class _Scan:
         keys = self.cfg.strategy == "iframe"
         self.pool = FramePool(self.cfg.k, self.window_s, frame_bytes, self._renderer.picture, keys)
 
-    def result(self) -> ClipFrames:
+    def result(self) -> ClipKeyframes:
         assert self.pool is not None and self._renderer is not None
         cfg, tally, cuts_s, renderer = self.cfg, self.tally, self.cuts_s, self._renderer
-        # Headers round up, or count the sound: where the frames end sooner, the clip does.
+        # A header's length may be rounded up or that of the audio: the clip ends no later than its last frame.
         length_s = min(self.window_s or tally.covered_s, tally.covered_s)
         self._close(max(length_s, self.times_s[-1]))
         held = self.pool.frames
         candidates = [measured(h.time_s, h.until_s - h.time_s, h.plane_HWC, h.is_key, renderer.turns) for h in held]
         picks = choose(cfg, candidates, cuts_s, length_s)
         signals = self._signals(length_s) | {"blur": median(c.sharpness for c in candidates)}
-        return clip_frames(cfg, candidates, [h.picture for h in held], picks, renderer, signals)
+        return clip_keyframes(cfg, candidates, [h.picture for h in held], picks, renderer, signals)
 
     def _signals(self, length_s: float) -> dict[str, float | int | bool | str]:
         typical_s = median(self._steps_s) if len(self.times_s) > 1 else 0.0
         fps = self.opened.fps
         if typical_s and not 0.5 < fps * typical_s < 2:
-            fps = 1 / typical_s  # the header names a clock rate, or nothing
+            fps = 1 / typical_s  # the header states a clock rate, or nothing
         return {
             "reading": "full",
             "duration_s": length_s,
@@ -160,7 +162,7 @@ class _Scan:
 
 
 class _Samples:
-    """What is seen at the points of a grid in time: a frame that stands long counts as often as its copies would."""
+    """Measures at equal steps of time, so that a frame displayed for long counts as often as repeated frames would."""
 
     def __init__(self) -> None:
         self._points = self._next = 0
@@ -169,8 +171,8 @@ class _Samples:
         self._last_HW: np.ndarray | None = None
 
     def add(self, until_s: float, plane_HWC: np.ndarray) -> None:
-        """The next frame, seen until `until_s`."""
-        end = math.ceil((until_s - 1e-6) * SAMPLES_PER_S)  # the first point at which it is seen no more
+        """Adds the next frame, which is displayed until `until_s`."""
+        end = math.ceil((until_s - 1e-6) * SAMPLES_PER_S)  # the first sample after the frame
         points, self._next = end - self._next, max(end, self._next)
         if points <= 0:
             return

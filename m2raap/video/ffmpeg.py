@@ -1,7 +1,7 @@
-"""Our runner for ffmpeg: argv in, bytes out, with a time-out, limits and no shell.
+"""Runs the ffmpeg program with a time-out and limits, and without a shell.
 
-ffmpeg-python builds the argv (`ffmpeg.input(...).output(...).compile(cmd=ffmpeg_exe())`); its own `run()` has no
-time-out, so it is not used.
+ffmpeg-python builds the arguments (`ffmpeg.input(...).output(...).compile(cmd=ffmpeg_exe())`); its `run()` has no time-out,
+so it is not used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from m2raap.video.limits import CODECS, FORMATS, VideoConfig
 
 
 class FfmpegFailed(M2raapError):
-    """ffmpeg ended with an error; the message holds its last words."""
+    """ffmpeg ended with an error; the message holds the end of its error output."""
 
 
 class FfmpegTimeout(FfmpegFailed):
@@ -27,7 +27,7 @@ class FfmpegTimeout(FfmpegFailed):
 
 
 def guard(limits: VideoConfig) -> dict[str, str | int]:
-    """Keyword arguments for ffmpeg.input() of a file that comes from a stranger."""
+    """Keyword arguments for ffmpeg.input() of an untrusted file."""
     return {
         "protocol_whitelist": "file,pipe",
         "format_whitelist": FORMATS,
@@ -38,14 +38,14 @@ def guard(limits: VideoConfig) -> dict[str, str | int]:
 
 
 def ffmpeg_exe() -> str:
-    """Path of the ffmpeg that imageio-ffmpeg ships (or that its IMAGEIO_FFMPEG_EXE names)."""
+    """Path of the ffmpeg program that imageio-ffmpeg ships, or that the variable IMAGEIO_FFMPEG_EXE names."""
     import imageio_ffmpeg
 
     return imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def file_url(path: Path) -> str:
-    """`path` for ffmpeg: names such as `-x`, `concat:y` or `http:z` stay file names."""
+    """`path` in the form in which ffmpeg takes names such as `-x`, `concat:y` or `http:z` for file names."""
     return f"file:{path.absolute()}"
 
 
@@ -54,8 +54,8 @@ def run_ffmpeg(
 ) -> bytes:
     """Runs ffmpeg (`argv[0]` is the program) and returns its stdout. Output files are overwritten.
 
-    On time-out the whole process group is killed. `limits`, for a stranger's file: memory, CPU seconds and the size of
-    what is written. Raises FfmpegTimeout, and FfmpegFailed with the tail of ffmpeg's own words.
+    After `timeout_s` seconds the whole process group is killed. `limits`, for an untrusted file, bounds memory, CPU time and
+    the size of the output. Raises FfmpegTimeout, and FfmpegFailed with the end of ffmpeg's error output.
     """
     argv = [argv[0], "-hide_banner", "-loglevel", "error", *(["-nostdin"] if stdin is None else []), "-y", *argv[1:]]
     with subprocess.Popen(
@@ -68,7 +68,7 @@ def run_ffmpeg(
     ) as process:
         try:
             out, err = process.communicate(stdin, timeout=timeout_s)
-        except BaseException as error:  # Ctrl-C too: never leave an ffmpeg behind
+        except BaseException as error:  # also after Ctrl-C, so that no ffmpeg process is left running
             kill_group(process)
             process.communicate()
             if isinstance(error, subprocess.TimeoutExpired):
@@ -81,7 +81,7 @@ def run_ffmpeg(
 
 
 def _limit(memory_bytes: int, file_bytes: int, cpu_s: float) -> None:
-    """In the child, between fork and exec: nothing but system calls."""
+    """Runs in the child between fork and exec, where only system calls are safe."""
     for kind, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),

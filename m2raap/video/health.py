@@ -1,4 +1,4 @@
-"""The health of many files: what is wrong with each of them, by a full decode in a sandboxed process."""
+"""Finds the faults of many video files by decoding each of them in full, in a sandboxed process."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.core.talk import one_line
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.probe import Examined
+from m2raap.video.probe import FileHealth
 from m2raap.video.worker import VideoWorker
 
 HealthRow = dict[str, Any]
 
 
 def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """(files, what was left out and why). Folders are walked in the order of their names' bytes.
+    """The files at and below `paths`, and a line for each entry that was left out, with the reason.
 
-    A link below a folder counts as a file where its target lies in that folder; links to folders, links that leave and
-    links to nothing are left out and named. What the user names itself is followed wherever it leads.
-    Raises M2raapError for a path that is not there.
+    Folders are walked in the order of their names' bytes. A symbolic link below a folder counts as a file where its target is
+    a file in that folder; links to folders, links that leave the folder and broken links are left out. A link among `paths`
+    is followed wherever it leads. Raises M2raapError for a path that does not exist or may not be read.
     """
     files: list[Path] = []
     left_out: list[str] = []
@@ -54,7 +54,7 @@ def _walk(folder: Path, root: Path, files: list[Path], left_out: list[str]) -> N
             if not target.is_relative_to(root):
                 left_out.append(f"{printable(path)}: a link that leaves the folder")
             elif not target.exists():
-                left_out.append(f"{printable(path)}: a link to nothing, or in a circle")
+                left_out.append(f"{printable(path)}: a link whose target does not exist")
             elif target.is_dir():
                 left_out.append(f"{printable(path)}: a link to a folder")
             else:
@@ -73,9 +73,9 @@ def _walk(folder: Path, root: Path, files: list[Path], left_out: list[str]) -> N
 
 
 def examine_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> Iterator[HealthRow]:
-    """One row a file, in order: `path`, `class` (ok, or a reason of core.errors.UNREADABLE), `detail` and the figures of
-    video.probe.Examined, null where the file could not be opened. A file that
-    vanishes in the meantime has the class missing_file."""
+    """One row for each file, in order: `path`, `class` (ok, or a reason of core.errors.UNREADABLE), `detail` and the figures
+    of video.probe.FileHealth, which are None where the file could not be opened. A file that was deleted in the meantime has
+    the class missing_file."""
     local = threading.local()
     started: list[VideoWorker] = []
 
@@ -98,8 +98,8 @@ def examine_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> I
 def _row(file: Path, worker: VideoWorker) -> HealthRow:
     row: HealthRow = {"path": printable(file), "class": "ok"}
     if row["path"] != str(file):
-        row["path_bytes"] = os.fsencode(file).hex()  # the name is not UTF-8: this is it
-    figures: HealthRow = dict.fromkeys(f.name for f in fields(Examined) if f.name not in ("fault", "detail"))
+        row["path_bytes"] = os.fsencode(file).hex()  # the exact name, which is not UTF-8
+    figures: HealthRow = dict.fromkeys(f.name for f in fields(FileHealth) if f.name not in ("fault", "detail"))
     try:
         examined = worker.examine(Path(os.path.realpath(file)))
     except Refused as refusal:
@@ -109,7 +109,7 @@ def _row(file: Path, worker: VideoWorker) -> HealthRow:
 
 
 def printable(path: Path) -> str:
-    """The path as text; bytes that are no UTF-8 become \\xNN, so that JSON can hold it."""
+    """The path as text that JSON can hold: bytes that are not UTF-8 become \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -122,7 +122,7 @@ def health_line(row: HealthRow) -> str:
         f"{row['width']}x{row['height']} {row['codec']} in {row['format']}"
     )
     extra = [f"{row['share_corrupt']:.1%} damaged"] if row["share_corrupt"] else []
-    extra += [f"turned by {row['rotation_deg']}"] if row["rotation_deg"] else []
+    extra += [f"rotated by {row['rotation_deg']} degrees"] if row["rotation_deg"] else []
     extra += ["variable frame rate"] if row["variable_frame_rate"] else []
     extra += [one_line(row["detail"])] if row["detail"] else []
     return f"{row['class']:<17} {one_line(row['path'])}  ({', '.join([figures, *extra])})"

@@ -1,7 +1,7 @@
-"""Decoded frames -> small BGR planes, which is all that detectors and measures see.
+"""Makes small BGR planes from decoded frames, for the shot detectors and the measures.
 
-A whole frame is never converted: its three planes are subsampled first, by two-tap bilinear as SceneManager does it, and
-only the small picture changes its colour space.
+The three planes of a frame are made small first, by bilinear interpolation of two samples as in PySceneDetect's
+SceneManager; only the small picture is converted to BGR.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
 def plane_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height) of the plane of a frame, both even; never larger than the frame, but for frames of one pixel."""
+    """(width, height) of a frame's plane in pixels, both even; the longer side is about LONG_SIDE_PX, or the frame's."""
     factor = max(1.0, max(width, height) / LONG_SIDE_PX)
     return max(2, int(width / factor / 2 + 0.5) * 2), max(2, int(height / factor / 2 + 0.5) * 2)
 
 
 class PlaneMaker:
-    """Makes planes of one size, that of the first frame's, whatever the size of later frames."""
+    """Makes planes that all have the size of the first frame's plane, whatever the size of later frames."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter

@@ -1,7 +1,7 @@
-"""Whether a clip is decoded in full, or I-frames and few exact seeks are enough. Decided by frames decoded.
+"""Plans the sparse reading of a clip (I-frames and a few seeks to exact frames) where it decodes far fewer frames.
 
-The list of packets is read first: their times and key flags, by demuxing alone, which takes about a two-hundredth of a
-decode. The flag of the packet is what counts: `skip_frame=NONKEY` is not heeded by the decoders of VP9 and AV1.
+The times and key-frame flags of all packets are read first, by demuxing alone, which takes about 1/200 of the time of a
+decode. I-frames are recognised by the flag of their packet, because the decoders of VP9 and AV1 ignore `skip_frame=NONKEY`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ if TYPE_CHECKING:
     from av import Packet
 
     from m2raap.video.clip import KeyframeConfig
-    from m2raap.video.container import Opened
+    from m2raap.video.container import OpenVideo
 
-KEYS_A_PICK = 3  # I-frames that are decoded a pick, so that a black or blurred one can be avoided
-LATE_FRAMES = 4  # frames that a decoder takes in before it gives the first one out: B-frames wait
+IFRAMES_PER_PICK = 3  # I-frames decoded for each pick, so that a black or blurred one can be avoided
+DECODER_DELAY_FRAMES = 4  # frames that a decoder takes in before its first output, because it reorders B-frames
 
 
 @dataclass
 class Packets:
-    """Video packets of a clip in order of decoding, from the key-frame at or before its start. Times since its start."""
+    """Video packets of a clip in decoding order, from the I-frame at or before its start. Times count from its start.
+
+    A packet is named by its index in this order.
+    """
 
     times_s: array[float] = field(default_factory=lambda: array("d"))
-    keys: list[int] = field(default_factory=list)  # indices of packets that carry the key flag
-    stamps: dict[int, tuple[int, int]] = field(default_factory=dict)  # key packet -> (pts, dts) as in the file
-    end_s: float = 0.0  # when the last frame ends
-    presentation: list[tuple[float, int]] = field(default_factory=list)  # (time, index) in order of presentation
+    keys: list[int] = field(default_factory=list)  # indices of the packets with the key-frame flag, ascending
+    stamps: dict[int, tuple[int, int]] = field(default_factory=dict)  # index of a key packet -> (pts, dts) in the file
+    end_s: float = 0.0  # end of the last frame
+    presentation: list[tuple[float, int]] = field(default_factory=list)  # (time_s, index) in presentation order
 
     def add(self, time_s: float, lasts_s: float, key: tuple[int, int] | None) -> None:
-        """`key`: pts and dts of a packet that carries the key flag."""
+        """Appends a packet. `key`: (pts, dts) of a packet with the key-frame flag, None for all others."""
         if key is not None:
             self.keys.append(len(self.times_s))
             self.stamps[len(self.times_s)] = key
@@ -44,56 +47,61 @@ class Packets:
         self.end_s = max(self.end_s, time_s + lasts_s)
 
     def close(self, length_s: float) -> Packets:
-        """Sorts what lies inside the clip; call it after the last `add`."""
+        """Sorts the packets whose frames lie in [0, `length_s`) by presentation; call it after the last `add`."""
         self.presentation = sorted((t, i) for i, t in enumerate(self.times_s) if -1e-6 <= t < length_s - 1e-6)
         return self
 
     def seen_at(self, time_s: float) -> int:
-        """The packet whose frame is on the screen at `time_s`."""
+        """Index of the packet whose frame is displayed at `time_s`."""
         return self.presentation[max(0, bisect_right(self.presentation, (time_s + 1e-6, len(self.times_s))) - 1)][1]
 
     def key_before(self, packet: int) -> int | None:
-        """The last key packet stored and shown no later: what is shown before its key-frame needs the one before, too."""
-        place = bisect_right(self.keys, packet)
-        while place and self.times_s[self.keys[place - 1]] > self.times_s[packet] + 1e-6:
-            place -= 1
-        return self.keys[place - 1] if place else None
+        """Index of the I-frame from which `packet` can be decoded; None where the clip has none.
+
+        That is the last one both stored and displayed no later than `packet`: a frame displayed before the I-frame that is
+        stored ahead of it (an open group of pictures) also needs the I-frame before that.
+        """
+        count = bisect_right(self.keys, packet)
+        while count and self.times_s[self.keys[count - 1]] > self.times_s[packet] + 1e-6:
+            count -= 1
+        return self.keys[count - 1] if count else None
 
 
 @dataclass(frozen=True)
 class SeekRead:
-    """One seek: decoding from the key packet `key` until the frames of all packets `targets` (ascending) are out."""
+    """One seek: packets are decoded from the I-frame `key` until the frames of all `targets` (ascending) have come out."""
 
     key: int
     targets: tuple[int, ...]
 
     @property
     def frames(self) -> int:
-        """Number of frames that are decoded: one where the I-frame itself is the only target."""
-        return 1 if self.targets == (self.key,) else self.targets[-1] - self.key + 1 + LATE_FRAMES
+        """Number of frames to decode; 1 where the I-frame itself is the only target."""
+        return 1 if self.targets == (self.key,) else self.targets[-1] - self.key + 1 + DECODER_DELAY_FRAMES
 
 
 @dataclass(frozen=True)
 class SparsePlan:
-    """How a clip is read sparsely: seeks ascending in time, and what both ways cost in frames decoded."""
+    """The seeks of a sparse reading, ascending in time."""
 
     packets: Packets
     seeks: tuple[SeekRead, ...]
     start_s: float
     length_s: float
-    full_frames: int
+    full_frames: int  # number of frames that the full reading decodes
 
     @property
     def frames(self) -> int:
+        """Number of frames that the sparse reading decodes."""
         return sum(seek.frames for seek in self.seeks)
 
 
-def plan_sparse(opened: Opened, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> SparsePlan | None:
-    """None: the clip is to be decoded in full.
+def plan_sparse(opened: OpenVideo, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> SparsePlan | None:
+    """The plan of a sparse reading of [start_s, end_s); None where the clip is to be decoded in full.
 
-    `auto` reads in full what is shorter than `sparse_from_s` (or of unknown length, which is looked for only where the
-    header says that it may pay), and what the sparse way would not make `sparse_gain` times cheaper. An AVI with B-frames is
-    always read in full: which frame is shown when is known only by counting from its start.
+    With `cfg.reading` auto, a clip is decoded in full where the header states a length below `sparse_from_s`, or none, and
+    where the sparse reading does not decode `sparse_gain` times fewer frames. An AVI with B-frames is always decoded in
+    full: only counting from its start tells when a frame is displayed.
     """
     if opened.format_name == "avi" and opened.stream.codec_context.has_b_frames:
         return None
@@ -112,29 +120,11 @@ def plan_sparse(opened: Opened, start_s: float, end_s: float | None, cfg: Keyfra
     return candidate
 
 
-@dataclass(frozen=True)
-class Outlook:
-    """What reading a clip will take, by its header and, where it may pay, its packets. Nothing is decoded."""
+def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Packets:
+    """Reads packets without decoding, from the I-frame at or before `start_s` until the decoding time reaches `end_s`.
 
-    reading: str  # full | sparse
-    frames: int  # number of frames that will be decoded
-    full_frames: int  # number of frames in the whole clip
-    pixels: int  # number of pixels in one frame
-
-
-def outlook(opened: Opened, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> Outlook:
-    context = opened.stream.codec_context
-    pixels = context.width * context.height
-    sparse = plan_sparse(opened, start_s, end_s, cfg)
-    if sparse is not None:
-        return Outlook("sparse", sparse.frames, sparse.full_frames, pixels)
-    length_s = (opened.duration_s if end_s is None else end_s) - start_s
-    frames = max(1, round(length_s * (opened.fps or 25.0)))
-    return Outlook("full", frames, frames, pixels)
-
-
-def read_packets(opened: Opened, start_s: float, end_s: float | None) -> Packets:
-    """By demuxing alone, from the key-frame at or before `start_s` until decoding time reaches `end_s`."""
+    Of a damaged file it returns the packets before the damage; the clip's length then shows how many are missing.
+    """
     import av.error
 
     base, origin = float(opened.time_base), opened.stream.start_time or 0
@@ -155,14 +145,14 @@ def read_packets(opened: Opened, start_s: float, end_s: float | None) -> Packets
     except MemoryError as error:
         raise MemoryError(str(error)) from None
     except av.error.FFmpegError:
-        return clip_packets  # a damaged file, as far as it can be read: what is missing shows in its length
+        return clip_packets
     return clip_packets
 
 
-def stamps_of(packet: Packet, opened: Opened) -> tuple[int, int] | None:
-    """When a packet's frame is shown and when it is decoded; None for packets that carry no frame or no time."""
+def stamps_of(packet: Packet, opened: OpenVideo) -> tuple[int, int] | None:
+    """(pts, dts) of a packet in units of the stream's time base; None for a packet without frame or without time stamp."""
     pts, dts = packet.pts, packet.dts
-    if opened.format_name == "avi":  # its one stamp is that of decoding
+    if opened.format_name == "avi":  # an AVI stores decoding times only
         pts = dts
     pts = dts if pts is None else pts
     if pts is None or not packet.size:
@@ -171,7 +161,7 @@ def stamps_of(packet: Packet, opened: Opened) -> tuple[int, int] | None:
 
 
 def seek_reads(packets: Packets, cfg: KeyframeConfig, length_s: float) -> tuple[SeekRead, ...]:
-    """What has to be decoded for `cfg`'s strategy; () where the packets give no place to begin."""
+    """The seeks that `cfg.strategy` needs, ascending in time; () where the clip has no I-frame to decode from."""
     if not packets.presentation or not packets.keys:
         return ()
     targets = {"keyframe": _for_keyframe, "uniform": _for_uniform, "iframe": _for_iframe}[cfg.strategy](
@@ -192,13 +182,13 @@ def _for_uniform(packets: Packets, cfg: KeyframeConfig, length_s: float) -> set[
 
 
 def _for_keyframe(packets: Packets, cfg: KeyframeConfig, length_s: float) -> set[int]:
-    """In each of k equal segments the I-frames nearest to its middle, or where it has none the frame seen there."""
+    """In each of k equal segments the I-frames nearest to its middle; without I-frames, the frame displayed at its middle."""
     keys = _keys_shown(packets)
     times_s = [time_s for time_s, _ in keys]
     targets: set[int] = set()
     for j, middle_s in enumerate(middles(length_s, cfg.k)):
         low, high = (bisect_left(times_s, length_s * edge / cfg.k) for edge in (j, j + 1))
-        near = sorted(keys[low:high], key=lambda key: (abs(key[0] - middle_s), key))[:KEYS_A_PICK]
+        near = sorted(keys[low:high], key=lambda key: (abs(key[0] - middle_s), key))[:IFRAMES_PER_PICK]
         targets.update([packet for _, packet in near] or [packets.seen_at(middle_s)])
     return _filled(packets, targets, cfg.k)
 
@@ -223,7 +213,7 @@ def _keys_shown(packets: Packets) -> list[tuple[float, int]]:
 
 
 def _filled(packets: Packets, targets: set[int], k: int) -> set[int]:
-    """With fewer than k the middles of the longest gaps, while there are frames in them."""
+    """`targets`, filled up to min(k, number of frames) with frames from the middles of the longest gaps between targets."""
     targets = set(targets)
     while len(targets) < min(k, len(packets.presentation)):
         places = sorted(place for place, (_, packet) in enumerate(packets.presentation) if packet in targets)

@@ -1,4 +1,4 @@
-"""What a file's header says (`probe`: some milliseconds), and what a full decode of it shows (`examine`)."""
+"""Reads the header of a video file (`probe`, some milliseconds), or decodes the file to find its faults (`examine`)."""
 
 from __future__ import annotations
 
@@ -17,47 +17,48 @@ from m2raap.video.tally import Tally, share_beyond_file, varies
 
 @dataclass(frozen=True)
 class Probe:
-    """Figures of a readable file. Width and height are as shown: rotated, with square pixels."""
+    """Header figures of a readable file."""
 
-    container: str
-    codec: str
-    duration_s: float  # announced; 0 where the header does not say
-    width: int
+    container: str  # FFmpeg's first name of the format
+    codec: str  # FFmpeg's name of the decoder
+    duration_s: float  # by the header; 0 where the header does not state it
+    width: int  # pixels, as displayed: rotated, with square pixels
     height: int
-    fps: float  # average, by the header; 0 where it does not say
-    rotation_deg: int  # counter-clockwise to upright, 0..359, as the file states
-    num_frames: int  # announced; 0 where the header does not say
-    num_bytes: int
-    missing_share: float  # share of the announced frames that lie past the end of the file (MP4 only)
+    fps: float  # average by the header; 0 where the header does not state it
+    rotation_deg: int  # counter-clockwise rotation that makes the picture upright, 0..359, by the file
+    num_frames: int  # by the header; 0 where the header does not state it
+    num_bytes: int  # size of the file
+    missing_share: float  # share of the frames in the header's table that lie past the end of the file (MP4 only)
 
 
 @dataclass(frozen=True)
-class Examined:
-    """What a full decode shows. `fault` is None for a sound file, else truncated or corrupt; `detail` is for people."""
+class FileHealth:
+    """Figures and faults of a file by a full decode."""
 
-    fault: str | None
-    detail: str
-    format: str
-    codec: str
-    width: int  # of the displayed picture, as in Probe; 0 where no frame came out
+    fault: str | None  # truncated, corrupt or another reason of a refusal; None for a file without fault
+    detail: str  # describes the fault for people
+    format: str  # FFmpeg's first name of the format
+    codec: str  # FFmpeg's name of the decoder
+    width: int  # pixels, as displayed; 0 where no frame could be decoded
     height: int
-    rotation_deg: int
+    rotation_deg: int  # as in Probe
     variable_frame_rate: bool
     frames_decoded: int
     frames_expected: int
-    share_corrupt: float  # lost packets, damaged frames and frames predicted from those
-    duration_header_s: float | None  # None where the header does not say
-    duration_frames_s: float
+    share_corrupt: float  # share of lost packets, damaged frames and frames that may be predicted from damaged ones
+    duration_header_s: float | None  # None where the header does not state it
+    duration_frames_s: float  # to the end of the last frame
 
 
 def probe(path: Path, cfg: VideoConfig) -> Probe:
-    """Header figures of `path`. Raises Refused; truncated only where the header alone proves it."""
+    """Header figures of the file at `path`. Raises Refused: what `open_video` raises, and truncated, corrupt or too_large
+    where the header or the first packets show it."""
     with open_video(path, cfg) as opened:
         missing_share = share_beyond_file(opened)
         if 1 - missing_share < cfg.min_decoded_share:
-            raise Refused("truncated", f"{missing_share:.0%} of the frames lie past the end of the file")
+            raise Refused("truncated", f"{missing_share:.0%} of the frames in the header lie past the end of the file")
         first, packets = None, 0
-        for packets, item in enumerate(islice(decode(opened), 64), 1):  # noqa: B007 - counted for what follows
+        for packets, item in enumerate(islice(decode(opened), 64), 1):  # noqa: B007 - the count is used after the loop
             if first := item.frame:
                 break
         if first is None:
@@ -77,8 +78,8 @@ def probe(path: Path, cfg: VideoConfig) -> Probe:
         )
 
 
-def examine(path: Path, cfg: VideoConfig) -> Examined:
-    """Decodes all of `path`. Raises Refused for a file that cannot be opened at all."""
+def examine(path: Path, cfg: VideoConfig) -> FileHealth:
+    """Decodes the whole file at `path`. Raises Refused for a file that cannot be opened; other faults are in the result."""
     with open_video(path, cfg) as opened:
         tally = Tally(opened)
         times_s = array("d")
@@ -97,7 +98,7 @@ def examine(path: Path, cfg: VideoConfig) -> Examined:
             tally.judge(cfg)
         except Refused as refusal:
             fault, detail = refusal.reason, refusal.detail
-        return Examined(
+        return FileHealth(
             fault=fault,
             detail=detail,
             format=opened.format_name,
@@ -115,14 +116,14 @@ def examine(path: Path, cfg: VideoConfig) -> Examined:
 
 
 def pixel_aspect(stream: object) -> float:
-    """Width / height of one pixel; 1 where unset or absurd."""
+    """Width divided by height of one pixel; 1 where the file states none, or one outside 0.25..4."""
     ratio = getattr(stream, "sample_aspect_ratio", None)
     value = float(ratio) if ratio else 1.0
     return value if 0.25 <= value <= 4 else 1.0
 
 
 def is_mirrored(frame: Any) -> bool:
-    """Whether the file's display matrix also turns a frame upside down, before it is rotated (some phones' front cameras)."""
+    """Whether the file's display matrix also mirrors a frame top to bottom before the rotation (front cameras of phones)."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
@@ -131,6 +132,6 @@ def is_mirrored(frame: Any) -> bool:
 
 
 def shown_size(width: int, height: int, aspect: float, rotation_deg: int) -> tuple[int, int]:
-    """(width, height) with square pixels and the rotation applied (quarter turns only)."""
+    """(width, height) in square pixels after the rotation, which is rounded to quarter turns. `aspect`: see pixel_aspect."""
     wide = max(1, round(width * aspect))
     return (height, wide) if round(rotation_deg / 90) % 2 else (wide, height)

@@ -1,16 +1,16 @@
-"""Measures of small luma planes: darkness, blur, change, and a 64-bit difference hash."""
+"""Measures of small luma planes: darkness, flatness, blur, difference, and a 64-bit difference hash."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# FFmpeg's blackdetect: a pixel is black under 10 % of full luma, a picture when 98 % of its pixels are.
+# As in FFmpeg's blackdetect: a pixel is black below 10 % of full luma, a picture where 98 % of its pixels are black.
 BLACK_LUMA = 26
 BLACK_PIXEL_SHARE = 0.98
-# Mean absolute luma difference (0..255) of two samples under which nothing moves. freezedetect's -60 dB is 0.26; coding
-# noise of a still picture at web bitrates reaches about twice that.
+# Mean absolute luma difference (0..255) of two frames below which nothing moves. The -60 dB of FFmpeg's freezedetect are
+# 0.26; the coding noise of a still picture at web bitrates reaches about twice that.
 FROZEN_DIFFERENCE = 0.5
-# Standard deviation of luma under which a picture shows nothing (a flash, a plain card).
+# Standard deviation of luma (0..255) below which a picture is flat: a flash, a card of one colour.
 FLAT_STD = 4.0
 
 
@@ -30,16 +30,19 @@ def blur_variance(luma_HW: np.ndarray) -> float:
 
 
 def is_black(luma_HW: np.ndarray) -> bool:
+    """Whether at least BLACK_PIXEL_SHARE of the pixels are black."""
     return float(np.count_nonzero(luma_HW < BLACK_LUMA)) >= BLACK_PIXEL_SHARE * luma_HW.size
 
 
 def is_flat(luma_HW: np.ndarray) -> bool:
+    """Whether the standard deviation of the luma is below FLAT_STD."""
     import cv2
 
     return float(cv2.meanStdDev(luma_HW)[1][0, 0]) < FLAT_STD
 
 
 def mean(luma_HW: np.ndarray) -> float:
+    """Mean luma, 0..255."""
     import cv2
 
     return cv2.mean(luma_HW)[0]
@@ -53,15 +56,16 @@ def mean_difference(a_HW: np.ndarray, b_HW: np.ndarray) -> float:
 
 
 def dhash64(luma_HW: np.ndarray) -> int:
-    """64-bit difference hash, signed: a bit says that a pixel of a 9x8 reduction is darker than its right neighbour."""
+    """64-bit difference hash as a signed integer: a bit is 1 where a pixel of the 9x8 reduction is darker than the one to its
+    right."""
     import cv2
 
-    # By way of a multiple of the size: areas of whole pixels take a tenth of the time.
+    # Through a multiple of the size first, because averaging areas of whole pixels takes a tenth of the time.
     small = cv2.resize(cv2.resize(luma_HW, (36, 32)), (9, 8), interpolation=cv2.INTER_AREA)
     bits = (small[:, 1:] > small[:, :-1]).reshape(-1)
     return int.from_bytes(np.packbits(bits).tobytes(), "big", signed=True)
 
 
 def hamming(a: int, b: int) -> int:
-    """Differing bits of two 64-bit hashes."""
+    """Number of bits in which two 64-bit hashes differ."""
     return ((a ^ b) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()

@@ -1,4 +1,4 @@
-"""Decoded frames as pictures: as a player would show them, at the size that is stored."""
+"""Makes pictures of decoded frames: as a player displays them, at the size that is stored."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 class Renderer:
-    """For the frames of one stream: RGB, upright, square pixels, short side at most `short_side_px`; never enlarged.
+    """Makes RGB pictures of one stream's frames: upright, square pixels, short side at most `short_side_px`, never enlarged.
 
-    `display_size` is (width, height) before scaling, `target` after it, `turns` the counter-clockwise quarter turns to upright.
+    `display_size` is (width, height) in pixels before scaling, `target` after it; `turns` is the number of counter-clockwise
+    quarter turns that make a frame upright.
     """
 
     def __init__(self, stream: object, first: Any, short_side_px: int) -> None:
@@ -26,9 +27,9 @@ class Renderer:
         self.target = (max(1, round(self.display_size[0] * scale)), max(1, round(self.display_size[1] * scale)))
 
     def picture(self, frame: Any) -> Image:
-        """RGB picture of size `target`: bicubic with a filter as wide as the step, as CLIP's own preprocessing.
+        """RGB picture of size `target`, scaled by a bicubic filter as wide as the scaling step, as in CLIP's preprocessing.
 
-        Planes are scaled before they become RGB, which is several times faster than the other way round.
+        The planes are scaled before the conversion to RGB, which is several times faster than converting first.
         """
         from PIL import Image
 
@@ -43,7 +44,7 @@ class Renderer:
 
 @cache
 def _reformatters() -> tuple[Any, Any]:
-    """Kept from clip to clip, because each keeps the tables of its last conversion, which take a millisecond to make."""
+    """Two converters, shared by all clips: each keeps the tables of its last conversion, which take a millisecond to make."""
     from av.video.reformatter import VideoReformatter
 
     return VideoReformatter(), VideoReformatter()

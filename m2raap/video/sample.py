@@ -1,4 +1,4 @@
-"""A few frames of a clip at given places, decoded straight to pixels: what training on raw video does every epoch."""
+"""Decodes a few frames of a clip at given places to pixels, as training on raw video does in every epoch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import Opened, open_video
+from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode
 from m2raap.video.length import packets_end_s, video_length_s
 from m2raap.video.limits import Refused, VideoConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipFile:
-    """Where a clip lies: [start_s, end_s) of the video at `path` (from `resolve_video`); end None: to its end."""
+    """A clip as a span [start_s, end_s) of the video at `path` (from `resolve_video`); an `end_s` of None is the video's end."""
 
     path: Path
     start_s: float
@@ -28,13 +28,13 @@ class ClipFile:
 
 
 @dataclass
-class Sampled:
-    """Frames ascending in time, one size. `pixels` are rows of RGB bytes, height x width x 3 each."""
+class SampledFrames:
+    """Frames of a clip, ascending in time and all of one size."""
 
     times_s: list[float]  # strictly increasing, since the start of the clip
-    width: int
+    width: int  # pixels
     height: int
-    pixels: list[bytes]
+    pixels: list[bytes]  # one entry per frame: RGB uint8 [height, width, 3]
 
 
 def sample(
@@ -44,12 +44,12 @@ def sample(
     places: Sequence[float],
     short_side_px: int,
     limits: VideoConfig,
-) -> Sampled:
-    """The first sound frames at or after each of `places` (strictly increasing, 0..1 of the way from the first to the last
-    frame of [start_s, end_s)); past the last frame that one. Where two places share a frame it is given once.
+) -> SampledFrames:
+    """For each of `places` the first undamaged frame at or after it in [start_s, end_s), or the last frame where none follows.
 
-    Decodes from the start of the clip, or from a key-frame where the index knows one between two places.
-    Raises Refused: what `open_video` raises, truncated where there is no frame at all.
+    `places` are strictly increasing numbers from 0 (the first frame) to 1 (the last frame). A frame of several places is
+    returned once. Decoding goes on from one place to the next, or restarts at an I-frame between them where the file's index
+    names one. Raises Refused: what `open_video` raises, unsupported_codec, and truncated where the span has no frame.
     """
     assert all(0 <= a < b <= 1 for a, b in pairwise([*places, 1.0])), places
     with open_video(path, limits) as opened:
@@ -59,7 +59,9 @@ def sample(
         return _take(opened, start_s, end_s, [start_s + place * (last_s - start_s) for place in places], short_side_px)
 
 
-def _take(opened: Opened, start_s: float, end_s: float | None, targets_s: list[float], short_side_px: int) -> Sampled:
+def _take(
+    opened: OpenVideo, start_s: float, end_s: float | None, targets_s: list[float], short_side_px: int
+) -> SampledFrames:
     import av.error
 
     jumps_s = _key_times_s(opened)
@@ -90,12 +92,15 @@ def _take(opened: Opened, start_s: float, end_s: float | None, targets_s: list[f
         if last is not None and (not times_s or last[0] > times_s[-1] + 1e-6):
             keep(*last)
     if renderer is None:
-        raise Refused("truncated", f"no sound frame between {start_s:g} s and {end_s} s")
+        span = f"from {start_s:g} s to " + ("the end" if end_s is None else f"{end_s:g} s")
+        raise Refused("truncated", f"the span {span} holds no undamaged frame")
     width, height = renderer.target
-    return Sampled([round(t - start_s, 6) for t in times_s], width, height, [picture.tobytes() for picture in pictures])
+    return SampledFrames(
+        [round(t - start_s, 6) for t in times_s], width, height, [picture.tobytes() for picture in pictures]
+    )
 
 
-def _key_times_s(opened: Opened) -> list[float]:
-    """Times of key-frames as the file's index gives them; none for containers without one."""
+def _key_times_s(opened: OpenVideo) -> list[float]:
+    """Times of the I-frames in the file's index, in seconds since the start; empty for a container without index."""
     base, origin = opened.time_base, opened.stream.start_time or 0
     return [float((e.timestamp - origin) * base) for e in opened.stream.index_entries or () if e.is_keyframe]

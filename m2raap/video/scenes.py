@@ -1,4 +1,4 @@
-"""Cuts of a whole video, without key-frames; and its frames as thumbnails, for a network that finds cuts."""
+"""Finds the cuts of a whole video, and makes thumbnails of its frames for a network that finds cuts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from m2raap.video.container import Opened, open_video
+from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
@@ -17,35 +17,36 @@ from m2raap.video.tally import Tally
 if TYPE_CHECKING:
     import numpy as np
 
-THUMB_HW = (27, 48)  # what TransNetV2 takes
+THUMB_HW = (27, 48)  # the input size of TransNetV2 in pixels
 THUMB_BYTES = 27 * 48 * 3
-# Of one answer, so that it keeps to the time and size of one call whatever the size of the frames.
-_MAX_PIXELS = 4_000_000_000
+# Limits of one answer, so that a call stays within its time and size for frames of any size.
+_MAX_PIXELS = 4_000_000_000  # pixels of all decoded frames together
 _MAX_THUMBS = 8192
 
 
 @dataclass
 class Scenes:
-    """Cuts in seconds since the start of the video (the first frames of new shots), ascending, and the video's figures."""
+    """The cuts of a video, and its length and rate."""
 
-    cuts_s: list[float]
+    cuts_s: list[float]  # times of the first frames of new shots, ascending, since the start of the video
     length_s: float  # to the end of the last frame
-    origin_s: float  # presentation time, in the container, of what is 0 s here
+    origin_s: float  # presentation time in the container of the start of the video
     fps: float
     num_frames: int
 
 
 @dataclass
-class Thumbs:
-    """Frames as rows of 27x48x3 RGB bytes, at strictly increasing times. `more`: the video goes on."""
+class Thumbnails:
+    """Small pictures of the N frames of a span, or of a part of it."""
 
-    times_s: list[float]
-    pixels: bytes
-    more: bool
+    times_s: list[float]  # N, strictly increasing, since the start of the video
+    pixels: bytes  # RGB uint8 [N, 27, 48, 3]
+    more: bool  # whether further frames of the span follow
 
 
 def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: VideoConfig) -> Scenes:
-    """One decode of the whole video. Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec."""
+    """Finds the cuts by decoding the whole video. Raises Refused: what `open_video` raises, truncated, corrupt and
+    unsupported_codec."""
     with open_video(path, limits) as opened:
         tally = Tally(opened)
         cuts_s = find_cuts(_planes(opened, tally), detector, min_shot_s, opened.fps, lambda timed, cuts: None, None)
@@ -60,7 +61,7 @@ def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: Video
         )
 
 
-def _planes(opened: Opened, tally: Tally) -> Iterator[TimedPlane]:
+def _planes(opened: OpenVideo, tally: Tally) -> Iterator[TimedPlane]:
     import av.error
 
     planes, last_s = PlaneMaker(), -1.0
@@ -75,10 +76,11 @@ def _planes(opened: Opened, tally: Tally) -> Iterator[TimedPlane]:
             raise Refused("unsupported_codec", f"pixel format {item.frame.format.name}: {error}") from None
 
 
-def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, limits: VideoConfig) -> Thumbs:
-    """Sound frames of [start_s, end_s) that are later than `after_s`, as many as fit into one answer.
+def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, limits: VideoConfig) -> Thumbnails:
+    """Undamaged frames of [start_s, end_s) that are later than `after_s`, as many as fit into one answer.
 
-    Times are since the start of the video. Ask again with the last time while there is `more`. Raises Refused.
+    Times are seconds since the start of the video. While the answer's `more` is true, call again with its last time as
+    `after_s`. Raises Refused: what `open_video` raises, and unsupported_codec.
     """
     import av.error
     from av.video.reformatter import VideoReformatter
@@ -96,12 +98,12 @@ def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, 
             if not times_s:
                 budget = max(64, min(_MAX_THUMBS, _MAX_PIXELS // (frame.width * frame.height)))
             if len(times_s) == budget:
-                return Thumbs(times_s, b"".join(p.tobytes() for p in parts), more=True)
+                return Thumbnails(times_s, b"".join(p.tobytes() for p in parts), more=True)
             try:
-                # Bicubic, as the ffmpeg program scaled what the network was trained on.
+                # Bicubic, as the ffmpeg program scaled the network's training data.
                 small = scaler.reformat(frame, width, height, "rgb24", interpolation="BICUBIC", threads=1)
                 parts.append(small.to_ndarray())
             except (av.error.FFmpegError, ValueError) as error:
                 raise Refused("unsupported_codec", f"pixel format {frame.format.name}: {error}") from None
             times_s.append(item.time_s)
-    return Thumbs(times_s, b"".join(p.tobytes() for p in parts), more=False)
+    return Thumbnails(times_s, b"".join(p.tobytes() for p in parts), more=False)

@@ -1,13 +1,13 @@
-"""Cuts between shots, by PySceneDetect's SceneManager over frames of our own decode.
+"""Finds the cuts between shots with PySceneDetect's SceneManager, over frames that m2raap decodes.
 
-`SceneManager` pulls frames from a `VideoStream`; ours hands it planes that are small already (`planes.py`), which it leaves
-as they are. It reads in a thread of its own, which takes turns with the caller's: a frame is read when the one before it has
-been detected and seen. So what the caller keeps never depends on timing, and a process uses one core; the others belong to
-other clips. The caller sees each frame again, in order and with the cuts known by then.
+`SceneManager` reads frames from a `VideoStream`. The one defined here gives it planes that are small already
+(m2raap.video.planes), so that it does not scale them. It reads in a second thread, which takes turns with the caller's: a frame
+is read only after the detector and the caller have processed the one before. So the result never depends on timing, and each
+clip uses one core. The caller gets each frame in order, with the cuts found by then.
 
-Repeated frames (24 a second stored as 30, a recorder that stalls) are not shown to the detector: Adaptive takes the first
-change after a repeat for a cut, and a copy of variable frame rate, which lacks the repeats, would have other shots. A picture
-that stands for long is shown two times more, whether the file repeats it or not.
+Repeated frames (24 per second stored as 30, or a recorder that stalls) are not given to the detector, because Adaptive takes the
+first change after a repeat for a cut, and because a copy with variable frame rate, which leaves out the repeats, would have
+other shots. A still, which is a picture displayed for long, is given two more times, whether the file repeats it or not.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ if TYPE_CHECKING:
     import numpy as np
     from scenedetect import SceneDetector
 
-# `transnetv2` is a network that runs in the parent (m2raap.stages.transnet): its cuts come in from there.
+# The network transnetv2 runs in the parent process (m2raap.stages.transnet), which passes the cuts.
 Detector = Literal["adaptive", "content", "hash", "histogram", "transnetv2", "none"]
 
 
 @cache
-def _quick(base: Any) -> Any:
-    """`base` (a ContentDetector) with the same scores, summed by OpenCV: numpy needs longer for them than we for the plane.
+def _faster(base: Any) -> Any:
+    """`base` (a ContentDetector) with the same scores, summed by OpenCV, because numpy takes longer than making the plane.
 
-    The score is the mean of three channels' mean differences: that of all their bytes.
+    PySceneDetect's score is the mean of the mean differences of three channels, which equals the mean over all bytes.
     """
     import cv2
 
-    class Quick(base):
+    class Faster(base):
         def _calculate_frame_score(self, timecode: Any, frame_img: np.ndarray) -> float:
             hsv_HWC = cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV)
             last_HWC, self._last_frame = self._last_frame, hsv_HWC
             return 0.0 if last_HWC is None else cv2.norm(hsv_HWC, last_HWC, cv2.NORM_L1) / hsv_HWC.size
 
-    return Quick
+    return Faster
 
 
 def _adaptive(min_shot_s: float) -> SceneDetector:
     from scenedetect import AdaptiveDetector
 
-    return _quick(AdaptiveDetector)(min_scene_len=min_shot_s)
+    return _faster(AdaptiveDetector)(min_scene_len=min_shot_s)
 
 
 def _content(min_shot_s: float) -> SceneDetector:
     from scenedetect import ContentDetector
 
-    return _quick(ContentDetector)(min_scene_len=min_shot_s)
+    return _faster(ContentDetector)(min_scene_len=min_shot_s)
 
 
 def _hash(min_shot_s: float) -> SceneDetector:
@@ -71,13 +71,13 @@ def _histogram(min_shot_s: float) -> SceneDetector:
     return HistogramDetector(min_scene_len=min_shot_s)
 
 
-# A plane repeats the one before, coded anew, if they differ by less than this (mean of 0..255), or than this share of what
-# the latest changes came to.
+# A plane repeats the one before, encoded again, where their mean absolute difference (0..255) is at most REPEAT_DIFFERENCE, or
+# at most REPEAT_SHARE of the median of the latest changes.
 REPEAT_DIFFERENCE, REPEAT_SHARE = 0.3, 0.1
-STANDS_S = 0.5  # what stands longer is a still; what stands shorter is a low frame rate
-STILLS = 2  # repeats of a still that are shown: Adaptive looks at two frames on either side
+STILL_FROM_S = 0.5  # a picture displayed for longer is a still; below, the frame rate is low
+STILL_REPEATS = 2  # repeats of a still that the detector gets, because Adaptive compares two frames on either side
 
-# Shortest shot in seconds -> PySceneDetect's detector with its own defaults otherwise.
+# Name -> function of the shortest shot in seconds that makes PySceneDetect's detector with its default settings.
 DETECTORS: dict[str, Callable[[float], SceneDetector]] = {
     "adaptive": _adaptive,
     "content": _content,
@@ -85,9 +85,9 @@ DETECTORS: dict[str, Callable[[float], SceneDetector]] = {
     "histogram": _histogram,
 }
 
-# (time_s, plane uint8 BGR [H, W, 3], the caller's decoded frame); times ascend strictly, planes have one size.
+# (time_s, plane uint8 BGR [H, W, 3], the caller's decoded frame); times are strictly increasing, planes have one size.
 TimedPlane = tuple[float, "np.ndarray", Any]
-# Called for each frame, in order, with the cuts found at it; a cut may lie before the frame at which it is found.
+# Called for each frame, in order, with the cuts found since the frame before; their times may be earlier.
 OnFrame = Callable[[TimedPlane, list[float]], None]
 
 
@@ -99,47 +99,48 @@ def find_cuts(
     on_frame: OnFrame,
     known_s: Sequence[float] | None,
 ) -> list[float]:
-    """Times of the first frames of all shots but the first, ascending. `fps`: average by the header, 0 if unknown.
+    """The cuts: times in seconds of the first frames of all shots but the first, ascending.
 
-    `on_frame` is called before the next of `frames` is read. With `known_s` (ascending) nothing is detected, and `on_frame`
-    receives each of these cuts at the first frame not before it.
+    `min_shot_s`: length of the shortest shot. `fps`: average frame rate by the header, 0 if unknown. `on_frame` is called for
+    each frame before the next one is read. With `known_s` (ascending cuts in seconds) nothing is detected, and `on_frame`
+    gets each of these cuts at the first frame not before it. Raises what `frames` and `on_frame` raise.
     """
     first = next(frames, None)
     if first is None:
         return []
     if known_s is not None or kind == "none":
         cuts_s = list(known_s or ())
-        num_passed = 0
+        num_reported = 0
         for item in chain([first], frames):
-            now = bisect_right(cuts_s, item[0] + 1e-6)
-            on_frame(item, cuts_s[num_passed:now])
-            num_passed = now
+            num_until_frame = bisect_right(cuts_s, item[0] + 1e-6)
+            on_frame(item, cuts_s[num_reported:num_until_frame])
+            num_reported = num_until_frame
         return cuts_s
     from scenedetect import SceneManager
 
     stream = _stream(first, frames, fps, on_frame)
     manager = SceneManager()
-    manager.add_detector(_watched(DETECTORS[kind](float(min_shot_s)), stream, on_frame))
+    manager.add_detector(_reporting(DETECTORS[kind](float(min_shot_s)), stream, on_frame))
     manager.detect_scenes(stream)
     if stream.error is not None:
         raise stream.error
     return [start.seconds for start, _ in manager.get_scene_list()[1:]]
 
 
-def _watched(detector: SceneDetector, stream: Any, on_frame: OnFrame) -> SceneDetector:
-    """`detector`, and `on_frame` after each of its frames."""
+def _reporting(detector: SceneDetector, stream: Any, on_frame: OnFrame) -> SceneDetector:
+    """`detector`, which calls `on_frame` after each frame of the file that it has processed."""
     import scenedetect
 
-    untold_s: list[float] = []  # found at a still shown again, which is nobody's frame
+    unreported_s: list[float] = []  # cuts found at an added repeat of a still, which is no frame of the file
 
-    class Watched(scenedetect.SceneDetector):
+    class Reporting(scenedetect.SceneDetector):
         def process_frame(self, timecode: Any, frame_img: np.ndarray) -> list[Any]:
             try:
                 cuts = detector.process_frame(timecode, frame_img)
-                untold_s.extend(cut.seconds for cut in cuts)
+                unreported_s.extend(cut.seconds for cut in cuts)
                 if stream.last is not None:
-                    on_frame(stream.last, untold_s[:])
-                    untold_s.clear()
+                    on_frame(stream.last, unreported_s[:])
+                    unreported_s.clear()
                 return cuts
             finally:
                 stream.turn.release()
@@ -149,13 +150,13 @@ def _watched(detector: SceneDetector, stream: Any, on_frame: OnFrame) -> SceneDe
 
         @property
         def event_buffer_length(self) -> int:
-            return 0  # frames that SceneManager would hold for a callback; there is none
+            return 0  # number of frames that SceneManager holds for a callback, which is not used here
 
-    return Watched()
+    return Reporting()
 
 
 def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_frame: OnFrame) -> Any:
-    """A VideoStream of what `_changes` lets through; `last` is the item that it gave last, None for a still shown again."""
+    """A VideoStream of the items of `_without_repeats`; `last` is the latest item, None for an added repeat of a still."""
     from scenedetect.common import FrameTimecode, Timecode
     from scenedetect.video_stream import SeekError, VideoStream
 
@@ -172,8 +173,8 @@ def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_fram
         def __init__(self) -> None:
             self.last: TimedPlane | None = None
             self.error: BaseException | None = None
-            self.turn = Lock()  # held from a frame's reading to the end of its detection
-            self._changes = _changes(first, frames, on_frame)
+            self.turn = Lock()  # held from the reading of a frame until the detector has processed it
+            self._items = _without_repeats(first, frames, on_frame)
             self._time_s = first[0]
             self._num_read = 0
             self._position: FrameTimecode | None = None
@@ -181,7 +182,7 @@ def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_fram
         @property
         def position(self) -> FrameTimecode:
             if self._position is None:
-                # Microseconds: fine enough for any frame rate, one time base for every container.
+                # Microseconds are exact enough for any frame rate, and give one time base for all containers.
                 stamp = Timecode(pts=round(self._time_s * 1e6), time_base=Fraction(1, 1_000_000))
                 self._position = FrameTimecode(stamp, fps=self.frame_rate)
             return self._position
@@ -197,8 +198,8 @@ def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_fram
         def read(self, decode: bool = True) -> np.ndarray | bool:
             self.turn.acquire()
             try:
-                item = next(self._changes, None)
-            except BaseException as error:  # this is the manager's thread: told to the caller's
+                item = next(self._items, None)
+            except BaseException as error:  # raised again in the caller's thread, by find_cuts
                 self.error, item = error, None
             if item is None:
                 return False
@@ -216,31 +217,34 @@ def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_fram
     return PlaneStream()
 
 
-def _changes(
+def _without_repeats(
     first: TimedPlane, frames: Iterator[TimedPlane], on_frame: OnFrame
 ) -> Iterator[tuple[float, np.ndarray, TimedPlane | None]]:
-    """(time, plane, item) of the items that are no repeats, and of two repeats of what stands longer than STANDS_S; where the
-    file has none, these come without an item. `on_frame` is called here for all other repeats."""
+    """(time_s, plane, item) of each item that repeats no other, and of STILL_REPEATS repeats of each still.
+
+    Where the file does not repeat a still, repeats are added, with None as item. For all other repeats in the file `on_frame`
+    is called here.
+    """
     import cv2
 
-    last, given_s, stills = first, first[0], 0
+    last, yielded_s, num_repeats = first, first[0], 0
     latest: deque[float] = deque(maxlen=5)
     yield first[0], first[1], first
     for item in frames:
         time_s, plane_HWC, _ = item
-        stands = time_s - last[0] > STANDS_S
+        is_still = time_s - last[0] > STILL_FROM_S
         difference = cv2.norm(plane_HWC, last[1], cv2.NORM_L1) / plane_HWC.size
         if difference <= max(REPEAT_DIFFERENCE, REPEAT_SHARE * median(latest or [0.0])):
-            if stands and stills < STILLS:
-                stills, given_s = stills + 1, time_s
+            if is_still and num_repeats < STILL_REPEATS:
+                num_repeats, yielded_s = num_repeats + 1, time_s
                 yield time_s, last[1], item
             else:
                 on_frame(item, [])
             continue
-        if stands:
-            missing = STILLS - stills
+        if is_still:
+            missing = STILL_REPEATS - num_repeats
             for n in range(missing):
-                yield given_s + (time_s - given_s) * (n + 1) / (missing + 1), last[1], None
+                yield yielded_s + (time_s - yielded_s) * (n + 1) / (missing + 1), last[1], None
         latest.append(difference)
-        last, given_s, stills = item, time_s, 0
+        last, yielded_s, num_repeats = item, time_s, 0
         yield time_s, plane_HWC, item

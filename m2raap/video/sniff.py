@@ -1,13 +1,11 @@
-"""The first look at a file, before FFmpeg sees it: a regular file of a sane size that is no text, list or image."""
+"""Recognises files that are no videos by their first bytes, before FFmpeg reads them, and explains what FFmpeg cannot open."""
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path
 from typing import BinaryIO
 
-from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.limits import Refused
+from m2raap.video.paths import read_at
 from m2raap.video.tails import find_tail
 
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"8BPS", b"\0\0\1\0")
@@ -15,7 +13,7 @@ _LISTS = (b"#EXTM3U", b"ffconcat", b"[playlist]", b"v=0", b"file '")
 _DASH = b"<MPD"
 _STILLS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # brands of ISO 23008-12
 _ARCHIVES = (b"PK\3\4", b"\x7fELF", b"MZ", b"%PDF", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"SQLite", b"\x80\x04\x95")
-# How the containers of the whitelist begin, by FFmpeg's name; an MP4 is told by its boxes.
+# First bytes of the containers of the whitelist -> FFmpeg's name; MP4 and AVI are recognised separately.
 _CONTAINERS = {
     b"\x1a\x45\xdf\xa3": "matroska",
     b"FLV\1": "flv",
@@ -26,50 +24,25 @@ _CONTAINERS = {
 _BOXES = (b"ftyp", b"mdat", b"moov", b"free", b"wide", b"skip", b"pnot", b"moof", b"styp", b"sidx", b"uuid")
 
 
-def open_regular(path: Path, cfg: VideoConfig) -> tuple[BinaryIO, int]:
-    """The file at `path`, open for reading, and its bytes. Raises Refused: not_media (a folder, pipe or device),
-    missing_file, empty, too_large."""
-    try:
-        # Without O_NONBLOCK a named pipe would block here for ever; on a regular file it changes nothing.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise Refused("missing_file", str(error.strerror)) from None
-    info = os.fstat(handle)
-    fault = None
-    if not stat.S_ISREG(info.st_mode):
-        fault = Refused("not_media", "a folder, pipe or device")
-    elif info.st_size == 0:
-        fault = Refused("empty", "0 bytes")
-    elif info.st_size > cfg.max_bytes:
-        fault = Refused("too_large", f"{info.st_size} bytes")
-    if fault:
-        os.close(handle)
-        raise fault
-    return os.fdopen(handle, "rb", buffering=0), info.st_size
-
-
 def refuse_by_head(file: BinaryIO) -> None:
     """Raises Refused for playlists and images (refused_format) and for text (not_media)."""
-    file.seek(0)
-    text = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = read_at(file, 0, 4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(_LISTS) or _DASH in text:
-        raise Refused("refused_format", f"a playlist or file list: {text[:20]!r}")
-    if text[4:8] == b"ftyp" and text[8:12] in _STILLS:
-        raise Refused("refused_format", "an image")
-    if text.startswith(_IMAGES) or (text.startswith(b"RIFF") and text[8:12] == b"WEBP"):
-        raise Refused("refused_format", "an image")
+        raise Refused("refused_format", f"the file is a playlist or a list of files: {text[:20]!r}")
+    is_still = text[4:8] == b"ftyp" and text[8:12] in _STILLS
+    if is_still or text.startswith(_IMAGES) or (text.startswith(b"RIFF") and text[8:12] == b"WEBP"):
+        raise Refused("refused_format", "the file is an image")
     if text[:1] in (b"<", b"{", b"["):
-        raise Refused("not_media", f"text, not video: {text[:40]!r}")
+        raise Refused("not_media", f"the file is text: {text[:40]!r}")
     if text.startswith(_ARCHIVES):
-        raise Refused("not_media", f"an archive, program or document: {text[:4]!r}")
+        raise Refused("not_media", f"the file is an archive, a program or a document: {text[:4]!r}")
 
 
 def why_unopened(file: BinaryIO, num_bytes: int, message: str) -> Refused:
-    """The class of a file that FFmpeg would not open with the words `message`."""
+    """The refusal of a file that FFmpeg could not open. `message`: FFmpeg's error message."""
     if is_mp4_without_moov(file, num_bytes):
-        return Refused("header_missing", "an MP4 without its moov box, or with a part of it: it was cut off")
-    file.seek(0)
-    head = file.read(12)
+        return Refused("header_missing", "an MP4 whose moov box is missing or incomplete: the file was cut off")
+    head = read_at(file, 0, 12)
     kinds = [kind for start, kind in _CONTAINERS.items() if head.startswith(start)]
     kinds += ["avi"] if head[:4] == b"RIFF" and head[8:11] == b"AVI" else []
     kinds += ["mov"] if head[4:8] in _BOXES else []
@@ -77,26 +50,25 @@ def why_unopened(file: BinaryIO, num_bytes: int, message: str) -> Refused:
         return Refused("not_media", message)
     if find_tail(file, num_bytes, kinds[0]) == "cut":
         if kinds[0] == "mov":
-            return Refused("truncated", f"cut off at a place after which FFmpeg does not open it ({message})")
-        return Refused("header_missing", f"{kinds[0]} that ends before its first frame: it was cut off")
+            return Refused("truncated", f"the file was cut off where FFmpeg can no longer open it ({message})")
+        return Refused("header_missing", f"the {kinds[0]} file was cut off before its first frame")
     return Refused("corrupt", f"the header is damaged ({message})")
 
 
 def is_mp4_without_moov(file: BinaryIO, num_bytes: int) -> bool:
-    """Walks the top-level boxes (ISO 14496-12): looks like MP4, and no moov is reached before the end of the file."""
-    offset, seen = 0, 0
-    while offset + 8 <= num_bytes and seen < 10_000:
-        file.seek(offset)
-        header = file.read(16)
+    """Whether the file is an MP4 by its top-level boxes (ISO 14496-12), and ends before the end of its moov box."""
+    offset, num_boxes = 0, 0
+    while offset + 8 <= num_bytes and num_boxes < 10_000:
+        header = read_at(file, offset, 16)
         size, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if kind not in _BOXES:
-            return seen > 0
+            return num_boxes > 0
         if kind == b"moov":
-            return offset + size > num_bytes  # the moov itself is cut
+            return offset + size > num_bytes
         if size == 1:
             size = int.from_bytes(header[8:16], "big")
-        seen += 1
-        if size < 8:  # 0: to the end of the file
+        num_boxes += 1
+        if size < 8:  # a size of 0 means up to the end of the file
             return True
         offset += size
-    return seen > 0
+    return num_boxes > 0

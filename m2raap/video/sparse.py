@@ -1,4 +1,4 @@
-"""A clip from its I-frames and few exact seeks, as `planner.py` laid out. Shots are unknown then, and so is motion."""
+"""Reads a clip from its I-frames and a few seeks, by a plan of m2raap.video.planner; shots and motion stay unknown."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from m2raap.video.choose import Candidate, Pick
-from m2raap.video.clip import ClipFrames, KeyframeConfig, choose, clip_frames, measured
-from m2raap.video.container import Opened
+from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyframes, measured
+from m2raap.video.container import OpenVideo
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
-from m2raap.video.planner import LATE_FRAMES, SeekRead, SparsePlan, stamps_of
+from m2raap.video.planner import DECODER_DELAY_FRAMES, SeekRead, SparsePlan, stamps_of
 from m2raap.video.render import Renderer
 from m2raap.video.tally import Tally, varies
 from m2raap.video.trust import spread_damage
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from av import Packet, VideoFrame
 
 UNKNOWN_SHOT = -1
-# Signals that only all frames can give.
+# Signals that need every frame.
 UNKNOWN = ("num_shots", "motion", "luma_mean", "black_share", "frozen_share")
-_SAME_S = 1e-4  # two stamps of one frame
+_SAME_S = 1e-4  # times closer than this belong to the same frame
 
 
 def read_sparsely(
-    opened: Opened, plan: SparsePlan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
-) -> ClipFrames | None:
-    """Key-frames and signals; what was not measured is None, shots are -1 and `why` says so.
+    opened: OpenVideo, plan: SparsePlan, end_s: float | None, cfg: KeyframeConfig, limits: VideoConfig
+) -> ClipKeyframes | None:
+    """Key-frames and signals of a clip; unmeasured signals are None, shots are -1, and `why` says that they are unknown.
 
-    None where a frame that the plan counts on is damaged or missing and `cfg.reading` is `auto`: then all of the clip has
-    to be decoded. With `sparse` such frames are left out. Raises Refused: truncated, corrupt, unsupported_codec.
+    Returns None where `cfg.reading` is auto and a frame of the plan is damaged or missing; the clip is then to be decoded in
+    full. Where it is sparse, such frames are left out. Raises Refused: truncated, corrupt, unsupported_codec.
     """
     tally = Tally(opened, plan.start_s, end_s)
     tally.decoded, tally.covered_s = len(plan.packets.presentation), plan.packets.end_s
-    tally.judge(limits)  # packets that are missing tell it without a decode
+    tally.judge(limits)  # missing packets show a cut-off file without a decode
     reader = _Reader(opened, plan, cfg)
     for seek in plan.seeks:
         reader.read(seek)
@@ -51,7 +51,7 @@ def read_sparsely(
 class _Reader:
     """Carries out the seeks of a plan and keeps the frames of their targets, ascending in time."""
 
-    def __init__(self, opened: Opened, plan: SparsePlan, cfg: KeyframeConfig) -> None:
+    def __init__(self, opened: OpenVideo, plan: SparsePlan, cfg: KeyframeConfig) -> None:
         self._opened, self._plan, self._cfg = opened, plan, cfg
         self._planes = PlaneMaker()
         self._renderer: Renderer | None = None
@@ -62,14 +62,14 @@ class _Reader:
 
     @property
     def corrupt_share(self) -> float:
-        """Share of the targets which were damaged or missing, 0..1."""
+        """Share of the targets that were damaged or missing, 0..1."""
         return self.lost / max(1, self.lost + len(self.candidates))
 
     def read(self, seek: SeekRead) -> None:
         packets = self._plan.packets
         missing = {packets.times_s[packet]: packet for packet in seek.targets}
         key_s = packets.times_s[seek.key]
-        # Frames shown before the key-frame but stored after it need frames from before it: they tell nothing here.
+        # Frames stored after the I-frame but displayed before it need frames from before it, which are not decoded.
         frames = (frame for frame in self._frames(seek) if frame is None or self._time_s(frame) > key_s - _SAME_S)
         for frame, corrupt in spread_damage(frames):
             if frame is None:
@@ -91,7 +91,7 @@ class _Reader:
         try:
             self._renderer = self._renderer or Renderer(self._opened.stream, frame, self._cfg.short_side_px)
             plane_HWC = self._planes.plane(frame)
-            # Small at once: there may be many candidates, and frames of long videos are large.
+            # Made small at once, because there may be many candidates.
             self._pictures.append(self._renderer.picture(frame))
         except (av.error.FFmpegError, ValueError) as error:
             raise Refused("unsupported_codec", f"pixel format {frame.format.name}: {error}") from None
@@ -107,7 +107,7 @@ class _Reader:
         return (stamp - (self._opened.stream.start_time or 0)) * base - self._plan.start_s
 
     def _frames(self, seek: SeekRead) -> Iterator[VideoFrame | None]:
-        """Frames from the key packet of the seek on, in order of presentation; None for a packet that cannot be decoded."""
+        """Frames from the seek's I-frame on, in presentation order; None for a packet that cannot be decoded."""
         import av.error
 
         context: Any = self._opened.stream.codec_context
@@ -117,7 +117,7 @@ class _Reader:
                 in_order.append(packet.dts)
             try:
                 frames = packet.decode()
-                if seek.frames == 1:  # nothing after the I-frame is needed to get it out
+                if seek.frames == 1:  # flushes the decoder: no further packet is needed
                     frames += context.decode(None)
             except MemoryError as error:
                 raise MemoryError(str(error)) from None
@@ -129,11 +129,11 @@ class _Reader:
                 if in_order:
                     frame.pts = in_order.popleft()
                 yield frame
-            if seek.frames == 1 or num_packets > seek.frames + 4 * LATE_FRAMES:
+            if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
 
     def _packets(self, seek: SeekRead) -> Iterator[Packet]:
-        """Packets from the key packet of the seek on. Where the container cannot seek to it they are read from the start."""
+        """Packets from the seek's I-frame on; the file is read from its start where the container cannot seek to the I-frame."""
         import av.error
 
         container, stream = self._opened.container, self._opened.stream
@@ -148,7 +148,7 @@ class _Reader:
                     if reached:
                         yield packet
                     elif stamps is not None and stamps[1] > dts:
-                        break  # it lies before the place that the seek found
+                        break  # the seek ended behind the I-frame
             except MemoryError as error:
                 raise MemoryError(str(error)) from None
             except av.error.FFmpegError:
@@ -157,7 +157,7 @@ class _Reader:
             if reached:
                 return
 
-    def result(self) -> ClipFrames:
+    def result(self) -> ClipKeyframes:
         assert self._renderer is not None
         plan, cfg = self._plan, self._cfg
         picks = [self._with_reading(pick) for pick in choose(cfg, self.candidates, [], plan.length_s)]
@@ -172,7 +172,7 @@ class _Reader:
             "variable_frame_rate": varies(times_s),
             "blur": median(candidate.sharpness for candidate in self.candidates),
         } | dict.fromkeys(UNKNOWN)
-        return clip_frames(cfg, self.candidates, self._pictures, picks, self._renderer, signals)
+        return clip_keyframes(cfg, self.candidates, self._pictures, picks, self._renderer, signals)
 
     def _with_reading(self, pick: Pick) -> Pick:
         how = "I-frame" if self.candidates[pick.index].is_key else "by seek"

@@ -1,8 +1,8 @@
-"""Whether a file ends where its container says that it should. Reads a few bytes, decodes nothing.
+"""Recognises files that were cut off: whether a file ends where its container says. Reads a few bytes and decodes nothing.
 
-What cannot be known: an MPEG-TS or MPEG-PS cut exactly between two packets, a fragmented MP4 without `mfra` cut between
-two fragments, a live Matroska (no size in its header) cut between two blocks, an FLV without `filesize` cut between two
-tags. Their tail is `unknown`; a header that states a length, or a last frame that is broken, may still tell.
+Some cuts cannot be recognised: those of an MPEG-TS or MPEG-PS between two packets, of a fragmented MP4 without `mfra` box
+between two fragments, of a live Matroska (without a size in its header) between two blocks, and of an FLV without `filesize`
+between two tags. The result is then `unknown`; the length in the header, or a damaged last frame, may still show the cut.
 """
 
 from __future__ import annotations
@@ -11,29 +11,26 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO, Literal
 
+from m2raap.video.paths import read_at
+
 Tail = Literal["whole", "cut", "unknown"]
 
 _WINDOW_BYTES = 256 * 1024
-_MAX_STEPS = 1_000_000  # elements walked; more make it unknown
+_MAX_STEPS = 1_000_000  # elements that are read; a file with more is unknown
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def find_tail(file: BinaryIO, num_bytes: int, format_name: str) -> Tail:
-    """`format_name`: FFmpeg's name of the demuxer, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
-    look = _LOOKS.get(format_name.split(",")[0])
-    return look(file, num_bytes) if look else "unknown"
-
-
-def _read(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
-    file.seek(offset)
-    return file.read(num_bytes)
+    """Whether the file of `num_bytes` bytes is whole or cut off. `format_name`: FFmpeg's name, such as `mov,mp4,m4a`."""
+    check = _CHECKS.get(format_name.split(",")[0])
+    return check(file, num_bytes) if check else "unknown"
 
 
 def _mp4(file: BinaryIO, num_bytes: int) -> Tail:
-    """Top-level boxes; fragments are closed by `mfra`, where there is one."""
+    """Reads the top-level boxes; in a fragmented file the `mfra` box, if any, is the last one."""
     offset, last, fragmented = 0, b"", False
     for _ in range(_MAX_STEPS):
-        header = _read(file, offset, 16)
+        header = read_at(file, offset, 16)
         if len(header) < 8:
             if fragmented and (header or last == b"moof"):
                 return "cut"
@@ -54,12 +51,12 @@ _EBML_SEGMENT, _EBML_CLUSTER = 0x18538067, 0x1F43B675
 
 
 def _matroska(file: BinaryIO, num_bytes: int) -> Tail:
-    """The segment's size; a live recording has none: then its clusters and their blocks are walked."""
+    """Compares the segment's size; a live recording states none, so the sizes of its clusters and blocks are read."""
     offset = 0
     for _ in range(_MAX_STEPS):
         if offset == num_bytes:
-            return "unknown"  # a live recording that ends with a block: more may have followed
-        header = _read(file, offset, 12)
+            return "unknown"  # a live recording that ends after a block, which more blocks may have followed
+        header = read_at(file, offset, 12)
         id_bytes = 9 - header[0].bit_length() if header and header[0] else 9
         size_at = header[id_bytes] if len(header) > id_bytes else 0
         size_bytes = 9 - size_at.bit_length() if size_at else 9
@@ -72,7 +69,7 @@ def _matroska(file: BinaryIO, num_bytes: int) -> Tail:
         if size == (1 << 7 * size_bytes) - 1:
             if element not in (_EBML_SEGMENT, _EBML_CLUSTER):
                 return "unknown"
-            offset += end  # unknown size: step inside
+            offset += end  # the size is not stated: continue with the elements inside
             continue
         offset += end + size
         if offset > num_bytes:
@@ -83,20 +80,20 @@ def _matroska(file: BinaryIO, num_bytes: int) -> Tail:
 
 
 def _avi(file: BinaryIO, num_bytes: int) -> Tail:
-    """RIFF chunks; files over a gigabyte have several."""
+    """Compares the sizes of the RIFF chunks; files over a gigabyte have several."""
     offset = 0
     while offset < num_bytes:
-        header = _read(file, offset, 12)
+        header = read_at(file, offset, 12)
         size = struct.unpack("<I", header[4:8])[0] if len(header) == 12 else 0
         if header[:4] != b"RIFF" or size == 0:
-            return "unknown"  # something else was appended, or the recorder never came back to write the size
+            return "unknown"  # other bytes were appended, or the recorder did not write the size at the end
         offset += 8 + size
     return "whole" if offset == num_bytes else "cut" if offset > num_bytes + 1 else "unknown"
 
 
 def _mpegts(file: BinaryIO, num_bytes: int) -> Tail:
-    """Packets of 188 bytes (192 with a time code, 204 with check bytes): the last one must be complete."""
-    head = _read(file, 0, 1024)
+    """Checks that the last packet is complete; packets have 188 bytes (192 with time code, 204 with check bytes)."""
+    head = read_at(file, 0, 1024)
     for size, first in ((188, 0), (192, 4), (204, 0)):
         if all(head[i : i + 1] == b"G" for i in range(first, min(len(head), 5 * size), size)):
             return "cut" if num_bytes % size else "unknown"
@@ -104,8 +101,8 @@ def _mpegts(file: BinaryIO, num_bytes: int) -> Tail:
 
 
 def _mpeg_ps(file: BinaryIO, num_bytes: int) -> Tail:
-    """Packets from the last pack header on; each states its length, and an end code may close the file."""
-    window = _read(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
+    """Reads the packets after the last pack header; each states its length, and an end code may close the file."""
+    window = read_at(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
     at = window.rfind(b"\0\0\1\xba")
     if at < 0:
         return "unknown"
@@ -114,7 +111,7 @@ def _mpeg_ps(file: BinaryIO, num_bytes: int) -> Tail:
         if len(code) < 4:
             return "cut" if window[at:].strip(b"\0") else "unknown"
         if code[:3] != b"\0\0\1" or code[3] < 0xB9:
-            return "unknown"  # padding or junk after the last packet
+            return "unknown"  # padding or other bytes follow the last packet
         if code[3] == 0xB9:
             return "whole"
         rest = window[at + 4 : at + 14]
@@ -131,8 +128,8 @@ def _mpeg_ps(file: BinaryIO, num_bytes: int) -> Tail:
 
 
 def _flv(file: BinaryIO, num_bytes: int) -> Tail:
-    """Each tag is followed by its size; the metadata may hold the size of the file."""
-    head = _read(file, 0, 4096)
+    """Compares the size of the file in the metadata, if any, or the size that follows the last tag."""
+    head = read_at(file, 0, 4096)
     at = head.find(b"filesize\0")
     if at >= 0 and len(head) >= at + 17:
         stated = struct.unpack(">d", head[at + 9 : at + 17])[0]
@@ -140,16 +137,16 @@ def _flv(file: BinaryIO, num_bytes: int) -> Tail:
             return "cut"
         if stated == num_bytes:
             return "whole"
-    size = int.from_bytes(_read(file, max(0, num_bytes - 4), 4), "big")
+    size = int.from_bytes(read_at(file, max(0, num_bytes - 4), 4), "big")
     if not 11 <= size <= num_bytes - 13:
         return "cut"
-    tag = _read(file, num_bytes - 4 - size, 4)
+    tag = read_at(file, num_bytes - 4 - size, 4)
     return "unknown" if tag[0] & 0x1F in (8, 9, 18) and int.from_bytes(tag[1:], "big") == size - 11 else "cut"
 
 
 def _ogg(file: BinaryIO, num_bytes: int) -> Tail:
-    """The last page must be complete and carry the end-of-stream flag."""
-    window = _read(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
+    """Checks that the last page is complete and has the end-of-stream flag."""
+    window = read_at(file, max(0, num_bytes - _WINDOW_BYTES), _WINDOW_BYTES)
     at = window.rfind(b"OggS\0")
     page = window[at:] if at >= 0 else b""
     if len(page) < 27:
@@ -161,8 +158,8 @@ def _ogg(file: BinaryIO, num_bytes: int) -> Tail:
 
 
 def _asf(file: BinaryIO, num_bytes: int) -> Tail:
-    """The header states the size of the file; 0 in a broadcast."""
-    head = _read(file, 0, 64 * 1024)
+    """Compares the size of the file in the header, which is 0 in a broadcast."""
+    head = read_at(file, 0, 64 * 1024)
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or len(head) < at + 48:
         return "cut"
@@ -170,7 +167,7 @@ def _asf(file: BinaryIO, num_bytes: int) -> Tail:
     return "unknown" if stated == 0 else "cut" if stated > num_bytes else "whole"
 
 
-_LOOKS: dict[str, Callable[[BinaryIO, int], Tail]] = {
+_CHECKS: dict[str, Callable[[BinaryIO, int], Tail]] = {
     "mov": _mp4,
     "matroska": _matroska,
     "avi": _avi,

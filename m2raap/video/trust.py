@@ -1,4 +1,4 @@
-"""Which decoded frames can be trusted, and when each is shown."""
+"""Decides which decoded frames may be damaged, and when each is displayed."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from av import VideoFrame
 
-_MAX_RUN = 16  # B-frames between two others: the most that H.264 and HEVC can hold back
+_MAX_RUN = 16  # most B-frames in a row that H.264 and HEVC allow
 
 
 def spread_damage(frames: Iterator[VideoFrame | None]) -> Iterator[tuple[VideoFrame | None, bool]]:
-    """Each frame with: is it damaged, or may it be predicted from damage? A sound key-frame ends the doubt.
+    """Each frame with a flag: whether it is damaged, or may be predicted from a damaged frame or a lost packet (None).
 
-    B-frames wait for the frame after them, from which they are predicted too.
+    Frames count as damaged until the next undamaged I-frame. B-frames are held back until the frame after them, from which
+    they are predicted as well.
     """
     from av.video.frame import PictureType
 
     broken = False
-    run: list[tuple[VideoFrame | None, bool]] = []  # B-frames (and lost packets) that wait
+    run: list[tuple[VideoFrame | None, bool]] = []  # B-frames and lost packets that are held back
     for frame in frames:
         if frame is None:
             broken = True
@@ -30,16 +31,17 @@ def spread_damage(frames: Iterator[VideoFrame | None]) -> Iterator[tuple[VideoFr
         run.append((frame, broken))
         if frame.pict_type == PictureType.B and len(run) < _MAX_RUN:
             continue
-        spoilt = flagged or any(corrupt for waiting, corrupt in run[:-1] if waiting is not None)
-        yield from ((waiting, corrupt or (spoilt and not frame.key_frame)) for waiting, corrupt in run)
+        damaged = flagged or any(corrupt for held, corrupt in run[:-1] if held is not None)
+        yield from ((held, corrupt or (damaged and not frame.key_frame)) for held, corrupt in run)
         run = []
     yield from run
 
 
 class Stamps:
-    """Presentation stamps, or those of decoding where the file's presentation stamps run backwards more often.
+    """Chooses the time stamp of each frame: the presentation time (pts), or the decoding time (dts) where the pts of the file
+    run backwards more often.
 
-    FFmpeg's own rule (guess_correct_pts of libavcodec/decode.c), which PyAV does not show.
+    Source: guess_correct_pts in FFmpeg's libavcodec/decode.c, whose result PyAV does not give.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,7 @@ class Stamps:
         self._faulty_pts = self._faulty_dts = 0
 
     def of(self, frame: VideoFrame) -> int | None:
+        """The time stamp of the next frame in units of the stream's time base; None where it has none."""
         pts, dts = frame.pts, frame.dts
         if dts is not None:
             self._faulty_dts += dts <= self._last_dts

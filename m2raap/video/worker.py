@@ -1,9 +1,9 @@
-"""The parent's side of the decoder's process: a killable child that does all reading of strangers' bytes.
+"""Starts and controls the decoder's process: a child that reads all untrusted video files, and that can be killed.
 
-Messages are framed JSON plus raw bytes over pipes (`wire.py`), never pickle: the child holds hostile data. A child that
-overruns its time, crashes or runs out of memory is killed with its process group and replaced at the next call. A death
-is blamed on the clip only when a second child dies of it, too: the first may have been killed for other reasons, or have
-run out of what earlier clips left of its memory.
+Messages are JSON and raw bytes over pipes (m2raap.video.wire), never pickle, because the child handles hostile data. A child
+that exceeds its time, crashes or runs out of memory is killed with its process group and replaced at the next call. A clip is
+refused for the end of a child only when a second child ends as well: the first may have been killed for another reason, or
+earlier clips may have used up its memory.
 """
 
 from __future__ import annotations
@@ -23,35 +23,34 @@ from typing import IO, Any
 import m2raap
 from m2raap.core.errors import M2raapError
 from m2raap.video import wire
-from m2raap.video.extract import ClipFrames, KeyframeConfig
+from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.planner import Outlook
-from m2raap.video.probe import Examined, Probe
-from m2raap.video.sample import Sampled
-from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbs
+from m2raap.video.probe import FileHealth, Probe
+from m2raap.video.sample import SampledFrames
+from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbnails
 from m2raap.video.shots import Detector
 
-_START_TIMEOUT_S = 120.0  # imports on a busy machine; not counted against a clip
+_START_TIMEOUT_S = 120.0  # for the imports on a busy machine; they do not count against a clip's time
 
 
 class WorkerBug(RuntimeError):
-    """The child failed in a way that no input should cause: a fault of ours, with the child's traceback."""
+    """The child failed in a way that no input should cause, which is a bug in m2raap; the message holds its traceback."""
 
 
-class _Died(Exception):
-    """The child is gone. `verdict` is what to raise if that happens again."""
+class _ChildEnded(Exception):
+    """The child has ended. `cause` is the exception to raise if the next child ends as well."""
 
-    def __init__(self, verdict: Exception) -> None:
-        super().__init__(verdict)
-        self.verdict = verdict
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class VideoWorker:
-    """Decodes in a long-lived child, started at the first call. Not for use from several threads at once.
+    """Decodes videos in a long-lived child process, which the first call starts. Not for several threads at once.
 
-    Each call either returns, or raises Refused, within `cfg.timeout_s` plus the start of a child, or twice that where
-    children die. Use as a context manager, or call close().
+    Each call returns, or raises Refused, within `cfg.timeout_s` seconds plus the start of a child, or twice that where a child
+    ends. Use it as a context manager, or call close().
     """
 
     def __init__(self, cfg: VideoConfig | None = None) -> None:
@@ -69,7 +68,7 @@ class VideoWorker:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the child, None while there is none."""
+        """Process id of the child; None while no child runs."""
         return self._child.pid if self._child else None
 
     def probe(self, path: Path) -> Probe:
@@ -77,10 +76,10 @@ class VideoWorker:
         head, _ = self._call({"do": "probe", "path": str(path)})
         return Probe(**head)
 
-    def examine(self, path: Path) -> Examined:
-        """What a full decode of the file shows. Raises Refused where it cannot be opened at all."""
+    def examine(self, path: Path) -> FileHealth:
+        """Figures and faults of the file by a full decode. Raises Refused for a file that cannot be opened."""
         head, _ = self._call({"do": "examine", "path": str(path)})
-        return Examined(**head)
+        return FileHealth(**head)
 
     def extract(
         self,
@@ -89,11 +88,11 @@ class VideoWorker:
         end_s: float | None,
         cfg: KeyframeConfig,
         cuts_s: Sequence[float] | None = None,
-    ) -> ClipFrames:
-        """Key-frames and signals of [start_s, end_s); end_s None: to the end of the video. `cuts_s`, since start_s: then
-        nothing is detected. Raises Refused, and M2raapError for times that make no clip."""
+    ) -> ClipKeyframes:
+        """Key-frames and signals of the span [start_s, end_s): m2raap.video.extract.extract. Raises Refused, and M2raapError
+        for a span without length."""
         if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
-            raise M2raapError(f"{path}: a clip from {start_s} s to {end_s} s holds nothing; give 0 <= start_s < end_s")
+            raise M2raapError(f"{path}: the span from {start_s} s to {end_s} s is empty; give 0 <= start_s < end_s")
         request = {
             "do": "extract",
             "path": str(path),
@@ -103,12 +102,12 @@ class VideoWorker:
             "cuts_s": None if cuts_s is None else list(cuts_s),
         }
         head, blobs = self._call(request)
-        return ClipFrames(**head, jpegs=blobs)
+        return ClipKeyframes(**head, jpegs=blobs)
 
     def sample(
         self, path: Path, start_s: float, end_s: float | None, places: Sequence[float], short_side_px: int
-    ) -> Sampled:
-        """Frames at `places` (0..1) of the clip as pixels: m2raap.video.sample.sample. Raises Refused."""
+    ) -> SampledFrames:
+        """Pixels of frames at `places` (0..1) of the span [start_s, end_s): m2raap.video.sample.sample. Raises Refused."""
         head, blobs = self._call(
             {
                 "do": "sample",
@@ -119,10 +118,10 @@ class VideoWorker:
                 "short_side_px": short_side_px,
             }
         )
-        sampled = Sampled(**head, pixels=blobs)
+        sampled = SampledFrames(**head, pixels=blobs)
         if not blobs or any(len(blob) != sampled.width * sampled.height * 3 for blob in blobs):
             self.close()
-            raise Refused("corrupt", "the decoder's process answered nonsense: pixels of another size than it says")
+            raise Refused("corrupt", "the decoder's process sent an invalid answer: the size of the pixels is wrong")
         return sampled
 
     def scenes(self, path: Path, detector: Detector, min_shot_s: float) -> Scenes:
@@ -130,30 +129,26 @@ class VideoWorker:
         head, _ = self._call({"do": "scenes", "path": str(path), "detector": detector, "min_shot_s": min_shot_s})
         return Scenes(**head)
 
-    def outlook(self, path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig) -> Outlook:
-        """What `extract` would take: m2raap.video.planner.outlook. Raises Refused."""
-        request = {"path": str(path), "start_s": start_s, "end_s": end_s, "cfg": cfg.model_dump(mode="json")}
-        head, _ = self._call({"do": "outlook", **request})
-        return Outlook(**head)
-
-    def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbs]:
-        """All sound frames of [start_s, end_s), some thousands at a time. Raises Refused."""
+    def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbnails]:
+        """Thumbnails of all undamaged frames of [start_s, end_s), some thousands at a time. Raises Refused."""
         after_s = -1.0
         while True:
             head, blobs = self._call(
                 {"do": "thumbnails", "path": str(path), "start_s": start_s, "end_s": end_s, "after_s": after_s}
             )
-            thumbs = Thumbs(head["times_s"], blobs[0], head["more"])
+            thumbs = Thumbnails(head["times_s"], blobs[0], head["more"])
             if len(thumbs.pixels) != len(thumbs.times_s) * THUMB_BYTES or (thumbs.more and not thumbs.times_s):
                 self.close()
-                raise Refused("corrupt", "the decoder's process answered nonsense: thumbnails of another number")
+                raise Refused(
+                    "corrupt", "the decoder's process sent an invalid answer: the number of thumbnails is wrong"
+                )
             yield thumbs
             if not thumbs.more:
                 return
             after_s = thumbs.times_s[-1]
 
     def close(self) -> None:
-        """Ends the child. The next call would start a new one."""
+        """Ends the child. A later call starts a new one."""
         child, self._child = self._child, None
         if child is not None and self._owner == os.getpid():
             kill_group(child)
@@ -167,19 +162,19 @@ class VideoWorker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._owner != os.getpid():
-            # A fork copied this object: the child belongs to the other process.
+            # This object was copied by a fork: the child belongs to the other process.
             self._child = None
         if self._child is not None and (self._calls >= self.cfg.calls_per_child or self._child.poll() is not None):
             self.close()
         if self._child is None:
             self._owner, self._calls = os.getpid(), 0
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-            # Only what the child needs: no keys or tokens of ours reach the process that reads strangers' bytes.
+            # Only what the child needs, so that no keys or tokens reach the process that reads untrusted files.
             keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT", "VIRTUAL_ENV")
             env = {name: os.environ[name] for name in keep if name in os.environ}
             paths = [str(Path(m2raap.__path__[0]).parent), os.environ.get("PYTHONPATH", "")]
             env["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
-            # One thread a child: the engine decides how many children there are. OpenBLAS reserves memory a thread.
+            # One thread per child, because the engine chooses the number of children and OpenBLAS reserves memory per thread.
             env |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "m2raap.video.child"],
@@ -190,22 +185,22 @@ class VideoWorker:
                 start_new_session=True,
             )
             try:
-                hello = {"do": "start", "limits": self.cfg.model_dump(mode="json")}
-                self._exchange(self._child, hello, _START_TIMEOUT_S)
+                request = {"do": "start", "limits": self.cfg.model_dump(mode="json")}
+                self._exchange(self._child, request, _START_TIMEOUT_S)
             except (TimeoutError, EOFError, BrokenPipeError) as error:
-                last_words = self._last_words()
+                stderr = self._end_of_stderr()
                 self.close()
-                raise WorkerBug(f"the decoder's process did not start ({error!r}): {last_words}") from None
+                raise WorkerBug(f"the decoder's process did not start ({error!r}): {stderr}") from None
         self._calls += 1
         return self._child
 
     def _call(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-        with suppress(_Died):
+        with suppress(_ChildEnded):
             return self._attempt(request)
         try:
             return self._attempt(request)
-        except _Died as died:
-            raise died.verdict from None
+        except _ChildEnded as ended:
+            raise ended.cause from None
 
     def _attempt(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         child = self._start()
@@ -215,22 +210,22 @@ class VideoWorker:
             self.close()
             raise Refused("timeout", f"{request['do']} took longer than {self.cfg.timeout_s:g} s") from None
         except (EOFError, BrokenPipeError):
-            verdict = self._why_it_died(child)
-            if isinstance(verdict, Refused) and verdict.reason == "timeout":
-                raise verdict from None
-            raise _Died(verdict) from None
+            cause = self._why_it_ended(child)
+            if isinstance(cause, Refused) and cause.reason == "timeout":
+                raise cause from None
+            raise _ChildEnded(cause) from None
         except wire.BadMessage as error:
             self.close()
-            raise Refused("corrupt", f"the decoder's process answered nonsense: {error}") from None
-        except BaseException:  # Ctrl-C in the middle of an answer: the pipe is out of step
+            raise Refused("corrupt", f"the decoder's process sent an invalid answer: {error}") from None
+        except BaseException:  # after Ctrl-C, the pipe may hold the rest of an answer
             self.close()
             raise
         if "refused" in head:
             refusal = Refused(head["refused"], head["detail"])
             if refusal.reason == "out_of_memory":
-                self.close()  # a heap that hit its limit stays fragmented
+                self.close()  # a heap that has reached its limit stays fragmented
                 if self._calls > 1:
-                    raise _Died(refusal)
+                    raise _ChildEnded(refusal)
             raise refusal
         if "bug" in head:
             self.close()
@@ -261,22 +256,22 @@ class VideoWorker:
 
             return wire.unpack(read)
 
-    def _why_it_died(self, child: subprocess.Popen[bytes]) -> Exception:
-        last_words = self._last_words()
+    def _why_it_ended(self, child: subprocess.Popen[bytes]) -> Exception:
+        stderr = self._end_of_stderr()
         try:
             code = child.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = None
         self.close()
         if code == -signal.SIGXCPU:
-            return Refused("timeout", "the decoder used more CPU time than the limit")
-        if code == -signal.SIGKILL or "MemoryError" in last_words or "bad_alloc" in last_words:
+            return Refused("timeout", "the decoder's process used more CPU time than the limit")
+        if code == -signal.SIGKILL or "MemoryError" in stderr or "bad_alloc" in stderr:
             return Refused("out_of_memory", "the decoder's process was killed or ran out of memory")
         if code is not None and code < 0:
-            return Refused("corrupt", f"the decoder crashed ({signal.Signals(-code).name})")
-        return WorkerBug(f"the decoder's process ended with code {code}: {last_words}")
+            return Refused("corrupt", f"the decoder's process crashed ({signal.Signals(-code).name})")
+        return WorkerBug(f"the decoder's process ended with exit code {code}: {stderr}")
 
-    def _last_words(self) -> str:
+    def _end_of_stderr(self) -> str:
         assert self._stderr is not None
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - 2000))

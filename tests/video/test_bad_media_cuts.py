@@ -1,4 +1,4 @@
-"""Files cut off at any place: what is known of the end of each container."""
+"""Files that were cut off at any place, in each container."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.probe import Examined, examine
+from m2raap.video.probe import FileHealth, examine
 from m2raap.video.tails import find_tail
 from tests.video.bad_media.case import Sources
 from tests.video.bad_media.sources import FRAMES
@@ -21,7 +21,7 @@ FORMATS = {
 }  # fmt: skip
 
 
-def judged(path: Path) -> str | Examined:
+def judged(path: Path) -> str | FileHealth:
     try:
         found = examine(path, LIMITS)
     except Refused as refusal:
@@ -32,7 +32,7 @@ def judged(path: Path) -> str | Examined:
 @pytest.mark.parametrize(
     "name", [*STATED, "dash.mp4", "live.mkv", "live.flv", "busy.ts", "sound.ts", "sound.mpg", "sound.ogv"]
 )
-def test_a_cut_anywhere_ends_in_a_class_or_in_a_video(media_sources: Sources, tmp_path: Path, name: str) -> None:
+def test_a_cut_anywhere_gives_a_class_or_a_video(media_sources: Sources, tmp_path: Path, name: str) -> None:
     data = media_sources(name)
     for twentieth in range(1, 20):
         path = tmp_path / name
@@ -46,7 +46,7 @@ def test_a_cut_anywhere_ends_in_a_class_or_in_a_video(media_sources: Sources, tm
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_whole_or_cut(media_sources: Sources, tmp_path: Path, name: str) -> None:
-    """Where the framing states sizes, every cut is seen."""
+    """In containers whose elements state their sizes every cut is recognised."""
     data = media_sources(name)
     for num_bytes in {*range(len(data) // 2, len(data) - 2, max(1, len(data) // 40)), len(data) - 2}:
         path = tmp_path / name

@@ -1,4 +1,4 @@
-"""When a frame is shown, which way up, and whether it can be trusted."""
+"""The time, the orientation and the damage of decoded frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from m2raap.video.clip import KeyframeConfig
 from m2raap.video.container import open_video
-from m2raap.video.decode import Decoded, decode
+from m2raap.video.decode import DecodedFrame, decode
 from m2raap.video.extract import extract
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import examine
@@ -20,8 +20,8 @@ from tests.video.bad_media.sources import FPS, FRAMES
 from tests.video.bad_media.surgery import box, flipped_samples, patched
 
 LIMITS = VideoConfig()
-# Every frame of these tells its number by its brightness; the exact ones, and those of a container that states a time only
-# now and then (program streams: a time a packet, not a frame).
+# Clips whose frames show their number by their brightness: those with exact times, and those of program streams, which state
+# a time for each packet, not for each frame.
 EXACT = """plain.mp4 faststart.mp4 fragments.mp4 dash.mp4 plain.mkv live.mkv plain.ts plain.m2ts plain.flv live.flv h264.avi
 plain.avi mpeg2.ts theora.ogv sound.ogv plain.wmv vp8.webm vp9.webm av1.mp4 alpha.webm open_gop.mp4 intra_refresh.mp4
 negative.mp4 late.mp4 late.ts wrap.ts longer_sound.mkv timecode.mov variable.mp4 variable.mkv edit_list.mp4"""
@@ -36,7 +36,7 @@ def numbers_and_times(
         return [(number_of(item), item.time_s) for item in decode(opened, start_s, end_s, keys_only)]
 
 
-def number_of(item: Decoded) -> int:
+def number_of(item: DecodedFrame) -> int:
     assert item.frame is not None and not item.corrupt
     plane = item.frame.planes[0]
     luma_HW = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:48, :64]
@@ -51,7 +51,7 @@ def test_a_frame_comes_at_its_time(media_sources: Sources, name: str) -> None:
     for number, time_s in found:
         assert time_s == pytest.approx((number - first) / FPS, abs=slack_s)
     assert found[0][0] == first and found[-1][0] == FRAMES - 1
-    # A window gives the same frames at the same times, though it starts with a seek.
+    # A window, which starts with a seek, gives the same frames at the same times.
     inside = [(n, t) for n, t in found if 0.7 - 1e-6 <= t < 1.3 - 1e-6]
     window = numbers_and_times(path, 0.7, 1.3)
     assert [n for n, _ in window] == [n for n, _ in inside] or name in NEAR.split()
@@ -59,13 +59,13 @@ def test_a_frame_comes_at_its_time(media_sources: Sources, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["variable.mp4", "variable.mkv", "plain.mp4", "plain.ts", "h264.avi", "live.flv"])
-def test_variable_frame_rate_is_told(media_sources: Sources, name: str) -> None:
+def test_variable_frame_rate_is_reported(media_sources: Sources, name: str) -> None:
     assert examine(media_sources.folder / name, LIMITS).variable_frame_rate == name.startswith("variable")
 
 
 @pytest.mark.parametrize("name", ["plain.mp4", "plain.mkv", "plain.ts", "vp8.webm", "vp9.webm", "av1.mp4"])
 def test_only_key_frames_by_the_flags_of_packets(media_sources: Sources, name: str) -> None:
-    """The decoders of VP9 and AV1 do not heed `skip_frame`: they would give every frame."""
+    """The decoders of VP9 and AV1 ignore `skip_frame` and would give every frame."""
     path = media_sources.folder / name
     with open_video(path, LIMITS) as opened:
         flagged = [packet.pts for packet in opened.container.demux(opened.stream) if packet.size and packet.is_keyframe]
@@ -113,7 +113,7 @@ def test_odd_sizes(media_sources: Sources, name: str, size: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("every", [100, 300, 1000, 3000])
 @pytest.mark.parametrize("source", ["busy.mp4", "busy_long_gop.mp4"])
-def test_what_passes_for_sound_looks_like_the_original(
+def test_undamaged_frames_look_like_the_original(
     media_sources: Sources, tmp_path: Path, source: str, every: int
 ) -> None:
     """FFmpeg marks the frames with wrong bits, not those predicted from them."""
@@ -124,7 +124,7 @@ def test_what_passes_for_sound_looks_like_the_original(
     assert any(corrupt for _, corrupt in damaged.values())
     for time_s, (gray_HW, corrupt) in damaged.items():
         if not corrupt:
-            # In VP8, AV1 or MPEG-4 a wrong bit may leave no trace; H.264's arithmetic coder trips over nearly all of them.
+            # In VP8, AV1 or MPEG-4 a wrong bit may leave no trace; H.264's arithmetic decoder notices nearly all of them.
             assert np.abs(gray_HW - clean[time_s][0]).mean() < 6, time_s
 
 
@@ -138,21 +138,21 @@ def _grays(path: Path) -> dict[float, tuple[np.ndarray, bool]]:
 
 
 def test_a_key_frame_ends_the_damage(media_sources: Sources, tmp_path: Path) -> None:
-    """The first of five groups of pictures is spoilt: nothing of it is chosen, all else is sound."""
+    """The first of five groups of pictures is damaged: none of its frames is chosen, and all others are undamaged."""
     data = media_sources("busy.mp4")
     start, _ = box(data, "mdat")
     (tmp_path / "x.mp4").write_bytes(patched(data, start + 8 + 700, bytes(200)))
     with open_video(tmp_path / "x.mp4", LIMITS) as opened:
         sound_s = [item.time_s for item in decode(opened) if not item.corrupt]
     assert min(sound_s) == pytest.approx(12 / FPS) and len(sound_s) == FRAMES - 12
-    with pytest.raises(Refused, match="24.0% of the frames are damaged"):
+    with pytest.raises(Refused, match=r"corrupt: .*24\.0%"):
         extract(tmp_path / "x.mp4", 0.0, None, KeyframeConfig(k=8), LIMITS)
     clip = extract(tmp_path / "x.mp4", 0.0, None, KeyframeConfig(k=8), VideoConfig(max_corrupt_share=0.5))
     assert len(clip.times_s) == 8 and clip.times_s[0] >= 12 / FPS - 1e-6
     assert clip.signals["corrupt_share"] == pytest.approx(0.24)
 
 
-def test_two_passes_over_one_opening_agree(media_sources: Sources) -> None:
+def test_two_passes_over_an_open_file_agree(media_sources: Sources) -> None:
     for name in ("plain.mp4", "plain.ts", "h264.avi", "live.mkv"):
         with open_video(media_sources.folder / name, LIMITS) as opened:
             passes = [[(number_of(item), item.time_s) for item in decode(opened)] for _ in range(2)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from m2raap.video.choose import STRATEGIES, Candidate, allot, fill_up, iframe, keyframe, middles, shot_bounds, uniform
 
-# Hashes far from one another, so that no two frames are near-copies.
+# Hashes that differ in many bits, so that no two frames are near-copies.
 FAR = [(0x9E3779B97F4A7C15 * (i + 1)) % 2**63 for i in range(400)]
 
 
@@ -55,18 +55,18 @@ def test_k_picks_or_all_frames_in_order(name: str, scene: tuple) -> None:
 
 
 @given(scene=scenes())
-def test_every_shot_is_seen_while_shots_are_few(scene: tuple) -> None:
+def test_every_shot_gets_a_pick_while_shots_are_few(scene: tuple) -> None:
     candidates, cuts_s, duration_s, k = scene
     shots = shot_bounds(cuts_s, duration_s)
 
     def shot_of(c: Candidate) -> int:
         return next((i for i, (_, end) in enumerate(shots) if c.time_s < end), len(shots) - 1)
 
-    seeable = {shot_of(c) for c in candidates if not c.black}
+    visible = {shot_of(c) for c in candidates if not c.black}
     picks = keyframe(candidates, cuts_s, duration_s, k)
-    seen = {p.shot for p in picks}
-    if len(seeable) <= k:
-        assert seeable <= seen
+    picked = {p.shot for p in picks}
+    if len(visible) <= k:
+        assert visible <= picked
     else:
         assert len(picks) == min(k, len(candidates))
 
@@ -86,11 +86,11 @@ def test_a_clip_without_defects_is_sampled_evenly(k: int, density: int, duration
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=10), st.integers(0, 20))
 def test_allot(lengths: list[float], extra: int) -> None:
     k = len(lengths) + extra
-    shares = allot(lengths, k)
-    assert sum(shares) == k and min(shares) >= 1
-    # No slot could go elsewhere and shorten the longest gap: a shot with a spare slot has the shorter slots without it.
-    gaps = [length / n for length, n in zip(lengths, shares, strict=True)]
-    for length, n in zip(lengths, shares, strict=True):
+    num_slots = allot(lengths, k)
+    assert sum(num_slots) == k and min(num_slots) >= 1
+    # Moving a slot to another shot cannot shorten the longest gap: it would leave slots at least that long in its own shot.
+    gaps = [length / n for length, n in zip(lengths, num_slots, strict=True)]
+    for length, n in zip(lengths, num_slots, strict=True):
         assert n == 1 or length / (n - 1) >= max(gaps) - 1e-9
 
 
@@ -124,11 +124,11 @@ def test_picks_keep_away_from_cuts() -> None:
         assert min(abs(candidates[pick.index].time_s - c) for c in cuts_s) >= 0.1
 
 
-def test_a_near_copy_gives_way() -> None:
+def test_a_near_copy_is_avoided() -> None:
     candidates = [Candidate(i * 0.1, 100.0, FAR[0] if i < 14 else FAR[i]) for i in range(20)]
     picks = keyframe(candidates, [], 2.0, 2)
     assert candidates[picks[1].index].hash64 != FAR[0]
-    # 1.5 s is the centre of the second slot and no copy; moved only where the centre is one.
+    # 1.5 s is the centre of the second slot and not a copy; the pick moves only where the centre is a copy.
     assert picks[1].why == "centre"
     candidates = [Candidate(i * 0.1, 100.0, FAR[0] if i < 16 else FAR[i]) for i in range(20)]
     picks = keyframe(candidates, [], 2.0, 2)
@@ -146,7 +146,7 @@ def test_a_black_shot_gets_nothing_while_others_have_frames() -> None:
 
 
 def test_empty_slots_are_filled() -> None:
-    # Everything happens in the first second of ten: six slots are empty.
+    # All candidates are in the first of ten seconds, so that six slots are empty.
     candidates = [Candidate(i * 0.1, 100.0, FAR[i]) for i in range(10)]
     picks = keyframe(candidates, [], 10.0, 8)
     assert len(picks) == 8
@@ -171,7 +171,7 @@ def test_i_frames_alone_or_filled_up(scene: tuple) -> None:
 @pytest.mark.parametrize("k", [1, 3, 8])
 @given(st.lists(st.integers(1, 4), min_size=10, max_size=60), st.sampled_from([(), (3.0,), (1.0, 7.5)]))
 def test_repeated_frames_change_nothing(k: int, repeats: list[int], cuts_s: tuple[float, ...]) -> None:
-    """A constant rate that shows frame i `repeats[i]` times picks what the copy without repeats picks."""
+    """A copy at a constant rate, with frame i `repeats[i]` times, gets the same picks as the copy without repeats."""
     tick_s = 10.0 / sum(repeats)
     rng = np.random.default_rng(len(repeats))
     once: list[Candidate] = []

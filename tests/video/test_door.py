@@ -1,4 +1,4 @@
-"""The door of the room: m2raap.video.keyframes, from outside."""
+"""The public function m2raap.video.keyframes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_span_and_further_settings(clips: Path, worker: VideoWorker) -> None:
     assert all(0 <= time_s < 1 for time_s in clip.times_s)
 
 
-def test_fewer_frames_than_k_are_all_there_are(clips: Path, worker: VideoWorker) -> None:
+def test_a_span_with_fewer_frames_than_k_gives_all(clips: Path, worker: VideoWorker) -> None:
     clip = m2raap.video.keyframes(clips / "plain.mp4", 8, start_s=1.0, end_s=1.2, worker=worker)
     assert len(clip.jpegs) == 5 and clip.signals["shortfall"] == 3
 
@@ -69,7 +69,7 @@ def test_a_refusal_names_file_and_reason(tmp_path: Path, worker: VideoWorker, na
         m2raap.video.keyframes(tmp_path / name, worker=worker)
     assert str(tmp_path / name) in str(error.value) and reason in str(error.value)
     assert isinstance(error.value.__cause__, Refused) and error.value.__cause__.reason == reason
-    assert worker.pid is not None  # the caller's child lives on
+    assert worker.pid is not None  # the caller's child keeps running
 
 
 def test_a_limit_is_named_as_one(clips: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m2raap.video.extract import ClipFrames, KeyframeConfig, extract
+from m2raap.video.extract import ClipKeyframes, KeyframeConfig, extract
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import probe
@@ -19,7 +19,7 @@ from m2raap.video.worker import VideoWorker
 LIMITS = VideoConfig()
 
 
-def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipFrames:
+def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipKeyframes:
     clip = extract(path, start_s, end_s, KeyframeConfig.model_validate(cfg), LIMITS)
     lists = (clip.times_s, clip.shots, clip.scores, clip.why, clip.hashes, clip.jpegs)
     assert len({len(x) for x in lists}) == 1
@@ -78,7 +78,7 @@ def test_a_clip_inside_a_video(clips: Path) -> None:
     assert clip.signals["num_shots"] == 1 and clip.signals["decoded_frames"] == 25
     assert clip.times_s[0] >= 0 and clip.times_s[-1] < 1
     assert all(rgb(j).mean((0, 1)).argmax() == 2 for j in clip.jpegs)
-    # The same pictures whether the decoder seeks or starts at the beginning.
+    # The pictures are the same whether the decoder seeks or starts at the beginning.
     late = frames_of(clips / "plain.mp4", 2.5, 3.5, k=4, strategy="uniform")
     whole = frames_of(clips / "plain.mp4", 0.0, None, k=100, strategy="uniform")
     by_time = dict(zip(np.round(whole.times_s, 3), whole.jpegs, strict=True))
@@ -91,7 +91,7 @@ def test_a_clip_past_the_end(clips: Path) -> None:
         with pytest.raises(Refused) as refusal:
             frames_of(clips / "plain.mp4", start_s, end_s)
         assert refusal.value.reason == "truncated"
-    assert len(frames_of(clips / "plain.mp4", 0.0, 4.2).times_s) == 8  # annotators round
+    assert len(frames_of(clips / "plain.mp4", 0.0, 4.2).times_s) == 8  # annotated ends may be rounded
 
 
 @pytest.mark.parametrize("k", [1, 3, 8, 16, 25, 40])
@@ -109,12 +109,12 @@ def test_no_upscaling_and_downscaling_by_the_short_side(clips: Path) -> None:
 
 def test_rotation_and_pixel_aspect(clips: Path, make, tmp_path: Path) -> None:
     source = ffmpeg.input(str(clips / "plain.mp4"), display_rotation=90)
-    make(source, tmp_path / "turned.mp4")  # ffmpeg turns the pixels itself
+    make(source, tmp_path / "turned.mp4")  # ffmpeg rotates the pixels
     run_ffmpeg(ffmpeg.output(source, str(tmp_path / "marked.mp4"), c="copy").compile(cmd=ffmpeg_exe()))
     want, got = (frames_of(tmp_path / n, strategy="uniform", k=2) for n in ("turned.mp4", "marked.mp4"))
     assert (got.width, got.height) == (want.width, want.height) == (90, 160)
     for a, b in zip(want.jpegs, got.jpegs, strict=True):
-        assert np.abs(rgb(a) - rgb(b)).mean() < 12  # one was encoded once more
+        assert np.abs(rgb(a) - rgb(b)).mean() < 12  # one was encoded twice
         assert np.abs(rgb(a) - rgb(b)[::-1, ::-1]).mean() > 30
     assert probe(tmp_path / "marked.mp4", LIMITS).rotation_deg % 360 == 90
     wide = make(ffmpeg.input(str(clips / "plain.mp4")), tmp_path / "wide.mp4", vf="setsar=2")
@@ -122,14 +122,14 @@ def test_rotation_and_pixel_aspect(clips: Path, make, tmp_path: Path) -> None:
 
 
 def test_variable_frame_rate_copy_picks_the_same_frames(make, tmp_path: Path) -> None:
-    """Three shots of 15 frames a second stored as 30; mpdecimate leaves the repeats out."""
+    """Three shots of 15 frames per second stored as 30; mpdecimate removes the repeats."""
     scenes = [ffmpeg.input(f"{s}=s=160x90:r=15", f="lavfi", t=2) for s in ("testsrc2", "mandelbrot", "smptebars")]
     moving = scenes[2].filter("rotate", "0.4*t")
     alike = [s.filter("format", "yuv420p").filter("setsar", 1).filter("fps", 30) for s in (*scenes[:2], moving)]
     steady = make(ffmpeg.concat(*alike), tmp_path / "cfr.mp4", crf=12)
     uneven = make(ffmpeg.input(str(steady)).filter("mpdecimate"), tmp_path / "vfr.mp4", fps_mode="vfr", crf=12)
     for strategy, k in (("keyframe", 8), ("keyframe", 3), ("uniform", 5)):
-        # The copy ends with the last picture's beginning: both are asked for the same stretch.
+        # The copy ends where its last picture begins, so the same span is read from both.
         one, two = (frames_of(path, 0.0, 5.9, strategy=strategy, k=k) for path in (steady, uneven))
         assert two.signals["decoded_frames"] < 0.7 * one.signals["decoded_frames"]
         assert one.signals["num_shots"] == two.signals["num_shots"] == 3
@@ -142,7 +142,7 @@ def test_variable_frame_rate_copy_picks_the_same_frames(make, tmp_path: Path) ->
 
 
 def test_repeats_make_no_cuts_and_stills_keep_theirs(clips: Path, make, tmp_path: Path) -> None:
-    """24 frames a second shown as 30: PySceneDetect's Adaptive takes changes after a repeat for cuts."""
+    """PySceneDetect's Adaptive takes changes after a repeated frame for cuts, and finds no cut between stills without repeats."""
     jerky = ffmpeg.input("mandelbrot=s=160x90:r=6:end_scale=0.1:end_pts=20", f="lavfi", t=3).filter("fps", 30)
     assert frames_of(make(jerky, tmp_path / "jerky.mp4")).signals["num_shots"] == 1
     stills, film = ffmpeg.input(str(clips / "colours.mp4")), ffmpeg.input(str(clips / "plain.mp4"))
@@ -166,8 +166,8 @@ def test_the_same_frames_with_one_worker_and_with_two(clips: Path) -> None:
     paths = sorted(clips.glob("*.m*")) + sorted(clips.glob("*.m*"))
     cfg = KeyframeConfig()
 
-    def with_workers(num: int) -> list[ClipFrames]:
-        found: dict[int, ClipFrames] = {}
+    def with_workers(num: int) -> list[ClipKeyframes]:
+        found: dict[int, ClipKeyframes] = {}
         waiting = iter(list(enumerate(paths)))
 
         def work(_: int) -> None:
@@ -206,7 +206,7 @@ def test_a_black_lead_in_is_avoided(make, tmp_path: Path) -> None:
         ("-x 视频 %d.mp4", {}),
     ],
 )
-def test_unusual_but_sound(clips: Path, make, tmp_path: Path, name: str, options: dict) -> None:
+def test_unusual_but_undamaged(clips: Path, make, tmp_path: Path, name: str, options: dict) -> None:
     made = make(ffmpeg.input(str(clips / "plain.mp4"), t=1), tmp_path / f"made{Path(name).suffix}", **options)
     made.rename(tmp_path / name)  # ffmpeg would take some of the names for patterns or options
     probe(tmp_path / name, LIMITS)

@@ -1,3 +1,4 @@
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -48,11 +49,11 @@ def test_what_is_an_address():
         False, False, False, True, True, False,
     ]  # fmt: skip
     for url in ("file:///etc/passwd", "local://a", "ftp://a/b", "zip://a", "reference://a", "github://a", "sftp://a/b"):
-        with pytest.raises(Refused, match="outside_root: .* is not fetched; known: http, https, s3"):
+        with pytest.raises(Refused, match="outside_root: .*://.*http, https, s3"):
             check_url(url)
 
 
-def test_a_copy_in_scratch_goes_when_it_was_used(store, tmp_path: Path):
+def test_the_temporary_copy_is_deleted_after_use(store, tmp_path: Path):
     with fetched("memory://bucket/a.mp4", ALLOWED) as path:
         assert path.read_bytes() == b"some bytes" and path.is_relative_to(tmp_path)
     with pytest.raises(ZeroDivisionError), fetched("memory://bucket/a.mp4", ALLOWED):
@@ -64,16 +65,15 @@ def test_refusals_of_a_store(store, monkeypatch):
     assert refused("memory://bucket/a.mp4", RemoteConfig())[0] == "not_fetched"
     assert refused("memory://bucket/b.mp4")[0] == "missing_file"
     assert refused("memory://bucket/empty.mp4")[0] == "empty"
-    assert refused("memory://bucket/a.mp4", RemoteConfig(allow_remote=True, max_bytes=5)) == (
-        "too_large", "memory://bucket/a.mp4: 10 bytes, at most 5",
-    )  # fmt: skip
+    reason, detail = refused("memory://bucket/a.mp4", RemoteConfig(allow_remote=True, max_bytes=5))
+    assert reason == "too_large" and re.match(r"memory://bucket/a\.mp4: .*\b10\b.*\b5\b", detail)
     tries = []
     monkeypatch.setattr(store, "open", lambda *_: tries.append(1) or 1 / 0)
     reason, detail = refused("memory://bucket/a.mp4")
     assert (reason, len(tries)) == ("not_fetched", 3) and "ZeroDivisionError" in detail
     monkeypatch.setattr(fsspec, "filesystem", lambda _: __import__("s3fs_is_not_here"))
     with (
-        pytest.raises(M2raapError, match=r"s3:// addresses need a package more: pip install s3fs"),
+        pytest.raises(M2raapError, match="s3://.*pip install s3fs"),
         fetched("s3://a/b", ALLOWED),
     ):
         pass
@@ -82,9 +82,7 @@ def test_refusals_of_a_store(store, monkeypatch):
 def test_keys_of_signed_addresses_are_not_repeated(monkeypatch):
     reason, detail = refused("https://127.0.0.1/v.mp4?X-Amz-Signature=secret")
     assert reason == "outside_root" and "secret" not in detail
-    assert (
-        detail == "https://127.0.0.1/v.mp4: the host stands for 127.0.0.1, which is not an address of the open internet"
-    )
+    assert detail.startswith("https://127.0.0.1/v.mp4: ")
 
 
 def test_the_digest_follows_the_content(store):
@@ -101,7 +99,7 @@ def test_the_digest_follows_the_content(store):
 
 
 def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_path: Path, monkeypatch):
-    """One clip in the corpus folder, one in a store, one behind a web server, two that cannot be had."""
+    """One clip in the corpus folder, one in a store, one on a web server, and two that cannot be fetched."""
     data = (clips / "plain.mp4").read_bytes()
     store.pipe("/bucket/plain.mp4", data)
 
@@ -146,7 +144,7 @@ def test_keyframes_of_addresses_equal_those_of_files(clips: Path, store, tmp_pat
         assert all(jpegs == frames["file"] for jpegs in frames.values()) and set(frames) | set(expected) == set(videos)
     cfg = KeyframesConfig(
         remote=RemoteConfig(allow_remote=True)
-    )  # says how: only --force tries again what was not fetched
+    )  # a HOW setting: only --force fetches again what was not fetched
     out, view = tmp_path / "KFalse", View(tmp_path / "C")
     assert run_data_stage(KeyframesStage(cfg), view, out, LocalEngine(1))
     assert "not_fetched" in {row["reason"] for row in read_part(out, "dropped", 0)}

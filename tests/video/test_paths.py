@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from m2raap.video.health import find_files
 from m2raap.video.limits import Refused
 from m2raap.video.paths import resolve_video
 
@@ -66,3 +67,16 @@ def test_refused(root: Path, video: str, reason: str) -> None:
     with pytest.raises(Refused) as refusal:
         resolve_video(root, video)
     assert refusal.value.reason == reason
+
+
+def test_the_probe_of_a_folder_refuses_the_links_that_the_decoder_refuses(root: Path) -> None:
+    files, left_out = find_files([root])
+    for name in ("in.mp4", "out.mp4", "out_dir", "gone_out.mp4", "loop.mp4"):
+        try:
+            resolve_video(root, name)
+            reason = None
+        except Refused as refusal:
+            reason = refusal.reason
+        lines = [line for line in left_out if line.startswith(f"{root / name}: ")]
+        assert (root / name in files) == (reason is None) and len(lines) == (reason is not None)
+        assert [("leaves" in line) for line in lines] == [reason == "outside_root" for _ in lines]

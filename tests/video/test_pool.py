@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.video.pool import AFTER_CUT_S, MOST, FramePool
+from m2raap.video.pool import AFTER_CUT_S, MAX_PER_PICK, FramePool
 
 PLANE = np.zeros((2, 2, 3), np.uint8)
 
@@ -29,8 +29,8 @@ def test_spread_over_a_clip_of_unknown_length() -> None:
     for i in range(10_000):
         pool.offer(i / 25, (i + 1) / 25, PLANE, i)
     gaps = np.diff([f.time_s for f in pool.frames])
-    assert len(pool.frames) == MOST * 8
-    assert gaps.max() <= 4 * 400 / (MOST * 8)
+    assert len(pool.frames) == MAX_PER_PICK * 8
+    assert gaps.max() <= 4 * 400 / (MAX_PER_PICK * 8)
 
 
 def test_a_short_shot_keeps_a_frame() -> None:
@@ -48,8 +48,8 @@ def test_a_short_shot_keeps_a_frame() -> None:
     assert any(302 <= f.time_s < 304 for f in pool.frames)
 
 
-def test_many_shots_push_out_no_middle() -> None:
-    """Frames that new shots ask for come right before and behind each middle of eight segments."""
+def test_many_shots_remove_no_middle() -> None:
+    """The frames after cuts lie right before and after the middles of eight segments."""
     pool = FramePool(8, 60.0, 1, lambda p: p)
     middles_s = [3.75 + 7.5 * j for j in range(8)]
     for i in range(60 * 24):
@@ -69,8 +69,8 @@ def test_large_frames_are_shrunk_at_once() -> None:
     assert len(shrunk) <= pool.capacity + 4
 
 
-def test_the_frame_seen_at_a_point_of_the_grid_is_held() -> None:
-    """Frames every 40 ms, and the same with all but each third left out."""
+def test_the_frame_displayed_at_a_point_of_the_grid_is_held() -> None:
+    """Frames every 40 ms, and only every third of them."""
     pools = [FramePool(1, 12.0, 1, lambda p: p) for _ in range(2)]  # a point each second
     for pool, step in zip(pools, (1, 3), strict=True):
         for i in range(0, 300, step):
@@ -90,7 +90,7 @@ def test_short_clips_have_fewer_candidates_and_their_middles_among_them() -> Non
         assert {math.floor(window_s * (2 * j + 1) * 4) / 64 for j in range(8)} <= held
 
 
-def test_i_frames_enter_and_stay_where_asked() -> None:
+def test_i_frames_are_held_and_kept_with_keep_keys() -> None:
     pool = FramePool(2, 40.0, 1, lambda p: p, keep_keys=True)
     for i in range(1000):
         pool.offer(i / 25, (i + 1) / 25, PLANE, i, is_key=i % 77 == 3)

@@ -36,45 +36,46 @@ def all_frames(path: Path, start_s: float, end_s: float | None) -> list[tuple[fl
 def test_the_same_frames_as_a_full_decode(
     clips: Path, name: str, window: tuple[float, float | None], cuts: list[int]
 ) -> None:
-    """An I-frame a second: places far apart are reached by seeks, near ones by decoding on."""
+    """With an I-frame every second, places far apart are reached by seeks, near ones by decoding."""
     places = [cut / 1000 for cut in sorted(cuts)]
     found = sample(clips / name, *window, places, 45, LIMITS)
     frames = all_frames(clips / name, *window)
     length_s = (window[1] or 4.0) - window[0] - 1 / 25
-    want: list[int] = []
+    expected: list[int] = []
     for place in places:
-        wanted_s = window[0] + place * length_s
-        first = next((i for i, (time_s, _) in enumerate(frames) if time_s >= wanted_s - 1e-6), len(frames) - 1)
-        if not want or first > want[-1]:
-            want.append(first)
-    # A tick of slack: containers round times to 1 ms (mkv), and know their length to a frame (ts, avi).
-    got = [min(range(len(frames)), key=lambda i: abs(frames[i][0] - window[0] - t)) for t in found.times_s]
-    assert len(got) == len(found.pixels) and all(a < b for a, b in pairwise(found.times_s))
+        target_s = window[0] + place * length_s
+        first = next((i for i, (time_s, _) in enumerate(frames) if time_s >= target_s - 1e-6), len(frames) - 1)
+        if not expected or first > expected[-1]:
+            expected.append(first)
+    # Matroska rounds times to 1 ms; the length of an MPEG-TS or AVI is known to one frame.
+    indices = [min(range(len(frames)), key=lambda i: abs(frames[i][0] - window[0] - t)) for t in found.times_s]
+    assert len(indices) == len(found.pixels) and all(a < b for a, b in pairwise(found.times_s))
     if name in ("plain.mp4", "plain.mkv"):
-        assert got == want
+        assert indices == expected
     else:
-        assert abs(len(got) - len(want)) <= 1 and all(min(abs(g - w) for w in want) <= 2 for g in got)
-    assert [frames[i][1] for i in got] == found.pixels
+        assert abs(len(indices) - len(expected)) <= 1
+        assert all(min(abs(i - j) for j in expected) <= 2 for i in indices)
+    assert [frames[i][1] for i in indices] == found.pixels
     assert (found.width, found.height) == (80, 45)
 
 
-def test_seeks_where_the_index_knows_a_key_frame_between(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeks_to_an_i_frame_of_the_index_between_two_places(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import m2raap.video.sample as module
 
-    shown: list[float] = []
+    times_s: list[float] = []
 
     def counting(*args):
         for item in decode(*args):
-            shown.append(item.time_s)
+            times_s.append(item.time_s)
             yield item
 
     monkeypatch.setattr(module, "decode", counting)
     found = sample(clips / "plain.mp4", 0.0, None, [0.02, 0.9], 45, LIMITS)
     assert found.times_s == pytest.approx([0.08, 3.6], abs=0.05)
-    assert len(shown) < 10, "the second place was sought, not decoded up to"
+    assert len(times_s) < 10, "the second place must be reached by a seek, not by decoding up to it"
 
 
-def test_pixels_come_through_the_process_and_show_the_clip(clips: Path) -> None:
+def test_pixels_from_the_child_process_show_the_clip(clips: Path) -> None:
     places = [0.1, 0.4, 0.9]  # red, blue, green
     with VideoWorker() as worker:
         found = worker.sample(clips / "colours.mp4", 0.0, None, places, 45)

@@ -37,15 +37,15 @@ def test_other_spellings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "row 1 or 2 should name the columns"),
-        ("a,b\n1,2\n" + HEADER, "row 1 or 2 should name"),
-        (HEADER, "lists no scene"),
-        (HEADER + "1,1,t,0.0,1.0\n2,26,t,one,2.0\n", "row 3, column 'Start Time .seconds.': 'one' is no number"),
-        (HEADER + "1,1,t,0.0\n", "row 2, column 'End Time .seconds.': '' is no number"),
-        (HEADER + "1,1,t,0.0,inf\n", "'inf' is no number"),
-        (HEADER + "1,1,t,-1,1\n", "'-1' is no number"),
-        (HEADER + "1,1,t,2.0,2.0\n", "row 2: the scene ends at 2 s"),
-        (HEADER + "1,1,t,0,2\n2,1,t,1.5,3\n", "row 3: the scene starts at 1.5 s, before the one above ends"),
+        ("", "Start Time .seconds..*End Time .seconds."),
+        ("a,b\n1,2\n" + HEADER, "row 1 or 2 .*Start Time"),
+        (HEADER, r"x\.csv: .*--scenes"),
+        (HEADER + "1,1,t,0.0,1.0\n2,26,t,one,2.0\n", "row 3, column 'Start Time .seconds.': 'one'"),
+        (HEADER + "1,1,t,0.0\n", "row 2, column 'End Time .seconds.': ''"),
+        (HEADER + "1,1,t,0.0,inf\n", "'inf'"),
+        (HEADER + "1,1,t,-1,1\n", "'-1'"),
+        (HEADER + "1,1,t,2.0,2.0\n", "row 2: .* 2 s"),
+        (HEADER + "1,1,t,0,2\n2,1,t,1.5,3\n", "row 3: .* 1.5 s"),
     ],
 )
 def test_a_wrong_list_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_wrong_list_is_named(text: str, message: str, tmp_path: Path) -> None:
 def test_no_text_and_no_file(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(b"\xff\xfe\0")
-    with pytest.raises(M2raapError, match="is no CSV"):
+    with pytest.raises(M2raapError, match=r"x\.csv: .*CSV"):
         read_scene_list(path)
-    with pytest.raises(M2raapError, match="cannot be read"):
+    with pytest.raises(M2raapError, match=r"absent\.csv"):
         read_scene_list(tmp_path / "absent.csv")

@@ -28,63 +28,65 @@ def show(times_s: list[float]) -> Iterator[TimedPlane]:
         yield t, picture, i
 
 
-class Seen(list[tuple[float, int, list[float]]]):
-    def __call__(self, shown: TimedPlane, cuts_s: list[float]) -> None:
-        self.append((shown[0], shown[2], cuts_s))
+class Calls(list[tuple[float, int, list[float]]]):
+    """Records the calls of `on_frame`: (time_s, frame, cuts_s) each."""
+
+    def __call__(self, item: TimedPlane, cuts_s: list[float]) -> None:
+        self.append((item[0], item[2], cuts_s))
 
     @property
-    def told(self) -> list[float]:
+    def cuts_s(self) -> list[float]:
         return [cut for _, _, cuts in self for cut in cuts]
 
 
 @pytest.mark.parametrize("times_s", [EVEN, UNEVEN], ids=["even", "uneven"])
 @pytest.mark.parametrize("kind", [*DETECTORS, "none"])
-def test_cuts_by_time_stamp_and_every_frame_seen_once(kind: str, times_s: list[float]) -> None:
-    seen = Seen()
-    cuts_s = find_cuts(show(times_s), kind, 0.6, 25.0, seen, None)  # type: ignore[arg-type]
+def test_cuts_by_time_stamp_and_one_call_per_frame(kind: str, times_s: list[float]) -> None:
+    calls = Calls()
+    cuts_s = find_cuts(show(times_s), kind, 0.6, 25.0, calls, None)  # type: ignore[arg-type]
     assert np.allclose(cuts_s, [] if kind == "none" else [1.0, 3.0], atol=0.05)
-    assert [(t, i) for t, i, _ in seen] == [(t, i) for i, t in enumerate(times_s)]
-    assert seen.told == cuts_s
-    assert all(cut <= t + 1e-6 for t, _, cuts in seen for cut in cuts)
+    assert [(t, i) for t, i, _ in calls] == [(t, i) for i, t in enumerate(times_s)]
+    assert calls.cuts_s == cuts_s
+    assert all(cut <= t + 1e-6 for t, _, cuts in calls for cut in cuts)
 
 
 def test_shortest_shot_is_in_seconds() -> None:
-    assert find_cuts(show(EVEN), "adaptive", 2.5, 25.0, Seen(), None) == pytest.approx([3.0])
-    assert find_cuts(show(EVEN), "content", 0.0, 0.0, Seen(), None) == pytest.approx(
+    assert find_cuts(show(EVEN), "adaptive", 2.5, 25.0, Calls(), None) == pytest.approx([3.0])
+    assert find_cuts(show(EVEN), "content", 0.0, 0.0, Calls(), None) == pytest.approx(
         [1.0, 3.0]
     )  # no rate in the header
 
 
-def test_known_cuts_are_told_in_time_and_nothing_is_detected() -> None:
-    seen = Seen()
+def test_known_cuts_are_reported_in_time_and_nothing_is_detected() -> None:
+    calls = Calls()
     known = [0.5, 0.51, 4.0]
-    assert find_cuts(show(EVEN), "adaptive", 0.6, 25.0, seen, known) == known
-    assert [(t, cuts) for t, _, cuts in seen if cuts] == [(0.52, [0.5, 0.51]), (4.0, [4.0])]
+    assert find_cuts(show(EVEN), "adaptive", 0.6, 25.0, calls, known) == known
+    assert [(t, cuts) for t, _, cuts in calls if cuts] == [(0.52, [0.5, 0.51]), (4.0, [4.0])]
 
 
-def test_a_frame_is_seen_before_the_next_one_is_read() -> None:
-    seen = Seen()
+def test_on_frame_is_called_before_the_next_frame_is_read() -> None:
+    calls = Calls()
 
     def in_turn() -> Iterator[TimedPlane]:
         for i, item in enumerate(show(EVEN)):
-            assert len(seen) == i
+            assert len(calls) == i
             yield item
             if i % 3 == 0:
                 yield item[0] + 0.01, item[1], i  # the same picture again
-                seen.pop()
+                calls.pop()
 
-    find_cuts(in_turn(), "adaptive", 0.6, 25.0, seen, None)
-    assert len(seen) == len(EVEN)
+    find_cuts(in_turn(), "adaptive", 0.6, 25.0, calls, None)
+    assert len(calls) == len(EVEN)
 
 
 def test_repeated_frames_change_nothing() -> None:
-    """24 pictures a second stored as 30: the copy without the repeats has the same shots."""
+    """24 pictures per second stored as 30: the copy without the repeats has the same shots."""
     repeated = [(i / 30, plane, None) for i in range(150) for _, plane, _ in (frames_at_24[i * 4 // 5],)]
     kept = [item for i, item in enumerate(repeated) if i == 0 or i * 4 // 5 != (i - 1) * 4 // 5]
     assert len(kept) == 120
     for kind in DETECTORS:
         with_repeats, without = (
-            find_cuts(iter(items), kind, 0.6, 30.0, Seen(), None)  # type: ignore[arg-type]
+            find_cuts(iter(items), kind, 0.6, 30.0, Calls(), None)  # type: ignore[arg-type]
             for items in (repeated, kept)
         )
         assert with_repeats == without == pytest.approx([1.0, 3.0], abs=0.05), kind
@@ -95,33 +97,33 @@ frames_at_24 = list(show([i / 24 for i in range(120)]))
 
 def test_scores_are_those_of_pyscenedetect() -> None:
     rng = np.random.default_rng(1)
-    mine, theirs = DETECTORS["content"](0.6), THEIRS["content"](min_scene_len=0.6)
+    detector, reference = DETECTORS["content"](0.6), REFERENCE["content"](min_scene_len=0.6)
     for frame in range(20):
         plane = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
         timecode = scenedetect.FrameTimecode(frame, 25.0)
-        mine.process_frame(timecode, plane)
-        theirs.process_frame(timecode, plane)
-        assert vars(mine)["_frame_score"] == pytest.approx(vars(theirs)["_frame_score"], rel=1e-12)
+        detector.process_frame(timecode, plane)
+        reference.process_frame(timecode, plane)
+        assert vars(detector)["_frame_score"] == pytest.approx(vars(reference)["_frame_score"], rel=1e-12)
 
 
 def test_no_frame_and_one() -> None:
     for kind in ("adaptive", "none"):
-        assert find_cuts(iter(()), kind, 0.6, 25.0, Seen(), None) == []
-        seen = Seen()
-        assert find_cuts(show([0.0]), kind, 0.6, 25.0, seen, None) == [] and len(seen) == 1
+        assert find_cuts(iter(()), kind, 0.6, 25.0, Calls(), None) == []
+        calls = Calls()
+        assert find_cuts(show([0.0]), kind, 0.6, 25.0, calls, None) == [] and len(calls) == 1
 
 
-def test_what_either_side_raises_comes_out() -> None:
+def test_errors_of_the_frames_and_of_on_frame_are_raised() -> None:
     def broken() -> Iterator[TimedPlane]:
         yield from show(EVEN[:30])
         raise Refused("corrupt", "half way")
 
-    seen = Seen()
+    calls = Calls()
     with pytest.raises(Refused, match="half way"):
-        find_cuts(broken(), "adaptive", 0.6, 25.0, seen, None)
-    assert len(seen) == 30
+        find_cuts(broken(), "adaptive", 0.6, 25.0, calls, None)
+    assert len(calls) == 30
 
-    def fail(shown: TimedPlane, cuts_s: list[float]) -> None:
+    def fail(item: TimedPlane, cuts_s: list[float]) -> None:
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="full"):
@@ -145,7 +147,7 @@ def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encode(ffmpeg.concat(*parts), tmp_path_factory.mktemp("joined") / "joined.mp4", g=250)
 
 
-THEIRS = {
+REFERENCE = {
     "adaptive": scenedetect.AdaptiveDetector,
     "content": scenedetect.ContentDetector,
     "hash": scenedetect.HashDetector,
@@ -153,21 +155,23 @@ THEIRS = {
 }
 
 
-@pytest.mark.parametrize("kind", THEIRS)
+@pytest.mark.parametrize("kind", REFERENCE)
 def test_same_cuts_as_pyscenedetect(kind: str, joined: Path) -> None:
     found = find_scenes(joined, kind, 0.6, VideoConfig())  # type: ignore[arg-type]
-    theirs = scenedetect.detect(str(joined), THEIRS[kind](min_scene_len=0.6), backend="pyav")
-    assert found.cuts_s == pytest.approx([start.seconds for start, _ in theirs[1:]], abs=1e-5)
+    reference = scenedetect.detect(str(joined), REFERENCE[kind](min_scene_len=0.6), backend="pyav")
+    assert found.cuts_s == pytest.approx([start.seconds for start, _ in reference[1:]], abs=1e-5)
     assert len(found.cuts_s) >= 3
     assert found.num_frames == 210 and found.length_s == pytest.approx(7.007, abs=0.04)
 
 
-def test_thumbnails_go_on_where_the_last_answer_ended(joined: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnails_continue_after_the_last_answer(joined: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = thumbnails(joined, 0.0, None, -1.0, VideoConfig())
     assert not whole.more and len(whole.times_s) == 210 and len(whole.pixels) == 210 * 27 * 48 * 3
     raw = ffmpeg.output(ffmpeg.input(str(joined)), "pipe:", f="rawvideo", pix_fmt="rgb24", s="48x27")
-    theirs = np.frombuffer(run_ffmpeg(raw.compile(cmd=ffmpeg_exe())), np.uint8).astype(int)
-    assert np.abs(theirs - np.frombuffer(whole.pixels, np.uint8)).mean() < 1.0  # what the network was trained on
+    reference = np.frombuffer(run_ffmpeg(raw.compile(cmd=ffmpeg_exe())), np.uint8).astype(int)
+    assert (
+        np.abs(reference - np.frombuffer(whole.pixels, np.uint8)).mean() < 1.0
+    )  # the scaling of the network's training data
     monkeypatch.setattr("m2raap.video.scenes._MAX_THUMBS", 100)
     times_s, pixels, more = [-1.0], b"", True
     while more:

@@ -1,4 +1,4 @@
-"""The sparse reading against the full one, in containers and codecs that seek and flag key-frames in their own ways."""
+"""The sparse reading compared with the full one, in containers and codecs that seek and flag key-frames differently."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import ffmpeg
 import pytest
 
-from m2raap.video.clip import ClipFrames, KeyframeConfig
+from m2raap.video.clip import ClipKeyframes, KeyframeConfig
 from m2raap.video.container import open_video
 from m2raap.video.extract import extract
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.planner import outlook
+from m2raap.video.planner import plan_sparse
 from m2raap.video.sparse import UNKNOWN
 from tests.video.conftest import encode
 
@@ -39,7 +39,7 @@ def long_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipFrames:
+def frames_of(path: Path, start_s: float = 0.0, end_s: float | None = None, **cfg: object) -> ClipKeyframes:
     found = extract(path, start_s, end_s, KeyframeConfig.model_validate(cfg), LIMITS)
     assert all(a < b for a, b in pairwise(found.times_s)) and found.times_s[0] >= 0
     assert found.times_s[-1] < found.signals["duration_s"]
@@ -54,19 +54,19 @@ def test_sparse_uniform_is_full_uniform(long_clips: Path, name: str) -> None:
             for reading in ("sparse", "full")
         )
         assert few.signals["reading"] == "sparse" and few.signals["decoded_frames"] < 500
-        # The header of the .mpg is wrong about its length, by which the full reading holds frames back.
+        # The .mpg has a wrong length in its header, and the full reading holds candidates by that length.
         assert few.times_s == pytest.approx(all_.times_s, abs=0.1 if name == "open.mpg" else 1e-3)
         same = [abs(a - b) < 1e-3 for a, b in zip(few.times_s, all_.times_s, strict=True)]
         assert sum(same) >= (2 if name == "open.mpg" else 8)
-        for here, one, two in zip(same, few.jpegs, all_.jpegs, strict=True):
-            assert not here or one == two
+        for is_same, one, two in zip(same, few.jpegs, all_.jpegs, strict=True):
+            assert not is_same or one == two
         for signal in ("duration_s", "fps", "source_width", "source_height", "shortfall", "pick_copies"):
             assert few.signals[signal] == pytest.approx(all_.signals[signal], abs=0.1), signal
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_key_frames_alone_are_decoded(long_clips: Path, name: str) -> None:
-    """VP9 does not heed skip_frame=NONKEY: the flags of the packets count, and no other packet is decoded."""
+    """Only packets with the key-frame flag are decoded, also of VP9, whose decoder ignores skip_frame=NONKEY."""
     chosen = frames_of(long_clips / name, reading="sparse", k=4)
     assert len(chosen.times_s) == 4 and chosen.signals["decoded_frames"] == 12
     whole = frames_of(long_clips / name, reading="full", strategy="iframe", k=200, fill=False)
@@ -78,7 +78,7 @@ def test_key_frames_alone_are_decoded(long_clips: Path, name: str) -> None:
     assert flagged.jpegs == whole.jpegs and flagged.signals["decoded_frames"] == len(whole.times_s)
 
 
-def test_what_was_not_seen_is_said(long_clips: Path) -> None:
+def test_what_was_not_measured_is_none(long_clips: Path) -> None:
     for strategy in ("keyframe", "uniform", "iframe"):
         found = frames_of(long_clips / "long.mp4", reading="sparse", strategy=strategy)
         assert set(found.shots) == {-1} and all(why.endswith("shots unknown") for why in found.why)
@@ -101,16 +101,16 @@ def test_the_choice_of_the_reading(long_clips: Path) -> None:
         found = frames_of(path, **cfg)
         assert (found.signals["reading"], len(found.jpegs)) == (reading, 8), cfg
         with open_video(path, LIMITS) as opened:
-            foreseen = outlook(opened, 0.0, None, KeyframeConfig.model_validate(cfg))
-        assert foreseen.reading == reading and foreseen.full_frames == SECONDS * 25
-        assert found.signals["decoded_frames"] <= foreseen.frames
+            plan = plan_sparse(opened, 0.0, None, KeyframeConfig.model_validate(cfg))
+        assert (plan is not None) == (reading == "sparse")
+        assert plan is None or (plan.full_frames == SECONDS * 25 and found.signals["decoded_frames"] <= plan.frames)
     known = extract(path, 0.0, None, KeyframeConfig(sparse_from_s=30), LIMITS, cuts_s=[20.0])
     assert known.signals["reading"] == "full" and set(known.shots) == {0, 1}
-    # Only counting from the start tells which frame of an AVI with B-frames is shown when.
+    # Only counting from the start tells when a frame of an AVI with B-frames is displayed.
     assert frames_of(long_clips / "order.avi", reading="sparse").signals["reading"] == "full"
 
 
-def test_damage_sends_auto_to_the_full_reading(long_clips: Path, tmp_path: Path) -> None:
+def test_auto_reads_a_damaged_clip_in_full(long_clips: Path, tmp_path: Path) -> None:
     data = bytearray((long_clips / "long.mkv").read_bytes())
     middle = len(data) // 2
     data[middle : middle + len(data) // 8] = bytes(len(data) // 8)

@@ -1,1 +1,1 @@
-"""A corpus of bad media: made in seconds with ffmpeg and byte surgery, every file with the class that it must get."""
+"""A corpus of bad media: made in seconds with ffmpeg and by editing bytes; each file has its expected class."""

@@ -1,4 +1,4 @@
-"""What a case is, and the commonest ways to make its bytes."""
+"""A test case, and the most common ways to make its bytes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """One bad (or odd) file. `make(sources)` gives bytes, or a function that puts something at a path."""
+    """One bad (or odd) file. `make(sources)` returns its bytes, or a function that creates it at a path."""
 
     name: str
-    reason: str  # the golden class
+    reason: str  # the expected class
     make: Callable[[Sources], bytes | Callable[[Path], None]]
     limits: dict[str, Any] = field(default_factory=dict)  # VideoConfig, where the default does not show the class
-    frames: int | None = None  # that must come out of a sound one
+    frames: int | None = None  # expected number of decoded frames of an undamaged file
 
 
 class Sources:

@@ -54,7 +54,7 @@ CASES: list[Case] = [
     *special_cases(),
 ]
 assert len({case.name for case in CASES}) == len(CASES)
-# A name that is no UTF-8: bytes on the disk, no text in a table.
+# A name that is not UTF-8, which no table can hold as text.
 UNDECODABLE = b"not \xff\xfe utf-8.mp4"
 
 
@@ -72,7 +72,7 @@ def write_corpus(folder: Path, sources: Sources) -> None:
 
 
 def write_canary(folder: Path, sources: Sources) -> None:
-    """Sound files that FFmpeg would gladly read if it were let."""
+    """Undamaged files that FFmpeg would read if it were asked to."""
     folder.mkdir()
     for name, source in {"canary.mp4": "plain.mp4", "canary.ts": "plain.ts", "canary.key": "x.srt"}.items():
         (folder / name).write_bytes(sources(source))

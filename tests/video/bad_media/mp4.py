@@ -113,7 +113,7 @@ def mp4_cases() -> list[Case]:
         Case("fragment_cut_inside.mp4", "truncated", lambda s: _in_last(s("fragments.mp4"), "mdat")),
         Case("fragment_cut_in_moof.mp4", "truncated", lambda s: _in_last(s("fragments.mp4"), "moof")),
         Case("dash_cut_inside.mp4", "truncated", lambda s: _in_last(s("dash.mp4"), "mdat")),
-        # Between two fragments nothing tells that more followed.
+        # Between two fragments nothing shows that more followed.
         Case("dash_cut_between.mp4", "ok", lambda s: s("dash.mp4")[: _last(s("dash.mp4"), "moof")[0]]),
         *_boundary_cases(),
         Case("fragments_without_head.mp4", "header_missing", lambda s: s("dash.mp4")[box(s("dash.mp4"), "moov")[1] :]),
@@ -125,7 +125,7 @@ def _boundary_cases() -> list[Case]:
     classes = {
         "plain.mp4": {"ftyp": "header_missing", "free": "header_missing", "mdat": "header_missing"},
         "faststart.mp4": {"ftyp": "header_missing", "moov": "truncated", "free": "truncated"},
-        # Where a fragment is complete, nothing tells that more followed.
+        # Where a fragment is complete, nothing shows that more followed.
         "fragments.mp4": {"ftyp": "header_missing", "moov": "truncated", "moof": "truncated", "mdat": "ok"},
     }
     kinds = {

@@ -1,4 +1,4 @@
-"""Sound clips of 64x48 that the cases are made from. Frame N of most of them has luma 16 + 4 N, so it tells its time."""
+"""Sound clips of 64x48 that the cases are made from. Frame N of most of them has luma 16 + 4 N, so that it shows its time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ RAMPS = {
     "intra_refresh.mp4": f"{X264} -x264-params intra-refresh=1:keyint=12 -bf 0",
     "variable.mp4": f"{X264} -vf select='not(mod(n\\,5))+lt(n\\,10)+gt(n\\,40)' -fps_mode vfr -enc_time_base 1/25",
     "variable.mkv": f"{X264} -vf select='not(mod(n\\,5))+lt(n\\,10)+gt(n\\,40)' -fps_mode vfr -enc_time_base 1/25",
-    "wrap.ts": f"{X264} -output_ts_offset 95441.6",  # its 33-bit clock runs over within the clip
+    "wrap.ts": f"{X264} -output_ts_offset 95441.6",  # its 33-bit clock overflows within the clip
     "negative.mp4": f"{X264} -output_ts_offset -0.5 -avoid_negative_ts disabled -use_editlist 0",
     "late.ts": f"{X264} -output_ts_offset 95000",
     "late.mp4": f"{X264} -output_ts_offset 3",

@@ -64,7 +64,7 @@ def stream_cases() -> list[Case]:
         Case("junk_before.ts", "ok", lambda s: b"\0garbage" * 100 + s("plain.ts"), frames=50),
         Case("cut_unaligned.ts", "truncated", lambda s: s("busy.ts")[: 188 * 70 + 60]),
         Case("cut_in_a_frame.ts", "truncated", lambda s: _in_a_frame(s("busy.ts"))),
-        # Between two frames of a transport stream nothing tells that more followed.
+        # Between two frames of a transport stream nothing shows that more followed.
         Case("cut_between_frames.ts", "ok", lambda s: b"".join(_whole_frames(s("busy.ts"))[:-20])),
         Case("cut_early.ts", "truncated", lambda s: s("busy.ts")[: 188 * 20 + 7]),
         Case("cut_with_sound.ts", "truncated", lambda s: s("sound.ts")[: len(s("sound.ts")) // 5 // 188 * 188 + 9]),
@@ -79,7 +79,7 @@ def stream_cases() -> list[Case]:
         Case("cut_in_cluster.mkv", "truncated", lambda s: s("plain.mkv")[: clusters(s("plain.mkv"))[2] + 100]),
         Case("cut.webm", "truncated", first("vp9.webm", 0.5)),
         Case("cut_in_block.live.mkv", "truncated", lambda s: s("live.mkv")[: clusters(s("live.mkv"))[2] + 60]),
-        # A live recording states no length: between two clusters nothing tells that more followed.
+        # A live recording states no length: between two clusters nothing shows that more followed.
         Case("cut_between.live.mkv", "ok", lambda s: s("live.mkv")[: clusters(s("live.mkv"))[2]]),
         Case("long_duration.mkv", "ok", long_matroska, frames=50),
         Case("long_sound.mkv", "ok", long_sound, frames=50),

@@ -1,4 +1,4 @@
-"""Which files of a folder are opened or read, by any process: inotify, asked through the C library. Linux only."""
+"""Which files of a folder are opened or read, by any process: inotify through the C library. Linux only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IN_ACCESS, _IN_OPEN = 0x1, 0x20
 
 
 class Watch:
-    """From its making on. `touched()` tells and forgets."""
+    """Watches from its creation on. `touched()` returns the files opened or read since the call before."""
 
     supported = sys.platform == "linux"
 
@@ -20,7 +20,7 @@ class Watch:
         libc = ctypes.CDLL(None, use_errno=True)
         self._handle = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         assert self._handle >= 0, os.strerror(ctypes.get_errno())
-        # The files one by one: opening the folder itself, to list it, is no crime.
+        # The files are watched, not the folder, which may be opened to list it.
         self._names: dict[int, str] = {}
         for path in sorted(folder.iterdir()):
             number = libc.inotify_add_watch(self._handle, os.fsencode(path), _IN_ACCESS | _IN_OPEN)
