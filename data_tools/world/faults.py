@@ -21,23 +21,47 @@ TEXT_FAULTS = (
 
 
 class FaultConfig(Config):
-    """Share of the training clips that get each fault; a clip gets one at most. `light_dirt` is the share of the good
-    captions that get a tail, capitals or odd spaces."""
+    """Share of the training clips that get each fault. A clip gets at most one; the shares add up to at most 0.9."""
 
-    mismatch: float = Field(default=0.10, ge=0, le=1)
-    mismatch_motion: float = Field(default=0.02, ge=0, le=1)
-    boilerplate: float = Field(default=0.04, ge=0, le=1)
-    duplicate_text: float = Field(default=0.04, ge=0, le=1)
-    wrong_language: float = Field(default=0.03, ge=0, le=1)
-    mojibake: float = Field(default=0.03, ge=0, le=1)
-    text_too_short: float = Field(default=0.03, ge=0, le=1)
-    machine_tags: float = Field(default=0.03, ge=0, le=1)
-    duplicate_clip: float = Field(default=0.04, ge=0, le=1)
-    black: float = Field(default=0.02, ge=0, le=1)
-    frozen: float = Field(default=0.02, ge=0, le=1)
-    truncated: float = Field(default=0.02, ge=0, le=1)
-    not_media: float = Field(default=0.02, ge=0, le=1)
-    light_dirt: float = Field(default=0.25, ge=0, le=1)
+    mismatch: float = Field(default=0.10, ge=0, le=1, description="Share of clips with captions of another clip.")
+    mismatch_motion: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of clips with captions of the right objects and a wrong motion or order.",
+    )
+    boilerplate: float = Field(
+        default=0.04, ge=0, le=1, description="Share of clips with phrases of stock sites or channels as captions."
+    )
+    duplicate_text: float = Field(
+        default=0.04, ge=0, le=1, description="Share of clips with one of a few captions that fit every video."
+    )
+    wrong_language: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with captions in another language than the stated one."
+    )
+    mojibake: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with captions that a wrong encoding broke."
+    )
+    text_too_short: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with a colour or a shape alone as caption."
+    )
+    machine_tags: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with file names or lists of tags as captions."
+    )
+    duplicate_clip: float = Field(
+        default=0.04, ge=0, le=1, description="Share of clips that are re-encoded copies of another clip."
+    )
+    black: float = Field(default=0.02, ge=0, le=1, description="Share of clips that are almost black.")
+    frozen: float = Field(default=0.02, ge=0, le=1, description="Share of clips that repeat one frame.")
+    truncated: float = Field(default=0.02, ge=0, le=1, description="Share of clips whose file ends too early.")
+    not_media: float = Field(default=0.02, ge=0, le=1, description="Share of clips whose file is no video.")
+    light_dirt: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Share of the captions without a fault that get noise which a rewriter can remove: a stock phrase or hash "
+        "tags at the end, capitals, odd blanks or punctuation.",
+    )
 
     @model_validator(mode="after")
     def _below_one(self) -> FaultConfig:

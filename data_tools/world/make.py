@@ -25,15 +25,17 @@ _MIX = {"motion": 0.40, "order": 0.30, "pan": 0.08, "static": 0.08, "multishot":
 
 
 class WorldConfig(Config):
-    """`train_clips` includes the faulty ones. Val and test clips have no faults."""
+    """The synthetic corpus: its size, its videos, and the faults that are planted in its training clips."""
 
-    seed: int = Field(default=0, ge=0)
-    train_clips: int = Field(default=1400, ge=1)
-    val_clips: int = Field(default=160, ge=0)
-    test_clips: int = Field(default=500, ge=0, le=2000)
-    size_px: int = Field(default=96, ge=32, le=512, multiple_of=2)
-    fps: int = Field(default=12, ge=4, le=60)
-    faults: FaultConfig = FaultConfig()
+    seed: int = Field(
+        default=0, ge=0, description="Seed of everything that is drawn: scenes, captions, faults, videos."
+    )
+    train_clips: int = Field(default=1400, ge=1, description="Number of training clips, the faulty ones included.")
+    val_clips: int = Field(default=160, ge=0, description="Number of validation clips; they have no faults.")
+    test_clips: int = Field(default=500, ge=0, le=2000, description="Number of benchmark clips; they have no faults.")
+    size_px: int = Field(default=96, ge=32, le=512, multiple_of=2, description="Width and height of the videos in px.")
+    fps: int = Field(default=12, ge=4, le=60, description="Frames per second of the videos.")
+    faults: FaultConfig = Field(default=FaultConfig(), description="Share of the training clips that get each fault.")
 
 
 @dataclass
