@@ -79,7 +79,7 @@ def _options(kind: str, chosen: Format, options: dict[str, Any]) -> dict[str, An
             known = ", ".join(_FLAGS[option] for option in chosen.options)
             raise UsageError(f"data import {kind}: takes no {_FLAGS[name]}; it takes {known}")
     if chosen.protocols:
-        protocol = options.get("protocol", None if chosen.must_say else chosen.protocols[0])
+        protocol = options.get("protocol", None if chosen.needs_protocol else chosen.protocols[0])
         if protocol not in chosen.protocols:
             refused = f"--protocol {protocol}: " if protocol else "give --protocol: "
             raise UsageError(f"data import {kind}: {refused}{kind} has {', '.join(chosen.protocols)}")
