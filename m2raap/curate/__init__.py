@@ -1,6 +1,6 @@
 """What makes a good pair of clip and text: rules, language, copies, similarity, captioners, rewriters and fidelity rules.
 
-The door of the room is `refusals`. Importing it loads nothing else; the rules are loaded by the first call.
+The public function of the package is `refusals`. Importing it loads nothing else; the first call loads the rules.
 """
 
 from __future__ import annotations
