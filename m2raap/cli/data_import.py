@@ -38,7 +38,7 @@ def import_(
     ] = None,
     protocol: Annotated[str | None, typer.Option("--protocol", help=_PROTOCOLS)] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="seed of the val rows and the holdout (default 0)")
+        int | None, typer.Option("--seed", min=0, help="seed of the val rows, the holdout or the world (default 0)")
     ] = None,
     tombstones: Annotated[
         list[Path] | None,
