@@ -1,6 +1,6 @@
-"""ActivityNet Captions (Krishna et al., ICCV 2017) -> paragraphs: all sentences of a video, joined, are its one text.
+"""Importer of ActivityNet Captions (Krishna et al., ICCV 2017): the sentences of a video are joined into one paragraph.
 
-Read are jsonl ({clip_id, text[], timestamps}, such as `actnet_data_val1.jsonl`) and the original json ({v_ID: {duration,
+It reads jsonl ({clip_id, text[], timestamps}, such as `actnet_data_val1.jsonl`) and the original json ({v_ID: {duration,
 timestamps, sentences}}: `train.json`, `val_1.json`).
 """
 
@@ -27,13 +27,16 @@ PROTOCOLS = {
 def import_activitynet(
     listing: Path, out: Path, *, protocol: str = "paragraph", video_dir: Path | None = None
 ) -> list[Corpus]:
-    """`paragraph` is the benchmark on val_1. Raises M2raapError naming file and row, and where its counts are others."""
+    """`protocol`: paragraph, the benchmark on val_1, or train, a training corpus.
+
+    Raises M2raapError naming file and row, and if the counts of the benchmark differ from the published ones.
+    """
     root = video_root(video_dir, listing.parent)
     files = files_by_stem(root)
     pairs = Pairs(listing, "ActivityNet")
     for number, video, sentences in _entries(listing):
         if video in pairs.clips:
-            raise M2raapError(f"{listing}: row {number}: '{video}' stands twice")
+            raise M2raapError(f"{listing}: row {number}: '{video}' is listed twice; remove one of its rows")
         url = f"https://www.youtube.com/watch?v={video.removeprefix('v_')}"
         pairs.clip(f"row {number}", video, files.get(video, f"{video}.mp4"), url=url)
         pairs.text(video, paragraph(sentences), "en")

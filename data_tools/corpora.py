@@ -1,4 +1,4 @@
-"""From pairs to corpus folders: benchmarks with declared counts, training corpora with val rows and a holdout."""
+"""Writes what an importer collected as corpora: benchmarks with published counts, training corpora with val and holdout."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ VAL_SHARE, MAX_VAL = 0.1, 1000
 
 @dataclass(frozen=True)
 class Declared:
-    """What a list is known to hold: clips, and texts by language; None where nobody states it."""
+    """The published counts of a list: clips, and texts by language; None where no count is published."""
 
     name: str
     clips: int | None
     texts: Mapping[str, int] | None = None
 
     def differs(self, pairs: Pairs) -> str | None:
-        """The sentence that says how the pairs differ from what is declared; None where they do not."""
+        """A sentence on how the counts of `pairs` differ from the published ones; None if they do not."""
         counts = pairs.counts()
         declared = {"clips": counts["clips"] if self.clips is None else self.clips, **(self.texts or {})}
         if self.texts is None:
@@ -47,9 +47,14 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def write_benchmark(out: Path, pairs: Pairs, declared: Declared, *, root: Path, source: dict[str, Any]) -> list[Corpus]:
-    """Raises M2raapError where the counts are not those of the protocol: its numbers would compare with nobody's."""
+    """Writes a benchmark, whose clips all have split test.
+
+    Raises M2raapError if the counts are not those of the protocol: results could not be compared with published ones.
+    """
     if problem := declared.differs(pairs):
-        raise M2raapError(f"{pairs.listing}: {problem}; a benchmark needs its whole list (absent videos may be absent)")
+        raise M2raapError(
+            f"{pairs.listing}: {problem}; a benchmark needs its complete list (video files may be missing): download it again"
+        )
     clips = [row | {"split": "test"} for row in pairs.clips.values()]
     return [
         write_corpus(
@@ -74,11 +79,12 @@ def write_training(
     num_holdout: int | None = None,
     seed: int = 0,
 ) -> list[Corpus]:
-    """Writes `out`, and with `num_holdout` also `out`-holdout: a benchmark cut out by clip.
+    """Writes `out`, and with `num_holdout` also `out`-holdout, a benchmark of that many clips.
 
-    Rows without a split become train, and where no row has one a seeded tenth becomes val. Clips cut out of one video
-    never stand on two sides: a training clip of a video of the holdout is left out, and counted in `source`. Counts other
-    than `known` are no fault of a training corpus: `source` says so. Raises M2raapError as write_corpus does.
+    Rows without a split become train; if no row has a split, a tenth of the videos (drawn by `seed`) becomes val. Clips of
+    one video are never in both corpora: a training clip whose video is in the holdout is left out and counted in `source`.
+    Counts other than `known` are no error in a training corpus; `source` states them. Raises M2raapError as write_corpus
+    does.
     """
     clips = list(pairs.clips.values())
     held = holdout(clips, num_holdout, seed) if num_holdout else set()
@@ -100,8 +106,8 @@ def write_training(
         group_ids = {row["clip_id"] for row in group}
         texts = [row for row in pairs.texts if row["clip_id"] in group_ids]
         missing = find_missing(root, group)
-        typed = None if folder == out else out.parent  # of the holdout nobody typed the name
-        with locked(folder, written=(), below=typed):
+        named_by_user = None if folder == out else out.parent  # the name of the holdout is ours: it may not be a link
+        with locked(folder, written=(), below=named_by_user):
             corpus = write_corpus(
                 folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
             )
@@ -120,14 +126,14 @@ def _split(clips: list[Row], seed: int) -> None:
 
 
 def val_ids(names: list[str], seed: int) -> set[str]:
-    """A seeded tenth of the videos (1,000 at most) for choosing checkpoints, where the source names no split."""
+    """A tenth of the videos (1,000 at most), drawn by `seed`, on which checkpoints are chosen."""
     count = min(MAX_VAL, max(1, round(VAL_SHARE * len(names)))) if len(names) > 1 else 0
-    by_hash = sorted(names, key=lambda i: hashlib.blake2b(f"val:{seed}:{i}".encode(), digest_size=16).digest())
+    by_hash = sorted(names, key=lambda name: hashlib.blake2b(f"val:{seed}:{name}".encode(), digest_size=16).digest())
     return set(by_hash[:count])
 
 
 def _write_scores(corpus: Corpus, scores: Mapping[str, Row]) -> None:
-    """Beside the tables: clip_id and one column a figure of the list, for rules of the user's."""
+    """Writes the scores that the list has (clip_id, one column for each) beside the tables, for limits in a recipe."""
     scored_ids = sorted(row["clip_id"] for row in corpus.all_rows("clips", ["clip_id"]) if row["clip_id"] in scores)
     if not scored_ids:
         return

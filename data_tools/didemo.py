@@ -1,10 +1,10 @@
-"""DiDeMo (Hendricks et al., ICCV 2017) -> paragraphs or moments.
+"""Importer of DiDeMo (Hendricks et al., ICCV 2017): paragraphs or moments.
 
-paragraph: `didemo_data_test.jsonl` ({clip_id, text[], timestamps}); all descriptions of a video, joined, are its one text.
+paragraph: `didemo_data_test.jsonl` ({clip_id, text[], timestamps}); the descriptions of a video are joined into one text.
 moments: `test_data.json`, the original release ({video, description, times, num_segments, dl_link}); a clip is a moment of a
-video, of whole segments of 5 s, and its texts are the descriptions of that very moment. Annotators differ: the moment is the
-answer that overlaps most with the others (mean IoU; of equals the first).
-train, train-moments: the same of the training and validation lists.
+video, made of whole segments of 5 s, and its texts are the descriptions of that moment. Annotators disagree: the moment is
+the annotation that overlaps most with the others (largest mean IoU; the first of equal ones).
+train, train-moments: the same from the training and validation lists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from m2raap.core.errors import M2raapError
 SEGMENT_S = 5.0
 PROTOCOLS = {
     "paragraph": Declared("didemo-paragraph", 1_002, {"en": 1_002}),
-    # 4,021 descriptions of 1,037 file names; 33 videos stand there under two endings, so they are 1,004 videos
+    # 4,021 descriptions of 1,037 file names, which are 1,004 videos: 33 are listed with two file endings
     "moments": Declared("didemo-moments", 2_635, {"en": 4_021}),
     "train": Declared("DiDeMo train and val", 9_459, {"en": 9_459}),
     "train-moments": Declared("DiDeMo train and val moments", None, {"en": 37_185}),
@@ -33,9 +33,9 @@ PROTOCOLS = {
 def import_didemo(
     folder: Path, out: Path, *, protocol: str = "paragraph", video_dir: Path | None = None
 ) -> list[Corpus]:
-    """Raises M2raapError naming file, row and key, and where the counts of a benchmark are others."""
+    """Raises M2raapError naming file, row and key, and if the counts of a benchmark differ from the published ones."""
     if not folder.is_dir():
-        raise M2raapError(f"{folder}: no such folder; it should hold didemo_data_test.jsonl or test_data.json")
+        raise M2raapError(f"{folder}: no such folder; give the one that holds didemo_data_test.jsonl or test_data.json")
     root = video_root(video_dir, folder, "videos" if (folder / "videos").is_dir() else "")
     moments = protocol.endswith("moments")
     splits = ("train", "val") if protocol.startswith("train") else ("test",)
@@ -59,7 +59,7 @@ def _add_paragraphs(pairs: Pairs, files: dict[str, str], split: str) -> None:
         require(pairs.listing, f"row {number}", row, ("clip_id", "text"))
         video = text_of(pairs.listing, number, "clip_id", row["clip_id"])
         if video in pairs.clips:
-            raise M2raapError(f"{pairs.listing}: row {number}: '{video}' stands twice")
+            raise M2raapError(f"{pairs.listing}: row {number}: '{video}' is listed twice; remove one of its rows")
         pairs.clip(f"row {number}", video, files.get(video, f"{video}.mp4"), split=split)
         pairs.text(video, paragraph(texts_of(pairs.listing, number, "text", row["text"])), "en")
 
@@ -70,20 +70,21 @@ def paragraph(sentences: list[str]) -> str:
 
 
 def _add_moments(pairs: Pairs, files: dict[str, str], split: str) -> None:
-    listing, names = pairs.listing, dict(files)  # videos are one where their names differ in the ending alone
+    listing, names = pairs.listing, dict(files)  # names that differ only in the file ending are one video
     for number, row in read_rows(listing):
         require(listing, f"entry {number}", row, ("video", "description", "times", "num_segments"))
         name = text_of(listing, number, "video", row["video"])
-        first, last = agreed(list(_answers(listing, number, row)))
+        first, last = consensus(list(_annotations(listing, number, row)))
         columns: dict[str, Any] = {"start_s": first * SEGMENT_S, "url": row.get("dl_link") or name, "split": split}
-        if last + 1 < row["num_segments"]:  # the last segment ends with the video, wherever that is
+        if last + 1 < row["num_segments"]:  # the last segment ends with the video, whose length the list does not hold
             columns["end_s"] = (last + 1) * SEGMENT_S
         stem = name.rpartition(".")[0] or name
         clip = pairs.clip(f"entry {number}", f"{stem}_{first}_{last}", names.setdefault(stem, name), **columns)
         pairs.text(clip["clip_id"], text_of(listing, number, "description", row["description"]), "en")
 
 
-def _answers(listing: Path, number: int, row: dict[str, Any]) -> Iterator[tuple[int, int]]:
+def _annotations(listing: Path, number: int, row: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    """(first, last) segment of the moment that each annotator chose."""
     segments, times = row["num_segments"], row["times"]
     if not isinstance(segments, int) or not isinstance(times, list) or not times:
         raise M2raapError(f"{listing}: entry {number}, key 'times': expected a list of [first, last] segments")
@@ -96,8 +97,8 @@ def _answers(listing: Path, number: int, row: dict[str, Any]) -> Iterator[tuple[
         yield time[0], time[1]
 
 
-def agreed(answers: list[tuple[int, int]]) -> tuple[int, int]:
-    """The annotators' moment: the answer whose mean IoU with all is largest, of equals the first.
+def consensus(annotations: list[tuple[int, int]]) -> tuple[int, int]:
+    """The annotation (first, last segment) with the largest mean IoU with all others, the first of equal ones.
 
     [(4, 4), (4, 4), (0, 0)] -> (4, 4)
     """
@@ -106,4 +107,4 @@ def agreed(answers: list[tuple[int, int]]) -> tuple[int, int]:
         overlap = max(0, min(a[1], b[1]) - max(a[0], b[0]) + 1)
         return overlap / (a[1] - a[0] + b[1] - b[0] + 2 - overlap)
 
-    return max(answers, key=lambda answer: sum(iou(answer, other) for other in answers))
+    return max(annotations, key=lambda moment: sum(iou(moment, other) for other in annotations))

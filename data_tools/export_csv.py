@@ -1,7 +1,7 @@
-"""A curated view -> a csv that spreadsheets and `data import table` read: one row for the n-th text of every language.
+"""Exports a curated view as a csv for spreadsheets and `data import table`: row n of a clip holds its n-th text of each language.
 
-Cells that a spreadsheet would run as a formula get a leading apostrophe. Without copies (`none`) `video` is relative to the
-corpus's own video root, which export.json names.
+Cells that a spreadsheet would run as a formula get a leading apostrophe. If no videos are copied (`none`), the column
+`video` is relative to the video root of the corpus, which export.json names.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Csv:
             writer = csv.DictWriter(listing, _COLUMNS)
             writer.writeheader()
             for item in items:
-                about = plain_clip(item) | {"video": _video(item, out, media)}
+                clip_cells = plain_clip(item) | {"video": _video(item, out, media)}
                 by_lang = [[row for row in item.texts if row["lang"] == lang] for lang in LANGS]
                 for rows in list(zip_longest(*by_lang)) or [(None,) * len(LANGS)]:
-                    row: dict[str, Any] = dict(about)
+                    row: dict[str, Any] = dict(clip_cells)
                     for lang, text in zip(LANGS, rows, strict=True):
                         if text:
                             row |= {f"caption_{lang}": text["text"], f"origin_{lang}": text["origin"]}

@@ -1,6 +1,5 @@
-"""A curated view -> data-juicer's jsonl: one row a text, with its special tokens and the paths of its video or frames.
-
-Without copies (`none`) `videos` holds the absolute paths of the originals.
+"""Exports a curated view as data-juicer's jsonl: one row a text, with data-juicer's special tokens and the paths of the video
+or the frames. If no videos are copied (`none`), `videos` holds the absolute paths of the originals.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ class DataJuicer:
     def write(self, items: Iterable[Item], out: Path, media: Media) -> None:
         with open(out / LISTING, "w", encoding="utf-8") as listing:
             for item in items:
-                where = _copy(item, out, media)
+                paths = _copy(item, out, media)
                 for text in item.texts:
-                    token = _IMAGE * len(where["images"]) + _VIDEO * len(where["videos"])
-                    about = plain_clip(item) | {k: v for k, v in plain_text(text).items() if k != "text"}
-                    row = {"text": f"{token} {_tame(text['text'])} {_END}", **where, "meta": about}
+                    tokens = _IMAGE * len(paths["images"]) + _VIDEO * len(paths["videos"])
+                    meta = plain_clip(item) | {k: v for k, v in plain_text(text).items() if k != "text"}
+                    row = {"text": f"{tokens} {_without_tokens(text['text'])} {_END}", **paths, "meta": meta}
                     listing.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def clip_ids(self, out: Path) -> set[str]:
         return {row["meta"]["clip_id"] for row in read_jsonl(out / LISTING)}
 
 
-def _tame(text: str) -> str:
-    """A caption may not bring a token of its own: each would stand for a picture."""
+def _without_tokens(text: str) -> str:
+    """A caption with data-juicer's special tokens broken up: each would be read as one more picture or video."""
     return text.replace("<__dj__", "< __dj__").replace("<|__dj__", "< |__dj__")
 
 

@@ -1,6 +1,6 @@
-"""A curated view -> Hugging Face VideoFolder: {train,validation,test}/NAME.mp4, each split with a metadata.jsonl.
+"""Exports a curated view as a Hugging Face VideoFolder: {train,validation,test}/NAME.mp4, each split with a metadata.jsonl.
 
-A clip that is cut out of a longer file keeps the whole file; its row says start_s and end_s.
+For a clip that is part of a longer file the whole file is copied, and its row holds start_s and end_s.
 """
 
 from __future__ import annotations

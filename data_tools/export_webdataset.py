@@ -1,6 +1,6 @@
-"""A curated view -> webdataset shards: {key}.mp4 (or {key}.0.jpg ...), {key}.txt and {key}.json in plain tar files.
+"""Exports a curated view as webdataset shards: {key}.mp4 (or {key}.0.jpg ...), {key}.txt and {key}.json in plain tar files.
 
-`.txt` is the clip's first text; `.json` holds the clip and every text with its provenance. Keys hold no dot or separator; no
+`.txt` is the clip's first text; `.json` holds the clip and every text with its provenance. Keys hold no dot or separator. No
 time, owner or link is stored, so that the same view gives the same bytes.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
 
-MAX_SAMPLES, MAX_BYTES = 10_000, 512 * 1024**2  # a shard
+MAX_SAMPLES, MAX_BYTES = 10_000, 512 * 1024**2  # of one shard; its last sample may go over MAX_BYTES
 
 
 class WebDataset:
@@ -49,7 +49,7 @@ def _new(path: Path) -> tarfile.TarFile:
 
 
 def _add(shard: tarfile.TarFile, item: Item, media: Media) -> int:
-    about: dict[str, Any] = plain_clip(item) | {"texts": [plain_text(row) for row in item.texts]}
+    meta: dict[str, Any] = plain_clip(item) | {"texts": [plain_text(row) for row in item.texts]}
     files: list[tuple[str, bytes | Path]] = []
     if media == "videos":
         assert item.video is not None
@@ -57,7 +57,7 @@ def _add(shard: tarfile.TarFile, item: Item, media: Media) -> int:
     else:
         files += [(f"{item.key}.{index}.jpg", jpeg) for index, jpeg in enumerate(item.jpegs)]
     files.append((f"{item.key}.txt", (item.texts[0]["text"] if item.texts else "").encode()))
-    files.append((f"{item.key}.json", json.dumps(about, ensure_ascii=False, sort_keys=True).encode()))
+    files.append((f"{item.key}.json", json.dumps(meta, ensure_ascii=False, sort_keys=True).encode()))
     total = 0
     for name, content in files:
         info = tarfile.TarInfo(name)  # mtime 0, no owner
@@ -78,7 +78,9 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with tarfile.open(path, "r:") as shard:
             for info in shard:
                 if not info.isreg():
-                    raise M2raapError(f"{path}: '{info.name}' is no regular file; this is no export of m2raap")
+                    raise M2raapError(
+                        f"{path}: '{info.name}' is not a regular file, so m2raap did not write this shard"
+                    )
                 yield shard, info
     except tarfile.TarError as error:
         raise M2raapError(f"{path}: cannot be read as tar ({error}); export again") from None

@@ -1,4 +1,4 @@
-"""FORMATS: what `data import` reads. One line a format; its importer is a function of (source, out, options by keyword)."""
+"""The formats that `data import` reads (FORMATS). The importer of a format is a function of (source, out, options by keyword)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from m2raap.core.corpus import Corpus
 
-FREE = ("video_dir", "num_holdout", "seed")
-DECLARED = ("video_dir", "protocol")
+TRAINING_OPTIONS = ("video_dir", "num_holdout", "seed")
+PROTOCOL_OPTIONS = ("video_dir", "protocol")
 
 
 @dataclass(frozen=True)
 class Format:
-    """`importer`: module:function, imported when it is used. `protocols`: the first is the default unless `must_say`."""
+    """`importer`: module:function, imported when it is used. `protocols`: the first is the default, unless the user has to
+    name one (`needs_protocol`)."""
 
     importer: str
-    source: str | None  # what the user gives; None: nothing
-    options: tuple[str, ...] = FREE
+    source: str | None  # the file or folder that the user gives, in words; None: the format reads none
+    options: tuple[str, ...] = TRAINING_OPTIONS
     protocols: tuple[str, ...] = ()
-    must_say: bool = False
+    needs_protocol: bool = False
 
     def load(self) -> Callable[..., list[Corpus]]:
+        """The importer."""
         module, _, function = self.importer.partition(":")
         return getattr(import_module(module), function)
 
@@ -41,38 +43,38 @@ FORMATS: dict[str, Format] = {
     "msrvtt": Format(
         "data_tools.msrvtt:import_msrvtt",
         "folder with MSRVTT_JSFUSION_test.csv, msrvtt_caption_test.json, MSRVTT_data.json ...",
-        DECLARED,
+        PROTOCOL_OPTIONS,
         ("1ka", "full", "train-9k", "train-7k", "train-full"),
     ),
     "msvd": Format(
         "data_tools.msvd:import_msvd",
         "folder with captions_msvd.json, {train,val,test}_list.txt and perhaps msvd_cn/",
-        DECLARED,
+        PROTOCOL_OPTIONS,
         ("test", "train", "all"),
     ),
     "vatex": Format(
         "data_tools.vatex:import_vatex",
         "vatex_training_v1.0.json, vatex_validation_v1.0.json or vatex_public_test_english_v1.1.json",
-        DECLARED,
+        PROTOCOL_OPTIONS,
         ("train", "val", "test"),
-        must_say=True,
+        needs_protocol=True,
     ),
     "didemo": Format(
         "data_tools.didemo:import_didemo",
         "folder with didemo_data_{train,val,test}.jsonl or {train,val,test}_data.json",
-        DECLARED,
+        PROTOCOL_OPTIONS,
         ("paragraph", "moments", "train", "train-moments"),
     ),
     "activitynet": Format(
         "data_tools.activitynet:import_activitynet",
         "actnet_data_val1.jsonl, val_1.json or train.json",
-        DECLARED,
+        PROTOCOL_OPTIONS,
         ("paragraph", "train"),
     ),
     "lsmdc": Format(
         "data_tools.lsmdc:import_lsmdc",
         "folder with LSMDC16_challenge_1000_publictect.csv, or LSMDC16_annos_training.csv and LSMDC16_annos_val.csv",
-        DECLARED,
+        PROTOCOL_OPTIONS,
         ("test", "train"),
     ),
     "world": Format("data_tools.world.importer:import_world", None, ("seed", "assignments", "workers")),

@@ -1,7 +1,7 @@
-"""Reading other people's lists strictly: every error names file, row and column, and what was expected there.
+"""Strict reading of lists that others made: every error names file, row and column, and what was expected there.
 
-A list comes from strangers: what it is is looked at before its name is believed, lines and fields have a size limit, a
-compressed list may not grow without bound, and nothing is ever unpickled.
+Lists are untrusted: the first bytes of a file are compared with what its name promises, lines and fields have a size limit,
+a compressed list may not grow without bound, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from m2raap.core.errors import M2raapError
 MAX_LINE = 64 * 1024**2  # characters of one line of jsonl
 MAX_FIELD = 16 * 1024**2  # characters of one field of csv
 MAX_JSON_BYTES = 1024**3  # of a json file, which is read whole
-MAX_GZIP_RATIO = 200  # bytes out for a byte in: text shrinks 20 times at most, a bomb 1,000 times
+MAX_GZIP_RATIO = 200  # unpacked bytes for each packed one: 20 at most for text, 1,000 for a gzip bomb
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
-# What a file with a text's name begins with when it is something else, and what that is.
-_DISGUISES = (
+# First bytes of files that are named like text and are something else, and what they are.
+_NO_TEXT_FILES = (
     (re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml)", re.IGNORECASE), "a web page, not the list: download it again"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the list: run 'git lfs pull'"),
     (_PICKLE, "a pickle, and m2raap never unpickles (it would run code of the file); convert it to json or csv"),
@@ -41,14 +41,15 @@ _DISGUISES = (
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number, row) of a csv, tsv, jsonl, json (list of objects; all four also as .gz) or parquet file.
 
-    Rows count from 1 as an editor shows them. Raises M2raapError for a file that is not what its name says.
+    Rows are numbered from 1, as an editor numbers lines. Raises M2raapError for a file that is not of the kind that its name
+    promises.
     """
     kind = kind_of(path)
     readers = {"csv": _csv, "tsv": _csv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
     if kind in ("pkl", "pickle", "pyd"):
-        raise M2raapError(f"{path}: is {_DISGUISES[2][1]}")
+        raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
     if path.is_dir():
-        raise M2raapError(f"{path}: is a folder; give the list in it that is to be read")
+        raise M2raapError(f"{path}: is a folder; give the list in it")
     if kind not in readers:
         raise M2raapError(f"{path}: '.{kind}' is not a table that m2raap reads; it reads {', '.join(readers)}")
     with _reading(path):
@@ -71,22 +72,25 @@ def require(path: Path, where: str, row: dict[str, Any], columns: Iterable[str])
 
 
 def text_of(path: Path, row: int, column: str, value: Any) -> str:
-    """A value that has to be a text with something in it. Numbers (ids in parquet and json) become their digits."""
+    """The value without blanks around it; whole numbers (ids in parquet and json) become text.
+
+    Raises M2raapError for anything that is no text, and for an empty one.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise M2raapError(f"{path}: row {row}, column '{column}': expected a text, found {_shown(value)}")
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a text, found {_excerpt(value)}")
     return value.strip()
 
 
 def texts_of(path: Path, row: int, column: str, value: Any) -> list[str]:
-    """A value that has to be a list of texts."""
+    """The value. Raises M2raapError if it is no list of texts."""
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise M2raapError(f"{path}: row {row}, column '{column}': expected a list of texts, found {_shown(value)}")
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a list of texts, found {_excerpt(value)}")
     return value
 
 
-def figure_or_none(value: Any, path: Path, row: int, column: str, what: str = "number") -> float | None:
+def number_or_none(value: Any, path: Path, row: int, column: str, what: str = "number") -> float | None:
     """A finite number, or None for an empty cell. Raises M2raapError for anything else."""
     if value is None or value == "":
         return None
@@ -95,36 +99,37 @@ def figure_or_none(value: Any, path: Path, row: int, column: str, what: str = "n
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise M2raapError(f"{path}: row {row}, column '{column}': '{_shown(value)}' is no {what}")
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
     return number
 
 
-def number_or_none(value: Any, path: Path, row: int, column: str) -> float | None:
-    """Seconds from the beginning, or None for an empty cell. Raises M2raapError for anything else."""
-    number = figure_or_none(value, path, row, column, "number of seconds")
+def seconds_or_none(value: Any, path: Path, row: int, column: str) -> float | None:
+    """Seconds from the beginning of a video, or None for an empty cell. Raises M2raapError for anything else."""
+    what = "number of seconds, 0 or more"
+    number = number_or_none(value, path, row, column, what)
     if number is not None and number < 0:
-        raise M2raapError(f"{path}: row {row}, column '{column}': '{_shown(value)}' is no number of seconds")
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
     return number
 
 
 def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -> tuple[float | None, float | None]:
-    """Start and end of a clip in seconds. Raises M2raapError where it ends before it starts."""
-    first = number_or_none(start, path, row, columns[0])
-    last = number_or_none(end, path, row, columns[1])
-    if last is not None and last <= (first or 0.0):
-        raise M2raapError(f"{path}: row {row}: the clip ends at {last:g} s, before it starts at {first or 0:g} s")
-    return first, last
+    """Start and end of a clip in seconds; None where the cell is empty. Raises M2raapError if it ends before it starts."""
+    start_s = seconds_or_none(start, path, row, columns[0])
+    end_s = seconds_or_none(end, path, row, columns[1])
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise M2raapError(f"{path}: row {row}: the clip ends at {end_s:g} s, before it starts at {start_s or 0:g} s")
+    return start_s, end_s
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     if value is None or value == "":
         return "nothing"
-    text = value if isinstance(value, str) else repr(value)
+    text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def sniff_lang(text: str) -> str:
-    """zh where more than a fifth of the letters are Han, else en; what it really is, `filter` decides."""
+    """A guess by the script: zh if more than a fifth of the letters are Han, else en. `filter` checks the language later."""
     if text.isascii():
         return "en"
     letters = sum(char.isalpha() for char in text)
@@ -134,7 +139,7 @@ def sniff_lang(text: str) -> str:
 def read_json_file(path: Path) -> Any:
     """The JSON in a file. Raises M2raapError naming a file that holds none."""
     if kind_of(path) in ("pkl", "pickle", "pyd"):
-        raise M2raapError(f"{path}: is {_DISGUISES[2][1]}")
+        raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
     with _reading(path), _text(path) as source:
         text = source.read(MAX_JSON_BYTES + 1)
         if len(text) > MAX_JSON_BYTES:
@@ -152,7 +157,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_headless(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a tab-separated file without a header and without quotes. Raises M2raapError for other numbers of fields."""
+    """(row number, row) of a tab-separated file without a header and without quotes.
+
+    Raises M2raapError for a row with another number of fields than `columns`.
+    """
     with _reading(path), _text(path) as source:
         for number, line in _lines(path, source):
             fields = line.rstrip("\r\n").split("\t")
@@ -166,7 +174,7 @@ def read_headless(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, d
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what can go wrong while a file is read into a sentence that names it."""
+    """Turns the errors of reading and unpacking into an M2raapError that names the file."""
     if not path.is_file():
         raise M2raapError(f"{path}: no such file")
     try:
@@ -176,29 +184,29 @@ def _reading(path: Path) -> Iterator[None]:
     except EOFError:
         raise M2raapError(f"{path}: the gzip file is cut short; download it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise M2raapError(f"{path}: not a good gzip file ({error})") from None
+        raise M2raapError(f"{path}: a damaged gzip file, or none ({error}); download it again") from None
 
 
 @contextmanager
 def _text(path: Path) -> Iterator[IO[str]]:
-    """The file as text, unzipped where its name ends in .gz, after a look at what it begins with."""
+    """The file as text, unpacked if its name ends in .gz, once its first bytes are checked."""
     with open(path, "rb") as raw:
         packed = path.name.lower().endswith(".gz")
         plain: IO[bytes] = (
             io.BufferedReader(BoundedGzip(raw, path, path.stat().st_size * MAX_GZIP_RATIO + 2**20)) if packed else raw
         )
         head = plain.peek(512)[:512]  # type: ignore[attr-defined]  # both are BufferedReader
-        for pattern, what in _DISGUISES:
+        for pattern, what in _NO_TEXT_FILES:
             if pattern.match(head):
                 raise M2raapError(f"{path}: is {what}")
         if b"\0" in head:
-            raise M2raapError(f"{path}: is no text file (it holds zero bytes)")
+            raise M2raapError(f"{path}: is not a text file (it holds NUL bytes); save it as UTF-8 text")
         with io.TextIOWrapper(plain, encoding="utf-8-sig", newline="") as text:
             yield text
 
 
 class BoundedGzip(io.RawIOBase):
-    """An unzipped stream that refuses to give more than `limit` bytes: a small file must not fill disk or memory."""
+    """An unpacked gzip stream that ends with an error after `limit` bytes: a small file must not fill disk or memory."""
 
     def __init__(self, raw: IO[bytes], path: Path, limit: int) -> None:
         self._unzipped = gzip.GzipFile(fileobj=raw, mode="rb")
@@ -211,7 +219,7 @@ class BoundedGzip(io.RawIOBase):
         data = self._unzipped.read(len(buffer))
         self._left -= len(data)
         if self._left < 0:
-            raise M2raapError(f"{self._path}: unzips to far more than its size; this is no list or archive of videos")
+            raise M2raapError(f"{self._path}: unpacks to far more than its size, like a gzip bomb; unpack it yourself")
         buffer[: len(data)] = data
         return len(data)
 
@@ -221,12 +229,12 @@ def _every_line(path: Path, source: IO[str]) -> Iterator[str]:
     while line := source.readline(MAX_LINE + 1):
         number += 1
         if len(line) > MAX_LINE:
-            raise M2raapError(f"{path}: row {number}: longer than {MAX_LINE:,} characters; this is no list of captions")
+            raise M2raapError(f"{path}: row {number}: longer than {MAX_LINE:,} characters; is this a list of captions?")
         yield line
 
 
 def _lines(path: Path, source: IO[str]) -> Iterator[tuple[int, str]]:
-    """(number, line) of those that are not empty."""
+    """(row number, line) of the lines that are not empty."""
     return ((number, line) for number, line in enumerate(_every_line(path, source), 1) if line.strip())
 
 
@@ -238,8 +246,8 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         )
         try:
             names = list(reader.fieldnames or ())
-            if twins := sorted({name for name in names if names.count(name) > 1}):
-                raise M2raapError(f"{path}: row 1: the column '{twins[0]}' stands twice")
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise M2raapError(f"{path}: row 1: two columns are named '{repeated[0]}'; rename one")
             for row in reader:
                 if None in row or None in row.values():
                     raise M2raapError(f"{path}: row {reader.line_num}: has another number of columns than the header")
@@ -261,7 +269,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"JSON has no {name}")
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,7 +1,7 @@
-"""LSMDC 2016 (Rohrbach et al., IJCV 2017) -> the 1,000-clip retrieval benchmark, or a training corpus.
+"""Importer of LSMDC 2016 (Rohrbach et al., IJCV 2017): the retrieval benchmark of 1,000 clips, or a training corpus.
 
 The published annotation files are tab-separated, without a header and without quotes: clip name, start_aligned, end_aligned,
-start_extracted, end_extracted, sentence. Clips lie as MOVIE/CLIP.avi or directly in the folder.
+start_extracted, end_extracted, sentence. Clips are at MOVIE/CLIP.avi or directly in the folder.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TIME = re.compile(r"\d\d[:.]\d\d[:.]\d\d[.,]\d{3}")
 
 
 def import_lsmdc(folder: Path, out: Path, *, protocol: str = "test", video_dir: Path | None = None) -> list[Corpus]:
-    """Raises M2raapError naming file, row and column, and where the benchmark's counts are others."""
+    """Raises M2raapError naming file, row and column, and if the counts of the benchmark differ from the published ones."""
     names = {"test": TEST} if protocol == "test" else TRAIN
     if not folder.is_dir():
-        raise M2raapError(f"{folder}: no such folder; it should hold {' and '.join(names.values())}")
+        raise M2raapError(f"{folder}: no such folder; give the one that holds {' and '.join(names.values())}")
     root = video_root(video_dir, folder, "videos" if (folder / "videos").is_dir() else "")
     pairs = Pairs(folder / names[protocol], "LSMDC")
     for split, name in names.items():
@@ -53,7 +53,9 @@ def _add(pairs: Pairs, root: Path, split: str) -> None:
             )
         for column in TIMES:
             if not _TIME.fullmatch(row[column].strip()):
-                raise M2raapError(f"{pairs.listing}: row {number}, column '{column}': '{row[column][:40]}' is no time")
+                raise M2raapError(
+                    f"{pairs.listing}: row {number}, column '{column}': expected HH:MM:SS.mmm, found '{row[column][:40]}'"
+                )
         pairs.clip(f"row {number}", clip_id, _file(root, match[1], clip_id), split=split, licence=LICENCE)
         pairs.text(clip_id, row["sentence"].strip(), "en")
 

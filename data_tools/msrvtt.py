@@ -1,12 +1,12 @@
-"""MSR-VTT (Xu et al., CVPR 2016) -> two benchmarks and three training corpora.
+"""Importer of MSR-VTT (Xu et al., CVPR 2016): two benchmarks and three training corpora.
 
 1ka: the JSFusion list (`MSRVTT_JSFUSION_test.csv`), 1,000 videos with one sentence each (Yu et al., ECCV 2018).
 full: the official test split, 2,990 videos with 20 captions each.
 train-9k, train-7k, train-full: the videos of `MSRVTT_train.9k.csv` (9,000, for 1ka only: 1,990 of them are test videos of
 `full`), `MSRVTT_train.7k.csv` (7,010: official train and val) and `MSRVTT_train.full.csv` (6,513: official train).
 
-Captions come from `MSRVTT_data.json`, `train_val_videodatainfo.json` or `msrvtt_caption_test.json`; where a training list has
-none of these, from `train_one_caption/*.csv`: one caption a video, and `source` says so.
+Captions come from `MSRVTT_data.json`, `train_val_videodatainfo.json` or `msrvtt_caption_test.json`; if a training list has
+none of these, they come from `train_one_caption/*.csv`, one caption a video, and `source` says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import number_or_none, read_json_file, read_rows, require, text_of, texts_of
+from data_tools.listing import read_json_file, read_rows, require, seconds_or_none, text_of, texts_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -33,17 +33,20 @@ Captions = dict[str, list[str]]
 
 
 def import_msrvtt(folder: Path, out: Path, *, protocol: str = "1ka", video_dir: Path | None = None) -> list[Corpus]:
-    """Raises M2raapError where a list is absent, is not the list its name says, or training and test ids overlap."""
+    """Raises M2raapError if a list is absent or is not the one that its name promises, and if training and test ids overlap."""
     declared = PROTOCOLS[protocol]
     if not folder.is_dir():
-        raise M2raapError(f"{folder}: no such folder; it should hold {ONE_KA} or msrvtt_caption_test.json")
+        raise M2raapError(f"{folder}: no such folder; give the one that holds {ONE_KA} or msrvtt_caption_test.json")
     root = video_root(video_dir, folder, "videos")
     source: dict[str, Any] = {"importer": "msrvtt", "protocol": protocol}
     if protocol in ("1ka", "full"):
         captions, listing = _one_ka(folder) if protocol == "1ka" else _full(folder)
         overlap = set(_ids(folder / TRAIN_9K)) & set(captions) if (folder / TRAIN_9K).is_file() else set()
         if protocol == "1ka" and overlap:
-            raise M2raapError(f"{listing}: {len(overlap)} test videos stand in {TRAIN_9K}, first {min(overlap)}")
+            raise M2raapError(
+                f"{listing}: {len(overlap)} test videos are also in {TRAIN_9K}, the first is {min(overlap)}; training would "
+                "see the test set: download both lists again"
+            )
         pairs = _pairs(listing, captions, root, {})
         source |= {"listing": listing.name, "overlap_with_train_9k": len(overlap)}
         return write_benchmark(out, pairs, declared, root=root, source=source)
@@ -51,12 +54,15 @@ def import_msrvtt(folder: Path, out: Path, *, protocol: str = "1ka", video_dir: 
     videos = _ids(listing)
     test = set(_ids(folder / ONE_KA)) if (folder / ONE_KA).is_file() else set()
     if overlap := test & set(videos):
-        raise M2raapError(f"{listing}: {len(overlap)} of its videos are test videos of {ONE_KA}, first {min(overlap)}")
-    captions_of, spans, source["captions"] = _training_captions(folder)
-    if lacking := [video for video in videos if video not in captions_of]:
         raise M2raapError(
-            f"{folder}: no captions of {len(lacking):,} videos of {listing.name}, first {lacking[0]}; they stand in "
-            "MSRVTT_data.json, train_val_videodatainfo.json or train_one_caption/*.csv"
+            f"{listing}: {len(overlap)} of its videos are test videos of {ONE_KA}, the first is {min(overlap)}; training "
+            "would see the test set: download both lists again"
+        )
+    captions_of, spans, source["captions"] = _training_captions(folder)
+    if uncaptioned := [video for video in videos if video not in captions_of]:
+        raise M2raapError(
+            f"{folder}: no captions of {len(uncaptioned):,} videos of {listing.name}, the first is {uncaptioned[0]}; captions "
+            "are read from MSRVTT_data.json, train_val_videodatainfo.json or train_one_caption/*.csv"
         )
     pairs = _pairs(listing, {video: captions_of[video] for video in videos}, root, spans)
     if protocol == "train-7k" and (official := folder / "MSRVTT_train.full.csv").is_file():
@@ -91,7 +97,7 @@ def _one_ka(folder: Path) -> tuple[Captions, Path]:
         require(listing, f"row {number}", row, ("key", "vid_key", "video_id", "sentence"))
         video = text_of(listing, number, "video_id", row["video_id"])
         if video in captions:
-            raise M2raapError(f"{listing}: row {number}: '{video}' stands twice; this list has one sentence a video")
+            raise M2raapError(f"{listing}: row {number}: '{video}' is listed twice; this list has one sentence a video")
         captions[video] = [row["sentence"]]
     return captions, listing
 
@@ -101,7 +107,7 @@ def _full(folder: Path) -> tuple[Captions, Path]:
     if listing.is_file():
         return _by_video(listing), listing
     listing = folder / "MSRVTT_data.json"
-    captions, _, splits = _info(listing)
+    captions, _, splits = _official_release(listing)
     return {video: captions[video] for video, split in splits.items() if split == "test"}, listing
 
 
@@ -115,10 +121,10 @@ def _by_video(listing: Path) -> Captions:
 
 
 def _training_captions(folder: Path) -> tuple[Captions, dict[str, str], str]:
-    """Captions and addresses by video, and where they come from."""
+    """Captions and addresses by video, and the name of the list that they come from."""
     for name in ("MSRVTT_data.json", "train_val_videodatainfo.json"):
         if (folder / name).is_file():
-            captions, urls, _ = _info(folder / name)
+            captions, urls, _ = _official_release(folder / name)
             test = folder / "msrvtt_caption_test.json"
             if test.is_file():  # train-9k holds videos of the official test split
                 captions = _by_video(test) | captions
@@ -136,8 +142,8 @@ def _training_captions(folder: Path) -> tuple[Captions, dict[str, str], str]:
     return captions, {}, "train_one_caption, one a video"
 
 
-def _info(listing: Path) -> tuple[Captions, dict[str, str], dict[str, str]]:
-    """Captions, addresses with their stretch, and splits of the official release, by video."""
+def _official_release(listing: Path) -> tuple[Captions, dict[str, str], dict[str, str]]:
+    """Captions, addresses (with start and end in seconds) and splits, by video."""
     tree = read_json_file(listing)
     if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in ("videos", "sentences")):
         raise M2raapError(f"{listing}: expected the keys 'videos' and 'sentences', each a list")
@@ -149,7 +155,7 @@ def _info(listing: Path) -> tuple[Captions, dict[str, str], dict[str, str]]:
         video = text_of(listing, number, "video_id", row["video_id"])
         captions[video], splits[video] = [], str(row["split"])
         start, end = (
-            number_or_none(row.get(f"{what} time"), listing, number, f"{what} time") for what in ("start", "end")
+            seconds_or_none(row.get(f"{edge} time"), listing, number, f"{edge} time") for edge in ("start", "end")
         )
         if row.get("url"):
             urls[video] = f"{row['url']}#t={start:g},{end:g}" if None not in (start, end) else str(row["url"])

@@ -1,8 +1,8 @@
-"""MSVD and MSVD-CN -> corpora in English and Chinese.
+"""Importer of MSVD and MSVD-CN: corpora in English and Chinese.
 
-Read are json conversions (`captions_msvd.json`: {video: [captions]}, or `msvd_caption_test.json`: [{video, caption[]}]), the
-three lists of the split, and where it is there `msvd_cn/` (human Chinese captions of the same videos). The pickle
-`raw-captions.pkl` that circulates is refused: to read it is to run it.
+It reads captions as json (`captions_msvd.json`: {video: [captions]}, or `msvd_caption_test.json`: [{video, caption[]}]), the
+lists of the three splits, and `msvd_cn/` if the folder has it (human Chinese captions of the same videos). The widespread
+pickle `raw-captions.pkl` is refused, because reading a pickle runs code of the file.
 
 Sources: Chen & Dolan, ACL 2011; MSVD-CN (github.com/IDDLab-CTL/MSVD-CN).
 """
@@ -18,7 +18,7 @@ from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
 
-# protocol -> splits of it, and the counts that are declared (zh only where MSVD-CN is there)
+# protocol -> its splits, and the published counts (zh counts only if the folder has MSVD-CN)
 PROTOCOLS = {
     "test": (("test",), Declared("msvd", 670, {"en": 27_763, "zh": 3_980})),
     "train": (("train", "val"), Declared("MSVD train and val", 1_300, {"en": 53_064, "zh": 7_778})),
@@ -30,13 +30,13 @@ CHINESE, MAPPING = "msvd_cn_captions_release_utf8.csv", "youtube_mapping.txt"
 
 
 def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: Path | None = None) -> list[Corpus]:
-    """`test` is a benchmark, `train` and `all` are training corpora with the official splits.
+    """`protocol`: test, a benchmark; train or all, training corpora with the official splits.
 
-    Raises M2raapError naming file and row, and where the benchmark's counts are others.
+    Raises M2raapError naming file and row, and if the counts of the benchmark differ from the published ones.
     """
     splits, declared = PROTOCOLS[protocol]
     if not folder.is_dir():
-        raise M2raapError(f"{folder}: no such folder; it should hold {CAPTIONS[0]} and {splits[0]}_list.txt")
+        raise M2raapError(f"{folder}: no such folder; give the one that holds {CAPTIONS[0]} and {splits[0]}_list.txt")
     listing, captions = _english(folder, splits)
     root = video_root(video_dir, folder, "videos")
     files = files_by_stem(root)
@@ -47,7 +47,7 @@ def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: P
             row = pairs.clip(f"{split}_list.txt", video, files.get(video, f"{video}.avi"), url=url, split=split)
             if row["split"] != split:
                 raise M2raapError(
-                    f"{folder / f'{split}_list.txt'}: '{video}' also stands in the list of {row['split']}"
+                    f"{folder / f'{split}_list.txt'}: '{video}' is also in {row['split']}_list.txt; download both lists again"
                 )
             if video not in captions:
                 raise M2raapError(f"{listing}: no captions of '{video}', which {split}_list.txt names")
@@ -71,7 +71,7 @@ def _split(folder: Path, split: str) -> list[str]:
     if len(set(videos)) != SPLIT_SIZES[split]:
         raise M2raapError(
             f"{folder / f'{split}_list.txt'}: MSVD's {split} split has {SPLIT_SIZES[split]:,} videos, "
-            f"this list {len(set(videos)):,}"
+            f"this list has {len(set(videos)):,}; download it again"
         )
     return videos
 
@@ -104,7 +104,7 @@ def _chinese_folder(folder: Path) -> Path | None:
 
 
 def _add_chinese(pairs: Pairs, folder: Path) -> str:
-    """Adds the Chinese captions of the clips that are there; says how many stand in the file."""
+    """Adds the Chinese captions of the clips of `pairs`. Returns the file's name and number of captions as a phrase."""
     names = {}
     for number, line in enumerate(read_lines(folder / MAPPING), 1):
         words = line.split()

@@ -1,6 +1,6 @@
-"""OpenVid-1M csv (Nan et al., ICLR 2025) -> training corpus.
+"""Importer of the OpenVid-1M csv (Nan et al., ICLR 2025): a training corpus.
 
-Columns video, caption, and the authors' figures (aesthetic score, motion score, temporal consistency score, fps, seconds ...),
+Columns: video, caption, and the authors' scores (aesthetic score, motion score, temporal consistency score, fps, seconds ...),
 which go to `scores.parquet`; `camera motion` becomes the category.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import figure_or_none, read_rows, require, text_of
+from data_tools.listing import number_or_none, read_rows, require, text_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
 from m2raap.core.corpus import Corpus
 
 COLUMNS = ("video", "caption", "aesthetic score", "motion score")
-FIGURES = {
+SCORE_OF_COLUMN = {
     "aesthetic score": "aesthetic_score",
     "motion score": "motion_score",
     "temporal consistency score": "temporal_consistency_score",
@@ -37,8 +37,10 @@ def import_openvid(
         video = text_of(listing, number, "video", row["video"])
         clip = pairs.clip(f"row {number}", video.removesuffix(".mp4"), video, category=row.get("camera motion"))
         pairs.text(clip["clip_id"], str(row["caption"] or ""))
-        figures = {name: figure_or_none(row.get(column), listing, number, column) for column, name in FIGURES.items()}
-        pairs.scores[clip["clip_id"]] = {name: value for name, value in figures.items() if value is not None}
+        scores = {
+            name: number_or_none(row.get(column), listing, number, column) for column, name in SCORE_OF_COLUMN.items()
+        }
+        pairs.scores[clip["clip_id"]] = {name: value for name, value in scores.items() if value is not None}
     source = {"importer": "openvid", "listing": listing.name}
     known = KNOWN.get(listing.name)
     return write_training(out, pairs, root=root, source=source, known=known, num_holdout=num_holdout, seed=seed)

@@ -1,4 +1,4 @@
-"""Clips and texts as an importer finds them, with the ids that they get: what every importer fills."""
+"""The clips and texts that an importer collects, with their ids."""
 
 from __future__ import annotations
 
@@ -12,41 +12,52 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-MAX_ID = 500  # characters of a clip's id or of a file's name; longer ones are no names
+MAX_ID = 500  # most characters of a clip's id; a video's path may have four times as many
 
 
 class Pairs:
-    """A growing corpus. `notes` counts what was mended or left out; it ends in the corpus's `source`."""
+    """The clips and texts of one import. `notes` counts what was repaired or left out; the corpus's `source` holds it."""
 
     def __init__(self, listing: Path, name: str, producer: str | None = None) -> None:
         self.listing, self.name = listing, name
         self.clips: dict[str, Row] = {}
         self.texts: list[Row] = []
-        self.scores: dict[str, Row] = {}  # the list's own figures of a clip: motion, aesthetics ...
+        self.scores: dict[str, Row] = {}  # clip_id -> scores that the list holds: motion, aesthetics ...
         self.notes: Counter[str] = Counter()
         self._producer = producer  # None: the name of the list that is being read
         self._num_texts: Counter[str] = Counter()
 
     def clip(self, where: str, clip_id: str, video: str, **columns: Any) -> Row:
-        """The clip's row, new or known. Raises M2raapError for an id that is no name or that names two videos."""
-        for what, value in (("id", clip_id), ("video", video)):
-            if not 0 < len(value) <= (MAX_ID if what == "id" else 4 * MAX_ID) or not _clean(value):
-                raise M2raapError(f"{self.listing}: {where}: {value[:60]!r} cannot be a clip's {what}")
+        """Adds a clip if its id is new; returns its row.
+
+        Raises M2raapError for an id or a path that is empty, too long or holds control characters, and for an id that is
+        used for two videos or for two spans of one.
+        """
+        for what, value, most in (("id", clip_id, MAX_ID), ("video", video, 4 * MAX_ID)):
+            if not 0 < len(value) <= most or not _is_printable(value):
+                raise M2raapError(
+                    f"{self.listing}: {where}: {value[:60]!r} cannot be a clip's {what}: expected 1 to {most:,} characters "
+                    "without control characters"
+                )
         row: Row = {"clip_id": clip_id, "video": video, "start_s": None, "end_s": None, "source": self.name}
         row |= {key: value for key, value in columns.items() if value not in (None, "")}
         known = self.clips.setdefault(clip_id, row)
         if known["video"] != row["video"]:
-            raise M2raapError(f"{self.listing}: {where}: clip_id '{clip_id}' names two videos")
+            raise M2raapError(
+                f"{self.listing}: {where}: clip_id '{clip_id}' is used for two videos; ids have to be unique"
+            )
         if (known["start_s"], known["end_s"]) != (row["start_s"], row["end_s"]):
-            raise M2raapError(f"{self.listing}: {where}: clip_id '{clip_id}' names two stretches of its video")
+            raise M2raapError(
+                f"{self.listing}: {where}: clip_id '{clip_id}' is used for two spans of its video; ids have to be unique"
+            )
         return known
 
     def text(self, clip_id: str, text: str, lang: str | None = None, **columns: Any) -> str | None:
-        """Adds a text and returns its id; None, and a note, where there is nothing in it. `lang` None: by its script."""
+        """Adds a text and returns its id. An empty one is only counted in `notes`; then None. `lang` None: by the script."""
         if not text.strip():
             self.notes["empty_texts"] += 1
             return None
-        if not _encodes(text):  # half of a surrogate pair, as broken JSON escapes leave it: no file can hold it
+        if not _encodes(text):  # a lone surrogate, left by a broken JSON escape: it cannot be written as UTF-8
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             self.notes["mended_texts"] += 1
         lang = lang or sniff_lang(text)
@@ -58,12 +69,12 @@ class Pairs:
         return text_id
 
     def counts(self) -> dict[str, int]:
-        """Clips, and texts of each language that has any."""
+        """Number of clips, and of texts in each language that has any."""
         langs = Counter(row["lang"] for row in self.texts)
         return {"clips": len(self.clips)} | {lang: langs[lang] for lang in sorted(langs)}
 
 
-def _clean(value: str) -> bool:
+def _is_printable(value: str) -> bool:
     return _encodes(value) and _CONTROL.search(value) is None
 
 

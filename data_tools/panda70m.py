@@ -1,8 +1,8 @@
-"""Panda-70M csv (Chen et al., CVPR 2024) -> training corpus: one clip for each stretch of a video.
+"""Importer of the Panda-70M csv (Chen et al., CVPR 2024): a training corpus with one clip for each span of a video.
 
-Columns videoID, url, timestamp, caption, matching_score, and in later releases desirable_filtering; all but the first two
-are Python lists written as text, read by ast.literal_eval within limits of size. A clip's file is videoID.N.mp4 where that
-lies in the folder (cut already), else videoID.mp4 with the stretch's times.
+Columns: videoID, url, timestamp, caption, matching_score, and in later releases desirable_filtering; all but the first two
+are Python lists written as text, read by ast.literal_eval within limits of size. A clip's file is videoID.N.mp4 if the
+folder holds it (already cut), else videoID.mp4 with the times of the span.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLUMNS = ("videoID", "url", "timestamp", "caption", "matching_score")
 MAX_CELL = 2 * 1024**2  # characters: the longest videos have some hundreds of clips of a hundred characters each
 MAX_DEPTH = 4  # of brackets; the lists have two levels
 LICENCE = "Snap Inc., non-commercial research"
-# The authors' README: clips of each list.
+# Clips of each list, by the authors' README.
 KNOWN = {name: Declared(f"Panda-70M's {name}", clips) for name, clips in (
     ("panda70m_training_full.csv", 70_723_513), ("panda70m_training_10m.csv", 10_473_922),
     ("panda70m_training_2m.csv", 2_400_000), ("panda70m_validation.csv", 6_000), ("panda70m_testing.csv", 6_000),
@@ -58,15 +58,15 @@ def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) ->
             raise M2raapError(
                 f"{listing}: row {number}, column '{column}': {len(values)} values for {len(spans)} timestamps"
             )
-    for index, (stretch, caption, score) in enumerate(zip(spans, captions, scores, strict=True)):
-        start, end = _seconds(listing, number, stretch)
+    for index, (span, caption, score) in enumerate(zip(spans, captions, scores, strict=True)):
+        start_s, end_s = _seconds(listing, number, span)
         clip_id = f"{video_id}.{index}"
         columns = {"url": row["url"], "licence": LICENCE, "category": str(kinds[index]) if kinds else None}
         if clip_id in cut:
             pairs.clip(f"row {number}", clip_id, cut[clip_id], **columns)
         else:
             name = cut.get(video_id, f"{video_id}.mp4")
-            pairs.clip(f"row {number}", clip_id, name, start_s=start, end_s=end, **columns)
+            pairs.clip(f"row {number}", clip_id, name, start_s=start_s, end_s=end_s, **columns)
         pairs.text(clip_id, caption)
         if not isinstance(score, int | float) or isinstance(score, bool):
             raise M2raapError(f"{listing}: row {number}, column 'matching_score': expected numbers, found {score!r}")
@@ -74,8 +74,11 @@ def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) ->
 
 
 def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
-    """A list written as Python writes it, and nothing else: no call, no name, no operator is ever evaluated."""
-    if isinstance(cell, list):  # of a parquet file
+    """The list that the cell holds in Python's notation. No call, name or operator is ever evaluated.
+
+    Raises M2raapError for anything that is no such list.
+    """
+    if isinstance(cell, list):  # from a parquet file
         return cell
     problem = None
     if not isinstance(cell, str) or len(cell) > MAX_CELL:
@@ -86,7 +89,7 @@ def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
         try:
             value = ast.literal_eval(cell)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            problem = f"no Python list ({type(error).__name__})"
+            problem = f"not a Python list ({type(error).__name__})"
         else:
             if isinstance(value, list):
                 return value
@@ -95,7 +98,7 @@ def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
 
 
 def _depth(cell: str) -> int:
-    """Levels of brackets outside of quotes, so that the parser's own stack is never tried."""
+    """Levels of brackets outside of quotes; checked first, because deep nesting could overflow the parser's stack."""
     deepest = level = 0
     plain = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", cell)
     for char in plain:
@@ -104,12 +107,12 @@ def _depth(cell: str) -> int:
     return deepest
 
 
-def _seconds(listing: Path, number: int, stretch: Any) -> tuple[float, float]:
-    matches = [_CLOCK.fullmatch(time) for time in stretch if isinstance(time, str)] if isinstance(stretch, list) else []
+def _seconds(listing: Path, number: int, span: Any) -> tuple[float, float]:
+    matches = [_CLOCK.fullmatch(time) for time in span if isinstance(time, str)] if isinstance(span, list) else []
     if len(matches) == 2 and matches[0] and matches[1]:
         start, end = (round(int(m[1]) * 3600 + int(m[2]) * 60 + float(m[3]), 3) for m in matches if m)
         if start < end:
             return start, end
     raise M2raapError(
-        f"{listing}: row {number}, column 'timestamp': expected ['H:MM:SS.mmm', 'H:MM:SS.mmm'], found {str(stretch)[:60]}"
+        f"{listing}: row {number}, column 'timestamp': expected ['H:MM:SS.mmm', 'H:MM:SS.mmm'], found {str(span)[:60]}"
     )

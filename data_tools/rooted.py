@@ -1,4 +1,4 @@
-"""What importers say about files below a corpus's video root."""
+"""How importers find the video files below a corpus's video root."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from m2raap.core.tables import Row
 from m2raap.video.fetch import check_url, is_url
 from m2raap.video.paths import Refused, resolve_video
 
-# In this order where a folder holds one name with several endings.
+# If a folder holds one name with several endings, the first of these counts.
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".flv", ".wmv", ".ts", ".ogv")
-# Paths that cannot lead out of a folder, whatever the system: judging all others is resolve_video's.
-_TAME = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*/)*[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*")
+# Paths that stay inside a folder on every system; resolve_video checks all others.
+_HARMLESS = re.compile(r"(?:[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*/)*[A-Za-z0-9_@-][A-Za-z0-9_.@ -]*")
 
 
 def video_root(typed: Path | None, folder: Path, name: str = "") -> Path:
     """The folder that the user typed, else `name` in the folder of the list.
 
-    Raises M2raapError where it is no folder, or where nobody typed it and a link leads out of the folder of the list.
+    Raises M2raapError if it is no folder, or if the user did not type it and it is a link out of the folder of the list.
     """
     root = typed or folder / name
     if not root.is_dir():
-        raise M2raapError(f"{root}: no such folder; give the videos' folder with --video-dir")
+        raise M2raapError(f"{root}: no such folder; give the folder of the videos with --video-dir")
     if typed is None and not root.resolve().is_relative_to(folder.resolve()):
         raise M2raapError(
-            f"{root}: is a link to {root.resolve()}; if the videos lie there, say --video-dir {root.resolve()}"
+            f"{root}: is a link to {root.resolve()}; if the videos are there, give --video-dir {root.resolve()}"
         )
     return root
 
 
 def files_by_stem(root: Path) -> dict[str, str]:
-    """Name without ending -> name, of the video files that lie directly in `root`: lists often name no ending."""
+    """Name without ending -> name, of the video files directly in `root`: lists often leave the ending out."""
     file_of: dict[str, str] = {}
     with os.scandir(root) as entries:
         for name in sorted(entry.name for entry in entries):
@@ -49,8 +49,7 @@ def files_by_stem(root: Path) -> dict[str, str]:
 def find_missing(root: Path, clips: Iterable[Row]) -> list[Row]:
     """A `dropped`-shaped row for every clip whose file is absent or may not be opened; the clips themselves stay.
 
-    `detail` is the clip's url where the list names one. Videos that are addresses are not looked for here: `keyframes`
-    fetches them.
+    `detail` is the clip's url if the list has one. Videos that are addresses are not fetched here: `keyframes` does that.
     """
     rows: list[Row] = []
     base = os.path.join(root.resolve(), "")
@@ -58,8 +57,8 @@ def find_missing(root: Path, clips: Iterable[Row]) -> list[Row]:
         try:
             if is_url(clip["video"]):
                 check_url(clip["video"])
-            elif _TAME.fullmatch(clip["video"]) and not os.path.lexists(base + clip["video"]):
-                raise Refused("missing_file", "no such file")  # lists of millions name files that are not there
+            elif _HARMLESS.fullmatch(clip["video"]) and not os.path.lexists(base + clip["video"]):
+                raise Refused("missing_file", "no such file")  # the fast way: of long lists many files may be absent
             else:
                 resolve_video(root, clip["video"])
         except Refused as refused:

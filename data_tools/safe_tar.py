@@ -1,8 +1,8 @@
-"""A tar archive from a stranger, read in order: regular members only, and nothing is ever written by a name in it.
+"""Reads untrusted tar archives in order: regular members only, and no name in an archive becomes a path on disk.
 
-Read here rather than by `tarfile` because that one lets an archive say how much memory its long names take, and follows what
-a name may mean. Formats: v7, ustar, GNU long names, pax (path and size). Links, devices, pipes, sparse members, absolute
-paths and '..' are refused; so are more members or bytes than `TarLimits`, and packed archives that grow out of proportion.
+Python's `tarfile` is not used because it lets an archive decide how much memory its long names take. Formats: v7, ustar, GNU
+long names, pax (path and size). Links, devices, pipes, sparse members, absolute paths and '..' are refused; so are more
+members or bytes than `TarLimits`, and packed archives that unpack to far more than their size.
 """
 
 from __future__ import annotations
@@ -45,23 +45,24 @@ class TarLimits:
     max_member_bytes: int = 8 * 1024**3
     max_total_bytes: int = 512 * 1024**3
     max_name_bytes: int = 64 * 1024  # of a long name or a pax header
-    max_ratio: int = 20  # bytes out for a byte of a .tar.gz: videos hardly shrink
+    max_ratio: int = 20  # unpacked bytes for each byte of a .tar.gz: videos hardly shrink
 
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file of an archive. `read` may be called until the next member is asked for."""
+    """A regular file of an archive. It can be read until the next member is requested."""
 
     name: str
     size: int
     _stream: _Stream
 
     def chunks(self, size: int = 1024**2) -> Iterator[bytes]:
+        """The bytes that are not read yet, at most `size` at a time."""
         while data := self._stream.read_data(size):
             yield data
 
     def read(self, limit: int) -> bytes:
-        """All of it. Raises M2raapError where that is more than `limit` bytes."""
+        """The whole file. Raises M2raapError if it has more than `limit` bytes."""
         if self.size > limit:
             raise M2raapError(f"{self._stream.path}: '{self.name}' has {self.size:,} bytes, at most {limit:,} are read")
         return b"".join(self.chunks())
@@ -94,11 +95,11 @@ def _opened(path: Path, limits: TarLimits) -> Iterator[IO[bytes]]:
         except EOFError:
             raise M2raapError(f"{path}: the gzip file is cut short; download it again") from None
         except (gzip.BadGzipFile, zlib.error) as error:
-            raise M2raapError(f"{path}: not a good gzip file ({error})") from None
+            raise M2raapError(f"{path}: a damaged gzip file, or none ({error}); download it again") from None
 
 
 class _Stream:
-    """Blocks of an archive, and what is left of the member that is being read."""
+    """Blocks of an archive, and how many bytes of the current member are not read yet."""
 
     def __init__(self, path: Path, source: IO[bytes]) -> None:
         self.path, self._source = path, source
@@ -106,7 +107,7 @@ class _Stream:
         self._begun = False
 
     def header(self) -> bytes:
-        """The next header block, behind whatever is left of the member before; b'' at the end of the file."""
+        """The next header block, after the rest of the current member is skipped; b'' at the end of the file."""
         while self.read_data(1024**2):
             pass
         block = self._source.read(BLOCK)
@@ -144,7 +145,7 @@ def _members(stream: _Stream, limits: TarLimits) -> Iterator[Member]:
             while block := stream.header():  # an end is two empty blocks and padding
                 if any(block):
                     raise M2raapError(
-                        f"{path}: something stands behind its end (archives put together?); unpack it and pack it anew"
+                        f"{path}: has data after its end (were archives joined?); unpack it and pack it again"
                     )
             return
         number += 1
@@ -154,7 +155,7 @@ def _members(stream: _Stream, limits: TarLimits) -> Iterator[Member]:
         if kind in (b"L", b"K", b"x", b"g"):
             if size > limits.max_name_bytes:
                 raise M2raapError(
-                    f"{path}: member {number}: a name of {size:,} bytes, at most {limits.max_name_bytes:,}"
+                    f"{path}: member {number}: a name of {size:,} bytes; at most {limits.max_name_bytes:,} are read"
                 )
             stream.begin(size)
             data = b"".join(iter(lambda: stream.read_data(BLOCK), b""))
@@ -186,20 +187,20 @@ def _members(stream: _Stream, limits: TarLimits) -> Iterator[Member]:
 def _check_name(path: Path, name: str) -> None:
     for pure in (PurePosixPath(name), PureWindowsPath(name)):
         if pure.anchor or ".." in pure.parts:
-            raise M2raapError(f"{path}: '{name[:100]}' is absolute or holds '..'; this archive is not to be trusted")
+            raise M2raapError(f"{path}: '{name[:100]}' is absolute or holds '..'; do not trust this archive")
     if not name or any(ord(char) < 32 or 127 <= ord(char) < 160 for char in name):
         raise M2raapError(f"{path}: {name[:100]!r} cannot be a member's name")
 
 
 def _header(path: Path, number: int, block: bytes) -> tuple[bytes, int, bytes]:
-    """Name, size and kind. Raises M2raapError where the block is no header."""
+    """Name, size and kind. Raises M2raapError if the block is no header."""
     stated = _octal(block[148:156])
     if stated is None or stated != sum(block[:148]) + 8 * 32 + sum(block[156:]):
         what = "is no tar archive" if number == 1 else f"is damaged at member {number} (its checksum is wrong)"
         raise M2raapError(f"{path}: {what}")
     size = int.from_bytes(block[125:136], "big") if block[124] == 0x80 else _octal(block[124:136])
     if size is None:
-        raise M2raapError(f"{path}: member {number}: no good size in its header")
+        raise M2raapError(f"{path}: member {number}: its header holds no valid size; download the archive again")
     name = block[:100].split(b"\0", 1)[0]
     if block[257:263] == b"ustar\0" and (prefix := block[345:500].split(b"\0", 1)[0]):
         name = prefix + b"/" + name

@@ -1,7 +1,8 @@
-"""A generic table (csv, tsv, jsonl, json, parquet) with a video and caption columns -> corpus.
+"""Importer of a generic table (csv, tsv, jsonl, json, parquet) with a video column and caption columns.
 
-Languages come from the column names (`caption_en`, `caption_zh`) or, for a bare `caption`, from each text, and are reported.
-Where a row says where a language's text came from (`zh_source`), that text is a translation of the other one.
+Languages come from the column names (`caption_en`, `caption_zh`) or, for a column `caption`, from the script of each text,
+and are reported. If a row names the producer of the text in one language (`zh_source`), that text is a translation of the
+text in the other one.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _BY_LANG = re.compile(rf"^({'|'.join(CAPTION)})_({'|'.join(LANGS)})$")
 @dataclass(frozen=True)
 class _Columns:
     video: str
-    captions: dict[str, str | None]  # column -> language, None: sniffed
+    captions: dict[str, str | None]  # column -> language; None: by the script of each text
     start: str | None
     end: str | None
 
@@ -42,7 +43,7 @@ class _Columns:
 def import_table(
     listing: Path, out: Path, *, video_dir: Path | None = None, num_holdout: int | None = None, seed: int = 0
 ) -> list[Corpus]:
-    """Writes `out`, and with `num_holdout` also `out`-holdout: a benchmark cut out by clip.
+    """Writes `out`, and with `num_holdout` also `out`-holdout, a benchmark of that many clips.
 
     Raises M2raapError naming file, row and column. Rows whose file is absent stay and are listed as `missing_file`.
     """
@@ -59,7 +60,7 @@ def import_table(
 
 
 def captions_of(row: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """(text, language or None) of one free-standing row, as a table with its columns would be read; [] where it has none."""
+    """(text, language or None) of one row that belongs to no table, by the same column names; [] if it has no caption."""
     columns = {name: match[2] for name in row if (match := _BY_LANG.match(name))}
     plain: list[str] = [name for name in CAPTION if name in row][:1]
     captions: list[tuple[str, str | None]] = []
@@ -69,15 +70,16 @@ def captions_of(row: dict[str, Any]) -> list[tuple[str, str | None]]:
     return captions
 
 
-def read_table(pairs: Pairs, *, video_column: str | None = None, below: str = "", split: str | None = None) -> None:
-    """Adds the rows of `pairs.listing`. Given columns and places (VideoFolder's) go before what is sniffed.
+def read_table(pairs: Pairs, *, video_column: str | None = None, prefix: str = "", split: str | None = None) -> None:
+    """Adds the rows of `pairs.listing`.
 
-    Raises M2raapError for a table that lacks a column, or a row that is no pair.
+    `video_column`: the column of the videos, else the first of VIDEO that the table has. `prefix` goes before each video's
+    path. `split`: of the rows that name none. Raises M2raapError naming the column that is absent, or the row that is wrong.
     """
     listing, columns = pairs.listing, None
     for number, row in read_rows(listing):
         columns = columns or _sniff(listing, row, video_column)
-        video = below + text_of(listing, number, columns.video, row.get(columns.video))
+        video = prefix + text_of(listing, number, columns.video, row.get(columns.video))
         clip_id = _add_clip(pairs, number, row, columns, video, split)
         _add_texts(pairs, number, row, columns, clip_id)
     if columns is None:
@@ -117,30 +119,32 @@ def _add_clip(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns,
     kept = {column: next((str(row[n]) for n in names if row.get(n)), None) for column, names in KEPT.items()}
     split = row.get("split") or split
     if split and split not in SPLITS:
-        raise M2raapError(f"{pairs.listing}: row {number}, column 'split': '{split}' is none of {', '.join(SPLITS)}")
+        raise M2raapError(
+            f"{pairs.listing}: row {number}, column 'split': expected one of {', '.join(SPLITS)}, found '{split}'"
+        )
     pairs.clip(f"row {number}", clip_id, video, start_s=start, end_s=end, split=split, **kept)
     return clip_id
 
 
 def _stem(video: str) -> str:
-    """The path without the ending of a video; of an address without what stands behind the question mark."""
+    """The path without the file ending of a video; an address also loses its query and fragment."""
     name = re.sub(r"[?#].*", "", video) if is_url(video) else video
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def _add_texts(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns, clip_id: str) -> None:
-    of_row: dict[str, str] = {}
+    first_text_id: dict[str, str] = {}  # by language
     for column, lang in columns.captions.items():
         value = row.get(column)
         values = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
             raise M2raapError(f"{pairs.listing}: row {number}, column '{column}': expected a text or a list of texts")
         for text in values:
-            made_from = row.get(f"{lang}_source") if lang else None
-            parent = next((t for other, t in of_row.items() if other != lang), None) if made_from else None
+            producer = row.get(f"{lang}_source") if lang else None
+            parent = next((t for other, t in first_text_id.items() if other != lang), None) if producer else None
             more: dict[str, Any] = {"origin": "translation", "parent_text_id": parent} if parent else {}
-            if made_from:
-                more["producer"] = str(made_from)
+            if producer:
+                more["producer"] = str(producer)
             text_id = pairs.text(clip_id, text, lang, **more)
             if text_id and lang:
-                of_row.setdefault(lang, text_id)
+                first_text_id.setdefault(lang, text_id)

@@ -2,10 +2,10 @@
 
     python -m data_tools.tiny_clip --out DIR --steps N --seed S --threads 2
 
-It sees what things look like (colour, shape, number, size, background), in English and Chinese, and never a motion:
-no caption of its training speaks of one. What moves is left to the temporal model.
+The captions describe appearance (colour, shape, number, size, background) in English and Chinese, and never motion: that
+is left to the temporal model.
 
-B: batch, L: tokens of a text, E: embedding.
+Shapes: B pictures of a batch, K patches of a picture, L tokens of a text, E dimensions of the embedding.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ MODEL_CFG: dict[str, Any] = {
     "vision_cfg": {"image_size": IMAGE_PX, "layers": 6, "width": 128, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": CONTEXT_LENGTH, "width": 128, "heads": 4, "layers": 3, "hf_tokenizer_name": "."},
 }
-AGREE_FROM = 0.6  # share of the steps after which the text tower joins in
-WHOLE_FROM = 0.3  # share of the steps after which pictures are shown with all their patches
-KEEP_PATCHES = 20  # until then: those with objects and some others
-MASK_LAYER = 2  # the layer from which outlines are told
-SIDE = IMAGE_PX // MODEL_CFG["vision_cfg"]["patch_size"]  # patches a row
+AGREE_FROM = 0.6  # share of the steps after which the text tower is trained too
+WHOLE_FROM = 0.3  # share of the steps after which the image tower gets all patches of a picture
+KEEP_PATCHES = 20  # number of patches before that: those with objects, and random others
+MASK_LAYER = 2  # number of the layer whose tokens predict the outlines of objects
+SIDE = IMAGE_PX // MODEL_CFG["vision_cfg"]["patch_size"]  # number of patches in a row of the picture
 PREPROCESS_CFG = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
@@ -49,9 +49,9 @@ PREPROCESS_CFG = {
 
 
 def encode_text(model, ids_BL):
-    """open_clip's CLIP.encode_text, cut to the tokens that are there: (B, L) -> (B, E), not normalised.
+    """open_clip's CLIP.encode_text without the padding: (B, L) -> (B, E), not normalised.
 
-    Padding stands behind the end token and the mask is causal, so leaving it out changes nothing.
+    Padding follows the end token and the mask is causal, so leaving it out changes nothing.
     """
     import torch
 
@@ -63,11 +63,12 @@ def encode_text(model, ids_BL):
 
 
 def shrink(images: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """uint8 (H, W, 3) pictures -> uint8 (B, 48, 48, 3), now this way, now that."""
+    """uint8 (H, W, 3) pictures -> uint8 (B, 48, 48, 3), each by a random interpolation."""
     import cv2
 
     ways = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
-    return np.stack([cv2.resize(i, (IMAGE_PX, IMAGE_PX), interpolation=ways[int(rng.integers(3))]) for i in images])
+    size = (IMAGE_PX, IMAGE_PX)
+    return np.stack([cv2.resize(image, size, interpolation=ways[int(rng.integers(3))]) for image in images])
 
 
 def with_noise(ids_BL, plain_ids: np.ndarray, rng: np.random.Generator, share: float = 0.25):
@@ -90,9 +91,9 @@ def with_noise(ids_BL, plain_ids: np.ndarray, rng: np.random.Generator, share: f
 
 
 def contrast(image_BE, text_BE, scale, true_BB):
-    """InfoNCE both ways; a caption that is true of another picture is no negative for it (but for its own it counts).
+    """InfoNCE in both directions; a caption that is also true of another picture is not used as a negative for that picture.
 
-    true_BB[i, j]: caption i is true of picture j.
+    true_BB[i, j]: whether caption i is true of picture j.
     """
     import torch
     from torch.nn import functional as F
@@ -105,9 +106,9 @@ def contrast(image_BE, text_BE, scale, true_BB):
 
 
 def encode_tokens(visual, pixels, keep_BK=None):
-    """open_clip's VisionTransformer on the class token and the patches `keep_BK` (K a picture; None is all).
+    """open_clip's VisionTransformer on the class token and the patches `keep_BK` (None: all).
 
-    Returns (B, 1 + K, E), the first being what open_clip gives, and the inner (B, 1 + K, width) after MASK_LAYER.
+    Returns (B, 1 + K, E), the first of which is what open_clip returns, and the tokens (B, 1 + K, width) after MASK_LAYER.
     """
     import torch
 
@@ -149,20 +150,21 @@ def make_batch(batch: int, two: float, seed: list[int]) -> Batch:
     )
 
 
-def produce(queue, steps: int, agree: int, batch: int, seed: int) -> None:
-    """Draws every step's batch, ahead of the training and in a process of its own."""
+def produce(queue, steps: int, agree_step: int, batch: int, seed: int) -> None:
+    """Puts the batch of every step into the queue; runs in a process of its own, ahead of the training."""
     for step in range(steps):
-        alone = step < agree
-        queue.put(make_batch(batch // 2 if alone else batch, 0.15 if alone else 0.35, [seed, 1, step]))
+        image_only = step < agree_step
+        queue.put(make_batch(batch // 2 if image_only else batch, 0.15 if image_only else 0.35, [seed, 1, step]))
 
 
 def write_config(out: Path) -> None:
+    """Writes open_clip's configuration of the model into `out`."""
     cfg = {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG}
     (out / "open_clip_config.json").write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")
 
 
 def save(model, out: Path) -> None:
-    """Weights in fp16, as open_clip's `local-dir` wants them; the config must lie there."""
+    """Writes the weights in fp16 into `out`, for open_clip's `local-dir`, which also needs the file of `write_config`."""
     import torch
     from safetensors.torch import save_file
 
@@ -179,8 +181,8 @@ objects (its heads are not saved), on {KEEP_PATCHES} of the 36 patches for the f
 
 
 def name_parts(heads, tokens, inner, claims: np.ndarray, objects: np.ndarray | None, keep: np.ndarray | None):
-    """Loss of the heads that name pair, colour, shape and number from the whole, and, for a picture, the same shares
-    from every patch that shows an object, and the outline of the object in every patch from `inner`."""
+    """Loss of the heads that predict pair, colour, shape and number from the first token; for a picture also the shape from
+    every patch that shows an object, and from `inner` the outline of the objects in every patch."""
     import torch
     from torch.nn import functional as F
 
@@ -196,16 +198,16 @@ def name_parts(heads, tokens, inner, claims: np.ndarray, objects: np.ndarray | N
 
 
 def optimisers(model, heads) -> list[tuple[Any, str]]:
-    """Muon for the matrices inside the towers, AdamW for the rest, each with the tower whose pace it follows."""
+    """Muon for the matrices inside the towers, AdamW for the rest, each with the tower whose learning rate it follows."""
     import torch
 
     by_tower: list[tuple[Any, str]] = []
     visual = {id(p) for p in model.visual.parameters()}
     named = list(model.named_parameters())
     for tower in ("image", "text"):
-        mine = [(n, p) for n, p in named if (id(p) in visual) == (tower == "image")]
-        inside = [p for n, p in mine if p.ndim == 2 and "resblocks" in n]
-        rest = [p for n, p in mine if not (p.ndim == 2 and "resblocks" in n)]
+        of_tower = [(n, p) for n, p in named if (id(p) in visual) == (tower == "image")]
+        inside = [p for n, p in of_tower if p.ndim == 2 and "resblocks" in n]
+        rest = [p for n, p in of_tower if not (p.ndim == 2 and "resblocks" in n)]
         rest += list(heads.parameters()) if tower == "image" else []
         muon = torch.optim.Muon(inside, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
         by_tower += [(muon, tower), (torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01), tower)]
@@ -218,10 +220,10 @@ def rate(step: int, begin: int, fall: int, end: int) -> float:
 
 
 def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int = 128) -> None:
-    """Trains in the folder `work` and copies what is usable to `out`, several times on the way.
+    """Trains in the folder `work` and copies the model to `out`, several times on the way.
 
-    First the image tower alone learns to name parts, from some patches and half the batch; then both towers learn to
-    agree.
+    First the image tower alone learns to name what a picture shows, from some patches and half the batch; then both towers
+    are trained with InfoNCE.
     """
     import open_clip
     import torch
@@ -245,32 +247,32 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
     heads["outline"] = torch.nn.Linear(MODEL_CFG["vision_cfg"]["width"], 16)
     optims = optimisers(model, heads)
     rng = np.random.default_rng([seed, 2])
-    agree = round(AGREE_FROM * steps)
-    saves = {agree + round(share * (steps - agree)) for share in (0.15, 0.3, 0.5, 0.75, 1)}
+    agree_step = round(AGREE_FROM * steps)
+    saves = {agree_step + round(share * (steps - agree_step)) for share in (0.15, 0.3, 0.5, 0.75, 1)}
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.Queue(maxsize=8)
-    spawn.Process(target=produce, args=(queue, steps, agree, batch, seed), daemon=True).start()
-    begin, right = time.monotonic(), 0.0
+    spawn.Process(target=produce, args=(queue, steps, agree_step, batch, seed), daemon=True).start()
+    begin_s, shape_accuracy = time.monotonic(), 0.0
     for step in range(steps):
-        pace = {
+        rate_of_tower = {
             "image": rate(step, 0, steps // 2, steps),
-            "text": rate(step, agree, agree + (steps - agree) // 4, steps),
+            "text": rate(step, agree_step, agree_step + (steps - agree_step) // 4, steps),
         }
         for optim, tower in optims:
             for group in optim.param_groups:
                 group.setdefault("peak", group["lr"])
-                group["lr"] = group["peak"] * pace[tower]
-        alone = step < agree
+                group["lr"] = group["peak"] * rate_of_tower[tower]
+        image_only = step < agree_step
         examples = queue.get(timeout=300)
         num_patches = KEEP_PATCHES if step < round(WHOLE_FROM * steps) else SIDE * SIDE
         keep = patches_to_keep(examples.objects, SIDE, num_patches, rng)
         pixels = torch.from_numpy(examples.images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             tokens, inner = encode_tokens(model.visual, pixels, torch.from_numpy(keep))
-            text = None if alone else encode_text(model, with_noise(tokenize(examples.texts), plain, rng)).float()
+            text = None if image_only else encode_text(model, with_noise(tokenize(examples.texts), plain, rng)).float()
         tokens = tokens.float()
         loss = name_parts(heads, tokens, inner.float(), examples.facts, examples.objects, keep) * (
-            1.0 if alone else 0.3
+            1.0 if image_only else 0.3
         )
         agreement = 0.0
         if text is not None:
@@ -285,18 +287,19 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optim, tower in optims:
-            if tower == "image" or not alone:
+            if tower == "image" or not image_only:
                 optim.step()
         with torch.no_grad():
-            follow = min(0.985, (step + 1) / (step + 20))
-            for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
-                slow.lerp_(fast, 1 - follow)
+            decay = min(0.985, (step + 1) / (step + 20))
+            for averaged, current in zip(average.parameters(), model.parameters(), strict=True):
+                averaged.lerp_(current, 1 - decay)
             hits = heads["shape"](tokens[:, 0]).argmax(dim=1).numpy() == (examples.facts[:, 0] // 3) % 10
-            right += (float(hits.mean()) - right) * 0.03
-        minutes = (time.monotonic() - begin) / 60
+            shape_accuracy += (float(hits.mean()) - shape_accuracy) * 0.03
+        minutes = (time.monotonic() - begin_s) / 60
         if (step + 1) % 50 == 0:
             line = (
-                f"step {step + 1} loss {loss.item():.3f} InfoNCE {agreement:.3f} shapes {right:.3f} min {minutes:.1f}"
+                f"step {step + 1}: loss {loss.item():.3f}, InfoNCE {agreement:.3f}, accuracy of shapes "
+                f"{shape_accuracy:.3f}, {minutes:.1f} minutes"
             )
             print(line, file=sys.stderr, flush=True)
         if step + 1 in saves:
@@ -306,16 +309,16 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
             out.mkdir(parents=True, exist_ok=True)
             for file in sorted(work.iterdir()):
                 shutil.copyfile(file, out / file.name)
-            print(f"step {step + 1} {accuracy}", file=sys.stderr, flush=True)
+            print(f"step {step + 1}: saved, {accuracy}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the model into")
+    parser.add_argument("--steps", type=int, default=2200, help="number of training steps")
+    parser.add_argument("--batch", type=int, default=128, help="number of pictures in a step of InfoNCE")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and pictures")
+    parser.add_argument("--threads", type=int, default=2, help="number of CPU threads of torch")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         train(args.out, Path(work), args.steps, args.seed, args.threads, args.batch)

@@ -1,8 +1,8 @@
-"""VATEX json (Wang et al., ICCV 2019) -> corpora in English and Chinese.
+"""Importer of the VATEX json (Wang et al., ICCV 2019): corpora in English and Chinese.
 
-Entries {videoID, enCap[10], chCap[10]}; videoID is a YouTube id and a stretch in seconds: xyz_000010_000020. A clip's file is
-videoID.* where that lies in the folder (cut already), else xyz.* with the stretch's times. Chinese captions are public for
-training and validation only.
+Entries {videoID, enCap[10], chCap[10]}; videoID is a YouTube id, start and end in seconds: xyz_000010_000020. A clip's file
+is videoID.* if the folder holds it (already cut), else xyz.* with start and end. Chinese captions are public for training and
+validation only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _ID = re.compile(r"(.+)_(\d{6})_(\d{6})")
 
 
 def import_vatex(listing: Path, out: Path, *, protocol: str, video_dir: Path | None = None) -> list[Corpus]:
-    """`val` and `test` are benchmarks. Raises M2raapError naming file, entry and key, and where their counts are others."""
+    """`protocol`: val or test, benchmarks; train, a training corpus.
+
+    Raises M2raapError naming file, entry and key, and if the counts of a benchmark differ from the published ones.
+    """
     root = video_root(video_dir, listing.parent)
     files = files_by_stem(root)
     pairs = Pairs(listing, "VATEX")
@@ -38,15 +41,15 @@ def import_vatex(listing: Path, out: Path, *, protocol: str, video_dir: Path | N
             raise M2raapError(
                 f"{listing}: entry {number}, key 'videoID': expected ID_000010_000020, found '{video[:60]}'"
             )
-        youtube, start, end = match[1], float(match[2]), float(match[3])
+        youtube, start_s, end_s = match[1], float(match[2]), float(match[3])
         if video in pairs.clips:
-            raise M2raapError(f"{listing}: entry {number}: '{video}' stands twice")
+            raise M2raapError(f"{listing}: entry {number}: '{video}' is listed twice; remove one of its entries")
         url = f"https://www.youtube.com/watch?v={youtube}"
         if video in files:
             pairs.clip(f"entry {number}", video, files[video], url=url)
         else:
             name = files.get(youtube, f"{youtube}.mp4")
-            pairs.clip(f"entry {number}", video, name, start_s=start, end_s=end, url=url)
+            pairs.clip(f"entry {number}", video, name, start_s=start_s, end_s=end_s, url=url)
         for key, lang in (("enCap", "en"), ("chCap", "zh")):
             for text in texts_of(listing, number, key, row.get(key, [])):
                 pairs.text(video, text, lang)

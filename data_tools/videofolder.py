@@ -1,6 +1,6 @@
-"""Hugging Face VideoFolder -> training corpus: metadata.{csv,jsonl,parquet} with `file_name`, beside the videos.
+"""Importer of a Hugging Face VideoFolder: a training corpus from metadata.{csv,jsonl,parquet} with `file_name`.
 
-A folder may hold one list, or one in each of train/, validation/ and test/; captions are found as in a table.
+A folder may hold one list, or one in each of train/, validation/ and test/; the names of caption columns are those of a table.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ def import_videofolder(
     """Raises M2raapError naming file, row and column."""
     root = video_root(video_dir, folder)
     lists = [(path, None) for path in _lists(folder)] or [
-        (path, SPLITS[below.name])
-        for below in sorted(folder.iterdir())
-        if below.is_dir() and below.name in SPLITS
-        for path in _lists(below)
+        (path, SPLITS[subfolder.name])
+        for subfolder in sorted(folder.iterdir())
+        if subfolder.is_dir() and subfolder.name in SPLITS
+        for path in _lists(subfolder)
     ]
     if not lists:
         raise M2raapError(
-            f"{folder}: no {', '.join(LISTS)} in it or in train/, validation/, test/; captions stand there"
+            f"{folder}: no {', '.join(LISTS)} in it or in train/, validation/, test/; captions are read from such a list"
         )
     pairs = Pairs(lists[0][0], folder.name, producer="metadata")
     for listing, split in lists:
         pairs.listing = listing
-        below = "" if split is None else f"{listing.parent.name}/"
-        read_table(pairs, video_column="file_name", below=below, split=split)
+        prefix = "" if split is None else f"{listing.parent.name}/"
+        read_table(pairs, video_column="file_name", prefix=prefix, split=split)
     source = {"importer": "videofolder", "listing": ", ".join(str(path.relative_to(folder)) for path, _ in lists)}
     return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 

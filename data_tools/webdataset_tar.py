@@ -1,8 +1,9 @@
-"""webdataset tar shards -> training corpus: {key}.mp4 with {key}.txt and/or {key}.json, videos copied to OUT/videos.
+"""Importer of webdataset tar shards: {key}.mp4 with {key}.txt and/or {key}.json; videos are copied to OUT/videos.
 
-Shards come from strangers: `safe_tar` reads them, names in them never become file names (files are called by a hash of their
-key), pickles are refused. A key's members stand together, and a key stands once in all shards. A sample without a video (its
-download failed) stays and is `missing_file`. What `data export webdataset` wrote comes back with ids, times and provenance.
+Shards are untrusted: `safe_tar` reads them, a video is stored under a hash of its key and never under a name from the
+archive, and pickles are refused. The members of a key have to follow each other, and a key has to be unique in all shards. A
+sample without a video (its download failed) stays and is listed as `missing_file`. Shards that `data export webdataset`
+wrote keep their ids, times and provenance.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class _Sample:
     shard: Path
     video: str | None = None  # below OUT/videos
     text: str | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-    kinds: set[str] = field(default_factory=set)
+    meta: dict[str, Any] = field(default_factory=dict)  # the object of {key}.json
+    kinds: set[str] = field(default_factory=set)  # video, txt, json: the members that it has
 
 
 def import_webdataset(
     source: Path, out: Path, *, num_holdout: int | None = None, seed: int = 0, limits: TarLimits | None = None
 ) -> list[Corpus]:
-    """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member; OUT is as it was then."""
+    """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member; then OUT is unchanged."""
     shards = _shards(source)
     with importing(out):
         return _import(source, shards, out, num_holdout, seed, limits)
@@ -55,7 +56,7 @@ def _import(
     source: Path, shards: list[Path], out: Path, num_holdout: int | None, seed: int, limits: TarLimits | None
 ) -> list[Corpus]:
     videos, draft = out / "videos", out / "videos" / ".draft"
-    shutil.rmtree(draft, ignore_errors=True)  # of an import that was cut off
+    shutil.rmtree(draft, ignore_errors=True)  # left by an import that was interrupted
     pairs = Pairs(source, source.stem if source.is_file() else source.name)
     keys: set[bytes] = set()
     try:
@@ -68,19 +69,19 @@ def _import(
                     pairs.notes["skipped_members"] += 1
                     continue
                 if key != sample.key:
-                    _finish(pairs, sample)
-                    sample = _begin(key, shard, keys)
-                _take(pairs, sample, member, kind, draft)
-            _finish(pairs, sample)
+                    _add_sample(pairs, sample)
+                    sample = _new_sample(key, shard, keys)
+                _add_member(pairs, sample, member, kind, draft)
+            _add_sample(pairs, sample)
         if not pairs.clips:
             raise M2raapError(f"{source}: holds no sample with a video, a text or a json")
     except M2raapError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _put_in_place(draft, videos)
-    about = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
-    corpora = write_training(out, pairs, root=videos, source=about, num_holdout=num_holdout, seed=seed)
-    _sweep(videos, corpora)
+    _move_videos(draft, videos)
+    origin = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
+    corpora = write_training(out, pairs, root=videos, source=origin, num_holdout=num_holdout, seed=seed)
+    _delete_unused_videos(videos, corpora)
     return corpora
 
 
@@ -89,12 +90,12 @@ def _shards(source: Path) -> list[Path]:
         return [source]
     shards = sorted(path for path in source.glob("*") if path.name.endswith(SHARDS)) if source.is_dir() else []
     if not shards:
-        raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(SHARDS)}")
+        raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(SHARDS)} files")
     return shards
 
 
 def _key_and_kind(name: str) -> tuple[str, str]:
-    """webdataset's rule: a member's key ends at the first dot of its file name; its kind is what stands behind the last.
+    """By webdataset's rule: the key of a member ends at the first dot of its file name, its kind follows the last dot.
 
     'a/b.left.mp4' -> ('a/b', 'mp4'); hidden files ('._x', '.x') have no key.
     """
@@ -103,17 +104,18 @@ def _key_and_kind(name: str) -> tuple[str, str]:
     return (str(path.with_name(stem)) if stem else ""), rest.rpartition(".")[2].lower()
 
 
-def _begin(key: str, shard: Path, keys: set[bytes]) -> _Sample:
-    hashed = hashlib.blake2b(key.encode(), digest_size=16).digest()  # of millions of keys, not the keys
+def _new_sample(key: str, shard: Path, keys: set[bytes]) -> _Sample:
+    hashed = hashlib.blake2b(key.encode(), digest_size=16).digest()  # takes less memory than millions of long keys
     if hashed in keys:
         raise M2raapError(
-            f"{shard}: the key '{key[:100]}' stands twice; a key's members must stand together, and once in all shards"
+            f"{shard}: the key '{key[:100]}' comes twice; the members of a key have to follow each other, in one shard: "
+            "rename one of the two"
         )
     keys.add(hashed)
     return _Sample(key, shard)
 
 
-def _take(pairs: Pairs, sample: _Sample, member: Member, kind: str, videos: Path) -> None:
+def _add_member(pairs: Pairs, sample: _Sample, member: Member, kind: str, videos: Path) -> None:
     if kind in PICKLES:
         raise M2raapError(
             f"{sample.shard}: '{member.name}' is a pickle, and m2raap never unpickles (it would run code of the file)"
@@ -131,7 +133,7 @@ def _take(pairs: Pairs, sample: _Sample, member: Member, kind: str, videos: Path
     elif what == "txt":
         sample.text = _decoded(sample, member)
     else:
-        sample.about = _about(sample, member)
+        sample.meta = _json_object(sample, member)
 
 
 def _file_name(key: str, kind: str) -> str:
@@ -157,7 +159,7 @@ def _decoded(sample: _Sample, member: Member) -> str:
         raise M2raapError(f"{sample.shard}: '{member.name}': not UTF-8 at byte {error.start}") from None
 
 
-def _about(sample: _Sample, member: Member) -> dict[str, Any]:
+def _json_object(sample: _Sample, member: Member) -> dict[str, Any]:
     try:
         tree = json.loads(_decoded(sample, member))
     except (ValueError, RecursionError) as error:
@@ -167,34 +169,34 @@ def _about(sample: _Sample, member: Member) -> dict[str, Any]:
     return tree
 
 
-def _finish(pairs: Pairs, sample: _Sample) -> None:
-    """Adds a whole sample; one of which nothing was of use (images only ...) is counted as left out."""
+def _add_sample(pairs: Pairs, sample: _Sample) -> None:
+    """Adds a complete sample; one without any video, text or json (images only ...) is counted as left out."""
     if not sample.kinds:
         if sample.key:
             pairs.notes["skipped_samples"] += 1
         return
-    about, where = sample.about, f"key '{sample.key[:100]}'"
-    stated_id = about.get("clip_id")
+    meta, where = sample.meta, f"key '{sample.key[:100]}'"
+    stated_id = meta.get("clip_id")
     clip_id = stated_id if isinstance(stated_id, str) and stated_id else sample.key
-    times = (about.get("start_s"), about.get("end_s"))
-    start, end = span(pairs.listing, len(pairs.clips) + 1, *times, ("start_s", "end_s"))
-    kept = {column: next((str(about[n]) for n in names if about.get(n)), None) for column, names in KEPT.items()}
-    split = about.get("split") if about.get("split") in SPLITS else None
+    times = (meta.get("start_s"), meta.get("end_s"))
+    start_s, end_s = span(pairs.listing, len(pairs.clips) + 1, *times, ("start_s", "end_s"))
+    kept = {column: next((str(meta[n]) for n in names if meta.get(n)), None) for column, names in KEPT.items()}
+    split = meta.get("split") if meta.get("split") in SPLITS else None
     video = sample.video or _file_name(sample.key, "mp4")
-    pairs.clip(where, clip_id, video, start_s=start, end_s=end, split=split, **kept)
-    texts = about.get("texts")
+    pairs.clip(where, clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)
+    texts = meta.get("texts")
     if isinstance(texts, list) and texts and all(isinstance(row, dict) for row in texts):
-        _add_own(pairs, where, clip_id, texts)
+        _add_exported_texts(pairs, where, clip_id, texts)
         return
-    captions = captions_of(about)
+    captions = captions_of(meta)
     if sample.text and sample.text.strip() not in {text.strip() for text, _ in captions}:
         captions = [(sample.text.strip(), None), *captions]
     for text, lang in captions:
         pairs.text(clip_id, text, lang)
 
 
-def _add_own(pairs: Pairs, where: str, clip_id: str, texts: list[dict[str, Any]]) -> None:
-    """Texts with provenance, as `data export webdataset` writes them."""
+def _add_exported_texts(pairs: Pairs, where: str, clip_id: str, texts: list[dict[str, Any]]) -> None:
+    """Adds texts with provenance, as `data export webdataset` writes them."""
     new_ids: dict[str, str | None] = {}
     for row in texts:
         text, lang, origin = row.get("text"), row.get("lang"), row.get("origin", "raw")
@@ -208,7 +210,7 @@ def _add_own(pairs: Pairs, where: str, clip_id: str, texts: list[dict[str, Any]]
         new_ids[str(row.get("text_id"))] = pairs.text(clip_id, text, lang, origin=origin, parent_text_id=parent, **more)
 
 
-def _put_in_place(draft: Path, videos: Path) -> None:
+def _move_videos(draft: Path, videos: Path) -> None:
     videos.mkdir(parents=True, exist_ok=True)
     for path in sorted(draft.glob("*/*")):
         target = videos / path.relative_to(draft)
@@ -217,8 +219,8 @@ def _put_in_place(draft: Path, videos: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
 
 
-def _sweep(videos: Path, corpora: Iterable[Corpus]) -> None:
-    """Files of an earlier import, of clips left out or forgotten: the folder holds what the corpora name."""
+def _delete_unused_videos(videos: Path, corpora: Iterable[Corpus]) -> None:
+    """Deletes videos that no clip uses: of an earlier import, of clips that are left out or forgotten."""
     named = {row["video"] for corpus in corpora for row in corpus.all_rows("clips", ["video"])}
     for path in videos.glob("[0-9a-f][0-9a-f]/*"):
         if f"{path.parent.name}/{path.name}" not in named:

@@ -1,7 +1,7 @@
-"""WebVid-2M and -10M csv (Bain et al., Frozen in Time, ICCV 2021) -> training corpus.
+"""Importer of the WebVid-2M and -10M csv (Bain et al., Frozen in Time, ICCV 2021): a training corpus.
 
-Columns videoid, name (the caption), page_dir, contentUrl, and as a rule duration and page_idx; files lie at
-page_dir/videoid.mp4. The 10M list names some videos twice, re-crawled with another caption: those are texts of one clip.
+Columns: videoid, name (the caption), page_dir, contentUrl, and usually duration and page_idx; files are at
+page_dir/videoid.mp4. The 10M list has some videos twice, with two captions: these become two texts of one clip.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Frames -> mp4 through ffmpeg, the same bytes every time."""
+"""Writes frames as mp4 with ffmpeg: the same frames give the same bytes."""
 
 from __future__ import annotations
 
@@ -38,4 +38,6 @@ def encode(frames: np.ndarray, fps: int, path: Path, crf: int = 16, index_first:
     argv = ffmpeg.output(source, str(path), **options).global_args("-nostdin").overwrite_output().compile(cmd=_exe())
     done = subprocess.run(argv, input=frames.tobytes(), capture_output=True, timeout=_TIMEOUT_S, check=False)
     if done.returncode:
-        raise M2raapError(f"{path}: ffmpeg could not write it: {done.stderr.decode(errors='replace').strip()[-400:]}")
+        raise M2raapError(
+            f"{path}: ffmpeg could not write the video: {done.stderr.decode(errors='replace').strip()[-400:]}"
+        )

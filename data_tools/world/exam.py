@@ -44,7 +44,7 @@ def evaluate(folder: Path, n: int, seed: int) -> dict[str, dict[str, float]]:
 
 
 def write_card(out: Path, how: str, accuracy: dict[str, dict[str, float]]) -> None:
-    """CARD.md of the tiny CLIP in `out`: what it is, `how` it was made, what it saw, what `evaluate` found."""
+    """Writes CARD.md of the tiny CLIP in `out`: what it is, how it was trained (`how`), and its accuracy by `evaluate`."""
     lines = [
         f"- {lang}: {r['top1']:.1%} top-1 of n = {int(r['n'])} stills (95% interval {r['low']:.1%} to {r['high']:.1%})"
         for lang, r in accuracy.items()

@@ -1,7 +1,7 @@
-"""Faults that are planted on purpose, and light dirt: what strangers' captions and files look like.
+"""Faults that are planted on purpose, and light dirt, as captions and files from the web have them.
 
-Every fault is written down in the truth table; the light dirt is not, because it is no fault: a rewriter should clean
-it off and the clip should stay.
+Every fault is in the truth table. Light dirt is not, because it is no fault: a rewriter should remove it and the clip
+should stay.
 """
 
 from __future__ import annotations
@@ -21,23 +21,47 @@ TEXT_FAULTS = (
 
 
 class FaultConfig(Config):
-    """Share of the training clips that get each fault; a clip gets one at most. `light_dirt` is the share of the good
-    captions that get a tail, capitals or odd spaces."""
+    """Share of the training clips that get each fault. A clip gets at most one; the shares add up to at most 0.9."""
 
-    mismatch: float = Field(default=0.10, ge=0, le=1)
-    mismatch_motion: float = Field(default=0.02, ge=0, le=1)
-    boilerplate: float = Field(default=0.04, ge=0, le=1)
-    duplicate_text: float = Field(default=0.04, ge=0, le=1)
-    wrong_language: float = Field(default=0.03, ge=0, le=1)
-    mojibake: float = Field(default=0.03, ge=0, le=1)
-    text_too_short: float = Field(default=0.03, ge=0, le=1)
-    machine_tags: float = Field(default=0.03, ge=0, le=1)
-    duplicate_clip: float = Field(default=0.04, ge=0, le=1)
-    black: float = Field(default=0.02, ge=0, le=1)
-    frozen: float = Field(default=0.02, ge=0, le=1)
-    truncated: float = Field(default=0.02, ge=0, le=1)
-    not_media: float = Field(default=0.02, ge=0, le=1)
-    light_dirt: float = Field(default=0.25, ge=0, le=1)
+    mismatch: float = Field(default=0.10, ge=0, le=1, description="Share of clips with captions of another clip.")
+    mismatch_motion: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of clips with captions of the right objects and a wrong motion or order.",
+    )
+    boilerplate: float = Field(
+        default=0.04, ge=0, le=1, description="Share of clips with phrases of stock sites or channels as captions."
+    )
+    duplicate_text: float = Field(
+        default=0.04, ge=0, le=1, description="Share of clips with one of a few captions that fit every video."
+    )
+    wrong_language: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with captions in another language than the stated one."
+    )
+    mojibake: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with captions that a wrong encoding broke."
+    )
+    text_too_short: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with a colour or a shape alone as caption."
+    )
+    machine_tags: float = Field(
+        default=0.03, ge=0, le=1, description="Share of clips with file names or lists of tags as captions."
+    )
+    duplicate_clip: float = Field(
+        default=0.04, ge=0, le=1, description="Share of clips that are re-encoded copies of another clip."
+    )
+    black: float = Field(default=0.02, ge=0, le=1, description="Share of clips that are almost black.")
+    frozen: float = Field(default=0.02, ge=0, le=1, description="Share of clips that repeat one frame.")
+    truncated: float = Field(default=0.02, ge=0, le=1, description="Share of clips whose file ends too early.")
+    not_media: float = Field(default=0.02, ge=0, le=1, description="Share of clips whose file is no video.")
+    light_dirt: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Share of the captions without a fault that get noise which a rewriter can remove: a stock phrase or hash "
+        "tags at the end, capitals, odd blanks or punctuation.",
+    )
 
     @model_validator(mode="after")
     def _below_one(self) -> FaultConfig:
@@ -48,19 +72,19 @@ class FaultConfig(Config):
 
 
 def assign(num_clips: int, cfg: FaultConfig, rng: np.random.Generator) -> list[str]:
-    """One fault name ('' for none) per clip; the counts are the shares rounded, the places drawn."""
+    """One fault name per clip, '' for none. The number of each fault is its share, rounded; which clips get it is drawn."""
     names = [name for name in (*TEXT_FAULTS, *CLIP_FAULTS) for _ in range(round(getattr(cfg, name) * num_clips))]
     names = (names + [""] * num_clips)[:num_clips]
     return [names[i] for i in rng.permutation(num_clips)]
 
 
 def languages_hit(rng: np.random.Generator) -> tuple[str, ...]:
-    """Which of the clip's two texts are faulty: mostly both."""
+    """The languages of a clip's faulty texts: both in three of five cases."""
     return (("en", "zh"), ("en", "zh"), ("en", "zh"), ("en",), ("zh",))[int(rng.integers(5))]
 
 
 def other_motion(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same objects doing something else: an order clip is turned round, another clip gets the opposite motion."""
+    """The same objects with another motion: the reversed order of an order clip, else the opposite motion."""
     main = scene.main
     if len(main.events) == 2:
         return Scene(scene.kind, Shot(main.events[::-1], main.background, main.camera))
@@ -74,7 +98,7 @@ def other_motion(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def is_other_looks(a: Scene, b: Scene) -> bool:
-    """True if nobody could take the caption of `a` for that of `b`: no (colour, shape) pair in common."""
+    """Whether the captions of `a` and `b` cannot be confused: they have no (colour, shape) pair in common."""
     pairs = {e.obj.pair for e in a.main.events} & {e.obj.pair for e in b.main.events}
     return not pairs and meaning(a) != meaning(b)
 
@@ -141,13 +165,13 @@ def zh_shape(obj: Obj) -> str:
 
 
 def boilerplate(lang: str, rng: np.random.Generator) -> str:
-    """A stock seller's or a channel's phrase that says nothing of the video."""
+    """A phrase of a stock site or a channel that says nothing about the video."""
     options = _BOILERPLATE[lang]
     return options[int(rng.integers(len(options)))].format(n=int(rng.integers(100000)))
 
 
 def generic(lang: str, rng: np.random.Generator) -> str:
-    """One of two texts that stand on many clips."""
+    """One of two texts that many clips get."""
     return _GENERIC[lang][int(rng.integers(len(_GENERIC[lang])))]
 
 
@@ -168,9 +192,9 @@ def machine_tags(lang: str, colour: str, shape: str, rng: np.random.Generator) -
 
 
 def mojibake(text: str, lang: str, rng: np.random.Generator) -> tuple[str, bool]:
-    """`text` after the wrong encoding, and whether every byte of it is still there (so that it can be repaired).
+    """`text` read with a wrong encoding, and whether no byte was lost, so that it can be repaired.
 
-    English gets typographic quotes first, for plain ASCII cannot break.
+    English gets typographic quotes first, because a wrong encoding does not change plain ASCII.
     """
     if lang == "en":
         words = text.split(" ")
@@ -189,7 +213,7 @@ def mojibake(text: str, lang: str, rng: np.random.Generator) -> tuple[str, bool]
 
 
 def light_dirt(text: str, lang: str, rng: np.random.Generator) -> str:
-    """A good caption with something on it that should be cleaned off."""
+    """A good caption with some noise that a rewriter should remove."""
     way = int(rng.integers(5))
     if way == 0:
         tails = (", royalty free stock footage 4k", " - HD stock video", " | 4K royalty-free clip")
@@ -233,7 +257,7 @@ def cut_short(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def reworked(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A copy (T, H, W, 3) as a re-uploader makes it: 1-3 px cut off at each side and scaled back, a little brighter or
+    """A copy (T, H, W, 3) like that of a re-upload: 1-3 px cut off at each side and scaled back, a little brighter or
     darker."""
     import cv2
 

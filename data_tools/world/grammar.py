@@ -1,7 +1,6 @@
 """What can be seen in the world: objects, events, shots and scenes; which pairs belong to which split.
 
-A scene says only what a caption could say. Where things stand, how fast they go and how the light falls is drawn by
-the renderer from a seed.
+A scene holds only what a caption could say. Places, speeds and light are drawn by the renderer from a seed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink",
 SIZES = ("small", "large")
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "grain", "dots", "waves")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "rotate", "appear", "vanish")
-ROUND_SHAPES = ("circle", "ring")  # turning them changes nothing
+ROUND_SHAPES = ("circle", "ring")  # they look the same when they turn
 CAMERAS = ("fixed", "shake", "pan_left", "pan_right")
 KINDS = ("motion", "order", "pan", "static", "multishot")
 SPLITS = ("train", "val", "test")
@@ -74,7 +73,7 @@ class Scene:
 
 
 def motions_of(shape: str) -> tuple[str, ...]:
-    """The motions that can be seen on a shape: a turning circle looks as if it stood still."""
+    """The motions that are visible on a shape: a turning circle looks still."""
     return tuple(m for m in MOTIONS if not (m == "rotate" and shape in ROUND_SHAPES))
 
 
@@ -92,7 +91,7 @@ def split_pairs(seed: int) -> dict[str, tuple[Pair, ...]]:
     """Every (colour, shape) pair in exactly one split: 70 train, 10 val, 20 test of the 100.
 
     A Latin square with shuffled rows, columns and symbols: symbols 0..6 are train, 7 val, 8 and 9 test. So every
-    colour and every shape stands in every split (7, 1 and 2 times).
+    colour and every shape is in every split (7, 1 and 2 times).
     """
     n = len(SHAPES)
     assert n == len(COLOURS)
@@ -107,7 +106,7 @@ def split_pairs(seed: int) -> dict[str, tuple[Pair, ...]]:
 
 
 def reversed_order(scene: Scene) -> Scene:
-    """The order clip with the same two events the other way round."""
+    """The order clip with the same two events in reversed order."""
     assert scene.kind == "order"
     main = scene.main
     return Scene("order", Shot(main.events[::-1], main.background, main.camera))
@@ -124,7 +123,7 @@ class SceneSampler:
         return options[int(self.rng.integers(len(options)))]
 
     def obj(self, not_like: tuple[Obj, ...] = (), single: bool = False) -> Obj:
-        """An object that shares neither colour nor shape with the `not_like` ones (at least not both)."""
+        """An object without the colour or the shape of the `not_like` ones; if there is none, not with both of them."""
         options = [p for p in self.pairs if all(p[0] != o.colour and p[1] != o.shape for o in not_like)]
         options = options or [p for p in self.pairs if all(p != o.pair for o in not_like)]
         colour, shape = options[int(self.rng.integers(len(options)))]
@@ -149,11 +148,13 @@ class SceneSampler:
             return Scene(kind, Shot((Event(self.obj()),), background, "shake"))
         assert kind == "multishot", kind
         event = self.event()
-        away = [self._off_topic(event.obj, background) for _ in range(int(self.rng.integers(1, 3)))]
+        others = [self._off_topic(event.obj, background) for _ in range(int(self.rng.integers(1, 3)))]
         main = Shot((event,), background)
-        if len(away) == 2:
-            return Scene(kind, main, before=(away[0],), after=(away[1],))
-        return Scene(kind, main, before=(away[0],)) if self.rng.random() < 0.5 else Scene(kind, main, after=(away[0],))
+        if len(others) == 2:
+            return Scene(kind, main, before=(others[0],), after=(others[1],))
+        if self.rng.random() < 0.5:
+            return Scene(kind, main, before=(others[0],))
+        return Scene(kind, main, after=(others[0],))
 
     def _off_topic(self, obj: Obj, background: str) -> Shot:
         other = self._pick(tuple(b for b in BACKGROUNDS if b != background))

@@ -1,4 +1,4 @@
-"""The world as corpora: OUT/train (with val rows), OUT/test (a benchmark), and beside them the truth that no stage opens."""
+"""Importer of the world: OUT/train (with val rows), OUT/test (a benchmark), and beside them the truth, which no stage reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ BENCHMARK = "world-motion"
 
 
 def import_world(out: Path, *, seed: int, assignments: list[str], workers: int | None) -> list[Corpus]:
-    """Draws, encodes and lists the clips. Raises M2raapError for unknown settings or a folder that holds something else."""
+    """Draws and encodes the clips and writes both corpora. Raises M2raapError for unknown settings, or if `out` holds
+    something else."""
     cfg = build(WorldConfig, set_keys({"seed": seed}, [parse_assignment(item) for item in assignments]), "--set")
     source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
     train, test, root = out / "train", out / "test", out / "videos"
@@ -24,7 +25,7 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
         if all((folder / "manifest.json").exists() for folder in (train, test)):
             corpora = [open_corpus(folder) for folder in (train, test)]
             if all(corpus.source == source for corpus in corpora):
-                talk.log("world: done before")
+                talk.log(f"world: {out} holds it already, with the same settings")
                 return corpora
         with talk.Phases("world") as phases:
             world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))

@@ -1,7 +1,7 @@
 """The seeded world: plans scenes, captions and faults, writes the videos and the truth about them.
 
-The plan is made in one go from the seed; a worker only draws and encodes what the plan says. So the bytes do not
-depend on how many workers there are.
+The whole plan is made from the seed before any work is shared out; a worker only draws and encodes what the plan says. So
+the bytes do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ _MIX = {"motion": 0.40, "order": 0.30, "pan": 0.08, "static": 0.08, "multishot":
 
 
 class WorldConfig(Config):
-    """`train_clips` includes the faulty ones. Val and test clips have no faults."""
+    """The synthetic corpus: its size, its videos, and the faults that are planted in its training clips."""
 
-    seed: int = Field(default=0, ge=0)
-    train_clips: int = Field(default=1400, ge=1)
-    val_clips: int = Field(default=160, ge=0)
-    test_clips: int = Field(default=500, ge=0, le=2000)
-    size_px: int = Field(default=96, ge=32, le=512, multiple_of=2)
-    fps: int = Field(default=12, ge=4, le=60)
-    faults: FaultConfig = FaultConfig()
+    seed: int = Field(
+        default=0, ge=0, description="Seed of everything that is drawn: scenes, captions, faults, videos."
+    )
+    train_clips: int = Field(default=1400, ge=1, description="Number of training clips, the faulty ones included.")
+    val_clips: int = Field(default=160, ge=0, description="Number of validation clips; they have no faults.")
+    test_clips: int = Field(default=500, ge=0, le=2000, description="Number of benchmark clips; they have no faults.")
+    size_px: int = Field(default=96, ge=32, le=512, multiple_of=2, description="Width and height of the videos in px.")
+    fps: int = Field(default=12, ge=4, le=60, description="Frames per second of the videos.")
+    faults: FaultConfig = Field(default=FaultConfig(), description="Share of the training clips that get each fault.")
 
 
 @dataclass
@@ -75,14 +77,14 @@ def plan_world(cfg: WorldConfig) -> list[Planned]:
 
 
 def planned(cfg: WorldConfig, clip_id: str, split: str, scene: Scene, number: int) -> Planned:
-    """A clip of the scene; `number` names the streams that its drawing and its words are drawn from."""
+    """A clip of the scene; `number` seeds its captions and its drawing."""
     rng = np.random.default_rng([cfg.seed, 11, number])
     texts = {lang: describe(scene, lang, rng) for lang in LANGS}
     return Planned(clip_id, split, scene, [cfg.seed, 12, number], texts, dict(texts))
 
 
 def _plan_mixed(cfg: WorldConfig, split: str, pairs: tuple, num_clips: int, first: int) -> list[Planned]:
-    """Clips of every kind; each order clip has the reversed one among its fellows."""
+    """Clips of every kind; the reversed clip of each order clip is among them."""
     rng = np.random.default_rng([cfg.seed, 13, first])
     sampler = SceneSampler(pairs, rng)
     scenes: list[Scene] = []
@@ -133,7 +135,7 @@ def _plant(plans: list[Planned], cfg: WorldConfig) -> None:
     for plan, name in zip(plans, names, strict=True):
         plan.fault = name
         if name in ("mismatch_motion", "frozen") and plan.scene.kind not in ("motion", "order"):
-            _give_motion(plan, cfg, rng)  # these two are faults only where the caption speaks of a motion
+            _give_motion(plan, cfg, rng)  # these two are faults only if the caption mentions a motion
         if name == "duplicate_clip":
             if next_copy == len(good):
                 plan.fault = ""
@@ -152,7 +154,7 @@ def _plant(plans: list[Planned], cfg: WorldConfig) -> None:
             if dirty and plan.duplicate_of is None:
                 plan.texts[lang] = faults.light_dirt(plan.texts[lang], lang, rng)
     by_id = {p.clip_id: p for p in plans}
-    for plan in plans:  # a copy carries the very caption of its origin
+    for plan in plans:  # a copied clip has the captions of its origin
         if plan.duplicate_of is not None:
             plan.texts = dict(by_id[plan.duplicate_of].texts)
 
@@ -165,7 +167,7 @@ def _give_motion(plan: Planned, cfg: WorldConfig, rng: np.random.Generator) -> N
 
 
 def _other_scene(plan: Planned, plans: list[Planned], rng: np.random.Generator) -> Scene:
-    """The scene that a mismatched caption speaks of."""
+    """The scene that a mismatched caption describes."""
     if plan.fault == "mismatch_motion":
         return faults.other_motion(plan.scene, rng)
     for _ in range(1000):
@@ -177,7 +179,7 @@ def _other_scene(plan: Planned, plans: list[Planned], rng: np.random.Generator) 
 
 
 def _faulty_text(plan: Planned, other: Scene, lang: str, rng: np.random.Generator) -> tuple[str, bool]:
-    """The faulty text and whether the caption could be won back from it."""
+    """The faulty text, and whether the caption can be recovered from it."""
     obj = plan.scene.main.events[0].obj
     colour, shape = (obj.colour, obj.shape) if lang == "en" else (faults.zh_colour(obj), faults.zh_shape(obj))
     if plan.fault in ("mismatch", "mismatch_motion"):
@@ -197,7 +199,7 @@ def _faulty_text(plan: Planned, other: Scene, lang: str, rng: np.random.Generato
 
 
 def write_clip(plan: Planned, cfg: WorldConfig, videos: Path) -> int:
-    """Draws, encodes and, if planned, spoils one file. Returns the number of frames it was made from."""
+    """Draws and encodes one file and plants its fault, if it has one. Returns its number of frames before the fault."""
     from data_tools.world.encode import encode
     from data_tools.world.render import render
 
@@ -229,7 +231,7 @@ def make_world(
     for part in ("train", "test"):
         (out / "videos" / part).mkdir(parents=True, exist_ok=True)
     num_frames: dict[str, int] = {}
-    # Threads, for most of the work is ffmpeg's and OpenCV's.
+    # Threads are enough: most of the time is spent in ffmpeg and OpenCV, outside of Python's lock.
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         running = {pool.submit(write_clip, plan, cfg, out / "videos"): plan for plan in plans}
         try:
@@ -249,7 +251,7 @@ def make_world(
 
 
 def clip_row(plan: Planned) -> dict[str, Any]:
-    """Its row of `clips`."""
+    """The clip's row of `clips`."""
     return {
         "clip_id": plan.clip_id, "video": plan.video, "start_s": None, "end_s": None, "split": plan.split,
         "source": "world", "licence": "CC0-1.0", "category": plan.scene.kind,
@@ -257,7 +259,7 @@ def clip_row(plan: Planned) -> dict[str, Any]:
 
 
 def text_rows(plan: Planned) -> list[dict[str, Any]]:
-    """Its rows of `texts`, one a language."""
+    """The clip's rows of `texts`, one a language."""
     return [
         {
             "text_id": f"{plan.clip_id}.{lang}0", "clip_id": plan.clip_id, "lang": lang, "text": plan.texts[lang],

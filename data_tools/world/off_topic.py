@@ -1,6 +1,7 @@
 """A benchmark of clips whose caption is about one shot only: one or two further shots show something else.
 
-Test combinations of the world of the same seed, no two clips with the same meaning. For asking whether weights over frames help.
+The objects are the test pairs of the world of the same seed; no two clips have the same meaning. It measures whether weights
+over frames (ACG) help.
 
 python -m data_tools.world.off_topic OUT --num 300 --seed 0
 """
@@ -20,11 +21,13 @@ from m2raap.core.engine import available_cores
 from m2raap.core.lock import locked
 
 BENCHMARK = "world-offtopic"
-FIRST = 2_000_000  # numbers of clips that no world reaches: their drawings and words are streams of their own
+FIRST = (
+    2_000_000  # number of the first clip, above those of any world, so that drawings and captions differ from theirs
+)
 
 
 def write_off_topic(out: Path, num: int, seed: int) -> Corpus:
-    """`num` clips and two texts each. The same arguments give the same bytes. Raises M2raapError where one cannot be made."""
+    """`num` clips with two texts each. The same arguments give the same bytes. Raises M2raapError if a file cannot be encoded."""
     cfg = WorldConfig(seed=seed)
     plans = _plan(cfg, num)
     texts = [row for plan in plans for row in text_rows(plan)]
@@ -49,9 +52,9 @@ def _plan(cfg: WorldConfig, num: int) -> list[Planned]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--num", type=int, default=300, choices=range(1, 401), metavar="1..400")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("out", type=Path, help="corpus folder to write")
+    parser.add_argument("--num", type=int, default=300, choices=range(1, 401), metavar="1..400", help="number of clips")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the clips")
     args = parser.parse_args()
     print(f"{args.out}: {write_off_topic(args.out, args.num, args.seed).counts}")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def patches_to_keep(objects: np.ndarray, side: int, keep: int, rng: np.random.Generator) -> np.ndarray:
-    """bool (B, H, W) -> (B, keep) patch numbers: all that show an object, the others by chance."""
+    """bool (B, H, W), true on objects -> (B, keep) patch numbers: first all that show an object, then random others."""
     batch, height, width = objects.shape
     on = objects.reshape(batch, side, height // side, side, width // side).any(axis=(2, 4)).reshape(batch, -1)
     order = rng.random(on.shape) - 2 * on
@@ -21,15 +21,17 @@ def outlines(objects: np.ndarray, side: int) -> np.ndarray:
 
 
 def places(side: int, width: int) -> np.ndarray:
-    """Sines and cosines of row and column, (side * side, width): a start from which neighbours are easily found."""
-    pace = 1.5 / 10 ** (np.arange(width // 4) / (width // 4))
-    row, column = (g.ravel()[:, None] * pace for g in np.meshgrid(np.arange(side), np.arange(side), indexing="ij"))
+    """Sines and cosines of row and column, (side * side, width): first position embeddings that are alike for neighbours."""
+    frequencies = 1.5 / 10 ** (np.arange(width // 4) / (width // 4))
+    row, column = (
+        grid.ravel()[:, None] * frequencies for grid in np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
+    )
     return 0.3 * np.concatenate([np.sin(row), np.cos(row), np.sin(column), np.cos(column)], axis=1)
 
 
 def cosines(filters: int, patch_px: int) -> np.ndarray:
-    """A start for the patch filters, float32 (filters, 3, patch_px, patch_px): 2-D cosines, low frequencies first, of
-    grey, red against green and blue against yellow. The flat ones are weak, for flat colour is strong in pictures."""
+    """First patch filters, float32 (filters, 3, patch_px, patch_px): 2-D cosines, low frequencies first, of grey, red
+    against green and blue against yellow. The flat ones are weak, because flat colour is strong in pictures."""
     x = (np.arange(patch_px) + 0.5) * np.pi / patch_px
     waves = np.cos(np.arange(patch_px)[:, None] * x)
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)

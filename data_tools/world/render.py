@@ -1,9 +1,10 @@
 """Scene and seed -> frames. Numbers in px are for a 96 px square; other sizes are scaled.
 
 Everything that moves is drawn symmetrically in time: played backwards, a clip of 'left' is as likely as a clip of
-'right' (grow/shrink, appear/vanish alike). So no single frame, and no mean over frames, gives the direction away.
+'right' (the same holds for grow/shrink and appear/vanish). So neither a single frame nor a mean over frames shows the
+direction.
 
-T, H, W: frames, height, width.
+Shapes: T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _FADE = 0.04  # share of the clip that an object takes to appear or vanish
 
 @dataclass
 class Actor:
-    """One event with everything the seed decided. Positions are px from the middle of the picture."""
+    """One event with everything that the seed decides. Positions are px from the middle of the picture."""
 
     event: Event
     rgb: np.ndarray
     diameter_px: float
-    offsets_px: np.ndarray  # (count, 2), where the members of the group stand
+    offsets_px: np.ndarray  # (count, 2), from the middle of the group to each of its members
     extent_px: np.ndarray  # (2,), half width and height of the group at its largest
     travel_px: np.ndarray  # (2,), way from start to end
     ratio: float  # diameter at the end over diameter at the start
@@ -49,7 +50,7 @@ class Actor:
 
 @dataclass
 class Layout:
-    """A shot with everything the seed decided."""
+    """A shot with everything that the seed decides."""
 
     shot: Shot
     actors: list[Actor]
@@ -67,7 +68,7 @@ def _actor(event: Event, crowded: bool, rng: np.random.Generator) -> Actor:
         low, high = _CROWDED_PX[obj.size]
     scaling = motion in ("grow", "shrink")
     ratio = 1.0
-    if scaling:  # one size in the middle of the event, whatever `size` says
+    if scaling:  # the size in the middle of the event is the same for small and large objects
         low, high = (20, 22) if obj.count > 1 else (24, 26) if crowded else (29, 33)
         ratio = float(rng.uniform(1.9, 2.5)) if obj.count == 1 else float(rng.uniform(1.7, 1.9))
     diameter = float(rng.uniform(low, high))
@@ -84,9 +85,9 @@ def _actor(event: Event, crowded: bool, rng: np.random.Generator) -> Actor:
         offsets = radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     extent = np.abs(offsets).max(axis=0) + largest / 2
     heading = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}.get(motion, (0, 0))
-    way = float(rng.uniform(34, 40) if crowded else rng.uniform(40, 50))
-    room = 2 * (SIZE_PX / 2 - 1 - extent)  # the way must fit into the picture
-    travel = np.asarray(heading, dtype=float) * np.minimum(way, room)
+    distance = float(rng.uniform(34, 40) if crowded else rng.uniform(40, 50))
+    room = 2 * (SIZE_PX / 2 - 1 - extent)  # the path has to fit into the picture
+    travel = np.asarray(heading, dtype=float) * np.minimum(distance, room)
     turn = float(rng.uniform(150, 300)) * (1 if rng.random() < 0.5 else -1) if motion == "rotate" else 0.0
     angles_deg = rng.uniform(-9, 9, obj.count) + (float(rng.uniform(-180, 180)) if motion == "rotate" else 0.0)
     rgb = np.clip(np.asarray(COLOUR_RGB[obj.colour]) + rng.uniform(-12, 12, 3), 0, 255)
@@ -94,7 +95,7 @@ def _actor(event: Event, crowded: bool, rng: np.random.Generator) -> Actor:
 
 
 def _place(actors: list[Actor], slack_px: np.ndarray, rng: np.random.Generator) -> None:
-    """Gives every actor a place such that all stay in the picture and, of 60 tries, meet least."""
+    """Gives every actor a place inside the picture: of 60 tries the one in which their paths overlap least."""
     best, least = [a.centre_px for a in actors], np.inf
     for _ in range(60 if len(actors) > 1 else 1):
         for actor in actors:
@@ -102,27 +103,27 @@ def _place(actors: list[Actor], slack_px: np.ndarray, rng: np.random.Generator) 
             reach = np.maximum(SIZE_PX / 2 - 1 - half - slack_px, 0)
             actor.centre_px = rng.uniform(-reach, reach)
         boxes = [a.swept_box() for a in actors]
-        meet = 0.0
+        overlap = 0.0
         for i, a_box in enumerate(boxes):
             for b_box in boxes[i + 1 :]:
                 sides = np.minimum(a_box[2:], b_box[2:]) - np.maximum(a_box[:2], b_box[:2])
-                meet += float(np.prod(np.maximum(sides, 0)))
-        if meet < least:
-            best, least = [a.centre_px for a in actors], meet
-        if meet == 0:
+                overlap += float(np.prod(np.maximum(sides, 0)))
+        if overlap < least:
+            best, least = [a.centre_px for a in actors], overlap
+        if overlap == 0:
             break
     for actor, centre in zip(actors, best, strict=True):
         actor.centre_px = centre
 
 
 def _time(actors: list[Actor], rng: np.random.Generator) -> None:
-    """When each event runs: one in the middle of the clip, or one after the other."""
+    """Sets start and end of each event: one in the middle of the clip, two one after the other."""
     if len(actors) == 1:
         middle, span = rng.uniform(0.44, 0.56), rng.uniform(0.55, 0.8)
         windows = [(middle - span / 2, middle + span / 2)]
     else:
-        border = rng.uniform(0.44, 0.56)
-        windows = [(rng.uniform(0.03, 0.1), border - 0.03), (border + 0.03, 1 - rng.uniform(0.03, 0.1))]
+        middle = rng.uniform(0.44, 0.56)
+        windows = [(rng.uniform(0.03, 0.1), middle - 0.03), (middle + 0.03, 1 - rng.uniform(0.03, 0.1))]
     for actor, (start, end) in zip(actors, windows, strict=True):
         if actor.event.motion in ("appear", "vanish"):
             switch = start + (end - start) * rng.uniform(0.25, 0.75)
@@ -131,7 +132,7 @@ def _time(actors: list[Actor], rng: np.random.Generator) -> None:
 
 
 def lay_out(shot: Shot, rng: np.random.Generator, size_px: int = SIZE_PX) -> Layout:
-    """Decides all that the scene leaves open."""
+    """Draws everything that the scene does not state: places, sizes, times, background, light and camera."""
     actors = [_actor(event, len(shot.events) > 1, rng) for event in shot.events]
     panning = shot.camera.startswith("pan")
     pan_px = float(rng.uniform(22, 34)) * ({"pan_left": 1, "pan_right": -1}.get(shot.camera, 0))
@@ -148,7 +149,7 @@ def lay_out(shot: Shot, rng: np.random.Generator, size_px: int = SIZE_PX) -> Lay
 
 
 def draw(layout: Layout, t: float, grain: np.ndarray | None = None) -> np.ndarray:
-    """The picture at `t` (0..1, share of the shot): uint8 (H, W, 3)."""
+    """The picture at `t` (0..1, share of the shot): uint8 (H, W, 3). `grain`: noise to add, (H, W, 3)."""
     scale = layout.size_px / SIZE_PX
     px, cycles, phase = layout.sway.T
     view = px * np.sin(2 * np.pi * (cycles * t + phase)) + np.array([layout.pan_px * (t - 0.5), 0.0])
@@ -196,12 +197,12 @@ def grain_like(size_px: int, rng: np.random.Generator) -> np.ndarray:
 
 def shot_frames(scene: Scene, num_frames: int, rng: np.random.Generator) -> list[int]:
     """How many frames each shot gets: off-topic shots share 30-50% of the clip."""
-    num_away = len(scene.shots) - 1
-    if not num_away:
+    num_off_topic = len(scene.shots) - 1
+    if not num_off_topic:
         return [num_frames]
-    away = round(num_frames * float(rng.uniform(0.3, 0.5)))
-    first = len(scene.before) * away if num_away == 1 else round(away * float(rng.uniform(0.4, 0.6)))
-    return [n for n in (first, num_frames - away, away - first) if n > 0]
+    off_topic = round(num_frames * float(rng.uniform(0.3, 0.5)))
+    before = len(scene.before) * off_topic if num_off_topic == 1 else round(off_topic * float(rng.uniform(0.4, 0.6)))
+    return [n for n in (before, num_frames - off_topic, off_topic - before) if n > 0]
 
 
 def render(
@@ -209,7 +210,7 @@ def render(
 ) -> np.ndarray:
     """The clip: uint8 (T, H, W, 3), 2.0-3.5 s long (multishot at least 3 s).
 
-    `frozen` repeats one picture to the bit; `black` shows next to nothing.
+    `frozen`: every frame of a shot is the same; `black`: all pixels are almost black.
     """
     rng = np.random.default_rng(seed)
     num_frames = int(np.ceil(fps * (rng.uniform(3.0, 3.5) if scene.kind == "multishot" else rng.uniform(2.0, 3.5))))

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_tools.world.stills import caption, sample_shot, take
 
-SEED = 515151  # a stream of its own: neither the tiny CLIP's training nor its exam draws from it
+SEED = 515151  # makes the stills differ from those of the tiny CLIP's training and of its evaluation
 
 
 def write_stills(out: Path, num: int, seed: int = 0) -> Path:
@@ -37,9 +37,9 @@ def write_stills(out: Path, num: int, seed: int = 0) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--num", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--num", type=int, default=5000, help="number of stills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the stills")
     args = parser.parse_args()
     print(write_stills(args.out, args.num, args.seed))
 

@@ -1,7 +1,7 @@
-"""Single pictures of the world with captions of what they look like; nothing here knows of motion.
+"""Single pictures of the world with captions of what they look like, without any motion.
 
-Used to train and to examine the tiny CLIP. Claims are kept beside the captions, so that a caption which happens to be
-true of another picture of the batch is not taken for a wrong one.
+They train and evaluate the tiny CLIP. The claims of a caption are kept beside it, so that a caption which is also true of
+another picture of the batch is not used as a negative for that one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from data_tools.world.words import background_phrase, noun_phrase
 ALL_PAIRS: tuple[Pair, ...] = tuple((c, s) for c in COLOURS for s in SHAPES)
 _EN_FORM = ("{n}", "{n}", "{n}", "a picture of {n}", "there {be} {n}", "an image with {n}")
 _ZH_FORM = ("{n}", "{n}", "{n}", "{n}的图片", "画面中有{n}", "这里有{n}")
-_ANY = 9  # a size that the picture leaves open
-_NONE = -1  # nothing claimed
+_ANY = 9  # of a size: the picture fits every word for it
+_NONE = -1  # nothing is claimed
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Still:
 
 
 def sample_shot(rng: np.random.Generator, two: bool, count: int | None = None) -> Shot:
-    """One or two objects of any colour and shape. The motions only spread sizes, angles and places."""
+    """One or two objects of any colour and shape. Their motions only vary sizes, angles and places."""
     events: list[Event] = []
     picks = rng.choice(len(ALL_PAIRS), 2, replace=False)
     for i in range(2 if two else 1):
@@ -118,7 +118,7 @@ def looks(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def true_of(claims: np.ndarray, facts_M5: np.ndarray) -> np.ndarray:
-    """claims (N, 5), facts_M5 (M, 5) -> bool (N, M): nothing in caption n is wrong of picture m."""
+    """claims (N, 5), facts_M5 (M, 5) -> bool (N, M): whether every claim of caption n is true of picture m."""
     c, s = claims[:, None, :], facts_M5[None, :, :]
     good = (c[..., 4] == _NONE) | (c[..., 4] == s[..., 4])
     for i in (0, 2):

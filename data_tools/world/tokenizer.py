@@ -75,7 +75,7 @@ def build_tokenizer(out: Path) -> int:
 
 
 def motion_token_ids(tokenize) -> set[int]:
-    """Ids of the words that speak of motion or order; the training never shows them, not even as noise."""
+    """Ids of the words for motion and order; the training never uses them, not even as noise."""
     phrases = [f" {form}" for verbs in EN_VERB.values() for forms in verbs for form in forms]
     phrases += [form for verbs in EN_VERB.values() for forms in verbs for form in forms]
     phrases += [form for forms in ZH_VERB.values() for form in forms]

@@ -1,4 +1,4 @@
-"""`data export`: from a curated view to other people's formats."""
+"""`data export`: writes a curated view in a common format."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMATS = ("webdataset", "videofolder", "data-juicer", "csv")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("export", help="Write what curation left as a flat copy for others.")(export_)
+    app.command("export", help="Write the clips and texts that curation kept, in a common format.")(export_)
 
 
 def exporters() -> dict[str, Exporter]:
-    """Format -> what writes it."""
+    """Format -> its exporter."""
     from data_tools.export_csv import Csv
     from data_tools.export_jsonl import DataJuicer
     from data_tools.export_videofolder import VideoFolder
@@ -35,10 +35,10 @@ def export_(
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
     curated: Annotated[Path, typer.Argument(help="a run, a data stage's folder or a corpus")],
     out: Annotated[Path, typer.Option("--out", help="new folder to write")],
-    langs: Annotated[str, typer.Option("--langs", help="texts in these languages")] = "en,zh",
+    langs: Annotated[str, typer.Option("--langs", help="languages of the texts")] = "en,zh",
     frames: Annotated[
         bool | None,
-        typer.Option("--frames/--videos", help="copy key-frames, or video files; default: as the format is used"),
+        typer.Option("--frames/--videos", help="copy key-frames or video files; the default depends on the format"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,8 +1,8 @@
-"""A smaller corpus that stays broad: clips are clustered by what their frames show, and full clusters give up clips.
+"""A smaller corpus that stays diverse: clips are clustered by what their frames show, and large clusters are cut.
 
-k-means on the sphere (FAISS) over a fair sample of the clips; then every clip goes to its nearest centre, and all clusters
-are cut to one cap, the largest with which the corpus comes down to the target. Which clips of a full cluster stay is a
-draw by the hash of their ids: the cluster keeps its own variety, and the choice depends on no order.
+k-means on the sphere (FAISS) over a random sample of the clips; then every clip is assigned to its nearest centre, and all
+clusters are cut to one cap, the largest that brings the corpus down to the target. The hash of the clip ids decides which
+clips of a large cluster stay: this keeps the variety inside the cluster, and does not depend on any order.
 
 Shapes: N clips, C clusters, E dimensions. Vectors are unit rows.
 """
@@ -24,9 +24,9 @@ POINTS_A_CLUSTER = 256  # sampled vectors for each cluster; k-means learns nothi
 class BalanceConfig(Config):
     """`target` training clips stay, spread over the concepts (`clusters`) as evenly as the corpus allows."""
 
-    target: int = Field(ge=1, description="Number of clips that stay; those of split val are not counted and all stay.")
+    target: int = Field(ge=1, description="Number of clips that stay; those of split val all stay and are not counted.")
     clusters: int = Field(
-        default=100, ge=1, description="Number of concepts into which k-means parts the image features."
+        default=100, ge=1, description="Number of clusters into which k-means divides the image features."
     )
     seed: int = Field(default=0, ge=0, description="Seed of the clusters and of the draw.")
 
@@ -38,12 +38,12 @@ def clip_vector(frames_KE: np.ndarray) -> np.ndarray:
 
 
 def centres(vectors_NE: np.ndarray, cfg: BalanceConfig) -> np.ndarray:
-    """(C, E) unit centres of the vectors (a sample); at most as many as there are vectors. The same for the same rows."""
+    """(C, E) unit centres of a sample of vectors; at most as many as there are vectors. The same rows give the same centres."""
     import faiss
 
     clusters = min(cfg.clusters, len(vectors_NE))
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # several threads would add up in another order
+    faiss.omp_set_num_threads(1)  # several threads would sum in an order that varies
     try:
         kmeans = faiss.Kmeans(
             vectors_NE.shape[1], clusters, niter=20, seed=cfg.seed + 1, spherical=True,
@@ -62,14 +62,15 @@ def nearest(vector_E: np.ndarray, centres_CE: np.ndarray) -> int:
 
 
 def place(clip_id: str, seed: int) -> int:
-    """Where a clip stands in the draw: 63 bits, the smaller the better."""
+    """The clip's place in the draw, 63 bits of a hash: of a cluster the clips with the smallest places stay."""
     return int.from_bytes(hashlib.blake2b(f"balance:{seed}:{clip_id}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 def last_places(clusters_N: Sequence[int], places_N: Sequence[int], target: int) -> dict[str, Any]:
     """{"cap": clips a cluster, "last": {cluster: last place that stays}} so that exactly `target` clips stay.
 
-    Clusters under the cap stay whole and are not listed. The odd ones over go to the clips with the smallest places.
+    Clusters up to the cap keep all clips and are not listed. If the cap leaves fewer than `target` clips, those with the
+    smallest places are added.
     """
     clusters, places = np.asarray(clusters_N, np.int64), np.asarray(places_N, np.int64)
     if len(clusters) <= target:

@@ -1,4 +1,4 @@
-"""Is a translation one? Length, residue of the other language, script. Numbers and names are compared in facts.py."""
+"""Signals of a translation: its length, residue of the other language, its script. facts.py compares numbers and names."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _is_code(word: str) -> bool:
 
 
 def mixed_script(text: str, simplified: bool) -> int:
-    """Han characters on the wrong side: traditional ones where `simplified` is asked, else the lesser of the two kinds."""
+    """Number of Han characters in the wrong script: the traditional ones if `simplified`, else those of the rarer script."""
     han = "".join(language.HAN.findall(text))
     traditional = sum(a != b for a, b in zip(han, mojibake.to_simplified(han), strict=True))
     if simplified or not traditional:
@@ -53,7 +53,7 @@ def mixed_script(text: str, simplified: bool) -> int:
 
 
 def _only_simplified(char: str) -> bool:
-    """里 and 后 are characters of both scripts; what Big5 has not and OpenCC changes is of one."""
+    """Whether Big5 lacks the character and OpenCC changes it. (里 and 后 belong to both scripts.)"""
     try:
         char.encode("big5")
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
-"""Auxiliary captions of key-frames: looked up offline, by an image-to-text model in this process, or by an endpoint.
+"""Auxiliary captions of key-frames: from a list of captions, from an image-to-text model in this process, or from an endpoint.
 
-Whatever the captioner, a frame and language give one row with an outcome: ok, truncated, refused, error, skipped.
+Every captioner gives one row for each frame and language, with an outcome: ok, truncated, refused, error, skipped.
 Shapes: K frames, C candidate captions, E dimensions.
 """
 
@@ -40,17 +40,17 @@ class CaptionerConfig(Config):
 
     name: Literal["retrieval", "transformers", "endpoint"] = Field(
         default="retrieval",
-        description="The captioner: retrieval looks the nearest caption of a list up, transformers runs an image-to-text "
+        description="The captioner: retrieval takes the nearest caption of a list, transformers runs an image-to-text "
         "model in this process, endpoint asks a chat model that sees pictures.",
     )
     min_score: float | None = Field(
         default=None,
-        description="Cosine under which the retrieval captioner gives a frame no caption; null: always one.",
+        description="Cosine under which the retrieval captioner gives a frame no caption; null: every frame gets one.",
     )
     prompts: str | None = Field(
         default=None,
-        description="Folder with prompt files of your own; null: the prompts of the package. The digests of stages name what "
-        "the files hold, not where they lie.",
+        description="Folder with prompt files of your own; null: the prompts of the package. The digests of stages depend on "
+        "the contents of the files, not on their path.",
         json_schema_extra=HOW,
     )
     transformers: ImageTextConfig | None = Field(
@@ -76,7 +76,8 @@ class ClipFrames:
 
 @dataclass(frozen=True)
 class Tools:
-    """What captioners may use. Encoders: of one backbone, texts or JPEGs -> (N, E) features; `cache` opens at first use."""
+    """What captioners may use. The encoders (texts or JPEGs -> (N, E) features) are of one backbone; `cache` opens the file
+    of answers at first use."""
 
     encode_images: Callable[[Sequence[bytes]], np.ndarray]
     encode_texts: Callable[[list[str]], np.ndarray]
@@ -84,8 +85,8 @@ class Tools:
 
 
 class Captioner(Protocol):
-    """Frames of clips -> rows frame_index, lang, text (None unless ok), score (None: has none), outcome, note, sent_to,
-    by frame, then language."""
+    """Captions the frames of clips. A row has frame_index, lang, text (None unless ok), score (None if the captioner gives
+    none), outcome, note and sent_to; rows are sorted by frame, then language."""
 
     producer: str
 
@@ -96,7 +97,7 @@ class Captioner(Protocol):
 
 @lru_cache(maxsize=1)
 def candidates() -> dict[str, tuple[str, ...]]:
-    """lang -> candidate captions; the i-th of en and of zh mean the same."""
+    """lang -> candidate captions; number i in English and number i in Chinese mean the same."""
     raw = resources.files("m2raap").joinpath("assets/words/concepts.yaml").read_text(encoding="utf-8")
     tree = yaml.safe_load(raw)
     pairs = [tuple(pair) for group in tree["captions"].values() for pair in group]
@@ -109,12 +110,12 @@ def candidates() -> dict[str, tuple[str, ...]]:
             for shape in tree["shapes"]
         ]
         result[lang] = (*composed, *(pair[column] for pair in pairs))
-        assert len(set(result[lang])) == len(result[lang]), f"concepts.yaml says a {lang} caption twice"
+        assert len(set(result[lang])) == len(result[lang]), f"concepts.yaml holds a {lang} caption twice"
     return result
 
 
 class RetrievalCaptioner:
-    """The candidate caption nearest to the frame. Candidates are encoded once a language, at first use."""
+    """Takes the candidate caption nearest to the frame. The candidates of a language are encoded at first use."""
 
     producer = "retrieval"
 
@@ -130,7 +131,7 @@ class RetrievalCaptioner:
         return [next(rows) if clip.jpegs else [] for clip in clips]
 
     def nearest(self, clips: Sequence[np.ndarray], langs: Sequence[str]) -> list[list[Row]]:
-        """`caption_many` of frame features (K, E), with one matrix product a language. Outcomes: ok, skipped.
+        """As `caption_many`, from frame features (K, E) of each clip. Outcomes: ok, skipped.
 
         Raises M2raapError for features that are not finite or of another width than the text features.
         """
@@ -149,12 +150,12 @@ class RetrievalCaptioner:
                 )
             sims_KC = frames_KE @ texts_CE.T
             best[lang] = sims_KC.argmax(axis=1), sims_KC.max(axis=1)
-        result, at = [], 0
+        result, first = [], 0
         for clip in clips:
             rows = []
             for frame_index in range(len(clip)):
                 for lang in langs:
-                    choice, score = int(best[lang][0][at + frame_index]), float(best[lang][1][at + frame_index])
+                    choice, score = int(best[lang][0][first + frame_index]), float(best[lang][1][first + frame_index])
                     good = self.cfg.min_score is None or score >= self.cfg.min_score
                     rows.append(
                         {
@@ -168,7 +169,7 @@ class RetrievalCaptioner:
                         }
                     )
             result.append(rows)
-            at += len(clip)
+            first += len(clip)
         return result
 
     def _text_features(self, lang: str) -> np.ndarray:
@@ -180,7 +181,7 @@ class RetrievalCaptioner:
 
 
 class ImageTextCaptioner:
-    """A model of image_text.py; it writes one language, and frames get no caption in another."""
+    """Runs a model of image_text.py. It writes one language; frames get no caption in others."""
 
     def __init__(self, cfg: CaptionerConfig, tools: Tools) -> None:
         assert cfg.transformers is not None, "CaptionerConfig checks it"
@@ -189,12 +190,12 @@ class ImageTextCaptioner:
         self.producer = self._model.name + (f" prompt:{self.cfg.prompt}" if self.cfg.prompt else "")
 
     def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
-        """Raises M2raapError where the model writes a language that was not asked for."""
+        """See Captioner. Raises M2raapError if the model's language is not among `langs`."""
         lang = self.cfg.lang
         if lang not in langs:
             raise M2raapError(
-                f"caption.transformers writes '{lang}', and the recipe's langs are {', '.join(langs)}: set its lang, "
-                "or take a captioner that knows them (endpoint)"
+                f"caption.transformers.lang is '{lang}', and the recipe's langs are {', '.join(langs)}: set it to the "
+                "language that the model writes, or use a captioner for all of them (caption.name: endpoint)"
             )
         completions = iter(self._model.describe([(clip.clip_id, jpeg) for clip in clips for jpeg in clip.jpegs]))
         rows: list[list[Row]] = []
@@ -211,7 +212,7 @@ class ImageTextCaptioner:
 
 
 class EndpointCaptioner:
-    """A chat model that sees one key-frame a question and answers in all languages at once."""
+    """Asks a chat model: one key-frame in each request, and captions in all languages in its answer."""
 
     def __init__(self, cfg: CaptionerConfig, tools: Tools) -> None:
         assert cfg.endpoint is not None, "CaptionerConfig checks it"
@@ -221,7 +222,7 @@ class EndpointCaptioner:
         self.producer = f"{self.cfg.model} describe:{self._prompts['describe'].digest[:12]}"
 
     def caption_many(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[list[Row]]:
-        """Raises M2raapError where the model cannot be asked at all."""
+        """See Captioner. Raises M2raapError if the server cannot be used at all."""
         requests = self.requests(clips, langs)
         if not requests:
             return [[] for _ in clips]
@@ -242,7 +243,7 @@ class EndpointCaptioner:
         return result
 
     def requests(self, clips: Sequence[ClipFrames], langs: Sequence[str]) -> list[Request]:
-        """One a frame."""
+        """One request for each frame."""
         return [self._request(clip.clip_id, jpeg, tuple(langs)) for clip in clips for jpeg in clip.jpegs]
 
     def _request(self, clip_id: str, jpeg: bytes, langs: tuple[str, ...]) -> Request:
@@ -261,7 +262,8 @@ class EndpointCaptioner:
 
 
 def _judged(index: int, lang: str, text: str, server: str) -> Row:
-    """A generated caption, unless it is none: an order read off the screen, talk about the task, another language."""
+    """The row of a generated caption. It is refused if it holds an order read off the screen or talk about the task, or is in
+    another language."""
     kinds = echoes(text)
     if kinds:
         return _row(index, lang, None, "refused", f"the answer holds: {', '.join(kinds)}", server)

@@ -1,6 +1,6 @@
-"""Takes out of a caption what is no caption: links, tags, stock phrases, shouting, odd characters. Invents nothing.
+"""Removes from a caption what does not describe the video: links, tags, stock phrases, capitals throughout, odd characters.
 
-Each step is named; `clean` returns the names of the steps that changed the text.
+It adds no word. Each step has a name; `clean` returns the names of the steps that changed the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _WIDE_ALL = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: 0
 _HTML = re.compile(r"</?(?:br|p|b|i|u|em|strong|span|div|a|font)\b[^<>]{0,200}>", re.IGNORECASE)
 _HASH_TAG = re.compile("[#\uff03]([^\\s#\uff03]+)")
 _GLUED_TAGS = re.compile("(?:[#\uff03][^#\uff03]*)+$")
-# What parts a caption into segments. Hyphens and colons part only between blanks, brackets always.
+# Separators of a caption's segments. Hyphens and colons separate only between blanks, brackets always.
 _CUT = re.compile(
     "([,;|!\uff0c\u3002\uff1b\uff01\u3001()\\[\\]\u3010\u3011\uff08\uff09]+|\\s[-\u2013\u2014/:]+\\s|[.:](?=\\s|$)|\uff1a)"
 )
@@ -28,7 +28,8 @@ _TWICE = re.compile(r"([!?.,;\uff01\uff1f\u3002\uff0c])\1+")
 
 
 def normalise(text: str, lang: str, simplified: bool = False) -> str:
-    """Repaired, one width, no markup: the same words in the same order. Base of `clean` and of the fidelity check."""
+    """The same words in the same order, with encoding repaired, in one width and without markup. Both `clean` and the
+    fidelity check start from it."""
     text = _HTML.sub(" ", mojibake.repair(text))
     if not text.isascii():
         if lang == "en":
@@ -40,14 +41,14 @@ def normalise(text: str, lang: str, simplified: bool = False) -> str:
 
 
 def clean(text: str, lang: str, simplified: bool = False) -> tuple[str, list[str]]:
-    """(the caption that is left, names of the steps that changed it). The result may be empty."""
+    """(the cleaned caption, names of the steps that changed it). The caption may be empty."""
     steps: list[str] = []
     for name, step in (
         ("normalise", lambda t: normalise(t, lang, simplified)),
         ("links", _without_links),
         ("stock phrases", lambda t: _without_ends(t, lang)),
         ("stock tail", _without_glued_stock),
-        ("capitals", _without_shouting),
+        ("capitals", _without_capitals),
         ("punctuation", _tidy),
     ):
         changed = step(text)
@@ -85,14 +86,14 @@ def _segments(text: str) -> list[tuple[str, str]]:
 def _without_ends(text: str, lang: str) -> str:
     """Drops segments at both ends that are only stock phrases, file names, or tags that repeat the sentence."""
     segments = _segments(text)
-    while segments and _is_idle(segments[-1][0], segments[:-1], lang):
+    while segments and _is_uninformative(segments[-1][0], segments[:-1], lang):
         segments.pop()
-    while segments and _is_idle(segments[0][0], segments[1:], lang):
+    while segments and _is_uninformative(segments[0][0], segments[1:], lang):
         segments.pop(0)
     return "".join(a + b for a, b in segments).rstrip(_EDGES) if segments else ""
 
 
-def _is_idle(segment: str, rest: list[tuple[str, str]], lang: str) -> bool:
+def _is_uninformative(segment: str, rest: list[tuple[str, str]], lang: str) -> bool:
     words = language.tokens(segment)
     if not words:
         return not segment.strip() or not any(c.isalnum() for c in segment)
@@ -108,7 +109,7 @@ def _is_idle(segment: str, rest: list[tuple[str, str]], lang: str) -> bool:
 
 
 def _without_glued_stock(text: str) -> str:
-    """Drops stock phrases at an end that no comma parts off, if they have three words (five Han characters) or more."""
+    """Drops stock phrases at either end that no comma separates, if they have at least three words (five Han characters)."""
     spans = [(m.group().lower(), m.start(), m.end()) for m in language.TOKEN.finditer(text)]
     words = [word for word, _, _ in spans]
     flags = phrases.covered(words)
@@ -130,11 +131,12 @@ def _is_long(words: list[str]) -> bool:
     return han >= 5 or len(words) - han >= 3
 
 
-def _without_shouting(text: str) -> str:
+def _without_capitals(text: str) -> str:
+    """Lower case for a text that is mostly capitals."""
     letters = [c for c in text if c.isascii() and c.isalpha()]
     words = [w for w in language.tokens(text) if len(w) > 2 and w.isascii() and w.isalpha()]
-    loud = len(letters) >= 8 and len(words) >= 2 and sum(c.isupper() for c in letters) > 0.7 * len(letters)
-    return text.lower() if loud else text
+    mostly_upper = len(letters) >= 8 and len(words) >= 2 and sum(c.isupper() for c in letters) > 0.7 * len(letters)
+    return text.lower() if mostly_upper else text
 
 
 def _tidy(text: str) -> str:

@@ -1,14 +1,14 @@
 """Many texts of one language as columns of characters and tokens: a rule is then a few numpy calls, not a loop.
 
-Every text is encoded once, each character looked up in one table of flags, each token hashed by prefix sums. Rules that
-need a regular expression run it on the few texts whose flags say that it could match.
+Every text is encoded once, each character is looked up in one table of flags, each token is hashed by prefix sums. Rules
+that need a regular expression run it on the few texts whose flags say that it could match.
 
-What that is worth, by bench/filter.py on one core: all text rules take 22 us a caption. Those other than language id and ftfy
-take 1/95 of the time of the same rules in datatrove 0.10.1, most of which goes into cutting words (spaCy, jieba); the rule on
-links, which needs no words, 1/13.
+Measured by bench/filter.py on one core: all text rules take 22 us a caption. Those other than language id and ftfy take 1/95
+of the time of the same rules in datatrove 0.10.1, most of which goes into splitting words (spaCy, jieba); the rule on links,
+which needs no words, takes 1/13.
 
-Shapes: N texts, C characters (a blank after every text), T tokens. Tokens are those of `language.tokens`: words (letters
-and digits, inner apostrophes) and single Han or kana characters.
+Shapes: N texts, C characters (with a blank after every text), T tokens. Tokens are those of `language.tokens`: words
+(letters and digits, inner apostrophes) and single Han or kana characters.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 
 from m2raap.curate import language, mojibake
 
-BLOCK = 4096  # most texts of one batch: their columns stay in the cache of a core
-BLOCK_CHARS = 500_000  # characters from which on a batch takes no further text
-MAX_CHARS = 20_000  # characters of a text that are read; the rest of a longer one says nothing new
+BLOCK = 4096  # most texts of one batch: their columns fit into the cache of a core
+BLOCK_CHARS = 500_000  # a batch with more characters takes no further text
+MAX_CHARS = 20_000  # characters of a text that are read; the rest of a longer one is ignored
 
 HAN, KANA, LATIN, DIGIT, OTHER_LETTER, WORD = (1 << i for i in range(6))
 BLANK, MESSY, SUSPECT, WIDE, LOST, RARE, TRADITIONAL = (1 << i for i in range(6, 13))
@@ -36,7 +36,7 @@ _NUMBER = np.uint64(0x0123456789ABCDEF)  # the hash of every number where all nu
 
 @lru_cache(maxsize=1)
 def _flags() -> np.ndarray:
-    """(code points,) uint32: what every character is."""
+    """(code points,) uint32: the flags of every character."""
     table = np.zeros(_TABLE_END, np.uint32)
     chars = list(map(chr, range(_TABLE_END)))
     letters = np.fromiter(map(str.isalpha, chars), bool, _TABLE_END)
@@ -89,7 +89,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 class Columns:
-    """N texts as flags of their characters (C), and tokens (T) with hashes; `of_text`-named arrays say whose they are."""
+    """N texts as flags of their characters (C) and hashes of their tokens (T); `text_of_T` says whose a token is."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         lengths_N = np.fromiter(map(len, texts), np.int64, len(texts))
@@ -100,7 +100,7 @@ class Columns:
         self.flags_C = _flags()[np.minimum(self.codes_C, _TABLE_END - 1)]
 
     def count(self, flag: int) -> np.ndarray:
-        """(N,) characters with any of the flags."""
+        """(N,) number of characters with any of the flags."""
         return self.sum_C((self.flags_C & flag) != 0)
 
     def sum_C(self, values_C: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Columns:
         return self.any_C((self.flags_C & flag) != 0)
 
     def followed(self, flag: int, by: int) -> np.ndarray:
-        """(N,) whether a character with `flag` stands right before one with `by`."""
+        """(N,) whether a character with `flag` comes right before one with `by`."""
         return self.any_C(_before((self.flags_C & flag) != 0, (self.flags_C & by) != 0))
 
     @cached_property
@@ -171,7 +171,7 @@ class Columns:
 
     @cached_property
     def bag_T(self) -> np.ndarray:
-        """(T,) uint64 of the letters of each token in lower case, in whatever order."""
+        """(T,) uint64 of the letters of each token in lower case, whatever their order."""
         start, stop = self._token_spans
         letters = _mixed_lower()[np.minimum(self.codes_C, _TABLE_END - 1)]
         summed = np.zeros(len(letters) + 1, np.uint64)
@@ -180,7 +180,7 @@ class Columns:
 
     @cached_property
     def mixed_T(self) -> np.ndarray:
-        """(T,) tokens of both letters and digits."""
+        """(T,) whether a token has both letters and digits."""
         start, stop = self._token_spans
         digits = np.concatenate([[0], np.cumsum((self.flags_C & DIGIT) != 0)])
         letters = np.concatenate([[0], np.cumsum((self.flags_C & LATIN) != 0)])
@@ -188,7 +188,7 @@ class Columns:
 
     @cached_property
     def plain_T(self) -> np.ndarray:
-        """hash_T with every number as one and the same."""
+        """(T,) hash_T, with one hash for all numbers."""
         return np.where(self.flags_T & DIGIT, _NUMBER, self.hash_T)
 
     @cached_property
@@ -212,7 +212,7 @@ class Columns:
 
     @cached_property
     def key_N(self) -> np.ndarray:
-        """(N,) int64 of all tokens in order, numbers as one, whatever stands between them."""
+        """(N,) int64 of all tokens in order, numbers as one; what is between the tokens does not count."""
         at = np.arange(len(self.plain_T)) - self.first_token_N[:-1][self.text_of_T]
         weighted = self.plain_T * _powers(1 << 15)[0][at]
         return mix(self.sum_T(weighted) + self.num_tokens_N.astype(np.uint64)).view(np.int64)
@@ -227,7 +227,7 @@ def _before(flags: np.ndarray, next_flags: np.ndarray) -> np.ndarray:
 
 
 class HashSet:
-    """A set of words, or of runs of tokens, that whole columns are looked up in."""
+    """A set of words, or of runs of tokens, in which whole columns are looked up."""
 
     def __init__(self, hashes: Iterable[np.ndarray]) -> None:
         self._sorted = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]))
@@ -246,7 +246,7 @@ class HashSet:
 
 
 class TextBatch:
-    """What a rule sees: N texts of one language, as they came (`raw`) and as `repair` leaves them, with their columns."""
+    """The input of a rule: N texts of one language, unchanged (`raw`) and repaired (`texts`), with the columns of both."""
 
     def __init__(self, raw: Sequence[str], lang: str) -> None:
         """Raises M2raapError for a language outside en, zh."""

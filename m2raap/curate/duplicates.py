@@ -1,12 +1,12 @@
 """Near-identical clips: 64-bit hashes in banded buckets find candidates, 8 x 8 colour thumbnails of their frames decide.
 
-A clip has three hashes (m2raap.curate.thumbnails): of the whole, of its first and of its second half. Clips of which one
-hash differs in at most `max_hamming` bits are candidates; the bands make sure that none of these is missed as long as no
-bucket overflows. The clip of better quality is kept; a dropped clip drops no other, so chains of likeness end there.
+A clip has three hashes (m2raap.curate.thumbnails): of the whole, of its first and of its second half. Two clips are
+candidates if one of their hashes differs in at most `max_hamming` bits; the bands miss none of these as long as no bucket
+overflows. The clip of better quality is kept; a dropped clip drops no other, so chains of similar clips end there.
 
-Growth: sorts and a comparison with the neighbours in each bucket, so n log n and a term n^2 / 2^16 (2^21 with the more
-numerous bands that are taken for millions of clips); `max_bucket` caps it where a corpus is full of one picture. Memory:
-some 100 bytes a clip for the hashes, 1.5 KB for each clip that is a candidate.
+Cost: sorting and a comparison with the neighbours in each bucket, so n log n and a term n^2 / 2^16 (2^21 with the larger
+number of bands for millions of clips); `max_bucket` bounds it if many clips show one picture. Memory: about 100 bytes a clip
+for the hashes, 1.5 KB for each clip that is a candidate.
 
 Shapes: N clips, P pairs, H = 3 hashes a clip. Rows are in the order of rank, the best first; pairs are (earlier, later).
 """
@@ -33,14 +33,12 @@ class DuplicateConfig(Config):
     max_hamming: int = Field(
         default=6, ge=0, le=12, description="Most bits of 64 in which the hashes of two candidates may differ."
     )
-    max_bucket: int = Field(
-        default=256, ge=2, description="Number of neighbours in a bucket with which a clip is compared."
-    )
+    max_bucket: int = Field(default=256, ge=2, description="Most neighbours in a bucket with which a clip is compared.")
     max_distance: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Distance up to which two frames match; 0: the same picture, about 1: strangers.",
+        description="Distance up to which two frames match; 0: the same picture, about 1: unrelated pictures.",
     )
     min_share: float = Field(default=0.75, gt=0, le=1, description="Share of the frames, in order, that must match.")
     max_duration_gap: float = Field(default=0.1, ge=0, description="Largest relative difference of the durations.")
@@ -54,8 +52,8 @@ def near_duplicates(
 ) -> dict[int, int]:
     """Row of a dropped clip -> row of the kept one that it copies.
 
-    hashes_NH: uint64; clips that may match nothing (no frame with content) are left out by the caller. `thumbnails_of(rows)`
-    gives (R, K, 8, 8, 3) uint8 of the sorted rows that it is asked for, once.
+    hashes_NH: uint64; the caller leaves out clips without any frame that shows something. `thumbnails_of(rows)` returns
+    (R, K, 8, 8, 3) uint8 of the R sorted rows that it is given; it is called once.
     """
     pairs = candidates(hashes_NH, cfg)
     durations = np.asarray(durations_s, np.float64)
@@ -78,7 +76,7 @@ def near_duplicates(
 
 
 def candidates(hashes_NH: np.ndarray, cfg: DuplicateConfig) -> np.ndarray:
-    """(P, 2) pairs of which any hash is near, sorted by the later row, then the earlier one."""
+    """(P, 2) pairs with a hash that is near, sorted by the later row, then by the earlier one."""
     pairs_P2 = np.zeros((0, 2), np.int64)
     for column in range(hashes_NH.shape[1]):
         pairs_P2 = _best(np.concatenate([pairs_P2, near_pairs(hashes_NH[:, column], cfg.max_hamming, cfg.max_bucket)]))
@@ -88,15 +86,15 @@ def candidates(hashes_NH: np.ndarray, cfg: DuplicateConfig) -> np.ndarray:
 def near_pairs(hashes_N: np.ndarray, max_hamming: int, max_bucket: int) -> np.ndarray:
     """(P, 2) pairs of uint64 hashes that differ in at most `max_hamming` bits, each once, sorted by the later row.
 
-    Exact while no bucket holds more than `max_bucket` hashes; beyond, each is compared with that many next to it in the
-    order of its bucket, and keeps its 64 earliest partners.
+    Exact while no bucket holds more than `max_bucket` hashes; in a larger one each hash is compared with that many
+    neighbours in the order of the bucket. A row keeps its 64 earliest partners.
     """
     num = len(hashes_N)
     if num < 2:
         return np.zeros((0, 2), np.int64)
-    # Equal hashes are compared with the others as one: a picture that is everywhere costs one comparison.
+    # Equal hashes are compared with the others as one: a picture of many clips costs one comparison.
     values, first, inverse, counts = np.unique(hashes_N, return_index=True, return_inverse=True, return_counts=True)
-    parts = [_twins(inverse, counts, first)]
+    parts = [_pairs_of_equals(inverse, counts, first)]
     pending = 0
     for order in band_orders(len(values), max_hamming):
         keys, bits = _with_bands_first(values, order)
@@ -117,8 +115,8 @@ def near_pairs(hashes_N: np.ndarray, max_hamming: int, max_bucket: int) -> np.nd
     return _best(np.concatenate(parts))
 
 
-def _twins(inverse: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Pairs of rows with one and the same hash: each with the up to 64 before it."""
+def _pairs_of_equals(inverse: np.ndarray, counts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Pairs of rows with equal hashes: each row with up to 64 rows before it."""
     rows = np.flatnonzero(counts[inverse] > 1)
     rows = rows[np.argsort(inverse[rows], kind="stable")]
     parts = [np.zeros((0, 2), np.int64)]
@@ -147,7 +145,7 @@ def _best(pairs: np.ndarray) -> np.ndarray:
 def band_orders(num: int, max_hamming: int) -> list[tuple[tuple[int, int], ...]]:
     """Sets of bands (low bit, high bit) such that hashes within `max_hamming` bits agree in all bands of at least one set.
 
-    With b bands at least b - max_hamming are whole; the b that costs least for that many hashes is taken.
+    Of b bands at least b - max_hamming agree; the b with the least cost for that many hashes is taken.
     """
 
     def cost(bands: int) -> float:

@@ -1,6 +1,6 @@
-"""What a model's answer must not hold: talk about itself or its task, links, role tags, markup, characters nobody sees.
+"""What a model's answer must not hold: talk about itself or its task, links, role tags, markup, invisible characters.
 
-Each kind is a pattern; `echoes` names those that match. A caption of a video holds none of this.
+Each kind has a pattern; `echoes` names those that match. A caption of a video holds none of this.
 """
 
 from __future__ import annotations
@@ -72,5 +72,5 @@ def echoes(text: str) -> list[str]:
 
 
 def is_hostile(text: str) -> bool:
-    """Whether a text is rather an order to a program than a caption (hostile.py): no model gets to read it."""
+    """Whether a text is more likely an order to a program than a caption (hostile.py); then no model may read it."""
     return hostility(text) > HOSTILE

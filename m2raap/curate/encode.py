@@ -1,5 +1,5 @@
-"""Frames and texts to unit vectors in the workers: always in blocks of one shape, so that a vector never depends on its
-neighbours or on how many clips a part holds."""
+"""Encodes frames and texts as unit vectors in the workers, always in blocks of one shape, so that a vector does not depend on
+its neighbours or on the number of clips of a part."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Encoder:
         return _in_blocks(self.backbone.encode_text, self.backbone.tokenize(list(texts)))
 
     def tokens_over(self, texts: Sequence[str]) -> list[int]:
-        """How many tokens of each text the text tower would cut off."""
+        """Number of tokens of each text that do not fit into the text tower's context."""
         longest = self.backbone.context_length
         ids_BL = self.backbone.text.tokenize(list(texts), 4 * longest) if texts else []
         return [max(0, int((row != self.backbone.text.pad_id).sum()) - longest) for row in ids_BL]
@@ -54,7 +54,7 @@ def _in_blocks(encode: Any, rows: Any) -> np.ndarray:
 
 
 def encoder(cfg: BackboneConfig) -> Encoder:
-    """The encoder of this worker process: loading takes seconds, so the last one is kept."""
+    """The encoder of this worker process. Loading takes seconds, so the last one is kept."""
     return _encoder(cast(Hashable, cfg))  # frozen models hash by value, which the type checker does not see
 
 

@@ -1,7 +1,8 @@
-"""What a caption claims, without its words: numbers, negation, colours, names. The same for both languages, so that an
-original and its rewrite, or a caption and its translation, can be compared fact by fact.
+"""The facts that a caption claims: numbers, negation, colours, names. They have the same form in both languages, so that a
+text can be compared with its rewrite or its translation fact by fact.
 
-Rules, no model: what a rule is unsure of (is 'second' a number?) may answer a claim but never makes one.
+They come from rules, not from a model. A word that may or may not be a fact ('second': a number?) can match a claim of the
+other text, but is no claim itself.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from importlib import resources
 from m2raap.curate import language
 from m2raap.curate.numbers import numbers_in
 
-_NO_EN = frozenset(
+_NEGATION_EN = frozenset(
     {"no", "not", "never", "without", "nobody", "nothing", "none", "neither", "nor", "cannot", "cant", "dont", "isnt"}
 )
-_NO_ZH = re.compile("没|沒|不|无|無|未|别|勿|非")
-# Words in which the characters of _NO_ZH deny nothing.
-_NO_NO_ZH = re.compile(
+_NEGATION_ZH = re.compile("没|沒|不|无|無|未|别|勿|非")
+# Words in which the characters of _NEGATION_ZH negate nothing.
+_NOT_NEGATION_ZH = re.compile(
     "不锈|不銹|不同|不断|不斷|不久|不停|不远|不遠|不少|不过|不過|不仅|不僅|不但|不管|不论|不論|不一样|不一|不时|不時|不住|不禁"
     "|不已|不知名|不错|不錯|不得不|不倒翁|不明|不规则|忍不|差不|来不及|无人机|無人機|无人驾驶|无线|無線|无数|無數|无论|無論|无比"
     "|无聊|無聊|无限|无缝|无袖|无尽|無盡|未来|未來|未婚|未知|非常|非洲|别墅|別墅|别人|別人|特别|特別|分别|分別|告别|告別|性别|性別"
@@ -43,7 +44,7 @@ _COLOURS: tuple[tuple[str, str, str], ...] = (
 )
 _COLOUR_EN = {word: name for name, words, _ in _COLOURS for word in words.split()}
 _COLOUR_ZH = {char: name for name, _, chars in _COLOURS for char in chars}
-# A colour character is surely a colour before one of these characters only; 黄瓜, 白天, 金融 are none.
+# Only before one of these characters is a colour character certainly a colour; 黄瓜, 白天, 金融 are no colours.
 _COLOUR_AFTER = re.compile("[红紅赤橙橘黄黃绿綠青蓝藍紫粉白黑棕褐灰银銀金](?=[色衣裙裤褲帽发發毛底点點圆圓方星环環])")
 # Where 'left' and 'right' are sides: "on the left", "right hand", "moves right"; not "left the room", "all right".
 _SIDE_EN = re.compile(
@@ -61,7 +62,7 @@ _CODE = re.compile(r"\b(?=\w*[A-Za-z])(?=\w*\d)\w{2,}\b|\b[A-Z]{2,}\b|\b[a-z]+[A
 _LATIN_IN_ZH = re.compile(r"[A-Za-z][A-Za-z'’.&-]*[A-Za-z]")
 _QUOTED_ZH = re.compile("《([^》]{1,30})》")
 _DOTTED_ZH = re.compile("[\u4e00-\u9fff]{1,6}[·•][\u4e00-\u9fff]{1,6}")
-_NO_NAMES = frozenset(
+_NOT_NAMES = frozenset(
     {
         "i", "i'm", "i'll", "i've", "ok", "tv", "dj", "dvd", "cd", "pc", "3d", "2d", "hd", "uhd", "fps", "diy", "usa", "uk",
         "us", "eu", "am", "pm", "mr", "mrs", "ms", "dr", "st",
@@ -71,8 +72,8 @@ _NO_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Facts:
-    """`numbers`: claimed values. `maybe`: values that an unsure word may stand for. `places`: names of the bilingual list;
-    `names`: other names, lower case, of this language's own letters. `words`: lower-case tokens, to look names up in."""
+    """`numbers`: claimed values. `maybe`, `maybe_colours`: what ambiguous words may stand for. `places`: names of the bilingual
+    list; `names`: other names, lower case, as this language spells them. `words`: lower-case tokens, to look names up in."""
 
     numbers: frozenset[float] = frozenset()
     maybe: frozenset[float] = frozenset()
@@ -115,13 +116,13 @@ def union(claims: list[Facts]) -> Facts:
 
 
 def _negated(text: str, words: list[str]) -> bool:
-    if any(w in _NO_EN or w.replace("’", "'").endswith("n't") for w in words):
+    if any(w in _NEGATION_EN or w.replace("’", "'").endswith("n't") for w in words):
         return True
-    return _NO_ZH.search(_NO_NO_ZH.sub(" ", text)) is not None
+    return _NEGATION_ZH.search(_NOT_NEGATION_ZH.sub(" ", text)) is not None
 
 
 def _colours(text: str, words: list[str]) -> tuple[set[str], set[str]]:
-    """(claimed, perhaps meant). Sides are kept here too: 'left' swapped for 'right' is as wrong as red for blue."""
+    """(claimed, perhaps meant). Sides count as colours: 'left' swapped for 'right' is as wrong as red for blue."""
     sure = {_COLOUR_EN[w] for w in words if w in _COLOUR_EN}
     sure |= {_COLOUR_ZH[m.group()] for m in _COLOUR_AFTER.finditer(text)}
     maybe = {_COLOUR_ZH[c] for c in text if c in _COLOUR_ZH}
@@ -180,11 +181,11 @@ def _names(text: str, lang: str) -> set[str]:
         names |= set(_QUOTED_ZH.findall(text)) | set(_DOTTED_ZH.findall(text))
     if lang == "en":
         names |= _capitals(text)
-    return {name for name in names if name not in _NO_NAMES and not name.isdigit()}
+    return {name for name in names if name not in _NOT_NAMES and not name.isdigit()}
 
 
 def _capitals(text: str) -> set[str]:
-    """Capitalised words that do not begin a sentence. A text in Title Case or in capitals tells nothing."""
+    """Capitalised words that do not begin a sentence; none for a text in Title Case or in capitals."""
     starts = lambda m: m.start() == 0 or _SENTENCE_END.search(text[: m.start()]) is not None  # noqa: E731
     capitalised = [m for m in _NAME.finditer(text) if not text[m.start() - 1 : m.start()].isalnum() and not starts(m)]
     inside = sum(word[:1].isalpha() for word in text.split()[1:])
@@ -198,7 +199,7 @@ def _capitals(text: str) -> set[str]:
 
 
 def number_faults(source: Facts, allowed: Facts, claimed: Facts) -> Counter[str]:
-    """Numbers of `source` that `found` lost, and numbers of `found` that nothing in `allowed` holds."""
+    """Numbers of `source` that `claimed` lost, and numbers of `claimed` that `allowed` does not hold."""
     faults: Counter[str] = Counter()
     for value in sorted(source.numbers - claimed.numbers - claimed.maybe):
         faults[f"lost {value:g}"] += 1
@@ -215,8 +216,8 @@ def colour_faults(source: Facts, allowed: Facts, claimed: Facts) -> Counter[str]
 
 
 def name_faults(source: Facts, allowed: Facts, claimed: Facts, translated_to: str | None) -> Counter[str]:
-    """Names lost and invented. Of a translation only names of the bilingual list, codes (X5), and into Chinese words that
-    are still Latin can be looked up: how John is spelled in Chinese, no rule knows."""
+    """Names that are lost or invented; see `number_faults`. Of a translation (`translated_to`: its language) only names of the
+    bilingual list, codes (X5) and, in Chinese, words in Latin letters are compared: no rule knows how John is spelled there."""
     lost, invented = source.places - claimed.places, claimed.places - allowed.places
     if translated_to is None:
         lost |= {n for n in source.names if not _holds(claimed, n)}

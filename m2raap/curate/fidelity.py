@@ -1,7 +1,7 @@
-"""Did a rewrite keep what the raw caption says? Words are compared as sets, after the same normalising.
+"""Whether a rewrite keeps what the raw caption says. Both are normalised and compared as sets of words.
 
-Links, stock phrases, file names and hash tags may go. Anything else that is lost, above all numbers, negations and
-colours, or anything new, refuses the rewrite.
+Links, stock phrases, file names and hash tags may be removed. A rewrite that loses any other word, or has a new one, is
+refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from m2raap.curate.patterns import LINK, is_machine_word
 
 
 class Fidelity(NamedTuple):
-    """Words that a rewrite lost from its original, and words that it has and the original has not."""
+    """Words that a rewrite lost from its original, and words that only the rewrite has."""
 
     lost: tuple[str, ...]
     invented: tuple[str, ...]
@@ -26,7 +26,7 @@ class Fidelity(NamedTuple):
 
 
 def compare(raw: str, rewrite: str, lang: str, simplified: bool = False) -> Fidelity:
-    """Content words lost from `raw` and words of `rewrite` that `raw` has not, both sorted."""
+    """Content words of `raw` that `rewrite` lost, and words of `rewrite` that `raw` does not have, both sorted."""
     base = normalise(raw, lang, simplified)
     new_words = set(language.tokens(rewrite))
     lost = _content(base) - new_words
@@ -34,20 +34,20 @@ def compare(raw: str, rewrite: str, lang: str, simplified: bool = False) -> Fide
 
 
 def claims(text: str) -> str:
-    """`text` without links, file names, stock phrases and their serial numbers: what is said of the video."""
+    """`text` without links, file names, stock phrases and their serial numbers: what it says about the video."""
     bare = " ".join(word for word in LINK.sub(" ", text).split() if not is_machine_word(word))
     spans = list(language.TOKEN.finditer(bare))
     words = [span.group().lower() for span in spans]
-    idle = phrases.covered(words)
+    is_stock = phrases.covered(words)
     kept, at = [], 0
-    for i, (span, word, flag) in enumerate(zip(spans, words, idle, strict=True)):
-        # A serial number right after a stock phrase is its number ("clip 00231"); "of" after one is its preposition.
-        if flag or (i and idle[i - 1] and (word in phrases.JOINS or phrases.is_serial(word))):
+    for i, (span, word, flag) in enumerate(zip(spans, words, is_stock, strict=True)):
+        # A serial number right after a stock phrase belongs to it ("clip 00231"), and so does an "of".
+        if flag or (i and is_stock[i - 1] and (word in phrases.JOINS or phrases.is_serial(word))):
             kept.append(bare[at : span.start()])
             at = span.end()
     return "".join([*kept, bare[at:]])
 
 
 def _content(text: str) -> set[str]:
-    """Words that must survive."""
+    """Words that a rewrite has to keep."""
     return set(language.tokens(claims(text)))

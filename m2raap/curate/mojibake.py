@@ -1,4 +1,4 @@
-"""Text that a wrong encoding broke: repair what can be repaired, measure what is left."""
+"""Texts that a wrong encoding broke: `repair` them, and measure what stays broken."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from m2raap.curate import language
 
-# Full-width letters and digits, and the ideographic blank, by the ordinary ones. Full-width punctuation is right in Chinese.
+# Full-width letters and digits, and the ideographic blank -> ordinary ones. Full-width punctuation is correct in Chinese.
 WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))} | {
     0x3000: 0x20
 }
-# Characters without which ftfy has nothing to do: HTML entities, Latin-1 and its neighbours, Greek, ligatures, U+FFFD.
-# Typographic quotes and dashes alone break nothing; full-width forms stay as they are.
+# ftfy is called only for texts with one of these: HTML entities, Latin-1 and its neighbours, Greek, ligatures, U+FFFD.
+# Typographic quotes and dashes alone are no sign of a fault; full-width forms stay as they are.
 SUSPECT = re.compile("[&\u0080-\u024f\u0370-\u03ff\u02c6-\u02dd\ufb00-\ufb06\ufffd]")
 LOST = re.compile("[\ufffd\ue000-\uf8ff\u0080-\u009f]")
-# Accented Latin letters right beside Han characters are the rest of a half-repaired text.
+# Accented Latin letters right beside Han characters are left over where a repair was incomplete.
 _RESIDUE = re.compile(
     "(?<=[\u4e00-\u9fff])[\u00a1-\u00ff\u0152-\u017e]|[\u00a1-\u00ff\u0152-\u017e](?=[\u4e00-\u9fff])"
 )
@@ -45,7 +45,7 @@ def repair(text: str) -> str:
     return text
 
 
-MANY_RARE = 0.2  # share of rare characters that ordinary Chinese text does not reach; UTF-8 read as GBK is full of them
+MANY_RARE = 0.2  # a share of rare characters that Chinese text does not reach, and UTF-8 that is read as GBK does
 
 
 def rare_han_share(text: str) -> float:
@@ -103,7 +103,7 @@ def broken_share(repaired: str) -> float:
     chars = len(repaired) - repaired.count(" ")
     if not chars or repaired.isascii():
         return 0.0
-    # A lost character counts three times: its word is lost with it, and often the words beside it.
+    # A lost character counts three times, because its word and often the words beside it are lost too.
     broken = 3.0 * (len(LOST.findall(repaired)) + len(_RESIDUE.findall(repaired)))
     if SUSPECT.search(repaired):
         from ftfy.badness import badness

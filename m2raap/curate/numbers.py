@@ -1,4 +1,4 @@
-"""Numbers of English and Chinese captions: numerals, number words, 三十五. What may be no number is kept apart."""
+"""Numbers in English and Chinese captions: numerals, number words, 三十五. Words that may be no number are returned apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNITS = {word: value for value, word in enumerate(_SPELLED)}
 _TENS_SPELLED = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _TENS = {word: 10 * value for value, word in enumerate(_TENS_SPELLED, 2)}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "dozen": 12}
-# These words may answer for a number of the other text, but a faithful text need not repeat them.
+# These words can match a number of the other text, but a faithful text need not repeat them.
 _MAYBE_EN = {
     "a": 1, "an": 1, "another": 1, "single": 1, "first": 1, "once": 1, "alone": 1, "second": 2, "twice": 2, "double": 2,
     "pair": 2, "couple": 2, "both": 2, "twin": 2, "twins": 2, "duo": 2, "third": 3, "triple": 3, "trio": 3,
@@ -34,7 +34,7 @@ _NUMERALS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?![\d,])|\d+(?:\.\d+)?")
 
 
 def numbers_in(text: str, words: list[str]) -> tuple[set[float], set[float]]:
-    """(values that the text states, values that an unsure word of it may stand for). `words`: language.tokens of it."""
+    """(values that the text states, values that its ambiguous words may stand for). `words`: language.tokens of the text."""
     digits, rest = _digits(text)
     han, maybe_han = _han_numbers(rest) if language.HAN.search(text) else (set[float](), set[float]())
     spelled, maybe = _spelled(words)
@@ -42,7 +42,7 @@ def numbers_in(text: str, words: list[str]) -> tuple[set[float], set[float]]:
 
 
 def _digits(text: str) -> tuple[set[float], str]:
-    """Values of numerals, and the text without them. Part of an identifier (4K, H264) they are no number."""
+    """Values of numerals, and the text without them. Digits of an identifier (4K, H264) are no number."""
     values = set()
     for match in _NUMERALS.finditer(text):
         before = text[match.start() - 1 : match.start()]

@@ -1,4 +1,4 @@
-"""What machines and uploaders leave in captions: links, file names, tags. Shared by the rules and the rewriter."""
+"""Patterns of links, file names and tags in captions. The rules and the rewriter share them."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _SENTENCE_HAN = re.compile("[在的着了把被向和是一有从给对用个正
 
 
 def is_machine_word(word: str) -> bool:
-    """True for a file name, an identifier or a tokeniser's residue; punctuation around the word is ignored."""
+    """True for a file name, an identifier or a tokeniser's markup; punctuation around the word is ignored."""
     return MACHINE_WORD.fullmatch(word.strip(",.;:!?\"'()\uff0c\u3002")) is not None
 
 
 def is_bare(item: str, lang: str) -> bool:
-    """True for a bare tag: at most three words (four Han characters) and none that makes a sentence."""
+    """True for a tag: at most three words (four Han characters), none of which is typical of sentences."""
     words = language.tokens(item)
     if lang == "zh" and language.HAN.search(item):
         return len(words) <= 4 and not _SENTENCE_HAN.search(item)

@@ -1,6 +1,6 @@
-"""Stock phrases: which tokens of a text they cover. The list is data in the package (assets/words/boilerplate.txt).
+"""Stock phrases, and which tokens of a text they cover. The list is data in the package (assets/words/boilerplate.txt).
 
-A line that starts with ! is no stock phrase although it holds one ("video game").
+A line that starts with ! is a phrase that holds a stock phrase and is none ("video game").
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from m2raap.curate import language
 from m2raap.curate.columns import Columns, HashSet
 
 _NUMBER = "<n>"
-JOINS = frozenset({"of", "showing", "featuring", "shows"})  # join a stock phrase to what is shown: "footage of a dog"
-# Small words that, between two stock phrases, belong to them.
+JOINS = frozenset({"of", "showing", "featuring", "shows"})  # between a stock phrase and its object: "footage of a dog"
+# Function words that belong to the stock phrases on both sides of them.
 _SMALL = frozenset(
     {
         "a", "all", "an", "and", "are", "by", "for", "from", "in", "is", "it", "me", "my", "of", "on", "only",
@@ -30,7 +30,7 @@ def _index() -> dict[str, list[tuple[bool, tuple[str, ...]]]]:
     for line in sorted({line.strip() for line in lines} - {""}):
         if line.startswith("#"):
             continue
-        # A letter stands in for the number while the line is cut, so that "<n>p" stays one token.
+        # A letter replaces the number while the line is split into tokens, so that "<n>p" stays one token.
         phrase = tuple(t.replace("\u01c2", _NUMBER) for t in language.tokens(line.replace(_NUMBER, "\u01c2")))
         start = _NUMBER if phrase[0].startswith(_NUMBER) else phrase[0]
         index.setdefault(start, []).append((not line.startswith("!"), phrase))
@@ -41,7 +41,7 @@ def _index() -> dict[str, list[tuple[bool, tuple[str, ...]]]]:
 
 @lru_cache(maxsize=1)
 def first_tokens() -> tuple[HashSet, HashSet]:
-    """Hashes of one-word phrases, and of the first two words of the longer ones: without one of these a text holds none."""
+    """Hashes of one-word phrases, and of the first two words of longer ones. A text without any of these has no stock phrase."""
     stock = [phrase for phrases in _index().values() for is_stock, phrase in phrases if is_stock]
     plain = [" ".join("1" if token.startswith(_NUMBER) else token for token in phrase) for phrase in stock]
     columns = Columns(plain)
@@ -60,12 +60,12 @@ def _same(token: str, pattern: str) -> bool:
 
 
 def is_serial(token: str) -> bool:
-    """True for a number that can only be a serial one: three digits or more, or zeros before it."""
+    """True for a number that is taken as a serial number: three digits or more, or a leading zero."""
     return token.isdigit() and (len(token) >= 3 or token.startswith("0"))
 
 
 def covered(tokens: list[str]) -> list[bool]:
-    """One flag a token: True where a stock phrase covers it (longest phrase first, left to right)."""
+    """Whether a stock phrase covers each token (the longest phrase first, left to right)."""
     index, flags, at = _index(), [False] * len(tokens), 0
     while at < len(tokens):
         candidates = index.get(tokens[at], [])
@@ -85,7 +85,7 @@ def covered(tokens: list[str]) -> list[bool]:
 def share(text: str) -> float:
     """0..1: share of the text that stock phrases cover (a word counts 1, a Han character 0.5).
 
-    Up to three small words between two stock phrases ("subscribe to my channel", "download for free") belong to them.
+    Up to three function words between two stock phrases ("subscribe to my channel", "download for free") belong to them.
     """
     tokens = language.tokens(text)
     flags = covered(tokens)

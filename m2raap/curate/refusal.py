@@ -1,4 +1,4 @@
-"""A rule's verdict against one clip or text, and the row of `dropped` that the verdicts of all rules come to."""
+"""A rule's refusal of one clip or text, and the row of `dropped` that is made of the refusals of all rules."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Side = Literal["below", "above"]  # the side of the threshold on which a rule re
 
 
 class Refusal(NamedTuple):
-    """A score on the wrong side of its threshold. `reason` is a key of curate.reasons."""
+    """A score and the threshold that it is compared with. `reason` is a key of curate.reasons."""
 
     reason: str
     signal: str
     score: float
     threshold: float
-    version: int = 1  # version of the rule, which rises when the same text or clip would get another score
+    version: int = 1  # of the rule; it increases when the same text or clip would get another score
 
     def fails(self, side: Side) -> bool:
         """Whether the score lies beyond the threshold on `side`."""
@@ -28,7 +28,7 @@ class Refusal(NamedTuple):
 @dataclass(frozen=True)
 class Drop:
     """A row of `dropped` by rules. `text_id` None: the whole clip; `detail`: the signal that was judged, or a message;
-    `also_failed`: the reasons of all other rules that refused it, in their order (their scores stand in `signals`)."""
+    `also_failed`: the reasons of all other rules that refused it, in their order (their scores are in `signals`)."""
 
     clip_id: str
     text_id: str | None
@@ -41,7 +41,7 @@ class Drop:
 
     @classmethod
     def by(cls, refusals: Sequence[Refusal], clip_id: str, text_id: str | None = None) -> Drop:
-        """The first refusal is the verdict, all others are recorded with it. `refusals` must not be empty."""
+        """The row of the first refusal, which decides; the reasons of all others are recorded. `refusals`: at least one."""
         first, *others = refusals
         return cls(
             clip_id=clip_id,

@@ -1,9 +1,9 @@
-"""Raw texts and auxiliary captions of one clip -> faithful captions in the recipe's languages.
+"""Rewrites the raw texts of a clip, with its auxiliary captions, as faithful captions in the recipe's languages.
 
-'rules' only cleans; where a language has no text at all it says what the auxiliary captions of that language say, and it
-never translates. 'endpoint' and 'local' ask a language model: a rewrite of every text, and a translation into each language
-that the clip has no text in; a clip without texts gets captions from its auxiliary ones alone. What a model says is a
-candidate: fidelity_rules.py decides whether it replaces anything.
+'rules' only cleans; in a language without any text it takes an auxiliary caption, and it never translates. 'endpoint' and
+'local' ask a language model for a rewrite of every text, and for a translation into each language in which the clip has no
+text; a clip without texts gets captions from its auxiliary ones alone. A model's text is a candidate: fidelity_rules.py
+decides whether it replaces anything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RewriterConfig(Config):
 
     name: Literal["rules", "none", "endpoint", "local"] = Field(
         default="rules",
-        description="The rewriter: rules cleans without a model, none leaves all texts, endpoint asks a server, local runs a "
+        description="The rewriter: rules cleans without a model, none changes no text, endpoint asks a server, local runs a "
         "transformers model in this process.",
     )
     simplified: bool = Field(
@@ -49,23 +49,22 @@ class RewriterConfig(Config):
         default=True, description="Whether a clip without a text in a language gets an auxiliary caption as one."
     )
     translate: bool = Field(
-        default=True, description="Whether models translate a text into each language that its clip has no text in."
+        default=True, description="Whether models translate a text into each language in which its clip has no text."
     )
     min_words_en: int = Field(
         default=3,
         ge=1,
-        description="Words that a cleaned English text must have; in place of a shorter one stands an auxiliary caption.",
+        description="Least words of a cleaned English text; an auxiliary caption replaces a shorter one.",
     )
     min_words_zh: int = Field(
         default=4,
         ge=1,
-        description="Han characters that a cleaned Chinese text must have; in place of a shorter one stands an auxiliary "
-        "caption.",
+        description="Least Han characters of a cleaned Chinese text; an auxiliary caption replaces a shorter one.",
     )
     prompts: str | None = Field(
         default=None,
-        description="Folder with prompt files of your own; null: the prompts of the package. The digests of stages name what "
-        "the files hold, not where they lie.",
+        description="Folder with prompt files of your own; null: the prompts of the package. The digests of stages depend on "
+        "the contents of the files, not on their path.",
         json_schema_extra=HOW,
     )
     endpoint: EndpointConfig | None = Field(default=None, description="The server of the endpoint rewriter.")
@@ -86,9 +85,9 @@ class RewriterConfig(Config):
 
 @dataclass
 class Rewrite:
-    """new: rows lang, text, origin 'rewrite' | 'translation', parent_text_id (None where no raw text stood), note; from a
-    model also `aux`, the texts it saw as (lang, text). kept: rows text_id (None: of the clip), reason (an outcome),
-    detail; the raw text stays as it is. sent_to: text_id (None: no raw text) -> where its payload went."""
+    """`new`: rows with lang, text, origin 'rewrite' | 'translation', parent_text_id (None: there was no raw text) and note; from
+    a model also `aux`, the auxiliary captions that it saw as (lang, text). `kept`: raw texts that stay as they are, rows with
+    text_id (None: of the clip), reason (an outcome) and detail. `sent_to`: text_id (None: no raw text) -> the server."""
 
     new: list[dict[str, Any]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
@@ -105,7 +104,7 @@ class ClipTexts:
 
 
 class Rewriter(Protocol):
-    """`producer` names model and prompt; `checked`: what it writes has to pass the fidelity rules."""
+    """Rewrites texts. `producer` names model and prompt; `checked`: its texts have to pass the fidelity rules."""
 
     producer: str
     checked: bool
@@ -129,7 +128,8 @@ class NoRewriter:
 
 
 class RulesRewriter:
-    """Cleans by rules (clean.py), checks itself (fidelity.py), falls back on the auxiliary captions. No model."""
+    """Cleans texts by rules (clean.py) and checks the results (fidelity.py), without a model. Where nothing is left of a text,
+    an auxiliary caption replaces it."""
 
     producer, checked = "rules", False
 
@@ -141,7 +141,7 @@ class RulesRewriter:
         return [self.rewrite(clip.raw, clip.aux, langs) for clip in clips]
 
     def rewrite(self, raw: Sequence[Row], aux: Sequence[Row], langs: Sequence[str]) -> Rewrite:
-        """Texts in languages outside `langs` stay untouched. Raises M2raapError for a language that is not known."""
+        """Texts in languages outside `langs` stay unchanged. Raises M2raapError for a language that is not supported."""
         result = Rewrite()
         for lang in langs:
             language.check_lang(lang)
@@ -185,7 +185,7 @@ def _row(lang: str, text: str, parent_text_id: str | None, note: str, origin: st
 
 
 def best_auxiliary(aux: Sequence[Row], lang: str) -> str | None:
-    """The auxiliary caption that most key-frames share; the higher score decides ties, then the alphabet."""
+    """The auxiliary caption that most key-frames have; ties are decided by the higher sum of scores, then by the alphabet."""
     votes: dict[str, list[float]] = defaultdict(list)
     for row in aux:
         if row["lang"] == lang and row["text"]:
@@ -198,7 +198,7 @@ def best_auxiliary(aux: Sequence[Row], lang: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Job:
-    """One question about a clip: its text (None: there is none), and the languages of the answer."""
+    """One request about a clip: the raw text (None: there is none), and the languages of the answer."""
 
     parent: Row | None
     langs: tuple[str, ...]
@@ -223,7 +223,7 @@ class ModelRewriter:
         self.aux_producer = f"{self._name} from_frames:{self._prompts['from_frames'].digest[:12]}"
 
     def rewrite_many(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Rewrite]:
-        """Raises M2raapError where the model cannot be asked at all."""
+        """See Rewriter. Raises M2raapError if the model or the server cannot be used at all."""
         results = [Rewrite() for _ in clips]
         jobs: list[tuple[Rewrite, _Job]] = []
         for result, clip in zip(results, clips, strict=True):
@@ -242,13 +242,13 @@ class ModelRewriter:
         return results
 
     def requests(self, clips: Sequence[ClipTexts], langs: Sequence[str]) -> list[Request]:
-        """All questions about the clips, for a Batch file."""
+        """All requests about the clips, for a Batch file."""
         return [job.request for clip in clips for job in self.jobs(clip, langs)]
 
     def jobs(self, clip: ClipTexts, langs: Sequence[str]) -> list[_Job]:
-        """One question a raw text in `langs`; one without a text where there is none and auxiliary captions may speak.
+        """One request for each raw text in `langs`; for a clip without texts one request about its auxiliary captions.
 
-        A text is translated into a language that the clip has no raw text in: by its first text alone.
+        Only the first text of a clip is translated, into the languages in which the clip has no raw text.
         """
         seen = [(row["lang"], row["text"][:_MAX_AUX_CHARS]) for row in clip.aux if row["text"]]
         aux = tuple(dict.fromkeys(pair for pair in seen if not is_hostile(pair[1])))[:_MAX_AUX]

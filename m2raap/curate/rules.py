@@ -1,4 +1,4 @@
-"""What all rules share: a signal, the side on which it refuses, a limit, and how recipes and verdicts deal with a set of them."""
+"""What all rules share: a signal, the side on which it is refused, a limit; and sets of rules as recipes and stages use them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ AnyLimit = TypeVar("AnyLimit", Limit, LangLimit)
 
 @dataclass(frozen=True)
 class Rule(Generic[AnyLimit]):
-    """Refuses where `signal` lies beyond the limit on the side `refuse`. `version` rises when the same text or clip would
-    get another score. `limit`: the default; None: measured, refuses nothing unless a recipe sets a limit."""
+    """Refuses clips or texts whose `signal` is beyond the limit on the side `refuse`. `version` increases when the same text or
+    clip would get another score. `limit`: the default; None: the signal is measured and refuses nothing by default."""
 
     reason: str
     version: int
@@ -32,7 +32,7 @@ class Rule(Generic[AnyLimit]):
         return True
 
     def spelled_out(self, value: Any) -> Any:
-        """What a recipe says of this rule, as a Limit or its mapping: a number is the bound on the rule's side, off is None.
+        """A recipe's value for this rule, as a Limit or its mapping: a number is the bound on the rule's side, off is None.
 
         Raises ValueError for anything else.
         """
@@ -50,7 +50,7 @@ class Rule(Generic[AnyLimit]):
         return value
 
     def check(self, limit: Limit | None) -> None:
-        """Raises ValueError where `limit` sets what this rule cannot use."""
+        """Raises ValueError if `limit` has a key that this rule cannot use."""
         bound, share = USED_BY[self.refuse]
         for key in limit.keys if limit else ():
             if key not in (bound, share):
@@ -66,9 +66,9 @@ AnyRule = TypeVar("AnyRule", bound=Rule[Any])
 
 
 class RuleSet(dict[str, AnyRule]):
-    """Rules by reason, in the order of the verdict: the first that refuses decides, the others are recorded with it.
+    """Rules by reason, in order: the first that refuses decides, the others are recorded with it.
 
-    `thresholds` of the methods: reason -> number, of the rules that are on, in that order.
+    The methods' `thresholds`: reason -> number, of the rules that are on, in that order.
     """
 
     def __init__(self, rules: Iterable[AnyRule]) -> None:
@@ -83,7 +83,7 @@ class RuleSet(dict[str, AnyRule]):
         return {reason: rule.limit for reason, rule in self.items()}
 
     def over_defaults(self, tree: Any) -> dict[str, Any]:
-        """What a recipe says of the rules that it names, and the defaults of all others. Raises ValueError naming the rule."""
+        """The recipe's limits of the rules that it names, and the defaults of all others. Raises ValueError naming the rule."""
         if not isinstance(tree, Mapping):
             raise ValueError("expected limits by the names of rules")
         for name in tree:
@@ -94,7 +94,7 @@ class RuleSet(dict[str, AnyRule]):
         return self.defaults() | {name: self[name].spelled_out(value) for name, value in tree.items()}
 
     def checked(self, limits: dict[str, Any]) -> dict[str, Any]:
-        """`limits` by reason as they are. Raises ValueError where one sets what its rule cannot use."""
+        """Returns `limits` unchanged. Raises ValueError if a limit has a key that its rule cannot use."""
         for reason, limit in limits.items():
             for part in (limit.en, limit.zh) if isinstance(limit, LangLimit) else (limit,):
                 self[reason].check(part)
@@ -103,7 +103,8 @@ class RuleSet(dict[str, AnyRule]):
     def thresholds(
         self, limits: Mapping[str, Limit | None], scores: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, float]:
-        """`scores`: reason -> the scores of the corpus, for limits that are shares; without them these are left out."""
+        """reason -> threshold. `scores`: reason -> the scores of the corpus, for limits that are shares, which are left out
+        without them."""
         of_corpus = scores or {}
         thresholds = {
             reason: limit.threshold(self[reason].refuse, of_corpus.get(reason, ()))
@@ -115,7 +116,7 @@ class RuleSet(dict[str, AnyRule]):
     def refusals(self, signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
         """Every rule that refuses. A signal that is absent or None is not judged."""
         refusals = []
-        for reason, threshold in thresholds.items():  # the loop of `judged`, which builds nothing for rules that pass
+        for reason, threshold in thresholds.items():  # faster than `judged`: nothing is built for rules that pass
             rule = self[reason]
             score = signals.get(rule.signal)
             if score is not None and (score < threshold if rule.refuse == "below" else score > threshold):

@@ -1,12 +1,12 @@
-"""Do a clip's frames and a text belong together? Numbers only: the caller has embedded frames and texts.
+"""Scores of how well a text matches a clip's frames, from their features.
 
 Shapes: K frames a clip, S sampled clips, M sampled texts of a language, T texts to judge, E dimensions. Features are unit
 rows.
 
-Raw cosine is a poor judge: it differs by language, by length of text, and by how "typical" a text or clip is. So a
-pair is judged against others: `sim_z` against shuffled pairs of its language, `sim_percentile` against other texts for
-these very frames (1.0: no other text fits better; a random text has a mean of 0.5), `sim_margin` by how much. A
-stranger therefore passes `sim_percentile >= 0.93` about one time in fourteen if nothing is known of it.
+A raw cosine is hard to judge: it depends on the language, on the length of the text, and on how "typical" text and clip are.
+So a pair is compared with others: `sim_z` with shuffled pairs of its language, `sim_percentile` with other texts for the same
+frames (1.0: no other text fits better; the mean of random texts is 0.5), and `sim_margin` says by how much. A random text
+therefore passes `sim_percentile >= 0.93` about once in fourteen times.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ MISMATCH = Rule("mismatch", 1, "sim_percentile", "below", Limit(min=0.93))
 
 
 class MismatchConfig(Config):
-    """When image and text are strangers. `limit` null: nothing is refused."""
+    """When a text does not match the frames of its clip. `limit` null: nothing is refused."""
 
     signal: Literal["sim_percentile", "sim_margin", "sim_z", "sim_robust", "sim_max", "sim_mean"] = Field(
         default="sim_percentile",
-        description="The score that is judged; percentile, margin and z compare a pair with other texts.",
+        description="The score that is judged; percentile, margin and z compare a pair with other texts or pairs.",
     )
     limit: Limit | None = Field(
         default=MISMATCH.limit,
-        description="Where pairs are refused: a number, {min: number, lowest: share of the texts of a language}, or off.",
+        description="Limit under which pairs are refused: a number, {min: number, lowest: share of the texts of a language}, "
+        "or off.",
     )
-    num_others: int = Field(default=256, ge=8, description="Number of other texts that a pair is judged against.")
+    num_others: int = Field(default=256, ge=8, description="Number of other texts with which a pair is compared.")
 
     @field_validator("limit", mode="before")
     @classmethod
@@ -50,12 +51,12 @@ class MismatchConfig(Config):
         return limit
 
     def threshold(self, scores: Sequence[float] | np.ndarray) -> float | None:
-        """In the units of the signal; None: off. `scores`: of all texts of one language, for a share of them."""
+        """The threshold in units of the signal; None: off. `scores`: of all texts of one language, for a limit by share."""
         return self.limit.threshold(MISMATCH.refuse, scores) if self.limit else None
 
 
 def robust(sims_K: np.ndarray) -> np.ndarray:
-    """Mean of the better half over the last axis: no lucky frame carries it, no off-topic shot sinks it."""
+    """Mean of the higher half over the last axis: neither one lucky frame nor one off-topic shot decides it."""
     ordered = np.sort(sims_K, axis=-1)
     half = (ordered.shape[-1] + 1) // 2
     return ordered[..., -half:].mean(axis=-1)
@@ -70,17 +71,17 @@ def pair_scores(sims_K: np.ndarray) -> dict[str, float]:
 
 
 class Reference:
-    """What pairs of one language are judged against: sampled texts (no two alike) and sampled clips."""
+    """The sampled texts (all different) and sampled clips with which pairs of one language are compared."""
 
     def __init__(self, keys: Sequence[int], texts_ME: np.ndarray, frames_SKE: np.ndarray) -> None:
-        """`keys`: what equal texts have in common; a text is never judged against itself."""
+        """`keys`: equal for equal texts; a text is never compared with itself."""
         self._keys = np.asarray(keys, np.int64)
         self._texts_ME = texts_ME
         self._frames_SKE = frames_SKE
         sims_MS = self._with_clips(texts_ME)
-        # "Hub" texts fit everything a little: similarities are taken in units of each text's own spread over the clips.
+        # "Hub" texts fit every clip a little, so similarities are in units of each text's own spread over the clips.
         self._mean_M, self._std_M = _spread(sims_MS)
-        # Mean and spread over all pairs stand for shuffled ones: a clip's own text is one of hundreds.
+        # Mean and spread of all pairs are used for those of shuffled ones: only one of hundreds of texts is a clip's own.
         self._shuffled = float(sims_MS.mean()), float(max(sims_MS.std(), 1e-6))
 
     def _with_clips(self, texts_TE: np.ndarray) -> np.ndarray:
@@ -103,7 +104,7 @@ class Reference:
         less the mean of the others', in their standard deviations; sim_z: in those that shuffled pairs have. Empty where the
         language has no other text.
         """
-        own_mean, own_std = _spread(self._with_clips(texts_TE))
+        mean_T, std_T = _spread(self._with_clips(texts_TE))
         others_of = [(robust(self._texts_ME @ frames.T) - self._mean_M) / self._std_M for frames in clips_KE]
         judgements: list[dict[str, float]] = []
         for at, (text_E, key, clip) in enumerate(zip(texts_TE, keys_T, clip_T, strict=True)):
@@ -111,11 +112,11 @@ class Reference:
             if not len(others):
                 judgements.append({})
                 continue
-            plain = float(robust(clips_KE[clip] @ text_E))
-            mine = (plain - own_mean[at]) / own_std[at]
-            worse = np.mean(others < mine - 1e-6) + 0.5 * np.mean(np.abs(others - mine) <= 1e-6)
-            margin = (mine - others.mean()) / max(others.std(), 1e-6)
-            z = (plain - self._shuffled[0]) / self._shuffled[1]
+            cosine = float(robust(clips_KE[clip] @ text_E))
+            scaled = (cosine - mean_T[at]) / std_T[at]
+            worse = np.mean(others < scaled - 1e-6) + 0.5 * np.mean(np.abs(others - scaled) <= 1e-6)
+            margin = (scaled - others.mean()) / max(others.std(), 1e-6)
+            z = (cosine - self._shuffled[0]) / self._shuffled[1]
             scores = {"sim_percentile": worse, "sim_margin": margin, "sim_z": z}
             judgements.append({name: round(float(score), 6) for name, score in scores.items()})
         return judgements

@@ -1,8 +1,9 @@
-"""On how many clips one text, or almost the same text, stands: in the corpus, and in the source that it came from.
+"""Counts the clips that have the same or almost the same text, in the corpus and in the source of the text.
 
-Parts give rows, the whole decides. A text that says more may stand on more clips: counts are per content word, for 'a man
-is playing guitar' is true of many clips, and 'a funny moment' of all. What the limit guards against is a batch in which
-a text is right for clips that it is counted against, so in large corpora it grows with the number of clips.
+Rows are collected part by part, and the whole corpus decides. A text that says more may be on more clips: counts are divided
+by the number of content words, because 'a man is playing guitar' is true of many clips, and 'a funny moment' of all. The
+limit avoids batches in which a text is true of clips that count as its negatives; that depends on the share of clips with
+the text, so the limit grows with large corpora.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import numpy as np
 from m2raap.curate import minhash
 from m2raap.curate.columns import TextBatch
 
-MIN_SOURCE_CLIPS = 500  # clips of the smallest source that is judged; of smaller ones a share is a handful of clips
+MIN_SOURCE_CLIPS = 500  # sources with fewer clips are not judged: a share of them is only a few clips
 
 
 def text_keys(batch: TextBatch) -> np.ndarray:
-    """(N,) int64 of language and words: case, punctuation, width and the value of numbers do not count."""
+    """(N,) int64 hashes of language and words: case, punctuation, width and the value of numbers do not count."""
     return batch.columns.key_N ^ np.int64(batch.lang == "zh")
 
 
@@ -29,7 +30,7 @@ def text_key(text: str, lang: str) -> int:
 
 
 class TextTable:
-    """Texts of all parts as columns: some 160 bytes a text besides its id."""
+    """The texts of all parts as columns: about 160 bytes a text besides its id."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -56,7 +57,7 @@ class TextTable:
         self._rows, self._sketches = [], []
 
     def columns(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows with key, clip, source, words; and sketches."""
+        """Rows with key, clip, source and words; and their sketches."""
         self._flush()
         return np.concatenate([rows for rows, _ in self._blocks]), np.concatenate(
             [sketches for _, sketches in self._blocks]
@@ -64,7 +65,7 @@ class TextTable:
 
     @property
     def source_names(self) -> Sequence[str]:
-        """Names of the sources, by the code that rows hold."""
+        """Names of the sources; a row's code is the index."""
         return list(self._sources)
 
     @property
@@ -74,29 +75,29 @@ class TextTable:
 
 
 def allowed_copies(limit: float, batch_share: float, num_clips: int) -> float:
-    """Number of clips, for each content word of a text, on which the text may stand."""
+    """Number of clips, for each content word of a text, that may have the text."""
     return max(limit, batch_share * num_clips)
 
 
-def decide(table: TextTable, least: Mapping[str, float | None], near_jaccard: float) -> dict[str, Any]:
-    """The texts over a limit, with their scores: `least` of copies, source_share, near_copies (None: not counted).
+def decide(table: TextTable, limits: Mapping[str, float | None], near_jaccard: float) -> dict[str, Any]:
+    """The texts over a limit, with their scores. `limits`: of copies, source_share and near_copies (None: not counted).
 
-    Copies are clips a content word. Names and scores stand in two lists each: `Copies` reads them.
+    Copies are clips for each content word. Names and scores are two lists for each signal; `Copies` reads them.
     """
     rows, sketches = table.columns()
-    over_limit: dict[str, dict[str, list[Any]]] = {name: {"names": [], "scores": []} for name in least}
+    over_limit: dict[str, dict[str, list[Any]]] = {name: {"names": [], "scores": []} for name in limits}
 
     def put(signal: str, name: Any, score: float) -> None:
         over_limit[signal]["names"].append(name)
         over_limit[signal]["scores"].append(round(score, 6))
 
     words_of = dict(zip(rows["key"].tolist(), rows["words"].tolist(), strict=True))
-    if (most := least["copies"]) is not None:
+    if (most := limits["copies"]) is not None:
         keys, clips = _count(np.stack([rows["key"], rows["clip"]], axis=1))
         for key, n in zip(keys[:, 0].tolist(), clips.tolist(), strict=True):
             if n / words_of[key] > most:
                 put("copies", key, n / words_of[key])
-    if (most := least["source_share"]) is not None:
+    if (most := limits["source_share"]) is not None:
         sources = rows["source"].astype(np.int64)
         in_source = dict(zip(*(values.tolist() for values in _num_clips(sources, rows["clip"])), strict=True))
         keys, clips = _count(np.stack([sources, rows["key"], rows["clip"]], axis=1))
@@ -104,7 +105,7 @@ def decide(table: TextTable, least: Mapping[str, float | None], near_jaccard: fl
             score = n / in_source[source] / words_of[key]
             if in_source[source] >= MIN_SOURCE_CLIPS and score > most:
                 put("source_share", [table.source_names[source], key], score)
-    if (most := least["near_copies"]) is not None:
+    if (most := limits["near_copies"]) is not None:
         leader = minhash.leaders(sketches, near_jaccard)
         heads = np.unique(leader)
         groups, clips = _num_clips(np.append(leader, heads), np.append(rows["clip"], rows["clip"][heads]))
@@ -143,7 +144,7 @@ def _num_clips(groups: np.ndarray, clips: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _count(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows without their last column, and how many distinct values that one has with each."""
+    """Distinct rows without their last column, and the number of distinct values of that column for each."""
     rows = np.unique(rows, axis=0)
     heads, counts = np.unique(rows[:, :-1], axis=0, return_counts=True)
     return heads, counts

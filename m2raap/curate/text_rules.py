@@ -1,10 +1,11 @@
-"""Cheap refusals of texts: first every score, then thresholds, so a new threshold costs no new score.
+"""Rules on texts: all scores are computed first and compared with thresholds after, so a new threshold needs no new score.
 
-A rule is a score from a batch of texts and a side on which it refuses. RULES is their order: the first that refuses is
-the verdict, the others are recorded too. To add a rule: a score function and an entry here.
+A rule is a score of a batch of texts and a side on which it refuses. RULES has them in order: the first that refuses
+decides, the others are recorded too. To add a rule, write a score function, an entry in RULES and a sentence in
+curate/reasons.
 
-Most scores are exact for every text; those that need regular expressions or models run them where the batch's columns say
-that there is something to find (`TextBatch.where`), and are 0 elsewhere.
+Most scores are computed for every text; those that need regular expressions or models run them only where the batch's
+columns say that there can be a match (`TextBatch.where`), and are 0 elsewhere.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def link_share(text: str) -> float:
 
 
 def tag_shares(batch: TextBatch) -> np.ndarray:
-    """0..1: share of file names, identifiers and tokeniser residue, or of bare tags in a list."""
+    """0..1: share of file names, identifiers and tokeniser markup, or of tags in a list."""
     columns = batch.columns
     odd = columns.has(MACHINE_MARK) | columns.followed(DOT, WORD) | (columns.count(DIGIT) >= 2)
     odd |= columns.sum_T(_nothing().holds(columns.hash_T)) > 0
@@ -92,13 +93,14 @@ def _nothing() -> HashSet:
 
 
 def machine_share(text: str) -> float:
-    """0..1: share of the words that are file names, identifiers or tokeniser residue."""
+    """0..1: share of the words that are file names, identifiers or tokeniser markup."""
     words = LINK.sub(" ", text).split() if "#" in text and not re.search(r"\w#\w", text) else text.split()
     return sum(map(is_machine_word, words)) / len(words) if words else 0.0
 
 
 def list_share(text: str, lang: str) -> float:
-    """0..1: share of the words that stand in bare items of a list of three and more: a sentence among them weighs more."""
+    """0..1: share of the words that are in tags, in a list of at least three items. Words are counted, not items, so that a
+    sentence among the tags weighs more."""
     items = [item.strip() for item in LIST_SEPARATOR.split(text)]
     items = [(item, len(language.tokens(item))) for item in items if item]
     words = sum(size for _, size in items)
@@ -114,7 +116,7 @@ def stock_shares(batch: TextBatch) -> np.ndarray:
 
 
 def lang_shares(batch: TextBatch) -> np.ndarray:
-    """0..1: how well a text agrees with being in its language (`language.lang_share`)."""
+    """0..1: how likely a text is in its language (`language.lang_share`)."""
     columns = batch.columns
     if batch.lang == "zh":
         clear = ~columns.has(KANA | LATIN | OTHER_LETTER)
@@ -134,7 +136,7 @@ def _english() -> tuple[HashSet, HashSet]:
 
 
 def repeat_shares(batch: TextBatch) -> np.ndarray:
-    """0..1: share of tokens that only repeat what stands right before them (periods of 1 to 8 tokens)."""
+    """0..1: share of tokens that repeat the 1 to 8 tokens right before them."""
     columns = batch.columns
     hashes, text_of = columns.hash_T, columns.text_of_T
     repeated = np.zeros(len(hashes), bool)
@@ -157,10 +159,8 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TextRule(Rule[LangLimit]):
-    """`score(batch)` fills the column `signal`.
-
-    Rules without a score look across clips: their signals come from `text_copies` after all parts are scored.
-    """
+    """`score(batch)` gives the column `signal`. None: the rule looks across clips, and its signal comes from `text_copies`
+    after all parts are scored."""
 
     score: Callable[[TextBatch], np.ndarray] | None
 
@@ -175,7 +175,7 @@ class TextRule(Rule[LangLimit]):
         return not self.across
 
     def spelled_out(self, value: Any) -> Any:
-        """As Rule.spelled_out, for every language; or by language, where one that is left out keeps its default."""
+        """As Rule.spelled_out, for every language; or by language, and then a language that is left out keeps its default."""
         if value is None or value is False or isinstance(value, LangLimit):
             return value or None
         if isinstance(value, Mapping) and value.keys() & set(language.LANGS):
@@ -208,8 +208,7 @@ def num_words(batch: TextBatch) -> np.ndarray:
 
 
 def num_content_words(batch: TextBatch) -> np.ndarray:
-    """(N,) words that not every clip's caption could hold: without grammar and talk about the video itself. A Han character
-    counts half a word."""
+    """(N,) content words: without function words and words about videos in general. A Han character counts half a word."""
     columns = batch.columns
     single, double = _generic()
     generic = single.holds(columns.hash_T)
@@ -231,18 +230,18 @@ def _generic() -> tuple[HashSet, HashSet]:
 
 
 def digit_shares(batch: TextBatch) -> np.ndarray:
-    """0..1: digits among the letters and digits; a Han character counts as two."""
+    """0..1: share of digits among letters and digits; a Han character counts as two letters."""
     columns = batch.columns
     return _share(columns.count(DIGIT), columns.count(WORD) + columns.count(HAN))
 
 
 def wide_shares(batch: TextBatch) -> np.ndarray:
-    """0..1: full-width letters and digits among all letters and digits, before repair."""
+    """0..1: share of full-width letters and digits among all letters and digits, before repair."""
     return _share(batch.raw_columns.count(WIDE), batch.raw_columns.count(WORD | WIDE))
 
 
 def traditional_shares(batch: TextBatch) -> np.ndarray:
-    """0..1: Han characters that have a simplified form."""
+    """0..1: share of the Han characters that have another, simplified form."""
     return _share(batch.columns.count(TRADITIONAL), batch.columns.count(HAN))
 
 
@@ -269,7 +268,7 @@ RULES = RuleSet(
 
 
 class FilterTextConfig(Config):
-    """From where on each text rule refuses. For zh a 'word' is one Han character."""
+    """The limits at which rules refuse texts. For zh a 'word' is one Han character."""
 
     rules: dict[str, LangLimit | None] = Field(
         default_factory=RULES.defaults,
@@ -277,13 +276,16 @@ class FilterTextConfig(Config):
         "lowest | highest: share of the texts of a language}, or off.",
     )
     near_jaccard: float = Field(
-        default=0.8, gt=0, le=1, description="Share of common word pairs from which on two texts are near copies."
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Least share of common word pairs (Jaccard) of two texts that are near copies.",
     )
     batch_share: float = Field(
         default=0.001,
         ge=0,
         lt=1,
-        description="Share of all clips on which a text may stand for every word that says something, where it allows more "
+        description="Share of all clips that may have the same text, for each of its content words, if this allows more clips "
         "than the limits of duplicate_text and near_duplicate_text.",
     )
 
@@ -313,7 +315,7 @@ class FilterTextConfig(Config):
 
 
 def score_texts(texts: Sequence[str], lang: str) -> dict[str, np.ndarray]:
-    """signal -> (N,) scores of the texts as `repair` leaves them: what can be repaired is not refused.
+    """signal -> (N,) scores of the repaired texts: a fault that `repair` mends is not refused.
 
     Raises M2raapError for a language outside en, zh.
     """
@@ -327,7 +329,7 @@ def score_texts(texts: Sequence[str], lang: str) -> dict[str, np.ndarray]:
 
 
 def score_rows(texts: Sequence[str], lang: str) -> list[dict[str, Any]]:
-    """One row a text: every signal, and what counting copies over the corpus needs (text_key, sketch)."""
+    """One row a text: every signal, and text_key and sketch, by which `text_copies` counts copies over the corpus."""
     rows: list[dict[str, Any]] = []
     scored = {rule.signal: rule.score for rule in RULES.values() if rule.score}
     for block in blocks(texts):

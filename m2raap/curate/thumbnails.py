@@ -1,9 +1,9 @@
-"""What a clip looks like, small: 8 x 8 colour thumbnails of its frames, and three 64-bit hashes of them.
+"""The look of a clip: 8 x 8 colour thumbnails of its frames, and three 64-bit hashes of them.
 
-A difference hash of a plain picture is mostly chance: on flat ground its bits are ties that a new encoding turns over. Here
-a bit says on which side of a random plane (Charikar 2002) the frames lie, each less its mean colour: noise, brightness and
-a few pixels cut off at the edges move few bits, and since the frames stay in order, the same things moving otherwise give
-another hash.
+The usual difference hash is unstable on plain pictures: on flat areas its bits are ties that a new encoding changes. Here a
+bit says on which side of a random plane (Charikar 2002) the frames are, each less its mean colour. Noise, brightness and a
+few pixels cut off at the edges change few bits. The frames stay in order, so another motion of the same objects gives another
+hash.
 
 Shapes: K frames a clip, P pairs of clips, F = 8 * 8 * 3 values a frame.
 """
@@ -29,12 +29,12 @@ def thumbnail(rgb_HWC: np.ndarray) -> np.ndarray:
 
 
 def in_step(thumbs: np.ndarray) -> np.ndarray:
-    """(8, 8, 8, 3): clips of however many frames side by side, each frame taken at its relative position."""
+    """(8, 8, 8, 3): 8 of the clip's frames (K, 8, 8, 3) at equal steps from the first to the last; repeated if K < 8."""
     return thumbs[np.rint(np.linspace(0, len(thumbs) - 1, FRAMES)).astype(int)]
 
 
 def hashes(thumbs: np.ndarray) -> list[int] | None:
-    """Signed 64-bit hashes of the whole clip and of its halves; None where no frame, or no half, shows anything.
+    """Signed 64-bit hashes of the whole clip and of its halves; None if no half shows anything.
 
     thumbs: (K, 8, 8, 3) uint8 in time order, K >= 1.
     """
@@ -55,7 +55,7 @@ def _planes(size: int) -> np.ndarray:
 
 
 def _hash(view: np.ndarray) -> int:
-    # The sums are taken in a fixed order: the same bits on every machine, whatever is computed beside them.
+    # The sums are taken in a fixed order, so that all machines get the same bits.
     sides = np.add.reduce(_planes(len(view)) * view.astype(np.float64), axis=1) > 0
     return int.from_bytes(np.packbits(sides).tobytes(), "big", signed=True)
 
@@ -73,8 +73,8 @@ def _centred(thumbs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def matching_shares(first: np.ndarray, second: np.ndarray, max_distance: float) -> np.ndarray:
     """(P,) share of frames that match, of pairs of clips (P, K, 8, 8, 3) uint8 in step.
 
-    Distance of two frames a, b, each channel less its mean: |a - b|^2 / (|a|^2 + |b|^2). Frames that show nothing match
-    nothing; where both clips show the same nothing, the frame does not count. 0 with fewer than two matches.
+    Distance of two frames a, b, each channel less its mean: |a - b|^2 / (|a|^2 + |b|^2). A frame that shows nothing matches
+    none; if the frames of both clips show nothing on the same ground, they do not count. 0 with fewer than two matches.
     """
     (a, a_energy), (b, b_energy) = _centred(first), _centred(second)
     seen = (a_energy >= _MIN_ENERGY) & (b_energy >= _MIN_ENERGY)

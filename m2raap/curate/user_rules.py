@@ -1,4 +1,4 @@
-"""Limits on scores that users bring along: watermark, NSFW, personal data, aesthetics. A recipe names the column."""
+"""Limits on scores that users supply: watermark, NSFW, personal data, aesthetics. A recipe names the column."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _SIDES: tuple[tuple[Side, str], ...] = (("below", "least"), ("above", "most"))
 
 
 def bounds(limit: Limit, scores: np.ndarray) -> dict[str, float]:
-    """'least' and 'most' that pass, where there are such; `scores`: all of the corpus, for the shares."""
+    """'least' and 'most', the lowest and highest scores that pass, if the limit sets them. `scores`: of the whole corpus, for
+    limits by share."""
     thresholds = {name: limit.threshold(side, scores) for side, name in _SIDES}
     return {name: threshold for name, threshold in thresholds.items() if threshold is not None}
 
 
 def judged(scores: Mapping[str, Any], limits: Mapping[str, Mapping[str, float]]) -> list[tuple[Side, Refusal]]:
-    """Every limit that is set (column -> `bounds`), with the side on which it refuses. A column without a score is not
-    judged."""
+    """Every limit that is set (`limits`: column -> `bounds`), with the side on which it refuses. A column without a score is
+    not judged."""
     return [
         (side, Refusal("user_score", column, score, passing[name]))
         for column, passing in sorted(limits.items())

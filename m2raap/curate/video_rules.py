@@ -1,5 +1,5 @@
-"""Refusals of clips by what their header says and what was measured while their frames were decoded. Thresholds only:
-nothing is decoded here. To add a rule: an entry in VIDEO_RULES, and a sentence in curate/reasons.
+"""Rules on clips, by what their header says and what was measured when their frames were decoded. They only compare signals
+with thresholds; nothing is decoded. To add a rule, write an entry in VIDEO_RULES and a sentence in curate/reasons.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VIDEO_RULES = RuleSet(
 
 
 class VideoRulesConfig(Config):
-    """From where on each rule on clips refuses."""
+    """The limits at which rules refuse clips."""
 
     rules: dict[str, Limit | None] = Field(
         default_factory=VIDEO_RULES.defaults,
@@ -48,7 +48,7 @@ class VideoRulesConfig(Config):
     def _usable(cls, limits: dict[str, Limit | None]) -> dict[str, Limit | None]:
         short, long = limits["clip_too_short"], limits["clip_too_long"]
         if short and long and short.min is not None and long.max is not None and short.min > long.max:
-            raise ValueError(f"clip_too_short {short.min} is above clip_too_long {long.max}")
+            raise ValueError(f"clip_too_short {short.min} is above clip_too_long {long.max}; no clip would pass")
         return VIDEO_RULES.checked(limits)
 
     @property
@@ -62,14 +62,14 @@ class VideoRulesConfig(Config):
 
 
 def video_refusals(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[Refusal]:
-    """Every rule that refuses, first is the verdict; see `judged`."""
+    """Every rule that refuses, the deciding one first; see `judged`."""
     return VIDEO_RULES.refusals(_values(signals, thresholds), thresholds)
 
 
 def judged(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[tuple[Side, Refusal]]:
     """Every rule that is on (VideoRulesConfig.thresholds) with the side on which it refuses.
 
-    A signal that is absent or None is not judged: nothing is known about it.
+    A signal that is absent or None is not judged.
     Raises M2raapError for a signal that is no finite number.
     """
     return VIDEO_RULES.judged(_values(signals, thresholds), thresholds)
@@ -80,7 +80,7 @@ def _values(signals: Mapping[str, Any], reasons: Iterable[str]) -> dict[str, flo
 
 
 def signal_value(signals: Mapping[str, Any], signal: str) -> float | None:
-    """One signal, the size ones from width and height in px."""
+    """One signal; short_side_px and aspect are computed from width and height in px. Raises M2raapError if not finite."""
     value = signals.get(signal)
     if signal in ("short_side_px", "aspect"):
         sides = sorted((signals.get("width") or 0, signals.get("height") or 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,12 @@ def test_limits_and_languages() -> None:
     assert curate.refusals("红色", "zh")[0].reason == "text_too_short"
     with pytest.raises(M2raapError, match="'fr'"):
         curate.refusals("un chat", "fr")
+
+
+@pytest.mark.parametrize("value", [["A man is playing the guitar."], b"a man", None])
+def test_a_text_that_is_no_string_is_refused_by_the_name_of_the_argument(value: Any) -> None:
+    with pytest.raises(M2raapError, match=f"'text'.*{type(value).__name__}"):
+        curate.refusals(value, "en")
 
 
 def test_the_door_is_light() -> None:

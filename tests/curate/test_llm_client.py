@@ -188,10 +188,10 @@ def test_usage_that_the_server_does_not_tell_counts_as_the_most(tmp_path: Path):
     [
         (
             Say({"error": "bad key sk-secret-secret"}, 401),
-            "refuses us (401: bad key ***); check the key in $M2_TEST_KEY",
+            "(401: bad key ***); check the key in $M2_TEST_KEY",
         ),
         (Say({"error": "no such model"}, 404), "404: no such model; check base_url"),
-        (Say("", 302, {"Location": "http://127.0.0.1:1/"}), "answers with a redirect (302), and none is followed"),
+        (Say("", 302, {"Location": "http://127.0.0.1:1/"}), "redirect (302)"),
     ],
 )
 def test_what_would_fail_for_all_stops_the_run(
@@ -244,9 +244,9 @@ def test_the_key_travels_in_the_header_alone_and_is_nowhere_else(tmp_path: Path,
         ({"base_url": "http://0.0.0.0:8000/v1"}, "is not this machine"),
         ({"base_url": "http://u:p@127.0.0.1/v1"}, "must hold no user"),
         ({"base_url": "file:///etc/passwd"}, "must be http://HOST"),
-        ({"base_url": "http://far.org/v1", "allow_remote": True, "api_key_env": "K"}, "in the clear"),
+        ({"base_url": "http://far.org/v1", "allow_remote": True, "api_key_env": "K"}, "https"),
         ({"extra": {"messages": []}}, "'messages'"),
-        ({"budget": {"max_cost": 1}}, "max_cost needs price_in and price_out"),
+        ({"budget": {"max_cost": 1}}, "max_cost.*price_in.*price_out"),
     ],
 )
 def test_what_may_leave_the_machine_has_to_be_said(settings: dict[str, Any], message: str):

@@ -8,7 +8,7 @@ import pytest
 from data_tools import activitynet, didemo, lsmdc, msvd, vatex
 from data_tools.activitynet import import_activitynet
 from data_tools.corpora import Declared
-from data_tools.didemo import agreed, import_didemo, paragraph
+from data_tools.didemo import consensus, import_didemo, paragraph
 from data_tools.lsmdc import import_lsmdc
 from data_tools.msrvtt import import_msrvtt
 from data_tools.msvd import import_msvd
@@ -64,7 +64,7 @@ def test_msvd_in_two_languages(tmp_path: Path, small, monkeypatch):
 
 
 def test_msvd_that_is_none(tmp_path: Path, monkeypatch):
-    with pytest.raises(M2raapError, match="MSVD's test split has 670 videos, this list 1"):
+    with pytest.raises(M2raapError, match="MSVD's test split has 670 videos, this list has 1"):
         folder = msvd_folder(tmp_path / "M")
         import_msvd(folder, tmp_path / "C")
     monkeypatch.setattr(msvd, "SPLIT_SIZES", {"train": 1, "val": 1, "test": 1})
@@ -73,7 +73,7 @@ def test_msvd_that_is_none(tmp_path: Path, monkeypatch):
     ):
         import_msvd(folder, tmp_path / "C")
     put(folder, "train_list.txt", "c_2_4\n")
-    with pytest.raises(M2raapError, match="test_list.txt: 'c_2_4' also stands in the list of train"):
+    with pytest.raises(M2raapError, match="test_list.txt: 'c_2_4' is also in train_list.txt"):
         import_msvd(folder, tmp_path / "C", protocol="all")
     put(folder, "msvd_cn/youtube_mapping.txt", "c_2_4 vid9\n")
     with pytest.raises(M2raapError, match="row 2, column 'video_id': 'vid3.mp4' is not in youtube_mapping.txt"):
@@ -109,7 +109,7 @@ def test_vatex_files_cut_or_whole(tmp_path: Path, small):
     [
         (VATEX, "vatex-val has 3,000 clips, 30,000 en texts and 30,000 zh texts; this list has 2 clips"),
         ([VATEX[0] | {"videoID": "short"}], "entry 1, key 'videoID': expected ID_000010_000020, found 'short'"),
-        ([VATEX[0], VATEX[0]], "entry 2: 'x_y_000010_000020' stands twice"),
+        ([VATEX[0], VATEX[0]], "entry 2: 'x_y_000010_000020' is listed twice"),
         ([{"videoID": "x_y_000010_000020"}], "entry 1: no column 'enCap'"),
         ([VATEX[0] | {"chCap": "一个球"}], "row 1, column 'chCap': expected a list of texts"),
         ({"videos": []}, "expected a list of objects, found dict"),
@@ -144,9 +144,9 @@ def test_didemo_paragraphs_and_moments(tmp_path: Path, small):
 
 
 def test_the_agreed_moment_and_the_paragraph():
-    assert agreed([(4, 4), (4, 4), (0, 0), (4, 4)]) == (4, 4)
-    assert agreed([(2, 2), (1, 2), (1, 1), (2, 2)]) == (2, 2)
-    assert agreed([(0, 0), (3, 5), (4, 4)]) == (3, 5)  # the others overlap it most, and it comes first
+    assert consensus([(4, 4), (4, 4), (0, 0), (4, 4)]) == (4, 4)
+    assert consensus([(2, 2), (1, 2), (1, 1), (2, 2)]) == (2, 2)
+    assert consensus([(0, 0), (3, 5), (4, 4)]) == (3, 5)  # the others overlap it most, and it comes first
     assert paragraph(["One.", "", "  Two\n three. "]) == "One. Two three."
 
 
@@ -185,7 +185,7 @@ def test_lsmdc(tmp_path: Path, small):
         (LSMDC_ROW, "lsmdc-1k has 1,000 clips and 1,000 en texts; this list has 1 clips and 1 en texts"),
         ("a\tb\n", "row 1: 2 fields between tabs, expected 6: clip name, start_aligned"),
         ("clip\tstart\tend\tx\ty\tsentence\n", "row 1, column 'clip name': expected MOVIE_HH.MM.SS.mmm"),
-        (LSMDC_ROW.replace("00.00.51.426", "soon"), "row 1, column 'start_extracted': 'soon' is no time"),
+        (LSMDC_ROW.replace("00.00.51.426", "soon"), "row 1, column 'start_extracted': .*'soon'"),
     ],
 )
 def test_lsmdc_that_is_none(tmp_path: Path, content: str, message: str):
@@ -208,9 +208,9 @@ def test_msrvtt_training_sets(tmp_path: Path):
     (larger,) = import_msrvtt(tmp_path, tmp_path / "D", protocol="train-9k")
     assert larger.counts["clips"] == 3 and larger.source["captions"] == "MSRVTT_data.json"
     put(tmp_path, "MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\nret0,msr2,video2,a ball\n")
-    with pytest.raises(M2raapError, match="1 of its videos are test videos of MSRVTT_JSFUSION_test.csv, first video2"):
+    with pytest.raises(M2raapError, match="1 of its videos .* MSRVTT_JSFUSION_test.csv.* video2"):
         import_msrvtt(tmp_path, tmp_path / "E", protocol="train-9k")
-    with pytest.raises(M2raapError, match="1 test videos stand in MSRVTT_train.9k.csv, first video2"):
+    with pytest.raises(M2raapError, match="1 test videos .* MSRVTT_train.9k.csv.* video2"):
         import_msrvtt(tmp_path, tmp_path / "E", protocol="1ka")
 
 
@@ -220,7 +220,7 @@ def test_msrvtt_training_sets(tmp_path: Path):
         ("MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\nret0,msr1,video1,a man\n", "1ka",
          "msrvtt-1ka-jsfusion has 1,000 clips and 1,000 en texts; this list has 1 clips and 1 en texts"),
         ("MSRVTT_JSFUSION_test.csv", "video_id,sentence\nvideo1,a\n", "1ka", "row 2: no column 'key', 'vid_key'"),
-        ("MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\na,b,v,c\na,b,v,d\n", "1ka", "row 3: 'v' stands twice"),
+        ("MSRVTT_JSFUSION_test.csv", "key,vid_key,video_id,sentence\na,b,v,c\na,b,v,d\n", "1ka", "row 3: 'v' is listed twice"),
         ("msrvtt_caption_test.json", [{"video": "v.mp4", "caption": "a"}], "full", "column 'caption': expected a list"),
         ("MSRVTT_data.json", {"videos": []}, "full", "expected the keys 'videos' and 'sentences', each a list"),
         ("MSRVTT_data.json", {"videos": [], "sentences": [{"video_id": "v", "caption": "c"}]}, "full",

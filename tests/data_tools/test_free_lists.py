@@ -35,7 +35,7 @@ def test_the_command_says_what_a_format_takes(tmp_path: Path):
 
     assert "give --protocol: vatex has train, val, test" in fails("vatex", tmp_path)
     assert "takes no --holdout; it takes --video-dir, --protocol" in fails("msvd", tmp_path, "--holdout", 3)
-    assert "give what to read: results_2M_train.csv" in fails("webvid")
+    assert "results_2M_train.csv" in fails("webvid")
 
 
 # --- free corpora ---
@@ -105,12 +105,12 @@ def test_panda70m_cuts_videos_into_clips(tmp_path: Path):
         ("[['0:00:01', '0:00:02']]", "['a']", "[1, 2]", "column 'matching_score': 2 values for 1 timestamps"),
         ("[['0:00:02', '0:00:01']]", "['a']", "[1]", "column 'timestamp': expected"),
         ("[[1, 2]]", "['a']", "[1]", "column 'timestamp': expected"),
-        ("soon", "['a']", "[1]", "column 'timestamp': no Python list"),
-        ("__import__('os').system('true')", "['a']", "[1]", "column 'timestamp': no Python list"),
+        ("soon", "['a']", "[1]", "column 'timestamp': not a Python list"),
+        ("__import__('os').system('true')", "['a']", "[1]", "column 'timestamp': not a Python list"),
         ("{'a': 1}", "['a']", "[1]", "expected a list, found dict"),
         ("[" * 90 + "]" * 90, "['a']", "[1]", "brackets in more than 4 levels"),
-        ("-" * 100_000 + "1", "['a']", "[1]", "no Python list"),
-        ("[" + "1+" * 50_000 + "1]", "['a']", "[1]", "no Python list"),
+        ("-" * 100_000 + "1", "['a']", "[1]", "not a Python list"),
+        ("[" + "1+" * 50_000 + "1]", "['a']", "[1]", "not a Python list"),
         ("[" + "1," * 1_100_000 + "1]", "['a']", "[1]", "at most 2,097,152 characters"),
         ("[['0:00:01', '0:00:02']]", "['a']", "['high']", "expected numbers, found 'high'"),
         ("[['0:00:01', '0:00:02']]", "[b'a']", "[1]", "expected a list of texts"),
@@ -160,7 +160,11 @@ def test_videofolder_that_is_none(tmp_path: Path, name: str, content: str, messa
         (import_webvid, WEBVID + ",u,d,p,n\n", "row 2, column 'videoid': expected a text, found nothing"),
         (import_webvid, "<html>gone</html>", "is a web page"),
         (import_openvid, "video,caption\na,b\n", "no column 'aesthetic score', 'motion score'"),
-        (import_openvid, OPENVID + "a.mp4,b,high,1,,,,,\n", "row 2, column 'aesthetic score': 'high' is no number"),
+        (
+            import_openvid,
+            OPENVID + "a.mp4,b,high,1,,,,,\n",
+            "row 2, column 'aesthetic score': expected a number, found 'high'",
+        ),
         (import_panda70m, "videoID,caption\na,b\n", "row 2: no column 'url', 'timestamp', 'matching_score'"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools import listing
-from data_tools.listing import number_or_none, read_headless, read_json_file, read_rows, sniff_lang
+from data_tools.listing import read_headless, read_json_file, read_rows, seconds_or_none, sniff_lang
 from m2raap.core.errors import M2raapError
 
 GOOD = "video,caption\na.mp4,a ball\n"
@@ -40,14 +40,14 @@ def rows(path: Path) -> list[dict]:
         ("l.csv", b"PAR1", "parquet"),
         ("l.csv", GOOD.encode("utf-16"), "UTF-16"),
         ("l.csv", b"video,caption\na.mp4,caf\xe9\n", "not UTF-8 at byte 23"),
-        ("l.csv", b"\x00\x01\x02", "no text file"),
+        ("l.csv", b"\x00\x01\x02", "NUL bytes"),
         ("l.csv.gz", gzip.compress(GOOD.encode() * 99, mtime=0)[:-20], "cut short"),
-        ("l.csv.gz", GOOD, "not a good gzip file"),
-        ("l.csv", "video,video\na,b\n", "row 1: the column 'video' stands twice"),
+        ("l.csv.gz", GOOD, "gzip"),
+        ("l.csv", "video,video\na,b\n", "row 1: .*'video'"),
         ("l.csv", 'video,caption\na,"b\n', "row 2: unexpected end of data"),
         ("l.json", "{" + '"a":[' * 100_000, "not JSON"),
         ("l.json", '{"video": 1}', "expected a list of objects, found dict"),
-        ("l.json", "[NaN]", "NaN is no JSON"),
+        ("l.json", "[NaN]", "NaN"),
         ("l.jsonl", '{"a": Infinity}', "row 1: not JSON"),
     ],
 )
@@ -63,7 +63,7 @@ def test_a_file_that_is_something_else_is_refused_by_name(
 def test_gzip_is_read_and_a_bomb_is_not(tmp_path: Path):
     assert rows(put(tmp_path, "l.csv.gz", gzip.compress(GOOD.encode()))) == [{"video": "a.mp4", "caption": "a ball"}]
     bomb = gzip.compress(b'{"a": "' + b" " * 40_000_000 + b'"}')
-    with pytest.raises(M2raapError, match="unzips to far more than its size"):
+    with pytest.raises(M2raapError, match="far more than its size"):
         rows(put(tmp_path, "l.jsonl.gz", bomb))
 
 
@@ -107,8 +107,8 @@ def test_rows_between_tabs(tmp_path: Path):
 
 @pytest.mark.parametrize("value", ["soon", "nan", "inf", "-1", True, [], 1 << 2000])
 def test_what_is_no_number_of_seconds(value):
-    with pytest.raises(M2raapError, match="row 3, column 'start': .* is no number of seconds"):
-        number_or_none(value, Path("l.csv"), 3, "start")
+    with pytest.raises(M2raapError, match="row 3, column 'start': expected a number of seconds"):
+        seconds_or_none(value, Path("l.csv"), 3, "start")
 
 
 def test_a_language_by_its_script():

@@ -114,7 +114,7 @@ def test_long_names_and_folders(tmp_path: Path, form: int):
         (forged(tar_of(("a.mp4", b"")), 0, b"\xff\xfe"), "is not UTF-8"),
         (forged(tar_of(("a.mp4", b"")), 124, b"7" * 11 + b"\0"), "announces 8,589,934,591 bytes"),
         (forged(tar_of(("a.mp4", b"")), 124, b"\x80" + b"\x7f" * 11), r"announces [\d,]+ bytes"),
-        (forged(tar_of(("a.mp4", b"")), 124, b"-0000000001\0"), "no good size"),
+        (forged(tar_of(("a.mp4", b"")), 124, b"-0000000001\0"), "no valid size"),
         (forged(tar_of(("n" * 150, b"")), 124, b"00010000000\0"), "a name of 2,097,152 bytes"),
         (tar_of(("a.mp4", b"x" * 5000))[:3000], "cut short"),
         (tar_of(("a.mp4", b"x" * 5000))[:700], "cut short"),
@@ -122,8 +122,8 @@ def test_long_names_and_folders(tmp_path: Path, form: int):
         (b"<html>" + b" " * 1000, "is no tar archive"),
         (b"\x80\x04K\x01.", "is no tar archive"),
         (bz2.compress(b"a"), "packed with bzip2"),
-        (tar_of(("a.mp4", b""))[: 2 * BLOCK] + b"y" * BLOCK, "stands behind its end"),
-        (tar_of(("a.mp4", b"")) + tar_of(("b.mp4", b"")), "stands behind its end"),
+        (tar_of(("a.mp4", b""))[: 2 * BLOCK] + b"y" * BLOCK, "data after its end"),
+        (tar_of(("a.mp4", b"")) + tar_of(("b.mp4", b"")), "data after its end"),
     ],
 )
 def test_hostile_and_broken_archives(tmp_path: Path, data: bytes, message: str):
@@ -140,7 +140,7 @@ def test_limits_of_members_bytes_and_growth(tmp_path: Path):
     with pytest.raises(M2raapError, match=r"'2.txt' announces 4 bytes \(12 with those before it\)"):
         members(tmp_path, many, TarLimits(max_total_bytes=11))
     bomb = gzip.compress(tar_of(("a.mp4", b"\0" * 60_000_000)))
-    with pytest.raises(M2raapError, match="unzips to far more than its size"):
+    with pytest.raises(M2raapError, match="far more than its size"):
         path = tmp_path / "bomb.tar.gz"
         path.write_bytes(bomb)
         for member in read_members(path):

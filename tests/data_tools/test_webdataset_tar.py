@@ -89,7 +89,7 @@ def test_folders_of_shards_packed_ones_and_imports_over_older_ones(tmp_path: Pat
         ([("1.mp4", b"v"), ("1.pickle", b"")], "is a pickle"),
         ([("1.mp4", b"v"), ("1.MP4", b"w")], "'1.MP4' is the second video of the key '1'"),
         ([("1.mp4", b"v"), ("1.left.mp4", b"w")], "is the second video of the key '1'"),
-        ([("1.mp4", b"v"), ("2.mp4", b"w"), ("1.txt", "late")], "the key '1' stands twice"),
+        ([("1.mp4", b"v"), ("2.mp4", b"w"), ("1.txt", "late")], "the key '1' comes twice"),
         ([("1.mp4", b"v"), ("1.json", "[1]")], "expected an object, found list"),
         ([("1.mp4", b"v"), ("1.json", "{oops")], "'1.json': not JSON"),
         ([("1.mp4", b"v"), ("1.txt", b"\xff")], "'1.txt': not UTF-8 at byte 0"),
@@ -109,7 +109,7 @@ def test_a_bad_shard_is_refused_and_leaves_nothing(tmp_path: Path, parts, messag
 def test_one_key_in_two_shards_is_refused(tmp_path: Path):
     shard(tmp_path / "in", ("1.mp4", b"one"))
     shard(tmp_path / "in", ("1.mp4", b"two"), name="00001.tar")
-    with pytest.raises(M2raapError, match="00001.tar: the key '1' stands twice"):
+    with pytest.raises(M2raapError, match="00001.tar: the key '1' comes twice"):
         import_webdataset(tmp_path / "in", tmp_path / "C")
 
 

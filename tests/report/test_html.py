@@ -116,7 +116,7 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
         "available clips only (n = 118): not comparable",
         "红色圆形向右移动，然后出现一个蓝色方块",
         "score 0.121, threshold 0.200",
-        "frozen · 34 nothing changes for too much of its time nearly dropped a still blue circle",
+        "frozen · 34 nothing changes for too large a share of the clip's duration nearly dropped a still blue circle",
         "image and text do not belong together",
         "1 min 48 s",
         "protocols differ , so m2raap report compare would refuse",

@@ -1,1 +1,1 @@
-"""Asking language models: requests that are data, answers that are checked, a cache that nothing is paid twice for."""
+"""Requests to language models, checks of their answers, and a cache, so that no answer is paid twice."""

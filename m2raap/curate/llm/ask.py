@@ -1,4 +1,4 @@
-"""Requests -> answers: from the cache, else from the model; one repair try where the form is wrong."""
+"""Answers to requests, from the cache or from the model; an answer of a wrong form is requested once more (the repair)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.prompts import Prompt, as_data
 from m2raap.curate.llm.schema import Answer, Malformed, Request, read_answer
 
-_SHOWN = 1000  # characters of a bad answer that the repair request shows
+_MAX_ECHO_CHARS = 1000  # characters of a bad answer that the repair request holds
 
 
 class Backend(Protocol):
-    """Gets completions of requests (all different) into the cache. `server`: where payloads go, '' if nowhere."""
+    """Puts the completions of requests (all different) into the cache. `server`: where payloads are sent; '': nowhere."""
 
     server: str
 
     def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
-        """key -> why a request failed, '' where the budget was spent."""
+        """key of each request that failed -> why; '' if the budget was spent."""
         ...
 
 
 def ask(requests: Sequence[Request], backend: Backend, cache: Cache, budget: Budget, repair: Prompt) -> list[Answer]:
-    """One answer a request, in order. Equal requests are sent once. Raises what the backend raises."""
+    """One answer for each request, in order. Equal requests are sent once. Raises what the backend raises."""
     failed: dict[str, str] = {}
     for _ in range(2):  # the requests, then their repairs
         missing = pending(requests, cache, repair)
@@ -36,7 +36,7 @@ def ask(requests: Sequence[Request], backend: Backend, cache: Cache, budget: Bud
 
 
 def pending(requests: Sequence[Request], cache: Cache, repair: Prompt) -> list[Request]:
-    """What still has to be sent to the model: requests without a completion, and repairs of completions of a wrong form."""
+    """The requests that still have to be sent: those without a completion, and repairs of completions of a wrong form."""
     waiting: dict[str, Request] = {}
     for request in requests:
         question = request
@@ -54,10 +54,10 @@ def pending(requests: Sequence[Request], cache: Cache, repair: Prompt) -> list[R
 
 
 def repaired(request: Request, content: str, fault: str, repair: Prompt) -> Request:
-    """The request that shows the model its own answer and says what was wrong."""
+    """The request that shows the model its answer and says what was wrong with it (`fault`)."""
     messages = [
         *request.body["messages"],
-        {"role": "assistant", "content": content[:_SHOWN] or "{}"},
+        {"role": "assistant", "content": content[:_MAX_ECHO_CHARS] or "{}"},
         {"role": "user", "content": f"{repair.text}\n{as_data({'fault': fault})}"},
     ]
     return replace(request, body=request.body | {"messages": messages}, prompt=f"{request.prompt}+{repair.digest}")

@@ -1,4 +1,4 @@
-"""A stop before the money is gone. What was spent is kept in the cache, so a killed and resumed run goes on counting."""
+"""Budgets of requests. The cache keeps the sums that were spent, so a run that is killed and resumed goes on counting."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from m2raap.core.config import Config, canonical
 from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.schema import Completion, Request
 
-TOKENS_A_PICTURE = 2000  # upper guess, held back until the server reports the real number
+TOKENS_A_PICTURE = 2000  # an upper estimate, which counts until the server reports the real number
 
 
 class BudgetConfig(Config):
     """What a stage may spend in all its runs; null: no limit. Cached answers cost nothing.
 
-    What is over the limit is `skipped`. A higher limit and --force go on: nothing that was answered is sent again.
+    Requests over the limit are `skipped`. To go on, set a higher limit and run with --force: no answered request is sent again.
     """
 
     max_requests: int | None = Field(default=None, ge=0, description="Most requests; every try and repair counts.")
@@ -29,7 +29,7 @@ class BudgetConfig(Config):
     @model_validator(mode="after")
     def _priced(self) -> BudgetConfig:
         if self.max_cost is not None and not (self.price_in or self.price_out):
-            raise ValueError("max_cost needs price_in and price_out (of a million tokens)")
+            raise ValueError("max_cost needs price_in or price_out (of a million tokens); set at least one")
         return self
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
@@ -39,14 +39,14 @@ class BudgetConfig(Config):
 
 @dataclass(frozen=True)
 class Budget:
-    """`reserve` holds back the most that a request can cost, `settle` puts back the part that it did not cost."""
+    """`reserve` counts the most that a request can cost; `settle` corrects it to what it did cost."""
 
     cache: Cache
     scope: str
     cfg: BudgetConfig
 
     def reserve(self, request: Request) -> bool:
-        """False: the request may go over the limit, so it must not be sent."""
+        """Counts the most that the request can cost. False: it could exceed the budget and must not be sent."""
         tokens_in = most_tokens_in(request)
         cost = self.cfg.cost(tokens_in, request.max_tokens)
         limits = (self.cfg.max_requests, self.cfg.max_tokens, self.cfg.max_cost)
@@ -55,8 +55,8 @@ class Budget:
         return self.cache.spend(self.scope, 1, tokens_in + request.max_tokens, cost, most)
 
     def settle(self, request: Request, completion: Completion | None) -> None:
-        """`completion` None: the request failed. It counts as a request; its tokens are given back. Where the server does not
-        say what it used, the most that it can have used stays counted."""
+        """`completion` None: the request failed; it counts as a request without tokens. If the server does not report the tokens
+        it used, the most that it can have used stays counted."""
         if completion and not (completion.tokens_in or completion.tokens_out):
             return
         held_in, held_out = most_tokens_in(request), request.max_tokens
@@ -66,7 +66,7 @@ class Budget:
 
 
 def most_tokens_in(request: Request) -> int:
-    """No tokenizer makes more tokens than bytes; pictures are guessed."""
+    """The most prompt tokens that a request can have: a text has at most one for each byte; pictures are estimated."""
     total = 64
     for message in request.body["messages"]:
         content = message["content"]

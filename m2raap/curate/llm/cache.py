@@ -1,7 +1,8 @@
-"""Answers by content, in sqlite: what a model has answered is never asked again, also after a crash between two questions.
+"""Answers of models in sqlite, by the contents of their requests: no request is answered twice, also after a crash.
 
-The key names model, prompt, payload and parameters, so stages, arms, workers and Batch files share one file. Beside the
-answers: for which clip one was first asked (to forget it), what was spent, which requests were exported.
+The key covers model, prompt, payload and parameters, so stages, arms, workers and Batch files share one file. It also holds
+the clip for which an answer was first requested (so that it can be forgotten), the budget that was spent, and the requests
+that were exported.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ CREATE TABLE IF NOT EXISTS spent (scope TEXT PRIMARY KEY, requests INTEGER NOT N
   cost REAL NOT NULL);
 """
 FILE = "llm.sqlite"
-_BESIDE = ("-wal", "-shm", "-journal")  # ends of the names of sqlite's files beside the database
+_BESIDE = ("-wal", "-shm", "-journal")  # suffixes of sqlite's files beside the database
 
 
 class Cache:
-    """One file, many processes and threads. Every write is on disk when its call returns."""
+    """The file of answers, for many processes and threads. Every write is on disk when its call returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,7 +51,9 @@ class Cache:
             return M2raapError(
                 f"{self.path}: the disk is full; free some space and run the same command again: it resumes"
             )
-        return M2raapError(f"{self.path}: the cache of answers cannot be used ({error}); delete it to ask again")
+        return M2raapError(
+            f"{self.path}: the cache of answers cannot be used ({error}); delete it to request all answers again"
+        )
 
     @contextmanager
     def _write(self):
@@ -100,13 +103,13 @@ class Cache:
     # -- Batch files -------------------------------------------------------------------------------------------------
 
     def mark_exported(self, requests: Iterable[Request]) -> None:
-        """Remembers requests that were written to a Batch file."""
+        """Stores the keys of requests that were written to a Batch file."""
         with self._write() as db:
             rows = [(request.key, request.clip_id) for request in requests]
             db.executemany("INSERT OR REPLACE INTO exported VALUES (?, ?)", rows)
 
     def put_exported(self, key: str, completion: Completion) -> bool:
-        """Stores the answer to a request that was exported from here; False: no such request."""
+        """Stores the answer to a request that was exported from this cache; False: there is no such request."""
         rows = self._read("SELECT clip_id FROM exported WHERE key = ?", (key,))
         if rows:
             self._put(key, rows[0][0], completion)
@@ -122,7 +125,7 @@ class Cache:
     def spend(
         self, scope: str, requests: int, tokens: int, cost: float, most: tuple[float, float, float] | None = None
     ) -> bool:
-        """Adds to what was spent; with `most`, only if no sum goes over it. True if added."""
+        """Adds to what was spent; with `most`, only if no sum exceeds it. Returns whether it was added."""
         with self._write() as db:
             rows = db.execute("SELECT requests, tokens, cost FROM spent WHERE scope = ?", (scope,)).fetchall()
             old = rows[0] if rows else (0, 0, 0.0)
@@ -133,18 +136,18 @@ class Cache:
         return True
 
     def delete_answers_of(self, is_forgotten: Callable[[str], bool]) -> int:
-        """Deletes, and overwrites on disk, the answers that were first asked for clips whose id `is_forgotten` says; returns
-        how many rows went. Another clip with the very same request will ask again."""
+        """Deletes, and overwrites on disk, the answers that were first requested for clips that `is_forgotten` (of the clip id);
+        returns the number of deleted rows. Another clip with an equal request will send it again."""
         tables = ("answers", "exported")
         rows = [(table, *row) for table in tables for row in self._read(f"SELECT key, clip_id FROM {table}")]
-        doomed = [(table, key) for table, key, clip_id in rows if is_forgotten(clip_id)]
+        to_delete = [(table, key) for table, key, clip_id in rows if is_forgotten(clip_id)]
         with self._write() as db:
-            for table, key in doomed:
+            for table, key in to_delete:
                 db.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
-        if doomed:
+        if to_delete:
             self._read("VACUUM")
         self._read("PRAGMA wal_checkpoint(TRUNCATE)")
-        return len(doomed)
+        return len(to_delete)
 
     def close(self) -> None:
         """Closes the database."""

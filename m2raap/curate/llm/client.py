@@ -1,5 +1,5 @@
-"""One chat completion over HTTP, from any OpenAI-compatible server. The standard library's client, because it does nothing
-by itself: no proxy, no redirect, no key from a place nobody named, no header that tells about this machine.
+"""Chat completions over HTTP from any OpenAI-compatible server. The standard library's client is used because it does nothing
+unasked: it uses no proxy, follows no redirect, looks for no key, and sends no header about this machine.
 """
 
 from __future__ import annotations
@@ -27,59 +27,61 @@ from m2raap.curate.llm.schema import Completion, Request, is_endless
 _TOO_LARGE = 64 * 1024  # most bytes of an answer, besides 64 for every token
 
 
-class _Again(Exception):
-    """Worth another try, after `wait_s` if the server said so."""
+class _Retryable(Exception):
+    """A failure after which another try may succeed, after `wait_s` seconds if the server named a time."""
 
     def __init__(self, detail: str, wait_s: float | None = None) -> None:
         super().__init__(detail)
         self.wait_s = wait_s
 
 
-class _Hopeless(Exception):
-    """This request will fail the same way again."""
+class _Permanent(Exception):
+    """A failure that another try would repeat."""
 
 
 class HttpBackend:
-    """Sends requests, stores the completions, and stops where all requests would fail."""
+    """Sends requests and stores the completions. It stops if all requests would fail."""
 
     def __init__(self, cfg: EndpointConfig) -> None:
         self.cfg = cfg
         self.server = cfg.server
         self._key = os.environ.get(cfg.api_key_env, "").strip() if cfg.api_key_env else ""
         if cfg.api_key_env and not self._key:
-            raise M2raapError(f"the environment variable {cfg.api_key_env} is empty: export the endpoint's key in it")
+            raise M2raapError(f"the environment variable {cfg.api_key_env} is empty; export the endpoint's key in it")
         if any(ord(char) <= 32 or ord(char) > 126 for char in self._key):
-            raise M2raapError(f"the environment variable {cfg.api_key_env} holds blanks or odd characters: no key")
+            raise M2raapError(
+                f"the environment variable {cfg.api_key_env} holds blanks or characters outside ASCII; export the key alone"
+            )
         self._stop = threading.Event()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
 
     def run(self, requests: list[Request], cache: Cache, budget: Budget) -> dict[str, str]:
-        """Answers go into the cache as they come. Returns key -> why it failed ('' where the budget was spent).
+        """See Backend. Each answer is stored as soon as it arrives.
 
-        Raises M2raapError where all requests would fail alike (no server, key refused, redirect), or too many did.
+        Raises M2raapError if all requests would fail alike (no server, key refused, redirect), or if too many failed.
         """
         failed: dict[str, str] = {}
         faults, allowed = 0, max(3, int(self.cfg.allow_errors * len(requests)))
         waiting = iter(requests)
-        flying: dict[Future[str | None], Request] = {}
+        in_flight: dict[Future[str | None], Request] = {}
         pool = ThreadPoolExecutor(self.cfg.concurrency, thread_name_prefix="ask")
         try:
             while True:
-                while len(flying) < self.cfg.concurrency and (request := next(waiting, None)) is not None:
-                    flying[pool.submit(self._one, request, cache, budget)] = request
-                if not flying:
+                while len(in_flight) < self.cfg.concurrency and (request := next(waiting, None)) is not None:
+                    in_flight[pool.submit(self._one, request, cache, budget)] = request
+                if not in_flight:
                     return failed
-                for future in wait(flying, return_when=FIRST_COMPLETED).done:
-                    request, fault = flying.pop(future), future.result()
+                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                    request, fault = in_flight.pop(future), future.result()
                     if fault is None:
                         continue
                     failed[request.key] = fault
                     faults += bool(fault)
                     if faults > allowed:
                         raise M2raapError(
-                            f"{self.server}: {faults} requests failed for good, the last one with: {fault}. What was "
-                            "answered is kept; run the same command again when the server is well, or raise allow_errors"
+                            f"{self.server}: {faults} requests failed in all their tries, the last one with: {fault}. The "
+                            "answers are kept: run the same command again when the server works, or raise allow_errors"
                         )
         finally:
             self._stop.set()
@@ -96,10 +98,10 @@ class HttpBackend:
                 return detail
             try:
                 completion = self.complete(request)
-            except (_Again, _Hopeless) as error:
+            except (_Retryable, _Permanent) as error:
                 budget.settle(request, None)
                 detail = self._redact(str(error))
-                if isinstance(error, _Hopeless):
+                if isinstance(error, _Permanent):
                     return detail
                 if attempt + 1 < self.cfg.attempts:
                     self._stop.wait(self._wait_s(request, attempt, error.wait_s))
@@ -114,7 +116,7 @@ class HttpBackend:
         return min(max(backoff, asked_s or 0.0), self.cfg.max_wait_s)
 
     def complete(self, request: Request) -> Completion:
-        """One try. Raises _Again, _Hopeless, or M2raapError where the configuration is wrong."""
+        """One try. Raises _Retryable, _Permanent, or M2raapError where the configuration is wrong."""
         status, headers, body, endless = self._post(json.dumps(request.body, ensure_ascii=False).encode())
         if endless:
             return Completion("", "endless", None, 0, request.max_tokens, self.server)
@@ -122,15 +124,17 @@ class HttpBackend:
             return completion_of(body, self.server)
         message = self._redact(_error_text(body))
         if 300 <= status < 400:
-            raise M2raapError(f"{self.server}: answers with a redirect ({status}), and none is followed: fix base_url")
+            raise M2raapError(
+                f"{self.server}: answers with a redirect ({status}), which is not followed; set base_url to the new address"
+            )
         if status in (401, 403):
             where = f"the key in ${self.cfg.api_key_env}" if self.cfg.api_key_env else "api_key_env (none is set)"
-            raise M2raapError(f"{self.server}: refuses us ({status}: {message}); check {where}")
+            raise M2raapError(f"{self.server}: refuses access ({status}: {message}); check {where}")
         if status in (404, 405):
             raise M2raapError(f"{self.server}: {status}: {message}; check base_url (…/v1) and model '{self.cfg.model}'")
         if status in (408, 409, 425, 429) or status >= 500:
-            raise _Again(f"HTTP {status}: {message}", _retry_after_s(headers))
-        raise _Hopeless(f"HTTP {status}: {message}")
+            raise _Retryable(f"HTTP {status}: {message}", _retry_after_s(headers))
+        raise _Permanent(f"HTTP {status}: {message}")
 
     def _post(self, data: bytes) -> tuple[int, http.client.HTTPMessage, bytes, bool]:
         url = urlsplit(self.cfg.base_url)
@@ -161,15 +165,15 @@ class HttpBackend:
             response = connection.getresponse()
             body, endless = self._body(response)
             if time.monotonic() >= deadline:
-                raise _Again(f"no whole answer within {self.cfg.timeout_s:g} s")
+                raise _Retryable(f"no whole answer within {self.cfg.timeout_s:g} s")
             return response.status, response.headers, body, endless
         except ConnectionRefusedError:
-            raise _Again(f"nothing listens at {self.server}") from None
+            raise _Retryable(f"nothing listens at {self.server}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             # ValueError: http.client reads from a socket that was closed under it.
             if time.monotonic() >= deadline - 0.01:
-                raise _Again(f"no whole answer within {self.cfg.timeout_s:g} s") from None
-            raise _Again(f"the connection broke ({type(error).__name__}: {str(error)[:100]})") from None
+                raise _Retryable(f"no whole answer within {self.cfg.timeout_s:g} s") from None
+            raise _Retryable(f"the connection broke ({type(error).__name__}: {str(error)[:100]})") from None
         finally:
             if timer is not None:
                 timer.cancel()
@@ -179,17 +183,15 @@ class HttpBackend:
             connection.close()
 
     def _body(self, response: http.client.HTTPResponse) -> tuple[bytes, bool]:
-        """(body, False), or (what came, True) where white space or one pattern goes on and on."""
+        """(body, False), or (the part that was read, True) if it is endless white space or repetition."""
         body = bytearray()
-        looked = 0
+        checked_bytes = 0
         while chunk := response.read1(65_536):
             body += chunk
             if len(body) > _TOO_LARGE + 64 * MAX_NEW_TOKENS:
                 return bytes(body), True
-            if (
-                len(body) - looked > 8192
-            ):  # few answers are as long: look whether the text still goes on or repeats itself
-                looked = len(body)
+            if len(body) - checked_bytes > 8192:  # few answers are as long: check whether the text repeats itself
+                checked_bytes = len(body)
                 tail = bytes(body[-4096:]).decode("utf-8", "ignore").replace("\\n", "\n").replace("\\t", "\t")
                 if is_endless(tail):
                     return bytes(body), True
@@ -231,12 +233,12 @@ def _error_text(body: bytes) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200] or "no reason given"
 
 
-class Malanswered(_Again):
-    """Not a chat-completion object."""
+class InvalidCompletion(_Retryable):
+    """The answer is not a chat-completion object."""
 
 
 def completion_of(body: bytes | dict[str, Any], server: str) -> Completion:
-    """A chat-completion object as a Completion. Raises Malanswered for anything else."""
+    """A chat-completion object as a Completion. Raises InvalidCompletion for anything else."""
     try:
         tree = json.loads(body) if isinstance(body, bytes) else body
         choice = tree["choices"][0]
@@ -247,7 +249,7 @@ def completion_of(body: bytes | dict[str, Any], server: str) -> Completion:
         finish = choice.get("finish_reason") or "stop"
         good = isinstance(content, str) and isinstance(finish, str) and isinstance(refusal, str | None)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise Malanswered("the answer is no chat completion") from None
+        raise InvalidCompletion("the answer is no chat completion") from None
     if not good or not all(isinstance(value, int) and value >= 0 for value in tokens):
-        raise Malanswered("the answer is no chat completion")
+        raise InvalidCompletion("the answer is no chat completion")
     return Completion(content, finish, refusal, *tokens, server)

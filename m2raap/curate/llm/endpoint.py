@@ -1,4 +1,4 @@
-"""Where an OpenAI-compatible server is, what requests to it hold, and how patiently they are sent."""
+"""The settings of an OpenAI-compatible server: its address, the contents of requests, their tries and time-outs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MAX_NEW_TOKENS = 32_768
 
 
 class EndpointConfig(Config):
-    """An OpenAI-compatible server (vLLM, llama.cpp, Ollama, SGLang, a provider) and how it is asked.
+    """An OpenAI-compatible server (vLLM, llama.cpp, Ollama, SGLang, a provider) and the requests to it.
 
-    Where it is and how patiently it is asked may change between two runs of one command; model, parameters and budget not.
+    Address, tries and time-outs may change between two runs of one command; model, parameters and budget may not.
     """
 
     base_url: str = Field(
         default="http://127.0.0.1:8000/v1",
-        description="Address of the server, up to and with /v1.",
+        description="Address of the server, up to and including /v1.",
         json_schema_extra=HOW,
     )
     model: str = Field(min_length=1, description="Name by which the server knows the model.")
@@ -38,7 +38,7 @@ class EndpointConfig(Config):
     )
     answer_format: AnswerFormat = Field(
         default="json_schema",
-        description="How the server is held to the form of the answer; 'none' where it cannot be.",
+        description="How the server is made to keep the form of the answer; none: only the prompt asks for it.",
     )
     max_tokens: int = Field(
         default=256, ge=16, le=MAX_NEW_TOKENS, description="Most tokens of one answer; a longer one is cut off."
@@ -49,8 +49,8 @@ class EndpointConfig(Config):
     seed: int | None = Field(default=0, description="Seed that is sent to the server; null: none is sent.")
     extra: dict[str, Any] = Field(
         default_factory=dict,
-        description="Keys that are laid over the request body, for example {chat_template_kwargs: {enable_thinking: false}}; "
-        "null takes a key out.",
+        description="Keys that are added to the request body or replace its own, for example {chat_template_kwargs: "
+        "{enable_thinking: false}}; null removes a key.",
     )
     budget: BudgetConfig = Field(default_factory=BudgetConfig, description="What the stage may spend in all its runs.")
     timeout_s: float = Field(
@@ -74,7 +74,7 @@ class EndpointConfig(Config):
     max_wait_s: float = Field(
         default=60.0,
         ge=0,
-        description="Most seconds between two tries, also where Retry-After asks for more.",
+        description="Most seconds between two tries, even if the server's Retry-After asks for more.",
         json_schema_extra=HOW,
     )
     concurrency: int = Field(
@@ -84,7 +84,7 @@ class EndpointConfig(Config):
         default=0.05,
         ge=0,
         le=1,
-        description="Share of the requests of a part that may fail for good; more stop the run.",
+        description="Share of the requests of a part that may fail in all their tries; more failures stop the run.",
         json_schema_extra=HOW,
     )
 
@@ -92,7 +92,7 @@ class EndpointConfig(Config):
     @classmethod
     def _free_keys(cls, extra: dict[str, Any]) -> dict[str, Any]:
         if reserved := sorted({"model", "messages", "stream", "n"} & set(extra)):
-            raise ValueError(f"'{reserved[0]}' is set by the package and cannot be laid over")
+            raise ValueError(f"'{reserved[0]}' is set by the package and cannot be replaced; remove it from extra")
         return extra
 
     @model_validator(mode="after")
@@ -101,12 +101,12 @@ class EndpointConfig(Config):
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError("base_url must be http://HOST[:PORT]/v1 or https://HOST/v1")
         if url.username or url.password or url.query or url.fragment:
-            raise ValueError("base_url must hold no user, password, query or fragment; name the key by api_key_env")
+            raise ValueError("base_url must hold no user, password, query or fragment; give the key by api_key_env")
         if not is_local(url.hostname):
             if not self.allow_remote:
                 raise ValueError(f"{url.hostname} is not this machine: set allow_remote: true if data may go there")
             if url.scheme == "http" and self.api_key_env:
-                raise ValueError(f"a key must not travel to {url.hostname} in the clear: use https")
+                raise ValueError(f"the key must not be sent to {url.hostname} without encryption: use https")
         return self
 
     @property
@@ -117,7 +117,7 @@ class EndpointConfig(Config):
 
 
 def request_body(cfg: EndpointConfig, messages: list[dict[str, Any]], langs: Sequence[str]) -> dict[str, Any]:
-    """The chat-completions body; `extra` lies over it."""
+    """The body of a chat-completions request; the keys of `extra` are added or replace its own."""
     body = {
         "model": cfg.model,
         "messages": messages,
@@ -130,7 +130,7 @@ def request_body(cfg: EndpointConfig, messages: list[dict[str, Any]], langs: Seq
 
 
 def is_local(host: str) -> bool:
-    """A loopback address or the name 'localhost'. No other name is looked up: it may mean another machine tomorrow."""
+    """Whether a host is a loopback address or 'localhost'. No other name is resolved, because its address may change."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

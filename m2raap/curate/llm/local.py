@@ -32,7 +32,7 @@ class LocalModelConfig(Config):
 
 
 def weights_name(model: str, revision: str | None) -> str:
-    """model@digest. A folder is named by its configuration and the size of its weights, a hub model by its revision."""
+    """model@digest of a folder (over its configurations, and the sizes and ends of its weights), else model@revision."""
     folder = Path(model)
     if not folder.is_dir():
         return f"{model}@{revision or 'main'}"
@@ -50,7 +50,7 @@ def weights_name(model: str, revision: str | None) -> str:
 
 
 def load_pretrained(kind: Any, model: str, revision: str | None, **more: Any) -> Any:
-    """`kind.from_pretrained` without remote code and without pickles. Raises M2raapError in one sentence."""
+    """`kind.from_pretrained` without remote code. Raises M2raapError if the model cannot be loaded."""
     try:
         with no_foreign_code(f"model '{model}'"):
             return kind.from_pretrained(model, revision=revision or "main", trust_remote_code=False, **more)
@@ -60,12 +60,12 @@ def load_pretrained(kind: Any, model: str, revision: str | None, **more: Any) ->
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
             f"model '{model}' cannot be loaded ({reason}). It has to be of a family that transformers knows, with "
-            "safetensors weights; without a way to the hub give a folder"
+            "safetensors weights; if the hub cannot be reached, give a folder"
         ) from error
 
 
 class LocalBackend:
-    """Greedy, one request at a time: an answer never depends on its neighbours."""
+    """Answers one request at a time by greedy decoding, so that no answer depends on other requests."""
 
     server = ""
 
@@ -85,7 +85,7 @@ class LocalBackend:
         return failed
 
     def complete(self, request: Request) -> Completion:
-        """The completion of one request; without tokens where the prompt leaves the model no room."""
+        """The completion of one request; an empty one if prompt and answer do not fit into the model's context."""
         import torch
 
         model, tokenizer = _load(self.cfg.model_dump_json())
@@ -96,7 +96,7 @@ class LocalBackend:
         with (
             torch.inference_mode(),
             no_foreign_code(f"model '{self.cfg.model}'"),
-        ):  # models may name a generate of their own
+        ):  # a model's configuration may name its own code for generate
             out_1L = model.generate(
                 input_ids=ids_1L,
                 attention_mask=torch.ones_like(ids_1L),

@@ -1,4 +1,4 @@
-"""Prompt files: versioned, in the package (curate/prompts), named by the digest of their bytes wherever they are used."""
+"""Prompt files. They are versioned and part of the package (curate/prompts); results name them by the digest of their bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.curate import language
 
-# Every change of wording is a new file, so that the prompt behind an old digest can still be read.
+# Every change of wording is a new file, so that the prompt of an old digest can still be read.
 PROMPTS: dict[str, str] = {
     "rewrite": "rewrite-v1.md",  # from a caption and captions of key-frames to one caption in each language
     "from_frames": "from_frames-v1.md",  # the same from captions of key-frames alone
     "describe": "describe-v1.md",  # from one picture to one caption in each language
     "repair": "repair-v1.md",  # asks again where an answer had the wrong form
 }
-# Characters that role tags, markup and chat templates are made of. Escaped, they are the same JSON and no tag.
+# Characters of role tags, markup and chat templates. Escaped they are the same JSON, and no tag.
 _ESCAPED = {ord(char): f"\\u{ord(char):04x}" for char in "<>|[]`&#"}
 
 
@@ -35,7 +35,7 @@ class Prompt:
 
 @lru_cache(maxsize=16)
 def load_prompt(name: str, folder: str | None = None) -> Prompt:
-    """A prompt of PROMPTS; with `folder`, the user's own file of that name there. Raises M2raapError if it is missing."""
+    """A prompt of PROMPTS, or the user's file of that name in `folder`. Raises M2raapError if it is missing or no text."""
     file = PROMPTS[name]
     if folder is None:
         data = resources.files("m2raap").joinpath(f"curate/prompts/{file}").read_bytes()
@@ -55,12 +55,12 @@ def load_prompt(name: str, folder: str | None = None) -> Prompt:
 
 
 def digests(names: tuple[str, ...], folder: str | None) -> dict[str, str]:
-    """name -> digest, for the settings of a stage: another prompt is another result."""
+    """name -> digest, for the settings of a stage: with another prompt it gives another result."""
     return {name: load_prompt(name, folder).digest for name in names}
 
 
 def as_data(payload: dict[str, Any]) -> str:
-    """The payload as delimited JSON on one line: no visible tag, no line break, no invisible character of a stranger's."""
+    """The payload as JSON on one line between <data> and </data>; its texts hold no tag, line break or invisible character."""
     plain = json.dumps(_plain(payload), ensure_ascii=False, separators=(", ", ": "))
     return f"<data>\n{_escape_strings(plain)}\n</data>"
 
@@ -74,7 +74,7 @@ def _plain(value: Any) -> Any:
 
 
 def _escape_strings(text: str) -> str:
-    """Escapes _ESCAPED inside JSON strings only: outside, '[' is an array."""
+    """Escapes the characters of _ESCAPED inside JSON strings only: outside, '[' begins an array."""
     out: list[str] = []
     inside = escaped = False
     for char in text:

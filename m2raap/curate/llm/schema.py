@@ -1,7 +1,7 @@
-"""What is asked and what comes back. A request is a chat-completions body; an answer is one caption a language.
+"""Requests and answers. A request is a chat-completions body; an answer is one caption for each language.
 
-Every item ends in one outcome: ok, truncated (cut by the token cap, or endless), refused (the model declined), error (no
-answer of the asked form, or none at all), skipped (the budget was spent).
+Every request has one outcome: ok, truncated (cut at max_tokens, or endless), refused (the model declined), error (no answer,
+or none of the requested form), skipped (the budget was spent).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n\s*```\s*$", re.DOTALL)
 # A decoder in a loop ends in a run of white space, or in 16 repetitions of the same text of up to 40 characters.
 _BLANK_RUN, _REPEATS, _MAX_PERIOD = 64, 16, 40
-_NO = re.compile(
+_DECLINED = re.compile(
     r"^\W{0,3}(?:i['’]?m (?:very |so )?sorry|i (?:can(?:no|['’])t|am unable|won['’]t|must decline)|sorry\b|unfortunately,? i"
     r"|as an ai\b|抱歉|很抱歉|对不起|我(?:无法|不能)|作为(?:一个|一名)?(?:ai|人工智能|语言模型))",
     re.IGNORECASE,
@@ -34,7 +34,7 @@ _NO = re.compile(
 
 @dataclass(frozen=True)
 class Request:
-    """One chat completion: `body` as the server gets it. `prompt`: digest of the prompt file. `langs`: keys of the answer."""
+    """One chat completion. `body`: what the server gets. `prompt`: digest of the prompt file. `langs`: keys of the answer."""
 
     body: dict[str, Any]
     prompt: str
@@ -43,7 +43,7 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """Names model, prompt, payload and parameters, and nothing else: equal key, equal question."""
+        """Digest of model, prompt, payload and parameters alone: requests with equal keys are equal."""
         return digest({"prompt": self.prompt, "body": self.body})
 
     @property
@@ -54,7 +54,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model said. `finish`: stop, length, content_filter, endless. `server`: host:port, 'batch', or '' (in here)."""
+    """A model's completion. `finish`: stop, length, content_filter or endless. `server`: host:port, 'batch', or '' for a model
+    in this process."""
 
     content: str
     finish: str = "stop"
@@ -66,7 +67,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Answer:
-    """`captions`: language -> caption, where the outcome is ok. `server`: where the payload went, '' if nowhere."""
+    """`captions`: language -> caption if the outcome is ok. `server`: where the payload was sent; '': nowhere."""
 
     outcome: Outcome
     captions: dict[str, str] | None = None
@@ -75,19 +76,19 @@ class Answer:
 
 
 class Malformed(Exception):
-    """The answer has not the asked form; the message says how, and goes into the repair request."""
+    """The answer does not have the requested form. The message says why; the repair request holds it."""
 
 
 @lru_cache(maxsize=8)
 def answer_model(langs: tuple[str, ...]) -> type[BaseModel]:
-    """{lang: caption}: every language, nothing else, no empty string."""
+    """The form of an answer, {lang: caption}: every language, no other key, no empty text."""
     caption = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CAPTION_CHARS, strip_whitespace=True)]
     fields: dict[str, Any] = {lang: (caption, ...) for lang in langs}
     return create_model("Captions", __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
 def response_format(langs: Sequence[str], kind: AnswerFormat) -> dict[str, Any] | None:
-    """The `response_format` of a request. Server schemas keep to what every guided decoder knows."""
+    """The `response_format` of a request. Its schema uses only what every guided decoder supports."""
     if kind == "none":
         return None
     if kind == "json_object":
@@ -98,7 +99,7 @@ def response_format(langs: Sequence[str], kind: AnswerFormat) -> dict[str, Any] 
 
 
 def read_answer(completion: Completion, langs: tuple[str, ...]) -> Answer:
-    """The completion as an answer. Raises Malformed where a repair request may help."""
+    """The completion as an answer. Raises Malformed if a repair request may help."""
     server = completion.server
     if completion.refusal or completion.finish == "content_filter":
         return Answer("refused", None, (completion.refusal or "content filter")[:200], server)
@@ -114,13 +115,13 @@ def read_answer(completion: Completion, langs: tuple[str, ...]) -> Answer:
         return Answer("truncated", None, "endless white space or repetition", server)
     if completion.finish in ("length", "endless"):
         return Answer("truncated", None, f"cut after {completion.tokens_out} tokens", server)
-    if _NO.match(text):
+    if _DECLINED.match(text):
         return Answer("refused", None, " ".join(text.split())[:200], server)
     raise Malformed(fault)
 
 
 def is_endless(text: str) -> bool:
-    """A decoder in a loop: a long run of white space, or a few characters again and again, up to the end."""
+    """Whether a decoder is in a loop: `text` ends with a long run of white space, or repeats a few characters."""
     tail = text[-1200:].rstrip("\\")  # a backslash at the end is half an escape
     plain = tail.rstrip()
     if len(tail) - len(plain) >= _BLANK_RUN:
