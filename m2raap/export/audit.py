@@ -88,10 +88,8 @@ class _AuditRows:
             self._texts_of |= {clip: [row["text_id"] for row in rows] for clip, rows in before.texts_of.items()}
             self._clips_with_text.update(text for text, _ in {(row["text"], row["clip_id"]) for row in before.texts})
             # The sheet shows the original of a rewritten text, since the rules judged the original.
-            kept_ids = {row["clip_id"] for row in after.clips}
-            self.kept += [
-                row for row in before.texts if row["clip_id"] in kept_ids and row["text_id"] not in dropped_ids
-            ]
+            kept = {row["clip_id"] for row in after.clips}
+            self.kept += [row for row in before.texts if row["clip_id"] in kept and row["text_id"] not in dropped_ids]
             for folder in view.folders:
                 for row in read_part(folder, "verdicts", index):
                     if row.get("copy_of"):

@@ -52,9 +52,8 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
     """
     media = media or exporter.media[0]
     if media not in exporter.media:
-        raise M2raapError(
-            f"data export {kind}: carries {' or '.join(exporter.media)}, not {media}; leave out --frames and --videos"
-        )
+        carried = " or ".join(exporter.media)
+        raise M2raapError(f"data export {kind}: carries {carried}, not {media}; leave out --frames and --videos")
     counts: Counter[str] = Counter()
     ids: list[str] = []
 

@@ -128,11 +128,8 @@ def _add_traces(plans: list[_Plan], folders: list[Path]) -> None:
         if clip_hash in by_id:
             traces.setdefault(clip_hash, set()).add(value)
     all_traces = set[str]().union(*traces.values())
-    shared = (
-        {value for clip_hash, value in _traced(folders) if clip_hash not in by_id and value in all_traces}
-        if all_traces
-        else ()
-    )
+    others = _traced(folders) if all_traces else ()
+    shared = {value for clip_hash, value in others if clip_hash not in by_id and value in all_traces}
     for plan in plans:
         rows = plan.forgotten.by_id.values()
         added = [replace(row, traces=tuple(traces.get(row.id, set()).difference(shared))) for row in rows]
