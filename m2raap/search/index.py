@@ -33,7 +33,7 @@ from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.search.gallery import FAISS, SOURCES, VECTORS, Gallery, Sources, Writer, blocks, same_view
 from m2raap.search.index_parts import NAME, VERSION, Counts, embed_view, scratch_block
 
-_OURS = {
+_FILES = {
     "plan.json", "scratch", "next", "clips", "cache", "timings.jsonl", LOCK_FILE, VECTORS, "frames.npy", FAISS, SOURCES,
 }  # fmt: skip
 
@@ -66,8 +66,8 @@ def _make_index(
         raise M2raapError(
             f"{out}: there is no index to add to or remove from; make one without --add and --remove first"
         )
-    ours = _OURS if (out / "plan.json").exists() else {LOCK_FILE, "timings.jsonl"}
-    if not is_finished and out.exists() and (other_names := sorted({p.name for p in out.iterdir()} - ours)):
+    known_names = _FILES if (out / "plan.json").exists() else {LOCK_FILE, "timings.jsonl"}
+    if not is_finished and out.exists() and (other_names := sorted({p.name for p in out.iterdir()} - known_names)):
         raise M2raapError(f"{out}: holds '{other_names[0]}', which is not a file of an index; give an empty folder")
     old = Gallery.open(out) if is_finished else None
     remove = remove or set()
