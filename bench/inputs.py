@@ -129,9 +129,7 @@ def main() -> None:
     ratio = times["raw_video"][0] / times["keyframes"][0]
     print(f"an epoch from stored key-frames is {ratio:.2f}x as fast as from raw video")
     if raw_load_s < learn_s:
-        print(
-            f"loading is not the bottleneck: training takes {learn_s:.2f} s an epoch and hides the reading of raw video"
-        )
+        print(f"loading is not the bottleneck: training takes {learn_s:.2f} s an epoch, longer than reading raw video")
     else:
         print(
             f"loading is the bottleneck of raw video: training takes {learn_s:.2f} s an epoch. It is not with a model whose step "

@@ -66,7 +66,7 @@ def forget(
     requested_ids, runs = set(clip_ids), list(runs)
     for path in (*corpora, *runs):
         if not path.exists():
-            raise M2raapError(f"{path}: does not exist")
+            raise M2raapError(f"{path}: no such folder")
     with ExitStack() as locks:
         for path in corpora:
             open_corpus(path, mid_forget=True)

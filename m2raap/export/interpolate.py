@@ -35,13 +35,9 @@ def _load_pair(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     adapt = made_from.get("adapt") or made_from if isinstance(made_from, dict) else {}
     described = adapt.get("backbone") if isinstance(adapt, dict) else None
     if not isinstance(described, dict):
-        raise M2raapError(
-            f"{model / 'model.json'}: names no backbone under made_from; give a model that m2raap adapted"
-        )
+        raise M2raapError(f"{model / 'model.json'}: made_from names no backbone; give a model that m2raap adapted")
     backbone = build(BackboneConfig, described, f"{model / 'model.json'}: made_from")
-    with from_cache_alone(
-        f"{model / 'model.json'} names this backbone, and what a model folder names is not downloaded."
-    ):
+    with from_cache_alone(f"{model / 'model.json'} names this backbone, so it is not downloaded."):
         return adapted, load_backbone(backbone), made_from
 
 

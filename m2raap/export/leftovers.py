@@ -55,9 +55,7 @@ def forgotten_hashes(source: Path) -> frozenset[str]:
     """
     hashes = tombstones.read(source).hashes()
     if not hashes:
-        raise M2raapError(
-            f"{source}: no clip was forgotten in it (no {tombstones.FILE}); give the corpus that forgot clips"
-        )
+        raise M2raapError(f"{source}: no clip was forgotten in it; give the corpus from which clips were forgotten")
     if not source.is_dir():
         return hashes
     corpus = open_corpus(source)
@@ -200,9 +198,7 @@ def _parquet_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
 def _sqlite_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
     with ExitStack() as stack:
         readable = path
-        if path.with_name(
-            f"{path.name}-wal"
-        ).exists():  # opening a database that has a log would write to it, so a copy is read
+        if path.with_name(f"{path.name}-wal").exists():  # opening a database with a log would write to it
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="m2raap-forgotten-")))
             for name in (path.name, f"{path.name}-wal"):
                 shutil.copyfile(path.with_name(name), scratch / name)

@@ -47,7 +47,7 @@ class ExternalModel:
             lacking += [] if hasattr(model, "encode_image") else ["encode_video or encode_image"]
             if not lacking and preprocess is None:
                 raise M2raapError(
-                    "encode_image needs `preprocess`, a function from a Pillow picture to a tensor (3, H, W)"
+                    "encode_image needs `preprocess`: give a function from a picture to a tensor (3, H, W)"
                 )
         if lacking:
             raise M2raapError(f"a {type(model).__name__} cannot be evaluated: it has no {' and no '.join(lacking)}")

@@ -57,9 +57,7 @@ class Encoder:
         self._name = name
         self._keyframes, self._decode = keyframes or KeyframeConfig(), decode
         if self._keyframes.detector == "transnetv2":
-            raise M2raapError(
-                "keyframes.detector transnetv2 cannot run inside mteb; choose another, for example adaptive"
-            )
+            raise M2raapError("keyframes.detector transnetv2 cannot run inside mteb; choose another, such as adaptive")
         self.refused: dict[str, int] = {}
 
     def encode(

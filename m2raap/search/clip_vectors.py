@@ -104,9 +104,7 @@ def open_picture(data: bytes, name: str) -> Image:
     try:
         with Image.open(io.BytesIO(data), formats=PICTURES) as opened:
             if opened.width * opened.height > MAX_PIXELS:  # known from the header, before anything is decoded
-                raise M2raapError(
-                    f"{name}: {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are allowed"
-                )
+                raise M2raapError(f"{name}: {opened.width} x {opened.height} pixels; give at most {MAX_PIXELS:,}")
             return ImageOps.exif_transpose(opened).convert("RGB")
     except UnidentifiedImageError:  # the text of this error contains a memory address
         raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)}") from None

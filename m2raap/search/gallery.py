@@ -138,9 +138,7 @@ class Gallery:
             if key.startswith("clips/") or key == SOURCES:  # checked before a model that the file names is loaded
                 file = signed_path(path, key)
                 if not file.is_file() or file_sha256(file) != expected:
-                    raise M2raapError(
-                        f"{file}: is missing or differs from its SHA-256 in the manifest; make the index again"
-                    )
+                    raise M2raapError(f"{file}: is missing or not as in the manifest; make the index again")
                 if key != SOURCES:
                     tables.append(pq.read_table(file, schema=CLIPS))
         if not tables:

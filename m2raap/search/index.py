@@ -98,9 +98,7 @@ def _make_index(
     removed_now = {id_hash(clip_id) for clip_id in remove} - set(sources.removed)
     sources = replace(sources, removed=(*sources.removed, *removed_now))
     fresh = embed_view(out, view, number, sources, removed_now, encoder, old, counts) if view else 0
-    if (
-        view and replace(view).digest != sources.digests[number]
-    ):  # a copy of the view: `view` may have cached its digest
+    if view and replace(view).digest != sources.digests[number]:  # a copy: `view` may have cached its digest
         raise M2raapError(f"{out}: the view has changed while it was read; run the same command again")
     asked_kind = kind if kind != "auto" or not old else old.manifest["settings"]["asked"]
     assemble(out, sources, number if view else None, old, remove, asked_kind, model_digest)

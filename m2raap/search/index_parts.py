@@ -82,9 +82,7 @@ def embed_view(
             part_counts = Counts()
             part = view.part(index, ("texts", "jpegs", "signals"))
             rows = [
-                row
-                for row in _rows(part, number)
-                if _is_indexed(row, part, number, removed, removed_now, old, part_counts)
+                row for row in _rows(part, number) if _keep(row, part, number, removed, removed_now, old, part_counts)
             ]
             vectors = vectors_of_rows(rows, part, encoder, old, part_counts)
             columns = [[row[name] for row in rows] for name in CLIPS.names]
@@ -126,7 +124,7 @@ def _frames_key(jpegs: list[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _is_indexed(
+def _keep(
     row: Row, part: Part, number: int, removed: set[str], removed_now: set[str], old: Gallery | None, counts: Counts
 ) -> bool:
     """Whether a clip goes into the index; one that does not is counted by its cause."""

@@ -146,10 +146,10 @@ class Search:
                 f"clip '{clip_id}': its key-frames have changed since; update the index with 'm2raap search index --add'"
             )
         with self._jpeg_cache_lock:
-            self._jpeg_cache[clip_id] = jpegs
             cache = self._jpeg_cache
+            cache[clip_id] = jpegs
             while len(cache) > 1 and sum(len(jpeg) for row in cache.values() for jpeg in row) > _JPEG_CACHE_BYTES:
-                self._jpeg_cache.popitem(last=False)
+                cache.popitem(last=False)
         return jpegs
 
     def frames_part(self, clip_id: str) -> Path:
@@ -216,9 +216,7 @@ class Search:
         if clip_filter.source is not None:
             if clip_filter.source not in self.sources:
                 known = ", ".join(self.sources[:8]) or "none"
-                raise M2raapError(
-                    f"--source {clip_filter.source}: the index holds no such source; give one of: {known}"
-                )
+                raise M2raapError(f"--source {clip_filter.source}: is not in the index; give one of: {known}")
             allowed &= self._source_names == clip_filter.source
         if clip_filter.min_s is not None or clip_filter.max_s is not None:
             lengths_s = self._lengths_s

@@ -40,6 +40,7 @@ from m2raap.search.handler import AnsweringHandler, HttpError
 MAX_URL_BYTES = 4096
 MAX_PICTURE_BYTES = 8 * 1024**2
 MAX_TOP, DEFAULT_TOP = 100, 24
+_BEARER = {"WWW_Authenticate": "Bearer"}
 BODY_S = 120.0  # longest time that a client may take to send a picture
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
@@ -168,14 +169,12 @@ class _Handler(AnsweringHandler):
 
     def _check_token(self) -> None:
         if not self.server.guard.token_ok(self.headers):
-            raise HttpError(
-                401, "a token is needed: open the address that the server printed", WWW_Authenticate="Bearer"
-            )
+            raise HttpError(401, "a token is needed; open the address that the server printed", **_BEARER)
 
     def _set_token_cookie(self, token: str) -> None:
         """Stores the token of the printed address in a cookie, so that it does not stay in the address bar."""
         if self.server.guard.token is None or not self.server.guard.is_token(token):
-            raise HttpError(401, "this is not the token of the server", WWW_Authenticate="Bearer")
+            raise HttpError(401, "this is not the token of the server", **_BEARER)
         cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
         self.send(303, b"", "text/plain", {"Location": "/", "Set-Cookie": cookie})
 

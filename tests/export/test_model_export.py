@@ -44,10 +44,9 @@ def test_the_adapted_towers_load_in_plain_open_clip(model: Path, tmp_path: Path)
     assert [(row["lang"], row["direction"], row["queries"]) for row in about["exported"]] == [
         ("en", "t2v", 4), ("en", "v2t", 4), ("zh", "t2v", 4), ("zh", "v2t", 4),
     ]  # fmt: skip
-    for adapted, exported, less in zip(
-        about["adapted"], about["exported"], about["exported_minus_adapted"], strict=True
-    ):
-        assert less["diff"] == pytest.approx(exported["r1"] - adapted["r1"])
+    rows_of_both = zip(about["adapted"], about["exported"], about["exported_minus_adapted"], strict=True)
+    for adapted, exported, change in rows_of_both:
+        assert change["diff"] == pytest.approx(exported["r1"] - adapted["r1"])
     assert sum(line.startswith("exported on custom") for line in export_lines(about, tmp_path / "out")) == 4
     assert json.loads((tmp_path / "out" / "m2raap_export.json").read_text()) == about
 

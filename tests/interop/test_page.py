@@ -28,7 +28,7 @@ STAND_INS = {
 
 
 @pytest.fixture
-def reader_folder(chain: Path, small_world: Path, tmp_path: Path, monkeypatch) -> Path:
+def folder(chain: Path, small_world: Path, tmp_path: Path, monkeypatch) -> Path:
     """The working directory of a reader of the page: K, the training corpus C and the folder of a model."""
     (tmp_path / "K").symlink_to(chain / "keyframes")
     (tmp_path / "C").symlink_to(small_world / "train")
@@ -50,9 +50,7 @@ def metrics(tree: dict[str, Any]) -> list[Any]:
     return [(row["lang"], row["direction"], row["metrics"], row["intervals"]) for row in tree["rows"]]
 
 
-def test_python_of_the_page_runs(
-    reader_folder: Path, results: dict[str, Any], bench: View, capsys, monkeypatch
-) -> None:
+def test_python_of_the_page_runs(folder: Path, results: dict[str, Any], bench: View, capsys, monkeypatch) -> None:
     assert metrics(run(0)["found"]) == metrics(results), "open_clip's own model, its transform, its tokenizer"
     assert "zh v2t R@1" in capsys.readouterr().out
     found = run(1)["found"]

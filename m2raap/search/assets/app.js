@@ -133,8 +133,8 @@ function shape(strip, hit) {
 
 // One caption per language, first that of the page's language.
 function captions(hit) {
-  const langs = [state.lang, ...hit.captions.map((caption) => caption.lang)];
-  const chosen = [...new Set(langs)].map((lang) => hit.captions.find((caption) => caption.lang === lang)).filter(Boolean);
+  const langs = [...new Set([state.lang, ...hit.captions.map((caption) => caption.lang)])];
+  const chosen = langs.map((lang) => hit.captions.find((caption) => caption.lang === lang)).filter(Boolean);
   return chosen.map((caption, place) =>
     make("p", { className: place ? "caption soft" : "caption", lang: caption.lang, dir: "auto",
       textContent: plain(caption.text) }));
