@@ -1,7 +1,7 @@
-"""Claim: a step costs what its arithmetic says, frozen layers are paid for once, and stored frames do not keep it waiting.
+"""Claim: a training step takes the time of its FLOP, frozen layers are computed once, and steps do not wait for stored frames.
 
-Random weights of real shapes, clips made up (8 JPEGs of short side 256), the project's own training loop; medians over steps,
-the first left out (it waits for its own batch). FLOP are counted by torch over one forward and backward pass.
+Random weights of real shapes, synthetic clips (8 JPEGs of short side 256), the project's own training loop; medians over
+steps without the first, which waits for its batch. FLOP are counted by torch over one forward and backward pass.
 
 1. ViT-B/32 and B/16, every layer learns, text tower included: mean pooling, STAN, STAN with Mug, ACG and frame-caption loss;
    STAN's seconds over mean pooling's beside the same ratio of FLOP (goal: within 1.1x). Beside it the layout of the released
@@ -46,8 +46,8 @@ WHOLE = {"temporal": STAN, "mug_weight": 1.0, "acg": {}, "fcc_weight": 1.0}
 TEXT = "a person in a red coat slowly cuts a large green melon on a wooden table near the window"
 
 
-def made_up(num: int, frames: int = 8) -> ListSource:
-    """Clips of smooth noise, a caption a clip and one a frame."""
+def synthetic_clips(num: int, frames: int = 8) -> ListSource:
+    """Clips of smooth noise, with one caption per clip and one per frame."""
     from PIL import Image
 
     rng = np.random.default_rng([0])
@@ -75,7 +75,7 @@ def config(model: str, batch: int, steps: int, **changes: Any) -> AdaptConfig:
 
 
 def step_s(cfg: AdaptConfig, source: ListSource) -> tuple[float, float, float]:
-    """Seconds of a step and of waiting in it; seconds of what is done once."""
+    """Median seconds of a step and of its wait for a batch; seconds of the preparation before the first step."""
     with tempfile.TemporaryDirectory() as out:
         adapt(cfg, source, None, Path(out), stop_after=cfg.steps - 1 if cfg.steps else None)  # no model is written
         rows = read_timings(Path(out))
@@ -85,7 +85,7 @@ def step_s(cfg: AdaptConfig, source: ListSource) -> tuple[float, float, float]:
 
 
 def flop(cfg: AdaptConfig, source: ListSource) -> float:
-    """Of one step. Attention by its plain kernel: the counter does not see the fused ones."""
+    """FLOP of one step, with the plain attention kernel, since the counter misses the fused ones."""
     plain, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
     with tempfile.TemporaryDirectory() as out, plain, counter:
         adapt(cfg, source, None, Path(out), stop_after=1)
@@ -126,7 +126,7 @@ def patch_major(self: Stan, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
 
 
 def modules(model: str, batch: int, steps: int, every: bool) -> None:
-    source = made_up(2 * batch)
+    source = synthetic_clips(2 * batch)
     arms: dict[str, dict[str, Any]] = {
         "mean": {},
         "stan": {"temporal": STAN},
@@ -143,7 +143,7 @@ def modules(model: str, batch: int, steps: int, every: bool) -> None:
         with mock.patch.object(Stan, "branch", other):
             times[name] = step_s(cfg, source)
     print(
-        f"{'module':<26}{'s a step':>10}{'waiting':>9}{'TFLOP':>8}{'GFLOP/s':>9}{'to mean':>9}{'FLOP say':>10}{'off by':>8}"
+        f"{'module':<26}{'s a step':>10}{'waiting':>9}{'TFLOP':>8}{'GFLOP/s':>9}{'to mean':>9}{'FLOP':>10}{'off by':>8}"
     )
     for name, (seconds, waited, _) in times.items():
         ratio, flop_ratio = seconds / times["mean"][0], flops[name] / flops["mean"]
@@ -156,7 +156,7 @@ def modules(model: str, batch: int, steps: int, every: bool) -> None:
 
 
 def caches(model: str, batch: int, steps: int) -> None:
-    source = made_up(2 * batch)
+    source = synthetic_clips(2 * batch)
     frozen = {"temporal": STAN, "train_vision_layers": 0, "train_text": False}
     arms = {
         "frozen, cache": frozen | {"cache": "levels"},
@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["ViT-B-32", "ViT-B-16"])
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=4, help="of every arm; the first is not counted")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of every arm; the first is left out")
     parser.add_argument("--data", type=Path, default=SHARED)
     args = parser.parse_args()
     torch.set_num_threads(available_cores())
@@ -219,7 +219,7 @@ def main() -> None:
     if args.data.is_dir():
         loader(args.data)
     else:
-        print(f"{args.data}: not here, so loading is not measured")
+        print(f"{args.data}: no such folder, so loading is not measured; give --data DIR")
 
 
 if __name__ == "__main__":

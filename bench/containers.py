@@ -1,4 +1,4 @@
-"""Claim: one clip in 21 containers gives the same eight frames, or a reason.
+"""Claim: one clip in 21 containers gives the same eight frames, or is refused with a reason.
 
 The clip is that of the package iscc-samples (its mp4 is the reference):
 
@@ -7,7 +7,7 @@ The clip is that of the package iscc-samples (its mp4 is the reference):
 
 A file passes with exactly eight frames whose times lie within 0.1 s of the mp4's (some containers start their clock later:
 then within 0.1 s after the median offset, which is printed) and whose structural similarity to them, after scaling, is at
-least 0.8; or with a reason. Every file goes through the killable decoder process and its limits.
+least 0.8; or if it is refused with a reason. Every file goes through the killable decoder process and its limits.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def compare(clip: ClipKeyframes, mp4: ClipKeyframes) -> tuple[bool, str]:
     apart_s = max(map(abs, shifts))
     if apart_s > SLACK_S:
         apart_s = max(abs(shift - offset_s) for shift in shifts)
-    alike = [ssim(luma(a), luma(b)) for a, b in zip(clip.jpegs, mp4.jpegs, strict=True)]
-    good = apart_s <= SLACK_S and min(alike) >= MIN_SSIM
+    similarities = [ssim(luma(a), luma(b)) for a, b in zip(clip.jpegs, mp4.jpegs, strict=True)]
+    good = apart_s <= SLACK_S and min(similarities) >= MIN_SSIM
     return good, (
         f"{K} frames, {clip.width}x{clip.height}, times apart {apart_s:.3f} s (offset {offset_s:+.3f} s), "
-        f"SSIM least {min(alike):.3f}, mean {statistics.mean(alike):.3f}"
+        f"SSIM least {min(similarities):.3f}, mean {statistics.mean(similarities):.3f}"
     )
 
 

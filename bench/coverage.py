@@ -3,7 +3,7 @@
 2,000 simulated sets of 1,000 queries. Fixed gallery: 1,000 videos stay, the queries are drawn anew, one about each of 1,000
 videos drawn with replacement, from the population of all texts that the videos could have. Redrawn gallery: videos and texts
 are new in every set, and the target is the mean R@1 over many such sets; the bootstrap holds the gallery fixed, so
-that coverage is printed as found.
+that coverage has no goal.
 
     python bench/coverage.py [--sets 2000]
 """
@@ -30,7 +30,7 @@ def gallery(rng: np.random.Generator) -> np.ndarray:
     return videos / np.linalg.norm(videos, axis=1, keepdims=True)
 
 
-def ask(rng: np.random.Generator, videos: np.ndarray, video_of_query: np.ndarray) -> np.ndarray:
+def hits_of(rng: np.random.Generator, videos: np.ndarray, video_of_query: np.ndarray) -> np.ndarray:
     noise = rng.normal(size=(len(video_of_query), EMBEDDING)).astype(np.float32) * (NOISE / np.sqrt(EMBEDDING))
     return hits(videos[video_of_query] + noise, videos, video_of_query)
 
@@ -39,16 +39,16 @@ def coverage(sets: int, redrawn: bool) -> tuple[float, float, float]:
     """(share of intervals that hold the truth, the truth in percent, mean width in points)."""
     rng = np.random.default_rng([7, redrawn])
     fixed, every = gallery(rng), np.arange(QUERIES)
-    truth = float(np.mean([ask(rng, gallery(rng) if redrawn else fixed, every).mean() for _ in range(TRUTH)]))
-    held, widths = 0, []
+    truth = float(np.mean([hits_of(rng, gallery(rng) if redrawn else fixed, every).mean() for _ in range(TRUTH)]))
+    num_covering, widths = 0, []
     for number in range(sets):
         videos = gallery(rng) if redrawn else fixed
         video_of_query = every if redrawn else rng.integers(0, QUERIES, QUERIES)
         # Queries are the sampling unit: each is a cluster of its own.
-        estimate = interval(ask(rng, videos, video_of_query), every, seed=number)
-        held += estimate.lo <= truth <= estimate.hi
+        estimate = interval(hits_of(rng, videos, video_of_query), every, seed=number)
+        num_covering += estimate.lo <= truth <= estimate.hi
         widths.append(estimate.hi - estimate.lo)
-    return held / sets, 100 * truth, 100 * float(np.mean(widths))
+    return num_covering / sets, 100 * truth, 100 * float(np.mean(widths))
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
         start = time.perf_counter()
         share, truth, width = coverage(sets, redrawn)
         error = 196 * np.sqrt(share * (1 - share) / sets)
-        what = "redrawn gallery (as found)" if redrawn else "fixed gallery (goal 93.5 to 96.5 %)"
+        what = "redrawn gallery (no goal)" if redrawn else "fixed gallery (goal 93.5 to 96.5 %)"
         print(
             f"{what}: {100 * share:.2f} % +- {error:.2f} of {sets:,} intervals hold R@1 {truth:.2f}; mean width {width:.2f} "
             f"points; {time.perf_counter() - start:.0f} s",

@@ -1,7 +1,7 @@
 """Claim: near-identical clips of a million are found in seconds on one core, exactly, and ten million are in reach.
 
 Generator (seeded): of n clips 85% have a 64-bit hash of their own (uniform), 14% are copies of one of those with 0 to 6
-random bits turned over, and 1% show one picture that is everywhere (0 to 2 bits turned). Pairs within Hamming 6 are found by
+random bits turned over, and 1% show one picture that many clips share (0 to 2 bits turned). Pairs within Hamming 6 are found by
 m2raap.curate.duplicates.near_pairs, clusters are their connected components. Against brute force (FAISS, binary flat, range
 search) on a sample of clips: the share of its pairs that lie in one cluster of ours.
 
@@ -38,7 +38,7 @@ def hashes(num: int, seed: int = 0) -> np.ndarray:
 
 
 def components(pairs: np.ndarray, num: int) -> np.ndarray:
-    """(num,) label of every row: the smallest row it is connected with."""
+    """(num,): the label of every row is the smallest row that is connected with it."""
     labels = np.arange(num)
     while True:
         low = np.minimum(labels[pairs[:, 0]], labels[pairs[:, 1]])
@@ -51,16 +51,16 @@ def components(pairs: np.ndarray, num: int) -> np.ndarray:
         labels = new
 
 
-def brute(values: np.ndarray, rows: np.ndarray, most: int) -> np.ndarray:
-    """(P, 2) of each row of the sample with every other within `most` bits."""
+def brute_force(values: np.ndarray, rows: np.ndarray, max_bits: int) -> np.ndarray:
+    """(P, 2): pairs of a row of the sample with every other row within `max_bits` bits."""
     import faiss
 
     faiss.omp_set_num_threads(1)
     planes = values.view(np.uint8).reshape(-1, 8)
     index = faiss.IndexBinaryFlat(64)
     index.add(planes)
-    limits, distances, neighbours = index.range_search(planes[rows], most + 1)
-    pairs = np.stack([np.repeat(rows, np.diff(limits.astype(np.int64))), neighbours], axis=1)[distances <= most]
+    limits, distances, neighbours = index.range_search(planes[rows], max_bits + 1)
+    pairs = np.stack([np.repeat(rows, np.diff(limits.astype(np.int64))), neighbours], axis=1)[distances <= max_bits]
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     assert far.max() <= cfg.max_hamming, "a pair is farther apart than it may be"
     rows = np.sort(np.random.default_rng(1).choice(args.n, min(args.sample, args.n), replace=False))
     start = time.process_time()
-    exact = brute(values, rows, cfg.max_hamming)
+    exact = brute_force(values, rows, cfg.max_hamming)
     seconds = time.process_time() - start
     together = labels[exact[:, 0]] == labels[exact[:, 1]]
     whole = seconds * args.n / len(rows)

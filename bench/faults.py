@@ -2,11 +2,11 @@
 name another object, colour or shape at least 90% at 90%. Thresholds are chosen on one seed's world; the figures are from
 another's, and once more from those of its clips that show no (colour, shape) pair of the first.
 
-Captions in which only the motion is wrong are a row without a goal: the image-text model of this recipe sees single frames.
+Captions with a wrong motion alone have a row without a goal: the image-text model of this recipe sees single frames.
 
     python bench/faults.py [--work DIR] [--clips 1400] [--tune-seed 1] [--seed 2] [--workers N]
 
-With --work the worlds and stages are kept, and what is finished there is not made again.
+With --work the worlds and stages are kept, and finished ones are used again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from m2raap.pipeline.run_folder import Inputs
 from m2raap.report.grading import grade
 
 WITHOUT_GOAL = "mismatch_motion"
-LEAST_PRECISION = 0.97  # on the tuning world, above the goal: the figures are another world's
+LEAST_PRECISION = 0.97  # on the tuning world; above the goal, since the figures are of another world
 
 
 def curated(work: Path, seed: int, args: argparse.Namespace, mismatch: float | None = None) -> Path:
@@ -95,7 +95,7 @@ def graded(run_folder: Path, world: Path, only_clips: Collection[str] | None = N
         for row in read_all(run_folder / stage, "dropped"):
             if row["clip_id"] in ids:
                 by_reason.setdefault(row["reason"], []).append(row_key(row))
-    # A caption that is wrong in its motion only deserves its drop, but does not count in recall.
+    # A drop of a caption with a wrong motion alone is right, but does not count in recall.
     precision = grade(by_reason, truth + motion, clip_of)
     return grade(by_reason, truth, clip_of) | {
         "reasons": precision["reasons"],
@@ -118,7 +118,7 @@ def show(title: str, grades: dict[str, Any]) -> None:
     overall = grades["overall"]
     print(
         f"  overall: recall {overall['recall']:.3f} ({overall['caught']} of {overall['planted']}), precision "
-        f"{grades['precision']:.3f}; with motion-only captions in it: recall {grades['overall_all']['recall']:.3f}"
+        f"{grades['precision']:.3f}; with captions of a wrong motion: recall {grades['overall_all']['recall']:.3f}"
     )
 
 
@@ -144,10 +144,10 @@ def main() -> None:
         grades = graded(curated(work, args.seed, args, value), world)
         show(f"seed {args.seed}, {args.clips} clips, thresholds of seed {args.tune_seed}", grades)
         known = {" ".join(pair) for pair in split_pairs(args.tune_seed)["train"]}
-        other = {row["clip_id"] for row in rows_of(world / "scenes.parquet") if not known & set(row["pairs"])}
+        unseen = {row["clip_id"] for row in rows_of(world / "scenes.parquet") if not known & set(row["pairs"])}
         show(
-            f"seed {args.seed}, the {len(other)} clips without a (colour, shape) pair of seed {args.tune_seed}'s training clips",
-            graded(work / f"run-{args.seed}", world, other),
+            f"seed {args.seed}, the {len(unseen)} clips without a (colour, shape) pair of seed {args.tune_seed}'s training clips",
+            graded(work / f"run-{args.seed}", world, unseen),
         )
     mismatch = {row["fault"]: row for row in grades["faults"]}["mismatch"]
     dropped = {row["reason"]: row for row in grades["reasons"]}["mismatch"]

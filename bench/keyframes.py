@@ -31,11 +31,11 @@ K, SHORT_SIDE_PX, JPEG_QUALITY = 8, 256, 90
 Contender = Callable[[list[Path], Path], None]  # (clips, folder for the JPEGs)
 
 
-class Absent(Exception):
-    """A peer that is not installed here."""
+class NotInstalled(Exception):
+    """A peer that is not installed; the message is how to install it."""
 
 
-# --- what every contender but ours shares ---
+# --- shared by the peers ---
 
 
 def save(picture: Any, out: Path, clip: Path, index: int) -> None:
@@ -51,7 +51,7 @@ def stored_size(width: int, height: int) -> tuple[int, int]:
 
 
 class Scaler:
-    """The fastest way from a PyAV frame to the stored picture that we know; peers that use PyAV get it too."""
+    """From a PyAV frame to the stored picture, in the fastest way that we know; peers that use PyAV use it too."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
@@ -106,7 +106,7 @@ def decord2_uniform(clips: list[Path], out: Path) -> None:
     try:
         import decord
     except ImportError:
-        raise Absent("pip install decord2") from None
+        raise NotInstalled("pip install decord2") from None
     import cv2
 
     cv2.setNumThreads(1)
@@ -123,7 +123,7 @@ def scenedetect_then_extraction(clips: list[Path], out: Path) -> None:
     try:
         from scenedetect import AdaptiveDetector, detect
     except ImportError:
-        raise Absent("pip install scenedetect-headless") from None
+        raise NotInstalled("pip install scenedetect-headless") from None
     import av
 
     scaler = Scaler()
@@ -143,7 +143,7 @@ def scenedetect_then_extraction(clips: list[Path], out: Path) -> None:
 
 
 def spread(cuts_s: list[float], length_s: float) -> list[float]:
-    """Times of eight frames over shots: each shot's share by length, one at least, their slots' middles."""
+    """Times of K frames: every shot gets a share by its length, at least one; frames are the middles of equal slots."""
     from m2raap.video.choose import allot
 
     shots = list(pairwise([0.0, *cuts_s, length_s]))
@@ -154,7 +154,7 @@ def spread(cuts_s: list[float], length_s: float) -> list[float]:
 
 
 def ffmpeg_iframes(clips: list[Path], out: Path) -> None:
-    """What a clip has, at most eight; most clips have fewer."""
+    """The I-frames of a clip, at most K; most clips have fewer."""
     from m2raap.video.ffmpeg import ffmpeg_exe
 
     for clip in clips:
@@ -189,15 +189,15 @@ IMPORTS = ("av", "av.video.reformatter", "cv2", "numpy", "PIL.JpegImagePlugin", 
 # --- measuring ---
 
 
-def measure_here(name: str, clips: list[Path]) -> None:
-    """In the contender's own process: prints its figures as JSON."""
+def measure_in_process(name: str, clips: list[Path]) -> None:
+    """Runs a contender in this process and prints its figures as JSON."""
     import importlib
 
     for module in IMPORTS if not name.startswith("ours") else ("m2raap.video.worker",):
         try:
             importlib.import_module(module)
         except ImportError:
-            continue  # a peer that the contender may not need; it says so itself
+            continue  # the contender itself reports a package that it needs
     work, cores = CONTENDERS[name]
     available = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, available[:cores])
@@ -205,7 +205,7 @@ def measure_here(name: str, clips: list[Path]) -> None:
         cpu, wall = cpu_s(), time.perf_counter()
         try:
             work(clips, Path(folder))
-        except Absent as absent:
+        except NotInstalled as absent:
             print(json.dumps({"absent": str(absent)}))
             return
         times = {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_s() - cpu}
@@ -241,7 +241,7 @@ def table(names: list[str], clips: list[Path], repeats: int) -> dict[str, dict[s
     print(f"  {'':28s} {'wall s':>8s} {'CPU s':>8s} {'JPEGs':>7s} {'MB':>7s}   wall of each run")
     for name, results in runs.items():
         if "absent" in results[0]:
-            print(f"  {name:28s} not here: {results[0]['absent']}")
+            print(f"  {name:28s} not installed: {results[0]['absent']}")
             continue
         middle = {key: statistics.median(run[key] for run in results) for key in results[0]}
         walls = " ".join(f"{run['wall_s']:.2f}" for run in results)
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure_here(options.measure, [Path(line) for line in sys.stdin.read().splitlines()])
+        measure_in_process(options.measure, [Path(line) for line in sys.stdin.read().splitlines()])
         return
     names = options.only or list(CONTENDERS)
     clips = sorted(options.data.glob("*.mp4"))[: options.limit]
@@ -298,7 +298,7 @@ def main() -> None:
         ratio(medians, "ours, 1 worker", "decord2 uniform-8", "at most 1.3")
         ratio(medians, "PySceneDetect + extraction", "ours, 1 worker", "at least 2")
         ratio(medians, "ours, 1 worker", "ours, 2 workers", "at least 1.7 (wall)")
-        ratio(medians, "ours, 1 worker", "bare full decode", "none; what the choice adds to a decode")
+        ratio(medians, "ours, 1 worker", "bare full decode", "none (what choosing frames adds to a decode)")
     else:
         print(f"no clips at {options.data}: give --data DIR")
     if not options.no_long:

@@ -20,7 +20,7 @@ EMBEDDING, AT = 512, (1, 5, 10)
 
 
 def vectors(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit texts and videos, a pair the more alike the larger its common part."""
+    """Unit vectors (N, 512) of texts and videos; a text is its video plus noise."""
     rng = np.random.default_rng([size])
     video = rng.normal(size=(size, EMBEDDING)).astype(np.float32)
     text = video + 6 * rng.normal(size=video.shape).astype(np.float32)
@@ -28,25 +28,25 @@ def vectors(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def clip4clip_both(sim: np.ndarray) -> dict[str, float]:
-    """Their lines, both ways: sort every row, look for the diagonal's value."""
-    found = {}
+    """R@1 both ways by CLIP4Clip's lines: sort every row and look for the value of the diagonal."""
+    r1 = {}
     for name, x in (("t2v", sim), ("v2t", sim.T)):
         ordered = np.sort(-x, axis=1)
         places = np.where(ordered - np.diag(-x)[:, np.newaxis] == 0)[1]
-        found[name] = float(np.sum(places == 0)) * 100 / len(places)
-    return found
+        r1[name] = float(np.sum(places == 0)) * 100 / len(places)
+    return r1
 
 
 def timed(run: Callable[[], dict[str, float]]) -> tuple[float, dict[str, float]]:
     start = time.perf_counter()
-    found = run()
-    return time.perf_counter() - start, found
+    r1 = run()
+    return time.perf_counter() - start, r1
 
 
-def report(what: str, seconds: float, found: dict[str, float]) -> None:
+def report(what: str, seconds: float, r1: dict[str, float]) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     print(
-        f"{what:<58} {seconds:8.2f} s  peak {peak:5.2f} GB  R@1 " + "  ".join(f"{k} {v:.2f}" for k, v in found.items()),
+        f"{what:<58} {seconds:8.2f} s  peak {peak:5.2f} GB  R@1 " + "  ".join(f"{k} {v:.2f}" for k, v in r1.items()),
         flush=True,
     )
 
@@ -59,8 +59,8 @@ def ours(size: int, from_matrix: bool) -> None:
     sim = text @ video.T if from_matrix else None
 
     def run() -> dict[str, float]:
-        found = ranks(sim, pairs) if sim is not None else ranks_of(lambda rows: text[rows] @ video.T, size, size, pairs)
-        return {"t2v": metrics(found.t2v)["R@1"], "v2t": metrics(found.v2t)["R@1"]}
+        both = ranks(sim, pairs) if sim is not None else ranks_of(lambda rows: text[rows] @ video.T, size, size, pairs)
+        return {"t2v": metrics(both.t2v)["R@1"], "v2t": metrics(both.v2t)["R@1"]}
 
     what = "matrix in memory" if from_matrix else "from vectors, scores computed in blocks"
     report(f"m2raap {size:,} x {size:,}, {what}", *timed(run))
@@ -79,7 +79,7 @@ def libraries(size: int) -> None:
         if find_spec(name) is None:
             print(f"{name}: not installed")
             continue
-        run(sim)  # numba compiles, imports
+        run(sim)  # the first run imports and compiles
         report(f"{name} {size:,} x {size:,}, R@1, R@5, R@10", *timed(lambda run=run: run(sim)))
 
 
@@ -87,25 +87,25 @@ def _torchmetrics(sim: np.ndarray) -> dict[str, float]:
     import torch
     from torchmetrics.retrieval import RetrievalRecall
 
-    found = {}
+    r1 = {}
     for name, x in (("t2v", sim), ("v2t", sim.T)):
         rows = torch.arange(len(x)).repeat_interleave(len(x))
         target = torch.eye(len(x), dtype=torch.bool).ravel()
         values = [RetrievalRecall(top_k=k)(torch.from_numpy(x.copy()).ravel(), target, indexes=rows) for k in AT]
-        found[name] = 100 * float(values[0])
-    return found
+        r1[name] = 100 * float(values[0])
+    return r1
 
 
 def _ranx(sim: np.ndarray) -> dict[str, float]:
     from ranx import Qrels, Run, evaluate
 
-    found = {}
+    r1 = {}
     for name, x in (("t2v", sim), ("v2t", sim.T)):
         ids = [str(i) for i in range(len(x))]
         scores = {q: dict(zip(ids, map(float, row), strict=True)) for q, row in zip(ids, x, strict=True)}
         values = evaluate(Qrels({q: {q: 1} for q in ids}), Run(scores), [f"recall@{k}" for k in AT])
-        found[name] = 100 * float(values["recall@1"])
-    return found
+        r1[name] = 100 * float(values["recall@1"])
+    return r1
 
 
 def main() -> None:
@@ -121,7 +121,7 @@ def main() -> None:
         return
     jobs = [("matrix", size) for size in args.sizes if size <= 20_000] + [("vectors", size) for size in args.sizes]
     for what, size in [*jobs, ("theirs", args.their_size), ("libraries", 1_000)]:
-        # A process each: the peak of memory is its own too. -P: ranx imports a `coverage`, which is not the one beside this file.
+        # A process each has its own peak memory. -P: ranx must not import the file coverage.py of this folder.
         subprocess.run([sys.executable, "-P", __file__, "--one", what, str(size)], check=True)
 
 

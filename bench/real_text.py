@@ -1,8 +1,8 @@
-"""Claim: on captions that people wrote for real videos the text rules refuse little, and what they refuse is worth refusing.
+"""Claim: of captions that people wrote for real videos the text rules refuse few, and those rightly.
 
-All captions of MSVD (en), MSVD-CN (zh) and the MSR-VTT test list (en), each as a corpus of its own, through every text rule as
-shipped, those that count over the corpus among them. Prints the share that each rule refuses (as verdict; a later rule may
-agree), and random refused captions to be judged by a reader.
+Every text rule with its default threshold judges all captions of MSVD (en), MSVD-CN (zh) and the MSR-VTT test list (en), each
+as a corpus. Prints the share of captions that each rule is the first to refuse, and random refused captions to be judged by
+a reader.
 
     python bench/real_text.py --data DIR [--seed 0] [--show 20]
 

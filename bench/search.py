@@ -27,11 +27,11 @@ import numpy as np
 from m2raap.retrieval.index import KINDS, VectorIndex, build_index, choose_kind, write_index
 
 DIM, NOISE, CLIPS_A_CLUSTER, TOP = 512, 0.8, 250, 10
-LATER = 5_000_000
+LARGER_N = 5_000_000
 
 
 def vectors(num: int, seed: int = 0) -> tuple[np.ndarray, np.random.Generator, np.ndarray, np.ndarray]:
-    """(N, 512) float32; and what queries are drawn with: generator, centres, shares."""
+    """Vectors (N, 512) float32, and the generator, centres and shares with which queries are drawn."""
     rng = np.random.default_rng([seed, num])
     clusters = max(1, num // CLIPS_A_CLUSTER)
     centres = unit(rng.normal(size=(clusters, DIM)).astype(np.float32))
@@ -53,7 +53,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def exact(queries: np.ndarray, vectors_NE: np.ndarray) -> np.ndarray:
-    """(Q, 10) rows of the best, block by block."""
+    """(Q, 10): rows of the ten best vectors of every query, computed block by block."""
     best = np.full((len(queries), TOP), -np.inf, np.float32)
     rows = np.zeros((len(queries), TOP), np.int64)
     for start in range(0, len(vectors_NE), 65_536):
@@ -66,7 +66,7 @@ def exact(queries: np.ndarray, vectors_NE: np.ndarray) -> np.ndarray:
 
 
 def memory_mb() -> float:
-    """Of this process, now: anonymous memory, without pages mapped from files; what was freed is given back first."""
+    """Anonymous memory of this process, without pages mapped from files, after freed memory is returned to the system."""
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/status") as source:
         return next(int(line.split()[1]) for line in source if line.startswith("RssAnon")) / 1024
@@ -88,25 +88,25 @@ def main() -> None:
         truth = exact(queries, vectors_NE)
         del vectors_NE
         vectors_NE = np.load(Path(folder) / "vectors.npy", mmap_mode="r")
-        print(f"{args.n:,} vectors of {DIM}-d, {args.queries:,} queries; by size it would be {choose_kind(args.n)}")
+        print(f"{args.n:,} vectors of {DIM}-d, {args.queries:,} queries; --kind auto chooses {choose_kind(args.n)}")
         print(
             f"{'kind':<6}{'recall@10':>10}{'p50 ms':>9}{'p99 ms':>9}{'q/s':>8}{'build s':>9}{'file MB':>9}{'memory MB':>10}",
             end="",
         )
-        print(f"   at {LATER:,}: {'build':>9}{'file GB':>9}")
+        print(f"   at {LARGER_N:,}: {'build':>9}{'file GB':>9}")
         for kind in args.kinds:
-            line(kind, vectors_NE, queries, truth, Path(folder) / "index.faiss")
+            measure(kind, vectors_NE, queries, truth, Path(folder) / "index.faiss")
     print(f"peak memory of the whole run {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
-def line(kind, vectors_NE: np.ndarray, queries: np.ndarray, truth: np.ndarray, path: Path) -> None:
+def measure(kind, vectors_NE: np.ndarray, queries: np.ndarray, truth: np.ndarray, path: Path) -> None:
     start = time.perf_counter()
     digest = write_index(build_index(vectors_NE, kind), path)
     build_s = time.perf_counter() - start
     before_mb = memory_mb()
     index = VectorIndex.open(path, digest, kind, vectors_NE)
     held_mb = memory_mb() - before_mb
-    index.search(queries[:20], TOP)  # pages of the file come in
+    index.search(queries[:20], TOP)  # reads pages of the file into memory
     times_s, hits = [], 0
     for query, right in zip(queries, truth, strict=True):
         start = time.perf_counter()
@@ -115,10 +115,10 @@ def line(kind, vectors_NE: np.ndarray, queries: np.ndarray, truth: np.ndarray, p
         hits += len({*rows[0].tolist()} & {*right.tolist()})
     p50, p99 = np.percentile(times_s, [50, 99]) * 1000
     size_mb = path.stat().st_size / 1e6
-    times = LATER / len(vectors_NE)
+    times = LARGER_N / len(vectors_NE)
     growth = {
         "flat": times,
-        "hnsw": times * math.log(LATER) / math.log(len(vectors_NE)),
+        "hnsw": times * math.log(LARGER_N) / math.log(len(vectors_NE)),
         "ivf": times**1.5,
         "pq": times**1.5,
     }[kind]

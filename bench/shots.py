@@ -1,13 +1,13 @@
-"""Claim: shots found in our one decode are as good as PySceneDetect's own, and cost less; the same cuts on real clips.
+"""Claim: shots detected in m2raap's single decode are as accurate as PySceneDetect's and cost less; real clips have equal cuts.
 
     python bench/shots.py [--data DIR] [--limit N] [--parts N] [--seed N]     accuracy on joined clips
     python bench/shots.py --agreement [--data DIR] [--limit N]                cuts of every clip against scenedetect.detect
 
 Accuracy: stretches of 1.5 to 4 s of real clips are joined at known frames, at 640x360 and 25 frames a second, and coded
-again. Clips that hold a jump of their own would make the truth wrong: left out is every clip in which the scene score of
-ffmpeg's `select` filter, which no contender uses, passes 0.15 (45 of the 132 clips; 16 of them pass 0.35).
-A cut counts as found within 2 frames. All run in this process (of the CPU seconds of transnetv2 those of the decoder's
-child are left out), with the same shortest shot; PySceneDetect decodes with as many threads as it likes.
+again. Clips with a cut inside would make the truth wrong: a clip is left out where the scene score of ffmpeg's `select` filter,
+which no contender uses, exceeds 0.15 (45 of the 132 clips; 16 of them exceed 0.35). A cut is detected if it is at most
+2 frames from a true one. All run in this process with the same shortest shot; the CPU seconds of transnetv2 are without
+those of the decoder's child process, and PySceneDetect decodes with as many threads as it chooses.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "panda70m" / "videos"
 FPS, SIZE = 25, (640, 360)
-JUMP_SCORE = 0.15
+CUT_SCORE = 0.15
 MIN_SHOT_S = 0.6
 TOLERANCE_FRAMES = 2
 
 Finder = Callable[[Path], list[float]]  # cuts in seconds
 
 
-def has_jump(clip: Path) -> bool:
+def has_cut(clip: Path) -> bool:
     import ffmpeg
 
     from m2raap.video.ffmpeg import ffmpeg_exe, file_url, run_ffmpeg
@@ -37,7 +37,7 @@ def has_jump(clip: Path) -> bool:
     scores = (
         ffmpeg.input(file_url(clip), threads=1)
         .video.filter("scale", 320, -2)
-        .filter("select", f"gt(scene,{JUMP_SCORE})")
+        .filter("select", f"gt(scene,{CUT_SCORE})")
     )
     argv = ffmpeg.output(scores.filter("metadata", "print", file="-"), "-", f="null").compile(cmd=ffmpeg_exe())
     return b"scene_score" in run_ffmpeg(argv)
@@ -51,7 +51,7 @@ def length_s(clip: Path) -> float:
 
 
 def join(clips: Sequence[Path], frames: Sequence[int], out: Path) -> list[int]:
-    """Writes the joined video; returns the frames at which its shots begin, but the first."""
+    """Writes the joined video; returns the frames at which its shots begin, without the first."""
     import ffmpeg
 
     from m2raap.video.ffmpeg import ffmpeg_exe, file_url, run_ffmpeg
@@ -90,9 +90,9 @@ def make_videos(
         if len(usable) == number * parts:
             break
         seen += 1
-        if length_s(clip) >= 2.0 and not has_jump(clip):
+        if length_s(clip) >= 2.0 and not has_cut(clip):
             usable.append(clip)
-    print(f"{len(usable)} clips of the first {seen} hold no jump and last 2 s", file=sys.stderr)
+    print(f"{len(usable)} clips of the first {seen} have no cut inside and last 2 s or more", file=sys.stderr)
     if len(usable) < parts:
         raise SystemExit(f"too few clips for one video of {parts} parts")
     videos = []
@@ -105,7 +105,7 @@ def make_videos(
 
 
 def matches(cuts: Sequence[float], truth: Sequence[float], within: float) -> int:
-    """The largest number of pairs of a detected and a true cut, in seconds, not farther apart than `within`, each used once."""
+    """The largest number of pairs of a detected and a true cut at most `within` seconds apart, each cut in one pair."""
     used = hits = 0
     for cut in truth:
         while used < len(cuts) and cuts[used] < cut - within:
@@ -168,7 +168,7 @@ def accuracy(clips: Sequence[Path], args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         videos = make_videos(clips, args.limit or 8, args.parts, args.seed, Path(folder))
         num_cuts = sum(len(cuts) for _, cuts in videos)
-        print(f"{len(videos)} joined videos, {num_cuts} cuts, a cut is found within {TOLERANCE_FRAMES} frames")
+        print(f"{len(videos)} joined videos, {num_cuts} cuts, a cut is detected within {TOLERANCE_FRAMES} frames")
         print(f"{'':26}precision  recall     F1   wall s    CPU s")
         for find in contenders.values():
             find(videos[0][0])  # imports
@@ -209,7 +209,7 @@ def agreement(clips: Sequence[Path], limit: int | None) -> None:
             else:
                 times = [[round(cut, 2) for cut in these] for these in cuts_of_both]
                 print(f"  {kind}: {clip.name}: ours {times[0]}, theirs {times[1]}")
-        print(f"{kind}: same cuts in {same} of {len(chosen)} clips; {common} of their {cuts} cuts are ours", flush=True)
+        print(f"{kind}: same cuts in {same} of {len(chosen)} clips; {common} of their {cuts} cuts in both", flush=True)
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ def interpolate(
     from m2raap.cli.options import parse_benches
     from m2raap.core.errors import UsageError
     from m2raap.core.view import open_view
-    from m2raap.export.interpolate import check_floor, curve, curve_lines, dial, keep_curve
+    from m2raap.export.interpolate import check_floor, curve, curve_lines, keep_curve, write_mixture
     from m2raap.export.stills import read_stills
     from m2raap.pipeline.run_folder import RunFolder
     from m2raap.stages.embed import model_folder
@@ -101,7 +101,7 @@ def interpolate(
     if alpha is not None and out is not None:
         if bench or stills or floor is not None:
             raise UsageError("--alpha writes one mixture; for a curve leave it out and give --alphas")
-        digest = dial(model_folder(model), alpha, out)
+        digest = write_mixture(model_folder(model), alpha, out)
         emit({"alpha": alpha, "model": digest}, [f"{out}: alpha {alpha:g} between the backbone and {model}"], as_json)
         return
     try:

@@ -109,20 +109,20 @@ def query(
 ) -> None:
     if sum(value is not None for value in (text, image, video, like)) != 1:
         raise UsageError("search query: give one of TEXT, --image, --video and --like")
-    from m2raap.search.backend import Only
+    from m2raap.search.backend import ClipFilter
     from m2raap.search.search import Search, locate, save_frames
 
     opened = Search(index, chosen_model(model))
-    only = Only(source, min_s, max_s)
+    clip_filter = ClipFilter(source, min_s, max_s)
     if text is not None:
-        hits = opened.by_text(text, top, only)
+        hits = opened.by_text(text, top, clip_filter)
     elif image is not None:
-        hits = opened.by_picture(_read(image), str(image), top, only)
+        hits = opened.by_picture(_read(image), str(image), top, clip_filter)
     elif video is not None:
-        hits = opened.by_video(video, top, only)
+        hits = opened.by_video(video, top, clip_filter)
     else:
         assert like is not None
-        hits = opened.like(like, top, only)
+        hits = opened.like(like, top, clip_filter)
     locate(opened, hits)
     if frames:
         save_frames(opened, hits, frames)

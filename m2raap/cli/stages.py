@@ -143,12 +143,12 @@ def embed(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.search.embed_folder import embed_folder, is_heap
+    from m2raap.search.embed_folder import embed_folder, is_video_folder
     from m2raap.stages.embed import EmbedStage, model_folder
 
     loaded = load(recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone
-    if is_heap(corpus):
+    if is_video_folder(corpus):
         with options.open_engine("local", workers, None) as engine:
             embed_folder(corpus, loaded.keyframes, chosen, out, engine, force)
         _show_counts(out / "vectors", as_json)

@@ -1,7 +1,7 @@
-"""audit: a blind sheet of dropped and kept rows for people to label, and what their labels say about every rule.
+"""audit: a blind sheet of dropped and kept rows for people to label, and the error rate of every rule by their labels.
 
-The sheet shows a video, a text and what they may be a copy of, for dropped and kept rows alike; `audit-key.parquet` beside it
-says which is which.
+The sheet shows a video, a text and a clip to compare with, for dropped and kept rows alike; `audit-key.parquet` beside it
+holds the reason of every row.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, An
     if (out.parent / KEY).exists():
         raise M2raapError(f"{out.parent / KEY}: is the key of a sheet drawn before; give --out in another folder")
     view = curated_view(run)
-    ledger = _Ledger(view)
-    if not ledger.dropped:
-        raise M2raapError(f"{run}: no rule has dropped anything; there is nothing to audit")
+    candidates = _AuditRows(view)
+    if not candidates.dropped:
+        raise M2raapError(f"{run}: no rule has dropped a row, so there is nothing to audit")
     rng = np.random.default_rng([seed, per_reason])
     chosen: list[Row] = []
-    for reason, rows in sorted(ledger.dropped.items()):
-        chosen += [ledger.item(row, reason, rng) for row in _draw(rows, per_reason, rng)]
-    chosen += [ledger.item(row, "kept", rng) for row in _draw(ledger.kept, per_reason, rng)]
+    for reason, rows in sorted(candidates.dropped.items()):
+        chosen += [candidates.item(row, reason, rng) for row in _draw(rows, per_reason, rng)]
+    chosen += [candidates.item(row, "kept", rng) for row in _draw(candidates.kept, per_reason, rng)]
     order = rng.permutation(len(chosen))
     items = [chosen[at] | {"item": str(number)} for number, at in enumerate(order, 1)]
     _write_key(out.parent / KEY, items)
@@ -59,17 +59,17 @@ def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, An
     writer = csv.DictWriter(sink, _COLUMNS, extrasaction="ignore", restval="")
     writer.writeheader()
     writer.writerows({name: neutral(value) for name, value in item.items()} for item in items)
-    write_atomic(out, b"\xef\xbb\xbf" + sink.getvalue().encode())  # the mark by which Excel knows UTF-8
+    write_atomic(out, b"\xef\xbb\xbf" + sink.getvalue().encode())  # Excel recognises UTF-8 by this byte order mark
     return {"sheet": str(out), "key": str(out.parent / KEY), "rows": dict(Counter(item["reason"] for item in items))}
 
 
-def _draw(rows: Sequence[Drop] | Sequence[Text], most: int, rng: np.random.Generator) -> list[Drop | Text]:
+def _draw(rows: Sequence[Drop] | Sequence[Text], num: int, rng: np.random.Generator) -> list[Drop | Text]:
     ordered = sorted(rows, key=lambda row: (row["clip_id"], row["text_id"] or ""))
-    return [ordered[at] for at in sorted(rng.permutation(len(ordered))[:most])]
+    return [ordered[at] for at in sorted(rng.permutation(len(ordered))[:num])]
 
 
-class _Ledger:
-    """What the stages of a view dropped, by reason, and what is left."""
+class _AuditRows:
+    """The rows that the stages of a view dropped, by reason, and those that they kept."""
 
     def __init__(self, view: View) -> None:
         self._root = view.corpus.stated_video_root  # shown to the user, and not opened
@@ -77,7 +77,7 @@ class _Ledger:
         self._texts: dict[str, Mapping[str, Any]] = {}
         self._texts_of: dict[str, list[str]] = {}
         self._copy_of: dict[str, str] = {}
-        self._spread: Counter[str] = Counter()
+        self._clips_with_text: Counter[str] = Counter()
         self.dropped: dict[str, list[Drop]] = {}
         self.kept: list[Text] = []
         base = replace(view, folders=())
@@ -86,10 +86,10 @@ class _Ledger:
             self._clips |= {row["clip_id"]: row for row in before.clips}
             self._texts |= {row["text_id"]: row for row in before.texts}
             self._texts_of |= {clip: [row["text_id"] for row in rows] for clip, rows in before.texts_of.items()}
-            self._spread.update(text for text, _ in {(row["text"], row["clip_id"]) for row in before.texts})
-            # A text that was rewritten is judged as it came: that is what the rules saw.
-            stays = {row["clip_id"] for row in after.clips}
-            self.kept += [row for row in before.texts if row["clip_id"] in stays and row["text_id"] not in dropped_ids]
+            self._clips_with_text.update(text for text, _ in {(row["text"], row["clip_id"]) for row in before.texts})
+            # The sheet shows the original of a rewritten text, since the rules judged the original.
+            kept = {row["clip_id"] for row in after.clips}
+            self.kept += [row for row in before.texts if row["clip_id"] in kept and row["text_id"] not in dropped_ids]
             for folder in view.folders:
                 for row in read_part(folder, "verdicts", index):
                     if row.get("copy_of"):
@@ -102,17 +102,17 @@ class _Ledger:
         self._ids = sorted(self._clips)
 
     def item(self, row: Mapping[str, Any], reason: str, rng: np.random.Generator) -> Row:
-        """A row of the sheet. Every row has a clip to compare with: its original, or any other."""
+        """A row of the sheet with a clip to compare with: the one that it is a copy of, or else a random one."""
         clip = self._clips[row["clip_id"]]
         texts = self._texts_of[clip["clip_id"]]
         text_id = row["text_id"] or (texts[int(rng.integers(len(texts)))] if texts else None)
         text = self._texts.get(text_id or "", {})
         other = self._copy_of.get(clip["clip_id"]) or self._ids[int(rng.integers(len(self._ids)))]
-        spread = self._spread[text["text"]] if text.get("text") else ""
+        same_text_on = self._clips_with_text[text["text"]] if text.get("text") else ""
         cells = {"clip_id": clip["clip_id"], "text_id": row["text_id"] if reason != "kept" else text_id}
         cells |= {"reason": reason, "stage": row.get("stage"), "video": self._path(clip)}
         cells |= {"start_s": clip["start_s"], "end_s": clip["end_s"], "lang": text.get("lang", "")}
-        cells |= {"text": text.get("text", ""), "same_text_on": spread}
+        cells |= {"text": text.get("text", ""), "same_text_on": same_text_on}
         return cells | {"compare_with": self._path(self._clips[other]) if other in self._clips else ""}
 
     def _path(self, clip: Clip) -> str:
@@ -136,7 +136,7 @@ def judge_sheet(run: Path, sheet: Path) -> dict[str, Any]:
 
     path = sheet.parent / KEY
     if not path.exists():
-        raise M2raapError(f"{path}: the key of this sheet is not beside it")
+        raise M2raapError(f"{path}: is missing; put the key of the sheet into the folder of the sheet")
     key = {row["item"]: row for row in pq.read_table(path, use_threads=False).to_pylist()}
     _check_run(run, path, key)
     labels = _read_labels(sheet, set(key))
@@ -175,20 +175,20 @@ def _check_run(run: Path, path: Path, key: dict[str, Row]) -> None:
     for row in key.values():
         if row["reason"] != "kept" and (row["clip_id"], row["text_id"], row["reason"]) not in dropped:
             raise M2raapError(
-                f"{path}: '{row['text_id'] or row['clip_id']}' is not dropped as {row['reason']} in {run}: the sheet is "
-                "of another run, or of other thresholds; draw a new one"
+                f"{path}: '{row['text_id'] or row['clip_id']}' is not dropped as {row['reason']} in {run}; the sheet is "
+                "of another run or of other thresholds: draw a new one"
             )
 
 
 def _read_labels(sheet: Path, items: set[str]) -> dict[str, str]:
-    """Item -> keep or drop; empty labels are left out. Reads what spreadsheets make of a csv: marks, separators, ends."""
+    """Item -> keep or drop, without empty labels. Reads a csv as spreadsheet programs save it: byte order mark, separator."""
     text = _decoded(sheet)
     header = text.partition("\n")[0]
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count))
     names = [name.strip().lower() for name in next(rows, [])]
     for name in ("item", "label"):
         if names.count(name) != 1:
-            raise M2raapError(f"{sheet}: row 1: expected one column '{name}'; found the columns {', '.join(names)}")
+            raise M2raapError(f"{sheet}: row 1: expected one column '{name}'; the columns are {', '.join(names)}")
     at_item, at_label = names.index("item"), names.index("label")
     labels: dict[str, str] = {}
     seen: set[str] = set()
@@ -197,12 +197,12 @@ def _read_labels(sheet: Path, items: set[str]) -> dict[str, str]:
             continue
         where = f"{sheet}: row {rows.line_num}"
         if len(row) <= max(at_item, at_label):
-            raise M2raapError(f"{where}: has {len(row)} columns, the header {len(names)}")
+            raise M2raapError(f"{where}: has {len(row)} columns, but the header has {len(names)}")
         item, label = row[at_item].strip(), row[at_label].strip().lower()
         if item not in items:
-            raise M2raapError(f"{where}, column 'item': '{item}' is none of the items of {KEY}")
+            raise M2raapError(f"{where}, column 'item': '{item}' is not an item of {KEY}")
         if item in seen:
-            raise M2raapError(f"{where}, column 'item': '{item}' stands twice")
+            raise M2raapError(f"{where}, column 'item': '{item}' is repeated; delete one of its rows")
         if label and label not in LABELS:
             raise M2raapError(
                 f"{where}, column 'label': '{label}' is neither keep nor drop; leave it empty if in doubt"
@@ -223,4 +223,4 @@ def _decoded(sheet: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return data.decode("latin-1")  # some local code page: items and labels are ASCII in all of them
+        return data.decode("latin-1")  # a local code page: items and labels are ASCII in all of these

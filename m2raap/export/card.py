@@ -1,6 +1,6 @@
-"""card: what a user of a curated corpus has to know, in Markdown, from the ledger alone: nothing is written by hand.
+"""card: the dataset card of a curated corpus in Markdown, generated from what its stages recorded.
 
-Sources, licences and model names come from strangers: they are escaped, so that no markup of theirs is rendered.
+Sources, licences and model names are untrusted text: they are escaped, so that no markup in them is rendered.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages import reasons
 
-# What makes markup, a link or an address inside a line, and what makes a heading or a list at its beginning.
+# Characters that make markup, a link or an address inside a line, or a heading or a list at its beginning.
 _SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^\W|^\d+[.)])", re.IGNORECASE)
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _ABOUT_PEOPLE = ("nsfw", "watermark", "face", "person", "pii", "personal")
 
 
-def plain(value: Any, most: int = 120) -> str:
-    """A stranger's text as text: no markup, no line break, no hidden character."""
+def plain(value: Any, max_chars: int = 120) -> str:
+    """Untrusted text with escaped markup, without line breaks and hidden characters, cut to `max_chars`."""
     text = _HIDDEN.sub(" ", str(value))
-    return _SPECIAL.sub(r"\\\1", text if len(text) <= most else text[: most - 1] + "…")
+    return _SPECIAL.sub(r"\\\1", text if len(text) <= max_chars else text[: max_chars - 1] + "…")
 
 
 @dataclass
 class _Tally:
-    """Counts over what is left, and of the clips before curation by source."""
+    """Counts of the rows that are left and of dropped rows, and of the clips before curation by source."""
 
     clips: Counter[str] = field(default_factory=Counter)  # number of clips by split
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -47,16 +47,16 @@ class _Tally:
     dropped: Counter[tuple[str, str, str, str, str, str]] = field(default_factory=Counter)
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     signals: set[str] = field(default_factory=set)
-    seconds: float = 0.0
-    timed: int = 0
+    seconds: float = 0.0  # length of the clips whose length is known
+    timed: int = 0  # number of these clips
 
 
 def dataset_card(path: Path) -> str:
-    """The card of a run. Raises M2raapError where nothing is curated yet."""
+    """The card of a run. Raises M2raapError where no data stage is finished."""
     run = RunFolder.open(path)
     steps = curated_steps(run)
     if not steps:
-        raise M2raapError(f"{path}: no data stage of this run is finished; there is nothing to describe")
+        raise M2raapError(f"{path}: no data stage of this run is finished; finish one before you write the card")
     langs = run.recipe.langs
     view = curated_view(path, langs)
     tally = _count(view, steps)
@@ -118,7 +118,7 @@ def _source(clip: Clip) -> tuple[str, str]:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Cells are escaped here; numbers keep their thousands marks."""
+    """A Markdown table. Cells are escaped; numbers get thousands separators."""
     lines = ["| " + " | ".join(head) + " |"]
     lines.append("|" + "---|" * (lines[0].count("|") - 1))
     lines += [
@@ -228,28 +228,28 @@ def _limits(view: View, tally: _Tally, recipe: Row) -> str:
     unlicensed = sum(count for (_, licence), count in tally.sources.items() if licence == "not stated")
     if unlicensed:
         lines.append(
-            f"{unlicensed:,} of {sum(tally.clips.values()):,} clips state no licence: ask before you share them."
+            f"{unlicensed:,} of {sum(tally.clips.values()):,} clips state no licence: find it out before you share them."
         )
     model = recipe.get("backbone", {}).get("model", "builtin:tiny")
     if "sim_percentile" in tally.signals or any(reason == "mismatch" for _, reason, *_ in tally.dropped):
         lines.append(
-            f"Whether image and text belong together was judged by the backbone {plain(model)}; its blind spots are here."
+            f"Whether image and text belong together was judged by the backbone {plain(model)}: its errors remain in this corpus."
         )
     if model == "builtin:tiny":
         lines.append(
-            "The tiny model of the package has only seen drawings of coloured shapes: its judgements on real video mean little."
+            "The tiny model of the package was trained on drawings of coloured shapes: its scores of real video mean little."
         )
     if view.corpus.source.get("importer") == "world":
         lines.append("Synthetic world: drawings of coloured shapes, no real video.")
     if not any(word in name for name in tally.signals for word in _ABOUT_PEOPLE):
         lines.append(
-            "Nobody scored these clips for nudity, watermarks or personal data; such scores can be given to the filter."
+            "These clips were not scored for nudity, watermarks or personal data; the filter can use such scores."
         )
     num_generated = sum(count for (_, origin), count in tally.texts.items() if origin != "raw")
     if num_generated:
         share = num_generated / sum(tally.texts.values())
         lines.append(f"{share:.0%} of the texts were written or changed by a program or a model, see Texts.")
     if any(origin == "aux" for _, origin in tally.texts):
-        lines.append("Texts of the origin aux describe single frames: they know nothing of motion.")
-    lines.append("What each rule wrongly dropped is not known until somebody labels a sheet: `m2raap data audit`.")
+        lines.append("Texts of the origin aux describe single frames, and so no motion.")
+    lines.append("How many drops of each rule are wrong is unknown until people label a sheet of `m2raap data audit`.")
     return "## Known limits\n\n" + "\n".join(f"- {line}" for line in lines)

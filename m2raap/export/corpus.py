@@ -34,25 +34,26 @@ def curated_steps(run: RunFolder) -> list[Step]:
 
 
 def curated_view(path: Path, langs: tuple[str, ...] = LANGS) -> View:
-    """What is left after the last finished data stage of a run; or a stage's or corpus's folder as it stands."""
+    """The view after the last finished data stage of a run, or of a stage's or corpus's folder. Raises M2raapError."""
     if not (path / "run.json").exists():
         return open_view(path, langs)
     steps = curated_steps(RunFolder.open(path))
     if not steps:
-        raise M2raapError(f"{path}: no data stage of this run is finished; there is nothing curated yet")
+        raise M2raapError(f"{path}: no data stage of this run is finished, so nothing is curated yet")
     return open_view(steps[-1].folder, langs)
 
 
 def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | None = None) -> dict[str, Any]:
     """Writes `out` whole or not at all and returns its export.json.
 
-    Clips that lack what is asked for (video file, key-frames, a text) stay out and are counted, and so do those whose file
-    would be copied and is no video that we would open, under the reason of errors.UNREADABLE. Raises M2raapError for media
-    that the format cannot carry, or where nothing is left to export.
+    Clips without what the export needs (video file, key-frames, a text) are left out and counted, and so are those whose
+    file would be copied but is no video, under the reason of errors.UNREADABLE. Raises M2raapError for media that the format
+    cannot carry, or where no clip is left to export.
     """
     media = media or exporter.media[0]
     if media not in exporter.media:
-        raise M2raapError(f"data export {kind}: carries {' or '.join(exporter.media)}, not {media}")
+        carried = " or ".join(exporter.media)
+        raise M2raapError(f"data export {kind}: carries {carried}, not {media}; leave out --frames and --videos")
     counts: Counter[str] = Counter()
     ids: list[str] = []
 
@@ -66,11 +67,11 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
                     except Refused as refusal:
                         counts[f"left_out:{refusal.reason}"] += 1
                         continue
-                    # What a captioner said of single frames is raw material, no caption of the clip.
+                    # Auxiliary captions describe single frames, not the clip.
                     texts = [text for text in part.texts_of[clip["clip_id"]] if text["origin"] != "aux"]
                     item = Item(dict(clip), [dict(text) for text in texts], frames.get("jpegs") or [], video, ending)
-                    if lacking := _lacking(item, kind, media):
-                        counts[f"left_out:{lacking}"] += 1
+                    if missing := _missing(item, kind, media):
+                        counts[f"left_out:{missing}"] += 1
                         continue
                     counts["clips"] += 1
                     counts.update(f"texts_{text['lang']}" for text in item.texts)
@@ -95,7 +96,7 @@ def export(view: View, exporter: Exporter, kind: str, out: Path, media: Media | 
 
 
 def _video(view: View, clip: Clip, kind: str, media: Media, worker: VideoWorker) -> tuple[Path | None, str]:
-    """(a clip's file, the ending of its copy), where they are wanted and there. Raises Refused for what may not be copied."""
+    """(a clip's file, the ending of its copy); (None, "") where it is not needed or missing. Raises Refused for no video."""
     if not _needs_file(kind, media):
         return None, ""
     try:
@@ -106,12 +107,12 @@ def _video(view: View, clip: Clip, kind: str, media: Media, worker: VideoWorker)
 
 
 def _needs_file(kind: str, media: Media) -> bool:
-    """A csv that copies nothing lists clips whose files are elsewhere, too."""
+    """Whether a clip without a file is left out: a csv that copies nothing lists it too."""
     return media == "videos" or (media == "none" and kind != "csv")
 
 
-def _lacking(item: Item, kind: str, media: Media) -> str | None:
-    """What keeps a clip out of an export."""
+def _missing(item: Item, kind: str, media: Media) -> str | None:
+    """What a clip lacks for this export; None where it lacks nothing."""
     if not item.texts:
         return "no text"
     if media == "frames":

@@ -1,8 +1,8 @@
-"""forget: clips leave a corpus for good, and everything that was made from them is named, so that it can be made again.
+"""forget: deletes clips from a corpus and lists everything that was made from them, so that it can be made again.
 
 Hashes of the clips are written first, then the corpus's tables without them, its manifest last; caches and earlier states
-below the named folders go. Nothing that was signed is edited: `m2raap run --force` makes stage folders again, cheaply, since
-clips that stay are reused. Killed anywhere, the same command finishes.
+below the given folders are deleted. No finished stage folder is edited: `m2raap run --force` makes it again, and reuses the
+results of the clips that stay. After a kill the same command finishes the work.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ _TRACED = {"clips": ("video",), "texts": ("text_id", "text"), "superseded": ("te
 
 
 def read_ids(path: Path) -> list[str]:
-    """One clip id a line. Raises M2raapError for a file that is no list of them."""
+    """The clip ids of a file with one id per line. Raises M2raapError for a file without ids or one that is not UTF-8."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise M2raapError(f"{path}: cannot be read as a list of clip ids, one a line ({error})") from None
+        raise M2raapError(f"{path}: cannot be read as a list of clip ids, one per line ({error})") from None
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not ids:
-        raise M2raapError(f"{path}: holds no clip id; write one a line")
+        raise M2raapError(f"{path}: holds no clip id; write one per line")
     return ids
 
 
 @dataclass
 class _Plan:
-    """What leaves one corpus. `forgotten`: its tombstones, those of the leaving clips among them."""
+    """What is deleted from one corpus. `forgotten`: its tombstones, with those of the leaving clips."""
 
     corpus: Corpus
     forgotten: Tombstones
     leaving: list[Row]
     copies: list[Path]  # video files that an import put into the corpus and that only leaving clips use
-    other_videos: list[Path]  # files of the user's that only leaving clips use
-    num_new: int  # leaving clips that no interrupted forget has counted
+    other_videos: list[Path]  # files outside the corpus that only leaving clips use; they are not deleted
+    num_new: int  # leaving clips that an interrupted forget has not counted yet
 
 
 def forget(
@@ -59,11 +59,11 @@ def forget(
 ) -> dict[str, Any]:
     """Removes clips from corpora, and from the caches below `runs`: runs, stage folders, exports, indexes, files of scores.
 
-    Without `clip_ids` what the corpora have forgotten before is looked for. Returns what was done and what still holds the
-    clips. Raises M2raapError where a path is no corpus or does not exist, where a corpus would have no clip left, or where
-    another command is writing in one of the folders.
+    Without `clip_ids` the clips that the corpora forgot earlier are searched for. Returns the counts and what still holds
+    the clips. Raises M2raapError where a path is no corpus or does not exist, where a corpus would have no clip left, or
+    where another command is writing in one of the folders.
     """
-    wanted_ids, runs = set(clip_ids), list(runs)
+    requested_ids, runs = set(clip_ids), list(runs)
     for path in (*corpora, *runs):
         if not path.exists():
             raise M2raapError(f"{path}: no such folder")
@@ -72,7 +72,7 @@ def forget(
             open_corpus(path, mid_forget=True)
             written = (*TABLES, "manifest.json", tombstones.FILE, SCORES, "videos")
             locks.enter_context(locked(path, written=written))
-        plans = [_plan(path, wanted_ids, reason) for path in corpora]
+        plans = [_plan(path, requested_ids, reason) for path in corpora]
         _add_traces(plans, [*corpora, *(folder for run in runs for folder in _folders(run))])
         for plan in plans:
             _remove_from(plan)
@@ -81,7 +81,7 @@ def forget(
     pruned = [str(path) for run in runs for folder in _folders(run) for path in _prune(folder, forgotten, hashes)]
     return {
         "clips": len({row["clip_id"] for plan in plans for row in plan.leaving}),
-        "not_found": len({clip_id for clip_id in wanted_ids if not forgotten.contains(clip_id)}),
+        "not_found": len({clip_id for clip_id in requested_ids if not forgotten.contains(clip_id)}),
         "corpora": {str(plan.corpus.path): len(plan.leaving) for plan in plans if plan.leaving},
         "video_files_left": sorted(str(path) for plan in plans for path in plan.other_videos),
         "pruned": pruned,
@@ -89,15 +89,15 @@ def forget(
     }
 
 
-def _plan(path: Path, wanted_ids: set[str], reason: str | None) -> _Plan:
+def _plan(path: Path, requested_ids: set[str], reason: str | None) -> _Plan:
     corpus, known = open_corpus(path, mid_forget=True), tombstones.read(path)
     clips = corpus.all_rows("clips")
     old_ids = {row.id for row in known.by_id.values() if row.was_here}
-    leaving = [row for row in clips if row["clip_id"] in wanted_ids or sha256(row["clip_id"]) in old_ids]
+    leaving = [row for row in clips if row["clip_id"] in requested_ids or sha256(row["clip_id"]) in old_ids]
     if leaving and len(leaving) == len(clips):
         raise M2raapError(f"{path}: all of its {len(clips):,} clips are to be forgotten; delete the folder instead")
     root = corpus.stated_video_root
-    with suppress(M2raapError):  # a folder that is not to be trusted: of its videos nothing is read or deleted
+    with suppress(M2raapError):  # a folder that is not trusted: none of its videos is read or deleted
         root = corpus.video_root
     leaving_ids = {row["clip_id"] for row in leaving}
     leaving_files, other_files = set[Path](), set[Path]()
@@ -113,7 +113,7 @@ def _plan(path: Path, wanted_ids: set[str], reason: str | None) -> _Plan:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """`root` and the folders below it, in order, without links: what they lead to was not named."""
+    """`root` and the folders below it, sorted. Symbolic links are not followed, since the user did not name their targets."""
     if root.is_dir():
         for folder, names, _ in os.walk(root):
             names[:] = sorted(name for name in names if not Path(folder, name).is_symlink())
@@ -121,16 +121,15 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _add_traces(plans: list[_Plan], folders: list[Path]) -> None:
-    """Adds to every tombstone the hashes of what, in these folders, only its clip has."""
+    """Adds to every tombstone the hashes of the values that only its clip has in these folders."""
     by_id = {row.id for plan in plans for row in plan.forgotten.by_id.values()}
     traces: dict[str, set[str]] = {}
     for clip_hash, value in _traced(folders) if by_id else ():
         if clip_hash in by_id:
             traces.setdefault(clip_hash, set()).add(value)
-    every = set[str]().union(*traces.values())
-    shared = (
-        {value for clip_hash, value in _traced(folders) if clip_hash not in by_id and value in every} if every else ()
-    )
+    all_traces = set[str]().union(*traces.values())
+    others = _traced(folders) if all_traces else ()
+    shared = {value for clip_hash, value in others if clip_hash not in by_id and value in all_traces}
     for plan in plans:
         rows = plan.forgotten.by_id.values()
         added = [replace(row, traces=tuple(traces.get(row.id, set()).difference(shared))) for row in rows]
@@ -152,7 +151,7 @@ def _traced(folders: list[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _remove_from(plan: _Plan) -> None:
-    """Takes the clips out of the tables of a corpus. Tombstones come first, the manifest last; in between it is refused."""
+    """Deletes the clips from the tables of a corpus: tombstones first, the manifest last. Until then the corpus is refused."""
     path, forgotten = plan.corpus.path, plan.forgotten
     manifest = read_json(path / "manifest.json")
     remove_drafts(path)
@@ -174,12 +173,12 @@ def _remove_from(plan: _Plan) -> None:
         kept = [row for row in rows if not forgotten.contains(row["clip_id"])]
         counts[table] += len(kept)
         if kept or table in ("clips", "texts"):
-            # A part that an interrupted forget had rewritten has no row to lose, and other bytes than were signed.
+            # A part that an interrupted forget rewrote has no such row left, and its digest differs from the manifest.
             is_same = len(kept) == len(rows) and FORGETTING not in manifest
             files[key] = digest if is_same else write_part(path, table, int(part), kept)
         else:
             signed_path(path, key).unlink(missing_ok=True)
-    _thin_scores(path / SCORES, forgotten)
+    _remove_scores(path / SCORES, forgotten)
     if manifest["benchmark"]:
         manifest["benchmark"] = tombstones.benchmark_name(manifest["benchmark"], num_forgotten)
     manifest["counts"] |= {"clips": counts["clips"], "texts": counts["texts"], "missing_file": counts["missing"]}
@@ -190,8 +189,8 @@ def _remove_from(plan: _Plan) -> None:
     write_json(path / "manifest.json", manifest)
 
 
-def _thin_scores(path: Path, forgotten: Tombstones) -> None:
-    """Takes the clips' rows out of the figures that an import read, where it read some."""
+def _remove_scores(path: Path, forgotten: Tombstones) -> None:
+    """Deletes the clips' rows from the scores that an import stored, where there are some."""
     if path.is_file():
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -203,18 +202,18 @@ def _thin_scores(path: Path, forgotten: Tombstones) -> None:
 
 
 def _prune(folder: Path, forgotten: Tombstones, hashes: frozenset[str]) -> list[Path]:
-    """Deletes what a run or stage folder only keeps to save time: cached answers, digests of videos, frozen layers' tokens,
-    the state before a redo; and a run's report, which shows clips. Returns what was changed."""
+    """Deletes what a run or stage folder keeps to save time: cached answers, digests of videos, the prefix cache, the earlier
+    state of a stage; and a run's report, which shows clips. Returns the changed and deleted paths."""
     changed: list[Path] = []
     if not any((folder / name).is_file() for name in ("run.json", "plan.json", "previous.tmp/plan.json")):
         return changed
     with locked(folder, written=("cache", "report", "previous", "previous.tmp")):
         remove_drafts(folder / "cache")
-        doomed = [folder / "cache" / "prefix"]
-        doomed += [path for path in (folder / "previous", folder / "previous.tmp") if (path / "plan.json").is_file()]
+        to_delete = [folder / "cache" / "prefix"]
+        to_delete += [path for path in (folder / "previous", folder / "previous.tmp") if (path / "plan.json").is_file()]
         if (folder / "run.json").is_file():
-            doomed += [folder / "report" / name for name in ("report.html", "report.json")]
-        for path in doomed:
+            to_delete += [folder / "report" / name for name in ("report.html", "report.json")]
+        for path in to_delete:
             if path.exists():
                 _delete(path)
                 changed.append(path)
@@ -230,7 +229,7 @@ def _prune(folder: Path, forgotten: Tombstones, hashes: frozenset[str]) -> list[
 
 
 def _delete(path: Path) -> None:
-    """Deletes a file or folder; `plan.json`, by which an earlier state is known, goes last."""
+    """Deletes a file or folder; last its `plan.json`, by which an earlier state is recognised."""
     if not path.is_dir():
         path.unlink()
         return
@@ -240,9 +239,9 @@ def _delete(path: Path) -> None:
 
 
 def _left_in(corpora: list[Path], runs: list[Path], hashes: frozenset[str]) -> dict[str, list[str]]:
-    """What still holds the clips below the named folders, by what is to be done with it."""
+    """The paths below the given folders that still hold the clips, grouped by what the user has to do with them."""
     left: dict[str, list[str]] = {"stages": [], "models": [], "indexes": [], "exports": [], "corpora": [], "files": []}
-    places = {"index": "indexes", "export": "exports", "corpus": "corpora", "file": "files"}
+    group_of_kind = {"index": "indexes", "export": "exports", "corpus": "corpora", "file": "files"}
     digests = {path.resolve(): open_corpus(path).digest for path in corpora}
     kinds: dict[Path, str] = {}
     for run in runs:
@@ -253,18 +252,18 @@ def _left_in(corpora: list[Path], runs: list[Path], hashes: frozenset[str]) -> d
         exported = [folder for folder in _folders(run) if (folder / "m2raap_export.json").is_file()]
         left["models"] += [str(f) for f in exported if read_object(f / "m2raap_export.json").get("model") in models]
     for folder, kind in sorted(kinds.items()):
-        left["models" if kind == "adapt" else places.get(kind, "stages")].append(str(folder))
-    return {place: paths for place, paths in left.items() if paths}
+        left["models" if kind == "adapt" else group_of_kind.get(kind, "stages")].append(str(folder))
+    return {group: paths for group, paths in left.items() if paths}
 
 
 def _stale_kind(folder: Path, digests: dict[Path, str]) -> str | None:
-    """The kind of a finished stage folder that was made from one of the corpora as it was before."""
+    """The kind of a finished stage folder that was made from an earlier state of one of the corpora; else None."""
     path = folder / "manifest.json"
     manifest = read_object(path) if path.is_file() and kind_of(folder) not in (None, "corpus") else {}
     if not {"view", "inputs"} <= manifest.keys():
         return None
-    today = digests.get((folder / manifest["view"]["corpus"]).resolve())
-    return manifest["stage"] if today and today != manifest["inputs"].get("corpus") else None
+    current = digests.get((folder / manifest["view"]["corpus"]).resolve())
+    return manifest["stage"] if current and current != manifest["inputs"].get("corpus") else None
 
 
 def _model_digest(folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Between a backbone and its adapted model: a dial (one mixture as a model folder) and a curve (R@1 of each mixture)."""
+"""Mixtures of a backbone and its adapted model: one mixture as a model folder, or a curve (R@1 of each mixture)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from m2raap.models.video_clip import VideoCLIP
 
 
-def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
+def _load_pair(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     """The adapted model, the backbone that it was made from, and model.json's `made_from`.
 
-    Raises M2raapError where the folder does not say, or the weights cannot be had.
+    Raises M2raapError where model.json names no backbone, or weights cannot be loaded.
     """
     from m2raap.models.families import load_backbone
     from m2raap.models.hub import from_cache_alone
@@ -35,17 +35,17 @@ def opened(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     adapt = made_from.get("adapt") or made_from if isinstance(made_from, dict) else {}
     described = adapt.get("backbone") if isinstance(adapt, dict) else None
     if not isinstance(described, dict):
-        raise M2raapError(f"{model}: model.json does not say which backbone it was made from")
+        raise M2raapError(f"{model / 'model.json'}: made_from names no backbone; give a model that m2raap adapted")
     backbone = build(BackboneConfig, described, f"{model / 'model.json'}: made_from")
-    with from_cache_alone(f"{model / 'model.json'} names this backbone; no hub is asked for it."):
+    with from_cache_alone(f"{model / 'model.json'} names this backbone, so it is not downloaded."):
         return adapted, load_backbone(backbone), made_from
 
 
-def dial(model: Path, alpha: float, out: Path) -> str:
-    """Writes the mixture as a model folder and returns its digest."""
+def write_mixture(model: Path, alpha: float, out: Path) -> str:
+    """Writes the mixture as a model folder and returns its digest. `alpha`: 0 is the backbone, 1 the adapted model."""
     from m2raap.models.interpolate import interpolated
 
-    adapted, original, made_from = opened(model)
+    adapted, original, made_from = _load_pair(model)
     mixed = interpolated(adapted, original, alpha)
     with new_folder(out) as draft:
         mixed.save(draft, made_from | {"interpolated": {"alpha": alpha, "adapted": adapted.digest}})
@@ -62,13 +62,14 @@ def curve(
 ) -> list[dict[str, Any]]:
     """R@1 of every mixture on stored frames of benchmarks and on stills: a row for each set, language, direction and alpha.
 
-    `diff`, `lo`, `hi`, `p` compare with the backbone (alpha 0), paired over the queries.
+    `diff`, `diff_lo`, `diff_hi` (points) and `p` compare with the backbone (alpha 0), paired over the queries. Raises
+    M2raapError without a set to measure on.
     """
     from m2raap.models.interpolate import check_alpha, interpolated
 
     for alpha in alphas:
         check_alpha(alpha)
-    adapted, original, _ = opened(model)
+    adapted, original, _ = _load_pair(model)
     measurements: dict[str, Callable[[VideoCLIP], Measured]] = {
         name: lambda clip, view=view: measure(view, clip, seed) for name, view in benches.items()
     }
@@ -77,13 +78,13 @@ def curve(
     if not measurements:
         raise M2raapError("a curve needs a set to measure on: give --bench NAME=KEYFRAMES or --stills TABLE")
     rows: list[dict[str, Any]] = []
-    start: dict[str, Measured] = {}
+    of_backbone: dict[str, Measured] = {}
     for alpha in sorted({0.0, *alphas}):
         mixed = interpolated(adapted, original, alpha)
-        for name, ask in measurements.items():
-            measured = ask(mixed)
-            start.setdefault(name, measured)
-            changes = {(row["lang"], row["direction"]): row for row in measured.less(start[name], seed)}
+        for name, measure_set in measurements.items():
+            measured = measure_set(mixed)
+            of_backbone.setdefault(name, measured)
+            changes = {(row["lang"], row["direction"]): row for row in measured.minus(of_backbone[name], seed)}
             for row in measured.r1():
                 change = changes[row["lang"], row["direction"]]
                 compared = {key: change[key] for key in ("diff", "p")} | {
@@ -97,12 +98,12 @@ def curve(
 def check_floor(rows: list[dict[str, Any]], floor: float) -> None:
     """Raises ThresholdNotMet where the lower bound of a change at alpha 1 (the adapted model) is under `floor` points."""
     for row in rows:
-        if row["alpha"] == 1 and not row["diff_lo"] >= floor:  # so written that NaN fails too
-            raise ThresholdNotMet(f"{curve_line(row)}: its lower bound is under {floor:+g}")
+        if row["alpha"] == 1 and not row["diff_lo"] >= floor:  # written so that NaN fails too
+            raise ThresholdNotMet(f"{curve_line(row)}: the lower bound of the change is under --floor {floor:+g}")
 
 
 def keep_curve(run: Path, rows: list[dict[str, Any]]) -> None:
-    """Leaves a curve in a run, for its report. Raises M2raapError where there is no run."""
+    """Stores a curve in a run, for its report. Raises M2raapError where there is no run."""
     RunFolder.open(run)
     write_json(run / INTERPOLATION, {"rows": rows})
 

@@ -1,7 +1,7 @@
-"""What is left of forgotten clips below a folder: every cell, line, file name and picture is compared with their hashes.
+"""Finds what is left of forgotten clips below a folder, by comparing cells, lines, file names and pictures with their hashes.
 
-Tables, json, csv, text, HTML, sqlite and tar files are read. A vector has no name of its own: it is found by the row of the
-`ids.json` or the clip table beside it. The weights of a model are not looked into.
+Tables, json, csv, text, HTML, sqlite and tar files are read. A vector is found by the row of its clip in the `ids.json` or
+the clip table beside it. Weights of models are not searched.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from m2raap.core.tombstones import sha256
 
 _OPAQUE = (".npy", ".npz", ".pt", ".safetensors", ".onnx", ".faiss", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv",
            ".mpg", ".mpeg", ".ts", ".ogv", ".3gp")  # fmt: skip
-_HASH_IN_NAME = re.compile(r"-([0-9a-f]{16})$")  # how `exports.safe_key` ends where it had to tame an id
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{16})$")  # how `exports.safe_key` ends the name of an id with unsafe characters
 _HTML_TEXT = re.compile(r">([^<>]+)<|base64,([A-Za-z0-9+/=]+)")
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A place that holds something of a forgotten clip, or that could not be looked into (`is_readable` False)."""
+    """A place that holds something of a forgotten clip, or that could not be searched (`is_readable` False)."""
 
     path: Path
     place: str
@@ -49,13 +49,13 @@ class Leftover:
 
 
 def forgotten_hashes(source: Path) -> frozenset[str]:
-    """What to look for, by a corpus folder or a tombstone file; a text that another clip of the corpus has today is no trace.
+    """The hashes to search for, of a corpus folder or a tombstone file; without texts and videos that the corpus still has.
 
-    Raises M2raapError where nothing was forgotten.
+    Raises M2raapError where no clip was forgotten.
     """
     hashes = tombstones.read(source).hashes()
     if not hashes:
-        raise M2raapError(f"{source}: nothing was forgotten in it (no {tombstones.FILE}); give the corpus that forgot")
+        raise M2raapError(f"{source}: no clip was forgotten in it; give the corpus from which clips were forgotten")
     if not source.is_dir():
         return hashes
     corpus = open_corpus(source)
@@ -67,9 +67,9 @@ def leftovers(root: Path, hashes: frozenset[str]) -> Iterator[Leftover]:
     """The places at and below `root` (a folder or a file) that hold one of the hashed values. Links are not followed."""
     for path in [root] if root.is_file() else _files(root):
         if path != root and _is_named(path.name, hashes):
-            yield Leftover(path, "the name of the file is that of a forgotten clip")
+            yield Leftover(path, "the file is named after a forgotten clip")
         if path.is_symlink():
-            yield Leftover(path, "is a link, and nothing was looked for behind it", is_readable=False)
+            yield Leftover(path, "is a symbolic link, which was not followed", is_readable=False)
             continue
         if path.suffix.lower() in _OPAQUE or path.name == tombstones.FILE:
             continue
@@ -78,7 +78,7 @@ def leftovers(root: Path, hashes: frozenset[str]) -> Iterator[Leftover]:
                 if any(sha256(part) in hashes for part in _parts(value)):
                     yield Leftover(path, f"{place} holds an id, a text or a frame of a forgotten clip")
         except (M2raapError, OSError, ValueError, sqlite3.Error, tarfile.TarError, csv.Error, RecursionError) as error:
-            yield Leftover(path, f"cannot be looked into ({' '.join(str(error).split())[:120]})", is_readable=False)
+            yield Leftover(path, f"cannot be read ({' '.join(str(error).split())[:120]})", is_readable=False)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -91,14 +91,14 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _is_named(name: str, hashes: frozenset[str]) -> bool:
-    """Whether a file is called after a clip, as exports and imports call their copies."""
+    """Whether a file is named after one of the clips, as exports and imports name their copies."""
     key = name.partition(".")[0]
-    tamed = _HASH_IN_NAME.search(key)
-    return sha256(key) in hashes or bool(tamed and any(known.startswith(tamed[1]) for known in hashes))
+    hash_in_name = _HASH_IN_NAME.search(key)
+    return sha256(key) in hashes or bool(hash_in_name and any(known.startswith(hash_in_name[1]) for known in hashes))
 
 
 def _parts(value: str | bytes) -> Iterator[str | bytes]:
-    """A cell, what stands in it as JSON, and the last word of 'a copy of X'."""
+    """A cell, the values of the JSON in it, and the X of 'a copy of X'."""
     yield value
     if isinstance(value, str):
         yield unguarded(value)
@@ -123,7 +123,7 @@ def _values(tree: Any) -> Iterator[str | bytes]:
 
 
 def _named_values(place: str, tree: Any) -> Iterator[tuple[str, str | bytes]]:
-    """(place, value) of all that stands in a tree; the place goes one level deep: 'video_ids, row 3'."""
+    """(place, value) of every value in a tree; the place goes one level deep: 'video_ids, row 3'."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             yield place or "key", str(key)
@@ -157,7 +157,7 @@ def _content_cells(name: str, data: bytes) -> Iterator[tuple[str, str | bytes]]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return  # a picture, or of a kind that only its bytes tell
+        return  # a picture or another binary file
     if suffix == ".json":
         yield from _named_values("", json.loads(text))
     elif suffix == ".jsonl":
@@ -198,20 +198,20 @@ def _parquet_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
 def _sqlite_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
     with ExitStack() as stack:
         readable = path
-        if path.with_name(f"{path.name}-wal").exists():  # reading beside a log would write there: a copy is read
+        if path.with_name(f"{path.name}-wal").exists():  # opening a database with a log would write to it
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="m2raap-forgotten-")))
             for name in (path.name, f"{path.name}-wal"):
                 shutil.copyfile(path.with_name(name), scratch / name)
             readable = scratch / path.name
         mode = "mode=ro&immutable=1" if readable == path else "mode=rw"
-        base = stack.enter_context(
+        database = stack.enter_context(
             closing(sqlite3.connect(f"{readable.resolve().as_uri()}?{mode}", uri=True, timeout=30))
         )
-        base.text_factory = lambda raw: raw.decode("utf-8", "replace")
-        tables = [name for (name,) in base.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+        database.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type='table'")]
         for table in tables:
             quoted = table.replace('"', '""')
-            for number, row in enumerate(base.execute(f'SELECT * FROM "{quoted}"')):
+            for number, row in enumerate(database.execute(f'SELECT * FROM "{quoted}"')):
                 yield from ((f"table {table}, row {number}", value) for value in _values(row))
 
 
@@ -226,20 +226,20 @@ def _tar_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
 
 
 def owners(root: Path, paths: Iterable[Path]) -> dict[Path, str]:
-    """Folders of ours that hold the files, with what they are: a stage's name, 'run', 'export'; a file of no such folder is
-    its own, as 'file'."""
+    """The folders of m2raap that hold the files, each with its kind: a stage's name or 'export'. A file outside such folders,
+    or directly in a run, is listed itself, as 'file'."""
     kinds: dict[Path, str] = {}
     for path in paths:
         above = [folder for folder in path.parents if folder == root or folder.is_relative_to(root)]
         kind, owner = next(((kind, folder) for folder in above if (kind := kind_of(folder))), ("file", path))
-        if kind == "run":  # such as a note that the user has put into it
+        if kind == "run":  # for example a note of the user
             kind, owner = "file", path
         kinds[owner] = kind
     return kinds
 
 
 def kind_of(folder: Path) -> str | None:
-    """What a folder of ours is: 'corpus', a stage's name, 'export', 'run'; None for every other one."""
+    """The kind of a folder of m2raap: 'corpus', a stage's name, 'export' or 'run'; None for every other folder."""
     for name in ("manifest.json", "plan.json", "export.json", "run.json"):
         if (folder / name).is_file():
             try:

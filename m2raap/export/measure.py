@@ -37,7 +37,7 @@ class Measured:
             if row["slice"] == "all" and row["direction"] in ("t2v", "v2t")
         ]  # fmt: skip
 
-    def less(self, other: Measured, seed: int) -> list[dict[str, Any]]:
+    def minus(self, other: Measured, seed: int) -> list[dict[str, Any]]:
         """R@1 of this model minus that of another, paired over the same queries (`m2raap.retrieval.arms.paired`)."""
         return [
             paired([self.ranks], [other.ranks], row["lang"], row["direction"], 1, seed)
@@ -46,13 +46,13 @@ class Measured:
 
 
 def measure(view: View, clip: VideoCLIP, seed: int = 0, cfg: EmbedConfig | None = None) -> Measured:
-    """Embeds the benchmark's stored frames and evaluates them. Raises M2raapError where the view is no benchmark."""
+    """Embeds a benchmark's stored frames and evaluates. Raises M2raapError for a view without frames or of no benchmark."""
     if not view.is_benchmark:
-        raise M2raapError(
-            f"{view.corpus_path}: is a training corpus; measuring needs the keyframes folder of a benchmark"
-        )
+        raise M2raapError(f"{view.corpus_path}: is a training corpus; give the keyframes folder of a benchmark")
     if not view.folders:
-        raise M2raapError(f"{view.corpus_path}: has no frames yet; give the --out of 'm2raap keyframes' on it")
+        raise M2raapError(
+            f"{view.corpus_path}: has no key-frames; give the folder that 'm2raap keyframes' makes from it"
+        )
     benchmark = view.corpus.benchmark or "custom"
     with tempfile.TemporaryDirectory(prefix="m2raap-measure-") as scratch:
         embedded, evaluated = (Path(scratch) / benchmark / stage for stage in ("embed", "evaluate"))

@@ -1,4 +1,4 @@
-"""README.md of a hub folder: what the model is, what it was made from, what it was measured to find, how to load it."""
+"""README.md of a hub folder: what the model is, what it was made from, its figures, how to load it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, measured: Measured | None) -> str:
-    """`saved` is model.json. Raises M2raapError where nobody says under which licence the weights stand."""
+    """`saved` is model.json. Raises M2raapError where the licence of the weights is neither given nor known."""
     adapt = saved["made_from"].get("adapt") or {}
     backbone = adapt.get("backbone") or saved["made_from"].get("backbone") or {}
     name = backbone.get("model", "")
@@ -24,7 +24,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
         licence = "apache-2.0"
     if licence is None:
         raise M2raapError(
-            f"a model card names a licence, and that of the weights of '{name or 'this backbone'}' is not ours to guess: "
+            f"a model card names a licence, and that of the weights of '{name or 'this backbone'}' is unknown: "
             "give --licence (for example mit)"
         )
     langs = list(adapt.get("langs") or ["en"])
@@ -81,7 +81,7 @@ def _figures(measured: Measured | None, name: str) -> list[str]:
         return ["Not measured when this card was written."]
     where = f"Benchmark `{measured.benchmark}`, R@1 in percent; 95% interval by cluster bootstrap over clips."
     tiny = (
-        " The tiny model of m2raap has only seen drawings: these figures compare with no real ones."
+        " The tiny model of m2raap was trained on drawings only: do not compare these figures with those of real models."
         if name in BUILTIN
         else ""
     )

@@ -1,9 +1,10 @@
-"""An adapted model leaves: its towers as an open_clip folder, its two halves as ONNX, or the whole as a hub folder."""
+"""Exports an adapted model: its towers as an open_clip folder, its two halves as ONNX, or the whole as a hub folder."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,14 @@ def export_model(
 ) -> dict[str, Any]:
     """Writes `out` whole or not at all and returns its m2raap_export.json.
 
-    `bench`: the stored frames of a benchmark; R@1 of the model is then measured, and where the export is another model (the
-    towers without their temporal module) its own beside it. Raises M2raapError for an unknown target or a model that the
-    target cannot carry.
+    `bench`: the stored frames of a benchmark, on which R@1 of the model is measured, and R@1 of the export where that is
+    another model (the towers without temporal module). Raises M2raapError for an unknown target, or a model that cannot be
+    exported to it.
     """
     from m2raap.models.video_clip import VideoCLIP
 
     if to not in TARGETS:
-        raise M2raapError(f"--to {to}: a model goes to {', '.join(TARGETS)}")
+        raise M2raapError(f"--to {to}: is no target; give one of {', '.join(TARGETS)}")
     clip = VideoCLIP.load(model)
     about: dict[str, Any] = {"kind": "model export", "to": to, "model": clip.digest}
     with new_folder(out) as draft:
@@ -47,23 +48,21 @@ def export_model(
     return about
 
 
+@dataclass(frozen=True)
 class _Job:
-    def __init__(
-        self,
-        source: Path,
-        clip: VideoCLIP,
-        draft: Path,
-        bench: View | None,
-        measured: Measured | None,
-        num_frames: int,
-        licence: str | None,
-    ) -> None:
-        self.source, self.clip, self.draft, self.bench, self.measured = source, clip, draft, bench, measured
-        self.num_frames, self.licence = num_frames, licence
+    """One export: the model folder `source`, its model, the folder to fill, and the options of `export_model`."""
+
+    source: Path
+    clip: VideoCLIP
+    draft: Path
+    bench: View | None
+    measured: Measured | None
+    num_frames: int
+    licence: str | None
 
 
 def _to_open_clip(job: _Job) -> dict[str, Any]:
-    """The backbone's adapted towers as `local-dir:` loads them; temporal module and ACG stay behind."""
+    """The backbone's adapted towers as `local-dir:` loads them; temporal module and ACG are left out."""
     from safetensors.torch import save_file
 
     from m2raap.models.config import BackboneConfig, MeanConfig
@@ -74,22 +73,22 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
     backbone = job.clip.backbone
     if not isinstance(backbone.text, OpenClipText):
         raise M2raapError(
-            f"{job.source}: its backbone comes from transformers, open_clip cannot load it: export to hub, or to onnx"
+            f"{job.source}: its backbone comes from transformers, and open_clip cannot load it: give --to hub or --to onnx"
         )
     backbone.write_description(job.draft)
     weights = {name: value.detach().contiguous().clone() for name, value in backbone.clip.state_dict().items()}
     save_file(weights, job.draft / "open_clip_model.safetensors")
-    again = load_backbone(BackboneConfig(model=f"local-dir:{job.draft}"))
-    changed = [name for name, value in again.clip.state_dict().items() if not value.equal(weights[name].to(value))]
+    reloaded = load_backbone(BackboneConfig(model=f"local-dir:{job.draft}"))
+    changed = [name for name, value in reloaded.clip.state_dict().items() if not value.equal(weights[name].to(value))]
     if changed:
         raise M2raapError(
-            f"open_clip reads other weights than were written ({changed[0]}): this model cannot be exported"
+            f"{job.source}: open_clip loads other weights than were written ({changed[0]}); give --to hub or --to onnx"
         )
     left = [job.clip.temporal_cfg.name] if job.clip.temporal_cfg.name != "mean" else []
     about: dict[str, Any] = {"left_out": [*left, *(["acg"] if job.clip.acg else [])]}
     if job.bench and job.measured:
-        of_towers = measure(job.bench, VideoCLIP(again, MeanConfig()))
-        about |= {"exported": of_towers.r1(), "exported_minus_adapted": of_towers.less(job.measured, 0)}
+        of_towers = measure(job.bench, VideoCLIP(reloaded, MeanConfig()))
+        about |= {"exported": of_towers.r1(), "exported_minus_adapted": of_towers.minus(job.measured, 0)}
     return about
 
 
@@ -111,14 +110,14 @@ def _to_onnx(job: _Job) -> dict[str, Any]:
 
 
 def _to_hub(job: _Job) -> dict[str, Any]:
-    """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded here."""
+    """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded."""
     about = read_json(job.source / "model.json")
     card = model_card(job.clip, about, job.licence, job.measured)
-    job.clip.save(job.draft, about["made_from"])  # the model's own files alone, whatever else lies in its folder
+    job.clip.save(job.draft, about["made_from"])  # only the files of the model, without other files of its folder
     (job.draft / "README.md").write_text(card, encoding="utf-8")
     (job.draft / ".gitattributes").write_text(
         "*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8"
-    )  # what the hub's own uploads write
+    )  # as the hub's client writes it
     return {"upload": "huggingface-cli upload ORG/NAME FOLDER"}
 
 
@@ -135,11 +134,11 @@ TARGETS: dict[str, Callable[[_Job], dict[str, Any]]] = {
 
 
 def export_lines(about: dict[str, Any], out: Path) -> list[str]:
-    """What was exported, a sentence each."""
+    """The lines that the command prints about an export."""
     lines = [f"{out}: {about['to']}, {len(about['sha256'])} files"]
     if about.get("left_out"):
         lines.append(
-            f"left out, since open_clip has no place for it: {', '.join(about['left_out'])}; frames are mean-pooled"
+            f"left out, since open_clip cannot store it: {', '.join(about['left_out'])}; frames are mean-pooled instead"
         )
     for half, difference in about.get("largest_difference", {}).items():
         lines.append(

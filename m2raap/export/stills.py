@@ -1,4 +1,4 @@
-"""Pictures with captions that no training saw: is what the backbone knew of images still known?
+"""Pictures with captions that were not trained on: how well an adapted model still matches single images with texts.
 
 A table beside its pictures: csv or jsonl with `image` (a path below the table's folder) and `caption_en` and/or `caption_zh`.
 A still goes through the whole model as a clip of one frame.
@@ -32,7 +32,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Stills:
-    """A set of pictures with captions. `texts`: (number of the still, language, caption)."""
+    """A set of pictures with captions. `texts`: (index of the still in `paths`, language, caption)."""
 
     name: str
     paths: list[Path]
@@ -45,7 +45,7 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
     texts: list[tuple[int, str, str]] = []
     for number, row in enumerate(_rows(table), start=1):
         if not row.get("image"):
-            raise M2raapError(f"{table}: row {number} has no 'image'")
+            raise M2raapError(f"{table}: row {number} has no 'image'; give a path below the folder of the table")
         try:
             path = resolve_video(table.parent.resolve(), str(row["image"]))
         except Refused as refused:
@@ -59,7 +59,7 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
 
 
 def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, seed: int = 0) -> Measured:
-    """R@1 of the captions among the stills. `gallery`: among that many at a time (seeded shares), null: among all of them."""
+    """R@1 of the captions among the stills. `gallery`: rank among that many at a time (seeded); None: among all."""
     import torch
 
     from m2raap.models.images import images_from_jpegs
@@ -74,7 +74,7 @@ def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, 
         text_TE = encode_texts(clip, [text for _, _, text in stills.texts])
     image_VE = np.concatenate(images)
     rows, ranks = [], []
-    for share in _shares(len(stills.paths), gallery, seed):
+    for share in _groups(len(stills.paths), gallery, seed):
         measured = _evaluate(stills, image_VE, text_TE, share, seed)
         rows, ranks = measured.rows, ranks + measured.ranks
     if gallery:
@@ -99,14 +99,12 @@ def _evaluate(stills: Stills, image_VE: np.ndarray, text_TE: np.ndarray, share: 
     return evaluate_embeddings(embeddings, seed)
 
 
-def _shares(num: int, gallery: int | None, seed: int) -> list[list[int]]:
-    """Everything, or shares of `gallery` stills; the remainder at the end is left out."""
+def _groups(num: int, gallery: int | None, seed: int) -> list[list[int]]:
+    """All stills, or random groups of `gallery` stills; stills that fill no group are left out."""
     if gallery is None:
         return [list(range(num))]
     if not 2 <= gallery <= num:
-        raise M2raapError(
-            f"a gallery of {gallery} out of {num} stills: it needs at least 2, and no more than there are"
-        )
+        raise M2raapError(f"--gallery {gallery}: give a number from 2 to {num}, the number of stills")
     order = np.random.default_rng([seed, 77]).permutation(num)
     return [sorted(int(i) for i in order[at : at + gallery]) for at in range(0, num - gallery + 1, gallery)]
 
@@ -126,7 +124,7 @@ def _rows(table: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except ValueError as error:
-            raise M2raapError(f"{table}: row {number} is no JSON ({error}); give .jsonl or .csv") from None
+            raise M2raapError(f"{table}: row {number} is not JSON ({error}); give .jsonl or .csv") from None
         if not isinstance(rows[-1], dict):
-            raise M2raapError(f"{table}: row {number} is no object with the keys image, caption_en, caption_zh")
+            raise M2raapError(f"{table}: row {number} is not an object with the keys image, caption_en, caption_zh")
     return rows

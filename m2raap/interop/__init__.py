@@ -1,1 +1,1 @@
-"""Other people's models under our metrics, and ours inside other people's harnesses."""
+"""Models of other projects under the metrics of m2raap, and its models inside the harnesses of other projects."""

@@ -1,4 +1,4 @@
-"""Models that m2raap did not make, as what `embed` embeds with: open_clip's, or anything with encode_video and encode_text.
+"""Embedders around models of other projects: those of open_clip, or any object with encode_text and encode_video.
 
 B clips, T frames, N texts, E embedding.
 """
@@ -19,8 +19,8 @@ from m2raap.stages.embed import CaptionedFrames
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-BATCH = 16  # clips a forward pass
-TEXTS = 256  # texts a forward pass
+BATCH = 16  # clips per forward pass
+TEXTS = 256  # texts per forward pass
 
 Frames = list[tuple[np.ndarray, np.ndarray]]
 
@@ -28,10 +28,11 @@ Frames = list[tuple[np.ndarray, np.ndarray]]
 class ExternalModel:
     """An Embedder around any object with `encode_text` and `encode_image` or `encode_video`.
 
-    With `preprocess` (a Pillow picture -> a tensor (3, H, W)) the model is given tensors: `encode_image` (N, 3, H, W),
-    `encode_video` (B, T, 3, H, W), clips of one length together. Without it `encode_video` is given lists of Pillow
-    pictures. With `tokenizer` `encode_text` is given what the tokenizer makes of a list of texts, else the list. Vectors
-    may be of any length. `encode_video` is used where there is one; else frames are averaged: unit vectors, mean.
+    With `preprocess` (a Pillow picture -> a tensor (3, H, W)) the model gets tensors: `encode_image` (N, 3, H, W),
+    `encode_video` (B, T, 3, H, W), clips of one length together. Without it `encode_video` gets lists of Pillow pictures.
+    `encode_text` gets a list of texts, or with `tokenizer` what it makes of that list. Vectors need not be normalised.
+    Without `encode_video` a clip's vector is the mean of the unit vectors of its frames. Raises M2raapError for an object
+    that lacks one of these methods.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class ExternalModel:
         tokenizer: Callable[[list[str]], Any] | None = None,
         name: str | None = None,
     ) -> None:
-        lacking = [what for what in ("encode_text",) if not hasattr(model, what)]
+        lacking = [] if hasattr(model, "encode_text") else ["encode_text"]
         if not hasattr(model, "encode_video"):
             lacking += [] if hasattr(model, "encode_image") else ["encode_video or encode_image"]
             if not lacking and preprocess is None:
-                raise M2raapError("encode_image needs `preprocess`: what makes a tensor of a Pillow picture")
+                raise M2raapError(
+                    "encode_image needs `preprocess`: give a function from a picture to a tensor (3, H, W)"
+                )
         if lacking:
             raise M2raapError(f"a {type(model).__name__} cannot be evaluated: it has no {' and no '.join(lacking)}")
         self.model, self._preprocess, self._tokenizer = model, preprocess, tokenizer
@@ -54,6 +57,7 @@ class ExternalModel:
         self.preprocess = " ".join(repr(preprocess).split())[:400] if preprocess else f"left to {name or kind}"
 
     def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
+        """(N, E) float32 of N clips, not normalised, and no frame vectors."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(clips):
             by_length[len(row)].append(place)
@@ -67,11 +71,12 @@ class ExternalModel:
         return np.stack([vector_of[i] for i in range(len(clips))]) if clips else np.zeros((0, 0), np.float32), []
 
     def texts(self, texts: list[str]) -> np.ndarray:
+        """(N, E) float32 of N texts, not normalised."""
         blocks = []
         with _evaluating(self.model):
             for start in range(0, len(texts), TEXTS):
                 batch: Any = texts[start : start + TEXTS]
-                inputs = self._moved(self._tokenizer(batch)) if self._tokenizer else batch
+                inputs = self._on_device(self._tokenizer(batch)) if self._tokenizer else batch
                 blocks.append(as_rows(self.model.encode_text(inputs), len(batch), "encode_text"))
         return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 
@@ -80,15 +85,15 @@ class ExternalModel:
             return as_rows(self.model.encode_video(clips), len(clips), "encode_video")
         import torch
 
-        frames_BTCHW = self._moved(torch.stack([torch.stack([self._preprocess(p) for p in row]) for row in clips]))
+        frames_BTCHW = self._on_device(torch.stack([torch.stack([self._preprocess(p) for p in row]) for row in clips]))
         if hasattr(self.model, "encode_video"):
             return as_rows(self.model.encode_video(frames_BTCHW), len(clips), "encode_video")
         images_NCHW = frames_BTCHW.flatten(0, 1)
         vectors_NE = as_rows(self.model.encode_image(images_NCHW), len(images_NCHW), "encode_image")
         return mean_of_frames(vectors_NE, [len(row) for row in clips])
 
-    def _moved(self, inputs: Any) -> Any:
-        """To where the model's weights are."""
+    def _on_device(self, inputs: Any) -> Any:
+        """Inputs on the device of the model's weights."""
         weights = next(iter(self.model.parameters()), None) if hasattr(self.model, "parameters") else None
         return inputs.to(weights.device) if weights is not None and hasattr(inputs, "to") else inputs
 
@@ -101,7 +106,7 @@ def pictures(jpegs: Sequence[bytes]) -> list[Image]:
 
 
 def mean_of_frames(vectors_NE: np.ndarray, frames: Sequence[int]) -> np.ndarray:
-    """(B, E) of the vectors of all clips' frames, one clip behind the other: unit frame vectors, mean."""
+    """(B, E): the mean of each clip's unit frame vectors. `vectors_NE`: the frames of all clips, clip after clip."""
     unit_NE = vectors_NE / np.maximum(np.linalg.norm(vectors_NE, axis=1, keepdims=True), 1e-12)
     ends = np.cumsum(frames)
     return np.stack([unit_NE[end - num : end].mean(0) for end, num in zip(ends, frames, strict=True)])
@@ -113,13 +118,13 @@ def as_rows(vectors: Any, num: int, what: str) -> np.ndarray:
         vectors = vectors.detach().float().cpu().numpy()
     rows = np.asarray(vectors, np.float32)
     if rows.ndim != 2 or len(rows) != num:
-        raise M2raapError(f"{what} was given {num} and gave an array of shape {rows.shape}; wanted ({num}, E)")
+        raise M2raapError(f"{what} gave an array of shape {rows.shape} for {num} inputs; it must give ({num}, E)")
     return rows
 
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    """A module in eval mode; left in the mode in which it was found."""
+    """Puts a module into eval mode, and afterwards back into its mode before."""
     training = getattr(model, "training", False)
     if training:
         model.eval()
@@ -131,7 +136,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def _digest(name: str, model: Any) -> str:
-    """Of a module its name and weights, of anything else its name alone."""
+    """Digest of a module's name and weights; the name alone of an object without weights."""
     if not hasattr(model, "state_dict"):
         return name
     from m2raap.models.backbone import weights_digest

@@ -1,7 +1,7 @@
-"""mteb (https://github.com/embeddings-benchmark/mteb): our models inside it, and its encoders under our metrics.
+"""mteb (https://github.com/embeddings-benchmark/mteb): models of m2raap inside it, and its encoders under m2raap's metrics.
 
-mteb gives videos as torchcodec's decoders, which need a system FFmpeg. Ours reads the undecoded files instead, in the
-sandboxed child that key-frames come from, so that a clip has the same frames here and there.
+mteb gives videos as torchcodec's decoders, which need a system FFmpeg. `Encoder` reads the undecoded files instead, in the
+sandboxed child process of the keyframes stage, so that a clip has the same key-frames in both programs.
 
 B clips, T frames, N inputs, E embedding.
 """
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from m2raap.models.video_clip import VideoCLIP
 
 LANGUAGES = {"en": "eng-Latn", "zh": "zho-Hans"}
-BELOW_ALL = -2.0  # the score of a video that could not be decoded; cosines end at -1
+UNDECODED_SCORE = -2.0  # score of a video that could not be decoded: below every cosine
 
 
 class Encoder:
-    """A VideoCLIP as an mteb encoder (EncoderProtocol): text, image and video, one of them an input.
+    """A VideoCLIP as an mteb encoder (EncoderProtocol). An input is a text, an image or a video.
 
     A `video` may be an undecoded file (a `datasets.Video` column; decoding is switched off), a list of pictures, or
-    anything with `get_frames_at` and `metadata.num_frames`, as torchcodec's decoder. `keyframes` says which frames of a
-    file are seen (default: the key-frames of every recipe), and how many of the others. What cannot be decoded ranks
-    behind everything as a document, is counted in `refused`, and said.
+    anything with `get_frames_at` and `metadata.num_frames`, like torchcodec's decoder. `keyframes` chooses the frames of a
+    file (default: as in every recipe), and the number of frames of the others. A video that cannot be decoded is logged,
+    counted in `refused` by its reason, and ranked last as a document.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Encoder:
         self._name = name
         self._keyframes, self._decode = keyframes or KeyframeConfig(), decode
         if self._keyframes.detector == "transnetv2":
-            raise M2raapError("keyframes.detector transnetv2 is not run inside mteb; take another, as adaptive")
+            raise M2raapError("keyframes.detector transnetv2 cannot run inside mteb; choose another, such as adaptive")
         self.refused: dict[str, int] = {}
 
     def encode(
@@ -79,8 +79,8 @@ class Encoder:
                 kinds = [kind for kind in ("text", "image", "video") if kind in batch]
                 if len(kinds) != 1:
                     raise M2raapError(
-                        f"task '{task_metadata.name}' asks for {' + '.join(kinds) or ', '.join(batch)} in one input; "
-                        "m2raap has a vector for a text, an image or a video alone"
+                        f"task '{task_metadata.name}' has {' + '.join(kinds) or ', '.join(batch)} in one input; "
+                        "m2raap encodes a text, an image or a video, one per input"
                     )
                 blocks.append(self._batch(kinds[0], batch[kinds[0]], worker))
         vectors_NE = np.concatenate(blocks)
@@ -91,20 +91,20 @@ class Encoder:
         return vectors_NE
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """(N, M) cosines, a tensor; BELOW_ALL where the second is no vector."""
+        """(N, M) cosines, a tensor; UNDECODED_SCORE where the second is all zeros."""
         import torch
 
         first, second = (torch.atleast_2d(torch.as_tensor(vectors)).float() for vectors in (embeddings1, embeddings2))
         scores = torch.nn.functional.normalize(first, dim=-1) @ torch.nn.functional.normalize(second, dim=-1).T
-        return scores.masked_fill((second == 0).all(1)[None, :], BELOW_ALL)
+        return scores.masked_fill((second == 0).all(1)[None, :], UNDECODED_SCORE)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """(N,) cosines, a tensor; BELOW_ALL where the second is no vector."""
+        """(N,) cosines, a tensor; UNDECODED_SCORE where the second is all zeros."""
         import torch
 
         first, second = (torch.atleast_2d(torch.as_tensor(vectors)).float() for vectors in (embeddings1, embeddings2))
         scores = torch.nn.functional.cosine_similarity(first, second, dim=-1)
-        return scores.masked_fill((second == 0).all(1), BELOW_ALL)
+        return scores.masked_fill((second == 0).all(1), UNDECODED_SCORE)
 
     @cached_property
     def mteb_model_meta(self) -> Any:
@@ -152,20 +152,20 @@ class Encoder:
                 return self._of_file(video, worker)
             except Refused as refused:
                 self.refused[refused.reason] = self.refused.get(refused.reason, 0) + 1
-                talk.log(f"a video cannot be decoded and counts as not found ({refused})")
+                talk.log(f"a video cannot be decoded and is ranked last ({refused})")
                 return []
         if isinstance(video, list) and all(hasattr(picture, "convert") for picture in video):
             return [_png(video[place]) for place in spread(len(video), k)]
         raise M2raapError(
-            f"a video came as {type(video).__name__}; m2raap takes an undecoded file (datasets.Video(decode=False)), a list "
-            "of pictures, or what has get_frames_at as torchcodec's VideoDecoder"
+            f"a video is of type {type(video).__name__}; give an undecoded file (datasets.Video(decode=False)), a list of "
+            "pictures, or an object with get_frames_at, like torchcodec's VideoDecoder"
         )
 
     def _of_file(self, video: dict[str, Any], worker: VideoWorker) -> list[bytes]:
         if video["bytes"] is None:
             if "://" in video["path"]:
-                raise M2raapError(f"{video['path']}: is an address; load the dataset with its files on this machine")
-            path = Path(video["path"]).resolve()  # a hub's cache is made of links
+                raise M2raapError(f"{video['path']}: is a URL; load the dataset with its files on this machine")
+            path = Path(video["path"]).resolve()  # files in a hub's cache are symbolic links
             return worker.extract(resolve_video(path.parent, path.name), 0.0, None, self._keyframes).jpegs
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "video"
@@ -173,11 +173,11 @@ class Encoder:
             return worker.extract(path, 0.0, None, self._keyframes).jpegs
 
 
-class OfMteb:
-    """An mteb encoder as an Embedder, to be evaluated on our benchmarks.
+class MtebEmbedder:
+    """An mteb encoder as an Embedder, to be evaluated on benchmarks of m2raap.
 
-    Where its modalities name video it is given our stored frames behind the face of torchcodec's decoder (what mteb's
-    FramesCollator reads); else, with images, its vectors of the frames are averaged.
+    An encoder of videos gets the stored frames with the interface of torchcodec's decoder (which mteb's FramesCollator
+    reads); of an encoder of images the vectors of the frames are averaged. Raises M2raapError for one of texts alone.
     """
 
     def __init__(self, model: Any) -> None:
@@ -186,12 +186,13 @@ class OfMteb:
         self._kind = next((kind for kind in ("video", "image") if kind in meta.modalities), None)
         if self._kind is None or "text" not in meta.modalities:
             raise M2raapError(
-                f"mteb model '{self._name}' does {', '.join(meta.modalities)}; wanted text and video or image"
+                f"mteb model '{self._name}' encodes {', '.join(meta.modalities)}; text and video or image are needed"
             )
         self.digest = f"mteb {self._name} {meta.revision or 'without a revision'}"
         self.preprocess = f"left to mteb's {self._name}"
 
     def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
+        """(N, E) float32 of N clips, as the encoder gives them, and no frame vectors."""
         from datasets import Dataset, Features, Image
 
         if not clips:
@@ -206,6 +207,7 @@ class OfMteb:
         return mean_of_frames(self._encode(rows, "document"), [len(row) for row in jpegs]), []
 
     def texts(self, texts: list[str]) -> np.ndarray:
+        """(N, E) float32 of N texts, as the encoder gives them."""
         from datasets import Dataset
 
         if not texts:
@@ -227,7 +229,7 @@ class OfMteb:
 @dataclass(frozen=True)
 class _Metadata:
     num_frames: int
-    end_stream_seconds: None = None  # frames that were chosen have no rate
+    end_stream_seconds: None = None  # chosen frames have no frame rate
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ class _Batch:
 
 
 class StoredFrames:
-    """A clip's stored frames behind the part of torchcodec's VideoDecoder that mteb's collators read."""
+    """A clip's stored frames with the part of the interface of torchcodec's VideoDecoder that mteb's collators use."""
 
     def __init__(self, jpegs: list[bytes]) -> None:
         self._jpegs = jpegs
@@ -253,12 +255,12 @@ class StoredFrames:
 
 
 def is_encoder(model: Any) -> bool:
-    """Whether it is an mteb encoder."""
+    """Whether a model is an mteb encoder."""
     return hasattr(model, "mteb_model_meta") and hasattr(model, "encode")
 
 
 def _undecoded(inputs: Any) -> Iterator[dict[str, Any]]:
-    """The batches of mteb's loader, with files in place of decoders where the column holds files."""
+    """The batches of mteb's loader. A column of files is read again without decoding."""
     features = getattr(inputs.dataset, "features", None) or {}
     if type(features.get("video")).__name__ == "Video":
         from datasets import Video
@@ -274,14 +276,14 @@ def _by_column(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _png(picture: Any) -> bytes:
-    """Without loss, for what reads encoded pictures."""
+    """A picture as a PNG, without loss, since the embedder reads encoded pictures."""
     sink = io.BytesIO()
     picture.convert("RGB").save(sink, "PNG", compress_level=0)
     return sink.getvalue()
 
 
 def _metadata() -> Any:
-    """What mteb's models choose their prompts by."""
+    """The description of a task, by which mteb's models choose their prompts."""
     from mteb.abstasks.task_metadata import TaskMetadata
 
     return TaskMetadata(

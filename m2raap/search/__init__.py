@@ -1,1 +1,1 @@
-"""Clips by text, picture or video: the index on disk, what is asked of it, and vectors of any folder of videos."""
+"""Search of clips by text, picture or video: the index on disk, its queries, its server, and vectors of a folder of videos."""

@@ -1,4 +1,4 @@
-"""What the server asks of a search. Hits and facts are plain dicts, ready to be JSON."""
+"""The interface through which the server searches an index. Hits and facts are plain dicts that can be written as JSON."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ Hit = dict[str, Any]
 
 
 class NotThere(M2raapError):
-    """A clip, frame or video that the index does not hold, or that is no longer where it was."""
+    """A clip, frame or video that the index does not hold, or whose file has been moved or deleted."""
 
 
 @dataclass(frozen=True)
-class Only:
-    """Which clips may be hits. A clip of unknown length is left out where a length is asked for."""
+class ClipFilter:
+    """Which clips may be hits. A clip of unknown length is left out where `min_s` or `max_s` is given."""
 
     source: str | None = None
     min_s: float | None = None
     max_s: float | None = None
 
 
-EVERYTHING = Only()
+NO_FILTER = ClipFilter()
 
 
 class Backend(Protocol):
-    """Safe for several threads. Bad queries raise M2raapError with a sentence for the user; `like`, `jpegs` and
+    """Safe for several threads. An invalid query raises M2raapError with a sentence for the user; `like`, `jpegs` and
     `video` raise NotThere."""
 
     def about(self) -> dict[str, Any]: ...
 
-    def by_text(self, query: str, top: int, only: Only) -> list[Hit]: ...
+    def by_text(self, query: str, top: int, clip_filter: ClipFilter) -> list[Hit]: ...
 
-    def by_picture(self, data: bytes, name: str, top: int, only: Only) -> list[Hit]: ...
+    def by_picture(self, data: bytes, name: str, top: int, clip_filter: ClipFilter) -> list[Hit]: ...
 
-    def like(self, clip_id: str, top: int, only: Only) -> list[Hit]: ...
+    def like(self, clip_id: str, top: int, clip_filter: ClipFilter) -> list[Hit]: ...
 
     def jpegs(self, clip_id: str) -> list[bytes]: ...
 

@@ -1,6 +1,6 @@
-"""Clips, texts and single pictures to unit vectors by one model: what an index holds and what it is asked with.
+"""Encodes clips, texts and single pictures as unit vectors with one model: the vectors of an index and of its queries.
 
-Always in blocks of one shape, so that a clip's vector does not depend on the clips beside it.
+Clips are encoded in blocks of one shape, so that a clip's vector does not depend on the other clips of its block.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PICTURES = ("JPEG", "PNG", "WEBP")
 class ClipEncoder:
     """A model in eval mode. Vectors are float32, unit rows. Not for use from several threads at once.
 
-    `fetch`: whether a hub may be asked for it. Not for a model that only an index names. Raises M2raapError where it cannot
-    be had.
+    `fetch`: whether the model may be downloaded from a hub; False for a model that an index names and not the user.
+    Raises M2raapError where the model cannot be loaded.
     """
 
     def __init__(self, model: Path | BackboneConfig, fetch: bool = True) -> None:
@@ -42,7 +42,7 @@ class ClipEncoder:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(torch_threads())
         named_by = "An index names this model"
-        named_by += f"; --model {model.model} fetches it." if isinstance(model, BackboneConfig) else "."
+        named_by += f"; give --model {model.model} to download it." if isinstance(model, BackboneConfig) else "."
         with nullcontext() if fetch else from_cache_alone(named_by):
             self._model = load_model(model)
 
@@ -60,7 +60,7 @@ class ClipEncoder:
     def clips(self, clips: list[list[bytes]]) -> list[tuple[np.ndarray, np.ndarray]]:
         """For every clip, given as its frames' JPEGs: its vector (E,) and its frames' vectors (K, E).
 
-        Without auxiliary captions, as a query has none. Raises M2raapError naming a frame that is no picture.
+        Auxiliary captions are not used, since a query has none. Raises M2raapError naming a frame that is no picture.
         """
         from m2raap.models.images import images_from_jpegs
 
@@ -95,7 +95,7 @@ class ClipEncoder:
 
 
 def open_picture(data: bytes, name: str) -> Image:
-    """A stranger's picture as RGB, turned as its camera says.
+    """An untrusted picture as RGB, rotated by its EXIF orientation.
 
     Raises M2raapError for bytes that are no picture, or a picture that is too large.
     """
@@ -104,9 +104,9 @@ def open_picture(data: bytes, name: str) -> Image:
     try:
         with Image.open(io.BytesIO(data), formats=PICTURES) as opened:
             if opened.width * opened.height > MAX_PIXELS:  # known from the header, before anything is decoded
-                raise M2raapError(f"{name}: {opened.width} x {opened.height} pixels; at most {MAX_PIXELS:,} are read")
+                raise M2raapError(f"{name}: {opened.width} x {opened.height} pixels; give at most {MAX_PIXELS:,}")
             return ImageOps.exif_transpose(opened).convert("RGB")
-    except UnidentifiedImageError:  # the text of this error names an address in memory
+    except UnidentifiedImageError:  # the text of this error contains a memory address
         raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)} ({error})") from None

@@ -1,4 +1,4 @@
-"""How many connections a server holds, how many of one client, how long it waits for a request, and the Range header."""
+"""Limits of a server (connections in all and of one client, seconds to wait for a request), and the Range header."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Any
 MAX_CONNECTIONS = 64
 MAX_OF_ONE_PEER = MAX_CONNECTIONS // 2
 STALL_S = 30.0  # longest time that one write may take
-_FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 def peer_of(address: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, all of which one machine may have."""
+    """What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, since one machine may use all of it."""
     client = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(client, ipaddress.IPv4Address):
         return str(client)
@@ -46,45 +46,45 @@ class BoundedServer(ThreadingHTTPServer):
         if full:
             with request:
                 request.settimeout(1.0)
-                request.sendall(_FULL)
+                request.sendall(_TOO_MANY)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self._let_go(peer)
+            self._release(peer)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._let_go(peer_of(client_address[0]))
+            self._release(peer_of(client_address[0]))
 
-    def _let_go(self, peer: str) -> None:
+    def _release(self, peer: str) -> None:
         with self._held_lock:
             self._held[peer] -= 1
             if not self._held[peer]:
                 del self._held[peer]
 
 
-class Clocked(io.RawIOBase):
-    """What a connection says, until a time: a peer that sends a byte now and then would never run into a socket's timeout.
+class DeadlineReader(io.RawIOBase):
+    """Reads a connection until a deadline: a client that sends single bytes slowly would never reach a socket's timeout.
 
-    Reading raises TimeoutError when the time that `allow` gave is over.
+    Reading raises TimeoutError once the seconds given to `allow` have passed.
     """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._until = 0.0
+        self._deadline_s = 0.0  # on the clock of time.monotonic
 
     def allow(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
+        self._deadline_s = time.monotonic() + seconds
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        left_s = self._until - time.monotonic()
+        left_s = self._deadline_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
         self._connection.settimeout(left_s)
@@ -98,7 +98,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 class Unsatisfiable(Exception):
-    """No byte of the file lies in the range that was asked for."""
+    """No byte of the file lies in the requested range."""
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

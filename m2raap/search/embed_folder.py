@@ -1,7 +1,7 @@
-"""Any folder of videos to vectors, without a list or captions: OUT/corpus, OUT/keyframes, and OUT/vectors with
+"""Embeds a folder of videos that needs no list and no captions. Writes OUT/corpus, OUT/keyframes, and OUT/vectors with
 
 video.npy        float32, unit rows
-videos.parquet   one row a file: video (path below the folder), row (in video.npy; null where it was refused), frames, reason
+videos.parquet   one row a file: video (path below the folder), row of video.npy (null where it was refused), frames, reason
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from m2raap.stages.split import as_name
 from m2raap.video.health import find_files, printable
 
 
-def is_heap(path: Path) -> bool:
-    """Whether a path is a folder that is none of ours: videos, not a corpus or a stage's folder."""
-    ours = any((path / name).exists() for name in ("manifest.json", "plan.json", "run.json")) or any(
+def is_video_folder(path: Path) -> bool:
+    """Whether a path is a folder of videos, and not a corpus, a stage's folder or a run."""
+    is_output = any((path / name).exists() for name in ("manifest.json", "plan.json", "run.json")) or any(
         path.glob("*/part-*")
     )
-    return path.is_dir() and not ours
+    return path.is_dir() and not is_output
 
 
 def embed_folder(
@@ -44,26 +44,27 @@ def embed_folder(
     engine: Engine,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Counts of what came of the files. Files that cannot be decoded are rows with their reason.
+    """Returns the counts of files, embedded and refused. A file that cannot be decoded is a row with its reason.
 
-    Raises M2raapError where the folder holds no file, or nothing in it is a video.
+    Raises M2raapError where the folder holds no video, `out` lies inside it or holds the vectors of another folder, or
+    `model` is no model folder.
     """
     if out.resolve().is_relative_to(videos.resolve()):
-        raise M2raapError(f"{out}: lies in {videos}, whose files are embedded; give --out elsewhere")
-    named = {"model": str(model) if isinstance(model, Path) else model.model_dump_json()}
+        raise M2raapError(f"{out}: lies inside {videos}, the folder of the videos; give an --out outside it")
+    inputs = {"model": str(model) if isinstance(model, Path) else model.model_dump_json()}
     if isinstance(model, Path):  # before anything is decoded
         if not (model / "model.json").is_file():
             raise M2raapError(f"--model {model}: holds no model.json; give a model folder or an adapt folder")
-        named = {"model": read_json(model / "model.json")["digest"]}
+        inputs = {"model": read_json(model / "model.json")["digest"]}
     with locked(out, written=()):
-        return _embed_folder(videos, keyframes, model, named, out, engine, force)
+        return _embed_folder(videos, keyframes, model, inputs, out, engine, force)
 
 
 def _embed_folder(
     videos: Path,
     keyframes: KeyframesConfig,
     model: Path | BackboneConfig,
-    named: dict[str, str],
+    inputs: dict[str, str],
     out: Path,
     engine: Engine,
     force: bool,
@@ -72,7 +73,7 @@ def _embed_folder(
         before = open_corpus(out / "corpus").stated_video_root
         if before != videos.resolve():
             raise M2raapError(f"{out}: holds the vectors of {before}, not of {videos.resolve()}; give another --out")
-    corpus, unspeakable = _corpus(videos, out / "corpus")
+    corpus, bad_names = _corpus(videos, out / "corpus")
     view = View(corpus)
     # One good frame is enough for a vector.
     stage = KeyframesStage(keyframes.model_copy(update={"min_frames": 1}))
@@ -80,22 +81,22 @@ def _embed_folder(
     framed = view.over(out / "keyframes")
 
     def work(folder: Path) -> StageOutput:
-        return _vectors(framed, unspeakable, model, folder)
+        return _vectors(framed, bad_names, model, folder)
 
-    settings = {"bad_names": unspeakable} if unspeakable else {}
-    run_single_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=named, force=force)
+    settings = {"bad_names": bad_names} if bad_names else {}
+    run_single_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=inputs, force=force)
     return read_json(out / "vectors" / "manifest.json")["counts"]
 
 
 def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
-    """The folder as a corpus, and the files whose names it cannot hold, as one may print them."""
+    """Writes the folder as a corpus. Returns its path, and the file names that are not UTF-8, escaped for printing."""
     files, left_out = find_files([videos])
     for line in left_out:
         talk.log(f"left out: {line}")
     all_names = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
     names = [name for name in all_names if _is_utf8(name)]
     if not names:
-        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename them" if all_names else ""))
+        raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename the files" if all_names else ""))
     clips = [{"clip_id": as_name(name), "video": name, "split": "test"} for name in names]
     write_corpus(out, clips, [], video_root=videos, source={"importer": "folder"})
     return out, [printable(Path(name)) for name in all_names if not _is_utf8(name)]
@@ -109,7 +110,7 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-def _vectors(view: View, unspeakable: list[str], model: Path | BackboneConfig, folder: Path) -> StageOutput:
+def _vectors(view: View, bad_names: list[str], model: Path | BackboneConfig, folder: Path) -> StageOutput:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -129,11 +130,11 @@ def _vectors(view: View, unspeakable: list[str], model: Path | BackboneConfig, f
             for drop in view.dropped(index):
                 rows.append({"video": video_of[drop["clip_id"]], "row": None, "frames": 0, "reason": drop["reason"]})
             advance(len(video_of))
-    rows += [{"video": name, "row": None, "frames": 0, "reason": "bad_name"} for name in unspeakable]
+    rows += [{"video": name, "row": None, "frames": 0, "reason": "bad_name"} for name in bad_names]
     if not vectors:
         reasons = sorted({row["reason"] for row in rows})
         raise M2raapError(
-            f"{view.corpus.video_root}: none of its {len(rows)} files gave a frame ({', '.join(reasons)})"
+            f"{view.corpus.video_root}: none of its {len(rows)} files is a video that can be decoded ({', '.join(reasons)})"
         )
     write_npy(folder / "video.npy", np.stack(vectors))
     schema = pa.schema([("video", pa.string()), ("row", pa.int64()), ("frames", pa.int64()), ("reason", pa.string())])

@@ -1,11 +1,11 @@
 """An index on disk: a stage folder whose rows are clips.
 
-clips/part-*.parquet   a row a clip, in the order of the vectors: id, video, times, source, texts and their languages
-vectors.npy            (N, E) float32, a unit vector a clip
-frames.npy             (F, E) float16, a unit vector a key-frame, clip after clip
-index.faiss            made of vectors.npy; opened only where its digest is the one in the manifest
-sources.json           the model and the views that the clips came from, hashes of ids that were removed
-manifest.json          written last: digests of all of it, the model's digest, languages
+clips/part-*.parquet   one row per clip, in the order of the vectors: id, video, times, source, texts and their languages
+vectors.npy            (N, E) float32, one unit vector per clip
+frames.npy             (F, E) float16, one unit vector per key-frame, clip after clip
+index.faiss            made from vectors.npy; opened only where its SHA-256 is the one in manifest.json
+sources.json           the model and the views that the clips came from, hashes of the ids that were removed
+manifest.json          written last: SHA-256 of each of these files, the model's digest, languages
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ VECTORS, FRAMES, FAISS, SOURCES = "vectors.npy", "frames.npy", "index.faiss", "s
 
 @dataclass(frozen=True)
 class Sources:
-    """Where an index comes from. Paths are those of this machine; on disk they are relative to the index."""
+    """What an index was made from. Paths are absolute; on disk they are relative to the index."""
 
     model: Path | BackboneConfig
     views: tuple[View, ...]
     digests: tuple[str, ...]  # digests of the views when their clips were read
-    removed: tuple[str, ...] = ()  # hashes of ids that --add must not bring back
+    removed: tuple[str, ...] = ()  # hashes of ids that --add does not index again
 
     def tree(self, folder: Path) -> dict[str, Any]:
         base = folder.resolve()
@@ -110,7 +110,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Gallery:
-    """An index that was opened. Rows are numbers of clips."""
+    """An opened index of N clips with F key-frames in all. A row is the number of a clip, from 0 to N - 1."""
 
     path: Path
     manifest: dict[str, Any]
@@ -120,7 +120,7 @@ class Gallery:
 
     @classmethod
     def open(cls, path: Path) -> Gallery:
-        """Raises M2raapError where there is no finished index, or its tables are not those that were signed."""
+        """Raises M2raapError where there is no finished index, or its tables differ from what its manifest says."""
         if not (path / "manifest.json").exists():
             what = "an unfinished index" if (path / "plan.json").exists() else "no index"
             raise M2raapError(
@@ -129,7 +129,7 @@ class Gallery:
         manifest = read_object(path / "manifest.json")
         if manifest.get("stage") != "index":
             raise M2raapError(
-                f"{path}: is no index but the output of '{manifest.get('stage') or manifest.get('kind')}'"
+                f"{path}: is not an index, but the output of '{manifest.get('stage') or manifest.get('kind')}'"
             )
         if not {"files", "models", "settings"} <= manifest.keys() or FAISS not in manifest["files"]:
             raise M2raapError(f"{path / 'manifest.json'}: is damaged; make the index again")
@@ -138,11 +138,11 @@ class Gallery:
             if key.startswith("clips/") or key == SOURCES:  # checked before a model that the file names is loaded
                 file = signed_path(path, key)
                 if not file.is_file() or file_sha256(file) != expected:
-                    raise M2raapError(f"{file}: is not what the manifest was signed over; make the index again")
+                    raise M2raapError(f"{file}: is missing or not as in the manifest; make the index again")
                 if key != SOURCES:
                     tables.append(pq.read_table(file, schema=CLIPS))
         if not tables:
-            raise M2raapError(f"{path}: its manifest names no clips; make the index again")
+            raise M2raapError(f"{path}: its manifest lists no file of clips; make the index again")
         clips = pa.concat_tables(tables).combine_chunks()
         vectors_NE, frames_FE = (_mapped(path / name, kind) for name, kind in ((VECTORS, "<f4"), (FRAMES, "<f2")))
         gallery = cls(path, manifest, clips, vectors_NE, frames_FE)
@@ -176,7 +176,7 @@ class Gallery:
         return {clip_id: row for row, clip_id in enumerate(self.clips["clip_id"].to_pylist())}
 
     def faiss(self) -> VectorIndex:
-        """The faiss index. Raises M2raapError where the file is not the one that was signed."""
+        """The faiss index. Raises M2raapError where the file differs from its SHA-256 in the manifest."""
         digest, kind = self.manifest["files"][FAISS], self.manifest["settings"]["kind"]
         return VectorIndex.open(self.path / FAISS, digest, kind, self.vectors_NE)
 
@@ -190,7 +190,7 @@ class Gallery:
 
 def _mapped(path: Path, kind: str) -> np.ndarray:
     if not path.is_file():
-        raise M2raapError(f"{path}: is not there, or no regular file; make the index again")
+        raise M2raapError(f"{path}: is missing or not a regular file; make the index again")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -221,7 +221,7 @@ class Writer:
             self._part()
 
     def _part(self) -> None:
-        """The same clips are cut in the same places, in whatever blocks they came."""
+        """Writes CLIPS_A_PART rows, so that the same clips make the same files in whatever blocks they were added."""
         key = f"clips/{len(self.files):05d}"
         self.files[key] = write_table(signed_path(self._folder, key), self._waiting.slice(0, CLIPS_A_PART))
         self._waiting = self._waiting.slice(CLIPS_A_PART)
@@ -234,7 +234,7 @@ class Writer:
 
 
 class _Rows:
-    """A .npy file that grows: numpy leaves room in the header for the number of rows."""
+    """A .npy file to which rows are appended: numpy leaves room in its header for their final number."""
 
     def __init__(self, path: Path, dtype: np.dtype, dim: int) -> None:
         self.path, self._dtype, self._dim, self._num = path, dtype, dim, 0
@@ -259,11 +259,11 @@ class _Rows:
         return file_sha256(self.path)
 
 
-def blocks(gallery: Gallery, rows: Iterable[int], view: int, most: int = CLIPS_A_PART) -> Iterator[tuple]:
-    """Rows of an index, as `Writer.add` takes them, now numbered as clips of `view`."""
+def blocks(gallery: Gallery, rows: Iterable[int], view: int, max_rows: int = CLIPS_A_PART) -> Iterator[tuple]:
+    """(clips, vectors, frame vectors) of rows of an index as `Writer.add` takes them, with `view` as their view's number."""
     numbers_of_rows = list(rows)
-    for start in range(0, len(numbers_of_rows), most):
-        block = numbers_of_rows[start : start + most]
+    for start in range(0, len(numbers_of_rows), max_rows):
+        block = numbers_of_rows[start : start + max_rows]
         clips = gallery.clips.take(pa.array(block)).cast(CLIPS)
         numbers = pa.array([view] * len(block), pa.int32())
         clips = clips.set_column(CLIPS.get_field_index("view"), CLIPS.field("view"), numbers)
@@ -272,8 +272,8 @@ def blocks(gallery: Gallery, rows: Iterable[int], view: int, most: int = CLIPS_A
 
 
 def same_view(view: View, other: View) -> bool:
-    """Whether two views are of the same folders, whatever stands in them today."""
-    plain = lambda view: replace(  # noqa: E731
+    """Whether two views are of the same folders, whatever the folders contain now."""
+    resolved = lambda view: replace(  # noqa: E731
         view, corpus_path=view.corpus_path.resolve(), folders=tuple(path.resolve() for path in view.folders)
     )
-    return plain(view) == plain(other)
+    return resolved(view) == resolved(other)

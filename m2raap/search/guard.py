@@ -1,4 +1,4 @@
-"""Who may ask: the Host that was named (against DNS rebinding), the page that asks (against other sites), the token."""
+"""Which requests are answered: checks of the Host header (against DNS rebinding), the page's origin, and the token."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def parse_host(text: str) -> tuple[str, str | None] | None:
 
 @dataclass(frozen=True)
 class Guard:
-    """`host`: what the server is bound to. `token` None: nobody needs one.
+    """`host`: the address that the server is bound to. `token`: None where requests need none.
 
-    `public`: other hosts, as `parse_host` gives them, that a proxy in front serves; without a port on every port.
+    `public`: hosts that a proxy in front of the server serves, as `parse_host` gives them; without a port, on any port.
     """
 
     host: str
@@ -57,9 +57,10 @@ class Guard:
     public: tuple[tuple[str, str | None], ...] = ()
 
     def host_ok(self, headers: Message) -> bool:
-        """A name that an attacker chose can resolve to this machine; an address, or a name of ours, was chosen by the user.
+        """Whether the Host header names this server. A name that an attacker registered can resolve to this machine too.
 
-        On loopback only loopback's own names, and the public ones. The port is free: it may have been forwarded.
+        On loopback only names of loopback and public hosts are accepted; elsewhere also addresses and this machine's names.
+        The port is not checked: it may have been forwarded.
         """
         hosts = headers.get_all("Host") or []
         host = parse_host(hosts[0]) if len(hosts) == 1 else None
@@ -73,9 +74,9 @@ class Guard:
         return _is_address(name) or name in {"localhost", self.host.lower(), *_own_names()}
 
     def same_site(self, headers: Message) -> bool:
-        """False for requests that a page of another site made. Browsers say so; other programs say nothing.
+        """False for requests from a page of another site. Browsers send its origin; other programs send no such header.
 
-        A page of a public host is ours, too where the proxy gave us another Host.
+        A page of a public host is accepted, even where the proxy replaced the Host header.
         """
         if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return False
@@ -92,7 +93,7 @@ class Guard:
         return any(name == public and (port is None or port in ports) for public, port in self.public)
 
     def token_ok(self, headers: Message) -> bool:
-        """Whether a request brings the token, in a header or a cookie."""
+        """Whether a request has the token, in a header or a cookie, or needs none."""
         if self.token is None:
             return True
         scheme, _, credentials = headers.get("Authorization", "").partition(" ")

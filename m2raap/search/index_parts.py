@@ -1,4 +1,4 @@
-"""The clips of a view as rows of an index: what is said of each, and its vectors, part by part into scratch/."""
+"""Writes the clips of a view as rows of an index, each with its vectors, into one file of scratch/ for each part."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Counts:
     """How many clips of a view were embedded, and why the others were not."""
 
     embedded: int = 0
-    kept: int = 0  # clips that the old index held with the same frames
+    kept: int = 0  # clips whose vectors are copied, since the old index has them with the same frames
     without_frames: int = 0
-    removed_before: int = 0  # ids that --remove took out earlier
-    elsewhere: int = 0  # ids that another view of the index holds
+    removed_before: int = 0  # ids that an earlier --remove removed
+    elsewhere: int = 0  # ids that the index has from another view
 
     def add(self, other: Counts) -> None:
         for name, value in vars(other).items():
@@ -49,7 +49,7 @@ def embed_view(
     old: Gallery | None,
     counts: Counts,
 ) -> int:
-    """One file in scratch/ for each part of the view; finished ones of a killed run are kept, and what was counted in them.
+    """Writes one file in scratch/ for each part of the view and adds to `counts`; finished files of a killed run are kept.
 
     `removed_now`: those of `sources.removed` that were not removed earlier. Returns how many clips this process embedded.
     """
@@ -82,7 +82,7 @@ def embed_view(
             part_counts = Counts()
             part = view.part(index, ("texts", "jpegs", "signals"))
             rows = [
-                row for row in _rows(part, number) if _wanted(row, part, number, removed, removed_now, old, part_counts)
+                row for row in _rows(part, number) if _keep(row, part, number, removed, removed_now, old, part_counts)
             ]
             vectors = vectors_of_rows(rows, part, encoder, old, part_counts)
             columns = [[row[name] for row in rows] for name in CLIPS.names]
@@ -97,7 +97,7 @@ def embed_view(
 
 
 def _rows(part: Part, number: int) -> Iterator[Row]:
-    """What an index says of every clip of a part."""
+    """The row of every clip of a part, as in `gallery.CLIPS`."""
     for clip in part.clips:
         clip_id, frames = clip["clip_id"], part.frames.get(clip["clip_id"])
         texts = [row for row in part.texts_of[clip_id] if row["origin"] != "aux"]
@@ -124,9 +124,10 @@ def _frames_key(jpegs: list[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _wanted(
+def _keep(
     row: Row, part: Part, number: int, removed: set[str], removed_now: set[str], old: Gallery | None, counts: Counts
 ) -> bool:
+    """Whether a clip goes into the index; one that does not is counted by its cause."""
     clip_id = row["clip_id"]
     if clip_id not in part.frames:
         counts.without_frames += 1
@@ -159,6 +160,7 @@ def vectors_of_rows(
 
 
 def scratch_block(path: Path) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """(clips, vectors (N, E), frame vectors (F, E)) of one file of scratch/."""
     table = pq.read_table(path, schema=_SCRATCH)
     vectors = [np.frombuffer(data.as_py(), "<f4") for data in table["vector"]]
     dim = len(vectors[0]) if vectors else 1

@@ -18,7 +18,7 @@ from m2raap.core.spread import spread
 from m2raap.core.tables import Row, part_name, part_of
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
-from m2raap.search.backend import EVERYTHING, Hit, NotThere, Only
+from m2raap.search.backend import NO_FILTER, ClipFilter, Hit, NotThere
 from m2raap.search.clip_vectors import ClipEncoder, open_picture
 from m2raap.search.gallery import Gallery
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
@@ -34,7 +34,7 @@ from m2raap.video.worker import VideoWorker
 MAX_QUERY_CHARS = 500
 MAX_TOP = 200
 _EXAMPLE_CHARS, _MOST_SOURCES = 60, 100
-_HELD_BYTES = 256 * 1024**2  # most bytes of JPEGs that are kept in memory
+_JPEG_CACHE_BYTES = 256 * 1024**2
 
 
 class Search:
@@ -44,10 +44,10 @@ class Search:
         self.gallery = Gallery.open(path)
         self._faiss = self.gallery.faiss()
         self._model = model or self.gallery.sources.model
-        self._is_asked_for = model is not None
+        self._may_fetch = model is not None
         self._lock = threading.Lock()  # guards the model and the decoder: one query computes at a time
-        self._held: OrderedDict[str, list[bytes]] = OrderedDict()
-        self._held_lock = threading.Lock()
+        self._jpeg_cache: OrderedDict[str, list[bytes]] = OrderedDict()
+        self._jpeg_cache_lock = threading.Lock()
         self._probe_lock = threading.Lock()
 
     @cached_property
@@ -56,7 +56,7 @@ class Search:
 
     @cached_property
     def _encoder(self) -> ClipEncoder:
-        encoder = ClipEncoder(self._model, fetch=self._is_asked_for)
+        encoder = ClipEncoder(self._model, fetch=self._may_fetch)
         if encoder.digest != self.gallery.model_digest:
             name = self._model if isinstance(self._model, Path) else self._model.model
             raise M2raapError(
@@ -66,12 +66,12 @@ class Search:
         return encoder
 
     def ready(self) -> None:
-        """Loads the model now. Raises M2raapError where it is not the one that the index was made with."""
+        """Loads the model now. Raises M2raapError where it is not the one with which the index was made."""
         with self._lock:
             _ = self._encoder
 
     def about(self) -> dict[str, Any]:
-        """What a page says of the index: size, languages, sources, the model's digest, and some captions to start from."""
+        """Facts for the page: number of clips, languages, sources, the model's digest, and some captions as example queries."""
         gallery = self.gallery
         examples: dict[str, list[str]] = {lang: [] for lang in gallery.langs}
         for row in spread(len(gallery.clips), 12):
@@ -87,27 +87,27 @@ class Search:
             "examples": examples,
         }
 
-    def by_text(self, query: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
+    def by_text(self, query: str, top: int, clip_filter: ClipFilter = NO_FILTER) -> list[Hit]:
         """The clips nearest to a text. Raises M2raapError for a query that is empty or too long."""
         query = query.strip()
         if not query:
             raise M2raapError("the query is empty; describe what the clip shows, in English or Chinese")
         if len(query) > MAX_QUERY_CHARS:
-            raise M2raapError(f"the query has {len(query):,} characters; at most {MAX_QUERY_CHARS} are read")
+            raise M2raapError(f"the query has {len(query):,} characters; shorten it to at most {MAX_QUERY_CHARS}")
         with self._lock:
             query_E = self._encoder.texts([query])[0]
-        return self._hits(query_E, top, only)
+        return self._hits(query_E, top, clip_filter)
 
-    def by_picture(self, data: bytes, name: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
+    def by_picture(self, data: bytes, name: str, top: int, clip_filter: ClipFilter = NO_FILTER) -> list[Hit]:
         """The clips nearest to a picture. Raises M2raapError for bytes that are no picture."""
-        with self._lock:  # held while decoding, too: a picture may take 150 MB
+        with self._lock:  # includes decoding: one picture may take 150 MB of memory
             query_E = self._encoder.picture(open_picture(data, name))
-        return self._hits(query_E, top, only)
+        return self._hits(query_E, top, clip_filter)
 
-    def by_video(self, path: Path, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """The clips nearest to a video, which is decoded in a child process, by the key-frames that the index's settings choose.
+    def by_video(self, path: Path, top: int, clip_filter: ClipFilter = NO_FILTER) -> list[Hit]:
+        """The clips nearest to a video. A child process chooses its key-frames with the settings of the index's first view.
 
-        Raises M2raapError for a file that is absent or no video.
+        Raises M2raapError for a file that is missing or no video.
         """
         if not path.is_file():
             raise M2raapError(f"{path}: no such file")
@@ -121,62 +121,63 @@ class Search:
             except Refused as refused:
                 raise M2raapError(f"{path}: cannot be read as a video ({refused})") from None
             query_E = self._encoder.clips([keyframes.jpegs])[0][0]
-        return self._hits(query_E, top, only)
+        return self._hits(query_E, top, clip_filter)
 
-    def like(self, clip_id: str, top: int, only: Only = EVERYTHING) -> list[Hit]:
-        """The clips nearest to one of the index, without itself. Raises NotThere."""
+    def like(self, clip_id: str, top: int, clip_filter: ClipFilter = NO_FILTER) -> list[Hit]:
+        """The clips nearest to a clip of the index, without that clip. Raises NotThere."""
         row = self._row(clip_id)
-        return self._hits(self.gallery.vectors_NE[row], top, only, without=row)
+        return self._hits(self.gallery.vectors_NE[row], top, clip_filter, without=row)
 
     def clip(self, clip_id: str) -> Row:
-        """What the index says of a clip. Raises NotThere."""
+        """The index's row of a clip, as in `gallery.CLIPS`. Raises NotThere."""
         return self.gallery.clip(self._row(clip_id))
 
     def jpegs(self, clip_id: str) -> list[bytes]:
         """A clip's key-frames in the order of time. Raises NotThere."""
-        with self._held_lock:
-            if clip_id in self._held:
-                self._held.move_to_end(clip_id)
-                return self._held[clip_id]
+        with self._jpeg_cache_lock:
+            if clip_id in self._jpeg_cache:
+                self._jpeg_cache.move_to_end(clip_id)
+                return self._jpeg_cache[clip_id]
         clip = self.clip(clip_id)
         row = _frames(self._corpus_of(clip), clip_id, "jpegs")
         jpegs: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
         if len(jpegs) != len(clip["times_s"]):
             raise NotThere(
-                f"clip '{clip_id}': its key-frames have changed since; 'm2raap search index --add' brings them up to date"
+                f"clip '{clip_id}': its key-frames have changed since; update the index with 'm2raap search index --add'"
             )
-        with self._held_lock:
-            self._held[clip_id] = jpegs
-            while sum(len(jpeg) for row in self._held.values() for jpeg in row) > _HELD_BYTES and len(self._held) > 1:
-                self._held.popitem(last=False)
+        with self._jpeg_cache_lock:
+            cache = self._jpeg_cache
+            cache[clip_id] = jpegs
+            while len(cache) > 1 and sum(len(jpeg) for row in cache.values() for jpeg in row) > _JPEG_CACHE_BYTES:
+                cache.popitem(last=False)
         return jpegs
 
     def frames_part(self, clip_id: str) -> Path:
-        """The file in which a clip's key-frames lie. Raises NotThere."""
+        """The parquet file that holds a clip's key-frames. Raises NotThere."""
         frames = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
         if frames is None:
-            raise NotThere(f"clip '{clip_id}': its key-frames are not there any more")
+            raise NotThere(f"clip '{clip_id}': its key-frames have been deleted")
         return frames[0]
 
     def video_path(self, clip_id: str) -> Path:
         """The file of a clip, below its corpus's video root. Raises NotThere."""
         clip = self.clip(clip_id)
         if is_url(clip["video"]):
-            raise NotThere(f"clip '{clip_id}': its video is an address and not on this machine")
+            raise NotThere(f"clip '{clip_id}': its video is a URL, not a file of this machine")
         view = self._corpus_of(clip)
         try:
             return resolve_video(view.corpus.video_root, clip["video"])
         except (Refused, M2raapError) as refused:
-            raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
+            raise NotThere(f"clip '{clip_id}': its video cannot be read ({refused})") from None
 
     def video(self, clip_id: str) -> Path:
-        """The file of a clip, to be handed out: a video by what is in it, whatever its corpus calls it. Raises NotThere."""
+        """The file of a clip, for the server to send: its content was checked to be a video. Raises NotThere."""
         path = self.video_path(clip_id)
         try:
             with self._probe_lock:
                 ending_of(path, video_worker(VideoConfig()))
         except Refused as refused:
-            raise NotThere(f"clip '{clip_id}': its video cannot be had ({refused})") from None
+            raise NotThere(f"clip '{clip_id}': its video cannot be read ({refused})") from None
         return path
 
     def _row(self, clip_id: str) -> int:
@@ -192,34 +193,34 @@ class Search:
             digest = view.digest
         except M2raapError as error:
             raise NotThere(f"clip '{clip['clip_id']}': its corpus cannot be opened ({error})") from None
-        # An index may name any folder of this machine: it is read only where whoever made the index knew its content.
+        # An index from somebody else may name any folder: one is read only where its digest is the one in the index.
         if digest != sources.digests[clip["view"]]:
             raise NotThere(
-                f"clip '{clip['clip_id']}': what the index was made from has changed since; 'm2raap search index --add' "
-                "brings it up to date"
+                f"clip '{clip['clip_id']}': its corpus or a folder of its view has changed since; update the index with "
+                "'m2raap search index --add'"
             )
         return view
 
     def _keyframes(self) -> KeyframesConfig:
-        """The settings with which the first view's frames were chosen."""
+        """The settings with which the key-frames of the first view were chosen."""
         for folder in self.gallery.sources.views[0].folders:
             manifest = read_json(folder / "manifest.json")
             if manifest["stage"] == KeyframesStage.name:
                 return KeyframesConfig(**manifest["settings"]["score"])
         return KeyframesConfig()
 
-    def _allowed(self, only: Only) -> np.ndarray | None:
-        if only == EVERYTHING:
+    def _allowed(self, clip_filter: ClipFilter) -> np.ndarray | None:
+        if clip_filter == NO_FILTER:
             return None
         allowed = np.ones(len(self.gallery.clips), bool)
-        if only.source is not None:
-            if only.source not in self.sources:
+        if clip_filter.source is not None:
+            if clip_filter.source not in self.sources:
                 known = ", ".join(self.sources[:8]) or "none"
-                raise M2raapError(f"--source {only.source}: the index holds no such source; known: {known}")
-            allowed &= self._source_names == only.source
-        if only.min_s is not None or only.max_s is not None:
+                raise M2raapError(f"--source {clip_filter.source}: is not in the index; give one of: {known}")
+            allowed &= self._source_names == clip_filter.source
+        if clip_filter.min_s is not None or clip_filter.max_s is not None:
             lengths_s = self._lengths_s
-            least, most = only.min_s or 0.0, np.inf if only.max_s is None else only.max_s
+            least, most = clip_filter.min_s or 0.0, np.inf if clip_filter.max_s is None else clip_filter.max_s
             allowed &= (lengths_s >= least) & (lengths_s <= most)  # a comparison with NaN is False
         return allowed
 
@@ -232,11 +233,11 @@ class Search:
         """Seconds of every clip (N,), NaN where they are unknown."""
         return self.gallery.clips["duration_s"].to_numpy().astype(float)
 
-    def _hits(self, query_E: np.ndarray, top: int, only: Only, without: int | None = None) -> list[Hit]:
+    def _hits(self, query_E: np.ndarray, top: int, clip_filter: ClipFilter, without: int | None = None) -> list[Hit]:
         if not 1 <= top <= MAX_TOP:
             raise M2raapError(f"--top {top}: must be between 1 and {MAX_TOP}")
         num = top if without is None else top + 1
-        rows, scores = self._faiss.search(query_E[None], num, self._allowed(only))
+        rows, scores = self._faiss.search(query_E[None], num, self._allowed(clip_filter))
         candidates = [(row, score) for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True) if row >= 0]
         kept = [(row, score) for row, score in candidates if row != without][:top]
         return [{"rank": rank} | self._hit(row, score, query_E) for rank, (row, score) in enumerate(kept, 1)]
@@ -257,7 +258,7 @@ class Search:
             "category": clip["category"],
             "width": clip["width"],
             "height": clip["height"],
-            # Best frame first. time_s is of the video, so that a player can go there.
+            # Best frame first. time_s counts from the start of the video, so that a player can seek to it.
             "frames": [
                 {"n": n, "time_s": round(start_s + clip["times_s"][n], 6), "score": round(float(scores_K[n]), 6)}
                 for n in order
@@ -270,7 +271,7 @@ class Search:
 
 
 def _frames(view: View, clip_id: str, column: str) -> tuple[Path, pa.Table] | None:
-    """One column of a clip's row in the latest folder that has frames of it, and the file, whose other rows are not read."""
+    """(file, one column of the clip's row in it) of the latest folder that has frames of the clip; None where none has."""
     for folder in reversed(view.folders):
         try:
             path = inside(folder, f"frames/{part_name(part_of(clip_id, view.num_parts))}")
@@ -288,8 +289,8 @@ def _frames(view: View, clip_id: str, column: str) -> tuple[Path, pa.Table] | No
 
 
 def locate(search: Search, hits: list[Hit]) -> None:
-    """Says in every hit where its files are on this machine: `video_path`, and `frames_part`, the parquet file in whose row
-    of the clip the list `jpegs` holds key-frame n; None for what is not there. The API, which tells no paths, has neither.
+    """Adds the paths of this machine to every hit: `video_path`, and `frames_part`, the parquet file whose list `jpegs` in the
+    row of the clip holds key-frame n; None for a missing file. The HTTP API sends no paths and does not call this.
     """
     for hit in hits:
         for name, find in (("video_path", search.video_path), ("frames_part", search.frames_part)):
@@ -300,7 +301,7 @@ def locate(search: Search, hits: list[Hit]) -> None:
 
 
 def save_frames(search: Search, hits: list[Hit], folder: Path) -> None:
-    """Writes every hit's key-frames below `folder` (RANK-N.jpg, N counts in time) and says where in the hit."""
+    """Writes every hit's key-frames below `folder` (RANK-N.jpg, N in the order of time) and adds their paths to it."""
     for hit in hits:
         jpegs = search.jpegs(hit["clip_id"])
         for frame in hit["frames"]:

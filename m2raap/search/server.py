@@ -1,52 +1,47 @@
-"""The HTTP server: routes, limits, headers. It reads no path that a request names: ids are looked up in the index.
+"""The HTTP server and its routes. No request names a path: clip ids are looked up in the index.
 
     GET  /healthz                                            {"status": "ok"}; needs no token
     GET  /api/about                                          clips, langs, sources, model, examples
     GET  /api/search?q=TEXT&top=N[&source=&min_s=&max_s=]    {"hits": [...]}
     GET  /api/like/ID?top=N[&source=&min_s=&max_s=]          {"hits": [...]}
     POST /api/image?top=N[&source=&min_s=&max_s=]            body: image/jpeg, image/png or image/webp
-    GET  /frames/ID/N.jpg                                    key-frame N of a clip, counted in time
+    GET  /frames/ID/N.jpg                                    key-frame N of a clip, in the order of time, from 0
     GET  /video/ID                                           the clip's file; Range requests are answered
     GET  /                                                   the page
 
 A hit: rank, score, clip_id, video, start_s, end_s, duration_s, source, category, width and height of its key-frames (null:
 unknown), captions [{lang, text, origin}], frames [{n, time_s, score}] with the best first. An error: {"error": sentence} and 400,
-401, 403, 404, 405, 411, 413, 414, 415, 416 or 503. IDs are percent-encoded. Where a token is needed: `Authorization: Bearer
-TOKEN`, or open /?token=TOKEN once.
+401, 403, 404, 405, 411, 413, 414, 415, 416 or 503. IDs are percent-encoded. Where a token is needed: send `Authorization:
+Bearer TOKEN`, or open /?token=TOKEN once.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import os
 import secrets
 import socket
-import stat
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.models.config import BackboneConfig
-from m2raap.search.backend import Backend, NotThere, Only
-from m2raap.search.connections import STALL_S, BoundedServer, Clocked, Unsatisfiable, byte_range
+from m2raap.search.backend import Backend, ClipFilter
+from m2raap.search.connections import BoundedServer
 from m2raap.search.guard import COOKIE, Guard, is_loopback, parse_host
+from m2raap.search.handler import AnsweringHandler, HttpError
 
 MAX_URL_BYTES = 4096
 MAX_PICTURE_BYTES = 8 * 1024**2
 MAX_TOP, DEFAULT_TOP = 100, 24
-# For a request's whole head, counted from the end of the request before: a client that sends a byte now and then is cut off.
-HEAD_S = 10.0
-BODY_S = 120.0  # longest time in which a picture may arrive
-_CHUNK = 256 * 1024
+_BEARER = {"WWW_Authenticate": "Bearer"}
+BODY_S = 120.0  # longest time that a client may take to send a picture
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
@@ -58,22 +53,6 @@ _VIDEO_TYPES = {
     ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/mp4", ".webm": "video/webm", ".mkv": "video/x-matroska",
     ".ogv": "video/ogg", ".avi": "video/x-msvideo", ".ts": "video/mp2t",
 }  # fmt: skip
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-}
-
-
-class _Answer(Exception):
-    """An error that is sent to the client."""
-
-    def __init__(self, status: int, message: str, **headers: str) -> None:
-        super().__init__(status, message)
-        self.status, self.message, self.headers = status, message, headers
 
 
 class SearchServer(BoundedServer):
@@ -84,12 +63,7 @@ class SearchServer(BoundedServer):
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        host: str,
-        port: int,
-        token: str | None,
-        public: tuple[tuple[str, str | None], ...] = (),
+        self, backend: Backend, host: str, port: int, token: str | None, public: tuple[tuple[str, str | None], ...] = ()
     ) -> None:
         assert token or (is_loopback(host) and not public), "a server that others reach needs a token"
         self.backend = backend
@@ -101,9 +75,8 @@ class SearchServer(BoundedServer):
         try:
             super().__init__((host.strip("[]"), port), _Handler)
         except OSError as error:
-            raise M2raapError(
-                f"--host {host} --port {port}: cannot be bound ({error.strerror}); give another port"
-            ) from None
+            message = f"--host {host} --port {port}: cannot be bound ({error.strerror}); give another port"
+            raise M2raapError(message) from None
 
     @property
     def url(self) -> str:
@@ -111,228 +84,134 @@ class SearchServer(BoundedServer):
         return f"http://{host}:{self.server_address[1]}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that went away is no error; what else comes here is a bug, and is said."""
+        """A client that closed its connection is no error; anything else is a bug and is logged."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             talk.log(traceback.format_exc())
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "m2raap", ""
-    timeout = STALL_S
-    _begun = False  # whether the status line of this answer is out
+class _Handler(AnsweringHandler):
     server: SearchServer  # type: ignore[assignment]  # the only server that this handler meets
 
-    def setup(self) -> None:
-        super().setup()
-        self.rfile.close()
-        self._clocked = Clocked(self.connection)
-        self.rfile = io.BufferedReader(self._clocked)
-
-    def handle_one_request(self) -> None:
-        self._clocked.allow(HEAD_S)
-        super().handle_one_request()
-
     def do_GET(self) -> None:
-        self._answer(self._get)
+        self.answer(self._get)
 
-    def do_HEAD(self) -> None:
-        self._answer(self._get)
+    do_HEAD = do_GET
 
     def do_POST(self) -> None:
-        self._answer(self._post)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Queries are nobody else's business."""
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the parser of http.server refuses, in our form."""
-        self.close_connection = True
-        self._json({"error": message or "bad request"}, code)
-
-    def _answer(self, work: Callable[[], None]) -> None:
-        self._begun = False
-        if self.command != "POST" and ("Content-Length" in self.headers or "Transfer-Encoding" in self.headers):
-            self.close_connection = True  # a body that was not read would be taken for the next request
-        try:
-            if len(self.path) > MAX_URL_BYTES:
-                raise _Answer(414, f"the address is longer than {MAX_URL_BYTES} bytes")
-            if not self.server.guard.host_ok(self.headers):
-                raise _Answer(403, "this server does not go by that name")
-            work()
-        except _Answer as answer:
-            self.close_connection = True  # a body that was not read would be taken for the next request
-            self._json({"error": answer.message}, answer.status, answer.headers)
-        except NotThere:
-            self._json({"error": "no such clip, or its file is not there any more"}, 404)
-        except M2raapError as error:
-            self._json({"error": str(error)}, 400)
-        except (ConnectionError, TimeoutError):
-            raise
-        except Exception:
-            talk.log(traceback.format_exc())
-            self.close_connection = True
-            if not self._begun:
-                self._json({"error": "a fault of the server; its console says more"}, 500)
+        self.answer(self._post)
 
     def _get(self) -> None:
-        guard = self.server.guard
-        parts = _parts(self.path)
-        query = _query(parts.query)
-        if parts.path == "/healthz":
-            self._json({"status": "ok"})
+        path, query = self._address()
+        if path == "/healthz":
+            self.send_json({"status": "ok"})
             return
-        if parts.path == "/" and "token" in query:
-            self._let_in(query["token"])
+        if path == "/" and "token" in query:
+            self._set_token_cookie(query["token"])
             return
         self._check_token()
-        if parts.path in self.server.assets:
-            data, kind = self.server.assets[parts.path]
-            self._send(200, data, kind, {"Cache-Control": "no-cache"})
+        if path in self.server.assets:
+            data, kind = self.server.assets[path]
+            self.send(200, data, kind, {"Cache-Control": "no-cache"})
             return
-        if not guard.same_site(self.headers):
-            raise _Answer(403, "pages of other sites may not ask here")
-        segments = [_text(segment) for segment in parts.path.split("/")[1:]]  # '%2F' stays inside its segment
+        self._check_site()
+        segments = [_decoded(segment) for segment in path.split("/")[1:]]  # '%2F' stays inside its segment
         match segments:
             case ["api", "about"]:
-                self._json(self.server.backend.about())
+                self.send_json(self.server.backend.about())
             case ["api", "search"]:
-                hits = self.server.backend.by_text(query.get("q", ""), _top(query), _only(query))
-                self._json({"hits": hits})
+                hits = self.server.backend.by_text(query.get("q", ""), _top(query), _filter(query))
+                self.send_json({"hits": hits})
             case ["api", "like", clip_id]:
-                self._json({"hits": self.server.backend.like(clip_id, _top(query), _only(query))})
+                self.send_json({"hits": self.server.backend.like(clip_id, _top(query), _filter(query))})
             case ["frames", clip_id, name] if name.endswith(".jpg"):
                 self._frame(clip_id, name.removesuffix(".jpg"))
             case ["video", clip_id]:
                 self._video(clip_id)
             case ["api", "image"]:
-                raise _Answer(405, "POST a picture here", Allow="POST")
+                raise HttpError(405, "send a picture with POST", Allow="POST")
             case _:
-                raise _Answer(404, "there is nothing here")
+                raise HttpError(404, "the server has no such address")
 
     def _post(self) -> None:
-        parts = _parts(self.path)
-        query = _query(parts.query)
+        path, query = self._address()
         self._check_token()
-        if not self.server.guard.same_site(self.headers):
-            raise _Answer(403, "pages of other sites may not ask here")
-        if parts.path != "/api/image":
-            raise _Answer(405, "only /api/image takes a body", Allow="GET, HEAD")
+        self._check_site()
+        if path != "/api/image":
+            raise HttpError(405, "only /api/image takes a POST request", Allow="GET, HEAD")
         if self.headers.get_content_type() not in ("image/jpeg", "image/png", "image/webp"):
-            raise _Answer(415, "send image/jpeg, image/png or image/webp")
+            raise HttpError(415, "send image/jpeg, image/png or image/webp")
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
-            raise _Answer(411, "say with Content-Length how large the picture is")
+            raise HttpError(411, "send the size of the picture in a Content-Length header")
         if len(length) > 18 or int(length) > MAX_PICTURE_BYTES:
-            raise _Answer(413, f"the picture is larger than {MAX_PICTURE_BYTES:,} bytes: no more are read")
-        self._clocked.allow(BODY_S)
+            raise HttpError(413, f"the picture is larger than {MAX_PICTURE_BYTES:,} bytes; send a smaller one")
+        self.reader.allow(BODY_S)
         data = self.rfile.read(int(length))
         if len(data) < int(length):
-            raise _Answer(400, f"the picture ends after {len(data):,} of {int(length):,} bytes")
-        self._json({"hits": self.server.backend.by_picture(data, "the picture", _top(query), _only(query))})
+            raise HttpError(400, f"the picture ends after {len(data):,} of {int(length):,} bytes")
+        self.send_json({"hits": self.server.backend.by_picture(data, "the picture", _top(query), _filter(query))})
+
+    def _address(self) -> tuple[str, dict[str, str]]:
+        """Path and query of a request to this server. Raises HttpError."""
+        if len(self.path) > MAX_URL_BYTES:
+            raise HttpError(414, f"the address is longer than {MAX_URL_BYTES} bytes")
+        if not self.server.guard.host_ok(self.headers):
+            raise HttpError(403, "the Host header names another server; open the address that the server printed")
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:  # 'http://[' and the like
+            raise HttpError(400, "the address is no valid URL") from None
+        return parts.path, _query(parts.query)
+
+    def _check_site(self) -> None:
+        if not self.server.guard.same_site(self.headers):
+            raise HttpError(403, "requests from pages of other sites are refused")
 
     def _check_token(self) -> None:
         if not self.server.guard.token_ok(self.headers):
-            raise _Answer(401, "a token is needed: open the address that the server printed", WWW_Authenticate="Bearer")
+            raise HttpError(401, "a token is needed; open the address that the server printed", **_BEARER)
 
-    def _let_in(self, token: str) -> None:
-        """The token in the printed address becomes a cookie, so that it does not stay in the address bar."""
+    def _set_token_cookie(self, token: str) -> None:
+        """Stores the token of the printed address in a cookie, so that it does not stay in the address bar."""
         if self.server.guard.token is None or not self.server.guard.is_token(token):
-            raise _Answer(401, "that is not this server's token", WWW_Authenticate="Bearer")
+            raise HttpError(401, "this is not the token of the server", **_BEARER)
         cookie = f"{COOKIE}={token}; HttpOnly; SameSite=Strict; Path=/"
-        self._send(303, b"", "text/plain", {"Location": "/", "Set-Cookie": cookie})
+        self.send(303, b"", "text/plain", {"Location": "/", "Set-Cookie": cookie})
 
     def _frame(self, clip_id: str, number: str) -> None:
         jpegs = self.server.backend.jpegs(clip_id)
         if not (number.isascii() and number.isdecimal()) or len(number) > 4 or int(number) >= len(jpegs):
-            raise _Answer(404, "the clip has no such key-frame")
-        self._send(200, jpegs[int(number)], "image/jpeg", {"Cache-Control": "private, max-age=3600"})
+            raise HttpError(404, "the clip has no such key-frame")
+        self.send(200, jpegs[int(number)], "image/jpeg", {"Cache-Control": "private, max-age=3600"})
 
     def _video(self, clip_id: str) -> None:
         path = self.server.backend.video(clip_id)
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            raise NotThere(str(path)) from None
-        with os.fdopen(handle, "rb") as source:
-            info = os.fstat(source.fileno())
-            if not stat.S_ISREG(info.st_mode):
-                raise NotThere(str(path))
-            tag = f'"{info.st_size:x}-{info.st_mtime_ns:x}"'
-            range_header = self.headers.get("Range") if self.headers.get("If-Range", tag) == tag else None
-            try:
-                span = byte_range(range_header, info.st_size)
-            except Unsatisfiable:
-                raise _Answer(416, "no such bytes", Content_Range=f"bytes */{info.st_size}") from None
-            first, last = span or (0, info.st_size - 1)
-            headers = {"Accept-Ranges": "bytes", "ETag": tag, "Cache-Control": "private, no-cache"}
-            if span:
-                headers["Content-Range"] = f"bytes {first}-{last}/{info.st_size}"
-            kind = _VIDEO_TYPES.get(path.suffix.lower(), "application/octet-stream")
-            self._head(206 if span else 200, kind, last - first + 1, headers)
-            if self.command == "HEAD":
-                return
-            source.seek(first)
-            left = last - first + 1
-            while left and (data := source.read(min(_CHUNK, left))):
-                self.wfile.write(data)
-                left -= len(data)
-            if left:  # the file shrank, so that fewer bytes follow than were announced
-                self.close_connection = True
-
-    def _json(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        data = json.dumps(
-            value, allow_nan=False
-        ).encode()  # ASCII: nothing in it can be taken for markup of another coding
-        self._send(status, data, "application/json", {"Cache-Control": "no-store"} | (headers or {}))
-
-    def _send(self, status: int, data: bytes, kind: str, headers: dict[str, str]) -> None:
-        self._head(status, kind, len(data), headers)
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def _head(self, status: int, kind: str, num_bytes: int, headers: dict[str, str]) -> None:
-        self._begun = True
-        self.send_response(status)
-        for name, value in (_HEADERS | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(num_bytes))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
+        self.send_file(path, _VIDEO_TYPES.get(path.suffix.lower(), "application/octet-stream"))
 
 
-def _parts(path: str) -> SplitResult:
-    try:
-        return urlsplit(path)
-    except ValueError:  # 'http://[' and the like
-        raise _Answer(400, "the address cannot be read") from None
-
-
-def _text(raw: str) -> str:
+def _decoded(raw: str) -> str:
     try:
         return unquote(raw, errors="strict")
     except UnicodeDecodeError:
-        raise _Answer(400, "the address is no UTF-8") from None
+        raise HttpError(400, "the address is not UTF-8") from None
 
 
 def _query(raw: str) -> dict[str, str]:
     try:
         fields = parse_qs(raw, keep_blank_values=False, strict_parsing=False, errors="strict", max_num_fields=16)
     except ValueError:
-        raise _Answer(400, "the address is no UTF-8, or has too many fields") from None
+        raise HttpError(400, "the address is not UTF-8, or has too many fields") from None
     return {name: values[-1] for name, values in fields.items()}
 
 
 def _top(query: dict[str, str]) -> int:
     text = query.get("top", str(DEFAULT_TOP))
     if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= MAX_TOP):
-        raise _Answer(400, f"top: a number from 1 to {MAX_TOP}")
+        raise HttpError(400, f"top must be a whole number from 1 to {MAX_TOP}")
     return int(text)
 
 
-def _only(query: dict[str, str]) -> Only:
+def _filter(query: dict[str, str]) -> ClipFilter:
     def seconds(name: str) -> float | None:
         if name not in query:
             return None
@@ -341,10 +220,10 @@ def _only(query: dict[str, str]) -> Only:
         except ValueError:
             value = math.nan
         if not 0 <= value < math.inf:
-            raise _Answer(400, f"{name}: seconds, 0 or more")
+            raise HttpError(400, f"{name} must be a number of seconds, 0 or more")
         return value
 
-    return Only(query.get("source"), seconds("min_s"), seconds("max_s"))
+    return ClipFilter(query.get("source"), seconds("min_s"), seconds("max_s"))
 
 
 TOKEN = "M2RAAP_TOKEN"
@@ -360,13 +239,13 @@ def open_server(
     """The server, bound but not yet serving, and the address to open. The model is loaded here.
 
     `public_hosts`: NAME or NAME:PORT under which a proxy in front serves it. With one, or on a host that others reach, a token
-    is needed: that of the environment's M2RAAP_TOKEN, or one made up here. Raises M2raapError for an index, model or port
-    that cannot be had, or a token that is easily guessed.
+    is needed: that of the environment variable M2RAAP_TOKEN, or a random one. Raises M2raapError for an index or model
+    that cannot be opened, a port that cannot be bound, or a token that is easily guessed.
     """
     public = tuple(map(_public, public_hosts))
     token = os.environ.get(TOKEN) or None
     if token and (len(token) < 16 or not token.isascii() or not token.replace("-", "").replace("_", "").isalnum()):
-        raise M2raapError(f"{TOKEN}: give at least 16 letters, digits, '-' or '_', so that nobody guesses it")
+        raise M2raapError(f"{TOKEN}: give at least 16 letters, digits, '-' or '_', so that it cannot be guessed")
     if token is None and (public or not is_loopback(host)):
         token = secrets.token_urlsafe(24)
     from m2raap.search.search import Search  # loads torch

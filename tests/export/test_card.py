@@ -12,7 +12,7 @@ from m2raap.pipeline.run_folder import RunFolder
 from tests.runs import copied
 
 
-def test_the_card_says_what_the_ledger_says(curated: Path):
+def test_the_card_has_the_counts_of_the_stages(curated: Path):
     card = dataset_card(curated)
     view = curated_view(curated)
     parts = list(view.parts())
@@ -71,12 +71,12 @@ def test_a_line_of_plain_text_begins_no_block(text: str):
     assert re.match(r"\w+[\w.-]*$|\\|\d+\\[.)]", plain(text)) or plain(text)[0] == "\\"
 
 
-def test_nothing_curated_is_said(curated: Path, tmp_path: Path):
-    with pytest.raises(M2raapError, match="holds no run"):
+def test_a_run_without_a_finished_stage_is_refused(curated: Path, tmp_path: Path):
+    with pytest.raises(M2raapError, match=str(tmp_path)):
         dataset_card(tmp_path)
     tree = RunFolder.open(curated).tree
     write_json(tmp_path / "run.json", tree | {"steps": []})
-    with pytest.raises(M2raapError, match="no data stage of this run is finished"):
+    with pytest.raises(M2raapError, match=str(tmp_path)):
         dataset_card(tmp_path)
 
 
@@ -84,5 +84,5 @@ def test_a_damaged_map_of_a_run_is_refused(curated: Path, tmp_path: Path):
     tree = RunFolder.open(curated).tree
     for key in tree:
         write_json(tmp_path / "run.json", {name: value for name, value in tree.items() if name != key})
-        with pytest.raises(M2raapError, match=rf"run.json: {key}: this key is needed"):
+        with pytest.raises(M2raapError, match=rf"run.json: {key}: "):
             RunFolder.open(tmp_path)

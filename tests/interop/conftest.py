@@ -1,4 +1,4 @@
-"""A benchmark of drawn clips, evaluated by the command line in this process: what every other way has to agree with."""
+"""A benchmark of drawn clips, evaluated by the command line in this process: the expected results of every other way."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def m2raap_here(*words: object) -> None:
 @pytest.fixture(scope="session")
 def bench(small_world: Path, tmp_path_factory) -> View:
     """Six clips of the world's benchmark."""
-    here = open_corpus(small_world / "test")
-    clips = sorted(here.all_rows("clips"), key=lambda row: row["clip_id"])[:NUM]
-    texts = [row for row in here.all_rows("texts") if row["clip_id"] in {clip["clip_id"] for clip in clips}]
+    world = open_corpus(small_world / "test")
+    clips = sorted(world.all_rows("clips"), key=lambda row: row["clip_id"])[:NUM]
+    texts = [row for row in world.all_rows("texts") if row["clip_id"] in {clip["clip_id"] for clip in clips}]
     out = tmp_path_factory.mktemp("bench") / "C"
-    write_corpus(out, clips, texts, video_root=here.video_root, source={}, benchmark="custom", num_parts=1)
+    write_corpus(out, clips, texts, video_root=world.video_root, source={}, benchmark="custom", num_parts=1)
     return View(out)
 
 

@@ -42,15 +42,15 @@ def test_a_model_of_ours_gives_the_numbers_of_the_command_line(
     assert "inverse temperature 50" in dual["rescored"]["label"] and dual["protocol"] == results["protocol"]
     with pytest.raises(UsageError, match="protocol world-motoin: .*world-motion"):
         m2raap.evaluate(model, chain / "keyframes", protocol="world-motoin")
-    with pytest.raises(UsageError, match="evaluate: unknown key 'dual': did you mean 'dual_softmax'"):
+    with pytest.raises(UsageError, match="evaluate: .*'dual'.*'dual_softmax'"):
         m2raap.evaluate(model, chain / "keyframes", evaluate={"dual": 50.0})
-    with pytest.raises(M2raapError, match="its key-frames are made"):
+    with pytest.raises(M2raapError, match="keyframes: "):
         m2raap.evaluate(model, chain / "keyframes", keyframes={"k": 4})
-    with pytest.raises(M2raapError, match="is no benchmark"):
+    with pytest.raises(M2raapError, match="train: .*--holdout"):
         m2raap.evaluate(model, small_world / "train")
 
 
-def test_a_model_is_left_in_the_mode_that_it_came_in() -> None:
+def test_a_model_keeps_its_mode() -> None:
     module = ByTensors()
     assert module.training
     with torch.inference_mode():
@@ -70,7 +70,7 @@ class ByPictures:
 
 
 class ByTensors(torch.nn.Module):
-    """Says how it was asked."""
+    """Records the shapes of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,24 +93,22 @@ def as_tensor(picture: Any) -> torch.Tensor:
 
 def test_anything_with_two_encoders_is_evaluated(chain: Path, results: dict[str, Any]) -> None:
     plain = ByPictures()
-    found = m2raap.evaluate(plain, chain / "keyframes", name="mean colour")
+    tree = m2raap.evaluate(plain, chain / "keyframes", name="mean colour")
     assert set(plain.lengths) == {FRAMES}
-    assert found["protocol"]["model"] == "mean colour" and metrics(found).keys() == metrics(results).keys()
+    assert tree["protocol"]["model"] == "mean colour" and metrics(tree).keys() == metrics(results).keys()
     module = ByTensors()
     m2raap.evaluate(module, chain / "keyframes", preprocess=as_tensor, num_frames=2)
     assert {shape[1:] for shape in module.shapes} == {(2, 3, 4, 4)}
 
 
-def test_what_cannot_be_evaluated_is_said() -> None:
-    with pytest.raises(M2raapError, match="a dict .*: it has no encode_text and no encode_video or encode_image"):
+def test_what_cannot_be_evaluated_is_named() -> None:
+    with pytest.raises(M2raapError, match="dict .*encode_text .*encode_video or encode_image"):
         ExternalModel({})
-    with pytest.raises(M2raapError, match="encode_image needs `preprocess`"):
+    with pytest.raises(M2raapError, match="`preprocess`"):
         ExternalModel(ImageOnly())
     wrong = ByPictures()
     wrong.encode_text = lambda texts: np.zeros((1, 3))  # type: ignore[method-assign]
-    with pytest.raises(
-        M2raapError, match=r"encode_text was given 2 and gave an array of shape \(1, 3\); wanted \(2, E\)"
-    ):
+    with pytest.raises(M2raapError, match=r"encode_text .*\(1, 3\).*\(2, E\)"):
         ExternalModel(wrong).texts(["a", "b"])
 
 

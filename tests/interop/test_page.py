@@ -1,4 +1,4 @@
-"""docs/evaluate-your-model.md: its commands parse, its Python runs, with the tiny model in the place of those on hubs."""
+"""docs/evaluate-your-model.md: its commands parse and its Python runs, with the tiny model instead of those of hubs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ STAND_INS = {
 
 
 @pytest.fixture
-def here(chain: Path, small_world: Path, tmp_path: Path, monkeypatch) -> Path:
-    """Where a reader of the page stands: K, the training corpus C and the folder of a model."""
+def folder(chain: Path, small_world: Path, tmp_path: Path, monkeypatch) -> Path:
+    """The working directory of a reader of the page: K, the training corpus C and the folder of a model."""
     (tmp_path / "K").symlink_to(chain / "keyframes")
     (tmp_path / "C").symlink_to(small_world / "train")
     load_model(BackboneConfig()).save(tmp_path / "R" / "adapt" / "model")
@@ -50,7 +50,7 @@ def metrics(tree: dict[str, Any]) -> list[Any]:
     return [(row["lang"], row["direction"], row["metrics"], row["intervals"]) for row in tree["rows"]]
 
 
-def test_python_of_the_page_runs(here: Path, results: dict[str, Any], bench: View, capsys, monkeypatch) -> None:
+def test_python_of_the_page_runs(folder: Path, results: dict[str, Any], bench: View, capsys, monkeypatch) -> None:
     assert metrics(run(0)["found"]) == metrics(results), "open_clip's own model, its transform, its tokenizer"
     assert "zh v2t R@1" in capsys.readouterr().out
     found = run(1)["found"]
@@ -63,7 +63,7 @@ def test_python_of_the_page_runs(here: Path, results: dict[str, Any], bench: Vie
             m2raap_here(*words[1:])
     mteb = pytest.importorskip("mteb")
     monkeypatch.setattr(mteb, "get_task", lambda name: task_of(bench, "en", "t2v"))
-    (own,) = [r for r in results["rows"] if (r["lang"], r["direction"], r["slice"]) == ("en", "t2v", "all")]
-    assert run(3)["scores"]["recall_at_1"] == pytest.approx(own["metrics"]["R@1"] / 100, abs=1e-5)
+    (expected,) = [r for r in results["rows"] if (r["lang"], r["direction"], r["slice"]) == ("en", "t2v", "all")]
+    assert run(3)["scores"]["recall_at_1"] == pytest.approx(expected["metrics"]["R@1"] / 100, abs=1e-5)
     monkeypatch.setattr(mteb, "get_model", lambda name: Images(Encoder("R/adapt")))
     assert metrics(run(4)["found"]) == metrics(results)

@@ -1,4 +1,4 @@
-"""A real browser, asked over the DevTools protocol: headless Chromium, a WebSocket of the standard library, no driver."""
+"""A real browser, controlled over the DevTools protocol: headless Chromium and a WebSocket, without a driver."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Browser:
 
 
 class Page:
-    """A tab. `faults` collects what scripts threw and what the content security policy or the console complained of."""
+    """A tab. `faults` collects exceptions of scripts, and errors that the content security policy or the console reported."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -124,9 +124,9 @@ class Page:
         self.send("Emulation.setEmulatedMedia", features=[feature])
 
     def js(self, script: str) -> Any:
-        found = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, (script, found["exceptionDetails"])
-        return found["result"].get("value")
+        result = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in result, (script, result["exceptionDetails"])
+        return result["result"].get("value")
 
     def until(self, script: str) -> Any:
         """Waits until the expression is true, and gives its value."""
@@ -163,7 +163,7 @@ class Page:
                 self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
             if self.js("window.clicked"):
                 return
-        raise AssertionError(f"the click fell beside {selector} [{place}]; faults: {self.faults}")
+        raise AssertionError(f"no click reached {selector} [{place}]; faults: {self.faults}")
 
     def picture(self, path: Path, quality: int = 70) -> None:
         kind = {"format": "png"} if path.suffix == ".png" else {"format": "jpeg", "quality": quality}

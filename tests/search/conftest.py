@@ -30,7 +30,7 @@ def serving(
 
 @pytest.fixture(scope="session")
 def search(tmp_path_factory) -> Search:
-    """Eight clips; their videos are there, but for the yellow one."""
+    """Eight clips; the yellow video is missing."""
     folder = tmp_path_factory.mktemp("serve")
     for colour in list(COLOURS)[:3]:
         write_video(folder / "videos" / f"{colour}.mp4", colour)
@@ -39,13 +39,13 @@ def search(tmp_path_factory) -> Search:
 
 @pytest.fixture(scope="session")
 def server(search: Search) -> Iterator[SearchServer]:
-    with serving(search) as found:
-        yield found
+    with serving(search) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def secret(tmp_path_factory, search: Search) -> Path:
-    """A file beside the corpus's videos that nobody may read."""
+    """A file outside the corpus's videos that the server must not send."""
     path = search.gallery.path.parent / "secret.txt"
     path.write_text("the secret")
     return path

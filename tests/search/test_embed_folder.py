@@ -1,4 +1,4 @@
-"""A folder of videos as it lies about: no list, no captions, a file that is no video."""
+"""A folder of videos without a list and without captions, and with a file that is no video."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from m2raap.core.files import write_json
 from m2raap.core.view import View
 from m2raap.models.config import MeanConfig
 from m2raap.models.images import images_from_jpegs
-from m2raap.search.embed_folder import embed_folder, is_heap
+from m2raap.search.embed_folder import embed_folder, is_video_folder
 from m2raap.stages.keyframes import KeyframesConfig
 from tests.stages.adapted import save_adapted
 
@@ -25,19 +25,19 @@ torch.set_num_threads(1)
 
 def test_any_folder_of_videos_is_embedded(small_world: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr("m2raap.search.clip_vectors.torch_threads", lambda: 1)
-    heap = tmp_path / "heap"
-    (heap / "deep er").mkdir(parents=True)
+    videos = tmp_path / "videos"
+    (videos / "deep er").mkdir(parents=True)
     corpus = View(small_world / "test").corpus
     for number, row in enumerate(sorted(corpus.all_rows("clips"), key=lambda row: row["clip_id"])[:2]):
-        shutil.copy(corpus.video_root / row["video"], heap / ("a 1.mp4" if number else "deep er/b.mp4"))
-    (heap / "notes.txt").write_text("no video")
-    (heap / os.fsdecode(b"\xff.mp4")).write_bytes(b"no name for a corpus")
-    assert is_heap(heap) and not is_heap(small_world / "test")
+        shutil.copy(corpus.video_root / row["video"], videos / ("a 1.mp4" if number else "deep er/b.mp4"))
+    (videos / "notes.txt").write_text("no video")
+    (videos / os.fsdecode(b"\xff.mp4")).write_bytes(b"no name for a corpus")
+    assert is_video_folder(videos) and not is_video_folder(small_world / "test")
     folder = save_adapted(tmp_path / "adapt" / "model")
     out, cfg = tmp_path / "out", KeyframesConfig(k=4, short_side_px=96)
     engine = LocalEngine(1)
     try:
-        counts = embed_folder(heap, cfg, folder, out, engine)
+        counts = embed_folder(videos, cfg, folder, out, engine)
     finally:
         engine.close()
     assert counts == {"files": 4, "embedded": 2, "refused": 2}
@@ -46,15 +46,15 @@ def test_any_folder_of_videos_is_embedded(small_world: Path, tmp_path: Path, mon
     vectors = np.load(out / "vectors" / "video.npy", allow_pickle=False)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
-    # What the README says of programs, on the same frames.
+    # The Python example of the README gives the same vectors for the same frames.
     model = load(tmp_path / "adapt")
     framed = View(out / "corpus").over(out / "keyframes")
     for part in framed.parts(("jpegs",)):
         for clip in part.clips:
             frames = images_from_jpegs(part.frames[clip["clip_id"]]["jpegs"], model.backbone.preprocess)
             with torch.inference_mode():
-                own = model.encode_video(frames[None])[0].numpy()
-            np.testing.assert_allclose(vectors[rows[clip["video"]]["row"]], own, atol=1e-5)
+                expected_E = model.encode_video(frames[None])[0].numpy()
+            np.testing.assert_allclose(vectors[rows[clip["video"]]["row"]], expected_E, atol=1e-5)
     with torch.inference_mode():
         text = model.encode_text(model.backbone.tokenize(["a red circle", "一个红色圆形"]))
     assert text.shape == (2, vectors.shape[1]) and torch.allclose(text.norm(dim=-1), torch.ones(2))
@@ -62,13 +62,13 @@ def test_any_folder_of_videos_is_embedded(small_world: Path, tmp_path: Path, mon
 
 
 def test_a_folder_with_nothing_in_it_and_an_out_inside_it_are_refused(tmp_path: Path):
-    (tmp_path / "heap").mkdir()
+    (tmp_path / "videos").mkdir()
     cfg, folder, engine = KeyframesConfig(), tmp_path / "m", LocalEngine(1)
-    with pytest.raises(M2raapError, match=r"holds no model\.json"):
-        embed_folder(tmp_path / "heap", cfg, folder, tmp_path / "out", engine)
+    with pytest.raises(M2raapError, match=r"m: .*model\.json"):
+        embed_folder(tmp_path / "videos", cfg, folder, tmp_path / "out", engine)
     folder.mkdir()
     write_json(folder / "model.json", {"digest": "0"})
-    with pytest.raises(M2raapError, match="holds no file"):
-        embed_folder(tmp_path / "heap", cfg, folder, tmp_path / "out", engine)
-    with pytest.raises(M2raapError, match="lies in .*whose files are embedded"):
-        embed_folder(tmp_path / "heap", cfg, folder, tmp_path / "heap" / "out", engine)
+    with pytest.raises(M2raapError, match="videos: "):
+        embed_folder(tmp_path / "videos", cfg, folder, tmp_path / "out", engine)
+    with pytest.raises(M2raapError, match="out: .*--out"):
+        embed_folder(tmp_path / "videos", cfg, folder, tmp_path / "videos" / "out", engine)

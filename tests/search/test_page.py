@@ -23,20 +23,20 @@ ALL_SHOWN = "[...document.querySelectorAll('#hits img')].every(image => image.co
 def browser(tmp_path_factory) -> Iterator[Browser]:
     program = find_browser()
     if program is None:
-        pytest.skip("no Chromium is installed (apt-get install chromium): the page is not looked at in a real browser")
-    with Browser(program, tmp_path_factory.mktemp("browser")) as found:
-        yield found
+        pytest.skip("no Chromium is installed (apt-get install chromium): the page is not tested in a real browser")
+    with Browser(program, tmp_path_factory.mktemp("browser")) as running:
+        yield running
 
 
 @pytest.fixture
 def page(browser: Browser, server: SearchServer) -> Iterator[Page]:
-    found = browser.page()
-    found.size(1280, 800)
-    found.go(server.url)
-    found.until("document.querySelectorAll('#examples button').length > 0")
-    yield found
-    assert found.faults == []
-    found.close()
+    tab = browser.page()
+    tab.size(1280, 800)
+    tab.go(server.url)
+    tab.until("document.querySelectorAll('#examples button').length > 0")
+    yield tab
+    assert tab.faults == []
+    tab.close()
 
 
 def test_query_play_and_more_like_this(page: Page) -> None:
@@ -137,7 +137,7 @@ def test_a_picture_and_a_video_that_is_not_there(page: Page) -> None:
     page.until("!document.getElementById('video-fault').hidden")
     page.press("Escape")
     page.until("!player.open")
-    page.faults[:] = [fault for fault in page.faults if "404" not in fault]  # the console tells of the video
+    page.faults[:] = [fault for fault in page.faults if "404" not in fault]  # the console reports the missing video
 
 
 def test_hostile_captions_ids_and_paths_are_inert(browser: Browser, tmp_path) -> None:

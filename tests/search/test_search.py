@@ -14,7 +14,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View, open_view
-from m2raap.search.backend import NotThere, Only
+from m2raap.search.backend import ClipFilter, NotThere
 from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.search.index import make_index
 from m2raap.search.search import Search
@@ -38,11 +38,11 @@ def colour(hit: dict) -> str:
 
 
 @pytest.mark.parametrize(
-    ("query", "wanted"), [("a red circle", "red"), ("绿色的圆形", "green"), ("  a yellow circle\n", "yellow")]
+    ("query", "expected_colour"), [("a red circle", "red"), ("绿色的圆形", "green"), ("  a yellow circle\n", "yellow")]
 )
-def test_text_in_either_language(search: Search, query: str, wanted: str) -> None:
+def test_text_in_either_language(search: Search, query: str, expected_colour: str) -> None:
     hits = search.by_text(query, 2)
-    assert [colour(hit) for hit in hits] == [wanted, wanted] and [hit["rank"] for hit in hits] == [1, 2]
+    assert [(colour(hit), hit["rank"]) for hit in hits] == [(expected_colour, 1), (expected_colour, 2)]
     assert hits[0]["score"] >= hits[1]["score"]
     assert {caption["lang"] for caption in hits[0]["captions"]} == {"en", "zh"}
 
@@ -62,44 +62,44 @@ def test_frames_come_best_first_at_the_videos_times(search: Search) -> None:
 
 def test_pictures_and_likeness(search: Search) -> None:
     assert colour(search.by_picture(draw("blue"), "blue.jpg", 1)[0]) == "blue"
-    with pytest.raises(M2raapError, match="note.txt: cannot be read as JPEG, PNG, WEBP"):
+    with pytest.raises(M2raapError, match="note.txt: .*JPEG, PNG, WEBP"):
         search.by_picture(b"GIF89a no picture", "note.txt", 1)
     hits = search.like("c2", 7)
     assert hits[0]["clip_id"] == "c6" and len(hits) == 7 and "c2" not in {hit["clip_id"] for hit in hits}
-    with pytest.raises(NotThere, match="holds no clip 'c99'"):
+    with pytest.raises(NotThere, match="'c99'"):
         search.like("c99", 3)
 
 
 def test_filters(search: Search) -> None:
-    hits = search.by_text("a red circle", 8, Only(source="b"))
+    hits = search.by_text("a red circle", 8, ClipFilter(source="b"))
     assert {hit["clip_id"] for hit in hits} == {"c1", "c3", "c5", "c7"}
-    assert [hit["clip_id"] for hit in search.by_text("red", 8, Only(min_s=1.4, max_s=1.6))] == ["c5"]
-    assert {hit["clip_id"] for hit in search.like("c5", 8, Only(max_s=1.75))} == {"c1", "c3", "c7"}
-    assert search.by_text("red", 8, Only(min_s=60)) == []
-    with pytest.raises(M2raapError, match="no such source; known: a, b"):
-        search.by_text("red", 8, Only(source="c"))
+    assert [hit["clip_id"] for hit in search.by_text("red", 8, ClipFilter(min_s=1.4, max_s=1.6))] == ["c5"]
+    assert {hit["clip_id"] for hit in search.like("c5", 8, ClipFilter(max_s=1.75))} == {"c1", "c3", "c7"}
+    assert search.by_text("red", 8, ClipFilter(min_s=60)) == []
+    with pytest.raises(M2raapError, match="--source c: .* a, b"):
+        search.by_text("red", 8, ClipFilter(source="c"))
 
 
 def test_bad_queries(search: Search) -> None:
-    for query, said in (("  ", "the query is empty"), ("x" * 501, "has 501 characters; at most 500")):
-        with pytest.raises(M2raapError, match=said):
+    for query, message in (("  ", "the query is empty"), ("x" * 501, "501 .* 500")):
+        with pytest.raises(M2raapError, match=message):
             search.by_text(query, 5)
-    for asked in (lambda: search.by_text("red", 201), lambda: search.like("c0", 201)):
-        with pytest.raises(M2raapError, match="between 1 and 200"):
-            asked()
+    for too_many in (lambda: search.by_text("red", 201), lambda: search.like("c0", 201)):
+        with pytest.raises(M2raapError, match="--top 201: .* 200"):
+            too_many()
     assert len(search.like("c0", 200)) == 7
 
 
 def test_files_that_left(search: Search, folder: Path) -> None:
-    with pytest.raises(NotThere, match=r"its video cannot be had \(missing_file"):
+    with pytest.raises(NotThere, match=r"'c0': .*missing_file"):
         search.video("c0")
     part = next((folder.parent / "keyframes" / "frames").iterdir())
     kept = part.read_bytes()
     part.unlink()
     fresh = Search(folder)
     try:
-        gone = [row["clip_id"] for row in rows(8) if not _has_frames(fresh, row["clip_id"])]
-        assert gone
+        without_frames = [row["clip_id"] for row in rows(8) if not _has_frames(fresh, row["clip_id"])]
+        assert without_frames
     finally:
         part.write_bytes(kept)
 
@@ -115,12 +115,12 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     folder = index_of(tmp_path, rows(2))
     manifest = read_json(folder / "manifest.json")
     write_json(folder / "manifest.json", manifest | {"models": {"model": "0" * 32}})
-    with pytest.raises(M2raapError, match="was made with model 000000000000, not with"):
+    with pytest.raises(M2raapError, match="index: .*000000000000"):
         Search(folder).by_text("red", 1)
     assert Search(folder).like("c0", 1)[0]["clip_id"] == "c1", "likeness needs no model"
 
 
-def test_a_video_is_asked_with_through_the_decoders_process(tmp_path: Path) -> None:
+def test_a_video_is_too_many_with_through_the_decoders_process(tmp_path: Path) -> None:
     clips = [row | {"start_s": None, "end_s": None} for row in rows(4)]
     view_of(tmp_path, clips)
     for name in COLOURS:
@@ -132,20 +132,20 @@ def test_a_video_is_asked_with_through_the_decoders_process(tmp_path: Path) -> N
     assert search.clip("c0")["duration_s"] == pytest.approx(3.0)
     assert search.by_video(tmp_path / "videos" / "blue.mp4", 1)[0]["clip_id"] == "c1"
     (tmp_path / "list.mp4").write_text("#EXTM3U\nhttp://127.0.0.1/secret\n")
-    with pytest.raises(M2raapError, match="cannot be read as a video"):
+    with pytest.raises(M2raapError, match="list.mp4: "):
         search.by_video(tmp_path / "list.mp4", 1)
 
 
 def test_the_command_line(folder: Path, tmp_path: Path) -> None:
     words = ["search", "query", str(folder), "红色的圆形", "--top", "2", "--frames", str(tmp_path / "f"), "--json"]
-    found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
-    assert [colour(hit) for hit in found["hits"]] == ["red", "red"] and len(found["model"]) == 32
-    assert all(Path(frame["path"]).read_bytes()[:2] == b"\xff\xd8" for hit in found["hits"] for frame in hit["frames"])
-    assert found["hits"][0]["video_path"] is None, "the videos are not there"
-    part = Path(found["hits"][0]["frames_part"])
-    (row,) = [row for row in pq.read_table(part).to_pylist() if row["clip_id"] == found["hits"][0]["clip_id"]]
-    (best, *_) = found["hits"][0]["frames"]
-    assert Path(best["path"]).read_bytes() == row["jpegs"][best["n"]] and found["hits"][0]["width"] == row["width"]
+    tree = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    assert [colour(hit) for hit in tree["hits"]] == ["red", "red"] and len(tree["model"]) == 32
+    assert all(Path(frame["path"]).read_bytes()[:2] == b"\xff\xd8" for hit in tree["hits"] for frame in hit["frames"])
+    assert tree["hits"][0]["video_path"] is None, "the videos are not there"
+    part = Path(tree["hits"][0]["frames_part"])
+    (row,) = [row for row in pq.read_table(part).to_pylist() if row["clip_id"] == tree["hits"][0]["clip_id"]]
+    (best, *_) = tree["hits"][0]["frames"]
+    assert Path(best["path"]).read_bytes() == row["jpegs"][best["n"]] and tree["hits"][0]["width"] == row["width"]
     words = ["search", "query", str(folder), "--like", "c0", "--top", "1"]
     (folder.parent / "videos" / "red.mp4").write_bytes(b"no video, but there")
     try:

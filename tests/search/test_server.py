@@ -59,11 +59,11 @@ def test_search_in_both_languages_by_picture_and_by_likeness(server: SearchServe
         "frames", "captions",
     }, "and no path of this machine"  # fmt: skip
     assert (hits[0]["width"], hits[0]["height"]) == (96, 96)
-    one = tree(server, "/api/search?q=red&top=9&source=b&min_s=1.4&max_s=1.6")["hits"]
-    assert [hit["clip_id"] for hit in one] == ["c5"]
+    filtered = tree(server, "/api/search?q=red&top=9&source=b&min_s=1.4&max_s=1.6")["hits"]
+    assert [hit["clip_id"] for hit in filtered] == ["c5"]
     assert tree(server, "/api/like/c0?top=1")["hits"][0]["clip_id"] == "c4"
-    found = tree(server, "/api/image?top=1", method="POST", body=draw("blue"), Content_Type="image/jpeg")
-    assert found["hits"][0]["clip_id"] in ("c1", "c5")
+    by_picture = tree(server, "/api/image?top=1", method="POST", body=draw("blue"), Content_Type="image/jpeg")
+    assert by_picture["hits"][0]["clip_id"] in ("c1", "c5")
 
 
 def test_frames_and_video_ranges(server: SearchServer, search: Search) -> None:
@@ -113,25 +113,25 @@ def test_a_video_that_became_a_link_is_not_followed(server: SearchServer, search
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "said"),
+    ("path", "status", "message"),
     [
-        (f"/api/search?q={'a' * 501}", 400, "has 501 characters"),
-        (f"/api/search?q={'a' * 5000}", 414, "longer than 4096"),
-        ("/api/search?q=", 400, "the query is empty"),
-        ("/api/search?q=%ff", 400, "no UTF-8"),
+        (f"/api/search?q={'a' * 501}", 400, "501"),
+        (f"/api/search?q={'a' * 5000}", 414, "4096"),
+        ("/api/search?q=", 400, "query"),
+        ("/api/search?q=%ff", 400, "UTF-8"),
         ("/api/search?q=a&top=101", 400, "1 to 100"),
         ("/api/search?q=a&top=0", 400, "1 to 100"),
         ("/api/search?q=a&top=%D9%A3", 400, "1 to 100"),
-        ("/api/search?q=a&min_s=nan", 400, "seconds, 0 or more"),
-        ("/api/search?q=a&source=nobody", 400, "no such source"),
-        ("/api/search?" + "&".join(f"x{n}=1" for n in range(30)), 400, "too many fields"),
-        ("/api/image", 405, "POST a picture"),
-        ("/nothing", 404, "nothing here"),
+        ("/api/search?q=a&min_s=nan", 400, "min_s"),
+        ("/api/search?q=a&source=nobody", 400, "--source nobody"),
+        ("/api/search?" + "&".join(f"x{n}=1" for n in range(30)), 400, "fields"),
+        ("/api/image", 405, "POST"),
+        ("/nothing", 404, ""),
     ],
 )
-def test_bad_requests(server: SearchServer, path: str, status: int, said: str) -> None:
-    found, _, body = ask(server, path)
-    assert found == status and said in json.loads(body)["error"]
+def test_bad_requests(server: SearchServer, path: str, status: int, message: str) -> None:
+    answered, _, body = ask(server, path)
+    assert answered == status and message in json.loads(body)["error"]
 
 
 def test_bodies_have_limits(server: SearchServer) -> None:
@@ -142,13 +142,13 @@ def test_bodies_have_limits(server: SearchServer) -> None:
     assert ask(server, "/api/search?q=a", **jpeg, body=b"x")[0] == 405
     assert ask(server, "/api/image", **jpeg, Content_Length="9" * 5000)[0] == 413
     status, _, body = ask(server, "/api/image", **jpeg, body=b"no picture")
-    assert status == 400 and json.loads(body)["error"] == "the picture: cannot be read as JPEG, PNG, WEBP"
+    assert status == 400 and "JPEG, PNG, WEBP" in json.loads(body)["error"]
     with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
         raw.sendall(
             b"POST /api/image HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nabc"
         )
         raw.shutdown(socket.SHUT_WR)
-        assert b"ends after 3 of 9 bytes" in raw.makefile("rb").read()
+        assert b" 3 of 9 bytes" in raw.makefile("rb").read()
     with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
         head = b"POST /api/image HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
         raw.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -164,13 +164,13 @@ def test_bodies_have_limits(server: SearchServer) -> None:
         assert b" 501 " in raw.recv(64)
 
 
-def test_a_body_that_nobody_reads_is_no_further_request(server: SearchServer) -> None:
+def test_an_unread_body_is_not_taken_for_a_request(server: SearchServer) -> None:
     inner = b"GET /api/about HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    for said in (f"Content-Length: {len(inner)}", "Transfer-Encoding: chunked"):
+    for header in (f"Content-Length: {len(inner)}", "Transfer-Encoding: chunked"):
         with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=20) as raw:
-            raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + said.encode() + b"\r\n\r\n" + inner)
-            found = raw.makefile("rb").read()
-            assert found.count(b"HTTP/1.1 ") == 1 and found.endswith(b'{"status": "ok"}')
+            raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + header.encode() + b"\r\n\r\n" + inner)
+            answers = raw.makefile("rb").read()
+            assert answers.count(b"HTTP/1.1 ") == 1 and answers.endswith(b'{"status": "ok"}')
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ def test_another_host_is_refused(server: SearchServer, host: str) -> None:
         assert ask(server, path, Host=host)[0] == 403
 
 
-def test_names_of_loopback_are_ours(server: SearchServer) -> None:
+def test_names_of_loopback_are_accepted(server: SearchServer) -> None:
     for host in ("localhost", "LOCALHOST:9999", "127.0.0.1:8000", "[::1]:8000"):
         assert ask(server, "/api/about", Host=host)[0] == 200
 
 
-def test_pages_of_other_sites_may_not_ask(server: SearchServer) -> None:
+def test_requests_from_pages_of_other_sites_are_refused(server: SearchServer) -> None:
     for headers in (
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
@@ -243,11 +243,11 @@ def test_hosts_that_others_reach_need_a_token(search: Search, monkeypatch) -> No
     server.server_close()
     assert url.endswith(f"/?token={TOKEN}")
     monkeypatch.setenv("M2RAAP_TOKEN", "guessme")
-    with pytest.raises(M2raapError, match="at least 16 letters"):
+    with pytest.raises(M2raapError, match="M2RAAP_TOKEN: .*16"):
         open_server(index, host="0.0.0.0", port=0)
 
 
-def test_on_an_open_host_addresses_and_own_names_are_ours(search: Search) -> None:
+def test_on_an_open_host_addresses_and_names_of_the_machine_are_accepted(search: Search) -> None:
     with serving(search, "0.0.0.0", TOKEN) as server:
         allowed = {"192.168.1.5:8000", socket.gethostname(), "localhost", "[fe80::1]:80"}
         bearer = {"Authorization": f"Bearer {TOKEN}"}
@@ -255,39 +255,39 @@ def test_on_an_open_host_addresses_and_own_names_are_ours(search: Search) -> Non
         assert ask(server, "/api/about", Host="evil.example", **bearer)[0] == 403
 
 
-def test_a_proxy_may_serve_it_under_a_name_that_was_given(search: Search, monkeypatch) -> None:
+def test_a_proxy_may_serve_it_under_a_public_host(search: Search, monkeypatch) -> None:
     public = tuple(filter(None, map(parse_host, ("Search.example.org", "other.example.org:8443"))))
     bearer: dict[str, Any] = {"Authorization": f"Bearer {TOKEN}"}
     image: dict[str, Any] = bearer | {"method": "POST", "body": draw("red"), "Content_Type": "image/jpeg"}
-    ours = "https://search.example.org"
+    origin = "https://search.example.org"
     with serving(search, token=TOKEN, public=public) as server:
         for host in ("search.example.org", "SEARCH.example.org:4430", "other.example.org:8443", "localhost"):
             assert ask(server, "/api/about", Host=host, **bearer)[0] == 200
-            assert ask(server, "/api/about", Host=host)[0] == 401, "others reach it: never without the token"
+            assert ask(server, "/api/about", Host=host)[0] == 401, "a public host needs the token"
         for host in ("evil.example", "search.example.org.evil.example", "a.search.example.org", "other.example.org"):
             assert ask(server, "/api/about", Host=host, **bearer)[0] == 403
-        kept = {"Host": "search.example.org", "Origin": ours, "Sec_Fetch_Site": "same-origin"}
-        written_anew = {"Host": "127.0.0.1:8000", "Origin": ours}
+        kept_host = {"Host": "search.example.org", "Origin": origin, "Sec_Fetch_Site": "same-origin"}
+        replaced_host = {"Host": "127.0.0.1:8000", "Origin": origin}
         with_port = {"Host": "127.0.0.1:8000", "Origin": "https://other.example.org:8443"}
-        for headers in (kept, written_anew, with_port):
+        for headers in (kept_host, replaced_host, with_port):
             assert ask(server, "/api/image?top=1", **image, **headers)[0] == 200
-        for origin in (
+        for other_origin in (
             "https://evil.example",
             "https://other.example.org",
             "null",
             "https://search.example.org.evil.example",
         ):
-            assert ask(server, "/api/image?top=1", **image, Host="127.0.0.1:8000", Origin=origin)[0] == 403
+            assert ask(server, "/api/image?top=1", **image, Host="127.0.0.1:8000", Origin=other_origin)[0] == 403
     monkeypatch.delenv("M2RAAP_TOKEN", raising=False)
     server, url = open_server(search.gallery.path, port=0, public_hosts=["search.example.org"])
     server.server_close()
-    assert server.guard.is_token(url.partition("?token=")[2]), "one was made up, on loopback too"
-    with pytest.raises(UsageError, match="--public-host https://a.example: give a name"):
+    assert server.guard.is_token(url.partition("?token=")[2]), "a random token, on loopback too"
+    with pytest.raises(UsageError, match="--public-host https://a.example: "):
         open_server(search.gallery.path, public_hosts=["https://a.example"])
 
 
-def test_whoever_trickles_is_cut_off(search: Search, monkeypatch) -> None:
-    monkeypatch.setattr("m2raap.search.server.HEAD_S", 1.0)
+def test_a_slow_client_is_disconnected(search: Search, monkeypatch) -> None:
+    monkeypatch.setattr("m2raap.search.handler.HEAD_S", 1.0)
     with serving(search) as server, socket.create_connection(address_of(server), timeout=20) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
         started, sent = time.monotonic(), 0
@@ -314,7 +314,7 @@ def test_whoever_trickles_is_cut_off(search: Search, monkeypatch) -> None:
                 assert answers.read(16) == b'{"status": "ok"}'
 
 
-def test_one_peer_leaves_room_for_others(search: Search, monkeypatch) -> None:
+def test_one_client_cannot_take_all_connections(search: Search, monkeypatch) -> None:
     monkeypatch.setattr("m2raap.search.connections.MAX_OF_ONE_PEER", 3)
     with serving(search) as server, ExitStack() as held:
         address = address_of(server)
@@ -329,30 +329,28 @@ def test_one_peer_leaves_room_for_others(search: Search, monkeypatch) -> None:
         deadline = time.monotonic() + 10
         while ask(server, "/healthz")[0] != 200 and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert ask(server, "/healthz")[0] == 200, "who left makes room"
+        assert ask(server, "/healthz")[0] == 200, "a closed connection makes room"
 
 
-def test_who_is_one_peer() -> None:
+def test_addresses_of_one_client() -> None:
     assert peer_of("10.0.0.7") == peer_of("::ffff:10.0.0.7") == "10.0.0.7"
     assert peer_of("2001:db8::1") == peer_of("2001:db8::ffff:2") != peer_of("2001:db8:0:1::1")
     assert peer_of("fe80::1%eth0") == peer_of("fe80::2")
 
 
-def test_a_port_that_is_taken_is_said(server: SearchServer, search: Search) -> None:
-    with pytest.raises(M2raapError, match="cannot be bound"):
+def test_a_port_in_use_is_named(server: SearchServer, search: Search) -> None:
+    with pytest.raises(M2raapError, match=f"--port {server.server_address[1]}: "):
         SearchServer(search, "127.0.0.1", server.server_address[1], None)
 
 
-def test_a_fault_of_ours_is_said_without_telling_of_it(
-    server: SearchServer, search: Search, monkeypatch, capfd
-) -> None:
+def test_an_internal_error_is_logged_and_not_sent(server: SearchServer, search: Search, monkeypatch, capfd) -> None:
     monkeypatch.setattr(search, "about", lambda: 1 / 0)
     status, _, body = ask(server, "/api/about")
     assert status == 500 and b"division" not in body and "ZeroDivisionError" in capfd.readouterr().err
     assert ask(server, "/healthz")[0] == 200
 
 
-def test_a_corpus_that_is_gone_is_no_path_to_tell(search: Search) -> None:
+def test_the_path_of_a_missing_corpus_is_not_sent(search: Search) -> None:
     with serving(Search(search.gallery.path)) as server:
         manifest = search.gallery.path.parent / "corpus" / "manifest.json"
         manifest.rename(manifest.with_name("away"))

@@ -21,18 +21,18 @@ FPS, NUM_FRAMES = 8, 24
 
 
 def rows(num: int = 8, first: int = 0) -> list[dict[str, Any]]:
-    """Clips c0, c1, ... in turns of four colours; every second one is a stretch of its video, from source `b`."""
-    found = []
+    """Clips c0, c1, ... of four colours in turn; every second one is a stretch of its video and has source `b`."""
+    table_rows = []
     for number in range(first, first + num):
         colour = list(COLOURS)[number % 4]
         texts = [("en", f"a {colour} circle"), ("zh", f"{CHINESE[colour]}的圆形")]
         row = {"clip_id": f"c{number}", "colour": colour, "texts": texts, "source": "ab"[number % 2]}
-        found.append(row | ({"start_s": 0.5, "end_s": 1.5 + number / 10} if number % 2 else {}))
-    return found
+        table_rows.append(row | ({"start_s": 0.5, "end_s": 1.5 + number / 10} if number % 2 else {}))
+    return table_rows
 
 
 def view_of(folder: Path, clips: list[dict[str, Any]], num_frames: int = 3) -> View:
-    """A corpus in `folder`/corpus and its frames in `folder`/keyframes; what was there before is replaced."""
+    """A corpus in `folder`/corpus and its frames in `folder`/keyframes; existing folders are replaced."""
     for name in ("corpus", "keyframes"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "videos").mkdir(parents=True, exist_ok=True)

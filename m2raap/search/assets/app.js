@@ -1,16 +1,16 @@
 "use strict";
-// The search page. Everything that comes from an index (ids, captions, paths) is put in as text, never as markup.
+// The search page. Everything that comes from an index (ids, captions, paths) is inserted as text, never as markup.
 
 const byId = (id) => document.getElementById(id);
 const TOP = 24;
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
-const state = { lang: "en", about: null, hits: [], at: 0, asked: null, turn: 0 };
+const state = { lang: "en", about: null, hits: [], at: 0, request: null, turn: 0 };
 
 const say = (name, ...values) => {
-  const found = STRINGS[state.lang][name];
-  return typeof found === "function" ? found(...values) : found;
+  const string = STRINGS[state.lang][name];
+  return typeof string === "function" ? string(...values) : string;
 };
-// Control characters and marks that reorder text are made visible.
+// Control characters and characters that reorder text are shown as U+FFFD.
 const plain = (text) => String(text).replace(HIDDEN, "\ufffd");
 
 function make(tag, properties = {}, ...children) {
@@ -45,35 +45,35 @@ function limits() {
   return fields;
 }
 
-// What is asked is one of {q}, {like}, {picture: File}; the first two stand in the address, so that Back works.
-async function show(asked, keep = false) {
-  state.asked = asked;
+// A request is one of {q}, {like}, {picture: File}. The first two are kept in the address, so that Back works.
+async function show(request, keepAddress = false) {
+  state.request = request;
   const turn = ++state.turn;
   const fields = limits();
   const kept = new URLSearchParams(fields);
   kept.delete("top");
-  if (asked && !asked.picture) {
-    for (const [name, value] of Object.entries(asked)) kept.set(name, value);
-    if (!keep) history.pushState(null, "", `#${kept}`);
+  if (request && !request.picture) {
+    for (const [name, value] of Object.entries(request)) kept.set(name, value);
+    if (!keepAddress) history.pushState(null, "", `#${kept}`);
   }
-  byId("start").hidden = Boolean(asked);
-  byId("query").value = asked && asked.q ? asked.q : "";
-  if (!asked) return paint([]);
+  byId("start").hidden = Boolean(request);
+  byId("query").value = request && request.q ? request.q : "";
+  if (!request) return paint([]);
   status(say("busy"));
   document.body.classList.add("busy");
   try {
-    let found;
-    if (asked.q) {
-      fields.set("q", asked.q);
-      found = await ask(`/api/search?${fields}`);
-    } else if (asked.like) {
-      found = await ask(`/api/like/${encodeURIComponent(asked.like)}?${fields}`);
+    let answer;
+    if (request.q) {
+      fields.set("q", request.q);
+      answer = await ask(`/api/search?${fields}`);
+    } else if (request.like) {
+      answer = await ask(`/api/like/${encodeURIComponent(request.like)}?${fields}`);
     } else {
-      found = await ask(`/api/image?${fields}`, {
-        method: "POST", body: asked.picture, headers: { "Content-Type": asked.picture.type },
+      answer = await ask(`/api/image?${fields}`, {
+        method: "POST", body: request.picture, headers: { "Content-Type": request.picture.type },
       });
     }
-    if (turn === state.turn) paint(found.hits);
+    if (turn === state.turn) paint(answer.hits);
   } catch (error) {
     if (turn === state.turn) paint([], error.message);
   } finally {
@@ -89,12 +89,12 @@ function status(text, fault = false) {
 }
 
 function headline() {
-  const { asked, hits } = state;
-  if (!asked) return "";
+  const { request, hits } = state;
+  if (!request) return "";
   if (!hits.length) return say("none");
-  if (asked.q) return say("found", hits.length, plain(asked.q));
-  if (asked.like) return say("alike", hits.length, plain(asked.like));
-  return say("looks", hits.length, plain(asked.picture.name));
+  if (request.q) return say("found", hits.length, plain(request.q));
+  if (request.like) return say("alike", hits.length, plain(request.like));
+  return say("looks", hits.length, plain(request.picture.name));
 }
 
 function paint(hits, fault = "") {
@@ -102,7 +102,7 @@ function paint(hits, fault = "") {
   state.at = 0;
   byId("hits").replaceChildren(...hits.map(card));
   status(fault ? say("failed", plain(fault)) : headline(), Boolean(fault));
-  document.title = state.asked && !fault ? `${headline()} · m2raap` : "m2raap";
+  document.title = state.request && !fault ? `${headline()} · m2raap` : "m2raap";
 }
 
 function frameUrl(hit, n) {
@@ -123,20 +123,21 @@ function strip(hit, go) {
   });
 }
 
-// The frames of a strip have one shape: that of the video, as far as it fits into a grid. Its place is taken before the
-// pictures come, so that nothing moves away from under a finger; of unknown size they fit into the style sheet's shape.
+// Gives the frames of a strip the aspect ratio of the video, within limits, before the pictures arrive, so that nothing on
+// the page moves when they do. Frames of unknown size have the ratio of the style sheet.
 function shape(strip, hit) {
   if (!hit.width || !hit.height) strip.style.removeProperty("--ratio");
   else strip.style.setProperty("--ratio", Math.min(Math.max(hit.width / hit.height, 0.75), 1.8).toFixed(3));
   return strip;
 }
 
-// One caption a language, that of the page's language first.
+// One caption per language, first that of the page's language.
 function captions(hit) {
-  const langs = [state.lang, ...hit.captions.map((one) => one.lang)];
-  const chosen = [...new Set(langs)].map((lang) => hit.captions.find((one) => one.lang === lang)).filter(Boolean);
-  return chosen.map((one, place) =>
-    make("p", { className: place ? "caption soft" : "caption", lang: one.lang, dir: "auto", textContent: plain(one.text) }));
+  const langs = [...new Set([state.lang, ...hit.captions.map((caption) => caption.lang)])];
+  const chosen = langs.map((lang) => hit.captions.find((caption) => caption.lang === lang)).filter(Boolean);
+  return chosen.map((caption, place) =>
+    make("p", { className: place ? "caption soft" : "caption", lang: caption.lang, dir: "auto",
+      textContent: plain(caption.text) }));
 }
 
 function card(hit, place) {
@@ -196,14 +197,14 @@ function open(hit, time = hit.frames[0].time_s) {
 }
 
 function seek(time) {
-  playing.stopped = true; // whoever seeks may also watch past the clip's end
+  playing.stopped = true; // a user who seeks may also watch past the end of the clip
   video.currentTime = time;
   video.play().catch(() => {});
 }
 
 video.addEventListener("loadedmetadata", () => {
   video.currentTime = playing.time;
-  video.play().catch(() => {}); // a browser may want another click first
+  video.play().catch(() => {}); // a browser may require a click first
 });
 video.addEventListener("timeupdate", () => {
   const end = playing && playing.hit.end_s;
@@ -227,7 +228,7 @@ byId("player").addEventListener("close", () => {
 });
 byId("close").addEventListener("click", () => byId("player").close());
 byId("player").addEventListener("click", (event) => {
-  if (event.target === byId("player")) byId("player").close(); // beside the box
+  if (event.target === byId("player")) byId("player").close(); // a click outside the box
 });
 
 // ---- language, filters, keys
@@ -244,7 +245,7 @@ function speak(lang) {
     const at = state.at;
     paint(state.hits);
     moveTo(at, false);
-  } else if (state.asked) status(headline());
+  } else if (state.request) status(headline());
 }
 
 function begin() {
@@ -283,7 +284,7 @@ byId("picture").addEventListener("change", () => {
   byId("picture").value = "";
 });
 for (const id of ["source", "min_s", "max_s"]) {
-  byId(id).addEventListener("change", () => state.asked && show(state.asked));
+  byId(id).addEventListener("change", () => state.request && show(state.request));
 }
 byId("language").addEventListener("click", () => {
   speak(state.lang === "zh" ? "en" : "zh");
@@ -295,7 +296,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || byId("player").open) return;
   const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
   if (typing) {
-    // The box has the focus at the start: whoever presses / there has read the hint, and wants to type.
+    // The input has the focus at the start: a "/" there is the shortcut of the hint, not text.
     if (event.key === "/" && event.target === byId("query") && !byId("query").value) event.preventDefault();
     if (event.key === "Escape" || (event.key === "ArrowDown" && event.target === byId("query"))) moveTo(state.at);
     return;
@@ -308,12 +309,12 @@ document.addEventListener("keydown", (event) => {
     byId("query").select();
   } else if (event.key in steps && state.hits.length) {
     const step = steps[event.key];
-    const here = document.activeElement && document.activeElement.closest(".hit");
-    moveTo(here ? state.at + (typeof step === "function" ? step() : step) : state.at);
+    const focusedHit = document.activeElement && document.activeElement.closest(".hit");
+    moveTo(focusedHit ? state.at + (typeof step === "function" ? step() : step) : state.at);
   } else if (event.key === "Enter" && hit && !onButton && event.target.closest(".hit")) {
     open(hit);
   } else if (event.key.toLowerCase() === "l" && hit && event.target.closest(".hit")) {
-    // The card that was asked from is gone and took the focus with it; who has gone elsewhere meanwhile stays there.
+    // The card that had the focus was replaced: the first hit gets the focus, unless the user has moved it elsewhere.
     show({ like: hit.clip_id }).then(() => document.activeElement === document.body && moveTo(0));
   } else {
     return;
@@ -327,5 +328,5 @@ ask("/api/about").then((about) => {
   state.about = about;
   begin();
   fromAddress();
-  if (!state.asked) byId("query").focus();
+  if (!state.request) byId("query").focus();
 }).catch((error) => status(say("failed", plain(error.message)), true));
