@@ -85,7 +85,7 @@ def run_data_stage(
         if begin(folder, stage.name, stage.version, view, settings, force, shared=shared, is_worth_redoing=is_stale):
             again = len(unlucky())
             more = f"; {again} clips timed out, ran out of memory or were not fetched: --force tries them again"
-            talk.log(f"{stage.name}: done before{more if again else ''}")
+            talk.log(f"{stage.name}: already finished{more if again else ''}")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]

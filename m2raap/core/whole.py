@@ -42,7 +42,7 @@ def run_single_stage(
     """
     with locked(folder):
         if begin(folder, name, version, view, settings, force, inputs):
-            talk.log(f"{folder.parent.name}/{name}: done before")
+            talk.log(f"{folder.parent.name}/{name}: already finished")
             return
         plan = plan_digest(folder)
         start = time.monotonic()

@@ -97,7 +97,7 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
     talk.log(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
     if cfg.input == "video":
         count = cfg.decoders or available_cores()
-        talk.log(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
+        talk.log(f"adapt: raw video, decoded again every epoch in {count} processes; frozen layers have no cache")
         for split in (source, val):  # all bytes are read once; a killed run does not read them again
             for clip in range(split.num_clips):
                 split.video_digest(clip)
