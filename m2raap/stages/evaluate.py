@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from m2raap.core.config import what_is_made
+from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
 from m2raap.core.stage import SingleStage, StepInputs
@@ -225,7 +225,7 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
         self.protocol = ""
 
     def settings(self) -> dict[str, Any]:
-        return {"protocol": self.protocol, "seed": self.shared.seed, "rows": what_is_made(self.cfg)}
+        return {"protocol": self.protocol, "seed": self.shared.seed, "rows": result_settings(self.cfg)}
 
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.parents[-1], step.view.corpus.benchmark or "", step.folder, step.force)

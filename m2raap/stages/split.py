@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from m2raap.core import talk
-from m2raap.core.config import Config, digest, what_is_made
+from m2raap.core.config import Config, digest, result_settings
 from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import WORTH_ANOTHER_TRY, M2raapError, UsageError
@@ -212,7 +212,9 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     content = videos.of("video", task.path)
     videos.save()
     cfg = task.cfg
-    key = digest([VERSION, content, None if task.scenes else [cfg.detector, cfg.min_shot_s], what_is_made(cfg.decode)])
+    key = digest(
+        [VERSION, content, None if task.scenes else [cfg.detector, cfg.min_shot_s], result_settings(cfg.decode)]
+    )
     worker = video_worker(cfg.decode)
     if record["key"] != key or record["found"].get("refused") in WORTH_ANOTHER_TRY:
         record = {

@@ -121,7 +121,7 @@ def test_a_finished_folder_is_left_alone(tmp_path: Path):
 def test_other_settings_are_an_error_that_names_both(tmp_path: Path):
     view = make_corpus(tmp_path / "c", range(5))
     run(view, tmp_path / "s", minimum=10)
-    with pytest.raises(M2raapError, match=r"was made with min 10; this run asks for min 12"):
+    with pytest.raises(M2raapError, match=r"min 10; .*min 12"):
         run(view, tmp_path / "s", minimum=12)
     other = make_corpus(tmp_path / "d", range(6))
     with pytest.raises(M2raapError, match=r"was made with inputs.corpus|was made with .*corpus"):
@@ -296,7 +296,7 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path):
     view = make_corpus(tmp_path / "c", range(3))
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "diary.txt").write_text("dear diary")
-    with pytest.raises(M2raapError, match=r"holds 'diary.txt', which is not of a stage"):
+    with pytest.raises(M2raapError, match="holds 'diary.txt'"):
         run(view, tmp_path / "s")
 
 

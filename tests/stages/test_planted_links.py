@@ -248,7 +248,7 @@ def test_a_parent_that_changes_meanwhile_is_not_signed_over(tmp_path: Path, monk
     replaced = os.replace
     view = open_view(tmp_path / "a")
     monkeypatch.setattr(os, "replace", redo)
-    with pytest.raises(M2raapError, match="what it is made from has changed while this ran"):
+    with pytest.raises(M2raapError, match="its inputs have changed while"):
         run_length(view, tmp_path / "b")
     monkeypatch.undo()
     assert not (tmp_path / "b" / "manifest.json").exists()
@@ -319,7 +319,7 @@ def test_a_way_back_up_behind_a_link_is_the_systems(home: Path, tmp_path: Path):
     (tmp_path / "there" / "R" / "stage").parent.mkdir()
     (tmp_path / "there" / "R" / "stage").symlink_to(home)
     outer, inner = locked(Path(f"{tmp_path}/L/../R"), written=()), locked(Path(f"{tmp_path}/L/../R/stage/x"))
-    with outer, pytest.raises(M2raapError, match="R/stage: is a link"), inner:
+    with outer, pytest.raises(M2raapError, match="R/stage: "), inner:
         pass
 
 
@@ -366,7 +366,7 @@ def test_pipes_in_the_place_of_logs_hang_nothing(tmp_path: Path):
     run_length(view, tmp_path / "S")
     (tmp_path / "S" / "timings.jsonl").unlink()
     os.mkfifo(tmp_path / "S" / "timings.jsonl")
-    with pytest.raises(M2raapError, match="neither file nor folder"):
+    with pytest.raises(M2raapError, match=r"timings.jsonl: is neither"):
         run_length(view, tmp_path / "S")
     with pytest.raises(M2raapError, match="no regular file"):
         read_timings(tmp_path / "S")

@@ -18,7 +18,7 @@ from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, inside, read_json, write_json
 from m2raap.core.folder import manifest_digest
-from m2raap.core.state import VIDEO_ROOTS, believe_video_root
+from m2raap.core.state import VIDEO_ROOTS, allowed_video_root
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.inspect import check
 from m2raap.pipeline.run_folder import RunFolder
@@ -118,7 +118,7 @@ def test_a_name_that_leaves_its_folder_is_refused(tmp_path: Path, name: object):
     if name == "":
         assert inside(tmp_path / "f", name) == tmp_path / "f"
         return
-    with pytest.raises(M2raapError, match="does not lie in it"):
+    with pytest.raises(M2raapError, match="names .* which is outside this folder"):
         inside(tmp_path / "f", name)
 
 
@@ -128,7 +128,7 @@ def test_a_link_that_leaves_its_folder_is_refused(tmp_path: Path):
     (tmp_path / "f" / "loop").symlink_to(tmp_path / "f" / "loop")
     (tmp_path / "f" / "in").symlink_to(tmp_path / "f")
     for name in ("out/x", "out"):
-        with pytest.raises(M2raapError, match="does not lie in it"):
+        with pytest.raises(M2raapError, match="names .* which is outside this folder"):
             inside(tmp_path / "f", name)
     assert inside(tmp_path / "f", "in/x") == tmp_path / "f" / "in" / "x"
 
@@ -140,7 +140,7 @@ def test_a_manifest_names_only_files_of_its_folder(home: Path, tmp_path: Path, k
     manifest["files"][key] = file_sha256(home / "important.docx")
     write_json(tmp_path / "C" / "manifest.json", manifest)
     (row,) = check(tmp_path / "C")
-    assert row["state"] == "damaged" and "does not lie in it" in row["faults"][0]
+    assert row["state"] == "damaged" and repr(key) in row["faults"][0]
 
 
 def test_a_manifest_that_names_a_device_is_damaged(tmp_path: Path):
@@ -156,7 +156,7 @@ def test_a_map_names_only_stage_folders_of_its_run(undisturbed: Path, tmp_path: 
     tree = read_json(undisturbed / "run.json")
     for key, value in (("folder", "../../home"), ("parents", ["/etc"])):
         write_json(tmp_path / "run.json", tree | {"steps": [tree["steps"][0] | {key: value}]})
-        with pytest.raises(M2raapError, match="does not lie in it"):
+        with pytest.raises(M2raapError, match="names .* which is outside this folder"):
             _ = RunFolder.open(tmp_path).steps
 
 
@@ -173,7 +173,7 @@ def test_a_planted_next_state_of_an_index_moves_no_file_out_of_it(home: Path, tm
         write_json(index / "next" / "ready.json", ready)
         before = digests(home)
         said = m2raap("search", "index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
-        assert "does not lie in it" in said and digests(home) == before
+        assert repr(key) in said and digests(home) == before
     write_json(index / "next" / "ready.json", ["evil"])
     assert (
         "holds no JSON object"
@@ -259,7 +259,7 @@ def test_a_corpus_may_name_only_folders_that_the_user_named(home: Path, tmp_path
         if words[0] != "embed":  # which reads frames alone
             assert f"says that its videos lie in {home}" in said and VIDEO_ROOTS in said, said
         assert not (tmp_path / "E").exists()
-    with pytest.raises(M2raapError, match="you have not imported it from there"):
+    with pytest.raises(M2raapError, match=VIDEO_ROOTS):
         _ = open_corpus(theirs).video_root
 
 
@@ -276,10 +276,10 @@ def test_who_imported_a_corpus_may_read_its_videos_and_so_may_who_says_so(
     monkeypatch.setenv(VIDEO_ROOTS, ".")  # relative to wherever: says nothing
     with pytest.raises(M2raapError, match=VIDEO_ROOTS):
         _ = open_corpus(tmp_path / "D").video_root
-    assert believe_video_root(tmp_path / "D", tmp_path / "D" / "videos") == tmp_path / "D" / "videos"
+    assert allowed_video_root(tmp_path / "D", tmp_path / "D" / "videos") == tmp_path / "D" / "videos"
     (tmp_path / "D" / "videos").symlink_to(home)
     with pytest.raises(M2raapError, match=VIDEO_ROOTS):
-        believe_video_root(tmp_path / "D", tmp_path / "D" / "videos")
+        allowed_video_root(tmp_path / "D", tmp_path / "D" / "videos")
 
 
 def test_a_stage_of_a_stranger_lies_on_nothing_of_the_users(home: Path, tmp_path: Path):
@@ -289,7 +289,7 @@ def test_a_stage_of_a_stranger_lies_on_nothing_of_the_users(home: Path, tmp_path
     manifest = read_json(tmp_path / "theirs" / "S" / "manifest.json")
     manifest["view"]["corpus"] = os.path.relpath(home / "C", tmp_path / "theirs" / "S")
     write_json(tmp_path / "theirs" / "S" / "manifest.json", manifest)
-    with pytest.raises(M2raapError, match=rf"was made from {home / 'C'} as it is no longer"):
+    with pytest.raises(M2raapError, match=rf"was made from {home / 'C'}, which has changed"):
         open_view(tmp_path / "theirs" / "S")
     assert (
         "was made from"
