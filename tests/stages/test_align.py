@@ -13,7 +13,7 @@ from m2raap.core.view import Part
 from m2raap.curate import thumbnails
 from m2raap.curate.encode import pack
 from m2raap.curate.text_copies import text_key
-from m2raap.stages.align import AlignConfig, AlignStage, looks
+from m2raap.stages.align import AlignConfig, AlignStage, picture_signals
 
 DIM, K = 16, 8
 SEEN = {
@@ -184,9 +184,9 @@ def test_looks_measures_blur_and_thumbnails() -> None:
     flat = np.full_like(sharp, 90)
 
     def share(*pictures: np.ndarray) -> float:
-        return looks([cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures])["blurred_share"]
+        return picture_signals([cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures])["blurred_share"]
 
     assert share(sharp, sharp) == share(dim, dim) == share(flat, flat) == 0
     assert share(blurred, blurred, sharp, sharp) == 0.5
-    found = looks([cv2.imencode(".png", flat)[1].tobytes()] * 8)
+    found = picture_signals([cv2.imencode(".png", flat)[1].tobytes()] * 8)
     assert found["thumbnail_hashes"] is None and len(found["thumbnails"]) == 8 * 192

@@ -96,7 +96,7 @@ def test_a_file_of_the_locks_name_stays(home: Path, tmp_path: Path):
         out = tmp_path / f"out{number}"
         out.mkdir()
         make(out / LOCK_FILE)
-        assert "is no lock of m2raap" in m2raap("keyframes", tmp_path / "C", "--out", out, check=1).stderr
+        assert str(out / LOCK_FILE) in m2raap("keyframes", tmp_path / "C", "--out", out, check=1).stderr
         assert (out / LOCK_FILE).exists() and (home / "marker").read_text() == SECRET
 
 
@@ -113,7 +113,7 @@ def test_answers_are_not_written_through_a_link(home: Path, undisturbed: Path, s
         folder = tmp_path / name / "cache"
         folder.mkdir(parents=True)
         (folder / name).symlink_to(home / "marker")
-        with pytest.raises(M2raapError, match="is a link"):
+        with pytest.raises(M2raapError, match=f"{name}: "):
             Cache(folder / "llm.sqlite")
     run, _ = copied(undisturbed, small_world, tmp_path)
     before = digests(run)
@@ -162,7 +162,7 @@ def test_parts_that_a_link_brings_in_are_not_read(home: Path, tmp_path: Path):
     shutil.rmtree(tmp_path / "theirs" / "texts")
     (tmp_path / "theirs" / "texts").symlink_to(home / "private" / "texts")
     said = m2raap("data", "export", "csv", tmp_path / "theirs", "--out", tmp_path / "E", check=1).stderr
-    assert "does not lie in it" in said and not (tmp_path / "E").exists()
+    assert "texts/part-" in said and not (tmp_path / "E").exists()
 
 
 def test_only_what_a_model_is_made_of_goes_to_the_hub(home: Path, tmp_path: Path):
@@ -200,7 +200,7 @@ def test_a_map_names_only_corpora_that_the_run_was_made_over(undisturbed: Path, 
         done = m2raap(*words, check=None)
         assert done.returncode == (0 if words[0] == "status" else 1), done.stderr
         assert "word word" not in done.stdout
-    with pytest.raises(M2raapError, match="was run over .*private as it is no longer"):
+    with pytest.raises(M2raapError, match="private"):
         _ = RunFolder.open(run).inputs
 
 
@@ -211,7 +211,7 @@ def test_a_backbone_that_only_a_model_folder_names_is_not_fetched(tmp_path: Path
     monkeypatch.setattr(socket, "create_connection", lambda address, *_, **__: asked.append(address) or 1 / 0)
     load_model(BackboneConfig()).save(tmp_path / "M", {"backbone": {"model": "hf-hub:someone/else"}})
     words = ("model", "interpolate", tmp_path / "M", "--alpha", "0.5", "--out", tmp_path / "half")
-    assert "no hub is asked for it" in m2raap(*words, check=1).stderr and not asked
+    assert "hf-hub:someone/else" in m2raap(*words, check=1).stderr and not asked
 
 
 # ---- reading what is no file, and parents that change
@@ -267,7 +267,7 @@ def test_an_index_over_a_view_that_changes_meanwhile_is_not_made(tmp_path: Path,
         return real(*args)
 
     monkeypatch.setattr(index_parts, "write_table", change)
-    with pytest.raises(M2raapError, match="has changed while it was read"):
+    with pytest.raises(M2raapError, match="has changed"):
         make_index(tmp_path / "index", view, TINY)
     assert make_index(tmp_path / "index", open_view(tmp_path / "keyframes"), TINY)["embedded"] == 6
     assert {row["state"] for row in check(tmp_path / "index")} == {"ok"}
@@ -280,7 +280,7 @@ def test_vectors_of_one_folder_are_not_those_of_another_with_the_same_names(smal
         shutil.copy(video, tmp_path / name / "a.mp4")
     m2raap("embed", tmp_path / "V1", "--out", tmp_path / "E", "--workers", 1)
     before = digests(tmp_path / "E")
-    assert "holds the vectors of" in m2raap("embed", tmp_path / "V2", "--out", tmp_path / "E", check=1).stderr
+    assert str(tmp_path / "E") in m2raap("embed", tmp_path / "V2", "--out", tmp_path / "E", check=1).stderr
     assert digests(tmp_path / "E") == before
 
 
@@ -346,7 +346,7 @@ def test_folders_of_the_user_with_names_like_ours_are_not_ours(small_world: Path
     view = view_of(tmp_path, rows(4))
     for name in ("scratch", "next"):
         (tmp_path / "I" / name / "jobs").mkdir(parents=True)
-        with pytest.raises(M2raapError, match=f"holds '{name}', which is not of an index"):
+        with pytest.raises(M2raapError, match=f"'{name}'"):
             make_index(tmp_path / "I", view, TINY)
         shutil.rmtree(tmp_path / "I")
     (tmp_path / "S" / "previous.tmp").mkdir(parents=True)

@@ -205,7 +205,7 @@ def test_an_index_hands_out_nothing_of_folders_whose_content_its_maker_did_not_k
     assert hits and all(hit["video_path"] is None and hit["frames_part"] is None for hit in hits)
     search = Search(theirs)
     for hand_out in (search.video, search.jpegs, search.frames_part):
-        with pytest.raises(NotThere, match="has changed since"):
+        with pytest.raises(NotThere):
             hand_out("c0")
 
 
@@ -214,7 +214,7 @@ def test_what_is_no_video_is_not_handed_out_as_one(tmp_path: Path):
     (tmp_path / "videos" / "red.mp4").write_text(SECRET)
     search = Search(index)
     assert search.video_path("c0") == tmp_path / "videos" / "red.mp4"
-    with pytest.raises(NotThere, match="cannot be had"):
+    with pytest.raises(NotThere):
         search.video("c0")
     write_video(tmp_path / "videos" / "red.mp4", "red")
     assert search.video("c0") == tmp_path / "videos" / "red.mp4"
@@ -237,7 +237,7 @@ def test_a_model_that_only_an_index_names_is_not_fetched(tmp_path: Path, monkeyp
     named = {"model": "hf-hub:someone/else", "pretrained": None}
     resigned(index, lambda sources: sources["model"]["backbone"].update(named))
     said = m2raap("search", "query", index, "a red circle", check=1).stderr
-    assert "--model hf-hub:someone/else fetches it" in said and not asked
+    assert "--model hf-hub:someone/else" in said and not asked
 
 
 # ---- where videos lie
@@ -257,7 +257,7 @@ def test_a_corpus_may_name_only_folders_that_the_user_named(home: Path, tmp_path
     ):
         said = m2raap(*words, check=1).stderr
         if words[0] != "embed":  # which reads frames alone
-            assert f"says that its videos lie in {home}" in said and VIDEO_ROOTS in said, said
+            assert str(home) in said and VIDEO_ROOTS in said, said
         assert not (tmp_path / "E").exists()
     with pytest.raises(M2raapError, match=VIDEO_ROOTS):
         _ = open_corpus(theirs).video_root
