@@ -149,8 +149,8 @@ def inside(folder: Path, name: object) -> Path:
             if (folder / name).resolve().is_relative_to(folder.resolve()):
                 return folder / name
     raise M2raapError(
-        f"{folder}: one of its files names {str(name)[:200]!r}, which is outside this folder; the folder is damaged or "
-        "comes from somebody who is not to be trusted"
+        f"{folder}: the path {str(name)[:200]!r} leads out of this folder; the folder is damaged or comes from somebody who is "
+        "not to be trusted"
     )
 
 

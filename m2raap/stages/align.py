@@ -75,7 +75,7 @@ class AlignStage(DataStage[AlignConfig]):
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
         {
             "duplicate_clip": "a near-copy of a clip that is kept",
-            "mismatch": "image and text do not match, by the backbone's similarity",
+            "mismatch": "image and text do not belong together, by the backbone's similarity",
             "balanced_out": "a clip that passed all rules, of a concept of which the corpus holds more than its share",
         },
         VIDEO_REASONS,

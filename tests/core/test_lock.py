@@ -166,13 +166,13 @@ def test_a_link_below_a_folder_that_is_written_is_refused(tmp_path: Path):
 
 def test_two_shares_that_both_want_it_alone_do_not_wait_for_each_other(tmp_path: Path, monkeypatch):
     """Also where the change from shared to alone is one step, as on NFS: each gives its share back before it asks."""
-    asked: list[int] = []
+    lock_kinds: list[int] = []
     real = fcntl.flock
-    monkeypatch.setattr(fcntl, "flock", lambda handle, kind: (asked.append(kind), real(handle, kind))[1])
+    monkeypatch.setattr(fcntl, "flock", lambda handle, kind: (lock_kinds.append(kind), real(handle, kind))[1])
     with locked(tmp_path / "f", shared=True) as mine:
         assert mine is not None
         mine.wait_exclusive()
-    assert asked.index(fcntl.LOCK_UN) < asked.index(fcntl.LOCK_EX)
+    assert lock_kinds.index(fcntl.LOCK_UN) < lock_kinds.index(fcntl.LOCK_EX)
 
 
 def test_shares_come_and_go_without_hindering_each_other(tmp_path: Path):

@@ -47,9 +47,9 @@ def test_filter_and_keyframes_make_the_same_bytes(engine, small_world: Path, tmp
             folder = tmp_path / name / stage
             run_data_stage(recipe.stage(stage), views[name], folder, mapped)
             views[name] = views[name].over(folder)
-        made = digests(tmp_path / "ray" / stage)
-        assert made == digests(tmp_path / "local" / stage)
-        assert any(name.startswith("signals") for name in made)
+        ray_digests = digests(tmp_path / "ray" / stage)
+        assert ray_digests == digests(tmp_path / "local" / stage)
+        assert any(name.startswith("signals") for name in ray_digests)
 
 
 def test_an_error_of_a_task_comes_back_as_itself(engine):

@@ -86,9 +86,9 @@ def test_an_import_removes_what_a_killed_one_had_not_finished(tmp_path: Path):
 
 
 def test_equal_content_has_an_equal_digest_wherever_it_lies(tmp_path: Path):
-    made = [write_corpus(tmp_path / n, [clip(1), clip(2)], [text(1)], video_root=tmp_path, source={}) for n in "ab"]
+    twins = [write_corpus(tmp_path / n, [clip(1), clip(2)], [text(1)], video_root=tmp_path, source={}) for n in "ab"]
     other = write_corpus(tmp_path / "d", [clip(1), clip(3)], [text(1)], video_root=tmp_path, source={})
-    assert made[0].digest == made[1].digest != other.digest
+    assert twins[0].digest == twins[1].digest != other.digest
     assert open_corpus(tmp_path / "a").video_root == tmp_path.resolve()
 
 

@@ -47,8 +47,8 @@ def candidates(num: int, right: float) -> bytes:
 @pytest.mark.parametrize(("right", "expected"), [(0.5, 100.0), (-0.5, 0.0)])
 def test_mug_reranks_in_a_file_of_its_own(tmp_path: Path, right: float, expected: float) -> None:
     write_embedded(tmp_path / "e", extra={"rerank.npz": candidates(40, right)})
-    made = evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
-    assert {"results-mug.json", "ranks-mug.parquet"} <= set(made.files)
+    output = evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
+    assert {"results-mug.json", "ranks-mug.parquet"} <= set(output.files)
     tree = results(tmp_path / "v", "-mug")
     assert tree["rescored"] == {"name": "mug", "label": "late interaction over the first 2"}
     assert {r1(tree, lang, direction) for lang in ("en", "zh") for direction in ("t2v", "v2t")} == {expected}
@@ -156,8 +156,8 @@ def test_a_bank_leaves_the_videos_of_without_out(tmp_path: Path) -> None:
     train = corpus(tmp_path / "C", {"a": "a.mp4", "b": "b.mp4", "c.2": "c.mp4", "d": "d.mp4"})
     bench = corpus(tmp_path / "B", {"b": "other.mp4", "c.1": "c.mp4"}, "mine")
     (tmp_path / "bank").mkdir()
-    made = make_bank(train, [bench], Counting(), tmp_path / "bank")  # type: ignore[arg-type]
-    assert made.counts == {"texts": 2, "clips": 2, "left_out": 2}
+    output = make_bank(train, [bench], Counting(), tmp_path / "bank")  # type: ignore[arg-type]
+    assert output.counts == {"texts": 2, "clips": 2, "left_out": 2}
     tree = json.loads((tmp_path / "bank" / IDS).read_text(encoding="utf-8"))
     assert (tree["clip_ids"], tree["videos"], tree["texts"]) == (
         ["a", "d"], ["a.mp4", "d.mp4"], ["a film of a", "a film of d"],

@@ -73,23 +73,23 @@ def seeded_moments(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[]
     return set(random.Random(name).sample(seen, min(most, len(seen))))
 
 
-def told_at(
+def messages_at(
     monkeypatch: pytest.MonkeyPatch, moments: set[int], first: Callable[[], object], second: Callable[[], object]
 ) -> list[str]:
     """Runs `first`, and at the moments `second` beside it: what that one was told, '' where it was not refused."""
-    told: list[str] = []
+    messages: list[str] = []
 
     def another(change: int) -> None:
         if change in moments:
             try:
                 as_another_command(second)
-                told.append("")
+                messages.append("")
             except M2raapError as error:
-                told.append(str(error))
+                messages.append(str(error))
 
     with at_changes(monkeypatch, another):
         first()
-    return told
+    return messages
 
 
 def on_command_line(*words: object) -> None:
@@ -128,9 +128,9 @@ def test_the_second_command_on_a_stage_is_told(
     written = sum(path.is_file() for path in whole.rglob("*"))
     moments = set(random.Random(stage).sample(range(3 * written), min(MOMENTS, 3 * written)))
     second = with_force(stage, Path(read), out, load_recipe(str(RECIPE), [other]))
-    told = told_at(monkeypatch, moments, lambda: m2raap(stage, read, "--out", out, *how), second)
-    assert len(told) >= min(MOMENTS, 2 * written) / 2
-    assert all(f"{out}: another m2raap (process {os.getpid()} " in text for text in told), told
+    messages = messages_at(monkeypatch, moments, lambda: m2raap(stage, read, "--out", out, *how), second)
+    assert len(messages) >= min(MOMENTS, 2 * written) / 2
+    assert all(f"{out}: another m2raap (process {os.getpid()} " in text for text in messages), messages
     assert files_of(out) == files_of(whole)
     assert {row["state"] for row in check(out)} == {"ok"}
 
@@ -168,20 +168,20 @@ def test_the_second_import_export_index_run_and_report_are_told(
     for name, command in commands.items():
         moments = seeded_moments(monkeypatch, name, lambda c=command, n=name: m2raap(*c, tmp_path / f"{n}-whole"))
         out = tmp_path / name
-        told = told_at(
+        messages = messages_at(
             monkeypatch,
             moments,
             lambda c=command, o=out: m2raap(*c, o),
             lambda c=command, o=out: on_command_line(*c, o),
         )
-        others = [text for text in told if "another m2raap (process" not in text]
-        assert told and not others, (name, others)
+        others = [text for text in messages if "another m2raap (process" not in text]
+        assert messages and not others, (name, others)
         assert digests(out) == digests(tmp_path / f"{name}-whole"), name
     again = words(world, run, "--until", "evaluate")
     for first in (again, ["report", "write", str(run)]):
         moments = seeded_moments(monkeypatch, first[0], lambda f=first: m2raap(*f))
-        told = told_at(monkeypatch, moments, lambda f=first: m2raap(*f), lambda f=first: on_command_line(*f))
-        assert told and all("another m2raap (process" in text for text in told), (first[0], told)
+        messages = messages_at(monkeypatch, moments, lambda f=first: m2raap(*f), lambda f=first: on_command_line(*f))
+        assert messages and all("another m2raap (process" in text for text in messages), (first[0], messages)
     assert {row["state"] for row in check(run)} == {"ok"}
 
 
@@ -371,7 +371,7 @@ def test_shares_that_run_at_once_make_one_stage_and_a_whole_run_is_told(
     with locked(out, shared=True):  # as by a share that is still at work
         again = (*command, "--set", "filter.text.rules.text_too_short.en=6", "--force")
         for parts in ((), ("--parts", "1/2")):
-            told = as_another_command(lambda p=parts: m2raap(*again, *p, check=1).stderr)
-            assert "another m2raap" in str(told)
+            messages = as_another_command(lambda p=parts: m2raap(*again, *p, check=1).stderr)
+            assert "another m2raap" in str(messages)
         as_another_command(lambda: m2raap(*command, "--parts", "1/2"))
     assert digests(out) == digests(tmp_path / "whole" / "filter")
