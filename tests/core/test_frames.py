@@ -1,5 +1,5 @@
-"""Pictures of single clips, read from many threads with little memory, are those of their part; and are read once where
-all fits."""
+"""Pictures of single clips, read by many threads with little memory, are those of their part; where all fit into memory, each
+is read once."""
 
 from __future__ import annotations
 

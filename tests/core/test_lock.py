@@ -1,4 +1,4 @@
-"""One folder, one writer: while it lives, while it is paused, and no longer than that."""
+"""One folder, one writer: the lock lasts as long as its process, also while that is paused."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_a_link_below_a_folder_that_is_written_is_refused(tmp_path: Path):
 
 
 def test_two_shares_that_both_want_it_alone_do_not_wait_for_each_other(tmp_path: Path, monkeypatch):
-    """Also where the change from shared to alone is one step, as on NFS: each gives its share back before it asks."""
+    """Also where a shared lock becomes exclusive in one step, as on NFS: each releases its shared lock first."""
     lock_kinds: list[int] = []
     real = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", lambda handle, kind: (lock_kinds.append(kind), real(handle, kind))[1])
@@ -176,7 +176,7 @@ def test_two_shares_that_both_want_it_alone_do_not_wait_for_each_other(tmp_path:
 
 
 def test_shares_come_and_go_without_hindering_each_other(tmp_path: Path):
-    """A share that ends holds the lock alone for a moment, to remove its file."""
+    """A share that ends holds the lock exclusively for a moment, to remove its file."""
     command = [sys.executable, "-c", SHARES, str(tmp_path), "300"]
     for process in [subprocess.Popen(command) for _ in range(3)]:
         assert process.wait(100) == 0
@@ -186,7 +186,7 @@ def test_shares_come_and_go_without_hindering_each_other(tmp_path: Path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become two users")
 def test_a_colleagues_lock_counts(tmp_path: Path):
-    """In a folder of a group, the file that another user made cannot be written, and is locked all the same."""
+    """In a folder of a group, the lock file of another user cannot be written, but it can be locked."""
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o777)

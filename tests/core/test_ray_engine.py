@@ -1,4 +1,4 @@
-"""Ray gives the bytes that the local engine gives, and its failures are sentences."""
+"""Ray computes the same bytes as the local engine, and its failures are error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refuse(task: int) -> int:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """Started in a folder that holds somebody's Python: no worker may take it for a library."""
+    """Started in a folder with Python files of somebody else: no worker may import them."""
     from m2raap.core.ray_engine import RayEngine
 
     folder = tmp_path_factory.mktemp("theirs")

@@ -220,7 +220,7 @@ class Killed(BaseException):
 @given(st.integers(0, 60))
 @settings(max_examples=25, deadline=None)
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path_factory, writes: int):
-    """Dies at the n-th file operation, also within a redo, and goes on."""
+    """A run that is killed at the n-th file operation, also while it redoes a folder, resumes."""
     from m2raap.core import files, folder
 
     base = tmp_path_factory.mktemp("kill")

@@ -1,4 +1,4 @@
-"""A server on this machine plays the internet: its own address counts as public, every other rule stays as it is."""
+"""A server on this machine stands for the internet: its address counts as public; all other rules are unchanged."""
 
 import http.server
 import socket

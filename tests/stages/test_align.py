@@ -1,4 +1,4 @@
-"""What align decides from frames and features that are there: copies, mismatches, the balance. No model is asked."""
+"""The decisions of align from stored frames and features: copies, mismatches, the balance. No model is used."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_sharper_copy_is_kept_and_black_clips_are_nobodys_original() -> None
 
 
 def test_what_keyframes_did_not_measure_is_not_judged() -> None:
-    """Of a sparsely decoded clip motion and shares are unknown: no rule about them may speak, and it still may be a copy."""
+    """Motion and shares of a sparsely decoded clip are unknown: rules on them do not apply, but it may be dropped as a copy."""
     world = World(12)
     unknown = dict.fromkeys(("motion", "black_share", "frozen_share", "pick_sharpness"))
     for clip_id in ("c0001", "c0002"):

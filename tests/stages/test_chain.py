@@ -1,4 +1,4 @@
-"""The whole chain on a small world: once undisturbed, then everything that must not change it."""
+"""A whole run on a small world: once undisturbed, then with everything that must not change its result."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_explain_and_status_tell_the_story(undisturbed: Path, small_world: Path)
 
 
 def started(*words: object) -> subprocess.Popen[str]:
-    """The command line in a process group of its own; it hears Ctrl-C, which a shell's background job ignores."""
+    """The command line in a process group of its own; it receives Ctrl-C, which a background job of a shell ignores."""
     return subprocess.Popen(
         [sys.executable, "-m", "m2raap.cli.main", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -112,7 +112,7 @@ def started(*words: object) -> subprocess.Popen[str]:
 
 
 def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Returns as soon as the process has come so far, and fails where it ends before."""
+    """Waits until the process has reached this point; fails where it ends before."""
     while not reached():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -31,7 +31,7 @@ def r1(tree: dict[str, Any], lang: str, direction: str) -> float:
 
 
 def candidates(num: int, right: float) -> bytes:
-    """Two candidates a query in both directions and languages: the own one scored `right`, its neighbour 0."""
+    """Two candidates of each query, in both directions and languages: the match with score `right`, its neighbour with 0."""
     own = np.arange(num)
     both = np.stack([(own + 1) % num, own], axis=1).astype(np.int32)
     scores = np.tile([0.0, right], (num, 1))

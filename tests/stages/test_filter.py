@@ -1,4 +1,4 @@
-"""What filter decides over a whole corpus: copies of texts, shares, scores that the user brought. Nothing is probed here."""
+"""The decisions of filter over a whole corpus: copies of texts, shares, users' scores. No video file is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a folder that somebody sent, links above all, leads no writing, deleting or handing out elsewhere."""
+"""The files of a folder from somebody else, links above all, cause no writing, deleting or reading outside of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_the_name_of_a_temporary_file_may_be_taken(home: Path, tmp_path: Path):
-    """By a link that somebody made for every process number: the link goes, what it leads to stays."""
+    """Somebody made a link for every process number: the link is removed, its target stays."""
     (tmp_path / "f").mkdir()
     planted = tmp_path / "f" / f".manifest.json.{os.getpid()}.tmp"
     planted.symlink_to(home / "bashrc")
@@ -60,7 +60,7 @@ def test_the_name_of_a_temporary_file_may_be_taken(home: Path, tmp_path: Path):
 def test_a_folder_in_the_folder_that_was_named_may_be_no_link(
     home: Path, small_world: Path, undisturbed: Path, tmp_path: Path
 ):
-    """The one that the user named may be: it is the user's own. What lies on the way down from it is not."""
+    """The folder that the user named may be a link; a folder below it may not."""
     run, world = copied(undisturbed, small_world, tmp_path / "theirs")
     shutil.move(run / "m2raap" / "filter", home / "F")
     (run / "m2raap" / "filter").symlink_to(home / "F")
@@ -88,7 +88,7 @@ def test_a_folder_in_the_folder_that_was_named_may_be_no_link(
 
 
 def test_a_file_of_the_locks_name_stays(home: Path, tmp_path: Path):
-    """A hard link, a text of the user's, a pipe: none is a lock of ours."""
+    """A hard link, a text of the user, a pipe: none is a lock file of m2raap."""
     make_corpus(tmp_path / "C", range(4))
     for number, make in enumerate(
         (lambda path: os.link(home / "marker", path), lambda path: path.write_text("x" * 600), os.mkfifo)
@@ -127,7 +127,7 @@ def test_answers_are_not_written_through_a_link(home: Path, undisturbed: Path, s
 
 
 def test_forget_deletes_only_copies_of_the_corpus_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The rows of a stranger's corpus may name files of the user's corpora."""
+    """The rows of a corpus from somebody else may name files of the user's corpora."""
     data = tmp_path / "data"
     for name in ("mine", "theirs"):
         (data / name / "videos").mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_only_what_a_model_is_made_of_goes_to_the_hub(home: Path, tmp_path: Path
 
 
 def test_a_link_beside_a_list_is_no_word_of_the_users(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A list that came with `videos` as a link: whoever imports it has not said that videos lie there."""
+    """A list that came with `videos` as a link: its user has not named the target as a folder of videos."""
     monkeypatch.delenv(VIDEO_ROOTS)
     folder = tmp_path / "theirs"
     folder.mkdir()
@@ -294,7 +294,7 @@ def test_where_an_export_may_go(undisturbed: Path, tmp_path: Path):
 
 
 def test_names_beside_what_was_typed_lead_nowhere(home: Path, small_world: Path, tmp_path: Path):
-    """The folder of an export that is under way, and that of a holdout: nobody typed them."""
+    """The draft folder of an export and the folder of a holdout, which the user did not name."""
     (home / "draft").mkdir()
     (home / "draft" / "chapter.tex").write_text(SECRET)
     make_corpus(tmp_path / "C", range(4))

@@ -1,4 +1,4 @@
-"""Folders that came from a stranger: nothing found in one is an order, and what only reads writes nothing."""
+"""Folders from somebody else: no path in one is followed out of it, and commands that only read write nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_forget_in_a_folder_of_a_stranger_takes_nothing_of_the_user_with_it(home: Path, tmp_path: Path):
-    """Neither what its map and manifests name, nor what its links lead to, nor the files that its rows name, are touched."""
+    """No file outside is changed that run.json, manifests, links or rows of the folder name."""
     make_corpus(home / "C", range(8))
     run_length(View(home / "C"), home / "S")
     view = make_corpus(tmp_path / "theirs" / "C", range(8))
@@ -283,7 +283,7 @@ def test_who_imported_a_corpus_may_read_its_videos_and_so_may_who_says_so(
 
 
 def test_a_stage_of_a_stranger_lies_on_nothing_of_the_users(home: Path, tmp_path: Path):
-    """It can name the user's corpus; its content it would have to know."""
+    """A view may name the user's corpus, but its author does not know the digest."""
     make_corpus(home / "C", range(8))
     run_length(make_corpus(tmp_path / "theirs" / "C", range(6)), tmp_path / "theirs" / "S")
     manifest = read_json(tmp_path / "theirs" / "S" / "manifest.json")

@@ -1,4 +1,4 @@
-"""Two commands on one folder, in every stage: one wins, the other is told, and `check` agrees.
+"""Two commands on one folder, in every stage: one finishes it, the other is refused, and `check` finds no fault.
 
 The second command comes at seeded changes of the disk by the first; nothing waits for a clock.
 """
@@ -44,7 +44,7 @@ SYNCED = ("replace", "fsync")  # what every write of a whole file does
 
 @contextlib.contextmanager
 def at_changes(monkeypatch: pytest.MonkeyPatch, visit: Callable[[int], None]) -> Iterator[None]:
-    """`visit(n)` before the n-th change of the disk inside; changes that it makes itself do not count."""
+    """Calls `visit(n)` before the n-th change of the disk in the block; changes by `visit` itself do not count."""
     count, visiting = [0], [False]
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +66,7 @@ def at_changes(monkeypatch: pytest.MonkeyPatch, visit: Callable[[int], None]) ->
 
 
 def seeded_moments(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object], most: int = 4) -> set[int]:
-    """Some of the changes of the disk that `work` makes: a few, for every moment asks the same lock."""
+    """The numbers of a few of the changes of the disk by `work`: the same lock protects all of them."""
     seen: list[int] = []
     with at_changes(monkeypatch, seen.append):
         work()
@@ -76,7 +76,7 @@ def seeded_moments(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[]
 def messages_at(
     monkeypatch: pytest.MonkeyPatch, moments: set[int], first: Callable[[], object], second: Callable[[], object]
 ) -> list[str]:
-    """Runs `first`, and at the moments `second` beside it: what that one was told, '' where it was not refused."""
+    """Runs `first` and, at the moments, `second` as another command; returns the errors of `second`, '' for none."""
     messages: list[str] = []
 
     def another(change: int) -> None:
@@ -93,7 +93,7 @@ def messages_at(
 
 
 def on_command_line(*words: object) -> None:
-    """Raises M2raapError with what a command said that failed."""
+    """Runs a command; raises M2raapError with its output where it fails."""
     done = m2raap(*words, check=None)
     if done.returncode:
         raise M2raapError(done.stderr)
@@ -204,7 +204,7 @@ main.main()
 
 @pytest.mark.parametrize("change", [8, 13])
 def test_a_paused_command_keeps_its_folder_and_a_killed_one_does_not(small_world: Path, tmp_path: Path, change: int):
-    """The story of a laptop that slept, of Ctrl-Z, of a slow node: other settings must wait, or the folder is theirs whole."""
+    """As on a laptop that slept, after Ctrl-Z or on a slow node: other settings must wait, or they redo the whole folder."""
     out = tmp_path / "out" / "filter"
     first = ["filter", str(small_world / "train"), "--out", str(out), "--workers", "1"]
     other = (*first, "--set", "filter.text.rules.text_too_short.en=6", "--force")
@@ -229,7 +229,7 @@ def test_a_paused_command_keeps_its_folder_and_a_killed_one_does_not(small_world
 
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a file system without them, and as a worker of another machine that has outlived its command."""
+    """As on a file system without locks, or for a worker of another machine that has outlived its command."""
 
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -267,7 +267,7 @@ def signed(folder: Path) -> dict[str, str]:
 
 
 def test_a_folder_of_an_older_version_is_made_again_where_it_has_to_be(tmp_path: Path):
-    """Whose records name no settings: finished it is done, unfinished its parts are made anew, never signed as they are."""
+    """Whose records name no settings: a finished folder stays, the parts of an unfinished one are made again."""
     view = make_corpus(tmp_path / "c", range(12), num_parts=2)
     run_length(view, tmp_path / "s", minimum=10)
     whole = digests(tmp_path / "s")
@@ -324,7 +324,7 @@ def test_a_whole_stage_that_was_redone_meanwhile_is_not_signed(tmp_path: Path, n
 
 
 def test_a_redo_that_is_cut_off_anywhere_is_whole_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Setting aside moves file by file: cut off, the old command finds its state, the new one goes on."""
+    """The content is moved to previous/ file by file: after an interruption both the old and the new command go on."""
     view = make_corpus(tmp_path / "c", range(12), num_parts=2)
     run_length(view, tmp_path / "old", minimum=10)
     run_length(view, tmp_path / "new", minimum=16)
