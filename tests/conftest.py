@@ -164,11 +164,11 @@ def media_sources(tmp_path_factory):
     from tests.video.bad_media.sources import make_sources
 
     folder = tmp_path_factory.mktemp("media")
-    found = Sources(folder / "sources", folder / "canary")
-    make_sources(found.folder)
-    write_canary(found.canary, found)
-    write_corpus(folder / "corpus", found)
-    return found
+    sources = Sources(folder / "sources", folder / "canary")
+    make_sources(sources.folder)
+    write_canary(sources.canary, sources)
+    write_corpus(folder / "corpus", sources)
+    return sources
 
 
 @pytest.fixture(scope="session")

@@ -34,12 +34,12 @@ def words(world: Path, out: Path, *more: object) -> list[str]:
 
 def copied(run: Path, world: Path, home: Path) -> tuple[Path, Path]:
     """Copies of a run and its world below `home`; the run finds the world where it did before."""
-    there = home / "deep" / "deeper" / "run"
-    beside = Path(os.path.normpath(there / os.path.relpath(world, run)))
-    assert beside.is_relative_to(home)
-    shutil.copytree(run, there, ignore=shutil.ignore_patterns("report"))  # another process may be writing it
-    shutil.copytree(world, beside)
-    return there, beside
+    run_copy = home / "deep" / "deeper" / "run"
+    world_copy = Path(os.path.normpath(run_copy / os.path.relpath(world, run)))
+    assert world_copy.is_relative_to(home)
+    shutil.copytree(run, run_copy, ignore=shutil.ignore_patterns("report"))  # another process may be writing it
+    shutil.copytree(world, world_copy)
+    return run_copy, world_copy
 
 
 @pytest.fixture(scope="session")

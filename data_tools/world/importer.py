@@ -25,7 +25,7 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
         if all((folder / "manifest.json").exists() for folder in (train, test)):
             corpora = [open_corpus(folder) for folder in (train, test)]
             if all(corpus.source == source for corpus in corpora):
-                talk.log(f"world: {out} holds it already, with the same settings")
+                talk.log("world: already finished")
                 return corpora
         with talk.Phases("world") as phases:
             world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))

@@ -113,7 +113,7 @@ def reverse_frames(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
 
 @dataclass(frozen=True)
 class JpegFrames:
-    """The pixels of clips, decoded anew each time: for vision layers that learn, or whose cache would be too large."""
+    """The pixels of clips, decoded again each time: for vision layers that learn, or whose cache would be too large."""
 
     source: PairSource
     preprocess: Preprocess

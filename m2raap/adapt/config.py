@@ -34,7 +34,7 @@ class AdaptConfig(Config):
 
     input: Literal["keyframes", "video"] = Field(
         default="keyframes",
-        description="Source of the frames: those that keyframes stored, or the video files, decoded anew every "
+        description="Source of the frames: those that keyframes stored, or the video files, decoded again every "
         "epoch (for comparison).",
     )
     decoders: int = Field(

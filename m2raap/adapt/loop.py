@@ -28,7 +28,7 @@ from m2raap.adapt.prepare import Report, open_decoders, prepare
 from m2raap.adapt.state import TrainState
 from m2raap.adapt.step import draw_step, gradients
 from m2raap.adapt.validate import validate
-from m2raap.core.config import what_is_made
+from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
 
 
@@ -194,7 +194,7 @@ def _write_model(state: TrainState, result: AdaptResult, kept: int) -> None:
     state.model.eval()
     if state.cfg.lora is not None:
         merge_lora(state.model)
-    made_from = {"adapt": what_is_made(state.cfg), "steps": result.steps, "kept_step": kept}
+    made_from = {"adapt": result_settings(state.cfg), "steps": result.steps, "kept_step": kept}
     temp = state.out / "model.tmp"
     shutil.rmtree(temp, ignore_errors=True)
     state.model.save(temp, made_from)

@@ -27,7 +27,7 @@ from m2raap.adapt.state import DropPathRng, FrameReader, Logs, Optim, Split, Tra
 from m2raap.adapt.texts import TextTable, text_table
 from m2raap.adapt.validate import encode_clips
 from m2raap.core import talk
-from m2raap.core.config import digest, what_is_made
+from m2raap.core.config import digest, result_settings
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
@@ -119,7 +119,7 @@ def _videos_digest(source: PairSource) -> str:
 def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
     """The digest of all that decides what the run learns."""
     data = [digest([frames, _words(cfg, source)]) for frames, source in zip(frames_digests, sources, strict=True)]
-    return digest([what_is_made(cfg), data, model.backbone.digest])
+    return digest([result_settings(cfg), data, model.backbone.digest])
 
 
 def _words(cfg: AdaptConfig, source: PairSource) -> list[Any]:

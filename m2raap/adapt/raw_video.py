@@ -1,4 +1,4 @@
-"""Frames decoded from the video files anew every epoch: the input that stored key-frames are compared with.
+"""Frames decoded from the video files again in every epoch: the input that stored key-frames are compared with.
 
 A training epoch takes a random frame of each of T equal segments of a clip, as STAN does on WebVid; validation takes their
 midpoints. What is drawn is a function of (seed, epoch, clip id). B clips, T frames.

@@ -1,6 +1,7 @@
 """Recipes and stage settings: strict YAML -> typed, frozen models.
 
-One merge rule: defaults < file < `--set a.b=c`. Unknown keys fail with their whole path and the nearest good name.
+One merge rule: defaults < file < `--set a.b=c`. An unknown key is an error that gives its whole path and the most similar known
+key.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
     def __hash__(self) -> int:
-        """Of the plain values, so that a config with mappings in it may be the key of a cache, too."""
+        """Hashes the plain values, so that a config that holds mappings can be the key of a cache, too."""
         return hash(canonical(self))
 
 
@@ -33,12 +34,12 @@ T = TypeVar("T", bound=Config)
 
 # Marks of a field, given as `Field(json_schema_extra=APPLY)`. A field without a mark belongs to `score`, or to the phase of
 # the field that holds its config.
-# A threshold: a new value judges again what was measured, and measures nothing.
+# A threshold: a new value repeats the decisions on the stored scores and scores nothing again.
 APPLY: dict[str, Any] = {"phase": "apply"}
-# How the work is done and not what comes of it: no digest holds the value.
+# How the work is done, such as a time-out. The result does not depend on the value, and no digest includes it.
 HOW: dict[str, Any] = {"phase": "how"}
 PHASES = ("score", "apply", "how")
-# YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
+# PyYAML follows YAML 1.1, in which 1e-5 is text, because a float needs a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 
 
@@ -46,17 +47,19 @@ class _StrictLoader(yaml.SafeLoader):
     pass
 
 
-def _no_twins(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # PyYAML has no types
         if key in seen:
-            raise UsageError(f"line {key_node.start_mark.line + 1}: the key '{key}' stands twice")
+            raise UsageError(
+                f"line {key_node.start_mark.line + 1}: the key '{key}' is given twice; remove one of the two"
+            )
         seen.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _no_twins)
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -78,12 +81,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
-        raise UsageError(f"{path}: expected 'key: value' lines at the top, found a {type(tree).__name__}")
+        raise UsageError(
+            f"{path}: expected 'key: value' lines at the top level, but the file holds a {type(tree).__name__}"
+        )
     return tree
 
 
 def parse_assignment(item: str) -> tuple[list[str], Any]:
-    """'a.b=c' -> (['a', 'b'], value); the value is read as YAML, and 1e-5 as the number it looks like."""
+    """'a.b=c' -> (['a', 'b'], value); the value is read as YAML, but 1e-5 as a number. Raises UsageError."""
     key, sep, raw = item.partition("=")
     if not sep or not key.strip():
         raise UsageError(f"--set {item}: expected KEY=VALUE, for example --set adapt.steps=100")
@@ -96,7 +101,7 @@ def parse_assignment(item: str) -> tuple[list[str], Any]:
 
 
 def set_keys(tree: dict[str, Any], assignments: list[tuple[list[str], Any]]) -> dict[str, Any]:
-    """A copy of `tree` with the assignments laid over it, in order."""
+    """A copy of `tree` in which the assignments are made, in order. Raises UsageError for a key below a value."""
     result = json.loads(json.dumps(tree))
     for keys, value in assignments:
         node = result
@@ -105,17 +110,17 @@ def set_keys(tree: dict[str, Any], assignments: list[tuple[list[str], Any]]) -> 
             if child is None:
                 child = node[key] = {}
             if not isinstance(child, dict):
-                raise UsageError(f"--set {'.'.join(keys)}: '{key}' is a value, it has no keys below it")
+                raise UsageError(f"--set {'.'.join(keys)}: '{key}' is a value and can have no keys below it")
             node = child
         node[keys[-1]] = value
     return result
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, mapping by mapping; lists and values are replaced whole.
+    """`base` with the values of `over`, mapping by mapping; a list or value of `over` replaces that of `base`.
 
-    A mapping that gives another `name` (another temporal module, captioner ...) is replaced whole too: the keys of the
-    old one mean nothing to it.
+    A mapping that gives another `name` (another temporal module, captioner ...) replaces the old mapping, too, because the
+    keys of the old one do not apply to it.
     """
     if "name" in over and over["name"] != base.get("name", over["name"]):
         return dict(over)
@@ -127,7 +132,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Names that would have been good at `path` (of the unknown key's parent) below `model`."""
+    """The known keys at `path`, the path of an unknown key's parent below `model`."""
     for part in path:
         field = model.model_fields.get(str(part)) if isinstance(model, type) else None
         if field is None:
@@ -138,7 +143,8 @@ def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 
 
 def build(model: type[T], tree: dict[str, Any], source: str) -> T:
-    """`tree` as a `model`. Raises UsageError naming source, whole key path, what was found, the nearest good name."""
+    """`tree` as a `model`. Raises UsageError naming the source and every wrong key: its whole path and value, or the most similar
+    known key."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -149,7 +155,7 @@ def build(model: type[T], tree: dict[str, Any], source: str) -> T:
             if item["type"] == "extra_forbidden":
                 names = _field_names(model, path[:-1])
                 near = difflib.get_close_matches(str(path[-1]), names, n=1, cutoff=0.5)
-                hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}"
+                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
                 lines.append(f"unknown key '{dotted}': {hint}")
             elif isinstance(value, str) and _FLOAT_AS_TEXT.match(value):
                 lines.append(f"{dotted}: YAML reads {value} as text; write {float(value):.1e}".replace("e-0", "e-"))
@@ -161,7 +167,7 @@ def build(model: type[T], tree: dict[str, Any], source: str) -> T:
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling for one value: sorted keys, no spaces."""
+    """The value as JSON in a unique form: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
@@ -183,7 +189,7 @@ def digest(value: Any) -> str:
 def by_phase(cfg: Config, phase: str = "score") -> dict[str, dict[str, Any]]:
     """The plain values of a config as three trees, `score`, `apply` and `how`, by the marks of its fields.
 
-    A field without a mark has the phase of the field above it; what is below a HOW field is HOW whatever it says.
+    A field without a mark has the phase of the field above it; fields below a HOW field are HOW, whatever their own marks.
     """
     trees: dict[str, dict[str, Any]] = {name: {} for name in PHASES}
     plain = cfg.model_dump(mode="json")
@@ -205,7 +211,7 @@ def phase_of(field: FieldInfo, above: str = "score") -> str:
     return str(extra.get("phase", above)) if isinstance(extra, dict) else above
 
 
-def what_is_made(cfg: Config) -> dict[str, Any]:
-    """The plain values of a config that say what comes of it: all but those that are marked HOW."""
+def result_settings(cfg: Config) -> dict[str, Any]:
+    """The plain values of a config on which the result depends: all but those that are marked HOW."""
     trees = by_phase(cfg)
     return merge(trees["score"], trees["apply"])

@@ -20,25 +20,25 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, remove_drafts, write_atomic, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
-from m2raap.core.state import believe_video_root, remember_video_root
+from m2raap.core.state import allowed_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
 from m2raap.core.tombstones import Tombstones
 
 LANGS = ("en", "zh")
 SPLITS = ("train", "val", "test")
-# Numbers that the imported list states of its clips (motion, aesthetics ...), by clip_id; no stage needs the file.
+# Numbers that the imported list gives for its clips (motion, aesthetics ...), by clip_id; no stage needs the file.
 SCORES = "scores.parquet"
-# A file that stands in a folder while videos lie in it that no corpus names yet.
+# A marker: an import has written videos into this folder, and no manifest names them yet.
 _IMPORTING = ".m2raap-importing"
 FORGETTING = "forgetting"  # key of a manifest while clips are being removed from its tables
 TABLES = ("clips", "texts", "missing", "dropped")
-_OF_IMPORTS = ("videos", "split")
-_OURS = (*TABLES, *_OF_IMPORTS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
+_IMPORT_FOLDERS = ("videos", "split")
+_CORPUS_NAMES = (*TABLES, *_IMPORT_FOLDERS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """An imported corpus. `digest` names its content: equal content, equal digest, wherever it lies."""
+    """An imported corpus. `digest` is over its content alone: two folders with equal content have equal digests."""
 
     path: Path
     num_parts: int
@@ -50,8 +50,8 @@ class Corpus:
 
     @cached_property
     def video_root(self) -> Path:
-        """Where the videos lie. Raises M2raapError for a folder that this corpus may not name (core/state.py)."""
-        return believe_video_root(self.path, self.stated_video_root)
+        """The folder of the videos. Raises M2raapError for one that this user has not allowed for this corpus (core/state.py)."""
+        return allowed_video_root(self.path, self.stated_video_root)
 
     def rows(self, table: str, part: int, columns: list[str] | None = None) -> list[Row]:
         return read_part(self.path, table, part, columns)
@@ -75,9 +75,9 @@ def write_corpus(
     """Writes clips and texts as a corpus folder and opens it.
 
     `missing` holds rows of the clips whose file is absent, with the columns of `dropped`; these clips stay in the corpus.
-    `dropped` holds rows of what an importer refused, under ids that are no clips. Clips that were forgotten
-    (core/tombstones.py) stay out. Raises M2raapError for an empty corpus, twin ids, a text without its clip, an unknown
-    language or split, or a folder that holds another corpus.
+    `dropped` holds rows of what an importer refused, under ids that no clip has. Clips that were forgotten
+    (core/tombstones.py) are left out. Raises M2raapError for an empty corpus, a duplicate id, a text whose clip is absent, an
+    unknown language or split, or a folder that holds something other than a corpus.
     """
     tables = {"clips": list(clips), "texts": list(texts), "missing": list(missing), "dropped": list(dropped)}
     _check_rows(tables["clips"], tables["texts"])
@@ -102,7 +102,9 @@ def _write(
         [row for row in rows if row["clip_id"] not in left_out] for rows in (clips, texts, missing)
     )
     if left_out and not clips:
-        raise M2raapError(f"{path}: every clip of the input was forgotten ({tombstones.FILE} names them)")
+        raise M2raapError(
+            f"{path}: every clip of the input was forgotten ({tombstones.FILE} lists them); import other clips"
+        )
     benchmark = tombstones.benchmark_name(benchmark, len(left_out)) if benchmark else None
     num_parts = num_parts or default_num_parts(len(clips))
     by_table: dict[str, list[list[Row]]] = {}
@@ -140,15 +142,15 @@ def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None)
 
 @contextmanager
 def importing(path: Path) -> Iterator[None]:
-    """Inside, an import may write `videos` or `split` into its folder, which nobody else writes meanwhile. A mark says so as
-    long as they lie there without a corpus, however it ends, so that the same import may go on.
+    """A block in which an import may write `videos` and `split` into its folder, while the folder is locked for it.
 
-    Raises M2raapError for a folder that is something else than a corpus, holds videos that no import has put there, or is
-    being written by another command.
+    A marker file stays in the folder as long as these lie there without a manifest, so that the same import can go on after an
+    interruption. Raises M2raapError for a folder that holds something other than a corpus, or videos that no import has put
+    there, or that another command is writing.
     """
-    with locked(path, written=_OF_IMPORTS):
+    with locked(path, written=_IMPORT_FOLDERS):
         _refuse_other(path)
-        written = [path / name for name in _OF_IMPORTS]
+        written = [path / name for name in _IMPORT_FOLDERS]
         if not any((path / name).exists() for name in (_IMPORTING, "manifest.json")) and any(map(Path.exists, written)):
             raise M2raapError(f"{path}: holds videos that no import has put there; give another folder for --out")
         write_atomic(path / _IMPORTING, b"")
@@ -165,9 +167,9 @@ def importing(path: Path) -> Iterator[None]:
 
 
 def keep_out(path: Path, tombstone_files: Iterable[Path]) -> None:
-    """Imports into the corpus folder `path` from now on leave out what these tombstone files (or corpus folders) name.
+    """Makes all later imports into the corpus folder `path` leave out the clips of these tombstone files (or corpus folders).
 
-    Raises M2raapError for a file that is none, and for a folder that is something else than a corpus.
+    Raises M2raapError for a file that holds no tombstones, and where `path` holds something other than a corpus.
     """
     others = [replace(row, was_here=False) for file in tombstone_files for row in tombstones.read(file).by_id.values()]
     with locked(path, written=(tombstones.FILE,)):
@@ -176,14 +178,14 @@ def keep_out(path: Path, tombstone_files: Iterable[Path]) -> None:
 
 
 def _refuse_other(path: Path) -> None:
-    """Raises M2raapError where an import may not write: a file, or a folder that is something else than a corpus of ours."""
+    """Raises M2raapError where an import may not write: to a file, or into a folder that holds something other than a corpus."""
     if path.exists() and not path.is_dir():
         raise M2raapError(f"{path}: is a file; give a folder for --out")
     if not path.exists() or not any(child.name != LOCK_FILE for child in path.iterdir()):
         return
     manifest = path / "manifest.json"
     if not manifest.exists():
-        if all(child.name in _OURS for child in path.iterdir()):
+        if all(child.name in _CORPUS_NAMES for child in path.iterdir()):
             return  # an import that was interrupted
         raise M2raapError(f"{path}: is not empty and holds no m2raap corpus; give another folder for --out")
     if read_json(manifest).get("kind") != "corpus":
@@ -191,7 +193,7 @@ def _refuse_other(path: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Removes the tables and the manifest of an earlier import, so that it is unfinished until a new manifest comes."""
+    """Removes the tables and the manifest of an earlier import: without a manifest the corpus is unfinished."""
     _refuse_other(path)
     (path / "manifest.json").unlink(missing_ok=True)
     for table in TABLES:
@@ -207,40 +209,38 @@ def _check_rows(clips: list[Row], texts: list[Row]) -> None:
     ids: set[str] = set()
     for row in clips:
         if row["clip_id"] in ids:
-            raise M2raapError(f"clip_id '{row['clip_id']}' stands twice; ids must be unique")
+            raise M2raapError(f"clip_id '{row['clip_id']}' is used twice; ids must be unique")
         ids.add(row["clip_id"])
         if row.get("split") not in SPLITS:
-            raise M2raapError(f"clip '{row['clip_id']}': split '{row.get('split')}' is none of {', '.join(SPLITS)}")
+            raise M2raapError(f"clip '{row['clip_id']}': split '{row.get('split')}' is not one of {', '.join(SPLITS)}")
     text_ids: set[str] = set()
     for row in texts:
         if row["text_id"] in text_ids:
-            raise M2raapError(f"text_id '{row['text_id']}' stands twice; ids must be unique")
+            raise M2raapError(f"text_id '{row['text_id']}' is used twice; ids must be unique")
         text_ids.add(row["text_id"])
         if row["clip_id"] not in ids:
             raise M2raapError(f"text '{row['text_id']}' belongs to clip '{row['clip_id']}', which is not in the corpus")
         if row["lang"] not in LANGS:
-            raise M2raapError(f"text '{row['text_id']}': language '{row['lang']}' is none of {', '.join(LANGS)}")
+            raise M2raapError(f"text '{row['text_id']}': language '{row['lang']}' is not one of {', '.join(LANGS)}")
 
 
 def open_corpus(path: Path, mid_forget: bool = False) -> Corpus:
-    """Raises M2raapError where there is no finished corpus, or one of another schema version.
+    """Reads the manifest of a corpus. Raises M2raapError where it is absent, or of another schema version.
 
     A corpus in which a forget was interrupted is refused, too, unless `mid_forget`.
     """
     manifest = path / "manifest.json"
     if not manifest.exists():
         what = "an unfinished import" if path.is_dir() and any(path.glob("*/part-*")) else "no corpus"
-        raise M2raapError(f"{path}: {what} (no manifest.json); make one with 'm2raap data import'")
+        raise M2raapError(f"{path}: {what} (there is no manifest.json); run 'm2raap data import'")
     tree = read_json(manifest)
     if tree.get("kind") != "corpus":
-        raise M2raapError(f"{path}: holds the output of stage '{tree.get('stage')}', a corpus folder is needed here")
+        raise M2raapError(f"{path}: holds the output of stage '{tree.get('stage')}'; give a corpus folder")
     if tree.get(FORGETTING) and not mid_forget:
-        raise M2raapError(
-            f"{path}: 'm2raap data forget {path}' was interrupted; give that command again, and it finishes"
-        )
+        raise M2raapError(f"{path}: 'm2raap data forget {path}' was interrupted; run that command again to finish it")
     if tree["schema_version"] != SCHEMA_VERSION:
         raise M2raapError(
-            f"{path}: written with table schema {tree['schema_version']}, this m2raap reads {SCHEMA_VERSION}; import it again"
+            f"{path}: its tables have schema {tree['schema_version']}, but this m2raap reads {SCHEMA_VERSION}; import it again"
         )
     return Corpus(
         path=path,

@@ -1,6 +1,6 @@
 """Engines map a pure function over parts. `local` is a pool of processes that lives as long as the command.
 
-Every worker computes with one thread, whatever their number, so that the bytes never depend on it.
+Every worker computes with one thread, so that the bytes of the result do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 class Engine(Protocol):
-    """Runs `work` on every task, in any order, and yields (task index, result) as they come."""
+    """Runs `work` on every task, in any order, and yields (task index, result) as each finishes."""
 
     workers: int
 
@@ -66,8 +66,8 @@ class LocalEngine:
         except BrokenProcessPool:
             self.close()
             raise M2raapError(
-                "a worker process was killed (often: out of memory); run the same command again, it resumes; "
-                "fewer --workers need less memory"
+                "a worker process was killed, often because memory ran out; run the same command again: it resumes. "
+                "Fewer --workers need less memory"
             ) from None
 
     def _start(self) -> ProcessPoolExecutor:
@@ -95,7 +95,7 @@ class LocalEngine:
 
     def close(self) -> None:
         if self._pool is not None:
-            # Not cancelled first: the pool's own thread stumbles over cancelled futures when its processes end.
+            # The futures are not cancelled first: the pool's own thread fails on cancelled futures when its processes end.
             for process in list((getattr(self._pool, "_processes", None) or {}).values()):
                 process.terminate()
             self._pool.shutdown(wait=False)
@@ -114,7 +114,7 @@ def _begin_worker(parent: int, devices: Any) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Ends this worker when its parent is gone: a parent killed with -9 ends no worker, and an orphan would wait for ever."""
+    """Ends this worker when its parent has ended: a parent killed with -9 ends no worker, and an orphan would wait for ever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -1,15 +1,15 @@
 """What can go wrong through the user's inputs, and how the command line reports it.
 
 Bad input raises :class:`M2raapError` naming the file, row or key and what to do. A clip or text that is refused is no
-error: it gets a reason in a `dropped` table, one of :data:`UNREADABLE` or of its stage's `reasons`. Bugs of ours are plain
-asserts.
+error: it gets a reason in a `dropped` table, one of :data:`UNREADABLE` or of its stage's `reasons`. A bug of m2raap fails an
+assert.
 """
 
 from __future__ import annotations
 
 
 class M2raapError(Exception):
-    """A fault in what the user gave us. The message is one sentence or two: what, where, what to do."""
+    """An error in the user's input. The message is one sentence or two: what is wrong, where, and what to do."""
 
     exit_code = 1
 
@@ -27,7 +27,7 @@ class TooManyRefused(M2raapError):
 
 
 class ThresholdNotMet(M2raapError):
-    """A stated quality threshold is not met (exit code 4)."""
+    """A quality threshold that the user gave is not met (exit code 4)."""
 
     exit_code = 4
 
@@ -43,15 +43,15 @@ UNREADABLE: dict[str, str] = {
     "refused_format": "a container or protocol that m2raap does not open (playlists, images, concat lists ...)",
     "no_video_stream": "the container holds no video",
     "header_missing": "the header or index (moov) of the file is missing or cut off",
-    "unsupported_codec": "no decoder, or one outside the whitelist",
+    "unsupported_codec": "there is no decoder for the codec, or m2raap does not allow the codec",
     "too_large": "more pixels or bytes than the limits allow",
     "truncated": "too much of the announced video is missing",
     "corrupt": "too many of the frames are damaged",
     "timeout": "decoding took longer than the limit",
     "out_of_memory": "decoding took more memory than the limit",
 }
-# Of those, the ones that another machine or other HOW settings (time-outs, memory, permission to fetch) may turn out otherwise:
-# what was dropped so is tried again when its stage is run with --force.
+# Reasons that may not apply on another machine or with other HOW settings (time-outs, memory, permission to fetch). Clips with
+# one of them are tried again when the stage is run with --force.
 WORTH_ANOTHER_TRY = ("timeout", "out_of_memory", "not_fetched")
-# The one reason that every stage may give: all texts of a clip were dropped.
+# The reason that every stage may give: all texts of a clip were dropped.
 NO_TEXT_LEFT = "no_text_left"

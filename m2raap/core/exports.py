@@ -1,4 +1,4 @@
-"""What an export is handed and what it leaves beside its files: `export.json`, by which it is known."""
+"""What an exporter is given, and `export.json`, the file beside the exported files that marks the folder as an export."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ Media = Literal["videos", "frames", "none"]
 
 @dataclass(frozen=True)
 class Item:
-    """One clip of a curated view: its row, its active texts, its key-frames and its video file (where wanted and there).
+    """One clip of a curated view: its row, its active texts, its key-frames and its video file (None where it is absent
+    or not exported).
 
-    `video_ending`: how a copy of the file ends, '' where none is made. It never comes from the file's own name, which a
-    stranger chose.
+    `video_ending`: file name extension of the copy, '' where the file is not copied. It comes from the container, never from
+    the file's own name, which is not to be trusted.
     """
 
     clip: Row
@@ -60,11 +61,11 @@ class Exporter(Protocol):
 
 
 def safe_key(clip_id: str) -> str:
-    """A file name without dots, separators or leading '-': the id itself where it is one, else its tame letters and a hash."""
+    """A file name without dots, separators or leading '-': the id itself where it is one, else its safe characters and a hash."""
     if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}", clip_id):
         return clip_id
-    tame = re.sub(r"[^A-Za-z0-9_]+", "-", clip_id).strip("-")[:48]
-    return f"{tame or 'clip'}-{id_hash(clip_id)[:16]}"
+    safe = re.sub(r"[^A-Za-z0-9_]+", "-", clip_id).strip("-")[:48]
+    return f"{safe or 'clip'}-{id_hash(clip_id)[:16]}"
 
 
 def plain_clip(item: Item) -> dict[str, Any]:
@@ -78,41 +79,41 @@ def plain_text(row: Row) -> dict[str, Any]:
     return {name: row.get(name) for name in ("text_id", "lang", "text", "origin", "parent_text_id", "producer")}
 
 
-_RISKY = ("=", "+", "-", "@", "\t", "\r", "\n")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def neutral(value: Any) -> Any:
-    """A csv cell that no spreadsheet runs: a leading apostrophe where it would."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_RISKY) else value
+    """The value as a CSV cell: with a leading apostrophe where a spreadsheet program would evaluate it as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
 def unguarded(value: str) -> str:
-    """What `neutral` was given."""
-    return value[1:] if value.startswith("'") and value[1:].startswith(_RISKY) else value
+    """The text of a CSV cell that `neutral` wrote."""
+    return value[1:] if value.startswith("'") and value[1:].startswith(_FORMULA_STARTS) else value
 
 
 def video_name(item: Item) -> str:
-    """The name of a copied video: its safe key, and the ending of the container that is found in it."""
+    """The name of a copied video: its safe key, and the extension that belongs to its container."""
     assert item.video_ending
     return item.key + item.video_ending
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` when the block ends well.
+    """A draft folder that is renamed to `out` when the block ends without an error.
 
-    Raises M2raapError where `out` holds something already, or another command is making it.
+    Raises M2raapError where `out` is not empty, or another command is exporting to it.
     """
     out = as_named(out)
     with locked(out.with_name(f".{out.name}.exporting"), below=out.parent) as lock:
-        assert lock is not None, "an export is not made inside itself"
+        assert lock is not None, "no export to the same folder runs inside an export"
         if out.is_symlink():
             raise M2raapError(f"{out}: is a link; give a new folder for --out")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise M2raapError(f"{out}: is there already; give a new folder for --out")
         draft = lock.folder / "draft"
         if draft.exists():
-            shutil.rmtree(draft)  # of an export that was cut off
+            shutil.rmtree(draft)  # of an export that was interrupted
         draft.mkdir()
         try:
             yield draft
@@ -132,12 +133,12 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def ids_digest(clip_ids: Iterable[str]) -> str:
-    """Names a set of clips."""
+    """The digest of a set of clips."""
     return hashlib.sha256("".join(sorted(map(id_hash, clip_ids))).encode()).hexdigest()[:32]
 
 
 def sign(out: Path, tree: dict[str, Any], clip_ids: Iterable[str]) -> dict[str, Any]:
-    """Writes export.json."""
+    """Writes `tree` and the digest of the clips as export.json, and returns it."""
     ids = sorted(set(clip_ids))
     signed = {"kind": "export", "version": 1, **tree, "ids": ids_digest(ids)}
     write_json(out / FILE, signed)
@@ -145,7 +146,7 @@ def sign(out: Path, tree: dict[str, Any], clip_ids: Iterable[str]) -> dict[str, 
 
 
 def read_export(folder: Path) -> dict[str, Any] | None:
-    """export.json of a folder; None where there is none of ours."""
+    """export.json of a folder; None where it is absent or was not written by an export."""
     path = folder / FILE
     tree = read_json(path) if path.is_file() else None
     return tree if isinstance(tree, dict) and tree.get("kind") == "export" else None

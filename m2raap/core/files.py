@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temp in the same folder, fsync, rename. And digests of files."""
+"""Atomic writes (temporary file in the same folder, fsync, rename), careful reads, and digests of files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from m2raap.core.errors import M2raapError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Puts `data` at `path`, whole or not at all, also when the machine dies. Raises M2raapError when the disk is full."""
+    """Puts `data` at `path`, whole or not at all, even where the machine fails. Raises M2raapError when the disk is full."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temp.unlink(
-            missing_ok=True
-        )  # left by a killed process of the same id, or put there by somebody else, perhaps as a link
+        # A killed process with the same id may have left it, or somebody else put it there, perhaps as a link.
+        temp.unlink(missing_ok=True)
         handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         with os.fdopen(handle, "wb") as sink:
             sink.write(data)
@@ -41,7 +40,7 @@ _DRAFT = re.compile(r"\..+\.[0-9]+\.tmp")
 
 
 def remove_drafts(folder: Path) -> None:
-    """Removes what killed processes had not finished writing below a folder that the caller alone is writing."""
+    """Removes the temporary files that killed processes left below a folder. The caller holds the folder's exclusive lock."""
     for home, _, names in os.walk(folder):
         for name in names:
             if _DRAFT.fullmatch(name):
@@ -49,7 +48,7 @@ def remove_drafts(folder: Path) -> None:
 
 
 def write_error(path: Path, error: OSError) -> M2raapError:
-    """The sentence for a file that could not be written."""
+    """The error to raise for a file that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return M2raapError(f"{path}: the disk is full; free some space and run the same command again: it resumes")
     return M2raapError(f"{path}: cannot be written ({error.strerror or error})")
@@ -70,7 +69,7 @@ def write_json(path: Path, value: Any, sort_keys: bool = True) -> None:
 
 
 def create_json(path: Path, value: Any) -> None:
-    """As `write_json`, but what lies at `path` already stays: of several that create it at once, one does."""
+    """As `write_json`, but a file that is already at `path` stays: where several processes create it at once, one succeeds."""
     draft = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     write_json(draft, value)
     try:
@@ -84,7 +83,7 @@ def create_json(path: Path, value: Any) -> None:
         draft.unlink(missing_ok=True)
 
 
-_MOST_BYTES = 1 << 30
+_MAX_BYTES = 1 << 30
 
 
 def read_json(path: Path) -> Any:
@@ -109,7 +108,7 @@ def read_regular(path: Path) -> bytes:
         # Without O_NONBLOCK a named pipe would block here for ever; on a regular file it changes nothing.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as source:
             info = os.fstat(source.fileno())
-            if stat.S_ISREG(info.st_mode) and info.st_size <= _MOST_BYTES:
+            if stat.S_ISREG(info.st_mode) and info.st_size <= _MAX_BYTES:
                 return source.read()
     except FileNotFoundError:
         raise M2raapError(f"{path}: no such file") from None
@@ -119,7 +118,7 @@ def read_regular(path: Path) -> bytes:
 
 
 def as_named(path: Path) -> Path:
-    """The absolute path of what a user named: links before a '..' are followed, as the system does, all others are kept."""
+    """The absolute path of a path that a user gave: links before a '..' are resolved, as the system does, all others are kept."""
     parts = path.parts
     last = max((place for place, part in enumerate(parts) if part == ".."), default=-1)
     return Path(os.path.abspath(Path(*parts[: last + 1]).resolve() / Path(*parts[last + 1 :])))
@@ -134,23 +133,24 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def leads_out(name: str) -> bool:
-    """Whether a name is absolute, or holds a drive, '..' or NUL, as any system spells them: a folder travels."""
+    """Whether a path is absolute, or holds a drive, '..' or NUL, in the notation of any system: folders move between systems."""
     spellings = (PurePosixPath(name), PureWindowsPath(name))
     return "\0" in name or any(pure.anchor or ".." in pure.parts for pure in spellings)
 
 
 def inside(folder: Path, name: object) -> Path:
-    """The path of `name` below `folder`. Every path that was read from a file of a folder passes here: it may be a stranger's.
+    """The path of `name` below `folder`. Every path that was read from a file of a folder is checked here: the folder may come
+    from somebody else.
 
-    Raises M2raapError for what is no text, is absolute, holds a drive, '..' or NUL, or reaches through a link out of `folder`.
+    Raises M2raapError for a name that is no text, is absolute, holds a drive, '..' or NUL, or leads out of `folder` by a link.
     """
     if isinstance(name, str) and not leads_out(name):
         with suppress(OSError, RuntimeError):  # such as a loop of links
             if (folder / name).resolve().is_relative_to(folder.resolve()):
                 return folder / name
     raise M2raapError(
-        f"{folder}: names the file {str(name)[:200]!r}, which does not lie in it; the folder is damaged, or somebody made it "
-        "who is not to be trusted"
+        f"{folder}: the path {str(name)[:200]!r} leads out of this folder; the folder is damaged or comes from somebody who is "
+        "not to be trusted"
     )
 
 

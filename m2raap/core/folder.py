@@ -1,7 +1,7 @@
-"""A stage's folder: `plan.json` says what was asked, `manifest.json`, written last, what came of it.
+"""A stage's folder: `plan.json` holds the inputs and settings of the stage; `manifest.json`, written last, the results.
 
-No manifest means unfinished. Times live in `timings.jsonl`, outside every digest. Whoever begins, writes and finishes holds
-the folder's lock (core/lock.py) all the while.
+A folder without a manifest is unfinished. Times are kept in `timings.jsonl`, which no digest includes. A command holds the
+folder's lock (core/lock.py) from `begin` to `finish`.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def begin(
     shared: FolderLock | None = None,
     is_worth_redoing: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Opens a stage folder for writing; True: it is finished already, with just these inputs and settings.
+    """Opens a stage folder for writing; True: it is already finished, with exactly these inputs and settings.
 
-    Raises M2raapError naming what differs when the folder belongs to other inputs or settings, or to something else. With
-    `force` what it held is set aside in `previous/`, from where unchanged clips are reused. `shared`: the lock where other
-    shares may be at work, too; what they rely on is changed only where there are none. `is_worth_redoing`: whether `force` also
-    redoes a folder that was made from just this.
+    Raises M2raapError naming what differs when the folder was made from other inputs or settings, or holds files of something
+    else. With `force` its old content is moved to `previous/`, from where unchanged clips are reused. `shared`: the folder's
+    lock where other shares may work in it, too; old content is then moved only while there are none. `is_worth_redoing`:
+    whether `force` also redoes a folder with the same inputs and settings.
     """
     plan = {
         "stage": stage,
@@ -62,15 +62,15 @@ def begin(
         "num_parts": view.num_parts if view else 0,
     }
     path = folder / "plan.json"
-    if _alone(folder, shared, lambda: (folder / _MOVING).exists() and not _is_strange(folder / _MOVING)):
-        _take_up(folder)
+    if _alone(folder, shared, lambda: (folder / _MOVING).exists() and not _is_foreign(folder / _MOVING)):
+        _complete_move(folder)
     if not path.exists():
-        strangers = [path.name for path in folder.iterdir() if _is_strange(path)] if folder.exists() else []
-        if strangers:
-            raise M2raapError(f"{folder}: holds '{strangers[0]}', which is not of a stage; give an empty folder")
+        foreign_names = [path.name for path in folder.iterdir() if _is_foreign(path)] if folder.exists() else []
+        if foreign_names:
+            raise M2raapError(f"{folder}: holds '{foreign_names[0]}', which no stage has written; give an empty folder")
         create_json(path, plan)
     if force and _alone(folder, shared, lambda: read_object(path) != plan or is_worth_redoing()):
-        _set_aside(folder)
+        _move_to_previous(folder)
         create_json(path, plan)
     if shared:
         shared.make_shared()
@@ -79,28 +79,31 @@ def begin(
     if old != plan:
         raise M2raapError(
             f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
-            "Use --force to redo it (what still fits is reused), or another --out"
+            "Use --force to redo it (unchanged clips are reused), or another --out"
         )
     return (folder / "manifest.json").exists()
 
 
-def _alone(folder: Path, shared: FolderLock | None, is_due: Callable[[], bool]) -> bool:
-    """Whether something is due that only one writer may do, and this one is alone. Of several shares that come to it at once
-    one does it, and for the others it is due no longer. Raises M2raapError where others keep at work."""
+def _alone(folder: Path, shared: FolderLock | None, is_needed: Callable[[], bool]) -> bool:
+    """Whether a change is needed that takes the exclusive lock, which this command then has.
+
+    Of several shares that need it at the same time, one makes it, and the others then need it no longer. Raises M2raapError
+    where other shares keep the folder locked.
+    """
     deadline = time.monotonic() + PATIENCE_S
-    while is_due():
-        if shared is None or (shared.try_exclusive() and is_due()):
+    while is_needed():
+        if shared is None or (shared.try_exclusive() and is_needed()):
             return True
         if time.monotonic() > deadline:
             raise M2raapError(
-                f"{folder}: another m2raap is at work in it with other settings, as a share; run this again when it has ended"
+                f"{folder}: another m2raap runs a share of it (--parts) with other settings; run this again when it has ended"
             )
         time.sleep(PAUSE_S)
     return False
 
 
-def _is_strange(path: Path) -> bool:
-    """Whether a stage would not have written this."""
+def _is_foreign(path: Path) -> bool:
+    """Whether no stage can have written this file or folder."""
     if path.name in ("previous", _MOVING):
         return not any((folder / "plan.json").is_file() for folder in (path, path.parent))
     return path.name not in _TRANSIENT and not path.name.endswith(".tmp")
@@ -128,7 +131,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
     both = (_flat(old), _flat(new))
     names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
-    # What a person changed says more than the digests that changed with it.
+    # A changed setting tells a reader more than the digests that changed with it.
     names = [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
 
     def show(name: str) -> str:
@@ -143,11 +146,11 @@ def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
 _MOVING = "previous.tmp"
 
 
-def _set_aside(folder: Path) -> None:
-    """Moves what a folder holds to its own `previous/`, one by one: the folder may be a mount point, a link, and is locked.
+def _move_to_previous(folder: Path) -> None:
+    """Moves the content of a folder to `previous/` in it, file by file, because the folder may be a link or a mount point.
 
-    The manifest goes first, so that the folder is unfinished from then on, and the plan last: where it lies tells a run that
-    comes after a crash whether all was moved.
+    The manifest is moved first, so that the folder is unfinished from then on, and the plan last: after a crash the place of the
+    plan shows whether everything was moved.
     """
     moving = folder / _MOVING
     moving.mkdir()
@@ -155,25 +158,27 @@ def _set_aside(folder: Path) -> None:
     for name in ("manifest.json", *names, "plan.json"):
         if (folder / name).exists():
             os.replace(folder / name, moving / name)
-    _take_up(folder)
+    _complete_move(folder)
 
 
-def _take_up(folder: Path) -> None:
-    """Brings a setting aside that was cut off to its end, or back to its beginning; also its own last step."""
+def _complete_move(folder: Path) -> None:
+    """Completes `_move_to_previous`, of which it is the last step, or undoes it where it was interrupted."""
     moving = folder / _MOVING
     if not moving.exists():
         return
     if (folder / "plan.json").exists():
         for path in sorted(moving.iterdir(), key=lambda path: path.name == "manifest.json"):
-            if (folder / path.name).is_dir():  # of a worker that outlived its command
+            if (folder / path.name).is_dir():  # written by a worker that outlived its command
                 shutil.rmtree(folder / path.name)
             os.replace(path, folder / path.name)
         moving.rmdir()
     elif (moving / "plan.json").exists() and not (folder / "previous").exists():
         (moving / "manifest.json").unlink(missing_ok=True)
         os.replace(moving, folder / "previous")
-    else:  # what was set aside was itself an unfinished redo: the older, whole state serves better
-        for path in sorted(moving.iterdir(), key=lambda path: path.name == "plan.json"):  # by which it is known as ours
+    else:  # an unfinished redo was to be moved: the older, finished content of previous/ is more useful
+        for path in sorted(
+            moving.iterdir(), key=lambda path: path.name == "plan.json"
+        ):  # last: it marks the folder as a stage's
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         moving.rmdir()
 
@@ -189,7 +194,7 @@ def finish(
     inputs: dict[str, str] | None = None,
     models: dict[str, str] | None = None,
 ) -> None:
-    """Signs the folder, which is held alone: digests of parents, settings, parts and models."""
+    """Writes the manifest: digests of parents, settings, parts and models. The caller holds the folder's exclusive lock."""
     remove_drafts(folder)
     named = _inputs(view, inputs)
     manifest: dict[str, Any] = {
@@ -216,39 +221,39 @@ def finish(
     shutil.rmtree(folder / "previous", ignore_errors=True)
 
 
-_UNSIGNED = ("digest", "view", "was")  # `view`: where its parents lie today; `was`: written by older versions
+_UNSIGNED = ("digest", "view", "was")  # `view`: paths of the parents, which may move; `was`: written by older versions
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
-    """What a stage folder is called: a digest over its manifest, without where it lies."""
+    """The digest that identifies a stage folder: over its manifest, without the keys of `_UNSIGNED`."""
     return digest({key: value for key, value in manifest.items() if key not in _UNSIGNED})
 
 
 def plan_digest(folder: Path) -> str:
-    """Names what a folder that was begun is being made from."""
+    """The digest of the inputs and settings of a folder that was begun."""
     return digest(read_object(folder / "plan.json"))
 
 
 def refuse_redone(folder: Path, plan: str) -> None:
-    """Raises M2raapError where a folder is no longer being made from what `plan_digest` named.
+    """Raises M2raapError where the plan of a folder is no longer the one with the digest `plan`.
 
-    Its lock forbids that, but not every file system knows locks, and a worker of another machine may outlive its command.
+    The folder's lock prevents that, but not on file systems without locks, and a worker may outlive its command.
     """
     if not (folder / "plan.json").exists() or plan_digest(folder) != plan:
         raise M2raapError(
-            f"{folder}: another command has redone it with other settings or inputs while this one ran; what that one wrote "
-            "is kept. Run the one that you want again"
+            f"{folder}: another command has redone it with other settings or inputs while this one ran, and its files are "
+            "kept. Run the command whose result you want again"
         )
 
 
 def refuse_changed(folder: Path, view: View | None, inputs: dict[str, str] | None = None) -> None:
-    """Raises M2raapError where what a folder is made from is no longer what its plan names: nobody has locked that."""
+    """Raises M2raapError where the inputs of a folder are no longer those of its plan: they are not locked while it is made."""
     planned = {"inputs": read_object(folder / "plan.json").get("inputs")}
-    today = {"inputs": _inputs(replace(view) if view else None, inputs)}  # a view of its own: what it knows may be old
+    today = {"inputs": _inputs(replace(view) if view else None, inputs)}  # a new view, because this one caches
     if planned != today:
         raise M2raapError(
-            f"{folder}: what it is made from has changed while this ran ({_differences(planned, today, 0)}, now "
-            f"{_differences(planned, today, 1)}); run this again with --force"
+            f"{folder}: its inputs have changed while this command ran ({_differences(planned, today, 0)}, now "
+            f"{_differences(planned, today, 1)}); run the command again with --force"
         )
 
 

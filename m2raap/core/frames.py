@@ -1,7 +1,7 @@
-"""The pictures of single clips in any order, without reading their whole part: what training reads again and again.
+"""The pictures of single clips in any order, for training, without reading their whole part.
 
-A part of `frames` is written in groups of rows (`tables.FRAMES_A_GROUP` clips); one group is read at a time and kept while
-memory lasts. Where all fits, every group is read once.
+A part of `frames` is written in groups of rows (`tables.FRAMES_A_GROUP` clips). A group is read when one of its clips is
+needed and kept up to a limit of memory; where all groups fit, each is read once.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class FrameReader:
             raise damaged(path, error) from None
 
     def _index(self, part: int) -> _PartIndex:
-        """Where the frames of each clip lie: in the last of the folders that has them, as in a view."""
+        """The place of each clip's frames: in the last of the folders that has them, as in a view."""
         index = _PartIndex({}, {})
         for folder in self._folders:
             path = inside(folder, f"frames/{part_name(part)}")

@@ -1,4 +1,4 @@
-"""What a stage did to the rows of a part, counted so that no row is lost: rows in and added are rows out and dropped."""
+"""Counts of the rows that a stage read, added, dropped and left; a row in or added must be a row out or dropped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from m2raap.core.view import Part
 
 @dataclass(frozen=True)
 class TableCounts:
-    """Rows of one table: those that a stage was given, those that it added, those that it dropped (by reason), the rest."""
+    """Rows of one table: those that a stage read, those that it added, those that it dropped (by reason), those that are left."""
 
     rows_in: int = 0
     added: int = 0
@@ -23,12 +23,12 @@ class TableCounts:
 
     @property
     def expected(self) -> int:
-        """Rows that must be accounted for: in and added."""
+        """Rows that must be accounted for: rows in plus rows added."""
         return self.rows_in + self.added
 
     @property
     def accounted(self) -> int:
-        """Rows that are accounted for: out and dropped."""
+        """Rows that are accounted for: rows out plus rows dropped."""
         return self.rows_out + sum(self.dropped.values())
 
     def __add__(self, other: TableCounts) -> TableCounts:
@@ -54,7 +54,7 @@ class Counts:
         return {"clips": self.clips, "texts": self.texts}
 
     def balanced(self) -> bool:
-        """Whether of both tables every row is accounted for."""
+        """Whether every row of both tables is accounted for."""
         return all(table.expected == table.accounted for table in self.tables.values())
 
     def __add__(self, other: Counts) -> Counts:
@@ -65,7 +65,7 @@ class Counts:
     def to_dict(self) -> dict[str, Any]:
         """The form of `manifest.json`: 'clips_in', 'texts_added', 'clips_dropped:REASON' ..., sorted by name.
 
-        A number of rows out or dropped that is zero is left out, and so are added clips.
+        Left out where they are zero: rows out, rows dropped, and clips added.
         """
         counts: dict[str, Any] = {"texts_added": self.texts.added}
         if self.clips.added:
@@ -110,10 +110,11 @@ def left_without_text(stage: str, part: Part, also_with_text: set[str], drops: S
 
 
 def count_part(part: Part, added: Sequence[Row], drops: Sequence[Row], is_benchmark: bool) -> Counts:
-    """Counts what a stage did to one part: the view before it, the texts it wrote, its `dropped` (or `missing`) rows.
+    """The counts of a stage for one part. `part`: the view before the stage; `added`: the texts that it wrote; `drops`: its rows
+    of `dropped`, or of `missing` on a benchmark.
 
-    A text that is dropped with its clip is counted under 'clip REASON'. A benchmark drops nothing: its `missing` rows are
-    counted as 'clips_missing'.
+    A text that is dropped with its clip is counted as 'clip REASON'. On a benchmark nothing is dropped, and the rows of `missing`
+    are counted as 'clips_missing'. Raises M2raapError for a row that is dropped twice or that the part does not have.
     """
     others = {"texts_superseded": sum(not row["active"] for row in added)}
     if is_benchmark:
@@ -122,7 +123,7 @@ def count_part(part: Part, added: Sequence[Row], drops: Sequence[Row], is_benchm
     clip_reason = {row["clip_id"]: row["reason"] for row in drops if not row.get("text_id")}
     text_reason = {row["text_id"]: row["reason"] for row in drops if row.get("text_id")}
     if len(clip_reason) + len(text_reason) != len(drops):
-        raise M2raapError(f"part {part.index}: a stage dropped a clip or a text twice; this is a bug of the stage")
+        raise M2raapError(f"part {part.index}: the stage dropped a clip or a text twice; this is a bug in the stage")
     clip_ids = [clip["clip_id"] for clip in part.clips]
     clips_dropped = Counter(clip_reason[clip_id] for clip_id in clip_ids if clip_id in clip_reason)
     clips = TableCounts(len(clip_ids), 0, clips_dropped, len(clip_ids) - clips_dropped.total())
@@ -130,7 +131,7 @@ def count_part(part: Part, added: Sequence[Row], drops: Sequence[Row], is_benchm
     clip_of_text = {row["text_id"]: row["clip_id"] for row in part.texts} | new
     if unknown := sorted((set(clip_reason) - set(clip_ids)) | (set(text_reason) - set(clip_of_text))):
         raise M2raapError(
-            f"part {part.index}: a stage dropped {unknown[0]}, which it was not given; this is a bug of the stage"
+            f"part {part.index}: the stage dropped {unknown[0]}, which it was not given; this is a bug in the stage"
         )
     texts_dropped: Counter[str] = Counter()
     for text_id, clip_id in clip_of_text.items():

@@ -1,7 +1,7 @@
 """The engine for more than one machine: the same `part -> part` functions as Ray tasks.
 
 The corpus and the stage folders lie on a file system that all machines share; a task carries paths and settings, never
-pictures. Which machine a part runs on changes no byte of it.
+pictures. The bytes of a part do not depend on the machine that computes it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from m2raap.core.errors import M2raapError, UsageError
 
 T = TypeVar("T")
 R = TypeVar("R")
-_TRIES_AFTER_A_LOST_MACHINE = 3
+_MAX_RETRIES = 3  # of a task whose machine was lost
 
 
 class RayEngine:
     """Joins the cluster of RAY_ADDRESS, or starts a Ray of `workers` CPUs on this machine.
 
-    `devices` of the command line are counted, not named: every task then asks Ray for one GPU.
+    Of `devices` only the number counts, not the names: with any, every task asks Ray for one GPU.
     Raises UsageError where Ray is not installed, M2raapError where its cluster cannot be reached.
     """
 
@@ -37,9 +37,9 @@ class RayEngine:
         if not address:
             local = {"num_cpus": workers or available_cores(), "num_gpus": len(devices)}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends no statistics over the network
         os.environ[SAFE_PATH] = "1"
-        # Ray tells its workers to import from the folder in which it was started: not from one that holds strangers' files.
+        # Ray workers import modules from the folder in which Ray was started, so it must not be one with files of others.
         started_in = os.getcwd()
         try:
             os.chdir("/")
@@ -60,9 +60,9 @@ class RayEngine:
         self._gpus = 1 if devices else 0
 
     def map(self, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
-        """At most two tasks a worker are under way, so that a corpus of a million parts is not queued at once."""
+        """As Engine.map. At most two tasks a worker are queued, so that the queue of a large corpus stays short."""
         ray: Any = self._ray
-        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=_TRIES_AFTER_A_LOST_MACHINE)(_run_task)
+        remote = ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=_MAX_RETRIES)(_run_task)
         left = iter(enumerate(tasks))
         waiting: dict[Any, int] = {}
         while True:
@@ -82,8 +82,8 @@ class RayEngine:
                     raise
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
                     raise M2raapError(
-                        "a Ray worker was killed (often: out of memory); run the same command again, it resumes; "
-                        "fewer --workers need less memory"
+                        "a Ray worker was killed, often because memory ran out; run the same command again: it resumes. "
+                        "Fewer --workers need less memory"
                     ) from None
 
     def close(self) -> None:
@@ -91,7 +91,9 @@ class RayEngine:
 
 
 def _run_task(folder: str, on_gpu: bool, work: Callable[[T], R], task: T) -> R:
-    """In a Ray worker: paths are relative to where the command was given."""
+    """Runs a task in a Ray worker. `folder`: where the command was given, to which the paths of the task are relative."""
     os.chdir(folder)
-    os.environ[DEVICE] = "cuda:0" if on_gpu else "cpu"  # Ray shows a task only the GPU that is its own
+    os.environ[DEVICE] = (
+        "cuda:0" if on_gpu else "cpu"
+    )  # Ray shows a task no other GPU than the one that it reserved for it
     return work(task)

@@ -1,8 +1,8 @@
-"""How a stage is run: its folder is brought to its finished state, whatever an earlier command left there.
+"""Runs a stage: brings its folder to its finished state, whatever an earlier command left there.
 
-The parts of a data stage are scored, decided over and applied. `score` and `apply` have digests of their own, so that new
-thresholds redo only `apply`, and what an earlier run of the folder holds for an unchanged clip is reused. The manifest is
-written last: without one the stage is unfinished, and the same command resumes it.
+A data stage has three phases: `score` and `apply` for every part, and `reduce` over all parts between them. `score` and `apply`
+have digests of their own, so that new thresholds redo only `apply`, and rows of an earlier run of the folder are reused for
+unchanged clips. The manifest is written last: without one the stage is unfinished, and the same command resumes it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run_stage(stage: Stage[Any], step: StepInputs) -> bool:
     if isinstance(stage, DataStage):
         view = stage.prepared(step.view, step.scores)
         return run_data_stage(stage, view, step.folder, step.engine, force=step.force, share=step.share)
-    assert isinstance(stage, SingleStage), f"{stage.name} has no work of its own"
+    assert isinstance(stage, SingleStage), f"the stage {stage.name} cannot be run"
     return stage.run(step)
 
 
@@ -43,17 +43,17 @@ class _Task:
     view: View
     folder: Path
     part: int
-    settings: dict[str, Any]  # of the stage, worked out once: they may read files
-    plan: str  # what the folder is made from: it must not become another one meanwhile
+    settings: dict[str, Any]  # of the stage, computed once, because that may read files
+    plan: str  # digest of the folder's plan, which must not change while the task runs
     decisions: dict[str, Any] | None = None
 
     def settings_digest(self, phase: str) -> str:
-        """Names the settings of a phase; every part carries it."""
+        """The digest of the settings of a phase, which is stored in every part."""
         return phase_digest(self.stage.name, self.stage.version, phase, self.settings)
 
 
 def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
-    """Names the settings that a stage's parts of a phase (score, apply) were made with."""
+    """The digest of the settings with which a stage makes its parts in a phase (score, apply)."""
     return digest([stage, version, settings.get(phase), settings.get("dependencies" if phase == "score" else "rules")])
 
 
@@ -68,24 +68,24 @@ def run_data_stage(
 ) -> bool:
     """Brings `folder` to its finished state; True when it is. False: with `share` (i, n), other shares are still missing.
 
-    Shares work side by side; whoever finds that all is scored waits for the others to end and finishes alone.
+    Shares run at the same time; one that sees that all parts are scored waits until the others have ended, and finishes.
     Raises M2raapError when the folder was made from other inputs or settings, unless `force`, or where another command is
-    writing it.
+    writing to it.
     """
     alone = share == (1, 1)
     stage = copy.copy(stage)
     stage.folder = folder
     settings = stage.settings()
     if stage.reads_video:
-        _ = view.corpus.video_root  # refused before any work; and workers elsewhere get it with the corpus
+        _ = view.corpus.video_root  # fails before any work; and workers on other machines receive it with the corpus
     with locked(folder, shared=not alone) as lock:
         shared = None if alone else lock
-        unlucky = lambda: _dropped_by_accident(folder) if stage.reads_video else set()  # noqa: E731
-        is_stale = lambda: (folder / "manifest.json").exists() and bool(unlucky())  # noqa: E731
-        if begin(folder, stage.name, stage.version, view, settings, force, shared=shared, is_worth_redoing=is_stale):
-            again = len(unlucky())
-            more = f"; {again} clips timed out, ran out of memory or were not fetched: --force tries them again"
-            talk.log(f"{stage.name}: done before{more if again else ''}")
+        retriable = lambda: _retriable_drops(folder) if stage.reads_video else set()  # noqa: E731
+        is_worth_redoing = lambda: (folder / "manifest.json").exists() and bool(retriable())  # noqa: E731
+        if begin(folder, stage.name, stage.version, view, settings, force, None, shared, is_worth_redoing):
+            num_retriable = len(retriable())
+            note = f"; {num_retriable} clips timed out, ran out of memory or were not fetched: --force tries them again"
+            talk.log(f"{stage.name}: already finished{note if num_retriable else ''}")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
@@ -94,7 +94,7 @@ def run_data_stage(
             talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
         if not alone and lock:
-            talk.log(f"{stage.name}: all is scored; the last share finishes when the others have ended")
+            talk.log(f"{stage.name}: all parts are scored; this share finishes the stage when the others have ended")
             lock.wait_exclusive()
             refuse_redone(folder, plan)
             if (folder / "manifest.json").exists():
@@ -103,8 +103,8 @@ def run_data_stage(
     return True
 
 
-def _dropped_by_accident(folder: Path, part: int | None = None) -> set[str]:
-    """Ids of clips that a folder, or one part of it, dropped for a reason that another try may not meet."""
+def _retriable_drops(folder: Path, part: int | None = None) -> set[str]:
+    """Ids of the clips that a folder, or one part of it, dropped for a reason of WORTH_ANOTHER_TRY."""
     tables = ("dropped", "missing")
     rows = [row for t in tables for row in (read_all(folder, t) if part is None else read_part(folder, t, part))]
     return {row["clip_id"] for row in rows if row["reason"] in WORTH_ANOTHER_TRY}
@@ -113,7 +113,7 @@ def _dropped_by_accident(folder: Path, part: int | None = None) -> set[str]:
 def _finish(
     stage: DataStage[Any], view: View, folder: Path, settings: dict[str, Any], plan: str, engine: Engine
 ) -> None:
-    """Decides over all that was scored, applies, and signs. Raises M2raapError for a part that was made by other settings."""
+    """Reduces, applies and writes the manifest. Raises M2raapError for a part that was made with other settings."""
     decisions = _decide(stage, view, folder)
     tasks = [_Task(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
     _map(stage, "apply", tasks, engine, folder)
@@ -124,14 +124,14 @@ def _finish(
             if record.get("settings") != task.settings_digest(phase):
                 raise M2raapError(
                     f"{_done_path(folder, phase, task.part)}: another command wrote this part with other settings while this "
-                    "one ran; run this one again: it makes the part anew"
+                    "one ran; run this command again: it redoes the part"
                 )
             files |= record["files"]
             counts += Counts.from_dict(record.get("counts", {}))
     if not counts.balanced():
         raise M2raapError(
-            f"{folder}: not every row is accounted for ({counts.to_dict()}): a bug of the stage '{stage.name}'; the folder is "
-            "not signed"
+            f"{folder}: not every row is accounted for ({counts.to_dict()}); this is a bug in the stage '{stage.name}', and no "
+            "manifest is written"
         )
     refuse_redone(folder, plan)
     refuse_changed(folder, view)
@@ -140,7 +140,7 @@ def _finish(
 
 def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
     work: Callable[[_Task], tuple[float, int]] = _score_part if phase == "score" else _apply_part
-    if phase == "apply":  # thresholds: not worth the way to a worker
+    if phase == "apply":  # comparing with thresholds is too little work for a worker process
         for task in tasks:
             log_timing(folder, phase, work(task)[0], part=task.part)
         return
@@ -152,7 +152,7 @@ def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, 
 
 @dataclass(frozen=True)
 class _Parts:
-    """Every part with the stage's own signals, read anew each time that one goes through them."""
+    """Every part with the stage's own signals, read from disk again on each pass."""
 
     view: View
     folder: Path
@@ -183,7 +183,7 @@ def _done_path(folder: Path, phase: str, part: int) -> Path:
 
 
 def _is_done(path: Path, key: str, settings: str) -> bool:
-    """Whether a part was made before, from just this. (Records of older versions name no settings.)"""
+    """Whether a part is finished, from the same clips and settings. (Records of older versions name no settings.)"""
     record = read_object(path) if path.exists() else {}
     return (record.get("key"), record.get("settings")) == (key, settings)
 
@@ -193,7 +193,7 @@ def _by_id(rows: Iterable[Row]) -> Signals:
 
 
 def _score_part(task: _Task) -> tuple[float, int]:
-    """Seconds, and how many clips were scored: what is done or can be reused is not."""
+    """Scores one part; returns the seconds, and the number of clips that were neither finished nor reused."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     part = task.view.part(index, stage.tables_over(task.view)).with_signals(stage.reads_signals)
@@ -216,8 +216,8 @@ def _score_part(task: _Task) -> tuple[float, int]:
         one_thread()
         for table, rows in stage.score(part.only(fresh), task.view).items():
             tables[table] = tables.get(table, []) + rows
-    have = {row["clip_id"] for row in tables.get("signals", [])}
-    assert have == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - have)[:3]}"
+    with_signals = {row["clip_id"] for row in tables.get("signals", [])}
+    assert with_signals == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - with_signals)[:3]}"
     files = {}
     settings_digest = task.settings_digest("score")
     refuse_redone(folder, task.plan)
@@ -244,7 +244,7 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
             continue
         same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
         if task.stage.reads_video:
-            same -= _dropped_by_accident(previous, old)
+            same -= _retriable_drops(previous, old)
         for table in (*task.stage.adds, "signals") if same else ():
             rows = [row for row in read_part(previous, table, old) if row["clip_id"] in same]
             tables[table] = tables.get(table, []) + rows
@@ -276,8 +276,8 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     superseded = tables.get("superseded", [])
     table = "missing" if task.view.is_benchmark else "dropped"
     if not task.view.is_benchmark:
-        with_new = set(new_texts(part, added).values())
-        drops = drops + [version | row for row in left_without_text(stage.name, part, with_new, drops)]
+        with_new_text = set(new_texts(part, added).values())
+        drops = drops + [version | row for row in left_without_text(stage.name, part, with_new_text, drops)]
     settings_digest = task.settings_digest("apply")
     written = [(table, drops, SCHEMAS[table])]
     if "texts" in stage.adds:
@@ -295,7 +295,7 @@ def _apply_part(task: _Task) -> tuple[float, int]:
 
 
 def one_thread() -> None:
-    """Scores compute with one thread: more would change the last bits from one number of workers to another."""
+    """Sets torch to one thread: with more, the last bits of a score would depend on the number of workers."""
     import sys
 
     if "torch" in sys.modules:

@@ -1,7 +1,7 @@
-"""Scores that users bring along (--scores nsfw.parquet): columns of numbers for clips, texts or whole videos.
+"""Scores that users supply (--scores nsfw.parquet): columns of numbers for clips, texts or whole videos.
 
-A file has one column of names (clip_id, text_id or video) and columns of numbers. Names are held as 64-bit hashes, so ten
-million rows take some 80 MB and 80 MB a column. A name without a row, or with an empty cell, has no score.
+A file has one column of names (clip_id, text_id or video) and columns of numbers. Names are kept as 64-bit hashes, so that ten
+million rows take about 80 MB, and 80 MB for each column. A name without a row, or with an empty cell, has no score.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Scores:
             for column in file.columns:
                 if column in self.columns:
                     raise M2raapError(
-                        f"{file.path}: the column '{column}' stands in another file of --scores too; rename one"
+                        f"{file.path}: the column '{column}' is in another file of --scores, too; rename one of the two"
                     )
                 self.columns[column] = "text_id" if file.names == "text_id" else "clip_id"
 
@@ -84,20 +84,20 @@ class Scores:
         for file in self.files:
             table = "texts" if file.names == "text_id" else "clips"
             known = _hashes(row[file.names] for row in corpus.all_rows(table, [file.names]))
-            strange = np.setdiff1d(file.keys, known)
-            if len(strange) and not (len(forgotten) and file.names != "clip_id"):
+            unknown = np.setdiff1d(file.keys, known)
+            if len(unknown) and not (len(forgotten) and file.names != "clip_id"):
                 name = next(
                     (
                         name
                         for name in _names(file.path, file.names)
-                        if int(_hashes([name])[0]) in set(strange.tolist()) and not forgotten.contains(name)
+                        if int(_hashes([name])[0]) in set(unknown.tolist()) and not forgotten.contains(name)
                     ),
                     None,
                 )
                 if name is not None:
                     raise M2raapError(
-                        f"{file.path}: {len(strange):,} of its {len(file.keys):,} rows are about a {file.names} that the corpus "
-                        f"does not have, such as '{name}'; give scores of this corpus"
+                        f"{file.path}: {len(unknown):,} of its {len(file.keys):,} rows have a {file.names} that is not in "
+                        f"the corpus, such as '{name}'; give scores of this corpus"
                     )
 
 
@@ -108,7 +108,7 @@ def open_scores(paths: tuple[Path, ...]) -> Scores:
 
 
 def scores_digest(paths: tuple[Path, ...]) -> str:
-    """Names the content of the files."""
+    """The digest of the content of the files."""
     return hashlib.sha256("".join(file_sha256(path) for path in paths).encode()).hexdigest()[:32]
 
 
@@ -132,15 +132,15 @@ def _read(path: Path) -> ScoreFile:
     schema = source.schema_arrow
     names = [name for name in NAMES if name in schema.names]
     if len(names) != 1:
-        fault = f"has both {' and '.join(names)}" if names else f"has none of them: {', '.join(schema.names)}"
-        raise M2raapError(f"{path}: expected one column of names, {', '.join(NAMES)}; it {fault}")
+        present = f"has {' and '.join(names)}" if names else f"has none of them, only {', '.join(schema.names)}"
+        raise M2raapError(f"{path}: the file must have exactly one of the columns {', '.join(NAMES)}, but it {present}")
     columns = [name for name in schema.names if name != names[0]]
     for column in columns:
         kind = schema.field(column).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-            raise M2raapError(f"{path}: the column '{column}' holds {kind}, expected numbers; leave it out")
+            raise M2raapError(f"{path}: the column '{column}' holds {kind}, but only numbers are allowed; remove it")
     if not columns:
-        raise M2raapError(f"{path}: has no column of scores beside {names[0]}")
+        raise M2raapError(f"{path}: has no column of scores besides {names[0]}; add one")
     keys, values = [np.zeros(0, np.uint64)], [np.zeros((0, len(columns)))]
     row = 0
     for batch in source.iter_batches(columns=[names[0], *columns]):
@@ -162,10 +162,8 @@ def _read(path: Path) -> ScoreFile:
     hashes, table = np.concatenate(keys), np.concatenate(values)
     order = np.argsort(hashes, kind="stable")
     hashes, table = hashes[order], table[order]
-    twins = np.flatnonzero(hashes[1:] == hashes[:-1])
-    if len(twins):
-        first, second = sorted((int(order[twins[0]]), int(order[twins[0] + 1])))
-        raise M2raapError(
-            f"{path}: rows {first} and {second} are about one and the same {names[0]}; leave one of them out"
-        )
+    repeated = np.flatnonzero(hashes[1:] == hashes[:-1])
+    if len(repeated):
+        first, second = sorted((int(order[repeated[0]]), int(order[repeated[0] + 1])))
+        raise M2raapError(f"{path}: rows {first} and {second} have the same {names[0]}; remove one of them")
     return ScoreFile(path, names[0], tuple(columns), hashes, table)

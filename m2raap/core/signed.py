@@ -11,11 +11,11 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, inside, read_object
 from m2raap.core.tables import part_name
 
-FORMAT = 3  # of stage folders; a change of what they hold, or of what their digests name, makes it one more
+FORMAT = 3  # of stage folders; raised by one when their content, or the meaning of their digests, changes
 
 
 def stage_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished stage folder. Raises M2raapError for one that is of another format."""
+    """The manifest of a finished stage folder. Raises M2raapError where its format is another one."""
     manifest = read_object(folder / "manifest.json")
     refuse_old_format(manifest, folder)
     return manifest

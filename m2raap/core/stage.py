@@ -1,7 +1,7 @@
-"""What a stage is: its name, its config, what it needs, reads, adds and drops, and its work. m2raap.core.runner carries it out.
+"""The contract of a stage: its name, its config, what it needs, reads, adds and drops, and its work. m2raap.core.runner runs it.
 
-A data stage maps parts: `score` (part -> part) is dear and pure per clip, `reduce` looks over all parts where that is needed,
-`apply` (part + decisions -> part) is thresholds. A single stage takes its input whole.
+A data stage maps parts: `score` (part -> part) is costly and depends on one clip at a time, `reduce` decides over all parts where
+that is needed, and `apply` (part + decisions -> part) compares with thresholds. A single stage takes its input whole.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
-from m2raap.core.config import Config, build, by_phase, merge, what_is_made
+from m2raap.core.config import Config, build, by_phase, merge, result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Clip, Row
@@ -25,10 +25,10 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What one step of a run works on, and how. A stage reads what it needs of it.
+    """The inputs of one step of a run; each stage uses those that it needs.
 
     `parents` are the folders before it, oldest first; `model` is the adapted model's folder, None for the bare backbone;
-    `caches` is where a run keeps what its arms share.
+    `caches` is the folder of the caches that the arms of a run share.
     """
 
     view: View
@@ -45,7 +45,7 @@ class StepInputs:
 class Stage(Generic[C]):
     """A stage of a recipe, configured once and pickled so. The first sentence of a subclass's docstring is its help.
 
-    `cfg` is the stage's own config, `shared` what a recipe says once for all stages (m2raap.stages.shared.Shared).
+    `cfg` is the stage's own config, `shared` the settings that a recipe gives once for all stages (m2raap.stages.shared.Shared).
     """
 
     name: ClassVar[str]
@@ -54,8 +54,8 @@ class Stage(Generic[C]):
     needs: ClassVar[tuple[str, ...]] = ()  # stages that have to stand before it in a recipe
     on_training: ClassVar[bool] = True  # whether the recipe's `stages` may name it
     on_benchmarks: ClassVar[bool] = False  # whether it may see a benchmark
-    reads_video: ClassVar[bool] = False  # then clips that cannot be read are dropped here
-    # Reason -> sentence, of everything that it may drop besides unreadable videos.
+    reads_video: ClassVar[bool] = False  # then it drops the clips whose video cannot be read
+    # Reason -> sentence, for every reason of its drops besides those of unreadable videos.
     reasons: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, cfg: C, shared: Any = None) -> None:
@@ -63,11 +63,11 @@ class Stage(Generic[C]):
         self.shared = shared
 
     def settings(self) -> dict[str, Any]:
-        """What the folder's digest names: every key but those that say how."""
-        return what_is_made(self.cfg)
+        """The settings that the folder's digest includes: every key but those marked HOW."""
+        return result_settings(self.cfg)
 
     def backbones(self) -> list[Any]:
-        """Configs of the backbones whose weights it will load, so that missing ones are noticed before any work."""
+        """Configs of the backbones whose weights it loads, so that missing weights are reported before any work."""
         return []
 
 
@@ -75,13 +75,13 @@ class SingleStage(Stage[C]):
     """Base of the stages that take their input whole. Long work resumes by itself (see core.whole.run_single_stage)."""
 
     def run(self, step: StepInputs) -> bool:
-        """Brings the step's folder to its finished state; False where this process is not the one that finishes it."""
+        """Brings the step's folder to its finished state; False where another process finishes it."""
         raise NotImplementedError  # abstract: the stage itself
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One rule's look at one clip or text: its score beside its threshold, passed or failed."""
+    """The result of one rule for one clip or text: the score and the threshold with which it is compared."""
 
     rule: str
     version: int
@@ -96,7 +96,7 @@ class Judged:
 
     @property
     def margin(self) -> float:
-        """How far the score is on the good side, in units of the threshold (of the score where that is 0)."""
+        """Distance of the score from the threshold, as a share of it (or absolute where it is 0); negative: failed."""
         gap = self.threshold - self.score if self.refused_if == "above" else self.score - self.threshold
         return gap / (abs(self.threshold) or 1.0)
 
@@ -105,30 +105,30 @@ class DataStage(Stage[C]):
     """Base of the stages that map parts.
 
     `score` must depend on nothing but one clip's own rows and the settings, so that reuse by clip equals a fresh run; it
-    returns at least one `signals` row for every clip. What looks across clips belongs into `reduce`.
+    returns at least one `signals` row for every clip. Whatever compares clips with each other belongs in `reduce`.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("texts",)  # tables that `score` sees besides clips: texts, frames, jpegs
     reads_signals: ClassVar[tuple[str, ...]] = ()  # columns of earlier stages' signals that `score` sees
-    reads_scores: ClassVar[bool] = False  # whether users' scores (--scores) mean anything to it
+    reads_scores: ClassVar[bool] = False  # whether it reads users' scores (--scores)
     adds: ClassVar[tuple[str, ...]] = ()  # tables that `score` writes besides signals
     reduces: ClassVar[bool] = False
-    verdict_columns: ClassVar[dict[str, str]] = {}  # of the scores that only `apply` can know
+    verdict_columns: ClassVar[dict[str, str]] = {}  # of the scores that only `apply` can compute
 
-    folder: Path | None = None  # of the stage, while it runs: what it keeps besides tables lies there
+    folder: Path | None = None  # of the stage while it runs, for files besides its tables
 
     def settings(self) -> dict[str, Any]:
-        """`score` and `apply` apart, because they are redone apart, and what each depends on besides its config."""
+        """The keys of `score` and of `apply`, which are redone separately, and what each depends on besides its config."""
         trees = by_phase(self.cfg)
         more = {"dependencies": self.dependencies(), "rules": self.rule_versions()}
         return {"score": trees["score"], "apply": trees["apply"], **more}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], source: str) -> DataStage[Any]:
-        """The stage as a finished folder was made by it: every HOW key is at its default. Raises M2raapError."""
+        """The stage with the settings of a finished folder; HOW keys have their defaults. Raises M2raapError naming `source`."""
         if not all(isinstance(settings.get(phase), dict) for phase in ("score", "apply")):
             raise M2raapError(
-                f"{source}: its manifest names no settings of a data stage; it is none of ours, or damaged"
+                f"{source}: its manifest has no settings of a data stage; m2raap did not write it, or it is damaged"
             )
         return cls(build(cls.config, merge(settings["score"], settings["apply"]), source))  # type: ignore[arg-type]
 
@@ -137,7 +137,7 @@ class DataStage(Stage[C]):
         return {}
 
     def rule_versions(self) -> dict[str, int]:
-        """Reason -> version, of the rules whose scores `reduce` and `apply` work out."""
+        """Reason -> version, of the rules whose scores `reduce` and `apply` compute."""
         return {}
 
     @property
@@ -146,15 +146,15 @@ class DataStage(Stage[C]):
         return (*self.reads, "signals") if self.reads_signals else self.reads
 
     def tables_over(self, view: View) -> tuple[str, ...]:
-        """`tables`, and more of them where the stages under the view lack something."""
+        """`tables`, and others where the stages of the view have not stored what `score` needs."""
         return self.tables
 
     def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
-        """The view as the stage reads it; a stage that reads users' scores lays them over it."""
+        """The view as the stage reads it; a stage that reads users' scores adds them."""
         return view
 
     def more_verdict_columns(self, view: View) -> dict[str, str]:
-        """Columns of `verdicts` beside those, which depend on what the user gave."""
+        """Further columns of `verdicts`, which depend on the scores that the user supplies."""
         return {}
 
     def signal_columns(self) -> dict[str, str]:
@@ -162,27 +162,27 @@ class DataStage(Stage[C]):
         raise NotImplementedError  # abstract: every stage states its columns
 
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
-        """Names the bytes that `score` will read of a clip's video; 'absent' where it may not or cannot."""
+        """The digest of the bytes that `score` reads of a clip's video; 'absent' where it may not or cannot read them."""
         return "absent"
 
     def score(self, part: Part, view: View) -> Tables:
         raise NotImplementedError  # abstract: the stage itself
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """Decisions over all parts, as plain values: they are kept in decisions.json."""
+        """Decisions over all parts, as plain values, which are stored in decisions.json."""
         return {}
 
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
-        """The `dropped` (and `verdicts`) rows of one part. `signals`: this stage's own; `part.signals`: those before it.
+        """The `dropped` (and `verdicts`) rows of one part. `signals`: of this stage; `part.signals`: of the stages before it.
 
-        A stage that adds texts also gives `superseded`: rows of texts that its own replace, with active False.
+        A stage that adds texts also returns `superseded`: the texts that its new texts replace, with active False.
         """
         return {}
 
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
-        """Every rule that looked at a clip, or at a text where the row has a text_id. `signals`: all that is known of it."""
+        """The results of all rules for a clip, or for a text where `row` has a text_id. `signals`: its signals of all stages."""
         return []
 
     def counts(self, signals: Signals) -> dict[str, int]:
-        """More counts of one part for the manifest, such as how many texts went to which server."""
+        """Further counts of one part for the manifest, such as the number of texts that were sent to each server."""
         return {}

@@ -1,5 +1,5 @@
-"""What this user has decided on this machine, kept in the user's state folder: nothing that travels with a corpus or a run
-counts as a decision of the user.
+"""Decisions of this user on this machine, kept in the user's state folder and never in a corpus or a run: such a folder may come
+from somebody else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def state_folder(kind: str) -> Path:
 
 
 def state_file(kind: str, *about: Path) -> Path:
-    """Where this user's state of a kind is kept about one or several paths."""
+    """The file of the state folder that holds the state of a kind for these paths."""
     names = os.fsencode("\0".join(map(os.fspath, about)))
     return state_folder(kind) / f"{hashlib.sha256(names).hexdigest()[:32]}.json"
 
@@ -43,7 +43,7 @@ def _is_allowed(corpus: Path, root: Path) -> bool:
 
 
 def remember_video_root(corpus: Path, video_root: Path) -> None:
-    """Notes that this user imported `corpus` from videos below `video_root`. Where it is allowed anyway it needs no note."""
+    """Records that this user imported `corpus` from videos below `video_root`, unless that folder is allowed without a record."""
     root = video_root.resolve()
     if _is_allowed(corpus, root):
         return
@@ -52,23 +52,23 @@ def remember_video_root(corpus: Path, video_root: Path) -> None:
         write_json(
             _record(corpus, root), {name: path.encode("utf-8", "replace").decode() for name, path in paths.items()}
         )
-    except M2raapError as error:  # the corpus is whole all the same
+    except M2raapError as error:  # the corpus is complete without the record
         talk.log(
-            f"{corpus}: that you imported it cannot be noted ({error}); set {VIDEO_ROOTS}={root} to read its videos"
+            f"{corpus}: your import of it could not be recorded ({error}); set {VIDEO_ROOTS}={root} to read its videos"
         )
 
 
-def believe_video_root(corpus: Path, video_root: Path) -> Path:
-    """The real `video_root`, where a corpus may say that its videos lie.
+def allowed_video_root(corpus: Path, video_root: Path) -> Path:
+    """The real path of `video_root`, where it is allowed for this corpus.
 
-    That is: inside the corpus, where this user imported it from, or below a folder of the environment's M2RAAP_VIDEO_ROOTS
-    (several with ':' between them). Raises M2raapError for every other one: a corpus of somebody else could name any folder
-    of this machine, and its files would be decoded, exported and served as videos.
+    Allowed are a folder inside the corpus, the folder from which this user imported it, and all below a folder of the variable
+    M2RAAP_VIDEO_ROOTS (several with ':' between them). Raises M2raapError for any other: the corpus of somebody else could name
+    any folder of this machine, and its files would be decoded, exported and served as videos.
     """
     root = video_root.resolve()
     if _is_allowed(corpus, root) or _record(corpus, root).is_file():
         return root
     raise M2raapError(
-        f"{corpus}: says that its videos lie in {root}, outside of it, and you have not imported it from there on this "
-        f"machine; if you trust the corpus with that folder, set {VIDEO_ROOTS}={root}"
+        f"{corpus}: its manifest names the video folder {root}, which is outside the corpus, and you have not imported it from "
+        f"there on this machine; if you trust this corpus, set {VIDEO_ROOTS}={root}"
     )

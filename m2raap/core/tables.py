@@ -19,7 +19,7 @@ from m2raap.core.files import inside, write_atomic
 
 SCHEMA_VERSION = 2
 
-Row = dict[str, Any]  # a row of any table, or one that is being put together
+Row = dict[str, Any]  # a row of any table, complete or not
 
 
 class Clip(TypedDict):
@@ -51,7 +51,7 @@ class Text(TypedDict):
 
 
 class Frames(TypedDict):
-    """A row of `frames`. A view that was asked for 'frames' and not for 'jpegs' gives it without `jpegs`."""
+    """A row of `frames`. A view that is read with 'frames' but not with 'jpegs' gives it without `jpegs`."""
 
     clip_id: str
     times_s: list[float]
@@ -167,7 +167,7 @@ def row_key(row: Mapping[str, Any]) -> str:
 
 
 def signal_schema(columns: dict[str, str]) -> pa.Schema:
-    """Schema of a stage's `signals` or `verdicts`: clip_id, text_id (null: of the clip), then one column a score."""
+    """Schema of a stage's `signals` or `verdicts`: clip_id, text_id (null: a row of the clip), then one column for each score."""
     fields = [("clip_id", pa.string()), ("text_id", pa.string())]
     return pa.schema(fields + [(name, _SIGNAL_TYPES[kind]) for name, kind in sorted(columns.items())])
 
@@ -177,12 +177,12 @@ def part_name(part: int) -> str:
 
 
 def part_of(clip_id: str, num_parts: int) -> int:
-    """The part that holds a clip: a hash of its id, never of its position or of the workers."""
+    """The part that holds a clip: by a hash of its id, whatever its position and the number of workers."""
     return int.from_bytes(hashlib.blake2b(clip_id.encode(), digest_size=8).digest(), "big") % num_parts
 
 
 def default_num_parts(num_clips: int) -> int:
-    """About 32 clips a part in small corpora, growing to 1,024 a part in large ones."""
+    """The number of parts for a corpus: about 32 clips a part in small corpora, and up to 1,024 in large ones."""
     clips_a_part = min(max(num_clips / 128, 32), 1024)
     return max(1, round(num_clips / clips_a_part))
 
@@ -205,7 +205,7 @@ def write_part(
 ) -> str:
     """Writes `folder/table/part-*.parquet` (temp, fsync, rename) and returns the SHA-256 of its bytes.
 
-    The bytes depend on the rows, and on the name of the settings that made them, alone: rows are sorted, and no time or path
+    The bytes depend only on the rows and on `settings_digest`, which is stored in the file: rows are sorted, and no time or path
     is stored.
     """
     columns_of = schema or SCHEMAS[table]
@@ -221,7 +221,7 @@ def write_part(
 
 
 def part_settings(path: Path) -> str | None:
-    """The digest of the settings that made a part; None where it names none. Raises M2raapError for what is no parquet."""
+    """The digest of the settings with which a part was made; None where it has none. Raises M2raapError for a damaged file."""
     try:
         return ((pq.read_schema(path).metadata or {}).get(_SETTINGS_KEY) or b"").decode() or None
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
@@ -229,7 +229,7 @@ def part_settings(path: Path) -> str | None:
 
 
 def write_table(path: Path, rows: pa.Table) -> str:
-    """Puts rows at `path`, whose folder names the table, and returns the SHA-256 of the bytes."""
+    """Writes rows to `path`, whose folder is named after the table, and returns the SHA-256 of the bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         rows.combine_chunks(),
@@ -247,7 +247,7 @@ def write_table(path: Path, rows: pa.Table) -> str:
 def read_part(folder: Path, table: str, part: int, columns: list[str] | None = None) -> list[Row]:
     """The rows of one part; an absent file is an empty part.
 
-    Raises M2raapError naming a file that is no parquet, or that a link brings in from outside of the folder.
+    Raises M2raapError naming a file that is no parquet, or to which a link leads out of the folder.
     """
     path = inside(folder, f"{table}/{part_name(part)}")
     if not path.exists():
@@ -265,5 +265,5 @@ def read_all(folder: Path, table: str, columns: list[str] | None = None) -> Iter
 
 
 def damaged(path: Path, error: Exception) -> M2raapError:
-    """What to raise for a part that is no parquet."""
+    """The error to raise for a part that is no parquet."""
     return M2raapError(f"{path}: cannot be read as parquet ({error}); delete it and run the stage again")

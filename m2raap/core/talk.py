@@ -1,6 +1,6 @@
-"""What the program says while it works: to stderr, as bars on a terminal and as a line now and then otherwise.
+"""Messages and progress of a running command, on stderr: bars on a terminal, else a line every few seconds.
 
-Names, captions and answers of models come from strangers: what a terminal would obey is taken out of all that reaches one.
+Names, captions and answers of models come from others, so control characters are replaced in all text that a terminal shows.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, TextIO, cast
 
 _SECONDS_BETWEEN_LINES = 5.0
-_JOINERS = "\u200c\u200d"  # without them Persian words and families of emoji fall apart
+_JOINERS = "\u200c\u200d"  # zero-width; Persian words and combined emoji need them
 _quiet = False
 
 
 def plain(text: str) -> str:
-    """The text with U+FFFD for each character that a terminal would obey, or that hides or turns what stands beside it.
+    """The text with U+FFFD in place of each character that controls a terminal, or that hides or reorders the text beside it.
 
-    Line breaks, tabs and all that can be seen stay; controls, escapes, marks of direction and halves of characters go.
+    These are control characters, escapes, direction marks and single surrogates. Line breaks, tabs and visible characters stay.
     """
     return text if text.isprintable() else "".join(c if _is_plain(c) else "\ufffd" for c in text)
 
 
 def one_line(text: str) -> str:
-    """`plain`, for a name or a caption within a line: line breaks and tabs become U+FFFD, too."""
+    """As `plain`, for a name or a caption within a line: line breaks and tabs become U+FFFD, too."""
     return plain(text).replace("\n", "\ufffd").replace("\t", "\ufffd")
 
 
@@ -37,22 +37,24 @@ def _is_plain(char: str) -> bool:
 
 
 def on_terminal(stream: TextIO) -> TextIO:
-    """The stream for results: on a terminal only `plain` text passes. What is piped is data and passes as it is."""
+    """The stream for results: a terminal is given only `plain` text. Text for a pipe or file is data and stays unchanged."""
     if not stream.isatty():
         return stream
     if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # not every terminal has U+FFFD, or all of the world's scripts
+        stream.reconfigure(errors="backslashreplace")  # not every terminal can show U+FFFD and all scripts
     return cast(TextIO, _Terminal(stream))
 
 
 class _Terminal:
-    """A terminal's stream; what is not about writing text is the stream's own."""
+    """Wraps a terminal's stream, so that all written text is `plain`; other attributes are those of the stream."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.rich_proxied_file = stream  # rich looks for this name: its colours are ours, its cells are plain already
+        self.rich_proxied_file = (
+            stream  # rich writes to the attribute of this name, with its colours; its cells are plain
+        )
 
     def write(self, text: str) -> int:
-        # JSON has escapes of its own, with which it can be read back whole. To call other text JSON does no harm.
+        # In JSON the characters are escaped instead, so that it can be read back unchanged; also in text that looks like JSON.
         return self.rich_proxied_file.write(_escaped(text) if text.startswith(("{", "[")) else plain(text))
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -60,7 +62,7 @@ class _Terminal:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # click would write past us where the encoding is not to its liking
+        if name == "buffer":  # click writes to it directly for some encodings
             raise AttributeError(name)
         return getattr(self.rich_proxied_file, name)
 
@@ -70,7 +72,7 @@ def _escaped(text: str) -> str:
 
 
 class Advance(Protocol):
-    """Called with the amount done since the last call and, if there is one, a short remark."""
+    """Is called with the amount done since the last call and, optionally, a short remark."""
 
     def __call__(self, amount: int = 1, remark: str = "") -> None: ...
 
@@ -81,14 +83,14 @@ def be_quiet(quiet: bool) -> None:
 
 
 def log(message: str) -> None:
-    """One line of talk; results never come here, they go to stdout."""
+    """Prints a message on stderr, unless the command is quiet. Results go to stdout and not through this function."""
     if not _quiet:
         print(plain(message), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """A bar on a terminal, else a line every few seconds and one at the end."""
+    """Shows progress up to `total`: a bar on a terminal, else a line every few seconds and one at the end."""
     if _quiet or total <= 0:
         yield lambda amount=1, remark="": None
     elif sys.stderr.isatty():
@@ -108,7 +110,7 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
         TextColumn(text, markup=False) for text in ("{task.description:<26}", "{task.fields[remark]}")
     )
     columns = (title_column, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), remark_column)
-    # Results go to stdout, bar or no bar, and not by way of the bar's console.
+    # Results go to stdout directly, never through the console of the bar.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as bar:
         task = bar.add_task(one_line(title), total=total, remark="")
 
@@ -139,7 +141,7 @@ def _lines(title: str, total: int) -> Iterator[Advance]:
 
 
 class Phases:
-    """A callable for work that reports (what, done, total) and goes through several phases: one bar for each."""
+    """The progress of work in several phases, one bar for each: it is called with (phase, amount done, total)."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -164,7 +166,7 @@ class Phases:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Nothing is said within the block."""
+    """No messages are printed within the block."""
     before = _quiet
     be_quiet(True)
     try:

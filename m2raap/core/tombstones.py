@@ -1,7 +1,7 @@
-"""What was forgotten and must not come back: hashes of clip ids, of video bytes and of what a clip left, never the names.
+"""Clips that were forgotten and must not come back: hashes of their ids, of their video bytes and of their traces, never names.
 
-`tombstones.json` lies in a corpus folder. `write_corpus` leaves out whatever it names, under its old id or as the same bytes
-under a new one; `m2raap status --forgotten` looks for what it names below any folder.
+`tombstones.json` lies in a corpus folder. `write_corpus` leaves out the clips in it, by their old id or, under a new id, by their
+bytes; `m2raap status --forgotten` searches any folder for their traces.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Tombstone:
     """One forgotten clip.
 
     `id`: SHA-256 of the clip id. `content`: of the video's bytes and the clip's span, where the file could be read.
-    `num_bytes`: size of that file, which saves hashing files of another size. `was_here`: the clip was removed from the corpus
+    `num_bytes`: size of that file; files of another size need not be hashed. `was_here`: the clip was removed from the corpus
     that holds this file. `traces`: SHA-256 of what only this clip had: its text ids, its texts, its video's name, its JPEGs.
     """
 
@@ -61,7 +61,7 @@ def _content(path: Path, clip: dict[str, Any]) -> str:
 
 
 class Tombstones:
-    """What must not come (back) into a corpus. `by_id`: tombstones by the hash of their clip id."""
+    """The clips that later imports leave out of a corpus. `by_id`: tombstones by the hash of their clip id."""
 
     def __init__(self, tombstones: Iterable[Tombstone] = ()) -> None:
         self.by_id: dict[str, Tombstone] = {}
@@ -77,7 +77,7 @@ class Tombstones:
         return id_hash(clip_id) in self.by_id
 
     def covers(self, clip: dict[str, Any], video_root: Path) -> bool:
-        """By id, or by the bytes of its video (hashed only where a forgotten file had just this size)."""
+        """Whether a clip was forgotten, by its id or its video bytes (hashed only where a forgotten file has the same size)."""
         if self.contains(clip["clip_id"]):
             return True
         if not self._contents or "\0" in clip["video"] or "://" in clip["video"]:
@@ -90,12 +90,12 @@ class Tombstones:
             return False  # a file that cannot be read is refused as unreadable later
 
     def hashes(self) -> frozenset[str]:
-        """SHA-256 of the forgotten ids and of everything that only those clips had."""
+        """SHA-256 of the forgotten ids and of the traces of those clips."""
         return frozenset(self.by_id).union(*(tombstone.traces for tombstone in self.by_id.values()))
 
 
 def _merged(old: Tombstone, new: Tombstone) -> Tombstone:
-    """What two tombstones of one clip know together; of the video's content the newer one is believed."""
+    """Two tombstones of one clip in one; the video's content is that of the newer one where it has it."""
     content = new if new.content else old
     return Tombstone(
         new.id,
@@ -108,7 +108,7 @@ def _merged(old: Tombstone, new: Tombstone) -> Tombstone:
 
 
 def read(path: Path) -> Tombstones:
-    """Those of a corpus folder, or of a tombstone file. A folder without the file has forgotten nothing."""
+    """The tombstones of a corpus folder (none where the file is absent), or of a file. Raises M2raapError for any other file."""
     file = path / FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         return Tombstones()
@@ -118,17 +118,17 @@ def read(path: Path) -> Tombstones:
         rows = [row | {"traces": tuple(map(str, row.get("traces", ())))} for row in tree["stones"]]
         return Tombstones(Tombstone(**row) for row in rows)
     except (AssertionError, AttributeError, KeyError, TypeError):
-        raise M2raapError(f"{file}: is no tombstone file; 'm2raap data forget' leaves them in corpus folders") from None
+        raise M2raapError(f"{file}: is not a tombstone file; give a {FILE} of 'm2raap data forget'") from None
 
 
 def write(folder: Path, tombstones: Tombstones) -> None:
-    """Writes the file of a corpus folder; where nothing was forgotten there is none."""
+    """Writes the tombstone file of a corpus folder; no file where nothing was forgotten."""
     rows = [vars(tombstones.by_id[key]) for key in sorted(tombstones.by_id)]
     if rows:
         write_json(folder / FILE, {"kind": "tombstones", "version": 2, "stones": rows})
 
 
 def benchmark_name(name: str, num_forgotten: int) -> str:
-    """The name of a benchmark that lacks clips: it is no longer the one that its protocol declares."""
+    """The name of a benchmark without the forgotten clips: it no longer has the counts that its protocol declares."""
     base = name.partition("-minus-")[0]
     return f"{base}-minus-{num_forgotten}" if num_forgotten else base

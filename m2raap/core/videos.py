@@ -1,4 +1,4 @@
-"""Digests of video files by content. Size and modification time only save reading a file again; they name nothing."""
+"""Digests of the content of video files, cached by size and modification time, so that a file is read once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class VideoDigests:
         self._changed = False
 
     def of(self, video: str, path: Path | None) -> str:
-        """The digest of the bytes at `path`, or 'absent' (also for what cannot be read: `score` will say why)."""
+        """The digest of the bytes at `path`, or 'absent', also for a file that cannot be read: `score` reports the reason."""
         if path is None:
             return "absent"
         try:
@@ -35,7 +35,7 @@ class VideoDigests:
         return value
 
     def of_url(self, url: str, ask: Callable[[], str]) -> str:
-        """What `ask` answers for an address, asked once a folder; 'absent' is not remembered."""
+        """The digest that `ask` returns for an address; called once for each stage folder, unless it returns 'absent'."""
         if (known := self._known.get(url)) is not None:
             return str(known[2])
         value = ask()

@@ -1,7 +1,7 @@
-"""What a stage sees: a corpus with the folders of the stages before it laid over it, part by part.
+"""What a stage reads: a corpus combined with the folders of the stages before it, part by part.
 
-A stage folder holds only what it adds or drops. Here those are overlaid: dropped clips and texts are gone, frames and signals
-are joined by id, a text row of a later folder replaces the one of the same id. Of a benchmark nothing is ever gone.
+A stage folder holds only the rows that the stage adds or drops. A view leaves out dropped clips and texts, joins frames and
+signals by id, and replaces a text by the row of the same id in a later folder. From a benchmark nothing is left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from m2raap.core.tables import FRAMES, Clip, Drop, Frames, Row, Text, read_part,
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one part that are still there, in the order of their ids."""
+    """The rows of one part that were not dropped, in the order of their ids."""
 
     index: int
     clips: list[Clip]
@@ -50,20 +50,20 @@ class Part:
         )
 
     def with_signals(self, columns: tuple[str, ...]) -> Part:
-        """The part with no other columns of `signals` than those."""
+        """The part with only these columns of `signals`."""
         signals = {key: {name: row[name] for name in columns if name in row} for key, row in self.signals.items()}
         return replace(self, signals=signals)
 
 
 @dataclass(frozen=True)
 class View:
-    """A corpus and the finished stage folders laid over it, oldest first. Small and picklable: workers open it again."""
+    """A corpus and the finished stage folders over it, oldest first. It is small and picklable: workers open it again."""
 
     corpus_path: Path
     folders: tuple[Path, ...] = ()
     langs: tuple[str, ...] = LANGS
-    scores: tuple[Path, ...] = ()  # files of --scores: signals that were there before any stage
-    cutoff: str | None = None  # with --limit: the largest id hash that is let through
+    scores: tuple[Path, ...] = ()  # files of --scores, read as signals before those of any stage
+    cutoff: str | None = None  # with --limit: the largest id hash of a clip in the view
     with_inactive: bool = False
 
     @cached_property
@@ -80,7 +80,7 @@ class View:
 
     @cached_property
     def digest(self) -> str:
-        """Names the content of the view: equal digests, equal rows."""
+        """The digest of the content of the view: equal digests mean equal rows."""
         parents = [read_json(folder / "manifest.json")["digest"] for folder in self.folders]
         scores = [scores_digest(self.scores)] if self.scores else []
         return digest([self.corpus.digest, parents, self.langs, self.cutoff, *scores])
@@ -102,7 +102,7 @@ class View:
     def limited(self, num_clips: int | None) -> View:
         """The `num_clips` clips with the smallest id hashes: always the same ones, and a prefix of any larger limit.
 
-        A clip that was forgotten still takes its place, so that nothing new comes in where it was.
+        A clip that was forgotten is still counted, so that no other clip takes its place.
         """
         if num_clips is None:
             return self
@@ -142,7 +142,7 @@ class View:
         return Part(index, clips, kept, frames, signals)
 
     def _frames(self, index: int, clip_ids: set[str], with_jpegs: bool) -> dict[str, Frames]:
-        """clip_id -> its key-frames, of the last folder that has some."""
+        """clip_id -> its key-frames, from the last folder that has some."""
         columns = None if with_jpegs else [name for name in FRAMES.names if name != "jpegs"]
         rows = (cast(Frames, row) for folder in self.folders for row in read_part(folder, "frames", index, columns))
         return {row["clip_id"]: row for row in rows if row["clip_id"] in clip_ids}
@@ -183,8 +183,8 @@ def _id_hash(clip_id: str) -> str:
 
 
 def clip_digest(part: Part, clip: Clip, video_digest: str | None) -> str:
-    """Names everything that a score may depend on: a clip's row, its texts, its frames, the signals of both that the part
-    has, and the bytes of its video."""
+    """The digest of everything that a clip's scores may depend on: its row, texts, frames and signals in the part, and the bytes
+    of its video."""
     clip_id = clip["clip_id"]
     frames = part.frames.get(clip_id)
     pictures = hashlib.sha256()
@@ -203,13 +203,13 @@ def _plain(value: Any) -> Any:
 
 
 def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) -> View:
-    """A corpus folder, or a finished stage folder with all that stands before it.
+    """The view of a corpus folder, or of a finished stage folder with the corpus and the folders before it.
 
-    Raises M2raapError if neither is there and, unless not `current`, where what stands before it has changed since.
+    Raises M2raapError where `path` is neither and, if `current`, where the corpus or a folder before it has changed since.
     """
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
-        raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again, it resumes")
+        raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again to resume it")
     if not manifest_path.exists() or read_object(manifest_path).get("kind") == "corpus":
         open_corpus(path)
         return View(path, langs=langs)
@@ -228,22 +228,22 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
     )
     for parent in changed_parents(view, manifest["inputs"]) if current else ():
         raise M2raapError(
-            f"{path}: was made from {parent} as it is no longer; run the stage again with --force, or bring back what it was "
-            "made from"
+            f"{path}: was made from {parent}, which has changed since; run the stage again with --force, or restore the old "
+            "content of its input"
         )
     return view
 
 
 def changed_parents(view: View, inputs: dict[str, str]) -> list[Path]:
-    """The corpus and the folders before the last that are no longer what a manifest names in its `inputs`.
+    """The corpus and the folders before the last whose digests are not among the `inputs` of a manifest.
 
-    A folder may name others anywhere on this machine, but only such as whoever made it knew the content of.
+    A manifest may name any path on this machine; the digests prove that its author knew the content.
     """
     named = {view.corpus_path: {inputs.get("corpus")}} | {folder: {*inputs.values()} for folder in view.folders[:-1]}
     return [parent for parent, digests in named.items() if _digest_of(parent) not in digests - {""}]
 
 
 def _digest_of(folder: Path) -> str:
-    """What a folder's manifest says that it is called; '' where it says nothing."""
+    """The digest in a folder's manifest; '' where there is none."""
     manifest = folder / "manifest.json"
     return str((read_object(manifest) if manifest.exists() else {}).get("digest", ""))

@@ -1,7 +1,7 @@
-"""Files behind http(s) addresses that strangers wrote: never the machines beside us, never without end.
+"""Downloads from http(s) addresses of untrusted lists: only from public IP addresses, and with limits of size and time.
 
-A host's name is resolved once and the connection goes to the very address that was judged, on every hop of a redirect, so
-that a name that resolves anew (DNS rebinding) leads nowhere. Proxies of the environment are not used.
+A host name is resolved once, and the connection goes to exactly the IP address that was checked, also after a redirect, so that a
+name whose address changes (DNS rebinding) has no effect. Proxies of the environment are not used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHUNK = 256 * 1024
 _STALL_S = 30.0  # longest wait of one read
 _PLAIN = "/%:=&~+!$,;'@()*?"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# A service of Azure for its machines that lies in public address space.
+# The metadata service of Azure, which lies in public address space.
 _METADATA = {ipaddress.ip_address("168.63.129.16")}
 
 
@@ -41,7 +41,7 @@ class _Response:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open internet: not private, local, link-local, metadata, multicast or reserved."""
+    """Whether an IP address is public: not private, local, link-local, of a metadata service, multicast or reserved."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
@@ -53,7 +53,7 @@ def is_public(address: str) -> bool:
 
 
 def chunks(url: str, *, max_bytes: int, timeout_s: float) -> Iterator[bytes]:
-    """The bytes of what lies behind `url`. Raises WebError, perhaps after some of them."""
+    """The bytes of the file at `url`, in chunks. Raises WebError, possibly after some chunks."""
     total = 0
     with _open_redirected("GET", url, time.monotonic() + timeout_s) as answer:
         length = _length(answer.response)
@@ -66,14 +66,14 @@ def chunks(url: str, *, max_bytes: int, timeout_s: float) -> Iterator[bytes]:
             if time.monotonic() > answer.deadline:
                 raise WebError("timeout", "the transfer takes too long")
             yield data
-        if time.monotonic() > answer.deadline:  # a socket that the watch cut off reads as one that ended
+        if time.monotonic() > answer.deadline:  # a socket that the timer has shut down reads as the end of the file
             raise WebError("timeout", "the transfer takes too long")
     if length is not None and total != length:
-        raise WebError("busy", f"{total:,} of {length:,} bytes came")
+        raise WebError("busy", f"only {total:,} of {length:,} bytes arrived")
 
 
 def fingerprint(url: str, *, timeout_s: float) -> dict[str, str]:
-    """What the server says names the content: etag, last-modified, content-length, as far as it says. Raises WebError."""
+    """The headers that identify the content: those of etag, last-modified and content-length that are sent. Raises WebError."""
     with _open_redirected("HEAD", url, time.monotonic() + timeout_s) as answer:
         names = ("etag", "last-modified", "content-length")
         return {name: value for name in names if (value := answer.response.headers.get(name))}
@@ -86,7 +86,7 @@ def _length(response: http.client.HTTPResponse) -> int | None:
 
 @contextmanager
 def _open_redirected(method: str, url: str, deadline: float) -> Iterator[_Response]:
-    """The last answer of a chain of redirects."""
+    """The response at the end of a chain of redirects. Raises WebError for more than MAX_HOPS, or a change from https."""
     for _ in range(MAX_HOPS + 1):
         parts = _split(url)
         with _request(method, parts, deadline) as response:
@@ -110,7 +110,7 @@ def _refuse_status(response: http.client.HTTPResponse) -> None:
     if response.status != 200:
         raise WebError("failed", f"HTTP {response.status}")
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise WebError("failed", "the server packs the file although it was asked not to")
+        raise WebError("failed", "the server compressed the file, although the request forbids it")
 
 
 def _split(url: str) -> SplitResult:
@@ -118,25 +118,25 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise WebError("refused", f"no good address ({error})") from None
+        raise WebError("refused", f"not a valid address ({error})") from None
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or port == 0 or not host or any(c <= " " or c == "\x7f" for c in host):
-        raise WebError("refused", "no http(s) address")
+        raise WebError("refused", "not an http(s) address")
     if parts.username or parts.password:
-        raise WebError("refused", "the address holds a user's name")
+        raise WebError("refused", "the address holds a user name or password")
     return parts
 
 
 @contextmanager
 def _request(method: str, parts: SplitResult, deadline: float) -> Iterator[http.client.HTTPResponse]:
-    """One request to the address that was judged. A watch closes the socket at the deadline, whatever it waits for."""
+    """One request to the IP address that was checked. A timer shuts the socket down at the deadline, in any state."""
     host = parts.hostname or ""
     held: list[socket.socket] = []
 
     def cut() -> None:
         for sock in held:
             with suppress(OSError):
-                # Of the plain socket: SSLSocket.shutdown would take the session from under the reading thread.
+                # The method of the plain socket: SSLSocket.shutdown would remove the session that another thread is reading from.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     watch = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
@@ -156,7 +156,7 @@ def _request(method: str, parts: SplitResult, deadline: float) -> Iterator[http.
         connection.request(method, path, headers=headers)
         yield connection.getresponse()
     except ssl.SSLCertVerificationError as error:
-        raise WebError("failed", f"the server's certificate is not good: {error.verify_message}") from None
+        raise WebError("failed", f"the server's certificate is not valid: {error.verify_message}") from None
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         if time.monotonic() >= deadline or isinstance(error, TimeoutError):
             raise WebError("timeout", "the server answers too slowly") from None
@@ -173,10 +173,10 @@ def _addresses(host: str, port: int) -> list[tuple[str, int]]:
     try:
         infos = socket.getaddrinfo(host.encode("idna").decode(), port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
-        raise WebError("missing", f"the host's name does not resolve ({error})") from None
+        raise WebError("missing", f"the host name cannot be resolved ({error})") from None
     addresses = list(dict.fromkeys((str(info[4][0]), port) for info in infos))
     if wrong := [address for address, _ in addresses if not is_public(address)]:
-        raise WebError("refused", f"the host stands for {wrong[0]}, which is not an address of the open internet")
+        raise WebError("refused", f"the host name resolves to {wrong[0]}, which is not a public address")
     return addresses
 
 

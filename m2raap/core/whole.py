@@ -1,4 +1,4 @@
-"""How a stage runs that takes its input whole: adapt, embed, evaluate, report. Its work resumes by itself, if it is long."""
+"""Runs a stage that takes its input whole: adapt, embed, evaluate, report. Long work of such a stage resumes by itself."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from m2raap.core.view import View
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a stage made that takes its input whole: the files that its manifest signs (below the folder), counts, digests of
-    models."""
+    """The output of a stage that takes its input whole: files for its manifest (below the folder), counts, digests of models."""
 
     files: list[str]
     counts: dict[str, Any] = field(default_factory=dict)
@@ -38,11 +37,11 @@ def run_single_stage(
 ) -> None:
     """Brings `folder` to its finished state.
 
-    Raises M2raapError when it was made from other inputs or settings, or another command is writing it.
+    Raises M2raapError when it was made from other inputs or settings, or another command is writing to it.
     """
     with locked(folder):
         if begin(folder, name, version, view, settings, force, inputs):
-            talk.log(f"{folder.parent.name}/{name}: done before")
+            talk.log(f"{folder.parent.name}/{name}: already finished")
             return
         plan = plan_digest(folder)
         start = time.monotonic()

@@ -1,7 +1,7 @@
 """The paper's progressive table as a recipe: taken apart, and put together again one thing at a time.
 
 Each row trains on what the row before it trained on, but for one change; every stage folder whose inputs and settings are
-unchanged is shared (`pipeline.plan`). The rows change what training reads: before `+ key-frames` the videos are decoded anew
+unchanged is shared (`pipeline.plan`). The rows change what training reads: before `+ key-frames` the videos are decoded again
 every epoch, while the captions that rewriting needs come from key-frames in every row.
 """
 

@@ -77,7 +77,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dic
         lines += [f"  {line}" for line in cost_lines(arm, cost)]
         if arms[arm].adapt.input == "video":
             lines.append(
-                f"  {arm} reads raw video: every clip is decoded anew each epoch, and frozen layers have no cache"
+                f"  {arm} reads raw video: every clip is decoded again each epoch, and frozen layers have no cache"
             )
     minutes, disk = sum(row["core_minutes"] or 0 for row in rows), sum(row["disk_mb"] or 0 for row in rows)
     lines.append(f"in all about {minutes:.1f} core minutes of data stages and {disk:.0f} MB, under {out}")

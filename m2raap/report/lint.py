@@ -20,7 +20,7 @@ from m2raap.curate import bilingual, duplicates, minhash, thumbnails
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
-from m2raap.stages.align import looks
+from m2raap.stages.align import picture_signals
 
 EXAMPLES = 20
 NEAR_JACCARD = 0.8
@@ -55,7 +55,7 @@ class _Content:
         return content
 
     def _add_pictures(self, clip_id: str, jpegs: Sequence[bytes]) -> None:
-        signals = looks(jpegs)
+        signals = picture_signals(jpegs)
         if signals["thumbnail_hashes"] is None:
             return
         small = np.frombuffer(signals["thumbnails"], np.uint8).reshape(-1, thumbnails.SIDE, thumbnails.SIDE, 3)

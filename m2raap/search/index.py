@@ -125,7 +125,7 @@ def _unchanged(
         raise M2raapError(f"{out}: holds another index; update it with --add, or give another --out")
     if model and ClipEncoder(model).digest != old.model_digest:
         raise M2raapError(f"{out}: holds an index of another model ({old.model_digest[:12]}); give another --out")
-    talk.log(f"{out.name}: done before")
+    talk.log(f"{out.name}: already finished")
     settings = old.manifest["settings"]
     done = {"clips": len(old.clips), "kind": settings["kind"], "model": old.model_digest, "langs": list(old.langs)}
     return done | {"removed": 0} | vars(Counts(kept=len(old.clips)))

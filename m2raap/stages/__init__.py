@@ -48,17 +48,17 @@ def data_stages() -> dict[str, type[DataStage[Any]]]:
 
 
 def open_stage(manifest: dict[str, Any], source: str) -> DataStage[Any]:
-    """The data stage that made a folder, as it was set. Raises M2raapError where no data stage of the table did."""
+    """The data stage that made a folder, with its settings. Raises M2raapError where no data stage of the table made it."""
     from m2raap.core.errors import M2raapError
 
     cls = data_stages().get(manifest["stage"])
     if cls is None:
-        raise M2raapError(f"{source}: was made by '{manifest['stage']}', which is no data stage of this m2raap")
+        raise M2raapError(f"{source}: was made by '{manifest['stage']}', not by a data stage of this m2raap")
     return cls.from_settings(manifest["settings"], source)
 
 
 def reasons() -> dict[str, str]:
-    """Reason -> sentence, of everything that may stand in a `dropped` or `missing` table."""
+    """Reason -> sentence, for every reason that a `dropped` or `missing` table may hold."""
     from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE
 
     by_stage = {reason: text for cls in stage_classes().values() for reason, text in cls.reasons.items()}
@@ -66,7 +66,7 @@ def reasons() -> dict[str, str]:
 
 
 def help_of(name: str) -> str:
-    """The first sentence of the stage's docstring, read without importing its module: that takes seconds, --help does not."""
+    """The first line of the stage's docstring, read without importing its module, which would take seconds."""
     module, _, cls = STAGES[name].partition(":")
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, module

@@ -1,4 +1,4 @@
-"""adapt as a stage: a view's clips into a model folder, by one process or by all that torchrun started."""
+"""adapt as a stage: trains on the clips of a view and writes a model folder, in one process or in all that torchrun started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from m2raap.video.limits import VideoConfig
 
 
 def is_worker_rank() -> bool:
-    """Whether this is a process of torchrun other than the first: it runs no stage, says nothing, and helps to train."""
+    """Whether this is a process of torchrun other than the first: such a process only trains, and prints nothing."""
     if "WORLD_SIZE" not in os.environ:
         return False
     from m2raap.adapt.distributed import join
@@ -34,7 +34,10 @@ def is_worker_rank() -> bool:
 
 
 def train_as_worker(job_of: Callable[[Path], tuple[View, AdaptStage]], caches: Path | None = None) -> None:
-    """Trains with the first process whatever adapt folder it names, until it ends. `job_of`: what belongs to a folder."""
+    """Trains, together with the first process, the adapt folders that it names, until it ends.
+
+    `job_of` returns the view and the stage of a folder.
+    """
     from m2raap.adapt.distributed import join
 
     talk.be_quiet(True)
@@ -51,7 +54,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
     needs = (KeyframesStage.name,)
 
     def __init__(self, cfg: AdaptConfig, shared: Shared | None = None) -> None:
-        """`shared` None: as the config says."""
+        """Without `shared`, its keys are taken from `cfg`."""
         shared = shared or Shared(**{key: getattr(cfg, key) for key in SHARED_KEYS})
         super().__init__(cfg.model_copy(update={key: getattr(shared, key) for key in SHARED_KEYS}), shared)
 
@@ -66,7 +69,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
         """Trains on a view's clips into `folder`/model."""
 
         def work(target: Path) -> StageOutput:
-            # A model folder is whole or absent: one that is here was finished by a run that died before it could sign.
+            # A model folder is complete or absent: this one was finished by a run that ended before it wrote its manifest.
             if not (target / "model" / "model.json").exists():
                 _train(self.cfg, self.shared.decode, view, target, caches)
             shutil.rmtree(target / "scratch", ignore_errors=True)
@@ -91,14 +94,14 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
         source.draw(cfg.train_clips, cfg.seed)
     if source.num_clips < 2:
         raise M2raapError(
-            f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left; adapt needs at "
-            "least 2. 'm2raap status' shows where the others went"
+            f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left, but adapt needs at "
+            "least 2; 'm2raap status' shows which stage dropped the others"
         )
     talk.log(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
     if cfg.input == "video":
         count = cfg.decoders or available_cores()
-        talk.log(f"adapt: raw video, decoded anew every epoch in {count} processes; frozen layers have no cache")
-        for split in (source, val):  # all bytes are read once; a killed run does not read them again
+        talk.log(f"adapt: raw video, decoded again every epoch in {count} processes; frozen layers have no cache")
+        for split in (source, val):  # reads every file once; a run that resumes does not read them again
             for clip in range(split.num_clips):
                 split.video_digest(clip)
         if dist_context.is_main:

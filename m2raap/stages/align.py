@@ -1,8 +1,8 @@
-"""align: everything that needs frames: video rules, near-duplicate clips, whether image and text belong together, and the
-balance of what is left.
+"""align: the rules that need frames: video rules, near-duplicate clips, texts that do not match their clip, and the balance of
+the remaining clips.
 
-`score` embeds frames and texts once. `reduce` finds copies, draws the texts that pairs are judged against and, for shares
-and the balance, goes through the parts once or twice more. `apply` judges: new thresholds never embed again.
+`score` embeds frames and texts once. `reduce` finds copies, draws the texts with which each pair is compared and, for shares and
+the balance, reads the parts once or twice more. `apply` compares with thresholds: a new threshold embeds nothing again.
 """
 
 from __future__ import annotations
@@ -37,31 +37,31 @@ from m2raap.stages.rules import in_order, judged
 from m2raap.stages.shared import Shared
 from m2raap.video import quality
 
-_BLUR_SIDE_PX = 128  # sharpness means something at one size only
-# Variance of the Laplacian at that size, as a share of the luma's own variance. Real key-frames: 0.01 at the 1st centile, 0.37
-# in the middle; the same blurred with sigma 3: 0.002. A picture of low contrast is not blurred.
+_BLUR_SIDE_PX = 128  # sharpness can be compared only between pictures of one size
+# Variance of the Laplacian at that size, as a share of the variance of the luma. Real key-frames: 0.01 at the 1st percentile,
+# 0.37 at the median; the same frames blurred with sigma 3: 0.002. A picture of low contrast does not count as blurred.
 _BLURRED = 0.006
-_MISMATCH_VERSION = 1  # rises when the same text would get another score
+_MISMATCH_VERSION = 1  # raise it when the same text would get another score
 
 
 class AlignConfig(Config):
-    """Thresholds on what the frames show. `duplicates`, `mismatch.limit` and `balance` of null switch their rules off."""
+    """Limits on what the frames show. null for `duplicates`, `mismatch.limit` or `balance` switches that rule off."""
 
     video: VideoRulesConfig = Field(
         default_factory=VideoRulesConfig, description="Rules on what the frames show.", json_schema_extra=APPLY
     )
     duplicates: DuplicateConfig | None = Field(
         default_factory=DuplicateConfig,
-        description="When two clips are copies; null keeps all.",
+        description="When two clips count as copies; null: no copy is dropped.",
         json_schema_extra=APPLY,
     )
     mismatch: MismatchConfig = Field(
         default_factory=MismatchConfig,
-        description="When a text does not belong to its clip, by the backbone's similarity.",
+        description="When a text does not match its clip, by the backbone's similarity.",
         json_schema_extra=APPLY,
     )
     balance: BalanceConfig | None = Field(
-        default=None, description="How many clips a concept keeps; null keeps all.", json_schema_extra=APPLY
+        default=None, description="How many clips of each concept are kept; null: all.", json_schema_extra=APPLY
     )
 
 
@@ -75,8 +75,8 @@ class AlignStage(DataStage[AlignConfig]):
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
         {
             "duplicate_clip": "a near-copy of a clip that is kept",
-            "mismatch": "image and text do not belong together by the backbone's similarity",
-            "balanced_out": "a good clip of a concept of which the corpus holds more than its share",
+            "mismatch": "image and text do not belong together, by the backbone's similarity",
+            "balanced_out": "a clip that passed all rules, of a concept of which the corpus holds more than its share",
         },
         VIDEO_REASONS,
     )
@@ -111,8 +111,8 @@ class AlignStage(DataStage[AlignConfig]):
             jpegs = part.frames[clip["clip_id"]]["jpegs"]
             frames_KE = encode.images(jpegs)
             dim = frames_KE.shape[1]
-            rows.append({"clip_id": clip["clip_id"], "features": pack(frames_KE), "dim": dim} | looks(jpegs))
-            # Text that a rewriter removes (stock phrases, tags) says nothing about whether the rest is true.
+            rows.append({"clip_id": clip["clip_id"], "features": pack(frames_KE), "dim": dim} | picture_signals(jpegs))
+            # Stock phrases and tags, which a rewriter removes, do not describe the clip and are not compared with it.
             cleaned = [clean(t["text"], t["lang"])[0] or t["text"] for t in texts]
             for text, feature_E in zip(texts, encode.texts(cleaned), strict=True):
                 ids = {"clip_id": clip["clip_id"], "text_id": text["text_id"], "dim": dim}
@@ -132,7 +132,7 @@ class AlignStage(DataStage[AlignConfig]):
             for clip in part.clips:
                 signals = part.signals[clip["clip_id"]] | signals_of[clip["clip_id"]]
                 sample.add_clip(clip["clip_id"], signals)
-                if not video_refusals(signals, limits):  # a black clip may not be what a good one is a copy of
+                if not video_refusals(signals, limits):  # else a good clip could be dropped as a copy of a black one
                     table.add(clip["clip_id"], signals)
             for text in part.texts:
                 sample.add_text(text, signals_of[text["text_id"]])
@@ -147,14 +147,14 @@ class AlignStage(DataStage[AlignConfig]):
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         cfg = self.cfg
         scores = Judge(decisions["sample"]).scores(part, signals)
-        drops = _verdicts(part, signals, scores, decisions, cfg)
+        drops = _rule_drops(part, signals, scores, decisions, cfg)
         dropped_ids = {row_key(row) for row in drops}
         verdicts: list[Row] = []
         chosen = _Chosen(decisions["balance"], cfg.balance) if decisions["balance"] and cfg.balance else None
         for clip in part.clips:
             clip_id = clip["clip_id"]
             verdict = {"clip_id": clip_id, "copy_of": decisions["copies"].get(clip_id)}
-            if chosen and _weighed(part, clip, dropped_ids):
+            if chosen and _is_balanced(part, clip, dropped_ids):
                 verdict["cluster"], row = chosen.judge(clip_id, signals[clip_id])
                 drops += [row] if row else []
             verdicts.append(verdict)
@@ -175,15 +175,15 @@ class AlignStage(DataStage[AlignConfig]):
         )
 
 
-def looks(jpegs: Sequence[bytes]) -> Row:
-    """Signals of a clip's pictures: thumbnails of its frames, their hashes, and the share of blurred frames."""
+def picture_signals(jpegs: Sequence[bytes]) -> Row:
+    """Signals of a clip's key-frames: their thumbnails, the hashes of these, and the share of blurred frames."""
     import cv2
 
     small: list[np.ndarray] = []
     blurred = 0
     for jpeg in jpegs:
         picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None, "keyframes stores JPEGs that can be read"
+        assert picture is not None, "keyframes stores only JPEGs that can be decoded"
         small.append(thumbnails.thumbnail(picture))
         luma = quality.luma(picture)
         scale = _BLUR_SIDE_PX / min(luma.shape)
@@ -229,10 +229,10 @@ def _mismatch_thresholds(
     return {lang: limit for lang, limit in limits.items() if limit is not None}
 
 
-def _verdicts(
+def _rule_drops(
     part: Part, signals_of: Signals, scores: dict[str, dict[str, float]], decisions: dict[str, Any], cfg: AlignConfig
 ) -> list[Row]:
-    """Drops of one part by video rules, copies and mismatch: all but the balance."""
+    """The rows of `dropped` of one part by all rules but the balance: video rules, copies and mismatch."""
     limits = decisions["thresholds"]
     drops: list[Row] = []
     for clip in part.clips:
@@ -256,8 +256,8 @@ def _verdicts(
     return drops
 
 
-def _weighed(part: Part, clip: Clip, dropped_ids: set[str]) -> bool:
-    """Whether the balance counts a clip: it is still there, with a text, and to be trained on. Val clips all stay."""
+def _is_balanced(part: Part, clip: Clip, dropped_ids: set[str]) -> bool:
+    """Whether the balance may drop a clip: one that is left, with a text, and for training. All val clips are kept."""
     clip_id = clip["clip_id"]
     is_left = clip_id not in dropped_ids and any(text["text_id"] not in dropped_ids for text in part.texts_of[clip_id])
     return is_left and clip.get("split") != "val"
@@ -266,20 +266,23 @@ def _weighed(part: Part, clip: Clip, dropped_ids: set[str]) -> bool:
 def _balance(
     parts: Iterable[tuple[Part, Signals]], decisions: dict[str, Any], cfg: AlignConfig, balance_cfg: BalanceConfig
 ) -> dict[str, Any]:
-    """Centres, and the last place of the draw that stays in each full cluster."""
+    """The centres of the clusters and, for each full cluster, the last place in the random order of its clips that is kept.
+
+    Returns {} where no more clips are left than `balance_cfg.target`.
+    """
     judge = Judge(decisions["sample"])
     sample = HashSample(balance.POINTS_A_CLUSTER * balance_cfg.clusters)
     staying: list[str] = []
     for part, signals_of in parts:
-        drops = _verdicts(part, signals_of, judge.scores(part, signals_of), decisions, cfg)
+        drops = _rule_drops(part, signals_of, judge.scores(part, signals_of), decisions, cfg)
         dropped_ids = {row_key(row) for row in drops}
         for clip in part.clips:
-            if _weighed(part, clip, dropped_ids):
+            if _is_balanced(part, clip, dropped_ids):
                 staying.append(clip["clip_id"])
                 sample.add(clip["clip_id"], clip["clip_id"], signals_of[clip["clip_id"]])
     if len(staying) <= balance_cfg.target:
         talk.log(
-            f"align: {len(staying):,} clips are left, no more than align.balance.target {balance_cfg.target:,}: all stay"
+            f"align: {len(staying):,} clips are left, at most align.balance.target {balance_cfg.target:,}: all are kept"
         )
         return {}
     vectors_NE = np.stack([_vector(row) for _, row in sample.items()])
@@ -304,7 +307,7 @@ def _vector(signals: Row) -> np.ndarray:
 
 
 class _Chosen:
-    """Which clips the balance keeps."""
+    """Applies the decision of `_balance` to single clips."""
 
     def __init__(self, decided: dict[str, Any], cfg: BalanceConfig) -> None:
         self._centres_CE = np.frombuffer(base64.b64decode(decided["centres"]), "<f4").reshape(-1, decided["dim"])
@@ -321,17 +324,17 @@ class _Chosen:
 
 
 class _ClipTable:
-    """Clips that may be copies: what finding them needs, some 100 bytes each besides the id."""
+    """The clips among which copies are searched: about 100 bytes each besides the id."""
 
     def __init__(self) -> None:
         self._ids: list[str] = []
         self._rows: list[tuple[float, float, bytes]] = []
 
     def add(self, clip_id: str, signals: Row) -> None:
-        if signals["thumbnail_hashes"] is None:  # nothing to see in any frame
+        if signals["thumbnail_hashes"] is None:  # no frame shows anything
             return
-        # Where frames were too few to measure, quality and length are unknown: such a clip ranks last, and copies only
-        # what has no length either.
+        # Where too few frames could be measured, sharpness and length are unknown: such a clip ranks last, and can be a copy
+        # only of a clip whose length is unknown, too.
         self._ids.append(clip_id)
         self._rows.append((signals["pick_sharpness"] or 0.0, signals["duration_s"] or 0.0, signals["thumbnail_hashes"]))
 

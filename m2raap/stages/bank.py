@@ -1,6 +1,6 @@
-"""A bank of training texts for QB-Norm: their embeddings, and the names that show that nothing of the test is among them.
+"""A bank of training texts for QB-Norm: their embeddings, and the names that prove that no text or video of the test is in it.
 
-A text is identified by its words, a video by its clip's id, by its name in the list, and by its stored frames.
+A text is identified by its words, a video by its clip's id, its name in the imported list, and its stored frames.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from m2raap.stages.embed import Embedder, embedder, model_input
 from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"
-_HOW = "a bank comes from training data only; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' leaves the benchmark out"
+_HOW = "a bank is made from training data only; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' leaves the benchmark out"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A clip: its id, its video's name in the list (None: not known), the digest of its frames (None: not stored)."""
+class ClipIdentity:
+    """A clip's id, its video's name in the imported list (None: unknown), and the digest of its frames (None: not stored)."""
 
     clip_id: str
     video: str | None
     frames: str | None
 
     def names(self) -> list[tuple[str, str]]:
-        """Everything that identifies it. Two clips that share a name are treated as the same video."""
+        """(kind, name) of everything that identifies the clip. Two clips with a common name count as the same video."""
         known = (("clip", self.clip_id), ("video", self.video), ("frames", self.frames))
         return [(what, name) for what, name in known if name is not None]
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Unit vectors (B, E) of training texts, and the clips that have them. `digest` names the folder's content."""
+    """Unit vectors (B, E) of training texts, and the clips of these texts. `digest`: of the folder's content."""
 
     path: Path
     digest: str
     model: str
     texts: list[str]
     langs: list[str]
-    clips: list[Seen]
+    clips: list[ClipIdentity]
     vectors_BE: np.ndarray
 
     @classmethod
     def open(cls, path: Path) -> Bank:
-        """Raises M2raapError where no finished bank is, or one that does not say which videos it is of."""
+        """Reads a bank folder. Raises M2raapError where it is unfinished, or an older one that does not list its videos."""
         if not (path / "manifest.json").exists() or not (path / IDS).exists():
             raise M2raapError(f"{path}: holds no bank; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' makes one")
         tree, manifest = read_json(path / IDS), read_json(path / "manifest.json")
@@ -65,51 +65,50 @@ class Bank:
             raise M2raapError(
                 f"{path / IDS}: lacks '{lacking[0]}'; make the bank again: 'm2raap evaluate' with --bank TRAIN_CORPUS --force"
             )
-        clips = [Seen(*row) for row in zip(tree["clip_ids"], tree["videos"], tree["frames"], strict=True)]
+        clips = [ClipIdentity(*row) for row in zip(tree["clip_ids"], tree["videos"], tree["frames"], strict=True)]
         vectors = np.load(path / VECTORS, allow_pickle=False)
         return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], clips, vectors)
 
     def check(self, embeddings: Embeddings, videos: Mapping[str, str]) -> None:
-        """`embeddings`: those to be ranked; `videos`: clip -> video as its list names it, where known.
+        """Checks the bank against a benchmark. `embeddings`: of the benchmark; `videos`: clip_id -> name of the video in the
+        imported list, where known.
 
-        Raises M2raapError where the bank is another model's, or a query or a video of the benchmark stands in it.
+        Raises M2raapError where another model made the bank, or where it holds a query or a video of the benchmark.
         """
         model = embeddings.made_with.model
         if model != self.model:
             raise M2raapError(
-                f"{self.path}: these vectors are of model {self.model[:12]}, the embeddings of {model[:12]}; make a bank with "
-                "the same --model"
+                f"{self.path}: its vectors are of model {self.model[:12]}, but the embeddings are of {model[:12]}; make a bank "
+                "with the same --model"
             )
         texts, langs = list(embeddings.texts), list(embeddings.text_langs)
         queries = dict(zip(_keys(texts, langs), texts, strict=True))
         shared = [queries[key] for key in _keys(self.texts, self.langs) if key in queries]
         if shared:
             raise M2raapError(
-                f"{self.path}: {len(shared):,} of its texts are queries of this benchmark, first '{shared[0][:80]}'; {_HOW}"
+                f"{self.path}: {len(shared):,} of its texts are queries of this benchmark, such as '{shared[0][:80]}'; {_HOW}"
             )
         frames = dict(zip(embeddings.video_ids, embeddings.video_frames, strict=True))
-        listed = [Seen(i, videos.get(i), frames.get(i)) for i in (*embeddings.video_ids, *embeddings.missing)]
+        listed = [ClipIdentity(i, videos.get(i), frames.get(i)) for i in (*embeddings.video_ids, *embeddings.missing)]
         if twins := _shared(self.clips, _names(listed)):
             first, (what, name) = twins[0]
             raise M2raapError(
-                f"{self.path}: {len(twins):,} of its {len(self.clips):,} clips show videos of this benchmark, first "
+                f"{self.path}: {len(twins):,} of its {len(self.clips):,} clips show videos of this benchmark, such as "
                 f"'{first.clip_id}' (the same {what}: '{name[:80]}'); {_HOW}"
             )
 
 
 def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path) -> StageOutput:
-    """Embeds the distinct texts of the training split that stand in none of the corpora `without`, nor does their video.
+    """Embeds the distinct texts of the training split whose words and videos are in none of the corpora `without`.
 
-    Raises M2raapError for a benchmark, or where no text is left.
+    Raises M2raapError where `view` is a benchmark, or no text is left.
     """
     import torch
 
     if view.is_benchmark:
-        raise M2raapError(
-            f"{view.corpus_path}: is the benchmark '{view.corpus.benchmark}'; a bank comes from training texts"
-        )
+        raise M2raapError(f"{view.corpus_path}: is the benchmark '{view.corpus.benchmark}'; give a training corpus")
     torch.set_num_threads(torch_threads())
-    by = embedder(model)
+    loaded = embedder(model)
     clips, rows = _of_view(view, training=True)
     refused_clips: set[tuple[str, str]] = set()
     refused: set[tuple[int, str]] = set()
@@ -126,20 +125,22 @@ def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Em
             clip_ids.add(row["clip_id"])
     texts, langs = _columns(list(kept.values()))
     if not texts:
-        raise M2raapError(f"{view.corpus_path}: no training text is left for a bank ({len(rows):,} stand in --without)")
+        raise M2raapError(
+            f"{view.corpus_path}: no training text is left for a bank (all {len(rows):,} are in --without)"
+        )
     with torch.inference_mode():
-        write_npy(folder / VECTORS, by.texts(texts))
+        write_npy(folder / VECTORS, loaded.texts(texts))
     of_bank = [clips[clip_id] for clip_id in sorted(clip_ids)]
     columns = {"clip_ids": "clip_id", "videos": "video", "frames": "frames"}
     seen = {column: [getattr(clip, name) for clip in of_bank] for column, name in columns.items()}
     write_json(folder / IDS, {"texts": texts, "langs": langs, **seen, "corpus": view.digest})
     counts = {"texts": len(texts), "clips": len(of_bank), "left_out": len(rows) - len(texts)}
-    return StageOutput([VECTORS, IDS], counts, {"model": by.digest})
+    return StageOutput([VECTORS, IDS], counts, {"model": loaded.digest})
 
 
-def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Text]]:
+def _of_view(view: View, training: bool) -> tuple[dict[str, ClipIdentity], list[Text]]:
     """The clips and the texts of the corpus; with `training` those of the training split, without auxiliary captions."""
-    clips: dict[str, Seen] = {}
+    clips: dict[str, ClipIdentity] = {}
     texts: list[Text] = []
     for part in view.parts(("texts", "jpegs")):
         for row in part.clips:
@@ -147,17 +148,19 @@ def _of_view(view: View, training: bool) -> tuple[dict[str, Seen], list[Text]]:
                 continue
             frames = part.frames.get(row["clip_id"])
             digest = frames_digest(frames["jpegs"]) if frames else None
-            clips[row["clip_id"]] = Seen(row["clip_id"], row["video"], digest)
+            clips[row["clip_id"]] = ClipIdentity(row["clip_id"], row["video"], digest)
         texts += [row for row in part.texts if not training or (row["clip_id"] in clips and row["origin"] != "aux")]
     return clips, texts
 
 
-def _names(clips: Iterable[Seen]) -> set[tuple[str, str]]:
+def _names(clips: Iterable[ClipIdentity]) -> set[tuple[str, str]]:
     return {name for clip in clips for name in clip.names()}
 
 
-def _shared(clips: Iterable[Seen], names: Collection[tuple[str, str]]) -> list[tuple[Seen, tuple[str, str]]]:
-    """The clips that have one of `names`, each with the first that matches."""
+def _shared(
+    clips: Iterable[ClipIdentity], names: Collection[tuple[str, str]]
+) -> list[tuple[ClipIdentity, tuple[str, str]]]:
+    """The clips that have one of `names`, each with the first of its names that matches."""
     matches = ((clip, next((name for name in clip.names() if name in names), None)) for clip in clips)
     return [(clip, name) for clip, name in matches if name]
 
@@ -167,7 +170,7 @@ def _columns(rows: list[Text]) -> tuple[list[str], list[str]]:
 
 
 def _keys(texts: list[str], langs: list[str]) -> list[tuple[int, str]]:
-    """What makes texts the same: their words, whatever the case and punctuation."""
+    """A key for each text; texts with the same words in one language, whatever case and punctuation, have equal keys."""
     keys: list[Any] = [None] * len(texts)
     for lang in sorted(set(langs)):
         rows = [i for i, text_lang in enumerate(langs) if text_lang == lang]

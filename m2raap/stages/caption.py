@@ -1,4 +1,4 @@
-"""caption: auxiliary captions of key-frames, from the frames alone: no text of the corpus is read."""
+"""caption: auxiliary captions of key-frames, made from the frames alone: no text of the corpus is read."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class CaptionStage(DataStage[CaptionConfig]):
                 signal = ids | {"caption_score": score, "caption_outcome": row["outcome"]}
                 if row["note"]:
                     signal["caption_note"] = row["note"]
-                if row["sent_to"] and frame not in sent_frames:  # one picture, however many languages
+                if row["sent_to"] and frame not in sent_frames:  # a picture is sent once, for all languages
                     signal["caption_sent_to"] = row["sent_to"]
                     sent_frames.add(frame)
                 signals.append(signal)
@@ -116,14 +116,14 @@ class CaptionStage(DataStage[CaptionConfig]):
             jpegs = part.frames[clip["clip_id"]]["jpegs"] if clip["clip_id"] in part.frames else []
             chosen.append(spread(len(jpegs), self.cfg.frames))
             clips.append(ClipFrames(clip["clip_id"], [jpegs[i] for i in chosen[-1]]))
-        assert self.folder is not None, "a stage knows its folder while it runs"
+        assert self.folder is not None, "the folder of a stage is set while it runs"
         captioner = _captioner(self.shared.backbone, self.cfg, self.folder)  # pyright: ignore[reportArgumentType]  # they hash
         return captioner, clips, chosen
 
 
 @lru_cache(maxsize=1)
 def _captioner(backbone: BackboneConfig, cfg: CaptionConfig, folder: Path) -> Captioner:
-    """One for each process and stage. The backbone is loaded when a captioner first compares features."""
+    """The captioner, one for each process and stage. The backbone is loaded when features are first compared."""
     tools = Tools(
         lambda jpegs: encoder(backbone).images(jpegs), lambda texts: encoder(backbone).texts(texts), cache_of(folder)
     )

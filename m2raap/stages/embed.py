@@ -1,6 +1,6 @@
-"""embed: a benchmark's frames and raw texts -> one unit vector each, by the adapted model or the bare backbone.
+"""embed: computes one unit vector for each video and each raw text of a benchmark, with the adapted model or the bare backbone.
 
-Texts of a benchmark are read here and nowhere else. Frame ablations embed the same frames in another order, or one of them.
+No other stage reads the texts of a benchmark. Frame ablations embed the same frames in another order, or one of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EmbedConfig(Config):
     """How a benchmark is embedded."""
 
     num_frames: int | None = Field(
-        default=None, ge=1, description="Frames a clip; null: all that the stage keyframes stored."
+        default=None, ge=1, description="Number of frames of each clip; null: all that the stage keyframes stored."
     )
     frame_ablations: tuple[FrameAblation, ...] = Field(
         default=(), description="Ways to embed the clips once more: frames shuffled, frames reversed, one frame only."
@@ -62,12 +62,12 @@ class EmbedConfig(Config):
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What is embedded: the clips as they are (""), every ablation, and the clips without their captions."""
+        """The variants of the clips that are embedded: unchanged (""), every ablation, and without captions."""
         return ("", *self.frame_ablations, *(["uncaptioned"] if self.captions else []))
 
 
 CaptionedFrames = list[tuple[bytes, str | None]]  # a clip's JPEGs, each with its caption where it has one
-# For every clip unit frame vectors (F, E) and a mask of those that are no padding (F,).
+# For every clip unit frame vectors (F, E), and a mask (F,) that is False for padding.
 FrameVectors = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -106,43 +106,43 @@ def embed(
 ) -> StageOutput:
     """Writes the files of :class:`Embeddings` and, with cfg.mug, rerank.npz.
 
-    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for Mug with another model than
-    ours.
+    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for Mug with a model that is not one
+    of m2raap.
     """
     import torch
 
     torch.set_num_threads(torch_threads())
-    by = embedder(model)
-    if cfg.mug and not isinstance(by, VideoClipEmbedder):
+    loaded = embedder(model)
+    if cfg.mug and not isinstance(loaded, VideoClipEmbedder):
         raise M2raapError(
-            "embed.mug reranks by a model of m2raap; the vectors of another model cannot be reranked by it"
+            "embed.mug needs a model of m2raap and cannot rerank the vectors of another model; set embed.mug=null"
         )
     columns = _Columns(cfg.variants)
     total = view.corpus.counts["clips"]
     with talk.progress(f"{folder.parent.name}/embed", total) as advance, torch.inference_mode():
         for part in view.parts(("texts", "jpegs")):
-            _embed_videos(part, view.langs, cfg, by, columns)
-            _embed_texts(part, by, columns)
+            _embed_videos(part, view.langs, cfg, loaded, columns)
+            _embed_texts(part, loaded, columns)
             advance(len(part.clips))
     if not columns.video_ids:
         raise M2raapError(
-            f"{view.corpus_path}: none of the benchmark's {total} videos could be decoded: nothing to embed"
+            f"{view.corpus_path}: none of the benchmark's {total} videos could be decoded, so there is nothing to embed"
         )
     if not columns.text_ids:
         raise M2raapError(f"{view.corpus_path}: the benchmark has no texts in {', '.join(view.langs)}")
     frames = describe_frames(view, cfg.num_frames, cfg.captions)
-    embeddings = columns.embeddings(MadeWith(frames, by.preprocess, by.digest))
+    embeddings = columns.embeddings(MadeWith(frames, loaded.preprocess, loaded.digest))
     files = embeddings.save(folder)
-    if cfg.mug and isinstance(by, VideoClipEmbedder):
+    if cfg.mug and isinstance(loaded, VideoClipEmbedder):
         with torch.inference_mode():
-            rerank(by.clip, cfg.mug, embeddings, *_stacked(columns.frame_vectors), folder)
+            rerank(loaded.clip, cfg.mug, embeddings, *_stacked(columns.frame_vectors), folder)
         files.append(RERANKED)
     counts = {"videos": len(columns.video_ids), "missing": len(columns.missing), "texts": len(columns.text_ids)}
-    return StageOutput(files, counts, {"model": by.digest})
+    return StageOutput(files, counts, {"model": loaded.digest})
 
 
 class _Columns:
-    """What becomes :class:`Embeddings`, part by part."""
+    """Collects the columns of :class:`Embeddings`, part by part."""
 
     def __init__(self, variants: Sequence[str]) -> None:
         self.video_ids: list[str] = []
@@ -179,7 +179,7 @@ def _joined(blocks: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([block for block in blocks if len(block)]).astype(np.float32)
 
 
-def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, by: Embedder, columns: _Columns) -> None:
+def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, loaded: Embedder, columns: _Columns) -> None:
     clip_ids = [row["clip_id"] for row in part.clips if row["clip_id"] in part.frames]
     columns.missing += [row["clip_id"] for row in part.clips if row["clip_id"] not in part.frames]
     columns.video_ids += clip_ids
@@ -187,7 +187,7 @@ def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, by: Embe
     clips = [_captioned_frames(part, clip_id, langs, cfg) for clip_id in clip_ids]
     columns.video_frames += [frames_digest(jpeg for jpeg, _ in frames) for frames in clips]
     for variant, blocks in columns.video_blocks.items():
-        vectors_VE, frame_vectors = by.videos(
+        vectors_VE, frame_vectors = loaded.videos(
             [_ablated(frames, variant, i, cfg.ablation_seed) for i, frames in zip(clip_ids, clips, strict=True)]
         )
         blocks.append(vectors_VE)
@@ -209,9 +209,9 @@ def _ablated(frames: CaptionedFrames, variant: str, clip_id: str, seed: int) -> 
     return [(jpeg, None) for jpeg, _ in frames] if variant == "uncaptioned" else frames
 
 
-def _embed_texts(part: Part, by: Embedder, columns: _Columns) -> None:
+def _embed_texts(part: Part, loaded: Embedder, columns: _Columns) -> None:
     rows = [row for row in part.texts if row["origin"] != "aux"]
-    columns.text_blocks.append(by.texts([row["text"] for row in rows]))
+    columns.text_blocks.append(loaded.texts([row["text"] for row in rows]))
     columns.text_ids += [row["text_id"] for row in rows]
     columns.text_video_ids += [row["clip_id"] for row in rows]
     columns.text_langs += [row["lang"] for row in rows]
@@ -236,7 +236,7 @@ def load_model(model: Path | BackboneConfig | VideoCLIP) -> VideoCLIP:
 
 
 def frame_order(variant: str, clip_id: str, num: int, seed: int) -> list[int]:
-    """The places of the frames that a variant embeds, in its order; 'shuffled' never keeps the order of two frames or more."""
+    """Indices of the frames that a variant embeds, in its order; 'shuffled' always changes the order of two frames or more."""
     unchanged = list(range(num))
     if variant == "reversed":
         return unchanged[::-1]
@@ -347,7 +347,7 @@ class EmbedStage(SingleStage[EmbedConfig]):
 
 
 def model_input(model: Path | BackboneConfig | Embedder) -> dict[str, str]:
-    """What a manifest names a model by among its inputs."""
+    """The entry of a model in the `inputs` of a manifest."""
     if isinstance(model, BackboneConfig):
         return {"model": model.model_dump_json()}
     if not isinstance(model, Path):

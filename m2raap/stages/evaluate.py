@@ -1,7 +1,7 @@
-"""evaluate: embeddings -> ranks and metrics with intervals. It needs numpy alone.
+"""evaluate: computes ranks, and metrics with intervals, from embeddings. It needs only numpy.
 
-results.json and ranks.parquet hold the headline. Other scores (Mug over candidates, dual softmax, QB-Norm) and other
-embeddings (frame ablations) have files of their own beside them, with a label.
+results.json and ranks.parquet hold the headline. Each rescoring (Mug over candidates, dual softmax, QB-Norm) and each frame
+ablation has files of its own beside them, with a label.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from m2raap.core.config import what_is_made
+from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
 from m2raap.core.stage import SingleStage, StepInputs
@@ -33,10 +33,10 @@ from m2raap.stages.shared import Shared
 def evaluate_folder(
     embedded: Path, protocol: str, seed: int, folder: Path, cfg: EvaluateConfig | None = None, bank: Bank | None = None
 ) -> StageOutput:
-    """Writes results.json and ranks.parquet; one of each again for every frame ablation of `embed` and every way to rescore.
+    """Writes results.json and ranks.parquet, and the same pair of files for every frame ablation of `embed` and every rescoring.
 
-    Raises M2raapError where the counts are not the protocol's, for a protocol that looks like a mistyped one, and for a bank
-    that holds a query or a video of the benchmark.
+    Raises M2raapError where the counts are not those of the protocol, where `protocol` is similar to a declared name but not one,
+    and for a bank that holds a query or a video of the benchmark.
     """
     cfg = cfg or EvaluateConfig()
     embeddings = Embeddings.load(embedded)
@@ -60,23 +60,23 @@ def evaluate_folder(
     for name in ("", *embeddings.variants_VE):
         results = evaluate_embeddings(embeddings.variant(name), seed)
         write(name, {"frame_ablation": name or None, "bilingual": agreement(results.ranks, seed)}, results)
-    for name, label, rescore in _ways(embedded, embeddings, cfg, bank):
+    for name, label, rescore in _rescorings(embedded, embeddings, cfg, bank):
         write(name, {"rescored": {"name": name, "label": label}}, evaluate_embeddings(embeddings, seed, rescore))
     num_videos, num_missing = len(embeddings.video_ids), len(embeddings.missing)
     return StageOutput(files, {"queries": len(embeddings.text_ids), "videos": num_videos, "missing": num_missing})
 
 
 def _video_names(embedded: Path) -> dict[str, str]:
-    """The file that each clip of the benchmark was cut out of, as its list names it; none of vectors without a corpus."""
+    """clip_id -> the clip's video file as the imported list names it; {} for vectors that were made without a corpus."""
     if "view" not in read_json(embedded / "manifest.json"):
         return {}
     return {row["clip_id"]: row["video"] for row in open_view(embedded).corpus.all_rows("clips", ["clip_id", "video"])}
 
 
-def _ways(
+def _rescorings(
     embedded: Path, embeddings: Embeddings, cfg: EvaluateConfig, bank: Bank | None
 ) -> Iterator[tuple[str, str, Rescore]]:
-    """Name, label and function of every way to rescore that was asked for."""
+    """Name, label and function of every rescoring that the settings ask for."""
     if (embedded / RERANKED).exists():
         tables = _read_npz(embedded / RERANKED)
         num = max(tables[name].shape[1] for name in tables if name.endswith("t2v-ids"))
@@ -84,9 +84,10 @@ def _ways(
             "" if len(embeddings.text_ids) == _one_a_video(embeddings) else "; v2t is left out: several texts a video"
         )
         yield "mug", f"late interaction over the first {num}{note}", lambda scores: _mug(scores, tables, embeddings)
-    if (heat := cfg.dual_softmax) is not None:
-        label = f"transductive: sees all queries (dual softmax, inverse temperature {heat:g}){_negative(embeddings)}"
-        yield "dual_softmax", label, lambda s: dual_softmax(s.rows, len(s.text_ids), len(s.video_ids), heat)
+    if (scale := cfg.dual_softmax) is not None:
+        note = _note_on_negative_scores(embeddings)
+        label = f"transductive: sees all queries (dual softmax, inverse temperature {scale:g}){note}"
+        yield "dual_softmax", label, lambda s: dual_softmax(s.rows, len(s.text_ids), len(s.video_ids), scale)
     if bank is not None:
         label = (
             f"sees a bank of {len(bank.texts):,} training texts (QB-Norm, inverse temperature {cfg.qb_norm:g}); v2t is left "
@@ -95,8 +96,8 @@ def _ways(
         yield "qb_norm", label, lambda scores: _qb_norm(scores, bank, embeddings, cfg.qb_norm)
 
 
-def _negative(embeddings: Embeddings) -> str:
-    """A note for the label where texts and their own videos have negative scores, which CAMoE's product would reverse."""
+def _note_on_negative_scores(embeddings: Embeddings) -> str:
+    """A note for the label where a text and its own video have a negative score: CAMoE's product would reverse such scores."""
     row_of = {video: row for row, video in enumerate(embeddings.video_ids)}
     pairs = [(row, row_of[video]) for row, video in enumerate(embeddings.text_video_ids) if video in row_of]
     text_P, video_P = np.asarray(pairs, np.int64).reshape(-1, 2).T
@@ -110,12 +111,12 @@ def _negative(embeddings: Embeddings) -> str:
 
 
 def _one_a_video(embeddings: Embeddings) -> int:
-    """The number of texts where every video has one text a language."""
+    """The number of texts that there are where every video has one text in each language."""
     return len(set(zip(embeddings.text_langs, embeddings.text_video_ids, strict=True)))
 
 
 def _mug(scores: LanguageScores, tables: dict[str, np.ndarray], embeddings: Embeddings) -> Rescored:
-    """Candidates by place in ids.json -> rows of the sorted ids."""
+    """Scores with Mug's for the candidates. The tables count rows as ids.json does, `scores` counts sorted ids."""
     row_of_text = {text: row for row, text in enumerate(scores.text_ids)}
     row_of_video = {video: row for row, video in enumerate(scores.video_ids)}
     videos = np.asarray([row_of_video[video] for video in embeddings.video_ids])
@@ -137,7 +138,7 @@ def _qb_norm(scores: LanguageScores, bank: Bank, embeddings: Embeddings, inverse
     of_lang = [row for row, lang in enumerate(bank.langs) if lang == scores.lang]
     if not of_lang:
         raise M2raapError(
-            f"{bank.path}: holds no text in '{scores.lang}'; make a bank from a corpus in that language too"
+            f"{bank.path}: holds no text in '{scores.lang}'; make a bank from a corpus that has texts in this language, too"
         )
     order = sorted(range(len(embeddings.video_ids)), key=lambda row: embeddings.video_ids[row])
     bank_BE, video_VE = (
@@ -160,7 +161,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise M2raapError(f"{path}: cannot be read as numpy arrays ({error}); embed again") from None
+        raise M2raapError(f"{path}: cannot be read as numpy arrays ({error}); run embed again with --force") from None
 
 
 def write_ranks(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -179,7 +180,7 @@ def read_ranks(path: Path) -> list[dict[str, Any]]:
 
 
 def side_lines(folder: Path) -> list[str]:
-    """Sentences about an evaluate folder besides its headline: agreement of the two languages, rescored rows."""
+    """Lines for the console about an evaluate folder besides its headline: agreement of the two languages, rescorings."""
     lines = []
     headline = read_json(folder / "results.json")
     for row in headline["bilingual"]:
@@ -187,7 +188,7 @@ def side_lines(folder: Path) -> list[str]:
         lines.append(
             f"en and zh, {row['direction']}, the same {row['clips']:,} clips: R@1 en minus zh {gap['diff']:+.1f} "
             f"({gap['lo']:+.1f} to {gap['hi']:+.1f}, p {gap['p']:.3f}); rank correlation "
-            f"{'none' if same is None else f'{same:.2f}'}; found at 1 in both {row['both']:.0%}, only in en "
+            f"{'none' if same is None else f'{same:.2f}'}; ranked first in both {row['both']:.0%}, only in en "
             f"{row['only_en']:.0%}, only in zh {row['only_zh']:.0%}"
         )
     for path in sorted(folder.glob("results-*.json")):
@@ -204,8 +205,8 @@ def side_lines(folder: Path) -> list[str]:
         lines.append(f"not the headline, {name}: R@1 {', '.join(numbers)}; {label}")
     if not headline["protocol"]["declared"]:
         lines.append(
-            f"'{headline['protocol']['name']}' is an undeclared benchmark: "
-            "nobody stated its counts, and its numbers compare only with others on the very same list"
+            f"'{headline['protocol']['name']}' is an undeclared benchmark: the number of its videos and texts is not declared, "
+            "and its results can be compared only with results on exactly the same list"
         )
     return lines
 
@@ -225,7 +226,7 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
         self.protocol = ""
 
     def settings(self) -> dict[str, Any]:
-        return {"protocol": self.protocol, "seed": self.shared.seed, "rows": what_is_made(self.cfg)}
+        return {"protocol": self.protocol, "seed": self.shared.seed, "rows": result_settings(self.cfg)}
 
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.parents[-1], step.view.corpus.benchmark or "", step.folder, step.force)

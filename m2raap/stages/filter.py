@@ -1,5 +1,5 @@
-"""filter: the cheap refusals, before anything is decoded: text rules, language, copies of texts, the file's header, and
-scores that the user brought along."""
+"""filter: the cheap rules, before anything is decoded: on texts, their language and copies, the file's header, and scores that
+the user supplies."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from m2raap.video.paths import resolve_video
 
 
 class FilterConfig(Config):
-    """Text rules, header rules, limits on users' scores. Thresholds are applied after scoring: a new one rescores nothing."""
+    """Text rules, header rules, limits on users' scores. A new threshold scores nothing again."""
 
     text: FilterTextConfig = Field(
         default_factory=FilterTextConfig, description="Rules on texts.", json_schema_extra=APPLY
     )
     video: VideoRulesConfig = Field(
-        default_factory=VideoRulesConfig, description="Rules on what the file's header says.", json_schema_extra=APPLY
+        default_factory=VideoRulesConfig, description="Rules on the header of the video file.", json_schema_extra=APPLY
     )
     scores: dict[str, Limit] = Field(
         default_factory=dict,
         description="Limits on columns of --scores, such as {nsfw: {max: 0.5}, aesthetic: {lowest: 0.1}}.",
         json_schema_extra=APPLY,
     )
-    decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits of the process that reads headers.")
+    decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits on the process that reads headers.")
 
 
 class FilterStage(DataStage[FilterConfig]):
@@ -55,7 +55,7 @@ class FilterStage(DataStage[FilterConfig]):
     config = FilterConfig
     version = 2
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
-        {"user_score": "a score that came with --scores is on the wrong side of filter.scores"},
+        {"user_score": "a score from --scores is outside its limit in filter.scores"},
         VIDEO_REASONS,
         TEXT_REASONS,
     )
@@ -73,7 +73,7 @@ class FilterStage(DataStage[FilterConfig]):
         return across | VIDEO_RULES.versions()
 
     def prepared(self, view: View, scores: tuple[Path, ...] = ()) -> View:
-        """With users' scores, checked against the corpus and against the limits that the config sets on them."""
+        """The view with users' scores. Raises M2raapError for scores of other clips, UsageError for a limit without scores."""
         view = view.with_scores(scores)
         for column in self.cfg.scores:
             if column not in view.score_columns:
@@ -109,21 +109,21 @@ class FilterStage(DataStage[FilterConfig]):
         """Decisions over the whole corpus: copies of texts, and thresholds that are shares of the corpus."""
         cfg = self.cfg
         table = text_copies.TextTable()
-        spread = _Spread(cfg)
+        values = _SignalValues(cfg)
         for part, signals in parts:
             source = {clip["clip_id"]: clip["source"] or "" for clip in part.clips}
             for clip in part.clips:
-                spread.add_clip(clip_signals(clip, signals[clip["clip_id"]]), part.signals.get(clip["clip_id"], {}))
+                values.add_clip(clip_signals(clip, signals[clip["clip_id"]]), part.signals.get(clip["clip_id"], {}))
             for text in part.texts:
                 measured = signals[text["text_id"]]
                 table.add(text["text_id"], text["clip_id"], source[text["clip_id"]], measured)
-                spread.add_text(text["lang"], measured, part.signals.get(text["text_id"], {}))
-        thresholds = spread.thresholds()
+                values.add_text(text["lang"], measured, part.signals.get(text["text_id"], {}))
+        thresholds = values.thresholds()
         for limits in thresholds["text"].values():
             for reason in limits.keys() & {"duplicate_text", "near_duplicate_text"}:
                 limits[reason] = text_copies.allowed_copies(limits[reason], cfg.text.batch_share, table.num_clips)
-        least = {rule.signal: _least(thresholds["text"], reason) for reason, rule in RULES.items() if rule.across}
-        return {"thresholds": thresholds, "copies": text_copies.decide(table, least, cfg.text.near_jaccard)}
+        lowest = {rule.signal: _lowest(thresholds["text"], reason) for reason, rule in RULES.items() if rule.across}
+        return {"thresholds": thresholds, "copies": text_copies.decide(table, lowest, cfg.text.near_jaccard)}
 
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         rules = decisions["thresholds"]
@@ -144,7 +144,7 @@ class FilterStage(DataStage[FilterConfig]):
             elif not part.texts_of[clip_id]:
                 drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
             if user_scores:
-                verdicts.append({"clip_id": clip_id} | _named(user_scores))
+                verdicts.append({"clip_id": clip_id} | _user_columns(user_scores))
         for text in part.texts:
             ids = {"clip_id": text["clip_id"], "text_id": text["text_id"]}
             user_scores = part.signals.get(text["text_id"], {})
@@ -154,33 +154,33 @@ class FilterStage(DataStage[FilterConfig]):
             if refused := refused + user_rules.refusals(user_scores, rules["scores"]):
                 drops.append(Drop.by(refused, **ids).row())
             if across or user_scores:
-                verdicts.append(ids | across | _named(user_scores))
+                verdicts.append(ids | across | _user_columns(user_scores))
         return {"dropped": drops, "verdicts": verdicts}
 
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         thresholds = decisions.get("thresholds", {})
         scores = {name.removeprefix("user_"): score for name, score in signals.items() if name.startswith("user_")}
-        of_user = user_rules.judged(scores, thresholds.get("scores", {}))
+        user_results = user_rules.judged(scores, thresholds.get("scores", {}))
         if "text_id" in row:
             limits = in_order(thresholds.get("text", {}).get(row["lang"], {}), RULES)
-            return [judged(*rule) for rule in RULES.judged(signals, limits) + of_user]
+            return [judged(*rule) for rule in RULES.judged(signals, limits) + user_results]
         if signals.get("probe") not in (None, "ok"):
             return []
         measured = clip_signals(row, {"duration_s": None, **signals})
         limits = in_order(thresholds.get("video", {}), VIDEO_RULES)
-        return [judged(*rule) for rule in VIDEO_RULES.judged(measured, limits) + of_user]
+        return [judged(*rule) for rule in VIDEO_RULES.judged(measured, limits) + user_results]
 
 
-def _least(by_lang: Mapping[str, Mapping[str, float]], reason: str) -> float | None:
+def _lowest(by_lang: Mapping[str, Mapping[str, float]], reason: str) -> float | None:
     return min((limits[reason] for limits in by_lang.values() if reason in limits), default=None)
 
 
-def _named(user_scores: Row) -> Row:
+def _user_columns(user_scores: Row) -> Row:
     return {f"user_{column}": score for column, score in user_scores.items()}
 
 
-class _Spread:
-    """Values of the signals of which a share is refused, and of users' scores."""
+class _SignalValues:
+    """The values of all signals whose limit is a share of the corpus, and of users' scores."""
 
     def __init__(self, cfg: FilterConfig) -> None:
         self._cfg = cfg
@@ -208,7 +208,7 @@ class _Spread:
         return np.asarray(self._values.get(key, ()), np.float64)
 
     def thresholds(self) -> dict[str, Any]:
-        """What every rule that is on compares with: shares as the scores at which they end."""
+        """The threshold of every rule that is switched on; a share of the corpus becomes the score at which it ends."""
         cfg = self._cfg
         video = {name: self._array("video", name) for name in cfg.video.by_share}
         thresholds: dict[str, Any] = {"video": cfg.video.thresholds(video), "text": {}, "scores": {}}
@@ -217,13 +217,13 @@ class _Spread:
             thresholds["text"][lang] = cfg.text.thresholds(lang, text)
         for column, limit in cfg.scores.items():
             scores = self._array("score", column)
-            talk.log(f"filter: {len(scores):,} rows have a score '{column}'; those without are not judged")
+            talk.log(f"filter: {len(scores):,} rows have a score '{column}'; rows without one are not checked")
             thresholds["scores"][column] = user_rules.bounds(limit, scores)
         return thresholds
 
 
 def clip_signals(clip: Mapping[str, Any], signals: Row) -> dict[str, Any]:
-    """Signals of the file with the duration of the clip where it is cut out of it."""
+    """The signals of the video file, with the duration of the clip instead of that of the file."""
     start, end = clip["start_s"] or 0.0, clip["end_s"]
     whole = signals["duration_s"]
     duration = end - start if end is not None else (whole - start if whole else None)
@@ -232,7 +232,7 @@ def clip_signals(clip: Mapping[str, Any], signals: Row) -> dict[str, Any]:
 
 def _probe(worker: Any, root: Path, clip: Clip) -> Row:
     row: Row = {"clip_id": clip["clip_id"], "probe": "ok"}
-    if is_url(clip["video"]):  # one transfer is enough: keyframes makes it, and says what is wrong with it
+    if is_url(clip["video"]):  # only keyframes downloads it, and reports what is wrong with it
         return row | {"probe_detail": "an address, not probed"}
     try:
         header = worker.probe(resolve_video(root, clip["video"]))

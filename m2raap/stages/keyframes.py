@@ -1,4 +1,4 @@
-"""keyframes: exactly k representative frames a clip, in the one decode that also measures motion, light and sharpness."""
+"""keyframes: chooses exactly k representative frames of each clip, in the decode that also measures motion, light, sharpness."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from m2raap.video.extract import KeyframeConfig
 from m2raap.video.fetch import RemoteConfig, is_url, url_digest
 from m2raap.video.limits import Refused, VideoConfig
 
-# Measured in the one decode (m2raap.video.extract). Where `reading` is sparse not all frames were seen: what only they can
-# tell (num_shots, motion, luma_mean, black_share, frozen_share) is null, and no rule judges it.
+# Measured while decoding (m2raap.video.extract). Where `reading` is sparse, not all frames were decoded: signals that need all
+# (num_shots, motion, luma_mean, black_share, frozen_share) are null, and no rule is applied to them.
 SIGNALS = {
     "duration_s": "float", "source_width": "int", "source_height": "int", "decoded_frames": "int",
     "expected_frames": "int", "corrupt_share": "float", "fps": "float", "variable_frame_rate": "bool",
@@ -30,15 +30,15 @@ SIGNALS = {
 
 
 class KeyframesConfig(KeyframeConfig):
-    """How frames are chosen and stored, and with how few a clip is still of use."""
+    """How frames are chosen and stored, and the number that a clip needs."""
 
     min_frames: int = Field(
         default=2,
         ge=1,
-        description="A clip with fewer good frames is dropped as too_few_frames.",
+        description="Number of good frames that a clip needs; with fewer it is dropped as too_few_frames.",
         json_schema_extra=APPLY,
     )
-    decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits of the process that decodes.")
+    decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits on the process that decodes.")
     remote: RemoteConfig = Field(
         default_factory=RemoteConfig, description="How videos whose path is an address are fetched, if at all."
     )

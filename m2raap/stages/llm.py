@@ -1,4 +1,4 @@
-"""Shared by the stages that ask a model: the cache of answers, and the counts of what was sent to which server."""
+"""For the stages that ask a model: the cache of answers, and the counts of requests to each server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cache_path(folder: Path) -> Path:
 
 
 def cache_of(folder: Path) -> Callable[[], Cache]:
-    """Opens the file of answers of a stage folder when it is first needed, once a process."""
+    """A function that opens the answer cache of a stage folder, once in each process."""
     return lambda: _open(cache_path(folder))
 
 

@@ -1,6 +1,6 @@
-"""The protocol: what a number depends on, each thing by its digest. Two numbers compare where their protocols agree.
+"""The protocol of a result: everything that it depends on, by digests. Two results can be compared where their protocols agree.
 
-`embed` knows the frames and the model, `evaluate` the lists; results.json holds the protocol.
+`embed` knows the frames and the model, `evaluate` the lists; results.json holds the protocol under the key `protocol`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from m2raap.stages.keyframes import KeyframesStage
 if TYPE_CHECKING:
     from m2raap.models.backbone import Preprocess
 
-# What has to agree before two results are set beside each other, in the order in which a difference is told.
+# Fields that must agree before two results are compared, in the order in which differences are reported.
 MUST_AGREE = ("name", "ids", "texts", "frames", "missing", "pictures")
-# What may differ, because it is what is compared.
+# Fields that may differ, because they are what a comparison is about.
 SHOWN = ("preprocess", "model")
 _NOT_THE_FRAMES = ("decode", "remote", "jpeg_quality")
 
 
 def frames_digest(jpegs: Iterable[bytes]) -> str:
-    """Names the pictures that stand for one clip, in their order."""
+    """The digest of the key-frames of one clip, in their order."""
     hasher = hashlib.blake2b(digest_size=16)
     for jpeg in jpegs:
         hasher.update(len(jpeg).to_bytes(8, "big") + jpeg)
@@ -36,7 +36,7 @@ def frames_digest(jpegs: Iterable[bytes]) -> str:
 
 
 def describe_frames(view: View, num_frames: int | None, captions: bool) -> str:
-    """How the frames at test were chosen, in words and with the digest of all settings."""
+    """How the frames of the benchmark were chosen, in words and with the digest of all settings."""
     settings: dict[str, Any] = {}
     for folder in view.folders:
         manifest = read_json(folder / "manifest.json")
@@ -55,7 +55,7 @@ def describe_preprocess(preprocess: Preprocess) -> str:
 
 
 def protocol_of(embeddings: Embeddings, name: str, benchmark: Benchmark | None) -> dict[str, Any]:
-    """The protocol of embeddings that are evaluated under the name of a protocol; `benchmark` is None for an undeclared one."""
+    """The protocol of a result on these embeddings. `name`: of the benchmark; `benchmark`: None for an undeclared one."""
     columns = (embeddings.text_ids, embeddings.text_video_ids, embeddings.text_langs, embeddings.texts)
     texts = sorted(zip(*columns, strict=True))
     videos = sorted([*embeddings.video_ids, *embeddings.missing])
@@ -77,7 +77,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def describe_difference(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """How two protocols differ in a field, in words; of digests their beginnings."""
+    """How two protocols differ in a field, in words; a digest is shown by its first characters."""
     return f"{name}: {_short(a[name])} and {_short(b[name])}"
 
 

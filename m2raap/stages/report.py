@@ -1,5 +1,5 @@
-"""report as a stage of the table: it ends a run, for `--from`, `--until` and the command's help. It makes no step folder;
-m2raap.report, a room above the stages, writes it."""
+"""report as an entry of the table of stages: the last step of a run, for `--from`, `--until` and the help. It has no
+stage folder; m2raap.report, a layer above the stages, writes the report."""
 
 from __future__ import annotations
 

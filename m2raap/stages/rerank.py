@@ -1,6 +1,6 @@
-"""Late interaction as a second stage: Mug's scores for the first stage's best candidates, in both directions.
+"""Reranking by late interaction: Mug's scores for the best candidates by cosine, in both directions.
 
-Written by `embed` (torch) and read by `evaluate` (numpy): rerank.npz holds for every text its candidate videos and their
+`embed` (torch) writes rerank.npz, and `evaluate` (numpy) reads it. It holds for every text its candidate videos and their
 scores, for every video its candidate texts. T texts, V videos, C candidates, F frames.
 """
 
@@ -25,7 +25,7 @@ PAIRS_AT_ONCE = 512
 
 
 class MugRerankConfig(Config):
-    """How Mug reranks. weight 0 is the first stage."""
+    """How Mug reranks the candidates."""
 
     candidates: int = Field(
         default=50, ge=1, description="Number of the first stage's candidates that are reranked for each query."
@@ -49,7 +49,7 @@ def rerank(
     mask_VF: np.ndarray,
     folder: Path,
 ) -> None:
-    """Writes rerank.npz. Vectors are unit; each language has candidates of its own from video to text."""
+    """Writes rerank.npz. Vectors have unit length; in each language a video has its own candidate texts."""
     langs_T = np.asarray(embeddings.text_langs)
     video_VE = embeddings.video_VE.astype(np.float64)
     tables: dict[str, np.ndarray] = {}
@@ -58,7 +58,7 @@ def rerank(
         texts = [embeddings.texts[row] for row in rows_L.tolist()]
         cosine_LV = np.round(embeddings.text_TE[rows_L].astype(np.float64) @ video_VE.T, 7)
         for direction, similar in (("t2v", cosine_LV), ("v2t", cosine_LV.T)):
-            # Ties in the order of the rows: a candidate list never depends on the sort.
+            # Equal scores stay in the order of the rows, so that the candidates do not depend on the sort.
             best = np.argsort(-similar, axis=1, kind="stable")[:, : cfg.candidates]
             cosine = np.take_along_axis(similar, best, 1)
             query = np.repeat(np.arange(len(similar)), best.shape[1])
@@ -83,7 +83,7 @@ def _scores(
     frames_VFE: np.ndarray,
     mask_VF: np.ndarray,
 ) -> np.ndarray:
-    """Mug's score of every pair (text, video), taken text by text, so that each text's tokens are computed once."""
+    """Mug's score of every pair of `text` and `video` (rows), ordered by text, so that the tokens of a text are computed once."""
     import torch
 
     from m2raap.models.mug import mug_pairs

@@ -1,6 +1,7 @@
-"""rewrite: raw texts and auxiliary captions -> faithful captions. A refused rewrite leaves the original and has a reason.
+"""rewrite: makes faithful captions from raw texts and auxiliary captions. Where a rewrite is refused, with a reason, the original
+stays.
 
-`score` asks the rewriter and measures its answers; `apply` compares the measures with the limits of the fidelity rules, so that
+`score` asks the rewriter and measures its answers; `apply` compares these signals with the limits of the fidelity rules, so that
 a new limit asks no model again. `reduce` counts the different originals that received the same answer.
 """
 
@@ -38,10 +39,10 @@ from m2raap.stages.shared import Shared
 
 
 class RewriteConfig(RewriterConfig):
-    """Which rewriter, what it may do, and what its answers have to hold."""
+    """The rewriter, its settings, and the conditions that its answers must meet."""
 
     fidelity: FidelityConfig = Field(
-        default_factory=FidelityConfig, description="What a model's text has to hold.", json_schema_extra=APPLY
+        default_factory=FidelityConfig, description="Conditions on a model's text.", json_schema_extra=APPLY
     )
 
 
@@ -73,7 +74,7 @@ class RewriteStage(DataStage[RewriteConfig]):
         return [self.shared.backbone] if self.cfg.asks_a_model else []
 
     def tables_over(self, view: View) -> tuple[str, ...]:
-        """With the pictures, where texts of a model are compared with frames that align has no vectors of."""
+        """Also the pictures, where texts of a model are compared with frames whose vectors align has not stored."""
         stored = not self.cfg.asks_a_model or _has_features(view, self.shared.backbone)
         return self.tables if stored else (*self.tables, "jpegs")
 
@@ -162,7 +163,7 @@ class RewriteStage(DataStage[RewriteConfig]):
         return rewriter.requests(clip_texts(part), list(self.shared.langs))
 
     def _rewriter(self) -> Rewriter:
-        assert self.folder is not None, "a stage knows its folder while it runs"
+        assert self.folder is not None, "the folder of a stage is set while it runs"
         cfg = RewriterConfig(**self.cfg.model_dump(include=set(RewriterConfig.model_fields)))
         return _rewriter(cfg, self.folder)  # pyright: ignore[reportArgumentType]  # configs hash
 
@@ -184,12 +185,12 @@ def clip_texts(part: Part) -> list[ClipTexts]:
 
 @lru_cache(maxsize=1)
 def _rewriter(cfg: RewriterConfig, folder: Path) -> Rewriter:
-    """One for each process and stage."""
+    """The rewriter, one for each process and stage."""
     return REWRITERS[cfg.name](cfg, cache_of(folder))
 
 
 def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:
-    """One row for every text that is kept or was sent to a server, and one for the clip."""
+    """Rows of `signals`: one for every text that is kept unchanged or was sent to a server, and one for the clip."""
     rows: dict[str | None, Row] = {None: {"clip_id": clip_id, "num_rewrites": len(rewrite.new)}}
     for kept in rewrite.kept:
         row = rows.setdefault(kept["text_id"], {"clip_id": clip_id, "text_id": kept["text_id"]})
@@ -201,7 +202,7 @@ def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:
 
 
 def _measure(measured: list[tuple[Row, Row, Candidate]], part: Part, encode: Encoder, simplified: bool) -> None:
-    """Fills the signals of the fidelity rules into each row."""
+    """Adds the signals of the fidelity rules to each row of `measured`."""
     over = encode.tokens_over([candidate.text for _, _, candidate in measured])
     for (signal, _, candidate), tokens in zip(measured, over, strict=True):
         scores, note = fidelity_rules.score(candidate, simplified)
@@ -220,7 +221,7 @@ def _measure(measured: list[tuple[Row, Row, Candidate]], part: Part, encode: Enc
         return
     clips = list(dict.fromkeys(signal["clip_id"] for signal, _ in pairs))
     frames = _frame_features(clips, part, encode)
-    # As in align: text that a rewriter removes says nothing about whether the rest is true.
+    # As in align, stock phrases and tags, which a rewriter removes, are not compared with the clip.
     raws = [clean(c.parent[1], c.parent[0])[0] or c.parent[1] for _, c in pairs if c.parent]
     features_NE = encode.texts([*(c.text for _, c in pairs), *raws])
     for (signal, _), new_E, old_E in zip(pairs, features_NE, features_NE[len(pairs) :], strict=False):
@@ -230,7 +231,7 @@ def _measure(measured: list[tuple[Row, Row, Candidate]], part: Part, encode: Enc
 
 
 def _frame_features(clips: list[str], part: Part, encode: Encoder) -> dict[str, np.ndarray]:
-    """(K, E) of every clip: of the pictures where the part has them (see tables_over), else the vectors that align has stored."""
+    """clip_id -> frame vectors (K, E): computed where the part has the pictures (see tables_over), else those of align."""
     features: dict[str, np.ndarray] = {}
     for clip_id in clips:
         if "jpegs" in part.frames[clip_id]:
@@ -242,7 +243,7 @@ def _frame_features(clips: list[str], part: Part, encode: Encoder) -> dict[str, 
 
 
 def _has_features(view: View, backbone: BackboneConfig) -> bool:
-    """Whether align, below this view, has stored the vectors of this backbone."""
+    """Whether an align folder of this view holds frame vectors of this backbone."""
     described = backbone.model_dump(mode="json")
     manifests = [read_json(folder / "manifest.json") for folder in view.folders]
     return any(

@@ -1,7 +1,7 @@
-"""Every rule that judged a clip or a text, passed or failed: its score beside its threshold, from what the stages stored.
+"""The results of all rules for a clip or a text, passed or failed, with score and threshold, from what the stages stored.
 
-`dropped` holds only rows that failed; this also lists passed rules, for `explain` and for rows near a threshold. The rules
-themselves are in `judged` of each stage.
+`dropped` holds only failed rules; `explain`, and the search for rows near a threshold, also need those that passed. Each stage
+lists the results in its method `judged`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from m2raap.stages import open_stage
 
 
 class StageRules:
-    """The rules of one finished data stage, as it was set."""
+    """The rules of one finished data stage, with its settings."""
 
     def __init__(self, folder: Path) -> None:
         self.stage = open_stage(stage_manifest(folder), str(folder))
@@ -27,15 +27,15 @@ class StageRules:
         self._decisions: dict[str, Any] = read_json(decisions) if decisions.exists() else {}
 
     def judged(self, row: Mapping[str, Any], signals: Row) -> list[Judged]:
-        """`row`: a clip, or a text. `signals`: all that is known of it so far."""
+        """The results for a clip or a text. `row`: of the clip or text; `signals`: its signals of all stages so far."""
         return self.stage.judged(row, signals, self._decisions)
 
 
 def judged(side: Side, refusal: Refusal) -> Judged:
-    """A rule of m2raap.curate, as a stage shows it."""
+    """A rule's result in m2raap.curate, as a `Judged`."""
     return Judged(refusal.reason, refusal.version, refusal.signal, refusal.score, refusal.threshold, side)
 
 
 def in_order(thresholds: dict[str, float], rules: Iterable[str]) -> dict[str, float]:
-    """In the order of the verdict, which a file sorted by name has lost."""
+    """The thresholds in the order of the rules; decisions.json is sorted by name."""
     return {name: thresholds[name] for name in rules if name in thresholds}

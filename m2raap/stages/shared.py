@@ -1,4 +1,4 @@
-"""What a recipe says once for all of its stages."""
+"""Settings that a recipe gives once for all of its stages."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from m2raap.video.limits import VideoConfig
 
 
 class Shared(Config):
-    """Keys of a recipe's top that several stages read."""
+    """Top-level keys of a recipe that several stages read."""
 
     backbone: BackboneConfig = Field(
         default_factory=BackboneConfig,
-        description="The image-text model that frames and texts are compared by, and adapted.",
+        description="The image-text model that compares frames with texts and that is adapted.",
     )
     langs: tuple[Literal["en", "zh"], ...] = Field(
         default=("en", "zh"), min_length=1, description="Languages of the texts that are read."
     )
     seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn at random.")
     decode: VideoConfig = Field(
-        default_factory=VideoConfig, description="Limits of the process that decodes, as `keyframes` has them."
+        default_factory=VideoConfig, description="Limits on the process that decodes, as in `keyframes`."
     )
 
 
-SHARED_KEYS = ("backbone", "langs", "seed")  # at the top of a recipe, and not below a stage
+SHARED_KEYS = ("backbone", "langs", "seed")  # given at the top level of a recipe, never in a stage's config

@@ -1,4 +1,4 @@
-"""A view as the pairs that adaptation reads: rows of one split that have frames and texts."""
+"""The training data in a view: the clips of one split that have frames and texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
 from m2raap.video.sample import ClipFile
 
-HELD_BYTES = 2 * 1024**3  # of JPEGs kept in memory
+HELD_BYTES = 2 * 1024**3  # most bytes of JPEGs that are kept in memory
 
 
 class ViewSource:
@@ -45,7 +45,7 @@ class ViewSource:
                     self._captions.append(frame_captions(texts, num_frames, view.langs))
 
     def draw(self, count: int, seed: int) -> None:
-        """Keep only `count` clips: those whose ids come first by a seeded hash, in the order that they had."""
+        """Keeps only the `count` clips whose ids come first by a seeded hash, in their previous order."""
         hashes = [hashlib.blake2b(f"{seed}:{clip_id}".encode()).digest() for clip_id in self.clip_ids]
         kept = sorted(sorted(range(self.num_clips), key=hashes.__getitem__)[:count])
         tables: list[list[Any]] = [self.clip_ids, self._part_of, self._texts, self._captions, self.videos]
@@ -69,14 +69,14 @@ class ViewSource:
         video, start_s, end_s = self.videos[clip]
         if is_url(video):
             raise M2raapError(
-                f"clip '{self.clip_ids[clip]}': its video is an address; adapt.input=video reads files of this machine every "
-                "epoch. Download the videos, or train on stored frames (adapt.input=keyframes)"
+                f"clip '{self.clip_ids[clip]}': its video is an address, but adapt.input=video reads files of this machine in "
+                "every epoch; download the videos, or train on stored frames (adapt.input=keyframes)"
             )
         try:
             path = resolve_video(self._view.corpus.video_root, video)
         except Refused as refused:
             raise M2raapError(
-                f"clip '{self.clip_ids[clip]}': adapt.input=video needs its file, which keyframes could read ({refused})"
+                f"clip '{self.clip_ids[clip]}': adapt.input=video needs its file, which can no longer be read: {refused}"
             ) from None
         return ClipFile(path, start_s, end_s)
 
@@ -85,7 +85,7 @@ class ViewSource:
 
 
 def frame_captions(texts: list[Text], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:
-    """The auxiliary caption of every key-frame of a clip: in the first language of `langs` that has one."""
+    """The auxiliary caption of every key-frame of a clip, in the first language of `langs` that has one, else None."""
     captions: list[str | None] = [None] * num_frames
     for lang in reversed(langs):
         for row in texts:

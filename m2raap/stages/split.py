@@ -1,7 +1,7 @@
-"""split: long videos -> a corpus of single-shot clips. The front door for raw footage without texts.
+"""split: cuts long videos without texts into a corpus of single-shot clips.
 
-Each video is decoded once for its cuts. What was found is kept in OUT/split, by the video's content and the settings, so
-that the same command goes on after an interruption and other lengths decode nothing again.
+Each video is decoded once for its cuts. The result is stored in OUT/split, by the video's content and the settings, so that the
+same command resumes after an interruption, and other lengths of clips decode nothing again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from m2raap.core import talk
-from m2raap.core.config import Config, digest, what_is_made
+from m2raap.core.config import Config, digest, result_settings
 from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import WORTH_ANOTHER_TRY, M2raapError, UsageError
@@ -39,13 +39,13 @@ from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 
 VERSION = 1
-VAL_SHARE = 0.1  # of the videos, never of clips: neighbours of one video look alike
+VAL_SHARE = 0.1  # of the videos, not of the clips: clips of one video look alike
 _MAX_NAME_BYTES = 120
-_RECORD = "record.json"  # of one video, in OUT/split: what was found, and the files that were cut
+_RECORD = "record.json"  # of one video, in OUT/split: its cuts, and the files that were cut from it
 
 
 class SplitConfig(Config):
-    """How videos are cut into clips, and with which limits they are read."""
+    """How videos are cut into clips, and the limits on reading them."""
 
     detector: Literal["adaptive", "content", "hash", "histogram", "transnetv2"] = Field(
         default="adaptive", description="Method that finds the cuts between shots."
@@ -53,21 +53,23 @@ class SplitConfig(Config):
     min_shot_s: float = Field(
         default=0.6,
         ge=0,
-        description="Seconds that have to lie between two cuts; a cut that follows sooner is ignored.",
+        description="Seconds that must lie between two cuts; a cut that follows sooner is ignored.",
     )
-    min_s: float = Field(default=1.0, ge=0, description="Shots with fewer seconds are dropped.")
-    max_s: float = Field(default=60.0, gt=0, description="Shots with more seconds are cut into equal pieces.")
+    min_s: float = Field(default=1.0, ge=0, description="Seconds that a shot needs; shorter shots are dropped.")
+    max_s: float = Field(
+        default=60.0, gt=0, description="Most seconds of a clip; longer shots are cut into equal pieces."
+    )
     cut: bool = Field(default=False, description="Whether each clip becomes a video file of its own.")
     decode: VideoConfig = Field(
         default_factory=lambda: VideoConfig(timeout_s=3600.0),
-        description="Limits of the process that decodes one whole video.",
+        description="Limits on the process that decodes one whole video.",
     )
 
     @model_validator(mode="after")
     def _pieces_are_long_enough(self) -> SplitConfig:
         if self.min_s > self.max_s / 2:
             raise ValueError(
-                f"min_s {self.min_s:g} is over half of max_s {self.max_s:g}: pieces of a long shot could be too short"
+                f"min_s {self.min_s:g} is more than half of max_s {self.max_s:g}: pieces of a long shot could be too short"
             )
         return self
 
@@ -84,19 +86,19 @@ class SplitDone:
 class _Task:
     path: Path  # real
     video: str  # relative to the common folder of all videos; may hold bytes that are no UTF-8
-    name: str  # `video`, fit for an id and a file name
+    name: str  # `video` as an id that is also a file name
     out: Path
     cfg: SplitConfig
-    scenes: list[tuple[float, float]] | None  # given: not detected
+    scenes: list[tuple[float, float]] | None  # from a scene list; None: to be detected
 
 
 def split(
     paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, scene_lists: Path | None = None
 ) -> SplitDone:
     """Writes the corpus `out` over the videos at `paths` (files and folders). `scene_lists`: a CSV of PySceneDetect for the
-    one video, or a folder of them. Unreadable videos and too short shots stand in `dropped`.
+    one video, or a folder of such files. Unreadable videos and shots that are too short are rows of `dropped`.
 
-    Raises M2raapError where nothing is left, a scene list is missing or wrong, or `out` is something else.
+    Raises M2raapError where no clip is left, a scene list is missing or wrong, or `out` holds something other than a corpus.
     """
     if cfg.detector == "transnetv2" and scene_lists is None:
         weights_file()
@@ -120,7 +122,7 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     dropped = [row for _, drops in results for row in drops]
     reasons = dict(sorted(Counter(row["reason"] for row in dropped).items()))
     if not clips:
-        raise M2raapError(f"{out}: no clip is left of {len(tasks)} videos; dropped: {reasons}")
+        raise M2raapError(f"{out}: no clip is left of {len(tasks)} videos; dropped by reason: {reasons}")
     held = _val_videos({task.name for task, (kept, _) in zip(tasks, results, strict=True) if kept})
     for task, (kept, _) in zip(tasks, results, strict=True):
         for row in kept:
@@ -137,7 +139,7 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     corpus = write_corpus(
         out, clips, [], video_root=out / "videos" if cfg.cut else root, source=source, dropped=dropped
     )
-    _sweep(out, {task.name for task in tasks}, {row["video"] for row in clips} if cfg.cut else set())
+    _remove_unused_cuts(out, {task.name for task in tasks}, {row["video"] for row in clips} if cfg.cut else set())
     return SplitDone(corpus, len(tasks), reasons, left_out)
 
 
@@ -151,13 +153,13 @@ def _find(paths: Sequence[Path], out: Path, copies: bool) -> tuple[Path, list[tu
     real = [path for path in real if not path.is_relative_to(out_path)]
     if not real:
         raise M2raapError(
-            f"{', '.join(printable(path) for path in paths)}: no file there; name videos or folders of them"
+            f"{', '.join(printable(path) for path in paths)}: no file found; give videos or folders with videos"
         )
     root = Path(os.path.commonpath([path.parent for path in real]))
     if root == Path(root.anchor) and not copies:
         raise M2raapError(
-            f"the videos have no folder in common but {root}, and a corpus has one folder for its videos; "
-            "split them apart, or give --cut"
+            f"the videos have only {root} as a common folder, but a corpus needs one folder for its videos; "
+            "split them in several commands, or give --cut"
         )
     relative = [path.relative_to(root).as_posix() for path in real]
     return root, [(path, video, as_name(video)) for path, video in zip(real, relative, strict=True)], len(left_out)
@@ -166,7 +168,7 @@ def _find(paths: Sequence[Path], out: Path, copies: bool) -> tuple[Path, list[tu
 def as_name(video: str) -> str:
     """A relative path as an id that is also a safe and stable file name; different paths give different names.
 
-    Letters, digits, '.', '_' and '-' stay, '/' becomes '+', all else %XX: control characters, shell and URL signs, a
+    Letters, digits, '.', '_' and '-' stay, '/' becomes '+', and all others %XX: control characters, shell and URL signs, a
     leading '.' or '-', bytes that are no UTF-8, and letters that have two spellings in Unicode. Long names end in a hash.
     """
     spelled = "".join(
@@ -197,27 +199,29 @@ def _scene_lists(tasks: Sequence[_Task], scene_lists: Path) -> list[list[tuple[f
         places = [scene_lists / f"{stem}-Scenes.csv", scene_lists / f"{stem.name}-Scenes.csv"]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
-            raise M2raapError(f"{printable(task.path)}: has no scene list; expected {printable(places[-1])}")
+            raise M2raapError(f"{printable(task.path)}: has no scene list; provide {printable(places[-1])}")
         lists.append(read_scene_list(path))
     return lists
 
 
 def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
-    """The clips of one video and what was dropped of it."""
-    if not task.cfg.cut and (why := _no_path_of_a_corpus(task)) is not None:
-        return [], [_drop(task.name, "bad_name", why)]
+    """The rows of `clips` and of `dropped` for one video."""
+    if not task.cfg.cut and (fault := _fault_of_path(task)) is not None:
+        return [], [_drop(task.name, "bad_name", fault)]
     record_path = task.out / "split" / task.name / _RECORD
     record: dict[str, Any] = read_json(record_path) if record_path.exists() else {"key": None, "files": {}, "old": []}
     videos = VideoDigests(record_path.with_name("digests.json"))
     content = videos.of("video", task.path)
     videos.save()
     cfg = task.cfg
-    key = digest([VERSION, content, None if task.scenes else [cfg.detector, cfg.min_shot_s], what_is_made(cfg.decode)])
+    key = digest(
+        [VERSION, content, None if task.scenes else [cfg.detector, cfg.min_shot_s], result_settings(cfg.decode)]
+    )
     worker = video_worker(cfg.decode)
     if record["key"] != key or record["found"].get("refused") in WORTH_ANOTHER_TRY:
         record = {
             "key": key,
-            "found": _look(task, worker),
+            "found": _detect(task, worker),
             "files": {},
             "old": sorted({*record["files"], *record["old"]}),
         }
@@ -248,13 +252,13 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
             if record["files"].get(name) != file_key:
                 record["files"][name] = file_key
                 write_json(record_path, record)
-            span = f"#t={start_s:.6f},{end_s:.6f}"  # as W3C Media Fragments say it
+            span = f"#t={start_s:.6f},{end_s:.6f}"  # as in W3C Media Fragments
             row |= {"video": name, "start_s": None, "end_s": None, "source": printable(Path(task.video)) + span}
         clips.append(row)
     return clips, dropped
 
 
-def _no_path_of_a_corpus(task: _Task) -> str | None:
+def _fault_of_path(task: _Task) -> str | None:
     """Why later stages could not open the video by its relative path; None where they can."""
     try:
         task.video.encode()
@@ -267,7 +271,7 @@ def _no_path_of_a_corpus(task: _Task) -> str | None:
     return None
 
 
-def _look(task: _Task, worker: VideoWorker) -> dict[str, Any]:
+def _detect(task: _Task, worker: VideoWorker) -> dict[str, Any]:
     cfg = task.cfg
     decode_only = task.scenes is not None or cfg.detector == "transnetv2"
     try:
@@ -287,13 +291,13 @@ def _shots(task: _Task, scenes: Scenes) -> list[tuple[float, float]]:
     if start_s >= scenes.length_s:
         raise M2raapError(
             f"{printable(task.path)}: its scene list has a scene at {start_s:.3f} s, but the video is "
-            f"{scenes.length_s:.3f} s long; is it the list of another video?"
+            f"{scenes.length_s:.3f} s long; give the scene list of this video"
         )
     return [(start, min(end, scenes.length_s)) for start, end in task.scenes]
 
 
 def pieces(shots: Iterable[tuple[float, float]], max_s: float) -> list[tuple[float, float]]:
-    """Shots in (start_s, end_s), ascending; those longer than `max_s` in equal pieces of at most `max_s`. Microseconds."""
+    """(start_s, end_s) of shots, ascending, rounded to microseconds; a shot longer than `max_s` in equal pieces of at most it."""
     spans: list[tuple[float, float]] = []
     for start_s, end_s in shots:
         count = max(1, math.ceil((end_s - start_s) / max_s - 1e-9))
@@ -329,14 +333,14 @@ def _drop(clip_id: str, reason: str, detail: str) -> Row:
 
 
 def _val_videos(videos: set[str]) -> set[str]:
-    """A tenth of the videos, at least one where there are two; picked by a hash of their names."""
+    """Names of the videos for val: VAL_SHARE of them, at least one where there are two; chosen by a hash of their names."""
     if len(videos) < 2:
         return set()
     return holdout([{"clip_id": video} for video in sorted(videos)], max(1, round(VAL_SHARE * len(videos))), seed=0)
 
 
-def _sweep(out: Path, names: set[str], used: set[str]) -> None:
-    """Removes files that an earlier split of this folder cut and that no clip names now. No others are touched."""
+def _remove_unused_cuts(out: Path, names: set[str], used: set[str]) -> None:
+    """Removes the files that an earlier split cut into this folder and that no clip uses now, and no other files."""
     for record_path in sorted((out / "split").glob(f"*/{_RECORD}")):
         record = read_json(record_path)
         for file in {*record["files"], *record["old"]} - used:

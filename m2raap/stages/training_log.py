@@ -1,4 +1,4 @@
-"""What the logs of a training say: `train.jsonl` (inside every digest) and `timings.jsonl` (outside)."""
+"""Reads the logs of a training: `train.jsonl`, which the digests include, and `timings.jsonl`, which they do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m2raap.core.folder import read_timings
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
-    """What the training log says: steps, final loss and gates, R@1 on the val clips at the start and at its best."""
+    """A summary of the training log: steps, last loss and gates, R@1 on the val clips at the start and at its best."""
     lines = read_json_lines(folder / "train.jsonl")
     steps = [line for line in lines if "loss" in line]
     val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
@@ -36,7 +36,7 @@ def training_curves(folder: Path) -> TrainingCurves:
 
 
 class TrainingTime(NamedTuple):
-    """Wall seconds from the loaded model to the last step, with validation; `waited_s`: of that, until a batch was read."""
+    """Wall seconds from the loaded model to the last step, with validation; `waited_s`: the part spent waiting for batches."""
 
     steps: int
     train_s: float
@@ -44,7 +44,7 @@ class TrainingTime(NamedTuple):
 
 
 def training_time(folder: Path) -> TrainingTime:
-    """Of a step that was done again after a kill, the last time counts."""
+    """The times in a training log. Of a step that was repeated after an interruption, the last time counts."""
     timings = read_timings(folder)
     by_step = {row["step"]: row for row in timings if "step" in row}
     prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)

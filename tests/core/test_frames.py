@@ -1,5 +1,5 @@
-"""Pictures of single clips, read from many threads with little memory, are those of their part; and are read once where
-all fits."""
+"""Pictures of single clips, read by many threads with little memory, are those of their part; where all fit into memory, each
+is read once."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_many_threads_read_what_the_parts_hold(folders: list[Path], held_bytes: 
     reader = FrameReader(folders, held_bytes)
     clips = np.random.default_rng(0).integers(0, NUM, 600)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda clip: reader.jpegs(clip % 2, f"c{clip:03d}"), clips.tolist()))
+        jpegs_read = list(pool.map(lambda clip: reader.jpegs(clip % 2, f"c{clip:03d}"), clips.tolist()))
     assert all(
-        one == jpegs(clip, b"new" if clip == 4 else b"") for clip, one in zip(clips.tolist(), found, strict=True)
+        one == jpegs(clip, b"new" if clip == 4 else b"") for clip, one in zip(clips.tolist(), jpegs_read, strict=True)
     )
     largest_group = FRAMES_A_GROUP * 3 * 1010  # bytes; a picture has 1,000
     assert 0 < reader.kept_bytes <= max(held_bytes, largest_group)

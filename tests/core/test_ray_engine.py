@@ -1,4 +1,4 @@
-"""Ray gives the bytes that the local engine gives, and its failures are sentences."""
+"""Ray computes the same bytes as the local engine, and its failures are error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refuse(task: int) -> int:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    """Started in a folder that holds somebody's Python: no worker may take it for a library."""
+    """Started in a folder with Python files of somebody else: no worker may import them."""
     from m2raap.core.ray_engine import RayEngine
 
     folder = tmp_path_factory.mktemp("theirs")
@@ -47,9 +47,9 @@ def test_filter_and_keyframes_make_the_same_bytes(engine, small_world: Path, tmp
             folder = tmp_path / name / stage
             run_data_stage(recipe.stage(stage), views[name], folder, mapped)
             views[name] = views[name].over(folder)
-        made = digests(tmp_path / "ray" / stage)
-        assert made == digests(tmp_path / "local" / stage)
-        assert any(name.startswith("signals") for name in made)
+        ray_digests = digests(tmp_path / "ray" / stage)
+        assert ray_digests == digests(tmp_path / "local" / stage)
+        assert any(name.startswith("signals") for name in ray_digests)
 
 
 def test_an_error_of_a_task_comes_back_as_itself(engine):

@@ -220,7 +220,7 @@ class Killed(BaseException):
 @given(st.integers(0, 60))
 @settings(max_examples=25, deadline=None)
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path_factory, writes: int):
-    """Dies at the n-th file operation, also within a redo, and goes on."""
+    """A run that is killed at the n-th file operation, also while it redoes a folder, resumes."""
     from m2raap.core import files, folder
 
     base = tmp_path_factory.mktemp("kill")
@@ -296,7 +296,7 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path):
     view = make_corpus(tmp_path / "c", range(3))
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "diary.txt").write_text("dear diary")
-    with pytest.raises(M2raapError, match=r"holds 'diary.txt', which is not of a stage"):
+    with pytest.raises(M2raapError, match="holds 'diary.txt'"):
         run(view, tmp_path / "s")
 
 

@@ -58,9 +58,9 @@ def test_parts_grow_with_the_corpus():
     ("clips", "texts", "message"),
     [
         ([], [], "the corpus is empty"),
-        ([clip(1), clip(1)], [], "'c001' stands twice"),
-        ([clip(1)], [text(2)], "belongs to clip 'c002', which is not in the corpus"),
-        ([clip(1)], [text(1), text(1)], "text_id 'c001.en' stands twice"),
+        ([clip(1), clip(1)], [], "clip_id 'c001'"),
+        ([clip(1)], [text(2)], "'c002.en'.*'c002'"),
+        ([clip(1)], [text(1), text(1)], "text_id 'c001.en'"),
         ([clip(1)], [text(1, "fr")], "language 'fr'"),
         ([clip(1, split="dev")], [], "split 'dev'"),
     ],
@@ -72,7 +72,7 @@ def test_a_corpus_refuses_what_does_not_fit(tmp_path: Path, clips, texts, messag
 
 def test_a_corpus_never_overwrites_something_else(tmp_path: Path):
     (tmp_path / "diary.txt").write_text("dear diary")
-    with pytest.raises(M2raapError, match="is not empty and holds no m2raap corpus"):
+    with pytest.raises(M2raapError, match=str(tmp_path)):
         write_corpus(tmp_path, [clip(1)], [], video_root=tmp_path, source={})
     assert (tmp_path / "diary.txt").read_text() == "dear diary"
 
@@ -86,17 +86,17 @@ def test_an_import_removes_what_a_killed_one_had_not_finished(tmp_path: Path):
 
 
 def test_equal_content_has_an_equal_digest_wherever_it_lies(tmp_path: Path):
-    made = [write_corpus(tmp_path / n, [clip(1), clip(2)], [text(1)], video_root=tmp_path, source={}) for n in "ab"]
+    twins = [write_corpus(tmp_path / n, [clip(1), clip(2)], [text(1)], video_root=tmp_path, source={}) for n in "ab"]
     other = write_corpus(tmp_path / "d", [clip(1), clip(3)], [text(1)], video_root=tmp_path, source={})
-    assert made[0].digest == made[1].digest != other.digest
+    assert twins[0].digest == twins[1].digest != other.digest
     assert open_corpus(tmp_path / "a").video_root == tmp_path.resolve()
 
 
 def test_unfinished_import_and_no_corpus_are_told_apart(tmp_path: Path):
     write_part(tmp_path / "half", "clips", 0, [clip(1)])
-    with pytest.raises(M2raapError, match="an unfinished import"):
+    with pytest.raises(M2raapError, match="half: an unfinished import"):
         open_corpus(tmp_path / "half")
-    with pytest.raises(M2raapError, match="no corpus"):
+    with pytest.raises(M2raapError, match="none: no corpus"):
         open_corpus(tmp_path / "none")
 
 

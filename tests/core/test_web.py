@@ -1,4 +1,4 @@
-"""A server on this machine plays the internet: its own address counts as public, every other rule stays as it is."""
+"""A server on this machine stands for the internet: its address counts as public; all other rules are unchanged."""
 
 import http.server
 import socket
@@ -122,24 +122,24 @@ def test_public_addresses(ip: str):
 
 
 def test_bytes_redirects_and_fingerprints(site):
-    here = address(site)
-    assert get(f"{here}/a b/é.mp4?k=1 2") == BODY
+    site_url = address(site)
+    assert get(f"{site_url}/a b/é.mp4?k=1 2") == BODY
     assert site.asked[-1][1] == "/a%20b/%C3%A9.mp4?k=1%202"
-    assert get(f"{here}/to/~to~~video.mp4") == BODY
-    assert get(f"{here}/chunked?whole") == b"hello"
-    assert fingerprint(f"{here}/v", timeout_s=5) == {
+    assert get(f"{site_url}/to/~to~~video.mp4") == BODY
+    assert get(f"{site_url}/chunked?whole") == b"hello"
+    assert fingerprint(f"{site_url}/v", timeout_s=5) == {
         "etag": '"one"', "last-modified": "then", "content-length": str(len(BODY)),
     }  # fmt: skip
 
 
 def test_every_hop_is_judged(site):
-    here = address(site)
+    site_url = address(site)
     for target in ("http:~~10.0.0.1~", "http:~~[::1]~", "http:~~169.254.169.254~latest~meta-data", "file:~~~etc~passwd",
                    "ftp:~~1.1.1.1~a", "http:~~user:secret@1.1.1.1~", "~~localhost.localdomain:1~"):  # fmt: skip
-        assert kind_of(f"{here}/to/{target}") in ("refused", "missing"), target
-    assert kind_of(f"{here}/loop") == "refused"
+        assert kind_of(f"{site_url}/to/{target}") in ("refused", "missing"), target
+    assert kind_of(f"{site_url}/loop") == "refused"
     assert len([1 for _, path in site.asked if path == "/loop"]) == web.MAX_HOPS + 1
-    assert get(f"{here}/to/" + here.replace("/", "~") + "~v") == BODY
+    assert get(f"{site_url}/to/" + site_url.replace("/", "~") + "~v") == BODY
 
 
 def test_a_name_is_resolved_once_and_all_of_its_addresses_must_be_public(site, monkeypatch):
@@ -167,9 +167,9 @@ def connect_to_numbers(place: tuple[str, int], timeout: float) -> socket.socket:
 
 
 def test_failures_by_kind(site):
-    here = address(site)
-    found = {status: kind_of(f"{here}/status/{status}") for status in (404, 410, 403, 204, 429, 500, 503)}
-    assert found == {
+    site_url = address(site)
+    kinds = {status: kind_of(f"{site_url}/status/{status}") for status in (404, 410, 403, 204, 429, 500, 503)}
+    assert kinds == {
         404: "missing",
         410: "missing",
         403: "failed",
@@ -178,10 +178,10 @@ def test_failures_by_kind(site):
         500: "busy",
         503: "busy",
     }
-    assert kind_of(f"{here}/v", max_bytes=1000) == "too_large"
-    assert kind_of(f"{here}/chunked?whole", max_bytes=4) == "too_large"
-    assert kind_of(f"{here}/short") == "busy" and kind_of(f"{here}/chunked") == "busy"
-    assert kind_of(f"{here}/packed") == "failed"
+    assert kind_of(f"{site_url}/v", max_bytes=1000) == "too_large"
+    assert kind_of(f"{site_url}/chunked?whole", max_bytes=4) == "too_large"
+    assert kind_of(f"{site_url}/short") == "busy" and kind_of(f"{site_url}/chunked") == "busy"
+    assert kind_of(f"{site_url}/packed") == "failed"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         assert kind_of(f"http://127.0.0.1:{free.getsockname()[1]}/v") == "busy"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from m2raap.core.config import what_is_made
+from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
 from m2raap.curate.llm.ask import ask, pending
 from m2raap.curate.llm.budget import Budget, BudgetConfig
@@ -257,7 +257,7 @@ def test_what_may_leave_the_machine_has_to_be_said(settings: dict[str, Any], mes
 def test_where_and_how_are_no_part_of_the_question():
     here = EndpointConfig(model="m", base_url="http://127.0.0.1:1/v1", concurrency=1, timeout_s=1)
     there = EndpointConfig(model="m", base_url="https://far.org/v1", allow_remote=True, api_key_env="K")
-    assert what_is_made(here) == what_is_made(there) and here != there
+    assert result_settings(here) == result_settings(there) and here != there
     assert request(here).key == request(there).key
     assert request(EndpointConfig(model="n")).key != request(here).key
     body = request(EndpointConfig(model="m", extra={"max_tokens": None, "max_completion_tokens": 9})).body

@@ -197,4 +197,4 @@ def test_another_time_out_decodes_nothing_again(small_world: Path, tmp_path: Pat
     patient = {"timeout_s": 77.0, "calls_per_child": 3}
     cfg = build(KeyframesConfig, {"k": 2, "decode": patient, "remote": {"allow_remote": True}}, "test")
     run_stage(KeyframesStage(cfg), StepInputs(view, folder, LocalEngine(1)))
-    assert "done before" in capsys.readouterr().err and digests(folder) == before
+    assert "already finished" in capsys.readouterr().err and digests(folder) == before

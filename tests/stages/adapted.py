@@ -1,4 +1,4 @@
-"""An adapted model without training, and a benchmark of drawn frames to ask it."""
+"""An adapted model without training, and a benchmark of drawn frames for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHINESE = {"red": "红色", "blue": "蓝色", "green": "绿色", "yellow": "黄�
 
 
 def disturbed(cfg: BackboneConfig, temporal: AnyTemporal, acg: AcgConfig | None = None, by: float = 0.05) -> VideoCLIP:
-    """Every weight of the new modules and of the towers moved a little, as training would."""
+    """Changes every weight of the new modules and of the towers a little, as training would."""
     model = VideoCLIP(load_backbone(cfg), temporal, acg)
     draw = torch.Generator().manual_seed(3)
     with torch.no_grad():

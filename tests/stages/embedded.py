@@ -86,7 +86,7 @@ def write_run(out: Path, arms: dict[str, dict[str, Any]], bench: str = "clips") 
 
 
 def write_map(out: Path, steps: list[dict[str, Any]]) -> None:
-    """A run.json that says no more than these steps."""
+    """Writes a run.json with only these steps."""
     head = {
         "kind": "run",
         "recipe": {"name": "r"},

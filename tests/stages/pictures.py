@@ -42,7 +42,7 @@ class DrawnConfig(Config):
 
 
 class DrawnFrames(DataStage[DrawnConfig]):
-    """Stands where keyframes stands."""
+    """A stage in the place of keyframes."""
 
     name = "keyframes"
     config = DrawnConfig

@@ -1,4 +1,4 @@
-"""What align decides from frames and features that are there: copies, mismatches, the balance. No model is asked."""
+"""The decisions of align from stored frames and features: copies, mismatches, the balance. No model is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from m2raap.core.view import Part
 from m2raap.curate import thumbnails
 from m2raap.curate.encode import pack
 from m2raap.curate.text_copies import text_key
-from m2raap.stages.align import AlignConfig, AlignStage, looks
+from m2raap.stages.align import AlignConfig, AlignStage, picture_signals
 
 DIM, K = 16, 8
 SEEN = {
@@ -38,26 +38,26 @@ class World:
         rng = np.random.default_rng(seed)
         middles = unit(rng.normal(size=(topics, DIM)))
         self.topic = rng.integers(0, topics, num)
-        own = unit(middles[self.topic] + 0.35 * unit(rng.normal(size=(num, DIM))))
+        topic_vectors = unit(middles[self.topic] + 0.35 * unit(rng.normal(size=(num, DIM))))
         self.clips: list[dict[str, Any]] = []
         self.texts: list[dict[str, Any]] = []
         self.signals: dict[str, dict[str, Any]] = {}
-        self.own: dict[str, dict[str, Any]] = {}
+        self.signals_of: dict[str, dict[str, Any]] = {}
         self.size = size
         for i in range(num):
             clip_id = f"c{i:04d}"
             self.clips.append({"clip_id": clip_id})
             self.signals[clip_id] = SEEN | {"pick_sharpness": float(i)}
-            frames = unit(own[i] + 0.1 * rng.normal(size=(K, DIM)))
+            frames = unit(topic_vectors[i] + 0.1 * rng.normal(size=(K, DIM)))
             thumbs = rng.integers(0, 255, (K, 8, 8, 3)).astype(np.uint8)
-            self.own[clip_id] = {"features": pack(frames), "dim": DIM} | self.picture(thumbs)
-            self.add_text(i, own[i], "en")
+            self.signals_of[clip_id] = {"features": pack(frames), "dim": DIM} | self.picture(thumbs)
+            self.add_text(i, topic_vectors[i], "en")
 
     def add_text(self, i: int, feature: np.ndarray, lang: str) -> None:
         text_id = f"c{i:04d}.{lang}"
         self.texts.append({"text_id": text_id, "clip_id": f"c{i:04d}", "lang": lang})
         sims = {"sim_max": 0.5, "sim_mean": 0.5, "sim_robust": 0.5}
-        self.own[text_id] = {
+        self.signals_of[text_id] = {
             "features": pack(unit(feature)),
             "dim": DIM,
             "text_key": text_key(f"words {text_id}", "en"),
@@ -72,21 +72,21 @@ class World:
         }  # fmt: skip
 
     def parts(self) -> list[tuple[Part, dict[str, Any]]]:
-        found = []
+        parts = []
         for start in range(0, len(self.clips), self.size):
-            here = {row["clip_id"] for row in self.clips[start : start + self.size]}
-            texts = [row for row in self.texts if row["clip_id"] in here]
-            ids = here | {row["text_id"] for row in texts}
+            part_ids = {row["clip_id"] for row in self.clips[start : start + self.size]}
+            texts = [row for row in self.texts if row["clip_id"] in part_ids]
+            ids = part_ids | {row["text_id"] for row in texts}
             part = Part(start // self.size, self.clips[start : start + self.size], texts, {}, self.signals)
-            found.append((part, {name: row for name, row in self.own.items() if name in ids}))
-        return found
+            parts.append((part, {name: row for name, row in self.signals_of.items() if name in ids}))
+        return parts
 
     def judged(self, **tree: Any) -> tuple[dict[str, str], list[dict], list[dict]]:
         stage = AlignStage(build(AlignConfig, tree, "test"))
         decisions = stage.reduce(self.parts())
-        made = [stage.apply(part, own, decisions) for part, own in self.parts()]
-        drops = [row for tables in made for row in tables["dropped"]]
-        verdicts = [row for tables in made for row in tables["verdicts"]]
+        part_tables = [stage.apply(part, signals_of, decisions) for part, signals_of in self.parts()]
+        drops = [row for tables in part_tables for row in tables["dropped"]]
+        verdicts = [row for tables in part_tables for row in tables["verdicts"]]
         return {row_key(row): row["reason"] for row in drops}, drops, verdicts
 
 
@@ -96,10 +96,10 @@ OFF = {"mismatch": {"limit": None}}
 def test_the_sharper_copy_is_kept_and_black_clips_are_nobodys_original() -> None:
     world = World(20)
     for clip_id in ("c0003", "c0017", "c0019"):
-        world.own[clip_id] |= {k: v for k, v in world.own["c0005"].items() if k.startswith("thumbnail")}
+        world.signals_of[clip_id] |= {k: v for k, v in world.signals_of["c0005"].items() if k.startswith("thumbnail")}
     world.signals["c0019"] = world.signals["c0019"] | {"black_share": 1.0}
-    found, drops, verdicts = world.judged(**OFF)
-    assert found == {"c0003": "duplicate_clip", "c0005": "duplicate_clip", "c0019": "black"}
+    reasons, drops, verdicts = world.judged(**OFF)
+    assert reasons == {"c0003": "duplicate_clip", "c0005": "duplicate_clip", "c0019": "black"}
     assert {row["detail"] for row in drops if row["reason"] == "duplicate_clip"} == {"a copy of c0017"}
     assert {row["clip_id"]: row["copy_of"] for row in verdicts if row.get("copy_of")} == {
         "c0003": "c0017",
@@ -109,14 +109,14 @@ def test_the_sharper_copy_is_kept_and_black_clips_are_nobodys_original() -> None
 
 
 def test_what_keyframes_did_not_measure_is_not_judged() -> None:
-    """Of a sparsely decoded clip motion and shares are unknown: no rule about them may speak, and it still may be a copy."""
+    """Motion and shares of a sparsely decoded clip are unknown: rules on them do not apply, but it may be dropped as a copy."""
     world = World(12)
     unknown = dict.fromkeys(("motion", "black_share", "frozen_share", "pick_sharpness"))
     for clip_id in ("c0001", "c0002"):
         world.signals[clip_id] = world.signals[clip_id] | unknown
-    world.own["c0002"] |= {k: v for k, v in world.own["c0001"].items() if k.startswith("thumbnail")}
-    found, _, _ = world.judged(**OFF, video={"rules": {"still": 1.0}})
-    assert found == {"c0002": "duplicate_clip"}
+    world.signals_of["c0002"] |= {k: v for k, v in world.signals_of["c0001"].items() if k.startswith("thumbnail")}
+    reasons, _, _ = world.judged(**OFF, video={"rules": {"still": 1.0}})
+    assert reasons == {"c0002": "duplicate_clip"}
     share, _, _ = world.judged(**OFF, duplicates=None, video={"rules": {"still": {"lowest": 0.1}}})
     assert share == {}  # all known ones are alike
 
@@ -126,11 +126,11 @@ def test_wrong_texts_fall_under_the_threshold_of_their_language() -> None:
     rng = np.random.default_rng(1)
     wrong = sorted(rng.choice(120, 12, replace=False).tolist())
     for i in wrong:
-        world.own[f"c{i:04d}.en"]["features"] = pack(unit(rng.normal(size=DIM)))
+        world.signals_of[f"c{i:04d}.en"]["features"] = pack(unit(rng.normal(size=DIM)))
     for i in range(0, 120, 2):
         world.add_text(i, rng.normal(size=DIM), "zh")  # a language in which nothing fits
-    found, drops, verdicts = world.judged(duplicates=None, mismatch={"limit": {"min": 0.9}})
-    english = sorted(int(name[1:5]) for name in found if name.endswith("en"))
+    reasons, drops, verdicts = world.judged(duplicates=None, mismatch={"limit": {"min": 0.9}})
+    english = sorted(int(name[1:5]) for name in reasons if name.endswith("en"))
     assert len(set(english) & set(wrong)) >= 9 and len(set(english) - set(wrong)) <= 8
     assert all({"sim_percentile", "sim_margin", "sim_z"} <= set(row) for row in verdicts if row.get("text_id"))
     shares, drops, _ = world.judged(duplicates=None, mismatch={"signal": "sim_z", "limit": {"lowest": 0.25}})
@@ -144,26 +144,26 @@ def test_balance_comes_down_to_the_target_and_takes_from_the_full() -> None:
     world = World(200, topics=4, size=30)
     free, _, _ = world.judged(**OFF, duplicates=None)
     assert free == {}
-    wanted = {"target": 80, "clusters": 12}
-    found, drops, verdicts = world.judged(**OFF, duplicates=None, balance=wanted)
-    assert set(found.values()) == {"balanced_out"} and len(found) == 120
+    balance = {"target": 80, "clusters": 12}
+    reasons, drops, verdicts = world.judged(**OFF, duplicates=None, balance=balance)
+    assert set(reasons.values()) == {"balanced_out"} and len(reasons) == 120
     assert all("keeps" in row["detail"] for row in drops)
     clusters = {row["clip_id"]: row["cluster"] for row in verdicts if row.get("cluster") is not None}
     assert len(clusters) == 200
-    kept = np.bincount([c for name, c in clusters.items() if name not in found])
-    cut = np.bincount([c for name, c in clusters.items() if name in found], minlength=len(kept))
+    kept = np.bincount([c for name, c in clusters.items() if name not in reasons])
+    cut = np.bincount([c for name, c in clusters.items() if name in reasons], minlength=len(kept))
     assert kept.max() - kept[cut > 0].min() <= 1
     world.size = 9
-    assert world.judged(**OFF, duplicates=None, balance=wanted)[0] == found  # parts do not matter
-    assert world.judged(**OFF, duplicates=None, balance=wanted | {"seed": 1})[0] != found
+    assert world.judged(**OFF, duplicates=None, balance=balance)[0] == reasons  # parts do not matter
+    assert world.judged(**OFF, duplicates=None, balance=balance | {"seed": 1})[0] != reasons
 
 
 def test_balance_counts_only_what_is_left_and_leaves_a_small_corpus_alone() -> None:
     world = World(40, size=10)
     for i in range(10):
         world.signals[f"c{i:04d}"] = world.signals[f"c{i:04d}"] | {"black_share": 1.0}
-    found, _, _ = world.judged(**OFF, duplicates=None, balance={"target": 20, "clusters": 3})
-    assert sorted(found.values()) == ["balanced_out"] * 10 + ["black"] * 10
+    reasons, _, _ = world.judged(**OFF, duplicates=None, balance={"target": 20, "clusters": 3})
+    assert sorted(reasons.values()) == ["balanced_out"] * 10 + ["black"] * 10
     assert set(world.judged(**OFF, duplicates=None, balance={"target": 30, "clusters": 3})[0].values()) == {"black"}
 
 
@@ -171,11 +171,11 @@ def test_balance_leaves_val_clips_alone() -> None:
     world = World(60, size=10)
     val = {f"c{i:04d}" for i in range(0, 60, 3)}
     world.clips = [clip | {"split": "val" if clip["clip_id"] in val else "train"} for clip in world.clips]
-    found, _, _ = world.judged(**OFF, duplicates=None, balance={"target": 25, "clusters": 4})
-    assert len(found) == 15 and not val & set(found)
+    reasons, _, _ = world.judged(**OFF, duplicates=None, balance={"target": 25, "clusters": 4})
+    assert len(reasons) == 15 and not val & set(reasons)
 
 
-def test_looks_measures_blur_and_thumbnails() -> None:
+def test_picture_signals_measure_blur_and_thumbnails() -> None:
     cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
     sharp = cv2.resize(rng.integers(0, 255, (6, 6, 3)).astype(np.uint8), (240, 240), interpolation=cv2.INTER_NEAREST)
@@ -184,9 +184,9 @@ def test_looks_measures_blur_and_thumbnails() -> None:
     flat = np.full_like(sharp, 90)
 
     def share(*pictures: np.ndarray) -> float:
-        return looks([cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures])["blurred_share"]
+        return picture_signals([cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures])["blurred_share"]
 
     assert share(sharp, sharp) == share(dim, dim) == share(flat, flat) == 0
     assert share(blurred, blurred, sharp, sharp) == 0.5
-    found = looks([cv2.imencode(".png", flat)[1].tobytes()] * 8)
-    assert found["thumbnail_hashes"] is None and len(found["thumbnails"]) == 8 * 192
+    signals = picture_signals([cv2.imencode(".png", flat)[1].tobytes()] * 8)
+    assert signals["thumbnail_hashes"] is None and len(signals["thumbnails"]) == 8 * 192

@@ -1,4 +1,4 @@
-"""caption: how many frames are described, by whom, and where pictures went."""
+"""caption: how many frames are described, by which captioner, and to which server pictures are sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def frames_of(tmp_path: Path) -> Path:
 
 
 def see(body: dict[str, Any], before: int) -> Any:
-    """Knows the drawn pictures by their bytes."""
+    """A captioner that recognises the drawn pictures by their bytes."""
     url = body["messages"][-1]["content"][1]["image_url"]["url"]
     jpeg = base64.b64decode(url.removeprefix("data:image/jpeg;base64,"))
     colour = next(c for c in ("red", "blue") for t in range(5) if draw(c, side_px=96 + 2 * t) == jpeg)

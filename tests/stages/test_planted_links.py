@@ -1,4 +1,4 @@
-"""What lies in a folder that somebody sent, links above all, leads no writing, deleting or handing out elsewhere."""
+"""The files of a folder from somebody else, links above all, cause no writing, deleting or reading outside of it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def test_the_name_of_a_temporary_file_may_be_taken(home: Path, tmp_path: Path):
-    """By a link that somebody made for every process number: the link goes, what it leads to stays."""
+    """Somebody made a link for every process number: the link is removed, its target stays."""
     (tmp_path / "f").mkdir()
     planted = tmp_path / "f" / f".manifest.json.{os.getpid()}.tmp"
     planted.symlink_to(home / "bashrc")
@@ -60,7 +60,7 @@ def test_the_name_of_a_temporary_file_may_be_taken(home: Path, tmp_path: Path):
 def test_a_folder_in_the_folder_that_was_named_may_be_no_link(
     home: Path, small_world: Path, undisturbed: Path, tmp_path: Path
 ):
-    """The one that the user named may be: it is the user's own. What lies on the way down from it is not."""
+    """The folder that the user named may be a link; a folder below it may not."""
     run, world = copied(undisturbed, small_world, tmp_path / "theirs")
     shutil.move(run / "m2raap" / "filter", home / "F")
     (run / "m2raap" / "filter").symlink_to(home / "F")
@@ -88,7 +88,7 @@ def test_a_folder_in_the_folder_that_was_named_may_be_no_link(
 
 
 def test_a_file_of_the_locks_name_stays(home: Path, tmp_path: Path):
-    """A hard link, a text of the user's, a pipe: none is a lock of ours."""
+    """A hard link, a text of the user, a pipe: none is a lock file of m2raap."""
     make_corpus(tmp_path / "C", range(4))
     for number, make in enumerate(
         (lambda path: os.link(home / "marker", path), lambda path: path.write_text("x" * 600), os.mkfifo)
@@ -96,7 +96,7 @@ def test_a_file_of_the_locks_name_stays(home: Path, tmp_path: Path):
         out = tmp_path / f"out{number}"
         out.mkdir()
         make(out / LOCK_FILE)
-        assert "is no lock of m2raap" in m2raap("keyframes", tmp_path / "C", "--out", out, check=1).stderr
+        assert str(out / LOCK_FILE) in m2raap("keyframes", tmp_path / "C", "--out", out, check=1).stderr
         assert (out / LOCK_FILE).exists() and (home / "marker").read_text() == SECRET
 
 
@@ -113,7 +113,7 @@ def test_answers_are_not_written_through_a_link(home: Path, undisturbed: Path, s
         folder = tmp_path / name / "cache"
         folder.mkdir(parents=True)
         (folder / name).symlink_to(home / "marker")
-        with pytest.raises(M2raapError, match="is a link"):
+        with pytest.raises(M2raapError, match=f"{name}: "):
             Cache(folder / "llm.sqlite")
     run, _ = copied(undisturbed, small_world, tmp_path)
     before = digests(run)
@@ -127,7 +127,7 @@ def test_answers_are_not_written_through_a_link(home: Path, undisturbed: Path, s
 
 
 def test_forget_deletes_only_copies_of_the_corpus_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The rows of a stranger's corpus may name files of the user's corpora."""
+    """The rows of a corpus from somebody else may name files of the user's corpora."""
     data = tmp_path / "data"
     for name in ("mine", "theirs"):
         (data / name / "videos").mkdir(parents=True)
@@ -162,7 +162,7 @@ def test_parts_that_a_link_brings_in_are_not_read(home: Path, tmp_path: Path):
     shutil.rmtree(tmp_path / "theirs" / "texts")
     (tmp_path / "theirs" / "texts").symlink_to(home / "private" / "texts")
     said = m2raap("data", "export", "csv", tmp_path / "theirs", "--out", tmp_path / "E", check=1).stderr
-    assert "does not lie in it" in said and not (tmp_path / "E").exists()
+    assert "texts/part-" in said and not (tmp_path / "E").exists()
 
 
 def test_only_what_a_model_is_made_of_goes_to_the_hub(home: Path, tmp_path: Path):
@@ -178,7 +178,7 @@ def test_only_what_a_model_is_made_of_goes_to_the_hub(home: Path, tmp_path: Path
 
 
 def test_a_link_beside_a_list_is_no_word_of_the_users(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A list that came with `videos` as a link: whoever imports it has not said that videos lie there."""
+    """A list that came with `videos` as a link: its user has not named the target as a folder of videos."""
     monkeypatch.delenv(VIDEO_ROOTS)
     folder = tmp_path / "theirs"
     folder.mkdir()
@@ -200,7 +200,7 @@ def test_a_map_names_only_corpora_that_the_run_was_made_over(undisturbed: Path, 
         done = m2raap(*words, check=None)
         assert done.returncode == (0 if words[0] == "status" else 1), done.stderr
         assert "word word" not in done.stdout
-    with pytest.raises(M2raapError, match="was run over .*private as it is no longer"):
+    with pytest.raises(M2raapError, match="private"):
         _ = RunFolder.open(run).inputs
 
 
@@ -211,7 +211,7 @@ def test_a_backbone_that_only_a_model_folder_names_is_not_fetched(tmp_path: Path
     monkeypatch.setattr(socket, "create_connection", lambda address, *_, **__: asked.append(address) or 1 / 0)
     load_model(BackboneConfig()).save(tmp_path / "M", {"backbone": {"model": "hf-hub:someone/else"}})
     words = ("model", "interpolate", tmp_path / "M", "--alpha", "0.5", "--out", tmp_path / "half")
-    assert "no hub is asked for it" in m2raap(*words, check=1).stderr and not asked
+    assert "hf-hub:someone/else" in m2raap(*words, check=1).stderr and not asked
 
 
 # ---- reading what is no file, and parents that change
@@ -248,7 +248,7 @@ def test_a_parent_that_changes_meanwhile_is_not_signed_over(tmp_path: Path, monk
     replaced = os.replace
     view = open_view(tmp_path / "a")
     monkeypatch.setattr(os, "replace", redo)
-    with pytest.raises(M2raapError, match="what it is made from has changed while this ran"):
+    with pytest.raises(M2raapError, match="its inputs have changed while"):
         run_length(view, tmp_path / "b")
     monkeypatch.undo()
     assert not (tmp_path / "b" / "manifest.json").exists()
@@ -267,7 +267,7 @@ def test_an_index_over_a_view_that_changes_meanwhile_is_not_made(tmp_path: Path,
         return real(*args)
 
     monkeypatch.setattr(index_parts, "write_table", change)
-    with pytest.raises(M2raapError, match="has changed while it was read"):
+    with pytest.raises(M2raapError, match="has changed"):
         make_index(tmp_path / "index", view, TINY)
     assert make_index(tmp_path / "index", open_view(tmp_path / "keyframes"), TINY)["embedded"] == 6
     assert {row["state"] for row in check(tmp_path / "index")} == {"ok"}
@@ -280,7 +280,7 @@ def test_vectors_of_one_folder_are_not_those_of_another_with_the_same_names(smal
         shutil.copy(video, tmp_path / name / "a.mp4")
     m2raap("embed", tmp_path / "V1", "--out", tmp_path / "E", "--workers", 1)
     before = digests(tmp_path / "E")
-    assert "holds the vectors of" in m2raap("embed", tmp_path / "V2", "--out", tmp_path / "E", check=1).stderr
+    assert str(tmp_path / "E") in m2raap("embed", tmp_path / "V2", "--out", tmp_path / "E", check=1).stderr
     assert digests(tmp_path / "E") == before
 
 
@@ -294,7 +294,7 @@ def test_where_an_export_may_go(undisturbed: Path, tmp_path: Path):
 
 
 def test_names_beside_what_was_typed_lead_nowhere(home: Path, small_world: Path, tmp_path: Path):
-    """The folder of an export that is under way, and that of a holdout: nobody typed them."""
+    """The draft folder of an export and the folder of a holdout, which the user did not name."""
     (home / "draft").mkdir()
     (home / "draft" / "chapter.tex").write_text(SECRET)
     make_corpus(tmp_path / "C", range(4))
@@ -319,7 +319,7 @@ def test_a_way_back_up_behind_a_link_is_the_systems(home: Path, tmp_path: Path):
     (tmp_path / "there" / "R" / "stage").parent.mkdir()
     (tmp_path / "there" / "R" / "stage").symlink_to(home)
     outer, inner = locked(Path(f"{tmp_path}/L/../R"), written=()), locked(Path(f"{tmp_path}/L/../R/stage/x"))
-    with outer, pytest.raises(M2raapError, match="R/stage: is a link"), inner:
+    with outer, pytest.raises(M2raapError, match="R/stage: "), inner:
         pass
 
 
@@ -346,7 +346,7 @@ def test_folders_of_the_user_with_names_like_ours_are_not_ours(small_world: Path
     view = view_of(tmp_path, rows(4))
     for name in ("scratch", "next"):
         (tmp_path / "I" / name / "jobs").mkdir(parents=True)
-        with pytest.raises(M2raapError, match=f"holds '{name}', which is not of an index"):
+        with pytest.raises(M2raapError, match=f"'{name}'"):
             make_index(tmp_path / "I", view, TINY)
         shutil.rmtree(tmp_path / "I")
     (tmp_path / "S" / "previous.tmp").mkdir(parents=True)
@@ -366,7 +366,7 @@ def test_pipes_in_the_place_of_logs_hang_nothing(tmp_path: Path):
     run_length(view, tmp_path / "S")
     (tmp_path / "S" / "timings.jsonl").unlink()
     os.mkfifo(tmp_path / "S" / "timings.jsonl")
-    with pytest.raises(M2raapError, match="neither file nor folder"):
+    with pytest.raises(M2raapError, match=r"timings.jsonl: is neither"):
         run_length(view, tmp_path / "S")
     with pytest.raises(M2raapError, match="no regular file"):
         read_timings(tmp_path / "S")

@@ -45,7 +45,7 @@ def rows(folder: Path, table: str) -> dict[str, Row]:
 
 
 def story(body: dict[str, Any], before: int) -> Any:
-    """A model that knows these clips by heart, and some of them badly."""
+    """A server whose model has a fixed answer for each of these clips, some of them wrong."""
     data = payload(body)
     known = {
         "a red circle #fyp": {"en": "A red circle.", "zh": "一个红色的圆形。"},
@@ -193,7 +193,7 @@ def test_a_spent_budget_skips_the_rest_and_a_higher_one_goes_on(tmp_path: Path):
 
 
 def test_killed_with_9_and_run_again_sends_no_finished_request_twice(tmp_path: Path):
-    """A real process, killed while requests fly; the result is that of an undisturbed run."""
+    """A process that is killed while requests are open; the result is that of an undisturbed run."""
     texts = {f"c{i:02d}": [("en", f"a cat number {i} runs")] for i in range(40)}
     corpus = drawn_corpus(tmp_path / "C", texts, num_parts=1)
     flying = 3

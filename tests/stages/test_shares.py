@@ -1,4 +1,4 @@
-"""The Slurm script of the docs, run share by share on this machine: it makes the folders that one run makes."""
+"""The Slurm script of the docs, run share by share on this machine: the result is that of a single run."""
 
 from __future__ import annotations
 

@@ -185,10 +185,10 @@ def test_scene_lists_instead_of_detection(raw: Path, tmp_path: Path) -> None:
     assert spans(tmp_path / "same") == spans(out)
     with pytest.raises(UsageError, match="4 videos"):
         run([raw], out, scenes=lists / "long-Scenes.csv")
-    with pytest.raises(M2raapError, match="has no scene list"):
+    with pytest.raises(M2raapError, match="-Scenes.csv"):
         run([raw], out, scenes=lists)
     (lists / "long-Scenes.csv").write_text(header + "1,0.0,3.0\n2,30.0,31.0\n")
-    with pytest.raises(M2raapError, match="list of another video"):
+    with pytest.raises(M2raapError, match=r"long.mp4: .*30.000 s.*9.4"):
         run([raw / "long.mp4"], out, scenes=lists)
 
 
@@ -216,14 +216,14 @@ def test_names_that_a_corpus_cannot_hold(raw: Path, tmp_path: Path) -> None:
 def test_nothing_left_nothing_there_and_another_folder(raw: Path, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(M2raapError, match="no clip is left of 1 videos.*not_media"):
         run([raw / "notes.txt"], tmp_path / "out")
-    with pytest.raises(M2raapError, match="name a file or a folder"):
+    with pytest.raises(M2raapError, match=str(raw / "absent")):
         run([raw / "absent"], tmp_path / "out")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(M2raapError, match="no file there"):
+    with pytest.raises(M2raapError, match=str(tmp_path / "empty")):
         run([tmp_path / "empty"], tmp_path / "out")
-    with pytest.raises(M2raapError, match="holds no m2raap corpus"):
+    with pytest.raises(M2raapError, match=str(raw)):
         run([raw], raw)
-    with pytest.raises(UsageError, match="over half of max_s"):
+    with pytest.raises(UsageError, match="min_s 2 .*max_s 3"):
         build(SplitConfig, {"min_s": 2, "max_s": 3}, "split")
     with pytest.raises(UsageError, match="detector: .*adaptiv"):
         build(SplitConfig, {"detector": "adaptiv"}, "split")

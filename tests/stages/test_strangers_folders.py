@@ -1,4 +1,4 @@
-"""Folders that came from a stranger: nothing found in one is an order, and what only reads writes nothing."""
+"""Folders from somebody else: no path in one is followed out of it, and commands that only read write nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, inside, read_json, write_json
 from m2raap.core.folder import manifest_digest
-from m2raap.core.state import VIDEO_ROOTS, believe_video_root
+from m2raap.core.state import VIDEO_ROOTS, allowed_video_root
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.inspect import check
 from m2raap.pipeline.run_folder import RunFolder
@@ -55,7 +55,7 @@ def untrusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_forget_in_a_folder_of_a_stranger_takes_nothing_of_the_user_with_it(home: Path, tmp_path: Path):
-    """Neither what its map and manifests name, nor what its links lead to, nor the files that its rows name, are touched."""
+    """No file outside is changed that run.json, manifests, links or rows of the folder name."""
     make_corpus(home / "C", range(8))
     run_length(View(home / "C"), home / "S")
     view = make_corpus(tmp_path / "theirs" / "C", range(8))
@@ -118,7 +118,7 @@ def test_a_name_that_leaves_its_folder_is_refused(tmp_path: Path, name: object):
     if name == "":
         assert inside(tmp_path / "f", name) == tmp_path / "f"
         return
-    with pytest.raises(M2raapError, match="does not lie in it"):
+    with pytest.raises(M2raapError, match="leads out of this folder"):
         inside(tmp_path / "f", name)
 
 
@@ -128,7 +128,7 @@ def test_a_link_that_leaves_its_folder_is_refused(tmp_path: Path):
     (tmp_path / "f" / "loop").symlink_to(tmp_path / "f" / "loop")
     (tmp_path / "f" / "in").symlink_to(tmp_path / "f")
     for name in ("out/x", "out"):
-        with pytest.raises(M2raapError, match="does not lie in it"):
+        with pytest.raises(M2raapError, match="leads out of this folder"):
             inside(tmp_path / "f", name)
     assert inside(tmp_path / "f", "in/x") == tmp_path / "f" / "in" / "x"
 
@@ -140,7 +140,7 @@ def test_a_manifest_names_only_files_of_its_folder(home: Path, tmp_path: Path, k
     manifest["files"][key] = file_sha256(home / "important.docx")
     write_json(tmp_path / "C" / "manifest.json", manifest)
     (row,) = check(tmp_path / "C")
-    assert row["state"] == "damaged" and "does not lie in it" in row["faults"][0]
+    assert row["state"] == "damaged" and repr(key) in row["faults"][0]
 
 
 def test_a_manifest_that_names_a_device_is_damaged(tmp_path: Path):
@@ -156,7 +156,7 @@ def test_a_map_names_only_stage_folders_of_its_run(undisturbed: Path, tmp_path: 
     tree = read_json(undisturbed / "run.json")
     for key, value in (("folder", "../../home"), ("parents", ["/etc"])):
         write_json(tmp_path / "run.json", tree | {"steps": [tree["steps"][0] | {key: value}]})
-        with pytest.raises(M2raapError, match="does not lie in it"):
+        with pytest.raises(M2raapError, match="leads out of this folder"):
             _ = RunFolder.open(tmp_path).steps
 
 
@@ -172,8 +172,8 @@ def test_a_planted_next_state_of_an_index_moves_no_file_out_of_it(home: Path, tm
         ready = {"settings": {}, "counts": {}, "model": "x", "files": {key: "0" * 64}}
         write_json(index / "next" / "ready.json", ready)
         before = digests(home)
-        said = m2raap("search", "index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
-        assert "does not lie in it" in said and digests(home) == before
+        stderr = m2raap("search", "index", "--out", index, "--remove", tmp_path / "ids.txt", check=1).stderr
+        assert repr(key) in stderr and digests(home) == before
     write_json(index / "next" / "ready.json", ["evil"])
     assert (
         "holds no JSON object"
@@ -205,7 +205,7 @@ def test_an_index_hands_out_nothing_of_folders_whose_content_its_maker_did_not_k
     assert hits and all(hit["video_path"] is None and hit["frames_part"] is None for hit in hits)
     search = Search(theirs)
     for hand_out in (search.video, search.jpegs, search.frames_part):
-        with pytest.raises(NotThere, match="has changed since"):
+        with pytest.raises(NotThere):
             hand_out("c0")
 
 
@@ -231,13 +231,13 @@ def resigned(index: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_a_model_that_only_an_index_names_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked: list[str] = []
-    monkeypatch.setattr(socket, "create_connection", lambda address, *_, **__: asked.append(address) or 1 / 0)
+    connections: list[str] = []
+    monkeypatch.setattr(socket, "create_connection", lambda address, *_, **__: connections.append(address) or 1 / 0)
     index = index_of(tmp_path, rows(4))
     named = {"model": "hf-hub:someone/else", "pretrained": None}
     resigned(index, lambda sources: sources["model"]["backbone"].update(named))
-    said = m2raap("search", "query", index, "a red circle", check=1).stderr
-    assert "--model hf-hub:someone/else" in said and not asked
+    stderr = m2raap("search", "query", index, "a red circle", check=1).stderr
+    assert "--model hf-hub:someone/else" in stderr and not connections
 
 
 # ---- where videos lie
@@ -255,11 +255,11 @@ def test_a_corpus_may_name_only_folders_that_the_user_named(home: Path, tmp_path
         ("filter", theirs, "--out", tmp_path / "F", "--workers", 1),
         ("embed", theirs, "--out", tmp_path / "V"),
     ):
-        said = m2raap(*words, check=1).stderr
+        stderr = m2raap(*words, check=1).stderr
         if words[0] != "embed":  # which reads frames alone
-            assert f"says that its videos lie in {home}" in said and VIDEO_ROOTS in said, said
+            assert str(home) in stderr and VIDEO_ROOTS in stderr, stderr
         assert not (tmp_path / "E").exists()
-    with pytest.raises(M2raapError, match="you have not imported it from there"):
+    with pytest.raises(M2raapError, match=VIDEO_ROOTS):
         _ = open_corpus(theirs).video_root
 
 
@@ -276,20 +276,20 @@ def test_who_imported_a_corpus_may_read_its_videos_and_so_may_who_says_so(
     monkeypatch.setenv(VIDEO_ROOTS, ".")  # relative to wherever: says nothing
     with pytest.raises(M2raapError, match=VIDEO_ROOTS):
         _ = open_corpus(tmp_path / "D").video_root
-    assert believe_video_root(tmp_path / "D", tmp_path / "D" / "videos") == tmp_path / "D" / "videos"
+    assert allowed_video_root(tmp_path / "D", tmp_path / "D" / "videos") == tmp_path / "D" / "videos"
     (tmp_path / "D" / "videos").symlink_to(home)
     with pytest.raises(M2raapError, match=VIDEO_ROOTS):
-        believe_video_root(tmp_path / "D", tmp_path / "D" / "videos")
+        allowed_video_root(tmp_path / "D", tmp_path / "D" / "videos")
 
 
 def test_a_stage_of_a_stranger_lies_on_nothing_of_the_users(home: Path, tmp_path: Path):
-    """It can name the user's corpus; its content it would have to know."""
+    """A view may name the user's corpus, but its author does not know the digest."""
     make_corpus(home / "C", range(8))
     run_length(make_corpus(tmp_path / "theirs" / "C", range(6)), tmp_path / "theirs" / "S")
     manifest = read_json(tmp_path / "theirs" / "S" / "manifest.json")
     manifest["view"]["corpus"] = os.path.relpath(home / "C", tmp_path / "theirs" / "S")
     write_json(tmp_path / "theirs" / "S" / "manifest.json", manifest)
-    with pytest.raises(M2raapError, match=rf"was made from {home / 'C'} as it is no longer"):
+    with pytest.raises(M2raapError, match=rf"was made from {home / 'C'}, which has changed"):
         open_view(tmp_path / "theirs" / "S")
     assert (
         "was made from"

@@ -1,4 +1,4 @@
-"""A stage is one thing: with one file, one line of the table and one field of the recipe all else follows."""
+"""A new stage needs one file, one line of the table and one field of the recipe."""
 
 from __future__ import annotations
 

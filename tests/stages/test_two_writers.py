@@ -1,4 +1,4 @@
-"""Two commands on one folder, in every stage: one wins, the other is told, and `check` agrees.
+"""Two commands on one folder, in every stage: one finishes it, the other is refused, and `check` finds no fault.
 
 The second command comes at seeded changes of the disk by the first; nothing waits for a clock.
 """
@@ -44,7 +44,7 @@ SYNCED = ("replace", "fsync")  # what every write of a whole file does
 
 @contextlib.contextmanager
 def at_changes(monkeypatch: pytest.MonkeyPatch, visit: Callable[[int], None]) -> Iterator[None]:
-    """`visit(n)` before the n-th change of the disk inside; changes that it makes itself do not count."""
+    """Calls `visit(n)` before the n-th change of the disk in the block; changes by `visit` itself do not count."""
     count, visiting = [0], [False]
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,34 +66,34 @@ def at_changes(monkeypatch: pytest.MonkeyPatch, visit: Callable[[int], None]) ->
 
 
 def seeded_moments(monkeypatch: pytest.MonkeyPatch, name: str, work: Callable[[], object], most: int = 4) -> set[int]:
-    """Some of the changes of the disk that `work` makes: a few, for every moment asks the same lock."""
+    """The numbers of a few of the changes of the disk by `work`: the same lock protects all of them."""
     seen: list[int] = []
     with at_changes(monkeypatch, seen.append):
         work()
     return set(random.Random(name).sample(seen, min(most, len(seen))))
 
 
-def told_at(
+def messages_at(
     monkeypatch: pytest.MonkeyPatch, moments: set[int], first: Callable[[], object], second: Callable[[], object]
 ) -> list[str]:
-    """Runs `first`, and at the moments `second` beside it: what that one was told, '' where it was not refused."""
-    told: list[str] = []
+    """Runs `first` and, at the moments, `second` as another command; returns the errors of `second`, '' for none."""
+    messages: list[str] = []
 
     def another(change: int) -> None:
         if change in moments:
             try:
                 as_another_command(second)
-                told.append("")
+                messages.append("")
             except M2raapError as error:
-                told.append(str(error))
+                messages.append(str(error))
 
     with at_changes(monkeypatch, another):
         first()
-    return told
+    return messages
 
 
 def on_command_line(*words: object) -> None:
-    """Raises M2raapError with what a command said that failed."""
+    """Runs a command; raises M2raapError with its output where it fails."""
     done = m2raap(*words, check=None)
     if done.returncode:
         raise M2raapError(done.stderr)
@@ -128,9 +128,9 @@ def test_the_second_command_on_a_stage_is_told(
     written = sum(path.is_file() for path in whole.rglob("*"))
     moments = set(random.Random(stage).sample(range(3 * written), min(MOMENTS, 3 * written)))
     second = with_force(stage, Path(read), out, load_recipe(str(RECIPE), [other]))
-    told = told_at(monkeypatch, moments, lambda: m2raap(stage, read, "--out", out, *how), second)
-    assert len(told) >= min(MOMENTS, 2 * written) / 2
-    assert all(f"{out}: another m2raap (process {os.getpid()} " in text for text in told), told
+    messages = messages_at(monkeypatch, moments, lambda: m2raap(stage, read, "--out", out, *how), second)
+    assert len(messages) >= min(MOMENTS, 2 * written) / 2
+    assert all(f"{out}: another m2raap (process {os.getpid()} " in text for text in messages), messages
     assert files_of(out) == files_of(whole)
     assert {row["state"] for row in check(out)} == {"ok"}
 
@@ -168,20 +168,20 @@ def test_the_second_import_export_index_run_and_report_are_told(
     for name, command in commands.items():
         moments = seeded_moments(monkeypatch, name, lambda c=command, n=name: m2raap(*c, tmp_path / f"{n}-whole"))
         out = tmp_path / name
-        told = told_at(
+        messages = messages_at(
             monkeypatch,
             moments,
             lambda c=command, o=out: m2raap(*c, o),
             lambda c=command, o=out: on_command_line(*c, o),
         )
-        others = [text for text in told if "another m2raap (process" not in text]
-        assert told and not others, (name, others)
+        others = [text for text in messages if "another m2raap (process" not in text]
+        assert messages and not others, (name, others)
         assert digests(out) == digests(tmp_path / f"{name}-whole"), name
     again = words(world, run, "--until", "evaluate")
     for first in (again, ["report", "write", str(run)]):
         moments = seeded_moments(monkeypatch, first[0], lambda f=first: m2raap(*f))
-        told = told_at(monkeypatch, moments, lambda f=first: m2raap(*f), lambda f=first: on_command_line(*f))
-        assert told and all("another m2raap (process" in text for text in told), (first[0], told)
+        messages = messages_at(monkeypatch, moments, lambda f=first: m2raap(*f), lambda f=first: on_command_line(*f))
+        assert messages and all("another m2raap (process" in text for text in messages), (first[0], messages)
     assert {row["state"] for row in check(run)} == {"ok"}
 
 
@@ -204,7 +204,7 @@ main.main()
 
 @pytest.mark.parametrize("change", [8, 13])
 def test_a_paused_command_keeps_its_folder_and_a_killed_one_does_not(small_world: Path, tmp_path: Path, change: int):
-    """The story of a laptop that slept, of Ctrl-Z, of a slow node: other settings must wait, or the folder is theirs whole."""
+    """As on a laptop that slept, after Ctrl-Z or on a slow node: other settings must wait, or they redo the whole folder."""
     out = tmp_path / "out" / "filter"
     first = ["filter", str(small_world / "train"), "--out", str(out), "--workers", "1"]
     other = (*first, "--set", "filter.text.rules.text_too_short.en=6", "--force")
@@ -229,7 +229,7 @@ def test_a_paused_command_keeps_its_folder_and_a_killed_one_does_not(small_world
 
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a file system without them, and as a worker of another machine that has outlived its command."""
+    """As on a file system without locks, or for a worker of another machine that has outlived its command."""
 
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -267,7 +267,7 @@ def signed(folder: Path) -> dict[str, str]:
 
 
 def test_a_folder_of_an_older_version_is_made_again_where_it_has_to_be(tmp_path: Path):
-    """Whose records name no settings: finished it is done, unfinished its parts are made anew, never signed as they are."""
+    """Whose records name no settings: a finished folder stays, the parts of an unfinished one are made again."""
     view = make_corpus(tmp_path / "c", range(12), num_parts=2)
     run_length(view, tmp_path / "s", minimum=10)
     whole = digests(tmp_path / "s")
@@ -317,14 +317,14 @@ def test_a_whole_stage_that_was_redone_meanwhile_is_not_signed(tmp_path: Path, n
         (folder / "result.txt").write_text("second")
         return StageOutput(["result.txt"])
 
-    with pytest.raises(M2raapError, match="another command has redone it with other settings"):
+    with pytest.raises(M2raapError, match="w: another command"):
         run_single_stage("w", 1, {"a": 1}, tmp_path / "w", work)
     assert {row["state"] for row in check(tmp_path)} == {"ok"}
     assert (tmp_path / "w" / "result.txt").read_text() == "second"
 
 
 def test_a_redo_that_is_cut_off_anywhere_is_whole_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Setting aside moves file by file: cut off, the old command finds its state, the new one goes on."""
+    """The content is moved to previous/ file by file: after an interruption both the old and the new command go on."""
     view = make_corpus(tmp_path / "c", range(12), num_parts=2)
     run_length(view, tmp_path / "old", minimum=10)
     run_length(view, tmp_path / "new", minimum=16)
@@ -371,7 +371,7 @@ def test_shares_that_run_at_once_make_one_stage_and_a_whole_run_is_told(
     with locked(out, shared=True):  # as by a share that is still at work
         again = (*command, "--set", "filter.text.rules.text_too_short.en=6", "--force")
         for parts in ((), ("--parts", "1/2")):
-            told = as_another_command(lambda p=parts: m2raap(*again, *p, check=1).stderr)
-            assert "another m2raap" in str(told)
+            messages = as_another_command(lambda p=parts: m2raap(*again, *p, check=1).stderr)
+            assert "another m2raap" in str(messages)
         as_another_command(lambda: m2raap(*command, "--parts", "1/2"))
     assert digests(out) == digests(tmp_path / "whole" / "filter")
