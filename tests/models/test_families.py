@@ -185,9 +185,7 @@ def test_saved_and_loaded_is_the_same(family: Callable[[str], Backbone], name: s
 @pytest.mark.parametrize("name", ["resnet", "vit_average"])
 @pytest.mark.parametrize("temporal", [StanConfig(layers=1), AdapterConfig(layers=1)], ids=lambda cfg: cfg.name)
 def test_towers_without_layers_refuse_what_reads_them(family: Callable[[str], Backbone], name: str, temporal) -> None:
-    with pytest.raises(
-        M2raapError, match=f"{temporal.name} reads the layers .* gives no layer tokens: take mean or seqtransf"
-    ):
+    with pytest.raises(M2raapError, match=rf"adapt\.temporal\.name {temporal.name} .*mean or seqtransf"):
         VideoCLIP(family(name), temporal)
 
 
@@ -203,5 +201,5 @@ def test_the_branch_learns_on_every_layered_family(family: Callable[[str], Backb
 
 def test_an_unknown_type_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 10}))
-    with pytest.raises(M2raapError, match="of type 'bert'; known: altclip, chinese_clip"):
+    with pytest.raises(M2raapError, match="'bert'.*altclip, chinese_clip"):
         load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{tmp_path}"))

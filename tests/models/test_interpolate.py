@@ -54,11 +54,11 @@ def test_every_module_says_where_it_starts() -> None:
 
 def test_what_has_no_way_between_is_refused(backbone: Backbone, tiny_dir: Path) -> None:
     original = load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True))
-    with pytest.raises(M2raapError, match="alpha 1.5: it runs from 0"):
+    with pytest.raises(M2raapError, match=r"alpha 1\.5"):
         interpolated(VideoCLIP(backbone, MeanConfig()), original, 1.5)
     for cfg in (StanConfig(layers=1, start="open"), StanConfig(layers=1, pool="raw")):
-        with pytest.raises(M2raapError, match="it never was the backbone's mean pooling"):
+        with pytest.raises(M2raapError, match=r"adapt\.temporal\.start"):
             interpolated(VideoCLIP(backbone, cfg), original, 0.5)
     other = load_backbone(BackboneConfig())
-    with pytest.raises(M2raapError, match="was not adapted from this backbone: they differ in"):
+    with pytest.raises(M2raapError, match="differ in "):
         interpolated(VideoCLIP(backbone, MeanConfig()), other, 0.5)
