@@ -129,11 +129,11 @@ def test_out_of_memory_halves_the_chunks_not_the_batch(
         tried = full_above(patch, lambda clips, graph: graph and clips > 1)
         same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), everything)
         assert tried[:4] == [3, 3, 1, 3] and set(tried[4:-7]) == {2} and tried[-7:] == [1] * 7
-    with monkeypatch.context() as patch, pytest.raises(M2raapError, match=r"in the loss of 7 clips.*adapt\.batch_size"):
+    with monkeypatch.context() as patch, pytest.raises(M2raapError, match=r" 7 clips.*adapt\.batch_size"):
         patch.setattr(steps, "step_loss", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError))
         gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=4), tmp_path / "loss"))
     full_above(monkeypatch, lambda clips, graph: True)
-    with pytest.raises(M2raapError, match="out of GPU memory with one clip at a time"):
+    with pytest.raises(M2raapError, match=r"adapt\.num_frames"):
         gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path / "never"))
 
 
@@ -172,11 +172,10 @@ def test_two_processes_train_as_one_and_the_first_writes(together: Path) -> None
 
 
 def test_the_others_get_their_tasks_and_hear_when_the_first_is_gone(together: Path) -> None:
-    assert json.loads((together / "heard-1.json").read_text()) == {
-        "tasks": ["a/adapt", ""],
-        "disagreed": "process 1 sees other data than the first: all have to see the same folders",
-        "alone": "process 1 of 2 stopped because another process died, whose own message says why",
-    }
+    messages = json.loads((together / "messages-1.json").read_text())
+    assert messages["tasks"] == ["a/adapt", ""]
+    assert messages["disagreed"].startswith("process 1 sees other data")
+    assert messages["alone"].startswith("process 1 of 2 stopped because another process died")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -153,11 +153,11 @@ def test_stan_learns_order_that_mean_pooling_cannot(cfg: AdaptConfig, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lr_new": 1e30, "lr_gate": 1e30}, r"step \d"),
+        ({"lr_new": 1e30, "lr_gate": 1e30}, r"step \d.*adapt\.lr_new"),
         ({"objective": "none"}, "info_nce"),
-        ({"train_vision_layers": 9}, "has 4 vision layers"),
-        ({"train_vision_layers": 4, "cache": "prefix"}, "frozen first layers"),
-        ({"train_vision_layers": 1, "cache": "levels"}, "frozen vision tower"),
+        ({"train_vision_layers": 9}, "adapt.train_vision_layers is 9.* 4 "),
+        ({"train_vision_layers": 4, "cache": "prefix"}, "adapt.cache=prefix.*adapt.train_vision_layers"),
+        ({"train_vision_layers": 1, "cache": "levels"}, "adapt.cache=levels.*adapt.train_vision_layers"),
         ({"langs": ("fr",)}, "clip 'clip0' has no text in fr"),
     ],
 )
@@ -169,7 +169,7 @@ def test_faults_are_named(cfg: AdaptConfig, changes: dict, words: str, tmp_path:
 def test_clips_without_frames_or_fellows_are_named(cfg: AdaptConfig, tmp_path: Path) -> None:
     source = ordered(8, 0)
     source.jpegs[5] = []
-    with pytest.raises(M2raapError, match="clip 'clip5' has no frames"):
+    with pytest.raises(M2raapError, match="clip 'clip5'"):
         adapt(cfg, source, None, tmp_path)
     with pytest.raises(M2raapError, match="at least 2 clips"):
         adapt(cfg, ListSource([], [], []), None, tmp_path)
@@ -177,7 +177,7 @@ def test_clips_without_frames_or_fellows_are_named(cfg: AdaptConfig, tmp_path: P
 
 def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path) -> None:
     adapt(cfg, ordered(8, 0), None, tmp_path, stop_after=5)
-    with pytest.raises(M2raapError, match=r"checkpoint\.pt is of a run with other settings"):
+    with pytest.raises(M2raapError, match=r"checkpoint\.pt"):
         adapt(cfg, ordered(8, 2), None, tmp_path)
 
 
@@ -211,10 +211,10 @@ def test_low_rank_updates_learn_and_leave_a_plain_model(cfg: AdaptConfig, tmp_pa
 def test_low_rank_updates_that_cannot_be_are_named(
     cfg: AdaptConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="train_vision_layers has to be above 0"):
+    with pytest.raises(ValueError, match=r"adapt\.lora.*adapt\.train_vision_layers"):
         but(cfg, lora=LoraConfig(), train_text=False)
     if importlib.util.find_spec("peft"):
-        with pytest.raises(M2raapError, match="there are c_fc, c_proj"):
+        with pytest.raises(M2raapError, match=r"adapt\.lora\.targets.*c_fc, c_proj"):
             adapt(but(cfg, lora=LoraConfig(targets=("qkv",))), ordered(8, 0), None, tmp_path / "a")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(M2raapError, match=r"pip install 'm2raap\[lora\]'"):
@@ -232,7 +232,7 @@ def test_chinese_for_an_english_tokenizer_is_a_warning(
 
 
 def test_settings_that_learn_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="nothing learns"):
+    with pytest.raises(ValueError, match=r"adapt\.train_text"):
         AdaptConfig(temporal=MeanConfig(), train_text=False)
-    with pytest.raises(ValueError, match="no text to learn from"):
+    with pytest.raises(ValueError, match=r"adapt\.origin_odds"):
         AdaptConfig(origin_odds=dict.fromkeys(("raw", "rewrite", "translation", "aux"), 0.0))

@@ -17,14 +17,14 @@ from m2raap.models.config import StanConfig
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import ordered
 
-PLAN = PrefixLayout("prefix", 2, 4)
+LAYOUT = PrefixLayout("prefix", 2, 4)
 
 
 def make(root: Path, backbone: Backbone, frames: str = "k", **hooks: object) -> PrefixCache:
     progress = hooks.get("progress", lambda *_: None)
     model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=hooks.get("patch_pool", 2)))
-    plan, limit = hooks.get("plan", PLAN), hooks.get("limit", math.inf)
-    return open_prefix_cache(root, frames, ordered(20, 0, 3), model, plan, progress, limit)  # type: ignore[arg-type]
+    layout, limit = hooks.get("layout", LAYOUT), hooks.get("limit", math.inf)
+    return open_prefix_cache(root, frames, ordered(20, 0, 3), model, layout, progress, limit)  # type: ignore[arg-type]
 
 
 def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
@@ -40,13 +40,13 @@ def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["prefix", "levels"])
 def test_encodes_as_the_pixels_do(backbone: Backbone, tmp_path: Path, kind: str) -> None:
-    plan = PrefixLayout(kind, 3, 4)  # type: ignore[arg-type]
-    cache, live = make(tmp_path, backbone, plan=plan), JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4)
+    layout = PrefixLayout(kind, 3, 4)  # type: ignore[arg-type]
+    cache, live = make(tmp_path, backbone, layout=layout), JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4)
     model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2, start="open"))
     with torch.no_grad():
         cached, lively = (data.frame_vectors(model, *data.batch(np.array([3, 11]))) for data in (cache, live))
     torch.testing.assert_close(cached, lively, atol=1e-3, rtol=0)
-    assert cache.tokens_BVTSD.nbytes == plan.num_bytes(model, 20)
+    assert cache.tokens_BVTSD.nbytes == layout.num_bytes(model, 20)
     assert cache.tokens_BVTSD.shape == ((20, 1, 4, 17, 64) if kind == "prefix" else (20, 2, 4, 5, 64))
 
 
@@ -71,11 +71,12 @@ def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkey
 def test_is_made_once_and_anew_for_other_content(backbone: Backbone, tmp_path: Path) -> None:
     levels = PrefixLayout("levels", 2, 4)
     heard: list[int] = []
-    for frames, plan, patch_pool in (
-        ("a", PLAN, 2), ("a", PLAN, 1), ("b", PLAN, 2), ("a", levels, 2), ("a", levels, 1), ("a", levels, 2), ("a", PLAN, 2)
+    for frames, layout, patch_pool in (
+        ("a", LAYOUT, 2), ("a", LAYOUT, 1), ("b", LAYOUT, 2), ("a", levels, 2), ("a", levels, 1), ("a", levels, 2),
+        ("a", LAYOUT, 2),
     ):  # fmt: skip
         progress = lambda what, done, total: heard.append(done)  # noqa: E731
-        make(tmp_path, backbone, frames, plan=plan, patch_pool=patch_pool, progress=progress)
+        make(tmp_path, backbone, frames, layout=layout, patch_pool=patch_pool, progress=progress)
     assert heard == [0, 8, 16, 20] * 4, "the prefix does not depend on the branch, its levels do"
     drop_caches(tmp_path)
     assert not tmp_path.exists()
@@ -85,7 +86,7 @@ def test_the_least_used_goes_where_room_is_short(backbone: Backbone, tmp_path: P
     one = make(tmp_path, backbone, "a")
     before = one.tokens_BVTSD.copy()
     make(tmp_path, backbone, "b")
-    size = PLAN.num_bytes(VideoCLIP(backbone, StanConfig(layers=2)), 20)
+    size = LAYOUT.num_bytes(VideoCLIP(backbone, StanConfig(layers=2)), 20)
     make(tmp_path, backbone, "c", limit=2.5 * size)
     assert len(list(tmp_path.glob("*/tokens.npy"))) == 2
     assert np.array_equal(one.tokens_BVTSD, before), "what is open stays readable"
