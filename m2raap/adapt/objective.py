@@ -1,6 +1,6 @@
 """The loss of a step, a pure function of the features of the batch, however the batch was encoded.
 
-B clips, T frames, K texts a clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
+B clips, T frames, K texts per clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
 that chunks and shares of a batch are joined along it.
 """
 

@@ -1,7 +1,7 @@
 """One step: the random choices for it, and the features of any run of its clips.
 
 The choices are a function of (seed, step, place in the batch), so that chunks of a batch and shares of several processes
-are encoded as the whole batch would be. B clips, T frames, K texts a clip, E size of the common space.
+are encoded as the whole batch would be. B clips, T frames, K texts per clip, E size of the common space.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class TextTable:
         return rows
 
     def queries_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """The clips (Q,) that have a query in the language, and the rows (Q,) of these queries: one text a clip.
+        """The clips (Q,) that have a query in the language, and the rows (Q,) of these queries: one text per clip.
 
         A raw text is preferred to a rewritten one, and that to a translated one. Captions of single frames are queries only
         where no clip has another text, because ACG reads these captions and would match the query with itself.

@@ -27,7 +27,7 @@ Captions = tuple[Tensor, Tensor]  # unit caption features (B, T, E); bool (B, T)
 
 
 class Acg(nn.Module):
-    """From frame vectors and the features of their captions to one unit vector a clip."""
+    """From frame vectors and the features of their captions to one unit vector per clip."""
 
     def __init__(self, cfg: AcgConfig) -> None:
         super().__init__()

@@ -98,12 +98,12 @@ def test_validation_takes_the_first_text_of_a_language() -> None:
 
 def test_captions_of_frames_are_no_queries_of_validation() -> None:
     """Their ids sort first, and ACG would find them by themselves."""
-    said = [("en", "f", "aux"), ("en", "t", "translation"), ("en", "w", "rewrite"), ("en", "r", "raw")]
-    texts = [said, said[:3], [*said[:1], ("zh", "z", "raw")], said[:1]]
+    of_all_origins = [("en", "f", "aux"), ("en", "t", "translation"), ("en", "w", "rewrite"), ("en", "r", "raw")]
+    texts = [of_all_origins, of_all_origins[:3], [*of_all_origins[:1], ("zh", "z", "raw")], of_all_origins[:1]]
     table = text_table(ListSource(list("abcd"), [[]] * 4, texts), Letters(), ("en", "zh"), {}, {"aux": 0.25})
     clips, rows = table.queries_of("en")
     assert clips.tolist() == [0, 1] and [table.texts[row] for row in rows] == ["r", "w"]
-    nothing_else = text_table(source_of(said[:1]), Letters(), ("en",), {}, {})
+    nothing_else = text_table(source_of(of_all_origins[:1]), Letters(), ("en",), {}, {})
     assert nothing_else.queries_of("en")[0].tolist() == [0]
 
 

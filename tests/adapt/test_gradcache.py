@@ -67,11 +67,11 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
         run.close()
 
 
-def same(found: tuple[float, dict[str, torch.Tensor]], whole: tuple[float, dict[str, torch.Tensor]]) -> None:
-    assert found[0] == pytest.approx(whole[0], abs=1e-5) and set(found[1]) == set(whole[1])
+def same(actual: tuple[float, dict[str, torch.Tensor]], whole: tuple[float, dict[str, torch.Tensor]]) -> None:
+    assert actual[0] == pytest.approx(whole[0], abs=1e-5) and set(actual[1]) == set(whole[1])
     for name, gradient in whole[1].items():
         torch.testing.assert_close(
-            found[1][name], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            actual[1][name], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
         )
     assert max(float(gradient.abs().max()) for gradient in whole[1].values()) > 1e-2, "there is something to compare"
 
@@ -108,10 +108,10 @@ def full_above(monkeypatch: pytest.MonkeyPatch, when: Callable[[int, bool], bool
 
     def too_large(run: TrainState, step: steps.Step, start: int, stop: int, then: Any = None) -> Any:
         tried.append(stop - start)
-        found = encode(run, step, start, stop, then)
+        actual = encode(run, step, start, stop, then)
         if when(stop - start, torch.is_grad_enabled()):
             raise torch.cuda.OutOfMemoryError
-        return found
+        return actual
 
     monkeypatch.setattr(steps, "encode", too_large)
     return tried
@@ -144,8 +144,8 @@ def together(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "tests.adapt.two_processes", str(tiny_dir), str(folder)]
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
     adapt(training(tiny_dir), world(), ordered(3, 1), folder / "one")
-    said = [process.communicate(timeout=100)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    stderr_texts = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(stderr_texts)
     return folder
 
 

@@ -83,15 +83,15 @@ def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dic
 
 
 def test_the_log_says_what_happened(cfg: AdaptConfig, tmp_path: Path) -> None:
-    heard: list[tuple[str, int, int]] = []
-    result = adapt(cfg, ordered(13, 0), ordered(5, 1), tmp_path, progress=lambda *call: heard.append(call))
+    calls: list[tuple[str, int, int]] = []
+    result = adapt(cfg, ordered(13, 0), ordered(5, 1), tmp_path, progress=lambda *call: calls.append(call))
     log = lines(tmp_path)
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 10))
     assert [line["step"] for line in log if "val_r1" in line] == [0, 3, 6, 9]
     assert all(math.isfinite(line["grad_norm"]) and "gate" in line["gates"] for line in log if "loss" in line)
     scores = [line["val_r1"]["mean"] for line in log if "val_r1" in line]
     assert result.best_score == max(scores) and result.start_score == scores[0]
-    assert heard[-1][1:] == (9, 9) and any("MB" in what for what, _, _ in heard)
+    assert calls[-1][1:] == (9, 9) and any("MB" in what for what, _, _ in calls)
     assert result.cache_bytes == 18 * 2 * 4 * 17 * 64 * 2
     timings = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert timings[0]["prepared"] == 0 and [row["step"] for row in timings[1:]] == list(range(1, 10))
@@ -166,7 +166,7 @@ def test_faults_are_named(cfg: AdaptConfig, changes: dict, words: str, tmp_path:
         adapt(but(cfg, **changes), ordered(8, 0), None, tmp_path)
 
 
-def test_clips_without_frames_or_fellows_are_named(cfg: AdaptConfig, tmp_path: Path) -> None:
+def test_clips_without_frames_and_too_few_clips_are_named(cfg: AdaptConfig, tmp_path: Path) -> None:
     source = ordered(8, 0)
     source.jpegs[5] = []
     with pytest.raises(M2raapError, match="clip 'clip5'"):
@@ -226,8 +226,8 @@ def test_chinese_for_an_english_tokenizer_is_a_warning(
 ) -> None:
     for langs, warned in ((("en", "zh"), True), (("en",), False)):
         adapt(but(cfg, langs=langs), ordered(8, 0), None, tmp_path / langs[-1], stop_after=0)
-        said = capsys.readouterr().err
-        assert ("8 clips have Chinese texts" in said and "Chinese-CLIP" in said) is warned
+        stderr_text = capsys.readouterr().err
+        assert ("8 clips have Chinese texts" in stderr_text and "Chinese-CLIP" in stderr_text) is warned
     assert not load_backbone(BackboneConfig()).english_only
 
 

@@ -64,12 +64,12 @@ def decoders() -> Iterator[Decoders]:
 
 @given(st.integers(1, 40), st.integers(0, 9), st.one_of(st.none(), st.integers(0, 99)), st.text(max_size=9))
 def test_a_frame_of_each_segment(num_frames: int, seed: int, epoch: int | None, clip_id: str) -> None:
-    found = places(num_frames, seed, epoch, clip_id)
-    assert found == places(num_frames, seed, epoch, clip_id)
-    assert [int(place * num_frames + 1e-9) for place in found] == list(range(num_frames))
-    assert all(a < b for a, b in pairwise([*found, 1.0]))
+    actual = places(num_frames, seed, epoch, clip_id)
+    assert actual == places(num_frames, seed, epoch, clip_id)
+    assert [int(place * num_frames + 1e-9) for place in actual] == list(range(num_frames))
+    assert all(a < b for a, b in pairwise([*actual, 1.0]))
     if epoch is None:
-        assert found == pytest.approx([(t + 0.5) / num_frames for t in range(num_frames)])
+        assert actual == pytest.approx([(t + 0.5) / num_frames for t in range(num_frames)])
 
 
 def test_draws_differ_by_epoch_seed_and_clip() -> None:

@@ -62,11 +62,11 @@ def test_random_weights_come_from_the_seed_and_leave_the_global_stream_alone(tin
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    made = [
+    backbones = [
         load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True, random_seed=s)) for s in (0, 0, 1)
     ]
     assert torch.equal(torch.rand(3), expected)
-    assert made[0].digest == made[1].digest != made[2].digest
+    assert backbones[0].digest == backbones[1].digest != backbones[2].digest
 
 
 def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path: Path) -> None:

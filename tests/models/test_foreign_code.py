@@ -1,4 +1,4 @@
-"""Folders of strangers: no Python of theirs is run, nobody is asked whether it may be, and bad values are one sentence."""
+"""Untrusted model folders: none of their Python is run, the user is not asked, and bad values are one M2raapError."""
 
 import io
 import json
@@ -55,7 +55,9 @@ def marker(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_ran_and_nobody_was_asked(marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_code_ran_and_no_prompt_was_shown(
+    marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     from transformers import dynamic_module_utils
 
     asked = []

@@ -41,8 +41,8 @@ def test_the_ends_are_the_backbone_and_the_adapted_model(
     torch.testing.assert_close(start.encode_video(frames), mean.encode_video(frames), atol=1e-6, rtol=0)
     assert torch.equal(start.encode_text(tokens), mean.encode_text(tokens))
     assert end.digest == adapted.digest
-    found = middle.encode_video(frames)
-    assert (found - start.encode_video(frames)).abs().max() > 1e-3 < (found - end.encode_video(frames)).abs().max()
+    actual = middle.encode_video(frames)
+    assert (actual - start.encode_video(frames)).abs().max() > 1e-3 < (actual - end.encode_video(frames)).abs().max()
     name = "backbone.clip.visual.proj"
     half = (mean.state_dict()[name] + adapted.state_dict()[name]) / 2
     torch.testing.assert_close(middle.state_dict()[name], half)

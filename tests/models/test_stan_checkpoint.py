@@ -81,7 +81,7 @@ def test_keys_that_are_missing_or_unknown_are_named(released: Released, shape: B
         import_stan_checkpoint(written(tmp_path / "d.pth", {"weight": torch.zeros(1)}), shape)
 
 
-def test_objects_of_strangers_are_not_unpickled(released: Released, tmp_path: Path) -> None:
+def test_objects_of_a_checkpoint_are_not_unpickled(released: Released, tmp_path: Path) -> None:
     path = written(tmp_path / "c.pth", {"state_dict": {}, "message_hub": deque([1])})
     with pytest.raises(M2raapError, match=r"c\.pth: .*deque"):
         import_stan_checkpoint(path)

@@ -94,8 +94,8 @@ def test_every_depth_of_the_prefix_agrees(backbone: Backbone, temporal: StanConf
     expected = model.encode_video(frames, mask)
     for depth in range(model.temporal.layers_used, 5):
         tokens = backbone.prefix_tokens(frames.flatten(0, 1), depth).unflatten(0, (2, 3))
-        found = model.pool(model.frame_vectors(model.levels_of_prefix(tokens, mask, depth), mask), mask)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        actual = model.pool(model.frame_vectors(model.levels_of_prefix(tokens, mask, depth), mask), mask)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
