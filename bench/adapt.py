@@ -121,7 +121,7 @@ def patch_major(self: Stan, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
         r_cls = r[:, 0].reshape(batch, frames, width).mean(1, keepdim=True)
         r_rows = r[:, 1:].reshape(batch, frames, patches, width).transpose(1, 2).reshape(batch, -1, width)
         x_BSD = x_BSD + torch.cat([r_cls, r_rows], 1)
-        x_BSD = x_BSD + tower.feed(spatial.block, x_BSD)
+        x_BSD = x_BSD + tower.feed_forward(spatial.block, x_BSD)
     return x_BSD[:, 0]
 
 

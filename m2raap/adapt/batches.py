@@ -81,11 +81,11 @@ def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Prep
     """Images (T, 3, S, S) of a clip, and the mask (T,) of those that are no padding.
 
     Of more than T frames, the middles of T equal segments are taken; fewer are padded. Raises M2raapError naming a clip
-    without frames, or with a frame that cannot be read.
+    that has no frames, or a frame that cannot be decoded.
     """
     jpegs = source.frames(clip)
     if not jpegs:
-        raise M2raapError(f"clip '{source.clip_ids[clip]}' has no frames: drop it before adapt")
+        raise M2raapError(f"clip '{source.clip_ids[clip]}' has no frames: drop it in a stage before adapt")
     jpegs = [jpegs[place] for place in spread(len(jpegs), num_frames)]
     try:
         images = images_from_jpegs(jpegs, preprocess)
@@ -95,7 +95,7 @@ def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Prep
 
 
 def padded(images_KCHW: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-    """Images (T, 3, S, S), the K <= T given ones and zeros behind them, and the mask (T,) of the given ones."""
+    """Images (T, 3, S, S): K <= T images, then zeros; and the mask (T,), False for the zeros."""
     count = len(images_KCHW)
     filled = torch.cat([images_KCHW, images_KCHW.new_zeros(num_frames - count, *images_KCHW.shape[1:])])
     return filled, torch.arange(num_frames) < count
@@ -138,20 +138,20 @@ Place = tuple[int, int, int]  # a step, and the start and stop of a run of clips
 
 
 class Prefetcher:
-    """Reads the next clips while the model learns from the present ones."""
+    """Reads the next clips in a thread while the model learns from the current ones."""
 
     def __init__(self, read: Callable[[Place], tuple[Tensor, Tensor]]) -> None:
         self.read = read
         self.pool = ThreadPoolExecutor(1)
-        self.waiting: dict[Place, Future[tuple[Tensor, Tensor]]] = {}
+        self.pending: dict[Place, Future[tuple[Tensor, Tensor]]] = {}
         self.data_wait_s = 0.0
 
     def get(self, place: Place, then: Place | None) -> tuple[Tensor, Tensor]:
-        """The inputs and mask of a place; the reading of `then` begins. `data_wait_s` grows by the time spent waiting."""
+        """The inputs and mask of `place`; starts to read `then`. Adds the seconds spent waiting to `data_wait_s`."""
         started = time.perf_counter()
-        batch = self.waiting.pop(place).result() if place in self.waiting else self.read(place)
+        batch = self.pending.pop(place).result() if place in self.pending else self.read(place)
         self.data_wait_s += time.perf_counter() - started
-        self.waiting = {} if then is None else {then: self.pool.submit(self.read, then)}
+        self.pending = {} if then is None else {then: self.pool.submit(self.read, then)}
         return batch
 
     def close(self) -> None:
@@ -163,8 +163,8 @@ class BatchSampler:
     """The clips of every step. Each epoch is a new seeded permutation of all clips, cut into whole batches.
 
     The clips that are left over at the end of an epoch are not trained on in it. With `group_size` > 1 a batch consists of
-    groups of clips whose `looks_NE` (unit vectors) are similar, so that the model has to learn what tells clips of similar
-    looks apart: what happens in them, and in which order.
+    groups of clips whose `looks_NE` (unit vectors) are similar, so that the model has to learn what distinguishes clips of
+    similar looks: what happens in them, and in which order.
     """
 
     num_clips: int
@@ -210,12 +210,12 @@ def _groups_of_alike(clips: np.ndarray, looks_NE: np.ndarray, size: int) -> list
     """Greedy groups: the first clip without a group takes the nearest `size` - 1 others without a group, and so on."""
     similarity = looks_NE[clips] @ looks_NE[clips].T
     np.fill_diagonal(similarity, np.inf)
-    left = np.ones(len(clips), bool)
+    ungrouped = np.ones(len(clips), bool)
     groups = []
     for place in range(len(clips)):
-        if left[place]:
-            nearness = np.where(left, similarity[place], -np.inf)
-            group = np.argsort(-nearness, kind="stable")[: min(size, int(left.sum()))]
-            left[group] = False
+        if ungrouped[place]:
+            similarity_to_ungrouped = np.where(ungrouped, similarity[place], -np.inf)
+            group = np.argsort(-similarity_to_ungrouped, kind="stable")[: min(size, int(ungrouped.sum()))]
+            ungrouped[group] = False
             groups.append(clips[group])
     return groups

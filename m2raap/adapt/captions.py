@@ -38,7 +38,7 @@ class CaptionTable:
     rows_CT: np.ndarray
 
     def words(self, clips: np.ndarray) -> list[list[str]]:
-        """The captions of these clips' frames, T a clip; an empty text for a frame without a caption."""
+        """The captions of these clips' frames, T per clip; an empty text for a frame without a caption."""
         return [[self.texts[row] if row >= 0 else "" for row in rows] for rows in self.rows_CT[clips]]
 
     def encode(self, model: VideoCLIP, clips: np.ndarray) -> Captions:
@@ -54,18 +54,21 @@ class CaptionTable:
             return torch.zeros(*shape, model.backbone.embed_dim, device=device), captioned_BT
         known_NE = model.encode_text(
             self.tokens_NL[torch.from_numpy(used)].to(device)
-        ).float()  # fp32 also inside autocast
+        ).float()  # fp32 also under autocast
         place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
         return known_NE[place_BT], captioned_BT
 
 
 def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> CaptionTable:
-    """The captions of all frames of a source, of each clip `num_frames`.
+    """The captions of the frames that training reads: `num_frames` per clip of the source.
 
     Raises M2raapError where no frame of the source has a caption, which is when the recipe lacks the stage `caption`.
     """
     if not isinstance(source, CaptionedSource):
-        raise M2raapError("adapt.acg and fcc_weight need captions of frames; this source has none")
+        raise M2raapError(
+            "adapt.acg and adapt.fcc_weight need captions of frames, which this source cannot have: set adapt.acg to null and "
+            "adapt.fcc_weight to 0"
+        )
     numbers: dict[str, int] = {}
     rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
     for clip in range(source.num_clips):
@@ -75,7 +78,7 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
                 rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
     if not numbers:
         raise M2raapError(
-            "adapt.acg and fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
+            "adapt.acg and adapt.fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
         )
     texts = list(numbers)
     return CaptionTable(texts, tokenised(model.backbone, texts), rows_CT)
@@ -84,6 +87,6 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
 def caption_keep(count: int, share: float, seed: int, step: int) -> Tensor:
     """(count,) bool: False for a random `share` (0..1) of a step's clips.
 
-    ACG does not see the captions of those clips, and so learns to serve clips without captions.
+    ACG does not read the captions of those clips, so that it also learns to weight clips without captions.
     """
     return torch.from_numpy(np.random.default_rng([seed, 4, step]).random(count) >= share)

@@ -27,7 +27,7 @@ class Progress:
     start_score: float | None = None
     bias: float | None = None  # the learnt bias of the objective
     loss_scale: dict[str, Any] = field(default_factory=dict)  # the state of the gradient scaler in fp16
-    micro_batch: int | None = None  # clips a chunk; below that of the settings after memory has run out
+    micro_batch: int | None = None  # clips per chunk; less than adapt.micro_batch after memory has run out
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -46,6 +46,7 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 def save_checkpoint(
     path: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress
 ) -> None:
+    """Writes weights, optimiser and progress to `path`. `key` is the digest of settings, data and backbone."""
     buffer = io.BytesIO()
     tree = {"key": key, "trained": trained_weights(model), "optimiser": optimiser.state_dict(), **vars(progress)}
     torch.save(tree, buffer)
@@ -62,10 +63,10 @@ def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.opt
     try:
         tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise M2raapError(f"{path} cannot be read ({error}): remove it to start anew") from None
+        raise M2raapError(f"{path} cannot be read ({error}): remove it to start again from step 0") from None
     if tree.pop("key") != key:
         raise M2raapError(
-            f"{path} is of a run with other settings or other data: remove its folder, or give another --out"
+            f"{path} was written by a run with other settings or other data: remove its folder, or give another --out"
         )
     put_weights(model, tree.pop("trained"))
     optimiser.load_state_dict(tree.pop("optimiser"))

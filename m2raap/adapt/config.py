@@ -1,4 +1,4 @@
-"""Settings of adaptation. Light: no torch here."""
+"""Settings of adaptation. It does not import torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, Temporal
 
 
 class LoraConfig(Config):
-    """Low-rank updates in place of the backbone's own weights, where those would learn; at the rate lr_new."""
+    """Low-rank updates that learn, at the rate lr_new, in place of the linear layers of the backbone that would learn."""
 
     rank: int = Field(default=8, ge=1, description="Rank of the low-rank update.")
-    alpha: float = Field(default=16.0, gt=0, description="Strength of the update: it is scaled by alpha / rank.")
+    alpha: float = Field(default=16.0, gt=0, description="Strength of the update, which is scaled by alpha / rank.")
     targets: tuple[str, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Last names of the linear layers that get an update, such as c_fc, c_proj; null: all that learn.",
+        description="Last parts of the names of the layers that get an update, such as c_fc, c_proj; null: all that learn.",
     )
 
 
@@ -40,38 +40,41 @@ class AdaptConfig(Config):
     decoders: int = Field(
         default=0,
         ge=0,
-        description="Number of decoder processes where input is video; 0: one a core.",
+        description="Number of decoder processes where input is video; 0: one per core.",
         json_schema_extra=HOW,
     )
     train_clips: int | None = Field(
         default=None, ge=2, description="Number of clips to train on, drawn by the seed; null: all."
     )
     num_frames: int = Field(
-        default=8, ge=1, description="Number of frames a clip; more are thinned evenly, fewer are masked."
+        default=8,
+        ge=1,
+        description="Number of frames per clip; of more, evenly spaced ones are taken, fewer are padded.",
     )
     epochs: float = Field(
-        default=10.0, gt=0, description="Number of passes over the clips, each with one draw of texts."
+        default=10.0, gt=0, description="Number of passes over the clips; in each, texts are drawn once per clip."
     )
     steps: int | None = Field(
-        default=None, ge=1, description="Number of steps of the optimiser, in place of epochs; null: epochs decides."
+        default=None, ge=1, description="Number of steps of the optimiser, in place of epochs; null: as epochs says."
     )
-    batch_size: int = Field(default=64, ge=2, description="Number of clips a step.")
+    batch_size: int = Field(default=64, ge=2, description="Number of clips per step.")
     micro_batch: int | None = Field(
         default=None,
         ge=1,
         description="Number of clips that are encoded at a time, by gradient caching: the same gradients in "
-        "less memory, for a second forward pass; null: the whole batch. It is halved where GPU memory runs out.",
+        "less memory, for the cost of a second forward pass; null: the whole batch. It is halved when GPU memory runs out.",
     )
     group_size: int = Field(
         default=1,
         ge=1,
-        description="Number of clips in each group of a batch that look alike to the untrained backbone: hard "
-        "negatives; 1: no groups.",
+        description="Number of clips per group of a batch; the clips of a group look alike to the untrained backbone and are "
+        "hard negatives; 1: no groups.",
     )
     reversal_weight: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the loss that tells a clip from itself with its frames reversed; it doubles the branch's cost.",
+        description="Weight of the loss that separates a clip from itself with reversed frames; the temporal module then runs "
+        "twice.",
     )
     acg: AcgConfig | None = Field(
         default=None,
@@ -88,19 +91,23 @@ class AdaptConfig(Config):
         default="simple", description="Form of Mug's score in m2raap.models.mug; both are from STAN's code."
     )
     texts_per_clip: int = Field(
-        default=1, ge=1, description="Number of texts a clip and step, of different languages where the clip has them."
+        default=1,
+        ge=1,
+        description="Number of texts per clip and step, of different languages where the clip has them.",
     )
 
     lr: float = Field(default=1e-4, ge=0, description="Learning rate of the backbone's own weights.")
-    lr_new: float = Field(default=1e-3, ge=0, description="Learning rate of the temporal module.")
+    lr_new: float = Field(
+        default=1e-3, ge=0, description="Learning rate of the temporal module and of low-rank updates."
+    )
     lr_gate: float = Field(
-        default=1e-2, ge=0, description="Learning rate of gates: Adam moves a scalar by about this much a step."
+        default=1e-2, ge=0, description="Learning rate of gates; Adam moves a scalar by about this much per step."
     )
     lr_floor: float = Field(
-        default=0.1, ge=0, le=1, description="Share of the learning rates that is left at the last step."
+        default=0.1, ge=0, le=1, description="Learning rates at the last step, as a share of the full ones."
     )
     warmup_steps: int = Field(
-        default=10, ge=0, description="Number of steps until the learning rates are at their full value."
+        default=10, ge=0, description="Number of steps over which the learning rates rise to their full value."
     )
     weight_decay: float = Field(
         default=0.05, ge=0, description="Weight decay of AdamW; norms, biases, embeddings and gates have none."
@@ -125,7 +132,7 @@ class AdaptConfig(Config):
         default=1.0,
         gt=0,
         le=1,
-        description="Factor on the backbone's learning rate for every layer further from the features.",
+        description="Factor on the backbone's learning rate per layer of distance from the output of a tower.",
     )
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature of the contrastive losses at the start; null: the backbone's own."
@@ -143,7 +150,7 @@ class AdaptConfig(Config):
     )
     origin_odds: dict[str, float] = Field(
         default={"raw": 1.0, "rewrite": 1.0, "translation": 1.0, "aux": 0.25},
-        description="Odds of an origin among a clip's texts of one language, shared by its texts; 0 leaves it out.",
+        description="Odds of an origin among a clip's texts of one language, shared among the texts of that origin; 0: none.",
     )
 
     val_every_steps: int = Field(default=20, ge=1, description="Number of steps between two validations.")
@@ -159,17 +166,17 @@ class AdaptConfig(Config):
     )
     cache: Literal["auto", "off", "prefix", "levels"] = Field(
         default="auto",
-        description="What frozen vision layers compute, kept in float16: the tokens that enter the last layers (prefix) or, "
+        description="Cache of what frozen vision layers compute, in float16: the tokens that enter the last layers (prefix) or, "
         "where no vision layer learns, all that the temporal module reads (levels).",
     )
     cache_limit_gb: float = Field(
         default=20.0,
         gt=0,
-        description="Largest cache in gigabytes that auto makes; which cache there is may change the last bits.",
+        description="Largest cache in gigabytes that auto creates; results with and without it may differ in the last bits.",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32",
-        description="Number format of the towers; fp16 has a loss scale that adapts itself, for GPUs without bf16.",
+        description="Number format of the towers; fp16, for GPUs without bf16, scales the loss by a factor that adapts.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Device that trains; auto: a GPU where there is one.", json_schema_extra=HOW
@@ -177,12 +184,12 @@ class AdaptConfig(Config):
     threads: int = Field(
         default=0,
         ge=0,
-        description="Number of torch's threads; 0: OMP_NUM_THREADS, else a thread a core.",
+        description="Number of torch's threads; 0: OMP_NUM_THREADS, or one per core.",
         json_schema_extra=HOW,
     )
     tensorboard: bool = Field(
         default=False,
-        description="Whether TensorBoard's event files are written too (needs the extra).",
+        description="Whether TensorBoard's event files are written too (needs the package tensorboard).",
         json_schema_extra=HOW,
     )
     seed: int = Field(default=0, description="Seed of everything that training draws.")
@@ -196,21 +203,26 @@ class AdaptConfig(Config):
     def _something_to_learn(self) -> AdaptConfig:
         if self.temporal.name == "mean" and not self.train_text and not self.train_vision_layers:
             raise ValueError(
-                "mean pooling has no weights: with train_text false and train_vision_layers 0 nothing learns"
+                "adapt.temporal.name mean has no weights, so that nothing learns: set adapt.train_text to true, or "
+                "adapt.train_vision_layers above 0"
             )
         if self.lora and not self.train_text and not self.train_vision_layers:
             raise ValueError(
-                "lora changes layers that learn: with train_text false, train_vision_layers has to be above 0"
+                "adapt.lora updates layers that learn: set adapt.train_text to true, or adapt.train_vision_layers above 0"
             )
         if self.temporal.name == "mean" and self.reversal_weight:
-            raise ValueError("mean pooling cannot tell a clip from its reversal: reversal_weight has to be 0")
+            raise ValueError(
+                "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.reversal_weight to 0"
+            )
         if self.input == "video" and self.cache not in ("auto", "off"):
             raise ValueError(
-                f"cache={self.cache} keeps what frozen layers say of stored frames; input=video shows other frames every "
-                "epoch and has no cache: leave cache at auto, or take input=keyframes"
+                f"adapt.cache={self.cache} is for stored frames, and adapt.input=video reads other frames in every epoch: set "
+                "adapt.cache to auto, or adapt.input to keyframes"
             )
         if self.input == "video" and self.wants_captions:
-            raise ValueError("captions belong to stored key-frames: acg and fcc_weight need input: keyframes")
+            raise ValueError(
+                "adapt.acg and adapt.fcc_weight read captions of stored key-frames: set adapt.input to keyframes"
+            )
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
-            raise ValueError("origin_odds leaves no text to learn from")
+            raise ValueError("adapt.origin_odds leaves no text to learn from: give an origin odds above 0")
         return self

@@ -25,9 +25,9 @@ from m2raap.adapt.objective import Features
 from m2raap.core.errors import M2raapError
 
 T = TypeVar("T")
-# How long a process waits for the data stages of the main process. The death of another process is noticed at once.
+# How long a process waits for the data stages of the main process. That another process died is noticed at once.
 PATIENCE = timedelta(days=30)
-BUCKET = 2**24  # numbers that are summed in one call
+BUCKET = 2**24  # gradients, as single numbers, that are summed in one call
 
 
 class DistContext:
@@ -48,9 +48,12 @@ class DistContext:
         return self.rank == 0
 
     def local_slice(self, batch: int) -> tuple[int, int]:
-        """Start and stop of the clips of a batch that this process encodes. Raises M2raapError for fewer clips than processes."""
+        """Start and stop of the clips of a batch that this process encodes. Raises M2raapError where the clips are too few."""
         if batch < self.world_size:
-            raise M2raapError(f"a batch of {batch} clips cannot be shared by {self.world_size} processes: use fewer")
+            raise M2raapError(
+                f"a batch of {batch} clips cannot be shared by {self.world_size} processes: start fewer processes, or raise "
+                "adapt.batch_size"
+            )
         return batch * self.rank // self.world_size, batch * (self.rank + 1) // self.world_size
 
     def all_gather(self, features: Features, share: tuple[int, int], batch: int) -> Features:
@@ -96,12 +99,14 @@ class DistContext:
         return tensor
 
     def assert_same(self, what: str, digest: str) -> None:
-        """Raises M2raapError where `digest` differs from that of the main process; `what` names in it what differs."""
+        """Raises M2raapError where `digest` differs from that of the main process; `what` names what differs."""
         if self.world_size == 1:
             return
         mine = torch.tensor([int(digest[i : i + 7], 16) for i in range(0, 28, 7)], dtype=torch.int64)
         if not torch.equal(self.broadcast(mine.clone()), mine):
-            raise M2raapError(f"process {self.rank} sees other {what} than the first: all have to see the same folders")
+            raise M2raapError(
+                f"process {self.rank} sees other {what} than the main process: give all processes the same folders"
+            )
 
     def barrier(self) -> None:
         """Waits until all processes have called it."""
@@ -109,7 +114,7 @@ class DistContext:
             self._guarded(lambda: dist.all_reduce(torch.zeros(1)))
 
     def main_process_first(self, make: Callable[[], T]) -> T:
-        """Calls `make` in the main process, then in the others, which so find the files that it has written."""
+        """Calls `make` in the main process, then in the others, which then find the files that it has written."""
         if not self.is_main:
             self.barrier()
         value = make()
@@ -142,8 +147,8 @@ class DistContext:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             raise M2raapError(
-                f"process {self.rank} of {self.world_size} stopped because another process died, whose own message says why "
-                f"({str(error).splitlines()[0][:120]}). The same command resumes"
+                f"process {self.rank} of {self.world_size} stopped because another process died "
+                f"({str(error).splitlines()[0][:120]}). The message of that process gives the cause; the same command resumes"
             ) from None
 
 

@@ -24,10 +24,10 @@ Chunk = tuple[int, int]
 
 
 class GradCache:
-    """Puts the gradients of a step into `.grad` of `learning`; out of memory, the chunks are halved and the step is the same.
+    """Puts the gradients of a step into `.grad` of `learning`. Where memory runs out it halves the chunks, not the batch.
 
     `learning` are the weights that `encode` reads, `of_loss` those that only the loss reads (temperature, bias). `micro`:
-    clips a chunk, None for all at once; it only ever falls.
+    clips per chunk, None for all at once; it never rises.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class GradCache:
         micro: int | None,
     ) -> None:
         self.of_loss = list(of_loss)
-        apart = {id(p) for p in self.of_loss}
-        self.learning = [p for p in learning if id(p) not in apart]
+        loss_ids = {id(p) for p in self.of_loss}
+        self.learning = [p for p in learning if id(p) not in loss_ids]
         self.dist_context, self.micro = dist_context, micro
 
     def __call__(
@@ -49,22 +49,25 @@ class GradCache:
         loss_of: Callable[[Features], Tensor],
         scale: Callable[[Tensor], Tensor] | None = None,
     ) -> float:
-        """The loss of `batch` clips. `scale` multiplies the loss before the backward pass (in fp16)."""
+        """The loss of `batch` clips. `scale` multiplies the loss before the backward pass (in fp16).
+
+        Raises M2raapError where GPU memory does not suffice for the loss, or for one clip.
+        """
         scale = scale or (lambda loss: loss)
         share = self.dist_context.local_slice(batch)
-        self._forget(self.of_loss)
+        self._clear_gradients(self.of_loss)
         while True:
-            self._forget(self.learning)
+            self._clear_gradients(self.learning)
             chunk_features = self._first_pass(share, encode)
             if self.dist_context.world_size > 1 or len(chunk_features) > 1:
                 break
-            try:  # the only chunk is the whole batch, and its graph is still there: no second pass
+            try:  # the only chunk is the whole batch, and its graph is kept: no second pass
                 loss = loss_of(chunk_features[0])
                 scale(loss).backward()
                 return float(loss.detach())
             except torch.cuda.OutOfMemoryError:
                 chunk_features = []
-            self._forget(self.of_loss)
+            self._clear_gradients(self.of_loss)
             self._halve(share)
         kept = chunk_features[0] if len(chunk_features) == 1 else None
         batch_features = self.dist_context.all_gather(_without_graph(Features.joined(chunk_features)), share, batch)
@@ -77,8 +80,8 @@ class GradCache:
             scale(loss).backward()
         except torch.cuda.OutOfMemoryError:
             raise M2raapError(
-                f"out of GPU memory in the loss of {batch} clips, which smaller chunks cannot help: lower adapt.batch_size, "
-                "or leave out fcc_weight or mug_weight"
+                f"out of GPU memory in the loss of {batch} clips, where smaller chunks do not help: lower adapt.batch_size, or "
+                "set adapt.fcc_weight or adapt.mug_weight to 0"
             ) from None
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
         del leaves, batch_features
@@ -104,32 +107,35 @@ class GradCache:
             after = [*chunks[1:], None]
             try:
                 for chunk, then in zip(chunks, after, strict=True):
-                    _back(kept if kept is not None else encode(*chunk, then), chunk, gradients)
+                    _backward(kept if kept is not None else encode(*chunk, then), chunk, gradients)
                 return
             except torch.cuda.OutOfMemoryError:
                 kept = None
-            self._forget(self.learning)
+            self._clear_gradients(self.learning)
             self._halve(share)
 
     def _halve(self, share: Chunk) -> None:
         size = min(self.micro or share[1] - share[0], share[1] - share[0])
         if size == 1:
             raise M2raapError(
-                "out of GPU memory with one clip at a time: fewer adapt.num_frames, fewer layers that learn, or bf16"
+                "out of GPU memory with one clip at a time: lower adapt.num_frames or adapt.train_vision_layers, or set "
+                "adapt.precision to bf16"
             )
         self.micro = (size + 1) // 2
         gc.collect()
         torch.cuda.empty_cache()
-        talk.log(f"adapt: out of GPU memory; from here on {self.micro} clips are encoded at a time, the batch stays")
+        talk.log(
+            f"adapt: out of GPU memory; from now on {self.micro} clips are encoded at a time, and the batch stays as large"
+        )
 
     @staticmethod
-    def _forget(weights: list[nn.Parameter]) -> None:
+    def _clear_gradients(weights: list[nn.Parameter]) -> None:
         for p in weights:
             p.grad = None
 
 
 def cut(share: Chunk, size: int | None) -> list[Chunk]:
-    """[(start, stop), ...] of at most `size` each."""
+    """The share cut into [(start, stop), ...] of at most `size` clips each; None: one chunk."""
     start, stop = share
     size = size or stop - start
     return [(at, min(at + size, stop)) for at in range(start, stop, size)]
@@ -139,9 +145,9 @@ def _without_graph(features: Features) -> Features:
     return features.replace({name: tensor.detach() for name, tensor in features.vectors().items()})
 
 
-def _back(features: Features, chunk: Chunk, gradients: dict[str, Tensor]) -> None:
+def _backward(features: Features, chunk: Chunk, gradients: dict[str, Tensor]) -> None:
     """Backward pass of a chunk, from its rows of the gradients of the batch's features."""
-    ends = [(tensor, gradients[name]) for name, tensor in features.vectors().items() if name in gradients]
-    ends = [(tensor, gradient[slice(*chunk)]) for tensor, gradient in ends if tensor.requires_grad]
-    if ends:
-        torch.autograd.backward([tensor for tensor, _ in ends], [gradient for _, gradient in ends])
+    outputs = [(tensor, gradients[name]) for name, tensor in features.vectors().items() if name in gradients]
+    outputs = [(tensor, gradient[slice(*chunk)]) for tensor, gradient in outputs if tensor.requires_grad]
+    if outputs:
+        torch.autograd.backward([tensor for tensor, _ in outputs], [gradient for _, gradient in outputs])

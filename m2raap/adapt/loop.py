@@ -1,7 +1,7 @@
 """Adaptation: an image-text backbone and clips with texts in, a video-text model out.
 
-Killed anywhere and started again with the same arguments, a run ends in the same weights and the same log, bit for bit
-(same machine, same thread count): all that is drawn is a function of (seed, step), the rest is in the checkpoint.
+A run that is killed and started again with the same arguments ends in the same weights and the same log, bit for bit
+(same machine, same thread count): random choices are functions of (seed, step), and the rest is in the checkpoint.
 In `out`: model/ (VideoCLIP.load), train.jsonl, timings.jsonl, and while it runs scratch/ (checkpoint, prefix cache).
 """
 
@@ -34,7 +34,7 @@ from m2raap.core.errors import M2raapError
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """What a run came to. `finished` is False only after `stop_after`. Scores: R@1 (0..1) on the validation clips, mean over
+    """The result of a run. `finished` is False only after `stop_after`. Scores: R@1 (0..1) on the validation clips, mean over
     languages; `start_score` is that before the first step."""
 
     finished: bool
@@ -62,10 +62,10 @@ def adapt(
 ) -> AdaptResult:
     """Train on `source`, choose on `val_source`, write `out`/model. `progress(what, done, total)` is called after every step.
 
-    `stop_after` leaves the run after that step as a kill would. Of several processes (`dist_context`) all call this with the same
-    arguments, and the first one writes. `caches`: where frozen prefixes are kept, for other runs to share; None: in
-    scratch. Raises M2raapError: nothing to train on, settings that do not fit the backbone, a loss that is not finite (it
-    names the step), a checkpoint of other settings or data.
+    `stop_after` ends the run after that step, as a kill would. Of several processes (`dist_context`) all call this with the same
+    arguments, and the first one writes. `caches`: the folder of prefix caches, which runs can share; None: in
+    scratch. Raises M2raapError for too few clips, settings that do not fit the backbone, a loss that is not finite (naming
+    the step), and a checkpoint of other settings or data.
     """
     report = progress or (lambda what, done, total: None)
     with _threads(cfg.threads), open_decoders(cfg, source) as decoders:
@@ -74,7 +74,7 @@ def adapt(
             if state.progress.step == 0:
                 _validate_and_keep(state)
             if state.logs is not None:
-                seconds = time.perf_counter() - state.began_s
+                seconds = time.perf_counter() - state.started_s
                 state.logs.write_timing({"prepared": state.progress.step, "seconds": seconds})
             loss = math.nan
             while state.progress.step < state.steps:
@@ -92,7 +92,7 @@ def adapt(
 
 
 def _train_step(state: TrainState, step: int, report: Report) -> float:
-    """Trains step `step` (from 1), writes the logs, and validates and saves a checkpoint where they are due. The loss."""
+    """Trains step `step` (from 1), writes the logs, and validates and saves a checkpoint where they are due. Returns the loss."""
     started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
     multiplier = lr_multiplier(step, state.steps, state.cfg.warmup_steps, state.cfg.lr_floor)
     set_rates(state.optim.optimiser, multiplier)
@@ -115,7 +115,7 @@ def _train_step(state: TrainState, step: int, report: Report) -> float:
 
 
 def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
-    """Step `number` of the optimiser. Loss, and gradient norm before clipping (None: fp16 left the step out)."""
+    """Step `number` of the optimiser. Returns the loss, and the gradient norm before clipping (None: fp16 skipped the step)."""
     optim = state.optim
     loss = gradients(state, draw_step(state, number))
     if state.cfg.lora is not None and number == 1:
@@ -123,10 +123,11 @@ def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
     if optim.scaler is not None:
         optim.scaler.unscale_(optim.optimiser)
     grad_norm = float(torch.nn.utils.clip_grad_norm_(optim.parameters(), state.cfg.clip_norm))
-    # In fp16 a gradient that overflows only says that the loss was scaled too much: no step, and half the scale.
+    # In fp16 a gradient overflows where the loss was scaled too much: the scaler leaves the step out and halves its scale.
     if not math.isfinite(grad_norm) and (optim.scaler is None or optim.scaler.get_scale() < 1):
         raise M2raapError(
-            f"the gradient at step {number} is not finite: lower adapt.lr, lr_new or lr_gate, or use precision fp32"
+            f"the gradient at step {number} is not finite: lower adapt.lr, adapt.lr_new or adapt.lr_gate, or set adapt.precision "
+            "to fp32"
         )
     if optim.scaler is None:
         optim.optimiser.step()
@@ -140,9 +141,9 @@ def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
 
 
 def _validate_and_keep(state: TrainState) -> None:
-    """Logs R@1 on the validation clips; keeps the weights where it is higher than ever before.
+    """Logs R@1 on the validation clips, and keeps the weights where it is the highest so far.
 
-    The main process does it alone; the others wait for it in the next step.
+    Only the main process does so; the others wait for it in the next step.
     """
     if state.val is None or state.logs is None:
         return
@@ -182,7 +183,7 @@ def _result(state: TrainState, loss: float, finished: bool) -> AdaptResult:
 
 
 def _best_or_last(state: TrainState) -> int:
-    """Puts the weights that the settings keep into the model. The step after which the model had them."""
+    """Puts the weights that adapt.keep names into the model. Returns the step after which the model had them."""
     if state.cfg.keep == "last" or state.val is None or not state.dist_context.is_main:
         return state.progress.step
     put_weights(state.model, state.progress.best)

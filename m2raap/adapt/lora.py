@@ -1,7 +1,7 @@
 """Low-rank updates of the backbone's linear layers (LoRA, arXiv 2106.09685) by peft; merged before the model is saved.
 
-Left out: the attention of open_clip's own transformers. It is one nn.MultiheadAttention, into which peft adds the update
-before every call and takes it away behind it, so that the frozen weights drift and a resumed run would differ.
+Left out: the attention of open_clip's own transformers. It is one nn.MultiheadAttention, to whose weight peft adds the update
+before every call and subtracts it afterwards, so that rounding changes the frozen weights and a resumed run would differ.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from m2raap.models.video_clip import VideoCLIP
 
 
 def add_lora(model: VideoCLIP, cfg: LoraConfig, seed: int) -> None:
-    """Of what would learn in the backbone, the linear layers get updates that learn; the rest stays as it is.
+    """Adds updates that learn to the linear layers of the backbone that would learn, and freezes the rest of the backbone.
 
-    Raises M2raapError where peft is missing or no layer fits.
+    The temperature learns as before. Raises M2raapError where peft is missing or no layer fits.
     """
     try:
         from peft import LoraConfig as PeftConfig
@@ -36,28 +36,31 @@ def add_lora(model: VideoCLIP, cfg: LoraConfig, seed: int) -> None:
     if not names:
         known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear})) or "none"
         raise M2raapError(
-            f"adapt.lora: no linear layer that learns is called {cfg.targets}; there are {known}. "
-            "train_text and train_vision_layers say where layers learn"
+            f"adapt.lora.targets: no linear layer that learns has one of these names; those that learn: {known}. Correct them, "
+            "or let more layers learn by adapt.train_text and adapt.train_vision_layers"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         settings = PeftConfig(r=cfg.rank, lora_alpha=cfg.alpha, target_modules=names)  # type: ignore[arg-type]  # a list is taken too
-        inject_adapter_in_model(settings, backbone)  # which freezes all else in it
+        inject_adapter_in_model(settings, backbone)  # which freezes everything else in it
     backbone.logit_scale.requires_grad_(learns_temperature)
 
 
 def refuse_unreached(model: VideoCLIP) -> None:
-    """After a backward pass. Raises M2raapError where a layer's update took no part: the library reads its weight itself."""
+    """Call it after a backward pass. Raises M2raapError where an update has no gradient.
+
+    This happens where the library reads the weight of a layer without calling the layer.
+    """
     for name, p in model.backbone.named_parameters():
         if ".lora_B." in name and p.grad is None:
             raise M2raapError(
-                f"adapt.lora: the update of {name.split('.lora_B.')[0]} takes no part in this backbone: leave it out of "
+                f"adapt.lora: the update of {name.split('.lora_B.')[0]} has no effect in this backbone: leave it out of "
                 "adapt.lora.targets"
             )
 
 
 def merge_lora(model: VideoCLIP) -> None:
-    """Adds the updates to the weights and takes peft's layers out: the model is as any other."""
+    """Adds the updates to the weights and removes peft's layers, so that the model has its usual modules."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.backbone.named_modules()):

@@ -1,6 +1,6 @@
 """The loss of a step, a pure function of the features of the batch, however the batch was encoded.
 
-B clips, T frames, K texts a clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
+B clips, T frames, K texts per clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
 that chunks and shares of a batch are joined along it.
 """
 
@@ -22,7 +22,7 @@ from m2raap.models.mug import mug_scores
 
 @dataclass(frozen=True)
 class Features:
-    """The features of B clips that the loss reads. None: no term of the loss reads this tensor."""
+    """The features of B clips. A tensor that no term of the loss reads is None."""
 
     mask_BT: Tensor
     video_BE: Tensor
@@ -55,7 +55,7 @@ class Features:
 
 @dataclass(frozen=True)
 class BatchTexts:
-    """The texts of the whole batch, by which pairs of clips that share a text are left out of the negatives.
+    """The texts of the whole batch, by which clips that share a text are left out of each other's negatives.
 
     `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `captions`: B
     lists of the captions of T frames.
@@ -85,8 +85,8 @@ def step_loss(
 ) -> Tensor:
     """Mean over the K texts of a clip of video-text, order and Mug losses; then the frame-caption loss.
 
-    `scale` is the inverse temperature. `bias` belongs to the cosines alone: Mug's scores, which lie elsewhere, keep the
-    softmax, and so does the frame-caption loss.
+    `scale` is the inverse temperature. `bias` is added to the cosine logits alone: Mug's scores, which have another range,
+    and the frame-caption loss keep the softmax.
     """
     objective, losses = OBJECTIVES[cfg.objective], []
     of_scores = info_nce if bias is not None else objective

@@ -1,4 +1,4 @@
-"""Which weights learn, at which rate, and how the rate moves."""
+"""Which weights learn, and their learning rates over the steps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from m2raap.models.video_clip import VideoCLIP
 
 
 def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
-    """Set requires_grad: the temporal module, the last vision layers, the text tower and the temperature, as the settings
-    say. Raises M2raapError where the backbone has fewer layers.
+    """Sets requires_grad: of temporal module, ACG, last vision layers, text tower and temperature, as the settings say.
+
+    Raises M2raapError where the backbone has fewer vision layers than adapt.train_vision_layers.
     """
     backbone = model.backbone
     vision, layers = backbone.vision, cfg.train_vision_layers
     if layers > backbone.num_layers:
         raise M2raapError(
-            f"adapt.train_vision_layers is {layers}, the backbone has {backbone.num_layers} vision layers"
+            f"adapt.train_vision_layers is {layers}, and the backbone has {backbone.num_layers} vision layers: lower it"
         )
     backbone.requires_grad_(False)
     model.temporal.requires_grad_(True)
@@ -30,8 +31,8 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
         model.acg.requires_grad_(True)
     if layers == backbone.num_layers:
         vision.visual.requires_grad_(True)
-        for behind in vision.tail():
-            behind.requires_grad_(True)
+        for part in vision.tail():
+            part.requires_grad_(True)
     elif layers:
         for part in (*vision.blocks[-layers:], *vision.tail()):
             part.requires_grad_(True)
@@ -49,12 +50,12 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
 def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> list[dict[str, Any]]:
     """AdamW groups named backbone, new, gate, each in a decayed and an undecayed part; empty ones left out.
 
-    No decay on norms, biases, embeddings, scalars: on whatever has fewer than two dimensions, and on embedding tables.
+    Weights of fewer than two dimensions (norms, biases, scalars) and embedding tables have no decay.
     With layer_decay the backbone, and LoRA's updates of it, have a group for every distance from the features. `bias`, of
-    the objective, is a gate.
+    the objective, is in the group gate.
     """
     rates = {"backbone": cfg.lr, "new": cfg.lr_new, "gate": cfg.lr_gate}
-    distance = layer_distances(model) if cfg.layer_decay < 1 else {}
+    distances = layer_distances(model) if cfg.layer_decay < 1 else {}
     parts: dict[tuple[str, int, bool], list[nn.Parameter]] = {}
     if bias is not None and all(bias is not p for p in model.parameters()):
         parts["gate", 0, False] = [bias]
@@ -66,23 +67,23 @@ def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | No
         is_new = name.startswith("temporal.") or is_lora
         kind = "gate" if last.endswith("gate") or last == "logit_bias" else "new" if is_new else "backbone"
         table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
-        away = distance.get(id(p), 0) if kind == "backbone" or is_lora else 0
-        parts.setdefault((kind, away, p.ndim >= 2 and not table), []).append(p)
+        distance = distances.get(id(p), 0) if kind == "backbone" or is_lora else 0
+        parts.setdefault((kind, distance, p.ndim >= 2 and not table), []).append(p)
     return [
         {
             "params": params,
             "name": kind,
-            "base_lr": rates[kind] * cfg.layer_decay**away,
+            "base_lr": rates[kind] * cfg.layer_decay**distance,
             "weight_decay": cfg.weight_decay * decayed,
         }
-        for (kind, away, decayed), params in sorted(
+        for (kind, distance, decayed), params in sorted(
             parts.items(), key=lambda part: (list(rates).index(part[0][0]), part[0][1], not part[0][2])
         )
     ]
 
 
 def layer_distances(model: VideoCLIP) -> dict[int, int]:
-    """By id of a backbone weight: 0 behind the last layer of its tower, 1 in the last, ... and one more before the first."""
+    """Id of a backbone weight -> 0 behind the last layer of its tower, 1 in that layer, ..., layers + 1 before the first."""
     backbone = model.backbone
     vision = backbone.vision
     distances: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""The outputs of the frozen vision layers for every frame, kept on disk, so that training starts behind these layers.
+"""The outputs of the frozen vision layers for every frame, on disk, so that training starts after these layers.
 
 `prefix` keeps the tokens that enter the last layers, `levels` all that the temporal module reads of them.
 B clips, V levels (1 for prefix), T frames, S tokens a frame, D vision width. float16, one row a clip, memory-mapped.
@@ -34,20 +34,20 @@ SAVE_EVERY_CHUNKS = 64
 
 @dataclass(frozen=True)
 class PrefixLayout:
-    """What the cache keeps. `depth`: how many vision layers at the end of the tower come after the prefix."""
+    """The tensors that a cache holds. `depth`: number of last vision layers that come after the prefix."""
 
     kind: Literal["prefix", "levels"]
     depth: int
     num_frames: int
 
     def tokens_of(self, model: VideoCLIP, images_BTCHW: Tensor) -> Tensor:
-        """The tokens (B, V, T, S, D) that are kept of images (B, T, 3, S, S)."""
+        """The tokens (B, V, T, S, D) that the cache holds of images (B, T, 3, side, side)."""
         prefix = model.backbone.prefix_tokens(images_BTCHW.flatten(0, 1), self.depth).unflatten(
             0, images_BTCHW.shape[:2]
         )
         if self.kind == "prefix":
             return prefix[:, None]
-        mask_BT = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # none is padding
+        mask_BT = torch.ones(prefix.shape[:2], dtype=torch.bool, device=prefix.device)  # no frame is padding
         return torch.stack(model.levels_of_prefix(prefix, mask_BT, self.depth), 1)
 
     def shape(self, model: VideoCLIP, num_clips: int) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class PrefixLayout:
 class PrefixCache:
     """The tokens of all clips, and the mask of the frames that are no padding."""
 
-    plan: PrefixLayout
+    layout: PrefixLayout
     tokens_BVTSD: np.ndarray
     mask_BT: np.ndarray
     time_dim: ClassVar[int] = 2
@@ -75,8 +75,8 @@ class PrefixCache:
 
     def frame_vectors(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> Tensor:
         """Frame vectors (B, T, E), not unit."""
-        if self.plan.kind == "prefix":
-            levels = model.levels_of_prefix(tokens_BVTSD[:, 0], mask_BT, self.plan.depth)
+        if self.layout.kind == "prefix":
+            levels = model.levels_of_prefix(tokens_BVTSD[:, 0], mask_BT, self.layout.depth)
         else:
             levels = list(tokens_BVTSD.unbind(1))
         return model.frame_vectors(levels, mask_BT)
@@ -87,29 +87,30 @@ def open_prefix_cache(
     frames: str,
     source: PairSource,
     model: VideoCLIP,
-    plan: PrefixLayout,
+    layout: PrefixLayout,
     progress: Callable[[str, int, int], None],
     limit_bytes: float = math.inf,
 ) -> PrefixCache:
-    """The finished cache in a folder of `root` that its content names; makes it, or goes on where a making was interrupted.
+    """The complete cache, in a folder of `root` named by the digest of its content; creates or continues it where needed.
 
-    Runs of one backbone over the same `frames` (their digest) share it, whatever else they train; of those that come at
-    the same time one makes it and the others wait. Older caches go where all together would pass `limit_bytes`. Rows do
-    not depend on where it was interrupted: the chunks are the same. Raises M2raapError where the disk is too small.
+    Runs of one backbone over the same `frames` (their digest) share it, whatever else they train; of runs at the same
+    time one creates it and the others wait. The caches that were not used for longest are removed where all together
+    would exceed `limit_bytes`. After an interruption the chunks, and so the rows, are the same. Raises M2raapError where
+    the disk has too little space, or outputs exceed the range of float16.
     """
-    shape = plan.shape(model, source.num_clips)
-    key = digest([frames, model.backbone.digest, vars(plan), shape])[:32]
+    shape = layout.shape(model, source.num_clips)
+    key = digest([frames, model.backbone.digest, vars(layout), shape])[:32]
     root.mkdir(parents=True, exist_ok=True)
-    with _held(root / f"{key}.lock"):
+    with _locked(root / f"{key}.lock"):
         folder = root / key
         if not (folder / "tokens.npy").is_file():
-            need = plan.num_bytes(model, source.num_clips)
-            progress(f"cache of the {plan.kind}: {need / 1e6:.0f} MB in {folder}", 0, source.num_clips)
-            _make_room(root, key, limit_bytes - need)
-            _make(folder, shape, need, source, model, plan, progress)
+            need_bytes = layout.num_bytes(model, source.num_clips)
+            progress(f"cache of the {layout.kind}: {need_bytes / 1e6:.0f} MB in {folder}", 0, source.num_clips)
+            _make_room(root, key, limit_bytes - need_bytes)
+            _make(folder, shape, need_bytes, source, model, layout, progress)
         os.utime(folder / "state.json")
         tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-        return PrefixCache(plan, tokens, np.load(folder / "mask.npy", allow_pickle=False))
+        return PrefixCache(layout, tokens, np.load(folder / "mask.npy", allow_pickle=False))
 
 
 def drop_caches(root: Path) -> None:
@@ -124,33 +125,38 @@ def drop_caches(root: Path) -> None:
 def _make(
     folder: Path,
     shape: tuple[int, ...],
-    need: int,
+    need_bytes: int,
     source: PairSource,
     model: VideoCLIP,
-    plan: PrefixLayout,
+    layout: PrefixLayout,
     progress: Callable[[str, int, int], None],
 ) -> None:
     folder.mkdir(exist_ok=True)
     part, state_path, mask_path = folder / "tokens.part", folder / "state.json", folder / "mask.npy"
     done = json.loads(state_path.read_text())["done"] if state_path.is_file() and part.is_file() else 0
-    if not part.is_file() and need > (free := shutil.disk_usage(folder).free):
-        raise M2raapError(f"the cache needs {need / 1e9:.1f} GB, {folder} has {free / 1e9:.1f}: set adapt.cache=off")
+    if not part.is_file() and need_bytes > (free := shutil.disk_usage(folder).free):
+        raise M2raapError(
+            f"the prefix cache needs {need_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free: free space there, or "
+            "set adapt.cache=off"
+        )
     mode = "r+" if part.is_file() else "w+"
     tokens = np.lib.format.open_memmap(part, mode=mode, dtype=np.float16, shape=shape)
-    mask = np.zeros((source.num_clips, plan.num_frames), bool)
+    mask = np.zeros((source.num_clips, layout.num_frames), bool)
     if done:
         mask[:done] = np.load(mask_path, allow_pickle=False)[:done]
-    live = JpegFrames(source, model.backbone.preprocess, plan.num_frames)
+    jpeg_frames = JpegFrames(source, model.backbone.preprocess, layout.num_frames)
     for number, start in enumerate(range(done, source.num_clips, CHUNK_CLIPS), 1):
         stop = min(start + CHUNK_CLIPS, source.num_clips)
-        images, mask_BT = live.batch(np.arange(start, stop))
+        images, mask_BT = jpeg_frames.batch(np.arange(start, stop))
         with torch.inference_mode():
-            chunk_BVTSD = plan.tokens_of(model, images.to(model.backbone.device)).half()
+            chunk_BVTSD = layout.tokens_of(model, images.to(model.backbone.device)).half()
         if not bool(torch.isfinite(chunk_BVTSD).all()):
-            raise M2raapError("the vision layers of this backbone leave the range of float16: set adapt.cache=off")
+            raise M2raapError(
+                "outputs of the vision layers exceed the range of float16, in which they are kept: set adapt.cache=off"
+            )
         tokens[start:stop] = chunk_BVTSD.cpu().numpy()
         mask[start:stop] = mask_BT.numpy()
-        progress(f"cache of the {plan.kind}", stop, source.num_clips)
+        progress(f"cache of the {layout.kind}", stop, source.num_clips)
         if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
             tokens.flush()
             _save_mask(mask, mask_path)
@@ -160,8 +166,8 @@ def _make(
 
 
 @contextlib.contextmanager
-def _held(lock: Path, wait: bool = True) -> Iterator[None]:
-    """Holds the lock file against other processes; the system releases it when this process dies.
+def _locked(lock: Path, wait: bool = True) -> Iterator[None]:
+    """Locks the file against other processes; the system releases the lock when this process ends.
 
     Raises BlockingIOError, without `wait`, where another process holds it.
     """
@@ -177,13 +183,13 @@ def _make_room(root: Path, key: str, limit_bytes: float) -> None:
         if folder.name != key:
             files = [path.stat() for path in folder.iterdir()]
             sizes.append((max((f.st_mtime for f in files), default=0.0), folder, sum(f.st_size for f in files)))
-    left = sum(size for _, _, size in sizes)
+    remaining_bytes = sum(size for _, _, size in sizes)
     for _, folder, size in sorted(sizes):
-        if left <= limit_bytes:
+        if remaining_bytes <= limit_bytes:
             return
-        with contextlib.suppress(BlockingIOError), _held(root / f"{folder.name}.lock", wait=False):
+        with contextlib.suppress(BlockingIOError), _locked(root / f"{folder.name}.lock", wait=False):
             shutil.rmtree(folder)  # a process that has its files open can go on reading them
-            left -= size
+            remaining_bytes -= size
 
 
 def _save_mask(mask: np.ndarray, path: Path) -> None:

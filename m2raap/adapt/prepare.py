@@ -36,7 +36,7 @@ from m2raap.models.losses import OBJECTIVES
 from m2raap.models.stan import DropPath
 from m2raap.models.video_clip import VideoCLIP
 
-Report = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+Report = Callable[[str, int, int], None]  # the task, the number of its parts that are done, and of all its parts
 OpenCache = Callable[[PairSource, str], PrefixCache]  # from a source and the digest of its frames
 
 
@@ -52,12 +52,13 @@ def prepare(
 ) -> TrainState:
     """The state of a run before its first step, or after the step of its checkpoint.
 
-    `caches`: the folder of prefix caches; None: in scratch. `decoders`: for the input `video` alone. Raises M2raapError.
+    `caches`: the folder of prefix caches; None: in scratch. `decoders`: only for the input `video`. Raises M2raapError
+    for settings that do not fit the clips or the backbone, and for a checkpoint of other settings or data.
     """
     _refuse_unusable(cfg, source)
     sources = [part for part in (source, val_source) if part is not None and part.num_clips]
     model = _load_model(cfg, dist_context)
-    began_s = time.perf_counter()
+    started_s = time.perf_counter()
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     digests = [frames_digest(part) if cfg.input == "keyframes" else _videos_digest(part) for part in sources]
@@ -84,26 +85,26 @@ def prepare(
         drops=_seed_drop_path(model),
         logs=Logs(out, progress, cfg.tensorboard) if dist_context.is_main else None,
         decoders=decoders,
-        began_s=began_s,
+        started_s=started_s,
         cache_bytes=cache_bytes,
     )
 
 
 def _refuse_unusable(cfg: AdaptConfig, source: PairSource) -> None:
     if source.num_clips < 2:
-        raise M2raapError(f"adapt needs at least 2 clips with frames and texts, found {source.num_clips}")
+        raise M2raapError(f"adapt needs at least 2 clips with frames and texts, and the data has {source.num_clips}")
     if cfg.objective not in OBJECTIVES:
-        raise M2raapError(f"unknown adapt.objective '{cfg.objective}'; known: {', '.join(OBJECTIVES)}")
+        raise M2raapError(f"adapt.objective '{cfg.objective}' is unknown; known: {', '.join(OBJECTIVES)}")
 
 
 def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
     """The model on the device of this process, with the temperature of the settings and the choice of what learns.
 
-    Its backbone knows the digest of the weights that were loaded.
+    The digest of its backbone is that of the weights as they were loaded.
     """
     cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
     model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, seed=cfg.seed)
-    _ = model.backbone.digest  # is worked out now and kept, before any weight changes
+    _ = model.backbone.digest  # computed and kept before any weight changes
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
     model.to(f"cuda:{dist_context.local_rank}" if cuda else "cpu")
@@ -118,11 +119,14 @@ def _videos_digest(source: PairSource) -> str:
 
 def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
     """The digest of all that decides what the run learns."""
-    data = [digest([frames, _words(cfg, source)]) for frames, source in zip(frames_digests, sources, strict=True)]
+    data = [
+        digest([frames, _texts_and_captions(cfg, source)])
+        for frames, source in zip(frames_digests, sources, strict=True)
+    ]
     return digest([result_settings(cfg), data, model.backbone.digest])
 
 
-def _words(cfg: AdaptConfig, source: PairSource) -> list[Any]:
+def _texts_and_captions(cfg: AdaptConfig, source: PairSource) -> list[Any]:
     """All texts and, where training reads them, all captions of frames."""
     texts = [source.texts(clip) for clip in range(source.num_clips)]
     if not cfg.wants_captions or not isinstance(source, CaptionedSource):
@@ -155,26 +159,30 @@ def _choose_cache(
 
 
 def _cache_layout(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> PrefixLayout | None:
-    """What the cache keeps of every clip; None for no cache. Raises M2raapError where adapt.cache does not fit the backbone."""
+    """The layout of the prefix cache; None for no cache. Raises M2raapError where adapt.cache does not fit the backbone."""
     learning = cfg.train_vision_layers
     if cfg.cache == "prefix" and learning == model.backbone.num_layers:
-        raise M2raapError("adapt.cache=prefix needs frozen first layers, but adapt.train_vision_layers names them all")
+        raise M2raapError(
+            "adapt.cache=prefix needs frozen first layers, and adapt.train_vision_layers is all: lower it, or set adapt.cache=off"
+        )
     if cfg.cache == "levels" and learning:
         raise M2raapError(
-            "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or cache=prefix"
+            "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or adapt.cache=prefix"
         )
     if cfg.input == "video" or cfg.cache == "off" or learning == model.backbone.num_layers:
         return None
     depth = max(model.temporal.layers_used, learning)
     prefix, levels = (PrefixLayout(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
     if model.inside and cfg.cache == "levels":
-        raise M2raapError(f"adapt.cache=levels: {cfg.temporal.name} works inside the vision layers; set cache=prefix")
+        raise M2raapError(
+            f"adapt.cache=levels: {cfg.temporal.name} works inside the vision layers; set adapt.cache=prefix"
+        )
     if cfg.cache != "auto":
         return prefix if cfg.cache == "prefix" else levels
     affordable = [
-        plan
-        for plan in ([prefix] if learning or model.inside else [levels, prefix])
-        if plan.num_bytes(model, num_clips) <= cfg.cache_limit_gb * 1e9
+        layout
+        for layout in ([prefix] if learning or model.inside else [levels, prefix])
+        if layout.num_bytes(model, num_clips) <= cfg.cache_limit_gb * 1e9
     ]
     return affordable[0] if affordable else None
 
@@ -209,7 +217,7 @@ def _splits(
     frames = [_frames(cfg, model, source, key, decoders, open_cache) for source, key in pairs]
     texts = [text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for source in sources]
     _warn_of_chinese(cfg, model, texts[0])
-    reads_captions = [cfg.wants_captions, cfg.acg is not None]  # validation does without the frame-caption loss
+    reads_captions = [cfg.wants_captions, cfg.acg is not None]  # validation has no frame-caption loss
     captions = [
         caption_table(source, model, cfg.num_frames) if reads else None
         for source, reads in zip(sources, reads_captions, strict=False)
@@ -222,9 +230,9 @@ def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> No
     chinese = sum("zh" in by_lang for by_lang in texts.rows_of)
     if chinese and model.backbone.english_only:
         talk.log(
-            f"adapt: warning: {chinese} clips have Chinese texts, but the tokenizer of {cfg.backbone.model} knows English only: "
-            "Chinese falls into pieces that its text tower never learnt. Take a backbone that reads Chinese (Chinese-CLIP, "
-            "AltCLIP, SigLIP2, or a multilingual one such as xlm-roberta-base-ViT-B-32), or langs: [en]"
+            f"adapt: warning: {chinese} clips have Chinese texts, but the tokenizer of {cfg.backbone.model} is for English only: "
+            "it gives for Chinese unknown tokens or parts of characters. Take a backbone that reads Chinese (Chinese-CLIP, "
+            "AltCLIP, SigLIP2, or a multilingual one such as xlm-roberta-base-ViT-B-32), or set adapt.langs to [en]"
         )
 
 
@@ -266,7 +274,7 @@ def _seed_drop_path(model: VideoCLIP) -> DropPathRng:
 def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: DistContext) -> Progress:
     """Puts back what the checkpoint holds of the model and of `optim`; a new Progress where there is no checkpoint.
 
-    Raises M2raapError where the processes do not hold the same.
+    Raises M2raapError where the processes have different settings, data or checkpoints.
     """
     progress = load_checkpoint(path, key, model, optim.optimiser) or Progress()
     if optim.scaler is not None and progress.loss_scale:
@@ -293,7 +301,7 @@ def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
 
 @contextmanager
 def open_decoders(cfg: AdaptConfig, source: PairSource) -> Iterator[Decoders | None]:
-    """The processes that input `video` needs, closed whatever happens."""
+    """The decoder processes that input `video` needs (None for keyframes), closed at the end."""
     if cfg.input == "keyframes":
         yield None
         return

@@ -54,7 +54,7 @@ def videos_digest(source: VideoSource) -> str:
 
 
 def places(num_frames: int, seed: int, epoch: int | None, clip_id: str) -> list[float]:
-    """Where in the clip (0..1) its frames are taken, ascending: anywhere in each segment, or the middles for epoch None."""
+    """Times of the frames as shares (0..1) of the clip, ascending: random in each segment, or the middles for epoch None."""
     within = np.full(num_frames, 0.5)
     if epoch is not None:
         within = np.random.default_rng([seed, 3, epoch, *clip_id.encode()]).random(num_frames)
@@ -62,7 +62,7 @@ def places(num_frames: int, seed: int, epoch: int | None, clip_id: str) -> list[
 
 
 class Decoders:
-    """`count` killable decoder processes, each driven by a thread; they decode the next batch while this one is learnt from."""
+    """`count` killable decoder processes, each driven by a thread; they decode the next batch during a step."""
 
     def __init__(self, count: int, limits: VideoConfig) -> None:
         self.count = count
@@ -81,7 +81,7 @@ class Decoders:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Clips that are being decoded are finished, those that wait are not begun."""
+        """Finishes the clips that are being decoded, and starts no others."""
         self.threads.shutdown(cancel_futures=True)
         for worker in self._workers:
             worker.close()
@@ -117,8 +117,8 @@ class RawVideos:
                 frames = worker.sample(file.path, file.start_s, file.end_s, frame_places, self.preprocess.image_size)
         except Refused as refused:
             raise M2raapError(
-                f"clip '{clip_id}': {file.path} gave no frames while training ({refused}), though keyframes could read it: "
-                "the file has changed, or the machine is too busy. Run keyframes again with --force, raise "
+                f"clip '{clip_id}': {file.path} gave no frames during training ({refused}), although the stage keyframes could "
+                "read it: the file has changed, or the machine is too busy. Run keyframes again with --force, raise "
                 "keyframes.decode.timeout_s, or train on stored frames (adapt.input=keyframes)"
             ) from None
         pictures = [Image.frombytes("RGB", (frames.width, frames.height), data) for data in frames.pixels]

@@ -1,4 +1,4 @@
-"""What a run of adaptation holds: the clips of each split, the optimiser and what belongs to it, the log files."""
+"""The state of a run of adaptation: the clips of each split, the optimiser and its helpers, the log files."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Split:
 
 @dataclass
 class Optim:
-    """What makes new weights of a loss. `bias`: of an objective that has one. `scaler`: of the loss, in fp16 alone."""
+    """The optimiser and what a step of it needs. `bias`: of an objective that has one. `scaler`: of the loss, only in fp16."""
 
     optimiser: torch.optim.AdamW
     grad_cache: GradCache
     bias: nn.Parameter | None
     scaler: torch.amp.GradScaler | None
-    max_logit_scale: float  # the logarithm of the inverse temperature may not learn to exceed it
+    max_logit_scale: float  # upper bound of the logarithm of the inverse temperature
 
     def parameters(self) -> list[nn.Parameter]:
         """All weights that learn."""
@@ -53,7 +53,7 @@ class Optim:
 
 
 class Logs:
-    """train.jsonl, timings.jsonl and, where it is switched on, TensorBoard's folder. The main process alone has them."""
+    """train.jsonl, timings.jsonl and, with adapt.tensorboard, TensorBoard's folder. Only the main process has them."""
 
     def __init__(self, out: Path, progress: Progress, tensorboard: bool) -> None:
         """Opens the files in `out`. train.jsonl is cut to its length at the checkpoint that the run resumes from."""
@@ -70,7 +70,7 @@ class Logs:
         if self.board is not None:
             for name, value in line.items():
                 for part, number in value.items() if isinstance(value, dict) else [("", value)]:
-                    if name != "step" and number is not None:  # the gradient norm is None where fp16 left the step out
+                    if name != "step" and number is not None:  # the gradient norm is None where fp16 skipped the step
                         self.board.add_scalar(f"{name}/{part}" if part else name, number, line["step"])
 
     def write_timing(self, line: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Logs:
         self.timings.write(json.dumps(line) + "\n")
 
     def sync(self) -> int:
-        """Puts train.jsonl on the disk. Its length in bytes."""
+        """Writes train.jsonl to the disk. Returns its length in bytes."""
         self.train.flush()
         os.fsync(self.train.fileno())
         return self.train.tell()
@@ -100,9 +100,9 @@ def _open_board(out: Path, step: int) -> Any:
 
 
 class DropPathRng:
-    """The random numbers of drop path for the rows of a chunk, cut out of those for the rows of the whole batch.
+    """The random numbers of drop path for the rows of a chunk, taken from those for the rows of the whole batch.
 
-    So chunks of a batch, and the shares of several processes, learn exactly what the whole batch would. A row belongs to a
+    So chunks of a batch, and the shares of several processes, drop the same rows as the whole batch would. A row belongs to a
     clip, and all clips have equally many rows.
     """
 
@@ -141,9 +141,9 @@ class TrainState:
     prefetcher: Prefetcher
     text_features_NE: Tensor | None
     drops: DropPathRng
-    logs: Logs | None  # of the main process alone
-    decoders: Decoders | None  # of raw video alone
-    began_s: float  # perf_counter when the model was loaded
+    logs: Logs | None  # only in the main process
+    decoders: Decoders | None  # only for raw video
+    started_s: float  # perf_counter when the model was loaded
     cache_bytes: int
 
     @property
@@ -151,7 +151,7 @@ class TrainState:
         return self.out / "scratch" / "checkpoint.pt"
 
     def next_place(self, step: int, then: tuple[int, int] | None) -> Place | None:
-        """Which clips are read next: those of the chunk `then` of this step, or else the first chunk of the next step."""
+        """The clips to read next: the chunk `then` of this step or, where it is None, the first chunk of the next step."""
         if then is not None:
             return (step, *then)
         first = cut(self.dist_context.local_slice(self.sampler.size), self.optim.grad_cache.micro)[0]
@@ -159,7 +159,7 @@ class TrainState:
 
     def close(self) -> None:
         if self.decoders is not None:
-            self.decoders.close()  # before the prefetcher, so that a batch that is being read ends early
+            self.decoders.close()  # before the prefetcher, so that reading a batch ends early
         self.prefetcher.close()
         if self.logs is not None:
             self.logs.close()

@@ -1,7 +1,7 @@
 """One step: the random choices for it, and the features of any run of its clips.
 
 The choices are a function of (seed, step, place in the batch), so that chunks of a batch and shares of several processes
-are encoded as the whole batch would be. B clips, T frames, K texts a clip, E size of the common space.
+are encoded as the whole batch would be. B clips, T frames, K texts per clip, E size of the common space.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 class Step:
     """The random choices of a step (from 1). `rows_KB` are rows of the text table.
 
-    `caption_keep_B`: the clips whose captions ACG sees; None without ACG.
+    `caption_keep_B`: the clips whose captions ACG reads; None without ACG.
     """
 
     number: int
@@ -57,7 +57,8 @@ def gradients(state: TrainState, step: Step) -> float:
         loss = step_loss(state.cfg, features, step.batch_texts, scale.exp(), state.optim.bias)
         if not bool(torch.isfinite(loss)):
             raise M2raapError(
-                f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, lr_new or lr_gate, or use fp32"
+                f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, adapt.lr_new or adapt.lr_gate, or "
+                "set adapt.precision to fp32"
             )
         return loss
 
@@ -68,7 +69,7 @@ def gradients(state: TrainState, step: Step) -> float:
 def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int, int] | None = None) -> Features:
     """The features of clips start .. stop of the batch, with a graph where gradients are enabled.
 
-    `then` is the run of clips that is encoded next, and is read meanwhile; None: the first run of the next step.
+    `then` is the run of clips that is encoded next; it is read meanwhile. None: the first run of the next step.
     """
     cfg, model, train = state.cfg, state.model, state.train
     device = model.backbone.device

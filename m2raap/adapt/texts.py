@@ -33,26 +33,26 @@ class TextTable:
     num_truncated: int
 
     def draw(self, clips: np.ndarray, count: int, seed: int, step: int) -> np.ndarray:
-        """(count, B) rows: for every clip `count` texts. A language comes again only when all languages of the clip have come."""
+        """(count, B) rows: `count` texts for every clip. A language is drawn again only after all languages of the clip."""
         rows = np.empty((count, len(clips)), np.int64)
         for place, clip in enumerate(clips):
             rng = np.random.default_rng([seed, 1, step, int(clip)])
             by_lang = self.rows_of[clip]
-            waiting: list[str] = []
+            undrawn: list[str] = []
             for turn in range(count):
-                if not waiting:
-                    waiting = list(by_lang)
-                odds = np.cumsum([self.lang_odds.get(lang, 1.0) for lang in waiting])
-                lang = waiting.pop(_pick(odds, rng))
+                if not undrawn:
+                    undrawn = list(by_lang)
+                odds = np.cumsum([self.lang_odds.get(lang, 1.0) for lang in undrawn])
+                lang = undrawn.pop(_pick(odds, rng))
                 candidates, cumulative = by_lang[lang]
                 rows[turn, place] = candidates[_pick(cumulative, rng)]
         return rows
 
     def queries_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
-        """The clips (Q,) that have a query in the language, and the rows (Q,) of these queries: one text a clip.
+        """The clips (Q,) that have a query in the language, and the rows (Q,) of these queries: one text per clip.
 
         A raw text is preferred to a rewritten one, and that to a translated one. Captions of single frames are queries only
-        where no clip has another text, for ACG reads these captions and would find the clip by the caption itself.
+        where no clip has another text, because ACG reads these captions and would match the query with itself.
         """
         has_own_texts = any(origin != "aux" for origin in self.origins)
         pairs = []
@@ -101,16 +101,17 @@ def text_table(
     for clip, clip_id in enumerate(source.clip_ids):
         candidates: dict[str, list[tuple[int, float]]] = {}
         clip_texts = source.texts(clip)
-        many = Counter((lang, origin) for lang, _, origin in clip_texts)
+        counts = Counter((lang, origin) for lang, _, origin in clip_texts)
         for lang, text, origin in clip_texts:
-            odds = origin_odds.get(origin, 1.0) / many[lang, origin]
+            odds = origin_odds.get(origin, 1.0) / counts[lang, origin]
             if lang in langs and lang_odds.get(lang, 1.0) > 0 and odds > 0:
                 candidates.setdefault(lang, []).append((len(texts), odds))
                 texts.append(text)
                 origins.append(origin)
         if not candidates:
             raise M2raapError(
-                f"clip '{clip_id}' has no text in {', '.join(langs)} that may be drawn: drop it before adapt"
+                f"clip '{clip_id}' has no text in {', '.join(langs)} that adapt.lang_odds and adapt.origin_odds allow: drop it "
+                "in a stage before adapt, or change these keys or adapt.langs"
             )
         rows_of.append(
             {

@@ -1,4 +1,4 @@
-"""Text-to-video R@1 on the validation clips, each against all of them. For choosing a checkpoint, not for reporting."""
+"""Text-to-video R@1 on the validation clips, each against all of them. It chooses a checkpoint and is not reported."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CHUNK = 32
 
 
 def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
-    """Share (0..1) of queries whose own clip is nearest. Of clips that tie, each counts as one of the nearest."""
+    """Share (0..1) of queries whose clip is the nearest; where n clips tie for the nearest, it counts 1/n."""
     similarity_QN = text_QE @ video_NE.T
-    own_Q1 = similarity_QN.gather(1, target_Q[:, None])
-    above_Q = (similarity_QN > own_Q1).sum(1)
-    ties_Q = (similarity_QN == own_Q1).sum(1)
+    target_similarity_Q1 = similarity_QN.gather(1, target_Q[:, None])
+    above_Q = (similarity_QN > target_similarity_Q1).sum(1)
+    ties_Q = (similarity_QN == target_similarity_Q1).sum(1)
     return float(((above_Q == 0).double() / ties_Q).mean())
 
 
@@ -44,7 +44,7 @@ def encode_clips(
 
 
 def validate(model: VideoCLIP, split: Split) -> dict[str, float]:
-    """R@1 for every language with texts, and their `mean`. Of each clip one text a language is searched for."""
+    """R@1 for every language with texts, and their `mean`. One text per clip and language is a query."""
     device, table = model.backbone.device, split.texts
     video_NE = encode_clips(model, split.frames, split.num_clips, split.captions)
     with torch.inference_mode():

@@ -1,7 +1,7 @@
-"""Auxiliary-caption-guided (ACG) enhancement: weights over the frames of a clip, from what its frame captions say.
+"""Auxiliary-caption-guided (ACG) enhancement: weights over the frames of a clip, from the captions of its frames.
 
-The formula of M2-RAAP (SIGIR 2024) is not published. What is known in words: inter-modal and intra-modal consistency
-raise frames that agree and lower those that do not, and a frame-caption contrastive loss keeps the image-text
+The formula of M2-RAAP (SIGIR 2024) is not published. The paper says in words: frames that are consistent with
+their captions and with each other get more weight, others less, and a frame-caption contrastive loss keeps the image-text
 knowledge. THIS IS OUR DESIGN, not the paper's:
 
     inter_i = <v_i, c_i>                            frame with its own caption
@@ -10,8 +10,8 @@ knowledge. THIS IS OUR DESIGN, not the paper's:
     w = softmax over i of (a inter_i + b intra_i + c words_i) / tau
     v = unit( sum over i of w_i (v_i + beta c_i) )
 
-a, b, c and beta are learnt and start at 0: mean pooling, so the start is zero-shot safe. A frame without a caption takes
-the mean of the others' terms; a clip without captions has the `intra` term alone, so one model serves with and without.
+a, b, c and beta are learnt and start at 0, so that a new model equals mean pooling. A frame without a caption takes the
+mean of the terms of frames with one; a clip without captions has the `intra` term alone, so that one model serves both.
 B videos, T frames, E size of the common space.
 """
 
@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from m2raap.models.config import AcgConfig
 
-Captions = tuple[Tensor, Tensor]  # unit caption features (B, T, E), and where there is one (B, T)
+Captions = tuple[Tensor, Tensor]  # unit caption features (B, T, E); bool (B, T): which frames have a caption
 
 
 class Acg(nn.Module):
-    """From frame vectors and the features of their captions to one unit vector a clip."""
+    """From frame vectors and the features of their captions to one unit vector per clip."""
 
     def __init__(self, cfg: AcgConfig) -> None:
         super().__init__()
@@ -43,39 +43,42 @@ class Acg(nn.Module):
         unit_BTE = F.normalize(frames_BTE, dim=-1)
         weight_BT = self.weights(unit_BTE, mask_BT, captions)
         if captions is not None and self.cfg.mix:
-            caption_BTE, there_BT = captions
-            unit_BTE = unit_BTE + self.mix_gate * caption_BTE * there_BT[..., None]
+            caption_BTE, captioned_BT = captions
+            unit_BTE = unit_BTE + self.mix_gate * caption_BTE * captioned_BT[..., None]
         return F.normalize((weight_BT[..., None] * unit_BTE).sum(1), dim=-1)
 
     def weights(self, unit_BTE: Tensor, mask_BT: Tensor, captions: Captions | None) -> Tensor:
-        """How much each frame counts (B, T); they sum to 1 over the frames that are there."""
+        """Weight of each frame (B, T); the weights of a clip sum to 1, and padding has weight 0."""
         score_BT = self.intra_gate * agreement(unit_BTE, mask_BT)
         if captions is not None:
-            caption_BTE, there_BT = captions
-            there_BT = there_BT & mask_BT
-            inter_BT = _fill((unit_BTE * caption_BTE).sum(-1), there_BT)
-            words_BT = _fill(agreement(caption_BTE, there_BT), there_BT)
+            caption_BTE, captioned_BT = captions
+            captioned_BT = captioned_BT & mask_BT
+            inter_BT = _fill_missing((unit_BTE * caption_BTE).sum(-1), captioned_BT)
+            words_BT = _fill_missing(agreement(caption_BTE, captioned_BT), captioned_BT)
             score_BT = score_BT + self.inter_gate * inter_BT + self.words_gate * words_BT
         return (score_BT / self.cfg.tau).masked_fill(~mask_BT, float("-inf")).softmax(-1)
 
     def gates(self) -> dict[str, float]:
-        """How far it has left mean pooling, for the log."""
+        """The gates by name, for the log. With all of them at 0 the model equals mean pooling."""
         return {name: float(p.detach()) for name, p in self.named_parameters()}
 
 
 def agreement(unit_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean cosine (B, T) of each vector with the other frames of its clip that are no padding; 0 where there is no other."""
+    """Mean cosine (B, T) of each vector with the other frames of its clip, without padding; 0 where a clip has one frame."""
     present_BT = mask_BT.to(unit_BTE.dtype)
     similar_BTT = (unit_BTE @ unit_BTE.transpose(1, 2)) * present_BT[:, None, :]
-    own_BT = torch.diagonal(similar_BTT, dim1=1, dim2=2)
-    return (similar_BTT.sum(-1) - own_BT) / (present_BT.sum(1, keepdim=True) - present_BT).clamp(min=1)
+    itself_BT = torch.diagonal(similar_BTT, dim1=1, dim2=2)
+    return (similar_BTT.sum(-1) - itself_BT) / (present_BT.sum(1, keepdim=True) - present_BT).clamp(min=1)
 
 
-def _fill(values_BT: Tensor, there_BT: Tensor) -> Tensor:
-    """Where there is none: the mean of those that are, or 0. A missing caption neither raises nor lowers its frame."""
-    count_B1 = there_BT.sum(1, keepdim=True)
-    mean_B1 = (values_BT * there_BT).sum(1, keepdim=True) / count_B1.clamp(min=1)
-    return torch.where(there_BT, values_BT, mean_B1.expand_as(values_BT))
+def _fill_missing(values_BT: Tensor, captioned_BT: Tensor) -> Tensor:
+    """Values of frames without a caption become the mean of the others of the clip, or 0 where no frame has a caption.
+
+    So a missing caption neither raises nor lowers the weight of its frame.
+    """
+    count_B1 = captioned_BT.sum(1, keepdim=True)
+    mean_B1 = (values_BT * captioned_BT).sum(1, keepdim=True) / count_B1.clamp(min=1)
+    return torch.where(captioned_BT, values_BT, mean_B1.expand_as(values_BT))
 
 
 def frame_caption_loss(
@@ -83,24 +86,24 @@ def frame_caption_loss(
 ) -> Tensor:
     """Symmetric InfoNCE over the frame-caption pairs of the batch: the image-text task that the backbone came with.
 
-    Other frames and captions of the same clip are no negatives; nor are captions of the same words, where `texts`
-    (B lists of T) are given: captioners repeat themselves. 0 where no frame of the batch has a caption.
+    Left out of the negatives are the other frames and captions of the same clip and, where `texts` (B lists of T captions)
+    are given, equal captions, because captioners repeat themselves. 0 where no frame of the batch has a caption.
     """
-    caption_BTE, there_BT = captions
-    there_BT = there_BT & mask_BT
-    if not bool(there_BT.any()):
+    caption_BTE, captioned_BT = captions
+    captioned_BT = captioned_BT & mask_BT
+    if not bool(captioned_BT.any()):
         return frames_BTE.sum() * 0.0
-    clip_N = there_BT.nonzero()[:, 0]
+    clip_N = captioned_BT.nonzero()[:, 0]
     with torch.autocast(frames_BTE.device.type, enabled=False):
-        image_NE = F.normalize(frames_BTE[there_BT].float(), dim=-1)
-        logits_NN = scale * image_NE @ caption_BTE[there_BT].float().T
-    same_NN = clip_N[:, None] == clip_N[None, :]
+        image_NE = F.normalize(frames_BTE[captioned_BT].float(), dim=-1)
+        logits_NN = scale * image_NE @ caption_BTE[captioned_BT].float().T
+    left_out_NN = clip_N[:, None] == clip_N[None, :]
     if texts is not None:
         numbers: dict[str, int] = {}
-        flat = [numbers.setdefault(texts[b][t], len(numbers)) for b, t in there_BT.nonzero().tolist()]
-        word_N = torch.tensor(flat, device=same_NN.device)
-        same_NN = same_NN | (word_N[:, None] == word_N[None, :])
-    same_NN.fill_diagonal_(False)
-    logits_NN = logits_NN.masked_fill(same_NN, float("-inf"))
+        text_ids = [numbers.setdefault(texts[b][t], len(numbers)) for b, t in captioned_BT.nonzero().tolist()]
+        text_N = torch.tensor(text_ids, device=left_out_NN.device)
+        left_out_NN = left_out_NN | (text_N[:, None] == text_N[None, :])
+    left_out_NN.fill_diagonal_(False)
+    logits_NN = logits_NN.masked_fill(left_out_NN, float("-inf"))
     target_N = torch.arange(len(logits_NN), device=logits_NN.device)
     return (F.cross_entropy(logits_NN, target_N) + F.cross_entropy(logits_NN.T, target_N)) / 2

@@ -1,4 +1,6 @@
-"""Backbone: an image-text model behind one face, whatever library it came from, split so that its first layers run once.
+"""Backbone: one interface to the image-text models of several libraries.
+
+Its vision tower can be run in two parts, so that the output of frozen first layers is computed once and kept.
 
 N images, S tokens as a tower runs them, P patches, D vision width, B texts, L text tokens, E size of the common space.
 """
@@ -20,13 +22,13 @@ from torch import Tensor, nn
 from m2raap.models.text import OpenClipText, TransformersText
 from m2raap.models.vision import VisionTower
 
-# The scale of trained CLIPs ends at 100; more makes the softmax a hard maximum and the training unstable.
+# CLIP clips the scale of its logits at 100, because training was unstable beyond (Radford et al. 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How pixels reach the model: resize to `image_size`, centre crop, scale to 0..1, subtract mean, divide by std."""
+    """The preprocessing of images: resize to `image_size`, centre crop, scale to 0..1, subtract mean, divide by std."""
 
     image_size: int
     mean: tuple[float, ...]
@@ -36,9 +38,10 @@ class Preprocess:
 
 
 class Backbone(nn.Module):
-    """The library's model (`clip`, which owns all weights) with views on its two towers.
+    """The library's model (`clip`, which holds all weights) and views of its two towers.
 
-    `description` is JSON: with the weights, all that rebuilds it.
+    `description` is JSON from which, with the weights, the model can be rebuilt. `write` writes the configuration into a
+    folder.
     """
 
     def __init__(
@@ -67,11 +70,6 @@ class Backbone(nn.Module):
         return self.vision.width
 
     @property
-    def num_tokens(self) -> int:
-        """1 + P."""
-        return 1 + self.vision.num_patches
-
-    @property
     def embed_dim(self) -> int:
         return self.vision.embed_dim
 
@@ -91,32 +89,32 @@ class Backbone(nn.Module):
     # -- images ---------------------------------------------------------------------------------------------------
 
     def prefix_tokens(self, images_NCHW: Tensor, depth: int) -> Tensor:
-        """Tokens (N, S, D) that enter the last `depth` vision layers; depth = num_layers gives the embedded patches."""
+        """Tokens (N, S, D) that enter the last `depth` vision layers; with depth = num_layers the embedded patches."""
         assert 0 <= depth <= self.num_layers, f"depth {depth} of {self.num_layers} layers"
         return self.run_blocks(self.vision.embed(images_NCHW), self.num_layers, depth)
 
     def run_blocks(self, tokens_NSD: Tensor, depth: int, stop: int) -> Tensor:
-        """From the tokens that enter the last `depth` layers to those that enter the last `stop`."""
+        """From the tokens (N, S, D) that enter the last `depth` layers to those that enter the last `stop` layers."""
         for index in range(self.num_layers - depth, self.num_layers - stop):
             tokens_NSD = self.vision.run(index, tokens_NSD)
         return tokens_NSD
 
     def suffix_layers(self, tokens_NSD: Tensor, depth: int, last_layers: int) -> list[Tensor]:
-        """Run the last `depth` layers on what `prefix_tokens` gave.
+        """Runs the last `depth` layers on the tokens of `prefix_tokens`, and returns the outputs of the last `last_layers`.
 
-        Outputs of the last `last_layers` (<= depth) of them: a list of (N, 1 + P, D), what is projected first, not normed;
-        equal to open_clip's forward_intermediates.
+        Each output is (N, 1 + P, D) before the last norm; the token that is projected comes first. Equal to open_clip's
+        forward_intermediates.
         """
         assert 1 <= last_layers <= depth <= self.num_layers, f"{last_layers} outputs of {depth} layers"
         outputs = []
         for index in range(self.num_layers - depth, self.num_layers):
             tokens_NSD = self.vision.run(index, tokens_NSD)
             if index >= self.num_layers - last_layers:
-                outputs.append(self.vision.outward(tokens_NSD, last=index == self.num_layers - 1))
+                outputs.append(self.vision.layer_output(tokens_NSD, last=index == self.num_layers - 1))
         return outputs
 
     def layer_tokens(self, images_NCHW: Tensor, last_layers: int) -> list[Tensor]:
-        """Outputs of the last K vision layers, each (N, 1 + P, D), what is projected first, not normed."""
+        """Outputs of the last `last_layers` vision layers, as `suffix_layers` gives them."""
         return self.suffix_layers(self.prefix_tokens(images_NCHW, last_layers), last_layers, last_layers)
 
     def image_feature_from_cls(self, cls_ND: Tensor) -> Tensor:
@@ -130,7 +128,7 @@ class Backbone(nn.Module):
     # -- texts ----------------------------------------------------------------------------------------------------
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (B, L), L = context_length. Too long texts are cut, the end token stays."""
+        """Token ids (B, L), L = context_length. A text that is too long is cut and keeps its end token."""
         if not texts:
             return torch.zeros(0, self.context_length, dtype=torch.long)
         return self.text.tokenize(texts)
@@ -148,30 +146,35 @@ class Backbone(nn.Module):
         return F.normalize(self.text.encode(tokens_BL), dim=-1)
 
     def encode_text_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit text vectors (B, E), unit vectors of all tokens (B, L, E), and which tokens count (B, L)."""
+        """Unit text vectors (B, E), unit vectors of all tokens (B, L, E), and a mask (B, L), False for padding.
+
+        Raises M2raapError where the text tower has no features of tokens.
+        """
         pooled_BE, tokens_BLE, mask_BL = self.text.encode_tokens(tokens_BL)
         return F.normalize(pooled_BE, dim=-1), F.normalize(tokens_BLE, dim=-1), mask_BL
 
     @cached_property
     def english_only(self) -> bool:
-        """Whether Chinese falls to pieces: unknown ones, or many a character, as in CLIP's own BPE."""
+        """Whether the tokenizer cannot read Chinese: unknown tokens, or over 1.5 tokens per character as in CLIP's own BPE."""
         probe = "一个人在公园里跑步"
         ids = self.text.tokenize([probe], 64)[0]
-        pieces = int((ids != self.text.pad_id).sum()) - 2  # without the ends
+        num_tokens = int((ids != self.text.pad_id).sum()) - 2  # without the start and end token
         inner = getattr(self.text.tokenizer, "tokenizer", self.text.tokenizer)
         unknown = getattr(inner, "unk_token_id", None)
-        return pieces > 1.5 * len(probe) or (unknown is not None and bool((ids[1 : pieces + 1] == unknown).any()))
+        return num_tokens > 1.5 * len(probe) or (
+            unknown is not None and bool((ids[1 : num_tokens + 1] == unknown).any())
+        )
 
     @property
     def can_shorten(self) -> bool:
-        """Whether padding behind the end token changes nothing."""
+        """Whether texts have the same vectors without the padding behind their end token."""
         return self.text.can_shorten
 
     # -- identity -------------------------------------------------------------------------------------------------
 
     @cached_property
     def digest(self) -> str:
-        """32 hex digits of SHA-256 over configuration and weights as they were when first asked."""
+        """32 hex digits of SHA-256 over configuration and weights as they are at the first access; kept from then on."""
         return weights_digest(self.description, self.clip.state_dict().items())
 
     def write_description(self, folder: Path) -> None:
@@ -182,7 +185,7 @@ class Backbone(nn.Module):
 
 
 def weights_digest(description: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:
-    """32 hex digits of SHA-256 over a description and named tensors, whatever their order."""
+    """32 hex digits of SHA-256 over a description and named tensors, independent of their order."""
     state = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(weights):
         state.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

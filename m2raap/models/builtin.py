@@ -1,4 +1,4 @@
-"""Models that come with the package, by name. Light: paths only."""
+"""Models that come with the package, by name. Paths only, so that the import is fast."""
 
 from __future__ import annotations
 

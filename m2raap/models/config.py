@@ -1,4 +1,4 @@
-"""Settings of the models: which image-text backbone, which temporal module. Light: no torch here."""
+"""Settings of the models: which image-text backbone, which temporal module. It does not import torch."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class BackboneConfig(Config):
         default=None, description="Weights of an open_clip name: a tag, or a .pt or .safetensors file."
     )
     random_init: bool = Field(
-        default=False, description="Whether the weights are random, drawn from random_seed, and not pretrained."
+        default=False, description="Whether the weights are drawn at random, by random_seed, in place of trained ones."
     )
     random_seed: int = Field(default=0, description="Seed of the random weights where random_init is true.")
 
     @model_validator(mode="after")
     def _weights_from_one_place(self) -> BackboneConfig:
         if self.random_init and self.pretrained:
-            raise ValueError("random_init makes the weights up, so pretrained has to be left out")
+            raise ValueError("backbone.random_init draws random weights, so backbone.pretrained has to be left out")
         if self.pretrained and ":" in self.model:
-            raise ValueError(f"'{self.model}' brings its own weights, so pretrained has to be left out")
+            raise ValueError(f"backbone.model '{self.model}' has its own weights: leave out backbone.pretrained")
         return self
 
 
@@ -52,9 +52,10 @@ class SeqTransfConfig(Config):
 
     name: Literal["seqtransf"] = Field(default="seqtransf", description="Name of the temporal module.")
     layers: int = Field(default=4, ge=1, description="Number of transformer blocks over the frames.")
-    max_frames: int = Field(default=64, ge=2, description="Largest number of frames a clip that the module can take.")
+    max_frames: int = Field(default=64, ge=2, description="Largest number of frames per clip that the module can take.")
     from_text: bool = Field(
-        default=True, description="Whether the blocks start as copies of the first text blocks where the widths fit."
+        default=True,
+        description="Whether the blocks start as copies of the first blocks of the text tower, where the widths are equal.",
     )
 
 
@@ -63,7 +64,7 @@ class StanConfig(Config):
 
     name: Literal["stan"] = Field(default="stan", description="Name of the temporal module.")
     layers: int = Field(default=4, ge=1, description="Number of last vision layers that the branch reads.")
-    max_frames: int = Field(default=64, ge=2, description="Largest number of frames a clip that the module can take.")
+    max_frames: int = Field(default=64, ge=2, description="Largest number of frames per clip that the module can take.")
     drop_path: float = Field(
         default=0.1,
         ge=0,
@@ -77,27 +78,28 @@ class StanConfig(Config):
     start: Literal["gate", "matrix", "open"] = Field(
         default="matrix",
         description="How STAN_cls enters the frame vectors: through a matrix that starts at 0, times a scalar that "
-        "starts at 0 (gate), or at full strength as in STAN's code (open: not zero-shot safe).",
+        "starts at 0 (gate), or unscaled as in STAN's code (open: a new model then differs from mean pooling).",
     )
     time_std: float = Field(
         default=1.0,
         ge=0,
-        description="Standard deviation of the time embedding at the start; 1.0 is STAN's, 0 learns order far slower.",
+        description="Standard deviation of the time embedding at the start; STAN has 1.0; from 0, order is learnt more slowly.",
     )
     inputs: Literal["raw", "normed"] = Field(
         default="raw",
-        description="How the tokens enter the branch. normed (ours): levels and positions enter with the size "
-        "of the time embedding; raw is STAN, where the "
-        "tokens of late layers can drown both (43 against 2 and 11 in the tiny model).",
+        description="How layer tokens and positions enter the branch: unchanged (raw: STAN's way, in which the tokens of "
+        "late layers can be far larger than positions and time embedding: 43 against 2 and 11 in the tiny model), or "
+        "layer-normed to the size of the time embedding (normed: ours).",
     )
     patch_pool: int = Field(
         default=1,
         ge=1,
-        description="Side of the squares of patches whose means the branch sees; 1: STAN, 2: a quarter of the cost.",
+        description="Side, in patches, of the squares whose means the branch reads; 1: every patch, as STAN; 2: a quarter "
+        "of the cost.",
     )
     across: Literal["attention", "conv"] = Field(
         default="attention",
-        description="How frames see each other: by self-attention, or by STAN's 3D convolution (eq. 9).",
+        description="How information passes between frames: by self-attention, or by STAN's 3D convolution (eq. 9).",
     )
 
 
@@ -107,17 +109,19 @@ class AdapterConfig(Config):
     name: Literal["adapter"] = Field(default="adapter", description="Name of the temporal module.")
     layers: int = Field(default=4, ge=1, description="Number of last vision blocks that get a bottleneck.")
     width: int | None = Field(default=None, ge=1, description="Width of the bottleneck; null: half the vision width.")
-    kernel_frames: int = Field(default=3, ge=1, description="Number of frames that the convolution sees; odd.")
+    kernel_frames: int = Field(default=3, ge=1, description="Number of frames that the convolution reads; odd.")
 
     @model_validator(mode="after")
     def _odd(self) -> AdapterConfig:
         if self.kernel_frames % 2 == 0:
-            raise ValueError("kernel_frames has to be odd, so that a frame stays in the middle")
+            raise ValueError(
+                "adapt.temporal.kernel_frames has to be odd, so that the convolution is centred on a frame"
+            )
         return self
 
 
 class MessageConfig(Config):
-    """X-CLIP's message token (arXiv 2208.02816): frames exchange messages, and attend to their own in the last blocks."""
+    """X-CLIP's message token (arXiv 2208.02816): each frame attends to a message that it gets from all frames."""
 
     name: Literal["message"] = Field(default="message", description="Name of the temporal module.")
     layers: int = Field(default=4, ge=1, description="Number of last vision blocks that exchange messages.")
@@ -132,7 +136,10 @@ class AcgConfig(Config):
         description="Temperature of the softmax over frames: the smaller, the more sharply the weights follow "
         "the consistency scores.",
     )
-    mix: bool = Field(default=False, description="Whether caption features are added to the frames too, behind a gate.")
+    mix: bool = Field(
+        default=False,
+        description="Whether caption features are added to the frame vectors too, times a scalar that starts at 0.",
+    )
 
 
 AnyTemporal = MeanConfig | SeqTransfConfig | StanConfig | AdapterConfig | MessageConfig

@@ -1,4 +1,4 @@
-"""Where a backbone comes from: the families of image-text models that load, each in a file of its own."""
+"""The families of image-text models that can be loaded; each has its own file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from m2raap.models.config import BackboneConfig
 def load_backbone(cfg: BackboneConfig) -> Backbone:
     """The backbone in eval mode and fp32 on the CPU.
 
-    Raises M2raapError with one sentence where the model is unknown or its weights cannot be had.
+    Raises M2raapError where the model is unknown or cannot be loaded.
     """
     if cfg.family not in BACKBONES:
-        raise M2raapError(f"unknown backbone family '{cfg.family}'; known: {', '.join(BACKBONES)}")
+        raise M2raapError(f"backbone.family '{cfg.family}' is unknown; known: {', '.join(BACKBONES)}")
     return BACKBONES[cfg.family](cfg)
 
 
@@ -29,8 +29,11 @@ def backbone_from_description(folder: Path) -> Backbone:
 
     if (folder / open_clip_load.CONFIG_NAME).is_file():
         return open_clip_load.from_description(folder)
-    if not (folder / "config.json").is_file():  # transformers would take the folder for a name on a hub
-        raise M2raapError(f"{folder}: holds no {open_clip_load.CONFIG_NAME} and no config.json: the model is not whole")
+    if not (folder / "config.json").is_file():  # without it transformers would look for a model of this name on the hub
+        raise M2raapError(
+            f"{folder}: holds no {open_clip_load.CONFIG_NAME} and no config.json: the model folder is incomplete; copy it "
+            "again"
+        )
     return transformers_load.from_description(folder)
 
 
@@ -46,5 +49,5 @@ def _transformers(cfg: BackboneConfig) -> Backbone:
     return load(cfg)
 
 
-# Adding one: a function from BackboneConfig to Backbone.
+# To add a family: a function from BackboneConfig to Backbone.
 BACKBONES: dict[str, Callable[[BackboneConfig], Backbone]] = {"open_clip": _open_clip, "transformers": _transformers}

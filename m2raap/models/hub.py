@@ -1,4 +1,4 @@
-"""How the libraries load a model: in silence, without waiting for a hub that is out of reach, without code of strangers."""
+"""The libraries load a model without log output, without waiting for an unreachable hub and without code of the model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from m2raap.models.foreign_code import no_foreign_code
 
 @contextlib.contextmanager
 def loading(subject: str, name: str, logger: str) -> Iterator[None]:
-    """Inside, a library may load the model `name`, a name on a hub or a local-dir.
+    """Inside, a library may load the model `name`: a name on a hub, or local-dir:/folder.
 
-    `logger` is the name of the library's logger. `subject` begins the sentence of the M2raapError that is raised where
-    the model cannot be loaded without running code of its own.
+    `logger` is the name of the library's logger. `subject` begins the message of the M2raapError that is raised where
+    the model cannot be loaded without running code that comes with it.
     """
     quiet = _quiet_loggers(logger, "huggingface_hub")
     with warnings.catch_warnings(), quiet, _no_waiting_for_a_hub(name), no_foreign_code(subject):
@@ -29,7 +29,7 @@ def loading(subject: str, name: str, logger: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_loggers(*names: str) -> Iterator[None]:
-    """Inside, these loggers are silent: they log as errors what is raised as an M2raapError, and every retry."""
+    """Inside, these loggers are silent: they would log every retry, and errors that are raised as an M2raapError anyway."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -43,7 +43,7 @@ def _quiet_loggers(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def from_cache_alone(named_by: str) -> Iterator[None]:
-    """Inside, no hub is asked: a model that a folder names, not the user, is loaded from this machine or not at all.
+    """Inside, models are loaded from this machine alone: a name that a folder contains does not cause a download.
 
     `named_by`: a sentence saying which file names the model, added to the M2raapError where it cannot be loaded.
     """
@@ -60,14 +60,14 @@ def from_cache_alone(named_by: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_waiting_for_a_hub(name: str) -> Iterator[None]:
-    """Inside, the hub's client uses only its cache where the hub cannot be reached; it would retry a minute for each file.
+    """Inside, the hub's client uses its cache alone where the hub cannot be reached; it would retry each file for a minute.
 
-    Whether the hub can be reached is tried once. No hub is asked for a local-dir.
+    Whether the hub can be reached is tried once. For a local-dir the cache alone is used.
     """
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    proxied = any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     if name.startswith("local-dir:"):
         constants.HF_HUB_OFFLINE = True
     elif not before and not proxied:

@@ -1,4 +1,4 @@
-"""Encoded pictures -> the tensor that a backbone wants: open_clip's inference transform, without torchvision."""
+"""From encoded pictures to the tensor that a backbone takes: open_clip's inference transform, without torchvision."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from m2raap.models.backbone import Preprocess
 
-ELONGATED = 32  # times as long as broad: beyond any film
+ELONGATED = 32  # ratio of the sides that no film exceeds
 
 
 def images_from_jpegs(jpegs: Sequence[bytes], preprocess: Preprocess) -> Tensor:
-    """JPEG (or PNG) bytes -> (N, 3, S, S) float32. Raises M2raapError naming the place of a picture that is none."""
+    """JPEG (or PNG) bytes -> (N, 3, S, S) float32. Raises M2raapError with the position of one that cannot be decoded."""
     from PIL import Image, UnidentifiedImageError
 
     pictures = []
@@ -40,7 +40,7 @@ def images_from_pictures(pictures: Sequence[Image], preprocess: Preprocess) -> T
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     size = preprocess.image_size
     if preprocess.resize_mode not in ("shortest", "squash"):
-        raise M2raapError(f"this backbone wants resize_mode '{preprocess.resize_mode}'; known: shortest, squash")
+        raise M2raapError(f"resize_mode '{preprocess.resize_mode}' of the backbone is unknown; known: shortest, squash")
     pixels = np.empty((len(pictures), size, size, 3), np.uint8)
     for place, picture in enumerate(pictures):
         width, height = picture.size
@@ -53,7 +53,7 @@ def images_from_pictures(pictures: Sequence[Image], preprocess: Preprocess) -> T
         # Rounds half to even, as torchvision's CenterCrop does.
         left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
         if max(target) > ELONGATED * size:
-            # Only what is kept is scaled: whole, a strip of 1 x 1,000,000 pixels would take gigabytes.
+            # Only the part that is kept is scaled: the whole of 1 x 1,000,000 pixels would become gigabytes.
             x, y = width / target[0], height / target[1]
             box = (left * x, top * y, (left + size) * x, (top + size) * y)
             pixels[place] = np.asarray(picture.resize((size, size), filters[preprocess.interpolation], box))

@@ -1,9 +1,9 @@
 """Weights between a backbone and the model adapted from it: WiSE-FT (Wortsman et al., CVPR 2022, arXiv 2109.01903), for clips.
 
     backbone weight   (1 - alpha) original + alpha adapted
-    zero start        alpha adapted     (the matrices and gates behind which temporal module and ACG began: zero is their start)
+    zero start        alpha adapted     (output matrices and gates of temporal module and ACG, which start at zero)
 
-Other weights of the new modules stay as adapted: behind a zero they say nothing. So alpha 0 is the backbone's mean pooling,
+Other weights of the new modules stay as adapted: times zero they have no effect. So alpha 0 is the backbone's mean pooling,
 bit for bit, and alpha 1 the adapted model.
 """
 
@@ -20,7 +20,7 @@ from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
 from m2raap.models.video_clip import VideoCLIP
 
-# Module -> the parameters that begin at zero and let it speak.
+# Temporal module -> pattern of the parameters that start at zero and scale its output.
 ZERO_STARTS = {
     "mean": r"(?!)",
     "seqtransf": r"out\.(weight|bias)",
@@ -37,18 +37,23 @@ def check_alpha(alpha: float) -> None:
 
 
 def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoCLIP:
-    """A new model. Raises M2raapError where alpha is outside 0..1, the backbones differ in shape, or alpha 0 is not CLIP."""
+    """A new model with weights between those of `original` and `adapted`.
+
+    Raises M2raapError where alpha is outside 0..1, the backbones differ in shape, or alpha 0 would not be mean pooling.
+    """
     check_alpha(alpha)
     cfg = adapted.temporal_cfg
     if isinstance(cfg, StanConfig) and (cfg.start == "open" or cfg.pool == "raw"):
         raise M2raapError(
-            f"this STAN has start {cfg.start} and pool {cfg.pool}: it never was the backbone's mean pooling, so there is no "
-            "way from there to here; adapt with start matrix or gate, and pool unit"
+            f"the model was adapted with adapt.temporal.start {cfg.start} and adapt.temporal.pool {cfg.pool}, so that alpha 0 "
+            "would not be the backbone's mean pooling; adapt it with start matrix or gate, and pool unit"
         )
     before, after = original.clip.state_dict(), adapted.backbone.clip.state_dict()
-    odd = sorted(set(before) ^ set(after)) or [name for name in after if before[name].shape != after[name].shape]
-    if odd:
-        raise M2raapError(f"the model was not adapted from this backbone: they differ in {odd[0]}")
+    differing = sorted(set(before) ^ set(after)) or [name for name in after if before[name].shape != after[name].shape]
+    if differing:
+        raise M2raapError(
+            f"the model was not adapted from this backbone: they differ in {differing[0]}; give the backbone in its model.json"
+        )
     model = copy.deepcopy(adapted)
     pattern = re.compile(ZERO_STARTS[cfg.name])
     with torch.no_grad():
@@ -64,5 +69,5 @@ def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoC
 
 
 def _between(before: Tensor, after: Tensor, alpha: float) -> Tensor:
-    """Exact at both ends, which torch.lerp promises to be too, but does not say."""
+    """Linear interpolation, exact at both ends; the documentation of torch.lerp does not promise that."""
     return before if alpha == 0 else after if alpha == 1 else torch.lerp(before, after, alpha)

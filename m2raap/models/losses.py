@@ -1,4 +1,7 @@
-"""Contrastive objectives over a batch of pairs. B pairs, E size of the common space."""
+"""Contrastive objectives over a batch of pairs. B pairs, E size of the common space.
+
+Twins (B, B), bool: True where text j belongs to clip i. The diagonal is True; others are True where clips share a text.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from torch import Tensor
 
 
 def owned_mask(texts: Sequence[str], owners: Mapping[str, Sequence[int]]) -> Tensor:
-    """(B, B) bool: clip i owns the text of pair j, whichever of its texts was drawn for itself. The diagonal is True."""
+    """Twins (B, B): whether clip i has the text of pair j, even where another text was drawn for clip i.
+
+    `owners`: of every text the places in the batch of the clips that have it.
+    """
     mask = torch.eye(len(texts), dtype=torch.bool)
     for column, text in enumerate(texts):
         mask[list(owners[text]), column] = True
@@ -18,8 +24,8 @@ def owned_mask(texts: Sequence[str], owners: Mapping[str, Sequence[int]]) -> Ten
 
 
 def cosine_logits(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
-    """scale x cosine (B, B) of unit vectors, videos in rows; fp32 whatever the towers ran in."""
-    # At scale 100 a bf16 cosine is off by a third of a unit.
+    """scale x cosine (B, B) of unit vectors, videos in rows; fp32 also where the towers run in less."""
+    # In bf16 a logit at scale 100 would be off by a third.
     with torch.autocast(video_BE.device.type, enabled=False):
         return scale * (video_BE.float() @ text_BE.float().T)
 
@@ -27,7 +33,7 @@ def cosine_logits(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> T
 def info_nce(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
     """Symmetric InfoNCE, the mean of both directions (CLIP4Clip's; STAN's code sums them).
 
-    Twins off the diagonal are left out of the denominator: they are no negatives, and no targets either.
+    Twins off the diagonal are left out of the denominator: they are neither negatives nor targets.
     """
     off_diagonal = twins_BB & ~torch.eye(len(twins_BB), dtype=torch.bool, device=twins_BB.device)
     logits_BB = logits_BB.masked_fill(off_diagonal, float("-inf"))
@@ -57,9 +63,9 @@ def order_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale
 
 
 def sigmoid(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
-    """SigLIP's loss (arXiv 2303.15343, algorithm 1): every pair is a question of its own, right or wrong. Logits with bias.
+    """SigLIP's loss (arXiv 2303.15343, algorithm 1): a binary loss for every pair, match or not. The logits include the bias.
 
-    The sum over all pairs, by the number of rows. Twins off the diagonal are neither: they are left out.
+    The sum over all pairs, divided by the number of rows. Twins off the diagonal are left out.
     """
     diagonal = torch.eye(len(twins_BB), dtype=torch.bool, device=twins_BB.device)
     signed_BB = torch.where(diagonal, logits_BB, -logits_BB)
@@ -68,18 +74,19 @@ def sigmoid(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
 
 
 def start_bias(logits_BB: Tensor) -> Tensor:
-    """The bias at which a wrong pair is called right about once a row: minus their mean logit, minus log(B - 1).
+    """The bias, a scalar, at which about one wrong pair per row is classified as a match.
 
-    With logits near 0 that is SigLIP's -10 at its batch of 32k; a CLIP's own cosines lie far from 0.
+    It is minus the mean logit of wrong pairs, minus log(B - 1). For logits near 0 and a batch of 32k that is SigLIP's -10;
+    the cosines of a CLIP lie far from 0.
     """
     wrong = ~torch.eye(len(logits_BB), dtype=torch.bool, device=logits_BB.device)
     return -logits_BB.detach()[wrong].mean() - math.log(len(logits_BB) - 1)
 
 
-# Logits (B, B) with the pairs on the diagonal, and which others are no negatives.
+# Each takes logits (B, B), with the pairs on the diagonal, and twins (B, B).
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "info_nce": info_nce,
     "info_nce_multi": info_nce_multi,
     "sigmoid": sigmoid,
 }
-BIASED = frozenset({"sigmoid"})  # these want a learnt bias on the logits
+BIASED = frozenset({"sigmoid"})  # objectives whose logits have a learnt bias

@@ -1,7 +1,7 @@
 """Mug, mutual-guided matching of a text's tokens and a clip's frames: late interaction without weights of its own.
 
 Liu et al., arXiv 2311.15075; code farewellthree/STAN @ c9dc7b6, mmaction/models/heads/mug_head.py (`full` is its
-`mug_frame_token`, `simple` its default `mug_frame_token_simple`). What departs from the code: every softmax over tokens
+`mug_frame_token`, `simple` its default `mug_frame_token_simple`). Different from the code: every softmax over tokens
 is masked by a boolean, so that padding never takes part (there the full form lets it leak, and a true similarity of 0
 counts as padding). A texts, B clips, L tokens, T frames, E size of the common space.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 MugForm = Literal["simple", "full"]
-TAU = 100.0  # fixed in the code
+TAU = 100.0  # inverse temperature, fixed in the code
 
 
 def mug_scores(
@@ -31,9 +31,13 @@ def mug_scores(
     Texts are taken in blocks, so that the (A, B, L, T) similarities never exceed about `block_bytes` in fp32; with
     gradients a block is computed again on the way back.
     """
-    assert bool(token_mask_AL.any(1).all()) and bool(frame_mask_BT.any(1).all()), "a text or clip with nothing in it"
-    each = 4 * 4 * frames_BTE.shape[0] * frames_BTE.shape[1] * tokens_ALE.shape[1]  # about four such tensors at once
-    rows = max(1, block_bytes // each)
+    assert bool(token_mask_AL.any(1).all()) and bool(frame_mask_BT.any(1).all()), (
+        "a text without tokens, or a clip without frames"
+    )
+    bytes_per_text = (
+        4 * 4 * frames_BTE.shape[0] * frames_BTE.shape[1] * tokens_ALE.shape[1]
+    )  # about four such tensors at once
+    rows = max(1, block_bytes // bytes_per_text)
     score_blocks = []
     for start in range(0, len(tokens_ALE), rows):
         block = (tokens_ALE[start : start + rows], token_mask_AL[start : start + rows], frames_BTE, frame_mask_BT)
@@ -55,7 +59,7 @@ def mug_pairs(
 def _block(
     tokens_ALE: Tensor, token_mask_AL: Tensor, frames_BTE: Tensor, frame_mask_BT: Tensor, form: MugForm
 ) -> Tensor:
-    # fp32 whatever the towers ran in: the softmaxes are at scale 100.
+    # fp32 also where the towers run in less, because the softmaxes are at scale 100.
     with torch.autocast(tokens_ALE.device.type, enabled=False):
         similar_ABLT = torch.einsum("ale,bte->ablt", tokens_ALE.float(), frames_BTE.float())
         return _score(similar_ABLT, token_mask_AL[:, None], frame_mask_BT[None], form)
@@ -64,12 +68,12 @@ def _block(
 def _score(similar_LT: Tensor, token_mask_L: Tensor, frame_mask_T: Tensor, form: MugForm) -> Tensor:
     """(..., L, T) similarities, masks that broadcast to (..., L) and (..., T) -> (...)."""
     no_token, no_frame = ~token_mask_L[..., :, None], ~frame_mask_T[..., None, :]
-    closed = float("-inf")
+    masked = float("-inf")
     # p_l = <sum_i a_li v_i, t_l> is sum_i a_li S_li: the guided vectors themselves are never needed.
-    of_token_L = ((TAU * similar_LT).masked_fill(no_frame, closed).softmax(-1) * similar_LT).sum(-1)
-    of_frame_T = ((TAU * similar_LT).masked_fill(no_token, closed).softmax(-2) * similar_LT).sum(-2)
-    weight_L = (TAU * of_token_L).masked_fill(no_token[..., 0], closed).softmax(-1)
-    weight_T = (TAU * of_frame_T).masked_fill(no_frame[..., 0, :], closed).softmax(-1)
+    of_token_L = ((TAU * similar_LT).masked_fill(no_frame, masked).softmax(-1) * similar_LT).sum(-1)
+    of_frame_T = ((TAU * similar_LT).masked_fill(no_token, masked).softmax(-2) * similar_LT).sum(-2)
+    weight_L = (TAU * of_token_L).masked_fill(no_token[..., 0], masked).softmax(-1)
+    weight_T = (TAU * of_frame_T).masked_fill(no_frame[..., 0, :], masked).softmax(-1)
     if form == "full":  # <T*, V*> with T* = sum_l w_l t_l and V* = sum_i u_i v_i
         return (weight_L[..., :, None] * similar_LT * weight_T[..., None, :]).sum((-2, -1))
     return ((weight_L * of_token_L).sum(-1) + (weight_T * of_frame_T).sum(-1)) / 2

@@ -1,8 +1,8 @@
 """The two halves of a model as ONNX graphs: text.onnx and video.onnx, any batch, checked in onnxruntime when written.
 
 text.onnx   tokens (B, L) int64                                  -> text (B, E), unit
-video.onnx  frames (B, T, 3, S, S) float32, mask (B, T) bool     -> video (B, E), unit; T is fixed, mask says which are there
-L is the context length, T what is asked for, S the image size, E the size of the common space. ACG runs without captions.
+video.onnx  frames (B, T, 3, S, S) float32, mask (B, T) bool     -> video (B, E), unit; T is fixed, mask is False for padding
+L is the context length, T the number of frames, S the image size, E the size of the common space. ACG runs without captions.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class _Video(nn.Module):
 
 
 def export_onnx(model: VideoCLIP, folder: Path, num_frames: int) -> dict[str, float]:
-    """Writes both graphs (weights in *.onnx.data beside them); largest difference from PyTorch of each half.
+    """Writes both graphs, with weights in *.onnx.data. Returns the largest difference from PyTorch of each half.
 
     Raises M2raapError where the packages are missing, the model cannot be exported, or a difference is over 1e-4.
     """
-    _packages()
+    _check_packages()
     backbone = model.backbone
     draw = torch.Generator().manual_seed(0)
     side = backbone.preprocess.image_size
@@ -66,12 +66,13 @@ def export_onnx(model: VideoCLIP, folder: Path, num_frames: int) -> dict[str, fl
         differences[name] = max(largest_difference(path, module, names, inputs[size]) for size in CHECKED_BATCHES)
         if not differences[name] <= PARITY:
             raise M2raapError(
-                f"{path.name}: onnxruntime and PyTorch differ by {differences[name]:.1e}, allowed {PARITY:.0e}; not exported"
+                f"{path.name}: onnxruntime and PyTorch differ by {differences[name]:.1e}, and {PARITY:.0e} is allowed; serve the "
+                "model folder itself"
             )
     return differences
 
 
-def _packages() -> None:
+def _check_packages() -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -81,7 +82,7 @@ def _packages() -> None:
 
 
 def _tokens(row_1L: Tensor, size: int, draw: torch.Generator) -> Tensor:
-    """Rows that differ: the tokens of a short text behind the first one, each time in another order."""
+    """Token ids (size, L) of rows that differ: each has the tokens behind its first one in another order."""
     rows_BL = row_1L.expand(size, -1).clone()
     for row in rows_BL:
         row[1:4] = row[1:4][torch.randperm(3, generator=draw)]
@@ -130,16 +131,16 @@ def largest_difference(path: Path, module: nn.Module, names: list[str], inputs: 
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     with torch.no_grad():
-        ours = module(*inputs).numpy()
+        torch_output = module(*inputs).numpy()
     feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
     try:
-        theirs = session.run(None, feeds)[0]
-    except Exception as error:  # onnxruntime's own types, of no common base
+        onnx_output = session.run(None, feeds)[0]
+    except Exception as error:  # onnxruntime's own types have no common base
         raise M2raapError(
-            f"{path.name}: onnxruntime does not run it at batch {len(inputs[0])} ({' '.join(str(error).split())[:120]}): this "
-            "tower's graph is tied to one batch; serve the model folder itself"
+            f"{path.name}: onnxruntime does not run it at batch {len(inputs[0])} ({' '.join(str(error).split())[:120]}): the "
+            "graph of this tower is tied to one batch size; serve the model folder itself"
         ) from error
-    return float(np.abs(np.asarray(theirs) - ours).max())
+    return float(np.abs(np.asarray(onnx_output) - torch_output).max())
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""What an open_clip configuration may say: keys that open_clip's classes take, values of their types, no other folder.
+"""Checks an open_clip configuration: keys that open_clip's classes take, values of their types, no path to other folders.
 
-It comes from a stranger's folder or a hub, and open_clip hands parts of it on, unread, to timm and transformers.
+It comes from an untrusted folder or hub, and open_clip passes parts of it on, unchecked, to timm and transformers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from m2raap.core.files import read_json
 
 CONFIG_NAME = "open_clip_config.json"
 NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
-# Of open_clip's two tokenizers. HFTokenizer hands every other key on to transformers (trust_remote_code is one),
-# bpe_path opens any file, and the reduction mask 'syntax' downloads.
+# Arguments of open_clip's two tokenizers. HFTokenizer passes every other key on to transformers (trust_remote_code is
+# one), bpe_path opens any file, and the reduction mask 'syntax' downloads data.
 TOKENIZER_KINDS = {
     "clean": Literal["canonicalize", "lower", "whitespace"],
     "strip_sep_token": bool,
@@ -28,13 +28,13 @@ TOKENIZER_KINDS = {
     "additional_special_tokens": list[str],
 }
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", dict: "an object"}
+_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", dict: "an object"}
 
 
 def read_model_config(name: str) -> dict[str, Any]:
-    """The judged `model_cfg` of 'local-dir:/folder', 'hf-hub:org/name' or one of open_clip's own names.
+    """The checked `model_cfg` of 'local-dir:/folder', 'hf-hub:org/name' or one of open_clip's own names.
 
-    Raises M2raapError naming file and key where it is not sound, and what the hub client raises.
+    Raises M2raapError naming file and key that cannot be used. The errors of the hub client pass.
     """
     from open_clip.factory import _get_hf_config, get_model_config
 
@@ -48,52 +48,52 @@ def read_model_config(name: str) -> dict[str, Any]:
 
 
 def _model_config(where: str, tree: Any, tokenizer_inside: bool) -> dict[str, Any]:
-    """`tree["model_cfg"]` after judging it. `tokenizer_inside`: the folder's, whatever name is given."""
+    """`tree["model_cfg"]`, checked. `tokenizer_inside`: the folder holds the tokenizer, and its name is not read."""
     model_cfg = tree.get("model_cfg") if isinstance(tree, dict) else None
     if not isinstance(model_cfg, dict) or not isinstance(tree.get("preprocess_cfg") or {}, dict):
         raise M2raapError(
-            f"{where}: has to be an object with the objects model_cfg and, where wanted, preprocess_cfg; give a model in "
-            "open_clip's form"
+            f"{where}: has to be a JSON object that contains the object model_cfg and, optionally, the object preprocess_cfg; "
+            "give a model in open_clip's form"
         )
     lacking = [key for key in NEEDED if model_cfg.get(key) is None]
     if lacking:
         raise M2raapError(f"{where}: model_cfg lacks {', '.join(lacking)}; give a model in open_clip's form")
-    _judge_keys(where, "model_cfg", model_cfg, _model_kinds())
-    _judge_names(where, model_cfg, tokenizer_inside)
+    _check_keys(where, "model_cfg", model_cfg, _model_kinds())
+    _check_names(where, model_cfg, tokenizer_inside)
     return model_cfg
 
 
 def _model_kinds() -> dict[str, Any]:
-    """Key of a model_cfg -> type, as open_clip's three classes declare it; custom_text says which of them."""
+    """Key of a model_cfg -> type, as open_clip's three classes declare it; custom_text chooses one of them."""
     from open_clip.coca_model import CoCa
     from open_clip.model import CLIP, CustomTextCLIP
 
     kinds: dict[str, Any] = {"custom_text": bool}
     for owner in (CoCa, CustomTextCLIP, CLIP):
         kinds |= get_type_hints(owner.__init__)
-    kinds.pop("cast_dtype")  # no JSON: open_clip gives it
+    kinds.pop("cast_dtype")  # no JSON value: open_clip sets it
     kinds.pop("return", None)
     return kinds
 
 
-def _judge_keys(where: str, parent: str, settings: Any, kinds: Mapping[str, Any]) -> None:
+def _check_keys(where: str, parent: str, settings: Any, kinds: Mapping[str, Any]) -> None:
     if not isinstance(settings, dict):
         raise M2raapError(f"{where}: {parent} has to be an object; correct it, or take another model")
     for name, value in settings.items():
         key = f"{parent}.{name}"
         if name not in kinds:
             raise M2raapError(
-                f"{where}: {key} is nothing that m2raap hands on to open_clip (known: {', '.join(kinds)}); take it out of "
-                "the file, or take another model"
+                f"{where}: {key} is no key that m2raap passes on to open_clip (known: {', '.join(kinds)}); remove it from the "
+                "file, or take another model"
             )
         if is_dataclass(kinds[name]):
-            _judge_keys(where, key, value, get_type_hints(kinds[name]))
+            _check_keys(where, key, value, get_type_hints(kinds[name]))
         elif name == "tokenizer_kwargs":
-            _judge_keys(where, key, value, TOKENIZER_KINDS)
-        # null is everywhere: open_clip's own files say it where its annotations do not (patch_size, timm_proj)
+            _check_keys(where, key, value, TOKENIZER_KINDS)
+        # null is allowed for every key: open_clip's own files have it where its annotations do not (patch_size, timm_proj)
         elif value is not None and not _fits(value, kinds[name]):
             raise M2raapError(
-                f"{where}: {key} has to be {_named(kinds[name])}, not {str(value)[:60]}; correct it, or take another model"
+                f"{where}: {key} has to be {_in_words(kinds[name])}, not {str(value)[:60]}; correct it, or take another model"
             )
 
 
@@ -117,36 +117,36 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _named(kind: Any) -> str:
+def _in_words(kind: Any) -> str:
     """The type in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_named(option) for option in inner if option is not type(None))
+        return " or ".join(_in_words(option) for option in inner if option is not type(None))
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if origin is tuple:
         return f"a list of {len(inner)}"
-    return "a list of texts" if origin is list else _WORDS.get(kind, str(kind))
+    return "a list of strings" if origin is list else _WORDS.get(kind, str(kind))
 
 
-def _judge_names(where: str, model_cfg: dict[str, Any], tokenizer_inside: bool) -> None:
-    """What timm and transformers look up is a name that they know or one of the hub, no folder or address."""
+def _check_names(where: str, model_cfg: dict[str, Any], tokenizer_inside: bool) -> None:
+    """A name that timm or transformers looks up has to be one that they know or one on the hub, no folder or address."""
     import timm
 
     trunk = model_cfg["vision_cfg"].get("timm_model_name")
     if trunk and not timm.is_model(trunk):  # 'local-dir:', 'hf-hub:' and paths are none
         raise M2raapError(
-            f"{where}: model_cfg.vision_cfg.timm_model_name '{trunk[:60]}' is no model of the timm installed here, and a "
-            "configuration may name no other place; take another model"
+            f"{where}: model_cfg.vision_cfg.timm_model_name '{trunk[:60]}' is no model of the installed timm, and m2raap "
+            "reads no other from a configuration; take another model"
         )
     for part in ("text_cfg", "multimodal_cfg"):
         for key in ("hf_model_name", "hf_tokenizer_name"):
             name = model_cfg.get(part, {}).get(key)
-            unread = key == "hf_tokenizer_name" and tokenizer_inside
-            if not name or (unread and name == "."):
+            ignored = key == "hf_tokenizer_name" and tokenizer_inside
+            if not name or (ignored and name == "."):
                 continue
-            if not HUB_NAME.fullmatch(name) or ".." in name or (Path(name).exists() and not unread):
+            if not HUB_NAME.fullmatch(name) or ".." in name or (Path(name).exists() and not ignored):
                 raise M2raapError(
-                    f"{where}: model_cfg.{part}.{key} '{name[:60]}' is no name on the hub or that of a folder here, and a "
-                    "configuration may name neither folder nor address; take another model"
+                    f"{where}: model_cfg.{part}.{key} '{name[:60]}' has to be a name on the hub, and neither a folder "
+                    "nor an address; take another model"
                 )

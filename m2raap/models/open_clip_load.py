@@ -1,4 +1,4 @@
-"""open_clip models: by name and tag, from a hub, from a folder. A model that cannot be loaded is one M2raapError."""
+"""open_clip models: by name and tag, from a hub, from a folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from m2raap.models.vision_open_clip import open_clip_tower
 
 
 def load(cfg: BackboneConfig) -> Backbone:
-    """An open_clip model in eval mode and fp32. Raises M2raapError with one sentence."""
+    """An open_clip model in eval mode and fp32. Raises M2raapError where it is unknown or cannot be loaded."""
     import open_clip
 
     name = cfg.model
     if name.startswith("builtin:"):
         if name not in BUILTIN:
-            raise M2raapError(f"unknown backbone '{name}'; in the package: {', '.join(BUILTIN)}")
+            raise M2raapError(f"backbone.model '{name}' is unknown; the package contains {', '.join(BUILTIN)}")
         name = f"local-dir:{BUILTIN[name]}"
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
@@ -37,7 +37,7 @@ def load(cfg: BackboneConfig) -> Backbone:
         _check_name(open_clip, cfg)
     quick_gelu = False
     if cfg.pretrained and not Path(cfg.pretrained).is_file():
-        # open_clip only warns when a tag was trained with another GELU than the name says; the tag is right.
+        # open_clip only warns where a tag was trained with another GELU than the name implies; the tag is right.
         tag = open_clip.get_pretrained_cfg(name, cfg.pretrained) or {}
         quick_gelu = bool(tag.get("quick_gelu", False))
     if not cfg.random_init:
@@ -54,18 +54,18 @@ def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
     if cfg.model not in names:
         near = difflib.get_close_matches(cfg.model, names, n=3, cutoff=0.4)
         raise M2raapError(
-            f"backbone '{cfg.model}' is no open_clip model; near: {', '.join(near) or 'none'}; "
-            "or give hf-hub:org/name, local-dir:/folder, builtin:tiny"
+            f"backbone.model '{cfg.model}' is no open_clip model; similar names: {', '.join(near) or 'none'}; "
+            "or set it to hf-hub:org/name, local-dir:/folder or builtin:tiny"
         )
     if not cfg.pretrained and not cfg.random_init:
         raise M2raapError(
-            f"backbone '{cfg.model}' needs weights: set pretrained to a tag or a .pt / .safetensors file, "
-            "or random_init: true if you want none"
+            f"backbone '{cfg.model}' needs weights: set backbone.pretrained to a tag, or to a .pt or .safetensors file, "
+            "or set backbone.random_init to true for random weights"
         )
     tags = open_clip.list_pretrained_tags_by_model(cfg.model)
     if cfg.pretrained and cfg.pretrained not in tags and not Path(cfg.pretrained).is_file():
         raise M2raapError(
-            f"backbone '{cfg.model}': pretrained '{cfg.pretrained}' is neither a file nor a tag; "
+            f"backbone '{cfg.model}': backbone.pretrained '{cfg.pretrained}' is neither a file nor a tag; "
             f"tags: {', '.join(tags) or 'none'}"
         )
 
@@ -86,7 +86,7 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
                 force_quick_gelu=quick_gelu,
                 weights_only=True,
             )
-            # open_clip's own tokenizer knows no such argument
+            # open_clip's own tokenizer does not take this argument
             trust: dict[str, Any] = (
                 {"trust_remote_code": False} if model_cfg["text_cfg"].get("hf_tokenizer_name") else {}
             )
@@ -97,8 +97,8 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
             f"backbone '{display_name}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). "
-            "If this machine reaches no model hub, copy the weights here and give a folder (model: local-dir:/folder) "
-            "or a file (pretrained: /file.safetensors or .pt)."
+            "If this machine cannot reach the model hub, copy the weights to it and set backbone.model to local-dir:/folder, "
+            "or backbone.pretrained to a .safetensors or .pt file."
         ) from error
     if quick_gelu:
         model_cfg["quick_gelu"] = True
@@ -121,7 +121,8 @@ def _preprocess(display_name: str, preprocess_cfg: dict[str, Any]) -> Preprocess
     sides = [size, size] if isinstance(size, int) else list(size)
     if sides[0] != sides[1]:
         raise M2raapError(
-            f"this open_clip model wants images of {sides[0]} x {sides[1]}; only square ones are supported"
+            f"backbone '{display_name}' takes images of {sides[0]} x {sides[1]} pixels, and only square ones are supported; "
+            "take another model"
         )
     return to_preprocess(f"backbone '{display_name}', preprocess_cfg", preprocess_cfg | {"image_size": sides[0]})
 
@@ -132,5 +133,5 @@ def _write(description: dict[str, Any], folder: Path) -> None:
 
 
 def from_description(folder: Path) -> Backbone:
-    """An untrained model of the shape of a folder that a Backbone has written."""
+    """An untrained model of the shape that a Backbone wrote into the folder. Raises M2raapError where it cannot be read."""
     return _make(f"local-dir:{folder}", None, load_weights=False, quick_gelu=False, display_name=str(folder))

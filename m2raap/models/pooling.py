@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def masked_mean(values_BTX: Tensor, mask_BT: Tensor) -> Tensor:
-    """Mean over the frames that the mask keeps: (B, T, ...) -> (B, ...). Every clip has at least one."""
+    """Mean over the frames where the mask is True: (B, T, ...) -> (B, ...). Every clip has at least one."""
     weight_BT = mask_BT.to(values_BTX.dtype)
     weight_BT = weight_BT / weight_BT.sum(1, keepdim=True)
     return (values_BTX * weight_BT.reshape(*weight_BT.shape, *[1] * (values_BTX.dim() - 2))).sum(1)

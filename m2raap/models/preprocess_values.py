@@ -1,4 +1,4 @@
-"""Checks the preparation of pixels that a model's files describe: with impossible values all vectors would be useless."""
+"""Checks the image preprocessing that a model's files describe: with impossible values all vectors would be useless."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Preprocess
 
-LEAST_STD, LARGEST = 1e-3, 1e3  # for pixels 0..1; beyond these limits nothing of a picture is left in fp32 or fp16
+LEAST_STD, LARGEST = 1e-3, 1e3  # for pixels 0..1; beyond these limits pictures become equal in fp32 or fp16
 KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash")}
 
 
@@ -19,7 +19,7 @@ def to_preprocess(where: str, settings: Mapping[str, Any]) -> Preprocess:
     """
     size = settings.get("image_size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise _refused(where, "the image size", size, "a whole number of pixels from 1 on")
+        raise _refused(where, "the image size", size, "a whole number of pixels, 1 or more")
     for key, least in (("mean", -LARGEST), ("std", LEAST_STD)):
         if not _are_numbers(settings.get(key), least):
             raise _refused(where, key, settings.get(key), f"three numbers from {least:g} to {LARGEST:g}")
@@ -32,7 +32,7 @@ def to_preprocess(where: str, settings: Mapping[str, Any]) -> Preprocess:
 
 
 def _are_numbers(values: Any, least: float) -> bool:
-    """Whether it is a list of three numbers from `least` on; NaN is none."""
+    """Whether `values` is a list of three numbers from `least` to LARGEST. NaN is refused."""
     if not isinstance(values, list | tuple) or len(values) != 3:
         return False
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
@@ -41,6 +41,6 @@ def _are_numbers(values: Any, least: float) -> bool:
 
 def _refused(where: str, key: str, value: Any, requirement: str) -> M2raapError:
     return M2raapError(
-        f"{where}: {key} of the picture preparation is {str(value)[:60]} and has to be {requirement}; correct it, or take "
+        f"{where}: {key} of the image preprocessing is {str(value)[:60]} and has to be {requirement}; correct it, or take "
         "another model"
     )

@@ -1,8 +1,8 @@
-"""STAN, the spatial-temporal branch beside the last layers of CLIP; frames see each other by attention or convolution.
+"""STAN, the spatial-temporal branch beside the last layers of CLIP; frames exchange information by attention or convolution.
 
-Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. What departs
-from the code: `start` (there: open, which does not start at CLIP), masks for clips with fewer frames, `patch_pool`,
-`inputs`, unit pooling. The class and position embeddings are the backbone's own, as there.
+Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. Different
+from the code: `start` (the code has open, with which a new model differs from mean pooling), masks for clips with fewer
+frames, `patch_pool`, `inputs`, unit pooling. The class and position embeddings are the backbone's, as in the code.
 B videos, T frames, P patches, D width, K branch layers, E size of the common space.
 """
 
@@ -29,7 +29,8 @@ class DropPath(nn.Module):
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
-        self.draws: Callable[[int], Tensor] = torch.rand  # the training loop's, so that a resumed run draws the same
+        # Training sets a generator here, so that a resumed run draws the same.
+        self.draws: Callable[[int], Tensor] = torch.rand
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.share == 0.0:
@@ -39,9 +40,9 @@ class DropPath(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """x <- x + W0 DropPath(MHSA(LN(x))) over the T frames of one patch. In STAN W0 starts at zero: identity at the start.
+    """x <- x + W0 DropPath(MHSA(LN(x))) over the T frames of one patch. In STAN W0 starts at zero: the identity.
 
-    Behind a zero `out` matrix that is one zero too many: two factors at zero give each other no gradient.
+    `zero_start` is False where the branch ends in a matrix of zeros: with two zero factors neither would get a gradient.
     """
 
     def __init__(self, width: int, heads: int, drop_path: float, zero_start: bool) -> None:
@@ -54,7 +55,7 @@ class TemporalBlock(nn.Module):
     def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
         batch, patches, frames, width = x_BPTD.shape
         normed = self.norm(x_BPTD).reshape(batch * patches, frames, width)
-        # An exported graph has one way for all masks; here a full one is left out, which is faster.
+        # Without a mask attention is faster. An exported graph has to serve all masks, and cannot branch.
         full = not torch.compiler.is_exporting() and bool(mask_BT.all())
         hidden = None if full else (~mask_BT).repeat_interleave(patches, 0)
         mixed = self.attn(normed, normed, normed, key_padding_mask=hidden, need_weights=False)[0]
@@ -77,7 +78,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x_BPTD: Tensor, mask_BT: Tensor) -> Tensor:
         batch, patches, frames, _ = x_BPTD.shape
-        narrow = self.down(x_BPTD) * mask_BT[:, None, :, None]  # a frame that is not there is padding like the borders
+        narrow = self.down(x_BPTD) * mask_BT[:, None, :, None]  # a masked frame is zero padding, as beyond the borders
         mixed = self.conv(narrow.reshape(batch * patches, frames, -1).transpose(1, 2)).transpose(1, 2)
         return x_BPTD + self.out(self.drop_path(F.gelu(mixed))).reshape(x_BPTD.shape)
 
@@ -87,20 +88,20 @@ class SpatialBlock(nn.Module):
 
     def __init__(self, tower: VisionTower, index: int, drop_path: float) -> None:
         super().__init__()
-        self._tower = (tower,)
+        self.tower = tower
         self.block: Any = tower.branch_block(index)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, cls_BD: Tensor, x_BPTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         batch, patches, frames, width = x_BPTD.shape
-        tower = self._tower[0]
+        tower = self.tower
         frames_BTPD = x_BPTD.transpose(1, 2)
         u = torch.cat([cls_BD[:, None, None].expand(-1, frames, -1, -1), frames_BTPD], 2)
         mixed = tower.attend(self.block, u.reshape(batch * frames, 1 + patches, width))
         r = self.drop_path(mixed).reshape(batch, frames, 1 + patches, width)
         cls_BD = cls_BD + masked_mean(r[:, :, 0], mask_BT)
         y = torch.cat([cls_BD[:, None], (frames_BTPD + r[:, :, 1:]).flatten(1, 2)], 1)
-        y = y + tower.feed(self.block, y)
+        y = y + tower.feed_forward(self.block, y)
         return y[:, 0], y[:, 1:].reshape(batch, frames, patches, width).transpose(1, 2)
 
 
@@ -140,7 +141,10 @@ class Stan(nn.Module):
             return tokens
         side = round((tokens.shape[2] - 1) ** 0.5)
         if side * side != tokens.shape[2] - 1 or side % square:
-            raise M2raapError(f"stan: patch_pool {square} does not divide the {side} x {side} patches of this backbone")
+            raise M2raapError(
+                f"adapt.temporal.patch_pool {square} does not divide the {side} x {side} patches of this backbone; set it to 1, "
+                f"or to a divisor of {side}"
+            )
         grid = tokens[:, :, 1:].flatten(0, 1).unflatten(1, (side, side)).permute(0, 3, 1, 2)
         pooled = F.avg_pool2d(grid, square).flatten(2).transpose(1, 2).unflatten(0, tokens.shape[:2])
         return torch.cat([tokens[:, :, :1], pooled], 2)
@@ -154,15 +158,18 @@ class Stan(nn.Module):
         return self.backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
 
     def enter(self, tokens: Tensor) -> Tensor:
-        """Tokens or positions as the branch takes them in."""
+        """Tokens or positions (..., D) as they enter the branch: unchanged, or layer-normed."""
         return F.layer_norm(tokens, tokens.shape[-1:]) if self.cfg.inputs == "normed" else tokens
 
     def branch(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
         """STAN_cls (B, D), before gate or matrix."""
-        assert len(levels) == self.layers_used, f"{len(levels)} layers given, {self.layers_used} wanted"
+        assert len(levels) == self.layers_used, f"{len(levels)} layers given, {self.layers_used} expected"
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.time):
-            raise M2raapError(f"stan was made for {len(self.time)} frames, this clip has {num_frames}")
+            raise M2raapError(
+                f"stan takes {len(self.time)} frames at most, this clip has {num_frames}; take fewer frames, or adapt with a "
+                "larger adapt.temporal.max_frames"
+            )
         tower = self.backbone.vision
         position_SD = self.enter(self.compact(tower.positions()[None, None])[0, 0])
         first = self.enter(levels[0])
@@ -179,10 +186,10 @@ class Stan(nn.Module):
         return cls_BD
 
     def gates(self) -> dict[str, float]:
-        """How far the branch is open, for the log."""
-        opened = {f"temporal{k}": float(block.out.weight.detach().norm()) for k, block in enumerate(self.temporal)}
+        """The gate and the norms of the output matrices, for the log."""
+        values = {f"temporal{k}": float(block.out.weight.detach().norm()) for k, block in enumerate(self.temporal)}
         if self.cfg.start == "gate":
-            opened["gate"] = float(self.gate.detach())
+            values["gate"] = float(self.gate.detach())
         elif self.cfg.start == "matrix":
-            opened["out"] = float(self.out.weight.detach().norm())
-        return opened
+            values["out"] = float(self.out.weight.detach().norm())
+        return values

@@ -1,9 +1,9 @@
-"""Checkpoints of farewellthree/STAN (@ c9dc7b6; STAN and Mug-STAN alike, Mug has no weights) -> our modules.
+"""Reads checkpoints of farewellthree/STAN (@ c9dc7b6; STAN and Mug-STAN, whose Mug has no weights) into a VideoCLIP.
 
-Theirs is transformers' CLIP taken apart (mmaction/models/backbones/clip_stan_hf.py): `backbone.` holds the vision tower and
-the branch (STAN_S_layers, STAN_T_layers, STAN_time_embed), `text_backbone.` the text tower. Their branch is open from the
-start and they pool raw frame vectors, so the model that comes out is `stan` with start open and pool raw. Every tensor is
-accounted for: a key that is missing or unknown is an error that names it.
+That code splits transformers' CLIP (mmaction/models/backbones/clip_stan_hf.py): `backbone.` holds the vision tower and
+the branch (STAN_S_layers, STAN_T_layers, STAN_time_embed), `text_backbone.` the text tower. Its branch has no gate and it
+pools raw frame vectors, so the imported model is `stan` with start open and pool raw. Every tensor is used: a key that is
+missing or unknown is an error that names it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.models.vision_open_clip import OpenClipVit
 
-TAU = 0.01  # fixed in their configs
-# (vision width, patch) -> open_clip's name of OpenAI's CLIP, which all of theirs start from.
+TAU = 0.01  # temperature, fixed in the configs of that code
+# (vision width, patch size in pixels) -> open_clip's name of OpenAI's CLIP, from which all released checkpoints start.
 SHAPES = {(768, 32): "ViT-B-32-quickgelu", (768, 16): "ViT-B-16-quickgelu", (1024, 14): "ViT-L-14-quickgelu"}
 _NO_WEIGHTS = (re.compile(r"(^|\.)position_ids$"), re.compile(r"^data_preprocessor\."))
 
@@ -62,51 +62,51 @@ def import_stan_checkpoint(path: Path, backbone: BackboneConfig | None = None) -
     """The model of a checkpoint, and the backbone that it started from.
 
     `backbone` gives the shape where it is none of OpenAI's B/32, B/16, L/14 (its weights are not read). Raises M2raapError
-    naming missing and unknown keys, or what else makes it no such checkpoint.
+    naming missing and unknown keys, or another reason why the file is not such a checkpoint.
     """
-    theirs = read_tensors(path)
+    tensors = read_tensors(path)
     layers = 1 + max(
-        (int(m[1]) for m in map(re.compile(r"backbone\.STAN_S_layers\.(\d+)\.").match, theirs) if m), default=-1
+        (int(m[1]) for m in map(re.compile(r"backbone\.STAN_S_layers\.(\d+)\.").match, tensors) if m), default=-1
     )
     if not layers:
         raise M2raapError(
-            f"{path}: holds no backbone.STAN_S_layers: it is no checkpoint of STAN or Mug-STAN (first key: "
-            f"{min(theirs, default='none')})"
+            f"{path}: is no checkpoint of STAN or Mug-STAN, because it has no backbone.STAN_S_layers (first key: "
+            f"{min(tensors, default='none')})"
         )
-    start = backbone or _started_from(path, theirs)
+    start = backbone or _started_from(path, tensors)
     shape = load_backbone(start.model_copy(update={"pretrained": None, "random_init": True}))
     if not isinstance(shape.vision, OpenClipVit):
         raise M2raapError(
-            f"{path}: STAN's checkpoints are of CLIP's own vision transformer, '{start.model}' is another"
+            f"{path}: STAN's checkpoints have CLIP's own vision transformer, and '{start.model}' has another: give --backbone"
         )
-    model = VideoCLIP(shape, _config(path, theirs, layers, shape))
+    model = VideoCLIP(shape, _config(path, tensors, layers, shape))
     model_state = model.state_dict()
-    ours, unknown = translated(theirs)
-    ours["backbone.clip.logit_scale"] = torch.tensor(math.log(1 / TAU)).reshape(
+    renamed, unknown = translated(tensors)
+    renamed["backbone.clip.logit_scale"] = torch.tensor(math.log(1 / TAU)).reshape(
         model_state["backbone.clip.logit_scale"].shape
     )
-    for name, value in model_state.items():  # buffers that the library makes itself
+    for name, value in model_state.items():  # buffers that the library computes itself
         if name not in dict(model.named_parameters()):
-            ours.setdefault(name, value)
-    missing, foreign = sorted(set(model_state) - set(ours)), sorted(set(ours) - set(model_state))
+            renamed.setdefault(name, value)
+    missing, foreign = sorted(set(model_state) - set(renamed)), sorted(set(renamed) - set(model_state))
     if missing or unknown or foreign:
         raise M2raapError(
-            f"{path}: is not the layout of farewellthree/STAN for {layers} branch layers on {start.model}: "
-            f"missing {_some(missing)}; unknown {_some(unknown + foreign)}"
+            f"{path}: its keys are not those of farewellthree/STAN with {layers} branch layers on {start.model}: "
+            f"missing {_first_four(missing)}; unknown {_first_four(unknown + foreign)}"
         )
-    for name, value in ours.items():
+    for name, value in renamed.items():
         if value.shape != model_state[name].shape:
             raise M2raapError(
-                f"{path}: {name} is {tuple(value.shape)}, {start.model} has {tuple(model_state[name].shape)}: give its --backbone"
+                f"{path}: {name} is {tuple(value.shape)}, {start.model} has {tuple(model_state[name].shape)}: give --backbone"
             )
         if not bool(value.isfinite().all()) and name in dict(model.named_parameters()):
             raise M2raapError(f"{path}: {name} holds NaN or infinity: the checkpoint is damaged")
-    model.load_state_dict(ours, strict=True)
+    model.load_state_dict(renamed, strict=True)
     return model, start
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, read without running anything that it may hold. Raises M2raapError."""
+    """The tensors of a checkpoint by name, in fp32, read without running code in it. Raises M2raapError."""
     import pickle
 
     try:
@@ -118,9 +118,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         foreign_class = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise M2raapError(
-            f"{path}: holds more than tensors{f', {foreign_class[1]}' if foreign_class else ''}, and objects of strangers "
-            "are not unpickled; keep its state_dict alone: torch.save({'state_dict': ...}) in an environment that you "
-            "trust with it"
+            f"{path}: holds Python objects{f' ({foreign_class[1]})' if foreign_class else ''} besides tensors, which m2raap does "
+            "not unpickle, because that can run code; save its state_dict alone by torch.save({'state_dict': ...}), in an "
+            "environment where its code may run"
         ) from None
     except (
         RuntimeError,
@@ -139,37 +139,37 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value.float() for name, value in state.items()}
 
 
-def translated(theirs: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under our names, and the names that mean nothing to us."""
-    ours: dict[str, Tensor] = {}
+def translated(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under the names of a VideoCLIP, and the names that it does not know."""
+    renamed: dict[str, Tensor] = {}
     unknown: list[str] = []
-    thirds: dict[str, dict[str, Tensor]] = {}  # our name -> q, k, v
-    for name, value in sorted(theirs.items()):
+    qkv: dict[str, dict[str, Tensor]] = {}  # name in a VideoCLIP -> q, k, v
+    for name, value in sorted(tensors.items()):
         if any(pattern.search(name) for pattern in _NO_WEIGHTS):
             continue
         stem, _, kind = name.rpartition(".")
         if name in _TOWERS:
-            ours[_TOWERS[name]] = value
+            renamed[_TOWERS[name]] = value
         elif name in _TRANSPOSED:
-            ours[_TRANSPOSED[name]] = value.T.contiguous()
+            renamed[_TRANSPOSED[name]] = value.T.contiguous()
         elif stem in _NORMS:
-            ours[f"{_NORMS[stem]}.{kind}"] = value
+            renamed[f"{_NORMS[stem]}.{kind}"] = value
         elif layer_part := _in_layer(stem):
             where, what = layer_part
             if what in ("q_proj", "k_proj", "v_proj"):
-                thirds.setdefault(f"{where}.attn.in_proj_{kind}", {})[what] = value
+                qkv.setdefault(f"{where}.attn.in_proj_{kind}", {})[what] = value
             else:
-                ours[f"{where}.{what}.{kind}"] = value
+                renamed[f"{where}.{what}.{kind}"] = value
         else:
             unknown.append(name)
-    for name, parts in thirds.items():
+    for name, parts in qkv.items():
         if set(parts) == {"q_proj", "k_proj", "v_proj"} and len({value.shape for value in parts.values()}) == 1:
-            ours[name] = torch.cat([parts[part] for part in ("q_proj", "k_proj", "v_proj")])
-    return ours, unknown
+            renamed[name] = torch.cat([parts[part] for part in ("q_proj", "k_proj", "v_proj")])
+    return renamed, unknown
 
 
 def _in_layer(stem: str) -> tuple[str, str] | None:
-    """'backbone.layers.3.mlp.fc1' -> our layer, and our name of the part in it."""
+    """'backbone.layers.3.mlp.fc1' -> the name of the layer in a VideoCLIP, and that of the part in it."""
     for pattern, where in _LAYERS.items():
         if match := re.fullmatch(pattern + r"\.(.+)", stem):
             return _part(where.format(match[1]), match[2], _OF_LAYER)
@@ -184,27 +184,29 @@ def _part(where: str, part: str, names: dict[str, str]) -> tuple[str, str] | Non
     return (where, names[part]) if part in names else None
 
 
-def _started_from(path: Path, theirs: dict[str, Tensor]) -> BackboneConfig:
-    patches = theirs.get("backbone.patch_embedding.weight")
+def _started_from(path: Path, tensors: dict[str, Tensor]) -> BackboneConfig:
+    patches = tensors.get("backbone.patch_embedding.weight")
     if patches is None or patches.ndim != 4:
-        raise M2raapError(f"{path}: missing backbone.patch_embedding.weight: it is no whole checkpoint")
+        raise M2raapError(f"{path}: missing backbone.patch_embedding.weight: the checkpoint is incomplete")
     shape = (patches.shape[0], patches.shape[-1])
     if shape not in SHAPES:
         raise M2raapError(
-            f"{path}: width {shape[0]} and patch {shape[1]} are none of OpenAI's {', '.join(SHAPES.values())}: give --backbone"
+            f"{path}: width {shape[0]} and patch size {shape[1]} fit none of {', '.join(SHAPES.values())}: give --backbone"
         )
     return BackboneConfig(model=SHAPES[shape], pretrained="openai")
 
 
-def _config(path: Path, theirs: dict[str, Tensor], layers: int, backbone: Backbone) -> StanConfig:
+def _config(path: Path, tensors: dict[str, Tensor], layers: int, backbone: Backbone) -> StanConfig:
     if layers > backbone.num_layers:
-        raise M2raapError(f"{path}: has {layers} branch layers, its backbone only {backbone.num_layers}")
-    time = theirs.get("backbone.STAN_time_embed.weight")
+        raise M2raapError(
+            f"{path}: has {layers} branch layers, and its backbone only {backbone.num_layers} layers: give --backbone"
+        )
+    time = tensors.get("backbone.STAN_time_embed.weight")
     if time is not None and (time.ndim != 2 or len(time) < 2):
         raise M2raapError(f"{path}: backbone.STAN_time_embed.weight is {tuple(time.shape)}, not (frames, width)")
     max_frames = 64 if time is None else len(time)
     return StanConfig(layers=layers, max_frames=max_frames, drop_path=0.1, pool="raw", start="open")
 
 
-def _some(names: list[str]) -> str:
+def _first_four(names: list[str]) -> str:
     return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}" if names else "nothing"

@@ -1,11 +1,11 @@
-"""Temporal modules: from the layer tokens and frame vectors of a clip to frame vectors that know of each other.
+"""Temporal modules: from the layer tokens and frame vectors of a clip to frame vectors that depend on all its frames.
 
 Each is an nn.Module with
   layers_used: how many last vision layers it reads, or passes through,
-  compact(tokens (B, T, 1+P, D)) -> (B, T, S', D): what it needs of a layer's output, CLS first; without weights,
-  forward(levels, frame_features_BTE, mask_BT) -> (B, T, E): a compact tensor a layer, projected frame vectors (neither
-    is unit); what comes out is pooled by VideoCLIP,
-  gates(): how far it has left its start, for the log.
+  compact(tokens (B, T, 1+P, D)) -> (B, T, S', D): the part of a layer's output that it reads, CLS first; without weights,
+  forward(levels, frame_features_BTE, mask_BT) -> (B, T, E): a compact tensor per layer, projected frame vectors (neither
+    is unit); VideoCLIP pools the result,
+  gates(): values that are 0 in a new module, for the log.
 A module that works inside the vision blocks (m2raap.models.wrapped) has `through` as well.
 B videos, T frames, P patches, D vision width, E size of the common space.
 """
@@ -28,7 +28,7 @@ from m2raap.models.zero import zero_linear
 
 
 class MeanPool(nn.Module):
-    """Frame vectors as they are: mean pooling. No weights, no order."""
+    """Leaves the frame vectors unchanged: mean pooling, without weights and whatever the order of the frames."""
 
     layers_used = 1
 
@@ -78,7 +78,10 @@ class SeqTransf(nn.Module):
     def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.position):
-            raise M2raapError(f"seqtransf was made for {len(self.position)} frames, this clip has {num_frames}")
+            raise M2raapError(
+                f"seqtransf takes {len(self.position)} frames at most, this clip has {num_frames}; take fewer frames, or adapt "
+                "with a larger adapt.temporal.max_frames"
+            )
         x_BTE = frame_features_BTE + self.position[:num_frames]
         for block in self.blocks:
             normed = block.ln_1(x_BTE)
@@ -91,7 +94,7 @@ class SeqTransf(nn.Module):
         return {"out": float(self.out.weight.detach().norm())}
 
 
-# Adding one: a config with a `name` in models/config.py (and in the union AnyTemporal), a module here.
+# To add a module: a config with a `name` in models/config.py (and in the union AnyTemporal), a module here.
 TEMPORAL: dict[str, Callable[[Any, Backbone], nn.Module]] = {
     "mean": MeanPool,
     "seqtransf": SeqTransf,
@@ -106,10 +109,11 @@ def build_temporal(cfg: AnyTemporal, backbone: Backbone) -> nn.Module:
     reads_layers = isinstance(cfg, StanConfig | AdapterConfig | MessageConfig)
     if reads_layers and not backbone.vision.layered:
         raise M2raapError(
-            f"{cfg.name} reads the layers of a vision transformer, and {backbone.vision.why_not}: take mean or seqtransf"
+            f"adapt.temporal.name {cfg.name} reads the layers of a vision transformer, and {backbone.vision.why_not_layered}: "
+            "set it to mean or seqtransf"
         )
     if reads_layers and cfg.layers > backbone.num_layers:
         raise M2raapError(
-            f"{cfg.name} reads {cfg.layers} layers, the backbone has {backbone.num_layers}: lower temporal.layers"
+            f"adapt.temporal.layers is {cfg.layers}, and the backbone has {backbone.num_layers} vision layers: lower it"
         )
     return TEMPORAL[cfg.name](cfg, backbone)

@@ -18,14 +18,10 @@ from m2raap.core.errors import M2raapError
 class OpenClipText:
     """Any text tower of open_clip, with the tokenizer that belongs to it."""
 
-    def __init__(self, clip: nn.Module, tokenizer: Any) -> None:
-        self._clip = (clip,)
+    def __init__(self, clip: Any, tokenizer: Any) -> None:
+        self.clip = clip
         self.tokenizer = tokenizer
         self.context_length = int(self.clip.context_length)
-
-    @property
-    def clip(self) -> Any:
-        return self._clip[0]
 
     @property
     def tower(self) -> Any:
@@ -41,7 +37,7 @@ class OpenClipText:
 
     @property
     def can_shorten(self) -> bool:
-        """Whether padding behind the end token changes nothing: the causal CLIP text tower, pooled at the end token."""
+        """Whether padding can be left out: only in the causal CLIP text tower, which pools at the end token."""
         tower = self.clip
         return (
             type(tower).__name__ == "CLIP"
@@ -55,30 +51,30 @@ class OpenClipText:
         length = tokens_BL.shape[1]
         if length == self.context_length:
             return self.clip.encode_text(tokens_BL)
-        assert self.can_shorten, f"{length} tokens given, this text tower wants {self.context_length}"
+        assert self.can_shorten, f"{length} tokens given, this text tower takes {self.context_length}"
         tower = self.clip
         x = tower.token_embedding(tokens_BL) + tower.positional_embedding[:length]
         x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
         return x[torch.arange(len(x), device=x.device), tokens_BL.argmax(dim=-1)] @ tower.text_projection
 
     def encode_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Text features (B, E), features of all tokens (B, L, E) through the projection, and which count (B, L).
+        """Text features (B, E), projected features of all tokens (B, L, E), and a mask (B, L), False for padding.
 
-        What counts ends with the end token: padding of CLIP's BPE has the id of '!', so ids alone do not tell. Raises
+        Padding begins behind the end token: CLIP's BPE pads with the id of '!', so that ids alone do not tell. Raises
         M2raapError for a tower that has no features of tokens.
         """
-        tower, seen = self.tower, []
+        tower, outputs = self.tower, []
         last: Any = tower.ln_final if hasattr(tower, "ln_final") else tower.transformer
-        handle = last.register_forward_hook(lambda _module, _inputs, out: seen.append(out))
+        handle = last.register_forward_hook(lambda _module, _inputs, out: outputs.append(out))
         try:
             pooled_BE = self.encode(tokens_BL)
         finally:
             handle.remove()
-        hidden_BLD = seen[0] if isinstance(seen[0], Tensor) else seen[0].last_hidden_state
-        if hidden_BLD.ndim != 3:  # CoCa norms and projects its pooled vector alone
+        hidden_BLD = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0].last_hidden_state
+        if hidden_BLD.ndim != 3:  # CoCa norms and projects the pooled vector only
             raise M2raapError(
-                "Mug compares frames with every word, and the text tower of this model gives one vector a text: take "
-                "another backbone, or leave Mug out (adapt.mug_weight: 0, embed.mug: null)"
+                "Mug compares frames with the tokens of a text, and the text tower of this backbone has one vector per text: "
+                "take another backbone, or set adapt.mug_weight to 0 and embed.mug to null"
             )
         project = tower.text_projection if hasattr(tower, "ln_final") else tower.proj
         if isinstance(project, nn.Parameter):
@@ -93,7 +89,7 @@ class OpenClipText:
         return pooled_BE, hidden_BLD, mask_BL
 
     def save_tokenizer(self, folder: Path) -> None:
-        if hasattr(self.tokenizer, "tokenizer"):  # a transformers tokenizer has files; open_clip's own BPE has none
+        if hasattr(self.tokenizer, "tokenizer"):  # of transformers, with files; open_clip's own BPE has none
             self.tokenizer.save_pretrained(str(folder))
 
 
@@ -102,15 +98,11 @@ class TransformersText:
 
     can_shorten = False
 
-    def __init__(self, model: nn.Module, tokenizer: Any, context_length: int) -> None:
-        self._model = (model,)
+    def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
+        self.model = model
         self.tokenizer = tokenizer
         self.context_length = context_length
-        self.masks = hasattr(model, "text_projection")  # SigLIP was trained with all positions seen, padding included
-
-    @property
-    def model(self) -> Any:
-        return self._model[0]
+        self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
 
     @property
     def tower(self) -> Any:
@@ -131,10 +123,10 @@ class TransformersText:
         return self.encode_tokens(tokens_BL)[0]
 
     def encode_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Text features (B, E), features of all tokens (B, L, E) through the projection, and which count (B, L)."""
+        """Text features (B, E), projected features of all tokens (B, L, E), and a mask (B, L), False for padding."""
         mask_BL = tokens_BL != self.pad_id
-        out = self.tower(input_ids=tokens_BL, attention_mask=mask_BL.long() if self.masks else None)
-        if self.masks:
+        out = self.tower(input_ids=tokens_BL, attention_mask=mask_BL.long() if self.has_mask else None)
+        if self.has_mask:
             hidden_BLE = self.model.text_projection(out.last_hidden_state)
             return hidden_BLE[:, 0], hidden_BLE, mask_BL
         return out.pooler_output, self.tower.head(out.last_hidden_state), mask_BL

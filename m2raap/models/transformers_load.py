@@ -1,4 +1,4 @@
-"""The transformers families: AltCLIP, Chinese-CLIP, SigLIP and SigLIP2, by hub name or from a folder of theirs."""
+"""The transformers families: AltCLIP, Chinese-CLIP, SigLIP and SigLIP2, by name on the hub or from a folder."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def load(cfg: BackboneConfig) -> Backbone:
-    """A model in eval mode and fp32. Weights are read from safetensors or with weights_only; no code of a hub is run.
+    """A model in eval mode and fp32. Weights are read from safetensors or with weights_only; no code of a model is run.
 
-    Raises M2raapError with one sentence where the family is unknown or the weights cannot be had.
+    Raises M2raapError where the family is unknown or the model cannot be loaded.
     """
     import transformers
 
@@ -52,14 +52,14 @@ def load(cfg: BackboneConfig) -> Backbone:
     except Exception as error:  # the hub clients raise a dozen unrelated types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise M2raapError(
-            f"backbone '{cfg.model}' cannot be loaded by transformers ({reason}). If this machine reaches no model hub, "
-            "copy the folder here (config.json, model.safetensors, tokenizer, preprocessor_config.json) and give "
-            "model: local-dir:/folder"
+            f"backbone '{cfg.model}' cannot be loaded by transformers ({reason}). If this machine cannot reach the model "
+            "hub, copy the folder to it (config.json, model.safetensors, tokenizer, preprocessor_config.json) and set "
+            "backbone.model to local-dir:/folder"
         ) from error
 
 
 def from_description(folder: Path) -> Backbone:
-    """An untrained model of the shape of a folder that a Backbone has written; no hub is asked. Raises M2raapError."""
+    """An untrained model of the shape that a Backbone wrote into the folder, without a hub. Raises M2raapError."""
     import transformers
 
     try:
@@ -72,16 +72,18 @@ def from_description(folder: Path) -> Backbone:
         return _backbone(model, tokenizer, to_preprocess(str(folder / PREPROCESS_NAME), preprocess_cfg))
     except M2raapError:
         raise
-    except Exception as error:  # what a damaged folder makes transformers raise
+    except Exception as error:  # transformers raises many types for a damaged folder
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise M2raapError(f"{folder}: the description of the backbone cannot be read ({reason})") from error
+        raise M2raapError(
+            f"{folder}: the description of the backbone cannot be read ({reason}); copy the folder again"
+        ) from error
 
 
 def _check_family(display_name: str, config: Any) -> None:
     if config.model_type not in FAMILIES:
         raise M2raapError(
             f"backbone '{display_name}' is a transformers model of type '{config.model_type}'; known: {', '.join(FAMILIES)} "
-            "(CLIP itself: family open_clip)"
+            "(CLIP itself is in backbone.family open_clip)"
         )
 
 
@@ -105,7 +107,7 @@ def _backbone(model: Any, tokenizer: Any, preprocess: Preprocess) -> Backbone:
 
 
 def _preprocess(display_name: str, preprocess_cfg: dict[str, Any], config: Any) -> Preprocess:
-    """From transformers' preprocessor_config.json. SigLIP2 NaFlex says how many patches, not which size."""
+    """From transformers' preprocessor_config.json. SigLIP2 NaFlex gives the number of patches in place of a size."""
     size = preprocess_cfg.get("size") or {}
     if "max_num_patches" in preprocess_cfg:
         patches = config.vision_config.num_patches

@@ -29,10 +29,10 @@ def build_transnet(weights: Mapping[str, Tensor]) -> nn.Module:
 
     class Quiet(TransNetV2):
         def _setup_deterministic_behavior(self) -> None:
-            """Global state is not its business."""
+            """Left out, because it changes global state."""
 
         def _load_pretrained_weights(self) -> None:
-            """Done below, and safely."""
+            """Left out, because the weights are loaded below."""
 
     with torch.random.fork_rng(devices=[]):  # layers draw their first values from the global generator
         net = Quiet(device="cpu")
@@ -45,34 +45,34 @@ def build_transnet(weights: Mapping[str, Tensor]) -> nn.Module:
 
 @torch.inference_mode()
 def transition_probabilities(net: nn.Module, chunks: Iterable[np.ndarray]) -> np.ndarray:
-    """float32 [T]: for each frame, that a transition happens at it. `chunks`: uint8 RGB [n, 27, 48, 3], in order.
+    """float32 [T]: the probability for each frame that a transition happens at it. `chunks`: uint8 RGB [n, 27, 48, 3], in order.
 
     A window of 100 frames slides by 50, and the ends are padded by the first and last frame, as the authors do; memory
     does not grow with the video.
     """
     device = next(net.parameters()).device
     probabilities: list[np.ndarray] = []
-    held = np.zeros((0, 27, 48, 3), np.uint8)
+    window_frames = np.zeros((0, 27, 48, 3), np.uint8)
     total = 0
 
     def run() -> None:
-        nonlocal held
-        while len(held) >= _WINDOW:
-            window = torch.from_numpy(held[:_WINDOW].copy()).to(device)[None]
+        nonlocal window_frames
+        while len(window_frames) >= _WINDOW:
+            window = torch.from_numpy(window_frames[:_WINDOW].copy()).to(device)[None]
             single, _ = net(window)
             probabilities.append(torch.sigmoid(single)[0, _CONTEXT:-_CONTEXT, 0].cpu().numpy())
-            held = held[_STEP:]
+            window_frames = window_frames[_STEP:]
 
     for chunk in chunks:
         if len(chunk) and not total:
-            held = np.repeat(chunk[:1], _CONTEXT, axis=0)
+            window_frames = np.repeat(chunk[:1], _CONTEXT, axis=0)
         total += len(chunk)
-        held = np.concatenate([held, chunk])
+        window_frames = np.concatenate([window_frames, chunk])
         run()
     if not total:
         return np.zeros(0, np.float32)
     missing = _CONTEXT + _STEP - (total % _STEP or _STEP)
-    held = np.concatenate([held, np.repeat(held[-1:], missing, axis=0)])
+    window_frames = np.concatenate([window_frames, np.repeat(window_frames[-1:], missing, axis=0)])
     run()
     return np.concatenate(probabilities)[:total]
 
@@ -81,7 +81,7 @@ def cuts_of(times_s: np.ndarray, probabilities: np.ndarray, threshold: float, mi
     """Cuts in seconds, ascending: of each run of frames over the threshold the frame just past its middle.
 
     A hard cut marks the last frame of the old shot, or a few on both sides of it; a dissolve is cut in its middle. A cut
-    less than `min_shot_s` after the one before, or after the first frame, is none.
+    less than `min_shot_s` after the one before, or after the first frame, is left out.
     """
     over = np.flatnonzero(probabilities > threshold)
     runs = np.split(over, np.flatnonzero(np.diff(over) > 1) + 1) if len(over) else []

@@ -1,8 +1,8 @@
-"""VideoCLIP: a backbone, a temporal module, and ACG where asked for; clips and texts to unit vectors; one folder holds all of it.
+"""VideoCLIP: a backbone, a temporal module and, optionally, ACG, from clips and texts to unit vectors, in one folder.
 
 B clips or texts, T frames, L text tokens, S = 1 + P tokens, D vision width, E size of the common space.
 Folder: model.json (format, settings of the modules, what it was made from), backbone/ (open_clip configuration, tokenizer),
-model.safetensors (every weight, fp32). Nothing else is needed to load it: no hub, no original weights.
+model.safetensors (every weight, fp32). It is loaded without a hub and without the original weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
@@ -30,8 +29,8 @@ FORMAT = 3
 class VideoCLIP(nn.Module):
     """Backbone -> temporal module -> frame vectors -> pooling (mean, or ACG's weights) -> one unit vector.
 
-    With new modules the video vector is the backbone's mean pooling (but for STAN's `open` and `raw`). The frame vectors
-    are what Mug matches with text tokens.
+    With new modules the video vector is the backbone's mean pooling, except with STAN's start `open` or pool `raw`. Mug
+    matches the frame vectors with text tokens.
     """
 
     def __init__(self, backbone: Backbone, temporal: AnyTemporal, acg: AcgConfig | None = None, seed: int = 0) -> None:
@@ -47,20 +46,16 @@ class VideoCLIP(nn.Module):
 
     @property
     def inside(self) -> bool:
-        """Whether the temporal module works inside the vision blocks (then their outputs cannot be kept)."""
+        """Whether the temporal module works inside the vision blocks, so that their outputs cannot be cached."""
         return hasattr(self.temporal, "through")
 
     def encode_video(
         self, frames_BTCHW: Tensor, mask_BT: Tensor | None = None, captions: Captions | None = None
     ) -> Tensor:
-        """Unit video vectors (B, E). mask_BT is False where a clip has no such frame; None: all there."""
-        mask_BT = _all_there(frames_BTCHW) if mask_BT is None else mask_BT
+        """Unit video vectors (B, E). mask_BT is False for padding; None: no frame is padding."""
+        if mask_BT is None:
+            mask_BT = torch.ones(frames_BTCHW.shape[:2], dtype=torch.bool, device=frames_BTCHW.device)
         return self.pool(self.frame_vectors_of_images(frames_BTCHW, mask_BT), mask_BT, captions)
-
-    def encode_frame_vectors(self, frames_BTCHW: Tensor, mask_BT: Tensor | None = None) -> Tensor:
-        """Unit frame vectors (B, T, E) as the temporal module leaves them: what Mug reads."""
-        mask_BT = _all_there(frames_BTCHW) if mask_BT is None else mask_BT
-        return F.normalize(self.frame_vectors_of_images(frames_BTCHW, mask_BT), dim=-1)
 
     def frame_vectors_of_images(self, frames_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
         """Frame vectors (B, T, E), not unit."""
@@ -87,30 +82,22 @@ class VideoCLIP(nn.Module):
         return self.temporal(levels, self.backbone.image_feature_from_cls(levels[-1][:, :, 0]), mask_BT)
 
     def pool(self, vectors_BTE: Tensor, mask_BT: Tensor, captions: Captions | None = None) -> Tensor:
-        """Unit video vectors (B, E) from frame vectors."""
+        """Unit video vectors (B, E) from frame vectors (B, T, E), by ACG or as the mean."""
         if self.acg is not None:
             return self.acg(vectors_BTE, mask_BT, captions)
         return (pool_raw if getattr(self.temporal_cfg, "pool", "unit") == "raw" else pool_unit)(vectors_BTE, mask_BT)
 
     def gates(self) -> dict[str, float]:
-        """How far temporal module and ACG have left their start, for the log."""
+        """Values of temporal module and ACG that are 0 in a new model, for the log."""
         acg = {f"acg_{name}": value for name, value in self.acg.gates().items()} if self.acg else {}
         return self.temporal.gates() | acg
-
-    def encode_frames(self, frames_BTCHW: Tensor) -> Tensor:
-        """Unit frame vectors (B, T, E) of the backbone, without the temporal module."""
-        return self.backbone.encode_image(frames_BTCHW.flatten(0, 1)).unflatten(0, frames_BTCHW.shape[:2])
-
-    def pool_frames(self, features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-        """Mean pooling of frame vectors: what `encode_video` gives with a new temporal module."""
-        return pool_unit(features_BTE, mask_BT)
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit text vectors (B, E)."""
         return self.backbone.encode_text(tokens_BL)
 
     def encode_text_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit text vectors (B, E), unit token vectors (B, L, E), and which tokens count (B, L): for Mug."""
+        """Unit text vectors (B, E), unit token vectors (B, L, E), and a mask (B, L), False for padding: for Mug."""
         return self.backbone.encode_text_tokens(tokens_BL)
 
     @property
@@ -124,21 +111,21 @@ class VideoCLIP(nn.Module):
         return {"temporal": self.temporal_cfg.model_dump(mode="json"), "acg": acg}
 
     def save(self, folder: Path, made_from: dict[str, Any] | None = None) -> None:
-        """Write the folder; `made_from` is free JSON for the reader (recipe, steps, scores)."""
+        """Writes the folder. `made_from` is any JSON about the origin of the weights (settings, steps)."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.write_description(folder / "backbone")
         weights = {name: t.detach().cpu().float().contiguous().clone() for name, t in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
-        card = {
+        model_json = {
             "format": FORMAT,
             **self._module_settings(),
             "made_from": made_from or {},
             "digest": self.digest,
         }
         (folder / "model.json").write_text(
-            json.dumps(card, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(model_json, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
     @classmethod
@@ -148,21 +135,21 @@ class VideoCLIP(nn.Module):
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        card_path, weights_path = folder / "model.json", folder / "model.safetensors"
-        for path in (card_path, weights_path):
+        model_json_path, weights_path = folder / "model.json", folder / "model.safetensors"
+        for path in (model_json_path, weights_path):
             if not path.is_file():
-                raise M2raapError(f"{folder} holds no {path.name}: it is no model that m2raap saved")
+                raise M2raapError(f"{folder} holds no {path.name}: give a model folder that m2raap saved")
         try:
-            card = json.loads(card_path.read_text(encoding="utf-8"))
-            if card["format"] != FORMAT:
+            model_json = json.loads(model_json_path.read_text(encoding="utf-8"))
+            if model_json["format"] != FORMAT:
                 raise M2raapError(
-                    f"{card_path}: format {card['format']}, this m2raap reads format {FORMAT}: adapt the model again"
+                    f"{model_json_path}: has format {model_json['format']}, and this m2raap reads format {FORMAT}: adapt again"
                 )
-            temporal = TypeAdapter(TemporalConfig).validate_python(card["temporal"])
-            acg = AcgConfig.model_validate(card["acg"]) if card["acg"] else None
+            temporal = TypeAdapter(TemporalConfig).validate_python(model_json["temporal"])
+            acg = AcgConfig.model_validate(model_json["acg"]) if model_json["acg"] else None
             weights = load_file(weights_path)
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise M2raapError(f"{folder}: the model cannot be read: {error}") from None
+            raise M2raapError(f"{folder}: the model cannot be read ({error}); copy it again, or adapt again") from None
         model = cls(backbone_from_description(folder / "backbone"), temporal, acg)
         try:
             model.load_state_dict(weights, strict=True)
@@ -171,10 +158,6 @@ class VideoCLIP(nn.Module):
         for name, value in model.named_parameters():
             if not bool(value.isfinite().all()):
                 raise M2raapError(
-                    f"{weights_path}: {name} holds NaN or infinity: no vector of this model would mean anything"
+                    f"{weights_path}: {name} holds NaN or infinity, so its vectors are useless: copy it again, or adapt again"
                 )
         return model
-
-
-def _all_there(frames_BTCHW: Tensor) -> Tensor:
-    return torch.ones(frames_BTCHW.shape[:2], dtype=torch.bool, device=frames_BTCHW.device)

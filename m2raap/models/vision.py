@@ -1,10 +1,10 @@
-"""Vision towers taken apart: embedded patches, one layer after the other, the projected feature. No transformer is forked.
+"""Vision towers, run step by step: patch embedding, one layer after the other, projection. No transformer is copied.
 
-A tower is a view on a module of open_clip, timm or transformers; the weights stay there. Inside a tower the tokens run as
-the library has them (N, S, D); outside, every layer reads [CLS ; patches] (N, 1 + P, D). A tower without a class token
-puts the mean patch in its place, and behind the last layer the pooled vector: what is projected always comes first.
-That is ours: STAN's branch then starts from the mean patch and is added to the pooled vector.
-N images, S tokens as they run, P patches, D width, E size of the common space.
+A tower is a view of a module of open_clip, timm or transformers, which keeps the weights. Inside a tower the tokens are
+those of the library (N, S, D); `layer_output` gives [CLS ; patches] (N, 1 + P, D) for every tower. A tower without a class
+token has the mean of the patches in its place, and after the last layer the pooled vector, so that the token that is
+projected comes first. That is ours: STAN's branch then starts from the mean patch and is added to the pooled vector.
+N images, S tokens of the library, P patches, D width, E size of the common space.
 """
 
 from __future__ import annotations
@@ -17,24 +17,19 @@ from torch import Tensor, nn
 
 
 class VisionTower:
-    """What every tower answers. `layered` is False where there are no layers to read: then `stan` and its like refuse."""
+    """The interface of all towers. Without `layered`, modules that read layers (`stan`, `adapter`, `message`) are refused."""
 
     layered = True
     num_layers: int
     width: int
     embed_dim: int
     num_patches: int
-    num_prefix = 1  # class token and registers before the patches, as the tokens run
+    num_prefix = 1  # class token and registers before the patches, in the tokens of the library
     heads: int
-    why_not = ""
+    why_not_layered = ""
 
-    def __init__(self, visual: nn.Module) -> None:
-        # In a tuple: a tower is no owner of the module.
-        self._visual = (visual,)
-
-    @property
-    def visual(self) -> Any:
-        return self._visual[0]
+    def __init__(self, visual: Any) -> None:
+        self.visual = visual
 
     @property
     def blocks(self) -> list[Any]:
@@ -45,31 +40,31 @@ class VisionTower:
         raise NotImplementedError  # abstract
 
     def run(self, index: int, tokens_NSD: Tensor) -> Tensor:
-        """One layer, 0 the first."""
+        """Runs layer `index` (from 0) on tokens (N, S, D)."""
         return self.blocks[index](tokens_NSD)
 
-    def outward(self, tokens_NSD: Tensor, last: bool) -> Tensor:
-        """[CLS ; patches] (N, 1 + P, D) of a layer's output; `last`: of the last layer."""
+    def layer_output(self, tokens_NSD: Tensor, last: bool) -> Tensor:
+        """[CLS ; patches] (N, 1 + P, D) of the tokens that a layer gave; `last`: that was the last layer."""
         return tokens_NSD
 
     def project(self, first: Tensor) -> Tensor:
-        """What `outward` puts first behind the last layer -> feature: (..., D) -> (..., E), not a unit vector."""
+        """The first token of the last layer's output to the common space: (..., D) -> (..., E), not a unit vector."""
         raise NotImplementedError  # abstract
 
     def branch_block(self, index: int) -> nn.Module:
-        """A copy of a layer that may be run on [CLS ; patches] by `attend` and `feed`."""
+        """A copy of a layer, to be run on [CLS ; patches] by `attend` and `feed_forward`."""
         return copy.deepcopy(self.blocks[index]).requires_grad_(True)
 
     def attend(self, block: Any, x_NSD: Tensor) -> Tensor:
-        """What the attention half of a layer adds to x."""
+        """The output (N, S, D) of the attention of a layer, before it is added to x."""
         raise NotImplementedError  # abstract
 
-    def feed(self, block: Any, x: Tensor) -> Tensor:
-        """What the other half adds to x (..., D)."""
+    def feed_forward(self, block: Any, x: Tensor) -> Tensor:
+        """The output (..., D) of the feed-forward part of a layer, before it is added to x."""
         raise NotImplementedError  # abstract
 
     def class_token(self) -> Tensor:
-        """(D,); zeros where the tower has none."""
+        """The learnt class token (D,); zeros where the tower has none."""
         return torch.zeros(self.width, device=next(self.visual.parameters()).device)
 
     def positions(self) -> Tensor:
@@ -77,5 +72,5 @@ class VisionTower:
         return torch.zeros(1 + self.num_patches, self.width, device=next(self.visual.parameters()).device)
 
     def tail(self) -> list[nn.Module | nn.Parameter]:
-        """What stands behind the last layer: it learns with the last layers."""
+        """Norms and projections after the last layer, which learn together with the last layers."""
         raise NotImplementedError  # abstract

@@ -1,4 +1,4 @@
-"""The vision towers of open_clip: its own transformers, timm trunks, and whole towers that yield no layers."""
+"""The vision towers of open_clip: its own transformers, timm trunks, and towers whose layers cannot be read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class OpenClipVit(VisionTower):
         normed = block.ln_1(x_NSD)
         return block.ls_1(block.attn(normed, normed, normed, need_weights=False)[0])
 
-    def feed(self, block: Any, x: Tensor) -> Tensor:
+    def feed_forward(self, block: Any, x: Tensor) -> Tensor:
         return block.ls_2(block.mlp(block.ln_2(x)))
 
     def class_token(self) -> Tensor:
@@ -94,7 +94,7 @@ class TimmVit(VisionTower):
         return trunk.norm_pre(embedded[0] if isinstance(embedded, tuple) else embedded)
 
     def _rope(self) -> dict[str, Tensor]:
-        """EVA's blocks want the rotary embedding as an argument."""
+        """The rotary embedding, which EVA's blocks take as an argument."""
         rope = getattr(self.visual.trunk, "rope", None)
         if rope is None:
             return {}
@@ -104,7 +104,7 @@ class TimmVit(VisionTower):
     def run(self, index: int, tokens_NSD: Tensor) -> Tensor:
         return self.blocks[index](tokens_NSD, **self._rope())
 
-    def outward(self, tokens_NSD: Tensor, last: bool) -> Tensor:
+    def layer_output(self, tokens_NSD: Tensor, last: bool) -> Tensor:
         trunk, patches = self.visual.trunk, tokens_NSD[:, self.num_prefix :]
         if self.has_class:
             first = tokens_NSD[:, :1]
@@ -113,7 +113,9 @@ class TimmVit(VisionTower):
         else:
             first = patches.mean(1, keepdim=True)
         if first.shape[-1] != self.width:
-            raise M2raapError("the pooling of this timm tower changes the width: take mean or seqtransf")
+            raise M2raapError(
+                "the pooling of this timm tower changes the width of the tokens, which is not supported: take another backbone"
+            )
         return torch.cat([first, patches], 1)
 
     def project(self, first: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ class TimmVit(VisionTower):
         mixed = block.attn(block.norm1(x_NSD), **self._rope())
         return _scaled(block, "ls1", "gamma_1", mixed)
 
-    def feed(self, block: Any, x: Tensor) -> Tensor:
+    def feed_forward(self, block: Any, x: Tensor) -> Tensor:
         return _scaled(block, "ls2", "gamma_2", block.mlp(block.norm2(x)))
 
     def class_token(self) -> Tensor:
@@ -149,8 +151,8 @@ class TimmVit(VisionTower):
 
     def tail(self) -> list[nn.Module | nn.Parameter]:
         trunk = self.visual.trunk
-        behind = [trunk.norm, trunk.fc_norm, trunk.head, self.visual.head, trunk.attn_pool]
-        return [module for module in behind if module is not None]
+        modules = [trunk.norm, trunk.fc_norm, trunk.head, self.visual.head, trunk.attn_pool]
+        return [module for module in modules if module is not None]
 
 
 def _scaled(block: Any, layer_scale: str, gamma: str, added: Tensor) -> Tensor:
@@ -162,9 +164,9 @@ def _scaled(block: Any, layer_scale: str, gamma: str, added: Tensor) -> Tensor:
 
 
 class WholeTower(VisionTower):
-    """A tower that gives no layer tokens (ResNet, CoCa, ConvNeXt ...): one image, one vector, in one piece.
+    """A tower whose layers cannot be read (ResNet, CoCa, ConvNeXt ...): it gives one vector per image.
 
-    Its one 'layer' is nothing, and its one token is the finished feature.
+    Its only layer is the identity, and its only token is the projected feature.
     """
 
     layered = False
@@ -175,7 +177,7 @@ class WholeTower(VisionTower):
     def __init__(self, visual: nn.Module, embed_dim: int) -> None:
         super().__init__(visual)
         self.width = self.embed_dim = embed_dim
-        self.why_not = f"{type(visual).__name__} gives no layer tokens"
+        self.why_not_layered = f"{type(visual).__name__} gives no layer tokens"
 
     @property
     def blocks(self) -> list[Any]:

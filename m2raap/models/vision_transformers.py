@@ -15,7 +15,7 @@ class TransformersVit(VisionTower):
 
     def __init__(self, model: Any, image_size: int) -> None:
         super().__init__(model.vision_model)
-        self._whole = (model,)
+        self.model = model
         config = model.config.vision_config
         self.num_layers, self.width, self.heads = (
             config.num_hidden_layers,
@@ -48,7 +48,7 @@ class TransformersVit(VisionTower):
     def run(self, index: int, tokens_NSD: Tensor) -> Tensor:
         return self.blocks[index](tokens_NSD, attention_mask=None)
 
-    def outward(self, tokens_NSD: Tensor, last: bool) -> Tensor:
+    def layer_output(self, tokens_NSD: Tensor, last: bool) -> Tensor:
         if self.has_class:
             return tokens_NSD
         pooled = self.visual.head(self.visual.post_layernorm(tokens_NSD)) if last else tokens_NSD.mean(1)
@@ -57,13 +57,13 @@ class TransformersVit(VisionTower):
     def project(self, first: Tensor) -> Tensor:
         if self.has_class:
             first = self.visual.post_layernorm(first)
-        projection = getattr(self._whole[0], "visual_projection", None)
+        projection = getattr(self.model, "visual_projection", None)
         return first if projection is None else projection(first)
 
     def attend(self, block: Any, x_NSD: Tensor) -> Tensor:
         return block.self_attn(hidden_states=block.layer_norm1(x_NSD), attention_mask=None)[0]
 
-    def feed(self, block: Any, x: Tensor) -> Tensor:
+    def feed_forward(self, block: Any, x: Tensor) -> Tensor:
         return block.mlp(block.layer_norm2(x))
 
     def class_token(self) -> Tensor:
@@ -78,6 +78,6 @@ class TransformersVit(VisionTower):
         return torch.cat([torch.zeros_like(known[:1]), known])
 
     def tail(self) -> list[nn.Module | nn.Parameter]:
-        behind = [self.visual.post_layernorm, getattr(self.visual, "head", None)]
-        behind.append(getattr(self._whole[0], "visual_projection", None))
-        return [module for module in behind if module is not None]
+        modules = [self.visual.post_layernorm, getattr(self.visual, "head", None)]
+        modules.append(getattr(self.model, "visual_projection", None))
+        return [module for module in modules if module is not None]

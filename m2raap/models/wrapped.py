@@ -1,6 +1,6 @@
-"""Temporal modules that work inside the last vision blocks, by calling the blocks from outside: no transformer is forked.
+"""Temporal modules that work inside the last vision blocks, which they call one by one: no transformer is copied.
 
-`through(tokens_BTSD, mask_BT)` takes the tokens that enter the last `layers` blocks to the last one's [CLS ; patches].
+`through(tokens_BTSD, mask_BT)` runs the last `layers` blocks: from the tokens that enter them to [CLS ; patches] of the last.
 B videos, T frames, S = 1 + P tokens, P patches, D vision width, H heads, C width of a bottleneck, N = B T frames.
 """
 
@@ -20,7 +20,7 @@ from m2raap.models.zero import zero_linear
 
 
 class _Wrapped(nn.Module):
-    """What both share: they read the output of the last block alone, and leave the frame vectors to the backbone."""
+    """The base of both modules: of the output only CLS is read, and the frame vectors are the backbone's."""
 
     def __init__(self, layers: int, backbone: Backbone) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _Wrapped(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """Patches down to C, a convolution over time for each channel, up again: added, and zero at the start."""
+    """A linear layer from D to C, a convolution over time per channel, and one back to D, which starts at zero; added."""
 
     def __init__(self, width: int, narrow: int, kernel_frames: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Bottleneck(nn.Module):
 
 
 class StAdapter(_Wrapped):
-    """ST-Adapter (Pan et al., NeurIPS 2022, arXiv 2206.13559, eq. 3) with a (k, 1, 1) kernel; the CLS token passes by."""
+    """ST-Adapter (Pan et al., NeurIPS 2022, arXiv 2206.13559, eq. 3) with a (k, 1, 1) kernel; not on the CLS token."""
 
     def __init__(self, cfg: AdapterConfig, backbone: Backbone) -> None:
         super().__init__(cfg.layers, backbone)
@@ -69,7 +69,7 @@ class StAdapter(_Wrapped):
             parts = [tokens_BTSD[:, :, :prefix], adapter(tokens_BTSD[:, :, prefix:], mask_BT)]
             tokens = vision.run(first + k, torch.cat(parts, 2).flatten(0, 1))
             tokens_BTSD = tokens.unflatten(0, mask_BT.shape)
-        return vision.outward(tokens_BTSD.flatten(0, 1), last=True).unflatten(0, mask_BT.shape)
+        return vision.layer_output(tokens_BTSD.flatten(0, 1), last=True).unflatten(0, mask_BT.shape)
 
     def gates(self) -> dict[str, float]:
         return {f"out{k}": float(adapter.out.weight.detach().norm()) for k, adapter in enumerate(self.adapters)}
@@ -92,10 +92,10 @@ class _Message(nn.Module):
 
 
 class MessageToken(_Wrapped):
-    """X-CLIP's cross-frame attention (Ni et al., ECCV 2022, arXiv 2208.02816, eq. 5-8): one more key and value a frame.
+    """X-CLIP's cross-frame attention (Ni et al., ECCV 2022, arXiv 2208.02816, eq. 5-8): one more key and value per frame.
 
-    Zero-shot safe by a gate of ours: with p the weight that the message would get, attention over tokens and message is
-    (1 - p) old + p message; here it is old + gate p (message - old). gate 0 is the block as it was, 1 is X-CLIP's.
+    The gate is ours: with p the weight of the message, attention over tokens and message is (1 - p) old + p message in
+    X-CLIP; here it is old + gate p (message - old). With gate 0 the block is unchanged, with gate 1 it is X-CLIP's.
     """
 
     def __init__(self, cfg: MessageConfig, backbone: Backbone) -> None:
@@ -103,7 +103,7 @@ class MessageToken(_Wrapped):
         blocks = backbone.vision.blocks[-cfg.layers :]
         if not isinstance(backbone.vision, OpenClipVit):
             raise M2raapError(
-                "message needs a plain open_clip vision transformer: take the module adapter, stan or seqtransf"
+                "adapt.temporal.name message needs a vision transformer of open_clip itself: set it to adapter, stan or seqtransf"
             )
         heads = backbone.vision.heads
         self.messages: Any = nn.ModuleList(_Message(backbone.width, heads) for _ in blocks)
@@ -123,7 +123,7 @@ class MessageToken(_Wrapped):
 
 
 def _attend(block: Any, x_NSD: Tensor, message_ND: Tensor, gate: Tensor) -> Tensor:
-    """The block's own attention over S tokens, with the message as one more key and value behind the gate."""
+    """The block's own attention over S tokens, with the message as one more key and value, whose weight the gate scales."""
     attn: nn.MultiheadAttention = block.attn
     normed = torch.cat([block.ln_1(x_NSD), block.ln_1(message_ND)[:, None]], 1)
     query, key, value = (

@@ -26,12 +26,12 @@ class Letters:
 
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 5))
 def test_an_epoch_has_every_clip_at_most_once(num_clips: int, batch_size: int, seed: int) -> None:
-    plan = BatchSampler(num_clips, batch_size, seed)
-    per_epoch = plan.steps_per_epoch
+    sampler = BatchSampler(num_clips, batch_size, seed)
+    per_epoch = sampler.steps_per_epoch
     for epoch in range(2):
-        seen = np.concatenate([plan.clips(epoch * per_epoch + step) for step in range(1, per_epoch + 1)])
-        assert len(set(seen.tolist())) == len(seen) == per_epoch * plan.size > num_clips - plan.size
-    assert plan.clips(1).tolist() == BatchSampler(num_clips, batch_size, seed).clips(1).tolist()
+        seen = np.concatenate([sampler.clips(epoch * per_epoch + step) for step in range(1, per_epoch + 1)])
+        assert len(set(seen.tolist())) == len(seen) == per_epoch * sampler.size > num_clips - sampler.size
+    assert sampler.clips(1).tolist() == BatchSampler(num_clips, batch_size, seed).clips(1).tolist()
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -42,16 +42,18 @@ def test_epochs_and_seeds_differ() -> None:
 @given(st.integers(4, 60), st.integers(2, 6), st.integers(0, 3))
 def test_groups_are_a_permutation_too(num_clips: int, group_size: int, seed: int) -> None:
     looks = np.random.default_rng(seed).standard_normal((num_clips, 4))
-    plan = BatchSampler(num_clips, num_clips, seed, group_size, looks)
-    assert sorted(plan.clips(1)) == sorted(plan.clips(2)) == list(range(num_clips))
+    sampler = BatchSampler(num_clips, num_clips, seed, group_size, looks)
+    assert sorted(sampler.clips(1)) == sorted(sampler.clips(2)) == list(range(num_clips))
 
 
 def test_groups_look_alike() -> None:
     """Twelve clips of three looks, groups of four: every group is one look."""
     looks = np.eye(3)[np.arange(12) % 3]
-    plan = BatchSampler(12, 4, 0, 4, looks)
-    assert all(len(set((plan.clips(step) % 3).tolist())) == 1 for step in range(1, 7))
-    assert {tuple(sorted(plan.clips(step))) for step in (1, 2, 3)} == {tuple(range(look, 12, 3)) for look in range(3)}
+    sampler = BatchSampler(12, 4, 0, 4, looks)
+    assert all(len(set((sampler.clips(step) % 3).tolist())) == 1 for step in range(1, 7))
+    assert {tuple(sorted(sampler.clips(step))) for step in (1, 2, 3)} == {
+        tuple(range(look, 12, 3)) for look in range(3)
+    }
 
 
 def source_of(texts: list[tuple[str, str, str]]) -> ListSource:
@@ -96,12 +98,12 @@ def test_validation_takes_the_first_text_of_a_language() -> None:
 
 def test_captions_of_frames_are_no_queries_of_validation() -> None:
     """Their ids sort first, and ACG would find them by themselves."""
-    said = [("en", "f", "aux"), ("en", "t", "translation"), ("en", "w", "rewrite"), ("en", "r", "raw")]
-    texts = [said, said[:3], [*said[:1], ("zh", "z", "raw")], said[:1]]
+    of_all_origins = [("en", "f", "aux"), ("en", "t", "translation"), ("en", "w", "rewrite"), ("en", "r", "raw")]
+    texts = [of_all_origins, of_all_origins[:3], [*of_all_origins[:1], ("zh", "z", "raw")], of_all_origins[:1]]
     table = text_table(ListSource(list("abcd"), [[]] * 4, texts), Letters(), ("en", "zh"), {}, {"aux": 0.25})
     clips, rows = table.queries_of("en")
     assert clips.tolist() == [0, 1] and [table.texts[row] for row in rows] == ["r", "w"]
-    nothing_else = text_table(source_of(said[:1]), Letters(), ("en",), {}, {})
+    nothing_else = text_table(source_of(of_all_origins[:1]), Letters(), ("en",), {}, {})
     assert nothing_else.queries_of("en")[0].tolist() == [0]
 
 

@@ -67,11 +67,11 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
         run.close()
 
 
-def same(found: tuple[float, dict[str, torch.Tensor]], whole: tuple[float, dict[str, torch.Tensor]]) -> None:
-    assert found[0] == pytest.approx(whole[0], abs=1e-5) and set(found[1]) == set(whole[1])
+def same(actual: tuple[float, dict[str, torch.Tensor]], whole: tuple[float, dict[str, torch.Tensor]]) -> None:
+    assert actual[0] == pytest.approx(whole[0], abs=1e-5) and set(actual[1]) == set(whole[1])
     for name, gradient in whole[1].items():
         torch.testing.assert_close(
-            found[1][name], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            actual[1][name], gradient, atol=1e-5, rtol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
         )
     assert max(float(gradient.abs().max()) for gradient in whole[1].values()) > 1e-2, "there is something to compare"
 
@@ -108,10 +108,10 @@ def full_above(monkeypatch: pytest.MonkeyPatch, when: Callable[[int, bool], bool
 
     def too_large(run: TrainState, step: steps.Step, start: int, stop: int, then: Any = None) -> Any:
         tried.append(stop - start)
-        found = encode(run, step, start, stop, then)
+        actual = encode(run, step, start, stop, then)
         if when(stop - start, torch.is_grad_enabled()):
             raise torch.cuda.OutOfMemoryError
-        return found
+        return actual
 
     monkeypatch.setattr(steps, "encode", too_large)
     return tried
@@ -129,11 +129,11 @@ def test_out_of_memory_halves_the_chunks_not_the_batch(
         tried = full_above(patch, lambda clips, graph: graph and clips > 1)
         same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path / "late")), everything)
         assert tried[:4] == [3, 3, 1, 3] and set(tried[4:-7]) == {2} and tried[-7:] == [1] * 7
-    with monkeypatch.context() as patch, pytest.raises(M2raapError, match=r"in the loss of 7 clips.*adapt\.batch_size"):
+    with monkeypatch.context() as patch, pytest.raises(M2raapError, match=r" 7 clips.*adapt\.batch_size"):
         patch.setattr(steps, "step_loss", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError))
         gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=4), tmp_path / "loss"))
     full_above(monkeypatch, lambda clips, graph: True)
-    with pytest.raises(M2raapError, match="out of GPU memory with one clip at a time"):
+    with pytest.raises(M2raapError, match=r"adapt\.num_frames"):
         gradients_of(opened(but(tiny_dir, **EVERYTHING), tmp_path / "never"))
 
 
@@ -144,8 +144,8 @@ def together(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "tests.adapt.two_processes", str(tiny_dir), str(folder)]
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
     adapt(training(tiny_dir), world(), ordered(3, 1), folder / "one")
-    said = [process.communicate(timeout=100)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
+    stderr_texts = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(stderr_texts)
     return folder
 
 
@@ -172,11 +172,10 @@ def test_two_processes_train_as_one_and_the_first_writes(together: Path) -> None
 
 
 def test_the_others_get_their_tasks_and_hear_when_the_first_is_gone(together: Path) -> None:
-    assert json.loads((together / "heard-1.json").read_text()) == {
-        "tasks": ["a/adapt", ""],
-        "disagreed": "process 1 sees other data than the first: all have to see the same folders",
-        "alone": "process 1 of 2 stopped because another process died, whose own message says why",
-    }
+    messages = json.loads((together / "messages-1.json").read_text())
+    assert messages["tasks"] == ["a/adapt", ""]
+    assert messages["disagreed"].startswith("process 1 sees other data")
+    assert messages["alone"].startswith("process 1 of 2 stopped because another process died")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -83,15 +83,15 @@ def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dic
 
 
 def test_the_log_says_what_happened(cfg: AdaptConfig, tmp_path: Path) -> None:
-    heard: list[tuple[str, int, int]] = []
-    result = adapt(cfg, ordered(13, 0), ordered(5, 1), tmp_path, progress=lambda *call: heard.append(call))
+    calls: list[tuple[str, int, int]] = []
+    result = adapt(cfg, ordered(13, 0), ordered(5, 1), tmp_path, progress=lambda *call: calls.append(call))
     log = lines(tmp_path)
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 10))
     assert [line["step"] for line in log if "val_r1" in line] == [0, 3, 6, 9]
     assert all(math.isfinite(line["grad_norm"]) and "gate" in line["gates"] for line in log if "loss" in line)
     scores = [line["val_r1"]["mean"] for line in log if "val_r1" in line]
     assert result.best_score == max(scores) and result.start_score == scores[0]
-    assert heard[-1][1:] == (9, 9) and any("MB" in what for what, _, _ in heard)
+    assert calls[-1][1:] == (9, 9) and any("MB" in what for what, _, _ in calls)
     assert result.cache_bytes == 18 * 2 * 4 * 17 * 64 * 2
     timings = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
     assert timings[0]["prepared"] == 0 and [row["step"] for row in timings[1:]] == list(range(1, 10))
@@ -153,11 +153,11 @@ def test_stan_learns_order_that_mean_pooling_cannot(cfg: AdaptConfig, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"lr_new": 1e30, "lr_gate": 1e30}, r"step \d"),
+        ({"lr_new": 1e30, "lr_gate": 1e30}, r"step \d.*adapt\.lr_new"),
         ({"objective": "none"}, "info_nce"),
-        ({"train_vision_layers": 9}, "has 4 vision layers"),
-        ({"train_vision_layers": 4, "cache": "prefix"}, "frozen first layers"),
-        ({"train_vision_layers": 1, "cache": "levels"}, "frozen vision tower"),
+        ({"train_vision_layers": 9}, "adapt.train_vision_layers is 9.* 4 "),
+        ({"train_vision_layers": 4, "cache": "prefix"}, "adapt.cache=prefix.*adapt.train_vision_layers"),
+        ({"train_vision_layers": 1, "cache": "levels"}, "adapt.cache=levels.*adapt.train_vision_layers"),
         ({"langs": ("fr",)}, "clip 'clip0' has no text in fr"),
     ],
 )
@@ -166,10 +166,10 @@ def test_faults_are_named(cfg: AdaptConfig, changes: dict, words: str, tmp_path:
         adapt(but(cfg, **changes), ordered(8, 0), None, tmp_path)
 
 
-def test_clips_without_frames_or_fellows_are_named(cfg: AdaptConfig, tmp_path: Path) -> None:
+def test_clips_without_frames_and_too_few_clips_are_named(cfg: AdaptConfig, tmp_path: Path) -> None:
     source = ordered(8, 0)
     source.jpegs[5] = []
-    with pytest.raises(M2raapError, match="clip 'clip5' has no frames"):
+    with pytest.raises(M2raapError, match="clip 'clip5'"):
         adapt(cfg, source, None, tmp_path)
     with pytest.raises(M2raapError, match="at least 2 clips"):
         adapt(cfg, ListSource([], [], []), None, tmp_path)
@@ -177,7 +177,7 @@ def test_clips_without_frames_or_fellows_are_named(cfg: AdaptConfig, tmp_path: P
 
 def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path) -> None:
     adapt(cfg, ordered(8, 0), None, tmp_path, stop_after=5)
-    with pytest.raises(M2raapError, match=r"checkpoint\.pt is of a run with other settings"):
+    with pytest.raises(M2raapError, match=r"checkpoint\.pt"):
         adapt(cfg, ordered(8, 2), None, tmp_path)
 
 
@@ -211,10 +211,10 @@ def test_low_rank_updates_learn_and_leave_a_plain_model(cfg: AdaptConfig, tmp_pa
 def test_low_rank_updates_that_cannot_be_are_named(
     cfg: AdaptConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="train_vision_layers has to be above 0"):
+    with pytest.raises(ValueError, match=r"adapt\.lora.*adapt\.train_vision_layers"):
         but(cfg, lora=LoraConfig(), train_text=False)
     if importlib.util.find_spec("peft"):
-        with pytest.raises(M2raapError, match="there are c_fc, c_proj"):
+        with pytest.raises(M2raapError, match=r"adapt\.lora\.targets.*c_fc, c_proj"):
             adapt(but(cfg, lora=LoraConfig(targets=("qkv",))), ordered(8, 0), None, tmp_path / "a")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(M2raapError, match=r"pip install 'm2raap\[lora\]'"):
@@ -226,13 +226,13 @@ def test_chinese_for_an_english_tokenizer_is_a_warning(
 ) -> None:
     for langs, warned in ((("en", "zh"), True), (("en",), False)):
         adapt(but(cfg, langs=langs), ordered(8, 0), None, tmp_path / langs[-1], stop_after=0)
-        said = capsys.readouterr().err
-        assert ("8 clips have Chinese texts" in said and "Chinese-CLIP" in said) is warned
+        stderr_text = capsys.readouterr().err
+        assert ("8 clips have Chinese texts" in stderr_text and "Chinese-CLIP" in stderr_text) is warned
     assert not load_backbone(BackboneConfig()).english_only
 
 
 def test_settings_that_learn_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="nothing learns"):
+    with pytest.raises(ValueError, match=r"adapt\.train_text"):
         AdaptConfig(temporal=MeanConfig(), train_text=False)
-    with pytest.raises(ValueError, match="no text to learn from"):
+    with pytest.raises(ValueError, match=r"adapt\.origin_odds"):
         AdaptConfig(origin_odds=dict.fromkeys(("raw", "rewrite", "translation", "aux"), 0.0))

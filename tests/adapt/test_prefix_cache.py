@@ -17,14 +17,14 @@ from m2raap.models.config import StanConfig
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import ordered
 
-PLAN = PrefixLayout("prefix", 2, 4)
+LAYOUT = PrefixLayout("prefix", 2, 4)
 
 
 def make(root: Path, backbone: Backbone, frames: str = "k", **hooks: object) -> PrefixCache:
     progress = hooks.get("progress", lambda *_: None)
     model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=hooks.get("patch_pool", 2)))
-    plan, limit = hooks.get("plan", PLAN), hooks.get("limit", math.inf)
-    return open_prefix_cache(root, frames, ordered(20, 0, 3), model, plan, progress, limit)  # type: ignore[arg-type]
+    layout, limit = hooks.get("layout", LAYOUT), hooks.get("limit", math.inf)
+    return open_prefix_cache(root, frames, ordered(20, 0, 3), model, layout, progress, limit)  # type: ignore[arg-type]
 
 
 def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
@@ -40,43 +40,44 @@ def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["prefix", "levels"])
 def test_encodes_as_the_pixels_do(backbone: Backbone, tmp_path: Path, kind: str) -> None:
-    plan = PrefixLayout(kind, 3, 4)  # type: ignore[arg-type]
-    cache, live = make(tmp_path, backbone, plan=plan), JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4)
+    layout = PrefixLayout(kind, 3, 4)  # type: ignore[arg-type]
+    cache, live = make(tmp_path, backbone, layout=layout), JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4)
     model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2, start="open"))
     with torch.no_grad():
         cached, lively = (data.frame_vectors(model, *data.batch(np.array([3, 11]))) for data in (cache, live))
     torch.testing.assert_close(cached, lively, atol=1e-3, rtol=0)
-    assert cache.tokens_BVTSD.nbytes == plan.num_bytes(model, 20)
+    assert cache.tokens_BVTSD.nbytes == layout.num_bytes(model, 20)
     assert cache.tokens_BVTSD.shape == ((20, 1, 4, 17, 64) if kind == "prefix" else (20, 2, 4, 5, 64))
 
 
 def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "SAVE_EVERY_CHUNKS", 1)
     whole = make(tmp_path / "whole", backbone)
-    heard: list[int] = []
+    done_counts: list[int] = []
 
     def stop_at_16(what: str, done: int, total: int) -> None:
-        heard.append(done)
-        if len(heard) == 4:
+        done_counts.append(done)
+        if len(done_counts) == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "cut", backbone, progress=stop_at_16)
-    heard.clear()
-    again = make(tmp_path / "cut", backbone, progress=lambda what, done, total: heard.append(done))
-    assert heard == [0, 20]
+    done_counts.clear()
+    again = make(tmp_path / "cut", backbone, progress=lambda what, done, total: done_counts.append(done))
+    assert done_counts == [0, 20]
     assert np.array_equal(again.tokens_BVTSD, whole.tokens_BVTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
 
 
 def test_is_made_once_and_anew_for_other_content(backbone: Backbone, tmp_path: Path) -> None:
     levels = PrefixLayout("levels", 2, 4)
-    heard: list[int] = []
-    for frames, plan, patch_pool in (
-        ("a", PLAN, 2), ("a", PLAN, 1), ("b", PLAN, 2), ("a", levels, 2), ("a", levels, 1), ("a", levels, 2), ("a", PLAN, 2)
+    done_counts: list[int] = []
+    for frames, layout, patch_pool in (
+        ("a", LAYOUT, 2), ("a", LAYOUT, 1), ("b", LAYOUT, 2), ("a", levels, 2), ("a", levels, 1), ("a", levels, 2),
+        ("a", LAYOUT, 2),
     ):  # fmt: skip
-        progress = lambda what, done, total: heard.append(done)  # noqa: E731
-        make(tmp_path, backbone, frames, plan=plan, patch_pool=patch_pool, progress=progress)
-    assert heard == [0, 8, 16, 20] * 4, "the prefix does not depend on the branch, its levels do"
+        progress = lambda what, done, total: done_counts.append(done)  # noqa: E731
+        make(tmp_path, backbone, frames, layout=layout, patch_pool=patch_pool, progress=progress)
+    assert done_counts == [0, 8, 16, 20] * 4, "the prefix does not depend on the branch, its levels do"
     drop_caches(tmp_path)
     assert not tmp_path.exists()
 
@@ -85,7 +86,7 @@ def test_the_least_used_goes_where_room_is_short(backbone: Backbone, tmp_path: P
     one = make(tmp_path, backbone, "a")
     before = one.tokens_BVTSD.copy()
     make(tmp_path, backbone, "b")
-    size = PLAN.num_bytes(VideoCLIP(backbone, StanConfig(layers=2)), 20)
+    size = LAYOUT.num_bytes(VideoCLIP(backbone, StanConfig(layers=2)), 20)
     make(tmp_path, backbone, "c", limit=2.5 * size)
     assert len(list(tmp_path.glob("*/tokens.npy"))) == 2
     assert np.array_equal(one.tokens_BVTSD, before), "what is open stays readable"
@@ -94,7 +95,7 @@ def test_the_least_used_goes_where_room_is_short(backbone: Backbone, tmp_path: P
 def test_who_comes_while_it_is_made_waits_and_finds_it(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, second_at_lock, heard = threading.Event(), threading.Event(), []
+    began, second_at_lock, done_counts = threading.Event(), threading.Event(), []
     flock = fcntl.flock
 
     def announced_flock(file: object, operation: int) -> None:
@@ -110,8 +111,8 @@ def test_who_comes_while_it_is_made_waits_and_finds_it(
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(make, tmp_path, backbone, progress=until_the_second_waits)
         assert began.wait(60)
-        second = make(tmp_path, backbone, progress=lambda what, done, total: heard.append(done))
-        assert heard == [] and np.array_equal(second.tokens_BVTSD, first.result().tokens_BVTSD)
+        second = make(tmp_path, backbone, progress=lambda what, done, total: done_counts.append(done))
+        assert done_counts == [] and np.array_equal(second.tokens_BVTSD, first.result().tokens_BVTSD)
 
 
 def test_a_full_disk_is_told_before(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,23 +27,23 @@ def main(clip: Path, folder: Path, rank: int) -> None:
     cfg, two = training(clip), folder / "two"
     assert not adapt(cfg, world(), ordered(3, 1), two, stop_after=3, dist_context=dist_context).finished
     assert adapt(cfg, world(), ordered(3, 1), two, dist_context=dist_context).finished
-    heard = {}
+    messages = {}
     if dist_context.is_main:
         dist_context.send_task("a/adapt")
         dist_context.send_task("")
     else:
-        heard["tasks"] = [dist_context.next_task(), dist_context.next_task()]
+        messages["tasks"] = [dist_context.next_task(), dist_context.next_task()]
     try:
         dist_context.assert_same("data", str(rank) * 32)
     except M2raapError as error:
-        heard["disagreed"] = str(error)
+        messages["disagreed"] = str(error)
     if dist_context.is_main:
         return  # and is gone
     try:
         dist_context.barrier()
     except M2raapError as error:
-        heard["alone"] = str(error).partition(" (")[0]
-    (folder / f"heard-{rank}.json").write_text(json.dumps(heard))
+        messages["alone"] = str(error)
+    (folder / f"messages-{rank}.json").write_text(json.dumps(messages))
 
 
 if __name__ == "__main__":

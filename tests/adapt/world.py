@@ -22,14 +22,14 @@ def jpeg(colour: str, rng: np.random.Generator) -> bytes:
 
 def clips_of(pairs: list[tuple[str, str]], seed: int, frames: int) -> ListSource:
     rng = np.random.default_rng(seed)
-    ids, jpegs, texts, said = [], [], [], []
+    ids, jpegs, texts, captions = [], [], [], []
     for number, (first, then) in enumerate(pairs):
         ids.append(f"clip{number}")
         jpegs.append([jpeg(first if t < frames // 2 else then, rng) for t in range(frames)])
         texts.append([("en", f"{first} then {then}", "raw"), ("zh", f"先{CHINESE[first]}后{CHINESE[then]}", "raw")])
         colours = [first if t < frames // 2 else then for t in range(frames)]
-        said.append([None if t == 1 else f"a {colour} square" for t, colour in enumerate(colours)])
-    return ListSource(ids, jpegs, texts, said)
+        captions.append([None if t == 1 else f"a {colour} square" for t, colour in enumerate(colours)])
+    return ListSource(ids, jpegs, texts, captions)
 
 
 def ordered(num_clips: int, seed: int, frames: int = 4) -> ListSource:

@@ -43,11 +43,11 @@ def test_equals_the_literal_twin() -> None:
     v, c = units(4, 5, 8, seed=1), units(4, 5, 8, seed=2)
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] + [False] * 4, [True] * 5])
     there = torch.tensor([[True] * 5, [True, False, True, True, True], [False] * 5, [False] * 4 + [True]])
-    found = acg(v * 3.0, mask, (c, there))
+    actual = acg(v * 3.0, mask, (c, there))
     for b in range(4):
         n = int(mask[b].sum())
         expected = literal(acg, v[b, :n], c[b, :n], there[b, :n].tolist())
-        torch.testing.assert_close(found[b], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(actual[b], expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

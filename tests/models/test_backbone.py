@@ -43,8 +43,8 @@ def test_prefix_and_suffix_are_the_whole(backbone: Backbone, images: torch.Tenso
         torch.testing.assert_close(ours, whole, atol=1e-5, rtol=0)
 
 
-def test_facts(backbone: Backbone) -> None:
-    assert (backbone.width, backbone.num_layers, backbone.embed_dim, backbone.num_tokens) == (64, 4, 32, 17)
+def test_sizes_of_the_tiny_model(backbone: Backbone) -> None:
+    assert (backbone.width, backbone.num_layers, backbone.embed_dim, backbone.vision.num_patches) == (64, 4, 32, 16)
     assert backbone.context_length == 16 and backbone.preprocess.image_size == 32
 
 
@@ -62,11 +62,11 @@ def test_random_weights_come_from_the_seed_and_leave_the_global_stream_alone(tin
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    made = [
+    backbones = [
         load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True, random_seed=s)) for s in (0, 0, 1)
     ]
     assert torch.equal(torch.rand(3), expected)
-    assert made[0].digest == made[1].digest != made[2].digest
+    assert backbones[0].digest == backbones[1].digest != backbones[2].digest
 
 
 def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path:
     coca = load_backbone(BackboneConfig(model=f"local-dir:{tmp_path}", random_init=True))
     tokens = coca.tokenize(["a dog", "two dogs run"])
     assert coca.encode_text(tokens).shape == (2, 32)
-    with pytest.raises(M2raapError, match="gives one vector a text"):
+    with pytest.raises(M2raapError, match=r"adapt\.mug_weight.*embed\.mug"):
         coca.encode_text_tokens(tokens)
 
 
@@ -114,7 +114,7 @@ def test_a_pickle_with_code_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
 
     path = tmp_path / "weights.pt"
     torch.save({"state_dict": Bomb()}, path)
-    with pytest.raises(M2raapError, match="cannot be loaded"):
+    with pytest.raises(M2raapError, match="ViT-S-32-alt"):
         load_backbone(BackboneConfig(model="ViT-S-32-alt", pretrained=str(path)))
     assert not (tmp_path / "exploded").exists()
 
@@ -122,15 +122,15 @@ def test_a_pickle_with_code_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cfg", "words"),
     [
-        (BackboneConfig(model="ViT-B-33"), "near: ViT-B-32"),
-        (BackboneConfig(model="ViT-B-32"), "random_init: true"),
-        (BackboneConfig(model="ViT-B-32", pretrained="openia"), "tags: openai"),
-        (BackboneConfig(model="local-dir:/no/such/folder"), "/no/such/folder holds no open_clip_config.json"),
+        (BackboneConfig(model="ViT-B-33"), "ViT-B-33.*ViT-B-32"),
+        (BackboneConfig(model="ViT-B-32"), "backbone.random_init"),
+        (BackboneConfig(model="ViT-B-32", pretrained="openia"), "backbone.pretrained.*openia.*openai"),
+        (BackboneConfig(model="local-dir:/no/such/folder"), "/no/such/folder.*open_clip_config.json"),
         (BackboneConfig(model="builtin:huge"), "builtin:tiny"),
-        (BackboneConfig(family="other"), "open_clip"),
+        (BackboneConfig(family="other"), "backbone.family.*open_clip"),
     ],
 )
-def test_what_cannot_be_had_is_named(cfg: BackboneConfig, words: str) -> None:
+def test_a_model_that_cannot_be_loaded_is_named(cfg: BackboneConfig, words: str) -> None:
     with pytest.raises(M2raapError, match=words):
         load_backbone(cfg)
 
@@ -150,7 +150,7 @@ def test_without_a_hub_one_sentence_at_once(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(M2raapError, match=f"backbone '{cfg.model}'.*cannot be loaded.*local-dir:/folder"):
+    with pytest.raises(M2raapError, match=f"{cfg.model}.*backbone.model.*local-dir:/folder"):
         load_backbone(cfg)
     assert not caplog.records and constants.HF_HUB_OFFLINE is False
 

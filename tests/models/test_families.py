@@ -78,17 +78,17 @@ def write_tokenizer(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Backbone]:
-    made: dict[str, Backbone] = {}
+    backbones: dict[str, Backbone] = {}
 
     def make(name: str) -> Backbone:
-        if name in made:
-            return made[name]
+        if name in backbones:
+            return backbones[name]
         folder = tmp_path_factory.mktemp(name)
         if name in OPEN_CLIP:
             described = {"embed_dim": EMBED.get(name, 32), "vision_cfg": OPEN_CLIP[name], "text_cfg": TEXT}
             (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
-            made[name] = load_backbone(BackboneConfig(model=f"local-dir:{folder}", random_init=True))
-            return made[name]
+            backbones[name] = load_backbone(BackboneConfig(model=f"local-dir:{folder}", random_init=True))
+            return backbones[name]
         import transformers
 
         write_tokenizer(folder)
@@ -105,8 +105,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Backbone
         if name == "altclip":
             shown |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
         (folder / "preprocessor_config.json").write_text(json.dumps(shown))
-        made[name] = load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{folder}"))
-        return made[name]
+        backbones[name] = load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{folder}"))
+        return backbones[name]
 
     return make
 
@@ -131,8 +131,8 @@ def theirs(
 
     flat = torch.stack([torch.as_tensor(convert_image_to_patches(i.numpy(), 8)) for i in images])
     shapes, all_there = torch.full((len(images), 2), 4), torch.ones(len(images), 16, dtype=torch.long)
-    found = model.get_image_features(pixel_values=flat, pixel_attention_mask=all_there, spatial_shapes=shapes)
-    return found.pooler_output, text
+    actual = model.get_image_features(pixel_values=flat, pixel_attention_mask=all_there, spatial_shapes=shapes)
+    return actual.pooler_output, text
 
 
 @torch.no_grad()
@@ -140,7 +140,7 @@ def theirs(
 def test_features_are_the_librarys_own(family: Callable[[str], Backbone], name: str) -> None:
     backbone = family(name)
     images, tokens = pictures(backbone, 2), backbone.tokenize(WORDS)
-    image, text = (torch.nn.functional.normalize(found, dim=-1) for found in theirs(backbone, name, images, tokens))
+    image, text = (torch.nn.functional.normalize(actual, dim=-1) for actual in theirs(backbone, name, images, tokens))
     torch.testing.assert_close(backbone.encode_image(images), image, atol=1e-5, rtol=0)
     torch.testing.assert_close(backbone.encode_text(tokens), text, atol=1e-5, rtol=0)
     pooled, each, mask = backbone.encode_text_tokens(tokens)
@@ -163,8 +163,8 @@ def test_every_module_starts_at_mean_pooling(family: Callable[[str], Backbone], 
         modules.append(MessageConfig(layers=2))
     for temporal in modules:
         for acg in (None, AcgConfig(mix=True)):
-            found = VideoCLIP(backbone, temporal, acg).encode_video(frames, mask)
-            torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+            actual = VideoCLIP(backbone, temporal, acg).encode_video(frames, mask)
+            torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
@@ -185,9 +185,7 @@ def test_saved_and_loaded_is_the_same(family: Callable[[str], Backbone], name: s
 @pytest.mark.parametrize("name", ["resnet", "vit_average"])
 @pytest.mark.parametrize("temporal", [StanConfig(layers=1), AdapterConfig(layers=1)], ids=lambda cfg: cfg.name)
 def test_towers_without_layers_refuse_what_reads_them(family: Callable[[str], Backbone], name: str, temporal) -> None:
-    with pytest.raises(
-        M2raapError, match=f"{temporal.name} reads the layers .* gives no layer tokens: take mean or seqtransf"
-    ):
+    with pytest.raises(M2raapError, match=rf"adapt\.temporal\.name {temporal.name} .*mean or seqtransf"):
         VideoCLIP(family(name), temporal)
 
 
@@ -203,5 +201,5 @@ def test_the_branch_learns_on_every_layered_family(family: Callable[[str], Backb
 
 def test_an_unknown_type_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "vocab_size": 10}))
-    with pytest.raises(M2raapError, match="of type 'bert'; known: altclip, chinese_clip"):
+    with pytest.raises(M2raapError, match="'bert'.*altclip, chinese_clip"):
         load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{tmp_path}"))

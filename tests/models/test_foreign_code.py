@@ -1,4 +1,4 @@
-"""Folders of strangers: no Python of theirs is run, nobody is asked whether it may be, and bad values are one sentence."""
+"""Untrusted model folders: none of their Python is run, the user is not asked, and bad values are one M2raapError."""
 
 import io
 import json
@@ -45,7 +45,7 @@ AUTO_MAP = {
     "AutoTokenizer": ["own.Words", None],
 }
 ABSENT = ("config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")  # looked for, not there
-SENTENCE = "cannot be loaded: it wants to run Python of its own, and m2raap never runs code that comes with a model"
+SENTENCE = "cannot be loaded: it needs Python code that comes with it"
 
 
 @pytest.fixture
@@ -55,7 +55,9 @@ def marker(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_ran_and_nobody_was_asked(marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_code_ran_and_no_prompt_was_shown(
+    marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
     from transformers import dynamic_module_utils
 
     asked = []
@@ -128,9 +130,7 @@ def test_a_tokenizer_that_is_to_be_trusted_is_refused(
     load: Callable[[Path], Backbone], marker: Path, tmp_path: Path
 ) -> None:
     folder = tiny(tmp_path / "evil", marker, tokenizer_kwargs={"trust_remote_code": True})
-    with pytest.raises(
-        M2raapError, match=r"open_clip_config.json: .*tokenizer_kwargs.trust_remote_code .*known: clean"
-    ):
+    with pytest.raises(M2raapError, match=r"open_clip_config.json: .*tokenizer_kwargs.trust_remote_code .*clean"):
         load(folder)
 
 
@@ -340,14 +340,14 @@ def test_every_configuration_of_open_clip_is_sound() -> None:
 
 
 SPOILT = [
-    ("[]", "has to be an object with the objects model_cfg"),
-    ("null", "has to be an object with the objects model_cfg"),
-    ("{", "cannot be read as JSON"),
-    ("[" * 100_000, "cannot be read as JSON"),
-    ('{"embed_dim": 32}', "has to be an object with the objects model_cfg"),
-    ('{"model_cfg": []}', "has to be an object with the objects model_cfg"),
-    ('{"model_cfg": {}, "preprocess_cfg": [1]}', "has to be an object with the objects model_cfg"),
-    ('{"model_cfg": {"embed_dim": 32, "text_cfg": {}}}', "model_cfg lacks vision_cfg"),
+    ("[]", "model_cfg"),
+    ("null", "model_cfg"),
+    ("{", "JSON"),
+    ("[" * 100_000, "JSON"),
+    ('{"embed_dim": 32}', "model_cfg"),
+    ('{"model_cfg": []}', "model_cfg"),
+    ('{"model_cfg": {}, "preprocess_cfg": [1]}', "preprocess_cfg"),
+    ('{"model_cfg": {"embed_dim": 32, "text_cfg": {}}}', "vision_cfg"),
 ]
 
 
@@ -357,35 +357,35 @@ def test_what_is_no_configuration_is_one_sentence(
     load: Callable[[Path], Backbone], text: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "open_clip_config.json").write_text(text)
-    with pytest.raises(M2raapError, match=f"open_clip_config.json: {words}"):
+    with pytest.raises(M2raapError, match=f"open_clip_config.json: .*{words}"):
         load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("part", "key", "value", "words"),
     [
-        ("text_cfg", "tokenizer_kwargs", {"bpe_path": "/etc/hostname"}, "tokenizer_kwargs.bpe_path is nothing"),
-        ("text_cfg", "tokenizer_kwargs", {"clean": "no"}, "tokenizer_kwargs.clean has to be one of 'canonicalize'"),
-        ("text_cfg", "tokenizer_kwargs", {"reduction_mask": "syntax"}, "tokenizer_kwargs.reduction_mask has to be one"),
+        ("text_cfg", "tokenizer_kwargs", {"bpe_path": "/etc/hostname"}, "tokenizer_kwargs.bpe_path "),
+        ("text_cfg", "tokenizer_kwargs", {"clean": "no"}, "tokenizer_kwargs.clean .*'canonicalize'"),
+        ("text_cfg", "tokenizer_kwargs", {"reduction_mask": "syntax"}, "tokenizer_kwargs.reduction_mask .*syntax"),
         (
             "text_cfg",
             "tokenizer_kwargs",
             {"additional_special_tokens": [1]},
-            "special_tokens has to be a list of texts",
+            "tokenizer_kwargs.additional_special_tokens .*list",
         ),
-        ("text_cfg", "tokenizer_kwargs", ["clean"], "tokenizer_kwargs has to be an object"),
-        ("text_cfg", "norm_kwargs", {"eps": [1]}, "norm_kwargs has to be an object"),
-        ("text_cfg", "hf_tokenizer_name", "/etc", "hf_tokenizer_name '/etc' is no name on the hub"),
-        ("text_cfg", "width", "wide", "width has to be a whole number, not wide"),
-        ("text_cfg", "width", True, "width has to be a whole number, not True"),
-        ("vision_cfg", "mlp_ratio", float("nan"), "mlp_ratio has to be a finite number, not nan"),
-        ("vision_cfg", "layers", [1, 2], "layers has to be a list of 4 or a whole number"),
-        ("vision_cfg", "callback", "os.system", "callback is nothing that m2raap hands on"),
-        ("vision_cfg", "timm_model_name", ["a"], "timm_model_name has to be a text"),
-        (None, "vision_cfg", None, " lacks vision_cfg"),
-        (None, "vision_cfg", [], "vision_cfg has to be an object"),
-        ("text_cfg", "tokenizer_kwargs", None, "tokenizer_kwargs has to be an object"),
-        (None, "cast_dtype", "fp16", "cast_dtype is nothing"),
+        ("text_cfg", "tokenizer_kwargs", ["clean"], "tokenizer_kwargs .*object"),
+        ("text_cfg", "norm_kwargs", {"eps": [1]}, "norm_kwargs .*object"),
+        ("text_cfg", "hf_tokenizer_name", "/etc", "hf_tokenizer_name '/etc' "),
+        ("text_cfg", "width", "wide", "width .*wide"),
+        ("text_cfg", "width", True, "width .*True"),
+        ("vision_cfg", "mlp_ratio", float("nan"), "mlp_ratio .*nan"),
+        ("vision_cfg", "layers", [1, 2], "layers .*list of 4"),
+        ("vision_cfg", "callback", "os.system", "vision_cfg.callback "),
+        ("vision_cfg", "timm_model_name", ["a"], "timm_model_name "),
+        (None, "vision_cfg", None, ".*vision_cfg"),
+        (None, "vision_cfg", [], "vision_cfg .*object"),
+        ("text_cfg", "tokenizer_kwargs", None, "tokenizer_kwargs .*object"),
+        (None, "cast_dtype", "fp16", "cast_dtype "),
     ],
 )
 def test_a_value_that_open_clip_does_not_take_is_named(
@@ -417,18 +417,18 @@ def test_a_value_that_open_clip_does_not_take_is_named(
         ("resize_mode", ["squash"]),
     ],
 )
-def test_a_picture_preparation_that_makes_no_numbers_is_named(
+def test_an_impossible_value_of_the_image_preprocessing_is_named(
     load: Callable[[Path], Backbone], key: str, value: Any, marker: Path, tmp_path: Path
 ) -> None:
     folder = tiny(tmp_path / "clip", marker)
     tree = json.loads((folder / "open_clip_config.json").read_text())
     edit(folder / "open_clip_config.json", preprocess_cfg=tree["preprocess_cfg"] | {key: value})
-    with pytest.raises(M2raapError, match=f"clip.*: {key} of the picture preparation is .* and has to be"):
+    with pytest.raises(M2raapError, match=f"clip.*: {key} "):
         load(folder)
 
 
 @pytest.mark.parametrize("size", [0, -8, 48.5, "48", [48, 0]])
-def test_a_picture_size_that_is_none_is_one_sentence(size: Any, marker: Path, tmp_path: Path) -> None:
+def test_an_impossible_image_size_is_one_sentence(size: Any, marker: Path, tmp_path: Path) -> None:
     folder = tiny(tmp_path / "clip", marker)
     tree = json.loads((folder / "open_clip_config.json").read_text())
     tree["model_cfg"]["vision_cfg"]["image_size"] = size

@@ -42,9 +42,9 @@ def test_an_elongated_picture_is_scaled_where_it_is_kept(size: tuple[int, int], 
     waves = np.stack([np.sin(x / 5), np.cos(y / 7), np.sin((x + y) / 9)], axis=-1)
     picture = Image.fromarray((127 + 120 * waves).astype(np.uint8))
     preprocess = Preprocess(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", "shortest")
-    found = images_from_pictures([picture], preprocess)
+    actual = images_from_pictures([picture], preprocess)
     monkeypatch.setattr("m2raap.models.images.ELONGATED", 1000)
-    torch.testing.assert_close(found, images_from_pictures([picture], preprocess), atol=2.01 / 255, rtol=0)
+    torch.testing.assert_close(actual, images_from_pictures([picture], preprocess), atol=2.01 / 255, rtol=0)
 
 
 def test_a_strip_takes_no_memory(monkeypatch) -> None:

@@ -41,8 +41,8 @@ def test_the_ends_are_the_backbone_and_the_adapted_model(
     torch.testing.assert_close(start.encode_video(frames), mean.encode_video(frames), atol=1e-6, rtol=0)
     assert torch.equal(start.encode_text(tokens), mean.encode_text(tokens))
     assert end.digest == adapted.digest
-    found = middle.encode_video(frames)
-    assert (found - start.encode_video(frames)).abs().max() > 1e-3 < (found - end.encode_video(frames)).abs().max()
+    actual = middle.encode_video(frames)
+    assert (actual - start.encode_video(frames)).abs().max() > 1e-3 < (actual - end.encode_video(frames)).abs().max()
     name = "backbone.clip.visual.proj"
     half = (mean.state_dict()[name] + adapted.state_dict()[name]) / 2
     torch.testing.assert_close(middle.state_dict()[name], half)
@@ -54,11 +54,11 @@ def test_every_module_says_where_it_starts() -> None:
 
 def test_what_has_no_way_between_is_refused(backbone: Backbone, tiny_dir: Path) -> None:
     original = load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True))
-    with pytest.raises(M2raapError, match="alpha 1.5: it runs from 0"):
+    with pytest.raises(M2raapError, match=r"alpha 1\.5"):
         interpolated(VideoCLIP(backbone, MeanConfig()), original, 1.5)
     for cfg in (StanConfig(layers=1, start="open"), StanConfig(layers=1, pool="raw")):
-        with pytest.raises(M2raapError, match="it never was the backbone's mean pooling"):
+        with pytest.raises(M2raapError, match=r"adapt\.temporal\.start"):
             interpolated(VideoCLIP(backbone, cfg), original, 0.5)
     other = load_backbone(BackboneConfig())
-    with pytest.raises(M2raapError, match="was not adapted from this backbone: they differ in"):
+    with pytest.raises(M2raapError, match="differ in "):
         interpolated(VideoCLIP(backbone, MeanConfig()), other, 0.5)

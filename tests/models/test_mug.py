@@ -9,8 +9,8 @@ from m2raap.models.mug import TAU, MugForm, mug_pairs, mug_scores
 
 
 def units(*shape: int, seed: int) -> torch.Tensor:
-    made = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-    return torch.nn.functional.normalize(made, dim=-1)
+    vectors = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def masks(rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -44,25 +44,25 @@ def literal(tokens: torch.Tensor, frames: torch.Tensor, form: MugForm) -> torch.
 def test_equals_the_literal_twin(seed: int, length: int, num_frames: int, form: MugForm) -> None:
     tokens, frames = units(3, length, 8, seed=seed), units(2, num_frames, 8, seed=seed + 1)
     token_mask, frame_mask = masks(3, length, seed), masks(2, num_frames, seed + 1)
-    found = mug_scores(tokens, token_mask, frames, frame_mask, form)
+    actual = mug_scores(tokens, token_mask, frames, frame_mask, form)
     for a in range(3):
         for b in range(2):
             expected = literal(tokens[a][token_mask[a]], frames[b][frame_mask[b]], form)
-            assert abs(float(found[a, b]) - float(expected)) < 1e-5
+            assert abs(float(actual[a, b]) - float(expected)) < 1e-5
     pairs = mug_pairs(tokens[:2], token_mask[:2], frames, frame_mask, form)
-    torch.testing.assert_close(pairs, found[:2].diagonal(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(pairs, actual[:2].diagonal(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("form", ["simple", "full"])
 def test_blocks_change_neither_scores_nor_gradients(form: MugForm) -> None:
     tokens, frames = units(5, 4, 8, seed=1).requires_grad_(), units(6, 3, 8, seed=2).requires_grad_()
     given_masks = masks(5, 4, 1), masks(6, 3, 2)
-    found = []
+    actual = []
     for block_bytes in (1, 2**30):
         scores = mug_scores(tokens, given_masks[0], frames, given_masks[1], form, block_bytes)
         gradients = torch.autograd.grad((scores * torch.arange(30).reshape(5, 6)).sum(), [tokens, frames])
-        found.append([scores.detach(), *gradients])
-    for one, other in zip(*found, strict=True):
+        actual.append([scores.detach(), *gradients])
+    for one, other in zip(*actual, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 

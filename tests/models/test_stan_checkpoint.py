@@ -75,17 +75,15 @@ def test_keys_that_are_missing_or_unknown_are_named(released: Released, shape: B
     more = state | {"adapter.text_weight_fc.weight": torch.zeros(1, 32)}
     with pytest.raises(M2raapError, match=r"missing nothing; unknown adapter.text_weight_fc.weight"):
         import_stan_checkpoint(written(tmp_path / "b.pth", more), shape)
-    with pytest.raises(
-        M2raapError, match="width 64 and patch 8 are none of OpenAI's ViT-B-32-quickgelu.*give --backbone"
-    ):
+    with pytest.raises(M2raapError, match="width 64 and patch size 8 .*ViT-B-32-quickgelu.*--backbone"):
         import_stan_checkpoint(written(tmp_path / "c.pth", state))
-    with pytest.raises(M2raapError, match="holds no backbone.STAN_S_layers"):
+    with pytest.raises(M2raapError, match="backbone.STAN_S_layers"):
         import_stan_checkpoint(written(tmp_path / "d.pth", {"weight": torch.zeros(1)}), shape)
 
 
-def test_objects_of_strangers_are_not_unpickled(released: Released, tmp_path: Path) -> None:
+def test_objects_of_a_checkpoint_are_not_unpickled(released: Released, tmp_path: Path) -> None:
     path = written(tmp_path / "c.pth", {"state_dict": {}, "message_hub": deque([1])})
-    with pytest.raises(M2raapError, match="holds more than tensors"):
+    with pytest.raises(M2raapError, match=r"c\.pth: .*deque"):
         import_stan_checkpoint(path)
     (tmp_path / "text.pth").write_text("no checkpoint")
     with pytest.raises(M2raapError, match=r"text.pth: "):

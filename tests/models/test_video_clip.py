@@ -18,7 +18,7 @@ from m2raap.models.config import (
 )
 from m2raap.models.families import load_backbone
 from m2raap.models.losses import cosine_logits, info_nce
-from m2raap.models.pooling import pool_raw
+from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.video_clip import VideoCLIP
 
 SAFE = [
@@ -51,7 +51,7 @@ def test_the_start_is_mean_pooling(backbone: Backbone, temporal: StanConfig, acg
     mask = torch.ones(3, 5, dtype=torch.bool)
     mask[1, 3:] = False
     mask[2, 1:] = False
-    units = model.encode_frames(frames)
+    units = backbone.encode_image(frames.flatten(0, 1)).unflatten(0, (3, 5))
     for captions in (None, captions_of(backbone, 3, 5)):
         video = model.encode_video(frames, mask, captions)
         for clip, count in enumerate((5, 3, 1)):
@@ -94,8 +94,8 @@ def test_every_depth_of_the_prefix_agrees(backbone: Backbone, temporal: StanConf
     expected = model.encode_video(frames, mask)
     for depth in range(model.temporal.layers_used, 5):
         tokens = backbone.prefix_tokens(frames.flatten(0, 1), depth).unflatten(0, (2, 3))
-        found = model.pool(model.frame_vectors(model.levels_of_prefix(tokens, mask, depth), mask), mask)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        actual = model.pool(model.frame_vectors(model.levels_of_prefix(tokens, mask, depth), mask), mask)
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -126,29 +126,29 @@ def test_saved_and_loaded_is_the_same(backbone: Backbone, temporal: StanConfig, 
 
 
 def test_a_broken_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(M2raapError, match=r"holds no model\.json"):
+    with pytest.raises(M2raapError, match=r"model\.json"):
         VideoCLIP.load(tmp_path)
     model = VideoCLIP(backbone, StanConfig(layers=1))
     model.save(tmp_path)
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    with pytest.raises(M2raapError, match="cannot be read"):
+    with pytest.raises(M2raapError, match=str(tmp_path)):
         VideoCLIP.load(tmp_path)
     weights.write_bytes(whole)
-    card = json.loads((tmp_path / "model.json").read_text())
-    (tmp_path / "model.json").write_text(json.dumps(card | {"temporal": {"name": "mean"}}))
-    with pytest.raises(M2raapError, match="does not fit"):
+    model_json = json.loads((tmp_path / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps(model_json | {"temporal": {"name": "mean"}}))
+    with pytest.raises(M2raapError, match=r"model\.safetensors"):
         VideoCLIP.load(tmp_path)
-    (tmp_path / "model.json").write_text(json.dumps(card | {"format": 99}))
+    (tmp_path / "model.json").write_text(json.dumps(model_json | {"format": 99}))
     with pytest.raises(M2raapError, match="format 99"):
         VideoCLIP.load(tmp_path)
-    (tmp_path / "model.json").write_text(json.dumps(card))
+    (tmp_path / "model.json").write_text(json.dumps(model_json))
     (tmp_path / "backbone" / "open_clip_config.json").rename(tmp_path / "elsewhere.json")
-    with pytest.raises(M2raapError, match=r"no open_clip_config\.json and no config\.json"):
+    with pytest.raises(M2raapError, match=r"open_clip_config\.json.* config\.json"):
         VideoCLIP.load(tmp_path)
     (tmp_path / "backbone" / "config.json").write_text("{}")
-    with pytest.raises(M2raapError, match="description of the backbone cannot be read"):
+    with pytest.raises(M2raapError, match=str(tmp_path / "backbone")):
         VideoCLIP.load(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_weights_that_are_no_numbers_are_refused(backbone: Backbone, tmp_path: P
     save_file(
         state | {"temporal.time": torch.full_like(state["temporal.time"], float("nan"))}, tmp_path / "model.safetensors"
     )
-    with pytest.raises(M2raapError, match=r"temporal\.time holds NaN"):
+    with pytest.raises(M2raapError, match=r"temporal\.time.*NaN"):
         VideoCLIP.load(tmp_path)
 
 
@@ -174,9 +174,8 @@ def test_a_real_size_builds_learns_and_travels(tmp_path: Path) -> None:
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     with torch.no_grad():
         before, text = model.encode_video(frames), model.encode_text(tokens)
-        torch.testing.assert_close(
-            before, model.pool_frames(model.encode_frames(frames), torch.ones(2, 2)), atol=1e-6, rtol=0
-        )
+        units = backbone.encode_image(frames.flatten(0, 1)).unflatten(0, (2, 2))
+        torch.testing.assert_close(before, pool_unit(units, torch.ones(2, 2)), atol=1e-6, rtol=0)
     info_nce(cosine_logits(model.encode_video(frames), text, 20.0), torch.eye(2, dtype=torch.bool)).backward()
     optimiser.step()
     model.save(tmp_path)
