@@ -33,13 +33,9 @@ def register(app: typer.Typer) -> None:
 
 
 def load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
-    from m2raap.core.config import build, parse_assignment, set_keys
-    from m2raap.pipeline.recipe import Recipe, load_recipe
+    from m2raap.pipeline.recipe import load_recipe
 
-    if recipe is not None:
-        return load_recipe(recipe, assignments, seed)
-    settings = [parse_assignment(item) for item in assignments or []] + ([(["seed"], seed)] if seed is not None else [])
-    return build(Recipe, set_keys({"name": "default"}, settings), "--set")
+    return load_recipe(recipe, assignments, seed)
 
 
 def _open(corpus: Path, recipe: Recipe, limit: int | None) -> View:

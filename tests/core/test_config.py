@@ -23,7 +23,7 @@ def test_unknown_key_names_its_whole_path_and_the_nearest_good_name():
 
 
 def test_unknown_key_like_nothing_lists_what_is_known():
-    with pytest.raises(UsageError, match="unknown key 'adapt.zzz': known here: warmup_steps, lr"):
+    with pytest.raises(UsageError, match="'adapt.zzz': .*warmup_steps, lr"):
         build(Outer, {"name": "x", "adapt": {"zzz": 3}}, "r.yaml")
 
 

@@ -40,7 +40,7 @@ def test_a_model_of_ours_gives_the_numbers_of_the_command_line(
     settings = EvaluateConfig(dual_softmax=50.0)
     dual = m2raap.evaluate(model, chain / "keyframes", evaluate=settings, protocol="custom")["rescored"]["dual_softmax"]
     assert "inverse temperature 50" in dual["rescored"]["label"] and dual["card"] == results["card"]
-    with pytest.raises(UsageError, match="protocol world-motoin: declared are .*, the nearest is world-motion"):
+    with pytest.raises(UsageError, match="protocol world-motoin: .*'world-motion'"):
         m2raap.evaluate(model, chain / "keyframes", protocol="world-motoin")
     with pytest.raises(UsageError, match="evaluate: unknown key 'dual': did you mean 'dual_softmax'"):
         m2raap.evaluate(model, chain / "keyframes", evaluate={"dual": 50.0})

@@ -97,7 +97,7 @@ def test_a_mistyped_name_is_refused_with_the_nearest(name: str, near: str) -> No
 def test_names_of_ones_own_stay_undeclared() -> None:
     for name in ("C-holdout-8-seed0", "msvd-holdout-670-seed0", "msrvtt-1ka-jsfusion-minus-3", "clips", "kitchen-val"):
         assert declared(name, {}) is None
-    with pytest.raises(UsageError, match="--protocol clips: declared are msrvtt-1ka-jsfusion, "):
+    with pytest.raises(UsageError, match="--protocol clips: .*msrvtt-1ka-jsfusion, "):
         asked_for("clips", {}, "--protocol")
 
 
