@@ -54,6 +54,8 @@ class Stage(Generic[C]):
     needs: ClassVar[tuple[str, ...]] = ()  # stages that have to stand before it in a recipe
     on_training: ClassVar[bool] = True  # whether the recipe's `stages` may name it
     on_benchmarks: ClassVar[bool] = False  # whether it may see a benchmark
+    # Of a stage that makes no step folders: the last file that it writes, in the folder of the run that has its name.
+    result: ClassVar[str | None] = None
     reads_video: ClassVar[bool] = False  # then clips that cannot be read are dropped here
     # Reason -> sentence, of everything that it may drop besides unreadable videos.
     reasons: ClassVar[Mapping[str, str]] = {}

@@ -19,6 +19,7 @@ from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.stages import stage_classes
 from m2raap.stages.rules import StageRules
 
 
@@ -109,12 +110,17 @@ def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[
 
 
 def status(run: RunFolder) -> list[dict[str, Any]]:
-    """One row a stage folder: finished or not, parts done, rows in and out."""
+    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report."""
     rows = []
-    for step in {step.folder: step for step in reversed(run.steps)}.values():
-        shared = [other.arm for other in run.steps if other.folder == step.folder]
-        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(shared))})
-    return rows[::-1]
+    for folder, step in {step.folder: step for step in reversed(run.steps)}.items():
+        arms = [other.arm for other in run.steps if other.folder == folder]
+        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(arms))})
+    rows.reverse()
+    for name, cls in stage_classes().items():
+        if cls.result and (run.path / name / cls.result).is_file():
+            row = {"folder": str(run.path / name), "stage": name, "bench": None, "state": "done"}
+            rows.append(row | {"arms": run.arms()})
+    return rows
 
 
 def _status_row(step: Step) -> dict[str, Any]:
