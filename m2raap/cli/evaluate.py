@@ -70,7 +70,7 @@ def evaluate(
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option("--pairs", help="for SIM.npy: csv of matches with the columns text,video (default: the diagonal)"),
+        typer.Option("--pairs", help="for SIM.npy: csv with the columns text,video (default: the diagonal)"),
     ] = None,
     compat: Annotated[
         bool,
@@ -105,10 +105,8 @@ def evaluate(
     cfg = loaded.evaluate
     if protocols:
         cfg = cfg.model_copy(update={"benchmarks": cfg.benchmarks | read_benchmarks(protocols)})
-    if protocol:
-        name = asked_for(protocol, cfg.benchmarks, "--protocol")
-    else:
-        name = open_view(source).corpus.benchmark or "custom"
+    imported_as = None if protocol else open_view(source).corpus.benchmark
+    name = asked_for(protocol, cfg.benchmarks, "--protocol") if protocol else imported_as or "custom"
     texts = _open_bank(bank, source, model, without or [], limit, loaded, out, force) if bank else None
     EvaluateStage(cfg, Shared(seed=seed or 0)).run_on(source, name, out, force, texts)
     tree = read_json(out / "results.json")

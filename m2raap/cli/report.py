@@ -179,5 +179,5 @@ def _lint_lines(tree: Mapping[str, Any]) -> Iterator[str]:
             names = example if isinstance(example, list | str) else example["text"]
             yield "    " + one_line(", ".join(names) if isinstance(names, list) else str(names))[:140]
     if not tree["findings"]:
-        yield "nothing suspicious"
+        yield "nothing found"
     yield from tree["not_looked_at"]

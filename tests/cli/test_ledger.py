@@ -62,9 +62,9 @@ def test_export_and_forget_tell_what_they_did(tmp_path: Path, monkeypatch: pytes
     assert run(monkeypatch, *command) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("forgotten: 1 clips; 1 ids are in none of the corpora\n")
-    assert f"       1 left {tmp_path / 'C'}\n" in shown
+    assert f"       1 removed from {tmp_path / 'C'}\n" in shown
     assert f"export again into a new folder: {tmp_path / 'X'}\n" in shown
-    assert f"the video file is still there: {tmp_path / '1.mp4'}\n" in shown
+    assert f"the video file still exists: {tmp_path / '1.mp4'}\n" in shown
     assert run(monkeypatch, *command, "--json") == 0
     assert json.loads(capsys.readouterr().out)["left_in"] == {"exports": [str(tmp_path / "X")]}
     assert run(monkeypatch, "status", tmp_path / "X", "--forgotten", tmp_path / "C", "--json") == 1
