@@ -1,4 +1,4 @@
-"""A recipe: the list of stages with one small typed config each, and its arms. Data and output paths are never in it."""
+"""A recipe: the list of stages with one small typed config each, and its arms. It holds no paths of data or output."""
 
 from __future__ import annotations
 
@@ -41,26 +41,34 @@ class Recipe(Config):
     langs: tuple[Literal["en", "zh"], ...] = Field(
         default=("en", "zh"), min_length=1, description="Languages of the texts that are read."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn at random.")
+    seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
     seeds: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Number of training seeds: seed, seed + 1 and so on. What is curated is shared by all of them.",
+        description="Number of training seeds: seed, seed + 1 and so on. All of them train on the same curated data.",
     )
     stages: tuple[str, ...] = Field(
         default_factory=training_stages,
-        description="Stages that the training corpus passes, in the order of the stage table.",
+        description="Stages of the training corpus, in the order of the stage table.",
     )
-    backbone: BackboneConfig = Field(default_factory=BackboneConfig, description="The image-text model to begin with.")
-    filter: FilterConfig = Field(default_factory=FilterConfig, description="Refusals before anything is decoded.")
+    backbone: BackboneConfig = Field(
+        default_factory=BackboneConfig, description="The image-text model that is adapted."
+    )
+    filter: FilterConfig = Field(
+        default_factory=FilterConfig, description="Rules that drop clips and texts before decoding."
+    )
     keyframes: KeyframesConfig = Field(default_factory=KeyframesConfig, description="How key-frames are chosen.")
-    align: AlignConfig = Field(default_factory=AlignConfig, description="Refusals of what the frames show.")
+    align: AlignConfig = Field(
+        default_factory=AlignConfig, description="Rules that drop clips and texts by their frames."
+    )
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Auxiliary captions of key-frames.")
-    rewrite: RewriteConfig = Field(default_factory=RewriteConfig, description="Faithful captions out of raw texts.")
+    rewrite: RewriteConfig = Field(
+        default_factory=RewriteConfig, description="Rewriting of raw texts into faithful captions."
+    )
     adapt: AdaptConfig = Field(default_factory=AdaptConfig, description="Training.")
     bench_keyframes: KeyframesConfig | None = Field(
-        default=None, description="How key-frames of benchmarks are chosen; null: as `keyframes` says."
+        default=None, description="How key-frames of benchmarks are chosen; null: as in `keyframes`."
     )
     embed: EmbedConfig = Field(default_factory=EmbedConfig, description="How benchmarks are embedded.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="How benchmarks are scored.")
@@ -69,10 +77,10 @@ class Recipe(Config):
     )
     progressive: bool = Field(
         default=False,
-        description="Whether each arm adds one thing to the arm before it; the report then shows what each step brings.",
+        description="Whether each arm adds one thing to the arm before it; the report then shows what each addition brings.",
     )
     arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], dict[str, Any]] = Field(
-        default_factory=dict, description="Named overrides of all other keys; each is a run of its own."
+        default_factory=dict, description="Named overrides of the other keys; each arm is trained and evaluated."
     )
 
     @field_validator("stages")
