@@ -1,4 +1,4 @@
-"""The Python API: what the command line does, for programs. `m2raap.load`, `run` and `evaluate` lead here."""
+"""The Python API, which `m2raap.load`, `m2raap.run` and `m2raap.evaluate` give access to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from m2raap.interop.evaluate import evaluate
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.pipeline.recipe import load_recipe
 from m2raap.pipeline.run import Options
-from m2raap.pipeline.run import run as carry_out
+from m2raap.pipeline.run import run as run_stages
 from m2raap.pipeline.run_folder import Inputs, RunFolder
 from m2raap.report.report import report
 from m2raap.stages.embed import model_folder
@@ -19,7 +19,7 @@ __all__ = ["evaluate", "load", "run"]
 
 
 def load(path: str | Path) -> VideoCLIP:
-    """The model of an adapt stage: its folder, or the `model/` folder in it. Raises M2raapError if neither holds one."""
+    """The adapted model in a model folder, or in the adapt folder above it. Raises M2raapError where there is none."""
     return VideoCLIP.load(model_folder(Path(path)))
 
 
@@ -35,13 +35,15 @@ def run(
 ) -> Path:
     """Carries out a recipe (a file or the name of a shipped one) and returns the path of its report.
 
-    `settings` maps dotted keys to values, as `--set` does. Raises M2raapError as the command line would print it.
+    `settings` maps dotted keys of the recipe to values, such as {"adapt.steps": 100}. Raises M2raapError with the sentence
+    that the command line would print.
     """
-    loaded = load_recipe(recipe, [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()])
+    assignments = [f"{key}={json.dumps(value)}" for key, value in (settings or {}).items()]
+    loaded = load_recipe(recipe, assignments, option="")
     inputs = Inputs(Path(data), {name: Path(path) for name, path in (benches or {}).items()})
     engine = LocalEngine(workers)
     try:
-        carry_out(loaded, inputs, Path(out), engine, Options(force=force))
+        run_stages(loaded, inputs, Path(out), engine, Options(force=force))
     finally:
         engine.close()
     return report(RunFolder.open(Path(out)), loaded)[1]

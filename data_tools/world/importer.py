@@ -16,9 +16,10 @@ BENCHMARK = "world-motion"
 
 
 def import_world(out: Path, *, seed: int, assignments: list[str], workers: int | None) -> list[Corpus]:
-    """Draws and encodes the clips and writes both corpora. Raises M2raapError for unknown settings, or if `out` holds
-    something else."""
-    cfg = build(WorldConfig, set_keys({"seed": seed}, [parse_assignment(item) for item in assignments]), "--set")
+    """Draws, encodes and lists the clips. Raises M2raapError for unknown settings or a folder that holds something else."""
+    assigned = {item.partition("=")[0].strip(): f"--set {item}" for item in assignments}
+    tree = set_keys({"seed": seed}, [parse_assignment(item) for item in assignments])
+    cfg = build(WorldConfig, tree, "data import world", assigned)
     source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
     train, test, root = out / "train", out / "test", out / "videos"
     with locked(out, written=("videos", "truth.parquet", "scenes.parquet")):

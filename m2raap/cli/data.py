@@ -1,4 +1,4 @@
-"""`data`: import, inspect, split, audit and export corpora, and forget clips."""
+"""`data`: import corpora, examine videos, audit what was dropped, remove clips, and export curated corpora."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from m2raap.core import talk
 from m2raap.core.errors import TooManyRefused, UsageError
 
 app = typer.Typer(
-    help="Import, inspect, split, audit and export corpora, and forget clips.",
+    help="Import, examine, audit and export corpora, and remove clips from them.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -25,20 +25,22 @@ for register in (data_import.register, data_export.register, forget.register):
     register(app)
 
 
-@app.command("probe", help="Decode video files, or folders of them, and report the fault of each.")
+@app.command("probe", help="Decode video files completely and print the kind of damage of each.")
 def probe(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="files or folders (after -- if named -x)")],
     as_json: JsonOption = False,
     timeout_s: Annotated[
-        float, typer.Option("--timeout-s", min=0.001, help="most seconds for one file; long films need more")
+        float, typer.Option("--timeout-s", min=0.001, help="most wall-clock seconds for one file; long films need more")
     ] = 300.0,
-    memory_mb: Annotated[int, typer.Option("--max-memory-mb", min=512, help="most MB of memory of a decoder")] = 4096,
+    memory_mb: Annotated[
+        int, typer.Option("--max-memory-mb", min=512, help="most MiB of memory of one decoder")
+    ] = 4096,
     max_pixels: Annotated[int, typer.Option("--max-pixels", min=1, help="most pixels of one frame")] = 8192 * 4320,
     max_bytes: Annotated[int, typer.Option("--max-bytes", min=1, help="most bytes of one file")] = 64 * 1024**3,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="decoders at once (default: cores)")] = None,
     allow_refused: Annotated[
         str | None,
-        typer.Option("--allow-refused", metavar="SHARE", help="exit with code 3 if a larger share (5%, say) is not ok"),
+        typer.Option("--allow-refused", metavar="SHARE", help="exit with 3 if more than this share is not ok, e.g. 5%"),
     ] = None,
 ) -> None:
     from m2raap.video.health import examine_files, find_files, health_line
@@ -59,30 +61,36 @@ def probe(
     emit(rows, (), as_json)
     counts = Counter(row["class"] for row in rows)
     talk.log(
-        f"{len(rows)} files: " + (", ".join(f"{n} {name}" for name, n in counts.most_common()) or "nothing to read")
+        f"{len(rows)} files: " + (", ".join(f"{n} {name}" for name, n in counts.most_common()) or "no video file found")
     )
     bad = len(rows) - counts["ok"]
     if rows and bad / len(rows) > allowed:
         raise TooManyRefused(f"{bad} of {len(rows)} files are not ok, more than --allow-refused {allow_refused}")
 
 
-@app.command("split", help="Turn long videos into a corpus of single-shot clips, without texts.")
+@app.command("split", help="Make a corpus of single-shot clips without texts from long videos.")
 def split(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="videos or folders (after -- if named -x)")],
     out: Annotated[Path, typer.Option("--out", help="corpus folder to write")],
     detector: Annotated[
         str, typer.Option("--detector", help="how cuts are found: adaptive, content, hash, histogram or transnetv2")
     ] = "adaptive",
-    min_s: Annotated[float, typer.Option("--min-s", min=0, help="seconds; shorter shots are dropped")] = 1.0,
+    min_s: Annotated[float, typer.Option("--min-s", min=0, help="drop shots of fewer seconds")] = 1.0,
     max_s: Annotated[
-        float, typer.Option("--max-s", min=0.04, help="seconds; longer shots are cut into equal pieces")
+        float, typer.Option("--max-s", min=0.04, help="cut shots of more seconds into equal pieces")
     ] = 60.0,
-    cut: Annotated[bool, typer.Option("--cut", help="write every clip as a file of its own (H.264, no sound)")] = False,
+    cut: Annotated[
+        bool, typer.Option("--cut", help="write a video file for every clip (H.264, without sound)")
+    ] = False,
     scenes: Annotated[
         Path | None,
-        typer.Option("--scenes", help="a scene list (CSV) of PySceneDetect, or a folder of NAME-Scenes.csv"),
+        typer.Option(
+            "--scenes", help="take the shots from a scene list (CSV) of PySceneDetect, or a folder of NAME-Scenes.csv"
+        ),
     ] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout-s", min=1, help="most seconds for one video")] = 3600.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=1, help="most wall-clock seconds for one video")
+    ] = 3600.0,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -110,29 +118,27 @@ def split(
 
 @app.command(
     "audit",
-    help="Draw a blind sheet of dropped and kept texts and clips to label, evaluate a labelled one, or write the dataset card.",
+    help="Draw a sheet of dropped and kept texts and clips to label, evaluate a labelled sheet, or write the dataset card.",
 )
 def audit(
-    run: Annotated[Path, typer.Argument(help="a run, or the folder of its last data stage; --card needs the run")],
+    run: Annotated[Path, typer.Argument(help="a run, or the folder of its last data stage (not with --card)")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="sheet to write (csv; its key is written beside it); with --card the card to write"),
+        typer.Option("--out", help="csv sheet to write, with its key beside it; with --card, the card to write"),
     ] = None,
     per_reason: Annotated[
-        int, typer.Option("--per-reason", min=1, help="rows of each reason on the sheet, and as many kept ones")
+        int, typer.Option("--per-reason", min=1, help="rows of the sheet for each reason, and for what was kept")
     ] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the draw")] = 0,
-    labelled: Annotated[Path | None, typer.Option("--labelled", help="a sheet with its label column filled in")] = None,
-    card: Annotated[
-        bool, typer.Option("--card", help="the dataset card from the ledger of a run, printed or written to --out")
-    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="seed by which rows are drawn")] = 0,
+    labelled: Annotated[Path | None, typer.Option("--labelled", help="sheet with labels to evaluate")] = None,
+    card: Annotated[bool, typer.Option("--card", help="print the dataset card of a run, or write it to --out")] = False,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.export.audit import draw_sheet, judge_sheet
 
     if card:
         if labelled is not None:
-            raise UsageError("data audit: --card and --labelled cannot be used together; give one of them")
+            raise UsageError("data audit: --card and --labelled cannot be combined; leave one of them out")
         _card(run, out, as_json)
     elif out is not None and labelled is None:
         sheet = draw_sheet(run, out, per_reason, seed)
@@ -171,4 +177,4 @@ def _verdict_lines(verdict: Mapping[str, Any]) -> Iterator[str]:
         rate = f"{kept['rate']:.1%}, {low:.1%} to {high:.1%}"
         yield f"{kept['agreed']} of {kept['labelled']} kept rows are good ({rate})"
     if verdict["unlabelled"]:
-        yield f"{verdict['unlabelled']} rows have no label and are not counted"
+        yield f"{verdict['unlabelled']} rows without a label are not counted"

@@ -1,4 +1,4 @@
-"""`data export`: writes a curated view in a common format."""
+"""`data export`: a curated corpus as a flat copy in a format of other tools."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMATS = ("webdataset", "videofolder", "data-juicer", "csv")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("export", help="Write the clips and texts that curation kept, in a common format.")(export_)
+    app.command("export", help="Write what curation kept as a flat copy, in a format of other tools.")(export_)
 
 
 def exporters() -> dict[str, Exporter]:
@@ -33,23 +33,26 @@ def exporters() -> dict[str, Exporter]:
 
 def export_(
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
-    curated: Annotated[Path, typer.Argument(help="a run, a data stage's folder or a corpus")],
-    out: Annotated[Path, typer.Option("--out", help="new folder to write")],
-    langs: Annotated[str, typer.Option("--langs", help="languages of the texts")] = "en,zh",
+    curated: Annotated[Path, typer.Argument(help="a run, the folder of a data stage, or a corpus")],
+    out: Annotated[Path, typer.Option("--out", help="folder to write, which must not exist")],
+    langs: Annotated[str, typer.Option("--langs", help="languages of the texts to write")] = "en,zh",
     frames: Annotated[
         bool | None,
-        typer.Option("--frames/--videos", help="copy key-frames or video files; the default depends on the format"),
+        typer.Option(
+            "--frames/--videos", help="copy key-frames, or video files (default: what is usual for the format)"
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
+    from m2raap.core.config import suggestion
     from m2raap.core.corpus import LANGS
     from m2raap.export.corpus import curated_view, export
 
     if kind not in FORMATS:
-        raise UsageError(f"data export {kind}: formats are {', '.join(FORMATS)}")
+        raise UsageError(f"data export {kind}: unknown format: {suggestion(kind, FORMATS)}")
     languages = tuple(langs.split(","))
     if not languages or set(languages) - set(LANGS):
-        raise UsageError(f"--langs {langs}: expected some of {','.join(LANGS)}")
+        raise UsageError(f"--langs {langs}: expected one or more of {','.join(LANGS)}, separated by commas")
     media: Media | None = None if frames is None else "frames" if frames else "videos"
     signed = export(curated_view(curated, languages), exporters()[kind], kind, out, media)
     counts = ", ".join(f"{value:,} {name}" for name, value in signed["counts"].items())

@@ -1,4 +1,4 @@
-"""`data import`: writes a corpus from a published or own list, or from the synthetic world."""
+"""`data import`: a corpus from a list of clips in one of many formats, or the synthetic world as a corpus."""
 
 from __future__ import annotations
 
@@ -25,39 +25,47 @@ _PROTOCOLS = "; ".join(f"{name}: {', '.join(form.protocols)}" for name, form in 
 
 
 def register(app: typer.Typer) -> None:
-    app.command("import", help="Write a corpus from a list or folder of others, or from the synthetic world.")(import_)
+    app.command("import", help="Write a corpus from a list of clips, a published data set, or the synthetic world.")(
+        import_
+    )
 
 
 def import_(
     kind: Annotated[str, typer.Argument(metavar="FORMAT", help=", ".join(FORMATS))],
     out: Annotated[Path, typer.Option("--out", help="corpus folder to write")],
-    source: Annotated[Path | None, typer.Argument(help="the list or folder to read; world takes none")] = None,
+    source: Annotated[Path | None, typer.Argument(help="the list or folder to read; none for world")] = None,
     video_dir: Annotated[Path | None, typer.Option("--video-dir", help="folder of the video files")] = None,
     holdout: Annotated[
-        int | None, typer.Option("--holdout", min=1, help="number of clips to write as a benchmark, to OUT-holdout")
+        int | None, typer.Option("--holdout", min=1, help="move N clips into a benchmark, OUT-holdout")
     ] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", help=_PROTOCOLS)] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help=f"which list of the data set ({_PROTOCOLS})")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="seed of the val rows, the holdout or the world (default 0)")
+        int | None, typer.Option("--seed", min=0, help="seed by which val clips and the holdout are drawn (default 0)")
     ] = None,
     tombstones: Annotated[
         list[Path] | None,
-        typer.Option("--tombstones", help="corpora or files that list clips which were forgotten elsewhere"),
+        typer.Option("--tombstones", help="a corpus or file with tombstones, whose clips are left out; repeatable"),
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A.B=C", help="set a key of world: train_clips=200, faults.mojibake=0.1 ..."),
+        typer.Option(
+            "--set", metavar="A.B=C", help="world only: set a key of the world, such as train_clips=48; repeatable"
+        ),
     ] = None,
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> None:
+    from m2raap.core.config import suggestion
+
     if kind not in FORMATS:
-        raise UsageError(f"data import {kind}: formats are {', '.join(FORMATS)}")
+        raise UsageError(f"data import {kind}: unknown format: {suggestion(kind, FORMATS)}")
     chosen = FORMATS[kind]
     if source is None and chosen.source is not None:
         raise UsageError(f"data import {kind}: give the source to read: {chosen.source}")
     if source is not None and chosen.source is None:
-        raise UsageError(f"data import {kind}: takes no source; leave '{source}' out")
+        raise UsageError(f"data import {kind}: this format reads no source; leave {source} out")
     values = {"video_dir": video_dir, "num_holdout": holdout, "protocol": protocol}
     values |= {"seed": seed, "assignments": assignments, "workers": workers}
     options = _options(kind, chosen, {name: value for name, value in values.items() if value is not None})
@@ -76,16 +84,19 @@ def import_(
 
 
 def _options(kind: str, chosen: Format, options: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of the importer. Raises UsageError for an option that the format does not take."""
+    """The keyword arguments of the importer. Raises UsageError for an option that the format does not use."""
+    from m2raap.core.config import suggestion
+
     for name in options:
         if name not in chosen.options:
             known = ", ".join(_FLAGS[option] for option in chosen.options)
-            raise UsageError(f"data import {kind}: takes no {_FLAGS[name]}; it takes {known}")
+            raise UsageError(f"data import {kind}: this format does not use {_FLAGS[name]}; its options are {known}")
     if chosen.protocols:
         protocol = options.get("protocol", None if chosen.needs_protocol else chosen.protocols[0])
         if protocol not in chosen.protocols:
-            refused = f"--protocol {protocol}: " if protocol else "give --protocol: "
-            raise UsageError(f"data import {kind}: {refused}{kind} has {', '.join(chosen.protocols)}")
+            if protocol is None:
+                raise UsageError(f"data import {kind}: give --protocol, one of {', '.join(chosen.protocols)}")
+            raise UsageError(f"data import {kind}: --protocol {protocol}: {suggestion(protocol, chosen.protocols)}")
         options = options | {"protocol": protocol}
     if chosen.source is None:
         options = {"seed": 0, "assignments": [], "workers": None} | options

@@ -1,4 +1,4 @@
-"""`evaluate`: ranks and metrics of an embed folder, by QB-Norm too, or of any similarity matrix."""
+"""`evaluate`: ranks and metrics of an embed folder or of a similarity matrix."""
 
 from __future__ import annotations
 
@@ -21,56 +21,61 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command(
-        "evaluate", help="Ranks and metrics with intervals, from embeddings or from a similarity matrix (SIM.npy)."
+        "evaluate", help="Compute ranks, metrics and intervals from embeddings or from a similarity matrix (SIM.npy)."
     )(evaluate)
 
 
 def evaluate(
+    context: typer.Context,
     source: Annotated[
         Path,
-        typer.Argument(metavar="EMBEDDED|SIM.npy", help="an embed folder, or similarities: rows texts, columns videos"),
+        typer.Argument(
+            metavar="EMBEDDED|SIM.npy", help="an embed folder, or similarities of texts (rows) and videos (columns)"
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="folder to write; an embed folder needs it, a matrix is printed")
+        Path | None, typer.Option("--out", help="folder to write, for an embed folder; results of a matrix are printed")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="seed of the bootstrap (default 0)")] = None,
     protocol: Annotated[
         str | None,
-        typer.Option("--protocol", help="the declared benchmark that this corpus is; default: as it was imported"),
+        typer.Option(
+            "--protocol", help="name of the declared benchmark that this is (default: the name at the import)"
+        ),
     ] = None,
     protocols: Annotated[
-        Path | None, typer.Option("--protocols", help="YAML with benchmarks of your own: name, and their fields")
+        Path | None, typer.Option("--protocols", help="YAML file that declares benchmarks of your own by name")
     ] = None,
     bank: Annotated[
         Path | None,
         typer.Option(
             "--bank",
-            help="also score by QB-Norm: a bank of training texts, or a training corpus of which one is made in OUT-bank; "
-            "texts and videos of the benchmark are left out of it",
+            help="also score by QB-Norm with a bank of training texts, or with a training corpus, from which a bank without "
+            "the benchmark's texts and videos is written to OUT-bank",
         ),
     ] = None,
     model: Annotated[
         Path | None,
         typer.Option(
-            "--model", help="with --bank CORPUS: the model or adapt folder of the embeddings; default: the backbone"
+            "--model",
+            help="with --bank CORPUS: the model or adapt folder of the embeddings (default: the bare backbone)",
         ),
     ] = None,
     without: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--without", help="with --bank CORPUS: a further benchmark that is left out of the bank; repeatable"
-        ),
+        typer.Option("--without", help="with --bank CORPUS: another benchmark to leave out of the bank; repeatable"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="with --bank CORPUS: only that many clips of it")
+        int | None, typer.Option("--limit", min=1, help="with --bank CORPUS: use only so many clips of it")
     ] = None,
     pairs: Annotated[
-        Path | None, typer.Option("--pairs", help="of SIM.npy: csv with the columns text,video; default: the diagonal")
+        Path | None,
+        typer.Option("--pairs", help="for SIM.npy: csv with the columns text,video (default: the diagonal)"),
     ] = None,
     compat: Annotated[
         bool,
         typer.Option(
-            "--compat", help="of SIM.npy: also what CLIP4Clip's arithmetic prints, ties counted several times"
+            "--compat", help="for SIM.npy: also the metrics as CLIP4Clip computes them, which counts ties several times"
         ),
     ] = False,
     recipe: RecipeOption = None,
@@ -78,18 +83,16 @@ def evaluate(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    for_embeddings = (out, seed, protocol, protocols, bank, model, recipe, assignments, without, limit)
     if source.suffix == ".npy":
-        if force or any(value is not None for value in for_embeddings):
-            raise UsageError(f"evaluate {source}: of a matrix only --pairs, --compat and --json are read")
+        options.refuse_ignored(context, f"evaluate {source}", ("source", "pairs", "compat", "as_json"))
         _evaluate_matrix(source, pairs, compat, as_json)
         return
     if pairs is not None or compat:
-        raise UsageError(f"evaluate {source}: --pairs and --compat are of a matrix, SIM.npy")
+        raise UsageError(f"evaluate {source}: --pairs and --compat are for a matrix, SIM.npy; leave them out")
     if out is None:
-        raise UsageError(f"evaluate {source}: give --out FOLDER, where the results are written")
+        raise UsageError(f"evaluate {source}: give --out FOLDER for the results")
     if bank is None and not (model is None and without is None and limit is None):
-        raise UsageError("evaluate: --model, --without and --limit say how a bank is made; give --bank CORPUS too")
+        raise UsageError("evaluate: --model, --without and --limit are settings of a new bank; give --bank CORPUS too")
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
     from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
@@ -97,7 +100,7 @@ def evaluate(
     from m2raap.stages.shared import Shared
 
     if not (source / "ids.json").is_file():
-        raise M2raapError(f"{source}: holds no embeddings (ids.json); give the --out of 'm2raap embed'")
+        raise M2raapError(f"{source}: the folder holds no embeddings (ids.json); give the --out of 'm2raap embed'")
     loaded = load(recipe, assignments)
     cfg = loaded.evaluate
     if protocols:
@@ -126,7 +129,10 @@ def _open_bank(
     out: Path,
     force: bool,
 ) -> Bank:
-    """The bank in the folder, or one of a training corpus, made beside `out`."""
+    """The bank in the folder `path`, or a new one beside `out`, made from the training corpus `path`.
+
+    Raises UsageError for settings of a new bank where `path` is one already.
+    """
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
     from m2raap.stages.bank import IDS, Bank, run_bank
@@ -135,7 +141,7 @@ def _open_bank(
     if (path / IDS).is_file():
         if model is not None or without or limit is not None:
             raise UsageError(
-                f"--bank {path}: is a bank already; --model, --without and --limit are of one that is made now"
+                f"--bank {path}: this is a finished bank; --model, --without and --limit apply to a new one, leave them out"
             )
         return Bank.open(path)
     folder = out.with_name(f"{out.name}-bank")
@@ -144,8 +150,8 @@ def _open_bank(
     run_bank(view, excluded, model_folder(model) if model else recipe.backbone, folder, force)
     counts = read_json(folder / "manifest.json")["counts"]
     talk.log(
-        f"{folder}: a bank of {counts['texts']:,} texts of {counts['clips']:,} clips; {counts['left_out']:,} texts were left "
-        "out: repeated ones, and those of the benchmark or of its videos"
+        f"{folder}: bank of {counts['texts']:,} texts of {counts['clips']:,} clips; {counts['left_out']:,} texts were left "
+        "out, which are repeated or belong to the benchmark or its videos"
     )
     return Bank.open(folder)
 

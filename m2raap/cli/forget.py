@@ -1,4 +1,4 @@
-"""`forget`: take clips out of a corpus for good, and name what was made from them."""
+"""`data forget`: remove clips from corpora permanently, and list what was made from them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from m2raap.cli.options import JsonOption
 
 
 def register(app: typer.Typer) -> None:
-    app.command("forget", help="Remove clips from corpora for good, and name what was made from them.")(forget)
+    app.command("forget", help="Remove clips from corpora permanently, and list what was made from them.")(forget)
 
 
 def forget(
-    corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS...", help="corpora that the clips leave")],
+    corpora: Annotated[list[Path], typer.Argument(metavar="CORPUS...", help="corpora to remove the clips from")],
     clips: Annotated[list[str] | None, typer.Option("--clip", metavar="ID", help="id of a clip; repeatable")] = None,
     ids: Annotated[
         Path | None,
         typer.Option(
             "--ids",
-            help="file with a clip id a line; without ids, what the corpora have forgotten before is looked for",
+            help="file with one clip id per line; without ids, clips that were removed before are searched for",
         ),
     ] = None,
     runs: Annotated[
@@ -31,12 +31,12 @@ def forget(
         typer.Option(
             "--run",
             metavar="FOLDER",
-            help="what was made from the corpora (run, stage, export, index): its caches are pruned, and what in it still "
-            "holds the clips is named; repeatable",
+            help="folder made from the corpora (run, stage, export, index): the clips are deleted from its caches, and what "
+            "else in it contains them is listed; repeatable",
         ),
     ] = None,
     reason: Annotated[
-        str | None, typer.Option("--reason", help="why, kept beside the hashes in tombstones.json")
+        str | None, typer.Option("--reason", help="reason to note beside the hashes in tombstones.json")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,20 +48,20 @@ def forget(
 
 
 _TO_DO = {
-    "stages": "still holds them, 'm2raap run' with --force makes it again",
-    "models": "was trained with them and stays as it is until it is trained again",
-    "indexes": "still holds them, 'm2raap search index --add' brings it up to date",
-    "exports": "still holds them, export again into a new folder",
-    "corpora": "still holds them, give it to forget, too",
-    "files": "still holds them or cannot be looked into, yours to edit",
+    "stages": "still contains the clips; make it again with 'm2raap run' and --force",
+    "models": "was trained with the clips and does not change until it is trained again",
+    "indexes": "still contains the clips; update it with 'm2raap search index --add'",
+    "exports": "still contains the clips; export again into a new folder",
+    "corpora": "still contains the clips; name it as a CORPUS of 'm2raap data forget' too",
+    "files": "still contains the clips or cannot be read; edit or delete it yourself",
 }
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
     unknown = f"; {summary['not_found']} ids are in none of the corpora" if summary["not_found"] else ""
     lines = [f"forgotten: {summary['clips']} clips{unknown}"]
-    lines += [f"  {count:>6} left {corpus}" for corpus, count in summary["corpora"].items()]
-    lines += [f"pruned: {path}" for path in summary["pruned"]]
+    lines += [f"  {count:>6} removed from {corpus}" for corpus, count in summary["corpora"].items()]
+    lines += [f"deleted the clips from the cache, or deleted: {path}" for path in summary["pruned"]]
     lines += [f"{_TO_DO[place]}: {path}" for place, paths in summary["left_in"].items() for path in paths]
-    lines += [f"the video file is still there: {shlex.quote(path)}" for path in summary["video_files_left"]]
+    lines += [f"the video file still exists: {shlex.quote(path)}" for path in summary["video_files_left"]]
     return lines

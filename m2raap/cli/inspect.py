@@ -1,4 +1,4 @@
-"""`status`, `explain`, `doctor`: how far a run is and whether it is whole, one clip's story, the machine."""
+"""`status`, `explain`, `doctor`: the progress and integrity of a run, the history of one clip, the installation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from m2raap.core.errors import M2raapError
 
 
 def register(app: typer.Typer) -> None:
-    app.command("status", help="How far a run is; with --verify, whether every folder is what its manifest says.")(
+    app.command("status", help="Print the progress of a run; with --verify, check every folder against its manifest.")(
         status
     )
-    app.command("explain", help="Tell a clip's whole story.")(explain)
-    app.command("doctor", help="Look for what is known to break this stack.")(doctor)
+    app.command("explain", help="Print what every stage measured and decided about one clip.")(explain)
+    app.command("doctor", help="Check the installation for known faults.")(doctor)
 
 
 def status(
@@ -26,20 +26,22 @@ def status(
     ],
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="read every corpus and stage folder below, and compare it with its manifest"),
+        typer.Option(
+            "--verify", help="read every corpus and stage folder at or below it, and compare it with its manifest"
+        ),
     ] = False,
     forgotten: Annotated[
         Path | None,
         typer.Option(
             "--forgotten",
             metavar="CORPUS",
-            help="look below the folder for what this corpus, or tombstone file, has forgotten",
+            help="search the folder for clips that were removed from this corpus, or that this tombstone file lists",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     if forgotten is not None:
-        _look_for_forgotten(folder, forgotten, as_json)
+        _search_forgotten(folder, forgotten, as_json)
         return
     if verify:
         _verify(folder, as_json)
@@ -67,12 +69,12 @@ def _verify(folder: Path, as_json: bool) -> None:
     emit(rows, ("\n  ".join([f"{row['state']:<11} {row['folder']}", *row["faults"]]) for row in rows), as_json)
     damaged = sum(row["state"] == "damaged" for row in rows)
     if damaged:
-        raise M2raapError(f"{damaged} of {len(rows)} folders are damaged; --force makes a stage again")
+        raise M2raapError(f"{damaged} of {len(rows)} folders are damaged; make a stage again with --force")
 
 
 def explain(
     clip_id: Annotated[str, typer.Argument(help="a clip's id")],
-    run: Annotated[Path, typer.Option("--in", help="a run, or a stage's folder")],
+    run: Annotated[Path, typer.Option("--in", help="a run, a stage folder or a corpus")],
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.pipeline.inspect import explain as explain_clip
@@ -93,15 +95,17 @@ def doctor(as_json: JsonOption = False) -> None:
         raise M2raapError(f"doctor found {len(bad)} fault{'s' if len(bad) > 1 else ''}: {', '.join(bad)}")
 
 
-def _look_for_forgotten(folder: Path, source: Path, as_json: bool) -> None:
+def _search_forgotten(folder: Path, source: Path, as_json: bool) -> None:
     from m2raap.export.leftovers import forgotten_hashes, leftovers
 
     if not folder.exists():
         raise M2raapError(f"{folder}: no such folder")
     places = list(leftovers(folder, forgotten_hashes(source)))
     tree = [{"path": str(row.path), "place": row.place} for row in places]
-    emit(tree, map(str, places) if places else [f"{folder}: holds nothing of what {source} has forgotten"], as_json)
+    emit(
+        tree,
+        map(str, places) if places else [f"{folder}: contains nothing of the clips that {source} has forgotten"],
+        as_json,
+    )
     if places:
-        raise M2raapError(
-            f"{folder}: {len(places):,} places hold something of forgotten clips, or cannot be looked into"
-        )
+        raise M2raapError(f"{folder}: {len(places):,} places contain something of forgotten clips, or cannot be read")

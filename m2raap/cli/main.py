@@ -1,4 +1,4 @@
-"""The command line: parse, load, call a stage, print. Heavy imports stand inside the commands, so that --help is instant."""
+"""The command line: parse, load, call a stage, print. Slow imports stand inside the commands, so that --help is instant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from m2raap.core.errors import M2raapError
 
 app = typer.Typer(
     name="m2raap",
-    help="From a raw heap of videos and captions to a zero-shot video-text retrieval model, in English and Chinese.",
+    help="Train a zero-shot video-text retrieval model, in English and Chinese, from raw videos and captions.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -35,7 +35,7 @@ for group in (data, model, recipe, report, search):
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="print nothing about progress on stderr"),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="print no progress and no notes on stderr"),
     version: bool = typer.Option(False, "--version", help="print the version"),
 ) -> None:
     talk.be_quiet(quiet)
@@ -47,22 +47,22 @@ def _root(
 
 
 # Faults of paths, permissions and the machine, which are no bugs of m2raap.
-_OF_THE_MACHINE = {
+_MACHINE_ERRNOS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO,
     errno.ESTALE, errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
 
 
 def main() -> None:
-    """Runs the command; every failure ends in one clear sentence and its exit code."""
+    """Runs the command and ends the process. Every failure ends in one clear sentence and its exit code."""
     sys.stdout = talk.on_terminal(sys.stdout)
     try:
         code = run_command_line()
     except KeyboardInterrupt:  # while the end of the command was being reported
         code = _interrupted()
     if code == 130:
-        # Python remembers an interrupt that came while an extension was being imported, and dies of the signal when it
-        # exits, although the interrupt was handled. So the work of its exit is done in this place, and the process ends.
+        # Python remembers an interrupt that came while an extension was being imported, and kills itself by that signal when
+        # it exits, although the interrupt was handled. So the exit functions are run here, and the process ends at once.
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -71,26 +71,28 @@ def main() -> None:
 
 
 def run_command_line() -> int:
-    """Runs the command in sys.argv and returns its exit code; what went wrong is one sentence on stderr."""
+    """Runs the command in sys.argv and returns its exit code. A failure is reported as one sentence on stderr."""
     try:
         result = app(standalone_mode=False, prog_name="m2raap")
         return _interrupted() if result == 130 else result if isinstance(result, int) else 0
     except KeyboardInterrupt:
         return _interrupted()
     except M2raapError as error:
-        _say(f"m2raap: {error}")
+        _report(f"m2raap: {error}")
         return error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has closed it
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the program that reads the output has closed it
         return 1
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f"{error.filename}: " if error.filename else ""
-            _say(f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes")
+            _report(f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes")
             return 1
-        if error.filename and error.errno in _OF_THE_MACHINE:
+        if error.filename and error.errno in _MACHINE_ERRNOS:
             name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else error.filename
-            _say(f"m2raap: {name}: {error.strerror}; check the path and its permissions")
+            _report(f"m2raap: {name}: {error.strerror}; check the path and its permissions")
             return 1
         return _bug()
     except Exception as error:
@@ -98,7 +100,8 @@ def run_command_line() -> int:
 
 
 def _click_error(error: Exception) -> int:
-    """The exit code of an exception of the parser: wrong usage, or Ctrl-C as its Abort. All other exceptions are bugs."""
+    """Reports an exception of the parser (wrong usage, or Ctrl-C as its Abort); all other exceptions are bugs. Returns the
+    exit code."""
     kind = {cls.__name__ for cls in type(error).__mro__}
     if "Abort" in kind:
         return _interrupted()
@@ -110,32 +113,32 @@ def _click_error(error: Exception) -> int:
         if show is not None:
             text = io.StringIO()
             show(text)
-            _say(text.getvalue().removesuffix("\n"))
+            _report(text.getvalue().removesuffix("\n"))
         return 2
     return _bug()
 
 
 def _interrupted() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the clean-up short
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the clean-up
     command = shlex.join(["m2raap", *sys.argv[1:]])
-    _say(f"\nm2raap: interrupted; what is finished is kept. To go on:\n  {command}")
+    _report(f"\nm2raap: interrupted; finished work is kept. The same command resumes it:\n  {command}")
     return 130
 
 
 def _bug() -> int:
     trace = traceback.format_exc()
     if os.environ.get("M2RAAP_DEBUG"):
-        _say(trace)
+        _report(trace)
         return 1
     with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
         log.write(trace)
     last = trace.strip().splitlines()[-1]
-    _say(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
+    _report(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
     return 1
 
 
-def _say(sentence: str) -> None:
-    """Prints how a command ended, also with --quiet."""
+def _report(sentence: str) -> None:
+    """Prints on stderr how a command ended, also with --quiet."""
     print(talk.plain(sentence), file=sys.stderr)
 
 

@@ -1,9 +1,9 @@
-"""Options that several commands share, and what their texts mean."""
+"""Options that several commands share, and the functions that read their values."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,36 +16,71 @@ if TYPE_CHECKING:
     from m2raap.core.engine import Engine
 
 OutOption = Annotated[Path, typer.Option("--out", help="folder to write")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the recipe")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="override a key of the recipe; repeatable")
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="processes of the data stages (default: cores)")
 ]
-DevicesOption = Annotated[str | None, typer.Option("--devices", help="GPUs for the workers, one each: 0-7 or 0,2")]
-EngineOption = Annotated[str, typer.Option("--engine", help="what maps the data stages: local, or ray (many machines)")]
-PartsOption = Annotated[str | None, typer.Option("--parts", metavar="I/N", help="do share I of N of the data stages")]
+DevicesOption = Annotated[str | None, typer.Option("--devices", help="GPUs of the workers, one for each: 0-7 or 0,2")]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="what runs the data stages: local (processes), or ray (machines)")
+]
+PartsOption = Annotated[
+    str | None, typer.Option("--parts", metavar="I/N", help="do only share I of N of the data stages")
+]
 ForceOption = Annotated[
-    bool, typer.Option("--force", help="redo folders made from other inputs or settings; what fits is reused")
+    bool,
+    typer.Option(
+        "--force", help="replace folders that were made from other inputs or settings; what still fits is reused"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="overrides the recipe's seed")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="override the recipe's seed")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="the training corpus")]
-BenchOption = Annotated[list[str] | None, typer.Option("--bench", metavar="NAME=CORPUS", help="a benchmark")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and what it costs, do nothing")]
+BenchOption = Annotated[
+    list[str] | None, typer.Option("--bench", metavar="NAME=CORPUS", help="a benchmark to evaluate on; repeatable")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and write nothing")]
 AllowRefusedOption = Annotated[
-    str, typer.Option("--allow-refused", help="share of unreadable clips that is no failure")
+    str, typer.Option("--allow-refused", help="exit with 3 if a larger share of the clips cannot be read")
 ]
 AllowRemoteOption = Annotated[
-    bool, typer.Option("--allow-remote", help="fetch videos whose path is an address (keyframes.remote)")
+    bool, typer.Option("--allow-remote", help="download videos whose path is a web address (keyframes.remote)")
 ]
-TruthOption = Annotated[Path | None, typer.Option("--truth", help="planted faults, to grade the filters in the report")]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="only that many clips of the training corpus")]
+TruthOption = Annotated[
+    Path | None, typer.Option("--truth", help="truth.parquet of a world: the report grades the filters by its faults")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="use only so many clips of the training corpus")
+]
 
 ScoresOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "--scores", help="parquet with clip_id, text_id or video and columns of scores, for filter.scores; repeatable"
+        "--scores",
+        help="parquet with a column clip_id, text_id or video, and columns of scores for filter.scores; repeatable",
     ),
 ]
+
+
+def refuse_ignored(context: typer.Context, mode: str, used: Collection[str]) -> None:
+    """Raises UsageError naming the options and arguments of the command line that `mode` would ignore.
+
+    `used` has the names of the parameters that the mode reads.
+    """
+    ignored = [
+        parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
+        for parameter in context.command.params
+        if parameter.name not in used and _is_given(context, parameter.name or "")
+    ]
+    if ignored:
+        raise UsageError(f"{mode} does not use {', '.join(ignored)}: leave {'it' if len(ignored) == 1 else 'them'} out")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def parse_share(text: str | None) -> tuple[int, int]:
@@ -93,11 +128,12 @@ def parse_benches(items: list[str] | None) -> dict[str, Path]:
 
 @contextmanager
 def open_engine(kind: str, workers: int | None, devices: str | None) -> Iterator[Engine]:
-    """The engine that the flags name, closed at the end. Raises UsageError for an unknown kind or device."""
+    """The engine that the options name, closed at the end. Raises UsageError for an unknown kind or device."""
+    from m2raap.core.config import suggestion
     from m2raap.core.engine import LocalEngine
 
     if kind not in ("local", "ray"):
-        raise UsageError(f"--engine {kind}: there are 'local' and 'ray'")
+        raise UsageError(f"--engine {kind}: {suggestion(kind, ('local', 'ray'))}")
     if kind == "ray":
         from m2raap.core.ray_engine import RayEngine
 

@@ -1,4 +1,4 @@
-"""`recipe`: print recipes and their schema, and measure what their modules cost."""
+"""`recipe`: print recipes and their schema, and measure the cost of their modules."""
 
 from __future__ import annotations
 
@@ -16,46 +16,47 @@ from m2raap.core.errors import UsageError
 if TYPE_CHECKING:
     from m2raap.pipeline.recipe import Recipe
 
-app = typer.Typer(help="Look at recipes.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Print recipes, their schema, and the cost of their modules.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.callback()
 def group() -> None:
-    """Without a callback Typer would take the group's only command for the group itself."""
+    """Keeps `recipe show` a command of a group: Typer turns a group of one command without a callback into the command."""
 
 
-@app.command(
-    "show", help="Print a recipe with every default filled in; or the schema of recipes, or what the modules cost."
-)
+@app.command("show", help="Print a recipe with all defaults, the schema of recipes, or the cost of a recipe's modules.")
 def show(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            metavar="RECIPE", help="a recipe file or name; none: list the shipped ones; with --cost also a run"
+            metavar="RECIPE", help="a recipe file or name, with --cost also a run; default: list the shipped recipes"
         ),
     ] = None,
     assignments: SetOption = None,
-    arm: Annotated[str | None, typer.Option("--arm", help="with the overrides of this arm")] = None,
+    arm: Annotated[str | None, typer.Option("--arm", help="apply the overrides of this arm")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of recipes, for editors")] = False,
     cost: Annotated[
         bool,
         typer.Option(
-            "--cost", help="parameters, FLOP and ms a clip of every arm's modules; of a run its final gates too"
+            "--cost",
+            help="print parameters, FLOP and ms per clip of the modules of every arm; for a run also the final gates",
         ),
     ] = False,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="torch threads of --cost while it measures")] = 1,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="torch threads that --cost measures with")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.pipeline.recipe import Recipe, load_recipe, recipes_folder
 
     if schema:
         if recipe is not None or cost:
-            raise UsageError("recipe show: --schema is of all recipes; leave the recipe and --cost out")
+            raise UsageError("recipe show: --schema prints the schema of all recipes; leave the recipe and --cost out")
         typer.echo(json.dumps(Recipe.model_json_schema(), indent=1, ensure_ascii=False))
     elif cost:
         if recipe is None or arm is not None:
             raise UsageError(
-                "recipe show: --cost measures every arm of one recipe or run; name it, and leave --arm out"
+                "recipe show: --cost measures every arm of one recipe or run: give the recipe or run, and leave --arm out"
             )
         _cost(recipe, threads, assignments, as_json)
     elif recipe is None:
@@ -69,13 +70,14 @@ def show(
 
 
 def _arm(recipe: Recipe, arm: str | None) -> Recipe:
+    from m2raap.core.config import suggestion
     from m2raap.pipeline.recipe import arms_of
 
     if arm is None:
         return recipe
     arms = arms_of(recipe)
     if arm not in arms:
-        raise UsageError(f"--arm {arm}: arms of {recipe.name} are {', '.join(arms)}")
+        raise UsageError(f"--arm {arm}: recipe {recipe.name} has no such arm: {suggestion(arm, arms)}")
     return arms[arm]
 
 
@@ -87,7 +89,7 @@ def _cost(recipe_or_run: str, threads: int, assignments: list[str] | None, as_js
 
     if (Path(recipe_or_run) / "run.json").is_file():
         if assignments:
-            raise UsageError("--set changes a recipe; the cost of a run is that of the recipe it was carried out with")
+            raise UsageError("--set changes a recipe, but a run is measured with its own recipe: leave --set out")
         rows = cost_of_run(RunFolder.open(Path(recipe_or_run)), threads)
     else:
         rows = cost_of_recipe(load_recipe(recipe_or_run, assignments), threads)

@@ -1,4 +1,4 @@
-"""`report`: what a finished run or a corpus looks like: the page, comparisons, and what is suspicious in the data."""
+"""`report`: the page of a run, comparisons of runs, and a check of a corpus for suspicious data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m2raap.cli.emit import emit
-from m2raap.cli.options import JsonOption, TruthOption
+from m2raap.cli.options import JsonOption, TruthOption, refuse_ignored
 from m2raap.core.errors import ThresholdNotMet, UsageError
 from m2raap.core.talk import one_line
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES_A_FINDING = 3
 
 app = typer.Typer(
-    help="Write the report of a run, compare runs, look for faults in data.",
+    help="Write the report of a run, compare runs, look for suspicious data.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -41,7 +41,7 @@ def write(
 
 
 def emit_report(data: ReportData, path: Path, as_json: bool) -> None:
-    """Prints the tables of a report, and where its page is."""
+    """Prints the tables of a report and the path of its page."""
     from m2raap.report.console import print_report
     from m2raap.report.data import to_json
 
@@ -54,17 +54,17 @@ def emit_report(data: ReportData, path: Path, as_json: bool) -> None:
 
 @app.command(
     "compare",
-    help="Set two runs beside each other, or one beside what is published; unlike protocols are refused. A threshold that "
-    "is not met ends in exit code 4.",
+    help="Compare two runs, or one with published results, if their protocols allow it. A missed threshold is exit code 4.",
 )
 def compare(
+    context: typer.Context,
     a: Annotated[Path, typer.Argument(help="a run, one arm's folder in it, or an evaluate folder")],
     b: Annotated[
-        Path | None, typer.Argument(help="what to compare it with; none: only the rows of A and its thresholds")
+        Path | None, typer.Argument(help="what to compare A with (default: print the rows of A and check thresholds)")
     ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="print a LaTeX table (booktabs)")] = False,
     intersect: Annotated[
-        bool, typer.Option("--intersect", help="score both again on the clips and texts that both have")
+        bool, typer.Option("--intersect", help="compare on the clips and texts that both have")
     ] = False,
     allow: Annotated[
         list[str] | None,
@@ -76,7 +76,7 @@ def compare(
             "--min-r1",
             min=0,
             max=100,
-            help="threshold: least official text-to-video R@1 of A on each of its benchmarks",
+            help="threshold: the least official text-to-video R@1 that A needs on each of its benchmarks",
         ),
     ] = None,
     no_worse_than: Annotated[
@@ -84,33 +84,33 @@ def compare(
         typer.Option(
             "--no-worse-than",
             metavar="RUN",
-            help="threshold: A's official R@1 is not surely below this run's, on all it has",
+            help="threshold: A's official R@1 must not be significantly below this run's, on each of its benchmarks",
         ),
     ] = None,
     published: Annotated[
         bool,
         typer.Option(
-            "--published", help="does the zero-shot run A with real weights match what was published for them?"
+            "--published", help="compare the zero-shot run A of released weights with the results published for them"
         ),
     ] = False,
     weights: Annotated[
         str | None,
         typer.Option(
-            "--weights", metavar="TAG", help="with --published: which published weights a file holds, e.g. openai"
+            "--weights",
+            metavar="TAG",
+            help="with --published: which released weights the weight file holds, e.g. openai",
         ),
     ] = None,
     within: Annotated[
         float | None,
-        typer.Option("--within", min=0, help="with --published: points; a larger difference is exit code 4"),
+        typer.Option("--within", min=0, help="with --published: a difference of more points is exit code 4"),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="seed of the bootstrap")] = 0,
     as_json: JsonOption = False,
 ) -> None:
     if published:
-        if b is not None or latex or intersect or allow or min_r1 is not None or no_worse_than is not None:
-            raise UsageError(
-                "report compare: --published takes one run, and of the options --weights, --within and --json"
-            )
+        used = ("a", "published", "weights", "within", "as_json")
+        refuse_ignored(context, "report compare --published", used)
         _compare_with_published(a, weights, within, as_json)
         return
     if weights is not None or within is not None:
@@ -121,10 +121,12 @@ def compare(
     from m2raap.report.contenders import open_contenders
 
     if intersect and b is None:
-        raise UsageError("report compare: --intersect needs a second run; a threshold is always on official rows")
+        raise UsageError(
+            "report compare: --intersect needs a second run B; thresholds are checked on official rows only"
+        )
     ours, *others = open_contenders([path for path in (a, b, no_worse_than) if path is not None])
     allowed = allow or ()
-    # A threshold is on official rows: on the clips that both have, a run that lost half of its videos would pass.
+    # Thresholds are checked on official rows: on the clips that both have, a run without half of the videos could pass.
     official = alone(ours, seed, allowed) if b is None or min_r1 is not None else None
     comparison = (
         official if b is None else compare_contenders(ours, others[0], intersect=intersect, allow=allowed, seed=seed)
@@ -150,11 +152,13 @@ def _compare_with_published(run: Path, weights: str | None, within: float | None
     emit(rows, verify_lines(rows), as_json)
 
 
-@app.command("lint", help="Look for copies, generic captions and leaks in a corpus or benchmark; nothing is changed.")
+@app.command("lint", help="Look for copies, generic captions and leaks in a corpus or benchmark, without changing it.")
 def lint(
-    corpus: Annotated[Path, typer.Argument(help="a corpus, or its keyframes folder: then videos are looked at too")],
+    corpus: Annotated[
+        Path, typer.Argument(help="a corpus, or its keyframes folder, whose frames are then compared too")
+    ],
     against: Annotated[
-        Path | None, typer.Option("--against", help="training data in which CORPUS is looked for")
+        Path | None, typer.Option("--against", help="training data that is searched for texts and clips of CORPUS")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`search`: clips as a faiss index, questions to it, and the page that asks it."""
+"""`search`: index clips, query the index, and serve it with a search page."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", help="a model folder, an adapt folder, or a backbone's name: builtin:tiny, hf-hub:..."),
+    typer.Option("--model", help="a model folder, an adapt folder, or a backbone: builtin:tiny, hf-hub:..."),
 ]
 IndexArgument = Annotated[Path, typer.Argument(metavar="INDEX", help="the --out of 'm2raap search index'")]
-# Count of an index that was made -> how people read it.
+# Key of a count of an index -> its label on the console.
 COUNTS = {
     "embedded": "embedded",
-    "kept": "as they were",
+    "kept": "unchanged",
     "removed": "removed",
-    "without_frames": "without frames: left out",
-    "removed_before": "removed earlier: stay out",
-    "elsewhere": "held by another view already",
+    "without_frames": "left out: no frames",
+    "removed_before": "left out: removed earlier",
+    "elsewhere": "already indexed from another view",
 }
 
 app = typer.Typer(help="Index clips, and search them.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def chosen_model(name: str | None) -> Path | BackboneConfig | None:
-    """The model folder that `--model` names, or the backbone, which brings its own weights. Raises M2raapError."""
+    """The model folder or the backbone that `--model` names. Raises M2raapError where it is neither."""
     from m2raap.models.config import BackboneConfig
     from m2raap.stages.embed import model_folder
 
@@ -45,7 +45,9 @@ def chosen_model(name: str | None) -> Path | BackboneConfig | None:
     if Path(name).is_dir():
         return model_folder(Path(name))
     if ":" not in name:
-        raise M2raapError(f"--model {name}: no such folder; give a model folder, an adapt folder, or builtin:tiny")
+        raise M2raapError(
+            f"--model {name}: no such folder; give a model folder, an adapt folder, builtin:tiny or hf-hub:..."
+        )
     return BackboneConfig(model=name)
 
 
@@ -53,33 +55,32 @@ def chosen_model(name: str | None) -> Path | BackboneConfig | None:
 def index(
     out: options.OutOption,
     view: Annotated[
-        Path | None, typer.Argument(metavar="[VIEW]", help="a keyframes folder, or that of any stage after it")
+        Path | None, typer.Argument(metavar="[VIEW]", help="a keyframes folder, or the folder of a later data stage")
     ] = None,
     model: ModelOption = None,
     kind: Annotated[
         str, typer.Option("--kind", help="auto (by size), flat (exact), hnsw, ivf, or pq (compressed)")
     ] = "auto",
-    add: Annotated[bool, typer.Option("--add", help="bring an index up to date: only new clips are embedded")] = False,
+    add: Annotated[bool, typer.Option("--add", help="update an index: only new clips are embedded")] = False,
     remove: Annotated[
         Path | None,
-        typer.Option(
-            "--remove", metavar="IDS", help="file of clip ids, one a line, to take out, or keep out, for good"
-        ),
+        typer.Option("--remove", metavar="IDS", help="file with one clip id per line: remove these clips permanently"),
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
+    from m2raap.core.config import suggestion
     from m2raap.core.view import open_view
     from m2raap.export.forget import read_ids
     from m2raap.retrieval.index import KINDS
     from m2raap.search.index import make_index
 
     if kind not in ("auto", *KINDS):
-        raise UsageError(f"--kind {kind}: there are auto, {', '.join(KINDS)}")
+        raise UsageError(f"--kind {kind}: {suggestion(kind, ('auto', *KINDS))}")
     if view is None and not remove:
-        raise UsageError("search index: give a VIEW to index, or --remove IDS to take clips out of --out")
+        raise UsageError("search index: give a VIEW to index, or --remove IDS to remove clips from the index in --out")
     if view is not None and remove and not add:
         raise UsageError(
-            "search index: --remove with a VIEW needs --add too: the index is brought up to date, then ids go"
+            "search index: --remove with a VIEW needs --add, which updates the index before the clips are removed"
         )
     ids = set(read_ids(remove)) if remove else None
     clips = open_view(view) if view else None
@@ -88,13 +89,13 @@ def index(
     emit(tree, [f"{out}: {tree['clips']:,} clips, {tree['kind']}, model {tree['model'][:12]}", counts], as_json)
 
 
-@app.command("query", help="Ask an index with a text, a picture, a video or one of its clips.")
+@app.command("query", help="Search an index by a text, a picture, a video or one of its clips.")
 def query(
     index: IndexArgument,
-    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="in English or Chinese")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="ask with a picture: JPEG, PNG, WebP")] = None,
-    video: Annotated[Path | None, typer.Option("--video", help="ask with a video")] = None,
-    like: Annotated[str | None, typer.Option("--like", metavar="CLIP_ID", help="ask with a clip of the index")] = None,
+    text: Annotated[str | None, typer.Argument(metavar="[TEXT]", help="text in English or Chinese")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="search by a picture: JPEG, PNG, WebP")] = None,
+    video: Annotated[Path | None, typer.Option("--video", help="search by a video")] = None,
+    like: Annotated[str | None, typer.Option("--like", metavar="CLIP_ID", help="search by a clip of the index")] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="number of hits")] = 5,
     source: Annotated[str | None, typer.Option("--source", help="only clips of this source")] = None,
     min_s: Annotated[
@@ -102,13 +103,14 @@ def query(
     ] = None,
     max_s: Annotated[float | None, typer.Option("--max-s", min=0, help="only clips of at most so many seconds")] = None,
     frames: Annotated[
-        Path | None, typer.Option("--frames", metavar="DIR", help="write the hits' key-frames there, as JPEG files")
+        Path | None,
+        typer.Option("--frames", metavar="DIR", help="write the key-frames of the hits as JPEG files"),
     ] = None,
     model: ModelOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
     if sum(value is not None for value in (text, image, video, like)) != 1:
-        raise UsageError("search query: give one of TEXT, --image, --video and --like")
+        raise UsageError("search query: give exactly one of TEXT, --image, --video and --like")
     from m2raap.search.backend import ClipFilter
     from m2raap.search.search import Search, locate, save_frames
 
@@ -129,9 +131,9 @@ def query(
     tree = {"index": str(index), "model": opened.gallery.model_digest, "hits": hits}
     emit(tree, (line for hit in hits for line in _lines(hit)), as_json)
     if hits and not frames and not as_json:
-        talk.log("--frames DIR writes the key-frames as JPEG files")
+        talk.log("to write the key-frames as JPEG files, give --frames DIR")
     if not hits and not as_json:
-        typer.echo("no clip of the index is let through by --source, --min-s and --max-s")
+        typer.echo("no clip of the index satisfies --source, --min-s and --max-s")
 
 
 def _read(path: Path) -> bytes:
@@ -149,25 +151,26 @@ def _lines(hit: dict[str, Any]) -> Iterator[str]:
     where = f"{hit['start_s']:.2f} s to {end}, best frame at {hit['frames'][0]['time_s']:.2f} s"
     yield f"     video: {talk.one_line(hit['video_path'] or 'not on this machine')}, {where}"
     named = ", ".join(f"{frame.get('path', frame['n'])} at {frame['time_s']:.2f} s" for frame in hit["frames"])
-    part = "" if "path" in hit["frames"][0] else f"; in {hit['frames_part'] or 'a folder that is not there any more'}"
+    part = "" if "path" in hit["frames"][0] else f"; in {hit['frames_part'] or 'a folder that no longer exists'}"
     yield f"     key-frames, best first: {talk.one_line(named + part)}"
     for caption in hit["captions"]:
         yield f"     {caption['lang']}: {talk.one_line(caption['text'])[:200]}"
 
 
-@app.command("serve", help="Serve an index: a search page in English and Chinese, and a JSON API.")
+@app.command("serve", help="Serve an index as a search page in English and Chinese, and as a JSON API.")
 def serve(
     index: IndexArgument,
     host: Annotated[
-        str, typer.Option("--host", help="address to listen on; others than loopback need a token (M2RAAP_TOKEN)")
+        str,
+        typer.Option("--host", help="address to listen on; requests need a token (M2RAAP_TOKEN) unless it is loopback"),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="port to listen on; 0: any free one")] = 8000,
     public_host: Annotated[
         list[str] | None,
         typer.Option(
             "--public-host",
             metavar="NAME",
-            help="host, or HOST:PORT, under which a proxy in front serves it; needs a token; repeatable",
+            help="host or HOST:PORT by which a proxy serves the page; requests then need a token; repeatable",
         ),
     ] = None,
     model: ModelOption = None,

@@ -1,4 +1,4 @@
-"""Every stage alone: the data stages are made from the stage table, adapt and embed have arguments of their own."""
+"""A command for every stage: those of the data stages are built from the stage table; adapt and embed are written out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from m2raap.core.view import View
     from m2raap.pipeline.recipe import Recipe
 
-CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before")]
-RecipeOption = Annotated[str | None, typer.Option("--recipe", help="a recipe file or name; default: the defaults")]
+CorpusArgument = Annotated[Path, typer.Argument(help="a corpus folder, or the folder of the stage before it")]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", help="a recipe file or name (default: a recipe of defaults)")
+]
 
 
 def register(app: typer.Typer) -> None:
-    """One command for every stage of the table; those that are no map over parts are written out or stand elsewhere."""
+    """Adds a command for every stage of the table, except evaluate and report, which other modules add."""
     written_out: dict[str, Callable[..., None] | None] = {
         "adapt": adapt, "embed": embed, "evaluate": None, "report": None,
     }  # fmt: skip
@@ -33,13 +35,9 @@ def register(app: typer.Typer) -> None:
 
 
 def load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
-    from m2raap.core.config import build, parse_assignment, set_keys
-    from m2raap.pipeline.recipe import Recipe, load_recipe
+    from m2raap.pipeline.recipe import load_recipe
 
-    if recipe is not None:
-        return load_recipe(recipe, assignments, seed)
-    settings = [parse_assignment(item) for item in assignments or []] + ([(["seed"], seed)] if seed is not None else [])
-    return build(Recipe, set_keys({"name": "default"}, settings), "--set")
+    return load_recipe(recipe, assignments, seed)
 
 
 def _open(corpus: Path, recipe: Recipe, limit: int | None) -> View:
@@ -49,7 +47,7 @@ def _open(corpus: Path, recipe: Recipe, limit: int | None) -> View:
 
 
 def data_stage_command(name: str) -> Callable[..., None]:
-    """The command of a stage that maps parts."""
+    """The command of a data stage."""
 
     def command(
         corpus: CorpusArgument,
@@ -74,10 +72,10 @@ def data_stage_command(name: str) -> Callable[..., None]:
         stage = loaded.stage(name)
         assert isinstance(stage, DataStage)
         if view.is_benchmark and not stage.on_benchmarks:
-            raise M2raapError(f"{corpus}: is the benchmark '{view.corpus.benchmark}'; a benchmark never passes {name}")
+            raise M2raapError(f"{corpus}: this is the benchmark '{view.corpus.benchmark}', which may not pass {name}")
         _refuse_without_needs(stage, view, corpus)
         if scores and not stage.reads_scores:
-            raise UsageError(f"--scores: {name} has no rule on scores of yours; filter has (filter.scores)")
+            raise UsageError(f"--scores: {name} does not use scores; give them to 'm2raap filter' (filter.scores)")
         share = options.parse_share(parts)
         with options.open_engine(engine, workers, devices) as mapped:
             step = StepInputs(view, out, mapped, scores=tuple(scores or ()), force=force, share=share)
@@ -89,7 +87,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
 
 
 def _refuse_without_needs(stage: Stage[Any], view: View, corpus: Path) -> None:
-    """Raises M2raapError where a stage that has to stand before this one does not lie under the view."""
+    """Raises M2raapError where the view lacks the folder of a stage that has to run before this one."""
     from m2raap.core.errors import M2raapError
     from m2raap.core.signed import stage_manifest
 
@@ -97,7 +95,7 @@ def _refuse_without_needs(stage: Stage[Any], view: View, corpus: Path) -> None:
     for need in stage.needs:
         if need not in done:
             raise M2raapError(
-                f"{corpus}: {stage.name} reads what {need} makes; run 'm2raap {need}' on it first and give its --out here"
+                f"{corpus}: {stage.name} reads the output of {need}; run 'm2raap {need}' on it first and give its --out here"
             )
 
 
@@ -135,7 +133,7 @@ def embed(
     corpus: Annotated[Path, typer.Argument(help="the keyframes folder of a benchmark, or any folder of videos")],
     out: options.OutOption,
     model: Annotated[
-        Path | None, typer.Option("--model", help="a model folder or an adapt folder; default: the bare backbone")
+        Path | None, typer.Option("--model", help="a model folder or an adapt folder (default: the bare backbone)")
     ] = None,
     recipe: RecipeOption = None,
     assignments: options.SetOption = None,

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +40,8 @@ APPLY: dict[str, Any] = {"phase": "apply"}
 # How the work is done, such as a time-out. The result does not depend on the value, and no digest includes it.
 HOW: dict[str, Any] = {"phase": "how"}
 PHASES = ("score", "apply", "how")
-# PyYAML follows YAML 1.1, in which 1e-5 is text, because a float needs a dot.
+MAX_NAMES = 40  # that a message lists
+# YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 
 
@@ -87,21 +89,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def parse_assignment(item: str) -> tuple[list[str], Any]:
-    """'a.b=c' -> (['a', 'b'], value); the value is read as YAML, but 1e-5 as a number. Raises UsageError."""
+def parse_assignment(item: str, option: str = "--set") -> tuple[list[str], Any]:
+    """'a.b=c' -> (['a', 'b'], value); the value is read as YAML, and 1e-5 as the number it looks like.
+
+    `option` is how messages name the flag; "" where the assignment comes from Python. Raises UsageError.
+    """
     key, sep, raw = item.partition("=")
     if not sep or not key.strip():
-        raise UsageError(f"--set {item}: expected KEY=VALUE, for example --set adapt.steps=100")
+        raise UsageError(f"{option} {item}: expected KEY=VALUE, for example adapt.steps=100".lstrip())
     if _FLOAT_AS_TEXT.match(raw.strip()):
         return key.strip().split("."), float(raw)
     try:
         return key.strip().split("."), yaml.load(raw, _StrictLoader)  # a SafeLoader
     except yaml.YAMLError:
-        raise UsageError(f"--set {item}: the value is not YAML") from None
+        raise UsageError(f"{option} {item}: the value is not YAML".lstrip()) from None
 
 
-def set_keys(tree: dict[str, Any], assignments: list[tuple[list[str], Any]]) -> dict[str, Any]:
-    """A copy of `tree` in which the assignments are made, in order. Raises UsageError for a key below a value."""
+def set_keys(tree: dict[str, Any], assignments: list[tuple[list[str], Any]], option: str = "--set") -> dict[str, Any]:
+    """A copy of `tree` with the assignments laid over it, in order. `option`: how messages name the flag."""
     result = json.loads(json.dumps(tree))
     for keys, value in assignments:
         node = result
@@ -110,7 +115,8 @@ def set_keys(tree: dict[str, Any], assignments: list[tuple[list[str], Any]]) -> 
             if child is None:
                 child = node[key] = {}
             if not isinstance(child, dict):
-                raise UsageError(f"--set {'.'.join(keys)}: '{key}' is a value and can have no keys below it")
+                message = f"{option} {'.'.join(keys)}: '{key}' is a value and has no keys below it"
+                raise UsageError(message.lstrip())
             node = child
         node[keys[-1]] = value
     return result
@@ -132,38 +138,73 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """The known keys at `path`, the path of an unknown key's parent below `model`."""
+    """The keys that exist at `path` (of the unknown key's parent) below `model`."""
+    members: list[type[BaseModel]] = []  # of the union that the path has reached
     for part in path:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) else None
-        if field is None:
-            continue
-        inner = [a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(a, type)]
-        model = next((a for a in inner if issubclass(a, BaseModel)), model)
+        if field := model.model_fields.get(str(part)):
+            inner = (field.annotation, *getattr(field.annotation, "__args__", ()))
+            members = [cls for cls in inner if isinstance(cls, type) and issubclass(cls, BaseModel)]
+            model = members[0] if members else model
+        else:  # pydantic names the member of a union by its `name`
+            model = next((cls for cls in members if cls.model_fields["name"].default == part), model)
     return list(model.model_fields)
 
 
-def build(model: type[T], tree: dict[str, Any], source: str) -> T:
-    """`tree` as a `model`. Raises UsageError naming the source and every wrong key: its whole path and value, or the most similar
-    known key."""
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest of `names`, or a list of them where none is near."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1)
+    more = ", ..." if len(names) > MAX_NAMES else ""
+    return f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(names[:MAX_NAMES])}{more}"
+
+
+def build(model: type[T], tree: dict[str, Any], source: str, assigned: Mapping[str, str] | None = None) -> T:
+    """`tree` as a `model`. Raises UsageError naming source, whole key path, the value, the nearest good name.
+
+    `assigned` has the dotted keys that were laid over the tree, with the text by which messages name each of them, such as
+    '--set a.b=c'. A fault at or above such a key is reported with this text.
+    """
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = []
+        faults: dict[str, list[str]] = {}  # what the faulty values come from -> sentences
         for item in error.errors():
-            path, value = item["loc"], item.get("input")
-            dotted = ".".join(str(p) for p in path)
-            if item["type"] == "extra_forbidden":
-                names = _field_names(model, path[:-1])
-                near = difflib.get_close_matches(str(path[-1]), names, n=1, cutoff=0.5)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(names)}"
-                lines.append(f"unknown key '{dotted}': {hint}")
-            elif isinstance(value, str) and _FLOAT_AS_TEXT.match(value):
-                lines.append(f"{dotted}: YAML reads {value} as text; write {float(value):.1e}".replace("e-0", "e-"))
-            elif item["type"] == "missing":
-                lines.append(f"{dotted}: this key is needed")
-            else:
-                lines.append(f"{dotted}: {item['msg'].removeprefix('Value error, ')} (found {value!r})")
-        raise UsageError(f"{source}: " + "; ".join(lines)) from None
+            keys = _keys_of(item["loc"], tree, missing=item["type"] == "missing")
+            named = ", ".join(text for key, text in (assigned or {}).items() if _overlap(key, keys))
+            origin = " with ".join(part for part in (source, named) if part)
+            faults.setdefault(origin, []).append(_fault(item, model))
+        raise UsageError("; ".join(f"{origin}: {'; '.join(lines)}" for origin, lines in faults.items())) from None
+
+
+def _fault(item: Any, model: type[BaseModel]) -> str:
+    """One error of pydantic as a sentence."""
+    path, value = item["loc"], item.get("input")
+    dotted = ".".join(str(part) for part in path)
+    if item["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}': {suggestion(str(path[-1]), _field_names(model, path[:-1]))}"
+    if isinstance(value, str) and _FLOAT_AS_TEXT.match(value):
+        return f"{dotted}: YAML reads {value} as text; write {float(value):.1e}".replace("e-0", "e-")
+    if item["type"] == "missing":
+        return f"{dotted}: this key is needed"
+    message = item["msg"].removeprefix("Value error, ")
+    if not (item["type"] == "value_error" and isinstance(value, dict)):  # else the message is about keys of the mapping
+        message += f" (found {value!r})"
+    return f"{dotted}: {message}" if dotted else message
+
+
+def _keys_of(path: tuple[Any, ...], tree: Any, missing: bool) -> tuple[str, ...]:
+    """The keys of `tree` on an error's path, without the names that pydantic puts between them for the members of a union."""
+    keys: list[str] = []
+    for part in path:
+        if isinstance(tree, dict) and part in tree:
+            keys.append(str(part))
+            tree = tree[part]
+    return (*keys, str(path[-1])) if missing else tuple(keys)
+
+
+def _overlap(dotted: str, keys: tuple[str, ...]) -> bool:
+    """Whether one of the two paths of keys is the beginning of the other."""
+    return all(first == second for first, second in zip(dotted.split("."), keys, strict=False))
 
 
 def canonical(value: Any) -> str:

@@ -54,6 +54,8 @@ class Stage(Generic[C]):
     needs: ClassVar[tuple[str, ...]] = ()  # stages that have to stand before it in a recipe
     on_training: ClassVar[bool] = True  # whether the recipe's `stages` may name it
     on_benchmarks: ClassVar[bool] = False  # whether it may see a benchmark
+    # For a stage without step folders, such as report: the last file that it writes, in the run's folder of the stage's name.
+    result: ClassVar[str | None] = None
     reads_video: ClassVar[bool] = False  # then it drops the clips whose video cannot be read
     # Reason -> sentence, for every reason of its drops besides those of unreadable videos.
     reasons: ClassVar[Mapping[str, str]] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from m2raap.core.config import suggestion
 from m2raap.curate.limits import USED_BY, LangLimit, Limit
 from m2raap.curate.refusal import Refusal, Side
 
@@ -88,9 +88,7 @@ class RuleSet(dict[str, AnyRule]):
             raise ValueError("expected limits by the names of rules")
         for name in tree:
             if name not in self:
-                near = difflib.get_close_matches(str(name), self, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self)}"
-                raise ValueError(f"unknown rule {name}; {hint}")
+                raise ValueError(f"unknown rule '{name}': {suggestion(str(name), self)}")
         return self.defaults() | {name: self[name].spelled_out(value) for name, value in tree.items()}
 
     def checked(self, limits: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from m2raap.core.config import suggestion
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.builtin import BUILTIN
@@ -48,14 +49,11 @@ def load(cfg: BackboneConfig) -> Backbone:
 
 
 def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
-    import difflib
-
     names = open_clip.list_models()
     if cfg.model not in names:
-        near = difflib.get_close_matches(cfg.model, names, n=3, cutoff=0.4)
         raise M2raapError(
-            f"backbone.model '{cfg.model}' is no open_clip model; similar names: {', '.join(near) or 'none'}; "
-            "or set it to hf-hub:org/name, local-dir:/folder or builtin:tiny"
+            f"backbone.model '{cfg.model}' is no open_clip model: {suggestion(cfg.model, names)} "
+            "A model outside of open_clip is given as hf-hub:org/name, local-dir:/folder or builtin:tiny"
         )
     if not cfg.pretrained and not cfg.random_init:
         raise M2raapError(

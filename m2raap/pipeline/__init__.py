@@ -1,1 +1,1 @@
-"""A recipe carried out: what it says, which folders it needs, what it will cost and did cost, how far it is."""
+"""Recipes and runs: the recipe, the plan of its stage folders, its cost, the run itself, and the commands that inspect it."""

@@ -1,4 +1,4 @@
-"""doctor: the faults that this stack is known for, looked for one by one."""
+"""`doctor`: checks of the installation for known faults of the packages that m2raap builds on."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
-# Variants of one module: with two of them installed the one that was installed last overwrites files of the other.
+# Variants of one package: where two of them are installed, the later one has overwritten files of the earlier one.
 _SCENEDETECT = ("scenedetect", "scenedetect-headless", "scenedetect-core")
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
 def examine() -> list[dict[str, Any]]:
-    """One finding a check: what, state (ok | warn | bad), detail."""
+    """One row for every check, with the keys what, state (ok, warn or bad) and detail."""
     findings = []
     for check in (
         one_scenedetect,
@@ -48,7 +48,7 @@ def _one_of(what: str, names: tuple[str, ...], needed: bool) -> Finding:
         return (
             "bad",
             what,
-            f"{' and '.join(installed)} overwrite each other: pip uninstall all of them, then install m2raap again",
+            f"{' and '.join(installed)} overwrite each other's files: pip uninstall all of them, then install m2raap again",
         )
     if not installed and needed:
         return "bad", what, f"none is installed: pip install {names[1]}"
@@ -56,7 +56,7 @@ def _one_of(what: str, names: tuple[str, ...], needed: bool) -> Finding:
 
 
 def one_scenedetect() -> Finding:
-    """Bad where two variants of PySceneDetect are installed, which overwrite each other, or none is."""
+    """Bad where several variants of PySceneDetect are installed, or none."""
     return _one_of("one scenedetect", _SCENEDETECT, needed=True)
 
 
@@ -65,15 +65,13 @@ def _one_opencv() -> Finding:
 
 
 def attempt(what: str, work: Callable[[], str]) -> Finding:
-    """Good with the text that `work` returns, bad with the message of whatever it raises."""
+    """State ok with the text that `work` returns, or bad with the message of the exception that it raises."""
     try:
         return "ok", what, work()
-    except Exception as error:  # anything may be wrong with somebody's installation; we say what it was
+    except Exception as error:  # a broken installation can raise anything
         text = " ".join(str(error).split())[:200]
         if "torchvision::nms" in text:
-            text += (
-                "; torch and torchvision are of different builds: install both from one index, same CPU or CUDA build"
-            )
+            text += "; torch and torchvision are different builds: install both from one index, for the same CPU or CUDA version"
         return "bad", what, f"{type(error).__name__}: {text}"
 
 
@@ -105,7 +103,7 @@ def _ffmpeg() -> Finding:
             [exe, "-nostdin", "-encoders"], capture_output=True, text=True, timeout=20, check=True
         ).stdout
         if "libx264" not in out:
-            raise RuntimeError(f"{exe} has no libx264: the synthetic world cannot be encoded")
+            raise RuntimeError(f"{exe} has no libx264, with which the synthetic world is encoded")
         return exe
 
     return attempt("ffmpeg", work)
@@ -116,8 +114,10 @@ def _language_id() -> Finding:
         language = importlib.import_module("m2raap.curate.language")
         share = language.lang_share("a man is playing the guitar on a stage", "en")
         if share < 0.5:
-            raise RuntimeError(f"an English sentence scored {share:.2f}: the language model is not there")
-        return "the model in the wheel answers"
+            raise RuntimeError(
+                f"an English sentence scored {share:.2f} as English: the language model is missing or damaged"
+            )
+        return "the model in the package works"
 
     return attempt("language identification", work)
 
@@ -136,6 +136,6 @@ def _decord() -> Finding:
         return (
             "warn",
             "decord",
-            f"{version} is installed: it is not kept any more, hangs and crashes; m2raap does not use it",
+            f"{version} is installed; it is no longer maintained, and can hang or crash; m2raap does not use it",
         )
     return "ok", "decord", "not installed"

@@ -1,8 +1,8 @@
-"""--dry-run: what a run would do, and about what it costs: disk, core seconds, requests to models, steps of training.
+"""`run --dry-run`: the steps of a run and their estimated cost: disk, core time, requests to models, training.
 
-Core seconds and bytes are measured: a few clips of each corpus pass the data stages that are still to do, in a scratch
-folder. Nothing is fetched, no model is asked, and no weights are loaded but those inside the package. Filters may drop
-clips, so counts are upper bounds.
+Core time and bytes are measured: a few clips of each corpus pass the unfinished data stages in a temporary folder. Nothing
+is downloaded, no request is sent, and no weights are loaded except those in the package. Filters drop clips, so all counts
+are upper bounds.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.caption import CaptionConfig, CaptionStage
 from m2raap.stages.rewrite import RewriteConfig
 
-SAMPLE = 8  # clips of each corpus that are measured
-# Tokens of an ordinary caption, of a picture, of an answer in one language; English and Chinese come out alike.
-TOKENS_A_CAPTION, TOKENS_A_PICTURE, TOKENS_AN_ANSWER = 24, 400, 40
+SAMPLE_CLIPS = 8  # number of clips of each corpus that are measured
+# Typical numbers of tokens, which are about the same for English and Chinese; an answer is in one language.
+TOKENS_PER_CAPTION, TOKENS_PER_PICTURE, TOKENS_PER_ANSWER = 24, 400, 40
 
 
 def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dict[str, Any]:
-    """`lines` for people; `steps`, `models` and `adapt` for programs."""
+    """The estimate: `lines` are printed; `steps`, `models`, `adapt` and `plan_digest` are for programs."""
     arms = arms_of(recipe)
     clips, texts = _training_rows(inputs)
     bench_clips = {name: View(path).corpus.counts["clips"] for name, path in inputs.benches.items()}
@@ -67,8 +67,8 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dic
         if (request := _requests(arms[step.arm], arms[step.arm].stage(step.stage), clips, texts))
     ][::-1]
     lines += [
-        f"  {row['arm']}/{row['stage']} asks {row['model']} at most {row['requests']:,} times: about {row['tokens_in']:,} "
-        f"tokens in, {row['tokens_out']:,} out"
+        f"  {row['arm']}/{row['stage']} sends at most {row['requests']:,} requests to {row['model']}: about "
+        f"{row['tokens_in']:,} tokens in, {row['tokens_out']:,} out"
         for row in requests
     ]
     training = {step.arm for step in steps if step.is_of(AdaptStage)}
@@ -80,13 +80,13 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dic
                 f"  {arm} reads raw video: every clip is decoded again each epoch, and frozen layers have no cache"
             )
     minutes, disk = sum(row["core_minutes"] or 0 for row in rows), sum(row["disk_mb"] or 0 for row in rows)
-    lines.append(f"in all about {minutes:.1f} core minutes of data stages and {disk:.0f} MB, under {out}")
+    lines.append(f"total: about {minutes:.1f} core minutes of data stages and {disk:.0f} MB in {out}")
     plan = digest([str(step.folder) for step in steps])
     return {"lines": lines, "steps": rows, "models": requests, "adapt": adapt, "plan_digest": plan}
 
 
 def _training_rows(inputs: Inputs) -> tuple[int, int]:
-    """Clips and texts that training stages read at most."""
+    """(clips, texts) of the training corpus, at most as many as the limit allows."""
     counts = View(inputs.data).corpus.counts
     clips = min(counts["clips"], inputs.limit) if inputs.limit else counts["clips"]
     return clips, round(counts["texts"] * clips / max(counts["clips"], 1))
@@ -94,7 +94,7 @@ def _training_rows(inputs: Inputs) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Sample:
-    """What a stage took for the sampled clips in one process, or why it was not measured."""
+    """What a stage needed for the sampled clips in one process, or why it was not measured."""
 
     clips: int
     core_s: float = 0.0
@@ -116,43 +116,43 @@ def _row(step: Step, clips: int, sample: _Sample | None) -> dict[str, Any]:
 
 
 def _measure(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch: Path) -> dict[Path, _Sample]:
-    """The data stages that are still to do, each over a few clips and over what the stages before it made of them."""
+    """Runs every unfinished data stage on a few clips, over the output of the stages before it; folder -> measurement."""
     samples: dict[Path, _Sample] = {}
-    made_at: dict[Path, Path | None] = {}  # folder of a step -> where its output for the sample lies, if anywhere
+    outputs: dict[Path, Path | None] = {}  # folder of a step -> folder with its output for the sample, if there is one
     for number, step in enumerate(steps):
         arm = arms[step.arm]
         stage = arm.stage(step.stage, bench=bool(step.bench))
         if not isinstance(stage, DataStage):
             continue
         if is_finished(step.folder):
-            made_at[step.folder] = step.folder
+            outputs[step.folder] = step.folder
             continue
-        for parent in step.parents:  # one that --from leaves out
-            made_at.setdefault(parent, parent if is_finished(parent) else None)
+        for parent in step.parents:  # those that --from leaves out
+            outputs.setdefault(parent, parent if is_finished(parent) else None)
         view = _sampled(step, arm, inputs)
         for parent in step.parents:
-            if folder := made_at.get(parent):
+            if folder := outputs.get(parent):
                 view = view.over(folder)
-        lacking = [parent.name for parent in step.parents if parent.name in stage.needs and not made_at.get(parent)]
+        lacking = [parent.name for parent in step.parents if parent.name in stage.needs and not outputs.get(parent)]
         target = scratch / str(number) / step.stage
         scores = () if step.bench else inputs.scores
         if lacking:
-            samples[step.folder] = _Sample(0, note=f"not measured: {lacking[0]} could not be")
+            samples[step.folder] = _Sample(0, note=f"not measured, because {lacking[0]} was not")
         else:
             with talk.quietly():
                 samples[step.folder] = _measured(_offline(stage), view, scores, target)
-        made_at[step.folder] = None if samples[step.folder].note else target
+        outputs[step.folder] = None if samples[step.folder].note else target
     return samples
 
 
 def _sampled(step: Step, recipe: Recipe, inputs: Inputs) -> View:
     if step.bench:
-        return inputs.bench(step.bench, recipe.langs).limited(SAMPLE)
-    return inputs.view(recipe.langs).limited(min(SAMPLE, inputs.limit or SAMPLE))
+        return inputs.bench(step.bench, recipe.langs).limited(SAMPLE_CLIPS)
+    return inputs.view(recipe.langs).limited(min(SAMPLE_CLIPS, inputs.limit or SAMPLE_CLIPS))
 
 
 def _offline(stage: DataStage[Any]) -> DataStage[Any]:
-    """The stage without leave to fetch videos."""
+    """The stage without permission to download videos."""
     remote = getattr(stage.cfg, "remote", None)
     if remote is None:
         return stage
@@ -165,12 +165,12 @@ def _measured(stage: DataStage[Any], view: View, scores: tuple[Path, ...], targe
     if _model_of(stage.cfg):
         return _Sample(clips, note="not measured: it asks a model")
     if missing := [cfg.model for cfg in stage.backbones() if cfg.model not in BUILTIN]:
-        return _Sample(clips, note=f"not measured: the weights of {missing[0]} are not loaded for it")
+        return _Sample(clips, note=f"not measured: it needs the weights of {missing[0]}")
     if not clips:
         return _Sample(clips, note="not measured: no clip of the sample is left")
     engine = LocalEngine(1)
     try:
-        # The first clip also pays for what is loaded and started once.
+        # Run on one clip first, so that the measurement does not include loading and starting things once.
         run_stage(stage, StepInputs(view.limited(1), target.parent / "first", engine, scores=scores))
         start = time.monotonic()
         run_stage(stage, StepInputs(view, target, engine, scores=scores))
@@ -183,23 +183,23 @@ def _measured(stage: DataStage[Any], view: View, scores: tuple[Path, ...], targe
 
 
 def _model_of(cfg: Any) -> Any:
-    """The config of the language model that a stage asks, if it asks one."""
+    """The config of the language model that a stage sends requests to, if it has one."""
     return next((model for key in ("endpoint", "local", "transformers") if (model := getattr(cfg, key, None))), None)
 
 
 def _requests(recipe: Recipe, stage: Stage[Any], clips: int, texts: int) -> dict[str, Any] | None:
-    """How often a stage asks a model at most, and about how many tokens that is."""
+    """The largest number of requests that a stage sends to a model, and about how many tokens they have."""
     cfg, model = stage.cfg, _model_of(stage.cfg)
     if model is None:
         return None
     frames = min(recipe.caption.frames or recipe.keyframes.k, recipe.keyframes.k)
-    answer = min(TOKENS_AN_ANSWER * len(recipe.langs), model.max_tokens)
+    answer = min(TOKENS_PER_ANSWER * len(recipe.langs), model.max_tokens)
     if isinstance(cfg, CaptionConfig):
         prompt = len(load_prompt("describe", cfg.prompts).text) / 4 if cfg.endpoint else 0
-        return _tokens(model.model, clips * frames, prompt + TOKENS_A_PICTURE, answer)
-    assert isinstance(cfg, RewriteConfig), "only these stages ask models"
+        return _tokens(model.model, clips * frames, prompt + TOKENS_PER_PICTURE, answer)
+    assert isinstance(cfg, RewriteConfig), "only these stages send requests to models"
     captions = frames if CaptionStage.name in recipe.stages else 0
-    prompt = len(load_prompt("rewrite", cfg.prompts).text) / 4 + TOKENS_A_CAPTION * (2 + captions)
+    prompt = len(load_prompt("rewrite", cfg.prompts).text) / 4 + TOKENS_PER_CAPTION * (2 + captions)
     return _tokens(model.model, max(texts, clips), prompt, answer)
 
 

@@ -1,4 +1,4 @@
-"""What lies in a run: is it whole (`check`), how far is it (`status`), what happened to one clip (`explain`)."""
+"""Inspecting a run: the integrity of its folders (`check`), its progress (`status`), the history of one clip (`explain`)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ from m2raap.core.tables import Row, part_of, part_settings, read_part
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
+from m2raap.stages import stage_classes
 from m2raap.stages.rules import StageRules
 
 
 def check(folder: Path) -> list[dict[str, Any]]:
-    """One row for every corpus and stage folder at or below `folder`: its state and what is wrong with it."""
+    """One row for every corpus and stage folder at or below `folder`: its state and its faults.
+
+    Raises M2raapError where there is no such folder.
+    """
     manifests = sorted({path.parent for name in ("manifest.json", "plan.json") for path in folder.rglob(name)})
     manifests = [path for path in manifests if "previous" not in path.relative_to(folder).parts]
     if not manifests:
-        raise M2raapError(f"{folder}: holds no corpus and no stage folder")
+        raise M2raapError(f"{folder}: the folder holds no corpus and no stage folder")
     return [_row_of(path) for path in manifests]
 
 
 def _row_of(folder: Path) -> dict[str, Any]:
     try:
         return _check_one(folder)
-    except M2raapError as error:  # of this folder; the others are looked at all the same
+    except M2raapError as error:  # a fault of one folder must not keep the others from being checked
         return {"folder": str(folder), "state": "damaged", "faults": [str(error)]}
 
 
@@ -48,7 +52,7 @@ def _check_one(folder: Path) -> dict[str, Any]:
     if manifest["kind"] == "corpus":
         open_corpus(folder)  # refuses one in which a forget was interrupted
     wrong = verify_files(folder, manifest["files"])
-    row["faults"] = [f"{path}: is not what the manifest was signed over" for path in wrong]
+    row["faults"] = [f"{path}: the file is missing or differs from its digest in the manifest" for path in wrong]
     if manifest["digest"] != _digest_of(manifest):
         row["faults"].append(f"{folder / 'manifest.json'}: was changed after it was signed")
     if manifest["kind"] == "stage":
@@ -66,32 +70,32 @@ def _digest_of(manifest: dict[str, Any]) -> str:
 
 def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
     return [
-        f"{folder}: {rows.expected} {table} came in or were added, {rows.accounted} are accounted for"
+        f"{folder}: {rows.expected} {table} were read or added, but {rows.accounted} are kept or dropped"
         for table, rows in Counts.from_dict(counts).tables.items()
         if rows.expected != rows.accounted
     ]
 
 
 def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """A parent that changed since this stage was made."""
+    """Faults for the parents that have changed since this stage was made."""
     if "view" not in manifest:
         return []
     parents = tuple(folder / parent for parent in manifest["view"]["folders"])
     view = View(folder / manifest["view"]["corpus"], (*parents, folder))
     return [
-        f"{folder}: {parent.resolve()}, which it was made from, has changed since or is unfinished"
+        f"{folder}: the stage was made from {parent.resolve()}, which has changed since or is unfinished"
         for parent in changed_parents(view, manifest["inputs"])
     ]
 
 
 def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[str]:
-    """The plan, and every part, have to be of the settings and inputs that the manifest names. `wrong`: files that are not
-    what was signed, of which nothing more is asked."""
+    """Faults where the plan or a part has other settings or inputs than the manifest. `wrong`: files that differ from the
+    manifest, which are not checked again."""
     faults = []
     plan = read_object(folder / "plan.json") if (folder / "plan.json").exists() else {}
     for key in ("stage", "version", "settings", "inputs"):
         if plan and plan.get(key) != manifest.get(key):
-            faults.append(f"{folder}: its plan.json has other {key} than its manifest")
+            faults.append(f"{folder / 'plan.json'}: the key '{key}' differs from the manifest")
     stage, version, settings = manifest["stage"], manifest["version"], manifest["settings"]
     for phase in ("score", "apply"):
         for path in sorted((folder / "done").glob(f"{phase}-*.json")):
@@ -109,12 +113,17 @@ def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[
 
 
 def status(run: RunFolder) -> list[dict[str, Any]]:
-    """One row a stage folder: finished or not, parts done, rows in and out."""
+    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report."""
     rows = []
-    for step in {step.folder: step for step in reversed(run.steps)}.values():
-        shared = [other.arm for other in run.steps if other.folder == step.folder]
-        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(shared))})
-    return rows[::-1]
+    for folder, step in {step.folder: step for step in reversed(run.steps)}.items():
+        arms = [other.arm for other in run.steps if other.folder == folder]
+        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(arms))})
+    rows.reverse()
+    for name, cls in stage_classes().items():
+        if cls.result and (run.path / name / cls.result).is_file():
+            row = {"folder": str(run.path / name), "stage": name, "bench": None, "state": "done"}
+            rows.append(row | {"arms": run.arms()})
+    return rows
 
 
 def _status_row(step: Step) -> dict[str, Any]:
@@ -132,9 +141,9 @@ def _status_row(step: Step) -> dict[str, Any]:
 
 
 def explain(run: Path, clip_id: str) -> dict[str, Any]:
-    """A clip's whole story: its row, its texts, and what every stage measured, added or refused, in order.
+    """The history of one clip: its row, its texts, and what every stage measured, added or dropped, in order.
 
-    `run` is a run, or a stage's or corpus's folder. Raises M2raapError for an id that no corpus of it holds.
+    `run` is a run, a stage folder or a corpus. Raises M2raapError for an id that is in none of its corpora.
     """
     if (run / "run.json").exists():
         folder = RunFolder.open(run)
@@ -185,7 +194,7 @@ _TABLES = ("signals", "verdicts", "frames", "texts", "superseded", "dropped", "m
 
 
 def _rules(folder: Path, clip: Row, texts: list[Row], known: dict[str, Row]) -> list[Row]:
-    """Every rule of one stage over the clip and its texts, passed or failed."""
+    """The result of every rule of one stage for the clip and its texts."""
     rules = StageRules(folder)
     rows = [(clip, {}), *((text, {"text_id": text["text_id"]}) for text in texts)]
     return [
@@ -197,7 +206,7 @@ def _rules(folder: Path, clip: Row, texts: list[Row], known: dict[str, Row]) -> 
 
 
 def _fate(clip: Row, texts: dict[str, Row], known: dict[str, Row], drops: dict[str, Row]) -> dict[str, Any]:
-    """Kept or dropped; of what is kept: where it comes from, on what terms, and how each of its texts came about."""
+    """Whether the clip is kept or dropped; of a kept clip also source, licence, and the origin of each active text."""
     if clip["clip_id"] in drops:
         return {"kept": False, "reason": drops[clip["clip_id"]]["reason"], "stage": drops[clip["clip_id"]]["stage"]}
     fate: dict[str, Any] = {"kept": True, **{name: clip[name] for name in ("source", "licence", "url")}, "texts": []}
@@ -217,7 +226,7 @@ _OUTCOMES = ("caption_outcome", "caption_note", "rewrite_outcome", "rewrite_note
 
 
 def _plain(row: Row) -> Row:
-    """Without what is empty, and without pictures and vectors."""
+    """The row without empty values, pictures and vectors."""
     plain = {key: value for key, value in row.items() if value not in (None, []) and not isinstance(value, bytes)}
     if "jpegs" in plain:
         plain["jpegs"] = f"{len(row['jpegs'])} pictures, {sum(map(len, row['jpegs'])):,} bytes"
@@ -225,7 +234,7 @@ def _plain(row: Row) -> Row:
 
 
 def tell(story: dict[str, Any]) -> list[str]:
-    """The story as lines for people."""
+    """The lines in which `explain` prints what the function of that name returns."""
     clip = story["clip"]
     lines = [f"clip {clip['clip_id']}: {clip['video']}, split {clip['split']}"]
     lines += [f"  {text['text_id']} ({text['lang']}, {text['origin']}): {text['text']}" for text in story["texts"]]
@@ -255,7 +264,7 @@ def tell(story: dict[str, Any]) -> list[str]:
 
 
 def _rule_lines(rules: list[Row]) -> list[str]:
-    """One line of what was passed and one of what was failed, for the clip and for every text."""
+    """One line of the rules that passed and one of those that failed, for the clip and for every text."""
     lines = []
     for name in dict.fromkeys(row.get("text_id") for row in rules):
         for failed in (False, True):

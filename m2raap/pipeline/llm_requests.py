@@ -1,4 +1,4 @@
-"""What the models of a run are asked: the requests as Batch files, and the answers back."""
+"""The requests of a run to language models as Batch files, and the answers to them (`run --requests`, `run --answers`)."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ from m2raap.stages.llm import cache_path
 from m2raap.stages.rewrite import RewriteStage
 
 
-def export(run: Path, stage: str, out: Path) -> tuple[int, list[str]]:
-    """Writes what a stage of a run still has to ask its endpoint; (number of requests, arms that ask).
+def export_stage(run: Path, stage: str, out: Path) -> tuple[int, list[str]]:
+    """Writes the requests of a stage that have no answer yet to a Batch file; (number of requests, arms that send them).
 
-    Raises M2raapError where the stage asks nobody, or the stages before it are not finished.
+    Raises M2raapError where the stage sends no requests, or the stages before it are not finished.
     """
     folder = RunFolder.open(run)
     arms = arms_of(folder.recipe)
     steps = [step for step in folder.steps if step.stage == stage and not step.bench and step.owner == step.arm]
-    asking = [step for step in steps if _endpoint_of(arms[step.arm], stage)]
-    if not asking:
-        raise M2raapError(f"{run}: no arm has a stage {stage} that asks an endpoint ({stage}.name: endpoint)")
+    with_endpoint = [step for step in steps if _endpoint_of(arms[step.arm], stage)]
+    if not with_endpoint:
+        raise M2raapError(
+            f"{run}: no arm has the stage {stage} with an endpoint ({stage}.name: endpoint in the recipe)"
+        )
     requests: dict[str, Request] = {}
     with locked(run, shared=True, written=("cache",)):
         cache = Cache(folder.path.resolve() / "cache" / FILE)
-        for step in asking:
-            assert cache_path(step.folder) == cache.path, "a stage below a run uses the run's answers"
+        for step in with_endpoint:
+            assert cache_path(step.folder) == cache.path, "the stages of a run share one cache of answers"
             requests |= {request.key: request for request in _requests(folder, step, arms[step.arm], cache)}
-        return export_requests(list(requests.values()), out, cache), [step.arm for step in asking]
+        return export_requests(list(requests.values()), out, cache), [step.arm for step in with_endpoint]
 
 
 def _endpoint_of(recipe: Recipe, stage: str) -> EndpointConfig | None:
-    """What a stage asks over HTTP, if it asks anybody so."""
+    """The server that a stage sends its requests to, if it has one."""
     return getattr(recipe.stage(stage).cfg, "endpoint", None)
 
 
@@ -50,11 +52,12 @@ def _requests(folder: RunFolder, step: Step, recipe: Recipe, cache: Cache) -> li
     for parent in step.parents:
         if not (parent / "manifest.json").exists():
             raise M2raapError(
-                f"{parent}: is not finished, and {step.stage} reads it; run up to it first (m2raap run ... --until {parent.name})"
+                f"{parent}: this stage is not finished, and {step.stage} reads its output; run it first (m2raap run ... "
+                f"--until {parent.name})"
             )
         view = view.over(parent)
     stage = recipe.stage(step.stage)
-    assert isinstance(stage, RewriteStage | CaptionStage), "only these ask an endpoint"
+    assert isinstance(stage, RewriteStage | CaptionStage), "only these stages have an endpoint"
     stage.folder = step.folder
     repair = load_prompt("repair", stage.cfg.prompts)
     return [
@@ -62,8 +65,8 @@ def _requests(folder: RunFolder, step: Step, recipe: Recipe, cache: Cache) -> li
     ]
 
 
-def take_in(run: Path, answers: Path) -> Imported:
-    """Puts the answers of a Batch file into a run's cache."""
+def import_into(run: Path, answers: Path) -> Imported:
+    """Reads the answers of a Batch file into a run's cache. Raises M2raapError naming file and line of what is none."""
     folder = RunFolder.open(run)
     with locked(run, shared=True, written=("cache",)):
         return import_answers(answers, Cache(folder.path.resolve() / "cache" / FILE))

@@ -1,4 +1,4 @@
-"""Which stage folder every arm needs. Arms whose inputs and settings agree share one: the first arm that needs it owns it."""
+"""The plan of a run: which stage folders each arm needs. Arms share the folder of a stage whose inputs and settings agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from m2raap.stages import stage_class
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one arm; `owner` is the arm in whose folder it lies."""
+    """One stage of one arm. `owner` is the first arm that needs the stage folder, which therefore lies in its folder."""
 
     arm: str
     owner: str
@@ -23,7 +23,7 @@ class Step:
     bench: str | None
     folder: Path
     parents: tuple[Path, ...]  # the folders before it that it reads, oldest first
-    model: Path | None = None  # the adapt folder whose model it reads, if any
+    model: Path | None = None  # the adapt folder whose model the step reads, if any
 
     def is_of(self, cls: type[Stage[Any]]) -> bool:
         """Whether the step is of this class of stages, such as DataStage or EvaluateStage."""
@@ -31,16 +31,18 @@ class Step:
 
 
 def plan(recipe: Recipe, out: Path, corpus_digest: str, bench_digests: dict[str, str]) -> list[Step]:
-    """Every step of every arm, in the order of work."""
+    """Every step of every arm, in the order in which they run. `bench_digests`: benchmark -> digest of its corpus."""
     return list(_Planner(recipe, out).steps(corpus_digest, bench_digests))
 
 
 class _Planner:
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self._arms = arms_of(recipe)
-        self._several = len(self._arms) > 1 or bool(recipe.arms)
+        self._has_arm_folders = len(self._arms) > 1 or bool(recipe.arms)
         self._out = out
-        self._owned: dict[str, tuple[str, Path]] = {}
+        self._owned: dict[
+            str, tuple[str, Path]
+        ] = {}  # digest of inputs and settings -> arm that owns the folder, folder
 
     def steps(self, corpus_digest: str, bench_digests: dict[str, str]) -> Iterator[Step]:
         for arm, recipe in self._arms.items():
@@ -67,10 +69,10 @@ class _Planner:
         for name in recipe.bench_stages:
             stage = recipe.stage(name, bench=True)
             is_data = isinstance(stage, DataStage)
-            # A data stage reads frames and texts alone; the first stage that is none reads the model, too.
+            # Data stages do not read the model; the first stage after them does.
             key = digest([key, name, stage.settings(), *([] if is_data else [model_key])])
             step = self._step(arm, name, bench, key, parents, None if is_data else model)
-            # What is embedded is all that `evaluate` reads.
+            # The stage after `embed` reads its folder alone.
             parents = (*parents, step.folder) if is_data else (step.folder,)
             yield step
 
@@ -83,7 +85,7 @@ class _Planner:
         parents: tuple[Path, ...],
         model: Path | None = None,
     ) -> Step:
-        base = self._out / arm if self._several else self._out
+        base = self._out / arm if self._has_arm_folders else self._out
         folder = (base / f"bench-{bench}" if bench else base) / stage
         owner, folder = self._owned.setdefault(key, (arm, folder))
         return Step(arm, owner, stage, bench, folder, parents, model)

@@ -1,8 +1,8 @@
-"""A recipe: the list of stages with one small typed config each, and its arms. Data and output paths are never in it."""
+"""A recipe: the list of stages with one small typed config each, and its arms. It holds no paths of data or output."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from m2raap import stages
 from m2raap.adapt.config import AdaptConfig
-from m2raap.core.config import Config, build, merge, parse_assignment, read_yaml, set_keys
+from m2raap.core.config import Config, build, merge, parse_assignment, read_yaml, set_keys, suggestion
 from m2raap.core.errors import UsageError
 from m2raap.core.stage import Stage
 from m2raap.models.config import BackboneConfig
@@ -41,26 +41,34 @@ class Recipe(Config):
     langs: tuple[Literal["en", "zh"], ...] = Field(
         default=("en", "zh"), min_length=1, description="Languages of the texts that are read."
     )
-    seed: int = Field(default=0, ge=0, description="Seed of everything that is drawn at random.")
+    seed: int = Field(default=0, ge=0, description="Seed of every random choice.")
     seeds: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Number of training seeds: seed, seed + 1 and so on. What is curated is shared by all of them.",
+        description="Number of training seeds: seed, seed + 1 and so on. All of them train on the same curated data.",
     )
     stages: tuple[str, ...] = Field(
         default_factory=training_stages,
-        description="Stages that the training corpus passes, in the order of the stage table.",
+        description="Stages of the training corpus, in the order of the stage table.",
     )
-    backbone: BackboneConfig = Field(default_factory=BackboneConfig, description="The image-text model to begin with.")
-    filter: FilterConfig = Field(default_factory=FilterConfig, description="Refusals before anything is decoded.")
+    backbone: BackboneConfig = Field(
+        default_factory=BackboneConfig, description="The image-text model that is adapted."
+    )
+    filter: FilterConfig = Field(
+        default_factory=FilterConfig, description="Rules that drop clips and texts before decoding."
+    )
     keyframes: KeyframesConfig = Field(default_factory=KeyframesConfig, description="How key-frames are chosen.")
-    align: AlignConfig = Field(default_factory=AlignConfig, description="Refusals of what the frames show.")
+    align: AlignConfig = Field(
+        default_factory=AlignConfig, description="Rules that drop clips and texts by their frames."
+    )
     caption: CaptionConfig = Field(default_factory=CaptionConfig, description="Auxiliary captions of key-frames.")
-    rewrite: RewriteConfig = Field(default_factory=RewriteConfig, description="Faithful captions out of raw texts.")
+    rewrite: RewriteConfig = Field(
+        default_factory=RewriteConfig, description="Rewriting of raw texts into faithful captions."
+    )
     adapt: AdaptConfig = Field(default_factory=AdaptConfig, description="Training.")
     bench_keyframes: KeyframesConfig | None = Field(
-        default=None, description="How key-frames of benchmarks are chosen; null: as `keyframes` says."
+        default=None, description="How key-frames of benchmarks are chosen; null: as in `keyframes`."
     )
     embed: EmbedConfig = Field(default_factory=EmbedConfig, description="How benchmarks are embedded.")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="How benchmarks are scored.")
@@ -69,10 +77,10 @@ class Recipe(Config):
     )
     progressive: bool = Field(
         default=False,
-        description="Whether each arm adds one thing to the arm before it; the report then shows what each step brings.",
+        description="Whether each arm adds one thing to the arm before it; the report then shows what each addition brings.",
     )
     arms: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")], dict[str, Any]] = Field(
-        default_factory=dict, description="Named overrides of all other keys; each is a run of its own."
+        default_factory=dict, description="Named overrides of the other keys; each arm is trained and evaluated."
     )
 
     @field_validator("stages")
@@ -81,25 +89,23 @@ class Recipe(Config):
         known = training_stages()
         for stage in stages:
             if stage not in known:
-                near = difflib.get_close_matches(stage, known, n=1, cutoff=0.5)
-                hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}"
-                raise ValueError(f"unknown stage '{stage}': {hint}")
+                raise ValueError(f"unknown stage '{stage}': {suggestion(stage, known)}")
             for need in stage_class(stage).needs:
                 if need not in stages:
-                    raise ValueError(f"{stage} reads what {need} makes: {need} has to stand among the stages")
+                    raise ValueError(f"{stage} reads the output of {need}: add {need} to the stages")
         if twice := [stage for stage in stages if stages.count(stage) > 1]:
             raise ValueError(f"{twice[0]} is named twice")
         ordered = tuple(stage for stage in known if stage in stages)
         if stages != ordered:
-            raise ValueError(f"stages run in this order: {', '.join(ordered)}")
+            raise ValueError(f"the stages have to be listed in the order in which they run: {', '.join(ordered)}")
         return stages
 
     @field_validator("arms")
     @classmethod
-    def _no_folder_of_the_run(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _not_named_as_a_folder_of_the_run(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name in ("report", "cache"):
             if name in arms:
-                raise ValueError(f"an arm cannot be called '{name}': the run has a folder of that name")
+                raise ValueError(f"an arm cannot be called '{name}', because every run has a folder of that name")
         return arms
 
     @model_validator(mode="before")
@@ -108,78 +114,92 @@ class Recipe(Config):
         adapt = tree.get("adapt") if isinstance(tree, dict) else None
         for key in SHARED_KEYS:
             if isinstance(adapt, dict) and key in adapt:
-                raise ValueError(f"'{key}' belongs at the top of the recipe, not under adapt: other stages read it too")
+                raise ValueError(
+                    f"'{key}' belongs at the top of the recipe, not under adapt, because other stages read it too"
+                )
         return tree
 
     @property
     def shared(self) -> Shared:
-        """What the recipe says once for all of its stages."""
+        """The settings that all stages of the recipe share."""
         return Shared(backbone=self.backbone, langs=self.langs, seed=self.seed, decode=self.keyframes.decode)
 
     def stage(self, name: str, bench: bool = False) -> Stage[Any]:
-        """A stage of the table, configured; on benchmarks by its `bench_` key where the recipe has one."""
-        of_bench = getattr(self, f"bench_{name}", None) if bench else None
-        return stage_class(name)(of_bench or getattr(self, name), self.shared)
+        """The configured stage of this name; with `bench`, by its `bench_` key where the recipe has one."""
+        bench_cfg = getattr(self, f"bench_{name}", None) if bench else None
+        return stage_class(name)(bench_cfg or getattr(self, name), self.shared)
 
     @property
     def trains(self) -> bool:
-        """Whether it makes a model; else its benchmarks are embedded by the bare backbone."""
+        """Whether the recipe trains a model; otherwise the bare backbone embeds the benchmarks."""
         return AdaptStage.name in self.stages
 
     @property
     def bench_stages(self) -> tuple[str, ...]:
-        """The stages that a benchmark passes, in the order of the table."""
+        """Names of the stages that a benchmark passes, in the order of the stage table."""
         reads = EmbedStage(self.embed).reads_stages
         return tuple(name for name in stages.STAGES if name in (*reads, EmbedStage.name, EvaluateStage.name))
 
 
 def recipes_folder() -> Path:
-    """Where the shipped recipes lie: in the wheel beside the package's code, in a checkout at its top."""
+    """The folder of the shipped recipes: inside the installed package, or at the top of a checkout."""
     inside = Path(str(resources.files("m2raap"))) / "recipes"
     return inside if inside.is_dir() else inside.parent.parent / "recipes"
 
 
 def find_recipe(name: str) -> Path:
-    """A path as it stands, or the name of a shipped recipe ('demo', 'recipes/demo.yaml')."""
+    """The file of a recipe that is given as a path or as the name of a shipped one ('demo', 'recipes/demo.yaml').
+
+    Raises UsageError where there is no such file and no shipped recipe of that name.
+    """
     path = Path(name)
     if path.is_file():
         return path
     shipped = recipes_folder() / f"{path.stem}.yaml"
     if shipped.is_file() and path.parent in (Path("."), Path("recipes")):
         return shipped
-    known = ", ".join(sorted(file.stem for file in recipes_folder().glob("*.yaml")))
-    raise UsageError(f"{name}: no such file, and no recipe of that name is shipped (shipped: {known})")
+    known = sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+    raise UsageError(f"{name}: no such file, and no shipped recipe of that name: {suggestion(path.stem, known)}")
 
 
-def load_recipe(name: str, assignments: list[str] | None = None, seed: int | None = None) -> Recipe:
-    """Defaults < file < assignments. Raises UsageError naming file, key and the nearest good name."""
-    path = find_recipe(name)
-    tree = read_yaml(path)
-    settings = [parse_assignment(item) for item in assignments or []]
+def load_recipe(
+    name: str | None, assignments: list[str] | None = None, seed: int | None = None, option: str = "--set"
+) -> Recipe:
+    """The defaults, overridden by the recipe's file (None: no file), overridden by the assignments 'a.b=c' and the seed.
+
+    `option` is how messages name the assignments; "" where they come from Python. Raises UsageError naming file or
+    assignment, key and the nearest good name.
+    """
+    path = find_recipe(name) if name is not None else None
+    source, tree = (str(path), read_yaml(path)) if path else ("", {"name": "default"})
+    settings = [parse_assignment(item, option) for item in assignments or []]
+    assigned = {item.partition("=")[0].strip(): f"{option} {item}".lstrip() for item in assignments or []}
     if seed is not None:
         settings.append((["seed"], seed))
-    tree = set_keys(tree, settings)
-    recipe = build(Recipe, tree, str(path))
+    recipe = build(Recipe, set_keys(tree, settings, option), source, assigned)
     for arm in recipe.arms:
-        arm_recipe(recipe, arm, str(path))
+        beginning = f"arms.{arm}."
+        of_arm = {key.removeprefix(beginning): text for key, text in assigned.items() if key.startswith(beginning)}
+        arm_recipe(recipe, arm, source, of_arm)
     for pair in recipe.compare:
         for arm in pair:
             if arm not in recipe.arms:
-                raise UsageError(f"{path}: compare names the arm '{arm}'; arms are: {', '.join(recipe.arms) or 'none'}")
+                hint = suggestion(arm, recipe.arms) if recipe.arms else "the recipe has no arms"
+                raise UsageError(f"{source}: compare: unknown arm '{arm}': {hint}")
     return recipe
 
 
-def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe") -> Recipe:
-    """The recipe with an arm's overrides laid on it."""
+def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe", assigned: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe with an arm's overrides laid on it. `assigned`: as in `build`, by keys of the arm. Raises UsageError."""
     base = recipe.model_dump(mode="json", exclude_unset=True, exclude={"arms", "compare", "progressive"})
     for key in ("arms", "compare", "progressive"):
         if key in recipe.arms[arm]:
-            raise UsageError(f"{source}: arms.{arm}: '{key}' cannot stand in an arm")
-    return build(Recipe, merge(base, recipe.arms[arm]), f"{source}: arms.{arm}")
+            raise UsageError(f"{source}: arms.{arm}: an arm cannot have the key '{key}'")
+    return build(Recipe, merge(base, recipe.arms[arm]), f"{source}: arms.{arm}".removeprefix(": "), assigned)
 
 
 def with_remote_videos(recipe: Recipe) -> Recipe:
-    """The recipe with leave to fetch videos whose path is an address, for every arm."""
+    """The recipe, and each of its arms, with permission to fetch videos whose path is a web address."""
     configs = {}
     for name in ("keyframes", "bench_keyframes"):
         if (cfg := getattr(recipe, name)) is not None:

@@ -1,4 +1,4 @@
-"""A recipe, carried out: every stage of every arm, each in its folder, then the report over all of it."""
+"""A run: every stage of every arm of a recipe, each in its folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, not what: nothing here may change a result."""
+    """How a recipe is run; no field changes a result. `first` and `last` are the stages of --from and --until."""
 
     first: str | None = None
     last: str | None = None
@@ -34,20 +34,20 @@ class Options:
 
 
 def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
-    """Opens the corpora (so that what is missing is said before any work) and lays out the steps."""
+    """The steps of the run. Raises M2raapError for a missing corpus, before any work is done."""
     view = inputs.view(recipe.langs)
     benches = {name: inputs.bench(name, recipe.langs).digest for name in inputs.benches}
     return plan(recipe, out, view.digest, benches)
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options | None = None) -> bool:
-    """Carries out the recipe; True when everything that was asked for is finished (False: other --parts are missing).
+    """Runs the recipe. True when all stages that `options` select are finished; False when shares of other machines are
+    missing, or when this process of torchrun takes part in the training only.
 
-    False too where this process of torchrun only helps to train. Raises M2raapError where another run of this folder is at
-    work (other shares excepted).
+    Raises M2raapError while another command, except for one with other --parts, writes into the folder.
     """
     options = options or Options()
-    caches = out / "cache" / "prefix"  # of frozen layers, shared by all arms and seeds
+    caches = out / "cache" / "prefix"  # outputs of frozen layers, which all arms and seeds share
     if is_worker_rank():
         train_as_worker(lambda folder: _adapt_job(recipe, inputs, out, folder), caches)
         return False
@@ -62,11 +62,11 @@ def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opt
     map_path = out / "run.json"
     before = map_path.read_bytes() if map_path.exists() else None
     write_run(recipe, inputs, out, steps)
-    done: set[Path] = set()
+    finished: set[Path] = set()
     try:
-        complete = _run_steps(steps, done, arms, inputs, engine, options, caches)
+        complete = _run_steps(steps, finished, arms, inputs, engine, options, caches)
     except M2raapError:
-        if before is not None and not done:  # a run that was refused leaves the map of the one that is here
+        if before is not None and not finished:  # a run that did nothing leaves the map of the run before it
             write_atomic(map_path, before)
         raise
     if complete and caches.is_dir():
@@ -80,7 +80,7 @@ def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opt
 
 def _run_steps(
     steps: list[Step],
-    done: set[Path],
+    finished: set[Path],
     arms: dict[str, Recipe],
     inputs: Inputs,
     engine: Engine,
@@ -88,34 +88,37 @@ def _run_steps(
     caches: Path,
 ) -> bool:
     for step in steps:
-        if step.folder in done or _after(step.stage, options.last):
+        if step.folder in finished or _after(step.stage, options.last):
             continue
-        if options.first and _place(step.stage) < _place(options.first):
+        if options.first and _position(step.stage) < _position(options.first):
             if not (step.folder / "manifest.json").exists():
                 raise M2raapError(
-                    f"{step.folder}: is not finished, and --from {options.first} starts after it; leave --from out"
+                    f"{step.folder}: this stage is not finished, and --from {options.first} starts after it; leave --from out"
                 )
             continue
         if step.owner == step.arm:
             talk.log(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
         if not _run_step(step, arms[step.arm], inputs, engine, options, caches):
             return False
-        done.add(step.folder)
+        finished.add(step.folder)
     return True
 
 
 def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple[View, AdaptStage]:
-    """What the arm that trains in `folder` reads, and the configured stage."""
+    """The view that the training in `folder` reads, and its configured stage."""
     for step in make_plan(recipe, inputs, out):
         arm = arms_of(recipe)[step.arm]
         stage = arm.stage(step.stage, bench=bool(step.bench))
         if step.folder == folder and isinstance(stage, AdaptStage):
             return view_of(step, arm, inputs), stage
-    raise M2raapError(f"{folder}: the first process trains here, and this one finds no such step in the recipe")
+    raise M2raapError(
+        f"{folder}: the first process of torchrun trains in this folder, but the recipe of this process has no such step; "
+        "start all processes with the same command"
+    )
 
 
 def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options) -> None:
-    """Weights that cannot be had are noticed before anything is decoded, not hours later."""
+    """Loads every backbone that the run needs once, so that missing weights fail before anything is decoded."""
     needed = {
         cfg
         for step in steps
@@ -130,22 +133,22 @@ def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options
 
 
 def steps_within(steps: list[Step], options: Options) -> list[Step]:
-    """The steps that a run from `options.first` until `options.last` would do."""
-    first = _place(options.first) if options.first else 0
-    return [step for step in steps if first <= _place(step.stage) and not _after(step.stage, options.last)]
+    """The steps of a run from `options.first` until `options.last`."""
+    first = _position(options.first) if options.first else 0
+    return [step for step in steps if first <= _position(step.stage) and not _after(step.stage, options.last)]
 
 
 def is_last(last: str | None) -> bool:
-    """Whether a run until `last` goes to the end of the stage table, so that a report follows."""
+    """Whether a run until `last` reaches the end of the stage table, so that a report follows."""
     return last is None or last == list(stages.STAGES)[-1]
 
 
-def _place(stage: str) -> int:
+def _position(stage: str) -> int:
     return list(stages.STAGES).index(stage)
 
 
 def _after(stage: str, last: str | None) -> bool:
-    return last is not None and _place(stage) > _place(last)
+    return last is not None and _position(stage) > _position(last)
 
 
 def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options, caches: Path) -> bool:
@@ -164,7 +167,7 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
 
 
 def view_of(step: Step, recipe: Recipe, inputs: Inputs) -> View:
-    """What the step reads: its corpus, and over it what the data stages before it added or dropped."""
+    """What the step reads: its corpus, with the folders of the data stages before it."""
     view = inputs.bench(step.bench, recipe.langs) if step.bench else inputs.view(recipe.langs)
     for parent in step.parents:
         if parent.name in data_stages():

@@ -1,4 +1,4 @@
-"""A run on disk: its inputs, its map `run.json`, and the folders of its steps. No stage reads the map."""
+"""A run on disk: its inputs, the folders of its steps, and `run.json`, which lists both. No stage reads run.json."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe
 from m2raap.stages import stage_class
 
-INTERPOLATION = "interpolation.json"  # what `model interpolate` leaves in a run for its report
+INTERPOLATION = "interpolation.json"  # written by `model interpolate --run`, shown in the report
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The corpora of a run. `data` is the training corpus; benches are by name."""
+    """The corpora of a run: `data` is the training corpus, `benches` maps names to benchmarks. `scores`: parquet files."""
 
     data: Path
     benches: dict[str, Path] = field(default_factory=dict)
@@ -35,26 +35,29 @@ class Inputs:
 
     @property
     def corpora(self) -> dict[str, Path]:
-        """By the name of the benchmark, '' for the training corpus."""
+        """Every corpus by the name of its benchmark; the training corpus has the name ''."""
         return {"": self.data, **self.benches}
 
     def view(self, langs: tuple[str, ...]) -> View:
         view = View(self.data, langs=langs).limited(self.limit)
         if view.is_benchmark:
             raise M2raapError(
-                f"{self.data}: is the benchmark '{view.corpus.benchmark}'; it can be a --bench, never --data"
+                f"{self.data}: this is the benchmark '{view.corpus.benchmark}'; give it as --bench instead of --data"
             )
         return view
 
     def bench(self, name: str, langs: tuple[str, ...]) -> View:
         view = View(self.benches[name], langs=langs)
         if not view.is_benchmark:
-            raise M2raapError(f"{self.benches[name]}: is a training corpus; cut a benchmark out of one with --holdout")
+            raise M2raapError(
+                f"{self.benches[name]}: this is a training corpus, and --bench needs a benchmark; 'm2raap data import ... "
+                "--holdout N' makes one"
+            )
         return view
 
 
 def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
-    """run.json: the map of the run, for `status`, `explain` and `report`. No stage reads it."""
+    """Writes run.json, the map of the run, for `status`, `explain` and `report`."""
     out_path = out.resolve()
     write_json(
         out / "run.json",
@@ -96,12 +99,12 @@ class _MapStep(Config):
     @classmethod
     def _known(cls, stage: str) -> str:
         if stage not in stages.STAGES:
-            raise ValueError(f"this m2raap has no stage '{stage}'")
+            raise ValueError(f"this version of m2raap has no stage '{stage}'")
         return stage
 
 
 class _Map(Config):
-    """What a map that `write_run` wrote looks like; every other one is refused."""
+    """The keys of run.json as `write_run` writes them."""
 
     kind: Literal["run"]
     recipe: dict[str, Any]
@@ -122,15 +125,16 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Raises M2raapError where there is no run, or its map is damaged."""
+        """The run in the folder. Raises M2raapError where there is none, or where its run.json is damaged."""
         if not (path / "run.json").exists():
-            raise M2raapError(f"{path}: holds no run (no run.json); it is the --out of 'm2raap run'")
+            raise M2raapError(f"{path}: holds no run (no run.json); give the --out of 'm2raap run'")
         tree = read_object(path / "run.json")
         try:
             build(_Map, tree, str(path / "run.json"))
         except UsageError as error:
             raise M2raapError(
-                f"{error}: the file is none of ours, damaged, or of an older m2raap; the same 'm2raap run' writes it again"
+                f"{error}: the file is damaged, or was written by another program or another version of m2raap; the same "
+                "'m2raap run' writes it again"
             ) from None
         return cls(path, tree)
 
@@ -139,16 +143,17 @@ class RunFolder:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """Raises M2raapError for a corpus that is another one than the map was written over: it can name any on this machine."""
+        """The corpora of the run. Raises M2raapError where one has another digest than in run.json, which may come from
+        somebody else and so could name any corpus on this machine."""
         benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
         scores = tuple(map(self.resolve, self.tree["scores"]))
         inputs = Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"], scores)
         for name, corpus in inputs.corpora.items():
-            is_there = (corpus / "manifest.json").exists()
-            if is_there and open_corpus(corpus).digest != self.tree["digests"].get(name):
+            exists = (corpus / "manifest.json").exists()
+            if exists and open_corpus(corpus).digest != self.tree["digests"].get(name):
                 raise M2raapError(
-                    f"{self.path}: was run over {corpus} as it is no longer; give the same 'm2raap run' again: it says what "
-                    "differs, and finds what is done"
+                    f"{self.path}: the corpus {corpus} has changed since this run; give the same 'm2raap run' again, which "
+                    "names the difference and keeps what still fits"
                 )
         return inputs
 
@@ -165,7 +170,7 @@ class RunFolder:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe that the map holds. Raises UsageError where this m2raap does not know it."""
+        """The recipe in run.json. Raises UsageError where this version of m2raap cannot read it."""
         return build(Recipe, self.tree["recipe"], str(self.path / "run.json"))
 
     def arms(self) -> list[str]:
@@ -173,7 +178,7 @@ class RunFolder:
 
 
 def unreadable_share(run: RunFolder) -> tuple[int, int]:
-    """(clips that could not be read, all clips) over the training corpus and the benchmarks, each clip once."""
+    """(clips that could not be read, all clips) of the training corpus and the benchmarks, each clip counted once."""
     unreadable: set[tuple[str | None, str]] = set()
     total = View(run.inputs.data).corpus.counts["clips"] if run.inputs.limit is None else run.inputs.limit
     total += sum(View(path).corpus.counts["clips"] for path in run.inputs.benches.values())

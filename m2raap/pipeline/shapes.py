@@ -15,13 +15,13 @@ from m2raap.models.config import BackboneConfig
 # timm's sizes: width and layers.
 _TIMM = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24), "huge": (1280, 32),
          "so400m": (1152, 27), "giant": (1408, 40), "giantopt": (1536, 40)}  # fmt: skip
-# Of a text tower whose configuration names only another model: XLM-R base, the most usual.
+# Width, layers, vocabulary and context of a text tower whose configuration only names another model: those of XLM-R base.
 _TEXT = (768, 12, 250_002, 77)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """`vision_tokens` counts [CLS ; patches]; `from_config` is False where sizes were guessed from the name."""
+    """Sizes of a backbone. `vision_tokens` counts [CLS ; patches]; `from_config` is False where the sizes are guessed."""
 
     width: int
     layers: int
@@ -49,7 +49,8 @@ class Shape:
 
 
 def shape_of(cfg: BackboneConfig) -> Shape:
-    """Of a builtin, an open_clip name or a local folder as its configuration says; of a hub name as the name suggests."""
+    """The shape of a backbone, from the configuration of a builtin, an open_clip model or a local folder, or guessed from a
+    hub name."""
     tree = _config(cfg)
     if tree is None:
         return _guessed(cfg.model)
@@ -67,7 +68,7 @@ def _config(cfg: BackboneConfig) -> dict[str, Any] | None:
                 tree = json.loads((folder / file).read_text(encoding="utf-8"))
                 return tree.get("model_cfg", tree)
         return None
-    spec = find_spec("open_clip")  # where it lies, without importing it
+    spec = find_spec("open_clip")  # finds the package without importing it
     for home in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(home) / "model_configs" / f"{name}.json"
         if re.fullmatch(r"[A-Za-z0-9._-]+", name) and path.is_file():
@@ -110,7 +111,7 @@ def _transformers(tree: dict[str, Any]) -> Shape:
 
 
 def _guessed(name: str) -> Shape:
-    """ViT-B/16 with a base-sized text tower where the name says nothing else."""
+    """The shape that the name suggests; by default ViT-B/16 with a base-sized text tower."""
     low = name.lower()
     size = (
         "so400m"

@@ -1,12 +1,13 @@
-"""What a training takes, by arithmetic over shapes: FLOP, hours, and peak GPU memory. No model is loaded.
+"""The cost of a training, computed from shapes without loading a model: FLOP, hours, and peak GPU memory.
 
-FLOP: 2 a weight and token, 4 T^2 D of attention; the way back costs twice the way there, from the last layer down to the
-first that learns; gradient caching goes there twice. What frozen layers say is computed once a clip where it is cached.
-Memory: 4 bytes a weight; 4 a gradient and 8 for Adam's moments of what learns; where precision is 16 bit, 2 more a weight
-for its copy; activations kept for the way back: a transformer layer keeps 16 values a token and width (two norms, the
-inputs of four matrices and of the GELU, q, k, v; Korthikanti et al. 2022, eq. 1, without dropout and without attention
-maps, which fused attention does not keep). Of `adapt.micro_batch` clips at a time where gradients are cached, else of the
-batch. Logits: 4 copies of B^2 in fp32; Mug's similarities: its block of 256 MB. Left out: the allocator's slack (10 to 20%).
+FLOP: 2 per weight and token, and 4 T^2 D for attention. The backward pass costs twice the forward pass, from the last layer
+down to the first trained one; gradient caching does the forward pass twice. Cached outputs of frozen layers are computed
+once per clip. Memory: 4 bytes per weight; 12 more per trained weight for its gradient and Adam's moments; 2 more per weight
+for the copy in 16-bit precision; and the activations that the backward pass needs. A transformer layer keeps 16 values per
+token and unit of width (two norms, the inputs of four matrices and of the GELU, q, k, v; Korthikanti et al. 2022, eq. 1,
+without dropout and without attention maps, which fused attention does not keep), for `adapt.micro_batch` clips at a time
+with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; Mug's similarities: its block of 256 MB.
+Not included: fragmentation in the allocator (10 to 20%).
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ FLOPS = {
     "fp32": 1.2e13,
     "bf16": 1.2e14,
     "fp16": 1.2e14,
-}  # what a 300-TFLOP/s card (bf16) reaches: 40% of it; fp32 a tenth
+}  # FLOP/s of a GPU with a peak of 300 TFLOP/s in bf16: 40% of the peak; in fp32 a tenth of that
 VALUES_A_LAYER = 16
-VALUES_A_FROZEN_LAYER = 10  # the inputs of its matrices are not needed
+VALUES_A_FROZEN_LAYER = 10  # without the inputs of its matrices, whose gradients are not needed
 MUG_BLOCK = 256 * 1024**2
-GPUS = 8  # of the second column: the same batch over a node by torchrun
+GPUS = 8  # of the second estimate: the same batch on one node by torchrun
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training. Bytes and FLOP are of one process that sees the whole batch."""
+    """The cost of one training, for one process that holds the whole batch. `chunk`: clips that are encoded at a time."""
 
     steps: int
     batch_size: int
@@ -46,13 +47,13 @@ class Cost:
     chunk: int
 
     def memory_bytes(self, gpus: int = 1) -> float:
-        """Peak on one of `gpus`, which share the batch; each holds the model and its rows of the logits."""
+        """Peak memory of one of `gpus` GPUs that share the batch; each holds the model and its rows of the logits."""
         clips = min(self.chunk, -(-self.batch_size // gpus))
         return self.state_bytes + clips * self.kept_bytes_a_clip + self.logit_bytes / gpus
 
 
 def training_cost(recipe: Recipe, clips: int) -> Cost:
-    """`clips`: how many are left to train on at most."""
+    """The cost of the recipe's training on at most `clips` clips."""
     cfg, shape = recipe.adapt, shape_of(recipe.backbone)
     if cfg.train_clips:
         clips = min(clips, cfg.train_clips)
@@ -82,7 +83,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
 
 
 def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
-    """Activations of one clip and its texts (captions of frames too) that the way back needs."""
+    """Bytes of activations of one clip and its `texts` texts (with captions of frames) that the backward pass needs."""
     each = 4 if cfg.precision == "fp32" else 2
     learns = min(shape.layers, cfg.train_vision_layers)
     tokens = cfg.num_frames * shape.vision_tokens * shape.width
@@ -107,12 +108,12 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
 
 
 def layer_flop(width: int, tokens: int) -> float:
-    """One transformer layer over one sequence, there only."""
+    """FLOP of one transformer layer for one sequence, forward pass only."""
     return tokens * (24.0 * width**2 + 4 * tokens * width)
 
 
 def temporal_flop(cfg: AdaptConfig, shape: Shape) -> float:
-    """The temporal module over one clip, there only."""
+    """FLOP of the temporal module for one clip, forward pass only."""
     temporal, frames, width = cfg.temporal, cfg.num_frames, shape.width
     if temporal.name == "stan":
         patches = (shape.vision_tokens - 1) // temporal.patch_pool**2
@@ -129,7 +130,7 @@ def temporal_flop(cfg: AdaptConfig, shape: Shape) -> float:
 
 
 def temporal_weights(cfg: AdaptConfig, shape: Shape) -> int:
-    """Weights of the temporal module."""
+    """Number of weights of the temporal module."""
     temporal, width = cfg.temporal, shape.width
     if temporal.name == "stan":
         across = 5 * width**2 if temporal.across == "attention" else width**2 // 4 + 3 * (width // 8) ** 2
@@ -145,8 +146,11 @@ def temporal_weights(cfg: AdaptConfig, shape: Shape) -> int:
 
 
 def tower_learning(cfg: AdaptConfig, shape: Shape, learns: int) -> int:
-    """Weights of the two towers that learn. With LoRA, two thin matrices beside each of the two of an MLP; the attention of
-    timm and transformers, which is updated too, would add three fifths of that."""
+    """Number of trained weights of the two towers; `learns`: number of trained vision layers.
+
+    With LoRA these are two thin matrices beside each of the two matrices of an MLP; the attention of timm and transformers,
+    which LoRA updates too, would add three fifths of that.
+    """
     if cfg.lora:
         widths = learns * shape.width + (shape.text_layers * shape.text_width if cfg.train_text else 0)
         return 10 * cfg.lora.rank * widths
@@ -154,14 +158,14 @@ def tower_learning(cfg: AdaptConfig, shape: Shape, learns: int) -> int:
 
 
 def _passed(cfg: AdaptConfig, learns: int) -> int:
-    """Frozen layers that the way back passes: those that a module stands in."""
+    """Number of frozen layers that the backward pass goes through, because a temporal module is inside them."""
     if isinstance(cfg.temporal, AdapterConfig | MessageConfig):
         return max(0, cfg.temporal.layers - learns)
     return 0
 
 
 def as_tree(cost: Cost, recipe: Recipe) -> dict[str, Any]:
-    """For `--dry-run --json`."""
+    """The cost as `run --dry-run --json` prints it."""
     rate = FLOPS[recipe.adapt.precision]
     return {
         "steps": cost.steps,
@@ -182,9 +186,9 @@ def as_tree(cost: Cost, recipe: Recipe) -> dict[str, Any]:
 
 
 def cost_lines(arm: str, tree: dict[str, Any]) -> list[str]:
-    """Sentences of `--dry-run`."""
+    """The lines in which `run --dry-run` prints the cost of an arm."""
     chunk = f" in chunks of {tree['micro_batch']}" if tree["micro_batch"] < tree["batch_size"] else ""
-    guessed = "" if tree["from_config"] else "; sizes of the backbone guessed from its name"
+    guessed = "" if tree["from_config"] else "; sizes of the backbone are guessed from its name"
     hours, chunk_size = tree["gpu_hours"], min(tree["micro_batch"], tree["batch_size"])
     return [
         f"{arm} trains {tree['steps']:,} steps of {tree['batch_size']:,} pairs{chunk} ({tree['pairs_seen']:,} pairs seen): "

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from m2raap.core.config import Config, build, read_yaml
+from m2raap.core.config import Config, build, read_yaml, suggestion
 from m2raap.core.errors import M2raapError, UsageError
 
 Count = Annotated[int, Field(ge=1)]
@@ -250,10 +250,8 @@ def declared(name: str, of_user: Mapping[str, Any], source: str = "benchmarks") 
 def asked_for(name: str, of_user: Mapping[str, Any], what: str = "protocol") -> str:
     """`name`, which the user gave in place of the protocol of the corpus. Raises UsageError where it is not declared."""
     if name not in BENCHMARKS and name not in of_user:
-        near = _near(name, of_user)
-        hint = f", the nearest is {near}" if near else ""
         raise UsageError(
-            f"{what} {name}: not a declared benchmark; declared are {', '.join([*BENCHMARKS, *of_user])}{hint}"
+            f"{what} {name}: no declared benchmark has this name: {suggestion(name, [*BENCHMARKS, *of_user])}"
         )
     return name
 

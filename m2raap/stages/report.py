@@ -14,3 +14,4 @@ class ReportStage(Stage[Config]):
     config = Config
     needs = ("evaluate",)
     on_training = False
+    result = "report.html"

@@ -132,7 +132,7 @@ def test_limits_by_language_are_spelled_in_four_ways() -> None:
 def test_unknown_keys_rules_and_languages_fail() -> None:
     for tree, message in (
         ({"rulez": {}}, "did you mean 'rules'"),
-        ({"rules": {"mojibak": 1}}, "did you mean mojibake"),
+        ({"rules": {"mojibak": 1}}, "mojibak.*'mojibake'"),
         ({"rules": {"mojibake": "high"}}, "expected a number"),
         ({"rules": {"mojibake": {"highest": 2}}}, "rules.mojibake.*highest.*less than 1"),
         ({"rules": {"mojibake": {"quantile": 0.1}}}, "mojibake.*quantile"),

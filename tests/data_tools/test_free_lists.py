@@ -33,8 +33,8 @@ def test_the_command_says_what_a_format_takes(tmp_path: Path):
     def fails(*words: object) -> str:
         return m2raap("data", "import", *words, "--out", tmp_path / "C", check=2).stderr
 
-    assert "give --protocol: vatex has train, val, test" in fails("vatex", tmp_path)
-    assert "takes no --holdout; it takes --video-dir, --protocol" in fails("msvd", tmp_path, "--holdout", 3)
+    assert "give --protocol, one of train, val, test" in fails("vatex", tmp_path)
+    assert "--holdout; its options are --video-dir, --protocol" in fails("msvd", tmp_path, "--holdout", 3)
     assert "results_2M_train.csv" in fails("webvid")
 
 

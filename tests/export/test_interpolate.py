@@ -72,8 +72,8 @@ def test_one_mixture_is_written_as_a_model_folder(model: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--alpha", "0.5"], "one mixture needs both: --alpha 0.5 --out FOLDER"),
-        (["--alpha", "0.5", "--out", "x", "--stills", "t.csv"], "--alpha writes one mixture"),
+        (["--alpha", "0.5"], "--alpha 0.5 --out"),
+        (["--alpha", "0.5", "--out", "x", "--stills", "t.csv"], "--stills"),
         (["--alphas", "0,half"], "--alphas 0,half: expected numbers"),
         (["--alphas", "0,nan"], "alpha nan: it runs from 0"),
         (["--alphas", "0,0.5", "--floor", "-1"], "--alphas 0,0.5: --floor"),

@@ -6,10 +6,11 @@ import pytest
 
 from m2raap.core.tables import Row, row_key
 from m2raap.export.corpus import curated_steps, curated_view
-from m2raap.pipeline.inspect import explain, tell
+from m2raap.pipeline.inspect import explain, status, tell
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.examples import NEAR, nearly_dropped
 from m2raap.stages.rules import Judged, StageRules
+from tests.stages.embedded import write_run
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,13 @@ def test_nobody_kept_was_nearer(curated: Path):
 def test_margin_counts_in_units_of_the_threshold(side, score: float, threshold: float, margin: float, failed: bool):
     judged = Judged("r", 1, "x", score, threshold, side)
     assert judged.margin == pytest.approx(margin) and judged.failed == failed
+
+
+def test_status_has_a_row_for_the_report_where_there_is_one(tmp_path: Path):
+    run = RunFolder.open(write_run(tmp_path, {"a": {}, "b": {}}))
+    assert "report" not in [row["stage"] for row in status(run)]
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").touch()
+    row = status(run)[-1]
+    assert (row["stage"], row["state"], row["folder"]) == ("report", "done", str(tmp_path / "report"))
+    assert row["arms"] == ["a", "b"]

@@ -48,7 +48,7 @@ def test_check_finds_a_changed_byte(undisturbed: Path, tmp_path: Path):
     part = next((copy / "dropped").glob("part-*"))
     part.write_bytes(part.read_bytes() + b"x")
     done = m2raap("status", "--verify", copy, check=1)
-    assert "is not what the manifest was signed over" in done.stdout
+    assert "differs from its digest in the manifest" in done.stdout
 
 
 def test_planted_faults_are_found_and_good_rows_kept(small_world: Path, undisturbed: Path, reported: str):
@@ -141,7 +141,7 @@ def test_ctrl_c_prints_the_command_that_resumes(small_world: Path, tmp_path: Pat
     os.killpg(process.pid, signal.SIGINT)
     _, talk = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted; what is finished is kept" in talk and "--data" in talk.splitlines()[-1]
+    assert "interrupted" in talk and "--data" in talk.splitlines()[-1]
     assert "Traceback" not in talk
 
 

@@ -119,7 +119,7 @@ def test_answers_are_not_written_through_a_link(home: Path, undisturbed: Path, s
     before = digests(run)
     shutil.rmtree(run / "cache", ignore_errors=True)
     asked = ("run", "--out", run, "--stage", "rewrite", "--requests", tmp_path / "asked.jsonl")
-    assert "asks an endpoint" in m2raap(*asked, check=1).stderr
+    assert "name: endpoint" in m2raap(*asked, check=1).stderr
     assert digests(run) == before and not (run / "cache").exists() and (home / "marker").read_text() == SECRET
 
 

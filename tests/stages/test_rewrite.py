@@ -259,7 +259,7 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
         file.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
         capsys.readouterr()
         here("run", "--out", tmp_path / "run", "--answers", file)
-        assert "5 answers taken in, 1 that failed, 1 that this run never asked for" in capsys.readouterr().out
+        assert "5 answers read, 1 failed requests, 1 answers" in capsys.readouterr().out
         here("run", "--out", tmp_path / "run", "--stage", "rewrite", "--requests", requests)
         again = [json.loads(line) for line in requests.read_text(encoding="utf-8").splitlines()]
         assert sorted(len(line["body"]["messages"]) for line in again) == [2, 4], "what failed, and a repair"

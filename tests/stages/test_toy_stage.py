@@ -100,9 +100,9 @@ def test_each_key_redoes_no_more_than_it_has_to(small_world: Path, tmp_path: Pat
 
 def test_the_recipe_knows_its_place() -> None:
     tree = {"name": "toy", "stages": ["toy"]}
-    with pytest.raises(UsageError, match=r"filter has to stand among the stages"):
+    with pytest.raises(UsageError, match="toy reads .* filter"):
         build(ToyRecipe, tree, "test")
-    with pytest.raises(UsageError, match=r"stages run in this order: filter, toy"):
+    with pytest.raises(UsageError, match="in the order .*: filter, toy"):
         build(ToyRecipe, tree | {"stages": ["toy", "filter"]}, "test")
     with pytest.raises(UsageError, match=r"unknown stage 'toi'.*did you mean 'toy'"):
         build(ToyRecipe, tree | {"stages": ["filter", "toi"]}, "test")
@@ -115,7 +115,7 @@ def test_it_has_a_command_with_its_help(small_world: Path, tmp_path: Path) -> No
     assert "Drop texts with too many vowels." in CliRunner().invoke(app, ["--help"]).output
     words = ["toy", str(small_world / "train"), "--out", str(tmp_path / "toy"), "--set", "toy.most=9", "--json"]
     alone = CliRunner().invoke(app, words)
-    assert isinstance(alone.exception, M2raapError) and "toy reads what filter makes" in str(alone.exception)
+    assert isinstance(alone.exception, M2raapError) and "m2raap filter" in str(alone.exception)
     CliRunner().invoke(app, ["filter", str(small_world / "train"), "--out", str(tmp_path / "filter")])
     words[1] = str(tmp_path / "filter")
     result = CliRunner().invoke(app, words)

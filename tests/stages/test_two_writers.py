@@ -302,7 +302,7 @@ def test_check_finds_parts_of_other_settings_under_one_manifest(tmp_path: Path):
     for name in ("done/apply-00001.json", "dropped/part-00002.parquet", "verdicts/part-00002.parquet"):
         assert f"{tmp_path / 'u' / name}: was made with other settings than the manifest names" in faults, faults
     shutil.copy(tmp_path / "t" / "plan.json", tmp_path / "s")
-    assert any("plan.json has other settings" in fault for fault in next(iter(check(tmp_path / "s")))["faults"])
+    assert any("plan.json: the key 'settings'" in fault for fault in next(iter(check(tmp_path / "s")))["faults"])
     (tmp_path / "s" / "manifest.json").write_text((tmp_path / "t" / "manifest.json").read_text().replace("16", "15"))
     assert any("was changed after it was signed" in fault for fault in next(iter(check(tmp_path / "s")))["faults"])
 
