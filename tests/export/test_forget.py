@@ -379,7 +379,7 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
     for corpora, runs, what in (
         ([tmp_path / "nowhere"], [], "nowhere: "),
         ([home / "c"], [tmp_path / "nowhere"], "nowhere: "),
-        ([home / "a"], [], "corpus folder is needed"),
+        ([home / "a"], [], "length.*corpus folder"),
     ):
         with pytest.raises(M2raapError, match=what):
             forget(corpora, ["x"], runs)

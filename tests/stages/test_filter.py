@@ -246,6 +246,6 @@ def test_limits_without_scores_and_files_that_are_none(view: View, tmp_path: Pat
     twice = scores_file(tmp_path / "a.parquet", clip_id=["c0000"], x=[0.1])
     with pytest.raises(M2raapError, match="a.parquet: the column 'x'"):
         apply_scores(view, {}, twice, twice)
-    for tree, message in (({}, "expected min, max"), ({"min": 1, "max": 0}, "is above max")):
+    for tree, message in (({}, "scores.x: .*min, max"), ({"min": 1, "max": 0}, "is above max")):
         with pytest.raises(UsageError, match=message):
             build(FilterConfig, {"scores": {"x": tree}}, "r.yaml")

@@ -240,7 +240,7 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
         run = ["run", recipe, "--data", corpus, "--out", tmp_path / "run", *words(server.url), "--until", "rewrite"]
         here(*run, "--dry-run")
         said = capsys.readouterr().out
-        assert "r/rewrite asks m-7b at most 6 times: about" in said
+        assert "r/rewrite sends at most 6 requests to m-7b: about" in said
         refused = [*run, "--set", "rewrite.endpoint.budget.max_requests=0"]
         here(*refused)
         requests = tmp_path / "requests.jsonl"
