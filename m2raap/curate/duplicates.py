@@ -14,13 +14,17 @@ Shapes: N clips, P pairs, H = 3 hashes a clip. Rows are in the order of rank, th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations, pairwise
 
 import numpy as np
 from pydantic import Field
 
 from m2raap.core.config import Config
+from m2raap.core.stage import Signals
+from m2raap.core.tables import Row
+from m2raap.core.view import Part
+from m2raap.curate import thumbnails
 from m2raap.curate.thumbnails import matching_shares
 
 _BLOCK = 2048  # number of pairs whose thumbnails are compared at once
@@ -42,6 +46,45 @@ class DuplicateConfig(Config):
     )
     min_share: float = Field(default=0.75, gt=0, le=1, description="Share of the frames, in order, that must match.")
     max_duration_gap: float = Field(default=0.1, ge=0, description="Largest relative difference of the durations.")
+
+
+class ClipTable:
+    """The clips among which copies are searched: about 100 bytes each besides the id."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._rows: list[tuple[float, float, bytes]] = []
+
+    def add(self, clip_id: str, signals: Row) -> None:
+        """`signals`: of keyframes and m2raap.curate.picture_signals. A clip of which no frame shows anything is left out."""
+        if signals["thumbnail_hashes"] is None:
+            return
+        # Where too few frames could be measured, sharpness and length are unknown: such a clip ranks last, and can be a copy
+        # only of a clip whose length is unknown, too.
+        self._ids.append(clip_id)
+        self._rows.append((signals["pick_sharpness"] or 0.0, signals["duration_s"] or 0.0, signals["thumbnail_hashes"]))
+
+    def copies(self, parts: Iterable[tuple[Part, Signals]], cfg: DuplicateConfig) -> dict[str, str]:
+        """dropped clip_id -> kept clip_id, sorted by dropped id. Of copies the sharpest is kept."""
+        order = sorted(range(len(self._ids)), key=lambda at: (-self._rows[at][0], self._ids[at]))
+        if not order:
+            return {}
+        row_of = {self._ids[at]: row for row, at in enumerate(order)}
+        hashes_NH = np.frombuffer(b"".join(self._rows[at][2] for at in order), "<u8").reshape(-1, thumbnails.NUM_HASHES)
+
+        def thumbnails_of(rows: np.ndarray) -> np.ndarray:
+            asked_rows = set(rows.tolist())
+            thumbs: dict[int, np.ndarray] = {}
+            for part, signals_of in parts:
+                for clip in part.clips:
+                    if (row := row_of.get(clip["clip_id"], -1)) in asked_rows:
+                        small = np.frombuffer(signals_of[clip["clip_id"]]["thumbnails"], np.uint8)
+                        thumbs[row] = thumbnails.in_step(small.reshape(-1, thumbnails.SIDE, thumbnails.SIDE, 3))
+            return np.stack([thumbs[row] for row in rows.tolist()])
+
+        copies = near_duplicates(hashes_NH, [self._rows[at][1] for at in order], thumbnails_of, cfg)
+        names = [self._ids[at] for at in order]
+        return dict(sorted((names[dropped], names[kept]) for dropped, kept in copies.items()))
 
 
 def near_duplicates(

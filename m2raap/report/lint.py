@@ -18,9 +18,9 @@ from m2raap.core.tables import Text
 from m2raap.core.view import View
 from m2raap.curate import bilingual, duplicates, minhash, thumbnails
 from m2raap.curate.columns import TextBatch
+from m2raap.curate.picture_signals import picture_signals
 from m2raap.curate.text_copies import text_keys
 from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
-from m2raap.stages.align import picture_signals
 
 EXAMPLES = 20
 NEAR_JACCARD = 0.8

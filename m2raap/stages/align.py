@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,12 +21,13 @@ from m2raap.core.config import APPLY, Config
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Clip, Row, row_key
 from m2raap.core.view import LANGS, Part, View
-from m2raap.curate import balance, duplicates, thumbnails
+from m2raap.curate import balance, duplicates
 from m2raap.curate.balance import BalanceConfig
 from m2raap.curate.clean import clean
 from m2raap.curate.duplicates import DuplicateConfig
 from m2raap.curate.encode import encoder, pack, unpack
 from m2raap.curate.judging import HashSample, Judge, Sample
+from m2raap.curate.picture_signals import picture_signals
 from m2raap.curate.reasons import VIDEO_REASONS
 from m2raap.curate.refusal import Drop, Refusal
 from m2raap.curate.similarity import MismatchConfig, pair_scores
@@ -35,12 +36,7 @@ from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_valu
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.rules import in_order, judged
 from m2raap.stages.shared import Shared
-from m2raap.video import quality
 
-_BLUR_SIDE_PX = 128  # sharpness can be compared only between pictures of one size
-# Variance of the Laplacian at that size, as a share of the variance of the luma. Real key-frames: 0.01 at the 1st percentile,
-# 0.37 at the median; the same frames blurred with sigma 3: 0.002. A picture of low contrast does not count as blurred.
-_BLURRED = 0.006
 _MISMATCH_VERSION = 1  # raise it when the same text would get another score
 
 
@@ -127,7 +123,7 @@ class AlignStage(DataStage[AlignConfig]):
         cfg = self.cfg
         limits = _video_thresholds(parts, cfg.video)
         sample = Sample(cfg.mismatch.num_others)
-        table = _ClipTable()
+        table = duplicates.ClipTable()
         for part, signals_of in parts:
             for clip in part.clips:
                 signals = part.signals[clip["clip_id"]] | signals_of[clip["clip_id"]]
@@ -173,31 +169,6 @@ class AlignStage(DataStage[AlignConfig]):
             if score is None or threshold is None
             else [Judged("mismatch", _MISMATCH_VERSION, signal, score, threshold, "below")]
         )
-
-
-def picture_signals(jpegs: Sequence[bytes]) -> Row:
-    """Signals of a clip's key-frames: their thumbnails, the hashes of these, and the share of blurred frames."""
-    import cv2
-
-    small: list[np.ndarray] = []
-    blurred = 0
-    for jpeg in jpegs:
-        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None, "keyframes stores only JPEGs that can be decoded"
-        small.append(thumbnails.thumbnail(picture))
-        luma = quality.luma(picture)
-        scale = _BLUR_SIDE_PX / min(luma.shape)
-        if scale < 1:
-            luma = cv2.resize(luma, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        spread = float(luma.std())
-        blurred += spread >= quality.FLAT_STD and quality.blur_variance(luma) < _BLURRED * spread**2
-    thumbs = np.stack(small)
-    hashes = thumbnails.hashes(thumbs)
-    return {
-        "thumbnails": thumbs.tobytes(),
-        "thumbnail_hashes": np.array(hashes, "<i8").tobytes() if hashes else None,
-        "blurred_share": blurred / len(jpegs),
-    }
 
 
 def _video_thresholds(parts: Iterable[tuple[Part, Signals]], cfg: VideoRulesConfig) -> dict[str, float]:
@@ -321,41 +292,3 @@ class _Chosen:
             return cluster, None
         detail = f"cluster {cluster} keeps {self._decided['cap']} or one more"
         return cluster, {"clip_id": clip_id, "text_id": None, "reason": "balanced_out", "detail": detail}
-
-
-class _ClipTable:
-    """The clips among which copies are searched: about 100 bytes each besides the id."""
-
-    def __init__(self) -> None:
-        self._ids: list[str] = []
-        self._rows: list[tuple[float, float, bytes]] = []
-
-    def add(self, clip_id: str, signals: Row) -> None:
-        if signals["thumbnail_hashes"] is None:  # no frame shows anything
-            return
-        # Where too few frames could be measured, sharpness and length are unknown: such a clip ranks last, and can be a copy
-        # only of a clip whose length is unknown, too.
-        self._ids.append(clip_id)
-        self._rows.append((signals["pick_sharpness"] or 0.0, signals["duration_s"] or 0.0, signals["thumbnail_hashes"]))
-
-    def copies(self, parts: Iterable[tuple[Part, Signals]], cfg: DuplicateConfig) -> dict[str, str]:
-        """dropped clip_id -> kept clip_id, sorted by dropped id. Of copies the sharpest is kept."""
-        order = sorted(range(len(self._ids)), key=lambda at: (-self._rows[at][0], self._ids[at]))
-        if not order:
-            return {}
-        row_of = {self._ids[at]: row for row, at in enumerate(order)}
-        hashes_NH = np.frombuffer(b"".join(self._rows[at][2] for at in order), "<u8").reshape(-1, thumbnails.NUM_HASHES)
-
-        def thumbnails_of(rows: np.ndarray) -> np.ndarray:
-            asked_rows = set(rows.tolist())
-            thumbs: dict[int, np.ndarray] = {}
-            for part, signals_of in parts:
-                for clip in part.clips:
-                    if (row := row_of.get(clip["clip_id"], -1)) in asked_rows:
-                        small = np.frombuffer(signals_of[clip["clip_id"]]["thumbnails"], np.uint8)
-                        thumbs[row] = thumbnails.in_step(small.reshape(-1, thumbnails.SIDE, thumbnails.SIDE, 3))
-            return np.stack([thumbs[row] for row in rows.tolist()])
-
-        copies = duplicates.near_duplicates(hashes_NH, [self._rows[at][1] for at in order], thumbnails_of, cfg)
-        names = [self._ids[at] for at in order]
-        return dict(sorted((names[dropped], names[kept]) for dropped, kept in copies.items()))

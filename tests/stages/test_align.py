@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
 from m2raap.core.config import build
 from m2raap.core.tables import row_key
@@ -13,7 +12,7 @@ from m2raap.core.view import Part
 from m2raap.curate import thumbnails
 from m2raap.curate.encode import pack
 from m2raap.curate.text_copies import text_key
-from m2raap.stages.align import AlignConfig, AlignStage, picture_signals
+from m2raap.stages.align import AlignConfig, AlignStage
 
 DIM, K = 16, 8
 SEEN = {
@@ -173,20 +172,3 @@ def test_balance_leaves_val_clips_alone() -> None:
     world.clips = [clip | {"split": "val" if clip["clip_id"] in val else "train"} for clip in world.clips]
     reasons, _, _ = world.judged(**OFF, duplicates=None, balance={"target": 25, "clusters": 4})
     assert len(reasons) == 15 and not val & set(reasons)
-
-
-def test_picture_signals_measure_blur_and_thumbnails() -> None:
-    cv2 = pytest.importorskip("cv2")
-    rng = np.random.default_rng(0)
-    sharp = cv2.resize(rng.integers(0, 255, (6, 6, 3)).astype(np.uint8), (240, 240), interpolation=cv2.INTER_NEAREST)
-    blurred = cv2.GaussianBlur(sharp, (0, 0), 12)
-    dim = (sharp * 0.1 + 100).astype(np.uint8)  # low contrast is not blur
-    flat = np.full_like(sharp, 90)
-
-    def share(*pictures: np.ndarray) -> float:
-        return picture_signals([cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures])["blurred_share"]
-
-    assert share(sharp, sharp) == share(dim, dim) == share(flat, flat) == 0
-    assert share(blurred, blurred, sharp, sharp) == 0.5
-    signals = picture_signals([cv2.imencode(".png", flat)[1].tobytes()] * 8)
-    assert signals["thumbnail_hashes"] is None and len(signals["thumbnails"]) == 8 * 192
