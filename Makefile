@@ -18,8 +18,9 @@ demo: $(VENV)/.installed
 	$(BIN)/m2raap data import world --out $(DEMO)/world
 	$(BIN)/m2raap run demo --data $(DEMO)/world/train --bench motion=$(DEMO)/world/test --truth $(DEMO)/world/truth.parquet --out $(DEMO)/run $(SETTINGS)
 
+# Compiled modules are kept, whatever the environment says: the tests start hundreds of processes.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

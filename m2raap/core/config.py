@@ -153,7 +153,7 @@ def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
 def suggestion(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest of `names`, or a list of them where none is near."""
     names = list(names)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=1) or [known for known in names if name and known.startswith(name)]
     more = ", ..." if len(names) > MAX_NAMES else ""
     return f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(names[:MAX_NAMES])}{more}"
 

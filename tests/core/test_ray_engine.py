@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from m2raap.core.view import View
 from m2raap.pipeline.recipe import load_recipe
 from tests.conftest import digests
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'm2raap[ray]'")
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra: pip install 'm2raap[ray]'")
 SMALL = Path(__file__).parent.parent / "small.yaml"
 
 

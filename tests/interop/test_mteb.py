@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from m2raap.video.clip import KeyframeConfig
 from tests.interop.conftest import FRAMES
 from tests.stages.pictures import draw
 
-mteb = pytest.importorskip("mteb")
+# mteb takes seconds to import, and pytest imports every test file in every process: the tests import it themselves.
+pytestmark = pytest.mark.skipif(find_spec("mteb") is None, reason="mteb is an extra: pip install 'm2raap[mteb]'")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,8 @@ def model():
 
 
 def metadata(name: str, category: str, modalities: list[str]) -> Any:
+    import mteb
+
     return mteb.TaskMetadata(
         name=name, description="drawn clips", dataset={"path": "none", "revision": "1"}, type="Any2AnyRetrieval",
         category=category, modalities=modalities, eval_langs=["eng-Latn"], main_score="ndcg_at_10",
@@ -72,6 +76,8 @@ def task_of(view: View, lang: str, category: str, damaged: str | None = None) ->
 
 
 def scores(encoder: Encoder, task: Any) -> dict[str, float]:
+    import mteb
+
     return mteb.evaluate(encoder, task, cache=None, show_progress_bar=False).task_results[0].scores["test"][0]
 
 
@@ -95,6 +101,8 @@ def test_inside_mteb_it_finds_what_m2raap_finds(
 
 def test_a_video_that_cannot_be_decoded_is_ranked_last(model: Any, bench: View) -> None:
     lost = min(row["clip_id"] for row in bench.corpus.all_rows("clips"))
+    import mteb
+
     encoder = Encoder(model, keyframes=KeyframeConfig(k=2, strategy="uniform"))
     task = task_of(bench, "en", "t2v", damaged=lost)
     scores(encoder, task)

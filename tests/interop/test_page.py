@@ -51,9 +51,9 @@ def metrics(tree: dict[str, Any]) -> list[Any]:
 
 
 def test_python_of_the_page_runs(folder: Path, results: dict[str, Any], bench: View, capsys, monkeypatch) -> None:
-    assert metrics(run(0)["found"]) == metrics(results), "open_clip's own model, its transform, its tokenizer"
+    assert metrics(run(0)["results"]) == metrics(results), "open_clip's own model, its transform, its tokenizer"
     assert "zh v2t R@1" in capsys.readouterr().out
-    found = run(1)["found"]
+    found = run(1)["results"]
     assert metrics(found) == metrics(results) and found["rescored"].keys() == {"dual_softmax", "qb_norm"}
     assert (found["protocol"]["name"], found["protocol"]["declared"]) == ("kitchen", True)
     assert {row["direction"] for row in run(2)["rows"]} == {"t2v", "v2t"}
@@ -66,4 +66,4 @@ def test_python_of_the_page_runs(folder: Path, results: dict[str, Any], bench: V
     (expected,) = [r for r in results["rows"] if (r["lang"], r["direction"], r["slice"]) == ("en", "t2v", "all")]
     assert run(3)["scores"]["recall_at_1"] == pytest.approx(expected["metrics"]["R@1"] / 100, abs=1e-5)
     monkeypatch.setattr(mteb, "get_model", lambda name: Images(Encoder("R/adapt")))
-    assert metrics(run(4)["found"]) == metrics(results)
+    assert metrics(run(4)["results"]) == metrics(results)
