@@ -54,7 +54,8 @@ def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoC
         raise M2raapError(
             f"the model was not adapted from this backbone: they differ in {differing[0]}; give the backbone in its model.json"
         )
-    model = copy.deepcopy(adapted)
+    tokenizer = getattr(adapted.backbone.text, "tokenizer", None)
+    model = copy.deepcopy(adapted, {id(tokenizer): tokenizer})  # a tokenizer is large and never changes: both share it
     pattern = re.compile(ZERO_STARTS[cfg.name])
     with torch.no_grad():
         for name, value in model.backbone.clip.state_dict().items():

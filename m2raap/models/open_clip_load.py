@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from m2raap.core.config import suggestion
+from m2raap.core.config import canonical, suggestion
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.builtin import BUILTIN
@@ -84,11 +85,7 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
                 force_quick_gelu=quick_gelu,
                 weights_only=True,
             )
-            # open_clip's own tokenizer does not take this argument
-            trust: dict[str, Any] = (
-                {"trust_remote_code": False} if model_cfg["text_cfg"].get("hf_tokenizer_name") else {}
-            )
-            tokenizer = open_clip.get_tokenizer(name, **trust)
+            tokenizer = _tokenizer(name, model_cfg["text_cfg"])
     except M2raapError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
@@ -112,6 +109,25 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
         description,
         lambda folder: _write(description, folder),
     )
+
+
+def _tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
+    import open_clip
+
+    if text_cfg.get("hf_tokenizer_name"):
+        return open_clip.get_tokenizer(name, trust_remote_code=False)
+    if "siglip" in name.lower():
+        return open_clip.get_tokenizer(name)
+    length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    return _clip_tokenizer(length, canonical(text_cfg.get("tokenizer_kwargs", {})))
+
+
+@lru_cache(maxsize=8)
+def _clip_tokenizer(context_length: int, kwargs_json: str) -> Any:
+    """CLIP's own tokenizer. Models share it, because reading its 48,894 merges takes 0.1 s."""
+    import open_clip
+
+    return open_clip.SimpleTokenizer(context_length=context_length, **json.loads(kwargs_json))
 
 
 def _preprocess(display_name: str, preprocess_cfg: dict[str, Any]) -> Preprocess:

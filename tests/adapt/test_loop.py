@@ -73,7 +73,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dic
     cfg = but(cfg, **changes)
     source, val = ordered(13, 0), ordered(5, 1)
     whole = adapt(cfg, source, val, tmp_path / "whole")
-    for stop in (0, 3, 6):  # before any checkpoint, again, and between two
+    for stop in (0, 3, 6) if "cache" in changes else (4,):  # before any checkpoint, at one, and between two
         assert not adapt(cfg, source, val, tmp_path / "killed", stop_after=stop).finished
     again = adapt(cfg, source, val, tmp_path / "killed")
     assert (tmp_path / "killed" / "train.jsonl").read_bytes() == (tmp_path / "whole" / "train.jsonl").read_bytes()
@@ -144,8 +144,8 @@ def test_stan_learns_order_that_mean_pooling_cannot(cfg: AdaptConfig, tmp_path: 
     """New clips of the 12 orders of two colours: mean pooling sees pairs, so it finds every second one at best."""
     scores = {}
     for temporal in (MeanConfig(), StanConfig(layers=2, start="matrix", time_std=1.0, drop_path=0.0)):
-        tuned = but(cfg, temporal=temporal, steps=100, batch_size=16, lr=1e-3, lr_floor=1.0)
-        tuned = but(tuned, train_vision_layers=1, val_every_steps=50)
+        tuned = but(cfg, temporal=temporal, steps=80, batch_size=16, lr=1e-3, lr_floor=1.0)
+        tuned = but(tuned, train_vision_layers=1, val_every_steps=40)
         scores[temporal.name] = adapt(tuned, ordered(96, 0), every_order(3), tmp_path / temporal.name).best_score
     assert scores["stan"] > 0.7 and scores["mean"] < 0.65, scores
 

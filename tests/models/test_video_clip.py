@@ -163,8 +163,8 @@ def test_weights_that_are_no_numbers_are_refused(backbone: Backbone, tmp_path: P
         VideoCLIP.load(tmp_path)
 
 
-def test_a_real_size_builds_learns_and_travels(tmp_path: Path) -> None:
-    """ViT-B/32 with STAN K = 4, made-up weights, no network: one step of training, then saved and loaded."""
+def test_a_real_size_starts_at_mean_pooling_and_learns() -> None:
+    """ViT-B/32 with STAN K = 4, random weights, no network: one step of training."""
     backbone = load_backbone(BackboneConfig(model="ViT-B-32", random_init=True))
     model = VideoCLIP(backbone, StanConfig(layers=4))
     added = sum(p.numel() for name, p in model.temporal.named_parameters() if not name.startswith("out."))
@@ -178,10 +178,5 @@ def test_a_real_size_builds_learns_and_travels(tmp_path: Path) -> None:
         torch.testing.assert_close(before, pool_unit(units, torch.ones(2, 2)), atol=1e-6, rtol=0)
     info_nce(cosine_logits(model.encode_video(frames), text, 20.0), torch.eye(2, dtype=torch.bool)).backward()
     optimiser.step()
-    model.save(tmp_path)
-    loaded = VideoCLIP.load(tmp_path)
     with torch.no_grad():
-        after = model.encode_video(frames)
-        assert (after - before).abs().max() > 1e-6
-        torch.testing.assert_close(loaded.encode_video(frames), after, atol=1e-6, rtol=0)
-        torch.testing.assert_close(loaded.encode_text(tokens), text, atol=1e-6, rtol=0)
+        assert (model.encode_video(frames) - before).abs().max() > 1e-6
