@@ -253,7 +253,10 @@ def read_part(folder: Path, table: str, part: int, columns: list[str] | None = N
     if not path.exists():
         return []
     try:
-        return pq.read_table(path, columns=columns, use_threads=False).to_pylist()
+        with pq.ParquetFile(path) as file:
+            if absent := sorted(set(columns or ()) - set(file.schema_arrow.names)):
+                raise pa.ArrowInvalid(f"the column {absent[0]} is absent")
+            return file.read(columns=columns, use_threads=False).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
         raise damaged(path, error) from None
 

@@ -146,6 +146,6 @@ def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path, monkeypatch, c
     from m2raap.cli import main
 
     (tmp_path / "file").touch()
-    monkeypatch.setattr(main, "app", lambda **_: (tmp_path / "file" / "x").mkdir())
+    monkeypatch.setattr(main, "parser", lambda: lambda **_: (tmp_path / "file" / "x").mkdir())
     assert main.run_command_line() == 1
     assert capsys.readouterr().err.startswith(f"m2raap: {tmp_path}/file/x: Not a directory; ")
