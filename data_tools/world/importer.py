@@ -7,7 +7,7 @@ from typing import Any
 
 from data_tools.world.make import WorldConfig, make_world
 from m2raap.core import talk
-from m2raap.core.config import build, parse_assignment, set_keys
+from m2raap.core.config import build, parse_assignments, set_keys
 from m2raap.core.corpus import Corpus, open_corpus, write_corpus
 from m2raap.core.engine import available_cores
 from m2raap.core.lock import locked
@@ -17,9 +17,8 @@ BENCHMARK = "world-motion"
 
 def import_world(out: Path, *, seed: int, assignments: list[str], workers: int | None) -> list[Corpus]:
     """Draws, encodes and lists the clips. Raises M2raapError for unknown settings or a folder that holds something else."""
-    assigned = {item.partition("=")[0].strip(): f"--set {item}" for item in assignments}
-    tree = set_keys({"seed": seed}, [parse_assignment(item) for item in assignments])
-    cfg = build(WorldConfig, tree, "data import world", assigned)
+    settings, assigned = parse_assignments(assignments)
+    cfg = build(WorldConfig, set_keys({"seed": seed}, settings), "data import world", assigned)
     source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
     train, test, root = out / "train", out / "test", out / "videos"
     with locked(out, written=("videos", "truth.parquet", "scenes.parquet")):

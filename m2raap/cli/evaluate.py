@@ -10,7 +10,7 @@ import typer
 
 from m2raap.cli import options
 from m2raap.cli.emit import emit
-from m2raap.cli.stages import RecipeOption, load
+from m2raap.cli.stages import RecipeOption
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError, UsageError
 
@@ -95,13 +95,14 @@ def evaluate(
         raise UsageError("evaluate: --model, --without and --limit are settings of a new bank; give --bank CORPUS too")
     from m2raap.core.files import read_json
     from m2raap.core.view import open_view
+    from m2raap.pipeline.recipe import load_recipe
     from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
     from m2raap.stages.evaluate import EvaluateStage, side_lines
     from m2raap.stages.shared import Shared
 
     if not (source / "ids.json").is_file():
         raise M2raapError(f"{source}: the folder holds no embeddings (ids.json); give the --out of 'm2raap embed'")
-    loaded = load(recipe, assignments)
+    loaded = load_recipe(recipe, assignments)
     cfg = loaded.evaluate
     if protocols:
         cfg = cfg.model_copy(update={"benchmarks": cfg.benchmarks | read_benchmarks(protocols)})

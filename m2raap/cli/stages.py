@@ -34,12 +34,6 @@ def register(app: typer.Typer) -> None:
             app.command(name, help=help_of(name))(command)
 
 
-def load(recipe: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
-    from m2raap.pipeline.recipe import load_recipe
-
-    return load_recipe(recipe, assignments, seed)
-
-
 def _open(corpus: Path, recipe: Recipe, limit: int | None) -> View:
     from m2raap.core.view import open_view
 
@@ -66,8 +60,9 @@ def data_stage_command(name: str) -> Callable[..., None]:
         from m2raap.core.errors import M2raapError, UsageError
         from m2raap.core.runner import run_stage
         from m2raap.core.stage import DataStage, StepInputs
+        from m2raap.pipeline.recipe import load_recipe
 
-        loaded = load(recipe, assignments)
+        loaded = load_recipe(recipe, assignments)
         view = _open(corpus, loaded, limit)
         stage = loaded.stage(name)
         assert isinstance(stage, DataStage)
@@ -116,9 +111,10 @@ def adapt(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
+    from m2raap.pipeline.recipe import load_recipe
     from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
-    loaded = load(recipe, assignments, seed)
+    loaded = load_recipe(recipe, assignments, seed)
     stage = AdaptStage(loaded.adapt, loaded.shared)
     if is_worker_rank():
         train_as_worker(lambda _: (_open(corpus, loaded, limit), stage))
@@ -141,10 +137,11 @@ def embed(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
+    from m2raap.pipeline.recipe import load_recipe
     from m2raap.search.embed_folder import embed_folder, is_video_folder
     from m2raap.stages.embed import EmbedStage, model_folder
 
-    loaded = load(recipe, assignments)
+    loaded = load_recipe(recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone
     if is_video_folder(corpus):
         with options.open_engine("local", workers, None) as engine:

@@ -105,6 +105,16 @@ def parse_assignment(item: str, option: str = "--set") -> tuple[list[str], Any]:
         raise UsageError(f"{option} {item}: the value is not YAML".lstrip()) from None
 
 
+def parse_assignments(
+    items: Iterable[str], option: str = "--set"
+) -> tuple[list[tuple[list[str], Any]], dict[str, str]]:
+    """The assignments for `set_keys`, and for `build` the text by which messages name each of them. Raises UsageError."""
+    items = list(items)
+    settings = [parse_assignment(item, option) for item in items]
+    assigned = {".".join(keys): f"{option} {item}".lstrip() for (keys, _), item in zip(settings, items, strict=True)}
+    return settings, assigned
+
+
 def set_keys(tree: dict[str, Any], assignments: list[tuple[list[str], Any]], option: str = "--set") -> dict[str, Any]:
     """A copy of `tree` with the assignments laid over it, in order. `option`: how messages name the flag."""
     result = json.loads(json.dumps(tree))

@@ -176,9 +176,8 @@ def _complete_move(folder: Path) -> None:
         (moving / "manifest.json").unlink(missing_ok=True)
         os.replace(moving, folder / "previous")
     else:  # an unfinished redo was to be moved: the older, finished content of previous/ is more useful
-        for path in sorted(
-            moving.iterdir(), key=lambda path: path.name == "plan.json"
-        ):  # last: it marks the folder as a stage's
+        # The plan is removed last, because it marks the folder as a stage's.
+        for path in sorted(moving.iterdir(), key=lambda path: path.name == "plan.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         moving.rmdir()
 

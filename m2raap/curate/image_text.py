@@ -87,10 +87,8 @@ class ImageText:
         texts = {"text": [prompt] * len(filled)} if prompt else {}
         inputs = processor(images=filled, return_tensors="pt", **texts).to(device())
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        with (
-            torch.inference_mode(),
-            no_foreign_code(f"model '{self.cfg.model}'"),
-        ):  # a model's configuration may name its own code for generate
+        # A model's configuration may name its own code for `generate`.
+        with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):
             out_KL = model.generate(**inputs, max_new_tokens=self.cfg.max_tokens, do_sample=False, num_beams=1)
         ends = _end_ids(model)
         completions = []

@@ -40,9 +40,8 @@ class _Planner:
         self._arms = arms_of(recipe)
         self._has_arm_folders = len(self._arms) > 1 or bool(recipe.arms)
         self._out = out
-        self._owned: dict[
-            str, tuple[str, Path]
-        ] = {}  # digest of inputs and settings -> arm that owns the folder, folder
+        # Digest of inputs and settings -> arm that owns the folder, folder.
+        self._owned: dict[str, tuple[str, Path]] = {}
 
     def steps(self, corpus_digest: str, bench_digests: dict[str, str]) -> Iterator[Step]:
         for arm, recipe in self._arms.items():

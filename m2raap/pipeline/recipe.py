@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from m2raap import stages
 from m2raap.adapt.config import AdaptConfig
-from m2raap.core.config import Config, build, merge, parse_assignment, read_yaml, set_keys, suggestion
+from m2raap.core.config import Config, build, merge, parse_assignments, read_yaml, set_keys, suggestion
 from m2raap.core.errors import UsageError
 from m2raap.core.stage import Stage
 from m2raap.models.config import BackboneConfig
@@ -172,8 +172,7 @@ def load_recipe(
     """
     path = find_recipe(name) if name is not None else None
     source, tree = (str(path), read_yaml(path)) if path else ("", {"name": "default"})
-    settings = [parse_assignment(item, option) for item in assignments or []]
-    assigned = {item.partition("=")[0].strip(): f"{option} {item}".lstrip() for item in assignments or []}
+    settings, assigned = parse_assignments(assignments or (), option)
     if seed is not None:
         settings.append((["seed"], seed))
     recipe = build(Recipe, set_keys(tree, settings, option), source, assigned)

@@ -22,7 +22,12 @@ _OF_THE_MODEL = ("model", "preprocess")
 
 def read_protocol(evaluated: Path) -> dict[str, Any] | None:
     """The protocol in an evaluate folder's results.json; None where an older m2raap wrote only its name, or another key."""
-    protocol = read_json(evaluated / "results.json").get("protocol")
+    return protocol_in(read_json(evaluated / "results.json"))
+
+
+def protocol_in(results: dict[str, Any]) -> dict[str, Any] | None:
+    """As :func:`read_protocol`, of the content of results.json."""
+    protocol = results.get("protocol")
     return protocol if isinstance(protocol, dict) else None
 
 
@@ -77,7 +82,7 @@ def protocol_rows(evaluations: Evaluations, steps: Sequence[Step], benches: Mapp
     for (arm, bench), seeds in evaluations.items():
         for step in seeds:
             tree = read_json(step.folder / "results.json")
-            protocol = read_protocol(step.folder)
+            protocol = protocol_in(tree)
             embedded = step_at.get(step.parents[0])
             settings = read_json(embedded.folder / "manifest.json").get("settings", {}) if embedded else {}
             shared = {k: v for k, v in protocol.items() if k not in _OF_THE_MODEL} if protocol else None

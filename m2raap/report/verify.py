@@ -16,7 +16,7 @@ from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
-from m2raap.report.protocols import read_protocol
+from m2raap.report.protocols import protocol_in
 from m2raap.stages.evaluate import EvaluateStage
 
 
@@ -55,10 +55,10 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
     for step in run.steps:
         if not step.is_of(EvaluateStage) or not (step.folder / "results.json").is_file():
             continue
-        if read_protocol(step.folder) is None:
+        tree = read_json(step.folder / "results.json")
+        if protocol_in(tree) is None:
             refused.append(f"{step.arm} on {step.bench}: an older m2raap wrote results.json; evaluate again")
             continue
-        tree = read_json(step.folder / "results.json")
         why_not = [_why_not(anchor, arms[step.arm], tree, weights) for anchor in anchors()]
         fitting = [anchor for anchor, why in zip(anchors(), why_not, strict=True) if why is None]
         rows += [row for anchor in fitting for row in _compared(anchor, step, tree)]

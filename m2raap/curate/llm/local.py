@@ -93,10 +93,8 @@ class LocalBackend:
         longest = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         if ids_1L.shape[1] + self.cfg.max_tokens > longest:
             return Completion("", "length", None, ids_1L.shape[1], 0)
-        with (
-            torch.inference_mode(),
-            no_foreign_code(f"model '{self.cfg.model}'"),
-        ):  # a model's configuration may name its own code for generate
+        # A model's configuration may name its own code for `generate`.
+        with torch.inference_mode(), no_foreign_code(f"model '{self.cfg.model}'"):
             out_1L = model.generate(
                 input_ids=ids_1L,
                 attention_mask=torch.ones_like(ids_1L),
