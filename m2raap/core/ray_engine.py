@@ -93,7 +93,6 @@ class RayEngine:
 def _run_task(folder: str, on_gpu: bool, work: Callable[[T], R], task: T) -> R:
     """Runs a task in a Ray worker. `folder`: where the command was given, to which the paths of the task are relative."""
     os.chdir(folder)
-    os.environ[DEVICE] = (
-        "cuda:0" if on_gpu else "cpu"
-    )  # Ray shows a task no other GPU than the one that it reserved for it
+    # Ray shows a task no other GPU than the one that it reserved for it.
+    os.environ[DEVICE] = "cuda:0" if on_gpu else "cpu"
     return work(task)

@@ -115,9 +115,8 @@ def _to_hub(job: _Job) -> dict[str, Any]:
     card = model_card(job.clip, about, job.licence, job.measured)
     job.clip.save(job.draft, about["made_from"])  # only the files of the model, without other files of its folder
     (job.draft / "README.md").write_text(card, encoding="utf-8")
-    (job.draft / ".gitattributes").write_text(
-        "*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8"
-    )  # as the hub's client writes it
+    # As the hub's client writes it.
+    (job.draft / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n", encoding="utf-8")
     return {"upload": "huggingface-cli upload ORG/NAME FOLDER"}
 
 

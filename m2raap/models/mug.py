@@ -34,9 +34,8 @@ def mug_scores(
     assert bool(token_mask_AL.any(1).all()) and bool(frame_mask_BT.any(1).all()), (
         "a text without tokens, or a clip without frames"
     )
-    bytes_per_text = (
-        4 * 4 * frames_BTE.shape[0] * frames_BTE.shape[1] * tokens_ALE.shape[1]
-    )  # about four such tensors at once
+    # About four such tensors exist at once.
+    bytes_per_text = 4 * 4 * frames_BTE.shape[0] * frames_BTE.shape[1] * tokens_ALE.shape[1]
     rows = max(1, block_bytes // bytes_per_text)
     score_blocks = []
     for start in range(0, len(tokens_ALE), rows):

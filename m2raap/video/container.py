@@ -36,9 +36,7 @@ class OpenVideo:
     num_bytes: int
     was_read: bool = False  # packets have been read, so that a second pass has to seek back
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
-    num_logged_before: int = (
-        0  # number of messages that FFmpeg had logged in this process when the container was opened
-    )
+    num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
 
     def note_refused_size(self, error: Exception) -> None:
         """Sets `refused_size` where FFmpeg refused the size of a frame.
