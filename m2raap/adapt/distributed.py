@@ -108,6 +108,14 @@ class DistContext:
                 f"process {self.rank} sees other {what} than the main process: give all processes the same folders"
             )
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true in any of the processes."""
+        if self.world_size == 1:
+            return flag
+        count = torch.tensor([float(flag)])
+        self._sum(count)
+        return bool(count.item())
+
     def barrier(self) -> None:
         """Waits until all processes have called it."""
         if self.world_size > 1:

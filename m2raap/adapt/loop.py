@@ -30,6 +30,7 @@ from m2raap.adapt.step import draw_step, gradients
 from m2raap.adapt.validate import validate
 from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
+from m2raap.core.interrupt import StopRequest, note_kept
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,33 @@ def adapt(
                 seconds = time.perf_counter() - state.started_s
                 state.logs.write_timing({"prepared": state.progress.step, "seconds": seconds})
             loss = math.nan
-            while state.progress.step < state.steps:
-                step = state.progress.step + 1
-                if stop_after is not None and step > stop_after:
-                    return _result(state, loss, finished=False)
-                loss = _train_step(state, step, report)
-            kept = _best_or_last(state)
-            result = _result(state, loss, finished=True)
-            if state.dist_context.is_main:
-                _write_model(state, result, kept)
+            with StopRequest() as stop:
+                while state.progress.step < state.steps:
+                    step = state.progress.step + 1
+                    if stop_after is not None and step > stop_after:
+                        return _result(state, loss, finished=False)
+                    loss = _train_step(state, step, report)
+                    if step < state.steps and state.dist_context.any(stop.requested):
+                        _stop(state)
+                kept = _best_or_last(state)
+                result = _result(state, loss, finished=True)
+                if state.dist_context.is_main:
+                    _write_model(state, result, kept)
+            if stop.requested:
+                raise KeyboardInterrupt
             return result
         finally:
             state.close()
+
+
+def _stop(state: TrainState) -> None:
+    """Ends the training after a signal to any of its processes; a checkpoint keeps the step that all have just done."""
+    step = state.progress.step
+    if step % state.cfg.checkpoint_every_steps:
+        _checkpoint(state)
+    if state.dist_context.is_main:
+        note_kept(f"the training in {state.out} is kept as it is after step {step} of {state.steps}")
+    raise KeyboardInterrupt
 
 
 def _train_step(state: TrainState, step: int, report: Report) -> float:

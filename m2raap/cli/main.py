@@ -7,9 +7,9 @@ import errno
 import io
 import os
 import shlex
-import signal
 import sys
 import tempfile
+import threading
 import traceback
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from m2raap.cli import data, evaluate, inspect, model, recipe, report, run, search, stages
-from m2raap.core import talk
+from m2raap.core import interrupt, talk
 from m2raap.core.errors import M2raapError
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ _MACHINE_ERRNOS = {
 def main() -> None:
     """Runs the command and ends the process. Every failure ends in one clear sentence and its exit code."""
     sys.stdout = talk.on_terminal(sys.stdout)
+    interrupt.end_as_ctrl_c()
     try:
         code = run_command_line()
     except KeyboardInterrupt:  # while the end of the command was being reported
@@ -126,9 +127,11 @@ def _click_error(error: Exception) -> int:
 
 
 def _interrupted() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the clean-up
+    if threading.current_thread() is threading.main_thread():
+        interrupt.ignore_all()  # a second Ctrl-C must not interrupt the clean-up
     command = shlex.join(["m2raap", *sys.argv[1:]])
-    _report(f"\nm2raap: interrupted; finished work is kept. The same command resumes it:\n  {command}")
+    kept = interrupt.take_notes() or "finished work is kept"
+    _report(f"\nm2raap: interrupted; {kept}. The same command resumes it:\n  {command}")
     return 130
 
 

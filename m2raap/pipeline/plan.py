@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from m2raap.stages import stage_class
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one arm. `owner` is the first arm that needs the stage folder, which therefore lies in its folder."""
+    """One stage of one arm. `key` is the digest of its inputs and settings: arms share the folder of an equal key.
+
+    `owner` is the first arm that needs the folder, which lies in its folder, or where an earlier run of the recipe put it.
+    """
 
     arm: str
     owner: str
@@ -24,67 +27,96 @@ class Step:
     folder: Path
     parents: tuple[Path, ...]  # the folders before it that it reads, oldest first
     model: Path | None = None  # the adapt folder whose model the step reads, if any
+    key: str = ""
 
     def is_of(self, cls: type[Stage[Any]]) -> bool:
         """Whether the step is of this class of stages, such as DataStage or EvaluateStage."""
         return issubclass(stage_class(self.stage), cls)
 
 
-def plan(recipe: Recipe, out: Path, corpus_digest: str, bench_digests: dict[str, str]) -> list[Step]:
-    """Every step of every arm, in the order in which they run. `bench_digests`: benchmark -> digest of its corpus."""
-    return list(_Planner(recipe, out).steps(corpus_digest, bench_digests))
+def plan(
+    recipe: Recipe,
+    out: Path,
+    corpus_digest: str,
+    bench_digests: dict[str, str],
+    earlier: Mapping[str, Path] | None = None,
+) -> list[Step]:
+    """Every step of every arm, in the order in which they run. `bench_digests`: benchmark -> digest of its corpus.
+
+    `earlier`: key -> folder of the steps that a run in `out` already has. They are used again wherever the recipe now lists
+    the arm, so that another order of arms, or an arm that came or went, makes no folder anew.
+    """
+    return list(_Planner(recipe, out, corpus_digest, bench_digests, earlier or {}).steps())
+
+
+@dataclass(frozen=True)
+class _Need:
+    """One stage of one arm, before it has a folder. `reads`: the keys of the folders before it; `model`: of the model."""
+
+    arm: str
+    stage: str
+    bench: str | None
+    key: str
+    reads: tuple[str, ...]
+    model: str | None = None
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, out: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, out: Path, corpus_digest: str, bench_digests: dict[str, str], earlier: Mapping[str, Path]
+    ) -> None:
         self._arms = arms_of(recipe)
         self._has_arm_folders = len(self._arms) > 1 or bool(recipe.arms)
         self._out = out
-        # Digest of inputs and settings -> arm that owns the folder, folder.
-        self._owned: dict[str, tuple[str, Path]] = {}
+        self._corpus_digest, self._bench_digests = corpus_digest, bench_digests
+        self._needs = list(self._all_needs())
+        first: dict[str, _Need] = {}
+        for need in self._needs:
+            first.setdefault(need.key, need)
+        self._owners = {key: need.arm for key, need in first.items()}
+        places = {key: self._place(need) for key, need in first.items()}
+        taken = {folder: key for key, folder in places.items()}
+        # A folder of before is left to the step whose place it is now: two steps never share one.
+        kept = {key: folder for key, folder in earlier.items() if taken.get(folder, key) == key}
+        self._folders = {key: kept.get(key, place) for key, place in places.items()}
 
-    def steps(self, corpus_digest: str, bench_digests: dict[str, str]) -> Iterator[Step]:
+    def steps(self) -> Iterator[Step]:
+        for need in self._needs:
+            parents = tuple(self._folders[key] for key in need.reads)
+            model = self._folders[need.model] if need.model else None
+            owner, folder = self._owners[need.key], self._folders[need.key]
+            yield Step(need.arm, owner, need.stage, need.bench, folder, parents, model, need.key)
+
+    def _all_needs(self) -> Iterator[_Need]:
         for arm, recipe in self._arms.items():
-            key = digest([corpus_digest, recipe.langs])
-            parents: tuple[Path, ...] = ()
+            key = digest([self._corpus_digest, recipe.langs])
+            reads: tuple[str, ...] = ()
             model_key, model = digest(recipe.backbone), None
             for name in recipe.stages:
                 stage = recipe.stage(name)
                 key = digest([key, name, stage.settings()])
-                step = self._step(arm, name, None, key, parents)
+                yield _Need(arm, name, None, key, reads)
                 if isinstance(stage, DataStage):
-                    parents = (*parents, step.folder)
+                    reads = (*reads, key)
                 else:
-                    model_key, model = key, step.folder
-                yield step
-            for bench, bench_digest in bench_digests.items():
-                yield from self._bench_steps(arm, recipe, bench, bench_digest, model_key, model)
+                    model_key = model = key
+            for bench, bench_digest in self._bench_digests.items():
+                yield from self._bench_needs(arm, recipe, bench, bench_digest, model_key, model)
 
-    def _bench_steps(
-        self, arm: str, recipe: Recipe, bench: str, bench_digest: str, model_key: str, model: Path | None
-    ) -> Iterator[Step]:
+    def _bench_needs(
+        self, arm: str, recipe: Recipe, bench: str, bench_digest: str, model_key: str, model: str | None
+    ) -> Iterator[_Need]:
         key = digest([bench_digest, recipe.langs])
-        parents: tuple[Path, ...] = ()
+        reads: tuple[str, ...] = ()
         for name in recipe.bench_stages:
             stage = recipe.stage(name, bench=True)
             is_data = isinstance(stage, DataStage)
             # Data stages do not read the model; the first stage after them does.
             key = digest([key, name, stage.settings(), *([] if is_data else [model_key])])
-            step = self._step(arm, name, bench, key, parents, None if is_data else model)
+            yield _Need(arm, name, bench, key, reads, None if is_data else model)
             # The stage after `embed` reads its folder alone.
-            parents = (*parents, step.folder) if is_data else (step.folder,)
-            yield step
+            reads = (*reads, key) if is_data else (key,)
 
-    def _step(
-        self,
-        arm: str,
-        stage: str,
-        bench: str | None,
-        key: str,
-        parents: tuple[Path, ...],
-        model: Path | None = None,
-    ) -> Step:
-        base = self._out / arm if self._has_arm_folders else self._out
-        folder = (base / f"bench-{bench}" if bench else base) / stage
-        owner, folder = self._owned.setdefault(key, (arm, folder))
-        return Step(arm, owner, stage, bench, folder, parents, model)
+    def _place(self, need: _Need) -> Path:
+        base = self._out / need.arm if self._has_arm_folders else self._out
+        return (base / f"bench-{need.bench}" if need.bench else base) / need.stage

@@ -18,7 +18,7 @@ from m2raap.core.view import View
 from m2raap.models.builtin import BUILTIN
 from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of
-from m2raap.pipeline.run_folder import Inputs, write_run
+from m2raap.pipeline.run_folder import Inputs, earlier_folders, write_run
 from m2raap.stages import data_stages
 from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
@@ -37,7 +37,7 @@ def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
     """The steps of the run. Raises M2raapError for a missing corpus, before any work is done."""
     view = inputs.view(recipe.langs)
     benches = {name: inputs.bench(name, recipe.langs).digest for name in inputs.benches}
-    return plan(recipe, out, view.digest, benches)
+    return plan(recipe, out, view.digest, benches, earlier_folders(out))
 
 
 def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options | None = None) -> bool:

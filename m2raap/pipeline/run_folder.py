@@ -56,6 +56,14 @@ class Inputs:
         return view
 
 
+def earlier_folders(out: Path) -> dict[str, Path]:
+    """Key -> folder of every step that the run in `out` has begun, if there is one. Raises M2raapError for a damaged run.json."""
+    if not (out / "run.json").exists():
+        return {}
+    # As `out` was given, like the other paths of a plan.
+    return {step.key: step.folder for step in RunFolder.open(out).steps if step.key and step.folder.is_dir()}
+
+
 def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> None:
     """Writes run.json, the map of the run, for `status`, `explain` and `report`."""
     out_path = out.resolve()
@@ -78,6 +86,7 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
                     "folder": os.path.relpath(step.folder, out),
                     "parents": [os.path.relpath(parent, out) for parent in step.parents],
                     "model": step.model and os.path.relpath(step.model, out),
+                    "key": step.key,
                 }
                 for step in steps
             ],
@@ -94,6 +103,7 @@ class _MapStep(Config):
     folder: str
     parents: tuple[str, ...]
     model: str | None
+    key: str = ""  # runs of earlier versions have none
 
     @field_validator("stage")
     @classmethod
@@ -164,6 +174,7 @@ class RunFolder:
                 row["arm"], row["owner"], row["stage"], row["bench"], inside(self.path, row["folder"]),
                 tuple(inside(self.path, parent) for parent in row["parents"]),
                 row["model"] and inside(self.path, row["model"]),
+                row.get("key", ""),
             )
             for row in self.tree["steps"]
         ]  # fmt: skip

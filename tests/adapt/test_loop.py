@@ -1,6 +1,8 @@
 import importlib.util
 import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig, LoraConfig
 from m2raap.adapt.loop import adapt
+from m2raap.core import interrupt
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.families import load_backbone
@@ -40,6 +43,34 @@ def but(cfg: AdaptConfig, **changes: object) -> AdaptConfig:
 
 def lines(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "train.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 2), (signal.SIGTERM, 3), (signal.SIGUSR1, 9)])
+def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int, step: int, tmp_path: Path) -> None:
+    """Checkpoints are due after steps 4 and 8. A signal during the last step comes after the model is written."""
+
+    def report(what: str, done: int, total: int) -> None:
+        if done == step and total == cfg.steps:
+            os.kill(os.getpid(), number)
+
+    source, val = ordered(13, 0), ordered(5, 1)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(cfg, source, val, tmp_path / "stopped", report)
+    assert signal.getsignal(number) == before
+    kept = interrupt.take_notes()
+    if step == cfg.steps:
+        assert (tmp_path / "stopped" / "model" / "model.json").is_file() and not kept
+        return
+    assert f"step {step} of {cfg.steps}" in kept
+    steps = []
+    adapt(cfg, source, val, tmp_path / "stopped", lambda what, done, total: steps.append(done))
+    assert min(done for done in steps if done > 0) in (step, step + 1), "nothing before it is done again"
+    if number != signal.SIGTERM:
+        return
+    adapt(cfg, source, val, tmp_path / "whole")
+    logs = [(tmp_path / name / "train.jsonl").read_bytes() for name in ("stopped", "whole")]
+    assert logs[0] == logs[1]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -149,3 +150,12 @@ def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path, monkeypatch, c
     monkeypatch.setattr(main, "parser", lambda: lambda **_: (tmp_path / "file" / "x").mkdir())
     assert main.run_command_line() == 1
     assert capsys.readouterr().err.startswith(f"m2raap: {tmp_path}/file/x: Not a directory; ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_ends_a_command_as_ctrl_c_does(number: int):
+    code = (
+        f"import os, m2raap.cli.main as m; m.parser = lambda: lambda **_: os.kill(os.getpid(), {int(number)}); m.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "run", "demo"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and done.stderr.splitlines()[-1].split() == ["m2raap", "run", "demo"]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from m2raap.core.errors import UsageError
-from m2raap.pipeline.plan import plan
+from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe, recipes_folder
 
 RECIPES = sorted(recipes_folder().glob("*.yaml"))
@@ -104,3 +104,29 @@ def test_a_seed_reaches_training_only(tmp_path: Path):
     recipe = Recipe.model_validate({"name": "x", "arms": {"a": {}, "b": {"seed": 1}}})
     owner = {(step.arm, step.stage, step.bench): step.owner for step in plan(recipe, tmp_path, "corpus", {})}
     assert owner["b", "rewrite", None] == "a" and owner["b", "adapt", None] == "b"
+
+
+def test_another_order_of_arms_makes_no_folder_anew(tmp_path: Path):
+    arms = {"mean": {"adapt": {"temporal": {"name": "mean"}}}, "stan": {}}
+    before = plan(Recipe.model_validate({"name": "x", "arms": arms}), tmp_path, "corpus", {"b": "bench"})
+    earlier = {step.key: step.folder for step in before}
+
+    def now(tree: dict) -> dict[tuple, Step]:
+        steps = plan(Recipe.model_validate({"name": "x", "arms": tree}), tmp_path, "corpus", {"b": "bench"}, earlier)
+        assert len({step.folder for step in steps}) == len({step.key for step in steps}), "two steps share a folder"
+        names = [step.arm for step in steps]
+        assert all(names.index(step.owner) <= place for place, step in enumerate(steps))
+        return {(step.arm, step.stage, step.bench): step for step in steps}
+
+    first = now({"adapter": {"adapt": {"temporal": {"name": "adapter"}}}} | arms)
+    assert first["adapter", "filter", None].folder == tmp_path / "mean" / "filter"
+    assert first["adapter", "filter", None].owner == "adapter"
+    assert first["adapter", "adapt", None].folder == tmp_path / "adapter" / "adapt"
+    assert [step for step in first.values() if step.arm != "adapter" and step.key not in earlier] == []
+    without = now({"stan": arms["stan"]})
+    assert without["stan", "keyframes", None].folder == tmp_path / "mean" / "keyframes", "the arm of its folder is gone"
+    # The place of a folder of before is another step's now: that step is refused as ever, and nothing is mixed.
+    stricter = {"filter": {"text": {"rules": {"text_too_short": {"en": 4}}}}}
+    swapped = now({"mean": arms["mean"] | stricter, "stan": {}})
+    assert swapped["mean", "filter", None].folder == tmp_path / "mean" / "filter"
+    assert swapped["stan", "filter", None].folder == tmp_path / "stan" / "filter"

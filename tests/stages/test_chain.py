@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
@@ -100,6 +101,20 @@ def test_explain_and_status_tell_the_story(undisturbed: Path, small_world: Path)
     )
     rows = json.loads(m2raap("status", undisturbed, "--json").stdout)
     assert {row["state"] for row in rows} == {"done"}
+
+
+def test_arms_in_another_order_make_nothing_anew(small_world: Path, undisturbed: Path, tmp_path: Path):
+    out = undisturbed.parent.parent / "reordered" / "run"  # manifests say where the world lies: as seen from beside it
+    shutil.copytree(undisturbed, out)
+    tree = yaml.safe_load(RECIPE.read_text())
+    tree["arms"] = dict(reversed(tree["arms"].items()))
+    (tmp_path / "reordered.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    command = [
+        str(tmp_path / "reordered.yaml") if word == str(RECIPE) else word for word in map(str, words(small_world, out))
+    ]
+    m2raap(*command)
+    assert digests(out) == digests(undisturbed), "every folder is used where it was"
+    assert list(json.loads((out / "run.json").read_text())["recipe"]["arms"]) == list(tree["arms"])
 
 
 def started(*words: object) -> subprocess.Popen[str]:
