@@ -75,9 +75,9 @@ class _Planner:
             first.setdefault(need.key, need)
         self._owners = {key: need.arm for key, need in first.items()}
         places = {key: self._place(need) for key, need in first.items()}
-        taken = {folder: key for key, folder in places.items()}
+        key_of = {folder: key for key, folder in places.items()}
         # A folder of before is left to the step whose place it is now: two steps never share one.
-        kept = {key: folder for key, folder in earlier.items() if taken.get(folder, key) == key}
+        kept = {key: folder for key, folder in earlier.items() if key_of.get(folder, key) == key}
         self._folders = {key: kept.get(key, place) for key, place in places.items()}
 
     def steps(self) -> Iterator[Step]:
