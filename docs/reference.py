@@ -61,12 +61,15 @@ def _cell(value: Any) -> str:
 
 
 def _commands() -> Iterator[str]:
-    yield "## Commands\n\nEvery command takes `--help`. Results go to stdout, talk to stderr (`m2raap -q` for none).\n"
+    yield (
+        "## Commands\n\nEvery command takes `--help`, and `--allow-code` where settings name code of yours "
+        "([extend](extend.md)). Results go to stdout, talk to stderr (`m2raap -q` for none).\n"
+    )
     for names, command in sorted(_leaves(typer.main.get_command(app), []), key=lambda leaf: leaf[0]):
         yield f"### m2raap {' '.join(names)}\n\n{_one_line(command.help)}\n"
         rows = []
         for parameter in command.params:
-            if parameter.name == "help":
+            if parameter.name in ("help", "allow_code"):
                 continue
             option = parameter.param_type_name == "option"
             flags = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from m2raap.core.config import HOW, Config
+from m2raap.core.extension import OrExtension
 from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, TemporalConfig
 
 
@@ -87,8 +88,9 @@ class AdaptConfig(Config):
         default=0.3, ge=0, le=1, description="Share of the clips of a step that ACG sees without captions."
     )
     mug_weight: float = Field(default=0.0, ge=0, description="Weight of the contrastive loss over Mug's scores.")
-    mug_form: Literal["simple", "full"] = Field(
-        default="simple", description="Form of Mug's score in m2raap.models.mug; both are from STAN's code."
+    mug_form: Annotated[Literal["simple", "full"], OrExtension()] = Field(
+        default="simple",
+        description="Form of Mug's score in m2raap.models.mug; both are from STAN's code. Or python:module:function.",
     )
     texts_per_clip: int = Field(
         default=1,
@@ -139,7 +141,8 @@ class AdaptConfig(Config):
     )
     learn_temperature: bool = Field(default=False, description="Whether the temperature learns.")
     objective: str = Field(
-        default="info_nce", description="Contrastive objective: a key of m2raap.models.losses.OBJECTIVES."
+        default="info_nce",
+        description="Contrastive objective: a key of m2raap.models.losses.OBJECTIVES, or python:module:function.",
     )
 
     langs: tuple[str, ...] = Field(

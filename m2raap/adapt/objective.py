@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.models.acg import frame_caption_loss
-from m2raap.models.losses import BIASED, OBJECTIVES, cosine_logits, info_nce, order_contrast, owned_mask, start_bias
+from m2raap.models.losses import BIASED, cosine_logits, info_nce, objective_of, order_contrast, owned_mask, start_bias
 from m2raap.models.mug import mug_scores
 
 
@@ -88,7 +88,7 @@ def step_loss(
     `scale` is the inverse temperature. `bias` is added to the cosine logits alone: Mug's scores, which have another range,
     and the frame-caption loss keep the softmax.
     """
-    objective, losses = OBJECTIVES[cfg.objective], []
+    objective, losses = objective_of(cfg.objective), []
     of_scores = info_nce if bias is not None else objective
     for turn, texts in enumerate(batch_texts.texts):
         text_BE = features.text_BKE[:, turn]

@@ -99,7 +99,8 @@ def open_prefix_cache(
     the disk has too little space, or outputs exceed the range of float16.
     """
     shape = layout.shape(model, source.num_clips)
-    key = digest([frames, model.backbone.digest, vars(layout), shape])[:32]
+    code = [model.code] if model.code and layout.kind == "levels" else []
+    key = digest([frames, model.backbone.digest, vars(layout), shape, *code])[:32]
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / f"{key}.lock"):
         folder = root / key

@@ -32,7 +32,7 @@ from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
 from m2raap.models.families import load_backbone
-from m2raap.models.losses import OBJECTIVES
+from m2raap.models.losses import objective_of
 from m2raap.models.stan import DropPath
 from m2raap.models.video_clip import VideoCLIP
 
@@ -93,8 +93,7 @@ def prepare(
 def _refuse_unusable(cfg: AdaptConfig, source: PairSource) -> None:
     if source.num_clips < 2:
         raise M2raapError(f"adapt needs at least 2 clips with frames and texts, and the data has {source.num_clips}")
-    if cfg.objective not in OBJECTIVES:
-        raise M2raapError(f"adapt.objective '{cfg.objective}' is unknown; known: {', '.join(OBJECTIVES)}")
+    objective_of(cfg.objective)
 
 
 def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:

@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from m2raap.cli import data, evaluate, inspect, model, recipe, report, run, search, stages
-from m2raap.core import interrupt, talk
+from m2raap.core import extension, interrupt, talk
 from m2raap.core.errors import M2raapError
 
 app = typer.Typer(
@@ -32,15 +33,46 @@ for command in (run, stages, evaluate, inspect):
     command.register(app)
 for group in (data, model, recipe, report, search):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+ALLOW_CODE_HELP = "run the code that settings name as python:module:name, from this folder or installed packages"
+
+
+def _allow_code(
+    allow_code: bool = typer.Option(
+        False,
+        "--allow-code",
+        help=ALLOW_CODE_HELP,
+        callback=lambda allowed: extension.allow_code(True) if allowed else None,
+        expose_value=False,
+    ),
+) -> None:
+    """Only its option is used: every command has it, so that it may stand before the command or after it."""
+
+
+_of_option = typer.Typer(add_completion=False)
+_of_option.command()(_allow_code)
+_ALLOW_CODE = typer.main.get_command(_of_option).params[0]
+
+
+class _Command(TyperCommand):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_ALLOW_CODE)
+
+
+for each in (app, *(group.app for group in (data, model, recipe, report, search))):
+    for registered in each.registered_commands:
+        registered.cls = _Command
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
     quiet: bool = typer.Option(False, "--quiet", "-q", help="print no progress and no notes on stderr"),
+    allow_code: bool = typer.Option(False, "--allow-code", help=ALLOW_CODE_HELP),
     version: bool = typer.Option(False, "--version", help="print the version"),
 ) -> None:
     talk.be_quiet(quiet)
+    extension.allow_code(allow_code)
     if version:
         from importlib.metadata import version as installed
 
@@ -105,6 +137,8 @@ def run_command_line() -> int:
         return _bug()
     except Exception as error:
         return _click_error(error)
+    finally:
+        extension.allow_code(False)  # several commands of one process do not share the permission
 
 
 def _click_error(error: Exception) -> int:
@@ -143,6 +177,9 @@ def _bug() -> int:
     with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
         log.write(trace)
     last = trace.strip().splitlines()[-1]
+    if file := extension.failed_file(trace):
+        _report(f"m2raap: {file} failed: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
+        return 1
     _report(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
     return 1
 

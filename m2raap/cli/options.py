@@ -72,7 +72,7 @@ def refuse_ignored(context: typer.Context, mode: str, used: Collection[str]) -> 
     ignored = [
         parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
         for parameter in context.command.params
-        if parameter.name not in used and _is_given(context, parameter.name or "")
+        if parameter.expose_value and parameter.name not in used and _is_given(context, parameter.name or "")
     ]
     if ignored:
         raise UsageError(f"{mode} does not use {', '.join(ignored)}: leave {'it' if len(ignored) == 1 else 'them'} out")

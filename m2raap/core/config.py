@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from m2raap.core.errors import UsageError
+from m2raap.core.extension import OrExtension
 
 
 class Config(BaseModel):
@@ -154,7 +155,8 @@ def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
         if field := model.model_fields.get(str(part)):
             inner = (field.annotation, *getattr(field.annotation, "__args__", ()))
             members = [cls for cls in inner if isinstance(cls, type) and issubclass(cls, BaseModel)]
-            model = members[0] if members else model
+            outside = [mark.config for mark in field.metadata if isinstance(mark, OrExtension) and mark.config]
+            model = next(iter([*outside, *members]), model)
         else:  # pydantic names the member of a union by its `name`
             model = next((cls for cls in members if cls.model_fields["name"].default == part), model)
     return list(model.model_fields)

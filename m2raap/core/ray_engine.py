@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from m2raap.core.engine import DEVICE, SAFE_PATH, THREAD_VARIABLES, available_cores
 from m2raap.core.errors import M2raapError, UsageError
+from m2raap.core.extension import ALLOWED_FROM
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,6 +40,9 @@ class RayEngine:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends no statistics over the network
         os.environ[SAFE_PATH] = "1"
+        variables: dict[str, str] = dict.fromkeys((*THREAD_VARIABLES, SAFE_PATH), "1")
+        if code_from := os.environ.get(ALLOWED_FROM):
+            variables[ALLOWED_FROM] = code_from
         # Ray workers import modules from the folder in which Ray was started, so it must not be one with files of others.
         started_in = os.getcwd()
         try:
@@ -49,7 +53,7 @@ class RayEngine:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
-                runtime_env={"env_vars": dict.fromkeys((*THREAD_VARIABLES, SAFE_PATH), "1")},
+                runtime_env={"env_vars": variables},
                 **local,
             )
         except ConnectionError as error:

@@ -18,6 +18,8 @@ from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine
 from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
+from m2raap.core.extension import CODE_KEY, is_extension
+from m2raap.core.extension import refuse_changed as refuse_changed_code
 from m2raap.core.files import read_json, read_object, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
@@ -54,7 +56,9 @@ class _Task:
 
 def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
     """The digest of the settings with which a stage makes its parts in a phase (score, apply)."""
-    return digest([stage, version, settings.get(phase), settings.get("dependencies" if phase == "score" else "rules")])
+    more = settings.get("dependencies" if phase == "score" else "rules")
+    code = [settings[CODE_KEY]] if CODE_KEY in settings else []
+    return digest([stage, version, settings.get(phase), more, *code])
 
 
 def run_data_stage(
@@ -216,6 +220,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
     tables, kept = _reuse(task, digests)
     fresh = set(digests) - kept
     if fresh:
+        refuse_changed_code(task.settings.get(CODE_KEY, {}), str(folder))
         one_thread()
         for table, rows in stage.score(part.only(fresh), task.view).items():
             tables[table] = tables.get(table, []) + rows
@@ -269,7 +274,7 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     tables = stage.apply(part, signals, task.decisions or {})
     version = {"rule_version": f"{stage.name}/{stage.version}"}
     drops = [version | row | {"stage": stage.name} for row in tables.get("dropped", [])]
-    unknown = {row["reason"] for row in drops} - {
+    unknown = {row["reason"] for row in drops if not is_extension(row["reason"])} - {
         *stage.reasons,
         *(UNREADABLE if stage.reads_video else ()),
         NO_TEXT_LEFT,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from m2raap.core.config import Config, build, by_phase, merge, result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
+from m2raap.core.extension import CODE_KEY, code_of
 from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
@@ -65,8 +66,18 @@ class Stage(Generic[C]):
         self.shared = shared
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the folder's digest includes: every key but those marked HOW."""
-        return result_settings(self.cfg)
+        """The settings that the folder's digest includes: every key but those marked HOW, and the code that they name."""
+        return result_settings(self.cfg) | self.code()
+
+    def code(self) -> dict[str, Any]:
+        """{"code": {name: digest of its source file}} of the extensions that its settings name, {} where they name none.
+
+        Raises UsageError where code is not allowed or cannot be imported.
+        """
+        code = code_of(result_settings(self.cfg), self.name)
+        for cfg in self.backbones():
+            code |= code_of(cfg.model_dump(mode="json"), "backbone")
+        return {CODE_KEY: code} if code else {}
 
     def backbones(self) -> list[Any]:
         """Configs of the backbones whose weights it loads, so that missing weights are reported before any work."""
@@ -123,7 +134,7 @@ class DataStage(Stage[C]):
         """The keys of `score` and of `apply`, which are redone separately, and what each depends on besides its config."""
         trees = by_phase(self.cfg)
         more = {"dependencies": self.dependencies(), "rules": self.rule_versions()}
-        return {"score": trees["score"], "apply": trees["apply"], **more}
+        return {"score": trees["score"], "apply": trees["apply"], **more, **self.code()}
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], source: str) -> DataStage[Any]:

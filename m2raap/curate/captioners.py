@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import yaml
@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from m2raap.core.config import HOW, Config
 from m2raap.core.errors import M2raapError
+from m2raap.core.extension import OrExtension, create, is_extension
 from m2raap.curate import language
 from m2raap.curate.echo import echoes
 from m2raap.curate.image_text import ImageText, ImageTextConfig
@@ -38,10 +39,10 @@ Row = dict[str, Any]
 class CaptionerConfig(Config):
     """Which captioner is used, and when it gives no caption."""
 
-    name: Literal["retrieval", "transformers", "endpoint"] = Field(
+    name: Annotated[Literal["retrieval", "transformers", "endpoint"], OrExtension()] = Field(
         default="retrieval",
         description="The captioner: retrieval takes the nearest caption of a list, transformers runs an image-to-text "
-        "model in this process, endpoint asks a chat model that sees pictures.",
+        "model in this process, endpoint asks a chat model that sees pictures; or python:module:class.",
     )
     min_score: float | None = Field(
         default=None,
@@ -282,3 +283,10 @@ CAPTIONERS: dict[str, Callable[[CaptionerConfig, Tools], Captioner]] = {
     "transformers": ImageTextCaptioner,
     "endpoint": EndpointCaptioner,
 }
+
+
+def build_captioner(cfg: CaptionerConfig, tools: Tools) -> Captioner:
+    """The captioner that `cfg` names. Raises M2raapError where it cannot be used."""
+    if is_extension(cfg.name):
+        return create(cfg.name, "caption.name", ("producer", "caption_many"), cfg, tools)
+    return CAPTIONERS[cfg.name](cfg, tools)

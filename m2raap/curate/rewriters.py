@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from m2raap.core.config import HOW, Config
+from m2raap.core.extension import OrExtension, create, is_extension
 from m2raap.curate import language
 from m2raap.curate.clean import clean
 from m2raap.curate.echo import is_hostile
@@ -37,10 +38,10 @@ _MAX_AUX, _MAX_AUX_CHARS, _MAX_RAW_CHARS = 16, 300, 2000
 class RewriterConfig(Config):
     """Which rewriter is used, and what it may do."""
 
-    name: Literal["rules", "none", "endpoint", "local"] = Field(
+    name: Annotated[Literal["rules", "none", "endpoint", "local"], OrExtension()] = Field(
         default="rules",
         description="The rewriter: rules cleans without a model, none changes no text, endpoint asks a server, local runs a "
-        "transformers model in this process.",
+        "transformers model in this process; or python:module:class.",
     )
     simplified: bool = Field(
         default=False, description="Whether traditional characters are turned into simplified ones (OpenCC)."
@@ -79,8 +80,8 @@ class RewriterConfig(Config):
 
     @property
     def asks_a_model(self) -> bool:
-        """Whether the texts come from a language model."""
-        return self.name in ("endpoint", "local")
+        """Whether the texts come, or may come, from a language model."""
+        return self.name in ("endpoint", "local") or is_extension(self.name)
 
 
 @dataclass
@@ -313,3 +314,10 @@ REWRITERS: dict[str, Callable[[RewriterConfig, Callable[[], Cache]], Rewriter]] 
     "endpoint": ModelRewriter,
     "local": ModelRewriter,
 }
+
+
+def build_rewriter(cfg: RewriterConfig, cache: Callable[[], Cache]) -> Rewriter:
+    """The rewriter that `cfg` names. Raises M2raapError where it cannot be used."""
+    if is_extension(cfg.name):
+        return create(cfg.name, "rewrite.name", ("producer", "checked", "rewrite_many"), cfg, cache)
+    return REWRITERS[cfg.name](cfg, cache)

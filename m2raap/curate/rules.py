@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from m2raap.core.config import suggestion
+from m2raap.core.extension import is_extension
 from m2raap.curate.limits import USED_BY, LangLimit, Limit
 from m2raap.curate.refusal import Refusal, Side
 
@@ -68,11 +69,19 @@ AnyRule = TypeVar("AnyRule", bound=Rule[Any])
 class RuleSet(dict[str, AnyRule]):
     """Rules by reason, in order: the first that refuses decides, the others are recorded with it.
 
-    The methods' `thresholds`: reason -> number, of the rules that are on, in that order.
+    The methods' `thresholds`: reason -> number, of the rules that are on, in that order. The name of an extension is a rule,
+    too, where a recipe has it: its reason and its signal are that name, and scores above its limit are refused.
+    `outside` makes such a rule, without loading the code; None: there are none of this kind.
     """
 
-    def __init__(self, rules: Iterable[AnyRule]) -> None:
+    def __init__(self, rules: Iterable[AnyRule], outside: Callable[[str], AnyRule] | None = None) -> None:
         super().__init__((rule.reason, rule) for rule in rules)
+        self._outside = outside
+
+    def __missing__(self, name: str) -> AnyRule:
+        if self._outside is None or not is_extension(name):
+            raise KeyError(name)
+        return self._outside(name)
 
     def versions(self) -> dict[str, int]:
         """reason -> version."""
@@ -87,7 +96,7 @@ class RuleSet(dict[str, AnyRule]):
         if not isinstance(tree, Mapping):
             raise ValueError("expected limits by the names of rules")
         for name in tree:
-            if name not in self:
+            if name not in self and (self._outside is None or not is_extension(name)):
                 raise ValueError(f"unknown rule '{name}': {suggestion(str(name), self)}")
         return self.defaults() | {name: self[name].spelled_out(value) for name, value in tree.items()}
 
@@ -129,3 +138,8 @@ class RuleSet(dict[str, AnyRule]):
             if (score := signals.get(rule.signal)) is not None:
                 judged.append((rule.refuse, Refusal(reason, rule.signal, float(score), threshold, rule.version)))
         return judged
+
+
+def extensions(rules: Mapping[str, Any]) -> list[str]:
+    """The rules from outside of the package that are on, in the order of the alphabet."""
+    return sorted(name for name, limit in rules.items() if is_extension(name) and limit is not None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from typing import Any
 
@@ -21,6 +21,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from m2raap.core.config import Config
+from m2raap.core.errors import M2raapError
+from m2raap.core.extension import load
 from m2raap.curate import language, minhash, phrases
 from m2raap.curate.columns import (
     DIGIT,
@@ -48,7 +50,7 @@ from m2raap.curate.hostile import hostile_score
 from m2raap.curate.limits import LangLimit, Limit
 from m2raap.curate.mojibake import MANY_RARE, broken_share
 from m2raap.curate.patterns import LINK, LIST_SEPARATOR, NOTHING_WORDS, is_bare, is_machine_word
-from m2raap.curate.rules import Rule, RuleSet
+from m2raap.curate.rules import Rule, RuleSet, extensions
 from m2raap.curate.text_copies import text_keys
 
 _MAX_PERIOD = 8
@@ -263,7 +265,8 @@ RULES = RuleSet(
         _above("copies", None, 20, 20, "duplicate_text", version=2),
         _above("source_share", None, 0.02, 0.02, "frequent_in_source"),
         _above("near_copies", None, 20, 20, "near_duplicate_text"),
-    )
+    ),
+    outside=lambda name: _above(name, partial(_outside_scores, name), None, None, name),
 )
 
 
@@ -300,6 +303,11 @@ class FilterTextConfig(Config):
         return RULES.checked(limits)
 
     @property
+    def extensions(self) -> list[str]:
+        """Rules from outside of the package."""
+        return extensions(self.rules)
+
+    @property
     def by_share(self) -> list[str]:
         """Rules whose thresholds depend on the scores of the corpus, for texts of any language."""
         return [
@@ -328,10 +336,15 @@ def score_texts(texts: Sequence[str], lang: str) -> dict[str, np.ndarray]:
     return {name: np.concatenate([np.zeros(0), *(row[name] for row in rows)]) for name in scored}
 
 
-def score_rows(texts: Sequence[str], lang: str) -> list[dict[str, Any]]:
-    """One row a text: every signal, and text_key and sketch, by which `text_copies` counts copies over the corpus."""
+def score_rows(texts: Sequence[str], lang: str, outside: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """One row a text: every signal, and text_key and sketch, by which `text_copies` counts copies over the corpus.
+
+    `outside`: names of extensions, functions from a TextBatch of N texts to N scores. Raises M2raapError where one returns
+    something else.
+    """
     rows: list[dict[str, Any]] = []
-    scored = {rule.signal: rule.score for rule in RULES.values() if rule.score}
+    rules = (*RULES.values(), *(RULES[name] for name in outside))
+    scored = {rule.signal: rule.score for rule in rules if rule.score}
     for block in blocks(texts):
         batch = TextBatch(texts[block], lang)
         columns = [score(batch).astype(np.float64).round(6).tolist() for score in scored.values()]
@@ -339,6 +352,14 @@ def score_rows(texts: Sequence[str], lang: str) -> list[dict[str, Any]]:
         for scores, key, sketch in zip(zip(*columns, strict=True), keys, sketches, strict=True):
             rows.append(dict(zip(scored, scores, strict=True)) | {"text_key": key, "sketch": sketch.tobytes()})
     return rows
+
+
+def _outside_scores(name: str, batch: TextBatch) -> np.ndarray:
+    key = f"filter.text.rules.{name}"
+    scores = np.asarray(load(name, key)(batch))
+    if scores.shape != (len(batch.texts),) or scores.dtype.kind not in "biuf" or not np.isfinite(scores).all():
+        raise M2raapError(f"{key}: expected {len(batch.texts)} finite numbers for as many texts, found {scores!r:.200}")
+    return scores
 
 
 def score_text(text: str, lang: str) -> dict[str, float]:

@@ -12,9 +12,10 @@ from pydantic import Field, field_validator
 
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
+from m2raap.core.extension import load
 from m2raap.curate.limits import Limit
 from m2raap.curate.refusal import Refusal, Side
-from m2raap.curate.rules import Rule, RuleSet
+from m2raap.curate.rules import Rule, RuleSet, extensions
 
 VIDEO_RULES = RuleSet(
     (
@@ -26,7 +27,8 @@ VIDEO_RULES = RuleSet(
         Rule("frozen", 1, "frozen_share", "above", Limit(max=0.85)),
         Rule("blurred", 1, "blurred_share", "above", Limit(max=0.9)),
         Rule[Limit]("still", 1, "motion", "below", None),
-    )
+    ),
+    outside=lambda name: Rule[Limit](name, 1, name, "above", None),
 )
 
 
@@ -52,6 +54,11 @@ class VideoRulesConfig(Config):
         return VIDEO_RULES.checked(limits)
 
     @property
+    def extensions(self) -> list[str]:
+        """Rules from outside of the package."""
+        return extensions(self.rules)
+
+    @property
     def by_share(self) -> list[str]:
         """Rules whose thresholds depend on the scores of the corpus."""
         return [reason for reason, limit in self.rules.items() if limit and limit.has_share]
@@ -73,6 +80,18 @@ def judged(signals: Mapping[str, Any], thresholds: Mapping[str, float]) -> list[
     Raises M2raapError for a signal that is no finite number.
     """
     return VIDEO_RULES.judged(_values(signals, thresholds), thresholds)
+
+
+def outside_scores(signals: Mapping[str, Any], names: Iterable[str]) -> dict[str, float | None]:
+    """The scores of extensions, functions from the signals of a clip to a number or None. Raises M2raapError for others."""
+    scores: dict[str, float | None] = {}
+    for name in names:
+        key = f"video.rules.{name}"
+        value = load(name, key)(dict(signals))
+        if value is not None and not (isinstance(value, int | float | np.number) and np.isfinite(value)):
+            raise M2raapError(f"{key}: expected a finite number or None, found {value!r:.200}")
+        scores[name] = None if value is None else float(value)
+    return scores
 
 
 def _values(signals: Mapping[str, Any], reasons: Iterable[str]) -> dict[str, float | None]:

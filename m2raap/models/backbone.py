@@ -24,6 +24,9 @@ from m2raap.models.vision import VisionTower
 
 # CLIP clips the scale of its logits at 100, because training was unstable beyond (Radford et al. 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0
+FAMILY_NAME = (
+    "family.json"  # in a folder with a description: the code of its family, where that is outside of the package
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Backbone(nn.Module):
         self.preprocess = preprocess
         self.description = description
         self._write = write
+        self.code: dict[str, str] = {}  # of a family outside of the package: its name and the digest of its file
 
     @property
     def num_layers(self) -> int:
@@ -175,13 +179,15 @@ class Backbone(nn.Module):
     @cached_property
     def digest(self) -> str:
         """32 hex digits of SHA-256 over configuration and weights as they are at the first access; kept from then on."""
-        return weights_digest(self.description, self.clip.state_dict().items())
+        return weights_digest(self.description | self.code, self.clip.state_dict().items())
 
     def write_description(self, folder: Path) -> None:
         """Configuration and tokenizer without weights, for `backbone_from_description`."""
         folder.mkdir(parents=True, exist_ok=True)
         self._write(folder)
         self.text.save_tokenizer(folder)
+        if self.code:
+            (folder / FAMILY_NAME).write_text(json.dumps(self.code) + "\n", encoding="utf-8")
 
 
 def weights_digest(description: dict[str, Any], weights: Iterable[tuple[str, Tensor]]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from m2raap.core.config import Config
+from m2raap.core.extension import PATTERN, OrExtension
 
 
 class BackboneConfig(Config):
@@ -18,7 +19,8 @@ class BackboneConfig(Config):
     """
 
     family: str = Field(
-        default="open_clip", description="Family of the model: a key of m2raap.models.families.BACKBONES."
+        default="open_clip",
+        description="Family of the model: a key of m2raap.models.families.BACKBONES, or python:module:function.",
     )
     model: str = Field(
         default="builtin:tiny",
@@ -127,6 +129,15 @@ class MessageConfig(Config):
     layers: int = Field(default=4, ge=1, description="Number of last vision blocks that exchange messages.")
 
 
+class ExtensionTemporalConfig(Config):
+    """A temporal module of your own, python:module:class, which runs with --allow-code (docs/extend.md)."""
+
+    name: str = Field(pattern=PATTERN, description="Where the class is: python:module:class.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the module; a class with a Config checks them by it."
+    )
+
+
 class AcgConfig(Config):
     """Auxiliary-caption-guided weights over frames. Our design (m2raap.models.acg); the paper's formula is not published."""
 
@@ -142,5 +153,6 @@ class AcgConfig(Config):
     )
 
 
-AnyTemporal = MeanConfig | SeqTransfConfig | StanConfig | AdapterConfig | MessageConfig
-TemporalConfig = Annotated[AnyTemporal, Field(discriminator="name")]
+_BuiltinTemporal = MeanConfig | SeqTransfConfig | StanConfig | AdapterConfig | MessageConfig
+AnyTemporal = _BuiltinTemporal | ExtensionTemporalConfig
+TemporalConfig = Annotated[_BuiltinTemporal, Field(discriminator="name"), OrExtension(ExtensionTemporalConfig)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from m2raap.core.errors import M2raapError
-from m2raap.models.backbone import Backbone
+from m2raap.core.extension import beside, create, is_extension, refuse_changed, source_digest
+from m2raap.models.backbone import FAMILY_NAME, Backbone
 from m2raap.models.config import BackboneConfig
 
 
@@ -15,6 +17,8 @@ def load_backbone(cfg: BackboneConfig) -> Backbone:
 
     Raises M2raapError where the model is unknown or cannot be loaded.
     """
+    if is_extension(cfg.family):
+        return _of_extension(create(cfg.family, "backbone.family", _BACKBONE, cfg), cfg.family)
     if cfg.family not in BACKBONES:
         raise M2raapError(f"backbone.family '{cfg.family}' is unknown; known: {', '.join(BACKBONES)}")
     return BACKBONES[cfg.family](cfg)
@@ -25,6 +29,12 @@ def backbone_from_description(folder: Path) -> Backbone:
 
     Raises M2raapError where the folder does not describe one.
     """
+    if (folder / FAMILY_NAME).is_file():
+        return _from_extension(folder)
+    return _from_description(folder)
+
+
+def _from_description(folder: Path) -> Backbone:
     from m2raap.models import open_clip_load, transformers_load
 
     if (folder / open_clip_load.CONFIG_NAME).is_file():
@@ -35,6 +45,31 @@ def backbone_from_description(folder: Path) -> Backbone:
             "again"
         )
     return transformers_load.from_description(folder)
+
+
+_BACKBONE = ("clip", "vision", "text", "preprocess", "description", "write_description")
+
+
+def _of_extension(backbone: Backbone, family: str) -> Backbone:
+    backbone.code = {family: source_digest(family, "backbone.family")}
+    return backbone.float().eval()
+
+
+def _from_extension(folder: Path) -> Backbone:
+    """As `backbone_from_description`, by the `from_description` of the family's module; without one the package reads it.
+
+    Raises M2raapError where the code is another than the one that the model was made with.
+    """
+    path = folder / FAMILY_NAME
+    try:
+        ((family, digest),) = json.loads(path.read_text(encoding="utf-8")).items()
+    except (ValueError, AttributeError, OSError):
+        raise M2raapError(f"{path}: is not as m2raap writes it; copy the model again") from None
+    if not is_extension(family):
+        raise M2raapError(f"{path}: names no family of the form python:module:function; copy the model again")
+    refuse_changed({family: digest}, str(path))
+    read = beside(family, str(path), "from_description", _from_description)
+    return _of_extension(read(folder), family)
 
 
 def _open_clip(cfg: BackboneConfig) -> Backbone:

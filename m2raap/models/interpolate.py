@@ -56,7 +56,13 @@ def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoC
         )
     tokenizer = getattr(adapted.backbone.text, "tokenizer", None)
     model = copy.deepcopy(adapted, {id(tokenizer): tokenizer})  # a tokenizer is large and never changes: both share it
-    pattern = re.compile(ZERO_STARTS[cfg.name])
+    zero_starts = ZERO_STARTS.get(cfg.name) or getattr(adapted.temporal, "zero_starts", None)
+    if zero_starts is None:
+        raise M2raapError(
+            f"{cfg.name} has no attribute zero_starts, a pattern of the names of its parameters that start at zero, so that it "
+            "is not known which weights lead back to the backbone"
+        )
+    pattern = re.compile(zero_starts)
     with torch.no_grad():
         for name, value in model.backbone.clip.state_dict().items():
             if value.is_floating_point():

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from m2raap.core.errors import M2raapError
+from m2raap.core.extension import is_extension, load
+
 
 def owned_mask(texts: Sequence[str], owners: Mapping[str, Sequence[int]]) -> Tensor:
     """Twins (B, B): whether clip i has the text of pair j, even where another text was drawn for clip i.
@@ -90,3 +93,12 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigmoid": sigmoid,
 }
 BIASED = frozenset({"sigmoid"})  # objectives whose logits have a learnt bias
+
+
+def objective_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The objective that `adapt.objective` names. Raises M2raapError for an unknown name, UsageError as extension.load."""
+    if is_extension(name):
+        return load(name, "adapt.objective")
+    if name not in OBJECTIVES:
+        raise M2raapError(f"adapt.objective '{name}' is unknown; known: {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]

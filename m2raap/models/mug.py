@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-MugForm = Literal["simple", "full"]
+from m2raap.core.extension import is_extension, load
+
+MugForm = Literal["simple", "full"] | str  # or the name of an extension
 TAU = 100.0  # inverse temperature, fixed in the code
 
 
@@ -66,6 +68,8 @@ def _block(
 
 def _score(similar_LT: Tensor, token_mask_L: Tensor, frame_mask_T: Tensor, form: MugForm) -> Tensor:
     """(..., L, T) similarities, masks that broadcast to (..., L) and (..., T) -> (...)."""
+    if is_extension(form):
+        return load(form, "adapt.mug_form")(similar_LT, token_mask_L, frame_mask_T)
     no_token, no_frame = ~token_mask_L[..., :, None], ~frame_mask_T[..., None, :]
     masked = float("-inf")
     # p_l = <sum_i a_li v_i, t_l> is sum_i a_li S_li: the guided vectors themselves are never needed.

@@ -19,9 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2raap.core.errors import M2raapError
+from m2raap.core.config import build
+from m2raap.core.errors import M2raapError, UsageError
+from m2raap.core.extension import create, load
 from m2raap.models.backbone import Backbone
-from m2raap.models.config import AdapterConfig, AnyTemporal, MeanConfig, MessageConfig, SeqTransfConfig, StanConfig
+from m2raap.models.config import (
+    AdapterConfig,
+    AnyTemporal,
+    ExtensionTemporalConfig,
+    MeanConfig,
+    MessageConfig,
+    SeqTransfConfig,
+    StanConfig,
+)
 from m2raap.models.stan import Stan
 from m2raap.models.wrapped import MessageToken, StAdapter
 from m2raap.models.zero import zero_linear
@@ -106,6 +116,8 @@ TEMPORAL: dict[str, Callable[[Any, Backbone], nn.Module]] = {
 
 def build_temporal(cfg: AnyTemporal, backbone: Backbone) -> nn.Module:
     """The module that `cfg` describes, fitted to the backbone. Raises M2raapError where they do not fit."""
+    if isinstance(cfg, ExtensionTemporalConfig):
+        return _from_outside(cfg, backbone)
     reads_layers = isinstance(cfg, StanConfig | AdapterConfig | MessageConfig)
     if reads_layers and not backbone.vision.layered:
         raise M2raapError(
@@ -117,3 +129,19 @@ def build_temporal(cfg: AnyTemporal, backbone: Backbone) -> nn.Module:
             f"adapt.temporal.layers is {cfg.layers}, and the backbone has {backbone.num_layers} vision layers: lower it"
         )
     return TEMPORAL[cfg.name](cfg, backbone)
+
+
+def _from_outside(cfg: ExtensionTemporalConfig, backbone: Backbone) -> nn.Module:
+    """A module outside of the package: its class is given its Config, where it has one, or else the options as a mapping."""
+    key = "adapt.temporal.name"
+    config = getattr(load(cfg.name, key), "Config", None)
+    options = build(config, cfg.options, "adapt.temporal.options") if config else cfg.options
+    module = create(cfg.name, key, ("layers_used", "compact", "forward", "gates"), options, backbone)
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"{key}: {cfg.name} is no torch.nn.Module")
+    most = backbone.num_layers if backbone.vision.layered else 1
+    if not 1 <= int(module.layers_used) <= most:  # type: ignore[arg-type]
+        raise M2raapError(
+            f"{key}: {cfg.name} reads {module.layers_used} vision layers, and the backbone gives 1 to {most}"
+        )
+    return module

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.extension import CODE_KEY, code_of, is_extension, refuse_changed
 from m2raap.models.acg import Acg, Captions
 from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
@@ -42,6 +43,8 @@ class VideoCLIP(nn.Module):
             torch.manual_seed(seed)
             self.temporal: Any = build_temporal(temporal, backbone)
         self.acg = Acg(acg) if acg else None
+        # Name -> digest of the source file of a temporal module that is outside of the package.
+        self.code = code_of({"name": temporal.name}, "adapt.temporal")
         self.eval()
 
     @property
@@ -103,12 +106,13 @@ class VideoCLIP(nn.Module):
     @property
     def digest(self) -> str:
         """32 hex digits over settings and all weights, as they are now."""
-        described = self.backbone.description | self._module_settings()
+        described = self.backbone.description | self.backbone.code | self._module_settings()
         return weights_digest(described, self.state_dict().items())
 
     def _module_settings(self) -> dict[str, Any]:
         acg = self.acg_cfg.model_dump(mode="json") if self.acg_cfg else None
-        return {"temporal": self.temporal_cfg.model_dump(mode="json"), "acg": acg}
+        code = {CODE_KEY: self.code} if self.code else {}
+        return {"temporal": self.temporal_cfg.model_dump(mode="json"), "acg": acg} | code
 
     def save(self, folder: Path, made_from: dict[str, Any] | None = None) -> None:
         """Writes the folder. `made_from` is any JSON about the origin of the weights (settings, steps)."""
@@ -148,8 +152,11 @@ class VideoCLIP(nn.Module):
             temporal = TypeAdapter(TemporalConfig).validate_python(model_json["temporal"])
             acg = AcgConfig.model_validate(model_json["acg"]) if model_json["acg"] else None
             weights = load_file(weights_path)
+            code = str(model_json[CODE_KEY][temporal.name]) if is_extension(temporal.name) else ""
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise M2raapError(f"{folder}: the model cannot be read ({error}); copy it again, or adapt again") from None
+        if code:
+            refuse_changed({temporal.name: code}, str(model_json_path))
         model = cls(backbone_from_description(folder / "backbone"), temporal, acg)
         try:
             model.load_state_dict(weights, strict=True)

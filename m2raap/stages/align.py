@@ -32,7 +32,7 @@ from m2raap.curate.reasons import VIDEO_REASONS
 from m2raap.curate.refusal import Drop, Refusal
 from m2raap.curate.similarity import MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
-from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
+from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, outside_scores, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.rules import in_order, judged
 from m2raap.stages.shared import Shared
@@ -126,7 +126,7 @@ class AlignStage(DataStage[AlignConfig]):
         table = duplicates.ClipTable()
         for part, signals_of in parts:
             for clip in part.clips:
-                signals = part.signals[clip["clip_id"]] | signals_of[clip["clip_id"]]
+                signals = _clip_signals(part, signals_of, clip["clip_id"], cfg.video)
                 sample.add_clip(clip["clip_id"], signals)
                 if not video_refusals(signals, limits):  # else a good clip could be dropped as a copy of a black one
                     table.add(clip["clip_id"], signals)
@@ -150,12 +150,17 @@ class AlignStage(DataStage[AlignConfig]):
         for clip in part.clips:
             clip_id = clip["clip_id"]
             verdict = {"clip_id": clip_id, "copy_of": decisions["copies"].get(clip_id)}
+            measured = _clip_signals(part, signals, clip_id, cfg.video) if cfg.video.extensions else {}
+            verdict |= {name: measured[name] for name in cfg.video.extensions}
             if chosen and _is_balanced(part, clip, dropped_ids):
                 verdict["cluster"], row = chosen.judge(clip_id, signals[clip_id])
                 drops += [row] if row else []
             verdicts.append(verdict)
         verdicts += [{"clip_id": t["clip_id"], "text_id": t["text_id"]} | scores[t["text_id"]] for t in part.texts]
         return {"dropped": drops, "verdicts": verdicts}
+
+    def more_verdict_columns(self, view: View) -> dict[str, str]:
+        return dict.fromkeys(self.cfg.video.extensions, "float")
 
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         thresholds = decisions.get("thresholds", {})
@@ -171,13 +176,19 @@ class AlignStage(DataStage[AlignConfig]):
         )
 
 
+def _clip_signals(part: Part, signals_of: Signals, clip_id: str, cfg: VideoRulesConfig) -> Row:
+    """The signals of a clip by all stages so far, and the scores of the rules from outside of the package."""
+    signals = part.signals[clip_id] | signals_of[clip_id]
+    return signals | outside_scores(signals, cfg.extensions)
+
+
 def _video_thresholds(parts: Iterable[tuple[Part, Signals]], cfg: VideoRulesConfig) -> dict[str, float]:
     if not cfg.by_share:
         return cfg.thresholds()
     values: dict[str, list[float]] = {name: [] for name in cfg.by_share}
     for part, signals_of in parts:
         for clip in part.clips:
-            signals = part.signals[clip["clip_id"]] | signals_of[clip["clip_id"]]
+            signals = _clip_signals(part, signals_of, clip["clip_id"], cfg)
             for name in values:
                 if (value := signal_value(signals, VIDEO_RULES[name].signal)) is not None:
                     values[name].append(value)
@@ -209,7 +220,7 @@ def _rule_drops(
     for clip in part.clips:
         clip_id = clip["clip_id"]
         copy_of = decisions["copies"].get(clip_id)
-        if refused := video_refusals(part.signals[clip_id] | signals_of[clip_id], limits["video"]):
+        if refused := video_refusals(_clip_signals(part, signals_of, clip_id, cfg.video), limits["video"]):
             drop = Drop.by(refused, clip_id)
             also_failed = (*drop.also_failed, *(("duplicate_clip",) if copy_of else ()))
             drops.append(replace(drop, also_failed=also_failed).row())

@@ -9,18 +9,19 @@ from typing import Any
 from pydantic import Field
 
 from m2raap.core.config import digest
+from m2raap.core.extension import is_extension
 from m2raap.core.spread import spread
 from m2raap.core.stage import DataStage, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 from m2raap.curate.captioners import (
     CAPTION_PROMPTS,
-    CAPTIONERS,
     Captioner,
     CaptionerConfig,
     ClipFrames,
     EndpointCaptioner,
     Tools,
+    build_captioner,
     candidates,
 )
 from m2raap.curate.encode import encoder
@@ -40,8 +41,8 @@ class CaptionConfig(CaptionerConfig):
 
     @property
     def compares_features(self) -> bool:
-        """Whether the captioner compares the backbone's features of frames and words."""
-        return self.name == "retrieval"
+        """Whether the captioner compares, or may compare, the backbone's features of frames and words."""
+        return self.name == "retrieval" or is_extension(self.name)
 
 
 class CaptionStage(DataStage[CaptionConfig]):
@@ -127,4 +128,4 @@ def _captioner(backbone: BackboneConfig, cfg: CaptionConfig, folder: Path) -> Ca
     tools = Tools(
         lambda jpegs: encoder(backbone).images(jpegs), lambda texts: encoder(backbone).texts(texts), cache_of(folder)
     )
-    return CAPTIONERS[cfg.name](cfg, tools)
+    return build_captioner(cfg, tools)

@@ -23,7 +23,7 @@ from m2raap.curate.limits import Limit
 from m2raap.curate.reasons import TEXT_REASONS, VIDEO_REASONS
 from m2raap.curate.refusal import Drop
 from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
-from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
+from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, outside_scores, signal_value, video_refusals
 from m2raap.stages.rules import in_order, judged
 from m2raap.stages.videos import file_digest, video_worker
 from m2raap.video.fetch import is_url
@@ -91,17 +91,20 @@ class FilterStage(DataStage[FilterConfig]):
         probed = {"probe": "str", "probe_detail": "str", "container": "str", "codec": "str"}
         sizes = {"width": "int", "height": "int", "num_bytes": "int", "duration_s": "float", "fps": "float"}
         texts = {rule.signal: "float" for rule in RULES.values() if not rule.across}
-        return probed | sizes | texts | {"text_key": "int", "sketch": "bytes"}
+        outside = dict.fromkeys(self.cfg.text.extensions, "float")
+        return probed | sizes | texts | outside | {"text_key": "int", "sketch": "bytes"}
 
     def more_verdict_columns(self, view: View) -> dict[str, str]:
-        return {f"user_{column}": "float" for column in view.score_columns}
+        user = {f"user_{column}": "float" for column in view.score_columns}
+        return user | dict.fromkeys(self.cfg.video.extensions, "float")
 
     def score(self, part: Part, view: View) -> Tables:
         worker = video_worker(self.cfg.decode)
         rows = [_probe(worker, view.corpus.video_root, clip) for clip in part.clips]
         for lang in LANGS:
             texts = [text for text in part.texts if text["lang"] == lang]
-            for text, scores in zip(texts, score_rows([text["text"] for text in texts], lang), strict=True):
+            scored = score_rows([text["text"] for text in texts], lang, self.cfg.text.extensions)
+            for text, scores in zip(texts, scored, strict=True):
                 rows.append({"clip_id": text["clip_id"], "text_id": text["text_id"]} | scores)
         return {"signals": rows}
 
@@ -134,7 +137,9 @@ class FilterStage(DataStage[FilterConfig]):
         for clip in part.clips:
             clip_id = clip["clip_id"]
             measured, user_scores = signals[clip_id], part.signals.get(clip_id, {})
-            refused = video_refusals(clip_signals(clip, measured), rules["video"])
+            of_clip = clip_signals(clip, measured)
+            outside = outside_scores(of_clip, self.cfg.video.extensions) if measured["probe"] == "ok" else {}
+            refused = video_refusals(of_clip | outside, rules["video"])
             refused += user_rules.refusals(user_scores, rules["scores"])
             if measured["probe"] != "ok":
                 row = {"clip_id": clip_id, "reason": measured["probe"], "detail": measured["probe_detail"]}
@@ -143,8 +148,8 @@ class FilterStage(DataStage[FilterConfig]):
                 drops.append(Drop.by(refused, clip_id).row())
             elif not part.texts_of[clip_id]:
                 drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
-            if user_scores:
-                verdicts.append({"clip_id": clip_id} | _user_columns(user_scores))
+            if user_scores or outside:
+                verdicts.append({"clip_id": clip_id} | outside | _user_columns(user_scores))
         for text in part.texts:
             ids = {"clip_id": text["clip_id"], "text_id": text["text_id"]}
             user_scores = part.signals.get(text["text_id"], {})
@@ -191,6 +196,8 @@ class _SignalValues:
             self._values.setdefault(key, []).append(value)
 
     def add_clip(self, signals: Row, user_scores: Row) -> None:
+        if signals["probe"] == "ok":
+            signals = signals | outside_scores(signals, self._cfg.video.extensions)
         for name in self._cfg.video.by_share:
             self._add(("video", name), signal_value(signals, VIDEO_RULES[name].signal))
         self._add_scores(user_scores)

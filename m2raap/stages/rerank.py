@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from m2raap.core.config import Config
+from m2raap.core.extension import OrExtension
 from m2raap.core.files import write_atomic
 from m2raap.retrieval.embeddings import Embeddings
 
@@ -36,7 +37,7 @@ class MugRerankConfig(Config):
         le=1,
         description="Weight of Mug's score; the first stage's cosine has the rest. 0 leaves the first stage's order.",
     )
-    form: Literal["simple", "full"] = Field(
+    form: Annotated[Literal["simple", "full"], OrExtension()] = Field(
         default="simple", description="Form of Mug's score, as adapt.mug_form has it."
     )
 

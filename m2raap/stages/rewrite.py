@@ -29,7 +29,7 @@ from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
 from m2raap.curate.reasons import REWRITE_REASONS
 from m2raap.curate.refusal import Drop
-from m2raap.curate.rewriters import MODEL_PROMPTS, REWRITERS, ClipTexts, ModelRewriter, Rewriter, RewriterConfig
+from m2raap.curate.rewriters import MODEL_PROMPTS, ClipTexts, ModelRewriter, Rewriter, RewriterConfig, build_rewriter
 from m2raap.curate.similarity import robust
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignStage
@@ -186,7 +186,7 @@ def clip_texts(part: Part) -> list[ClipTexts]:
 @lru_cache(maxsize=1)
 def _rewriter(cfg: RewriterConfig, folder: Path) -> Rewriter:
     """The rewriter, one for each process and stage."""
-    return REWRITERS[cfg.name](cfg, cache_of(folder))
+    return build_rewriter(cfg, cache_of(folder))
 
 
 def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:

@@ -37,5 +37,5 @@ def judged(side: Side, refusal: Refusal) -> Judged:
 
 
 def in_order(thresholds: dict[str, float], rules: Iterable[str]) -> dict[str, float]:
-    """The thresholds in the order of the rules; decisions.json is sorted by name."""
-    return {name: thresholds[name] for name in rules if name in thresholds}
+    """The thresholds in the order of the rules, those from outside last; decisions.json is sorted by name."""
+    return {name: thresholds[name] for name in rules if name in thresholds} | thresholds

@@ -1,0 +1,246 @@
+"""Code from outside of the package: `python:pkg.mod:Name` where a setting names an entry of a registry.
+
+Reading settings imports no code, so that every folder can be inspected without it. Code runs only in a command that was given
+`--allow-code` (`allow_code=True` in Python). It is imported from installed packages and from the folder in which the command
+was given, never from a folder that m2raap wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m2raap.core.errors import M2raapError, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic_core import CoreSchema
+
+PATTERN = r"^python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+# Set while code is allowed: the folder in which the command was given. Worker processes inherit it.
+ALLOWED_FROM = "M2RAAP_ALLOW_CODE"
+CODE_KEY = "code"  # of a stage's settings: name -> digest of the source file
+_OWN_PACKAGES = ("m2raap", "data_tools")
+# A file that m2raap writes, and a key that it has there: marks of a folder that may come from somebody else.
+_DATA_FILES = (("manifest.json", "kind"), ("model.json", "made_from"), ("run.json", "recipe"), ("plan.json", "stage"))
+# Module -> path and digest of its file when it was imported: ever in this process, and as the running command uses it. A
+# command imports a file once, so that a change while it runs has no effect.
+_imported: dict[str, tuple[Path, str]] = {}
+_current: dict[str, tuple[Path, str]] = {}
+_added_paths: list[str] = []  # to sys.path
+
+
+def is_extension(name: object) -> bool:
+    """Whether a value is the name of an extension."""
+    return isinstance(name, str) and re.fullmatch(PATTERN, name) is not None
+
+
+def allow_code(allowed: bool) -> None:
+    """Permits, or forbids, extensions for this process and the worker processes that it starts."""
+    os.environ.pop(ALLOWED_FROM, None)
+    _current.clear()
+    while _added_paths:
+        sys.path.remove(_added_paths.pop())
+    if allowed:
+        os.environ[ALLOWED_FROM] = os.getcwd()
+
+
+@contextmanager
+def code_allowed(allowed: bool) -> Iterator[None]:
+    """Inside, extensions are permitted or forbidden; afterwards it is as before."""
+    before = os.environ.get(ALLOWED_FROM)
+    allow_code(allowed)
+    try:
+        yield
+    finally:
+        allow_code(False)
+        if before is not None:
+            os.environ[ALLOWED_FROM] = before
+
+
+def load(name: str, key: str) -> Any:
+    """The object that an extension names. `key`: the setting that names it, for messages.
+
+    Raises UsageError where code is not allowed, the module is not there or of the standard library, of m2raap or of a folder
+    that m2raap wrote, cannot be imported, or has no such name.
+    """
+    _, module_name, attribute = name.split(":")
+    if module_name not in _current:
+        _import(name, key)
+    module = sys.modules[module_name]
+    if not hasattr(module, attribute):
+        names = [known for known, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+        raise UsageError(
+            f"{key}: {name}: {_current[module_name][0]} has no '{attribute}'; it defines {', '.join(names) or 'nothing'}"
+        )
+    value = getattr(module, attribute)
+    if not callable(value):
+        raise UsageError(f"{key}: {name} is a {type(value).__name__}: expected a function or a class")
+    return value
+
+
+def create(name: str, key: str, attributes: Sequence[str], *arguments: Any) -> Any:
+    """What the class or function that an extension names returns for `arguments`. Raises UsageError as `load`, and where the
+    result lacks one of the attributes."""
+    value = load(name, key)(*arguments)
+    if missing := [attribute for attribute in attributes if not hasattr(value, attribute)]:
+        raise UsageError(f"{key}: what {name} returns has no {', '.join(missing)}")
+    return value
+
+
+def source_digest(name: str, key: str) -> str:
+    """SHA-256 of the file in which an extension is defined, as it was when it was imported. Raises UsageError as `load`."""
+    load(name, key)
+    return _current[name.split(":")[1]][1]
+
+
+def beside(name: str, key: str, attribute: str, default: Any) -> Any:
+    """Another attribute of the module of an extension, or `default`. Raises UsageError as `load`."""
+    load(name, key)
+    return getattr(sys.modules[name.split(":")[1]], attribute, default)
+
+
+def refuse_changed(code: Mapping[str, str], subject: str) -> None:
+    """Raises M2raapError where an extension is another than the one whose digest was recorded. `code`: name -> digest."""
+    for name, recorded in code.items():
+        if (digest := source_digest(name, subject)) != recorded:
+            path = _current[name.split(":")[1]][0]
+            raise M2raapError(
+                f"{subject}: was made with another version of {path} (SHA-256 {recorded[:12]}, now {digest[:12]}); bring that "
+                "version back, or make it again"
+            )
+
+
+def code_of(settings: Any, key: str) -> dict[str, str]:
+    """Name -> digest of the source file of every extension among the values and keys of `settings`; {} where there is none.
+
+    `key` is the key of `settings` itself. Raises UsageError as `load`.
+    """
+    return dict(sorted((name, source_digest(name, path)) for path, name in _named(settings, key)))
+
+
+def _named(tree: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(key, name) of the extensions in plain values."""
+    if is_extension(tree):
+        yield key, tree
+    elif isinstance(tree, Mapping):
+        for name, value in tree.items():
+            if is_extension(name) and value is not None:
+                yield key, name
+            yield from _named(value, f"{key}.{name}")
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _named(value, key)
+
+
+def failed_file(trace: str) -> str | None:
+    """The last file of an imported extension that a printed traceback names, else None."""
+    files = re.findall(r'File "(.*?)", line \d+', trace)
+    return next((file for file in reversed(files) if Path(file) in {path for path, _ in _imported.values()}), None)
+
+
+def _import(name: str, key: str) -> None:
+    module_name = name.split(":")[1]
+    path, digest = _source(name, key)
+    if module_name in sys.modules and _imported.get(module_name, (path, digest)) != (path, digest):
+        del sys.modules[module_name]  # the file has changed since, or it was that of another folder
+    try:
+        module = importlib.import_module(module_name)
+    except M2raapError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{key}: {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
+    if getattr(module, "__file__", None) != str(path):
+        raise UsageError(f"{key}: {name}: another module {module_name} is in use; give yours a name of its own")
+    _imported[module_name] = _current[module_name] = (path, digest)
+
+
+def _source(name: str, key: str) -> tuple[Path, str]:
+    """The file in which an extension is defined, found without importing anything, and its digest."""
+    folder = os.environ.get(ALLOWED_FROM)
+    if not folder:
+        raise UsageError(
+            f"{key}: {name} is code from outside of m2raap, which runs only with --allow-code (in Python allow_code=True)"
+        )
+    if folder not in sys.path:
+        _added_paths.append(folder)
+        sys.path.append(folder)  # last, so that no file of the folder takes the place of an installed module
+    module_name = name.split(":")[1]
+    package = module_name.partition(".")[0]
+    if package in sys.stdlib_module_names or package in (*_OWN_PACKAGES, "__main__"):
+        raise UsageError(f"{key}: {name}: give code of your own, and no module of Python or of m2raap")
+    importlib.invalidate_caches()
+    places: Sequence[str] | None = None
+    spec: ModuleSpec | None = None
+    parts = module_name.split(".")
+    for depth in range(1, len(parts) + 1):
+        spec = _spec(".".join(parts[:depth]), places)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        for place in [*places, *([str(Path(spec.origin).parent)] if spec and spec.origin else [])]:
+            _refuse_data_folder(Path(place), f"{key}: {name}")
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise UsageError(f"{key}: {name}: there is no module {module_name} in {folder} or among the installed packages")
+    path = Path(spec.origin)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _spec(module_name: str, places: Sequence[str] | None) -> ModuleSpec | None:
+    """Where a module would be imported from; unlike importlib.util.find_spec this imports no package above it."""
+    for finder in sys.meta_path:
+        if (spec := finder.find_spec(module_name, places)) is not None:
+            return spec
+    return None
+
+
+def _refuse_data_folder(folder: Path, subject: str) -> None:
+    for above in (folder, *folder.parents):
+        for file, key in _DATA_FILES:
+            if (above / file).is_file() and key in _object(above / file):
+                raise UsageError(
+                    f"{subject}: {above} is a folder that m2raap wrote, and no code is run from such a folder"
+                )
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    try:
+        tree = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+class OrExtension:
+    """Mark of a field (`Annotated[Literal[...], OrExtension()]`) whose value may be an extension's name, too.
+
+    `config`: for a union of configs, the config that a mapping with such a `name` becomes.
+    """
+
+    def __init__(self, config: type[BaseModel] | None = None) -> None:
+        self.config = config
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from pydantic_core import core_schema
+
+        def validate(value: Any, inner: Any) -> Any:
+            if self.config is None:
+                return value if is_extension(value) else inner(value)
+            name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+            return self.config.model_validate(value) if is_extension(name) else inner(value)
+
+        # Values are written by what they are: those of an extension are none of the type that the field names.
+        serialization = core_schema.simple_ser_schema("any")
+        return core_schema.no_info_wrap_validator_function(validate, handler(source), serialization=serialization)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        inner = handler(schema)
+        outside = self.config.model_json_schema() if self.config else {"type": "string", "pattern": PATTERN}
+        return {"anyOf": [inner, outside]}
