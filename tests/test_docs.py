@@ -1,6 +1,6 @@
 """The pages of docs/: every command parses, every recipe loads, every example of docs/extend.md does what it says.
 
-docs/evaluate-your-model.md is run by tests/interop/test_page.py.
+docs/evaluate-your-model.md is run by tests/interop/test_page.py, the user's code in docs/extend.md by tests/test_outside.py.
 """
 
 from __future__ import annotations
@@ -12,20 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from m2raap import stages
 from m2raap.cli.main import app
 from m2raap.core.engine import LocalEngine
 from m2raap.core.runner import run_data_stage
 from m2raap.core.tables import read_part
 from m2raap.core.view import View
-from m2raap.curate import reasons, text_rules
-from m2raap.models import temporal
-from m2raap.models.config import BackboneConfig, MeanConfig
-from m2raap.models.families import load_backbone
-from m2raap.models.video_clip import VideoCLIP
 from m2raap.pipeline.recipe import load_recipe
 from tests.pages import ROOT, blocks, commands, parse
 from tests.stages.embedded import write_embedded
@@ -72,14 +65,10 @@ def test_paths_that_a_page_names_are_there(page: str) -> None:
     assert [str(path) for path in named if not path.exists()] == []
 
 
-def example(number: int) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(compile(blocks("docs/extend.md", "python")[number], "docs/extend.md", "exec", dont_inherit=True), names)
-    return names
-
-
 def test_a_stage_is_added(tmp_path: Path) -> None:
-    names = example(0)
+    names: dict[str, Any] = {}
+    (text,) = (block for block in blocks("docs/extend.md", "python") if "LoudStage" in block)
+    exec(compile(text, "docs/extend.md", "exec", dont_inherit=True), names)
     stage = names["LoudStage"](names["LoudConfig"]())
     texts = {"calm": [("en", "a dog runs")], "loud": [("en", "WOW!! a dog!"), ("en", "a dog runs!")]}
     corpus = drawn_corpus(tmp_path / "C", texts, num_parts=1)
@@ -88,39 +77,11 @@ def test_a_stage_is_added(tmp_path: Path) -> None:
     assert [(row["text_id"], row["reason"], row["score"]) for row in rows] == [("loud.0", "too_loud", 3.0)]
 
 
-def test_a_rule_is_added(monkeypatch) -> None:
-    monkeypatch.setitem(text_rules.RULES, "question", None)  # afterwards the rule goes again
-    monkeypatch.setitem(reasons.TEXT_REASONS, "question", "")  # taken out again at the end
-    example(1)
-    limits = text_rules.FilterTextConfig.model_validate({"rules": {"question": {"en": 0.01, "zh": 0.1}}})
-    asked = {"what does the dog chase in the garden?": "en", "a dog chases a ball": "en", "狗在花园里追什么球？": "zh"}
-    refused = []
-    for text, lang in asked.items():
-        found = text_rules.RULES.refusals(text_rules.score_text(text, lang), limits.thresholds(lang))
-        refused.append([refusal.reason for refusal in found])
-    assert refused == [["question"], [], []]
-    assert "question" in text_rules.FilterTextConfig().rules and stages.reasons()["question"]
-
-
-def test_a_temporal_module_is_added(monkeypatch) -> None:
-    monkeypatch.setattr(temporal, "TEMPORAL", dict(temporal.TEMPORAL))
-    config = example(2)["ChangesConfig"]()
-    backbone = load_backbone(BackboneConfig())
-    model, plain = VideoCLIP(backbone, config), VideoCLIP(backbone, MeanConfig())
-    side = backbone.preprocess.image_size
-    frames = torch.randn(1, 3, 3, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        assert torch.allclose(model.encode_video(frames), plain.encode_video(frames), atol=1e-6)
-        torch.nn.init.eye_(model.temporal.out.weight)
-        assert not torch.allclose(model.encode_video(frames), model.encode_video(frames.flip(1)), atol=1e-4)
-    assert model.gates()["out"] > 1
-
-
 def test_a_benchmark_is_declared(tmp_path: Path) -> None:
     (text,) = (block for block in blocks("docs/extend.md", "yaml") if block.startswith("kitchen"))
     (tmp_path / "kitchen.yaml").write_text(text.replace("500", "40"), encoding="utf-8")
     write_embedded(tmp_path / "E")
-    (words,) = commands("docs/extend.md")
+    (words,) = (words for words in commands("docs/extend.md") if words[1] == "evaluate")
     words = [str(tmp_path / word) if word in ("E", "V", "kitchen.yaml") else word for word in words[1:]]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0 and "kitchen-val" in (tmp_path / "V" / "results.json").read_text(encoding="utf-8")

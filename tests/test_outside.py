@@ -7,13 +7,25 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import m2raap as package
+from m2raap.adapt.config import AdaptConfig
 from m2raap.core import extension
+from m2raap.core.config import build, merge
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.tables import read_all
+from m2raap.curate.text_rules import score_rows
+from m2raap.curate.video_rules import outside_scores
+from m2raap.models.config import BackboneConfig, ExtensionTemporalConfig, MeanConfig
+from m2raap.models.families import load_backbone
+from m2raap.models.temporal import build_temporal
+from m2raap.models.video_clip import VideoCLIP
+from m2raap.pipeline.recipe import Recipe
+from m2raap.stages.adapt import AdaptStage
 from tests.conftest import m2raap
+from tests.pages import blocks
 from tests.runs import RECIPE
 
 CODE = Path(__file__).parent / "outside_code.py"
@@ -64,37 +76,108 @@ def test_rules(home: Path, small_world: Path) -> None:
     assert "was made with" in changed and f"filter.code.{WORDS}" in changed
 
 
-def test_a_whole_run(home: Path, small_world: Path) -> None:
-    name = "python:outside_code:"
-    adapt = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["adapt"] | {
-        "temporal": {"name": CHANGES, "options": {"step": 2}},
-        "objective": name + "halved", "mug_weight": 0.1, "mug_form": name + "mean_match", "steps": 4, "keep": "last",
-    }  # fmt: skip
-    recipe(
-        home,
-        backbone={"family": name + "tiny", "model": "builtin:tiny"},
-        stages=["filter", "keyframes", "caption", "rewrite", "adapt"],
-        caption={"name": name + "Captions"},
-        rewrite={"name": name + "Shorter"},
-        adapt=adapt,
-        embed={"mug": {"form": name + "mean_match"}},
-    )
-    run(home, small_world, "--bench", f"motion={small_world / 'test'}", "--workers", 1, "--allow-code")
+def test_the_page_runs(home: Path, small_world: Path) -> None:
+    """docs/extend.md: its recipe with its file, which has one of each kind; and the model that it gives."""
+    sections = [block for block in blocks("docs/extend.md", "python") if block.startswith("# mine.py\n")]
+    (home / "mine.py").write_text("".join(sections), encoding="utf-8")
+    (text,) = blocks("docs/extend.md", "yaml")[:1]
+    small = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    tree = merge(small | {"arms": {}}, yaml.safe_load(text))
+    tree["adapt"] |= {"steps": 4, "keep": "last"}
+    tree["stages"] = ["filter", "keyframes", "caption", "rewrite", "adapt"]
+    (home / "mine.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    run(home, small_world, "--bench", f"motion={small_world / 'test'}", "--workers", 1, "--limit", 24, "--allow-code")
     producers = {row["producer"] for table in ("caption", "rewrite") for row in read_all(home / "R" / table, "texts")}
-    assert producers == {"outside"}
+    assert producers <= {"brightness 1", "first sentence 1"} and "brightness 1" in producers
     m2raap("report", "write", home / "R")
     model = home / "R" / "adapt" / "model"
     saved = json.loads((model / "model.json").read_text(encoding="utf-8"))
-    assert saved["temporal"] == {"name": CHANGES, "options": {"step": 2}} and list(saved["code"]) == [CHANGES]
+    changes = "python:mine:Changes"
+    assert saved["temporal"] == {"name": changes, "options": {"step": 1}} and list(saved["code"]) == [changes]
     refused = m2raap("model", "export", model, "--to", "hub", "--out", home / "hub", check=2).stderr
-    assert CHANGES in refused and "--allow-code" in refused
+    assert changes in refused and "--allow-code" in refused
     m2raap("model", "export", model, "--to", "hub", "--out", home / "hub", "--allow-code")
     m2raap("--allow-code", "model", "interpolate", model, "--alpha", 0.5, "--out", home / "half")
-    with pytest.raises(UsageError, match=CHANGES):
+    with pytest.raises(UsageError, match=changes):
         package.load(home / "hub")
     loaded = package.load(home / "hub", allow_code=True)
-    assert loaded.digest == saved["digest"] and loaded.temporal.step == 2
+    assert loaded.digest == saved["digest"] and loaded.temporal.step == 1
     assert extension.ALLOWED_FROM not in os.environ
-    (home / "outside_code.py").write_text(CODE.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    with pytest.raises(M2raapError, match="another version of .*outside_code.py"):
+    (home / "mine.py").write_text("".join(sections) + "\n", encoding="utf-8")
+    with pytest.raises(M2raapError, match="another version of .*mine.py"):
         package.load(home / "hub", allow_code=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("python:os.path:join", "of Python or of m2raap"),
+        ("python:m2raap.api:run", "of Python or of m2raap"),
+        ("python:nowhere.at_all:rule", "no module nowhere.at_all"),
+        ("python:outside_code:word_count", "has no 'word_count'; it defines word_counts, width"),
+        ("python:outside_code:not_callable", "is a int"),
+        ("python:broken:rule", "broken.py cannot be imported: SyntaxError"),
+        ("python:theirs.code:rule", "theirs is a folder that m2raap wrote"),
+        ("python:theirs.inner.code:rule", "theirs is a folder that m2raap wrote"),
+    ],
+)
+def test_names_that_are_refused(home: Path, name: str, named: str) -> None:
+    (home / "broken.py").write_text("def rule(:\n", encoding="utf-8")
+    for folder in (home / "theirs", home / "theirs" / "inner"):
+        folder.mkdir()
+        (folder / "__init__.py").write_text("import os; os.environ['HOME_OF_THEIRS'] = 'ran'\n", encoding="utf-8")
+        (folder / "code.py").write_text("def rule(batch): return []\n", encoding="utf-8")
+    (home / "theirs" / "model.json").write_text('{"made_from": {}}', encoding="utf-8")
+    with extension.code_allowed(True), pytest.raises(UsageError, match=f"some.key: {name}.*{named}"):
+        extension.load(name, "some.key")
+    assert "HOME_OF_THEIRS" not in os.environ
+
+
+def test_no_file_of_the_folder_replaces_an_installed_module(home: Path) -> None:
+    (home / "yaml.py").write_text("def safe_load(text): return 'mine'\n", encoding="utf-8")
+    with extension.code_allowed(True):
+        assert extension.load("python:yaml:safe_load", "key") is yaml.safe_load
+
+
+def test_what_rules_return(home: Path) -> None:
+    """A fault of the user's code is reported as one, with its file."""
+    with extension.code_allowed(True):
+        with pytest.raises(M2raapError, match=r"filter.text.rules.python:outside_code:too_few: expected 2"):
+            score_rows(["a dog", "a cat"], "en", ["python:outside_code:too_few"])
+        with pytest.raises(
+            M2raapError, match=r"python:outside_code:seven: expected a finite number or None, found '7'"
+        ):
+            outside_scores({}, ["python:outside_code:seven"])
+
+
+def test_a_fault_of_the_code_is_none_of_m2raap(home: Path, small_world: Path) -> None:
+    recipe(home, stages=["filter"], filter={"text": {"rules": {"python:outside_code:fails": 1}}})
+    failed = run(home, small_world, "--until", "filter", "--workers", 1, "--allow-code", check=1)
+    assert f"{home / 'outside_code.py'} failed: RuntimeError: a fault" in failed and "a bug in m2raap" not in failed
+
+
+def test_a_temporal_module(home: Path) -> None:
+    """Its options are checked by its Config, it starts at mean pooling, and settings without code are as they were."""
+    assert "code" not in AdaptStage(AdaptConfig()).settings()
+    cfg = build(AdaptConfig, {"temporal": {"name": CHANGES, "options": {"stop": 2}}}, "mine.yaml")
+    assert cfg.model_dump(mode="json")["temporal"] == {"name": CHANGES, "options": {"stop": 2}}
+    sections = [block for block in blocks("docs/extend.md", "python") if "class Changes" in block]
+    (home / "outside_code.py").write_text("".join(sections), encoding="utf-8")
+    with extension.code_allowed(True), pytest.raises(UsageError, match=r"adapt.temporal.options.*'stop'.*'step'"):
+        build_temporal(cfg.temporal, load_backbone(BackboneConfig()))
+    mine = ExtensionTemporalConfig(name=CHANGES, options={"step": 1})
+    with extension.code_allowed(True):
+        model = VideoCLIP(load_backbone(BackboneConfig()), mine)
+    side = model.backbone.preprocess.image_size
+    frames = torch.randn(1, 3, 3, side, side)
+    with torch.inference_mode():
+        plain = VideoCLIP(model.backbone, MeanConfig()).encode_video(frames)
+        assert torch.allclose(model.encode_video(frames), plain, atol=1e-6)
+        torch.nn.init.eye_(model.temporal.out.weight)
+        assert not torch.allclose(model.encode_video(frames), model.encode_video(frames.flip(1)), atol=1e-4)
+    with pytest.raises(UsageError, match=r"unknown key 'adapt.temporal.optoins'.*'options'"):
+        build(Recipe, {"name": "x", "adapt": {"temporal": {"name": CHANGES, "optoins": {}}}}, "mine.yaml")
+    with pytest.raises(UsageError, match=r"min"):
+        build(Recipe, {"name": "x", "filter": {"text": {"rules": {WORDS: {"min": 1}}}}}, "mine.yaml")
+    with pytest.raises(UsageError, match=r"unknown rule 'python:outside_code'"):
+        build(Recipe, {"name": "x", "filter": {"text": {"rules": {"python:outside_code": 1}}}}, "mine.yaml")
