@@ -22,7 +22,7 @@ from m2raap.models.config import BackboneConfig, ExtensionTemporalConfig, MeanCo
 from m2raap.models.families import load_backbone
 from m2raap.models.temporal import build_temporal
 from m2raap.models.video_clip import VideoCLIP
-from m2raap.pipeline.recipe import Recipe
+from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe
 from m2raap.stages.adapt import AdaptStage
 from tests.conftest import m2raap
 from tests.pages import blocks
@@ -55,7 +55,10 @@ def run(home: Path, world: Path, *more: object, out: str = "R", **options) -> st
 
 def test_rules(home: Path, small_world: Path) -> None:
     """In two worker processes; every command that reads works without the code."""
-    filter_keys = {"text": {"rules": {WORDS: {"en": 8, "zh": False}}}, "video": {"rules": {WIDTH: {"max": 96}}}}
+    filter_keys = {
+        "text": {"rules": {WORDS: {"en": 8, "zh": {"highest": 0.1}}}},
+        "video": {"rules": {WIDTH: {"max": 96}}},
+    }
     recipe(home, stages=["filter"], filter=filter_keys)
     refused = run(home, small_world, check=2)
     assert f"filter.text.rules: {WORDS}" in refused and "--allow-code" in refused and len(refused.splitlines()) == 1
@@ -63,7 +66,8 @@ def test_rules(home: Path, small_world: Path) -> None:
     run(home, small_world, "--until", "filter", "--workers", 2, "--allow-code")
     dropped = [row for row in read_all(home / "R" / "filter", "dropped") if row["reason"] == WORDS]
     texts = {row["text_id"]: row["text"] for row in read_all(small_world / "train", "texts")}
-    assert dropped and all(row["score"] == len(texts[row["text_id"]].split()) > 8 for row in dropped)
+    assert dropped and all(row["score"] == len(texts[row["text_id"]].split()) for row in dropped)
+    assert {row["threshold"] for row in dropped if ".en" in row["text_id"]} == {8.0}
     wide = {row["clip_id"] for row in read_all(home / "R" / "filter", "dropped") if row["reason"] == WIDTH}
     widths = {row["clip_id"]: row["width"] for row in read_all(home / "R" / "filter", "signals") if row["width"]}
     assert wide == {clip for clip, width in widths.items() if width > 96}
@@ -84,11 +88,14 @@ def test_the_page_runs(home: Path, small_world: Path) -> None:
     small = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     tree = merge(small | {"arms": {}}, yaml.safe_load(text))
     tree["adapt"] |= {"steps": 4, "keep": "last"}
-    tree["stages"] = ["filter", "keyframes", "caption", "rewrite", "adapt"]
+    tree["stages"] = ["filter", "keyframes", "align", "caption", "rewrite", "adapt"]
+    tree["align"] = {"video": tree["filter"]["video"]}
     (home / "mine.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
     run(home, small_world, "--bench", f"motion={small_world / 'test'}", "--workers", 1, "--limit", 24, "--allow-code")
     producers = {row["producer"] for table in ("caption", "rewrite") for row in read_all(home / "R" / table, "texts")}
     assert producers <= {"brightness 1", "first sentence 1"} and "brightness 1" in producers
+    clips = [row for row in read_all(home / "R" / "align", "verdicts") if row["text_id"] is None]
+    assert clips and all(0 < row["python:mine:megapixels"] < 1 for row in clips)
     m2raap("report", "write", home / "R")
     model = home / "R" / "adapt" / "model"
     saved = json.loads((model / "model.json").read_text(encoding="utf-8"))
@@ -153,7 +160,7 @@ def test_what_rules_return(home: Path) -> None:
 def test_a_fault_of_the_code_is_none_of_m2raap(home: Path, small_world: Path) -> None:
     recipe(home, stages=["filter"], filter={"text": {"rules": {"python:outside_code:fails": 1}}})
     failed = run(home, small_world, "--until", "filter", "--workers", 1, "--allow-code", check=1)
-    assert f"{home / 'outside_code.py'} failed: RuntimeError: a fault" in failed and "a bug in m2raap" not in failed
+    assert f"a fault in {home / 'outside_code.py'}" in failed and "RuntimeError" in failed
 
 
 def test_a_temporal_module(home: Path) -> None:
@@ -181,3 +188,12 @@ def test_a_temporal_module(home: Path) -> None:
         build(Recipe, {"name": "x", "filter": {"text": {"rules": {WORDS: {"min": 1}}}}}, "mine.yaml")
     with pytest.raises(UsageError, match=r"unknown rule 'python:outside_code'"):
         build(Recipe, {"name": "x", "filter": {"text": {"rules": {"python:outside_code": 1}}}}, "mine.yaml")
+
+
+def test_arms_may_name_code(home: Path) -> None:
+    arms = {"mine": {"adapt": {"temporal": {"name": CHANGES, "options": {"step": 2}}}}, "plain": {}}
+    loaded = arms_of(load_recipe(str(recipe(home, arms=arms))))
+    assert loaded["mine"].adapt.temporal == ExtensionTemporalConfig(name=CHANGES, options={"step": 2})
+    assert loaded["plain"].adapt.temporal.name == "stan"
+    with pytest.raises(UsageError, match=r"adapt.temporal.name: python:outside_code:Changes.*--allow-code"):
+        loaded["mine"].stage("adapt").settings()

@@ -177,10 +177,9 @@ def _bug() -> int:
     with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
         log.write(trace)
     last = trace.strip().splitlines()[-1]
-    if file := extension.failed_file(trace):
-        _report(f"m2raap: {file} failed: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
-        return 1
-    _report(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
+    files = extension.files_in_use(trace)
+    culprit = f"a fault in {', '.join(files)}, or in how m2raap uses it" if files else "this is a bug in m2raap"
+    _report(f"m2raap: {culprit}: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
     return 1
 
 

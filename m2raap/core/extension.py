@@ -142,10 +142,10 @@ def _named(tree: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _named(value, key)
 
 
-def failed_file(trace: str) -> str | None:
-    """The last file of an imported extension that a printed traceback names, else None."""
-    files = re.findall(r'File "(.*?)", line \d+', trace)
-    return next((file for file in reversed(files) if Path(file) in {path for path, _ in _imported.values()}), None)
+def files_in_use(trace: str) -> list[str]:
+    """The files of the extensions that the running command has imported; those that a printed traceback names, if any."""
+    files = sorted({str(path) for path, _ in _current.values()})
+    return [file for file in files if f'File "{file}"' in trace] or files
 
 
 def _import(name: str, key: str) -> None:

@@ -65,6 +65,7 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
     """The backbone's adapted towers as `local-dir:` loads them; temporal module and ACG are left out."""
     from safetensors.torch import save_file
 
+    from m2raap.models.backbone import FAMILY_NAME
     from m2raap.models.config import BackboneConfig, MeanConfig
     from m2raap.models.families import load_backbone
     from m2raap.models.text import OpenClipText
@@ -76,6 +77,7 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
             f"{job.source}: its backbone comes from transformers, and open_clip cannot load it: give --to hub or --to onnx"
         )
     backbone.write_description(job.draft)
+    (job.draft / FAMILY_NAME).unlink(missing_ok=True)  # open_clip does not read it
     weights = {name: value.detach().contiguous().clone() for name, value in backbone.clip.state_dict().items()}
     save_file(weights, job.draft / "open_clip_model.safetensors")
     reloaded = load_backbone(BackboneConfig(model=f"local-dir:{job.draft}"))

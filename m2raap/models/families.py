@@ -67,7 +67,7 @@ def _from_extension(folder: Path) -> Backbone:
         raise M2raapError(f"{path}: is not as m2raap writes it; copy the model again") from None
     if not is_extension(family):
         raise M2raapError(f"{path}: names no family of the form python:module:function; copy the model again")
-    refuse_changed({family: digest}, str(path))
+    refuse_changed({family: digest}, f"{path}: backbone.family")
     read = beside(family, str(path), "from_description", _from_description)
     return _of_extension(read(folder), family)
 

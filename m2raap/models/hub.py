@@ -10,7 +10,7 @@ import urllib.parse
 import warnings
 from collections.abc import Iterator
 
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, UsageError
 from m2raap.models.foreign_code import no_foreign_code
 
 
@@ -52,6 +52,8 @@ def from_cache_alone(named_by: str) -> Iterator[None]:
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         yield
+    except UsageError:  # what the command line lacks is not about downloads
+        raise
     except M2raapError as error:
         raise M2raapError(f"{error} {named_by}") from error
     finally:

@@ -156,7 +156,7 @@ class VideoCLIP(nn.Module):
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise M2raapError(f"{folder}: the model cannot be read ({error}); copy it again, or adapt again") from None
         if code:
-            refuse_changed({temporal.name: code}, str(model_json_path))
+            refuse_changed({temporal.name: code}, f"{model_json_path}: temporal.name")
         model = cls(backbone_from_description(folder / "backbone"), temporal, acg)
         try:
             model.load_state_dict(weights, strict=True)
