@@ -182,6 +182,10 @@ def test_a_temporal_module(home: Path) -> None:
         assert torch.allclose(model.encode_video(frames), plain, atol=1e-6)
         torch.nn.init.eye_(model.temporal.out.weight)
         assert not torch.allclose(model.encode_video(frames), model.encode_video(frames.flip(1)), atol=1e-4)
+    with extension.code_allowed(True), pytest.raises(UsageError, match=r"numpy:zeros is no class of torch.nn.Module"):
+        build_temporal(ExtensionTemporalConfig(name="python:numpy:zeros"), model.backbone)
+    short = build(Recipe, {"name": "x", "adapt": {"temporal": CHANGES}}, "mine.yaml")
+    assert short.adapt.temporal == ExtensionTemporalConfig(name=CHANGES)
     with pytest.raises(UsageError, match=r"unknown key 'adapt.temporal.optoins'.*'options'"):
         build(Recipe, {"name": "x", "adapt": {"temporal": {"name": CHANGES, "optoins": {}}}}, "mine.yaml")
     with pytest.raises(UsageError, match=r"min"):

@@ -221,7 +221,7 @@ def _object(path: Path) -> Mapping[str, Any]:
 class OrExtension:
     """Mark of a field (`Annotated[Literal[...], OrExtension()]`) whose value may be an extension's name, too.
 
-    `config`: for a union of configs, the config that a mapping with such a `name` becomes.
+    `config`: for a union of configs, the config that such a name, or a mapping with such a `name`, becomes.
     """
 
     def __init__(self, config: type[BaseModel] | None = None) -> None:
@@ -233,6 +233,8 @@ class OrExtension:
         def validate(value: Any, inner: Any) -> Any:
             if self.config is None:
                 return value if is_extension(value) else inner(value)
+            if is_extension(value):
+                return self.config(name=value)
             name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
             return self.config.model_validate(value) if is_extension(name) else inner(value)
 

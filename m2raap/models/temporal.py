@@ -134,11 +134,12 @@ def build_temporal(cfg: AnyTemporal, backbone: Backbone) -> nn.Module:
 def _from_outside(cfg: ExtensionTemporalConfig, backbone: Backbone) -> nn.Module:
     """A module outside of the package: its class is given its Config, where it has one, or else the options as a mapping."""
     key = "adapt.temporal.name"
-    config = getattr(load(cfg.name, key), "Config", None)
+    cls = load(cfg.name, key)
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):  # a saved model may name it: nothing else is called
+        raise UsageError(f"{key}: {cfg.name} is no class of torch.nn.Module")
+    config = getattr(cls, "Config", None)
     options = build(config, cfg.options, "adapt.temporal.options") if config else cfg.options
     module = create(cfg.name, key, ("layers_used", "compact", "forward", "gates"), options, backbone)
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"{key}: {cfg.name} is no torch.nn.Module")
     most = backbone.num_layers if backbone.vision.layered else 1
     if not 1 <= int(module.layers_used) <= most:  # type: ignore[arg-type]
         raise M2raapError(
