@@ -65,7 +65,7 @@ def keyframes(
         )
     with VideoWorker() if worker is None else nullcontext(worker) as decoder:
         try:
-            return decoder.extract(Path(path).absolute(), start_s, end_s, cfg)
+            return decoder.extract(Path(path).resolve(), start_s, end_s, cfg)
         except Refused as refusal:
             detail = f" ({refusal.detail})" if refusal.detail else ""
             if refusal.reason in ("timeout", "too_large", "out_of_memory"):
