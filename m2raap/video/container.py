@@ -28,7 +28,7 @@ TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture siz
 # Rates outside these are impossible: they come from damaged headers, or are those of a clock.
 MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
-_SPARE_BYTES = 256 * 1024**2  # where so much memory is left, FFmpeg's "out of memory" means a limit of its own
+_SPARE_BYTES = 512 * 1024**2  # where so much memory is left, FFmpeg's "out of memory" means a limit of its own
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover picture of an audio file, which is not a video
 
 
@@ -160,11 +160,9 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
                 "refused_format", f"FFmpeg recognises the file as a format outside the whitelist ({error})"
             ) from None
         except MemoryError as error:
-            if not has_room(_SPARE_BYTES):
-                raise MemoryError(str(error)) from None
             if any(TOO_MANY_STREAMS in message for _, _, message in messages):
                 raise Refused("too_large", f"the file has more than {MAX_STREAMS} streams") from None
-            raise Refused("corrupt", "the header states more entries than FFmpeg accepts") from None
+            raise _lack_of_memory(error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None
         except OSError as error:
@@ -197,14 +195,21 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             try:
                 yield opened
-            except MemoryError as error:  # PyAV's has fields that the caller cannot copy
-                raise MemoryError(str(error)) from None
+            except MemoryError as error:
+                raise _lack_of_memory(error) from None
             except av.error.FFmpegError as error:
                 # Readers handle the errors that leave something to read. Any other one, whose class may also be that of a
                 # missing permission or of a wrong argument, is a fault of the file, which alone FFmpeg was given.
                 raise Refused("corrupt", f"FFmpeg cannot read the file ({error})") from None
             except OSError as error:
                 raise _unreadable(error) from None
+
+
+def _lack_of_memory(error: MemoryError) -> Exception:
+    """What to raise for a MemoryError: FFmpeg also reports one where a table would be larger than it accepts."""
+    if str(error).startswith(f"[Errno {errno.ENOMEM}]") and has_room(_SPARE_BYTES):
+        return Refused("corrupt", "the file states more entries than FFmpeg accepts")
+    return MemoryError(str(error))  # PyAV's own has fields that cannot be copied
 
 
 def _unreadable(error: OSError) -> Refused:

@@ -22,7 +22,6 @@ from typing import IO, Any
 
 import m2raap
 from m2raap.core import talk
-from m2raap.core.errors import M2raapError
 from m2raap.video import wire
 from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
@@ -51,9 +50,9 @@ class _ChildEnded(Exception):
         self.cause = cause
 
 
-def _check_span(path: Path, start_s: float, end_s: float | None) -> None:
+def _refuse_span(start_s: float, end_s: float | None) -> None:
     if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
-        raise M2raapError(f"{path}: the span from {start_s} s to {end_s} s is empty; give 0 <= start_s < end_s")
+        raise Refused("truncated", f"the span from {start_s} s to {end_s} s is empty")
     if start_s > MAX_TIME_S:
         raise Refused("truncated", f"the span begins at {start_s:g} s; no video is longer than {MAX_TIME_S:g} s")
 
@@ -114,9 +113,9 @@ class VideoWorker:
         cfg: KeyframeConfig,
         cuts_s: Sequence[float] | None = None,
     ) -> ClipKeyframes:
-        """Key-frames and signals of the span [start_s, end_s): m2raap.video.extract.extract. Raises Refused, and M2raapError
-        for a span without length."""
-        _check_span(path, start_s, end_s)
+        """Key-frames and signals of the span [start_s, end_s): m2raap.video.extract.extract. Raises Refused, also for a
+        span without length or one that begins after MAX_TIME_S."""
+        _refuse_span(start_s, end_s)
         request = {
             "do": "extract",
             "path": str(path),
@@ -133,7 +132,7 @@ class VideoWorker:
     ) -> SampledFrames:
         """Pixels of frames at `places` (0..1) of the span [start_s, end_s): m2raap.video.sample.sample. Raises as `extract`
         does."""
-        _check_span(path, start_s, end_s)
+        _refuse_span(start_s, end_s)
         head, blobs = self._call(
             {
                 "do": "sample",
@@ -158,7 +157,7 @@ class VideoWorker:
     def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbnails]:
         """Thumbnails of all undamaged frames of [start_s, end_s), some thousands at a time. Raises as `extract`
         does."""
-        _check_span(path, start_s, end_s)
+        _refuse_span(start_s, end_s)
         after_s = -1.0
         while True:
             head, blobs = self._call(
