@@ -85,7 +85,7 @@ class FilterStage(DataStage[FilterConfig]):
         return view
 
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
-        return file_digest(clip, view, videos)
+        return file_digest(clip, view, videos, self.cfg.decode)
 
     def signal_columns(self) -> dict[str, str]:
         probed = {"probe": "str", "probe_detail": "str", "container": "str", "codec": "str"}

@@ -60,7 +60,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
         if is_url(clip["video"]):
             return videos.of_url(clip["video"], lambda: url_digest(clip["video"], self.cfg.remote))
-        return file_digest(clip, view, videos)
+        return file_digest(clip, view, videos, self.cfg.decode)
 
     def signal_columns(self) -> dict[str, str]:
         return {"decode": "str", "decode_detail": "str", "num_frames": "int"} | SIGNALS

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from m2raap.core.engine import exit_with_parent
 from m2raap.video import wire
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
@@ -35,6 +36,7 @@ def main() -> None:
         return data
 
     request, _ = wire.unpack(read)
+    exit_with_parent(request["parent"])
     limits = VideoConfig.model_validate(request["limits"])
     _import_packages()
     _limit(resource.RLIMIT_AS, limits.memory_mb * 1024**2)
@@ -75,8 +77,9 @@ def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any
     except MemoryError as error:
         return {"refused": "out_of_memory", "detail": str(error)}, []
     except Exception as error:
-        # OpenCV reports a lack of memory by this message. Every other exception is a bug in m2raap.
-        if "Insufficient memory" in str(error):
+        # OpenCV and Python report a lack of memory by these messages. Every other exception is a bug in m2raap: the parent
+        # tries the file once more in a new child, and then refuses it.
+        if "Insufficient memory" in str(error) or "can't start new thread" in str(error):
             return {"refused": "out_of_memory", "detail": str(error)}, []
         return {"bug": traceback.format_exc()}, []
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import OpenVideo
+from m2raap.video.container import OpenVideo, has_room
 from m2raap.video.trust import Stamps, spread_damage
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
+MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
 _MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
 
 
@@ -74,7 +74,7 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
     stream: Any = opened.stream
     origin = stream.start_time or 0
     for back_s in (0.0, 1.0, 4.0, 16.0, start_s + 1.0, start_s + 16.0):
-        target = origin + int((start_s - back_s) / opened.time_base)
+        target = max(-MAX_STAMP, min(MAX_STAMP, origin + int((start_s - back_s) / opened.time_base)))
         try:
             container.seek(target, stream=stream, backward=True)
             if opened.format_name == "mov" or _next_key_s(opened) <= start_s + 1e-6:
@@ -83,7 +83,7 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
         except av.error.FFmpegError:
             continue  # the file has no index, or no packet that early
     try:
-        container.seek(origin - int(16 / opened.time_base), stream=stream, backward=True)
+        container.seek(max(-MAX_STAMP, origin - int(16 / opened.time_base)), stream=stream, backward=True)
     except av.error.FFmpegError:
         container.seek(0, stream=stream, unsupported_byte_offset=True)
 
@@ -100,12 +100,8 @@ def _next_key_s(opened: OpenVideo) -> float:
 
 def _need_room_for_a_frame(context: Any) -> None:
     """Raises MemoryError where memory for one more frame is lacking, which some decoders report as a damaged packet."""
-    try:
-        mmap.mmap(-1, max(1, context.width * context.height * 2)).close()  # address space only
-    except OSError as error:
-        raise MemoryError(
-            f"not enough memory for a frame of {context.width}x{context.height} pixels: {error}"
-        ) from None
+    if not has_room(max(1, context.width * context.height * 2)):
+        raise MemoryError(f"not enough memory for a frame of {context.width}x{context.height} pixels")
 
 
 def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:

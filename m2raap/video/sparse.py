@@ -138,10 +138,10 @@ class _Reader:
 
         container, stream = self._opened.container, self._opened.stream
         pts, dts = self._plan.packets.stamps[seek.key]
+        reached = False
         for target in (dts, min(0, stream.start_time or 0)):
             try:
                 container.seek(target, stream=stream, backward=True)
-                reached = False
                 for packet in self._opened.packets():
                     stamps = stamps_of(packet, self._opened)
                     reached = reached or (stamps == (pts, dts) and packet.is_keyframe)
