@@ -17,6 +17,7 @@ from m2raap.core.engine import exit_with_parent
 from m2raap.video import wire
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.picture import decode_picture
 from m2raap.video.probe import examine, probe
 from m2raap.video.sample import sample
 from m2raap.video.scenes import find_scenes, thumbnails
@@ -45,15 +46,18 @@ def main() -> None:
     answers.write(wire.pack({}, []))
     answers.flush()
     while True:
-        request, _ = wire.unpack(read)
+        request, data = wire.unpack(read)
         _allow_cpu(limits.timeout_s)
-        head, blobs = _answer(request, limits)
+        head, blobs = _answer(request, data, limits)
         answers.write(wire.pack(head, blobs))
         answers.flush()
 
 
-def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any], list[bytes]]:
+def _answer(request: dict[str, Any], data: list[bytes], limits: VideoConfig) -> tuple[dict[str, Any], list[bytes]]:
     try:
+        if request["do"] == "picture":
+            picture = decode_picture(data[0])
+            return {"width": picture.width, "height": picture.height}, [picture.pixels]
         path = Path(request["path"])
         if request["do"] == "probe":
             return dataclasses.asdict(probe(path, limits)), []

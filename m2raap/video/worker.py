@@ -26,6 +26,7 @@ from m2raap.video import wire
 from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
 from m2raap.video.limits import MAX_TIME_S, Refused, VideoConfig
+from m2raap.video.picture import DecodedPicture
 from m2raap.video.probe import FileHealth, Probe
 from m2raap.video.sample import SampledFrames
 from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbnails
@@ -174,6 +175,15 @@ class VideoWorker:
                 return
             after_s = thumbs.times_s[-1]
 
+    def picture(self, data: bytes, name: str) -> DecodedPicture:
+        """An encoded picture as RGB: m2raap.video.picture.decode_picture. `name` is that of messages. Raises Refused."""
+        head, blobs = self._call({"do": "picture", "path": name}, [data])
+        picture = DecodedPicture(head["width"], head["height"], blobs[0])
+        if len(picture.pixels) != picture.width * picture.height * 3:
+            self.close()
+            raise Refused("corrupt", "the decoder's process sent an invalid answer: the size of the pixels is wrong")
+        return picture
+
     def close(self) -> None:
         """Ends the child. A later call starts a new one."""
         child, self._child = self._child, None
@@ -221,20 +231,20 @@ class VideoWorker:
         self._calls += 1
         return self._child
 
-    def _call(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def _call(self, request: dict[str, Any], data: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
         with suppress(_ChildEnded):
-            return self._attempt(request)
+            return self._attempt(request, data)
         try:
-            return self._attempt(request)
+            return self._attempt(request, data)
         except _ChildEnded as ended:
             if isinstance(ended.cause, WorkerBug) and not self.stop_at_bugs:
                 raise _refused_for(ended.cause, request["path"]) from None
             raise ended.cause from None
 
-    def _attempt(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def _attempt(self, request: dict[str, Any], data: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
         child = self._start()
         try:
-            head, blobs = self._exchange(child, request, self.cfg.timeout_s)
+            head, blobs = self._exchange(child, request, self.cfg.timeout_s, data)
         except TimeoutError:
             self.close()
             raise Refused("timeout", f"{request['do']} took longer than {self.cfg.timeout_s:g} s") from None
@@ -262,11 +272,11 @@ class VideoWorker:
         return head, blobs
 
     def _exchange(
-        self, child: subprocess.Popen[bytes], request: dict[str, Any], timeout_s: float
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], timeout_s: float, data: Sequence[bytes] = ()
     ) -> tuple[dict[str, Any], list[bytes]]:
         assert child.stdin and child.stdout
         deadline = time.monotonic() + timeout_s
-        child.stdin.write(wire.pack(request, []))
+        child.stdin.write(wire.pack(request, data))
         child.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
