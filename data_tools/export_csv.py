@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.corpus import LANGS
+from m2raap.core.exports import CSV_LISTING as LISTING
 from m2raap.core.exports import Item, Media, neutral, plain_clip, unguarded, video_name
 from m2raap.core.files import read_regular
 
-LISTING = "clips.csv"
 _COLUMNS = (
     "video", "clip_id", "start_s", "end_s", "split", "source", "licence", "category", "url",
     *(f"{name}_{lang}" for name in ("caption", "origin", "producer") for lang in LANGS),
