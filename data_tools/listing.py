@@ -128,7 +128,10 @@ def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -
 def _excerpt(value: Any) -> str:
     if value is None or value == "":
         return "nothing"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
