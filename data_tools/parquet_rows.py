@@ -21,7 +21,7 @@ from m2raap.core.errors import M2raapError
 MAX_TEXT = 1024**2  # bytes of one text
 MAX_RATIO = 200  # unpacked bytes for each byte of the file: 20 at most for lists of captions
 FREE_BYTES = 128 * 1024**2  # that any file may unpack to
-_BATCH_ROWS, _BATCH_BYTES = 4096, 64 * 1024**2  # that are read at once
+_BATCH_ROWS, _BATCH_BYTES = 65_536, 64 * 1024**2  # that are read at once
 
 
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -120,14 +120,30 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _values(column: pa.Array) -> list[Any]:
+    plain = _plain(column.type)
+    column = column.cast(plain)  # Python objects are made much faster from plain texts
     try:
         values = column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
         values = [_value(scalar) for scalar in column]
-    binary = any(
-        pa.types.is_dictionary(leaf.type) and pa.types.is_binary(leaf.type.value_type) for leaf in _leaves(column)
-    )
-    return [_as_text(value) for value in values] if binary else values
+    return [_as_text(value) for value in values] if "binary" in str(plain) else values
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type without dictionaries."""
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
+    return kind
 
 
 def _value(scalar: pa.Scalar) -> Any:

@@ -6,6 +6,7 @@ All functions raise ValueError with what is wrong; the callers add file and row.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -14,7 +15,7 @@ MAX_WEIGHT = 10_000_000  # of all values of one text: about 600 MB
 _WEIGHTS = {"{": 4, "[": 1, ",": 1}  # of the values that these characters begin or part; one is about 60 bytes
 _FREE_CHARS = 1024**2  # a text of so few characters is not weighed
 _CHUNK = 1024**2
-_BLANK = " \t\r\n"
+_BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def parse_json(text: str) -> Any:
@@ -32,57 +33,65 @@ def list_entries(source: IO[str], head: str = "") -> Iterator[Any]:
 
     Raises ValueError as `parse_json` does, and for what is no list.
     """
-    buffer, at = head, 0
-
-    def skip_blanks() -> str:
-        """The next character that is no blank; '' at the end."""
-        nonlocal buffer, at
-        while True:
-            while at < len(buffer) and buffer[at] in _BLANK:
-                at += 1
-            if at < len(buffer):
-                return buffer[at]
-            buffer, at = source.read(_CHUNK), 0
-            if not buffer:
-                return ""
-
-    if skip_blanks() != "[":
+    text = _Text(source, head)
+    if text.next_char() != "[":
         raise ValueError("expected a list")
-    at += 1
-    if skip_blanks() != "]":
+    text.at += 1
+    if text.next_char() != "]":
         while True:
-            skip_blanks()
-            buffer, at = buffer[at:], 0
-            value, at, buffer = _entry(buffer, source)
-            yield value
-            if (mark := skip_blanks()) != ",":
+            text.next_char()
+            yield text.value()
+            if (mark := text.next_char()) != ",":
                 break
-            at += 1
+            text.at += 1
         if mark != "]":
             raise ValueError(f"expected ',' or ']' after an entry, found {mark!r}" if mark else "the list has no end")
-    at += 1
-    if rest := skip_blanks():
+    text.at += 1
+    if rest := text.next_char():
         raise ValueError(f"{rest!r} after the end of the list")
 
 
-def _entry(buffer: str, source: IO[str]) -> tuple[Any, int, str]:
-    """(value, where it ends in the buffer, buffer) of the entry with which `buffer` begins; reads on as far as it goes."""
-    while True:
-        whole = len(buffer) > MAX_ENTRY or not (more := source.read(max(len(buffer), _CHUNK)))
-        if not whole:
-            buffer += more
-        try:
-            value, end = _DECODER.raw_decode(buffer)
-        except RecursionError:
-            raise ValueError("is nested too deep") from None
-        except json.JSONDecodeError:
-            if not whole:
+class _Text:
+    """The part of a text that is read but not yet parsed: `buffer` from `at` on."""
+
+    def __init__(self, source: IO[str], head: str) -> None:
+        self._source, self.buffer, self.at = source, head, 0
+
+    def next_char(self) -> str:
+        """The next character that is no blank, at which `at` then is; '' at the end."""
+        while True:
+            self.at = _BLANKS.match(self.buffer, self.at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            if self.at < len(self.buffer):
+                return self.buffer[self.at]
+            if not self._read_on():
+                return ""
+
+    def _read_on(self) -> bool:
+        """Reads about as much again as is not yet parsed; False at the end."""
+        self.buffer, self.at = self.buffer[self.at :], 0
+        more = self._source.read(max(len(self.buffer), _CHUNK))
+        self.buffer += more
+        return bool(more)
+
+    def value(self) -> Any:
+        """The value that begins at `at`, which then is behind it."""
+        while True:
+            fault: ValueError | None = None
+            value, end = None, len(self.buffer)
+            try:
+                value, end = _DECODER.raw_decode(self.buffer, self.at)
+            except RecursionError:
+                raise ValueError("is nested too deep") from None
+            except json.JSONDecodeError as error:  # perhaps because it is not read to its end
+                fault = error
+            if end - self.at > MAX_ENTRY:
+                raise ValueError(f"an entry is longer than {MAX_ENTRY:,} characters, or no JSON")
+            if end == len(self.buffer) and self._read_on():
                 continue
-            if len(buffer) > MAX_ENTRY:
-                raise ValueError(f"an entry is longer than {MAX_ENTRY:,} characters, or no JSON") from None
-            raise
-        if end < len(buffer) or whole:
-            return value, end, buffer
+            if fault:
+                raise fault
+            self.at = end
+            return value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
