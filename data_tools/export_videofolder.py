@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from data_tools.provenance import columns_of
 from m2raap.core.corpus import LANGS
 from m2raap.core.exports import Item, Media, copy_video, plain_clip, video_name
 
@@ -30,7 +31,9 @@ class VideoFolder:
                     listings[folder.name] = open(folder / LISTING, "w", encoding="utf-8")  # noqa: SIM115  # closed below
                 copy_video(item, folder / video_name(item))
                 row = {"file_name": video_name(item)} | plain_clip(item)
-                row |= {f"captions_{lang}": item.captions(lang) for lang in LANGS}
+                for lang in LANGS:
+                    texts = [text for text in item.texts if text["lang"] == lang]
+                    row |= {f"captions_{lang}": [text["text"] for text in texts]} | columns_of(texts, lang)
                 listings[folder.name].write(json.dumps(row, ensure_ascii=False) + "\n")
         finally:
             for listing in listings.values():
