@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from m2raap.video.container import OpenVideo
-from m2raap.video.trust import Stamps, spread_damage
+from m2raap.video.trust import Losses, Stamps, spread_damage
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -108,13 +108,17 @@ def _need_room_for_a_frame(context: Any) -> None:
         ) from None
 
 
-def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:
-    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row."""
+def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame | None, bool]]:
+    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row.
+
+    With each frame: whether it may be predicted from lost data.
+    """
     import av.error
 
     stream: Any = opened.stream
     # An AVI has decoding times only: the n-th frame that the decoder gives out is displayed at the n-th of them.
     in_order: deque[int] | None = deque() if opened.format_name == "avi" else None
+    losses = Losses(opened)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:
@@ -126,11 +130,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             raise MemoryError(str(error)) from None
         except av.error.FFmpegError:
             failures += 1
-            yield None
+            losses.before_next()
+            yield None, True
             packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
         if keys_only and packet.size and not packet.is_keyframe:
             continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
+        losses.add(packet)
         if in_order is not None and packet.dts is not None:
             in_order.append(packet.dts)
         try:
@@ -145,11 +151,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             _need_room_for_a_frame(stream.codec_context)
             if in_order:
                 in_order.popleft()
-            yield None
+            losses.at_latest()
+            yield None, True
             continue
+        losses.note_errors()
         if frames:
             failures = 0
         for frame in frames:
             if in_order:
                 frame.pts = in_order.popleft()
-            yield frame
+            yield frame, losses.taint(frame)
