@@ -16,7 +16,7 @@ from m2raap.video.planes import PlaneMaker
 from m2raap.video.planner import DECODER_DELAY_FRAMES, SeekRead, SparsePlan, stamps_of
 from m2raap.video.render import Renderer
 from m2raap.video.tally import Tally, varies
-from m2raap.video.trust import spread_damage
+from m2raap.video.trust import Losses, spread_damage
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -70,7 +70,11 @@ class _Reader:
         missing = {packets.times_s[packet]: packet for packet in seek.targets}
         key_s = packets.times_s[seek.key]
         # Frames stored after the I-frame but displayed before it need frames from before it, which are not decoded.
-        frames = (frame for frame in self._frames(seek) if frame is None or self._time_s(frame) > key_s - _SAME_S)
+        frames = (
+            (frame, tainted)
+            for frame, tainted in self._frames(seek)
+            if frame is None or self._time_s(frame) > key_s - _SAME_S
+        )
         for frame, corrupt in spread_damage(frames):
             if frame is None:
                 continue
@@ -106,13 +110,18 @@ class _Reader:
         base = float(self._opened.time_base)
         return (stamp - (self._opened.stream.start_time or 0)) * base - self._plan.start_s
 
-    def _frames(self, seek: SeekRead) -> Iterator[VideoFrame | None]:
-        """Frames from the seek's I-frame on, in presentation order; None for a packet that cannot be decoded."""
+    def _frames(self, seek: SeekRead) -> Iterator[tuple[VideoFrame | None, bool]]:
+        """Frames from the seek's I-frame on, in presentation order; None for a packet that cannot be decoded.
+
+        With each frame: whether it may be predicted from lost data.
+        """
         import av.error
 
         context: Any = self._opened.stream.codec_context
         in_order: deque[int] | None = deque() if self._opened.format_name == "avi" else None
+        losses = Losses(self._opened)
         for num_packets, packet in enumerate(self._packets(seek)):
+            losses.add(packet)
             if in_order is not None and packet.dts is not None:
                 in_order.append(packet.dts)
             try:
@@ -122,13 +131,14 @@ class _Reader:
             except MemoryError as error:
                 raise MemoryError(str(error)) from None
             except av.error.FFmpegError:
-                yield None
+                yield None, True
                 return
+            losses.note_errors()
             for frame in frames:
                 self._decoded += 1
                 if in_order:
                     frame.pts = in_order.popleft()
-                yield frame
+                yield frame, losses.taint(frame)
             if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
 

@@ -53,6 +53,8 @@ class Losses:
         if starts_late or packet.is_corrupt:
             self._lost.append(self._number)
         if not self._is_broadcast:
+            if self._new_error() and self._number:  # the demuxer has skipped what it could not read before this packet
+                self._lost.append(self._number)
             return
         if packet.is_corrupt:
             self._lost.append(self._number + 1)
@@ -72,12 +74,16 @@ class Losses:
 
     def note_errors(self) -> None:
         """Looks for errors of the decoder that missing frames cause. To be called after each packet is decoded."""
+        error = self._new_error()
+        if error is not None and (self._late or error.startswith(_MISSING)):
+            self._lost.append(self._number)
+
+    def _new_error(self) -> str | None:
+        """FFmpeg's latest error in this process if it is newer than the last call, even where its level hides it."""
         import av.logging
 
-        num_errors, error = av.logging.get_last_error()
-        if num_errors > self._num_errors and (self._late or (error and error[2].startswith(_MISSING))):
-            self._lost.append(self._number)
-        self._num_errors = num_errors
+        before, (self._num_errors, error) = self._num_errors, av.logging.get_last_error()
+        return error[2] if error is not None and self._num_errors > before else None
 
     def taint(self, frame: VideoFrame) -> bool:
         """Whether the next frame that the decoder gives out may be predicted from lost data, or is out of order for a loss."""
@@ -89,7 +95,7 @@ class Losses:
         last = number + frame.interlaced_frame  # the second field may be a packet of its own
         tainted = any(self._clean < lost <= last for lost in self._lost)
         if frame.key_frame and not frame.is_corrupt and not any(number <= lost <= last for lost in self._lost):
-            tainted, self._clean = False, max(self._clean, number)
+            tainted, self._clean, self._last_pts = False, max(self._clean, number), frame.pts or 0
             self._lost = [lost for lost in self._lost if lost > self._clean]
         return tainted or late
 
@@ -103,21 +109,22 @@ def spread_damage(frames: Iterator[tuple[VideoFrame | None, bool]]) -> Iterator[
     from av.video.frame import PictureType
 
     broken = False
-    run: list[tuple[VideoFrame | None, bool]] = []  # B-frames and lost packets that are held back
+    run: list[tuple[VideoFrame | None, bool, bool]] = []  # B-frames and lost packets that are held back
     for frame, tainted in frames:
         if frame is None:
             broken = True
-            run.append((None, True))
+            run.append((None, True, True))
             continue
-        flagged = tainted or bool(frame.is_corrupt)
+        flagged = bool(frame.is_corrupt)
         broken = flagged or (broken and not frame.key_frame)
-        run.append((frame, broken))
+        run.append((frame, broken, tainted))
         if frame.pict_type == PictureType.B and len(run) < _MAX_RUN:
             continue
-        damaged = flagged or any(corrupt for held, corrupt in run[:-1] if held is not None)
-        yield from ((held, corrupt or (damaged and not frame.key_frame)) for held, corrupt in run)
+        damaged = flagged or any(corrupt for held, corrupt, _ in run[:-1] if held is not None)
+        spreads = damaged and not frame.key_frame
+        yield from ((held, corrupt or tainted or spreads) for held, corrupt, tainted in run)
         run = []
-    yield from run
+    yield from ((held, corrupt or tainted) for held, corrupt, tainted in run)
 
 
 class Stamps:
