@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from m2raap.video.container import OpenVideo
+from m2raap.video.shape import PixelAspects
 from m2raap.video.trust import Losses, Stamps, spread_damage
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def decode(
 
     Seeks to an I-frame at or before `start_s` and drops the frames before `start_s`. A frame without time stamp gets the
     time of the frame before plus 1/fps. With `keys_only`, only packets with the key-frame flag are decoded. Damage raises no
-    error.
+    error. A frame's `opaque` is the aspect ratio of its pixels.
     """
     base, origin = float(opened.time_base), opened.stream.start_time or 0
     tick_s = 1 / (opened.fps or 25.0)
@@ -118,7 +119,7 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
     stream: Any = opened.stream
     # An AVI has decoding times only: the n-th frame that the decoder gives out is displayed at the n-th of them.
     in_order: deque[int] | None = deque() if opened.format_name == "avi" else None
-    losses = Losses(opened)
+    losses, aspects = Losses(opened), PixelAspects(opened)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:
@@ -155,9 +156,11 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
             yield None, True
             continue
         losses.note_errors()
+        aspects.note(losses.number)
         if frames:
             failures = 0
         for frame in frames:
             if in_order:
                 frame.pts = in_order.popleft()
-            yield frame, losses.taint(frame)
+            tainted, frame.opaque = losses.taint(frame), aspects.of(losses.number_of(frame))
+            yield frame, tainted

@@ -15,6 +15,7 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
 from m2raap.video.planner import DECODER_DELAY_FRAMES, SeekRead, SparsePlan, stamps_of
 from m2raap.video.render import Renderer
+from m2raap.video.shape import PixelAspects, SizeChanges
 from m2raap.video.tally import Tally, varies
 from m2raap.video.trust import Losses, spread_damage
 
@@ -53,7 +54,7 @@ class _Reader:
 
     def __init__(self, opened: OpenVideo, plan: SparsePlan, cfg: KeyframeConfig) -> None:
         self._opened, self._plan, self._cfg = opened, plan, cfg
-        self._planes = PlaneMaker()
+        self._planes, self._sizes = PlaneMaker(), SizeChanges()
         self._renderer: Renderer | None = None
         self._order = {packet: place for place, (_, packet) in enumerate(plan.packets.presentation)}
         self.candidates: list[Candidate] = []
@@ -94,6 +95,7 @@ class _Reader:
         until_s = presentation[place + 1][0] if place + 1 < len(presentation) else self._plan.length_s
         try:
             self._renderer = self._renderer or Renderer(self._opened.stream, frame, self._cfg.short_side_px)
+            self._sizes.add(frame)
             plane_HWC = self._planes.plane(frame)
             # Made small at once, because there may be many candidates.
             self._pictures.append(self._renderer.picture(frame))
@@ -119,7 +121,7 @@ class _Reader:
 
         context: Any = self._opened.stream.codec_context
         in_order: deque[int] | None = deque() if self._opened.format_name == "avi" else None
-        losses = Losses(self._opened)
+        losses, aspects = Losses(self._opened), PixelAspects(self._opened)
         for num_packets, packet in enumerate(self._packets(seek)):
             losses.add(packet)
             if in_order is not None and packet.dts is not None:
@@ -134,11 +136,13 @@ class _Reader:
                 yield None, True
                 return
             losses.note_errors()
+            aspects.note(losses.number)
             for frame in frames:
                 self._decoded += 1
                 if in_order:
                     frame.pts = in_order.popleft()
-                yield frame, losses.taint(frame)
+                tainted, frame.opaque = losses.taint(frame), aspects.of(losses.number_of(frame))
+                yield frame, tainted
             if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
 
@@ -180,6 +184,7 @@ class _Reader:
             "corrupt_share": self.corrupt_share,
             "fps": self._opened.fps or len(times_s) / plan.length_s,
             "variable_frame_rate": varies(times_s),
+            "size_changes": self._sizes.count,
             "blur": median(candidate.sharpness for candidate in self.candidates),
         } | dict.fromkeys(UNKNOWN)
         return clip_keyframes(cfg, self.candidates, self._pictures, picks, self._renderer, signals)

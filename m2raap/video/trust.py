@@ -17,7 +17,10 @@ _MAX_RUN = 16  # most B-frames in a row that H.264 and HEVC allow
 _MISSING = ("Frame num gap", "Missing reference picture", "Could not find ref with POC", "error while decoding MB")
 # Decoders that begin with a key-frame by themselves; others show what they make of a stream that begins with other frames.
 _START_AT_KEY_FRAME = ("h264", "hevc", "av1", "libdav1d", "libaom-av1")
-_FIXED_RATE = ("mpeg1video", "mpeg2video")  # codecs whose frames have equal steps of time, so that a longer one is a loss
+_FIXED_RATE = (
+    "mpeg1video",
+    "mpeg2video",
+)  # codecs whose frames have equal steps of time, so that a longer one is a loss
 _LONGEST_STEP = 2.5  # in durations of the frame before; a frame that is repeated for pulldown lasts 1.5
 
 
@@ -37,7 +40,7 @@ class Losses:
         # Streams for broadcast, of which parts are lost unnoticed. Frames are cut out of them by a parser, so that the flag of
         # damage comes with the packet before.
         self._is_broadcast = opened.format_name in ("mpegts", "mpeg")
-        self._number = -1  # of the latest packet
+        self.number = -1  # of the latest packet
         self._clean = -1  # of the latest undamaged key-frame that was displayed
         self._lost: list[int] = []  # numbers of packets whose data was lost, or before which data was lost
         self._last_pts = -(1 << 62)  # of the latest frame
@@ -47,36 +50,40 @@ class Losses:
 
     def add(self, packet: Packet) -> None:
         """Numbers the next packet, which is to be decoded next."""
-        self._number += 1
-        packet.opaque = self._number
-        starts_late = self._number == 0 and not packet.is_keyframe and self._context.name not in _START_AT_KEY_FRAME
+        self.number += 1
+        packet.opaque = self.number
+        starts_late = self.number == 0 and not packet.is_keyframe and self._context.name not in _START_AT_KEY_FRAME
         if starts_late or packet.is_corrupt:
-            self._lost.append(self._number)
+            self._lost.append(self.number)
         if not self._is_broadcast:
-            if self._new_error() and self._number:  # the demuxer has skipped what it could not read before this packet
-                self._lost.append(self._number)
+            if self._new_error() and self.number:  # the demuxer has skipped what it could not read before this packet
+                self._lost.append(self.number)
             return
         if packet.is_corrupt:
-            self._lost.append(self._number + 1)
+            self._lost.append(self.number + 1)
         dts = packet.dts
         self._late = dts is not None and self._next_dts is not None and dts > self._next_dts
         if self._late and self._context.name in _FIXED_RATE:
-            self._lost.append(self._number)
+            self._lost.append(self.number)
         self._next_dts = dts + _LONGEST_STEP * packet.duration if dts is not None and packet.duration else None
 
     def before_next(self) -> None:
         """Data was lost between the latest packet and the next one."""
-        self._lost.append(self._number + 1)
+        self._lost.append(self.number + 1)
 
     def at_latest(self) -> None:
         """The latest packet could not be decoded."""
-        self._lost.append(self._number)
+        self._lost.append(self.number)
 
     def note_errors(self) -> None:
         """Looks for errors of the decoder that missing frames cause. To be called after each packet is decoded."""
         error = self._new_error()
         if error is not None and (self._late or error.startswith(_MISSING)):
-            self._lost.append(self._number)
+            self._lost.append(self.number)
+
+    def number_of(self, frame: VideoFrame) -> int:
+        """The number of a frame's packet; of the latest packet where the decoder does not tell."""
+        return frame.opaque if isinstance(frame.opaque, int) else self.number
 
     def _new_error(self) -> str | None:
         """FFmpeg's latest error in this process if it is newer than the last call, even where its level hides it."""
@@ -91,7 +98,7 @@ class Losses:
         self._last_pts = self._last_pts if frame.pts is None else max(self._last_pts, frame.pts)
         if not self._lost:
             return False
-        number = frame.opaque if isinstance(frame.opaque, int) else self._number
+        number = self.number_of(frame)
         last = number + frame.interlaced_frame  # the second field may be a packet of its own
         tainted = any(self._clean < lost <= last for lost in self._lost)
         if frame.key_frame and not frame.is_corrupt and not any(number <= lost <= last for lost in self._lost):
