@@ -49,6 +49,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
 
     name = "keyframes"
     config = KeyframesConfig
+    version = 2
     reads = ()
     reads_video = True
     on_benchmarks = True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
-from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
+from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_no_memory, why_unopened
 from m2raap.video.tails import Tail, find_tail
 
 if TYPE_CHECKING:
@@ -103,8 +103,12 @@ class OpenVideo:
     def packets(self) -> Iterator[Packet]:
         """Packets of the video stream from the current position on; the last one is empty and flushes the decoder."""
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
-        with suppress(IndexError):
-            yield from self.container.demux(self.stream)
+        try:
+            with suppress(IndexError):
+                yield from self.container.demux(self.stream)
+        except MemoryError as error:
+            refuse_many_streams([str(error)])
+            raise
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""
@@ -154,7 +158,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
                 "refused_format", f"FFmpeg recognises the file as a format outside the whitelist ({error})"
             ) from None
         except MemoryError as error:
-            raise MemoryError(str(error)) from None
+            raise why_no_memory([message for _, _, message in messages], num_bytes, error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None
         finally:

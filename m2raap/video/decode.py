@@ -39,7 +39,7 @@ def decode(
 
     Seeks to an I-frame at or before `start_s` and drops the frames before `start_s`. A frame without time stamp gets the
     time of the frame before plus 1/fps. With `keys_only`, only packets with the key-frame flag are decoded. Damage raises no
-    error. A frame's `opaque` is the aspect ratio of its pixels.
+    error. A frame's `opaque` is its FrameOrigin.
     """
     base, origin = float(opened.time_base), opened.stream.start_time or 0
     tick_s = 1 / (opened.fps or 25.0)
@@ -162,5 +162,5 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
         for frame in frames:
             if in_order:
                 frame.pts = in_order.popleft()
-            tainted, frame.opaque = losses.taint(frame), aspects.of(losses.number_of(frame))
-            yield frame, tainted
+            aspects.mark(losses.origin_of(frame))
+            yield frame, losses.taint(frame)

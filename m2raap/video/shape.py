@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any
 
+from m2raap.video.trust import FrameOrigin
+
 if TYPE_CHECKING:
     from m2raap.video.container import OpenVideo
 
@@ -28,11 +30,12 @@ class PixelAspects:
             self._changes.append((number, pixel_aspect(self._context)))
             self._latest = ratio
 
-    def of(self, number: int) -> float:
-        """The ratio of the frame of packet `number`, as by `pixel_aspect`."""
-        if not self._changes or self._changes[0][1] != self._by_header:
-            return self._by_header
-        return next((ratio for first, ratio in reversed(self._changes) if first <= number), self._by_header)
+    def mark(self, origin: FrameOrigin) -> None:
+        """Writes the ratio of a frame, as by `pixel_aspect`, into its origin."""
+        origin.pixel_aspect = self._by_header
+        if self._changes and self._changes[0][1] == self._by_header:
+            ratios = (ratio for first, ratio in reversed(self._changes) if first <= origin.number)
+            origin.pixel_aspect = next(ratios, self._by_header)
 
 
 class SizeChanges:
@@ -40,11 +43,11 @@ class SizeChanges:
 
     def __init__(self) -> None:
         self.count = 0
-        self._last: tuple[int, int, object] | None = None
+        self._last: tuple[int, int, float | None] | None = None
 
     def add(self, frame: Any) -> None:
         """Adds the next frame of m2raap.video.decode or m2raap.video.sparse."""
-        shape = frame.width, frame.height, frame.opaque
+        shape = frame.width, frame.height, _aspect(frame)
         self.count += self._last is not None and shape != self._last
         self._last = shape
 
@@ -59,11 +62,14 @@ def pixel_aspect(source: object) -> float:
 def display_size(frame: Any, stream: object, rotation_deg: int) -> tuple[int, int]:
     """(width, height) of a frame in square pixels after the rotation, which is rounded to quarter turns.
 
-    The pixel aspect ratio is the frame's `opaque`, where m2raap.video.decode has put it, else that of the stream.
+    The pixel aspect ratio is that of the frame's origin, else that of the stream.
     """
-    aspect = frame.opaque if isinstance(frame.opaque, float) else pixel_aspect(stream)
-    wide = max(1, round(frame.width * aspect))
+    wide = max(1, round(frame.width * (_aspect(frame) or pixel_aspect(stream))))
     return (frame.height, wide) if round(rotation_deg / 90) % 2 else (wide, frame.height)
+
+
+def _aspect(frame: Any) -> float | None:
+    return frame.opaque.pixel_aspect if isinstance(frame.opaque, FrameOrigin) else None
 
 
 def rotation_of(frame: Any) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from m2raap.video.limits import Refused
@@ -53,6 +55,26 @@ def why_unopened(file: BinaryIO, num_bytes: int, message: str) -> Refused:
             return Refused("truncated", f"the file was cut off where FFmpeg can no longer open it ({message})")
         return Refused("header_missing", f"the {kinds[0]} file was cut off before its first frame")
     return Refused("corrupt", f"the header is damaged ({message})")
+
+
+def refuse_many_streams(messages: Sequence[str]) -> None:
+    """Raises Refused (refused_format) where FFmpeg's log says that a file has more streams than allowed, which FFmpeg reports
+    as a lack of memory."""
+    if any("max_streams" in message for message in messages):
+        raise Refused("refused_format", "the file has more streams than the 64 that are allowed")
+
+
+def why_no_memory(messages: Sequence[str], num_bytes: int, error: MemoryError) -> Exception:
+    """What to raise where FFmpeg lacked memory while it opened a file. `messages`: FFmpeg's log.
+
+    FFmpeg reports its limits on the sizes in a header as a lack of memory as well. Raises Refused for too many streams.
+    """
+    refuse_many_streams(messages)
+    try:
+        mmap.mmap(-1, 2**26 + 16 * num_bytes).close()  # address space only: more than the tables of such a file need
+    except (OSError, ValueError, OverflowError):
+        return MemoryError(str(error))
+    return Refused("corrupt", "the header is damaged: it states more entries than the file can hold")
 
 
 def is_mp4_without_moov(file: BinaryIO, num_bytes: int) -> bool:

@@ -141,8 +141,8 @@ class _Reader:
                 self._decoded += 1
                 if in_order:
                     frame.pts = in_order.popleft()
-                tainted, frame.opaque = losses.taint(frame), aspects.of(losses.number_of(frame))
-                yield frame, tainted
+                aspects.mark(losses.origin_of(frame))
+                yield frame, losses.taint(frame)
             if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
 

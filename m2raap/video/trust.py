@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -22,6 +23,14 @@ _FIXED_RATE = (
     "mpeg2video",
 )  # codecs whose frames have equal steps of time, so that a longer one is a loss
 _LONGEST_STEP = 2.5  # in durations of the frame before; a frame that is repeated for pulldown lasts 1.5
+
+
+@dataclass
+class FrameOrigin:
+    """What `opaque` of a packet and its frame holds. An object of its own for each packet, because PyAV goes by its identity."""
+
+    number: int  # of the packet in the order of decoding
+    pixel_aspect: float | None = None  # see m2raap.video.shape; None before the frame is decoded
 
 
 class Losses:
@@ -51,7 +60,7 @@ class Losses:
     def add(self, packet: Packet) -> None:
         """Numbers the next packet, which is to be decoded next."""
         self.number += 1
-        packet.opaque = self.number
+        packet.opaque = FrameOrigin(self.number)
         starts_late = self.number == 0 and not packet.is_keyframe and self._context.name not in _START_AT_KEY_FRAME
         if starts_late or packet.is_corrupt:
             self._lost.append(self.number)
@@ -81,9 +90,11 @@ class Losses:
         if error is not None and (self._late or error.startswith(_MISSING)):
             self._lost.append(self.number)
 
-    def number_of(self, frame: VideoFrame) -> int:
-        """The number of a frame's packet; of the latest packet where the decoder does not tell."""
-        return frame.opaque if isinstance(frame.opaque, int) else self.number
+    def origin_of(self, frame: VideoFrame) -> FrameOrigin:
+        """The origin of a frame, which is the latest packet where the decoder does not tell."""
+        if not isinstance(frame.opaque, FrameOrigin):
+            frame.opaque = FrameOrigin(self.number)
+        return cast(FrameOrigin, frame.opaque)
 
     def _new_error(self) -> str | None:
         """FFmpeg's latest error in this process if it is newer than the last call, even where its level hides it."""
@@ -98,7 +109,7 @@ class Losses:
         self._last_pts = self._last_pts if frame.pts is None else max(self._last_pts, frame.pts)
         if not self._lost:
             return False
-        number = self.number_of(frame)
+        number = self.origin_of(frame).number
         last = number + frame.interlaced_frame  # the second field may be a packet of its own
         tainted = any(self._clean < lost <= last for lost in self._lost)
         if frame.key_frame and not frame.is_corrupt and not any(number <= lost <= last for lost in self._lost):
