@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
+from m2raap.video.shape import pixel_aspect
 from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_no_memory, why_unopened
 from m2raap.video.tails import Tail, find_tail
 
@@ -66,6 +67,15 @@ class OpenVideo:
         """Seconds per unit of the stream's time stamps."""
         base = self.stream.time_base
         return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
+
+    @cached_property
+    def pixel_aspect(self) -> tuple[float, bool]:
+        """The pixel aspect ratio by the header, and whether frames may state another one. To be read before a frame is decoded.
+
+        A ratio of the container is for all frames, one of the codec until the codec states the next.
+        """
+        by_header = pixel_aspect(self.stream)
+        return by_header, by_header == pixel_aspect(self.stream.codec_context)
 
     @cached_property
     def duration_s(self) -> float:

@@ -20,7 +20,7 @@ class PixelAspects:
 
     def __init__(self, opened: OpenVideo) -> None:
         self._context: Any = opened.stream.codec_context
-        self._by_header = pixel_aspect(opened.stream)
+        self._by_header, self._may_change = opened.pixel_aspect
         self._changes: list[tuple[int, float]] = []  # number of a packet, and the ratio from it on
 
     def note(self, number: int) -> None:
@@ -33,7 +33,7 @@ class PixelAspects:
     def mark(self, origin: FrameOrigin) -> None:
         """Writes the ratio of a frame, as by `pixel_aspect`, into its origin."""
         origin.pixel_aspect = self._by_header
-        if self._changes and self._changes[0][1] == self._by_header:
+        if self._may_change:
             ratios = (ratio for first, ratio in reversed(self._changes) if first <= origin.number)
             origin.pixel_aspect = next(ratios, self._by_header)
 
