@@ -63,8 +63,8 @@ def to_screen(rgb_HWC: np.ndarray, transfer: str, wide_gamut: bool) -> np.ndarra
         light_HWC = light_HWC * (_compressed(largest_HW) / largest_HW)[..., None]
     if wide_gamut:
         light_HWC = light_HWC @ _TO_BT709.T
-    shown_HWC = np.clip(light_HWC, 0, 1) ** (1 / _GAMMA)
-    return (shown_HWC * 255 + 0.5).astype(np.uint8)
+    screen_HWC = np.clip(light_HWC, 0, 1) ** (1 / _GAMMA)
+    return (screen_HWC * 255 + 0.5).astype(np.uint8)
 
 
 @cache

@@ -53,7 +53,7 @@ def decode(
             if last_s + tick_s >= start_s:
                 yield DecodedFrame(max(last_s, start_s), None, corrupt=True)
             continue
-        stamp = stamps.of(frame)
+        stamp = stamps.of(frame, corrupt)
         time_s = last_s + tick_s if stamp is None else (stamp - origin) * base
         last_s = time_s
         if time_s < start_s - 1e-6:

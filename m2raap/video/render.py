@@ -55,11 +55,11 @@ class Renderer:
 
     def _size_within_target(self, frame: Any) -> tuple[int, int]:
         """(width, height) of the upright frame, as large as `target` allows without changing its shape."""
-        shown = display_size(frame, self._stream, self._rotation_deg)
-        if shown == self.display_size:
+        upright = display_size(frame, self._stream, self._rotation_deg)
+        if upright == self.display_size:
             return self.target
-        scale = min(self.target[0] / shown[0], self.target[1] / shown[1])
-        return max(1, round(shown[0] * scale)), max(1, round(shown[1] * scale))
+        scale = min(self.target[0] / upright[0], self.target[1] / upright[1])
+        return max(1, round(upright[0] * scale)), max(1, round(upright[1] * scale))
 
     def _rgb(self, small: Any, is_hdr: bool, has_wide_gamut: bool) -> np.ndarray:
         if not (is_hdr or has_wide_gamut):

@@ -107,9 +107,11 @@ class Losses:
         """Whether the next frame that the decoder gives out may be predicted from lost data, or is out of order for a loss."""
         late = frame.pts is not None and frame.pts <= self._last_pts
         self._last_pts = self._last_pts if frame.pts is None else max(self._last_pts, frame.pts)
+        number = self.origin_of(frame).number
+        if number < self._clean:
+            return True  # it was decoded before the key-frame after a loss, and comes after it
         if not self._lost:
             return False
-        number = self.origin_of(frame).number
         last = number + frame.interlaced_frame  # the second field may be a packet of its own
         tainted = any(self._clean < lost <= last for lost in self._lost)
         if frame.key_frame and not frame.is_corrupt and not any(number <= lost <= last for lost in self._lost):
@@ -156,9 +158,19 @@ class Stamps:
         self._last_pts = self._last_dts = -(1 << 62)
         self._faulty_pts = self._faulty_dts = 0
 
-    def of(self, frame: VideoFrame) -> int | None:
-        """The time stamp of the next frame in units of the stream's time base; None where it has none."""
+    def of(self, frame: VideoFrame, corrupt: bool = False) -> int | None:
+        """The time stamp of the next frame in units of the stream's time base; None where it has none.
+
+        Damaged frames may be out of order for the damage alone, and do not count.
+        """
         pts, dts = frame.pts, frame.dts
+        if not corrupt:
+            self._count(pts, dts)
+        if pts is not None and (self._faulty_pts <= self._faulty_dts or dts is None):
+            return pts
+        return dts
+
+    def _count(self, pts: int | None, dts: int | None) -> None:
         if dts is not None:
             self._faulty_dts += dts <= self._last_dts
             self._last_dts = dts
@@ -169,6 +181,3 @@ class Stamps:
             self._last_pts = pts
         elif dts is not None:
             self._last_pts = dts
-        if pts is not None and (self._faulty_pts <= self._faulty_dts or dts is None):
-            return pts
-        return dts
