@@ -57,7 +57,7 @@ def test_hdr_is_shown_as_sdr(transfer: str) -> None:
 def test_what_is_brighter_than_white_is_compressed() -> None:
     ramp = colour.screen_table("smpte2084").astype(int)
     assert (np.diff(ramp) >= 0).all() and ramp[0] == 0 and ramp[-1] == 255
-    white, bright = (int(encoded(np.float64(nits), "smpte2084") * 255) for nits in (203, 600))
+    white, bright = (int(encoded(np.array(float(nits)), "smpte2084") * 255) for nits in (203, 600))
     assert 215 < ramp[white] < ramp[bright] < 255
 
 
