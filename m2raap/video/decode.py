@@ -119,7 +119,7 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
     stream: Any = opened.stream
     # An AVI has decoding times only: the n-th frame that the decoder gives out is displayed at the n-th of them.
     in_order: deque[int] | None = deque() if opened.format_name == "avi" else None
-    losses, aspects = Losses(opened), PixelAspects(opened)
+    losses, aspects = Losses(opened, keys_only), PixelAspects(opened)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:

@@ -38,14 +38,16 @@ class Losses:
 
     A frame is numbered by its packet, because frames leave a decoder in another order than their packets enter it. Damaged are
     all frames from the loss on to the next key-frame in the order of decoding, and the frames decoded after that key-frame
-    that are displayed before it. One object is for one pass from the start or from a seek.
+    that are displayed before it. One object is for one pass from the start or from a seek. `keys_only`: only key-frames are
+    decoded, so that frames between them are missing without a loss.
     """
 
-    def __init__(self, opened: OpenVideo) -> None:
+    def __init__(self, opened: OpenVideo, keys_only: bool = False) -> None:
         import av.logging
 
         self._context: Any = opened.stream.codec_context
         self._context.copy_opaque = True  # every frame gets the `opaque` of its packet
+        self._keys_only = keys_only
         # Streams for broadcast, of which parts are lost unnoticed. Frames are cut out of them by a parser, so that the flag of
         # damage comes with the packet before.
         self._is_broadcast = opened.format_name in ("mpegts", "mpeg")
@@ -71,7 +73,7 @@ class Losses:
         if packet.is_corrupt:
             self._lost.append(self.number + 1)
         dts = packet.dts
-        self._late = dts is not None and self._next_dts is not None and dts > self._next_dts
+        self._late = not self._keys_only and dts is not None and self._next_dts is not None and dts > self._next_dts
         if self._late and self._context.name in _FIXED_RATE:
             self._lost.append(self.number)
         self._next_dts = dts + _LONGEST_STEP * packet.duration if dts is not None and packet.duration else None
@@ -87,7 +89,7 @@ class Losses:
     def note_errors(self) -> None:
         """Looks for errors of the decoder that missing frames cause. To be called after each packet is decoded."""
         error = self._new_error()
-        if error is not None and (self._late or error.startswith(_MISSING)):
+        if error is not None and not self._keys_only and (self._late or error.startswith(_MISSING)):
             self._lost.append(self.number)
 
     def origin_of(self, frame: VideoFrame) -> FrameOrigin:

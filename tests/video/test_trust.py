@@ -75,3 +75,9 @@ def test_a_start_in_the_middle_of_a_group_of_pictures_is_no_damage(make, tmp_pat
     assert examine(late, LIMITS).fault is None and len(frames) > 90
     assert sum(corrupt for _, corrupt in frames.values()) < 8
     assert all(corrupt or np.abs(luma - original[t][0]).mean() < UNLIKE for t, (luma, corrupt) in frames.items())
+
+
+def test_key_frames_alone_are_no_damage(stream: Path) -> None:
+    with open_video(stream, LIMITS) as opened:
+        items = list(decode(opened, keys_only=True))
+    assert len(items) >= 2 and not any(item.corrupt for item in items)
