@@ -25,7 +25,7 @@ SIGNALS = {
     "expected_frames": "int", "corrupt_share": "float", "fps": "float", "variable_frame_rate": "bool",
     "num_shots": "int", "motion": "float", "luma_mean": "float", "blur": "float", "black_share": "float",
     "frozen_share": "float", "pick_sharpness": "float", "pick_copies": "int", "shortfall": "int",
-    "reading": "str",
+    "reading": "str", "transfer": "str", "primaries": "str", "hdr": "bool", "wide_gamut": "bool", "size_changes": "int",
 }  # fmt: skip
 
 
@@ -49,6 +49,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
 
     name = "keyframes"
     config = KeyframesConfig
+    version = 2
     reads = ()
     reads_video = True
     on_benchmarks = True

@@ -38,7 +38,7 @@ from m2raap.video.scene_list import read_scene_list
 from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 
-VERSION = 1
+VERSION = 2
 VAL_SHARE = 0.1  # of the videos, not of the clips: clips of one video look alike
 _MAX_NAME_BYTES = 120
 _RECORD = "record.json"  # of one video, in OUT/split: its cuts, and the files that were cut from it

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
+from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
-from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
+from m2raap.video.shape import pixel_aspect
+from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_unopened
 from m2raap.video.tails import Tail, find_tail
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-MAX_STREAMS = 64
-TOO_MANY_STREAMS = "max_streams"  # 'Number of streams exceeds max_streams parameter (64)'
 TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
 # Rates outside these are impossible: they come from damaged headers, or are those of a clock.
 MIN_FPS, MAX_FPS = 1e-4, 1000.0
@@ -74,6 +73,15 @@ class OpenVideo:
         return Fraction(base.numerator, base.denominator) if base and base > 0 else Fraction(1, 90000)
 
     @cached_property
+    def pixel_aspect(self) -> tuple[float, bool]:
+        """The pixel aspect ratio by the header, and whether frames may state another one. To be read before a frame is decoded.
+
+        A ratio of the container is for all frames, one of the codec until the codec states the next.
+        """
+        by_header = pixel_aspect(self.stream)
+        return by_header, by_header == pixel_aspect(self.stream.codec_context)
+
+    @cached_property
     def duration_s(self) -> float:
         """Length of the video stream in seconds by the header; 0 where the header does not state it."""
         container_s = max(0, self.container.duration or 0) / 1e6
@@ -109,8 +117,12 @@ class OpenVideo:
     def packets(self) -> Iterator[Packet]:
         """Packets of the video stream from the current position on; the last one is empty and flushes the decoder."""
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
-        with suppress(IndexError):
-            yield from self.container.demux(self.stream)
+        try:
+            with suppress(IndexError):
+                yield from self.container.demux(self.stream)
+        except MemoryError as error:
+            refuse_many_streams([str(error)])
+            raise
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""
@@ -160,8 +172,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
                 "refused_format", f"FFmpeg recognises the file as a format outside the whitelist ({error})"
             ) from None
         except MemoryError as error:
-            if any(TOO_MANY_STREAMS in message for _, _, message in messages):
-                raise Refused("too_large", f"the file has more than {MAX_STREAMS} streams") from None
+            refuse_many_streams([message for _, _, message in messages])
             raise _lack_of_memory(error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None

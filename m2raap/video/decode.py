@@ -9,7 +9,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from m2raap.video.container import OpenVideo, has_room
-from m2raap.video.trust import Stamps, spread_damage
+from m2raap.video.shape import PixelAspects
+from m2raap.video.trust import Losses, Stamps, spread_damage
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -38,7 +39,7 @@ def decode(
 
     Seeks to an I-frame at or before `start_s` and drops the frames before `start_s`. A frame without time stamp gets the
     time of the frame before plus 1/fps. With `keys_only`, only packets with the key-frame flag are decoded. Damage raises no
-    error.
+    error. A frame's `opaque` is its FrameOrigin.
     """
     base, origin = float(opened.time_base), opened.stream.start_time or 0
     tick_s = 1 / (opened.fps or 25.0)
@@ -52,7 +53,7 @@ def decode(
             if last_s + tick_s >= start_s:
                 yield DecodedFrame(max(last_s, start_s), None, corrupt=True)
             continue
-        stamp = stamps.of(frame)
+        stamp = stamps.of(frame, corrupt)
         time_s = last_s + tick_s if stamp is None else (stamp - origin) * base
         last_s = time_s
         if time_s < start_s - 1e-6:
@@ -104,13 +105,17 @@ def _need_room_for_a_frame(context: Any) -> None:
         raise MemoryError(f"not enough memory for a frame of {context.width}x{context.height} pixels")
 
 
-def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:
-    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row."""
+def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame | None, bool]]:
+    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row.
+
+    With each frame: whether it may be predicted from lost data.
+    """
     import av.error
 
     stream: Any = opened.stream
     # An AVI has decoding times only: the n-th frame that the decoder gives out is displayed at the n-th of them.
     in_order: deque[int] | None = deque() if opened.format_name == "avi" else None
+    losses, aspects = Losses(opened, keys_only), PixelAspects(opened)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:
@@ -122,11 +127,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             raise MemoryError(str(error)) from None
         except av.error.FFmpegError:
             failures += 1
-            yield None
+            losses.before_next()
+            yield None, True
             packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
         if keys_only and packet.size and not packet.is_keyframe:
             continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
+        losses.add(packet)
         if in_order is not None and packet.dts is not None:
             in_order.append(packet.dts)
         try:
@@ -141,11 +148,15 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             _need_room_for_a_frame(stream.codec_context)
             if in_order:
                 in_order.popleft()
-            yield None
+            losses.at_latest()
+            yield None, True
             continue
+        losses.note_errors()
+        aspects.note(losses.number)
         if frames:
             failures = 0
         for frame in frames:
             if in_order:
                 frame.pts = in_order.popleft()
-            yield frame
+            aspects.mark(losses.origin_of(frame))
+            yield frame, losses.taint(frame)

@@ -80,13 +80,7 @@ def test_every_call_on_an_impossible_header(media_sources: Sources, tmp_path: Pa
         assert None not in {reason for call, reason in reasons.items() if call.startswith(("extract", "sample"))}
 
 
-def test_more_streams_than_allowed_is_no_lack_of_memory(
-    media_sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(container, "MAX_STREAMS", 1)
-    with pytest.raises(Refused) as refusal:
-        probe(media_sources.folder / "sound.mp4", VideoConfig())
-    assert refusal.value.reason == "too_large" and " 1 streams" in refusal.value.detail
+def test_more_entries_than_ffmpeg_accepts_is_no_lack_of_memory(media_sources: Sources, tmp_path: Path) -> None:
     data = media_sources("plain.mp4")
     at = data.index(b"ctts") + 8
     (tmp_path / "x.mp4").write_bytes(patched(data, at, b"\xff" * 4))
