@@ -82,7 +82,8 @@ def test_a_picture_behind_it_is_not_read(swapped: Path) -> None:
 
 @pytest.mark.parametrize("exporter", [Csv, DataJuicer, VideoFolder, WebDataset])
 def test_no_export_copies_it(swapped: Path, tmp_path: Path, exporter: type) -> None:
-    clip = {"clip_id": "a", "video": "sub/a.mp4", "split": "train", "start_s": None, "end_s": None}
+    none = dict.fromkeys(("start_s", "end_s", "source", "licence", "category", "url"))
+    clip = {"clip_id": "a", "video": "sub/a.mp4", "split": "train"} | none
     text = {"text_id": "a.0", "clip_id": "a", "lang": "en", "text": "x", "origin": "raw", "active": True}
     out = tmp_path / "out"
     out.mkdir()
