@@ -35,6 +35,9 @@ ForceOption = Annotated[
         "--force", help="replace folders that were made from other inputs or settings; what still fits is reused"
     ),
 ]
+ReplaceOption = Annotated[
+    bool, typer.Option("--force", help="replace a corpus in OUT that has other content; runs made from it are then stale")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="override the recipe's seed")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="the training corpus")]

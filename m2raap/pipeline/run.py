@@ -14,6 +14,7 @@ from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
 from m2raap.core.runner import run_stage
 from m2raap.core.stage import StepInputs
+from m2raap.core.state import remember_run
 from m2raap.core.view import View
 from m2raap.models.builtin import BUILTIN
 from m2raap.pipeline.plan import Step, plan
@@ -62,6 +63,8 @@ def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opt
     map_path = out / "run.json"
     before = map_path.read_bytes() if map_path.exists() else None
     write_run(recipe, inputs, out, steps)
+    for corpus in inputs.corpora.values():
+        remember_run(corpus, out)
     finished: set[Path] = set()
     try:
         complete = _run_steps(steps, finished, arms, inputs, engine, options, caches)
