@@ -49,8 +49,10 @@ def status(
     from m2raap.pipeline.inspect import status as status_of
     from m2raap.pipeline.run_folder import RunFolder
 
-    rows = status_of(RunFolder.open(folder))
+    run = RunFolder.open(folder)
+    rows = status_of(run)
     emit(rows, map(_status_line, rows), as_json)
+    _ = run.inputs  # raises where a corpus is not the one that the run has read
 
 
 def _status_line(row: dict[str, Any]) -> str:

@@ -69,6 +69,11 @@ def allowed_video_root(corpus: Path, video_root: Path) -> Path:
     root = video_root.resolve()
     if _is_allowed(corpus, root) or _record(corpus, root).is_file():
         return root
+    if not root.exists():
+        raise M2raapError(
+            f"{corpus}: its manifest names the video folder {root}, which is not there; import the list again into this folder "
+            "with --video-dir (runs made from the same list stay valid)"
+        )
     raise M2raapError(
         f"{corpus}: its manifest names the video folder {root}, which is outside the corpus, and you have not imported it from "
         f"there on this machine; if you trust this corpus, set {VIDEO_ROOTS}={root}"

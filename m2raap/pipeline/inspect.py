@@ -16,7 +16,7 @@ from m2raap.core.runner import phase_digest
 from m2raap.core.signed import is_finished, refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, part_of, part_settings, read_part
-from m2raap.core.view import View, changed_parents, open_view
+from m2raap.core.view import View, changed_parents, digest_in, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages import stage_classes
@@ -113,7 +113,10 @@ def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[
 
 
 def status(run: RunFolder) -> list[dict[str, Any]]:
-    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report."""
+    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report.
+
+    A stage that was made from other content than its inputs have today is `stale`.
+    """
     rows = []
     for folder, step in {step.folder: step for step in reversed(run.steps)}.items():
         arms = [other.arm for other in run.steps if other.folder == folder]
@@ -132,12 +135,21 @@ def _status_row(step: Step) -> dict[str, Any]:
         manifest = read_json(step.folder / "manifest.json")
         if not is_finished(step.folder):
             return row | {"state": "old format"}
-        return row | {"state": "done", "counts": manifest["counts"]}
+        return row | {"state": "stale" if _is_stale(step, manifest) else "done", "counts": manifest["counts"]}
     if (step.folder / "plan.json").exists():
         total = read_json(step.folder / "plan.json")["num_parts"]
         done = {phase: len(list((step.folder / "done").glob(f"{phase}-*.json"))) for phase in ("score", "apply")}
         return row | {"state": "unfinished", "parts": total, "scored": done["score"], "applied": done["apply"]}
     return row
+
+
+def _is_stale(step: Step, manifest: dict[str, Any]) -> bool:
+    """Whether the corpus, or a folder that the step reads, has another content than when the step was finished, or is gone."""
+    inputs = manifest["inputs"]
+    folders = [*step.parents, *([step.model] if step.model and "model" in inputs else [])]
+    if "view" in manifest:
+        folders.append(step.folder / manifest["view"]["corpus"])
+    return any(digest_in(folder) not in {*inputs.values()} - {""} for folder in folders)
 
 
 def explain(run: Path, clip_id: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
 from m2raap.core.files import inside, read_object, write_json
 from m2raap.core.tables import read_all
-from m2raap.core.view import View
+from m2raap.core.view import View, changed_since
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe
 from m2raap.stages import stage_class
@@ -143,18 +143,15 @@ class RunFolder:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """The corpora of the run. Raises M2raapError where one has another digest than in run.json, which may come from
-        somebody else and so could name any corpus on this machine."""
+        """The corpora of the run. Raises M2raapError where one is not there or has another digest than in run.json, which may
+        come from somebody else and so could name any corpus on this machine."""
         benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
         scores = tuple(map(self.resolve, self.tree["scores"]))
         inputs = Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"], scores)
         for name, corpus in inputs.corpora.items():
-            exists = (corpus / "manifest.json").exists()
-            if exists and open_corpus(corpus).digest != self.tree["digests"].get(name):
-                raise M2raapError(
-                    f"{self.path}: the corpus {corpus} has changed since this run; give the same 'm2raap run' again, which "
-                    "names the difference and keeps what still fits"
-                )
+            recorded = self.tree["digests"].get(name, "")
+            if not (corpus / "manifest.json").exists() or open_corpus(corpus).digest != recorded:
+                raise M2raapError(f"{self.path}: reads the corpus {corpus}, {changed_since(corpus, {'corpus': recorded})}")
         return inputs
 
     @property
