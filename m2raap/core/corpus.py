@@ -165,7 +165,7 @@ def importing(path: Path) -> Iterator[None]:
             for folder in written:
                 with suppress(OSError):  # not there, or not empty
                     folder.rmdir()
-            if not any(map(Path.exists, written)):
+            if (path / "manifest.json").exists() or not any(map(Path.exists, written)):
                 (path / _IMPORTING).unlink(missing_ok=True)
             raise
         (path / _IMPORTING).unlink(missing_ok=True)
