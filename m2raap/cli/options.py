@@ -36,7 +36,8 @@ ForceOption = Annotated[
     ),
 ]
 ReplaceOption = Annotated[
-    bool, typer.Option("--force", help="replace a corpus in OUT that has other content; runs made from it are then stale")
+    bool,
+    typer.Option("--force", help="replace a corpus in OUT that has other content; runs made from it are then stale"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="override the recipe's seed")]

@@ -114,7 +114,7 @@ def run_recipe(
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
-        tree = plan_and_cost(loaded, inputs, out, steps_within(make_plan(loaded, inputs, out), how))
+        tree = plan_and_cost(loaded, inputs, out, steps_within(make_plan(loaded, inputs, out), how), force)
         emit(tree, tree["lines"], as_json)
         return
     with options.open_engine(engine, workers, devices) as mapped:

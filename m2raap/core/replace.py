@@ -95,9 +95,7 @@ def _refuse_other_content(folder: Path, new: dict[str, Any]) -> None:
         f"(digest {new['digest'][:12]})"
     )
     if not _may_replace.get():
-        raise M2raapError(
-            f"{folder}: holds {change}; use --force to replace it, or another --out{_stale(folder, old)}"
-        )
+        raise M2raapError(f"{folder}: holds {change}; use --force to replace it, or another --out{_stale(folder, old)}")
     talk.log(f"{folder}: held {change}{_stale(folder, old)}")
 
 

@@ -36,7 +36,7 @@ def load(cfg: BackboneConfig) -> Backbone:
         if not (folder / CONFIG_NAME).is_file():
             raise M2raapError(f"backbone '{cfg.model}': {folder} holds no {CONFIG_NAME} (open_clip's local-dir form)")
     elif not name.startswith("hf-hub:"):
-        _check_name(open_clip, cfg)
+        check_name(cfg)
     quick_gelu = False
     if cfg.pretrained and not Path(cfg.pretrained).is_file():
         # open_clip only warns where a tag was trained with another GELU than the name implies; the tag is right.
@@ -49,7 +49,10 @@ def load(cfg: BackboneConfig) -> Backbone:
         return _make(name, None, load_weights=False, quick_gelu=False, display_name=cfg.model)
 
 
-def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
+def check_name(cfg: BackboneConfig) -> None:
+    """Raises M2raapError for a model that open_clip does not know, or without weights that it knows or that are a file."""
+    import open_clip
+
     names = open_clip.list_models()
     if cfg.model not in names:
         raise M2raapError(

@@ -71,9 +71,7 @@ def _is_done(folder: Path, known: dict[Path, Outlook]) -> bool:
     return known[folder].is_done if folder in known else is_finished(folder)
 
 
-def _reused(
-    stage: Stage[Any], old: dict[str, Any], new: dict[str, Any]
-) -> Literal["", "scores", "unchanged clips"]:
+def _reused(stage: Stage[Any], old: dict[str, Any], new: dict[str, Any]) -> Literal["", "scores", "unchanged clips"]:
     """What a stage keeps of a folder that has the plan `old`, for the plan `new`."""
     if not isinstance(stage, DataStage) or not isinstance(old.get("settings"), dict):
         return ""

@@ -151,7 +151,9 @@ class RunFolder:
         for name, corpus in inputs.corpora.items():
             recorded = self.tree["digests"].get(name, "")
             if not (corpus / "manifest.json").exists() or open_corpus(corpus).digest != recorded:
-                raise M2raapError(f"{self.path}: reads the corpus {corpus}, {changed_since(corpus, {'corpus': recorded})}")
+                raise M2raapError(
+                    f"{self.path}: reads the corpus {corpus}, {changed_since(corpus, {'corpus': recorded})}"
+                )
         return inputs
 
     @property

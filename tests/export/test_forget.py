@@ -21,10 +21,10 @@ import pytest
 from m2raap.cli.data_export import exporters
 from m2raap.core import tombstones
 from m2raap.core.corpus import FORGETTING, keep_out, open_corpus, write_corpus
-from m2raap.core.replace import replacing
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.folder import read_timings
+from m2raap.core.replace import replacing
 from m2raap.core.scores import open_scores
 from m2raap.core.tables import read_part
 from m2raap.core.tombstones import sha256
