@@ -232,7 +232,7 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
 
 
 def changed_since(parent: Path, inputs: dict[str, str]) -> str:
-    """The end of a sentence that names a folder whose digest is not among the `inputs` of a manifest: the fault, and what to do."""
+    """The end of a sentence that names a folder whose digest is not among the `inputs` of a manifest."""
     today = digest_in(parent)
     if not today:
         return (

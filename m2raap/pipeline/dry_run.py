@@ -56,7 +56,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
     clips, texts = _training_rows(inputs)
     bench_clips = {name: View(path).corpus.counts["clips"] for name, path in inputs.benches.items()}
     lines = [
-        f"recipe {recipe.name}: {clips} training clips, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
+        f"recipe {recipe.name}: {clips} clips in the training corpus, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
     ]
     each = {step.folder: step for step in reversed(steps)}
     with tempfile.TemporaryDirectory(prefix="m2raap-dry-run-") as scratch:
@@ -95,10 +95,8 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
             )
     minutes, disk = sum(row["core_minutes"] or 0 for row in rows), sum(row["disk_mb"] or 0 for row in rows)
     lines.append(f"total: about {minutes:.1f} core minutes of data stages and {disk:.0f} MB in {out}")
-    warnings = [
-        *_warnings(steps, arms, states),
-        *(w for arm in adapt if arm not in trained for w in _of_training(arm, arms[arm], adapt[arm])),
-    ]
+    warnings = _warnings(steps, arms, states)
+    warnings += [line for arm in adapt if arm not in trained for line in _of_training(arm, arms[arm], adapt[arm])]
     lines += [f"warning: {warning}" for warning in warnings]
     plan = digest([str(step.folder) for step in steps])
     tree = {"lines": lines, "steps": rows, "models": requests, "adapt": adapt, "warnings": warnings}

@@ -118,10 +118,10 @@ def status(run: RunFolder) -> list[dict[str, Any]]:
     A stage that was made from other content than its inputs have today is `stale`.
     """
     rows = []
-    for folder, step in {step.folder: step for step in reversed(run.steps)}.items():
+    owners = {step.folder: step for step in reversed(run.steps)}
+    for folder in dict.fromkeys(step.folder for step in run.steps):
         arms = [other.arm for other in run.steps if other.folder == folder]
-        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(arms))})
-    rows.reverse()
+        rows.append(_status_row(owners[folder]) | {"arms": list(dict.fromkeys(arms))})
     for name, cls in stage_classes().items():
         if cls.result and (run.path / name / cls.result).is_file():
             row = {"folder": str(run.path / name), "stage": name, "bench": None, "state": "done"}

@@ -60,7 +60,7 @@ def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlo
     before = [folder for folder in (*step.parents, step.model) if folder and not _is_done(folder, known)]
     if before:
         new = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
-        return Outlook("redo", f"{before[0].name} is made before", _reused(stage, old, new))
+        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, new))
     new = stage.plan(inputs_of(step, recipe, inputs))
     if old == new:
         return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
