@@ -146,7 +146,7 @@ def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, 
         for task in tasks:
             log_timing(folder, phase, work(task)[0], part=task.part)
         return
-    with talk.progress(f"{folder.parent.name}/{stage.name}", len(tasks)) as advance:
+    with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
         for index, (seconds, scored) in engine.map(work, tasks):
             log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
             advance()

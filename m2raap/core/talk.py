@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -69,6 +70,11 @@ class _Terminal:
 
 def _escaped(text: str) -> str:
     return "".join(c if _is_plain(c) else json.dumps(c)[1:-1] for c in text)
+
+
+def title(folder: Path, stage: str) -> str:
+    """The title of a stage's messages: with the folder above it, which in a run is the arm or the benchmark."""
+    return f"{folder.parent.name}/{stage}" if folder.parent.name else stage
 
 
 class Advance(Protocol):

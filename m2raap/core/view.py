@@ -207,6 +207,8 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
 
     Raises M2raapError where `path` is neither and, if `current`, where the corpus or a folder before it has changed since.
     """
+    if not path.is_dir():
+        raise M2raapError(f"{path}: no such folder; give a corpus, or the folder of a data stage")
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
         raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again to resume it")

@@ -41,7 +41,7 @@ def run_single_stage(
     """
     with locked(folder):
         if begin(folder, plan_of(name, version, view, settings, inputs), view, force):
-            talk.log(f"{folder.parent.name}/{name}: already finished")
+            talk.log(f"{talk.title(folder, name)}: already finished")
             return
         plan = plan_digest(folder)
         start = time.monotonic()

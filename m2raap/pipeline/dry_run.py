@@ -32,7 +32,7 @@ from m2raap.pipeline.outlook import Outlook, outlooks, view_of
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run import backbones_of
-from m2raap.pipeline.run_folder import Inputs
+from m2raap.pipeline.run_folder import Inputs, refuse_other_run
 from m2raap.pipeline.this_machine import SHARE, clock, training_rate
 from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
 from m2raap.stages import STAGES
@@ -51,6 +51,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
 
     `force`: whether the run would be given --force. Raises M2raapError for inputs that the run would refuse.
     """
+    refuse_other_run(recipe, out, force)
     arms = arms_of(recipe)
     states = outlooks(steps, arms, inputs)
     clips, texts = _training_rows(inputs)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from m2raap.core import tombstones
 from m2raap.core.corpus import content_digest, open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
@@ -165,11 +167,27 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
                 steps = [s for s in folder.steps if s.bench == bench and s.is_of(DataStage)]
                 steps = list({s.folder: s for s in steps if (s.folder / "manifest.json").exists()}.values())
                 return _story(corpus, clip_id, [(f"{s.owner}/{s.stage}", s.folder) for s in steps])
-        raise M2raapError(f"{clip_id}: no clip of that id in the corpora of {run}")
+        raise _unknown(clip_id, [View(path) for path in folder.inputs.corpora.values()])
     view = open_view(run)
     if not _has(view, clip_id):
-        raise M2raapError(f"{clip_id}: no clip of that id in {view.corpus_path}")
+        raise _unknown(clip_id, [view])
     return _story(view, clip_id, [(folder.name, folder) for folder in view.folders])
+
+
+def _unknown(clip_id: str, views: list[View]) -> M2raapError:
+    """The error to raise for an id that none of the corpora has: whether it was forgotten, or which ids are like it."""
+    names = ", ".join(str(view.corpus_path) for view in views)
+    for view in views:
+        if tombstones.read(view.corpus_path).contains(clip_id):
+            return M2raapError(f"{clip_id}: was removed from {view.corpus_path} by 'm2raap data forget'")
+    ids = [row["clip_id"] for view in views for row in view.corpus.all_rows("clips", ["clip_id"])]
+    near = [name for name in ids if name.startswith(clip_id) or clip_id.startswith(name)]
+    near = near or difflib.get_close_matches(clip_id, ids[:_MAX_COMPARED])
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {len(ids):,} clips, such as '{ids[0]}'"
+    return M2raapError(f"{clip_id}: no clip of that id in {names}: {hint}")
+
+
+_MAX_COMPARED = 200_000  # most ids among which similar ones are searched for
 
 
 def _has(view: View, clip_id: str) -> bool:

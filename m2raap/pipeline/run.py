@@ -20,7 +20,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.pipeline.outlook import inputs_of, outlooks, view_of
 from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of
-from m2raap.pipeline.run_folder import Inputs, write_run
+from m2raap.pipeline.run_folder import Inputs, refuse_other_run, write_run
 from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
 
@@ -57,6 +57,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
 
 
 def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options, caches: Path) -> bool:
+    refuse_other_run(recipe, out, options.force)
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
     _load_backbones(steps_within(steps, options), arms, inputs)

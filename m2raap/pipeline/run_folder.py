@@ -86,6 +86,18 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
     )
 
 
+def refuse_other_run(recipe: Recipe, out: Path, force: bool) -> None:
+    """Raises M2raapError where `out` holds the run of a recipe of another name, whose map would be lost, unless `force`."""
+    if force or not (out / "run.json").exists():
+        return
+    name = (read_object(out / "run.json").get("recipe") or {}).get("name")
+    if name not in (None, recipe.name):
+        raise M2raapError(
+            f"{out}: holds a run of the recipe '{name}', and this is the recipe '{recipe.name}'; give another --out, or --force "
+            "to make it a run of this recipe (stage folders with equal inputs and settings are kept)"
+        )
+
+
 class _MapStep(Config):
     arm: str
     owner: str
@@ -127,7 +139,8 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """The run in the folder. Raises M2raapError where there is none, or where its run.json is damaged."""
         if not (path / "run.json").exists():
-            raise M2raapError(f"{path}: holds no run (no run.json); give the --out of 'm2raap run'")
+            what = "holds no run (no run.json)" if path.is_dir() else "no such folder"
+            raise M2raapError(f"{path}: {what}; give the --out of 'm2raap run'")
         tree = read_object(path / "run.json")
         try:
             build(_Map, tree, str(path / "run.json"))

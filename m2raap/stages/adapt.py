@@ -113,5 +113,5 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
             digests.save()
     if dist_context.is_main:
         dist_context.send_task(str(target))
-    with talk.Phases(f"{target.parent.name}/adapt") as phases:
+    with talk.Phases(talk.title(target, "adapt")) as phases:
         adapt(cfg, source, val if val.num_clips else None, target, phases, dist_context=dist_context, caches=caches)

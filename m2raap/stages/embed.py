@@ -120,7 +120,7 @@ def embed(
         )
     columns = _Columns(cfg.variants)
     total = view.corpus.counts["clips"]
-    with talk.progress(f"{folder.parent.name}/embed", total) as advance, torch.inference_mode():
+    with talk.progress(talk.title(folder, "embed"), total) as advance, torch.inference_mode():
         for part in view.parts(("texts", "jpegs")):
             _embed_videos(part, view.langs, cfg, loaded, columns)
             _embed_texts(part, loaded, columns)
