@@ -52,16 +52,16 @@ def outlooks(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs) -> dict
 
 
 def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlook]) -> Outlook:
-    if not (step.folder / "plan.json").exists():
-        return Outlook("to do")
     stage = recipe.stage(step.stage, bench=bool(step.bench))
-    old = read_object(step.folder / "plan.json")
     # A stage before the first step of the run is not in `known`: it has to be finished.
     before = [folder for folder in (*step.parents, step.model) if folder and not _is_done(folder, known)]
-    if before:
+    new = None if before else stage.plan(inputs_of(step, recipe, inputs))
+    if not (step.folder / "plan.json").exists():
+        return Outlook("to do")
+    old = read_object(step.folder / "plan.json")
+    if new is None:  # its inputs are not known yet
         new = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
         return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, new))
-    new = stage.plan(inputs_of(step, recipe, inputs))
     if old == new:
         return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
     return Outlook("redo", changes(old, new), _reused(stage, old, new))

@@ -121,7 +121,14 @@ def test_a_dry_run_says_what_the_run_would_redo_and_why(
 
 
 def test_only_train_clips_are_counted_and_a_long_warm_up_is_noticed(small_world: Path, tmp_path: Path) -> None:
-    sets = ["arms={}", "compare=[]", "stages=[keyframes,adapt]", "adapt.batch_size=8", "adapt.epochs=2"]
+    sets = [
+        "arms={}",
+        "compare=[]",
+        "stages=[keyframes,adapt]",
+        "adapt.batch_size=8",
+        "adapt.epochs=2",
+        "adapt.steps=null",
+    ]
     recipe, inputs = load_recipe("demo", [*sets, "adapt.warmup_steps=40"]), Inputs(small_world / "train")
     tree = dry_run(recipe, inputs, tmp_path / "out", make_plan(recipe, inputs, tmp_path / "out"))
     clips = View(small_world / "train").corpus.all_rows("clips", ["split"])
