@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import talk
-from m2raap.core.config import canonical, digest
+from m2raap.core.config import digest
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.runner import run_stage
@@ -181,10 +181,10 @@ def _time_line(arm: str, recipe: Recipe, cost: dict[str, Any]) -> str:
 
 def _warnings(steps: list[Step], arms: dict[str, Recipe], states: dict[Path, Outlook]) -> list[str]:
     """What the steps that are not done lack on this machine: weights of models, keys of servers."""
-    pending = [step for step in steps if not states[step.folder].is_done]
-    backbones = {canonical(cfg): cfg for step in pending for cfg in backbones_of(step, arms)}
-    lacking = [sentence for cfg in backbones.values() if (sentence := missing_weights(cfg))]
-    for step in pending:
+    lacking = [sentence for cfg in backbones_of(steps, arms, states) if (sentence := missing_weights(cfg))]
+    for step in steps:
+        if states[step.folder].is_done:
+            continue
         cfg = _model_of(arms[step.arm].stage(step.stage, bench=bool(step.bench)).cfg)
         if isinstance(cfg, EndpointConfig):
             try:

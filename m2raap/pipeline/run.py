@@ -17,7 +17,7 @@ from m2raap.core.state import remember_run
 from m2raap.core.view import View
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
-from m2raap.pipeline.outlook import inputs_of, outlooks, view_of
+from m2raap.pipeline.outlook import Outlook, inputs_of, outlooks, view_of
 from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs, refuse_other_run, write_run
@@ -123,18 +123,20 @@ def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple
 
 def _load_backbones(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs) -> None:
     """Loads every backbone that the run needs once, so that missing weights fail before anything is decoded."""
-    states = outlooks(steps, arms, inputs)
-    needed = {cfg for step in steps if not states[step.folder].is_done for cfg in backbones_of(step, arms)}
-    for cfg in sorted(needed, key=canonical):
+    for cfg in backbones_of(steps, arms, outlooks(steps, arms, inputs)):
         if cfg.model not in BUILTIN:
             from m2raap.models.families import load_backbone
 
             load_backbone(cfg)
 
 
-def backbones_of(step: Step, arms: dict[str, Recipe]) -> list[BackboneConfig]:
-    """The backbones whose weights a step loads."""
-    return arms[step.arm].stage(step.stage, bench=bool(step.bench)).backbones()
+def backbones_of(steps: list[Step], arms: dict[str, Recipe], states: dict[Path, Outlook]) -> list[BackboneConfig]:
+    """The backbones whose weights the steps load that are not done, each once."""
+    stages_to_do = [
+        arms[step.arm].stage(step.stage, bench=bool(step.bench)) for step in steps if not states[step.folder].is_done
+    ]
+    by_content = {canonical(cfg): cfg for stage in stages_to_do for cfg in stage.backbones()}
+    return [by_content[key] for key in sorted(by_content)]
 
 
 def steps_within(steps: list[Step], options: Options) -> list[Step]:
