@@ -111,6 +111,16 @@ def test_an_import_over_a_corpus_is_asked_for_and_then_noticed_by_every_reader(h
     assert m2raap("status", home / "R").stdout.startswith("done ")
 
 
+def test_a_corpus_is_not_written_beside_a_holdout_that_may_not_be_replaced(home: Path, small_world: Path) -> None:
+    before = digests(home / "C")
+    assert "--force" in import_list(home, small_world, "short", "--holdout", 1, check=1).stderr
+    assert digests(home / "C") == before and not (home / "C-holdout" / "manifest.json").exists()
+    import_list(home, small_world, "short", "--holdout", 1, "--force")
+    shutil.rmtree(home / "C")
+    assert "C-holdout" in import_list(home, small_world, "long", "--holdout", 2, check=1).stderr
+    assert not (home / "C" / "manifest.json").exists()
+
+
 def test_a_corpus_that_was_moved_is_recognised_by_its_content(home: Path) -> None:
     os.rename(home / "C", home / "moved")
     for words in readers(home):
