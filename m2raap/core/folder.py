@@ -117,8 +117,8 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
     if old.get("format") != new["format"]:
         return f"format {old.get('format', 2)} -> {new['format']}"
     names = _changed_names(old, new)
-    shown = (f"{_key(name, new['stage'])} {_value(name, old)} -> {_value(name, new)}" for name in names[:4])
-    return ", ".join(shown) + (", ..." if len(names) > 4 else "")
+    values = (f"{_key(name, new['stage'])} {_value(name, old)} -> {_value(name, new)}" for name in names[:4])
+    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 def _alone(folder: Path, shared: FolderLock | None, is_needed: Callable[[], bool]) -> bool:
@@ -186,8 +186,8 @@ def _value(name: str, plan: dict[str, Any]) -> str:
 
 def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
     names = _changed_names(old, new)
-    shown = (f"{_key(name, new['stage'])} {_value(name, (old, new)[side])}" for name in names[:4])
-    return ", ".join(shown) + (", ..." if len(names) > 4 else "")
+    values = (f"{_key(name, new['stage'])} {_value(name, (old, new)[side])}" for name in names[:4])
+    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 _MOVING = "previous.tmp"

@@ -82,8 +82,8 @@ def run_data_stage(
         shared = None if alone else lock
         retriable = lambda: _retriable_drops(folder) if stage.reads_video else set()  # noqa: E731
         is_worth_redoing = lambda: (folder / "manifest.json").exists() and bool(retriable())  # noqa: E731
-        asked = plan_of(stage.name, stage.version, view, settings)
-        finished = begin(folder, asked, view, force, shared=shared, is_worth_redoing=is_worth_redoing)
+        tree = plan_of(stage.name, stage.version, view, settings)
+        finished = begin(folder, tree, view, force, shared=shared, is_worth_redoing=is_worth_redoing)
         if finished:
             num_retriable = len(retriable())
             note = f"; {num_retriable} clips timed out, ran out of memory or were not fetched: --force tries them again"
