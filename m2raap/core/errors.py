@@ -26,6 +26,12 @@ class TooManyRefused(M2raapError):
     exit_code = 3
 
 
+class BudgetSpent(M2raapError):
+    """What a stage may spend is spent before its work is done; a higher budget goes on (exit code 3)."""
+
+    exit_code = 3
+
+
 class ThresholdNotMet(M2raapError):
     """A quality threshold that the user gave is not met (exit code 4)."""
 

@@ -185,6 +185,18 @@ class DataStage(Stage[C]):
         """The results of all rules for a clip, or for a text where `row` has a text_id. `signals`: its signals of all stages."""
         return []
 
+    def spent(self) -> tuple[float, ...]:
+        """What the stage has asked and spent in all commands so far; () where it spends nothing."""
+        return ()
+
+    def num_open(self, signals: Iterable[Row]) -> int:
+        """Number of questions that `score` left open because what it may spend is spent. A part with any is not finished."""
+        return 0
+
+    def summary(self, before: tuple[float, ...], counts: Mapping[str, Any], num_open: int) -> str:
+        """A line on what was asked and spent since `spent()` was `before`. `counts`: of the manifest; {} where there is none."""
+        return ""
+
     def counts(self, signals: Signals) -> dict[str, int]:
         """Further counts of one part for the manifest, such as the number of texts that were sent to each server."""
         return {}

@@ -23,6 +23,7 @@ from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View
 from m2raap.curate.llm.prompts import load_prompt
 from m2raap.models.builtin import BUILTIN
+from m2raap.pipeline.llm_requests import scarce_budgets
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs
@@ -71,6 +72,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dic
         f"{row['tokens_in']:,} tokens in, {row['tokens_out']:,} out"
         for row in requests
     ]
+    lines += [f"  {line}" for line in scarce_budgets(requests, arms)]
     training = {step.arm for step in steps if step.is_of(AdaptStage)}
     adapt = {arm: as_tree(training_cost(arms[arm], clips), arms[arm]) for arm in arms if arm in training}
     for arm, cost in adapt.items():

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from m2raap.core.config import APPLY
 from m2raap.core.files import read_json
-from m2raap.core.stage import DataStage, Judged, Signals, Tables
+from m2raap.core.stage import Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 from m2raap.curate import fidelity_rules
@@ -33,7 +33,7 @@ from m2raap.curate.rewriters import MODEL_PROMPTS, REWRITERS, ClipTexts, ModelRe
 from m2raap.curate.similarity import robust
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignStage
-from m2raap.stages.llm import cache_of, sent
+from m2raap.stages.llm import AskingStage, cache_of
 from m2raap.stages.rules import judged
 from m2raap.stages.shared import Shared
 
@@ -46,12 +46,13 @@ class RewriteConfig(RewriterConfig):
     )
 
 
-class RewriteStage(DataStage[RewriteConfig]):
+class RewriteStage(AskingStage[RewriteConfig]):
     """One faithful caption out of raw texts and auxiliary captions."""
 
     name = "rewrite"
     config = RewriteConfig
-    version = 2
+    version = 3
+    sends = "texts"
     reasons: ClassVar[Mapping[str, str]] = REWRITE_REASONS
     reads = ("texts", "frames")
     reads_signals = ("caption_score", "features", "dim")
@@ -152,9 +153,6 @@ class RewriteStage(DataStage[RewriteConfig]):
             return []
         limits = self.cfg.fidelity.thresholds(signals["rewrite_kind"])
         return [judged(*rule) for rule in FIDELITY_RULES.judged(signals, limits)]
-
-    def counts(self, signals: Signals) -> dict[str, int]:
-        return sent(signals, "rewrite_sent_to", "texts")
 
     def requests(self, part: Part, view: View) -> list[Request]:
         """What `score` would ask a model about one part, for a Batch file."""
