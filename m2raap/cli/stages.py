@@ -55,6 +55,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
         engine: options.EngineOption = "local",
         parts: options.PartsOption = None,
         force: options.ForceOption = False,
+        allow_refused: options.AllowRefusedOption = "5%",
         as_json: options.JsonOption = False,
     ) -> None:
         from m2raap.core.errors import M2raapError, UsageError
@@ -72,8 +73,10 @@ def data_stage_command(name: str) -> Callable[..., None]:
         if scores and not stage.reads_scores:
             raise UsageError(f"--scores: {name} does not use scores; give them to 'm2raap filter' (filter.scores)")
         share = options.parse_share(parts)
+        allowed = options.parse_percent(allow_refused)
         with options.open_engine(engine, workers, devices) as mapped:
-            step = StepInputs(view, out, mapped, scores=tuple(scores or ()), force=force, share=share)
+            how = {"force": force, "share": share, "allow_refused": allowed}
+            step = StepInputs(view, out, mapped, scores=tuple(scores or ()), **how)
             finished = run_stage(stage, step)
         if finished:
             _show_counts(out, as_json)

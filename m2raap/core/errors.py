@@ -21,7 +21,7 @@ class UsageError(M2raapError):
 
 
 class TooManyRefused(M2raapError):
-    """The work is done, but more inputs were unreadable than `--allow-refused` admits (exit code 3)."""
+    """The work is done, but nothing is left, or more inputs were unreadable than `--allow-refused` admits (exit code 3)."""
 
     exit_code = 3
 
@@ -56,8 +56,8 @@ UNREADABLE: dict[str, str] = {
     "timeout": "decoding took longer than the limit",
     "out_of_memory": "decoding took more memory than the limit",
 }
-# Reasons that may not apply on another machine or with other HOW settings (time-outs, memory, permission to fetch). Clips with
-# one of them are tried again when the stage is run with --force.
-WORTH_ANOTHER_TRY = ("timeout", "out_of_memory", "not_fetched")
+# Reasons that may not apply later, on another machine or with other HOW settings (time-outs, memory, permission to fetch). Clips
+# with one of them are tried again when the stage is run with --force.
+WORTH_ANOTHER_TRY = ("missing_file", "timeout", "out_of_memory", "not_fetched")
 # The reason that every stage may give: all texts of a clip were dropped.
 NO_TEXT_LEFT = "no_text_left"

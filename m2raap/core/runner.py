@@ -22,6 +22,7 @@ from m2raap.core.files import read_json, read_object, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
+from m2raap.core.losses import refuse_losses
 from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs, Tables
 from m2raap.core.tables import SCHEMAS, Row, part_of, read_all, read_part, row_key, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
@@ -29,10 +30,16 @@ from m2raap.core.view import Part, View, clip_digest
 
 
 def run_stage(stage: Stage[Any], step: StepInputs) -> bool:
-    """Brings the step's folder to its finished state; False where other shares are still missing. Raises M2raapError."""
+    """Brings the step's folder to its finished state; False where other shares are still missing. Raises M2raapError.
+
+    Raises TooManyRefused for a finished stage that has lost more than `step.allow_refused` admits.
+    """
     if isinstance(stage, DataStage):
         view = stage.prepared(step.view, step.scores)
-        return run_data_stage(stage, view, step.folder, step.engine, force=step.force, share=step.share)
+        finished = run_data_stage(stage, view, step.folder, step.engine, force=step.force, share=step.share)
+        if finished and step.allow_refused is not None:
+            refuse_losses(step.folder, view, step.allow_refused)
+        return finished
     assert isinstance(stage, SingleStage), f"the stage {stage.name} cannot be run"
     return stage.run(step)
 
@@ -87,7 +94,7 @@ def run_data_stage(
         )
         if finished:
             num_retriable = len(retriable())
-            note = f"; {num_retriable} clips timed out, ran out of memory or were not fetched: --force tries them again"
+            note = f"; {num_retriable} clips timed out, ran out of memory or had no file: --force tries them again"
             talk.log(f"{stage.name}: already finished{note if num_retriable else ''}")
             return True
         plan = plan_digest(folder)

@@ -28,7 +28,8 @@ class StepInputs:
     """The inputs of one step of a run; each stage uses those that it needs.
 
     `parents` are the folders before it, oldest first; `model` is the adapted model's folder, None for the bare backbone;
-    `caches` is the folder of the caches that the arms of a run share.
+    `caches` is the folder of the caches that the arms of a run share; `allow_refused` is the share of the clips that a data stage
+    may lose to missing files, None where losses are not checked.
     """
 
     view: View
@@ -40,6 +41,7 @@ class StepInputs:
     caches: Path | None = None
     force: bool = False
     share: tuple[int, int] = (1, 1)
+    allow_refused: float | None = None
 
 
 class Stage(Generic[C]):

@@ -78,6 +78,11 @@ class RewriterConfig(Config):
         return self
 
     @property
+    def fills_missing(self) -> bool:
+        """Whether a clip without texts can get one from its auxiliary captions."""
+        return self.fill_missing and self.name != "none"
+
+    @property
     def asks_a_model(self) -> bool:
         """Whether the texts come from a language model."""
         return self.name in ("endpoint", "local")

@@ -46,8 +46,8 @@ def export_stage(run: Path, stage: str, out: Path) -> tuple[int, list[str]]:
 
 
 def scarce_budgets(rows: Iterable[Mapping[str, Any]], arms: Mapping[str, Recipe]) -> list[str]:
-    """A line for every limit of a budget that is below the estimate. `rows`: dicts with arm, stage, requests (the largest number),
-    tokens_in and tokens_out (their likely sums)."""
+    """A line for every limit of a budget that is below the estimate. `rows`: dicts with arm, stage, requests (the largest
+    number), tokens_in and tokens_out (their likely sums)."""
     lines = []
     for row in rows:
         if (model := budget_of(arms[row["arm"]].stage(row["stage"]).cfg)) is None:
@@ -57,8 +57,8 @@ def scarce_budgets(rows: Iterable[Mapping[str, Any]], arms: Mapping[str, Recipe]
         estimates = (requests, tokens_in + tokens_out, budget.cost(tokens_in, tokens_out))
         names = ("max_requests", "max_tokens", "max_cost")
         lines += [
-            f"{row['arm']}/{row['stage']} may need {estimate:,.10g} and {row['stage']}.{key}.{name} is {limit:,.10g}: where it is "
-            "spent, the stage stops unfinished (exit code 3), and the same command with a higher budget goes on"
+            f"{row['arm']}/{row['stage']} may need {estimate:,.10g} and {row['stage']}.{key}.{name} is {limit:,.10g}: where it "
+            "is spent, the stage stops unfinished (exit code 3), and the same command with a higher budget goes on"
             for name, limit, estimate in zip(names, budget.limits, estimates, strict=True)
             if estimate > limit
         ]

@@ -25,12 +25,14 @@ from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
 
 @dataclass(frozen=True)
 class Options:
-    """How a recipe is run; no field changes a result. `first` and `last` are the stages of --from and --until."""
+    """How a recipe is run; no field changes a result. `first` and `last` are the stages of --from and --until, and
+    `allow_refused` is the share of the clips that a stage may lose to missing files."""
 
     first: str | None = None
     last: str | None = None
     force: bool = False
     share: tuple[int, int] = (1, 1)
+    allow_refused: float = 0.05
 
 
 def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
@@ -162,6 +164,7 @@ def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, option
         caches=caches,
         force=options.force,
         share=options.share,
+        allow_refused=options.allow_refused,
     )
     return run_stage(recipe.stage(step.stage, bench=bool(step.bench)), step_inputs)
 
