@@ -62,6 +62,7 @@ def data_stage_command(name: str) -> Callable[..., None]:
         from m2raap.core.runner import run_stage
         from m2raap.core.stage import DataStage, StepInputs
         from m2raap.pipeline.recipe import load_recipe
+        from m2raap.stages.shared import warn_of_drawings
 
         loaded = load_recipe(recipe, assignments)
         view = _open(corpus, loaded, limit)
@@ -72,6 +73,8 @@ def data_stage_command(name: str) -> Callable[..., None]:
         _refuse_without_needs(stage, view, corpus)
         if scores and not stage.reads_scores:
             raise UsageError(f"--scores: {name} does not use scores; give them to 'm2raap filter' (filter.scores)")
+        if stage.backbones() or name == "rewrite":  # which takes captions that the backbone chose
+            warn_of_drawings(loaded.backbone.model, view)
         share = options.parse_share(parts)
         allowed = options.parse_percent(allow_refused)
         with options.open_engine(engine, workers, devices) as mapped:
@@ -116,6 +119,7 @@ def adapt(
 ) -> None:
     from m2raap.pipeline.recipe import load_recipe
     from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
+    from m2raap.stages.shared import warn_of_drawings
 
     loaded = load_recipe(recipe, assignments, seed)
     stage = AdaptStage(loaded.adapt, loaded.shared)
@@ -124,6 +128,7 @@ def adapt(
         return
     view = _open(corpus, loaded, limit)
     _refuse_without_needs(stage, view, corpus)
+    warn_of_drawings(loaded.backbone.model, view)
     stage.run_on(view, out, force)
     _show_counts(out, as_json)
 

@@ -21,6 +21,7 @@ from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs, write_run
 from m2raap.stages import data_stages
 from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
+from m2raap.stages.shared import warn_of_drawings
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opt
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
     _load_backbones(steps, arms, options)
+    _warn_of_drawings(steps, arms, inputs, options)
     map_path = out / "run.json"
     before = map_path.read_bytes() if map_path.exists() else None
     write_run(recipe, inputs, out, steps)
@@ -132,6 +134,17 @@ def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options
             from m2raap.models.families import load_backbone
 
             load_backbone(cfg)
+
+
+def _warn_of_drawings(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, options: Options) -> None:
+    """Warns once where a stage of the run uses the tiny model on corpora other than the synthetic world."""
+    models = {
+        cfg.model
+        for step in steps_within(steps, options)
+        for cfg in arms[step.arm].stage(step.stage, bench=bool(step.bench)).backbones()
+    }
+    for model in sorted(models & BUILTIN.keys()):
+        warn_of_drawings(model, *map(View, inputs.corpora.values()))
 
 
 def steps_within(steps: list[Step], options: Options) -> list[Step]:

@@ -11,6 +11,7 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.files import read_json
 from m2raap.core.tables import read_all
 from m2raap.core.view import open_view
+from m2raap.stages.align import AlignConfig, _mismatch_thresholds
 from tests.conftest import m2raap
 from tests.stages.pictures import drawn_corpus, with_frames
 
@@ -151,3 +152,31 @@ def test_a_caption_of_frames_becomes_a_text_only_above_a_floor_and_on_few_clips(
     assert {row["reason"] for row in read_all(tmp_path / "s", "dropped") if row["text_id"]} == {"caption_unlike"}
     m2raap(*rewrite, tmp_path / "t", "--set", "rewrite.captions={floor: -1, copies: null}")
     assert not list(read_all(tmp_path / "t", "dropped"))
+
+
+@pytest.mark.parametrize(
+    ("signal", "num", "is_refusing"),
+    [
+        ("sim_percentile", 15, False),
+        ("sim_percentile", 16, True),
+        ("sim_z", 2, False),
+        ("sim_robust", 2, True),
+    ],
+)
+def test_too_few_texts_tell_no_mismatch(capsys, signal: str, num: int, is_refusing: bool):
+    """With 15 others, one that fits better by chance would already refuse a text: newcomers lost 10 of 12 good ones so."""
+    cfg = AlignConfig.model_validate({"mismatch": {"signal": signal, "limit": 0.93}})
+    decisions = {"sample": {"langs": {"en": {"keys": list(map(str, range(num)))}}}}
+    thresholds = _mismatch_thresholds([], decisions, cfg)
+    assert ("en" in thresholds) == is_refusing and (
+        f"{num} different texts in en" in capsys.readouterr().err
+    ) != is_refusing
+
+
+def test_the_tiny_model_is_named_on_what_is_not_the_synthetic_world(tmp_path: Path, small_world: Path):
+    frames = with_frames(drawn_corpus(tmp_path / "C", {"a": [("en", "a cat")]}), tmp_path / "k", {"a": "red"})
+    assert "warning: builtin:tiny" in m2raap("caption", frames, "--out", tmp_path / "c").stderr
+    assert "warning: builtin:tiny" in m2raap("rewrite", tmp_path / "c", "--out", tmp_path / "r").stderr
+    world = ("keyframes", small_world / "train", "--out", tmp_path / "w", "--limit", 3, "--set", "keyframes.k=2")
+    m2raap(*world)
+    assert "builtin:tiny" not in m2raap("caption", tmp_path / "w", "--out", tmp_path / "wc").stderr
