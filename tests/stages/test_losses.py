@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from m2raap.core.tables import read_all
 from m2raap.core.view import open_view
 from m2raap.stages.align import AlignConfig, _mismatch_thresholds
 from tests.conftest import m2raap
+from tests.curate.scripted import payload, serving
 from tests.stages.pictures import drawn_corpus, with_frames
 
 RECIPE = "name: r\nlangs: [en]\nstages: [{}]\n"
@@ -152,6 +154,32 @@ def test_a_caption_of_frames_becomes_a_text_only_above_a_floor_and_on_few_clips(
     assert {row["reason"] for row in read_all(tmp_path / "s", "dropped") if row["text_id"]} == {"caption_unlike"}
     m2raap(*rewrite, tmp_path / "t", "--set", "rewrite.captions={floor: -1, copies: null}")
     assert not list(read_all(tmp_path / "t", "dropped"))
+
+
+def test_footage_ends_in_captions(tmp_path: Path, video: Path):
+    """The recipe with servers in place of its models: frames are described, and captions are made of the descriptions."""
+    corpus = footage(tmp_path, video, 3)
+
+    def answer(body: dict[str, Any], before: int) -> Any:
+        captions = payload(body).get("frame_captions")
+        return {"en": "A circle moves right." if captions is None else "A circle is moving right."}
+
+    with serving(answer) as server:
+        endpoint = f"{{name: endpoint, endpoint: {{base_url: '{server.url}', model: m}}"
+        sets = (
+            "stages=[filter,keyframes,caption,rewrite]", "backbone={model: 'builtin:tiny'}", "keyframes.k=2",
+            f"caption={endpoint}, frames: 1}}", f"rewrite={endpoint}}}",
+        )  # fmt: skip
+        words = [word for item in sets for word in ("--set", item)]
+        run = ("run", "footage", "--data", corpus, "--out", tmp_path / "R", "--until", "rewrite", *words)
+        told = m2raap(*run, "--set", "rewrite.endpoint.budget.max_requests=0", check=3).stderr
+        assert "3 questions are open" in told
+        told = m2raap(*run).stderr
+    assert "3 texts accepted" in told
+    texts = [
+        row for part in open_view(tmp_path / "R" / "rewrite").parts() for row in part.texts if row["origin"] != "aux"
+    ]
+    assert [row["text"] for row in texts] == ["A circle is moving right."] * 3
 
 
 @pytest.mark.parametrize(

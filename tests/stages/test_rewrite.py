@@ -205,6 +205,34 @@ def test_a_spent_budget_stops_the_stage_and_a_higher_one_asks_the_rest(tmp_path:
         assert digests(tmp_path / "r" / table) == digests(tmp_path / "fresh" / table)
 
 
+def test_one_answer_that_no_table_can_hold_fails_as_one(tmp_path: Path):
+    """Half an emoji, or 2^63 tokens: each ends in its reason, is stored, and the stage goes on and finishes."""
+    attacks: dict[str, Any] = {
+        "content": Say(completion('{"en": "a cat \ud83d"}')),
+        "refusal": Say(completion("", refusal="no \ud83d")),
+        "finish": Say(completion({"en": "a cat"}, "stop\udc00")),
+        "tokens": Say(completion({"en": "a cat"}) | {"usage": {"prompt_tokens": 2**63, "completion_tokens": 1}}),
+        "nested": Say(completion('{"en": "a cat", "\\ud800": "\\ud83d"}')),
+    }
+    names = [*attacks, "good", "fine", "well"]
+    corpus = drawn_corpus(tmp_path / "C", {name: [("en", f"a small cat named {name} runs")] for name in names})
+
+    def answer(body: dict[str, Any], before: int) -> Any:
+        name = caption(body).split()[-2]
+        return attacks.get(name, {"en": caption(body) + " around"})
+
+    with serving(answer) as server:
+        for _ in range(2):
+            here("rewrite", corpus, "--out", tmp_path / "r", *words(server.url), "--set", "langs=[en]", "--force")
+        assert len(server.bodies) == 10, "two of them are asked for a repair, and none again"
+    outcomes = {
+        row["clip_id"]: row["rewrite_outcome"] for row in rows(tmp_path / "r", "signals").values() if row["text_id"]
+    }
+    assert outcomes == dict.fromkeys(names, "ok") | dict.fromkeys(attacks, "error") | {"refusal": "refused"}
+    counts = read_json(tmp_path / "r" / "manifest.json")["counts"]
+    assert (counts["texts_added"], counts["rewrite:error"], counts["rewrite:refused"]) == (3, 4, 1)
+
+
 def test_killed_with_9_and_run_again_sends_no_finished_request_twice(tmp_path: Path):
     """A process that is killed while requests are open; the result is that of an undisturbed run."""
     texts = {f"c{i:02d}": [("en", f"a cat number {i} runs")] for i in range(40)}
