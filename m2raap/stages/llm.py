@@ -81,8 +81,8 @@ class AskingStage(DataStage[C]):
             return ""
         key, budget = model
         total = self.spent()
-        asked, cached, requests, tokens, cost = (now - then for now, then in zip(total, before, strict=True))
-        line = f"{asked:,} questions asked in {requests:,} requests, {cached:,} answered from the cache"
+        num_asked, num_cached, requests, tokens, cost = (now - then for now, then in zip(total, before, strict=True))
+        line = f"{num_asked:,} questions asked in {requests:,} requests, {num_cached:,} answered from the cache"
         line += f"; {tokens:,} tokens" + (f", cost {cost:.4f}" if budget.price_in or budget.price_out else "")
         if not num_open:
             return f"{_results(self.name, counts)}; {line}"

@@ -141,7 +141,7 @@ class Cache:
         rows = self._read("SELECT asked, cached FROM tally WHERE scope = ?", (scope,))
         return rows[0] if rows else (0, 0)
 
-    def add_to_tally(self, scope: str, asked: int, cached: int) -> None:
+    def add_to_tally(self, scope: str, num_asked: int, num_cached: int) -> None:
         """Adds to both numbers of `tally`."""
         with self._write() as db:
             db.execute("INSERT OR IGNORE INTO tally VALUES (?, 0, 0)", (scope,))
