@@ -146,7 +146,8 @@ class Cache:
         with self._write() as db:
             db.execute("INSERT OR IGNORE INTO tally VALUES (?, 0, 0)", (scope,))
             db.execute(
-                "UPDATE tally SET asked = asked + ?, cached = cached + ? WHERE scope = ?", (asked, cached, scope)
+                "UPDATE tally SET asked = asked + ?, cached = cached + ? WHERE scope = ?",
+                (num_asked, num_cached, scope),
             )
 
     def delete_answers_of(self, is_forgotten: Callable[[str], bool]) -> int:
