@@ -47,7 +47,11 @@ BenchOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and write nothing")]
 AllowRefusedOption = Annotated[
-    str, typer.Option("--allow-refused", help="exit with 3 if a larger share of the clips cannot be read")
+    str,
+    typer.Option(
+        "--allow-refused",
+        help="exit with 3 if a larger share of the clips cannot be read (for a stage alone: has no video file)",
+    ),
 ]
 AllowRemoteOption = Annotated[
     bool, typer.Option("--allow-remote", help="download videos whose path is a web address (keyframes.remote)")

@@ -108,10 +108,10 @@ def run_recipe(
     if first is not None and last is not None and list(stages.STAGES).index(first) > list(stages.STAGES).index(last):
         raise UsageError(f"--until {last}: this stage comes before --from {first}, so there is nothing to run")
     inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
-    how = Options(first, last, force, options.parse_share(parts))
+    allowed = options.parse_percent(allow_refused)
+    how = Options(first, last, force, options.parse_share(parts), allowed)
     loaded = load_recipe(recipe, [*(assignments or []), *([f"seeds={seeds}"] if seeds else [])], seed)
     loaded = progressive(loaded) if ablate else loaded
-    allowed = options.parse_percent(allow_refused)
     loaded = with_remote_videos(loaded) if allow_remote else loaded
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")

@@ -29,7 +29,8 @@ class StepInputs:
     """The inputs of one step of a run; each stage uses those that it needs.
 
     `parents` are the folders before it, oldest first; `model` is the adapted model's folder, None for the bare backbone;
-    `caches` is the folder of the caches that the arms of a run share.
+    `caches` is the folder of the caches that the arms of a run share; `allow_refused` is the share of the clips that a data stage
+    may lose to missing files, None where losses are not checked.
     """
 
     view: View
@@ -41,6 +42,7 @@ class StepInputs:
     caches: Path | None = None
     force: bool = False
     share: tuple[int, int] = (1, 1)
+    allow_refused: float | None = None
 
 
 class Stage(Generic[C]):
@@ -195,6 +197,18 @@ class DataStage(Stage[C]):
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         """The results of all rules for a clip, or for a text where `row` has a text_id. `signals`: its signals of all stages."""
         return []
+
+    def spent(self) -> tuple[float, ...]:
+        """What the stage has asked and spent in all commands so far; () where it spends nothing."""
+        return ()
+
+    def num_open(self, signals: Iterable[Row]) -> int:
+        """Number of questions that `score` left open because what it may spend is spent. A part with any is not finished."""
+        return 0
+
+    def summary(self, before: tuple[float, ...], counts: Mapping[str, Any], num_open: int) -> str:
+        """A line on what was asked and spent since `spent()` was `before`. `counts`: of the manifest; {} where there is none."""
+        return ""
 
     def counts(self, signals: Signals) -> dict[str, int]:
         """Further counts of one part for the manifest, such as the number of texts that were sent to each server."""

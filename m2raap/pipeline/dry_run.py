@@ -28,6 +28,7 @@ from m2raap.curate.llm.endpoint import EndpointConfig
 from m2raap.curate.llm.prompts import load_prompt
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.on_this_machine import is_in_hub_cache, missing_weights
+from m2raap.pipeline.llm_requests import scarce_budgets
 from m2raap.pipeline.outlook import Outlook, outlooks, view_of
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
@@ -80,6 +81,7 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
         f"{row['tokens_in']:,} tokens in, {row['tokens_out']:,} out"
         for row in requests
     ]
+    lines += [f"  {line}" for line in scarce_budgets(requests, arms)]
     adapt = {}
     for step in steps:
         if step.is_of(AdaptStage):

@@ -22,16 +22,19 @@ from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import Inputs, refuse_other_run, write_run
 from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
+from m2raap.stages.shared import warn_of_drawings
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a recipe is run; no field changes a result. `first` and `last` are the stages of --from and --until."""
+    """How a recipe is run; no field changes a result. `first` and `last` are the stages of --from and --until, and
+    `allow_refused` is the share of the clips that a stage may lose to missing files."""
 
     first: str | None = None
     last: str | None = None
     force: bool = False
     share: tuple[int, int] = (1, 1)
+    allow_refused: float = 0.05
 
 
 def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
@@ -61,6 +64,7 @@ def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opt
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
     _load_backbones(steps_within(steps, options), arms, inputs)
+    _warn_of_drawings(steps_within(steps, options), arms, inputs)
     map_path = out / "run.json"
     before = map_path.read_bytes() if map_path.exists() else None
     write_run(recipe, inputs, out, steps)
@@ -139,6 +143,15 @@ def backbones_of(steps: list[Step], arms: dict[str, Recipe], states: dict[Path, 
     return [by_content[key] for key in sorted(by_content)]
 
 
+def _warn_of_drawings(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs) -> None:
+    """Warns once where a stage of the run uses the tiny model on corpora other than the synthetic world."""
+    models = {
+        cfg.model for step in steps for cfg in arms[step.arm].stage(step.stage, bench=bool(step.bench)).backbones()
+    }
+    for model in sorted(models & BUILTIN.keys()):
+        warn_of_drawings(model, *map(View, inputs.corpora.values()))
+
+
 def steps_within(steps: list[Step], options: Options) -> list[Step]:
     """The steps of a run from `options.first` until `options.last`."""
     first = _position(options.first) if options.first else 0
@@ -160,6 +173,11 @@ def _after(stage: str, last: str | None) -> bool:
 
 def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options, caches: Path) -> bool:
     step_inputs = replace(
-        inputs_of(step, recipe, inputs), engine=engine, caches=caches, force=options.force, share=options.share
+        inputs_of(step, recipe, inputs),
+        engine=engine,
+        caches=caches,
+        force=options.force,
+        share=options.share,
+        allow_refused=options.allow_refused,
     )
     return run_stage(recipe.stage(step.stage, bench=bool(step.bench)), step_inputs)
