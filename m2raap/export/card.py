@@ -15,7 +15,7 @@ from typing import Any
 
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.signed import read_manifest
 from m2raap.core.tables import Clip, Row, read_part
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_steps, curated_view
@@ -153,7 +153,7 @@ def _sources(tally: _Tally) -> str:
 def _funnel(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        counts = read_json(step.folder / "manifest.json")["counts"]
+        counts = read_manifest(step.folder)["counts"]
         for what in ("clips", "texts"):
             dropped = sum(n for key, n in counts.items() if key.startswith(f"{what}_dropped:"))
             rows.append((step.stage, what, *(counts.get(f"{what}_{name}", 0) for name in ("in", "added")), dropped,
@@ -190,7 +190,7 @@ def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def _rules(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        manifest = read_json(step.folder / "manifest.json")
+        manifest = read_manifest(step.folder)
         settings = _flat(manifest["settings"]["apply"])
         rows += [(f"{step.stage}/{manifest['version']}", key, str(value)) for key, value in settings if key]
     return "## Rules and thresholds\n\n" + _table(("stage/version", "setting", "value"), rows) if rows else ""
@@ -199,7 +199,7 @@ def _rules(steps: list[Step]) -> str:
 def _models(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        manifest = read_json(step.folder / "manifest.json")
+        manifest = read_manifest(step.folder)
         score = manifest["settings"]["score"]
         named = [(key, value) for key, value in _flat(score) if _NAMES_MODEL.search(key) and value not in ("", "off")]
         named += sorted(manifest["models"].items())
@@ -213,7 +213,7 @@ _NAMES_MODEL = re.compile(r"(^|\.)(name|model|pretrained|revision|words|base_url
 def _left_machine(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        for key, count in read_json(step.folder / "manifest.json")["counts"].items():
+        for key, count in read_manifest(step.folder)["counts"].items():
             what, sent, host = key.partition("_sent_to:")
             if sent:
                 rows.append((step.stage, what, host, count))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import new_folder
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import write_json
+from m2raap.core.records import ModelJson, read_record
 from m2raap.core.view import View
 from m2raap.export.measure import Measured, measure
 from m2raap.export.model_card import model_card
@@ -111,7 +112,7 @@ def _to_onnx(job: _Job) -> dict[str, Any]:
 
 def _to_hub(job: _Job) -> dict[str, Any]:
     """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded."""
-    about = read_json(job.source / "model.json")
+    about: dict[str, Any] = {**read_record(ModelJson, job.source / "model.json")}
     card = model_card(job.clip, about, job.licence, job.measured)
     job.clip.save(job.draft, about["made_from"])  # only the files of the model, without other files of its folder
     (job.draft / "README.md").write_text(card, encoding="utf-8")

@@ -16,6 +16,8 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_object
+from m2raap.core.records import ModelJson, as_record
 from m2raap.models.acg import Acg, Captions
 from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
@@ -139,12 +141,14 @@ class VideoCLIP(nn.Module):
         for path in (model_json_path, weights_path):
             if not path.is_file():
                 raise M2raapError(f"{folder} holds no {path.name}: give a model folder that m2raap saved")
+        tree = read_object(model_json_path)
+        if tree.get("format") != FORMAT:
+            raise M2raapError(
+                f"{model_json_path}: has format {str(tree.get('format'))[:40]}, and this m2raap reads format {FORMAT}: adapt "
+                "again"
+            )
+        model_json = as_record(ModelJson, tree, model_json_path)
         try:
-            model_json = json.loads(model_json_path.read_text(encoding="utf-8"))
-            if model_json["format"] != FORMAT:
-                raise M2raapError(
-                    f"{model_json_path}: has format {model_json['format']}, and this m2raap reads format {FORMAT}: adapt again"
-                )
             temporal = TypeAdapter(TemporalConfig).validate_python(model_json["temporal"])
             acg = AcgConfig.model_validate(model_json["acg"]) if model_json["acg"] else None
             weights = load_file(weights_path)
@@ -160,4 +164,9 @@ class VideoCLIP(nn.Module):
                 raise M2raapError(
                     f"{weights_path}: {name} holds NaN or infinity, so its vectors are useless: copy it again, or adapt again"
                 )
+        if model.digest != model_json["digest"]:
+            raise M2raapError(
+                f"{folder}: weights or settings are not those that the digest of model.json was made of: copy it again, or "
+                "adapt again"
+            )
         return model

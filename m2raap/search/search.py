@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import inside, read_json, write_atomic
+from m2raap.core.files import inside, write_atomic
+from m2raap.core.signed import read_manifest
 from m2raap.core.spread import spread
 from m2raap.core.tables import Row, part_name, part_of
 from m2raap.core.view import View
@@ -204,7 +205,7 @@ class Search:
     def _keyframes(self) -> KeyframesConfig:
         """The settings with which the key-frames of the first view were chosen."""
         for folder in self.gallery.sources.views[0].folders:
-            manifest = read_json(folder / "manifest.json")
+            manifest = read_manifest(folder)
             if manifest["stage"] == KeyframesStage.name:
                 return KeyframesConfig(**manifest["settings"]["score"])
         return KeyframesConfig()

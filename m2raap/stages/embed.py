@@ -16,7 +16,8 @@ from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.records import ModelJson, read_record
+from m2raap.core.signed import read_manifest
 from m2raap.core.spread import spread
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import Part, View
@@ -352,5 +353,6 @@ def model_input(model: Path | BackboneConfig | Embedder) -> dict[str, str]:
         return {"model": model.model_dump_json()}
     if not isinstance(model, Path):
         return {"model": model.digest}
-    manifest = model.parent / "manifest.json"
-    return {"model": read_json(manifest if manifest.exists() else model / "model.json")["digest"]}
+    if (model.parent / "manifest.json").exists():
+        return {"model": read_manifest(model.parent)["digest"]}
+    return {"model": read_record(ModelJson, model / "model.json")["digest"]}
