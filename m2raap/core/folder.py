@@ -248,7 +248,9 @@ def finish(
         "models": models or {},
     }
     manifest["digest"] = manifest_digest(manifest)
-    manifest["libraries"] = joined(_read_plan(folder)[1] if (folder / "plan.json").exists() else {})
+    plan = folder / "plan.json"
+    before = read_object(plan).get("libraries", {}) if plan.exists() else {}
+    manifest["libraries"] = joined(as_record(Libraries, before, plan))
     if view:
         folder_path = folder.resolve()
         manifest["view"] = {

@@ -40,5 +40,5 @@ def other_versions(before: Mapping[str, str]) -> str:
     return ", ".join(
         f"{name} {old[:60]} (installed: {current.get(name, 'none')})"
         for name, old in sorted(before.items())
-        if old.split(", ")[-1] != current.get(name)
+        if old != current.get(name)
     )

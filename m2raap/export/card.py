@@ -70,6 +70,7 @@ def dataset_card(path: Path) -> str:
         _texts(tally),
         _rules(steps),
         _models(steps),
+        _libraries(steps),
         _left_machine(steps),
         _limits(view, tally, recipe),
     ]
@@ -208,6 +209,16 @@ def _models(steps: list[Step]) -> str:
 
 
 _NAMES_MODEL = re.compile(r"(^|\.)(name|model|pretrained|revision|words|base_url)$|digest|prompt")
+
+
+def _libraries(steps: list[Step]) -> str:
+    """The versions that made the stages, of which one line stands for all stages with the same versions."""
+    stages: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for step in steps:
+        versions = tuple(sorted(read_manifest(step.folder).get("libraries", {}).items()))
+        stages.setdefault(versions, []).append(step.stage)
+    rows = [(", ".join(names), name, version_) for versions, names in stages.items() for name, version_ in versions]
+    return "## Libraries\n\n" + _table(("stages", "package", "version"), rows) if rows else ""
 
 
 def _left_machine(steps: list[Step]) -> str:

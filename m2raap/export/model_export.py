@@ -64,12 +64,11 @@ class _Job:
 
 def _to_open_clip(job: _Job) -> dict[str, Any]:
     """The backbone's adapted towers as `local-dir:` loads them; temporal module and ACG are left out."""
-    from safetensors.torch import save_file
-
     from m2raap.models.config import BackboneConfig, MeanConfig
     from m2raap.models.families import load_backbone
     from m2raap.models.text import OpenClipText
     from m2raap.models.video_clip import VideoCLIP
+    from m2raap.models.weights_file import save_weights
 
     backbone = job.clip.backbone
     if not isinstance(backbone.text, OpenClipText):
@@ -78,7 +77,7 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
         )
     backbone.write_description(job.draft)
     weights = {name: value.detach().contiguous().clone() for name, value in backbone.clip.state_dict().items()}
-    save_file(weights, job.draft / "open_clip_model.safetensors")
+    save_weights(weights, job.draft / "open_clip_model.safetensors")
     reloaded = load_backbone(BackboneConfig(model=f"local-dir:{job.draft}"))
     changed = [name for name, value in reloaded.clip.state_dict().items() if not value.equal(weights[name].to(value))]
     if changed:

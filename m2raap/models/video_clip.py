@@ -24,6 +24,7 @@ from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
 from m2raap.models.families import backbone_from_description
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
+from m2raap.models.weights_file import save_weights
 
 FORMAT = 3
 
@@ -114,12 +115,10 @@ class VideoCLIP(nn.Module):
 
     def save(self, folder: Path, made_from: dict[str, Any] | None = None) -> None:
         """Writes the folder. `made_from` is any JSON about the origin of the weights (settings, steps)."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.write_description(folder / "backbone")
         weights = {name: t.detach().cpu().float().contiguous().clone() for name, t in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_weights(weights, folder / "model.safetensors")
         model_json = {
             "format": FORMAT,
             **self._module_settings(),

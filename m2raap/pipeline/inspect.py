@@ -14,6 +14,7 @@ from m2raap.core.ledger import Counts
 from m2raap.core.records import CorpusManifest, DoneRecord, Plan, StageManifest, as_record, read_record
 from m2raap.core.runner import phase_digest
 from m2raap.core.signed import (
+    FORGETTING,
     digest_of,
     is_finished,
     part_key,
@@ -24,7 +25,7 @@ from m2raap.core.signed import (
     verify_files,
 )
 from m2raap.core.stage import DataStage
-from m2raap.core.tables import Row, part_of, part_rows, part_settings, read_part
+from m2raap.core.tables import SCHEMA_VERSION, Row, part_of, part_rows, part_settings, read_part
 from m2raap.core.tombstones import FILE as TOMBSTONES
 from m2raap.core.view import View, changed_parents, open_view
 from m2raap.pipeline.plan import Step
@@ -59,7 +60,8 @@ def _check_one(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     tree = read_object(path)
     if tree.get("kind") == "corpus":
-        open_corpus(folder)  # refuses one in which a forget was interrupted
+        if FORGETTING in tree or tree.get("schema_version") != SCHEMA_VERSION:
+            open_corpus(folder)  # which raises the error
         manifest: CorpusManifest | StageManifest = as_record(CorpusManifest, tree, path)
     else:
         refuse_old_format(tree, folder)
@@ -69,7 +71,7 @@ def _check_one(folder: Path) -> dict[str, Any]:
     if manifest["digest"] != digest_of(manifest):
         row["faults"].append(f"{path}: was changed after it was signed")
     if manifest["kind"] == "corpus":
-        if not wrong:
+        if not row["faults"]:
             row["faults"] += _rows(folder, cast(CorpusManifest, manifest))
     else:
         stage = cast(StageManifest, manifest)

@@ -14,7 +14,7 @@ from m2raap.core.folder import read_timings
 from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
 from m2raap.core.records import read_rows
-from m2raap.core.signed import read_manifest
+from m2raap.core.signed import is_finished, read_manifest
 from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
@@ -253,6 +253,15 @@ def _run_facts(run: RunFolder, recipe: Recipe) -> dict[str, str]:
         bench = View(path).corpus
         counts = f"{bench.counts['clips']} clips, {bench.counts['texts']} texts"
         facts[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
+    made_by: dict[str, set[str]] = {}
+    for step in run.steps:
+        manifest = read_manifest(step.folder) if is_finished(step.folder) else {}
+        for name, version in manifest.get("libraries", {}).items():
+            made_by.setdefault(name, set()).update(version.split(", "))
+    if made_by:
+        facts["libraries"] = ", ".join(
+            f"{name} {'/'.join(sorted(versions))}" for name, versions in sorted(made_by.items())
+        )
     facts["R@k"] = "expected under a random tie-break; 95% intervals: cluster bootstrap over clips"
     return facts
 

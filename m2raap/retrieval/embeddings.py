@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object, write_atomic, write_json
 from m2raap.core.records import as_record
-from m2raap.core.signed import NPY_ERRORS, refuse_changed_file
+from m2raap.core.signed import NPY_ERRORS, refuse_changed_file, verified_path
 
 IDS = "ids.json"
 _TEXT_COLUMNS = ("text_ids", "text_video_ids", "text_langs", "texts")
@@ -124,7 +124,7 @@ class Embeddings:
             raise M2raapError(f"{path}: the key 'made_with.{lacking[0]}' is missing; embed again")
         as_record(_IdsJson, tree, path)
         made_with = MadeWith(**{f.name: stated_values[f.name] for f in fields(MadeWith)})
-        names = [npy.name for npy in sorted(folder.glob("video-*.npy"))]
+        names = [npy.name for npy in sorted(folder.glob("video-*.npy")) if verified_path(folder, npy.name)]
         arrays = {name: read_npy(refuse_changed_file(folder, name)) for name in ("video.npy", "text.npy", *names)}
         variants = {name.removeprefix("video-").removesuffix(".npy"): arrays[name] for name in names}
         try:
