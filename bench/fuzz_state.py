@@ -161,8 +161,10 @@ def copy(home: Path, sources: tuple[Path, Path, Path]) -> tuple[Path, Path, Path
     return home / "W", home / "R", home / "I"
 
 
-def trials(sources: tuple[Path, Path, Path], recipe: Path, num: int, seed: int) -> Iterator[tuple[str, str, str]]:
-    """(file and damage, command, output) of every trial that ended in a traceback. The last item counts the exit codes."""
+def trials(
+    sources: tuple[Path, Path, Path], recipe: Path, num: int, seed: int, is_wanted: Callable[[tuple[object, ...]], bool]
+) -> Iterator[tuple[str, str, str]]:
+    """(file and damage, command, output) of every trial that ended in a traceback. `is_wanted`: which commands are run."""
     rng = random.Random(seed)
     codes: Counter[int] = Counter()
     with tempfile.TemporaryDirectory(dir=sources[0].parent) as base:
@@ -181,7 +183,7 @@ def trials(sources: tuple[Path, Path, Path], recipe: Path, num: int, seed: int) 
             what, data = damaged(file.read_bytes(), rng)
             file.unlink()
             file.write_bytes(data)
-            words = rng.choice(commands(world, run, index, home / "scratch"))
+            words = rng.choice(list(filter(is_wanted, commands(world, run, index, home / "scratch"))))
             code, output = command_line(*words)
             codes[code] += 1
             shutil.rmtree(home)
@@ -203,7 +205,7 @@ def main() -> None:
     world, run, index = (path.resolve() for path in args.folders)
     lines: Counter[str] = Counter()
     num = 0
-    for what, command, output in trials((world, run, index), args.recipe, args.trials, args.seed):
+    for what, command, output in trials((world, run, index), args.recipe, args.trials, args.seed, bool):
         num += 1
         trace = output[output.index("Traceback") :].strip().splitlines()
         places = [line.strip() for line in trace if "m2raap" in line and line.strip().startswith("File")]
