@@ -72,10 +72,10 @@ class _SourcesJson(TypedDict):
     removed: list[str]
 
 
-class _IndexSettings(TypedDict):
-    asked: Literal["auto", "flat", "hnsw", "ivf", "pq"]
-    kind: Kind
-    langs: list[str]
+# `asked`: the --kind that the user gave.
+_IndexSettings = TypedDict(  # noqa: UP013
+    "_IndexSettings", {"asked": Literal["auto", "flat", "hnsw", "ivf", "pq"], "kind": Kind, "langs": list[str]}
+)
 
 
 class _IndexModels(TypedDict):

@@ -206,13 +206,11 @@ def _scene_lists(tasks: Sequence[_Task], scene_lists: Path) -> list[list[tuple[f
     return lists
 
 
-class _Record(TypedDict):
-    """The record of one video: its scenes or why it was refused, the files cut from it with their keys, files of earlier cuts."""
-
-    key: str | None
-    found: dict[str, Any]
-    files: dict[str, str]
-    old: list[str]
+# The record of one video. `found`: its scenes, or why it was refused; `files`: the files cut from it, with their keys; `old`:
+# files of earlier cuts.
+_Record = TypedDict(  # noqa: UP013
+    "_Record", {"key": str | None, "found": dict[str, Any], "files": dict[str, str], "old": list[str]}
+)
 
 
 def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
