@@ -152,7 +152,11 @@ def _is_usable(folder: Path, shape: tuple[int, ...]) -> bool:
         fits = arrays[0].shape == shape and arrays[0].dtype == np.float16 and len(arrays[1]) == shape[0]
     except NPY_ERRORS:
         fits = False
-    if fits and all(is_as_signed(folder / name, files[name]) for name in names if name in files):
+    if (
+        fits
+        and (folder / "state.json").is_file()
+        and all(is_as_signed(folder / name, files[name]) for name in names if name in files)
+    ):
         return True
     talk.log(f"{folder}: this cache is damaged, and is made again")
     shutil.rmtree(folder)

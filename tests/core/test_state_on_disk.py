@@ -17,8 +17,10 @@ from m2raap.core.frames import FrameReader
 from m2raap.core.libraries import installed
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View, open_view
+from m2raap.export.forget import forget
 from m2raap.pipeline.inspect import check
 from m2raap.stages.rules import StageRules
+from m2raap.stages.training_log import training_summary
 from tests.conftest import digests, m2raap, sign_again
 from tests.core.test_stage import SCORED, make_corpus
 from tests.core.test_stage import run as run_length
@@ -193,8 +195,24 @@ def test_a_run_with_damaged_json_ends_in_sentences(small_world: Path, undisturbe
     monkeypatch.setenv("M2RAAP_DEBUG", "1")
     monkeypatch.setattr(bench.tempfile, "tempdir", str(tmp_path))
     sources = (small_world, undisturbed, small_world / "test")
-    failed = list(bench.trials(sources, ROOT / "tests" / "small.yaml", 25, 3, lambda words: words[0] in CHEAP))
+    failed = list(bench.trials(sources, ROOT / "tests" / "small.yaml", 16, 3, lambda words: words[0] in CHEAP))
     assert not failed, "\n".join(f"{what} | {command}\n{output}" for what, command, output in failed)
+
+
+@pytest.mark.parametrize("content", ["", "[1]\n", '{"step": 1}\n', '{"loss": 1.0}\n', '{"step": 1, "val_r1": {}}\n'])
+def test_a_training_log_of_another_shape_is_named(tmp_path: Path, content: str):
+    (tmp_path / "train.jsonl").write_text(content)
+    with pytest.raises(M2raapError, match="train.jsonl: "):
+        training_summary(tmp_path)
+
+
+def test_clips_are_not_removed_from_a_damaged_corpus(tmp_path: Path):
+    make_corpus(tmp_path / "c", range(20))
+    (tmp_path / "c" / "texts" / "part-00001.parquet").unlink()
+    before = digests(tmp_path / "c")
+    with pytest.raises(M2raapError, match="texts/part-00001.parquet: is missing"):
+        forget([tmp_path / "c"], ["c001"])
+    assert digests(tmp_path / "c") == before
 
 
 def test_an_evaluation_whose_embeddings_are_damaged_is_not_made(undisturbed: Path, tmp_path: Path):
