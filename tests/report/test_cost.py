@@ -45,7 +45,7 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
     (run / "stan" / "adapt").mkdir(parents=True)
     line = {"step": 5, "loss": 1.0, "gates": {"out": 0.25, "acg_inter": 0.5}}
     (run / "stan" / "adapt" / "train.jsonl").write_text(json.dumps(line) + "\n")
-    empty = dict.fromkeys(("settings", "inputs", "counts", "models"), {})
+    empty: dict[str, dict[str, str]] = {key: {} for key in ("settings", "inputs", "counts", "models")}
     manifest = {"kind": "stage", "stage": "adapt", "version": 1, "files": {"train.jsonl": ""}, **empty}
     write_json(run / "stan" / "adapt" / "manifest.json", manifest)
     sign_again(run / "stan" / "adapt")
