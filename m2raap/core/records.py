@@ -85,14 +85,19 @@ class DoneRecord(TypedDict):
     counts: NotRequired[dict[str, Count]]
 
 
-class ModelJson(TypedDict):
-    """model.json of a model folder. `digest`: over settings and weights."""
+class ModelDigest(TypedDict):
+    """The key of model.json that identifies a model: the digest of its settings and weights."""
+
+    digest: str
+
+
+class ModelJson(ModelDigest):
+    """model.json of a model folder."""
 
     format: int
     temporal: dict[str, Any]
     acg: dict[str, Any] | None
     made_from: dict[str, Any]
-    digest: str
 
 
 class Timing(TypedDict):

@@ -17,7 +17,7 @@ from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
-from m2raap.core.records import ModelJson, read_record
+from m2raap.core.records import ModelDigest, read_record
 from m2raap.core.runner import run_data_stage
 from m2raap.core.signed import read_manifest
 from m2raap.core.view import View
@@ -57,7 +57,7 @@ def embed_folder(
     if isinstance(model, Path):  # before anything is decoded
         if not (model / "model.json").is_file():
             raise M2raapError(f"--model {model}: holds no model.json; give a model folder or an adapt folder")
-        inputs = {"model": read_record(ModelJson, model / "model.json")["digest"]}
+        inputs = {"model": read_record(ModelDigest, model / "model.json")["digest"]}
     with locked(out, written=()):
         return _embed_folder(videos, keyframes, model, inputs, out, engine, force)
 

@@ -16,7 +16,7 @@ from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
-from m2raap.core.records import ModelJson, read_record
+from m2raap.core.records import ModelDigest, read_record
 from m2raap.core.signed import read_manifest
 from m2raap.core.spread import spread
 from m2raap.core.stage import SingleStage, StepInputs
@@ -355,4 +355,4 @@ def model_input(model: Path | BackboneConfig | Embedder) -> dict[str, str]:
         return {"model": model.digest}
     if (model.parent / "manifest.json").exists():
         return {"model": read_manifest(model.parent)["digest"]}
-    return {"model": read_record(ModelJson, model / "model.json")["digest"]}
+    return {"model": read_record(ModelDigest, model / "model.json")["digest"]}
