@@ -57,11 +57,14 @@ def status(
 
 def _status_line(row: dict[str, Any]) -> str:
     from m2raap.core.ledger import Counts
+    from m2raap.core.libraries import other_versions
 
     clips = Counts.from_dict(row.get("counts", {})).clips
     flow = f"{clips.rows_in} -> {clips.rows_out} clips" if clips.rows_in else ""
     parts = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
-    return f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}"
+    line = f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}"
+    differences = other_versions(row.get("libraries", {}))
+    return f"{line}\n{'':<11} made with {differences}" if differences else line
 
 
 def flow_lines(row: dict[str, Any]) -> list[str]:

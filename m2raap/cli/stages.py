@@ -101,9 +101,9 @@ def _refuse_without_needs(stage: Stage[Any], view: View, corpus: Path) -> None:
 
 
 def _show_counts(folder: Path, as_json: bool) -> None:
-    from m2raap.core.files import read_json
+    from m2raap.core.signed import read_manifest
 
-    counts = read_json(folder / "manifest.json")["counts"]
+    counts = read_manifest(folder)["counts"]
     emit(counts, (f"{key:<44} {value}" for key, value in sorted(counts.items())), as_json)
 
 

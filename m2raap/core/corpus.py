@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import tombstones
-from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.files import read_object, write_atomic, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.replace import DRAFT, draft_of
+from m2raap.core.signed import FORGETTING, read_manifest
+from m2raap.core.signed import content_digest as digest_of_content
 from m2raap.core.state import allowed_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
 from m2raap.core.tombstones import Tombstones
@@ -31,7 +32,6 @@ SPLITS = ("train", "val", "test")
 SCORES = "scores.parquet"
 # A marker: an import has written videos into this folder, and no manifest names them yet.
 _IMPORTING = ".m2raap-importing"
-FORGETTING = "forgetting"  # key of a manifest while clips are being removed from its tables
 TABLES = ("clips", "texts", "missing", "dropped")
 _IMPORT_FOLDERS = ("videos", "split")
 _CORPUS_NAMES = (*TABLES, *_IMPORT_FOLDERS, SCORES, tombstones.FILE, LOCK_FILE, DRAFT, _IMPORTING)
@@ -142,7 +142,7 @@ def _write(
 
 def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
     """The digest of a corpus, over the digests of its parts."""
-    return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION})
+    return digest_of_content(files, num_parts, benchmark, SCHEMA_VERSION)
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def _refuse_other(path: Path) -> None:
         if all(child.name in _CORPUS_NAMES for child in path.iterdir()):
             return  # an import that was interrupted
         raise M2raapError(f"{path}: is not empty and holds no m2raap corpus; give another folder for --out")
-    if read_json(manifest).get("kind") != "corpus":
+    if read_object(manifest).get("kind") != "corpus":
         raise M2raapError(f"{path}: holds the output of a stage, not a corpus; give another folder for --out")
 
 
@@ -227,15 +227,19 @@ def open_corpus(path: Path, mid_forget: bool = False) -> Corpus:
     if not manifest.exists():
         what = "an unfinished import" if path.is_dir() and any(path.glob("*/part-*")) else "no corpus"
         raise M2raapError(f"{path}: {what} (there is no manifest.json); run 'm2raap data import'")
-    tree = read_json(manifest)
+    tree = read_object(manifest)
     if tree.get("kind") != "corpus":
-        raise M2raapError(f"{path}: holds the output of stage '{tree.get('stage')}'; give a corpus folder")
-    if tree.get(FORGETTING) and not mid_forget:
+        raise M2raapError(f"{path}: holds the output of stage '{str(tree.get('stage'))[:40]}'; give a corpus folder")
+    if FORGETTING in tree and not mid_forget:
         raise M2raapError(f"{path}: 'm2raap data forget {path}' was interrupted; run that command again to finish it")
-    if tree["schema_version"] != SCHEMA_VERSION:
+    if tree.get("schema_version") != SCHEMA_VERSION:
         raise M2raapError(
-            f"{path}: its tables have schema {tree['schema_version']}, but this m2raap reads {SCHEMA_VERSION}; import it again"
+            f"{path}: its tables have schema {str(tree.get('schema_version'))[:40]}, but this m2raap reads {SCHEMA_VERSION}; "
+            "import it again"
         )
+    tree = read_manifest(path)
+    if not {"clips", "texts"} <= tree["counts"].keys() or "\0" in tree["video_root"]:
+        raise M2raapError(f"{manifest}: is damaged (its counts or its video folder); import the corpus again")
     return Corpus(
         path=path,
         num_parts=tree["num_parts"],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import as_named, open_without_links, read_json, write_json
+from m2raap.core.files import as_named, open_without_links, read_object, write_json
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
@@ -179,5 +179,8 @@ def sign(out: Path, tree: dict[str, Any], clip_ids: Iterable[str]) -> dict[str, 
 def read_export(folder: Path) -> dict[str, Any] | None:
     """export.json of a folder; None where it is absent or was not written by an export."""
     path = folder / FILE
-    tree = read_json(path) if path.is_file() else None
-    return tree if isinstance(tree, dict) and tree.get("kind") == "export" else None
+    try:
+        tree = read_object(path) if path.is_file() else {}
+    except M2raapError:  # another program's file of that name
+        return None
+    return tree if tree.get("kind") == "export" else None

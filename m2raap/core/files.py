@@ -87,11 +87,44 @@ _MAX_BYTES = 1 << 30
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file. Raises M2raapError naming a file that holds none, is too large, or is no regular file."""
+    """The JSON in a file. Raises M2raapError naming a file that holds none, is too large, or is no regular file.
+
+    As m2raap writes none of them, NaN, infinity, halves of surrogate pairs and more than MAX_DEPTH levels are refused.
+    """
+    data = read_regular(path)
     try:
-        return json.loads(read_regular(path))
+        tree = json.loads(data, parse_constant=_no_constant)
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+            _refuse_deep(tree)
+        if _SURROGATE.search(data):
+            json.dumps(tree, ensure_ascii=False).encode()  # which fails for half a pair
+        return tree
     except (ValueError, RecursionError) as error:
-        raise M2raapError(f"{path}: cannot be read as JSON ({error})") from None
+        raise M2raapError(f"{path}: cannot be read as JSON ({str(error)[:200]})") from None
+
+
+MAX_DEPTH = 100
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _refuse_deep(tree: Any) -> None:
+    """Raises ValueError for values that are nested more than MAX_DEPTH levels deep: code that walks them would fail."""
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def read_json_lines(path: Path) -> list[Any]:

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m2raap.core.files import inside
-from m2raap.core.tables import damaged, part_name
+from m2raap.core.signed import part_key, verified_path
+from m2raap.core.tables import damaged
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class FrameReader:
         try:  # every call opens a reader, because two threads may not share one
             with pq.ParquetFile(path, metadata=metadata) as file:
                 return file.read_row_group(group, columns=["jpegs"], use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from None
 
     def _index_of(self, part: int) -> _PartIndex:
@@ -90,8 +90,8 @@ class FrameReader:
         """The place of each clip's frames: in the last of the folders that has them, as in a view."""
         index = _PartIndex({}, {})
         for folder in self._folders:
-            path = inside(folder, f"frames/{part_name(part)}")
-            if not path.exists():
+            path = verified_path(folder, part_key("frames", part))
+            if path is None:
                 continue
             try:
                 with pq.ParquetFile(path) as file:
@@ -101,6 +101,6 @@ class FrameReader:
                             "clip_id"
                         ].to_pylist()
                         index.clips.update({name: _RowPlace(path, group, row) for row, name in enumerate(names)})
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 raise damaged(path, error) from None
         return index

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from m2raap.core.errors import NO_TEXT_LEFT, TooManyRefused
-from m2raap.core.files import read_json
 from m2raap.core.ledger import Counts
+from m2raap.core.signed import read_manifest
 from m2raap.core.tables import read_all
 from m2raap.core.view import View
 
@@ -20,7 +20,7 @@ def refuse_losses(folder: Path, view: View, allow_refused: float) -> None:
 
     `view`: what the stage read.
     """
-    counts = Counts.from_dict(read_json(folder / "manifest.json")["counts"])
+    counts = Counts.from_dict(read_manifest(folder)["counts"])
     total, reasons = counts.clips.rows_in, dict(counts.clips.dropped)
     if view.is_benchmark:
         reasons = dict(Counter(row["reason"] for row in read_all(folder, "missing")))

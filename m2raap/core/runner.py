@@ -18,11 +18,13 @@ from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine
 from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, BudgetSpent, M2raapError
-from m2raap.core.files import read_json, read_object, write_json
+from m2raap.core.files import file_sha256, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
 from m2raap.core.losses import refuse_losses
+from m2raap.core.records import DoneRecord, Plan, read_record
+from m2raap.core.signed import is_as_signed, part_key, read_manifest, signed_path
 from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs, Tables
 from m2raap.core.tables import SCHEMAS, Row, part_of, read_all, read_part, row_key, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
@@ -112,16 +114,18 @@ def run_data_stage(
             if (folder / "manifest.json").exists():
                 return True
         _finish(stage, view, folder, settings, plan, engine)
-        if line := stage.summary(spent, read_json(folder / "manifest.json")["counts"], 0):
+        if line := stage.summary(spent, read_manifest(folder)["counts"], 0):
             talk.log(f"{stage.name}: {line}")
     return True
 
 
-def _retriable_drops(folder: Path, part: int | None = None) -> set[str]:
-    """Ids of the clips that a folder, or one part of it, dropped for a reason of WORTH_ANOTHER_TRY."""
-    tables = ("dropped", "missing")
-    rows = [row for t in tables for row in (read_all(folder, t) if part is None else read_part(folder, t, part))]
-    return {row["clip_id"] for row in rows if row["reason"] in WORTH_ANOTHER_TRY}
+def _retriable_drops(folder: Path) -> set[str]:
+    """Ids of the clips that a finished folder dropped for a reason of WORTH_ANOTHER_TRY."""
+    return _retriable(row for table in ("dropped", "missing") for row in read_all(folder, table))
+
+
+def _retriable(drops: Iterable[Row]) -> set[str]:
+    return {row["clip_id"] for row in drops if row["reason"] in WORTH_ANOTHER_TRY}
 
 
 def _finish(
@@ -142,6 +146,8 @@ def _finish(
                 )
             files |= record["files"]
             counts += Counts.from_dict(record.get("counts", {}))
+    if stage.reduces:
+        files["decisions.json"] = file_sha256(folder / "decisions.json")
     if not counts.balanced():
         raise M2raapError(
             f"{folder}: not every row is accounted for ({counts.to_dict()}); this is a bug in the stage '{stage.name}', and no "
@@ -177,11 +183,12 @@ class _Parts:
     def __iter__(self) -> Iterator[tuple[Part, Signals]]:
         for index in range(self.view.num_parts):
             part = self.view.part(index, ("texts", "frames", "signals"))
-            yield part, _by_id(read_part(self.folder, "signals", index))
+            scored = read_record(DoneRecord, _done_path(self.folder, "score", index))
+            yield part, _by_id(read_part(self.folder, "signals", index, files=scored["files"]))
 
 
-def _records(task: _Task) -> dict[str, dict[str, Any]]:
-    return {phase: read_object(_done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
+def _records(task: _Task) -> dict[str, DoneRecord]:
+    return {phase: read_record(DoneRecord, _done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
 
 
 def _decide(stage: DataStage[Any], view: View, folder: Path) -> dict[str, Any]:
@@ -199,10 +206,18 @@ def _done_path(folder: Path, phase: str, part: int) -> Path:
     return folder / "done" / f"{phase}-{part:05d}.json"
 
 
-def _is_done(path: Path, key: str, settings: str) -> bool:
-    """Whether a part is finished, from the same clips and settings. (Records of older versions name no settings.)"""
-    record = read_object(path) if path.exists() else {}
-    return (record.get("key"), record.get("settings")) == (key, settings)
+def _is_done(folder: Path, path: Path, key: str, settings: str) -> bool:
+    """Whether a part is finished, from the same clips and settings, and all its files are there and undamaged.
+
+    (Records of older versions name no settings.) A part that is not is made again.
+    """
+    try:
+        record = read_record(DoneRecord, path)
+    except M2raapError:  # there is none, or it is damaged
+        return False
+    if (record["key"], record.get("settings")) != (key, settings):
+        return False
+    return all(is_as_signed(signed_path(folder, name), value) for name, value in record["files"].items())
 
 
 def _by_id(rows: Iterable[Row]) -> Signals:
@@ -225,7 +240,7 @@ def _score_part(task: _Task) -> tuple[float, int, int]:
     key = digest([task.settings_digest("score"), digests])
     done = _done_path(folder, "score", index)
     refuse_redone(folder, task.plan)
-    if _is_done(done, key, task.settings_digest("score")):
+    if _is_done(folder, done, key, task.settings_digest("score")):
         return time.monotonic() - start, 0, 0
     done.unlink(missing_ok=True)
     tables, kept = _reuse(task, digests)
@@ -256,34 +271,54 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
     kept: set[str] = set()
     if not (previous / "plan.json").exists():
         return tables, kept
-    num_parts = read_json(previous / "plan.json")["num_parts"]
-    settings_digest = task.settings_digest("score")
-    for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
-        done = _done_path(previous, "score", old)
-        if not done.exists() or (record := read_object(done)).get("settings") != settings_digest:
+    try:
+        num_parts = read_record(Plan, previous / "plan.json")["num_parts"]
+    except M2raapError:
+        num_parts = 0
+    for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}) if num_parts else ():
+        try:
+            rows_of, same = _reuse_part(task, previous, old, digests)
+        except M2raapError:  # absent or damaged, which may be why the folder is made again
             continue
-        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
-        if task.stage.reads_video:
-            same -= _retriable_drops(previous, old)
-        for table in (*task.stage.adds, "signals") if same else ():
-            rows = [row for row in read_part(previous, table, old) if row["clip_id"] in same]
+        for table, rows in rows_of.items():
             tables[table] = tables.get(table, []) + rows
         kept |= same
     return tables, kept
+
+
+def _reuse_part(task: _Task, previous: Path, old: int, digests: dict[str, str]) -> tuple[Tables, set[str]]:
+    """As `_reuse`, from one part of the earlier run. Raises M2raapError where it is absent or damaged."""
+    scored = read_record(DoneRecord, _done_path(previous, "score", old))
+    if scored.get("settings") != task.settings_digest("score"):
+        return {}, set()
+    known = scored.get("clips", {})
+    same = {clip_id for clip_id, value in digests.items() if known.get(clip_id) == value}
+    applied = _done_path(previous, "apply", old)
+    if task.stage.reads_video and applied.exists():
+        files = read_record(DoneRecord, applied)["files"]
+        for table in ("dropped", "missing"):
+            same -= _retriable(read_part(previous, table, old, files=files))
+    tables: Tables = {}
+    for table in (*task.stage.adds, "signals") if same else ():
+        if part_key(table, old) not in scored["files"]:
+            raise M2raapError(f"{previous}: its part {old} has no table '{table}'")
+        rows = read_part(previous, table, old, files=scored["files"])
+        tables[table] = [row for row in rows if row["clip_id"] in same]
+    return tables, same
 
 
 def _apply_part(task: _Task) -> float:
     """Applies the decisions to one part; returns the seconds."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
-    score_record = read_json(_done_path(folder, "score", index))
+    score_record = read_record(DoneRecord, _done_path(folder, "score", index))
     key = digest([task.settings_digest("apply"), task.decisions, score_record["key"], task.view.digest])
     done = _done_path(folder, "apply", index)
-    if _is_done(done, key, task.settings_digest("apply")):
+    if _is_done(folder, done, key, task.settings_digest("apply")):
         return time.monotonic() - start
     done.unlink(missing_ok=True)
     part = task.view.part(index, ("texts", "frames", "signals"))
-    signals = _by_id(read_part(folder, "signals", index))
+    signals = _by_id(read_part(folder, "signals", index, files=score_record["files"]))
     tables = stage.apply(part, signals, task.decisions or {})
     version = {"rule_version": f"{stage.name}/{stage.version}"}
     drops = [version | row | {"stage": stage.name} for row in tables.get("dropped", [])]
@@ -293,7 +328,7 @@ def _apply_part(task: _Task) -> float:
         NO_TEXT_LEFT,
     }
     assert not unknown, f"{stage.name} drops for {sorted(unknown)}, which its `reasons` do not explain"
-    added = read_part(folder, "texts", index) if "texts" in stage.adds else []
+    added = read_part(folder, "texts", index, files=score_record["files"]) if "texts" in stage.adds else []
     superseded = tables.get("superseded", [])
     table = "missing" if task.view.is_benchmark else "dropped"
     if not task.view.is_benchmark:

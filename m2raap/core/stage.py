@@ -15,6 +15,7 @@ from m2raap.core.config import Config, build, by_phase, merge, result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.folder import plan_of
+from m2raap.core.records import Plan
 from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
@@ -71,7 +72,7 @@ class Stage(Generic[C]):
         """The settings that the folder's digest includes: every key but those marked HOW."""
         return result_settings(self.cfg)
 
-    def plan(self, step: StepInputs) -> dict[str, Any]:
+    def plan(self, step: StepInputs) -> Plan:
         """The plan with which `run` compares the step's folder (core.folder.plan_of). The folders before it must be finished.
 
         Raises M2raapError for inputs that do not fit.
@@ -144,7 +145,7 @@ class DataStage(Stage[C]):
             )
         return cls(build(cls.config, merge(settings["score"], settings["apply"]), source))  # type: ignore[arg-type]
 
-    def plan(self, step: StepInputs) -> dict[str, Any]:
+    def plan(self, step: StepInputs) -> Plan:
         return plan_of(self.name, self.version, self.prepared(step.view, step.scores), self.settings())
 
     def dependencies(self) -> dict[str, Any]:

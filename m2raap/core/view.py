@@ -18,9 +18,9 @@ from m2raap.core import tombstones
 from m2raap.core.config import canonical, digest
 from m2raap.core.corpus import LANGS, Corpus, open_corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, read_object
+from m2raap.core.files import read_object
 from m2raap.core.scores import open_scores, scores_digest
-from m2raap.core.signed import stage_manifest
+from m2raap.core.signed import read_manifest, stage_manifest
 from m2raap.core.tables import FRAMES, Clip, Drop, Frames, Row, Text, read_part, row_key
 
 
@@ -81,7 +81,7 @@ class View:
     @cached_property
     def digest(self) -> str:
         """The digest of the content of the view: equal digests mean equal rows."""
-        parents = [read_json(folder / "manifest.json")["digest"] for folder in self.folders]
+        parents = [read_manifest(folder)["digest"] for folder in self.folders]
         scores = [scores_digest(self.scores)] if self.scores else []
         return digest([self.corpus.digest, parents, self.langs, self.cutoff, *scores])
 
@@ -222,6 +222,8 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
         )
     base = path.resolve()
     resolve = lambda relative: Path(os.path.normpath(base / relative))  # noqa: E731
+    if any("\0" in name for name in (manifest["view"]["corpus"], *manifest["view"]["folders"])):
+        raise M2raapError(f"{manifest_path}: is damaged (a path of its view); run the stage again with --force")
     view = View(
         resolve(manifest["view"]["corpus"]),
         (*(resolve(folder) for folder in manifest["view"]["folders"]), path),

@@ -54,12 +54,12 @@ def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, An
     chosen += [candidates.item(row, "kept", rng) for row in _draw(candidates.kept, per_reason, rng)]
     order = rng.permutation(len(chosen))
     items = [chosen[at] | {"item": str(number)} for number, at in enumerate(order, 1)]
-    _write_key(out.parent / KEY, items)
     sink = io.StringIO(newline="")
     writer = csv.DictWriter(sink, _COLUMNS, extrasaction="ignore", restval="")
     writer.writeheader()
     writer.writerows({name: neutral(value) for name, value in item.items()} for item in items)
     write_atomic(out, b"\xef\xbb\xbf" + sink.getvalue().encode())  # Excel recognises UTF-8 by this byte order mark
+    _write_key(out.parent / KEY, items)  # last: while it is there, no other sheet is drawn
     return {"sheet": str(out), "key": str(out.parent / KEY), "rows": dict(Counter(item["reason"] for item in items))}
 
 

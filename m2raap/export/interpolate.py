@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from m2raap.core.config import build
 from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.exports import new_folder
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import write_json
+from m2raap.core.records import ModelJson, read_record
 from m2raap.core.view import View
 from m2raap.export.measure import Measured, measure
 from m2raap.export.stills import Stills, measure_stills
@@ -32,7 +33,7 @@ def _load_pair(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     from m2raap.models.video_clip import VideoCLIP
 
     adapted = VideoCLIP.load(model)
-    made_from = read_json(model / "model.json").get("made_from")
+    made_from = read_record(ModelJson, model / "model.json")["made_from"]
     adapt = made_from.get("adapt") or made_from if isinstance(made_from, dict) else {}
     described = adapt.get("backbone") if isinstance(adapt, dict) else None
     if not isinstance(described, dict):

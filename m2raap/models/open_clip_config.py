@@ -28,7 +28,13 @@ TOKENIZER_KINDS = {
     "additional_special_tokens": list[str],
 }
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a string", dict: "an object"}
+_WORDS = {
+    int: "a whole number from 0",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a string",
+    dict: "an object",
+}
 
 
 def read_model_config(name: str) -> dict[str, Any]:
@@ -115,7 +121,8 @@ def _fits(value: Any, kind: Any) -> bool:
             item is None or _fits(item, float | bool | str) for item in value.values()
         )
     if kind in (int, float):
-        whole = isinstance(value, int) and not isinstance(value, bool)
+        # A larger or negative number of layers, pixels or tokens describes no model.
+        whole = isinstance(value, int) and not isinstance(value, bool) and (kind is float or 0 <= value < 1 << 31)
         return whole or (kind is float and isinstance(value, float) and math.isfinite(value))
     return isinstance(value, kind)
 

@@ -20,9 +20,9 @@ from m2raap.models.hub import loading
 from m2raap.models.open_clip_config import CONFIG_NAME, read_model_config
 from m2raap.models.pooled_place import check_pooled_place
 from m2raap.models.preprocess_values import to_preprocess
+from m2raap.models.pretrained_file import is_openai_dict, without_openai_keys
 from m2raap.models.text import OpenClipText
 from m2raap.models.vision_open_clip import open_clip_tower
-from m2raap.models.weights_file import is_openai_dict, without_openai_keys
 
 
 def load(cfg: BackboneConfig) -> Backbone:

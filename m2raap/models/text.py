@@ -32,6 +32,14 @@ class OpenClipText:
     def pad_id(self) -> int:
         return int(getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
 
+    @property
+    def num_ids(self) -> int | None:
+        """Number of token ids that the tower knows; None where that is not known."""
+        table = getattr(self.tower, "token_embedding", None)
+        if table is None and hasattr(self.tower, "transformer"):
+            table = getattr(self.tower.transformer, "get_input_embeddings", lambda: None)()
+        return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
+
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         return self.tokenizer(list(texts), context_length=context_length or self.context_length)
 
@@ -112,6 +120,12 @@ class TransformersText:
     @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def num_ids(self) -> int | None:
+        """Number of token ids that the tower knows; None where that is not known."""
+        table = getattr(self.tower, "get_input_embeddings", lambda: None)()
+        return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         size = context_length or self.context_length

@@ -16,12 +16,15 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_object
+from m2raap.core.records import ModelJson, as_record
 from m2raap.models.acg import Acg, Captions
 from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
 from m2raap.models.families import backbone_from_description
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
+from m2raap.models.weights_file import save_weights
 
 FORMAT = 3
 
@@ -112,12 +115,10 @@ class VideoCLIP(nn.Module):
 
     def save(self, folder: Path, made_from: dict[str, Any] | None = None) -> None:
         """Writes the folder. `made_from` is any JSON about the origin of the weights (settings, steps)."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.write_description(folder / "backbone")
         weights = {name: t.detach().cpu().float().contiguous().clone() for name, t in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_weights(weights, folder / "model.safetensors")
         model_json = {
             "format": FORMAT,
             **self._module_settings(),
@@ -139,12 +140,14 @@ class VideoCLIP(nn.Module):
         for path in (model_json_path, weights_path):
             if not path.is_file():
                 raise M2raapError(f"{folder} holds no {path.name}: give a model folder that m2raap saved")
+        tree = read_object(model_json_path)
+        if tree.get("format") != FORMAT:
+            raise M2raapError(
+                f"{model_json_path}: has format {str(tree.get('format'))[:40]}, and this m2raap reads format {FORMAT}: adapt "
+                "again"
+            )
+        model_json = as_record(ModelJson, tree, model_json_path)
         try:
-            model_json = json.loads(model_json_path.read_text(encoding="utf-8"))
-            if model_json["format"] != FORMAT:
-                raise M2raapError(
-                    f"{model_json_path}: has format {model_json['format']}, and this m2raap reads format {FORMAT}: adapt again"
-                )
             temporal = TypeAdapter(TemporalConfig).validate_python(model_json["temporal"])
             acg = AcgConfig.model_validate(model_json["acg"]) if model_json["acg"] else None
             weights = load_file(weights_path)
@@ -160,4 +163,9 @@ class VideoCLIP(nn.Module):
                 raise M2raapError(
                     f"{weights_path}: {name} holds NaN or infinity, so its vectors are useless: copy it again, or adapt again"
                 )
+        if model.digest != model_json["digest"]:
+            raise M2raapError(
+                f"{folder}: weights or settings are not those that the digest of model.json was made of: copy it again, or "
+                "adapt again"
+            )
         return model

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,9 +60,10 @@ def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlo
     if not (step.folder / "plan.json").exists():
         return Outlook("to do")
     old = read_object(step.folder / "plan.json")
+    old.pop("libraries", None)  # other versions of them make no other stage
     if new is None:  # its inputs are not known yet
-        new = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
-        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, new))
+        asked = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
+        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, asked))
     if old == new:
         return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
     return Outlook("redo", changes(old, new), _reused(stage, old, new))
@@ -71,7 +73,9 @@ def _is_done(folder: Path, known: dict[Path, Outlook]) -> bool:
     return known[folder].is_done if folder in known else is_finished(folder)
 
 
-def _reused(stage: Stage[Any], old: dict[str, Any], new: dict[str, Any]) -> Literal["", "scores", "unchanged clips"]:
+def _reused(
+    stage: Stage[Any], old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Literal["", "scores", "unchanged clips"]:
     """What a stage keeps of a folder that has the plan `old`, for the plan `new`."""
     if not isinstance(stage, DataStage) or not isinstance(old.get("settings"), dict):
         return ""

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.report.data import BilingualRow, CompatRow, FrameAblationRow, RescoredRow, ResultRow
 from m2raap.report.protocols import Evaluations
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.arms import paired
+from m2raap.retrieval.results_file import read_results
 from m2raap.retrieval.sides import RULE_B, rows_of, side_of
 from m2raap.retrieval.significance import interval
 from m2raap.retrieval.summary import DIGITS, summary_row
@@ -132,7 +132,7 @@ def _trees_by_name(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[s
     trees = {}
     for path in sorted(steps[0].folder.glob("results-*.json")):
         if all((step.folder / path.name).exists() for step in steps):
-            tree = read_json(path)
+            tree = read_results(path.parent, path.name)
             if ("rescored" in tree) == rescored:
                 trees[path.stem.removeprefix("results-")] = tree
     return trees
@@ -148,7 +148,7 @@ def _lang_directions(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _trees(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    return [read_json(step.folder / "results.json") for step in steps]
+    return [read_results(step.folder) for step in steps]
 
 
 def _mean(values: Sequence[float]) -> float:

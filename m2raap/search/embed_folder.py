@@ -15,10 +15,12 @@ from m2raap.core import talk
 from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_atomic
+from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
+from m2raap.core.records import ModelDigest, read_record
 from m2raap.core.replace import replacing
 from m2raap.core.runner import run_data_stage
+from m2raap.core.signed import read_manifest
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
@@ -56,7 +58,7 @@ def embed_folder(
     if isinstance(model, Path):  # before anything is decoded
         if not (model / "model.json").is_file():
             raise M2raapError(f"--model {model}: holds no model.json; give a model folder or an adapt folder")
-        inputs = {"model": read_json(model / "model.json")["digest"]}
+        inputs = {"model": read_record(ModelDigest, model / "model.json")["digest"]}
     with locked(out, written=()):
         return _embed_folder(videos, keyframes, model, inputs, out, engine, force)
 
@@ -87,7 +89,7 @@ def _embed_folder(
 
     settings = {"bad_names": bad_names} if bad_names else {}
     run_single_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=inputs, force=force)
-    return read_json(out / "vectors" / "manifest.json")["counts"]
+    return read_manifest(out / "vectors")["counts"]
 
 
 def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_atomic
+from m2raap.core.files import write_atomic
 from m2raap.core.frames import FrameReader
+from m2raap.core.signed import read_manifest
 from m2raap.core.spread import spread
 from m2raap.core.tables import Row, part_of
 from m2raap.core.view import View
@@ -215,7 +216,7 @@ class Search:
     def _keyframes(self) -> KeyframesConfig:
         """The settings with which the key-frames of the first view were chosen."""
         for folder in self.gallery.sources.views[0].folders:
-            manifest = read_json(folder / "manifest.json")
+            manifest = read_manifest(folder)
             if manifest["stage"] == KeyframesStage.name:
                 return KeyframesConfig(**manifest["settings"]["score"])
         return KeyframesConfig()

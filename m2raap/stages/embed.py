@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -16,8 +16,9 @@ from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
 from m2raap.core.folder import plan_of
+from m2raap.core.records import ModelDigest, Plan, read_record
+from m2raap.core.signed import read_manifest
 from m2raap.core.spread import spread
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import Part, View
@@ -332,7 +333,7 @@ class EmbedStage(SingleStage[EmbedConfig]):
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
 
-    def plan(self, step: StepInputs) -> dict[str, Any]:
+    def plan(self, step: StepInputs) -> Plan:
         inputs = model_input(step.model or self.shared.backbone)
         return plan_of(self.name, self.version, step.view, self.settings(), inputs)
 
@@ -357,5 +358,6 @@ def model_input(model: Path | BackboneConfig | Embedder) -> dict[str, str]:
         return {"model": model.model_dump_json()}
     if not isinstance(model, Path):
         return {"model": model.digest}
-    manifest = model.parent / "manifest.json"
-    return {"model": read_json(manifest if manifest.exists() else model / "model.json")["digest"]}
+    if (model.parent / "manifest.json").exists():
+        return {"model": read_manifest(model.parent)["digest"]}
+    return {"model": read_record(ModelDigest, model / "model.json")["digest"]}

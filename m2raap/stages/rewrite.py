@@ -20,7 +20,7 @@ from pydantic import Field
 
 from m2raap.core.config import APPLY
 from m2raap.core.errors import NO_TEXT_LEFT
-from m2raap.core.files import read_json
+from m2raap.core.signed import read_manifest
 from m2raap.core.stage import Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
@@ -293,7 +293,7 @@ def _frame_features(clips: list[str], part: Part, encode: Encoder) -> dict[str, 
 def _has_features(view: View, backbone: BackboneConfig) -> bool:
     """Whether an align folder of this view holds frame vectors of this backbone."""
     described = backbone.model_dump(mode="json")
-    manifests = [read_json(folder / "manifest.json") for folder in view.folders]
+    manifests = [read_manifest(folder) for folder in view.folders]
     return any(
         m["stage"] == AlignStage.name and m["settings"]["dependencies"]["backbone"] == described for m in manifests
     )

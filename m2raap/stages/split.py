@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import TypedDict
 
 from m2raap.core import talk
 from m2raap.core.config import Config, digest, result_settings
 from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import WORTH_ANOTHER_TRY, M2raapError, UsageError
-from m2raap.core.files import read_json, remove_drafts, write_json
+from m2raap.core.files import remove_drafts, write_json
+from m2raap.core.records import as_object, read_record
 from m2raap.core.replace import refuse_other_source
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
@@ -206,12 +208,21 @@ def _scene_lists(tasks: Sequence[_Task], scene_lists: Path) -> list[list[tuple[f
     return lists
 
 
+# The record of one video. `found`: its scenes, or why it was refused; `files`: the files cut from it, with their keys; `old`:
+# files of earlier cuts.
+_Record = TypedDict(  # noqa: UP013
+    "_Record", {"key": str | None, "found": dict[str, Any], "files": dict[str, str], "old": list[str]}
+)
+
+
 def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     """The rows of `clips` and of `dropped` for one video."""
     if not task.cfg.cut and (fault := _fault_of_path(task)) is not None:
         return [], [_drop(task.name, "bad_name", fault)]
     record_path = task.out / "split" / task.name / _RECORD
-    record: dict[str, Any] = read_json(record_path) if record_path.exists() else {"key": None, "files": {}, "old": []}
+    record: _Record = {"key": None, "found": {}, "files": {}, "old": []}
+    if record_path.exists():
+        record = read_record(_Record, record_path)
     videos = VideoDigests(record_path.with_name("digests.json"))
     content = videos.of("video", task.path, task.cfg.decode.max_bytes)
     videos.save()
@@ -229,8 +240,8 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
         }
         write_json(record_path, record)
     if "refused" in record["found"]:
-        return [], [_drop(task.name, record["found"]["refused"], record["found"]["detail"])]
-    scenes = Scenes(**record["found"])
+        return [], [_drop(task.name, record["found"]["refused"], record["found"].get("detail", ""))]
+    scenes = as_object(Scenes, record["found"], record_path)
     clips: list[Row] = []
     dropped: list[Row] = []
     for number, (start_s, end_s) in enumerate(pieces(_shots(task, scenes), cfg.max_s)):
@@ -344,7 +355,7 @@ def _val_videos(videos: set[str]) -> set[str]:
 def _remove_unused_cuts(out: Path, names: set[str], used: set[str]) -> None:
     """Removes the files that an earlier split cut into this folder and that no clip uses now, and no other files."""
     for record_path in sorted((out / "split").glob(f"*/{_RECORD}")):
-        record = read_json(record_path)
+        record = read_record(_Record, record_path)
         for file in {*record["files"], *record["old"]} - used:
             (out / "videos" / Path(file).name).unlink(missing_ok=True)
         if record_path.parent.name in names:

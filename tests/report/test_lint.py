@@ -12,7 +12,7 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.tables import part_of, write_part
 from m2raap.core.view import View, open_view
 from m2raap.report.lint import lint
-from tests.conftest import m2raap
+from tests.conftest import m2raap, sign_again
 
 
 def corpus(folder: Path, captions: dict[str, list[str]], lang: str = "en", prefix: str = "") -> View:
@@ -134,8 +134,10 @@ def write_frames(view: View, seeds: dict[str, int]) -> View:
         rows[part_of(clip_id, 2)].append(row | {"hashes": [0] * 4, "jpegs": jpegs, "width": 96, "height": 96})
     for part, found in rows.items():
         write_part(folder, "frames", part, found)
-    manifest = {"kind": "stage", "stage": "keyframes", "digest": folder.name}
+    files = {f"frames/{part:05d}": "" for part in rows}
+    manifest = {"kind": "stage", "stage": "keyframes", "version": 1, "settings": {}, "inputs": {}, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    sign_again(folder, counts={}, models={})
     return view.over(folder)
 
 
