@@ -48,6 +48,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
     """Choose exactly k representative frames a clip."""
 
     name = "keyframes"
+    version = 2
     config = KeyframesConfig
     reads = ()
     reads_video = True

@@ -15,6 +15,7 @@ from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
 from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
 from m2raap.video.tails import Tail, find_tail
+from m2raap.video.track import clock_s, film
 
 if TYPE_CHECKING:
     from av import Packet
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
 
 TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
 _READ_BYTES = 256 * 1024
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover picture of an audio file, which is not a video
+_SAME_START_S = (
+    0.001  # two streams that start closer than this start together: time stamps may be rounded to milliseconds
+)
 
 
 @dataclass
 class OpenVideo:
-    """An open container and its first video stream."""
+    """An open container and one of its video streams (see m2raap.video.track).
+
+    Times of a file are seconds since the container's start, as players and `ffmpeg -ss` count them: since its first picture, or
+    since its sound where that starts earlier.
+    """
 
     container: InputContainer
     stream: VideoStream
@@ -37,6 +44,7 @@ class OpenVideo:
     was_read: bool = False  # packets have been read, so that a second pass has to seek back
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
     num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
+    _in_a_pack: bool = False  # the last seek may have ended between the frames of a pack of a program stream
 
     def note_refused_size(self, error: Exception) -> None:
         """Sets `refused_size` where FFmpeg refused the size of a frame.
@@ -67,17 +75,43 @@ class OpenVideo:
         base = self.stream.time_base
         return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
 
+    @property
+    def first_stamp(self) -> int:
+        """Time stamp of the first frame, in units of `time_base`."""
+        return self.stream.start_time or 0
+
+    @cached_property
+    def first_s(self) -> float:
+        """Time of the first frame in seconds since the container's start: more than 0 where the sound starts earlier."""
+        if self.container.start_time is None or self.stream.start_time is None:
+            return 0.0
+        sound_first_s = float(self.first_stamp * self.time_base) - self.container.start_time / 1e6
+        return sound_first_s if sound_first_s > _SAME_START_S else 0.0
+
+    def seconds(self, stamp: int) -> float:
+        """The time of a time stamp, in seconds since the container's start."""
+        return self.first_s + (stamp - self.first_stamp) * float(self.time_base)
+
+    def stamp(self, time_s: float) -> int:
+        """The time stamp at or before `time_s`, which is in seconds since the container's start."""
+        return self.first_stamp + int((time_s - self.first_s) / self.time_base)
+
     @cached_property
     def duration_s(self) -> float:
-        """Length of the video stream in seconds by the header; 0 where the header does not state it."""
+        """Seconds from the first frame to the end of the last one by the header; 0 where the header does not state it."""
         container_s = max(0, self.container.duration or 0) / 1e6
+        if container_s > self.first_s:  # a container states its length from its own start
+            container_s -= self.first_s
         stream_s = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
         if self.format_name == "avi" and self.stream.frames:
             # FFmpeg computes the duration of a cut-off AVI from the bytes that are left; the header states the full length.
             return float(self.stream.frames * self.time_base)
         if self.format_name == "matroska":
-            # The container's duration is that of its longest stream, which may be the audio.
-            stream_s = stream_s or _clock(self.stream.metadata.get("DURATION", ""))
+            # The container's duration is that of its longest stream, which may be the audio. In a stream's tag FFmpeg writes the
+            # time of its end, and mkvmerge, which adds tags of its own, its length.
+            stream_s = stream_s or clock_s(self.stream.metadata.get("DURATION", ""))
+            if stream_s > self.first_s and not any(name.startswith("_STATISTICS") for name in self.stream.metadata):
+                stream_s -= self.first_s
         # An MP4's edit list applies to the container's duration, not to the stream's: the shorter one can be displayed.
         return min(stream_s, container_s) if stream_s > 0 and container_s > 0 else stream_s or container_s
 
@@ -100,11 +134,31 @@ class OpenVideo:
         """Whether the file ends where its container says: see m2raap.video.tails."""
         return find_tail(self.file, self.num_bytes, self.format_name)
 
+    def seek(self, stamp: int) -> None:
+        """Seeks to a packet at or before a time stamp. Raises FFmpegError where the file has no index, or no such packet."""
+        self.container.seek(stamp, stream=self.stream, backward=True)
+        self.was_read = True
+        self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
+
     def packets(self) -> Iterator[Packet]:
-        """Packets of the video stream from the current position on; the last one is empty and flushes the decoder."""
+        """Packets of the video stream from the current position on; the last one is empty and flushes the decoder.
+
+        An AVI stores decoding times only, which become the `pts` of its packets (see m2raap.video.reorder). A pack of a program
+        stream states one time, that of the first frame that begins in it, from which FFmpeg counts on. After a seek it gives
+        that time to the end of the frame before, so that the frames of the first pack are left out.
+        """
+        pack: int | None = None  # position of the pack; frames without a time of their own have none
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
         with suppress(IndexError):
-            yield from self.container.demux(self.stream)
+            for packet in self.container.demux(self.stream):
+                if self._in_a_pack and packet.size:
+                    pack = packet.pos if pack is None else pack
+                    if packet.pos in (None, pack):
+                        continue
+                    self._in_a_pack = False
+                if self.format_name == "avi" and packet.size:
+                    packet.pts = packet.dts
+                yield packet
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""
@@ -161,10 +215,12 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             av.logging.set_level(av.logging.PANIC)
         with container:
             _refuse_cut_header(container, raw, num_bytes)
-            streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
-            if not streams:
+            for other in container.streams:
+                if other.type != "video":
+                    other.discard = Discard.all
+            stream, was_read = film(container)
+            if stream is None:
                 raise Refused("no_video_stream", f"the file's streams are {[s.type for s in container.streams]}")
-            stream = streams[0]
             context: Any = stream.codec_context
             if context is None or context.name not in CODECS.split(","):
                 raise Refused("unsupported_codec", f"the codec is {getattr(context, 'name', 'unknown')}")
@@ -178,7 +234,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             for other in container.streams:
                 if other.index != stream.index:
                     other.discard = Discard.all
-            opened = OpenVideo(container, stream, raw, num_bytes)
+            opened = OpenVideo(container, stream, raw, num_bytes, was_read)
             opened.num_logged_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             yield opened
@@ -211,13 +267,3 @@ def _refuse_cut_header(container: Any, raw: BinaryIO, num_bytes: int) -> None:
 
 def _refuse_open(url: str, flags: int, options: dict[str, str]) -> Any:
     raise Refused("refused_format", f"the file asks for another one to be opened: {url[:80]!r}")
-
-
-def _clock(text: str) -> float:
-    """'00:01:02.5' -> 62.5; 0 for anything else."""
-    try:
-        hours, minutes, seconds = text.strip("\0 ").split(":")
-        value = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return 0.0
-    return value if 0 < value < 1e9 else 0.0

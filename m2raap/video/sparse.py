@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
@@ -103,18 +102,14 @@ class _Reader:
         stamp = frame.dts if frame.pts is None else frame.pts
         if stamp is None:
             return float("inf")
-        base = float(self._opened.time_base)
-        return (stamp - (self._opened.stream.start_time or 0)) * base - self._plan.start_s
+        return self._opened.seconds(stamp) - self._plan.start_s
 
     def _frames(self, seek: SeekRead) -> Iterator[VideoFrame | None]:
         """Frames from the seek's I-frame on, in presentation order; None for a packet that cannot be decoded."""
         import av.error
 
         context: Any = self._opened.stream.codec_context
-        in_order: deque[int] | None = deque() if self._opened.format_name == "avi" else None
         for num_packets, packet in enumerate(self._packets(seek)):
-            if in_order is not None and packet.dts is not None:
-                in_order.append(packet.dts)
             try:
                 frames = packet.decode()
                 if seek.frames == 1:  # flushes the decoder: no further packet is needed
@@ -126,8 +121,6 @@ class _Reader:
                 return
             for frame in frames:
                 self._decoded += 1
-                if in_order:
-                    frame.pts = in_order.popleft()
                 yield frame
             if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
@@ -136,14 +129,13 @@ class _Reader:
         """Packets from the seek's I-frame on; the file is read from its start where the container cannot seek to the I-frame."""
         import av.error
 
-        container, stream = self._opened.container, self._opened.stream
         pts, dts = self._plan.packets.stamps[seek.key]
-        for target in (dts, min(0, stream.start_time or 0)):
+        for target in (dts, dts - int(1 / self._opened.time_base), min(0, self._opened.first_stamp)):
             try:
-                container.seek(target, stream=stream, backward=True)
+                self._opened.seek(target)
                 reached = False
                 for packet in self._opened.packets():
-                    stamps = stamps_of(packet, self._opened)
+                    stamps = stamps_of(packet)
                     reached = reached or (stamps == (pts, dts) and packet.is_keyframe)
                     if reached:
                         yield packet
