@@ -10,9 +10,9 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.scenes import Scenes
 
 CRF = 18  # x264's constant rate factor; at 18 the copy looks like the source
-_SEEK_BACK_S = (
-    5.0  # seeks are inexact in some containers, so they aim earlier; frames before the span are trimmed by time
-)
+# Seeks are inexact in some containers, so they aim earlier than the I-frame that the span needs; frames before the span are
+# trimmed by time.
+_SEEK_BACK_S = 5.0
 _MARGIN_S = 0.0005  # more than the rounding of times to microseconds, less than the distance of two frames
 
 
@@ -24,7 +24,8 @@ def cut(path: Path, start_s: float, end_s: float, scenes: Scenes, out: Path, lim
     """
     import ffmpeg
 
-    seek = {"ss": f"{start_s - _SEEK_BACK_S:.6f}"} if start_s > _SEEK_BACK_S else {}
+    seek_s = max((key_s for key_s in scenes.keys_s if key_s <= start_s), default=0.0) - _SEEK_BACK_S
+    seek = {"ss": f"{seek_s:.6f}"} if seek_s > 0 else {}
     source = ffmpeg.input("from", **guard(limits), **seek)
     frames = source[str(scenes.stream)]
     low_s, high_s = (scenes.origin_s + time_s - _MARGIN_S for time_s in (start_s, end_s))

@@ -20,6 +20,7 @@ from m2raap.core.tables import read_all
 from m2raap.stages import reasons
 from m2raap.stages.split import SplitConfig, SplitDone, as_name, pieces, split
 from m2raap.video.paths import resolve_video
+from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 from tests.conftest import digests, m2raap
 from tests.video.conftest import encode
@@ -127,11 +128,11 @@ def test_goes_on_after_an_interruption_and_sweeps_up(
     cuts: list[str] = []
     real_cut = module.cut
 
-    def failing_cut(path: Path, start_s: float, end_s: float, origin_s: float, target: Path, limits: object) -> None:
+    def failing_cut(path: Path, start_s: float, end_s: float, scenes: Scenes, target: Path, limits: object) -> None:
         if len(cuts) == 2:
             raise KeyboardInterrupt
         cuts.append(target.name)
-        real_cut(path, start_s, end_s, origin_s, target, limits)  # type: ignore[arg-type]
+        real_cut(path, start_s, end_s, scenes, target, limits)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "cut", failing_cut)
     with pytest.raises(KeyboardInterrupt):
