@@ -99,19 +99,20 @@ class OpenVideo:
     @cached_property
     def duration_s(self) -> float:
         """Seconds from the first frame to the end of the last one by the header; 0 where the header does not state it."""
-        container_s = max(0, self.container.duration or 0) / 1e6
-        if container_s > self.first_s:  # a container states its length from its own start
-            container_s -= self.first_s
+        is_matroska = self.format_name == "matroska"
+        # A container states its length from its own start. Matroska's lengths are the time stamps of ends.
+        first_s = float(self.first_stamp * self.time_base) if is_matroska else self.first_s
+        container_s = _without(max(0, self.container.duration or 0) / 1e6, first_s)
         stream_s = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
         if self.format_name == "avi" and self.stream.frames:
             # FFmpeg computes the duration of a cut-off AVI from the bytes that are left; the header states the full length.
             return float(self.stream.frames * self.time_base)
-        if self.format_name == "matroska":
-            # The container's duration is that of its longest stream, which may be the audio. In a stream's tag FFmpeg writes the
-            # time of its end, and mkvmerge, which adds tags of its own, its length.
-            stream_s = stream_s or clock_s(self.stream.metadata.get("DURATION", ""))
-            if stream_s > self.first_s and not any(name.startswith("_STATISTICS") for name in self.stream.metadata):
-                stream_s -= self.first_s
+        if is_matroska:
+            # The container's duration is that of its longest stream, which may be the audio. mkvmerge, which adds tags of its
+            # own, writes the length of a stream into its tag.
+            by_mkvmerge = any(name.startswith("_STATISTICS") for name in self.stream.metadata)
+            tag_s = clock_s(self.stream.metadata.get("DURATION", ""))
+            stream_s = stream_s or _without(tag_s, 0.0 if by_mkvmerge else first_s)
         # An MP4's edit list applies to the container's duration, not to the stream's: the shorter one can be displayed.
         return min(stream_s, container_s) if stream_s > 0 and container_s > 0 else stream_s or container_s
 
@@ -267,3 +268,8 @@ def _refuse_cut_header(container: Any, raw: BinaryIO, num_bytes: int) -> None:
 
 def _refuse_open(url: str, flags: int, options: dict[str, str]) -> Any:
     raise Refused("refused_format", f"the file asks for another one to be opened: {url[:80]!r}")
+
+
+def _without(end_s: float, first_s: float) -> float:
+    """Length from `first_s` to `end_s`; `end_s` where that is no length."""
+    return end_s - first_s if 0 < first_s < end_s else end_s
