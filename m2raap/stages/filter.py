@@ -53,7 +53,7 @@ class FilterStage(DataStage[FilterConfig]):
 
     name = "filter"
     config = FilterConfig
-    version = 2
+    version = 3
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
         {"user_score": "a score from --scores is outside its limit in filter.scores"},
         VIDEO_REASONS,

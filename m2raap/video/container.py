@@ -116,6 +116,11 @@ class OpenVideo:
         # An MP4's edit list applies to the container's duration, not to the stream's: the shorter one can be displayed.
         return min(stream_s, container_s) if stream_s > 0 and container_s > 0 else stream_s or container_s
 
+    @property
+    def stated_end_s(self) -> float:
+        """End of the last frame in seconds since the container's start by the header; 0 where the header does not state it."""
+        return self.first_s + self.duration_s if self.duration_s else 0.0
+
     @cached_property
     def length_is_stated(self) -> bool:
         """Whether the header states a length; if not, FFmpeg takes `duration_s` from the last time stamps in the file."""

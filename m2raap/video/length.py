@@ -13,10 +13,9 @@ LOOSE_HEADERS = ("asf", "flv")
 
 def video_end_s(opened: OpenVideo) -> float:
     """End of the last frame in seconds since the container's start; 0 where neither header nor packets state it."""
-    stated_s = opened.first_s + opened.duration_s if opened.duration_s else 0.0
     if opened.format_name not in LOOSE_HEADERS:
-        return stated_s
-    return packets_end_s(opened) or stated_s
+        return opened.stated_end_s
+    return packets_end_s(opened) or opened.stated_end_s
 
 
 def packets_end_s(opened: OpenVideo) -> float:

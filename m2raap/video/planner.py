@@ -105,7 +105,7 @@ def plan_sparse(opened: OpenVideo, start_s: float, end_s: float | None, cfg: Key
     """
     if opened.format_name == "avi" and opened.stream.codec_context.has_b_frames:
         return None
-    announced_s = (opened.first_s + opened.duration_s if end_s is None else end_s) - start_s
+    announced_s = (opened.stated_end_s if end_s is None else end_s) - start_s
     if cfg.reading == "full" or (cfg.reading == "auto" and announced_s < cfg.sparse_from_s):
         return None
     packets = read_packets(opened, start_s, end_s)

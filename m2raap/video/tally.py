@@ -23,7 +23,7 @@ class Tally:
         start_s = max(start_s, opened.first_s)
         self._opened, self._start_s, self._end_s = opened, start_s, end_s
         self._tick_s, self._base = 1 / (opened.fps or 25.0), float(opened.time_base)
-        self.window_s = max(0.0, (opened.first_s + opened.duration_s if end_s is None else end_s) - start_s)
+        self.window_s = max(0.0, (opened.stated_end_s if end_s is None else end_s) - start_s)
         self.decoded = 0  # number of decoded frames, damaged or not
         self.lost = 0  # number of packets that could not be decoded
         self.damaged = 0  # number of frames marked corrupt
