@@ -41,25 +41,51 @@ def decode(
     error.
     """
     tick_s = 1 / (opened.fps or 25.0)
-    last_s = opened.first_s - tick_s
+    for item in _from_before(opened, start_s, keys_only):
+        if item.frame is None:
+            if item.time_s + tick_s >= start_s:
+                yield DecodedFrame(max(item.time_s, start_s), None, corrupt=True)
+            continue
+        if item.time_s < start_s - 1e-6:
+            continue
+        if end_s is not None and item.time_s >= end_s - 1e-6:
+            return
+        yield item
+
+
+def _from_before(opened: OpenVideo, start_s: float, keys_only: bool) -> Iterator[DecodedFrame]:
+    """All frames from one that is displayed at or before `start_s`.
+
+    After a seek some decoders give no frame until they have seen several, as in a stream without I-frames, whose pictures are
+    renewed part by part. So where the first frame is later than `start_s`, the seek is repeated farther back.
+    """
     if start_s > opened.first_s or opened.was_read:
         seek_before(opened, start_s)
     opened.was_read = True
+    items = _timed(opened, keys_only)
+    for back_s in (2.0, 8.0):
+        first = next(items, None)
+        if first is None:
+            return
+        if start_s <= opened.first_s or first.frame is None or first.time_s <= start_s + 1e-6:
+            yield first
+            break
+        seek_before(opened, start_s - back_s)
+        items = _timed(opened, keys_only)
+    yield from items
+
+
+def _timed(opened: OpenVideo, keys_only: bool) -> Iterator[DecodedFrame]:
+    """All frames from the current position on; a packet that cannot be decoded has the time of the frame before it."""
+    tick_s = 1 / (opened.fps or 25.0)
+    last_s = opened.first_s - tick_s
     stamps = Stamps()
     frames = _tolerant(opened, keys_only)
     for frame, corrupt in spread_damage(in_display_order(frames) if opened.format_name == "avi" else frames):
-        if frame is None:
-            if last_s + tick_s >= start_s:
-                yield DecodedFrame(max(last_s, start_s), None, corrupt=True)
-            continue
-        stamp = stamps.of(frame)
-        time_s = last_s + tick_s if stamp is None else opened.seconds(stamp)
-        last_s = time_s
-        if time_s < start_s - 1e-6:
-            continue
-        if end_s is not None and time_s >= end_s - 1e-6:
-            return
-        yield DecodedFrame(time_s, frame, corrupt)
+        if frame is not None:
+            stamp = stamps.of(frame)
+            last_s = last_s + tick_s if stamp is None else opened.seconds(stamp)
+        yield DecodedFrame(last_s, frame, corrupt)
 
 
 def seek_before(opened: OpenVideo, start_s: float) -> None:
@@ -72,10 +98,10 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
     import av.error
 
     container: Any = opened.container
-    if (
-        opened.format_name == "avi"
-    ):  # the I-frame after a seek may come too early by as many frames, see in_display_order
-        start_s = max(0.0, start_s - (MAX_RUN + 1) / (opened.fps or 25.0))
+    if opened.format_name == "avi":
+        # The I-frame after a seek may come too early by as many frames: see in_display_order. Files whose frames have different
+        # lengths state a high rate.
+        start_s = max(0.0, start_s - (MAX_RUN + 1) / min(opened.fps or 25.0, 25.0))
     for back_s in (0.0, 1.0, 4.0, 16.0, start_s + 1.0, start_s + 16.0):
         target = opened.stamp(start_s - back_s)
         try:
