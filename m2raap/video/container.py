@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
 _READ_BYTES = 256 * 1024
-_SAME_START_S = (
-    0.001  # two streams that start closer than this start together: time stamps may be rounded to milliseconds
-)
+_SAME_START_S = 0.001  # streams that start closer than this start together: stamps may be rounded to milliseconds
 
 
 @dataclass

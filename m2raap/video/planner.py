@@ -101,7 +101,7 @@ def plan_sparse(opened: OpenVideo, start_s: float, end_s: float | None, cfg: Key
 
     With `cfg.reading` auto, a clip is decoded in full where the header states a length below `sparse_from_s`, or none, and
     where the sparse reading does not decode `sparse_gain` times fewer frames. An AVI with B-frames is always decoded in
-    full: only counting from its start tells when a frame is displayed.
+    full: its packets do not tell when their frames are displayed.
     """
     if opened.format_name == "avi" and opened.stream.codec_context.has_b_frames:
         return None
