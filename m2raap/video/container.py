@@ -67,13 +67,17 @@ class OpenVideo:
                 return float(rate)
         return 0.0
 
-    @property
+    @cached_property
     def time_base(self) -> Fraction:
         """Seconds per unit of the stream's time stamps."""
         base = self.stream.time_base
         return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
 
-    @property
+    @cached_property
+    def _tick_s(self) -> float:
+        return float(self.time_base)
+
+    @cached_property
     def first_stamp(self) -> int:
         """Time stamp of the first frame, in units of `time_base`."""
         return self.stream.start_time or 0
@@ -88,7 +92,7 @@ class OpenVideo:
 
     def seconds(self, stamp: int) -> float:
         """The time of a time stamp, in seconds since the container's start."""
-        return self.first_s + (stamp - self.first_stamp) * float(self.time_base)
+        return self.first_s + (stamp - self.first_stamp) * self._tick_s
 
     def stamp(self, time_s: float) -> int:
         """The time stamp at or before `time_s`, which is in seconds since the container's start."""
@@ -154,7 +158,11 @@ class OpenVideo:
         pack: int | None = None  # position of the pack; frames without a time of their own have none
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
         with suppress(IndexError):
-            for packet in self.container.demux(self.stream):
+            packets = self.container.demux(self.stream)
+            if self.format_name not in ("mpeg", "avi"):
+                yield from packets
+                return
+            for packet in packets:
                 if self._in_a_pack and packet.size:
                     pack = packet.pos if pack is None else pack
                     if packet.pos in (None, pack):

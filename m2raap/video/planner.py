@@ -127,7 +127,7 @@ def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Pack
     """
     import av.error
 
-    tick_s = 1 / (opened.fps or 25.0)
+    tick_s, base = 1 / (opened.fps or 25.0), float(opened.time_base)
     if start_s > opened.first_s or opened.was_read:
         seek_before(opened, start_s)
     opened.was_read = True
@@ -139,7 +139,7 @@ def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Pack
                 continue
             if end_s is not None and opened.seconds(stamps[1]) >= end_s:
                 break
-            lasts_s = (packet.duration or 0) * float(opened.time_base) or tick_s
+            lasts_s = (packet.duration or 0) * base or tick_s
             clip_packets.add(opened.seconds(stamps[0]) - start_s, lasts_s, stamps if packet.is_keyframe else None)
     except MemoryError as error:
         raise MemoryError(str(error)) from None
