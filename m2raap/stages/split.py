@@ -211,7 +211,7 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     record_path = task.out / "split" / task.name / _RECORD
     record: dict[str, Any] = read_json(record_path) if record_path.exists() else {"key": None, "files": {}, "old": []}
     videos = VideoDigests(record_path.with_name("digests.json"))
-    content = videos.of("video", task.path)
+    content = videos.of("video", task.path, task.cfg.decode.max_bytes)
     videos.save()
     cfg = task.cfg
     key = digest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
+from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
-from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
+from m2raap.video.shape import pixel_aspect
+from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_unopened
 from m2raap.video.tails import Tail, find_tail
 from m2raap.video.track import clock_s, film
 
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
+# Rates outside these are impossible: they come from damaged headers, or are those of a clock.
+MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
+_SPARE_BYTES = 512 * 1024**2  # where so much memory is left, FFmpeg's "out of memory" means a limit of its own
+_MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
 _SAME_START_S = 0.001  # streams that start closer than this start together: stamps may be rounded to milliseconds
 
 
@@ -61,9 +67,9 @@ class OpenVideo:
 
     @property
     def fps(self) -> float:
-        """Average number of frames per second by the header; 0 where the header does not state it."""
+        """Average number of frames per second by the header; 0 where the header states none, or an impossible one."""
         for rate in (self.stream.average_rate, self.stream.guessed_rate):
-            if rate and 0 < float(rate) < 1000:
+            if rate and MIN_FPS <= float(rate) < MAX_FPS:
                 return float(rate)
         return 0.0
 
@@ -71,7 +77,16 @@ class OpenVideo:
     def time_base(self) -> Fraction:
         """Seconds per unit of the stream's time stamps."""
         base = self.stream.time_base
-        return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
+        return Fraction(base.numerator, base.denominator) if base and base > 0 else Fraction(1, 90000)
+
+    @cached_property
+    def pixel_aspect(self) -> tuple[float, bool]:
+        """The pixel aspect ratio by the header, and whether frames may state another one. To be read before a frame is decoded.
+
+        A ratio of the container is for all frames, one of the codec until the codec states the next.
+        """
+        by_header = pixel_aspect(self.stream)
+        return by_header, by_header == pixel_aspect(self.stream.codec_context)
 
     @cached_property
     def _tick_s(self) -> float:
@@ -88,7 +103,7 @@ class OpenVideo:
         if self.container.start_time is None or self.stream.start_time is None:
             return 0.0
         sound_first_s = float(self.first_stamp * self.time_base) - self.container.start_time / 1e6
-        return sound_first_s if sound_first_s > _SAME_START_S else 0.0
+        return sound_first_s if _SAME_START_S < sound_first_s <= MAX_TIME_S else 0.0
 
     def seconds(self, stamp: int) -> float:
         """The time of a time stamp, in seconds since the container's start."""
@@ -144,6 +159,7 @@ class OpenVideo:
 
     def seek(self, stamp: int) -> None:
         """Seeks to a packet at or before a time stamp. Raises FFmpegError where the file has no index, or no such packet."""
+        stamp = max(-_MAX_STAMP, min(_MAX_STAMP, stamp))
         self.container.seek(stamp, stream=self.stream, backward=True)
         self.was_read = True
         self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
@@ -157,20 +173,24 @@ class OpenVideo:
         """
         pack: int | None = None  # position of the pack; frames without a time of their own have none
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
-        with suppress(IndexError):
-            packets = self.container.demux(self.stream)
-            if self.format_name not in ("mpeg", "avi"):
-                yield from packets
-                return
-            for packet in packets:
-                if self._in_a_pack and packet.size:
-                    pack = packet.pos if pack is None else pack
-                    if packet.pos in (None, pack):
-                        continue
-                    self._in_a_pack = False
-                if self.format_name == "avi" and packet.size:
-                    packet.pts = packet.dts
-                yield packet
+        try:
+            with suppress(IndexError):
+                packets = self.container.demux(self.stream)
+                if self.format_name not in ("mpeg", "avi"):
+                    yield from packets
+                    return
+                for packet in packets:
+                    if self._in_a_pack and packet.size:
+                        pack = packet.pos if pack is None else pack
+                        if packet.pos in (None, pack):
+                            continue
+                        self._in_a_pack = False
+                    if self.format_name == "avi" and packet.size:
+                        packet.pts = packet.dts
+                    yield packet
+        except MemoryError as error:
+            refuse_many_streams([str(error)])
+            raise
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""
@@ -201,7 +221,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             "format_whitelist": FORMATS,
             "codec_whitelist": CODECS + ",aac,mp3,ac3,opus,vorbis",
             "max_pixels": str(cfg.max_pixels),
-            "max_streams": "64",
+            "max_streams": str(MAX_STREAMS),
         }
         messages: list[tuple[int, str, str]] = []
         av.logging.set_level(av.logging.ERROR)
@@ -220,12 +240,17 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
                 "refused_format", f"FFmpeg recognises the file as a format outside the whitelist ({error})"
             ) from None
         except MemoryError as error:
-            raise MemoryError(str(error)) from None
+            refuse_many_streams([message for _, _, message in messages])
+            raise _lack_of_memory(error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None
+        except OSError as error:
+            raise _unreadable(error) from None
+        except (ArithmeticError, ValueError) as error:  # PyAV cannot express a number of the header
+            raise Refused("corrupt", f"the header holds an impossible value ({error})") from None
         finally:
             av.logging.set_level(av.logging.PANIC)
-        with container:
+        with container, _faults_of_the_file():
             _refuse_cut_header(container, raw, num_bytes)
             for other in container.streams:
                 if other.type != "video":
@@ -250,6 +275,43 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             opened.num_logged_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             yield opened
+
+
+@contextmanager
+def _faults_of_the_file() -> Iterator[None]:
+    """Raises Refused for an error while an open container is read, and MemoryError for a lack of memory."""
+    import av.error
+
+    try:
+        yield
+    except MemoryError as error:
+        raise _lack_of_memory(error) from None
+    except av.error.FFmpegError as error:
+        # Readers handle the errors that leave something to read. Any other one, whose class may also be that of a missing
+        # permission or of a wrong argument, is a fault of the file, which alone FFmpeg was given.
+        raise Refused("corrupt", f"FFmpeg cannot read the file ({error})") from None
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _lack_of_memory(error: MemoryError) -> Exception:
+    """What to raise for a MemoryError: FFmpeg also reports one where a table would be larger than it accepts."""
+    if str(error).startswith(f"[Errno {errno.ENOMEM}]") and has_room(_SPARE_BYTES):
+        return Refused("corrupt", "the file states more entries than FFmpeg accepts")
+    return MemoryError(str(error))  # PyAV's own has fields that cannot be copied
+
+
+def _unreadable(error: OSError) -> Refused:
+    return Refused("missing_file", f"the file cannot be read ({error.strerror or error})")
+
+
+def has_room(num_bytes: int) -> bool:
+    """Whether this process may use so much more memory. Only address space is taken, for a moment."""
+    try:
+        mmap.mmap(-1, num_bytes).close()
+    except OSError:
+        return False
+    return True
 
 
 class _Nameless:

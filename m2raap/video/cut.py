@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from m2raap.video.ffmpeg import FfmpegFailed, FfmpegTimeout, ffmpeg_exe, file_url, guard, run_ffmpeg
+from m2raap.video.ffmpeg import FfmpegFailed, FfmpegTimeout, descriptor_url, ffmpeg_exe, file_url, guard, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.paths import open_regular
 from m2raap.video.scenes import Scenes
 
 CRF = 18  # x264's constant rate factor; at 18 the copy looks like the source
@@ -20,7 +21,7 @@ def cut(path: Path, start_s: float, end_s: float, scenes: Scenes, out: Path, lim
     """Writes the frames of [start_s, end_s) of the video at `path` to `out` as H.264 in MP4, without audio.
 
     The frames keep their distances in time. `scenes` are those of the video. `out` is complete, or absent after an
-    error. The same input gives the same bytes. Raises Refused (timeout, corrupt).
+    error. The same input gives the same bytes. Raises Refused: what `open_regular` raises, timeout and corrupt.
     """
     import ffmpeg
 
@@ -40,10 +41,12 @@ def cut(path: Path, start_s: float, end_s: float, scenes: Scenes, out: Path, lim
     }  # fmt: skip
     target = ffmpeg.output(frames, "to", **coded).global_args("-copyts", "-filter_complex_threads", "1")
     # The paths are filled in last, because ffmpeg-python fails on file names that are not UTF-8.
-    urls = {"from": file_url(path), "to": file_url(temp)}
+    file, _ = open_regular(path, limits)
+    descriptor = file.fileno()
+    urls = {"from": descriptor_url(descriptor), "to": file_url(temp)}
     argv = [urls.get(word, word) for word in map(str, target.compile(cmd=ffmpeg_exe()))]
     try:
-        run_ffmpeg(argv, timeout_s=limits.timeout_s, limits=limits)
+        run_ffmpeg(argv, timeout_s=limits.timeout_s, limits=limits, descriptors=[descriptor])
         with open(temp, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temp, out)
@@ -52,4 +55,5 @@ def cut(path: Path, start_s: float, end_s: float, scenes: Scenes, out: Path, lim
     except FfmpegFailed as error:
         raise Refused("corrupt", str(error)) from None
     finally:
+        file.close()
         temp.unlink(missing_ok=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import OpenVideo
-from m2raap.video.reorder import MAX_RUN, in_display_order
-from m2raap.video.trust import Stamps, spread_damage
+from m2raap.video.container import OpenVideo, has_room
+from m2raap.video.reorder import in_display_order
+from m2raap.video.shape import PixelAspects
+from m2raap.video.trust import MAX_RUN, Losses, Stamps, spread_damage
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -38,7 +38,7 @@ def decode(
 
     Seeks to an I-frame at or before `start_s` and drops the frames before `start_s`. A frame without time stamp gets the
     time of the frame before plus 1/fps. With `keys_only`, only packets with the key-frame flag are decoded. Damage raises no
-    error.
+    error. A frame's `opaque` is its FrameOrigin.
     """
     tick_s = 1 / (opened.fps or 25.0)
     for item in _from_before(opened, start_s, keys_only):
@@ -83,7 +83,7 @@ def _timed(opened: OpenVideo, keys_only: bool) -> Iterator[DecodedFrame]:
     frames = _tolerant(opened, keys_only)
     for frame, corrupt in spread_damage(in_display_order(frames) if opened.format_name == "avi" else frames):
         if frame is not None:
-            stamp = stamps.of(frame)
+            stamp = stamps.of(frame, corrupt)
             last_s = last_s + tick_s if stamp is None else opened.seconds(stamp)
         yield DecodedFrame(last_s, frame, corrupt)
 
@@ -97,7 +97,6 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
     """
     import av.error
 
-    container: Any = opened.container
     if opened.format_name == "avi":
         # The I-frame after a seek may come too early by as many frames: see in_display_order. Files whose frames have different
         # lengths state a high rate.
@@ -114,7 +113,7 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
     try:
         opened.seek(opened.stamp(opened.first_s - 16.0))
     except av.error.FFmpegError:
-        container.seek(0, stream=opened.stream, unsupported_byte_offset=True)
+        opened.container.seek(0, stream=opened.stream, unsupported_byte_offset=True)
 
 
 def _next_key_s(opened: OpenVideo) -> float:
@@ -128,19 +127,19 @@ def _next_key_s(opened: OpenVideo) -> float:
 
 def _need_room_for_a_frame(context: Any) -> None:
     """Raises MemoryError where memory for one more frame is lacking, which some decoders report as a damaged packet."""
-    try:
-        mmap.mmap(-1, max(1, context.width * context.height * 2)).close()  # address space only
-    except OSError as error:
-        raise MemoryError(
-            f"not enough memory for a frame of {context.width}x{context.height} pixels: {error}"
-        ) from None
+    if not has_room(max(1, context.width * context.height * 2)):
+        raise MemoryError(f"not enough memory for a frame of {context.width}x{context.height} pixels")
 
 
-def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:
-    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row."""
+def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame | None, bool]]:
+    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row.
+
+    With each frame: whether it may be predicted from lost data.
+    """
     import av.error
 
     stream: Any = opened.stream
+    losses, aspects = Losses(opened, keys_only), PixelAspects(opened)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:
@@ -152,11 +151,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             raise MemoryError(str(error)) from None
         except av.error.FFmpegError:
             failures += 1
-            yield None
+            losses.before_next()
+            yield None, True
             packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
         if keys_only and packet.size and not packet.is_keyframe:
             continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
+        losses.add(packet)
         try:
             frames = packet.decode()
         except av.error.EOFError:
@@ -167,8 +168,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             failures += 1
             opened.note_refused_size(error)
             _need_room_for_a_frame(stream.codec_context)
-            yield None
+            losses.at_latest()
+            yield None, True
             continue
+        losses.note_errors()
+        aspects.note(losses.number)
         if frames:
             failures = 0
-        yield from frames
+        for frame in frames:
+            aspects.mark(losses.origin_of(frame))
+            yield frame, losses.taint(frame)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from m2raap.video.sniff import refuse_many_streams
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -58,14 +60,15 @@ def _packets_of(container: InputContainer, streams: list[Any]) -> dict[int, int]
             if min(counts.values()) > 1 or max(counts.values()) > _MAX_PACKETS:
                 break
     except MemoryError as error:
-        raise MemoryError(str(error)) from None
+        refuse_many_streams([str(error)])
+        raise
     except (av.error.FFmpegError, IndexError):  # a damaged file counts up to where it can be read
         return counts
     return counts
 
 
 def _length_s(stream: Any) -> float:
-    if stream.duration:
+    if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return clock_s(stream.metadata.get("DURATION", ""))
 
