@@ -19,7 +19,7 @@ from m2raap.core.config import digest
 from m2raap.core.engine import Engine
 from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
 from m2raap.core.files import read_json, read_object, write_json
-from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
 from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs, Tables
@@ -82,9 +82,8 @@ def run_data_stage(
         shared = None if alone else lock
         retriable = lambda: _retriable_drops(folder) if stage.reads_video else set()  # noqa: E731
         is_worth_redoing = lambda: (folder / "manifest.json").exists() and bool(retriable())  # noqa: E731
-        finished = begin(
-            folder, stage.name, stage.version, view, settings, force, shared=shared, is_worth_redoing=is_worth_redoing
-        )
+        tree = plan_of(stage.name, stage.version, view, settings)
+        finished = begin(folder, tree, view, force, shared=shared, is_worth_redoing=is_worth_redoing)
         if finished:
             num_retriable = len(retriable())
             note = f"; {num_retriable} clips timed out, ran out of memory or were not fetched: --force tries them again"
@@ -147,7 +146,7 @@ def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, 
         for task in tasks:
             log_timing(folder, phase, work(task)[0], part=task.part)
         return
-    with talk.progress(f"{folder.parent.name}/{stage.name}", len(tasks)) as advance:
+    with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
         for index, (seconds, scored) in engine.map(work, tasks):
             log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
             advance()

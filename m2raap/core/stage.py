@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from m2raap.core.config import Config, build, by_phase, merge, result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
+from m2raap.core.folder import plan_of
 from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
@@ -67,6 +68,13 @@ class Stage(Generic[C]):
     def settings(self) -> dict[str, Any]:
         """The settings that the folder's digest includes: every key but those marked HOW."""
         return result_settings(self.cfg)
+
+    def plan(self, step: StepInputs) -> dict[str, Any]:
+        """The plan with which `run` compares the step's folder (core.folder.plan_of). The folders before it must be finished.
+
+        Raises M2raapError for inputs that do not fit.
+        """
+        raise NotImplementedError  # abstract: a data stage, or the stage itself
 
     def backbones(self) -> list[Any]:
         """Configs of the backbones whose weights it loads, so that missing weights are reported before any work."""
@@ -133,6 +141,9 @@ class DataStage(Stage[C]):
                 f"{source}: its manifest has no settings of a data stage; m2raap did not write it, or it is damaged"
             )
         return cls(build(cls.config, merge(settings["score"], settings["apply"]), source))  # type: ignore[arg-type]
+
+    def plan(self, step: StepInputs) -> dict[str, Any]:
+        return plan_of(self.name, self.version, self.prepared(step.view, step.scores), self.settings())
 
     def dependencies(self) -> dict[str, Any]:
         """What `score` depends on besides its own config: versions of rules, digests of prompts, the backbone."""

@@ -18,6 +18,7 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import examine
 from m2raap.video.sample import sample
 from m2raap.video.scenes import find_scenes
+from m2raap.video.tally import announced_frames
 
 LIMITS = VideoConfig()
 FPS, FRAMES, LATE_S = 25, 50, 0.6
@@ -162,6 +163,16 @@ def test_the_length_of_a_late_picture(late: Path, name: str) -> None:
     whole = frames_of(late / name)
     expected_s = [whole[place][1] for place in (0, round((num_frames - 1) / 2), -1)]
     assert sampled.times_s == pytest.approx(expected_s, abs=1.01 / FPS)
+
+
+def test_fragments_of_a_late_picture_are_counted(late: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fragmented = tmp_path / "fragments.mp4"
+    run("-i", str(late / "late.mp4"), "-c", "copy", "-movflags", "frag_keyframe+empty_moov", str(fragmented))
+    monkeypatch.chdir(tmp_path)
+    with open_video(Path(fragmented.name), LIMITS) as opened:  # a path of the working folder
+        assert opened.first_s > 0 and not opened.stream.frames
+        assert announced_frames(opened, opened.first_s, float("inf")) == FRAMES
+        assert announced_frames(opened, opened.first_s + 0.5, float("inf")) is None
 
 
 def test_scenes_of_a_late_picture(late: Path) -> None:
