@@ -91,8 +91,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "clips": (
         Column("clip_id", pa.string(), "Id of the clip, unique in the corpus."),
         Column("video", pa.string(), "Path of the video file, relative to the corpus's video root, with '/'; or an address."),
-        Column("start_s", pa.float64(), "Second of the video at which the clip begins; null: the beginning."),
-        Column("end_s", pa.float64(), "Second of the video at which the clip ends; null: the end."),
+        Column("start_s", pa.float64(), "Second of the container's time (see the glossary) at which the clip begins; null: 0 s."),
+        Column("end_s", pa.float64(), "Second of the container's time at which the clip ends; null: the end."),
         Column("split", pa.string(), "Split of the clip: train, val or test."),
         Column("source", pa.string(), "Where the clip comes from, as the imported list states it."),
         Column("licence", pa.string(), "Licence of the clip, as the imported list states it."),

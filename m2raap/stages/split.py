@@ -298,15 +298,16 @@ def _detect(task: _Task, worker: VideoWorker) -> dict[str, Any]:
 
 def _shots(task: _Task, scenes: Scenes) -> list[tuple[float, float]]:
     if task.scenes is None:
-        cuts_s = [cut_s for cut_s in scenes.cuts_s if 0 < cut_s < scenes.length_s]
-        return list(pairwise([0.0, *cuts_s, scenes.length_s]))
-    start_s = task.scenes[-1][0]
-    if start_s >= scenes.length_s:
+        cuts_s = [cut_s for cut_s in scenes.cuts_s if scenes.first_s < cut_s < scenes.end_s]
+        return list(pairwise([scenes.first_s, *cuts_s, scenes.end_s]))
+    start_s, length_s = task.scenes[-1][0], scenes.end_s - scenes.first_s
+    if start_s >= length_s:
         raise M2raapError(
             f"{printable(task.path)}: its scene list has a scene at {start_s:.3f} s, but the video is "
-            f"{scenes.length_s:.3f} s long; give the scene list of this video"
+            f"{length_s:.3f} s long; give the scene list of this video"
         )
-    return [(start, min(end, scenes.length_s)) for start, end in task.scenes]
+    # A scene list counts from the first frame, a corpus from the container's start.
+    return [(scenes.first_s + start, min(scenes.first_s + end, scenes.end_s)) for start, end in task.scenes]
 
 
 def pieces(shots: Iterable[tuple[float, float]], max_s: float) -> list[tuple[float, float]]:
@@ -325,7 +326,7 @@ def _cut(
     path = task.out / "videos" / name
     if was_cut and path.is_file():
         return
-    cut(task.path, start_s, end_s, scenes.origin_s, path, task.cfg.decode)
+    cut(task.path, start_s, end_s, scenes, path, task.cfg.decode)
     try:
         worker.probe(Path(os.path.realpath(path)))
     except Refused as refused:

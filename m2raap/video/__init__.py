@@ -31,8 +31,9 @@ def keyframes(
     >>> clip.jpegs[0][:2].hex()
     'ffd8'
 
-    `start_s` and `end_s` are seconds since the start of the video; an `end_s` of None is the end of the video. `settings`
-    are further fields of `m2raap.video.clip.KeyframeConfig`, such as `strategy="uniform"` or `short_side_px=224`.
+    `start_s` and `end_s` are seconds since the container's start, as a player and `ffmpeg -ss` count them (they differ from those
+    since the first frame where the sound starts earlier); an `end_s` of None is the end of the video. `settings` are further
+    fields of `m2raap.video.clip.KeyframeConfig`, such as `strategy="uniform"` or `short_side_px=224`.
 
     Returns a `m2raap.video.clip.ClipKeyframes`, whose fields are documented there with their units. Its `times_s` are seconds
     since `start_s`, and its `signals` are those of the span. A span with fewer than k undamaged frames gives all of them.

@@ -47,13 +47,13 @@ def resolve_video(root: Path, video: str) -> Path:
 
 
 def open_regular(path: Path, cfg: VideoConfig) -> tuple[BinaryIO, int]:
-    """Opens the file at `path`, a real path, for reading; returns it, unbuffered, and its size in bytes.
+    """Opens the file at `path`, without links, for reading; returns it, unbuffered, and its size in bytes.
 
     The open file is checked, not the path, so that nobody can exchange the file between check and reading. Raises Refused:
     missing_file, outside_root (a part of the path is a link), not_media (a folder, pipe or device), empty, too_large.
     """
     try:
-        handle = open_without_links(path)
+        handle = open_without_links(Path(os.path.abspath(path)))
     except OSError as error:
         if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _has_link(path)):
             raise Refused("outside_root", "a part of the path has become a symbolic link") from None

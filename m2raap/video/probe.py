@@ -21,7 +21,7 @@ class Probe:
 
     container: str  # FFmpeg's first name of the format
     codec: str  # FFmpeg's name of the decoder
-    duration_s: float  # by the header; 0 where the header does not state it
+    duration_s: float  # from the container's start to the end of the video by the header; 0 where it does not state it
     width: int  # pixels, as displayed: rotated, with square pixels
     height: int
     fps: float  # average by the header; 0 where the header does not state it
@@ -76,7 +76,7 @@ def probe(path: Path, cfg: VideoConfig) -> Probe:
         return Probe(
             container=opened.format_name,
             codec=opened.stream.codec_context.name,
-            duration_s=opened.duration_s,
+            duration_s=opened.stated_end_s,
             width=width,
             height=height,
             fps=opened.fps,

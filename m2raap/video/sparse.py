@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
@@ -109,8 +108,7 @@ class _Reader:
         stamp = frame.dts if frame.pts is None else frame.pts
         if stamp is None:
             return float("inf")
-        base = float(self._opened.time_base)
-        return (stamp - (self._opened.stream.start_time or 0)) * base - self._plan.start_s
+        return self._opened.seconds(stamp) - self._plan.start_s
 
     def _frames(self, seek: SeekRead) -> Iterator[tuple[VideoFrame | None, bool]]:
         """Frames from the seek's I-frame on, in presentation order; None for a packet that cannot be decoded.
@@ -120,12 +118,9 @@ class _Reader:
         import av.error
 
         context: Any = self._opened.stream.codec_context
-        in_order: deque[int] | None = deque() if self._opened.format_name == "avi" else None
         losses, aspects = Losses(self._opened), PixelAspects(self._opened)
         for num_packets, packet in enumerate(self._packets(seek)):
             losses.add(packet)
-            if in_order is not None and packet.dts is not None:
-                in_order.append(packet.dts)
             try:
                 frames = packet.decode()
                 if seek.frames == 1:  # flushes the decoder: no further packet is needed
@@ -139,8 +134,6 @@ class _Reader:
             aspects.note(losses.number)
             for frame in frames:
                 self._decoded += 1
-                if in_order:
-                    frame.pts = in_order.popleft()
                 aspects.mark(losses.origin_of(frame))
                 yield frame, losses.taint(frame)
             if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
@@ -150,14 +143,13 @@ class _Reader:
         """Packets from the seek's I-frame on; the file is read from its start where the container cannot seek to the I-frame."""
         import av.error
 
-        container, stream = self._opened.container, self._opened.stream
         pts, dts = self._plan.packets.stamps[seek.key]
         reached = False
-        for target in (dts, min(0, stream.start_time or 0)):
+        for target in (dts, dts - int(1 / self._opened.time_base), min(0, self._opened.first_stamp)):
             try:
-                container.seek(target, stream=stream, backward=True)
+                self._opened.seek(target)
                 for packet in self._opened.packets():
-                    stamps = stamps_of(packet, self._opened)
+                    stamps = stamps_of(packet)
                     reached = reached or (stamps == (pts, dts) and packet.is_keyframe)
                     if reached:
                         yield packet

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from m2raap.video.container import OpenVideo
 
-_MAX_RUN = 16  # most B-frames in a row that H.264 and HEVC allow
+MAX_RUN = 16  # most B-frames in a row that H.264 and HEVC allow
 
 
 # Errors of FFmpeg's decoders of H.264 and HEVC about frames that are missing or cannot be read, at the packet that they hit.
@@ -55,6 +55,7 @@ class Losses:
         self._clean = -1  # of the latest undamaged key-frame that was displayed
         self._lost: list[int] = []  # numbers of packets whose data was lost, or before which data was lost
         self._last_pts = -(1 << 62)  # of the latest frame
+        self._displays_by_pts = opened.format_name != "avi"  # see m2raap.video.reorder
         self._next_dts: float | None = None  # latest decoding time of the next packet if none is lost between
         self._late = False  # whether the latest packet comes later than that
         self._num_errors = av.logging.get_last_error()[0]
@@ -107,7 +108,7 @@ class Losses:
 
     def taint(self, frame: VideoFrame) -> bool:
         """Whether the next frame that the decoder gives out may be predicted from lost data, or is out of order for a loss."""
-        late = frame.pts is not None and frame.pts <= self._last_pts
+        late = self._displays_by_pts and frame.pts is not None and frame.pts <= self._last_pts
         self._last_pts = self._last_pts if frame.pts is None else max(self._last_pts, frame.pts)
         number = self.origin_of(frame).number
         if number < self._clean:
@@ -140,7 +141,7 @@ def spread_damage(frames: Iterator[tuple[VideoFrame | None, bool]]) -> Iterator[
         flagged = bool(frame.is_corrupt)
         broken = flagged or (broken and not frame.key_frame)
         run.append((frame, broken, tainted))
-        if frame.pict_type == PictureType.B and len(run) < _MAX_RUN:
+        if frame.pict_type == PictureType.B and len(run) < MAX_RUN:
             continue
         damaged = flagged or any(corrupt for held, corrupt, _ in run[:-1] if held is not None)
         spreads = damaged and not frame.key_frame

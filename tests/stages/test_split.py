@@ -20,7 +20,9 @@ from m2raap.core.signed import verify_files
 from m2raap.core.tables import read_all
 from m2raap.stages import reasons
 from m2raap.stages.split import SplitConfig, SplitDone, as_name, pieces, split
+from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.paths import resolve_video
+from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 from tests.conftest import digests, m2raap
 from tests.video.conftest import encode
@@ -128,11 +130,11 @@ def test_goes_on_after_an_interruption_and_sweeps_up(
     cuts: list[str] = []
     real_cut = module.cut
 
-    def failing_cut(path: Path, start_s: float, end_s: float, origin_s: float, target: Path, limits: object) -> None:
+    def failing_cut(path: Path, start_s: float, end_s: float, scenes: Scenes, target: Path, limits: object) -> None:
         if len(cuts) == 2:
             raise KeyboardInterrupt
         cuts.append(target.name)
-        real_cut(path, start_s, end_s, origin_s, target, limits)  # type: ignore[arg-type]
+        real_cut(path, start_s, end_s, scenes, target, limits)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "cut", failing_cut)
     with pytest.raises(KeyboardInterrupt):
@@ -200,6 +202,27 @@ def test_scene_lists_instead_of_detection(raw: Path, tmp_path: Path) -> None:
     (lists / "long-Scenes.csv").write_text(header + "1,0.0,3.0\n2,30.0,31.0\n")
     with pytest.raises(M2raapError, match=r"long.mp4: .*30.000 s.*9.4"):
         run([raw / "long.mp4"], out, scenes=lists)
+
+
+def test_spans_of_a_late_picture_are_times_of_a_player(tmp_path: Path) -> None:
+    """The sound starts 0.8 s before the picture: spans count from it, whereas a scene list counts from the first frame."""
+    late, out = tmp_path / "late.mkv", tmp_path / "out"
+    colours = ffmpeg.concat(*(ffmpeg.input(f"color={c}:s=64x48:r=25:d=1.2", f="lavfi") for c in ("red", "blue")))
+    sound = ffmpeg.input("sine=d=4", f="lavfi")
+    options = {"vcodec": "libx264", "preset": "ultrafast", "pix_fmt": "yuv420p", "acodec": "aac"}
+    made = ffmpeg.output(colours.filter("setpts", "PTS+0.8/TB"), sound, str(late), **options)
+    run_ffmpeg(made.compile(cmd=ffmpeg_exe()))
+    run([late], out, build(SplitConfig, {"detector": "content"}, "split"))
+    assert spans(out) == [("late.mkv", 0.8, 2.0), ("late.mkv", 2.0, pytest.approx(3.2, abs=0.001))]
+    (tmp_path / "late-Scenes.csv").write_text("Start Time (seconds),End Time (seconds)\n0.0,1.2\n1.2,2.4\n")
+    run([late], tmp_path / "listed", scenes=tmp_path / "late-Scenes.csv")
+    assert spans(tmp_path / "listed") == [("late.mkv", 0.8, 1.9995), ("late.mkv", 1.9995, 3.1995)]
+    run([late], tmp_path / "cut", CFG.model_copy(update={"cut": True}), scenes=tmp_path / "late-Scenes.csv")
+    with VideoWorker() as worker:
+        cut = [
+            worker.probe((tmp_path / "cut/videos" / row["video"]).resolve()) for row in rows(tmp_path / "cut", "clips")
+        ]
+    assert [probe.num_frames for probe in cut] == [30, 30]
 
 
 def test_names_that_a_corpus_cannot_hold(raw: Path, tmp_path: Path) -> None:

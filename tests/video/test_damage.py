@@ -6,7 +6,7 @@ import errno
 import random
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +146,12 @@ def test_one_clip_fails_as_one_in_a_stage(
     write_corpus(tmp_path / "C", clips, texts, video_root=root, source={}, num_parts=1)
     attempt = VideoWorker._attempt
 
-    def with_a_bug(worker: VideoWorker, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def with_a_bug(
+        worker: VideoWorker, request: dict[str, Any], data: Sequence[bytes]
+    ) -> tuple[dict[str, Any], list[bytes]]:
         if "bug.mp4" in request["path"]:
             raise _ChildEnded(WorkerBug("Traceback\nKeyError: 'x'"))
-        return attempt(worker, request)
+        return attempt(worker, request, data)
 
     monkeypatch.setattr(VideoWorker, "_attempt", with_a_bug)
     monkeypatch.setattr(keyframes, "video_worker", lambda limits: worker)  # spares the start of another child

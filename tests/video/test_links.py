@@ -20,10 +20,12 @@ from m2raap.video.ending import ending_of
 from m2raap.video.health import examine_files, find_files
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import open_regular, resolve_video
+from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 from tests.video.bad_media.damage import CALLS
 
 LIMITS = VideoConfig()
+SCENES = Scenes(cuts_s=[], first_s=0.0, end_s=4.0, keys_s=[], origin_s=0.0, stream=0, fps=25.0, num_frames=100)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_the_decoder_does_not_follow_it(swapped: Path, worker: VideoWorker) -> N
     [
         lambda path, out: open_regular(path, LIMITS),
         lambda path, out: ending_of(path, VideoWorker()),
-        lambda path, out: cut(path, 0.0, 1.0, 0.0, out, LIMITS),
+        lambda path, out: cut(path, 0.0, 1.0, SCENES, out, LIMITS),
     ],
     ids=["open", "ending", "cut"],
 )
