@@ -101,8 +101,9 @@ def write_training(
         test = [row | {"split": "test"} for row in clips if row["clip_id"] in held]
         name = out.with_name(out.name + "-holdout")
         groups.append((name, test, f"{name.name}-{num_holdout}-seed{seed}"))
-    corpora = []
-    for folder, group, benchmark in groups:
+    corpora = {}
+    # One that is there already comes first: where it may not be replaced, the other one, which belongs to it, is not written.
+    for folder, group, benchmark in sorted(groups, key=lambda row: not (row[0] / "manifest.json").exists()):
         group_ids = {row["clip_id"] for row in group}
         texts = [row for row in pairs.texts if row["clip_id"] in group_ids]
         missing = find_missing(root, group)
@@ -112,8 +113,8 @@ def write_training(
                 folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
             )
             _write_scores(corpus, pairs.scores)
-        corpora.append(corpus)
-    return corpora
+        corpora[folder] = corpus
+    return [corpora[folder] for folder, _, _ in groups]
 
 
 def _split(clips: list[Row], seed: int) -> None:

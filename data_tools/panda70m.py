@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import read_rows, require, text_of, texts_of
+from data_tools.listing import number_or_none, read_rows, require, text_of, texts_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -68,9 +68,12 @@ def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) ->
             name = cut.get(video_id, f"{video_id}.mp4")
             pairs.clip(f"row {number}", clip_id, name, start_s=start_s, end_s=end_s, **columns)
         pairs.text(clip_id, caption)
-        if not isinstance(score, int | float) or isinstance(score, bool):
-            raise M2raapError(f"{listing}: row {number}, column 'matching_score': expected numbers, found {score!r}")
-        pairs.scores[clip_id] = {"matching_score": float(score)}
+        value = None if isinstance(score, str) else number_or_none(score, listing, number, "matching_score")
+        if value is None:
+            raise M2raapError(
+                f"{listing}: row {number}, column 'matching_score': expected numbers, found {score!r:.60}"
+            )
+        pairs.scores[clip_id] = {"matching_score": value}
 
 
 def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
@@ -88,6 +91,7 @@ def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
     else:
         try:
             value = ast.literal_eval(cell)
+            str(value)  # numbers of thousands of digits, which hexadecimal notation allows, raise a ValueError here
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             problem = f"not a Python list ({type(error).__name__})"
         else:

@@ -2,7 +2,7 @@
 
 Languages come from the column names (`caption_en`, `caption_zh`) or, for a column `caption`, from the script of each text,
 and are reported. If a row names the producer of the text in one language (`zh_source`), that text is a translation of the
-text in the other one.
+text in the other one; the columns that `data export` writes say more (data_tools/provenance.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from data_tools.corpora import write_training
 from data_tools.listing import read_rows, span, text_of
 from data_tools.pairs import Pairs
+from data_tools.provenance import Provenance
 from data_tools.rooted import SUFFIXES, video_root
 from m2raap.core.corpus import LANGS, SPLITS, Corpus
 from m2raap.core.errors import M2raapError
@@ -76,12 +77,13 @@ def read_table(pairs: Pairs, *, video_column: str | None = None, prefix: str = "
     `video_column`: the column of the videos, else the first of VIDEO that the table has. `prefix` goes before each video's
     path. `split`: of the rows that name none. Raises M2raapError naming the column that is absent, or the row that is wrong.
     """
-    listing, columns = pairs.listing, None
+    listing, columns, provenance = pairs.listing, None, Provenance(pairs)
     for number, row in read_rows(listing):
         columns = columns or _sniff(listing, row, video_column)
         video = prefix + text_of(listing, number, columns.video, row.get(columns.video))
         clip_id = _add_clip(pairs, number, row, columns, video, split)
-        _add_texts(pairs, number, row, columns, clip_id)
+        _add_texts(pairs, number, row, columns, clip_id, provenance)
+    provenance.link()
     if columns is None:
         raise M2raapError(f"{listing}: the table has no rows")
 
@@ -100,7 +102,9 @@ def _sniff(listing: Path, row: dict[str, Any], video_column: str | None) -> _Col
         what = f"a video column ({', '.join((video_column,) if video_column else VIDEO)})" if video is None else (
             f"a caption column ({', '.join(CAPTION)}, each also with _en or _zh)"
         )  # fmt: skip
-        raise M2raapError(f"{listing}: row 1: expected {what}; found the columns {', '.join(map(str, row)) or 'none'}")
+        raise M2raapError(
+            f"{listing}: row 1: expected {what}; found the columns {', '.join(map(str, list(row)[:30])) or 'none'}"
+        )
     return _Columns(video, captions, first(START), first(END))
 
 
@@ -113,10 +117,14 @@ def _add_clip(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns,
         (columns.start or "start", columns.end or "end"),
     )
     stated_id = row.get("clip_id") or row.get("id")
+    if isinstance(stated_id, bytes):
+        raise M2raapError(
+            f"{pairs.listing}: row {number}, column 'clip_id': expected a text, found bytes that are no UTF-8"
+        )
     clip_id = str(stated_id or "") or _stem(video)
     if (start is not None or end is not None) and not row.get("clip_id"):
-        clip_id += f"_{start or 0:g}_{'end' if end is None else f'{end:g}'}"
-    kept = {column: next((str(row[n]) for n in names if row.get(n)), None) for column, names in KEPT.items()}
+        clip_id += f"_{_shortest(start or 0.0)}_{'end' if end is None else _shortest(end)}"
+    kept = {column: next((row[n] for n in names if row.get(n)), None) for column, names in KEPT.items()}
     split = row.get("split") or split
     if split and split not in SPLITS:
         raise M2raapError(
@@ -126,20 +134,31 @@ def _add_clip(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns,
     return clip_id
 
 
+def _shortest(seconds: float) -> str:
+    """The shortest text of a number that no other number has: '5', '2.5', '1.0000000000000002'."""
+    return repr(float(seconds)).removesuffix(".0")
+
+
 def _stem(video: str) -> str:
     """The path without the file ending of a video; an address also loses its query and fragment."""
     name = re.sub(r"[?#].*", "", video) if is_url(video) else video
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
 
 
-def _add_texts(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns, clip_id: str) -> None:
+def _add_texts(
+    pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns, clip_id: str, provenance: Provenance
+) -> None:
     first_text_id: dict[str, str] = {}  # by language
     for column, lang in columns.captions.items():
         value = row.get(column)
         values = [value] if isinstance(value, str) else [] if value is None else value
         if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
             raise M2raapError(f"{pairs.listing}: row {number}, column '{column}': expected a text or a list of texts")
-        for text in values:
+        for index, text in enumerate(values):
+            if lang and (stated := provenance.stated(number, row, lang, index)):
+                if text_id := provenance.add(clip_id, text, lang, stated):
+                    first_text_id.setdefault(lang, text_id)
+                continue
             producer = row.get(f"{lang}_source") if lang else None
             parent = next((t for other, t in first_text_id.items() if other != lang), None) if producer else None
             more: dict[str, Any] = {"origin": "translation", "parent_text_id": parent} if parent else {}

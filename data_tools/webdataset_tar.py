@@ -8,8 +8,8 @@ wrote keep their ids, times and provenance.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -20,17 +20,19 @@ from typing import Any
 from data_tools.corpora import write_training
 from data_tools.listing import span
 from data_tools.pairs import Pairs
+from data_tools.provenance import ORIGINS
 from data_tools.rooted import SUFFIXES
 from data_tools.safe_tar import Member, TarLimits, read_members
+from data_tools.strict_json import parse_json
 from data_tools.table import KEPT, captions_of
 from m2raap.core.corpus import LANGS, SPLITS, Corpus, importing
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
+from m2raap.core.replace import refuse_other_files
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
 MAX_TEXT_BYTES = 4 * 1024**2
-_ORIGINS = ("raw", "rewrite", "translation", "aux")
 
 
 @dataclass
@@ -78,6 +80,7 @@ def _import(
     except M2raapError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    _refuse_other_videos(draft, videos, out)
     _move_videos(draft, videos)
     origin = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
     corpora = write_training(out, pairs, root=videos, source=origin, num_holdout=num_holdout, seed=seed)
@@ -161,8 +164,8 @@ def _decoded(sample: _Sample, member: Member) -> str:
 
 def _json_object(sample: _Sample, member: Member) -> dict[str, Any]:
     try:
-        tree = json.loads(_decoded(sample, member))
-    except (ValueError, RecursionError) as error:
+        tree = parse_json(_decoded(sample, member))
+    except ValueError as error:
         raise M2raapError(f"{sample.shard}: '{member.name}': not JSON ({error})") from None
     if not isinstance(tree, dict):
         raise M2raapError(f"{sample.shard}: '{member.name}': expected an object, found {type(tree).__name__}")
@@ -200,14 +203,27 @@ def _add_exported_texts(pairs: Pairs, where: str, clip_id: str, texts: list[dict
     new_ids: dict[str, str | None] = {}
     for row in texts:
         text, lang, origin = row.get("text"), row.get("lang"), row.get("origin", "raw")
-        if not isinstance(text, str) or lang not in LANGS or origin not in _ORIGINS:
+        if not isinstance(text, str) or lang not in LANGS or origin not in ORIGINS:
             raise M2raapError(
                 f"{pairs.listing}: {where}, 'texts': expected text, lang ({', '.join(LANGS)}) and origin "
-                f"({', '.join(_ORIGINS)})"
+                f"({', '.join(ORIGINS)})"
             )
         parent = new_ids.get(str(row.get("parent_text_id")))
         more = {"producer": str(row["producer"])} if row.get("producer") else {}
         new_ids[str(row.get("text_id"))] = pairs.text(clip_id, text, lang, origin=origin, parent_text_id=parent, **more)
+
+
+def _refuse_other_videos(draft: Path, videos: Path, out: Path) -> None:
+    """Raises M2raapError where a video would replace one of the corpus that `out` holds, with other bytes, and may not."""
+    names = sorted(str(path.relative_to(draft)) for path in draft.glob("*/*"))
+    names = [name for name in names if (videos / name).is_file()]
+    try:
+        refuse_other_files(
+            out, [f"videos/{name}" for name in names if not filecmp.cmp(draft / name, videos / name, shallow=False)]
+        )
+    except M2raapError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _move_videos(draft: Path, videos: Path) -> None:

@@ -62,12 +62,22 @@ def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.opt
         return None
     try:
         tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise M2raapError(f"{path} cannot be read ({error}): remove it to start again from step 0") from None
+        if not isinstance(tree, dict) or not isinstance(tree.get("key"), str):
+            raise ValueError("it holds no checkpoint of m2raap")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise _damaged(path, error) from None
     if tree.pop("key") != key:
         raise M2raapError(
             f"{path} was written by a run with other settings or other data: remove its folder, or give another --out"
         )
-    put_weights(model, tree.pop("trained"))
-    optimiser.load_state_dict(tree.pop("optimiser"))
-    return Progress(**tree)
+    try:
+        put_weights(model, tree.pop("trained"))
+        optimiser.load_state_dict(tree.pop("optimiser"))
+        return Progress(**tree)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> M2raapError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return M2raapError(f"{path}: cannot be read ({reason}); remove it to start again from step 0")

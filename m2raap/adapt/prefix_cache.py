@@ -9,23 +9,26 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
-import json
 import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NotRequired
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from m2raap.adapt.batches import JpegFrames, PairSource
+from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_atomic
+from m2raap.core.files import file_sha256, write_atomic, write_json
+from m2raap.core.records import Count, read_record
+from m2raap.core.signed import NPY_ERRORS, is_as_signed
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK_CLIPS = 8
@@ -104,7 +107,7 @@ def open_prefix_cache(
     root.mkdir(parents=True, exist_ok=True)
     with _locked(root / f"{key}.lock"):
         folder = root / key
-        if not (folder / "tokens.npy").is_file():
+        if not _is_usable(folder, shape):
             need_bytes = layout.num_bytes(model, source.num_clips)
             progress(f"cache of the {layout.kind}: {need_bytes / 1e6:.0f} MB in {folder}", 0, source.num_clips)
             _make_room(root, key, limit_bytes - need_bytes)
@@ -123,6 +126,44 @@ def drop_caches(root: Path) -> None:
         root.rmdir()
 
 
+class _State(TypedDict):
+    """state.json: how many clips are written; of a complete cache the SHA-256 of its arrays (not in those of older versions)."""
+
+    done: Count
+    files: NotRequired[dict[str, str]]
+
+
+def _read_state(path: Path) -> _State:
+    """The state of a cache; nothing is done where the file is absent or damaged: a cache can always be made again."""
+    try:
+        return read_record(_State, path) if path.exists() else {"done": 0}
+    except M2raapError as error:
+        talk.log(f"{error}: it is part of a cache, which is made again")
+        return {"done": 0}
+
+
+def _is_usable(folder: Path, shape: tuple[int, ...]) -> bool:
+    """Whether the cache in a folder is complete and undamaged; a damaged one is removed."""
+    names = ("tokens.npy", "mask.npy")
+    if not (folder / "tokens.npy").is_file():
+        return False
+    files = _read_state(folder / "state.json").get("files", {})
+    try:
+        arrays = [np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in names]
+        fits = arrays[0].shape == shape and arrays[0].dtype == np.float16 and len(arrays[1]) == shape[0]
+    except NPY_ERRORS:
+        fits = False
+    if (
+        fits
+        and (folder / "state.json").is_file()
+        and all(is_as_signed(folder / name, files[name]) for name in names if name in files)
+    ):
+        return True
+    talk.log(f"{folder}: this cache is damaged, and is made again")
+    shutil.rmtree(folder)
+    return False
+
+
 def _make(
     folder: Path,
     shape: tuple[int, ...],
@@ -134,7 +175,9 @@ def _make(
 ) -> None:
     folder.mkdir(exist_ok=True)
     part, state_path, mask_path = folder / "tokens.part", folder / "state.json", folder / "mask.npy"
-    done = json.loads(state_path.read_text())["done"] if state_path.is_file() and part.is_file() else 0
+    done = _read_state(state_path)["done"] if part.is_file() else 0
+    if done > source.num_clips or not mask_path.is_file():
+        done = 0
     if not part.is_file() and need_bytes > (free := shutil.disk_usage(folder).free):
         raise M2raapError(
             f"the prefix cache needs {need_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free: free space there, or "
@@ -161,9 +204,11 @@ def _make(
         if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
             tokens.flush()
             _save_mask(mask, mask_path)
-            write_atomic(state_path, json.dumps({"done": stop}).encode())
+            write_json(state_path, {"done": stop})
     del tokens
+    files = {"tokens.npy": file_sha256(part), "mask.npy": file_sha256(mask_path)}
     os.replace(part, folder / "tokens.npy")
+    write_json(state_path, {"done": source.num_clips, "files": files})
 
 
 @contextlib.contextmanager

@@ -93,7 +93,6 @@ def evaluate(
         raise UsageError(f"evaluate {source}: give --out FOLDER for the results")
     if bank is None and not (model is None and without is None and limit is None):
         raise UsageError("evaluate: --model, --without and --limit are settings of a new bank; give --bank CORPUS too")
-    from m2raap.core.files import read_json
     from m2raap.core.view import open_view
     from m2raap.pipeline.recipe import load_recipe
     from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
@@ -110,7 +109,9 @@ def evaluate(
     name = asked_for(protocol, cfg.benchmarks, "--protocol") if protocol else imported_as or "custom"
     texts = _open_bank(bank, source, model, without or [], limit, loaded, out, force) if bank else None
     EvaluateStage(cfg, Shared(seed=seed or 0)).run_on(source, name, out, force, texts)
-    tree = read_json(out / "results.json")
+    from m2raap.retrieval.results_file import read_results
+
+    tree = read_results(out)
 
     def tables() -> None:
         _print_results(tree)
@@ -134,7 +135,6 @@ def _open_bank(
 
     Raises UsageError for settings of a new bank where `path` is one already.
     """
-    from m2raap.core.files import read_json
     from m2raap.core.view import open_view
     from m2raap.stages.bank import IDS, Bank, run_bank
     from m2raap.stages.embed import model_folder
@@ -149,7 +149,9 @@ def _open_bank(
     excluded = [open_view(benchmark) for benchmark in (embedded, *without)]
     view = open_view(path, recipe.langs).limited(limit)
     run_bank(view, excluded, model_folder(model) if model else recipe.backbone, folder, force)
-    counts = read_json(folder / "manifest.json")["counts"]
+    from m2raap.core.signed import read_manifest
+
+    counts = read_manifest(folder)["counts"]
     talk.log(
         f"{folder}: bank of {counts['texts']:,} texts of {counts['clips']:,} clips; {counts['left_out']:,} texts were left "
         "out, which are repeated or belong to the benchmark or its videos"
@@ -180,12 +182,16 @@ def _evaluate_matrix(matrix: Path, pairs: Path | None, compat: bool, as_json: bo
 
 
 def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
+    from m2raap.retrieval.significance import bounds_text
+
     tables = {name: tree[name] for name in ("t2v", "v2t", "v2t_rule_b") if name in tree}
     if "compat" in tree:
         tables |= {f"compat {name}": tree["compat"][name] for name in ("t2v", "v2t")}
     for direction, table in tables.items():
         bounds = {
-            name: f" ({lo:.2f}-{hi:.2f})" for name, (lo, hi) in table.get("intervals", {}).items() if name == "R@1"
+            name: f" ({bounds_text((lo, hi), 2)})"
+            for name, (lo, hi) in table.get("intervals", {}).items()
+            if name == "R@1"
         }
         numbers = [
             f"{name} {value:.2f}{bounds.get(name, '')}"

@@ -8,7 +8,6 @@ import io
 import os
 import shlex
 import sys
-import tempfile
 import threading
 import traceback
 from functools import lru_cache
@@ -174,12 +173,11 @@ def _bug() -> int:
     if os.environ.get("M2RAAP_DEBUG"):
         _report(trace)
         return 1
-    with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
-        log.write(trace)
     last = trace.strip().splitlines()[-1]
     files = extension.files_in_use(trace)
     culprit = f"a fault in {', '.join(files)}, or in how m2raap uses it" if files else "this is a bug in m2raap"
-    _report(f"m2raap: {culprit}: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
+    log = talk.write_trace(trace)
+    _report(f"m2raap: {culprit}: {last}\nThe traceback is in {log}; M2RAAP_DEBUG=1 prints it.")
     return 1
 
 

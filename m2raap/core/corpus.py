@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import tombstones
-from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, remove_drafts, write_atomic, write_json
+from m2raap.core.files import read_object, write_atomic, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
+from m2raap.core.replace import DRAFT, draft_of
+from m2raap.core.signed import FORGETTING, read_manifest
+from m2raap.core.signed import content_digest as digest_of_content
 from m2raap.core.state import allowed_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
 from m2raap.core.tombstones import Tombstones
@@ -30,10 +32,9 @@ SPLITS = ("train", "val", "test")
 SCORES = "scores.parquet"
 # A marker: an import has written videos into this folder, and no manifest names them yet.
 _IMPORTING = ".m2raap-importing"
-FORGETTING = "forgetting"  # key of a manifest while clips are being removed from its tables
 TABLES = ("clips", "texts", "missing", "dropped")
 _IMPORT_FOLDERS = ("videos", "split")
-_CORPUS_NAMES = (*TABLES, *_IMPORT_FOLDERS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
+_CORPUS_NAMES = (*TABLES, *_IMPORT_FOLDERS, SCORES, tombstones.FILE, LOCK_FILE, DRAFT, _IMPORTING)
 
 
 @dataclass(frozen=True)
@@ -76,25 +77,30 @@ def write_corpus(
 
     `missing` holds rows of the clips whose file is absent, with the columns of `dropped`; these clips stay in the corpus.
     `dropped` holds rows of what an importer refused, under ids that no clip has. Clips that were forgotten
-    (core/tombstones.py) are left out. Raises M2raapError for an empty corpus, a duplicate id, a text whose clip is absent, an
-    unknown language or split, or a folder that holds something other than a corpus.
+    (core/tombstones.py) are left out. A corpus that is there already stays until the new one is whole. Raises M2raapError for
+    an empty corpus, a duplicate id, a text whose clip is absent, an unknown language or split, a folder that holds something
+    other than a corpus, or a corpus with other content that may not be replaced (core/replace.py).
     """
     tables = {"clips": list(clips), "texts": list(texts), "missing": list(missing), "dropped": list(dropped)}
     _check_rows(tables["clips"], tables["texts"])
-    with locked(path, written=(*TABLES, "manifest.json", tombstones.FILE, SCORES)):
-        _write(path, tables, video_root, source, benchmark, num_parts)
+    with locked(path, written=(*TABLES, "manifest.json", tombstones.FILE, SCORES, DRAFT)):
+        _refuse_other(path)
+        with draft_of(path, TABLES, (SCORES,)) as draft:
+            _write(path, draft, tables, video_root, source, benchmark, num_parts)
         remember_video_root(path, video_root)
     return open_corpus(path)
 
 
 def _write(
     path: Path,
+    draft: Path,
     tables: dict[str, list[Row]],
     video_root: Path,
     source: dict[str, Any],
     benchmark: str | None,
     num_parts: int | None,
 ) -> None:
+    """Writes into `draft` what is to be the corpus in `path`."""
     clips, texts, missing, dropped = tables["clips"], tables["texts"], tables["missing"], tables["dropped"]
     forgotten = tombstones.read(path) if path.is_dir() else Tombstones()
     left_out = {row["clip_id"] for row in clips if len(forgotten) and forgotten.covers(row, video_root)}
@@ -113,12 +119,11 @@ def _write(
         for row in rows:
             parts[part_of(row["clip_id"], num_parts)].append(row)
         by_table[table] = parts
-    _clear(path)
     files: dict[str, str] = {}
     for table, parts in by_table.items():
         for part, rows in enumerate(parts):
             if rows or table in ("clips", "texts"):
-                files[f"{table}/{part:05d}"] = write_part(path, table, part, rows)
+                files[f"{table}/{part:05d}"] = write_part(draft, table, part, rows)
     manifest = {
         "kind": "corpus",
         "schema_version": SCHEMA_VERSION,
@@ -132,12 +137,12 @@ def _write(
         "files": files,
         "digest": content_digest(files, num_parts, benchmark),
     }
-    write_json(path / "manifest.json", manifest)
+    write_json(draft / "manifest.json", manifest)
 
 
 def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
     """The digest of a corpus, over the digests of its parts."""
-    return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": SCHEMA_VERSION})
+    return digest_of_content(files, num_parts, benchmark, SCHEMA_VERSION)
 
 
 @contextmanager
@@ -160,7 +165,7 @@ def importing(path: Path) -> Iterator[None]:
             for folder in written:
                 with suppress(OSError):  # not there, or not empty
                     folder.rmdir()
-            if not any(map(Path.exists, written)):
+            if (path / "manifest.json").exists() or not any(map(Path.exists, written)):
                 (path / _IMPORTING).unlink(missing_ok=True)
             raise
         (path / _IMPORTING).unlink(missing_ok=True)
@@ -188,19 +193,8 @@ def _refuse_other(path: Path) -> None:
         if all(child.name in _CORPUS_NAMES for child in path.iterdir()):
             return  # an import that was interrupted
         raise M2raapError(f"{path}: is not empty and holds no m2raap corpus; give another folder for --out")
-    if read_json(manifest).get("kind") != "corpus":
+    if read_object(manifest).get("kind") != "corpus":
         raise M2raapError(f"{path}: holds the output of a stage, not a corpus; give another folder for --out")
-
-
-def _clear(path: Path) -> None:
-    """Removes the tables and the manifest of an earlier import: without a manifest the corpus is unfinished."""
-    _refuse_other(path)
-    (path / "manifest.json").unlink(missing_ok=True)
-    for table in TABLES:
-        remove_drafts(path / table)
-        for old in (path / table).glob("part-*.parquet"):
-            old.unlink()
-    (path / SCORES).unlink(missing_ok=True)
 
 
 def _check_rows(clips: list[Row], texts: list[Row]) -> None:
@@ -233,15 +227,19 @@ def open_corpus(path: Path, mid_forget: bool = False) -> Corpus:
     if not manifest.exists():
         what = "an unfinished import" if path.is_dir() and any(path.glob("*/part-*")) else "no corpus"
         raise M2raapError(f"{path}: {what} (there is no manifest.json); run 'm2raap data import'")
-    tree = read_json(manifest)
+    tree = read_object(manifest)
     if tree.get("kind") != "corpus":
-        raise M2raapError(f"{path}: holds the output of stage '{tree.get('stage')}'; give a corpus folder")
-    if tree.get(FORGETTING) and not mid_forget:
+        raise M2raapError(f"{path}: holds the output of stage '{str(tree.get('stage'))[:40]}'; give a corpus folder")
+    if FORGETTING in tree and not mid_forget:
         raise M2raapError(f"{path}: 'm2raap data forget {path}' was interrupted; run that command again to finish it")
-    if tree["schema_version"] != SCHEMA_VERSION:
+    if tree.get("schema_version") != SCHEMA_VERSION:
         raise M2raapError(
-            f"{path}: its tables have schema {tree['schema_version']}, but this m2raap reads {SCHEMA_VERSION}; import it again"
+            f"{path}: its tables have schema {str(tree.get('schema_version'))[:40]}, but this m2raap reads {SCHEMA_VERSION}; "
+            "import it again"
         )
+    tree = read_manifest(path)
+    if not {"clips", "texts"} <= tree["counts"].keys() or "\0" in tree["video_root"]:
+        raise M2raapError(f"{manifest}: is damaged (its counts or its video folder); import the corpus again")
     return Corpus(
         path=path,
         num_parts=tree["num_parts"],

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import as_named, read_json, write_json
+from m2raap.core.files import as_named, open_without_links, read_object, write_json
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
 
 FILE = "export.json"
+CSV_LISTING = "clips.csv"
 Media = Literal["videos", "frames", "none"]
 
 
@@ -44,6 +45,27 @@ class Item:
 
     def captions(self, lang: str) -> list[str]:
         return [row["text"] for row in self.texts if row["lang"] == lang]
+
+
+@contextmanager
+def open_video(item: Item) -> Iterator[BinaryIO]:
+    """The item's video file. Raises M2raapError where it cannot be opened, or where a part of its path has become a link."""
+    assert item.video is not None
+    try:
+        handle = open_without_links(item.video)
+    except OSError as error:
+        raise M2raapError(
+            f"{item.video}: the video of clip {item.clip['clip_id']!r} can no longer be opened ({error.strerror}); "
+            "run the export again when nothing else writes in that folder"
+        ) from None
+    with os.fdopen(handle, "rb") as source:
+        yield source
+
+
+def copy_video(item: Item, target: Path) -> None:
+    """Copies the item's video file to `target`. Raises as `open_video` does."""
+    with open_video(item) as source, open(target, "wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
 
 
 class Exporter(Protocol):
@@ -83,13 +105,22 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def neutral(value: Any) -> Any:
-    """The value as a CSV cell: with a leading apostrophe where a spreadsheet program would evaluate it as a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    """The value as a CSV cell: with a leading apostrophe where a spreadsheet program would evaluate it as a formula.
+
+    A formula that has apostrophes before it gets one more, so that '=x' and "'=x" stay two values.
+    """
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA_STARTS) else value
 
 
 def unguarded(value: str) -> str:
     """The text of a CSV cell that `neutral` wrote."""
-    return value[1:] if value.startswith("'") and value[1:].startswith(_FORMULA_STARTS) else value
+    return value[1:] if value.startswith("'") and value.lstrip("'").startswith(_FORMULA_STARTS) else value
+
+
+def is_exported_csv(path: Path) -> bool:
+    """Whether a csv was written by `data export csv`, so that `neutral` has written its cells."""
+    tree = read_export(path.parent)
+    return tree is not None and tree.get("format") == "csv" and path.name == CSV_LISTING
 
 
 def video_name(item: Item) -> str:
@@ -148,5 +179,8 @@ def sign(out: Path, tree: dict[str, Any], clip_ids: Iterable[str]) -> dict[str, 
 def read_export(folder: Path) -> dict[str, Any] | None:
     """export.json of a folder; None where it is absent or was not written by an export."""
     path = folder / FILE
-    tree = read_json(path) if path.is_file() else None
-    return tree if isinstance(tree, dict) and tree.get("kind") == "export" else None
+    try:
+        tree = read_object(path) if path.is_file() else {}
+    except M2raapError:  # another program's file of that name
+        return None
+    return tree if tree.get("kind") == "export" else None

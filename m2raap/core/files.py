@@ -87,11 +87,44 @@ _MAX_BYTES = 1 << 30
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file. Raises M2raapError naming a file that holds none, is too large, or is no regular file."""
+    """The JSON in a file. Raises M2raapError naming a file that holds none, is too large, or is no regular file.
+
+    As m2raap writes none of them, NaN, infinity, halves of surrogate pairs and more than MAX_DEPTH levels are refused.
+    """
+    data = read_regular(path)
     try:
-        return json.loads(read_regular(path))
+        tree = json.loads(data, parse_constant=_no_constant)
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+            _refuse_deep(tree)
+        if _SURROGATE.search(data):
+            json.dumps(tree, ensure_ascii=False).encode()  # which fails for half a pair
+        return tree
     except (ValueError, RecursionError) as error:
-        raise M2raapError(f"{path}: cannot be read as JSON ({error})") from None
+        raise M2raapError(f"{path}: cannot be read as JSON ({str(error)[:200]})") from None
+
+
+MAX_DEPTH = 100
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _refuse_deep(tree: Any) -> None:
+    """Raises ValueError for values that are nested more than MAX_DEPTH levels deep: code that walks them would fail."""
+    level = [tree]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def read_json_lines(path: Path) -> list[Any]:
@@ -152,6 +185,27 @@ def inside(folder: Path, name: object) -> Path:
         f"{folder}: the path {str(name)[:200]!r} leads out of this folder; the folder is damaged or comes from somebody who is "
         "not to be trusted"
     )
+
+
+def open_without_links(path: Path) -> int:
+    """A descriptor, for reading, of the file at a path of which no component is a symbolic link.
+
+    Each folder is opened relative to the one before it, so that a link which somebody puts into a path that was judged before is
+    noticed, and not followed. It does not wait for the writer of a named pipe. Raises OSError; ELOOP or ENOTDIR for a link.
+    """
+    parts = Path(os.path.abspath(path)).parts
+    # O_PATH, where there is one, needs no permission to list the folders.
+    folder_flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder = os.open(parts[0], folder_flags)
+    try:
+        for name in parts[1:-1]:
+            inner = os.open(name, folder_flags, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        # Without O_NONBLOCK the opening of a named pipe would wait for a writer; on a regular file it changes nothing.
+        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def file_sha256(path: Path) -> str:

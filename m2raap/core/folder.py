@@ -10,50 +10,35 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import (
-    create_json,
-    read_json,
-    read_json_lines,
-    read_object,
-    remove_drafts,
-    write_error,
-    write_json,
-)
+from m2raap.core.files import create_json, read_object, remove_drafts, write_error, write_json
+from m2raap.core.libraries import installed, joined, other_versions
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
+from m2raap.core.records import Libraries, Plan, Timing, as_record, read_record_lines
 from m2raap.core.scores import scores_digest
-from m2raap.core.signed import FORMAT, refuse_old_format
+from m2raap.core.signed import FORMAT, absent_files, manifest_digest, read_manifest, refuse_old_format, verify_files
 from m2raap.core.view import View
 
 _TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
 
 
-def begin(
-    folder: Path,
+def plan_of(
     stage: str,
     version: int,
     view: View | None,
     settings: dict[str, Any],
-    force: bool,
     inputs: dict[str, str] | None = None,
-    shared: FolderLock | None = None,
-    is_worth_redoing: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Opens a stage folder for writing; True: it is already finished, with exactly these inputs and settings.
-
-    Raises M2raapError naming what differs when the folder was made from other inputs or settings, or holds files of something
-    else. With `force` its old content is moved to `previous/`, from where unchanged clips are reused. `shared`: the folder's
-    lock where other shares may work in it, too; old content is then moved only while there are none. `is_worth_redoing`:
-    whether `force` also redoes a folder with the same inputs and settings.
-    """
-    plan = {
+) -> Plan:
+    """The inputs and settings that a stage asks for, in the form of `plan.json`. The folders before it have to be finished."""
+    return {
         "stage": stage,
         "version": version,
         "format": FORMAT,
@@ -61,6 +46,25 @@ def begin(
         "inputs": _inputs(view, inputs),
         "num_parts": view.num_parts if view else 0,
     }
+
+
+def begin(
+    folder: Path,
+    plan: Plan,
+    view: View | None,
+    force: bool,
+    shared: FolderLock | None = None,
+    is_worth_redoing: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Opens a stage folder for writing; True: it is already finished, with exactly the inputs and settings of `plan`.
+
+    Raises M2raapError naming what differs when the folder was made from other inputs or settings, or holds files of something
+    else, and without `force` where a finished folder has lost a file. With `force` its old content is moved to
+    `previous/`, from where unchanged clips are reused, also where files of it are damaged. `shared`: the folder's lock where
+    other shares may work in it, too; old content is then moved only while there are none. `is_worth_redoing`: whether `force`
+    also redoes a folder with the same inputs and settings.
+    """
+    written = plan | {"libraries": installed()}
     path = folder / "plan.json"
     if _alone(folder, shared, lambda: (folder / _MOVING).exists() and not _is_foreign(folder / _MOVING)):
         _complete_move(folder)
@@ -68,20 +72,91 @@ def begin(
         foreign_names = [path.name for path in folder.iterdir() if _is_foreign(path)] if folder.exists() else []
         if foreign_names:
             raise M2raapError(f"{folder}: holds '{foreign_names[0]}', which no stage has written; give an empty folder")
-        create_json(path, plan)
-    if force and _alone(folder, shared, lambda: read_object(path) != plan or is_worth_redoing()):
+        create_json(path, written)
+    if force and _alone(folder, shared, lambda: _is_other(folder, plan) or _is_damaged(folder) or is_worth_redoing()):
         _move_to_previous(folder)
-        create_json(path, plan)
+        create_json(path, written)
     if shared:
         shared.make_shared()
-    old = read_object(path)
-    refuse_old_format(old, folder)
+    old, libraries = _read_plan(folder)
     if old != plan:
         raise M2raapError(
             f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
             "Use --force to redo it (unchanged clips are reused), or another --out"
         )
-    return (folder / "manifest.json").exists()
+    if not (folder / "manifest.json").exists():
+        _note_libraries(folder, plan, libraries)
+        return False
+    if lost := absent_files(folder):
+        raise M2raapError(
+            f"{lost[0]}: is missing, although the manifest names it ({len(lost):,} such files); --force makes the stage again "
+            "(unchanged clips are reused)"
+        )
+    _note_places(folder, view)
+    return True
+
+
+def _note_places(folder: Path, view: View | None) -> None:
+    """Writes where the inputs of a finished folder lie, if they have been moved since: no digest includes these paths."""
+    manifest = read_object(folder / "manifest.json")
+    if view and manifest.get("view") != (places := _places(folder, view)):
+        write_json(folder / "manifest.json", manifest | {"view": places})
+
+
+def _places(folder: Path, view: View) -> dict[str, Any]:
+    """The entry `view` of a manifest: the paths of the inputs, relative to the folder."""
+    folder_path = folder.resolve()
+    return {
+        "corpus": os.path.relpath(view.corpus_path.resolve(), folder_path),
+        "folders": [os.path.relpath(parent.resolve(), folder_path) for parent in view.folders],
+        "langs": list(view.langs),
+        "cutoff": view.cutoff,
+    }
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two plans, for a reader: 'adapt.lr 0.001 -> 0.0005'."""
+    if old.get("format") != new["format"]:
+        return f"format {old.get('format', 2)} -> {new['format']}"
+    names = _changed_names(old, new)
+    values = (f"{_key(name, new['stage'])} {_value(name, old)} -> {_value(name, new)}" for name in names[:4])
+    return ", ".join(values) + (", ..." if len(names) > 4 else "")
+
+
+def _read_plan(folder: Path) -> tuple[Plan, Libraries]:
+    """plan.json without the versions of the libraries that made the folder, and these."""
+    path = folder / "plan.json"
+    tree = read_object(path)
+    refuse_old_format(tree, folder)
+    plan = as_record(Plan, tree, path).copy()
+    return plan, plan.pop("libraries", {})
+
+
+def _is_other(folder: Path, plan: Plan) -> bool:
+    """Whether a folder was begun with another plan, or with one that cannot be read."""
+    try:
+        return _read_plan(folder)[0] != plan
+    except M2raapError:
+        return True
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether a finished folder differs from its manifest."""
+    if not (folder / "manifest.json").exists():
+        return False
+    try:
+        return bool(verify_files(folder, read_manifest(folder)["files"]))
+    except M2raapError:
+        return True
+
+
+def _note_libraries(folder: Path, plan: Plan, libraries: Libraries) -> None:
+    """Says that an unfinished folder was begun with other versions of the libraries, and records those of today, too."""
+    if differences := other_versions(libraries):
+        talk.log(
+            f"{folder}: was begun with {differences}; what is finished is kept, so that it is made by several versions"
+        )
+        write_json(folder / "plan.json", plan | {"libraries": joined(libraries)})
 
 
 def _alone(folder: Path, shared: FolderLock | None, is_needed: Callable[[], bool]) -> bool:
@@ -118,7 +193,7 @@ def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
         if view.scores:
             named["scores"] = scores_digest(view.scores)
         for parent in view.folders:
-            named[parent.name] = read_json(parent / "manifest.json")["digest"]
+            named[parent.name] = read_manifest(parent)["digest"]
     return named
 
 
@@ -128,19 +203,29 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
-    both = (_flat(old), _flat(new))
+def _changed_names(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The dotted keys in which two plans differ."""
+    both = (_flat(dict(old)), _flat(dict(new)))
     names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
     # A changed setting tells a reader more than the digests that changed with it.
-    names = [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
+    return [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
 
-    def show(name: str) -> str:
-        value = both[side].get(name, "none")
-        short = str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
-        key = name.removeprefix("settings.").removeprefix("score.").removeprefix("apply.").removeprefix("rows.")
-        return f"{new['stage']}.{key} {short}" if name.startswith("settings.") else f"{name} {short}"
 
-    return ", ".join(show(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+def _key(name: str, stage: str) -> str:
+    """A dotted key of a plan as the recipe names it."""
+    key = name.removeprefix("settings.").removeprefix("score.").removeprefix("apply.").removeprefix("rows.")
+    return f"{stage}.{key}" if name.startswith("settings.") else name
+
+
+def _value(name: str, plan: Mapping[str, Any]) -> str:
+    value = _flat(dict(plan)).get(name, "none")
+    return str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], side: int) -> str:
+    names = _changed_names(old, new)
+    values = (f"{_key(name, new['stage'])} {_value(name, (old, new)[side])}" for name in names[:4])
+    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 _MOVING = "previous.tmp"
@@ -208,29 +293,18 @@ def finish(
         "models": models or {},
     }
     manifest["digest"] = manifest_digest(manifest)
+    plan = folder / "plan.json"
+    before = read_object(plan).get("libraries", {}) if plan.exists() else {}
+    manifest["libraries"] = joined(as_record(Libraries, before, plan))
     if view:
-        folder_path = folder.resolve()
-        manifest["view"] = {
-            "corpus": os.path.relpath(view.corpus_path.resolve(), folder_path),
-            "folders": [os.path.relpath(parent.resolve(), folder_path) for parent in view.folders],
-            "langs": list(view.langs),
-            "cutoff": view.cutoff,
-        }
+        manifest["view"] = _places(folder, view)
     write_json(folder / "manifest.json", manifest)
     shutil.rmtree(folder / "previous", ignore_errors=True)
 
 
-_UNSIGNED = ("digest", "view", "was")  # `view`: paths of the parents, which may move; `was`: written by older versions
-
-
-def manifest_digest(manifest: dict[str, Any]) -> str:
-    """The digest that identifies a stage folder: over its manifest, without the keys of `_UNSIGNED`."""
-    return digest({key: value for key, value in manifest.items() if key not in _UNSIGNED})
-
-
 def plan_digest(folder: Path) -> str:
     """The digest of the inputs and settings of a folder that was begun."""
-    return digest(read_object(folder / "plan.json"))
+    return digest(_read_plan(folder)[0])
 
 
 def refuse_redone(folder: Path, plan: str) -> None:
@@ -247,7 +321,7 @@ def refuse_redone(folder: Path, plan: str) -> None:
 
 def refuse_changed(folder: Path, view: View | None, inputs: dict[str, str] | None = None) -> None:
     """Raises M2raapError where the inputs of a folder are no longer those of its plan: they are not locked while it is made."""
-    planned = {"inputs": read_object(folder / "plan.json").get("inputs")}
+    planned = {"inputs": _read_plan(folder)[0]["inputs"]}
     today = {"inputs": _inputs(replace(view) if view else None, inputs)}  # a new view, because this one caches
     if planned != today:
         raise M2raapError(
@@ -265,6 +339,7 @@ def log_timing(folder: Path, phase: str, seconds: float, **more: Any) -> None:
         raise write_error(folder / "timings.jsonl", error) from None
 
 
-def read_timings(folder: Path) -> list[dict[str, Any]]:
+def read_timings(folder: Path) -> list[Timing]:
+    """The lines of a folder's timings.jsonl; none where it is absent."""
     path = folder / "timings.jsonl"
-    return read_json_lines(path) if path.exists() else []
+    return read_record_lines(Timing, path) if path.exists() else []

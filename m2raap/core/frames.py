@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from m2raap.core.files import inside
-from m2raap.core.tables import damaged, part_name
+from m2raap.core.signed import part_key, verified_path
+from m2raap.core.tables import damaged
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,14 @@ class FrameReader:
         """Bytes of the groups that are kept now: at most `held_bytes`, unless a single group is larger."""
         return self._held_bytes
 
+    def path(self, part: int, clip_id: str) -> Path | None:
+        """The file with the clip's key-frames; None where there is none. Raises M2raapError for a file that is no parquet."""
+        place = self._index_of(part).clips.get(clip_id)
+        return place and place.path
+
     def jpegs(self, part: int, clip_id: str) -> list[bytes]:
         """The clip's key-frames in order of time. Raises M2raapError for a file that is no parquet."""
-        index = self._parts.get(part)
-        if index is None:
-            index = self._parts.setdefault(part, self._index(part))
+        index = self._index_of(part)
         place = index.clips[clip_id]
         key = (place.path, place.group)
         with self._lock:
@@ -76,15 +79,19 @@ class FrameReader:
         try:  # every call opens a reader, because two threads may not share one
             with pq.ParquetFile(path, metadata=metadata) as file:
                 return file.read_row_group(group, columns=["jpegs"], use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise damaged(path, error) from None
+
+    def _index_of(self, part: int) -> _PartIndex:
+        index = self._parts.get(part)
+        return self._parts.setdefault(part, self._index(part)) if index is None else index
 
     def _index(self, part: int) -> _PartIndex:
         """The place of each clip's frames: in the last of the folders that has them, as in a view."""
         index = _PartIndex({}, {})
         for folder in self._folders:
-            path = inside(folder, f"frames/{part_name(part)}")
-            if not path.exists():
+            path = verified_path(folder, part_key("frames", part))
+            if path is None:
                 continue
             try:
                 with pq.ParquetFile(path) as file:
@@ -94,6 +101,6 @@ class FrameReader:
                             "clip_id"
                         ].to_pylist()
                         index.clips.update({name: _RowPlace(path, group, row) for row, name in enumerate(names)})
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 raise damaged(path, error) from None
         return index

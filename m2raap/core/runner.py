@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,16 @@ from typing import Any
 from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine
-from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
+from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, BudgetSpent, M2raapError
 from m2raap.core.extension import CODE_KEY, is_extension
 from m2raap.core.extension import refuse_changed as refuse_changed_code
-from m2raap.core.files import read_json, read_object, write_json
-from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
+from m2raap.core.files import file_sha256, write_json
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
+from m2raap.core.losses import refuse_losses
+from m2raap.core.records import DoneRecord, Plan, read_record
+from m2raap.core.signed import is_as_signed, part_key, read_manifest, signed_path
 from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs, Tables
 from m2raap.core.tables import SCHEMAS, Row, part_of, read_all, read_part, row_key, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
@@ -31,10 +34,16 @@ from m2raap.core.view import Part, View, clip_digest
 
 
 def run_stage(stage: Stage[Any], step: StepInputs) -> bool:
-    """Brings the step's folder to its finished state; False where other shares are still missing. Raises M2raapError."""
+    """Brings the step's folder to its finished state; False where other shares are still missing. Raises M2raapError.
+
+    Raises TooManyRefused for a finished stage that has lost more than `step.allow_refused` admits.
+    """
     if isinstance(stage, DataStage):
         view = stage.prepared(step.view, step.scores)
-        return run_data_stage(stage, view, step.folder, step.engine, force=step.force, share=step.share)
+        finished = run_data_stage(stage, view, step.folder, step.engine, force=step.force, share=step.share)
+        if finished and step.allow_refused is not None:
+            refuse_losses(step.folder, view, step.allow_refused)
+        return finished
     assert isinstance(stage, SingleStage), f"the stage {stage.name} cannot be run"
     return stage.run(step)
 
@@ -86,17 +95,19 @@ def run_data_stage(
         shared = None if alone else lock
         retriable = lambda: _retriable_drops(folder) if stage.reads_video else set()  # noqa: E731
         is_worth_redoing = lambda: (folder / "manifest.json").exists() and bool(retriable())  # noqa: E731
-        finished = begin(
-            folder, stage.name, stage.version, view, settings, force, shared=shared, is_worth_redoing=is_worth_redoing
-        )
+        tree = plan_of(stage.name, stage.version, view, settings)
+        finished = begin(folder, tree, view, force, shared=shared, is_worth_redoing=is_worth_redoing)
         if finished:
             num_retriable = len(retriable())
-            note = f"; {num_retriable} clips timed out, ran out of memory or were not fetched: --force tries them again"
+            note = f"; {num_retriable} clips timed out, ran out of memory or had no file: --force tries them again"
             talk.log(f"{stage.name}: already finished{note if num_retriable else ''}")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        _map(stage, "score", [_Task(stage, view, folder, part, settings, plan) for part in parts], engine, folder)
+        tasks = [_Task(stage, view, folder, part, settings, plan) for part in parts]
+        spent = stage.spent()
+        if num_open := _map(stage, "score", tasks, engine, folder):
+            raise BudgetSpent(f"{folder}: {stage.summary(spent, {}, num_open)}")
         if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
             talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
@@ -107,14 +118,18 @@ def run_data_stage(
             if (folder / "manifest.json").exists():
                 return True
         _finish(stage, view, folder, settings, plan, engine)
+        if line := stage.summary(spent, read_manifest(folder)["counts"], 0):
+            talk.log(f"{stage.name}: {line}")
     return True
 
 
-def _retriable_drops(folder: Path, part: int | None = None) -> set[str]:
-    """Ids of the clips that a folder, or one part of it, dropped for a reason of WORTH_ANOTHER_TRY."""
-    tables = ("dropped", "missing")
-    rows = [row for t in tables for row in (read_all(folder, t) if part is None else read_part(folder, t, part))]
-    return {row["clip_id"] for row in rows if row["reason"] in WORTH_ANOTHER_TRY}
+def _retriable_drops(folder: Path) -> set[str]:
+    """Ids of the clips that a finished folder dropped for a reason of WORTH_ANOTHER_TRY."""
+    return _retriable(row for table in ("dropped", "missing") for row in read_all(folder, table))
+
+
+def _retriable(drops: Iterable[Row]) -> set[str]:
+    return {row["clip_id"] for row in drops if row["reason"] in WORTH_ANOTHER_TRY}
 
 
 def _finish(
@@ -135,6 +150,8 @@ def _finish(
                 )
             files |= record["files"]
             counts += Counts.from_dict(record.get("counts", {}))
+    if stage.reduces:
+        files["decisions.json"] = file_sha256(folder / "decisions.json")
     if not counts.balanced():
         raise M2raapError(
             f"{folder}: not every row is accounted for ({counts.to_dict()}); this is a bug in the stage '{stage.name}', and no "
@@ -145,16 +162,19 @@ def _finish(
     finish(folder, stage.name, stage.version, view, settings, files, counts.to_dict())
 
 
-def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
-    work: Callable[[_Task], tuple[float, int]] = _score_part if phase == "score" else _apply_part
+def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> int:
+    """Runs a phase on parts; returns the number of questions that `score` left open (see DataStage.num_open)."""
     if phase == "apply":  # comparing with thresholds is too little work for a worker process
         for task in tasks:
-            log_timing(folder, phase, work(task)[0], part=task.part)
-        return
-    with talk.progress(f"{folder.parent.name}/{stage.name}", len(tasks)) as advance:
-        for index, (seconds, scored) in engine.map(work, tasks):
+            log_timing(folder, phase, _apply_part(task), part=task.part)
+        return 0
+    num_open = 0
+    with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
+        for index, (seconds, scored, open_of_part) in engine.map(_score_part, tasks):
             log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
+            num_open += open_of_part
             advance()
+    return num_open
 
 
 @dataclass(frozen=True)
@@ -167,11 +187,12 @@ class _Parts:
     def __iter__(self) -> Iterator[tuple[Part, Signals]]:
         for index in range(self.view.num_parts):
             part = self.view.part(index, ("texts", "frames", "signals"))
-            yield part, _by_id(read_part(self.folder, "signals", index))
+            scored = read_record(DoneRecord, _done_path(self.folder, "score", index))
+            yield part, _by_id(read_part(self.folder, "signals", index, files=scored["files"]))
 
 
-def _records(task: _Task) -> dict[str, dict[str, Any]]:
-    return {phase: read_object(_done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
+def _records(task: _Task) -> dict[str, DoneRecord]:
+    return {phase: read_record(DoneRecord, _done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
 
 
 def _decide(stage: DataStage[Any], view: View, folder: Path) -> dict[str, Any]:
@@ -189,18 +210,27 @@ def _done_path(folder: Path, phase: str, part: int) -> Path:
     return folder / "done" / f"{phase}-{part:05d}.json"
 
 
-def _is_done(path: Path, key: str, settings: str) -> bool:
-    """Whether a part is finished, from the same clips and settings. (Records of older versions name no settings.)"""
-    record = read_object(path) if path.exists() else {}
-    return (record.get("key"), record.get("settings")) == (key, settings)
+def _is_done(folder: Path, path: Path, key: str, settings: str) -> bool:
+    """Whether a part is finished, from the same clips and settings, and all its files are there and undamaged.
+
+    (Records of older versions name no settings.) A part that is not is made again.
+    """
+    try:
+        record = read_record(DoneRecord, path)
+    except M2raapError:  # there is none, or it is damaged
+        return False
+    if (record["key"], record.get("settings")) != (key, settings):
+        return False
+    return all(is_as_signed(signed_path(folder, name), value) for name, value in record["files"].items())
 
 
 def _by_id(rows: Iterable[Row]) -> Signals:
     return {row_key(row): row for row in rows}
 
 
-def _score_part(task: _Task) -> tuple[float, int]:
-    """Scores one part; returns the seconds, and the number of clips that were neither finished nor reused."""
+def _score_part(task: _Task) -> tuple[float, int, int]:
+    """Scores one part; returns the seconds, the number of clips that were neither finished nor reused, and the number of
+    questions that are left open; a part with any is not written."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     part = task.view.part(index, stage.tables_over(task.view)).with_signals(stage.reads_signals)
@@ -214,8 +244,8 @@ def _score_part(task: _Task) -> tuple[float, int]:
     key = digest([task.settings_digest("score"), digests])
     done = _done_path(folder, "score", index)
     refuse_redone(folder, task.plan)
-    if _is_done(done, key, task.settings_digest("score")):
-        return time.monotonic() - start, 0
+    if _is_done(folder, done, key, task.settings_digest("score")):
+        return time.monotonic() - start, 0, 0
     done.unlink(missing_ok=True)
     tables, kept = _reuse(task, digests)
     fresh = set(digests) - kept
@@ -224,6 +254,8 @@ def _score_part(task: _Task) -> tuple[float, int]:
         one_thread()
         for table, rows in stage.score(part.only(fresh), task.view).items():
             tables[table] = tables.get(table, []) + rows
+    if num_open := stage.num_open(tables.get("signals", [])):
+        return time.monotonic() - start, len(fresh), num_open
     with_signals = {row["clip_id"] for row in tables.get("signals", [])}
     assert with_signals == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - with_signals)[:3]}"
     files = {}
@@ -234,7 +266,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
         rows = tables.get(table, [])
         files[f"{table}/{index:05d}"] = write_part(folder, table, index, rows, schema, settings_digest)
     write_json(done, {"key": key, "settings": settings_digest, "clips": digests, "files": files})
-    return time.monotonic() - start, len(fresh)
+    return time.monotonic() - start, len(fresh), 0
 
 
 def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
@@ -244,33 +276,54 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
     kept: set[str] = set()
     if not (previous / "plan.json").exists():
         return tables, kept
-    num_parts = read_json(previous / "plan.json")["num_parts"]
-    settings_digest = task.settings_digest("score")
-    for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}):
-        done = _done_path(previous, "score", old)
-        if not done.exists() or (record := read_object(done)).get("settings") != settings_digest:
+    try:
+        num_parts = read_record(Plan, previous / "plan.json")["num_parts"]
+    except M2raapError:
+        num_parts = 0
+    for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}) if num_parts else ():
+        try:
+            rows_of, same = _reuse_part(task, previous, old, digests)
+        except M2raapError:  # absent or damaged, which may be why the folder is made again
             continue
-        same = {clip_id for clip_id, value in digests.items() if record["clips"].get(clip_id) == value}
-        if task.stage.reads_video:
-            same -= _retriable_drops(previous, old)
-        for table in (*task.stage.adds, "signals") if same else ():
-            rows = [row for row in read_part(previous, table, old) if row["clip_id"] in same]
+        for table, rows in rows_of.items():
             tables[table] = tables.get(table, []) + rows
         kept |= same
     return tables, kept
 
 
-def _apply_part(task: _Task) -> tuple[float, int]:
+def _reuse_part(task: _Task, previous: Path, old: int, digests: dict[str, str]) -> tuple[Tables, set[str]]:
+    """As `_reuse`, from one part of the earlier run. Raises M2raapError where it is absent or damaged."""
+    scored = read_record(DoneRecord, _done_path(previous, "score", old))
+    if scored.get("settings") != task.settings_digest("score"):
+        return {}, set()
+    known = scored.get("clips", {})
+    same = {clip_id for clip_id, value in digests.items() if known.get(clip_id) == value}
+    applied = _done_path(previous, "apply", old)
+    if task.stage.reads_video and applied.exists():
+        files = read_record(DoneRecord, applied)["files"]
+        for table in ("dropped", "missing"):
+            same -= _retriable(read_part(previous, table, old, files=files))
+    tables: Tables = {}
+    for table in (*task.stage.adds, "signals") if same else ():
+        if part_key(table, old) not in scored["files"]:
+            raise M2raapError(f"{previous}: its part {old} has no table '{table}'")
+        rows = read_part(previous, table, old, files=scored["files"])
+        tables[table] = [row for row in rows if row["clip_id"] in same]
+    return tables, same
+
+
+def _apply_part(task: _Task) -> float:
+    """Applies the decisions to one part; returns the seconds."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
-    score_record = read_json(_done_path(folder, "score", index))
+    score_record = read_record(DoneRecord, _done_path(folder, "score", index))
     key = digest([task.settings_digest("apply"), task.decisions, score_record["key"], task.view.digest])
     done = _done_path(folder, "apply", index)
-    if _is_done(done, key, task.settings_digest("apply")):
-        return time.monotonic() - start, 0
+    if _is_done(folder, done, key, task.settings_digest("apply")):
+        return time.monotonic() - start
     done.unlink(missing_ok=True)
     part = task.view.part(index, ("texts", "frames", "signals"))
-    signals = _by_id(read_part(folder, "signals", index))
+    signals = _by_id(read_part(folder, "signals", index, files=score_record["files"]))
     tables = stage.apply(part, signals, task.decisions or {})
     version = {"rule_version": f"{stage.name}/{stage.version}"}
     drops = [version | row | {"stage": stage.name} for row in tables.get("dropped", [])]
@@ -280,7 +333,7 @@ def _apply_part(task: _Task) -> tuple[float, int]:
         NO_TEXT_LEFT,
     }
     assert not unknown, f"{stage.name} drops for {sorted(unknown)}, which its `reasons` do not explain"
-    added = read_part(folder, "texts", index) if "texts" in stage.adds else []
+    added = read_part(folder, "texts", index, files=score_record["files"]) if "texts" in stage.adds else []
     superseded = tables.get("superseded", [])
     table = "missing" if task.view.is_benchmark else "dropped"
     if not task.view.is_benchmark:
@@ -299,7 +352,7 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     }
     counts = count_part(part, added + superseded, drops, task.view.is_benchmark) + Counts(others=stage.counts(signals))
     write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts.to_dict()})
-    return time.monotonic() - start, 0
+    return time.monotonic() - start
 
 
 def one_thread() -> None:

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import inside, write_atomic
+from m2raap.core.files import write_atomic
+from m2raap.core.signed import part_key, part_name, signed_parts, verified_path
 
 SCHEMA_VERSION = 2
 
@@ -90,8 +91,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "clips": (
         Column("clip_id", pa.string(), "Id of the clip, unique in the corpus."),
         Column("video", pa.string(), "Path of the video file, relative to the corpus's video root, with '/'; or an address."),
-        Column("start_s", pa.float64(), "Second of the video at which the clip begins; null: the beginning."),
-        Column("end_s", pa.float64(), "Second of the video at which the clip ends; null: the end."),
+        Column("start_s", pa.float64(), "Second of the container's time (see the glossary) at which the clip begins; null: 0 s."),
+        Column("end_s", pa.float64(), "Second of the container's time at which the clip ends; null: the end."),
         Column("split", pa.string(), "Split of the clip: train, val or test."),
         Column("source", pa.string(), "Where the clip comes from, as the imported list states it."),
         Column("licence", pa.string(), "Licence of the clip, as the imported list states it."),
@@ -172,10 +173,6 @@ def signal_schema(columns: dict[str, str]) -> pa.Schema:
     return pa.schema(fields + [(name, _SIGNAL_TYPES[kind]) for name, kind in sorted(columns.items())])
 
 
-def part_name(part: int) -> str:
-    return f"part-{part:05d}.parquet"
-
-
 def part_of(clip_id: str, num_parts: int) -> int:
     """The part that holds a clip: by a hash of its id, whatever its position and the number of workers."""
     return int.from_bytes(hashlib.blake2b(clip_id.encode(), digest_size=8).digest(), "big") % num_parts
@@ -224,7 +221,15 @@ def part_settings(path: Path) -> str | None:
     """The digest of the settings with which a part was made; None where it has none. Raises M2raapError for a damaged file."""
     try:
         return ((pq.read_schema(path).metadata or {}).get(_SETTINGS_KEY) or b"").decode() or None
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from None
+
+
+def part_rows(path: Path) -> int:
+    """The number of rows in a part. Raises M2raapError for a damaged file."""
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
         raise damaged(path, error) from None
 
 
@@ -244,27 +249,35 @@ def write_table(path: Path, rows: pa.Table) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_part(folder: Path, table: str, part: int, columns: list[str] | None = None) -> list[Row]:
-    """The rows of one part; an absent file is an empty part.
+def read_part(
+    folder: Path, table: str, part: int, columns: list[str] | None = None, files: Mapping[str, str] | None = None
+) -> list[Row]:
+    """The rows of one part; a part that the folder's manifest does not name has none.
 
-    Raises M2raapError naming a file that is no parquet, or to which a link leads out of the folder.
+    `files`: digests by key that count instead of those in the manifest. Raises M2raapError naming a file that is absent or
+    differs from its digest, is no parquet, or to which a link leads out of the folder. In a folder without manifest, which is
+    unfinished, an absent part has no rows.
     """
-    path = inside(folder, f"{table}/{part_name(part)}")
-    if not path.exists():
+    path = verified_path(folder, part_key(table, part), files)
+    if path is None:
         return []
     try:
         with pq.ParquetFile(path) as file:
             if absent := sorted(set(columns or ()) - set(file.schema_arrow.names)):
                 raise pa.ArrowInvalid(f"the column {absent[0]} is absent")
             return file.read(columns=columns, use_threads=False).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(path, error) from None
 
 
 def read_all(folder: Path, table: str, columns: list[str] | None = None) -> Iterator[Row]:
     """The rows of all parts of a table, in the order of the parts; an absent table has none. Raises as `read_part`."""
-    for path in sorted((folder / table).glob("part-*.parquet")):
-        yield from read_part(folder, table, int(path.stem.removeprefix("part-")), columns)
+    parts = signed_parts(folder, table)
+    if parts is None:  # unfinished
+        names = (path.stem.removeprefix("part-") for path in sorted((folder / table).glob("part-*.parquet")))
+        parts = [int(name) for name in names if name.isdecimal()]
+    for part in parts:
+        yield from read_part(folder, table, part, columns)
 
 
 def damaged(path: Path, error: Exception) -> M2raapError:

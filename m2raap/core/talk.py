@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -69,6 +70,22 @@ class _Terminal:
 
 def _escaped(text: str) -> str:
     return "".join(c if _is_plain(c) else json.dumps(c)[1:-1] for c in text)
+
+
+def write_trace(trace: str) -> str:
+    """Writes the traceback of a bug to a new file in the temporary folder; returns the file's path."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="m2raap-error-", suffix=".log", delete=False, errors="replace"
+    ) as file:
+        file.write(trace)
+    return file.name
+
+
+def title(folder: Path, stage: str) -> str:
+    """The title of a stage's messages: with the folder above it, which in a run is the arm or the benchmark."""
+    return f"{folder.parent.name}/{stage}" if folder.parent.name else stage
 
 
 class Advance(Protocol):

@@ -7,14 +7,18 @@ bytes; `m2raap status --forgotten` searches any folder for their traces.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import file_sha256, inside, read_json, write_json
+from m2raap.core.files import inside, open_without_links, read_object, write_json
+from m2raap.core.records import as_object, as_record
 
 FILE = "tombstones.json"
 
@@ -56,7 +60,9 @@ def make_tombstone(clip: dict[str, Any], video_root: Path, reason: str | None = 
 
 
 def _content(path: Path, clip: dict[str, Any]) -> str:
-    span = f"{file_sha256(path)}:{clip.get('start_s')}:{clip.get('end_s')}"
+    with os.fdopen(open_without_links(path.resolve()), "rb") as source:
+        content = hashlib.file_digest(source, "sha256").hexdigest()
+    span = f"{content}:{clip.get('start_s')}:{clip.get('end_s')}"
     return hashlib.sha256(span.encode()).hexdigest()
 
 
@@ -107,18 +113,19 @@ def _merged(old: Tombstone, new: Tombstone) -> Tombstone:
     )
 
 
+class _TombstonesJson(TypedDict):
+    stones: list[dict[str, Any]]
+
+
 def read(path: Path) -> Tombstones:
     """The tombstones of a corpus folder (none where the file is absent), or of a file. Raises M2raapError for any other file."""
     file = path / FILE if path.is_dir() else path
     if path.is_dir() and not file.exists():
         return Tombstones()
-    tree = read_json(file)
-    try:
-        assert tree["kind"] == "tombstones"
-        rows = [row | {"traces": tuple(map(str, row.get("traces", ())))} for row in tree["stones"]]
-        return Tombstones(Tombstone(**row) for row in rows)
-    except (AssertionError, AttributeError, KeyError, TypeError):
-        raise M2raapError(f"{file}: is not a tombstone file; give a {FILE} of 'm2raap data forget'") from None
+    tree = read_object(file)
+    if tree.get("kind") != "tombstones":
+        raise M2raapError(f"{file}: is not a tombstone file; give a {FILE} of 'm2raap data forget'")
+    return Tombstones(as_object(list[Tombstone], as_record(_TombstonesJson, tree, file)["stones"], file))
 
 
 def write(folder: Path, tombstones: Tombstones) -> None:

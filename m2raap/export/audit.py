@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from m2raap.core.files import write_atomic
 from m2raap.core.tables import Clip, Drop, Row, Text, read_part, write_table
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_view
+from m2raap.retrieval.significance import wilson
 
 KEY = "audit-key.parquet"
 LABELS = ("keep", "drop")
@@ -54,12 +54,12 @@ def draw_sheet(run: Path, out: Path, per_reason: int, seed: int) -> dict[str, An
     chosen += [candidates.item(row, "kept", rng) for row in _draw(candidates.kept, per_reason, rng)]
     order = rng.permutation(len(chosen))
     items = [chosen[at] | {"item": str(number)} for number, at in enumerate(order, 1)]
-    _write_key(out.parent / KEY, items)
     sink = io.StringIO(newline="")
     writer = csv.DictWriter(sink, _COLUMNS, extrasaction="ignore", restval="")
     writer.writeheader()
     writer.writerows({name: neutral(value) for name, value in item.items()} for item in items)
     write_atomic(out, b"\xef\xbb\xbf" + sink.getvalue().encode())  # Excel recognises UTF-8 by this byte order mark
+    _write_key(out.parent / KEY, items)  # last: while it is there, no other sheet is drawn
     return {"sheet": str(out), "key": str(out.parent / KEY), "rows": dict(Counter(item["reason"] for item in items))}
 
 
@@ -154,15 +154,6 @@ def judge_sheet(run: Path, sheet: Path) -> dict[str, Any]:
     if judged:
         agreed |= {"rate": kept["keep"] / judged, "interval": wilson(kept["keep"], judged)}
     return {"reasons": reasons, "kept": agreed, "unlabelled": len(key) - len(labels)}
-
-
-def wilson(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927): sound for small numbers and for 0 and 1."""
-    assert 0 <= count <= total and total > 0
-    share, scale = count / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _check_run(run: Path, path: Path, key: dict[str, Row]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.signed import read_manifest
 from m2raap.core.tables import Clip, Row, read_part
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_steps, curated_view
@@ -23,8 +23,10 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages import reasons
 
-# Characters that make markup, a link or an address inside a line, or a heading or a list at its beginning.
-_SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^\W|^\d+[.)])", re.IGNORECASE)
+# Characters that make markup, a link or an address inside a line, or a heading or a list at its beginning. A number, such as
+# 0.5 or -3, and a network address are no markup: a list begins with '1. ' or '- '.
+_SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^[#+=-](?![\d.]))", re.IGNORECASE)
+_LIST_NUMBER = re.compile(r"^(\d+)([.)])(?!\S)")
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _ABOUT_PEOPLE = ("nsfw", "watermark", "face", "person", "pii", "personal")
 
@@ -32,7 +34,8 @@ _ABOUT_PEOPLE = ("nsfw", "watermark", "face", "person", "pii", "personal")
 def plain(value: Any, max_chars: int = 120) -> str:
     """Untrusted text with escaped markup, without line breaks and hidden characters, cut to `max_chars`."""
     text = _HIDDEN.sub(" ", str(value))
-    return _SPECIAL.sub(r"\\\1", text if len(text) <= max_chars else text[: max_chars - 1] + "…")
+    text = text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+    return _LIST_NUMBER.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", text))
 
 
 @dataclass
@@ -70,6 +73,7 @@ def dataset_card(path: Path) -> str:
         _texts(tally),
         _rules(steps),
         _models(steps),
+        _libraries(steps),
         _left_machine(steps),
         _limits(view, tally, recipe),
     ]
@@ -153,7 +157,7 @@ def _sources(tally: _Tally) -> str:
 def _funnel(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        counts = read_json(step.folder / "manifest.json")["counts"]
+        counts = read_manifest(step.folder)["counts"]
         for what in ("clips", "texts"):
             dropped = sum(n for key, n in counts.items() if key.startswith(f"{what}_dropped:"))
             rows.append((step.stage, what, *(counts.get(f"{what}_{name}", 0) for name in ("in", "added")), dropped,
@@ -190,7 +194,7 @@ def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
 def _rules(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        manifest = read_json(step.folder / "manifest.json")
+        manifest = read_manifest(step.folder)
         settings = _flat(manifest["settings"]["apply"])
         rows += [(f"{step.stage}/{manifest['version']}", key, str(value)) for key, value in settings if key]
     return "## Rules and thresholds\n\n" + _table(("stage/version", "setting", "value"), rows) if rows else ""
@@ -199,7 +203,7 @@ def _rules(steps: list[Step]) -> str:
 def _models(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        manifest = read_json(step.folder / "manifest.json")
+        manifest = read_manifest(step.folder)
         score = manifest["settings"]["score"]
         named = [(key, value) for key, value in _flat(score) if _NAMES_MODEL.search(key) and value not in ("", "off")]
         named += sorted(manifest["models"].items())
@@ -210,10 +214,20 @@ def _models(steps: list[Step]) -> str:
 _NAMES_MODEL = re.compile(r"(^|\.)(name|model|pretrained|revision|words|base_url)$|digest|prompt")
 
 
+def _libraries(steps: list[Step]) -> str:
+    """The versions that made the stages, of which one line stands for all stages with the same versions."""
+    stages: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for step in steps:
+        versions = tuple(sorted(read_manifest(step.folder).get("libraries", {}).items()))
+        stages.setdefault(versions, []).append(step.stage)
+    rows = [(", ".join(names), name, version_) for versions, names in stages.items() for name, version_ in versions]
+    return "## Libraries\n\n" + _table(("stages", "package", "version"), rows) if rows else ""
+
+
 def _left_machine(steps: list[Step]) -> str:
     rows = []
     for step in steps:
-        for key, count in read_json(step.folder / "manifest.json")["counts"].items():
+        for key, count in read_manifest(step.folder)["counts"].items():
             what, sent, host = key.partition("_sent_to:")
             if sent:
                 rows.append((step.stage, what, host, count))

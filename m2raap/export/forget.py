@@ -18,9 +18,11 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.corpus import FORGETTING, SCORES, TABLES, Corpus, content_digest, open_corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import inside, read_json, read_object, remove_drafts, write_json
+from m2raap.core.files import inside, read_object, remove_drafts, write_json
 from m2raap.core.lock import locked
-from m2raap.core.signed import signed_path
+from m2raap.core.records import StageManifest, as_record
+from m2raap.core.replace import DRAFT
+from m2raap.core.signed import read_manifest, signed_path, verify_files
 from m2raap.core.tables import Row, read_part, write_part, write_table
 from m2raap.core.tombstones import Tombstones, sha256
 from m2raap.curate.llm.cache import FILE as ANSWERS
@@ -70,8 +72,9 @@ def forget(
     with ExitStack() as locks:
         for path in corpora:
             open_corpus(path, mid_forget=True)
-            written = (*TABLES, "manifest.json", tombstones.FILE, SCORES, "videos")
+            written = (*TABLES, "manifest.json", tombstones.FILE, SCORES, DRAFT, "videos")
             locks.enter_context(locked(path, written=written))
+            shutil.rmtree(path / DRAFT, ignore_errors=True)  # of an import that was killed
         plans = [_plan(path, requested_ids, reason) for path in corpora]
         _add_traces(plans, [*corpora, *(folder for run in runs for folder in _folders(run))])
         for plan in plans:
@@ -91,6 +94,11 @@ def forget(
 
 def _plan(path: Path, requested_ids: set[str], reason: str | None) -> _Plan:
     corpus, known = open_corpus(path, mid_forget=True), tombstones.read(path)
+    manifest = read_manifest(path)
+    if FORGETTING not in manifest and (wrong := verify_files(path, manifest["files"])):
+        raise M2raapError(
+            f"{wrong[0]}: is missing or differs from its digest in the manifest; import the corpus again first"
+        )
     clips = corpus.all_rows("clips")
     old_ids = {row.id for row in known.by_id.values() if row.was_here}
     leaving = [row for row in clips if row["clip_id"] in requested_ids or sha256(row["clip_id"]) in old_ids]
@@ -153,7 +161,7 @@ def _traced(folders: list[Path]) -> Iterator[tuple[str, str]]:
 def _remove_from(plan: _Plan) -> None:
     """Deletes the clips from the tables of a corpus: tombstones first, the manifest last. Until then the corpus is refused."""
     path, forgotten = plan.corpus.path, plan.forgotten
-    manifest = read_json(path / "manifest.json")
+    manifest = read_manifest(path)
     remove_drafts(path)
     tombstones.write(path, forgotten)
     if not plan.leaving and FORGETTING not in manifest:
@@ -168,7 +176,9 @@ def _remove_from(plan: _Plan) -> None:
     counts = dict.fromkeys(TABLES, 0)
     files: dict[str, str] = {}
     for key, digest in manifest["files"].items():
-        table, part = key.split("/")
+        table, _, part = key.partition("/")
+        if table not in TABLES or not part.isdecimal():
+            raise M2raapError(f"{path / 'manifest.json'}: names the file '{key[:80]}', which is no part of a corpus")
         rows = read_part(path, table, int(part))
         kept = [row for row in rows if not forgotten.contains(row["clip_id"])]
         counts[table] += len(kept)
@@ -262,10 +272,12 @@ def _stale_kind(folder: Path, digests: dict[Path, str]) -> str | None:
     manifest = read_object(path) if path.is_file() and kind_of(folder) not in (None, "corpus") else {}
     if not {"view", "inputs"} <= manifest.keys():
         return None
+    manifest = as_record(StageManifest, manifest, path)
+    assert "view" in manifest
     current = digests.get((folder / manifest["view"]["corpus"]).resolve())
     return manifest["stage"] if current and current != manifest["inputs"].get("corpus") else None
 
 
 def _model_digest(folder: Path) -> str | None:
     path = folder / "manifest.json"
-    return read_object(path).get("models", {}).get("model") if path.is_file() else None
+    return as_record(StageManifest, read_object(path), path)["models"].get("model") if path.is_file() else None

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from m2raap.core.config import build
 from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.exports import new_folder
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import write_json
+from m2raap.core.records import ModelJson, read_record
 from m2raap.core.view import View
 from m2raap.export.measure import Measured, measure
 from m2raap.export.stills import Stills, measure_stills
 from m2raap.models.config import BackboneConfig
 from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
+from m2raap.retrieval.significance import bounds_text, change_text
 
 if TYPE_CHECKING:
     from m2raap.models.backbone import Backbone
@@ -31,7 +33,7 @@ def _load_pair(model: Path) -> tuple[VideoCLIP, Backbone, dict[str, Any]]:
     from m2raap.models.video_clip import VideoCLIP
 
     adapted = VideoCLIP.load(model)
-    made_from = read_json(model / "model.json").get("made_from")
+    made_from = read_record(ModelJson, model / "model.json")["made_from"]
     adapt = made_from.get("adapt") or made_from if isinstance(made_from, dict) else {}
     described = adapt.get("backbone") if isinstance(adapt, dict) else None
     if not isinstance(described, dict):
@@ -114,9 +116,9 @@ def curve_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 def curve_line(row: dict[str, Any]) -> str:
     change = (
-        f", to the backbone {row['diff']:+.1f} ({row['diff_lo']:+.1f} to {row['diff_hi']:+.1f})" if row["alpha"] else ""
+        f", to the backbone {row['diff']:+.1f} ({change_text(row['diff_lo'], row['diff_hi'])})" if row["alpha"] else ""
     )
     return (
         f"{row['set']} {row['lang']} {row['direction']} alpha {row['alpha']:<4g}: R@1 {row['r1']:.1f} "
-        f"({row['lo']:.1f}-{row['hi']:.1f}){change}, {row['queries']:,} queries"
+        f"({bounds_text((row['lo'], row['hi']))}){change}, {row['queries']:,} queries"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
 from m2raap.core.view import View
 from m2raap.retrieval.arms import paired
+from m2raap.retrieval.results_file import read_results
 from m2raap.stages.embed import EmbedConfig, embed
 from m2raap.stages.evaluate import evaluate_folder, read_ranks
 
@@ -60,5 +60,5 @@ def measure(view: View, clip: VideoCLIP, seed: int = 0, cfg: EmbedConfig | None 
             folder.mkdir(parents=True)
         embed(view, cfg or EmbedConfig(), clip, embedded)
         evaluate_folder(embedded, benchmark, seed, evaluated)
-        rows = [row for row in read_json(evaluated / "results.json")["rows"] if row["scope"] == "official"]
+        rows = [row for row in read_results(evaluated)["rows"] if row["scope"] == "official"]
         return Measured(benchmark, rows, read_ranks(evaluated / "ranks.parquet"))

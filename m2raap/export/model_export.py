@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import new_folder
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import write_json
+from m2raap.core.records import ModelJson, read_record
 from m2raap.core.view import View
 from m2raap.export.measure import Measured, measure
 from m2raap.export.model_card import model_card
+from m2raap.retrieval.significance import bounds_text, change_text
 
 if TYPE_CHECKING:
     from m2raap.models.video_clip import VideoCLIP
@@ -63,13 +65,12 @@ class _Job:
 
 def _to_open_clip(job: _Job) -> dict[str, Any]:
     """The backbone's adapted towers as `local-dir:` loads them; temporal module and ACG are left out."""
-    from safetensors.torch import save_file
-
     from m2raap.models.backbone import FAMILY_NAME
     from m2raap.models.config import BackboneConfig, MeanConfig
     from m2raap.models.families import load_backbone
     from m2raap.models.text import OpenClipText
     from m2raap.models.video_clip import VideoCLIP
+    from m2raap.models.weights_file import save_weights
 
     backbone = job.clip.backbone
     if not isinstance(backbone.text, OpenClipText):
@@ -79,7 +80,7 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
     backbone.write_description(job.draft)
     (job.draft / FAMILY_NAME).unlink(missing_ok=True)  # open_clip does not read it
     weights = {name: value.detach().contiguous().clone() for name, value in backbone.clip.state_dict().items()}
-    save_file(weights, job.draft / "open_clip_model.safetensors")
+    save_weights(weights, job.draft / "open_clip_model.safetensors")
     reloaded = load_backbone(BackboneConfig(model=f"local-dir:{job.draft}"))
     changed = [name for name, value in reloaded.clip.state_dict().items() if not value.equal(weights[name].to(value))]
     if changed:
@@ -113,7 +114,7 @@ def _to_onnx(job: _Job) -> dict[str, Any]:
 
 def _to_hub(job: _Job) -> dict[str, Any]:
     """The model folder with a card, as `huggingface-cli upload` takes it. Nothing is uploaded."""
-    about = read_json(job.source / "model.json")
+    about: dict[str, Any] = {**read_record(ModelJson, job.source / "model.json")}
     card = model_card(job.clip, about, job.licence, job.measured)
     job.clip.save(job.draft, about["made_from"])  # only the files of the model, without other files of its folder
     (job.draft / "README.md").write_text(card, encoding="utf-8")
@@ -149,11 +150,11 @@ def export_lines(about: dict[str, Any], out: Path) -> list[str]:
         for row in about.get(who, ()):
             lines.append(
                 f"{who} on {about['benchmark']}, {row['lang']} {row['direction']}: R@1 {row['r1']:.1f} "
-                f"({row['lo']:.1f}-{row['hi']:.1f}), {row['queries']:,} queries"
+                f"({bounds_text((row['lo'], row['hi']))}), {row['queries']:,} queries"
             )
     for row in about.get("exported_minus_adapted", ()):
         lines.append(
-            f"exported minus adapted, {row['lang']} {row['direction']}: {row['diff']:+.1f} ({row['lo']:+.1f} to {row['hi']:+.1f})"
+            f"exported minus adapted, {row['lang']} {row['direction']}: {row['diff']:+.1f} ({change_text(row['lo'], row['hi'])})"
         )
     if "upload" in about:
         lines.append(f"to upload it: {about['upload'].replace('FOLDER', str(out))}")

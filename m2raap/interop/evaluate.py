@@ -11,8 +11,8 @@ from m2raap.core.config import build
 from m2raap.core.corpus import LANGS
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
 from m2raap.core.runner import run_data_stage
+from m2raap.core.signed import read_manifest
 from m2raap.core.view import View, open_view
 from m2raap.interop.external import ExternalModel
 from m2raap.interop.mteb import MtebEmbedder, is_encoder
@@ -20,6 +20,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.retrieval.benchmarks import asked_for
 from m2raap.retrieval.config import EvaluateConfig
+from m2raap.retrieval.results_file import read_results
 from m2raap.stages.bank import IDS, Bank, run_bank
 from m2raap.stages.embed import EmbedConfig, Embedder, EmbedStage, embedder, model_folder
 from m2raap.stages.evaluate import EvaluateStage
@@ -70,9 +71,10 @@ def evaluate(
         texts = _bank(Path(bank), view, model_embedder, home / "bank", langs) if bank is not None else None
         stage = EvaluateStage(cfg, Shared(seed=seed))
         stage.run_on(home / "embed", name_of_benchmark, home / "evaluate", bank=texts)
-        trees = [read_json(path) for path in sorted((home / "evaluate").glob("results-*.json"))]
+        evaluated = home / "evaluate"
+        trees = [read_results(evaluated, path.name) for path in sorted(evaluated.glob("results-*.json"))]
         rescored = {tree["rescored"]["name"]: tree for tree in trees if "rescored" in tree}
-        return read_json(home / "evaluate" / "results.json") | ({"rescored": rescored} if rescored else {})
+        return read_results(evaluated) | ({"rescored": rescored} if rescored else {})
 
 
 def _embedder(model: Any, preprocess: Any, tokenizer: Any, name: str | None) -> Embedder:
@@ -92,7 +94,7 @@ def _bank(path: Path, bench: View, model_embedder: Embedder, folder: Path, langs
 
 
 def _with_frames(view: View, keyframes: Mapping[str, Any] | None, folder: Path, workers: int) -> View:
-    if any(read_json(path / "manifest.json")["stage"] == KeyframesStage.name for path in view.folders):
+    if any(read_manifest(path)["stage"] == KeyframesStage.name for path in view.folders):
         if keyframes:
             raise M2raapError(
                 f"{view.folders[-1]}: holds key-frames already; leave `keyframes` out, or give the corpus to make others"

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2raap.core.errors import M2raapError
 from m2raap.models.text import OpenClipText, TransformersText
 from m2raap.models.vision import VisionTower
 
@@ -132,10 +133,20 @@ class Backbone(nn.Module):
     # -- texts ----------------------------------------------------------------------------------------------------
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids (B, L), L = context_length. A text that is too long is cut and keeps its end token."""
+        """Token ids (B, L), L = context_length. A text that is too long is cut and keeps its end token.
+
+        Raises M2raapError where the tokenizer gives ids that the text tower does not know.
+        """
         if not texts:
             return torch.zeros(0, self.context_length, dtype=torch.long)
-        return self.text.tokenize(texts)
+        tokens_BL = self.text.tokenize(texts)
+        num_ids = self.text.num_ids
+        if num_ids is not None and not 0 <= int(tokens_BL.min()) <= int(tokens_BL.max()) < num_ids:
+            raise M2raapError(
+                f"the tokenizer gives the token id {int(tokens_BL.max())}, but the text tower of this model knows {num_ids} "
+                "tokens: its files are of two models; take another model"
+            )
+        return tokens_BL
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts do not fit into context_length."""

@@ -53,8 +53,10 @@ class SeqTransfConfig(Config):
     """CLIP4Clip's seqTransf: a small transformer over frame vectors, added to them."""
 
     name: Literal["seqtransf"] = Field(default="seqtransf", description="Name of the temporal module.")
-    layers: int = Field(default=4, ge=1, description="Number of transformer blocks over the frames.")
-    max_frames: int = Field(default=64, ge=2, description="Largest number of frames per clip that the module can take.")
+    layers: int = Field(default=4, ge=1, le=1000, description="Number of transformer blocks over the frames.")
+    max_frames: int = Field(
+        default=64, ge=2, le=4096, description="Largest number of frames per clip that the module can take."
+    )
     from_text: bool = Field(
         default=True,
         description="Whether the blocks start as copies of the first blocks of the text tower, where the widths are equal.",
@@ -65,8 +67,10 @@ class StanConfig(Config):
     """STAN (arXiv 2301.11116), self-attention variant: a branch beside the last `layers` layers of the backbone."""
 
     name: Literal["stan"] = Field(default="stan", description="Name of the temporal module.")
-    layers: int = Field(default=4, ge=1, description="Number of last vision layers that the branch reads.")
-    max_frames: int = Field(default=64, ge=2, description="Largest number of frames per clip that the module can take.")
+    layers: int = Field(default=4, ge=1, le=1000, description="Number of last vision layers that the branch reads.")
+    max_frames: int = Field(
+        default=64, ge=2, le=4096, description="Largest number of frames per clip that the module can take."
+    )
     drop_path: float = Field(
         default=0.1,
         ge=0,
@@ -109,9 +113,13 @@ class AdapterConfig(Config):
     """ST-Adapter (arXiv 2206.13559): a bottleneck with a convolution over time before each of the last `layers` blocks."""
 
     name: Literal["adapter"] = Field(default="adapter", description="Name of the temporal module.")
-    layers: int = Field(default=4, ge=1, description="Number of last vision blocks that get a bottleneck.")
-    width: int | None = Field(default=None, ge=1, description="Width of the bottleneck; null: half the vision width.")
-    kernel_frames: int = Field(default=3, ge=1, description="Number of frames that the convolution reads; odd.")
+    layers: int = Field(default=4, ge=1, le=1000, description="Number of last vision blocks that get a bottleneck.")
+    width: int | None = Field(
+        default=None, ge=1, le=65536, description="Width of the bottleneck; null: half the vision width."
+    )
+    kernel_frames: int = Field(
+        default=3, ge=1, le=4095, description="Number of frames that the convolution reads; odd."
+    )
 
     @model_validator(mode="after")
     def _odd(self) -> AdapterConfig:
@@ -126,7 +134,7 @@ class MessageConfig(Config):
     """X-CLIP's message token (arXiv 2208.02816): each frame attends to a message that it gets from all frames."""
 
     name: Literal["message"] = Field(default="message", description="Name of the temporal module.")
-    layers: int = Field(default=4, ge=1, description="Number of last vision blocks that exchange messages.")
+    layers: int = Field(default=4, ge=1, le=1000, description="Number of last vision blocks that exchange messages.")
 
 
 class ExtensionTemporalConfig(Config):

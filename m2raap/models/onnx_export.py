@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import write_error
 from m2raap.models.video_clip import VideoCLIP
 
 PARITY = 1e-4
@@ -111,6 +112,8 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outp
                 external_data=True,
                 verbose=False,
             )
+    except OSError as error:  # such as a full disk
+        raise write_error(path, error) from None
     except Exception as error:  # torch.export and onnxscript raise a dozen unrelated types
         error_lines = [line.strip() for line in str(error).splitlines() if "Error" in line or "class" in line]
         raise M2raapError(

@@ -32,6 +32,14 @@ class OpenClipText:
     def pad_id(self) -> int:
         return int(getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
 
+    @property
+    def num_ids(self) -> int | None:
+        """Number of token ids that the tower knows; None where that is not known."""
+        table = getattr(self.tower, "token_embedding", None)
+        if table is None and hasattr(self.tower, "transformer"):
+            table = getattr(self.tower.transformer, "get_input_embeddings", lambda: None)()
+        return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
+
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         return self.tokenizer(list(texts), context_length=context_length or self.context_length)
 
@@ -98,10 +106,11 @@ class TransformersText:
 
     can_shorten = False
 
-    def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, context_length: int, lower_case: bool) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.context_length = context_length
+        self.lower_case = lower_case
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
 
     @property
@@ -112,9 +121,16 @@ class TransformersText:
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id or 0)
 
+    @property
+    def num_ids(self) -> int | None:
+        """Number of token ids that the tower knows; None where that is not known."""
+        table = getattr(self.tower, "get_input_embeddings", lambda: None)()
+        return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
+
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         size = context_length or self.context_length
-        return self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
+        texts = [text.lower() for text in texts] if self.lower_case else list(texts)
+        return self.tokenizer(texts, padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
             "input_ids"
         ]
 

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import CODE_KEY, code_of, is_extension, refuse_changed
+from m2raap.core.files import read_object
+from m2raap.core.records import ModelJson, as_record
 from m2raap.models.acg import Acg, Captions
 from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
 from m2raap.models.families import backbone_from_description
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
+from m2raap.models.weights_file import save_weights
 
 FORMAT = 3
 
@@ -116,12 +119,10 @@ class VideoCLIP(nn.Module):
 
     def save(self, folder: Path, made_from: dict[str, Any] | None = None) -> None:
         """Writes the folder. `made_from` is any JSON about the origin of the weights (settings, steps)."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         self.backbone.write_description(folder / "backbone")
         weights = {name: t.detach().cpu().float().contiguous().clone() for name, t in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_weights(weights, folder / "model.safetensors")
         model_json = {
             "format": FORMAT,
             **self._module_settings(),
@@ -143,20 +144,22 @@ class VideoCLIP(nn.Module):
         for path in (model_json_path, weights_path):
             if not path.is_file():
                 raise M2raapError(f"{folder} holds no {path.name}: give a model folder that m2raap saved")
+        tree = read_object(model_json_path)
+        if tree.get("format") != FORMAT:
+            raise M2raapError(
+                f"{model_json_path}: has format {str(tree.get('format'))[:40]}, and this m2raap reads format {FORMAT}: adapt "
+                "again"
+            )
+        model_json = as_record(ModelJson, tree, model_json_path)
         try:
-            model_json = json.loads(model_json_path.read_text(encoding="utf-8"))
-            if model_json["format"] != FORMAT:
-                raise M2raapError(
-                    f"{model_json_path}: has format {model_json['format']}, and this m2raap reads format {FORMAT}: adapt again"
-                )
             temporal = TypeAdapter(TemporalConfig).validate_python(model_json["temporal"])
             acg = AcgConfig.model_validate(model_json["acg"]) if model_json["acg"] else None
             weights = load_file(weights_path)
-            code = str(model_json[CODE_KEY][temporal.name]) if is_extension(temporal.name) else ""
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise M2raapError(f"{folder}: the model cannot be read ({error}); copy it again, or adapt again") from None
-        if code:
-            refuse_changed({temporal.name: code}, f"{model_json_path}: temporal.name")
+        if is_extension(temporal.name):
+            recorded = model_json.get("code", {}).get(temporal.name, "none")
+            refuse_changed({temporal.name: recorded}, f"{model_json_path}: temporal.name")
         model = cls(backbone_from_description(folder / "backbone"), temporal, acg)
         try:
             model.load_state_dict(weights, strict=True)
@@ -167,4 +170,9 @@ class VideoCLIP(nn.Module):
                 raise M2raapError(
                     f"{weights_path}: {name} holds NaN or infinity, so its vectors are useless: copy it again, or adapt again"
                 )
+        if model.digest != model_json["digest"]:
+            raise M2raapError(
+                f"{folder}: weights or settings are not those that the digest of model.json was made of: copy it again, or "
+                "adapt again"
+            )
         return model

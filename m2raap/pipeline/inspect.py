@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from m2raap.core.corpus import content_digest, open_corpus
+from m2raap.core import tombstones
+from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, read_object
-from m2raap.core.folder import manifest_digest
+from m2raap.core.files import read_object
 from m2raap.core.ledger import Counts
+from m2raap.core.records import CorpusManifest, DoneRecord, Plan, StageManifest, as_record, read_record
 from m2raap.core.runner import phase_digest
-from m2raap.core.signed import is_finished, refuse_old_format, signed_path, verify_files
+from m2raap.core.signed import (
+    FORGETTING,
+    digest_of,
+    is_finished,
+    part_key,
+    refuse_old_format,
+    signed_parts,
+    signed_path,
+    stage_manifest,
+    verify_files,
+)
 from m2raap.core.stage import DataStage
-from m2raap.core.tables import Row, part_of, part_settings, read_part
-from m2raap.core.view import View, changed_parents, open_view
+from m2raap.core.tables import SCHEMA_VERSION, Row, part_of, part_rows, part_settings, read_part
+from m2raap.core.tombstones import FILE as TOMBSTONES
+from m2raap.core.view import View, changed_parents, digest_in, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages import stage_classes
@@ -46,29 +59,50 @@ def _check_one(folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"folder": str(folder), "state": "ok", "faults": []}
     if not (folder / "manifest.json").exists():
         return row | {"state": "unfinished"}
-    manifest = read_json(folder / "manifest.json")
-    if manifest["kind"] == "stage":
-        refuse_old_format(manifest, folder)
-    if manifest["kind"] == "corpus":
-        open_corpus(folder)  # refuses one in which a forget was interrupted
+    path = folder / "manifest.json"
+    tree = read_object(path)
+    if tree.get("kind") == "corpus":
+        if FORGETTING in tree or tree.get("schema_version") != SCHEMA_VERSION:
+            open_corpus(folder)  # which raises the error
+        manifest: CorpusManifest | StageManifest = as_record(CorpusManifest, tree, path)
+    else:
+        refuse_old_format(tree, folder)
+        manifest = as_record(StageManifest, tree, path)
     wrong = verify_files(folder, manifest["files"])
-    row["faults"] = [f"{path}: the file is missing or differs from its digest in the manifest" for path in wrong]
-    if manifest["digest"] != _digest_of(manifest):
-        row["faults"].append(f"{folder / 'manifest.json'}: was changed after it was signed")
-    if manifest["kind"] == "stage":
-        row["faults"] += _accounting(folder, manifest["counts"])
-        row["faults"] += _parents(folder, manifest)
-        row["faults"] += _settings(folder, manifest, wrong)
+    row["faults"] = [f"{file}: the file is missing or differs from its digest in the manifest" for file in wrong]
+    if manifest["digest"] != digest_of(manifest):
+        row["faults"].append(f"{path}: was changed after it was signed")
+    if manifest["kind"] == "corpus":
+        if not row["faults"]:
+            row["faults"] += _rows(folder, cast(CorpusManifest, manifest))
+    else:
+        stage = cast(StageManifest, manifest)
+        row["faults"] += _accounting(folder, stage["counts"])
+        row["faults"] += _parents(folder, stage)
+        row["faults"] += _settings(folder, stage, wrong)
+        row["libraries"] = stage.get("libraries", {})
     return row | {"state": "damaged" if row["faults"] else "ok"}
 
 
-def _digest_of(manifest: dict[str, Any]) -> str:
-    if manifest["kind"] == "corpus":
-        return content_digest(manifest["files"], manifest["num_parts"], manifest["benchmark"])
-    return manifest_digest(manifest)
+def _rows(folder: Path, manifest: CorpusManifest) -> list[str]:
+    """Faults where the counts in the manifest of a corpus, which its digest does not include, are not those of its tables."""
+    faults = []
+    for table, name in (("clips", "clips"), ("texts", "texts"), ("missing", "missing_file"), ("dropped", "dropped")):
+        parts = [signed_path(folder, part_key(table, part)) for part in signed_parts(folder, table) or ()]
+        num_rows = sum(map(part_rows, parts))
+        if num_rows != manifest["counts"].get(name, 0):
+            counted = manifest["counts"].get(name, 0)
+            faults.append(
+                f"{folder / 'manifest.json'}: counts {counted:,} {name}, but the table '{table}' has {num_rows:,} rows"
+            )
+    if manifest["counts"].get("forgotten") and not (folder / TOMBSTONES).is_file():
+        faults.append(f"{folder / TOMBSTONES}: is missing, although the manifest counts forgotten clips")
+    return faults
 
 
 def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
+    if not all(isinstance(value, int) for name, value in counts.items() if name.startswith(("clips_", "texts_"))):
+        return [f"{folder / 'manifest.json'}: counts clips or texts by something other than whole numbers"]
     return [
         f"{folder}: {rows.expected} {table} were read or added, but {rows.accounted} are kept or dropped"
         for table, rows in Counts.from_dict(counts).tables.items()
@@ -76,10 +110,12 @@ def _accounting(folder: Path, counts: dict[str, Any]) -> list[str]:
     ]
 
 
-def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:
+def _parents(folder: Path, manifest: StageManifest) -> list[str]:
     """Faults for the parents that have changed since this stage was made."""
     if "view" not in manifest:
         return []
+    if any("\0" in name for name in (manifest["view"]["corpus"], *manifest["view"]["folders"])):
+        return [f"{folder / 'manifest.json'}: names a parent by a path that cannot exist"]
     parents = tuple(folder / parent for parent in manifest["view"]["folders"])
     view = View(folder / manifest["view"]["corpus"], (*parents, folder))
     return [
@@ -88,7 +124,7 @@ def _parents(folder: Path, manifest: dict[str, Any]) -> list[str]:
     ]
 
 
-def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[str]:
+def _settings(folder: Path, manifest: StageManifest, wrong: list[str]) -> list[str]:
     """Faults where the plan or a part has other settings or inputs than the manifest. `wrong`: files that differ from the
     manifest, which are not checked again."""
     faults = []
@@ -99,11 +135,17 @@ def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[
     stage, version, settings = manifest["stage"], manifest["version"], manifest["settings"]
     for phase in ("score", "apply"):
         for path in sorted((folder / "done").glob(f"{phase}-*.json")):
-            record = read_object(path)
+            record = read_record(DoneRecord, path)
             expected = phase_digest(stage, version, phase, settings)
             if record.get("settings") != expected:
                 faults.append(f"{path}: was made with other settings than the manifest names")
-            files = [signed_path(folder, key) for key in record["files"]]
+            faults += [
+                f"{path}: names the file '{key[:80]}' with another digest than the manifest"
+                for key, value in record["files"].items()
+                if manifest["files"].get(key) != value
+            ]
+            # Only files of the manifest, which have been verified: another path may be a pipe, which never ends.
+            files = [signed_path(folder, key) for key in record["files"] if key in manifest["files"]]
             faults += [
                 f"{file}: was made with other settings than the manifest names"
                 for file in files
@@ -113,12 +155,15 @@ def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[
 
 
 def status(run: RunFolder) -> list[dict[str, Any]]:
-    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report."""
+    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report.
+
+    A stage that was made from other content than its inputs have today is `stale`.
+    """
     rows = []
-    for folder, step in {step.folder: step for step in reversed(run.steps)}.items():
+    owners = {step.folder: step for step in reversed(run.steps)}
+    for folder in dict.fromkeys(step.folder for step in run.steps):
         arms = [other.arm for other in run.steps if other.folder == folder]
-        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(arms))})
-    rows.reverse()
+        rows.append(_status_row(owners[folder]) | {"arms": list(dict.fromkeys(arms))})
     for name, cls in stage_classes().items():
         if cls.result and (run.path / name / cls.result).is_file():
             row = {"folder": str(run.path / name), "stage": name, "bench": None, "state": "done"}
@@ -129,15 +174,25 @@ def status(run: RunFolder) -> list[dict[str, Any]]:
 def _status_row(step: Step) -> dict[str, Any]:
     row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "bench": step.bench, "state": "to do"}
     if (step.folder / "manifest.json").exists():
-        manifest = read_json(step.folder / "manifest.json")
         if not is_finished(step.folder):
             return row | {"state": "old format"}
-        return row | {"state": "done", "counts": manifest["counts"]}
+        manifest = stage_manifest(step.folder)
+        state = "stale" if _is_stale(step, manifest) else "done"
+        return row | {"state": state, "counts": manifest["counts"], "libraries": manifest.get("libraries", {})}
     if (step.folder / "plan.json").exists():
-        total = read_json(step.folder / "plan.json")["num_parts"]
+        total = read_record(Plan, step.folder / "plan.json")["num_parts"]
         done = {phase: len(list((step.folder / "done").glob(f"{phase}-*.json"))) for phase in ("score", "apply")}
         return row | {"state": "unfinished", "parts": total, "scored": done["score"], "applied": done["apply"]}
     return row
+
+
+def _is_stale(step: Step, manifest: StageManifest) -> bool:
+    """Whether the corpus, or a folder that the step reads, has another content than when the step was finished, or is gone."""
+    inputs = manifest["inputs"]
+    folders = [*step.parents, *([step.model] if step.model and "model" in inputs else [])]
+    if "view" in manifest:
+        folders.append(step.folder / manifest["view"]["corpus"])
+    return any(digest_in(folder) not in {*inputs.values()} - {""} for folder in folders)
 
 
 def explain(run: Path, clip_id: str) -> dict[str, Any]:
@@ -153,11 +208,27 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
                 steps = [s for s in folder.steps if s.bench == bench and s.is_of(DataStage)]
                 steps = list({s.folder: s for s in steps if (s.folder / "manifest.json").exists()}.values())
                 return _story(corpus, clip_id, [(f"{s.owner}/{s.stage}", s.folder) for s in steps])
-        raise M2raapError(f"{clip_id}: no clip of that id in the corpora of {run}")
+        raise _unknown(clip_id, [View(path) for path in folder.inputs.corpora.values()])
     view = open_view(run)
     if not _has(view, clip_id):
-        raise M2raapError(f"{clip_id}: no clip of that id in {view.corpus_path}")
+        raise _unknown(clip_id, [view])
     return _story(view, clip_id, [(folder.name, folder) for folder in view.folders])
+
+
+def _unknown(clip_id: str, views: list[View]) -> M2raapError:
+    """The error to raise for an id that none of the corpora has: whether it was forgotten, or which ids are like it."""
+    names = ", ".join(str(view.corpus_path) for view in views)
+    for view in views:
+        if tombstones.read(view.corpus_path).contains(clip_id):
+            return M2raapError(f"{clip_id}: was removed from {view.corpus_path} by 'm2raap data forget'")
+    ids = [row["clip_id"] for view in views for row in view.corpus.all_rows("clips", ["clip_id"])]
+    near = [name for name in ids if name.startswith(clip_id) or clip_id.startswith(name)]
+    near = near or difflib.get_close_matches(clip_id, ids[:_MAX_COMPARED])
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {len(ids):,} clips, such as '{ids[0]}'"
+    return M2raapError(f"{clip_id}: no clip of that id in {names}: {hint}")
+
+
+_MAX_COMPARED = 200_000  # most ids among which similar ones are searched for
 
 
 def _has(view: View, clip_id: str) -> bool:

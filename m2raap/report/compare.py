@@ -18,7 +18,8 @@ from pydantic import Field
 
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError, UsageError
-from m2raap.core.files import read_json
+from m2raap.core.files import read_object
+from m2raap.core.signed import read_manifest
 from m2raap.report.contenders import Contender
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.embeddings import IDS, Embeddings
@@ -215,10 +216,10 @@ class _Embedded:
 
         Raises M2raapError where none of those has the digest.
         """
-        digest = read_json(evaluated / "manifest.json")["inputs"]["embed"]
+        digest = read_manifest(evaluated)["inputs"]["embed"]
         for path in sorted(evaluated.resolve().parent.iterdir()):
             manifest = path / "manifest.json"
-            if (path / IDS).exists() and manifest.exists() and read_json(manifest)["digest"] == digest:
+            if (path / IDS).exists() and manifest.exists() and read_object(manifest).get("digest") == digest:
                 loaded = Embeddings.load(path)
                 texts = zip(loaded.text_ids, loaded.text_video_ids, loaded.text_langs, loaded.texts, strict=True)
                 return cls(loaded, dict(zip(loaded.video_ids, loaded.video_frames, strict=True)), list(texts))

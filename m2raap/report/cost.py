@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from m2raap.core import talk
 from m2raap.core.config import canonical
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import write_json
+from m2raap.core.records import read_rows
 from m2raap.models.config import BackboneConfig, MeanConfig
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import RunFolder
@@ -60,7 +61,7 @@ def cost_of_recipe(recipe: Recipe, threads: int, trained: dict[str, Path] | None
 def read_costs(run: Path) -> list[ModuleRow]:
     """The rows of cost.json in a run; none where `recipe show --cost` was not run on it."""
     path = run / FILE
-    return [ModuleRow(**row) for row in read_json(path)["rows"]] if path.exists() else []
+    return read_rows(ModuleRow, path) if path.exists() else []
 
 
 def _rows(recipe: Recipe, threads: int, trained: dict[str, Path]) -> list[ModuleRow]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.ledger import Counts
+from m2raap.core.signed import read_manifest
 from m2raap.core.stage import DataStage
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
@@ -70,7 +70,7 @@ def _costs(steps: list[Step], arm: str, recipe: Recipe) -> dict[str, Any]:
     """Clips and texts that remain for training, core seconds of curation, seconds of training (mean over the seeds)."""
     curated = [step for step in steps if step.arm == arm and step.is_of(DataStage) and not step.bench]
     trained = [step for step in steps if base_arm(step.arm) == arm and step.is_of(AdaptStage)]
-    counts = Counts.from_dict(read_json(curated[-1].folder / "manifest.json")["counts"])
+    counts = Counts.from_dict(read_manifest(curated[-1].folder)["counts"])
     # An arm that decodes while it trains stores no frames: its only data stage checks the files.
     checks_only = arms_of(recipe)[arm].adapt.input == "video" and [step.stage for step in curated] == ["keyframes"]
     seconds = sum(row["seconds"] for step in curated for row in read_timings(step.folder) if "phase" in row)

@@ -9,10 +9,11 @@ from string import ascii_uppercase
 from typing import Any
 
 from m2raap.core.config import canonical
-from m2raap.core.files import read_json
+from m2raap.core.signed import read_manifest
 from m2raap.core.tables import read_all
 from m2raap.pipeline.plan import Step
 from m2raap.report.data import ProgressiveRow, ProtocolRow
+from m2raap.retrieval.results_file import read_results
 from m2raap.stages.protocol import describe_difference, differing
 
 Evaluations = Mapping[tuple[str, str], Sequence[Step]]  # (arm, benchmark) -> one step a training seed
@@ -22,7 +23,7 @@ _OF_THE_MODEL = ("model", "preprocess")
 
 def read_protocol(evaluated: Path) -> dict[str, Any] | None:
     """The protocol in an evaluate folder's results.json; None where an older m2raap wrote only its name, or another key."""
-    return protocol_in(read_json(evaluated / "results.json"))
+    return protocol_in(read_results(evaluated))
 
 
 def protocol_in(results: dict[str, Any]) -> dict[str, Any] | None:
@@ -81,10 +82,10 @@ def protocol_rows(evaluations: Evaluations, steps: Sequence[Step], benches: Mapp
     rows: dict[tuple[str, str], ProtocolRow] = {}
     for (arm, bench), seeds in evaluations.items():
         for step in seeds:
-            tree = read_json(step.folder / "results.json")
+            tree = read_results(step.folder)
             protocol = protocol_in(tree)
             embedded = step_at.get(step.parents[0])
-            settings = read_json(embedded.folder / "manifest.json").get("settings", {}) if embedded else {}
+            settings = read_manifest(embedded.folder).get("settings", {}) if embedded else {}
             shared = {k: v for k, v in protocol.items() if k not in _OF_THE_MODEL} if protocol else None
             num_frames, captions = settings.get("num_frames"), bool(settings.get("captions"))
             key = bench, canonical([shared, num_frames, captions, [] if shared else tree.get("missing")])

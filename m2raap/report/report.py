@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
 from m2raap.core.folder import read_timings
 from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
+from m2raap.core.records import read_rows
+from m2raap.core.signed import is_finished, read_manifest
 from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
@@ -38,9 +39,11 @@ from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
 from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.retrieval.arms import paired, summarise
+from m2raap.retrieval.results_file import read_results
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
+from m2raap.stages.shared import DRAWINGS_ONLY
 from m2raap.stages.training_log import training_curves, training_summary, training_time
 
 SYNTHETIC = "synthetic world, tiny model"
@@ -106,14 +109,11 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
 def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -> list[str]:
     notes = []
     if recipe.backbone.model == "builtin:tiny" and not synthetic:
-        notes.append(
-            "The tiny model of the package was trained on drawings of coloured shapes only: on real clips expect results near "
-            "chance. They show that the pipeline works, and nothing about retrieval."
-        )
+        notes.append(f"{DRAWINGS_ONLY}. The results show that the pipeline works, and nothing about retrieval.")
     for step in steps:
         if step.is_of(AdaptStage) and step.owner == step.arm:
             summary = training_summary(step.folder)
-            counts = read_json(step.folder / "manifest.json")["counts"]
+            counts = read_manifest(step.folder)["counts"]
             gates = ", ".join(f"{name} {value:.3f}" for name, value in summary["gates"].items())
             best = (
                 f", best val R@1 {100 * counts['val_r1_best']:.1f} at step {counts['best_step']}"
@@ -127,7 +127,7 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
 def result_rows(arm: str, bench: str, seed_steps: list[Step], seed: int) -> list[ResultRow]:
     """The rows of an arm on a benchmark, averaged over the training seeds where there are several."""
     if len(seed_steps) == 1:
-        rows = read_json(seed_steps[0].folder / "results.json")["rows"]
+        rows = read_results(seed_steps[0].folder)["rows"]
     else:
         rows = summarise([read_ranks(step.folder / "ranks.parquet") for step in seed_steps], seed)
     return [ResultRow(arm=arm, benchmark=bench, **row) for row in rows]
@@ -205,7 +205,7 @@ def _costs(steps: list[Step], recipe: Recipe, results: list[ResultRow]) -> list[
 
 
 def _funnel(step: Step) -> list[FunnelStage]:
-    counts = Counts.from_dict(read_json(step.folder / "manifest.json")["counts"])
+    counts = Counts.from_dict(read_manifest(step.folder)["counts"])
     return [
         FunnelStage(step.stage, table, rows.rows_in, rows.added, dict(rows.dropped), rows.rows_out)
         for table, rows in counts.tables.items()
@@ -251,7 +251,18 @@ def _run_facts(run: RunFolder, recipe: Recipe) -> dict[str, str]:
         bench = View(path).corpus
         counts = f"{bench.counts['clips']} clips, {bench.counts['texts']} texts"
         facts[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
-    facts["R@k"] = "expected under a random tie-break; 95% intervals: cluster bootstrap over clips"
+    made_by: dict[str, set[str]] = {}
+    for step in run.steps:
+        manifest = read_manifest(step.folder) if is_finished(step.folder) else {}
+        for name, version in manifest.get("libraries", {}).items():
+            made_by.setdefault(name, set()).update(version.split(", "))
+    if made_by:
+        facts["libraries"] = ", ".join(
+            f"{name} {'/'.join(sorted(versions))}" for name, versions in sorted(made_by.items())
+        )
+    facts["R@k"] = (
+        "expected under a random tie-break; 95% intervals: cluster bootstrap over clips, Wilson where all hit or all miss"
+    )
     return facts
 
 
@@ -267,4 +278,4 @@ def _timings(steps: list[Step]) -> list[tuple[str, float]]:
 def read_interpolation(run: Path) -> list[InterpolationRow]:
     """The rows that `model interpolate` wrote into a run; none where it was not run."""
     path = run / INTERPOLATION
-    return [InterpolationRow(**row) for row in read_json(path)["rows"]] if path.exists() else []
+    return read_rows(InterpolationRow, path) if path.exists() else []

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.report.data import BilingualRow, CompatRow, FrameAblationRow, RescoredRow, ResultRow
 from m2raap.report.protocols import Evaluations
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.arms import paired
+from m2raap.retrieval.results_file import read_results
 from m2raap.retrieval.sides import RULE_B, rows_of, side_of
 from m2raap.retrieval.significance import interval
 from m2raap.retrieval.summary import DIGITS, summary_row
@@ -123,7 +123,7 @@ def _r1(
     """R@1 with its interval, hits averaged over the tables."""
     sides = [side_of(table, lang, direction, category) for table in tables]
     hits = 100 * np.mean([side.hits(1) for side, _, _ in sides], axis=0)
-    bounds = interval(hits, sides[0][2], seed)
+    bounds = interval(hits, sides[0][2], seed, limits=(0.0, 100.0))
     return round(float(hits.mean()), DIGITS), round(bounds.lo, DIGITS), round(bounds.hi, DIGITS)
 
 
@@ -132,7 +132,7 @@ def _trees_by_name(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[s
     trees = {}
     for path in sorted(steps[0].folder.glob("results-*.json")):
         if all((step.folder / path.name).exists() for step in steps):
-            tree = read_json(path)
+            tree = read_results(path.parent, path.name)
             if ("rescored" in tree) == rescored:
                 trees[path.stem.removeprefix("results-")] = tree
     return trees
@@ -148,7 +148,7 @@ def _lang_directions(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _trees(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    return [read_json(step.folder / "results.json") for step in steps]
+    return [read_results(step.folder) for step in steps]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,11 +12,12 @@ from pydantic import Field
 
 from m2raap.core.config import Config, build
 from m2raap.core.errors import M2raapError, ThresholdNotMet
-from m2raap.core.files import read_json
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.protocols import protocol_in
+from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.significance import bounds_text
 from m2raap.stages.evaluate import EvaluateStage
 
 
@@ -55,7 +56,7 @@ def verify(run: RunFolder, weights: str | None = None, within: float | None = No
     for step in run.steps:
         if not step.is_of(EvaluateStage) or not (step.folder / "results.json").is_file():
             continue
-        tree = read_json(step.folder / "results.json")
+        tree = read_results(step.folder)
         if protocol_in(tree) is None:
             refused.append(f"{step.arm} on {step.bench}: an older m2raap wrote results.json; evaluate again")
             continue
@@ -155,7 +156,7 @@ def verify_lines(outcome: dict[str, Any]) -> list[str]:
 
 def _line(row: dict[str, Any]) -> str:
     lost = f", {row['missing']:,} videos are missing and count as misses" if row["missing"] else ""
-    ours = f"{row['ours']:.1f} ({row['lo']:.1f}-{row['hi']:.1f})"
+    ours = f"{row['ours']:.1f} ({bounds_text((row['lo'], row['hi']))})"
     return (
         f"{row['arm']} on {row['bench']}, {row['direction']} {row['metric']}: {ours}, "
         f"published {row['published']:.1f}: {row['diff']:+.1f} points; the published value lies "

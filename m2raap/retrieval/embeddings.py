@@ -15,9 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object, write_atomic, write_json
+from m2raap.core.records import as_record
+from m2raap.core.signed import NPY_ERRORS, refuse_changed_file, verified_path
 
 IDS = "ids.json"
 _TEXT_COLUMNS = ("text_ids", "text_video_ids", "text_langs", "texts")
@@ -31,6 +34,26 @@ class MadeWith:
     frames: str = ""
     preprocess: str = ""
     model: str = ""
+
+
+class _MadeWithJson(TypedDict):
+    frames: str
+    preprocess: str
+    model: str
+
+
+class _IdsJson(TypedDict):
+    """ids.json, as Embeddings.save writes it."""
+
+    video_ids: list[str]
+    text_ids: list[str]
+    text_video_ids: list[str]
+    text_langs: list[str]
+    texts: list[str]
+    video_frames: list[str]
+    missing: list[str]
+    categories: dict[str, str]
+    made_with: _MadeWithJson
 
 
 @dataclass(frozen=True)
@@ -91,19 +114,23 @@ class Embeddings:
     def load(cls, folder: Path) -> Embeddings:
         """The embeddings in a folder; the vectors are mapped from disk. Raises M2raapError naming a bad file."""
         path = folder / IDS
-        tree = read_object(path)
+        is_signed = (folder / "manifest.json").exists()
+        tree = read_object(refuse_changed_file(folder, IDS) if is_signed else path)
         columns = {f.name for f in fields(cls) if not f.name.endswith(("_VE", "_TE"))}
         if lacking := sorted(columns - set(tree)):
             raise M2raapError(f"{path}: the key '{lacking[0]}' is missing; embed again")
         stated_values = tree["made_with"] if isinstance(tree["made_with"], dict) else {}
         if lacking := [f.name for f in fields(MadeWith) if f.name not in stated_values]:
             raise M2raapError(f"{path}: the key 'made_with.{lacking[0]}' is missing; embed again")
+        as_record(_IdsJson, tree, path)
         made_with = MadeWith(**{f.name: stated_values[f.name] for f in fields(MadeWith)})
-        variants = {npy.stem.removeprefix("video-"): _read_npy(npy) for npy in sorted(folder.glob("video-*.npy"))}
+        names = [npy.name for npy in sorted(folder.glob("video-*.npy")) if verified_path(folder, npy.name)]
+        arrays = {name: read_npy(refuse_changed_file(folder, name)) for name in ("video.npy", "text.npy", *names)}
+        variants = {name.removeprefix("video-").removesuffix(".npy"): arrays[name] for name in names}
         try:
             return cls(
-                video_VE=_read_npy(folder / "video.npy"),
-                text_TE=_read_npy(folder / "text.npy"),
+                video_VE=arrays["video.npy"],
+                text_TE=arrays["text.npy"],
                 variants_VE=variants,
                 made_with=made_with,
                 **{name: tree[name] for name in columns - {"made_with"}},
@@ -145,8 +172,9 @@ def write_npy(path: Path, array: NDArray[Any]) -> None:
     write_atomic(path, sink.getvalue())
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def read_npy(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, mapped from disk. Raises M2raapError for a file that holds none."""
     try:
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise M2raapError(f"{path}: cannot be read as a numpy array ({error}); embed again") from None
+    except NPY_ERRORS as error:
+        raise M2raapError(f"{path}: cannot be read as a numpy array ({str(error)[:200]}); make it again") from None

@@ -15,9 +15,12 @@ from m2raap.core import talk
 from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_atomic
+from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
+from m2raap.core.records import ModelDigest, read_record
+from m2raap.core.replace import replacing
 from m2raap.core.runner import run_data_stage
+from m2raap.core.signed import read_manifest
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
@@ -55,7 +58,7 @@ def embed_folder(
     if isinstance(model, Path):  # before anything is decoded
         if not (model / "model.json").is_file():
             raise M2raapError(f"--model {model}: holds no model.json; give a model folder or an adapt folder")
-        inputs = {"model": read_json(model / "model.json")["digest"]}
+        inputs = {"model": read_record(ModelDigest, model / "model.json")["digest"]}
     with locked(out, written=()):
         return _embed_folder(videos, keyframes, model, inputs, out, engine, force)
 
@@ -73,7 +76,8 @@ def _embed_folder(
         before = open_corpus(out / "corpus").stated_video_root
         if before != videos.resolve():
             raise M2raapError(f"{out}: holds the vectors of {before}, not of {videos.resolve()}; give another --out")
-    corpus, bad_names = _corpus(videos, out / "corpus")
+    with replacing(force):
+        corpus, bad_names = _corpus(videos, out / "corpus")
     view = View(corpus)
     # One good frame is enough for a vector.
     stage = KeyframesStage(keyframes.model_copy(update={"min_frames": 1}))
@@ -85,7 +89,7 @@ def _embed_folder(
 
     settings = {"bad_names": bad_names} if bad_names else {}
     run_single_stage("vectors", 1, settings, out / "vectors", work, view=framed, inputs=inputs, force=force)
-    return read_json(out / "vectors" / "manifest.json")["counts"]
+    return read_manifest(out / "vectors")["counts"]
 
 
 def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
@@ -93,7 +97,7 @@ def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
     files, left_out = find_files([videos])
     for line in left_out:
         talk.log(f"left out: {line}")
-    all_names = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
+    all_names = sorted({file.path.relative_to(videos).as_posix() for file in files}, key=os.fsencode)
     names = [name for name in all_names if _is_utf8(name)]
     if not names:
         raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename the files" if all_names else ""))

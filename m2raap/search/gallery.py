@@ -15,19 +15,22 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import TypedDict
 
+from m2raap.core.config import build
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, read_object
-from m2raap.core.signed import signed_path
-from m2raap.core.tables import Row, write_table
+from m2raap.core.records import ViewPaths, as_record, read_record
+from m2raap.core.signed import NPY_ERRORS, part_key, read_manifest, refuse_changed_file, signed_parts, signed_path
+from m2raap.core.tables import Row, damaged, write_table
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
-from m2raap.retrieval.index import VectorIndex
+from m2raap.retrieval.index import Kind, VectorIndex
 
 CLIPS = pa.schema(
     [
@@ -50,6 +53,40 @@ CLIPS = pa.schema(
 )
 CLIPS_A_PART = 8192
 VECTORS, FRAMES, FAISS, SOURCES = "vectors.npy", "frames.npy", "index.faiss", "sources.json"
+
+
+class _ViewJson(ViewPaths):
+    digest: str
+
+
+class _ModelJson(TypedDict, total=False):
+    folder: str
+    backbone: dict[str, Any]
+
+
+class _SourcesJson(TypedDict):
+    """sources.json, as Sources.tree writes it."""
+
+    model: _ModelJson
+    views: list[_ViewJson]
+    removed: list[str]
+
+
+# `asked`: the --kind that the user gave.
+_IndexSettings = TypedDict(  # noqa: UP013
+    "_IndexSettings", {"asked": Literal["auto", "flat", "hnsw", "ivf", "pq"], "kind": Kind, "langs": list[str]}
+)
+
+
+class _IndexModels(TypedDict):
+    model: str
+
+
+class _IndexManifest(TypedDict):
+    """What the manifest of an index holds besides the keys of every stage."""
+
+    settings: _IndexSettings
+    models: _IndexModels
 
 
 @dataclass(frozen=True)
@@ -83,27 +120,28 @@ class Sources:
     @classmethod
     def read(cls, folder: Path) -> Sources:
         """The sources of the index in `folder`. Raises M2raapError where the file is damaged."""
-        tree = read_object(folder / SOURCES)
-        try:
-            return cls._of(tree, folder.resolve())
-        except (KeyError, TypeError, ValueError) as error:
-            raise M2raapError(
-                f"{folder / SOURCES}: is damaged ({type(error).__name__}: {' '.join(str(error).split())[:80]}); "
-                "make the index again"
-            ) from None
-
-    @classmethod
-    def _of(cls, tree: dict[str, Any], base: Path) -> Sources:
+        path = folder / SOURCES
+        tree = read_record(_SourcesJson, path)
+        base = folder.resolve()
         resolve = lambda name: Path(os.path.normpath(base / name))  # noqa: E731
-        model = tree["model"]
+        model, rows = tree["model"], tree["views"]
+        names = [name for row in rows for name in (row["corpus"], *row["folders"])]
+        if (
+            not rows
+            or any("\0" in name for name in (*names, model.get("folder", "")))
+            or not {"folder", "backbone"} & {*model}
+        ):
+            raise M2raapError(f"{path}: names no view, no model, or a path that cannot exist; make the index again")
         views = [
             View(resolve(row["corpus"]), tuple(map(resolve, row["folders"])), tuple(row["langs"]), cutoff=row["cutoff"])
-            for row in tree["views"]
+            for row in rows
         ]
         return cls(
-            resolve(model["folder"]) if "folder" in model else BackboneConfig.model_validate(model["backbone"]),
+            resolve(model["folder"])
+            if "folder" in model
+            else build(BackboneConfig, model.get("backbone", {}), f"{path}: model.backbone"),
             tuple(views),
-            tuple(row["digest"] for row in tree["views"]),
+            tuple(row["digest"] for row in rows),
             tuple(tree["removed"]),
         )
 
@@ -126,23 +164,18 @@ class Gallery:
             raise M2raapError(
                 f"{path}: {what} (no manifest.json); make one with 'm2raap search index VIEW --model M --out {path}'"
             )
-        manifest = read_object(path / "manifest.json")
-        if manifest.get("stage") != "index":
+        tree = read_object(path / "manifest.json")
+        if tree.get("stage") != "index":
             raise M2raapError(
-                f"{path}: is not an index, but the output of '{manifest.get('stage') or manifest.get('kind')}'"
+                f"{path}: is not an index, but the output of '{str(tree.get('stage') or tree.get('kind'))[:40]}'"
             )
-        if not {"files", "models", "settings"} <= manifest.keys() or FAISS not in manifest["files"]:
-            raise M2raapError(f"{path / 'manifest.json'}: is damaged; make the index again")
-        tables = []
-        for key, expected in sorted(manifest["files"].items()):
-            if key.startswith("clips/") or key == SOURCES:  # checked before a model that the file names is loaded
-                file = signed_path(path, key)
-                if not file.is_file() or file_sha256(file) != expected:
-                    raise M2raapError(f"{file}: is missing or not as in the manifest; make the index again")
-                if key != SOURCES:
-                    tables.append(pq.read_table(file, schema=CLIPS))
-        if not tables:
-            raise M2raapError(f"{path}: its manifest lists no file of clips; make the index again")
+        manifest = read_manifest(path)
+        as_record(_IndexManifest, manifest, path / "manifest.json")
+        for name in (SOURCES, VECTORS, FRAMES):  # before a model that the first one names is loaded
+            refuse_changed_file(path, name)
+        tables = [_clips_of(path, part) for part in signed_parts(path, "clips") or ()]
+        if not tables or FAISS not in manifest["files"]:
+            raise M2raapError(f"{path}: its manifest lists no file of clips, or no {FAISS}; make the index again")
         clips = pa.concat_tables(tables).combine_chunks()
         vectors_NE, frames_FE = (_mapped(path / name, kind) for name, kind in ((VECTORS, "<f4"), (FRAMES, "<f2")))
         gallery = cls(path, manifest, clips, vectors_NE, frames_FE)
@@ -151,6 +184,11 @@ class Gallery:
                 f"{path}: {len(vectors_NE)} clip and {len(frames_FE)} frame vectors for {len(clips)} clips with "
                 f"{gallery.frames_from[-1]} frames; make the index again"
             )
+        for name, vectors in ((VECTORS, vectors_NE), (FRAMES, frames_FE)):
+            if not are_finite(vectors):
+                raise M2raapError(
+                    f"{path / name}: holds NaN or infinity, so that no search can use it; make the index again"
+                )
         return gallery
 
     @property
@@ -188,13 +226,27 @@ class Gallery:
         return self.frames_FE[self.frames_from[row] : self.frames_from[row + 1]].astype(np.float32)
 
 
+def _clips_of(path: Path, part: int) -> pa.Table:
+    file = refuse_changed_file(path, part_key("clips", part))
+    try:
+        return pq.read_table(file, schema=CLIPS)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged(file, error) from None
+
+
+def are_finite(vectors_NE: np.ndarray) -> bool:
+    """Whether no vector holds NaN or infinity (or is so long that its square is infinite)."""
+    return all(
+        bool(np.isfinite(np.einsum("ne,ne->n", block, block, dtype=np.float32)).all())
+        for block in (vectors_NE[start : start + CLIPS_A_PART] for start in range(0, len(vectors_NE), CLIPS_A_PART))
+    )
+
+
 def _mapped(path: Path, kind: str) -> np.ndarray:
-    if not path.is_file():
-        raise M2raapError(f"{path}: is missing or not a regular file; make the index again")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise M2raapError(f"{path}: cannot be read as an array ({error}); make the index again") from None
+    except NPY_ERRORS as error:
+        raise M2raapError(f"{path}: cannot be read as an array ({str(error)[:200]}); make the index again") from None
     if array.dtype != np.dtype(kind) or array.ndim != 2:
         raise M2raapError(f"{path}: holds {array.dtype} of shape {array.shape}; make the index again")
     return array
@@ -214,6 +266,11 @@ class Writer:
 
     def add(self, clips: pa.Table, vectors_NE: np.ndarray, frames_FE: np.ndarray) -> None:
         for array, rows in zip(self._arrays, (vectors_NE, frames_FE), strict=True):
+            if not are_finite(rows):
+                raise M2raapError(
+                    f"{self._folder.parent}: the model makes vectors of NaN or infinity, so that no search can use them; give "
+                    "another --model"
+                )
             array.append(rows)
         self.num_clips += len(clips)
         self._waiting = pa.concat_tables([self._waiting, clips])

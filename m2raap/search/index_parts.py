@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m2raap.core import talk
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import read_object, write_json
+from m2raap.core.records import as_object
 from m2raap.core.tables import Row, part_name, write_table
 from m2raap.core.tombstones import id_hash
 from m2raap.core.view import Part, View
@@ -65,7 +66,7 @@ def embed_view(
         "removed": sorted(sources.removed),
         "old": old.manifest["digest"] if old else None,
     }
-    if not (out / "plan.json").exists() or read_json(out / "plan.json") != plan:
+    if not (out / "plan.json").exists() or read_object(out / "plan.json") != plan:
         shutil.rmtree(scratch, ignore_errors=True)
         write_json(out / "plan.json", plan)
     removed = set(sources.removed)
@@ -76,7 +77,8 @@ def embed_view(
             done = scratch / "clips" / part_name(index)
             counted = scratch / "counts" / f"part-{index:05d}.json"  # written before `done`
             if done.exists():
-                counts.add(before := Counts(**read_json(counted)))
+                before = as_object(Counts, read_object(counted), counted)
+                counts.add(before)
                 advance(sum(vars(before).values()))
                 continue
             part_counts = Counts()

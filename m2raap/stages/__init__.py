@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from m2raap.core.records import StageManifest
     from m2raap.core.stage import DataStage, Stage
 
 # By module and class, because a command line that only lists its commands imports none of them.
@@ -47,7 +48,7 @@ def data_stages() -> dict[str, type[DataStage[Any]]]:
     return {name: cls for name, cls in stage_classes().items() if issubclass(cls, DataStage)}
 
 
-def open_stage(manifest: dict[str, Any], source: str) -> DataStage[Any]:
+def open_stage(manifest: StageManifest, source: str) -> DataStage[Any]:
     """The data stage that made a folder, with its settings. Raises M2raapError where no data stage of the table made it."""
     from m2raap.core.errors import M2raapError
 

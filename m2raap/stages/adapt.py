@@ -11,7 +11,8 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.core import talk
 from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.folder import plan_of
+from m2raap.core.records import ModelJson, Plan, read_record
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
@@ -61,6 +62,9 @@ class AdaptStage(SingleStage[AdaptConfig]):
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
 
+    def plan(self, step: StepInputs) -> Plan:
+        return plan_of(self.name, self.version, step.view, self.settings())
+
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.view, step.folder, step.force, step.caches)
         return True
@@ -74,7 +78,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
                 _train(self.cfg, self.shared.decode, view, target, caches)
             shutil.rmtree(target / "scratch", ignore_errors=True)
             files = ["model/model.json", "model/model.safetensors", "train.jsonl"]
-            digest = read_json(target / "model" / "model.json")["digest"]
+            digest = read_record(ModelJson, target / "model" / "model.json")["digest"]
             return StageOutput(files, training_summary(target), {"model": digest})
 
         run_single_stage(self.name, self.version, self.settings(), folder, work, view=view, force=force)
@@ -108,5 +112,5 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
             digests.save()
     if dist_context.is_main:
         dist_context.send_task(str(target))
-    with talk.Phases(f"{target.parent.name}/adapt") as phases:
+    with talk.Phases(talk.title(target, "adapt")) as phases:
         adapt(cfg, source, val if val.num_clips else None, target, phases, dist_context=dist_context, caches=caches)

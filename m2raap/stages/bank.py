@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import read_object, write_json
+from m2raap.core.records import as_record
+from m2raap.core.signed import refuse_changed_file, stage_manifest
 from m2raap.core.tables import Text
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
-from m2raap.retrieval.embeddings import Embeddings, write_npy
+from m2raap.retrieval.embeddings import Embeddings, read_npy, write_npy
 from m2raap.stages.embed import Embedder, embedder, model_input
 from m2raap.stages.protocol import frames_digest
 
@@ -43,6 +46,16 @@ class ClipIdentity:
         return [(what, name) for what, name in known if name is not None]
 
 
+class _BankJson(TypedDict):
+    """bank.json; `frames`: None where no frames are stored."""
+
+    texts: list[str]
+    langs: list[str]
+    clip_ids: list[str]
+    videos: list[str | None]
+    frames: list[str | None]
+
+
 @dataclass(frozen=True)
 class Bank:
     """Unit vectors (B, E) of training texts, and the clips of these texts. `digest`: of the folder's content."""
@@ -60,14 +73,25 @@ class Bank:
         """Reads a bank folder. Raises M2raapError where it is unfinished, or an older one that does not list its videos."""
         if not (path / "manifest.json").exists() or not (path / IDS).exists():
             raise M2raapError(f"{path}: holds no bank; 'm2raap evaluate EMBEDDED --bank TRAIN_CORPUS' makes one")
-        tree, manifest = read_json(path / IDS), read_json(path / "manifest.json")
+        manifest = stage_manifest(path)
+        files = [refuse_changed_file(path, name) for name in (IDS, VECTORS)]
+        tree = read_object(files[0])
         if lacking := sorted({"clip_ids", "videos", "frames", "texts", "langs"} - set(tree)):
             raise M2raapError(
                 f"{path / IDS}: lacks '{lacking[0]}'; make the bank again: 'm2raap evaluate' with --bank TRAIN_CORPUS --force"
             )
-        clips = [ClipIdentity(*row) for row in zip(tree["clip_ids"], tree["videos"], tree["frames"], strict=True)]
-        vectors = np.load(path / VECTORS, allow_pickle=False)
-        return cls(path, manifest["digest"], manifest["models"]["model"], tree["texts"], tree["langs"], clips, vectors)
+        rows = as_record(_BankJson, tree, path / IDS)
+        vectors_BE = read_npy(files[1])
+        num_clips, num_texts = len(rows["clip_ids"]), len(rows["texts"])
+        if {len(rows["videos"]), len(rows["frames"])} != {num_clips} or len(rows["langs"]) != num_texts:
+            raise M2raapError(f"{path / IDS}: its lists are of different lengths; make the bank again with --force")
+        if vectors_BE.ndim != 2 or len(vectors_BE) != num_texts or "model" not in manifest["models"]:
+            raise M2raapError(
+                f"{path}: holds no vector for each of its {num_texts} texts; make the bank again with --force"
+            )
+        clips = [ClipIdentity(*row) for row in zip(rows["clip_ids"], rows["videos"], rows["frames"], strict=True)]
+        model = manifest["models"]["model"]
+        return cls(path, manifest["digest"], model, rows["texts"], rows["langs"], clips, vectors_BE)
 
     def check(self, embeddings: Embeddings, videos: Mapping[str, str]) -> None:
         """Checks the bank against a benchmark. `embeddings`: of the benchmark; `videos`: clip_id -> name of the video in the

@@ -16,7 +16,9 @@ from m2raap.core import talk
 from m2raap.core.config import Config
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json
+from m2raap.core.folder import plan_of
+from m2raap.core.records import ModelDigest, Plan, read_record
+from m2raap.core.signed import read_manifest
 from m2raap.core.spread import spread
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import Part, View
@@ -119,7 +121,7 @@ def embed(
         )
     columns = _Columns(cfg.variants)
     total = view.corpus.counts["clips"]
-    with talk.progress(f"{folder.parent.name}/embed", total) as advance, torch.inference_mode():
+    with talk.progress(talk.title(folder, "embed"), total) as advance, torch.inference_mode():
         for part in view.parts(("texts", "jpegs")):
             _embed_videos(part, view.langs, cfg, loaded, columns)
             _embed_texts(part, loaded, columns)
@@ -331,6 +333,10 @@ class EmbedStage(SingleStage[EmbedConfig]):
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
 
+    def plan(self, step: StepInputs) -> Plan:
+        inputs = model_input(step.model or self.shared.backbone)
+        return plan_of(self.name, self.version, step.view, self.settings(), inputs)
+
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.view, step.model or self.shared.backbone, step.folder, step.force)
         return True
@@ -352,5 +358,6 @@ def model_input(model: Path | BackboneConfig | Embedder) -> dict[str, str]:
         return {"model": model.model_dump_json()}
     if not isinstance(model, Path):
         return {"model": model.digest}
-    manifest = model.parent / "manifest.json"
-    return {"model": read_json(manifest if manifest.exists() else model / "model.json")["digest"]}
+    if (model.parent / "manifest.json").exists():
+        return {"model": read_manifest(model.parent)["digest"]}
+    return {"model": read_record(ModelDigest, model / "model.json")["digest"]}

@@ -14,8 +14,12 @@ import numpy as np
 
 from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.files import write_atomic, write_json
+from m2raap.core.folder import plan_of
+from m2raap.core.records import Plan
+from m2raap.core.signed import read_manifest, refuse_changed_file
 from m2raap.core.stage import SingleStage, StepInputs
+from m2raap.core.tables import damaged
 from m2raap.core.view import open_view
 from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.agreement import agreement
@@ -24,6 +28,8 @@ from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored, dual_softmax, lifted, qb_norm
 from m2raap.retrieval.results import SCORE_DIGITS, Results, evaluate_embeddings
+from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.significance import bounds_text, change_text
 from m2raap.stages.bank import Bank
 from m2raap.stages.protocol import protocol_of
 from m2raap.stages.rerank import NAME as RERANKED
@@ -68,7 +74,7 @@ def evaluate_folder(
 
 def _video_names(embedded: Path) -> dict[str, str]:
     """clip_id -> the clip's video file as the imported list names it; {} for vectors that were made without a corpus."""
-    if "view" not in read_json(embedded / "manifest.json"):
+    if "view" not in read_manifest(embedded):
         return {}
     return {row["clip_id"]: row["video"] for row in open_view(embedded).corpus.all_rows("clips", ["clip_id", "video"])}
 
@@ -157,6 +163,7 @@ def _qb_norm(scores: LanguageScores, bank: Bank, embeddings: Embeddings, inverse
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     import zipfile
 
+    refuse_changed_file(path.parent, path.name)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
@@ -174,30 +181,35 @@ def write_ranks(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_ranks(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table of ranks. Raises M2raapError naming a file that is absent, differs from its manifest, or is damaged."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, use_threads=False).to_pylist()
+    refuse_changed_file(path.parent, path.name)
+    try:
+        return pq.read_table(path, use_threads=False).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from None
 
 
 def side_lines(folder: Path) -> list[str]:
     """Lines for the console about an evaluate folder besides its headline: agreement of the two languages, rescorings."""
     lines = []
-    headline = read_json(folder / "results.json")
+    headline = read_results(folder)
     for row in headline["bilingual"]:
         gap, same = row["gaps"]["R@1"], row["spearman"]
         lines.append(
             f"en and zh, {row['direction']}, the same {row['clips']:,} clips: R@1 en minus zh {gap['diff']:+.1f} "
-            f"({gap['lo']:+.1f} to {gap['hi']:+.1f}, p {gap['p']:.3f}); rank correlation "
+            f"({change_text(gap['lo'], gap['hi'])}, p {gap['p']:.3f}); rank correlation "
             f"{'none' if same is None else f'{same:.2f}'}; ranked first in both {row['both']:.0%}, only in en "
             f"{row['only_en']:.0%}, only in zh {row['only_zh']:.0%}"
         )
     for path in sorted(folder.glob("results-*.json")):
-        tree = read_json(path)
+        tree = read_results(folder, path.name)
         if "rescored" not in tree:
             continue
         numbers = [
-            f"{row['lang']} {row['direction']} {row['metrics']['R@1']:.1f} "
-            f"({row['intervals']['R@1'][0]:.1f}-{row['intervals']['R@1'][1]:.1f})"
+            f"{row['lang']} {row['direction']} {row['metrics']['R@1']:.1f} ({bounds_text(row['intervals']['R@1'])})"
             for row in tree["rows"]
             if row["slice"] == "all"
         ]
@@ -216,7 +228,7 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
 
     name = "evaluate"
     config = EvaluateConfig
-    version = 4
+    version = 5
     needs = ("embed",)
     on_training = False
     on_benchmarks = True
@@ -227,6 +239,10 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
 
     def settings(self) -> dict[str, Any]:
         return {"protocol": self.protocol, "seed": self.shared.seed, "rows": result_settings(self.cfg)}
+
+    def plan(self, step: StepInputs) -> Plan:
+        self.protocol = step.view.corpus.benchmark or ""
+        return plan_of(self.name, self.version, None, self.settings(), _inputs(step.parents[-1], None))
 
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.parents[-1], step.view.corpus.benchmark or "", step.folder, step.force)
@@ -241,5 +257,10 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
         def work(target: Path) -> StageOutput:
             return evaluate_folder(embedded, protocol, self.shared.seed, target, self.cfg, bank)
 
-        inputs = {"embed": read_json(embedded / "manifest.json")["digest"]} | ({"bank": bank.digest} if bank else {})
+        inputs = _inputs(embedded, bank)
         run_single_stage(self.name, self.version, self.settings(), folder, work, inputs=inputs, force=force)
+
+
+def _inputs(embedded: Path, bank: Bank | None) -> dict[str, str]:
+    """The entries of an embed folder and a bank in the `inputs` of a manifest."""
+    return {"embed": read_manifest(embedded)["digest"]} | ({"bank": bank.digest} if bank else {})

@@ -45,6 +45,12 @@ class FilterConfig(Config):
         description="Limits on columns of --scores, such as {nsfw: {max: 0.5}, aesthetic: {lowest: 0.1}}.",
         json_schema_extra=APPLY,
     )
+    keep_without_text: bool | None = Field(
+        default=None,
+        description="Whether clips that come without a text in the recipe's languages are kept, for `caption` and `rewrite` to "
+        "give them one; null: where the recipe has a caption stage whose captions can become texts.",
+        json_schema_extra=APPLY,
+    )
     decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits on the process that reads headers.")
 
 
@@ -53,7 +59,7 @@ class FilterStage(DataStage[FilterConfig]):
 
     name = "filter"
     config = FilterConfig
-    version = 2
+    version = 3
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
         {"user_score": "a score from --scores is outside its limit in filter.scores"},
         VIDEO_REASONS,
@@ -85,10 +91,11 @@ class FilterStage(DataStage[FilterConfig]):
         return view
 
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
-        return file_digest(clip, view, videos)
+        return file_digest(clip, view, videos, self.cfg.decode)
 
     def signal_columns(self) -> dict[str, str]:
         probed = {"probe": "str", "probe_detail": "str", "container": "str", "codec": "str"}
+        probed |= {"transfer": "str", "primaries": "str", "hdr": "bool", "wide_gamut": "bool"}
         sizes = {"width": "int", "height": "int", "num_bytes": "int", "duration_s": "float", "fps": "float"}
         texts = {rule.signal: "float" for rule in RULES.values() if not rule.across}
         outside = dict.fromkeys(self.cfg.text.extensions, "float")
@@ -146,7 +153,7 @@ class FilterStage(DataStage[FilterConfig]):
                 drops.append(row | {"also_failed": [rule.reason for rule in refused]})
             elif refused:
                 drops.append(Drop.by(refused, clip_id).row())
-            elif not part.texts_of[clip_id]:
+            elif not part.texts_of[clip_id] and not self.cfg.keep_without_text:
                 drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
             if user_scores or outside:
                 verdicts.append({"clip_id": clip_id} | outside | _user_columns(user_scores))
@@ -246,4 +253,5 @@ def _probe(worker: Any, root: Path, clip: Clip) -> Row:
     except Refused as refused:
         return row | {"probe": refused.reason, "probe_detail": refused.detail}
     names = ("container", "codec", "width", "height", "num_bytes", "duration_s", "fps")
-    return row | {name: getattr(header, name) for name in names}
+    colours = ("transfer", "primaries", "hdr", "wide_gamut")
+    return row | {name: getattr(header, name) for name in names + colours}

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from m2raap.core.config import canonical, digest
-from m2raap.core.files import read_json
+from m2raap.core.signed import read_manifest
 from m2raap.core.view import View
 from m2raap.retrieval.benchmarks import Benchmark
 from m2raap.retrieval.embeddings import Embeddings
@@ -39,7 +39,7 @@ def describe_frames(view: View, num_frames: int | None, captions: bool) -> str:
     """How the frames of the benchmark were chosen, in words and with the digest of all settings."""
     settings: dict[str, Any] = {}
     for folder in view.folders:
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_manifest(folder)
         if manifest["stage"] == KeyframesStage.name:
             settings = {k: v for k, v in manifest["settings"]["score"].items() if k not in _NOT_THE_FRAMES}
     if not settings:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.files import read_json
-from m2raap.core.signed import stage_manifest
+from m2raap.core.records import read_record
+from m2raap.core.signed import stage_manifest, verified_path
 from m2raap.core.stage import Judged
 from m2raap.core.tables import Row
 from m2raap.curate.refusal import Refusal, Side
@@ -22,9 +22,12 @@ class StageRules:
     """The rules of one finished data stage, with its settings."""
 
     def __init__(self, folder: Path) -> None:
-        self.stage = open_stage(stage_manifest(folder), str(folder))
-        decisions = folder / "decisions.json"
-        self._decisions: dict[str, Any] = read_json(decisions) if decisions.exists() else {}
+        manifest = stage_manifest(folder)
+        self.stage = open_stage(manifest, str(folder))
+        decisions = (
+            verified_path(folder, "decisions.json") or folder / "decisions.json"
+        )  # older manifests do not name it
+        self._decisions = read_record(dict[str, Any], decisions) if decisions.exists() else {}
 
     def judged(self, row: Mapping[str, Any], signals: Row) -> list[Judged]:
         """The results for a clip or a text. `row`: of the clip or text; `signals`: its signals of all stages so far."""

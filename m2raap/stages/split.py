@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import TypedDict
 
 from m2raap.core import talk
 from m2raap.core.config import Config, digest, result_settings
 from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import WORTH_ANOTHER_TRY, M2raapError, UsageError
-from m2raap.core.files import read_json, remove_drafts, write_json
+from m2raap.core.files import remove_drafts, write_json
+from m2raap.core.records import as_object, read_record
+from m2raap.core.replace import refuse_other_source
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.stages.transnet import transnet_cuts, weights_file
@@ -38,7 +41,7 @@ from m2raap.video.scene_list import read_scene_list
 from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 
-VERSION = 1
+VERSION = 2
 VAL_SHARE = 0.1  # of the videos, not of the clips: clips of one video look alike
 _MAX_NAME_BYTES = 120
 _RECORD = "record.json"  # of one video, in OUT/split: its cuts, and the files that were cut from it
@@ -112,6 +115,16 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     if scene_lists is not None:
         lists = _scene_lists(tasks, scene_lists)
         tasks = [_Task(t.path, t.video, t.name, out, cfg, scenes) for t, scenes in zip(tasks, lists, strict=True)]
+    source = {
+        "importer": "split",
+        "detector": "scene list" if scene_lists else cfg.detector,
+        "videos": len(tasks),
+        **({} if scene_lists else {"min_shot_s": cfg.min_shot_s}),
+        "min_s": cfg.min_s,
+        "max_s": cfg.max_s,
+        "cut": cfg.cut,
+    }
+    refuse_other_source(out, source)  # before the cuts of an earlier import are replaced
     remove_drafts(out / "videos")
     results: list[tuple[list[Row], list[Row]]] = [([], [])] * len(tasks)
     with talk.progress("split", len(tasks)) as advance:
@@ -127,15 +140,6 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     for task, (kept, _) in zip(tasks, results, strict=True):
         for row in kept:
             row["split"] = "val" if task.name in held else "train"
-    source = {
-        "importer": "split",
-        "detector": "scene list" if scene_lists else cfg.detector,
-        "videos": len(tasks),
-        **({} if scene_lists else {"min_shot_s": cfg.min_shot_s}),
-        "min_s": cfg.min_s,
-        "max_s": cfg.max_s,
-        "cut": cfg.cut,
-    }
     corpus = write_corpus(
         out, clips, [], video_root=out / "videos" if cfg.cut else root, source=source, dropped=dropped
     )
@@ -149,7 +153,7 @@ def _find(paths: Sequence[Path], out: Path, copies: bool) -> tuple[Path, list[tu
     for line in left_out:
         talk.log(f"left out: {line}")
     out_path = Path(os.path.realpath(out))
-    real = sorted({Path(os.path.realpath(path)) for path in videos}, key=os.fsencode)
+    real = sorted({video.real for video in videos}, key=os.fsencode)
     real = [path for path in real if not path.is_relative_to(out_path)]
     if not real:
         raise M2raapError(
@@ -204,14 +208,23 @@ def _scene_lists(tasks: Sequence[_Task], scene_lists: Path) -> list[list[tuple[f
     return lists
 
 
+# The record of one video. `found`: its scenes, or why it was refused; `files`: the files cut from it, with their keys; `old`:
+# files of earlier cuts.
+_Record = TypedDict(  # noqa: UP013
+    "_Record", {"key": str | None, "found": dict[str, Any], "files": dict[str, str], "old": list[str]}
+)
+
+
 def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     """The rows of `clips` and of `dropped` for one video."""
     if not task.cfg.cut and (fault := _fault_of_path(task)) is not None:
         return [], [_drop(task.name, "bad_name", fault)]
     record_path = task.out / "split" / task.name / _RECORD
-    record: dict[str, Any] = read_json(record_path) if record_path.exists() else {"key": None, "files": {}, "old": []}
+    record: _Record = {"key": None, "found": {}, "files": {}, "old": []}
+    if record_path.exists():
+        record = read_record(_Record, record_path)
     videos = VideoDigests(record_path.with_name("digests.json"))
-    content = videos.of("video", task.path)
+    content = videos.of("video", task.path, task.cfg.decode.max_bytes)
     videos.save()
     cfg = task.cfg
     key = digest(
@@ -227,8 +240,8 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
         }
         write_json(record_path, record)
     if "refused" in record["found"]:
-        return [], [_drop(task.name, record["found"]["refused"], record["found"]["detail"])]
-    scenes = Scenes(**record["found"])
+        return [], [_drop(task.name, record["found"]["refused"], record["found"].get("detail", ""))]
+    scenes = as_object(Scenes, record["found"], record_path)
     clips: list[Row] = []
     dropped: list[Row] = []
     for number, (start_s, end_s) in enumerate(pieces(_shots(task, scenes), cfg.max_s)):
@@ -285,15 +298,16 @@ def _detect(task: _Task, worker: VideoWorker) -> dict[str, Any]:
 
 def _shots(task: _Task, scenes: Scenes) -> list[tuple[float, float]]:
     if task.scenes is None:
-        cuts_s = [cut_s for cut_s in scenes.cuts_s if 0 < cut_s < scenes.length_s]
-        return list(pairwise([0.0, *cuts_s, scenes.length_s]))
-    start_s = task.scenes[-1][0]
-    if start_s >= scenes.length_s:
+        cuts_s = [cut_s for cut_s in scenes.cuts_s if scenes.first_s < cut_s < scenes.end_s]
+        return list(pairwise([scenes.first_s, *cuts_s, scenes.end_s]))
+    start_s, length_s = task.scenes[-1][0], scenes.end_s - scenes.first_s
+    if start_s >= length_s:
         raise M2raapError(
             f"{printable(task.path)}: its scene list has a scene at {start_s:.3f} s, but the video is "
-            f"{scenes.length_s:.3f} s long; give the scene list of this video"
+            f"{length_s:.3f} s long; give the scene list of this video"
         )
-    return [(start, min(end, scenes.length_s)) for start, end in task.scenes]
+    # A scene list counts from the first frame, a corpus from the container's start.
+    return [(scenes.first_s + start, min(scenes.first_s + end, scenes.end_s)) for start, end in task.scenes]
 
 
 def pieces(shots: Iterable[tuple[float, float]], max_s: float) -> list[tuple[float, float]]:
@@ -312,7 +326,7 @@ def _cut(
     path = task.out / "videos" / name
     if was_cut and path.is_file():
         return
-    cut(task.path, start_s, end_s, scenes.origin_s, path, task.cfg.decode)
+    cut(task.path, start_s, end_s, scenes, path, task.cfg.decode)
     try:
         worker.probe(Path(os.path.realpath(path)))
     except Refused as refused:
@@ -342,7 +356,7 @@ def _val_videos(videos: set[str]) -> set[str]:
 def _remove_unused_cuts(out: Path, names: set[str], used: set[str]) -> None:
     """Removes the files that an earlier split cut into this folder and that no clip uses now, and no other files."""
     for record_path in sorted((out / "split").glob(f"*/{_RECORD}")):
-        record = read_json(record_path)
+        record = read_record(_Record, record_path)
         for file in {*record["files"], *record["old"]} - used:
             (out / "videos" / Path(file).name).unlink(missing_ok=True)
         if record_path.parent.name in names:

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
-from m2raap.core.files import read_json_lines
+from typing_extensions import TypedDict
+
+from m2raap.core.errors import M2raapError
 from m2raap.core.folder import read_timings
+from m2raap.core.records import Count, read_record_lines
+from m2raap.core.signed import refuse_changed_file
+
+
+class _ValR1(TypedDict):
+    mean: float
+
+
+class _Line(TypedDict):
+    """A line of train.jsonl: of a training step, or of a validation."""
+
+    step: Count
+    loss: NotRequired[float]
+    gates: NotRequired[dict[str, float]]
+    val_r1: NotRequired[_ValR1]
+
+
+def _read(folder: Path) -> list[_Line]:
+    return read_record_lines(_Line, refuse_changed_file(folder, "train.jsonl"))
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
     """A summary of the training log: steps, last loss and gates, R@1 on the val clips at the start and at its best."""
-    lines = read_json_lines(folder / "train.jsonl")
+    lines = _read(folder)
     steps = [line for line in lines if "loss" in line]
     val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
-    summary: dict[str, Any] = {"steps": steps[-1]["step"], "last_loss": steps[-1]["loss"], "gates": steps[-1]["gates"]}
+    if not steps:
+        raise M2raapError(f"{folder / 'train.jsonl'}: holds no training step; adapt again with --force")
+    last = steps[-1]
+    summary: dict[str, Any] = {"steps": last["step"], "last_loss": last.get("loss"), "gates": last.get("gates", {})}
     if val:
         best, at = max(val, key=lambda pair: (pair[0], -pair[1]))
         summary |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
@@ -30,7 +54,7 @@ class TrainingCurves(NamedTuple):
 
 def training_curves(folder: Path) -> TrainingCurves:
     """The curves of a training log, in the order of its lines."""
-    lines = read_json_lines(folder / "train.jsonl")
+    lines = _read(folder)
     loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
     return TrainingCurves(loss, [(float(line["step"]), line["val_r1"]["mean"]) for line in lines if "val_r1" in line])
 
@@ -49,4 +73,4 @@ def training_time(folder: Path) -> TrainingTime:
     by_step = {row["step"]: row for row in timings if "step" in row}
     prepared_s = sum(row["seconds"] for row in timings if "prepared" in row)
     train_s = prepared_s + sum(row["seconds"] for row in by_step.values())
-    return TrainingTime(len(by_step), train_s, sum(row["data_wait_s"] for row in by_step.values()))
+    return TrainingTime(len(by_step), train_s, sum(row.get("data_wait_s", 0.0) for row in by_step.values()))

@@ -31,8 +31,9 @@ def keyframes(
     >>> clip.jpegs[0][:2].hex()
     'ffd8'
 
-    `start_s` and `end_s` are seconds since the start of the video; an `end_s` of None is the end of the video. `settings`
-    are further fields of `m2raap.video.clip.KeyframeConfig`, such as `strategy="uniform"` or `short_side_px=224`.
+    `start_s` and `end_s` are seconds since the container's start, as a player and `ffmpeg -ss` count them (they differ from those
+    since the first frame where the sound starts earlier); an `end_s` of None is the end of the video. `settings` are further
+    fields of `m2raap.video.clip.KeyframeConfig`, such as `strategy="uniform"` or `short_side_px=224`.
 
     Returns a `m2raap.video.clip.ClipKeyframes`, whose fields are documented there with their units. Its `times_s` are seconds
     since `start_s`, and its `signals` are those of the span. A span with fewer than k undamaged frames gives all of them.
@@ -58,6 +59,8 @@ def keyframes(
     from m2raap.video.limits import Refused
     from m2raap.video.worker import VideoWorker
 
+    if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
+        raise M2raapError(f"{path}: the span from {start_s} s to {end_s} s is empty; give 0 <= start_s < end_s")
     cfg = build(KeyframeConfig, {"k": k, **settings}, "m2raap.video.keyframes")
     if cfg.detector == "transnetv2":
         raise UsageError(
@@ -65,7 +68,7 @@ def keyframes(
         )
     with VideoWorker() if worker is None else nullcontext(worker) as decoder:
         try:
-            return decoder.extract(Path(path).absolute(), start_s, end_s, cfg)
+            return decoder.extract(Path(path).resolve(), start_s, end_s, cfg)
         except Refused as refusal:
             detail = f" ({refusal.detail})" if refusal.detail else ""
             if refusal.reason in ("timeout", "too_large", "out_of_memory"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
+from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
-from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
+from m2raap.video.shape import pixel_aspect
+from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_unopened
 from m2raap.video.tails import Tail, find_tail
+from m2raap.video.track import clock_s, film
 
 if TYPE_CHECKING:
     from av import Packet
@@ -22,13 +25,21 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
+# Rates outside these are impossible: they come from damaged headers, or are those of a clock.
+MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover picture of an audio file, which is not a video
+_SPARE_BYTES = 512 * 1024**2  # where so much memory is left, FFmpeg's "out of memory" means a limit of its own
+_MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
+_SAME_START_S = 0.001  # streams that start closer than this start together: stamps may be rounded to milliseconds
 
 
 @dataclass
 class OpenVideo:
-    """An open container and its first video stream."""
+    """An open container and one of its video streams (see m2raap.video.track).
+
+    Times of a file are seconds since the container's start, as players and `ffmpeg -ss` count them: since its first picture, or
+    since its sound where that starts earlier.
+    """
 
     container: InputContainer
     stream: VideoStream
@@ -37,6 +48,7 @@ class OpenVideo:
     was_read: bool = False  # packets have been read, so that a second pass has to seek back
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
     num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
+    _in_a_pack: bool = False  # the last seek may have ended between the frames of a pack of a program stream
 
     def note_refused_size(self, error: Exception) -> None:
         """Sets `refused_size` where FFmpeg refused the size of a frame.
@@ -55,31 +67,76 @@ class OpenVideo:
 
     @property
     def fps(self) -> float:
-        """Average number of frames per second by the header; 0 where the header does not state it."""
+        """Average number of frames per second by the header; 0 where the header states none, or an impossible one."""
         for rate in (self.stream.average_rate, self.stream.guessed_rate):
-            if rate and 0 < float(rate) < 1000:
+            if rate and MIN_FPS <= float(rate) < MAX_FPS:
                 return float(rate)
         return 0.0
 
-    @property
+    @cached_property
     def time_base(self) -> Fraction:
         """Seconds per unit of the stream's time stamps."""
         base = self.stream.time_base
-        return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
+        return Fraction(base.numerator, base.denominator) if base and base > 0 else Fraction(1, 90000)
+
+    @cached_property
+    def pixel_aspect(self) -> tuple[float, bool]:
+        """The pixel aspect ratio by the header, and whether frames may state another one. To be read before a frame is decoded.
+
+        A ratio of the container is for all frames, one of the codec until the codec states the next.
+        """
+        by_header = pixel_aspect(self.stream)
+        return by_header, by_header == pixel_aspect(self.stream.codec_context)
+
+    @cached_property
+    def _tick_s(self) -> float:
+        return float(self.time_base)
+
+    @cached_property
+    def first_stamp(self) -> int:
+        """Time stamp of the first frame, in units of `time_base`."""
+        return self.stream.start_time or 0
+
+    @cached_property
+    def first_s(self) -> float:
+        """Time of the first frame in seconds since the container's start: more than 0 where the sound starts earlier."""
+        if self.container.start_time is None or self.stream.start_time is None:
+            return 0.0
+        sound_first_s = float(self.first_stamp * self.time_base) - self.container.start_time / 1e6
+        return sound_first_s if _SAME_START_S < sound_first_s <= MAX_TIME_S else 0.0
+
+    def seconds(self, stamp: int) -> float:
+        """The time of a time stamp, in seconds since the container's start."""
+        return self.first_s + (stamp - self.first_stamp) * self._tick_s
+
+    def stamp(self, time_s: float) -> int:
+        """The time stamp at or before `time_s`, which is in seconds since the container's start."""
+        return self.first_stamp + int((time_s - self.first_s) / self.time_base)
 
     @cached_property
     def duration_s(self) -> float:
-        """Length of the video stream in seconds by the header; 0 where the header does not state it."""
-        container_s = max(0, self.container.duration or 0) / 1e6
+        """Seconds from the first frame to the end of the last one by the header; 0 where the header does not state it."""
+        is_matroska = self.format_name == "matroska"
+        # A container states its length from its own start. Matroska's lengths are the time stamps of ends.
+        first_s = float(self.first_stamp * self.time_base) if is_matroska else self.first_s
+        container_s = _without(max(0, self.container.duration or 0) / 1e6, first_s)
         stream_s = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
         if self.format_name == "avi" and self.stream.frames:
             # FFmpeg computes the duration of a cut-off AVI from the bytes that are left; the header states the full length.
             return float(self.stream.frames * self.time_base)
-        if self.format_name == "matroska":
-            # The container's duration is that of its longest stream, which may be the audio.
-            stream_s = stream_s or _clock(self.stream.metadata.get("DURATION", ""))
+        if is_matroska:
+            # The container's duration is that of its longest stream, which may be the audio. mkvmerge, which adds tags of its
+            # own, writes the length of a stream into its tag.
+            by_mkvmerge = any(name.startswith("_STATISTICS") for name in self.stream.metadata)
+            tag_s = clock_s(self.stream.metadata.get("DURATION", ""))
+            stream_s = stream_s or _without(tag_s, 0.0 if by_mkvmerge else first_s)
         # An MP4's edit list applies to the container's duration, not to the stream's: the shorter one can be displayed.
         return min(stream_s, container_s) if stream_s > 0 and container_s > 0 else stream_s or container_s
+
+    @property
+    def stated_end_s(self) -> float:
+        """End of the last frame in seconds since the container's start by the header; 0 where the header does not state it."""
+        return self.first_s + self.duration_s if self.duration_s else 0.0
 
     @cached_property
     def length_is_stated(self) -> bool:
@@ -100,11 +157,40 @@ class OpenVideo:
         """Whether the file ends where its container says: see m2raap.video.tails."""
         return find_tail(self.file, self.num_bytes, self.format_name)
 
+    def seek(self, stamp: int) -> None:
+        """Seeks to a packet at or before a time stamp. Raises FFmpegError where the file has no index, or no such packet."""
+        stamp = max(-_MAX_STAMP, min(_MAX_STAMP, stamp))
+        self.container.seek(stamp, stream=self.stream, backward=True)
+        self.was_read = True
+        self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
+
     def packets(self) -> Iterator[Packet]:
-        """Packets of the video stream from the current position on; the last one is empty and flushes the decoder."""
+        """Packets of the video stream from the current position on; the last one is empty and flushes the decoder.
+
+        An AVI stores decoding times only, which become the `pts` of its packets (see m2raap.video.reorder). A pack of a program
+        stream states one time, that of the first frame that begins in it, from which FFmpeg counts on. After a seek it gives
+        that time to the end of the frame before, so that the frames of the first pack are left out.
+        """
+        pack: int | None = None  # position of the pack; frames without a time of their own have none
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
-        with suppress(IndexError):
-            yield from self.container.demux(self.stream)
+        try:
+            with suppress(IndexError):
+                packets = self.container.demux(self.stream)
+                if self.format_name not in ("mpeg", "avi"):
+                    yield from packets
+                    return
+                for packet in packets:
+                    if self._in_a_pack and packet.size:
+                        pack = packet.pos if pack is None else pack
+                        if packet.pos in (None, pack):
+                            continue
+                        self._in_a_pack = False
+                    if self.format_name == "avi" and packet.size:
+                        packet.pts = packet.dts
+                    yield packet
+        except MemoryError as error:
+            refuse_many_streams([str(error)])
+            raise
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""
@@ -135,7 +221,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             "format_whitelist": FORMATS,
             "codec_whitelist": CODECS + ",aac,mp3,ac3,opus,vorbis",
             "max_pixels": str(cfg.max_pixels),
-            "max_streams": "64",
+            "max_streams": str(MAX_STREAMS),
         }
         messages: list[tuple[int, str, str]] = []
         av.logging.set_level(av.logging.ERROR)
@@ -154,17 +240,24 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
                 "refused_format", f"FFmpeg recognises the file as a format outside the whitelist ({error})"
             ) from None
         except MemoryError as error:
-            raise MemoryError(str(error)) from None
+            refuse_many_streams([message for _, _, message in messages])
+            raise _lack_of_memory(error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None
+        except OSError as error:
+            raise _unreadable(error) from None
+        except (ArithmeticError, ValueError) as error:  # PyAV cannot express a number of the header
+            raise Refused("corrupt", f"the header holds an impossible value ({error})") from None
         finally:
             av.logging.set_level(av.logging.PANIC)
-        with container:
+        with container, _faults_of_the_file():
             _refuse_cut_header(container, raw, num_bytes)
-            streams = [s for s in container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
-            if not streams:
+            for other in container.streams:
+                if other.type != "video":
+                    other.discard = Discard.all
+            stream, was_read = film(container)
+            if stream is None:
                 raise Refused("no_video_stream", f"the file's streams are {[s.type for s in container.streams]}")
-            stream = streams[0]
             context: Any = stream.codec_context
             if context is None or context.name not in CODECS.split(","):
                 raise Refused("unsupported_codec", f"the codec is {getattr(context, 'name', 'unknown')}")
@@ -178,10 +271,47 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             for other in container.streams:
                 if other.index != stream.index:
                     other.discard = Discard.all
-            opened = OpenVideo(container, stream, raw, num_bytes)
+            opened = OpenVideo(container, stream, raw, num_bytes, was_read)
             opened.num_logged_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             yield opened
+
+
+@contextmanager
+def _faults_of_the_file() -> Iterator[None]:
+    """Raises Refused for an error while an open container is read, and MemoryError for a lack of memory."""
+    import av.error
+
+    try:
+        yield
+    except MemoryError as error:
+        raise _lack_of_memory(error) from None
+    except av.error.FFmpegError as error:
+        # Readers handle the errors that leave something to read. Any other one, whose class may also be that of a missing
+        # permission or of a wrong argument, is a fault of the file, which alone FFmpeg was given.
+        raise Refused("corrupt", f"FFmpeg cannot read the file ({error})") from None
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def _lack_of_memory(error: MemoryError) -> Exception:
+    """What to raise for a MemoryError: FFmpeg also reports one where a table would be larger than it accepts."""
+    if str(error).startswith(f"[Errno {errno.ENOMEM}]") and has_room(_SPARE_BYTES):
+        return Refused("corrupt", "the file states more entries than FFmpeg accepts")
+    return MemoryError(str(error))  # PyAV's own has fields that cannot be copied
+
+
+def _unreadable(error: OSError) -> Refused:
+    return Refused("missing_file", f"the file cannot be read ({error.strerror or error})")
+
+
+def has_room(num_bytes: int) -> bool:
+    """Whether this process may use so much more memory. Only address space is taken, for a moment."""
+    try:
+        mmap.mmap(-1, num_bytes).close()
+    except OSError:
+        return False
+    return True
 
 
 class _Nameless:
@@ -213,11 +343,6 @@ def _refuse_open(url: str, flags: int, options: dict[str, str]) -> Any:
     raise Refused("refused_format", f"the file asks for another one to be opened: {url[:80]!r}")
 
 
-def _clock(text: str) -> float:
-    """'00:01:02.5' -> 62.5; 0 for anything else."""
-    try:
-        hours, minutes, seconds = text.strip("\0 ").split(":")
-        value = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return 0.0
-    return value if 0 < value < 1e9 else 0.0
+def _without(end_s: float, first_s: float) -> float:
+    """Length from `first_s` to `end_s`; `end_s` where that is no length."""
+    return end_s - first_s if 0 < first_s < end_s else end_s

@@ -1,16 +1,16 @@
-"""Decodes a video packet by packet and tolerates damage. Times are seconds since the stream's start (`start_time`)."""
+"""Decodes a video packet by packet and tolerates damage. Times are seconds since the container's start (OpenVideo)."""
 
 from __future__ import annotations
 
-import mmap
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import OpenVideo
-from m2raap.video.trust import Stamps, spread_damage
+from m2raap.video.container import OpenVideo, has_room
+from m2raap.video.reorder import in_display_order
+from m2raap.video.shape import PixelAspects
+from m2raap.video.trust import MAX_RUN, Losses, Stamps, spread_damage
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -38,83 +38,108 @@ def decode(
 
     Seeks to an I-frame at or before `start_s` and drops the frames before `start_s`. A frame without time stamp gets the
     time of the frame before plus 1/fps. With `keys_only`, only packets with the key-frame flag are decoded. Damage raises no
-    error.
+    error. A frame's `opaque` is its FrameOrigin.
     """
-    base, origin = float(opened.time_base), opened.stream.start_time or 0
     tick_s = 1 / (opened.fps or 25.0)
-    last_s = -tick_s
-    if start_s > 0 or opened.was_read:
+    for item in _from_before(opened, start_s, keys_only):
+        if item.frame is None:
+            if item.time_s + tick_s >= start_s:
+                yield DecodedFrame(max(item.time_s, start_s), None, corrupt=True)
+            continue
+        if item.time_s < start_s - 1e-6:
+            continue
+        if end_s is not None and item.time_s >= end_s - 1e-6:
+            return
+        yield item
+
+
+def _from_before(opened: OpenVideo, start_s: float, keys_only: bool) -> Iterator[DecodedFrame]:
+    """All frames from one that is displayed at or before `start_s`.
+
+    After a seek some decoders give no frame until they have seen several, as in a stream without I-frames, whose pictures are
+    renewed part by part. So where the first frame is later than `start_s`, the seek is repeated farther back.
+    """
+    if start_s > opened.first_s or opened.was_read:
         seek_before(opened, start_s)
     opened.was_read = True
-    stamps = Stamps()
-    for frame, corrupt in spread_damage(_tolerant(opened, keys_only)):
-        if frame is None:
-            if last_s + tick_s >= start_s:
-                yield DecodedFrame(max(last_s, start_s), None, corrupt=True)
-            continue
-        stamp = stamps.of(frame)
-        time_s = last_s + tick_s if stamp is None else (stamp - origin) * base
-        last_s = time_s
-        if time_s < start_s - 1e-6:
-            continue
-        if end_s is not None and time_s >= end_s - 1e-6:
+    items = _timed(opened, keys_only)
+    for back_s in (2.0, 8.0):
+        first = next(items, None)
+        if first is None:
             return
-        yield DecodedFrame(time_s, frame, corrupt)
+        if start_s <= opened.first_s or first.frame is None or first.time_s <= start_s + 1e-6:
+            yield first
+            break
+        seek_before(opened, start_s - back_s)
+        items = _timed(opened, keys_only)
+    yield from items
+
+
+def _timed(opened: OpenVideo, keys_only: bool) -> Iterator[DecodedFrame]:
+    """All frames from the current position on; a packet that cannot be decoded has the time of the frame before it."""
+    tick_s = 1 / (opened.fps or 25.0)
+    last_s = opened.first_s - tick_s
+    stamps = Stamps()
+    frames = _tolerant(opened, keys_only)
+    for frame, corrupt in spread_damage(in_display_order(frames) if opened.format_name == "avi" else frames):
+        if frame is not None:
+            stamp = stamps.of(frame, corrupt)
+            last_s = last_s + tick_s if stamp is None else opened.seconds(stamp)
+        yield DecodedFrame(last_s, frame, corrupt)
 
 
 def seek_before(opened: OpenVideo, start_s: float) -> None:
-    """Seeks to an I-frame at or before `start_s`.
+    """Seeks to an I-frame displayed at or before `start_s`, and so early that the frames from `start_s` on get their times.
 
     In a stream without an index FFmpeg seeks by time stamps alone, and may stop inside a group of pictures, whose frames
-    would be lost. So the next I-frame is looked up after a seek, and where it is too late the seek is repeated farther back.
+    would be lost. Indices of MP4 hold decoding times, and the I-frame that is decoded before `start_s` may be displayed after
+    it. So the next I-frame is looked up after a seek, and where it is too late the seek is repeated farther back.
     """
     import av.error
 
-    container: Any = opened.container
-    stream: Any = opened.stream
-    origin = stream.start_time or 0
+    if opened.format_name == "avi":
+        # The I-frame after a seek may come too early by as many frames: see in_display_order. Files whose frames have different
+        # lengths state a high rate.
+        start_s = max(0.0, start_s - (MAX_RUN + 1) / min(opened.fps or 25.0, 25.0))
     for back_s in (0.0, 1.0, 4.0, 16.0, start_s + 1.0, start_s + 16.0):
-        target = origin + int((start_s - back_s) / opened.time_base)
+        target = opened.stamp(start_s - back_s)
         try:
-            container.seek(target, stream=stream, backward=True)
-            if opened.format_name == "mov" or _next_key_s(opened) <= start_s + 1e-6:
-                container.seek(target, stream=stream, backward=True)
+            opened.seek(target)
+            if _next_key_s(opened) <= max(start_s, opened.first_s) + 1e-6:
+                opened.seek(target)
                 return
         except av.error.FFmpegError:
             continue  # the file has no index, or no packet that early
     try:
-        container.seek(origin - int(16 / opened.time_base), stream=stream, backward=True)
+        opened.seek(opened.stamp(opened.first_s - 16.0))
     except av.error.FFmpegError:
-        container.seek(0, stream=stream, unsupported_byte_offset=True)
+        opened.container.seek(0, stream=opened.stream, unsupported_byte_offset=True)
 
 
 def _next_key_s(opened: OpenVideo) -> float:
     """Time of the next packet with the key-frame flag; infinity where the next 1,000 packets hold none."""
-    base, origin = opened.time_base, opened.stream.start_time or 0
     for packet in islice(opened.packets(), 1000):
         if packet.is_keyframe and packet.size:
-            stamp = packet.dts if packet.pts is None or opened.format_name == "avi" else packet.pts
-            return float((stamp - origin) * base) if stamp is not None else float("inf")
+            stamp = packet.dts if packet.pts is None else packet.pts
+            return opened.seconds(stamp) if stamp is not None else float("inf")
     return float("inf")
 
 
 def _need_room_for_a_frame(context: Any) -> None:
     """Raises MemoryError where memory for one more frame is lacking, which some decoders report as a damaged packet."""
-    try:
-        mmap.mmap(-1, max(1, context.width * context.height * 2)).close()  # address space only
-    except OSError as error:
-        raise MemoryError(
-            f"not enough memory for a frame of {context.width}x{context.height} pixels: {error}"
-        ) from None
+    if not has_room(max(1, context.width * context.height * 2)):
+        raise MemoryError(f"not enough memory for a frame of {context.width}x{context.height} pixels")
 
 
-def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:
-    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row."""
+def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame | None, bool]]:
+    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row.
+
+    With each frame: whether it may be predicted from lost data.
+    """
     import av.error
 
     stream: Any = opened.stream
-    # An AVI has decoding times only: the n-th frame that the decoder gives out is displayed at the n-th of them.
-    in_order: deque[int] | None = deque() if opened.format_name == "avi" else None
+    losses, aspects = Losses(opened, keys_only), PixelAspects(opened)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:
@@ -126,13 +151,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             raise MemoryError(str(error)) from None
         except av.error.FFmpegError:
             failures += 1
-            yield None
+            losses.before_next()
+            yield None, True
             packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
         if keys_only and packet.size and not packet.is_keyframe:
             continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
-        if in_order is not None and packet.dts is not None:
-            in_order.append(packet.dts)
+        losses.add(packet)
         try:
             frames = packet.decode()
         except av.error.EOFError:
@@ -143,13 +168,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             failures += 1
             opened.note_refused_size(error)
             _need_room_for_a_frame(stream.codec_context)
-            if in_order:
-                in_order.popleft()
-            yield None
+            losses.at_latest()
+            yield None, True
             continue
+        losses.note_errors()
+        aspects.note(losses.number)
         if frames:
             failures = 0
         for frame in frames:
-            if in_order:
-                frame.pts = in_order.popleft()
-            yield frame
+            aspects.mark(losses.origin_of(frame))
+            yield frame, losses.taint(frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -14,12 +15,13 @@ from m2raap.video.choose import shot_bounds
 from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyframes, measured
 from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode
-from m2raap.video.length import video_length_s
+from m2raap.video.length import video_end_s
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
 from m2raap.video.planner import plan_sparse
 from m2raap.video.pool import FramePool
 from m2raap.video.render import Renderer
+from m2raap.video.shape import SizeChanges
 from m2raap.video.shots import TimedPlane, find_cuts
 from m2raap.video.sparse import read_sparsely
 from m2raap.video.tally import Tally, varies
@@ -42,19 +44,40 @@ def extract(
 ) -> ClipKeyframes:
     """Key-frames and signals of [start_s, end_s) of the video; an `end_s` of None is the end of the video.
 
+    Both are seconds since the container's start, and the times of key-frames are seconds since `start_s`. Where the picture
+    starts later than that, the clip is what the video shows from there on.
+
     `cuts_s`: known cuts, ascending, in seconds since `start_s`; then `cfg.detector` does not run, and the clip is decoded in
     full. A clip with fewer undamaged frames than k gives all of them (`signals['shortfall']` is the number missing).
     Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec, out_of_memory.
     """
     with open_video(path, limits) as opened:
-        if cuts_s is None and (planned := plan_sparse(opened, start_s, end_s, cfg)):
-            clip = read_sparsely(opened, planned, end_s, cfg, limits)
-            if clip is not None:
-                return clip
-        scan = _Scan(opened, start_s, end_s, cfg, cuts_s)
-        scan.run()
-        scan.tally.judge(limits)
-        return scan.result()
+        first_s = max(start_s, opened.first_s)
+        if end_s is not None and end_s <= first_s:
+            raise Refused("truncated", f"the span ends at {end_s:g} s, and the picture starts at {first_s:g} s")
+        late_s = first_s - start_s  # where only the sound has started, there is nothing to choose
+        if cuts_s is not None and late_s:
+            cuts_s = [cut_s - late_s for cut_s in cuts_s]
+        clip = _read(opened, first_s, end_s, cfg, limits, cuts_s)
+        return replace(clip, times_s=[round(time_s + late_s, 6) for time_s in clip.times_s]) if late_s else clip
+
+
+def _read(
+    opened: OpenVideo,
+    start_s: float,
+    end_s: float | None,
+    cfg: KeyframeConfig,
+    limits: VideoConfig,
+    cuts_s: Sequence[float] | None,
+) -> ClipKeyframes:
+    if cuts_s is None and (planned := plan_sparse(opened, start_s, end_s, cfg)):
+        clip = read_sparsely(opened, planned, end_s, cfg, limits)
+        if clip is not None:
+            return clip
+    scan = _Scan(opened, start_s, end_s, cfg, cuts_s)
+    scan.run()
+    scan.tally.judge(limits)
+    return scan.result()
 
 
 class _Scan:
@@ -68,10 +91,10 @@ class _Scan:
         cfg: KeyframeConfig,
         known_cuts_s: Sequence[float] | None,
     ) -> None:
-        self._planes = PlaneMaker()
+        self._planes, self._sizes = PlaneMaker(), SizeChanges()
         self.opened, self.cfg, self.start_s, self.end_s = opened, cfg, start_s, end_s
         self.tally = Tally(opened, start_s, end_s)
-        self.window_s = self.tally.window_s if end_s is not None else max(0.0, video_length_s(opened) - start_s)
+        self.window_s = self.tally.window_s if end_s is not None else max(0.0, video_end_s(opened) - start_s)
         self._known_cuts_s = known_cuts_s
         self.cuts_s: list[float] = []
         self.pool: FramePool | None = None
@@ -98,6 +121,7 @@ class _Scan:
             if self.times_s and time_s <= self.times_s[-1] + 1e-6:
                 continue  # a time stamp that does not increase: such a frame is not displayed, or displayed twice
             self.times_s.append(time_s)
+            self._sizes.add(frame)
             try:
                 if self.pool is None:
                     self._begin(frame)
@@ -153,6 +177,7 @@ class _Scan:
             "corrupt_share": self.tally.corrupt_share,
             "fps": fps,
             "variable_frame_rate": varies(self.times_s),
+            "size_changes": self._sizes.count,
             "num_shots": len(shot_bounds(self.cuts_s, length_s)),
         } | self._samples.signals()
 

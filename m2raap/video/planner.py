@@ -101,11 +101,11 @@ def plan_sparse(opened: OpenVideo, start_s: float, end_s: float | None, cfg: Key
 
     With `cfg.reading` auto, a clip is decoded in full where the header states a length below `sparse_from_s`, or none, and
     where the sparse reading does not decode `sparse_gain` times fewer frames. An AVI with B-frames is always decoded in
-    full: only counting from its start tells when a frame is displayed.
+    full: its packets do not tell when their frames are displayed.
     """
     if opened.format_name == "avi" and opened.stream.codec_context.has_b_frames:
         return None
-    announced_s = (opened.duration_s if end_s is None else end_s) - start_s
+    announced_s = (opened.stated_end_s if end_s is None else end_s) - start_s
     if cfg.reading == "full" or (cfg.reading == "auto" and announced_s < cfg.sparse_from_s):
         return None
     packets = read_packets(opened, start_s, end_s)
@@ -127,21 +127,20 @@ def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Pack
     """
     import av.error
 
-    base, origin = float(opened.time_base), opened.stream.start_time or 0
-    tick_s = 1 / (opened.fps or 25.0)
-    if start_s > 0 or opened.was_read:
+    tick_s, base = 1 / (opened.fps or 25.0), float(opened.time_base)
+    if start_s > opened.first_s or opened.was_read:
         seek_before(opened, start_s)
     opened.was_read = True
     clip_packets = Packets()
     try:
         for packet in opened.packets():
-            stamps = stamps_of(packet, opened)
+            stamps = stamps_of(packet)
             if stamps is None:
                 continue
-            if end_s is not None and (stamps[1] - origin) * base >= end_s:
+            if end_s is not None and opened.seconds(stamps[1]) >= end_s:
                 break
             lasts_s = (packet.duration or 0) * base or tick_s
-            clip_packets.add((stamps[0] - origin) * base - start_s, lasts_s, stamps if packet.is_keyframe else None)
+            clip_packets.add(opened.seconds(stamps[0]) - start_s, lasts_s, stamps if packet.is_keyframe else None)
     except MemoryError as error:
         raise MemoryError(str(error)) from None
     except av.error.FFmpegError:
@@ -149,11 +148,9 @@ def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Pack
     return clip_packets
 
 
-def stamps_of(packet: Packet, opened: OpenVideo) -> tuple[int, int] | None:
+def stamps_of(packet: Packet) -> tuple[int, int] | None:
     """(pts, dts) of a packet in units of the stream's time base; None for a packet without frame or without time stamp."""
     pts, dts = packet.pts, packet.dts
-    if opened.format_name == "avi":  # an AVI stores decoding times only
-        pts = dts
     pts = dts if pts is None else pts
     if pts is None or not packet.size:
         return None

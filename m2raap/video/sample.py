@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from m2raap.video.container import OpenVideo, open_video
 from m2raap.video.decode import decode
-from m2raap.video.length import packets_end_s, video_length_s
+from m2raap.video.length import packets_end_s, video_end_s
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.render import Renderer
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipFile:
-    """A clip as a span [start_s, end_s) of the video at `path` (from `resolve_video`); an `end_s` of None is the video's end."""
+    """A clip as a span [start_s, end_s) of the video at `path` (from `resolve_video`); an `end_s` of None is the video's end.
+
+    Both are seconds since the container's start."""
 
     path: Path
     start_s: float
@@ -53,10 +55,11 @@ def sample(
     """
     assert all(0 <= a < b <= 1 for a, b in pairwise([*places, 1.0])), places
     with open_video(path, limits) as opened:
-        ends_s = [end for end in (end_s, video_length_s(opened)) if end]
-        window_s = (min(ends_s) if ends_s else packets_end_s(opened)) - start_s
-        last_s = start_s + max(0.0, window_s - 1 / (opened.fps or 25.0))
-        return _take(opened, start_s, end_s, [start_s + place * (last_s - start_s) for place in places], short_side_px)
+        ends_s = [end for end in (end_s, video_end_s(opened)) if end]
+        first_s = max(start_s, opened.first_s)
+        window_s = (min(ends_s) if ends_s else packets_end_s(opened)) - first_s
+        last_s = first_s + max(0.0, window_s - 1 / (opened.fps or 25.0))
+        return _take(opened, start_s, end_s, [first_s + place * (last_s - first_s) for place in places], short_side_px)
 
 
 def _take(
@@ -101,6 +104,5 @@ def _take(
 
 
 def _key_times_s(opened: OpenVideo) -> list[float]:
-    """Times of the I-frames in the file's index, in seconds since the start; empty for a container without index."""
-    base, origin = opened.time_base, opened.stream.start_time or 0
-    return [float((e.timestamp - origin) * base) for e in opened.stream.index_entries or () if e.is_keyframe]
+    """Times of the I-frames in the file's index; empty for a container without index."""
+    return [opened.seconds(e.timestamp) for e in opened.stream.index_entries or () if e.is_keyframe]

@@ -1,4 +1,7 @@
-"""Reads scene lists of PySceneDetect (`scenedetect list-scenes`): CSV, with or without the row of timecodes at the top."""
+"""Reads scene lists of PySceneDetect (`scenedetect list-scenes`): CSV, with or without the row of timecodes at the top.
+
+They count from the first frame of the video, unlike all other times of m2raap, which count from the container's start.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _MAX_BYTES = 64 * 1024**2
 
 
 def read_scene_list(path: Path) -> list[tuple[float, float]]:
-    """(start_s, end_s) of each scene, ascending, in seconds since the start of the video; there may be gaps between scenes.
+    """(start_s, end_s) of each scene, ascending, in seconds since the first frame; there may be gaps between scenes.
 
     Raises M2raapError, which names the file, the row and the column.
     """

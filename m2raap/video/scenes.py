@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 THUMB_HW = (27, 48)  # the input size of TransNetV2 in pixels
 THUMB_BYTES = 27 * 48 * 3
+KEYS_APART_S = 10.0
 # Limits of one answer, so that a call stays within its time and size for frames of any size.
 _MAX_PIXELS = 4_000_000_000  # pixels of all decoded frames together
 _MAX_THUMBS = 8192
@@ -26,11 +27,14 @@ _MAX_THUMBS = 8192
 
 @dataclass
 class Scenes:
-    """The cuts of a video, and its length and rate."""
+    """The cuts of a video, and its length and rate. Times are seconds since the container's start."""
 
-    cuts_s: list[float]  # times of the first frames of new shots, ascending, since the start of the video
-    length_s: float  # to the end of the last frame
-    origin_s: float  # presentation time in the container of the start of the video
+    cuts_s: list[float]  # times of the first frames of new shots, ascending
+    first_s: float  # time of the first frame
+    end_s: float  # end of the last frame
+    keys_s: list[float]  # times of some I-frames, ascending, KEYS_APART_S or more apart
+    origin_s: float  # presentation time of the container's start
+    stream: int  # index of the video stream in the file
     fps: float
     num_frames: int
 
@@ -39,7 +43,7 @@ class Scenes:
 class Thumbnails:
     """Small pictures of the N frames of a span, or of a part of it."""
 
-    times_s: list[float]  # N, strictly increasing, since the start of the video
+    times_s: list[float]  # N, strictly increasing, since the container's start
     pixels: bytes  # RGB uint8 [N, 27, 48, 3]
     more: bool  # whether further frames of the span follow
 
@@ -48,20 +52,25 @@ def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: Video
     """Finds the cuts by decoding the whole video. Raises Refused: what `open_video` raises, truncated, corrupt and
     unsupported_codec."""
     with open_video(path, limits) as opened:
-        tally = Tally(opened)
-        cuts_s = find_cuts(_planes(opened, tally), detector, min_shot_s, opened.fps, lambda timed, cuts: None, None)
+        tally, keys_s = Tally(opened), [-KEYS_APART_S]
+        cuts_s = find_cuts(
+            _planes(opened, tally, keys_s), detector, min_shot_s, opened.fps, lambda timed, cuts: None, None
+        )
         tally.judge(limits)
-        origin_s = float((opened.stream.start_time or 0) * opened.time_base)
         return Scenes(
             cuts_s=[round(cut, 6) for cut in cuts_s],
-            length_s=round(tally.covered_s, 6),
-            origin_s=round(origin_s, 6),
+            first_s=round(opened.first_s, 6),
+            end_s=round(opened.first_s + tally.covered_s, 6),
+            keys_s=[round(key, 6) for key in keys_s[1:]],
+            origin_s=round(float(opened.first_stamp * opened.time_base) - opened.first_s, 6),
+            stream=opened.stream.index,
             fps=opened.fps,
             num_frames=tally.decoded,
         )
 
 
-def _planes(opened: OpenVideo, tally: Tally) -> Iterator[TimedPlane]:
+def _planes(opened: OpenVideo, tally: Tally, keys_s: list[float]) -> Iterator[TimedPlane]:
+    """Undamaged frames with their small planes; every item is counted, and times of I-frames are added to `keys_s`."""
     import av.error
 
     planes, last_s = PlaneMaker(), -1.0
@@ -70,6 +79,8 @@ def _planes(opened: OpenVideo, tally: Tally) -> Iterator[TimedPlane]:
         if item.frame is None or item.corrupt or item.time_s <= last_s + 1e-6:
             continue
         last_s = item.time_s
+        if item.frame.key_frame and last_s >= keys_s[-1] + KEYS_APART_S:
+            keys_s.append(last_s)
         try:
             yield last_s, planes.plane(item.frame), None
         except (av.error.FFmpegError, ValueError) as error:
@@ -79,7 +90,7 @@ def _planes(opened: OpenVideo, tally: Tally) -> Iterator[TimedPlane]:
 def thumbnails(path: Path, start_s: float, end_s: float | None, after_s: float, limits: VideoConfig) -> Thumbnails:
     """Undamaged frames of [start_s, end_s) that are later than `after_s`, as many as fit into one answer.
 
-    Times are seconds since the start of the video. While the answer's `more` is true, call again with its last time as
+    Times are seconds since the container's start. While the answer's `more` is true, call again with its last time as
     `after_s`. Raises Refused: what `open_video` raises, and unsupported_codec.
     """
     import av.error

@@ -8,6 +8,7 @@ from typing import Any
 
 from m2raap.video.container import OpenVideo
 from m2raap.video.decode import DecodedFrame
+from m2raap.video.fragments import num_fragment_frames
 from m2raap.video.limits import Refused, VideoConfig
 
 _MAX_DAMAGED_BY_CUT = 16  # frames that the end of a cut-off file can damage: one, and the B-frames predicted from it
@@ -20,9 +21,10 @@ class Tally:
     """
 
     def __init__(self, opened: OpenVideo, start_s: float = 0.0, end_s: float | None = None) -> None:
+        start_s = max(start_s, opened.first_s)
         self._opened, self._start_s, self._end_s = opened, start_s, end_s
         self._tick_s, self._base = 1 / (opened.fps or 25.0), float(opened.time_base)
-        self.window_s = end_s - start_s if end_s is not None else max(0.0, opened.duration_s - start_s)
+        self.window_s = max(0.0, (opened.stated_end_s if end_s is None else end_s) - start_s)
         self.decoded = 0  # number of decoded frames, damaged or not
         self.lost = 0  # number of packets that could not be decoded
         self.damaged = 0  # number of frames marked corrupt
@@ -109,16 +111,21 @@ class Tally:
 def announced_frames(opened: OpenVideo, start_s: float, end_s: float) -> int | None:
     """Number of frames in [start_s, end_s) by an MP4's sample table; None for a container without such a table.
 
+    Of a fragmented MP4, whose fragments are such tables, only the frames of the whole file are counted.
     Entries that an edit list discards are not counted. Decoding times are used, which are close enough for a share.
     """
-    if not opened.stream.frames or opened.format_name != "mov":
+    if opened.format_name != "mov":
         return None
+    if not opened.stream.frames:
+        if start_s > opened.first_s or end_s != float("inf"):
+            return None
+        return num_fragment_frames(opened.file, opened.num_bytes, opened.stream.id)
     base = float(opened.time_base)
     entries = [e for e in _index(opened) if not e.is_discard]
     if len(entries) < opened.stream.frames * 0.5:
         return None  # the table does not cover the whole file
-    first = entries[0].timestamp
-    return sum(1 for e in entries if start_s - 1e-6 <= (e.timestamp - first) * base < end_s - 1e-6)
+    first, first_s = entries[0].timestamp, opened.first_s
+    return sum(1 for e in entries if start_s - 1e-6 <= first_s + (e.timestamp - first) * base < end_s - 1e-6)
 
 
 def share_beyond_file(opened: OpenVideo) -> float:

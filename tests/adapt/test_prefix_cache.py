@@ -68,6 +68,25 @@ def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkey
     assert np.array_equal(again.tokens_BVTSD, whole.tokens_BVTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
 
 
+def test_a_damaged_cache_is_made_again(backbone: Backbone, tmp_path: Path) -> None:
+    whole = make(tmp_path, backbone)
+    (folder,) = tmp_path.glob("*/")
+    tokens = (folder / "tokens.npy").read_bytes()
+    for name, data in (
+        ("tokens.npy", tokens[:-1] + bytes([tokens[-1] ^ 1])),
+        ("tokens.npy", tokens[:200]),
+        ("mask.npy", b""),
+        ("state.json", b'{"done": []}'),
+        ("state.json", None),
+    ):
+        (folder / name).unlink()
+        if data is not None:
+            (folder / name).write_bytes(data)
+        again = make(tmp_path, backbone)
+        assert np.array_equal(again.tokens_BVTSD, whole.tokens_BVTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
+        assert (folder / "tokens.npy").read_bytes() == tokens
+
+
 def test_is_made_once_and_anew_for_other_content(backbone: Backbone, tmp_path: Path) -> None:
     levels = PrefixLayout("levels", 2, 4)
     done_counts: list[int] = []

@@ -6,9 +6,11 @@ import pytest
 from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
+from m2raap.core.replace import replacing
 from m2raap.export.card import dataset_card, plain
 from m2raap.export.corpus import curated_view
 from m2raap.pipeline.run_folder import RunFolder
+from tests.conftest import sign_again
 from tests.runs import copied
 
 
@@ -34,9 +36,8 @@ def test_the_card_has_the_counts_of_the_stages(curated: Path):
 
 def test_what_went_to_a_server_is_counted(curated: Path, small_world: Path, tmp_path: Path):
     run, _ = copied(curated, small_world, tmp_path)
-    manifest = read_json(run / "rewrite" / "manifest.json")
-    manifest["counts"]["texts_sent_to:api.example.org"] = 1234
-    write_json(run / "rewrite" / "manifest.json", manifest)
+    counts = read_json(run / "rewrite" / "manifest.json")["counts"]
+    sign_again(run / "rewrite", counts=counts | {"texts_sent_to:api.example.org": 1234})
     assert "| rewrite | texts | api.example.org | 1,234 |" in dataset_card(run)
 
 
@@ -50,12 +51,14 @@ def test_strangers_words_make_no_markup(curated: Path, small_world: Path, tmp_pa
     texts = [row | {"producer": hostile} for row in corpus.all_rows("texts")]
     run, world = copied(curated, small_world, tmp_path)
     train = world / "train"
-    hostile_corpus = write_corpus(
-        train, clips, texts, video_root=corpus.video_root, source={}, num_parts=corpus.num_parts
-    )
-    for path in run.rglob("manifest.json"):  # as if the stages had been made from it
-        tree = read_json(path)
-        write_json(path, tree | {"inputs": tree["inputs"] | {"corpus": hostile_corpus.digest}})
+    more = {"video_root": corpus.video_root, "source": {}, "num_parts": corpus.num_parts}
+    with replacing(True):
+        hostile_corpus = write_corpus(train, clips, texts, **more)
+    before: dict[str, str] = {}
+    for stage in ("filter", "keyframes", "rewrite"):  # as if the stages had been made from it
+        inputs = read_json(run / stage / "manifest.json")["inputs"]
+        sign_again(run / stage, inputs=inputs | {"corpus": hostile_corpus.digest} | before)
+        before[stage] = read_json(run / stage / "manifest.json")["digest"]
     card = dataset_card(run)
     assert "state no licence" in card
     bare = re.sub(r"\\.", "", card)  # what is left is markup
@@ -69,6 +72,11 @@ def test_strangers_words_make_no_markup(curated: Path, small_world: Path, tmp_pa
 @pytest.mark.parametrize("text", ["1. one", "- list", "# h", "> q", "+ p", "=== ", "___", "~~~", "a_b", "CC-BY-4.0"])
 def test_a_line_of_plain_text_begins_no_block(text: str):
     assert re.match(r"\w+[\w.-]*$|\\|\d+\\[.)]", plain(text)) or plain(text)[0] == "\\"
+
+
+@pytest.mark.parametrize("value", [0.5, 300.0, -3, "-0.2", "127.0.0.1", "（测试）"])
+def test_numbers_addresses_and_brackets_stay_as_they_are(value: object):
+    assert plain(value) == str(value)
 
 
 def test_a_run_without_a_finished_stage_is_refused(curated: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from m2raap.report.console import print_modules
 from m2raap.report.cost import cost_of_run, read_costs
 from m2raap.report.data import ReportData
 from m2raap.report.html import write_report
+from tests.conftest import sign_again
 from tests.pipeline.test_train_cost import SMALL
 
 torch.set_num_threads(1)
@@ -42,9 +43,12 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
     inputs = {"kind": "run", "data": "none", "digests": {}, "benches": {}, "limit": None, "scores": []}
     write_json(run / "run.json", {**inputs, "recipe": tree, "steps": [others[0], step, others[1]]})
     (run / "stan" / "adapt").mkdir(parents=True)
-    write_json(run / "stan" / "adapt" / "manifest.json", {})
     line = {"step": 5, "loss": 1.0, "gates": {"out": 0.25, "acg_inter": 0.5}}
     (run / "stan" / "adapt" / "train.jsonl").write_text(json.dumps(line) + "\n")
+    empty: dict[str, dict[str, str]] = {key: {} for key in ("settings", "inputs", "counts", "models")}
+    manifest = {"kind": "stage", "stage": "adapt", "version": 1, "files": {"train.jsonl": ""}, **empty}
+    write_json(run / "stan" / "adapt" / "manifest.json", manifest)
+    sign_again(run / "stan" / "adapt")
 
     zero_shot, stan, again = rows = cost_of_run(RunFolder.open(run), threads=1)
     one = Recipe.model_validate(tree)

@@ -12,7 +12,7 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.tables import part_of, write_part
 from m2raap.core.view import View, open_view
 from m2raap.report.lint import lint
-from tests.conftest import m2raap
+from tests.conftest import m2raap, sign_again
 
 
 def corpus(folder: Path, captions: dict[str, list[str]], lang: str = "en", prefix: str = "") -> View:
@@ -76,6 +76,18 @@ def test_faults_of_chinese_texts(tmp_path: Path) -> None:
     assert named["zh_mixed_script"] == {"d"}
 
 
+def test_english_texts_that_are_partly_chinese(tmp_path: Path) -> None:
+    texts = {
+        "a": ["a man cuts a cucumber in the kitchen"],
+        "b": ["a man cuts a cucumber 在厨房里切成薄片 on a wooden board"],
+        "c": ["a man cuts a cucumber，然后把它们放进碗里搅拌均匀，加入盐和醋"],
+        "d": ["the title 你好 is shown at the end of the video"],
+    }
+    found = lint(corpus(tmp_path / "c", texts))
+    named = {row["what"]: {example["clip_id"] for example in row["examples"]} for row in found["findings"]}
+    assert named["en_residue"] == {"b", "c"} and named["wrong_language"] == {"c"}
+
+
 def test_leaks(tmp_path: Path) -> None:
     train = corpus(
         tmp_path / "t",
@@ -122,8 +134,10 @@ def write_frames(view: View, seeds: dict[str, int]) -> View:
         rows[part_of(clip_id, 2)].append(row | {"hashes": [0] * 4, "jpegs": jpegs, "width": 96, "height": 96})
     for part, found in rows.items():
         write_part(folder, "frames", part, found)
-    manifest = {"kind": "stage", "stage": "keyframes", "digest": folder.name}
+    files = {f"frames/{part:05d}": "" for part in rows}
+    manifest = {"kind": "stage", "stage": "keyframes", "version": 1, "settings": {}, "inputs": {}, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    sign_again(folder, counts={}, models={})
     return view.over(folder)
 
 

@@ -10,6 +10,7 @@ from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.data import ProgressiveRow
 from m2raap.report.protocols import NO_PROTOCOL, Protocols, marked, protocol_rows
 from m2raap.report.report import difference_rows, evaluations_of
+from tests.conftest import sign_again
 from tests.stages.embedded import FRAMES, write_run
 
 UNIFORM = "uniform-12, short side 256 px (4567)"
@@ -31,6 +32,7 @@ def test_every_arm_under_its_own_protocol(tmp_path: Path) -> None:
     old.write_text(
         json.dumps({k: v for k, v in tree.items() if k != "compat"} | {"protocol": tree["protocol"]["name"]})
     )
+    sign_again(old.parent)
     missing = {"stage": "keyframes", "reason": "no_video_stream", "rule_version": "1"}
     write_part(tmp_path / "corpus", "missing", 0, [missing | {"clip_id": "v001", "text_id": None}])
 

@@ -9,6 +9,7 @@ from m2raap.core.errors import M2raapError, ThresholdNotMet
 from m2raap.core.files import read_json, write_json
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.verify import anchors, verify, verify_lines
+from tests.conftest import sign_again
 from tests.stages.embedded import write_run
 
 REAL = {"name": "r", "stages": [], "backbone": {"model": "ViT-B-32", "pretrained": "openai"}}
@@ -81,6 +82,7 @@ def test_another_benchmark_and_another_count_are_not_compared(tmp_path: Path):
     folder = tmp_path / "run" / "r" / "bench-clips" / "evaluate" / "results.json"
     tree = read_json(folder)
     write_json(folder, tree | {"protocol": tree["protocol"] | {"name": "msrvtt-1ka-jsfusion"}})
+    sign_again(folder.parent)
     with pytest.raises(M2raapError, match="it has 40 queries, .*1,000"):
         verify(opened(tmp_path / "run"))
 

@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from m2raap.cli.main import app
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_json
+from m2raap.core.files import write_json
 from m2raap.core.lock import locked
 from m2raap.core.tables import write_table
 from m2raap.core.view import open_view
@@ -22,7 +23,7 @@ from m2raap.search import index as index_stage
 from m2raap.search import index_parts
 from m2raap.search.gallery import Gallery, Sources
 from m2raap.search.index import make_index
-from tests.conftest import as_another_command, digests
+from tests.conftest import as_another_command, digests, sign_again
 from tests.search.world import TINY, index_of, rows, view_of
 
 
@@ -140,8 +141,29 @@ def test_killed_anywhere_it_resumes(tmp_path: Path, monkeypatch) -> None:
 
 def test_another_model_or_a_changed_file_is_refused(tmp_path: Path) -> None:
     folder = index_of(tmp_path, rows(2))
-    (folder / "vectors.npy").write_bytes(b"no array")
-    with pytest.raises(M2raapError, match="vectors.npy"):
+    for name in ("vectors.npy", "frames.npy", "sources.json", "clips/part-00000.parquet"):
+        sound = (folder / name).read_bytes()
+        flipped = bytearray(sound)
+        flipped[-20] ^= 4
+        for data in (flipped, b"no array", None):
+            (folder / name).unlink()
+            if data is not None:
+                (folder / name).write_bytes(data)
+            with pytest.raises(M2raapError, match=name):
+                Gallery.open(folder)
+        (folder / name).write_bytes(sound)
+    vectors = np.load(folder / "vectors.npy")
+    for header in (b"(1000000000000000000, 512)", b"(-15, 512), ", b"(1, 512", b"\x00"):  # signed by whoever made it
+        data = (folder / "vectors.npy").read_bytes()
+        start = data.index(b"(")
+        (folder / "vectors.npy").write_bytes(data[:start] + header + data[start + len(header) :])
+        sign_again(folder)
+        with pytest.raises(M2raapError, match="vectors.npy"):
+            Gallery.open(folder)
+        (folder / "vectors.npy").write_bytes(data)
+    np.save(folder / "vectors.npy", np.full_like(vectors, np.nan))
+    sign_again(folder)
+    with pytest.raises(M2raapError, match="vectors.npy: holds NaN"):
         Gallery.open(folder)
     (folder / "clips" / "part-00000.parquet").write_bytes(b"x")
     with pytest.raises(M2raapError, match="part-00000.parquet"):
@@ -159,10 +181,8 @@ def test_another_model_or_a_changed_file_is_refused(tmp_path: Path) -> None:
 def test_an_index_without_the_size_of_its_frames_is_read(tmp_path: Path) -> None:
     folder = index_of(tmp_path, rows(2))
     table = Gallery.open(folder).clips.drop_columns(["width", "height"])
-    digest = write_table(folder / "clips" / "part-00000.parquet", table)
-    manifest = read_json(folder / "manifest.json")
-    manifest["files"]["clips/00000"] = digest
-    write_json(folder / "manifest.json", manifest)
+    write_table(folder / "clips" / "part-00000.parquet", table)
+    sign_again(folder)
     gallery = Gallery.open(folder)
     assert gallery.clip(0)["width"] is None and len(gallery.clips) == 2
     make_index(folder, open_view(tmp_path / "keyframes"), None, add=True)

@@ -112,6 +112,15 @@ def test_a_video_that_became_a_link_is_not_followed(server: SearchServer, search
         path.write_bytes(kept)
 
 
+def test_a_folder_that_becomes_a_link_before_the_answer_is_not_followed(
+    server: SearchServer, search: Search, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "swapped").symlink_to(secret.parent)
+    monkeypatch.setattr(search, "video", lambda clip_id: tmp_path / "swapped" / secret.name)
+    status, _, body = ask(server, "/video/c2")
+    assert status == 404 and b"the secret" not in body
+
+
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [
@@ -360,3 +369,12 @@ def test_the_path_of_a_missing_corpus_is_not_sent(search: Search) -> None:
                 assert status == 404 and str(manifest.parent).encode() not in body
         finally:
             manifest.with_name("away").rename(manifest)
+
+
+def test_a_request_with_two_lengths_is_refused(server: SearchServer) -> None:
+    """A proxy in front may believe the other one, and the rest of the body would be the next request."""
+    head = "POST /api/image HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
+    with socket.create_connection(address_of(server), timeout=20) as connection:
+        connection.sendall((head + "Content-Length: 4\r\nContent-Length: 40\r\n\r\n").encode() + b"x" * 40)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1") == 1

@@ -53,7 +53,9 @@ def write_embedded(
         write_json(target / "ids.json", ids)
         for name, data in (extra or {}).items():
             write_atomic(target / name, data)
-        return StageOutput(["ids.json", "video.npy", "text.npy"], {}, {"model": ids["made_with"]["model"]})
+        return StageOutput(
+            ["ids.json", "video.npy", "text.npy", *(extra or {})], {}, {"model": ids["made_with"]["model"]}
+        )
 
     run_single_stage("embed", 2, {"seed": seed, "noise": noise, "lost": lost}, folder, work)
     return ids

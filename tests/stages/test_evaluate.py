@@ -18,6 +18,7 @@ from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.stages.bank import IDS, VECTORS, Bank, ClipIdentity, make_bank
 from m2raap.stages.evaluate import evaluate_folder, read_ranks, side_lines
+from tests.conftest import sign_again
 from tests.stages.embedded import evaluated, write_embedded
 
 
@@ -130,6 +131,7 @@ def test_a_bank_with_a_video_of_the_benchmark_is_refused(tmp_path: Path) -> None
             bank.check(embeddings, {"v003": "videos/v003.mp4"})
     write_bank(tmp_path / "t", ["a dog runs"], clips=[train]).check(embeddings, {"v003": "videos/v003.mp4"})
     write_json(tmp_path / "t" / IDS, {"texts": [], "langs": [], "corpus": "c"})
+    sign_again(tmp_path / "t")
     with pytest.raises(M2raapError, match="lacks .clip_ids."):
         Bank.open(tmp_path / "t")
 

@@ -15,11 +15,14 @@ from m2raap.core.corpus import open_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
+from m2raap.core.replace import replacing
 from m2raap.core.signed import verify_files
 from m2raap.core.tables import read_all
 from m2raap.stages import reasons
 from m2raap.stages.split import SplitConfig, SplitDone, as_name, pieces, split
+from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.paths import resolve_video
+from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 from tests.conftest import digests, m2raap
 from tests.video.conftest import encode
@@ -127,11 +130,11 @@ def test_goes_on_after_an_interruption_and_sweeps_up(
     cuts: list[str] = []
     real_cut = module.cut
 
-    def failing_cut(path: Path, start_s: float, end_s: float, origin_s: float, target: Path, limits: object) -> None:
+    def failing_cut(path: Path, start_s: float, end_s: float, scenes: Scenes, target: Path, limits: object) -> None:
         if len(cuts) == 2:
             raise KeyboardInterrupt
         cuts.append(target.name)
-        real_cut(path, start_s, end_s, origin_s, target, limits)  # type: ignore[arg-type]
+        real_cut(path, start_s, end_s, scenes, target, limits)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "cut", failing_cut)
     with pytest.raises(KeyboardInterrupt):
@@ -150,7 +153,12 @@ def test_goes_on_after_an_interruption_and_sweeps_up(
     # Other lengths, and no files: nothing is decoded again, and what was cut goes.
     (out / "videos" / "mine.mp4").write_bytes(b"not ours")
     monkeypatch.setattr(VideoWorker, "scenes", _never)
-    run([raw], out, CFG.model_copy(update={"min_s": 0.5}))
+    before = digests(out)
+    with pytest.raises(M2raapError, match="--force"):  # before a cut of the corpus is touched
+        run([raw], out, CFG.model_copy(update={"min_s": 0.5}))
+    assert digests(out) == before
+    with replacing(True):
+        run([raw], out, CFG.model_copy(update={"min_s": 0.5}))
     assert len(rows(out, "clips")) == 5
     assert [p.name for p in (out / "videos").iterdir()] == ["mine.mp4"]
 
@@ -166,7 +174,11 @@ def test_a_changed_video_is_looked_at_again(raw: Path, tmp_path: Path) -> None:
     run([video], out)
     assert len(spans(out)) == 3
     shutil.copy(raw / "sub" / "-o#d\n 猫.mp4", video)
-    run([video], out)
+    with pytest.raises(M2raapError, match="3 clips .* 1 clips .* --force"):
+        run([video], out)
+    assert len(spans(out)) == 3
+    with replacing(True):
+        run([video], out)
     assert spans(out) == [("x.mp4", 0.0, 1.0)]
 
 
@@ -190,6 +202,27 @@ def test_scene_lists_instead_of_detection(raw: Path, tmp_path: Path) -> None:
     (lists / "long-Scenes.csv").write_text(header + "1,0.0,3.0\n2,30.0,31.0\n")
     with pytest.raises(M2raapError, match=r"long.mp4: .*30.000 s.*9.4"):
         run([raw / "long.mp4"], out, scenes=lists)
+
+
+def test_spans_of_a_late_picture_are_times_of_a_player(tmp_path: Path) -> None:
+    """The sound starts 0.8 s before the picture: spans count from it, whereas a scene list counts from the first frame."""
+    late, out = tmp_path / "late.mkv", tmp_path / "out"
+    colours = ffmpeg.concat(*(ffmpeg.input(f"color={c}:s=64x48:r=25:d=1.2", f="lavfi") for c in ("red", "blue")))
+    sound = ffmpeg.input("sine=d=4", f="lavfi")
+    options = {"vcodec": "libx264", "preset": "ultrafast", "pix_fmt": "yuv420p", "acodec": "aac"}
+    made = ffmpeg.output(colours.filter("setpts", "PTS+0.8/TB"), sound, str(late), **options)
+    run_ffmpeg(made.compile(cmd=ffmpeg_exe()))
+    run([late], out, build(SplitConfig, {"detector": "content"}, "split"))
+    assert spans(out) == [("late.mkv", 0.8, 2.0), ("late.mkv", 2.0, pytest.approx(3.2, abs=0.001))]
+    (tmp_path / "late-Scenes.csv").write_text("Start Time (seconds),End Time (seconds)\n0.0,1.2\n1.2,2.4\n")
+    run([late], tmp_path / "listed", scenes=tmp_path / "late-Scenes.csv")
+    assert spans(tmp_path / "listed") == [("late.mkv", 0.8, 1.9995), ("late.mkv", 1.9995, 3.1995)]
+    run([late], tmp_path / "cut", CFG.model_copy(update={"cut": True}), scenes=tmp_path / "late-Scenes.csv")
+    with VideoWorker() as worker:
+        cut = [
+            worker.probe((tmp_path / "cut/videos" / row["video"]).resolve()) for row in rows(tmp_path / "cut", "clips")
+        ]
+    assert [probe.num_frames for probe in cut] == [30, 30]
 
 
 def test_names_that_a_corpus_cannot_hold(raw: Path, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 from m2raap.video.cut import cut
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
-from m2raap.video.scenes import find_scenes
+from m2raap.video.scenes import Scenes, find_scenes
 from tests.video.conftest import encode
 
 LIMITS = VideoConfig()
+PLAIN = Scenes(cuts_s=[], first_s=0.0, end_s=4.0, keys_s=[], origin_s=0.0, stream=0, fps=25.0, num_frames=100)
 
 
 def frames(path: Path) -> tuple[list[float], list[np.ndarray]]:
@@ -48,11 +49,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exactly_the_frames_of_the_span(name: str, sources: Path, tmp_path: Path) -> None:
     path = sources / name
     times_s, pictures = frames(path)
-    origin_s = find_scenes(path, "none", 0.6, LIMITS).origin_s
+    scenes = find_scenes(path, "none", 0.6, LIMITS)
+    times_s = [scenes.first_s + time_s for time_s in times_s]
     for first, last in ((0, 20), (len(times_s) - 40, len(times_s) - 7)):
         start_s, end_s = round(times_s[first], 6), round(times_s[last], 6)
         out = tmp_path / "clip.mp4"
-        cut(path, start_s, end_s, origin_s, out, LIMITS)
+        cut(path, start_s, end_s, scenes, out, LIMITS)
         cut_times_s, cut_pictures = frames(out)
         assert len(cut_times_s) == last - first
         assert cut_times_s == pytest.approx([t - times_s[first] for t in times_s[first:last]], abs=2e-3)
@@ -68,7 +70,7 @@ def test_exactly_the_frames_of_the_span(name: str, sources: Path, tmp_path: Path
 
 def test_same_bytes_again(clips: Path, tmp_path: Path) -> None:
     for name in ("one.mp4", "two.mp4"):
-        cut(clips / "plain.mp4", 1.0, 2.0, 0.0, tmp_path / name, LIMITS)
+        cut(clips / "plain.mp4", 1.0, 2.0, PLAIN, tmp_path / name, LIMITS)
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
 
 
@@ -80,9 +82,13 @@ def test_refusals_leave_nothing_behind(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "clip.mp4"
     for path in (broken, playlist):
         with pytest.raises(Refused, match="corrupt"):
-            cut(path, 0.0, 1.0, 0.0, out, LIMITS)
+            cut(path, 0.0, 1.0, PLAIN, out, LIMITS)
     with pytest.raises(Refused, match="timeout"):
-        cut(clips / "plain.mp4", 0.0, 4.0, 0.0, out, VideoConfig(timeout_s=0.01))
-    with pytest.raises(Refused, match="corrupt"):  # more bytes than allowed
-        cut(clips / "plain.mp4", 0.0, 4.0, 0.0, out, VideoConfig(max_bytes=2000))
+        cut(clips / "plain.mp4", 0.0, 4.0, PLAIN, out, VideoConfig(timeout_s=0.01))
+    with pytest.raises(Refused, match="too_large"):
+        cut(clips / "plain.mp4", 0.0, 4.0, PLAIN, out, VideoConfig(max_bytes=2000))
+    noise = ffmpeg.input("testsrc2=s=160x90:r=25:d=1,noise=alls=60:allf=t", f="lavfi")
+    coarse = encode(noise, tmp_path / "coarse.mp4", crf=51)
+    with pytest.raises(Refused, match="corrupt"):  # the copy, at a higher quality, has more bytes than allowed
+        cut(coarse, 0.0, 1.0, PLAIN, out, VideoConfig(max_bytes=coarse.stat().st_size))
     assert list(out.parent.iterdir()) == []

@@ -161,7 +161,7 @@ def test_same_cuts_as_pyscenedetect(kind: str, joined: Path) -> None:
     reference = scenedetect.detect(str(joined), REFERENCE[kind](min_scene_len=0.6), backend="pyav")
     assert found.cuts_s == pytest.approx([start.seconds for start, _ in reference[1:]], abs=1e-5)
     assert len(found.cuts_s) >= 3
-    assert found.num_frames == 210 and found.length_s == pytest.approx(7.007, abs=0.04)
+    assert found.num_frames == 210 and found.end_s == pytest.approx(7.007, abs=0.04)
 
 
 def test_thumbnails_continue_after_the_last_answer(joined: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,39 @@
+"""results.json of an evaluate folder, and the results of ablations and rescorings beside it, as they are read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
+
+from m2raap.core.records import read_record
+from m2raap.core.signed import refuse_changed_file
+
+
+class ResultOf(TypedDict):
+    """One language, direction, scope and slice."""
+
+    lang: str
+    direction: str
+    scope: str
+    slice: str
+    metrics: dict[str, FiniteFloat]
+    intervals: dict[str, list[FiniteFloat]]
+
+
+class ResultsTree(TypedDict):
+    """The content of results.json. `protocol`: in files of older versions only its name."""
+
+    rows: list[ResultOf]
+    missing: list[str]
+    protocol: NotRequired[dict[str, Any] | str]
+    rescored: NotRequired[dict[str, Any]]
+    bilingual: NotRequired[list[dict[str, Any]]]
+    compat: NotRequired[dict[str, dict[str, dict[str, dict[str, FiniteFloat]]] | str]]
+
+
+def read_results(folder: Path, name: str = "results.json") -> dict[str, Any]:
+    """A ResultsTree. Raises M2raapError naming the file that is absent, differs from its manifest, or has another shape."""
+    return dict(read_record(ResultsTree, refuse_changed_file(folder, name)))
