@@ -66,7 +66,7 @@ def _add_paragraphs(pairs: Pairs, files: dict[str, str], split: str) -> None:
 
 def paragraph(sentences: list[str]) -> str:
     """The sentences of one video, in the list's order, as one text."""
-    return " ".join(" ".join(sentence.split()) for sentence in sentences if sentence.strip())
+    return " ".join(" ".join(sentence.split()) for sentence in sentences if sentence)
 
 
 def _add_moments(pairs: Pairs, files: dict[str, str], split: str) -> None:

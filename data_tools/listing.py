@@ -13,18 +13,22 @@ import json
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from data_tools.cells import clock_s, is_nothing, split_of
 from m2raap.core.errors import M2raapError
 
+KINDS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
 MAX_LINE = 64 * 1024**2  # characters of one line of jsonl
 MAX_FIELD = 16 * 1024**2  # characters of one field of csv
 MAX_JSON_BYTES = 1024**3  # of a json file, which is read whole
 MAX_GZIP_RATIO = 200  # unpacked bytes for each packed one: 20 at most for text, 1,000 for a gzip bomb
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
 # First bytes of files that are named like text and are something else, and what they are.
 _NO_TEXT_FILES = (
@@ -45,7 +49,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     promises.
     """
     kind = kind_of(path)
-    readers = {"csv": _csv, "tsv": _csv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
+    readers = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
     if kind in ("pkl", "pickle", "pyd"):
         raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
     if path.is_dir():
@@ -78,21 +82,21 @@ def text_of(path: Path, row: int, column: str, value: Any) -> str:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or is_nothing(value):
         raise M2raapError(f"{path}: row {row}, column '{column}': expected a text, found {_excerpt(value)}")
     return value.strip()
 
 
 def texts_of(path: Path, row: int, column: str, value: Any) -> list[str]:
-    """The value. Raises M2raapError if it is no list of texts."""
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+    """The value, in which a missing text is ''. Raises M2raapError if it is no list of texts."""
+    if not isinstance(value, list) or not all(isinstance(text, str) or is_nothing(text) for text in value):
         raise M2raapError(f"{path}: row {row}, column '{column}': expected a list of texts, found {_excerpt(value)}")
-    return value
+    return ["" if is_nothing(text) else text for text in value]
 
 
 def number_or_none(value: Any, path: Path, row: int, column: str, what: str = "number") -> float | None:
     """A finite number, or None for an empty cell. Raises M2raapError for anything else."""
-    if value is None or value == "":
+    if is_nothing(value):
         return None
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -104,12 +108,25 @@ def number_or_none(value: Any, path: Path, row: int, column: str, what: str = "n
 
 
 def seconds_or_none(value: Any, path: Path, row: int, column: str) -> float | None:
-    """Seconds from the beginning of a video, or None for an empty cell. Raises M2raapError for anything else."""
-    what = "number of seconds, 0 or more"
+    """Seconds from the beginning of a video, also of a clock time (H:MM:SS.mmm or MM:SS); None for an empty cell.
+
+    Raises M2raapError for anything else.
+    """
+    what = "number of seconds, 0 or more, or a clock time such as 0:01:30.5"
+    if isinstance(value, str) and (seconds := clock_s(value)) is not None:
+        return seconds
     number = number_or_none(value, path, row, column, what)
     if number is not None and number < 0:
         raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
     return number
+
+
+def split_or_none(value: Any, path: Path, row: int, column: str = "split") -> str | None:
+    """train, val or test, or None for an empty cell. Raises M2raapError for a name of no split."""
+    try:
+        return split_of(value)
+    except ValueError as error:
+        raise M2raapError(f"{path}: row {row}, column '{column}': {error}") from None
 
 
 def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -> tuple[float | None, float | None]:
@@ -241,9 +258,7 @@ def _lines(path: Path, source: IO[str]) -> Iterator[tuple[int, str]]:
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(MAX_FIELD)
     with _text(path) as source:
-        reader = csv.DictReader(
-            _every_line(path, source), delimiter="\t" if kind_of(path) == "tsv" else ",", strict=True
-        )
+        reader = csv.DictReader(_every_line(path, source), strict=True)
         try:
             names = list(reader.fieldnames or ())
             if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -254,6 +269,31 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield reader.line_num, row
         except csv.Error as error:
             raise M2raapError(f"{path}: row {reader.reader.line_num}: {error}") from None
+
+
+def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows between tabs, in which a quote is a character like any other.
+
+    A cell that another tool has quoted all the same is unquoted: it holds doubled quotes, or the header is quoted, too.
+    """
+    with _text(path) as source:
+        names: list[str] | None = None
+        for number, line in _lines(path, source):
+            cells = line.rstrip("\r\n").split("\t")
+            if names is None:
+                quoted = all(_QUOTED.fullmatch(cell) for cell in cells)
+                names = [_unquoted(cell, quoted) for cell in cells]
+                if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+                    raise M2raapError(f"{path}: row 1: two columns are named '{repeated[0]}'; rename one")
+                continue
+            if len(cells) != len(names):
+                raise M2raapError(f"{path}: row {number}: has another number of columns than the header")
+            yield number, {name: _unquoted(cell, quoted) for name, cell in zip(names, cells, strict=True)}
+
+
+def _unquoted(cell: str, always: bool) -> str:
+    match = _QUOTED.fullmatch(cell)
+    return match[1].replace('""', '"') if match and (always or '""' in match[1]) else cell
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -268,8 +308,10 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"JSON has no {name}")
+def _no_constant(name: str) -> None:
+    """NaN is how Python writes a missing value. Raises ValueError for the infinities."""
+    if name != "NaN":
+        raise ValueError(f"JSON has no {name}")
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
