@@ -11,9 +11,10 @@ import json
 import re
 from typing import Any
 
+# Spellings of nothing, in small letters. R's 'NA' is one, too; 'na' is a caption of MSVD.
 NOTHING = frozenset(
-    ["", "nan", "-nan", "none", "null", "nil", "undefined", "nat", "n/a", "n.a.", "#n/a", "#na", "<na>", "-", "--"]
-    + ["''", '""', "[none]", "[null]", "[nan]", "['']", '[""]']
+    ["", "nan", "-nan", "none", "null", "nil", "undefined", "nat", "n/a", "n.a.", "#n/a", "#na", "<na>", "-", "--", "''",
+     '""', "[none]", "[null]", "[nan]", "['']", '[""]']
 )  # fmt: skip
 # The names of splits, in small letters. Other names are refused: a test row must never become a training row.
 SPLIT_NAMES = {
@@ -41,7 +42,6 @@ def is_nothing(value: Any) -> bool:
     """
     if isinstance(value, str):
         text = value.strip()
-        # 'NA' is R's spelling; 'na' is a caption of MSVD
         return len(text) < 10 and (text == "NA" or text.lower() in NOTHING or _EMPTY_LIST.fullmatch(text) is not None)
     if isinstance(value, list | tuple | dict):
         return all(map(is_nothing, value.values() if isinstance(value, dict) else value))
@@ -73,7 +73,7 @@ def _list_of_texts(cell: str) -> list[str] | None:
     if match := _ARRAY.fullmatch(text):
         text = match[1]
     is_tuple = text[:1] == "(" and text[-1:] == ")"
-    if not (text[:1] == "[" and text[-1:] == "]" or is_tuple) or len(text) > MAX_CELL:
+    if not (is_tuple or (text[:1] == "[" and text[-1:] == "]")) or len(text) > MAX_CELL:
         return None
     try:
         return texts_in(json.loads(text, strict=False, parse_constant=lambda name: None))

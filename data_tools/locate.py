@@ -13,8 +13,7 @@ from m2raap.core import talk
 from m2raap.video.fetch import is_url
 
 # Endings that a list may have where the file has one of SUFFIXES.
-_ENDINGS = (
-    *SUFFIXES,
+_MORE = (
     ".m2ts",
     ".mts",
     ".vob",
@@ -30,6 +29,7 @@ _ENDINGS = (
     ".ogg",
     ".gif",
 )
+_ENDINGS = (*SUFFIXES, *_MORE)
 _MAX_WALKED = 200_000  # entries below the root that are looked at to give advice about missing videos
 
 

@@ -56,15 +56,11 @@ def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) ->
                 f"{listing}: row {number}, column '{column}': {len(values)} values for {len(spans)} timestamps"
             )
     split = split_or_none(row.get("split"), listing, number)
+    url = None if is_nothing(row["url"]) else str(row["url"])
     for index, (span, caption, score) in enumerate(zip(spans, captions, scores, strict=True)):
         start_s, end_s = _seconds(listing, number, span)
         clip_id = f"{video_id}.{index}"
-        columns = {
-            "split": split,
-            "url": None if is_nothing(row["url"]) else str(row["url"]),
-            "licence": LICENCE,
-            "category": str(kinds[index]) if kinds else None,
-        }
+        columns = {"split": split, "url": url, "licence": LICENCE, "category": str(kinds[index]) if kinds else None}
         if clip_id in cut:
             clip = pairs.clip(f"row {number}", clip_id, cut[clip_id], **columns)
         else:

@@ -1,8 +1,8 @@
 """Importer of a generic table (csv, tsv, jsonl, json, parquet) with a video column and caption columns.
 
 Known columns are read whatever their case and their '_' or '-', in every row that fills them; a row may leave out columns.
-Languages come from the column names (`caption_en`, `caption_zh`, `caption_cn`) or, for a column `caption`, from the script of each
-text, and are reported. If a row names the producer of the text in one language (`zh_source`), that text is a translation of
+Languages come from the column names (`caption_en`, `caption_zh`, `caption_cn`) or, for a column `caption`, from the script of
+each text, and are reported. If a row names the producer of the text in one language (`zh_source`), that text is a translation of
 the text in the other one.
 """
 

@@ -1,7 +1,8 @@
 """Importer of the WebVid-2M and -10M csv (Bain et al., Frozen in Time, ICCV 2021): a training corpus.
 
 Columns: videoid, name (the caption), page_dir, contentUrl, and usually duration and page_idx; files are at
-page_dir/videoid.mp4. Rows without page_dir were never downloaded: they are counted, and their clips stay. The 10M list has some videos twice, with two captions: these become two texts of one clip.
+page_dir/videoid.mp4. Rows without page_dir, whose download failed at the publisher's, are counted, and their clips stay. The 10M
+list has some videos twice, with two captions: these become two texts of one clip.
 """
 
 from __future__ import annotations
