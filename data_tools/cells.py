@@ -29,7 +29,7 @@ MAX_DEPTH = 4  # of brackets; the lists have two levels
 _EMPTY_LIST = re.compile(r"\[\s*\]|\(\s*\)|\{\s*\}")
 _ARRAY = re.compile(r"array\((\[.*\])(?:, *dtype=\w+)?\)", re.DOTALL)
 _ITEM = re.compile(
-    r"""\s*(?:[uU]?(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|None|null|NaN|nan)(?P<comma>\s*,)?(?=\s|['"nN]|$)""",
+    r"""\s*(?:[uU]?(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|None|null|NaN|nan)(?:(?P<comma>\s*,)|(?=\s|$))""",
     re.DOTALL,
 )
 _CLOCK = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-5][0-9](?:[.,][0-9]+)?)")
@@ -59,7 +59,7 @@ def texts_in(value: Any) -> list[str]:
     "['a dog', 'a cat']" -> ['a dog', 'a cat']. Raises ValueError for anything that is neither a text nor a list of texts.
     """
     if isinstance(value, str):
-        return [value] if (texts := _list_of_texts(value)) is None else texts
+        return [value] if (texts := _list_of_texts(value)) is None else texts or [""]
     if is_nothing(value):
         return []
     if isinstance(value, list | tuple) and all(isinstance(text, str) or is_nothing(text) for text in value):
@@ -153,7 +153,5 @@ def split_of_folder(parts: tuple[str, ...]) -> str | None:
     words = {word for part in parts for word in re.split(r"[^a-z]+", part.lower())}
     splits = sorted({SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES})
     if len(splits) > 1:
-        raise ValueError(
-            f"its path names the splits {' and '.join(splits)}; add a column 'split', or rename the folder"
-        )
+        raise ValueError(f"its path names the splits {' and '.join(splits)}; rename the folder")
     return splits[0] if splits else None

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from data_tools.cells import clock_s, is_nothing, split_of
+from data_tools.cells import clock_s, is_nothing, split_of, texts_in
 from m2raap.core.errors import M2raapError
 
 KINDS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
@@ -92,6 +92,14 @@ def texts_of(path: Path, row: int, column: str, value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(text, str) or is_nothing(text) for text in value):
         raise M2raapError(f"{path}: row {row}, column '{column}': expected a list of texts, found {_excerpt(value)}")
     return ["" if is_nothing(text) else text for text in value]
+
+
+def captions_in(path: Path, row: int, column: str, value: Any) -> list[str]:
+    """The texts of a cell, at least one, perhaps empty. Raises M2raapError for a cell that holds something else."""
+    try:
+        return texts_in(value) or [""]
+    except ValueError as error:
+        raise M2raapError(f"{path}: row {row}, column '{column}': {error}") from None
 
 
 def number_or_none(value: Any, path: Path, row: int, column: str, what: str = "number") -> float | None:

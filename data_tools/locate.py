@@ -54,7 +54,7 @@ class _Folder:
         except (OSError, ValueError):
             return
         for entry in entries:
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # entry.is_dir() raises an error for a link in a circle
                 self.folders.setdefault(_fold(entry.name), []).append(entry.name)
                 continue
             keys = [("name", _fold(entry.name))]
@@ -76,12 +76,19 @@ class Files:
     def holds(self, name: str) -> bool:
         return bool(name) and "\0" not in name and os.path.lexists(self._base + name)
 
+    def is_exact(self, name: str) -> bool:
+        """Whether there is a file of this name, and the name is the shortest one of its path (no './a.mp4')."""
+        return "//" not in name and "/./" not in f"/{name}" and self.holds(name)
+
     def locate(self, name: str, listed: Container[str] = ()) -> str:
         """The path below the root of the file that is meant; the name itself where no file or more than one is meant.
 
-        Slashes, case and ending may differ, in this order. A file that is in `listed` belongs to another row.
+        Slashes, case and ending may differ, in this order. A file that is in `listed` is that of another row, unless only the
+        ending is left out in this one.
         """
-        if is_url(name) or name.startswith(("/", "\\")) or name[1:2] == ":" or self.holds(name):
+        if is_url(name) or name.startswith(("/", "\\")) or name[1:2] == ":":
+            return name
+        if self.is_exact(name):
             return name
         *folders, last = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] or [""]
         if ".." in folders or last in ("", ".."):
@@ -97,7 +104,9 @@ class Files:
         files = self._folder(path).files
         stem = without_ending(last)
         for key in (("name", _fold(last)), ("stem", stem), ("folded stem", _fold(stem))):
-            fits = [path + file for file in files.get(key, []) if path + file not in listed]
+            fits = [path + file for file in files.get(key, [])]
+            if key[0] != "name" and stem != last:
+                fits = [fit for fit in fits if fit not in listed]
             if len(fits) == 1:
                 return fits[0]
             if fits:
@@ -136,14 +145,16 @@ def _advice(root: Path, missing: list[str]) -> list[str]:
         )
     left = [name for name in missing if name not in several]
     above = Files(root.resolve().parent)
-    if num_above := sum(above.locate(name) != name or above.holds(name) for name in left if not os.path.isabs(name)):
+    if num_above := sum(above.holds(above.locate(name)) for name in left if not os.path.isabs(name)):
         advice.append(f"{num_above:,} would be found with --video-dir {root.resolve().parent}")
         return advice
-    flat = sum(files.locate(last) != last or files.holds(last) for name in left if (last := last_parts[name]) != name)
-    if flat:
-        advice.append(f"{flat:,} would be found by the last part of their path: leave the folders out of the list")
-    folders = _folders_of(root, {_fold(without_ending(last_parts[name])) for name in left})
-    if folders and not flat:
+    is_flat = {name for name in left if (last := last_parts[name]) != name and files.holds(files.locate(last))}
+    if is_flat:
+        advice.append(
+            f"{len(is_flat):,} would be found by the last part of their path: leave the folders out of the list"
+        )
+    folders = _folders_of(root, {_fold(without_ending(last_parts[name])) for name in left if name not in is_flat})
+    if folders:
         (folder, count), *others = folders.most_common(3)
         advice.append(f"{count:,} would be found with --video-dir {root / folder}")
         advice += [f"{count:,} with --video-dir {root / folder}" for folder, count in others]

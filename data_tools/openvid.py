@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_tools.cells import is_nothing, texts_in
+from data_tools.cells import is_nothing
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import number_or_none, split_or_none, text_of
+from data_tools.listing import captions_in, number_or_none, split_or_none, text_of
 from data_tools.locate import Files
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
@@ -40,7 +40,7 @@ def import_openvid(
         split = split_or_none(row.get("split"), listing, number)
         clip_id = video.removesuffix(".mp4")
         clip = pairs.clip(f"row {number}", clip_id, files.locate(video), category=category, split=split)
-        for text in texts_in(row["caption"]) or [""]:
+        for text in captions_in(listing, number, "caption", row["caption"]):
             pairs.text(clip["clip_id"], text)
         scores = {
             name: number_or_none(row.get(column), listing, number, column) for column, name in SCORE_OF_COLUMN.items()

@@ -35,7 +35,7 @@ class Survey:
             self._stated[kind, str(stated_id).strip(), name, span[0] or 0.0, span[1]] = None
 
     def finish(self) -> None:
-        listed = {name for name in self.located if self._files.holds(name)}
+        listed = {name for name in self.located if self._files.is_exact(name)}
         for name in self.located:
             if name not in listed:
                 self.located[name] = self._files.locate(name, listed)

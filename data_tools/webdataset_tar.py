@@ -203,9 +203,9 @@ def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
             kept[column] = str(value)
             columns.used.add(name)
     try:
-        split = split_of(meta.get("split"))
+        split, texts_of_txt = split_of(meta.get("split")), texts_in(sample.text)
     except ValueError as error:
-        raise M2raapError(f"{pairs.listing}: {where}, 'split': {error}") from None
+        raise M2raapError(f"{pairs.listing}: {where}: {error}") from None
     video = sample.video or _file_name(sample.key, "mp4")
     clip_id = pairs.clip(where, clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
     texts = meta.get("texts")
@@ -215,7 +215,7 @@ def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
     captions = captions_of(meta, columns, f"{pairs.listing}: {where}")
     columns.used.update(name for name, _, _ in captions)
     known = {text.strip() for _, _, text in captions}
-    for text in texts_in(sample.text):
+    for text in texts_of_txt:
         if text.strip() not in known:
             pairs.text(clip_id, text.strip())
     for _, lang, text in captions:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_tools.cells import is_nothing, texts_in
+from data_tools.cells import is_nothing
 from data_tools.corpora import write_training
-from data_tools.listing import split_or_none, text_of
+from data_tools.listing import captions_in, split_or_none, text_of
 from data_tools.locate import Files
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
@@ -39,7 +39,7 @@ def import_webvid(
         url = None if is_nothing(row["contentUrl"]) else str(row["contentUrl"])
         split = split_or_none(row.get("split"), listing, number)
         clip = pairs.clip(f"row {number}", video_id, files.locate(name), url=url, split=split)
-        for text in texts_in(row["name"]) or [""]:
+        for text in captions_in(listing, number, "name", row["name"]):
             pairs.text(clip["clip_id"], text)
     source = {"importer": "webvid", "listing": listing.name, "rows": num_rows}
     if (published := ROWS.get(listing.name, num_rows)) != num_rows:
