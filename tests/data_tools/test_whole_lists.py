@@ -64,7 +64,7 @@ def test_columns_are_those_of_all_rows_in_any_order(folder: Path, name: str, ste
 
 @pytest.mark.parametrize(
     "header",
-    ["Clip_ID,Video,Caption,caption_cn,Split", "clip-id,VIDEO PATH,text,text_chinese,SPLIT", "clipId,fileName,name,zh_name,subset"],
+    ["Clip_ID,Video,Caption,caption_cn,Split", "clip-id,VIDEO PATH,text,text_chinese,SPLIT", "clipId,File,name,zh_name,subset"],
 )  # fmt: skip
 def test_known_columns_in_any_spelling(folder: Path, header: str):
     (corpus,) = table(folder, "l.csv", f"{header}\nk0,v0.mp4,a ball,一个球,Test\nk1,v1.mp4,a cube,,Validation\n")
