@@ -171,7 +171,11 @@ def _split(listing: List, number: int, row: dict[str, Any], columns: Columns) ->
 
 def _add_texts(pairs: Pairs, number: int, row: dict[str, Any], columns: Columns, clip_id: str) -> None:
     first_text_id: dict[str, str] = {}  # by language
-    for column, lang, text in captions_of(row, columns, f"{pairs.listing}: row {number}"):
+    captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
+    captions.sort(
+        key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source"))
+    )  # translations after their sources
+    for column, lang, text in captions:
         columns.used |= {column, f"{lang}_source"} if lang else {column}
         producer = row.get(f"{lang}_source") if lang else None
         producer = None if is_nothing(producer) else producer
@@ -180,8 +184,8 @@ def _add_texts(pairs: Pairs, number: int, row: dict[str, Any], columns: Columns,
         if producer:
             more["producer"] = str(producer)
         text_id = pairs.text(clip_id, text, lang, **more)
-        if text_id and lang:
-            first_text_id.setdefault(lang, text_id)
+        if text_id:
+            first_text_id.setdefault(lang or sniff_lang(text), text_id)
 
 
 def captions_of(row: dict[str, Any], columns: Columns, where: str) -> list[tuple[str, str | None, str]]:
