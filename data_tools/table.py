@@ -172,9 +172,8 @@ def _split(listing: List, number: int, row: dict[str, Any], columns: Columns) ->
 def _add_texts(pairs: Pairs, number: int, row: dict[str, Any], columns: Columns, clip_id: str) -> None:
     first_text_id: dict[str, str] = {}  # by language
     captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
-    captions.sort(
-        key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source"))
-    )  # translations after their sources
+    # translations after their sources
+    captions.sort(key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source")))
     for column, lang, text in captions:
         columns.used |= {column, f"{lang}_source"} if lang else {column}
         producer = row.get(f"{lang}_source") if lang else None
