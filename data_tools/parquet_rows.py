@@ -28,7 +28,8 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, row). Binary values that are UTF-8 become texts, since old writers do not mark texts as such.
 
     Dates and times that Python cannot represent become whole numbers ([NaN] for lists and structs of them), so that they
-    fail only where an importer uses them. Raises M2raapError for a file that is no parquet, has two columns of one name, or is too large.
+    fail only where an importer uses them. Raises M2raapError for a file that is no parquet, has two columns of one name, or
+    is too large.
     """
     try:
         with pq.ParquetFile(path) as plain:
