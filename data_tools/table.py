@@ -184,7 +184,10 @@ def _add_texts(
 ) -> None:
     first_text_id: dict[str, str] = {}  # by language
     num_texts: Counter[str] = Counter()  # of each column
-    for column, lang, text in captions_of(row, columns, f"{pairs.listing}: row {number}"):
+    captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
+    # translations after their sources
+    captions.sort(key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source")))
+    for column, lang, text in captions:
         columns.used |= {column, f"{lang}_source"} if lang else {column}
         if lang and (stated := provenance.stated(number, row, lang, num_texts[column])):
             columns.used.update(PROVENANCE)
@@ -200,8 +203,8 @@ def _add_texts(
         if producer:
             more["producer"] = str(producer)
         text_id = pairs.text(clip_id, text, lang, **more)
-        if text_id and lang:
-            first_text_id.setdefault(lang, text_id)
+        if text_id:
+            first_text_id.setdefault(lang or sniff_lang(text), text_id)
 
 
 def captions_of(row: dict[str, Any], columns: Columns, where: str) -> list[tuple[str, str | None, str]]:

@@ -84,6 +84,15 @@ def test_a_caption_beside_those_of_languages_counts_where_its_language_has_none(
     assert corpus.source["columns_not_read"] == {"l.csv": ["title"]}
 
 
+@pytest.mark.parametrize("header", ["video,caption,caption_cn,zh_source", "video,caption_en,caption_zh,zh_source"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
+def test_a_translation_names_its_source_in_any_order_of_columns(folder: Path, header: str, order: tuple[int, ...]):
+    lines = [[cells.split(",")[i] for i in order] for cells in (header, "v0.mp4,a ball,一个球,some model")]
+    (corpus,) = table(folder, "l.csv", "".join(",".join(cells) + "\n" for cells in lines))
+    zh = next(row for row in corpus.all_rows("texts") if row["lang"] == "zh")
+    assert (zh["origin"], zh["parent_text_id"], zh["producer"]) == ("translation", "v0.en0", "some model")
+
+
 def test_a_clip_has_one_split_and_a_test_row_is_no_training_row(folder: Path):
     (corpus,) = table(folder, "l.csv", "video,text,split\nv0.mp4,a ball,\nv0.mp4,one ball,test\nv1.mp4,a cube,train\n")
     assert clips(corpus)["v0"]["split"] == "test"
