@@ -36,7 +36,7 @@ _CLOCK = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-5][0-9](?:[.,][0-9]+)?)
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a cell is empty: None, NaN, a blank text or a spelling of these (nan, NULL, N/A ...), or a list of nothing else.
+    """Whether a cell is empty: None, NaN, a blank text, a spelling of these (nan, NULL ...), or a list of None and such texts.
 
     0 and False are values.
     """
@@ -44,7 +44,8 @@ def is_nothing(value: Any) -> bool:
         text = value.strip()
         return len(text) < 10 and (text == "NA" or text.lower() in NOTHING or _EMPTY_LIST.fullmatch(text) is not None)
     if isinstance(value, list | tuple | dict):
-        return all(map(is_nothing, value.values() if isinstance(value, dict) else value))
+        items = value.values() if isinstance(value, dict) else value
+        return all(item is None or (isinstance(item, str) and is_nothing(item)) for item in items)
     return value is None or value != value
 
 
@@ -107,6 +108,7 @@ def python_list(cell: Any) -> list[Any]:
         raise ValueError(f"brackets in more than {MAX_DEPTH} levels")
     try:
         value = ast.literal_eval(cell)
+        str(value)  # numbers of thousands of digits, which hexadecimal notation allows, raise a ValueError here
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f"not a Python list ({type(error).__name__})") from None
     if not isinstance(value, list):

@@ -1,4 +1,5 @@
-"""Exports a curated view as a csv for spreadsheets and `data import table`: row n of a clip holds its n-th text of each language.
+"""Exports a curated view as a csv for spreadsheets and `data import table`: row n of a clip holds its n-th text of each language,
+with its provenance.
 
 Cells that a spreadsheet would run as a formula get a leading apostrophe. If no videos are copied (`none`), the column
 `video` is relative to the video root of the corpus, which export.json names.
@@ -14,14 +15,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from data_tools.provenance import NAMES
 from m2raap.core.corpus import LANGS
+from m2raap.core.exports import CSV_LISTING as LISTING
 from m2raap.core.exports import Item, Media, neutral, plain_clip, unguarded, video_name
 from m2raap.core.files import read_regular
 
-LISTING = "clips.csv"
 _COLUMNS = (
     "video", "clip_id", "start_s", "end_s", "split", "source", "licence", "category", "url",
-    *(f"{name}_{lang}" for name in ("caption", "origin", "producer") for lang in LANGS),
+    *(f"{name}_{lang}" for name in ("caption", *NAMES) for lang in LANGS),
 )  # fmt: skip
 
 
@@ -39,8 +41,8 @@ class Csv:
                     row: dict[str, Any] = dict(clip_cells)
                     for lang, text in zip(LANGS, rows, strict=True):
                         if text:
-                            row |= {f"caption_{lang}": text["text"], f"origin_{lang}": text["origin"]}
-                            row[f"producer_{lang}"] = text["producer"]
+                            row[f"caption_{lang}"] = text["text"]
+                            row |= {f"{name}_{lang}": text.get(name) for name in NAMES}
                     writer.writerow({name: neutral(value) for name, value in row.items()})
 
     def clip_ids(self, out: Path) -> set[str]:

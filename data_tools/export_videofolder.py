@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from data_tools.provenance import columns_of
 from m2raap.core.corpus import LANGS
 from m2raap.core.exports import Item, Media, plain_clip, video_name
 
@@ -32,7 +33,9 @@ class VideoFolder:
                 assert item.video is not None
                 shutil.copyfile(item.video, folder / video_name(item))
                 row = {"file_name": video_name(item)} | plain_clip(item)
-                row |= {f"captions_{lang}": item.captions(lang) for lang in LANGS}
+                for lang in LANGS:
+                    texts = [text for text in item.texts if text["lang"] == lang]
+                    row |= {f"captions_{lang}": [text["text"] for text in texts]} | columns_of(texts, lang)
                 listings[folder.name].write(json.dumps(row, ensure_ascii=False) + "\n")
         finally:
             for listing in listings.values():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import math
 import re
 import zlib
@@ -20,12 +19,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_tools.cells import clock_s, is_nothing, split_of, texts_in
+from data_tools.strict_json import list_entries, parse_json
 from m2raap.core.errors import M2raapError
+from m2raap.core.exports import is_exported_csv, unguarded
 
 KINDS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
 MAX_LINE = 64 * 1024**2  # characters of one line of jsonl
 MAX_FIELD = 16 * 1024**2  # characters of one field of csv
-MAX_JSON_BYTES = 1024**3  # of a json file, which is read whole
+MAX_JSON_CHARS = 256 * 1024**2  # of a json file that is read whole; lists are read entry by entry
+MAX_COLUMNS = 4096
+MAX_SECONDS = 1e7  # 115 days: a later time in a video is a fault of the list
 MAX_GZIP_RATIO = 200  # unpacked bytes for each packed one: 20 at most for text, 1,000 for a gzip bomb
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
@@ -120,11 +123,11 @@ def seconds_or_none(value: Any, path: Path, row: int, column: str) -> float | No
 
     Raises M2raapError for anything else.
     """
-    what = "number of seconds, 0 or more, or a clock time such as 0:01:30.5"
+    what = f"number of seconds, 0 to {MAX_SECONDS:,.0f}, or a clock time such as 0:01:30.5"
     if isinstance(value, str) and (seconds := clock_s(value)) is not None:
-        return seconds
+        value = seconds if seconds <= MAX_SECONDS else value
     number = number_or_none(value, path, row, column, what)
-    if number is not None and number < 0:
+    if number is not None and not 0 <= number <= MAX_SECONDS:
         raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
     return number
 
@@ -149,7 +152,10 @@ def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -
 def _excerpt(value: Any) -> str:
     if value is None or value == "":
         return "nothing"
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -166,13 +172,18 @@ def read_json_file(path: Path) -> Any:
     if kind_of(path) in ("pkl", "pickle", "pyd"):
         raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
     with _reading(path), _text(path) as source:
-        text = source.read(MAX_JSON_BYTES + 1)
-        if len(text) > MAX_JSON_BYTES:
-            raise M2raapError(f"{path}: larger than {MAX_JSON_BYTES / 1024**3:g} GiB; convert it to jsonl")
-        try:
-            return json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise M2raapError(f"{path}: not JSON ({error})") from None
+        return _tree(path, source)
+
+
+def _tree(path: Path, source: IO[str], head: str = "") -> Any:
+    """The JSON in `head` and the rest of `source`."""
+    text = head + source.read(MAX_JSON_CHARS + 1)
+    if len(text) > MAX_JSON_CHARS:
+        raise M2raapError(f"{path}: longer than {MAX_JSON_CHARS:,} characters; convert it to jsonl")
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise M2raapError(f"{path}: not JSON ({error})") from None
 
 
 def read_lines(path: Path) -> list[str]:
@@ -269,12 +280,15 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         reader = csv.DictReader(_every_line(path, source), strict=True)
         try:
             names = list(reader.fieldnames or ())
-            if repeated := sorted({name for name in names if names.count(name) > 1}):
-                raise M2raapError(f"{path}: row 1: two columns are named '{repeated[0]}'; rename one")
+            if len(names) > MAX_COLUMNS:
+                raise M2raapError(f"{path}: row 1: {len(names):,} columns; at most {MAX_COLUMNS:,} are read")
+            if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+                raise M2raapError(f"{path}: row 1: two columns are named '{repeated[0][:60]}'; rename one")
+            guarded = is_exported_csv(path)
             for row in reader:
                 if None in row or None in row.values():
                     raise M2raapError(f"{path}: row {reader.line_num}: has another number of columns than the header")
-                yield reader.line_num, row
+                yield reader.line_num, {name: unguarded(cell) for name, cell in row.items()} if guarded else row
         except csv.Error as error:
             raise M2raapError(f"{path}: row {reader.reader.line_num}: {error}") from None
 
@@ -308,40 +322,33 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with _text(path) as source:
         for number, line in _lines(path, source):
             try:
-                row = json.loads(line, parse_constant=_no_constant)
-            except (ValueError, RecursionError) as error:
+                row = parse_json(line)
+            except ValueError as error:
                 raise M2raapError(f"{path}: row {number}: not JSON ({error})") from None
             if not isinstance(row, dict):
                 raise M2raapError(f"{path}: row {number}: expected an object, found {type(row).__name__}")
             yield number, row
 
 
-def _no_constant(name: str) -> None:
-    """NaN is how Python writes a missing value. Raises ValueError for the infinities."""
-    if name != "NaN":
-        raise ValueError(f"JSON has no {name}")
-
-
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    tree = read_json_file(path)
-    if not isinstance(tree, list):
-        raise M2raapError(f"{path}: expected a list of objects, found {type(tree).__name__}")
-    for number, row in enumerate(tree, 1):
-        if not isinstance(row, dict):
-            raise M2raapError(f"{path}: entry {number}: expected an object, found {type(row).__name__}")
-        yield number, row
+    with _text(path) as source:
+        head = source.read(4096)
+        if not head.lstrip().startswith("["):
+            kind = type(_tree(path, source, head)).__name__
+            raise M2raapError(f"{path}: expected a list of objects, found {kind}")
+        number = 0
+        try:
+            for number, row in enumerate(list_entries(source, head), 1):
+                if not isinstance(row, dict):
+                    raise M2raapError(f"{path}: entry {number}: expected an object, found {type(row).__name__}")
+                yield number, row
+        except UnicodeDecodeError:
+            raise  # a ValueError too
+        except ValueError as error:
+            raise M2raapError(f"{path}: not JSON after entry {number} ({error})") from None
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from data_tools.parquet_rows import parquet_rows
 
-    try:
-        table = pq.ParquetFile(path)
-        number = 0
-        for batch in table.iter_batches(4096):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (pa.ArrowException, OSError) as error:
-        raise M2raapError(f"{path}: not a parquet file ({error})") from None
+    yield from parquet_rows(path)

@@ -15,6 +15,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_TEXT_COLUMNS = ("source", "licence", "category", "url")
 MAX_ID = 500  # most characters of a clip's id; a video's path may have four times as many
 
 
@@ -60,8 +61,14 @@ class Pairs:
                     f"{self.listing}: {where}: {value[:60]!r} cannot be a clip's {what}: expected 1 to {most:,} characters "
                     "without control characters"
                 )
-        stated = {key: value for key, value in columns.items() if value not in (None, "")}
-        row: Row = {"clip_id": clip_id, "video": video, "start_s": None, "end_s": None, "source": self.name} | stated
+        stated = {key: self._column(where, key, value) for key, value in columns.items() if value not in (None, "")}
+        row: Row = {
+            "clip_id": clip_id,
+            "video": video,
+            "start_s": None,
+            "end_s": None,
+            "source": mended(self.name),
+        } | stated
         first_id = self._id_of_span.setdefault(_span(row), clip_id)
         if first_id != clip_id:
             self.notes["rows_under_other_ids"] += 1
@@ -92,9 +99,11 @@ class Pairs:
         if is_nothing(text):
             self.notes["empty_texts"] += 1
             return None
-        if not _encodes(text):  # a lone surrogate, left by a broken JSON escape: it cannot be written as UTF-8
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        whole = mended(text)
+        if whole != text:
+            text = whole
             self.notes["mended_texts"] += 1
+        columns = {key: mended(value) if isinstance(value, str) else value for key, value in columns.items()}
         lang = lang or sniff_lang(text)
         key = f"{clip_id}.{lang}"
         text_id = f"{key}{self._num_texts[key]}"
@@ -102,6 +111,16 @@ class Pairs:
         row = {"text_id": text_id, "clip_id": clip_id, "lang": lang, "text": text, "origin": "raw"}
         self.texts.append(row | {"producer": self._producer or self.listing.name, "active": True} | columns)
         return text_id
+
+    def _column(self, where: str, name: str, value: Any) -> Any:
+        """The value of a clip's column. Raises M2raapError for bytes, which are no text."""
+        if name not in _TEXT_COLUMNS:
+            return value
+        if isinstance(value, bytes):
+            raise M2raapError(
+                f"{self.listing}: {where}, column '{name}': expected a text, found bytes that are no UTF-8"
+            )
+        return mended(str(value))
 
     def counts(self) -> dict[str, int]:
         """Number of clips, and of texts in each language that has any."""
@@ -112,6 +131,14 @@ class Pairs:
 def _span(row: Row) -> tuple[str, float, float | None]:
     """What two clips of one span have in common; a clip without a start begins with its video."""
     return row["video"], row["start_s"] or 0.0, row["end_s"]
+
+
+def mended(text: str) -> str:
+    """The text with a replacement character for what a table cannot hold: lone surrogates, which broken JSON escapes leave and
+    which cannot be written as UTF-8, and NUL."""
+    if not _encodes(text):
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\0", "\ufffd")
 
 
 def _is_printable(value: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_tools.cells import is_nothing, python_list
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import split_or_none, text_of, texts_of
+from data_tools.listing import number_or_none, split_or_none, text_of, texts_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -67,9 +67,12 @@ def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) ->
             name = cut.get(video_id, f"{video_id}.mp4")
             clip = pairs.clip(f"row {number}", clip_id, name, start_s=start_s, end_s=end_s, **columns)
         pairs.text(clip["clip_id"], caption)
-        if not isinstance(score, int | float) or isinstance(score, bool):
-            raise M2raapError(f"{listing}: row {number}, column 'matching_score': expected numbers, found {score!r}")
-        pairs.scores[clip["clip_id"]] = {"matching_score": float(score)}
+        value = None if isinstance(score, str) else number_or_none(score, listing, number, "matching_score")
+        if value is None:
+            raise M2raapError(
+                f"{listing}: row {number}, column 'matching_score': expected numbers, found {score!r:.60}"
+            )
+        pairs.scores[clip["clip_id"]] = {"matching_score": value}
 
 
 def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:

@@ -67,12 +67,12 @@ class Survey:
             clip_id = str(stated_id).strip()
         if start_s is None and end_s is None:
             return clip_id
-        return f"{clip_id}_{_short(start_s or 0.0)}_{'end' if end_s is None else _short(end_s)}"
+        return f"{clip_id}_{_shortest(start_s or 0.0)}_{'end' if end_s is None else _shortest(end_s)}"
 
 
-def _short(seconds: float) -> str:
-    short = f"{seconds:g}"
-    return short if float(short) == seconds else repr(seconds)
+def _shortest(seconds: float) -> str:
+    """The shortest text of a number that no other number has: '5', '2.5', '1.0000000000000002'."""
+    return repr(float(seconds)).removesuffix(".0")
 
 
 def _stem(video: str) -> str:

@@ -3,11 +3,12 @@
 Known columns are read whatever their case and their '_' or '-', in every row that fills them; a row may leave out columns.
 Languages come from the column names (`caption_en`, `caption_zh`, `caption_cn`) or, for a column `caption`, from the script of
 each text, and are reported. If a row names the producer of the text in one language (`zh_source`), that text is a translation of
-the text in the other one.
+the text in the other one; the columns that `data export` writes say more (data_tools/provenance.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from data_tools.columns import CAPTION, Columns, caption_column, shortened
 from data_tools.corpora import write_training
 from data_tools.listing import read_rows, sniff_lang, span, split_or_none, text_of
 from data_tools.pairs import Pairs
+from data_tools.provenance import NAMES, Provenance
 from data_tools.rooted import video_root
 from data_tools.survey import Survey
 from m2raap.core import talk
@@ -38,7 +40,9 @@ KEPT = {
     "url": ("url", "contentUrl"),
     "source": ("source",),
 }
+PROVENANCE = tuple(f"{name}{plural}_{lang}" for name in NAMES for plural in ("", "s") for lang in LANGS)
 _KNOWN = (
+    *PROVENANCE,
     *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *(name for names in KEPT.values() for name in names),
     *(f"{name}_{lang}" for name in CAPTION for lang in LANGS), *(f"{lang}_source" for lang in LANGS),
 )  # fmt: skip
@@ -88,6 +92,10 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
                 continue
             video = listing.prefix + text_of(listing.path, number, name, value)
             kind, stated_id = first_filled(row, IDS)
+            if isinstance(stated_id, bytes):
+                raise M2raapError(
+                    f"{listing.path}: row {number}, column '{kind}': expected a text, found bytes that are no UTF-8"
+                )
             survey.add(video, _span(listing, number, row), kind, stated_id)
         _check_columns(listing, columns, number)
     if no_video and not survey.located:
@@ -95,6 +103,7 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
     survey.finish()
     if not survey.names_clips("id"):
         talk.log("the column 'id' numbers rows or captions, not clips; clips are named after their videos")
+    provenance = Provenance(pairs)
     for listing in lists:
         pairs.listing, columns = listing.path, columns_of[listing.path]
         for number, row in map_rows(listing, columns):
@@ -105,8 +114,9 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
             columns.used.add(name)
             video = survey.located[listing.prefix + text_of(listing.path, number, name, value)]
             clip_id = _add_clip(pairs, number, row, columns, listing, survey, video)
-            _add_texts(pairs, number, row, columns, clip_id)
+            _add_texts(pairs, number, row, columns, clip_id, provenance)
         pairs.unread[listing.path.name if len(lists) == 1 else f"{listing.prefix}{listing.path.name}"] = columns.unread
+    provenance.link()
 
 
 def map_rows(listing: List, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -149,7 +159,7 @@ def _add_clip(
     for column, names in KEPT.items():
         name, value = first_filled(row, names)
         if name:
-            kept[column] = str(value)
+            kept[column] = value
             columns.used.add(name)
     split = _split(listing, number, row, columns) or listing.split
     return pairs.clip(f"row {number}", clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
@@ -169,13 +179,23 @@ def _split(listing: List, number: int, row: dict[str, Any], columns: Columns) ->
     return split
 
 
-def _add_texts(pairs: Pairs, number: int, row: dict[str, Any], columns: Columns, clip_id: str) -> None:
+def _add_texts(
+    pairs: Pairs, number: int, row: dict[str, Any], columns: Columns, clip_id: str, provenance: Provenance
+) -> None:
     first_text_id: dict[str, str] = {}  # by language
+    num_texts: Counter[str] = Counter()  # of each column
     captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
     # translations after their sources
     captions.sort(key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source")))
     for column, lang, text in captions:
         columns.used |= {column, f"{lang}_source"} if lang else {column}
+        if lang and (stated := provenance.stated(number, row, lang, num_texts[column])):
+            columns.used.update(PROVENANCE)
+            if text_id := provenance.add(clip_id, text, lang, stated):
+                first_text_id.setdefault(lang, text_id)
+            num_texts[column] += 1
+            continue
+        num_texts[column] += 1
         producer = row.get(f"{lang}_source") if lang else None
         producer = None if is_nothing(producer) else producer
         parent = next((t for other, t in first_text_id.items() if other != lang), None) if producer else None

@@ -9,7 +9,6 @@ wrote keep their ids, times and provenance.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -22,8 +21,10 @@ from data_tools.columns import CAPTION, Columns
 from data_tools.corpora import write_training
 from data_tools.listing import span
 from data_tools.pairs import Pairs
+from data_tools.provenance import ORIGINS
 from data_tools.rooted import SUFFIXES
 from data_tools.safe_tar import Member, TarLimits, read_members
+from data_tools.strict_json import parse_json
 from data_tools.table import KEPT, captions_of
 from m2raap.core.corpus import LANGS, Corpus, importing
 from m2raap.core.errors import M2raapError
@@ -33,7 +34,6 @@ SHARDS = (".tar", ".tar.gz", ".tgz")
 PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
 MAX_TEXT_BYTES = 4 * 1024**2
 _META = ("clip_id", "start_s", "end_s", "split")
-_ORIGINS = ("raw", "rewrite", "translation", "aux")
 
 
 @dataclass
@@ -177,8 +177,8 @@ def _decoded(sample: _Sample, member: Member) -> str:
 
 def _json_object(sample: _Sample, member: Member) -> dict[str, Any]:
     try:
-        tree = json.loads(_decoded(sample, member))
-    except (ValueError, RecursionError) as error:
+        tree = parse_json(_decoded(sample, member))
+    except ValueError as error:
         raise M2raapError(f"{sample.shard}: '{member.name}': not JSON ({error})") from None
     if not isinstance(tree, dict):
         raise M2raapError(f"{sample.shard}: '{member.name}': expected an object, found {type(tree).__name__}")
@@ -227,10 +227,10 @@ def _add_exported_texts(pairs: Pairs, where: str, clip_id: str, texts: list[dict
     new_ids: dict[str, str | None] = {}
     for row in texts:
         text, lang, origin = row.get("text"), row.get("lang"), row.get("origin", "raw")
-        if not isinstance(text, str) or lang not in LANGS or origin not in _ORIGINS:
+        if not isinstance(text, str) or lang not in LANGS or origin not in ORIGINS:
             raise M2raapError(
                 f"{pairs.listing}: {where}, 'texts': expected text, lang ({', '.join(LANGS)}) and origin "
-                f"({', '.join(_ORIGINS)})"
+                f"({', '.join(ORIGINS)})"
             )
         parent = new_ids.get(str(row.get("parent_text_id")))
         more = {"producer": str(row["producer"])} if row.get("producer") else {}

@@ -180,12 +180,16 @@ def _evaluate_matrix(matrix: Path, pairs: Path | None, compat: bool, as_json: bo
 
 
 def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
+    from m2raap.retrieval.significance import bounds_text
+
     tables = {name: tree[name] for name in ("t2v", "v2t", "v2t_rule_b") if name in tree}
     if "compat" in tree:
         tables |= {f"compat {name}": tree["compat"][name] for name in ("t2v", "v2t")}
     for direction, table in tables.items():
         bounds = {
-            name: f" ({lo:.2f}-{hi:.2f})" for name, (lo, hi) in table.get("intervals", {}).items() if name == "R@1"
+            name: f" ({bounds_text(lo, hi, 2)})"
+            for name, (lo, hi) in table.get("intervals", {}).items()
+            if name == "R@1"
         }
         numbers = [
             f"{name} {value:.2f}{bounds.get(name, '')}"

@@ -9,22 +9,23 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
 from m2raap.core.errors import UsageError
+from m2raap.core.strict_yaml import parse_yaml
 
 
 class Config(BaseModel):
     """Base of every typed setting: unknown keys are refused, instances are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=(), allow_inf_nan=False)
 
     def __hash__(self) -> int:
         """Hashes the plain values, so that a config that holds mappings can be the key of a cache, too."""
@@ -41,27 +42,9 @@ APPLY: dict[str, Any] = {"phase": "apply"}
 HOW: dict[str, Any] = {"phase": "how"}
 PHASES = ("score", "apply", "how")
 MAX_NAMES = 40  # that a message lists
+MAX_EXCERPT = 200  # characters of a value in a message
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    pass
-
-
-def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]  # PyYAML has no types
-        if key in seen:
-            raise UsageError(
-                f"line {key_node.start_mark.line + 1}: the key '{key}' is given twice; remove one of the two"
-            )
-        seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -73,13 +56,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     try:
-        tree = yaml.load(text, _StrictLoader)  # a SafeLoader
+        tree = parse_yaml(text)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}:{where} is not YAML: {getattr(error, 'problem', error)}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -100,9 +79,9 @@ def parse_assignment(item: str, option: str = "--set") -> tuple[list[str], Any]:
     if _FLOAT_AS_TEXT.match(raw.strip()):
         return key.strip().split("."), float(raw)
     try:
-        return key.strip().split("."), yaml.load(raw, _StrictLoader)  # a SafeLoader
-    except yaml.YAMLError:
-        raise UsageError(f"{option} {item}: the value is not YAML".lstrip()) from None
+        return key.strip().split("."), parse_yaml(raw)
+    except UsageError as error:
+        raise UsageError(f"{option} {item[:200]}: the value: {error}".lstrip()) from None
 
 
 def parse_assignments(
@@ -192,14 +171,22 @@ def _fault(item: Any, model: type[BaseModel]) -> str:
     dotted = ".".join(str(part) for part in path)
     if item["type"] == "extra_forbidden":
         return f"unknown key '{dotted}': {suggestion(str(path[-1]), _field_names(model, path[:-1]))}"
-    if isinstance(value, str) and _FLOAT_AS_TEXT.match(value):
+    if isinstance(value, str) and _FLOAT_AS_TEXT.match(value) and math.isfinite(float(value)):
         return f"{dotted}: YAML reads {value} as text; write {float(value):.1e}".replace("e-0", "e-")
     if item["type"] == "missing":
         return f"{dotted}: this key is needed"
     message = item["msg"].removeprefix("Value error, ")
     if not (item["type"] == "value_error" and isinstance(value, dict)):  # else the message is about keys of the mapping
-        message += f" (found {value!r})"
+        message += f" (found {_excerpt(value)})"
     return f"{dotted}: {message}" if dotted else message
+
+
+def _excerpt(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= MAX_EXCERPT else text[: MAX_EXCERPT - 3] + "..."
 
 
 def _keys_of(path: tuple[Any, ...], tree: Any, missing: bool) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
 
 FILE = "export.json"
+CSV_LISTING = "clips.csv"
 Media = Literal["videos", "frames", "none"]
 
 
@@ -83,13 +84,22 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def neutral(value: Any) -> Any:
-    """The value as a CSV cell: with a leading apostrophe where a spreadsheet program would evaluate it as a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+    """The value as a CSV cell: with a leading apostrophe where a spreadsheet program would evaluate it as a formula.
+
+    A formula that has apostrophes before it gets one more, so that '=x' and "'=x" stay two values.
+    """
+    return f"'{value}" if isinstance(value, str) and value.lstrip("'").startswith(_FORMULA_STARTS) else value
 
 
 def unguarded(value: str) -> str:
     """The text of a CSV cell that `neutral` wrote."""
-    return value[1:] if value.startswith("'") and value[1:].startswith(_FORMULA_STARTS) else value
+    return value[1:] if value.startswith("'") and value.lstrip("'").startswith(_FORMULA_STARTS) else value
+
+
+def is_exported_csv(path: Path) -> bool:
+    """Whether a csv was written by `data export csv`, so that `neutral` has written its cells."""
+    tree = read_export(path.parent)
+    return tree is not None and tree.get("format") == "csv" and path.name == CSV_LISTING
 
 
 def video_name(item: Item) -> str:

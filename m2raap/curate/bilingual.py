@@ -30,10 +30,12 @@ def residue_share(text: str, lang: str, names: frozenset[str], source: str = "")
     """
     words = {word.lower() for word in _LATIN.findall(source)}
     tagged = len(_POS_TAG.findall(text))
-    units = max(_words(text, lang), 1.0)
     if lang == "en":
-        han = len(language.HAN.findall(text)) + len(language.KANA.findall(text))
-        return min(1.0, (han / 1.6 + tagged) / units)
+        num_chars = len(language.HAN.findall(text)) + len(language.KANA.findall(text))
+        foreign_words = num_chars / 1.6
+        units = foreign_words + len(language.tokens(text)) - num_chars
+        return min(1.0, (foreign_words + tagged) / max(units, 1.0))
+    units = max(_words(text, lang), 1.0)
     kept = lambda w: w.lower() in names or _is_code(w) or (w[0].isupper() and w.lower() in words)  # noqa: E731
     foreign = sum(not kept(word) for word in _LATIN.findall(text))
     return min(1.0, (foreign + tagged) / units)

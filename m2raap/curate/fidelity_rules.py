@@ -63,7 +63,7 @@ class FidelityRule(Rule[Limit]):
 FIDELITY_RULES = RuleSet(
     (
         FidelityRule("rewrite_echo", 1, "num_echoes", "above", Limit(max=0)),
-        FidelityRule("rewrite_language", 1, "rewrite_lang_share", "below", Limit(min=0.5)),
+        FidelityRule("rewrite_language", 2, "rewrite_lang_share", "below", Limit(min=0.5)),
         FidelityRule("rewrite_too_short", 1, "rewrite_words", "below", Limit(min=3)),
         FidelityRule("rewrite_too_long", 1, "tokens_over", "above", Limit(max=0)),
         FidelityRule("rewrite_script", 1, "mixed_script", "above", Limit(max=0)),
@@ -74,7 +74,7 @@ FIDELITY_RULES = RuleSet(
         FidelityRule("rewrite_lost", 1, "lost_share", "above", Limit(max=0.7), ("rewrite",)),
         FidelityRule("rewrite_invented", 1, "new_share", "above", Limit(max=0.6), ("rewrite",)),
         FidelityRule("translation_length", 1, "length_ratio_log", "above", Limit(max=1.1), ("translation",)),
-        FidelityRule("translation_residue", 1, "residue_share", "above", Limit(max=0.12), ("translation",)),
+        FidelityRule("translation_residue", 2, "residue_share", "above", Limit(max=0.12), ("translation",)),
         FidelityRule("rewrite_copies", 1, "num_sources", "above", Limit(max=10)),
         FidelityRule("rewrite_similarity", 1, "similarity_drop", "above", Limit(max=0.03), ("rewrite",)),
     )

@@ -107,21 +107,26 @@ def model_guess(text: str) -> dict[str, float]:
 
 
 def lang_share(text: str, lang: str) -> float:
-    """0..1: how likely `text` is in `lang`; 1.0 for a text without letters, which other rules judge."""
+    """0..1: how likely `text` is in `lang`; 1.0 for a text without letters, which other rules judge.
+
+    An English text that is at least half in another script scores 0.0: a model that changes its language half way writes such
+    texts, and their English half would hide the other one from the language model.
+    """
     check_lang(lang)
     han = 0 if text.isascii() else len(HAN.findall(text))
     kana = 0 if text.isascii() else len(KANA.findall(text))
     latin_words = _LATIN_WORD.findall(text)
     other = 0 if text.isascii() else sum(map(str.isalpha, text)) - han - kana - sum(map(len, latin_words))
-    # Two Han characters make about one word; a kana weighs more, since a Japanese sentence is half kanji.
-    units = han + 2 * len(latin_words) + 3 * kana + 0.5 * max(other, 0)
+    # Two Han characters make about one word, and so do two kana. In a text that should be Chinese a kana weighs more, since a
+    # Japanese sentence is half kanji.
+    units = han + 2 * len(latin_words) + (3 if lang == "zh" else 1) * kana + 0.5 * max(other, 0)
     if units == 0:
         return 1.0
     if lang == "zh":
         share = han / units
         return share * (1 - model_guess(text).get("ja", 0.0)) if kana and share > 0.2 else share
     script = 2 * len(latin_words) / units
-    return script * _english_share(text, latin_words) if script > 0.2 else script
+    return script * _english_share(text, latin_words) if script > 0.5 else 0.0
 
 
 def _english_share(text: str, latin_words: list[str]) -> float:

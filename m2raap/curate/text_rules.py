@@ -252,7 +252,7 @@ RULES = RuleSet(
         _above("link_share", link_shares, 0.6, 0.6, "link"),
         _above("tag_share", tag_shares, 0.7, 0.7, "machine_tags", version=2),
         _above("stock_share", stock_shares, 0.7, 0.7, "boilerplate", version=2),
-        _below("lang_share", lang_shares, 0.1, 0.4, "wrong_language", version=2),
+        _below("lang_share", lang_shares, 0.1, 0.4, "wrong_language", version=3),
         _above("repeat_share", repeat_shares, 0.5, 0.5, "repetition"),
         _above("digit_share", digit_shares, 0.5, 0.5, "digits"),
         _above("wide_share", wide_shares, None, None, "full_width"),

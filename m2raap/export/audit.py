@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from m2raap.core.files import write_atomic
 from m2raap.core.tables import Clip, Drop, Row, Text, read_part, write_table
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_view
+from m2raap.retrieval.significance import wilson
 
 KEY = "audit-key.parquet"
 LABELS = ("keep", "drop")
@@ -154,15 +154,6 @@ def judge_sheet(run: Path, sheet: Path) -> dict[str, Any]:
     if judged:
         agreed |= {"rate": kept["keep"] / judged, "interval": wilson(kept["keep"], judged)}
     return {"reasons": reasons, "kept": agreed, "unlabelled": len(key) - len(labels)}
-
-
-def wilson(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95% interval of a share (Wilson 1927): sound for small numbers and for 0 and 1."""
-    assert 0 <= count <= total and total > 0
-    share, scale = count / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _check_run(run: Path, path: Path, key: dict[str, Row]) -> None:

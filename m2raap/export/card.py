@@ -23,8 +23,10 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages import reasons
 
-# Characters that make markup, a link or an address inside a line, or a heading or a list at its beginning.
-_SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^\W|^\d+[.)])", re.IGNORECASE)
+# Characters that make markup, a link or an address inside a line, or a heading or a list at its beginning. A number, such as
+# 0.5 or -3, and a network address are no markup: a list begins with '1. ' or '- '.
+_SPECIAL = re.compile(r"([\\`*\[\]<>|~&@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.|^[#+=-](?![\d.]))", re.IGNORECASE)
+_LIST_NUMBER = re.compile(r"^(\d+)([.)])(?!\S)")
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _ABOUT_PEOPLE = ("nsfw", "watermark", "face", "person", "pii", "personal")
 
@@ -32,7 +34,8 @@ _ABOUT_PEOPLE = ("nsfw", "watermark", "face", "person", "pii", "personal")
 def plain(value: Any, max_chars: int = 120) -> str:
     """Untrusted text with escaped markup, without line breaks and hidden characters, cut to `max_chars`."""
     text = _HIDDEN.sub(" ", str(value))
-    return _SPECIAL.sub(r"\\\1", text if len(text) <= max_chars else text[: max_chars - 1] + "…")
+    text = text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+    return _LIST_NUMBER.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", text))
 
 
 @dataclass

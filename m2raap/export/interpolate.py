@@ -15,6 +15,7 @@ from m2raap.export.measure import Measured, measure
 from m2raap.export.stills import Stills, measure_stills
 from m2raap.models.config import BackboneConfig
 from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
+from m2raap.retrieval.significance import bounds_text, change_text
 
 if TYPE_CHECKING:
     from m2raap.models.backbone import Backbone
@@ -114,9 +115,9 @@ def curve_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 def curve_line(row: dict[str, Any]) -> str:
     change = (
-        f", to the backbone {row['diff']:+.1f} ({row['diff_lo']:+.1f} to {row['diff_hi']:+.1f})" if row["alpha"] else ""
+        f", to the backbone {row['diff']:+.1f} ({change_text(row['diff_lo'], row['diff_hi'])})" if row["alpha"] else ""
     )
     return (
         f"{row['set']} {row['lang']} {row['direction']} alpha {row['alpha']:<4g}: R@1 {row['r1']:.1f} "
-        f"({row['lo']:.1f}-{row['hi']:.1f}){change}, {row['queries']:,} queries"
+        f"({bounds_text(row['lo'], row['hi'])}){change}, {row['queries']:,} queries"
     )

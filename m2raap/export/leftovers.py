@@ -27,7 +27,7 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.exports import unguarded
+from m2raap.core.exports import is_exported_csv, unguarded
 from m2raap.core.tombstones import sha256
 
 _OPAQUE = (".npy", ".npz", ".pt", ".safetensors", ".onnx", ".faiss", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv",
@@ -101,7 +101,6 @@ def _parts(value: str | bytes) -> Iterator[str | bytes]:
     """A cell, the values of the JSON in it, and the X of 'a copy of X'."""
     yield value
     if isinstance(value, str):
-        yield unguarded(value)
         yield value.rpartition(" of ")[2]
         if value[:1] in ("{", "["):
             try:
@@ -148,10 +147,10 @@ def _cells(path: Path) -> Iterator[tuple[str, str | bytes]]:
     elif suffix == ".tar":
         yield from _tar_cells(path)
     else:
-        yield from _content_cells(path.name, path.read_bytes())
+        yield from _content_cells(path.name, path.read_bytes(), is_exported_csv(path))
 
 
-def _content_cells(name: str, data: bytes) -> Iterator[tuple[str, str | bytes]]:
+def _content_cells(name: str, data: bytes, is_exported: bool = False) -> Iterator[tuple[str, str | bytes]]:
     suffix = Path(name).suffix.lower()
     yield "the file", data
     try:
@@ -168,7 +167,10 @@ def _content_cells(name: str, data: bytes) -> Iterator[tuple[str, str | bytes]]:
         csv.field_size_limit(2**31 - 1)
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         for number, row in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1):
-            yield from ((f"row {number}", cell) for cell in row)
+            for cell in row:
+                yield f"row {number}", unguarded(cell)
+                if not is_exported:  # nobody knows whether m2raap has written the cell
+                    yield f"row {number}", cell
     elif suffix == ".html":
         for match in _HTML_TEXT.finditer(text):
             yield "a text", html.unescape(match[1] or "").strip()

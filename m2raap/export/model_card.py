@@ -9,6 +9,7 @@ import yaml
 
 from m2raap.core.errors import M2raapError
 from m2raap.models.builtin import BUILTIN
+from m2raap.retrieval.significance import bounds_text
 
 if TYPE_CHECKING:
     from m2raap.export.measure import Measured
@@ -79,7 +80,10 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
 def _figures(measured: Measured | None, name: str) -> list[str]:
     if measured is None:
         return ["Not measured when this card was written."]
-    where = f"Benchmark `{measured.benchmark}`, R@1 in percent; 95% interval by cluster bootstrap over clips."
+    where = (
+        f"Benchmark `{measured.benchmark}`, R@1 in percent; 95% interval by cluster bootstrap over clips, "
+        "Wilson's where all hit or all miss."
+    )
     tiny = (
         " The tiny model of m2raap was trained on drawings only: do not compare these figures with those of real models."
         if name in BUILTIN
@@ -88,6 +92,6 @@ def _figures(measured: Measured | None, name: str) -> list[str]:
     table = ["| language | direction | queries | R@1 (95%) |", "|---|---|---|---|"]
     for row in measured.r1():
         table.append(
-            f"| {row['lang']} | {row['direction']} | {row['queries']:,} | {row['r1']:.1f} ({row['lo']:.1f}-{row['hi']:.1f}) |"
+            f"| {row['lang']} | {row['direction']} | {row['queries']:,} | {row['r1']:.1f} ({bounds_text(row['lo'], row['hi'])}) |"
         )
     return [where + tiny, "", *table]

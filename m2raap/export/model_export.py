@@ -14,6 +14,7 @@ from m2raap.core.files import read_json, write_json
 from m2raap.core.view import View
 from m2raap.export.measure import Measured, measure
 from m2raap.export.model_card import model_card
+from m2raap.retrieval.significance import bounds_text, change_text
 
 if TYPE_CHECKING:
     from m2raap.models.video_clip import VideoCLIP
@@ -147,11 +148,11 @@ def export_lines(about: dict[str, Any], out: Path) -> list[str]:
         for row in about.get(who, ()):
             lines.append(
                 f"{who} on {about['benchmark']}, {row['lang']} {row['direction']}: R@1 {row['r1']:.1f} "
-                f"({row['lo']:.1f}-{row['hi']:.1f}), {row['queries']:,} queries"
+                f"({bounds_text(row['lo'], row['hi'])}), {row['queries']:,} queries"
             )
     for row in about.get("exported_minus_adapted", ()):
         lines.append(
-            f"exported minus adapted, {row['lang']} {row['direction']}: {row['diff']:+.1f} ({row['lo']:+.1f} to {row['hi']:+.1f})"
+            f"exported minus adapted, {row['lang']} {row['direction']}: {row['diff']:+.1f} ({change_text(row['lo'], row['hi'])})"
         )
     if "upload" in about:
         lines.append(f"to upload it: {about['upload'].replace('FOLDER', str(out))}")

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from m2raap.report.console import print_differences, print_table
 from m2raap.report.data import DifferenceRow
+from m2raap.retrieval.significance import bounds_text
 
 METRICS = ("R@1", "R@5", "R@10", "MdR")
 
@@ -19,9 +20,7 @@ def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) 
         print(f"{bench['name']}: {bench['protocol']}{', ' + bench['note'] if bench['note'] else ''}\n", file=stream)
         lines = []
         for row in bench["rows"]:
-            numbers = [
-                f"{row['metrics'][n]:.1f} ({row['intervals'][n][0]:.1f}-{row['intervals'][n][1]:.1f})" for n in METRICS
-            ]
+            numbers = [f"{row['metrics'][n]:.1f} ({bounds_text(*row['intervals'][n])})" for n in METRICS]
             spread = f"{row['seeds']} seeds, R@1 deviates by {row['deviation_r1']:.1f}" if row["seeds"] > 1 else ""
             lost = f"{row['missing']:,} missing count as misses" if row["missing"] else ""
             note = "; ".join(part for part in (spread, lost) if part)
@@ -90,7 +89,7 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
                 value = f"{row['metrics'][name]:.1f}"
                 if won is not None and not bench["unlike"] and (won["diff"] > 0) == (row["run"] == "a"):
                     value, bold = rf"\textbf{{{value}}}", True
-                numbers.append(rf"{value} {{\scriptsize [{lo:.1f}, {hi:.1f}]}}")
+                numbers.append(rf"{value} {{\scriptsize [{bounds_text(lo, hi, between=', ')}]}}")
             protocol = _tex(bench["protocols"][row["run"]]["name"]) + (", intersection" if bench["note"] else "")
             marks = notes.marks(_footnotes_of(row, bench))
             where = f"{row['lang']} {row['direction']}"
@@ -102,7 +101,8 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
             )
     sentences = [rf"$^{{{number}}}$ {_tex(text)}." for number, text in enumerate(notes.texts, 1)]
     sentences.append(
-        r"Brackets: 95\,\% intervals, cluster bootstrap over videos." + (" Bold: $p < 0.05$, paired." if bold else "")
+        r"Brackets: 95\,\% intervals, cluster bootstrap over videos, Wilson where all hit or all miss."
+        + (" Bold: $p < 0.05$, paired." if bold else "")
     )
     sentences += [_tex(f"{sentence}.") for sentence in _lacking(comparison)]
     if cited:

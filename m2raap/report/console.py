@@ -20,6 +20,7 @@ from m2raap.report.data import (
     ResultRow,
     labels_of,
 )
+from m2raap.retrieval.significance import bounds_text, change_text
 
 Cell = str
 _PROTOCOL_NOTE = ("", "protocols differ")  # index: whether the protocols of the two arms differ
@@ -71,9 +72,7 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
         note = "" if row.comparable else f"available n={row.queries:,}, not comparable"
         if row.comparable and row.missing:
             note = f"{row.missing:,} missing count as misses"
-        numbers = [
-            f"{row.metrics[name]:.1f} ({row.intervals[name][0]:.1f}-{row.intervals[name][1]:.1f})" for name in names
-        ]
+        numbers = [f"{row.metrics[name]:.1f} ({bounds_text(*row.intervals[name])})" for name in names]
         if row.seeds > 1:
             note = f"{row.seeds} seeds, R@1 {min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f}" + (
                 f"; {note}" if note else ""
@@ -87,7 +86,7 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
     """Arm a minus arm b in points, by the paired cluster bootstrap over clips."""
     lines = [
         [f"{row.arm_a} - {row.arm_b}", row.benchmark, row.lang, row.direction, row.slice, row.metric,
-         f"{row.diff:+.1f}", f"{row.lo:+.1f} to {row.hi:+.1f}", f"{row.p:.3f}",
+         f"{row.diff:+.1f}", change_text(row.lo, row.hi), f"{row.p:.3f}",
          "-" if row.smallest is None else f"{row.smallest:.1f}", "yes" if row.lo > 0 or row.hi < 0 else "no",
          _PROTOCOL_NOTE[bool(row.unlike)]]
         for row in rows
@@ -128,7 +127,7 @@ def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> N
     """Rescored rows with their labels, and the paired difference of each to the plain cosine of its arm."""
     lines = [
         [row.arm, f"{row.way} ({row.mark})", row.benchmark, row.lang, row.direction, _with_interval(row, "R@1"),
-         _with_interval(row, "R@5"), _with_interval(row, "R@10"), f"{row.diff:+.1f} ({row.lo:+.1f} to {row.hi:+.1f})",
+         _with_interval(row, "R@5"), _with_interval(row, "R@10"), f"{row.diff:+.1f} ({change_text(row.lo, row.hi)})",
          f"{row.p:.3f}", f"{row.seeds}"]
         for row in rows
     ]  # fmt: skip
@@ -143,7 +142,7 @@ def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> N
 
 def _with_interval(row: RescoredRow | ResultRow, name: str) -> str:
     lo, hi = row.intervals[name]
-    return f"{row.metrics[name]:.1f} ({lo:.1f}-{hi:.1f})"
+    return f"{row.metrics[name]:.1f} ({bounds_text(lo, hi)})"
 
 
 def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) -> None:
@@ -153,7 +152,7 @@ def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) ->
         gap = row.gaps["R@1"]
         lines.append(
             [row.arm, row.benchmark, row.direction, f"{row.clips:,}", f"{gap['en']:.1f}", f"{gap['zh']:.1f}",
-             f"{gap['diff']:+.1f} ({gap['lo']:+.1f} to {gap['hi']:+.1f})", f"{gap['p']:.3f}",
+             f"{gap['diff']:+.1f} ({change_text(gap['lo'], gap['hi'])})", f"{gap['p']:.3f}",
              "-" if row.spearman is None else f"{row.spearman:.2f}",
              f"{_percent(row.both)}, {_percent(row.only_en)}, {_percent(row.only_zh)}", f"{row.seeds}"]
         )  # fmt: skip
@@ -166,7 +165,7 @@ def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None 
     """R@1 with the frames as they are and in every frame ablation, where a temporal module that uses their order loses R@1."""
     lines = [
         [row.arm, row.benchmark, row.lang, row.direction, row.slice, row.frames,
-         f"{row.r1:.1f}" + (f" ({row.lo:.1f}-{row.hi:.1f})" if row.lo is not None else "")]
+         f"{row.r1:.1f}" + (f" ({bounds_text(row.lo, row.hi)})" if row.lo is not None else "")]
         for row in rows
     ]  # fmt: skip
     print_table(
@@ -221,7 +220,7 @@ def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None
         name = row.arm if not row.way else f"{row.arm}, {row.way} over candidates"
         seeds = f" ({min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f})" if len(row.seeds_r1) > 1 else ""
         lines.append(
-            [name, row.benchmark, row.lang, f"{row.r1:.1f} [{row.interval[0]:.1f}, {row.interval[1]:.1f}]{seeds}",
+            [name, row.benchmark, row.lang, f"{row.r1:.1f} [{bounds_text(*row.interval, between=', ')}]{seeds}",
              _points(row.step), _points(row.whole), f"{row.clips:,}", f"{row.texts:,}",
              f"{row.curation_s:.0f}", f"{row.train_s:.0f}", _PROTOCOL_NOTE[bool(row.unlike or row.unlike_whole)]]
         )  # fmt: skip
@@ -234,7 +233,9 @@ def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None
 
 
 def _points(difference: Sequence[float] | None) -> str:
-    return "-" if difference is None else f"{difference[0]:+.1f} [{difference[1]:+.1f}, {difference[2]:+.1f}]"
+    return (
+        "-" if difference is None else f"{difference[0]:+.1f} [{bounds_text(*difference[1:], sign='+', between=', ')}]"
+    )
 
 
 def print_report(data: ReportData, file: TextIO | None = None) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.report.data import ReportData, Strip, to_json
 from m2raap.report.views import view
+from m2raap.retrieval.significance import bounds_text
 from m2raap.stages import reasons
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -50,6 +52,7 @@ def render(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["bounds"] = _bounds
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
     environment.filters["seconds"] = _seconds
@@ -101,6 +104,10 @@ def _number(value: float | None, digits: int = 1) -> str:
         return "–"
     # Adding zero makes a rounded -0.0 a plain 0.0.
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
+
+
+def _bounds(ends: Sequence[float], digits: int = 1, between: str = "–") -> str:
+    return bounds_text(*ends, digits, between=between).replace("-", "\u2212")
 
 
 def _seconds(value: float) -> str:

@@ -24,7 +24,7 @@ from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 
 EXAMPLES = 20
 NEAR_JACCARD = 0.8
-RESIDUE_SHARE = 0.2  # of a Chinese text in Latin words that are neither names nor codes
+RESIDUE_SHARE = 0.2  # of a text in words of the other language; names and codes may stay Latin in a Chinese one
 _ZH_TAG_SHARE = 0.01  # so low that one part-of-speech tag is over it
 _PAIRS = 2048  # compared at once
 
@@ -88,6 +88,7 @@ def lint(view: View, against: View | None = None) -> dict[str, Any]:
     for lang, rows in sorted(content.texts.items()):
         _copies(rows, lang, add)
         _faults(rows, lang, add)
+        _residue(rows, lang, add)
         if lang == "zh":
             _chinese(rows, add)
     same_file = [clips for clips in content.videos.values() if len(clips) > 1]
@@ -192,6 +193,16 @@ def _faults(rows: list[Text], lang: str, add: Any) -> None:
         add(name, says, _examples(bad), len(rows), lang)
 
 
+def _residue(rows: list[Text], lang: str, add: Any) -> None:
+    """Texts that are partly in the other language, as a model leaves them that changes its language half way."""
+    left = [row for row in rows if bilingual.residue_share(row["text"], lang, frozenset()) > RESIDUE_SHARE]
+    what = {
+        "en": "English texts of which over {} is in Chinese characters",
+        "zh": "Chinese texts of which over {} is in Latin words",
+    }
+    add(f"{lang}_residue", what[lang].format(f"{RESIDUE_SHARE:.0%}"), _examples(left), len(rows), lang)
+
+
 def _chinese(rows: list[Text], add: Any) -> None:
     tags = [
         row
@@ -199,14 +210,6 @@ def _chinese(rows: list[Text], add: Any) -> None:
         if s["tag_share"] > _ZH_TAG_SHARE
     ]
     add("zh_tags", "Chinese texts that contain part-of-speech tags or list marks", _examples(tags), len(rows), "zh")
-    left = [row for row in rows if bilingual.residue_share(row["text"], "zh", frozenset()) > RESIDUE_SHARE]
-    add(
-        "zh_residue",
-        f"Chinese texts of which over {RESIDUE_SHARE:.0%} is in Latin words",
-        _examples(left),
-        len(rows),
-        "zh",
-    )
     mixed = [row for row in rows if bilingual.mixed_script(row["text"], simplified=False)]
     add(
         "zh_mixed_script",

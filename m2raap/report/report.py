@@ -251,7 +251,9 @@ def _run_facts(run: RunFolder, recipe: Recipe) -> dict[str, str]:
         bench = View(path).corpus
         counts = f"{bench.counts['clips']} clips, {bench.counts['texts']} texts"
         facts[f"benchmark {name}"] = f"{bench.benchmark}, {counts}, digest {bench.digest}"
-    facts["R@k"] = "expected under a random tie-break; 95% intervals: cluster bootstrap over clips"
+    facts["R@k"] = (
+        "expected under a random tie-break; 95% intervals: cluster bootstrap over clips, Wilson where all hit or all miss"
+    )
     return facts
 
 

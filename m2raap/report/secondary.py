@@ -123,7 +123,7 @@ def _r1(
     """R@1 with its interval, hits averaged over the tables."""
     sides = [side_of(table, lang, direction, category) for table in tables]
     hits = 100 * np.mean([side.hits(1) for side, _, _ in sides], axis=0)
-    bounds = interval(hits, sides[0][2], seed)
+    bounds = interval(hits, sides[0][2], seed, limits=(0.0, 100.0))
     return round(float(hits.mean()), DIGITS), round(bounds.lo, DIGITS), round(bounds.hi, DIGITS)
 
 

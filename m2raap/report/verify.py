@@ -17,6 +17,7 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.protocols import protocol_in
+from m2raap.retrieval.significance import bounds_text
 from m2raap.stages.evaluate import EvaluateStage
 
 
@@ -155,7 +156,7 @@ def verify_lines(outcome: dict[str, Any]) -> list[str]:
 
 def _line(row: dict[str, Any]) -> str:
     lost = f", {row['missing']:,} videos are missing and count as misses" if row["missing"] else ""
-    ours = f"{row['ours']:.1f} ({row['lo']:.1f}-{row['hi']:.1f})"
+    ours = f"{row['ours']:.1f} ({bounds_text(row['lo'], row['hi'])})"
     return (
         f"{row['arm']} on {row['bench']}, {row['direction']} {row['metric']}: {ours}, "
         f"published {row['published']:.1f}: {row['diff']:+.1f} points; the published value lies "

@@ -13,9 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
 from m2raap.retrieval.metrics import RECALL_AT, V2T_RULES, RankCounts, metrics, metrics_pessimistic, ranks, rsum, ties
-from m2raap.retrieval.significance import intervals
+from m2raap.retrieval.significance import METHOD, intervals
 
-INTERVALS = "95 % cluster bootstrap over videos, the gallery held fixed"
 TIE_POLICY = "expected under a random tie-break; the pessimistic numbers count every tie as lost"
 
 
@@ -30,8 +29,9 @@ def evaluate(sim_TV: NDArray[Any], video_of_text_T: ArrayLike | None = None, *, 
     Gives {"t2v": {"R@1": ..., "R@5", "R@10", "R@50" (percent), "MdR", "MnR" (1 is best), "MRR", "intervals": {"R@1": [lo,
     hi], ...}, "pessimistic": {...}, "ties": {...}, "queries", "gallery"}, "v2t": {...}, "rsum": ...}. Ties: every metric is its
     expectation under a random tie-break; "pessimistic" counts each tie as lost. Intervals: cluster bootstrap over videos, the
-    gallery held fixed. With `compat` also what CLIP4Clip's metrics.py (ArrowLuo/CLIP4Clip) prints. Raises M2raapError for a
-    matrix that is not two-dimensional or holds NaN or Inf, and for an index out of range.
+    gallery held fixed, or Wilson's where every query hits or every one misses. With `compat` also what CLIP4Clip's metrics.py
+    (ArrowLuo/CLIP4Clip) prints. Raises M2raapError for a matrix that is not two-dimensional or holds NaN or Inf, and for an
+    index out of range.
     """
     sim_TV = np.asarray(sim_TV)
     if sim_TV.ndim != 2:
@@ -83,7 +83,7 @@ def _evaluate_pairs(sim_TV: NDArray[Any], pairs: NDArray[np.int64], compat: bool
         "texts": sim_TV.shape[0],
         "videos": sim_TV.shape[1],
         "tie_policy": TIE_POLICY,
-        "intervals": INTERVALS,
+        "intervals": METHOD,
         "v2t_rule": V2T_RULES["a"],
     }
     if by_direction.several_texts:
@@ -156,7 +156,7 @@ def read_pairs(path: Path, num_texts: int, num_videos: int) -> NDArray[np.int64]
 def _direction(side: RankCounts, videos: NDArray[np.int64]) -> dict[str, Any]:
     """`videos`: the one that each query is about; they are what is resampled."""
     hits = np.stack([100 * side.hits(k) for k in RECALL_AT])
-    bounds = zip(RECALL_AT, intervals(hits, videos, seed=0), strict=True)
+    bounds = zip(RECALL_AT, intervals(hits, videos, seed=0, limits_M=[(0.0, 100.0)] * len(RECALL_AT)), strict=True)
     return {
         **{name: round(value, 6) for name, value in metrics(side).items()},
         "intervals": {f"R@{k}": [round(bound.lo, 6), round(bound.hi, 6)] for k, bound in bounds},

@@ -31,7 +31,8 @@ def summary_row(sides: Sequence[RankCounts], video_ids: Sequence[str], seed: int
         "MnR": np.mean([side.rank_expected for side in sides], axis=0),
         "MRR": np.mean([side.reciprocal() for side in sides], axis=0),
     }
-    bounds = dict(zip(values, intervals(np.stack(list(values.values())), video_ids, seed), strict=True))
+    limits = [*([(0.0, 100.0)] * len(RECALL_AT)), (1.0, float(max(sides[0].gallery, 2))), (0.0, 1.0)]
+    bounds = dict(zip(values, intervals(np.stack(list(values.values())), video_ids, seed, limits), strict=True))
     bounds["MdR"] = median_interval(np.stack([side.rank_expected for side in sides]), video_ids, seed)
     return {
         "queries": len(video_ids),

@@ -49,7 +49,7 @@ class CaptionStage(DataStage[CaptionConfig]):
 
     name = "caption"
     config = CaptionConfig
-    version = 2
+    version = 3
     needs = ("keyframes",)
     on_benchmarks = True
     reads = ("jpegs",)

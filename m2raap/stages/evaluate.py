@@ -24,6 +24,7 @@ from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored, dual_softmax, lifted, qb_norm
 from m2raap.retrieval.results import SCORE_DIGITS, Results, evaluate_embeddings
+from m2raap.retrieval.significance import bounds_text, change_text
 from m2raap.stages.bank import Bank
 from m2raap.stages.protocol import protocol_of
 from m2raap.stages.rerank import NAME as RERANKED
@@ -187,7 +188,7 @@ def side_lines(folder: Path) -> list[str]:
         gap, same = row["gaps"]["R@1"], row["spearman"]
         lines.append(
             f"en and zh, {row['direction']}, the same {row['clips']:,} clips: R@1 en minus zh {gap['diff']:+.1f} "
-            f"({gap['lo']:+.1f} to {gap['hi']:+.1f}, p {gap['p']:.3f}); rank correlation "
+            f"({change_text(gap['lo'], gap['hi'])}, p {gap['p']:.3f}); rank correlation "
             f"{'none' if same is None else f'{same:.2f}'}; ranked first in both {row['both']:.0%}, only in en "
             f"{row['only_en']:.0%}, only in zh {row['only_zh']:.0%}"
         )
@@ -196,8 +197,7 @@ def side_lines(folder: Path) -> list[str]:
         if "rescored" not in tree:
             continue
         numbers = [
-            f"{row['lang']} {row['direction']} {row['metrics']['R@1']:.1f} "
-            f"({row['intervals']['R@1'][0]:.1f}-{row['intervals']['R@1'][1]:.1f})"
+            f"{row['lang']} {row['direction']} {row['metrics']['R@1']:.1f} ({bounds_text(*row['intervals']['R@1'])})"
             for row in tree["rows"]
             if row["slice"] == "all"
         ]
@@ -216,7 +216,7 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
 
     name = "evaluate"
     config = EvaluateConfig
-    version = 4
+    version = 5
     needs = ("embed",)
     on_training = False
     on_benchmarks = True

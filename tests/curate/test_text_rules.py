@@ -30,6 +30,8 @@ GOOD = [
     ("zh", "紅色圓形向右移動"),
     ("zh", "女孩用Photoshop修图"),
     ("zh", "首先一个红色圆形向左移动，随后一个蓝色星星出现"),
+    ("en", "a woman holds a sign that says 新年快乐 in Chinese"),
+    ("en", "a trailer of the anime ドラゴンボール is shown"),
 ]
 BAD = [
     ("en", "circle", "text_too_short"),
@@ -44,6 +46,9 @@ BAD = [
     ("zh", "赤い円が右に動いています", "wrong_language"),
     ("zh", "a man is playing the guitar", "wrong_language"),
     ("zh", "남자가 기타를 친다", "wrong_language"),
+    ("zh", "女人走进厨房 and then she washes the dishes and puts them on the shelf", "wrong_language"),
+    ("en", "A woman walks into the kitchen，然后她洗了碗，把它们放在架子上", "wrong_language"),
+    ("en", "The boat leaves 港口，驶向远处的小岛，天空中飘着几朵白云", "wrong_language"),
     ("zh", "一个红色圆形向右移动".encode().decode("gbk", "replace"), "mojibake"),
     ("en", "Royalty free stock footage, 4K, clip 00231", "boilerplate"),
     ("en", "Please like, comment and subscribe to my channel for more videos", "boilerplate"),

@@ -10,7 +10,7 @@ from data_tools.cells import clock_s, is_nothing, split_of, split_of_folder, tex
 @pytest.mark.parametrize(
     "value",
     [None, math.nan, "", " ", "nan", "NaN", "None", "NULL", "null", "N/A", "#N/A", "<NA>", "NA", "[]", "[ ]", "{}", "-",
-     [], {}, [None], ["", math.nan], "[None]", "['']"],
+     [], {}, [None], ["", None], "[None]", "['']"],
 )  # fmt: skip
 def test_spellings_of_nothing(value: object):
     assert is_nothing(value)

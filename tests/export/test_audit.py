@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.tables import row_key
-from m2raap.export.audit import KEY, draw_sheet, judge_sheet, wilson
+from m2raap.export.audit import KEY, draw_sheet, judge_sheet
 from m2raap.export.corpus import curated_view
+from m2raap.retrieval.significance import wilson
 
 
 @pytest.fixture

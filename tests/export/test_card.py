@@ -71,6 +71,11 @@ def test_a_line_of_plain_text_begins_no_block(text: str):
     assert re.match(r"\w+[\w.-]*$|\\|\d+\\[.)]", plain(text)) or plain(text)[0] == "\\"
 
 
+@pytest.mark.parametrize("value", [0.5, 300.0, -3, "-0.2", "127.0.0.1", "（测试）"])
+def test_numbers_addresses_and_brackets_stay_as_they_are(value: object):
+    assert plain(value) == str(value)
+
+
 def test_a_run_without_a_finished_stage_is_refused(curated: Path, tmp_path: Path):
     with pytest.raises(M2raapError, match=str(tmp_path)):
         dataset_card(tmp_path)

@@ -76,6 +76,18 @@ def test_faults_of_chinese_texts(tmp_path: Path) -> None:
     assert named["zh_mixed_script"] == {"d"}
 
 
+def test_english_texts_that_are_partly_chinese(tmp_path: Path) -> None:
+    texts = {
+        "a": ["a man cuts a cucumber in the kitchen"],
+        "b": ["a man cuts a cucumber 在厨房里切成薄片 on a wooden board"],
+        "c": ["a man cuts a cucumber，然后把它们放进碗里搅拌均匀，加入盐和醋"],
+        "d": ["the title 你好 is shown at the end of the video"],
+    }
+    found = lint(corpus(tmp_path / "c", texts))
+    named = {row["what"]: {example["clip_id"] for example in row["examples"]} for row in found["findings"]}
+    assert named["en_residue"] == {"b", "c"} and named["wrong_language"] == {"c"}
+
+
 def test_leaks(tmp_path: Path) -> None:
     train = corpus(
         tmp_path / "t",

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
-from m2raap.retrieval.significance import interval, intervals, median_interval, paired_difference
+from m2raap.retrieval.significance import (
+    bounds_text,
+    interval,
+    intervals,
+    median_interval,
+    paired_difference,
+    wilson,
+)
 
 
 def clustered(rng: np.random.Generator, clusters: int, size: int, mean: float) -> tuple[np.ndarray, np.ndarray]:
@@ -48,10 +56,41 @@ def test_p_is_uniform_without_a_difference_and_small_with_one() -> None:
 def test_paired_difference_of_equals_and_of_opposites() -> None:
     hits = np.array([1.0, 0, 1, 0.5])
     same = paired_difference(hits, hits, ["a", "b", "c", "d"])
-    assert (same.diff, same.lo, same.hi, same.p) == (0, 0, 0, 1)
+    assert (same.diff, same.p) == (0, 1)
+    assert same.hi == -same.lo == pytest.approx(wilson(0, 4)[1])
     one, two = (paired_difference(a, b, np.arange(4), seed=3) for a, b in ((hits, 1 - hits), (1 - hits, hits)))
     assert one.diff == -two.diff
     assert one.p == two.p
+
+
+def test_all_misses_and_all_hits_have_wilsons_interval() -> None:
+    for hits, (lo, hi) in ((np.zeros(32), wilson(0, 32)), (np.ones(32), wilson(32, 32))):
+        assert astuple(interval(hits, np.arange(32), seed=0)) == pytest.approx((hits[0], lo, hi))
+        points = interval(100 * hits, np.arange(32), seed=0, limits=(0, 100))
+        assert (points.lo, points.hi) == pytest.approx((100 * lo, 100 * hi))
+        # Twenty queries of one video are no more than one.
+        several = interval(np.repeat(hits, 20), np.repeat(np.arange(32), 20), seed=0)
+        assert astuple(several) == pytest.approx((hits[0], lo, hi))
+    alone = interval([1.0, 0.0], ["one", "one"], seed=0)
+    assert alone.lo < 0.2 and alone.hi > 0.8, "one video shows no spread, and tells next to nothing"
+    first_rank = intervals(np.ones((1, 50)), np.arange(50), 0, [(1, 500)])[0]
+    assert (first_rank.value, first_rank.lo) == (1, 1) and first_rank.hi == pytest.approx(1 + 499 * wilson(0, 50)[1])
+
+
+def test_differences_without_spread_keep_an_interval() -> None:
+    clips = np.arange(32)
+    none = paired_difference(np.zeros(32), np.zeros(32), clips, unit=100)
+    assert none.hi == -none.lo == pytest.approx(100 * wilson(0, 32)[1])
+    every = paired_difference(np.full(32, 100.0), np.zeros(32), clips, unit=100)
+    assert (every.diff, every.hi) == (100, 100) and every.lo == pytest.approx(100 - 200 * wilson(0, 32)[1])
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "expected"),
+    [(0.0, 10.7, "0.0-10.7"), (99.98, 100.0, "99.98-100.00"), (1.0, 1.0, "1.0-1.0"), (-0.01, 0.5, "0.0-0.5")],
+)
+def test_ends_that_differ_never_look_equal(lo: float, hi: float, expected: str) -> None:
+    assert bounds_text(lo, hi) == expected
 
 
 def test_resampling_twin() -> None:
@@ -59,7 +98,7 @@ def test_resampling_twin() -> None:
     rng = np.random.default_rng([5])
     video = rng.integers(0, 12, 40)
     values = rng.random((2, 40))
-    fast = intervals(values, video, seed=9, resamples=300)
+    fast = intervals(values, video, seed=9, limits_M=[(0, 1)] * 2, resamples=300)
     draws = np.random.default_rng([9, 0]).integers(0, len(np.unique(video)), (300, len(np.unique(video))))
     names = np.unique(video)
     means, medians = [], []
