@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Iterable
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from data_tools.provenance import NAMES
 from m2raap.core.corpus import LANGS
 from m2raap.core.exports import CSV_LISTING as LISTING
-from m2raap.core.exports import Item, Media, neutral, plain_clip, unguarded, video_name
+from m2raap.core.exports import Item, Media, copy_video, neutral, plain_clip, unguarded, video_name
 from m2raap.core.files import read_regular
 
 _COLUMNS = (
@@ -52,9 +51,8 @@ class Csv:
 def _video(item: Item, out: Path, media: Media) -> str:
     if media == "none":
         return item.clip["video"]
-    assert item.video is not None
     (out / "videos").mkdir(exist_ok=True)
-    shutil.copyfile(item.video, out / "videos" / video_name(item))
+    copy_video(item, out / "videos" / video_name(item))
     return f"videos/{video_name(item)}"
 
 

@@ -5,13 +5,12 @@ or the frames. If no videos are copied (`none`), `videos` holds the absolute pat
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from data_tools.export_videofolder import read_jsonl
-from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
+from m2raap.core.exports import Item, Media, copy_video, plain_clip, plain_text, video_name
 
 LISTING = "data.jsonl"
 _VIDEO, _IMAGE, _END = "<__dj__video>", "<__dj__image>", "<|__dj__eoc|>"
@@ -50,5 +49,5 @@ def _copy(item: Item, out: Path, media: Media) -> dict[str, Any]:
     if media == "none":
         return {"videos": [str(item.video)], "images": []}
     (out / "videos").mkdir(exist_ok=True)
-    shutil.copyfile(item.video, out / "videos" / video_name(item))
+    copy_video(item, out / "videos" / video_name(item))
     return {"videos": [f"videos/{video_name(item)}"], "images": []}

@@ -6,14 +6,13 @@ For a clip that is part of a longer file the whole file is copied, and its row h
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from data_tools.provenance import columns_of
 from m2raap.core.corpus import LANGS
-from m2raap.core.exports import Item, Media, plain_clip, video_name
+from m2raap.core.exports import Item, Media, copy_video, plain_clip, video_name
 
 LISTING = "metadata.jsonl"
 SPLIT = {"train": "train", "val": "validation", "test": "test"}
@@ -30,8 +29,7 @@ class VideoFolder:
                 if folder.name not in listings:
                     folder.mkdir()
                     listings[folder.name] = open(folder / LISTING, "w", encoding="utf-8")  # noqa: SIM115  # closed below
-                assert item.video is not None
-                shutil.copyfile(item.video, folder / video_name(item))
+                copy_video(item, folder / video_name(item))
                 row = {"file_name": video_name(item)} | plain_clip(item)
                 for lang in LANGS:
                     texts = [text for text in item.texts if text["lang"] == lang]

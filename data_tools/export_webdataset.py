@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.exports import Item, Media, plain_clip, plain_text, video_name
+from m2raap.core.exports import Item, Media, open_video, plain_clip, plain_text, video_name
 
 MAX_SAMPLES, MAX_BYTES = 10_000, 512 * 1024**2  # of one shard; its last sample may go over MAX_BYTES
 
@@ -50,27 +51,23 @@ def _new(path: Path) -> tarfile.TarFile:
 
 def _add(shard: tarfile.TarFile, item: Item, media: Media) -> int:
     meta: dict[str, Any] = plain_clip(item) | {"texts": [plain_text(row) for row in item.texts]}
-    files: list[tuple[str, bytes | Path]] = []
+    files: list[tuple[str, bytes]] = []
+    total = 0
     if media == "videos":
-        assert item.video is not None
-        files.append((video_name(item), item.video))
+        with open_video(item) as source:
+            total += _add_file(shard, video_name(item), source, os.fstat(source.fileno()).st_size)
     else:
         files += [(f"{item.key}.{index}.jpg", jpeg) for index, jpeg in enumerate(item.jpegs)]
     files.append((f"{item.key}.txt", (item.texts[0]["text"] if item.texts else "").encode()))
     files.append((f"{item.key}.json", json.dumps(meta, ensure_ascii=False, sort_keys=True).encode()))
-    total = 0
-    for name, content in files:
-        info = tarfile.TarInfo(name)  # mtime 0, no owner
-        info.mode = 0o644
-        if isinstance(content, Path):
-            info.size = content.stat().st_size
-            with open(content, "rb") as source:
-                shard.addfile(info, source)
-        else:
-            info.size = len(content)
-            shard.addfile(info, io.BytesIO(content))
-        total += info.size
-    return total
+    return total + sum(_add_file(shard, name, io.BytesIO(content), len(content)) for name, content in files)
+
+
+def _add_file(shard: tarfile.TarFile, name: str, source: BinaryIO, num_bytes: int) -> int:
+    info = tarfile.TarInfo(name)  # mtime 0, no owner
+    info.mode, info.size = 0o644, num_bytes
+    shard.addfile(info, source)
+    return num_bytes
 
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:

@@ -80,15 +80,12 @@ def _unpacked_bytes(path: Path, first_row: int, batch: pa.RecordBatch) -> int:
             if not pa.types.is_dictionary(leaf.type) or not _is_bytes(leaf.type.value_type):
                 total += leaf.nbytes
                 continue
-            lengths = pc.binary_length(leaf.dictionary).take(leaf.indices.cast(pa.int64()))
-            total += pc.sum(lengths, min_count=0).as_py()
-            longest = pc.max(lengths).as_py() or 0
+            lengths = pc.call_function("binary_length", [leaf.dictionary]).take(leaf.indices.cast(pa.int64()))
+            lengths = lengths.fill_null(0).to_numpy(zero_copy_only=False)
+            total += int(lengths.sum())
+            longest = int(lengths.max(initial=0))
             if longest > MAX_TEXT and pa.types.is_string(leaf.type.value_type):
-                rows = (
-                    f"row {first_row + lengths.index(longest).as_py()}"
-                    if leaf is column
-                    else f"row {first_row} or later"
-                )
+                rows = f"row {first_row + int(lengths.argmax())}" if leaf is column else f"row {first_row} or later"
                 raise M2raapError(
                     f"{path}: {rows}, column '{name[:60]}': a text of {longest:,} bytes; at most {MAX_TEXT:,} are read"
                 )

@@ -187,7 +187,7 @@ def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
         tables |= {f"compat {name}": tree["compat"][name] for name in ("t2v", "v2t")}
     for direction, table in tables.items():
         bounds = {
-            name: f" ({bounds_text(lo, hi, 2)})"
+            name: f" ({bounds_text((lo, hi), 2)})"
             for name, (lo, hi) in table.get("intervals", {}).items()
             if name == "R@1"
         }

@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import sys
-import tempfile
 import traceback
 from functools import lru_cache
 from typing import Any
@@ -137,10 +136,9 @@ def _bug() -> int:
     if os.environ.get("M2RAAP_DEBUG"):
         _report(trace)
         return 1
-    with tempfile.NamedTemporaryFile("w", prefix="m2raap-error-", suffix=".log", delete=False) as log:
-        log.write(trace)
     last = trace.strip().splitlines()[-1]
-    _report(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log.name}; M2RAAP_DEBUG=1 prints it.")
+    log = talk.write_trace(trace)
+    _report(f"m2raap: this is a bug in m2raap: {last}\nThe traceback is in {log}; M2RAAP_DEBUG=1 prints it.")
     return 1
 
 

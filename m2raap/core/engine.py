@@ -110,14 +110,21 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 def _begin_worker(parent: int, devices: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the pool
     os.environ[DEVICE] = devices.get()
-    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+    exit_with_parent(parent)
 
 
-def _exit_with_parent(parent: int) -> None:
-    """Ends this worker when its parent has ended: a parent killed with -9 ends no worker, and an orphan would wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def exit_with_parent(parent: int) -> None:
+    """From now on this process ends within half a second of its parent, whatever it does then: a parent that is killed with -9
+    ends no child, and an orphan would go on with its work or wait for ever. `parent`: process id."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    before = threading.stack_size(256 * 1024)  # not the usual 8 MiB, because a decoder's memory is limited
+    threading.Thread(target=watch, daemon=True).start()
+    threading.stack_size(before)
 
 
 def device() -> str:

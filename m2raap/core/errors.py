@@ -45,14 +45,15 @@ UNREADABLE: dict[str, str] = {
     "no_video_stream": "the container holds no video",
     "header_missing": "the header or index (moov) of the file is missing or cut off",
     "unsupported_codec": "there is no decoder for the codec, or m2raap does not allow the codec",
-    "too_large": "more pixels or bytes than the limits allow",
+    "too_large": "more pixels, bytes or streams than the limits allow",
     "truncated": "too much of the announced video is missing",
     "corrupt": "too many of the frames are damaged",
     "timeout": "decoding took longer than the limit",
     "out_of_memory": "decoding took more memory than the limit",
+    "decoder_bug": "the decoder's process failed twice in a way that m2raap does not foresee; please report it",
 }
-# Reasons that may not apply on another machine or with other HOW settings (time-outs, memory, permission to fetch). Clips with
-# one of them are tried again when the stage is run with --force.
-WORTH_ANOTHER_TRY = ("timeout", "out_of_memory", "not_fetched")
+# Reasons that may not apply on another machine, with another version of m2raap or with other HOW settings (time-outs, memory,
+# permission to fetch). Clips with one of them are tried again when the stage is run with --force.
+WORTH_ANOTHER_TRY = ("timeout", "out_of_memory", "not_fetched", "decoder_bug")
 # The reason that every stage may give: all texts of a clip were dropped.
 NO_TEXT_LEFT = "no_text_left"

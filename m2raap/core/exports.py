@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import as_named, read_json, write_json
+from m2raap.core.files import as_named, open_without_links, read_json, write_json
 from m2raap.core.lock import locked
 from m2raap.core.tables import Row
 from m2raap.core.tombstones import id_hash
@@ -45,6 +45,27 @@ class Item:
 
     def captions(self, lang: str) -> list[str]:
         return [row["text"] for row in self.texts if row["lang"] == lang]
+
+
+@contextmanager
+def open_video(item: Item) -> Iterator[BinaryIO]:
+    """The item's video file. Raises M2raapError where it cannot be opened, or where a part of its path has become a link."""
+    assert item.video is not None
+    try:
+        handle = open_without_links(item.video)
+    except OSError as error:
+        raise M2raapError(
+            f"{item.video}: the video of clip {item.clip['clip_id']!r} can no longer be opened ({error.strerror}); "
+            "run the export again when nothing else writes in that folder"
+        ) from None
+    with os.fdopen(handle, "rb") as source:
+        yield source
+
+
+def copy_video(item: Item, target: Path) -> None:
+    """Copies the item's video file to `target`. Raises as `open_video` does."""
+    with open_video(item) as source, open(target, "wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
 
 
 class Exporter(Protocol):

@@ -154,6 +154,28 @@ def inside(folder: Path, name: object) -> Path:
     )
 
 
+def open_without_links(path: Path) -> int:
+    """A descriptor, for reading, of the file at an absolute path of which no component is a symbolic link.
+
+    Each folder is opened relative to the one before it, so that a link which somebody puts into a path that was judged before is
+    noticed, and not followed. It does not wait for the writer of a named pipe. Raises OSError; ELOOP or ENOTDIR for a link.
+    """
+    parts = path.parts
+    assert path.is_absolute() and ".." not in parts, path
+    # O_PATH, where there is one, needs no permission to list the folders.
+    folder_flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder = os.open(parts[0], folder_flags)
+    try:
+        for name in parts[1:-1]:
+            inner = os.open(name, folder_flags, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        # Without O_NONBLOCK the opening of a named pipe would wait for a writer; on a regular file it changes nothing.
+        return os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def file_sha256(path: Path) -> str:
     """64 hex digits of SHA-256 over the bytes of a file."""
     with open(path, "rb") as source:

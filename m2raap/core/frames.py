@@ -48,11 +48,14 @@ class FrameReader:
         """Bytes of the groups that are kept now: at most `held_bytes`, unless a single group is larger."""
         return self._held_bytes
 
+    def path(self, part: int, clip_id: str) -> Path | None:
+        """The file with the clip's key-frames; None where there is none. Raises M2raapError for a file that is no parquet."""
+        place = self._index_of(part).clips.get(clip_id)
+        return place and place.path
+
     def jpegs(self, part: int, clip_id: str) -> list[bytes]:
         """The clip's key-frames in order of time. Raises M2raapError for a file that is no parquet."""
-        index = self._parts.get(part)
-        if index is None:
-            index = self._parts.setdefault(part, self._index(part))
+        index = self._index_of(part)
         place = index.clips[clip_id]
         key = (place.path, place.group)
         with self._lock:
@@ -78,6 +81,10 @@ class FrameReader:
                 return file.read_row_group(group, columns=["jpegs"], use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise damaged(path, error) from None
+
+    def _index_of(self, part: int) -> _PartIndex:
+        index = self._parts.get(part)
+        return self._parts.setdefault(part, self._index(part)) if index is None else index
 
     def _index(self, part: int) -> _PartIndex:
         """The place of each clip's frames: in the last of the folders that has them, as in a view."""

@@ -77,7 +77,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
         if key in seen:
             raise UsageError(f"{_line(key_node)}: the key '{key}' is given twice; remove one of the two")
         seen.add(key)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+    return {str(key): value for key, value in yaml.SafeLoader.construct_mapping(loader, node, deep=True).items()}
 
 
 def _text(loader: _Loader, node: yaml.ScalarNode) -> str:

@@ -71,6 +71,17 @@ def _escaped(text: str) -> str:
     return "".join(c if _is_plain(c) else json.dumps(c)[1:-1] for c in text)
 
 
+def write_trace(trace: str) -> str:
+    """Writes the traceback of a bug to a new file in the temporary folder; returns the file's path."""
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="m2raap-error-", suffix=".log", delete=False, errors="replace"
+    ) as file:
+        file.write(trace)
+    return file.name
+
+
 class Advance(Protocol):
     """Is called with the amount done since the last call and, optionally, a short remark."""
 

@@ -7,6 +7,7 @@ bytes; `m2raap status --forgotten` searches any folder for their traces.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import file_sha256, inside, read_json, write_json
+from m2raap.core.files import inside, open_without_links, read_json, write_json
 
 FILE = "tombstones.json"
 
@@ -56,7 +57,9 @@ def make_tombstone(clip: dict[str, Any], video_root: Path, reason: str | None = 
 
 
 def _content(path: Path, clip: dict[str, Any]) -> str:
-    span = f"{file_sha256(path)}:{clip.get('start_s')}:{clip.get('end_s')}"
+    with os.fdopen(open_without_links(path.resolve()), "rb") as source:
+        content = hashlib.file_digest(source, "sha256").hexdigest()
+    span = f"{content}:{clip.get('start_s')}:{clip.get('end_s')}"
     return hashlib.sha256(span.encode()).hexdigest()
 
 

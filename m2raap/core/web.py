@@ -22,8 +22,16 @@ _CHUNK = 256 * 1024
 _STALL_S = 30.0  # longest wait of one read
 _PLAIN = "/%:=&~+!$,;'@()*?"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# The metadata service of Azure, which lies in public address space.
-_METADATA = {ipaddress.ip_address("168.63.129.16")}
+# The metadata service of Azure, which lies in public address space, and special networks that `is_global` of some Python
+# versions takes for public: protocol assignments, 6to4 relays, what was site-local, documentation, IPv4 addresses written as
+# IPv6, segment routing (RFC 6890, 7526, 3879, 9637, 4291, 8215, 9602).
+_NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in (
+        *("168.63.129.16", "192.0.0.0/24", "192.88.99.0/24"),
+        *("::/96", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "fec0::/10"),
+    )
+]
 
 
 class WebError(Exception):
@@ -49,7 +57,9 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in _METADATA
+    if any(ip in network for network in _NOT_PUBLIC):
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def chunks(url: str, *, max_bytes: int, timeout_s: float) -> Iterator[bytes]:

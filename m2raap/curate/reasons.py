@@ -11,6 +11,9 @@ VIDEO_REASONS: dict[str, str] = {
     "frozen": "nothing changes for too large a share of the clip's duration",
     "blurred": "too large a share of the clip's frames is blurred",
     "still": "the clip has too little motion",
+    "hdr": "the clip is HDR: its transfer function is PQ or HLG",
+    "wide_gamut": "the clip's colour primaries are those of BT.2020",
+    "size_changes": "the size or shape of the picture changes within the clip more often than the limit",
 }
 TEXT_REASONS: dict[str, str] = {
     "hostile_text": "the text is an order to a program, a role tag, script or hidden characters instead of a description",

@@ -26,6 +26,9 @@ VIDEO_RULES = RuleSet(
         Rule("frozen", 1, "frozen_share", "above", Limit(max=0.85)),
         Rule("blurred", 1, "blurred_share", "above", Limit(max=0.9)),
         Rule[Limit]("still", 1, "motion", "below", None),
+        Rule[Limit]("hdr", 1, "hdr", "above", None),
+        Rule[Limit]("wide_gamut", 1, "wide_gamut", "above", None),
+        Rule[Limit]("size_changes", 1, "size_changes", "above", None),
     )
 )
 

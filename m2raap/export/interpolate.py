@@ -119,5 +119,5 @@ def curve_line(row: dict[str, Any]) -> str:
     )
     return (
         f"{row['set']} {row['lang']} {row['direction']} alpha {row['alpha']:<4g}: R@1 {row['r1']:.1f} "
-        f"({bounds_text(row['lo'], row['hi'])}){change}, {row['queries']:,} queries"
+        f"({bounds_text((row['lo'], row['hi']))}){change}, {row['queries']:,} queries"
     )

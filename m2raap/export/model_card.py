@@ -92,6 +92,7 @@ def _figures(measured: Measured | None, name: str) -> list[str]:
     table = ["| language | direction | queries | R@1 (95%) |", "|---|---|---|---|"]
     for row in measured.r1():
         table.append(
-            f"| {row['lang']} | {row['direction']} | {row['queries']:,} | {row['r1']:.1f} ({bounds_text(row['lo'], row['hi'])}) |"
+            f"| {row['lang']} | {row['direction']} | {row['queries']:,} | {row['r1']:.1f} "
+            f"({bounds_text((row['lo'], row['hi']))}) |"
         )
     return [where + tiny, "", *table]

@@ -148,7 +148,7 @@ def export_lines(about: dict[str, Any], out: Path) -> list[str]:
         for row in about.get(who, ()):
             lines.append(
                 f"{who} on {about['benchmark']}, {row['lang']} {row['direction']}: R@1 {row['r1']:.1f} "
-                f"({bounds_text(row['lo'], row['hi'])}), {row['queries']:,} queries"
+                f"({bounds_text((row['lo'], row['hi']))}), {row['queries']:,} queries"
             )
     for row in about.get("exported_minus_adapted", ()):
         lines.append(

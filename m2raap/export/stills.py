@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import numpy as np
 
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import open_without_links
 from m2raap.export.measure import Measured
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.results import evaluate_embeddings
@@ -58,6 +60,14 @@ def read_stills(table: Path, langs: tuple[str, ...] = ("en", "zh")) -> Stills:
     return Stills(table.stem, paths, texts)
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        with os.fdopen(open_without_links(path), "rb") as source:
+            return source.read()
+    except OSError as error:
+        raise M2raapError(f"{path}: the picture cannot be read ({error.strerror}); check the file") from None
+
+
 def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, seed: int = 0) -> Measured:
     """R@1 of the captions among the stills. `gallery`: rank among that many at a time (seeded); None: among all."""
     import torch
@@ -68,7 +78,7 @@ def measure_stills(stills: Stills, clip: VideoCLIP, gallery: int | None = None, 
     with torch.inference_mode(), talk.progress("stills", len(stills.paths)) as advance:
         for start in range(0, len(stills.paths), BATCH):
             paths = stills.paths[start : start + BATCH]
-            pictures = images_from_jpegs([path.read_bytes() for path in paths], clip.backbone.preprocess)
+            pictures = images_from_jpegs([_bytes(path) for path in paths], clip.backbone.preprocess)
             images.append(clip.encode_video(pictures[:, None]).float().numpy())
             advance(len(paths))
         text_TE = encode_texts(clip, [text for _, _, text in stills.texts])

@@ -40,15 +40,15 @@ def read_model_config(name: str) -> dict[str, Any]:
 
     if name.startswith("local-dir:"):
         path = Path(name.removeprefix("local-dir:")) / CONFIG_NAME
-        return _model_config(str(path), read_json(path), tokenizer_inside=True)
+        return _model_config(str(path), read_json(path), path.parent)
     if name.startswith("hf-hub:"):
         where = f"{name}, {CONFIG_NAME}"
-        return _model_config(where, _get_hf_config(name.removeprefix("hf-hub:")), tokenizer_inside=False)
-    return _model_config(name, {"model_cfg": get_model_config(name)}, tokenizer_inside=False)
+        return _model_config(where, _get_hf_config(name.removeprefix("hf-hub:")), None)
+    return _model_config(name, {"model_cfg": get_model_config(name)}, None)
 
 
-def _model_config(where: str, tree: Any, tokenizer_inside: bool) -> dict[str, Any]:
-    """`tree["model_cfg"]`, checked. `tokenizer_inside`: the folder holds the tokenizer, and its name is not read."""
+def _model_config(where: str, tree: Any, folder: Path | None) -> dict[str, Any]:
+    """`tree["model_cfg"]`, checked. `folder`: the model's own folder, which holds the tokenizer."""
     model_cfg = tree.get("model_cfg") if isinstance(tree, dict) else None
     if not isinstance(model_cfg, dict) or not isinstance(tree.get("preprocess_cfg") or {}, dict):
         raise M2raapError(
@@ -59,7 +59,10 @@ def _model_config(where: str, tree: Any, tokenizer_inside: bool) -> dict[str, An
     if lacking:
         raise M2raapError(f"{where}: model_cfg lacks {', '.join(lacking)}; give a model in open_clip's form")
     _check_keys(where, "model_cfg", model_cfg, _model_kinds())
-    _check_names(where, model_cfg, tokenizer_inside)
+    text_cfg = model_cfg["text_cfg"]
+    if folder and text_cfg.get("hf_tokenizer_name") == str(folder.resolve()):
+        text_cfg["hf_tokenizer_name"] = "."  # the folder itself, wherever it is moved to
+    _check_names(where, model_cfg, tokenizer_inside=folder is not None)
     return model_cfg
 
 

@@ -12,14 +12,17 @@ import torch
 
 from m2raap.core.config import canonical, suggestion
 from m2raap.core.errors import M2raapError
+from m2raap.core.talk import log
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
 from m2raap.models.hub import loading
 from m2raap.models.open_clip_config import CONFIG_NAME, read_model_config
+from m2raap.models.pooled_place import check_pooled_place
 from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import OpenClipText
 from m2raap.models.vision_open_clip import open_clip_tower
+from m2raap.models.weights_file import is_openai_dict, without_openai_keys
 
 
 def load(cfg: BackboneConfig) -> Backbone:
@@ -37,11 +40,7 @@ def load(cfg: BackboneConfig) -> Backbone:
             raise M2raapError(f"backbone '{cfg.model}': {folder} holds no {CONFIG_NAME} (open_clip's local-dir form)")
     elif not name.startswith("hf-hub:"):
         _check_name(open_clip, cfg)
-    quick_gelu = False
-    if cfg.pretrained and not Path(cfg.pretrained).is_file():
-        # open_clip only warns where a tag was trained with another GELU than the name implies; the tag is right.
-        tag = open_clip.get_pretrained_cfg(name, cfg.pretrained) or {}
-        quick_gelu = bool(tag.get("quick_gelu", False))
+    quick_gelu = _has_quick_gelu(open_clip, name, cfg.pretrained) if cfg.pretrained else False
     if not cfg.random_init:
         return _make(name, cfg.pretrained, load_weights=True, quick_gelu=quick_gelu, display_name=cfg.model)
     with torch.random.fork_rng(devices=[]):
@@ -69,12 +68,28 @@ def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
         )
 
 
+def _has_quick_gelu(open_clip: Any, name: str, pretrained: str) -> bool:
+    """Whether the weights were trained with QuickGELU, whatever the name implies. A file rarely tells; then a notice does."""
+    if not Path(pretrained).is_file():
+        # open_clip only warns where a tag was trained with another GELU than the name implies; the tag is right.
+        tag = open_clip.get_pretrained_cfg(name, pretrained) or {}
+        return bool(tag.get("quick_gelu", False))
+    if is_openai_dict(Path(pretrained)):
+        return True
+    if (sibling := f"{name}-quickgelu") in open_clip.list_models():
+        log(
+            f"note: {pretrained} is read as weights of {name}, whose activation is GELU. If they were trained with QuickGELU, as "
+            f"all weights of OpenAI were, set backbone.model to {sibling}; otherwise the features are wrong without an error"
+        )
+    return False
+
+
 def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: bool, display_name: str) -> Backbone:
     import open_clip
     from open_clip.transform import PreprocessCfg
 
     try:
-        with loading(f"backbone '{display_name}'", name, "root"):
+        with loading(f"backbone '{display_name}'", name, "root"), without_openai_keys():
             model_cfg = read_model_config(name)
             clip = open_clip.create_model(
                 name,
@@ -90,6 +105,12 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if pretrained and Path(pretrained).is_file():
+            raise M2raapError(
+                f"backbone.pretrained {pretrained} does not hold the weights of '{display_name}' ({reason}). Give a file of "
+                "its state dict (.safetensors, or .pt as torch.save writes it) with the tensors' names and shapes of this "
+                "model, or set backbone.model to the model that they belong to"
+            ) from error
         raise M2raapError(
             f"backbone '{display_name}'{f' ({pretrained})' if pretrained else ''} cannot be loaded ({reason}). "
             "If this machine cannot reach the model hub, copy the weights to it and set backbone.model to local-dir:/folder, "
@@ -101,10 +122,12 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
     preprocess_cfg: dict[str, Any] = {**asdict(PreprocessCfg()), **visual.preprocess_cfg}
     description = json.loads(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}))
     clip = clip.float().eval()
+    text = OpenClipText(clip, tokenizer)
+    check_pooled_place(f"backbone '{display_name}'", text)
     return Backbone(
         clip,
         open_clip_tower(clip, int(model_cfg["embed_dim"])),
-        OpenClipText(clip, tokenizer),
+        text,
         _preprocess(display_name, preprocess_cfg),
         description,
         lambda folder: _write(description, folder),

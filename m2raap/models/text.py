@@ -98,10 +98,11 @@ class TransformersText:
 
     can_shorten = False
 
-    def __init__(self, model: Any, tokenizer: Any, context_length: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, context_length: int, lower_case: bool) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.context_length = context_length
+        self.lower_case = lower_case
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
 
     @property
@@ -114,7 +115,8 @@ class TransformersText:
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         size = context_length or self.context_length
-        return self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
+        texts = [text.lower() for text in texts] if self.lower_case else list(texts)
+        return self.tokenizer(texts, padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
             "input_ids"
         ]
 

@@ -13,12 +13,16 @@ from m2raap.core.files import read_json
 from m2raap.models.backbone import Backbone, Preprocess
 from m2raap.models.config import BackboneConfig
 from m2raap.models.hub import loading
+from m2raap.models.pooled_place import check_pooled_place
 from m2raap.models.preprocess_values import to_preprocess
 from m2raap.models.text import TransformersText
 from m2raap.models.vision_transformers import TransformersVit
 
 # model_type -> context length that the model was trained with, where its tables are longer.
 FAMILIES = {"altclip": 77, "chinese_clip": 52, "siglip": 64, "siglip2": 64}
+# Trained on texts in lower case only (big_vision's `lower`). The tokenizer of SigLIP2's fixed-resolution models, which have
+# the model_type siglip, is Gemma's and leaves capitals as they are (google-research/big_vision#187).
+LOWER_CASE = ("siglip", "siglip2")
 PREPROCESS_NAME = "m2raap_preprocess.json"
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
@@ -46,7 +50,7 @@ def load(cfg: BackboneConfig) -> Backbone:
                 model = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             preprocess_cfg = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
-        return _backbone(model, tokenizer, _preprocess(cfg.model, preprocess_cfg, config))
+        return _backbone(f"backbone '{cfg.model}'", model, tokenizer, _preprocess(cfg.model, preprocess_cfg, config))
     except M2raapError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
@@ -69,7 +73,8 @@ def from_description(folder: Path) -> Backbone:
             model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             preprocess_cfg = read_json(folder / PREPROCESS_NAME)
-        return _backbone(model, tokenizer, to_preprocess(str(folder / PREPROCESS_NAME), preprocess_cfg))
+        preprocess = to_preprocess(str(folder / PREPROCESS_NAME), preprocess_cfg)
+        return _backbone(str(folder), model, tokenizer, preprocess)
     except M2raapError:
         raise
     except Exception as error:  # transformers raises many types for a damaged folder
@@ -87,14 +92,15 @@ def _check_family(display_name: str, config: Any) -> None:
         )
 
 
-def _backbone(model: Any, tokenizer: Any, preprocess: Preprocess) -> Backbone:
+def _backbone(subject: str, model: Any, tokenizer: Any, preprocess: Preprocess) -> Backbone:
     config = model.config
     text = config.text_config
     longest = FAMILIES[config.model_type]
     context = min(longest, text.max_position_embeddings - (2 if config.model_type == "altclip" else 0))
-    description = json.loads(
-        json.dumps({"transformers": config.to_diff_dict(), "preprocess": vars(preprocess)}, default=str)
-    )
+    lower_case = config.model_type in LOWER_CASE
+    parts = {"transformers": config.to_diff_dict(), "preprocess": vars(preprocess)}
+    # Models without it keep the digest that they have always had.
+    description = json.loads(json.dumps(parts | ({"lower_case": True} if lower_case else {}), default=str))
 
     def write(folder: Path) -> None:
         config.save_pretrained(folder)
@@ -103,7 +109,9 @@ def _backbone(model: Any, tokenizer: Any, preprocess: Preprocess) -> Backbone:
 
     model = model.float().eval()
     vision = TransformersVit(model, preprocess.image_size)
-    return Backbone(model, vision, TransformersText(model, tokenizer, context), preprocess, description, write)
+    tower = TransformersText(model, tokenizer, context, lower_case)
+    check_pooled_place(subject, tower)
+    return Backbone(model, vision, tower, preprocess, description, write)
 
 
 def _preprocess(display_name: str, preprocess_cfg: dict[str, Any], config: Any) -> Preprocess:

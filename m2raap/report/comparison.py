@@ -20,7 +20,7 @@ def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) 
         print(f"{bench['name']}: {bench['protocol']}{', ' + bench['note'] if bench['note'] else ''}\n", file=stream)
         lines = []
         for row in bench["rows"]:
-            numbers = [f"{row['metrics'][n]:.1f} ({bounds_text(*row['intervals'][n])})" for n in METRICS]
+            numbers = [f"{row['metrics'][n]:.1f} ({bounds_text(row['intervals'][n])})" for n in METRICS]
             spread = f"{row['seeds']} seeds, R@1 deviates by {row['deviation_r1']:.1f}" if row["seeds"] > 1 else ""
             lost = f"{row['missing']:,} missing count as misses" if row["missing"] else ""
             note = "; ".join(part for part in (spread, lost) if part)
@@ -89,7 +89,7 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
                 value = f"{row['metrics'][name]:.1f}"
                 if won is not None and not bench["unlike"] and (won["diff"] > 0) == (row["run"] == "a"):
                     value, bold = rf"\textbf{{{value}}}", True
-                numbers.append(rf"{value} {{\scriptsize [{bounds_text(lo, hi, between=', ')}]}}")
+                numbers.append(rf"{value} {{\scriptsize [{bounds_text((lo, hi), between=', ')}]}}")
             protocol = _tex(bench["protocols"][row["run"]]["name"]) + (", intersection" if bench["note"] else "")
             marks = notes.marks(_footnotes_of(row, bench))
             where = f"{row['lang']} {row['direction']}"

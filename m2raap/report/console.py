@@ -72,7 +72,7 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
         note = "" if row.comparable else f"available n={row.queries:,}, not comparable"
         if row.comparable and row.missing:
             note = f"{row.missing:,} missing count as misses"
-        numbers = [f"{row.metrics[name]:.1f} ({bounds_text(*row.intervals[name])})" for name in names]
+        numbers = [f"{row.metrics[name]:.1f} ({bounds_text(row.intervals[name])})" for name in names]
         if row.seeds > 1:
             note = f"{row.seeds} seeds, R@1 {min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f}" + (
                 f"; {note}" if note else ""
@@ -142,7 +142,7 @@ def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> N
 
 def _with_interval(row: RescoredRow | ResultRow, name: str) -> str:
     lo, hi = row.intervals[name]
-    return f"{row.metrics[name]:.1f} ({bounds_text(lo, hi)})"
+    return f"{row.metrics[name]:.1f} ({bounds_text((lo, hi))})"
 
 
 def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) -> None:
@@ -165,7 +165,7 @@ def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None 
     """R@1 with the frames as they are and in every frame ablation, where a temporal module that uses their order loses R@1."""
     lines = [
         [row.arm, row.benchmark, row.lang, row.direction, row.slice, row.frames,
-         f"{row.r1:.1f}" + (f" ({bounds_text(row.lo, row.hi)})" if row.lo is not None else "")]
+         f"{row.r1:.1f}" + (f" ({bounds_text((row.lo, row.hi))})" if row.lo is not None and row.hi is not None else "")]
         for row in rows
     ]  # fmt: skip
     print_table(
@@ -220,7 +220,7 @@ def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None
         name = row.arm if not row.way else f"{row.arm}, {row.way} over candidates"
         seeds = f" ({min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f})" if len(row.seeds_r1) > 1 else ""
         lines.append(
-            [name, row.benchmark, row.lang, f"{row.r1:.1f} [{bounds_text(*row.interval, between=', ')}]{seeds}",
+            [name, row.benchmark, row.lang, f"{row.r1:.1f} [{bounds_text(row.interval, between=', ')}]{seeds}",
              _points(row.step), _points(row.whole), f"{row.clips:,}", f"{row.texts:,}",
              f"{row.curation_s:.0f}", f"{row.train_s:.0f}", _PROTOCOL_NOTE[bool(row.unlike or row.unlike_whole)]]
         )  # fmt: skip
@@ -234,7 +234,7 @@ def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None
 
 def _points(difference: Sequence[float] | None) -> str:
     return (
-        "-" if difference is None else f"{difference[0]:+.1f} [{bounds_text(*difference[1:], sign='+', between=', ')}]"
+        "-" if difference is None else f"{difference[0]:+.1f} [{bounds_text(difference[1:], sign='+', between=', ')}]"
     )
 
 

@@ -107,7 +107,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def _bounds(ends: Sequence[float], digits: int = 1, between: str = "–") -> str:
-    return bounds_text(*ends, digits, between=between).replace("-", "\u2212")
+    return bounds_text(ends, digits, between=between).replace("-", "\u2212")
 
 
 def _seconds(value: float) -> str:

@@ -156,7 +156,7 @@ def verify_lines(outcome: dict[str, Any]) -> list[str]:
 
 def _line(row: dict[str, Any]) -> str:
     lost = f", {row['missing']:,} videos are missing and count as misses" if row["missing"] else ""
-    ours = f"{row['ours']:.1f} ({bounds_text(row['lo'], row['hi'])})"
+    ours = f"{row['ours']:.1f} ({bounds_text((row['lo'], row['hi']))})"
     return (
         f"{row['arm']} on {row['bench']}, {row['direction']} {row['metric']}: {ours}, "
         f"published {row['published']:.1f}: {row['diff']:+.1f} points; the published value lies "

@@ -68,11 +68,12 @@ def wilson(count: int, total: int, z: float = Z) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def bounds_text(lo: float, hi: float, decimals: int = 1, sign: str = "", between: str = "-") -> str:
+def bounds_text(ends: Sequence[float], decimals: int = 1, sign: str = "", between: str = "-") -> str:
     """The ends of an interval as a table shows them, such as '0.0-10.7'; `sign` is that of format specifications.
 
     Ends that differ never look equal: where they would, they get more decimals than `decimals`.
     """
+    lo, hi = ends
     while lo != hi and round(lo, decimals) == round(hi, decimals) and decimals < MAX_DECIMALS:
         decimals += 1
     # Adding zero makes a rounded -0.0 a plain 0.0.
@@ -81,7 +82,7 @@ def bounds_text(lo: float, hi: float, decimals: int = 1, sign: str = "", between
 
 def change_text(lo: float, hi: float) -> str:
     """The ends of the interval of a difference, such as '-1.0 to +3.2'."""
-    return bounds_text(lo, hi, sign="+", between=" to ")
+    return bounds_text((lo, hi), sign="+", between=" to ")
 
 
 def interval(

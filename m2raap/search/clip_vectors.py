@@ -5,26 +5,19 @@ Clips are encoded in blocks of one shape, so that a clip's vector does not depen
 
 from __future__ import annotations
 
-import io
 import os
 from collections import defaultdict
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from m2raap.core.engine import torch_threads
-from m2raap.core.errors import M2raapError
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.embed import encode_texts, load_model
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from m2raap.video.picture import DecodedPicture
 
 BLOCK = 8  # number of clips in a forward pass; the last block is filled up with copies
-MAX_PIXELS = 50_000_000  # largest picture that is decoded as a query
-PICTURES = ("JPEG", "PNG", "WEBP")
 
 
 class ClipEncoder:
@@ -76,10 +69,13 @@ class ClipEncoder:
                 vectors |= {place: (vectors_BE[i], frames_BTE[i]) for i, place in enumerate(block)}
         return [vectors[place] for place in range(len(clips))]
 
-    def picture(self, picture: Image) -> np.ndarray:
+    def picture(self, decoded: DecodedPicture) -> np.ndarray:
         """Unit vector (E,) of one picture, taken as a clip of one frame."""
+        from PIL import Image
+
         from m2raap.models.images import images_from_pictures
 
+        picture = Image.frombuffer("RGB", (decoded.width, decoded.height), decoded.pixels)
         return self._forward([images_from_pictures([picture], self._model.backbone.preprocess)])[0][0]
 
     def _forward(self, images: list) -> tuple[np.ndarray, np.ndarray]:
@@ -92,21 +88,3 @@ class ClipEncoder:
             pooled_BE = self._model.pool(vectors_BTE, mask_BT).float()
             unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1).float()
         return pooled_BE[: len(images)].numpy(), unit_BTE[: len(images)].numpy()
-
-
-def open_picture(data: bytes, name: str) -> Image:
-    """An untrusted picture as RGB, rotated by its EXIF orientation.
-
-    Raises M2raapError for bytes that are no picture, or a picture that is too large.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data), formats=PICTURES) as opened:
-            if opened.width * opened.height > MAX_PIXELS:  # known from the header, before anything is decoded
-                raise M2raapError(f"{name}: {opened.width} x {opened.height} pixels; give at most {MAX_PIXELS:,}")
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except UnidentifiedImageError:  # the text of this error contains a memory address
-        raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise M2raapError(f"{name}: cannot be read as {', '.join(PICTURES)} ({error})") from None

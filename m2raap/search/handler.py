@@ -14,6 +14,7 @@ from typing import Any
 
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
+from m2raap.core.files import open_without_links
 from m2raap.search.backend import NotThere
 from m2raap.search.connections import STALL_S, DeadlineReader, Unsatisfiable, byte_range
 
@@ -97,9 +98,10 @@ class AnsweringHandler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def send_file(self, path: Path, kind: str) -> None:
-        """Sends a regular file, or the range of it that was requested. Raises NotThere for a link or a missing file."""
+        """Sends the regular file at a real path, or the range of it that was requested. Raises NotThere for a missing file, and
+        where a part of the path has become a link."""
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = open_without_links(path)
         except OSError:
             raise NotThere(str(path)) from None
         with os.fdopen(handle, "rb") as source:

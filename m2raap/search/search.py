@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import inside, read_json, write_atomic
+from m2raap.core.files import read_json, write_atomic
+from m2raap.core.frames import FrameReader
 from m2raap.core.spread import spread
-from m2raap.core.tables import Row, part_name, part_of
+from m2raap.core.tables import Row, part_of
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
 from m2raap.search.backend import NO_FILTER, ClipFilter, Hit, NotThere
-from m2raap.search.clip_vectors import ClipEncoder, open_picture
+from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.search.gallery import Gallery
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.transnet import network_cuts
@@ -34,7 +32,8 @@ from m2raap.video.worker import VideoWorker
 MAX_QUERY_CHARS = 500
 MAX_TOP = 200
 _EXAMPLE_CHARS, _MOST_SOURCES = 60, 100
-_JPEG_CACHE_BYTES = 256 * 1024**2
+PICTURE_S = 10.0  # longest time for decoding a picture, which comes from anybody
+_GROUPS_BYTES = 256 * 1024**2  # key-frames kept in memory
 
 
 class Search:
@@ -46,9 +45,10 @@ class Search:
         self._model = model or self.gallery.sources.model
         self._may_fetch = model is not None
         self._lock = threading.Lock()  # guards the model and the decoder: one query computes at a time
-        self._jpeg_cache: OrderedDict[str, list[bytes]] = OrderedDict()
-        self._jpeg_cache_lock = threading.Lock()
+        self._readers: dict[int, FrameReader] = {}  # number of a view -> the reader of its key-frames
+        self._readers_lock = threading.Lock()
         self._probe_lock = threading.Lock()
+        self._picture_lock = threading.Lock()
 
     @cached_property
     def sources(self) -> list[str]:
@@ -99,9 +99,14 @@ class Search:
         return self._hits(query_E, top, clip_filter)
 
     def by_picture(self, data: bytes, name: str, top: int, clip_filter: ClipFilter = NO_FILTER) -> list[Hit]:
-        """The clips nearest to a picture. Raises M2raapError for bytes that are no picture."""
-        with self._lock:  # includes decoding: one picture may take 150 MB of memory
-            query_E = self._encoder.picture(open_picture(data, name))
+        """The clips nearest to a picture. Raises M2raapError for bytes that are no picture, or that take too long to decode."""
+        with self._picture_lock:  # one at a time, because one may take gigabytes; other queries do not wait for it
+            try:
+                picture = video_worker(VideoConfig(timeout_s=PICTURE_S)).picture(data, name)
+            except Refused as refused:
+                raise M2raapError(f"{name}: {refused.detail}") from None
+        with self._lock:
+            query_E = self._encoder.picture(picture)
         return self._hits(query_E, top, clip_filter)
 
     def by_video(self, path: Path, top: int, clip_filter: ClipFilter = NO_FILTER) -> list[Hit]:
@@ -134,30 +139,26 @@ class Search:
 
     def jpegs(self, clip_id: str) -> list[bytes]:
         """A clip's key-frames in the order of time. Raises NotThere."""
-        with self._jpeg_cache_lock:
-            if clip_id in self._jpeg_cache:
-                self._jpeg_cache.move_to_end(clip_id)
-                return self._jpeg_cache[clip_id]
         clip = self.clip(clip_id)
-        row = _frames(self._corpus_of(clip), clip_id, "jpegs")
-        jpegs: list[bytes] = row[1]["jpegs"][0].as_py() if row else []
+        self.frames_part(clip_id)
+        reader, part = self._reader_of(clip)
+        jpegs = reader.jpegs(part, clip_id)
         if len(jpegs) != len(clip["times_s"]):
             raise NotThere(
                 f"clip '{clip_id}': its key-frames have changed since; update the index with 'm2raap search index --add'"
             )
-        with self._jpeg_cache_lock:
-            cache = self._jpeg_cache
-            cache[clip_id] = jpegs
-            while len(cache) > 1 and sum(len(jpeg) for row in cache.values() for jpeg in row) > _JPEG_CACHE_BYTES:
-                cache.popitem(last=False)
         return jpegs
 
     def frames_part(self, clip_id: str) -> Path:
         """The parquet file that holds a clip's key-frames. Raises NotThere."""
-        frames = _frames(self._corpus_of(self.clip(clip_id)), clip_id, "clip_id")
-        if frames is None:
+        reader, part = self._reader_of(self.clip(clip_id))
+        try:
+            path = reader.path(part, clip_id)
+        except M2raapError as error:
+            raise NotThere(str(error)) from None
+        if path is None:
             raise NotThere(f"clip '{clip_id}': its key-frames have been deleted")
-        return frames[0]
+        return path
 
     def video_path(self, clip_id: str) -> Path:
         """The file of a clip, below its corpus's video root. Raises NotThere."""
@@ -200,6 +201,16 @@ class Search:
                 "'m2raap search index --add'"
             )
         return view
+
+    def _reader_of(self, clip: Row) -> tuple[FrameReader, int]:
+        """The reader of the key-frames of the clip's view, and the part that holds the clip. Raises NotThere."""
+        view = self._corpus_of(clip)
+        with self._readers_lock:
+            reader = self._readers.get(clip["view"])
+            if reader is None:
+                held_bytes = _GROUPS_BYTES // len(self.gallery.sources.views)
+                reader = self._readers[clip["view"]] = FrameReader(view.folders, held_bytes)
+        return reader, part_of(clip["clip_id"], view.num_parts)
 
     def _keyframes(self) -> KeyframesConfig:
         """The settings with which the key-frames of the first view were chosen."""
@@ -268,24 +279,6 @@ class Search:
                 for lang, text, origin in zip(clip["langs"], clip["texts"], clip["origins"], strict=True)
             ],
         }
-
-
-def _frames(view: View, clip_id: str, column: str) -> tuple[Path, pa.Table] | None:
-    """(file, one column of the clip's row in it) of the latest folder that has frames of the clip; None where none has."""
-    for folder in reversed(view.folders):
-        try:
-            path = inside(folder, f"frames/{part_name(part_of(clip_id, view.num_parts))}")
-        except M2raapError as error:
-            raise NotThere(str(error)) from None
-        if path.exists():
-            try:
-                only = [("clip_id", "==", clip_id)]
-                rows = pq.read_table(path, columns=[column], filters=only, use_threads=False)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise NotThere(f"{path}: cannot be read as parquet ({error})") from None
-            if len(rows):
-                return path, rows
-    return None
 
 
 def locate(search: Search, hits: list[Hit]) -> None:

@@ -140,7 +140,10 @@ class _Handler(AnsweringHandler):
             raise HttpError(405, "only /api/image takes a POST request", Allow="GET, HEAD")
         if self.headers.get_content_type() not in ("image/jpeg", "image/png", "image/webp"):
             raise HttpError(415, "send image/jpeg, image/png or image/webp")
-        length = self.headers.get("Content-Length", "")
+        lengths = self.headers.get_all("Content-Length", [""])
+        length = lengths[0]
+        if len(lengths) > 1:  # a proxy in front may take another one of them for the right one
+            raise HttpError(400, "send one Content-Length header")
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
             raise HttpError(411, "send the size of the picture in a Content-Length header")
         if len(length) > 18 or int(length) > MAX_PICTURE_BYTES:

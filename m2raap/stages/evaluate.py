@@ -197,7 +197,7 @@ def side_lines(folder: Path) -> list[str]:
         if "rescored" not in tree:
             continue
         numbers = [
-            f"{row['lang']} {row['direction']} {row['metrics']['R@1']:.1f} ({bounds_text(*row['intervals']['R@1'])})"
+            f"{row['lang']} {row['direction']} {row['metrics']['R@1']:.1f} ({bounds_text(row['intervals']['R@1'])})"
             for row in tree["rows"]
             if row["slice"] == "all"
         ]

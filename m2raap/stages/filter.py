@@ -53,7 +53,7 @@ class FilterStage(DataStage[FilterConfig]):
 
     name = "filter"
     config = FilterConfig
-    version = 2
+    version = 3
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
         {"user_score": "a score from --scores is outside its limit in filter.scores"},
         VIDEO_REASONS,
@@ -85,10 +85,11 @@ class FilterStage(DataStage[FilterConfig]):
         return view
 
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
-        return file_digest(clip, view, videos)
+        return file_digest(clip, view, videos, self.cfg.decode)
 
     def signal_columns(self) -> dict[str, str]:
         probed = {"probe": "str", "probe_detail": "str", "container": "str", "codec": "str"}
+        probed |= {"transfer": "str", "primaries": "str", "hdr": "bool", "wide_gamut": "bool"}
         sizes = {"width": "int", "height": "int", "num_bytes": "int", "duration_s": "float", "fps": "float"}
         texts = {rule.signal: "float" for rule in RULES.values() if not rule.across}
         return probed | sizes | texts | {"text_key": "int", "sketch": "bytes"}
@@ -239,4 +240,5 @@ def _probe(worker: Any, root: Path, clip: Clip) -> Row:
     except Refused as refused:
         return row | {"probe": refused.reason, "probe_detail": refused.detail}
     names = ("container", "codec", "width", "height", "num_bytes", "duration_s", "fps")
-    return row | {name: getattr(header, name) for name in names}
+    colours = ("transfer", "primaries", "hdr", "wide_gamut")
+    return row | {name: getattr(header, name) for name in names + colours}

@@ -25,7 +25,7 @@ SIGNALS = {
     "expected_frames": "int", "corrupt_share": "float", "fps": "float", "variable_frame_rate": "bool",
     "num_shots": "int", "motion": "float", "luma_mean": "float", "blur": "float", "black_share": "float",
     "frozen_share": "float", "pick_sharpness": "float", "pick_copies": "int", "shortfall": "int",
-    "reading": "str",
+    "reading": "str", "transfer": "str", "primaries": "str", "hdr": "bool", "wide_gamut": "bool", "size_changes": "int",
 }  # fmt: skip
 
 
@@ -49,6 +49,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
 
     name = "keyframes"
     config = KeyframesConfig
+    version = 2
     reads = ()
     reads_video = True
     on_benchmarks = True
@@ -60,7 +61,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
     def video_digest(self, clip: Clip, view: View, videos: VideoDigests) -> str:
         if is_url(clip["video"]):
             return videos.of_url(clip["video"], lambda: url_digest(clip["video"], self.cfg.remote))
-        return file_digest(clip, view, videos)
+        return file_digest(clip, view, videos, self.cfg.decode)
 
     def signal_columns(self) -> dict[str, str]:
         return {"decode": "str", "decode_detail": "str", "num_frames": "int"} | SIGNALS

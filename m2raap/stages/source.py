@@ -81,7 +81,7 @@ class ViewSource:
         return ClipFile(path, start_s, end_s)
 
     def video_digest(self, clip: int) -> str:
-        return self._digests.of(self.videos[clip][0], self.video(clip).path)
+        return self._digests.of(self.videos[clip][0], self.video(clip).path, self.limits.max_bytes)
 
 
 def frame_captions(texts: list[Text], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:

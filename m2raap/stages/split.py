@@ -38,7 +38,7 @@ from m2raap.video.scene_list import read_scene_list
 from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 
-VERSION = 1
+VERSION = 2
 BAD_LIST = "bad_scene_list"  # the scene list of a video cannot be read, or is that of another video
 _MAX_TOLD = 10  # wrong scene lists that are named in messages; `dropped` holds all
 VAL_SHARE = 0.1  # of the videos, not of the clips: clips of one video look alike
@@ -231,7 +231,7 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     record_path = task.out / "split" / task.name / _RECORD
     record: dict[str, Any] = read_json(record_path) if record_path.exists() else {"key": None, "files": {}, "old": []}
     videos = VideoDigests(record_path.with_name("digests.json"))
-    content = videos.of("video", task.path)
+    content = videos.of("video", task.path, task.cfg.decode.max_bytes)
     videos.save()
     cfg = task.cfg
     key = digest(

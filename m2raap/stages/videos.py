@@ -21,13 +21,15 @@ def video_worker(limits: VideoConfig) -> VideoWorker:
     return VideoWorker(limits)
 
 
-def file_digest(clip: Clip, view: View, videos: VideoDigests) -> str:
-    """The digest of a clip's file below the corpus's video root; 'absent' where there is none that may be opened."""
+def file_digest(clip: Clip, view: View, videos: VideoDigests, limits: VideoConfig) -> str:
+    """The digest of a clip's file below the corpus's video root; 'absent' where there is none that may be opened.
+
+    A file that is too large for `limits` is not read."""
     try:
         path = resolve_video(view.corpus.video_root, clip["video"])
     except Refused:
         return "absent"
-    return videos.of(clip["video"], path)
+    return videos.of(clip["video"], path, limits.max_bytes)
 
 
 @contextmanager

@@ -58,6 +58,8 @@ def keyframes(
     from m2raap.video.limits import Refused
     from m2raap.video.worker import VideoWorker
 
+    if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
+        raise M2raapError(f"{path}: the span from {start_s} s to {end_s} s is empty; give 0 <= start_s < end_s")
     cfg = build(KeyframeConfig, {"k": k, **settings}, "m2raap.video.keyframes")
     if cfg.detector == "transnetv2":
         raise UsageError(
@@ -65,7 +67,7 @@ def keyframes(
         )
     with VideoWorker() if worker is None else nullcontext(worker) as decoder:
         try:
-            return decoder.extract(Path(path).absolute(), start_s, end_s, cfg)
+            return decoder.extract(Path(path).resolve(), start_s, end_s, cfg)
         except Refused as refusal:
             detail = f" ({refusal.detail})" if refusal.detail else ""
             if refusal.reason in ("timeout", "too_large", "out_of_memory"):

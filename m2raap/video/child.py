@@ -13,9 +13,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from m2raap.core.engine import exit_with_parent
 from m2raap.video import wire
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.picture import decode_picture
 from m2raap.video.probe import examine, probe
 from m2raap.video.sample import sample
 from m2raap.video.scenes import find_scenes, thumbnails
@@ -35,6 +37,7 @@ def main() -> None:
         return data
 
     request, _ = wire.unpack(read)
+    exit_with_parent(request["parent"])
     limits = VideoConfig.model_validate(request["limits"])
     _import_packages()
     _limit(resource.RLIMIT_AS, limits.memory_mb * 1024**2)
@@ -43,15 +46,18 @@ def main() -> None:
     answers.write(wire.pack({}, []))
     answers.flush()
     while True:
-        request, _ = wire.unpack(read)
+        request, data = wire.unpack(read)
         _allow_cpu(limits.timeout_s)
-        head, blobs = _answer(request, limits)
+        head, blobs = _answer(request, data, limits)
         answers.write(wire.pack(head, blobs))
         answers.flush()
 
 
-def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any], list[bytes]]:
+def _answer(request: dict[str, Any], data: list[bytes], limits: VideoConfig) -> tuple[dict[str, Any], list[bytes]]:
     try:
+        if request["do"] == "picture":
+            picture = decode_picture(data[0])
+            return {"width": picture.width, "height": picture.height}, [picture.pixels]
         path = Path(request["path"])
         if request["do"] == "probe":
             return dataclasses.asdict(probe(path, limits)), []
@@ -75,8 +81,9 @@ def _answer(request: dict[str, Any], limits: VideoConfig) -> tuple[dict[str, Any
     except MemoryError as error:
         return {"refused": "out_of_memory", "detail": str(error)}, []
     except Exception as error:
-        # OpenCV reports a lack of memory by this message. Every other exception is a bug in m2raap.
-        if "Insufficient memory" in str(error):
+        # OpenCV and Python report a lack of memory by these messages. Every other exception is a bug in m2raap: the parent
+        # tries the file once more in a new child, and then refuses it.
+        if "Insufficient memory" in str(error) or "can't start new thread" in str(error):
             return {"refused": "out_of_memory", "detail": str(error)}, []
         return {"bug": traceback.format_exc()}, []
 

@@ -133,6 +133,10 @@ def clip_keyframes(
     of_picks = {
         "source_width": renderer.display_size[0],
         "source_height": renderer.display_size[1],
+        "transfer": renderer.transfer,
+        "primaries": renderer.primaries,
+        "hdr": renderer.is_hdr,
+        "wide_gamut": renderer.has_wide_gamut,
         "pick_sharpness": sum(sharpness) / len(sharpness) if sharpness else None,
         "pick_copies": sum(quality.hamming(a, b) <= NEAR_COPY_BITS for a, b in pairwise(hashes)),
         "shortfall": cfg.k - len(picks),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from m2raap.video.limits import CODECS, FORMATS, PROTOCOLS, Refused, VideoConfig
+from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
-from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, why_unopened
+from m2raap.video.shape import pixel_aspect
+from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_unopened
 from m2raap.video.tails import Tail, find_tail
 
 if TYPE_CHECKING:
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture size 16384x16384 is invalid'
+# Rates outside these are impossible: they come from damaged headers, or are those of a clock.
+MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
+_SPARE_BYTES = 512 * 1024**2  # where so much memory is left, FFmpeg's "out of memory" means a limit of its own
 _ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC: the cover picture of an audio file, which is not a video
 
 
@@ -55,9 +60,9 @@ class OpenVideo:
 
     @property
     def fps(self) -> float:
-        """Average number of frames per second by the header; 0 where the header does not state it."""
+        """Average number of frames per second by the header; 0 where the header states none, or an impossible one."""
         for rate in (self.stream.average_rate, self.stream.guessed_rate):
-            if rate and 0 < float(rate) < 1000:
+            if rate and MIN_FPS <= float(rate) < MAX_FPS:
                 return float(rate)
         return 0.0
 
@@ -65,7 +70,16 @@ class OpenVideo:
     def time_base(self) -> Fraction:
         """Seconds per unit of the stream's time stamps."""
         base = self.stream.time_base
-        return Fraction(base.numerator, base.denominator) if base else Fraction(1, 90000)
+        return Fraction(base.numerator, base.denominator) if base and base > 0 else Fraction(1, 90000)
+
+    @cached_property
+    def pixel_aspect(self) -> tuple[float, bool]:
+        """The pixel aspect ratio by the header, and whether frames may state another one. To be read before a frame is decoded.
+
+        A ratio of the container is for all frames, one of the codec until the codec states the next.
+        """
+        by_header = pixel_aspect(self.stream)
+        return by_header, by_header == pixel_aspect(self.stream.codec_context)
 
     @cached_property
     def duration_s(self) -> float:
@@ -103,8 +117,12 @@ class OpenVideo:
     def packets(self) -> Iterator[Packet]:
         """Packets of the video stream from the current position on; the last one is empty and flushes the decoder."""
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
-        with suppress(IndexError):
-            yield from self.container.demux(self.stream)
+        try:
+            with suppress(IndexError):
+                yield from self.container.demux(self.stream)
+        except MemoryError as error:
+            refuse_many_streams([str(error)])
+            raise
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""
@@ -135,7 +153,7 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             "format_whitelist": FORMATS,
             "codec_whitelist": CODECS + ",aac,mp3,ac3,opus,vorbis",
             "max_pixels": str(cfg.max_pixels),
-            "max_streams": "64",
+            "max_streams": str(MAX_STREAMS),
         }
         messages: list[tuple[int, str, str]] = []
         av.logging.set_level(av.logging.ERROR)
@@ -154,9 +172,14 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
                 "refused_format", f"FFmpeg recognises the file as a format outside the whitelist ({error})"
             ) from None
         except MemoryError as error:
-            raise MemoryError(str(error)) from None
+            refuse_many_streams([message for _, _, message in messages])
+            raise _lack_of_memory(error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None
+        except OSError as error:
+            raise _unreadable(error) from None
+        except (ArithmeticError, ValueError) as error:  # PyAV cannot express a number of the header
+            raise Refused("corrupt", f"the header holds an impossible value ({error})") from None
         finally:
             av.logging.set_level(av.logging.PANIC)
         with container:
@@ -181,7 +204,36 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             opened = OpenVideo(container, stream, raw, num_bytes)
             opened.num_logged_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
-            yield opened
+            try:
+                yield opened
+            except MemoryError as error:
+                raise _lack_of_memory(error) from None
+            except av.error.FFmpegError as error:
+                # Readers handle the errors that leave something to read. Any other one, whose class may also be that of a
+                # missing permission or of a wrong argument, is a fault of the file, which alone FFmpeg was given.
+                raise Refused("corrupt", f"FFmpeg cannot read the file ({error})") from None
+            except OSError as error:
+                raise _unreadable(error) from None
+
+
+def _lack_of_memory(error: MemoryError) -> Exception:
+    """What to raise for a MemoryError: FFmpeg also reports one where a table would be larger than it accepts."""
+    if str(error).startswith(f"[Errno {errno.ENOMEM}]") and has_room(_SPARE_BYTES):
+        return Refused("corrupt", "the file states more entries than FFmpeg accepts")
+    return MemoryError(str(error))  # PyAV's own has fields that cannot be copied
+
+
+def _unreadable(error: OSError) -> Refused:
+    return Refused("missing_file", f"the file cannot be read ({error.strerror or error})")
+
+
+def has_room(num_bytes: int) -> bool:
+    """Whether this process may use so much more memory. Only address space is taken, for a moment."""
+    try:
+        mmap.mmap(-1, num_bytes).close()
+    except OSError:
+        return False
+    return True
 
 
 class _Nameless:

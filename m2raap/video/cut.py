@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from m2raap.video.ffmpeg import FfmpegFailed, FfmpegTimeout, ffmpeg_exe, file_url, guard, run_ffmpeg
+from m2raap.video.ffmpeg import FfmpegFailed, FfmpegTimeout, descriptor_url, ffmpeg_exe, file_url, guard, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.paths import open_regular
 
 CRF = 18  # x264's constant rate factor; at 18 the copy looks like the source
 _SEEK_BACK_S = (
@@ -19,7 +20,7 @@ def cut(path: Path, start_s: float, end_s: float, origin_s: float, out: Path, li
     """Writes the frames of [start_s, end_s) of the video at `path` to `out` as H.264 in MP4, without audio.
 
     The frames keep their distances in time. `origin_s`: see m2raap.video.scenes.Scenes. `out` is complete, or absent after an
-    error. The same input gives the same bytes. Raises Refused (timeout, corrupt).
+    error. The same input gives the same bytes. Raises Refused: what `open_regular` raises, timeout and corrupt.
     """
     import ffmpeg
 
@@ -38,10 +39,12 @@ def cut(path: Path, start_s: float, end_s: float, origin_s: float, out: Path, li
     }  # fmt: skip
     target = ffmpeg.output(frames, "to", **coded).global_args("-copyts", "-filter_complex_threads", "1")
     # The paths are filled in last, because ffmpeg-python fails on file names that are not UTF-8.
-    urls = {"from": file_url(path), "to": file_url(temp)}
+    file, _ = open_regular(path, limits)
+    descriptor = file.fileno()
+    urls = {"from": descriptor_url(descriptor), "to": file_url(temp)}
     argv = [urls.get(word, word) for word in map(str, target.compile(cmd=ffmpeg_exe()))]
     try:
-        run_ffmpeg(argv, timeout_s=limits.timeout_s, limits=limits)
+        run_ffmpeg(argv, timeout_s=limits.timeout_s, limits=limits, descriptors=[descriptor])
         with open(temp, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temp, out)
@@ -50,4 +53,5 @@ def cut(path: Path, start_s: float, end_s: float, origin_s: float, out: Path, li
     except FfmpegFailed as error:
         raise Refused("corrupt", str(error)) from None
     finally:
+        file.close()
         temp.unlink(missing_ok=True)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import mmap
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import OpenVideo
-from m2raap.video.trust import Stamps, spread_damage
+from m2raap.video.container import OpenVideo, has_room
+from m2raap.video.shape import PixelAspects
+from m2raap.video.trust import Losses, Stamps, spread_damage
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
+MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
 _MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
 
 
@@ -38,7 +39,7 @@ def decode(
 
     Seeks to an I-frame at or before `start_s` and drops the frames before `start_s`. A frame without time stamp gets the
     time of the frame before plus 1/fps. With `keys_only`, only packets with the key-frame flag are decoded. Damage raises no
-    error.
+    error. A frame's `opaque` is its FrameOrigin.
     """
     base, origin = float(opened.time_base), opened.stream.start_time or 0
     tick_s = 1 / (opened.fps or 25.0)
@@ -52,7 +53,7 @@ def decode(
             if last_s + tick_s >= start_s:
                 yield DecodedFrame(max(last_s, start_s), None, corrupt=True)
             continue
-        stamp = stamps.of(frame)
+        stamp = stamps.of(frame, corrupt)
         time_s = last_s + tick_s if stamp is None else (stamp - origin) * base
         last_s = time_s
         if time_s < start_s - 1e-6:
@@ -74,7 +75,7 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
     stream: Any = opened.stream
     origin = stream.start_time or 0
     for back_s in (0.0, 1.0, 4.0, 16.0, start_s + 1.0, start_s + 16.0):
-        target = origin + int((start_s - back_s) / opened.time_base)
+        target = max(-MAX_STAMP, min(MAX_STAMP, origin + int((start_s - back_s) / opened.time_base)))
         try:
             container.seek(target, stream=stream, backward=True)
             if opened.format_name == "mov" or _next_key_s(opened) <= start_s + 1e-6:
@@ -83,7 +84,7 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
         except av.error.FFmpegError:
             continue  # the file has no index, or no packet that early
     try:
-        container.seek(origin - int(16 / opened.time_base), stream=stream, backward=True)
+        container.seek(max(-MAX_STAMP, origin - int(16 / opened.time_base)), stream=stream, backward=True)
     except av.error.FFmpegError:
         container.seek(0, stream=stream, unsupported_byte_offset=True)
 
@@ -100,21 +101,21 @@ def _next_key_s(opened: OpenVideo) -> float:
 
 def _need_room_for_a_frame(context: Any) -> None:
     """Raises MemoryError where memory for one more frame is lacking, which some decoders report as a damaged packet."""
-    try:
-        mmap.mmap(-1, max(1, context.width * context.height * 2)).close()  # address space only
-    except OSError as error:
-        raise MemoryError(
-            f"not enough memory for a frame of {context.width}x{context.height} pixels: {error}"
-        ) from None
+    if not has_room(max(1, context.width * context.height * 2)):
+        raise MemoryError(f"not enough memory for a frame of {context.width}x{context.height} pixels")
 
 
-def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]:
-    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row."""
+def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame | None, bool]]:
+    """All frames; None for each failure to read or decode a packet. Stops after _MAX_ERRORS_IN_A_ROW failures in a row.
+
+    With each frame: whether it may be predicted from lost data.
+    """
     import av.error
 
     stream: Any = opened.stream
     # An AVI has decoding times only: the n-th frame that the decoder gives out is displayed at the n-th of them.
     in_order: deque[int] | None = deque() if opened.format_name == "avi" else None
+    losses, aspects = Losses(opened, keys_only), PixelAspects(opened)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:
@@ -126,11 +127,13 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             raise MemoryError(str(error)) from None
         except av.error.FFmpegError:
             failures += 1
-            yield None
+            losses.before_next()
+            yield None, True
             packets = opened.packets()  # the exception has closed the generator; a new one continues
             continue
         if keys_only and packet.size and not packet.is_keyframe:
             continue  # by the packet's flag, because the decoders of VP9 and AV1 ignore `skip_frame`
+        losses.add(packet)
         if in_order is not None and packet.dts is not None:
             in_order.append(packet.dts)
         try:
@@ -145,11 +148,15 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[VideoFrame | None]
             _need_room_for_a_frame(stream.codec_context)
             if in_order:
                 in_order.popleft()
-            yield None
+            losses.at_latest()
+            yield None, True
             continue
+        losses.note_errors()
+        aspects.note(losses.number)
         if frames:
             failures = 0
         for frame in frames:
             if in_order:
                 frame.pts = in_order.popleft()
-            yield frame
+            aspects.mark(losses.origin_of(frame))
+            yield frame, losses.taint(frame)

@@ -20,6 +20,7 @@ from m2raap.video.planes import PlaneMaker
 from m2raap.video.planner import plan_sparse
 from m2raap.video.pool import FramePool
 from m2raap.video.render import Renderer
+from m2raap.video.shape import SizeChanges
 from m2raap.video.shots import TimedPlane, find_cuts
 from m2raap.video.sparse import read_sparsely
 from m2raap.video.tally import Tally, varies
@@ -68,7 +69,7 @@ class _Scan:
         cfg: KeyframeConfig,
         known_cuts_s: Sequence[float] | None,
     ) -> None:
-        self._planes = PlaneMaker()
+        self._planes, self._sizes = PlaneMaker(), SizeChanges()
         self.opened, self.cfg, self.start_s, self.end_s = opened, cfg, start_s, end_s
         self.tally = Tally(opened, start_s, end_s)
         self.window_s = self.tally.window_s if end_s is not None else max(0.0, video_length_s(opened) - start_s)
@@ -98,6 +99,7 @@ class _Scan:
             if self.times_s and time_s <= self.times_s[-1] + 1e-6:
                 continue  # a time stamp that does not increase: such a frame is not displayed, or displayed twice
             self.times_s.append(time_s)
+            self._sizes.add(frame)
             try:
                 if self.pool is None:
                     self._begin(frame)
@@ -153,6 +155,7 @@ class _Scan:
             "corrupt_share": self.tally.corrupt_share,
             "fps": fps,
             "variable_frame_rate": varies(self.times_s),
+            "size_changes": self._sizes.count,
             "num_shots": len(shot_bounds(self.cuts_s, length_s)),
         } | self._samples.signals()
 

@@ -49,13 +49,24 @@ def file_url(path: Path) -> str:
     return f"file:{path.absolute()}"
 
 
+def descriptor_url(descriptor: int) -> str:
+    """The address under which ffmpeg opens a file that it inherits, whatever has become of the file's name."""
+    return f"file:/dev/fd/{descriptor}"
+
+
 def run_ffmpeg(
-    argv: Sequence[str], *, stdin: bytes | None = None, timeout_s: float = 120.0, limits: VideoConfig | None = None
+    argv: Sequence[str],
+    *,
+    stdin: bytes | None = None,
+    timeout_s: float = 120.0,
+    limits: VideoConfig | None = None,
+    descriptors: Sequence[int] = (),
 ) -> bytes:
     """Runs ffmpeg (`argv[0]` is the program) and returns its stdout. Output files are overwritten.
 
     After `timeout_s` seconds the whole process group is killed. `limits`, for an untrusted file, bounds memory, CPU time and
-    the size of the output. Raises FfmpegTimeout, and FfmpegFailed with the end of ffmpeg's error output.
+    the size of the output. `descriptors`: open files that ffmpeg inherits (`descriptor_url`). Raises FfmpegTimeout, and
+    FfmpegFailed with the end of ffmpeg's error output.
     """
     argv = [argv[0], "-hide_banner", "-loglevel", "error", *(["-nostdin"] if stdin is None else []), "-y", *argv[1:]]
     with subprocess.Popen(
@@ -64,6 +75,7 @@ def run_ffmpeg(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        pass_fds=descriptors,
         preexec_fn=None if limits is None else partial(_limit, limits.memory_mb * 1024**2, limits.max_bytes, timeout_s),
     ) as process:
         try:

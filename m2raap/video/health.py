@@ -123,6 +123,8 @@ def health_line(row: HealthRow) -> str:
     )
     extra = [f"{row['share_corrupt']:.1%} damaged"] if row["share_corrupt"] else []
     extra += [f"rotated by {row['rotation_deg']} degrees"] if row["rotation_deg"] else []
+    extra += [f"HDR ({row['transfer']})"] if row["hdr"] else []
+    extra += [f"size changes {row['size_changes']} times"] if row["size_changes"] else []
     extra += ["variable frame rate"] if row["variable_frame_rate"] else []
     extra += [one_line(row["detail"])] if row["detail"] else []
     return f"{row['class']:<17} {one_line(row['path'])}  ({', '.join([figures, *extra])})"

@@ -18,6 +18,9 @@ CODECS = (
     "msmpeg4v1,h263,flv,theora,wmv1,wmv2,wmv3,vc1,mjpeg,prores,dnxhd"
 )
 
+MAX_STREAMS = 64  # of a file
+MAX_TIME_S = 1e7  # 116 days; a clip that begins later is not in any video
+
 
 class VideoConfig(Config):
     """Limits of one call to the decoder's process. A clip that exceeds a limit is refused with a reason."""

@@ -1,13 +1,18 @@
-"""Paths of video files: a clip's relative `video` becomes a path below the corpus root, and a path an open regular file."""
+"""Paths of video files: a clip's relative `video` becomes a path below the corpus root, and a path an open regular file.
+
+Paths are judged without holding the file, so they are real paths: no part of one is a symbolic link. Whoever opens one follows
+no link, so that a link that is swapped in after the judgement leads nowhere.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from m2raap.core.files import leads_out
+from m2raap.core.files import leads_out, open_without_links
 from m2raap.video.limits import Refused, VideoConfig
 
 
@@ -42,15 +47,16 @@ def resolve_video(root: Path, video: str) -> Path:
 
 
 def open_regular(path: Path, cfg: VideoConfig) -> tuple[BinaryIO, int]:
-    """Opens the file at `path` for reading; returns it, unbuffered, and its size in bytes.
+    """Opens the file at `path`, a real path, for reading; returns it, unbuffered, and its size in bytes.
 
     The open file is checked, not the path, so that nobody can exchange the file between check and reading. Raises Refused:
-    missing_file, not_media (a folder, pipe or device), empty, too_large.
+    missing_file, outside_root (a part of the path is a link), not_media (a folder, pipe or device), empty, too_large.
     """
     try:
-        # Without O_NONBLOCK the opening of a named pipe would wait for a writer; on a regular file it changes nothing.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = open_without_links(path)
     except OSError as error:
+        if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _has_link(path)):
+            raise Refused("outside_root", "a part of the path has become a symbolic link") from None
         raise Refused("missing_file", str(error.strerror)) from None
     info = os.fstat(handle)
     fault = None
@@ -64,6 +70,11 @@ def open_regular(path: Path, cfg: VideoConfig) -> tuple[BinaryIO, int]:
         os.close(handle)
         raise fault
     return os.fdopen(handle, "rb", buffering=0), info.st_size
+
+
+def _has_link(path: Path) -> bool:
+    """Whether a folder of the path is a link, which Linux reports as "not a directory"."""
+    return any(folder.is_symlink() for folder in path.parents)
 
 
 def read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:

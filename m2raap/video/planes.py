@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from m2raap.video import colour
+
 LONG_SIDE_PX = 160
 # Planar, 8 bits, limited range: what OpenCV's I420 expects once the planes have their size.
 _PLANAR = ("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p")
@@ -32,7 +34,17 @@ class PlaneMaker:
         self._size: tuple[int, int] | None = None
 
     def plane(self, frame: Any) -> np.ndarray:
-        """uint8 BGR [H, W, 3] of an av.VideoFrame. Raises FFmpegError or ValueError for a pixel format unknown to FFmpeg."""
+        """uint8 BGR [H, W, 3] of an av.VideoFrame; of an HDR frame with the brightness that a screen shows.
+
+        Raises FFmpegError or ValueError for a pixel format unknown to FFmpeg.
+        """
+        if colour.is_hdr(frame):
+            import cv2
+
+            return cv2.LUT(self._as_stored(frame), colour.screen_table(colour.transfer(frame)))
+        return self._as_stored(frame)
+
+    def _as_stored(self, frame: Any) -> np.ndarray:
         if self._size is None:
             self._size = plane_size(frame.width, frame.height)
         width, height = self._size

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from array import array
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
+from m2raap.video import colour
 from m2raap.video.container import open_video
 from m2raap.video.decode import decode
 from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.shape import SizeChanges, display_size, rotation_of
 from m2raap.video.tally import Tally, share_beyond_file, varies
 
 
@@ -29,6 +29,10 @@ class Probe:
     num_frames: int  # by the header; 0 where the header does not state it
     num_bytes: int  # size of the file
     missing_share: float  # share of the frames in the header's table that lie past the end of the file (MP4 only)
+    transfer: str  # FFmpeg's name of the transfer function: bt709, smpte2084 (PQ), arib-std-b67 (HLG), unknown ...
+    primaries: str  # FFmpeg's name of the colour primaries: bt709, bt2020, unknown ...
+    hdr: bool  # the transfer function is PQ or HLG
+    wide_gamut: bool  # the colour primaries are those of BT.2020
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class FileHealth:
     width: int  # pixels, as displayed; 0 where no frame could be decoded
     height: int
     rotation_deg: int  # as in Probe
+    transfer: str  # as in Probe; unknown where no frame could be decoded
+    primaries: str
+    hdr: bool
+    wide_gamut: bool
+    size_changes: int  # how often the displayed size or the shape of the pixels changes
     variable_frame_rate: bool
     frames_decoded: int
     frames_expected: int
@@ -63,7 +72,7 @@ def probe(path: Path, cfg: VideoConfig) -> Probe:
                 break
         if first is None:
             raise opened.nothing_decoded(packets > 0)
-        width, height = shown_size(first.width, first.height, pixel_aspect(opened.stream), first.rotation)
+        width, height = display_size(first, opened.stream, rotation_of(first))
         return Probe(
             container=opened.format_name,
             codec=opened.stream.codec_context.name,
@@ -71,28 +80,35 @@ def probe(path: Path, cfg: VideoConfig) -> Probe:
             width=width,
             height=height,
             fps=opened.fps,
-            rotation_deg=int(first.rotation) % 360,
+            rotation_deg=rotation_of(first),
             num_frames=int(opened.stream.frames or 0),
             num_bytes=opened.num_bytes,
             missing_share=missing_share,
+            transfer=colour.transfer(first),
+            primaries=colour.primaries(first),
+            hdr=colour.is_hdr(first),
+            wide_gamut=colour.has_wide_gamut(first),
         )
 
 
 def examine(path: Path, cfg: VideoConfig) -> FileHealth:
     """Decodes the whole file at `path`. Raises Refused for a file that cannot be opened; other faults are in the result."""
     with open_video(path, cfg) as opened:
-        tally = Tally(opened)
+        tally, sizes = Tally(opened), SizeChanges()
         times_s = array("d")
         width = height = rotation_deg = 0
+        transfer, primaries, hdr, wide_gamut = colour.UNKNOWN, colour.UNKNOWN, False, False
         for item in decode(opened):
             tally.add(item)
             if item.frame is None:
                 continue
             times_s.append(item.time_s)
+            sizes.add(item.frame)
             if not width:
-                rotation_deg = int(item.frame.rotation) % 360
-                aspect = pixel_aspect(opened.stream)
-                width, height = shown_size(item.frame.width, item.frame.height, aspect, rotation_deg)
+                rotation_deg = rotation_of(item.frame)
+                width, height = display_size(item.frame, opened.stream, rotation_deg)
+                transfer, primaries = colour.transfer(item.frame), colour.primaries(item.frame)
+                hdr, wide_gamut = colour.is_hdr(item.frame), colour.has_wide_gamut(item.frame)
         fault, detail = None, ""
         try:
             tally.judge(cfg)
@@ -106,6 +122,11 @@ def examine(path: Path, cfg: VideoConfig) -> FileHealth:
             width=width,
             height=height,
             rotation_deg=rotation_deg,
+            transfer=transfer,
+            primaries=primaries,
+            hdr=hdr,
+            wide_gamut=wide_gamut,
+            size_changes=sizes.count,
             variable_frame_rate=varies(times_s),
             frames_decoded=tally.decoded,
             frames_expected=tally.expected_frames,
@@ -113,25 +134,3 @@ def examine(path: Path, cfg: VideoConfig) -> FileHealth:
             duration_header_s=round(opened.duration_s, 6) or None,
             duration_frames_s=round(tally.covered_s, 6),
         )
-
-
-def pixel_aspect(stream: object) -> float:
-    """Width divided by height of one pixel; 1 where the file states none, or one outside 0.25..4."""
-    ratio = getattr(stream, "sample_aspect_ratio", None)
-    value = float(ratio) if ratio else 1.0
-    return value if 0.25 <= value <= 4 else 1.0
-
-
-def is_mirrored(frame: Any) -> bool:
-    """Whether the file's display matrix also mirrors a frame top to bottom before the rotation (front cameras of phones)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return False
-    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
-    return a * d - b * c < 0
-
-
-def shown_size(width: int, height: int, aspect: float, rotation_deg: int) -> tuple[int, int]:
-    """(width, height) in square pixels after the rotation, which is rounded to quarter turns. `aspect`: see pixel_aspect."""
-    wide = max(1, round(width * aspect))
-    return (height, wide) if round(rotation_deg / 90) % 2 else (wide, height)

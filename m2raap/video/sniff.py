@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import BinaryIO
 
-from m2raap.video.limits import Refused
+from m2raap.video.limits import MAX_STREAMS, Refused
 from m2raap.video.paths import read_at
 from m2raap.video.tails import find_tail
 
@@ -53,6 +54,13 @@ def why_unopened(file: BinaryIO, num_bytes: int, message: str) -> Refused:
             return Refused("truncated", f"the file was cut off where FFmpeg can no longer open it ({message})")
         return Refused("header_missing", f"the {kinds[0]} file was cut off before its first frame")
     return Refused("corrupt", f"the header is damaged ({message})")
+
+
+def refuse_many_streams(messages: Sequence[str]) -> None:
+    """Raises Refused (too_large) where FFmpeg's log says that a file has more streams than allowed, which FFmpeg reports
+    as a lack of memory."""
+    if any("max_streams" in message for message in messages):
+        raise Refused("too_large", f"the file has more than {MAX_STREAMS} streams")
 
 
 def is_mp4_without_moov(file: BinaryIO, num_bytes: int) -> bool:

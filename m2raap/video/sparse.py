@@ -15,8 +15,9 @@ from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
 from m2raap.video.planner import DECODER_DELAY_FRAMES, SeekRead, SparsePlan, stamps_of
 from m2raap.video.render import Renderer
+from m2raap.video.shape import PixelAspects, SizeChanges
 from m2raap.video.tally import Tally, varies
-from m2raap.video.trust import spread_damage
+from m2raap.video.trust import Losses, spread_damage
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -53,7 +54,7 @@ class _Reader:
 
     def __init__(self, opened: OpenVideo, plan: SparsePlan, cfg: KeyframeConfig) -> None:
         self._opened, self._plan, self._cfg = opened, plan, cfg
-        self._planes = PlaneMaker()
+        self._planes, self._sizes = PlaneMaker(), SizeChanges()
         self._renderer: Renderer | None = None
         self._order = {packet: place for place, (_, packet) in enumerate(plan.packets.presentation)}
         self.candidates: list[Candidate] = []
@@ -70,7 +71,11 @@ class _Reader:
         missing = {packets.times_s[packet]: packet for packet in seek.targets}
         key_s = packets.times_s[seek.key]
         # Frames stored after the I-frame but displayed before it need frames from before it, which are not decoded.
-        frames = (frame for frame in self._frames(seek) if frame is None or self._time_s(frame) > key_s - _SAME_S)
+        frames = (
+            (frame, tainted)
+            for frame, tainted in self._frames(seek)
+            if frame is None or self._time_s(frame) > key_s - _SAME_S
+        )
         for frame, corrupt in spread_damage(frames):
             if frame is None:
                 continue
@@ -90,6 +95,7 @@ class _Reader:
         until_s = presentation[place + 1][0] if place + 1 < len(presentation) else self._plan.length_s
         try:
             self._renderer = self._renderer or Renderer(self._opened.stream, frame, self._cfg.short_side_px)
+            self._sizes.add(frame)
             plane_HWC = self._planes.plane(frame)
             # Made small at once, because there may be many candidates.
             self._pictures.append(self._renderer.picture(frame))
@@ -106,13 +112,18 @@ class _Reader:
         base = float(self._opened.time_base)
         return (stamp - (self._opened.stream.start_time or 0)) * base - self._plan.start_s
 
-    def _frames(self, seek: SeekRead) -> Iterator[VideoFrame | None]:
-        """Frames from the seek's I-frame on, in presentation order; None for a packet that cannot be decoded."""
+    def _frames(self, seek: SeekRead) -> Iterator[tuple[VideoFrame | None, bool]]:
+        """Frames from the seek's I-frame on, in presentation order; None for a packet that cannot be decoded.
+
+        With each frame: whether it may be predicted from lost data.
+        """
         import av.error
 
         context: Any = self._opened.stream.codec_context
         in_order: deque[int] | None = deque() if self._opened.format_name == "avi" else None
+        losses, aspects = Losses(self._opened), PixelAspects(self._opened)
         for num_packets, packet in enumerate(self._packets(seek)):
+            losses.add(packet)
             if in_order is not None and packet.dts is not None:
                 in_order.append(packet.dts)
             try:
@@ -122,13 +133,16 @@ class _Reader:
             except MemoryError as error:
                 raise MemoryError(str(error)) from None
             except av.error.FFmpegError:
-                yield None
+                yield None, True
                 return
+            losses.note_errors()
+            aspects.note(losses.number)
             for frame in frames:
                 self._decoded += 1
                 if in_order:
                     frame.pts = in_order.popleft()
-                yield frame
+                aspects.mark(losses.origin_of(frame))
+                yield frame, losses.taint(frame)
             if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
 
@@ -138,10 +152,10 @@ class _Reader:
 
         container, stream = self._opened.container, self._opened.stream
         pts, dts = self._plan.packets.stamps[seek.key]
+        reached = False
         for target in (dts, min(0, stream.start_time or 0)):
             try:
                 container.seek(target, stream=stream, backward=True)
-                reached = False
                 for packet in self._opened.packets():
                     stamps = stamps_of(packet, self._opened)
                     reached = reached or (stamps == (pts, dts) and packet.is_keyframe)
@@ -170,6 +184,7 @@ class _Reader:
             "corrupt_share": self.corrupt_share,
             "fps": self._opened.fps or len(times_s) / plan.length_s,
             "variable_frame_rate": varies(times_s),
+            "size_changes": self._sizes.count,
             "blur": median(candidate.sharpness for candidate in self.candidates),
         } | dict.fromkeys(UNKNOWN)
         return clip_keyframes(cfg, self.candidates, self._pictures, picks, self._renderer, signals)

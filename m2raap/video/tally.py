@@ -8,6 +8,7 @@ from typing import Any
 
 from m2raap.video.container import OpenVideo
 from m2raap.video.decode import DecodedFrame
+from m2raap.video.fragments import num_fragment_frames
 from m2raap.video.limits import Refused, VideoConfig
 
 _MAX_DAMAGED_BY_CUT = 16  # frames that the end of a cut-off file can damage: one, and the B-frames predicted from it
@@ -109,10 +110,15 @@ class Tally:
 def announced_frames(opened: OpenVideo, start_s: float, end_s: float) -> int | None:
     """Number of frames in [start_s, end_s) by an MP4's sample table; None for a container without such a table.
 
+    Of a fragmented MP4, whose fragments are such tables, only the frames of the whole file are counted.
     Entries that an edit list discards are not counted. Decoding times are used, which are close enough for a share.
     """
-    if not opened.stream.frames or opened.format_name != "mov":
+    if opened.format_name != "mov":
         return None
+    if not opened.stream.frames:
+        if start_s > 0 or end_s != float("inf"):
+            return None
+        return num_fragment_frames(opened.file, opened.num_bytes, opened.stream.id)
     base = float(opened.time_base)
     entries = [e for e in _index(opened) if not e.is_discard]
     if len(entries) < opened.stream.frames * 0.5:

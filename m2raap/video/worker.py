@@ -21,21 +21,26 @@ from pathlib import Path
 from typing import IO, Any
 
 import m2raap
-from m2raap.core.errors import M2raapError
+from m2raap.core import talk
 from m2raap.video import wire
 from m2raap.video.extract import ClipKeyframes, KeyframeConfig
 from m2raap.video.ffmpeg import kill_group
-from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.limits import MAX_TIME_S, Refused, VideoConfig
+from m2raap.video.picture import DecodedPicture
 from m2raap.video.probe import FileHealth, Probe
 from m2raap.video.sample import SampledFrames
 from m2raap.video.scenes import THUMB_BYTES, Scenes, Thumbnails
 from m2raap.video.shots import Detector
 
+_log_of: dict[str, str] = {}  # traceback of a bug -> the log with it, so that a bug of many files fills no disk
 _START_TIMEOUT_S = 120.0  # for the imports on a busy machine; they do not count against a clip's time
 
 
 class WorkerBug(RuntimeError):
-    """The child failed in a way that no input should cause, which is a bug in m2raap; the message holds its traceback."""
+    """The child failed in a way that no input should cause, which is a bug in m2raap; the message holds its traceback.
+
+    For a file that causes it twice, `VideoWorker` refuses the file as decoder_bug, unless its `stop_at_bugs` is set.
+    """
 
 
 class _ChildEnded(Exception):
@@ -46,12 +51,32 @@ class _ChildEnded(Exception):
         self.cause = cause
 
 
+def _refuse_span(start_s: float, end_s: float | None) -> None:
+    if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
+        raise Refused("truncated", f"the span from {start_s} s to {end_s} s is empty")
+    if start_s > MAX_TIME_S:
+        raise Refused("truncated", f"the span begins at {start_s:g} s; no video is longer than {MAX_TIME_S:g} s")
+
+
+def _refused_for(bug: WorkerBug, path: str) -> Refused:
+    """The refusal of a file that caused a bug twice. The file is named on the screen, the traceback written to a log."""
+    _, _, trace = str(bug).partition("\n")
+    last = str(bug).strip().splitlines()[-1]
+    log = _log_of.get(trace)
+    if log is None:
+        log = _log_of[trace] = talk.write_trace(str(bug))
+    talk.log(f"{talk.one_line(path)}: refused for a bug in m2raap: {last}; the traceback is in {log}")
+    return Refused("decoder_bug", last)
+
+
 class VideoWorker:
     """Decodes videos in a long-lived child process, which the first call starts. Not for several threads at once.
 
     Each call returns, or raises Refused, within `cfg.timeout_s` seconds plus the start of a child, or twice that where a child
     ends. Use it as a context manager, or call close().
     """
+
+    stop_at_bugs = False  # True, for tests: a bug of m2raap raises WorkerBug, and is not counted as one refused video
 
     def __init__(self, cfg: VideoConfig | None = None) -> None:
         self.cfg = cfg or VideoConfig()
@@ -89,10 +114,9 @@ class VideoWorker:
         cfg: KeyframeConfig,
         cuts_s: Sequence[float] | None = None,
     ) -> ClipKeyframes:
-        """Key-frames and signals of the span [start_s, end_s): m2raap.video.extract.extract. Raises Refused, and M2raapError
-        for a span without length."""
-        if not (0 <= start_s < (float("inf") if end_s is None else end_s)):  # NaN too
-            raise M2raapError(f"{path}: the span from {start_s} s to {end_s} s is empty; give 0 <= start_s < end_s")
+        """Key-frames and signals of the span [start_s, end_s): m2raap.video.extract.extract. Raises Refused, also for a
+        span without length or one that begins after MAX_TIME_S."""
+        _refuse_span(start_s, end_s)
         request = {
             "do": "extract",
             "path": str(path),
@@ -107,7 +131,9 @@ class VideoWorker:
     def sample(
         self, path: Path, start_s: float, end_s: float | None, places: Sequence[float], short_side_px: int
     ) -> SampledFrames:
-        """Pixels of frames at `places` (0..1) of the span [start_s, end_s): m2raap.video.sample.sample. Raises Refused."""
+        """Pixels of frames at `places` (0..1) of the span [start_s, end_s): m2raap.video.sample.sample. Raises as `extract`
+        does."""
+        _refuse_span(start_s, end_s)
         head, blobs = self._call(
             {
                 "do": "sample",
@@ -130,7 +156,9 @@ class VideoWorker:
         return Scenes(**head)
 
     def thumbnails(self, path: Path, start_s: float, end_s: float | None) -> Iterator[Thumbnails]:
-        """Thumbnails of all undamaged frames of [start_s, end_s), some thousands at a time. Raises Refused."""
+        """Thumbnails of all undamaged frames of [start_s, end_s), some thousands at a time. Raises as `extract`
+        does."""
+        _refuse_span(start_s, end_s)
         after_s = -1.0
         while True:
             head, blobs = self._call(
@@ -146,6 +174,15 @@ class VideoWorker:
             if not thumbs.more:
                 return
             after_s = thumbs.times_s[-1]
+
+    def picture(self, data: bytes, name: str) -> DecodedPicture:
+        """An encoded picture as RGB: m2raap.video.picture.decode_picture. `name` is that of messages. Raises Refused."""
+        head, blobs = self._call({"do": "picture", "path": name}, [data])
+        picture = DecodedPicture(head["width"], head["height"], blobs[0])
+        if len(picture.pixels) != picture.width * picture.height * 3:
+            self.close()
+            raise Refused("corrupt", "the decoder's process sent an invalid answer: the size of the pixels is wrong")
+        return picture
 
     def close(self) -> None:
         """Ends the child. A later call starts a new one."""
@@ -185,7 +222,7 @@ class VideoWorker:
                 start_new_session=True,
             )
             try:
-                request = {"do": "start", "limits": self.cfg.model_dump(mode="json")}
+                request = {"do": "start", "limits": self.cfg.model_dump(mode="json"), "parent": os.getpid()}
                 self._exchange(self._child, request, _START_TIMEOUT_S)
             except (TimeoutError, EOFError, BrokenPipeError) as error:
                 stderr = self._end_of_stderr()
@@ -194,18 +231,20 @@ class VideoWorker:
         self._calls += 1
         return self._child
 
-    def _call(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def _call(self, request: dict[str, Any], data: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
         with suppress(_ChildEnded):
-            return self._attempt(request)
+            return self._attempt(request, data)
         try:
-            return self._attempt(request)
+            return self._attempt(request, data)
         except _ChildEnded as ended:
+            if isinstance(ended.cause, WorkerBug) and not self.stop_at_bugs:
+                raise _refused_for(ended.cause, request["path"]) from None
             raise ended.cause from None
 
-    def _attempt(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def _attempt(self, request: dict[str, Any], data: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
         child = self._start()
         try:
-            head, blobs = self._exchange(child, request, self.cfg.timeout_s)
+            head, blobs = self._exchange(child, request, self.cfg.timeout_s, data)
         except TimeoutError:
             self.close()
             raise Refused("timeout", f"{request['do']} took longer than {self.cfg.timeout_s:g} s") from None
@@ -229,15 +268,15 @@ class VideoWorker:
             raise refusal
         if "bug" in head:
             self.close()
-            raise WorkerBug(f"{request['do']} of {request['path']}:\n{head['bug']}")
+            raise _ChildEnded(WorkerBug(f"{request['do']} of {request['path']}:\n{head['bug']}"))
         return head, blobs
 
     def _exchange(
-        self, child: subprocess.Popen[bytes], request: dict[str, Any], timeout_s: float
+        self, child: subprocess.Popen[bytes], request: dict[str, Any], timeout_s: float, data: Sequence[bytes] = ()
     ) -> tuple[dict[str, Any], list[bytes]]:
         assert child.stdin and child.stdout
         deadline = time.monotonic() + timeout_s
-        child.stdin.write(wire.pack(request, []))
+        child.stdin.write(wire.pack(request, data))
         child.stdin.flush()
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)

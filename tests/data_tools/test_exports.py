@@ -23,8 +23,10 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import ids_digest, neutral, read_export, safe_key, unguarded
 from m2raap.core.tables import write_part
+from m2raap.core.tombstones import sha256
 from m2raap.core.view import View
 from m2raap.export.corpus import curated_view, export
+from m2raap.export.leftovers import leftovers
 from m2raap.video import limits
 from m2raap.video.ending import ENDINGS
 from tests.conftest import digests
@@ -129,6 +131,19 @@ def test_a_neutral_cell_is_harmless_and_comes_back(text: str):
     cell = neutral(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
     assert unguarded(cell) == text
+
+
+def test_what_is_left_in_an_exported_csv_is_told_apart_by_its_apostrophes(view: View, tmp_path: Path):
+    for kept, sought in (("=1+1", "'=1+1"), ("'=1+1", "=1+1")):
+        out = tmp_path / f"x{len(kept)}"
+        written(view, "csv", out)
+        lines = (out / "clips.csv").read_text(encoding="utf-8")
+        assert list(leftovers(out / "clips.csv", frozenset({sha256(sought)})))
+        rows = [row for row in csv.reader(lines.splitlines(keepends=True)) if neutral(sought) not in row]
+        with open(out / "clips.csv", "w", encoding="utf-8", newline="") as listing:
+            csv.writer(listing).writerows(rows)
+        assert not list(leftovers(out / "clips.csv", frozenset({sha256(sought)})))
+        assert list(leftovers(out / "clips.csv", frozenset({sha256(kept)})))
 
 
 @settings(deadline=None)

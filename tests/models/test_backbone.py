@@ -168,3 +168,67 @@ def test_texts_without_their_padding_have_the_same_vectors(backbone: Backbone) -
     length = int(tokens.argmax(1).max()) + 1
     assert backbone.can_shorten and length < backbone.context_length
     assert torch.allclose(backbone.encode_text(tokens[:, :length]), backbone.encode_text(tokens), atol=1e-6)
+
+
+def openai_like(tiny_name: str) -> dict[str, torch.Tensor]:
+    """A state dict as OpenAI's archives hold it: half precision, and three numbers beside the weights."""
+    weights = load_backbone(BackboneConfig(model=tiny_name, random_init=True)).clip.state_dict()
+    numbers = {"input_resolution": 32, "context_length": 16, "vocab_size": 49408}
+    return {key: value.half() for key, value in weights.items()} | {
+        key: torch.tensor(value) for key, value in numbers.items()
+    }
+
+
+@pytest.fixture
+def named_tiny(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny model under two names of open_clip's, of which the second has the other GELU."""
+    import open_clip
+
+    model_cfg = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    for name, more in (("tiny-for-test", {}), ("tiny-for-test-quickgelu", {"quick_gelu": True})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(model_cfg | more))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+    return "tiny-for-test"
+
+
+def test_openais_own_dict_is_read_with_its_own_activation(
+    named_tiny: str, images: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(openai_like(named_tiny), tmp_path / "openai.pt")
+    either = [
+        load_backbone(BackboneConfig(model=name, pretrained=str(tmp_path / "openai.pt")))
+        for name in (named_tiny, f"{named_tiny}-quickgelu")
+    ]
+    assert torch.equal(either[0].encode_image(images), either[1].encode_image(images))
+    assert either[0].description["model_cfg"]["quick_gelu"] is True and "quickgelu" not in capsys.readouterr().err
+
+
+def test_a_plain_dict_under_a_name_with_two_activations_is_noted(
+    named_tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = {key: value for key, value in openai_like(named_tiny).items() if value.ndim or key == "logit_scale"}
+    torch.save(weights, tmp_path / "plain.pt")
+    for name, noted in ((named_tiny, True), (f"{named_tiny}-quickgelu", False)):
+        load_backbone(BackboneConfig(model=name, pretrained=str(tmp_path / "plain.pt")))
+        assert (f"{named_tiny}-quickgelu" in capsys.readouterr().err) is noted
+
+
+def test_a_torchscript_archive_is_refused_with_the_way_to_convert_it(named_tiny: str, tmp_path: Path) -> None:
+    class OneLayer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.weight
+
+    torch.jit.save(torch.jit.trace(OneLayer(), torch.ones(2)), tmp_path / "archive.pt")
+    with pytest.raises(M2raapError, match="TorchScript") as error:
+        load_backbone(BackboneConfig(model=named_tiny, pretrained=str(tmp_path / "archive.pt")))
+    code = str(error.value).split('python -c "')[1].split('"')[0].replace("archive-weights.pt", str(tmp_path / "w.pt"))
+    exec(code, {})
+    assert list(torch.load(tmp_path / "w.pt", weights_only=True)) == ["weight"]
+    with pytest.raises(M2raapError, match=r"w\.pt.*state dict") as error:
+        load_backbone(BackboneConfig(model=named_tiny, pretrained=str(tmp_path / "w.pt")))

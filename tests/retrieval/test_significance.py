@@ -90,7 +90,7 @@ def test_differences_without_spread_keep_an_interval() -> None:
     [(0.0, 10.7, "0.0-10.7"), (99.98, 100.0, "99.98-100.00"), (1.0, 1.0, "1.0-1.0"), (-0.01, 0.5, "0.0-0.5")],
 )
 def test_ends_that_differ_never_look_equal(lo: float, hi: float, expected: str) -> None:
-    assert bounds_text(lo, hi) == expected
+    assert bounds_text((lo, hi)) == expected
 
 
 def test_resampling_twin() -> None:

@@ -1,24 +1,31 @@
 from __future__ import annotations
 
+import io
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from m2raap.cli.main import app
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
+from m2raap.core.frames import FrameReader
 from m2raap.core.runner import run_data_stage
+from m2raap.core.tables import FRAMES_A_GROUP
 from m2raap.core.view import View, open_view
 from m2raap.search.backend import ClipFilter, NotThere
 from m2raap.search.clip_vectors import ClipEncoder
 from m2raap.search.index import make_index
 from m2raap.search.search import Search
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
+from m2raap.video.picture import DecodedPicture, decode_picture
 from tests.search.world import TINY, index_of, rows, view_of, write_video
 from tests.stages.pictures import COLOURS, draw
 
@@ -58,6 +65,53 @@ def test_frames_come_best_first_at_the_videos_times(search: Search) -> None:
     vector_E, frames_KE = encoder.clips([search.jpegs("c1")])[0]
     assert np.allclose(sorted(frames_KE @ query_E, reverse=True), scores, atol=2e-3)
     assert np.array_equal(vector_E, search.gallery.vectors_NE[row])
+
+
+def test_a_text_does_not_wait_for_a_picture(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, answered = threading.Event(), threading.Event()
+
+    class SlowWorker:
+        def picture(self, data: bytes, name: str) -> DecodedPicture:
+            begun.set()
+            assert answered.wait(60)
+            return decode_picture(data)
+
+    monkeypatch.setattr("m2raap.search.search.video_worker", lambda limits: SlowWorker())
+    with ThreadPoolExecutor(1) as pool:
+        by_picture = pool.submit(search.by_picture, draw("blue"), "blue.jpg", 1)
+        assert begun.wait(60)
+        assert colour(search.by_text("a blue circle", 1)[0]) == "blue"
+        answered.set()
+        assert colour(by_picture.result()[0]) == "blue"
+
+
+def test_a_picture_that_takes_long_is_refused(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progressive JPEG of 150 kB with 2,000 empty scans decodes for 40 s; the size of a picture is in its header."""
+    sound = io.BytesIO()
+    Image.new("RGB", (2000, 2000)).save(sound, "JPEG", progressive=True)
+    data = sound.getvalue()
+    last_scan = data.rindex(b"\xff\xda")
+    hostile = data[:-2] + data[last_scan:-2] * 2000 + data[-2:]
+    monkeypatch.setattr("m2raap.search.search.PICTURE_S", 0.5)
+    with pytest.raises(M2raapError, match=r"scans\.jpg.*0\.5 s"):
+        search.by_picture(hostile, "scans.jpg", 1)
+    too_large = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(too_large, "PNG")
+    with pytest.raises(M2raapError, match="10000 x 6000"):
+        search.by_picture(too_large.getvalue(), "wide.png", 1)
+
+
+def test_one_request_for_key_frames_reads_one_group_of_them(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a large corpus has hundreds of megabytes."""
+    read = []
+    monkeypatch.setattr(
+        FrameReader, "_read", lambda *args, _read=FrameReader._read: read.append(args[1:3]) or _read(*args)
+    )
+    fresh = Search(search.gallery.path)
+    for _ in range(3):
+        assert len(fresh.jpegs("c1")) == 3
+    assert len(read) == 1
+    assert pq.ParquetFile(read[0][0]).metadata.row_group(read[0][1]).num_rows <= FRAMES_A_GROUP
 
 
 def test_pictures_and_likeness(search: Search) -> None:

@@ -360,3 +360,12 @@ def test_the_path_of_a_missing_corpus_is_not_sent(search: Search) -> None:
                 assert status == 404 and str(manifest.parent).encode() not in body
         finally:
             manifest.with_name("away").rename(manifest)
+
+
+def test_a_request_with_two_lengths_is_refused(server: SearchServer) -> None:
+    """A proxy in front may believe the other one, and the rest of the body would be the next request."""
+    head = "POST /api/image HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
+    with socket.create_connection(address_of(server), timeout=20) as connection:
+        connection.sendall((head + "Content-Length: 4\r\nContent-Length: 40\r\n\r\n").encode() + b"x" * 40)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1") == 1

@@ -75,7 +75,7 @@ def test_a_video_that_is_lost_before_training_is_named(out: Path, tmp_path: Path
     view = open_view(out / "raw_video" / "keyframes")
     source = ViewSource(view, "train", VideoConfig(), VideoDigests(tmp_path / "videos.json"))
     file = source.video(0)
-    assert file.path.is_file() and source.video_digest(0) == VideoDigests(tmp_path / "v").of("x", file.path)
+    assert file.path.is_file() and source.video_digest(0) == VideoDigests(tmp_path / "v").of("x", file.path, 2**40)
     vars(view)["corpus"] = replace(view.corpus, stated_video_root=tmp_path)  # as if the videos had been moved away
     with pytest.raises(
         M2raapError, match=rf"clip '{source.clip_ids[0]}': adapt.input=video needs its file.*missing_file"

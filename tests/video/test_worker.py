@@ -3,15 +3,18 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ffmpeg
 import pytest
 
-from m2raap.core.errors import M2raapError
 from m2raap.video import wire
 from m2raap.video.extract import KeyframeConfig, extract
 from m2raap.video.limits import Refused, VideoConfig
@@ -32,8 +35,18 @@ def test_same_as_in_process_and_one_child_for_all(clips: Path) -> None:
             worker.probe(clips / "not_there.mp4")
         assert refusal.value.reason == "missing_file"
         assert worker.pid == pid
-        with pytest.raises(M2raapError, match=r"plain\.mp4.*3\.0 s.*3\.0 s"):
-            worker.extract(clips / "plain.mp4", 3.0, 3.0, CFG)
+        for start_s, end_s in ((3.0, 3.0), (float("nan"), None), (9e15, None), (1e308, 1.1e308)):
+            for call in (
+                partial(worker.extract, cfg=CFG),
+                partial(worker.sample, places=[0.5], short_side_px=32),
+                lambda *span: list(worker.thumbnails(*span)),
+            ):
+                with pytest.raises(Refused) as refusal:
+                    call(clips / "plain.mp4", start_s, end_s)
+                assert refusal.value.reason == "truncated" and f"{start_s:g} s" in refusal.value.detail.replace(
+                    ".0", ""
+                )
+        assert worker.pid == pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         assert worker.probe(clips / "plain.mp4").width == 160
@@ -162,7 +175,55 @@ def test_a_bug_is_not_reported_as_a_refusal(clips: Path, lines: Wire) -> None:
         lines.change = lambda request: {key: value for key, value in request.items() if key != "start_s"}
         with pytest.raises(WorkerBug, match="KeyError"):
             worker.extract(clips / "plain.mp4", 0.0, None, CFG)
-        assert worker.probe(clips / "plain.mp4").width == 160
+        pid, bugs = worker.pid, [{"bug": "Traceback\nKeyError: 'x'"}]
+        assert pid is None
+        lines.change, lines.before_answer = lambda request: request, lambda: bugs.pop() if bugs else None
+        assert worker.probe(clips / "plain.mp4").width == 160 and not bugs  # the second child has answered
+
+
+def test_a_bug_costs_one_file(
+    clips: Path, lines: Wire, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The file is refused and named, the traceback kept once, and the next file is read."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = {str(clips / name): name for name in ("plain.mp4", "plain.mkv", "plain.ts")}
+    lines.before_answer = lambda: (
+        {"bug": f"Traceback\nlines of it\nKeyError: {'x' * 3}"}
+        if lines.request["path"].endswith(("mp4", "mkv"))
+        else None
+    )
+    with VideoWorker() as worker:
+        worker.stop_at_bugs = False
+        monkeypatch.setattr(worker, "_start", lambda: worker._child or VideoWorker._start(worker))
+        monkeypatch.setattr(worker, "close", lambda: None)  # spares the start of four children
+        reasons = {}
+        for path, name in names.items():
+            try:
+                reasons[name] = str(worker.probe(Path(path)).width)
+            except Refused as refusal:
+                reasons[name] = f"{refusal.reason} {refusal.detail}"
+        assert reasons == dict.fromkeys(("plain.mp4", "plain.mkv"), "decoder_bug KeyError: xxx") | {"plain.ts": "160"}
+        monkeypatch.undo()
+    screen = capsys.readouterr().err
+    (log,) = tmp_path.glob("m2raap-error-*.log")
+    assert "lines of it" in log.read_text() and screen.count(str(log)) == 2
+    assert all(str(clips / name) in screen for name in ("plain.mp4", "plain.mkv"))
+
+
+def test_the_child_ends_with_its_parent() -> None:
+    """Also while it decodes: a thread looks, so the pipe on which requests come need not be read."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "m2raap.video.child"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert child.stdin is not None
+    try:
+        start = {"do": "start", "limits": VideoConfig().model_dump(mode="json"), "parent": os.getpid() + 1}
+        child.stdin.write(wire.pack(start, []))
+        child.stdin.flush()
+        assert child.wait(timeout=60) == 1
+    finally:
+        child.kill()
+        child.stdin.close()
 
 
 def test_refused_can_be_pickled() -> None:
