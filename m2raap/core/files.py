@@ -155,13 +155,12 @@ def inside(folder: Path, name: object) -> Path:
 
 
 def open_without_links(path: Path) -> int:
-    """A descriptor, for reading, of the file at an absolute path of which no component is a symbolic link.
+    """A descriptor, for reading, of the file at a path of which no component is a symbolic link.
 
     Each folder is opened relative to the one before it, so that a link which somebody puts into a path that was judged before is
     noticed, and not followed. It does not wait for the writer of a named pipe. Raises OSError; ELOOP or ENOTDIR for a link.
     """
-    parts = path.parts
-    assert path.is_absolute() and ".." not in parts, path
+    parts = Path(os.path.abspath(path)).parts
     # O_PATH, where there is one, needs no permission to list the folders.
     folder_flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     folder = os.open(parts[0], folder_flags)

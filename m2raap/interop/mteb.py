@@ -168,7 +168,7 @@ class Encoder:
             path = Path(video["path"]).resolve()  # files in a hub's cache are symbolic links
             return worker.extract(resolve_video(path.parent, path.name), 0.0, None, self._keyframes).jpegs
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "video"
+            path = Path(folder).resolve() / "video"
             path.write_bytes(video["bytes"])
             return worker.extract(path, 0.0, None, self._keyframes).jpegs
 

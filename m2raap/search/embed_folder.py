@@ -93,7 +93,7 @@ def _corpus(videos: Path, out: Path) -> tuple[Path, list[str]]:
     files, left_out = find_files([videos])
     for line in left_out:
         talk.log(f"left out: {line}")
-    all_names = sorted({path.relative_to(videos).as_posix() for path in files}, key=os.fsencode)
+    all_names = sorted({file.path.relative_to(videos).as_posix() for file in files}, key=os.fsencode)
     names = [name for name in all_names if _is_utf8(name)]
     if not names:
         raise M2raapError(f"{videos}: holds no file" + (" whose name is UTF-8; rename the files" if all_names else ""))

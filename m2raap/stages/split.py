@@ -158,7 +158,7 @@ def _find(paths: Sequence[Path], out: Path, copies: bool) -> tuple[Path, list[tu
     for line in left_out:
         talk.log(f"left out: {line}")
     out_path = Path(os.path.realpath(out))
-    real = sorted({Path(os.path.realpath(path)) for path in videos}, key=os.fsencode)
+    real = sorted({video.real for video in videos}, key=os.fsencode)
     real = [path for path in real if not path.is_relative_to(out_path)]
     if not real:
         raise M2raapError(

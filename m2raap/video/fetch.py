@@ -79,7 +79,7 @@ def fetched(url: str, cfg: RemoteConfig) -> Iterator[Path]:
             "not_fetched", "the video is an address; to fetch it, use 'run --allow-remote' or set remote.allow_remote"
         )
     with tempfile.TemporaryDirectory(prefix="m2raap-fetch-") as scratch:
-        path = Path(scratch) / "video"
+        path = Path(scratch).resolve() / "video"  # TMPDIR may be a link, which the decoder does not follow
         try:
             _copy(url, path, cfg)
         except WebError as error:

@@ -6,16 +6,22 @@ so it is not used.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from m2raap.core.errors import M2raapError
 from m2raap.video.limits import CODECS, FORMATS, VideoConfig
+
+# On Linux ffmpeg ends with the thread that started it, which waits for it: an orphan would go on to encode.
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
 
 
 class FfmpegFailed(M2raapError):
@@ -94,6 +100,8 @@ def run_ffmpeg(
 
 def _limit(memory_bytes: int, file_bytes: int, cpu_s: float) -> None:
     """Runs in the child between fork and exec, where only system calls are safe."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     for kind, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.talk import one_line
@@ -21,14 +21,21 @@ from m2raap.video.worker import VideoWorker
 HealthRow = dict[str, Any]
 
 
-def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+class MediaFile(NamedTuple):
+    """A file as it is shown, and its real path, which alone was judged: whoever opens it follows no link."""
+
+    path: Path
+    real: Path
+
+
+def find_files(paths: Sequence[Path]) -> tuple[list[MediaFile], list[str]]:
     """The files at and below `paths`, and a line for each entry that was left out, with the reason.
 
     Folders are walked in the order of their names' bytes. A symbolic link below a folder counts as a file where its target is
     a file in that folder; links to folders, links that leave the folder and broken links are left out. A link among `paths`
     is followed wherever it leads. Raises M2raapError for a path that does not exist or may not be read.
     """
-    files: list[Path] = []
+    files: list[MediaFile] = []
     left_out: list[str] = []
     for path in paths:
         try:
@@ -41,11 +48,11 @@ def find_files(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         if is_folder:
             _walk(path, Path(os.path.realpath(path)), files, left_out)
         else:
-            files.append(path)
+            files.append(MediaFile(path, Path(os.path.realpath(path))))
     return files, left_out
 
 
-def _walk(folder: Path, root: Path, files: list[Path], left_out: list[str]) -> None:
+def _walk(folder: Path, root: Path, files: list[MediaFile], left_out: list[str]) -> None:
     waiting = [folder]
     while waiting:
         path = waiting.pop()
@@ -58,7 +65,7 @@ def _walk(folder: Path, root: Path, files: list[Path], left_out: list[str]) -> N
             elif target.is_dir():
                 left_out.append(f"{printable(path)}: a link to a folder")
             else:
-                files.append(path)
+                files.append(MediaFile(path, target))
         elif path.is_dir():
             try:
                 names = sorted(os.listdir(path), key=os.fsencode, reverse=True)
@@ -69,13 +76,13 @@ def _walk(folder: Path, root: Path, files: list[Path], left_out: list[str]) -> N
         elif path.is_file() and not os.access(path, os.R_OK):
             left_out.append(f"{printable(path)}: no permission to read it")
         else:
-            files.append(path)
+            files.append(MediaFile(path, root / path.relative_to(folder)))
 
 
-def examine_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> Iterator[HealthRow]:
-    """One row for each file, in order: `path`, `class` (ok, or a reason of core.errors.UNREADABLE), `detail` and the figures
-    of video.probe.FileHealth, which are None where the file could not be opened. A file that was deleted in the meantime has
-    the class missing_file."""
+def examine_files(files: Sequence[MediaFile], limits: VideoConfig, workers: int) -> Iterator[HealthRow]:
+    """One row for each of the `files` of `find_files`, in order: `path`, `class` (ok, or a reason of core.errors.UNREADABLE),
+    `detail` and the figures of video.probe.FileHealth, which are None where the file could not be opened. A file that was deleted
+    in the meantime has the class missing_file, one that became a link outside_root."""
     local = threading.local()
     started: list[VideoWorker] = []
 
@@ -83,8 +90,8 @@ def examine_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> I
         local.worker = VideoWorker(limits)
         started.append(local.worker)
 
-    def health_of(file: Path) -> HealthRow:
-        return _row(file, local.worker)
+    def health_of(file: MediaFile) -> HealthRow:
+        return _row(file.path, file.real, local.worker)
 
     pool = ThreadPoolExecutor(max(1, min(workers, len(files))), initializer=start)
     try:
@@ -95,13 +102,13 @@ def examine_files(files: Sequence[Path], limits: VideoConfig, workers: int) -> I
             worker.close()
 
 
-def _row(file: Path, worker: VideoWorker) -> HealthRow:
+def _row(file: Path, real: Path, worker: VideoWorker) -> HealthRow:
     row: HealthRow = {"path": printable(file), "class": "ok"}
     if row["path"] != str(file):
         row["path_bytes"] = os.fsencode(file).hex()  # the exact name, which is not UTF-8
     figures: HealthRow = dict.fromkeys(f.name for f in fields(FileHealth) if f.name not in ("fault", "detail"))
     try:
-        examined = worker.examine(Path(os.path.realpath(file)))
+        examined = worker.examine(real)
     except Refused as refusal:
         return row | {"class": refusal.reason, "detail": refusal.detail} | figures
     figures = {name: getattr(examined, name) for name in figures}

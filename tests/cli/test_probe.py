@@ -119,13 +119,14 @@ def test_the_walk_stays_in_the_folder_and_ends(tmp_path: Path) -> None:
     (root / "b" / "other.mp4").symlink_to(other / "3.mp4")
     (root / "b" / "same.mp4").symlink_to("../a.mp4")
     found, left_out = find_files([root])
-    assert [str(path.relative_to(root)) for path in found] == ["a/2.mp4", "a.mp4", "b/1.mp4", "b/same.mp4"]
+    assert [str(path.relative_to(root)) for path, _ in found] == ["a/2.mp4", "a.mp4", "b/1.mp4", "b/same.mp4"]
     assert len(left_out) == 4
     # What the user names is followed.
     (tmp_path / "link").symlink_to(other)
+    real = other / "3.mp4"
     assert find_files([tmp_path / "link", root / "b" / "other.mp4"])[0] == [
-        tmp_path / "link" / "3.mp4",
-        root / "b" / "other.mp4",
+        (tmp_path / "link" / "3.mp4", real),
+        (root / "b" / "other.mp4", real),
     ]
 
 

@@ -112,6 +112,15 @@ def test_a_video_that_became_a_link_is_not_followed(server: SearchServer, search
         path.write_bytes(kept)
 
 
+def test_a_folder_that_becomes_a_link_before_the_answer_is_not_followed(
+    server: SearchServer, search: Search, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "swapped").symlink_to(secret.parent)
+    monkeypatch.setattr(search, "video", lambda clip_id: tmp_path / "swapped" / secret.name)
+    status, _, body = ask(server, "/video/c2")
+    assert status == 404 and b"the secret" not in body
+
+
 @pytest.mark.parametrize(
     ("path", "status", "message"),
     [

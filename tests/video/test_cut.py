@@ -83,6 +83,10 @@ def test_refusals_leave_nothing_behind(clips: Path, tmp_path: Path) -> None:
             cut(path, 0.0, 1.0, 0.0, out, LIMITS)
     with pytest.raises(Refused, match="timeout"):
         cut(clips / "plain.mp4", 0.0, 4.0, 0.0, out, VideoConfig(timeout_s=0.01))
-    with pytest.raises(Refused, match="corrupt"):  # more bytes than allowed
+    with pytest.raises(Refused, match="too_large"):
         cut(clips / "plain.mp4", 0.0, 4.0, 0.0, out, VideoConfig(max_bytes=2000))
+    noise = ffmpeg.input("testsrc2=s=160x90:r=25:d=1,noise=alls=60:allf=t", f="lavfi")
+    coarse = encode(noise, tmp_path / "coarse.mp4", crf=51)
+    with pytest.raises(Refused, match="corrupt"):  # the copy, at a higher quality, has more bytes than allowed
+        cut(coarse, 0.0, 1.0, 0.0, out, VideoConfig(max_bytes=coarse.stat().st_size))
     assert list(out.parent.iterdir()) == []

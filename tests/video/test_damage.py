@@ -5,16 +5,24 @@ from __future__ import annotations
 import errno
 import random
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from m2raap.core.corpus import write_corpus
+from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import UNREADABLE
+from m2raap.core.runner import run_data_stage
+from m2raap.core.view import View, open_view
+from m2raap.stages import keyframes
+from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.video import container
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import examine, probe
-from m2raap.video.worker import VideoWorker
+from m2raap.video.worker import VideoWorker, WorkerBug, _ChildEnded
 from tests.video.bad_media.case import Sources
 from tests.video.bad_media.damage import CALLS, FILES, damaged
 from tests.video.bad_media.surgery import patched, renamed
@@ -112,3 +120,46 @@ def test_a_failing_disk_is_no_bug(media_sources: Sources, monkeypatch: pytest.Mo
     with pytest.raises(Refused, match="Input/output error") as refusal:
         examine(path, VideoConfig())
     assert refusal.value.reason == "missing_file"
+
+
+def test_one_clip_fails_as_one_in_a_stage(
+    media_sources: Sources, tmp_path: Path, worker: VideoWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip far behind every video, a file that cannot seek, and one that meets a bug: each is a row of `dropped`."""
+    root = tmp_path / "videos"
+    root.mkdir()
+    for name, make in {
+        "good.mp4": lambda s: s("plain.mp4"),
+        "seek.mp4": no_times,
+        "bug.mp4": lambda s: s("plain.mp4"),
+    }.items():
+        (root / name).write_bytes(make(media_sources))
+    spans = {"good": 0.0, "late": 9e15, "seek": 0.7, "bug": 0.0}
+    video_of = {"late": "good.mp4"}
+    clips = [
+        {"clip_id": name, "video": video_of.get(name, f"{name}.mp4"), "split": "train", "start_s": start_s or None}
+        for name, start_s in spans.items()
+    ]
+    texts = [
+        {"text_id": name, "clip_id": name, "lang": "en", "text": "x", "origin": "raw", "active": True} for name in spans
+    ]
+    write_corpus(tmp_path / "C", clips, texts, video_root=root, source={}, num_parts=1)
+    attempt = VideoWorker._attempt
+
+    def with_a_bug(worker: VideoWorker, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+        if "bug.mp4" in request["path"]:
+            raise _ChildEnded(WorkerBug("Traceback\nKeyError: 'x'"))
+        return attempt(worker, request)
+
+    monkeypatch.setattr(VideoWorker, "_attempt", with_a_bug)
+    monkeypatch.setattr(keyframes, "video_worker", lambda limits: worker)  # spares the start of another child
+    monkeypatch.setattr(VideoWorker, "stop_at_bugs", False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    stage = KeyframesStage(KeyframesConfig(k=4, min_frames=1))
+    assert run_data_stage(stage, View(tmp_path / "C"), tmp_path / "K", LocalEngine(1))
+    after = open_view(tmp_path / "K")
+    reasons = {row["clip_id"]: row["reason"] for row in after.dropped(0)}
+    assert reasons == {"late": "truncated", "seek": "corrupt", "bug": "decoder_bug"} and set(reasons.values()) <= set(
+        UNREADABLE
+    )
+    assert [clip["clip_id"] for clip in after.part(0).clips] == ["good"]

@@ -1,4 +1,5 @@
 import re
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,8 @@ from m2raap.stages.filter import FilterConfig, FilterStage
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.video import fetch
 from m2raap.video.fetch import RemoteConfig, check_url, fetched, is_url, url_digest
-from m2raap.video.limits import Refused
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.paths import open_regular
 
 ALLOWED = RemoteConfig(allow_remote=True)
 
@@ -59,6 +61,15 @@ def test_the_temporary_copy_is_deleted_after_use(store, tmp_path: Path):
     with pytest.raises(ZeroDivisionError), fetched("memory://bucket/a.mp4", ALLOWED):
         _ = 1 / 0
     assert not list(tmp_path.iterdir())
+
+
+def test_the_temporary_folder_may_be_a_link(store, tmp_path: Path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "link"))
+    with fetched("memory://bucket/a.mp4", ALLOWED) as path:
+        file, _ = open_regular(path, VideoConfig())
+        file.close()
 
 
 def test_refusals_of_a_store(store, monkeypatch):

@@ -17,6 +17,7 @@ from m2raap.core.videos import VideoDigests
 from m2raap.export import stills
 from m2raap.video.cut import cut
 from m2raap.video.ending import ending_of
+from m2raap.video.health import examine_files, find_files
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import open_regular, resolve_video
 from m2raap.video.worker import VideoWorker
@@ -71,6 +72,19 @@ def test_no_other_reader_does(swapped: Path, tmp_path: Path, read: Callable[[Pat
     assert refusal.value.reason == "outside_root" and not (tmp_path / "out.mp4").exists()
 
 
+def test_a_file_of_a_folder_that_becomes_one_is_not_examined(clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (folder / name).write_bytes((clips / "plain.mp4").read_bytes())
+    (folder / "c.mp4").symlink_to("b.mp4")
+    files, _ = find_files([folder])
+    (folder / "a.mp4").unlink()
+    (folder / "a.mp4").symlink_to(clips / "plain.mp4")
+    rows = {Path(row["path"]).name: row["class"] for row in examine_files(files, LIMITS, 1)}
+    assert rows == {"a.mp4": "outside_root", "b.mp4": "ok", "c.mp4": "ok"}
+
+
 def test_it_has_no_digest(swapped: Path, tmp_path: Path) -> None:
     assert VideoDigests(tmp_path / "cache.json").of("a", swapped, LIMITS.max_bytes) == "absent"
 
@@ -82,7 +96,8 @@ def test_a_picture_behind_it_is_not_read(swapped: Path) -> None:
 
 @pytest.mark.parametrize("exporter", [Csv, DataJuicer, VideoFolder, WebDataset])
 def test_no_export_copies_it(swapped: Path, tmp_path: Path, exporter: type) -> None:
-    clip = {"clip_id": "a", "video": "sub/a.mp4", "split": "train", "start_s": None, "end_s": None}
+    none = dict.fromkeys(("start_s", "end_s", "source", "licence", "category", "url"))
+    clip = {"clip_id": "a", "video": "sub/a.mp4", "split": "train"} | none
     text = {"text_id": "a.0", "clip_id": "a", "lang": "en", "text": "x", "origin": "raw", "active": True}
     out = tmp_path / "out"
     out.mkdir()
