@@ -11,6 +11,8 @@ import json
 import re
 from typing import Any
 
+from data_tools.strict_json import no_constant
+
 # Spellings of nothing, in small letters. R's 'NA' is one, too; 'na' is a caption of MSVD.
 NOTHING = frozenset(
     ["", "nan", "-nan", "none", "null", "nil", "undefined", "nat", "n/a", "n.a.", "#n/a", "#na", "<na>", "-", "--", "''",
@@ -32,6 +34,7 @@ _ITEM = re.compile(
     r"""\s*(?:[uU]?(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|None|null|NaN|nan)(?:(?P<comma>\s*,)|(?=\s|$))""",
     re.DOTALL,
 )
+_HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")
 _CLOCK = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-5][0-9](?:[.,][0-9]+)?)")
 
 
@@ -77,7 +80,7 @@ def _list_of_texts(cell: str) -> list[str] | None:
     if not (is_tuple or (text[:1] == "[" and text[-1:] == "]")) or len(text) > MAX_CELL:
         return None
     try:
-        return texts_in(json.loads(text, strict=False, parse_constant=lambda name: None))
+        return texts_in(json.loads(text, strict=False, parse_constant=no_constant))
     except (json.JSONDecodeError, RecursionError):
         pass
     texts, position, inner = [], 0, text[1:-1].rstrip()
@@ -157,3 +160,11 @@ def split_of_folder(parts: tuple[str, ...]) -> str | None:
     if len(splits) > 1:
         raise ValueError(f"its path names the splits {' and '.join(splits)}; rename the folder")
     return splits[0] if splits else None
+
+
+def sniff_lang(text: str) -> str:
+    """A guess by the script: zh if more than a fifth of the letters are Han, else en. `filter` checks the language later."""
+    if text.isascii():
+        return "en"
+    letters = sum(char.isalpha() for char in text)
+    return "zh" if letters and len(_HAN.findall(text)) / letters > 0.2 else "en"

@@ -15,7 +15,8 @@ LANG_NAMES = {
     "en": ("en", "eng", "english", "en_us", "en_gb"),
     "zh": ("zh", "cn", "ch", "chs", "chn", "zho", "cmn", "chinese", "zh_cn", "zh_hans", "zh_hant", "zh_tw", "mandarin"),
 }
-_MAX_HEADERS = 1000  # spellings of a row's columns that are remembered; rows of jsonl may each have other keys
+# Rows of jsonl may each have other keys: so many spellings of a row's columns, and columns that are not known, are remembered.
+_MAX_HEADERS, _MAX_UNKNOWN = 100, 10_000
 _MAX_NAMES = 20  # in a message
 
 
@@ -73,10 +74,14 @@ class Columns:
     def _rename(self, row: dict[str, Any]) -> dict[str, str]:
         taken_names = {name for name in row if self._known.get(folded(name)) == name}
         renamed = {}
-        self._empty |= row.keys() - self._names.keys()
         for name in row:
             by_lang = caption_column(name)
             known = self._known.get(folded(name), name)
+            if name not in self._names:
+                is_known = known != name or name in taken_names or by_lang
+                if not is_known and len(self._names) >= _MAX_UNKNOWN:
+                    continue
+                self._empty.add(name)
             if known != name and known in taken_names:
                 self._names.setdefault(name, None)
                 continue

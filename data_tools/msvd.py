@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_tools.cell_readers import text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import read_json_file, read_lines, read_rows, require, text_of, texts_of
+from data_tools.listing import read_json_file, read_lines, read_rows, require
 from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root

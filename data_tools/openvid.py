@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_tools.cell_readers import captions_in, number_or_none, split_or_none, text_of
 from data_tools.cells import is_nothing
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import captions_in, number_or_none, split_or_none, text_of
 from data_tools.locate import Files
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root

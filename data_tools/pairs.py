@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.cells import is_nothing
+from data_tools.cells import is_nothing, sniff_lang
 from data_tools.columns import Columns
-from data_tools.listing import read_rows, require, sniff_lang
+from data_tools.listing import read_rows, require
 from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
 

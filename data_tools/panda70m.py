@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from data_tools.cell_readers import number_or_none, split_or_none, text_of, texts_of
 from data_tools.cells import is_nothing, python_list
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import number_or_none, split_or_none, text_of, texts_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus

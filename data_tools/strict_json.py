@@ -103,10 +103,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _no_constant(name: str) -> None:
+def no_constant(name: str) -> None:
     """NaN is how Python writes a missing value. Raises ValueError for the infinities."""
     if name != "NaN":
         raise ValueError(f"JSON has no {name}")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=no_constant)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.cells import first_filled, is_nothing, texts_in
+from data_tools.cell_readers import span, split_or_none, text_of
+from data_tools.cells import first_filled, is_nothing, sniff_lang, texts_in
 from data_tools.columns import CAPTION, Columns, caption_column, shortened
 from data_tools.corpora import write_training
-from data_tools.listing import read_rows, sniff_lang, span, split_or_none, text_of
+from data_tools.listing import read_rows
 from data_tools.pairs import Pairs
 from data_tools.provenance import NAMES, Provenance
 from data_tools.rooted import video_root

@@ -15,6 +15,7 @@ from data_tools.listing import KINDS, kind_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
 from data_tools.table import List, read_lists
+from m2raap.core import exports
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
 
@@ -58,7 +59,7 @@ def _find_lists(folder: Path) -> tuple[list[Path], list[str]]:
         if len(lists) > 1:
             raise M2raapError(f"{base}: holds {' and '.join(path.name for path in lists)}; keep one of them")
         paths += lists
-        tables = [name for name in sorted(names) if kind_of(Path(name)) in KINDS and name not in LISTS]
+        tables = [name for name in sorted(names) if kind_of(Path(name)) in KINDS and name not in (*LISTS, exports.FILE)]
         links = [name for name in folders if os.path.islink(os.path.join(base, name))]
         others += [os.path.relpath(os.path.join(base, name), folder) for name in (*tables, *links)]
     return paths, others

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_tools.cell_readers import span
 from data_tools.cells import first_filled, is_nothing, split_of, texts_in
 from data_tools.columns import CAPTION, Columns
 from data_tools.corpora import write_training
-from data_tools.listing import span
 from data_tools.pairs import Pairs
 from data_tools.provenance import ORIGINS
 from data_tools.rooted import SUFFIXES
@@ -210,6 +210,7 @@ def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
     clip_id = pairs.clip(where, clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
     texts = meta.get("texts")
     if isinstance(texts, list) and texts and all(isinstance(row, dict) for row in texts):
+        columns.used.add("texts")
         _add_exported_texts(pairs, where, clip_id, texts)
         return
     captions = captions_of(meta, columns, f"{pairs.listing}: {where}")

@@ -50,6 +50,12 @@ def test_a_list_of_something_else_is_refused(cell: object):
         texts_in(cell)
 
 
+def test_nan_in_a_list_is_nothing_and_an_infinity_is_refused():
+    assert texts_in('["a dog", NaN]') == ["a dog", ""]
+    with pytest.raises(ValueError, match="Infinity"):
+        texts_in('["a dog", -Infinity]')
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools import listing
-from data_tools.listing import read_headless, read_json_file, read_rows, seconds_or_none, sniff_lang
+from data_tools.cell_readers import seconds_or_none
+from data_tools.cells import sniff_lang
+from data_tools.listing import read_headless, read_json_file, read_rows
 from m2raap.core.errors import M2raapError
 
 GOOD = "video,caption\na.mp4,a ball\n"
