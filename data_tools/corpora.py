@@ -111,8 +111,9 @@ def write_training(
         name = out.with_name(out.name + "-holdout")
         groups.append((name, test, f"{name.name}-{num_holdout}-seed{seed}"))
     missing = _missing(root, train + test, pairs)
-    corpora = []
-    for folder, group, benchmark in groups:
+    corpora = {}
+    # One that is there already comes first: where it may not be replaced, the other one, which belongs to it, is not written.
+    for folder, group, benchmark in sorted(groups, key=lambda row: not (row[0] / "manifest.json").exists()):
         group_ids = {row["clip_id"] for row in group}
         texts = [row for row in pairs.texts if row["clip_id"] in group_ids]
         named_by_user = None if folder == out else out.parent  # the name of the holdout is ours: it may not be a link
@@ -122,17 +123,17 @@ def write_training(
                 group,
                 texts,
                 video_root=root,
-                source=_source(source, None if corpora else pairs, texts),
+                source=_source(source, pairs if folder == groups[0][0] else None, texts),
                 benchmark=benchmark,
                 missing=[row for row in missing if row["clip_id"] in group_ids],
             )
             _write_scores(corpus, pairs.scores)
-        corpora.append(corpus)
-    return corpora
+        corpora[folder] = corpus
+    return [corpora[folder] for folder, _, _ in groups]
 
 
 def _source(source: dict[str, Any], pairs: Pairs | None, texts: list[Row]) -> dict[str, Any]:
-    """What a manifest says about the origin: texts by language, and, in the first corpus of an import, what was left out."""
+    """What a manifest says about the origin: texts by language, and, with `pairs`, what was left out."""
     langs = Counter(row["lang"] for row in texts)
     source = source | {"langs": {lang: langs[lang] for lang in sorted(langs)}}
     if pairs:

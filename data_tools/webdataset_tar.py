@@ -8,6 +8,7 @@ wrote keep their ids, times and provenance.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import shutil
@@ -29,6 +30,7 @@ from data_tools.table import KEPT, captions_of
 from m2raap.core.corpus import LANGS, Corpus, importing
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
+from m2raap.core.replace import refuse_other_files
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
@@ -94,6 +96,7 @@ def _import(
     pairs.unread_lists = sorted(
         str(path.relative_to(source)) for path in source.glob("*/**/*") if path.name.endswith(SHARDS)
     )
+    _refuse_other_videos(draft, videos, out)
     _move_videos(draft, videos)
     origin = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
     corpora = write_training(out, pairs, root=videos, source=origin, num_holdout=num_holdout, seed=seed)
@@ -236,6 +239,19 @@ def _add_exported_texts(pairs: Pairs, where: str, clip_id: str, texts: list[dict
         parent = new_ids.get(str(row.get("parent_text_id")))
         more = {"producer": str(row["producer"])} if row.get("producer") else {}
         new_ids[str(row.get("text_id"))] = pairs.text(clip_id, text, lang, origin=origin, parent_text_id=parent, **more)
+
+
+def _refuse_other_videos(draft: Path, videos: Path, out: Path) -> None:
+    """Raises M2raapError where a video would replace one of the corpus that `out` holds, with other bytes, and may not."""
+    names = sorted(str(path.relative_to(draft)) for path in draft.glob("*/*"))
+    names = [name for name in names if (videos / name).is_file()]
+    try:
+        refuse_other_files(
+            out, [f"videos/{name}" for name in names if not filecmp.cmp(draft / name, videos / name, shallow=False)]
+        )
+    except M2raapError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def _move_videos(draft: Path, videos: Path) -> None:

@@ -11,6 +11,7 @@ from m2raap.core.config import build, parse_assignments, set_keys
 from m2raap.core.corpus import Corpus, open_corpus, write_corpus
 from m2raap.core.engine import available_cores
 from m2raap.core.lock import locked
+from m2raap.core.replace import refuse_other_source
 
 BENCHMARK = "world-motion"
 
@@ -27,6 +28,8 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
             if all(corpus.source == source for corpus in corpora):
                 talk.log("world: already finished")
                 return corpora
+        for folder in (train, test):  # before the videos of the old world are replaced
+            refuse_other_source(folder, source)
         with talk.Phases("world") as phases:
             world = make_world(cfg, out, workers or available_cores(), lambda done, total: phases("clips", done, total))
         more: dict[str, Any] = {"video_root": root, "source": source}

@@ -12,7 +12,7 @@ import typer
 
 from m2raap.cli import data_export, data_import, forget
 from m2raap.cli.emit import emit
-from m2raap.cli.options import JsonOption, WorkersOption, open_engine, parse_percent
+from m2raap.cli.options import JsonOption, ReplaceOption, WorkersOption, open_engine, parse_percent
 from m2raap.core import talk
 from m2raap.core.errors import TooManyRefused, UsageError
 
@@ -92,15 +92,17 @@ def split(
         float, typer.Option("--timeout-s", min=1, help="most wall-clock seconds for one video")
     ] = 3600.0,
     workers: WorkersOption = None,
+    force: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.core.config import build
+    from m2raap.core.replace import replacing
     from m2raap.stages.split import SplitConfig
     from m2raap.stages.split import split as run_split
 
     settings = {"detector": detector, "min_s": min_s, "max_s": max_s, "cut": cut, "decode": {"timeout_s": timeout_s}}
     cfg = build(SplitConfig, settings, "split")
-    with open_engine("local", workers, None) as engine:
+    with open_engine("local", workers, None) as engine, replacing(force):
         done = run_split(paths, out, cfg, engine, scenes)
     counts = done.corpus.counts
     tree = {

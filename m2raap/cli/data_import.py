@@ -9,7 +9,7 @@ import typer
 
 from data_tools.formats import FORMATS, Format
 from m2raap.cli.emit import emit
-from m2raap.cli.options import JsonOption, WorkersOption
+from m2raap.cli.options import JsonOption, ReplaceOption, WorkersOption
 from m2raap.core.errors import UsageError
 
 # Option of an importer -> the flag that sets it.
@@ -57,9 +57,11 @@ def import_(
         ),
     ] = None,
     workers: WorkersOption = None,
+    force: ReplaceOption = False,
     as_json: JsonOption = False,
 ) -> None:
     from m2raap.core.config import suggestion
+    from m2raap.core.replace import replacing
 
     if kind not in FORMATS:
         raise UsageError(f"data import {kind}: unknown format: {suggestion(kind, FORMATS)}")
@@ -77,7 +79,8 @@ def import_(
         holdouts = [out.with_name(f"{out.name}-holdout")] if holdout else []
         for corpus in (out / "train", out / "test") if kind == "world" else (out, *holdouts):
             keep_out(corpus, tombstones)
-    corpora = chosen.load()(*([] if source is None else [source]), out, **options)
+    with replacing(force):
+        corpora = chosen.load()(*([] if source is None else [source]), out, **options)
     rows = [
         {"corpus": str(corpus.path), "benchmark": corpus.benchmark, "counts": corpus.counts, "source": corpus.source}
         for corpus in corpora

@@ -49,8 +49,10 @@ def status(
     from m2raap.pipeline.inspect import status as status_of
     from m2raap.pipeline.run_folder import RunFolder
 
-    rows = status_of(RunFolder.open(folder))
+    run = RunFolder.open(folder)
+    rows = status_of(run)
     emit(rows, map(_status_line, rows), as_json)
+    _ = run.inputs  # raises where a corpus is not the one that the run has read
 
 
 def _status_line(row: dict[str, Any]) -> str:
@@ -60,6 +62,19 @@ def _status_line(row: dict[str, Any]) -> str:
     flow = f"{clips.rows_in} -> {clips.rows_out} clips" if clips.rows_in else ""
     parts = f"{row['scored']}/{row['parts']} parts scored" if "parts" in row else ""
     return f"{row['state']:<11} {row['folder']:<44} {flow or parts:<28} {', '.join(row['arms'])}"
+
+
+def flow_lines(row: dict[str, Any]) -> list[str]:
+    """The lines in which `run --until` prints a row of `status`: rows in, added, kept, and dropped by reason."""
+    from m2raap.core.ledger import Counts
+
+    lines = [f"{row['folder']}: {row['state']}"]
+    for name, rows in Counts.from_dict(row.get("counts", {})).tables.items():
+        if rows.expected:
+            reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(rows.dropped.items(), key=lambda i: -i[1]))
+            added = f" and {rows.added:,} added" if rows.added else ""
+            lines.append(f"  {rows.rows_in:,} {name} in{added}, {rows.rows_out:,} kept; dropped: {reasons or 'none'}")
+    return lines
 
 
 def _verify(folder: Path, as_json: bool) -> None:

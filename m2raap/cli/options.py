@@ -35,6 +35,10 @@ ForceOption = Annotated[
         "--force", help="replace folders that were made from other inputs or settings; what still fits is reused"
     ),
 ]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option("--force", help="replace a corpus in OUT that has other content; runs made from it are then stale"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="override the recipe's seed")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="the training corpus")]
@@ -43,7 +47,11 @@ BenchOption = Annotated[
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="print the plan and its cost, and write nothing")]
 AllowRefusedOption = Annotated[
-    str, typer.Option("--allow-refused", help="exit with 3 if a larger share of the clips cannot be read")
+    str,
+    typer.Option(
+        "--allow-refused",
+        help="exit with 3 if a larger share of the clips cannot be read (for a stage alone: has no video file)",
+    ),
 ]
 AllowRemoteOption = Annotated[
     bool, typer.Option("--allow-remote", help="download videos whose path is a web address (keyframes.remote)")
@@ -113,6 +121,20 @@ def parse_devices(text: str | None) -> list[str]:
     return devices
 
 
+def _present(devices: list[str], text: str | None) -> list[str]:
+    """The devices. Raises UsageError where this machine does not have one of them, before any work is done."""
+    if devices:
+        import torch
+
+        number = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if any(int(device.removeprefix("cuda:")) >= number for device in devices):
+            gpus = (
+                f"the GPUs 0 to {number - 1}" if number > 1 else "the GPU 0" if number else "no GPU that torch can use"
+            )
+            raise UsageError(f"--devices {text}: this machine has {gpus}; name others, or leave --devices out")
+    return devices
+
+
 def parse_benches(items: list[str] | None) -> dict[str, Path]:
     """['held=C-holdout'] -> {'held': Path('C-holdout')}."""
     benches: dict[str, Path] = {}
@@ -139,7 +161,7 @@ def open_engine(kind: str, workers: int | None, devices: str | None) -> Iterator
 
         engine: Engine = RayEngine(workers, parse_devices(devices))
     else:
-        engine = LocalEngine(workers, parse_devices(devices))
+        engine = LocalEngine(workers, _present(parse_devices(devices), devices))
     try:
         yield engine
     finally:

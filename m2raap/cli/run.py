@@ -11,6 +11,7 @@ import typer
 from m2raap import stages
 from m2raap.cli import options
 from m2raap.cli.emit import emit
+from m2raap.cli.inspect import flow_lines
 from m2raap.cli.report import emit_report
 from m2raap.core.errors import TooManyRefused, UsageError
 
@@ -94,6 +95,7 @@ def run_recipe(
     from m2raap.core.config import suggestion
     from m2raap.pipeline.ablate import progressive
     from m2raap.pipeline.dry_run import dry_run as plan_and_cost
+    from m2raap.pipeline.inspect import status
     from m2raap.pipeline.recipe import load_recipe, with_remote_videos
     from m2raap.pipeline.run import Options, is_last, make_plan, steps_within
     from m2raap.pipeline.run import run as run_stages
@@ -106,15 +108,15 @@ def run_recipe(
     if first is not None and last is not None and list(stages.STAGES).index(first) > list(stages.STAGES).index(last):
         raise UsageError(f"--until {last}: this stage comes before --from {first}, so there is nothing to run")
     inputs = Inputs(data, options.parse_benches(bench), limit, tuple(scores or ()))
-    how = Options(first, last, force, options.parse_share(parts))
+    allowed = options.parse_percent(allow_refused)
+    how = Options(first, last, force, options.parse_share(parts), allowed)
     loaded = load_recipe(recipe, [*(assignments or []), *([f"seeds={seeds}"] if seeds else [])], seed)
     loaded = progressive(loaded) if ablate else loaded
-    allowed = options.parse_percent(allow_refused)
     loaded = with_remote_videos(loaded) if allow_remote else loaded
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
-        tree = plan_and_cost(loaded, inputs, out, steps_within(make_plan(loaded, inputs, out), how))
+        tree = plan_and_cost(loaded, inputs, out, steps_within(make_plan(loaded, inputs, out), how), force)
         emit(tree, tree["lines"], as_json)
         return
     with options.open_engine(engine, workers, devices) as mapped:
@@ -124,6 +126,10 @@ def run_recipe(
     folder = RunFolder.open(out)
     if is_last(last):
         emit_report(*write_report(folder, loaded, truth), as_json)
+    else:
+        stages_done = {str(step.folder) for step in steps_within(folder.steps, how)}
+        rows = [row for row in status(folder) if row["folder"] in stages_done]
+        emit(rows, [line for row in rows for line in flow_lines(row)], as_json)
     _refuse_too_many_unreadable(folder, allowed)
 
 

@@ -55,12 +55,14 @@ def data_stage_command(name: str) -> Callable[..., None]:
         engine: options.EngineOption = "local",
         parts: options.PartsOption = None,
         force: options.ForceOption = False,
+        allow_refused: options.AllowRefusedOption = "5%",
         as_json: options.JsonOption = False,
     ) -> None:
         from m2raap.core.errors import M2raapError, UsageError
         from m2raap.core.runner import run_stage
         from m2raap.core.stage import DataStage, StepInputs
         from m2raap.pipeline.recipe import load_recipe
+        from m2raap.stages.shared import warn_of_drawings
 
         loaded = load_recipe(recipe, assignments)
         view = _open(corpus, loaded, limit)
@@ -71,9 +73,13 @@ def data_stage_command(name: str) -> Callable[..., None]:
         _refuse_without_needs(stage, view, corpus)
         if scores and not stage.reads_scores:
             raise UsageError(f"--scores: {name} does not use scores; give them to 'm2raap filter' (filter.scores)")
+        if stage.backbones() or name == "rewrite":  # which takes captions that the backbone chose
+            warn_of_drawings(loaded.backbone.model, view)
         share = options.parse_share(parts)
+        allowed = options.parse_percent(allow_refused)
         with options.open_engine(engine, workers, devices) as mapped:
-            step = StepInputs(view, out, mapped, scores=tuple(scores or ()), force=force, share=share)
+            how = {"force": force, "share": share, "allow_refused": allowed}
+            step = StepInputs(view, out, mapped, scores=tuple(scores or ()), **how)
             finished = run_stage(stage, step)
         if finished:
             _show_counts(out, as_json)
@@ -113,6 +119,7 @@ def adapt(
 ) -> None:
     from m2raap.pipeline.recipe import load_recipe
     from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
+    from m2raap.stages.shared import warn_of_drawings
 
     loaded = load_recipe(recipe, assignments, seed)
     stage = AdaptStage(loaded.adapt, loaded.shared)
@@ -121,6 +128,7 @@ def adapt(
         return
     view = _open(corpus, loaded, limit)
     _refuse_without_needs(stage, view, corpus)
+    warn_of_drawings(loaded.backbone.model, view)
     stage.run_on(view, out, force)
     _show_counts(out, as_json)
 

@@ -18,9 +18,10 @@ from typing import Any
 from m2raap.core import tombstones
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, remove_drafts, write_atomic, write_json
+from m2raap.core.files import read_json, write_atomic, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
+from m2raap.core.replace import DRAFT, draft_of
 from m2raap.core.state import allowed_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
 from m2raap.core.tombstones import Tombstones
@@ -34,7 +35,7 @@ _IMPORTING = ".m2raap-importing"
 FORGETTING = "forgetting"  # key of a manifest while clips are being removed from its tables
 TABLES = ("clips", "texts", "missing", "dropped")
 _IMPORT_FOLDERS = ("videos", "split")
-_CORPUS_NAMES = (*TABLES, *_IMPORT_FOLDERS, SCORES, tombstones.FILE, LOCK_FILE, _IMPORTING)
+_CORPUS_NAMES = (*TABLES, *_IMPORT_FOLDERS, SCORES, tombstones.FILE, LOCK_FILE, DRAFT, _IMPORTING)
 
 
 @dataclass(frozen=True)
@@ -77,25 +78,30 @@ def write_corpus(
 
     `missing` holds rows of the clips whose file is absent, with the columns of `dropped`; these clips stay in the corpus.
     `dropped` holds rows of what an importer refused, under ids that no clip has. Clips that were forgotten
-    (core/tombstones.py) are left out. Raises M2raapError for an empty corpus, a duplicate id, a text whose clip is absent, an
-    unknown language or split, or a folder that holds something other than a corpus.
+    (core/tombstones.py) are left out. A corpus that is there already stays until the new one is whole. Raises M2raapError for
+    an empty corpus, a duplicate id, a text whose clip is absent, an unknown language or split, a folder that holds something
+    other than a corpus, or a corpus with other content that may not be replaced (core/replace.py).
     """
     tables = {"clips": list(clips), "texts": list(texts), "missing": list(missing), "dropped": list(dropped)}
     _check_rows(tables["clips"], tables["texts"])
-    with locked(path, written=(*TABLES, "manifest.json", tombstones.FILE, SCORES)):
-        _write(path, tables, video_root, source, benchmark, num_parts)
+    with locked(path, written=(*TABLES, "manifest.json", tombstones.FILE, SCORES, DRAFT)):
+        _refuse_other(path)
+        with draft_of(path, TABLES, (SCORES,)) as draft:
+            _write(path, draft, tables, video_root, source, benchmark, num_parts)
         remember_video_root(path, video_root)
     return open_corpus(path)
 
 
 def _write(
     path: Path,
+    draft: Path,
     tables: dict[str, list[Row]],
     video_root: Path,
     source: dict[str, Any],
     benchmark: str | None,
     num_parts: int | None,
 ) -> None:
+    """Writes into `draft` what is to be the corpus in `path`."""
     clips, texts, missing, dropped = tables["clips"], tables["texts"], tables["missing"], tables["dropped"]
     forgotten = tombstones.read(path) if path.is_dir() else Tombstones()
     left_out = {row["clip_id"] for row in clips if len(forgotten) and forgotten.covers(row, video_root)}
@@ -114,12 +120,11 @@ def _write(
         for row in rows:
             parts[part_of(row["clip_id"], num_parts)].append(row)
         by_table[table] = parts
-    _clear(path)
     files: dict[str, str] = {}
     for table, parts in by_table.items():
         for part, rows in enumerate(parts):
             if rows or table in ("clips", "texts"):
-                files[f"{table}/{part:05d}"] = write_part(path, table, part, rows)
+                files[f"{table}/{part:05d}"] = write_part(draft, table, part, rows)
     manifest = {
         "kind": "corpus",
         "schema_version": SCHEMA_VERSION,
@@ -134,7 +139,7 @@ def _write(
         "files": files,
         "digest": content_digest(files, num_parts, benchmark),
     }
-    write_json(path / "manifest.json", manifest)
+    write_json(draft / "manifest.json", manifest)
 
 
 def missing_counts(reasons: Iterable[str]) -> dict[str, int]:
@@ -167,7 +172,7 @@ def importing(path: Path) -> Iterator[None]:
             for folder in written:
                 with suppress(OSError):  # not there, or not empty
                     folder.rmdir()
-            if not any(map(Path.exists, written)):
+            if (path / "manifest.json").exists() or not any(map(Path.exists, written)):
                 (path / _IMPORTING).unlink(missing_ok=True)
             raise
         (path / _IMPORTING).unlink(missing_ok=True)
@@ -197,17 +202,6 @@ def _refuse_other(path: Path) -> None:
         raise M2raapError(f"{path}: is not empty and holds no m2raap corpus; give another folder for --out")
     if read_json(manifest).get("kind") != "corpus":
         raise M2raapError(f"{path}: holds the output of a stage, not a corpus; give another folder for --out")
-
-
-def _clear(path: Path) -> None:
-    """Removes the tables and the manifest of an earlier import: without a manifest the corpus is unfinished."""
-    _refuse_other(path)
-    (path / "manifest.json").unlink(missing_ok=True)
-    for table in TABLES:
-        remove_drafts(path / table)
-        for old in (path / table).glob("part-*.parquet"):
-            old.unlink()
-    (path / SCORES).unlink(missing_ok=True)
 
 
 def _check_rows(clips: list[Row], texts: list[Row]) -> None:

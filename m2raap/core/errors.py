@@ -21,7 +21,13 @@ class UsageError(M2raapError):
 
 
 class TooManyRefused(M2raapError):
-    """The work is done, but more inputs were unreadable than `--allow-refused` admits (exit code 3)."""
+    """The work is done, but nothing is left, or more inputs were unreadable than `--allow-refused` admits (exit code 3)."""
+
+    exit_code = 3
+
+
+class BudgetSpent(M2raapError):
+    """What a stage may spend is spent before its work is done; a higher budget goes on (exit code 3)."""
 
     exit_code = 3
 
@@ -52,8 +58,8 @@ UNREADABLE: dict[str, str] = {
     "out_of_memory": "decoding took more memory than the limit",
     "decoder_bug": "the decoder's process failed twice in a way that m2raap does not foresee; please report it",
 }
-# Reasons that may not apply on another machine, with another version of m2raap or with other HOW settings (time-outs, memory,
-# permission to fetch). Clips with one of them are tried again when the stage is run with --force.
-WORTH_ANOTHER_TRY = ("timeout", "out_of_memory", "not_fetched", "decoder_bug")
+# Reasons that may not apply later, on another machine, with another version of m2raap or with other HOW settings (time-outs,
+# memory, permission to fetch). Clips with one of them are tried again when the stage is run with --force.
+WORTH_ANOTHER_TRY = ("missing_file", "timeout", "out_of_memory", "not_fetched", "decoder_bug")
 # The reason that every stage may give: all texts of a clip were dropped.
 NO_TEXT_LEFT = "no_text_left"

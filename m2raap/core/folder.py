@@ -35,25 +35,15 @@ from m2raap.core.view import View
 _TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
 
 
-def begin(
-    folder: Path,
+def plan_of(
     stage: str,
     version: int,
     view: View | None,
     settings: dict[str, Any],
-    force: bool,
     inputs: dict[str, str] | None = None,
-    shared: FolderLock | None = None,
-    is_worth_redoing: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Opens a stage folder for writing; True: it is already finished, with exactly these inputs and settings.
-
-    Raises M2raapError naming what differs when the folder was made from other inputs or settings, or holds files of something
-    else. With `force` its old content is moved to `previous/`, from where unchanged clips are reused. `shared`: the folder's
-    lock where other shares may work in it, too; old content is then moved only while there are none. `is_worth_redoing`:
-    whether `force` also redoes a folder with the same inputs and settings.
-    """
-    plan = {
+) -> dict[str, Any]:
+    """The inputs and settings that a stage asks for, in the form of `plan.json`. The folders before it have to be finished."""
+    return {
         "stage": stage,
         "version": version,
         "format": FORMAT,
@@ -61,6 +51,23 @@ def begin(
         "inputs": _inputs(view, inputs),
         "num_parts": view.num_parts if view else 0,
     }
+
+
+def begin(
+    folder: Path,
+    plan: dict[str, Any],
+    view: View | None,
+    force: bool,
+    shared: FolderLock | None = None,
+    is_worth_redoing: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Opens a stage folder for writing; True: it is already finished, with exactly the inputs and settings of `plan`.
+
+    Raises M2raapError naming what differs when the folder was made from other inputs or settings, or holds files of something
+    else. With `force` its old content is moved to `previous/`, from where unchanged clips are reused. `shared`: the folder's
+    lock where other shares may work in it, too; old content is then moved only while there are none. `is_worth_redoing`:
+    whether `force` also redoes a folder with the same inputs and settings.
+    """
     path = folder / "plan.json"
     if _alone(folder, shared, lambda: (folder / _MOVING).exists() and not _is_foreign(folder / _MOVING)):
         _complete_move(folder)
@@ -81,7 +88,37 @@ def begin(
             f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
             "Use --force to redo it (unchanged clips are reused), or another --out"
         )
-    return (folder / "manifest.json").exists()
+    if not (folder / "manifest.json").exists():
+        return False
+    _note_places(folder, view)
+    return True
+
+
+def _note_places(folder: Path, view: View | None) -> None:
+    """Writes where the inputs of a finished folder lie, if they have been moved since: no digest includes these paths."""
+    manifest = read_object(folder / "manifest.json")
+    if view and manifest.get("view") != (places := _places(folder, view)):
+        write_json(folder / "manifest.json", manifest | {"view": places})
+
+
+def _places(folder: Path, view: View) -> dict[str, Any]:
+    """The entry `view` of a manifest: the paths of the inputs, relative to the folder."""
+    folder_path = folder.resolve()
+    return {
+        "corpus": os.path.relpath(view.corpus_path.resolve(), folder_path),
+        "folders": [os.path.relpath(parent.resolve(), folder_path) for parent in view.folders],
+        "langs": list(view.langs),
+        "cutoff": view.cutoff,
+    }
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What differs between two plans, for a reader: 'adapt.lr 0.001 -> 0.0005'."""
+    if old.get("format") != new["format"]:
+        return f"format {old.get('format', 2)} -> {new['format']}"
+    names = _changed_names(old, new)
+    values = (f"{_key(name, new['stage'])} {_value(name, old)} -> {_value(name, new)}" for name in names[:4])
+    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 def _alone(folder: Path, shared: FolderLock | None, is_needed: Callable[[], bool]) -> bool:
@@ -128,19 +165,29 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
+def _changed_names(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The dotted keys in which two plans differ."""
     both = (_flat(old), _flat(new))
     names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
     # A changed setting tells a reader more than the digests that changed with it.
-    names = [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
+    return [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
 
-    def show(name: str) -> str:
-        value = both[side].get(name, "none")
-        short = str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
-        key = name.removeprefix("settings.").removeprefix("score.").removeprefix("apply.").removeprefix("rows.")
-        return f"{new['stage']}.{key} {short}" if name.startswith("settings.") else f"{name} {short}"
 
-    return ", ".join(show(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
+def _key(name: str, stage: str) -> str:
+    """A dotted key of a plan as the recipe names it."""
+    key = name.removeprefix("settings.").removeprefix("score.").removeprefix("apply.").removeprefix("rows.")
+    return f"{stage}.{key}" if name.startswith("settings.") else name
+
+
+def _value(name: str, plan: dict[str, Any]) -> str:
+    value = _flat(plan).get(name, "none")
+    return str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], side: int) -> str:
+    names = _changed_names(old, new)
+    values = (f"{_key(name, new['stage'])} {_value(name, (old, new)[side])}" for name in names[:4])
+    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 _MOVING = "previous.tmp"
@@ -209,13 +256,7 @@ def finish(
     }
     manifest["digest"] = manifest_digest(manifest)
     if view:
-        folder_path = folder.resolve()
-        manifest["view"] = {
-            "corpus": os.path.relpath(view.corpus_path.resolve(), folder_path),
-            "folders": [os.path.relpath(parent.resolve(), folder_path) for parent in view.folders],
-            "langs": list(view.langs),
-            "cutoff": view.cutoff,
-        }
+        manifest["view"] = _places(folder, view)
     write_json(folder / "manifest.json", manifest)
     shutil.rmtree(folder / "previous", ignore_errors=True)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.engine import Engine
-from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
+from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, BudgetSpent, M2raapError
 from m2raap.core.files import read_json, read_object, write_json
-from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
 from m2raap.core.lock import locked
+from m2raap.core.losses import refuse_losses
 from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs, Tables
 from m2raap.core.tables import SCHEMAS, Row, part_of, read_all, read_part, row_key, signal_schema, write_part
 from m2raap.core.videos import VideoDigests
@@ -29,10 +30,16 @@ from m2raap.core.view import Part, View, clip_digest
 
 
 def run_stage(stage: Stage[Any], step: StepInputs) -> bool:
-    """Brings the step's folder to its finished state; False where other shares are still missing. Raises M2raapError."""
+    """Brings the step's folder to its finished state; False where other shares are still missing. Raises M2raapError.
+
+    Raises TooManyRefused for a finished stage that has lost more than `step.allow_refused` admits.
+    """
     if isinstance(stage, DataStage):
         view = stage.prepared(step.view, step.scores)
-        return run_data_stage(stage, view, step.folder, step.engine, force=step.force, share=step.share)
+        finished = run_data_stage(stage, view, step.folder, step.engine, force=step.force, share=step.share)
+        if finished and step.allow_refused is not None:
+            refuse_losses(step.folder, view, step.allow_refused)
+        return finished
     assert isinstance(stage, SingleStage), f"the stage {stage.name} cannot be run"
     return stage.run(step)
 
@@ -82,17 +89,19 @@ def run_data_stage(
         shared = None if alone else lock
         retriable = lambda: _retriable_drops(folder) if stage.reads_video else set()  # noqa: E731
         is_worth_redoing = lambda: (folder / "manifest.json").exists() and bool(retriable())  # noqa: E731
-        finished = begin(
-            folder, stage.name, stage.version, view, settings, force, shared=shared, is_worth_redoing=is_worth_redoing
-        )
+        tree = plan_of(stage.name, stage.version, view, settings)
+        finished = begin(folder, tree, view, force, shared=shared, is_worth_redoing=is_worth_redoing)
         if finished:
             num_retriable = len(retriable())
-            note = f"; {num_retriable} clips timed out, ran out of memory or were not fetched: --force tries them again"
+            note = f"; {num_retriable} clips timed out, ran out of memory or had no file: --force tries them again"
             talk.log(f"{stage.name}: already finished{note if num_retriable else ''}")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        _map(stage, "score", [_Task(stage, view, folder, part, settings, plan) for part in parts], engine, folder)
+        tasks = [_Task(stage, view, folder, part, settings, plan) for part in parts]
+        spent = stage.spent()
+        if num_open := _map(stage, "score", tasks, engine, folder):
+            raise BudgetSpent(f"{folder}: {stage.summary(spent, {}, num_open)}")
         if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
             talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
@@ -103,6 +112,8 @@ def run_data_stage(
             if (folder / "manifest.json").exists():
                 return True
         _finish(stage, view, folder, settings, plan, engine)
+        if line := stage.summary(spent, read_json(folder / "manifest.json")["counts"], 0):
+            talk.log(f"{stage.name}: {line}")
     return True
 
 
@@ -141,16 +152,19 @@ def _finish(
     finish(folder, stage.name, stage.version, view, settings, files, counts.to_dict())
 
 
-def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> None:
-    work: Callable[[_Task], tuple[float, int]] = _score_part if phase == "score" else _apply_part
+def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> int:
+    """Runs a phase on parts; returns the number of questions that `score` left open (see DataStage.num_open)."""
     if phase == "apply":  # comparing with thresholds is too little work for a worker process
         for task in tasks:
-            log_timing(folder, phase, work(task)[0], part=task.part)
-        return
-    with talk.progress(f"{folder.parent.name}/{stage.name}", len(tasks)) as advance:
-        for index, (seconds, scored) in engine.map(work, tasks):
+            log_timing(folder, phase, _apply_part(task), part=task.part)
+        return 0
+    num_open = 0
+    with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
+        for index, (seconds, scored, open_of_part) in engine.map(_score_part, tasks):
             log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
+            num_open += open_of_part
             advance()
+    return num_open
 
 
 @dataclass(frozen=True)
@@ -195,8 +209,9 @@ def _by_id(rows: Iterable[Row]) -> Signals:
     return {row_key(row): row for row in rows}
 
 
-def _score_part(task: _Task) -> tuple[float, int]:
-    """Scores one part; returns the seconds, and the number of clips that were neither finished nor reused."""
+def _score_part(task: _Task) -> tuple[float, int, int]:
+    """Scores one part; returns the seconds, the number of clips that were neither finished nor reused, and the number of
+    questions that are left open; a part with any is not written."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     part = task.view.part(index, stage.tables_over(task.view)).with_signals(stage.reads_signals)
@@ -211,7 +226,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
     done = _done_path(folder, "score", index)
     refuse_redone(folder, task.plan)
     if _is_done(done, key, task.settings_digest("score")):
-        return time.monotonic() - start, 0
+        return time.monotonic() - start, 0, 0
     done.unlink(missing_ok=True)
     tables, kept = _reuse(task, digests)
     fresh = set(digests) - kept
@@ -219,6 +234,8 @@ def _score_part(task: _Task) -> tuple[float, int]:
         one_thread()
         for table, rows in stage.score(part.only(fresh), task.view).items():
             tables[table] = tables.get(table, []) + rows
+    if num_open := stage.num_open(tables.get("signals", [])):
+        return time.monotonic() - start, len(fresh), num_open
     with_signals = {row["clip_id"] for row in tables.get("signals", [])}
     assert with_signals == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - with_signals)[:3]}"
     files = {}
@@ -229,7 +246,7 @@ def _score_part(task: _Task) -> tuple[float, int]:
         rows = tables.get(table, [])
         files[f"{table}/{index:05d}"] = write_part(folder, table, index, rows, schema, settings_digest)
     write_json(done, {"key": key, "settings": settings_digest, "clips": digests, "files": files})
-    return time.monotonic() - start, len(fresh)
+    return time.monotonic() - start, len(fresh), 0
 
 
 def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
@@ -255,14 +272,15 @@ def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
     return tables, kept
 
 
-def _apply_part(task: _Task) -> tuple[float, int]:
+def _apply_part(task: _Task) -> float:
+    """Applies the decisions to one part; returns the seconds."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     score_record = read_json(_done_path(folder, "score", index))
     key = digest([task.settings_digest("apply"), task.decisions, score_record["key"], task.view.digest])
     done = _done_path(folder, "apply", index)
     if _is_done(done, key, task.settings_digest("apply")):
-        return time.monotonic() - start, 0
+        return time.monotonic() - start
     done.unlink(missing_ok=True)
     part = task.view.part(index, ("texts", "frames", "signals"))
     signals = _by_id(read_part(folder, "signals", index))
@@ -294,7 +312,7 @@ def _apply_part(task: _Task) -> tuple[float, int]:
     }
     counts = count_part(part, added + superseded, drops, task.view.is_benchmark) + Counts(others=stage.counts(signals))
     write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts.to_dict()})
-    return time.monotonic() - start, 0
+    return time.monotonic() - start
 
 
 def one_thread() -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from m2raap.core.config import Config, build, by_phase, merge, result_settings
 from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
+from m2raap.core.folder import plan_of
 from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import Part, View
@@ -28,7 +29,8 @@ class StepInputs:
     """The inputs of one step of a run; each stage uses those that it needs.
 
     `parents` are the folders before it, oldest first; `model` is the adapted model's folder, None for the bare backbone;
-    `caches` is the folder of the caches that the arms of a run share.
+    `caches` is the folder of the caches that the arms of a run share; `allow_refused` is the share of the clips that a data stage
+    may lose to missing files, None where losses are not checked.
     """
 
     view: View
@@ -40,6 +42,7 @@ class StepInputs:
     caches: Path | None = None
     force: bool = False
     share: tuple[int, int] = (1, 1)
+    allow_refused: float | None = None
 
 
 class Stage(Generic[C]):
@@ -67,6 +70,13 @@ class Stage(Generic[C]):
     def settings(self) -> dict[str, Any]:
         """The settings that the folder's digest includes: every key but those marked HOW."""
         return result_settings(self.cfg)
+
+    def plan(self, step: StepInputs) -> dict[str, Any]:
+        """The plan with which `run` compares the step's folder (core.folder.plan_of). The folders before it must be finished.
+
+        Raises M2raapError for inputs that do not fit.
+        """
+        raise NotImplementedError  # abstract: a data stage, or the stage itself
 
     def backbones(self) -> list[Any]:
         """Configs of the backbones whose weights it loads, so that missing weights are reported before any work."""
@@ -134,6 +144,9 @@ class DataStage(Stage[C]):
             )
         return cls(build(cls.config, merge(settings["score"], settings["apply"]), source))  # type: ignore[arg-type]
 
+    def plan(self, step: StepInputs) -> dict[str, Any]:
+        return plan_of(self.name, self.version, self.prepared(step.view, step.scores), self.settings())
+
     def dependencies(self) -> dict[str, Any]:
         """What `score` depends on besides its own config: versions of rules, digests of prompts, the backbone."""
         return {}
@@ -184,6 +197,18 @@ class DataStage(Stage[C]):
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         """The results of all rules for a clip, or for a text where `row` has a text_id. `signals`: its signals of all stages."""
         return []
+
+    def spent(self) -> tuple[float, ...]:
+        """What the stage has asked and spent in all commands so far; () where it spends nothing."""
+        return ()
+
+    def num_open(self, signals: Iterable[Row]) -> int:
+        """Number of questions that `score` left open because what it may spend is spent. A part with any is not finished."""
+        return 0
+
+    def summary(self, before: tuple[float, ...], counts: Mapping[str, Any], num_open: int) -> str:
+        """A line on what was asked and spent since `spent()` was `before`. `counts`: of the manifest; {} where there is none."""
+        return ""
 
     def counts(self, signals: Signals) -> dict[str, int]:
         """Further counts of one part for the manifest, such as the number of texts that were sent to each server."""

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_json
+from m2raap.core.files import read_object, write_json
 
 VIDEO_ROOTS = "M2RAAP_VIDEO_ROOTS"
 
@@ -68,7 +69,37 @@ def allowed_video_root(corpus: Path, video_root: Path) -> Path:
     root = video_root.resolve()
     if _is_allowed(corpus, root) or _record(corpus, root).is_file():
         return root
+    if not root.exists():
+        raise M2raapError(
+            f"{corpus}: its manifest names the video folder {root}, which is not there; import the list again into this folder "
+            "with --video-dir (runs made from the same list stay valid)"
+        )
     raise M2raapError(
         f"{corpus}: its manifest names the video folder {root}, which is outside the corpus, and you have not imported it from "
         f"there on this machine; if you trust this corpus, set {VIDEO_ROOTS}={root}"
     )
+
+
+def remember_run(corpus: Path, run: Path) -> None:
+    """Records that the run in the folder `run` reads `corpus`, so that an import over the corpus can name the run."""
+    paths = {"corpus": str(corpus.resolve()), "run": str(run.resolve())}
+    record = _runs(corpus) / state_file("run", run.resolve()).name
+    if record.exists():
+        return
+    with suppress(M2raapError, UnicodeError):  # a run needs no record: without one it is not named
+        write_json(record, paths)
+
+
+def runs_of(corpus: Path, digest: str) -> list[Path]:
+    """The runs of this user on this machine that read `corpus` when it had this digest, as far as they are recorded."""
+    runs = []
+    for record in sorted(_runs(corpus).glob("*.json")):
+        with suppress(M2raapError, TypeError, KeyError):  # a damaged record, or a run that is no longer there
+            run = Path(read_object(record)["run"])
+            if digest in read_object(run / "run.json")["digests"].values():
+                runs.append(run)
+    return runs
+
+
+def _runs(corpus: Path) -> Path:
+    return state_file("runs", corpus.resolve()).with_suffix("")

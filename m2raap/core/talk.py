@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -80,6 +81,11 @@ def write_trace(trace: str) -> str:
     ) as file:
         file.write(trace)
     return file.name
+
+
+def title(folder: Path, stage: str) -> str:
+    """The title of a stage's messages: with the folder above it, which in a run is the arm or the benchmark."""
+    return f"{folder.parent.name}/{stage}" if folder.parent.name else stage
 
 
 class Advance(Protocol):

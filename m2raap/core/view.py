@@ -207,6 +207,8 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
 
     Raises M2raapError where `path` is neither and, if `current`, where the corpus or a folder before it has changed since.
     """
+    if not path.is_dir():
+        raise M2raapError(f"{path}: no such folder; give a corpus, or the folder of a data stage")
     manifest_path = path / "manifest.json"
     if not manifest_path.exists() and (path / "plan.json").exists():
         raise M2raapError(f"{path}: this stage is unfinished (no manifest.json); run its command again to resume it")
@@ -227,11 +229,23 @@ def open_view(path: Path, langs: tuple[str, ...] = LANGS, current: bool = True) 
         cutoff=manifest["view"]["cutoff"],
     )
     for parent in changed_parents(view, manifest["inputs"]) if current else ():
-        raise M2raapError(
-            f"{path}: was made from {parent}, which has changed since; run the stage again with --force, or restore the old "
-            "content of its input"
-        )
+        raise M2raapError(f"{path}: was made from {parent}, {changed_since(parent, manifest['inputs'])}")
     return view
+
+
+def changed_since(parent: Path, inputs: dict[str, str]) -> str:
+    """The end of a sentence that names a folder whose digest is not among the `inputs` of a manifest."""
+    today = digest_in(parent)
+    if not today:
+        return (
+            "where no finished folder is; if it was moved, give the same command its new place ('m2raap run' with --data or "
+            "--bench): equal content is recognised, and the new place is noted"
+        )
+    old = inputs.get("corpus" if read_object(parent / "manifest.json").get("kind") == "corpus" else parent.name, "")
+    return (
+        f"whose content has changed since (digest {old[:12] or 'unknown'} then, {today[:12]} now); run the same command again "
+        "with --force, which reuses what still fits, or restore the old content"
+    )
 
 
 def changed_parents(view: View, inputs: dict[str, str]) -> list[Path]:
@@ -240,10 +254,10 @@ def changed_parents(view: View, inputs: dict[str, str]) -> list[Path]:
     A manifest may name any path on this machine; the digests prove that its author knew the content.
     """
     named = {view.corpus_path: {inputs.get("corpus")}} | {folder: {*inputs.values()} for folder in view.folders[:-1]}
-    return [parent for parent, digests in named.items() if _digest_of(parent) not in digests - {""}]
+    return [parent for parent, digests in named.items() if digest_in(parent) not in digests - {""}]
 
 
-def _digest_of(folder: Path) -> str:
+def digest_in(folder: Path) -> str:
     """The digest in a folder's manifest; '' where there is none."""
     manifest = folder / "manifest.json"
     return str((read_object(manifest) if manifest.exists() else {}).get("digest", ""))

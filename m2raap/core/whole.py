@@ -10,7 +10,7 @@ from typing import Any
 
 from m2raap.core import talk
 from m2raap.core.files import file_sha256
-from m2raap.core.folder import begin, finish, log_timing, plan_digest, refuse_changed, refuse_redone
+from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, refuse_changed, refuse_redone
 from m2raap.core.lock import locked
 from m2raap.core.view import View
 
@@ -40,8 +40,8 @@ def run_single_stage(
     Raises M2raapError when it was made from other inputs or settings, or another command is writing to it.
     """
     with locked(folder):
-        if begin(folder, name, version, view, settings, force, inputs):
-            talk.log(f"{folder.parent.name}/{name}: already finished")
+        if begin(folder, plan_of(name, version, view, settings, inputs), view, force):
+            talk.log(f"{talk.title(folder, name)}: already finished")
             return
         plan = plan_digest(folder)
         start = time.monotonic()

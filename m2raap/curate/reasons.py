@@ -48,5 +48,7 @@ REWRITE_REASONS: dict[str, str] = {
     "translation_length": "a translation is far too long or too short for its original",
     "translation_residue": "a translation is partly untranslated, or holds a tagger's marks",
     "rewrite_copies": "a model gave the same answer to too many different originals",
+    "caption_unlike": "a caption of frames, in place of a text, fits the frames less than the floor",
+    "caption_copies": "too large a share of the clips would get the same caption of frames as their text",
     "rewrite_similarity": "a model's text fits the frames worse than the original",
 }

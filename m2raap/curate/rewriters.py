@@ -8,6 +8,7 @@ decides whether it replaces anything.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,6 +79,11 @@ class RewriterConfig(Config):
         return self
 
     @property
+    def fills_missing(self) -> bool:
+        """Whether a clip without texts can get one from its auxiliary captions."""
+        return self.fill_missing and self.name != "none"
+
+    @property
     def asks_a_model(self) -> bool:
         """Whether the texts come from a language model."""
         return self.name in ("endpoint", "local")
@@ -86,7 +92,8 @@ class RewriterConfig(Config):
 @dataclass
 class Rewrite:
     """`new`: rows with lang, text, origin 'rewrite' | 'translation', parent_text_id (None: there was no raw text) and note; from
-    a model also `aux`, the auxiliary captions that it saw as (lang, text). `kept`: raw texts that stay as they are, rows with
+    a model also `aux`, the auxiliary captions that it saw as (lang, text), and for an auxiliary caption that no model has
+    rewritten `caption_fit`, its mean score (None: it has none). `kept`: raw texts that stay as they are, rows with
     text_id (None: of the clip), reason (an outcome) and detail. `sent_to`: text_id (None: no raw text) -> the server."""
 
     new: list[dict[str, Any]] = field(default_factory=list)
@@ -150,10 +157,11 @@ class RulesRewriter:
             for row in texts:
                 self._rewrite_one(row, best, result)
             if not texts and best is not None and self.cfg.fill_missing:
-                result.new.append(_row(lang, best, None, "no raw text: auxiliary caption"))
+                row = _row(lang, best[0], None, "no raw text: auxiliary caption")
+                result.new.append(row | {"caption_fit": best[1]})
         return result
 
-    def _rewrite_one(self, row: Row, best_aux: str | None, result: Rewrite) -> None:
+    def _rewrite_one(self, row: Row, best_aux: tuple[str, float | None] | None, result: Rewrite) -> None:
         lang, text, text_id = row["lang"], row["text"], row["text_id"]
         cleaned, steps = clean(text, lang, self.cfg.simplified)
         if cleaned == text:
@@ -168,9 +176,8 @@ class RulesRewriter:
                     }
                 )
                 return
-            result.new.append(
-                _row(lang, best_aux, text_id, f"nothing left after {', '.join(steps)}: auxiliary caption")
-            )
+            new = _row(lang, best_aux[0], text_id, f"nothing left after {', '.join(steps)}: auxiliary caption")
+            result.new.append(new | {"caption_fit": best_aux[1]})
             return
         fidelity = compare(text, cleaned, lang, self.cfg.simplified)
         if not fidelity.kept:
@@ -184,13 +191,18 @@ def _row(lang: str, text: str, parent_text_id: str | None, note: str, origin: st
     return {"lang": lang, "text": text, "origin": origin, "parent_text_id": parent_text_id, "note": note}
 
 
-def best_auxiliary(aux: Sequence[Row], lang: str) -> str | None:
-    """The auxiliary caption that most key-frames have; ties are decided by the higher sum of scores, then by the alphabet."""
-    votes: dict[str, list[float]] = defaultdict(list)
+def best_auxiliary(aux: Sequence[Row], lang: str) -> tuple[str, float | None] | None:
+    """The auxiliary caption that most key-frames have, with its mean score there (None: the captioner gives no scores). Ties are
+    decided by the higher sum of scores, then by the alphabet. None: there is no caption."""
+    votes: dict[str, list[float | None]] = defaultdict(list)
     for row in aux:
         if row["lang"] == lang and row["text"]:
-            votes[row["text"]].append(row.get("score") or 0.0)
-    return min(votes, key=lambda text: (-len(votes[text]), -sum(votes[text]), text)) if votes else None
+            votes[row["text"]].append(row.get("score"))
+    scores = {text: [score for score in of_text if score is not None] for text, of_text in votes.items()}
+    if not votes:
+        return None
+    best = min(votes, key=lambda text: (-len(votes[text]), -sum(scores[text]), text))
+    return best, math.fsum(scores[best]) / len(scores[best]) if scores[best] else None
 
 
 # -- language models ------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from m2raap.core.errors import M2raapError
 from m2raap.curate.limits import Limit
 from m2raap.curate.rules import Rule
 
+# With fewer other texts than this, one that fits by chance better than a clip's own would refuse that (1 - 1/15 = 0.93).
+FEWEST_OTHERS = 15
 MISMATCH = Rule("mismatch", 1, "sim_percentile", "below", Limit(min=0.93))
 
 
@@ -35,7 +37,7 @@ class MismatchConfig(Config):
     limit: Limit | None = Field(
         default=MISMATCH.limit,
         description="Limit under which pairs are refused: a number, {min: number, lowest: share of the texts of a language}, "
-        "or off.",
+        "or off. Percentile, margin and z refuse nothing in a language with 15 different texts or fewer.",
     )
     num_others: int = Field(default=256, ge=8, description="Number of other texts with which a pair is compared.")
 
@@ -49,6 +51,11 @@ class MismatchConfig(Config):
     def _usable(cls, limit: Limit | None) -> Limit | None:
         MISMATCH.check(limit)
         return limit
+
+    @property
+    def compares(self) -> bool:
+        """Whether the signal compares a pair with other texts or pairs."""
+        return self.signal in ("sim_percentile", "sim_margin", "sim_z")
 
     def threshold(self, scores: Sequence[float] | np.ndarray) -> float | None:
         """The threshold in units of the signal; None: off. `scores`: of all texts of one language, for a limit by share."""

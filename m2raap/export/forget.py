@@ -20,6 +20,7 @@ from m2raap.core.corpus import FORGETTING, SCORES, TABLES, Corpus, content_diges
 from m2raap.core.errors import UNREADABLE, M2raapError
 from m2raap.core.files import inside, read_json, read_object, remove_drafts, write_json
 from m2raap.core.lock import locked
+from m2raap.core.replace import DRAFT
 from m2raap.core.signed import signed_path
 from m2raap.core.tables import Row, read_part, write_part, write_table
 from m2raap.core.tombstones import Tombstones, sha256
@@ -70,8 +71,9 @@ def forget(
     with ExitStack() as locks:
         for path in corpora:
             open_corpus(path, mid_forget=True)
-            written = (*TABLES, "manifest.json", tombstones.FILE, SCORES, "videos")
+            written = (*TABLES, "manifest.json", tombstones.FILE, SCORES, DRAFT, "videos")
             locks.enter_context(locked(path, written=written))
+            shutil.rmtree(path / DRAFT, ignore_errors=True)  # of an import that was killed
         plans = [_plan(path, requested_ids, reason) for path in corpora]
         _add_traces(plans, [*corpora, *(folder for run in runs for folder in _folders(run))])
         for plan in plans:

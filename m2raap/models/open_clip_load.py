@@ -39,7 +39,7 @@ def load(cfg: BackboneConfig) -> Backbone:
         if not (folder / CONFIG_NAME).is_file():
             raise M2raapError(f"backbone '{cfg.model}': {folder} holds no {CONFIG_NAME} (open_clip's local-dir form)")
     elif not name.startswith("hf-hub:"):
-        _check_name(open_clip, cfg)
+        check_name(cfg)
     quick_gelu = _has_quick_gelu(open_clip, name, cfg.pretrained) if cfg.pretrained else False
     if not cfg.random_init:
         return _make(name, cfg.pretrained, load_weights=True, quick_gelu=quick_gelu, display_name=cfg.model)
@@ -48,7 +48,10 @@ def load(cfg: BackboneConfig) -> Backbone:
         return _make(name, None, load_weights=False, quick_gelu=False, display_name=cfg.model)
 
 
-def _check_name(open_clip: Any, cfg: BackboneConfig) -> None:
+def check_name(cfg: BackboneConfig) -> None:
+    """Raises M2raapError for a model that open_clip does not know, or without weights that it knows or that are a file."""
+    import open_clip
+
     names = open_clip.list_models()
     if cfg.model not in names:
         raise M2raapError(

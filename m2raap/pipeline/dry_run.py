@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +21,55 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.runner import run_stage
 from m2raap.core.signed import is_finished
 from m2raap.core.stage import DataStage, Stage, StepInputs
+from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
+from m2raap.curate.llm.client import HttpBackend
+from m2raap.curate.llm.endpoint import EndpointConfig
 from m2raap.curate.llm.prompts import load_prompt
 from m2raap.models.builtin import BUILTIN
+from m2raap.models.on_this_machine import is_in_hub_cache, missing_weights
+from m2raap.pipeline.llm_requests import scarce_budgets
+from m2raap.pipeline.outlook import Outlook, outlooks, view_of
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
-from m2raap.pipeline.run_folder import Inputs
+from m2raap.pipeline.run import backbones_of
+from m2raap.pipeline.run_folder import Inputs, refuse_other_run
+from m2raap.pipeline.this_machine import SHARE, clock, training_rate
 from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
+from m2raap.stages import STAGES
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.caption import CaptionConfig, CaptionStage
 from m2raap.stages.rewrite import RewriteConfig
+from m2raap.stages.source import ViewSource
 
 SAMPLE_CLIPS = 8  # number of clips of each corpus that are measured
 # Typical numbers of tokens, which are about the same for English and Chinese; an answer is in one language.
 TOKENS_PER_CAPTION, TOKENS_PER_PICTURE, TOKENS_PER_ANSWER = 24, 400, 40
 
 
-def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dict[str, Any]:
-    """The estimate: `lines` are printed; `steps`, `models`, `adapt` and `plan_digest` are for programs."""
+def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force: bool = False) -> dict[str, Any]:
+    """The estimate: `lines` are printed; `steps`, `models`, `adapt`, `warnings` and `plan_digest` are for programs.
+
+    `force`: whether the run would be given --force. Raises M2raapError for inputs that the run would refuse.
+    """
+    refuse_other_run(recipe, out, force)
     arms = arms_of(recipe)
+    states = outlooks(steps, arms, inputs)
     clips, texts = _training_rows(inputs)
     bench_clips = {name: View(path).corpus.counts["clips"] for name, path in inputs.benches.items()}
     lines = [
-        f"recipe {recipe.name}: {clips} training clips, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
+        f"recipe {recipe.name}: {clips} clips in the training corpus, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
     ]
     each = {step.folder: step for step in reversed(steps)}
     with tempfile.TemporaryDirectory(prefix="m2raap-dry-run-") as scratch:
-        measured = _measure([step for step in steps if each[step.folder] is step], arms, inputs, Path(scratch))
+        measured = _measure([step for step in steps if each[step.folder] is step], arms, inputs, Path(scratch), states)
     rows = [
-        _row(step, bench_clips[step.bench] if step.bench else clips, measured.get(step.folder))
-        for step in steps
-        if each[step.folder] is step
+        _row(step, bench_clips[step.bench] if step.bench else clips, measured.get(step.folder), states[step.folder])
+        for step in _in_stage_order([step for step in steps if each[step.folder] is step], steps)
     ]
-    for row in rows:
-        price = (
-            f", about {row['core_minutes']} core minutes, {row['disk_mb']} MB"
-            if row["core_minutes"] is not None
-            else ""
-        )
-        note = f" ({row['note']})" if row["note"] else ""
-        lines.append(f"  {row['state']:<6} {row['folder']}: at most {row['clips']} clips{price}{note}")
+    lines += [f"  {_row_line(row)}" for row in rows]
+    if (refused := [row for row in rows if row["state"] == "redo"]) and not force:
+        lines.append(f"  the run stops at {refused[0]['folder']}: without --force nothing is redone")
     requests = [
         {"arm": step.arm, "stage": step.stage} | request
         for step in each.values()
@@ -71,18 +81,29 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> dic
         f"{row['tokens_in']:,} tokens in, {row['tokens_out']:,} out"
         for row in requests
     ]
-    training = {step.arm for step in steps if step.is_of(AdaptStage)}
-    adapt = {arm: as_tree(training_cost(arms[arm], clips), arms[arm]) for arm in arms if arm in training}
+    lines += [f"  {line}" for line in scarce_budgets(requests, arms)]
+    adapt = {}
+    for step in steps:
+        if step.is_of(AdaptStage):
+            num_clips = _clips_to_train(step, arms[step.arm], inputs, states)
+            adapt[step.arm] = as_tree(training_cost(arms[step.arm], num_clips), arms[step.arm]) | {"clips": num_clips}
+    trained = {step.arm for step in steps if step.is_of(AdaptStage) and states[step.folder].is_done}
     for arm, cost in adapt.items():
-        lines += [f"  {line}" for line in cost_lines(arm, cost)]
+        if arm in trained:
+            continue
+        lines += [f"  {line}" for line in (*cost_lines(arm, cost), _time_line(arm, arms[arm], cost))]
         if arms[arm].adapt.input == "video":
             lines.append(
                 f"  {arm} reads raw video: every clip is decoded again each epoch, and frozen layers have no cache"
             )
     minutes, disk = sum(row["core_minutes"] or 0 for row in rows), sum(row["disk_mb"] or 0 for row in rows)
     lines.append(f"total: about {minutes:.1f} core minutes of data stages and {disk:.0f} MB in {out}")
+    warnings = _warnings(steps, arms, states)
+    warnings += [line for arm in adapt if arm not in trained for line in _of_training(arm, arms[arm], adapt[arm])]
+    lines += [f"warning: {warning}" for warning in warnings]
     plan = digest([str(step.folder) for step in steps])
-    return {"lines": lines, "steps": rows, "models": requests, "adapt": adapt, "plan_digest": plan}
+    tree = {"lines": lines, "steps": rows, "models": requests, "adapt": adapt, "warnings": warnings}
+    return tree | {"plan_digest": plan}
 
 
 def _training_rows(inputs: Inputs) -> tuple[int, int]:
@@ -102,11 +123,13 @@ class _Sample:
     note: str = ""
 
 
-def _row(step: Step, clips: int, sample: _Sample | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "state": "to do", "clips": clips}
+def _row(step: Step, clips: int, sample: _Sample | None, outlook: Outlook) -> dict[str, Any]:
+    row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "clips": clips} | asdict(outlook)
     row |= {"disk_mb": None, "core_minutes": None, "note": sample.note if sample else ""}
-    if is_finished(step.folder):
-        return row | {"state": "done"}
+    if outlook.is_done:
+        return row
+    if outlook.reused == "scores":
+        return row | {"disk_mb": 0.0, "core_minutes": 0.0, "note": "only decisions are repeated"}
     if sample and not sample.note:
         each = clips / sample.clips
         row["core_minutes"] = round(each * sample.core_s / 60, 2)
@@ -115,7 +138,79 @@ def _row(step: Step, clips: int, sample: _Sample | None) -> dict[str, Any]:
     return row
 
 
-def _measure(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch: Path) -> dict[Path, _Sample]:
+def _row_line(row: dict[str, Any]) -> str:
+    """The line of one stage folder."""
+    reason = f" because {row['reason']}" if row["reason"] else ""
+    reused = f", {row['reused']} are reused" if row["reused"] else ""
+    price = ""
+    if row["core_minutes"] is not None:
+        price = f", about {row['core_minutes']} core minutes, {row['disk_mb']} MB"
+    note = f" ({row['note']})" if row["note"] else ""
+    return f"{row['state']:<6} {row['folder']}{reason}{reused}: at most {row['clips']} clips{price}{note}"
+
+
+def _in_stage_order(unique: list[Step], steps: list[Step]) -> list[Step]:
+    """The steps in the order of the stage table, and of each stage the folders that several arms share first."""
+    stages = list(STAGES)
+    users = Counter(step.folder for step in steps)
+    return sorted(unique, key=lambda s: (stages.index(s.stage), s.bench or "", users[s.folder] == 1))
+
+
+def _clips_to_train(step: Step, recipe: Recipe, inputs: Inputs, states: dict[Path, Outlook]) -> int:
+    """The number of clips that adapt trains on; while stages before it are not done, the most that may be left for it."""
+    view = view_of(replace(step, parents=()), recipe, inputs)
+    for parent in step.parents:
+        if parent in states and not states[parent].is_done:
+            rows = (clip for part in view.parts(()) for clip in part.clips)
+            return sum(clip["split"] == "train" for clip in rows)
+        view = view.over(parent)
+    return ViewSource(
+        view, "train", recipe.shared.decode, VideoDigests(step.folder / "cache" / "videos.json")
+    ).num_clips
+
+
+def _time_line(arm: str, recipe: Recipe, cost: dict[str, Any]) -> str:
+    """How long the training would take on this machine."""
+    cfg = recipe.adapt
+    rate = training_rate(cfg.device, cfg.precision, cfg.threads)
+    if not rate.flops:
+        return f"{arm} would train on {rate.device}: set adapt.device to auto or cpu to train here"
+    return (
+        f"{arm} would train for about {clock(rate.hours(cost['peta_flop'] * 1e15))} on this machine ({rate.device}: "
+        f"{rate.flops / 1e9:,.0f} GFLOP/s measured in a matrix product, of which training is assumed to reach {SHARE:.0%})"
+    )
+
+
+def _warnings(steps: list[Step], arms: dict[str, Recipe], states: dict[Path, Outlook]) -> list[str]:
+    """What the steps that are not done lack on this machine: weights of models, keys of servers."""
+    lacking = [sentence for cfg in backbones_of(steps, arms, states) if (sentence := missing_weights(cfg))]
+    for step in steps:
+        if states[step.folder].is_done:
+            continue
+        cfg = _model_of(arms[step.arm].stage(step.stage, bench=bool(step.bench)).cfg)
+        if isinstance(cfg, EndpointConfig):
+            try:
+                HttpBackend(cfg)  # checks the key, and connects to nothing
+            except M2raapError as error:
+                lacking.append(f"{step.stage}: {error}")
+        elif cfg is not None and not Path(cfg.model).is_dir() and not is_in_hub_cache(cfg.model):
+            lacking.append(f"{step.stage}: the model '{cfg.model}' is not on this machine; the run downloads it")
+    return list(dict.fromkeys(lacking))
+
+
+def _of_training(arm: str, recipe: Recipe, cost: dict[str, Any]) -> list[str]:
+    """What is odd about a training of this length."""
+    if recipe.adapt.warmup_steps < cost["steps"]:
+        return []
+    return [
+        f"{arm}: adapt.warmup_steps is {recipe.adapt.warmup_steps:,}, and the training has {cost['steps']:,} steps, so that the "
+        "learning rates never reach their full value"
+    ]
+
+
+def _measure(
+    steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch: Path, states: dict[Path, Outlook]
+) -> dict[Path, _Sample]:
     """Runs every unfinished data stage on a few clips, over the output of the stages before it; folder -> measurement."""
     samples: dict[Path, _Sample] = {}
     outputs: dict[Path, Path | None] = {}  # folder of a step -> folder with its output for the sample, if there is one
@@ -124,7 +219,7 @@ def _measure(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch
         stage = arm.stage(step.stage, bench=bool(step.bench))
         if not isinstance(stage, DataStage):
             continue
-        if is_finished(step.folder):
+        if states[step.folder].is_done:
             outputs[step.folder] = step.folder
             continue
         for parent in step.parents:  # those that --from leaves out

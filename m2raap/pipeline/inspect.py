@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from m2raap.core import tombstones
 from m2raap.core.corpus import content_digest, open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, read_object
@@ -16,7 +18,7 @@ from m2raap.core.runner import phase_digest
 from m2raap.core.signed import is_finished, refuse_old_format, signed_path, verify_files
 from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, part_of, part_settings, read_part
-from m2raap.core.view import View, changed_parents, open_view
+from m2raap.core.view import View, changed_parents, digest_in, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages import stage_classes
@@ -113,12 +115,15 @@ def _settings(folder: Path, manifest: dict[str, Any], wrong: list[str]) -> list[
 
 
 def status(run: RunFolder) -> list[dict[str, Any]]:
-    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report."""
+    """One row for every stage folder: its state, the parts that are done, the rows in and out; and one for a report.
+
+    A stage that was made from other content than its inputs have today is `stale`.
+    """
     rows = []
-    for folder, step in {step.folder: step for step in reversed(run.steps)}.items():
+    owners = {step.folder: step for step in reversed(run.steps)}
+    for folder in dict.fromkeys(step.folder for step in run.steps):
         arms = [other.arm for other in run.steps if other.folder == folder]
-        rows.append(_status_row(step) | {"arms": list(dict.fromkeys(arms))})
-    rows.reverse()
+        rows.append(_status_row(owners[folder]) | {"arms": list(dict.fromkeys(arms))})
     for name, cls in stage_classes().items():
         if cls.result and (run.path / name / cls.result).is_file():
             row = {"folder": str(run.path / name), "stage": name, "bench": None, "state": "done"}
@@ -132,12 +137,21 @@ def _status_row(step: Step) -> dict[str, Any]:
         manifest = read_json(step.folder / "manifest.json")
         if not is_finished(step.folder):
             return row | {"state": "old format"}
-        return row | {"state": "done", "counts": manifest["counts"]}
+        return row | {"state": "stale" if _is_stale(step, manifest) else "done", "counts": manifest["counts"]}
     if (step.folder / "plan.json").exists():
         total = read_json(step.folder / "plan.json")["num_parts"]
         done = {phase: len(list((step.folder / "done").glob(f"{phase}-*.json"))) for phase in ("score", "apply")}
         return row | {"state": "unfinished", "parts": total, "scored": done["score"], "applied": done["apply"]}
     return row
+
+
+def _is_stale(step: Step, manifest: dict[str, Any]) -> bool:
+    """Whether the corpus, or a folder that the step reads, has another content than when the step was finished, or is gone."""
+    inputs = manifest["inputs"]
+    folders = [*step.parents, *([step.model] if step.model and "model" in inputs else [])]
+    if "view" in manifest:
+        folders.append(step.folder / manifest["view"]["corpus"])
+    return any(digest_in(folder) not in {*inputs.values()} - {""} for folder in folders)
 
 
 def explain(run: Path, clip_id: str) -> dict[str, Any]:
@@ -153,11 +167,27 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
                 steps = [s for s in folder.steps if s.bench == bench and s.is_of(DataStage)]
                 steps = list({s.folder: s for s in steps if (s.folder / "manifest.json").exists()}.values())
                 return _story(corpus, clip_id, [(f"{s.owner}/{s.stage}", s.folder) for s in steps])
-        raise M2raapError(f"{clip_id}: no clip of that id in the corpora of {run}")
+        raise _unknown(clip_id, [View(path) for path in folder.inputs.corpora.values()])
     view = open_view(run)
     if not _has(view, clip_id):
-        raise M2raapError(f"{clip_id}: no clip of that id in {view.corpus_path}")
+        raise _unknown(clip_id, [view])
     return _story(view, clip_id, [(folder.name, folder) for folder in view.folders])
+
+
+def _unknown(clip_id: str, views: list[View]) -> M2raapError:
+    """The error to raise for an id that none of the corpora has: whether it was forgotten, or which ids are like it."""
+    names = ", ".join(str(view.corpus_path) for view in views)
+    for view in views:
+        if tombstones.read(view.corpus_path).contains(clip_id):
+            return M2raapError(f"{clip_id}: was removed from {view.corpus_path} by 'm2raap data forget'")
+    ids = [row["clip_id"] for view in views for row in view.corpus.all_rows("clips", ["clip_id"])]
+    near = [name for name in ids if name.startswith(clip_id) or clip_id.startswith(name)]
+    near = near or difflib.get_close_matches(clip_id, ids[:_MAX_COMPARED])
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {len(ids):,} clips, such as '{ids[0]}'"
+    return M2raapError(f"{clip_id}: no clip of that id in {names}: {hint}")
+
+
+_MAX_COMPARED = 200_000  # most ids among which similar ones are searched for
 
 
 def _has(view: View, clip_id: str) -> bool:

@@ -1,8 +1,11 @@
-"""The requests of a run to language models as Batch files, and the answers to them (`run --requests`, `run --answers`)."""
+"""The requests of a run to language models: whether its budgets suffice for them, as Batch files, and the answers to those
+files (`run --dry-run`, `run --requests`, `run --answers`)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.lock import locked
@@ -16,7 +19,7 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages.caption import CaptionStage
-from m2raap.stages.llm import cache_path
+from m2raap.stages.llm import budget_of, cache_path
 from m2raap.stages.rewrite import RewriteStage
 
 
@@ -40,6 +43,26 @@ def export_stage(run: Path, stage: str, out: Path) -> tuple[int, list[str]]:
             assert cache_path(step.folder) == cache.path, "the stages of a run share one cache of answers"
             requests |= {request.key: request for request in _requests(folder, step, arms[step.arm], cache)}
         return export_requests(list(requests.values()), out, cache), [step.arm for step in with_endpoint]
+
+
+def scarce_budgets(rows: Iterable[Mapping[str, Any]], arms: Mapping[str, Recipe]) -> list[str]:
+    """A line for every limit of a budget that is below the estimate. `rows`: dicts with arm, stage, requests (the largest
+    number), tokens_in and tokens_out (their likely sums)."""
+    lines = []
+    for row in rows:
+        if (model := budget_of(arms[row["arm"]].stage(row["stage"]).cfg)) is None:
+            continue
+        key, budget = model
+        requests, tokens_in, tokens_out = row["requests"], row["tokens_in"], row["tokens_out"]
+        estimates = (requests, tokens_in + tokens_out, budget.cost(tokens_in, tokens_out))
+        names = ("max_requests", "max_tokens", "max_cost")
+        lines += [
+            f"{row['arm']}/{row['stage']} may need {estimate:,.10g} and {row['stage']}.{key}.{name} is {limit:,.10g}: where it "
+            "is spent, the stage stops unfinished (exit code 3), and the same command with a higher budget goes on"
+            for name, limit, estimate in zip(names, budget.limits, estimates, strict=True)
+            if estimate > limit
+        ]
+    return lines
 
 
 def _endpoint_of(recipe: Recipe, stage: str) -> EndpointConfig | None:

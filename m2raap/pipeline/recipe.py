@@ -19,12 +19,12 @@ from m2raap.retrieval.config import EvaluateConfig
 from m2raap.stages import stage_class, stage_classes
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.align import AlignConfig
-from m2raap.stages.caption import CaptionConfig
+from m2raap.stages.caption import CaptionConfig, CaptionStage
 from m2raap.stages.embed import EmbedConfig, EmbedStage
 from m2raap.stages.evaluate import EvaluateStage
 from m2raap.stages.filter import FilterConfig
 from m2raap.stages.keyframes import KeyframesConfig
-from m2raap.stages.rewrite import RewriteConfig
+from m2raap.stages.rewrite import RewriteConfig, RewriteStage
 from m2raap.stages.shared import SHARED_KEYS, Shared
 
 
@@ -126,8 +126,16 @@ class Recipe(Config):
 
     def stage(self, name: str, bench: bool = False) -> Stage[Any]:
         """The configured stage of this name; with `bench`, by its `bench_` key where the recipe has one."""
-        bench_cfg = getattr(self, f"bench_{name}", None) if bench else None
-        return stage_class(name)(bench_cfg or getattr(self, name), self.shared)
+        cfg = (getattr(self, f"bench_{name}", None) if bench else None) or getattr(self, name)
+        if isinstance(cfg, FilterConfig) and cfg.keep_without_text is None:
+            cfg = cfg.model_copy(update={"keep_without_text": self.captions_become_texts})
+        return stage_class(name)(cfg, self.shared)
+
+    @property
+    def captions_become_texts(self) -> bool:
+        """Whether a clip that comes without texts can get one: by `caption`, and by `rewrite` where the recipe has it."""
+        is_filled = RewriteStage.name not in self.stages or self.rewrite.fills_missing
+        return CaptionStage.name in self.stages and is_filled
 
     @property
     def trains(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from m2raap import stages
@@ -13,24 +13,28 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
 from m2raap.core.runner import run_stage
-from m2raap.core.stage import StepInputs
+from m2raap.core.state import remember_run
 from m2raap.core.view import View
 from m2raap.models.builtin import BUILTIN
+from m2raap.models.config import BackboneConfig
+from m2raap.pipeline.outlook import Outlook, inputs_of, outlooks, view_of
 from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arms_of
-from m2raap.pipeline.run_folder import Inputs, write_run
-from m2raap.stages import data_stages
+from m2raap.pipeline.run_folder import Inputs, refuse_other_run, write_run
 from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
+from m2raap.stages.shared import warn_of_drawings
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a recipe is run; no field changes a result. `first` and `last` are the stages of --from and --until."""
+    """How a recipe is run; no field changes a result. `first` and `last` are the stages of --from and --until, and
+    `allow_refused` is the share of the clips that a stage may lose to missing files."""
 
     first: str | None = None
     last: str | None = None
     force: bool = False
     share: tuple[int, int] = (1, 1)
+    allow_refused: float = 0.05
 
 
 def make_plan(recipe: Recipe, inputs: Inputs, out: Path) -> list[Step]:
@@ -56,12 +60,16 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
 
 
 def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options, caches: Path) -> bool:
+    refuse_other_run(recipe, out, options.force)
     steps = make_plan(recipe, inputs, out)
     arms = arms_of(recipe)
-    _load_backbones(steps, arms, options)
+    _load_backbones(steps_within(steps, options), arms, inputs)
+    _warn_of_drawings(steps_within(steps, options), arms, inputs)
     map_path = out / "run.json"
     before = map_path.read_bytes() if map_path.exists() else None
     write_run(recipe, inputs, out, steps)
+    for corpus in inputs.corpora.values():
+        remember_run(corpus, out)
     finished: set[Path] = set()
     try:
         complete = _run_steps(steps, finished, arms, inputs, engine, options, caches)
@@ -117,19 +125,31 @@ def _adapt_job(recipe: Recipe, inputs: Inputs, out: Path, folder: Path) -> tuple
     )
 
 
-def _load_backbones(steps: list[Step], arms: dict[str, Recipe], options: Options) -> None:
+def _load_backbones(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs) -> None:
     """Loads every backbone that the run needs once, so that missing weights fail before anything is decoded."""
-    needed = {
-        cfg
-        for step in steps
-        if not _after(step.stage, options.last) and not (step.folder / "manifest.json").exists()
-        for cfg in arms[step.arm].stage(step.stage, bench=bool(step.bench)).backbones()
-    }
-    for cfg in sorted(needed, key=canonical):
+    for cfg in backbones_of(steps, arms, outlooks(steps, arms, inputs)):
         if cfg.model not in BUILTIN:
             from m2raap.models.families import load_backbone
 
             load_backbone(cfg)
+
+
+def backbones_of(steps: list[Step], arms: dict[str, Recipe], states: dict[Path, Outlook]) -> list[BackboneConfig]:
+    """The backbones whose weights the steps load that are not done, each once."""
+    stages_to_do = [
+        arms[step.arm].stage(step.stage, bench=bool(step.bench)) for step in steps if not states[step.folder].is_done
+    ]
+    by_content = {canonical(cfg): cfg for stage in stages_to_do for cfg in stage.backbones()}
+    return [by_content[key] for key in sorted(by_content)]
+
+
+def _warn_of_drawings(steps: list[Step], arms: dict[str, Recipe], inputs: Inputs) -> None:
+    """Warns once where a stage of the run uses the tiny model on corpora other than the synthetic world."""
+    models = {
+        cfg.model for step in steps for cfg in arms[step.arm].stage(step.stage, bench=bool(step.bench)).backbones()
+    }
+    for model in sorted(models & BUILTIN.keys()):
+        warn_of_drawings(model, *map(View, inputs.corpora.values()))
 
 
 def steps_within(steps: list[Step], options: Options) -> list[Step]:
@@ -152,24 +172,12 @@ def _after(stage: str, last: str | None) -> bool:
 
 
 def _run_step(step: Step, recipe: Recipe, inputs: Inputs, engine: Engine, options: Options, caches: Path) -> bool:
-    step_inputs = StepInputs(
-        view=view_of(step, recipe, inputs),
-        folder=step.folder,
+    step_inputs = replace(
+        inputs_of(step, recipe, inputs),
         engine=engine,
-        parents=step.parents,
-        model=step.model and step.model / "model",
-        scores=() if step.bench else inputs.scores,
         caches=caches,
         force=options.force,
         share=options.share,
+        allow_refused=options.allow_refused,
     )
     return run_stage(recipe.stage(step.stage, bench=bool(step.bench)), step_inputs)
-
-
-def view_of(step: Step, recipe: Recipe, inputs: Inputs) -> View:
-    """What the step reads: its corpus, with the folders of the data stages before it."""
-    view = inputs.bench(step.bench, recipe.langs) if step.bench else inputs.view(recipe.langs)
-    for parent in step.parents:
-        if parent.name in data_stages():
-            view = view.over(parent)
-    return view

@@ -16,7 +16,7 @@ from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
 from m2raap.core.files import inside, read_object, write_json
 from m2raap.core.tables import read_all
-from m2raap.core.view import View
+from m2raap.core.view import View, changed_since
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe
 from m2raap.stages import stage_class
@@ -86,6 +86,18 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
     )
 
 
+def refuse_other_run(recipe: Recipe, out: Path, force: bool) -> None:
+    """Raises M2raapError where `out` holds the run of a recipe of another name, whose map would be lost, unless `force`."""
+    if force or not (out / "run.json").exists():
+        return
+    name = (read_object(out / "run.json").get("recipe") or {}).get("name")
+    if name not in (None, recipe.name):
+        raise M2raapError(
+            f"{out}: holds a run of the recipe '{name}', and this is the recipe '{recipe.name}'; give another --out, or --force "
+            "to make it a run of this recipe (stage folders with equal inputs and settings are kept)"
+        )
+
+
 class _MapStep(Config):
     arm: str
     owner: str
@@ -127,7 +139,8 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """The run in the folder. Raises M2raapError where there is none, or where its run.json is damaged."""
         if not (path / "run.json").exists():
-            raise M2raapError(f"{path}: holds no run (no run.json); give the --out of 'm2raap run'")
+            what = "holds no run (no run.json)" if path.is_dir() else "no such folder"
+            raise M2raapError(f"{path}: {what}; give the --out of 'm2raap run'")
         tree = read_object(path / "run.json")
         try:
             build(_Map, tree, str(path / "run.json"))
@@ -143,17 +156,16 @@ class RunFolder:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """The corpora of the run. Raises M2raapError where one has another digest than in run.json, which may come from
-        somebody else and so could name any corpus on this machine."""
+        """The corpora of the run. Raises M2raapError where one is not there or has another digest than in run.json, which may
+        come from somebody else and so could name any corpus on this machine."""
         benches = {name: self.resolve(path) for name, path in self.tree["benches"].items()}
         scores = tuple(map(self.resolve, self.tree["scores"]))
         inputs = Inputs(self.resolve(self.tree["data"]), benches, self.tree["limit"], scores)
         for name, corpus in inputs.corpora.items():
-            exists = (corpus / "manifest.json").exists()
-            if exists and open_corpus(corpus).digest != self.tree["digests"].get(name):
+            recorded = self.tree["digests"].get(name, "")
+            if not (corpus / "manifest.json").exists() or open_corpus(corpus).digest != recorded:
                 raise M2raapError(
-                    f"{self.path}: the corpus {corpus} has changed since this run; give the same 'm2raap run' again, which "
-                    "names the difference and keeps what still fits"
+                    f"{self.path}: reads the corpus {corpus}, {changed_since(corpus, {'corpus': recorded})}"
                 )
         return inputs
 

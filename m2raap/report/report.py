@@ -41,6 +41,7 @@ from m2raap.retrieval.arms import paired, summarise
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
+from m2raap.stages.shared import DRAWINGS_ONLY
 from m2raap.stages.training_log import training_curves, training_summary, training_time
 
 SYNTHETIC = "synthetic world, tiny model"
@@ -106,10 +107,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
 def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -> list[str]:
     notes = []
     if recipe.backbone.model == "builtin:tiny" and not synthetic:
-        notes.append(
-            "The tiny model of the package was trained on drawings of coloured shapes only: on real clips expect results near "
-            "chance. They show that the pipeline works, and nothing about retrieval."
-        )
+        notes.append(f"{DRAWINGS_ONLY}. The results show that the pipeline works, and nothing about retrieval.")
     for step in steps:
         if step.is_of(AdaptStage) and step.owner == step.arm:
             summary = training_summary(step.folder)

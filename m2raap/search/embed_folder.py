@@ -17,6 +17,7 @@ from m2raap.core.engine import Engine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic
 from m2raap.core.lock import locked
+from m2raap.core.replace import replacing
 from m2raap.core.runner import run_data_stage
 from m2raap.core.view import View
 from m2raap.core.whole import StageOutput, run_single_stage
@@ -73,7 +74,8 @@ def _embed_folder(
         before = open_corpus(out / "corpus").stated_video_root
         if before != videos.resolve():
             raise M2raapError(f"{out}: holds the vectors of {before}, not of {videos.resolve()}; give another --out")
-    corpus, bad_names = _corpus(videos, out / "corpus")
+    with replacing(force):
+        corpus, bad_names = _corpus(videos, out / "corpus")
     view = View(corpus)
     # One good frame is enough for a vector.
     stage = KeyframesStage(keyframes.model_copy(update={"min_frames": 1}))

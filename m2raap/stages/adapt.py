@@ -6,12 +6,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from m2raap.adapt.config import AdaptConfig
 from m2raap.core import talk
 from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
+from m2raap.core.folder import plan_of
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
@@ -61,6 +63,9 @@ class AdaptStage(SingleStage[AdaptConfig]):
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
 
+    def plan(self, step: StepInputs) -> dict[str, Any]:
+        return plan_of(self.name, self.version, step.view, self.settings())
+
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.view, step.folder, step.force, step.caches)
         return True
@@ -108,5 +113,5 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
             digests.save()
     if dist_context.is_main:
         dist_context.send_task(str(target))
-    with talk.Phases(f"{target.parent.name}/adapt") as phases:
+    with talk.Phases(talk.title(target, "adapt")) as phases:
         adapt(cfg, source, val if val.num_clips else None, target, phases, dist_context=dist_context, caches=caches)

@@ -30,14 +30,14 @@ from m2raap.curate.judging import HashSample, Judge, Sample
 from m2raap.curate.picture_signals import picture_signals
 from m2raap.curate.reasons import VIDEO_REASONS
 from m2raap.curate.refusal import Drop, Refusal
-from m2raap.curate.similarity import MismatchConfig, pair_scores
+from m2raap.curate.similarity import FEWEST_OTHERS, MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.rules import in_order, judged
 from m2raap.stages.shared import Shared
 
-_MISMATCH_VERSION = 1  # raise it when the same text would get another score
+_MISMATCH_VERSION = 2  # raise it when the same text would get another score
 
 
 class AlignConfig(Config):
@@ -197,6 +197,13 @@ def _mismatch_thresholds(
                 score = (signals_of[text["text_id"]] | judged_scores[text["text_id"]]).get(cfg.mismatch.signal)
                 scores[text["lang"]] += [] if score is None else [score]
     limits = {lang: cfg.mismatch.threshold(scores[lang]) for lang in LANGS}
+    for lang, texts in decisions["sample"]["langs"].items():
+        if cfg.mismatch.compares and limits[lang] is not None and len(texts["keys"]) <= FEWEST_OTHERS:
+            talk.log(
+                f"align: {len(texts['keys'])} different texts in {lang} are too few to tell a mismatch by "
+                f"{cfg.mismatch.signal} (at least {FEWEST_OTHERS + 1}): none is refused as one"
+            )
+            limits[lang] = None
     return {lang: limit for lang, limit in limits.items() if limit is not None}
 
 

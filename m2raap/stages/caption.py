@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from m2raap.core.config import digest
 from m2raap.core.spread import spread
-from m2raap.core.stage import DataStage, Signals, Tables
+from m2raap.core.stage import Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 from m2raap.curate.captioners import (
@@ -27,7 +28,7 @@ from m2raap.curate.encode import encoder
 from m2raap.curate.llm.prompts import digests
 from m2raap.curate.llm.schema import Request
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.llm import cache_of, sent
+from m2raap.stages.llm import AskingStage, cache_of
 from m2raap.stages.shared import Shared
 
 
@@ -44,12 +45,13 @@ class CaptionConfig(CaptionerConfig):
         return self.name == "retrieval"
 
 
-class CaptionStage(DataStage[CaptionConfig]):
+class CaptionStage(AskingStage[CaptionConfig]):
     """Describe key-frames: auxiliary captions."""
 
     name = "caption"
     config = CaptionConfig
     version = 3
+    sends = "frames"
     needs = ("keyframes",)
     on_benchmarks = True
     reads = ("jpegs",)
@@ -100,8 +102,8 @@ class CaptionStage(DataStage[CaptionConfig]):
             signals.append({"clip_id": clip.clip_id, "num_captions": sum(row["outcome"] == "ok" for row in captions)})
         return {"texts": texts, "signals": signals}
 
-    def counts(self, signals: Signals) -> dict[str, int]:
-        return sent(signals, "caption_sent_to", "frames")
+    def num_open(self, signals: Iterable[Row]) -> int:
+        return super().num_open(signals) // len(self.shared.langs)  # a question is about all languages
 
     def requests(self, part: Part, view: View) -> list[Request]:
         """What `score` would ask an endpoint about one part, for a Batch file."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -17,6 +17,7 @@ from m2raap.core.config import Config
 from m2raap.core.engine import torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
+from m2raap.core.folder import plan_of
 from m2raap.core.spread import spread
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import Part, View
@@ -119,7 +120,7 @@ def embed(
         )
     columns = _Columns(cfg.variants)
     total = view.corpus.counts["clips"]
-    with talk.progress(f"{folder.parent.name}/embed", total) as advance, torch.inference_mode():
+    with talk.progress(talk.title(folder, "embed"), total) as advance, torch.inference_mode():
         for part in view.parts(("texts", "jpegs")):
             _embed_videos(part, view.langs, cfg, loaded, columns)
             _embed_texts(part, loaded, columns)
@@ -330,6 +331,10 @@ class EmbedStage(SingleStage[EmbedConfig]):
 
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
+
+    def plan(self, step: StepInputs) -> dict[str, Any]:
+        inputs = model_input(step.model or self.shared.backbone)
+        return plan_of(self.name, self.version, step.view, self.settings(), inputs)
 
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.view, step.model or self.shared.backbone, step.folder, step.force)

@@ -15,6 +15,7 @@ import numpy as np
 from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_atomic, write_json
+from m2raap.core.folder import plan_of
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.view import open_view
 from m2raap.core.whole import StageOutput, run_single_stage
@@ -228,6 +229,10 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
     def settings(self) -> dict[str, Any]:
         return {"protocol": self.protocol, "seed": self.shared.seed, "rows": result_settings(self.cfg)}
 
+    def plan(self, step: StepInputs) -> dict[str, Any]:
+        self.protocol = step.view.corpus.benchmark or ""
+        return plan_of(self.name, self.version, None, self.settings(), _inputs(step.parents[-1], None))
+
     def run(self, step: StepInputs) -> bool:
         self.run_on(step.parents[-1], step.view.corpus.benchmark or "", step.folder, step.force)
         return True
@@ -241,5 +246,10 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
         def work(target: Path) -> StageOutput:
             return evaluate_folder(embedded, protocol, self.shared.seed, target, self.cfg, bank)
 
-        inputs = {"embed": read_json(embedded / "manifest.json")["digest"]} | ({"bank": bank.digest} if bank else {})
+        inputs = _inputs(embedded, bank)
         run_single_stage(self.name, self.version, self.settings(), folder, work, inputs=inputs, force=force)
+
+
+def _inputs(embedded: Path, bank: Bank | None) -> dict[str, str]:
+    """The entries of an embed folder and a bank in the `inputs` of a manifest."""
+    return {"embed": read_json(embedded / "manifest.json")["digest"]} | ({"bank": bank.digest} if bank else {})

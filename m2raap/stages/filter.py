@@ -45,6 +45,12 @@ class FilterConfig(Config):
         description="Limits on columns of --scores, such as {nsfw: {max: 0.5}, aesthetic: {lowest: 0.1}}.",
         json_schema_extra=APPLY,
     )
+    keep_without_text: bool | None = Field(
+        default=None,
+        description="Whether clips that come without a text in the recipe's languages are kept, for `caption` and `rewrite` to "
+        "give them one; null: where the recipe has a caption stage whose captions can become texts.",
+        json_schema_extra=APPLY,
+    )
     decode: VideoConfig = Field(default_factory=VideoConfig, description="Limits on the process that reads headers.")
 
 
@@ -142,7 +148,7 @@ class FilterStage(DataStage[FilterConfig]):
                 drops.append(row | {"also_failed": [rule.reason for rule in refused]})
             elif refused:
                 drops.append(Drop.by(refused, clip_id).row())
-            elif not part.texts_of[clip_id]:
+            elif not part.texts_of[clip_id] and not self.cfg.keep_without_text:
                 drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
             if user_scores:
                 verdicts.append({"clip_id": clip_id} | _user_columns(user_scores))

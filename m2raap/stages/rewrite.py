@@ -2,11 +2,13 @@
 stays.
 
 `score` asks the rewriter and measures its answers; `apply` compares these signals with the limits of the fidelity rules, so that
-a new limit asks no model again. `reduce` counts the different originals that received the same answer.
+a new limit asks no model again. `reduce` counts the different originals that received the same answer, and the clips that would
+receive the same caption of frames.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -17,11 +19,13 @@ import numpy as np
 from pydantic import Field
 
 from m2raap.core.config import APPLY
+from m2raap.core.errors import NO_TEXT_LEFT
 from m2raap.core.files import read_json
-from m2raap.core.stage import DataStage, Judged, Signals, Tables
+from m2raap.core.stage import Judged, Signals, Tables
 from m2raap.core.tables import Row
 from m2raap.core.view import Part, View
 from m2raap.curate import fidelity_rules
+from m2raap.curate.caption_rules import CAPTION_RULES, FEWEST_COPIES, CaptionLimits
 from m2raap.curate.clean import clean
 from m2raap.curate.encode import Encoder, encoder, unpack
 from m2raap.curate.fidelity_rules import FIDELITY_RULES, Candidate, FidelityConfig
@@ -33,7 +37,7 @@ from m2raap.curate.rewriters import MODEL_PROMPTS, REWRITERS, ClipTexts, ModelRe
 from m2raap.curate.similarity import robust
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.align import AlignStage
-from m2raap.stages.llm import cache_of, sent
+from m2raap.stages.llm import AskingStage, cache_of
 from m2raap.stages.rules import judged
 from m2raap.stages.shared import Shared
 
@@ -44,20 +48,26 @@ class RewriteConfig(RewriterConfig):
     fidelity: FidelityConfig = Field(
         default_factory=FidelityConfig, description="Conditions on a model's text.", json_schema_extra=APPLY
     )
+    captions: CaptionLimits = Field(
+        default_factory=CaptionLimits,
+        description="Conditions on a caption of frames that becomes a text without a model.",
+        json_schema_extra=APPLY,
+    )
 
 
-class RewriteStage(DataStage[RewriteConfig]):
+class RewriteStage(AskingStage[RewriteConfig]):
     """One faithful caption out of raw texts and auxiliary captions."""
 
     name = "rewrite"
     config = RewriteConfig
-    version = 2
+    version = 3
+    sends = "texts"
     reasons: ClassVar[Mapping[str, str]] = REWRITE_REASONS
     reads = ("texts", "frames")
     reads_signals = ("caption_score", "features", "dim")
     adds = ("texts",)
     reduces = True
-    verdict_columns: ClassVar[dict[str, str]] = {"num_sources": "int"}
+    verdict_columns: ClassVar[dict[str, str]] = {"num_sources": "int", "caption_share": "float"}
 
     def __init__(self, cfg: RewriteConfig, shared: Shared | None = None) -> None:
         super().__init__(cfg, shared or Shared())
@@ -81,7 +91,7 @@ class RewriteStage(DataStage[RewriteConfig]):
     def signal_columns(self) -> dict[str, str]:
         outcomes = {"rewrite_outcome": "str", "rewrite_note": "str", "num_rewrites": "int", "rewrite_sent_to": "str"}
         origins = {"rewrite_of": "str", "rewrite_kind": "str", "near_key": "int", "source_key": "int"}
-        return outcomes | origins | fidelity_rules.SIGNALS
+        return outcomes | origins | {"caption_fit": "float", "caption_key": "int"} | fidelity_rules.SIGNALS
 
     def score(self, part: Part, view: View) -> Tables:
         rewriter = self._rewriter()
@@ -100,6 +110,9 @@ class RewriteStage(DataStage[RewriteConfig]):
                 text = ids | kept | {"producer": new.get("producer", rewriter.producer), "active": True}
                 signal = ids | {"rewrite_outcome": "ok", "rewrite_note": new["note"]}
                 signal |= {"rewrite_of": new["parent_text_id"], "rewrite_kind": new["origin"]}
+                if "caption_fit" in new:
+                    signal["caption_fit"] = None if new["caption_fit"] is None else round(new["caption_fit"], 6)
+                    signal["caption_key"] = fidelity_rules.near_key(new["text"], new["lang"])
                 texts.append(text)
                 signals.append(signal)
                 if rewriter.checked:
@@ -112,16 +125,27 @@ class RewriteStage(DataStage[RewriteConfig]):
         return {"texts": texts, "signals": signals}
 
     def reduce(self, parts: Iterable[tuple[Part, Signals]]) -> dict[str, Any]:
-        """{near_key: number of different originals}, of answers given to more originals than the limit of rewrite_copies."""
+        """`sources`: {near_key: number of different originals}, of answers given to more originals than the limit of
+        rewrite_copies. `captions`: {caption_key: share of the clips with captions}, of those of several clips, and thresholds."""
         pairs = [np.zeros((0, 2), np.int64)]
+        clips_of: Counter[int] = Counter()
+        num_captioned = 0
         for _, signals in parts:
+            captions = {
+                (row["clip_id"], row["caption_key"]) for row in signals.values() if row["caption_key"] is not None
+            }
+            clips_of.update(key for _, key in captions)
+            num_captioned += len({clip_id for clip_id, _ in captions})
             keys = [(row["near_key"], row["source_key"]) for row in signals.values() if row["near_key"] is not None]
             if keys:
                 pairs.append(np.asarray(keys, np.int64))
         keys, counts = np.unique(np.unique(np.concatenate(pairs), axis=0)[:, 0], return_counts=True)
         most = self.cfg.fidelity.thresholds("rewrite").get("rewrite_copies")
         common = [] if most is None else np.flatnonzero(counts > most)
-        return {"sources": {str(keys[i]): int(counts[i]) for i in common}}
+        shares = {str(k): round(n / num_captioned, 6) for k, n in sorted(clips_of.items()) if n >= FEWEST_COPIES}
+        thresholds = self.cfg.captions.thresholds(self.shared.backbone.model)
+        captions = {"shares": shares, "thresholds": thresholds} if clips_of else {}
+        return {"sources": {str(keys[i]): int(counts[i]) for i in common}, "captions": captions}
 
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         raw = {row["text_id"]: row for row in part.texts}
@@ -132,6 +156,14 @@ class RewriteStage(DataStage[RewriteConfig]):
             if row["rewrite_kind"] is None:
                 continue
             ids = {"clip_id": row["clip_id"], "text_id": text_id}
+            if row["caption_key"] is not None:
+                captions = decisions["captions"]
+                share = captions["shares"].get(str(row["caption_key"]))
+                if share:
+                    verdicts.append(ids | {"caption_share": share})
+                if refused := CAPTION_RULES.refusals(row | {"caption_share": share}, captions["thresholds"]):
+                    dropped.append(Drop.by(refused, **ids).row())
+                    continue
             if row["near_key"] is not None:
                 num_sources = decisions["sources"].get(str(row["near_key"]))
                 limits = self.cfg.fidelity.thresholds(row["rewrite_kind"])
@@ -145,16 +177,18 @@ class RewriteStage(DataStage[RewriteConfig]):
                     continue
             if row["rewrite_kind"] == "rewrite" and row["rewrite_of"] is not None:
                 superseded.append(raw[row["rewrite_of"]] | {"active": False})
+        if self.cfg.fills_missing:
+            dropped += _still_without_text(part, signals, {row["text_id"] for row in dropped})
         return {"dropped": dropped, "verdicts": verdicts, "superseded": superseded}
 
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
+        if "text_id" in row and signals.get("caption_key") is not None:
+            thresholds = decisions.get("captions", {}).get("thresholds", {})
+            return [judged(*rule) for rule in CAPTION_RULES.judged(signals, thresholds)]
         if "text_id" not in row or signals.get("near_key") is None:
             return []
         limits = self.cfg.fidelity.thresholds(signals["rewrite_kind"])
         return [judged(*rule) for rule in FIDELITY_RULES.judged(signals, limits)]
-
-    def counts(self, signals: Signals) -> dict[str, int]:
-        return sent(signals, "rewrite_sent_to", "texts")
 
     def requests(self, part: Part, view: View) -> list[Request]:
         """What `score` would ask a model about one part, for a Batch file."""
@@ -187,6 +221,20 @@ def clip_texts(part: Part) -> list[ClipTexts]:
 def _rewriter(cfg: RewriterConfig, folder: Path) -> Rewriter:
     """The rewriter, one for each process and stage."""
     return REWRITERS[cfg.name](cfg, cache_of(folder))
+
+
+def _still_without_text(part: Part, signals: Signals, refused_ids: set[str]) -> list[Row]:
+    """`dropped` rows of the clips that came without texts, and of whose captions none has become one."""
+    filled = {
+        row["clip_id"]
+        for text_id, row in signals.items()
+        if row["rewrite_kind"] is not None and text_id not in refused_ids
+    }
+    return [
+        {"clip_id": clip_id, "reason": NO_TEXT_LEFT, "detail": "it came without texts, and no caption has become one"}
+        for clip_id, texts in part.texts_of.items()
+        if clip_id not in filled and all(text["origin"] == "aux" for text in texts)
+    ]
 
 
 def _outcomes(clip_id: str, rewrite: Any) -> list[Row]:

@@ -6,7 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from m2raap.core import talk
 from m2raap.core.config import Config
+from m2raap.core.view import View
+from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
 from m2raap.video.limits import VideoConfig
 
@@ -28,3 +31,16 @@ class Shared(Config):
 
 
 SHARED_KEYS = ("backbone", "langs", "seed")  # given at the top level of a recipe, never in a stage's config
+
+
+DRAWINGS_ONLY = (
+    "builtin:tiny was trained on drawings of coloured shapes only, and this corpus is not the synthetic world: on real clips it "
+    "drops good texts as mismatch, its captions are wrong, and what is trained on it retrieves near chance. Name a pretrained "
+    "model under `backbone` for anything but a try (ViT-B-32 with pretrained: openai, for example)"
+)
+
+
+def warn_of_drawings(model: str, *views: View) -> None:
+    """Prints a warning where the tiny model of the package is used on a corpus other than the synthetic world."""
+    if model in BUILTIN and any(view.corpus.source.get("importer") != "world" for view in views):
+        talk.log(f"warning: {DRAWINGS_ONLY}")

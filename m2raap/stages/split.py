@@ -26,6 +26,7 @@ from m2raap.core.corpus import Corpus, holdout, importing, write_corpus
 from m2raap.core.engine import Engine
 from m2raap.core.errors import WORTH_ANOTHER_TRY, M2raapError, UsageError
 from m2raap.core.files import read_json, remove_drafts, write_json
+from m2raap.core.replace import refuse_other_source
 from m2raap.core.tables import Row
 from m2raap.core.videos import VideoDigests
 from m2raap.stages.transnet import transnet_cuts, weights_file
@@ -116,6 +117,16 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     if scene_lists is not None:
         lists = _scene_lists(tasks, scene_lists)
         tasks = [_Task(t.path, t.video, t.name, out, cfg, *result) for t, result in zip(tasks, lists, strict=True)]
+    source = {
+        "importer": "split",
+        "detector": "scene list" if scene_lists else cfg.detector,
+        "videos": len(tasks),
+        **({} if scene_lists else {"min_shot_s": cfg.min_shot_s}),
+        "min_s": cfg.min_s,
+        "max_s": cfg.max_s,
+        "cut": cfg.cut,
+    }
+    refuse_other_source(out, source)  # before the cuts of an earlier import are replaced
     remove_drafts(out / "videos")
     results: list[tuple[list[Row], list[Row]]] = [([], [])] * len(tasks)
     with talk.progress("split", len(tasks)) as advance:
@@ -136,15 +147,6 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     for task, (kept, _) in zip(tasks, results, strict=True):
         for row in kept:
             row["split"] = "val" if task.name in held else "train"
-    source = {
-        "importer": "split",
-        "detector": "scene list" if scene_lists else cfg.detector,
-        "videos": len(tasks),
-        **({} if scene_lists else {"min_shot_s": cfg.min_shot_s}),
-        "min_s": cfg.min_s,
-        "max_s": cfg.max_s,
-        "cut": cfg.cut,
-    }
     corpus = write_corpus(
         out, clips, [], video_root=out / "videos" if cfg.cut else root, source=source, dropped=dropped
     )

@@ -20,8 +20,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     ("words", "code", "message"),
     [
         (("data", "audit", "nowhere"), 2, "--labelled"),
-        (("data", "audit", "nowhere", "--out", "s.csv"), 1, "nowhere: no corpus"),
-        (("data", "audit", "nowhere", "--card"), 1, "nowhere: holds no run"),
+        (("data", "audit", "nowhere", "--out", "s.csv"), 1, "nowhere: no such folder"),
+        (("data", "audit", "nowhere", "--card"), 1, "nowhere: no such folder"),
         (
             (
                 "data",

@@ -16,6 +16,7 @@ from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
+from m2raap.core.replace import replacing
 from m2raap.core.runner import run_data_stage
 from m2raap.core.stage import DataStage, Signals, Tables
 from m2raap.core.tables import read_part
@@ -79,15 +80,16 @@ class LengthStage(DataStage[LengthConfig]):
 def make_corpus(path: Path, numbers: Iterable[int], num_parts: int = 3, benchmark: str | None = None) -> View:
     numbers = list(numbers)
     texts = [text(i, text="word " * (i % 5 + 1)) for i in numbers]
-    write_corpus(
-        path,
-        [clip(i) for i in numbers],
-        texts,
-        video_root=path.parent,
-        source={},
-        num_parts=num_parts,
-        benchmark=benchmark,
-    )
+    with replacing(True):
+        write_corpus(
+            path,
+            [clip(i) for i in numbers],
+            texts,
+            video_root=path.parent,
+            source={},
+            num_parts=num_parts,
+            benchmark=benchmark,
+        )
     return View(path)
 
 

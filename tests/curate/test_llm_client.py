@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pydantic import ValidationError
@@ -96,6 +98,13 @@ CASES: dict[str, tuple[Script, str, str, int]] = {
     "the connection is cut": (lambda b, n: GOOD if n else Say(completion(GOOD), way="cut"), "ok", "", 2),
     "cut for ever": (lambda b, n: Say(completion(GOOD), way="cut at once"), "error", "the connection broke", 3),
     "no chat completion": (lambda b, n: Say({"hello": 1}), "error", "no chat completion (3 tries)", 3),
+    "half an emoji": (lambda b, n: '{"en": "a dog \ud83d", "zh": "狗"}', "error", "en: holds", 2),
+    "half an emoji, then repaired": (lambda b, n: GOOD if is_repair(b) else '{"en": "a dog \ud83d', "ok", "", 2),
+    "half an emoji in the refusal": (lambda b, n: Say(completion("", refusal="No \ud83d")), "refused", "No \ufffd", 1),
+    "half an emoji in the reason": (lambda b, n: Say(completion(GOOD, "stop\udfff")), "error", "finish_reason", 1),
+    "2^63 tokens": (lambda b, n: Say(completion(GOOD) | {"usage": {"completion_tokens": 2**63}}), "error", "tokens", 1),
+    "2^62 tokens in": (lambda b, n: Say(completion(GOOD) | {"usage": {"prompt_tokens": 2**62}}), "error", "tokens", 1),
+    "10^400 tokens": (lambda b, n: Say(completion(GOOD) | {"usage": {"prompt_tokens": 10**400}}), "error", "tokens", 1),
     "no JSON at all": (lambda b, n: Say(b"<html>"), "error", "no chat completion", 3),
 }  # fmt: skip
 
@@ -233,6 +242,61 @@ def test_the_key_travels_in_the_header_alone_and_is_nowhere_else(tmp_path: Path,
     monkeypatch.delenv("M2_TEST_KEY")
     with pytest.raises(M2raapError, match="M2_TEST_KEY"):
         HttpBackend(config(server.url, api_key_env="M2_TEST_KEY"))
+
+
+KEY = "sk-proj-Vn83/kq+Zt_0aLm94Ww"
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        KEY,
+        KEY.removeprefix("sk-proj-"),
+        KEY.upper(),
+        KEY[:17],
+        f"x{'y' * 185}{KEY}",  # the message is cut within the key
+        base64.b64encode(KEY.encode()).decode(),
+        quote(KEY, safe=""),
+        " ".join(KEY),
+        json.dumps({"authorization": f"Bearer {KEY}"}).replace("/", "\\/"),
+    ],
+)
+def test_a_key_that_a_server_repeats_is_neither_shown_nor_stored(tmp_path: Path, monkeypatch, echo: str):
+    monkeypatch.setenv("M2_TEST_KEY", KEY)
+    with pytest.raises(M2raapError) as error:
+        asked(tmp_path, lambda b, n: Say({"error": f"no: {echo}"}, 401), ["a"], api_key_env="M2_TEST_KEY")
+    found, _, _ = asked(tmp_path, lambda b, n: Say({"error": f"no: {echo}"}, 400), ["a"], api_key_env="M2_TEST_KEY")
+    for message in (str(error.value), found[0].detail):
+        letters = "".join(c for c in message.lower() if c.isalnum())
+        assert "***" in message and not {KEY[8:14].lower(), "vn83kq", "zt0alm", "lm94ww"} & {
+            letters[i : i + 6] for i in range(len(letters))
+        }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"en": f"A dog {KEY}", "zh": "狗"},
+        {"en": f"A dog {KEY.removeprefix('sk-proj-')}", "zh": "狗"},
+        "".join(f"\\u{ord(c):04x}" for c in KEY),
+        Say(completion("", refusal=f"No, {KEY}")),
+        Say(completion(GOOD, KEY)),
+    ],
+)
+def test_an_answer_that_repeats_the_key_is_not_stored_with_it(tmp_path: Path, monkeypatch, said: Any):
+    monkeypatch.setenv("M2_TEST_KEY", KEY)
+    found, server, _ = asked(tmp_path, lambda b, n: said, ["a"], api_key_env="M2_TEST_KEY")
+    assert (found[0].outcome, len(server.bodies)) == ("error", 1) and "key" in found[0].detail
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("llm.sqlite*"))
+    assert KEY[8:].encode() not in stored and KEY[8:] not in str(found)
+
+
+@pytest.mark.parametrize("key", ["EMPTY", "x", "none", "ollama-local"])
+def test_a_placeholder_for_a_key_refuses_no_caption(tmp_path: Path, monkeypatch, key: str):
+    monkeypatch.setenv("M2_TEST_KEY", key)
+    said = {"en": "An empty local street with x-ray vans, nonetheless ollamas.", "zh": "街道"}
+    found, _, _ = asked(tmp_path, lambda b, n: said, ["a"], api_key_env="M2_TEST_KEY")
+    assert found[0].captions == said
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_nothing_is_made_from_nothing() -> None:
     clip = ClipTexts("c", raw, AUX)
     assert REWRITERS["none"](RewriterConfig(name="none"), no_cache).rewrite_many([clip], ["en"])[0].new == []
     assert REWRITERS["rules"](RewriterConfig(), no_cache).rewrite_many([clip], ["en"])[0].new != []
-    assert best_auxiliary(AUX, "en") == "a red circle" and best_auxiliary([], "en") is None
+    assert best_auxiliary(AUX, "en") == ("a red circle", 0.3) and best_auxiliary([], "en") is None
     with pytest.raises(M2raapError, match="'fr'"):
         RulesRewriter().rewrite([], [], ["fr"])
 

@@ -286,5 +286,5 @@ def test_wrong_orders_are_one_sentence(view: View, tmp_path: Path):
     with pytest.raises(M2raapError, match="nothing to export"):
         written(View(view.corpus_path, langs=()), "csv", tmp_path / "y")
     assert not (tmp_path / "y").exists() and not list(tmp_path.glob(".*exporting"))
-    with pytest.raises(M2raapError, match="no corpus"):
+    with pytest.raises(M2raapError, match="nowhere: no such folder"):
         curated_view(tmp_path / "nowhere")

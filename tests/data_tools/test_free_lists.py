@@ -14,6 +14,7 @@ from data_tools.videofolder import import_videofolder
 from data_tools.webvid import import_webvid
 from m2raap.core.corpus import SCORES
 from m2raap.core.errors import M2raapError
+from m2raap.core.replace import replacing
 from tests.conftest import m2raap
 from tests.data_tools.lists import clips, missing, put, texts
 
@@ -94,7 +95,8 @@ def test_panda70m_cuts_videos_into_clips(tmp_path: Path):
         "x-y.1": 0.5,
     }
     put(tmp_path / "v", "x-y.1.mp4", b"cut already")
-    (corpus,) = import_panda70m(tmp_path / "p.csv", tmp_path / "C", video_dir=tmp_path / "v")
+    with replacing(True):
+        (corpus,) = import_panda70m(tmp_path / "p.csv", tmp_path / "C", video_dir=tmp_path / "v")
     assert (clips(corpus)["x-y.1"]["video"], clips(corpus)["x-y.1"]["start_s"]) == ("x-y.1.mp4", None)
 
 

@@ -10,6 +10,7 @@ from data_tools.webdataset_tar import import_webdataset
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import Item
+from m2raap.core.replace import replacing
 from tests.data_tools.test_safe_tar import special, tar_of
 
 
@@ -72,7 +73,15 @@ def test_folders_of_shards_packed_ones_and_imports_over_older_ones(tmp_path: Pat
     shard(tmp_path / "in", ("2.mp4", b"two"), ("2.txt", "b"), name="00001.tar.gz")
     (corpus,) = import_webdataset(tmp_path / "in", tmp_path / "C")
     assert set(clips(corpus)) == {"1", "2"} and corpus.source["shards"] == 2
-    (again,) = import_webdataset(tmp_path / "in" / "00000.tar", tmp_path / "C")
+    with pytest.raises(M2raapError, match="2 clips and 2 texts .* 1 clips and 1 texts .* --force"):
+        import_webdataset(tmp_path / "in" / "00000.tar", tmp_path / "C")
+    assert open_corpus(tmp_path / "C").digest == corpus.digest and len(list(corpus.video_root.glob("*/*"))) == 2
+    shard(tmp_path / "changed", ("1.mp4", b"new"), ("1.txt", "a"))
+    with pytest.raises(M2raapError, match=r"1 of its files have other bytes .*videos/\w+/\w+.mp4"):
+        import_webdataset(tmp_path / "changed", tmp_path / "C")
+    assert {path.read_bytes() for path in corpus.video_root.glob("*/*")} == {b"one", b"two"}
+    with replacing(True):
+        (again,) = import_webdataset(tmp_path / "in" / "00000.tar", tmp_path / "C")
     assert set(clips(again)) == {"1"}
     assert [path.read_bytes() for path in again.video_root.glob("*/*")] == [b"one"]
     shard(tmp_path / "bad", ("1.mp4", b"other"), ("2.pyd", b""))

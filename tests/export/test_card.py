@@ -6,6 +6,7 @@ import pytest
 from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
+from m2raap.core.replace import replacing
 from m2raap.export.card import dataset_card, plain
 from m2raap.export.corpus import curated_view
 from m2raap.pipeline.run_folder import RunFolder
@@ -50,9 +51,9 @@ def test_strangers_words_make_no_markup(curated: Path, small_world: Path, tmp_pa
     texts = [row | {"producer": hostile} for row in corpus.all_rows("texts")]
     run, world = copied(curated, small_world, tmp_path)
     train = world / "train"
-    hostile_corpus = write_corpus(
-        train, clips, texts, video_root=corpus.video_root, source={}, num_parts=corpus.num_parts
-    )
+    more = {"video_root": corpus.video_root, "source": {}, "num_parts": corpus.num_parts}
+    with replacing(True):
+        hostile_corpus = write_corpus(train, clips, texts, **more)
     for path in run.rglob("manifest.json"):  # as if the stages had been made from it
         tree = read_json(path)
         write_json(path, tree | {"inputs": tree["inputs"] | {"corpus": hostile_corpus.digest}})

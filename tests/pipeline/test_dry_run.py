@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from m2raap.core.engine import LocalEngine
+from m2raap.core.errors import M2raapError
+from m2raap.core.files import read_json
 from m2raap.core.runner import run_stage
 from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
+from m2raap.models.config import BackboneConfig
+from m2raap.models.on_this_machine import missing_weights
 from m2raap.pipeline.dry_run import dry_run
-from m2raap.pipeline.recipe import load_recipe
+from m2raap.pipeline.outlook import inputs_of, outlooks
+from m2raap.pipeline.recipe import arms_of, load_recipe
 from m2raap.pipeline.run import make_plan
-from m2raap.pipeline.run_folder import Inputs
-from tests.conftest import digests
+from m2raap.pipeline.run_folder import Inputs, RunFolder
+from m2raap.stages import STAGES
+from tests.conftest import digests, m2raap
+from tests.runs import copied, words
 
 
 def test_every_data_stage_is_measured_on_the_corpus(small_world: Path, tmp_path: Path) -> None:
@@ -56,3 +67,114 @@ def test_a_finished_step_costs_nothing_and_serves_the_next(small_world: Path, tm
     rows = {row["stage"]: row for row in dry_run(recipe, inputs, tmp_path, steps)["steps"]}
     assert rows["filter"]["state"] == "done" and rows["filter"]["core_minutes"] is None
     assert rows["keyframes"]["note"].startswith("measured on ")
+
+
+def test_every_stage_states_the_plan_that_its_run_writes(small_world: Path, undisturbed: Path) -> None:
+    """So that the dry run compares what the run compares."""
+    run = RunFolder.open(undisturbed)
+    arms = arms_of(run.recipe)
+    for step in run.steps:
+        stage = arms[step.arm].stage(step.stage, bench=bool(step.bench))
+        assert stage.plan(inputs_of(step, arms[step.arm], run.inputs)) == read_json(step.folder / "plan.json"), step
+    assert {step.stage for step in run.steps} == {*STAGES} - {"report"}
+    assert {row.state for row in outlooks(run.steps, arms, run.inputs).values()} == {"done"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "stage", "reason", "reused"),
+    [
+        ("adapt.lr=5e-4", "adapt", "adapt.lr 0.0001 -> 0.0005", ""),
+        (
+            "filter.text.rules.text_too_short=5",
+            "filter",
+            "filter.text.rules.text_too_short.en.min 2.0 -> 5.0",
+            "scores",
+        ),
+        ("bench_keyframes={k: 3}", "keyframes", "keyframes.k 4 -> 3", ""),
+    ],
+)
+def test_a_dry_run_says_what_the_run_would_redo_and_why(
+    small_world: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch,
+    setting: str,
+    stage: str,
+    reason: str,
+    reused: str,
+) -> None:
+    monkeypatch.setattr("m2raap.pipeline.dry_run._measure", lambda *_: {})
+    out, world = copied(undisturbed, small_world, tmp_path)
+    before = digests(out)
+    tree = json.loads(m2raap(*words(world, out, "--set", setting, "--dry-run", "--json")).stdout)
+    assert digests(out) == before
+    redone = [row for row in tree["steps"] if row["state"] == "redo"]
+    first, *later = redone
+    assert (first["stage"], first["reused"]) == (stage, reused) and reason in first["reason"]
+    assert {row["state"] for row in tree["steps"]} == {"done", "redo"} and later
+    assert all("before it is not done" in row["reason"] for row in later)
+    assert any("--force" in line and first["folder"] in line for line in tree["lines"])
+    places = [list(STAGES).index(row["stage"]) for row in tree["steps"]]
+    assert places == sorted(places), "in the order of the stages"
+    told = m2raap(*words(world, out, "--set", setting), check=1).stderr
+    assert f"{first['folder']}: was made with {reason.partition(' ->')[0]}" in told, "as the run says"
+
+
+def test_only_train_clips_are_counted_and_a_long_warm_up_is_noticed(small_world: Path, tmp_path: Path) -> None:
+    sets = [
+        "arms={}",
+        "compare=[]",
+        "stages=[keyframes,adapt]",
+        "adapt.batch_size=8",
+        "adapt.epochs=2",
+        "adapt.steps=null",
+    ]
+    recipe, inputs = load_recipe("demo", [*sets, "adapt.warmup_steps=40"]), Inputs(small_world / "train")
+    tree = dry_run(recipe, inputs, tmp_path / "out", make_plan(recipe, inputs, tmp_path / "out"))
+    clips = View(small_world / "train").corpus.all_rows("clips", ["split"])
+    number = sum(row["split"] == "train" for row in clips)
+    assert number < len(clips) and tree["adapt"]["demo"]["clips"] == number
+    assert tree["adapt"]["demo"]["steps"] == 2 * (number // 8)
+    assert any("warmup_steps" in line and "40" in line for line in tree["warnings"])
+    assert any("this machine" in line and re.search(r"\d:\d\d h", line) for line in tree["lines"])
+
+
+def test_what_this_machine_lacks_is_named(small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("KEY_OF_THE_TEST", raising=False)
+    endpoint = "{base_url: 'http://127.0.0.1:9/v1', model: m-7b, api_key_env: KEY_OF_THE_TEST}"
+    sets = ["arms={}", "compare=[]", "stages=[keyframes,rewrite,adapt]"]
+    sets += [f"rewrite={{name: endpoint, endpoint: {endpoint}}}", "backbone={model: 'hf-hub:org/name'}"]
+    recipe, inputs, out = load_recipe("demo", sets), Inputs(small_world / "train"), tmp_path / "out"
+    warnings = dry_run(recipe, inputs, out, make_plan(recipe, inputs, out))["warnings"]
+    assert [w.partition(":")[0] for w in warnings] == ["backbone 'hf-hub", "rewrite"] and "KEY_OF_THE_TEST" in warnings[
+        1
+    ]
+    monkeypatch.setenv("KEY_OF_THE_TEST", "x")
+    weights = tmp_path / "hub" / "models--org--name" / "snapshots" / "1" / "open_clip_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert dry_run(recipe, inputs, out, make_plan(recipe, inputs, out))["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"model": "builtin:tiny"}, None), ({"model": "local-dir:/nowhere"}, "/nowhere"), ({"model": "ViT-B-32"}, "pretrained"),
+        ({"model": "ViT-B-32", "random_init": True}, None), ({"model": "ViT-B-32", "pretrained": "openais"}, "openais"),
+        ({"model": "ViT-B-32", "pretrained": "openai"}, "not on this machine"), ({"model": "ViT-B-33"}, "ViT-B-32"),
+    ],
+)  # fmt: skip
+def test_weights_are_looked_for_without_loading_them(tmp_path: Path, monkeypatch, changes: dict, missing: str | None):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = missing_weights(BackboneConfig(**changes))
+    assert told is None if missing is None else told is not None and missing in told
+
+
+def test_files_of_scores_that_do_not_fit_are_refused(small_world: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"clip_id": ["unknown"], "nsfw": [0.5]}), tmp_path / "s.parquet")
+    recipe = load_recipe("demo", ["arms={}", "compare=[]", "stages=[filter]", "filter.scores={nsfw: {max: 0.5}}"])
+    inputs = Inputs(small_world / "train", scores=(tmp_path / "s.parquet",))
+    with pytest.raises(M2raapError, match="s.parquet"):
+        dry_run(recipe, inputs, tmp_path / "out", make_plan(recipe, inputs, tmp_path / "out"))

@@ -135,6 +135,11 @@ HOW_KEYS = {
     *(f"{stage}.decode.{key}" for stage in ("filter", "keyframes") for key in DECODER),
     *(f"keyframes.remote.{key}" for key in ("allow_remote", "timeout_s")),
     *(f"{stage}.endpoint.{key}" for stage in ("caption", "rewrite") for key in ASKING),
+    *(
+        f"{model}.budget.{key}"
+        for model in ("caption.endpoint", "rewrite.endpoint", "rewrite.local")
+        for key in ("max_requests", "max_tokens", "max_cost", "price_in", "price_out")
+    ),
     *(f"{stage}.prompts" for stage in ("caption", "rewrite")),
     *(f"adapt.{key}" for key in ("decoders", "checkpoint_every_steps", "device", "threads", "tensorboard")),
 }

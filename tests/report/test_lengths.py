@@ -38,7 +38,7 @@ def test_a_run_by_the_length_of_its_clips(tmp_path: Path) -> None:
         tmp_path / "run", {"a": {"num": 12, "langs": ("en",)}, "b": {"num": 12, "langs": ("en",), "noise": 2.0}}
     )
     tree = json.loads((out / "run.json").read_text())
-    tree |= {"benches": {"clips": "../C"}, "digests": {"clips": view.corpus.digest}}
+    tree |= {"data": "../C", "benches": {"clips": "../C"}, "digests": dict.fromkeys(("", "clips"), view.corpus.digest)}
     for step in tree["steps"]:
         step["parents"] = ["keyframes"] if step["stage"] == "embed" else [f"{step['arm']}/bench-clips/embed"]
     (out / "run.json").write_text(json.dumps(tree))

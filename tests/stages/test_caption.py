@@ -74,12 +74,16 @@ def test_an_endpoint_describes_pictures_and_the_ledger_says_where_they_went(tmp_
 
 def test_a_frame_that_cannot_be_described_ends_in_its_outcome(tmp_path: Path):
     frames = frames_of(tmp_path)
-    answers = iter([Say({}, 400), "I'm sorry, I can't.", Say(completion('{"en": "a', "length"))])
+    declined = "I'm sorry, I can't."
+    answers = iter([Say({}, 400), declined, Say(completion('{"en": "a', "length")), Say({}, 400), declined])
     with serving(lambda body, n: next(answers)) as server:
         settings = {"name": "endpoint", "frames": "2", "endpoint.base_url": server.url, "endpoint.model": "sees"}
         settings |= {"endpoint.budget.max_requests": "3", "endpoint.concurrency": "1"}
         words = [word for key, value in settings.items() for word in ("--set", f"caption.{key}={value}")]
-        here("caption", frames, "--out", tmp_path / "c", "--set", "langs=[en]", "--workers", 1, *words)
+        command = ("caption", frames, "--out", tmp_path / "c", "--set", "langs=[en]", "--workers", 1, *words)
+        here(*command, check=3)
+        assert len(server.bodies) == 3 and not (tmp_path / "c" / "manifest.json").exists()
+        here(*command, "--set", "caption.endpoint.budget.max_requests=5")
     outcomes = sorted(row["caption_outcome"] for row in rows(tmp_path / "c", "signals").values() if row["text_id"])
-    assert outcomes == ["error", "refused", "skipped", "truncated"]
+    assert outcomes == ["error", "refused", "refused", "truncated"]
     assert rows(tmp_path / "c", "texts") == {}

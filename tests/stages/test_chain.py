@@ -178,6 +178,7 @@ def scored(out: Path, stage: str) -> int:
 def test_only_new_clips_are_decoded(small_world: Path, tmp_path: Path):
     """20 clips come to 28: the 28 are not decoded again, and the result is that of a fresh run."""
     from m2raap.core.corpus import write_corpus
+    from m2raap.core.replace import replacing
 
     corpus = View(small_world / "train").corpus
     clips = sorted(corpus.all_rows("clips"), key=lambda row: row["clip_id"])
@@ -190,7 +191,8 @@ def test_only_new_clips_are_decoded(small_world: Path, tmp_path: Path):
         )
     folders["C"]()
     m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", "--workers", 1)
-    folders["D"]()
+    with replacing(True):
+        folders["D"]()
     refused = m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", check=1)
     assert "was made with inputs.corpus" in refused.stderr
     m2raap("keyframes", tmp_path / "C", "--out", tmp_path / "k" / "m2raap" / "keyframes", "--workers", 1, "--force")

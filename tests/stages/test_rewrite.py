@@ -30,10 +30,10 @@ def words(url: str, *more: str) -> list[str]:
     return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")] + ["--workers", "1", *more]
 
 
-def here(*args: object, check: int = 0) -> None:
+def here(*args: object, check: int = 0, quiet: bool = True) -> None:
     """The command line in this process: the model is loaded once for all tests."""
     saved = sys.argv
-    sys.argv = ["m2raap", "-q", *map(str, args)]
+    sys.argv = ["m2raap", *(["-q"] if quiet else []), *map(str, args)]
     try:
         assert main.run_command_line() == check
     finally:
@@ -173,23 +173,64 @@ def test_one_answer_for_many_different_originals_is_no_caption(tmp_path: Path):
     assert kept == [f"{thing}.0" for part in open_view(corpus).parts() for thing in [c["clip_id"] for c in part.clips]]
 
 
-def test_a_spent_budget_skips_the_rest_and_a_higher_one_goes_on(tmp_path: Path):
+def test_a_spent_budget_stops_the_stage_and_a_higher_one_asks_the_rest(tmp_path: Path, capsys):
     texts = {f"c{i}": [("en", f"a cat number {i} runs")] for i in range(12)}
     corpus = drawn_corpus(tmp_path / "C", texts)
-    answer = lambda body, n: {"en": caption(body) + " around"}  # noqa: E731
+
+    def answer(body: dict[str, Any], before: int) -> Any:
+        return {"en": caption(body) + (" around" if "number 3" not in caption(body) else " 4 times")}
+
+    def rewrite(budget: int | None, check: int, *more: object, out: str = "r") -> str:
+        limit = f"rewrite.endpoint.budget.max_requests={'null' if budget is None else budget}"
+        settings = (*words(server.url), "--set", "langs=[en]", "--set", limit, *more)
+        capsys.readouterr()
+        here("rewrite", corpus, "--out", tmp_path / out, *settings, check=check, quiet=False)
+        return capsys.readouterr().err
+
     with serving(answer) as server:
-        limit = ("--set", "langs=[en]", "--set", "rewrite.endpoint.budget.max_requests=5")
-        here("rewrite", corpus, "--out", tmp_path / "r", *words(server.url), *limit)
-        assert len(server.bodies) == 5
-        outcomes = [row["rewrite_outcome"] for row in rows(tmp_path / "r", "signals").values() if row["text_id"]]
-        assert outcomes.count("skipped") == 7
-        counts = read_json(tmp_path / "r" / "manifest.json")["counts"]
-        assert (counts["texts_out"], counts["texts_superseded"]) == (17, 5), "what was skipped keeps its text"
-        here("rewrite", corpus, "--out", tmp_path / "r", *words(server.url), "--set", "langs=[en]", "--force")
+        told = rewrite(5, 3)
+        assert len(server.bodies) == 5 and not (tmp_path / "r" / "manifest.json").exists()
+        assert "7 questions" in told and "rewrite.endpoint.budget.max_requests 5, spent 5" in told
+        assert "5 questions asked in 5 requests, 0 answered from the cache; 600 tokens" in told
+        told = rewrite(5, 3)
+        assert "7 questions" in told and "0 questions asked in 0 requests, " in told and len(server.bodies) == 5
+        assert "3 questions" in rewrite(9, 3) and len(server.bodies) == 9
+        told = rewrite(40, 0)
         assert len(server.bodies) == 12 and max(server.counts.values()) == 1
-        here("rewrite", corpus, "--out", tmp_path / "fresh", *words(server.url), "--set", "langs=[en]")
+        assert "11 texts accepted, refused by rewrite_numbers 1;" in told
+        assert "3 questions asked in 3 requests, " in told and "360 tokens" in told
+        assert "already finished" in rewrite(None, 0), "the budget is in no digest"
+        rewrite(None, 0, out="fresh")
     for table in ("texts", "superseded", "dropped"):
         assert digests(tmp_path / "r" / table) == digests(tmp_path / "fresh" / table)
+
+
+def test_one_answer_that_no_table_can_hold_fails_as_one(tmp_path: Path):
+    """Half an emoji, or 2^63 tokens: each ends in its reason, is stored, and the stage goes on and finishes."""
+    attacks: dict[str, Any] = {
+        "content": Say(completion('{"en": "a cat \ud83d"}')),
+        "refusal": Say(completion("", refusal="no \ud83d")),
+        "finish": Say(completion({"en": "a cat"}, "stop\udc00")),
+        "tokens": Say(completion({"en": "a cat"}) | {"usage": {"prompt_tokens": 2**63, "completion_tokens": 1}}),
+        "nested": Say(completion('{"en": "a cat", "\\ud800": "\\ud83d"}')),
+    }
+    names = [*attacks, "good", "fine", "well"]
+    corpus = drawn_corpus(tmp_path / "C", {name: [("en", f"a small cat named {name} runs")] for name in names})
+
+    def answer(body: dict[str, Any], before: int) -> Any:
+        name = caption(body).split()[-2]
+        return attacks.get(name, {"en": caption(body) + " around"})
+
+    with serving(answer) as server:
+        for _ in range(2):
+            here("rewrite", corpus, "--out", tmp_path / "r", *words(server.url), "--set", "langs=[en]", "--force")
+        assert len(server.bodies) == 10, "two of them are asked for a repair, and none again"
+    outcomes = {
+        row["clip_id"]: row["rewrite_outcome"] for row in rows(tmp_path / "r", "signals").values() if row["text_id"]
+    }
+    assert outcomes == dict.fromkeys(names, "ok") | dict.fromkeys(attacks, "error") | {"refusal": "refused"}
+    counts = read_json(tmp_path / "r" / "manifest.json")["counts"]
+    assert (counts["texts_added"], counts["rewrite:error"], counts["rewrite:refused"]) == (3, 4, 1)
 
 
 def test_killed_with_9_and_run_again_sends_no_finished_request_twice(tmp_path: Path):
@@ -240,9 +281,13 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
         run = ["run", recipe, "--data", corpus, "--out", tmp_path / "run", *words(server.url), "--until", "rewrite"]
         here(*run, "--dry-run")
         said = capsys.readouterr().out
-        assert "r/rewrite sends at most 6 requests to m-7b: about" in said
-        refused = [*run, "--set", "rewrite.endpoint.budget.max_requests=0"]
-        here(*refused)
+        assert "r/rewrite sends at most 6 requests to m-7b: about" in said and "budget" not in said
+        scarce = ("max_requests=5", "max_tokens=100", "price_in=1000", "max_cost=0.5")
+        here(*run, "--dry-run", *(word for item in scarce for word in ("--set", f"rewrite.endpoint.budget.{item}")))
+        said = capsys.readouterr().out
+        assert "may need 6 and rewrite.endpoint.budget.max_requests is 5:" in said
+        assert "rewrite.endpoint.budget.max_tokens is 100:" in said and "budget.max_cost is 0.5:" in said
+        here(*run, "--set", "rewrite.endpoint.budget.max_requests=0", check=3)
         requests = tmp_path / "requests.jsonl"
         here("run", "--out", tmp_path / "run", "--stage", "rewrite", "--requests", requests)
         lines = [json.loads(line) for line in requests.read_text(encoding="utf-8").splitlines()]
@@ -264,7 +309,7 @@ def test_a_batch_file_goes_out_and_its_answers_come_back(tmp_path: Path, capsys:
         again = [json.loads(line) for line in requests.read_text(encoding="utf-8").splitlines()]
         assert sorted(len(line["body"]["messages"]) for line in again) == [2, 4], "what failed, and a repair"
         assert not server.bodies
-        here(*run, "--force")
+        here(*run)
         assert len(server.bodies) == 2
     said_by = {row["text"].split()[-1] for row in rows(tmp_path / "run" / "rewrite", "texts").values()}
     assert said_by == {"live", "file"}

@@ -15,6 +15,7 @@ from m2raap.core.corpus import open_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_json
+from m2raap.core.replace import replacing
 from m2raap.core.signed import verify_files
 from m2raap.core.tables import read_all
 from m2raap.stages import reasons
@@ -150,7 +151,12 @@ def test_goes_on_after_an_interruption_and_sweeps_up(
     # Other lengths, and no files: nothing is decoded again, and what was cut goes.
     (out / "videos" / "mine.mp4").write_bytes(b"not ours")
     monkeypatch.setattr(VideoWorker, "scenes", _never)
-    run([raw], out, CFG.model_copy(update={"min_s": 0.5}))
+    before = digests(out)
+    with pytest.raises(M2raapError, match="--force"):  # before a cut of the corpus is touched
+        run([raw], out, CFG.model_copy(update={"min_s": 0.5}))
+    assert digests(out) == before
+    with replacing(True):
+        run([raw], out, CFG.model_copy(update={"min_s": 0.5}))
     assert len(rows(out, "clips")) == 5
     assert [p.name for p in (out / "videos").iterdir()] == ["mine.mp4"]
 
@@ -166,7 +172,11 @@ def test_a_changed_video_is_looked_at_again(raw: Path, tmp_path: Path) -> None:
     run([video], out)
     assert len(spans(out)) == 3
     shutil.copy(raw / "sub" / "-o#d\n 猫.mp4", video)
-    run([video], out)
+    with pytest.raises(M2raapError, match="3 clips .* 1 clips .* --force"):
+        run([video], out)
+    assert len(spans(out)) == 3
+    with replacing(True):
+        run([video], out)
     assert spans(out) == [("x.mp4", 0.0, 1.0)]
 
 

@@ -18,6 +18,7 @@ from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, inside, read_json, write_json
 from m2raap.core.folder import manifest_digest
+from m2raap.core.replace import replacing
 from m2raap.core.state import VIDEO_ROOTS, allowed_video_root
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.inspect import check
@@ -64,7 +65,8 @@ def test_forget_in_a_folder_of_a_stranger_takes_nothing_of_the_user_with_it(home
     clips = open_corpus(tmp_path / "theirs" / "C").all_rows("clips")
     clips = [row | {"video": "../home/important.docx"} for row in clips]
     texts = open_corpus(tmp_path / "theirs" / "C").all_rows("texts")
-    write_corpus(tmp_path / "theirs" / "C", clips, texts, video_root=tmp_path / "theirs", source={}, num_parts=3)
+    with replacing(True):
+        write_corpus(tmp_path / "theirs" / "C", clips, texts, video_root=tmp_path / "theirs", source={}, num_parts=3)
     write_json(tmp_path / "theirs" / "run.json", {"data": "../home/C", "benches": {}, "scores": [], "steps": []})
     before = digests(home)
     m2raap("data", "forget", "theirs/C", "--clip", "c001", "--run", "theirs", cwd=tmp_path)
@@ -289,7 +291,7 @@ def test_a_stage_of_a_stranger_lies_on_nothing_of_the_users(home: Path, tmp_path
     manifest = read_json(tmp_path / "theirs" / "S" / "manifest.json")
     manifest["view"]["corpus"] = os.path.relpath(home / "C", tmp_path / "theirs" / "S")
     write_json(tmp_path / "theirs" / "S" / "manifest.json", manifest)
-    with pytest.raises(M2raapError, match=rf"was made from {home / 'C'}, which has changed"):
+    with pytest.raises(M2raapError, match=rf"was made from {home / 'C'}, whose content has changed"):
         open_view(tmp_path / "theirs" / "S")
     assert (
         "was made from"

@@ -11,6 +11,7 @@ from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.prompts import Prompt, as_data
 from m2raap.curate.llm.schema import Answer, Malformed, Request, read_answer
 
+BUDGET_SPENT = "budget spent"  # the detail of an answer that was `skipped` because of the budget
 _MAX_ECHO_CHARS = 1000  # characters of a bad answer that the repair request holds
 
 
@@ -27,12 +28,20 @@ class Backend(Protocol):
 def ask(requests: Sequence[Request], backend: Backend, cache: Cache, budget: Budget, repair: Prompt) -> list[Answer]:
     """One answer for each request, in order. Equal requests are sent once. Raises what the backend raises."""
     failed: dict[str, str] = {}
+    num_missing = len(missing := pending(requests, cache, repair))
     for _ in range(2):  # the requests, then their repairs
-        missing = pending(requests, cache, repair)
-        missing = [request for request in missing if request.key not in failed]
         if missing:
             failed |= backend.run(missing, cache, budget)
-    return [_answer(request, backend, cache, repair, failed) for request in requests]
+        missing = [request for request in pending(requests, cache, repair) if request.key not in failed]
+    answers = {request.key: _answer(request, backend, cache, repair, failed) for request in requests}
+    num_open = sum(is_open(answer.outcome, answer.detail) for answer in answers.values())
+    cache.add_to_tally(budget.scope, num_missing - num_open, len(answers) - num_missing)
+    return [answers[request.key] for request in requests]
+
+
+def is_open(outcome: str | None, detail: str | None) -> bool:
+    """Whether a request has no answer because the budget was spent."""
+    return (outcome, detail) == ("skipped", BUDGET_SPENT)
 
 
 def pending(requests: Sequence[Request], cache: Cache, repair: Prompt) -> list[Request]:
@@ -69,7 +78,7 @@ def _answer(request: Request, backend: Backend, cache: Cache, repair: Prompt, fa
         completion = cache.get(question)
         if completion is None:
             detail = failed[question.key]
-            return Answer("error", None, detail, backend.server) if detail else Answer("skipped", None, "budget spent")
+            return Answer("error", None, detail, backend.server) if detail else Answer("skipped", None, BUDGET_SPENT)
         try:
             return read_answer(completion, question.langs)
         except Malformed as fault:

@@ -12,7 +12,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
 from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.client import InvalidCompletion, completion_of
-from m2raap.curate.llm.schema import Request
+from m2raap.curate.llm.schema import Request, well_formed
 
 URL = "/v1/chat/completions"
 _MAX_LINE = 4 * 1024 * 1024  # most bytes of a line; an answer of 32k tokens has far fewer
@@ -59,7 +59,7 @@ def import_answers(path: Path, cache: Cache) -> Imported:
             completion = completion_of(response.get("body") or {}, "batch")
         except InvalidCompletion as fault:
             raise M2raapError(f"{where}: {fault}") from None
-        if cache.put_exported(key, completion):
+        if cache.put_exported(well_formed(key), completion):
             answers += 1
         else:
             unknown += 1

@@ -17,7 +17,8 @@ TOKENS_A_PICTURE = 2000  # an upper estimate, which counts until the server repo
 class BudgetConfig(Config):
     """What a stage may spend in all its runs; null: no limit. Cached answers cost nothing.
 
-    Requests over the limit are `skipped`. To go on, set a higher limit and run with --force: no answered request is sent again.
+    A stage whose budget is spent stops unfinished, with exit code 3. The same command with a higher limit goes on: no answered
+    request is sent again.
     """
 
     max_requests: int | None = Field(default=None, ge=0, description="Most requests; every try and repair counts.")
@@ -31,6 +32,14 @@ class BudgetConfig(Config):
         if self.max_cost is not None and not (self.price_in or self.price_out):
             raise ValueError("max_cost needs price_in or price_out (of a million tokens); set at least one")
         return self
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """Most requests, tokens and cost; infinity where there is no limit."""
+        requests, tokens, cost = (
+            math.inf if limit is None else float(limit) for limit in (self.max_requests, self.max_tokens, self.max_cost)
+        )
+        return requests, tokens, cost
 
     def cost(self, tokens_in: int, tokens_out: int) -> float:
         """Cost in the currency of the prices."""
@@ -49,10 +58,7 @@ class Budget:
         """Counts the most that the request can cost. False: it could exceed the budget and must not be sent."""
         tokens_in = most_tokens_in(request)
         cost = self.cfg.cost(tokens_in, request.max_tokens)
-        limits = (self.cfg.max_requests, self.cfg.max_tokens, self.cfg.max_cost)
-        most = tuple(math.inf if limit is None else float(limit) for limit in limits)
-        assert len(most) == 3
-        return self.cache.spend(self.scope, 1, tokens_in + request.max_tokens, cost, most)
+        return self.cache.spend(self.scope, 1, tokens_in + request.max_tokens, cost, self.cfg.limits)
 
     def settle(self, request: Request, completion: Completion | None) -> None:
         """`completion` None: the request failed; it counts as a request without tokens. If the server does not report the tokens

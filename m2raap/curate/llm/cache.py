@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, content TEXT NOT NULL,
 CREATE TABLE IF NOT EXISTS exported (key TEXT PRIMARY KEY, clip_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (scope TEXT PRIMARY KEY, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
   cost REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS tally (scope TEXT PRIMARY KEY, asked INTEGER NOT NULL, cached INTEGER NOT NULL);
 """
 FILE = "llm.sqlite"
 _BESIDE = ("-wal", "-shm", "-journal")  # suffixes of sqlite's files beside the database
@@ -134,6 +135,20 @@ class Cache:
                 return False
             db.execute("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?)", (scope, *new))
         return True
+
+    def tally(self, scope: str) -> tuple[int, int]:
+        """(questions that a model was asked, questions whose answers were cached) of all runs so far."""
+        rows = self._read("SELECT asked, cached FROM tally WHERE scope = ?", (scope,))
+        return rows[0] if rows else (0, 0)
+
+    def add_to_tally(self, scope: str, num_asked: int, num_cached: int) -> None:
+        """Adds to both numbers of `tally`."""
+        with self._write() as db:
+            db.execute("INSERT OR IGNORE INTO tally VALUES (?, 0, 0)", (scope,))
+            db.execute(
+                "UPDATE tally SET asked = asked + ?, cached = cached + ? WHERE scope = ?",
+                (num_asked, num_cached, scope),
+            )
 
     def delete_answers_of(self, is_forgotten: Callable[[str], bool]) -> int:
         """Deletes, and overwrites on disk, the answers that were first requested for clips that `is_forgotten` (of the clip id);

@@ -22,9 +22,14 @@ from m2raap.core.errors import M2raapError
 from m2raap.curate.llm.budget import Budget
 from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.endpoint import MAX_NEW_TOKENS, EndpointConfig
-from m2raap.curate.llm.schema import Completion, Request, is_endless
+from m2raap.curate.llm.redact import Redactor
+from m2raap.curate.llm.schema import Completion, Request, invalid, is_endless, well_formed
 
 _TOO_LARGE = 64 * 1024  # most bytes of an answer, besides 64 for every token
+_MOST_TOKENS = (
+    1 << 31
+)  # a larger number in an answer is no number of tokens, and sums of them would not fit into the cache
+_MOST_MESSAGE = 200  # characters of a server's message that are shown
 
 
 class _Retryable(Exception):
@@ -52,6 +57,7 @@ class HttpBackend:
             raise M2raapError(
                 f"the environment variable {cfg.api_key_env} holds blanks or characters outside ASCII; export the key alone"
             )
+        self._redactor = Redactor(self._key)
         self._stop = threading.Event()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -94,13 +100,15 @@ class HttpBackend:
     def _one(self, request: Request, cache: Cache, budget: Budget) -> str | None:
         detail = ""
         for attempt in range(self.cfg.attempts):
-            if self._stop.is_set() or not budget.reserve(request):
+            if self._stop.is_set():
                 return detail
+            if not budget.reserve(request):
+                return ""
             try:
                 completion = self.complete(request)
             except (_Retryable, _Permanent) as error:
                 budget.settle(request, None)
-                detail = self._redact(str(error))
+                detail = self._redactor.mask(str(error))
                 if isinstance(error, _Permanent):
                     return detail
                 if attempt + 1 < self.cfg.attempts:
@@ -121,8 +129,8 @@ class HttpBackend:
         if endless:
             return Completion("", "endless", None, 0, request.max_tokens, self.server)
         if status == 200:
-            return completion_of(body, self.server)
-        message = self._redact(_error_text(body))
+            return self._without_key(completion_of(body, self.server))
+        message = self._redactor.mask(_error_text(body))[:_MOST_MESSAGE]
         if 300 <= status < 400:
             raise M2raapError(
                 f"{self.server}: answers with a redirect ({status}), which is not followed; set base_url to the new address"
@@ -199,10 +207,11 @@ class HttpBackend:
             raise http.client.IncompleteRead(bytes(body), response.length)
         return bytes(body), False
 
-    def _redact(self, text: str) -> str:
-        if self._key:
-            text = text.replace(self._key, "***")
-        return re.sub(r"(?i)\b(bearer\s+|sk-)[\w.~+/=-]{6,}", r"\1***", text)
+    def _without_key(self, completion: Completion) -> Completion:
+        """The completion, or an invalid one in place of one that repeats the key."""
+        if any(map(self._redactor.is_in, (completion.content, completion.refusal or "", completion.finish))):
+            return invalid("the answer repeats the key that was sent to the server", self.server)
+        return completion
 
 
 def _cut(sock: socket.socket) -> None:
@@ -230,7 +239,7 @@ def _error_text(body: bytes) -> str:
         text = str(inner.get("message", inner) if isinstance(inner, dict) else inner)
     except (ValueError, RecursionError):
         pass  # the body is not JSON: its text is shown as it is
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200] or "no reason given"
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "no reason given"
 
 
 class InvalidCompletion(_Retryable):
@@ -238,7 +247,10 @@ class InvalidCompletion(_Retryable):
 
 
 def completion_of(body: bytes | dict[str, Any], server: str) -> Completion:
-    """A chat-completion object as a Completion. Raises InvalidCompletion for anything else."""
+    """A chat-completion object as a Completion, which is an invalid one where no table could hold its values.
+
+    Raises InvalidCompletion for anything else.
+    """
     try:
         tree = json.loads(body) if isinstance(body, bytes) else body
         choice = tree["choices"][0]
@@ -252,4 +264,8 @@ def completion_of(body: bytes | dict[str, Any], server: str) -> Completion:
         raise InvalidCompletion("the answer is no chat completion") from None
     if not good or not all(isinstance(value, int) and value >= 0 for value in tokens):
         raise InvalidCompletion("the answer is no chat completion")
-    return Completion(content, finish, refusal, *tokens, server)
+    if max(tokens) > _MOST_TOKENS:
+        return invalid("the answer states an impossible number of tokens", server)
+    if well_formed(finish) != finish:
+        return invalid("the finish_reason of the answer is no text", server)
+    return Completion(well_formed(content), finish, refusal and well_formed(refusal), *tokens, server)

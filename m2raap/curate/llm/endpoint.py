@@ -19,7 +19,8 @@ MAX_NEW_TOKENS = 32_768
 class EndpointConfig(Config):
     """An OpenAI-compatible server (vLLM, llama.cpp, Ollama, SGLang, a provider) and the requests to it.
 
-    Address, tries and time-outs may change between two runs of one command; model, parameters and budget may not.
+    Address, tries and time-outs may change between two runs of one command; so may the budget. Model and
+    parameters may not.
     """
 
     base_url: str = Field(
@@ -52,7 +53,9 @@ class EndpointConfig(Config):
         description="Keys that are added to the request body or replace its own, for example {chat_template_kwargs: "
         "{enable_thinking: false}}; null removes a key.",
     )
-    budget: BudgetConfig = Field(default_factory=BudgetConfig, description="What the stage may spend in all its runs.")
+    budget: BudgetConfig = Field(
+        default_factory=BudgetConfig, description="What the stage may spend in all its runs.", json_schema_extra=HOW
+    )
     timeout_s: float = Field(
         default=120.0,
         gt=0,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from m2raap.core.config import Config
+from m2raap.core.config import HOW, Config
 from m2raap.core.engine import device
 from m2raap.core.errors import M2raapError
 from m2raap.curate.llm.budget import Budget, BudgetConfig
@@ -28,7 +28,9 @@ class LocalModelConfig(Config):
         default=256, ge=8, le=8192, description="Most tokens of one answer; a longer one is cut off."
     )
     dtype: Dtype = Field(default="auto", description="Number type of the weights; auto: as they are stored.")
-    budget: BudgetConfig = Field(default_factory=BudgetConfig, description="What the stage may spend in all its runs.")
+    budget: BudgetConfig = Field(
+        default_factory=BudgetConfig, description="What the stage may spend in all its runs.", json_schema_extra=HOW
+    )
 
 
 def weights_name(model: str, revision: str | None) -> str:

@@ -54,8 +54,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's completion. `finish`: stop, length, content_filter or endless. `server`: host:port, 'batch', or '' for a model
-    in this process."""
+    """A model's completion. `finish`: stop, length, content_filter, endless or invalid. `server`: host:port, 'batch', or '' for
+    a model in this process. An invalid completion has no content, and its `refusal` says what was wrong with it."""
 
     content: str
     finish: str = "stop"
@@ -63,6 +63,16 @@ class Completion:
     tokens_in: int = 0
     tokens_out: int = 0
     server: str = ""
+
+
+def invalid(reason: str, server: str) -> Completion:
+    """In place of a completion that cannot be stored. It is an answer, so that the request is not sent again and again."""
+    return Completion("", "invalid", reason, server=server)
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD in place of every single surrogate, which JSON can hold and neither UTF-8 nor a table can."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 @dataclass(frozen=True)
@@ -101,11 +111,15 @@ def response_format(langs: Sequence[str], kind: AnswerFormat) -> dict[str, Any] 
 def read_answer(completion: Completion, langs: tuple[str, ...]) -> Answer:
     """The completion as an answer. Raises Malformed if a repair request may help."""
     server = completion.server
+    if completion.finish == "invalid":
+        return Answer("error", None, completion.refusal or "", server)
     if completion.refusal or completion.finish == "content_filter":
         return Answer("refused", None, (completion.refusal or "content filter")[:200], server)
     text = _THOUGHT.sub("", completion.content)
     try:
         captions = answer_model(langs).model_validate(_json_object(text)).model_dump()
+        if broken := [lang for lang in langs if "\ufffd" in captions[lang]]:
+            raise Malformed(f"{broken[0]}: holds a character that is cut off or of a wrong encoding")
         return Answer("ok", {lang: captions[lang] for lang in langs}, "", server)
     except Malformed as error:
         fault = str(error)
@@ -117,7 +131,7 @@ def read_answer(completion: Completion, langs: tuple[str, ...]) -> Answer:
         return Answer("truncated", None, f"cut after {completion.tokens_out} tokens", server)
     if _DECLINED.match(text):
         return Answer("refused", None, " ".join(text.split())[:200], server)
-    raise Malformed(fault)
+    raise Malformed(well_formed(fault))
 
 
 def is_endless(text: str) -> bool:
