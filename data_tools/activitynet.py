@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_tools.cell_readers import text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
 from data_tools.didemo import paragraph
-from data_tools.listing import kind_of, read_json_file, read_rows, require, text_of, texts_of
+from data_tools.listing import kind_of, read_json_file, read_rows, require
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_tools.columns import say_unread
+from data_tools.locate import say_missing
 from data_tools.pairs import Pairs
 from data_tools.rooted import find_missing
+from m2raap.core import talk
 from m2raap.core.corpus import SCORES, Corpus, holdout, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
@@ -56,17 +60,17 @@ def write_benchmark(out: Path, pairs: Pairs, declared: Declared, *, root: Path, 
             f"{pairs.listing}: {problem}; a benchmark needs its complete list (video files may be missing): download it again"
         )
     clips = [row | {"split": "test"} for row in pairs.clips.values()]
-    return [
-        write_corpus(
-            out,
-            clips,
-            pairs.texts,
-            video_root=root,
-            source=source | dict(pairs.notes),
-            benchmark=declared.name,
-            missing=find_missing(root, clips),
-        )
-    ]
+    missing = _missing(root, clips, pairs)
+    corpus = write_corpus(
+        out,
+        clips,
+        pairs.texts,
+        video_root=root,
+        source=_source(source, pairs, pairs.texts),
+        benchmark=declared.name,
+        missing=missing,
+    )
+    return [corpus]
 
 
 def write_training(
@@ -79,42 +83,75 @@ def write_training(
     num_holdout: int | None = None,
     seed: int = 0,
 ) -> list[Corpus]:
-    """Writes `out`, and with `num_holdout` also `out`-holdout, a benchmark of that many clips.
+    """Writes `out`, and with `num_holdout` also `out`-holdout, a benchmark of that many clips that have texts.
 
     Rows without a split become train; if no row has a split, a tenth of the videos (drawn by `seed`) becomes val. Clips of
     one video are never in both corpora: a training clip whose video is in the holdout is left out and counted in `source`.
-    Counts other than `known` are no error in a training corpus; `source` states them. Raises M2raapError as write_corpus
-    does.
+    If the holdout takes every clip, only the benchmark is written. Counts other than `known` are no error in a training
+    corpus; `source` states them. Raises M2raapError as write_corpus does.
     """
     clips = list(pairs.clips.values())
-    held = holdout(clips, num_holdout, seed) if num_holdout else set()
+    captioned_ids = {row["clip_id"] for row in pairs.texts} if num_holdout else set()
+    held = (
+        holdout([row for row in clips if row["clip_id"] in captioned_ids], num_holdout, seed) if num_holdout else set()
+    )
     held_videos = {row["video"] for row in clips if row["clip_id"] in held}
     train = [row for row in clips if row["video"] not in held_videos]
-    source = source | dict(pairs.notes)
+    test = [row | {"split": "test"} for row in clips if row["clip_id"] in held]
     if left_out := len(clips) - len(train) - len(held):
-        source["left_out_because_of_holdout"] = left_out
+        pairs.notes["left_out_because_of_holdout"] = left_out
     if known and (problem := known.differs(pairs)):
-        source["note"] = problem
+        source = source | {"note": problem}
     _split(train, seed)
     groups: list[tuple[Path, list[Row], str | None]] = [(out, train, None)]
+    if len(held) == len(clips):
+        talk.log(f"{out}: not written, because the holdout takes all {len(clips):,} clips")
+        groups = []
     if held:
-        test = [row | {"split": "test"} for row in clips if row["clip_id"] in held]
         name = out.with_name(out.name + "-holdout")
         groups.append((name, test, f"{name.name}-{num_holdout}-seed{seed}"))
+    missing = _missing(root, train + test, pairs)
     corpora = {}
     # One that is there already comes first: where it may not be replaced, the other one, which belongs to it, is not written.
     for folder, group, benchmark in sorted(groups, key=lambda row: not (row[0] / "manifest.json").exists()):
         group_ids = {row["clip_id"] for row in group}
         texts = [row for row in pairs.texts if row["clip_id"] in group_ids]
-        missing = find_missing(root, group)
         named_by_user = None if folder == out else out.parent  # the name of the holdout is ours: it may not be a link
         with locked(folder, written=(), below=named_by_user):
             corpus = write_corpus(
-                folder, group, texts, video_root=root, source=source, benchmark=benchmark, missing=missing
+                folder,
+                group,
+                texts,
+                video_root=root,
+                source=_source(source, pairs if folder == groups[0][0] else None, texts),
+                benchmark=benchmark,
+                missing=[row for row in missing if row["clip_id"] in group_ids],
             )
             _write_scores(corpus, pairs.scores)
         corpora[folder] = corpus
     return [corpora[folder] for folder, _, _ in groups]
+
+
+def _source(source: dict[str, Any], pairs: Pairs | None, texts: list[Row]) -> dict[str, Any]:
+    """What a manifest says about the origin: texts by language, and, with `pairs`, what was left out."""
+    langs = Counter(row["lang"] for row in texts)
+    source = source | {"langs": {lang: langs[lang] for lang in sorted(langs)}}
+    if pairs:
+        source |= pairs.notes
+        if columns := {name: names for name, names in pairs.unread.items() if names}:
+            source["columns_not_read"] = columns
+        if pairs.unread_lists:
+            source["lists_not_read"] = pairs.unread_lists
+    return source
+
+
+def _missing(root: Path, clips: list[Row], pairs: Pairs) -> list[Row]:
+    """Rows of the clips whose files are absent. Says what the import has not read, and how missing files would be found."""
+    missing = find_missing(root, clips)
+    say_unread(pairs.unread, pairs.unread_lists)
+    video_of = {row["clip_id"]: row["video"] for row in clips}
+    say_missing(root, len(set(video_of.values())), [video_of[row["clip_id"]] for row in missing])
+    return missing
 
 
 def _split(clips: list[Row], seed: int) -> None:

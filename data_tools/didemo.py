@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_tools.cell_readers import MAX_SECONDS, text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import read_rows, require, text_of, texts_of
+from data_tools.listing import read_rows, require
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -66,7 +67,7 @@ def _add_paragraphs(pairs: Pairs, files: dict[str, str], split: str) -> None:
 
 def paragraph(sentences: list[str]) -> str:
     """The sentences of one video, in the list's order, as one text."""
-    return " ".join(" ".join(sentence.split()) for sentence in sentences if sentence.strip())
+    return " ".join(" ".join(sentence.split()) for sentence in sentences if sentence)
 
 
 def _add_moments(pairs: Pairs, files: dict[str, str], split: str) -> None:
@@ -86,7 +87,11 @@ def _add_moments(pairs: Pairs, files: dict[str, str], split: str) -> None:
 def _annotations(listing: Path, number: int, row: dict[str, Any]) -> Iterator[tuple[int, int]]:
     """(first, last) segment of the moment that each annotator chose."""
     segments, times = row["num_segments"], row["times"]
-    if not isinstance(segments, int) or not isinstance(times, list) or not times:
+    if not isinstance(segments, int) or not 0 < segments <= MAX_SECONDS / SEGMENT_S:
+        raise M2raapError(
+            f"{listing}: entry {number}, key 'num_segments': expected a whole number, 1 to {MAX_SECONDS / SEGMENT_S:,.0f}"
+        )
+    if not isinstance(times, list) or not times:
         raise M2raapError(f"{listing}: entry {number}, key 'times': expected a list of [first, last] segments")
     for time in times:
         good = isinstance(time, list) and len(time) == 2 and all(type(segment) is int for segment in time)

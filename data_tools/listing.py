@@ -9,11 +9,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -22,13 +21,13 @@ from data_tools.strict_json import list_entries, parse_json
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import is_exported_csv, unguarded
 
+KINDS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
 MAX_LINE = 64 * 1024**2  # characters of one line of jsonl
 MAX_FIELD = 16 * 1024**2  # characters of one field of csv
 MAX_JSON_CHARS = 256 * 1024**2  # of a json file that is read whole; lists are read entry by entry
 MAX_COLUMNS = 4096
-MAX_SECONDS = 1e7  # 115 days: a later time in a video is a fault of the list
 MAX_GZIP_RATIO = 200  # unpacked bytes for each packed one: 20 at most for text, 1,000 for a gzip bomb
-_HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 _PICKLE = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
 # First bytes of files that are named like text and are something else, and what they are.
 _NO_TEXT_FILES = (
@@ -49,7 +48,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     promises.
     """
     kind = kind_of(path)
-    readers = {"csv": _csv, "tsv": _csv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
+    readers = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
     if kind in ("pkl", "pickle", "pyd"):
         raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
     if path.is_dir():
@@ -57,7 +56,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if kind not in readers:
         raise M2raapError(f"{path}: '.{kind}' is not a table that m2raap reads; it reads {', '.join(readers)}")
     with _reading(path):
-        yield from readers[kind](path)
+        for number, row in readers[kind](path):
+            _check_num_columns(path, number, len(row))
+            yield number, row
 
 
 def kind_of(path: Path) -> str:
@@ -73,74 +74,6 @@ def require(path: Path, where: str, row: dict[str, Any], columns: Iterable[str])
             f"{path}: {where}: no column {', '.join(map(repr, missing))}; expected the columns {', '.join(columns)}; "
             f"found {', '.join(map(str, list(row)[:30]))}"
         )
-
-
-def text_of(path: Path, row: int, column: str, value: Any) -> str:
-    """The value without blanks around it; whole numbers (ids in parquet and json) become text.
-
-    Raises M2raapError for anything that is no text, and for an empty one.
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise M2raapError(f"{path}: row {row}, column '{column}': expected a text, found {_excerpt(value)}")
-    return value.strip()
-
-
-def texts_of(path: Path, row: int, column: str, value: Any) -> list[str]:
-    """The value. Raises M2raapError if it is no list of texts."""
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise M2raapError(f"{path}: row {row}, column '{column}': expected a list of texts, found {_excerpt(value)}")
-    return value
-
-
-def number_or_none(value: Any, path: Path, row: int, column: str, what: str = "number") -> float | None:
-    """A finite number, or None for an empty cell. Raises M2raapError for anything else."""
-    if value is None or value == "":
-        return None
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
-    return number
-
-
-def seconds_or_none(value: Any, path: Path, row: int, column: str) -> float | None:
-    """Seconds from the beginning of a video, or None for an empty cell. Raises M2raapError for anything else."""
-    what = f"number of seconds, 0 to {MAX_SECONDS:,.0f}"
-    number = number_or_none(value, path, row, column, what)
-    if number is not None and not 0 <= number <= MAX_SECONDS:
-        raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
-    return number
-
-
-def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -> tuple[float | None, float | None]:
-    """Start and end of a clip in seconds; None where the cell is empty. Raises M2raapError if it ends before it starts."""
-    start_s = seconds_or_none(start, path, row, columns[0])
-    end_s = seconds_or_none(end, path, row, columns[1])
-    if end_s is not None and end_s <= (start_s or 0.0):
-        raise M2raapError(f"{path}: row {row}: the clip ends at {end_s:g} s, before it starts at {start_s or 0:g} s")
-    return start_s, end_s
-
-
-def _excerpt(value: Any) -> str:
-    if value is None or value == "":
-        return "nothing"
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def sniff_lang(text: str) -> str:
-    """A guess by the script: zh if more than a fifth of the letters are Han, else en. `filter` checks the language later."""
-    if text.isascii():
-        return "en"
-    letters = sum(char.isalpha() for char in text)
-    return "zh" if letters and len(_HAN.findall(text)) / letters > 0.2 else "en"
 
 
 def read_json_file(path: Path) -> Any:
@@ -250,18 +183,23 @@ def _lines(path: Path, source: IO[str]) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(_every_line(path, source), 1) if line.strip())
 
 
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    _check_num_columns(path, 1, len(names))
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise M2raapError(f"{path}: row 1: two columns are named '{repeated[0][:60]}'; rename one")
+
+
+def _check_num_columns(path: Path, row: int, num_columns: int) -> None:
+    if num_columns > MAX_COLUMNS:
+        raise M2raapError(f"{path}: row {row}: {num_columns:,} columns; at most {MAX_COLUMNS:,} are read")
+
+
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     csv.field_size_limit(MAX_FIELD)
     with _text(path) as source:
-        reader = csv.DictReader(
-            _every_line(path, source), delimiter="\t" if kind_of(path) == "tsv" else ",", strict=True
-        )
+        reader = csv.DictReader(_every_line(path, source), strict=True)
         try:
-            names = list(reader.fieldnames or ())
-            if len(names) > MAX_COLUMNS:
-                raise M2raapError(f"{path}: row 1: {len(names):,} columns; at most {MAX_COLUMNS:,} are read")
-            if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-                raise M2raapError(f"{path}: row 1: two columns are named '{repeated[0][:60]}'; rename one")
+            _check_header(path, reader.fieldnames or ())
             guarded = is_exported_csv(path)
             for row in reader:
                 if None in row or None in row.values():
@@ -269,6 +207,30 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield reader.line_num, {name: unguarded(cell) for name, cell in row.items()} if guarded else row
         except csv.Error as error:
             raise M2raapError(f"{path}: row {reader.reader.line_num}: {error}") from None
+
+
+def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows between tabs, in which a quote is a character like any other.
+
+    A cell that another tool has quoted all the same is unquoted: it holds doubled quotes, or the header is quoted, too.
+    """
+    with _text(path) as source:
+        names: list[str] | None = None
+        for number, line in _lines(path, source):
+            cells = line.rstrip("\r\n").split("\t")
+            if names is None:
+                quoted = all(_QUOTED.fullmatch(cell) for cell in cells)
+                names = [_unquoted(cell, quoted) for cell in cells]
+                _check_header(path, names)
+                continue
+            if len(cells) != len(names):
+                raise M2raapError(f"{path}: row {number}: has another number of columns than the header")
+            yield number, {name: _unquoted(cell, quoted) for name, cell in zip(names, cells, strict=True)}
+
+
+def _unquoted(cell: str, always: bool) -> str:
+    match = _QUOTED.fullmatch(cell)
+    return match[1].replace('""', '"') if match and (always or '""' in match[1]) else cell
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

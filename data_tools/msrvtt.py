@@ -14,8 +14,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from data_tools.cell_readers import seconds_or_none, text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import read_json_file, read_rows, require, seconds_or_none, text_of, texts_of
+from data_tools.listing import read_json_file, read_rows, require
+from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -86,7 +88,7 @@ def _ids(listing: Path) -> list[str]:
     videos = []
     for number, row in read_rows(listing):
         require(listing, f"row {number}", row, ("video_id",))
-        videos.append(text_of(listing, number, "video_id", row["video_id"]))
+        videos.append(without_ending(text_of(listing, number, "video_id", row["video_id"])))
     return list(dict.fromkeys(videos))
 
 
@@ -95,7 +97,7 @@ def _one_ka(folder: Path) -> tuple[Captions, Path]:
     captions: Captions = {}
     for number, row in read_rows(listing):
         require(listing, f"row {number}", row, ("key", "vid_key", "video_id", "sentence"))
-        video = text_of(listing, number, "video_id", row["video_id"])
+        video = without_ending(text_of(listing, number, "video_id", row["video_id"]))
         if video in captions:
             raise M2raapError(f"{listing}: row {number}: '{video}' is listed twice; this list has one sentence a video")
         captions[video] = [row["sentence"]]
@@ -115,7 +117,7 @@ def _by_video(listing: Path) -> Captions:
     captions: Captions = {}
     for number, row in read_rows(listing):
         require(listing, f"entry {number}", row, ("video", "caption"))
-        video = text_of(listing, number, "video", row["video"]).removesuffix(".mp4")
+        video = without_ending(text_of(listing, number, "video", row["video"]))
         captions[video] = texts_of(listing, number, "caption", row["caption"])
     return captions
 
@@ -133,7 +135,8 @@ def _training_captions(folder: Path) -> tuple[Captions, dict[str, str], str]:
     for listing in sorted((folder / "train_one_caption").glob("*.csv")):
         for number, row in read_rows(listing):
             require(listing, f"row {number}", row, ("video_id", "sentence"))
-            captions.setdefault(text_of(listing, number, "video_id", row["video_id"]), []).append(row["sentence"])
+            video = without_ending(text_of(listing, number, "video_id", row["video_id"]))
+            captions.setdefault(video, []).append(row["sentence"])
     if not captions:
         raise M2raapError(
             f"{folder}: holds no captions of training videos: no MSRVTT_data.json, train_val_videodatainfo.json or "

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_tools.cell_readers import text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import read_json_file, read_lines, read_rows, require, text_of, texts_of
+from data_tools.listing import read_json_file, read_lines, read_rows, require
+from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -43,12 +45,12 @@ def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: P
     pairs = Pairs(listing, "MSVD")
     for split in splits:
         for video in _split(folder, split):
-            url = f"https://www.youtube.com/watch?v={video.rsplit('_', 2)[0]}"
-            row = pairs.clip(f"{split}_list.txt", video, files.get(video, f"{video}.avi"), url=url, split=split)
-            if row["split"] != split:
+            if (split_of_video := pairs.clips.get(video, {}).get("split", split)) != split:
                 raise M2raapError(
-                    f"{folder / f'{split}_list.txt'}: '{video}' is also in {row['split']}_list.txt; download both lists again"
+                    f"{folder / f'{split}_list.txt'}: '{video}' is also in {split_of_video}_list.txt; download both lists again"
                 )
+            url = f"https://www.youtube.com/watch?v={video.rsplit('_', 2)[0]}"
+            pairs.clip(f"{split}_list.txt", video, files.get(video, f"{video}.avi"), url=url, split=split)
             if video not in captions:
                 raise M2raapError(f"{listing}: no captions of '{video}', which {split}_list.txt names")
             for text in captions[video]:
@@ -67,7 +69,7 @@ def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: P
 
 
 def _split(folder: Path, split: str) -> list[str]:
-    videos = read_lines(folder / f"{split}_list.txt")
+    videos = list(map(without_ending, read_lines(folder / f"{split}_list.txt")))
     if len(set(videos)) != SPLIT_SIZES[split]:
         raise M2raapError(
             f"{folder / f'{split}_list.txt'}: MSVD's {split} split has {SPLIT_SIZES[split]:,} videos, "
@@ -87,16 +89,26 @@ def _english(folder: Path, splits: tuple[str, ...]) -> tuple[Path, dict[str, lis
             )
         raise M2raapError(f"{folder}: holds no {' and no '.join(names)}")
     tree = read_json_file(listing)
+    captions_of: dict[str, list[str]] = {}
     if listing.name == CAPTIONS[0]:
         if not isinstance(tree, dict):
             raise M2raapError(f"{listing}: expected an object {{video: [captions]}}, found {type(tree).__name__}")
-        return listing, {video: texts_of(listing, i, video, texts) for i, (video, texts) in enumerate(tree.items(), 1)}
-    captions_of = {}
+        for number, (name, texts) in enumerate(tree.items(), 1):
+            _add_captions(captions_of, listing, number, name, texts_of(listing, number, name, texts))
+        return listing, captions_of
     for number, row in read_rows(listing):
         require(listing, f"entry {number}", row, ("video", "caption"))
-        video = text_of(listing, number, "video", row["video"]).removesuffix(".avi")
-        captions_of[video] = texts_of(listing, number, "caption", row["caption"])
+        name = text_of(listing, number, "video", row["video"])
+        _add_captions(captions_of, listing, number, name, texts_of(listing, number, "caption", row["caption"]))
     return listing, captions_of
+
+
+def _add_captions(captions_of: dict[str, list[str]], listing: Path, number: int, name: str, texts: list[str]) -> None:
+    """Adds the captions of a video, whose name may end as its file does. Raises M2raapError for a video that is listed twice."""
+    video = without_ending(name)
+    if video in captions_of:
+        raise M2raapError(f"{listing}: entry {number}: '{video}' is listed twice; remove one of its entries")
+    captions_of[video] = texts
 
 
 def _chinese_folder(folder: Path) -> Path | None:
@@ -110,13 +122,11 @@ def _add_chinese(pairs: Pairs, folder: Path) -> str:
         words = line.split()
         if len(words) != 2:
             raise M2raapError(f"{folder / MAPPING}: row {number}: expected 'YOUTUBE_NAME vidN', found {line[:60]!r}")
-        names[words[1]] = words[0]
+        names[without_ending(words[1])] = without_ending(words[0])
     listing, total = folder / CHINESE, 0
     for number, row in read_rows(listing):
         require(listing, f"row {number}", row, ("id", "video_id", "sentence"))
-        video = names.get(
-            text_of(listing, number, "video_id", row["video_id"]).removesuffix(".avi").removesuffix(".mp4")
-        )
+        video = names.get(without_ending(text_of(listing, number, "video_id", row["video_id"])))
         if video is None:
             raise M2raapError(f"{listing}: row {number}, column 'video_id': '{row['video_id']}' is not in {MAPPING}")
         total += 1

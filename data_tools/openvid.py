@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data_tools.cell_readers import captions_in, number_or_none, split_or_none, text_of
+from data_tools.cells import is_nothing
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import number_or_none, read_rows, require, text_of
+from data_tools.locate import Files
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
 from m2raap.core.corpus import Corpus
@@ -31,12 +33,15 @@ def import_openvid(
 ) -> list[Corpus]:
     """Raises M2raapError naming file, row and column."""
     root = video_root(video_dir, listing.parent)
-    pairs = Pairs(listing, "OpenVid")
-    for number, row in read_rows(listing):
-        require(listing, f"row {number}", row, COLUMNS)
+    files, pairs = Files(root), Pairs(listing, "OpenVid")
+    for number, row in pairs.rows(COLUMNS, (*SCORE_OF_COLUMN, "camera motion", "split")):
         video = text_of(listing, number, "video", row["video"])
-        clip = pairs.clip(f"row {number}", video.removesuffix(".mp4"), video, category=row.get("camera motion"))
-        pairs.text(clip["clip_id"], str(row["caption"] or ""))
+        category = None if is_nothing(row.get("camera motion")) else str(row["camera motion"])
+        split = split_or_none(row.get("split"), listing, number)
+        clip_id = video.removesuffix(".mp4")
+        clip = pairs.clip(f"row {number}", clip_id, files.locate(video), category=category, split=split)
+        for text in captions_in(listing, number, "caption", row["caption"]):
+            pairs.text(clip["clip_id"], text)
         scores = {
             name: number_or_none(row.get(column), listing, number, column) for column, name in SCORE_OF_COLUMN.items()
         }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.listing import sniff_lang
+from data_tools.cells import is_nothing, sniff_lang
+from data_tools.columns import Columns
+from data_tools.listing import read_rows, require
 from m2raap.core.errors import M2raapError
 from m2raap.core.tables import Row
 
@@ -25,14 +28,32 @@ class Pairs:
         self.texts: list[Row] = []
         self.scores: dict[str, Row] = {}  # clip_id -> scores that the list holds: motion, aesthetics ...
         self.notes: Counter[str] = Counter()
+        self.unread: dict[str, list[str]] = {}  # list -> its columns that were not read
+        self.unread_lists: list[str] = []
         self._producer = producer  # None: the name of the list that is being read
         self._num_texts: Counter[str] = Counter()
+        self._id_of_span: dict[tuple[str, float, float | None], str] = {}
+
+    def rows(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[int, Row]]:
+        """(row number, row) of the list, with these names of columns whatever their spelling; the others become `unread`.
+
+        Raises M2raapError for a row without one of the required columns.
+        """
+        columns = Columns((*required, *optional))
+        columns.used.update((*required, *optional))
+        for number, listed in read_rows(self.listing):
+            row = columns.row(listed)
+            require(self.listing, f"row {number}", row, required)
+            yield number, row
+        self.unread[self.listing.name] = columns.unread
 
     def clip(self, where: str, clip_id: str, video: str, **columns: Any) -> Row:
-        """Adds a clip if its id is new; returns its row.
+        """Adds a clip if its id and its span of the video are new; returns its row.
 
-        Raises M2raapError for an id or a path that is empty, too long or holds control characters, and for an id that is
-        used for two videos or for two spans of one.
+        A span that is listed under another id is the clip that is known already: its id in the returned row counts.
+
+        Raises M2raapError for an id or a path that is empty, too long or holds control characters, for an id that is used for
+        two videos or for two spans of one, and for a clip with two splits.
         """
         for what, value, most in (("id", clip_id, MAX_ID), ("video", video, 4 * MAX_ID)):
             if not 0 < len(value) <= most or not _is_printable(value):
@@ -40,22 +61,42 @@ class Pairs:
                     f"{self.listing}: {where}: {value[:60]!r} cannot be a clip's {what}: expected 1 to {most:,} characters "
                     "without control characters"
                 )
-        row: Row = {"clip_id": clip_id, "video": video, "start_s": None, "end_s": None, "source": mended(self.name)}
-        row |= {key: self._column(where, key, value) for key, value in columns.items() if value not in (None, "")}
-        known = self.clips.setdefault(clip_id, row)
+        stated = {key: self._column(where, key, value) for key, value in columns.items() if value not in (None, "")}
+        row: Row = {
+            "clip_id": clip_id,
+            "video": video,
+            "start_s": None,
+            "end_s": None,
+            "source": mended(self.name),
+        } | stated
+        first_id = self._id_of_span.setdefault(_span(row), clip_id)
+        if first_id != clip_id:
+            self.notes["rows_under_other_ids"] += 1
+        known = self.clips.setdefault(first_id, row)
         if known["video"] != row["video"]:
             raise M2raapError(
                 f"{self.listing}: {where}: clip_id '{clip_id}' is used for two videos; ids have to be unique"
             )
-        if (known["start_s"], known["end_s"]) != (row["start_s"], row["end_s"]):
+        if _span(known) != _span(row):
             raise M2raapError(
                 f"{self.listing}: {where}: clip_id '{clip_id}' is used for two spans of its video; ids have to be unique"
             )
+        if known is not row:
+            for key, value in stated.items():
+                known.setdefault(key, value)
+            if (split := stated.get("split")) and split != known["split"]:
+                raise M2raapError(
+                    f"{self.listing}: {where}: clip '{first_id}' is listed for {split} and for {known['split']}; "
+                    "leave it in one split"
+                )
         return known
 
     def text(self, clip_id: str, text: str, lang: str | None = None, **columns: Any) -> str | None:
-        """Adds a text and returns its id. An empty one is only counted in `notes`; then None. `lang` None: by the script."""
-        if not text.strip():
+        """Adds a text and returns its id. `lang` None: by the script.
+
+        An empty one (also nan, None, N/A ...) is only counted in `notes`; then None.
+        """
+        if is_nothing(text):
             self.notes["empty_texts"] += 1
             return None
         whole = mended(text)
@@ -85,6 +126,11 @@ class Pairs:
         """Number of clips, and of texts in each language that has any."""
         langs = Counter(row["lang"] for row in self.texts)
         return {"clips": len(self.clips)} | {lang: langs[lang] for lang in sorted(langs)}
+
+
+def _span(row: Row) -> tuple[str, float, float | None]:
+    """What two clips of one span have in common; a clip without a start begins with its video."""
+    return row["video"], row["start_s"] or 0.0, row["end_s"]
 
 
 def mended(text: str) -> str:

@@ -7,21 +7,19 @@ folder holds it (already cut), else videoID.mp4 with the times of the span.
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 from typing import Any
 
+from data_tools.cell_readers import number_or_none, split_or_none, text_of, texts_of
+from data_tools.cells import is_nothing, python_list
 from data_tools.corpora import Declared, write_training
-from data_tools.listing import number_or_none, read_rows, require, text_of, texts_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
 
 COLUMNS = ("videoID", "url", "timestamp", "caption", "matching_score")
-MAX_CELL = 2 * 1024**2  # characters: the longest videos have some hundreds of clips of a hundred characters each
-MAX_DEPTH = 4  # of brackets; the lists have two levels
 LICENCE = "Snap Inc., non-commercial research"
 # Clips of each list, by the authors' README.
 KNOWN = {name: Declared(f"Panda-70M's {name}", clips) for name, clips in (
@@ -38,8 +36,7 @@ def import_panda70m(
     root = video_root(video_dir, listing.parent)
     cut = files_by_stem(root)
     pairs = Pairs(listing, "Panda-70M")
-    for number, row in read_rows(listing):
-        require(listing, f"row {number}", row, COLUMNS)
+    for number, row in pairs.rows(COLUMNS, ("desirable_filtering", "split")):
         _add(pairs, number, row, cut)
     source = {"importer": "panda70m", "listing": listing.name}
     known = KNOWN.get(listing.name)
@@ -52,28 +49,30 @@ def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) ->
     spans = _literal(listing, number, "timestamp", row["timestamp"])
     captions = texts_of(listing, number, "caption", _literal(listing, number, "caption", row["caption"]))
     scores = _literal(listing, number, "matching_score", row["matching_score"])
-    kinds = _literal(listing, number, "desirable_filtering", row.get("desirable_filtering") or "[]") or None
+    kinds = _literal(listing, number, "desirable_filtering", row.get("desirable_filtering")) or None
     for column, values in (("caption", captions), ("matching_score", scores), ("desirable_filtering", kinds)):
         if values is not None and len(values) != len(spans):
             raise M2raapError(
                 f"{listing}: row {number}, column '{column}': {len(values)} values for {len(spans)} timestamps"
             )
+    split = split_or_none(row.get("split"), listing, number)
+    url = None if is_nothing(row["url"]) else str(row["url"])
     for index, (span, caption, score) in enumerate(zip(spans, captions, scores, strict=True)):
         start_s, end_s = _seconds(listing, number, span)
         clip_id = f"{video_id}.{index}"
-        columns = {"url": row["url"], "licence": LICENCE, "category": str(kinds[index]) if kinds else None}
+        columns = {"split": split, "url": url, "licence": LICENCE, "category": str(kinds[index]) if kinds else None}
         if clip_id in cut:
-            pairs.clip(f"row {number}", clip_id, cut[clip_id], **columns)
+            clip = pairs.clip(f"row {number}", clip_id, cut[clip_id], **columns)
         else:
             name = cut.get(video_id, f"{video_id}.mp4")
-            pairs.clip(f"row {number}", clip_id, name, start_s=start_s, end_s=end_s, **columns)
-        pairs.text(clip_id, caption)
+            clip = pairs.clip(f"row {number}", clip_id, name, start_s=start_s, end_s=end_s, **columns)
+        pairs.text(clip["clip_id"], caption)
         value = None if isinstance(score, str) else number_or_none(score, listing, number, "matching_score")
         if value is None:
             raise M2raapError(
                 f"{listing}: row {number}, column 'matching_score': expected numbers, found {score!r:.60}"
             )
-        pairs.scores[clip_id] = {"matching_score": value}
+        pairs.scores[clip["clip_id"]] = {"matching_score": value}
 
 
 def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
@@ -83,32 +82,12 @@ def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
     """
     if isinstance(cell, list):  # from a parquet file
         return cell
-    problem = None
-    if not isinstance(cell, str) or len(cell) > MAX_CELL:
-        problem = f"expected a Python list of at most {MAX_CELL:,} characters"
-    elif _depth(cell) > MAX_DEPTH:
-        problem = f"brackets in more than {MAX_DEPTH} levels"
-    else:
-        try:
-            value = ast.literal_eval(cell)
-            str(value)  # numbers of thousands of digits, which hexadecimal notation allows, raise a ValueError here
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            problem = f"not a Python list ({type(error).__name__})"
-        else:
-            if isinstance(value, list):
-                return value
-            problem = f"expected a list, found {type(value).__name__}"
-    raise M2raapError(f"{listing}: row {number}, column '{column}': {problem}")
-
-
-def _depth(cell: str) -> int:
-    """Levels of brackets outside of quotes; checked first, because deep nesting could overflow the parser's stack."""
-    deepest = level = 0
-    plain = re.sub(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", "", cell)
-    for char in plain:
-        level += (char in "([{") - (char in ")]}")
-        deepest = max(deepest, level)
-    return deepest
+    if is_nothing(cell):
+        return []
+    try:
+        return python_list(cell)
+    except ValueError as error:
+        raise M2raapError(f"{listing}: row {number}, column '{column}': {error}") from None
 
 
 def _seconds(listing: Path, number: int, span: Any) -> tuple[float, float]:

@@ -27,8 +27,9 @@ _BATCH_ROWS, _BATCH_BYTES = 65_536, 64 * 1024**2  # that are read at once
 def parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(row number from 1, row). Binary values that are UTF-8 become texts, since old writers do not mark texts as such.
 
-    Dates and times that Python cannot represent become whole numbers (NaN inside lists and structs), so that they fail only
-    where an importer uses them. Raises M2raapError for a file that is no parquet, has two columns of one name, or is too large.
+    Dates and times that Python cannot represent become whole numbers ([NaN] for lists and structs of them), so that they
+    fail only where an importer uses them. Raises M2raapError for a file that is no parquet, has two columns of one name, or
+    is too large.
     """
     try:
         with pq.ParquetFile(path) as plain:
@@ -148,7 +149,7 @@ def _value(scalar: pa.Scalar) -> Any:
         return scalar.as_py()
     except (ValueError, OverflowError, pa.ArrowException):
         number = getattr(scalar, "value", None)  # of a date or time: its whole number
-        return number if isinstance(number, int) else math.nan
+        return number if isinstance(number, int) else [math.nan]
 
 
 def _as_text(value: Any) -> Any:

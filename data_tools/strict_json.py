@@ -19,7 +19,7 @@ _BLANKS = re.compile(r"[ \t\r\n]*")
 
 
 def parse_json(text: str) -> Any:
-    """The value in `text`. Raises ValueError for what is no JSON, NaN, a key that an object has twice, and too many values."""
+    """The value in `text`. Raises ValueError for no JSON, infinities, a key that an object has twice, and too many values."""
     if len(text) > _FREE_CHARS and sum(n * text.count(char) for char, n in _WEIGHTS.items()) > MAX_WEIGHT:
         raise ValueError(f"holds more than {MAX_WEIGHT:,} values")
     try:
@@ -103,8 +103,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"JSON has no {name}")
+def no_constant(name: str) -> None:
+    """NaN is how Python writes a missing value. Raises ValueError for the infinities."""
+    if name != "NaN":
+        raise ValueError(f"JSON has no {name}")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=no_constant)

@@ -1,44 +1,62 @@
 """Importer of a generic table (csv, tsv, jsonl, json, parquet) with a video column and caption columns.
 
-Languages come from the column names (`caption_en`, `caption_zh`) or, for a column `caption`, from the script of each text,
-and are reported. If a row names the producer of the text in one language (`zh_source`), that text is a translation of the
-text in the other one; the columns that `data export` writes say more (data_tools/provenance.py).
+Known columns are read whatever their case and their '_' or '-', in every row that fills them; a row may leave out columns.
+Languages come from the column names (`caption_en`, `caption_zh`, `caption_cn`) or, for a column `caption`, from the script of
+each text, and are reported. If a row names the producer of the text in one language (`zh_source`), that text is a translation of
+the text in the other one; the columns that `data export` writes say more (data_tools/provenance.py).
 """
 
 from __future__ import annotations
 
-import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.cell_readers import span, split_or_none, text_of
+from data_tools.cells import first_filled, is_nothing, sniff_lang, texts_in
+from data_tools.columns import CAPTION, Columns, caption_column, shortened
 from data_tools.corpora import write_training
-from data_tools.listing import read_rows, span, text_of
+from data_tools.listing import read_rows
 from data_tools.pairs import Pairs
-from data_tools.provenance import Provenance
-from data_tools.rooted import SUFFIXES, video_root
-from m2raap.core.corpus import LANGS, SPLITS, Corpus
+from data_tools.provenance import NAMES, Provenance
+from data_tools.rooted import video_root
+from data_tools.survey import Survey
+from m2raap.core import talk
+from m2raap.core.corpus import LANGS, Corpus
 from m2raap.core.errors import M2raapError
-from m2raap.video.fetch import is_url
 
-VIDEO = ("video", "video_path", "file_name", "filename", "path", "video_id", "videoid", "clip")
-CAPTION = ("caption", "captions", "text", "texts", "sentence", "description", "title", "name")
-START, END = ("start_s", "start", "start_time"), ("end_s", "end", "end_time")
+VIDEO = (
+    "video", "video_path", "file_name", "filename", "path", "video_id", "videoid", "clip", "video_file", "video_file_name",
+    "video_name", "file_path", "file",
+)  # fmt: skip
+START = ("start_s", "start", "start_time", "start_sec", "start_seconds", "begin", "begin_time")
+END = ("end_s", "end", "end_time", "end_sec", "end_seconds", "stop", "stop_time")
+IDS = ("clip_id", "id")
+SPLIT = ("split", "subset", "partition")  # of the last two, only values that name a split are read
 KEPT = {
     "licence": ("licence", "license"),
     "category": ("category",),
     "url": ("url", "contentUrl"),
     "source": ("source",),
 }
-_BY_LANG = re.compile(rf"^({'|'.join(CAPTION)})_({'|'.join(LANGS)})$")
+PROVENANCE = tuple(f"{name}{plural}_{lang}" for name in NAMES for plural in ("", "s") for lang in LANGS)
+_KNOWN = (
+    *PROVENANCE,
+    *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *(name for names in KEPT.values() for name in names),
+    *(f"{name}_{lang}" for name in CAPTION for lang in LANGS), *(f"{lang}_source" for lang in LANGS),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class _Columns:
-    video: str
-    captions: dict[str, str | None]  # column -> language; None: by the script of each text
-    start: str | None
-    end: str | None
+class List:
+    """One list of an import. `prefix` goes before each video's path; `split` is that of the rows that name none."""
+
+    path: Path
+    prefix: str = ""
+    split: str | None = None
+    video_columns: tuple[str, ...] = VIDEO
 
 
 def import_table(
@@ -50,120 +68,166 @@ def import_table(
     """
     root = video_root(video_dir, listing.parent)
     pairs = Pairs(listing, listing.stem, producer=listing.stem)
-    read_table(pairs)
-    counts = pairs.counts()
-    source = {
-        "importer": "table",
-        "listing": listing.name,
-        "langs": {lang: counts[lang] for lang in counts if lang in LANGS},
-    }
+    read_lists(pairs, [List(listing)], root)
+    source = {"importer": "table", "listing": listing.name}
     return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 
 
-def captions_of(row: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """(text, language or None) of one row that belongs to no table, by the same column names; [] if it has no caption."""
-    columns = {name: match[2] for name in row if (match := _BY_LANG.match(name))}
-    plain: list[str] = [name for name in CAPTION if name in row][:1]
-    captions: list[tuple[str, str | None]] = []
-    for name, lang in (columns or dict.fromkeys(plain)).items():
-        values = row[name] if isinstance(row[name], list) else [row[name]]
-        captions += [(text, lang) for text in values if isinstance(text, str)]
-    return captions
+def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
+    """Adds the rows of all lists; each list is read twice, because ids and files depend on all rows.
 
-
-def read_table(pairs: Pairs, *, video_column: str | None = None, prefix: str = "", split: str | None = None) -> None:
-    """Adds the rows of `pairs.listing`.
-
-    `video_column`: the column of the videos, else the first of VIDEO that the table has. `prefix` goes before each video's
-    path. `split`: of the rows that name none. Raises M2raapError naming the column that is absent, or the row that is wrong.
+    A row without a video was never downloaded: it is left out, and counted in `notes`. Raises M2raapError naming the column
+    that is absent, or the row that is wrong.
     """
-    listing, columns, provenance = pairs.listing, None, Provenance(pairs)
-    for number, row in read_rows(listing):
-        columns = columns or _sniff(listing, row, video_column)
-        video = prefix + text_of(listing, number, columns.video, row.get(columns.video))
-        clip_id = _add_clip(pairs, number, row, columns, video, split)
-        _add_texts(pairs, number, row, columns, clip_id, provenance)
+    survey, no_video = Survey(root), None
+    columns_of = {listing.path: Columns(_KNOWN) for listing in lists}
+    for listing in lists:
+        columns, number = columns_of[listing.path], 0
+        for number, row in map_rows(listing, columns):
+            name, value = first_filled(row, listing.video_columns)
+            if name is None:
+                column = next((name for name in listing.video_columns if name in row), listing.video_columns[0])
+                no_video = no_video or M2raapError(
+                    f"{listing.path}: row {number}, column '{column}': expected a text, found nothing"
+                )
+                continue
+            video = listing.prefix + text_of(listing.path, number, name, value)
+            kind, stated_id = first_filled(row, IDS)
+            if isinstance(stated_id, bytes):
+                raise M2raapError(
+                    f"{listing.path}: row {number}, column '{kind}': expected a text, found bytes that are no UTF-8"
+                )
+            survey.add(video, _span(listing, number, row), kind, stated_id)
+        _check_columns(listing, columns, number)
+    if no_video and not survey.located:
+        raise no_video
+    survey.finish()
+    if not survey.names_clips("id"):
+        talk.log("the column 'id' numbers rows or captions, not clips; clips are named after their videos")
+    provenance = Provenance(pairs)
+    for listing in lists:
+        pairs.listing, columns = listing.path, columns_of[listing.path]
+        for number, row in map_rows(listing, columns):
+            name, value = first_filled(row, listing.video_columns)
+            if name is None:
+                pairs.notes["rows_without_video"] += 1
+                continue
+            columns.used.add(name)
+            video = survey.located[listing.prefix + text_of(listing.path, number, name, value)]
+            clip_id = _add_clip(pairs, number, row, columns, listing, survey, video)
+            _add_texts(pairs, number, row, columns, clip_id, provenance)
+        pairs.unread[listing.path.name if len(lists) == 1 else f"{listing.prefix}{listing.path.name}"] = columns.unread
     provenance.link()
-    if columns is None:
-        raise M2raapError(f"{listing}: the table has no rows")
 
 
-def _sniff(listing: Path, row: dict[str, Any], video_column: str | None) -> _Columns:
-    lower = {name.lower().strip(): name for name in row}
+def map_rows(listing: List, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(row number, row by known names) of a list."""
+    return ((number, columns.row(row)) for number, row in read_rows(listing.path))
 
-    def first(names: tuple[str, ...]) -> str | None:
-        return next((lower[name] for name in names if name in lower), None)
 
-    video = first((video_column,) if video_column else VIDEO)
-    captions: dict[str, str | None] = {lower[n]: m.group(2) for n in lower if (m := _BY_LANG.match(n))}
-    if not captions and (plain := first(tuple(n for n in CAPTION if lower.get(n) != video))):
-        captions = {plain: None}
-    if video is None or not captions:
-        what = f"a video column ({', '.join((video_column,) if video_column else VIDEO)})" if video is None else (
-            f"a caption column ({', '.join(CAPTION)}, each also with _en or _zh)"
-        )  # fmt: skip
+def _check_columns(listing: List, columns: Columns, num_rows: int) -> None:
+    if not num_rows:
+        raise M2raapError(f"{listing.path}: the table has no rows")
+    known = set(map(columns.known_name, columns.names))
+    what = None
+    if not known & set(listing.video_columns):
+        what = f"a video column ({', '.join(listing.video_columns)})"
+    elif not columns.by_lang and not known & set(CAPTION) - set(listing.video_columns):
+        what = f"a caption column ({', '.join(CAPTION)}, each also with _en or _zh)"
+    if what:
         raise M2raapError(
-            f"{listing}: row 1: expected {what}; found the columns {', '.join(map(str, list(row)[:30])) or 'none'}"
+            f"{listing.path}: row 1: expected {what}; found the columns {shortened(columns.names) or 'none'}"
         )
-    return _Columns(video, captions, first(START), first(END))
 
 
-def _add_clip(pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns, video: str, split: str | None) -> str:
-    start, end = span(
-        pairs.listing,
-        number,
-        row.get(columns.start) if columns.start else None,
-        row.get(columns.end) if columns.end else None,
-        (columns.start or "start", columns.end or "end"),
-    )
-    stated_id = row.get("clip_id") or row.get("id")
-    if isinstance(stated_id, bytes):
-        raise M2raapError(
-            f"{pairs.listing}: row {number}, column 'clip_id': expected a text, found bytes that are no UTF-8"
-        )
-    clip_id = str(stated_id or "") or _stem(video)
-    if (start is not None or end is not None) and not row.get("clip_id"):
-        clip_id += f"_{_shortest(start or 0.0)}_{'end' if end is None else _shortest(end)}"
-    kept = {column: next((row[n] for n in names if row.get(n)), None) for column, names in KEPT.items()}
-    split = row.get("split") or split
-    if split and split not in SPLITS:
-        raise M2raapError(
-            f"{pairs.listing}: row {number}, column 'split': expected one of {', '.join(SPLITS)}, found '{split}'"
-        )
-    pairs.clip(f"row {number}", clip_id, video, start_s=start, end_s=end, split=split, **kept)
-    return clip_id
+def _span(listing: List, number: int, row: dict[str, Any]) -> tuple[float | None, float | None]:
+    (start_name, start), (end_name, end) = first_filled(row, START), first_filled(row, END)
+    return span(listing.path, number, start, end, (start_name or START[1], end_name or END[1]))
 
 
-def _shortest(seconds: float) -> str:
-    """The shortest text of a number that no other number has: '5', '2.5', '1.0000000000000002'."""
-    return repr(float(seconds)).removesuffix(".0")
+def _add_clip(
+    pairs: Pairs, number: int, row: dict[str, Any], columns: Columns, listing: List, survey: Survey, video: str
+) -> str:
+    start_s, end_s = _span(listing, number, row)
+    kind, stated_id = first_filled(row, IDS)
+    clip_id = survey.clip_id(video, start_s, end_s, kind, stated_id)
+    if kind and survey.names_clips(kind):
+        columns.used.add(kind)
+    if kind == "clip_id" and clip_id != str(stated_id).strip():
+        pairs.notes["rows_under_other_ids"] += 1
+    columns.used.update(name for names in (START, END) if (name := first_filled(row, names)[0]))
+    kept = {}
+    for column, names in KEPT.items():
+        name, value = first_filled(row, names)
+        if name:
+            kept[column] = value
+            columns.used.add(name)
+    split = _split(listing, number, row, columns) or listing.split
+    return pairs.clip(f"row {number}", clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
 
 
-def _stem(video: str) -> str:
-    """The path without the file ending of a video; an address also loses its query and fragment."""
-    name = re.sub(r"[?#].*", "", video) if is_url(video) else video
-    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in SUFFIXES else name
+def _split(listing: List, number: int, row: dict[str, Any], columns: Columns) -> str | None:
+    name, value = first_filled(row, SPLIT)
+    if name is None:
+        return None
+    try:
+        split = split_or_none(value, listing.path, number, name)
+    except M2raapError:
+        if name == SPLIT[0]:
+            raise
+        return None
+    columns.used.add(name)
+    return split
 
 
 def _add_texts(
-    pairs: Pairs, number: int, row: dict[str, Any], columns: _Columns, clip_id: str, provenance: Provenance
+    pairs: Pairs, number: int, row: dict[str, Any], columns: Columns, clip_id: str, provenance: Provenance
 ) -> None:
     first_text_id: dict[str, str] = {}  # by language
-    for column, lang in columns.captions.items():
-        value = row.get(column)
-        values = [value] if isinstance(value, str) else [] if value is None else value
-        if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
-            raise M2raapError(f"{pairs.listing}: row {number}, column '{column}': expected a text or a list of texts")
-        for index, text in enumerate(values):
-            if lang and (stated := provenance.stated(number, row, lang, index)):
-                if text_id := provenance.add(clip_id, text, lang, stated):
-                    first_text_id.setdefault(lang, text_id)
-                continue
-            producer = row.get(f"{lang}_source") if lang else None
-            parent = next((t for other, t in first_text_id.items() if other != lang), None) if producer else None
-            more: dict[str, Any] = {"origin": "translation", "parent_text_id": parent} if parent else {}
-            if producer:
-                more["producer"] = str(producer)
-            text_id = pairs.text(clip_id, text, lang, **more)
-            if text_id and lang:
+    num_texts: Counter[str] = Counter()  # of each column
+    captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
+    # translations after their sources
+    captions.sort(key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source")))
+    for column, lang, text in captions:
+        columns.used |= {column, f"{lang}_source"} if lang else {column}
+        if lang and (stated := provenance.stated(number, row, lang, num_texts[column])):
+            columns.used.update(PROVENANCE)
+            if text_id := provenance.add(clip_id, text, lang, stated):
                 first_text_id.setdefault(lang, text_id)
+            num_texts[column] += 1
+            continue
+        num_texts[column] += 1
+        producer = row.get(f"{lang}_source") if lang else None
+        producer = None if is_nothing(producer) else producer
+        parent = next((t for other, t in first_text_id.items() if other != lang), None) if producer else None
+        more: dict[str, Any] = {"origin": "translation", "parent_text_id": parent} if parent else {}
+        if producer:
+            more["producer"] = str(producer)
+        text_id = pairs.text(clip_id, text, lang, **more)
+        if text_id:
+            first_text_id.setdefault(lang or sniff_lang(text), text_id)
+
+
+def captions_of(row: dict[str, Any], columns: Columns, where: str) -> list[tuple[str, str | None, str]]:
+    """(column, language or None, text) of one row, empty texts included.
+
+    A column without a language counts where the row has no text in a column of one; beside columns of its own name (caption
+    beside caption_zh) it counts for the languages that they do not give. Raises M2raapError, which begins with `where`.
+    """
+
+    def texts(name: str) -> list[str]:
+        try:
+            return texts_in(row[name])
+        except ValueError as error:
+            raise M2raapError(f"{where}, column '{name}': {error}") from None
+
+    captions: list[tuple[str, str | None, str]] = []
+    for name, lang in columns.by_lang.items():
+        captions += [(name, lang, text) for text in texts(name)] if name in row else []
+    langs = {lang for _, lang, text in captions if not is_nothing(text)}
+    stems = {base[0].rstrip("s") for name in columns.by_lang if (base := caption_column(name))} if langs else None
+    plain = tuple(name for name in CAPTION if name in row and (stems is None or name.rstrip("s") in stems))
+    name = first_filled(row, plain)[0] or next(iter(plain), None)
+    if name:
+        captions += [(name, None, text) for text in texts(name) if not langs or sniff_lang(text) not in langs]
+    return captions

@@ -1,21 +1,26 @@
 """Importer of a Hugging Face VideoFolder: a training corpus from metadata.{csv,jsonl,parquet} with `file_name`.
 
-A folder may hold one list, or one in each of train/, validation/ and test/; the names of caption columns are those of a table.
+Lists may lie in the folder and in folders below it (train/, data/test/ ...), each for the videos beside and below it; the path of
+a list names the split of its rows. The names of caption columns are those of a table.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from data_tools.cells import split_of_folder
 from data_tools.corpora import write_training
+from data_tools.listing import KINDS, kind_of
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
-from data_tools.table import read_table
+from data_tools.table import List, read_lists
+from m2raap.core import exports
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
 
 LISTS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-SPLITS = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
+VIDEO = ("file_name",)
 
 
 def import_videofolder(
@@ -23,27 +28,38 @@ def import_videofolder(
 ) -> list[Corpus]:
     """Raises M2raapError naming file, row and column."""
     root = video_root(video_dir, folder)
-    lists = [(path, None) for path in _lists(folder)] or [
-        (path, SPLITS[subfolder.name])
-        for subfolder in sorted(folder.iterdir())
-        if subfolder.is_dir() and subfolder.name in SPLITS
-        for path in _lists(subfolder)
-    ]
-    if not lists:
+    paths, others = _find_lists(folder)
+    if not paths:
         raise M2raapError(
-            f"{folder}: no {', '.join(LISTS)} in it or in train/, validation/, test/; captions are read from such a list"
+            f"{folder}: no {', '.join(LISTS)} in it or in a folder below; captions are read from such a list"
         )
-    pairs = Pairs(lists[0][0], folder.name, producer="metadata")
-    for listing, split in lists:
-        pairs.listing = listing
-        prefix = "" if split is None else f"{listing.parent.name}/"
-        read_table(pairs, video_column="file_name", prefix=prefix, split=split)
-    source = {"importer": "videofolder", "listing": ", ".join(str(path.relative_to(folder)) for path, _ in lists)}
+    lists = [_list(folder, path) for path in paths]
+    pairs = Pairs(paths[0], folder.name, producer="metadata")
+    pairs.unread_lists = others
+    read_lists(pairs, lists, root)
+    source = {"importer": "videofolder", "listing": ", ".join(path.relative_to(folder).as_posix() for path in paths)}
     return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 
 
-def _lists(folder: Path) -> list[Path]:
-    lists = [folder / name for name in LISTS if (folder / name).is_file()]
-    if len(lists) > 1:
-        raise M2raapError(f"{folder}: holds {' and '.join(path.name for path in lists)}; keep one of them")
-    return lists
+def _list(folder: Path, path: Path) -> List:
+    parts = path.parent.relative_to(folder).parts
+    try:
+        return List(path, "".join(f"{part}/" for part in parts), split_of_folder(parts), VIDEO)
+    except ValueError as error:
+        raise M2raapError(f"{path}: {error}") from None
+
+
+def _find_lists(folder: Path) -> tuple[list[Path], list[str]]:
+    """The lists in the folder and below it, and the names of other tables and of linked folders, which are not read."""
+    paths: list[Path] = []
+    others: list[str] = []
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        lists = [Path(base, name) for name in LISTS if name in names and Path(base, name).is_file()]
+        if len(lists) > 1:
+            raise M2raapError(f"{base}: holds {' and '.join(path.name for path in lists)}; keep one of them")
+        paths += lists
+        tables = [name for name in sorted(names) if kind_of(Path(name)) in KINDS and name not in (*LISTS, exports.FILE)]
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        others += [os.path.relpath(os.path.join(base, name), folder) for name in (*tables, *links)]
+    return paths, others

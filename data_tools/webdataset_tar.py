@@ -17,15 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_tools.cell_readers import span
+from data_tools.cells import first_filled, is_nothing, split_of, texts_in
+from data_tools.columns import CAPTION, Columns
 from data_tools.corpora import write_training
-from data_tools.listing import span
 from data_tools.pairs import Pairs
 from data_tools.provenance import ORIGINS
 from data_tools.rooted import SUFFIXES
 from data_tools.safe_tar import Member, TarLimits, read_members
 from data_tools.strict_json import parse_json
 from data_tools.table import KEPT, captions_of
-from m2raap.core.corpus import LANGS, SPLITS, Corpus, importing
+from m2raap.core.corpus import LANGS, Corpus, importing
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 from m2raap.core.replace import refuse_other_files
@@ -33,6 +35,7 @@ from m2raap.core.replace import refuse_other_files
 SHARDS = (".tar", ".tar.gz", ".tgz")
 PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
 MAX_TEXT_BYTES = 4 * 1024**2
+_META = ("clip_id", "start_s", "end_s", "split")
 
 
 @dataclass
@@ -61,6 +64,8 @@ def _import(
     shutil.rmtree(draft, ignore_errors=True)  # left by an import that was interrupted
     pairs = Pairs(source, source.stem if source.is_file() else source.name)
     keys: set[bytes] = set()
+    columns = Columns((*_META, *CAPTION, *(name for names in KEPT.values() for name in names)))
+    columns.used.update(_META)
     try:
         for shard in shards:
             pairs.listing = shard
@@ -71,15 +76,26 @@ def _import(
                     pairs.notes["skipped_members"] += 1
                     continue
                 if key != sample.key:
-                    _add_sample(pairs, sample)
+                    _add_sample(pairs, sample, columns)
                     sample = _new_sample(key, shard, keys)
                 _add_member(pairs, sample, member, kind, draft)
-            _add_sample(pairs, sample)
+            _add_sample(pairs, sample, columns)
         if not pairs.clips:
             raise M2raapError(f"{source}: holds no sample with a video, a text or a json")
     except M2raapError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+    if num_holdout and num_holdout >= len(
+        pairs.clips
+    ):  # without a training corpus the copied videos would lie in no corpus
+        shutil.rmtree(draft, ignore_errors=True)
+        raise M2raapError(
+            f"--holdout {num_holdout}: must be between 1 and {len(pairs.clips) - 1}, one less than the clips"
+        )
+    pairs.unread["the json members"] = columns.unread
+    pairs.unread_lists = sorted(
+        str(path.relative_to(source)) for path in source.glob("*/**/*") if path.name.endswith(SHARDS)
+    )
     _refuse_other_videos(draft, videos, out)
     _move_videos(draft, videos)
     origin = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
@@ -172,29 +188,41 @@ def _json_object(sample: _Sample, member: Member) -> dict[str, Any]:
     return tree
 
 
-def _add_sample(pairs: Pairs, sample: _Sample) -> None:
+def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
     """Adds a complete sample; one without any video, text or json (images only ...) is counted as left out."""
     if not sample.kinds:
         if sample.key:
             pairs.notes["skipped_samples"] += 1
         return
-    meta, where = sample.meta, f"key '{sample.key[:100]}'"
+    meta, where = columns.row(sample.meta), f"key '{sample.key[:100]}'"
     stated_id = meta.get("clip_id")
-    clip_id = stated_id if isinstance(stated_id, str) and stated_id else sample.key
+    clip_id = sample.key if is_nothing(stated_id) or not isinstance(stated_id, str | int) else str(stated_id)
     times = (meta.get("start_s"), meta.get("end_s"))
     start_s, end_s = span(pairs.listing, len(pairs.clips) + 1, *times, ("start_s", "end_s"))
-    kept = {column: next((str(meta[n]) for n in names if meta.get(n)), None) for column, names in KEPT.items()}
-    split = meta.get("split") if meta.get("split") in SPLITS else None
+    kept = {}
+    for column, names in KEPT.items():
+        name, value = first_filled(meta, names)
+        if name:
+            kept[column] = str(value)
+            columns.used.add(name)
+    try:
+        split, texts_of_txt = split_of(meta.get("split")), texts_in(sample.text)
+    except ValueError as error:
+        raise M2raapError(f"{pairs.listing}: {where}: {error}") from None
     video = sample.video or _file_name(sample.key, "mp4")
-    pairs.clip(where, clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)
+    clip_id = pairs.clip(where, clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
     texts = meta.get("texts")
     if isinstance(texts, list) and texts and all(isinstance(row, dict) for row in texts):
+        columns.used.add("texts")
         _add_exported_texts(pairs, where, clip_id, texts)
         return
-    captions = captions_of(meta)
-    if sample.text and sample.text.strip() not in {text.strip() for text, _ in captions}:
-        captions = [(sample.text.strip(), None), *captions]
-    for text, lang in captions:
+    captions = captions_of(meta, columns, f"{pairs.listing}: {where}")
+    columns.used.update(name for name, _, _ in captions)
+    known = {text.strip() for _, _, text in captions}
+    for text in texts_of_txt:
+        if text.strip() not in known:
+            pairs.text(clip_id, text.strip())
+    for _, lang, text in captions:
         pairs.text(clip_id, text, lang)
 
 

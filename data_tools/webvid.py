@@ -1,15 +1,18 @@
 """Importer of the WebVid-2M and -10M csv (Bain et al., Frozen in Time, ICCV 2021): a training corpus.
 
 Columns: videoid, name (the caption), page_dir, contentUrl, and usually duration and page_idx; files are at
-page_dir/videoid.mp4. The 10M list has some videos twice, with two captions: these become two texts of one clip.
+page_dir/videoid.mp4. Rows without page_dir, whose download failed at the publisher's, are counted, and their clips stay. The 10M
+list has some videos twice, with two captions: these become two texts of one clip.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from data_tools.cell_readers import captions_in, split_or_none, text_of
+from data_tools.cells import is_nothing
 from data_tools.corpora import write_training
-from data_tools.listing import read_rows, require, text_of
+from data_tools.locate import Files
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
 from m2raap.core.corpus import Corpus
@@ -23,15 +26,21 @@ def import_webvid(
 ) -> list[Corpus]:
     """Raises M2raapError naming file, row and column."""
     root = video_root(video_dir, listing.parent)
-    pairs = Pairs(listing, "WebVid")
+    files, pairs = Files(root), Pairs(listing, "WebVid")
     num_rows = 0
-    for number, row in read_rows(listing):
+    for number, row in pairs.rows(COLUMNS, ("split",)):
         num_rows += 1
-        require(listing, f"row {number}", row, COLUMNS)
-        clip_id = text_of(listing, number, "videoid", row["videoid"])
-        page = text_of(listing, number, "page_dir", row["page_dir"])
-        pairs.clip(f"row {number}", clip_id, f"{page}/{clip_id}.mp4", url=row["contentUrl"])
-        pairs.text(clip_id, str(row["name"] or ""))
+        video_id = text_of(listing, number, "videoid", row["videoid"])
+        name = f"{video_id}.mp4"
+        if is_nothing(row["page_dir"]):  # the publisher's download of this video failed
+            pairs.notes["rows_without_page_dir"] += 1
+        else:
+            name = f"{text_of(listing, number, 'page_dir', row['page_dir'])}/{name}"
+        url = None if is_nothing(row["contentUrl"]) else str(row["contentUrl"])
+        split = split_or_none(row.get("split"), listing, number)
+        clip = pairs.clip(f"row {number}", video_id, files.locate(name), url=url, split=split)
+        for text in captions_in(listing, number, "name", row["name"]):
+            pairs.text(clip["clip_id"], text)
     source = {"importer": "webvid", "listing": listing.name, "rows": num_rows}
     if (published := ROWS.get(listing.name, num_rows)) != num_rows:
         source["note"] = f"{listing.name} as published has {published:,} rows; this list has {num_rows:,}"

@@ -21,6 +21,8 @@ _FLAGS = {
     "assignments": "--set",
     "workers": "--workers",
 }
+# Keys of a corpus's source that its line gives in other words, or that a line before it names.
+_ELSEWHERE = ("importer", "langs", "columns_not_read", "lists_not_read")
 _PROTOCOLS = "; ".join(f"{name}: {', '.join(form.protocols)}" for name, form in FORMATS.items() if form.protocols)
 
 
@@ -109,5 +111,7 @@ def _options(kind: str, chosen: Format, options: dict[str, Any]) -> dict[str, An
 def _line(row: dict[str, Any]) -> str:
     kind = f"benchmark {row['benchmark']}" if row["benchmark"] else "training corpus"
     counts = ", ".join(f"{value:,} {name}" for name, value in row["counts"].items())
-    details = ", ".join(f"{name}: {value}" for name, value in row["source"].items() if name != "importer")
+    if langs := row["source"].get("langs"):
+        counts += f" ({', '.join(f'{value:,} {lang}' for lang, value in langs.items())})"
+    details = ", ".join(f"{name}: {value}" for name, value in row["source"].items() if name not in _ELSEWHERE)
     return f"{row['corpus']}: {kind}, {counts}" + (f" ({details})" if details else "")

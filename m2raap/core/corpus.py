@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -130,7 +131,8 @@ def _write(
         "num_parts": num_parts,
         "video_root": os.path.relpath(video_root.resolve(), path.resolve()),
         "benchmark": benchmark,
-        "counts": {"clips": len(clips), "texts": len(texts), "missing_file": len(missing)}
+        "counts": {"clips": len(clips), "texts": len(texts)}
+        | missing_counts(row["reason"] for row in missing)
         | ({"dropped": len(dropped)} if dropped else {})
         | ({"forgotten": len(left_out)} if left_out else {}),
         "source": source,
@@ -138,6 +140,11 @@ def _write(
         "digest": content_digest(files, num_parts, benchmark),
     }
     write_json(draft / "manifest.json", manifest)
+
+
+def missing_counts(reasons: Iterable[str]) -> dict[str, int]:
+    """Number of clips whose video cannot be opened, by reason; missing_file always, also where it is 0."""
+    return {"missing_file": 0} | dict(sorted(Counter(reasons).items()))
 
 
 def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
@@ -253,7 +260,7 @@ def open_corpus(path: Path, mid_forget: bool = False) -> Corpus:
 
 def holdout(clips: list[Row], num_clips: int, seed: int) -> set[str]:
     """Ids of `num_clips` clips picked by a seeded hash of their ids, so that the pick does not depend on row order."""
-    if not 0 < num_clips < len(clips):
-        raise M2raapError(f"--holdout {num_clips}: must be between 1 and {len(clips) - 1}, one less than the clips")
+    if not 0 < num_clips <= len(clips):
+        raise M2raapError(f"--holdout {num_clips}: must be between 1 and {len(clips)}, the number of clips with texts")
     ids = [row["clip_id"] for row in clips]
     return set(sorted(ids, key=lambda i: hashlib.blake2b(f"{seed}:{i}".encode(), digest_size=16).digest())[:num_clips])

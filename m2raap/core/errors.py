@@ -45,6 +45,7 @@ UNREADABLE: dict[str, str] = {
     "not_fetched": "the video is an address, and fetching it is not allowed or failed",
     "empty": "the file has no bytes",
     "bad_name": "a corpus cannot hold the file's name; rename the file, or let split cut copies",
+    "bad_scene_list": "the scene list of the video is wrong, or is that of another video",
     "not_media": "the bytes are no video container",
     "refused_format": "a container or protocol that m2raap does not open (playlists, images, concat lists ...)",
     "no_video_stream": "the container holds no video",

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import tombstones
-from m2raap.core.corpus import FORGETTING, SCORES, TABLES, Corpus, content_digest, open_corpus
-from m2raap.core.errors import M2raapError
+from m2raap.core.corpus import FORGETTING, SCORES, TABLES, Corpus, content_digest, missing_counts, open_corpus
+from m2raap.core.errors import UNREADABLE, M2raapError
 from m2raap.core.files import inside, read_object, remove_drafts, write_json
 from m2raap.core.lock import locked
 from m2raap.core.records import StageManifest, as_record
@@ -174,6 +174,7 @@ def _remove_from(plan: _Plan) -> None:
     for file in plan.copies:
         file.unlink(missing_ok=True)
     counts = dict.fromkeys(TABLES, 0)
+    reasons: list[str] = []
     files: dict[str, str] = {}
     for key, digest in manifest["files"].items():
         table, _, part = key.partition("/")
@@ -182,6 +183,7 @@ def _remove_from(plan: _Plan) -> None:
         rows = read_part(path, table, int(part))
         kept = [row for row in rows if not forgotten.contains(row["clip_id"])]
         counts[table] += len(kept)
+        reasons += [row["reason"] for row in kept] if table == "missing" else []
         if kept or table in ("clips", "texts"):
             # A part that an interrupted forget rewrote has no such row left, and its digest differs from the manifest.
             is_same = len(kept) == len(rows) and FORGETTING not in manifest
@@ -191,8 +193,9 @@ def _remove_from(plan: _Plan) -> None:
     _remove_scores(path / SCORES, forgotten)
     if manifest["benchmark"]:
         manifest["benchmark"] = tombstones.benchmark_name(manifest["benchmark"], num_forgotten)
-    manifest["counts"] |= {"clips": counts["clips"], "texts": counts["texts"], "missing_file": counts["missing"]}
-    manifest["counts"] |= {"forgotten": num_forgotten}
+    manifest["counts"] = {name: count for name, count in manifest["counts"].items() if name not in UNREADABLE}
+    manifest["counts"] |= {"clips": counts["clips"], "texts": counts["texts"], "forgotten": num_forgotten}
+    manifest["counts"] |= missing_counts(reasons)
     manifest["files"] = files
     manifest["digest"] = content_digest(files, manifest["num_parts"], manifest["benchmark"])
     manifest.pop(FORGETTING, None)

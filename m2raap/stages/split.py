@@ -42,6 +42,8 @@ from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 
 VERSION = 2
+BAD_LIST = "bad_scene_list"  # the scene list of a video cannot be read, or is that of another video
+_MAX_TOLD = 10  # wrong scene lists that are named in messages; `dropped` holds all
 VAL_SHARE = 0.1  # of the videos, not of the clips: clips of one video look alike
 _MAX_NAME_BYTES = 120
 _RECORD = "record.json"  # of one video, in OUT/split: its cuts, and the files that were cut from it
@@ -93,15 +95,17 @@ class _Task:
     out: Path
     cfg: SplitConfig
     scenes: list[tuple[float, float]] | None  # from a scene list; None: to be detected
+    bad_list: str | None = None  # what is wrong with its scene list
 
 
 def split(
     paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, scene_lists: Path | None = None
 ) -> SplitDone:
     """Writes the corpus `out` over the videos at `paths` (files and folders). `scene_lists`: a CSV of PySceneDetect for the
-    one video, or a folder of such files. Unreadable videos and shots that are too short are rows of `dropped`.
+    one video, or a folder of such files. Unreadable videos, videos with a wrong list and shots that are too short are rows of
+    `dropped`.
 
-    Raises M2raapError where no clip is left, a scene list is missing or wrong, or `out` holds something other than a corpus.
+    Raises M2raapError where no clip is left, a scene list is missing, or `out` holds something other than a corpus.
     """
     if cfg.detector == "transnetv2" and scene_lists is None:
         weights_file()
@@ -114,7 +118,7 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     tasks = [_Task(path, video, name, out, cfg, None) for path, video, name in files]
     if scene_lists is not None:
         lists = _scene_lists(tasks, scene_lists)
-        tasks = [_Task(t.path, t.video, t.name, out, cfg, scenes) for t, scenes in zip(tasks, lists, strict=True)]
+        tasks = [_Task(t.path, t.video, t.name, out, cfg, *result) for t, result in zip(tasks, lists, strict=True)]
     source = {
         "importer": "split",
         "detector": "scene list" if scene_lists else cfg.detector,
@@ -134,6 +138,11 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     clips = [row for kept, _ in results for row in kept]
     dropped = [row for _, drops in results for row in drops]
     reasons = dict(sorted(Counter(row["reason"] for row in dropped).items()))
+    bad_lists = [row["detail"] for row in dropped if row["reason"] == BAD_LIST]
+    if bad_lists and not clips:
+        raise M2raapError(f"{'; '.join(bad_lists[:_MAX_TOLD])}; no clip is left of {len(tasks)} videos")
+    for detail in bad_lists[:_MAX_TOLD]:
+        talk.log(f"left out, because its scene list is wrong: {detail}")
     if not clips:
         raise M2raapError(f"{out}: no clip is left of {len(tasks)} videos; dropped by reason: {reasons}")
     held = _val_videos({task.name for task, (kept, _) in zip(tasks, results, strict=True) if kept})
@@ -190,21 +199,30 @@ def as_name(video: str) -> str:
     return f"{whole[: _MAX_NAME_BYTES - 17].decode(errors='ignore')}~{mark}"
 
 
-def _scene_lists(tasks: Sequence[_Task], scene_lists: Path) -> list[list[tuple[float, float]]]:
+def _scene_lists(
+    tasks: Sequence[_Task], scene_lists: Path
+) -> list[tuple[list[tuple[float, float]] | None, str | None]]:
+    """For each video its scenes, or what is wrong with its list: a wrong list drops its own video alone.
+
+    Raises M2raapError for a video that has no list, and for the one list of one video.
+    """
     if not scene_lists.is_dir():
         if len(tasks) != 1:
             raise UsageError(
                 f"--scenes {scene_lists}: is one list, but there are {len(tasks)} videos; give a folder of NAME-Scenes.csv"
             )
-        return [read_scene_list(scene_lists)]
-    lists = []
+        return [(read_scene_list(scene_lists), None)]
+    lists: list[tuple[list[tuple[float, float]] | None, str | None]] = []
     for task in tasks:
         stem = Path(task.video).with_suffix("")
         places = [scene_lists / f"{stem}-Scenes.csv", scene_lists / f"{stem.name}-Scenes.csv"]
         path = next((place for place in places if place.is_file()), None)
         if path is None:
             raise M2raapError(f"{printable(task.path)}: has no scene list; provide {printable(places[-1])}")
-        lists.append(read_scene_list(path))
+        try:
+            lists.append((read_scene_list(path), None))
+        except M2raapError as error:
+            lists.append((None, str(error)))
     return lists
 
 
@@ -217,6 +235,8 @@ _Record = TypedDict(  # noqa: UP013
 
 def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     """The rows of `clips` and of `dropped` for one video."""
+    if task.bad_list:
+        return [], [_drop(task.name, BAD_LIST, task.bad_list)]
     if not task.cfg.cut and (fault := _fault_of_path(task)) is not None:
         return [], [_drop(task.name, "bad_name", fault)]
     record_path = task.out / "split" / task.name / _RECORD
@@ -242,6 +262,12 @@ def _split_one(task: _Task) -> tuple[list[Row], list[Row]]:
     if "refused" in record["found"]:
         return [], [_drop(task.name, record["found"]["refused"], record["found"].get("detail", ""))]
     scenes = as_object(Scenes, record["found"], record_path)
+    if task.scenes and task.scenes[-1][0] >= (length_s := scenes.end_s - scenes.first_s):
+        detail = (
+            f"{printable(task.path)}: its scene list has a scene at {task.scenes[-1][0]:.3f} s, but the video is "
+            f"{length_s:.3f} s long; give the scene list of this video"
+        )
+        return [], [_drop(task.name, BAD_LIST, detail)]
     clips: list[Row] = []
     dropped: list[Row] = []
     for number, (start_s, end_s) in enumerate(pieces(_shots(task, scenes), cfg.max_s)):
@@ -300,12 +326,6 @@ def _shots(task: _Task, scenes: Scenes) -> list[tuple[float, float]]:
     if task.scenes is None:
         cuts_s = [cut_s for cut_s in scenes.cuts_s if scenes.first_s < cut_s < scenes.end_s]
         return list(pairwise([scenes.first_s, *cuts_s, scenes.end_s]))
-    start_s, length_s = task.scenes[-1][0], scenes.end_s - scenes.first_s
-    if start_s >= length_s:
-        raise M2raapError(
-            f"{printable(task.path)}: its scene list has a scene at {start_s:.3f} s, but the video is "
-            f"{length_s:.3f} s long; give the scene list of this video"
-        )
     # A scene list counts from the first frame, a corpus from the container's start.
     return [(scenes.first_s + start, min(scenes.first_s + end, scenes.end_s)) for start, end in task.scenes]
 

@@ -160,9 +160,9 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, capsys):
     (tmp_path / "a.mp4").write_bytes(b"x")
     videos = VideoDigests(tmp_path / "v.json")
     assert "v.json" in capsys.readouterr().err
-    expected = videos.of("a.mp4", tmp_path / "a.mp4")
+    expected = videos.of("a.mp4", tmp_path / "a.mp4", 100)
     videos.save()
-    assert VideoDigests(tmp_path / "v.json").of("a.mp4", tmp_path / "a.mp4") == expected
+    assert VideoDigests(tmp_path / "v.json").of("a.mp4", tmp_path / "a.mp4", 100) == expected
 
 
 def test_decisions_are_signed(curated: Path, tmp_path: Path):

@@ -123,5 +123,5 @@ def test_holdout_does_not_depend_on_the_order_of_rows():
     rows = [clip(i) for i in range(40)]
     assert holdout(rows, 7, 3) == holdout(rows[::-1], 7, 3)
     assert holdout(rows, 7, 3) != holdout(rows, 7, 4)
-    with pytest.raises(M2raapError, match="--holdout 40"):
-        holdout(rows, 40, 0)
+    with pytest.raises(M2raapError, match="--holdout 41"):
+        holdout(rows, 41, 0)

@@ -120,6 +120,13 @@ def test_vatex_that_is_none(tmp_path: Path, content, message: str):
         import_vatex(put(tmp_path, "v.json", content), tmp_path / "C", protocol="val")
 
 
+def test_moments_of_didemo_that_no_video_has(tmp_path: Path):
+    row = {"video": "a.mp4", "description": "a ball", "times": [[0, 10**399]], "num_segments": 10**400}
+    put(tmp_path, "test_data.json", [row])
+    with pytest.raises(M2raapError, match="entry 1, key 'num_segments'"):
+        import_didemo(tmp_path, tmp_path / "C", protocol="moments")
+
+
 def test_didemo_paragraphs_and_moments(tmp_path: Path, small):
     small(didemo, "paragraph", 1, {"en": 1})
     small(didemo, "moments", 2, {"en": 3})

@@ -165,9 +165,10 @@ def test_captions_bring_no_token_of_data_juicer(view: View, tmp_path: Path):
 @pytest.mark.parametrize(
     ("kind", "read"), [("webdataset", import_webdataset), ("videofolder", import_videofolder), ("csv", import_table)]
 )
-def test_the_importer_reads_it_back(view: View, tmp_path: Path, kind: str, read):
+def test_the_importer_reads_it_back(view: View, tmp_path: Path, kind: str, read, capsys: pytest.CaptureFixture[str]):
     written(view, kind, tmp_path / "x", "videos")
     back = read(tmp_path / "x" / "clips.csv" if kind == "csv" else tmp_path / "x", tmp_path / "c")[0]
+    assert "not read" not in capsys.readouterr().err
     ids = {i for i in IDS if i != "no video"}
     clips = {row["clip_id"]: row for row in back.all_rows("clips")}
     assert set(clips) == ids
@@ -285,5 +286,5 @@ def test_wrong_orders_are_one_sentence(view: View, tmp_path: Path):
     with pytest.raises(M2raapError, match="nothing to export"):
         written(View(view.corpus_path, langs=()), "csv", tmp_path / "y")
     assert not (tmp_path / "y").exists() and not list(tmp_path.glob(".*exporting"))
-    with pytest.raises(M2raapError, match="no corpus"):
+    with pytest.raises(M2raapError, match="nowhere: no such folder"):
         curated_view(tmp_path / "nowhere")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools import strict_json
+from data_tools.columns import Columns
 from data_tools.listing import read_json_file, read_rows
 from data_tools.panda70m import import_panda70m
 from data_tools.table import import_table
@@ -55,6 +56,23 @@ def test_a_csv_with_very_many_columns(tmp_path: Path):
     refused(put(tmp_path / "l.csv", "video,caption" + "," * 300_000 + "\n"), "row 1: 300,002 columns")
     wide = ",".join(["video", "caption", *(f"c{n}" for n in range(1000))])
     assert len(rows(put(tmp_path / "w.csv", wide + "\nv.mp4,a ball" + "," * 1000 + "\n"))[0]) == 1002
+
+
+def test_rows_of_very_many_columns_in_other_kinds_of_lists(tmp_path: Path):
+    names = ["video", "caption", *(f"c{n}" for n in range(5000))]
+    refused(put(tmp_path / "l.tsv", "\t".join(names) + "\n"), "row 1: 5,002 columns")
+    row = json.dumps(dict.fromkeys(names, "x"))
+    refused(put(tmp_path / "l.jsonl", f'{{"video": "v.mp4", "caption": "a ball"}}\n{row}\n'), "row 2: 5,002 columns")
+    refused(put(tmp_path / "l.json", f"[{row}]"), "row 1: 5,002 columns")
+
+
+def test_columns_that_differ_in_every_row_are_not_all_remembered():
+    columns = Columns(("video", "caption"))
+    for number in range(12):
+        columns.row({"video": "v.mp4", **{f"k{number}_{n}": 1 for n in range(1000)}})
+    columns.row({"Caption": "a ball", "caption_cn": "一个球"})
+    assert len(columns.names) < 11_000 and columns.by_lang == {"caption_cn": "zh"}
+    assert {"Caption", "caption_cn"} <= set(columns.unread)
 
 
 def repeated(text: str, times: int, shape: str) -> pa.Array:

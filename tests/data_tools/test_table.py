@@ -95,7 +95,11 @@ def test_absent_and_outside_files_stay_and_are_listed(tmp_path: Path):
             '{"video": "v0.mp4", "caption": 3}\n',
             r"row 1, column 'caption': expected a text or a list of texts",
         ),
-        ("l.csv", "video,caption,split\nv0.mp4,x,dev\n", r"row 2, column 'split': .* train, val, test, found 'dev'"),
+        (
+            "l.csv",
+            "video,caption,split\nv0.mp4,x,later\n",
+            r"row 2, column 'split': .* train, val, test, found 'later'",
+        ),
         ("l.parquet", "no parquet", r"l.parquet: not a parquet file"),
         ("l.xlsx", "x", r"'.xlsx' is not a table that m2raap reads"),
     ],

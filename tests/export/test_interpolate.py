@@ -77,7 +77,7 @@ def test_one_mixture_is_written_as_a_model_folder(model: Path, tmp_path: Path):
         (["--alphas", "0,half"], "--alphas 0,half: expected numbers"),
         (["--alphas", "0,nan"], "alpha nan: it runs from 0"),
         (["--alphas", "0,0.5", "--floor", "-1"], "--alphas 0,0.5: --floor"),
-        (["--alphas", "0,1", "--run", "nowhere"], "nowhere: holds no run"),
+        (["--alphas", "0,1", "--run", "nowhere"], "nowhere: no such folder"),
         ([], "--bench NAME=KEYFRAMES or --stills TABLE"),
     ],
 )

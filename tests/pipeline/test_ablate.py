@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from m2raap.core.errors import UsageError
+from m2raap.core.folder import finish
 from m2raap.pipeline.ablate import progressive
 from m2raap.pipeline.plan import Step, plan
 from m2raap.pipeline.recipe import Recipe, arm_recipe, load_recipe
@@ -95,7 +96,7 @@ def test_the_table_says_what_each_row_brought(tmp_path: Path):
         for arm in arms
     ]
     for step in curated:
-        (step.folder / "manifest.json").write_text('{"counts": {"clips_out": 40, "texts_out": 80}}')
+        finish(step.folder, "keyframes", 1, None, {}, {}, {"clips_out": 40, "texts_out": 80})
     rows = progressive_rows([*run.steps, *trained, *curated], recipe)
     assert [(row.arm, row.lang, len(row.seeds_r1)) for row in rows] == [
         ("a", "en", 1), ("a", "zh", 1), ("b", "en", 2), ("b", "zh", 2),

@@ -225,6 +225,28 @@ def test_spans_of_a_late_picture_are_times_of_a_player(tmp_path: Path) -> None:
     assert [probe.num_frames for probe in cut] == [30, 30]
 
 
+def test_a_wrong_scene_list_leaves_out_its_own_video_alone(raw: Path, tmp_path: Path, capsys) -> None:
+    videos = [tmp_path / f"{name}.mp4" for name in ("good", "turned", "longer")]
+    for video in videos:
+        shutil.copy(raw / "sub" / "-o#d\n 猫.mp4", video)
+    header = "Scene Number,Start Time (seconds),End Time (seconds)\n"
+    for name, scenes in (
+        ("good", "1,0.0,1.0\n"),
+        ("turned", "1,0.0,0.5\n2,0.5,0.2\n"),
+        ("longer", "1,0.0,1.0\n2,30,31\n"),
+    ):
+        (tmp_path / f"{name}-Scenes.csv").write_text(header + scenes)
+    done = run(videos, tmp_path / "out", SplitConfig(min_s=0.5), scenes=tmp_path)
+    assert {row["video"] for row in rows(tmp_path / "out", "clips")} == {"good.mp4"}
+    assert done.dropped == {"bad_scene_list": 2}
+    drops = {row["clip_id"]: row["detail"] for row in rows(tmp_path / "out", "dropped")}
+    assert "turned-Scenes.csv: row 3" in drops["turned.mp4"] and "30.000 s" in drops["longer.mp4"]
+    talk = capsys.readouterr().err
+    assert drops["turned.mp4"] in talk and drops["longer.mp4"] in talk
+    with pytest.raises(M2raapError, match=r"longer.mp4: .*turned-Scenes.csv: row 3"):
+        run(videos[1:], tmp_path / "none", scenes=tmp_path)
+
+
 def test_names_that_a_corpus_cannot_hold(raw: Path, tmp_path: Path) -> None:
     folder = tmp_path / "v"
     folder.mkdir()

@@ -1,0 +1,93 @@
+"""Reading of single cells of a list: every error names file, row and column, and what was expected there."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from data_tools.cells import clock_s, is_nothing, split_of, texts_in
+from m2raap.core.errors import M2raapError
+
+MAX_SECONDS = 1e7  # 115 days: a later time in a video is a fault of the list
+
+
+def text_of(path: Path, row: int, column: str, value: Any) -> str:
+    """The value without blanks around it; whole numbers (ids in parquet and json) become text.
+
+    Raises M2raapError for anything that is no text, and for an empty one.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or is_nothing(value):
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a text, found {_excerpt(value)}")
+    return value.strip()
+
+
+def texts_of(path: Path, row: int, column: str, value: Any) -> list[str]:
+    """The value, in which a missing text is ''. Raises M2raapError if it is no list of texts."""
+    if not isinstance(value, list) or not all(isinstance(text, str) or is_nothing(text) for text in value):
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a list of texts, found {_excerpt(value)}")
+    return ["" if is_nothing(text) else text for text in value]
+
+
+def captions_in(path: Path, row: int, column: str, value: Any) -> list[str]:
+    """The texts of a cell, at least one, perhaps empty. Raises M2raapError for a cell that holds something else."""
+    try:
+        return texts_in(value) or [""]
+    except ValueError as error:
+        raise M2raapError(f"{path}: row {row}, column '{column}': {error}") from None
+
+
+def number_or_none(value: Any, path: Path, row: int, column: str, what: str = "number") -> float | None:
+    """A finite number, or None for an empty cell. Raises M2raapError for anything else."""
+    if is_nothing(value):
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
+    return number
+
+
+def seconds_or_none(value: Any, path: Path, row: int, column: str) -> float | None:
+    """Seconds from the beginning of a video, also of a clock time (H:MM:SS.mmm or MM:SS); None for an empty cell.
+
+    Raises M2raapError for anything else.
+    """
+    what = f"number of seconds, 0 to {MAX_SECONDS:,.0f}, or a clock time such as 0:01:30.5"
+    if isinstance(value, str) and (seconds := clock_s(value)) is not None:
+        value = seconds if seconds <= MAX_SECONDS else value
+    number = number_or_none(value, path, row, column, what)
+    if number is not None and not 0 <= number <= MAX_SECONDS:
+        raise M2raapError(f"{path}: row {row}, column '{column}': expected a {what}, found {_excerpt(value)}")
+    return number
+
+
+def split_or_none(value: Any, path: Path, row: int, column: str = "split") -> str | None:
+    """train, val or test, or None for an empty cell. Raises M2raapError for a name of no split."""
+    try:
+        return split_of(value)
+    except ValueError as error:
+        raise M2raapError(f"{path}: row {row}, column '{column}': {error}") from None
+
+
+def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -> tuple[float | None, float | None]:
+    """Start and end of a clip in seconds; None where the cell is empty. Raises M2raapError if it ends before it starts."""
+    start_s = seconds_or_none(start, path, row, columns[0])
+    end_s = seconds_or_none(end, path, row, columns[1])
+    if end_s is not None and end_s <= (start_s or 0.0):
+        raise M2raapError(f"{path}: row {row}: the clip ends at {end_s:g} s, before it starts at {start_s or 0:g} s")
+    return start_s, end_s
+
+
+def _excerpt(value: Any) -> str:
+    if value is None or value == "":
+        return "nothing"
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
