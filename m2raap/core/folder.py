@@ -224,7 +224,7 @@ def _value(name: str, plan: Mapping[str, Any]) -> str:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], side: int) -> str:
     names = _changed_names(old, new)
-    values = (f"{_key(name, new['stage'])} {_value(name, (old, new)[side])}" for name in names[:4])
+    values = (f"{_key(name, new.get('stage', ''))} {_value(name, (old, new)[side])}" for name in names[:4])
     return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
