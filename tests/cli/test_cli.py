@@ -159,3 +159,16 @@ def test_a_schedulers_signal_ends_a_command_as_ctrl_c_does(number: int):
     )
     done = subprocess.run([sys.executable, "-c", code, "run", "demo"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 130 and done.stderr.splitlines()[-1].split() == ["m2raap", "run", "demo"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("probe", "x"), "'m2raap data probe'"),
+        (("evalute",), "'m2raap evaluate'"),
+        (("data", "exprot"), "m2raap data export"),
+    ],
+)
+def test_a_command_of_another_place_or_spelling_is_named(words: tuple[str, ...], meant: str):
+    assert meant in m2raap(*words, check=2).stderr
+    assert "Did you mean" not in m2raap("xqzw", check=2).stderr
