@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from m2raap.core.files import create_json, read_object, remove_drafts, write_err
 from m2raap.core.libraries import installed, joined, other_versions
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
+from m2raap.core.plan_changes import differences
 from m2raap.core.records import Libraries, Plan, Timing, as_record, read_record_lines
 from m2raap.core.scores import scores_digest
 from m2raap.core.signed import FORMAT, absent_files, manifest_digest, read_manifest, refuse_old_format, verify_files
@@ -80,8 +81,9 @@ def begin(
         shared.make_shared()
     old, libraries = _read_plan(folder)
     if old != plan:
+        before, after = differences(old, plan)
         raise M2raapError(
-            f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
+            f"{folder}: was made with {before}; this run asks for {after}. "
             "Use --force to redo it (unchanged clips are reused), or another --out"
         )
     if not (folder / "manifest.json").exists():
@@ -112,15 +114,6 @@ def _places(folder: Path, view: View) -> dict[str, Any]:
         "langs": list(view.langs),
         "cutoff": view.cutoff,
     }
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs between two plans, for a reader: 'adapt.lr 0.001 -> 0.0005'."""
-    if old.get("format") != new["format"]:
-        return f"format {old.get('format', 2)} -> {new['format']}"
-    names = _changed_names(old, new)
-    values = (f"{_key(name, new['stage'])} {_value(name, old)} -> {_value(name, new)}" for name in names[:4])
-    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 def _read_plan(folder: Path) -> tuple[Plan, Libraries]:
@@ -195,37 +188,6 @@ def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
         for parent in view.folders:
             named[parent.name] = read_manifest(parent)["digest"]
     return named
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _changed_names(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The dotted keys in which two plans differ."""
-    both = (_flat(dict(old)), _flat(dict(new)))
-    names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
-    # A changed setting tells a reader more than the digests that changed with it.
-    return [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
-
-
-def _key(name: str, stage: str) -> str:
-    """A dotted key of a plan as the recipe names it."""
-    key = name.removeprefix("settings.").removeprefix("score.").removeprefix("apply.").removeprefix("rows.")
-    return f"{stage}.{key}" if name.startswith("settings.") else name
-
-
-def _value(name: str, plan: Mapping[str, Any]) -> str:
-    value = _flat(dict(plan)).get(name, "none")
-    return str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], side: int) -> str:
-    names = _changed_names(old, new)
-    values = (f"{_key(name, new['stage'])} {_value(name, (old, new)[side])}" for name in names[:4])
-    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 _MOVING = "previous.tmp"
@@ -321,12 +283,13 @@ def refuse_redone(folder: Path, plan: str) -> None:
 
 def refuse_changed(folder: Path, view: View | None, inputs: dict[str, str] | None = None) -> None:
     """Raises M2raapError where the inputs of a folder are no longer those of its plan: they are not locked while it is made."""
-    planned = {"inputs": _read_plan(folder)[0]["inputs"]}
-    today = {"inputs": _inputs(replace(view) if view else None, inputs)}  # a new view, because this one caches
-    if planned != today:
+    planned = _read_plan(folder)[0]
+    today = _inputs(replace(view) if view else None, inputs)  # a new view, because this one caches
+    if planned["inputs"] != today:
+        before, after = differences(planned, planned | {"inputs": today})
         raise M2raapError(
-            f"{folder}: its inputs have changed while this command ran ({_differences(planned, today, 0)}, now "
-            f"{_differences(planned, today, 1)}); run the command again with --force"
+            f"{folder}: its inputs have changed while this command ran ({before}, now {after}); run the command again with "
+            "--force"
         )
 
 
