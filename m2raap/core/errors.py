@@ -38,6 +38,15 @@ class ThresholdNotMet(M2raapError):
     exit_code = 4
 
 
+def excerpt(value: object, max_chars: int = 200) -> str:
+    """A value in a message, as Python writes it, cut to `max_chars`."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= max_chars else text[: max_chars - 3] + "..."
+
+
 # Why a video could not be read, by any stage that reads videos. These count against --allow-refused.
 UNREADABLE: dict[str, str] = {
     "missing_file": "the video file is not there",

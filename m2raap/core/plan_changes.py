@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from m2raap.core.config import flat
+
 _MAX_NAMED = 4  # keys in a message
 
 
@@ -30,17 +32,11 @@ def _listed(phrases: list[str]) -> str:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key as the recipe names it, old value, new value) of the keys that differ."""
-    before, after = _flat(dict(old)), _flat(dict(new))
+    before, after = flat(dict(old)), flat(dict(new))
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     # A changed setting tells a reader more than the digests that changed with it.
     names = [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
     return [(_key(name, new["stage"]), _value(name, before), _value(name, after)) for name in names]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
 
 
 def _key(name: str, stage: str) -> str:
@@ -48,6 +44,6 @@ def _key(name: str, stage: str) -> str:
     return f"{stage}.{key}" if name.startswith("settings.") else name
 
 
-def _value(name: str, flat: Mapping[str, Any]) -> str:
-    value = flat.get(name, "none")
+def _value(name: str, values: Mapping[str, Any]) -> str:
+    value = values.get(name, "none")
     return str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
