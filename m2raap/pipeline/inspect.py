@@ -9,8 +9,8 @@ from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object
 from m2raap.core.ledger import Counts
+from m2raap.core.part_work import phase_digest
 from m2raap.core.records import CorpusManifest, DoneRecord, Plan, StageManifest, as_record, read_record
-from m2raap.core.runner import phase_digest
 from m2raap.core.signed import (
     FORGETTING,
     digest_of,
@@ -131,7 +131,7 @@ def _settings(folder: Path, manifest: StageManifest, wrong: list[str]) -> list[s
         for path in sorted((folder / "done").glob(f"{phase}-*.json")):
             record = read_record(DoneRecord, path)
             expected = phase_digest(stage, version, phase, settings)
-            if record.get("settings") != expected:
+            if record["settings"] != expected:
                 faults.append(f"{path}: was made with other settings than the manifest names")
             faults += [
                 f"{path}: names the file '{key[:80]}' with another digest than the manifest"
