@@ -22,6 +22,7 @@ from data_tools.cell_readers import span
 from data_tools.cells import first_filled, is_nothing, split_of, texts_in
 from data_tools.columns import CAPTION, Columns
 from data_tools.corpora import write_training
+from data_tools.listing import PICKLE, PICKLE_ENDINGS
 from data_tools.pairs import Pairs
 from data_tools.provenance import ORIGINS
 from data_tools.rooted import SUFFIXES
@@ -34,7 +35,6 @@ from m2raap.core.files import write_error
 from m2raap.core.replace import refuse_other_files
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
-PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
 MAX_TEXT_BYTES = 4 * 1024**2
 _META = ("clip_id", "start_s", "end_s", "split")
 
@@ -144,10 +144,8 @@ def _new_sample(key: str, shard: Path, keys: set[bytes]) -> _Sample:
 
 
 def _add_member(pairs: Pairs, sample: _Sample, member: Member, kind: str, videos: Path) -> None:
-    if kind in PICKLES:
-        raise M2raapError(
-            f"{sample.shard}: '{member.name}' is a pickle, and m2raap never unpickles (it would run code of the file)"
-        )
+    if kind in PICKLE_ENDINGS:
+        raise M2raapError(f"{sample.shard}: '{member.name}' is {PICKLE}; leave it out of the shard")
     what = "video" if f".{kind}" in SUFFIXES else kind
     if what not in ("video", "txt", "json"):
         pairs.notes["skipped_members"] += 1

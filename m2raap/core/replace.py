@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import talk
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, listed
 from m2raap.core.files import read_object
 from m2raap.core.state import runs_of
 
@@ -112,5 +112,4 @@ def _stale(folder: Path, old: dict[str, Any]) -> str:
     runs = runs_of(folder, str(old.get("digest")))
     if not runs:
         return ""
-    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
-    return f". Runs that read the old content and would have to be made again: {', '.join(map(str, runs[:5]))}{more}"
+    return f". Runs that read the old content and would have to be made again: {listed(list(map(str, runs)), 5)}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from m2raap.core import talk
 from m2raap.core.engine import Engine
-from m2raap.core.errors import BudgetSpent, M2raapError
+from m2raap.core.errors import WORTH_ANOTHER_TRY, BudgetSpent, M2raapError
 from m2raap.core.files import file_sha256, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, refuse_changed, refuse_redone
 from m2raap.core.ledger import Counts
@@ -74,7 +74,8 @@ def run_data_stage(
         finished = begin(folder, tree, view, force, shared=shared, is_worth_redoing=is_worth_redoing)
         if finished:
             num_retriable = len(retriable())
-            note = f"; {num_retriable} clips timed out, ran out of memory or had no file: --force tries them again"
+            reasons = ", ".join(WORTH_ANOTHER_TRY)
+            note = f"; {num_retriable:,} clips were dropped for a reason that may be gone ({reasons}): --force tries them again"
             talk.log(f"{stage.name}: already finished{note if num_retriable else ''}")
             return True
         plan = plan_digest(folder)
