@@ -20,15 +20,13 @@ from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import create_json, read_object, remove_drafts, write_error, write_json
 from m2raap.core.libraries import installed, joined, other_versions
-from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.plan_changes import differences
+from m2raap.core.previous import MOVING, TRANSIENT, complete_move, move_to_previous
 from m2raap.core.records import Libraries, Plan, Timing, as_record, read_record_lines
 from m2raap.core.scores import scores_digest
 from m2raap.core.signed import FORMAT, absent_files, manifest_digest, read_manifest, refuse_old_format, verify_files
 from m2raap.core.view import View
-
-_TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
 
 
 def plan_of(
@@ -67,15 +65,15 @@ def begin(
     """
     written = plan | {"libraries": installed()}
     path = folder / "plan.json"
-    if _alone(folder, shared, lambda: (folder / _MOVING).exists() and not _is_foreign(folder / _MOVING)):
-        _complete_move(folder)
+    if _alone(folder, shared, lambda: (folder / MOVING).exists() and not _is_foreign(folder / MOVING)):
+        complete_move(folder)
     if not path.exists():
         foreign_names = [path.name for path in folder.iterdir() if _is_foreign(path)] if folder.exists() else []
         if foreign_names:
             raise M2raapError(f"{folder}: holds '{foreign_names[0]}', which no stage has written; give an empty folder")
         create_json(path, written)
     if force and _alone(folder, shared, lambda: _is_other(folder, plan) or _is_damaged(folder) or is_worth_redoing()):
-        _move_to_previous(folder)
+        move_to_previous(folder)
         create_json(path, written)
     if shared:
         shared.make_shared()
@@ -172,9 +170,9 @@ def _alone(folder: Path, shared: FolderLock | None, is_needed: Callable[[], bool
 
 def _is_foreign(path: Path) -> bool:
     """Whether no stage can have written this file or folder."""
-    if path.name in ("previous", _MOVING):
+    if path.name in ("previous", MOVING):
         return not any((folder / "plan.json").is_file() for folder in (path, path.parent))
-    return path.name not in _TRANSIENT and not path.name.endswith(".tmp")
+    return path.name not in TRANSIENT and not path.name.endswith(".tmp")
 
 
 def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
@@ -188,45 +186,6 @@ def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
         for parent in view.folders:
             named[parent.name] = read_manifest(parent)["digest"]
     return named
-
-
-_MOVING = "previous.tmp"
-
-
-def _move_to_previous(folder: Path) -> None:
-    """Moves the content of a folder to `previous/` in it, file by file, because the folder may be a link or a mount point.
-
-    The manifest is moved first, so that the folder is unfinished from then on, and the plan last: after a crash the place of the
-    plan shows whether everything was moved.
-    """
-    moving = folder / _MOVING
-    moving.mkdir()
-    names = sorted({path.name for path in folder.iterdir()} - {*_TRANSIENT, _MOVING, "manifest.json", "plan.json"})
-    for name in ("manifest.json", *names, "plan.json"):
-        if (folder / name).exists():
-            os.replace(folder / name, moving / name)
-    _complete_move(folder)
-
-
-def _complete_move(folder: Path) -> None:
-    """Completes `_move_to_previous`, of which it is the last step, or undoes it where it was interrupted."""
-    moving = folder / _MOVING
-    if not moving.exists():
-        return
-    if (folder / "plan.json").exists():
-        for path in sorted(moving.iterdir(), key=lambda path: path.name == "manifest.json"):
-            if (folder / path.name).is_dir():  # written by a worker that outlived its command
-                shutil.rmtree(folder / path.name)
-            os.replace(path, folder / path.name)
-        moving.rmdir()
-    elif (moving / "plan.json").exists() and not (folder / "previous").exists():
-        (moving / "manifest.json").unlink(missing_ok=True)
-        os.replace(moving, folder / "previous")
-    else:  # an unfinished redo was to be moved: the older, finished content of previous/ is more useful
-        # The plan is removed last, because it marks the folder as a stage's.
-        for path in sorted(moving.iterdir(), key=lambda path: path.name == "plan.json"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        moving.rmdir()
 
 
 def finish(
