@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.cells import clock_s, is_nothing, split_of, texts_in
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, excerpt
 
 MAX_SECONDS = 1e7  # 115 days: a later time in a video is a fault of the list
 
@@ -84,10 +84,4 @@ def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -
 
 
 def _excerpt(value: Any) -> str:
-    if value is None or value == "":
-        return "nothing"
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return "nothing" if value is None or value == "" else excerpt(value, 60)

@@ -24,9 +24,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-MAX_CELL = (
-    2 * 1024**2
-)  # characters of a list: the longest videos have some hundreds of clips of a hundred characters each
+# Characters of a list: the longest videos have some hundreds of clips of a hundred characters each.
+MAX_CELL = 2 * 1024**2
 MAX_DEPTH = 4  # of brackets; the lists have two levels
 _EMPTY_LIST = re.compile(r"\[\s*\]|\(\s*\)|\{\s*\}")
 _ARRAY = re.compile(r"array\((\[.*\])(?:, *dtype=\w+)?\)", re.DOTALL)

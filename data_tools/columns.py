@@ -9,6 +9,7 @@ from typing import Any
 from data_tools.cells import is_nothing
 from m2raap.core import talk
 from m2raap.core.corpus import LANGS
+from m2raap.core.errors import listed
 
 CAPTION = ("caption", "captions", "text", "texts", "sentence", "description", "title", "name")
 LANG_NAMES = {
@@ -51,9 +52,8 @@ class Columns:
     def __init__(self, known: Iterable[str]) -> None:
         self._known = {folded(name): name for name in reversed(tuple(known))}
         self._renamed: dict[tuple[Any, ...], dict[str, str]] = {}
-        self._names: dict[
-            str, str | None
-        ] = {}  # name in the list -> the name that it is read by; None: a second spelling
+        # Name in the list -> the name that it is read by; None: a second spelling.
+        self._names: dict[str, str | None] = {}
         self._empty: set[str] = set()  # names in the list of the columns that no row has filled so far
         self.by_lang: dict[str, str] = {}
         self.used: set[str] = set()
@@ -110,9 +110,8 @@ class Columns:
 
 
 def shortened(names: list[str]) -> str:
-    """The names for a message: the first twenty, and the number of the others."""
-    more = f" and {len(names) - _MAX_NAMES:,} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(talk.one_line(str(name)[:60]) for name in names[:_MAX_NAMES]) + more
+    """The names for a message, each cut: the first twenty, and the number of the others."""
+    return listed([talk.one_line(str(name)[:60]) for name in names], _MAX_NAMES)
 
 
 def say_unread(columns: dict[str, list[str]], lists: list[str]) -> None:

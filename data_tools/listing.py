@@ -28,12 +28,14 @@ MAX_JSON_CHARS = 256 * 1024**2  # of a json file that is read whole; lists are r
 MAX_COLUMNS = 4096
 MAX_GZIP_RATIO = 200  # unpacked bytes for each packed one: 20 at most for text, 1,000 for a gzip bomb
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
-_PICKLE = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
+_PICKLE_START = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
+PICKLE = "a pickle, and m2raap never unpickles (it would run code of the file)"
+PICKLE_ENDINGS = ("pkl", "pickle", "pyd", "pth", "pt")
 # First bytes of files that are named like text and are something else, and what they are.
 _NO_TEXT_FILES = (
     (re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml)", re.IGNORECASE), "a web page, not the list: download it again"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the list: run 'git lfs pull'"),
-    (_PICKLE, "a pickle, and m2raap never unpickles (it would run code of the file); convert it to json or csv"),
+    (_PICKLE_START, f"{PICKLE}; convert it to json or csv"),
     (re.compile(rb"PK\x03\x04"), "a zip archive (or .xlsx): unpack it, or save it as csv"),
     (re.compile(rb"\x1f\x8b"), "compressed with gzip: let its name end in .gz"),
     (re.compile(rb"PAR1"), "a parquet file: let its name end in .parquet"),
@@ -49,8 +51,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     kind = kind_of(path)
     readers = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
-    if kind in ("pkl", "pickle", "pyd"):
-        raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
+    _refuse_pickle(path)
     if path.is_dir():
         raise M2raapError(f"{path}: is a folder; give the list in it")
     if kind not in readers:
@@ -78,10 +79,14 @@ def require(path: Path, where: str, row: dict[str, Any], columns: Iterable[str])
 
 def read_json_file(path: Path) -> Any:
     """The JSON in a file. Raises M2raapError naming a file that holds none."""
-    if kind_of(path) in ("pkl", "pickle", "pyd"):
-        raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
+    _refuse_pickle(path)
     with _reading(path), _text(path) as source:
         return _tree(path, source)
+
+
+def _refuse_pickle(path: Path) -> None:
+    if kind_of(path) in PICKLE_ENDINGS:
+        raise M2raapError(f"{path}: is {PICKLE}; convert it to json or csv")
 
 
 def _tree(path: Path, source: IO[str], head: str = "") -> Any:

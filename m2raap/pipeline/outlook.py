@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from m2raap.core.engine import LocalEngine
 from m2raap.core.files import read_object
-from m2raap.core.folder import changes
-from m2raap.core.runner import phase_digest
+from m2raap.core.part_work import phase_digest
+from m2raap.core.plan_changes import changes
 from m2raap.core.signed import is_finished
 from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View

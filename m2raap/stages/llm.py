@@ -37,6 +37,11 @@ def _open(path: Path) -> Cache:
     return Cache(path)
 
 
+def model_of(cfg: Any) -> Any:
+    """The config of the model that a stage with this config asks, on a server or on this machine; None where it asks none."""
+    return next((model for key in ("endpoint", "local", "transformers") if (model := getattr(cfg, key, None))), None)
+
+
 def budget_of(cfg: Config) -> tuple[str, BudgetConfig] | None:
     """The key and the budget of the model that a stage with this config asks; None where it asks none that has a budget."""
     for name in ("endpoint", "local"):

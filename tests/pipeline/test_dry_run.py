@@ -104,7 +104,7 @@ def test_a_dry_run_says_what_the_run_would_redo_and_why(
     reason: str,
     reused: str,
 ) -> None:
-    monkeypatch.setattr("m2raap.pipeline.dry_run._measure", lambda *_: {})
+    monkeypatch.setattr("m2raap.pipeline.dry_run.measure", lambda *_: {})
     out, world = copied(undisturbed, small_world, tmp_path)
     before = digests(out)
     tree = json.loads(m2raap(*words(world, out, "--set", setting, "--dry-run", "--json")).stdout)
