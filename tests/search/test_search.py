@@ -18,6 +18,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.frames import FrameReader
 from m2raap.core.runner import run_data_stage
+from m2raap.core.signed import manifest_digest
 from m2raap.core.tables import FRAMES_A_GROUP
 from m2raap.core.view import View, open_view
 from m2raap.search.backend import ClipFilter, NotThere
@@ -167,8 +168,8 @@ def _has_frames(search: Search, clip_id: str) -> bool:
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     folder = index_of(tmp_path, rows(2))
-    manifest = read_json(folder / "manifest.json")
-    write_json(folder / "manifest.json", manifest | {"models": {"model": "0" * 32}})
+    manifest = read_json(folder / "manifest.json") | {"models": {"model": "0" * 32}}
+    write_json(folder / "manifest.json", manifest | {"digest": manifest_digest(manifest)})
     with pytest.raises(M2raapError, match="index: .*000000000000"):
         Search(folder).by_text("red", 1)
     assert Search(folder).like("c0", 1)[0]["clip_id"] == "c1", "likeness needs no model"
