@@ -13,6 +13,7 @@ import stat
 import time
 import tokenize
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -126,6 +127,12 @@ def signed_parts(folder: Path, table: str) -> list[int] | None:
         return None
     parts = (_PART.fullmatch(key) for key in files)
     return sorted(int(part[2]) for part in parts if part and part[1] == table)
+
+
+def named_files(folder: Path, pattern: str) -> list[str]:
+    """The files that a folder's manifest names, or those in a folder without manifest, whose names match `pattern` (fnmatch)."""
+    files = _files(folder)
+    return sorted(name for name in (os.listdir(folder) if files is None else files) if fnmatchcase(name, pattern))
 
 
 def _files(folder: Path) -> Mapping[str, str] | None:

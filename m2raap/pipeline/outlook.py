@@ -62,8 +62,8 @@ def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlo
     old = read_object(step.folder / "plan.json")
     old.pop("libraries", None)  # other versions of them make no other stage
     if new is None:  # its inputs are not known yet
-        without_inputs = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
-        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, without_inputs))
+        unknown_inputs = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
+        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, unknown_inputs))
     if old == new:
         return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
     return Outlook("redo", changes(old, new), _reused(stage, old, new))

@@ -102,7 +102,7 @@ class AskingStage(DataStage[C]):
 
 
 def _results(stage: str, counts: Mapping[str, int]) -> str:
-    """What became of the texts that a model was asked for: 'accepted 150; refused by rewrite_numbers 3; error 1'."""
+    """What became of the texts that a model was asked for: '150 texts accepted, refused by rewrite_numbers 3, error 1'."""
     dropped = {key.partition(":")[2]: number for key, number in counts.items() if key.startswith("texts_dropped:")}
     refused = {reason: number for reason, number in dropped.items() if not reason.startswith("clip ")}
     results = [f"{counts.get('texts_added', 0) - sum(refused.values()):,} texts accepted"]

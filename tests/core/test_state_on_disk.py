@@ -17,12 +17,13 @@ from m2raap.core.files import MAX_DEPTH, file_sha256, read_json, write_json
 from m2raap.core.frames import FrameReader
 from m2raap.core.libraries import installed
 from m2raap.core.replace import refuse_other_source
-from m2raap.core.signed import read_manifest, verify_files
+from m2raap.core.signed import FORMAT, manifest_digest, named_files, read_manifest, verify_files
 from m2raap.core.state import remember_run, runs_of
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View, open_view
 from m2raap.export.forget import forget
 from m2raap.pipeline.inspect import check
+from m2raap.retrieval.results_file import other_results
 from m2raap.stages.rules import StageRules
 from m2raap.stages.training_log import training_summary
 from tests.conftest import digests, m2raap, sign_again
@@ -268,3 +269,16 @@ def test_a_file_that_cannot_be_read_keeps_no_other_fault_from_being_listed(lengt
 
     monkeypatch.setattr("m2raap.core.signed.file_sha256", denied)
     assert verify_files(length, read_manifest(length)["files"]) == paths[:2]
+
+
+def test_a_file_that_the_manifest_names_is_missed_and_one_that_it_does_not_name_is_not_read(tmp_path: Path):
+    (tmp_path / "results-extra.json").write_text("{}")
+    assert named_files(tmp_path, "results-*.json") == ["results-extra.json"], "of a folder without manifest"
+    manifest = {
+        "format": FORMAT, "kind": "stage", "stage": "evaluate", "version": 1, "settings": {}, "inputs": {}, "counts": {},
+        "models": {}, "files": {"results.json": "0", "results-qb_norm.json": "0"},
+    }  # fmt: skip
+    write_json(tmp_path / "manifest.json", manifest | {"digest": manifest_digest(manifest)})
+    assert named_files(tmp_path, "results-*.json") == ["results-qb_norm.json"]
+    with pytest.raises(M2raapError, match=r"results-qb_norm\.json: is missing"):
+        other_results(tmp_path)

@@ -164,6 +164,7 @@ def test_what_this_machine_lacks_is_named(small_world: Path, tmp_path: Path, mon
         ({"model": "builtin:tiny"}, None), ({"model": "local-dir:/nowhere"}, "/nowhere"), ({"model": "ViT-B-32"}, "pretrained"),
         ({"model": "ViT-B-32", "random_init": True}, None), ({"model": "ViT-B-32", "pretrained": "openais"}, "openais"),
         ({"model": "ViT-B-32", "pretrained": "openai"}, "not on this machine"), ({"model": "ViT-B-33"}, "ViT-B-32"),
+        ({"family": "python:mine:warm", "model": "of-mine"}, None),
     ],
 )  # fmt: skip
 def test_weights_are_looked_for_without_loading_them(tmp_path: Path, monkeypatch, changes: dict, missing: str | None):
