@@ -23,7 +23,7 @@ _MAX_NAMES = 20  # in a message
 def folded(name: object) -> str:
     """A column's name without regard to case, blanks, '_' and '-': 'Clip_ID', 'clip-id' and 'clipId' are the same."""
     text = unicodedata.normalize("NFKC", str(name)).casefold()
-    return "".join(char for char in text if char not in "_-. \t")
+    return "".join(char for char in text if char not in "_-. \t\ufeff\u200b")
 
 
 # Folded name of a column -> (its name among CAPTION, language): caption_cn and chinese_caption are ('caption', 'zh').
