@@ -18,6 +18,7 @@ LANG_NAMES = {
 # Rows of jsonl may each have other keys: so many spellings of a row's columns, and columns that are not known, are remembered.
 _MAX_HEADERS, _MAX_UNKNOWN = 100, 10_000
 NUMBERED = frozenset({"caption", "captions", "text", "texts", "sentence", "description"})  # caption1, caption2 ...
+SHARDS = "the shards"  # under which an import of tar archives names the endings of members that it has not read
 _MAX_NAMES = 20  # in a message
 
 
@@ -139,7 +140,11 @@ def shortened(names: list[str]) -> str:
 
 def say_unread(columns: dict[str, list[str]], lists: list[str]) -> None:
     """Prints one line that names the columns that were not read, by list, and the lists that were not."""
-    phrases = [f"columns of {talk.one_line(name)}: {shortened(names)}" for name, names in columns.items() if names]
+    phrases = [
+        f"{'members' if name == SHARDS else 'columns'} of {talk.one_line(name)}: {shortened(names)}"
+        for name, names in columns.items()
+        if names
+    ]
     if lists:
         phrases.append(f"lists: {shortened(lists)}")
     if phrases:
