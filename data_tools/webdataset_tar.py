@@ -20,7 +20,7 @@ from typing import Any
 
 from data_tools.cell_readers import span
 from data_tools.cells import first_filled, is_nothing, split_of, texts_in
-from data_tools.columns import CAPTION, Columns
+from data_tools.columns import CAPTION, SHARDS, Columns
 from data_tools.corpora import write_training
 from data_tools.listing import PICKLE, PICKLE_ENDINGS
 from data_tools.pairs import Pairs
@@ -34,7 +34,8 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 from m2raap.core.replace import refuse_other_files
 
-SHARDS = (".tar", ".tar.gz", ".tgz")
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+MAX_KINDS = 20  # of members, that are named as not read
 MAX_TEXT_BYTES = 4 * 1024**2
 _META = ("clip_id", "start_s", "end_s", "split")
 
@@ -97,7 +98,7 @@ def _import(
         raise
     pairs.unread["the json members"] = columns.unread
     pairs.unread_lists = sorted(
-        str(path.relative_to(source)) for path in source.glob("*/**/*") if path.name.endswith(SHARDS)
+        str(path.relative_to(source)) for path in source.glob("*/**/*") if path.name.endswith(ENDINGS)
     )
     new_videos = _move_videos(draft, videos)
     origin = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
@@ -116,9 +117,9 @@ def _import(
 def _shards(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
-    shards = sorted(path for path in source.glob("*") if path.name.endswith(SHARDS)) if source.is_dir() else []
+    shards = sorted(path for path in source.glob("*") if path.name.endswith(ENDINGS)) if source.is_dir() else []
     if not shards:
-        raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(SHARDS)} files")
+        raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(ENDINGS)} files")
     return shards
 
 
@@ -149,6 +150,9 @@ def _add_member(pairs: Pairs, sample: _Sample, member: Member, kind: str, videos
     what = "video" if f".{kind}" in SUFFIXES else kind
     if what not in ("video", "txt", "json"):
         pairs.notes["skipped_members"] += 1
+        unread = pairs.unread.setdefault(SHARDS, [])
+        if f".{what}" not in unread and len(unread) < MAX_KINDS:
+            unread.append(f".{what}")
         return
     if what in sample.kinds:
         raise M2raapError(f"{sample.shard}: '{member.name}' is the second {what} of the key '{sample.key[:100]}'")

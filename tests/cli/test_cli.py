@@ -107,6 +107,11 @@ def test_score_ranks_a_matrix(tmp_path: Path):
     assert found["t2v"]["R@1"] == pytest.approx(200 / 3)
     assert set(found["t2v"]) >= {"R@1", "R@5", "R@10", "MdR", "MnR"}
     assert found["v2t"]["R@1"] == 100
+    (tmp_path / "sim.csv").write_text("0.9,0.1\n")
+    refused = m2raap("evaluate", tmp_path / "sim.csv", "--compat", check=2)
+    assert "sim.csv" in refused.stderr and ".npy" in refused.stderr
+    (tmp_path / "pairs.csv").write_text("text,video\n0,0\n1,1\n")
+    assert "1 of 3 texts" in m2raap("evaluate", tmp_path / "sim.npy", "--pairs", tmp_path / "pairs.csv").stderr
 
 
 def test_recipe_show_and_schema_are_complete():
