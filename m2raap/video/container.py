@@ -46,6 +46,7 @@ class OpenVideo:
     file: BinaryIO
     num_bytes: int
     was_read: bool = False  # packets have been read, so that a second pass has to seek back
+    frames_follow: bool = False  # the latest decode ended at its `end_s`, before an undamaged frame
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
     num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
     _in_a_pack: bool = False  # the last seek may have ended between the frames of a pack of a program stream
@@ -150,6 +151,8 @@ class OpenVideo:
     @cached_property
     def length_is_of_video(self) -> bool:
         """Whether `duration_s` is certainly that of the video stream, not of a longer audio stream."""
+        if self.format_name in ("mpegts", "mpeg", "ogg", "asf"):
+            return False  # FFmpeg gives every stream the length of the file
         return bool(self.stream.duration) or "DURATION" in self.stream.metadata or self.format_name == "avi"
 
     @cached_property
@@ -164,22 +167,27 @@ class OpenVideo:
         self.was_read = True
         self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
 
+    def rewind(self) -> None:
+        """Goes back to the first byte of the file, whatever its time stamps. Raises FFmpegError."""
+        self.container.seek(0, stream=self.stream, unsupported_byte_offset=True)
+        self.was_read, self._in_a_pack = True, False
+
     def packets(self) -> Iterator[Packet]:
         """Packets of the video stream from the current position on; the last one is empty and flushes the decoder.
 
         An AVI stores decoding times only, which become the `pts` of its packets (see m2raap.video.reorder). A pack of a program
         stream states one time, that of the first frame that begins in it, from which FFmpeg counts on. After a seek it gives
-        that time to the end of the frame before, so that the frames of the first pack are left out.
+        that time to the end of the frame before, so that the frames of the first pack are left out. Raises Refused
+        (unsupported_codec) for encrypted packets.
         """
         pack: int | None = None  # position of the pack; frames without a time of their own have none
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
         try:
             with suppress(IndexError):
                 packets = self.container.demux(self.stream)
-                if self.format_name not in ("mpeg", "avi"):
-                    yield from packets
-                    return
                 for packet in packets:
+                    if self.format_name == "mov" and packet.has_sidedata("encryption_info"):
+                        raise Refused("unsupported_codec", "the video is encrypted (DRM), and the file holds no key")
                     if self._in_a_pack and packet.size:
                         pack = packet.pos if pack is None else pack
                         if packet.pos in (None, pack):
@@ -257,7 +265,8 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
                     other.discard = Discard.all
             stream, was_read = film(container)
             if stream is None:
-                raise Refused("no_video_stream", f"the file's streams are {[s.type for s in container.streams]}")
+                kinds = ["cover" if s.type == "video" else s.type for s in container.streams]
+                raise Refused("no_video_stream", f"the file's streams are {kinds}")
             context: Any = stream.codec_context
             if context is None or context.name not in CODECS.split(","):
                 raise Refused("unsupported_codec", f"the codec is {getattr(context, 'name', 'unknown')}")
