@@ -48,8 +48,9 @@ class Tally:
         self.damaged += item.corrupt or steps_back
         if not item.corrupt:
             self._latest_s = max(self._latest_s, item.time_s)
-        lasts_s = (frame.duration or 0) * self._base
-        self.covered_s = max(self.covered_s, item.time_s - self._start_s + max(lasts_s, self._tick_s))
+        # At a variable rate the average step may be many times that of the last frame.
+        lasts_s = (frame.duration or 0) * self._base or self._tick_s
+        self.covered_s = max(self.covered_s, item.time_s - self._start_s + lasts_s)
 
     def close(self) -> None:
         """To be called at the end of a decode: where frames follow the window, its last frame is displayed until its end.
