@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from m2raap.video.faults import faults_of_the_file, lack_of_memory, unreadable
 from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
 from m2raap.video.shape import pixel_aspect
@@ -28,7 +28,6 @@ TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture siz
 # Rates outside these are impossible: they come from damaged headers, or are those of a clock.
 MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
-_SPARE_BYTES = 512 * 1024**2  # where so much memory is left, FFmpeg's "out of memory" means a limit of its own
 _MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
 _SAME_START_S = 0.001  # streams that start closer than this start together: stamps may be rounded to milliseconds
 
@@ -249,16 +248,16 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             ) from None
         except MemoryError as error:
             refuse_many_streams([message for _, _, message in messages])
-            raise _lack_of_memory(error) from None
+            raise lack_of_memory(error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None
         except OSError as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
         except (ArithmeticError, ValueError) as error:  # PyAV cannot express a number of the header
             raise Refused("corrupt", f"the header holds an impossible value ({error})") from None
         finally:
             av.logging.set_level(av.logging.PANIC)
-        with container, _faults_of_the_file():
+        with container, faults_of_the_file():
             _refuse_cut_header(container, raw, num_bytes)
             for other in container.streams:
                 if other.type != "video":
@@ -284,43 +283,6 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             opened.num_logged_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             yield opened
-
-
-@contextmanager
-def _faults_of_the_file() -> Iterator[None]:
-    """Raises Refused for an error while an open container is read, and MemoryError for a lack of memory."""
-    import av.error
-
-    try:
-        yield
-    except MemoryError as error:
-        raise _lack_of_memory(error) from None
-    except av.error.FFmpegError as error:
-        # Readers handle the errors that leave something to read. Any other one, whose class may also be that of a missing
-        # permission or of a wrong argument, is a fault of the file, which alone FFmpeg was given.
-        raise Refused("corrupt", f"FFmpeg cannot read the file ({error})") from None
-    except OSError as error:
-        raise _unreadable(error) from None
-
-
-def _lack_of_memory(error: MemoryError) -> Exception:
-    """What to raise for a MemoryError: FFmpeg also reports one where a table would be larger than it accepts."""
-    if str(error).startswith(f"[Errno {errno.ENOMEM}]") and has_room(_SPARE_BYTES):
-        return Refused("corrupt", "the file states more entries than FFmpeg accepts")
-    return MemoryError(str(error))  # PyAV's own has fields that cannot be copied
-
-
-def _unreadable(error: OSError) -> Refused:
-    return Refused("missing_file", f"the file cannot be read ({error.strerror or error})")
-
-
-def has_room(num_bytes: int) -> bool:
-    """Whether this process may use so much more memory. Only address space is taken, for a moment."""
-    try:
-        mmap.mmap(-1, num_bytes).close()
-    except OSError:
-        return False
-    return True
 
 
 class _Nameless:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import OpenVideo, has_room
+from m2raap.video.container import OpenVideo
+from m2raap.video.faults import has_room
 from m2raap.video.reorder import in_display_order
 from m2raap.video.shape import PixelAspects
 from m2raap.video.trust import MAX_RUN, Losses, Stamps, spread_damage
