@@ -14,28 +14,47 @@ from functools import lru_cache
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from m2raap.cli import data, evaluate, inspect, model, recipe, report, run, search, stages
 from m2raap.core import extension, interrupt, talk
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, UsageError
+
+
+class _Group(TyperGroup):
+    """Names the whole command where only its last word was typed: 'm2raap lint' is 'm2raap report lint'."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None:
+            commands = [f"m2raap {group} {args[0]}" for group in _GROUPS if args[0] in _GROUPS[group]]
+            commands += [f"m2raap {args[0]}"] if args[0] in _names(app) else []
+            if commands:
+                raise UsageError(f"'{args[0]}' is no command of '{ctx.command_path}'; did you mean '{commands[0]}'?")
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="m2raap",
+    cls=_Group,
     help="Train a zero-shot video-text retrieval model, in English and Chinese, from raw videos and captions.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, stages, evaluate, inspect):
-    command.register(app)
-for group in (data, model, recipe, report, search):
-    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+QUIET_HELP = "print no progress and no notes on stderr"
 ALLOW_CODE_HELP = "run the code that settings name as python:module:name, from this folder or installed packages"
 
 
-def _allow_code(
+def _everywhere(
+    quiet: bool = typer.Option(
+        False,
+        "--quiet",
+        "-q",
+        help=QUIET_HELP,
+        callback=lambda quiet: talk.be_quiet(True) if quiet else None,
+        expose_value=False,
+    ),
     allow_code: bool = typer.Option(
         False,
         "--allow-code",
@@ -44,29 +63,40 @@ def _allow_code(
         expose_value=False,
     ),
 ) -> None:
-    """Only its option is used: every command has it, so that it may stand before the command or after it."""
+    """Only its options are used: every command has them, so that they may stand before the command or after it."""
 
 
-_of_option = typer.Typer(add_completion=False)
-_of_option.command()(_allow_code)
-_ALLOW_CODE = typer.main.get_command(_of_option).params[0]
+_of_options = typer.Typer(add_completion=False)
+_of_options.command()(_everywhere)
+_EVERYWHERE = typer.main.get_command(_of_options).params
 
 
 class _Command(TyperCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(_ALLOW_CODE)
+        self.params += _EVERYWHERE
 
 
+for command in (run, stages, evaluate, inspect):
+    command.register(app)
+for group in (data, model, recipe, report, search):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2], cls=_Group)
 for each in (app, *(group.app for group in (data, model, recipe, report, search))):
     for registered in each.registered_commands:
         registered.cls = _Command
 
 
+def _names(of: typer.Typer) -> list[str]:
+    return [registered.name or "" for registered in of.registered_commands]
+
+
+_GROUPS = {group.__name__.rpartition(".")[2]: _names(group.app) for group in (data, model, recipe, report, search)}
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="print no progress and no notes on stderr"),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help=QUIET_HELP),
     allow_code: bool = typer.Option(False, "--allow-code", help=ALLOW_CODE_HELP),
     version: bool = typer.Option(False, "--version", help="print the version"),
 ) -> None:

@@ -113,7 +113,7 @@ def test_a_dry_run_says_what_the_run_would_redo_and_why(
     first, *later = redone
     assert (first["stage"], first["reused"]) == (stage, reused) and reason in first["reason"]
     assert {row["state"] for row in tree["steps"]} == {"done", "redo"} and later
-    assert all("before it is not done" in row["reason"] for row in later)
+    assert all("before it is redone" in row["reason"] for row in later)
     assert any("--force" in line and first["folder"] in line for line in tree["lines"])
     places = [list(STAGES).index(row["stage"]) for row in tree["steps"]]
     assert places == sorted(places), "in the order of the stages"
