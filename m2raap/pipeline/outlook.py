@@ -62,10 +62,10 @@ def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlo
     old = read_object(step.folder / "plan.json")
     old.pop("libraries", None)  # other versions of them make no other stage
     if new is None:  # its inputs are not known yet
-        asked = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
+        target = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
         first = known.get(before[0])
         why = "is redone" if first and first.state == "redo" else "is not done"
-        return Outlook("redo", f"{before[0].name} before it {why}", _reused(stage, old, asked))
+        return Outlook("redo", f"{before[0].name} before it {why}", _reused(stage, old, target))
     if old == new:
         return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
     return Outlook("redo", changes(old, new), _reused(stage, old, new))

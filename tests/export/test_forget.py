@@ -392,6 +392,10 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
         forget([home / "c"], [f"c{i:03d}" for i in range(16)])
     assert digests(home) == before
     assert "c" in m2raap("status", home, "--forgotten", home / "c", check=1).stderr
+    forget([home / "c"], ["c003"])
+    lines = m2raap("status", home / "a", "--forgotten", home / "c", check=1).stdout.splitlines()
+    assert any("'c003'" in line for line in lines)
+    assert len({line.partition(": ")[0] for line in lines}) == len(lines), "one line a file"
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(M2raapError, match=r"ids.txt: "):
         read_ids(tmp_path / "ids.txt")
