@@ -185,7 +185,7 @@ def test_files_of_scores_that_do_not_fit_are_refused(small_world: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("seconds", "shown"), [(0.01, "1 s"), (59, "59 s"), (61, "2 min"), (3600, "1:00 h"), (9000, "2:30 h")]
+    ("seconds", "shown"), [(0.01, "1 s"), (58.5, "59 s"), (61, "2 min"), (3600, "1:00 h"), (9000, "2:30 h")]
 )
 def test_times_of_training_have_the_unit_that_fits(seconds: float, shown: str) -> None:
     assert clock(seconds / 3600) == shown
