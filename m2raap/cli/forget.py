@@ -10,6 +10,7 @@ import typer
 
 from m2raap.cli.emit import emit
 from m2raap.cli.options import JsonOption
+from m2raap.core.errors import M2raapError
 
 
 def register(app: typer.Typer) -> None:
@@ -43,14 +44,19 @@ def forget(
     from m2raap.export.forget import forget as forget_clips
     from m2raap.export.forget import read_ids
 
-    summary = forget_clips(corpora, [*(clips or ()), *(read_ids(ids) if ids else ())], runs or (), reason)
+    requested_ids = {*(clips or ()), *(read_ids(ids) if ids else ())}
+    summary = forget_clips(corpora, requested_ids, runs or (), reason)
     emit(summary, _lines(summary), as_json)
+    if requested_ids and len(summary["not_found"]) == len(requested_ids):
+        raise M2raapError(
+            "no clip was removed: none of the ids is or was in the corpora; give clip ids, not file names"
+        )
 
 
 _TO_DO = {
     "stages": "still contains the clips; make it again with 'm2raap run' and --force",
     "models": "was trained with the clips and does not change until it is trained again",
-    "indexes": "still contains the clips; update it with 'm2raap search index --add'",
+    "indexes": "still contains the clips; remove them with 'm2raap search index --remove IDS', or make it again",
     "exports": "still contains the clips; export again into a new folder",
     "corpora": "still contains the clips; name it as a CORPUS of 'm2raap data forget' too",
     "files": "still contains the clips or cannot be read; edit or delete it yourself",
@@ -58,8 +64,8 @@ _TO_DO = {
 
 
 def _lines(summary: dict[str, Any]) -> list[str]:
-    unknown = f"; {summary['not_found']} ids are in none of the corpora" if summary["not_found"] else ""
-    lines = [f"forgotten: {summary['clips']} clips{unknown}"]
+    lines = [f"forgotten: {summary['clips']} clips"]
+    lines += [f"no clip of this id is or was in the corpora: {clip_id}" for clip_id in summary["not_found"]]
     lines += [f"  {count:>6} removed from {corpus}" for corpus, count in summary["corpora"].items()]
     lines += [f"deleted the clips from the cache, or deleted: {path}" for path in summary["pruned"]]
     lines += [f"{_TO_DO[place]}: {path}" for place, paths in summary["left_in"].items() for path in paths]

@@ -120,9 +120,13 @@ def _search_forgotten(folder: Path, source: Path, as_json: bool) -> None:
         raise M2raapError(f"{folder}: no such folder")
     places = list(leftovers(folder, forgotten_hashes(source)))
     tree = [{"path": str(row.path), "place": row.place} for row in places]
+    by_file: dict[Path, list[str]] = {}
+    for row in places:
+        by_file.setdefault(row.path, []).append(str(row))
+    lines = [f"{first} (and {len(more)} more in this file)" if more else first for first, *more in by_file.values()]
     emit(
         tree,
-        map(str, places) if places else [f"{folder}: contains nothing of the clips that {source} has forgotten"],
+        lines if places else [f"{folder}: contains nothing of the clips that {source} has forgotten"],
         as_json,
     )
     if places:

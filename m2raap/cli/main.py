@@ -30,14 +30,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (run, stages, evaluate, inspect):
-    command.register(app)
-for group in (data, model, recipe, report, search):
-    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+QUIET_HELP = "print no progress and no notes on stderr"
 ALLOW_CODE_HELP = "run the code that settings name as python:module:name, from this folder or installed packages"
 
 
-def _allow_code(
+def _everywhere(
+    quiet: bool = typer.Option(
+        False,
+        "--quiet",
+        "-q",
+        help=QUIET_HELP,
+        callback=lambda quiet: talk.be_quiet(True) if quiet else None,
+        expose_value=False,
+    ),
     allow_code: bool = typer.Option(
         False,
         "--allow-code",
@@ -46,20 +51,24 @@ def _allow_code(
         expose_value=False,
     ),
 ) -> None:
-    """Only its option is used: every command has it, so that it may stand before the command or after it."""
+    """Only its options are used: every command has them, so that they may stand before the command or after it."""
 
 
-_of_option = typer.Typer(add_completion=False)
-_of_option.command()(_allow_code)
-_ALLOW_CODE = typer.main.get_command(_of_option).params[0]
+_of_options = typer.Typer(add_completion=False)
+_of_options.command()(_everywhere)
+_EVERYWHERE = typer.main.get_command(_of_options).params
 
 
 class _Command(TyperCommand):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.append(_ALLOW_CODE)
+        self.params += _EVERYWHERE
 
 
+for command in (run, stages, evaluate, inspect):
+    command.register(app)
+for group in (data, model, recipe, report, search):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 for each in (app, *(group.app for group in (data, model, recipe, report, search))):
     for registered in each.registered_commands:
         registered.cls = _Command
@@ -68,7 +77,7 @@ for each in (app, *(group.app for group in (data, model, recipe, report, search)
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="print no progress and no notes on stderr"),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help=QUIET_HELP),
     allow_code: bool = typer.Option(False, "--allow-code", help=ALLOW_CODE_HELP),
     version: bool = typer.Option(False, "--version", help="print the version"),
 ) -> None:

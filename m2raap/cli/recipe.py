@@ -41,7 +41,7 @@ def show(
         bool,
         typer.Option(
             "--cost",
-            help="print parameters, FLOP and ms per clip of the modules of every arm; for a run also the final gates",
+            help="print parameters, FLOP and ms per clip of the modules of every arm; for a run also the gates of the kept step",
         ),
     ] = False,
     threads: Annotated[int, typer.Option("--threads", min=1, help="torch threads that --cost measures with")] = 1,

@@ -171,7 +171,7 @@ def _fault(item: Any, model: type[BaseModel]) -> str:
     path, value = item["loc"], item.get("input")
     dotted = ".".join(str(part) for part in path)
     if item["type"] == "extra_forbidden":
-        return f"unknown key '{dotted}': {suggestion(str(path[-1]), _field_names(model, path[:-1]))}"
+        return f"unknown key '{dotted}': {_nearest_key(model, path)}"
     if isinstance(value, str) and _FLOAT_AS_TEXT.match(value) and math.isfinite(float(value)):
         return f"{dotted}: YAML reads {value} as text; write {float(value):.1e}".replace("e-0", "e-")
     if item["type"] == "missing":
@@ -180,6 +180,16 @@ def _fault(item: Any, model: type[BaseModel]) -> str:
     if not (item["type"] == "value_error" and isinstance(value, dict)):  # else the message is about keys of the mapping
         message += f" (found {excerpt(value)})"
     return f"{dotted}: {message}" if dotted else message
+
+
+def _nearest_key(model: type[BaseModel], path: tuple[Any, ...]) -> str:
+    """The suggestion for an unknown key: the same key one level below (adapt.steps for steps), or the nearest beside it."""
+    *above, key = path
+    names = _field_names(model, tuple(above))
+    deeper = [name for name in names if key in _field_names(model, (*above, name))]
+    if deeper:
+        return f"did you mean '{'.'.join(map(str, (*above, deeper[0], key)))}'?"
+    return suggestion(str(key), names)
 
 
 def _keys_of(path: tuple[Any, ...], tree: Any, missing: bool) -> tuple[str, ...]:

@@ -245,8 +245,8 @@ def changed_since(parent: Path, inputs: dict[str, str]) -> str:
         )
     old = inputs.get("corpus" if read_object(parent / "manifest.json").get("kind") == "corpus" else parent.name, "")
     return (
-        f"whose content has changed since (digest {old[:12] or 'unknown'} then, {today[:12]} now); run the same command again "
-        "with --force, which reuses what still fits, or restore the old content"
+        f"whose content has changed since (digest {old[:12] or 'unknown'} then, {today[:12]} now); repeat the command "
+        "that made it ('m2raap run', or a stage) with --force, which reuses what still fits, or restore the old content"
     )
 
 

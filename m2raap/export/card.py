@@ -135,13 +135,18 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 def _summary(view: View, tally: _Tally, recipe: Row) -> str:
     splits = ", ".join(f"{count:,} {split}" for split, count in sorted(tally.clips.items()))
     by_lang = Counter[str]()
-    for (lang, _), count in tally.texts.items():
-        by_lang[lang] += count
+    num_aux = 0
+    for (lang, origin), count in tally.texts.items():
+        if origin == "aux":
+            num_aux += count
+        else:
+            by_lang[lang] += count
     texts = ", ".join(f"{count:,} {lang}" for lang, count in sorted(by_lang.items()))
+    aux = f" and {num_aux:,} auxiliary captions of frames" if num_aux else ""
     hours = f" About {tally.seconds / 3600:,.2f} hours of video." if tally.timed == sum(tally.clips.values()) else ""
     forgotten = sum(row.was_here for row in tombstones.read(view.corpus_path).by_id.values())
     lines = [
-        f"{sum(tally.clips.values()):,} clips ({splits}) with {sum(by_lang.values()):,} texts ({texts}).{hours}",
+        f"{sum(tally.clips.values()):,} clips ({splits}) with {sum(by_lang.values()):,} texts ({texts}){aux}.{hours}",
         f"Made by m2raap {version('m2raap')} with the recipe {plain(recipe['name'])}, seed {recipe.get('seed', 0)}, from the "
         f"corpus {view.corpus.digest}; this state is {view.digest}.",
     ]

@@ -61,9 +61,9 @@ def forget(
 ) -> dict[str, Any]:
     """Removes clips from corpora, and from the caches below `runs`: runs, stage folders, exports, indexes, files of scores.
 
-    Without `clip_ids` the clips that the corpora forgot earlier are searched for. Returns the counts and what still holds
-    the clips. Raises M2raapError where a path is no corpus or does not exist, where a corpus would have no clip left, or
-    where another command is writing in one of the folders.
+    Without `clip_ids` the clips that the corpora forgot earlier are searched for. Returns the counts, the ids
+    that no corpus has or had, and what still holds the clips. Raises M2raapError where a path is no corpus or does not exist,
+    where a corpus would have no clip left, or where another command is writing in one of the folders.
     """
     requested_ids, runs = set(clip_ids), list(runs)
     for path in (*corpora, *runs):
@@ -84,7 +84,7 @@ def forget(
     pruned = [str(path) for run in runs for folder in _folders(run) for path in _prune(folder, forgotten, hashes)]
     return {
         "clips": len({row["clip_id"] for plan in plans for row in plan.leaving}),
-        "not_found": len({clip_id for clip_id in requested_ids if not forgotten.contains(clip_id)}),
+        "not_found": sorted(clip_id for clip_id in requested_ids if not forgotten.contains(clip_id)),
         "corpora": {str(plan.corpus.path): len(plan.leaving) for plan in plans if plan.leaving},
         "video_files_left": sorted(str(path) for plan in plans for path in plan.other_videos),
         "pruned": pruned,

@@ -32,6 +32,7 @@ from m2raap.core.tombstones import sha256
 
 _OPAQUE = (".npy", ".npz", ".pt", ".safetensors", ".onnx", ".faiss", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv",
            ".mpg", ".mpeg", ".ts", ".ogv", ".3gp")  # fmt: skip
+_MAX_CHARS = 80  # of a value that is printed
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{16})$")  # how `exports.safe_key` ends the name of an id with unsafe characters
 _HTML_TEXT = re.compile(r">([^<>]+)<|base64,([A-Za-z0-9+/=]+)")
 
@@ -42,10 +43,12 @@ class Leftover:
 
     path: Path
     place: str
+    value: str = ""  # the id or text that is there; '' for pictures and vectors
     is_readable: bool = True
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.place}"
+        excerpt = self.value if len(self.value) <= _MAX_CHARS else self.value[: _MAX_CHARS - 3] + "..."
+        return f"{self.path}: {self.place}" + (f": '{excerpt}'" if excerpt else "")
 
 
 def forgotten_hashes(source: Path) -> frozenset[str]:
@@ -75,8 +78,11 @@ def leftovers(root: Path, hashes: frozenset[str]) -> Iterator[Leftover]:
             continue
         try:
             for place, value in _cells(path):
-                if any(sha256(part) in hashes for part in _parts(value)):
-                    yield Leftover(path, f"{place} holds an id, a text or a frame of a forgotten clip")
+                for part in _parts(value):
+                    if sha256(part) in hashes:
+                        known = part if isinstance(part, str) else ""
+                        yield Leftover(path, f"{place} holds an id, a text or a frame of a forgotten clip", value=known)
+                        break
         except (M2raapError, OSError, ValueError, sqlite3.Error, tarfile.TarError, csv.Error, RecursionError) as error:
             yield Leftover(path, f"cannot be read ({' '.join(str(error).split())[:120]})", is_readable=False)
 

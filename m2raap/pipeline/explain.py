@@ -44,8 +44,9 @@ def _unknown(clip_id: str, views: list[View]) -> M2raapError:
         if tombstones.read(view.corpus_path).contains(clip_id):
             return M2raapError(f"{clip_id}: was removed from {view.corpus_path} by 'm2raap data forget'")
     ids = [row["clip_id"] for view in views for row in view.corpus.all_rows("clips", ["clip_id"])]
-    near = [name for name in ids if name.startswith(clip_id) or clip_id.startswith(name)]
-    near = near or difflib.get_close_matches(clip_id, ids[:_MAX_COMPARED])
+    typed = clip_id.rpartition("/")[2] or clip_id  # of a path the name of the file
+    near = [name for name in ids if name.startswith(typed) or typed.startswith(name)]
+    near = near or difflib.get_close_matches(typed, ids[:_MAX_COMPARED])
     hint = (
         f"did you mean '{near[0]}'?" if near else f"it has {len(ids):,} clips{f', such as {ids[0]!r}' if ids else ''}"
     )
@@ -138,16 +139,16 @@ def tell(story: dict[str, Any]) -> list[str]:
         for row in [*chapter.get("signals", []), *chapter.get("verdicts", [])]:
             name = row.get("text_id") or "clip"
             columns = {k: v for k, v in row.items() if k not in ("clip_id", "text_id", "text_key", "dim")}
-            lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in columns.items()))
+            if columns:
+                lines.append(f"  {name}: " + ", ".join(f"{k} {_short(v)}" for k, v in columns.items()))
         lines += _rule_lines(chapter["rules"])
         for row in chapter.get("frames", []):
             picks = zip(row["times_s"], row["shots"], row["why"], strict=True)
             named = [(time, f"shot {shot}" if shot >= 0 else "no shot known", why) for time, shot, why in picks]
             lines += [f"  frame at {time:.2f} s, {shot}: {why}" for time, shot, why in named]
         for row in [*chapter.get("texts", []), *chapter.get("superseded", [])]:
-            lines.append(
-                f"  {'text' if row['active'] else 'superseded'} {row['text_id']} ({row['lang']}, {row['origin']}): {row['text']}"
-            )
+            kind = "text" if row["active"] else "replaced text"
+            lines.append(f"  {kind} {row['text_id']} ({row['lang']}, {row['origin']}): {row['text']}")
         for row in [*chapter.get("dropped", []), *chapter.get("missing", [])]:
             against = f" {row['score']:.4g} against {row['threshold']:.4g}" if "threshold" in row else ""
             also = f"; also {', '.join(row['also_failed'])}" if row.get("also_failed") else ""

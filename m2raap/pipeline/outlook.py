@@ -63,7 +63,9 @@ def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlo
     old.pop("libraries", None)  # other versions of them make no other stage
     if new is None:  # its inputs are not known yet
         unknown_inputs = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
-        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, unknown_inputs))
+        first = known.get(before[0])
+        why = "is redone" if first and first.state == "redo" else "is not done"
+        return Outlook("redo", f"{before[0].name} before it {why}", _reused(stage, old, unknown_inputs))
     if old == new:
         return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
     return Outlook("redo", changes(old, new), _reused(stage, old, new))

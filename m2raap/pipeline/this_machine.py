@@ -51,6 +51,8 @@ def training_rate(device: str, precision: str, threads: int = 0) -> Rate:
 
 
 def clock(hours: float) -> str:
-    """Hours as h:mm, rounded up to whole minutes."""
-    minutes = math.ceil(hours * 60)
-    return f"{minutes // 60:,}:{minutes % 60:02d} h"
+    """A time in whole seconds below a minute, in whole minutes below an hour, else as h:mm; always rounded up."""
+    seconds, minutes = math.ceil(hours * 3600), math.ceil(hours * 60)
+    if seconds < 60:
+        return f"{seconds} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,}:{minutes % 60:02d} h"

@@ -19,6 +19,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.models.config import AdapterConfig, MessageConfig
 from m2raap.pipeline.recipe import Recipe
 from m2raap.pipeline.shapes import Shape, shape_of
+from m2raap.pipeline.this_machine import clock
 
 FLOPS = {
     "fp32": 1.2e13,
@@ -192,7 +193,7 @@ def cost_lines(arm: str, tree: dict[str, Any]) -> list[str]:
     hours, chunk_size = tree["gpu_hours"], min(tree["micro_batch"], tree["batch_size"])
     return [
         f"{arm} trains {tree['steps']:,} steps of {tree['batch_size']:,} pairs{chunk} ({tree['pairs_seen']:,} pairs seen): "
-        f"{tree['peta_flop']:.3g} PFLOP, {hours:.3g} h on a 300-TFLOP/s GPU, {hours / GPUS:.3g} h on {GPUS} of them",
+        f"{tree['peta_flop']:.3g} PFLOP, {clock(hours)} on a 300-TFLOP/s GPU, {clock(hours / GPUS)} on {GPUS} of them",
         f"{arm} needs a peak of {tree['gpu_memory_gb']:.3g} GB on one GPU, {tree['gpu_memory_gb_of_8']:.3g} GB on each of "
         f"{GPUS}: weights, gradients and Adam {tree['state_gb']:.3g} GB ({tree['weights_million']:.1f} M weights, "
         f"{tree['learning_million']:.1f} M learn), activations {tree['kept_mb_a_clip']:.3g} MB a clip x {chunk_size}, "

@@ -45,6 +45,8 @@ def print_funnel(stages: Sequence[FunnelStage], file: TextIO | None = None) -> N
         for stage in stages
     ]
     print_table("Funnel", ["stage", "table", "in", "added", "dropped", "out", "dropped for"], rows, {2, 3, 4, 5}, file)
+    if any(stage.added and (stage.stage, stage.table) == ("caption", "texts") for stage in stages):
+        print("texts that caption adds are auxiliary captions of frames\n", file=file)
 
 
 def print_grading(grading: Mapping[str, Any], file: TextIO | None = None) -> None:
@@ -185,7 +187,8 @@ def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
 
 
 def print_modules(rows: Sequence[ModuleRow], file: TextIO | None = None) -> None:
-    """Weights (in millions, M), FLOP and time of each arm's modules compared with mean pooling, and their final gates."""
+    """Weights (in millions, M), FLOP and time of each arm's modules compared with mean pooling, and the gates
+    of the step that was kept."""
     lines = [
         [row.arm, row.module, f"{row.backbone_m:.1f}", f"{row.new_m:.2f}", f"{row.learning_m:.2f}",
          f"{row.gflop:.3g} ({row.gflop / row.mean_gflop:.2f}x)", f"{row.ms:.1f} ({row.ms / row.mean_ms:.2f}x)", _gates_text(row)]
@@ -199,7 +202,7 @@ def print_modules(rows: Sequence[ModuleRow], file: TextIO | None = None) -> None
         "trained M",
         "GFLOP (x mean pooling)",
         "ms (x mean pooling)",
-        "final gates",
+        "gates and norms, kept step",
     ]
     title = "Cost"
     if rows:

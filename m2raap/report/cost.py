@@ -1,4 +1,5 @@
-"""cost: weights, FLOP and time of each arm's modules compared with mean pooling on the same backbone, and their final gates.
+"""cost: weights, FLOP and time of each arm's modules compared with mean pooling on the same backbone, and the gates
+of the step that was kept.
 
 None of it depends on the values of the weights: a backbone whose shape is known without them is initialised at random.
 """
@@ -33,7 +34,7 @@ REPEATS = 5
 
 
 def cost_of_run(run: RunFolder, threads: int) -> list[ModuleRow]:
-    """The cost of every arm, with the final gates of the trained ones. Also writes OUT/cost.json, which the report shows."""
+    """The cost of every arm, with the kept gates of the trained ones. Also writes OUT/cost.json, which the report shows."""
     recipe = run.recipe
     trained = {
         base_arm(step.arm): step.folder

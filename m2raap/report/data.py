@@ -213,8 +213,8 @@ class InterpolationRow:
 class ModuleRow:
     """Weights, FLOP and time of an arm's modules for one clip, compared with mean pooling on the same backbone.
 
-    `gates`: the final value of each scalar gate, and the norm of each matrix that starts at zero, by name; empty where nothing
-    was trained.
+    `gates`: the value of each scalar gate at the step that was kept, and the norm of each matrix that starts at zero, by name;
+    empty where nothing was trained or the start was kept.
     """
 
     arm: str

@@ -20,12 +20,11 @@ from m2raap.curate import bilingual, duplicates, minhash, thumbnails
 from m2raap.curate.columns import TextBatch
 from m2raap.curate.picture_signals import picture_signals
 from m2raap.curate.text_copies import text_keys
-from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
+from m2raap.curate.text_rules import RULES, FilterTextConfig, machine_share, score_rows
 
 EXAMPLES = 20
 NEAR_JACCARD = 0.8
 RESIDUE_SHARE = 0.2  # of a text in words of the other language; names and codes may stay Latin in a Chinese one
-_ZH_TAG_SHARE = 0.01  # so low that one part-of-speech tag is over it
 _PAIRS = 2048  # compared at once
 
 
@@ -204,12 +203,10 @@ def _residue(rows: list[Text], lang: str, add: Any) -> None:
 
 
 def _chinese(rows: list[Text], add: Any) -> None:
-    tags = [
-        row
-        for row, s in zip(rows, score_rows([row["text"] for row in rows], "zh"), strict=True)
-        if s["tag_share"] > _ZH_TAG_SHARE
-    ]
-    add("zh_tags", "Chinese texts that contain part-of-speech tags or list marks", _examples(tags), len(rows), "zh")
+    # Not the score of the rule machine_tags: it also weighs short clauses between commas, which ordinary sentences have.
+    tags = [row for row in rows if machine_share(row["text"]) > 0]
+    says = "Chinese texts that contain part-of-speech tags, file names or identifiers"
+    add("zh_tags", says, _examples(tags), len(rows), "zh")
     mixed = [row for row in rows if bilingual.mixed_script(row["text"], simplified=False)]
     add(
         "zh_mixed_script",

@@ -114,13 +114,12 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
         if step.is_of(AdaptStage) and step.owner == step.arm:
             summary = training_summary(step.folder)
             counts = read_manifest(step.folder)["counts"]
-            gates = ", ".join(f"{name} {value:.3f}" for name, value in summary["gates"].items())
             best = (
-                f", best val R@1 {100 * counts['val_r1_best']:.1f} at step {counts['best_step']}"
+                f"; kept: step {counts['best_step']}, with the best R@1 on the val clips, {100 * counts['val_r1_best']:.1f}"
                 if "best_step" in counts
                 else ""
             )
-            notes.append(f"{step.arm}: {summary['steps']} steps{best}{'; final gates: ' + gates if gates else ''}.")
+            notes.append(f"{step.arm}: {summary['steps']} steps{best}.")
     return notes
 
 

@@ -77,7 +77,7 @@ def _make_index(
     if old and not add and not remove:
         return _unchanged(out, old, view, model, kind)
     started = time.monotonic()
-    may_fetch = model is not None
+    named, may_fetch = ("--model", True) if model is not None else ("the model that it names", False)
     model = model or (old.sources.model if old else None)
     if model is None:
         raise M2raapError("--model is needed to make an index: give a model folder, an adapt folder, or builtin:tiny")
@@ -90,8 +90,8 @@ def _make_index(
         model_digest = encoder.digest
         if old and model_digest != old.model_digest:
             raise M2raapError(
-                f"{out}: was made with model {old.model_digest[:12]}, and --model is {model_digest[:12]}; vectors of two models "
-                "cannot be compared. Make a new index, or leave --model out"
+                f"{out}: was made with model {old.model_digest[:12]}, and {named} is now {model_digest[:12]}; vectors of two "
+                "models cannot be compared: make a new index with another --out. --remove without a view still removes clips"
             )
         number = next((n for n, known_view in enumerate(sources.views) if same_view(known_view, view)), number)
         sources = _with_view(sources, number, view, model)

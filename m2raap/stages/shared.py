@@ -34,8 +34,8 @@ SHARED_KEYS = ("backbone", "langs", "seed")  # given at the top level of a recip
 
 
 DRAWINGS_ONLY = (
-    "builtin:tiny was trained on drawings of coloured shapes only, and this corpus is not the synthetic world: on real clips it "
-    "drops good texts as mismatch, its captions are wrong, and what is trained on it retrieves near chance. Name a pretrained "
+    "builtin:tiny was trained on drawings of coloured shapes only, and this corpus is not the synthetic world: on real clips its "
+    "judgement of mismatches and its captions are wrong, and what is trained on it retrieves near chance. Name a pretrained "
     "model under `backbone` for anything but a try (ViT-B-32 with pretrained: openai, for example)"
 )
 

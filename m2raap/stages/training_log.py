@@ -31,7 +31,8 @@ def _read(folder: Path) -> list[_Line]:
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
-    """A summary of the training log: steps, last loss and gates, R@1 on the val clips at the start and at its best."""
+    """A summary of the training log: steps, last loss, R@1 on the val clips at the start and at its best, and
+    the gates of the weights that were kept: those of the best step (none are logged for the start), else of the last."""
     lines = _read(folder)
     steps = [line for line in lines if "loss" in line]
     val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
@@ -41,6 +42,7 @@ def training_summary(folder: Path) -> dict[str, Any]:
     summary: dict[str, Any] = {"steps": last["step"], "last_loss": last.get("loss"), "gates": last.get("gates", {})}
     if val:
         best, at = max(val, key=lambda pair: (pair[0], -pair[1]))
+        summary["gates"] = next((line.get("gates", {}) for line in reversed(steps) if line["step"] == at), {})
         summary |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
     return summary
 

@@ -86,6 +86,9 @@ def one_line(text: str) -> bool:
         (("explain", "x", "--in", "nowhere"), 1, "nowhere: no such folder"),
         (("evaluate", "nowhere", "--out", "X"), 1, "holds no embeddings"),
         (("recipe", "show", "demo", "--arm", "x"), 2, "--arm x: "),
+        (("lint", "C"), 2, "'m2raap report lint'"),
+        (("report", "status", "R"), 2, "'m2raap status'"),
+        (("adapt", "C", "--out", "X", "--set", "steps=5"), 2, "'adapt.steps'"),
         (("evaluate", "none.npy"), 1, "none.npy"),
     ],
 )
@@ -177,3 +180,11 @@ def test_a_schedulers_signal_ends_a_command_as_ctrl_c_does(number: int):
 def test_a_command_of_another_place_or_spelling_is_named(words: tuple[str, ...], meant: str):
     assert meant in m2raap(*words, check=2).stderr
     assert "Did you mean" not in m2raap("xqzw", check=2).stderr
+
+
+@pytest.mark.parametrize("words", [("-q", "recipe", "show", "demo"), ("recipe", "show", "demo", "-q")])
+def test_quiet_may_stand_before_and_after_the_command(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    told: list[bool] = []
+    monkeypatch.setattr(main.talk, "be_quiet", told.append)
+    m2raap(*words)
+    assert told[-1] is True

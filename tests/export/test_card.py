@@ -7,7 +7,7 @@ from m2raap.core.corpus import open_corpus, write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json, write_json
 from m2raap.core.replace import replacing
-from m2raap.export.card import dataset_card, plain
+from m2raap.export.card import _summary, _Tally, dataset_card, plain
 from m2raap.export.corpus import curated_view
 from m2raap.pipeline.run_folder import RunFolder
 from tests.conftest import sign_again
@@ -32,6 +32,13 @@ def test_the_card_has_the_counts_of_the_stages(curated: Path):
         assert f"\n## {heading}\n" in card
     assert "No text and no frame left this machine." in card
     assert "Synthetic world" in card and "m2raap data audit" in card
+
+
+def test_captions_of_frames_are_counted_apart_from_texts(curated: Path):
+    tally = _Tally()
+    tally.texts.update({("en", "raw"): 3, ("zh", "translation"): 2, ("en", "aux"): 40})
+    first = _summary(curated_view(curated), tally, {"name": "small"}).splitlines()[0]
+    assert "5 texts (3 en, 2 zh) and 40 auxiliary captions" in first
 
 
 def test_what_went_to_a_server_is_counted(curated: Path, small_world: Path, tmp_path: Path):

@@ -138,7 +138,7 @@ def test_the_corpora_hold_nothing_of_them_and_tombstones_name_nobody(forgotten: 
 
 def test_caches_are_pruned_and_what_holds_them_is_named(forgotten: dict[str, Any]):
     run, arm, summary = forgotten["run"], forgotten["arm"], forgotten["summary"]
-    assert summary["clips"] == len(forgotten["ids"]) and summary["not_found"] == 1
+    assert summary["clips"] == len(forgotten["ids"]) and summary["not_found"] == ["nobody"]
     assert not (run / "report" / "report.html").exists() and not (run / "cache" / "prefix").exists()
     rows = sqlite3.connect(run / "cache" / "llm.sqlite").execute("SELECT content FROM answers").fetchall()
     assert len(rows) == 1 and forgotten["ids"][0] not in rows[0][0]
@@ -298,7 +298,9 @@ def test_an_interrupted_forget_closes_the_corpus_to_every_command(home: Path, tm
     ):
         done = m2raap(*command, check=1)
         assert f"m2raap data forget {home / 'c'}" in done.stdout + done.stderr
-    m2raap("data", "forget", home / "c", "--clip", "c003")
+    told = m2raap("data", "forget", home / "c", "--clip", "c003", "--clip", "nobody").stdout
+    assert "corpora: nobody\n" in told and "c003" not in told
+    m2raap("data", "forget", home / "c", "--clip", "nobody", check=1)
     assert open_corpus(home / "c").counts == manifest["counts"] | {"clips": 15, "texts": 15, "forgotten": 2}
 
 
@@ -321,7 +323,7 @@ def test_forgetting_twice_changes_nothing_and_a_run_that_was_left_out_catches_up
     assert summary["left_in"]["files"] == [str(home / "list.jsonl")]
     assert summary["pruned"] == [str(home / "d" / "previous")]
     again = forget([home / "c"], ["c003"])
-    assert again["clips"] == 0 and again["not_found"] == 0 and open_corpus(home / "c").digest == digest
+    assert again["clips"] == 0 and again["not_found"] == [] and open_corpus(home / "c").digest == digest
 
 
 def test_scores_that_the_user_brought_are_named_and_may_keep_their_rows(home: Path):
@@ -390,6 +392,10 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
         forget([home / "c"], [f"c{i:03d}" for i in range(16)])
     assert digests(home) == before
     assert "c" in m2raap("status", home, "--forgotten", home / "c", check=1).stderr
+    forget([home / "c"], ["c003"])
+    lines = m2raap("status", home / "a", "--forgotten", home / "c", check=1).stdout.splitlines()
+    assert any("'c003'" in line for line in lines)
+    assert len({line.partition(": ")[0] for line in lines}) == len(lines), "one line a file"
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(M2raapError, match=r"ids.txt: "):
         read_ids(tmp_path / "ids.txt")

@@ -23,6 +23,7 @@ from m2raap.pipeline.outlook import inputs_of, outlooks
 from m2raap.pipeline.recipe import arms_of, load_recipe
 from m2raap.pipeline.run import make_plan
 from m2raap.pipeline.run_folder import Inputs, RunFolder
+from m2raap.pipeline.this_machine import clock
 from m2raap.stages import STAGES
 from tests.conftest import digests, m2raap
 from tests.runs import copied, words
@@ -113,7 +114,7 @@ def test_a_dry_run_says_what_the_run_would_redo_and_why(
     first, *later = redone
     assert (first["stage"], first["reused"]) == (stage, reused) and reason in first["reason"]
     assert {row["state"] for row in tree["steps"]} == {"done", "redo"} and later
-    assert all("before it is not done" in row["reason"] for row in later)
+    assert all("before it is redone" in row["reason"] for row in later)
     assert any("--force" in line and first["folder"] in line for line in tree["lines"])
     places = [list(STAGES).index(row["stage"]) for row in tree["steps"]]
     assert places == sorted(places), "in the order of the stages"
@@ -137,7 +138,9 @@ def test_only_train_clips_are_counted_and_a_long_warm_up_is_noticed(small_world:
     assert number < len(clips) and tree["adapt"]["demo"]["clips"] == number
     assert tree["adapt"]["demo"]["steps"] == 2 * (number // 8)
     assert any("warmup_steps" in line and "40" in line for line in tree["warnings"])
-    assert any("this machine" in line and re.search(r"\d:\d\d h", line) for line in tree["lines"])
+    assert any(
+        "this machine" in line and re.search(r"about (\d+ s|\d+ min|\d+:\d\d h) on", line) for line in tree["lines"]
+    )
 
 
 def test_what_this_machine_lacks_is_named(small_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,3 +183,10 @@ def test_files_of_scores_that_do_not_fit_are_refused(small_world: Path, tmp_path
     inputs = Inputs(small_world / "train", scores=(tmp_path / "s.parquet",))
     with pytest.raises(M2raapError, match="s.parquet"):
         dry_run(recipe, inputs, tmp_path / "out", make_plan(recipe, inputs, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.01, "1 s"), (58.5, "59 s"), (61, "2 min"), (3600, "1:00 h"), (9000, "2:30 h")]
+)
+def test_times_of_training_have_the_unit_that_fits(seconds: float, shown: str) -> None:
+    assert clock(seconds / 3600) == shown

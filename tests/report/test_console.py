@@ -33,6 +33,8 @@ def test_plain_columns_into_a_pipe() -> None:
         "filter   clips  1,400      0       20  1,380  not_media 18, empty 2\n"
         "caption  texts     90     10        0    100\n"
         "\n"
+        "texts that caption adds are auxiliary captions of frames\n"
+        "\n"
     )
 
 

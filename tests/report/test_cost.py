@@ -21,7 +21,7 @@ from tests.pipeline.test_train_cost import SMALL
 torch.set_num_threads(1)
 
 
-def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path: Path):
+def test_modules_are_priced_beside_mean_pooling_with_the_gates_that_were_kept(tmp_path: Path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": SMALL}))
     tree = {
         "name": "r",
@@ -43,8 +43,11 @@ def test_modules_are_priced_beside_mean_pooling_with_their_final_gates(tmp_path:
     inputs = {"kind": "run", "data": "none", "digests": {}, "benches": {}, "limit": None, "scores": []}
     write_json(run / "run.json", {**inputs, "recipe": tree, "steps": [others[0], step, others[1]]})
     (run / "stan" / "adapt").mkdir(parents=True)
-    line = {"step": 5, "loss": 1.0, "gates": {"out": 0.25, "acg_inter": 0.5}}
-    (run / "stan" / "adapt" / "train.jsonl").write_text(json.dumps(line) + "\n")
+    kept = {"step": 5, "loss": 1.0, "gates": {"out": 0.25, "acg_inter": 0.5}}
+    last = {"step": 9, "loss": 1.0, "gates": {"out": 0.75, "acg_inter": 0.75}}
+    scores = [{"step": step, "val_r1": {"mean": mean}} for step, mean in ((0, 0.1), (5, 0.3), (9, 0.2))]
+    lines = [scores[0], kept, scores[1], last, scores[2]]
+    (run / "stan" / "adapt" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     empty: dict[str, dict[str, str]] = {key: {} for key in ("settings", "inputs", "counts", "models")}
     manifest = {"kind": "stage", "stage": "adapt", "version": 1, "files": {"train.jsonl": ""}, **empty}
     write_json(run / "stan" / "adapt" / "manifest.json", manifest)

@@ -67,6 +67,8 @@ def test_faults_of_chinese_texts(tmp_path: Path) -> None:
         "d": ["两個孩子在教室里说話"],
         "e": ["两只狗在雪地里追逐"],
         "f": ["看DVD的孩子坐在沙发上"],
+        "g": ["一片被树木环绕的湖，天空蔚蓝，飘着白云。"],
+        "h": ["阳光明媚，两个孩子在草地上奔跑，笑声不断"],
     }
     found = lint(corpus(tmp_path / "c", texts, "zh"))
     named = {row["what"]: {example["clip_id"] for example in row["examples"]} for row in found["findings"]}
