@@ -119,6 +119,12 @@ def test_every_case_ends_in_its_outcome(tmp_path: Path, case: str):
     assert cache.spent("rewrite")[0] == requests
 
 
+def test_a_long_error_page_is_no_answer_of_the_model(tmp_path: Path):
+    page = Say(b"<p>Bad gateway</p>" + b" \\n" * 4000, 502)
+    (answer,), server, _ = asked(tmp_path, lambda body, n: page if n == 0 else GOOD, ["a"])
+    assert (answer.outcome, answer.captions) == ("ok", GOOD) and len(server.bodies) == 2
+
+
 @pytest.mark.parametrize("way", ["drop by drop", "whole"])
 def test_slow_servers_are_left_in_time(tmp_path: Path, way: str):
     start = time.monotonic()
