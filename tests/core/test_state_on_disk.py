@@ -104,6 +104,26 @@ def test_a_stage_that_lost_a_file_says_so_and_force_mends_it(length: Path):
     assert run_length(view, length) and digests(length) == whole
 
 
+def test_a_finished_stage_that_lost_its_plan_is_still_its_own(length: Path):
+    view = View(length.parent / "c")
+    whole = digests(length)
+    (length / "plan.json").unlink()
+    assert run_length(view, length) and digests(length) == whole
+    (length / "plan.json").unlink()
+    with pytest.raises(M2raapError, match="min 16"):
+        run_length(view, length, minimum=16)
+    (length / "plan.json").unlink()
+    assert run_length(view, length, minimum=16, force=True) and not SCORED
+    (length / "plan.json").unlink()
+    manifest = read_json(length / "manifest.json")
+    write_json(length / "manifest.json", manifest | {"counts": {}})
+    with pytest.raises(M2raapError, match="manifest.json: was changed after it was signed"):
+        run_length(view, length)
+    assert run_length(view, length, force=True) and digests(length) == whole
+    with pytest.raises(M2raapError, match="which no stage has written"):
+        run_length(view, length.parent / "c")
+
+
 def test_verify_finds_what_was_changed_by_hand_and_goes_on(length: Path, tmp_path: Path):
     manifest = read_json(length / "manifest.json")
     write_json(length / "manifest.json", manifest | {"settings": manifest["settings"] | {"apply": {"min": 3}}})
