@@ -288,7 +288,7 @@ def _stale_kind(folder: Path, digests: dict[Path, str]) -> str | None:
 
 def _holds_checkpoint_of(folder: Path, inputs: Set[Any]) -> bool:
     """Whether a folder is an unfinished training on one of the folders with the digests `inputs`, and holds weights already."""
-    if not (folder / "plan.json").is_file() or (folder / "manifest.json").exists() or kind_of(folder) != "adapt":
+    if not (folder / "plan.json").is_file() or (folder / "manifest.json").is_file() or kind_of(folder) != "adapt":
         return False
     plan = read_record(Plan, folder / "plan.json")
     return not inputs.isdisjoint(plan["inputs"].values()) and any(path.suffix in _WEIGHTS for path in folder.rglob("*"))
