@@ -6,22 +6,25 @@ import math
 from pathlib import Path
 from typing import Any
 
-from data_tools.cells import clock_s, is_nothing, split_of, texts_in
-from m2raap.core.errors import M2raapError
+from data_tools.cells import clock_s, is_nothing, python_list, split_of, texts_in
+from m2raap.core.errors import M2raapError, excerpt
 
 MAX_SECONDS = 1e7  # 115 days: a later time in a video is a fault of the list
 
 
 def text_of(path: Path, row: int, column: str, value: Any) -> str:
-    """The value without blanks around it; whole numbers (ids in parquet and json) become text.
+    """The value without blanks and byte-order marks around it; whole numbers (ids in parquet and json) become text.
 
-    Raises M2raapError for anything that is no text, and for an empty one.
+    7010.0 becomes '7010': tables keep whole numbers as floats where a cell of the column is empty. Raises M2raapError for
+    anything that is no text, and for an empty one.
     """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or is_nothing(value):
         raise M2raapError(f"{path}: row {row}, column '{column}': expected a text, found {_excerpt(value)}")
-    return value.strip()
+    return value.strip().strip("\ufeff\u200b").strip()
 
 
 def texts_of(path: Path, row: int, column: str, value: Any) -> list[str]:
@@ -83,11 +86,24 @@ def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -
     return start_s, end_s
 
 
+def pair_in(path: Path, row: int, column: str, value: Any) -> tuple[Any, Any]:
+    """Start and end of a cell that holds both, [0.5, 2] or "[0.5, 2]"; (None, None) for another value, such as a date.
+
+    Raises M2raapError for several pairs, which are several clips.
+    """
+    if isinstance(value, str) and value.strip()[:1] in ("[", "("):
+        try:
+            value = python_list(f"[{value.strip()[1:-1]}]")
+        except ValueError:
+            return None, None
+    if not isinstance(value, list | tuple):
+        return None, None
+    if any(isinstance(item, list | tuple) for item in value):
+        raise M2raapError(
+            f"{path}: row {row}, column '{column}': several spans; write one row for each, with its caption, start and end"
+        )
+    return (value[0], value[1]) if len(value) == 2 else (None, None)
+
+
 def _excerpt(value: Any) -> str:
-    if value is None or value == "":
-        return "nothing"
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return "nothing" if value is None or value == "" else excerpt(value, 60)

@@ -13,10 +13,11 @@ from typing import Any
 
 from data_tools.strict_json import no_constant
 
-# Spellings of nothing, in small letters. R's 'NA' is one, too; 'na' is a caption of MSVD.
+# Spellings of nothing, in small letters, with the errors of spreadsheets: an id that begins with '-' becomes '#NAME?'.
+# R's 'NA' is one, too; 'na' is a caption of MSVD.
 NOTHING = frozenset(
     ["", "nan", "-nan", "none", "null", "nil", "undefined", "nat", "n/a", "n.a.", "#n/a", "#na", "<na>", "-", "--", "''",
-     '""', "[none]", "[null]", "[nan]", "['']", '[""]']
+     '""', "#name?", "#value!", "#ref!", "#num!", "#null!", "#div/0!", "[none]", "[null]", "[nan]", "['']", '[""]']
 )  # fmt: skip
 # The names of splits, in small letters. Other names are refused: a test row must never become a training row.
 SPLIT_NAMES = {
@@ -24,9 +25,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-MAX_CELL = (
-    2 * 1024**2
-)  # characters of a list: the longest videos have some hundreds of clips of a hundred characters each
+# Characters of a list: the longest videos have some hundreds of clips of a hundred characters each.
+MAX_CELL = 2 * 1024**2
 MAX_DEPTH = 4  # of brackets; the lists have two levels
 _EMPTY_LIST = re.compile(r"\[\s*\]|\(\s*\)|\{\s*\}")
 _ARRAY = re.compile(r"array\((\[.*\])(?:, *dtype=\w+)?\)", re.DOTALL)
@@ -63,12 +63,32 @@ def texts_in(value: Any) -> list[str]:
     "['a dog', 'a cat']" -> ['a dog', 'a cat']. Raises ValueError for anything that is neither a text nor a list of texts.
     """
     if isinstance(value, str):
-        return [value] if (texts := _list_of_texts(value)) is None else texts or [""]
+        if (texts := _list_of_texts(value)) is None:
+            _refuse_object(value)
+            return [value]
+        return texts or [""]
     if is_nothing(value):
         return []
     if isinstance(value, list | tuple) and all(isinstance(text, str) or is_nothing(text) for text in value):
         return [text if isinstance(text, str) else "" for text in value]
     raise ValueError("expected a text or a list of texts")
+
+
+def _refuse_object(cell: str) -> None:
+    """Raises ValueError for an object that is written as text, in JSON or Python: its keys would become words of a caption."""
+    text = cell.strip()
+    if not (text[:1] == "{" and text[-1:] == "}") or len(text) > MAX_CELL or _depth(text) > MAX_DEPTH:
+        return
+    try:
+        tree = json.loads(text, strict=False)
+    except (json.JSONDecodeError, RecursionError):
+        try:
+            tree = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return
+    if isinstance(tree, dict) and tree:
+        keys = ", ".join(repr(str(key)[:40]) for key in list(tree)[:3])
+        raise ValueError(f"expected a text or a list of texts, found an object with the keys {keys}")
 
 
 def _list_of_texts(cell: str) -> list[str] | None:

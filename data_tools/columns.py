@@ -9,6 +9,7 @@ from typing import Any
 from data_tools.cells import is_nothing
 from m2raap.core import talk
 from m2raap.core.corpus import LANGS
+from m2raap.core.errors import listed
 
 CAPTION = ("caption", "captions", "text", "texts", "sentence", "description", "title", "name")
 LANG_NAMES = {
@@ -17,13 +18,15 @@ LANG_NAMES = {
 }
 # Rows of jsonl may each have other keys: so many spellings of a row's columns, and columns that are not known, are remembered.
 _MAX_HEADERS, _MAX_UNKNOWN = 100, 10_000
+NUMBERED = frozenset({"caption", "captions", "text", "texts", "sentence", "description"})  # caption1, caption2 ...
+SHARDS = "the shards"  # under which an import of tar archives names the endings of members that it has not read
 _MAX_NAMES = 20  # in a message
 
 
 def folded(name: object) -> str:
     """A column's name without regard to case, blanks, '_' and '-': 'Clip_ID', 'clip-id' and 'clipId' are the same."""
     text = unicodedata.normalize("NFKC", str(name)).casefold()
-    return "".join(char for char in text if char not in "_-. \t")
+    return "".join(char for char in text if char not in "_-. \t\ufeff\u200b")
 
 
 # Folded name of a column -> (its name among CAPTION, language): caption_cn and chinese_caption are ('caption', 'zh').
@@ -36,6 +39,23 @@ _CAPTION_OF = {
 }
 
 
+_LANG_OF = {folded(word): lang for lang, words in LANG_NAMES.items() for word in words}
+
+
+def lang_named(value: object) -> str | None:
+    """en or zh where a cell names one of them in any spelling ('English', 'zh-CN'); None for another language."""
+    return _LANG_OF.get(folded(value))
+
+
+def numbered_caption(name: object) -> tuple[str, str | None] | None:
+    """(name among CAPTION, language or None) of a column of one of several captions, such as caption_2 and text_en_1."""
+    text = folded(name)
+    stem = text.rstrip("0123456789")
+    if stem == text:
+        return None
+    return (stem, None) if stem in NUMBERED else _CAPTION_OF.get(stem)
+
+
 def caption_column(name: object) -> tuple[str, str] | None:
     """(name among CAPTION, language) of a column of captions in one language; None for another column."""
     return _CAPTION_OF.get(folded(name))
@@ -45,17 +65,18 @@ class Columns:
     """The columns of one list, over all of its rows.
 
     `row` gives a row in which each known column has its known name. What a reader reads it adds to `used`; the other columns
-    are `unread`. `by_lang` holds the columns of captions in one language, with that language.
+    are `unread`. `by_lang` holds the columns of captions in one language, with that language, `numbered` those
+    of one of several captions, with their language or None.
     """
 
     def __init__(self, known: Iterable[str]) -> None:
         self._known = {folded(name): name for name in reversed(tuple(known))}
         self._renamed: dict[tuple[Any, ...], dict[str, str]] = {}
-        self._names: dict[
-            str, str | None
-        ] = {}  # name in the list -> the name that it is read by; None: a second spelling
+        # Name in the list -> the name that it is read by; None: a second spelling.
+        self._names: dict[str, str | None] = {}
         self._empty: set[str] = set()  # names in the list of the columns that no row has filled so far
         self.by_lang: dict[str, str] = {}
+        self.numbered: dict[str, str | None] = {}
         self.used: set[str] = set()
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -91,6 +112,8 @@ class Columns:
                 renamed[name] = known
             if by_lang and known == name:
                 self.by_lang.setdefault(name, by_lang[1])
+            elif known == name and name not in self._known.values() and (caption := numbered_caption(name)):
+                self.numbered.setdefault(name, caption[1])
         return renamed
 
     @property
@@ -110,14 +133,17 @@ class Columns:
 
 
 def shortened(names: list[str]) -> str:
-    """The names for a message: the first twenty, and the number of the others."""
-    more = f" and {len(names) - _MAX_NAMES:,} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(talk.one_line(str(name)[:60]) for name in names[:_MAX_NAMES]) + more
+    """The names for a message, each cut: the first twenty, and the number of the others."""
+    return listed([talk.one_line(str(name)[:60]) for name in names], _MAX_NAMES)
 
 
 def say_unread(columns: dict[str, list[str]], lists: list[str]) -> None:
     """Prints one line that names the columns that were not read, by list, and the lists that were not."""
-    phrases = [f"columns of {talk.one_line(name)}: {shortened(names)}" for name, names in columns.items() if names]
+    phrases = [
+        f"{'members' if name == SHARDS else 'columns'} of {talk.one_line(name)}: {shortened(names)}"
+        for name, names in columns.items()
+        if names
+    ]
     if lists:
         phrases.append(f"lists: {shortened(lists)}")
     if phrases:

@@ -91,6 +91,8 @@ def write_training(
     corpus; `source` states them. Raises M2raapError as write_corpus does.
     """
     clips = list(pairs.clips.values())
+    if not clips:
+        raise M2raapError(f"{pairs.listing}: holds no entries; give the whole list")
     captioned_ids = {row["clip_id"] for row in pairs.texts} if num_holdout else set()
     held = (
         holdout([row for row in clips if row["clip_id"] in captioned_ids], num_holdout, seed) if num_holdout else set()

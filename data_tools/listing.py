@@ -6,36 +6,37 @@ a compressed list may not grow without bound, and nothing is ever unpickled.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from data_tools.delimited import check_num_columns, delimited_rows
 from data_tools.strict_json import list_entries, parse_json
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import is_exported_csv, unguarded
 
 KINDS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
+PACKED = ("zst", "bz2", "xz", "zip", "7z", "rar", "tar", "tgz")
 MAX_LINE = 64 * 1024**2  # characters of one line of jsonl
 MAX_FIELD = 16 * 1024**2  # characters of one field of csv
 MAX_JSON_CHARS = 256 * 1024**2  # of a json file that is read whole; lists are read entry by entry
-MAX_COLUMNS = 4096
 MAX_GZIP_RATIO = 200  # unpacked bytes for each packed one: 20 at most for text, 1,000 for a gzip bomb
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
-_PICKLE = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
+_PICKLE_START = re.compile(rb"\x80[\x02-\x05]|\(lp0|\(dp0|\(dp1")
+PICKLE = "a pickle, and m2raap never unpickles (it would run code of the file)"
+PICKLE_ENDINGS = ("pkl", "pickle", "pyd", "pth", "pt")
 # First bytes of files that are named like text and are something else, and what they are.
 _NO_TEXT_FILES = (
     (re.compile(rb"\s*(?:<!doctype html|<html|<head|<\?xml)", re.IGNORECASE), "a web page, not the list: download it again"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer, not the list: run 'git lfs pull'"),
-    (_PICKLE, "a pickle, and m2raap never unpickles (it would run code of the file); convert it to json or csv"),
+    (_PICKLE_START, f"{PICKLE}; convert it to json or csv"),
     (re.compile(rb"PK\x03\x04"), "a zip archive (or .xlsx): unpack it, or save it as csv"),
     (re.compile(rb"\x1f\x8b"), "compressed with gzip: let its name end in .gz"),
+    (re.compile(rb"\x28\xb5\x2f\xfd|BZh[1-9]1AY|\xfd7zXZ"), "packed with zstd, bzip2 or xz: unpack it"),
     (re.compile(rb"PAR1"), "a parquet file: let its name end in .parquet"),
     (re.compile(rb"\xff\xfe|\xfe\xff"), "UTF-16: save it as UTF-8"),
 )  # fmt: skip
@@ -49,15 +50,18 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """
     kind = kind_of(path)
     readers = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "ndjson": _jsonl, "json": _json, "parquet": _parquet}
-    if kind in ("pkl", "pickle", "pyd"):
-        raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
+    _refuse_pickle(path)
     if path.is_dir():
         raise M2raapError(f"{path}: is a folder; give the list in it")
+    if kind in PACKED:
+        raise M2raapError(f"{path}: is packed as .{kind}; unpack it, or pack it with gzip (.gz)")
     if kind not in readers:
-        raise M2raapError(f"{path}: '.{kind}' is not a table that m2raap reads; it reads {', '.join(readers)}")
+        raise M2raapError(
+            f"{path}: '.{kind}' is not a table that m2raap reads; it reads {', '.join(readers)}: save it as one of these"
+        )
     with _reading(path):
         for number, row in readers[kind](path):
-            _check_num_columns(path, number, len(row))
+            check_num_columns(path, number, len(row))
             yield number, row
 
 
@@ -78,10 +82,14 @@ def require(path: Path, where: str, row: dict[str, Any], columns: Iterable[str])
 
 def read_json_file(path: Path) -> Any:
     """The JSON in a file. Raises M2raapError naming a file that holds none."""
-    if kind_of(path) in ("pkl", "pickle", "pyd"):
-        raise M2raapError(f"{path}: is {_NO_TEXT_FILES[2][1]}")
+    _refuse_pickle(path)
     with _reading(path), _text(path) as source:
         return _tree(path, source)
+
+
+def _refuse_pickle(path: Path) -> None:
+    if kind_of(path) in PICKLE_ENDINGS:
+        raise M2raapError(f"{path}: is {PICKLE}; convert it to json or csv")
 
 
 def _tree(path: Path, source: IO[str], head: str = "") -> Any:
@@ -183,54 +191,16 @@ def _lines(path: Path, source: IO[str]) -> Iterator[tuple[int, str]]:
     return ((number, line) for number, line in enumerate(_every_line(path, source), 1) if line.strip())
 
 
-def _check_header(path: Path, names: Sequence[str]) -> None:
-    _check_num_columns(path, 1, len(names))
-    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise M2raapError(f"{path}: row 1: two columns are named '{repeated[0][:60]}'; rename one")
-
-
-def _check_num_columns(path: Path, row: int, num_columns: int) -> None:
-    if num_columns > MAX_COLUMNS:
-        raise M2raapError(f"{path}: row {row}: {num_columns:,} columns; at most {MAX_COLUMNS:,} are read")
-
-
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(MAX_FIELD)
+    guarded = is_exported_csv(path)
     with _text(path) as source:
-        reader = csv.DictReader(_every_line(path, source), strict=True)
-        try:
-            _check_header(path, reader.fieldnames or ())
-            guarded = is_exported_csv(path)
-            for row in reader:
-                if None in row or None in row.values():
-                    raise M2raapError(f"{path}: row {reader.line_num}: has another number of columns than the header")
-                yield reader.line_num, {name: unguarded(cell) for name, cell in row.items()} if guarded else row
-        except csv.Error as error:
-            raise M2raapError(f"{path}: row {reader.reader.line_num}: {error}") from None
+        for number, row in delimited_rows(path, _every_line(path, source), MAX_FIELD):
+            yield number, {name: unguarded(cell) for name, cell in row.items()} if guarded else row
 
 
 def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows between tabs, in which a quote is a character like any other.
-
-    A cell that another tool has quoted all the same is unquoted: it holds doubled quotes, or the header is quoted, too.
-    """
     with _text(path) as source:
-        names: list[str] | None = None
-        for number, line in _lines(path, source):
-            cells = line.rstrip("\r\n").split("\t")
-            if names is None:
-                quoted = all(_QUOTED.fullmatch(cell) for cell in cells)
-                names = [_unquoted(cell, quoted) for cell in cells]
-                _check_header(path, names)
-                continue
-            if len(cells) != len(names):
-                raise M2raapError(f"{path}: row {number}: has another number of columns than the header")
-            yield number, {name: _unquoted(cell, quoted) for name, cell in zip(names, cells, strict=True)}
-
-
-def _unquoted(cell: str, always: bool) -> str:
-    match = _QUOTED.fullmatch(cell)
-    return match[1].replace('""', '"') if match and (always or '""' in match[1]) else cell
+        yield from delimited_rows(path, _every_line(path, source), MAX_FIELD, "\t")
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -239,7 +209,12 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = parse_json(line)
             except ValueError as error:
-                raise M2raapError(f"{path}: row {number}: not JSON ({error})") from None
+                hint = ""
+                if line.lstrip().startswith("["):
+                    hint = "; a list in brackets is .json, not .jsonl: rename it"
+                elif line.rstrip().endswith(","):
+                    hint = "; in jsonl no comma stands between rows: remove it"
+                raise M2raapError(f"{path}: row {number}: not JSON ({error}){hint}") from None
             if not isinstance(row, dict):
                 raise M2raapError(f"{path}: row {number}: expected an object, found {type(row).__name__}")
             yield number, row
@@ -249,8 +224,27 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with _text(path) as source:
         head = source.read(4096)
         if not head.lstrip().startswith("["):
-            kind = type(_tree(path, source, head)).__name__
-            raise M2raapError(f"{path}: expected a list of objects, found {kind}")
+            try:
+                tree = _tree(path, source, head)
+            except M2raapError as error:
+                hint = "; one object a line is .jsonl, not .json: rename it" if "Extra data" in str(error) else ""
+                raise M2raapError(f"{error}{hint}") from None
+            hint = ", as in [{'video': ..., 'caption': ...}, ...]"
+            if isinstance(tree, dict):
+                lists = [
+                    key
+                    for key, value in tree.items()
+                    if isinstance(value, list) and isinstance(next(iter(value), 0), dict)
+                ]
+                hint += f"; it has the keys {', '.join(map(repr, list(tree)[:3]))}"
+                hint += (
+                    f": save the list under '{lists[0][:60]}' alone"
+                    if len(lists) == 1
+                    else " ..."
+                    if len(tree) > 3
+                    else ""
+                )
+            raise M2raapError(f"{path}: expected a list of objects, found {type(tree).__name__}{hint}")
         number = 0
         try:
             for number, row in enumerate(list_entries(source, head), 1):

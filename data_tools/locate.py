@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 from data_tools.rooted import SUFFIXES
 from m2raap.core import talk
@@ -30,6 +33,7 @@ _MORE = (
     ".gif",
 )
 _ENDINGS = (*SUFFIXES, *_MORE)
+_WHOLE = re.compile(r"(?<![^/])(\d+)\.0+(?=$|\.[A-Za-z]\w*$)")  # a number, as a whole name
 _MAX_WALKED = 200_000  # entries below the root that are looked at to give advice about missing videos
 
 
@@ -83,21 +87,35 @@ class Files:
     def locate(self, name: str, listed: Container[str] = ()) -> str:
         """The path below the root of the file that is meant; the name itself where no file or more than one is meant.
 
-        Slashes, case and ending may differ, in this order. A file that is in `listed` is that of another row, unless only the
-        ending is left out in this one.
+        Slashes, case and ending may differ, in this order; then names of web pages ('a%20b', 'a &amp; b') and whole numbers that
+        a table kept as '7010.0' are read as what they mean. An absolute path below the root is one within it. A file that is in
+        `listed` is that of another row, unless only the ending is left out in this one.
         """
-        if is_url(name) or name.startswith(("/", "\\")) or name[1:2] == ":":
-            return name
         if self.is_exact(name):
             return name
+        meant = unquote(name[7:]) if name.startswith("file:///") else name
+        if meant.startswith(self._base):
+            meant = meant[len(self._base) :]
+        if is_url(meant) or meant.startswith(("/", "\\")) or meant[1:2] == ":":
+            return name
+        for spelling in dict.fromkeys((meant, unquote(meant), html.unescape(meant), _WHOLE.sub(r"\1", meant))):
+            if (file := self._locate(spelling, listed)) is not None:
+                return file
+            if spelling in self.several:
+                self.several[name] = self.several.pop(spelling)
+                break
+        return name
+
+    def _locate(self, name: str, listed: Container[str]) -> str | None:
+        """The one file that is meant, or None."""
         *folders, last = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")] or [""]
         if ".." in folders or last in ("", ".."):
-            return name
+            return None
         path = ""
         for part in folders:
             fits = self._folder(path).folders.get(_fold(part), [])
             if part not in fits and len(fits) != 1:
-                return name
+                return None
             path += (part if part in fits else fits[0]) + "/"
         if self.holds(path + last):
             return path + last
@@ -111,8 +129,8 @@ class Files:
                 return fits[0]
             if fits:
                 self.several[name] = fits
-                return name
-        return name
+                return None
+        return None
 
     def _folder(self, path: str) -> _Folder:
         if path not in self._folders:
@@ -144,6 +162,13 @@ def _advice(root: Path, missing: list[str]) -> list[str]:
             f"{len(several):,} fit several files ('{talk.one_line(name)}': {some}): write the ending in the list"
         )
     left = [name for name in missing if name not in several]
+    if outside := [target for name in left if (target := _link_target(root, name))]:
+        advice.append(
+            f"{len(outside):,} are links out of it, the first to '{talk.one_line(outside[0][:200])}': give the folder of the "
+            "files with --video-dir, or copy them"
+        )
+    if padded := _padded(root, left):
+        advice.append(f"{padded:,} would be found with zeros before their number: write such ids as text")
     above = Files(root.resolve().parent)
     if num_above := sum(above.holds(above.locate(name)) for name in left if not os.path.isabs(name)):
         advice.append(f"{num_above:,} would be found with --video-dir {root.resolve().parent}")
@@ -159,6 +184,24 @@ def _advice(root: Path, missing: list[str]) -> list[str]:
         advice.append(f"{count:,} would be found with --video-dir {root / folder}")
         advice += [f"{count:,} with --video-dir {root / folder}" for folder, count in others]
     return advice
+
+
+def _link_target(root: Path, name: str) -> str | None:
+    """The file outside the root that a name links to; None for every other name."""
+    path = os.path.join(root, name)
+    if "\0" in name or os.path.isabs(name) or not os.path.isfile(path):
+        return None
+    target = os.path.realpath(path)
+    return None if target.startswith(os.path.join(root.resolve(), "")) else target
+
+
+def _padded(root: Path, names: list[str]) -> int:
+    """Number of the names that are a number, of which a file directly in the root has the same with zeros before it."""
+    numbers = {stem for name in names if (stem := without_ending(name)).isdecimal()}
+    if not numbers:
+        return 0
+    stems = {without_ending(name) for name in os.listdir(root)}
+    return len(numbers & {stem.lstrip("0") for stem in stems if stem.startswith("0")})
 
 
 def _folders_of(root: Path, stems: set[str]) -> Counter[str]:

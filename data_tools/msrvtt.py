@@ -164,7 +164,8 @@ def _official_release(listing: Path) -> tuple[Captions, dict[str, str], dict[str
             urls[video] = f"{row['url']}#t={start:g},{end:g}" if None not in (start, end) else str(row["url"])
     for number, row in enumerate(tree["sentences"], 1):
         require(listing, f"sentences[{number - 1}]", row if isinstance(row, dict) else {}, ("video_id", "caption"))
-        if row["video_id"] not in captions:
-            raise M2raapError(f"{listing}: sentences[{number - 1}]: '{row['video_id']}' is not among the videos")
-        captions[row["video_id"]].append(str(row["caption"]))
+        video = text_of(listing, number, "video_id", row["video_id"])
+        if video not in captions:
+            raise M2raapError(f"{listing}: sentences[{number - 1}]: '{video[:60]}' is not among the videos")
+        captions[video].append(str(row["caption"]))
     return captions, urls, splits

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_tools.cell_readers import text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import read_json_file, read_lines, read_rows, require
+from data_tools.listing import PICKLE, read_json_file, read_lines, read_rows, require
 from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
@@ -84,8 +84,7 @@ def _english(folder: Path, splits: tuple[str, ...]) -> tuple[Path, dict[str, lis
     if listing is None:
         if pickles := sorted(folder.glob("*.pkl")) + sorted(folder.glob("*.pickle")):
             raise M2raapError(
-                f"{pickles[0]}: is a pickle, and m2raap never unpickles (it would run code of the file); it reads "
-                f"{' or '.join(names)}: {{video: [captions]}} as json"
+                f"{pickles[0]}: is {PICKLE}; it reads {' or '.join(names)}: {{video: [captions]}} as json"
             )
         raise M2raapError(f"{folder}: holds no {' and no '.join(names)}")
     tree = read_json_file(listing)

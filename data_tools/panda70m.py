@@ -7,17 +7,16 @@ folder holds it (already cut), else videoID.mp4 with the times of the span.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from data_tools.cell_readers import number_or_none, split_or_none, text_of, texts_of
-from data_tools.cells import is_nothing, python_list
+from data_tools.cells import clock_s, is_nothing, python_list
 from data_tools.corpora import Declared, write_training
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, excerpt
 
 COLUMNS = ("videoID", "url", "timestamp", "caption", "matching_score")
 LICENCE = "Snap Inc., non-commercial research"
@@ -26,7 +25,6 @@ KNOWN = {name: Declared(f"Panda-70M's {name}", clips) for name, clips in (
     ("panda70m_training_full.csv", 70_723_513), ("panda70m_training_10m.csv", 10_473_922),
     ("panda70m_training_2m.csv", 2_400_000), ("panda70m_validation.csv", 6_000), ("panda70m_testing.csv", 6_000),
 )}  # fmt: skip
-_CLOCK = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d+)?)")
 
 
 def import_panda70m(
@@ -91,11 +89,9 @@ def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
 
 
 def _seconds(listing: Path, number: int, span: Any) -> tuple[float, float]:
-    matches = [_CLOCK.fullmatch(time) for time in span if isinstance(time, str)] if isinstance(span, list) else []
-    if len(matches) == 2 and matches[0] and matches[1]:
-        start, end = (round(int(m[1]) * 3600 + int(m[2]) * 60 + float(m[3]), 3) for m in matches if m)
-        if start < end:
-            return start, end
+    times = [clock_s(time) for time in span if isinstance(time, str)] if isinstance(span, list) else []
+    if len(times) == 2 and times[0] is not None and times[1] is not None and times[0] < times[1]:
+        return times[0], times[1]
     raise M2raapError(
-        f"{listing}: row {number}, column 'timestamp': expected ['H:MM:SS.mmm', 'H:MM:SS.mmm'], found {str(span)[:60]}"
+        f"{listing}: row {number}, column 'timestamp': expected ['H:MM:SS.mmm', 'H:MM:SS.mmm'], found {excerpt(span, 60)}"
     )

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.cell_readers import span, split_or_none, text_of
+from data_tools.cell_readers import pair_in, span, text_of
 from data_tools.cells import first_filled, is_nothing, sniff_lang, texts_in
-from data_tools.columns import CAPTION, Columns, caption_column, shortened
+from data_tools.columns import CAPTION, NUMBERED, Columns, caption_column, folded, lang_named, shortened
 from data_tools.corpora import write_training
 from data_tools.listing import read_rows
 from data_tools.pairs import Pairs
 from data_tools.provenance import NAMES, Provenance
 from data_tools.rooted import video_root
+from data_tools.splits import SPLIT, Splits
 from data_tools.survey import Survey
 from m2raap.core import talk
 from m2raap.core.corpus import LANGS, Corpus
@@ -34,7 +35,15 @@ VIDEO = (
 START = ("start_s", "start", "start_time", "start_sec", "start_seconds", "begin", "begin_time")
 END = ("end_s", "end", "end_time", "end_sec", "end_seconds", "stop", "stop_time")
 IDS = ("clip_id", "id")
-SPLIT = ("split", "subset", "partition")  # of the last two, only values that name a split are read
+LANGUAGE = ("language", "lang", "caption_language", "caption_lang")
+SPAN = ("timestamp", "timestamps", "time_span", "clip_span")  # [start, end] in one cell
+# Times in other units: a clip would silently be the whole video.
+_OTHER_UNITS = frozenset(
+    folded(name)
+    for unit in ("frame", "ms", "msec", "frame_id", "frame_idx", "millis", "milliseconds")
+    for edge in ("start", "end", "begin", "stop")
+    for name in (f"{edge}_{unit}", f"{unit}_{edge}", f"{edge}_time_{unit}")
+)
 KEPT = {
     "licence": ("licence", "license"),
     "category": ("category",),
@@ -44,7 +53,7 @@ KEPT = {
 PROVENANCE = tuple(f"{name}{plural}_{lang}" for name in NAMES for plural in ("", "s") for lang in LANGS)
 _KNOWN = (
     *PROVENANCE,
-    *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *(name for names in KEPT.values() for name in names),
+    *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *LANGUAGE, *SPAN, *(name for names in KEPT.values() for name in names),
     *(f"{name}_{lang}" for name in CAPTION for lang in LANGS), *(f"{lang}_source" for lang in LANGS),
 )  # fmt: skip
 
@@ -81,9 +90,11 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
     """
     survey, no_video = Survey(root), None
     columns_of = {listing.path: Columns(_KNOWN) for listing in lists}
+    splits_of = {listing.path: Splits(listing.path) for listing in lists}
     for listing in lists:
         columns, number = columns_of[listing.path], 0
         for number, row in map_rows(listing, columns):
+            splits_of[listing.path].add(number, row)
             name, value = first_filled(row, listing.video_columns)
             if name is None:
                 column = next((name for name in listing.video_columns if name in row), listing.video_columns[0])
@@ -99,6 +110,7 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
                 )
             survey.add(video, _span(listing, number, row), kind, stated_id)
         _check_columns(listing, columns, number)
+        splits_of[listing.path].check()
     if no_video and not survey.located:
         raise no_video
     survey.finish()
@@ -114,7 +126,7 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
                 continue
             columns.used.add(name)
             video = survey.located[listing.prefix + text_of(listing.path, number, name, value)]
-            clip_id = _add_clip(pairs, number, row, columns, listing, survey, video)
+            clip_id = _add_clip(pairs, number, row, columns, listing, survey, video, splits_of[listing.path])
             _add_texts(pairs, number, row, columns, clip_id, provenance)
         pairs.unread[listing.path.name if len(lists) == 1 else f"{listing.prefix}{listing.path.name}"] = columns.unread
     provenance.link()
@@ -132,21 +144,46 @@ def _check_columns(listing: List, columns: Columns, num_rows: int) -> None:
     what = None
     if not known & set(listing.video_columns):
         what = f"a video column ({', '.join(listing.video_columns)})"
-    elif not columns.by_lang and not known & set(CAPTION) - set(listing.video_columns):
+    elif not columns.by_lang and not columns.numbered and not known & set(CAPTION) - set(listing.video_columns):
         what = f"a caption column ({', '.join(CAPTION)}, each also with _en or _zh)"
     if what:
+        hint = (
+            "; videos that are addresses stand in a column 'video'" if "url" in known and "video column" in what else ""
+        )
         raise M2raapError(
-            f"{listing.path}: row 1: expected {what}; found the columns {shortened(columns.names) or 'none'}"
+            f"{listing.path}: row 1: expected {what}; found the columns {shortened(columns.names) or 'none'}{hint}"
+        )
+    units = [name for name in columns.names if folded(name) in _OTHER_UNITS]
+    if units and not known & {*START, *END}:
+        raise M2raapError(
+            f"{listing.path}: row 1: the columns {shortened(units)} are times that are not read; write them in seconds, in "
+            "the columns 'start' and 'end'"
+        )
+    if known & set(START) and not known & set(END) and any(folded(name) == "duration" for name in columns.names):
+        raise M2raapError(
+            f"{listing.path}: row 1: the columns 'start' and 'duration' do not say whether a clip or its video lasts so long; "
+            "write a column 'end', or leave out 'duration'"
         )
 
 
 def _span(listing: List, number: int, row: dict[str, Any]) -> tuple[float | None, float | None]:
     (start_name, start), (end_name, end) = first_filled(row, START), first_filled(row, END)
+    if start_name is None and end_name is None:
+        start_name, value = first_filled(row, SPAN)
+        start, end = pair_in(listing.path, number, start_name, value) if start_name else (None, None)
+        end_name = start_name
     return span(listing.path, number, start, end, (start_name or START[1], end_name or END[1]))
 
 
 def _add_clip(
-    pairs: Pairs, number: int, row: dict[str, Any], columns: Columns, listing: List, survey: Survey, video: str
+    pairs: Pairs,
+    number: int,
+    row: dict[str, Any],
+    columns: Columns,
+    listing: List,
+    survey: Survey,
+    video: str,
+    splits: Splits,
 ) -> str:
     start_s, end_s = _span(listing, number, row)
     kind, stated_id = first_filled(row, IDS)
@@ -156,28 +193,16 @@ def _add_clip(
     if kind == "clip_id" and clip_id != str(stated_id).strip():
         pairs.notes["rows_under_other_ids"] += 1
     columns.used.update(name for names in (START, END) if (name := first_filled(row, names)[0]))
+    if start_s is not None and (name := first_filled(row, SPAN)[0]):
+        columns.used.add(name)
     kept = {}
     for column, names in KEPT.items():
         name, value = first_filled(row, names)
         if name:
             kept[column] = value
             columns.used.add(name)
-    split = _split(listing, number, row, columns) or listing.split
+    split = splits.of(number, row, columns) or listing.split
     return pairs.clip(f"row {number}", clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
-
-
-def _split(listing: List, number: int, row: dict[str, Any], columns: Columns) -> str | None:
-    name, value = first_filled(row, SPLIT)
-    if name is None:
-        return None
-    try:
-        split = split_or_none(value, listing.path, number, name)
-    except M2raapError:
-        if name == SPLIT[0]:
-            raise
-        return None
-    columns.used.add(name)
-    return split
 
 
 def _add_texts(
@@ -187,6 +212,16 @@ def _add_texts(
     num_texts: Counter[str] = Counter()  # of each column
     captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
     # translations after their sources
+    language, stated_lang = first_filled(row, LANGUAGE)
+    if language and captions:
+        columns.used.add(language)
+        if lang_named(stated_lang) is None and any(lang is None for _, lang, _ in captions):
+            columns.used.update(column for column, lang, _ in captions if lang is None)
+            pairs.notes["texts_in_other_languages"] += sum(
+                lang is None and not is_nothing(text) for _, lang, text in captions
+            )
+            captions = [caption for caption in captions if caption[1] is not None]
+        captions = [(column, lang or lang_named(stated_lang), text) for column, lang, text in captions]
     captions.sort(key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source")))
     for column, lang, text in captions:
         columns.used |= {column, f"{lang}_source"} if lang else {column}
@@ -227,7 +262,10 @@ def captions_of(row: dict[str, Any], columns: Columns, where: str) -> list[tuple
     langs = {lang for _, lang, text in captions if not is_nothing(text)}
     stems = {base[0].rstrip("s") for name in columns.by_lang if (base := caption_column(name))} if langs else None
     plain = tuple(name for name in CAPTION if name in row and (stems is None or name.rstrip("s") in stems))
+    numbered = [(name, lang, text) for name, lang in columns.numbered.items() if name in row for text in texts(name)]
+    if any(not is_nothing(text) for _, _, text in numbered):
+        plain = tuple(name for name in plain if name in NUMBERED)  # a title beside them is none of the captions
     name = first_filled(row, plain)[0] or next(iter(plain), None)
     if name:
         captions += [(name, None, text) for text in texts(name) if not langs or sniff_lang(text) not in langs]
-    return captions
+    return captions + [caption for caption in numbered if not is_nothing(caption[2])]

@@ -13,14 +13,16 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_tools.cell_readers import span
 from data_tools.cells import first_filled, is_nothing, split_of, texts_in
-from data_tools.columns import CAPTION, Columns
+from data_tools.columns import CAPTION, SHARDS, Columns
 from data_tools.corpora import write_training
+from data_tools.listing import PICKLE, PICKLE_ENDINGS
 from data_tools.pairs import Pairs
 from data_tools.provenance import ORIGINS
 from data_tools.rooted import SUFFIXES
@@ -32,8 +34,8 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 from m2raap.core.replace import refuse_other_files
 
-SHARDS = (".tar", ".tar.gz", ".tgz")
-PICKLES = ("pyd", "pickle", "pkl", "pth", "pt")
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+MAX_KINDS = 20  # of members, that are named as not read
 MAX_TEXT_BYTES = 4 * 1024**2
 _META = ("clip_id", "start_s", "end_s", "split")
 
@@ -51,7 +53,10 @@ class _Sample:
 def import_webdataset(
     source: Path, out: Path, *, num_holdout: int | None = None, seed: int = 0, limits: TarLimits | None = None
 ) -> list[Corpus]:
-    """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member; then OUT is unchanged."""
+    """`source`: a shard, or a folder of them. Raises M2raapError naming shard and member.
+
+    Then OUT is unchanged, unless it may be replaced (core/replace.py).
+    """
     shards = _shards(source)
     with importing(out):
         return _import(source, shards, out, num_holdout, seed, limits)
@@ -82,24 +87,29 @@ def _import(
             _add_sample(pairs, sample, columns)
         if not pairs.clips:
             raise M2raapError(f"{source}: holds no sample with a video, a text or a json")
+        if num_holdout and num_holdout >= len(pairs.clips):
+            # Without a training corpus the copied videos would lie in no corpus.
+            raise M2raapError(
+                f"--holdout {num_holdout}: must be between 1 and {len(pairs.clips) - 1}, one less than the clips"
+            )
+        _refuse_other_videos(draft, videos, out)
     except M2raapError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    if num_holdout and num_holdout >= len(
-        pairs.clips
-    ):  # without a training corpus the copied videos would lie in no corpus
-        shutil.rmtree(draft, ignore_errors=True)
-        raise M2raapError(
-            f"--holdout {num_holdout}: must be between 1 and {len(pairs.clips) - 1}, one less than the clips"
-        )
     pairs.unread["the json members"] = columns.unread
     pairs.unread_lists = sorted(
-        str(path.relative_to(source)) for path in source.glob("*/**/*") if path.name.endswith(SHARDS)
+        str(path.relative_to(source)) for path in source.glob("*/**/*") if path.name.endswith(ENDINGS)
     )
-    _refuse_other_videos(draft, videos, out)
-    _move_videos(draft, videos)
+    new_videos = _move_videos(draft, videos)
     origin = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
-    corpora = write_training(out, pairs, root=videos, source=origin, num_holdout=num_holdout, seed=seed)
+    try:
+        corpora = write_training(out, pairs, root=videos, source=origin, num_holdout=num_holdout, seed=seed)
+    except M2raapError:
+        for path in new_videos:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                path.parent.rmdir()
+        raise
     _delete_unused_videos(videos, corpora)
     return corpora
 
@@ -107,9 +117,9 @@ def _import(
 def _shards(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
-    shards = sorted(path for path in source.glob("*") if path.name.endswith(SHARDS)) if source.is_dir() else []
+    shards = sorted(path for path in source.glob("*") if path.name.endswith(ENDINGS)) if source.is_dir() else []
     if not shards:
-        raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(SHARDS)} files")
+        raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(ENDINGS)} files")
     return shards
 
 
@@ -135,13 +145,14 @@ def _new_sample(key: str, shard: Path, keys: set[bytes]) -> _Sample:
 
 
 def _add_member(pairs: Pairs, sample: _Sample, member: Member, kind: str, videos: Path) -> None:
-    if kind in PICKLES:
-        raise M2raapError(
-            f"{sample.shard}: '{member.name}' is a pickle, and m2raap never unpickles (it would run code of the file)"
-        )
+    if kind in PICKLE_ENDINGS:
+        raise M2raapError(f"{sample.shard}: '{member.name}' is {PICKLE}; leave it out of the shard")
     what = "video" if f".{kind}" in SUFFIXES else kind
     if what not in ("video", "txt", "json"):
         pairs.notes["skipped_members"] += 1
+        unread = pairs.unread.setdefault(SHARDS, [])
+        if f".{what}" not in unread and len(unread) < MAX_KINDS:
+            unread.append(f".{what}")
         return
     if what in sample.kinds:
         raise M2raapError(f"{sample.shard}: '{member.name}' is the second {what} of the key '{sample.key[:100]}'")
@@ -245,22 +256,22 @@ def _refuse_other_videos(draft: Path, videos: Path, out: Path) -> None:
     """Raises M2raapError where a video would replace one of the corpus that `out` holds, with other bytes, and may not."""
     names = sorted(str(path.relative_to(draft)) for path in draft.glob("*/*"))
     names = [name for name in names if (videos / name).is_file()]
-    try:
-        refuse_other_files(
-            out, [f"videos/{name}" for name in names if not filecmp.cmp(draft / name, videos / name, shallow=False)]
-        )
-    except M2raapError:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    changed = [name for name in names if not filecmp.cmp(draft / name, videos / name, shallow=False)]
+    refuse_other_files(out, [f"videos/{name}" for name in changed])
 
 
-def _move_videos(draft: Path, videos: Path) -> None:
+def _move_videos(draft: Path, videos: Path) -> list[Path]:
+    """Moves the videos of the draft to their places; returns those that were not there before."""
     videos.mkdir(parents=True, exist_ok=True)
+    new_videos: list[Path] = []
     for path in sorted(draft.glob("*/*")):
         target = videos / path.relative_to(draft)
         target.parent.mkdir(exist_ok=True)
+        if not target.exists():
+            new_videos.append(target)
         os.replace(path, target)
     shutil.rmtree(draft, ignore_errors=True)
+    return new_videos
 
 
 def _delete_unused_videos(videos: Path, corpora: Iterable[Corpus]) -> None:

@@ -15,7 +15,6 @@ SIZES = ("small", "large")
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "grain", "dots", "waves")
 MOTIONS = ("left", "right", "up", "down", "grow", "shrink", "rotate", "appear", "vanish")
 ROUND_SHAPES = ("circle", "ring")  # they look the same when they turn
-CAMERAS = ("fixed", "shake", "pan_left", "pan_right")
 KINDS = ("motion", "order", "pan", "static", "multishot")
 SPLITS = ("train", "val", "test")
 

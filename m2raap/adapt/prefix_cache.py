@@ -175,19 +175,12 @@ def _make(
 ) -> None:
     folder.mkdir(exist_ok=True)
     part, state_path, mask_path = folder / "tokens.part", folder / "state.json", folder / "mask.npy"
-    done = _read_state(state_path)["done"] if part.is_file() else 0
-    if done > source.num_clips or not mask_path.is_file():
-        done = 0
     if not part.is_file() and need_bytes > (free := shutil.disk_usage(folder).free):
         raise M2raapError(
             f"the prefix cache needs {need_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free: free space there, or "
             "set adapt.cache=off"
         )
-    mode = "r+" if part.is_file() else "w+"
-    tokens = np.lib.format.open_memmap(part, mode=mode, dtype=np.float16, shape=shape)
-    mask = np.zeros((source.num_clips, layout.num_frames), bool)
-    if done:
-        mask[:done] = np.load(mask_path, allow_pickle=False)[:done]
+    done, tokens, mask = _resumed(folder, shape, (source.num_clips, layout.num_frames))
     jpeg_frames = JpegFrames(source, model.backbone.preprocess, layout.num_frames)
     for number, start in enumerate(range(done, source.num_clips, CHUNK_CLIPS), 1):
         stop = min(start + CHUNK_CLIPS, source.num_clips)
@@ -209,6 +202,22 @@ def _make(
     files = {"tokens.npy": file_sha256(part), "mask.npy": file_sha256(mask_path)}
     os.replace(part, folder / "tokens.npy")
     write_json(state_path, {"done": source.num_clips, "files": files})
+
+
+def _resumed(folder: Path, shape: tuple[int, ...], mask_shape: tuple[int, int]) -> tuple[int, np.memmap, np.ndarray]:
+    """(clips that are written, tokens on disk, mask) of an unfinished cache; of a new one where that is absent or damaged."""
+    part, mask_path = folder / "tokens.part", folder / "mask.npy"
+    try:
+        num_bytes = part.stat().st_size  # numpy fills up a file that was cut off
+        tokens, mask = np.lib.format.open_memmap(part, mode="r+"), np.load(mask_path, allow_pickle=False)
+        done = _read_state(folder / "state.json")["done"]
+        fits = (tokens.shape, tokens.dtype, mask.shape) == (shape, np.float16, mask_shape)
+        if fits and num_bytes == tokens.offset + tokens.nbytes and done <= len(mask):
+            return done, tokens, mask
+    except NPY_ERRORS:  # also where a file is absent, because the process was killed before it wrote one
+        pass
+    tokens = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+    return 0, tokens, np.zeros(mask_shape, bool)
 
 
 @contextlib.contextmanager

@@ -113,5 +113,7 @@ def _line(row: dict[str, Any]) -> str:
     counts = ", ".join(f"{value:,} {name}" for name, value in row["counts"].items())
     if langs := row["source"].get("langs"):
         counts += f" ({', '.join(f'{value:,} {lang}' for lang, value in langs.items())})"
-    details = ", ".join(f"{name}: {value}" for name, value in row["source"].items() if name not in _ELSEWHERE)
+    # Settings, which are a table of their own, are in the corpus's manifest.
+    single = {name: value for name, value in row["source"].items() if not isinstance(value, dict | list)}
+    details = ", ".join(f"{name}: {value}" for name, value in single.items() if name not in _ELSEWHERE)
     return f"{row['corpus']}: {kind}, {counts}" + (f" ({details})" if details else "")

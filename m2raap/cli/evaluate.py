@@ -87,8 +87,10 @@ def evaluate(
         options.refuse_ignored(context, f"evaluate {source}", ("source", "pairs", "compat", "as_json"))
         _evaluate_matrix(source, pairs, compat, as_json)
         return
-    if pairs is not None or compat:
+    if (pairs is not None or compat) and not source.is_file():
         raise UsageError(f"evaluate {source}: --pairs and --compat are for a matrix, SIM.npy; leave them out")
+    if source.is_file():
+        raise UsageError(f"evaluate {source}: a matrix of scores is read from .npy; write it with np.save(path, array)")
     if out is None:
         raise UsageError(f"evaluate {source}: give --out FOLDER for the results")
     if bank is None and not (model is None and without is None and limit is None):
@@ -178,6 +180,8 @@ def _evaluate_matrix(matrix: Path, pairs: Path | None, compat: bool, as_json: bo
     from m2raap.retrieval.score import score_matrix
 
     tree = score_matrix(matrix, pairs, compat)
+    for note in tree["notes"]:
+        talk.log(f"{matrix}: {note}")
     emit(tree, _matrix_lines(tree), as_json)
 
 

@@ -95,8 +95,8 @@ def explain(
     run: Annotated[Path, typer.Option("--in", help="a run, a stage folder or a corpus")],
     as_json: JsonOption = False,
 ) -> None:
-    from m2raap.pipeline.inspect import explain as explain_clip
-    from m2raap.pipeline.inspect import tell
+    from m2raap.pipeline.explain import explain as explain_clip
+    from m2raap.pipeline.explain import tell
 
     story = explain_clip(run, clip_id)
     emit(story, tell(story), as_json)

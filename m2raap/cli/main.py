@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import difflib
 import errno
 import io
 import os
+import re
 import shlex
 import sys
 import threading
@@ -156,9 +158,24 @@ def _click_error(error: Exception) -> int:
         if show is not None:
             text = io.StringIO()
             show(text)
-            _report(text.getvalue().removesuffix("\n"))
+            message = text.getvalue().removesuffix("\n")
+            meant = _command_meant(message)  # Click's own suggestion knows the commands of one group
+            _report((re.sub(r" Did you mean .*", "", message) if meant else message) + meant)
         return 2
     return _bug()
+
+
+def _command_meant(message: str) -> str:
+    """For a command that does not exist, the commands of that name in a group, or of a similar name."""
+    unknown = re.search(r"No such command '(.+?)'", message)
+    if unknown is None:
+        return ""
+    groups = [(name, getattr(command, "commands", {})) for name, command in parser().commands.items()]
+    paths = [name for name, inner in groups if not inner] + [f"{name} {sub}" for name, inner in groups for sub in inner]
+    by_last_word = {path: path.rpartition(" ")[2] for path in paths}
+    near = difflib.get_close_matches(unknown[1], by_last_word.values(), n=1)
+    meant = [f"'m2raap {path}'" for path, word in by_last_word.items() if word in near]
+    return f" Did you mean {' or '.join(meant)}?" if meant else ""
 
 
 def _interrupted() -> int:

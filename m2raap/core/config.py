@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from m2raap.core.errors import UsageError
+from m2raap.core.errors import UsageError, excerpt
 from m2raap.core.extension import OrExtension
 from m2raap.core.strict_yaml import parse_yaml
 
@@ -43,7 +43,6 @@ APPLY: dict[str, Any] = {"phase": "apply"}
 HOW: dict[str, Any] = {"phase": "how"}
 PHASES = ("score", "apply", "how")
 MAX_NAMES = 40  # that a message lists
-MAX_EXCERPT = 200  # characters of a value in a message
 # YAML 1.1 as PyYAML reads it takes 1e-5 for text, because its floats need a dot.
 _FLOAT_AS_TEXT = re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$")
 
@@ -179,16 +178,8 @@ def _fault(item: Any, model: type[BaseModel]) -> str:
         return f"{dotted}: this key is needed"
     message = item["msg"].removeprefix("Value error, ")
     if not (item["type"] == "value_error" and isinstance(value, dict)):  # else the message is about keys of the mapping
-        message += f" (found {_excerpt(value)})"
+        message += f" (found {excerpt(value)})"
     return f"{dotted}: {message}" if dotted else message
-
-
-def _excerpt(value: Any) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no numbers of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= MAX_EXCERPT else text[: MAX_EXCERPT - 3] + "..."
 
 
 def _keys_of(path: tuple[Any, ...], tree: Any, missing: bool) -> tuple[str, ...]:
@@ -255,3 +246,10 @@ def result_settings(cfg: Config) -> dict[str, Any]:
     """The plain values of a config on which the result depends: all but those that are marked HOW."""
     trees = by_phase(cfg)
     return merge(trees["score"], trees["apply"])
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value, of all values in nested mappings: {'a': {'b': 1}} -> {'a.b': 1}."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}.{key}" if prefix else key).items()}

@@ -21,8 +21,7 @@ from m2raap.core.files import read_object, write_atomic, write_json
 from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import locked
 from m2raap.core.replace import DRAFT, draft_of
-from m2raap.core.signed import FORGETTING, read_manifest
-from m2raap.core.signed import content_digest as digest_of_content
+from m2raap.core.signed import FORGETTING, digest_of, part_key, read_manifest
 from m2raap.core.state import allowed_video_root, remember_video_root
 from m2raap.core.tables import SCHEMA_VERSION, Row, default_num_parts, part_of, read_part, write_part
 from m2raap.core.tombstones import Tombstones
@@ -102,54 +101,42 @@ def _write(
     num_parts: int | None,
 ) -> None:
     """Writes into `draft` what is to be the corpus in `path`."""
-    clips, texts, missing, dropped = tables["clips"], tables["texts"], tables["missing"], tables["dropped"]
     forgotten = tombstones.read(path) if path.is_dir() else Tombstones()
-    left_out = {row["clip_id"] for row in clips if len(forgotten) and forgotten.covers(row, video_root)}
-    clips, texts, missing = (
-        [row for row in rows if row["clip_id"] not in left_out] for rows in (clips, texts, missing)
-    )
-    if left_out and not clips:
+    left_out = {row["clip_id"] for row in tables["clips"] if len(forgotten) and forgotten.covers(row, video_root)}
+    tables = {name: [row for row in rows if row["clip_id"] not in left_out] for name, rows in tables.items()}
+    if left_out and not tables["clips"]:
         raise M2raapError(
             f"{path}: every clip of the input was forgotten ({tombstones.FILE} lists them); import other clips"
         )
     benchmark = tombstones.benchmark_name(benchmark, len(left_out)) if benchmark else None
-    num_parts = num_parts or default_num_parts(len(clips))
-    by_table: dict[str, list[list[Row]]] = {}
-    for table, rows in (("clips", clips), ("texts", texts), ("missing", missing), ("dropped", dropped)):
+    num_parts = num_parts or default_num_parts(len(tables["clips"]))
+    files: dict[str, str] = {}
+    for table, rows in tables.items():
         parts: list[list[Row]] = [[] for _ in range(num_parts)]
         for row in rows:
             parts[part_of(row["clip_id"], num_parts)].append(row)
-        by_table[table] = parts
-    files: dict[str, str] = {}
-    for table, parts in by_table.items():
-        for part, rows in enumerate(parts):
-            if rows or table in ("clips", "texts"):
-                files[f"{table}/{part:05d}"] = write_part(draft, table, part, rows)
-    manifest = {
+        for part, rows_of_part in enumerate(parts):
+            if rows_of_part or table in ("clips", "texts"):
+                files[part_key(table, part)] = write_part(draft, table, part, rows_of_part)
+    manifest: dict[str, Any] = {
         "kind": "corpus",
         "schema_version": SCHEMA_VERSION,
         "num_parts": num_parts,
         "video_root": os.path.relpath(video_root.resolve(), path.resolve()),
         "benchmark": benchmark,
-        "counts": {"clips": len(clips), "texts": len(texts)}
-        | missing_counts(row["reason"] for row in missing)
-        | ({"dropped": len(dropped)} if dropped else {})
+        "counts": {"clips": len(tables["clips"]), "texts": len(tables["texts"])}
+        | missing_counts(row["reason"] for row in tables["missing"])
+        | ({"dropped": len(tables["dropped"])} if tables["dropped"] else {})
         | ({"forgotten": len(left_out)} if left_out else {}),
         "source": source,
         "files": files,
-        "digest": content_digest(files, num_parts, benchmark),
     }
-    write_json(draft / "manifest.json", manifest)
+    write_json(draft / "manifest.json", manifest | {"digest": digest_of(manifest)})
 
 
 def missing_counts(reasons: Iterable[str]) -> dict[str, int]:
     """Number of clips whose video cannot be opened, by reason; missing_file always, also where it is 0."""
     return {"missing_file": 0} | dict(sorted(Counter(reasons).items()))
-
-
-def content_digest(files: dict[str, str], num_parts: int, benchmark: str | None) -> str:
-    """The digest of a corpus, over the digests of its parts."""
-    return digest_of_content(files, num_parts, benchmark, SCHEMA_VERSION)
 
 
 @contextmanager

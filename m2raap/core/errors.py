@@ -7,6 +7,8 @@ assert.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class M2raapError(Exception):
     """An error in the user's input. The message is one sentence or two: what is wrong, where, and what to do."""
@@ -36,6 +38,21 @@ class ThresholdNotMet(M2raapError):
     """A quality threshold that the user gave is not met (exit code 4)."""
 
     exit_code = 4
+
+
+def excerpt(value: object, max_chars: int = 200) -> str:
+    """A value in a message, as Python writes it, cut to `max_chars`."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= max_chars else text[: max_chars - 3] + "..."
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The names in a message: the first ones, and the number of the others: 'a, b and 3 more'."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 # Why a video could not be read, by any stage that reads videos. These count against --allow-refused.

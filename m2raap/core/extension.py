@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from m2raap.core.errors import M2raapError, UsageError
+from m2raap.core.files import read_object
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -247,18 +247,17 @@ def _refuse_data_folder(folder: Path, subject: str) -> None:
     resolved = folder.resolve()
     for above in dict.fromkeys((folder, *folder.parents, resolved, *resolved.parents)):
         for file, key in _DATA_FILES:
-            if (above / file).is_file() and key in _object(above / file):
+            if (above / file).is_file() and _holds(above / file, key):
                 raise UsageError(
                     f"{subject}: {above} is a folder that m2raap wrote, and no code is run from such a folder"
                 )
 
 
-def _object(path: Path) -> Mapping[str, Any]:
+def _holds(path: Path, key: str) -> bool:
     try:
-        tree = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return tree if isinstance(tree, dict) else {}
+        return key in read_object(path)
+    except M2raapError:  # another program's file
+        return False
 
 
 class OrExtension:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import create_json, read_object, remove_drafts, write_error, write_json
 from m2raap.core.libraries import installed, joined, other_versions
-from m2raap.core.lock import FILE as LOCK_FILE
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
+from m2raap.core.plan_changes import differences
+from m2raap.core.previous import MOVING, TRANSIENT, complete_move, move_to_previous
 from m2raap.core.records import Libraries, Plan, Timing, as_record, read_record_lines
 from m2raap.core.scores import scores_digest
 from m2raap.core.signed import (
@@ -34,8 +35,6 @@ from m2raap.core.signed import (
     verify_files,
 )
 from m2raap.core.view import View
-
-_TRANSIENT = ("previous", "cache", "timings.jsonl", LOCK_FILE)
 
 
 def plan_of(
@@ -74,8 +73,8 @@ def begin(
     """
     written = plan | {"libraries": installed()}
     path = folder / "plan.json"
-    if _alone(folder, shared, lambda: (folder / _MOVING).exists() and not _is_foreign(folder / _MOVING)):
-        _complete_move(folder)
+    if _alone(folder, shared, lambda: (folder / MOVING).exists() and not _is_foreign(folder / MOVING)):
+        complete_move(folder)
     if not path.exists() and (folder / "manifest.json").exists():
         _restore_plan(folder, plan, force)
     if not path.exists():
@@ -84,14 +83,15 @@ def begin(
             raise M2raapError(f"{folder}: holds '{foreign_names[0]}', which no stage has written; give an empty folder")
         create_json(path, written)
     if force and _alone(folder, shared, lambda: _is_other(folder, plan) or _is_damaged(folder) or is_worth_redoing()):
-        _move_to_previous(folder)
+        move_to_previous(folder)
         create_json(path, written)
     if shared:
         shared.make_shared()
     old, libraries = _read_plan(folder)
     if old != plan:
+        before, after = differences(old, plan)
         raise M2raapError(
-            f"{folder}: was made with {_differences(old, plan, 0)}; this run asks for {_differences(old, plan, 1)}. "
+            f"{folder}: was made with {before}; this run asks for {after}. "
             "Use --force to redo it (unchanged clips are reused), or another --out"
         )
     if not (folder / "manifest.json").exists():
@@ -141,15 +141,6 @@ def _places(folder: Path, view: View) -> dict[str, Any]:
         "langs": list(view.langs),
         "cutoff": view.cutoff,
     }
-
-
-def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs between two plans, for a reader: 'adapt.lr 0.001 -> 0.0005'."""
-    if old.get("format") != new["format"]:
-        return f"format {old.get('format', 2)} -> {new['format']}"
-    names = _changed_names(old, new)
-    values = (f"{_key(name, new['stage'])} {_value(name, old)} -> {_value(name, new)}" for name in names[:4])
-    return ", ".join(values) + (", ..." if len(names) > 4 else "")
 
 
 def _read_plan(folder: Path) -> tuple[Plan, Libraries]:
@@ -208,9 +199,9 @@ def _alone(folder: Path, shared: FolderLock | None, is_needed: Callable[[], bool
 
 def _is_foreign(path: Path) -> bool:
     """Whether no stage can have written this file or folder."""
-    if path.name in ("previous", _MOVING):
+    if path.name in ("previous", MOVING):
         return not any((folder / "plan.json").is_file() for folder in (path, path.parent))
-    return path.name not in _TRANSIENT and not path.name.endswith(".tmp")
+    return path.name not in TRANSIENT and not path.name.endswith(".tmp")
 
 
 def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
@@ -224,76 +215,6 @@ def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:
         for parent in view.folders:
             named[parent.name] = read_manifest(parent)["digest"]
     return named
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _changed_names(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The dotted keys in which two plans differ."""
-    both = (_flat(dict(old)), _flat(dict(new)))
-    names = [name for name in sorted({*both[0], *both[1]}) if both[0].get(name) != both[1].get(name)]
-    # A changed setting tells a reader more than the digests that changed with it.
-    return [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
-
-
-def _key(name: str, stage: str) -> str:
-    """A dotted key of a plan as the recipe names it."""
-    key = name.removeprefix("settings.").removeprefix("score.").removeprefix("apply.").removeprefix("rows.")
-    return f"{stage}.{key}" if name.startswith("settings.") else name
-
-
-def _value(name: str, plan: Mapping[str, Any]) -> str:
-    value = _flat(dict(plan)).get(name, "none")
-    return str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], side: int) -> str:
-    names = _changed_names(old, new)
-    values = (f"{_key(name, new['stage'])} {_value(name, (old, new)[side])}" for name in names[:4])
-    return ", ".join(values) + (", ..." if len(names) > 4 else "")
-
-
-_MOVING = "previous.tmp"
-
-
-def _move_to_previous(folder: Path) -> None:
-    """Moves the content of a folder to `previous/` in it, file by file, because the folder may be a link or a mount point.
-
-    The manifest is moved first, so that the folder is unfinished from then on, and the plan last: after a crash the place of the
-    plan shows whether everything was moved.
-    """
-    moving = folder / _MOVING
-    moving.mkdir()
-    names = sorted({path.name for path in folder.iterdir()} - {*_TRANSIENT, _MOVING, "manifest.json", "plan.json"})
-    for name in ("manifest.json", *names, "plan.json"):
-        if (folder / name).exists():
-            os.replace(folder / name, moving / name)
-    _complete_move(folder)
-
-
-def _complete_move(folder: Path) -> None:
-    """Completes `_move_to_previous`, of which it is the last step, or undoes it where it was interrupted."""
-    moving = folder / _MOVING
-    if not moving.exists():
-        return
-    if (folder / "plan.json").exists():
-        for path in sorted(moving.iterdir(), key=lambda path: path.name == "manifest.json"):
-            if (folder / path.name).is_dir():  # written by a worker that outlived its command
-                shutil.rmtree(folder / path.name)
-            os.replace(path, folder / path.name)
-        moving.rmdir()
-    elif (moving / "plan.json").exists() and not (folder / "previous").exists():
-        (moving / "manifest.json").unlink(missing_ok=True)
-        os.replace(moving, folder / "previous")
-    else:  # an unfinished redo was to be moved: the older, finished content of previous/ is more useful
-        # The plan is removed last, because it marks the folder as a stage's.
-        for path in sorted(moving.iterdir(), key=lambda path: path.name == "plan.json"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        moving.rmdir()
 
 
 def finish(
@@ -350,12 +271,13 @@ def refuse_redone(folder: Path, plan: str) -> None:
 
 def refuse_changed(folder: Path, view: View | None, inputs: dict[str, str] | None = None) -> None:
     """Raises M2raapError where the inputs of a folder are no longer those of its plan: they are not locked while it is made."""
-    planned = {"inputs": _read_plan(folder)[0]["inputs"]}
-    today = {"inputs": _inputs(replace(view) if view else None, inputs)}  # a new view, because this one caches
-    if planned != today:
+    planned = _read_plan(folder)[0]
+    today = _inputs(replace(view) if view else None, inputs)  # a new view, because this one caches
+    if planned["inputs"] != today:
+        before, after = differences(planned, planned | {"inputs": today})
         raise M2raapError(
-            f"{folder}: its inputs have changed while this command ran ({_differences(planned, today, 0)}, now "
-            f"{_differences(planned, today, 1)}); run the command again with --force"
+            f"{folder}: its inputs have changed while this command ran ({before}, now {after}); run the command again with "
+            "--force"
         )
 
 

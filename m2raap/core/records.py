@@ -79,7 +79,7 @@ class DoneRecord(TypedDict):
     """done/score-*.json and done/apply-*.json: one part in one phase. `clips`: the digest of each clip's input (score)."""
 
     key: str
-    settings: NotRequired[str]  # absent in records of older versions
+    settings: str
     clips: NotRequired[Digests]
     files: Digests
     counts: NotRequired[dict[str, Count]]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import talk
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, listed
 from m2raap.core.files import read_object
 from m2raap.core.state import runs_of
 
@@ -42,10 +42,7 @@ def refuse_other_source(folder: Path, source: dict[str, Any]) -> None:
     manifest = folder / "manifest.json"
     if _may_replace.get() or not manifest.exists() or (old := read_object(manifest)).get("source") == source:
         return
-    raise M2raapError(
-        f"{folder}: holds a corpus of {_counted(old)} that was made with other settings or from other videos; use --force to "
-        f"replace it, or another --out{_stale(folder, old)}"
-    )
+    raise _refused(folder, old, f"a corpus of {_counted(old)} that was made with other settings or from other videos")
 
 
 def refuse_other_files(folder: Path, names: Iterable[str]) -> None:
@@ -53,10 +50,8 @@ def refuse_other_files(folder: Path, names: Iterable[str]) -> None:
     names = list(names)
     if names and not _may_replace.get() and (folder / "manifest.json").exists():
         old = read_object(folder / "manifest.json")
-        raise M2raapError(
-            f"{folder}: holds a corpus of {_counted(old)}, and {len(names):,} of its files have other bytes in this import, such "
-            f"as {names[0]}; use --force to replace it, or another --out{_stale(folder, old)}"
-        )
+        files = f"{len(names):,} of its files have other bytes in this import, such as {names[0]}"
+        raise _refused(folder, old, f"a corpus of {_counted(old)}, and {files}")
 
 
 @contextmanager
@@ -95,13 +90,21 @@ def _refuse_other_content(folder: Path, new: dict[str, Any]) -> None:
         f"(digest {new['digest'][:12]})"
     )
     if not _may_replace.get():
-        raise M2raapError(f"{folder}: holds {change}; use --force to replace it, or another --out{_stale(folder, old)}")
+        raise _refused(folder, old, change)
     talk.log(f"{folder}: held {change}{_stale(folder, old)}")
 
 
+def _refused(folder: Path, old: dict[str, Any], content: str) -> M2raapError:
+    """The error to raise where the corpus with the manifest `old` may not be replaced; `content`: what the folder holds."""
+    return M2raapError(f"{folder}: holds {content}; use --force to replace it, or another --out{_stale(folder, old)}")
+
+
 def _counted(manifest: dict[str, Any]) -> str:
-    counts = manifest.get("counts") or {}
-    return " and ".join(f"{counts.get(name, 0):,} {name}" for name in ("clips", "texts"))
+    counts = manifest.get("counts")
+    numbers = [counts.get(name) if isinstance(counts, dict) else None for name in ("clips", "texts")]
+    if not all(isinstance(number, int) for number in numbers):
+        return "unknown size (its manifest is damaged)"
+    return "{:,} clips and {:,} texts".format(*numbers)
 
 
 def _stale(folder: Path, old: dict[str, Any]) -> str:
@@ -109,5 +112,4 @@ def _stale(folder: Path, old: dict[str, Any]) -> str:
     runs = runs_of(folder, str(old.get("digest")))
     if not runs:
         return ""
-    more = f" and {len(runs) - 5} more" if len(runs) > 5 else ""
-    return f". Runs that read the old content and would have to be made again: {', '.join(map(str, runs[:5]))}{more}"
+    return f". Runs that read the old content and would have to be made again: {listed(list(map(str, runs)), 5)}"

@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from m2raap.core import talk
-from m2raap.core.config import digest
 from m2raap.core.engine import Engine
-from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, BudgetSpent, M2raapError
-from m2raap.core.extension import CODE_KEY, is_extension
-from m2raap.core.extension import refuse_changed as refuse_changed_code
+from m2raap.core.errors import WORTH_ANOTHER_TRY, BudgetSpent, M2raapError
 from m2raap.core.files import file_sha256, write_json
 from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, refuse_changed, refuse_redone
-from m2raap.core.ledger import Counts, count_part, left_without_text, new_texts
+from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
 from m2raap.core.losses import refuse_losses
-from m2raap.core.records import DoneRecord, Plan, read_record
-from m2raap.core.signed import is_as_signed, part_key, read_manifest, signed_path
-from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs, Tables
-from m2raap.core.tables import SCHEMAS, Row, part_of, read_all, read_part, row_key, signal_schema, write_part
-from m2raap.core.videos import VideoDigests
-from m2raap.core.view import Part, View, clip_digest
+from m2raap.core.part_work import PartTask, apply_part, by_id, done_path, retriable_ids, score_part
+from m2raap.core.records import DoneRecord, read_record
+from m2raap.core.signed import read_manifest
+from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs
+from m2raap.core.tables import read_all, read_part
+from m2raap.core.view import Part, View
 
 
 def run_stage(stage: Stage[Any], step: StepInputs) -> bool:
@@ -46,28 +43,6 @@ def run_stage(stage: Stage[Any], step: StepInputs) -> bool:
         return finished
     assert isinstance(stage, SingleStage), f"the stage {stage.name} cannot be run"
     return stage.run(step)
-
-
-@dataclass(frozen=True)
-class _Task:
-    stage: DataStage[Any]
-    view: View
-    folder: Path
-    part: int
-    settings: dict[str, Any]  # of the stage, computed once, because that may read files
-    plan: str  # digest of the folder's plan, which must not change while the task runs
-    decisions: dict[str, Any] | None = None
-
-    def settings_digest(self, phase: str) -> str:
-        """The digest of the settings of a phase, which is stored in every part."""
-        return phase_digest(self.stage.name, self.stage.version, phase, self.settings)
-
-
-def phase_digest(stage: str, version: int, phase: str, settings: dict[str, Any]) -> str:
-    """The digest of the settings with which a stage makes its parts in a phase (score, apply)."""
-    more = settings.get("dependencies" if phase == "score" else "rules")
-    code = [settings[CODE_KEY]] if CODE_KEY in settings else []
-    return digest([stage, version, settings.get(phase), more, *code])
 
 
 def run_data_stage(
@@ -99,16 +74,17 @@ def run_data_stage(
         finished = begin(folder, tree, view, force, shared=shared, is_worth_redoing=is_worth_redoing)
         if finished:
             num_retriable = len(retriable())
-            note = f"; {num_retriable} clips timed out, ran out of memory or had no file: --force tries them again"
+            reasons = ", ".join(WORTH_ANOTHER_TRY)
+            note = f"; {num_retriable:,} clips were dropped for a reason that may be gone ({reasons}): --force tries them again"
             talk.log(f"{stage.name}: already finished{note if num_retriable else ''}")
             return True
         plan = plan_digest(folder)
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
-        tasks = [_Task(stage, view, folder, part, settings, plan) for part in parts]
+        tasks = [PartTask(stage, view, folder, part, settings, plan) for part in parts]
         spent = stage.spent()
         if num_open := _map(stage, "score", tasks, engine, folder):
             raise BudgetSpent(f"{folder}: {stage.summary(spent, {}, num_open)}")
-        if any(not _done_path(folder, "score", part).exists() for part in range(view.num_parts)):
+        if any(not done_path(folder, "score", part).exists() for part in range(view.num_parts)):
             talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
             return False
         if not alone and lock:
@@ -125,11 +101,7 @@ def run_data_stage(
 
 def _retriable_drops(folder: Path) -> set[str]:
     """Ids of the clips that a finished folder dropped for a reason of WORTH_ANOTHER_TRY."""
-    return _retriable(row for table in ("dropped", "missing") for row in read_all(folder, table))
-
-
-def _retriable(drops: Iterable[Row]) -> set[str]:
-    return {row["clip_id"] for row in drops if row["reason"] in WORTH_ANOTHER_TRY}
+    return retriable_ids(row for table in ("dropped", "missing") for row in read_all(folder, table))
 
 
 def _finish(
@@ -137,15 +109,15 @@ def _finish(
 ) -> None:
     """Reduces, applies and writes the manifest. Raises M2raapError for a part that was made with other settings."""
     decisions = _decide(stage, view, folder)
-    tasks = [_Task(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
+    tasks = [PartTask(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
     _map(stage, "apply", tasks, engine, folder)
     counts = Counts()
     files: dict[str, str] = {}
     for task in tasks:
         for phase, record in _records(task).items():
-            if record.get("settings") != task.settings_digest(phase):
+            if record["settings"] != task.settings_digest(phase):
                 raise M2raapError(
-                    f"{_done_path(folder, phase, task.part)}: another command wrote this part with other settings while this "
+                    f"{done_path(folder, phase, task.part)}: another command wrote this part with other settings while this "
                     "one ran; run this command again: it redoes the part"
                 )
             files |= record["files"]
@@ -162,15 +134,15 @@ def _finish(
     finish(folder, stage.name, stage.version, view, settings, files, counts.to_dict())
 
 
-def _map(stage: DataStage[Any], phase: str, tasks: list[_Task], engine: Engine, folder: Path) -> int:
+def _map(stage: DataStage[Any], phase: str, tasks: list[PartTask], engine: Engine, folder: Path) -> int:
     """Runs a phase on parts; returns the number of questions that `score` left open (see DataStage.num_open)."""
     if phase == "apply":  # comparing with thresholds is too little work for a worker process
         for task in tasks:
-            log_timing(folder, phase, _apply_part(task), part=task.part)
+            log_timing(folder, phase, apply_part(task), part=task.part)
         return 0
     num_open = 0
     with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
-        for index, (seconds, scored, open_of_part) in engine.map(_score_part, tasks):
+        for index, (seconds, scored, open_of_part) in engine.map(score_part, tasks):
             log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
             num_open += open_of_part
             advance()
@@ -187,12 +159,12 @@ class _Parts:
     def __iter__(self) -> Iterator[tuple[Part, Signals]]:
         for index in range(self.view.num_parts):
             part = self.view.part(index, ("texts", "frames", "signals"))
-            scored = read_record(DoneRecord, _done_path(self.folder, "score", index))
-            yield part, _by_id(read_part(self.folder, "signals", index, files=scored["files"]))
+            scored = read_record(DoneRecord, done_path(self.folder, "score", index))
+            yield part, by_id(read_part(self.folder, "signals", index, files=scored["files"]))
 
 
-def _records(task: _Task) -> dict[str, DoneRecord]:
-    return {phase: read_record(DoneRecord, _done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
+def _records(task: PartTask) -> dict[str, DoneRecord]:
+    return {phase: read_record(DoneRecord, done_path(task.folder, phase, task.part)) for phase in ("score", "apply")}
 
 
 def _decide(stage: DataStage[Any], view: View, folder: Path) -> dict[str, Any]:
@@ -204,160 +176,3 @@ def _decide(stage: DataStage[Any], view: View, folder: Path) -> dict[str, Any]:
     write_json(folder / "decisions.json", decisions)
     log_timing(folder, "reduce", time.monotonic() - start)
     return decisions
-
-
-def _done_path(folder: Path, phase: str, part: int) -> Path:
-    return folder / "done" / f"{phase}-{part:05d}.json"
-
-
-def _is_done(folder: Path, path: Path, key: str, settings: str) -> bool:
-    """Whether a part is finished, from the same clips and settings, and all its files are there and undamaged.
-
-    (Records of older versions name no settings.) A part that is not is made again.
-    """
-    try:
-        record = read_record(DoneRecord, path)
-    except M2raapError:  # there is none, or it is damaged
-        return False
-    if (record["key"], record.get("settings")) != (key, settings):
-        return False
-    return all(is_as_signed(signed_path(folder, name), value) for name, value in record["files"].items())
-
-
-def _by_id(rows: Iterable[Row]) -> Signals:
-    return {row_key(row): row for row in rows}
-
-
-def _score_part(task: _Task) -> tuple[float, int, int]:
-    """Scores one part; returns the seconds, the number of clips that were neither finished nor reused, and the number of
-    questions that are left open; a part with any is not written."""
-    start = time.monotonic()
-    stage, folder, index = task.stage, task.folder, task.part
-    part = task.view.part(index, stage.tables_over(task.view)).with_signals(stage.reads_signals)
-    videos = VideoDigests(folder / "cache" / f"videos-{index:05d}.json") if stage.reads_video else None
-    digests = {
-        clip["clip_id"]: clip_digest(part, clip, stage.video_digest(clip, task.view, videos) if videos else None)
-        for clip in part.clips
-    }
-    if videos:
-        videos.save()
-    key = digest([task.settings_digest("score"), digests])
-    done = _done_path(folder, "score", index)
-    refuse_redone(folder, task.plan)
-    if _is_done(folder, done, key, task.settings_digest("score")):
-        return time.monotonic() - start, 0, 0
-    done.unlink(missing_ok=True)
-    tables, kept = _reuse(task, digests)
-    fresh = set(digests) - kept
-    if fresh:
-        refuse_changed_code(task.settings.get(CODE_KEY, {}), str(folder))
-        one_thread()
-        for table, rows in stage.score(part.only(fresh), task.view).items():
-            tables[table] = tables.get(table, []) + rows
-    if num_open := stage.num_open(tables.get("signals", [])):
-        return time.monotonic() - start, len(fresh), num_open
-    with_signals = {row["clip_id"] for row in tables.get("signals", [])}
-    assert with_signals == set(digests), f"{stage.name} gave no signals for {sorted(set(digests) - with_signals)[:3]}"
-    files = {}
-    settings_digest = task.settings_digest("score")
-    refuse_redone(folder, task.plan)
-    for table in (*stage.adds, "signals"):
-        schema = signal_schema(stage.signal_columns()) if table == "signals" else SCHEMAS[table]
-        rows = tables.get(table, [])
-        files[f"{table}/{index:05d}"] = write_part(folder, table, index, rows, schema, settings_digest)
-    write_json(done, {"key": key, "settings": settings_digest, "clips": digests, "files": files})
-    return time.monotonic() - start, len(fresh), 0
-
-
-def _reuse(task: _Task, digests: dict[str, str]) -> tuple[Tables, set[str]]:
-    """Rows of an earlier run of this folder for clips that are unchanged, and the ids of those clips."""
-    previous = task.folder / "previous"
-    tables: Tables = {}
-    kept: set[str] = set()
-    if not (previous / "plan.json").exists():
-        return tables, kept
-    try:
-        num_parts = read_record(Plan, previous / "plan.json")["num_parts"]
-    except M2raapError:
-        num_parts = 0
-    for old in sorted({part_of(clip_id, num_parts) for clip_id in digests}) if num_parts else ():
-        try:
-            rows_of, same = _reuse_part(task, previous, old, digests)
-        except M2raapError:  # absent or damaged, which may be why the folder is made again
-            continue
-        for table, rows in rows_of.items():
-            tables[table] = tables.get(table, []) + rows
-        kept |= same
-    return tables, kept
-
-
-def _reuse_part(task: _Task, previous: Path, old: int, digests: dict[str, str]) -> tuple[Tables, set[str]]:
-    """As `_reuse`, from one part of the earlier run. Raises M2raapError where it is absent or damaged."""
-    scored = read_record(DoneRecord, _done_path(previous, "score", old))
-    if scored.get("settings") != task.settings_digest("score"):
-        return {}, set()
-    known = scored.get("clips", {})
-    same = {clip_id for clip_id, value in digests.items() if known.get(clip_id) == value}
-    applied = _done_path(previous, "apply", old)
-    if task.stage.reads_video and applied.exists():
-        files = read_record(DoneRecord, applied)["files"]
-        for table in ("dropped", "missing"):
-            same -= _retriable(read_part(previous, table, old, files=files))
-    tables: Tables = {}
-    for table in (*task.stage.adds, "signals") if same else ():
-        if part_key(table, old) not in scored["files"]:
-            raise M2raapError(f"{previous}: its part {old} has no table '{table}'")
-        rows = read_part(previous, table, old, files=scored["files"])
-        tables[table] = [row for row in rows if row["clip_id"] in same]
-    return tables, same
-
-
-def _apply_part(task: _Task) -> float:
-    """Applies the decisions to one part; returns the seconds."""
-    start = time.monotonic()
-    stage, folder, index = task.stage, task.folder, task.part
-    score_record = read_record(DoneRecord, _done_path(folder, "score", index))
-    key = digest([task.settings_digest("apply"), task.decisions, score_record["key"], task.view.digest])
-    done = _done_path(folder, "apply", index)
-    if _is_done(folder, done, key, task.settings_digest("apply")):
-        return time.monotonic() - start
-    done.unlink(missing_ok=True)
-    part = task.view.part(index, ("texts", "frames", "signals"))
-    signals = _by_id(read_part(folder, "signals", index, files=score_record["files"]))
-    tables = stage.apply(part, signals, task.decisions or {})
-    version = {"rule_version": f"{stage.name}/{stage.version}"}
-    drops = [version | row | {"stage": stage.name} for row in tables.get("dropped", [])]
-    unknown = {row["reason"] for row in drops if not is_extension(row["reason"])} - {
-        *stage.reasons,
-        *(UNREADABLE if stage.reads_video else ()),
-        NO_TEXT_LEFT,
-    }
-    assert not unknown, f"{stage.name} drops for {sorted(unknown)}, which its `reasons` do not explain"
-    added = read_part(folder, "texts", index, files=score_record["files"]) if "texts" in stage.adds else []
-    superseded = tables.get("superseded", [])
-    table = "missing" if task.view.is_benchmark else "dropped"
-    if not task.view.is_benchmark:
-        with_new_text = set(new_texts(part, added).values())
-        drops = drops + [version | row for row in left_without_text(stage.name, part, with_new_text, drops)]
-    settings_digest = task.settings_digest("apply")
-    written = [(table, drops, SCHEMAS[table])]
-    if "texts" in stage.adds:
-        written.append(("superseded", superseded, SCHEMAS["superseded"]))
-    if columns := stage.verdict_columns | stage.more_verdict_columns(task.view):
-        written.append(("verdicts", tables.get("verdicts", []), signal_schema(columns)))
-    refuse_redone(folder, task.plan)
-    files = {
-        f"{name}/{index:05d}": write_part(folder, name, index, rows, schema, settings_digest)
-        for name, rows, schema in written
-    }
-    counts = count_part(part, added + superseded, drops, task.view.is_benchmark) + Counts(others=stage.counts(signals))
-    write_json(done, {"key": key, "settings": settings_digest, "files": files, "counts": counts.to_dict()})
-    return time.monotonic() - start
-
-
-def one_thread() -> None:
-    """Sets torch to one thread: with more, the last bits of a score would depend on the number of workers."""
-    import sys
-
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)

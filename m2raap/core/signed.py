@@ -13,6 +13,7 @@ import stat
 import time
 import tokenize
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,16 +41,11 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return digest({key: value for key, value in manifest.items() if key not in _UNSIGNED})
 
 
-def content_digest(files: Mapping[str, str], num_parts: int, benchmark: str | None, schema: int) -> str:
-    """The digest of a corpus, over the digests of its parts."""
-    return digest({"files": files, "num_parts": num_parts, "benchmark": benchmark, "schema": schema})
-
-
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    """The digest that the manifest of a corpus or a stage has to hold."""
+    """The digest that the manifest of a corpus or a stage has to hold; that of a corpus is over the digests of its parts."""
     if manifest["kind"] == "corpus":
-        schema = manifest["schema_version"]
-        return content_digest(manifest["files"], manifest["num_parts"], manifest["benchmark"], schema)
+        content = {name: manifest[name] for name in ("files", "num_parts", "benchmark")}
+        return digest(content | {"schema": manifest["schema_version"]})
     return manifest_digest(manifest)
 
 
@@ -133,6 +129,12 @@ def signed_parts(folder: Path, table: str) -> list[int] | None:
     return sorted(int(part[2]) for part in parts if part and part[1] == table)
 
 
+def named_files(folder: Path, pattern: str) -> list[str]:
+    """The files that a folder's manifest names, or those in a folder without manifest, whose names match `pattern` (fnmatch)."""
+    files = _files(folder)
+    return sorted(name for name in (os.listdir(folder) if files is None else files) if fnmatchcase(name, pattern))
+
+
 def _files(folder: Path) -> Mapping[str, str] | None:
     """`files` of a folder's manifest; None where it is unfinished, or clips are being removed from it."""
     if not (folder / "manifest.json").exists():
@@ -179,13 +181,17 @@ def is_as_signed(path: Path, expected: str) -> bool:
         return False
     if _verified.get((path, expected)) == stamp:
         return True
-    try:
-        is_same = file_sha256(path) == expected
-    except OSError:
-        return False
+    is_same = _has_digest(path, expected)
     if is_same and _is_old(stamp):
         _verified[path, expected] = stamp
     return is_same
+
+
+def _has_digest(path: Path, expected: str) -> bool:
+    try:
+        return file_sha256(path) == expected
+    except OSError:  # such as that it may not be read
+        return False
 
 
 def _stamp(path: Path) -> _Stamp | None:
@@ -208,10 +214,6 @@ def absent_files(folder: Path) -> list[Path]:
 
 
 def verify_files(folder: Path, files: Mapping[str, str]) -> list[str]:
-    """Names of files whose bytes are not those that the manifest was signed over, or that are no regular files."""
-    wrong = []
-    for key, expected in sorted(files.items()):
-        path = signed_path(folder, key)
-        if _stamp(path) is None or file_sha256(path) != expected:
-            wrong.append(os.fspath(path))
-    return wrong
+    """Names of files whose bytes are not those that the manifest was signed over, or that are no regular files. Each is read."""
+    paths = [(signed_path(folder, key), expected) for key, expected in sorted(files.items())]
+    return [str(path) for path, expected in paths if _stamp(path) is None or not _has_digest(path, expected)]

@@ -9,9 +9,12 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_object, write_json
+from m2raap.core.files import write_json
+from m2raap.core.records import Digests, read_record
 
 VIDEO_ROOTS = "M2RAAP_VIDEO_ROOTS"
 
@@ -80,23 +83,36 @@ def allowed_video_root(corpus: Path, video_root: Path) -> Path:
     )
 
 
+class _RunRecord(TypedDict):
+    run: str
+
+
+class _RunJson(TypedDict):
+    """What `runs_of` reads of run.json: the digests of the corpora of a run, by benchmark."""
+
+    digests: Digests
+
+
 def remember_run(corpus: Path, run: Path) -> None:
     """Records that the run in the folder `run` reads `corpus`, so that an import over the corpus can name the run."""
     paths = {"corpus": str(corpus.resolve()), "run": str(run.resolve())}
-    record = _runs(corpus) / state_file("run", run.resolve()).name
-    if record.exists():
-        return
     with suppress(M2raapError, UnicodeError):  # a run needs no record: without one it is not named
-        write_json(record, paths)
+        record = _runs(corpus) / state_file("run", run.resolve()).name
+        if not record.exists():
+            write_json(record, paths)
 
 
 def runs_of(corpus: Path, digest: str) -> list[Path]:
     """The runs of this user on this machine that read `corpus` when it had this digest, as far as they are recorded."""
+    try:
+        records = sorted(_runs(corpus).glob("*.json"))
+    except M2raapError:  # a user without a state folder has no records
+        return []
     runs = []
-    for record in sorted(_runs(corpus).glob("*.json")):
-        with suppress(M2raapError, TypeError, KeyError):  # a damaged record, or a run that is no longer there
-            run = Path(read_object(record)["run"])
-            if digest in read_object(run / "run.json")["digests"].values():
+    for record in records:
+        with suppress(M2raapError, ValueError):  # a damaged record, or a run that is no longer there
+            run = Path(read_record(_RunRecord, record)["run"])
+            if digest in read_record(_RunJson, run / "run.json")["digests"].values():
                 runs.append(run)
     return runs
 

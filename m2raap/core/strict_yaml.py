@@ -66,7 +66,9 @@ def _line(node: yaml.Node) -> str:
     return f"line {node.start_mark.line + 1}"
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+def _mapping(loader: _Loader, node: yaml.Node) -> dict[str, Any]:
+    if not isinstance(node, yaml.MappingNode):  # by an explicit !!map
+        raise UsageError(f"{_line(node)}: expected a mapping")
     seen: set[str] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
@@ -94,7 +96,7 @@ def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
 def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
     try:
         number = loader.construct_yaml_int(node)  # type: ignore[no-untyped-call]
-    except ValueError:
+    except (ValueError, IndexError):  # IndexError: an empty text
         number = None
     if number is None or abs(number) > MAX_NUMBER:
         raise UsageError(f"{_line(node)}: expected a whole number of at most 64 bits, found {node.value[:60]}")
@@ -111,7 +113,7 @@ def _truth(loader: _Loader, node: yaml.ScalarNode) -> bool:
 def _real_number(loader: _Loader, node: yaml.ScalarNode) -> float:
     try:
         number = loader.construct_yaml_float(node)  # type: ignore[no-untyped-call]
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, IndexError):  # IndexError: an empty text
         number = math.nan
     if not math.isfinite(number):
         raise UsageError(f"{_line(node)}: expected a finite number, found {node.value[:60]}")

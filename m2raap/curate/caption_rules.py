@@ -3,8 +3,8 @@
 The retrieval captioner gives every frame the nearest caption of its list, also where none is right: with the tiny model nearly
 half of 132 real clips are 'a bride and a groom'. So a caption needs a floor of similarity, and must not be that of many clips.
 The floor of the tiny model and the share were chosen on one half of the clips of a synthetic world and of real clips; in the
-other half they keep 98% of the right captions of the world (97 and 99% by language), and 19% of those of the real clips, of
-which all passed before. A wrong caption of the world passes as a right one does: the cosine does not tell them apart.
+other half they keep 98% of the right captions of the world (97 and 99% by language), and 19% of those of the real clips.
+A wrong caption of the world passes as a right one does: the cosine does not tell them apart.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ MACHINE_WORD = re.compile(
     r"|(?:img|dsc|dscn|dscf|mvi|vid|gopr|gh|dji|pxl|mah|mov|clip|untitled|video|export|seq)[-_]?\d{2,}"
     r"|\w+#\w{1,4}"  # this line and the next: words with Penn or ICTCLAS parts of speech
     r"|.+/(?:NNS?|NNP|VB[DGNPZ]?|JJ|DT|IN|RB|PRP|CC|[anvdprmqucxt]|n[rstz]|v[nd]|ad|an)"
-    r"|<?/?(?:unk|pad|eos|bos|sep|cls|mask|startoftext|endoftext)>|\[(?:unk|pad|sep|cls|mask)\]"
+    r"|<?/?(?:unk|pad|eos|bos|sep|cls|mask|start_?of_?text|end_?of_?text)>|\[(?:unk|pad|sep|cls|mask)\]"
     r"|(?=[a-z]*\d)(?=\d*[a-z])[a-z0-9-]{10,}|\d{6,}|[0-9a-f]{8}-[0-9a-f-]{20,}|n/?a|null|none|nan|undefined",
     re.IGNORECASE,
 )

@@ -24,7 +24,7 @@ from m2raap.curate.rules import Rule
 
 # With fewer other texts than this, one that fits by chance better than a clip's own would refuse that (1 - 1/15 = 0.93).
 FEWEST_OTHERS = 15
-MISMATCH = Rule("mismatch", 1, "sim_percentile", "below", Limit(min=0.93))
+MISMATCH = Rule("mismatch", 2, "sim_percentile", "below", Limit(min=0.93))
 
 
 class MismatchConfig(Config):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import tombstones
+from m2raap.core.config import flat
 from m2raap.core.errors import M2raapError
 from m2raap.core.signed import read_manifest
 from m2raap.core.tables import Clip, Row, read_part
@@ -185,17 +186,19 @@ def _texts(tally: _Tally) -> str:
     return "\n\n".join(parts)
 
 
-def _flat(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(tree, dict):
-        return [(prefix, "off" if tree is None else ", ".join(map(str, tree)) if isinstance(tree, list) else tree)]
-    return [item for key, value in tree.items() for item in _flat(value, f"{prefix}.{key}" if prefix else key)]
+def _settings(tree: Any) -> list[tuple[str, Any]]:
+    """(dotted key, value for a reader) of all settings in a mapping."""
+    return [
+        (key, "off" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else value)
+        for key, value in flat(tree).items()
+    ]
 
 
 def _rules(steps: list[Step]) -> str:
     rows = []
     for step in steps:
         manifest = read_manifest(step.folder)
-        settings = _flat(manifest["settings"]["apply"])
+        settings = _settings(manifest["settings"]["apply"])
         rows += [(f"{step.stage}/{manifest['version']}", key, str(value)) for key, value in settings if key]
     return "## Rules and thresholds\n\n" + _table(("stage/version", "setting", "value"), rows) if rows else ""
 
@@ -205,7 +208,9 @@ def _models(steps: list[Step]) -> str:
     for step in steps:
         manifest = read_manifest(step.folder)
         score = manifest["settings"]["score"]
-        named = [(key, value) for key, value in _flat(score) if _NAMES_MODEL.search(key) and value not in ("", "off")]
+        named = [
+            (key, value) for key, value in _settings(score) if _NAMES_MODEL.search(key) and value not in ("", "off")
+        ]
         named += sorted(manifest["models"].items())
         rows += [(step.stage, key, str(value)) for key, value in named]
     return "## Models and prompts\n\n" + _table(("stage", "what", "name or digest"), rows) if rows else ""
@@ -220,7 +225,7 @@ def _libraries(steps: list[Step]) -> str:
     for step in steps:
         versions = tuple(sorted(read_manifest(step.folder).get("libraries", {}).items()))
         stages.setdefault(versions, []).append(step.stage)
-    rows = [(", ".join(names), name, version_) for versions, names in stages.items() for name, version_ in versions]
+    rows = [(", ".join(names), *package) for versions, names in stages.items() for package in versions]
     return "## Libraries\n\n" + _table(("stages", "package", "version"), rows) if rows else ""
 
 

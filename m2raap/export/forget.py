@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core import tombstones
-from m2raap.core.corpus import FORGETTING, SCORES, TABLES, Corpus, content_digest, missing_counts, open_corpus
+from m2raap.core.corpus import SCORES, TABLES, Corpus, missing_counts, open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError
 from m2raap.core.files import inside, read_object, remove_drafts, write_json
 from m2raap.core.lock import locked
 from m2raap.core.records import Plan, StageManifest, as_record, read_record
 from m2raap.core.replace import DRAFT
-from m2raap.core.signed import read_manifest, signed_path, verify_files
+from m2raap.core.signed import FORGETTING, digest_of, read_manifest, signed_path, verify_files
 from m2raap.core.tables import Row, read_part, write_part, write_table
 from m2raap.core.tombstones import Tombstones, sha256
 from m2raap.curate.llm.cache import FILE as ANSWERS
@@ -199,7 +199,7 @@ def _remove_from(plan: _Plan) -> None:
     manifest["counts"] |= {"clips": counts["clips"], "texts": counts["texts"], "forgotten": num_forgotten}
     manifest["counts"] |= missing_counts(reasons)
     manifest["files"] = files
-    manifest["digest"] = content_digest(files, manifest["num_parts"], manifest["benchmark"])
+    manifest["digest"] = digest_of(manifest)
     manifest.pop(FORGETTING, None)
     write_json(path / "manifest.json", manifest)
 

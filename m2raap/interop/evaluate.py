@@ -20,7 +20,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.retrieval.benchmarks import asked_for
 from m2raap.retrieval.config import EvaluateConfig
-from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.results_file import other_results, read_results
 from m2raap.stages.bank import IDS, Bank, run_bank
 from m2raap.stages.embed import EmbedConfig, Embedder, EmbedStage, embedder, model_folder
 from m2raap.stages.evaluate import EvaluateStage
@@ -72,8 +72,7 @@ def evaluate(
         stage = EvaluateStage(cfg, Shared(seed=seed))
         stage.run_on(home / "embed", name_of_benchmark, home / "evaluate", bank=texts)
         evaluated = home / "evaluate"
-        trees = [read_results(evaluated, path.name) for path in sorted(evaluated.glob("results-*.json"))]
-        rescored = {tree["rescored"]["name"]: tree for tree in trees if "rescored" in tree}
+        rescored = {tree["rescored"]["name"]: tree for tree in other_results(evaluated).values() if "rescored" in tree}
         return read_results(evaluated) | ({"rescored": rescored} if rescored else {})
 
 

@@ -25,9 +25,8 @@ from m2raap.models.vision import VisionTower
 
 # CLIP clips the scale of its logits at 100, because training was unstable beyond (Radford et al. 2021, section 2.5).
 MAX_LOGIT_SCALE = 100.0
-FAMILY_NAME = (
-    "family.json"  # in a folder with a description: the code of its family, where that is outside of the package
-)
+# In a folder with a description: the code of the backbone's family, where that is outside of the package.
+FAMILY_NAME = "family.json"
 
 
 @dataclass(frozen=True)

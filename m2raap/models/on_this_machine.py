@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.extension import is_extension
 from m2raap.models.builtin import BUILTIN
 from m2raap.models.config import BackboneConfig
 
@@ -16,7 +17,7 @@ def missing_weights(cfg: BackboneConfig) -> str | None:
 
     Weights that are not there are downloaded when the backbone is loaded.
     """
-    if cfg.model in BUILTIN:
+    if cfg.model in BUILTIN or is_extension(cfg.family):  # what code from outside needs is not known
         return None
     name = cfg.model.removeprefix("local-dir:").removeprefix("hf-hub:")
     if cfg.model.startswith("local-dir:") or Path(name).is_dir():

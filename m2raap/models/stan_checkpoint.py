@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, listed
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import BackboneConfig, StanConfig
 from m2raap.models.families import load_backbone
@@ -209,4 +209,4 @@ def _config(path: Path, tensors: dict[str, Tensor], layers: int, backbone: Backb
 
 
 def _first_four(names: list[str]) -> str:
-    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}" if names else "nothing"
+    return listed(names, 4) or "nothing"

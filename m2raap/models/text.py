@@ -5,7 +5,8 @@ B texts, L tokens, D width, E size of the common space.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,22 @@ from torch import Tensor, nn
 from m2raap.core.errors import M2raapError
 
 
+def _markup(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """A pattern of a tokenizer's special tokens, such as <end_of_text>; a single '!', which some pad with, is none."""
+    words = sorted((token for token in tokens if len(token) > 2), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if words else None
+
+
+def _as_words(texts: Sequence[str], markup: re.Pattern[str] | None) -> list[str]:
+    """The texts with a blank within special tokens that somebody wrote into them.
+
+    Otherwise a tokenizer reads '<end_of_text>' as the end, from which the vector of the text is taken.
+    """
+    if markup is None:
+        return list(texts)
+    return [markup.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text) for text in texts]
+
+
 class OpenClipText:
     """Any text tower of open_clip, with the tokenizer that belongs to it."""
 
@@ -22,6 +39,9 @@ class OpenClipText:
         self.clip = clip
         self.tokenizer = tokenizer
         self.context_length = int(self.clip.context_length)
+        inner = getattr(tokenizer, "tokenizer", None)  # of transformers; open_clip's own BPE has ids and a decoder
+        decoder, ids = getattr(tokenizer, "decoder", {}), getattr(tokenizer, "all_special_ids", ())
+        self._markup = _markup(inner.all_special_tokens if inner else (decoder[i] for i in ids if i in decoder))
 
     @property
     def tower(self) -> Any:
@@ -41,7 +61,7 @@ class OpenClipText:
         return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
-        return self.tokenizer(list(texts), context_length=context_length or self.context_length)
+        return self.tokenizer(_as_words(texts, self._markup), context_length=context_length or self.context_length)
 
     @property
     def can_shorten(self) -> bool:
@@ -111,6 +131,7 @@ class TransformersText:
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.lower_case = lower_case
+        self._markup = _markup(tokenizer.all_special_tokens)
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
 
     @property
@@ -129,7 +150,7 @@ class TransformersText:
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         size = context_length or self.context_length
-        texts = [text.lower() for text in texts] if self.lower_case else list(texts)
+        texts = _as_words([text.lower() for text in texts] if self.lower_case else texts, self._markup)
         return self.tokenizer(texts, padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
             "input_ids"
         ]

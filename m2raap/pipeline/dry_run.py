@@ -1,32 +1,24 @@
 """`run --dry-run`: the steps of a run and their estimated cost: disk, core time, requests to models, training.
 
-Core time and bytes are measured: a few clips of each corpus pass the unfinished data stages in a temporary folder. Nothing
-is downloaded, no request is sent, and no weights are loaded except those in the package. Filters drop clips, so all counts
-are upper bounds.
+Core time and bytes are measured on a few clips (pipeline/sample.py). Filters drop clips, so all counts are upper bounds.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from m2raap.core import talk
 from m2raap.core.config import digest
-from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
-from m2raap.core.runner import run_stage
-from m2raap.core.signed import is_finished
-from m2raap.core.stage import DataStage, Stage, StepInputs
+from m2raap.core.stage import Stage
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.curate.llm.client import HttpBackend
 from m2raap.curate.llm.endpoint import EndpointConfig
 from m2raap.curate.llm.prompts import load_prompt
-from m2raap.models.builtin import BUILTIN
 from m2raap.models.on_this_machine import is_in_hub_cache, missing_weights
 from m2raap.pipeline.llm_requests import scarce_budgets
 from m2raap.pipeline.outlook import Outlook, outlooks, view_of
@@ -34,15 +26,16 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
 from m2raap.pipeline.run import backbones_of
 from m2raap.pipeline.run_folder import Inputs, refuse_other_run
+from m2raap.pipeline.sample import Sample, measure
 from m2raap.pipeline.this_machine import SHARE, clock, training_rate
 from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
 from m2raap.stages import STAGES
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.caption import CaptionConfig, CaptionStage
+from m2raap.stages.llm import model_of
 from m2raap.stages.rewrite import RewriteConfig
 from m2raap.stages.source import ViewSource
 
-SAMPLE_CLIPS = 8  # number of clips of each corpus that are measured
 # Typical numbers of tokens, which are about the same for English and Chinese; an answer is in one language.
 TOKENS_PER_CAPTION, TOKENS_PER_PICTURE, TOKENS_PER_ANSWER = 24, 400, 40
 
@@ -60,22 +53,25 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
     lines = [
         f"recipe {recipe.name}: {clips} clips in the training corpus, arms {', '.join(arms)}, benchmarks {bench_clips or 'none'}"
     ]
-    each = {step.folder: step for step in reversed(steps)}
+    by_folder: dict[Path, Step] = {}
+    for step in steps:
+        by_folder.setdefault(step.folder, step)
+    unique = list(by_folder.values())
     with tempfile.TemporaryDirectory(prefix="m2raap-dry-run-") as scratch:
-        measured = _measure([step for step in steps if each[step.folder] is step], arms, inputs, Path(scratch), states)
+        measured = measure(unique, arms, inputs, Path(scratch), states)
     rows = [
         _row(step, bench_clips[step.bench] if step.bench else clips, measured.get(step.folder), states[step.folder])
-        for step in _in_stage_order([step for step in steps if each[step.folder] is step], steps)
+        for step in _in_stage_order(unique, steps)
     ]
     lines += [f"  {_row_line(row)}" for row in rows]
     if (refused := [row for row in rows if row["state"] == "redo"]) and not force:
         lines.append(f"  the run stops at {refused[0]['folder']}: without --force nothing is redone")
     requests = [
         {"arm": step.arm, "stage": step.stage} | request
-        for step in each.values()
+        for step in unique
         if step.owner == step.arm and not step.bench
         if (request := _requests(arms[step.arm], arms[step.arm].stage(step.stage), clips, texts))
-    ][::-1]
+    ]
     lines += [
         f"  {row['arm']}/{row['stage']} sends at most {row['requests']:,} requests to {row['model']}: about "
         f"{row['tokens_in']:,} tokens in, {row['tokens_out']:,} out"
@@ -113,17 +109,7 @@ def _training_rows(inputs: Inputs) -> tuple[int, int]:
     return clips, round(counts["texts"] * clips / max(counts["clips"], 1))
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """What a stage needed for the sampled clips in one process, or why it was not measured."""
-
-    clips: int
-    core_s: float = 0.0
-    num_bytes: int = 0
-    note: str = ""
-
-
-def _row(step: Step, clips: int, sample: _Sample | None, outlook: Outlook) -> dict[str, Any]:
+def _row(step: Step, clips: int, sample: Sample | None, outlook: Outlook) -> dict[str, Any]:
     row: dict[str, Any] = {"folder": str(step.folder), "stage": step.stage, "clips": clips} | asdict(outlook)
     row |= {"disk_mb": None, "core_minutes": None, "note": sample.note if sample else ""}
     if outlook.is_done:
@@ -187,7 +173,7 @@ def _warnings(steps: list[Step], arms: dict[str, Recipe], states: dict[Path, Out
     for step in steps:
         if states[step.folder].is_done:
             continue
-        cfg = _model_of(arms[step.arm].stage(step.stage, bench=bool(step.bench)).cfg)
+        cfg = model_of(arms[step.arm].stage(step.stage, bench=bool(step.bench)).cfg)
         if isinstance(cfg, EndpointConfig):
             try:
                 HttpBackend(cfg)  # checks the key, and connects to nothing
@@ -208,83 +194,9 @@ def _of_training(arm: str, recipe: Recipe, cost: dict[str, Any]) -> list[str]:
     ]
 
 
-def _measure(
-    steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch: Path, states: dict[Path, Outlook]
-) -> dict[Path, _Sample]:
-    """Runs every unfinished data stage on a few clips, over the output of the stages before it; folder -> measurement."""
-    samples: dict[Path, _Sample] = {}
-    outputs: dict[Path, Path | None] = {}  # folder of a step -> folder with its output for the sample, if there is one
-    for number, step in enumerate(steps):
-        arm = arms[step.arm]
-        stage = arm.stage(step.stage, bench=bool(step.bench))
-        if not isinstance(stage, DataStage):
-            continue
-        if states[step.folder].is_done:
-            outputs[step.folder] = step.folder
-            continue
-        for parent in step.parents:  # those that --from leaves out
-            outputs.setdefault(parent, parent if is_finished(parent) else None)
-        view = _sampled(step, arm, inputs)
-        for parent in step.parents:
-            if folder := outputs.get(parent):
-                view = view.over(folder)
-        lacking = [parent.name for parent in step.parents if parent.name in stage.needs and not outputs.get(parent)]
-        target = scratch / str(number) / step.stage
-        scores = () if step.bench else inputs.scores
-        if lacking:
-            samples[step.folder] = _Sample(0, note=f"not measured, because {lacking[0]} was not")
-        else:
-            with talk.quietly():
-                samples[step.folder] = _measured(_offline(stage), view, scores, target)
-        outputs[step.folder] = None if samples[step.folder].note else target
-    return samples
-
-
-def _sampled(step: Step, recipe: Recipe, inputs: Inputs) -> View:
-    if step.bench:
-        return inputs.bench(step.bench, recipe.langs).limited(SAMPLE_CLIPS)
-    return inputs.view(recipe.langs).limited(min(SAMPLE_CLIPS, inputs.limit or SAMPLE_CLIPS))
-
-
-def _offline(stage: DataStage[Any]) -> DataStage[Any]:
-    """The stage without permission to download videos."""
-    remote = getattr(stage.cfg, "remote", None)
-    if remote is None:
-        return stage
-    cfg = stage.cfg.model_copy(update={"remote": remote.model_copy(update={"allow_remote": False})})
-    return type(stage)(cfg, stage.shared)
-
-
-def _measured(stage: DataStage[Any], view: View, scores: tuple[Path, ...], target: Path) -> _Sample:
-    clips = sum(len(part.clips) for part in view.parts(()))
-    if _model_of(stage.cfg):
-        return _Sample(clips, note="not measured: it asks a model")
-    if missing := [cfg.model for cfg in stage.backbones() if cfg.model not in BUILTIN]:
-        return _Sample(clips, note=f"not measured: it needs the weights of {missing[0]}")
-    if not clips:
-        return _Sample(clips, note="not measured: no clip of the sample is left")
-    engine = LocalEngine(1)
-    try:
-        # Run on one clip first, so that the measurement does not include loading and starting things once.
-        run_stage(stage, StepInputs(view.limited(1), target.parent / "first", engine, scores=scores))
-        start = time.monotonic()
-        run_stage(stage, StepInputs(view, target, engine, scores=scores))
-        seconds = time.monotonic() - start
-    except M2raapError as error:
-        return _Sample(clips, note=f"not measured: {error}")
-    finally:
-        engine.close()
-    return _Sample(clips, seconds, sum(path.stat().st_size for path in target.rglob("*") if path.is_file()))
-
-
-def _model_of(cfg: Any) -> Any:
-    """The config of the language model that a stage sends requests to, if it has one."""
-    return next((model for key in ("endpoint", "local", "transformers") if (model := getattr(cfg, key, None))), None)
-
-
 def _requests(recipe: Recipe, stage: Stage[Any], clips: int, texts: int) -> dict[str, Any] | None:
     """The largest number of requests that a stage sends to a model, and about how many tokens they have."""
-    cfg, model = stage.cfg, _model_of(stage.cfg)
+    cfg, model = stage.cfg, model_of(stage.cfg)
     if model is None:
         return None
     frames = min(recipe.caption.frames or recipe.keyframes.k, recipe.keyframes.k)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from m2raap.core.engine import LocalEngine
 from m2raap.core.files import read_object
-from m2raap.core.folder import changes
-from m2raap.core.runner import phase_digest
+from m2raap.core.part_work import phase_digest
+from m2raap.core.plan_changes import changes
 from m2raap.core.signed import is_finished
 from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View
@@ -62,8 +62,8 @@ def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlo
     old = read_object(step.folder / "plan.json")
     old.pop("libraries", None)  # other versions of them make no other stage
     if new is None:  # its inputs are not known yet
-        asked = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
-        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, asked))
+        unknown_inputs = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
+        return Outlook("redo", f"{before[0].name} before it is not done", _reused(stage, old, unknown_inputs))
     if old == new:
         return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
     return Outlook("redo", changes(old, new), _reused(stage, old, new))

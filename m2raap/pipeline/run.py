@@ -9,7 +9,7 @@ from m2raap import stages
 from m2raap.core import talk
 from m2raap.core.config import canonical
 from m2raap.core.engine import Engine
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import BudgetSpent, M2raapError, TooManyRefused
 from m2raap.core.files import write_atomic
 from m2raap.core.lock import locked
 from m2raap.core.runner import run_stage
@@ -73,8 +73,9 @@ def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opt
     finished: set[Path] = set()
     try:
         complete = _run_steps(steps, finished, arms, inputs, engine, options, caches)
-    except M2raapError:
-        if before is not None and not finished:  # a run that did nothing leaves the map of the run before it
+    except M2raapError as error:
+        did_work = finished or isinstance(error, TooManyRefused | BudgetSpent)
+        if before is not None and not did_work:  # then it leaves the map of the run before it
             write_atomic(map_path, before)
         raise
     if complete and caches.is_dir():

@@ -96,10 +96,11 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
 
 
 def refuse_other_run(recipe: Recipe, out: Path, force: bool) -> None:
-    """Raises M2raapError where `out` holds the run of a recipe of another name, whose map would be lost, unless `force`."""
+    """Raises M2raapError where `out` holds the run of a recipe of another name, whose map would be lost, unless `force`, or a
+    damaged run.json."""
     if force or not (out / "run.json").exists():
         return
-    name = (read_object(out / "run.json").get("recipe") or {}).get("name")
+    name = RunFolder.open(out).tree["recipe"].get("name")
     if name not in (None, recipe.name):
         raise M2raapError(
             f"{out}: holds a run of the recipe '{name}', and this is the recipe '{recipe.name}'; give another --out, or --force "
@@ -156,8 +157,8 @@ class RunFolder:
             build(_Map, tree, str(path / "run.json"))
         except UsageError as error:
             raise M2raapError(
-                f"{error}: the file is damaged, or was written by another program or another version of m2raap; the same "
-                "'m2raap run' writes it again"
+                f"{error}: the file is damaged, or was written by another program or another version of m2raap; delete it, and "
+                "the same 'm2raap run' writes it again and keeps the finished stages"
             ) from None
         return cls(path, tree)
 

@@ -84,12 +84,11 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
         for row in bench["rows"]:
             numbers = []
             for name in METRICS:
-                lo, hi = row["intervals"][name]
                 won = clear.get((row["lang"], row["direction"], name))
                 value = f"{row['metrics'][name]:.1f}"
                 if won is not None and not bench["unlike"] and (won["diff"] > 0) == (row["run"] == "a"):
                     value, bold = rf"\textbf{{{value}}}", True
-                numbers.append(rf"{value} {{\scriptsize [{bounds_text((lo, hi), between=', ')}]}}")
+                numbers.append(rf"{value} {{\scriptsize [{bounds_text(row['intervals'][name], between=', ')}]}}")
             protocol = _tex(bench["protocols"][row["run"]]["name"]) + (", intersection" if bench["note"] else "")
             marks = notes.marks(_footnotes_of(row, bench))
             where = f"{row['lang']} {row['direction']}"

@@ -72,7 +72,7 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
         note = "" if row.comparable else f"available n={row.queries:,}, not comparable"
         if row.comparable and row.missing:
             note = f"{row.missing:,} missing count as misses"
-        numbers = [f"{row.metrics[name]:.1f} ({bounds_text(row.intervals[name])})" for name in names]
+        numbers = [_with_interval(row, name) for name in names]
         if row.seeds > 1:
             note = f"{row.seeds} seeds, R@1 {min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f}" + (
                 f"; {note}" if note else ""
@@ -141,8 +141,7 @@ def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> N
 
 
 def _with_interval(row: RescoredRow | ResultRow, name: str) -> str:
-    lo, hi = row.intervals[name]
-    return f"{row.metrics[name]:.1f} ({bounds_text((lo, hi))})"
+    return f"{row.metrics[name]:.1f} ({bounds_text(row.intervals[name])})"
 
 
 def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) -> None:

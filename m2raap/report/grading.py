@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from m2raap.core.errors import NO_TEXT_LEFT
+
 
 def grade(
     dropped_ids_by_reason: Mapping[str, Collection[str]],
@@ -65,7 +67,7 @@ def grade(
     judged: set[str] = set()
     for reason in sorted(dropped_ids_by_reason):
         items = set(dropped_ids_by_reason[reason])
-        if reason == "no_text_left" or not items:
+        if reason == NO_TEXT_LEFT or not items:
             continue
         judged |= items
         right = sum(is_faulty(item) for item in items)

@@ -15,7 +15,7 @@ from m2raap.report.data import BilingualRow, CompatRow, FrameAblationRow, Rescor
 from m2raap.report.protocols import Evaluations
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.arms import paired
-from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.results_file import other_results, read_results
 from m2raap.retrieval.sides import RULE_B, rows_of, side_of
 from m2raap.retrieval.significance import interval
 from m2raap.retrieval.summary import DIGITS, summary_row
@@ -129,13 +129,9 @@ def _r1(
 
 def _trees_by_name(steps: Sequence[Step], *, rescored: bool) -> dict[str, dict[str, Any]]:
     """NAME -> the first seed's results-NAME.json, for the names that the folders of all seeds have."""
-    trees = {}
-    for path in sorted(steps[0].folder.glob("results-*.json")):
-        if all((step.folder / path.name).exists() for step in steps):
-            tree = read_results(path.parent, path.name)
-            if ("rescored" in tree) == rescored:
-                trees[path.stem.removeprefix("results-")] = tree
-    return trees
+    trees = [other_results(step.folder) for step in steps]
+    common = set.intersection(*map(set, trees))
+    return {name: tree for name, tree in trees[0].items() if name in common and ("rescored" in tree) == rescored}
 
 
 def _lang_directions(table: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object, write_atomic, write_json
 from m2raap.core.records import as_record
-from m2raap.core.signed import NPY_ERRORS, refuse_changed_file, verified_path
+from m2raap.core.signed import NPY_ERRORS, named_files, refuse_changed_file
 
 IDS = "ids.json"
 _TEXT_COLUMNS = ("text_ids", "text_video_ids", "text_langs", "texts")
@@ -114,8 +114,7 @@ class Embeddings:
     def load(cls, folder: Path) -> Embeddings:
         """The embeddings in a folder; the vectors are mapped from disk. Raises M2raapError naming a bad file."""
         path = folder / IDS
-        is_signed = (folder / "manifest.json").exists()
-        tree = read_object(refuse_changed_file(folder, IDS) if is_signed else path)
+        tree = read_object(refuse_changed_file(folder, IDS))
         columns = {f.name for f in fields(cls) if not f.name.endswith(("_VE", "_TE"))}
         if lacking := sorted(columns - set(tree)):
             raise M2raapError(f"{path}: the key '{lacking[0]}' is missing; embed again")
@@ -124,7 +123,7 @@ class Embeddings:
             raise M2raapError(f"{path}: the key 'made_with.{lacking[0]}' is missing; embed again")
         as_record(_IdsJson, tree, path)
         made_with = MadeWith(**{f.name: stated_values[f.name] for f in fields(MadeWith)})
-        names = [npy.name for npy in sorted(folder.glob("video-*.npy")) if verified_path(folder, npy.name)]
+        names = named_files(folder, "video-*.npy")
         arrays = {name: read_npy(refuse_changed_file(folder, name)) for name in ("video.npy", "text.npy", *names)}
         variants = {name.removeprefix("video-").removesuffix(".npy"): arrays[name] for name in names}
         try:

@@ -9,7 +9,7 @@ from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
 from m2raap.core.records import read_record
-from m2raap.core.signed import refuse_changed_file
+from m2raap.core.signed import named_files, refuse_changed_file
 
 
 class ResultOf(TypedDict):
@@ -32,6 +32,12 @@ class ResultsTree(TypedDict):
     rescored: NotRequired[dict[str, Any]]
     bilingual: NotRequired[list[dict[str, Any]]]
     compat: NotRequired[dict[str, dict[str, dict[str, dict[str, FiniteFloat]]] | str]]
+
+
+def other_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """NAME -> a ResultsTree, of every results-NAME.json. Raises M2raapError as `read_results`."""
+    names = named_files(folder, "results-*.json")
+    return {name.removeprefix("results-").removesuffix(".json"): read_results(folder, name) for name in names}
 
 
 def read_results(folder: Path, name: str = "results.json") -> dict[str, Any]:

@@ -27,11 +27,11 @@ def evaluate(sim_TV: NDArray[Any], video_of_text_T: ArrayLike | None = None, *, 
     by the rank of that text among all texts.
 
     Gives {"t2v": {"R@1": ..., "R@5", "R@10", "R@50" (percent), "MdR", "MnR" (1 is best), "MRR", "intervals": {"R@1": [lo,
-    hi], ...}, "pessimistic": {...}, "ties": {...}, "queries", "gallery"}, "v2t": {...}, "rsum": ...}. Ties: every metric is its
-    expectation under a random tie-break; "pessimistic" counts each tie as lost. Intervals: cluster bootstrap over videos, the
-    gallery held fixed, or Wilson's where every query hits or every one misses. With `compat` also what CLIP4Clip's metrics.py
-    (ArrowLuo/CLIP4Clip) prints. Raises M2raapError for a matrix that is not two-dimensional or holds NaN or Inf, and for an
-    index out of range.
+    hi], ...}, "pessimistic": {...}, "ties": {...}, "queries", "gallery"}, "v2t": {...}, "rsum": ..., "notes": [sentences on what
+    is easily overlooked]}. Ties: every metric is its expectation under a random tie-break; "pessimistic" counts each tie as
+    lost. Intervals: cluster bootstrap over videos, the gallery held fixed, or Wilson's where every query hits or every one
+    misses. With `compat` also what CLIP4Clip's metrics.py (ArrowLuo/CLIP4Clip) prints. Raises M2raapError for a matrix that is
+    not two-dimensional or holds NaN or Inf, and for an index out of range.
     """
     sim_TV = np.asarray(sim_TV)
     if sim_TV.ndim != 2:
@@ -85,6 +85,7 @@ def _evaluate_pairs(sim_TV: NDArray[Any], pairs: NDArray[np.int64], compat: bool
         "tie_policy": TIE_POLICY,
         "intervals": METHOD,
         "v2t_rule": V2T_RULES["a"],
+        "notes": _notes(by_direction.t2v, sim_TV.shape, pairs),
     }
     if by_direction.several_texts:
         result["v2t_rule_b"] = _direction(by_direction.v2t_rule_b, by_direction.v2t_rule_b.query)
@@ -97,6 +98,25 @@ def _evaluate_pairs(sim_TV: NDArray[Any], pairs: NDArray[np.int64], compat: bool
             table = clip4clip(t2v)
         result["compat"] = {"label": LABEL, "t2v": table, "v2t": clip4clip(by_direction.v2t)}
     return result
+
+
+def _notes(t2v: RankCounts, shape: tuple[int, ...], pairs: NDArray[np.int64]) -> list[str]:
+    """What makes the figures other than the user may think: texts without a video, videos without a text, distances."""
+    notes = []
+    if without := shape[0] - len(np.unique(pairs[:, 0])):
+        notes.append(
+            f"{without:,} of {shape[0]:,} texts belong to no video; they stay as rivals of the others, video to text"
+        )
+    if without := shape[1] - len(np.unique(pairs[:, 1])):
+        notes.append(
+            f"{without:,} of {shape[1]:,} videos have no text; they stay as rivals of the others, text to video"
+        )
+    last = np.mean(t2v.rank_expected > 0.9 * shape[1]) if shape[1] >= 5 else 0.0
+    if last > 0.5:
+        notes.append(
+            f"{100 * last:.0f} % of the texts rank their own video among the last tenth: if these are distances, negate them"
+        )
+    return notes
 
 
 def read_matrix(path: Path) -> NDArray[Any]:

@@ -26,10 +26,11 @@ from m2raap.core.config import build
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import file_sha256, read_object
 from m2raap.core.records import ViewPaths, as_record, read_record
-from m2raap.core.signed import NPY_ERRORS, part_key, read_manifest, refuse_changed_file, signed_parts, signed_path
+from m2raap.core.signed import part_key, read_manifest, refuse_changed_file, signed_parts, signed_path
 from m2raap.core.tables import Row, damaged, write_table
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
+from m2raap.retrieval.embeddings import read_npy
 from m2raap.retrieval.index import Kind, VectorIndex
 
 CLIPS = pa.schema(
@@ -243,10 +244,7 @@ def are_finite(vectors_NE: np.ndarray) -> bool:
 
 
 def _mapped(path: Path, kind: str) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except NPY_ERRORS as error:
-        raise M2raapError(f"{path}: cannot be read as an array ({str(error)[:200]}); make the index again") from None
+    array = read_npy(path)
     if array.dtype != np.dtype(kind) or array.ndim != 2:
         raise M2raapError(f"{path}: holds {array.dtype} of shape {array.shape}; make the index again")
     return array

@@ -140,10 +140,13 @@ class Search:
 
     def jpegs(self, clip_id: str) -> list[bytes]:
         """A clip's key-frames in the order of time. Raises NotThere."""
-        clip = self.clip(clip_id)
         self.frames_part(clip_id)
+        clip = self.clip(clip_id)
         reader, part = self._reader_of(clip)
-        jpegs = reader.jpegs(part, clip_id)
+        try:
+            jpegs = reader.jpegs(part, clip_id)
+        except M2raapError as error:
+            raise NotThere(str(error)) from None
         if len(jpegs) != len(clip["times_s"]):
             raise NotThere(
                 f"clip '{clip_id}': its key-frames have changed since; update the index with 'm2raap search index --add'"

@@ -30,14 +30,12 @@ from m2raap.curate.judging import HashSample, Judge, Sample
 from m2raap.curate.picture_signals import picture_signals
 from m2raap.curate.reasons import VIDEO_REASONS
 from m2raap.curate.refusal import Drop, Refusal
-from m2raap.curate.similarity import FEWEST_OTHERS, MismatchConfig, pair_scores
+from m2raap.curate.similarity import FEWEST_OTHERS, MISMATCH, MismatchConfig, pair_scores
 from m2raap.curate.text_copies import text_key
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, outside_scores, signal_value, video_refusals
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.rules import in_order, judged
 from m2raap.stages.shared import Shared
-
-_MISMATCH_VERSION = 2  # raise it when the same text would get another score
 
 
 class AlignConfig(Config):
@@ -66,7 +64,7 @@ class AlignStage(DataStage[AlignConfig]):
 
     name = "align"
     config = AlignConfig
-    version = 3
+    version = 4
     needs = ("keyframes",)
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
         {
@@ -89,7 +87,7 @@ class AlignStage(DataStage[AlignConfig]):
         return {"backbone": self.shared.backbone.model_dump(mode="json")}
 
     def rule_versions(self) -> dict[str, int]:
-        return {"mismatch": _MISMATCH_VERSION} | VIDEO_RULES.versions()
+        return {"mismatch": MISMATCH.version} | VIDEO_RULES.versions()
 
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone]
@@ -172,7 +170,7 @@ class AlignStage(DataStage[AlignConfig]):
         return (
             []
             if score is None or threshold is None
-            else [Judged("mismatch", _MISMATCH_VERSION, signal, score, threshold, "below")]
+            else [Judged("mismatch", MISMATCH.version, signal, score, threshold, "below")]
         )
 
 
@@ -240,7 +238,7 @@ def _rule_drops(
         judged = scores[text["text_id"]]
         score = (signals_of[text["text_id"]] | judged).get(cfg.mismatch.signal)
         if judged and score is not None and threshold is not None and score < threshold:
-            rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold, _MISMATCH_VERSION)
+            rule = Refusal("mismatch", cfg.mismatch.signal, score, threshold, MISMATCH.version)
             drops.append(Drop.by([rule], text["clip_id"], text["text_id"]).row())
     return drops
 

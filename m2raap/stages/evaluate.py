@@ -17,7 +17,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic, write_json
 from m2raap.core.folder import plan_of
 from m2raap.core.records import Plan
-from m2raap.core.signed import read_manifest, refuse_changed_file
+from m2raap.core.signed import NPY_ERRORS, read_manifest, refuse_changed_file
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.tables import damaged
 from m2raap.core.view import open_view
@@ -28,7 +28,7 @@ from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored, dual_softmax, lifted, qb_norm
 from m2raap.retrieval.results import SCORE_DIGITS, Results, evaluate_embeddings
-from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.results_file import other_results, read_results
 from m2raap.retrieval.significance import bounds_text, change_text
 from m2raap.stages.bank import Bank
 from m2raap.stages.protocol import protocol_of
@@ -167,7 +167,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (*NPY_ERRORS, zipfile.BadZipFile) as error:
         raise M2raapError(f"{path}: cannot be read as numpy arrays ({error}); run embed again with --force") from None
 
 
@@ -204,8 +204,7 @@ def side_lines(folder: Path) -> list[str]:
             f"{'none' if same is None else f'{same:.2f}'}; ranked first in both {row['both']:.0%}, only in en "
             f"{row['only_en']:.0%}, only in zh {row['only_zh']:.0%}"
         )
-    for path in sorted(folder.glob("results-*.json")):
-        tree = read_results(folder, path.name)
+    for tree in other_results(folder).values():
         if "rescored" not in tree:
             continue
         numbers = [

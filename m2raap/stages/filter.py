@@ -13,7 +13,7 @@ from pydantic import Field
 
 from m2raap.core import talk
 from m2raap.core.config import APPLY, Config
-from m2raap.core.errors import UsageError
+from m2raap.core.errors import NO_TEXT_LEFT, UsageError
 from m2raap.core.stage import DataStage, Judged, Signals, Tables
 from m2raap.core.tables import Clip, Row
 from m2raap.core.videos import VideoDigests
@@ -154,7 +154,7 @@ class FilterStage(DataStage[FilterConfig]):
             elif refused:
                 drops.append(Drop.by(refused, clip_id).row())
             elif not part.texts_of[clip_id] and not self.cfg.keep_without_text:
-                drops.append({"clip_id": clip_id, "reason": "no_text_left", "detail": "no text in the recipe's langs"})
+                drops.append({"clip_id": clip_id, "reason": NO_TEXT_LEFT, "detail": "no text in the recipe's langs"})
             if user_scores or outside:
                 verdicts.append({"clip_id": clip_id} | outside | _user_columns(user_scores))
         for text in part.texts:

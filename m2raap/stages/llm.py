@@ -37,6 +37,11 @@ def _open(path: Path) -> Cache:
     return Cache(path)
 
 
+def model_of(cfg: Any) -> Any:
+    """The config of the model that a stage with this config asks, on a server or on this machine; None where it asks none."""
+    return next((model for key in ("endpoint", "local", "transformers") if (model := getattr(cfg, key, None))), None)
+
+
 def budget_of(cfg: Config) -> tuple[str, BudgetConfig] | None:
     """The key and the budget of the model that a stage with this config asks; None where it asks none that has a budget."""
     for name in ("endpoint", "local"):
@@ -97,7 +102,7 @@ class AskingStage(DataStage[C]):
 
 
 def _results(stage: str, counts: Mapping[str, int]) -> str:
-    """What became of the texts that a model was asked for: 'accepted 150; refused by rewrite_numbers 3; error 1'."""
+    """What became of the texts that a model was asked for: '150 texts accepted, refused by rewrite_numbers 3, error 1'."""
     dropped = {key.partition(":")[2]: number for key, number in counts.items() if key.startswith("texts_dropped:")}
     refused = {reason: number for reason, number in dropped.items() if not reason.startswith("clip ")}
     results = [f"{counts.get('texts_added', 0) - sum(refused.values()):,} texts accepted"]

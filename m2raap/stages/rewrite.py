@@ -80,6 +80,9 @@ class RewriteStage(AskingStage[RewriteConfig]):
             names["fidelity"] = FIDELITY_RULES.versions()
         return names
 
+    def rule_versions(self) -> dict[str, int]:
+        return CAPTION_RULES.versions()
+
     def backbones(self) -> list[BackboneConfig]:
         return [self.shared.backbone] if self.cfg.asks_a_model else []
 

@@ -24,9 +24,8 @@ class StageRules:
     def __init__(self, folder: Path) -> None:
         manifest = stage_manifest(folder)
         self.stage = open_stage(manifest, str(folder))
-        decisions = (
-            verified_path(folder, "decisions.json") or folder / "decisions.json"
-        )  # older manifests do not name it
+        # Older manifests do not name the file.
+        decisions = verified_path(folder, "decisions.json") or folder / "decisions.json"
         self._decisions = read_record(dict[str, Any], decisions) if decisions.exists() else {}
 
     def judged(self, row: Mapping[str, Any], signals: Row) -> list[Judged]:

@@ -41,9 +41,9 @@ from m2raap.video.scene_list import read_scene_list
 from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 
-VERSION = 2
+VERSION = 3
 BAD_LIST = "bad_scene_list"  # the scene list of a video cannot be read, or is that of another video
-_MAX_TOLD = 10  # wrong scene lists that are named in messages; `dropped` holds all
+_MAX_NAMED_LISTS = 10  # wrong scene lists that are named in messages; `dropped` holds all
 VAL_SHARE = 0.1  # of the videos, not of the clips: clips of one video look alike
 _MAX_NAME_BYTES = 120
 _RECORD = "record.json"  # of one video, in OUT/split: its cuts, and the files that were cut from it
@@ -140,8 +140,8 @@ def _split(paths: Sequence[Path], out: Path, cfg: SplitConfig, engine: Engine, s
     reasons = dict(sorted(Counter(row["reason"] for row in dropped).items()))
     bad_lists = [row["detail"] for row in dropped if row["reason"] == BAD_LIST]
     if bad_lists and not clips:
-        raise M2raapError(f"{'; '.join(bad_lists[:_MAX_TOLD])}; no clip is left of {len(tasks)} videos")
-    for detail in bad_lists[:_MAX_TOLD]:
+        raise M2raapError(f"{'; '.join(bad_lists[:_MAX_NAMED_LISTS])}; no clip is left of {len(tasks)} videos")
+    for detail in bad_lists[:_MAX_NAMED_LISTS]:
         talk.log(f"left out, because its scene list is wrong: {detail}")
     if not clips:
         raise M2raapError(f"{out}: no clip is left of {len(tasks)} videos; dropped by reason: {reasons}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from m2raap.video.faults import faults_of_the_file, lack_of_memory, unreadable
 from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
 from m2raap.video.shape import pixel_aspect
@@ -28,7 +28,6 @@ TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture siz
 # Rates outside these are impossible: they come from damaged headers, or are those of a clock.
 MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
-_SPARE_BYTES = 512 * 1024**2  # where so much memory is left, FFmpeg's "out of memory" means a limit of its own
 _MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
 _SAME_START_S = 0.001  # streams that start closer than this start together: stamps may be rounded to milliseconds
 
@@ -46,6 +45,7 @@ class OpenVideo:
     file: BinaryIO
     num_bytes: int
     was_read: bool = False  # packets have been read, so that a second pass has to seek back
+    frames_follow: bool = False  # the latest decode ended at its `end_s`, before an undamaged frame
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
     num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
     _in_a_pack: bool = False  # the last seek may have ended between the frames of a pack of a program stream
@@ -150,6 +150,8 @@ class OpenVideo:
     @cached_property
     def length_is_of_video(self) -> bool:
         """Whether `duration_s` is certainly that of the video stream, not of a longer audio stream."""
+        if self.format_name in ("mpegts", "mpeg", "ogg", "asf"):
+            return False  # FFmpeg gives every stream the length of the file
         return bool(self.stream.duration) or "DURATION" in self.stream.metadata or self.format_name == "avi"
 
     @cached_property
@@ -164,22 +166,27 @@ class OpenVideo:
         self.was_read = True
         self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
 
+    def rewind(self) -> None:
+        """Goes back to the first byte of the file, whatever its time stamps. Raises FFmpegError."""
+        self.container.seek(0, stream=self.stream, unsupported_byte_offset=True)
+        self.was_read, self._in_a_pack = True, False
+
     def packets(self) -> Iterator[Packet]:
         """Packets of the video stream from the current position on; the last one is empty and flushes the decoder.
 
         An AVI stores decoding times only, which become the `pts` of its packets (see m2raap.video.reorder). A pack of a program
         stream states one time, that of the first frame that begins in it, from which FFmpeg counts on. After a seek it gives
-        that time to the end of the frame before, so that the frames of the first pack are left out.
+        that time to the end of the frame before, so that the frames of the first pack are left out. Raises Refused
+        (unsupported_codec) for encrypted packets.
         """
         pack: int | None = None  # position of the pack; frames without a time of their own have none
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
         try:
             with suppress(IndexError):
                 packets = self.container.demux(self.stream)
-                if self.format_name not in ("mpeg", "avi"):
-                    yield from packets
-                    return
                 for packet in packets:
+                    if self.format_name == "mov" and packet.has_sidedata("encryption_info"):
+                        raise Refused("unsupported_codec", "the video is encrypted (DRM), and the file holds no key")
                     if self._in_a_pack and packet.size:
                         pack = packet.pos if pack is None else pack
                         if packet.pos in (None, pack):
@@ -241,23 +248,24 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             ) from None
         except MemoryError as error:
             refuse_many_streams([message for _, _, message in messages])
-            raise _lack_of_memory(error) from None
+            raise lack_of_memory(error) from None
         except av.error.FFmpegError as error:
             raise why_unopened(raw, num_bytes, str(error)) from None
         except OSError as error:
-            raise _unreadable(error) from None
+            raise unreadable(error) from None
         except (ArithmeticError, ValueError) as error:  # PyAV cannot express a number of the header
             raise Refused("corrupt", f"the header holds an impossible value ({error})") from None
         finally:
             av.logging.set_level(av.logging.PANIC)
-        with container, _faults_of_the_file():
+        with container, faults_of_the_file():
             _refuse_cut_header(container, raw, num_bytes)
             for other in container.streams:
                 if other.type != "video":
                     other.discard = Discard.all
             stream, was_read = film(container)
             if stream is None:
-                raise Refused("no_video_stream", f"the file's streams are {[s.type for s in container.streams]}")
+                kinds = ["cover" if s.type == "video" else s.type for s in container.streams]
+                raise Refused("no_video_stream", f"the file's streams are {kinds}")
             context: Any = stream.codec_context
             if context is None or context.name not in CODECS.split(","):
                 raise Refused("unsupported_codec", f"the codec is {getattr(context, 'name', 'unknown')}")
@@ -275,43 +283,6 @@ def open_video(path: Path, cfg: VideoConfig) -> Iterator[OpenVideo]:
             opened.num_logged_before = av.logging.get_last_error()[0]
             opened.refused_size = any(TOO_MANY_PIXELS in message for _, _, message in messages)
             yield opened
-
-
-@contextmanager
-def _faults_of_the_file() -> Iterator[None]:
-    """Raises Refused for an error while an open container is read, and MemoryError for a lack of memory."""
-    import av.error
-
-    try:
-        yield
-    except MemoryError as error:
-        raise _lack_of_memory(error) from None
-    except av.error.FFmpegError as error:
-        # Readers handle the errors that leave something to read. Any other one, whose class may also be that of a missing
-        # permission or of a wrong argument, is a fault of the file, which alone FFmpeg was given.
-        raise Refused("corrupt", f"FFmpeg cannot read the file ({error})") from None
-    except OSError as error:
-        raise _unreadable(error) from None
-
-
-def _lack_of_memory(error: MemoryError) -> Exception:
-    """What to raise for a MemoryError: FFmpeg also reports one where a table would be larger than it accepts."""
-    if str(error).startswith(f"[Errno {errno.ENOMEM}]") and has_room(_SPARE_BYTES):
-        return Refused("corrupt", "the file states more entries than FFmpeg accepts")
-    return MemoryError(str(error))  # PyAV's own has fields that cannot be copied
-
-
-def _unreadable(error: OSError) -> Refused:
-    return Refused("missing_file", f"the file cannot be read ({error.strerror or error})")
-
-
-def has_room(num_bytes: int) -> bool:
-    """Whether this process may use so much more memory. Only address space is taken, for a moment."""
-    try:
-        mmap.mmap(-1, num_bytes).close()
-    except OSError:
-        return False
-    return True
 
 
 class _Nameless:

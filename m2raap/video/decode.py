@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from m2raap.video.container import OpenVideo, has_room
+from m2raap.video.container import OpenVideo
+from m2raap.video.faults import has_room
 from m2raap.video.reorder import in_display_order
 from m2raap.video.shape import PixelAspects
 from m2raap.video.trust import MAX_RUN, Losses, Stamps, spread_damage
@@ -15,6 +17,7 @@ from m2raap.video.trust import MAX_RUN, Losses, Stamps, spread_damage
 if TYPE_CHECKING:
     from av import VideoFrame
 
+_WITHOUT_INDEX = ("mpegts", "mpeg")
 _MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
 
 
@@ -41,6 +44,7 @@ def decode(
     error. A frame's `opaque` is its FrameOrigin.
     """
     tick_s = 1 / (opened.fps or 25.0)
+    opened.frames_follow = False
     for item in _from_before(opened, start_s, keys_only):
         if item.frame is None:
             if item.time_s + tick_s >= start_s:
@@ -49,8 +53,24 @@ def decode(
         if item.time_s < start_s - 1e-6:
             continue
         if end_s is not None and item.time_s >= end_s - 1e-6:
+            opened.frames_follow = not item.corrupt
             return
         yield item
+
+
+def displayed_in(opened: OpenVideo, start_s: float, end_s: float) -> float | None:
+    """The time of the undamaged frame that a player displays throughout [start_s, end_s), in which no frame begins; None
+    without one."""
+    tick_s, last_s, last_end_s = 1 / (opened.fps or 25.0), None, 0.0
+    for item in _from_before(opened, start_s, keys_only=False):
+        if item.frame is None or item.corrupt:
+            last_s = None if item.time_s <= start_s + 1e-6 else last_s
+            continue
+        if item.time_s > start_s + 1e-6:
+            return last_s
+        last_s = item.time_s
+        last_end_s = last_s + (float((item.frame.duration or 0) * opened.time_base) or tick_s)
+    return last_s if last_end_s >= end_s - 1e-6 else None
 
 
 def _from_before(opened: OpenVideo, start_s: float, keys_only: bool) -> Iterator[DecodedFrame]:
@@ -101,6 +121,10 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
         # The I-frame after a seek may come too early by as many frames: see in_display_order. Files whose frames have different
         # lengths state a high rate.
         start_s = max(0.0, start_s - (MAX_RUN + 1) / min(opened.fps or 25.0, 25.0))
+    if opened.format_name in _WITHOUT_INDEX and start_s <= opened.first_s:
+        with suppress(av.error.FFmpegError):
+            opened.rewind()  # times may occur more than once in the file
+            return
     for back_s in (0.0, 1.0, 4.0, 16.0, start_s + 1.0, start_s + 16.0):
         target = opened.stamp(start_s - back_s)
         try:
@@ -113,7 +137,7 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
     try:
         opened.seek(opened.stamp(opened.first_s - 16.0))
     except av.error.FFmpegError:
-        opened.container.seek(0, stream=opened.stream, unsupported_byte_offset=True)
+        opened.rewind()
 
 
 def _next_key_s(opened: OpenVideo) -> float:

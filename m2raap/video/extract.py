@@ -14,7 +14,7 @@ from m2raap.video import quality
 from m2raap.video.choose import shot_bounds
 from m2raap.video.clip import ClipKeyframes, KeyframeConfig, choose, clip_keyframes, measured
 from m2raap.video.container import OpenVideo, open_video
-from m2raap.video.decode import decode
+from m2raap.video.decode import decode, displayed_in
 from m2raap.video.length import video_end_s
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.planes import PlaneMaker
@@ -29,6 +29,7 @@ from m2raap.video.tally import Tally, varies
 if TYPE_CHECKING:
     import numpy as np
 
+_MUCH_LONGER = 0.05  # see _Scan.is_longer_by
 SAMPLES_PER_S = (
     8.0  # motion, darkness and stillness are sampled at this rate, so that they do not depend on the frame rate
 )
@@ -48,7 +49,8 @@ def extract(
     starts later than that, the clip is what the video shows from there on.
 
     `cuts_s`: known cuts, ascending, in seconds since `start_s`; then `cfg.detector` does not run, and the clip is decoded in
-    full. A clip with fewer undamaged frames than k gives all of them (`signals['shortfall']` is the number missing).
+    full. A clip with fewer undamaged frames than k gives all of them (`signals['shortfall']` is the number missing), and a span
+    between two frames the one that is displayed then.
     Raises Refused: what `open_video` raises, truncated, corrupt, unsupported_codec, out_of_memory.
     """
     with open_video(path, limits) as opened:
@@ -76,8 +78,25 @@ def _read(
             return clip
     scan = _Scan(opened, start_s, end_s, cfg, cuts_s)
     scan.run()
+    if scan.is_longer_by > _MUCH_LONGER:  # the candidates lie in the length by the header, not in the whole clip
+        scan = _Scan(opened, start_s, end_s, cfg, cuts_s, scan.tally.covered_s)
+        scan.run()
+    if end_s is not None and not scan.tally.decoded and not scan.tally.lost:
+        displayed_s = displayed_in(opened, start_s, end_s)
+        if displayed_s is not None and displayed_s < start_s:
+            return _between_frames(opened, displayed_s, start_s, end_s, cfg)
     scan.tally.judge(limits)
     return scan.result()
+
+
+def _between_frames(
+    opened: OpenVideo, displayed_s: float, start_s: float, end_s: float, cfg: KeyframeConfig
+) -> ClipKeyframes:
+    """The clip of a span in which no frame begins: the frame of `displayed_s`, which a player displays throughout."""
+    scan = _Scan(opened, displayed_s, end_s, cfg, [])
+    scan.run()
+    clip = scan.result()
+    return replace(clip, times_s=[0.0], signals=clip.signals | {"duration_s": end_s - start_s})
 
 
 class _Scan:
@@ -90,11 +109,14 @@ class _Scan:
         end_s: float | None,
         cfg: KeyframeConfig,
         known_cuts_s: Sequence[float] | None,
+        window_s: float | None = None,
     ) -> None:
         self._planes, self._sizes = PlaneMaker(), SizeChanges()
         self.opened, self.cfg, self.start_s, self.end_s = opened, cfg, start_s, end_s
         self.tally = Tally(opened, start_s, end_s)
-        self.window_s = self.tally.window_s if end_s is not None else max(0.0, video_end_s(opened) - start_s)
+        if window_s is None:
+            window_s = self.tally.window_s if end_s is not None else max(0.0, video_end_s(opened) - start_s)
+        self.window_s = window_s  # length of the clip, 0 if unknown
         self._known_cuts_s = known_cuts_s
         self.cuts_s: list[float] = []
         self.pool: FramePool | None = None
@@ -107,6 +129,7 @@ class _Scan:
         cfg = self.cfg
         fps, known_s = self.opened.fps, self._known_cuts_s
         self.cuts_s = find_cuts(self._frames(), cfg.detector, cfg.min_shot_s, fps, self._keep, known_s)
+        self.tally.close()
 
     def _frames(self) -> Iterator[TimedPlane]:
         """Undamaged frames with their small planes; every item is counted. Runs in the detector's thread."""
@@ -152,11 +175,17 @@ class _Scan:
         keys = self.cfg.strategy == "iframe"
         self.pool = FramePool(self.cfg.k, self.window_s, frame_bytes, self._renderer.picture, keys)
 
+    @property
+    def is_longer_by(self) -> float:
+        """How much longer the clip is than the header says, as a share; 0 where its last frame begins before that end."""
+        is_longer = self.end_s is None and 0 < self.window_s <= (self.times_s or [0.0])[-1]
+        return self.tally.covered_s / self.window_s - 1 if is_longer else 0.0
+
     def result(self) -> ClipKeyframes:
         assert self.pool is not None and self._renderer is not None
         cfg, tally, cuts_s, renderer = self.cfg, self.tally, self.cuts_s, self._renderer
         # A header's length may be rounded up or that of the audio: the clip ends no later than its last frame.
-        length_s = min(self.window_s or tally.covered_s, tally.covered_s)
+        length_s = tally.covered_s if self.is_longer_by else min(self.window_s or tally.covered_s, tally.covered_s)
         self._close(max(length_s, self.times_s[-1]))
         held = self.pool.frames
         candidates = [measured(h.time_s, h.until_s - h.time_s, h.plane_HWC, h.is_key, renderer.turns) for h in held]

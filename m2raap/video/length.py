@@ -7,8 +7,9 @@ from contextlib import suppress
 from m2raap.video.container import OpenVideo
 from m2raap.video.decode import seek_before
 
-# Headers of these formats state the length of the longest stream, which is often the audio.
-LOOSE_HEADERS = ("asf", "flv")
+# Headers of these formats state the length of the longest stream, which is often the audio, or none; then FFmpeg's estimate is
+# that of the longest stream, or leaves out the frames of the last pack.
+LOOSE_HEADERS = ("asf", "flv", "mpeg", "mpegts", "ogg")
 
 
 def video_end_s(opened: OpenVideo) -> float:

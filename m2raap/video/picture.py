@@ -19,7 +19,7 @@ class DecodedPicture:
 
 
 def decode_picture(data: bytes) -> DecodedPicture:
-    """The picture as RGB, rotated by its EXIF orientation.
+    """The picture as RGB, rotated by its EXIF orientation, on white where it is transparent.
 
     Raises Refused: `corrupt` for bytes that are no picture, `too_large` for over MAX_PIXELS, which the header states.
     """
@@ -29,7 +29,13 @@ def decode_picture(data: bytes) -> DecodedPicture:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:  # before anything is decoded
                 raise Refused("too_large", f"{opened.width} x {opened.height} pixels; give at most {MAX_PIXELS:,}")
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I"):  # grey of 16 bit, which Pillow would clip instead of scaling
+                picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+            picture = picture.convert("RGB")
             return DecodedPicture(picture.width, picture.height, picture.tobytes())
     except UnidentifiedImageError:  # the text of this error contains a memory address
         raise Refused("corrupt", f"cannot be read as {', '.join(FORMATS)}") from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from m2raap.video.choose import middles
 from m2raap.video.decode import seek_before
+from m2raap.video.tally import STEP_BACK_S
 
 if TYPE_CHECKING:
     from av import Packet
@@ -36,6 +37,7 @@ class Packets:
     keys: list[int] = field(default_factory=list)  # indices of the packets with the key-frame flag, ascending
     stamps: dict[int, tuple[int, int]] = field(default_factory=dict)  # index of a key packet -> (pts, dts) in the file
     end_s: float = 0.0  # end of the last frame
+    stepped_back: int = 0  # packets whose decoding time lies before those of earlier ones: see m2raap.video.tally
     presentation: list[tuple[float, int]] = field(default_factory=list)  # (time_s, index) in presentation order
 
     def add(self, time_s: float, lasts_s: float, key: tuple[int, int] | None) -> None:
@@ -132,13 +134,18 @@ def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Pack
         seek_before(opened, start_s)
     opened.was_read = True
     clip_packets = Packets()
+    latest_s = -float("inf")
     try:
         for packet in opened.packets():
             stamps = stamps_of(packet)
             if stamps is None:
                 continue
             if end_s is not None and opened.seconds(stamps[1]) >= end_s:
+                if clip_packets.times_s and opened.format_name not in ("mpegts", "mpeg"):  # see Tally.close
+                    clip_packets.end_s = max(clip_packets.end_s, end_s - start_s)
                 break
+            clip_packets.stepped_back += opened.seconds(stamps[1]) < latest_s - STEP_BACK_S
+            latest_s = max(latest_s, opened.seconds(stamps[1]))
             lasts_s = (packet.duration or 0) * base or tick_s
             clip_packets.add(opened.seconds(stamps[0]) - start_s, lasts_s, stamps if packet.is_keyframe else None)
     except MemoryError as error:

@@ -77,6 +77,10 @@ REPEAT_DIFFERENCE, REPEAT_SHARE = 0.3, 0.1
 STILL_FROM_S = 0.5  # a picture displayed for longer is a still; below, the frame rate is low
 STILL_REPEATS = 2  # repeats of a still that the detector gets, because Adaptive compares two frames on either side
 
+# A cut is a flash where the picture before it comes back within FLASH_S: where the difference to it falls to FLASH_SHARE of its
+# peak. A fade has its peak at the end, and after a flash that leads to another shot the difference stays larger.
+FLASH_S, FLASH_SHARE = 0.2, 0.2
+
 # Name -> function of the shortest shot in seconds that makes PySceneDetect's detector with its default settings.
 DETECTORS: dict[str, Callable[[float], SceneDetector]] = {
     "adaptive": _adaptive,
@@ -128,15 +132,16 @@ def find_cuts(
 
 
 def _reporting(detector: SceneDetector, stream: Any, on_frame: OnFrame) -> SceneDetector:
-    """`detector`, which calls `on_frame` after each frame of the file that it has processed."""
+    """`detector` without the cuts at flashes, which calls `on_frame` after each frame of the file that it has processed."""
     import scenedetect
 
+    without_flashes = _Flashes()
     unreported_s: list[float] = []  # cuts found at an added repeat of a still, which is no frame of the file
 
     class Reporting(scenedetect.SceneDetector):
         def process_frame(self, timecode: Any, frame_img: np.ndarray) -> list[Any]:
             try:
-                cuts = detector.process_frame(timecode, frame_img)
+                cuts = without_flashes.process(timecode, frame_img, detector.process_frame(timecode, frame_img))
                 unreported_s.extend(cut.seconds for cut in cuts)
                 if stream.last is not None:
                     on_frame(stream.last, unreported_s[:])
@@ -146,13 +151,42 @@ def _reporting(detector: SceneDetector, stream: Any, on_frame: OnFrame) -> Scene
                 stream.turn.release()
 
         def post_process(self, timecode: Any) -> list[Any]:
-            return detector.post_process(timecode)
+            return without_flashes.waiting + detector.post_process(timecode)
 
         @property
         def event_buffer_length(self) -> int:
             return 0  # number of frames that SceneManager holds for a callback, which is not used here
 
     return Reporting()
+
+
+class _Flashes:
+    """Holds each cut back for FLASH_S, and then passes it on unless it is a flash."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+        self._latest: deque[tuple[float, np.ndarray]] = deque()  # the planes of the last second, and the one before
+
+    def process(self, timecode: Any, plane_HWC: np.ndarray, cuts: Sequence[Any]) -> list[Any]:
+        """The cuts that are to be passed on at this frame; `cuts` are those that the detector finds at it."""
+        self._latest.append((timecode.seconds, plane_HWC))
+        while len(self._latest) > 2 and self._latest[1][0] < timecode.seconds - 1.0:
+            self._latest.popleft()
+        self.waiting += cuts
+        due = [cut for cut in self.waiting if timecode.seconds >= cut.seconds + FLASH_S - 1e-6]
+        self.waiting = [cut for cut in self.waiting if cut not in due]
+        return [cut for cut in due if not self._is_flash(cut.seconds)]
+
+    def _is_flash(self, cut_s: float) -> bool:
+        import cv2
+
+        before = [plane for time_s, plane in self._latest if time_s < cut_s - 1e-6]
+        after = [plane for time_s, plane in self._latest if cut_s - 1e-6 <= time_s]
+        if not before or len(after) < 2:
+            return False
+        changes = [cv2.norm(plane, before[-1], cv2.NORM_L1) for plane in after]
+        peak = max(changes)
+        return min(changes[changes.index(peak) :]) <= FLASH_SHARE * peak
 
 
 def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_frame: OnFrame) -> Any:

@@ -42,6 +42,9 @@ def refuse_by_head(file: BinaryIO) -> None:
 def why_unopened(file: BinaryIO, num_bytes: int, message: str) -> Refused:
     """The refusal of a file that FFmpeg could not open. `message`: FFmpeg's error message."""
     if is_mp4_without_moov(file, num_bytes):
+        if read_at(file, 4, 4) in (b"styp", b"moof", b"sidx"):
+            detail = "a segment of DASH or HLS without its header; join the initialisation segment and all segments"
+            return Refused("header_missing", detail)
         return Refused("header_missing", "an MP4 whose moov box is missing or incomplete: the file was cut off")
     head = read_at(file, 0, 12)
     kinds = [kind for start, kind in _CONTAINERS.items() if head.startswith(start)]

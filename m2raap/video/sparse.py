@@ -37,6 +37,7 @@ def read_sparsely(
     """
     tally = Tally(opened, plan.start_s, end_s)
     tally.decoded, tally.covered_s = len(plan.packets.presentation), plan.packets.end_s
+    tally.damaged = tally.stepped_back = plan.packets.stepped_back
     tally.judge(limits)  # missing packets show a cut-off file without a decode
     reader = _Reader(opened, plan, cfg)
     for seek in plan.seeks:

@@ -11,6 +11,9 @@ from m2raap.video.decode import DecodedFrame
 from m2raap.video.fragments import num_fragment_frames
 from m2raap.video.limits import Refused, VideoConfig
 
+# A frame whose time is so much earlier than that of a frame before it is never displayed. Recordings that were joined byte by
+# byte have such frames; a smaller step back is a matter of B-frames.
+STEP_BACK_S = 0.5
 _MAX_DAMAGED_BY_CUT = 16  # frames that the end of a cut-off file can damage: one, and the B-frames predicted from it
 
 
@@ -27,8 +30,10 @@ class Tally:
         self.window_s = max(0.0, (opened.stated_end_s if end_s is None else end_s) - start_s)
         self.decoded = 0  # number of decoded frames, damaged or not
         self.lost = 0  # number of packets that could not be decoded
-        self.damaged = 0  # number of frames marked corrupt
+        self.damaged = 0  # number of frames marked corrupt, or never displayed
+        self.stepped_back = 0  # number of frames that are never displayed for their times
         self.covered_s = 0.0  # from the start of the window to the end of its last frame
+        self._latest_s = 0.0  # latest time of an undamaged frame
         self._bad_at_the_end = 0  # number of lost packets and damaged frames since the last undamaged frame
 
     def add(self, item: DecodedFrame) -> None:
@@ -38,9 +43,23 @@ class Tally:
             self.lost += 1
             return
         self.decoded += 1
-        self.damaged += item.corrupt
-        lasts_s = (frame.duration or 0) * self._base
-        self.covered_s = max(self.covered_s, item.time_s - self._start_s + max(lasts_s, self._tick_s))
+        steps_back = not item.corrupt and item.time_s < self._latest_s - STEP_BACK_S
+        self.stepped_back += steps_back
+        self.damaged += item.corrupt or steps_back
+        if not item.corrupt:
+            self._latest_s = max(self._latest_s, item.time_s)
+        # At a variable rate the average step may be many times that of the last frame.
+        lasts_s = (frame.duration or 0) * self._base or self._tick_s
+        self.covered_s = max(self.covered_s, item.time_s - self._start_s + lasts_s)
+
+    def close(self) -> None:
+        """To be called at the end of a decode: where frames follow the window, its last frame is displayed until its end.
+
+        A transport or program stream loses frames unnoticed, so that there the last frame is taken to last as long as it says.
+        """
+        is_broadcast = self._opened.format_name in ("mpegts", "mpeg")
+        if self._end_s is not None and self.decoded and self._opened.frames_follow and not is_broadcast:
+            self.covered_s = max(self.covered_s, self.window_s)
 
     @cached_property
     def _table(self) -> int | None:
@@ -71,7 +90,9 @@ class Tally:
         """Share of the window that was decoded, 0..1, and the figures behind it in words."""
         by_time = min(1.0, self.covered_s / self.window_s) if self.window_s > 0 else 1.0
         if self._table is not None:
-            by_table = min(1.0, self.decoded / max(1, self._table))
+            # The table goes by decoding times: at the edges of a window a few of its frames are displayed outside.
+            outside = 0 if self._end_s is None else self._opened.stream.codec_context.has_b_frames
+            by_table = min(1.0, (self.decoded + outside) / max(1, self._table))
             # Where the caller gives an end, video missing before it counts; the table is more reliable than a header's length.
             if self._end_s is None or by_table < by_time:
                 return by_table, f"{self.decoded} of {self._table} frames"
@@ -79,8 +100,10 @@ class Tally:
 
     @property
     def _only_audio_is_longer(self) -> bool:
-        """Whether the file is whole, and the length in its header may be that of a longer audio stream."""
-        return self._end_s is None and self._opened.tail == "whole" and not self._opened.length_is_of_video
+        """Whether the length may be that of a longer audio stream, in a file that is whole, or whose header states no length."""
+        opened = self._opened
+        may_be = opened.tail == "whole" or not opened.length_is_stated
+        return self._end_s is None and may_be and not opened.length_is_of_video
 
     def judge(self, limits: VideoConfig) -> None:
         """Raises Refused (truncated, corrupt, too_large) for a window that lost more than `limits` allow."""
@@ -102,6 +125,12 @@ class Tally:
             only_the_end = self._bad_at_the_end == self.lost + self.damaged <= _MAX_DAMAGED_BY_CUT
             if tail == "unknown" and self._bad_at_the_end and only_the_end:
                 raise Refused("truncated", f"the file ends inside a frame, after {self.covered_s:.2f} s")
+        if self.corrupt_share > limits.max_corrupt_share and self.stepped_back > (self.lost + self.damaged) / 2:
+            raise Refused(
+                "corrupt",
+                f"the times of {self.stepped_back} of {self.decoded} frames lie before those of earlier frames, as in files that "
+                "were joined without new times; join them again, for example with the concat demuxer of ffmpeg",
+            )
         if self.corrupt_share > limits.max_corrupt_share:
             raise Refused("corrupt", f"{self.corrupt_share:.1%} of the frames are damaged")
         if self.damaged == self.decoded:

@@ -60,12 +60,17 @@ def test_goes_on_where_it_was_stopped(backbone: Backbone, tmp_path: Path, monkey
         if len(done_counts) == 4:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path / "cut", backbone, progress=stop_at_16)
-    done_counts.clear()
-    again = make(tmp_path / "cut", backbone, progress=lambda what, done, total: done_counts.append(done))
-    assert done_counts == [0, 20]
-    assert np.array_equal(again.tokens_BVTSD, whole.tokens_BVTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
+    for name, resumed in (("", True), ("tokens.part", False), ("mask.npy", False)):
+        done_counts.clear()
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path / f"cut{name}", backbone, progress=stop_at_16)
+        if name:  # damaged, or cut off when the process was killed
+            (path,) = tmp_path.glob(f"cut{name}/*/{name}")
+            path.write_bytes(path.read_bytes()[:200])
+        done_counts.clear()
+        again = make(tmp_path / f"cut{name}", backbone, progress=lambda what, done, total: done_counts.append(done))
+        assert done_counts == ([0, 20] if resumed else [0, 8, 16, 20])
+        assert np.array_equal(again.tokens_BVTSD, whole.tokens_BVTSD) and np.array_equal(again.mask_BT, whole.mask_BT)
 
 
 def test_a_damaged_cache_is_made_again(backbone: Backbone, tmp_path: Path) -> None:

@@ -107,6 +107,11 @@ def test_score_ranks_a_matrix(tmp_path: Path):
     assert found["t2v"]["R@1"] == pytest.approx(200 / 3)
     assert set(found["t2v"]) >= {"R@1", "R@5", "R@10", "MdR", "MnR"}
     assert found["v2t"]["R@1"] == 100
+    (tmp_path / "sim.csv").write_text("0.9,0.1\n")
+    refused = m2raap("evaluate", tmp_path / "sim.csv", "--compat", check=2)
+    assert "sim.csv" in refused.stderr and ".npy" in refused.stderr
+    (tmp_path / "pairs.csv").write_text("text,video\n0,0\n1,1\n")
+    assert "1 of 3 texts" in m2raap("evaluate", tmp_path / "sim.npy", "--pairs", tmp_path / "pairs.csv").stderr
 
 
 def test_recipe_show_and_schema_are_complete():
@@ -159,3 +164,16 @@ def test_a_schedulers_signal_ends_a_command_as_ctrl_c_does(number: int):
     )
     done = subprocess.run([sys.executable, "-c", code, "run", "demo"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 130 and done.stderr.splitlines()[-1].split() == ["m2raap", "run", "demo"]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("probe", "x"), "'m2raap data probe'"),
+        (("evalute",), "'m2raap evaluate'"),
+        (("data", "exprot"), "m2raap data export"),
+    ],
+)
+def test_a_command_of_another_place_or_spelling_is_named(words: tuple[str, ...], meant: str):
+    assert meant in m2raap(*words, check=2).stderr
+    assert "Did you mean" not in m2raap("xqzw", check=2).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -12,13 +13,17 @@ import pytest
 
 from m2raap.core import libraries
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import MAX_DEPTH, read_json, write_json
+from m2raap.core.files import MAX_DEPTH, file_sha256, read_json, write_json
 from m2raap.core.frames import FrameReader
 from m2raap.core.libraries import installed
+from m2raap.core.replace import refuse_other_source
+from m2raap.core.signed import FORMAT, manifest_digest, named_files, read_manifest, verify_files
+from m2raap.core.state import remember_run, runs_of
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View, open_view
 from m2raap.export.forget import forget
 from m2raap.pipeline.inspect import check
+from m2raap.retrieval.results_file import other_results
 from m2raap.stages.rules import StageRules
 from m2raap.stages.training_log import training_summary
 from tests.conftest import digests, m2raap, sign_again
@@ -249,3 +254,51 @@ def test_an_evaluation_whose_embeddings_are_damaged_is_not_made(undisturbed: Pat
     (tmp_path / "evaluate" / "results.json").write_text(json.dumps(tree))
     done = m2raap("report", "compare", tmp_path / "evaluate", source / "evaluate", check=1)
     assert "results.json: is missing or differs" in done.stderr
+
+
+def test_damaged_records_of_runs_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    corpus, runs = tmp_path / "c", [tmp_path / name for name in ("whole", "list", "number", "gone")]
+    for run, tree in zip(runs[:3], ({"digests": {"": "d"}}, {"digests": ["d"]}, 3), strict=True):
+        run.mkdir()
+        write_json(run / "run.json", tree)
+    for run in runs:
+        remember_run(corpus, run)
+    assert runs_of(corpus, "d") == runs[:1]
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError))
+    remember_run(corpus, tmp_path / "other")  # a user without a home
+    assert runs_of(corpus, "d") == []
+
+
+@pytest.mark.parametrize("counts", [{"clips": "3", "texts": 1}, [1], None])
+def test_an_import_over_a_damaged_manifest_is_refused_in_a_sentence(tmp_path: Path, counts: object):
+    write_json(tmp_path / "manifest.json", {"kind": "corpus", "digest": "d", "counts": counts})
+    with pytest.raises(M2raapError, match="unknown size"):
+        refuse_other_source(tmp_path, {})
+
+
+def test_a_file_that_cannot_be_read_keeps_no_other_fault_from_being_listed(length: Path, monkeypatch):
+    paths = sorted(str(path) for path in length.glob("signals/*.parquet"))
+    flip(Path(paths[1]))
+    opened = file_sha256
+
+    def denied(path: Path) -> str:
+        if str(path) == paths[0]:
+            raise PermissionError(errno.EACCES, "Permission denied", paths[0])
+        return opened(path)
+
+    monkeypatch.setattr("m2raap.core.signed.file_sha256", denied)
+    assert verify_files(length, read_manifest(length)["files"]) == paths[:2]
+
+
+def test_a_file_that_the_manifest_names_is_missed_and_one_that_it_does_not_name_is_not_read(tmp_path: Path):
+    (tmp_path / "results-extra.json").write_text("{}")
+    assert named_files(tmp_path, "results-*.json") == ["results-extra.json"], "of a folder without manifest"
+    manifest = {
+        "format": FORMAT, "kind": "stage", "stage": "evaluate", "version": 1, "settings": {}, "inputs": {}, "counts": {},
+        "models": {}, "files": {"results.json": "0", "results-qb_norm.json": "0"},
+    }  # fmt: skip
+    write_json(tmp_path / "manifest.json", manifest | {"digest": manifest_digest(manifest)})
+    assert named_files(tmp_path, "results-*.json") == ["results-qb_norm.json"]
+    with pytest.raises(M2raapError, match=r"results-qb_norm\.json: is missing"):
+        other_results(tmp_path)

@@ -21,6 +21,7 @@ from m2raap.curate.llm.cache import Cache
 from m2raap.curate.llm.client import HttpBackend
 from m2raap.curate.llm.endpoint import EndpointConfig, request_body
 from m2raap.curate.llm.prompts import as_data, load_prompt
+from m2raap.curate.llm.redact import Redactor
 from m2raap.curate.llm.schema import Answer, Request
 from tests.curate.scripted import Say, Script, Server, caption, completion, is_repair, serving
 
@@ -297,12 +298,16 @@ def test_an_answer_that_repeats_the_key_is_not_stored_with_it(tmp_path: Path, mo
     assert KEY[8:].encode() not in stored and KEY[8:] not in str(found)
 
 
-@pytest.mark.parametrize("key", ["EMPTY", "x", "none", "ollama-local"])
+@pytest.mark.parametrize("key", ["EMPTY", "x", "none", "dummy", "ollama-local"])
 def test_a_placeholder_for_a_key_refuses_no_caption(tmp_path: Path, monkeypatch, key: str):
     monkeypatch.setenv("M2_TEST_KEY", key)
-    said = {"en": "An empty local street with x-ray vans, nonetheless ollamas.", "zh": "街道"}
+    said = {"en": "An EMPTY local street with x-ray vans, nonetheless ollamas, none with a dummy.", "zh": "街道"}
     found, _, _ = asked(tmp_path, lambda b, n: said, ["a"], api_key_env="M2_TEST_KEY")
     assert found[0].captions == said
+
+
+def test_a_placeholder_of_one_letter_is_not_masked_in_every_word_of_a_message():
+    assert Redactor("x").mask("expected a text") == "expected a text"
 
 
 @pytest.mark.parametrize(

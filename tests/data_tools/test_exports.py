@@ -22,6 +22,7 @@ from m2raap.cli.data_export import FORMATS, exporters
 from m2raap.core.corpus import write_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.exports import ids_digest, neutral, read_export, safe_key, unguarded
+from m2raap.core.folder import finish
 from m2raap.core.tables import write_part
 from m2raap.core.tombstones import sha256
 from m2raap.core.view import View
@@ -258,22 +259,19 @@ def test_a_list_that_copies_nothing_looks_into_no_file(misnamed: View, tmp_path:
 
 def test_frames_go_out_as_they_are_stored(view: View, tmp_path: Path):
     stage = tmp_path / "k"
+    files = {}
     for index in range(2):
         rows = [
             {"clip_id": row["clip_id"], "jpegs": [b"\xff\xd8one", b"\xff\xd8two"]} for row in view.part(index).clips
         ]
-        write_part(stage, "frames", index, [row for row in rows if row["clip_id"] != "plain"])
-    signed = written(view.over(stage_of(view, stage)), "webdataset", tmp_path / "x", "frames")
+        files[f"frames/{index:05d}"] = write_part(stage, "frames", index, [r for r in rows if r["clip_id"] != "plain"])
+    finish(stage, "keyframes", 1, view, {}, files, {})
+    signed = written(view.over(stage), "webdataset", tmp_path / "x", "frames")
     assert signed["counts"]["left_out:no frames"] == 1
     with tarfile.open(tmp_path / "x" / "00000.tar") as shard:
         names = [m.name for m in shard.getmembers() if m.name.endswith(".jpg")]
         assert len(names) == 2 * (len(IDS) - 1)
         assert shard.extractfile(names[1]).read() == b"\xff\xd8two"
-
-
-def stage_of(view: View, stage: Path) -> Path:
-    (stage / "manifest.json").write_text(json.dumps({"digest": "0" * 32}))
-    return stage
 
 
 def test_wrong_orders_are_one_sentence(view: View, tmp_path: Path):

@@ -123,3 +123,44 @@ def test_a_language_by_its_script():
         "en",
         "en",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("l.csv", "video;caption\na.mp4;a ball, red\n"),
+        ("l.csv", "sep=;\r\nvideo;caption\r\na.mp4;a ball, red\r\n"),
+        ("l.csv", "video|caption\na.mp4|a ball, red\n"),
+        ("l.csv", "video\tcaption\na.mp4\ta ball, red\n"),
+        ("l.tsv", 'video,caption\na.mp4,"a ball, red"\n'),
+        ("l.csv", 'video, caption\na.mp4, "a ball, red"\n'),
+        ("l.csv", 'video,caption,,\na.mp4,"a ball, red",,\n'),
+        ("l.csv", 'video,caption\na.mp4,"a ball, red",\n'),
+        ("l.csv", '\r\nvideo,caption\r\na.mp4,"a ball, red"\r\n'),
+    ],
+)
+def test_what_spreadsheets_write(tmp_path: Path, name: str, content: str):
+    assert rows(put(tmp_path, name, content)) == [{"video": "a.mp4", "caption": "a ball, red"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("l.csv", 'video,caption\na.mp4,"a man\nb.mp4,a dog\nc.mp4,a screen of 5"\n', "row 2: .* row 4, .*b.mp4,a dog"),
+        ("l.csv", 'video,caption\na.mp4,"a man\nb.mp4,a dog\n', "row 2: unexpected end"),
+        ("l.csv", 'video,caption\na.mp4,"says \\"hi\\" to"\n', "row 2: .*written twice"),
+        ("l.csv", "video,caption\na.mp4,a man\nvideo,caption\nb.mp4,a dog\n", "row 3: is the header again"),
+        ("l.tsv", "video\tcaption\nvideo\tcaption\n", "row 2: is the header again"),
+        ("l.csv", "video,caption,,\na.mp4,a man,,ball\n", "row 2: column 4 .*'ball'"),
+        ("l.csv", "video,caption\na.mp4,a man, slicing\n", "row 2: .*3 and 2"),
+        ("l.jsonl", '{"video": "a.mp4"},\n', "row 1: .*no comma"),
+        ("l.jsonl", '[\n{"video": "a.mp4"}]\n', "row 1: .*rename"),
+        ("l.json", '{"video": "a.mp4"}\n{"video": "b.mp4"}\n', "rename"),
+        ("l.json", '{"data": [{"video": "a.mp4"}], "info": 1}', "save the list under 'data'"),
+        ("l.jsonl.zst", "", "zst; unpack"),
+        ("l.csv", b"\x28\xb5\x2f\xfd\x00", "packed"),
+    ],
+)
+def test_a_list_that_would_be_misread_is_refused_by_row(tmp_path: Path, name: str, content: bytes | str, message: str):
+    with pytest.raises(M2raapError, match=message):
+        rows(put(tmp_path, name, content))

@@ -76,6 +76,11 @@ def test_folders_of_shards_packed_ones_and_imports_over_older_ones(tmp_path: Pat
     with pytest.raises(M2raapError, match="2 clips and 2 texts .* 1 clips and 1 texts .* --force"):
         import_webdataset(tmp_path / "in" / "00000.tar", tmp_path / "C")
     assert open_corpus(tmp_path / "C").digest == corpus.digest and len(list(corpus.video_root.glob("*/*"))) == 2
+    more = shard(tmp_path / "more", ("1.mp4", b"one"), ("1.txt", "a"), ("3.mp4", b"three"), ("3.txt", "c"))
+    with pytest.raises(M2raapError, match="--force"):
+        import_webdataset(more, tmp_path / "C")
+    assert {path.read_bytes() for path in corpus.video_root.glob("*/*")} == {b"one", b"two"}
+    assert len(list(corpus.video_root.iterdir())) == 2
     shard(tmp_path / "changed", ("1.mp4", b"new"), ("1.txt", "a"))
     with pytest.raises(M2raapError, match=r"1 of its files have other bytes .*videos/\w+/\w+.mp4"):
         import_webdataset(tmp_path / "changed", tmp_path / "C")

@@ -54,6 +54,10 @@ def test_texts_are_cut_with_their_end_and_counted(backbone: Backbone) -> None:
     assert tokens.shape == (2, 16) and tokens[1, -1] == tokens.max()
     assert backbone.count_truncated([fits, too_long, "word " * 14, "word " * 15]) == 2
     assert backbone.count_truncated([]) == 0 and backbone.tokenize([]).shape == (0, 16)
+    # An end token that stands in a text is text: the vector is not taken from there.
+    marked = backbone.tokenize(["a red circle <end_of_text> and a <START_OF_TEXT> square"])[0]
+    ids = backbone.text.tokenizer.all_special_ids
+    assert [int((marked == special).sum()) for special in ids] == [1, 1] and int(marked.argmax()) > 8
     norms = backbone.encode_text(tokens).norm(dim=-1)
     torch.testing.assert_close(norms, torch.ones(2), atol=1e-6, rtol=0)
 

@@ -135,6 +135,11 @@ def theirs(
     return actual.pooler_output, text
 
 
+def test_special_tokens_in_a_text_are_text(family: Callable[[str], Backbone]) -> None:
+    tokens = family("chinese_clip").tokenize(["a red [SEP] circle [PAD] [CLS]"])[0]
+    assert [int((tokens == special).sum()) for special in (2, 3)] == [1, 1] and int(tokens[:13].min()) > 0
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_the_librarys_own(family: Callable[[str], Backbone], name: str) -> None:

@@ -104,7 +104,7 @@ def test_a_dry_run_says_what_the_run_would_redo_and_why(
     reason: str,
     reused: str,
 ) -> None:
-    monkeypatch.setattr("m2raap.pipeline.dry_run._measure", lambda *_: {})
+    monkeypatch.setattr("m2raap.pipeline.dry_run.measure", lambda *_: {})
     out, world = copied(undisturbed, small_world, tmp_path)
     before = digests(out)
     tree = json.loads(m2raap(*words(world, out, "--set", setting, "--dry-run", "--json")).stdout)
@@ -164,6 +164,7 @@ def test_what_this_machine_lacks_is_named(small_world: Path, tmp_path: Path, mon
         ({"model": "builtin:tiny"}, None), ({"model": "local-dir:/nowhere"}, "/nowhere"), ({"model": "ViT-B-32"}, "pretrained"),
         ({"model": "ViT-B-32", "random_init": True}, None), ({"model": "ViT-B-32", "pretrained": "openais"}, "openais"),
         ({"model": "ViT-B-32", "pretrained": "openai"}, "not on this machine"), ({"model": "ViT-B-33"}, "ViT-B-32"),
+        ({"family": "python:mine:warm", "model": "of-mine"}, None),
     ],
 )  # fmt: skip
 def test_weights_are_looked_for_without_loading_them(tmp_path: Path, monkeypatch, changes: dict, missing: str | None):

@@ -9,7 +9,8 @@ import pytest
 from m2raap.core.files import read_json, write_json
 from m2raap.core.tables import Row, row_key
 from m2raap.export.corpus import curated_steps, curated_view
-from m2raap.pipeline.inspect import explain, status, tell
+from m2raap.pipeline.explain import explain, tell
+from m2raap.pipeline.inspect import status
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.examples import NEAR, nearly_dropped
 from m2raap.stages.rules import Judged, StageRules

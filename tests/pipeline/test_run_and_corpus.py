@@ -196,3 +196,9 @@ def test_a_video_folder_that_is_gone_is_named(home: Path) -> None:
     (home / "C" / "manifest.json").write_text(json.dumps(manifest | {"video_root": "/nowhere/videos"}))
     with pytest.raises(M2raapError, match=r"/nowhere/videos, which is not there.*--video-dir"):
         _ = open_corpus(home / "C").video_root
+
+
+def test_the_map_of_a_run_is_that_of_the_stage_that_lost_everything(home: Path):
+    run(home, "--set", "filter.scores.nsfw.max=-1", "--force", check=3)
+    recipe = json.loads((home / "R" / "run.json").read_text())["recipe"]
+    assert recipe["filter"]["scores"]["nsfw"]["max"] == -1

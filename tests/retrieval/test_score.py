@@ -143,3 +143,13 @@ def test_compat_stands_beside(tmp_path: Path) -> None:
     pairs.write_text("text,video\n" + "".join(f"{i},{i // 2}\n" for i in range(10)))
     several = score_matrix(saved(tmp_path, sim), pairs, compat=True)["compat"]
     assert several["t2v"]["entries"] == 10 and several["v2t"]["queries"] == 5
+
+
+def test_what_is_easily_overlooked_is_noted(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("text,video\n0,0\n1,1\n3,3\n")
+    notes = score_matrix(saved(tmp_path, np.eye(4)), pairs)["notes"]
+    assert [note[:6] for note in notes] == ["1 of 4", "1 of 4"]
+    assert score_matrix(saved(tmp_path, np.eye(6)))["notes"] == []
+    (distances,) = score_matrix(saved(tmp_path, 1 - np.eye(6)))["notes"]
+    assert distances.startswith("100 %") and "negate" in distances

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from m2raap.cli.main import app
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import read_json, write_json
 from m2raap.core.frames import FrameReader
 from m2raap.core.runner import run_data_stage
 from m2raap.core.tables import FRAMES_A_GROUP
@@ -26,6 +25,7 @@ from m2raap.search.index import make_index
 from m2raap.search.search import Search
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.video.picture import DecodedPicture, decode_picture
+from tests.conftest import sign_again
 from tests.search.world import TINY, index_of, rows, view_of, write_video
 from tests.stages.pictures import COLOURS, draw
 
@@ -167,8 +167,7 @@ def _has_frames(search: Search, clip_id: str) -> bool:
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     folder = index_of(tmp_path, rows(2))
-    manifest = read_json(folder / "manifest.json")
-    write_json(folder / "manifest.json", manifest | {"models": {"model": "0" * 32}})
+    sign_again(folder, models={"model": "0" * 32})
     with pytest.raises(M2raapError, match="index: .*000000000000"):
         Search(folder).by_text("red", 1)
     assert Search(folder).like("c0", 1)[0]["clip_id"] == "c1", "likeness needs no model"

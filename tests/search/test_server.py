@@ -336,9 +336,9 @@ def test_one_client_cannot_take_all_connections(search: Search, monkeypatch) -> 
         assert b"200 OK" in other.recv(4096)
         held.close()
         deadline = time.monotonic() + 10
-        while ask(server, "/healthz")[0] != 200 and time.monotonic() < deadline:
+        while (status := ask(server, "/healthz")[0]) != 200 and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert ask(server, "/healthz")[0] == 200, "a closed connection makes room"
+        assert status == 200, "a closed connection makes room"
 
 
 def test_addresses_of_one_client() -> None:

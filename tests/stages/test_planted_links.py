@@ -74,7 +74,8 @@ def test_a_folder_in_the_folder_that_was_named_may_be_no_link(
         ("run", RECIPE, *data, "--out", run, "--set", "filter.text.rules.text_too_short.en=6", "--force"),
         ("embed", world / "videos" / "test", "--out", tmp_path / "E", "--workers", 1, "--force"),
     ):
-        assert "is a link" in m2raap(*words, check=1).stderr, words
+        message = m2raap(*words, check=1).stderr
+        assert "is a link" in message or "leads out of this folder" in message, words
         assert digests(home) == before, words
     (run / "m2raap" / "filter").unlink()
     shutil.move(home / "F", run / "m2raap" / "filter")
@@ -197,8 +198,7 @@ def test_a_map_names_only_corpora_that_the_run_was_made_over(undisturbed: Path, 
     tree = read_json(run / "run.json")
     write_json(run / "run.json", tree | {"data": os.path.relpath(tmp_path / "private", run)})
     for words in (("status", run), ("explain", "c001", "--in", run), ("report", "write", run)):
-        done = m2raap(*words, check=None)
-        assert done.returncode == (0 if words[0] == "status" else 1), done.stderr
+        done = m2raap(*words, check=1)
         assert "word word" not in done.stdout
     with pytest.raises(M2raapError, match="private"):
         _ = RunFolder.open(run).inputs

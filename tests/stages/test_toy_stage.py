@@ -19,7 +19,8 @@ from m2raap.core.tables import Row, read_part
 from m2raap.core.view import open_view
 from m2raap.pipeline import recipe as recipe_module
 from m2raap.pipeline import run_folder
-from m2raap.pipeline.inspect import check, explain, status, tell
+from m2raap.pipeline.explain import explain, tell
+from m2raap.pipeline.inspect import check, status
 from m2raap.pipeline.recipe import Recipe
 from m2raap.pipeline.run import Options, run
 from m2raap.pipeline.run_folder import Inputs, RunFolder

@@ -303,7 +303,7 @@ def test_a_folder_of_an_older_version_is_made_again_where_it_has_to_be(tmp_path:
         record["score"] = record.pop("settings")
         write_json(path, record)
     assert run_length(view, tmp_path / "s", minimum=10)
-    assert any("was made with other settings" in fault for fault in next(iter(check(tmp_path / "s")))["faults"])
+    assert any("the key 'settings'" in fault for fault in next(iter(check(tmp_path / "s")))["faults"])
     shutil.copytree(tmp_path / "s", tmp_path / "forced")
     run_length(view, tmp_path / "forced", minimum=16, force=True)
     (tmp_path / "s" / "manifest.json").unlink()

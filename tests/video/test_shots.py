@@ -50,6 +50,16 @@ def test_cuts_by_time_stamp_and_one_call_per_frame(kind: str, times_s: list[floa
     assert all(cut <= t + 1e-6 for t, _, cuts in calls for cut in cuts)
 
 
+@pytest.mark.parametrize("kind", ["adaptive", "hash", "histogram"])
+def test_a_flash_is_no_cut(kind: str) -> None:
+    """A white frame within a shot at 2 s is none; a white frame between two shots, at 3 s, is the cut that it hides."""
+    white = np.full((60, 100, 3), 255, np.uint8)
+    frames = [(t, white if round(t, 2) in (2.0, 3.0) else plane, i) for t, plane, i in show(EVEN)]
+    calls = Calls()
+    cuts_s = find_cuts(iter(frames), kind, 0.6, 25.0, calls, None)  # type: ignore[arg-type]
+    assert cuts_s == calls.cuts_s == pytest.approx([1.0, 3.0], abs=0.05)
+
+
 def test_shortest_shot_is_in_seconds() -> None:
     assert find_cuts(show(EVEN), "adaptive", 2.5, 25.0, Calls(), None) == pytest.approx([3.0])
     assert find_cuts(show(EVEN), "content", 0.0, 0.0, Calls(), None) == pytest.approx(

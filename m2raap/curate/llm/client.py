@@ -26,9 +26,8 @@ from m2raap.curate.llm.redact import Redactor
 from m2raap.curate.llm.schema import Completion, Request, invalid, is_endless, well_formed
 
 _TOO_LARGE = 64 * 1024  # most bytes of an answer, besides 64 for every token
-_MOST_TOKENS = (
-    1 << 31
-)  # a larger number in an answer is no number of tokens, and sums of them would not fit into the cache
+# A larger number in an answer is no number of tokens, and sums of such numbers would not fit into the cache.
+_MOST_TOKENS = 1 << 31
 _MOST_MESSAGE = 200  # characters of a server's message that are shown
 
 

@@ -8,8 +8,8 @@ import re
 from urllib.parse import quote
 
 _PIECE = 6  # characters in a row, of the key's letters and digits, that are masked in a message
-# A placeholder such as "x", which servers without keys are given, is no secret, and every text holds it.
-_SHORTEST_SECRET = 4
+# Servers without keys are given placeholders. "x" is in every message; "dummy" and "EMPTY" may be words of a caption.
+_SHORTEST_IN_MESSAGES, _SHORTEST_IN_ANSWERS = 4, 8
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _OTHER_KEYS = re.compile(r"(?i)\b(bearer\s+|sk-)[\w.~+/=-]{6,}")
 
@@ -21,10 +21,10 @@ class Redactor:
         """`key`: printable ASCII; '': there is none."""
         encoded = base64.b64encode(key.encode()).decode().rstrip("=")
         spellings = {key, quote(key, safe=""), html.escape(key), key.replace("/", "\\/"), encoded}
-        self._spellings = sorted(spellings, key=len, reverse=True) if key else []
+        self._spellings = sorted(spellings, key=len, reverse=True) if len(key) >= _SHORTEST_IN_MESSAGES else []
         self._plain = _letters(key)[0]
         self._whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(key)}(?![A-Za-z0-9])")
-        self._is_secret = len(key) >= _SHORTEST_SECRET
+        self._is_secret = len(key) >= _SHORTEST_IN_ANSWERS
 
     def mask(self, text: str) -> str:
         """The text with *** in place of the key, of pieces of it, and of what looks like the key of another server."""

@@ -96,7 +96,8 @@ OTHERS = {
     "absurd_pixels.mp4": f"{X264} -vf setsar=1/100",
     "interlaced.mp4": f"{X264} -flags +ilme+ildct -x264-params tff=1",
     "interlaced.mpg": "-c:v mpeg2video -q:v 2 -flags +ilme+ildct -f mpeg",
-    "small.ts": f"{X264} -vf scale=32:24",
+    "small_later.ts": f"{X264} -vf scale=32:24 -output_ts_offset 2",
+    "large_last.ts": f"{X264} -vf scale=128:96 -output_ts_offset 4",
     "large.ts": f"{X264} -vf scale=128:96",
 }
 WITH_SOUND = {

@@ -41,7 +41,7 @@ def stream_cases() -> list[Case]:
         return patched(data, data.index(cut.DURATION) + 3, struct.pack(">d", 9000.0))
 
     def second_size(s: Sources) -> bytes:
-        return s("large.ts") + s("small.ts") + s("large.ts")
+        return s("large.ts") + s("small_later.ts") + s("large_last.ts")
 
     def in_band(s: Sources) -> bytes:
         data = s("plain.ts")
@@ -61,6 +61,10 @@ def stream_cases() -> list[Case]:
     endless = {"timeout_s": 1.0}
     return [
         Case("changing_size.ts", "ok", second_size, frames=150),
+        # Joined without new times: a reader that goes by time reaches one of the two only.
+        Case("joined.ts", "corrupt", lambda s: s("plain.ts") + s("plain.ts")),
+        Case("joined.mkv", "corrupt", lambda s: s("plain.mkv") + s("plain.mkv")),
+        Case("joined.mpg", "corrupt", lambda s: s("mpeg2.mpg") + s("mpeg2.mpg")),
         Case("junk_before.ts", "ok", lambda s: b"\0garbage" * 100 + s("plain.ts"), frames=50),
         Case("cut_unaligned.ts", "truncated", lambda s: s("busy.ts")[: 188 * 70 + 60]),
         Case("cut_in_a_frame.ts", "truncated", lambda s: _in_a_frame(s("busy.ts"))),

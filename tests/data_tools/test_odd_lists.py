@@ -1,0 +1,173 @@
+"""Lists as tools, spreadsheets and people leave them: names of web pages, numbers as names, times in other columns."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_tools.activitynet import import_activitynet
+from data_tools.msrvtt import import_msrvtt
+from data_tools.table import import_table
+from data_tools.webdataset_tar import import_webdataset
+from m2raap.core.errors import M2raapError
+from tests.data_tools.lists import clips, missing, put, texts
+from tests.data_tools.test_safe_tar import tar_of
+
+
+def table(folder: Path, content: object, *files: str, name: str = "l.csv"):
+    for file in ("v0.mp4", "v1.mp4", "v2.mp4", *files):
+        put(folder, file, b"some bytes")
+    return import_table(put(folder, name, content), folder.parent / f"{folder.name}-C")[0]
+
+
+def texts_of(corpus) -> dict[str, list[str]]:
+    return {clip: [text for _, text in rows] for clip, rows in texts(corpus).items()}
+
+
+# --- videos ---
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("my%20clip.mp4", "my clip.mp4"),
+        ("%E4%B8%AD", "中.mp4"),
+        ("a &amp; b.mp4", "a & b.mp4"),
+        ("7010.0", "7010.mp4"),
+        ("7010.0.mp4", "7010.mp4"),
+        ("100%25.mp4", "100%25.mp4"),
+        ("\u200bv0.mp4\ufeff", "v0.mp4"),
+        ("{folder}/sub/v3.mp4", "sub/v3.mp4"),
+        ("file://{folder}/sub/v3%20b.mp4", "sub/v3 b.mp4"),
+    ],
+)
+def test_a_name_that_means_a_file(tmp_path: Path, name: str, file: str):
+    corpus = table(tmp_path / "in", f"video,caption\n{name.format(folder=tmp_path / 'in')},a ball\n", file)
+    assert [row["video"] for row in clips(corpus).values()] == [file] and not missing(corpus)
+
+
+@pytest.mark.parametrize("name", ["%2e%2e/out.mp4", "..%2fout.mp4", "%2Fetc/passwd", "a%00.mp4"])
+def test_an_encoded_name_does_not_leave_the_folder(tmp_path: Path, name: str):
+    put(tmp_path, "out.mp4", b"some bytes")
+    assert len(missing(table(tmp_path / "in", f"video,caption\n{name},a ball\n"))) == 1
+
+
+def test_whole_numbers_that_a_table_kept_as_floats(tmp_path: Path):
+    rows = pa.table({"video": [7010.0, 7011.0], "caption": ["a ball", "a cube"]})
+    (tmp_path / "in").mkdir()
+    pq.write_table(rows, tmp_path / "in/l.parquet")
+    for file in ("7010.mp4", "7011.mp4"):
+        put(tmp_path / "in", file, b"some bytes")
+    (corpus,) = import_table(tmp_path / "in/l.parquet", tmp_path / "C")
+    assert set(clips(corpus)) == {"7010", "7011"} and not missing(corpus)
+
+
+def test_links_out_of_the_folder_and_lost_zeros_are_told(tmp_path: Path, capsys):
+    put(tmp_path, "store/a.mp4", b"some bytes")
+    (tmp_path / "in").mkdir()
+    os.symlink(tmp_path / "store/a.mp4", tmp_path / "in/linked.mp4")
+    table(tmp_path / "in", "video,caption\nlinked.mp4,a ball\n12,a cube\n", "0012.mp4")
+    told = capsys.readouterr().err
+    assert "1 are links out of it" in told and str(tmp_path / "store/a.mp4") in told
+    assert "1 would be found with zeros" in told
+
+
+def test_errors_of_a_spreadsheet_are_no_names_and_no_captions(tmp_path: Path):
+    corpus = table(tmp_path / "in", "video,caption\n#NAME?,a ball\nv1.mp4,#VALUE!\nv2.mp4,a cube\n")
+    assert texts_of(corpus) == {"v2": ["a cube"]}
+    assert (corpus.source["rows_without_video"], corpus.source["empty_texts"]) == (1, 1)
+
+
+# --- captions ---
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("caption1,caption2", "a ball,one ball"),
+        ("caption,caption_2,title", "a ball,one ball,VID_01"),
+        ("Text_EN_1,Text_EN_2,text_en_3", "a ball,one ball,"),
+    ],
+)
+def test_numbered_columns_are_several_captions(tmp_path: Path, header: str, row: str):
+    corpus = table(tmp_path / "in", f"video,{header}\nv0.mp4,{row}\n")
+    assert texts_of(corpus) == {"v0": ["a ball", "one ball"]}
+
+
+def test_a_column_that_names_the_language(tmp_path: Path):
+    rows = "v0.mp4,a ball,English\nv0.mp4,一个球,zh-CN\nv1.mp4,ein Ball,de\nv2.mp4,OK 好,en\n"
+    corpus = table(tmp_path / "in", f"video,caption,Language\n{rows}")
+    assert texts(corpus) == {"v0": [("en", "a ball"), ("zh", "一个球")], "v2": [("en", "OK 好")]}
+    assert corpus.source["texts_in_other_languages"] == 1 and "columns_not_read" not in corpus.source
+
+
+@pytest.mark.parametrize("cell", ["{'en': 'a ball', 'zh': '一个球'}", '{""caption"": ""a ball""}'])
+def test_an_object_in_a_cell_is_no_caption(tmp_path: Path, cell: str):
+    with pytest.raises(M2raapError, match="row 2, column 'caption': .*object with the keys"):
+        table(tmp_path / "in", f'video,caption\nv0.mp4,"{cell}"\n')
+
+
+# --- times and splits ---
+
+
+def test_start_and_end_in_one_cell(tmp_path: Path):
+    rows = [{"video": "v0.mp4", "caption": "a", "timestamp": [0, 1.5]}, {"video": "v1.mp4", "caption": "b"}]
+    corpus = table(tmp_path / "in", rows, name="l.jsonl")
+    assert set(clips(corpus)) == {"v0_0_1.5", "v1"}
+    corpus = table(tmp_path / "csv", 'video,caption,Timestamps\nv0.mp4,a,"(1, 2.5)"\nv1.mp4,b,2026-01-01\n')
+    assert set(clips(corpus)) == {"v0_1_2.5", "v1"}
+    with pytest.raises(M2raapError, match="row 1, column 'timestamps': several spans"):
+        table(tmp_path / "s", [{"video": "v0.mp4", "caption": "a", "timestamps": [[0, 1], [1, 2]]}], name="l.jsonl")
+
+
+@pytest.mark.parametrize(
+    "header", ["start_frame,end_frame", "StartMs,EndMs", "frame_start,frame_end", "start,duration"]
+)
+def test_times_that_would_be_misread_are_refused(tmp_path: Path, header: str):
+    with pytest.raises(M2raapError, match="row 1: the columns"):
+        table(tmp_path / "in", f"video,caption,{header}\nv0.mp4,a ball,0,10\n")
+
+
+def test_every_row_of_a_column_of_splits_names_one(tmp_path: Path):
+    corpus = table(tmp_path / "in", "video,caption,set\nv0.mp4,a,train\nv1.mp4,b,Test\nv2.mp4,c,\n")
+    assert [clips(corpus)[f"v{i}"]["split"] for i in range(3)] == ["train", "test", "train"]
+    for order in (("train", "holdout"), ("holdout", "train")):
+        rows = "".join(f"v{i}.mp4,a,{name}\n" for i, name in enumerate(order))
+        with pytest.raises(M2raapError, match=f"row {2 + order.index('holdout')}, column 'subset': .*holdout"):
+            table(tmp_path / "in", f"video,caption,subset\n{rows}")
+    corpus = table(tmp_path / "any", "video,caption,subset\nv0.mp4,a,A\nv1.mp4,b,B\n")
+    assert corpus.source["columns_not_read"] == {"l.csv": ["subset"]}
+
+
+# --- other formats ---
+
+
+def test_endings_of_members_that_are_not_read_are_named(tmp_path: Path, capsys):
+    members = [
+        ("1.mp4", b"v"),
+        ("1.caption", b"a ball"),
+        ("1.txt", b"a cube"),
+        ("2.mp4", b"w"),
+        ("2.caption", b"a cone"),
+    ]
+    (corpus,) = import_webdataset(put(tmp_path, "s.tar", tar_of(*members)), tmp_path / "C")
+    assert texts_of(corpus) == {"1": ["a cube"]}
+    assert corpus.source["columns_not_read"] == {"the shards": [".caption"]}
+    assert "members of the shards: .caption" in capsys.readouterr().err
+
+
+def test_a_list_without_entries_is_refused(tmp_path: Path):
+    with pytest.raises(M2raapError, match="train.json: holds no entries"):
+        import_activitynet(put(tmp_path, "train.json", {}), tmp_path / "C", protocol="train")
+
+
+def test_numbers_as_ids_of_msrvtt(tmp_path: Path):
+    sentences = [{"video_id": 1, "caption": "a ball"}]
+    release = {"videos": [{"video_id": 1, "split": "train"}], "sentences": sentences}
+    put(tmp_path, "MSRVTT_data.json", release)
+    put(tmp_path, "MSRVTT_train.9k.csv", "video_id\n1\n")
+    (tmp_path / "videos").mkdir()
+    (corpus,) = import_msrvtt(tmp_path, tmp_path / "C", protocol="train-9k")
+    assert texts_of(corpus) == {"1": ["a ball"]}
