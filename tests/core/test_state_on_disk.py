@@ -23,6 +23,8 @@ from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View, open_view
 from m2raap.export.forget import forget
 from m2raap.pipeline.inspect import check
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.examples import examples
 from m2raap.retrieval.results_file import other_results
 from m2raap.stages.rules import StageRules
 from m2raap.stages.training_log import training_summary
@@ -302,3 +304,10 @@ def test_a_file_that_the_manifest_names_is_missed_and_one_that_it_does_not_name_
     assert named_files(tmp_path, "results-*.json") == ["results-qb_norm.json"]
     with pytest.raises(M2raapError, match=r"results-qb_norm\.json: is missing"):
         other_results(tmp_path)
+
+
+def test_examples_of_an_evaluation_whose_embeddings_are_unfinished_are_not_shown(undisturbed: Path):
+    run = RunFolder.open(undisturbed)
+    steps = [step for step in run.steps if step.stage != "embed"]
+    with pytest.raises(M2raapError, match="bench-motion/embed: is not finished"):
+        examples(run, steps, "m2raap")
