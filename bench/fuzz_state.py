@@ -131,8 +131,8 @@ def commands(world: Path, run: Path, index: Path, scratch: Path) -> list[tuple[o
         ("status", run, "--verify"),
         ("status", world, "--verify"),
         ("status", index, "--verify"),
-        ("explain", "clip_007", "--in", run),
-        ("explain", "clip_007", "--in", rewrite),
+        ("explain", "t000007", "--in", run),
+        ("explain", "t000007", "--in", rewrite),
         ("data", "export", "csv", run, "--out", scratch / "csv"),
         ("data", "audit", run, "--card"),
         ("report", "lint", world / "train"),
@@ -157,7 +157,7 @@ def copy(home: Path, sources: tuple[Path, Path, Path]) -> tuple[Path, Path, Path
     for name, source in zip(names, sources, strict=True):
         shutil.copytree(source, home / name, copy_function=os.link)
     (home / "scratch").mkdir()
-    (home / "scratch" / "ids.txt").write_text("clip_001\n")
+    (home / "scratch" / "ids.txt").write_text("t000001\n")
     return home / "W", home / "R", home / "I"
 
 

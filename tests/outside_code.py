@@ -19,6 +19,10 @@ def fails(batch):
     raise RuntimeError("a fault of the user's code")
 
 
+def ends(batch):
+    raise SystemExit(0)
+
+
 def seven(signals):
     return "7"
 

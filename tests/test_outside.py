@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.core import extension
 from m2raap.core.config import build, merge
 from m2raap.core.errors import M2raapError, UsageError
+from m2raap.core.files import file_sha256
 from m2raap.core.tables import read_all
 from m2raap.curate.text_rules import score_rows
 from m2raap.curate.video_rules import outside_scores
@@ -126,15 +128,23 @@ def test_the_page_runs(home: Path, small_world: Path) -> None:
         ("python:broken:rule", "broken.py cannot be imported: SyntaxError"),
         ("python:theirs.code:rule", "theirs is a folder that m2raap wrote"),
         ("python:theirs.inner.code:rule", "theirs is a folder that m2raap wrote"),
+        ("python:linked.code:rule", "theirs is a folder that m2raap wrote"),
+        ("python:link_of_mine:rule", "theirs is a folder that m2raap wrote"),
+        ("python:sent.code:rule", "sent is a folder that m2raap wrote"),
+        ("python:script:rule", "script.py cannot be imported: SystemExit: 0"),
     ],
 )
 def test_names_that_are_refused(home: Path, name: str, named: str) -> None:
     (home / "broken.py").write_text("def rule(:\n", encoding="utf-8")
-    for folder in (home / "theirs", home / "theirs" / "inner"):
+    (home / "script.py").write_text("import sys; sys.exit(0)\n", encoding="utf-8")
+    (home / "linked").symlink_to(home / "theirs" / "inner")
+    (home / "link_of_mine.py").symlink_to(home / "theirs" / "inner" / "code.py")
+    for folder in (home / "theirs", home / "theirs" / "inner", home / "sent"):
         folder.mkdir()
         (folder / "__init__.py").write_text("import os; os.environ['HOME_OF_THEIRS'] = 'ran'\n", encoding="utf-8")
         (folder / "code.py").write_text("def rule(batch): return []\n", encoding="utf-8")
     (home / "theirs" / "model.json").write_text('{"made_from": {}}', encoding="utf-8")
+    (home / "sent" / "export.json").write_text('{"kind": "export"}', encoding="utf-8")
     with extension.code_allowed(True), pytest.raises(UsageError, match=f"some.key: {name}.*{named}"):
         extension.load(name, "some.key")
     assert "HOME_OF_THEIRS" not in os.environ
@@ -144,6 +154,17 @@ def test_no_file_of_the_folder_replaces_an_installed_module(home: Path) -> None:
     (home / "yaml.py").write_text("def safe_load(text): return 'mine'\n", encoding="utf-8")
     with extension.code_allowed(True):
         assert extension.load("python:yaml:safe_load", "key") is yaml.safe_load
+
+
+def test_the_source_runs_whose_digest_is_recorded(home: Path) -> None:
+    """Python would run a cached file that says nothing of its source."""
+    module = home / "cached.py"
+    module.write_text("def rule(batch): return 'another'\n", encoding="utf-8")
+    py_compile.compile(str(module), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    module.write_text("def rule(batch): return 'mine'\n", encoding="utf-8")
+    with extension.code_allowed(True):
+        assert extension.load("python:cached:rule", "key")(None) == "mine"
+        assert extension.source_digest("python:cached:rule", "key") == file_sha256(module)
 
 
 def test_what_rules_return(home: Path) -> None:
@@ -158,9 +179,10 @@ def test_what_rules_return(home: Path) -> None:
 
 
 def test_a_fault_of_the_code_is_none_of_m2raap(home: Path, small_world: Path) -> None:
-    recipe(home, stages=["filter"], filter={"text": {"rules": {"python:outside_code:fails": 1}}})
-    failed = run(home, small_world, "--until", "filter", "--workers", 1, "--allow-code", check=1)
-    assert f"a fault in {home / 'outside_code.py'}" in failed and "RuntimeError" in failed
+    for name, error in (("fails", "RuntimeError"), ("ends", "SystemExit: 0")):
+        recipe(home, stages=["filter"], filter={"text": {"rules": {f"python:outside_code:{name}": 1}}})
+        failed = run(home, small_world, "--until", "filter", "--workers", 1, "--allow-code", check=1, out=name)
+        assert f"a fault in {home / 'outside_code.py'}" in failed and error in failed
 
 
 def test_a_temporal_module(home: Path) -> None:

@@ -145,6 +145,8 @@ def run_command_line() -> int:
             _report(f"m2raap: {name}: {error.strerror}; check the path and its permissions")
             return 1
         return _bug()
+    except SystemExit:  # m2raap never raises it here: code of the user's, or a library, asked Python to end
+        return _bug()
     except Exception as error:
         return _click_error(error)
     finally:

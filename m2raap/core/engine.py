@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from m2raap.core.errors import M2raapError
@@ -84,7 +85,9 @@ class LocalEngine:
             for index in range(self.workers):
                 devices.put(self._devices[index % len(self._devices)] if self._devices else "cpu")
             self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker, (os.getpid(), devices))
-            for future in [self._pool.submit(time.sleep, 0.05) for _ in range(self.workers)]:
+            with _interrupts_held():
+                started = [self._pool.submit(time.sleep, 0.05) for _ in range(self.workers)]
+            for future in started:
                 future.result()
             for name, value in saved.items():
                 if value is None:
@@ -107,8 +110,20 @@ SAFE_PATH = "PYTHONSAFEPATH"  # 1: Python imports nothing from the folder in whi
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A block in which Ctrl-C waits, in processes that it starts also afterwards: they would print a traceback each if it came
+    while they import their modules."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _begin_worker(parent: int, devices: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends the pool
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.environ[DEVICE] = devices.get()
     exit_with_parent(parent)
 

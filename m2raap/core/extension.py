@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from m2raap.core.errors import M2raapError, UsageError
@@ -31,7 +33,10 @@ ALLOWED_FROM = "M2RAAP_ALLOW_CODE"
 CODE_KEY = "code"  # of a stage's settings: name -> digest of the source file
 _OWN_PACKAGES = ("m2raap", "data_tools")
 # A file that m2raap writes, and a key that it has there: marks of a folder that may come from somebody else.
-_DATA_FILES = (("manifest.json", "kind"), ("model.json", "made_from"), ("run.json", "recipe"), ("plan.json", "stage"))
+_DATA_FILES = (
+    ("manifest.json", "kind"), ("model.json", "made_from"), ("run.json", "recipe"), ("plan.json", "stage"),
+    ("export.json", "kind"),
+)  # fmt: skip
 # Module -> path and digest of its file when it was imported: ever in this process, and as the running command uses it. A
 # command imports a file once, so that a change while it runs has no effect.
 _imported: dict[str, tuple[Path, str]] = {}
@@ -154,14 +159,49 @@ def _import(name: str, key: str) -> None:
     if module_name in sys.modules and _imported.get(module_name, (path, digest)) != (path, digest):
         del sys.modules[module_name]  # the file has changed since, or it was that of another folder
     try:
-        module = importlib.import_module(module_name)
+        module = _run_source(module_name, path, digest)
     except M2raapError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end with sys.exit
         raise UsageError(f"{key}: {name}: {path} cannot be imported: {type(error).__name__}: {error}") from error
     if getattr(module, "__file__", None) != str(path):
         raise UsageError(f"{key}: {name}: another module {module_name} is in use; give yours a name of its own")
     _imported[module_name] = _current[module_name] = (path, digest)
+
+
+class _FromSource(SourceFileLoader):
+    """Runs the source whose digest is recorded: a cached .pyc may have been compiled from another one."""
+
+    digest = ""
+
+    def get_code(self, fullname: str) -> Any:
+        source = self.get_data(self.path)
+        if hashlib.sha256(source).hexdigest() != self.digest:
+            raise M2raapError(f"{self.path}: was changed while the command began; run it again")
+        return self.source_to_code(source, self.path)
+
+
+def _run_source(module_name: str, path: Path, digest: str) -> ModuleType:
+    """Imports the packages above a module, and the module from its source file, unless that has been imported."""
+    package = module_name.rpartition(".")[0]
+    if package:
+        importlib.import_module(package)
+    if module_name in sys.modules or path.suffix != ".py":
+        return importlib.import_module(module_name)
+    loader = _FromSource(module_name, str(path))
+    loader.digest = digest
+    places = [str(path.parent)] if path.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(module_name, path, loader=loader, submodule_search_locations=places)
+    assert spec is not None
+    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(module_name, None)
+        raise
+    if package:
+        setattr(sys.modules[package], module_name.rpartition(".")[2], module)
+    return sys.modules[module_name]
 
 
 def _source(name: str, key: str) -> tuple[Path, str]:
@@ -187,6 +227,8 @@ def _source(name: str, key: str) -> tuple[Path, str]:
         places = list(spec.submodule_search_locations or ()) if spec else []
         for place in [*places, *([str(Path(spec.origin).parent)] if spec and spec.origin else [])]:
             _refuse_data_folder(Path(place), f"{key}: {name}")
+        if spec and spec.origin:  # the file itself may be a link
+            _refuse_data_folder(Path(spec.origin).resolve().parent, f"{key}: {name}")
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise UsageError(f"{key}: {name}: there is no module {module_name} in {folder} or among the installed packages")
     path = Path(spec.origin)
@@ -202,7 +244,8 @@ def _spec(module_name: str, places: Sequence[str] | None) -> ModuleSpec | None:
 
 
 def _refuse_data_folder(folder: Path, subject: str) -> None:
-    for above in (folder, *folder.parents):
+    resolved = folder.resolve()
+    for above in dict.fromkeys((folder, *folder.parents, resolved, *resolved.parents)):
         for file, key in _DATA_FILES:
             if (above / file).is_file() and _holds(above / file, key):
                 raise UsageError(

@@ -25,7 +25,15 @@ from m2raap.core.plan_changes import differences
 from m2raap.core.previous import MOVING, TRANSIENT, complete_move, move_to_previous
 from m2raap.core.records import Libraries, Plan, Timing, as_record, read_record_lines
 from m2raap.core.scores import scores_digest
-from m2raap.core.signed import FORMAT, absent_files, manifest_digest, read_manifest, refuse_old_format, verify_files
+from m2raap.core.signed import (
+    FORMAT,
+    absent_files,
+    manifest_digest,
+    read_manifest,
+    refuse_old_format,
+    stage_manifest,
+    verify_files,
+)
 from m2raap.core.view import View
 
 
@@ -67,6 +75,8 @@ def begin(
     path = folder / "plan.json"
     if _alone(folder, shared, lambda: (folder / MOVING).exists() and not _is_foreign(folder / MOVING)):
         complete_move(folder)
+    if not path.exists() and (folder / "manifest.json").exists():
+        _restore_plan(folder, plan, force)
     if not path.exists():
         foreign_names = [path.name for path in folder.iterdir() if _is_foreign(path)] if folder.exists() else []
         if foreign_names:
@@ -94,6 +104,25 @@ def begin(
         )
     _note_places(folder, view)
     return True
+
+
+def _restore_plan(folder: Path, plan: Plan, force: bool) -> None:
+    """Writes the plan of a finished stage folder again that has lost it: the manifest names the same inputs and settings.
+
+    Raises M2raapError for a damaged manifest; with `force` the plan is then an empty one, so that the folder is made again.
+    """
+    if read_object(folder / "manifest.json").get("kind") != "stage":
+        return  # of a corpus, say: the caller refuses it
+    try:
+        manifest = stage_manifest(folder)
+    except M2raapError:
+        if not force:
+            raise
+        create_json(folder / "plan.json", {"stage": plan["stage"]})
+        return
+    restored = {key: manifest.get(key) for key in ("stage", "version", "format", "settings", "inputs")}
+    restored |= {"num_parts": plan["num_parts"], "libraries": manifest.get("libraries", {})}
+    create_json(folder / "plan.json", restored)
 
 
 def _note_places(folder: Path, view: View | None) -> None:

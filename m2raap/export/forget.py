@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from m2raap.core.corpus import SCORES, TABLES, Corpus, missing_counts, open_corp
 from m2raap.core.errors import UNREADABLE, M2raapError
 from m2raap.core.files import inside, read_object, remove_drafts, write_json
 from m2raap.core.lock import locked
-from m2raap.core.records import StageManifest, as_record
+from m2raap.core.records import Plan, StageManifest, as_record, read_record
 from m2raap.core.replace import DRAFT
 from m2raap.core.signed import FORGETTING, digest_of, read_manifest, signed_path, verify_files
 from m2raap.core.tables import Row, read_part, write_part, write_table
@@ -30,6 +30,8 @@ from m2raap.curate.llm.cache import Cache
 from m2raap.export.leftovers import forgotten_hashes, kind_of, leftovers, owners
 
 _TRACED = {"clips": ("video",), "texts": ("text_id", "text"), "superseded": ("text_id", "text"), "frames": ("jpegs",)}
+
+_WEIGHTS = (".pt", ".safetensors")
 
 
 def read_ids(path: Path) -> list[str]:
@@ -260,6 +262,9 @@ def _left_in(corpora: list[Path], runs: list[Path], hashes: frozenset[str]) -> d
     for run in runs:
         kinds |= owners(run, (leftover.path for leftover in leftovers(run, hashes)))
         kinds |= {folder: kind for folder in _folders(run) if (kind := _stale_kind(folder, digests))}
+    signed = [folder / "manifest.json" for folder in kinds if (folder / "manifest.json").is_file()]
+    stale = {read_object(path).get("digest") for path in signed}
+    kinds |= {folder: "adapt" for run in runs for folder in _folders(run) if _holds_checkpoint_of(folder, stale)}
     models = {_model_digest(folder) for folder, kind in kinds.items() if kind == "adapt"} - {None}
     for run in runs:
         exported = [folder for folder in _folders(run) if (folder / "m2raap_export.json").is_file()]
@@ -279,6 +284,14 @@ def _stale_kind(folder: Path, digests: dict[Path, str]) -> str | None:
     assert "view" in manifest
     current = digests.get((folder / manifest["view"]["corpus"]).resolve())
     return manifest["stage"] if current and current != manifest["inputs"].get("corpus") else None
+
+
+def _holds_checkpoint_of(folder: Path, inputs: Set[Any]) -> bool:
+    """Whether a folder is an unfinished training on one of the folders with the digests `inputs`, and holds weights already."""
+    if not (folder / "plan.json").is_file() or (folder / "manifest.json").is_file() or kind_of(folder) != "adapt":
+        return False
+    plan = read_record(Plan, folder / "plan.json")
+    return not inputs.isdisjoint(plan["inputs"].values()) and any(path.suffix in _WEIGHTS for path in folder.rglob("*"))
 
 
 def _model_digest(folder: Path) -> str | None:

@@ -20,7 +20,8 @@ from m2raap.stages.rules import StageRules
 def explain(run: Path, clip_id: str) -> dict[str, Any]:
     """The history of one clip: its row, its texts, and what every stage measured, added or dropped, in order.
 
-    `run` is a run, a stage folder or a corpus. Raises M2raapError for an id that is in none of its corpora.
+    `run` is a run, a stage folder or a corpus. `unfinished` lists the stages of a run that are not finished, or whose folder is
+    lost: `fate` is without them. Raises M2raapError for an id that is in none of its corpora.
     """
     if (run / "run.json").exists():
         folder = RunFolder.open(run)
@@ -28,8 +29,10 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
             corpus = View(folder.inputs.benches[bench] if bench else folder.inputs.data)
             if _has(corpus, clip_id):
                 steps = [s for s in folder.steps if s.bench == bench and s.is_of(DataStage)]
-                steps = list({s.folder: s for s in steps if (s.folder / "manifest.json").exists()}.values())
-                return _story(corpus, clip_id, [(f"{s.owner}/{s.stage}", s.folder) for s in steps])
+                named = {s.folder: f"{s.owner}/{s.stage}" for s in steps}
+                finished = {path: name for path, name in named.items() if (path / "manifest.json").exists()}
+                story = _story(corpus, clip_id, [(name, path) for path, name in finished.items()])
+                return story | {"unfinished": [name for path, name in named.items() if path not in finished]}
         raise _unknown(clip_id, [View(path) for path in folder.inputs.corpora.values()])
     view = open_view(run)
     if not _has(view, clip_id):
@@ -156,7 +159,9 @@ def tell(story: dict[str, Any]) -> list[str]:
                 f"  dropped {row.get('text_id') or 'the clip'}: {row['reason']} ({row.get('detail', '')}{against}), "
                 f"rule {row.get('rule_version', '-')}{also}"
             )
-    return lines + _fate_lines(story["fate"])
+    without = story.get("unfinished")
+    note = [f"not finished, so that what follows is without it: {', '.join(without)}"] if without else []
+    return lines + note + _fate_lines(story["fate"])
 
 
 def _rule_lines(rules: list[Row]) -> list[str]:

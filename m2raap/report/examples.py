@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from heapq import nsmallest
 
+from m2raap.core.errors import M2raapError
 from m2raap.core.stage import Judged
 from m2raap.core.tables import Row, part_of, read_part, row_key
 from m2raap.core.view import View, open_view
@@ -26,7 +27,11 @@ def examples(run: RunFolder, steps: list[Step], arm: str) -> list[Example]:
     for step in steps:
         if not step.is_of(EvaluateStage) or step.arm != arm:
             continue
-        embedded = next(s for s in steps if s.folder == step.parents[0])
+        embedded = next((s for s in steps if s.folder == step.parents[0]), None)
+        if embedded is None:
+            raise M2raapError(
+                f"{step.parents[0]}: is not finished, although {step.folder} was made from it; run it again"
+            )
         embeddings = Embeddings.load(embedded.folder)
         text_of = dict(zip(embeddings.text_ids, embeddings.texts, strict=True))
         caption_of = _captions(embeddings)

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -269,6 +271,24 @@ def test_two_workers_make_the_same_bytes(tmp_path: Path):
     finally:
         engine.close()
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_ctrl_c_waits_while_workers_are_started(monkeypatch: pytest.MonkeyPatch):
+    """A terminal sends it to workers, too, which would print a traceback each while they import their modules."""
+    is_held: list[bool] = []
+
+    class Pool:
+        def __init__(self, *_: object) -> None: ...
+
+        def submit(self, *_: object) -> Future[None]:
+            is_held.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+            future: Future[None] = Future()
+            future.set_result(None)
+            return future
+
+    monkeypatch.setattr("m2raap.core.engine.ProcessPoolExecutor", Pool)
+    assert not dict(LocalEngine(2).map(abs, [])) and is_held == [True, True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_benchmark_loses_no_row(tmp_path: Path):

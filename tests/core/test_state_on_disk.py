@@ -23,6 +23,8 @@ from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View, open_view
 from m2raap.export.forget import forget
 from m2raap.pipeline.inspect import check
+from m2raap.pipeline.run_folder import RunFolder
+from m2raap.report.examples import examples
 from m2raap.retrieval.results_file import other_results
 from m2raap.stages.rules import StageRules
 from m2raap.stages.training_log import training_summary
@@ -107,6 +109,26 @@ def test_a_stage_that_lost_a_file_says_so_and_force_mends_it(length: Path):
     (length / "texts" / "part-00000.parquet").unlink()
     (length / "done" / "apply-00001.json").write_text("null")
     assert run_length(view, length) and digests(length) == whole
+
+
+def test_a_finished_stage_that_lost_its_plan_is_still_its_own(length: Path):
+    view = View(length.parent / "c")
+    whole = digests(length)
+    (length / "plan.json").unlink()
+    assert run_length(view, length) and digests(length) == whole
+    (length / "plan.json").unlink()
+    with pytest.raises(M2raapError, match="min 16"):
+        run_length(view, length, minimum=16)
+    (length / "plan.json").unlink()
+    assert run_length(view, length, minimum=16, force=True) and not SCORED
+    (length / "plan.json").unlink()
+    manifest = read_json(length / "manifest.json")
+    write_json(length / "manifest.json", manifest | {"counts": {}})
+    with pytest.raises(M2raapError, match="manifest.json: was changed after it was signed"):
+        run_length(view, length)
+    assert run_length(view, length, force=True) and digests(length) == whole
+    with pytest.raises(M2raapError, match="which no stage has written"):
+        run_length(view, length.parent / "c")
 
 
 def test_verify_finds_what_was_changed_by_hand_and_goes_on(length: Path, tmp_path: Path):
@@ -282,3 +304,10 @@ def test_a_file_that_the_manifest_names_is_missed_and_one_that_it_does_not_name_
     assert named_files(tmp_path, "results-*.json") == ["results-qb_norm.json"]
     with pytest.raises(M2raapError, match=r"results-qb_norm\.json: is missing"):
         other_results(tmp_path)
+
+
+def test_examples_of_an_evaluation_whose_embeddings_are_unfinished_are_not_shown(undisturbed: Path):
+    run = RunFolder.open(undisturbed)
+    steps = [step for step in run.steps if step.stage != "embed"]
+    with pytest.raises(M2raapError, match="bench-motion/embed: is not finished"):
+        examples(run, steps, "m2raap")

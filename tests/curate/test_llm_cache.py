@@ -47,6 +47,25 @@ def test_processes_share_answers_and_one_budget(tmp_path: Path):
     assert all(one is None or one.content == f"answer {number}" for number, one in enumerate(found))
 
 
+def test_values_of_another_type_are_refused(tmp_path: Path):
+    """Sqlite stores bytes in a column of texts, too, and the file may come from somebody else."""
+    cache = Cache(tmp_path / "llm.sqlite")
+    cache.put(request(1), Completion("answer"))
+    cache.spend("s", 1, 1, 1.0)
+    cache.add_to_tally("s", 1, 1)
+    cache._db.execute("UPDATE answers SET content = x'ff'")
+    cache._db.execute("UPDATE spent SET cost = 'much'")
+    cache._db.execute("UPDATE tally SET asked = 'often'")
+    for read in (
+        lambda: cache.get(request(1)),
+        lambda: cache.spent("s"),
+        lambda: cache.spend("s", 1, 1, 1.0),
+        lambda: cache.tally("s"),
+    ):
+        with pytest.raises(M2raapError, match="llm.sqlite"):
+            read()
+
+
 def test_forgetting_a_clip_takes_its_answers_and_leaves_no_bytes(tmp_path: Path):
     path = tmp_path / "llm.sqlite"
     cache = Cache(path)

@@ -120,6 +120,12 @@ def test_every_case_ends_in_its_outcome(tmp_path: Path, case: str):
     assert cache.spent("rewrite")[0] == requests
 
 
+def test_a_long_error_page_is_no_answer_of_the_model(tmp_path: Path):
+    page = Say(b"<p>Bad gateway</p>" + b" \\n" * 4000, 502)
+    (answer,), server, _ = asked(tmp_path, lambda body, n: page if n == 0 else GOOD, ["a"])
+    assert (answer.outcome, answer.captions) == ("ok", GOOD) and len(server.bodies) == 2
+
+
 @pytest.mark.parametrize("way", ["drop by drop", "whole"])
 def test_slow_servers_are_left_in_time(tmp_path: Path, way: str):
     start = time.monotonic()
@@ -316,6 +322,12 @@ def test_a_placeholder_of_one_letter_is_not_masked_in_every_word_of_a_message():
         ({"base_url": "http://far.org/v1", "allow_remote": True, "api_key_env": "K"}, "https"),
         ({"extra": {"messages": []}}, "'messages'"),
         ({"budget": {"max_cost": 1}}, "max_cost.*price_in.*price_out"),
+        ({"base_url": "http://127.0.0.1:99999/v1"}, "Port"),
+        ({"base_url": "http://127.0.0.1:http/v1"}, "Port"),
+        ({"extra": {"max_tokens": "many"}}, "max_tokens.*32,768.*'many'"),
+        ({"extra": {"max_completion_tokens": -5}}, "max_completion_tokens.*-5"),
+        ({"extra": {"stop": "\ud800"}}, "cannot be sent as JSON"),
+        ({"extra": {"max_tokens": None}, "budget": {"max_tokens": 9}}, "max_tokens or max_completion_tokens"),
     ],
 )
 def test_what_may_leave_the_machine_has_to_be_said(settings: dict[str, Any], message: str):
@@ -331,3 +343,5 @@ def test_where_and_how_are_no_part_of_the_question():
     assert request(EndpointConfig(model="n")).key != request(here).key
     body = request(EndpointConfig(model="m", extra={"max_tokens": None, "max_completion_tokens": 9})).body
     assert "max_tokens" not in body and body["max_completion_tokens"] == 9
+    most = request(EndpointConfig(model="m", extra={"max_completion_tokens": 900}))
+    assert most.max_tokens == 900, "the budget reserves for the higher one, as the server may heed either"

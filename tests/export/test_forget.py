@@ -326,6 +326,17 @@ def test_forgetting_twice_changes_nothing_and_a_run_that_was_left_out_catches_up
     assert again["clips"] == 0 and again["not_found"] == [] and open_corpus(home / "c").digest == digest
 
 
+def test_an_unfinished_training_that_holds_weights_is_named(home: Path):
+    inputs = {"corpus": open_corpus(home / "c").digest, "b": read_json(home / "b" / "manifest.json")["digest"]}
+    for name, other in (("trained", inputs), ("begun", inputs), ("of_other_clips", dict.fromkeys(inputs, "0" * 64))):
+        plan = {"stage": "adapt", "version": 1, "settings": {}, "inputs": other, "num_parts": 2}
+        write_json(home / name / "plan.json", plan)
+        if name != "begun":
+            (home / name / "scratch").mkdir()
+            (home / name / "scratch" / "checkpoint.pt").write_bytes(b"weights")
+    assert forget([home / "c"], ["c003"], [home])["left_in"]["models"] == [str(home / "trained")]
+
+
 def test_scores_that_the_user_brought_are_named_and_may_keep_their_rows(home: Path):
     rows = [{"clip_id": f"c{i:03d}", "nsfw": i / 16} for i in range(16)]
     scores = home.parent / "nsfw.parquet"

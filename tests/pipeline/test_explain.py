@@ -1,9 +1,12 @@
 """A clip's whole story, kept or dropped, and what was nearly dropped."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from m2raap.core.files import read_json, write_json
 from m2raap.core.tables import Row, row_key
 from m2raap.export.corpus import curated_steps, curated_view
 from m2raap.pipeline.explain import explain, tell
@@ -75,6 +78,20 @@ def test_a_dropped_clip_says_by_whom(curated: Path, dropped: list[Row]):
     assert story["fate"] == {"kept": False, "reason": row["reason"], "stage": row["stage"]}
     told = "\n".join(tell(story))
     assert f"dropped by {row['stage']}: {row['reason']}" in told and f"rule {row['rule_version']}" in told
+
+
+def test_a_stage_whose_folder_is_lost_is_named(curated: Path, dropped: list[Row], tmp_path: Path):
+    """Without it, a clip that it had dropped would simply be kept."""
+    run = tmp_path / "run"
+    shutil.copytree(curated, run)
+    tree = read_json(run / "run.json")
+    write_json(run / "run.json", tree | {"data": os.path.relpath(RunFolder.open(curated).inputs.data, run)})
+    row = next(row for row in dropped if not row["text_id"] and row["stage"] == "filter")
+    assert explain(run, row["clip_id"])["unfinished"] == []
+    shutil.rmtree(run / "filter")
+    story = explain(run, row["clip_id"])
+    assert [name.rpartition("/")[2] for name in story["unfinished"]] == ["filter"]
+    assert any(line.endswith(f"without it: {story['unfinished'][0]}") for line in tell(story))
 
 
 def test_nearly_dropped_is_kept_and_close(curated: Path, dropped: list[Row]):

@@ -185,6 +185,33 @@ def test_the_second_import_export_index_run_and_report_are_told(
     assert {row["state"] for row in check(run)} == {"ok"}
 
 
+OTHERS: dict[str, tuple[str, ...]] = {
+    "split": ("data", "split", "{videos}", "--min-s", "0", "--workers", "1", "--out"),
+    "bank": ("evaluate", "{R}/bench-motion/embed", "--bank", "{W}/train", "--model", "{R}/adapt", "--out"),
+    "mixture": ("model", "interpolate", "{R}/adapt", "--alpha", "0.5", "--out"),
+    "open_clip": ("model", "export", "{R}/adapt", "--to", "open_clip", "--out"),
+    "webdataset": ("data", "export", "webdataset", "{R}/rewrite", "--out"),
+    "videofolder": ("data", "export", "videofolder", "{R}/rewrite", "--out"),
+    "data-juicer": ("data", "export", "data-juicer", "{R}/rewrite", "--out"),
+}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_the_second_of_the_other_commands_is_told(
+    name: str, small_world: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "videos").mkdir()
+    for path in sorted((small_world / "videos" / "test").iterdir())[:2]:
+        shutil.copy(path, tmp_path / "videos")
+    places = {"W": small_world, "R": undisturbed / "m2raap", "videos": tmp_path / "videos"}
+    command = [word.format(**places) for word in OTHERS[name]]
+    whole, out = tmp_path / "whole" / name, tmp_path / "out" / name
+    moments = seeded_moments(monkeypatch, name, lambda: m2raap(*command, whole), 2)
+    messages = messages_at(monkeypatch, moments, lambda: m2raap(*command, out), lambda: on_command_line(*command, out))
+    assert len(messages) == len(moments) and all("another m2raap (process" in text for text in messages), messages
+    assert digests(out.parent) == digests(whole.parent)
+
+
 # Runs the command line in a process of its own that stops itself before its n-th change of the disk.
 STOPPED = """
 import os, signal, sys

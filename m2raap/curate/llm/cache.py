@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.lock import refuse_link
@@ -25,6 +26,7 @@ CREATE TABLE IF NOT EXISTS spent (scope TEXT PRIMARY KEY, requests INTEGER NOT N
   cost REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS tally (scope TEXT PRIMARY KEY, asked INTEGER NOT NULL, cached INTEGER NOT NULL);
 """
+_SPENT = "SELECT requests, tokens, cost FROM spent WHERE scope = ?"
 FILE = "llm.sqlite"
 _BESIDE = ("-wal", "-shm", "-journal")  # suffixes of sqlite's files beside the database
 
@@ -77,11 +79,18 @@ class Cache:
             except sqlite3.Error as error:
                 raise self._fault(error) from None
 
+    def _typed(self, row: tuple, *types: Any) -> Any:
+        """The row, whose values sqlite does not keep to the types of the columns. Raises M2raapError where one has another."""
+        for value, kind in zip(row, types, strict=True):
+            if not isinstance(value, kind):
+                raise self._fault(TypeError(f"it holds a {type(value).__name__} in place of another type"))
+        return row
+
     def get(self, request: Request) -> Completion | None:
         """The stored completion of the request, or None."""
         sql = "SELECT content, finish, refusal, tokens_in, tokens_out, server FROM answers WHERE key = ?"
         rows = self._read(sql, (request.key,))
-        return Completion(*rows[0]) if rows else None
+        return Completion(*self._typed(rows[0], str, str, str | None, int, int, str)) if rows else None
 
     def put(self, request: Request, completion: Completion) -> None:
         """Stores a completion under the key of its request."""
@@ -120,16 +129,16 @@ class Cache:
 
     def spent(self, scope: str) -> tuple[int, int, float]:
         """(requests, tokens, cost) of all runs so far."""
-        rows = self._read("SELECT requests, tokens, cost FROM spent WHERE scope = ?", (scope,))
-        return rows[0] if rows else (0, 0, 0.0)
+        rows = self._read(_SPENT, (scope,))
+        return self._typed(rows[0], int, int, float) if rows else (0, 0, 0.0)
 
     def spend(
         self, scope: str, requests: int, tokens: int, cost: float, most: tuple[float, float, float] | None = None
     ) -> bool:
         """Adds to what was spent; with `most`, only if no sum exceeds it. Returns whether it was added."""
         with self._write() as db:
-            rows = db.execute("SELECT requests, tokens, cost FROM spent WHERE scope = ?", (scope,)).fetchall()
-            old = rows[0] if rows else (0, 0, 0.0)
+            rows = db.execute(_SPENT, (scope,)).fetchall()
+            old = self._typed(rows[0], int, int, float) if rows else (0, 0, 0.0)
             new = (old[0] + requests, old[1] + tokens, old[2] + cost)
             if most is not None and any(value > limit for value, limit in zip(new, most, strict=True)):
                 return False
@@ -139,7 +148,7 @@ class Cache:
     def tally(self, scope: str) -> tuple[int, int]:
         """(questions that a model was asked, questions whose answers were cached) of all runs so far."""
         rows = self._read("SELECT asked, cached FROM tally WHERE scope = ?", (scope,))
-        return rows[0] if rows else (0, 0)
+        return self._typed(rows[0], int, int) if rows else (0, 0)
 
     def add_to_tally(self, scope: str, num_asked: int, num_cached: int) -> None:
         """Adds to both numbers of `tally`."""

@@ -125,7 +125,7 @@ class HttpBackend:
     def complete(self, request: Request) -> Completion:
         """One try. Raises _Retryable, _Permanent, or M2raapError where the configuration is wrong."""
         status, headers, body, endless = self._post(json.dumps(request.body, ensure_ascii=False).encode())
-        if endless:
+        if endless and status == 200:  # a long error page is no answer of the model
             return Completion("", "endless", None, 0, request.max_tokens, self.server)
         if status == 200:
             return self._without_key(completion_of(body, self.server))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from m2raap.core.config import HOW, Config
 from m2raap.curate.llm.budget import BudgetConfig
-from m2raap.curate.llm.schema import AnswerFormat, response_format
+from m2raap.curate.llm.schema import TOKEN_LIMITS, AnswerFormat, response_format
 
 MAX_NEW_TOKENS = 32_768
 
@@ -96,11 +97,22 @@ class EndpointConfig(Config):
     def _free_keys(cls, extra: dict[str, Any]) -> dict[str, Any]:
         if reserved := sorted({"model", "messages", "stream", "n"} & set(extra)):
             raise ValueError(f"'{reserved[0]}' is set by the package and cannot be replaced; remove it from extra")
+        for key in TOKEN_LIMITS:
+            value = extra.get(key)
+            if value is not None and (type(value) is not int or not 1 <= value <= MAX_NEW_TOKENS):
+                raise ValueError(
+                    f"{key}: expected a whole number from 1 to {MAX_NEW_TOKENS:,}, or null (found {value!r:.40})"
+                )
+        try:
+            json.dumps(extra, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"cannot be sent as JSON ({str(error)[:100]})") from None
         return extra
 
     @model_validator(mode="after")
     def _safe(self) -> EndpointConfig:
         url = urlsplit(self.base_url)
+        _ = url.port  # raises ValueError where it is none
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError("base_url must be http://HOST[:PORT]/v1 or https://HOST/v1")
         if url.username or url.password or url.query or url.fragment:
@@ -110,6 +122,11 @@ class EndpointConfig(Config):
                 raise ValueError(f"{url.hostname} is not this machine: set allow_remote: true if data may go there")
             if url.scheme == "http" and self.api_key_env:
                 raise ValueError(f"the key must not be sent to {url.hostname} without encryption: use https")
+        budget = self.budget.max_tokens is not None or self.budget.max_cost is not None
+        if budget and not any((vars(self) | self.extra).get(key) for key in TOKEN_LIMITS):
+            raise ValueError(
+                "a budget of tokens or cost needs a limit for one answer: max_tokens or max_completion_tokens"
+            )
         return self
 
     @property

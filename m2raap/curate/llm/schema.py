@@ -20,6 +20,7 @@ from m2raap.core.config import digest
 Outcome = Literal["ok", "truncated", "refused", "error", "skipped"]
 AnswerFormat = Literal["json_schema", "json_object", "none"]
 MAX_CAPTION_CHARS = 1000
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")  # keys of a request's body that limit its answer
 
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n\s*```\s*$", re.DOTALL)
@@ -49,7 +50,7 @@ class Request:
     @property
     def max_tokens(self) -> int:
         """Most tokens of the answer; 0 if the body sets none."""
-        return int(self.body.get("max_tokens") or self.body.get("max_completion_tokens") or 0)
+        return max(self.body.get(key) or 0 for key in TOKEN_LIMITS)
 
 
 @dataclass(frozen=True)
