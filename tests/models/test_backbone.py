@@ -86,9 +86,23 @@ def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path:
         coca.encode_text_tokens(tokens)
 
 
+@pytest.fixture
+def named_tiny(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tiny model under two names of open_clip's, of which the second has the other GELU."""
+    import open_clip
+
+    model_cfg = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    for name, more in (("tiny-for-test", {}), ("tiny-for-test-quickgelu", {"quick_gelu": True})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(model_cfg | more))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+    return "tiny-for-test"
+
+
 @pytest.mark.parametrize("form", ["local-dir", "safetensors", "pt"])
 def test_weights_from_folder_or_file(
-    tiny_dir: Path, backbone: Backbone, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+    tiny_dir: Path, named_tiny: str, backbone: Backbone, tmp_path: Path, form: str
 ) -> None:
     weights = backbone.clip.state_dict()
     if form == "local-dir":
@@ -96,16 +110,9 @@ def test_weights_from_folder_or_file(
         save_file(weights, tmp_path / "open_clip_model.safetensors")
         cfg = BackboneConfig(model=f"local-dir:{tmp_path}")
     else:
-        import open_clip
-
-        config = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
-        (tmp_path / "tiny-for-test.json").write_text(json.dumps(config))
-        monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
-        monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
-        open_clip.add_model_config(tmp_path / "tiny-for-test.json")
         path = tmp_path / f"weights.{form}"
         save_file(weights, path) if form == "safetensors" else torch.save(weights, path)
-        cfg = BackboneConfig(model="tiny-for-test", pretrained=str(path))
+        cfg = BackboneConfig(model=named_tiny, pretrained=str(path))
     loaded = load_backbone(cfg)
     tokens = backbone.tokenize(["a red circle"])
     assert torch.equal(loaded.encode_text(tokens), backbone.encode_text(tokens))
@@ -181,20 +188,6 @@ def openai_like(tiny_name: str) -> dict[str, torch.Tensor]:
     return {key: value.half() for key, value in weights.items()} | {
         key: torch.tensor(value) for key, value in numbers.items()
     }
-
-
-@pytest.fixture
-def named_tiny(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The tiny model under two names of open_clip's, of which the second has the other GELU."""
-    import open_clip
-
-    model_cfg = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
-    for name, more in (("tiny-for-test", {}), ("tiny-for-test-quickgelu", {"quick_gelu": True})):
-        (tmp_path / f"{name}.json").write_text(json.dumps(model_cfg | more))
-        open_clip.add_model_config(tmp_path / f"{name}.json")
-    return "tiny-for-test"
 
 
 def test_openais_own_dict_is_read_with_its_own_activation(
