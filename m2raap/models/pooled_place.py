@@ -28,10 +28,10 @@ def check_pooled_place(subject: str, text: OpenClipText | TransformersText) -> N
 
     `subject` begins the message. A tower that averages over tokens has no such place, and passes.
     """
-    tokens_BL = text.tokenize(PROBES)
     rule = _rule(text)
     if rule is None:
         return
+    tokens_BL = text.tokenize(PROBES)
     in_words, place_B, names = rule(tokens_BL)
     inner = getattr(text.tokenizer, "tokenizer", text.tokenizer)
     marks = {int(number) for name in names if (number := getattr(inner, name, None)) is not None}

@@ -51,7 +51,9 @@ def _unknown(clip_id: str, views: list[View]) -> M2raapError:
     near = [name for name in ids if name.startswith(typed) or typed.startswith(name)]
     near = near or difflib.get_close_matches(typed, ids[:_MAX_COMPARED])
     hint = (
-        f"did you mean '{near[0]}'?" if near else f"it has {len(ids):,} clips{f', such as {ids[0]!r}' if ids else ''}"
+        f"did you mean '{near[0]}'?"
+        if near
+        else f"there are {len(ids):,} clips{f', such as {ids[0]!r}' if ids else ''}"
     )
     return M2raapError(f"{clip_id}: no clip of that id in {names}: {hint}")
 
