@@ -184,6 +184,8 @@ def _command_meant(message: str) -> str:
     by_last_word = {path: path.rpartition(" ")[2] for path in paths}
     near = difflib.get_close_matches(unknown[1], by_last_word.values(), n=1)
     meant = [f"'m2raap {path}'" for path, word in by_last_word.items() if word in near]
+    if unknown[1] == "score":  # no name of a command is like it
+        meant = ["'m2raap evaluate SCORES.npy'"]
     return f" Did you mean {' or '.join(meant)}?" if meant else ""
 
 

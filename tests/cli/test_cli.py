@@ -174,6 +174,7 @@ def test_a_schedulers_signal_ends_a_command_as_ctrl_c_does(number: int):
     [
         (("probe", "x"), "'m2raap data probe'"),
         (("evalute",), "'m2raap evaluate'"),
+        (("score", "s.npy"), "'m2raap evaluate SCORES.npy'"),
         (("data", "exprot"), "m2raap data export"),
     ],
 )
