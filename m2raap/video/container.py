@@ -180,19 +180,21 @@ class OpenVideo:
         (unsupported_codec) for encrypted packets.
         """
         pack: int | None = None  # position of the pack; frames without a time of their own have none
+        may_be_encrypted, is_avi = self.format_name == "mov", self.format_name == "avi"
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
         try:
             with suppress(IndexError):
                 packets = self.container.demux(self.stream)
                 for packet in packets:
-                    if self.format_name == "mov" and packet.has_sidedata("encryption_info"):
+                    # Of a clear beginning the next key-frame is the first that may be encrypted.
+                    if may_be_encrypted and packet.is_keyframe and packet.has_sidedata("encryption_info"):
                         raise Refused("unsupported_codec", "the video is encrypted (DRM), and the file holds no key")
                     if self._in_a_pack and packet.size:
                         pack = packet.pos if pack is None else pack
                         if packet.pos in (None, pack):
                             continue
                         self._in_a_pack = False
-                    if self.format_name == "avi" and packet.size:
+                    if is_avi and packet.size:
                         packet.pts = packet.dts
                     yield packet
         except MemoryError as error:

@@ -200,5 +200,6 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
         if frames:
             failures = 0
         for frame in frames:
-            aspects.mark(losses.origin_of(frame))
-            yield frame, losses.taint(frame)
+            origin = losses.origin_of(frame)
+            aspects.mark(origin)
+            yield frame, losses.taint(frame, origin.number)

@@ -1,9 +1,8 @@
-"""Finds the cuts between shots with PySceneDetect's SceneManager, over frames that m2raap decodes.
+"""Finds the cuts between shots with PySceneDetect's detectors, over frames that m2raap decodes.
 
-`SceneManager` reads frames from a `VideoStream`. The one defined here gives it planes that are small already
-(m2raap.video.planes), so that it does not scale them. It reads in a second thread, which takes turns with the caller's: a frame
-is read only after the detector and the caller have processed the one before. So the result never depends on timing, and each
-clip uses one core. The caller gets each frame in order, with the cuts found by then.
+The detectors get planes that are small already (m2raap.video.planes), one after the other, from the thread that decodes:
+SceneManager decodes in a second thread, and to hand a frame over takes as long as to look for a cut. The caller gets each frame
+in order, with the cuts found by then.
 
 Repeated frames (24 per second stored as 30, or a recorder that stalls) are not given to the detector, because Adaptive takes the
 first change after a repeat for a cut, and because a copy with variable frame rate, which leaves out the repeats, would have
@@ -19,7 +18,6 @@ from fractions import Fraction
 from functools import cache
 from itertools import chain
 from statistics import median
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -91,6 +89,7 @@ DETECTORS: dict[str, Callable[[float], SceneDetector]] = {
 
 # (time_s, plane uint8 BGR [H, W, 3], the caller's decoded frame); times are strictly increasing, planes have one size.
 TimedPlane = tuple[float, "np.ndarray", Any]
+MICROSECOND = Fraction(1, 1_000_000)
 # Called for each frame, in order, with the cuts found since the frame before; their times may be earlier.
 OnFrame = Callable[[TimedPlane, list[float]], None]
 
@@ -120,44 +119,23 @@ def find_cuts(
             on_frame(item, cuts_s[num_reported:num_until_frame])
             num_reported = num_until_frame
         return cuts_s
-    from scenedetect import SceneManager
+    from scenedetect.common import FrameTimecode, Timecode
 
-    stream = _stream(first, frames, fps, on_frame)
-    manager = SceneManager()
-    manager.add_detector(_reporting(DETECTORS[kind](float(min_shot_s)), stream, on_frame))
-    manager.detect_scenes(stream)
-    if stream.error is not None:
-        raise stream.error
-    return [start.seconds for start, _ in manager.get_scene_list()[1:]]
-
-
-def _reporting(detector: SceneDetector, stream: Any, on_frame: OnFrame) -> SceneDetector:
-    """`detector` without the cuts at flashes, which calls `on_frame` after each frame of the file that it has processed."""
-    import scenedetect
-
-    without_flashes = _Flashes()
-    unreported_s: list[float] = []  # cuts found at an added repeat of a still, which is no frame of the file
-
-    class Reporting(scenedetect.SceneDetector):
-        def process_frame(self, timecode: Any, frame_img: np.ndarray) -> list[Any]:
-            try:
-                cuts = without_flashes.process(timecode, frame_img, detector.process_frame(timecode, frame_img))
-                unreported_s.extend(cut.seconds for cut in cuts)
-                if stream.last is not None:
-                    on_frame(stream.last, unreported_s[:])
-                    unreported_s.clear()
-                return cuts
-            finally:
-                stream.turn.release()
-
-        def post_process(self, timecode: Any) -> list[Any]:
-            return without_flashes.waiting + detector.post_process(timecode)
-
-        @property
-        def event_buffer_length(self) -> int:
-            return 0  # number of frames that SceneManager holds for a callback, which is not used here
-
-    return Reporting()
+    detector, without_flashes = DETECTORS[kind](float(min_shot_s)), _Flashes()
+    frame_rate = Fraction(fps if fps > 0 else 25.0).limit_denominator(100_000)
+    cuts: list[Any] = []
+    unreported_s: list[float] = []  # cuts at an added repeat of a still, which is no frame of the file
+    for time_s, plane_HWC, item in _without_repeats(first, frames, on_frame):
+        # Microseconds are exact enough for any frame rate, and give one time base for all containers.
+        timecode = FrameTimecode(Timecode(pts=round(time_s * 1e6), time_base=MICROSECOND), fps=frame_rate)
+        new_cuts = without_flashes.process(time_s, plane_HWC, detector.process_frame(timecode, plane_HWC))
+        cuts += new_cuts
+        unreported_s += [cut.seconds for cut in new_cuts]
+        if item is not None:
+            on_frame(item, unreported_s)
+            unreported_s = []
+    cuts += without_flashes.waiting + detector.post_process(timecode)
+    return sorted({cut.seconds for cut in cuts})
 
 
 class _Flashes:
@@ -167,13 +145,15 @@ class _Flashes:
         self.waiting: list[Any] = []
         self._latest: deque[tuple[float, np.ndarray]] = deque()  # the planes of the last second, and the one before
 
-    def process(self, timecode: Any, plane_HWC: np.ndarray, cuts: Sequence[Any]) -> list[Any]:
-        """The cuts that are to be passed on at this frame; `cuts` are those that the detector finds at it."""
-        self._latest.append((timecode.seconds, plane_HWC))
-        while len(self._latest) > 2 and self._latest[1][0] < timecode.seconds - 1.0:
+    def process(self, time_s: float, plane_HWC: np.ndarray, cuts: Sequence[Any]) -> list[Any]:
+        """The cuts that are to be passed on at the frame of `time_s`; `cuts` are those that the detector finds at it."""
+        self._latest.append((time_s, plane_HWC))
+        while len(self._latest) > 2 and self._latest[1][0] < time_s - 1.0:
             self._latest.popleft()
         self.waiting += cuts
-        due = [cut for cut in self.waiting if timecode.seconds >= cut.seconds + FLASH_S - 1e-6]
+        if not self.waiting:
+            return []
+        due = [cut for cut in self.waiting if time_s >= cut.seconds + FLASH_S - 1e-6]
         self.waiting = [cut for cut in self.waiting if cut not in due]
         return [cut for cut in due if not self._is_flash(cut.seconds)]
 
@@ -187,68 +167,6 @@ class _Flashes:
         changes = [cv2.norm(plane, before[-1], cv2.NORM_L1) for plane in after]
         peak = max(changes)
         return min(changes[changes.index(peak) :]) <= FLASH_SHARE * peak
-
-
-def _stream(first: TimedPlane, frames: Iterator[TimedPlane], fps: float, on_frame: OnFrame) -> Any:
-    """A VideoStream of the items of `_without_repeats`; `last` is the latest item, None for an added repeat of a still."""
-    from scenedetect.common import FrameTimecode, Timecode
-    from scenedetect.video_stream import SeekError, VideoStream
-
-    class PlaneStream(VideoStream):
-        BACKEND_NAME = "m2raap"
-        path: Any = ""
-        name: Any = ""
-        is_seekable: Any = False
-        aspect_ratio: Any = 1.0
-        duration: Any = None
-        frame_rate: Any = Fraction(fps if fps > 0 else 25.0).limit_denominator(100_000)
-        frame_size: Any = (first[1].shape[1], first[1].shape[0])
-
-        def __init__(self) -> None:
-            self.last: TimedPlane | None = None
-            self.error: BaseException | None = None
-            self.turn = Lock()  # held from the reading of a frame until the detector has processed it
-            self._items = _without_repeats(first, frames, on_frame)
-            self._time_s = first[0]
-            self._num_read = 0
-            self._position: FrameTimecode | None = None
-
-        @property
-        def position(self) -> FrameTimecode:
-            if self._position is None:
-                # Microseconds are exact enough for any frame rate, and give one time base for all containers.
-                stamp = Timecode(pts=round(self._time_s * 1e6), time_base=Fraction(1, 1_000_000))
-                self._position = FrameTimecode(stamp, fps=self.frame_rate)
-            return self._position
-
-        @property
-        def position_ms(self) -> float:
-            return self._time_s * 1000
-
-        @property
-        def frame_number(self) -> int:
-            return self._num_read
-
-        def read(self, decode: bool = True) -> np.ndarray | bool:
-            self.turn.acquire()
-            try:
-                item = next(self._items, None)
-            except BaseException as error:  # raised again in the caller's thread, by find_cuts
-                self.error, item = error, None
-            if item is None:
-                return False
-            self._time_s, plane_HWC, self.last = item
-            self._position = None
-            self._num_read += 1
-            return plane_HWC
-
-        def reset(self) -> None:
-            raise SeekError
-
-        def seek(self, target: Any) -> None:
-            raise SeekError
-
-    return PlaneStream()
 
 
 def _without_repeats(

@@ -135,8 +135,9 @@ class _Reader:
             aspects.note(losses.number)
             for frame in frames:
                 self._decoded += 1
-                aspects.mark(losses.origin_of(frame))
-                yield frame, losses.taint(frame)
+                origin = losses.origin_of(frame)
+                aspects.mark(origin)
+                yield frame, losses.taint(frame, origin.number)
             if seek.frames == 1 or num_packets > seek.frames + 4 * DECODER_DELAY_FRAMES:
                 return
 

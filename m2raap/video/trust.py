@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -58,7 +58,8 @@ class Losses:
         self._displays_by_pts = opened.format_name != "avi"  # see m2raap.video.reorder
         self._next_dts: float | None = None  # latest decoding time of the next packet if none is lost between
         self._late = False  # whether the latest packet comes later than that
-        self._num_errors = av.logging.get_last_error()[0]
+        self._last_error = av.logging.get_last_error
+        self._num_errors = self._last_error()[0]
 
     def add(self, packet: Packet) -> None:
         """Numbers the next packet, which is to be decoded next."""
@@ -95,22 +96,28 @@ class Losses:
 
     def origin_of(self, frame: VideoFrame) -> FrameOrigin:
         """The origin of a frame, which is the latest packet where the decoder does not tell."""
-        if not isinstance(frame.opaque, FrameOrigin):
-            frame.opaque = FrameOrigin(self.number)
-        return cast(FrameOrigin, frame.opaque)
+        origin: Any = frame.opaque
+        if not isinstance(origin, FrameOrigin):
+            frame.opaque = origin = FrameOrigin(self.number)
+        return origin
 
     def _new_error(self) -> str | None:
         """FFmpeg's latest error in this process if it is newer than the last call, even where its level hides it."""
-        import av.logging
+        num_errors, error = self._last_error()
+        if num_errors == self._num_errors:
+            return None
+        self._num_errors = num_errors
+        return error[2] if error is not None else None
 
-        before, (self._num_errors, error) = self._num_errors, av.logging.get_last_error()
-        return error[2] if error is not None and self._num_errors > before else None
+    def taint(self, frame: VideoFrame, number: int) -> bool:
+        """Whether the next frame that the decoder gives out may be predicted from lost data, or is out of order for a loss.
 
-    def taint(self, frame: VideoFrame) -> bool:
-        """Whether the next frame that the decoder gives out may be predicted from lost data, or is out of order for a loss."""
-        late = self._displays_by_pts and frame.pts is not None and frame.pts <= self._last_pts
-        self._last_pts = self._last_pts if frame.pts is None else max(self._last_pts, frame.pts)
-        number = self.origin_of(frame).number
+        `number`: that of its origin.
+        """
+        pts, late = frame.pts, False
+        if pts is not None:
+            late = self._displays_by_pts and pts <= self._last_pts
+            self._last_pts = max(self._last_pts, pts)
         if number < self._clean:
             return True  # it was decoded before the key-frame after a loss, and comes after it
         if not self._lost:
@@ -118,7 +125,7 @@ class Losses:
         last = number + frame.interlaced_frame  # the second field may be a packet of its own
         tainted = any(self._clean < lost <= last for lost in self._lost)
         if frame.key_frame and not frame.is_corrupt and not any(number <= lost <= last for lost in self._lost):
-            tainted, self._clean, self._last_pts = False, max(self._clean, number), frame.pts or 0
+            tainted, self._clean, self._last_pts = False, max(self._clean, number), pts or 0
             self._lost = [lost for lost in self._lost if lost > self._clean]
         return tainted or late
 
