@@ -135,9 +135,14 @@ def _field_names(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
             members = [cls for cls in inner if isinstance(cls, type) and issubclass(cls, BaseModel)]
             outside = [mark.config for mark in field.metadata if isinstance(mark, OrExtension) and mark.config]
             model = next(iter([*outside, *members]), model)
-        else:  # pydantic names the member of a union by its `name`
-            model = next((cls for cls in members if cls.model_fields["name"].default == part), model)
+        else:  # pydantic names the member of a union by its `name`, and the item of a list by its place
+            model = next((cls for cls in members if _name_of(cls) == part), model)
     return list(model.model_fields)
+
+
+def _name_of(model: type[BaseModel]) -> Any:
+    field = model.model_fields.get("name")
+    return field.default if field else None
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

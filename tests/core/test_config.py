@@ -15,11 +15,17 @@ class Inner(Config):
 class Outer(Config):
     name: str
     adapt: Inner = Field(default_factory=Inner)
+    stages: tuple[Inner, ...] = ()
 
 
 def test_unknown_key_names_its_whole_path_and_the_nearest_good_name():
     with pytest.raises(UsageError, match=r"r.yaml: unknown key 'adapt.warmup_stepz': did you mean 'warmup_steps'\?"):
         build(Outer, {"name": "x", "adapt": {"warmup_stepz": 3}}, "r.yaml")
+
+
+def test_unknown_key_in_a_list():
+    with pytest.raises(UsageError, match=r"'stages.1.lrr': did you mean 'lr'\?"):
+        build(Outer, {"name": "x", "stages": [{}, {"lrr": 3}]}, "r.yaml")
 
 
 def test_unknown_key_like_nothing_lists_what_is_known():
