@@ -195,7 +195,13 @@ def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     guarded = is_exported_csv(path)
     with _text(path) as source:
         for number, row in delimited_rows(path, _every_line(path, source), MAX_FIELD):
-            yield number, {name: unguarded(cell) for name, cell in row.items()} if guarded else row
+            yield number, _exported(row) if guarded else row
+
+
+def _exported(row: dict[str, str]) -> dict[str, Any]:
+    """A row that `data export csv` wrote: each caption is one text as it stands, also where it looks like a list."""
+    plain = {name: unguarded(cell) for name, cell in row.items()}
+    return {name: ([cell] if cell else []) if name.startswith("caption_") else cell for name, cell in plain.items()}
 
 
 def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -27,6 +27,7 @@ from data_tools.survey import Survey
 from m2raap.core import talk
 from m2raap.core.corpus import LANGS, Corpus
 from m2raap.core.errors import M2raapError
+from m2raap.core.exports import is_exported_csv
 
 VIDEO = (
     "video", "video_path", "file_name", "filename", "path", "video_id", "videoid", "clip", "video_file", "video_file_name",
@@ -60,12 +61,16 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class List:
-    """One list of an import. `prefix` goes before each video's path; `split` is that of the rows that name none."""
+    """One list of an import. `prefix` goes before each video's path; `split` is that of the rows that name none.
+
+    `exported`: `data export` wrote it, so that its ids are taken as they stand.
+    """
 
     path: Path
     prefix: str = ""
     split: str | None = None
     video_columns: tuple[str, ...] = VIDEO
+    exported: bool = False
 
 
 def import_table(
@@ -77,7 +82,7 @@ def import_table(
     """
     root = video_root(video_dir, listing.parent)
     pairs = Pairs(listing, listing.stem, producer=listing.stem)
-    read_lists(pairs, [List(listing)], root)
+    read_lists(pairs, [List(listing, exported=is_exported_csv(listing))], root)
     source = {"importer": "table", "listing": listing.name}
     return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 
@@ -103,12 +108,7 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
                 )
                 continue
             video = listing.prefix + text_of(listing.path, number, name, value)
-            kind, stated_id = first_filled(row, IDS)
-            if isinstance(stated_id, bytes):
-                raise M2raapError(
-                    f"{listing.path}: row {number}, column '{kind}': expected a text, found bytes that are no UTF-8"
-                )
-            survey.add(video, _span(listing, number, row), kind, stated_id)
+            survey.add(video, _span(listing, number, row), *_stated_id(listing, number, row))
         _check_columns(listing, columns, number)
         splits_of[listing.path].check()
     if no_video and not survey.located:
@@ -166,6 +166,14 @@ def _check_columns(listing: List, columns: Columns, num_rows: int) -> None:
         )
 
 
+def _stated_id(listing: List, number: int, row: dict[str, Any]) -> tuple[str | None, str]:
+    """(column, id) of a row that states an id, else (None, ''). An export states it as it is, also where it reads like 'NA'."""
+    if listing.exported and row.get(IDS[0]):
+        return IDS[0], row[IDS[0]]
+    kind, value = first_filled(row, IDS)
+    return (kind, text_of(listing.path, number, kind, value)) if kind else (None, "")
+
+
 def _span(listing: List, number: int, row: dict[str, Any]) -> tuple[float | None, float | None]:
     (start_name, start), (end_name, end) = first_filled(row, START), first_filled(row, END)
     if start_name is None and end_name is None:
@@ -186,11 +194,11 @@ def _add_clip(
     splits: Splits,
 ) -> str:
     start_s, end_s = _span(listing, number, row)
-    kind, stated_id = first_filled(row, IDS)
+    kind, stated_id = _stated_id(listing, number, row)
     clip_id = survey.clip_id(video, start_s, end_s, kind, stated_id)
     if kind and survey.names_clips(kind):
         columns.used.add(kind)
-    if kind == "clip_id" and clip_id != str(stated_id).strip():
+    if kind == "clip_id" and clip_id != stated_id:
         pairs.notes["rows_under_other_ids"] += 1
     columns.used.update(name for names in (START, END) if (name := first_filled(row, names)[0]))
     if start_s is not None and (name := first_filled(row, SPAN)[0]):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_tools.cell_readers import span
+from data_tools.cell_readers import span, text_of
 from data_tools.cells import first_filled, is_nothing, split_of, texts_in
 from data_tools.columns import CAPTION, SHARDS, Columns
 from data_tools.corpora import write_training
@@ -206,8 +206,15 @@ def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
             pairs.notes["skipped_samples"] += 1
         return
     meta, where = columns.row(sample.meta), f"key '{sample.key[:100]}'"
+    texts = meta.get("texts")
+    exported = isinstance(texts, list) and bool(texts) and all(isinstance(row, dict) for row in texts)
     stated_id = meta.get("clip_id")
-    clip_id = sample.key if is_nothing(stated_id) or not isinstance(stated_id, str | int) else str(stated_id)
+    if exported and isinstance(stated_id, str) and stated_id:
+        clip_id = stated_id  # as it stands, also where it reads like 'NA'
+    elif is_nothing(stated_id):
+        clip_id = sample.key
+    else:
+        clip_id = text_of(pairs.listing, len(pairs.clips) + 1, "clip_id", stated_id)
     times = (meta.get("start_s"), meta.get("end_s"))
     start_s, end_s = span(pairs.listing, len(pairs.clips) + 1, *times, ("start_s", "end_s"))
     kept = {}
@@ -217,13 +224,13 @@ def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
             kept[column] = str(value)
             columns.used.add(name)
     try:
-        split, texts_of_txt = split_of(meta.get("split")), texts_in(sample.text)
+        split, texts_of_txt = split_of(meta.get("split")), [] if exported else texts_in(sample.text)
     except ValueError as error:
         raise M2raapError(f"{pairs.listing}: {where}: {error}") from None
     video = sample.video or _file_name(sample.key, "mp4")
     clip_id = pairs.clip(where, clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
-    texts = meta.get("texts")
-    if isinstance(texts, list) and texts and all(isinstance(row, dict) for row in texts):
+    if exported:
+        assert isinstance(texts, list)
         columns.used.add("texts")
         _add_exported_texts(pairs, where, clip_id, texts)
         return

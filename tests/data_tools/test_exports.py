@@ -34,7 +34,9 @@ from tests.conftest import digests
 from tests.video.conftest import encode
 
 HOSTILE = '=HYPERLINK("http://x.test","a")'
-IDS = ["plain", "../../etc/passwd", "a/b.c", "一只猫", "-rf", "=1+1", "'=1+1", "no video"]
+IDS = ["plain", "../../etc/passwd", "a/b.c", "一只猫", "-rf", "=1+1", "'=1+1", "NA", "no video"]
+# Captions that an importer reads as several, or refuses, where no export wrote them.
+CAPTIONS = {"=1+1": HOSTILE, "a/b.c": "['a dog', 'a cat']", "NA": '{"a": 1}'}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def view(tmp_path_factory, sound: Path) -> View:
-    """Eight clips with awkward ids; the last has no file, and one a hostile caption. The Chinese texts are translations."""
+    """Nine clips with awkward ids, the last without a file, and some awkward captions. The Chinese texts are translations."""
     home = tmp_path_factory.mktemp("exports")
     (home / "videos").mkdir()
     clips, texts = [], []
@@ -70,7 +72,7 @@ def view(tmp_path_factory, sound: Path) -> View:
         split = ("train", "val")[number % 2]
         clips.append({"clip_id": clip_id, "video": f"{number}.mp4", "split": split} | more | times)
         for lang, said in (
-            ("en", HOSTILE if clip_id == "=1+1" else f'caption, "{number}"\nnext line'),
+            ("en", CAPTIONS.get(clip_id, f'caption, "{number}"\nnext line')),
             ("zh", f"第{number}个 <__dj__video>"),
         ):
             origin, producer, parent = (
