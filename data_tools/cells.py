@@ -154,7 +154,7 @@ def clock_s(text: str) -> float | None:
 
     '1:00:02.5' -> 3602.5, '0:03' -> 3.0. Two parts are minutes and seconds, as players show them.
     """
-    match = _CLOCK.fullmatch(text.strip())
+    match = _CLOCK.fullmatch(text.strip().removeprefix("0 days "))  # as pandas writes a length of time
     if match is None or (match[1] and int(match[2]) > 59):
         return None
     return round(int(match[1] or 0) * 3600 + int(match[2]) * 60 + float(match[3].replace(",", ".")), 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -19,14 +20,20 @@ LANG_NAMES = {
 # Rows of jsonl may each have other keys: so many spellings of a row's columns, and columns that are not known, are remembered.
 _MAX_HEADERS, _MAX_UNKNOWN = 100, 10_000
 NUMBERED = frozenset({"caption", "captions", "text", "texts", "sentence", "description"})  # caption1, caption2 ...
+OF_TIMES = (
+    "(?:clip|video|segment|seg|shot|scene|moment|timestamp|time|t)?"  # what a start or an end may be that of, folded
+)
+_EDGE = re.compile(
+    OF_TIMES + "(start|begin|end|stop)(?:timestamp|timecode|time|ts|t)?(?:in)?(?:seconds|second|secs|sec|s)?"
+)
 SHARDS = "the shards"  # under which an import of tar archives names the endings of members that it has not read
 _MAX_NAMES = 20  # in a message
 
 
 def folded(name: object) -> str:
-    """A column's name without regard to case, blanks, '_' and '-': 'Clip_ID', 'clip-id' and 'clipId' are the same."""
+    """A column's name without regard to case, blanks, '_', '-' and brackets: 'Clip_ID', 'clip-id' and 'clipId' are the same."""
     text = unicodedata.normalize("NFKC", str(name)).casefold()
-    return "".join(char for char in text if char not in "_-. \t\ufeff\u200b")
+    return "".join(char for char in text if char not in "_-. \t\ufeff\u200b()[]")
 
 
 # Folded name of a column -> (its name among CAPTION, language): caption_cn and chinese_caption are ('caption', 'zh').
@@ -61,12 +68,18 @@ def caption_column(name: object) -> tuple[str, str] | None:
     return _CAPTION_OF.get(folded(name))
 
 
+def edge_named(name: object) -> str | None:
+    """'start' or 'end' where the name of a column says that it holds one, such as `Start_timestamp` or `clip end (s)`."""
+    match = _EDGE.fullmatch(folded(name))
+    return None if match is None else "start" if match[1] in ("start", "begin") else "end"
+
+
 class Columns:
     """The columns of one list, over all of its rows.
 
     `row` gives a row in which each known column has its known name. What a reader reads it adds to `used`; the other columns
     are `unread`. `by_lang` holds the columns of captions in one language, with that language, `numbered` those
-    of one of several captions, with their language or None.
+    of one of several captions, with their language or None, `edges` those of starts and ends under other names than the known.
     """
 
     def __init__(self, known: Iterable[str]) -> None:
@@ -77,6 +90,7 @@ class Columns:
         self._empty: set[str] = set()  # names in the list of the columns that no row has filled so far
         self.by_lang: dict[str, str] = {}
         self.numbered: dict[str, str | None] = {}
+        self.edges: dict[str, str] = {}  # 'start' or 'end'
         self.used: set[str] = set()
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +128,8 @@ class Columns:
                 self.by_lang.setdefault(name, by_lang[1])
             elif known == name and name not in self._known.values() and (caption := numbered_caption(name)):
                 self.numbered.setdefault(name, caption[1])
+            elif known == name and name not in self._known.values() and (edge := edge_named(name)):
+                self.edges.setdefault(name, edge)
         return renamed
 
     @property

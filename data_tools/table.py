@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.cell_readers import pair_in, span, text_of
+from data_tools.cell_readers import text_of
 from data_tools.cells import first_filled, is_nothing, sniff_lang, texts_in
-from data_tools.columns import CAPTION, NUMBERED, Columns, caption_column, folded, lang_named, shortened
+from data_tools.columns import CAPTION, NUMBERED, Columns, caption_column, lang_named, shortened
 from data_tools.corpora import write_training
 from data_tools.listing import read_rows
 from data_tools.pairs import Pairs
 from data_tools.provenance import NAMES, Provenance
 from data_tools.rooted import video_root
+from data_tools.spans import BOTH, END, START, check_spans, span_of
 from data_tools.splits import SPLIT, Splits
 from data_tools.survey import Survey
 from m2raap.core import talk
@@ -31,20 +32,10 @@ from m2raap.core.exports import is_exported_csv
 
 VIDEO = (
     "video", "video_path", "file_name", "filename", "path", "video_id", "videoid", "clip", "video_file", "video_file_name",
-    "video_name", "file_path", "file",
+    "video_name", "file_path", "file", "clip_path", "youtube_id", "yt_id", "ytid", "vid",
 )  # fmt: skip
-START = ("start_s", "start", "start_time", "start_sec", "start_seconds", "begin", "begin_time")
-END = ("end_s", "end", "end_time", "end_sec", "end_seconds", "stop", "stop_time")
 IDS = ("clip_id", "id")
 LANGUAGE = ("language", "lang", "caption_language", "caption_lang")
-SPAN = ("timestamp", "timestamps", "time_span", "clip_span")  # [start, end] in one cell
-# Times in other units: a clip would silently be the whole video.
-_OTHER_UNITS = frozenset(
-    folded(name)
-    for unit in ("frame", "ms", "msec", "frame_id", "frame_idx", "millis", "milliseconds")
-    for edge in ("start", "end", "begin", "stop")
-    for name in (f"{edge}_{unit}", f"{unit}_{edge}", f"{edge}_time_{unit}")
-)
 KEPT = {
     "licence": ("licence", "license"),
     "category": ("category",),
@@ -54,7 +45,7 @@ KEPT = {
 PROVENANCE = tuple(f"{name}{plural}_{lang}" for name in NAMES for plural in ("", "s") for lang in LANGS)
 _KNOWN = (
     *PROVENANCE,
-    *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *LANGUAGE, *SPAN, *(name for names in KEPT.values() for name in names),
+    *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *LANGUAGE, *BOTH, *(name for names in KEPT.values() for name in names),
     *(f"{name}_{lang}" for name in CAPTION for lang in LANGS), *(f"{lang}_source" for lang in LANGS),
 )  # fmt: skip
 
@@ -108,7 +99,8 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
                 )
                 continue
             video = listing.prefix + text_of(listing.path, number, name, value)
-            survey.add(video, _span(listing, number, row), *_stated_id(listing, number, row))
+            start_s, end_s, _ = span_of(listing.path, number, row, columns)
+            survey.add(video, (start_s, end_s), *_stated_id(listing, number, row))
         _check_columns(listing, columns, number)
         splits_of[listing.path].check()
     if no_video and not survey.located:
@@ -153,17 +145,7 @@ def _check_columns(listing: List, columns: Columns, num_rows: int) -> None:
         raise M2raapError(
             f"{listing.path}: row 1: expected {what}; found the columns {shortened(columns.names) or 'none'}{hint}"
         )
-    units = [name for name in columns.names if folded(name) in _OTHER_UNITS]
-    if units and not known & {*START, *END}:
-        raise M2raapError(
-            f"{listing.path}: row 1: the columns {shortened(units)} are times that are not read; write them in seconds, in "
-            "the columns 'start' and 'end'"
-        )
-    if known & set(START) and not known & set(END) and any(folded(name) == "duration" for name in columns.names):
-        raise M2raapError(
-            f"{listing.path}: row 1: the columns 'start' and 'duration' do not say whether a clip or its video lasts so long; "
-            "write a column 'end', or leave out 'duration'"
-        )
+    check_spans(listing.path, columns)
 
 
 def _stated_id(listing: List, number: int, row: dict[str, Any]) -> tuple[str | None, str]:
@@ -172,15 +154,6 @@ def _stated_id(listing: List, number: int, row: dict[str, Any]) -> tuple[str | N
         return IDS[0], row[IDS[0]]
     kind, value = first_filled(row, IDS)
     return (kind, text_of(listing.path, number, kind, value)) if kind else (None, "")
-
-
-def _span(listing: List, number: int, row: dict[str, Any]) -> tuple[float | None, float | None]:
-    (start_name, start), (end_name, end) = first_filled(row, START), first_filled(row, END)
-    if start_name is None and end_name is None:
-        start_name, value = first_filled(row, SPAN)
-        start, end = pair_in(listing.path, number, start_name, value) if start_name else (None, None)
-        end_name = start_name
-    return span(listing.path, number, start, end, (start_name or START[1], end_name or END[1]))
 
 
 def _add_clip(
@@ -193,16 +166,14 @@ def _add_clip(
     video: str,
     splits: Splits,
 ) -> str:
-    start_s, end_s = _span(listing, number, row)
+    start_s, end_s, names_of_times = span_of(listing.path, number, row, columns)
+    columns.used |= names_of_times
     kind, stated_id = _stated_id(listing, number, row)
     clip_id = survey.clip_id(video, start_s, end_s, kind, stated_id)
     if kind and survey.names_clips(kind):
         columns.used.add(kind)
     if kind == "clip_id" and clip_id != stated_id:
         pairs.notes["rows_under_other_ids"] += 1
-    columns.used.update(name for names in (START, END) if (name := first_filled(row, names)[0]))
-    if start_s is not None and (name := first_filled(row, SPAN)[0]):
-        columns.used.add(name)
     kept = {}
     for column, names in KEPT.items():
         name, value = first_filled(row, names)

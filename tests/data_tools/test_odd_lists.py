@@ -1,6 +1,7 @@
 """Lists as tools, spreadsheets and people leave them: names of web pages, numbers as names, times in other columns."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -123,7 +124,55 @@ def test_start_and_end_in_one_cell(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "header", ["start_frame,end_frame", "StartMs,EndMs", "frame_start,frame_end", "start,duration"]
+    "header",
+    [
+        "Start_timestamp,End_timestamp", "t_start,t_end", "clip_start,clip_end", "begin_s,end_s", "Start (s),End (s)",
+        "Segment Start Time (seconds),Segment End Time (seconds)",
+    ],
+)  # fmt: skip
+def test_columns_of_start_and_end_under_other_names(tmp_path: Path, header: str):
+    rows = "v0.mp4,a ball,1,00:00:02.500\nv0.mp4,a cube,2.5,0 days 00:00:04.5\n"
+    corpus = table(tmp_path / "in", f"video,caption,{header}\n{rows}")
+    assert texts_of(corpus) == {"v0_1_2.5": ["a ball"], "v0_2.5_4.5": ["a cube"]}
+    assert "columns_not_read" not in corpus.source
+
+
+def test_known_columns_of_times_go_before_others(tmp_path: Path):
+    corpus = table(
+        tmp_path / "in", "video,caption,video_start,video_end,start,end\nv0.mp4,a,0,60,1,2\nv1.mp4,b,0,60,,\n"
+    )
+    assert set(clips(corpus)) == {"v0_1_2", "v1"}
+    assert corpus.source["columns_not_read"] == {"l.csv": ["video_start", "video_end"]}
+
+
+@pytest.mark.parametrize(
+    ("cell", "clip_id"),
+    [
+        ("0:01 - 0:02.5", "v0_1_2.5"), ("1.0-2.5", "v0_1_2.5"), ("00:01,00:03", "v0_1_3"), ("[[1, 2]]", "v0_1_2"),
+        ("1 to 2", "v0_1_2"), ("2026-12", "v0"), ("2026-01-01 10:00", "v0"), ("12:30", "v0"),
+    ],
+)  # fmt: skip
+def test_spans_in_words(tmp_path: Path, cell: str, clip_id: str):
+    assert set(clips(table(tmp_path / "in", f'video,caption,segment\nv0.mp4,a ball,"{cell}"\n'))) == {clip_id}
+
+
+def test_lengths_of_time_in_parquet(tmp_path: Path):
+    times = [timedelta(seconds=1.5), timedelta(seconds=3)]
+    rows = pa.table(
+        {"video": ["v0.mp4"], "caption": ["a ball"], "start": times[:1], "end": times[1:], "clip_id": [7.0]}
+    )
+    pq.write_table(rows, tmp_path / "l.parquet")
+    clip = clips(import_table(tmp_path / "l.parquet", tmp_path / "C")[0])["7"]
+    assert (clip["start_s"], clip["end_s"]) == (1.5, 3.0)
+
+
+def test_times_that_a_spreadsheet_kept_as_parts_of_a_day_are_refused(tmp_path: Path):
+    with pytest.raises(M2raapError, match="row 2: the clip lasts 0.00011"):
+        table(tmp_path / "in", "video,caption,start,end\nv0.mp4,a ball,0.000115741,0.000231481\n")
+
+
+@pytest.mark.parametrize(
+    "header", ["start_frame,end_frame", "StartMs,EndMs", "frame_start,frame_end", "start,duration", "clip_start_ms,to"]
 )
 def test_times_that_would_be_misread_are_refused(tmp_path: Path, header: str):
     with pytest.raises(M2raapError, match="row 1: the columns"):
