@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_tools.activitynet import import_activitynet
+from data_tools.cells import texts_in
 from data_tools.msrvtt import import_msrvtt
 from data_tools.table import import_table
 from data_tools.webdataset_tar import import_webdataset
@@ -108,6 +109,35 @@ def test_a_column_that_names_the_language(tmp_path: Path):
 def test_an_object_in_a_cell_is_no_caption(tmp_path: Path, cell: str):
     with pytest.raises(M2raapError, match="row 2, column 'caption': .*object with the keys"):
         table(tmp_path / "in", f'video,caption\nv0.mp4,"{cell}"\n')
+
+
+@pytest.mark.parametrize(
+    ("cell", "captions"),
+    [
+        ("[np.str_('a ball'), np.str_(\"a man's cube\")]", ["a ball", "a man's cube"]),
+        ("np.str_('a ball')", ["a ball"]),
+        ("[b'a ball', b'\\xe4\\xb8\\xad']", ["a ball", "中"]),
+        ("b'a ball'", ["a ball"]),
+        ("{'a ball', 'a cube'}", ["a ball", "a cube"]),
+        ("b'day of a man", ["b'day of a man"]),
+        ('["Happy day"] on a wall', ['["Happy day"] on a wall']),
+        ("[Music] a 'ball']", ["[Music] a 'ball']"]),
+    ],
+)
+def test_notations_of_texts(cell: str, captions: list[str]):
+    assert texts_in(cell) == captions
+
+
+@pytest.mark.parametrize("cell", ["['a dog's ball', 'a cube']", "['a ball', 'a cu", '["a "big" ball"]'])
+def test_a_list_that_cannot_be_read_is_no_caption(tmp_path: Path, cell: str):
+    with pytest.raises(M2raapError, match="row 1, column 'caption': .*cut off"):
+        table(tmp_path / "in", [{"video": "v0.mp4", "caption": cell}], name="l.jsonl")
+
+
+@pytest.mark.parametrize("again", ["\ufeffvideo,caption", "Video, Caption"])
+def test_a_second_header_of_joined_lists_is_no_clip(tmp_path: Path, again: str):
+    with pytest.raises(M2raapError, match="row 3: is the header again"):
+        table(tmp_path / "in", f"video,caption\nv0.mp4,a ball\n{again}\nv1.mp4,a cube\n")
 
 
 # --- times and splits ---
