@@ -8,24 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_tools.activitynet import import_activitynet
 from data_tools.cells import texts_in
-from data_tools.msrvtt import import_msrvtt
 from data_tools.table import import_table
-from data_tools.webdataset_tar import import_webdataset
 from m2raap.core.errors import M2raapError
-from tests.data_tools.lists import clips, missing, put, texts
-from tests.data_tools.test_safe_tar import tar_of
+from tests.data_tools.lists import clips, missing, put, texts_of
 
 
 def table(folder: Path, content: object, *files: str, name: str = "l.csv"):
     for file in ("v0.mp4", "v1.mp4", "v2.mp4", *files):
         put(folder, file, b"some bytes")
     return import_table(put(folder, name, content), folder.parent / f"{folder.name}-C")[0]
-
-
-def texts_of(corpus) -> dict[str, list[str]]:
-    return {clip: [text for _, text in rows] for clip, rows in texts(corpus).items()}
 
 
 # --- videos ---
@@ -218,35 +210,3 @@ def test_every_row_of_a_column_of_splits_names_one(tmp_path: Path):
             table(tmp_path / "in", f"video,caption,subset\n{rows}")
     corpus = table(tmp_path / "any", "video,caption,subset\nv0.mp4,a,A\nv1.mp4,b,B\n")
     assert corpus.source["columns_not_read"] == {"l.csv": ["subset"]}
-
-
-# --- other formats ---
-
-
-def test_endings_of_members_that_are_not_read_are_named(tmp_path: Path, capsys):
-    members = [
-        ("1.mp4", b"v"),
-        ("1.caption", b"a ball"),
-        ("1.txt", b"a cube"),
-        ("2.mp4", b"w"),
-        ("2.caption", b"a cone"),
-    ]
-    (corpus,) = import_webdataset(put(tmp_path, "s.tar", tar_of(*members)), tmp_path / "C")
-    assert texts_of(corpus) == {"1": ["a cube"]}
-    assert corpus.source["columns_not_read"] == {"the shards": [".caption"]}
-    assert "members of the shards: .caption" in capsys.readouterr().err
-
-
-def test_a_list_without_entries_is_refused(tmp_path: Path):
-    with pytest.raises(M2raapError, match="train.json: holds no entries"):
-        import_activitynet(put(tmp_path, "train.json", {}), tmp_path / "C", protocol="train")
-
-
-def test_numbers_as_ids_of_msrvtt(tmp_path: Path):
-    sentences = [{"video_id": 1, "caption": "a ball"}]
-    release = {"videos": [{"video_id": 1, "split": "train"}], "sentences": sentences}
-    put(tmp_path, "MSRVTT_data.json", release)
-    put(tmp_path, "MSRVTT_train.9k.csv", "video_id\n1\n")
-    (tmp_path / "videos").mkdir()
-    (corpus,) = import_msrvtt(tmp_path, tmp_path / "C", protocol="train-9k")
-    assert texts_of(corpus) == {"1": ["a ball"]}
