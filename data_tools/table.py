@@ -90,7 +90,7 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
     for listing in lists:
         columns, number = columns_of[listing.path], 0
         for number, row in map_rows(listing, columns):
-            splits_of[listing.path].add(number, row)
+            splits_of[listing.path].add(f"row {number}", row)
             name, value = first_filled(row, listing.video_columns)
             if name is None:
                 column = next((name for name in listing.video_columns if name in row), listing.video_columns[0])
@@ -180,7 +180,7 @@ def _add_clip(
         if name:
             kept[column] = value
             columns.used.add(name)
-    split = splits.of(number, row, columns) or listing.split
+    split = splits.of(f"row {number}", row, columns) or listing.split
     return pairs.clip(f"row {number}", clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
 
 
@@ -191,16 +191,7 @@ def _add_texts(
     num_texts: Counter[str] = Counter()  # of each column
     captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
     # translations after their sources
-    language, stated_lang = first_filled(row, LANGUAGE)
-    if language and captions:
-        columns.used.add(language)
-        if lang_named(stated_lang) is None and any(lang is None for _, lang, _ in captions):
-            columns.used.update(column for column, lang, _ in captions if lang is None)
-            pairs.notes["texts_in_other_languages"] += sum(
-                lang is None and not is_nothing(text) for _, lang, text in captions
-            )
-            captions = [caption for caption in captions if caption[1] is not None]
-        captions = [(column, lang or lang_named(stated_lang), text) for column, lang, text in captions]
+    captions = in_stated_language(captions, row, columns, pairs)
     captions.sort(key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source")))
     for column, lang, text in captions:
         columns.used |= {column, f"{lang}_source"} if lang else {column}
@@ -220,6 +211,23 @@ def _add_texts(
         text_id = pairs.text(clip_id, text, lang, **more)
         if text_id:
             first_text_id.setdefault(lang or sniff_lang(text), text_id)
+
+
+def in_stated_language(
+    captions: list[tuple[str, str | None, str]], row: dict[str, Any], columns: Columns, pairs: Pairs
+) -> list[tuple[str, str | None, str]]:
+    """The captions of a row with the language that it states for those without one; in another language these are left out."""
+    language, stated_lang = first_filled(row, LANGUAGE)
+    if not language or not captions:
+        return captions
+    columns.used.add(language)
+    lang = lang_named(stated_lang)
+    if lang is not None:
+        return [(column, own_lang or lang, text) for column, own_lang, text in captions]
+    columns.used.update(column for column, own_lang, _ in captions if own_lang is None)
+    if left_out := sum(own_lang is None and not is_nothing(text) for _, own_lang, text in captions):
+        pairs.notes["texts_in_other_languages"] += left_out
+    return [caption for caption in captions if caption[1] is not None]
 
 
 def captions_of(row: dict[str, Any], columns: Columns, where: str) -> list[tuple[str, str | None, str]]:

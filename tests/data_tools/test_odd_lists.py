@@ -11,7 +11,7 @@ import pytest
 from data_tools.cells import texts_in
 from data_tools.table import import_table
 from m2raap.core.errors import M2raapError
-from tests.data_tools.lists import clips, missing, put, texts_of
+from tests.data_tools.lists import clips, missing, put, texts, texts_of
 
 
 def table(folder: Path, content: object, *files: str, name: str = "l.csv"):

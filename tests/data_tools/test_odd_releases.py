@@ -1,5 +1,6 @@
 """Published lists and shards as they circulate: other keys, ids with endings, numbers as ids, members that are not read."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from data_tools.panda70m import import_panda70m
 from data_tools.vatex import import_vatex
 from data_tools.webdataset_tar import import_webdataset
 from m2raap.core.errors import M2raapError
-from tests.data_tools.lists import clips, missing, put, texts_of
+from tests.data_tools.lists import clips, missing, put, texts, texts_of
 from tests.data_tools.test_safe_tar import tar_of
 
 
@@ -27,6 +28,41 @@ def test_endings_of_members_that_are_not_read_are_named(tmp_path: Path, capsys):
     assert texts_of(corpus) == {"1": ["a cube"]}
     assert corpus.source["columns_not_read"] == {"the shards": [".caption"]}
     assert "members of the shards: .caption" in capsys.readouterr().err
+
+
+def test_shards_with_languages_splits_and_tables_beside_them(tmp_path: Path):
+    def sample(key: str, **meta: object):
+        return (f"{key}.mp4", key.encode()), (f"{key}.json", json.dumps(meta).encode())
+
+    members = [
+        *sample("1", caption="ein Ball", language="de", subset="test"),
+        *sample("2", caption="OK 好", lang="en", clip_id=7.0),
+        ("3.mp4", b"v"),
+        ("3.txt", b"eine Kugel"),
+        ("3.json", b'{"language": "de"}'),
+    ]
+    put(tmp_path / "in", "a.TAR", tar_of(*members))
+    put(tmp_path / "in", "a.parquet", b"")
+    put(tmp_path / "in", "below/b.tar", b"")
+    (corpus,) = import_webdataset(tmp_path / "in", tmp_path / "C")
+    assert texts(corpus) == {"7": [("en", "OK 好")]} and corpus.source["texts_in_other_languages"] == 2
+    assert {clip: row["split"] for clip, row in clips(corpus).items()} == {"1": "test", "3": "train", "7": "train"}
+    assert corpus.source["lists_not_read"] == ["a.parquet", "below/b.tar"]
+
+
+@pytest.mark.parametrize(
+    ("meta", "message"),
+    [({"clip_id": ["x"]}, "key '2', 'clip_id'"), ({"subset": "A"}, "key '2', column 'subset'")],
+)
+def test_shards_that_would_be_misread_are_refused(tmp_path: Path, meta: dict, message: str):
+    members = [
+        ("1.mp4", b"v"),
+        ("1.json", b'{"subset": "test"}'),
+        ("2.mp4", b"w"),
+        ("2.json", json.dumps(meta).encode()),
+    ]
+    with pytest.raises(M2raapError, match=message):
+        import_webdataset(put(tmp_path, "s.tar", tar_of(*members)), tmp_path / "C")
 
 
 def test_a_list_without_entries_is_refused(tmp_path: Path):
