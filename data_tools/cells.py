@@ -19,11 +19,12 @@ NOTHING = frozenset(
     ["", "nan", "-nan", "none", "null", "nil", "undefined", "nat", "n/a", "n.a.", "#n/a", "#na", "<na>", "-", "--", "''",
      '""', "#name?", "#value!", "#ref!", "#num!", "#null!", "#div/0!", "[none]", "[null]", "[nan]", "['']", '[""]']
 )  # fmt: skip
-# The names of splits, in small letters. Other names are refused: a test row must never become a training row.
+# The names of splits, in small letters, as Hugging Face reads those of files. Other names are refused: a test row must never
+# become a training row.
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 # Characters of a list: the longest videos have some hundreds of clips of a hundred characters each.
 MAX_CELL = 2 * 1024**2

@@ -12,17 +12,18 @@ from m2raap.core import talk
 from m2raap.core.corpus import LANGS
 from m2raap.core.errors import listed
 
-CAPTION = ("caption", "captions", "text", "texts", "sentence", "description", "title", "name")
+CAPTION = (
+    "caption", "captions", "text", "texts", "sentence", "sentences", "description", "descriptions", "title", "name",
+)  # fmt: skip
 LANG_NAMES = {
     "en": ("en", "eng", "english", "en_us", "en_gb"),
     "zh": ("zh", "cn", "ch", "chs", "chn", "zho", "cmn", "chinese", "zh_cn", "zh_hans", "zh_hant", "zh_tw", "mandarin"),
 }
 # Rows of jsonl may each have other keys: so many spellings of a row's columns, and columns that are not known, are remembered.
 _MAX_HEADERS, _MAX_UNKNOWN = 100, 10_000
-NUMBERED = frozenset({"caption", "captions", "text", "texts", "sentence", "description"})  # caption1, caption2 ...
-OF_TIMES = (
-    "(?:clip|video|segment|seg|shot|scene|moment|timestamp|time|t)?"  # what a start or an end may be that of, folded
-)
+NUMBERED = frozenset(CAPTION) - {"title", "name"}  # caption1, caption2 ...
+# What a start or an end may be that of, in a folded name.
+OF_TIMES = "(?:clip|video|segment|seg|shot|scene|moment|timestamp|time|t)?"
 _EDGE = re.compile(
     OF_TIMES + "(start|begin|end|stop)(?:timestamp|timecode|time|ts|t)?(?:in)?(?:seconds|second|secs|sec|s)?"
 )
@@ -46,12 +47,13 @@ _CAPTION_OF = {
 }
 
 
+_LANG_TAG = re.compile(r"(en|eng|zh|zho|cmn)(?:[-_][a-z]{4})?(?:[-_][a-z]{2}|[-_][0-9]{3})?")  # en-AU, zh-Hant-TW
 _LANG_OF = {folded(word): lang for lang, words in LANG_NAMES.items() for word in words}
 
 
 def lang_named(value: object) -> str | None:
-    """en or zh where a cell names one of them in any spelling ('English', 'zh-CN'); None for another language."""
-    return _LANG_OF.get(folded(value))
+    """en or zh where a cell names one of them in any spelling ('English', 'zh-CN', 'zh-Hant-TW'); None for another language."""
+    return _LANG_OF.get(folded(value)) or _LANG_OF.get(_LANG_TAG.sub(r"\1", str(value).strip().lower()))
 
 
 def numbered_caption(name: object) -> tuple[str, str | None] | None:
@@ -124,8 +126,8 @@ class Columns:
             self._names[name] = known
             if known != name:
                 renamed[name] = known
-            if by_lang and known == name:
-                self.by_lang.setdefault(name, by_lang[1])
+            if by_lang:
+                self.by_lang.setdefault(known, by_lang[1])
             elif known == name and name not in self._known.values() and (caption := numbered_caption(name)):
                 self.numbered.setdefault(name, caption[1])
             elif known == name and name not in self._known.values() and (edge := edge_named(name)):

@@ -9,7 +9,8 @@ from data_tools.cells import is_nothing, split_of
 from data_tools.columns import Columns
 from m2raap.core.errors import M2raapError
 
-SPLIT = ("split", "subset", "partition", "set")  # only the first has to name a split; of the others all rows or none do
+# Only the first has to name a split; of each other one all rows or none do.
+SPLIT = ("split", "subset", "partition", "set", "data_split", "dataset_split", "split_name")
 
 
 class Splits:

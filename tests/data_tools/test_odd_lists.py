@@ -91,7 +91,7 @@ def test_numbered_columns_are_several_captions(tmp_path: Path, header: str, row:
 
 
 def test_a_column_that_names_the_language(tmp_path: Path):
-    rows = "v0.mp4,a ball,English\nv0.mp4,一个球,zh-CN\nv1.mp4,ein Ball,de\nv2.mp4,OK 好,en\n"
+    rows = "v0.mp4,a ball,English\nv0.mp4,一个球,zh-Hant-TW\nv1.mp4,ein Ball,de\nv2.mp4,OK 好,en_AU\n"
     corpus = table(tmp_path / "in", f"video,caption,Language\n{rows}")
     assert texts(corpus) == {"v0": [("en", "a ball"), ("zh", "一个球")], "v2": [("en", "OK 好")]}
     assert corpus.source["texts_in_other_languages"] == 1 and "columns_not_read" not in corpus.source
@@ -130,6 +130,13 @@ def test_a_list_that_cannot_be_read_is_no_caption(tmp_path: Path, cell: str):
 def test_a_second_header_of_joined_lists_is_no_clip(tmp_path: Path, again: str):
     with pytest.raises(M2raapError, match="row 3: is the header again"):
         table(tmp_path / "in", f"video,caption\nv0.mp4,a ball\n{again}\nv1.mp4,a cube\n")
+
+
+@pytest.mark.parametrize("header", ["captionEN,CaptionCN", "Caption (en),caption (zh)", "sentences,Caption-Chinese"])
+def test_columns_of_captions_in_any_spelling(tmp_path: Path, header: str):
+    corpus = table(tmp_path / "in", f"video,{header}\nv0.mp4,a ball,一个球\n")
+    assert ("zh", "一个球") in texts(corpus)["v0"]
+    assert header.startswith("sentences") or texts(corpus) == {"v0": [("en", "a ball"), ("zh", "一个球")]}
 
 
 # --- times and splits ---
@@ -208,5 +215,7 @@ def test_every_row_of_a_column_of_splits_names_one(tmp_path: Path):
         rows = "".join(f"v{i}.mp4,a,{name}\n" for i, name in enumerate(order))
         with pytest.raises(M2raapError, match=f"row {2 + order.index('holdout')}, column 'subset': .*holdout"):
             table(tmp_path / "in", f"video,caption,subset\n{rows}")
+    corpus = table(tmp_path / "eval", "video,caption,dataset_split\nv0.mp4,a,eval\nv1.mp4,b,validate\nv2.mp4,c,train\n")
+    assert [clips(corpus)[f"v{i}"]["split"] for i in range(3)] == ["test", "val", "train"]
     corpus = table(tmp_path / "any", "video,caption,subset\nv0.mp4,a,A\nv1.mp4,b,B\n")
     assert corpus.source["columns_not_read"] == {"l.csv": ["subset"]}
