@@ -13,7 +13,7 @@ from m2raap.core.corpus import LANGS
 from m2raap.core.errors import listed
 
 CAPTION = (
-    "caption", "captions", "text", "texts", "sentence", "sentences", "description", "descriptions", "title", "name",
+    "caption", "captions", "text", "texts", "sentence", "sentences", "description", "descriptions", "cap", "title", "name",
 )  # fmt: skip
 LANG_NAMES = {
     "en": ("en", "eng", "english", "en_us", "en_gb"),

@@ -34,6 +34,7 @@ _MORE = (
 )
 _ENDINGS = (*SUFFIXES, *_MORE)
 _WHOLE = re.compile(r"(?<![^/])(\d+)\.0+(?=$|\.[A-Za-z]\w*$)")  # a number, as a whole name
+_QUOTED = re.compile(r"""^(['"])(.+)\1$""")
 _MAX_WALKED = 200_000  # entries below the root that are looked at to give advice about missing videos
 
 
@@ -87,9 +88,9 @@ class Files:
     def locate(self, name: str, listed: Container[str] = ()) -> str:
         """The path below the root of the file that is meant; the name itself where no file or more than one is meant.
 
-        Slashes, case and ending may differ, in this order; then names of web pages ('a%20b', 'a &amp; b') and whole numbers that
-        a table kept as '7010.0' are read as what they mean. An absolute path below the root is one within it. A file that is in
-        `listed` is that of another row, unless only the ending is left out in this one.
+        Slashes, case and ending may differ, in this order; then names of web pages ('a%20b', 'a &amp; b'), whole numbers that
+        a table kept as '7010.0' and names in quotes are read as what they mean. An absolute path below the root is one within
+        it. A file that is in `listed` is that of another row, unless only the ending is left out in this one.
         """
         if self.is_exact(name):
             return name
@@ -98,7 +99,8 @@ class Files:
             meant = meant[len(self._base) :]
         if is_url(meant) or meant.startswith(("/", "\\")) or meant[1:2] == ":":
             return name
-        for spelling in dict.fromkeys((meant, unquote(meant), html.unescape(meant), _WHOLE.sub(r"\1", meant))):
+        spellings = (meant, unquote(meant), html.unescape(meant), _WHOLE.sub(r"\1", meant), _QUOTED.sub(r"\2", meant))
+        for spelling in dict.fromkeys(spellings):
             if (file := self._locate(spelling, listed)) is not None:
                 return file
             if spelling in self.several:

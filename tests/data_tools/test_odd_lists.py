@@ -30,6 +30,7 @@ def table(folder: Path, content: object, *files: str, name: str = "l.csv"):
         ("%E4%B8%AD", "中.mp4"),
         ("a &amp; b.mp4", "a & b.mp4"),
         ("7010.0", "7010.mp4"),
+        ("'v0.mp4'", "v0.mp4"),
         ("7010.0.mp4", "7010.mp4"),
         ("100%25.mp4", "100%25.mp4"),
         ("\u200bv0.mp4\ufeff", "v0.mp4"),
@@ -206,6 +207,13 @@ def test_times_that_a_spreadsheet_kept_as_parts_of_a_day_are_refused(tmp_path: P
 def test_times_that_would_be_misread_are_refused(tmp_path: Path, header: str):
     with pytest.raises(M2raapError, match="row 1: the columns"):
         table(tmp_path / "in", f"video,caption,{header}\nv0.mp4,a ball,0,10\n")
+
+
+def test_videos_in_several_splits_are_told(tmp_path: Path, capsys):
+    rows = "v0.mp4,a,0,1,train\nv0.mp4,b,1,2,test\nv0.mp4,c,2,3,\nv1.mp4,c,0,1,val\n"
+    corpus = table(tmp_path / "in", f"video,cap,start,end,split\n{rows}")
+    assert corpus.source["videos_in_several_splits"] == 1 and len(clips(corpus)) == 4
+    assert "1 videos are in more than one split" in capsys.readouterr().err
 
 
 def test_every_row_of_a_column_of_splits_names_one(tmp_path: Path):
