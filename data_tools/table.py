@@ -153,6 +153,8 @@ def _stated_id(listing: List, number: int, row: dict[str, Any]) -> tuple[str | N
     if listing.exported and row.get(IDS[0]):
         return IDS[0], row[IDS[0]]
     kind, value = first_filled(row, IDS)
+    if kind == "id" and isinstance(value, dict | list):  # the key of a data base, {"$oid": ...}: named as not read
+        return None, ""
     if isinstance(value, float) and not value.is_integer():
         return kind, str(value)
     return (kind, text_of(listing.path, number, kind, value)) if kind else (None, "")

@@ -43,6 +43,11 @@ def test_a_name_that_means_a_file(tmp_path: Path, name: str, file: str):
     assert [row["video"] for row in clips(corpus).values()] == [file] and not missing(corpus)
 
 
+def test_keys_of_a_data_base_are_no_ids(tmp_path: Path):
+    corpus = table(tmp_path / "in", [{"_id": {"$oid": "5f"}, "video": "v0.mp4", "caption": "a"}], name="l.jsonl")
+    assert set(clips(corpus)) == {"v0"} and corpus.source["columns_not_read"] == {"l.jsonl": ["_id"]}
+
+
 @pytest.mark.parametrize("name", ["%2e%2e/out.mp4", "..%2fout.mp4", "%2Fetc/passwd", "a%00.mp4"])
 def test_an_encoded_name_does_not_leave_the_folder(tmp_path: Path, name: str):
     put(tmp_path, "out.mp4", b"some bytes")
