@@ -18,7 +18,7 @@ from data_tools.cell_readers import text_of
 from data_tools.cells import first_filled, is_nothing, sniff_lang, texts_in
 from data_tools.columns import CAPTION, NUMBERED, Columns, caption_column, lang_named, shortened
 from data_tools.corpora import write_training
-from data_tools.listing import read_rows
+from data_tools.listing import is_exported, read_rows
 from data_tools.pairs import Pairs
 from data_tools.provenance import NAMES, Provenance
 from data_tools.rooted import video_root
@@ -28,7 +28,6 @@ from data_tools.survey import Survey
 from m2raap.core import talk
 from m2raap.core.corpus import LANGS, Corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.exports import is_exported_csv
 
 VIDEO = (
     "video", "video_path", "file_name", "filename", "path", "video_id", "videoid", "clip", "video_file", "video_file_name",
@@ -52,16 +51,12 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class List:
-    """One list of an import. `prefix` goes before each video's path; `split` is that of the rows that name none.
-
-    `exported`: `data export` wrote it, so that its ids are taken as they stand.
-    """
+    """One list of an import. `prefix` goes before each video's path; `split` is that of the rows that name none."""
 
     path: Path
     prefix: str = ""
     split: str | None = None
     video_columns: tuple[str, ...] = VIDEO
-    exported: bool = False
 
 
 def import_table(
@@ -73,7 +68,7 @@ def import_table(
     """
     root = video_root(video_dir, listing.parent)
     pairs = Pairs(listing, listing.stem, producer=listing.stem)
-    read_lists(pairs, [List(listing, exported=is_exported_csv(listing))], root)
+    read_lists(pairs, [List(listing)], root)
     source = {"importer": "table", "listing": listing.name}
     return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 
@@ -150,7 +145,7 @@ def _check_columns(listing: List, columns: Columns, num_rows: int) -> None:
 
 def _stated_id(listing: List, number: int, row: dict[str, Any]) -> tuple[str | None, str]:
     """(column, id) of a row that states an id, else (None, ''). An export states it as it is, also where it reads like 'NA'."""
-    if listing.exported and row.get(IDS[0]):
+    if is_exported(row) and row.get(IDS[0]):
         return IDS[0], row[IDS[0]]
     kind, value = first_filled(row, IDS)
     if kind == "id" and isinstance(value, dict | list):  # the key of a data base, {"$oid": ...}: named as not read

@@ -33,8 +33,7 @@ def import_videofolder(
         raise M2raapError(
             f"{folder}: no {', '.join(LISTS)} in it or in a folder below; captions are read from such a list"
         )
-    exported = exports.read_export(folder) is not None
-    lists = [_list(folder, path, exported) for path in paths]
+    lists = [_list(folder, path) for path in paths]
     pairs = Pairs(paths[0], folder.name, producer="metadata")
     pairs.unread_lists = others
     read_lists(pairs, lists, root)
@@ -42,10 +41,10 @@ def import_videofolder(
     return write_training(out, pairs, root=root, source=source, num_holdout=num_holdout, seed=seed)
 
 
-def _list(folder: Path, path: Path, exported: bool) -> List:
+def _list(folder: Path, path: Path) -> List:
     parts = path.parent.relative_to(folder).parts
     try:
-        return List(path, "".join(f"{part}/" for part in parts), split_of_folder(parts), VIDEO, exported)
+        return List(path, "".join(f"{part}/" for part in parts), split_of_folder(parts), VIDEO)
     except ValueError as error:
         raise M2raapError(f"{path}: {error}") from None
 

@@ -189,6 +189,14 @@ def test_the_importer_reads_it_back(view: View, tmp_path: Path, kind: str, read,
     assert all(row["parent_text_id"] == ids_of[row["clip_id"], "en"] for row in rows if row["lang"] == "zh")
 
 
+def test_an_exported_csv_comes_back_from_another_place(view: View, tmp_path: Path):
+    written(view, "csv", tmp_path / "x", "none")
+    shutil.move(tmp_path / "x" / "clips.csv", tmp_path / "mine.csv")
+    (back,) = import_table(tmp_path / "mine.csv", tmp_path / "c", video_dir=view.corpus.video_root)
+    for table, name in (("clips", "clip_id"), ("texts", "text")):
+        assert {row[name] for row in back.all_rows(table)} == {row[name] for row in view.corpus.all_rows(table)}
+
+
 # What a list calls a file -> what it is. A pickle ends at its '.', an MPEG-TS begins wherever its packets do.
 PICKLE = b"cos\nsystem\n(S'echo'\ntR."
 CALLED = {
