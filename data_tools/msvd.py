@@ -57,6 +57,8 @@ def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: P
                 raise M2raapError(f"{listing}: no captions of '{video}', which {split}_list.txt names")
             for text in captions[video]:
                 pairs.text(video, text, "en")
+    if protocol == "all" and (unlisted := len(captions.keys() - pairs.clips.keys())):
+        pairs.notes["videos_in_no_list"] = unlisted
     source = {"importer": "msvd", "listing": listing.name, "protocol": protocol}
     texts = dict(declared.texts or {})
     if (chinese := _chinese_folder(folder)) is not None:
