@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from data_tools.activitynet import import_activitynet
 from data_tools.didemo import import_didemo
 from data_tools.msrvtt import import_msrvtt
+from data_tools.openvid import import_openvid
 from data_tools.panda70m import import_panda70m
 from data_tools.vatex import import_vatex
+from data_tools.videofolder import import_videofolder
 from data_tools.webdataset_tar import import_webdataset
 from m2raap.core.errors import M2raapError
 from tests.data_tools.lists import clips, missing, put, texts, texts_of
@@ -129,6 +132,20 @@ def test_ids_with_the_endings_of_their_files(tmp_path: Path):
     header = "videoID,url,timestamp,caption,matching_score\n"
     (corpus,) = import_panda70m(put(tmp_path, "p.csv", header + row), tmp_path / "P")
     assert not missing(corpus) and corpus.source["empty_texts"] == 1
+
+
+def test_scores_of_two_rows_of_one_video(tmp_path: Path):
+    rows = "video,caption,aesthetic score,motion score\nv.mp4,a,4,2\nv.mp4,b,5,2\nv.mp4,c,4,2\n"
+    (corpus,) = import_openvid(put(tmp_path, "o.csv", rows), tmp_path / "C")
+    assert corpus.source["rows_with_other_scores"] == 1 and len(corpus.all_rows("texts")) == 3
+    assert [row["aesthetic_score"] for row in pq.read_table(tmp_path / "C/scores.parquet").to_pylist()] == [4.0]
+
+
+def test_a_videofolder_may_name_its_videos_as_the_hub_does(tmp_path: Path):
+    put(tmp_path / "F", "eval/v.mp4", b"some bytes")
+    put(tmp_path / "F", "eval/metadata.jsonl", [{"video_file_name": "v.mp4", "text": "a"}])
+    clip = clips(import_videofolder(tmp_path / "F", tmp_path / "C")[0])["eval/v"]
+    assert clip["split"] == "test"
 
 
 def test_keys_of_vatex_in_other_spellings_and_without_chinese(tmp_path: Path):
