@@ -21,6 +21,7 @@ MAX_COLUMNS = 4096
 _SEP_LINE = re.compile(r"sep=(.)\s*")  # a first line that Excel writes and reads
 _OTHER_DELIMITERS = (";", "\t", "|")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_AS_TEXT = re.compile(r'="([^"]*)"')  # a formula that keeps a spreadsheet from reading '007' as a number
 Rows = Iterator[tuple[int, dict[str, str]]]
 
 
@@ -109,7 +110,9 @@ def _row(path: Path, number: int, names: list[str], cells: list[str], delimiter:
             f"{path}: row {number}: has another number of columns than the header, {len(cells)} and {len(names)}; "
             f"a cell that holds {mark} needs quotes in a csv"
         )
-    cells = cells[: len(names)]
+    cells = [
+        match[1] if cell[:2] == '="' and (match := _AS_TEXT.fullmatch(cell)) else cell for cell in cells[: len(names)]
+    ]
     row = dict(zip(names, cells, strict=True))
     if names.count("") > 1:
         del row[""]

@@ -79,7 +79,9 @@ class Files:
         self.several: dict[str, list[str]] = {}  # names that fit several files, with these files
 
     def holds(self, name: str) -> bool:
-        return bool(name) and "\0" not in name and os.path.lexists(self._base + name)
+        """Whether there is something of this name that is no folder: beside `v1.mp4` there may be its frames, in `v1`."""
+        path = self._base + name
+        return bool(name) and "\0" not in name and os.path.lexists(path) and not os.path.isdir(path)
 
     def is_exact(self, name: str) -> bool:
         """Whether there is a file of this name, and the name is the shortest one of its path (no './a.mp4')."""

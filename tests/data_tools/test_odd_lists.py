@@ -43,6 +43,18 @@ def test_a_name_that_means_a_file(tmp_path: Path, name: str, file: str):
     assert [row["video"] for row in clips(corpus).values()] == [file] and not missing(corpus)
 
 
+def test_a_folder_of_frames_beside_a_video_is_not_the_video(tmp_path: Path):
+    corpus = table(
+        tmp_path / "in", "video_id,caption\nv0,a\nsub/v3,b\n", "v0/0001.jpg", "sub/v3/0001.jpg", "sub/v3.mp4"
+    )
+    assert {row["video"] for row in clips(corpus).values()} == {"v0.mp4", "sub/v3.mp4"} and not missing(corpus)
+
+
+def test_formulas_that_keep_numbers_as_text(tmp_path: Path):
+    corpus = table(tmp_path / "in", 'video,caption,clip_id\n="007",a,="008"\n', "007.mp4")
+    assert set(clips(corpus)) == {"008"} and not missing(corpus)
+
+
 def test_keys_of_a_data_base_are_no_ids(tmp_path: Path):
     corpus = table(tmp_path / "in", [{"_id": {"$oid": "5f"}, "video": "v0.mp4", "caption": "a"}], name="l.jsonl")
     assert set(clips(corpus)) == {"v0"} and corpus.source["columns_not_read"] == {"l.jsonl": ["_id"]}
