@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.cell_readers import text_of, texts_of
+from data_tools.columns import Columns
 from data_tools.corpora import Declared, write_benchmark, write_training
 from data_tools.didemo import paragraph
-from data_tools.listing import kind_of, read_json_file, read_rows, require
+from data_tools.listing import kind_of, read_json_file, require
+from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -35,7 +37,7 @@ def import_activitynet(
     root = video_root(video_dir, listing.parent)
     files = files_by_stem(root)
     pairs = Pairs(listing, "ActivityNet")
-    for number, video, sentences in _entries(listing):
+    for number, video, sentences in _entries(pairs):
         if video in pairs.clips:
             raise M2raapError(f"{listing}: row {number}: '{video}' is listed twice; remove one of its rows")
         url = f"https://www.youtube.com/watch?v={video.removeprefix('v_')}"
@@ -47,14 +49,19 @@ def import_activitynet(
     return write_benchmark(out, pairs, PROTOCOLS[protocol], root=root, source=source)
 
 
-def _entries(listing: Path) -> Iterator[tuple[int, str, list[str]]]:
+def _entries(pairs: Pairs) -> Iterator[tuple[int, str, list[str]]]:
+    """(number, video without the ending of its file, sentences)."""
+    listing = pairs.listing
     tree: Any = read_json_file(listing) if kind_of(listing) == "json" else None
     if isinstance(tree, dict):
-        for number, (video, row) in enumerate(tree.items(), 1):
-            require(listing, f"entry '{video[:40]}'", row if isinstance(row, dict) else {}, ("sentences", "timestamps"))
-            yield number, video, texts_of(listing, number, "sentences", row["sentences"])
+        known, columns = ("sentences", "timestamps"), Columns(("sentences", "timestamps", "duration"))
+        columns.used.update((*known, "duration"))
+        for number, (video, entry) in enumerate(tree.items(), 1):
+            row = columns.row(entry) if isinstance(entry, dict) else {}
+            require(listing, f"entry '{video[:40]}'", row, known)
+            yield number, without_ending(video), texts_of(listing, number, "sentences", row["sentences"])
+        pairs.unread[listing.name] = columns.unread
         return
-    for number, row in read_rows(listing):
-        require(listing, f"row {number}", row, ("clip_id", "text"))
-        video = text_of(listing, number, "clip_id", row["clip_id"])
+    for number, row in pairs.rows(("clip_id", "text"), ("timestamps", "duration", "num_frame")):
+        video = without_ending(text_of(listing, number, "clip_id", row["clip_id"]))
         yield number, video, texts_of(listing, number, "text", row["text"])

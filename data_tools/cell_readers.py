@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ from data_tools.cells import clock_s, is_nothing, python_list, split_of, texts_i
 from m2raap.core.errors import M2raapError, excerpt
 
 MAX_SECONDS = 1e7  # 115 days: a later time in a video is a fault of the list
+MIN_SPAN_S = 1e-3  # within the first second: spreadsheets keep times as parts of a day, in which 10 s are 0.000116
+_EXACT = r"(?:\d+:\d+(?::\d+)?(?:[.,]\d+)?|\d+\.\d+)"  # a clock time, or a number that is no part of a date
+_PAIR = re.compile(rf"[\[(]?({_EXACT}|\d+(?=\s))\s*(?:-|–|—|~|,|-->|to)\s*({_EXACT}|(?<=\s)\d+)[\])]?")
 
 
 def text_of(path: Path, row: int, column: str, value: Any) -> str:
@@ -60,6 +65,12 @@ def seconds_or_none(value: Any, path: Path, row: int, column: str) -> float | No
 
     Raises M2raapError for anything else.
     """
+    if isinstance(value, datetime.time):
+        value = datetime.timedelta(
+            hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
+        )
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
     what = f"number of seconds, 0 to {MAX_SECONDS:,.0f}, or a clock time such as 0:01:30.5"
     if isinstance(value, str) and (seconds := clock_s(value)) is not None:
         value = seconds if seconds <= MAX_SECONDS else value
@@ -83,21 +94,32 @@ def span(path: Path, row: int, start: Any, end: Any, columns: tuple[str, str]) -
     end_s = seconds_or_none(end, path, row, columns[1])
     if end_s is not None and end_s <= (start_s or 0.0):
         raise M2raapError(f"{path}: row {row}: the clip ends at {end_s:g} s, before it starts at {start_s or 0:g} s")
+    if end_s is not None and end_s < 1 and end_s - (start_s or 0.0) < MIN_SPAN_S:
+        raise M2raapError(
+            f"{path}: row {row}: the clip lasts {end_s - (start_s or 0.0):g} s; write its times in seconds (a spreadsheet may "
+            "have kept them as parts of a day)"
+        )
     return start_s, end_s
 
 
 def pair_in(path: Path, row: int, column: str, value: Any) -> tuple[Any, Any]:
-    """Start and end of a cell that holds both, [0.5, 2] or "[0.5, 2]"; (None, None) for another value, such as a date.
+    """Start and end of a cell that holds both, [0.5, 2], "[0.5, 2]", [[0.5, 2]], "0:01 - 0:03" or "0.5-2.0".
+
+    (None, None) for another value, such as a date.
 
     Raises M2raapError for several pairs, which are several clips.
     """
-    if isinstance(value, str) and value.strip()[:1] in ("[", "("):
+    if isinstance(value, str):
+        if match := _PAIR.fullmatch(value.strip()):
+            return match[1], match[2]
         try:
-            value = python_list(f"[{value.strip()[1:-1]}]")
+            value = python_list(f"[{value.strip()[1:-1]}]") if value.strip()[:1] in ("[", "(") else None
         except ValueError:
             return None, None
     if not isinstance(value, list | tuple):
         return None, None
+    if len(value) == 1 and isinstance(value[0], list | tuple):
+        value = value[0]
     if any(isinstance(item, list | tuple) for item in value):
         raise M2raapError(
             f"{path}: row {row}, column '{column}': several spans; write one row for each, with its caption, start and end"

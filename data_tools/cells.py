@@ -19,21 +19,28 @@ NOTHING = frozenset(
     ["", "nan", "-nan", "none", "null", "nil", "undefined", "nat", "n/a", "n.a.", "#n/a", "#na", "<na>", "-", "--", "''",
      '""', "#name?", "#value!", "#ref!", "#num!", "#null!", "#div/0!", "[none]", "[null]", "[nan]", "['']", '[""]']
 )  # fmt: skip
-# The names of splits, in small letters. Other names are refused: a test row must never become a training row.
+# The names of splits, in small letters, as Hugging Face reads those of files. Other names are refused: a test row must never
+# become a training row.
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 # Characters of a list: the longest videos have some hundreds of clips of a hundred characters each.
 MAX_CELL = 2 * 1024**2
+_LIST_STARTS = ("[", "(", "{", "array(", "np.str_(", "b'", 'b"')
 MAX_DEPTH = 4  # of brackets; the lists have two levels
 _EMPTY_LIST = re.compile(r"\[\s*\]|\(\s*\)|\{\s*\}")
 _ARRAY = re.compile(r"array\((\[.*\])(?:, *dtype=\w+)?\)", re.DOTALL)
 _ITEM = re.compile(
-    r"""\s*(?:[uU]?(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|None|null|NaN|nan)(?:(?P<comma>\s*,)|(?=\s|$))""",
+    r"""\s*(?:[uU]?(?P<text>[bB]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))|None|null|NaN|nan)(?:(?P<comma>\s*,)|(?=\s|$))""",
     re.DOTALL,
 )
+_NUMPY = re.compile(
+    r"""np\.str_\(('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)""", re.DOTALL
+)  # how numpy 2 shows a text in a list
+_FIRST_TEXT = re.compile(r"\[\s*[uUbB]?['\"]")
+_BETWEEN_TEXTS = re.compile(r"',\s*'|\",\s*\"")
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")
 _CLOCK = re.compile(r"(?:([0-9]{1,4}):)?([0-9]{1,4}):([0-5][0-9](?:[.,][0-9]+)?)")
 
@@ -94,30 +101,60 @@ def _refuse_object(cell: str) -> None:
 def _list_of_texts(cell: str) -> list[str] | None:
     """The texts of a list that is written as text; None for a text that is no such list."""
     text = cell.strip()
+    if len(text) > MAX_CELL or not text.startswith(_LIST_STARTS):
+        return None
     if match := _ARRAY.fullmatch(text):
         text = match[1]
-    is_tuple = text[:1] == "(" and text[-1:] == ")"
-    if not (is_tuple or (text[:1] == "[" and text[-1:] == "]")) or len(text) > MAX_CELL:
-        return None
-    try:
-        return texts_in(json.loads(text, strict=False, parse_constant=no_constant))
-    except (json.JSONDecodeError, RecursionError):
-        pass
-    texts, position, inner = [], 0, text[1:-1].rstrip()
-    commas = 0
-    while match := _ITEM.match(inner, position):
+    if "np.str_(" in text:
+        text = _NUMPY.sub(r"\1", text)
+    if text[0] in "bB'\"":
+        return _literals(f"[{text}]") or None  # b'a dog', np.str_('a dog')
+    if text[:1] == "[" and text[-1:] == "]":
         try:
-            texts.append(ast.literal_eval(match["text"]) if match["text"] else "")
-        except (ValueError, SyntaxError):
-            return None
-        position, commas = match.end(), commas + bool(match["comma"])
-    if texts and position == len(inner):
-        return texts if commas or not is_tuple else None  # ('a dog') is a text in brackets
+            return texts_in(json.loads(text, strict=False, parse_constant=no_constant))
+        except (json.JSONDecodeError, RecursionError):
+            pass
+    if texts := _literals(text):
+        return texts
+    if _is_broken_list(text):
+        raise ValueError(
+            "expected a text or a list of texts, found a list that is cut off or has a quote in a text without a backslash"
+        )
+    if text[:1] not in "[(" or text[-1:] not in "])":
+        return None
     try:
         python_list(text)
     except ValueError:
         return None
     raise ValueError("expected a text or a list of texts, found a list of something else")
+
+
+def _is_broken_list(text: str) -> bool:
+    """Whether a text begins as a list of texts and is none: a quote in it has no backslash, or the cell was cut off."""
+    if not _FIRST_TEXT.match(text):
+        return False
+    if "]" not in text:
+        return _BETWEEN_TEXTS.search(text) is not None
+    return text[-1] == "]" and text[:-1].rstrip(" \n,").endswith(("'", '"'))
+
+
+def _literals(text: str) -> list[str] | None:
+    """The texts between the brackets of a list, tuple or set in Python's notation or numpy's; None for anything else."""
+    is_tuple = text[:1] == "("
+    if (text[:1], text[-1:]) not in (("[", "]"), ("(", ")"), ("{", "}")):
+        return None
+    texts, position, inner = [], 0, text[1:-1].rstrip()
+    commas = 0
+    while match := _ITEM.match(inner, position):
+        try:
+            text_or_bytes = ast.literal_eval(match["text"]) if match["text"] else ""
+            texts.append(text_or_bytes.decode() if isinstance(text_or_bytes, bytes) else text_or_bytes)
+        except (ValueError, SyntaxError):  # also bytes that are no UTF-8
+            return None
+        position, commas = match.end(), commas + bool(match["comma"])
+    if texts and position == len(inner):
+        return texts if commas or not is_tuple else None  # ('a dog') is a text in brackets
+    return None
 
 
 def python_list(cell: Any) -> list[Any]:
@@ -154,7 +191,7 @@ def clock_s(text: str) -> float | None:
 
     '1:00:02.5' -> 3602.5, '0:03' -> 3.0. Two parts are minutes and seconds, as players show them.
     """
-    match = _CLOCK.fullmatch(text.strip())
+    match = _CLOCK.fullmatch(text.strip().removeprefix("0 days "))  # as pandas writes a length of time
     if match is None or (match[1] and int(match[2]) > 59):
         return None
     return round(int(match[1] or 0) * 3600 + int(match[2]) * 60 + float(match[3].replace(",", ".")), 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -11,22 +12,29 @@ from m2raap.core import talk
 from m2raap.core.corpus import LANGS
 from m2raap.core.errors import listed
 
-CAPTION = ("caption", "captions", "text", "texts", "sentence", "description", "title", "name")
+CAPTION = (
+    "caption", "captions", "text", "texts", "sentence", "sentences", "description", "descriptions", "cap", "title", "name",
+)  # fmt: skip
 LANG_NAMES = {
     "en": ("en", "eng", "english", "en_us", "en_gb"),
     "zh": ("zh", "cn", "ch", "chs", "chn", "zho", "cmn", "chinese", "zh_cn", "zh_hans", "zh_hant", "zh_tw", "mandarin"),
 }
 # Rows of jsonl may each have other keys: so many spellings of a row's columns, and columns that are not known, are remembered.
 _MAX_HEADERS, _MAX_UNKNOWN = 100, 10_000
-NUMBERED = frozenset({"caption", "captions", "text", "texts", "sentence", "description"})  # caption1, caption2 ...
+NUMBERED = frozenset(CAPTION) - {"title", "name"}  # caption1, caption2 ...
+# What a start or an end may be that of, in a folded name.
+OF_TIMES = "(?:clip|video|segment|seg|shot|scene|moment|timestamp|time|t)?"
+_EDGE = re.compile(
+    OF_TIMES + "(start|begin|end|stop)(?:timestamp|timecode|time|ts|t)?(?:in)?(?:seconds|second|secs|sec|s)?"
+)
 SHARDS = "the shards"  # under which an import of tar archives names the endings of members that it has not read
 _MAX_NAMES = 20  # in a message
 
 
 def folded(name: object) -> str:
-    """A column's name without regard to case, blanks, '_' and '-': 'Clip_ID', 'clip-id' and 'clipId' are the same."""
+    """A column's name without regard to case, blanks, '_', '-' and brackets: 'Clip_ID', 'clip-id' and 'clipId' are the same."""
     text = unicodedata.normalize("NFKC", str(name)).casefold()
-    return "".join(char for char in text if char not in "_-. \t\ufeff\u200b")
+    return "".join(char for char in text if char not in "_-. \t\ufeff\u200b()[]")
 
 
 # Folded name of a column -> (its name among CAPTION, language): caption_cn and chinese_caption are ('caption', 'zh').
@@ -39,12 +47,13 @@ _CAPTION_OF = {
 }
 
 
+_LANG_TAG = re.compile(r"(en|eng|zh|zho|cmn)(?:[-_][a-z]{4})?(?:[-_][a-z]{2}|[-_][0-9]{3})?")  # en-AU, zh-Hant-TW
 _LANG_OF = {folded(word): lang for lang, words in LANG_NAMES.items() for word in words}
 
 
 def lang_named(value: object) -> str | None:
-    """en or zh where a cell names one of them in any spelling ('English', 'zh-CN'); None for another language."""
-    return _LANG_OF.get(folded(value))
+    """en or zh where a cell names one of them in any spelling ('English', 'zh-CN', 'zh-Hant-TW'); None for another language."""
+    return _LANG_OF.get(folded(value)) or _LANG_OF.get(_LANG_TAG.sub(r"\1", str(value).strip().lower()))
 
 
 def numbered_caption(name: object) -> tuple[str, str | None] | None:
@@ -61,12 +70,18 @@ def caption_column(name: object) -> tuple[str, str] | None:
     return _CAPTION_OF.get(folded(name))
 
 
+def edge_named(name: object) -> str | None:
+    """'start' or 'end' where the name of a column says that it holds one, such as `Start_timestamp` or `clip end (s)`."""
+    match = _EDGE.fullmatch(folded(name))
+    return None if match is None else "start" if match[1] in ("start", "begin") else "end"
+
+
 class Columns:
     """The columns of one list, over all of its rows.
 
     `row` gives a row in which each known column has its known name. What a reader reads it adds to `used`; the other columns
     are `unread`. `by_lang` holds the columns of captions in one language, with that language, `numbered` those
-    of one of several captions, with their language or None.
+    of one of several captions, with their language or None, `edges` those of starts and ends under other names than the known.
     """
 
     def __init__(self, known: Iterable[str]) -> None:
@@ -77,6 +92,7 @@ class Columns:
         self._empty: set[str] = set()  # names in the list of the columns that no row has filled so far
         self.by_lang: dict[str, str] = {}
         self.numbered: dict[str, str | None] = {}
+        self.edges: dict[str, str] = {}  # 'start' or 'end'
         self.used: set[str] = set()
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -110,10 +126,12 @@ class Columns:
             self._names[name] = known
             if known != name:
                 renamed[name] = known
-            if by_lang and known == name:
-                self.by_lang.setdefault(name, by_lang[1])
+            if by_lang:
+                self.by_lang.setdefault(known, by_lang[1])
             elif known == name and name not in self._known.values() and (caption := numbered_caption(name)):
                 self.numbered.setdefault(name, caption[1])
+            elif known == name and name not in self._known.values() and (edge := edge_named(name)):
+                self.edges.setdefault(name, edge)
         return renamed
 
     @property

@@ -105,6 +105,12 @@ def write_training(
     if known and (problem := known.differs(pairs)):
         source = source | {"note": problem}
     _split(train, seed)
+    num_splits = Counter(video for video, _ in {(row["video"], row["split"]) for row in train})
+    if shared := sum(number > 1 for number in num_splits.values()):
+        pairs.notes["videos_in_several_splits"] = shared
+        talk.log(
+            f"{pairs.listing.name}: clips of {shared:,} videos are in more than one split: training sees those videos"
+        )
     groups: list[tuple[Path, list[Row], str | None]] = [(out, train, None)]
     if len(held) == len(clips):
         talk.log(f"{out}: not written, because the holdout takes all {len(clips):,} clips")

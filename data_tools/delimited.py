@@ -21,6 +21,7 @@ MAX_COLUMNS = 4096
 _SEP_LINE = re.compile(r"sep=(.)\s*")  # a first line that Excel writes and reads
 _OTHER_DELIMITERS = (";", "\t", "|")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_AS_TEXT = re.compile(r'="([^"]*)"')  # a formula that keeps a spreadsheet from reading '007' as a number
 Rows = Iterator[tuple[int, dict[str, str]]]
 
 
@@ -101,7 +102,7 @@ def _check_names(path: Path, row: int, names: Sequence[str]) -> None:
 
 def _row(path: Path, number: int, names: list[str], cells: list[str], delimiter: str) -> dict[str, str]:
     """The row by names. Empty cells beyond the header, or below its empty names, are left by spreadsheets and are no columns."""
-    if cells == names and len(names) > 1:
+    if len(names) > 1 and _plain(cells[0]) == _plain(names[0]) and [*map(_plain, cells)] == [*map(_plain, names)]:
         raise M2raapError(f"{path}: row {number}: is the header again, as in lists that were joined; remove this row")
     if len(cells) < len(names) or any(cell.strip() for cell in cells[len(names) :]):
         mark = "a tab" if delimiter == "\t" else f"'{delimiter}'"
@@ -109,7 +110,9 @@ def _row(path: Path, number: int, names: list[str], cells: list[str], delimiter:
             f"{path}: row {number}: has another number of columns than the header, {len(cells)} and {len(names)}; "
             f"a cell that holds {mark} needs quotes in a csv"
         )
-    cells = cells[: len(names)]
+    cells = [
+        match[1] if cell[:2] == '="' and (match := _AS_TEXT.fullmatch(cell)) else cell for cell in cells[: len(names)]
+    ]
     row = dict(zip(names, cells, strict=True))
     if names.count("") > 1:
         del row[""]
@@ -119,6 +122,11 @@ def _row(path: Path, number: int, names: list[str], cells: list[str], delimiter:
                     f"{path}: row {number}: column {position} has no name in the header but holds '{cell[:40]}'; name it"
                 )
     return row
+
+
+def _plain(cell: str) -> str:
+    """A cell of a header without what joining and saving again add: byte-order marks, blanks, capitals."""
+    return cell.strip("\ufeff \t").lower()
 
 
 def _check_quotes(path: Path, start: int, end: int, cells: list[str], delimiter: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from data_tools.cell_readers import MAX_SECONDS, text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import read_rows, require
+from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -56,9 +56,8 @@ def import_didemo(
 
 
 def _add_paragraphs(pairs: Pairs, files: dict[str, str], split: str) -> None:
-    for number, row in read_rows(pairs.listing):
-        require(pairs.listing, f"row {number}", row, ("clip_id", "text"))
-        video = text_of(pairs.listing, number, "clip_id", row["clip_id"])
+    for number, row in pairs.rows(("clip_id", "text"), ("timestamps", "duration", "num_frame")):
+        video = without_ending(text_of(pairs.listing, number, "clip_id", row["clip_id"]))
         if video in pairs.clips:
             raise M2raapError(f"{pairs.listing}: row {number}: '{video}' is listed twice; remove one of its rows")
         pairs.clip(f"row {number}", video, files.get(video, f"{video}.mp4"), split=split)
@@ -72,8 +71,9 @@ def paragraph(sentences: list[str]) -> str:
 
 def _add_moments(pairs: Pairs, files: dict[str, str], split: str) -> None:
     listing, names = pairs.listing, dict(files)  # names that differ only in the file ending are one video
-    for number, row in read_rows(listing):
-        require(listing, f"entry {number}", row, ("video", "description", "times", "num_segments"))
+    for number, row in pairs.rows(
+        ("video", "description", "times", "num_segments"), ("dl_link", "annotation_id"), "entry"
+    ):
         name = text_of(listing, number, "video", row["video"])
         first, last = consensus(list(_annotations(listing, number, row)))
         columns: dict[str, Any] = {"start_s": first * SEGMENT_S, "url": row.get("dl_link") or name, "split": split}

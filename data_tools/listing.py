@@ -18,7 +18,7 @@ from typing import IO, Any
 from data_tools.delimited import check_num_columns, delimited_rows
 from data_tools.strict_json import list_entries, parse_json
 from m2raap.core.errors import M2raapError
-from m2raap.core.exports import is_exported_csv, unguarded
+from m2raap.core.exports import unguarded
 
 KINDS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
 PACKED = ("zst", "bz2", "xz", "zip", "7z", "rar", "tar", "tgz")
@@ -192,10 +192,20 @@ def _lines(path: Path, source: IO[str]) -> Iterator[tuple[int, str]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    guarded = is_exported_csv(path)
     with _text(path) as source:
         for number, row in delimited_rows(path, _every_line(path, source), MAX_FIELD):
-            yield number, {name: unguarded(cell) for name, cell in row.items()} if guarded else row
+            yield number, _exported(row) if is_exported(row) else row
+
+
+def is_exported(row: dict[str, Any]) -> bool:
+    """Whether `data export` wrote the list of this row, by columns that no other list has; it may have another name and place."""
+    return "text_id_en" in row or "text_ids_en" in row
+
+
+def _exported(row: dict[str, str]) -> dict[str, Any]:
+    """A row that `data export csv` wrote: each caption is one text as it stands, also where it looks like a list."""
+    plain = {name: unguarded(cell) for name, cell in row.items()}
+    return {name: ([cell] if cell else []) if name.startswith("caption_") else cell for name, cell in plain.items()}
 
 
 def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -34,6 +34,7 @@ _MORE = (
 )
 _ENDINGS = (*SUFFIXES, *_MORE)
 _WHOLE = re.compile(r"(?<![^/])(\d+)\.0+(?=$|\.[A-Za-z]\w*$)")  # a number, as a whole name
+_QUOTED = re.compile(r"""^(['"])(.+)\1$""")
 _MAX_WALKED = 200_000  # entries below the root that are looked at to give advice about missing videos
 
 
@@ -78,7 +79,9 @@ class Files:
         self.several: dict[str, list[str]] = {}  # names that fit several files, with these files
 
     def holds(self, name: str) -> bool:
-        return bool(name) and "\0" not in name and os.path.lexists(self._base + name)
+        """Whether there is something of this name that is no folder: beside `v1.mp4` there may be its frames, in `v1`."""
+        path = self._base + name
+        return bool(name) and "\0" not in name and os.path.lexists(path) and not os.path.isdir(path)
 
     def is_exact(self, name: str) -> bool:
         """Whether there is a file of this name, and the name is the shortest one of its path (no './a.mp4')."""
@@ -87,9 +90,9 @@ class Files:
     def locate(self, name: str, listed: Container[str] = ()) -> str:
         """The path below the root of the file that is meant; the name itself where no file or more than one is meant.
 
-        Slashes, case and ending may differ, in this order; then names of web pages ('a%20b', 'a &amp; b') and whole numbers that
-        a table kept as '7010.0' are read as what they mean. An absolute path below the root is one within it. A file that is in
-        `listed` is that of another row, unless only the ending is left out in this one.
+        Slashes, case and ending may differ, in this order; then names of web pages ('a%20b', 'a &amp; b'), whole numbers that
+        a table kept as '7010.0' and names in quotes are read as what they mean. An absolute path below the root is one within
+        it. A file that is in `listed` is that of another row, unless only the ending is left out in this one.
         """
         if self.is_exact(name):
             return name
@@ -98,7 +101,8 @@ class Files:
             meant = meant[len(self._base) :]
         if is_url(meant) or meant.startswith(("/", "\\")) or meant[1:2] == ":":
             return name
-        for spelling in dict.fromkeys((meant, unquote(meant), html.unescape(meant), _WHOLE.sub(r"\1", meant))):
+        spellings = (meant, unquote(meant), html.unescape(meant), _WHOLE.sub(r"\1", meant), _QUOTED.sub(r"\2", meant))
+        for spelling in dict.fromkeys(spellings):
             if (file := self._locate(spelling, listed)) is not None:
                 return file
             if spelling in self.several:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_tools.corpora import Declared, write_benchmark, write_training
 from data_tools.listing import read_headless
+from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import SUFFIXES, video_root
 from m2raap.core.corpus import Corpus
@@ -44,7 +45,7 @@ def import_lsmdc(folder: Path, out: Path, *, protocol: str = "test", video_dir: 
 
 def _add(pairs: Pairs, root: Path, split: str) -> None:
     for number, row in read_headless(pairs.listing, COLUMNS):
-        clip_id = row["clip name"].strip()
+        clip_id = without_ending(row["clip name"].strip())
         match = _CLIP.fullmatch(clip_id)
         if match is None:
             raise M2raapError(

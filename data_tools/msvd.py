@@ -13,9 +13,9 @@ from pathlib import Path
 
 from data_tools.cell_readers import text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import PICKLE, read_json_file, read_lines, read_rows, require
+from data_tools.listing import PICKLE, read_json_file, read_lines
 from data_tools.locate import without_ending
-from data_tools.pairs import Pairs
+from data_tools.pairs import Pairs, rows_of
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
@@ -39,10 +39,12 @@ def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: P
     splits, declared = PROTOCOLS[protocol]
     if not folder.is_dir():
         raise M2raapError(f"{folder}: no such folder; give the one that holds {CAPTIONS[0]} and {splits[0]}_list.txt")
-    listing, captions = _english(folder, splits)
+    unread: dict[str, list[str]] = {}
+    listing, captions = _english(folder, splits, unread)
     root = video_root(video_dir, folder, "videos")
     files = files_by_stem(root)
     pairs = Pairs(listing, "MSVD")
+    pairs.unread = unread
     for split in splits:
         for video in _split(folder, split):
             if (split_of_video := pairs.clips.get(video, {}).get("split", split)) != split:
@@ -55,6 +57,8 @@ def import_msvd(folder: Path, out: Path, *, protocol: str = "test", video_dir: P
                 raise M2raapError(f"{listing}: no captions of '{video}', which {split}_list.txt names")
             for text in captions[video]:
                 pairs.text(video, text, "en")
+    if protocol == "all" and (unlisted := len(captions.keys() - pairs.clips.keys())):
+        pairs.notes["videos_in_no_list"] = unlisted
     source = {"importer": "msvd", "listing": listing.name, "protocol": protocol}
     texts = dict(declared.texts or {})
     if (chinese := _chinese_folder(folder)) is not None:
@@ -78,7 +82,7 @@ def _split(folder: Path, split: str) -> list[str]:
     return videos
 
 
-def _english(folder: Path, splits: tuple[str, ...]) -> tuple[Path, dict[str, list[str]]]:
+def _english(folder: Path, splits: tuple[str, ...], unread: dict[str, list[str]]) -> tuple[Path, dict[str, list[str]]]:
     names = CAPTIONS if splits == ("test",) else CAPTIONS[:1]
     listing = next((folder / name for name in names if (folder / name).is_file()), None)
     if listing is None:
@@ -95,8 +99,7 @@ def _english(folder: Path, splits: tuple[str, ...]) -> tuple[Path, dict[str, lis
         for number, (name, texts) in enumerate(tree.items(), 1):
             _add_captions(captions_of, listing, number, name, texts_of(listing, number, name, texts))
         return listing, captions_of
-    for number, row in read_rows(listing):
-        require(listing, f"entry {number}", row, ("video", "caption"))
+    for number, row in rows_of(listing, unread, ("video", "caption"), what="entry"):
         name = text_of(listing, number, "video", row["video"])
         _add_captions(captions_of, listing, number, name, texts_of(listing, number, "caption", row["caption"]))
     return listing, captions_of
@@ -123,8 +126,7 @@ def _add_chinese(pairs: Pairs, folder: Path) -> str:
             raise M2raapError(f"{folder / MAPPING}: row {number}: expected 'YOUTUBE_NAME vidN', found {line[:60]!r}")
         names[without_ending(words[1])] = without_ending(words[0])
     listing, total = folder / CHINESE, 0
-    for number, row in read_rows(listing):
-        require(listing, f"row {number}", row, ("id", "video_id", "sentence"))
+    for number, row in rows_of(listing, pairs.unread, ("id", "video_id", "sentence")):
         video = names.get(without_ending(text_of(listing, number, "video_id", row["video_id"])))
         if video is None:
             raise M2raapError(f"{listing}: row {number}, column 'video_id': '{row['video_id']}' is not in {MAPPING}")

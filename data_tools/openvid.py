@@ -45,7 +45,9 @@ def import_openvid(
         scores = {
             name: number_or_none(row.get(column), listing, number, column) for column, name in SCORE_OF_COLUMN.items()
         }
-        pairs.scores[clip["clip_id"]] = {name: value for name, value in scores.items() if value is not None}
+        scores = {name: value for name, value in scores.items() if value is not None}
+        if pairs.scores.setdefault(clip["clip_id"], scores) != scores:
+            pairs.notes["rows_with_other_scores"] += 1  # those of the first row of a video count
     source = {"importer": "openvid", "listing": listing.name}
     known = KNOWN.get(listing.name)
     return write_training(out, pairs, root=root, source=source, known=known, num_holdout=num_holdout, seed=seed)

@@ -19,6 +19,26 @@ _TEXT_COLUMNS = ("source", "licence", "category", "url")
 MAX_ID = 500  # most characters of a clip's id; a video's path may have four times as many
 
 
+def rows_of(
+    listing: Path,
+    unread: dict[str, list[str]],
+    required: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+    what: str = "row",
+) -> Iterator[tuple[int, Row]]:
+    """(row number, row) of a list, with these names of columns whatever their spelling; the others are added to `unread`.
+
+    `what`: how a row is called in messages. Raises M2raapError for a row without one of the required columns.
+    """
+    columns = Columns((*required, *optional))
+    columns.used.update((*required, *optional))
+    for number, listed in read_rows(listing):
+        row = columns.row(listed)
+        require(listing, f"{what} {number}", row, required)
+        yield number, row
+    unread[listing.name] = columns.unread
+
+
 class Pairs:
     """The clips and texts of one import. `notes` counts what was repaired or left out; the corpus's `source` holds it."""
 
@@ -34,18 +54,11 @@ class Pairs:
         self._num_texts: Counter[str] = Counter()
         self._id_of_span: dict[tuple[str, float, float | None], str] = {}
 
-    def rows(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[int, Row]]:
-        """(row number, row) of the list, with these names of columns whatever their spelling; the others become `unread`.
-
-        Raises M2raapError for a row without one of the required columns.
-        """
-        columns = Columns((*required, *optional))
-        columns.used.update((*required, *optional))
-        for number, listed in read_rows(self.listing):
-            row = columns.row(listed)
-            require(self.listing, f"row {number}", row, required)
-            yield number, row
-        self.unread[self.listing.name] = columns.unread
+    def rows(
+        self, required: tuple[str, ...], optional: tuple[str, ...] = (), what: str = "row"
+    ) -> Iterator[tuple[int, Row]]:
+        """`rows_of` the list that is being read."""
+        return rows_of(self.listing, self.unread, required, optional, what)
 
     def clip(self, where: str, clip_id: str, video: str, **columns: Any) -> Row:
         """Adds a clip if its id and its span of the video are new; returns its row.

@@ -13,6 +13,7 @@ from typing import Any
 from data_tools.cell_readers import number_or_none, split_or_none, text_of, texts_of
 from data_tools.cells import clock_s, is_nothing, python_list
 from data_tools.corpora import Declared, write_training
+from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -43,7 +44,7 @@ def import_panda70m(
 
 def _add(pairs: Pairs, number: int, row: dict[str, Any], cut: dict[str, str]) -> None:
     listing = pairs.listing
-    video_id = text_of(listing, number, "videoID", row["videoID"])
+    video_id = without_ending(text_of(listing, number, "videoID", row["videoID"]))
     spans = _literal(listing, number, "timestamp", row["timestamp"])
     captions = texts_of(listing, number, "caption", _literal(listing, number, "caption", row["caption"]))
     scores = _literal(listing, number, "matching_score", row["matching_score"])
@@ -80,7 +81,7 @@ def _literal(listing: Path, number: int, column: str, cell: Any) -> list[Any]:
     """
     if isinstance(cell, list):  # from a parquet file
         return cell
-    if is_nothing(cell):
+    if is_nothing(cell) and not (isinstance(cell, str) and "[" in cell):  # '[None]' has one empty entry
         return []
     try:
         return python_list(cell)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from data_tools.locate import Files, without_ending
 from m2raap.video.fetch import is_url
@@ -28,11 +27,11 @@ class Survey:
         self._shared_stems: set[str] = set()
         self._id_names_clips = True
 
-    def add(self, name: str, span: tuple[float | None, float | None], kind: str | None, stated_id: Any) -> None:
+    def add(self, name: str, span: tuple[float | None, float | None], kind: str | None, stated_id: str) -> None:
         """`name`: the video as the list names it; `kind`: the column of the stated id, clip_id or id."""
         self.located.setdefault(name, name)
         if kind:
-            self._stated[kind, str(stated_id).strip(), name, span[0] or 0.0, span[1]] = None
+            self._stated[kind, stated_id, name, span[0] or 0.0, span[1]] = None
 
     def finish(self) -> None:
         listed = {name for name in self.located if self._files.is_exact(name)}
@@ -57,14 +56,14 @@ class Survey:
         """Whether the ids in this column are ids of clips."""
         return kind == "clip_id" or self._id_names_clips
 
-    def clip_id(self, video: str, start_s: float | None, end_s: float | None, kind: str | None, stated_id: Any) -> str:
+    def clip_id(self, video: str, start_s: float | None, end_s: float | None, kind: str | None, stated_id: str) -> str:
         """The id of a row's clip; `video`: the file that is meant."""
         if kind == "clip_id":
             return self._first_id[video, start_s or 0.0, end_s]
         stem = _stem(video)
         clip_id = video if stem in self._shared_stems else stem
         if kind and self._id_names_clips:
-            clip_id = str(stated_id).strip()
+            clip_id = stated_id
         if start_s is None and end_s is None:
             return clip_id
         return f"{clip_id}_{_shortest(start_s or 0.0)}_{'end' if end_s is None else _shortest(end_s)}"

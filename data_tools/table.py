@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.cell_readers import pair_in, span, text_of
+from data_tools.cell_readers import text_of
 from data_tools.cells import first_filled, is_nothing, sniff_lang, texts_in
-from data_tools.columns import CAPTION, NUMBERED, Columns, caption_column, folded, lang_named, shortened
+from data_tools.columns import CAPTION, NUMBERED, Columns, caption_column, lang_named, shortened
 from data_tools.corpora import write_training
-from data_tools.listing import read_rows
+from data_tools.listing import is_exported, read_rows
 from data_tools.pairs import Pairs
 from data_tools.provenance import NAMES, Provenance
 from data_tools.rooted import video_root
+from data_tools.spans import BOTH, END, START, check_spans, span_of
 from data_tools.splits import SPLIT, Splits
 from data_tools.survey import Survey
 from m2raap.core import talk
@@ -30,20 +31,10 @@ from m2raap.core.errors import M2raapError
 
 VIDEO = (
     "video", "video_path", "file_name", "filename", "path", "video_id", "videoid", "clip", "video_file", "video_file_name",
-    "video_name", "file_path", "file",
+    "video_name", "file_path", "file", "clip_path", "youtube_id", "yt_id", "ytid", "vid",
 )  # fmt: skip
-START = ("start_s", "start", "start_time", "start_sec", "start_seconds", "begin", "begin_time")
-END = ("end_s", "end", "end_time", "end_sec", "end_seconds", "stop", "stop_time")
 IDS = ("clip_id", "id")
 LANGUAGE = ("language", "lang", "caption_language", "caption_lang")
-SPAN = ("timestamp", "timestamps", "time_span", "clip_span")  # [start, end] in one cell
-# Times in other units: a clip would silently be the whole video.
-_OTHER_UNITS = frozenset(
-    folded(name)
-    for unit in ("frame", "ms", "msec", "frame_id", "frame_idx", "millis", "milliseconds")
-    for edge in ("start", "end", "begin", "stop")
-    for name in (f"{edge}_{unit}", f"{unit}_{edge}", f"{edge}_time_{unit}")
-)
 KEPT = {
     "licence": ("licence", "license"),
     "category": ("category",),
@@ -53,7 +44,7 @@ KEPT = {
 PROVENANCE = tuple(f"{name}{plural}_{lang}" for name in NAMES for plural in ("", "s") for lang in LANGS)
 _KNOWN = (
     *PROVENANCE,
-    *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *LANGUAGE, *SPAN, *(name for names in KEPT.values() for name in names),
+    *VIDEO, *CAPTION, *START, *END, *IDS, *SPLIT, *LANGUAGE, *BOTH, *(name for names in KEPT.values() for name in names),
     *(f"{name}_{lang}" for name in CAPTION for lang in LANGS), *(f"{lang}_source" for lang in LANGS),
 )  # fmt: skip
 
@@ -94,7 +85,7 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
     for listing in lists:
         columns, number = columns_of[listing.path], 0
         for number, row in map_rows(listing, columns):
-            splits_of[listing.path].add(number, row)
+            splits_of[listing.path].add(f"row {number}", row)
             name, value = first_filled(row, listing.video_columns)
             if name is None:
                 column = next((name for name in listing.video_columns if name in row), listing.video_columns[0])
@@ -103,12 +94,8 @@ def read_lists(pairs: Pairs, lists: Sequence[List], root: Path) -> None:
                 )
                 continue
             video = listing.prefix + text_of(listing.path, number, name, value)
-            kind, stated_id = first_filled(row, IDS)
-            if isinstance(stated_id, bytes):
-                raise M2raapError(
-                    f"{listing.path}: row {number}, column '{kind}': expected a text, found bytes that are no UTF-8"
-                )
-            survey.add(video, _span(listing, number, row), kind, stated_id)
+            start_s, end_s, _ = span_of(listing.path, number, row, columns)
+            survey.add(video, (start_s, end_s), *_stated_id(listing, number, row))
         _check_columns(listing, columns, number)
         splits_of[listing.path].check()
     if no_video and not survey.located:
@@ -153,26 +140,19 @@ def _check_columns(listing: List, columns: Columns, num_rows: int) -> None:
         raise M2raapError(
             f"{listing.path}: row 1: expected {what}; found the columns {shortened(columns.names) or 'none'}{hint}"
         )
-    units = [name for name in columns.names if folded(name) in _OTHER_UNITS]
-    if units and not known & {*START, *END}:
-        raise M2raapError(
-            f"{listing.path}: row 1: the columns {shortened(units)} are times that are not read; write them in seconds, in "
-            "the columns 'start' and 'end'"
-        )
-    if known & set(START) and not known & set(END) and any(folded(name) == "duration" for name in columns.names):
-        raise M2raapError(
-            f"{listing.path}: row 1: the columns 'start' and 'duration' do not say whether a clip or its video lasts so long; "
-            "write a column 'end', or leave out 'duration'"
-        )
+    check_spans(listing.path, columns)
 
 
-def _span(listing: List, number: int, row: dict[str, Any]) -> tuple[float | None, float | None]:
-    (start_name, start), (end_name, end) = first_filled(row, START), first_filled(row, END)
-    if start_name is None and end_name is None:
-        start_name, value = first_filled(row, SPAN)
-        start, end = pair_in(listing.path, number, start_name, value) if start_name else (None, None)
-        end_name = start_name
-    return span(listing.path, number, start, end, (start_name or START[1], end_name or END[1]))
+def _stated_id(listing: List, number: int, row: dict[str, Any]) -> tuple[str | None, str]:
+    """(column, id) of a row that states an id, else (None, ''). An export states it as it is, also where it reads like 'NA'."""
+    if is_exported(row) and row.get(IDS[0]):
+        return IDS[0], row[IDS[0]]
+    kind, value = first_filled(row, IDS)
+    if kind == "id" and isinstance(value, dict | list):  # the key of a data base, {"$oid": ...}: named as not read
+        return None, ""
+    if isinstance(value, float) and not value.is_integer():
+        return kind, str(value)
+    return (kind, text_of(listing.path, number, kind, value)) if kind else (None, "")
 
 
 def _add_clip(
@@ -185,23 +165,21 @@ def _add_clip(
     video: str,
     splits: Splits,
 ) -> str:
-    start_s, end_s = _span(listing, number, row)
-    kind, stated_id = first_filled(row, IDS)
+    start_s, end_s, names_of_times = span_of(listing.path, number, row, columns)
+    columns.used |= names_of_times
+    kind, stated_id = _stated_id(listing, number, row)
     clip_id = survey.clip_id(video, start_s, end_s, kind, stated_id)
     if kind and survey.names_clips(kind):
         columns.used.add(kind)
-    if kind == "clip_id" and clip_id != str(stated_id).strip():
+    if kind == "clip_id" and clip_id != stated_id:
         pairs.notes["rows_under_other_ids"] += 1
-    columns.used.update(name for names in (START, END) if (name := first_filled(row, names)[0]))
-    if start_s is not None and (name := first_filled(row, SPAN)[0]):
-        columns.used.add(name)
     kept = {}
     for column, names in KEPT.items():
         name, value = first_filled(row, names)
         if name:
             kept[column] = value
             columns.used.add(name)
-    split = splits.of(number, row, columns) or listing.split
+    split = splits.of(f"row {number}", row, columns) or listing.split
     return pairs.clip(f"row {number}", clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
 
 
@@ -212,16 +190,7 @@ def _add_texts(
     num_texts: Counter[str] = Counter()  # of each column
     captions = captions_of(row, columns, f"{pairs.listing}: row {number}")
     # translations after their sources
-    language, stated_lang = first_filled(row, LANGUAGE)
-    if language and captions:
-        columns.used.add(language)
-        if lang_named(stated_lang) is None and any(lang is None for _, lang, _ in captions):
-            columns.used.update(column for column, lang, _ in captions if lang is None)
-            pairs.notes["texts_in_other_languages"] += sum(
-                lang is None and not is_nothing(text) for _, lang, text in captions
-            )
-            captions = [caption for caption in captions if caption[1] is not None]
-        captions = [(column, lang or lang_named(stated_lang), text) for column, lang, text in captions]
+    captions = in_stated_language(captions, row, columns, pairs)
     captions.sort(key=lambda caption: not is_nothing(row.get(f"{caption[1]}_source")))
     for column, lang, text in captions:
         columns.used |= {column, f"{lang}_source"} if lang else {column}
@@ -241,6 +210,23 @@ def _add_texts(
         text_id = pairs.text(clip_id, text, lang, **more)
         if text_id:
             first_text_id.setdefault(lang or sniff_lang(text), text_id)
+
+
+def in_stated_language(
+    captions: list[tuple[str, str | None, str]], row: dict[str, Any], columns: Columns, pairs: Pairs
+) -> list[tuple[str, str | None, str]]:
+    """The captions of a row with the language that it states for those without one; in another language these are left out."""
+    language, stated_lang = first_filled(row, LANGUAGE)
+    if not language or not captions:
+        return captions
+    columns.used.add(language)
+    lang = lang_named(stated_lang)
+    if lang is not None:
+        return [(column, own_lang or lang, text) for column, own_lang, text in captions]
+    columns.used.update(column for column, own_lang, _ in captions if own_lang is None)
+    if left_out := sum(own_lang is None and not is_nothing(text) for _, own_lang, text in captions):
+        pairs.notes["texts_in_other_languages"] += left_out
+    return [caption for caption in captions if caption[1] is not None]
 
 
 def captions_of(row: dict[str, Any], columns: Columns, where: str) -> list[tuple[str, str | None, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_tools.cell_readers import text_of, texts_of
 from data_tools.corpora import Declared, write_benchmark, write_training
-from data_tools.listing import read_rows, require
+from data_tools.locate import without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import files_by_stem, video_root
 from m2raap.core.corpus import Corpus
@@ -34,9 +34,8 @@ def import_vatex(listing: Path, out: Path, *, protocol: str, video_dir: Path | N
     root = video_root(video_dir, listing.parent)
     files = files_by_stem(root)
     pairs = Pairs(listing, "VATEX")
-    for number, row in read_rows(listing):
-        require(listing, f"entry {number}", row, ("videoID", "enCap"))
-        video = text_of(listing, number, "videoID", row["videoID"])
+    for number, row in pairs.rows(("videoID", "enCap"), ("chCap",), "entry"):
+        video = without_ending(text_of(listing, number, "videoID", row["videoID"]))
         match = _ID.fullmatch(video)
         if match is None or int(match[2]) >= int(match[3]):
             raise M2raapError(
@@ -52,7 +51,7 @@ def import_vatex(listing: Path, out: Path, *, protocol: str, video_dir: Path | N
             name = files.get(youtube, f"{youtube}.mp4")
             pairs.clip(f"entry {number}", video, name, start_s=start_s, end_s=end_s, url=url)
         for key, lang in (("enCap", "en"), ("chCap", "zh")):
-            for text in texts_of(listing, number, key, row.get(key, [])):
+            for text in texts_of(listing, number, key, row.get(key) or []):
                 pairs.text(video, text, lang)
     source = {"importer": "vatex", "listing": listing.name, "protocol": protocol}
     if protocol == "train":

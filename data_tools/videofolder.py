@@ -20,7 +20,7 @@ from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
 
 LISTS = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-VIDEO = ("file_name",)
+VIDEO = ("file_name", "video_file_name")
 
 
 def import_videofolder(

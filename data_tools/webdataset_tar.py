@@ -18,17 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_tools.cell_readers import span
-from data_tools.cells import first_filled, is_nothing, split_of, texts_in
+from data_tools.cell_readers import span, text_of
+from data_tools.cells import first_filled, is_nothing, texts_in
 from data_tools.columns import CAPTION, SHARDS, Columns
 from data_tools.corpora import write_training
-from data_tools.listing import PICKLE, PICKLE_ENDINGS
+from data_tools.listing import KINDS, PICKLE, PICKLE_ENDINGS, kind_of
 from data_tools.pairs import Pairs
 from data_tools.provenance import ORIGINS
 from data_tools.rooted import SUFFIXES
 from data_tools.safe_tar import Member, TarLimits, read_members
+from data_tools.splits import SPLIT, Splits
 from data_tools.strict_json import parse_json
-from data_tools.table import KEPT, captions_of
+from data_tools.table import KEPT, LANGUAGE, captions_of, in_stated_language
+from m2raap.core import exports
 from m2raap.core.corpus import LANGS, Corpus, importing
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
@@ -37,7 +39,7 @@ from m2raap.core.replace import refuse_other_files
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 MAX_KINDS = 20  # of members, that are named as not read
 MAX_TEXT_BYTES = 4 * 1024**2
-_META = ("clip_id", "start_s", "end_s", "split")
+_META = ("clip_id", "start_s", "end_s")
 
 
 @dataclass
@@ -69,8 +71,9 @@ def _import(
     shutil.rmtree(draft, ignore_errors=True)  # left by an import that was interrupted
     pairs = Pairs(source, source.stem if source.is_file() else source.name)
     keys: set[bytes] = set()
-    columns = Columns((*_META, *CAPTION, *(name for names in KEPT.values() for name in names)))
+    columns = Columns((*_META, *CAPTION, *LANGUAGE, *SPLIT, *(name for names in KEPT.values() for name in names)))
     columns.used.update(_META)
+    splits = Splits(source)
     try:
         for shard in shards:
             pairs.listing = shard
@@ -81,10 +84,11 @@ def _import(
                     pairs.notes["skipped_members"] += 1
                     continue
                 if key != sample.key:
-                    _add_sample(pairs, sample, columns)
+                    _add_sample(pairs, sample, columns, splits)
                     sample = _new_sample(key, shard, keys)
                 _add_member(pairs, sample, member, kind, draft)
-            _add_sample(pairs, sample, columns)
+            _add_sample(pairs, sample, columns, splits)
+        splits.check()
         if not pairs.clips:
             raise M2raapError(f"{source}: holds no sample with a video, a text or a json")
         if num_holdout and num_holdout >= len(pairs.clips):
@@ -97,9 +101,7 @@ def _import(
         shutil.rmtree(draft, ignore_errors=True)
         raise
     pairs.unread["the json members"] = columns.unread
-    pairs.unread_lists = sorted(
-        str(path.relative_to(source)) for path in source.glob("*/**/*") if path.name.endswith(ENDINGS)
-    )
+    pairs.unread_lists = _others(source, shards)
     new_videos = _move_videos(draft, videos)
     origin = {"importer": "webdataset", "listing": source.name, "shards": len(shards)}
     try:
@@ -117,10 +119,21 @@ def _import(
 def _shards(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
-    shards = sorted(path for path in source.glob("*") if path.name.endswith(ENDINGS)) if source.is_dir() else []
+    shards = sorted(path for path in source.glob("*") if _is_shard(path)) if source.is_dir() else []
     if not shards:
         raise M2raapError(f"{source}: no such archive, and no folder that holds {', '.join(ENDINGS)} files")
     return shards
+
+
+def _is_shard(path: Path) -> bool:
+    return path.name.lower().endswith(ENDINGS)
+
+
+def _others(source: Path, shards: list[Path]) -> list[str]:
+    """What lies in the folder of the shards and is not read: shards in folders below, and tables beside the shards."""
+    tables = [path for path in source.glob("*") if kind_of(path) in KINDS and path.name != exports.FILE]
+    others = [path for path in source.glob("*/**/*") if _is_shard(path)] + tables
+    return sorted(str(path.relative_to(source)) for path in others if path not in shards)
 
 
 def _key_and_kind(name: str) -> tuple[str, str]:
@@ -199,15 +212,22 @@ def _json_object(sample: _Sample, member: Member) -> dict[str, Any]:
     return tree
 
 
-def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
+def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns, splits: Splits) -> None:
     """Adds a complete sample; one without any video, text or json (images only ...) is counted as left out."""
     if not sample.kinds:
         if sample.key:
             pairs.notes["skipped_samples"] += 1
         return
     meta, where = columns.row(sample.meta), f"key '{sample.key[:100]}'"
+    texts = meta.get("texts")
+    exported = isinstance(texts, list) and bool(texts) and all(isinstance(row, dict) for row in texts)
     stated_id = meta.get("clip_id")
-    clip_id = sample.key if is_nothing(stated_id) or not isinstance(stated_id, str | int) else str(stated_id)
+    if exported and isinstance(stated_id, str) and stated_id:
+        clip_id = stated_id  # as it stands, also where it reads like 'NA'
+    elif isinstance(stated_id, list | dict | bool):
+        raise M2raapError(f"{pairs.listing}: {where}, 'clip_id': expected a text, found {stated_id!r:.60}")
+    else:
+        clip_id = sample.key if is_nothing(stated_id) else text_of(pairs.listing, 0, "clip_id", stated_id)
     times = (meta.get("start_s"), meta.get("end_s"))
     start_s, end_s = span(pairs.listing, len(pairs.clips) + 1, *times, ("start_s", "end_s"))
     kept = {}
@@ -216,24 +236,23 @@ def _add_sample(pairs: Pairs, sample: _Sample, columns: Columns) -> None:
         if name:
             kept[column] = str(value)
             columns.used.add(name)
+    splits.add(where, meta)
     try:
-        split, texts_of_txt = split_of(meta.get("split")), texts_in(sample.text)
+        split, texts_of_txt = splits.of(where, meta, columns), [] if exported else texts_in(sample.text)
     except ValueError as error:
         raise M2raapError(f"{pairs.listing}: {where}: {error}") from None
     video = sample.video or _file_name(sample.key, "mp4")
     clip_id = pairs.clip(where, clip_id, video, start_s=start_s, end_s=end_s, split=split, **kept)["clip_id"]
-    texts = meta.get("texts")
-    if isinstance(texts, list) and texts and all(isinstance(row, dict) for row in texts):
+    if exported:
+        assert isinstance(texts, list)
         columns.used.add("texts")
         _add_exported_texts(pairs, where, clip_id, texts)
         return
     captions = captions_of(meta, columns, f"{pairs.listing}: {where}")
     columns.used.update(name for name, _, _ in captions)
     known = {text.strip() for _, _, text in captions}
-    for text in texts_of_txt:
-        if text.strip() not in known:
-            pairs.text(clip_id, text.strip())
-    for _, lang, text in captions:
+    captions = [("txt", None, text.strip()) for text in texts_of_txt if text.strip() not in known] + captions
+    for _, lang, text in in_stated_language(captions, meta, columns, pairs):
         pairs.text(clip_id, text, lang)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_tools.cell_readers import captions_in, split_or_none, text_of
 from data_tools.cells import is_nothing
 from data_tools.corpora import write_training
-from data_tools.locate import Files
+from data_tools.locate import Files, without_ending
 from data_tools.pairs import Pairs
 from data_tools.rooted import video_root
 from m2raap.core.corpus import Corpus
@@ -30,7 +30,7 @@ def import_webvid(
     num_rows = 0
     for number, row in pairs.rows(COLUMNS, ("split",)):
         num_rows += 1
-        video_id = text_of(listing, number, "videoid", row["videoid"])
+        video_id = without_ending(text_of(listing, number, "videoid", row["videoid"]))
         name = f"{video_id}.mp4"
         if is_nothing(row["page_dir"]):  # the publisher's download of this video failed
             pairs.notes["rows_without_page_dir"] += 1

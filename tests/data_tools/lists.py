@@ -34,3 +34,7 @@ def texts(corpus: Corpus) -> dict[str, list[tuple[str, str]]]:
 
 def missing(corpus: Corpus) -> dict[str, tuple[str, str]]:
     return {row["clip_id"]: (row["reason"], row["detail"]) for row in corpus.all_rows("missing")}
+
+
+def texts_of(corpus) -> dict[str, list[str]]:
+    return {clip: [text for _, text in rows] for clip, rows in texts(corpus).items()}

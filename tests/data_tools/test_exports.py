@@ -34,7 +34,9 @@ from tests.conftest import digests
 from tests.video.conftest import encode
 
 HOSTILE = '=HYPERLINK("http://x.test","a")'
-IDS = ["plain", "../../etc/passwd", "a/b.c", "一只猫", "-rf", "=1+1", "'=1+1", "no video"]
+IDS = ["plain", "../../etc/passwd", "a/b.c", "一只猫", "-rf", "=1+1", "'=1+1", "NA", "no video"]
+# Captions that an importer reads as several, or refuses, where no export wrote them.
+CAPTIONS = {"=1+1": HOSTILE, "a/b.c": "['a dog', 'a cat']", "NA": '{"a": 1}'}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def sound(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def view(tmp_path_factory, sound: Path) -> View:
-    """Eight clips with awkward ids; the last has no file, and one a hostile caption. The Chinese texts are translations."""
+    """Nine clips with awkward ids, the last without a file, and some awkward captions. The Chinese texts are translations."""
     home = tmp_path_factory.mktemp("exports")
     (home / "videos").mkdir()
     clips, texts = [], []
@@ -70,7 +72,7 @@ def view(tmp_path_factory, sound: Path) -> View:
         split = ("train", "val")[number % 2]
         clips.append({"clip_id": clip_id, "video": f"{number}.mp4", "split": split} | more | times)
         for lang, said in (
-            ("en", HOSTILE if clip_id == "=1+1" else f'caption, "{number}"\nnext line'),
+            ("en", CAPTIONS.get(clip_id, f'caption, "{number}"\nnext line')),
             ("zh", f"第{number}个 <__dj__video>"),
         ):
             origin, producer, parent = (
@@ -185,6 +187,14 @@ def test_the_importer_reads_it_back(view: View, tmp_path: Path, kind: str, read,
     }
     ids_of = {(row["clip_id"], row["lang"]): row["text_id"] for row in rows}
     assert all(row["parent_text_id"] == ids_of[row["clip_id"], "en"] for row in rows if row["lang"] == "zh")
+
+
+def test_an_exported_csv_comes_back_from_another_place(view: View, tmp_path: Path):
+    written(view, "csv", tmp_path / "x", "none")
+    shutil.move(tmp_path / "x" / "clips.csv", tmp_path / "mine.csv")
+    (back,) = import_table(tmp_path / "mine.csv", tmp_path / "c", video_dir=view.corpus.video_root)
+    for table, name in (("clips", "clip_id"), ("texts", "text")):
+        assert {row[name] for row in back.all_rows(table)} == {row[name] for row in view.corpus.all_rows(table)}
 
 
 # What a list calls a file -> what it is. A pickle ends at its '.', an MPEG-TS begins wherever its packets do.

@@ -139,7 +139,7 @@ def test_videofolder_with_one_list_or_one_a_split(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("metadata.csv", "video,text\na.mp4,a ball\n", r"row 1: expected a video column \(file_name\)"),
+        ("metadata.csv", "video,text\na.mp4,a ball\n", r"row 1: expected a video column \(file_name, "),
         ("metadata.csv", "file_name,label\na.mp4,3\n", "expected a caption column"),
         ("readme.txt", "hello", "no metadata.csv, metadata.jsonl, metadata.parquet in it or in a folder below"),
     ],
