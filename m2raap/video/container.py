@@ -29,6 +29,7 @@ TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture siz
 MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
 _MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
+_UNKNOWN_AVI_FRAMES = 1 << 30  # what FFmpeg writes to a pipe, where it cannot come back with the number
 _SAME_START_S = 0.001  # streams that start closer than this start together: stamps may be rounded to milliseconds
 
 
@@ -48,6 +49,8 @@ class OpenVideo:
     frames_follow: bool = False  # the latest decode ended at its `end_s`, before an undamaged frame
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
     num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
+    _after_seek: bool = False  # the next packet is the first of an AVI after a seek
+    _late_by: int = 0  # of the times of an AVI's packets since the latest seek, in units of `time_base`
     _in_a_pack: bool = False  # the last seek may have ended between the frames of a pack of a program stream
 
     def note_refused_size(self, error: Exception) -> None:
@@ -121,9 +124,10 @@ class OpenVideo:
         first_s = float(self.first_stamp * self.time_base) if is_matroska else self.first_s
         container_s = _without(max(0, self.container.duration or 0) / 1e6, first_s)
         stream_s = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
-        if self.format_name == "avi" and self.stream.frames:
+        if self.format_name == "avi":
             # FFmpeg computes the duration of a cut-off AVI from the bytes that are left; the header states the full length.
-            return float(self.stream.frames * self.time_base)
+            num_frames = self.stream.frames if 0 < self.stream.frames < _UNKNOWN_AVI_FRAMES else 0
+            return float(num_frames * self.time_base)
         if is_matroska:
             # The container's duration is that of its longest stream, which may be the audio. mkvmerge, which adds tags of its
             # own, writes the length of a stream into its tag.
@@ -161,10 +165,12 @@ class OpenVideo:
 
     def seek(self, stamp: int) -> None:
         """Seeks to a packet at or before a time stamp. Raises FFmpegError where the file has no index, or no such packet."""
-        stamp = max(-_MAX_STAMP, min(_MAX_STAMP, stamp))
+        # An AVI counts from 0, and has no packet before; a byte position, to which `rewind` goes, leaves its count as it is.
+        stamp = max(0 if self.format_name == "avi" else -_MAX_STAMP, min(_MAX_STAMP, stamp))
         self.container.seek(stamp, stream=self.stream, backward=True)
         self.was_read = True
         self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
+        self._after_seek = self.format_name == "avi"
 
     def rewind(self) -> None:
         """Goes back to the first byte of the file, whatever its time stamps. Raises FFmpegError."""
@@ -195,11 +201,29 @@ class OpenVideo:
                             continue
                         self._in_a_pack = False
                     if is_avi and packet.size:
+                        if self._after_seek:
+                            self._after_seek, self._late_by = False, self._lateness(packet)
+                        if self._late_by and packet.dts is not None:
+                            packet.dts -= self._late_by
                         packet.pts = packet.dts
                     yield packet
         except MemoryError as error:
             refuse_many_streams([str(error)])
             raise
+
+    def _lateness(self, packet: Packet) -> int:
+        """By how much the time of an AVI's packet is later than by the file's index.
+
+        Of a file with empty chunks between frames FFmpeg counts on from a wrong chunk after a seek, when it also reads sound.
+        """
+        entries: Any = self.stream.index_entries
+        if packet.pos is None or packet.dts is None or not entries:
+            return 0
+        near = entries.search_timestamp(packet.dts, any_frame=True)
+        for entry in (entries[i] for i in range(max(0, near - 16), min(len(entries), near + 17))):
+            if entry.pos in (packet.pos, packet.pos - 8):  # of the data, or of the chunk's head
+                return packet.dts - entry.timestamp
+        return 0
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""

@@ -1,0 +1,97 @@
+"""Files whose times FFmpeg loses at a seek: windows hold the frames of the whole video, or the file is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from m2raap.video.clip import KeyframeConfig
+from m2raap.video.extract import extract
+from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
+from m2raap.video.limits import Refused, VideoConfig
+from m2raap.video.probe import examine
+from tests.video.test_times import FPS, FRAMES, NUMBERED, frames_of, run
+
+LIMITS = VideoConfig()
+H264 = "-c:v libx264 -preset veryfast -crf 8 -g 12 -keyint_min 12 -sc_threshold 0 -pix_fmt yuv420p -threads 1 -bf"
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """b.mp4 with B-frames, p.mp4 without, refresh.mp4 without I-frames but the first, p.ogv."""
+    folder = tmp_path_factory.mktemp("numbered")
+    for name, how in {
+        "b.mp4": f"{H264} 3",
+        "p.mp4": f"{H264} 0",
+        "refresh.mp4": f"{H264} 0 -x264-params intra-refresh=1:keyint=16",
+        "p.ogv": "-c:v libtheora -q:v 9",
+    }.items():
+        run("-f", "lavfi", "-i", NUMBERED, *how.split(), str(folder / name))
+    return folder
+
+
+def windows_agree(path: Path) -> None:
+    whole = frames_of(path)
+    assert [number for number, _ in whole] == list(range(FRAMES))
+    for first in range(2, FRAMES - 4, 3):
+        start_s = whole[first][1] - 0.004
+        expected = [(number, time_s) for number, time_s in whole if start_s < time_s < start_s + 0.15]
+        assert frames_of(path, start_s, start_s + 0.15) == expected, start_s
+
+
+def test_an_avi_without_index(numbered: Path, tmp_path: Path) -> None:
+    """As a recorder that crashed or a pipe leaves it; FFmpeg takes every frame that it has read for an I-frame."""
+    whole = tmp_path / "whole.avi"
+    run("-i", str(numbered / "b.mp4"), "-c", "copy", str(whole))
+    (tmp_path / "crashed.avi").write_bytes(whole.read_bytes().split(b"idx1")[0])
+    # To a pipe, ffmpeg writes 2**30 frames and the size 2**32 - 1.
+    argv = [ffmpeg_exe(), "-i", str(numbered / "b.mp4"), "-c", "copy", "-f", "avi", "pipe:1"]
+    (tmp_path / "piped.avi").write_bytes(run_ffmpeg(argv))
+    for name in ("crashed.avi", "piped.avi"):
+        windows_agree(tmp_path / name)
+    health = examine(tmp_path / "piped.avi", LIMITS)
+    assert (health.fault, health.frames_decoded, health.duration_header_s) == (None, FRAMES, None)
+
+
+def test_an_avi_with_empty_chunks_and_sound(numbered: Path, tmp_path: Path) -> None:
+    """A variable rate becomes a high one with empty chunks between frames, from which FFmpeg counts wrongly after a seek."""
+    path = tmp_path / "sound.avi"
+    sound = ("-f", "lavfi", "-i", "sine=d=8", "-c:v", "copy", "-c:a", "mp3")
+    run("-i", str(numbered / "p.mp4"), *sound, str(path))
+    windows_agree(path)
+
+
+def test_a_window_of_a_gradual_refresh(numbered: Path) -> None:
+    windows_agree(numbered / "refresh.mp4")
+
+
+@pytest.mark.parametrize("ending", ["flv", "ogv"])
+def test_a_joined_file_is_no_second_half(numbered: Path, tmp_path: Path, ending: str) -> None:
+    """The length of such a file is read from its packets, after which a seek to the first time ends at the second part."""
+    part, joined = tmp_path / f"part.{ending}", tmp_path / f"joined.{ending}"
+    how = ("-flvflags", "no_duration_filesize") if ending == "flv" else ()
+    run("-i", str(numbered / ("p.ogv" if ending == "ogv" else "b.mp4")), "-c", "copy", *how, str(part))
+    joined.write_bytes(part.read_bytes() + part.read_bytes()[13 if ending == "flv" else 0 :])
+    with pytest.raises(Refused, match="joined") as refused:
+        extract(joined, 0.0, None, KeyframeConfig(k=4), LIMITS)
+    assert refused.value.reason == "corrupt"
+
+
+def test_frames_before_the_start_of_a_matroska_are_not_shown(numbered: Path, tmp_path: Path) -> None:
+    """A cut by copy that keeps negative times: players begin at 0, and FFmpeg gives no time to what lies before."""
+    path = tmp_path / "cut.mkv"
+    shift = ("-output_ts_offset", "-0.6", "-avoid_negative_ts", "disabled")
+    run("-i", str(numbered / "p.mp4"), "-c", "copy", *shift, str(path))
+    assert frames_of(path) == [(n, round((n - 15) / FPS, 3)) for n in range(15, FRAMES)]
+
+
+def test_sparse_reading_of_few_frames(numbered: Path, tmp_path: Path) -> None:
+    """B-frames of a slide show lie seconds apart, and an FLV of one frame has no place to seek to."""
+    slides, single = tmp_path / "slides.mkv", tmp_path / "single.flv"
+    show = "nullsrc=s=64x48:r=1/5:d=40,geq=lum='16+4*N':cb=128:cr=128"
+    run("-f", "lavfi", "-i", show, *f"{H264} 3".split(), str(slides))
+    run("-i", str(numbered / "p.mp4"), "-frames:v", "1", "-c", "copy", str(single))
+    for path, num_frames in ((slides, 4), (single, 1)):
+        clip = extract(path, 0.0, None, KeyframeConfig(k=4, reading="sparse"), LIMITS)
+        assert len(clip.times_s) == num_frames and clip.signals["reading"] == "sparse"
