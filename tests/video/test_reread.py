@@ -52,6 +52,10 @@ def test_an_avi_without_index(numbered: Path, tmp_path: Path) -> None:
         windows_agree(tmp_path / name)
     health = examine(tmp_path / "piped.avi", LIMITS)
     assert (health.fault, health.frames_decoded, health.duration_header_s) == (None, FRAMES, None)
+    cut = tmp_path / "cut.avi"
+    for num_bytes in (5, 500):
+        cut.write_bytes((tmp_path / "piped.avi").read_bytes()[:-num_bytes])
+        assert examine(cut, LIMITS).fault == "truncated"
 
 
 def test_an_avi_with_empty_chunks_and_sound(numbered: Path, tmp_path: Path) -> None:
