@@ -15,6 +15,7 @@ CRF = 18  # x264's constant rate factor; at 18 the copy looks like the source
 # trimmed by time.
 _SEEK_BACK_S = 5.0
 _MARGIN_S = 0.0005  # more than the rounding of times to microseconds, less than the distance of two frames
+_FINE_TIMES = "if(gt(intb,1/900),AVTB,intb)"
 
 
 def cut(path: Path, start_s: float, end_s: float, scenes: Scenes, out: Path, limits: VideoConfig) -> None:
@@ -30,6 +31,9 @@ def cut(path: Path, start_s: float, end_s: float, scenes: Scenes, out: Path, lim
     source = ffmpeg.input("from", **guard(limits), **seek)
     frames = source[str(scenes.stream)]
     low_s, high_s = (scenes.origin_s + time_s - _MARGIN_S for time_s in (start_s, end_s))
+    frames = frames.filter(
+        "settb", _FINE_TIMES
+    )  # `trim` rounds to the unit of time stamps, which may be a frame's duration
     frames = frames.filter("trim", start=f"{low_s:.6f}", end=f"{high_s:.6f}").filter("setpts", "PTS-STARTPTS")
     frames = frames.filter("crop", "trunc(iw/2)*2", "trunc(ih/2)*2", 0, 0)  # 4:2:0 needs even sides
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from m2raap.video.clip import KeyframeConfig
+from m2raap.video.cut import cut
 from m2raap.video.extract import extract
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.probe import examine
+from m2raap.video.scenes import find_scenes
 from tests.video.test_times import FPS, FRAMES, NUMBERED, frames_of, run
 
 LIMITS = VideoConfig()
@@ -64,6 +66,22 @@ def test_an_avi_with_empty_chunks_and_sound(numbered: Path, tmp_path: Path) -> N
     sound = ("-f", "lavfi", "-i", "sine=d=8", "-c:v", "copy", "-c:a", "mp3")
     run("-i", str(numbered / "p.mp4"), *sound, str(path))
     windows_agree(path)
+
+
+def test_a_cut_of_an_avi_with_b_frames(numbered: Path, tmp_path: Path) -> None:
+    """The ffmpeg program, which cuts, shows each frame of such a file later, by the frames that the decoder holds back."""
+    path, out = tmp_path / "b.avi", tmp_path / "cut.mp4"
+    run("-i", str(numbered / "b.mp4"), "-c", "copy", str(path))
+    scenes = find_scenes(path, "none", 0.6, LIMITS)
+    cut(path, 10 / FPS, 15 / FPS, scenes, out, LIMITS)
+    assert [number for number, _ in frames_of(out)] == [10, 11, 12, 13, 14]
+
+
+def test_a_cut_between_two_frames(numbered: Path, tmp_path: Path) -> None:
+    """The unit of time stamps is the duration of a frame in an Ogg or AVI."""
+    path, out = numbered / "p.ogv", tmp_path / "cut.mp4"
+    cut(path, 9.5 / FPS, 14.4 / FPS, find_scenes(path, "none", 0.6, LIMITS), out, LIMITS)
+    assert [number for number, _ in frames_of(out)] == [10, 11, 12, 13, 14]
 
 
 def test_a_window_of_a_gradual_refresh(numbered: Path) -> None:
