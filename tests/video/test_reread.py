@@ -84,6 +84,19 @@ def test_a_cut_between_two_frames(numbered: Path, tmp_path: Path) -> None:
     assert [number for number, _ in frames_of(out)] == [10, 11, 12, 13, 14]
 
 
+def test_a_piece_of_a_still(tmp_path: Path) -> None:
+    """No frame begins in it: it shows the frame of the slide show that is displayed then, as long as the piece."""
+    path, out = tmp_path / "slides.mkv", tmp_path / "cut.mp4"
+    run("-f", "lavfi", "-i", "nullsrc=s=64x48:r=1/5:d=20,geq=lum='16+4*N':cb=128:cr=128", *H264.split(), "0", str(path))
+    scenes = find_scenes(path, "none", 0.6, LIMITS)
+    for start_s, slide in ((6.0, 1), (16.5, 3)):
+        cut(path, start_s, start_s + 2.0, scenes, out, LIMITS)
+        shown = frames_of(out)
+        assert {number for number, _ in shown} == {slide} and shown[-1][1] == pytest.approx(1.8)
+    with pytest.raises(Refused):
+        cut(path, 30.0, 32.0, scenes, out, LIMITS)
+
+
 def test_a_window_of_a_gradual_refresh(numbered: Path) -> None:
     windows_agree(numbered / "refresh.mp4")
 
