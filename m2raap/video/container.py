@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from m2raap.video.faults import faults_of_the_file, lack_of_memory, unreadable
 from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
+from m2raap.video.reorder import late_by
 from m2raap.video.shape import pixel_aspect
 from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_unopened
 from m2raap.video.tails import Tail, find_tail
@@ -49,6 +50,7 @@ class OpenVideo:
     frames_follow: bool = False  # the latest decode ended at its `end_s`, before an undamaged frame
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
     num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
+    _held: Packet | None = None  # the first packet of the file, which `begins_early` has read
     _after_seek: bool = False  # the next packet is the first of an AVI after a seek
     _late_by: int = 0  # of the times of an AVI's packets since the latest seek, in units of `time_base`
     _in_a_pack: bool = False  # the last seek may have ended between the frames of a pack of a program stream
@@ -170,7 +172,15 @@ class OpenVideo:
         self.container.seek(stamp, stream=self.stream, backward=True)
         self.was_read = True
         self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
-        self._after_seek = self.format_name == "avi"
+        self._after_seek, self._held = self.format_name == "avi", None
+
+    def begins_early(self) -> bool:
+        """Whether a file of which nothing was read begins with packets without a time, which lie before its start.
+
+        FFmpeg has no index of them: only who reads from the first byte on can decode what they lead to.
+        """
+        self._held = None if self.was_read else next(self.packets(), None)
+        return self._held is not None and self._held.size > 0 and self._held.pts is None and self._held.dts is None
 
     def rewind(self) -> None:
         """Goes back to the first byte of the file, whatever its time stamps. Raises FFmpegError."""
@@ -185,6 +195,9 @@ class OpenVideo:
         that time to the end of the frame before, so that the frames of the first pack are left out. Raises Refused
         (unsupported_codec) for encrypted packets.
         """
+        if self._held is not None:
+            packet, self._held = self._held, None
+            yield packet
         pack: int | None = None  # position of the pack; frames without a time of their own have none
         may_be_encrypted, is_avi = self.format_name == "mov", self.format_name == "avi"
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
@@ -202,7 +215,7 @@ class OpenVideo:
                         self._in_a_pack = False
                     if is_avi and packet.size:
                         if self._after_seek:
-                            self._after_seek, self._late_by = False, self._lateness(packet)
+                            self._after_seek, self._late_by = False, late_by(self.stream.index_entries, packet)
                         if self._late_by and packet.dts is not None:
                             packet.dts -= self._late_by
                         packet.pts = packet.dts
@@ -210,20 +223,6 @@ class OpenVideo:
         except MemoryError as error:
             refuse_many_streams([str(error)])
             raise
-
-    def _lateness(self, packet: Packet) -> int:
-        """By how much the time of an AVI's packet is later than by the file's index.
-
-        Of a file with empty chunks between frames FFmpeg counts on from a wrong chunk after a seek, when it also reads sound.
-        """
-        entries: Any = self.stream.index_entries
-        if packet.pos is None or packet.dts is None or not entries:
-            return 0
-        near = entries.search_timestamp(packet.dts, any_frame=True)
-        for entry in (entries[i] for i in range(max(0, near - 16), min(len(entries), near + 17))):
-            if entry.pos in (packet.pos, packet.pos - 8):  # of the data, or of the chunk's head
-                return packet.dts - entry.timestamp
-        return 0
 
     def nothing_decoded(self, some_packets: bool) -> Refused:
         """The refusal of a file from which no frame could be decoded. `some_packets`: whether packets could be read."""

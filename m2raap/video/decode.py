@@ -135,6 +135,8 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
         with suppress(av.error.FFmpegError):
             opened.rewind()  # times may occur more than once in the file
             return
+    if opened.format_name == "matroska" and opened.begins_early():
+        return
     for back_s in (0.0, 1.0, 4.0, 16.0, start_s + 1.0, start_s + 16.0):
         target = opened.stamp(start_s - back_s)
         try:
