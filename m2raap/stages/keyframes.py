@@ -49,7 +49,7 @@ class KeyframesStage(DataStage[KeyframesConfig]):
 
     name = "keyframes"
     config = KeyframesConfig
-    version = 3
+    version = 4
     reads = ()
     reads_video = True
     on_benchmarks = True

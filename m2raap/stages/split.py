@@ -41,7 +41,7 @@ from m2raap.video.scene_list import read_scene_list
 from m2raap.video.scenes import Scenes
 from m2raap.video.worker import VideoWorker
 
-VERSION = 3
+VERSION = 4
 BAD_LIST = "bad_scene_list"  # the scene list of a video cannot be read, or is that of another video
 _MAX_NAMED_LISTS = 10  # wrong scene lists that are named in messages; `dropped` holds all
 VAL_SHARE = 0.1  # of the videos, not of the clips: clips of one video look alike

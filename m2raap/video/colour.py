@@ -7,10 +7,13 @@ channels and the others are scaled with it, so that hues stay.
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from typing import Any
 
 import numpy as np
+
+from m2raap.video.limits import Refused
 
 WHITE_NITS = 203.0
 PEAK_NITS = 1000.0  # what is brighter is shown as this; usual for HDR10 and nominal for HLG
@@ -43,6 +46,25 @@ def _name(names: Any, number: int) -> str:
     except ValueError:
         return UNKNOWN
     return UNKNOWN if name == "UNSPECIFIED" else name.lower().replace("_", "-")
+
+
+def refuse_dolby_vision_alone(frame: Any) -> None:
+    """Raises Refused (unsupported_codec) for a frame of Dolby Vision that is no ordinary picture as well: profile 5.
+
+    Such a picture is green and purple without the conversion that its metadata state, which FFmpeg does not apply. They are
+    recognised as FFmpeg does: VDR RPU profile 0 with a base layer of full range.
+    """
+    metadata = frame.side_data.get("DOVI_METADATA")
+    if metadata is None:
+        return
+    data = bytes(
+        metadata
+    )  # AVDOVIMetadata: an offset of size_t, at which AVDOVIRpuDataHeader begins (libavutil/dovi_meta.h)
+    header = data[int.from_bytes(data[:8], sys.byteorder) :][:11]
+    if len(header) == 11 and header[4] == 0 and header[10] == 1:
+        raise Refused(
+            "unsupported_codec", "the colours are of Dolby Vision alone (profile 5); convert the video to HDR10"
+        )
 
 
 def is_hdr(frame: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from m2raap.video.faults import faults_of_the_file, lack_of_memory, unreadable
 from m2raap.video.limits import CODECS, FORMATS, MAX_STREAMS, MAX_TIME_S, PROTOCOLS, Refused, VideoConfig
 from m2raap.video.paths import open_regular, read_at
+from m2raap.video.reorder import late_by
 from m2raap.video.shape import pixel_aspect
 from m2raap.video.sniff import is_mp4_without_moov, refuse_by_head, refuse_many_streams, why_unopened
 from m2raap.video.tails import Tail, find_tail
@@ -29,6 +30,7 @@ TOO_MANY_PIXELS = "Picture size"  # av_image_check_size2 of FFmpeg: 'Picture siz
 MIN_FPS, MAX_FPS = 1e-4, 1000.0
 _READ_BYTES = 256 * 1024
 _MAX_STAMP = 1 << 62  # FFmpeg's time stamps have 64 bits
+_UNKNOWN_AVI_FRAMES = 1 << 30  # what FFmpeg writes to a pipe, where it cannot come back with the number
 _SAME_START_S = 0.001  # streams that start closer than this start together: stamps may be rounded to milliseconds
 
 
@@ -48,6 +50,9 @@ class OpenVideo:
     frames_follow: bool = False  # the latest decode ended at its `end_s`, before an undamaged frame
     refused_size: bool = False  # FFmpeg refused a frame with more pixels than the limit
     num_logged_before: int = 0  # FFmpeg's log messages in this process when the container was opened
+    _held: Packet | None = None  # the first packet of the file, which `begins_early` has read
+    _after_seek: bool = False  # the next packet is the first of an AVI after a seek
+    _late_by: int = 0  # of the times of an AVI's packets since the latest seek, in units of `time_base`
     _in_a_pack: bool = False  # the last seek may have ended between the frames of a pack of a program stream
 
     def note_refused_size(self, error: Exception) -> None:
@@ -121,9 +126,10 @@ class OpenVideo:
         first_s = float(self.first_stamp * self.time_base) if is_matroska else self.first_s
         container_s = _without(max(0, self.container.duration or 0) / 1e6, first_s)
         stream_s = float(self.stream.duration * self.time_base) if self.stream.duration else 0.0
-        if self.format_name == "avi" and self.stream.frames:
+        if self.format_name == "avi":
             # FFmpeg computes the duration of a cut-off AVI from the bytes that are left; the header states the full length.
-            return float(self.stream.frames * self.time_base)
+            num_frames = self.stream.frames if 0 < self.stream.frames < _UNKNOWN_AVI_FRAMES else 0
+            return float(num_frames * self.time_base)
         if is_matroska:
             # The container's duration is that of its longest stream, which may be the audio. mkvmerge, which adds tags of its
             # own, writes the length of a stream into its tag.
@@ -161,10 +167,20 @@ class OpenVideo:
 
     def seek(self, stamp: int) -> None:
         """Seeks to a packet at or before a time stamp. Raises FFmpegError where the file has no index, or no such packet."""
-        stamp = max(-_MAX_STAMP, min(_MAX_STAMP, stamp))
+        # An AVI counts from 0, and has no packet before; a byte position, to which `rewind` goes, leaves its count as it is.
+        stamp = max(0 if self.format_name == "avi" else -_MAX_STAMP, min(_MAX_STAMP, stamp))
         self.container.seek(stamp, stream=self.stream, backward=True)
         self.was_read = True
         self._in_a_pack = self.format_name == "mpeg" and stamp > self.first_stamp
+        self._after_seek, self._held = self.format_name == "avi", None
+
+    def begins_early(self) -> bool:
+        """Whether a file of which nothing was read begins with packets without a time, which lie before its start.
+
+        FFmpeg has no index of them: only who reads from the first byte on can decode what they lead to.
+        """
+        self._held = None if self.was_read else next(self.packets(), None)
+        return self._held is not None and self._held.size > 0 and self._held.pts is None and self._held.dts is None
 
     def rewind(self) -> None:
         """Goes back to the first byte of the file, whatever its time stamps. Raises FFmpegError."""
@@ -179,6 +195,9 @@ class OpenVideo:
         that time to the end of the frame before, so that the frames of the first pack are left out. Raises Refused
         (unsupported_codec) for encrypted packets.
         """
+        if self._held is not None:
+            packet, self._held = self._held, None
+            yield packet
         pack: int | None = None  # position of the pack; frames without a time of their own have none
         may_be_encrypted, is_avi = self.format_name == "mov", self.format_name == "avi"
         # At the end PyAV raises IndexError for a stream that appeared after opening; all video packets have come by then.
@@ -195,6 +214,10 @@ class OpenVideo:
                             continue
                         self._in_a_pack = False
                     if is_avi and packet.size:
+                        if self._after_seek:
+                            self._after_seek, self._late_by = False, late_by(self.stream.index_entries, packet)
+                        if self._late_by and packet.dts is not None:
+                            packet.dts -= self._late_by
                         packet.pts = packet.dts
                     yield packet
         except MemoryError as error:

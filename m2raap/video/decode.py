@@ -17,7 +17,9 @@ from m2raap.video.trust import MAX_RUN, Losses, Stamps, spread_damage
 if TYPE_CHECKING:
     from av import VideoFrame
 
-_WITHOUT_INDEX = ("mpegts", "mpeg")
+# Containers of which FFmpeg has no index but of the packets that it has read. Joined files hold times more than once, so that a
+# seek to the first one may end in the middle.
+_WITHOUT_INDEX = ("mpegts", "mpeg", "flv", "ogg")
 _MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
 
 
@@ -77,7 +79,8 @@ def _from_before(opened: OpenVideo, start_s: float, keys_only: bool) -> Iterator
     """All frames from one that is displayed at or before `start_s`.
 
     After a seek some decoders give no frame until they have seen several, as in a stream without I-frames, whose pictures are
-    renewed part by part. So where the first frame is later than `start_s`, the seek is repeated farther back.
+    renewed part by part; others show such pictures half renewed, and mark them. So where the first frame is later than `start_s`,
+    or is damaged, the seek is repeated farther back.
     """
     if start_s > opened.first_s or opened.was_read:
         seek_before(opened, start_s)
@@ -87,7 +90,8 @@ def _from_before(opened: OpenVideo, start_s: float, keys_only: bool) -> Iterator
         first = next(items, None)
         if first is None:
             return
-        if start_s <= opened.first_s or first.frame is None or first.time_s <= start_s + 1e-6:
+        is_in_time = first.frame is None or (first.time_s <= start_s + 1e-6 and not first.corrupt)
+        if start_s <= opened.first_s or is_in_time:
             yield first
             break
         seek_before(opened, start_s - back_s)
@@ -96,14 +100,20 @@ def _from_before(opened: OpenVideo, start_s: float, keys_only: bool) -> Iterator
 
 
 def _timed(opened: OpenVideo, keys_only: bool) -> Iterator[DecodedFrame]:
-    """All frames from the current position on; a packet that cannot be decoded has the time of the frame before it."""
-    tick_s = 1 / (opened.fps or 25.0)
+    """All frames from the current position on; a packet that cannot be decoded has the time of the frame before it.
+
+    FFmpeg gives no time to the frames of a Matroska that lie before its start, as a cut by copy leaves them: they are left out.
+    """
+    tick_s, is_before = 1 / (opened.fps or 25.0), opened.format_name == "matroska"
     last_s = opened.first_s - tick_s
     stamps = Stamps()
     frames = _tolerant(opened, keys_only)
     for frame, corrupt in spread_damage(in_display_order(frames) if opened.format_name == "avi" else frames):
         if frame is not None:
             stamp = stamps.of(frame, corrupt)
+            if stamp is None and is_before:
+                continue
+            is_before = False
             last_s = last_s + tick_s if stamp is None else opened.seconds(stamp)
         yield DecodedFrame(last_s, frame, corrupt)
 
@@ -125,6 +135,8 @@ def seek_before(opened: OpenVideo, start_s: float) -> None:
         with suppress(av.error.FFmpegError):
             opened.rewind()  # times may occur more than once in the file
             return
+    if opened.format_name == "matroska" and opened.begins_early():
+        return
     for back_s in (0.0, 1.0, 4.0, 16.0, start_s + 1.0, start_s + 16.0):
         target = opened.stamp(start_s - back_s)
         try:

@@ -36,7 +36,7 @@ class PlaneMaker:
     def plane(self, frame: Any) -> np.ndarray:
         """uint8 BGR [H, W, 3] of an av.VideoFrame; of an HDR frame with the brightness that a screen shows.
 
-        Raises FFmpegError or ValueError for a pixel format unknown to FFmpeg.
+        Raises FFmpegError or ValueError for a pixel format unknown to FFmpeg, Refused for Dolby Vision alone.
         """
         if colour.is_hdr(frame):
             import cv2
@@ -46,6 +46,7 @@ class PlaneMaker:
 
     def _as_stored(self, frame: Any) -> np.ndarray:
         if self._size is None:
+            colour.refuse_dolby_vision_alone(frame)
             self._size = plane_size(frame.width, frame.height)
         width, height = self._size
         if frame.format.name in _PLANAR and frame.color_range != _FULL_RANGE:

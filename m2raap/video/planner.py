@@ -144,8 +144,9 @@ def read_packets(opened: OpenVideo, start_s: float, end_s: float | None) -> Pack
                 if clip_packets.times_s and opened.format_name not in ("mpegts", "mpeg"):  # see Tally.close
                     clip_packets.end_s = max(clip_packets.end_s, end_s - start_s)
                 break
-            clip_packets.stepped_back += opened.seconds(stamps[1]) < latest_s - STEP_BACK_S
-            latest_s = max(latest_s, opened.seconds(stamps[1]))
+            if packet.dts is not None:  # times of display step back at every B-frame
+                clip_packets.stepped_back += opened.seconds(stamps[1]) < latest_s - STEP_BACK_S
+                latest_s = max(latest_s, opened.seconds(stamps[1]))
             lasts_s = (packet.duration or 0) * base or tick_s
             clip_packets.add(opened.seconds(stamps[0]) - start_s, lasts_s, stamps if packet.is_keyframe else None)
     except MemoryError as error:

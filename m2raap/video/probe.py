@@ -72,6 +72,7 @@ def probe(path: Path, cfg: VideoConfig) -> Probe:
                 break
         if first is None:
             raise opened.nothing_decoded(packets > 0)
+        colour.refuse_dolby_vision_alone(first)
         width, height = display_size(first, opened.stream, rotation_of(first))
         return Probe(
             container=opened.format_name,
@@ -97,6 +98,7 @@ def examine(path: Path, cfg: VideoConfig) -> FileHealth:
         tally, sizes = Tally(opened), SizeChanges()
         times_s = array("d")
         width = height = rotation_deg = 0
+        first = None
         transfer, primaries, hdr, wide_gamut = colour.UNKNOWN, colour.UNKNOWN, False, False
         for item in decode(opened):
             tally.add(item)
@@ -107,11 +109,14 @@ def examine(path: Path, cfg: VideoConfig) -> FileHealth:
             if not width:
                 rotation_deg = rotation_of(item.frame)
                 width, height = display_size(item.frame, opened.stream, rotation_deg)
+                first = item.frame
                 transfer, primaries = colour.transfer(item.frame), colour.primaries(item.frame)
                 hdr, wide_gamut = colour.is_hdr(item.frame), colour.has_wide_gamut(item.frame)
         fault, detail = None, ""
         try:
             tally.judge(cfg)
+            if first is not None:
+                colour.refuse_dolby_vision_alone(first)
         except Refused as refusal:
             fault, detail = refusal.reason, refusal.detail
         return FileHealth(

@@ -18,10 +18,11 @@ class Renderer:
 
     `display_size` is (width, height) of the first frame in pixels before scaling, `target` after it; `turns` is the number of
     counter-clockwise quarter turns that make a frame upright. A later frame of another shape is fitted into `target` between
-    black bars. HDR and the primaries of BT.2020 are converted for an ordinary screen.
+    black bars. HDR and the primaries of BT.2020 are converted for an ordinary screen; Refused is raised for Dolby Vision alone.
     """
 
     def __init__(self, stream: object, first: Any, short_side_px: int) -> None:
+        colour.refuse_dolby_vision_alone(first)
         self._sizes, self._colours = _reformatters()
         self._stream, self._rotation_deg = stream, rotation_of(first)
         self.turns = round(self._rotation_deg / 90) % 4

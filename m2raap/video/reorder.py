@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from m2raap.video.trust import MAX_RUN
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
+
+_NEAR = 16  # entries of an index on either side of the time at which a packet is looked for
+
+
+def late_by(entries: Any, packet: Packet) -> int:
+    """By how much the time of the first packet of an AVI after a seek is later than by the file's index (`index_entries`).
+
+    Of a file with empty chunks between frames FFmpeg counts on from a wrong chunk after a seek, when it also reads sound. In
+    units of the stream's time base; 0 where the index does not tell.
+    """
+    if packet.pos is None or packet.dts is None or not entries:
+        return 0
+    near = entries.search_timestamp(packet.dts, any_frame=True)
+    for entry in (entries[i] for i in range(max(0, near - _NEAR), min(len(entries), near + _NEAR + 1))):
+        if entry.pos in (packet.pos, packet.pos - 8):  # of the data, or of the chunk's head
+            return packet.dts - entry.timestamp
+    return 0
 
 
 def in_display_order(frames: Iterator[tuple[VideoFrame | None, bool]]) -> Iterator[tuple[VideoFrame | None, bool]]:

@@ -33,7 +33,7 @@ class Scenes:
     first_s: float  # time of the first frame
     end_s: float  # end of the last frame
     keys_s: list[float]  # times of some I-frames, ascending, KEYS_APART_S or more apart
-    origin_s: float  # presentation time of the container's start
+    origin_s: float  # presentation time of the container's start in the ffmpeg program
     stream: int  # index of the video stream in the file
     fps: float
     num_frames: int
@@ -52,25 +52,28 @@ def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: Video
     """Finds the cuts by decoding the whole video. Raises Refused: what `open_video` raises, truncated, corrupt and
     unsupported_codec."""
     with open_video(path, limits) as opened:
-        tally, keys_s = Tally(opened), [-KEYS_APART_S]
-        cuts_s = find_cuts(
-            _planes(opened, tally, keys_s), detector, min_shot_s, opened.fps, lambda timed, cuts: None, None
-        )
+        tally, keys_s, late_s = Tally(opened), [-KEYS_APART_S], list[float]()
+        planes = _planes(opened, tally, keys_s, late_s)
+        cuts_s = find_cuts(planes, detector, min_shot_s, opened.fps, lambda timed, cuts: None, None)
         tally.judge(limits)
         return Scenes(
             cuts_s=[round(cut, 6) for cut in cuts_s],
             first_s=round(opened.first_s, 6),
             end_s=round(opened.first_s + tally.covered_s, 6),
             keys_s=[round(key, 6) for key in keys_s[1:]],
-            origin_s=round(float(opened.first_stamp * opened.time_base) - opened.first_s, 6),
+            origin_s=round(float(opened.first_stamp * opened.time_base) - opened.first_s + sum(late_s), 6),
             stream=opened.stream.index,
             fps=opened.fps,
             num_frames=tally.decoded,
         )
 
 
-def _planes(opened: OpenVideo, tally: Tally, keys_s: list[float]) -> Iterator[TimedPlane]:
-    """Undamaged frames with their small planes; every item is counted, and times of I-frames are added to `keys_s`."""
+def _planes(opened: OpenVideo, tally: Tally, keys_s: list[float], late_s: list[float]) -> Iterator[TimedPlane]:
+    """Undamaged frames with their small planes; every item is counted, and times of I-frames are added to `keys_s`.
+
+    To `late_s` is added by how much the ffmpeg program shows the frames of an AVI later than m2raap. An AVI stores decoding
+    times only, and ffmpeg takes that of the packet at which a frame comes out of the decoder, which holds some back.
+    """
     import av.error
 
     planes, last_s = PlaneMaker(), -1.0
@@ -78,6 +81,8 @@ def _planes(opened: OpenVideo, tally: Tally, keys_s: list[float]) -> Iterator[Ti
         tally.add(item)
         if item.frame is None or item.corrupt or item.time_s <= last_s + 1e-6:
             continue
+        if last_s < 0 and opened.format_name == "avi" and item.frame.dts is not None:
+            late_s.append(opened.seconds(item.frame.dts) - item.time_s)
         last_s = item.time_s
         if item.frame.key_frame and last_s >= keys_s[-1] + KEYS_APART_S:
             keys_s.append(last_s)

@@ -147,9 +147,9 @@ class _Reader:
 
         pts, dts = self._plan.packets.stamps[seek.key]
         reached = False
-        for target in (dts, dts - int(1 / self._opened.time_base), min(0, self._opened.first_stamp)):
+        for target in (dts, dts - int(1 / self._opened.time_base), min(0, self._opened.first_stamp), None):
             try:
-                self._opened.seek(target)
+                self._opened.rewind() if target is None else self._opened.seek(target)
                 for packet in self._opened.packets():
                     stamps = stamps_of(packet)
                     reached = reached or (stamps == (pts, dts) and packet.is_keyframe)

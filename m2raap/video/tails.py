@@ -17,6 +17,7 @@ Tail = Literal["whole", "cut", "unknown"]
 
 _WINDOW_BYTES = 256 * 1024
 _MAX_STEPS = 1_000_000  # elements that are read; a file with more is unknown
+_UNKNOWN_RIFF_SIZE = 0xFFFFFFFF  # of a file written to a pipe
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
@@ -85,10 +86,24 @@ def _avi(file: BinaryIO, num_bytes: int) -> Tail:
     while offset < num_bytes:
         header = read_at(file, offset, 12)
         size = struct.unpack("<I", header[4:8])[0] if len(header) == 12 else 0
+        if header[:4] == b"RIFF" and size == _UNKNOWN_RIFF_SIZE:
+            return _piped_avi(file, num_bytes, offset + 12)
         if header[:4] != b"RIFF" or size == 0:
             return "unknown"  # other bytes were appended, or the recorder did not write the size at the end
         offset += 8 + size
     return "whole" if offset == num_bytes else "cut" if offset > num_bytes + 1 else "unknown"
+
+
+def _piped_avi(file: BinaryIO, num_bytes: int, offset: int) -> Tail:
+    """Reads the chunks from `offset` on, of a file whose outer chunks state no size."""
+    for _ in range(_MAX_STEPS):
+        if offset >= num_bytes:
+            return "unknown" if offset <= num_bytes + 1 else "cut"  # more chunks may have followed
+        header = read_at(file, offset, 8)
+        size = struct.unpack("<I", header[4:8])[0] if len(header) == 8 else 0
+        is_open = header[:4] in (b"RIFF", b"LIST") and size == _UNKNOWN_RIFF_SIZE
+        offset += 12 if is_open else 8 + size + size % 2
+    return "unknown"
 
 
 def _mpegts(file: BinaryIO, num_bytes: int) -> Tail:
