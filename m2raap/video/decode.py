@@ -175,7 +175,8 @@ def _tolerant(opened: OpenVideo, keys_only: bool) -> Iterator[tuple[VideoFrame |
     import av.error
 
     stream: Any = opened.stream
-    losses, aspects = Losses(opened, keys_only), PixelAspects(opened)
+    losses = Losses(stream.codec_context, opened.format_name, keys_only)
+    aspects = PixelAspects(stream.codec_context, *opened.pixel_aspect)
     failures = 0
     packets = opened.packets()
     while failures <= _MAX_ERRORS_IN_A_ROW:

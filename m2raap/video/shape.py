@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from m2raap.video.trust import FrameOrigin
-
-if TYPE_CHECKING:
-    from m2raap.video.container import OpenVideo
 
 
 class PixelAspects:
@@ -18,9 +15,9 @@ class PixelAspects:
     latest ratio, which is that of a later frame where frames are reordered. A ratio of the container stays for all frames.
     """
 
-    def __init__(self, opened: OpenVideo) -> None:
-        self._context: Any = opened.stream.codec_context
-        self._by_header, self._may_change = opened.pixel_aspect
+    def __init__(self, context: Any, by_header: float, may_change: bool) -> None:
+        """`context`: the decoder; the others are OpenVideo.pixel_aspect."""
+        self._context, self._by_header, self._may_change = context, by_header, may_change
         self._changes: list[tuple[int, float]] = []  # number of a packet, and the ratio from it on
 
     def note(self, number: int) -> None:

@@ -119,7 +119,8 @@ class _Reader:
         import av.error
 
         context: Any = self._opened.stream.codec_context
-        losses, aspects = Losses(self._opened), PixelAspects(self._opened)
+        losses = Losses(context, self._opened.format_name)
+        aspects = PixelAspects(context, *self._opened.pixel_aspect)
         for num_packets, packet in enumerate(self._packets(seek)):
             losses.add(packet)
             try:

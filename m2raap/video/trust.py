@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
 
-    from m2raap.video.container import OpenVideo
-
 MAX_RUN = 16  # most B-frames in a row that H.264 and HEVC allow
 
 
@@ -39,23 +37,23 @@ class Losses:
     A frame is numbered by its packet, because frames leave a decoder in another order than their packets enter it. Damaged are
     all frames from the loss on to the next key-frame in the order of decoding, and the frames decoded after that key-frame
     that are displayed before it. One object is for one pass from the start or from a seek. `keys_only`: only key-frames are
-    decoded, so that frames between them are missing without a loss.
+    decoded, so that frames between them are missing without a loss. `context`: the decoder; `format_name`: that of OpenVideo.
     """
 
-    def __init__(self, opened: OpenVideo, keys_only: bool = False) -> None:
+    def __init__(self, context: Any, format_name: str, keys_only: bool = False) -> None:
         import av.logging
 
-        self._context: Any = opened.stream.codec_context
+        self._context = context
         self._context.copy_opaque = True  # every frame gets the `opaque` of its packet
         self._keys_only = keys_only
         # Streams for broadcast, of which parts are lost unnoticed. Frames are cut out of them by a parser, so that the flag of
         # damage comes with the packet before.
-        self._is_broadcast = opened.format_name in ("mpegts", "mpeg")
+        self._is_broadcast = format_name in ("mpegts", "mpeg")
         self.number = -1  # of the latest packet
         self._clean = -1  # of the latest undamaged key-frame that was displayed
         self._lost: list[int] = []  # numbers of packets whose data was lost, or before which data was lost
         self._last_pts = -(1 << 62)  # of the latest frame
-        self._displays_by_pts = opened.format_name != "avi"  # see m2raap.video.reorder
+        self._displays_by_pts = format_name != "avi"  # see m2raap.video.reorder
         self._next_dts: float | None = None  # latest decoding time of the next packet if none is lost between
         self._late = False  # whether the latest packet comes later than that
         self._last_error = av.logging.get_last_error
