@@ -131,6 +131,9 @@ class TransformersText:
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.lower_case = lower_case
+        # All of these families learnt from texts that are padded and cut at their end. Tokenizers of the class of Gemma, to
+        # which SigLIP2's belongs, pad on the left where their files do not say so.
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
         self._markup = _markup(tokenizer.all_special_tokens)
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
 
@@ -161,12 +164,22 @@ class TransformersText:
 
     def encode_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Text features (B, E), projected features of all tokens (B, L, E), and a mask (B, L), False for padding."""
-        mask_BL = tokens_BL != self.pad_id
+        mask_BL = self._mask(tokens_BL)
         out = self.tower(input_ids=tokens_BL, attention_mask=mask_BL.long() if self.has_mask else None)
         if self.has_mask:
             hidden_BLE = self.model.text_projection(out.last_hidden_state)
             return hidden_BLE[:, 0], hidden_BLE, mask_BL
         return out.pooler_output, self.tower.head(out.last_hidden_state), mask_BL
+
+    def _mask(self, tokens_BL: Tensor) -> Tensor:
+        """(B, L), False for the padding behind a text, which is the last run of the padding's id.
+
+        Where the padding has the id of the end token, the first of the run is the end token.
+        """
+        length_B = tokens_BL.shape[1] - (tokens_BL == self.pad_id).flip(1).cumprod(1).sum(1)
+        if self.pad_id in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id):
+            length_B = length_B + 1
+        return torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < length_B[:, None]
 
     def save_tokenizer(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(str(folder))

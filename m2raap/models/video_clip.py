@@ -25,7 +25,7 @@ from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
 from m2raap.models.families import backbone_from_description
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
-from m2raap.models.weights_file import save_weights
+from m2raap.models.weights_file import check_finite, save_weights
 
 FORMAT = 3
 
@@ -165,11 +165,7 @@ class VideoCLIP(nn.Module):
             model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise M2raapError(f"{weights_path} does not fit model.json: {' '.join(str(error).split())[:300]}") from None
-        for name, value in model.named_parameters():
-            if not bool(value.isfinite().all()):
-                raise M2raapError(
-                    f"{weights_path}: {name} holds NaN or infinity, so its vectors are useless: copy it again, or adapt again"
-                )
+        check_finite(str(weights_path), model, "copy it again, or adapt again")
         if model.digest != model_json["digest"]:
             raise M2raapError(
                 f"{folder}: weights or settings are not those that the digest of model.json was made of: copy it again, or "
