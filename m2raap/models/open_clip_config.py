@@ -19,12 +19,13 @@ from m2raap.core.files import read_json
 CONFIG_NAME = "open_clip_config.json"
 NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
 # Arguments of open_clip's two tokenizers. HFTokenizer passes every other key on to transformers (trust_remote_code is
-# one), bpe_path opens any file, and the reduction mask 'syntax' downloads data.
+# one), and bpe_path opens any file. A reduction mask is for training: it draws words at random, so that a text would have
+# another vector each time, and 'syntax' downloads data.
 TOKENIZER_KINDS = {
     "clean": Literal["canonicalize", "lower", "whitespace"],
     "strip_sep_token": bool,
     "language": str,
-    "reduction_mask": Literal["", "simple", "random", "shuffle"],
+    "reduction_mask": Literal[""],
     "additional_special_tokens": list[str],
 }
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
