@@ -26,8 +26,15 @@ _STARTS = ("bos_token_id", "cls_token_id", "sot_token_id")
 def check_pooled_place(subject: str, text: OpenClipText | TransformersText) -> None:
     """Raises M2raapError where the pooled token of a probe text is a part of the text itself.
 
-    `subject` begins the message. A tower that averages over tokens has no such place, and passes.
+    Also where the tower takes another id for padding than the tokenizer, and would read the padding as words. `subject` begins
+    the message. A tower that averages over tokens has no such place, and passes.
     """
+    if text.masked_id is not None and text.masked_id != text.pad_id:
+        raise M2raapError(
+            f"{subject}: the text tower takes the id {text.masked_id} for padding, and the tokenizer pads with the id "
+            f"{text.pad_id}, so that its text features would be wrong. Give the folder the tokenizer that the model was "
+            "trained with"
+        )
     rule = _rule(text)
     if rule is None:
         return

@@ -49,9 +49,9 @@ def load(cfg: BackboneConfig) -> Backbone:
                     torch.manual_seed(cfg.random_seed)
                     model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             else:
-                # Weights that the files lack are random, and transformers only logs that.
+                # Weights that the files lack, or hold in another shape, are random; transformers only logs that.
                 model, report = transformers.AutoModel.from_pretrained(
-                    name, trust_remote_code=False, output_loading_info=True
+                    name, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
                 )
                 _refuse_missing(f"backbone '{cfg.model}'", report)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -97,6 +97,12 @@ def _refuse_missing(subject: str, report: Mapping[str, Any]) -> None:
 
     Weights that the model does not have are no fault: older files hold buffers that transformers no longer has.
     """
+    if other_shape := sorted(report["mismatched_keys"]):
+        name, held, needed = other_shape[0]
+        raise M2raapError(
+            f"{subject}: its files hold {len(other_shape):,} of the model's weights of another shape, {name} among them: "
+            f"{list(held)} and not {list(needed)}. Give the config.json and the weights of one model"
+        )
     missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if not missing:
         return

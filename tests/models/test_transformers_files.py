@@ -46,11 +46,12 @@ def load(folder: Path) -> Backbone:
     ("change", "message"),
     [
         (lambda w: {k: v for k, v in w.items() if k != "text_projection.weight"}, "lack 1 .*text_projection.weight"),
+        (lambda w: w | {"logit_scale": torch.zeros(1)}, r"1 .* of another shape, .*logit_scale .*\[1\].*\[\]"),
         (lambda w: {f"module.{k}": v for k, v in w.items()}, "logit_scale among them; they hold module.logit_scale"),
         (lambda w: w | {"visual_projection.weight": w["visual_projection.weight"] / 0}, "visual_projection.weight .*NaN"),
         (lambda w: w | {"logit_scale": torch.tensor(100.0)}, "logit_scale is 100.*logarithm"),
     ],
-    ids=["lacking", "prefix", "not_finite", "factor"],
+    ids=["lacking", "shape", "prefix", "not_finite", "factor"],
 )  # fmt: skip
 def test_weights_that_would_be_random_or_useless_are_refused(
     tmp_path: Path, change: Callable[[Weights], Weights], message: str
@@ -84,6 +85,12 @@ def test_an_end_token_that_also_pads_is_read_once(tmp_path: Path, pad_token: str
     assert torch.equal(mask, theirs["attention_mask"].bool()) and mask.sum(1).tolist() == [5, 3, 2]
 
 
+def test_altclip_counts_positions_without_the_padding_of_its_own_tokenizer(tmp_path: Path) -> None:
+    load(write_model(tmp_path / "fits", "altclip"))
+    with pytest.raises(M2raapError, match="takes the id 0 for padding.* pads with the id 3"):
+        load(write_model(tmp_path / "m", "altclip", pad_token="[SEP]"))
+
+
 @pytest.mark.parametrize("model_type", ["siglip", "chinese_clip"])
 def test_texts_are_padded_and_cut_at_their_end(tmp_path: Path, model_type: str) -> None:
     sides = {"padding_side": "left", "truncation_side": "left"}
@@ -107,10 +114,11 @@ def test_pixels_are_those_of_the_image_processor(tmp_path: Path) -> None:
     from m2raap.models.images import images_from_pictures
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
-    for more in ({}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"do_normalize": False}):
-        settings = SiglipImageProcessor(**(PLAIN | more)).to_dict()
-        theirs = SiglipImageProcessor(**(PLAIN | more))(picture, return_tensors="pt")["pixel_values"]
-        preprocess = read_preprocessor_config("m", settings, SQUARE)
+    variants: list[dict[str, Any]] = [{}, {"do_rescale": False}, {"rescale_factor": 1 / 127.5}, {"do_normalize": False}]
+    for more in variants:
+        processor: Any = SiglipImageProcessor.from_dict(PLAIN | more)
+        theirs = processor(picture, return_tensors="pt")["pixel_values"]
+        preprocess = read_preprocessor_config("m", processor.to_dict(), SQUARE)
         torch.testing.assert_close(images_from_pictures([picture], preprocess), theirs.float(), atol=1e-3, rtol=1e-4)
 
 
