@@ -86,6 +86,15 @@ def test_a_tokenizer_pads_at_the_end_whatever_its_files_say(tmp_path: Path) -> N
     assert plain.encode_text_tokens(plain.tokenize(["a dog"]))[2].sum() == 7
 
 
+def test_a_text_that_is_cut_has_to_keep_its_mark(tmp_path: Path) -> None:
+    """Where a tokenizer adds no end token, the last place of a short text is padding, and of a long one a word."""
+    folder = siglip_folder(tmp_path / "hub", "siglip")
+    tree = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tree | {"post_processor": None}))
+    with pytest.raises(M2raapError, match="the last place. In 'a bird sings a bird"):
+        load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{folder}", random_init=True))
+
+
 @pytest.mark.parametrize(("pad_id", "fits"), [(0, True), (5, False)])
 def test_a_tower_and_its_tokenizer_pad_with_one_id(tmp_path: Path, pad_id: int, fits: bool) -> None:
     text = TEXT | {"vocab_size": 49408, "embed_cls": True, "output_tokens": True, "pad_id": pad_id}
