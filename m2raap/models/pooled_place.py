@@ -49,9 +49,9 @@ def check_pooled_place(subject: str, text: OpenClipText | TransformersText) -> N
             end = getattr(inner, "eos_token", None)
             end_name = f" '{end}' (id {inner.eos_token_id})" if end else ""
             raise M2raapError(
-                f"{subject}: the text tower takes its feature at {in_words}. In '{probe[:60]}' that is the token with id {token}, "
-                f"and not the end token{end_name} of the tokenizer, so that its text features would be wrong. Give the folder the "
-                "tokenizer that the model was trained with, or, where the model was trained with this one, set "
+                f"{subject}: the text tower takes its feature at {in_words}. In '{probe[:60]}' that is the token with id "
+                f"{token}, and not the end token{end_name} of the tokenizer, so that its text features would be wrong. Give the "
+                "folder the tokenizer that the model was trained with, or, where the model was trained with this one, set "
                 "text_cfg.pool_type to 'eos' and text_cfg.eos_id to the id of its end token"
             )
 

@@ -98,6 +98,7 @@ class Embeddings:
             if array.ndim != 2 or len(array) != expected or array.dtype.kind != "f":
                 raise M2raapError(
                     f"the {name} vectors are {array.dtype} of shape {array.shape}; expected floats of shape ({expected}, E)"
+                    f"{code_in_use()}"
                 )
         for kind, ids in (("video", self.video_ids), ("text", self.text_ids)):
             if repeated := sorted(name for name, count in Counter(ids).items() if count > 1):
