@@ -108,17 +108,23 @@ def test_of_several_files_in_a_folder_the_named_one_is_read(tiny_dir: Path, back
         ("preprocess_cfg", "mode", "L"),
         ("preprocess_cfg", "std", [127.5] * 3),
         ("preprocess_cfg", "mean", [123.675, 116.28, 103.53]),
-        ("model_cfg", "reduction_mask", "random"),
+        ("tokenizer_kwargs", "reduction_mask", "random"),
+        ("text_cfg", "context_length", 2),
+        ("text_cfg", "pool_type", "none"),
+        ("text_cfg", "layers", 0),
+        ("vision_cfg", "layers", 0),
+        ("vision_cfg", "patch_size", 64),
+        ("model_cfg", "embed_dim", 0),
     ],
 )
 def test_settings_that_make_features_useless_are_refused(
     tiny_dir: Path, tmp_path: Path, part: str, key: str, value: Any
 ) -> None:
     tree = json.loads((tiny_dir / "open_clip_config.json").read_text())
-    if part == "model_cfg":
-        tree["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {key: value}
-    else:
-        tree[part] = {key: value}
+    model_cfg = tree["model_cfg"]
+    model_cfg["text_cfg"]["tokenizer_kwargs"], tree["preprocess_cfg"] = {}, {}
+    parts = tree | model_cfg | {"tokenizer_kwargs": model_cfg["text_cfg"]["tokenizer_kwargs"]}
+    parts[part][key] = value
     (tmp_path / "open_clip_config.json").write_text(json.dumps(tree))
     with pytest.raises(M2raapError, match=f"{tmp_path}.*{key}"):
         load_backbone(BackboneConfig(model=f"local-dir:{tmp_path}", random_init=True))
