@@ -18,6 +18,7 @@ from m2raap.adapt.captions import caption_keep
 from m2raap.adapt.objective import BatchTexts, Features, step_loss
 from m2raap.adapt.state import TrainState
 from m2raap.core.errors import M2raapError
+from m2raap.core.extension import code_in_use
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,7 +59,7 @@ def gradients(state: TrainState, step: Step) -> float:
         if not bool(torch.isfinite(loss)):
             raise M2raapError(
                 f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, adapt.lr_new or adapt.lr_gate, or "
-                "set adapt.precision to fp32"
+                f"set adapt.precision to fp32{code_in_use()}"
             )
         return loss
 

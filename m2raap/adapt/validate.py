@@ -8,14 +8,25 @@ from torch import Tensor
 
 from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.state import FrameReader, Split
+from m2raap.core.errors import M2raapError
+from m2raap.core.extension import code_in_use
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32
 
 
 def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
-    """Share (0..1) of queries whose clip is the nearest; where n clips tie for the nearest, it counts 1/n."""
+    """Share (0..1) of queries whose clip is the nearest; where n clips tie for the nearest, it counts 1/n.
+
+    Raises M2raapError for vectors with NaN or infinity: no comparison with them holds, so that they would count as found.
+    """
     similarity_QN = text_QE @ video_NE.T
+    if not bool(similarity_QN.isfinite().all()):
+        kind = "text" if not bool(text_QE.isfinite().all()) else "video"
+        raise M2raapError(
+            f"{kind} vectors of the validation clips hold NaN or infinity, so that no checkpoint can be chosen: lower adapt.lr, "
+            f"adapt.lr_new or adapt.lr_gate, or set adapt.precision to fp32{code_in_use()}"
+        )
     target_similarity_Q1 = similarity_QN.gather(1, target_Q[:, None])
     above_Q = (similarity_QN > target_similarity_Q1).sum(1)
     ties_Q = (similarity_QN == target_similarity_Q1).sum(1)

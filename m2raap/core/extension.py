@@ -153,6 +153,12 @@ def files_in_use(trace: str) -> list[str]:
     return [file for file in files if f'File "{file}"' in trace] or files
 
 
+def code_in_use() -> str:
+    """' (code in use: FILE)' for the end of a message about figures that the user's code may have spoilt; '' without code."""
+    files = files_in_use("")
+    return f" (code in use: {', '.join(files)})" if files else ""
+
+
 def _import(name: str, key: str) -> None:
     module_name = name.split(":")[1]
     path, digest = _source(name, key)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from m2raap.core.config import flat
 
+_DIGEST = re.compile("[0-9a-f]{32,}")
 _MAX_NAMED = 4  # keys in a message
 
 
@@ -32,11 +34,23 @@ def _listed(phrases: list[str]) -> str:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(key as the recipe names it, old value, new value) of the keys that differ."""
-    before, after = flat(dict(old)), flat(dict(new))
+    before, after = flat(_with_open_inputs(old)), flat(_with_open_inputs(new))
     names = [name for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
     # A changed setting tells a reader more than the digests that changed with it.
     names = [n for n in names if n == "stage"] or [n for n in names if n.startswith("settings.")] or names
     return [(_key(name, new["stage"]), _value(name, before), _value(name, after)) for name in names]
+
+
+def _with_open_inputs(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan with settings in place of their JSON: a model that has no digest yet is an input as the text of its settings."""
+    inputs = {}
+    for name, value in (plan.get("inputs") or {}).items():
+        try:
+            settings = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        except ValueError:  # of another version, or damaged
+            settings = value
+        inputs[name] = settings
+    return {**plan, "inputs": inputs}
 
 
 def _key(name: str, stage: str) -> str:
@@ -46,4 +60,7 @@ def _key(name: str, stage: str) -> str:
 
 def _value(name: str, values: Mapping[str, Any]) -> str:
     value = values.get(name, "none")
-    return str(value)[:12] if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
+    is_digest = isinstance(value, str) and _DIGEST.fullmatch(value)
+    return (
+        value[:12] if is_digest else str(value) if name.startswith("inputs.") else json.dumps(value, ensure_ascii=False)
+    )

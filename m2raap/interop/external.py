@@ -93,9 +93,12 @@ class ExternalModel:
         return mean_of_frames(vectors_NE, [len(row) for row in clips])
 
     def _on_device(self, inputs: Any) -> Any:
-        """Inputs on the device of the model's weights."""
+        """Inputs on the device of the model's weights; floats also in their type, which may be half precision."""
         weights = next(iter(self.model.parameters()), None) if hasattr(self.model, "parameters") else None
-        return inputs.to(weights.device) if weights is not None and hasattr(inputs, "to") else inputs
+        if weights is None or not hasattr(inputs, "to"):
+            return inputs
+        floats = getattr(inputs, "dtype", None) is not None and inputs.is_floating_point()
+        return inputs.to(weights.device, weights.dtype) if floats else inputs.to(weights.device)
 
 
 def pictures(jpegs: Sequence[bytes]) -> list[Image]:
@@ -113,10 +116,22 @@ def mean_of_frames(vectors_NE: np.ndarray, frames: Sequence[int]) -> np.ndarray:
 
 
 def as_rows(vectors: Any, num: int, what: str) -> np.ndarray:
-    """(num, E) float32 of an array or tensor on any device. Raises M2raapError for another shape."""
-    if hasattr(vectors, "detach"):
+    """(num, E) float32 of an array or tensor on any device. Raises M2raapError for another shape, and for no numbers.
+
+    The features of transformers from version 5 on are an object that holds several tensors.
+    """
+    if hasattr(vectors, "detach") and not vectors.is_complex():
         vectors = vectors.detach().float().cpu().numpy()
-    rows = np.asarray(vectors, np.float32)
+    try:
+        rows = np.asarray(vectors)
+        if rows.dtype.kind not in "fiub":
+            raise TypeError(f"the numbers are of type {rows.dtype}")
+    except (TypeError, ValueError) as error:
+        raise M2raapError(
+            f"{what} gave a {type(vectors).__name__} ({' '.join(str(error).split())[:120]}); it must give one array or tensor "
+            f"({num}, E): return the features alone, such as the pooler_output of what a model of transformers returns"
+        ) from None
+    rows = rows.astype(np.float32)
     if rows.ndim != 2 or len(rows) != num:
         raise M2raapError(f"{what} gave an array of shape {rows.shape} for {num} inputs; it must give ({num}, E)")
     return rows

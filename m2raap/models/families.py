@@ -10,18 +10,32 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.extension import beside, create, is_extension, refuse_changed, source_digest
 from m2raap.models.backbone import FAMILY_NAME, Backbone
 from m2raap.models.config import BackboneConfig
+from m2raap.models.weights_file import check_finite
+
+LARGEST_LOGIT_SCALE = 10.0  # a factor of 22,026; published models have factors of about 100
 
 
 def load_backbone(cfg: BackboneConfig) -> Backbone:
     """The backbone in eval mode and fp32 on the CPU.
 
-    Raises M2raapError where the model is unknown or cannot be loaded.
+    Raises M2raapError where the model is unknown or cannot be loaded, and where its weights are no weights.
     """
     if is_extension(cfg.family):
-        return _of_extension(create(cfg.family, "backbone.family", _BACKBONE, cfg), cfg.family)
-    if cfg.family not in BACKBONES:
+        backbone = _of_extension(create(cfg.family, "backbone.family", _BACKBONE, cfg), cfg.family)
+    elif cfg.family not in BACKBONES:
         raise M2raapError(f"backbone.family '{cfg.family}' is unknown; known: {', '.join(BACKBONES)}")
-    return BACKBONES[cfg.family](cfg)
+    else:
+        backbone = BACKBONES[cfg.family](cfg)
+    subject = (
+        f"backbone '{cfg.model}'{f' ({cfg.pretrained})' if cfg.pretrained else ''} of backbone.family {cfg.family}"
+    )
+    check_finite(subject, backbone.clip, "take the file of another step, or another model")
+    if (scale := float(backbone.logit_scale.detach())) > LARGEST_LOGIT_SCALE:
+        raise M2raapError(
+            f"{subject}: its logit_scale is {scale:g}. It has to be the logarithm of the factor, which is 4.6 for a factor of "
+            "100; if the file holds the factor itself, save its logarithm in its place"
+        )
+    return backbone
 
 
 def backbone_from_description(folder: Path) -> Backbone:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import is_extension, load
+from m2raap.models.outside import expect_floats
 
 
 def owned_mask(texts: Sequence[str], owners: Mapping[str, Sequence[int]]) -> Tensor:
@@ -98,7 +99,8 @@ BIASED = frozenset({"sigmoid"})  # objectives whose logits have a learnt bias
 def objective_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The objective that `adapt.objective` names. Raises M2raapError for an unknown name, UsageError as extension.load."""
     if is_extension(name):
-        return load(name, "adapt.objective")
+        outside = load(name, "adapt.objective")
+        return lambda logits_BB, twins_BB: expect_floats(outside(logits_BB, twins_BB), (), name, "adapt.objective")
     if name not in OBJECTIVES:
         raise M2raapError(f"adapt.objective '{name}' is unknown; known: {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from m2raap.core.extension import is_extension, load
+from m2raap.models.outside import expect_floats
 
 MugForm = Literal["simple", "full"] | str  # or the name of an extension
 TAU = 100.0  # inverse temperature, fixed in the code
@@ -69,7 +70,8 @@ def _block(
 def _score(similar_LT: Tensor, token_mask_L: Tensor, frame_mask_T: Tensor, form: MugForm) -> Tensor:
     """(..., L, T) similarities, masks that broadcast to (..., L) and (..., T) -> (...)."""
     if is_extension(form):
-        return load(form, "adapt.mug_form")(similar_LT, token_mask_L, frame_mask_T)
+        scores = load(form, "adapt.mug_form")(similar_LT, token_mask_L, frame_mask_T)
+        return expect_floats(scores, similar_LT.shape[:-2], form, "adapt.mug_form")
     no_token, no_frame = ~token_mask_L[..., :, None], ~frame_mask_T[..., None, :]
     masked = float("-inf")
     # p_l = <sum_i a_li v_i, t_l> is sum_i a_li S_li: the guided vectors themselves are never needed.

@@ -19,14 +19,20 @@ from m2raap.core.files import read_json
 CONFIG_NAME = "open_clip_config.json"
 NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
 # Arguments of open_clip's two tokenizers. HFTokenizer passes every other key on to transformers (trust_remote_code is
-# one), bpe_path opens any file, and the reduction mask 'syntax' downloads data.
+# one), and bpe_path opens any file. A reduction mask is for training: it draws words at random, so that a text would have
+# another vector each time, and 'syntax' downloads data.
 TOKENIZER_KINDS = {
     "clean": Literal["canonicalize", "lower", "whitespace"],
     "strip_sep_token": bool,
     "language": str,
-    "reduction_mask": Literal["", "simple", "random", "shuffle"],
+    "reduction_mask": Literal[""],
     "additional_special_tokens": list[str],
 }
+# Smallest values with which a tower gives features; a text needs its start and end token and one word between them.
+LEAST = {
+    "embed_dim": 1, "layers": 1, "width": 1, "head_width": 1, "heads": 1, "image_size": 1, "patch_size": 1, "vocab_size": 1,
+    "context_length": 3,
+}  # fmt: skip
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WORDS = {
     int: "a whole number from 0",
@@ -65,7 +71,17 @@ def _model_config(where: str, tree: Any, folder: Path | None) -> dict[str, Any]:
     if lacking:
         raise M2raapError(f"{where}: model_cfg lacks {', '.join(lacking)}; give a model in open_clip's form")
     _check_keys(where, "model_cfg", model_cfg, _model_kinds())
-    text_cfg = model_cfg["text_cfg"]
+    text_cfg, vision_cfg = model_cfg["text_cfg"], model_cfg["vision_cfg"]
+    if text_cfg.get("pool_type") == "none":
+        raise M2raapError(
+            f"{where}: with model_cfg.text_cfg.pool_type 'none' a text has no vector of its own; take another model"
+        )
+    patch, size = vision_cfg.get("patch_size") or 1, vision_cfg.get("image_size") or 224
+    if not vision_cfg.get("timm_model_name") and patch > (min(size) if isinstance(size, list) else size):
+        raise M2raapError(
+            f"{where}: model_cfg.vision_cfg.patch_size {patch} is larger than image_size {size}; correct it, or take "
+            "another model"
+        )
     if folder and text_cfg.get("hf_tokenizer_name") == str(folder.resolve()):
         text_cfg["hf_tokenizer_name"] = "."  # the folder itself, wherever it is moved to
     _check_names(where, model_cfg, tokenizer_inside=folder is not None)
@@ -104,6 +120,11 @@ def _check_keys(where: str, parent: str, settings: Any, kinds: Mapping[str, Any]
             raise M2raapError(
                 f"{where}: {key} has to be {_in_words(kinds[name])}, not {str(value)[:60]}; correct it, or take another model"
             )
+        for number in value if isinstance(value, list) else [value]:
+            if name in LEAST and isinstance(number, int) and number < LEAST[name]:
+                raise M2raapError(
+                    f"{where}: {key} is {number} and has to be {LEAST[name]} or more; correct it, or take another model"
+                )
 
 
 def _fits(value: Any, kind: Any) -> bool:

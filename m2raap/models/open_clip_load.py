@@ -20,9 +20,15 @@ from m2raap.models.hub import loading
 from m2raap.models.open_clip_config import CONFIG_NAME, read_model_config
 from m2raap.models.pooled_place import check_pooled_place
 from m2raap.models.preprocess_values import to_preprocess
-from m2raap.models.pretrained_file import is_openai_dict, without_openai_keys
+from m2raap.models.pretrained_file import ReadWeights, check_fitted, is_openai_dict, weights_as_read
 from m2raap.models.text import OpenClipText
 from m2raap.models.vision_open_clip import open_clip_tower
+
+# Names that open_clip looks for before it takes the first file of weights in a folder (open_clip.factory).
+PREFERRED = frozenset({
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
+})  # fmt: skip
 
 
 def load(cfg: BackboneConfig) -> Backbone:
@@ -92,8 +98,10 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
     from open_clip.transform import PreprocessCfg
 
     try:
-        with loading(f"backbone '{display_name}'", name, "root"), without_openai_keys():
+        with loading(f"backbone '{display_name}'", name, "root"), weights_as_read() as read:
             model_cfg = read_model_config(name)
+            if load_weights and name.startswith("local-dir:"):
+                _refuse_choice(Path(name.removeprefix("local-dir:")))
             clip = open_clip.create_model(
                 name,
                 pretrained,
@@ -104,10 +112,11 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
                 weights_only=True,
             )
             tokenizer = _tokenizer(name, model_cfg["text_cfg"])
+        check_fitted(read, clip)
     except M2raapError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = _reason(error, read)
         if pretrained and Path(pretrained).is_file():
             raise M2raapError(
                 f"backbone.pretrained {pretrained} does not hold the weights of '{display_name}' ({reason}). Give a file of "
@@ -123,6 +132,8 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
         model_cfg["quick_gelu"] = True
     visual: Any = clip.visual
     preprocess_cfg: dict[str, Any] = {**asdict(PreprocessCfg()), **visual.preprocess_cfg}
+    if pretrained and Path(pretrained).is_file():
+        preprocess_cfg |= _preprocess_of_tags(name, pretrained)
     description = json.loads(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}))
     clip = clip.float().eval()
     text = OpenClipText(clip, tokenizer)
@@ -135,6 +146,56 @@ def _make(name: str, pretrained: str | None, load_weights: bool, quick_gelu: boo
         description,
         lambda folder: _write(description, folder),
     )
+
+
+def _reason(error: Exception, read: ReadWeights) -> str:
+    """Why a model cannot be loaded, in a few words, without the advice of libraries to run what a file contains."""
+    text = " ".join(str(error).split())
+    if "Weights only load failed" in text:
+        return "it is no file of tensors, or holds other Python objects, which m2raap never reads"
+    if "logit_bias" in read.tensors and "ndim" in text:  # open_clip compares it with that of the model, which is None
+        return "it holds logit_bias, as models of a sigmoid loss do, and this model has none"
+    return text[:200] or type(error).__name__
+
+
+def _refuse_choice(folder: Path) -> None:
+    """Raises M2raapError where a folder holds several files of weights, none with a name that open_clip prefers."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
+    if len(names) > 1 and not PREFERRED.intersection(names):
+        raise M2raapError(
+            f"{folder}: holds {len(names)} files of weights ({', '.join(names[:4])}), and open_clip would take the first; name "
+            "the one that is meant open_clip_model.safetensors (or open_clip_pytorch_model.bin)"
+        )
+
+
+def _preprocess_of_tags(name: str, pretrained: str) -> dict[str, Any]:
+    """Mean, std, interpolation and resize mode that all published weights of an open_clip name share, for weights in a file.
+
+    A file does not say how its images were prepared, and open_clip then takes OpenAI's values, also for SigLIP. Where the
+    published weights differ among each other, these stay, and a notice says so.
+    """
+    import open_clip
+    from open_clip.transform import PreprocessCfg
+
+    default = asdict(PreprocessCfg())
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    by_tag: dict[str, dict[str, Any]] = {}
+    for tag in open_clip.list_pretrained_tags_by_model(name):
+        published = open_clip.get_pretrained_cfg(name, tag) or {}
+        by_tag[tag] = {key: published.get(key) or default[key] for key in keys}
+    kinds = {canonical(values) for values in by_tag.values()}
+    if len(kinds) == 1:
+        return next(iter(by_tag.values()))
+    other = [
+        tag for tag, values in by_tag.items() if canonical(values) != canonical({key: default[key] for key in keys})
+    ]
+    if other:
+        log(
+            f"note: {pretrained} does not say how images were prepared, and published weights of {name} differ in it: OpenAI's "
+            f"mean and std are taken. If the file holds the weights of {' or '.join(other)}, set backbone.pretrained to that "
+            "tag, or take a folder whose open_clip_config.json has their preprocess_cfg"
+        )
+    return {}
 
 
 def _tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
@@ -159,6 +220,11 @@ def _clip_tokenizer(context_length: int, kwargs_json: str) -> Any:
 def _preprocess(display_name: str, preprocess_cfg: dict[str, Any]) -> Preprocess:
     size = preprocess_cfg["size"]
     sides = [size, size] if isinstance(size, int) else list(size)
+    if preprocess_cfg["mode"] != "RGB":
+        raise M2raapError(
+            f"backbone '{display_name}', preprocess_cfg: mode is {str(preprocess_cfg['mode'])[:20]}, and only RGB is supported; "
+            "take another model"
+        )
     if sides[0] != sides[1]:
         raise M2raapError(
             f"backbone '{display_name}' takes images of {sides[0]} x {sides[1]} pixels, and only square ones are supported; "

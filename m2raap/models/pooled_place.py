@@ -26,24 +26,32 @@ _STARTS = ("bos_token_id", "cls_token_id", "sot_token_id")
 def check_pooled_place(subject: str, text: OpenClipText | TransformersText) -> None:
     """Raises M2raapError where the pooled token of a probe text is a part of the text itself.
 
-    `subject` begins the message. A tower that averages over tokens has no such place, and passes.
+    Also where the tower takes another id for padding than the tokenizer, and would read the padding as words. `subject` begins
+    the message. A tower that averages over tokens has no such place, and passes.
     """
+    if text.masked_id is not None and text.masked_id != text.pad_id:
+        raise M2raapError(
+            f"{subject}: the text tower takes the id {text.masked_id} for padding, and the tokenizer pads with the id "
+            f"{text.pad_id}, so that its text features would be wrong. Give the folder the tokenizer that the model was "
+            "trained with"
+        )
     rule = _rule(text)
     if rule is None:
         return
-    tokens_BL = text.tokenize(PROBES)
+    probes = (*PROBES, "a bird sings " * text.context_length)  # the last one is cut, and has to keep its mark
+    tokens_BL = text.tokenize(probes)
     in_words, place_B, names = rule(tokens_BL)
     inner = getattr(text.tokenizer, "tokenizer", text.tokenizer)
     marks = {int(number) for name in names if (number := getattr(inner, name, None)) is not None}
-    pooled_B = tokens_BL[torch.arange(len(PROBES)), place_B]
-    for probe, token in zip(PROBES, pooled_B.tolist(), strict=True):
+    pooled_B = tokens_BL[torch.arange(len(probes)), place_B]
+    for probe, token in zip(probes, pooled_B.tolist(), strict=True):
         if token not in marks:
             end = getattr(inner, "eos_token", None)
             end_name = f" '{end}' (id {inner.eos_token_id})" if end else ""
             raise M2raapError(
-                f"{subject}: the text tower takes its feature at {in_words}. In '{probe}' that is the token with id {token}, and "
-                f"not the end token{end_name} of the tokenizer, so that its text features would be wrong. Give the folder the "
-                "tokenizer that the model was trained with, or, where the model was trained with this one, set "
+                f"{subject}: the text tower takes its feature at {in_words}. In '{probe[:60]}' that is the token with id "
+                f"{token}, and not the end token{end_name} of the tokenizer, so that its text features would be wrong. Give the "
+                "folder the tokenizer that the model was trained with, or, where the model was trained with this one, set "
                 "text_cfg.pool_type to 'eos' and text_cfg.eos_id to the id of its end token"
             )
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.talk import log
 
 # Numbers that OpenAI's own models keep beside their weights (openai/CLIP, clip/model.py, build_model).
 OPENAI_KEYS = frozenset({"input_resolution", "context_length", "vocab_size"})
+WRAPPERS = ("module.", "_orig_mod.")
 
 
 def is_openai_dict(path: Path) -> bool:
@@ -49,18 +53,77 @@ def _is_torchscript(path: Path) -> bool:
         return False
 
 
+@dataclass
+class ReadWeights:
+    """What a file held before open_clip fitted it to a model: path, and shape and type of each tensor."""
+
+    path: str = ""
+    tensors: dict[str, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)
+
+
 @contextmanager
-def without_openai_keys() -> Iterator[None]:
-    """Inside, open_clip reads a state dict without the three numbers of OpenAI's, which belong to no layer."""
+def weights_as_read() -> Iterator[ReadWeights]:
+    """Inside, open_clip reads the tensors of a state dict alone, and what it read is recorded.
+
+    Left out are the three numbers of OpenAI's, and prefixes that torch's wrappers (DataParallel, compile) put before every
+    name. Raises M2raapError for a file that holds anything else.
+    """
     from open_clip import factory
 
     read: Any = factory.load_state_dict
+    record = ReadWeights()
 
-    def read_without(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {key: value for key, value in read(*args, **kwargs).items() if key not in OPENAI_KEYS}
+    def read_tensors(path: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        weights = {key: value for key, value in read(path, *args, **kwargs).items() if key not in OPENAI_KEYS}
+        if other := [key for key, value in weights.items() if not isinstance(value, Tensor)]:
+            raise M2raapError(
+                f"{path}: holds {', '.join(str(key) or 'module' for key in other[:5])}, which are no tensors: save the one state "
+                "dict that is meant, with the tensors' names, in a file of its own"
+            )
+        while weights and (prefix := next(iter(weights)).partition(".")[0] + ".") in WRAPPERS:
+            if not all(key.startswith(prefix) for key in weights):
+                break
+            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+        record.path = str(path)
+        record.tensors = {key: (value.shape, value.dtype) for key, value in weights.items()}
+        return weights
 
-    factory.load_state_dict = read_without
+    factory.load_state_dict = read_tensors
     try:
-        yield
+        yield record
     finally:
         factory.load_state_dict = read
+
+
+def check_fitted(record: ReadWeights, clip: nn.Module) -> None:
+    """Notes positions of patches that open_clip interpolated without a word; what cannot be meant raises M2raapError.
+
+    These are positions of words for another number of tokens, which are scaled although a text keeps its tokens, and whole
+    numbers in place of weights.
+    """
+    for name, value in clip.state_dict().items():
+        shape, dtype = record.tensors.get(name, (value.shape, value.dtype))
+        if value.is_floating_point() and not dtype.is_floating_point:
+            raise M2raapError(
+                f"{record.path}: {name} holds {str(dtype).removeprefix('torch.')} in place of floats, as quantised models do; "
+                "take the weights before they were quantised"
+            )
+        if shape == value.shape:
+            continue
+        if name == "visual.positional_embedding":
+            log(
+                f"note: {record.path} holds positions of {_num_patches(shape)} patches, and the model has "
+                f"{_num_patches(value.shape)}: they are interpolated, as open_clip does. If the weights are of another image "
+                "size, set backbone.model to the name with that size"
+            )
+        elif name.endswith("positional_embedding"):
+            raise M2raapError(
+                f"{record.path}: {name} has {shape[0]} positions, and the text tower of this model has {value.shape[0]}; "
+                "open_clip would scale them, and every text feature would be another. Set backbone.model to a model of that "
+                "length, or write its open_clip_config.json with text_cfg.context_length and take it as local-dir:/folder"
+            )
+
+
+def _num_patches(shape: torch.Size) -> int:
+    """Number of patches of positions with a class token (1 + P, D)."""
+    return shape[0] - 1

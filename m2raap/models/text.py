@@ -32,6 +32,25 @@ def _as_words(texts: Sequence[str], markup: re.Pattern[str] | None) -> list[str]
     return [markup.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text) for text in texts]
 
 
+def _pad_at_end(tokenizer: Any) -> None:
+    """Texts are padded and cut at their end, as all towers learnt them, whatever the files of a tokenizer of transformers say.
+
+    Tokenizers of the class of Gemma, to which SigLIP2's belongs, pad on the left where their files do not say so.
+    """
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+
+
+def _without_padding(tokens_BL: Tensor, pad_id: int, tokenizer: Any) -> Tensor:
+    """(B, L), False for the padding behind a text, which is the last run of the padding's id.
+
+    Where the padding has the id of the end token, the first of the run is the end token.
+    """
+    length_B = tokens_BL.shape[1] - (tokens_BL == pad_id).flip(1).cumprod(1).sum(1)
+    if pad_id in (getattr(tokenizer, "eos_token_id", None), getattr(tokenizer, "sep_token_id", None)):
+        length_B = length_B + 1
+    return torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < length_B[:, None]
+
+
 class OpenClipText:
     """Any text tower of open_clip, with the tokenizer that belongs to it."""
 
@@ -40,6 +59,8 @@ class OpenClipText:
         self.tokenizer = tokenizer
         self.context_length = int(self.clip.context_length)
         inner = getattr(tokenizer, "tokenizer", None)  # of transformers; open_clip's own BPE has ids and a decoder
+        if inner:
+            _pad_at_end(inner)
         decoder, ids = getattr(tokenizer, "decoder", {}), getattr(tokenizer, "all_special_ids", ())
         self._markup = _markup(inner.all_special_tokens if inner else (decoder[i] for i in ids if i in decoder))
 
@@ -51,6 +72,14 @@ class OpenClipText:
     @property
     def pad_id(self) -> int:
         return int(getattr(getattr(self.tokenizer, "tokenizer", None), "pad_token_id", None) or 0)
+
+    @property
+    def masked_id(self) -> int | None:
+        """The id that the tower takes for padding and leaves out; None where it looks at no ids."""
+        tower = self.tower
+        if hasattr(tower, "pooler"):  # a transformers encoder within open_clip
+            return getattr(tower.config, "pad_token_id", None)
+        return int(tower.pad_id) if getattr(tower, "cls_emb", None) is not None else None
 
     @property
     def num_ids(self) -> int | None:
@@ -113,7 +142,7 @@ class OpenClipText:
             length_B = tokens_BL.argmax(-1) + 1
             mask_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < length_B[:, None]
         else:
-            mask_BL = tokens_BL != self.pad_id
+            mask_BL = _without_padding(tokens_BL, self.pad_id, getattr(self.tokenizer, "tokenizer", None))
         return pooled_BE, hidden_BLD, mask_BL
 
     def save_tokenizer(self, folder: Path) -> None:
@@ -131,6 +160,7 @@ class TransformersText:
         self.tokenizer = tokenizer
         self.context_length = context_length
         self.lower_case = lower_case
+        _pad_at_end(tokenizer)
         self._markup = _markup(tokenizer.all_special_tokens)
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
 
@@ -141,6 +171,12 @@ class TransformersText:
     @property
     def pad_id(self) -> int:
         return int(self.tokenizer.pad_token_id or 0)
+
+    @property
+    def masked_id(self) -> int | None:
+        """The id that the tower takes for padding and leaves out; None where it looks at no ids."""
+        config = self.model.config  # AltCLIP's XLM-R counts positions without padding
+        return config.text_config.pad_token_id if config.model_type == "altclip" else None
 
     @property
     def num_ids(self) -> int | None:
@@ -161,7 +197,7 @@ class TransformersText:
 
     def encode_tokens(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Text features (B, E), projected features of all tokens (B, L, E), and a mask (B, L), False for padding."""
-        mask_BL = tokens_BL != self.pad_id
+        mask_BL = _without_padding(tokens_BL, self.pad_id, self.tokenizer)
         out = self.tower(input_ids=tokens_BL, attention_mask=mask_BL.long() if self.has_mask else None)
         if self.has_mask:
             hidden_BLE = self.model.text_projection(out.last_hidden_state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.models.hub import loading
 from m2raap.models.pooled_place import check_pooled_place
 from m2raap.models.preprocess_values import to_preprocess
+from m2raap.models.preprocessor_config import read_preprocessor_config
 from m2raap.models.text import TransformersText
 from m2raap.models.vision_transformers import TransformersVit
 
@@ -24,7 +26,6 @@ FAMILIES = {"altclip": 77, "chinese_clip": 52, "siglip": 64, "siglip2": 64}
 # the model_type siglip, is Gemma's and leaves capitals as they are (google-research/big_vision#187).
 LOWER_CASE = ("siglip", "siglip2")
 PREPROCESS_NAME = "m2raap_preprocess.json"
-_INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def load(cfg: BackboneConfig) -> Backbone:
@@ -40,6 +41,7 @@ def load(cfg: BackboneConfig) -> Backbone:
         raise M2raapError(f"backbone '{cfg.model}': {name} holds no config.json (transformers' form)")
     try:
         with loading(f"backbone '{cfg.model}'", "local-dir:" if local else name, "transformers"):
+            transformers.logging.disable_progress_bar()
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
             _check_family(cfg.model, config)
             if cfg.random_init:
@@ -47,10 +49,16 @@ def load(cfg: BackboneConfig) -> Backbone:
                     torch.manual_seed(cfg.random_seed)
                     model = transformers.AutoModel.from_config(config, trust_remote_code=False)
             else:
-                model = transformers.AutoModel.from_pretrained(name, trust_remote_code=False)
+                # Weights that the files lack, or hold in another shape, are random; transformers only logs that.
+                model, report = transformers.AutoModel.from_pretrained(
+                    name, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+                )
+                _refuse_missing(f"backbone '{cfg.model}'", report)
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             preprocess_cfg = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False).to_dict()
-        return _backbone(f"backbone '{cfg.model}'", model, tokenizer, _preprocess(cfg.model, preprocess_cfg, config))
+        subject = f"backbone '{cfg.model}'"
+        preprocess = read_preprocessor_config(subject, preprocess_cfg, config.vision_config)
+        return _backbone(subject, model, tokenizer, preprocess)
     except M2raapError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types
@@ -84,6 +92,28 @@ def from_description(folder: Path) -> Backbone:
         ) from error
 
 
+def _refuse_missing(subject: str, report: Mapping[str, Any]) -> None:
+    """Raises M2raapError where the files of a model lack weights. `report`: transformers' loading info.
+
+    Weights that the model does not have are no fault: older files hold buffers that transformers no longer has.
+    """
+    if other_shape := sorted(report["mismatched_keys"]):
+        name, held, needed = other_shape[0]
+        raise M2raapError(
+            f"{subject}: its files hold {len(other_shape):,} of the model's weights of another shape, {name} among them: "
+            f"{list(held)} and not {list(needed)}. Give the config.json and the weights of one model"
+        )
+    missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if not missing:
+        return
+    other = f"; they hold {unknown[0]} and {len(unknown) - 1:,} others, which it does not have" if unknown else ""
+    raise M2raapError(
+        f"{subject}: its files lack {len(missing):,} of the model's weights, {missing[0]} among them{other}. They would be "
+        "random, so that the features would be wrong. Copy the model again, or save its state dict without a prefix before "
+        "the names (save_pretrained of the model itself)"
+    )
+
+
 def _check_family(display_name: str, config: Any) -> None:
     if config.model_type not in FAMILIES:
         raise M2raapError(
@@ -112,27 +142,3 @@ def _backbone(subject: str, model: Any, tokenizer: Any, preprocess: Preprocess) 
     tower = TransformersText(model, tokenizer, context, lower_case)
     check_pooled_place(subject, tower)
     return Backbone(model, vision, tower, preprocess, description, write)
-
-
-def _preprocess(display_name: str, preprocess_cfg: dict[str, Any], config: Any) -> Preprocess:
-    """From transformers' preprocessor_config.json. SigLIP2 NaFlex gives the number of patches in place of a size."""
-    size = preprocess_cfg.get("size") or {}
-    if "max_num_patches" in preprocess_cfg:
-        patches = config.vision_config.num_patches
-        side = round(patches**0.5) * config.vision_config.patch_size
-        mode = "squash"
-    elif "shortest_edge" in size:
-        crop = preprocess_cfg.get("crop_size") or {}
-        side, mode = int(crop.get("height", size["shortest_edge"])), "shortest"
-    else:
-        side, mode = int(size["height"]), "squash"
-    settings = {
-        "image_size": side,
-        "mean": preprocess_cfg["image_mean"],
-        "std": preprocess_cfg["image_std"],
-        "resize_mode": mode,
-    }
-    interpolation = _INTERPOLATION.get(int(preprocess_cfg.get("resample", 3)), "bicubic")
-    return to_preprocess(
-        f"backbone '{display_name}', preprocessor_config.json", settings | {"interpolation": interpolation}
-    )

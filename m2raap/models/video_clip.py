@@ -16,16 +16,17 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.extension import CODE_KEY, code_of, is_extension, refuse_changed
+from m2raap.core.extension import CODE_KEY, code_in_use, code_of, is_extension, refuse_changed
 from m2raap.core.files import read_object
 from m2raap.core.records import ModelJson, as_record
 from m2raap.models.acg import Acg, Captions
 from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
 from m2raap.models.families import backbone_from_description
+from m2raap.models.outside import expect_floats
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
-from m2raap.models.weights_file import save_weights
+from m2raap.models.weights_file import check_finite, save_weights
 
 FORMAT = 3
 
@@ -85,7 +86,11 @@ class VideoCLIP(nn.Module):
     def frame_vectors(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
         """Frame vectors (B, T, E), not unit, from what `levels_of_prefix` gives."""
         assert torch.compiler.is_exporting() or bool(mask_BT.any(1).all()), "a clip without frames has no vector"
-        return self.temporal(levels, self.backbone.image_feature_from_cls(levels[-1][:, :, 0]), mask_BT)
+        features_BTE = self.backbone.image_feature_from_cls(levels[-1][:, :, 0])
+        vectors_BTE = self.temporal(levels, features_BTE, mask_BT)
+        if self.code and not torch.compiler.is_exporting():
+            expect_floats(vectors_BTE, features_BTE.shape, self.temporal_cfg.name, "adapt.temporal.name")
+        return vectors_BTE
 
     def pool(self, vectors_BTE: Tensor, mask_BT: Tensor, captions: Captions | None = None) -> Tensor:
         """Unit video vectors (B, E) from frame vectors (B, T, E), by ACG or as the mean."""
@@ -96,7 +101,15 @@ class VideoCLIP(nn.Module):
     def gates(self) -> dict[str, float]:
         """Values of temporal module and ACG that are 0 in a new model, for the log."""
         acg = {f"acg_{name}": value for name, value in self.acg.gates().items()} if self.acg else {}
-        return self.temporal.gates() | acg
+        gates = self.temporal.gates()
+        if self.code and not (
+            isinstance(gates, dict) and all(isinstance(value, int | float) for value in gates.values())
+        ):
+            raise M2raapError(
+                f"adapt.temporal.name: gates() of {self.temporal_cfg.name} has to return a number for each name, for the log"
+                f"{code_in_use()}"
+            )
+        return gates | acg
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit text vectors (B, E)."""
@@ -165,11 +178,7 @@ class VideoCLIP(nn.Module):
             model.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise M2raapError(f"{weights_path} does not fit model.json: {' '.join(str(error).split())[:300]}") from None
-        for name, value in model.named_parameters():
-            if not bool(value.isfinite().all()):
-                raise M2raapError(
-                    f"{weights_path}: {name} holds NaN or infinity, so its vectors are useless: copy it again, or adapt again"
-                )
+        check_finite(str(weights_path), model, "copy it again, or adapt again")
         if model.digest != model_json["digest"]:
             raise M2raapError(
                 f"{folder}: weights or settings are not those that the digest of model.json was made of: copy it again, or "

@@ -1,4 +1,4 @@
-"""Writes weights as a safetensors file. A full disk or a folder without permission gives one clear error."""
+"""Writes weights as a safetensors file, with one clear error for a full disk; refuses weights that are no numbers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_error
 
 
@@ -25,3 +26,10 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> None:
         if number is None:
             raise
         raise write_error(path, OSError(int(number[1]), os.strerror(int(number[1])))) from None
+
+
+def check_finite(subject: str, model: nn.Module, advice: str) -> None:
+    """Raises M2raapError naming the first parameter that holds NaN or infinity. `subject` begins the message."""
+    for name, value in model.named_parameters():
+        if not bool(value.isfinite().all()):
+            raise M2raapError(f"{subject}: {name} holds NaN or infinity, so its vectors are useless: {advice}")

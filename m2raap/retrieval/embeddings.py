@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from typing_extensions import TypedDict
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.extension import code_in_use
 from m2raap.core.files import read_object, write_atomic, write_json
 from m2raap.core.records import as_record
 from m2raap.core.signed import NPY_ERRORS, named_files, refuse_changed_file
@@ -97,6 +98,7 @@ class Embeddings:
             if array.ndim != 2 or len(array) != expected or array.dtype.kind != "f":
                 raise M2raapError(
                     f"the {name} vectors are {array.dtype} of shape {array.shape}; expected floats of shape ({expected}, E)"
+                    f"{code_in_use()}"
                 )
         for kind, ids in (("video", self.video_ids), ("text", self.text_ids)):
             if repeated := sorted(name for name, count in Counter(ids).items() if count > 1):
@@ -140,7 +142,16 @@ class Embeddings:
             ) from None
 
     def save(self, folder: Path) -> list[str]:
-        """Writes the folder's files and returns their names. Vectors become float32."""
+        """Writes the folder's files and returns their names. Vectors become float32.
+
+        Raises M2raapError for vectors that no search can use: of two sizes, with NaN or infinity, or all zero.
+        """
+        for name, array, ids in (
+            ("text", self.text_TE, self.text_ids),
+            *((f"video-{name}", array, self.video_ids) for name, array in self.variants_VE.items()),
+            ("video", self.video_VE, self.video_ids),
+        ):
+            _check_vectors(name, array, ids, self.video_VE.shape[1])
         arrays = {"video.npy": self.video_VE} | {f"video-{name}.npy": array for name, array in self.variants_VE.items()}
         arrays["text.npy"] = self.text_TE
         for name, array in arrays.items():
@@ -162,6 +173,20 @@ class Embeddings:
     def variant(self, name: str) -> Embeddings:
         """The same videos embedded in another way, with the vectors of `variants_VE[name]`; "" gives the plain ones."""
         return replace(self, video_VE=self.variants_VE[name]) if name else self
+
+
+def _check_vectors(name: str, vectors_NE: NDArray[Any], ids: Sequence[str], size: int) -> None:
+    if vectors_NE.shape[1] != size:
+        raise M2raapError(
+            f"the {name} vectors have {vectors_NE.shape[1]} numbers, and the video vectors {size}{code_in_use()}"
+        )
+    norms_N = np.linalg.norm(vectors_NE.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~np.isfinite(norms_N) | (norms_N == 0))
+    if len(bad):
+        raise M2raapError(
+            f"the {name} vector of {ids[bad[0]]} holds NaN or infinity, or is all zero ({len(bad):,} such): the model gives no "
+            f"features of it{code_in_use()}"
+        )
 
 
 def write_npy(path: Path, array: NDArray[Any]) -> None:

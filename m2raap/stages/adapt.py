@@ -52,7 +52,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
 
     name = "adapt"
     config = AdaptConfig
-    version = 2
+    version = 3
     needs = (KeyframesStage.name,)
 
     def __init__(self, cfg: AdaptConfig, shared: Shared | None = None) -> None:

@@ -64,7 +64,7 @@ class AlignStage(DataStage[AlignConfig]):
 
     name = "align"
     config = AlignConfig
-    version = 4
+    version = 5
     needs = ("keyframes",)
     reasons: ClassVar[Mapping[str, str]] = ChainMap(
         {

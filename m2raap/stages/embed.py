@@ -318,7 +318,7 @@ class EmbedStage(SingleStage[EmbedConfig]):
 
     name = "embed"
     config = EmbedConfig
-    version = 3
+    version = 4
     on_training = False
     on_benchmarks = True
 

@@ -110,6 +110,22 @@ def test_what_cannot_be_evaluated_is_named() -> None:
     wrong.encode_text = lambda texts: np.zeros((1, 3))  # type: ignore[method-assign]
     with pytest.raises(M2raapError, match=r"encode_text .*\(1, 3\).*\(2, E\)"):
         ExternalModel(wrong).texts(["a", "b"])
+    for value in (
+        {"text_embeds": 1},
+        (torch.ones(2, 3), None),
+        [["a"] * 3] * 2,
+        np.ones((2, 3)) * 1j,
+        torch.ones(2, 3) * 1j,
+    ):
+        wrong.encode_text = lambda texts, value=value: value  # type: ignore[method-assign]
+        with pytest.raises(M2raapError, match=rf"encode_text gave a {type(value).__name__} .*\(2, E\)"):
+            ExternalModel(wrong).texts(["a", "b"])
+
+
+def test_images_have_the_precision_of_the_weights() -> None:
+    adapter = ExternalModel(ByTensors().bfloat16(), as_tensor)
+    assert adapter._on_device(torch.ones(1, 3)).dtype is torch.bfloat16
+    assert adapter._on_device(torch.ones(1, 3, dtype=torch.long)).dtype is torch.long  # token ids
 
 
 class ImageOnly:

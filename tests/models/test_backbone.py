@@ -86,20 +86,6 @@ def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path:
         coca.encode_text_tokens(tokens)
 
 
-@pytest.fixture
-def named_tiny(tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The tiny model under two names of open_clip's, of which the second has the other GELU."""
-    import open_clip
-
-    model_cfg = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
-    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
-    for name, more in (("tiny-for-test", {}), ("tiny-for-test-quickgelu", {"quick_gelu": True})):
-        (tmp_path / f"{name}.json").write_text(json.dumps(model_cfg | more))
-        open_clip.add_model_config(tmp_path / f"{name}.json")
-    return "tiny-for-test"
-
-
 @pytest.mark.parametrize("form", ["local-dir", "safetensors", "pt"])
 def test_weights_from_folder_or_file(
     tiny_dir: Path, named_tiny: str, backbone: Backbone, tmp_path: Path, form: str

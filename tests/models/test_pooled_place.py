@@ -74,6 +74,40 @@ def test_a_fixed_end_token_has_to_be_that_of_the_tokenizer(
             load(folder)
 
 
+def test_a_tokenizer_pads_at_the_end_whatever_its_files_say(tmp_path: Path) -> None:
+    folder = open_clip_folder(tmp_path / "clip", end_last=True, pool_type="last")
+    plain = load(folder)
+    path = folder / "tokenizer_config.json"
+    sides = {"padding_side": "left", "truncation_side": "left"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | sides))
+    texts = ["a dog", "dog " * 20]
+    assert torch.equal(load(folder).tokenize(texts), plain.tokenize(texts))
+    # With one text a token, the mask of what Mug matches is that of the words between and with the two marks.
+    assert plain.encode_text_tokens(plain.tokenize(["a dog"]))[2].sum() == 7
+
+
+def test_a_text_that_is_cut_has_to_keep_its_mark(tmp_path: Path) -> None:
+    """Where a tokenizer adds no end token, the last place of a short text is padding, and of a long one a word."""
+    folder = siglip_folder(tmp_path / "hub", "siglip")
+    tree = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tree | {"post_processor": None}))
+    with pytest.raises(M2raapError, match="the last place. In 'a bird sings a bird"):
+        load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{folder}", random_init=True))
+
+
+@pytest.mark.parametrize(("pad_id", "fits"), [(0, True), (5, False)])
+def test_a_tower_and_its_tokenizer_pad_with_one_id(tmp_path: Path, pad_id: int, fits: bool) -> None:
+    text = TEXT | {"vocab_size": 49408, "embed_cls": True, "output_tokens": True, "pad_id": pad_id}
+    vision = VISION | {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    coca = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, "custom_text": True, "multimodal_cfg": text}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": coca}))
+    if fits:
+        load(tmp_path)
+    else:
+        with pytest.raises(M2raapError, match="takes the id 5 for padding.* pads with the id 0"):
+            load(tmp_path)
+
+
 def siglip_folder(folder: Path, model_type: str) -> Path:
     """The form in which SigLIP2's fixed-resolution models are published: a tokenizer that keeps capitals."""
     import transformers
