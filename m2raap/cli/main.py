@@ -93,7 +93,8 @@ def _root(
 # Faults of paths, permissions and the machine, which are no bugs of m2raap.
 _MACHINE_ERRNOS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO,
-    errno.ESTALE, errno.EMFILE, errno.ENFILE,
+    errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY, errno.EXDEV, errno.ENXIO,
+    errno.ENODEV, errno.ETXTBSY, errno.ETIMEDOUT,
 }  # fmt: skip
 
 

@@ -158,6 +158,9 @@ def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path, monkeypatch, c
     monkeypatch.setattr(main, "parser", lambda: lambda **_: (tmp_path / "file" / "x").mkdir())
     assert main.run_command_line() == 1
     assert capsys.readouterr().err.startswith(f"m2raap: {tmp_path}/file/x: Not a directory; ")
+    monkeypatch.setattr(main, "parser", lambda: lambda **_: (tmp_path / "file").mkdir())
+    assert main.run_command_line() == 1
+    assert capsys.readouterr().err.startswith(f"m2raap: {tmp_path}/file: File exists; ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

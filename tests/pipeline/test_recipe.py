@@ -71,6 +71,15 @@ def write(tmp_path: Path, text: str) -> str:
         ("name: x\narms: {a: {}}\ncompare: [[a, b]]\n", "compare: .*'b': .*a"),
         ("name: x\narms: {../a: {}}\n", "arm"),
         ("langs: [en]\n", "r.yaml: name: "),
+        ("name: x\nlangs: [en, zh, en]\n", "langs: en .*twice"),
+        # With several seeds the name is that of a folder in --out.
+        *(
+            (f"name: {name}\nseeds: 2\n", "r.yaml: name: ")
+            for name in ("../../x", "/tmp/x", "a/b", "a\\b", "''", "..", ".x")
+        ),
+        *((f"name: {name}\nseeds: 2\n", f"name: .*'{name}'") for name in ("report", "cache", "run.json", "previous")),
+        ("name: x\narms: {a: {}, plan.json: {}}\n", "arms: .*'plan.json'"),
+        *((f"name: x\narms: {{a: {{{key}: 3}}}}\n", f"arms.a: .*'{key}'") for key in ("name", "seeds", "title")),
     ],
 )
 def test_a_bad_recipe_is_said_with_its_key(tmp_path: Path, text: str, message: str):
