@@ -83,7 +83,10 @@ def forget(
             _remove_from(plan)
     forgotten = Tombstones(row for plan in plans for row in plan.forgotten.by_id.values())
     hashes = frozenset[str]().union(*(forgotten_hashes(path) for path in corpora if len(tombstones.read(path))))
-    pruned = [str(path) for run in runs for folder in _folders(run) for path in _prune(folder, forgotten, hashes)]
+    folders = (
+        [folder for run in runs for folder in _folders(run)] if hashes else []
+    )  # nothing forgotten: nothing to prune
+    pruned = [str(path) for folder in folders for path in _prune(folder, forgotten, hashes)]
     return {
         "clips": len({row["clip_id"] for plan in plans for row in plan.leaving}),
         "not_found": sorted(clip_id for clip_id in requested_ids if not forgotten.contains(clip_id)),

@@ -398,6 +398,11 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
     ):
         with pytest.raises(M2raapError, match=what):
             forget(corpora, ["x"], runs)
+    (tmp_path / "run" / "report").mkdir(parents=True)
+    for name in ("run.json", "report/report.html"):
+        (tmp_path / "run" / name).write_text("{}")
+    assert forget([home / "c"], ["nobody"], [tmp_path / "run"])["not_found"] == ["nobody"]
+    assert (tmp_path / "run" / "report" / "report.html").exists(), "nothing was forgotten, so no report shows it"
     before = digests(home)
     with pytest.raises(M2raapError, match="16"):
         forget([home / "c"], [f"c{i:03d}" for i in range(16)])
