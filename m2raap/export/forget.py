@@ -37,7 +37,7 @@ _WEIGHTS = (".pt", ".safetensors")
 def read_ids(path: Path) -> list[str]:
     """The clip ids of a file with one id per line. Raises M2raapError for a file without ids or one that is not UTF-8."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # an id may hold other separators, such as U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise M2raapError(f"{path}: cannot be read as a list of clip ids, one per line ({error})") from None
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

@@ -417,6 +417,8 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
         read_ids(tmp_path / "ids.txt")
     (tmp_path / "ids.txt").write_text("\ufeffa\r\n\r\n b \na\n", encoding="utf-8")
     assert read_ids(tmp_path / "ids.txt") == ["a", "b"]
+    (tmp_path / "ids.txt").write_text("a\u2028b\nc\n", encoding="utf-8")
+    assert read_ids(tmp_path / "ids.txt") == ["a\u2028b", "c"]
     for content in ("{}", "[]", '{"kind": "tombstones", "stones": [{"x": 1}]}'):
         (tmp_path / "stones.json").write_text(content)
         with pytest.raises(M2raapError, match=r"stones.json"):
@@ -427,3 +429,10 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
     with pytest.raises(M2raapError, match="thesis"):
         keep_out(tmp_path / "thesis", [home / "c"])
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
+def test_an_id_with_blanks_and_brackets_is_found_in_a_text(tmp_path: Path):
+    for number, line in enumerate(("clip (1)", "look at clip (1), again", "see (c.1)", "'clip (1)'", "clip (2)")):
+        (tmp_path / f"{number}.txt").write_text(f"first\n{line}\n")
+    hashes = frozenset(sha256(clip_id) for clip_id in ("clip (1)", "(c.1)"))
+    assert {row.path.name for row in leftovers(tmp_path, hashes)} == {"0.txt", "1.txt", "2.txt", "3.txt"}
