@@ -68,6 +68,9 @@ def forget(
     where a corpus would have no clip left, or where another command is writing in one of the folders.
     """
     requested_ids, runs = set(clip_ids), list(runs)
+    corpora = list({path.resolve(): path for path in reversed(corpora)}.values())[
+        ::-1
+    ]  # each once, however it is named
     for path in (*corpora, *runs):
         if not path.exists():
             raise M2raapError(f"{path}: no such folder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from m2raap.core import tombstones
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object
@@ -91,6 +92,10 @@ def _rows(folder: Path, manifest: CorpusManifest) -> list[str]:
             )
     if manifest["counts"].get("forgotten") and not (folder / TOMBSTONES).is_file():
         faults.append(f"{folder / TOMBSTONES}: is missing, although the manifest counts forgotten clips")
+    try:
+        tombstones.read(folder)
+    except M2raapError as error:
+        faults.append(str(error))
     return faults
 
 

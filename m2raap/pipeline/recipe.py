@@ -228,6 +228,21 @@ def load_recipe(
     return recipe
 
 
+def load_for_stage(stage: str, name: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
+    """As `load_recipe`, for a command that runs one stage: UsageError for an assignment to a key of whole runs, such as `name`,
+    which would change nothing."""
+    loaded = load_recipe(name, assignments, seed)
+    for keys, _ in parse_assignments(assignments or ())[0]:
+        if keys[0] in (*_OF_THE_WHOLE, "stages"):
+            meant = (
+                f"; did you mean '{stage}.{keys[0]}'?" if keys[0] in type(getattr(loaded, stage)).model_fields else ""
+            )
+            raise UsageError(
+                f"--set {'.'.join(keys)}: the key '{keys[0]}' is one of runs, and this command runs {stage} alone{meant}"
+            )
+    return loaded
+
+
 def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe", assigned: Mapping[str, str] | None = None) -> Recipe:
     """The recipe with an arm's overrides laid on it. `assigned`: as in `build`, by keys of the arm. Raises UsageError."""
     base = recipe.model_dump(mode="json", exclude_unset=True, exclude={"arms", "compare", "progressive"})

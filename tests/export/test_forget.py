@@ -322,6 +322,15 @@ def test_forgetting_twice_changes_nothing_and_a_run_that_was_left_out_catches_up
     assert set(summary["left_in"]["stages"]) == {str(home / name) for name in "abd"}
     assert summary["left_in"]["files"] == [str(home / "list.jsonl")]
     assert summary["pruned"] == [str(home / "d" / "previous")]
+    (home / "link").symlink_to("c")
+    assert forget([home / "c", home / "link", home / "c"], ["c004"])["corpora"] == {str(home / "c"): 1}
+    assert open_corpus(home / "c").counts["forgotten"] == 2
+    digest = open_corpus(home / "c").digest
+    stones = home / "c" / "tombstones.json"
+    whole = stones.read_bytes()
+    stones.write_bytes(whole[:-9])
+    assert any("tombstones.json" in fault for row in check(home / "c") for fault in row["faults"])
+    stones.write_bytes(whole)
     again = forget([home / "c"], ["c003"])
     assert again["clips"] == 0 and again["not_found"] == [] and open_corpus(home / "c").digest == digest
 

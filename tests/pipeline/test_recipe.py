@@ -4,7 +4,7 @@ import pytest
 
 from m2raap.core.errors import UsageError
 from m2raap.pipeline.plan import Step, plan
-from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe, recipes_folder
+from m2raap.pipeline.recipe import Recipe, arms_of, load_for_stage, load_recipe, recipes_folder
 
 RECIPES = sorted(recipes_folder().glob("*.yaml"))
 
@@ -139,3 +139,12 @@ def test_another_order_of_arms_makes_no_folder_anew(tmp_path: Path):
     swapped = now({"mean": arms["mean"] | stricter, "stan": {}})
     assert swapped["mean", "filter", None].folder == tmp_path / "mean" / "filter"
     assert swapped["stan", "filter", None].folder == tmp_path / "stan" / "filter"
+
+
+@pytest.mark.parametrize(
+    ("item", "meant"), [("name=endpoint", "'rewrite.name'"), ("seeds=3", "seeds"), ("stages=[]", "stages")]
+)
+def test_a_command_of_one_stage_refuses_keys_of_runs(item: str, meant: str):
+    with pytest.raises(UsageError, match=f"^--set {item.partition('=')[0]}: .*{meant}"):
+        load_for_stage("rewrite", None, [item])
+    assert load_for_stage("rewrite", "demo", ["langs=[en]"], 3).seed == 3
