@@ -23,7 +23,8 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
     """The history of one clip: its row, its texts, and what every stage measured, added or dropped, in order.
 
     `run` is a run, a stage folder or a corpus. `unfinished` lists the stages of a run that are not finished, or whose folder is
-    lost: `fate` is without them. `stale` lists those that were made from other content than the run has today. Raises M2raapError for an id that is in none of its corpora.
+    lost: `fate` is without them. `stale` lists those that were made from other content than the run has today. Raises
+    M2raapError for an id that is in none of its corpora.
     """
     if (run / "run.json").exists():
         folder = RunFolder.open(run)
