@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from m2raap.core.errors import M2raapError
 
+pc: Any = pyarrow.compute  # whose functions are made when it is imported, so that no checker knows them
 _ALWAYS = ("clip_id", "view", "video", "times_s", "langs", "texts", "origins")  # columns without nulls
 _OF_TEXTS = ("langs", "texts", "origins")  # of one length in each row
 
