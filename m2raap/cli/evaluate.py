@@ -96,14 +96,14 @@ def evaluate(
     if bank is None and not (model is None and without is None and limit is None):
         raise UsageError("evaluate: --model, --without and --limit are settings of a new bank; give --bank CORPUS too")
     from m2raap.core.view import open_view
-    from m2raap.pipeline.recipe import load_recipe
+    from m2raap.pipeline.recipe import load_for_stage
     from m2raap.retrieval.benchmarks import asked_for, read_benchmarks
     from m2raap.stages.evaluate import EvaluateStage, side_lines
     from m2raap.stages.shared import Shared
 
     if not (source / "ids.json").is_file():
         raise M2raapError(f"{source}: the folder holds no embeddings (ids.json); give the --out of 'm2raap embed'")
-    loaded = load_recipe(recipe, assignments)
+    loaded = load_for_stage("evaluate", recipe, assignments)
     cfg = loaded.evaluate
     if protocols:
         cfg = cfg.model_copy(update={"benchmarks": cfg.benchmarks | read_benchmarks(protocols)})

@@ -93,12 +93,23 @@ def _root(
 # Faults of paths, permissions and the machine, which are no bugs of m2raap.
 _MACHINE_ERRNOS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO,
-    errno.ESTALE, errno.EMFILE, errno.ENFILE,
+    errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EEXIST, errno.ENOTEMPTY, errno.EBUSY, errno.EXDEV, errno.ENXIO,
+    errno.ENODEV, errno.ETXTBSY, errno.ETIMEDOUT,
 }  # fmt: skip
+
+
+# The machine gives this process no more of something; the error names no file.
+_SHORTAGES = {
+    errno.EMFILE: "this process may open no more files; allow more (ulimit -n), or give fewer --workers",
+    errno.ENFILE: "this machine can open no more files",
+    errno.ENOMEM: "the memory is not enough; give fewer --workers, or more memory",
+    errno.EAGAIN: "this user may start no more processes; allow more (ulimit -u), or give fewer --workers",
+}
 
 
 def main() -> None:
     """Runs the command and ends the process. Every failure ends in one clear sentence and its exit code."""
+    talk.open_closed_streams()
     sys.stdout = talk.on_terminal(sys.stdout)
     interrupt.end_as_ctrl_c()
     try:
@@ -140,17 +151,44 @@ def run_command_line() -> int:
             where = f"{error.filename}: " if error.filename else ""
             _report(f"m2raap: {where}the disk is full; free some space and run the same command again: it resumes")
             return 1
+        if not error.filename and error.errno in _SHORTAGES:
+            _report(f"m2raap: {_SHORTAGES[error.errno]}")
+            return 1
         if error.filename and error.errno in _MACHINE_ERRNOS:
             name = os.fsdecode(error.filename) if isinstance(error.filename, bytes | str) else error.filename
             _report(f"m2raap: {name}: {error.strerror}; check the path and its permissions")
             return 1
         return _bug()
+    except MemoryError:
+        _report(f"m2raap: {_SHORTAGES[errno.ENOMEM]}")
+        return 1
+    except UnicodeEncodeError as error:
+        # A path with bytes that are no UTF-8. Folders are read with them, but libraries, such as pyarrow, take no such path.
+        if not _is_path_of_bytes(error.object):
+            return _bug()
+        _report(f"m2raap: {error.object}: this path is not UTF-8; rename the file or folder")
+        return 1
     except SystemExit:  # m2raap never raises it here: code of the user's, or a library, asked Python to end
         return _bug()
     except Exception as error:
         return _click_error(error)
     finally:
         extension.allow_code(False)  # several commands of one process do not share the permission
+
+
+def _is_path_of_bytes(text: str) -> bool:
+    """Whether a text with halves of characters comes from a path that was given to this command, or in which it was given."""
+    return any("\udc80" <= char <= "\udcff" for char in text) and (
+        os.path.lexists(text) or any(word in text for word in [*sys.argv[1:], os.getcwd()] if not _is_utf8(word))
+    )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _click_error(error: Exception) -> int:

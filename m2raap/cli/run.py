@@ -97,7 +97,7 @@ def run_recipe(
     from m2raap.pipeline.dry_run import dry_run as plan_and_cost
     from m2raap.pipeline.inspect import status
     from m2raap.pipeline.recipe import load_recipe, with_remote_videos
-    from m2raap.pipeline.run import Options, is_last, make_plan, steps_within
+    from m2raap.pipeline.run import Options, is_last, make_plan, refuse_unfinished, steps_within
     from m2raap.pipeline.run import run as run_stages
     from m2raap.pipeline.run_folder import Inputs, RunFolder
     from m2raap.report.report import report as write_report
@@ -116,7 +116,9 @@ def run_recipe(
     if truth is not None and not truth.is_file():
         raise UsageError(f"--truth {truth}: no such file")
     if dry_run:
-        tree = plan_and_cost(loaded, inputs, out, steps_within(make_plan(loaded, inputs, out), how), force)
+        steps = make_plan(loaded, inputs, out)
+        refuse_unfinished(steps, how)
+        tree = plan_and_cost(loaded, inputs, out, steps_within(steps, how), force)
         emit(tree, tree["lines"], as_json)
         return
     with options.open_engine(engine, workers, devices) as mapped:

@@ -61,10 +61,10 @@ def data_stage_command(name: str) -> Callable[..., None]:
         from m2raap.core.errors import M2raapError, UsageError
         from m2raap.core.runner import run_stage
         from m2raap.core.stage import DataStage, StepInputs
-        from m2raap.pipeline.recipe import load_recipe
+        from m2raap.pipeline.recipe import load_for_stage
         from m2raap.stages.shared import warn_of_drawings
 
-        loaded = load_recipe(recipe, assignments)
+        loaded = load_for_stage(name, recipe, assignments)
         view = _open(corpus, loaded, limit)
         stage = loaded.stage(name)
         assert isinstance(stage, DataStage)
@@ -117,11 +117,11 @@ def adapt(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.pipeline.recipe import load_recipe
+    from m2raap.pipeline.recipe import load_for_stage
     from m2raap.stages.adapt import AdaptStage, is_worker_rank, train_as_worker
     from m2raap.stages.shared import warn_of_drawings
 
-    loaded = load_recipe(recipe, assignments, seed)
+    loaded = load_for_stage("adapt", recipe, assignments, seed)
     stage = AdaptStage(loaded.adapt, loaded.shared)
     if is_worker_rank():
         train_as_worker(lambda _: (_open(corpus, loaded, limit), stage))
@@ -145,11 +145,11 @@ def embed(
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    from m2raap.pipeline.recipe import load_recipe
+    from m2raap.pipeline.recipe import load_for_stage
     from m2raap.search.embed_folder import embed_folder, is_video_folder
     from m2raap.stages.embed import EmbedStage, model_folder
 
-    loaded = load_recipe(recipe, assignments)
+    loaded = load_for_stage("embed", recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone
     if is_video_folder(corpus):
         with options.open_engine("local", workers, None) as engine:

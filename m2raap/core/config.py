@@ -13,9 +13,10 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from m2raap.core.errors import UsageError, excerpt
@@ -28,9 +29,24 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=(), allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_value_as_number(cls, tree: Any) -> Any:
+        """`k: yes` is no number, although pydantic would take it as 1: as text it is refused by the name of its key."""
+        if not isinstance(tree, dict):
+            return tree
+        numbers = (name for name, field in cls.model_fields.items() if _is_number(field.annotation))
+        return tree | {name: str(tree[name]).lower() for name in numbers if isinstance(tree.get(name), bool)}
+
     def __hash__(self) -> int:
         """Hashes the plain values, so that a config that holds mappings can be the key of a cache, too."""
         return hash(canonical(self))
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a field holds a number, or None, and nothing else."""
+    kinds = set(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else {annotation}
+    return bool(kinds & {int, float}) and kinds <= {int, float, type(None)}
 
 
 T = TypeVar("T", bound=Config)

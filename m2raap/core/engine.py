@@ -57,9 +57,9 @@ class LocalEngine:
             for index, task in enumerate(tasks):
                 yield index, work(task)
             return
-        pool = self._start()
-        waiting = {pool.submit(work, task): index for index, task in enumerate(tasks)}
         try:
+            pool = self._start()
+            waiting = {pool.submit(work, task): index for index, task in enumerate(tasks)}
             while waiting:
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in sorted(finished, key=lambda f: waiting[f]):
@@ -85,15 +85,17 @@ class LocalEngine:
             for index in range(self.workers):
                 devices.put(self._devices[index % len(self._devices)] if self._devices else "cpu")
             self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker, (os.getpid(), devices))
-            with _interrupts_held():
-                started = [self._pool.submit(time.sleep, 0.05) for _ in range(self.workers)]
-            for future in started:
-                future.result()
-            for name, value in saved.items():
-                if value is None:
-                    os.environ.pop(name)
-                else:
-                    os.environ[name] = value
+            try:
+                with _interrupts_held():
+                    started = [self._pool.submit(time.sleep, 0.05) for _ in range(self.workers)]
+                for future in started:
+                    future.result()
+            finally:
+                for name, value in saved.items():
+                    if value is None:
+                        os.environ.pop(name)
+                    else:
+                        os.environ[name] = value
         return self._pool
 
     def close(self) -> None:

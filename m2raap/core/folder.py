@@ -23,7 +23,7 @@ from m2raap.core.libraries import installed, joined, other_versions
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
 from m2raap.core.plan_changes import differences
 from m2raap.core.previous import MOVING, TRANSIENT, complete_move, move_to_previous
-from m2raap.core.records import Libraries, Plan, Timing, as_record, read_record_lines
+from m2raap.core.records import Libraries, Plan, StageManifest, Timing, as_record, read_record_lines
 from m2raap.core.scores import scores_digest
 from m2raap.core.signed import (
     FORMAT,
@@ -78,9 +78,7 @@ def begin(
     if not path.exists() and (folder / "manifest.json").exists():
         _restore_plan(folder, plan, force)
     if not path.exists():
-        foreign_names = [path.name for path in folder.iterdir() if _is_foreign(path)] if folder.exists() else []
-        if foreign_names:
-            raise M2raapError(f"{folder}: holds '{foreign_names[0]}', which no stage has written; give an empty folder")
+        refuse_foreign(folder)
         create_json(path, written)
     if force and _alone(folder, shared, lambda: _is_other(folder, plan) or _is_damaged(folder) or is_worth_redoing()):
         move_to_previous(folder)
@@ -106,6 +104,36 @@ def begin(
     return True
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raises M2raapError where a folder without a plan holds files of something else, or is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise M2raapError(f"{folder}: is a file; give a folder")
+    foreign_names = [path.name for path in folder.iterdir() if _is_foreign(path)] if folder.exists() else []
+    if foreign_names:
+        raise M2raapError(f"{folder}: holds '{foreign_names[0]}', which no stage has written; give an empty folder")
+
+
+def begun_plan(folder: Path, num_parts: int) -> dict[str, Any] | None:
+    """The plan that `begin` compares with, without the versions of libraries; None for a folder that is not begun.
+
+    Raises M2raapError as `begin` where the folder holds something else, or is a file.
+    """
+    if (folder / "plan.json").exists():
+        old = read_object(folder / "plan.json")
+    elif (folder / "manifest.json").exists() and read_object(folder / "manifest.json").get("kind") == "stage":
+        old = _plan_in(stage_manifest(folder), num_parts)
+    else:
+        refuse_foreign(folder)
+        return None
+    return {key: value for key, value in old.items() if key != "libraries"}
+
+
+def _plan_in(manifest: StageManifest, num_parts: int) -> dict[str, Any]:
+    """The plan of a finished stage folder, which its manifest names, too."""
+    plan = {key: manifest.get(key) for key in ("stage", "version", "format", "settings", "inputs")}
+    return plan | {"num_parts": num_parts, "libraries": manifest.get("libraries", {})}
+
+
 def _restore_plan(folder: Path, plan: Plan, force: bool) -> None:
     """Writes the plan of a finished stage folder again that has lost it: the manifest names the same inputs and settings.
 
@@ -120,9 +148,7 @@ def _restore_plan(folder: Path, plan: Plan, force: bool) -> None:
             raise
         create_json(folder / "plan.json", {"stage": plan["stage"]})
         return
-    restored = {key: manifest.get(key) for key in ("stage", "version", "format", "settings", "inputs")}
-    restored |= {"num_parts": plan["num_parts"], "libraries": manifest.get("libraries", {})}
-    create_json(folder / "plan.json", restored)
+    create_json(folder / "plan.json", _plan_in(manifest, plan["num_parts"]))
 
 
 def _note_places(folder: Path, view: View | None) -> None:

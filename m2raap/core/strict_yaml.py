@@ -8,6 +8,7 @@ counted before anything is built.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import yaml
@@ -131,8 +132,15 @@ _Loader.yaml_constructors = {
     f"{_TAG}map": _mapping,
     None: yaml.SafeLoader.construct_undefined,
 }
-# Without the resolver of dates, '2020-01-01' is the text that it is.
+# Without the resolver of dates, '2020-01-01' is the text that it is, and so is '1:30', which YAML 1.1 reads as 90. A number
+# that begins with 0, such as 010, is text, too: YAML 1.1 would read 8. Where a setting needs a number, that text means 10.
+_NO_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9_.]+)+)")
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers[_first] = [
+        (f"{_TAG}str", re.compile(f"(?:{_NO_NUMBER.pattern})$")),
+        *_Loader.yaml_implicit_resolvers[_first],
+    ]

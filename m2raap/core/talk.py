@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import time
 import unicodedata
@@ -35,6 +36,23 @@ def one_line(text: str) -> str:
 
 def _is_plain(char: str) -> bool:
     return char.isprintable() or char in "\n\t" or char in _JOINERS or unicodedata.category(char) == "Zs"
+
+
+def open_closed_streams() -> None:
+    """Opens stdin, stdout and stderr on the null device where they are closed, as some schedulers start programs.
+
+    Else print would fail, and a file that is opened later would get the stream's number and what child processes print.
+    """
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def on_terminal(stream: TextIO) -> TextIO:

@@ -37,7 +37,7 @@ _WEIGHTS = (".pt", ".safetensors")
 def read_ids(path: Path) -> list[str]:
     """The clip ids of a file with one id per line. Raises M2raapError for a file without ids or one that is not UTF-8."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # an id may hold other separators, such as U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise M2raapError(f"{path}: cannot be read as a list of clip ids, one per line ({error})") from None
     ids = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
@@ -68,6 +68,9 @@ def forget(
     where a corpus would have no clip left, or where another command is writing in one of the folders.
     """
     requested_ids, runs = set(clip_ids), list(runs)
+    corpora = list({path.resolve(): path for path in reversed(corpora)}.values())[
+        ::-1
+    ]  # each once, however it is named
     for path in (*corpora, *runs):
         if not path.exists():
             raise M2raapError(f"{path}: no such folder")
@@ -83,7 +86,10 @@ def forget(
             _remove_from(plan)
     forgotten = Tombstones(row for plan in plans for row in plan.forgotten.by_id.values())
     hashes = frozenset[str]().union(*(forgotten_hashes(path) for path in corpora if len(tombstones.read(path))))
-    pruned = [str(path) for run in runs for folder in _folders(run) for path in _prune(folder, forgotten, hashes)]
+    folders = (
+        [folder for run in runs for folder in _folders(run)] if hashes else []
+    )  # nothing forgotten: nothing to prune
+    pruned = [str(path) for folder in folders for path in _prune(folder, forgotten, hashes)]
     return {
         "clips": len({row["clip_id"] for plan in plans for row in plan.leaving}),
         "not_found": sorted(clip_id for clip_id in requested_ids if not forgotten.contains(clip_id)),

@@ -186,9 +186,20 @@ def _content_cells(name: str, data: bytes, is_exported: bool = False) -> Iterato
                 except binascii.Error:
                     continue
     else:
-        for number, line in enumerate(text.splitlines(), 1):
-            for word in (line.strip(), *line.split()):
-                yield f"line {number}", word.strip(" \"'`,.;:()[]")
+        for number, line in enumerate(text.split("\n"), 1):
+            for phrase in (line.strip(), *_phrases(line)):
+                for around in ("", " \"'`,.;:", " \"'`,.;:()[]"):
+                    yield f"line {number}", phrase.strip(around) if around else phrase
+
+
+_MOST_WORDS = 4  # of an id that is searched for within a line; one that is a whole line may have more
+
+
+def _phrases(line: str) -> Iterator[str]:
+    """The words of a line, and what two to _MOST_WORDS neighbours are together: an id may hold blanks, 'clip (1)'."""
+    spans = [match.span() for match in re.finditer(r"\S+", line)]
+    for first, (start, _) in enumerate(spans):
+        yield from (line[start:end] for _, end in spans[first : first + _MOST_WORDS])
 
 
 def _parquet_cells(path: Path) -> Iterator[tuple[str, str | bytes]]:

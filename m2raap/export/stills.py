@@ -130,7 +130,9 @@ def _rows(table: Path) -> list[dict[str, Any]]:
         except csv.Error as error:
             raise M2raapError(f"{table}: cannot be read as csv ({error})") from None
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # a caption may hold other separators, such as U+2028
+        if not line.strip():
+            continue
         try:
             rows.append(json.loads(line))
         except ValueError as error:

@@ -10,9 +10,11 @@ from typing import Any
 
 from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
+from m2raap.core.signed import is_finished, stage_manifest
 from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, part_of, read_part
 from m2raap.core.view import View, open_view
+from m2raap.pipeline.inspect import is_stale
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.stages.rules import StageRules
 
@@ -21,7 +23,8 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
     """The history of one clip: its row, its texts, and what every stage measured, added or dropped, in order.
 
     `run` is a run, a stage folder or a corpus. `unfinished` lists the stages of a run that are not finished, or whose folder is
-    lost: `fate` is without them. Raises M2raapError for an id that is in none of its corpora.
+    lost: `fate` is without them. `stale` lists those that were made from other content than the run has today. Raises
+    M2raapError for an id that is in none of its corpora.
     """
     if (run / "run.json").exists():
         folder = RunFolder.open(run)
@@ -32,7 +35,12 @@ def explain(run: Path, clip_id: str) -> dict[str, Any]:
                 named = {s.folder: f"{s.owner}/{s.stage}" for s in steps}
                 finished = {path: name for path, name in named.items() if (path / "manifest.json").exists()}
                 story = _story(corpus, clip_id, [(name, path) for path, name in finished.items()])
-                return story | {"unfinished": [name for path, name in named.items() if path not in finished]}
+                readable = [s for s in steps if is_finished(s.folder)]
+                stale = {s.folder for s in readable if is_stale(s, stage_manifest(s.folder))}
+                return story | {
+                    "unfinished": [name for path, name in named.items() if path not in finished],
+                    "stale": [name for path, name in named.items() if path in stale],
+                }
         raise _unknown(clip_id, [View(path) for path in folder.inputs.corpora.values()])
     view = open_view(run)
     if not _has(view, clip_id):
@@ -163,6 +171,10 @@ def tell(story: dict[str, Any]) -> list[str]:
             )
     without = story.get("unfinished")
     note = [f"not finished, so that what follows is without it: {', '.join(without)}"] if without else []
+    if stale := story.get("stale"):
+        note.append(
+            f"stale, made from other content than their inputs have today: {', '.join(stale)}; run it again with --force"
+        )
     return lines + note + _fate_lines(story["fate"])
 
 

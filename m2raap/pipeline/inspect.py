@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+from m2raap.core import tombstones
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_object
@@ -91,6 +92,10 @@ def _rows(folder: Path, manifest: CorpusManifest) -> list[str]:
             )
     if manifest["counts"].get("forgotten") and not (folder / TOMBSTONES).is_file():
         faults.append(f"{folder / TOMBSTONES}: is missing, although the manifest counts forgotten clips")
+    try:
+        tombstones.read(folder)
+    except M2raapError as error:
+        faults.append(str(error))
     return faults
 
 
@@ -171,7 +176,7 @@ def _status_row(step: Step) -> dict[str, Any]:
         if not is_finished(step.folder):
             return row | {"state": "old format"}
         manifest = stage_manifest(step.folder)
-        state = "stale" if _is_stale(step, manifest) else "done"
+        state = "stale" if is_stale(step, manifest) else "done"
         return row | {"state": state, "counts": manifest["counts"], "libraries": manifest.get("libraries", {})}
     if (step.folder / "plan.json").exists():
         total = read_record(Plan, step.folder / "plan.json")["num_parts"]
@@ -180,7 +185,7 @@ def _status_row(step: Step) -> dict[str, Any]:
     return row
 
 
-def _is_stale(step: Step, manifest: StageManifest) -> bool:
+def is_stale(step: Step, manifest: StageManifest) -> bool:
     """Whether the corpus, or a folder that the step reads, has another content than when the step was finished, or is gone."""
     inputs = manifest["inputs"]
     folders = [*step.parents, *([step.model] if step.model and "model" in inputs else [])]

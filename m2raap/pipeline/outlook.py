@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m2raap.core.engine import LocalEngine
-from m2raap.core.files import read_object
+from m2raap.core.folder import begun_plan
 from m2raap.core.part_work import phase_digest
 from m2raap.core.plan_changes import changes
-from m2raap.core.signed import is_finished
+from m2raap.core.signed import absent_files, is_finished
 from m2raap.core.stage import DataStage, Stage, StepInputs
 from m2raap.core.view import View
 from m2raap.pipeline.plan import Step
@@ -57,17 +57,19 @@ def _outlook(step: Step, recipe: Recipe, inputs: Inputs, known: dict[Path, Outlo
     # A stage before the first step of the run is not in `known`: it has to be finished.
     before = [folder for folder in (*step.parents, step.model) if folder and not _is_done(folder, known)]
     new = None if before else stage.plan(inputs_of(step, recipe, inputs))
-    if not (step.folder / "plan.json").exists():
+    old = begun_plan(step.folder, new["num_parts"] if new else 0)
+    if old is None:
         return Outlook("to do")
-    old = read_object(step.folder / "plan.json")
-    old.pop("libraries", None)  # other versions of them make no other stage
     if new is None:  # its inputs are not known yet
         unknown_inputs = {"stage": stage.name, "version": stage.version, "settings": stage.settings(), "inputs": None}
         first = known.get(before[0])
         why = "is redone" if first and first.state == "redo" else "is not done"
         return Outlook("redo", f"{before[0].name} before it {why}", _reused(stage, old, unknown_inputs))
     if old == new:
-        return Outlook("done" if (step.folder / "manifest.json").exists() else "resume")
+        if not (step.folder / "manifest.json").exists():
+            return Outlook("resume")
+        lost = absent_files(step.folder)
+        return Outlook("redo", f"{lost[0]} is missing", _reused(stage, old, new)) if lost else Outlook("done")
     return Outlook("redo", changes(old, new), _reused(stage, old, new))
 
 

@@ -13,6 +13,7 @@ from m2raap import stages
 from m2raap.adapt.config import AdaptConfig
 from m2raap.core.config import Config, build, merge, parse_assignments, read_yaml, set_keys, suggestion
 from m2raap.core.errors import UsageError
+from m2raap.core.files import leads_out
 from m2raap.core.stage import Stage
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.config import EvaluateConfig
@@ -26,6 +27,13 @@ from m2raap.stages.filter import FilterConfig
 from m2raap.stages.keyframes import KeyframesConfig
 from m2raap.stages.rewrite import RewriteConfig, RewriteStage
 from m2raap.stages.shared import SHARED_KEYS, Shared
+
+# Names that a run or a stage folder gives to files and folders of its own: an arm's folder would take their place.
+_OF_EVERY_RUN = (
+    "report", "cache", "run.json", "interpolation.json", "plan.json", "manifest.json", "previous", "previous.tmp"
+)  # fmt: skip
+# Keys that hold for the whole recipe: an arm cannot have them. (`merge` would replace a mapping that has another `name`.)
+_OF_THE_WHOLE = ("arms", "compare", "progressive", "name", "title", "seeds")
 
 
 def training_stages() -> tuple[str, ...]:
@@ -100,12 +108,28 @@ class Recipe(Config):
             raise ValueError(f"the stages have to be listed in the order in which they run: {', '.join(ordered)}")
         return stages
 
+    @field_validator("langs")
+    @classmethod
+    def _each_once(cls, langs: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [lang for lang in langs if langs.count(lang) > 1]:
+            raise ValueError(f"{twice[0]} is named twice")
+        return langs
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        """With several training seeds the recipe's name is that of a folder, which has to lie in --out."""
+        if name.strip()[:1] in ("", ".") or leads_out(name) or any(c in "/\\" or not c.isprintable() for c in name):
+            raise ValueError(
+                "a name cannot be empty, begin with a dot, or hold '/', '\\', a drive or control characters"
+            )
+        return _not_of_every_run(name)
+
     @field_validator("arms")
     @classmethod
-    def _not_named_as_a_folder_of_the_run(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name in ("report", "cache"):
-            if name in arms:
-                raise ValueError(f"an arm cannot be called '{name}', because every run has a folder of that name")
+    def _are_not_of_every_run(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in arms:
+            _not_of_every_run(name)
         return arms
 
     @model_validator(mode="before")
@@ -147,6 +171,14 @@ class Recipe(Config):
         """Names of the stages that a benchmark passes, in the order of the stage table."""
         reads = EmbedStage(self.embed).reads_stages
         return tuple(name for name in stages.STAGES if name in (*reads, EmbedStage.name, EvaluateStage.name))
+
+
+def _not_of_every_run(name: str) -> str:
+    if name in _OF_EVERY_RUN:
+        raise ValueError(
+            f"an arm or a recipe cannot be called '{name}', because every run has a file or folder of that name"
+        )
+    return name
 
 
 def recipes_folder() -> Path:
@@ -196,12 +228,29 @@ def load_recipe(
     return recipe
 
 
+def load_for_stage(stage: str, name: str | None, assignments: list[str] | None, seed: int | None = None) -> Recipe:
+    """As `load_recipe`, for a command that runs one stage: UsageError for an assignment to a key of whole runs, such as `name`,
+    which would change nothing."""
+    loaded = load_recipe(name, assignments, seed)
+    for keys, _ in parse_assignments(assignments or ())[0]:
+        if keys[0] in (*_OF_THE_WHOLE, "stages"):
+            meant = (
+                f"; did you mean '{stage}.{keys[0]}'?" if keys[0] in type(getattr(loaded, stage)).model_fields else ""
+            )
+            raise UsageError(
+                f"--set {'.'.join(keys)}: the key '{keys[0]}' is one of runs, and this command runs {stage} alone{meant}"
+            )
+    return loaded
+
+
 def arm_recipe(recipe: Recipe, arm: str, source: str = "recipe", assigned: Mapping[str, str] | None = None) -> Recipe:
     """The recipe with an arm's overrides laid on it. `assigned`: as in `build`, by keys of the arm. Raises UsageError."""
     base = recipe.model_dump(mode="json", exclude_unset=True, exclude={"arms", "compare", "progressive"})
-    for key in ("arms", "compare", "progressive"):
+    for key in _OF_THE_WHOLE:
         if key in recipe.arms[arm]:
-            raise UsageError(f"{source}: arms.{arm}: an arm cannot have the key '{key}'")
+            raise UsageError(
+                f"{source}: arms.{arm}: an arm cannot have the key '{key}', which holds for the whole recipe"
+            )
     return build(Recipe, merge(base, recipe.arms[arm]), f"{source}: arms.{arm}".removeprefix(": "), assigned)
 
 

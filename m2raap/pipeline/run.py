@@ -62,6 +62,7 @@ def run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Opti
 def _run(recipe: Recipe, inputs: Inputs, out: Path, engine: Engine, options: Options, caches: Path) -> bool:
     refuse_other_run(recipe, out, options.force)
     steps = make_plan(recipe, inputs, out)
+    refuse_unfinished(steps, options)
     arms = arms_of(recipe)
     _load_backbones(steps_within(steps, options), arms, inputs)
     _warn_of_drawings(steps_within(steps, options), arms, inputs)
@@ -100,10 +101,6 @@ def _run_steps(
         if step.folder in finished or _after(step.stage, options.last):
             continue
         if options.first and _position(step.stage) < _position(options.first):
-            if not (step.folder / "manifest.json").exists():
-                raise M2raapError(
-                    f"{step.folder}: this stage is not finished, and --from {options.first} starts after it; leave --from out"
-                )
             continue
         if step.owner == step.arm:
             talk.log(f"{step.arm}: {step.stage}{f' of {step.bench}' if step.bench else ''}")
@@ -157,6 +154,16 @@ def steps_within(steps: list[Step], options: Options) -> list[Step]:
     """The steps of a run from `options.first` until `options.last`."""
     first = _position(options.first) if options.first else 0
     return [step for step in steps if first <= _position(step.stage) and not _after(step.stage, options.last)]
+
+
+def refuse_unfinished(steps: list[Step], options: Options) -> None:
+    """Raises M2raapError where a stage before `options.first`, which the run does not make, is not finished."""
+    for step in steps:
+        is_before = options.first and _position(step.stage) < _position(options.first)
+        if is_before and not (step.folder / "manifest.json").exists():
+            raise M2raapError(
+                f"{step.folder}: this stage is not finished, and --from {options.first} starts after it; leave --from out"
+            )
 
 
 def is_last(last: str | None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from m2raap.core.errors import M2raapError
+from m2raap.core.errors import M2raapError, listed
 from m2raap.core.folder import read_timings
 from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
@@ -18,6 +18,7 @@ from m2raap.core.signed import is_finished, read_manifest
 from m2raap.core.stage import DataStage
 from m2raap.core.tables import Row, read_all, row_key
 from m2raap.core.view import View
+from m2raap.pipeline.outlook import outlooks
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.pipeline.run_folder import INTERPOLATION, RunFolder
@@ -120,7 +121,23 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
                 else ""
             )
             notes.append(f"{step.arm}: {summary['steps']} steps{best}.")
-    return notes
+    return notes + _outdated(run, recipe, steps)
+
+
+def _outdated(run: RunFolder, recipe: Recipe, steps: list[Step]) -> list[str]:
+    """A note where folders of the report were made with other settings or from other content than the run has today."""
+    try:
+        states = outlooks(run.steps, arms_of(recipe), run.inputs)
+    except M2raapError as error:  # such as that code of the user's is gone, which a report does not need
+        return [f"Whether the stage folders fit the recipe was not examined: {error}."]
+    others = {step.folder: states[step.folder] for step in steps if states[step.folder].state == "redo"}
+    names = [f"{folder.relative_to(run.path)} ({state.reason})" for folder, state in others.items()]
+    if not names:
+        return []
+    return [
+        f"Outdated: {listed(names, 4)} would be made again by this run, so that numbers below are those of other settings or "
+        "inputs; 'm2raap run' with --force brings them up to date."
+    ]
 
 
 def result_rows(arm: str, bench: str, seed_steps: list[Step], seed: int) -> list[ResultRow]:

@@ -123,7 +123,10 @@ class VectorIndex:
             raise M2raapError(
                 f"{path}: its digest is not the one in the manifest of the index, so it is not opened; make the index again"
             )
-        index = faiss.read_index(str(path))
+        try:
+            index = faiss.read_index(str(path))
+        except (RuntimeError, MemoryError) as error:
+            raise M2raapError(f"{path}: faiss cannot read it ({str(error)[:200]}); make the index again") from None
         if (index.ntotal, index.d) != vectors_NE.shape:
             raise M2raapError(
                 f"{path}: holds {index.ntotal} vectors of size {index.d}, but the array of vectors has shape {vectors_NE.shape}; "

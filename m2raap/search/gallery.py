@@ -32,6 +32,7 @@ from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.embeddings import read_npy
 from m2raap.retrieval.index import Kind, VectorIndex
+from m2raap.search.index_rows import refuse_bad_rows
 
 CLIPS = pa.schema(
     [
@@ -180,6 +181,7 @@ class Gallery:
         clips = pa.concat_tables(tables).combine_chunks()
         vectors_NE, frames_FE = (_mapped(path / name, kind) for name, kind in ((VECTORS, "<f4"), (FRAMES, "<f2")))
         gallery = cls(path, manifest, clips, vectors_NE, frames_FE)
+        refuse_bad_rows(path, clips, len(gallery.sources.views))
         if len(vectors_NE) != len(clips) or len(frames_FE) != gallery.frames_from[-1]:
             raise M2raapError(
                 f"{path}: {len(vectors_NE)} clip and {len(frames_FE)} frame vectors for {len(clips)} clips with "

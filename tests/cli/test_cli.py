@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -158,6 +159,42 @@ def test_a_place_that_cannot_be_written_is_no_bug(tmp_path: Path, monkeypatch, c
     monkeypatch.setattr(main, "parser", lambda: lambda **_: (tmp_path / "file" / "x").mkdir())
     assert main.run_command_line() == 1
     assert capsys.readouterr().err.startswith(f"m2raap: {tmp_path}/file/x: Not a directory; ")
+    monkeypatch.setattr(main, "parser", lambda: lambda **_: (tmp_path / "file").mkdir())
+    assert main.run_command_line() == 1
+    assert capsys.readouterr().err.startswith(f"m2raap: {tmp_path}/file: File exists; ")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "memory"),
+        (MemoryError(), "memory"),
+        (UnicodeEncodeError("utf-8", "R\udcff/x", 1, 2, "surrogates not allowed"), "R\ufffd/x: "),
+    ],
+)
+def test_what_the_machine_does_not_give_and_a_path_that_is_not_utf_8_are_no_bugs(
+    monkeypatch, capsys, error: Exception, sentence: str
+):
+    from m2raap.cli import main
+
+    def fail(**_) -> None:
+        raise error
+
+    monkeypatch.setattr(main, "parser", lambda: fail)
+    monkeypatch.setattr(sys, "argv", ["m2raap", "status", "R\udcff"])
+    assert main.run_command_line() == 1
+    told = capsys.readouterr().err
+    assert sentence in told and one_line(told)
+
+
+def test_a_command_that_is_started_with_closed_streams_works(tmp_path: Path):
+    code = "import os, m2raap.core.talk as t; t.open_closed_streams(); print('x'); f = open('f', 'w'); "
+    code += "raise SystemExit(f.fileno())"
+    shell = 'exec "$0" -c "$1" <&- >&- 2>&-'
+    done = subprocess.run(["bash", "-c", shell, sys.executable, code], cwd=tmp_path, timeout=60)
+    assert done.returncode > 2, "a file that is opened takes no stream's number"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import os
 import signal
 from collections.abc import Iterable
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -333,3 +335,19 @@ def test_a_folder_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path):
         with pytest.raises(M2raapError, match=r"/s: .*format 2.*format 3.*--force"):
             refused()
     assert run(view, tmp_path / "s", force=True) and open_view(tmp_path / "s")
+
+
+def test_a_worker_that_is_killed_while_it_starts_is_no_bug(monkeypatch: pytest.MonkeyPatch):
+    class Broken:
+        def __init__(self, *_: object) -> None: ...
+
+        def submit(self, *_: object) -> None:
+            raise BrokenProcessPool
+
+        def shutdown(self, wait: bool) -> None: ...
+
+    monkeypatch.setattr("m2raap.core.engine.ProcessPoolExecutor", Broken)
+    before = dict(os.environ)
+    with pytest.raises(M2raapError, match="--workers"):
+        list(LocalEngine(2).map(abs, [1]))
+    assert dict(os.environ) == before

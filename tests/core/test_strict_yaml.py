@@ -79,3 +79,21 @@ def test_a_long_value_is_cut_in_a_message():
     with pytest.raises(UsageError) as error:
         build(Flag, {"on": "x" * 10_000}, "r.yaml")
     assert len(str(error.value)) < 500
+
+
+def test_what_yaml_would_misread_as_a_number_is_text_and_a_truth_value_is_no_number():
+    """YAML 1.1 reads 90, 8 and 8.5 * 60 here."""
+    texts = ["1:30", "010", "-1:30.5", "0_1"]
+    assert parse_yaml(f"[{', '.join(texts)}]") == texts
+    assert parse_yaml("[0, -0.5, 10, 1_000, 0x10, 00.5]") == [0, -0.5, 10, 1000, 16, 0.5]
+
+    class Numbers(Config):
+        k: int = 1
+        lr: float | None = None
+        name: str | int = ""
+        is_on: bool = False
+
+    assert build(Numbers, {"k": "010", "is_on": True}, "r.yaml").k == 10
+    for tree in ({"k": True}, {"lr": False}, {"k": "1:30"}):
+        with pytest.raises(UsageError, match=f"r.yaml: {next(iter(tree))}: .*{str(next(iter(tree.values()))).lower()}"):
+            build(Numbers, tree, "r.yaml")

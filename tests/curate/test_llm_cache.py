@@ -125,3 +125,17 @@ def test_loops_are_told_from_long_captions():
     assert not is_endless("A man walks, " * 3 + "then he sits. " * 5)
     assert not is_endless("x" * 100), "short"
     assert not is_endless(" ".join(f"word{i}" for i in range(400)))
+
+
+def test_a_file_of_something_else_is_not_replaced_by_requests(tmp_path: Path):
+    from m2raap.curate.llm.batch import export_requests
+
+    cache, request = Cache(tmp_path / "llm.sqlite"), Request({"model": "m", "messages": []}, "prompt", ("en",), "c")
+    out = tmp_path / "requests.jsonl"
+    for _ in range(2):
+        assert export_requests([request], out, cache) == 1  # one's own file may be written again
+    (tmp_path / "manifest.json").write_text('{"kind": "corpus"}')
+    for path in (tmp_path / "manifest.json", tmp_path, Path("/dev/null")):
+        with pytest.raises(M2raapError, match=f"^{path}: "):
+            export_requests([request], path, cache)
+    assert (tmp_path / "manifest.json").read_text() == '{"kind": "corpus"}'

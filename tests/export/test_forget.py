@@ -322,6 +322,15 @@ def test_forgetting_twice_changes_nothing_and_a_run_that_was_left_out_catches_up
     assert set(summary["left_in"]["stages"]) == {str(home / name) for name in "abd"}
     assert summary["left_in"]["files"] == [str(home / "list.jsonl")]
     assert summary["pruned"] == [str(home / "d" / "previous")]
+    (home / "link").symlink_to("c")
+    assert forget([home / "c", home / "link", home / "c"], ["c004"])["corpora"] == {str(home / "c"): 1}
+    assert open_corpus(home / "c").counts["forgotten"] == 2
+    digest = open_corpus(home / "c").digest
+    stones = home / "c" / "tombstones.json"
+    whole = stones.read_bytes()
+    stones.write_bytes(whole[:-9])
+    assert any("tombstones.json" in fault for row in check(home / "c") for fault in row["faults"])
+    stones.write_bytes(whole)
     again = forget([home / "c"], ["c003"])
     assert again["clips"] == 0 and again["not_found"] == [] and open_corpus(home / "c").digest == digest
 
@@ -398,6 +407,11 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
     ):
         with pytest.raises(M2raapError, match=what):
             forget(corpora, ["x"], runs)
+    (tmp_path / "run" / "report").mkdir(parents=True)
+    for name in ("run.json", "report/report.html"):
+        (tmp_path / "run" / name).write_text("{}")
+    assert forget([home / "c"], ["nobody"], [tmp_path / "run"])["not_found"] == ["nobody"]
+    assert (tmp_path / "run" / "report" / "report.html").exists(), "nothing was forgotten, so no report shows it"
     before = digests(home)
     with pytest.raises(M2raapError, match="16"):
         forget([home / "c"], [f"c{i:03d}" for i in range(16)])
@@ -412,6 +426,8 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
         read_ids(tmp_path / "ids.txt")
     (tmp_path / "ids.txt").write_text("\ufeffa\r\n\r\n b \na\n", encoding="utf-8")
     assert read_ids(tmp_path / "ids.txt") == ["a", "b"]
+    (tmp_path / "ids.txt").write_text("a\u2028b\nc\n", encoding="utf-8")
+    assert read_ids(tmp_path / "ids.txt") == ["a\u2028b", "c"]
     for content in ("{}", "[]", '{"kind": "tombstones", "stones": [{"x": 1}]}'):
         (tmp_path / "stones.json").write_text(content)
         with pytest.raises(M2raapError, match=r"stones.json"):
@@ -422,3 +438,10 @@ def test_bad_lists_and_folders_are_named(tmp_path: Path, home: Path):
     with pytest.raises(M2raapError, match="thesis"):
         keep_out(tmp_path / "thesis", [home / "c"])
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["thesis.tex"]
+
+
+def test_an_id_with_blanks_and_brackets_is_found_in_a_text(tmp_path: Path):
+    for number, line in enumerate(("clip (1)", "look at clip (1), again", "see (c.1)", "'clip (1)'", "clip (2)")):
+        (tmp_path / f"{number}.txt").write_text(f"first\n{line}\n")
+    hashes = frozenset(sha256(clip_id) for clip_id in ("clip (1)", "(c.1)"))
+    assert {row.path.name for row in leftovers(tmp_path, hashes)} == {"0.txt", "1.txt", "2.txt", "3.txt"}

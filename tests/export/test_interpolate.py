@@ -114,11 +114,12 @@ def test_the_floor_on_the_command_line(model: Path, table: Path):
         ('{"image": "x.png", "caption_en": "a"}', "row 1: x.png: missing_file"),
         ("not json", "row 1 "),
         ("[1]", "row 1 "),
+        ('{"image": "x.png", "caption_en": "a\u2028b"}\n\n', "row 1: x.png: missing_file"),
         ("", "no row has a caption_en or caption_zh"),
     ],
 )
 def test_a_bad_table_is_named(tmp_path: Path, lines: str, message: str):
-    (tmp_path / "stills.jsonl").write_text(lines)
+    (tmp_path / "stills.jsonl").write_text(lines, encoding="utf-8")
     with pytest.raises(M2raapError, match=message):
         read_stills(tmp_path / "stills.jsonl")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -120,6 +121,37 @@ def test_a_dry_run_says_what_the_run_would_redo_and_why(
     assert places == sorted(places), "in the order of the stages"
     told = m2raap(*words(world, out, "--set", setting), check=1).stderr
     assert f"{first['folder']}: was made with {reason.partition(' ->')[0]}" in told, "as the run says"
+
+
+def test_a_dry_run_sees_what_is_lost_and_what_the_run_would_refuse(
+    small_world: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out, world = copied(undisturbed, small_world, tmp_path)
+    folder, arms = out / "m2raap" / "filter", arms_of(RunFolder.open(out).recipe)
+
+    def state() -> tuple[str, str]:
+        run = RunFolder.open(out)
+        row = outlooks(run.steps, arms, run.inputs)[folder]
+        return row.state, row.reason
+
+    (folder / "plan.json").unlink()
+    before = digests(out)
+    assert state() == ("done", "") and digests(out) == before, "the manifest holds the plan, too"
+    lost = next((folder / "dropped").iterdir())
+    lost.unlink()
+    assert state() == ("redo", f"{lost} is missing")
+    shutil.rmtree(folder)
+    assert state() == ("to do", "")
+    told = m2raap(*words(world, out, "--dry-run", "--from", "keyframes"), check=1).stderr
+    assert str(folder) in told and "--from keyframes" in told
+    folder.mkdir()
+    (folder / "mine.txt").touch()
+    with pytest.raises(M2raapError, match=r"filter: .*mine\.txt"):
+        state()
+    shutil.rmtree(folder)
+    folder.touch()
+    with pytest.raises(M2raapError, match="filter: is a file"):
+        state()
 
 
 def test_only_train_clips_are_counted_and_a_long_warm_up_is_noticed(small_world: Path, tmp_path: Path) -> None:

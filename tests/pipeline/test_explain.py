@@ -14,6 +14,8 @@ from m2raap.pipeline.inspect import status
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.examples import NEAR, nearly_dropped
 from m2raap.stages.rules import Judged, StageRules
+from tests.conftest import sign_again
+from tests.runs import copied
 from tests.stages.embedded import write_run
 
 
@@ -92,6 +94,16 @@ def test_a_stage_whose_folder_is_lost_is_named(curated: Path, dropped: list[Row]
     story = explain(run, row["clip_id"])
     assert [name.rpartition("/")[2] for name in story["unfinished"]] == ["filter"]
     assert any(line.endswith(f"without it: {story['unfinished'][0]}") for line in tell(story))
+
+
+def test_stages_of_other_content_are_named(curated: Path, small_world: Path, dropped: list[Row], tmp_path: Path):
+    """Such as a folder of another run that was copied over the run's own."""
+    run, _ = copied(curated, small_world, tmp_path)
+    assert explain(run, dropped[0]["clip_id"])["stale"] == []
+    sign_again(run / "filter", version=99)
+    story = explain(run, dropped[0]["clip_id"])
+    assert [name.rpartition("/")[2] for name in story["stale"]] == ["keyframes", "rewrite"]
+    assert any("stale" in line and story["stale"][0] in line for line in tell(story))
 
 
 def test_nearly_dropped_is_kept_and_close(curated: Path, dropped: list[Row]):

@@ -4,7 +4,7 @@ import pytest
 
 from m2raap.core.errors import UsageError
 from m2raap.pipeline.plan import Step, plan
-from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe, recipes_folder
+from m2raap.pipeline.recipe import Recipe, arms_of, load_for_stage, load_recipe, recipes_folder
 
 RECIPES = sorted(recipes_folder().glob("*.yaml"))
 
@@ -71,6 +71,15 @@ def write(tmp_path: Path, text: str) -> str:
         ("name: x\narms: {a: {}}\ncompare: [[a, b]]\n", "compare: .*'b': .*a"),
         ("name: x\narms: {../a: {}}\n", "arm"),
         ("langs: [en]\n", "r.yaml: name: "),
+        ("name: x\nlangs: [en, zh, en]\n", "langs: en .*twice"),
+        # With several seeds the name is that of a folder in --out.
+        *(
+            (f"name: {name}\nseeds: 2\n", "r.yaml: name: ")
+            for name in ("../../x", "/tmp/x", "a/b", "a\\b", "''", "..", ".x")
+        ),
+        *((f"name: {name}\nseeds: 2\n", f"name: .*'{name}'") for name in ("report", "cache", "run.json", "previous")),
+        ("name: x\narms: {a: {}, plan.json: {}}\n", "arms: .*'plan.json'"),
+        *((f"name: x\narms: {{a: {{{key}: 3}}}}\n", f"arms.a: .*'{key}'") for key in ("name", "seeds", "title")),
     ],
 )
 def test_a_bad_recipe_is_said_with_its_key(tmp_path: Path, text: str, message: str):
@@ -130,3 +139,12 @@ def test_another_order_of_arms_makes_no_folder_anew(tmp_path: Path):
     swapped = now({"mean": arms["mean"] | stricter, "stan": {}})
     assert swapped["mean", "filter", None].folder == tmp_path / "mean" / "filter"
     assert swapped["stan", "filter", None].folder == tmp_path / "stan" / "filter"
+
+
+@pytest.mark.parametrize(
+    ("item", "meant"), [("name=endpoint", "'rewrite.name'"), ("seeds=3", "seeds"), ("stages=[]", "stages")]
+)
+def test_a_command_of_one_stage_refuses_keys_of_runs(item: str, meant: str):
+    with pytest.raises(UsageError, match=f"^--set {item.partition('=')[0]}: .*{meant}"):
+        load_for_stage("rewrite", None, [item])
+    assert load_for_stage("rewrite", "demo", ["langs=[en]"], 3).seed == 3

@@ -14,7 +14,9 @@ from m2raap.core import tables
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import M2raapError
 from m2raap.core.view import View
+from m2raap.pipeline.run_folder import RunFolder
 from tests.conftest import digests, m2raap
+from tests.runs import copied
 
 RECIPE = """name: only_filter
 stages: [filter]
@@ -202,3 +204,19 @@ def test_the_map_of_a_run_is_that_of_the_stage_that_lost_everything(home: Path):
     run(home, "--set", "filter.scores.nsfw.max=-1", "--force", check=3)
     recipe = json.loads((home / "R" / "run.json").read_text())["recipe"]
     assert recipe["filter"]["scores"]["nsfw"]["max"] == -1
+
+
+def test_a_report_names_folders_of_other_settings(small_world: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Such as those of another arm, of which every file is whole."""
+    from m2raap.report.report import gather
+
+    out, _ = copied(undisturbed, small_world, tmp_path)
+    run = RunFolder.open(out)
+    assert not any(note.startswith("Outdated") for note in gather(run, run.recipe, None).notes)
+    for stage in ("embed", "evaluate"):
+        of_both = [out / arm / "bench-motion" / stage for arm in ("zero_shot", "m2raap")]
+        shutil.rmtree(of_both[0])
+        shutil.copytree(of_both[1], of_both[0])
+    told = [note for note in gather(run, run.recipe, None).notes if note.startswith("Outdated")]
+    assert len(told) == 1 and "zero_shot/bench-motion/embed (embed.frame_ablations" in told[0]
+    assert "m2raap/" not in told[0]

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -21,8 +23,9 @@ from m2raap.models.config import BackboneConfig
 from m2raap.pipeline.inspect import check
 from m2raap.search import index as index_stage
 from m2raap.search import index_parts
-from m2raap.search.gallery import Gallery, Sources
+from m2raap.search.gallery import CLIPS, Gallery, Sources
 from m2raap.search.index import make_index
+from m2raap.search.index_rows import refuse_bad_rows
 from tests.conftest import as_another_command, digests, sign_again
 from tests.search.world import TINY, index_of, rows, view_of
 
@@ -207,6 +210,38 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(M2raapError, match=name):
         (Gallery.open if name == "manifest.json" else Sources.read)(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("view", [-1, 0, 0]), ("view", [0, 0, 1]), ("view", [0, None, 0]), ("clip_id", ["c0", "c1", "c1"]),
+        ("clip_id", ["c0", None, "c2"]), ("times_s", [None, [1.0], [1.0]]), ("times_s", [[float("nan")] * 2] * 3),
+        ("langs", [["en"] * 9] * 3), ("texts", [[None, None]] * 3),
+    ],
+)  # fmt: skip
+def test_rows_that_no_index_can_have_are_refused_whoever_signed_them(column: str, values: list[Any]) -> None:
+    good = {"clip_id": ["c0", "c1", "c2"], "view": [0, 0, 0], "times_s": [[0.5, 1.0]] * 3, "video": ["v"] * 3}
+    good |= {"langs": [["en", "zh"]] * 3, "texts": [["a", "b"]] * 3, "origins": [["raw", "raw"]] * 3}
+    rest = {name: [None] * 3 for name in CLIPS.names}
+    refuse_bad_rows(Path("I"), pa.table(rest | good, CLIPS), 1)
+    refuse_bad_rows(Path("I"), CLIPS.empty_table(), 1)
+    with pytest.raises(M2raapError, match=f"^I: .*{'texts' if column == 'langs' else column}: "):
+        refuse_bad_rows(Path("I"), pa.table(rest | good | {column: values}, CLIPS), 1)
+
+
+def test_an_index_of_a_stranger_with_other_bytes_for_faiss_or_other_rows_is_refused(tmp_path: Path) -> None:
+    folder = index_of(tmp_path, rows(3))
+    (folder / "index.faiss").write_bytes(b"no index" * 9)
+    sign_again(folder)
+    with pytest.raises(M2raapError, match=r"index\.faiss: "):
+        Gallery.open(folder).faiss()
+    clips = folder / "clips" / "part-00000.parquet"
+    table = pq.read_table(clips)
+    write_table(clips, table.set_column(1, CLIPS.field("view"), pa.array([7] * 3, pa.int32())))
+    sign_again(folder)
+    with pytest.raises(M2raapError, match="view: "):
+        Gallery.open(folder)
 
 
 def test_forget_names_an_index_and_bringing_it_up_to_date_takes_the_clips_out(tmp_path: Path) -> None:

@@ -26,8 +26,17 @@ class Imported(NamedTuple):
     unknown: int  # number of answers to requests that were not exported from this cache
 
 
+def _refuse_other_file(path: Path) -> None:
+    """Raises M2raapError where a file of something else is at `path`, or a device or pipe: it would be replaced."""
+    if path.is_file() and not path.stat().st_size:
+        return
+    if path.exists() and not (path.is_file() and path.open("rb").read(12) == b'{"custom_id"'):
+        raise M2raapError(f"{path}: exists and holds no requests; give another file for --requests")
+
+
 def export_requests(requests: Sequence[Request], path: Path, cache: Cache) -> int:
     """Writes one line for each request, sorted by key, and marks them in the cache as exported; returns their number."""
+    _refuse_other_file(path)
     unique = {request.key: request for request in requests}
     lines = [
         json.dumps({"custom_id": key, "method": "POST", "url": URL, "body": unique[key].body}, ensure_ascii=False)
