@@ -11,6 +11,7 @@ from m2raap.core.config import build, parse_assignments, set_keys
 from m2raap.core.corpus import Corpus, open_corpus, write_corpus
 from m2raap.core.engine import available_cores
 from m2raap.core.lock import locked
+from m2raap.core.occupied import refuse_occupied
 from m2raap.core.replace import refuse_other_source
 
 BENCHMARK = "world-motion"
@@ -22,6 +23,7 @@ def import_world(out: Path, *, seed: int, assignments: list[str], workers: int |
     cfg = build(WorldConfig, set_keys({"seed": seed}, settings), "data import world", assigned)
     source = {"importer": "world", "settings": cfg.model_dump(mode="json")}
     train, test, root = out / "train", out / "test", out / "videos"
+    refuse_occupied(out, ("manifest.json", "run.json"))
     with locked(out, written=("videos", "truth.parquet", "scenes.parquet")):
         if all((folder / "manifest.json").exists() for folder in (train, test)):
             corpora = [open_corpus(folder) for folder in (train, test)]

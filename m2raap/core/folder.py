@@ -21,8 +21,9 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import create_json, read_object, remove_drafts, write_error, write_json
 from m2raap.core.libraries import installed, joined, other_versions
 from m2raap.core.lock import PATIENCE_S, PAUSE_S, FolderLock
+from m2raap.core.occupied import is_foreign, refuse_foreign, refuse_other_stage
 from m2raap.core.plan_changes import differences
-from m2raap.core.previous import MOVING, TRANSIENT, complete_move, move_to_previous
+from m2raap.core.previous import MOVING, complete_move, move_to_previous
 from m2raap.core.records import Libraries, Plan, StageManifest, Timing, as_record, read_record_lines
 from m2raap.core.scores import scores_digest
 from m2raap.core.signed import (
@@ -71,9 +72,10 @@ def begin(
     other shares may work in it, too; old content is then moved only while there are none. `is_worth_redoing`: whether `force`
     also redoes a folder with the same inputs and settings.
     """
+    refuse_other_stage(folder, plan["stage"])
     written = plan | {"libraries": installed()}
     path = folder / "plan.json"
-    if _alone(folder, shared, lambda: (folder / MOVING).exists() and not _is_foreign(folder / MOVING)):
+    if _alone(folder, shared, lambda: (folder / MOVING).exists() and not is_foreign(folder / MOVING)):
         complete_move(folder)
     if not path.exists() and (folder / "manifest.json").exists():
         _restore_plan(folder, plan, force)
@@ -102,15 +104,6 @@ def begin(
         )
     _note_places(folder, view)
     return True
-
-
-def refuse_foreign(folder: Path) -> None:
-    """Raises M2raapError where a folder without a plan holds files of something else, or is a file."""
-    if folder.exists() and not folder.is_dir():
-        raise M2raapError(f"{folder}: is a file; give a folder")
-    foreign_names = [path.name for path in folder.iterdir() if _is_foreign(path)] if folder.exists() else []
-    if foreign_names:
-        raise M2raapError(f"{folder}: holds '{foreign_names[0]}', which no stage has written; give an empty folder")
 
 
 def begun_plan(folder: Path, num_parts: int) -> dict[str, Any] | None:
@@ -221,13 +214,6 @@ def _alone(folder: Path, shared: FolderLock | None, is_needed: Callable[[], bool
             )
         time.sleep(PAUSE_S)
     return False
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether no stage can have written this file or folder."""
-    if path.name in ("previous", MOVING):
-        return not any((folder / "plan.json").is_file() for folder in (path, path.parent))
-    return path.name not in TRANSIENT and not path.name.endswith(".tmp")
 
 
 def _inputs(view: View | None, inputs: dict[str, str] | None) -> dict[str, str]:

@@ -51,6 +51,16 @@ def _without_padding(tokens_BL: Tensor, pad_id: int, tokenizer: Any) -> Tensor:
     return torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < length_B[:, None]
 
 
+def _save(tokenizer: Any, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(str(folder))
+    except UnicodeEncodeError:
+        raise M2raapError(
+            "a setting of the model's tokenizer holds half of a character and cannot be written: its files are damaged; copy the "
+            "model again"
+        ) from None
+
+
 class OpenClipText:
     """Any text tower of open_clip, with the tokenizer that belongs to it."""
 
@@ -147,7 +157,7 @@ class OpenClipText:
 
     def save_tokenizer(self, folder: Path) -> None:
         if hasattr(self.tokenizer, "tokenizer"):  # of transformers, with files; open_clip's own BPE has none
-            self.tokenizer.save_pretrained(str(folder))
+            _save(self.tokenizer, folder)
 
 
 class TransformersText:
@@ -205,4 +215,4 @@ class TransformersText:
         return out.pooler_output, self.tower.head(out.last_hidden_state), mask_BL
 
     def save_tokenizer(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(str(folder))
+        _save(self.tokenizer, folder)

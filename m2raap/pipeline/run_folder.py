@@ -15,6 +15,7 @@ from m2raap.core.config import Config, build
 from m2raap.core.corpus import open_corpus
 from m2raap.core.errors import UNREADABLE, M2raapError, UsageError
 from m2raap.core.files import inside, read_object, write_json
+from m2raap.core.occupied import refuse_occupied
 from m2raap.core.tables import read_all
 from m2raap.core.view import View, changed_since
 from m2raap.pipeline.plan import Step
@@ -97,7 +98,8 @@ def write_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step]) -> N
 
 def refuse_other_run(recipe: Recipe, out: Path, force: bool) -> None:
     """Raises M2raapError where `out` holds the run of a recipe of another name, whose map would be lost, unless `force`, or a
-    damaged run.json."""
+    damaged run.json, and where it is no folder for runs."""
+    refuse_occupied(out)
     if force or not (out / "run.json").exists():
         return
     name = RunFolder.open(out).tree["recipe"].get("name")

@@ -25,6 +25,7 @@ from m2raap.core.runner import run_data_stage
 from m2raap.core.stage import DataStage, Signals, Tables
 from m2raap.core.tables import read_part
 from m2raap.core.view import Part, View, open_view
+from m2raap.core.whole import run_single_stage
 from tests.conftest import digests
 from tests.core.test_tables import clip, text
 
@@ -335,6 +336,20 @@ def test_a_folder_of_an_older_format_is_refused_with_what_to_do(tmp_path: Path):
         with pytest.raises(M2raapError, match=r"/s: .*format 2.*format 3.*--force"):
             refused()
     assert run(view, tmp_path / "s", force=True) and open_view(tmp_path / "s")
+
+
+def test_force_makes_no_folder_of_another_stage_into_its_own(tmp_path: Path):
+    view = make_corpus(tmp_path / "c", range(6))
+    run(view, tmp_path / "s")
+    before = digests(tmp_path)
+    for lost in ("", "plan.json", "manifest.json"):
+        if lost:
+            (tmp_path / "s" / lost).rename(tmp_path / "lost")
+        with pytest.raises(M2raapError, match=r"/s: holds the output of '\w+', and this is 'weigh'"):
+            run_single_stage("weigh", 1, {}, tmp_path / "s", lambda _: pytest.fail("it was made"), force=True)
+        if lost:
+            (tmp_path / "lost").rename(tmp_path / "s" / lost)
+    assert digests(tmp_path) == before
 
 
 def test_a_worker_that_is_killed_while_it_starts_is_no_bug(monkeypatch: pytest.MonkeyPatch):

@@ -167,6 +167,15 @@ def test_a_run_is_not_replaced_by_that_of_another_recipe(home: Path) -> None:
     run(home, "--force")
 
 
+def test_a_run_and_a_world_are_not_written_into_a_corpus_a_stage_or_a_run(home: Path) -> None:
+    before = digests(home)
+    for place in ("C", "R/filter"):
+        run(home, "--force", out=place, check=1)
+    for place in ("C", "R/filter", "R"):
+        assert "another --out" in m2raap("data", "import", "world", "--out", home / place, check=1).stderr
+    assert digests(home) == before
+
+
 def test_until_ends_with_the_counts_of_its_stages(home: Path) -> None:
     lines = run(home).stdout.splitlines()
     assert lines[0].startswith(str(home / "R" / "filter"))
