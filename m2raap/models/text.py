@@ -35,8 +35,14 @@ def _as_words(texts: Sequence[str], markup: re.Pattern[str] | None) -> list[str]
 def _pad_at_end(tokenizer: Any) -> None:
     """Texts are padded and cut at their end, as all towers learnt them, whatever the files of a tokenizer of transformers say.
 
-    Tokenizers of the class of Gemma, to which SigLIP2's belongs, pad on the left where their files do not say so.
+    Tokenizers of the class of Gemma, to which SigLIP2's belongs, pad on the left where their files do not say so. Raises
+    M2raapError for a tokenizer that cannot pad.
     """
+    if tokenizer.pad_token is None:
+        raise M2raapError(
+            "the tokenizer of the model has no padding token, with which texts are brought to one length: give its folder the "
+            "tokenizer that the model was trained with (pad_token in tokenizer_config.json)"
+        )
     tokenizer.padding_side = tokenizer.truncation_side = "right"
 
 

@@ -152,10 +152,14 @@ def test_a_broken_folder_is_named(backbone: Backbone, tmp_path: Path) -> None:
         VideoCLIP.load(tmp_path)
 
 
-def test_half_a_character_in_a_setting_of_the_tokenizer_is_no_bug(tmp_path: Path) -> None:
+def test_damaged_settings_of_a_tokenizer_are_no_bug(tmp_path: Path) -> None:
     VideoCLIP(load_backbone(BackboneConfig()), StanConfig(layers=1)).save(tmp_path / "m")
     path = tmp_path / "m" / "backbone" / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_input_names": ["input_ids", "\ud800"]}))
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"pad_token": None}))
+    with pytest.raises(M2raapError, match="pad_token"):
+        VideoCLIP.load(tmp_path / "m")
+    path.write_text(json.dumps(settings | {"model_input_names": ["input_ids", "\ud800"]}))
     model = VideoCLIP.load(tmp_path / "m")
     with pytest.raises(M2raapError, match="tokenizer"):
         model.save(tmp_path / "copy")
