@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import yaml
+from typing_extensions import TypedDict
 
 from m2raap.core.errors import M2raapError
+from m2raap.core.records import as_record
 from m2raap.models.builtin import BUILTIN
 from m2raap.retrieval.significance import bounds_text
 
@@ -16,11 +18,35 @@ if TYPE_CHECKING:
     from m2raap.models.video_clip import VideoCLIP
 
 
+class _Backbone(TypedDict):
+    model: str
+    pretrained: NotRequired[str | None]
+    random_init: NotRequired[bool]
+
+
+class _Adapt(TypedDict):
+    backbone: NotRequired[_Backbone]
+    langs: NotRequired[list[str]]
+    batch_size: NotRequired[int]
+    num_frames: NotRequired[int]
+
+
+class _MadeFrom(TypedDict):
+    """What a card reads of the key made_from of model.json, in which others may write what they like."""
+
+    adapt: NotRequired[_Adapt]
+    backbone: NotRequired[_Backbone]
+    steps: NotRequired[int]
+    kept_step: NotRequired[int]
+
+
 def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, measured: Measured | None) -> str:
-    """`saved` is model.json. Raises M2raapError where the licence of the weights is neither given nor known."""
-    adapt = saved["made_from"].get("adapt") or {}
-    backbone = adapt.get("backbone") or saved["made_from"].get("backbone") or {}
-    name = backbone.get("model", "")
+    """`saved` is model.json. Raises M2raapError where the licence of the weights is neither given nor known, and for a key of
+    made_from that is damaged."""
+    made_from = as_record(_MadeFrom, saved["made_from"], "model.json: made_from")
+    adapt = made_from.get("adapt")
+    backbone = (adapt or made_from).get("backbone")
+    name = backbone["model"] if backbone else ""
     if licence is None and name in BUILTIN:
         licence = "apache-2.0"
     if licence is None:
@@ -28,7 +54,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
             f"a model card names a licence, and that of the weights of '{name or 'this backbone'}' is unknown: "
             "give --licence (for example mit)"
         )
-    langs = list(adapt.get("langs") or ["en"])
+    langs = (adapt.get("langs") if adapt else None) or ["en"]
     head: dict[str, Any] = {
         "license": licence,
         "language": langs,
@@ -45,7 +71,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
         "# Video-text retrieval model",
         "",
     ]
-    pretrained = f" ({backbone['pretrained']})" if backbone.get("pretrained") else ""
+    pretrained = f" ({backbone.get('pretrained')})" if backbone and backbone.get("pretrained") else ""
     temporal = ", ".join(f"{key} {value}" for key, value in clip.temporal_cfg.model_dump(mode="json").items())
     lines += [
         f"- backbone: {name or 'not recorded'}{pretrained}, {clip.backbone.preprocess.image_size} px, vectors of "
@@ -57,14 +83,12 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
         f"- gates: {json.dumps({name: round(value, 4) for name, value in clip.gates().items()})}",
         f"- digest: {clip.digest}",
     ]
-    if backbone.get("random_init"):
+    if backbone and backbone.get("random_init"):
         lines.append("- **the backbone's weights are random: this model shows that the code runs, and nothing else**")
     if adapt:
-        training = saved["made_from"]
-        lines.append(
-            f"- trained {training['steps']} steps of {adapt['batch_size']} pairs, {adapt['num_frames']} frames a clip; kept: "
-            f"step {training['kept_step']}"
-        )
+        steps, kept = (made_from.get(key, "?") for key in ("steps", "kept_step"))
+        pairs, frames = (adapt.get(key, "?") for key in ("batch_size", "num_frames"))
+        lines.append(f"- trained {steps} steps of {pairs} pairs, {frames} frames a clip; kept: step {kept}")
     lines += ["", "## Figures", ""]
     lines += _figures(measured, name)
     lines += [

@@ -88,6 +88,7 @@ def test_a_hub_folder_is_the_model_with_a_card(model: Path, tmp_path: Path):
             {"model": "ViT-B-32", "pretrained": "openai"},
             "ViT-B-32.*--licence",
         ),
+        ("hub", {"model": True}, "made_from.*adapt.backbone.model"),
     ],
 )
 def test_what_cannot_be_exported_is_named_and_leaves_nothing(
