@@ -36,9 +36,8 @@ _ITEM = re.compile(
     r"""\s*(?:[uU]?(?P<text>[bB]?(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"))|None|null|NaN|nan)(?:(?P<comma>\s*,)|(?=\s|$))""",
     re.DOTALL,
 )
-_NUMPY = re.compile(
-    r"""np\.str_\(('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)""", re.DOTALL
-)  # how numpy 2 shows a text in a list
+# How numpy 2 shows a text in a list.
+_NUMPY = re.compile(r"""np\.str_\(('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\)""", re.DOTALL)
 _FIRST_TEXT = re.compile(r"\[\s*[uUbB]?['\"]")
 _BETWEEN_TEXTS = re.compile(r"',\s*'|\",\s*\"")
 _HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003134f]")

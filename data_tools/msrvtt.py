@@ -33,17 +33,8 @@ PROTOCOLS = {
     "train-7k": Declared("MSR-VTT train-7k", 7_010, {"en": 140_200}),
     "train-full": Declared("MSR-VTT train-full", 6_513, {"en": 130_260}),
 }
-_RELEASE = (
-    "video_id",
-    "split",
-    "start time",
-    "end time",
-    "url",
-    "category",
-    "id",
-    "caption",
-    "sen_id",
-)  # keys that are known
+# Keys that are known.
+_RELEASE = ("video_id", "split", "start time", "end time", "url", "category", "id", "caption", "sen_id")
 Captions = dict[str, list[str]]
 
 

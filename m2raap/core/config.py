@@ -35,8 +35,9 @@ class Config(BaseModel):
         """`k: yes` is no number, although pydantic would take it as 1: as text it is refused by the name of its key."""
         if not isinstance(tree, dict):
             return tree
-        numbers = (name for name, field in cls.model_fields.items() if _is_number(field.annotation))
-        return tree | {name: str(tree[name]).lower() for name in numbers if isinstance(tree.get(name), bool)}
+        truths = {name: value for name, value in tree.items() if isinstance(value, bool) and name in cls.model_fields}
+        numbers = [name for name in truths if _is_number(cls.model_fields[name].annotation)]
+        return tree | {name: str(truths[name]).lower() for name in numbers} if numbers else tree
 
     def __hash__(self) -> int:
         """Hashes the plain values, so that a config that holds mappings can be the key of a cache, too."""

@@ -26,7 +26,9 @@ def refuse_other_stage(folder: Path, stage: str) -> None:
             other = read_object(folder / name).get("stage") if (folder / name).exists() else None
         except M2raapError:
             continue
-        if isinstance(other, str) and other != stage:
+        if other == stage:
+            return
+        if isinstance(other, str):
             raise M2raapError(
                 f"{folder}: holds the output of '{other}', and this is '{stage}'; give another --out, or delete the folder first"
             )

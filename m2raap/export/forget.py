@@ -86,9 +86,8 @@ def forget(
             _remove_from(plan)
     forgotten = Tombstones(row for plan in plans for row in plan.forgotten.by_id.values())
     hashes = frozenset[str]().union(*(forgotten_hashes(path) for path in corpora if len(tombstones.read(path))))
-    folders = (
-        [folder for run in runs for folder in _folders(run)] if hashes else []
-    )  # nothing forgotten: nothing to prune
+    # Where nothing is forgotten, there is nothing to prune.
+    folders = [folder for run in runs for folder in _folders(run)] if hashes else []
     pruned = [str(path) for folder in folders for path in _prune(folder, forgotten, hashes)]
     return {
         "clips": len({row["clip_id"] for plan in plans for row in plan.leaving}),

@@ -8,10 +8,8 @@ from typing import Any
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Preprocess
 
-LEAST_STD, LARGEST = (
-    1e-3,
-    10.0,
-)  # for pixels 0..1; beyond these limits, as with values for 0..255, pictures become equal
+# For pixels 0..1; beyond these limits, as with values for 0..255, pictures become equal.
+LEAST_STD, LARGEST = 1e-3, 10.0
 KNOWN = {"interpolation": ("bicubic", "bilinear"), "resize_mode": ("shortest", "squash")}
 
 

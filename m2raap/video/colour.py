@@ -57,9 +57,8 @@ def refuse_dolby_vision_alone(frame: Any) -> None:
     metadata = frame.side_data.get("DOVI_METADATA")
     if metadata is None:
         return
-    data = bytes(
-        metadata
-    )  # AVDOVIMetadata: an offset of size_t, at which AVDOVIRpuDataHeader begins (libavutil/dovi_meta.h)
+    # AVDOVIMetadata: an offset of size_t, at which AVDOVIRpuDataHeader begins (libavutil/dovi_meta.h).
+    data = bytes(metadata)
     header = data[int.from_bytes(data[:8], sys.byteorder) :][:11]
     if len(header) == 11 and header[4] == 0 and header[10] == 1:
         raise Refused(

@@ -16,10 +16,8 @@ MAX_RUN = 16  # most B-frames in a row that H.264 and HEVC allow
 _MISSING = ("Frame num gap", "Missing reference picture", "Could not find ref with POC", "error while decoding MB")
 # Decoders that begin with a key-frame by themselves; others show what they make of a stream that begins with other frames.
 _START_AT_KEY_FRAME = ("h264", "hevc", "av1", "libdav1d", "libaom-av1")
-_FIXED_RATE = (
-    "mpeg1video",
-    "mpeg2video",
-)  # codecs whose frames have equal steps of time, so that a longer one is a loss
+# Codecs whose frames have equal steps of time, so that a longer one is a loss.
+_FIXED_RATE = ("mpeg1video", "mpeg2video")
 _LONGEST_STEP = 2.5  # in durations of the frame before; a frame that is repeated for pulldown lasts 1.5
 
 
