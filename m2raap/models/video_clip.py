@@ -16,14 +16,14 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.extension import CODE_KEY, code_in_use, code_of, is_extension, refuse_changed
+from m2raap.core.extension import CODE_KEY, code_of, is_extension, refuse_changed
 from m2raap.core.files import read_object
 from m2raap.core.records import ModelJson, as_record
 from m2raap.models.acg import Acg, Captions
 from m2raap.models.backbone import Backbone, weights_digest
 from m2raap.models.config import AcgConfig, AnyTemporal, TemporalConfig
 from m2raap.models.families import backbone_from_description
-from m2raap.models.outside import expect_floats
+from m2raap.models.outside import expect_floats, expect_numbers
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
 from m2raap.models.weights_file import check_finite, save_weights
@@ -102,13 +102,8 @@ class VideoCLIP(nn.Module):
         """Values of temporal module and ACG that are 0 in a new model, for the log."""
         acg = {f"acg_{name}": value for name, value in self.acg.gates().items()} if self.acg else {}
         gates = self.temporal.gates()
-        if self.code and not (
-            isinstance(gates, dict) and all(isinstance(value, int | float) for value in gates.values())
-        ):
-            raise M2raapError(
-                f"adapt.temporal.name: gates() of {self.temporal_cfg.name} has to return a number for each name, for the log"
-                f"{code_in_use()}"
-            )
+        if self.code:
+            gates = expect_numbers(gates, self.temporal_cfg.name, "adapt.temporal.name")
         return gates | acg
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ SAFE = [
     StanConfig(layers=2, patch_pool=2, time_std=0.5),
     StanConfig(layers=2, inputs="normed"),
     StanConfig(layers=2, across="conv"),
+    StanConfig(layers=2, class_token="frame"),
     AdapterConfig(layers=2),
     MessageConfig(layers=3),
 ]
