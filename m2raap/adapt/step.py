@@ -118,7 +118,7 @@ def _encode_texts(state: TrainState, rows_KB: np.ndarray) -> list[Tensor]:
     rows = torch.from_numpy(rows_KB.ravel())
     parts: tuple[Tensor, ...]
     if state.cfg.mug_weight:
-        parts = model.encode_text_tokens(state.train.texts.tokens_NL[rows].to(device))
+        parts = model.backbone.encode_text_tokens(state.train.texts.tokens_NL[rows].to(device))
     elif state.text_features_NE is not None:
         parts = (state.text_features_NE[rows.to(device)],)
     else:

@@ -15,14 +15,13 @@ import numpy as np
 
 from m2raap.core.errors import M2raapError
 from m2raap.stages.embed import CaptionedFrames
+from m2raap.stages.rerank import ClipParts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 16  # clips per forward pass
 TEXTS = 256  # texts per forward pass
-
-Frames = list[tuple[np.ndarray, np.ndarray]]
 
 
 class ExternalModel:
@@ -56,8 +55,8 @@ class ExternalModel:
         self.digest = _digest(name or kind, model)
         self.preprocess = " ".join(repr(preprocess).split())[:400] if preprocess else f"left to {name or kind}"
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
-        """(N, E) float32 of N clips, not normalised, and no frame vectors."""
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        """(N, E) float32 of N clips, not normalised, and nothing for reranking."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(clips):
             by_length[len(row)].append(place)

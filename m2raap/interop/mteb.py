@@ -21,9 +21,10 @@ import numpy as np
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.spread import spread
-from m2raap.interop.external import Frames, as_rows, mean_of_frames, pictures
+from m2raap.interop.external import as_rows, mean_of_frames, pictures
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.embed import CaptionedFrames, VideoClipEmbedder, load_model, model_folder
+from m2raap.stages.rerank import ClipParts
 from m2raap.video.clip import KeyframeConfig
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
@@ -191,8 +192,8 @@ class MtebEmbedder:
         self.digest = f"mteb {self._name} {meta.revision or 'without a revision'}"
         self.preprocess = f"left to mteb's {self._name}"
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
-        """(N, E) float32 of N clips, as the encoder gives them, and no frame vectors."""
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        """(N, E) float32 of N clips, as the encoder gives them, and nothing for reranking."""
         from datasets import Dataset, Features, Image
 
         if not clips:

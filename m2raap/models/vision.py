@@ -27,6 +27,7 @@ class VisionTower:
     num_prefix = 1  # class token and registers before the patches, in the tokens of the library
     heads: int
     why_not_layered = ""
+    has_class = False  # whether a class token is projected: the patches of the last layer then are of the same kind
 
     def __init__(self, visual: Any) -> None:
         self.visual = visual

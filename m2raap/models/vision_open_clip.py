@@ -14,6 +14,8 @@ from m2raap.models.vision import VisionTower
 class OpenClipVit(VisionTower):
     """open_clip's own vision transformer with a class token."""
 
+    has_class = True
+
     def __init__(self, visual: Any) -> None:
         super().__init__(visual)
         self.num_layers = len(visual.transformer.resblocks)

@@ -89,7 +89,7 @@ class CompatRow:
 
 @dataclass(frozen=True)
 class RescoredRow:
-    """Metrics of an arm under rescoring (Mug over candidates, dual softmax, QB-Norm); never the headline.
+    """Metrics of an arm under rescoring (a late interaction, dual softmax, QB-Norm); never the headline.
 
     `diff`, `lo`, `hi`, `p`: its R@1 minus the R@1 of the arm's plain cosines, paired over the queries.
     """
@@ -236,7 +236,7 @@ class ProgressiveRow:
     """One row of a progressive table: text to video, R@1 in points, differences as [points, low, high]."""
 
     arm: str
-    way: str  # "": plain cosine; mug: late interaction over the first candidates
+    way: str  # "": plain cosine; rerank: late interaction
     benchmark: str
     lang: str
     r1: float

@@ -18,7 +18,7 @@ from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.training_log import training_time
 
-LATE = "mug"  # of `ranks-mug.parquet`: late interaction over the first candidates
+LATE = "rerank"  # of `ranks-rerank.parquet`: late interaction
 Ranks = list[dict[str, Any]]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from m2raap.core import talk
 from m2raap.core.config import Config
@@ -29,15 +29,18 @@ from m2raap.stages.caption import CaptionStage
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.protocol import describe_frames, describe_preprocess, frames_digest
 from m2raap.stages.rerank import NAME as RERANKED
-from m2raap.stages.rerank import MugRerankConfig, rerank
+from m2raap.stages.rerank import ClipParts, RerankConfig, interaction_of, parts_of, rerank
 from m2raap.stages.shared import Shared
 from m2raap.stages.source import frame_captions
 
 if TYPE_CHECKING:
     from m2raap.models.acg import Captions
+    from m2raap.models.interaction.units import Need
     from m2raap.models.video_clip import VideoCLIP
 
-FrameAblation = Literal["shuffled", "reversed", "one_frame"]
+FrameAblation = Literal["shuffled", "reversed", "one_frame", "other_captions"]
+# Ways to embed a clip in which its captions differ, and not its frames: reranked, too.
+_CAPTION_VARIANTS = ("", "uncaptioned", "other_captions")
 BATCH = 16
 
 
@@ -48,19 +51,29 @@ class EmbedConfig(Config):
         default=None, ge=1, description="Number of frames of each clip; null: all that the stage keyframes stored."
     )
     frame_ablations: tuple[FrameAblation, ...] = Field(
-        default=(), description="Ways to embed the clips once more: frames shuffled, frames reversed, one frame only."
+        default=(),
+        description="Ways to embed the clips once more: frames shuffled, frames reversed, one frame only, or with the captions "
+        "of another clip (other_captions, which needs captions).",
     )
     ablation_seed: int = Field(
         default=0, description="Seed of the order in which the ablation 'shuffled' puts the frames."
     )
     captions: bool = Field(
         default=False,
-        description="Whether ACG is given auxiliary captions of the benchmark's frames (the stage caption then runs on them); "
-        "the clips are then also embedded without captions.",
+        description="Whether ACG and the interaction are given auxiliary captions of the benchmark's frames (the stage caption "
+        "then runs on them); the clips are then also embedded, and reranked, without captions.",
     )
-    mug: MugRerankConfig | None = Field(
-        default=None, description="Settings of reranking the first candidates by Mug; null: no reranking."
+    rerank: RerankConfig | None = Field(
+        default=None, description="Settings of reranking by an interaction; null: no reranking."
     )
+
+    @model_validator(mode="after")
+    def _captions_to_exchange(self) -> EmbedConfig:
+        if "other_captions" in self.frame_ablations and not self.captions:
+            raise ValueError(
+                "embed.frame_ablations other_captions exchanges captions: set embed.captions to true, or leave it out"
+            )
+        return self
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -69,8 +82,6 @@ class EmbedConfig(Config):
 
 
 CaptionedFrames = list[tuple[bytes, str | None]]  # a clip's JPEGs, each with its caption where it has one
-# For every clip unit frame vectors (F, E), and a mask (F,) that is False for padding.
-FrameVectors = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Embedder(Protocol):
@@ -79,8 +90,8 @@ class Embedder(Protocol):
     digest: str
     preprocess: str  # in words, for the protocol
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-        """Video vectors (V, E), and the frame vectors of every clip where the model returns them."""
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        """Video vectors (V, E), and what an interaction reads of every clip, where the model has one."""
         ...
 
     def texts(self, texts: list[str]) -> np.ndarray:
@@ -89,15 +100,16 @@ class Embedder(Protocol):
 
 
 class VideoClipEmbedder:
-    """A VideoCLIP as an Embedder."""
+    """A VideoCLIP as an Embedder. `needs`: what reranking reads of clips; None: no reranking."""
 
     def __init__(self, clip: VideoCLIP) -> None:
         self.clip = clip
+        self.needs: frozenset[Need] | None = None
         self.digest = clip.digest
         self.preprocess = describe_preprocess(clip.backbone.preprocess)
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-        return _encode_videos(self.clip, clips)
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        return _encode_videos(self.clip, clips, self.needs)
 
     def texts(self, texts: list[str]) -> np.ndarray:
         return encode_texts(self.clip, texts)
@@ -106,19 +118,21 @@ class VideoClipEmbedder:
 def embed(
     view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP | Embedder, folder: Path
 ) -> StageOutput:
-    """Writes the files of :class:`Embeddings` and, with cfg.mug, rerank.npz.
+    """Writes the files of :class:`Embeddings` and, with cfg.rerank, rerank.npz.
 
-    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for Mug with a model that is not one
-    of m2raap.
+    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for reranking with a model that has
+    no interaction or is not one of m2raap.
     """
     import torch
 
     torch.set_num_threads(torch_threads())
     loaded = embedder(model)
-    if cfg.mug and not isinstance(loaded, VideoClipEmbedder):
-        raise M2raapError(
-            "embed.mug needs a model of m2raap and cannot rerank the vectors of another model; set embed.mug=null"
-        )
+    if cfg.rerank:
+        if not isinstance(loaded, VideoClipEmbedder):
+            raise M2raapError(
+                "embed.rerank needs a model of m2raap and cannot rerank the vectors of another model; set embed.rerank=null"
+            )
+        loaded.needs = interaction_of(loaded.clip, cfg.rerank)[0].needs
     columns = _Columns(cfg.variants)
     total = view.corpus.counts["clips"]
     with talk.progress(talk.title(folder, "embed"), total) as advance, torch.inference_mode():
@@ -135,10 +149,13 @@ def embed(
     frames = describe_frames(view, cfg.num_frames, cfg.captions)
     embeddings = columns.embeddings(MadeWith(frames, loaded.preprocess, loaded.digest))
     files = embeddings.save(folder)
-    if cfg.mug and isinstance(loaded, VideoClipEmbedder):
+    if cfg.rerank and isinstance(loaded, VideoClipEmbedder):
+        tokenize = loaded.clip.backbone.tokenize
         with torch.inference_mode():
-            rerank(loaded.clip, cfg.mug, embeddings, *_stacked(columns.frame_vectors), folder)
-        files.append(RERANKED)
+            for variant, parts in columns.parts.items():
+                file = f"{RERANKED}-{variant}.npz" if variant else f"{RERANKED}.npz"
+                rerank(loaded.clip, cfg.rerank, embeddings.variant(variant), parts, folder / file, tokenize)
+                files.append(file)
     counts = {"videos": len(columns.video_ids), "missing": len(columns.missing), "texts": len(columns.text_ids)}
     return StageOutput(files, counts, {"model": loaded.digest})
 
@@ -157,7 +174,7 @@ class _Columns:
         self.texts: list[str] = []
         self.video_blocks: dict[str, list[np.ndarray]] = {variant: [] for variant in variants}
         self.text_blocks: list[np.ndarray] = []
-        self.frame_vectors: FrameVectors = []
+        self.parts: dict[str, list[ClipParts]] = {}
 
     def embeddings(self, made_with: MadeWith) -> Embeddings:
         plain_VE, *variants_VE = (_joined(blocks) for blocks in self.video_blocks.values())
@@ -189,12 +206,13 @@ def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, loaded: 
     clips = [_captioned_frames(part, clip_id, langs, cfg) for clip_id in clip_ids]
     columns.video_frames += [frames_digest(jpeg for jpeg, _ in frames) for frames in clips]
     for variant, blocks in columns.video_blocks.items():
-        vectors_VE, frame_vectors = loaded.videos(
-            [_ablated(frames, variant, i, cfg.ablation_seed) for i, frames in zip(clip_ids, clips, strict=True)]
+        chosen = clips if variant != "other_captions" else _with_captions_of_the_next(clips)
+        vectors_VE, parts = loaded.videos(
+            [_ablated(frames, variant, i, cfg.ablation_seed) for i, frames in zip(clip_ids, chosen, strict=True)]
         )
         blocks.append(vectors_VE)
-        if variant == "" and cfg.mug:
-            columns.frame_vectors += frame_vectors
+        if cfg.rerank and variant in _CAPTION_VARIANTS:
+            columns.parts.setdefault(variant, []).extend(parts)
 
 
 def _captioned_frames(part: Part, clip_id: str, langs: tuple[str, ...], cfg: EmbedConfig) -> CaptionedFrames:
@@ -209,6 +227,17 @@ def _captioned_frames(part: Part, clip_id: str, langs: tuple[str, ...], cfg: Emb
 def _ablated(frames: CaptionedFrames, variant: str, clip_id: str, seed: int) -> CaptionedFrames:
     frames = [frames[place] for place in frame_order(variant, clip_id, len(frames), seed)]
     return [(jpeg, None) for jpeg, _ in frames] if variant == "uncaptioned" else frames
+
+
+def _with_captions_of_the_next(clips: list[CaptionedFrames]) -> list[CaptionedFrames]:
+    """The clips of a part, each with the captions of the next one that has any; without captions where no other has."""
+    captions = [[caption for _, caption in frames] for frames in clips]
+    exchanged = []
+    for place, frames in enumerate(clips):
+        others = [*captions[place + 1 :], *captions[:place]]
+        other = next((texts for texts in others if any(texts)), [None])
+        exchanged.append([(jpeg, other[i % len(other)]) for i, (jpeg, _) in enumerate(frames)])
+    return exchanged
 
 
 def _embed_texts(part: Part, loaded: Embedder, columns: _Columns) -> None:
@@ -253,26 +282,34 @@ def frame_order(variant: str, clip_id: str, num: int, seed: int) -> list[int]:
     return unchanged
 
 
-def _encode_videos(clip: VideoCLIP, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-    """Unit video vectors (V, E), and the frame vectors of every clip."""
+def _encode_videos(
+    clip: VideoCLIP, clips: list[CaptionedFrames], needs: frozenset[Need] | None
+) -> tuple[np.ndarray, list[ClipParts]]:
+    """Unit video vectors (V, E), and of every clip what an interaction with these `needs` reads; None: nothing."""
     import torch
 
     from m2raap.models.images import images_from_jpegs
+    from m2raap.models.interaction.units import ClipUnits
 
     blocks: list[np.ndarray] = []
-    frame_vectors: FrameVectors = []
+    parts: list[ClipParts] = []
     for start in range(0, len(clips), BATCH):
         batch_clips = clips[start : start + BATCH]
         batch = [images_from_jpegs([jpeg for jpeg, _ in row], clip.backbone.preprocess) for row in batch_clips]
         most = max(len(images) for images in batch)
         mask_BT = torch.tensor([[t < len(images) for t in range(most)] for images in batch])
         filled = [torch.cat([images, images.new_zeros(most - len(images), *images.shape[1:])]) for images in batch]
-        vectors_BTE = clip.frame_vectors_of_images(torch.stack(filled), mask_BT)
+        levels = clip.levels_of_images(torch.stack(filled), mask_BT)
+        vectors_BTE = clip.frame_vectors(levels, mask_BT)
         captions = _captions(clip, batch_clips, most)
-        blocks.append(clip.pool(vectors_BTE, mask_BT, captions).float().numpy())
-        unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1).float().numpy()
-        frame_vectors += list(zip(unit_BTE, mask_BT.numpy(), strict=True))
-    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32), frame_vectors
+        video_BE = clip.pool(vectors_BTE, mask_BT, captions).float()
+        blocks.append(video_BE.numpy())
+        if needs is not None:
+            read = captions if captions is not None and "captions" in needs else (None, None)
+            patches = clip.patch_vectors(levels) if "patches" in needs else None
+            unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1)
+            parts += parts_of(ClipUnits(video_BE, unit_BTE, mask_BT, *read, patches))
+    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32), parts
 
 
 def _captions(clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int) -> Captions | None:
@@ -289,16 +326,6 @@ def _captions(clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int) ->
     ]
     rows_BT = torch.tensor(rows)
     return torch.from_numpy(encode_texts(clip, known))[rows_BT.clamp(min=0)], rows_BT >= 0
-
-
-def _stacked(frames: FrameVectors) -> tuple[np.ndarray, np.ndarray]:
-    """(V, F, E) and (V, F), padded to the clip with most frames."""
-    most = max(len(mask) for _, mask in frames)
-    vectors = np.zeros((len(frames), most, frames[0][0].shape[1]), np.float32)
-    masks = np.zeros((len(frames), most), bool)
-    for row, (vectors_FE, mask_F) in enumerate(frames):
-        vectors[row, : len(mask_F)], masks[row, : len(mask_F)] = vectors_FE, mask_F
-    return vectors, masks
 
 
 def encode_texts(clip: VideoCLIP, texts: list[str]) -> np.ndarray:

@@ -115,7 +115,7 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
             row["metrics"], row["intervals"], 2.5, 0.5, 4.5, 0.012,
         )
         for way, mark, label in (
-            ("mug", "late interaction", "late interaction over the first 50"),
+            ("rerank", "late interaction", "late interaction (mug) over the first 50"),
             ("dual_softmax", "transductive", "transductive: sees all queries"),
         )
     ]  # fmt: skip

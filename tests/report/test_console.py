@@ -78,7 +78,7 @@ def test_what_stands_beside_the_headline_is_labelled(sample: Callable[..., Repor
     refused = [line for line in lines if "world-motion: protocols differ" in line]
     assert len(refused) == 1 and "frames: keyframe-8 and uniform-12" in refused[0]
     assert any("dual_softmax (transductive)" in line and "+2.5 (+0.5 to +4.5)" in line for line in lines)
-    assert "mug: late interaction over the first 50" in lines
+    assert "rerank: late interaction (mug) over the first 50" in lines
     assert any("+1.8 (-3.0 to +6.5)" in line and "40.0, 10.0, 9.0" in line for line in lines)
 
 

@@ -138,10 +138,10 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
 
 def test_a_way_that_was_labelled_differently_names_its_arms(sample: Callable[..., ReportData]) -> None:
     row = sample().rescored[0]
-    assert labels_of([row, row]) == [("mug", "late interaction", "late interaction over the first 50")]
+    assert labels_of([row, row]) == [("rerank", "late interaction", "late interaction (mug) over the first 50")]
     other = replace(row, arm="x", label="over the first 7")
     assert [label for _, _, label in labels_of([row, row, other])] == [
-        "late interaction over the first 50 (STAN on clean data on world-motion)",
+        "late interaction (mug) over the first 50 (STAN on clean data on world-motion)",
         "over the first 7 (x on world-motion)",
     ]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,12 +23,13 @@ _LETTER = rf"(?!{_HAN})[^\W_]"
 _WORD = re.compile(rf"(?P<han>{_HAN}+)|(?P<word>(?:{_LETTER})(?:{_LETTER}|['’](?={_LETTER}))*)")
 _BETWEEN = re.compile(r"[\s\-]*")  # what may stand between two words of one phrase
 _ENGLISH = frozenset(
-    (
-        "a an the and or but nor so yet of to in on at by for with from into onto over under about after before then while "
-        "as is are was were be been being am do does did has have had will would can could may might must shall should it its "
-        "it's he she they them his her their hers theirs him i me my we us our you your this that these those there here who "
-        "whom whose which what when where how than if because until during between through up down out off again some any"
-    ).split()
+    re.split(
+        r"\s+",
+        """a an the and or but nor so yet of to in on at by for with from into onto over under about after before then while as
+        is are was were be been being am do does did has have had will would can could may might must shall should it its it's
+        he she they them his her their hers theirs him i me my we us our you your this that these those there here who whom
+        whose which what when where how than if because until during between through up down out off again some any""",
+    )
 )
 _CHINESE = re.compile(
     "然后|之后|之前|接着|随后|正在|一个|一只|一位|一名|一些|这个|那个|以及|并且|他们|她们|它们|我们|你们|"
@@ -79,7 +81,7 @@ def _cut(run: list[Span], step: int) -> list[Span]:
     """
     pieces = -(-len(run) // MOST_UNITS)
     bounds = [0, *(step * round(len(run) * piece / pieces / step) for piece in range(1, pieces)), len(run)]
-    return [(run[first][0], run[last - 1][1]) for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [(run[first][0], run[last - 1][1]) for first, last in pairwise(bounds)]
 
 
 def token_spans(texts: Sequence[str], tokenize: Callable[[Sequence[str]], Tensor]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,7 +36,7 @@ def test_phrases(text: str, phrases: list[str]) -> None:
 def test_spans_are_in_order_and_apart(text: str) -> None:
     spans = phrase_spans(text)
     assert all(0 <= start < stop <= len(text) for start, stop in spans)
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
     for start, stop in spans:
         words = text[start:stop].replace("-", " ").split()
         assert len(words) <= 4 and (len(words) <= 1 or text[start:stop].isascii() or "é" in text[start:stop])
@@ -70,7 +72,7 @@ def test_token_spans(own: bool, backbone: Backbone) -> None:
     for of_row in spans.tolist():
         filled = [(a, b) for a, b in of_row if b > a]
         assert filled and all(0 <= a < b <= length for a, b in filled)
-        assert all(before[1] <= after[0] for before, after in zip(filled, filled[1:], strict=False))
+        assert all(before[1] <= after[0] for before, after in pairwise(filled))
     assert spans[2].tolist()[0] == [0, 1] and spans[3].tolist()[0] == [1, 4]
     assert decoded(backbone, ids[3, 1:4]) == "the of a"
     assert (
