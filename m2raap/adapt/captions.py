@@ -1,4 +1,4 @@
-"""Auxiliary captions of the frames that training reads, as features: the input of ACG and of the frame-caption loss.
+"""Auxiliary captions of the frames that training reads, as features: for ACG, interactions and the frame-caption loss.
 
 B clips, T frames, N captions, L text tokens, E size of the common space.
 """
@@ -66,8 +66,8 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
     """
     if not isinstance(source, CaptionedSource):
         raise M2raapError(
-            "adapt.acg and adapt.fcc_weight need captions of frames, which this source cannot have: set adapt.acg to null and "
-            "adapt.fcc_weight to 0"
+            "adapt.acg, adapt.loss.frame_caption and adapt.interaction caption_guided_mug need captions of frames, which this "
+            "source cannot have: leave them out"
         )
     numbers: dict[str, int] = {}
     rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
@@ -78,7 +78,8 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
                 rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
     if not numbers:
         raise M2raapError(
-            "adapt.acg and adapt.fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
+            "adapt.acg, adapt.loss.frame_caption and adapt.interaction caption_guided_mug need auxiliary captions, and no frame "
+            "has one: run the stage 'caption' before adapt"
         )
     texts = list(numbers)
     return CaptionTable(texts, tokenised(model.backbone, texts), rows_CT)
@@ -87,6 +88,6 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
 def caption_keep(count: int, share: float, seed: int, step: int) -> Tensor:
     """(count,) bool: False for a random `share` (0..1) of a step's clips.
 
-    ACG does not read the captions of those clips, so that it also learns to weight clips without captions.
+    ACG and the interaction do not read the captions of those clips, so that they also learn to weight clips without captions.
     """
     return torch.from_numpy(np.random.default_rng([seed, 4, step]).random(count) >= share)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from m2raap.adapt.loss_config import LossConfig
 from m2raap.core.config import HOW, Config
-from m2raap.core.extension import OrExtension
-from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, TemporalConfig
+from m2raap.models.config import (
+    AcgConfig,
+    BackboneConfig,
+    CaptionGuidedMugConfig,
+    InteractionConfig,
+    StanConfig,
+    TemporalConfig,
+)
 
 
 class LoraConfig(Config):
@@ -71,26 +78,20 @@ class AdaptConfig(Config):
         description="Number of clips per group of a batch; the clips of a group look alike to the untrained backbone and are "
         "hard negatives; 1: no groups.",
     )
-    reversal_weight: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of the loss that separates a clip from itself with reversed frames; the temporal module then runs "
-        "twice.",
-    )
+    loss: LossConfig = Field(default=LossConfig(), description="Weights of the terms of the loss.")
     acg: AcgConfig | None = Field(
         default=None,
         description="Auxiliary-caption-guided weights over frames (ACG); they need the stage caption. null: none.",
     )
-    fcc_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the frame-caption contrastive loss; it needs the stage caption."
-    )
     caption_dropout: float = Field(
-        default=0.3, ge=0, le=1, description="Share of the clips of a step that ACG sees without captions."
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Share of the clips of a step that ACG and the interaction see without captions.",
     )
-    mug_weight: float = Field(default=0.0, ge=0, description="Weight of the contrastive loss over Mug's scores.")
-    mug_form: Annotated[Literal["simple", "full"], OrExtension()] = Field(
-        default="simple",
-        description="Form of Mug's score in m2raap.models.mug; both are from STAN's code. Or python:module:function.",
+    interaction: InteractionConfig | None = Field(
+        default=None,
+        description="The interaction (late interaction) whose scores adapt.loss.interaction trains; null: none.",
     )
     texts_per_clip: int = Field(
         default=1,
@@ -199,8 +200,9 @@ class AdaptConfig(Config):
 
     @property
     def wants_captions(self) -> bool:
-        """Whether training reads the auxiliary captions of frames."""
-        return self.acg is not None or self.fcc_weight > 0
+        """Whether training reads the auxiliary captions of frames; of an interaction from outside only the module tells."""
+        guided = isinstance(self.interaction, CaptionGuidedMugConfig) and self.interaction.reads_captions
+        return self.acg is not None or self.loss.frame_caption.weight > 0 or guided
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
@@ -213,9 +215,23 @@ class AdaptConfig(Config):
             raise ValueError(
                 "adapt.lora updates layers that learn: set adapt.train_text to true, or adapt.train_vision_layers above 0"
             )
-        if self.temporal.name == "mean" and self.reversal_weight:
+        if not self.loss.weights_at(0.0):
             raise ValueError(
-                "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.reversal_weight to 0"
+                "adapt.loss has no term that counts from the first step: give one a weight above 0 and start 0"
+            )
+        if (self.interaction is not None) != (self.loss.interaction.weight > 0):
+            raise ValueError(
+                "adapt.interaction and adapt.loss.interaction go together: name the interaction and give its loss a weight above "
+                "0, or set adapt.interaction to null and adapt.loss.interaction to 0"
+            )
+        if self.acg is not None and getattr(self.temporal, "pool", "unit") == "raw":
+            raise ValueError(
+                "adapt.temporal.pool raw and adapt.acg both say how frame vectors become one: set adapt.temporal.pool to unit, "
+                "or adapt.acg to null"
+            )
+        if self.temporal.name == "mean" and self.loss.direction.weight:
+            raise ValueError(
+                "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.loss.direction to 0"
             )
         if self.input == "video" and self.cache not in ("auto", "off"):
             raise ValueError(
@@ -224,7 +240,8 @@ class AdaptConfig(Config):
             )
         if self.input == "video" and self.wants_captions:
             raise ValueError(
-                "adapt.acg and adapt.fcc_weight read captions of stored key-frames: set adapt.input to keyframes"
+                "adapt.acg, adapt.loss.frame_caption and an adapt.interaction that reads captions take those of stored "
+                "key-frames: set adapt.input to keyframes"
             )
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("adapt.origin_odds leaves no text to learn from: give an origin odds above 0")

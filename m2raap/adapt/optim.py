@@ -15,7 +15,7 @@ from m2raap.models.video_clip import VideoCLIP
 
 
 def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
-    """Sets requires_grad: of temporal module, ACG, last vision layers, text tower and temperature, as the settings say.
+    """Sets requires_grad: of new modules, last vision layers, text tower and temperature, as the settings say.
 
     Raises M2raapError where the backbone has fewer vision layers than adapt.train_vision_layers.
     """
@@ -29,6 +29,8 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
     model.temporal.requires_grad_(True)
     if model.acg is not None:
         model.acg.requires_grad_(True)
+    if model.interaction is not None:
+        model.interaction.requires_grad_(True)
     if layers == backbone.num_layers:
         vision.visual.requires_grad_(True)
         for part in vision.tail():
@@ -64,8 +66,9 @@ def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | No
             continue
         last = name.rsplit(".", 1)[-1]
         is_lora = ".lora_" in name
-        is_new = name.startswith("temporal.") or is_lora
-        kind = "gate" if last.endswith("gate") or last == "logit_bias" else "new" if is_new else "backbone"
+        is_new = name.startswith(("temporal.", "interaction.")) or is_lora
+        is_gate = last.endswith("gate") or last == "logit_bias" or (name.startswith("interaction.") and p.ndim == 0)
+        kind = "gate" if is_gate else "new" if is_new else "backbone"
         table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
         distance = distances.get(id(p), 0) if kind == "backbone" or is_lora else 0
         parts.setdefault((kind, distance, p.ndim >= 2 and not table), []).append(p)

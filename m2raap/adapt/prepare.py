@@ -32,6 +32,7 @@ from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
 from m2raap.models.families import load_backbone
+from m2raap.models.interaction.phrases import token_spans
 from m2raap.models.losses import objective_of
 from m2raap.models.stan import DropPath
 from m2raap.models.video_clip import VideoCLIP
@@ -102,7 +103,7 @@ def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
     The digest of its backbone is that of the weights as they were loaded.
     """
     cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
-    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, seed=cfg.seed)
+    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, cfg.interaction, seed=cfg.seed)
     _ = model.backbone.digest  # computed and kept before any weight changes
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
@@ -119,16 +120,21 @@ def _videos_digest(source: PairSource) -> str:
 def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
     """The digest of all that decides what the run learns."""
     data = [
-        digest([frames, _texts_and_captions(cfg, source)])
+        digest([frames, _texts_and_captions(source, _reads_captions(cfg, model))])
         for frames, source in zip(frames_digests, sources, strict=True)
     ]
     return digest([result_settings(cfg), data, model.backbone.digest])
 
 
-def _texts_and_captions(cfg: AdaptConfig, source: PairSource) -> list[Any]:
+def _reads_captions(cfg: AdaptConfig, model: VideoCLIP) -> bool:
+    """Whether training reads the captions of frames, also by an interaction from outside of the package."""
+    return cfg.wants_captions or (model.interaction is not None and "captions" in model.interaction.needs)
+
+
+def _texts_and_captions(source: PairSource, reads_captions: bool) -> list[Any]:
     """All texts and, where training reads them, all captions of frames."""
     texts = [source.texts(clip) for clip in range(source.num_clips)]
-    if not cfg.wants_captions or not isinstance(source, CaptionedSource):
+    if not reads_captions or not isinstance(source, CaptionedSource):
         return [texts]
     return [texts, [source.captions(clip) for clip in range(source.num_clips)]]
 
@@ -216,13 +222,17 @@ def _splits(
     frames = [_frames(cfg, model, source, key, decoders, open_cache) for source, key in pairs]
     texts = [text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for source in sources]
     _warn_of_chinese(cfg, model, texts[0])
-    reads_captions = [cfg.wants_captions, cfg.acg is not None]  # validation has no frame-caption loss
+    # Validation has neither a frame-caption loss nor the interaction's scores.
+    reads_captions = [_reads_captions(cfg, model), cfg.acg is not None]
     captions = [
         caption_table(source, model, cfg.num_frames) if reads else None
         for source, reads in zip(sources, reads_captions, strict=False)
     ]
     num_clips = [source.num_clips for source in sources]
-    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, strict=True)]
+    compares_phrases = model.interaction is not None and "phrases" in model.interaction.needs
+    spans = token_spans(texts[0].texts, model.backbone.tokenize) if compares_phrases else None
+    phrases = [spans, *[None] * (len(sources) - 1)]
+    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, phrases, strict=True)]
 
 
 def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> None:
@@ -255,7 +265,8 @@ def _make_optim(cfg: AdaptConfig, model: VideoCLIP, dist_context: DistContext) -
         bias.data = bias.data.to(device)
     optimiser = make_optimiser(model, cfg, bias)
     learning = [p for group in optimiser.param_groups for p in group["params"]]
-    of_loss = [backbone.logit_scale, *([bias] if bias is not None else [])]
+    scoring = list(model.interaction.parameters()) if model.interaction is not None else []
+    of_loss = [backbone.logit_scale, *([bias] if bias is not None else []), *scoring]
     grad_cache = GradCache(learning, of_loss, dist_context, cfg.micro_batch)
     scaler = torch.amp.GradScaler(device.type) if cfg.precision == "fp16" else None
     return Optim(optimiser, grad_cache, bias, scaler, max_logit_scale)

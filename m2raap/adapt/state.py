@@ -29,12 +29,16 @@ FrameReader = PrefixCache | JpegFrames | RawVideos
 
 @dataclass(frozen=True)
 class Split:
-    """The training or the validation clips. `captions`: only where ACG or the frame-caption loss reads them."""
+    """The training or the validation clips. `captions`: only where something reads them.
+
+    `spans_NX2`: tokens of the phrases of each text, only where the interaction compares phrases.
+    """
 
     num_clips: int
     frames: FrameReader
     texts: TextTable
     captions: CaptionTable | None = None
+    spans_NX2: Tensor | None = None
 
 
 @dataclass

@@ -220,6 +220,14 @@ class CaptionGuidedMugConfig(Config):
         description="Whether caption vectors are added to the frame vectors too, times a scalar that starts at 0.",
     )
 
+    @property
+    def reads_captions(self) -> bool:
+        return "captions" in self.guide or self.add_captions
+
+    def without_captions(self) -> MugConfig:
+        """Mug with the same form, which this is until it learns."""
+        return MugConfig(form=self.form, inverse_temperature=self.inverse_temperature, start=self.start)
+
 
 class FineConfig(Config):
     """Fine-grained similarity (after arXiv 2112.12182) of phrases or tokens with frames or patches."""

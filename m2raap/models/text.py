@@ -146,8 +146,8 @@ class OpenClipText:
         hidden_BLD = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0].last_hidden_state
         if hidden_BLD.ndim != 3:  # CoCa norms and projects the pooled vector only
             raise M2raapError(
-                "Mug compares frames with the tokens of a text, and the text tower of this backbone has one vector per text: "
-                "take another backbone, or set adapt.mug_weight to 0 and embed.mug to null"
+                "an interaction compares clips with the tokens of a text, and the text tower of this backbone has one vector per "
+                "text: take another backbone, or set adapt.interaction and embed.rerank to null"
             )
         project = tower.text_projection if hasattr(tower, "ln_final") else tower.proj
         if isinstance(project, nn.Parameter):

@@ -6,7 +6,7 @@ once per clip. Memory: 4 bytes per weight; 12 more per trained weight for its gr
 for the copy in 16-bit precision; and the activations that the backward pass needs. A transformer layer keeps 16 values per
 token and unit of width (two norms, the inputs of four matrices and of the GELU, q, k, v; Korthikanti et al. 2022, eq. 1,
 without dropout and without attention maps, which fused attention does not keep), for `adapt.micro_batch` clips at a time
-with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; Mug's similarities: its block of 256 MB.
+with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; an interaction: its block of 256 MB.
 Not included: fragmentation in the allocator (10 to 20%).
 """
 
@@ -28,7 +28,7 @@ FLOPS = {
 }  # FLOP/s of a GPU with a peak of 300 TFLOP/s in bf16: 40% of the peak; in fp32 a tenth of that
 VALUES_A_LAYER = 16
 VALUES_A_FROZEN_LAYER = 10  # without the inputs of its matrices, whose gradients are not needed
-MUG_BLOCK = 256 * 1024**2
+INTERACTION_BLOCK = 256 * 1024**2
 GPUS = 8  # of the second estimate: the same batch on one node by torchrun
 
 
@@ -64,7 +64,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     chunk = min(batch, cfg.micro_batch or batch)
     learns = min(shape.layers, cfg.train_vision_layers)
     layer = layer_flop(shape.width, shape.vision_tokens) * cfg.num_frames
-    branch = temporal_flop(cfg, shape) * (2 if cfg.reversal_weight else 1)
+    branch = temporal_flop(cfg, shape) * (2 if cfg.loss.direction.weight else 1)
     texts = cfg.texts_per_clip + (
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
@@ -79,7 +79,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     weights = shape.vision_weights + shape.text_weights + temporal_weights(cfg, shape)
     learning = tower_learning(cfg, shape, learns) + temporal_weights(cfg, shape)
     state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
-    logits = 16.0 * batch**2 + (2 * MUG_BLOCK if cfg.mug_weight else 0)
+    logits = 16.0 * batch**2 + (2 * INTERACTION_BLOCK if cfg.loss.interaction.weight else 0)
     return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)
 
 
@@ -101,7 +101,7 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     elif cfg.temporal.name == "message":
         maps = 3 * shape.heads * cfg.num_frames * shape.vision_tokens**2  # its attention is not fused
         branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * maps
-    values += branch * (2 if cfg.reversal_weight else 1)
+    values += branch * (2 if cfg.loss.direction.weight else 1)
     if cfg.train_text:
         values += VALUES_A_LAYER * shape.text_layers * texts * shape.context * shape.text_width
     pixels = cfg.num_frames * 3 * shape.patch_px**2 * (shape.vision_tokens - 1) * 4

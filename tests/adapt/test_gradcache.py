@@ -21,15 +21,36 @@ from m2raap.adapt.loop import adapt
 from m2raap.adapt.prepare import prepare
 from m2raap.adapt.state import DropPathRng, TrainState
 from m2raap.core.errors import M2raapError
-from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
+from m2raap.models.config import (
+    AcgConfig,
+    BackboneConfig,
+    CaptionGuidedMugConfig,
+    FineConfig,
+    MeanConfig,
+    MugConfig,
+    StanConfig,
+)
 from tests.adapt.world import ordered
 
 EVERYTHING: dict[str, Any] = {
-    "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "acg": AcgConfig(mix=True), "fcc_weight": 0.5,
-    "mug_weight": 0.5, "mug_form": "full", "reversal_weight": 1.0, "texts_per_clip": 2, "train_vision_layers": 4,
+    "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "acg": AcgConfig(mix=True),
+    "interaction": CaptionGuidedMugConfig(form="full", start="open", weights="cross_attention", rank=4, add_captions=True),
+    "loss": {"plain": 1.0, "frame_caption": 0.5, "interaction": 0.5, "direction": 1.0},
+    "texts_per_clip": 2, "train_vision_layers": 4,
     "learn_temperature": True,
 }  # fmt: skip
 FROZEN_TEXT: dict[str, Any] = {"temporal": StanConfig(layers=2, start="open"), "train_text": False, "cache": "levels"}
+SCORES = {"plain": 0.0, "interaction": 1.0}
+PARTS: list[dict[str, Any]] = [
+    {
+        "temporal": MeanConfig(),
+        "interaction": FineConfig(clip_units="patches", start="open"),
+        "loss": SCORES,
+        "cache": "levels",
+    },
+    {**FROZEN_TEXT, "interaction": FineConfig(form="fg2"), "loss": {"interaction": 1.0}},
+    {"temporal": StanConfig(layers=1, class_token="frame"), "interaction": MugConfig(start="open"), "loss": SCORES},
+]
 RAW = {"temporal": MeanConfig(), "train_vision_layers": 1, "objective": "info_nce_multi"}
 
 
@@ -61,7 +82,7 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
         assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips_B), (
             "there are twins"
         )
-        loss = steps.gradients(run, step)
+        loss = float(steps.gradients(run, step).total)
         return loss, {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
     finally:
         run.close()
@@ -86,7 +107,9 @@ def test_chunks_have_the_gradients_of_the_batch(everything: tuple, tiny_dir: Pat
     same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path)), everything)
 
 
-@pytest.mark.parametrize("changes", [FROZEN_TEXT, RAW], ids=["frozen text", "mean"])
+@pytest.mark.parametrize(
+    "changes", [FROZEN_TEXT, RAW, *PARTS], ids=["frozen text", "mean", "patches", "phrases", "mug"]
+)
 def test_chunks_of_one_clip_too(changes: dict, tiny_dir: Path, tmp_path: Path) -> None:
     whole = gradients_of(opened(but(tiny_dir, **changes), tmp_path / "whole"))
     same(gradients_of(opened(but(tiny_dir, **changes, micro_batch=1), tmp_path / "ones")), whole)

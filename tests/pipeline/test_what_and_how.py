@@ -40,10 +40,13 @@ BASES: dict[str, list[dict[str, Any]]] = {
     ],
     "adapt": [
         *({"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")),
-        {"lora": {}, "acg": {}, "fcc_weight": 0.5},
-        {"mug_weight": 0.5},
+        {"lora": {}, "acg": {}, "loss": {"frame_caption": {"weight": 0.5}}},
+        *(
+            {"interaction": {"name": name}, "loss": {"interaction": {"weight": 0.5}}}
+            for name in ("mug", "caption_guided_mug", "fine")
+        ),
     ],
-    "embed": [{}, {"mug": {}}],
+    "embed": [{}, {"captions": True, "rerank": {}}],
 }
 # Keys that no value changes alone: a name that needs other keys beside it, and sides on which a rule never refuses.
 NEVER_ALONE = ("caption.name", "adapt.temporal.name", "align.mismatch.limit.max", "align.mismatch.limit.highest")

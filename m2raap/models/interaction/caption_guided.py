@@ -37,8 +37,7 @@ class CaptionGuidedMug(Interaction):
     def __init__(self, cfg: CaptionGuidedMugConfig, embed_dim: int, key: str) -> None:
         super().__init__(cfg.start)
         self.cfg = cfg
-        reads_captions = "captions" in cfg.guide or cfg.add_captions
-        needs: set[Need] = {"tokens", "captions"} if reads_captions else {"tokens"}
+        needs: set[Need] = {"tokens", "captions"} if cfg.reads_captions else {"tokens"}
         self.needs = frozenset(needs)
         self.match = matching(cfg.form, cfg.inverse_temperature, f"{key}.form")
         if cfg.weights == "cross_attention":

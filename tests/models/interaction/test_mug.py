@@ -33,7 +33,9 @@ def literal(tokens: torch.Tensor, frames: torch.Tensor, form: str) -> torch.Tens
     return text @ video
 
 
-def mug(tokens: torch.Tensor, mask: torch.Tensor, frames: torch.Tensor, frame_mask: torch.Tensor, form: str) -> torch.Tensor:
+def mug(
+    tokens: torch.Tensor, mask: torch.Tensor, frames: torch.Tensor, frame_mask: torch.Tensor, form: str
+) -> torch.Tensor:
     module = build_interaction(MugConfig(form=form, start="open"), 8)
     return score_matrix(module, TextUnits(tokens[:, 0], tokens, mask), ClipUnits(frames[:, 0], frames, frame_mask))
 
