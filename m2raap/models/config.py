@@ -166,17 +166,17 @@ class AcgConfig(Config):
     )
 
 
-_START = Field(
+_START: Any = Field(
     default="gate",
     description="How the score starts: at the cosine of the first stage, from which a learnt scalar that starts at 0 leads to "
     "the interaction's score (gate), or at the interaction's score itself, as published (open).",
 )
-_FORM = Field(
+_FORM: Any = Field(
     default="simple",
     description="Form of Mug's score, both from STAN's code: its default (simple), or with the weighted vectors of text and "
     "clip (full); or python:module:function.",
 )
-_INVERSE_TEMPERATURE = Field(
+_INVERSE_TEMPERATURE: Any = Field(
     default=100.0, gt=0, le=10_000, description="Inverse temperature of Mug's softmaxes; a form of your own has none."
 )
 

@@ -56,6 +56,7 @@ VALUES: dict[str, list[Any]] = {
     "base_url": ["http://localhost:10/v1"],
     "extra": [{"top_p": 0.5}],
     "benchmarks": [{"mine": {"test_videos": 3}}],
+    "interaction": [{"name": "fine", "start": "open"}],
     "scores": [{"motion": {"min": 0.5}}],
     "rules": [
         {"rewrite_lost": {"max": 0.5}},

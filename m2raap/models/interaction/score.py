@@ -5,12 +5,14 @@ A texts, B clips, N pairs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from m2raap.models.interaction.pairs import Pairs
-from m2raap.models.interaction.units import ClipUnits, Need, TextUnits, in_fp32, select
+from m2raap.models.interaction.units import ClipUnits, TextUnits, in_fp32, select
 
 BLOCK_BYTES = 256 * 1024**2
 # Tensors of the size of the similarities that exist at the same time, and bytes of a number.
@@ -56,7 +58,7 @@ def numbers_per_pair(interaction: nn.Module, texts: TextUnits, clips: ClipUnits)
     """Number of similarities of a pair: the parts of a text times those of a clip that the interaction reads."""
     needs = interaction.needs
     parts = {"tokens": texts.tokens_ALE, "phrases": texts.phrases_AXE}
-    needs: frozenset[Need] = interaction.needs  # type: ignore[assignment]
+    needs: Any = interaction.needs
     num_parts = max((part.shape[1] for name, part in parts.items() if name in needs and part is not None), default=1)
     patches = clips.patches_BTPE
     return num_parts * clips.mask_BT.shape[1] * (1 if patches is None else patches.shape[2])
