@@ -123,8 +123,7 @@ def write_fine_grained(
             chosen = [(c, t) for c, t in zip(plans, texts, strict=True) if (c.split == "test") == of_test]
             rows = [_clip_row(clip) for clip, _ in chosen]
             text_rows = [row for clip, words in chosen for row in _text_rows(clip, words)]
-            benchmark = {"benchmark": BENCHMARK} if of_test else {}
-            corpora.append(write_corpus(folder, rows, text_rows, **more, **benchmark))
+            corpora.append(write_corpus(folder, rows, text_rows, benchmark=BENCHMARK if of_test else None, **more))
         return corpora
 
 
