@@ -89,7 +89,7 @@ class AdaptConfig(Config):
         le=1,
         description="Share of the clips of a step that ACG and the interaction see without captions.",
     )
-    interaction: InteractionConfig | None = Field(
+    interaction: InteractionConfig = Field(
         default=None,
         description="The interaction (late interaction) whose scores adapt.loss.interaction trains; null: none.",
     )

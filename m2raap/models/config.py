@@ -269,4 +269,11 @@ TemporalConfig = Annotated[_BuiltinTemporal, Field(discriminator="name"), OrExte
 
 _BuiltinInteraction = MugConfig | CaptionGuidedMugConfig | FineConfig
 AnyInteraction = _BuiltinInteraction | ExtensionInteractionConfig
-InteractionConfig = Annotated[_BuiltinInteraction, Field(discriminator="name"), OrExtension(ExtensionInteractionConfig)]
+# An interaction, or None. (The type of a field: its keys are listed where the union is the outermost type.)
+InteractionConfig = Annotated[
+    _BuiltinInteraction | None, Field(discriminator="name"), OrExtension(ExtensionInteractionConfig)
+]
+# Those that score without having learnt, or None.
+UntrainedInteractionConfig = Annotated[
+    MugConfig | FineConfig | None, Field(discriminator="name"), OrExtension(ExtensionInteractionConfig)
+]

@@ -227,7 +227,7 @@ class VideoCLIP(nn.Module):
         try:
             temporal = TypeAdapter(TemporalConfig).validate_python(model_json["temporal"])
             acg = AcgConfig.model_validate(model_json["acg"]) if model_json["acg"] else None
-            interaction = _interaction_of(model_json["interaction"])
+            interaction = TypeAdapter(InteractionConfig).validate_python(model_json["interaction"])
             weights = load_file(weights_path)
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise M2raapError(f"{folder}: the model cannot be read ({error}); copy it again, or adapt again") from None
@@ -247,7 +247,3 @@ class VideoCLIP(nn.Module):
                 "adapt again"
             )
         return model
-
-
-def _interaction_of(settings: dict[str, Any] | None) -> AnyInteraction | None:
-    return TypeAdapter(InteractionConfig).validate_python(settings) if settings else None

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
-from m2raap.models.config import CaptionGuidedMugConfig, InteractionConfig
+from m2raap.models.config import UntrainedInteractionConfig
 from m2raap.retrieval.embeddings import Embeddings
 
 if TYPE_CHECKING:
@@ -47,23 +47,17 @@ class RerankConfig(Config):
         le=1,
         description="Weight of the interaction's score; the first stage's cosine has the rest. 0 leaves the first stage's order.",
     )
-    interaction: InteractionConfig | None = Field(
+    interaction: UntrainedInteractionConfig = Field(
         default=None,
         description="An interaction without learnt weights, with start open; null: the one that the model was adapted with.",
     )
 
     @model_validator(mode="after")
     def _scores_without_training(self) -> RerankConfig:
-        untrained = self.interaction
-        if getattr(untrained, "start", "open") == "gate":
+        if getattr(self.interaction, "start", "open") == "gate":
             raise ValueError(
                 "embed.rerank.interaction.start gate is the cosine of the first stage until its gate is learnt: set it to open, "
                 "or leave out embed.rerank.interaction to use the interaction that the model was adapted with"
-            )
-        if isinstance(untrained, CaptionGuidedMugConfig):
-            raise ValueError(
-                "embed.rerank.interaction caption_guided_mug is Mug until its weights are learnt: adapt with "
-                "adapt.interaction caption_guided_mug, or set the name to mug"
             )
         return self
 

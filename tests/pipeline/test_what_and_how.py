@@ -46,10 +46,22 @@ BASES: dict[str, list[dict[str, Any]]] = {
             for name in ("mug", "caption_guided_mug", "fine")
         ),
     ],
-    "embed": [{}, {"captions": True, "rerank": {}}],
+    "embed": [
+        {},
+        {"captions": True, "rerank": {}},
+        *({"rerank": {"interaction": {"name": name, "start": "open"}}} for name in ("mug", "fine")),
+    ],
 }
 # Keys that no value changes alone: a name that needs other keys beside it, and sides on which a rule never refuses.
-NEVER_ALONE = ("caption.name", "adapt.temporal.name", "align.mismatch.limit.max", "align.mismatch.limit.highest")
+NEVER_ALONE = (
+    "caption.name",
+    "adapt.temporal.name",
+    "adapt.interaction.name",
+    "embed.rerank.interaction.name",
+    "embed.rerank.interaction.start",
+    "align.mismatch.limit.max",
+    "align.mismatch.limit.highest",
+)
 # Where no value can be guessed from the type.
 VALUES: dict[str, list[Any]] = {
     "prompts": [str(files("m2raap").joinpath("curate/prompts"))],

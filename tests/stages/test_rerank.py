@@ -121,7 +121,7 @@ def test_settings_that_cannot_rerank(tmp_path: Path) -> None:
         embed(view, EmbedConfig(rerank=RerankConfig()), model_with(None), tmp_path)
     for settings, words in (
         ({"interaction": {"name": "mug"}}, r"embed.rerank.interaction.start gate.*open"),
-        ({"interaction": {"name": "caption_guided_mug", "start": "open"}}, "Mug until its weights are learnt"),
+        ({"interaction": {"name": "caption_guided_mug", "start": "open"}}, "expected tags: 'mug', 'fine'"),
     ):
         with pytest.raises(UsageError, match=words):
             build(EmbedConfig, {"rerank": settings}, "mine.yaml")
