@@ -11,7 +11,7 @@ from m2raap.models.video_clip import VideoCLIP
 
 def groups_of(backbone: Backbone, **settings: object) -> tuple[VideoCLIP, AdaptConfig]:
     cfg = AdaptConfig.model_validate({"temporal": StanConfig(layers=2, start="gate"), **settings})
-    model = VideoCLIP(backbone, cfg.temporal)
+    model = VideoCLIP(backbone, cfg.temporal, interaction=cfg.interaction)
     choose_trained(model, cfg)
     return model, cfg
 
@@ -40,6 +40,16 @@ def test_gates_have_a_rate_of_their_own_and_no_decay(backbone: Backbone) -> None
     names = {name for name, p in model.named_parameters() if id(p) in decayed}
     assert "temporal.spatial.0.block.mlp.c_fc.weight" in names and "backbone.clip.text_projection" in names
     assert not any(word in name for name in names for word in ("ln_", "bias", "embedding", "time", "gate", "norm"))
+
+
+def test_scalars_of_an_interaction_are_gates_and_its_matrices_new(backbone: Backbone) -> None:
+    interaction = {"name": "caption_guided_mug", "weights": "cross_attention"}
+    model, cfg = groups_of(backbone, interaction=interaction, loss={"interaction": 1.0}, lr_gate=0.5, lr_new=0.25)
+    rate = {id(p): (g["base_lr"], g["weight_decay"] > 0) for g in parameter_groups(model, cfg) for p in g["params"]}
+    rates = {name: rate[id(p)] for name, p in model.interaction.named_parameters()}
+    assert rates["gate"] == rates["weight_gate"] == (0.5, False)
+    assert rates["query.frames.weight"] == rates["key.captions.weight"] == (0.25, True)
+    assert rates["query.frames.bias"] == (0.25, False) and len(rates) == 8
 
 
 def test_layers_further_from_the_features_learn_more_slowly(backbone: Backbone) -> None:

@@ -50,6 +50,13 @@ def test_equals_the_literal_twin() -> None:
         torch.testing.assert_close(actual[b], expected, atol=1e-5, rtol=0)
 
 
+def test_captions_get_no_gradient_and_frames_do() -> None:
+    acg, v, c = opened(), units(2, 4, 8, seed=1).requires_grad_(), units(2, 4, 8, seed=2).requires_grad_()
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    acg(v, mask, (c, mask))[:, 0].sum().backward()
+    assert c.grad is None and v.grad is not None and float(acg.inter_gate.grad) != 0.0
+
+
 @torch.no_grad()
 def test_an_off_topic_frame_loses_weight() -> None:
     acg = Acg(AcgConfig(tau=0.1))
