@@ -23,11 +23,12 @@ from m2raap.core.signed import read_manifest
 from m2raap.report.contenders import Contender
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.embeddings import IDS, Embeddings
+from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.results import evaluate_embeddings
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, differing
 
-AT = (1, 5, 10)
+COMPARED = ("R@1", "R@5", "R@10", MEAN_RECALL)
 _IGNORED_ON_INTERSECTION = ("ids", "texts", "missing", "pictures")
 Table = list[dict[str, Any]]
 
@@ -158,7 +159,7 @@ def _bench(
     if len(tables) == 2:
         for lang in sorted({row["lang"] for row in tables[0][0]}):
             for direction in ("t2v", "v2t"):
-                differences += [paired(tables[0], tables[1], lang, direction, k, seed) for k in AT]
+                differences += [paired(tables[0], tables[1], lang, direction, metric, seed) for metric in COMPARED]
     protocol = protocols[0][0]["name"]
     return {
         "name": name,

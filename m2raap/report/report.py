@@ -177,7 +177,7 @@ def difference_rows(
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
-                        difference = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
+                        difference = paired(tables[0], tables[1], lang, direction, "R@1", recipe.seed, category)
                         rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
     return rows
 
