@@ -118,5 +118,7 @@ def _all_foreign(places: NDArray[np.int64], foreign: NDArray[np.int64], targets:
 def _mean_reciprocal(greater: int, foreign: int, targets: int) -> float:
     """The expected 1/rank of the first of `targets` items that tie with `foreign` others, after `greater` items."""
     place = np.arange(foreign + 2)
-    chance = -np.diff(_all_foreign(place, np.int64(foreign), np.int64(targets)))  # of place 1, 2 .. foreign + 1
+    chance = -np.diff(
+        _all_foreign(place, np.full_like(place, foreign), np.full_like(place, targets))
+    )  # of place 1, 2 .. foreign + 1
     return float((chance / (greater + place[1:])).sum())
