@@ -47,6 +47,19 @@ class Actor:
         half = self.extent_px + np.abs(self.travel_px) / 2
         return np.concatenate([self.centre_px - half, self.centre_px + half])
 
+    def progress(self, t: float) -> float:
+        """Share of the event, 0..1, that is over at `t` (0..1, share of the shot)."""
+        return float(np.clip((t - self.start) / (self.end - self.start), 0, 1))
+
+    def way(self, t: float) -> float:
+        """Where it is at `t` between the start (-0.5) and the end (0.5) of what it does: slow at first and at last."""
+        progress = self.progress(t)
+        return progress * progress * (3 - 2 * progress) * 0.5 + progress * 0.5 - 0.5
+
+    def centre_at(self, t: float) -> np.ndarray:
+        """(2,) px from the middle of the picture to the middle of the group at `t`, without the camera."""
+        return self.centre_px + self.travel_px * self.way(t)
+
 
 @dataclass
 class Layout:
@@ -163,18 +176,17 @@ def draw(layout: Layout, t: float, grain: np.ndarray | None = None) -> np.ndarra
         borderMode=cv2.BORDER_REFLECT,
     )
     for actor in layout.actors:
-        progress = float(np.clip((t - actor.start) / (actor.end - actor.start), 0, 1))
+        progress, way = actor.progress(t), actor.way(t)
         motion = actor.event.motion
         opacity = progress if motion == "appear" else 1 - progress if motion == "vanish" else 1.0
         if opacity <= 0:
             continue
-        eased = progress * progress * (3 - 2 * progress) * 0.5 + progress * 0.5
-        centre = SIZE_PX / 2 + actor.centre_px + actor.travel_px * (eased - 0.5) + view
-        diameter = actor.diameter_px * actor.ratio ** (eased - 0.5)
+        centre = SIZE_PX / 2 + actor.centre_at(t) + view
+        diameter = actor.diameter_px * actor.ratio**way
         for offset, angle in zip(actor.offsets_px, actor.angles_deg, strict=True):
             draw_shape(
                 picture, actor.event.obj.shape, actor.rgb, (centre + offset) * scale, diameter * scale,
-                float(angle) + actor.turn_deg * (eased - 0.5), opacity,
+                float(angle) + actor.turn_deg * way, opacity,
             )  # fmt: skip
     share, cycles_l, phase_l = layout.flicker
     picture *= 1 + share * np.sin(2 * np.pi * (cycles_l * t + phase_l))
