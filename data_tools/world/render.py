@@ -1,5 +1,8 @@
 """Scene and seed -> frames. Numbers in px are for a 96 px square; other sizes are scaled.
 
+The layout of two events does not depend on their order: a clip and its twin, in which the events come in the other order, are
+drawn from one seed and differ in nothing else.
+
 Everything that moves is drawn symmetrically in time: played backwards, a clip of 'left' is as likely as a clip of
 'right' (the same holds for grow/shrink and appear/vanish). So neither a single frame nor a mean over frames shows the
 direction.
@@ -129,14 +132,22 @@ def _place(actors: list[Actor], slack_px: np.ndarray, rng: np.random.Generator) 
         actor.centre_px = centre
 
 
-def _time(actors: list[Actor], rng: np.random.Generator) -> None:
-    """Sets start and end of each event: one in the middle of the clip, two one after the other."""
+def _time(actors: list[Actor], events: tuple[Event, ...], rng: np.random.Generator) -> None:
+    """Sets start and end of each event: one in the middle of the clip, two one after the other, in the order of `events`.
+
+    What is drawn belongs to the actor, so that two events in reversed order take as long as before.
+    """
     if len(actors) == 1:
         middle, span = rng.uniform(0.44, 0.56), rng.uniform(0.55, 0.8)
         windows = [(middle - span / 2, middle + span / 2)]
     else:
-        middle = rng.uniform(0.44, 0.56)
-        windows = [(rng.uniform(0.03, 0.1), middle - 0.03), (middle + 0.03, 1 - rng.uniform(0.03, 0.1))]
+        lead, tail, share = rng.uniform(0.03, 0.1), rng.uniform(0.03, 0.1), rng.uniform(0.44, 0.56)
+        pause = 0.06
+        spans = (1 - lead - tail - pause) * np.array([share, 1 - share])
+        earlier = int(actors[0].event != events[0])  # number of the actor whose event comes first
+        change = lead + spans[earlier]
+        windows = [(lead, change), (change + pause, 1 - tail)]
+        windows = windows[::-1] if earlier else windows
     for actor, (start, end) in zip(actors, windows, strict=True):
         if actor.event.motion in ("appear", "vanish"):
             switch = start + (end - start) * rng.uniform(0.25, 0.75)
@@ -145,13 +156,18 @@ def _time(actors: list[Actor], rng: np.random.Generator) -> None:
 
 
 def lay_out(shot: Shot, rng: np.random.Generator, size_px: int = SIZE_PX) -> Layout:
-    """Draws everything that the scene does not state: places, sizes, times, background, light and camera."""
-    actors = [_actor(event, len(shot.events) > 1, rng) for event in shot.events]
+    """Draws everything that the scene does not state: places, sizes, times, background, light and camera.
+
+    A shot with the same events in reversed order gets, from the same state of `rng`, the same layout but for the times: only
+    which event comes first differs.
+    """
+    events = sorted(shot.events, key=lambda event: (event.obj.pair, event.motion))
+    actors = [_actor(event, len(events) > 1, rng) for event in events]
     panning = shot.camera.startswith("pan")
     pan_px = float(rng.uniform(22, 34)) * ({"pan_left": 1, "pan_right": -1}.get(shot.camera, 0))
     shaking = shot.camera == "shake"
     _place(actors, np.array([abs(pan_px) / 2 if panning else 3.0 if shaking else 0.0, 3.0 if shaking else 0.0]), rng)
-    _time(actors, rng)
+    _time(actors, shot.events, rng)
     canvas = paint(shot.background, tuple(sorted({a.event.obj.colour for a in actors})), rng)
     flicker = np.array(
         [rng.uniform(0.05, 0.09) if shaking else rng.uniform(0.01, 0.03), rng.uniform(1, 3), rng.random()]
