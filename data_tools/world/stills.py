@@ -150,8 +150,8 @@ def true_of(claims: np.ndarray, facts_M5: np.ndarray) -> np.ndarray:
         ]
         for i in (0, 2)
     )
-    one = c[..., 2] == _NONE
-    objects = np.where(one, first_on_left | first_on_right, first_on_left & second_on_right)
+    is_single = c[..., 2] == _NONE
+    objects = np.where(is_single, first_on_left | first_on_right, first_on_left & second_on_right)
     return objects & ((c[..., 4] == _NONE) | (c[..., 4] == s[..., 4]))
 
 

@@ -53,12 +53,12 @@ def choices(
         # The texts and the videos of every comparison: own before the twin's.
         queries, compared = [], []
         for video, twin in pairs:
-            own, other = row_of_video[video], row_of_video[twin]
+            column, twin_column = row_of_video[video], row_of_video[twin]
             if direction == "t2v":
                 queries += [(text_ids[text], twin, 1) for text in texts_of[video]]
-                compared += [(text, own, text, other) for text in texts_of[video]]
+                compared += [(text, column, text, twin_column) for text in texts_of[video]]
             elif twin in texts_of:
-                both = [(text, own, twin_text, own) for text in texts_of[video] for twin_text in texts_of[twin]]
+                both = [(text, column, twin_text, column) for text in texts_of[video] for twin_text in texts_of[twin]]
                 queries.append((video, twin, len(both)))
                 compared += both
         if not compared:
