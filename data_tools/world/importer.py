@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data_tools.world.make import WorldConfig, make_world
+from data_tools.world.make import make_world
+from data_tools.world.plan import WorldConfig
 from m2raap.core import talk
 from m2raap.core.config import build, parse_assignments, set_keys
 from m2raap.core.corpus import Corpus, open_corpus, write_corpus

@@ -191,6 +191,23 @@ class FrameAblationRow:
 
 
 @dataclass(frozen=True)
+class TwoWayRow:
+    """Two-way accuracy of an arm between clips and their twins, in percent; chance is 50. See `retrieval.two_way`."""
+
+    arm: str
+    benchmark: str
+    way: str  # "": plain cosines of all frames; else the name of a rescoring or of a frame ablation
+    lang: str
+    direction: str
+    n: int
+    pairs: int
+    accuracy: float
+    interval: list[float]
+    seeds: int
+    seeds_accuracy: list[float]
+
+
+@dataclass(frozen=True)
 class CostRow:
     """Training time of an arm and the R@1 that it reached. Times are wall seconds, except `frames_s`."""
 
@@ -337,6 +354,7 @@ class ReportData:
     bilingual: list[BilingualRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
     frame_ablations: list[FrameAblationRow] = field(default_factory=list)
+    two_way: list[TwoWayRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
     modules: list[ModuleRow] = field(default_factory=list)
     interpolation: list[InterpolationRow] = field(default_factory=list)

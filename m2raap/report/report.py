@@ -39,9 +39,10 @@ from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
 from m2raap.report.published import published_rows
-from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
+from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows, two_way_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.two_way import two_way_differences
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
@@ -93,6 +94,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         bilingual=bilingual_rows(evaluations, recipe.seed),
         differences=difference_rows(evaluations, protocols, recipe, main),
         frame_ablations=frame_ablation_rows(evaluations, results, recipe.seed),
+        two_way=two_way_rows(evaluations, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_interpolation(run.path),
@@ -182,6 +184,10 @@ def difference_rows(
                     for category in slices:
                         difference = paired(tables[0], tables[1], lang, direction, "R@1", recipe.seed, category)
                         rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
+            rows += [
+                DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike)
+                for difference in two_way_differences(tables[0], tables[1], recipe.seed)
+            ]
     return rows
 
 
