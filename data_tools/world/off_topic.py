@@ -16,6 +16,7 @@ import numpy as np
 
 from data_tools.world.grammar import Scene, SceneSampler, meaning, split_pairs
 from data_tools.world.make import Planned, WorldConfig, clip_row, planned, text_rows, write_clip
+from data_tools.world.shots import write_shots
 from m2raap.core.corpus import Corpus, write_corpus
 from m2raap.core.engine import available_cores
 from m2raap.core.lock import locked
@@ -27,18 +28,23 @@ FIRST = (
 
 
 def write_off_topic(out: Path, num: int, seed: int) -> Corpus:
-    """`num` clips with two texts each. The same arguments give the same bytes. Raises M2raapError if a file cannot be encoded."""
+    """`num` clips with two texts each, and out/shots.parquet: what each moment of them shows.
+
+    The same arguments give the same bytes. Raises M2raapError if a file cannot be encoded.
+    """
     cfg = WorldConfig(seed=seed)
     plans = _plan(cfg, num)
     texts = [row for plan in plans for row in text_rows(plan)]
     source = {"importer": "world", "settings": {"off_topic": num, "seed": seed}}
     root = out / "videos"
-    with locked(out, written=("videos",)):
+    with locked(out, written=("videos", "shots.parquet")):
         (root / "test").mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(available_cores()) as pool:
             list(pool.map(lambda plan: write_clip(plan, cfg, root), plans))
         clips = [clip_row(plan) for plan in plans]
-        return write_corpus(out, clips, texts, video_root=root, source=source, benchmark=BENCHMARK)
+        corpus = write_corpus(out, clips, texts, video_root=root, source=source, benchmark=BENCHMARK)
+        write_shots(plans, cfg, out)  # a new corpus is written into no folder that holds anything but videos
+        return corpus
 
 
 def _plan(cfg: WorldConfig, num: int) -> list[Planned]:

@@ -9,6 +9,7 @@ Shapes: T frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -46,6 +47,19 @@ class Actor:
         """(x0, y0, x1, y1) px that the group covers during the clip."""
         half = self.extent_px + np.abs(self.travel_px) / 2
         return np.concatenate([self.centre_px - half, self.centre_px + half])
+
+    def progress(self, t: float) -> float:
+        """Share of the event, 0..1, that is over at `t` (0..1, share of the shot)."""
+        return float(np.clip((t - self.start) / (self.end - self.start), 0, 1))
+
+    def way(self, t: float) -> float:
+        """Where it is at `t` between the start (-0.5) and the end (0.5) of what it does: slow at first and at last."""
+        progress = self.progress(t)
+        return progress * progress * (3 - 2 * progress) * 0.5 + progress * 0.5 - 0.5
+
+    def centre_at(self, t: float) -> np.ndarray:
+        """(2,) px from the middle of the picture to the middle of the group at `t`, without the camera."""
+        return self.centre_px + self.travel_px * self.way(t)
 
 
 @dataclass
@@ -163,18 +177,17 @@ def draw(layout: Layout, t: float, grain: np.ndarray | None = None) -> np.ndarra
         borderMode=cv2.BORDER_REFLECT,
     )
     for actor in layout.actors:
-        progress = float(np.clip((t - actor.start) / (actor.end - actor.start), 0, 1))
+        progress, way = actor.progress(t), actor.way(t)
         motion = actor.event.motion
         opacity = progress if motion == "appear" else 1 - progress if motion == "vanish" else 1.0
         if opacity <= 0:
             continue
-        eased = progress * progress * (3 - 2 * progress) * 0.5 + progress * 0.5
-        centre = SIZE_PX / 2 + actor.centre_px + actor.travel_px * (eased - 0.5) + view
-        diameter = actor.diameter_px * actor.ratio ** (eased - 0.5)
+        centre = SIZE_PX / 2 + actor.centre_at(t) + view
+        diameter = actor.diameter_px * actor.ratio**way
         for offset, angle in zip(actor.offsets_px, actor.angles_deg, strict=True):
             draw_shape(
                 picture, actor.event.obj.shape, actor.rgb, (centre + offset) * scale, diameter * scale,
-                float(angle) + actor.turn_deg * (eased - 0.5), opacity,
+                float(angle) + actor.turn_deg * way, opacity,
             )  # fmt: skip
     share, cycles_l, phase_l = layout.flicker
     picture *= 1 + share * np.sin(2 * np.pi * (cycles_l * t + phase_l))
@@ -205,6 +218,31 @@ def shot_frames(scene: Scene, num_frames: int, rng: np.random.Generator) -> list
     return [n for n in (before, num_frames - off_topic, off_topic - before) if n > 0]
 
 
+@dataclass(frozen=True)
+class FramePlan:
+    """One frame before it is drawn: number of its shot in the scene, the layout of this shot, and `t` (0..1) in it."""
+
+    shot: int
+    layout: Layout
+    t: float
+    grain: np.ndarray  # (H, W, 3)
+
+
+def frame_plans(
+    scene: Scene, seed: list[int], size_px: int = SIZE_PX, fps: int = 12, frozen: bool = False
+) -> Iterator[FramePlan]:
+    """The frames of the clip in order, before they are drawn; arguments as of `render`."""
+    rng = np.random.default_rng(seed)
+    num_frames = int(np.ceil(fps * (rng.uniform(3.0, 3.5) if scene.kind == "multishot" else rng.uniform(2.0, 3.5))))
+    for number, (shot, count) in enumerate(zip(scene.shots, shot_frames(scene, num_frames, rng), strict=True)):
+        layout = lay_out(shot, rng, size_px)
+        if frozen:
+            yield from [FramePlan(number, layout, 0.5, grain_like(size_px, rng))] * count
+            continue
+        for i in range(count):
+            yield FramePlan(number, layout, i / max(count - 1, 1), grain_like(size_px, rng))
+
+
 def render(
     scene: Scene, seed: list[int], size_px: int = SIZE_PX, fps: int = 12, frozen: bool = False, black: bool = False
 ) -> np.ndarray:
@@ -212,13 +250,6 @@ def render(
 
     `frozen`: every frame of a shot is the same; `black`: all pixels are almost black.
     """
-    rng = np.random.default_rng(seed)
-    num_frames = int(np.ceil(fps * (rng.uniform(3.0, 3.5) if scene.kind == "multishot" else rng.uniform(2.0, 3.5))))
-    frames: list[np.ndarray] = []
-    for shot, count in zip(scene.shots, shot_frames(scene, num_frames, rng), strict=True):
-        layout = lay_out(shot, rng, size_px)
-        for i in range(count):
-            t = 0.5 if frozen else i / max(count - 1, 1)
-            frames.append(frames[-1] if frozen and i else draw(layout, t, grain_like(size_px, rng)))
-    clip = np.stack(frames)
+    plans = frame_plans(scene, seed, size_px, fps, frozen)
+    clip = np.stack([draw(plan.layout, plan.t, plan.grain) for plan in plans])
     return clip // 48 if black else clip

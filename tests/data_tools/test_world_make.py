@@ -211,7 +211,7 @@ def test_bytes_do_not_depend_on_the_workers(small: tuple[Path, World], tmp_path:
     again = make_world(SMALL, tmp_path, workers=1, progress=lambda done, total: calls.append((done, total)))
     assert again == world and calls == [(i, 41) for i in range(1, 42)]
     files = sorted(p.relative_to(out) for p in out.rglob("*") if p.is_file())
-    assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()) and len(files) == 43
+    assert files == sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()) and len(files) == 44
     for file in files:
         assert (out / file).read_bytes() == (tmp_path / file).read_bytes(), file
 
@@ -223,6 +223,7 @@ def test_the_off_topic_benchmark_shows_more_than_its_captions_say(tmp_path: Path
     again = write_off_topic(tmp_path / "again", 3, 0)
     assert corpus.benchmark == "world-offtopic" and corpus.counts == {"clips": 3, "missing_file": 0, "texts": 6}
     assert corpus.digest == again.digest
+    assert (tmp_path / "O" / "shots.parquet").read_bytes() == (tmp_path / "again" / "shots.parquet").read_bytes()
     for one, other in zip(
         sorted((tmp_path / "O").rglob("*.mp4")), sorted((tmp_path / "again").rglob("*.mp4")), strict=True
     ):
