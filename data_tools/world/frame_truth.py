@@ -122,7 +122,10 @@ class FrameTruth:
         """A moment of another clip."""
         ids, place = self._group[clip_id]
         if len(ids) < 2:
-            raise M2raapError(f"{_KEY}: caption.options.noise needs a second clip in the split of clip '{clip_id}'")
+            raise M2raapError(
+                f"caption.options.noise: clip '{clip_id}' is the only one of its table and split, and there is no other caption "
+                "to give it"
+            )
         moments = self._moments[ids[(place + 1 + int(rng.integers(len(ids) - 1))) % len(ids)]]
         return moments[int(rng.integers(len(moments)))]
 
