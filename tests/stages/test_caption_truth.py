@@ -15,6 +15,10 @@ from data_tools.world.off_topic import write_off_topic
 from m2raap.core.corpus import write_corpus
 from m2raap.core.files import read_json
 from m2raap.core.tables import read_all
+from m2raap.core.videos import VideoDigests
+from m2raap.core.view import open_view
+from m2raap.stages.source import ViewSource, frame_captions, frame_captions_by_lang
+from m2raap.video.limits import VideoConfig
 from tests.conftest import digests
 from tests.stages.test_rewrite import here
 
@@ -42,8 +46,10 @@ def command(home: Path, keyframes: str, out: Path, **options: Any) -> list[objec
     return ["caption", home / keyframes, "--out", out, "--set", f"caption.name={NAME}", *words, "--allow-code"]
 
 
-@pytest.mark.parametrize("keyframes", ["k", "kO"])
-def test_every_key_frame_gets_the_caption_of_what_is_drawn(world: Path, tmp_path: Path, keyframes: str) -> None:
+@pytest.mark.parametrize(("keyframes", "split"), [("k", "train"), ("kO", "test")])
+def test_every_key_frame_gets_the_caption_of_what_is_drawn(
+    world: Path, tmp_path: Path, keyframes: str, split: str
+) -> None:
     here(*command(world, keyframes, tmp_path / "c"), "--workers", 1)
     moments: dict[str, list[dict[str, Any]]] = {}
     for path in (world / "W" / "shots.parquet", world / "O" / "shots.parquet"):
@@ -63,6 +69,12 @@ def test_every_key_frame_gets_the_caption_of_what_is_drawn(world: Path, tmp_path
                 assert (text["text"], text["frame_index"]) == (moment[f"caption_{lang}"], frame)
             shots.append(moment["shot"])
         shots_of_clip.append(len(set(shots)))
+    source = ViewSource(open_view(tmp_path / "c"), split, VideoConfig(), VideoDigests(tmp_path / "videos.json"))
+    for number, clip_id in enumerate(source.clip_ids):
+        by_lang = source.captions_by_lang(number)
+        assert by_lang == {lang: [texts[f"{clip_id}.aux.{lang}{i}"]["text"] for i in range(6)] for lang in ("en", "zh")}
+        assert source.captions(number) == by_lang["en"]
+    assert len(source.clip_ids) >= 3
     assert max(shots_of_clip) > 1, "frames of off-topic shots have the captions of these"
     assert {row["producer"] for row in texts.values()} == {"planted truth, noise 0, missing 0, seed 0"}
 
@@ -99,3 +111,18 @@ def test_table_and_options_are_in_the_digest_of_the_stage(world: Path, tmp_path:
     assert "caption.options" in (message := capsys.readouterr().err) and "'noise'" in message
     here("caption", home / "k", "--out", tmp_path / "e", "--set", "caption.options.noise=0.1", check=2)
     assert "'options' is for a captioner python:module:class" in capsys.readouterr().err
+
+
+def test_captions_by_language_and_in_the_first_language_that_has_one() -> None:
+    texts: Any = [
+        {"origin": "aux", "lang": "zh", "frame_index": 0, "text": "零"},
+        {"origin": "aux", "lang": "en", "frame_index": 2, "text": "two"},
+        {"origin": "aux", "lang": "zh", "frame_index": 2, "text": "二"},
+        {"origin": "aux", "lang": "en", "frame_index": 9, "text": "of no frame"},
+        {"origin": "raw", "lang": "en", "frame_index": None, "text": "of the clip"},
+    ]
+    by_lang = frame_captions_by_lang(texts, 3, ("en", "zh"))
+    assert by_lang == {"en": [None, None, "two"], "zh": ["零", None, "二"]} and list(by_lang) == ["en", "zh"]
+    assert frame_captions(texts, 3, ("en", "zh")) == ["零", None, "two"]
+    assert frame_captions(texts, 3, ("zh", "en")) == ["零", None, "二"]
+    assert frame_captions(texts, 3, ("en",)) == [None, None, "two"]
