@@ -19,6 +19,7 @@ from m2raap.report.data import (
     RescoredRow,
     ResultRow,
     labels_of,
+    seed_note,
 )
 from m2raap.retrieval.significance import bounds_text, change_text
 
@@ -258,6 +259,8 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_progressive(data.progressive, file)
     if results:
         print_results(results, file)
+        if note := seed_note(data):
+            print(f"{one_line(note)}\n", file=stream)
     if data.rescored:
         print_rescored(data.rescored, file)
     if data.bilingual:
