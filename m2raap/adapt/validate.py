@@ -15,7 +15,7 @@ from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.state import FrameReader, Split
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
-from m2raap.models.losses import cosine_logits, owned_mask
+from m2raap.models.losses import cosine_logits, info_nce, owned_mask
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32
@@ -70,20 +70,10 @@ def expected_reciprocal_ranks(above_Q: Tensor, ties_Q: Tensor) -> Tensor:
 
 
 def pair_losses(video_QE: Tensor, text_QE: Tensor, twins: list[Tensor], scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE of every pair (Q,) in fp64, within chunks of as many pairs as the masks in `twins`, in their order.
-
-    A pair's loss is the mean over both directions, so that the mean over a chunk is `m2raap.models.losses.info_nce`.
-    """
-    sizes, cross_entropy = [len(mask) for mask in twins], torch.nn.functional.cross_entropy
-    losses = []
-    for video_BE, text_BE, twins_BB in zip(video_QE.split(sizes), text_QE.split(sizes), twins, strict=True):
-        diagonal = torch.eye(len(twins_BB), dtype=torch.bool)
-        off_diagonal = (twins_BB & ~diagonal).to(video_BE.device)
-        logits_BB = cosine_logits(video_BE, text_BE, scale).masked_fill(off_diagonal, float("-inf"))
-        target_B = torch.arange(len(logits_BB), device=logits_BB.device)
-        rows, columns = (cross_entropy(logits, target_B, reduction="none") for logits in (logits_BB, logits_BB.T))
-        losses.append((rows + columns).double() / 2)
-    return torch.cat(losses)
+    """InfoNCE of every pair (Q,) in fp64, within chunks of as many pairs as the masks in `twins`, in their order."""
+    sizes = [len(mask) for mask in twins]
+    chunks = zip(video_QE.split(sizes), text_QE.split(sizes), twins, strict=True)
+    return torch.cat([info_nce(cosine_logits(v, t, scale), mask.to(v.device)).double() for v, t, mask in chunks])
 
 
 def encode_clips(
