@@ -21,6 +21,7 @@ from m2raap.report.data import (
     ResultRow,
     TwoWayRow,
     labels_of,
+    seed_note,
 )
 from m2raap.report.multiplicity import comparisons_note, of_progressive
 from m2raap.retrieval.rank_counts import MEAN_RECALL
@@ -315,6 +316,8 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_progressive(data.progressive, file)
     if results:
         print_results(results, file)
+        if note := seed_note(data):
+            print(f"{one_line(note)}\n", file=stream)
     if data.published:
         print_published(data.published, data.results, file)
     if data.rescored:

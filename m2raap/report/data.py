@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from m2raap.core.errors import listed
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -369,6 +371,18 @@ class ReportData:
     protocol: dict[str, str] = field(default_factory=dict)  # settings and inputs of the whole run
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""
+
+
+def seed_note(data: ReportData) -> str:
+    """What results of arms that were trained with one seed cannot say; empty where there is no such arm."""
+    trained = {row.arm for row in data.costs}
+    arms = list(dict.fromkeys(row.arm for row in data.results if row.arm in trained and row.seeds == 1))
+    if not arms:
+        return ""
+    return (
+        f"{listed(arms, 6)}: one training seed. A difference smaller than the spread between seeds means nothing; 'seeds: 3' in "
+        "the recipe measures the spread."
+    )
 
 
 def to_json(data: ReportData) -> dict[str, Any]:

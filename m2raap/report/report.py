@@ -47,7 +47,13 @@ from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import DRAWINGS_ONLY
-from m2raap.stages.training_log import training_curves, training_summary, training_time
+from m2raap.stages.training_log import kept_text, training_curves, training_summary, training_time
+
+_VAL_CHARTS = {  # title of the chart, and the factor of its values
+    "mrr": ("MRR x 100 on the val clips", 100.0),
+    "r1": ("R@1 on the val clips", 100.0),
+    "loss": ("loss on the val clips", 1.0),
+}
 
 SYNTHETIC = "synthetic world, tiny model"
 
@@ -118,14 +124,7 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
         notes.append(f"{DRAWINGS_ONLY}. The results show that the pipeline works, and nothing about retrieval.")
     for step in steps:
         if step.is_of(AdaptStage) and step.owner == step.arm:
-            summary = training_summary(step.folder)
-            counts = read_manifest(step.folder)["counts"]
-            best = (
-                f"; kept: step {counts['best_step']}, with the best R@1 on the val clips, {100 * counts['val_r1_best']:.1f}"
-                if "best_step" in counts
-                else ""
-            )
-            notes.append(f"{step.arm}: {summary['steps']} steps{best}.")
+            notes.append(f"{step.arm}: {kept_text(training_summary(step.folder))}.")
     return notes + _outdated(run, recipe, steps)
 
 
@@ -196,10 +195,11 @@ def _curves(steps: list[Step]) -> list[Curve]:
     for step in steps:
         if not step.is_of(AdaptStage) or step.owner != step.arm or step.arm != base_arm(step.arm):
             continue
-        loss, val_r1 = training_curves(step.folder)
+        loss, val = training_curves(step.folder)
         curves.append(Curve("training loss", step.arm, loss))
-        if val_r1:
-            curves.append(Curve("R@1 on the val clips", step.arm, [(at, 100 * value) for at, value in val_r1]))
+        for name, points in val.items():
+            chart, factor = _VAL_CHARTS[name]
+            curves.append(Curve(chart, step.arm, [(at, factor * value) for at, value in points]))
     return curves
 
 

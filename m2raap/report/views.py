@@ -17,6 +17,7 @@ from m2raap.report.data import (
     ReportData,
     ResultRow,
     labels_of,
+    seed_note,
 )
 from m2raap.report.multiplicity import comparisons_note, of_progressive
 
@@ -41,6 +42,7 @@ def view(data: ReportData) -> dict[str, Any]:
         ],
         "interpolation": _interpolation(data),
         "results": _results(data),
+        "seed_note": seed_note(data),
         "rescored": [
             {"benchmark": benchmark, "lang": lang, "direction": direction, "rows": rows}
             for (benchmark, lang, direction), rows in _grouped(

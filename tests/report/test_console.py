@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 from m2raap.report.console import (
     print_bilingual,
@@ -9,11 +10,13 @@ from m2raap.report.console import (
     print_differences,
     print_funnel,
     print_grading,
+    print_report,
     print_rescored,
     print_results,
     print_two_way,
 )
-from m2raap.report.data import FunnelStage, ReportData
+from m2raap.report.data import FunnelStage, ReportData, seed_note
+from m2raap.report.html import render
 
 
 class Terminal(io.StringIO):
@@ -52,6 +55,18 @@ def test_results_and_grading(sample: Callable[..., ReportData]) -> None:
     assert ["black", "(clip)", "10", "9", "90.0"] in lines
     assert ["mismatch", "19", "16", "84.2"] in lines
     assert "\x1b" not in text
+
+
+def test_one_training_seed_is_named(sample: Callable[..., ReportData]) -> None:
+    """The first arm was not trained."""
+    data, out = sample(), io.StringIO()
+    arms = list(dict.fromkeys(row.arm for row in data.results))
+    data = replace(data, costs=[replace(data.costs[0], arm=arm) for arm in arms[1:]])
+    note = f"{', '.join(arms[1:])}: one training seed. A difference smaller than the spread between seeds means nothing"
+    print_report(data, out)
+    assert f"\n{note}" in out.getvalue() and note in render(data)
+    assert not seed_note(replace(data, results=[replace(row, seeds=3, seeds_r1=[1, 2, 3]) for row in data.results]))
+    assert not seed_note(replace(data, costs=[])), "nothing was trained"
 
 
 def test_training_time_stands_beside_what_it_reached(sample: Callable[..., ReportData]) -> None:
