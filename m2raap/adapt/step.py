@@ -44,9 +44,9 @@ def draw_step(state: TrainState, number: int) -> Step:
     rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
     texts = [[train.texts.texts[row] for row in rows] for rows in rows_KB]
     caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if cfg.acg else None
-    batch_texts = BatchTexts(
-        texts, train.texts.owners(clips), train.captions.words(clips) if train.captions and cfg.fcc_weight else None
-    )
+    epoch = state.sampler.epoch(number)
+    words = train.captions.words(clips, epoch) if train.captions and cfg.fcc_weight else None
+    batch_texts = BatchTexts(texts, train.texts.owners(clips), words)
     return Step(number, clips, rows_KB, caption_keep_B, batch_texts)
 
 
@@ -80,7 +80,7 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
     model.temporal.train()
     needs_vectors = bool(cfg.mug_weight or cfg.fcc_weight)
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
-        captions = train.captions.encode(model, clips) if train.captions else None
+        captions = train.captions.encode(model, clips, state.sampler.epoch(step.number)) if train.captions else None
         acg_captions = None
         if captions is not None and step.caption_keep_B is not None:
             acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])

@@ -55,7 +55,7 @@ def test_without_captions_the_stage_is_named(tiny_dir: Path, tmp_path: Path) -> 
 def test_gates_move_and_other_captions_are_another_run(tiny_dir: Path, tmp_path: Path) -> None:
     cfg = AdaptConfig(
         backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), temporal=MeanConfig(),
-        acg=AcgConfig(), fcc_weight=1.0, steps=6, batch_size=6, num_frames=4, threads=1, warmup_steps=1,
+        acg=AcgConfig(), fcc_weight=1.0, steps=6, batch_size=6, num_frames=4, threads=1, warmup=0.17,
     )  # fmt: skip
     source = ordered(12, 0)
     adapt(cfg, source, None, tmp_path / "a")

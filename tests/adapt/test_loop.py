@@ -16,6 +16,7 @@ from m2raap.core import interrupt
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.families import load_backbone
+from m2raap.models.losses import OBJECTIVES
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import every_order, ordered
 from tests.tiny_backbone import TINY
@@ -29,7 +30,7 @@ def cfg(tiny_dir: Path) -> AdaptConfig:
         num_frames=4,
         steps=9,
         batch_size=6,
-        warmup_steps=2,
+        warmup=0.25,
         temperature=0.1,
         val_every_steps=3,
         checkpoint_every_steps=4,
@@ -151,6 +152,21 @@ def test_the_backbones_own_bias_learns_and_leaves_with_the_model(cfg: AdaptConfi
     assert abs(float(VideoCLIP.load(whole.model_dir).backbone.clip.logit_bias) + 3.0) > 1e-3
     plain = adapt(but(cfg, objective="info_nce", steps=1), ordered(8, 0), None, tmp_path / "plain")
     assert float(VideoCLIP.load(plain.model_dir).backbone.clip.logit_bias) == -3.0
+
+
+def test_a_learnt_temperature_moves_and_stays_below_its_bound(
+    cfg: AdaptConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By about lr_gate a step; and with a loss that falls with the scale for ever, to CLIP's 100 and no further."""
+    cfg = but(cfg, learn_temperature=True, keep="last", lr_gate=1e-2)
+
+    def scale_after(cfg: AdaptConfig, name: str) -> float:
+        model = VideoCLIP.load(adapt(cfg, ordered(8, 0), None, tmp_path / name).model_dir)
+        return float(model.backbone.logit_scale.detach())
+
+    assert 0.01 < abs(scale_after(cfg, "moved") - math.log(1 / 0.1)) < 0.01 * 9 * 1.5
+    monkeypatch.setitem(OBJECTIVES, "rising", lambda logits, *rest: -logits.abs().mean())
+    assert scale_after(but(cfg, objective="rising", lr_gate=0.5), "bound") == pytest.approx(math.log(100))
 
 
 def test_only_what_was_named_learns(cfg: AdaptConfig, tmp_path: Path) -> None:
