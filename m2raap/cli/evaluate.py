@@ -150,7 +150,8 @@ def _open_bank(
     folder = out.with_name(f"{out.name}-bank")
     excluded = [open_view(benchmark) for benchmark in (embedded, *without)]
     view = open_view(path, recipe.langs).limited(limit)
-    run_bank(view, excluded, model_folder(model) if model else recipe.backbone, folder, force)
+    source = model_folder(model) if model else recipe.backbone
+    run_bank(view, excluded, source, folder, force, recipe.embed.text_length)
     from m2raap.core.signed import read_manifest
 
     counts = read_manifest(folder)["counts"]
