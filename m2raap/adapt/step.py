@@ -49,7 +49,8 @@ def draw_step(state: TrainState, number: int) -> Step:
     texts = [[train.texts.texts[row] for row in rows] for rows in rows_KB]
     caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if _guided(state) else None
     weights = cfg.loss.weights_at((number - 1) / state.steps)
-    captions = train.captions.words(clips) if train.captions and "frame_caption" in weights else None
+    epoch = state.sampler.epoch(number)
+    captions = train.captions.words(clips, epoch) if train.captions and "frame_caption" in weights else None
     batch_texts = BatchTexts(texts, train.texts.owners(clips), captions)
     return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
 
@@ -93,7 +94,7 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         if train.captions and (cfg.acg is not None or scores_captions or learns_captions):
             # Only the frame-caption loss has a gradient of captions.
             with torch.set_grad_enabled(torch.is_grad_enabled() and learns_captions):
-                captions = train.captions.encode(model, clips)
+                captions = train.captions.encode(model, clips, state.sampler.epoch(step.number))
         guide = None
         if captions is not None and step.caption_keep_B is not None:
             guide = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
