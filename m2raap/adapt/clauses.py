@@ -30,8 +30,8 @@ Markers = dict[str, tuple[str, ...]]
 EN_MARKERS: Markers = {
     "IDIOM": (
         "now and then", "(?:by|since|until|till|even|back|just) then", r"(?:more|less|other|rather|better)(?: \w+)? then",
-        "if .* then",
-        "next to", "after all", "(?:one|day|time|week|year|page) after (?:another|the other|day|time|week|year|page)",
+        "(?:bigg|larg|small|fast|tall|strong|high|low|old|young|long|short|slow|bright|dark)er then", "if .* then", "next to",
+        "after all", "(?:one|day|time|week|year|page) after (?:another|the other|day|time|week|year|page)",
         "(?:look|run|nam|chas|go|com|tak|reach|follow)(?:e|es|s|ed|d|ing)? after", "(?:ran|went|came|took|running|sought) after",
         "(?:before|after) (?:and|or|&) (?:after|before)", "(?:day|night|week|year|one|never|ever|as|than) before", "before long",
         "at once", "once (?:again|more|upon|a|in|every|or)", "(?:all|for|just|only|than) once",
