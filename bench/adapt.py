@@ -42,7 +42,7 @@ from m2raap.models.stan import Stan
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "panda70m"
 STAN = {"name": "stan", "layers": 4, "drop_path": 0.0}
-WHOLE = {"temporal": STAN, "mug_weight": 1.0, "acg": {}, "fcc_weight": 1.0}
+WHOLE = {"temporal": STAN, "loss": {"interaction": 1.0, "frame_caption": 1.0}, "acg": {}}
 TEXT = "a person in a red coat slowly cuts a large green melon on a wooden table near the window"
 
 

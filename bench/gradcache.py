@@ -24,8 +24,8 @@ from typing import Any
 GOAL = 1.2
 TERMS: dict[str, dict[str, Any]] = {
     "video-text": {},
-    "with frame-caption loss": {"fcc_weight": 0.5},
-    "with Mug": {"mug_weight": 0.5},
+    "with frame-caption loss": {"loss": {"frame_caption": 0.5}},
+    "with Mug": {"loss": {"interaction": 0.5}},
 }
 
 

@@ -55,8 +55,8 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
     """
     if not isinstance(source, CaptionedSource):
         raise M2raapError(
-            "adapt.acg and adapt.fcc_weight need captions of frames, which this source cannot have: set adapt.acg to null and "
-            "adapt.fcc_weight to 0"
+            "adapt.acg and adapt.loss.frame_caption need captions of frames, which this source cannot have: set adapt.acg to "
+            "null and adapt.loss.frame_caption to 0"
         )
     numbers: dict[str, int] = {}
     rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
@@ -67,7 +67,8 @@ def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> Capt
                 rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
     if not numbers:
         raise M2raapError(
-            "adapt.acg and adapt.fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
+            "adapt.acg and adapt.loss.frame_caption need auxiliary captions, and no frame has one: run the stage 'caption' "
+            "before adapt"
         )
     texts = list(numbers)
     return CaptionTable(texts, tokenised(model.backbone, texts), rows_CT)

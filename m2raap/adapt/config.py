@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from m2raap.adapt.loss_config import LossConfig
 from m2raap.core.config import HOW, Config
 from m2raap.core.extension import OrExtension
 from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, TemporalConfig
@@ -71,23 +72,14 @@ class AdaptConfig(Config):
         description="Number of clips per group of a batch; the clips of a group look alike to the untrained backbone and are "
         "hard negatives; 1: no groups.",
     )
-    reversal_weight: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of the loss that separates a clip from itself with reversed frames; the temporal module then runs "
-        "twice.",
-    )
+    loss: LossConfig = Field(default=LossConfig(), description="Weights of the terms of the loss.")
     acg: AcgConfig | None = Field(
         default=None,
         description="Auxiliary-caption-guided weights over frames (ACG); they need the stage caption. null: none.",
     )
-    fcc_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the frame-caption contrastive loss; it needs the stage caption."
-    )
     caption_dropout: float = Field(
         default=0.3, ge=0, le=1, description="Share of the clips of a step that ACG sees without captions."
     )
-    mug_weight: float = Field(default=0.0, ge=0, description="Weight of the contrastive loss over Mug's scores.")
     mug_form: Annotated[Literal["simple", "full"], OrExtension()] = Field(
         default="simple",
         description="Form of Mug's score in m2raap.models.mug; both are from STAN's code. Or python:module:function.",
@@ -200,7 +192,7 @@ class AdaptConfig(Config):
     @property
     def wants_captions(self) -> bool:
         """Whether training reads the auxiliary captions of frames."""
-        return self.acg is not None or self.fcc_weight > 0
+        return self.acg is not None or self.loss.frame_caption.weight > 0
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
@@ -213,9 +205,13 @@ class AdaptConfig(Config):
             raise ValueError(
                 "adapt.lora updates layers that learn: set adapt.train_text to true, or adapt.train_vision_layers above 0"
             )
-        if self.temporal.name == "mean" and self.reversal_weight:
+        if not self.loss.weights_at(0.0):
             raise ValueError(
-                "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.reversal_weight to 0"
+                "adapt.loss has no term that counts from the first step: give one a weight above 0 and start 0"
+            )
+        if self.temporal.name == "mean" and self.loss.direction.weight:
+            raise ValueError(
+                "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.loss.direction to 0"
             )
         if self.input == "video" and self.cache not in ("auto", "off"):
             raise ValueError(
@@ -224,7 +220,7 @@ class AdaptConfig(Config):
             )
         if self.input == "video" and self.wants_captions:
             raise ValueError(
-                "adapt.acg and adapt.fcc_weight read captions of stored key-frames: set adapt.input to keyframes"
+                "adapt.acg and adapt.loss.frame_caption read captions of stored key-frames: set adapt.input to keyframes"
             )
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("adapt.origin_odds leaves no text to learn from: give an origin odds above 0")

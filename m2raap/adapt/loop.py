@@ -23,6 +23,7 @@ from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weight
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.lora import merge_lora, refuse_unreached
+from m2raap.adapt.objective import StepLoss
 from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.adapt.prepare import Report, open_decoders, prepare
 from m2raap.adapt.state import TrainState
@@ -112,9 +113,10 @@ def _train_step(state: TrainState, step: int, report: Report) -> float:
     started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
     multiplier = lr_multiplier(step, state.steps, state.cfg.warmup_steps, state.cfg.lr_floor)
     set_rates(state.optim.optimiser, multiplier)
-    loss, grad_norm = _learn(state, step)
-    state.progress.step = step
-    line = {"step": step, "loss": loss, "lr_multiplier": multiplier, "grad_norm": grad_norm}
+    step_loss, grad_norm = _learn(state, step)
+    state.progress.step, loss = step, float(step_loss.total)
+    terms = step_loss.floats()
+    line = {"step": step, "loss": loss, "terms": terms, "lr_multiplier": multiplier, "grad_norm": grad_norm}
     if state.logs is not None:
         state.logs.write(line | {"gates": state.model.gates()})
     if step % state.cfg.val_every_steps == 0 or step == state.steps:
@@ -130,7 +132,7 @@ def _train_step(state: TrainState, step: int, report: Report) -> float:
     return loss
 
 
-def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
+def _learn(state: TrainState, number: int) -> tuple[StepLoss, float | None]:
     """Step `number` of the optimiser. Returns the loss, and the gradient norm before clipping (None: fp16 skipped the step)."""
     optim = state.optim
     loss = gradients(state, draw_step(state, number))

@@ -7,7 +7,7 @@ that chunks and shares of a batch are joined along it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -80,36 +80,75 @@ def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Paramete
     return backbone_bias
 
 
-def step_loss(
-    cfg: AdaptConfig, features: Features, batch_texts: BatchTexts, scale: Tensor, bias: nn.Parameter | None = None
-) -> Tensor:
-    """Mean over the K texts of a clip of video-text, order and Mug losses; then the frame-caption loss.
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a step: the weighted sum of its terms, and the mean of each term without its weight, by name."""
 
-    `scale` is the inverse temperature. `bias` is added to the cosine logits alone: Mug's scores, which have another range,
-    and the frame-caption loss keep the softmax.
+    total: Tensor
+    terms: dict[str, Tensor]
+
+    def detached(self) -> StepLoss:
+        return StepLoss(self.total.detach(), {name: term.detach() for name, term in self.terms.items()})
+
+    def floats(self) -> dict[str, float]:
+        """The terms as numbers, for the log."""
+        return {name: float(term) for name, term in self.terms.items()}
+
+
+def step_loss(
+    cfg: AdaptConfig,
+    weights: Mapping[str, float],
+    features: Features,
+    batch_texts: BatchTexts,
+    scale: Tensor,
+    bias: nn.Parameter | None = None,
+) -> StepLoss:
+    """The loss of a batch. `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature."""
+    rows = loss_rows(cfg, weights, features, batch_texts, scale, bias)
+    terms = {name: rows_BK.mean() for name, rows_BK in rows.items()}
+    return StepLoss(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
+
+
+def loss_rows(
+    cfg: AdaptConfig,
+    weights: Mapping[str, float],
+    features: Features,
+    batch_texts: BatchTexts,
+    scale: Tensor,
+    bias: nn.Parameter | None = None,
+) -> dict[str, Tensor]:
+    """Every term of `weights`, by name, as the losses (B, K) of the clips and their K texts; (B, 1) where no text enters.
+
+    `bias` is added to the cosine logits alone: the scores of an interaction, which have another range, and the
+    frame-caption loss keep the softmax.
     """
-    objective, losses = objective_of(cfg.objective), []
-    of_scores = info_nce if bias is not None else objective
+    objective = objective_of(cfg.objective)
+    rows: dict[str, list[Tensor]] = {name: [] for name in weights}
     for turn, texts in enumerate(batch_texts.texts):
         text_BE = features.text_BKE[:, turn]
-        twins = owned_mask(texts, batch_texts.owners).to(text_BE.device)
-        logits_BB = cosine_logits(features.video_BE, text_BE, scale)
-        if bias is not None:
-            if bool(bias.isnan()):
-                bias.data.copy_(start_bias(logits_BB))
-            logits_BB = logits_BB + bias
-        losses.append(objective(logits_BB, twins))
-        if features.reversed_BE is not None:
-            order = order_contrast(features.video_BE, features.reversed_BE, text_BE, scale)
-            losses[-1] = losses[-1] + cfg.reversal_weight * order
-        if features.token_BKLE is not None and features.token_mask_BKL is not None and features.vectors_BTE is not None:
+        twins_BB = owned_mask(texts, batch_texts.owners).to(text_BE.device)
+        if "plain" in weights:
+            logits_BB = cosine_logits(features.video_BE, text_BE, scale)
+            if bias is not None:
+                if bool(bias.isnan()):
+                    bias.data.copy_(start_bias(logits_BB))
+                logits_BB = logits_BB + bias
+            rows["plain"].append(objective(logits_BB, twins_BB))
+        if "direction" in weights:
+            assert features.reversed_BE is not None
+            rows["direction"].append(order_contrast(features.video_BE, features.reversed_BE, text_BE, scale))
+        if "interaction" in weights:
+            assert features.token_BKLE is not None and features.token_mask_BKL is not None
+            assert features.vectors_BTE is not None
             unit_BTE = F.normalize(features.vectors_BTE, dim=-1)
             tokens = (features.token_BKLE[:, turn], features.token_mask_BKL[:, turn])
             scores_BB = mug_scores(*tokens, unit_BTE, features.mask_BT, cfg.mug_form)
-            losses[-1] = losses[-1] + cfg.mug_weight * of_scores(scale * scores_BB.T, twins)
-    loss = torch.stack(losses).mean()
-    if features.caption_BTE is not None and features.captioned_BT is not None and features.vectors_BTE is not None:
+            of_scores = info_nce if bias is not None else objective
+            rows["interaction"].append(of_scores(scale * scores_BB.T, twins_BB))
+    if "frame_caption" in weights:
+        assert features.caption_BTE is not None and features.captioned_BT is not None
+        assert features.vectors_BTE is not None
         captions = (features.caption_BTE, features.captioned_BT)
         pairs = frame_caption_loss(features.vectors_BTE, captions, features.mask_BT, scale, batch_texts.captions)
-        loss = loss + cfg.fcc_weight * pairs
-    return loss
+        rows["frame_caption"].append(pairs)
+    return {name: torch.stack(turns, 1) for name, turns in rows.items()}

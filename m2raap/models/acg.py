@@ -86,13 +86,15 @@ def frame_caption_loss(
 ) -> Tensor:
     """Symmetric InfoNCE over the frame-caption pairs of the batch: the image-text task that the backbone came with.
 
+    A loss for every clip (B,), whose mean is the mean over all pairs.
+
     Left out of the negatives are the other frames and captions of the same clip and, where `texts` (B lists of T captions)
     are given, equal captions, because captioners repeat themselves. 0 where no frame of the batch has a caption.
     """
     caption_BTE, captioned_BT = captions
     captioned_BT = captioned_BT & mask_BT
     if not bool(captioned_BT.any()):
-        return frames_BTE.sum() * 0.0
+        return frames_BTE.sum((1, 2)) * 0.0
     clip_N = captioned_BT.nonzero()[:, 0]
     with torch.autocast(frames_BTE.device.type, enabled=False):
         image_NE = F.normalize(frames_BTE[captioned_BT].float(), dim=-1)
@@ -106,4 +108,6 @@ def frame_caption_loss(
     left_out_NN.fill_diagonal_(False)
     logits_NN = logits_NN.masked_fill(left_out_NN, float("-inf"))
     target_N = torch.arange(len(logits_NN), device=logits_NN.device)
-    return (F.cross_entropy(logits_NN, target_N) + F.cross_entropy(logits_NN.T, target_N)) / 2
+    rows, columns = (F.cross_entropy(logits, target_N, reduction="none") for logits in (logits_NN, logits_NN.T))
+    share = len(mask_BT) / len(target_N)
+    return rows.new_zeros(len(mask_BT)).index_add(0, clip_N, share * (rows + columns) / 2)

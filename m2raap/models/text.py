@@ -147,7 +147,7 @@ class OpenClipText:
         if hidden_BLD.ndim != 3:  # CoCa norms and projects the pooled vector only
             raise M2raapError(
                 "Mug compares frames with the tokens of a text, and the text tower of this backbone has one vector per text: "
-                "take another backbone, or set adapt.mug_weight to 0 and embed.mug to null"
+                "take another backbone, or set adapt.loss.interaction to 0 and embed.mug to null"
             )
         project = tower.text_projection if hasattr(tower, "ln_final") else tower.proj
         if isinstance(project, nn.Parameter):

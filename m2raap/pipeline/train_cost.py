@@ -64,7 +64,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     chunk = min(batch, cfg.micro_batch or batch)
     learns = min(shape.layers, cfg.train_vision_layers)
     layer = layer_flop(shape.width, shape.vision_tokens) * cfg.num_frames
-    branch = temporal_flop(cfg, shape) * (2 if cfg.reversal_weight else 1)
+    branch = temporal_flop(cfg, shape) * (2 if cfg.loss.direction.weight else 1)
     texts = cfg.texts_per_clip + (
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
@@ -79,7 +79,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     weights = shape.vision_weights + shape.text_weights + temporal_weights(cfg, shape)
     learning = tower_learning(cfg, shape, learns) + temporal_weights(cfg, shape)
     state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
-    logits = 16.0 * batch**2 + (2 * MUG_BLOCK if cfg.mug_weight else 0)
+    logits = 16.0 * batch**2 + (2 * MUG_BLOCK if cfg.loss.interaction.weight else 0)
     return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)
 
 
@@ -101,7 +101,7 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     elif cfg.temporal.name == "message":
         maps = 3 * shape.heads * cfg.num_frames * shape.vision_tokens**2  # its attention is not fused
         branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * maps
-    values += branch * (2 if cfg.reversal_weight else 1)
+    values += branch * (2 if cfg.loss.direction.weight else 1)
     if cfg.train_text:
         values += VALUES_A_LAYER * shape.text_layers * texts * shape.context * shape.text_width
     pixels = cfg.num_frames * 3 * shape.patch_px**2 * (shape.vision_tokens - 1) * 4

@@ -25,8 +25,9 @@ from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConf
 from tests.adapt.world import ordered
 
 EVERYTHING: dict[str, Any] = {
-    "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "acg": AcgConfig(mix=True), "fcc_weight": 0.5,
-    "mug_weight": 0.5, "mug_form": "full", "reversal_weight": 1.0, "texts_per_clip": 2, "train_vision_layers": 4,
+    "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "acg": AcgConfig(mix=True),
+    "mug_form": "full", "loss": {"plain": 1.0, "frame_caption": 0.5, "interaction": 0.5, "direction": 1.0},
+    "texts_per_clip": 2, "train_vision_layers": 4,
     "learn_temperature": True,
 }  # fmt: skip
 FROZEN_TEXT: dict[str, Any] = {"temporal": StanConfig(layers=2, start="open"), "train_text": False, "cache": "levels"}
@@ -61,7 +62,7 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
         assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips_B), (
             "there are twins"
         )
-        loss = steps.gradients(run, step)
+        loss = float(steps.gradients(run, step).total)
         return loss, {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
     finally:
         run.close()

@@ -82,7 +82,7 @@ def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path:
     coca = load_backbone(BackboneConfig(model=f"local-dir:{tmp_path}", random_init=True))
     tokens = coca.tokenize(["a dog", "two dogs run"])
     assert coca.encode_text(tokens).shape == (2, 32)
-    with pytest.raises(M2raapError, match=r"adapt\.mug_weight.*embed\.mug"):
+    with pytest.raises(M2raapError, match=r"adapt\.loss\.interaction.*embed\.mug"):
         coca.encode_text_tokens(tokens)
 
 

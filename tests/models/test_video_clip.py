@@ -189,7 +189,7 @@ def test_a_real_size_starts_at_mean_pooling_and_learns() -> None:
         before, text = model.encode_video(frames), model.encode_text(tokens)
         units = backbone.encode_image(frames.flatten(0, 1)).unflatten(0, (2, 2))
         torch.testing.assert_close(before, pool_unit(units, torch.ones(2, 2)), atol=1e-6, rtol=0)
-    info_nce(cosine_logits(model.encode_video(frames), text, 20.0), torch.eye(2, dtype=torch.bool)).backward()
+    info_nce(cosine_logits(model.encode_video(frames), text, 20.0), torch.eye(2, dtype=torch.bool)).mean().backward()
     optimiser.step()
     with torch.no_grad():
         assert (model.encode_video(frames) - before).abs().max() > 1e-6

@@ -28,7 +28,7 @@ def test_the_last_row_is_the_recipe_and_each_row_changes_one_thing():
     for section in SECTIONS:
         assert getattr(arms[-1], section) == getattr(recipe, section), section
     first = arms[0].adapt
-    assert (first.temporal.name, first.input, first.mug_weight, first.acg) == ("mean", "video", 0.0, None)
+    assert (first.temporal.name, first.input, first.loss.interaction.weight, first.acg) == ("mean", "video", 0.0, None)
     changed = [
         [section for section in SECTIONS if getattr(a, section) != getattr(b, section)]
         for a, b in itertools.pairwise(arms)

@@ -40,8 +40,8 @@ BASES: dict[str, list[dict[str, Any]]] = {
     ],
     "adapt": [
         *({"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")),
-        {"lora": {}, "acg": {}, "fcc_weight": 0.5},
-        {"mug_weight": 0.5},
+        {"lora": {}, "acg": {}, "loss": {"frame_caption": {"weight": 0.5}}},
+        {"loss": {"interaction": {"weight": 0.5}}},
     ],
     "embed": [{}, {"mug": {}}],
 }
