@@ -19,12 +19,16 @@ from m2raap.models.order_losses import clause_contrast, event_order_contrast
 
 
 def clause_rows(
-    heads: OrderHeads, video_BE: Tensor, text_BE: Tensor, clauses_B2E: Tensor, rows_B3: np.ndarray, scale: Tensor
+    heads: OrderHeads, video_BE: Tensor, text_BE: Tensor, clauses_B2E: Tensor | None, rows_B3: np.ndarray, scale: Tensor
 ) -> Tensor:
-    """(B,) mean of the clause contrast of the video vector and of that of the text vector, both through the same heads."""
+    """(B,) mean of the clause contrast of the video vector and of that of the text vector, both through the same heads.
+
+    `clauses_B2E` may be None where no caption of the batch splits.
+    """
     clause_rows_B2 = torch.from_numpy(rows_B3[:, [FIRST, SECOND]]).to(video_BE.device)
 
     def loss_of(clip_N: Tensor) -> Tensor:
+        assert clauses_B2E is not None
         targets = (clauses_B2E[clip_N], clause_rows_B2[clip_N], scale)
         return (
             clause_contrast(heads(video_BE[clip_N]), *targets) + clause_contrast(heads(text_BE[clip_N]), *targets)
@@ -34,11 +38,20 @@ def clause_rows(
 
 
 def event_order_rows(
-    video_BE: Tensor, swapped_BE: Tensor, text_BE: Tensor, swapped_text_BE: Tensor, rows_B3: np.ndarray, scale: Tensor
+    video_BE: Tensor,
+    text_BE: Tensor,
+    swapped_BE: Tensor | None,
+    swapped_text_BE: Tensor | None,
+    rows_B3: np.ndarray,
+    scale: Tensor,
 ) -> Tensor:
-    """(B,) the 2 x 2 contrast of clip and caption with the clip whose halves and the caption whose events are exchanged."""
+    """(B,) the 2 x 2 contrast of clip and caption with the clip whose halves and the caption whose events are exchanged.
+
+    The exchanged vectors may be None where no caption of the batch can be exchanged.
+    """
 
     def loss_of(clip_N: Tensor) -> Tensor:
+        assert swapped_BE is not None and swapped_text_BE is not None
         return event_order_contrast(
             video_BE[clip_N], swapped_BE[clip_N], text_BE[clip_N], swapped_text_BE[clip_N], scale
         )

@@ -64,8 +64,8 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     chunk = min(batch, cfg.micro_batch or batch)
     learns = min(shape.layers, cfg.train_vision_layers)
     layer = layer_flop(shape.width, shape.vision_tokens) * cfg.num_frames
-    branch = temporal_flop(cfg, shape) * (2 if cfg.loss.direction.weight else 1)
-    texts = cfg.texts_per_clip + (
+    branch = temporal_flop(cfg, shape) * temporal_passes(cfg)
+    texts = cfg.texts_per_clip * (1 + texts_of_order(cfg)) + (
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
     text = layer_flop(shape.text_width, shape.context) * shape.text_layers * texts
@@ -101,11 +101,21 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     elif cfg.temporal.name == "message":
         maps = 3 * shape.heads * cfg.num_frames * shape.vision_tokens**2  # its attention is not fused
         branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * maps
-    values += branch * (2 if cfg.loss.direction.weight else 1)
+    values += branch * temporal_passes(cfg)
     if cfg.train_text:
         values += VALUES_A_LAYER * shape.text_layers * texts * shape.context * shape.text_width
     pixels = cfg.num_frames * 3 * shape.patch_px**2 * (shape.vision_tokens - 1) * 4
     return float(values * each + pixels)
+
+
+def temporal_passes(cfg: AdaptConfig) -> int:
+    """How often a step runs the temporal module: once, and once more for each term that reads clips in another order."""
+    return 1 + bool(cfg.loss.direction.weight) + bool(cfg.loss.event_order.weight)
+
+
+def texts_of_order(cfg: AdaptConfig) -> int:
+    """Texts that the terms on the order of events encode beside a caption, at most: two clauses, and the exchanged caption."""
+    return 2 * bool(cfg.loss.clauses.weight) + bool(cfg.loss.event_order.weight)
 
 
 def layer_flop(width: int, tokens: int) -> float:

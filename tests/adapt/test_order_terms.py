@@ -45,7 +45,7 @@ def test_clauses_equal_the_sum_by_hand_and_clips_without_them_take_no_part() -> 
 
 def test_event_order_counts_only_captions_that_can_be_exchanged() -> None:
     video, swapped, text, swapped_text = (units(5, 6, seed=k) for k in range(4))
-    actual = event_order_rows(video, swapped, text, swapped_text, ROWS, SCALE)
+    actual = event_order_rows(video, text, swapped, swapped_text, ROWS, SCALE)
     expected = np.zeros(5)
     for i in (0, 2, 4):
         v, w, t, u = (6.0**0.5 * x[i].numpy() for x in (video, swapped, text, swapped_text))
@@ -59,8 +59,8 @@ def test_a_batch_without_order_costs_nothing_and_moves_nothing() -> None:
     heads, video, text = OrderHeads(6), units(3, 6, seed=0).requires_grad_(), units(3, 6, seed=1)
     none = np.full((3, 3), -1)
     losses = (
-        clause_rows(heads, video, text, torch.zeros(3, 2, 6), none, SCALE)
-        + event_order_rows(video, video, text, text, none, SCALE)
+        clause_rows(heads, video, text, None, none, SCALE)
+        + event_order_rows(video, text, None, None, none, SCALE)
     )  # fmt: skip
     assert losses.tolist() == [0.0] * 3
     losses.sum().backward()
