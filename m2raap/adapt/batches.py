@@ -146,9 +146,9 @@ class JpegFrames:
             )
         return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
 
-    def frame_vectors(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
-        """Frame vectors (B, T, E), not unit."""
-        return model.frame_vectors_of_images(images_BTCHW, mask_BT)
+    def levels(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """What the temporal module reads: (B, T, S, D) each."""
+        return model.levels_of_images(images_BTCHW, mask_BT)
 
 
 Place = tuple[int, int, int]  # a step, and the start and stop of a run of clips in its batch

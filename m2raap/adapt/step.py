@@ -105,20 +105,24 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         if captions is not None and step.caption_keep_B is not None:
             acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
         device_mask_BT = mask_BT.to(device)
-        vectors_BTE = train.frames.frame_vectors(model, inputs.to(device), device_mask_BT)
+        levels = train.frames.levels(model, inputs.to(device), device_mask_BT)
+        vectors_BTE = model.frame_vectors(levels, device_mask_BT)
         video_BE = model.pool(vectors_BTE, device_mask_BT, acg_captions)
 
         def pooled_in(order: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
             """Video vectors (B, E) of the clips, and for ACG the captions of their frames, in another order of frames."""
-            reordered = order(inputs, mask_BT, train.frames.time_dim).to(device)
+            if model.inside:
+                reordered_inputs = order(inputs, mask_BT, train.frames.time_dim).to(device)
+                reordered = train.frames.levels(model, reordered_inputs, device_mask_BT)
+            else:  # each frame went through the vision tower alone, so that it need not go again
+                reordered = [order(level_BTSD, device_mask_BT, 1) for level_BTSD in levels]
             reordered_captions = None
             if acg_captions is not None:
                 reordered_captions = (
                     order(acg_captions[0], device_mask_BT, 1),
                     order(acg_captions[1], device_mask_BT, 1),
                 )
-            vectors_BTE = train.frames.frame_vectors(model, reordered, device_mask_BT)
-            return model.pool(vectors_BTE, device_mask_BT, reordered_captions)
+            return model.pool(model.frame_vectors(reordered, device_mask_BT), device_mask_BT, reordered_captions)
 
         reversed_BE = pooled_in(reverse_frames) if "direction" in weights else None
         parts = step.order_parts

@@ -69,6 +69,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
     text = layer_flop(shape.text_width, shape.context) * shape.text_layers * texts
+    layer *= vision_passes(cfg)
     forward = learns * layer + branch + text
     backward = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
     frozen = (shape.layers - learns) * layer
@@ -88,7 +89,7 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     each = 4 if cfg.precision == "fp32" else 2
     learns = min(shape.layers, cfg.train_vision_layers)
     tokens = cfg.num_frames * shape.vision_tokens * shape.width
-    values = VALUES_A_LAYER * learns * tokens
+    values = VALUES_A_LAYER * learns * tokens * vision_passes(cfg)
     branch = 0
     if cfg.temporal.name == "stan":
         inner = cfg.num_frames * (1 + (shape.vision_tokens - 1) // cfg.temporal.patch_pool**2) * shape.width
@@ -111,6 +112,11 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
 def temporal_passes(cfg: AdaptConfig) -> int:
     """How often a step runs the temporal module: once, and once more for each term that reads clips in another order."""
     return 1 + bool(cfg.loss.direction.weight) + bool(cfg.loss.event_order.weight)
+
+
+def vision_passes(cfg: AdaptConfig) -> int:
+    """How often a step runs the vision layers: more than once only where the temporal module works inside of them."""
+    return temporal_passes(cfg) if isinstance(cfg.temporal, AdapterConfig | MessageConfig) else 1
 
 
 def texts_of_order(cfg: AdaptConfig) -> int:

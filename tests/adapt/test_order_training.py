@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from m2raap.adapt import step as steps
-from m2raap.adapt.batches import ListSource
+from m2raap.adapt.batches import ListSource, reverse_frames, swap_halves
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.loop import adapt
@@ -17,7 +18,7 @@ from m2raap.adapt.order_texts import OrderTexts
 from m2raap.adapt.prepare import prepare
 from m2raap.core.config import build
 from m2raap.core.errors import UsageError
-from m2raap.models.config import BackboneConfig, StanConfig
+from m2raap.models.config import AdapterConfig, BackboneConfig, StanConfig
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import ordered
 
@@ -87,6 +88,29 @@ def test_captions_without_order_cost_nothing_and_change_nothing(
     same = adapt(config(tiny_dir, micro_batch=2), without_order(12), None, tmp_path / "same")
     weights = [(result.model_dir / "model.safetensors").read_bytes() for result in (same, order)]
     assert weights[0] == weights[1] and plain.steps == 4
+
+
+@pytest.mark.parametrize(
+    "temporal", [StanConfig(layers=1, start="open"), AdapterConfig(layers=2)], ids=lambda cfg: cfg.name
+)
+def test_frames_in_another_order_have_the_vectors_of_such_a_clip(temporal: Any, tiny_dir: Path, tmp_path: Path) -> None:
+    loss = {"direction": 1.0, "event_order": 1.0}
+    cfg, source = config(tiny_dir, loss=loss, temporal=temporal, cache="off", train_vision_layers=1), ordered(12, 0)
+    state = prepare(cfg, source, None, tmp_path, lambda *_: None, DistContext())
+    try:
+        for p in state.model.temporal.parameters():  # a new module gives every order the same vector
+            p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+        step = steps.draw_step(state, 1)
+        features = steps.encode(state, step, 0, 6)
+        state.model.eval()
+        images, mask = state.train.frames.batch(step.clips_B)
+        for order, vectors_BE in ((reverse_frames, features.reversed_BE), (swap_halves, features.swapped_BE)):
+            assert vectors_BE is not None
+            expected_BE = state.model.encode_video(order(images, mask, 1), mask)
+            torch.testing.assert_close(vectors_BE, expected_BE, atol=1e-5, rtol=0)
+            assert float((vectors_BE - features.video_BE).detach().abs().max()) > 1e-3
+    finally:
+        state.close()
 
 
 @pytest.mark.parametrize(
