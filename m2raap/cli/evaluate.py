@@ -195,7 +195,7 @@ def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
         bounds = {
             name: f" ({bounds_text((lo, hi), 2)})"
             for name, (lo, hi) in table.get("intervals", {}).items()
-            if name == "R@1"
+            if name in ("R@1", "MeanR")
         }
         numbers = [
             f"{name} {value:.2f}{bounds.get(name, '')}"
@@ -203,7 +203,7 @@ def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
             if isinstance(value, int | float)
         ]
         yield f"{direction}  {'  '.join(numbers)}"
-    yield f"R@k, MdR, MnR, MRR: {tree['tie_policy']}"
+    yield f"R@k, MeanR (mean of R@1, R@5, R@10), MdR, MnR, MRR: {tree['tie_policy']}"
     yield f"in brackets: {tree['intervals']}"
     if "compat" in tree:
         yield f"compat: {tree['compat']['label']}"

@@ -162,6 +162,19 @@ class ProtocolRow:
 
 
 @dataclass(frozen=True)
+class PublishedRow:
+    """One metric of a published zero-shot text-to-video result on a benchmark of the run, in percent."""
+
+    benchmark: str
+    system: str
+    lang: str
+    metric: str
+    value: float
+    source: str
+    note: str
+
+
+@dataclass(frozen=True)
 class FrameAblationRow:
     """R@1 of one arm with the frames as they are or in a frame ablation (shuffled, reversed, one frame only)."""
 
@@ -233,7 +246,7 @@ class ModuleRow:
 
 @dataclass(frozen=True)
 class ProgressiveRow:
-    """One row of a progressive table: text to video, R@1 in points, differences as [points, low, high]."""
+    """One row of a progressive table: text to video, R@1 and MeanR in points, differences as [points, low, high]."""
 
     arm: str
     way: str  # "": plain cosine; mug: late interaction over the first candidates
@@ -244,6 +257,9 @@ class ProgressiveRow:
     seeds_r1: list[float]
     step: list[float] | None  # to the row before; of a rescored row, to the plain cosine of its arm
     whole: list[float] | None  # to the first row
+    mean_recall: float  # MeanR
+    mean_recall_interval: list[float]
+    mean_recall_step: list[float] | None
     clips: int  # that remain for training and validation
     texts: int
     curation_s: float  # core seconds of the stages before training
@@ -315,6 +331,7 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     lengths: list[ResultRow] = field(default_factory=list)  # slices by the length of the clip
+    published: list[PublishedRow] = field(default_factory=list)
     compat: list[CompatRow] = field(default_factory=list)
     rescored: list[RescoredRow] = field(default_factory=list)
     bilingual: list[BilingualRow] = field(default_factory=list)

@@ -38,6 +38,7 @@ from m2raap.report.html import write_report
 from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
+from m2raap.report.published import published_rows
 from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.results_file import read_results
@@ -73,6 +74,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         for (arm, bench), seed_steps in evaluations.items()
         for row in result_rows(arm, bench, seed_steps, recipe.seed)
     ]
+    settings = protocol_rows(evaluations, steps, run.inputs.benches)
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -85,6 +87,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         notes=_notes(run, recipe, steps, synthetic),
         results=results,
         lengths=length_rows(run, evaluations, steps, recipe.seed),
+        published=published_rows(settings, results),
         compat=compat_rows(evaluations),
         rescored=rescored_rows(evaluations, recipe.seed),
         bilingual=bilingual_rows(evaluations, recipe.seed),
@@ -100,7 +103,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        protocols=protocol_rows(evaluations, steps, run.inputs.benches),
+        protocols=settings,
         protocol=_run_facts(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
@@ -177,7 +180,7 @@ def difference_rows(
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
-                        difference = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
+                        difference = paired(tables[0], tables[1], lang, direction, "R@1", recipe.seed, category)
                         rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
     return rows
 

@@ -56,7 +56,7 @@ def rescored_rows(evaluations: Evaluations, seed: int) -> list[RescoredRow]:
             for lang, direction in _lang_directions(tables[0]):
                 sides = [side_of(table, lang, direction, None) for table in tables]
                 summary = summary_row([side for side, _, _ in sides], sides[0][2], seed)
-                change = paired(tables, plain, lang, direction, 1, seed)
+                change = paired(tables, plain, lang, direction, "R@1", seed)
                 rows.append(
                     RescoredRow(
                         arm=arm, benchmark=bench, way=name, mark=_MARKS.get(name, ""), label=tree["rescored"]["label"],

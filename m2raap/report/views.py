@@ -18,6 +18,7 @@ from m2raap.report.data import (
     ResultRow,
     labels_of,
 )
+from m2raap.report.multiplicity import comparisons_note, of_progressive
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 DIRECTIONS = {
@@ -47,6 +48,30 @@ def view(data: ReportData) -> dict[str, Any]:
             )
         ],
         "ways": labels_of(data.rescored),
+        "published": [
+            {
+                "benchmark": benchmark,
+                "lang": lang,
+                "metric": metric,
+                "rows": rows,
+                "arms": [
+                    row
+                    for row in _whole(data)
+                    if (row.benchmark, row.lang, row.direction, row.scope) == (benchmark, lang, "t2v", "official")
+                    and metric in row.metrics
+                ],
+            }
+            for (benchmark, lang, metric), rows in _grouped(
+                data.published, lambda row: (row.benchmark, row.lang, row.metric)
+            )
+        ],
+        "notes": {
+            "progressive": comparisons_note(of_progressive(data.progressive)),
+            "differences": comparisons_note(len(data.differences)),
+            "rescored": comparisons_note(len(data.rescored)),
+            "bilingual": comparisons_note(len(data.bilingual)),
+            "interpolation": comparisons_note(sum(row.alpha > 0 for row in data.interpolation)),
+        },
         "bilingual": [
             {"benchmark": benchmark, "direction": direction, "rows": rows}
             for (benchmark, direction), rows in _grouped(data.bilingual, lambda row: (row.benchmark, row.direction))

@@ -227,7 +227,7 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
 
     name = "evaluate"
     config = EvaluateConfig
-    version = 5
+    version = 6
     needs = ("embed",)
     on_training = False
     on_benchmarks = True

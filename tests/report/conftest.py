@@ -103,7 +103,7 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
     names = list(ARMS)
     best = found[names[2]].ranks
     differences = [
-        DifferenceRow(names[2], base, "world-motion", **paired([best], [found[base].ranks], lang, "t2v", 1, 0))
+        DifferenceRow(names[2], base, "world-motion", **paired([best], [found[base].ranks], lang, "t2v", "R@1", 0))
         for base in names[:2]
         for lang in ("en", "zh")
     ]

@@ -14,7 +14,17 @@ import pytest
 from PIL import Image
 
 from m2raap.core.errors import M2raapError
-from m2raap.report.data import DroppedItem, Example, FunnelStage, ProtocolRow, ReportData, ResultRow, Strip, labels_of
+from m2raap.report.data import (
+    DroppedItem,
+    Example,
+    FunnelStage,
+    ProtocolRow,
+    PublishedRow,
+    ReportData,
+    ResultRow,
+    Strip,
+    labels_of,
+)
 from m2raap.report.html import render, thumbnails, write_report
 from tests.report.conftest import results_of
 
@@ -71,6 +81,7 @@ def hostile(sample: Callable[..., ReportData]) -> str:
             frame_ablations=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.frame_ablations],
             interpolation=[replace(row, set=HOSTILE, what=HOSTILE) for row in data.interpolation],
             protocols=[hostile_protocol(row) for row in data.protocols],
+            published=[PublishedRow(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1.0, HOSTILE, HOSTILE)],
             timings=[(HOSTILE, 1.0)],
             curves=[replace(curve, chart=HOSTILE, label=HOSTILE) for curve in data.curves],
             results=[replace(row, arm=HOSTILE, lang=HOSTILE, slice=row.slice) for row in data.results],
