@@ -60,8 +60,8 @@ def draw_step(state: TrainState, number: int) -> Step:
     caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if cfg.acg else None
     weights = cfg.loss.weights_at((number - 1) / state.steps)
     captions = train.captions.words(clips) if train.captions and "frame_caption" in weights else None
-    reads_order = train.order is not None and ("clauses" in weights or "event_order" in weights)
-    order_KB3 = train.order.rows_N3[rows_KB] if train.order is not None and reads_order else None
+    order = train.order if "clauses" in weights or "event_order" in weights else None
+    order_KB3 = order.rows_N3[rows_KB] if order is not None else None
     batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)
     return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
 
