@@ -15,85 +15,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+from m2raap.adapt.clause_markers import (
+    AUXILIARIES,
+    DETERMINERS,
+    EN_MARKERS,
+    EN_OPENER,
+    EN_SETTING,
+    JOINERS,
+    MODIFIERS,
+    NOT_VERBS,
+    PREPOSITIONS,
+    PRONOUNS,
+    START_IS_LOWERED,
+    VERB_FORM,
+    VERBS,
+    ZH_ASPECT,
+    ZH_MARKERS,
+    ZH_OPENER,
+    ZH_SETTING,
+    ZH_THEN_BEHIND_OPENER,
+    Markers,
+)
+
 Span = tuple[int, int]
 
-# Regular expressions by kind. X and Y stand for the events. Of kinds that fit at the same place the first one counts.
-#   IDIOM          no marker, although it holds the words of one
-#   LAST           a marker of one more event, so that the caption has no two events to split into
-#   THEN           X then Y: X is first
-#   FOLLOWED       X, followed by Y: X is first; 'a man, followed by a dog, walks' is none, by its second comma
-#   BEFORE         X before Y; before Y, X: X is first
-#   AFTER          Y after X; after X, Y: X is first
-#   SUFFIX_AFTER   X之后，Y: X is first
-#   SUFFIX_BEFORE  Y之前，X: X is first
-Markers = dict[str, tuple[str, ...]]
-EN_MARKERS: Markers = {
-    "IDIOM": (
-        "now and then", "(?:by|since|until|till|even|back|just) then", r"(?:more|less|other|rather|better)(?: \w+)? then",
-        "(?:bigg|larg|small|fast|tall|strong|high|low|old|young|long|short|slow|bright|dark)er then", "if .* then", "next to",
-        "after all", "(?:one|day|time|week|year|page) after (?:another|the other|day|time|week|year|page)",
-        "(?:look|run|nam|chas|go|com|tak|reach|follow)(?:e|es|s|ed|d|ing)? after", "(?:ran|went|came|took|running|sought) after",
-        "(?:before|after) (?:and|or|&) (?:after|before)", "(?:day|night|week|year|one|never|ever|as|than) before", "before long",
-        "at once", "once (?:again|more|upon|a|in|every|or)", "(?:all|for|just|only|than) once",
-    ),
-    "LAST": ("finally", "lastly", "at last", "in the end", "eventually"),
-    "THEN": (
-        "then", "after (?:that|this|which)", "afterwards?", "subsequently",
-        "(?<=[;,.] )(?:next|later(?: on)?)", "(?<= and )(?:next|later(?: on)?)",
-    ),
-    "FOLLOWED": ("(?<=, )followed by",),
-    "BEFORE": ("(?:(?:just|shortly) )?before",),
-    "AFTER": ("(?:(?:just|shortly|immediately) )?after", "once", "as soon as"),
-}  # fmt: skip
-ZH_MARKERS: Markers = {
-    "IDIOM": (
-        "再(?:见|次|也|度|说|现|生|一次|三)", "[不一]再", "[虽自当果显突忽仍]然后(?![，,])", "先生",
-        "前[之以]?后", "[之以]前[和与或][之以]后", "[背身往向午幕今日赛门树墙桌山屋车]后", "后[面方退边背视院台翻腿脚排仰卫]",
-        "[很好]久[之以][前后]", "不久[之以]前",
-        "(?:镜头|观众|人群|屏幕|摄像机|镜子|大门|房子|窗户|舞台|众人)[之以]?[前后]",
-        r"[几数半一二两三四五六七八九十\d]+个?(?:秒|分|小时|天|年|月|周|星期)钟?[之以]?[前后]",
-    ),
-    "LAST": ("最后", "最终", "终于"),
-    "THEN": (
-        "(?:然后|随后|随即|而后|再?后来|再然后|接下来|此后)[再又]?", "(?:在?[这那此]|不久|片刻|一会儿?)[之以]?后[再又]?",
-        "(?<=[，,；;。])(?:紧?接着|[之以]后)[再又]?", "(?<=[，,；;])再",
-    ),
-    "SUFFIX_AFTER": ("[之以]后", "(?<![先最])后(?=[，,])"),
-    "SUFFIX_BEFORE": ("[之以]前",),
-}  # fmt: skip
-# 'first A, then B': the opener is of the first event's place, and no marker alone.
-EN_OPENER = r"(?:at )?first(?:ly)?,?\s+(?!man|woman|person|boy|girl|half|part|time|scene|shot|frame)"
-ZH_OPENER = "(?<![首优领祖原预事率抢争])(?:首先是?|先是|先(?![生后进锋前驱知天例兆]))[，,]?"
-ZH_THEN_BEHIND_OPENER = ("接着", "(?<![不一])再", "后")  # short words, which are markers only behind an opener
-
-# A phrase in front that is true of both events: it stays where it is when they are exchanged.
-EN_SETTING = re.compile(
-    r"(?:on|in|at|against|inside|outside|near|under|over|during|within|behind|beside|along|here)\b[^,.;]*,\s*", re.I
-)
-ZH_SETTING = re.compile(r"(?:在[^，,。；;]{1,12}|[^，,。；;]{0,6}背景|视频|画面)[里中上下内前旁边][，,]")
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_MODIFIERS = _words(
-    """a an the this that these those his her its their my our your some each every another other two three four five six
-    seven eight nine ten many several few both all no red orange yellow green cyan blue purple pink white black brown grey
-    gray small large big little long short tall old young new"""
-)
-_PREPOSITIONS = _words("of in on at to from with by for over under into onto near behind between around")
-_PRONOUNS = _words("he she it they we i you who someone somebody everyone everybody")
-_VERBS = _words(
-    """is are was were has have had does do did ran went fell came sat stood left took got began ate drank threw caught
-    broke rose sank flew swam drove rode wrote spoke sang spun shrank grew became cut put hit"""
-)
-_NOT_VERBS = _words(
-    """people evening morning building ceiling thing something nothing anything everything king ring wing spring string
-    wedding painting others cameras lights hills mountains trees stairs steps gates doors windows crowds judges fans guests
-    students kids spectators minutes seconds hours days weeks times always sometimes perhaps red bed shed"""
-)
-_START_IS_LOWERED = _MODIFIERS | _PRONOUNS - {"i"}
 _END = " \t,;:.!?，；：。！？、…"
 _SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？]")
 _COMMA = re.compile("[,，;；]")
@@ -165,6 +110,9 @@ def _split_en(text: str, start: int) -> EventSplit | None:
         return None
     before, after = _trimmed(text, start, at, joins=True), _trimmed(text, end, len(text))
     if kind in ("THEN", "FOLLOWED"):
+        joined = before[1] < at - 1  # by a comma or by 'and'
+        if not joined and not _ends_an_event(text[slice(*before)], text[slice(*after)]):
+            return None
         if kind == "FOLLOWED" and _COMMA.search(text[slice(*after)]):
             return None
         if opener := _EN_OPENER.match(text, before[0]):
@@ -204,6 +152,9 @@ def _split_zh(text: str, start: int) -> EventSplit | None:
     shared = _trimmed(text, start, opener.start()) if opener else (0, 0)
     if _COMMA.search(text[slice(*shared)]) or (kind != "THEN" and _COMMA.search(text[slice(*before)])):
         return None
+    joined = opener is not None or before[1] < at or (kind != "THEN" and text[end : end + 1] in _END)
+    if not joined and not ZH_ASPECT.search(text[slice(*before)]):
+        return None  # '男人然后走开': what stands in front may be the subject
     first, second = (after, before) if kind == "SUFFIX_BEFORE" else (before, after)
     return _if_whole(text, first, second, shared)
 
@@ -240,29 +191,44 @@ def _trimmed(text: str, start: int, end: int, joins: bool = False, leads: bool =
 
 def _looks_like_a_clause(text: str) -> bool:
     """Whether an English phrase seems to say that something happens: a gerund in front, or a subject and a verb."""
-    words = re.findall(r"[a-z]+(?:'[a-z]+)?", text.lower())
-    if not words:
+    words = _words_of(text)
+    if not words or words[0] in JOINERS or words[0] in PREPOSITIONS:
         return False
-    if words[0] in _PRONOUNS and len(words) > 1:
+    if words[0] in PRONOUNS and len(words) > 1:
         return True
-    if words[0].endswith("ing") and len(words[0]) > 4 and words[0] not in _NOT_VERBS:
+    if words[0].endswith("ing") and len(words[0]) > 4 and words[0] not in NOT_VERBS:
         return True
     return any(
-        last not in _MODIFIERS and last not in _PREPOSITIONS and _looks_like_a_verb(word)
+        last not in MODIFIERS and last not in PREPOSITIONS and _looks_like_a_verb(word)
         for last, word in pairwise(words)
     )
 
 
 def _looks_like_a_verb(word: str) -> bool:
-    if word in _NOT_VERBS:
+    if word in NOT_VERBS:
         return False
-    return word in _VERBS or (len(word) > 3 and bool(re.search(r"(?:(?<![sui'])s|ed|ing)$", word)))
+    return word in VERBS or bool(VERB_FORM.search(word))
+
+
+def _ends_an_event(before: str, after: str) -> bool:
+    """Whether 'then' without a comma or 'and' stands between two events: not so in 'the man then walks' and 'is then seen'."""
+    words, next_words = _words_of(before), _words_of(after)
+    if not words or words[-1] in AUXILIARIES:
+        return False
+    if _looks_like_a_clause(before):
+        return True
+    names_only = not any(_looks_like_a_verb(word) for word in next_words)
+    return names_only and (words[0] not in DETERMINERS | PRONOUNS or next_words[:1] == words[:1])
+
+
+def _words_of(text: str) -> list[str]:
+    return re.findall(r"[a-z]+(?:'[a-z]+)?", text.lower())
 
 
 def _lowered(clause: str, start: int) -> str:
     """A clause from the start of a text, as it is written inside of one: 'A dog runs' -> 'a dog runs', 'Tom runs' as it is."""
     word = clause.split(" ", 1)[0]
-    return clause[:1].lower() + clause[1:] if start == 0 and word.lower() in _START_IS_LOWERED else clause
+    return clause[:1].lower() + clause[1:] if start == 0 and word.lower() in START_IS_LOWERED else clause
 
 
 def _raised(clause: str, text: str, start: int) -> str:

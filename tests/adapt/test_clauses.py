@@ -131,6 +131,16 @@ SPLIT = [
         "he tastes it, then in a kitchen a man stirs soup",
     ),
     ("red then green", "red", "green", "green then red"),
+    ("a dog then a cat", "a dog", "a cat", "a cat then a dog"),
+    ("a man runs up then jumps into the sand", "a man runs up", "jumps into the sand", None),
+    (
+        "She mixes eggs before pouring them in",
+        "she mixes eggs",
+        "pouring them in",
+        "Pouring them in before she mixes eggs",
+    ),
+    ("他跳起来然后落下", "他跳起来", "落下", None),
+    ("吃完饭之后洗手", "吃完饭", "洗手", None),
     ("一个男人打开门，然后走了出去。", "一个男人打开门", "走了出去", "走了出去，然后一个男人打开门。"),
     ("先切洋葱，再下锅炒", "切洋葱", "下锅炒", "先下锅炒，再切洋葱"),
     ("男人先挥手后跳水", "男人挥手", "男人跳水", "男人先跳水后挥手"),
@@ -152,7 +162,11 @@ def test_captions_as_people_write_them(text: str, first: str | None, second: str
 
 
 TRAPS = """
-a man walks / then / then a man walks / a man walks and then / after that a man walks / first a man walks
+The man then walks away / he then jumps / Tom then jumps / the girls then dance / the man is then seen talking
+a singer stands before a group of people talking / a man poses before the football players / he bows before a car parked outside
+he jumps once and lands / he turns once while dancing / the day after, he runs / a man runs and soon after falls
+a man is shown after the title / moments later a man runs / they wait before several dancers in dresses / a man walks
+then / then a man walks / a man walks and then / after that a man walks / first a man walks
 a man sings while a woman dances / thereafter a man walks / thereafter / the other dog runs
 a man strengthens his arms / a singer stands before the camera / a band plays before a cheering crowd
 he bows before the judges / a house before the green hills / after a while the dog sleeps / a man runs after the bus
@@ -164,7 +178,8 @@ the year after / a man runs, then jumps, then falls / first a man runs, then he 
 a man sings after he eats, then sleeps / after he eats, drinks, and sleeps, he runs
 a dog runs. The sky is blue. Then it sits. / then it sits. A dog runs. The sky is blue.
 a man first runs and then sits / the end / lengthen the table
-再见 / 他挥手说再见 / 他再次跳起来 / 男人站在门后面 / 他向前后看了看 / 他在镜头之前唱歌 / 站在观众以前唱歌
+男人然后走开 / 男人之后走开 / 再见
+他挥手说再见 / 他再次跳起来 / 男人站在门后面 / 他向前后看了看 / 他在镜头之前唱歌 / 站在观众以前唱歌
 先生走进房间 / 女人先后换了两件衣服 / 很久以前，有一座山 / 几秒后，猫跑了 / 最后他走了 / 以后 / 之前
 然后他走了 / 他走了，然后 / 先走路，然后跑步，最后休息 / 他跳起来，然后跑，然后停下 / 一边唱歌一边跳舞
 他不再说话 / 虽然后来下雨 / 人们在幕后，灯亮了 / 两个红色圆形移到后面 / 一个男人，吃饭之前挥手
