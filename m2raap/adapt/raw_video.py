@@ -105,9 +105,9 @@ class RawVideos:
         loaded = list(self.decoders.threads.map(lambda clip: self._load(int(clip), epoch), clips))
         return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
 
-    def frame_vectors(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
-        """Frame vectors (B, T, E), not unit."""
-        return model.frame_vectors_of_images(images_BTCHW, mask_BT)
+    def levels(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """What the temporal module reads: (B, T, S, D) each."""
+        return model.levels_of_images(images_BTCHW, mask_BT)
 
     def _load(self, clip: int, epoch: int | None) -> tuple[Tensor, Tensor]:
         from PIL import Image

@@ -6,6 +6,7 @@ are encoded as the whole batch would be. B clips, T frames, K texts per clip, E 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import reverse_frames
+from m2raap.adapt.batches import reverse_frames, swap_halves
 from m2raap.adapt.captions import caption_keep
 from m2raap.adapt.objective import BatchTexts, Features, StepLoss, step_loss
+from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
 from m2raap.adapt.state import TrainState
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
@@ -38,6 +40,16 @@ class Step:
     caption_keep_B: Tensor | None
     batch_texts: BatchTexts
 
+    @property
+    def order_parts(self) -> list[int]:
+        """The columns of OrderTexts that this step reads; empty where no caption of the batch says an order."""
+        order_KB3, weights = self.batch_texts.order_KB3, self.loss_weights
+        if order_KB3 is None:
+            return []
+        parts = [FIRST, SECOND] if "clauses" in weights else []
+        parts += [SWAPPED] if "event_order" in weights else []
+        return [part for part in parts if (order_KB3[..., part] >= 0).any()]
+
 
 def draw_step(state: TrainState, number: int) -> Step:
     """The clips, texts and kept captions of step `number` (from 1), the same in every process."""
@@ -49,7 +61,9 @@ def draw_step(state: TrainState, number: int) -> Step:
     weights = cfg.loss.weights_at((number - 1) / state.steps)
     epoch = state.sampler.epoch(number)
     captions = train.captions.words(clips, epoch) if train.captions and "frame_caption" in weights else None
-    batch_texts = BatchTexts(texts, train.texts.owners(clips), captions)
+    order = train.order if "clauses" in weights or "event_order" in weights else None
+    order_KB3 = order.rows_N3[rows_KB] if order is not None else None
+    batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)
     return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
 
 
@@ -58,7 +72,8 @@ def gradients(state: TrainState, step: Step) -> StepLoss:
     scale = state.model.backbone.logit_scale
 
     def loss_of(features: Features) -> StepLoss:
-        loss = step_loss(state.cfg, step.loss_weights, features, step.batch_texts, scale.exp(), state.optim.bias)
+        of_loss = (state.optim.bias, state.optim.order_heads)
+        loss = step_loss(state.cfg, step.loss_weights, features, step.batch_texts, scale.exp(), *of_loss)
         if not bool(torch.isfinite(loss.total)):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.detached().floats().items())
             raise M2raapError(
@@ -92,19 +107,29 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         if captions is not None and step.caption_keep_B is not None:
             acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
         device_mask_BT = mask_BT.to(device)
-        vectors_BTE = train.frames.frame_vectors(model, inputs.to(device), device_mask_BT)
+        levels = train.frames.levels(model, inputs.to(device), device_mask_BT)
+        vectors_BTE = model.frame_vectors(levels, device_mask_BT)
         video_BE = model.pool(vectors_BTE, device_mask_BT, acg_captions)
-        reversed_BE = None
-        if "direction" in weights:
-            backwards = reverse_frames(inputs, mask_BT, train.frames.time_dim).to(device)
+
+        def pooled_in(order: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
+            """Video vectors (B, E) of the clips, and for ACG the captions of their frames, in another order of frames."""
+            if model.inside:
+                reordered_inputs = order(inputs, mask_BT, train.frames.time_dim).to(device)
+                reordered = train.frames.levels(model, reordered_inputs, device_mask_BT)
+            else:  # each frame went through the vision tower alone, so that it need not go again
+                reordered = [order(level_BTSD, device_mask_BT, 1) for level_BTSD in levels]
+            reordered_captions = None
             if acg_captions is not None:
-                acg_captions = (
-                    reverse_frames(acg_captions[0], device_mask_BT, 1),
-                    reverse_frames(acg_captions[1], device_mask_BT, 1),
+                reordered_captions = (
+                    order(acg_captions[0], device_mask_BT, 1),
+                    order(acg_captions[1], device_mask_BT, 1),
                 )
-            reversed_BE = model.pool(
-                train.frames.frame_vectors(model, backwards, device_mask_BT), device_mask_BT, acg_captions
-            )
+            return model.pool(model.frame_vectors(reordered, device_mask_BT), device_mask_BT, reordered_captions)
+
+        reversed_BE = pooled_in(reverse_frames) if "direction" in weights else None
+        parts = step.order_parts
+        swapped_BE = pooled_in(swap_halves) if SWAPPED in parts else None
+        order_BKPE = _encode_order(state, step.batch_texts, parts, start, stop) if parts else None
         text_BKE, *tokens = _encode_texts(state, rows_KB, with_tokens="interaction" in weights)
     return Features(
         mask_BT=device_mask_BT,
@@ -112,11 +137,21 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         text_BKE=text_BKE,
         vectors_BTE=vectors_BTE if needs_vectors else None,
         reversed_BE=reversed_BE,
+        clause_BK2E=order_BKPE[:, :, :2] if order_BKPE is not None and FIRST in parts else None,
+        swapped_BE=swapped_BE,
+        swapped_text_BKE=order_BKPE[:, :, -1] if order_BKPE is not None and SWAPPED in parts else None,
         token_BKLE=tokens[0] if tokens else None,
         token_mask_BKL=tokens[1] if tokens else None,
         caption_BTE=captions[0] if captions and "frame_caption" in weights else None,
         captioned_BT=captions[1] if captions and "frame_caption" in weights else None,
     )
+
+
+def _encode_order(state: TrainState, batch_texts: BatchTexts, parts: list[int], start: int, stop: int) -> Tensor:
+    """Features (B, K, P, E) of the P `parts` of the texts of clips start .. stop, 0 where a text has none."""
+    assert state.train.order is not None and batch_texts.order_KB3 is not None
+    rows_BKP = batch_texts.order_KB3[:, start:stop, parts].swapaxes(0, 1)
+    return state.train.order.encode(state.model, rows_BKP, state.order_features_ME)
 
 
 def _encode_texts(state: TrainState, rows_KB: np.ndarray, with_tokens: bool) -> list[Tensor]:

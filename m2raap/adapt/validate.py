@@ -90,7 +90,9 @@ def encode_clips(
         for start in range(0, num_clips, CHUNK):
             clips = np.arange(start, min(start + CHUNK, num_clips))
             inputs, mask_BT = frames.batch(clips)
-            vectors_BTE = frames.frame_vectors(model, inputs.to(device), mask_BT.to(device))
+            vectors_BTE = model.frame_vectors(
+                frames.levels(model, inputs.to(device), mask_BT.to(device)), mask_BT.to(device)
+            )
             caption_features = captions.encode(model, clips) if captions else None
             videos.append(model.pool(vectors_BTE, mask_BT.to(device), caption_features).float())
     model.temporal.train(was_training)

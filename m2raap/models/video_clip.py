@@ -66,9 +66,13 @@ class VideoCLIP(nn.Module):
 
     def frame_vectors_of_images(self, frames_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
         """Frame vectors (B, T, E), not unit."""
+        return self.frame_vectors(self.levels_of_images(frames_BTCHW, mask_BT), mask_BT)
+
+    def levels_of_images(self, frames_BTCHW: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """What the temporal module reads of the last layers, as `levels_of_prefix` gives it, from images."""
         depth = self.temporal.layers_used
         tokens = self.backbone.prefix_tokens(frames_BTCHW.flatten(0, 1), depth).unflatten(0, frames_BTCHW.shape[:2])
-        return self.frame_vectors(self.levels_of_prefix(tokens, mask_BT, depth), mask_BT)
+        return self.levels_of_prefix(tokens, mask_BT, depth)
 
     def levels_of_prefix(self, tokens_BTSD: Tensor, mask_BT: Tensor, depth: int) -> list[Tensor]:
         """What the temporal module reads of the last layers: (B, T, S', D) each, CLS first.

@@ -19,7 +19,7 @@ from m2raap.pipeline.recipe import Recipe
 # The rows `filter` and `rewrite`, which come before these, set `stages`.
 OFF: dict[str, dict[str, dict[str, Any]]] = {
     "keyframes": {"adapt": {"input": "video", "cache": "auto"}},
-    "temporal": {"adapt": {"temporal": {"name": "mean"}, "loss": {"direction": 0.0}}},
+    "temporal": {"adapt": {"temporal": {"name": "mean"}, "loss": {"direction": 0.0, "event_order": 0.0}}},
     "mug": {"adapt": {"loss": {"interaction": 0.0}}, "embed": {"mug": None}},
     "acg": {"adapt": {"acg": None, "loss": {"frame_caption": 0.0}}, "embed": {"captions": False}},
 }

@@ -26,11 +26,15 @@ from tests.adapt.world import ordered
 
 EVERYTHING: dict[str, Any] = {
     "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "acg": AcgConfig(mix=True),
-    "mug_form": "full", "loss": {"plain": 1.0, "frame_caption": 0.5, "interaction": 0.5, "direction": 1.0},
+    "mug_form": "full", "loss": {"plain": 1.0, "frame_caption": 0.5, "interaction": 0.5, "direction": 1.0,
+             "clauses": 0.5, "event_order": 0.5},
     "texts_per_clip": 2, "train_vision_layers": 4,
     "learn_temperature": True,
 }  # fmt: skip
 FROZEN_TEXT: dict[str, Any] = {"temporal": StanConfig(layers=2, start="open"), "train_text": False, "cache": "levels"}
+ORDER: dict[str, Any] = {
+    "temporal": StanConfig(layers=2, start="open"), "loss": {"clauses": 1.0, "event_order": 1.0}, "lr_new": 1e-2,
+}  # fmt: skip
 RAW = {"temporal": MeanConfig(), "train_vision_layers": 1, "objective": "info_nce_multi"}
 
 
@@ -45,8 +49,9 @@ def but(tiny_dir: Path, **changes: Any) -> AdaptConfig:
 
 
 def world() -> ListSource:
-    """Nine clips, one of two frames; with twelve orders of colours there are twins among them."""
+    """Nine clips, one of two frames, and one whose texts say no order; with twelve orders of colours there are twins."""
     source = ordered(9, 0)
+    source.pairs[5] = [("en", "two squares", "raw"), ("zh", "两个方块", "raw")]
     source.jpegs[3], source.frame_captions[3] = source.jpegs[3][:2], source.frame_captions[3][:2]
     return source
 
@@ -63,7 +68,9 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
             "there are twins"
         )
         loss = float(steps.gradients(run, step).total)
-        return loss, {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+        learning = [*run.model.named_parameters()]
+        learning += run.optim.order_heads.named_parameters("heads") if run.optim.order_heads is not None else []
+        return loss, {name: p.grad for name, p in learning if p.grad is not None}
     finally:
         run.close()
 
@@ -87,7 +94,11 @@ def test_chunks_have_the_gradients_of_the_batch(everything: tuple, tiny_dir: Pat
     same(gradients_of(opened(but(tiny_dir, **EVERYTHING, micro_batch=3), tmp_path)), everything)
 
 
-@pytest.mark.parametrize("changes", [FROZEN_TEXT, RAW], ids=["frozen text", "mean"])
+@pytest.mark.parametrize(
+    "changes",
+    [FROZEN_TEXT, RAW, ORDER, ORDER | {"train_text": False}],
+    ids=["frozen text", "mean", "order", "order, frozen text"],
+)
 def test_chunks_of_one_clip_too(changes: dict, tiny_dir: Path, tmp_path: Path) -> None:
     whole = gradients_of(opened(but(tiny_dir, **changes), tmp_path / "whole"))
     same(gradients_of(opened(but(tiny_dir, **changes, micro_batch=1), tmp_path / "ones")), whole)
