@@ -15,7 +15,7 @@ from torch import Tensor
 
 from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
 from m2raap.adapt.batches import PairSource
-from m2raap.adapt.texts import tokenised
+from m2raap.adapt.texts import encode_rows, tokenised
 from m2raap.core.errors import M2raapError
 from m2raap.models.acg import Captions
 from m2raap.models.video_clip import VideoCLIP
@@ -58,21 +58,10 @@ class CaptionTable:
         return [[self.texts[row] if row >= 0 else "" for row in rows] for rows in self.rows(clips, epoch)]
 
     def encode(self, model: VideoCLIP, clips: np.ndarray, epoch: int | None = None) -> Captions:
-        """Features (B, T, E) of the captions of these clips' frames, and which frames have one (B, T).
-
-        Each distinct caption is encoded once.
-        """
+        """Features (B, T, E) of the captions of these clips' frames, 0 for a frame without one, and which have one (B, T)."""
         rows_BT = self.rows(clips, epoch)
-        used = np.unique(rows_BT[rows_BT >= 0])
-        device, shape = model.backbone.device, rows_BT.shape
-        captioned_BT = torch.from_numpy(rows_BT >= 0).to(device)
-        if not len(used):
-            return torch.zeros(*shape, model.backbone.embed_dim, device=device), captioned_BT
-        known_NE = model.encode_text(
-            self.tokens_NL[torch.from_numpy(used)].to(device)
-        ).float()  # fp32 also under autocast
-        place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
-        return known_NE[place_BT], captioned_BT
+        captioned_BT = torch.from_numpy(rows_BT >= 0).to(model.backbone.device)
+        return encode_rows(model, self.tokens_NL, rows_BT), captioned_BT
 
 
 def caption_table(

@@ -309,6 +309,15 @@ class AdaptConfig(Config):
             raise ValueError(
                 "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.loss.direction to 0"
             )
+        if self.temporal.name == "mean" and self.loss.event_order.weight:
+            raise ValueError(
+                "adapt.temporal.name mean gives a clip and the same with its halves exchanged the same vector: set "
+                "adapt.loss.event_order to 0"
+            )
+        if self.num_frames == 1 and self.loss.event_order.weight:
+            raise ValueError(
+                "adapt.loss.event_order exchanges the halves of a clip, and adapt.num_frames is 1: raise it, or set the loss to 0"
+            )
         if self.input == "video" and self.cache not in ("auto", "off"):
             raise ValueError(
                 f"adapt.cache={self.cache} is for stored frames, and adapt.input=video reads other frames in every epoch: set "

@@ -188,6 +188,7 @@ def _checkpoint(state: TrainState) -> None:
     progress, optim = state.progress, state.optim
     progress.log_bytes, progress.micro_batch = state.logs.sync(), optim.grad_cache.micro
     progress.bias = None if optim.bias is None else float(optim.bias.detach())
+    progress.order_heads = {} if optim.order_heads is None else trained_weights(optim.order_heads)
     progress.loss_scale = optim.scaler.state_dict() if optim.scaler else {}
     save_checkpoint(state.checkpoint_path, state.key, state.model, optim.optimiser, progress)
 

@@ -45,6 +45,23 @@ class LossConfig(Config):
         description="Loss that separates a clip from itself with reversed frames; the temporal module then runs twice.",
     )
 
+    clauses: Term = Field(
+        default=TermConfig(weight=0.0),
+        description="Contrastive loss that reads the two events of a caption that says their order, in order of time, from the "
+        "video vector and from the caption's by two matrices that are dropped after training; the text tower encodes the two "
+        "clauses too.",
+    )
+    event_order: Term = Field(
+        default=TermConfig(weight=0.0),
+        description="Loss that separates a clip and its caption from the clip with its halves exchanged and the caption with its "
+        "two events exchanged; only captions that say an order count. The temporal module then runs once more.",
+    )
+
+    @property
+    def wants_order(self) -> bool:
+        """Whether training reads the events of captions."""
+        return self.clauses.weight > 0 or self.event_order.weight > 0
+
     def terms(self) -> dict[str, TermConfig]:
         return {name: getattr(self, name) for name in type(self).model_fields}
 

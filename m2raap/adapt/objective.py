@@ -10,15 +10,26 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.order_heads import OrderHeads
+from m2raap.adapt.order_terms import clause_rows, event_order_rows
 from m2raap.models.acg import frame_caption_loss
 from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits, TextUnits
-from m2raap.models.losses import BIASED, cosine_logits, info_nce, objective_of, order_contrast, owned_mask, start_bias
+from m2raap.models.losses import (
+    BIASED,
+    cosine_logits,
+    direction_contrast,
+    info_nce,
+    objective_of,
+    owned_mask,
+    start_bias,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,9 @@ class Features:
     token_mask_BKL: Tensor | None = None
     phrase_BKXE: Tensor | None = None
     phrase_mask_BKX: Tensor | None = None
+    clause_BK2E: Tensor | None = None
+    swapped_BE: Tensor | None = None
+    swapped_text_BKE: Tensor | None = None
     caption_BTE: Tensor | None = None
     captioned_BT: Tensor | None = None
     guide_BT: Tensor | None = None  # frames whose captions the interaction reads
@@ -73,12 +87,13 @@ class BatchTexts:
     """The texts of the whole batch, by which clips that share a text are left out of each other's negatives.
 
     `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `captions`: B
-    lists of the captions of T frames.
+    lists of the captions of T frames. `order_KB3`: the rows of OrderTexts of every text; None where no term reads them.
     """
 
     texts: list[list[str]]
     owners: dict[str, list[int]]
     captions: list[list[str]] | None = None
+    order_KB3: np.ndarray | None = None
 
 
 def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Parameter | None:
@@ -117,10 +132,11 @@ def step_loss(
     batch_texts: BatchTexts,
     scale: Tensor,
     bias: nn.Parameter | None = None,
+    order_heads: OrderHeads | None = None,
     interaction: nn.Module | None = None,
 ) -> StepLoss:
     """The loss of a batch. `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature."""
-    rows = loss_rows(cfg, weights, features, batch_texts, scale, bias, interaction)
+    rows = loss_rows(cfg, weights, features, batch_texts, scale, bias, order_heads, interaction)
     terms = {name: rows_BK.mean() for name, rows_BK in rows.items()}
     return StepLoss(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
 
@@ -132,6 +148,7 @@ def loss_rows(
     batch_texts: BatchTexts,
     scale: Tensor,
     bias: nn.Parameter | None = None,
+    order_heads: OrderHeads | None = None,
     interaction: nn.Module | None = None,
 ) -> dict[str, Tensor]:
     """Every term of `weights`, by name, as the losses (B, K) of the clips and their K texts; (B, 1) where no text enters.
@@ -153,12 +170,22 @@ def loss_rows(
             rows["plain"].append(objective(logits_BB, twins_BB))
         if "direction" in weights:
             assert features.reversed_BE is not None
-            rows["direction"].append(order_contrast(features.video_BE, features.reversed_BE, text_BE, scale))
+            rows["direction"].append(direction_contrast(features.video_BE, features.reversed_BE, text_BE, scale))
         if "interaction" in weights:
             assert interaction is not None
             scores_BB = score_matrix(interaction, _text_units(features, turn), _clip_units(features))
             of_scores = info_nce if bias is not None else objective
             rows["interaction"].append(of_scores(scale * scores_BB.T, twins_BB))
+        if "clauses" in weights:
+            assert order_heads is not None and batch_texts.order_KB3 is not None
+            clauses_B2E = _of_turn(features.clause_BK2E, turn)
+            order = (batch_texts.order_KB3[turn], scale)
+            rows["clauses"].append(clause_rows(order_heads, features.video_BE, text_BE, clauses_B2E, *order))
+        if "event_order" in weights:
+            assert batch_texts.order_KB3 is not None
+            swapped = (features.swapped_BE, _of_turn(features.swapped_text_BKE, turn))
+            order = (batch_texts.order_KB3[turn], scale)
+            rows["event_order"].append(event_order_rows(features.video_BE, text_BE, *swapped, *order))
     if "frame_caption" in weights:
         assert features.caption_BTE is not None and features.captioned_BT is not None
         assert features.vectors_BTE is not None
@@ -183,3 +210,7 @@ def _clip_units(features: Features) -> ClipUnits:
         captioned_BT=features.guide_BT,
         patches_BTPE=features.patches_BTPE,
     )
+
+
+def _of_turn(tensor_BK: Tensor | None, turn: int) -> Tensor | None:
+    return None if tensor_BK is None else tensor_BK[:, turn]

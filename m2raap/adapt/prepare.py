@@ -16,13 +16,15 @@ from torch import Tensor
 from m2raap.adapt.augment import Augmentation
 from m2raap.adapt.batches import BatchSampler, JpegFrames, PairSource, Place, Prefetcher, frames_digest
 from m2raap.adapt.captions import CaptionedSource, caption_table
-from m2raap.adapt.checkpoint import Progress, load_checkpoint
+from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.gradcache import GradCache
 from m2raap.adapt.lora import add_lora
 from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
+from m2raap.adapt.order_heads import OrderHeads
+from m2raap.adapt.order_texts import OrderTexts, order_texts
 from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
 from m2raap.adapt.state import DropPathRng, FrameReader, Logs, Optim, Split, TrainState
@@ -86,6 +88,7 @@ def prepare(
         sampler=sampler,
         prefetcher=Prefetcher(_batch_reader(train, sampler)),
         text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens_NL),
+        order_features_ME=_encode_texts(model, train.order.tokens_ML) if train.order and not cfg.train_text else None,
         drops=_seed_drop_path(model),
         logs=Logs(out, progress, cfg.tensorboard) if dist_context.is_main else None,
         decoders=decoders,
@@ -239,11 +242,23 @@ def _splits(
         for source, reads in zip(sources, reads_captions, strict=False)
     ]
     num_clips = [source.num_clips for source in sources]
+    order = [_order_texts(cfg, model, texts[0]), None]
     compares_phrases = model.interaction is not None and "phrases" in model.interaction.needs
     tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
-    spans = token_spans(texts[0].texts, tokenize) if compares_phrases else None
-    phrases = [spans, *[None] * (len(sources) - 1)]
-    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, phrases, strict=True)]
+    spans = [token_spans(texts[0].texts, tokenize) if compares_phrases else None, None]
+    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, order, spans, strict=False)]
+
+
+def _order_texts(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> OrderTexts | None:
+    if not cfg.loss.wants_order:
+        return None
+    order = order_texts(texts.texts, model.backbone, cfg.text_length)
+    warning = "" if order.num_split else "warning: "
+    talk.log(
+        f"adapt: {warning}{order.num_split} of {len(texts.texts)} texts say which of two events comes first; adapt.loss.clauses "
+        "and adapt.loss.event_order learn from these alone"
+    )
+    return order
 
 
 def _warn_of_few_frames(cfg: AdaptConfig, source: PairSource) -> None:
@@ -285,13 +300,15 @@ def _make_optim(cfg: AdaptConfig, model: VideoCLIP, dist_context: DistContext) -
     bias = bias_of(cfg, getattr(backbone.clip, "logit_bias", None))
     if bias is not None:
         bias.data = bias.data.to(device)
-    optimiser = make_optimiser(model, cfg, bias)
+    order_heads = OrderHeads(backbone.embed_dim).to(device) if cfg.loss.clauses.weight else None
+    optimiser = make_optimiser(model, cfg, bias, order_heads)
     learning = [p for group in optimiser.param_groups for p in group["params"]]
-    scoring = list(model.interaction.parameters()) if model.interaction is not None else []
-    of_loss = [backbone.logit_scale, *([bias] if bias is not None else []), *scoring]
+    of_loss = [backbone.logit_scale, *([bias] if bias is not None else [])]
+    of_loss += order_heads.parameters() if order_heads is not None else []
+    of_loss += model.interaction.parameters() if model.interaction is not None else []
     grad_cache = GradCache(learning, of_loss, dist_context, cfg.micro_batch)
     scaler = torch.amp.GradScaler(device.type) if cfg.precision == "fp16" else None
-    return Optim(optimiser, grad_cache, bias, scaler, max_logit_scale)
+    return Optim(optimiser, grad_cache, bias, order_heads, scaler, max_logit_scale)
 
 
 def _seed_drop_path(model: VideoCLIP) -> DropPathRng:
@@ -313,6 +330,8 @@ def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: 
         optim.scaler.load_state_dict(progress.loss_scale)
     if optim.bias is not None and progress.bias is not None:
         optim.bias.data.fill_(progress.bias)
+    if optim.order_heads is not None and progress.order_heads:
+        put_weights(optim.order_heads, progress.order_heads)
     optim.grad_cache.micro = progress.micro_batch or optim.grad_cache.micro
     dist_context.assert_same("data, settings or checkpoints", digest([key, progress.step]))
     return progress

@@ -6,7 +6,7 @@ are encoded as the whole batch would be. B clips, T frames, K texts per clip, E 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import reverse_frames
+from m2raap.adapt.batches import reverse_frames, swap_halves
 from m2raap.adapt.captions import caption_keep
 from m2raap.adapt.objective import TEXT_FEATURES, BatchTexts, Features, StepLoss, step_loss
+from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
 from m2raap.adapt.state import TrainState
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
@@ -40,6 +41,16 @@ class Step:
     caption_keep_B: Tensor | None
     batch_texts: BatchTexts
 
+    @property
+    def order_parts(self) -> list[int]:
+        """The columns of OrderTexts that this step reads; empty where no caption of the batch says an order."""
+        order_KB3, weights = self.batch_texts.order_KB3, self.loss_weights
+        if order_KB3 is None:
+            return []
+        parts = [FIRST, SECOND] if "clauses" in weights else []
+        parts += [SWAPPED] if "event_order" in weights else []
+        return [part for part in parts if (order_KB3[..., part] >= 0).any()]
+
 
 def draw_step(state: TrainState, number: int) -> Step:
     """The clips, texts and kept captions of step `number` (from 1), the same in every process."""
@@ -51,7 +62,9 @@ def draw_step(state: TrainState, number: int) -> Step:
     weights = cfg.loss.weights_at((number - 1) / state.steps)
     epoch = state.sampler.epoch(number)
     captions = train.captions.words(clips, epoch) if train.captions and "frame_caption" in weights else None
-    batch_texts = BatchTexts(texts, train.texts.owners(clips), captions)
+    order = train.order if "clauses" in weights or "event_order" in weights else None
+    order_KB3 = order.rows_N3[rows_KB] if order is not None else None
+    batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)
     return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
 
 
@@ -60,8 +73,8 @@ def gradients(state: TrainState, step: Step) -> StepLoss:
     scale = state.model.backbone.logit_scale
 
     def loss_of(features: Features) -> StepLoss:
-        parts = (features, step.batch_texts, scale.exp(), state.optim.bias, state.model.interaction)
-        loss = step_loss(state.cfg, step.loss_weights, *parts)
+        of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
+        loss = step_loss(state.cfg, step.loss_weights, features, step.batch_texts, scale.exp(), *of_loss)
         if not bool(torch.isfinite(loss.total)):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.detached().floats().items())
             raise M2raapError(
@@ -103,16 +116,26 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         levels = train.frames.levels(model, inputs.to(device), device_mask_BT)
         vectors_BTE = model.frame_vectors(levels, device_mask_BT)
         video_BE = model.pool(vectors_BTE, device_mask_BT, acg_captions)
-        reversed_BE = None
-        if "direction" in weights:
-            backwards = reverse_frames(inputs, mask_BT, train.frames.time_dim).to(device)
+
+        def pooled_in(order: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
+            """Video vectors (B, E) of the clips, and for ACG the captions of their frames, in another order of frames."""
+            if model.inside:
+                reordered_inputs = order(inputs, mask_BT, train.frames.time_dim).to(device)
+                reordered = train.frames.levels(model, reordered_inputs, device_mask_BT)
+            else:  # each frame went through the vision tower alone, so that it need not go again
+                reordered = [order(level_BTSD, device_mask_BT, 1) for level_BTSD in levels]
+            reordered_captions = None
             if acg_captions is not None:
-                acg_captions = (
-                    reverse_frames(acg_captions[0], device_mask_BT, 1),
-                    reverse_frames(acg_captions[1], device_mask_BT, 1),
+                reordered_captions = (
+                    order(acg_captions[0], device_mask_BT, 1),
+                    order(acg_captions[1], device_mask_BT, 1),
                 )
-            reversed_levels = train.frames.levels(model, backwards, device_mask_BT)
-            reversed_BE = model.pool(model.frame_vectors(reversed_levels, device_mask_BT), device_mask_BT, acg_captions)
+            return model.pool(model.frame_vectors(reordered, device_mask_BT), device_mask_BT, reordered_captions)
+
+        reversed_BE = pooled_in(reverse_frames) if "direction" in weights else None
+        parts = step.order_parts
+        swapped_BE = pooled_in(swap_halves) if SWAPPED in parts else None
+        order_BKPE = _encode_order(state, step.batch_texts, parts, start, stop) if parts else None
         texts = _encode_texts(state, rows_KB, needs)
     return Features(
         mask_BT=device_mask_BT,
@@ -120,6 +143,9 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         vectors_BTE=vectors_BTE if needs_vectors else None,
         patches_BTPE=model.patch_vectors(levels) if "patches" in needs else None,
         reversed_BE=reversed_BE,
+        clause_BK2E=order_BKPE[:, :, :2] if order_BKPE is not None and FIRST in parts else None,
+        swapped_BE=swapped_BE,
+        swapped_text_BKE=order_BKPE[:, :, -1] if order_BKPE is not None and SWAPPED in parts else None,
         caption_BTE=captions[0] if captions and (learns_captions or scores_captions) else None,
         captioned_BT=captions[1] if captions and learns_captions else None,
         guide_BT=guide[1] if guide and scores_captions else None,
@@ -131,6 +157,13 @@ def _guided(state: TrainState) -> bool:
     """Whether ACG or the interaction reads captions."""
     interaction = state.model.interaction
     return state.cfg.acg is not None or (interaction is not None and "captions" in interaction.needs)
+
+
+def _encode_order(state: TrainState, batch_texts: BatchTexts, parts: list[int], start: int, stop: int) -> Tensor:
+    """Features (B, K, P, E) of the P `parts` of the texts of clips start .. stop, 0 where a text has none."""
+    assert state.train.order is not None and batch_texts.order_KB3 is not None
+    rows_BKP = batch_texts.order_KB3[:, start:stop, parts].swapaxes(0, 1)
+    return state.train.order.encode(state.model, rows_BKP, state.order_features_ME)
 
 
 def _encode_texts(state: TrainState, rows_KB: np.ndarray, needs: Collection[Need]) -> dict[str, Tensor]:

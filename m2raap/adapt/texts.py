@@ -16,6 +16,7 @@ from torch import Tensor
 
 from m2raap.adapt.batches import PairSource
 from m2raap.core.errors import M2raapError
+from m2raap.models.video_clip import VideoCLIP
 
 _QUERIES = ("raw", "rewrite", "translation", "aux")  # origins of texts, the best validation queries first
 
@@ -76,7 +77,7 @@ def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
     return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")), len(cumulative) - 1)
 
 
-class _Tokenizes(Protocol):
+class Tokenizes(Protocol):
     @property
     def can_shorten(self) -> bool: ...
     def tokenize(self, texts: Sequence[str], text_length: int | None = None) -> Tensor: ...
@@ -85,7 +86,7 @@ class _Tokenizes(Protocol):
 
 def text_table(
     source: PairSource,
-    tokenizer: _Tokenizes,
+    tokenizer: Tokenizes,
     langs: tuple[str, ...],
     lang_odds: dict[str, float],
     origin_odds: dict[str, float],
@@ -125,10 +126,24 @@ def text_table(
     return TextTable(texts, origins, tokens_NL, rows_of, langs, lang_odds, truncated)
 
 
-def tokenised(tokenizer: _Tokenizes, texts: Sequence[str], text_length: int | None = None) -> Tensor:
+def tokenised(tokenizer: Tokenizes, texts: Sequence[str], text_length: int | None = None) -> Tensor:
     """Token ids (N, L). All texts of a source have the same length L, so that a vector never depends on its batch."""
     tokens = torch.cat([tokenizer.tokenize(chunk, text_length) for chunk in _chunks(texts)])
     return tokens[:, : int(tokens.argmax(1).max()) + 1] if tokenizer.can_shorten else tokens
+
+
+def encode_rows(model: VideoCLIP, tokens_NL: Tensor, rows: np.ndarray) -> Tensor:
+    """Unit vectors (*rows.shape, E) of these rows of `tokens_NL`, in fp32 also under autocast; 0 for row -1.
+
+    Each distinct row is encoded once.
+    """
+    device = model.backbone.device
+    used = np.unique(rows[rows >= 0])
+    if not len(used):
+        return torch.zeros(*rows.shape, model.backbone.embed_dim, device=device)
+    known_NE = model.encode_text(tokens_NL[torch.from_numpy(used)].to(device)).float()
+    place = torch.from_numpy(np.searchsorted(used, np.maximum(rows, used[0]))).to(device)
+    return known_NE[place] * torch.from_numpy(rows >= 0).to(device)[..., None]
 
 
 def _chunks(texts: Sequence[str]) -> list[Sequence[str]]:

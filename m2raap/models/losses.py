@@ -57,11 +57,11 @@ def info_nce_multi(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
     return (rows + columns) / 2
 
 
-def order_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
+def direction_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
     """-log softmax of every pair (B,): the clip against itself with its frames in reversed order.
 
-    Time-reversed clips as negatives are Bagad et al.'s (Test of Time, CVPR 2023, section 4); as a term of its own, not in
-    the denominator of InfoNCE, is ours. A clip that looks the same backwards costs log 2 and teaches nothing.
+    Ours. It teaches the direction of motion, which alone tells a clip from its reversal: for the order of two events see
+    `m2raap.models.order_losses`. A clip that looks the same backwards costs log 2 and teaches nothing.
     """
     gap_B = ((reversed_BE.float() - video_BE.float()) * text_BE.float()).sum(-1)
     return F.softplus(scale * gap_B)

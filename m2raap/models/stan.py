@@ -9,7 +9,8 @@ pool raw the arithmetic is that of the code, and its released weights give its v
   biases 0. The code has three linear layers with torch's default: weights and biases uniform within 1 / sqrt(D).
 - Weight decay (m2raap.adapt.optim): norms and biases have none. In the code every weight of the branch has it, norms, biases
   and time embedding included, because its optimiser's key for the branch overrules its rules for norms and biases.
-- Ours: masks for clips with fewer frames, `patch_pool`, `inputs`, `class_token: frame`, unit pooling, `across: conv` (the code has none).
+- Ours: masks for clips with fewer frames, `patch_pool`, `inputs`, `class_token: frame`, unit pooling, `across: conv` (the code
+  has none).
 The class and position embeddings are the backbone's, as in the code.
 B videos, T frames, P patches, D width, K branch layers, C class tokens of the branch, E size of the common space.
 """

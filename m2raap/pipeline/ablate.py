@@ -20,7 +20,7 @@ from m2raap.pipeline.recipe import Recipe
 # The rows `filter` and `rewrite`, which come before these, set `stages`.
 OFF: dict[str, dict[str, dict[str, Any]]] = {
     "keyframes": {"adapt": {"input": "video", "cache": "auto"}},
-    "temporal": {"adapt": {"temporal": {"name": "mean"}, "loss": {"direction": 0.0}}},
+    "temporal": {"adapt": {"temporal": {"name": "mean"}, "loss": {"direction": 0.0, "event_order": 0.0}}},
     "interaction": {"adapt": {"interaction": None, "loss": {"interaction": 0.0}}, "embed": {"rerank": None}},
     "acg": {"adapt": {"acg": None, "loss": {"frame_caption": 0.0}}, "embed": {"captions": False}},
 }

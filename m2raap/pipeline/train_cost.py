@@ -64,11 +64,12 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     chunk = min(batch, cfg.micro_batch or batch)
     learns = min(shape.layers, cfg.train_vision_layers)
     layer = layer_flop(shape.width, shape.vision_tokens) * cfg.num_frames
-    branch = temporal_flop(cfg, shape) * (2 if cfg.loss.direction.weight else 1)
-    texts = cfg.texts_per_clip + (
+    branch = temporal_flop(cfg, shape) * temporal_passes(cfg)
+    texts = cfg.texts_per_clip * (1 + texts_of_order(cfg)) + (
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
     text = layer_flop(shape.text_width, shape.context) * shape.text_layers * texts
+    layer *= vision_passes(cfg)
     forward = learns * layer + branch + text
     backward = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
     frozen = (shape.layers - learns) * layer
@@ -89,7 +90,7 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     each = 4 if cfg.precision == "fp32" else 2
     learns = min(shape.layers, cfg.train_vision_layers)
     tokens = cfg.num_frames * shape.vision_tokens * shape.width
-    values = VALUES_A_LAYER * learns * tokens
+    values = VALUES_A_LAYER * learns * tokens * vision_passes(cfg)
     branch = 0
     if cfg.temporal.name == "stan":
         inner = cfg.num_frames * (1 + (shape.vision_tokens - 1) // cfg.temporal.patch_pool**2) * shape.width
@@ -102,11 +103,26 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     elif cfg.temporal.name == "message":
         maps = 3 * shape.heads * cfg.num_frames * shape.vision_tokens**2  # its attention is not fused
         branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * maps
-    values += branch * (2 if cfg.loss.direction.weight else 1)
+    values += branch * temporal_passes(cfg)
     if cfg.train_text:
         values += VALUES_A_LAYER * shape.text_layers * texts * shape.context * shape.text_width
     pixels = cfg.num_frames * 3 * shape.patch_px**2 * (shape.vision_tokens - 1) * 4
     return float(values * each + pixels)
+
+
+def temporal_passes(cfg: AdaptConfig) -> int:
+    """How often a step runs the temporal module: once, and once more for each term that reads clips in another order."""
+    return 1 + bool(cfg.loss.direction.weight) + bool(cfg.loss.event_order.weight)
+
+
+def vision_passes(cfg: AdaptConfig) -> int:
+    """How often a step runs the vision layers: more than once only where the temporal module works inside of them."""
+    return temporal_passes(cfg) if isinstance(cfg.temporal, AdapterConfig | MessageConfig) else 1
+
+
+def texts_of_order(cfg: AdaptConfig) -> int:
+    """Texts that the terms on the order of events encode beside a caption, at most: two clauses, and the exchanged caption."""
+    return 2 * bool(cfg.loss.clauses.weight) + bool(cfg.loss.event_order.weight)
 
 
 def layer_flop(width: int, tokens: int) -> float:

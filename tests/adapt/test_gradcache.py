@@ -35,7 +35,7 @@ from tests.adapt.world import ordered
 EVERYTHING: dict[str, Any] = {
     "temporal": StanConfig(layers=2, start="open", drop_path=0.5), "acg": AcgConfig(mix=True),
     "interaction": CaptionGuidedMugConfig(form="full", start="open", weights="cross_attention", rank=4, add_captions=True),
-    "loss": {"plain": 1.0, "frame_caption": 0.5, "interaction": 0.5, "direction": 1.0},
+    "loss": {"plain": 1.0, "frame_caption": 0.5, "interaction": 0.5, "direction": 1.0, "clauses": 0.5, "event_order": 0.5},
     "texts_per_clip": 2, "train_vision_layers": 4,
     "learn_temperature": True,
 }  # fmt: skip
@@ -51,6 +51,9 @@ PARTS: list[dict[str, Any]] = [
     {**FROZEN_TEXT, "interaction": FineConfig(form="fg2"), "loss": {"interaction": 1.0}},
     {"temporal": StanConfig(layers=1, class_token="frame"), "interaction": MugConfig(start="open"), "loss": SCORES},
 ]
+ORDER: dict[str, Any] = {
+    "temporal": StanConfig(layers=2, start="open"), "loss": {"clauses": 1.0, "event_order": 1.0}, "lr_new": 1e-2,
+}  # fmt: skip
 RAW = {"temporal": MeanConfig(), "train_vision_layers": 1, "objective": "info_nce_multi"}
 
 
@@ -65,8 +68,9 @@ def but(tiny_dir: Path, **changes: Any) -> AdaptConfig:
 
 
 def world() -> ListSource:
-    """Nine clips, one of two frames; with twelve orders of colours there are twins among them."""
+    """Nine clips, one of two frames, and one whose texts say no order; with twelve orders of colours there are twins."""
     source = ordered(9, 0)
+    source.pairs[5] = [("en", "two squares", "raw"), ("zh", "两个方块", "raw")]
     source.jpegs[3], source.frame_captions[3] = source.jpegs[3][:2], source.frame_captions[3][:2]
     return source
 
@@ -83,7 +87,9 @@ def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
             "there are twins"
         )
         loss = float(steps.gradients(run, step).total)
-        return loss, {name: p.grad for name, p in run.model.named_parameters() if p.grad is not None}
+        learning = [*run.model.named_parameters()]
+        learning += run.optim.order_heads.named_parameters("heads") if run.optim.order_heads is not None else []
+        return loss, {name: p.grad for name, p in learning if p.grad is not None}
     finally:
         run.close()
 
@@ -108,7 +114,9 @@ def test_chunks_have_the_gradients_of_the_batch(everything: tuple, tiny_dir: Pat
 
 
 @pytest.mark.parametrize(
-    "changes", [FROZEN_TEXT, RAW, *PARTS], ids=["frozen text", "mean", "patches", "phrases", "mug"]
+    "changes",
+    [FROZEN_TEXT, RAW, ORDER, ORDER | {"train_text": False}, *PARTS],
+    ids=["frozen text", "mean", "order", "order, frozen text", "patches", "phrases", "mug"],
 )
 def test_chunks_of_one_clip_too(changes: dict, tiny_dir: Path, tmp_path: Path) -> None:
     whole = gradients_of(opened(but(tiny_dir, **changes), tmp_path / "whole"))

@@ -106,6 +106,12 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
             "loss": {"interaction": {"weight": 0.5, "start": 0.4}},
         },
         {
+            "loss": {"clauses": 1.0, "event_order": {"weight": 0.5, "start": 0.4}},
+            "lr_new": 1e-2,
+            "micro_batch": 3,
+            "keep": "last",
+        },
+        {
             "acg": AcgConfig(mix=True),
             "interaction": {"name": "caption_guided_mug", "weights": "cross_attention", "start": "open"},
             "loss": {"frame_caption": 0.5, "interaction": 0.5, "direction": 1.0},
@@ -118,6 +124,7 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
         "all live",
         "mean, bf16",
         "sigmoid, fp16",
+        "order of events",
         "frozen text",
         "acg and interaction in chunks",
     ],
@@ -188,7 +195,7 @@ def test_texts_are_cut_to_a_length_and_counted(cfg: AdaptConfig, tmp_path: Path)
     for name, source in (("words", train), ("things", same)):
         run = adapt(but(cfg, text_length=4, langs=("en",), steps=3), source, ordered(4, 1), tmp_path / name)
         results.append(run)
-        logs.append([line.get("loss") or line["val"] for line in lines(tmp_path / name)])
+        logs.append([line.get("loss") or line.get("val") for line in lines(tmp_path / name)])
     assert logs[0] == logs[1] and [run.num_truncated_texts for run in results] == [8, 8]
     whole = adapt(but(cfg, langs=("en",), steps=3), train, ordered(4, 1), tmp_path / "whole")
     assert whole.num_truncated_texts == 0

@@ -66,19 +66,20 @@ def test_every_term_is_logged_from_when_it_counts(tiny_dir: Path, tmp_path: Path
 
 
 def test_each_term_is_a_loss_for_every_clip_and_text(tiny_dir: Path, tmp_path: Path) -> None:
-    loss = {"plain": 1.0, "direction": 1.0, "frame_caption": 1.0, "interaction": 1.0}
+    loss = dict.fromkeys(("plain", "direction", "frame_caption", "interaction", "clauses", "event_order"), 1.0)
     cfg = config(tiny_dir, loss=loss, interaction=MugConfig())
     state = prepare(cfg, ordered(12, 0), None, tmp_path, lambda *_: None, DistContext())
     try:
         step = draw_step(state, 1)
         features: Features = encode(state, step, 0, 6)
         parts = (state.cfg, step.loss_weights, features, step.batch_texts, state.model.backbone.logit_scale.exp())
-        parts = (*parts, None, state.model.interaction)
-        rows, whole = loss_rows(*parts), step_loss(*parts)
+        of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
+        rows, whole = loss_rows(*parts, *of_loss), step_loss(*parts, *of_loss)
     finally:
         state.close()
     assert {name: tuple(term.shape) for name, term in rows.items()} == {
-        "plain": (6, 2), "direction": (6, 2), "interaction": (6, 2), "frame_caption": (6, 1),
+        "plain": (6, 2), "direction": (6, 2), "interaction": (6, 2), "frame_caption": (6, 1), "clauses": (6, 2),
+        "event_order": (6, 2),
     }  # fmt: skip
     assert float(whole.total.detach()) == pytest.approx(
         sum(float(term.detach().mean()) for term in rows.values()), rel=1e-6

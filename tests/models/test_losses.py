@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from m2raap.models.losses import (
     cosine_logits,
+    direction_contrast,
     info_nce,
     info_nce_multi,
-    order_contrast,
     owned_mask,
     sigmoid,
     start_bias,
@@ -87,7 +87,7 @@ def test_a_twin_pushes_nothing_away() -> None:
     assert text.grad[1, 0] == 0.0 and text.grad[2, 0] > 0.0
 
 
-def test_order_contrast_against_a_loop_and_its_bounds() -> None:
+def test_direction_contrast_against_a_loop_and_its_bounds() -> None:
     generator = torch.Generator().manual_seed(5)
     video, backwards, text = (
         torch.nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1) for _ in range(3)
@@ -96,6 +96,6 @@ def test_order_contrast_against_a_loop_and_its_bounds() -> None:
     for v, r, t in zip(video, backwards, text, strict=True):
         pair = torch.stack([v @ t, r @ t]) * 20.0
         expected -= float(pair.log_softmax(0)[0]) / 6
-    assert abs(float(order_contrast(video, backwards, text, 20.0).mean()) - expected) < 1e-5
-    same = order_contrast(video, video, text, 20.0)
+    assert abs(float(direction_contrast(video, backwards, text, 20.0).mean()) - expected) < 1e-5
+    same = direction_contrast(video, video, text, 20.0)
     assert torch.allclose(same, torch.full((6,), math.log(2)), atol=1e-6)
