@@ -16,7 +16,7 @@ from m2raap.models.interaction.units import ClipUnits, TextUnits, in_fp32, selec
 
 BLOCK_BYTES = 256 * 1024**2
 # Tensors of the size of the similarities that exist at the same time, and bytes of a number.
-_COPIES, _FP32_BYTES = 4, 4
+_COPIES, _FP32_BYTES = 8, 4
 
 
 def score_matrix(interaction: nn.Module, texts: TextUnits, clips: ClipUnits, block_bytes: int = BLOCK_BYTES) -> Tensor:
