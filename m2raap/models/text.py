@@ -179,6 +179,10 @@ class TransformersText:
         _pad_at_end(tokenizer)
         self._markup = _markup(tokenizer.all_special_tokens)
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
+        # MetaCLIP 2 has CLIP's causal tower, whose feature is taken at the end token, by its id.
+        self.end_id: int | None = (
+            model.config.text_config.eos_token_id if model.config.model_type == "metaclip_2" else None
+        )
 
     @property
     def tower(self) -> Any:
@@ -217,7 +221,8 @@ class TransformersText:
         out = self.tower(input_ids=tokens_BL, attention_mask=mask_BL.long() if self.has_mask else None)
         if self.has_mask:
             hidden_BLE = self.model.text_projection(out.last_hidden_state)
-            return hidden_BLE[:, 0], hidden_BLE, mask_BL
+            pooled_BE = hidden_BLE[:, 0] if self.end_id is None else self.model.text_projection(out.pooler_output)
+            return pooled_BE, hidden_BLE, mask_BL
         return out.pooler_output, self.tower.head(out.last_hidden_state), mask_BL
 
     def save_tokenizer(self, folder: Path) -> None:
