@@ -107,45 +107,50 @@ def register_pe_core() -> None:
         timm.models.register_model(pe_core_shrunk)
 
 
+def write_family(name: str, folder: Path) -> BackboneConfig:
+    """Writes a tiny model of a family into an empty folder, in its library's form; its weights are random."""
+    if name in OPEN_CLIP:
+        described = {
+            "embed_dim": EMBED.get(name, 32),
+            "vision_cfg": OPEN_CLIP[name],
+            "text_cfg": TEXT | OWN_TEXT.get(name, {}),
+        }
+        if name == "pe_core":
+            register_pe_core()
+            described["custom_text"] = True
+        if name == "metaclip_2_worldwide":
+            write_multilingual_tokenizer(folder)
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
+        return BackboneConfig(model=f"local-dir:{folder}", random_init=True)
+    import transformers
+
+    (write_multilingual_tokenizer if name == "metaclip_2" else write_tokenizer)(folder)
+    config = transformers.AutoConfig.for_model(name, **TRANSFORMERS[name])
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    shown = {"size": {"height": 32, "width": 32}} if name != "siglip2" else {"max_num_patches": 16, "patch_size": 8}
+    kinds = {
+        "siglip": "SiglipImageProcessor",
+        "siglip2": "Siglip2ImageProcessor",
+        "chinese_clip": "ChineseCLIPImageProcessor",
+    }
+    shown |= {"image_processor_type": kinds.get(name, "CLIPImageProcessor")}
+    if name == "altclip":
+        shown |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(shown))
+    return BackboneConfig(family="transformers", model=f"local-dir:{folder}")
+
+
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Backbone]:
     backbones: dict[str, Backbone] = {}
 
-    def make(name: str) -> Backbone:
-        if name in backbones:
-            return backbones[name]
-        folder = tmp_path_factory.mktemp(name)
-        if name in OPEN_CLIP:
-            text = TEXT | OWN_TEXT.get(name, {})
-            described = {"embed_dim": EMBED.get(name, 32), "vision_cfg": OPEN_CLIP[name], "text_cfg": text}
-            described |= {"custom_text": True} if name == "pe_core" else {}
-            if name == "pe_core":
-                register_pe_core()
-            if name == "metaclip_2_worldwide":
-                write_multilingual_tokenizer(folder)
-            (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
-            backbones[name] = load_backbone(BackboneConfig(model=f"local-dir:{folder}", random_init=True))
-            return backbones[name]
-        import transformers
-
-        (write_multilingual_tokenizer if name == "metaclip_2" else write_tokenizer)(folder)
-        config = transformers.AutoConfig.for_model(name, **TRANSFORMERS[name])
-        torch.manual_seed(0)
-        transformers.AutoModel.from_config(config).save_pretrained(folder)
-        shown = {"size": {"height": 32, "width": 32}} if name != "siglip2" else {"max_num_patches": 16, "patch_size": 8}
-        kinds = {
-            "siglip": "SiglipImageProcessor",
-            "siglip2": "Siglip2ImageProcessor",
-            "chinese_clip": "ChineseCLIPImageProcessor",
-        }
-        shown |= {"image_processor_type": kinds.get(name, "CLIPImageProcessor")}
-        if name == "altclip":
-            shown |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-        (folder / "preprocessor_config.json").write_text(json.dumps(shown))
-        backbones[name] = load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{folder}"))
+    def load(name: str) -> Backbone:
+        if name not in backbones:
+            backbones[name] = load_backbone(write_family(name, tmp_path_factory.mktemp(name)))
         return backbones[name]
 
-    return make
+    return load
 
 
 def pictures(backbone: Backbone, *batch: int) -> torch.Tensor:
