@@ -105,9 +105,9 @@ class SentenceTransformerEmbedder:
             {"video": _video(images, [frame.time_s for frame in clip])}
             for images, clip in zip(decoded, clips, strict=True)
         ]
-        for one, clip in zip(inputs, clips, strict=True):
+        for item, clip in zip(inputs, clips, strict=True):
             if len(clip) not in self._lengths_checked:
-                self._check_frames(one, len(clip))
+                self._check_frames(item, len(clip))
                 self._lengths_checked.add(len(clip))
         return self._encode(inputs, processing_kwargs={"video": self._video})
 
@@ -117,13 +117,13 @@ class SentenceTransformerEmbedder:
         )
         return as_rows(vectors, len(inputs), f"encode_document of '{self._name}'")
 
-    def _check_frames(self, one: dict[str, Any], num_frames: int) -> None:
+    def _check_frames(self, item: dict[str, Any], num_frames: int) -> None:
         """Raises M2raapError where the processor fails, or gives the vision tower another number of frames than the clip has.
 
         Models with 3D patches take `temporal_patch_size` frames at once and repeat the last one.
         """
         try:
-            features = self.model.preprocess([one], processing_kwargs={"video": self._video})
+            features = self.model.preprocess([item], processing_kwargs={"video": self._video})
         except Exception as error:  # processors raise many unrelated types
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise M2raapError(

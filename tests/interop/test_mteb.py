@@ -185,6 +185,18 @@ def test_encoders_of_mteb_that_read_videos_are_given_stored_frames(model: Any, c
             assert MtebEmbedder(encoder).videos(clips)[0] == pytest.approx(ours, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "sampling", [{"fps": 1.0, "max_frames": 64, "min_frames": 4}, {"fps": 0.1}, {"num_frames": 8}, {}]
+)
+def test_collators_of_mteb_keep_all_stored_frames_in_order(sampling: dict[str, Any]) -> None:
+    from mteb.models.modality_collators import FramesCollator
+
+    jpegs = [draw(colour, side_px=16) for colour in ("red", "blue", "green", "red", "blue", "green", "green", "red")]
+    (kept,) = FramesCollator(**sampling)([{"video": StoredFrames(jpegs)}])["video"]
+    expected = [np.asarray(picture).transpose(2, 0, 1) for picture in pictures(jpegs)]
+    assert np.array_equal(kept.numpy(), np.stack(expected))
+
+
 def stored(chain: Path) -> list[list[bytes]]:
     part = open_view(chain / "keyframes").part(0, ("jpegs",))
     return [part.frames[clip_id]["jpegs"] for clip_id in sorted(part.frames)][:2]

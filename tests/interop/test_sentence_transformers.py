@@ -15,6 +15,7 @@ import torch
 import m2raap
 from m2raap.core.errors import M2raapError
 from m2raap.core.view import open_view
+from m2raap.interop.external import pictures
 from m2raap.interop.sentence_transformers import SentenceTransformerEmbedder
 from m2raap.stages.embed import CaptionedFrames, ClipFrame
 from tests.interop import tiny_qwen3_vl
@@ -160,6 +161,35 @@ def test_it_is_evaluated_by_instance_and_by_embedder(
         SentenceTransformerEmbedder(folder, "", "", device="cpu").model, chain / "keyframes", name="q"
     )
     assert plain["protocol"]["model"] != tree["protocol"]["model"]
+
+
+def test_a_model_of_images_gives_the_mean_of_its_frames(tmp_path: Path) -> None:
+    clip = tiny_clip(tmp_path)
+    embedder = SentenceTransformerEmbedder(clip, name="clip")
+    row = clip_of(3)
+    vectors_FE = clip.encode([{"image": picture} for picture in pictures([frame.jpeg for frame in row])])
+    units_FE = vectors_FE / np.linalg.norm(vectors_FE, axis=1, keepdims=True)
+    assert embedder.videos([row])[0] == pytest.approx(units_FE.mean(0, keepdims=True), abs=1e-6)
+    assert embedder.texts(["a"]).shape == (1, 16)
+    clip[0].modality_config.pop("image")
+    with pytest.raises(M2raapError, match="'clip' reads text; text and video or image"):
+        SentenceTransformerEmbedder(clip, name="clip")
+
+
+def tiny_clip(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    marks = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a": 2, "a</w>": 3}
+    text = {"vocab_size": 4, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "bos_token_id": 0, "eos_token_id": 1, "max_position_embeddings": 16}  # fmt: skip
+    vision = {"image_size": 32, "patch_size": 16, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+              "num_attention_heads": 2}  # fmt: skip
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(images, CLIPTokenizer(vocab=marks, merges=[])).save_pretrained(folder)
+    return SentenceTransformer(modules=[Transformer(str(folder))], device="cpu")
 
 
 def test_a_processor_that_drops_frames_is_refused(folder: Path, monkeypatch) -> None:

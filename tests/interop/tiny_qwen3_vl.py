@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def write(folder: Path) -> None:
         vocab={letter: i for i, letter in enumerate(letters)}, merges=[], additional_special_tokens=list(SPECIAL[1:]),
         pad_token="<|endoftext|>", eos_token="<|im_end|>",
     )  # fmt: skip
-    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(name) for name in SPECIAL}
     size = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64 * 16}
     processor = Qwen3VLProcessor(
         Qwen2VLImageProcessor(patch_size=16, size=size),
