@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.interop.external import TEXTS, Frames, as_rows, mean_of_frames, pictures
+from m2raap.interop.external import Frames, as_rows, mean_of_frames, pictures
 from m2raap.models.backbone import weights_digest
 from m2raap.models.hub import loading
 from m2raap.models.text import as_words, markup_of
@@ -22,6 +22,7 @@ from m2raap.stages.embed import CaptionedFrames
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+TEXTS = 32  # texts per forward pass
 MILLISECONDS = 1000  # a rate at which the time of every frame is the whole number that processors expect
 
 
@@ -55,7 +56,9 @@ class SentenceTransformerEmbedder:
             model = _load(str(model), device, dtype)
         self.model: Any = model
         self._name = name or type(model).__name__
-        self._query, self._document, self._batch = query_instruction, document_instruction, batch_size
+        self._batch = batch_size
+        self._query = _instruction(self.model, query_instruction, "query")
+        self._document = _instruction(self.model, document_instruction, "document", "passage", "corpus")
         self._kind = next((kind for kind in ("video", "image") if kind in self.model.modalities), None)
         if self._kind is None or "text" not in self.model.modalities:
             raise M2raapError(
@@ -66,14 +69,14 @@ class SentenceTransformerEmbedder:
         self._markup = markup_of(_special_tokens(self.model))
         self._lengths_checked: set[int] = set()
         self.preprocess = " ".join(
-            f"sentence-transformers' {self._name}; queries {_in_words(query_instruction)}, documents "
-            f"{_in_words(document_instruction)}; video settings {dict(video or {})}".split()
+            f"left to sentence-transformers' {self._name}; instruction of texts {self._query!r}, of clips {self._document!r}; "
+            f"video settings {dict(video or {})}".split()
         )[:600]
         tensors = [(key, value) for key, value in self.model.state_dict().items() if hasattr(value, "detach")]
         described = {
             "name": self._name,
-            "query": query_instruction,
-            "document": document_instruction,
+            "query": self._query,
+            "document": self._document,
             "video": self._video,
         }
         self.digest = weights_digest(described, tensors)
@@ -91,9 +94,7 @@ class SentenceTransformerEmbedder:
         if not texts:
             return np.zeros((0, 0), np.float32)
         inputs = [{"text": text} for text in as_words(texts, self._markup)]
-        vectors = self.model.encode_query(
-            inputs, prompt=self._query, batch_size=min(TEXTS, 32), show_progress_bar=False
-        )
+        vectors = self.model.encode_query(inputs, prompt=self._query, batch_size=TEXTS, show_progress_bar=False)
         return as_rows(vectors, len(texts), f"encode_query of '{self._name}'")
 
     def _block(self, clips: Sequence[CaptionedFrames]) -> np.ndarray:
@@ -220,8 +221,12 @@ def _special_tokens(model: Any) -> set[str]:
     return {*getattr(tokenizer, "all_special_tokens", ()), *added}
 
 
-def _in_words(instruction: str | None) -> str:
-    return "with the model's own prompt" if instruction is None else f"with {instruction!r}" if instruction else "plain"
+def _instruction(model: Any, instruction: str | None, *prompt_names: str) -> str:
+    """The instruction, or where it is None the first of the model's own prompts of these names; "" is none."""
+    if instruction is not None:
+        return instruction
+    prompts = (model.prompts.get(prompt_name) for prompt_name in prompt_names)
+    return next((prompt for prompt in prompts if prompt is not None), "")
 
 
 def _joined(modalities: Sequence[Any]) -> str:
