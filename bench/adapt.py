@@ -68,7 +68,7 @@ def synthetic_clips(num: int, frames: int = 8) -> ListSource:
 def config(model: str, batch: int, steps: int, **changes: Any) -> AdaptConfig:
     tree = {
         "backbone": {"model": model, "random_init": True}, "temporal": {"name": "mean"}, "langs": ["en"],
-        "batch_size": batch, "steps": steps + 1, "warmup_steps": 1, "cache": "off", "keep": "last", "device": "cpu",
+        "batch_size": batch, "steps": steps + 1, "warmup": 0.0, "cache": "off", "keep": "last", "device": "cpu",
         "checkpoint_every_steps": 1000, "train_vision_layers": 12, "caption_dropout": 0.0,
     }  # fmt: skip
     return AdaptConfig.model_validate(tree | changes)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from m2raap.adapt.loss_config import LossConfig
 from m2raap.core.config import HOW, Config
@@ -22,6 +22,33 @@ class LoraConfig(Config):
         min_length=1,
         description="Last parts of the names of the layers that get an update, such as c_fc, c_proj; null: all that learn.",
     )
+
+
+class AugmentConfig(Config):
+    """What training changes at random in the frames; validation and embed never do. Nothing by default."""
+
+    random_resized_crop: tuple[float, float] | None = Field(
+        default=None,
+        description="Smallest and largest area of a random part that is cut out of the frames and resized, as a share of "
+        "the picture; all frames of a clip show the same part. STAN has [0.08, 1.0]; null: the centre crop.",
+    )
+    frame_jitter: bool = Field(
+        default=False,
+        description="Whether, of more stored frames than num_frames, a random one of each of num_frames equal segments is "
+        "taken, and not the middle one. Input video always does so.",
+    )
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether the frames of a clip differ from one epoch to the next."""
+        return self.random_resized_crop is not None or self.frame_jitter
+
+    @field_validator("random_resized_crop")
+    @classmethod
+    def _are_shares(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("expected the smallest and the largest share of the picture, such as [0.08, 1.0]")
+        return scale
 
 
 class AdaptConfig(Config):
@@ -52,6 +79,15 @@ class AdaptConfig(Config):
         default=8,
         ge=1,
         description="Number of frames per clip; of more, evenly spaced ones are taken, fewer are padded.",
+    )
+    augment: AugmentConfig = Field(
+        default=AugmentConfig(), description="Random changes of the frames in training; they rule out the prefix cache."
+    )
+    text_length: int | None = Field(
+        default=None,
+        ge=3,
+        description="Number of tokens to which texts and captions are cut, start and end token included, in training and "
+        "validation; null: as many as the text tower takes. embed has a key of its own.",
     )
     epochs: float = Field(
         default=10.0, gt=0, description="Number of passes over the clips; in each, texts are drawn once per clip."
@@ -95,16 +131,26 @@ class AdaptConfig(Config):
         default=1e-3, ge=0, description="Learning rate of the temporal module and of low-rank updates."
     )
     lr_gate: float = Field(
-        default=1e-2, ge=0, description="Learning rate of gates; Adam moves a scalar by about this much per step."
+        default=1e-2,
+        ge=0,
+        description="Learning rate of gates and of a learnt temperature; Adam moves a scalar by about this much per step.",
     )
     lr_floor: float = Field(
         default=0.1, ge=0, le=1, description="Learning rates at the last step, as a share of the full ones."
     )
-    warmup_steps: int = Field(
-        default=10, ge=0, description="Number of steps over which the learning rates rise to their full value."
+    warmup: float = Field(
+        default=0.04,
+        ge=0,
+        lt=1,
+        description="Share of the run over which the learning rates rise to their full value, from 0 to below 1.",
     )
     weight_decay: float = Field(
-        default=0.05, ge=0, description="Weight decay of AdamW; norms, biases, embeddings and gates have none."
+        default=0.05, ge=0, description="Weight decay of AdamW; norms, biases and gates have none."
+    )
+    decay_embeddings: bool = Field(
+        default=False,
+        description="Whether embedding tables (of tokens, positions, the class and time) have weight decay too, as in STAN's "
+        "code.",
     )
     betas: tuple[float, float] = Field(default=(0.9, 0.98), description="The two betas of AdamW.")
     clip_norm: float = Field(
@@ -131,7 +177,7 @@ class AdaptConfig(Config):
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature of the contrastive losses at the start; null: the backbone's own."
     )
-    learn_temperature: bool = Field(default=False, description="Whether the temperature learns.")
+    learn_temperature: bool = Field(default=False, description="Whether the temperature learns, at the rate lr_gate.")
     objective: str = Field(
         default="info_nce",
         description="Contrastive objective: a key of m2raap.models.losses.OBJECTIVES, or python:module:function.",
@@ -206,6 +252,24 @@ class AdaptConfig(Config):
         """Whether training reads the auxiliary captions of frames."""
         return self.acg is not None or self.loss.frame_caption.weight > 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _warmup_is_a_share(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        if "warmup_steps" in tree:
+            raise ValueError(
+                "adapt.warmup_steps is not a key any more: write adapt.warmup, the share of the run over which the learning "
+                "rates rise, such as 0.04 for 10 of 250 steps"
+            )
+        warmup = tree.get("warmup")
+        if isinstance(warmup, int | float) and warmup >= 1:
+            raise ValueError(
+                f"adapt.warmup is a share of the run from 0 to below 1, and {warmup:g} is not: to warm up for a number of steps, "
+                "write that number divided by the steps of the run (--dry-run prints them)"
+            )
+        return tree
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
         if self.temporal.name == "mean" and not self.train_text and not self.train_vision_layers:
@@ -229,6 +293,11 @@ class AdaptConfig(Config):
             raise ValueError(
                 f"adapt.cache={self.cache} is for stored frames, and adapt.input=video reads other frames in every epoch: set "
                 "adapt.cache to auto, or adapt.input to keyframes"
+            )
+        if self.augment.changes_pixels and self.cache not in ("auto", "off"):
+            raise ValueError(
+                f"adapt.cache={self.cache} keeps what frozen layers make of the frames, and adapt.augment changes the frames in "
+                "every epoch: set adapt.cache to auto, or leave out adapt.augment"
             )
         if self.input == "video" and self.wants_captions:
             raise ValueError(

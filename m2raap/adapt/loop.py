@@ -117,7 +117,7 @@ def _stop(state: TrainState) -> None:
 def _train_step(state: TrainState, step: int, report: Report) -> float:
     """Trains step `step` (from 1), writes the logs, and validates and saves a checkpoint where they are due. Returns the loss."""
     started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
-    multiplier = lr_multiplier(step, state.steps, state.cfg.warmup_steps, state.cfg.lr_floor)
+    multiplier = lr_multiplier(step, state.steps, state.cfg.warmup, state.cfg.lr_floor)
     set_rates(state.optim.optimiser, multiplier)
     step_loss, grad_norm = _learn(state, step)
     state.progress.step, loss = step, float(step_loss.total)

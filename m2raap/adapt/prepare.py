@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from m2raap.adapt.augment import Augmentation
 from m2raap.adapt.batches import BatchSampler, JpegFrames, PairSource, Place, Prefetcher, frames_digest
 from m2raap.adapt.captions import CaptionedSource, caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint
@@ -56,6 +57,7 @@ def prepare(
     for settings that do not fit the clips or the backbone, and for a checkpoint of other settings or data.
     """
     _refuse_unusable(cfg, source)
+    _warn_of_few_frames(cfg, source)
     sources = [part for part in (source, val_source) if part is not None and part.num_clips]
     model = _load_model(cfg, dist_context)
     started_s = time.perf_counter()
@@ -106,6 +108,7 @@ def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
     _ = model.backbone.digest  # computed and kept before any weight changes
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
+    model.backbone.expect_text_length(cfg.text_length, "adapt.text_length")
     model.to(f"cuda:{dist_context.local_rank}" if cuda else "cpu")
     choose_trained(model, cfg)
     return model
@@ -168,7 +171,8 @@ def _cache_layout(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> PrefixL
         raise M2raapError(
             "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or adapt.cache=prefix"
         )
-    if cfg.input == "video" or cfg.cache == "off" or learning == model.backbone.num_layers:
+    is_fixed = cfg.input == "keyframes" and not cfg.augment.changes_pixels
+    if not is_fixed or cfg.cache == "off" or learning == model.backbone.num_layers:
         return None
     depth = max(model.temporal.layers_used, learning)
     prefix, levels = (PrefixLayout(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
@@ -195,12 +199,13 @@ def _frames(
     open_cache: OpenCache | None,
 ) -> FrameReader:
     """What reads the clips of a source; `frames` is the digest of their frames."""
+    augment = Augmentation(cfg.augment, cfg.seed)
     if decoders is not None:
         assert isinstance(source, VideoSource)
-        return RawVideos(source, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders)
+        return RawVideos(source, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders, augment)
     if open_cache is not None:
         return open_cache(source, frames)
-    return JpegFrames(source, model.backbone.preprocess, cfg.num_frames)
+    return JpegFrames(source, model.backbone.preprocess, cfg.num_frames, augment=augment)
 
 
 def _splits(
@@ -214,15 +219,30 @@ def _splits(
     """The training clips, then the validation clips where there are any."""
     pairs = zip(sources, frames_digests, strict=True)
     frames = [_frames(cfg, model, source, key, decoders, open_cache) for source, key in pairs]
-    texts = [text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for source in sources]
+    texts = [
+        text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds, cfg.text_length)
+        for source in sources
+    ]
     _warn_of_chinese(cfg, model, texts[0])
+    augment = Augmentation(cfg.augment, cfg.seed)
     reads_captions = [cfg.wants_captions, cfg.acg is not None]  # validation has no frame-caption loss
     captions = [
-        caption_table(source, model, cfg.num_frames) if reads else None
+        caption_table(source, model, cfg.num_frames, augment, cfg.text_length) if reads else None
         for source, reads in zip(sources, reads_captions, strict=False)
     ]
     num_clips = [source.num_clips for source in sources]
     return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, strict=True)]
+
+
+def _warn_of_few_frames(cfg: AdaptConfig, source: PairSource) -> None:
+    """Says so where frame_jitter has nothing to choose from, because no clip has more frames than are read of it."""
+    if not cfg.augment.frame_jitter or cfg.input == "video" or not isinstance(source, CaptionedSource):
+        return
+    if all(len(source.captions(clip)) <= cfg.num_frames for clip in range(source.num_clips)):
+        talk.log(
+            f"adapt: warning: adapt.augment.frame_jitter changes nothing, because no clip has more than adapt.num_frames "
+            f"({cfg.num_frames}) stored frames: store more of them (keyframes.k)"
+        )
 
 
 def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> None:

@@ -47,7 +47,8 @@ def draw_step(state: TrainState, number: int) -> Step:
     texts = [[train.texts.texts[row] for row in rows] for rows in rows_KB]
     caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if cfg.acg else None
     weights = cfg.loss.weights_at((number - 1) / state.steps)
-    captions = train.captions.words(clips) if train.captions and "frame_caption" in weights else None
+    epoch = state.sampler.epoch(number)
+    captions = train.captions.words(clips, epoch) if train.captions and "frame_caption" in weights else None
     batch_texts = BatchTexts(texts, train.texts.owners(clips), captions)
     return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
 
@@ -85,7 +86,8 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
     needs_vectors = "interaction" in weights or "frame_caption" in weights
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
         reads_captions = cfg.acg is not None or "frame_caption" in weights
-        captions = train.captions.encode(model, clips) if train.captions and reads_captions else None
+        epoch = state.sampler.epoch(step.number)
+        captions = train.captions.encode(model, clips, epoch) if train.captions and reads_captions else None
         acg_captions = None
         if captions is not None and step.caption_keep_B is not None:
             acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])

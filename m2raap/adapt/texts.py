@@ -79,8 +79,8 @@ def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
 class _Tokenizes(Protocol):
     @property
     def can_shorten(self) -> bool: ...
-    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
-    def count_truncated(self, texts: Sequence[str]) -> int: ...
+    def tokenize(self, texts: Sequence[str], text_length: int | None = None) -> Tensor: ...
+    def count_truncated(self, texts: Sequence[str], text_length: int | None = None) -> int: ...
 
 
 def text_table(
@@ -89,11 +89,12 @@ def text_table(
     langs: tuple[str, ...],
     lang_odds: dict[str, float],
     origin_odds: dict[str, float],
+    text_length: int | None = None,
 ) -> TextTable:
     """The texts of a source in `langs`. Among the texts of a clip in a language each has the odds of its origin.
 
-    Texts of the same clip, language and origin share the odds of that origin. Raises M2raapError naming the first clip
-    without a text that may be drawn.
+    Texts of the same clip, language and origin share the odds of that origin. `text_length`: number of tokens to which texts
+    are cut; None: the model's own. Raises M2raapError naming the first clip without a text that may be drawn.
     """
     texts: list[str] = []
     origins: list[str] = []
@@ -119,13 +120,14 @@ def text_table(
                 for lang, rows in sorted(candidates.items())
             }
         )
-    truncated = sum(tokenizer.count_truncated(chunk) for chunk in _chunks(texts))
-    return TextTable(texts, origins, tokenised(tokenizer, texts), rows_of, langs, lang_odds, truncated)
+    truncated = sum(tokenizer.count_truncated(chunk, text_length) for chunk in _chunks(texts))
+    tokens_NL = tokenised(tokenizer, texts, text_length)
+    return TextTable(texts, origins, tokens_NL, rows_of, langs, lang_odds, truncated)
 
 
-def tokenised(tokenizer: _Tokenizes, texts: Sequence[str]) -> Tensor:
+def tokenised(tokenizer: _Tokenizes, texts: Sequence[str], text_length: int | None = None) -> Tensor:
     """Token ids (N, L). All texts of a source have the same length L, so that a vector never depends on its batch."""
-    tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in _chunks(texts)])
+    tokens = torch.cat([tokenizer.tokenize(chunk, text_length) for chunk in _chunks(texts)])
     return tokens[:, : int(tokens.argmax(1).max()) + 1] if tokenizer.can_shorten else tokens
 
 

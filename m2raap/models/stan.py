@@ -1,8 +1,16 @@
 """STAN, the spatial-temporal branch beside the last layers of CLIP; frames exchange information by attention or convolution.
 
-Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. Different
-from the code: `start` (the code has open, with which a new model differs from mean pooling), masks for clips with fewer
-frames, `patch_pool`, `inputs`, unit pooling. The class and position embeddings are the backbone's, as in the code.
+Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. With start open and
+pool raw the arithmetic is that of the code, and its released weights give its vectors. What departs from it:
+- `start`: the code has open, with which a new model differs from mean pooling. With matrix, the default, the branch ends in
+  a matrix of zeros, and the matrix behind each temporal attention (the code's temporal_fc, zero there) starts at random,
+  because two zero factors would get no gradient. With gate it is zero as in the code.
+- q, k and v of the temporal attention start as torch's MultiheadAttention does: by Xavier's rule over the three together,
+  biases 0. The code has three linear layers with torch's default: weights and biases uniform within 1 / sqrt(D).
+- Weight decay (m2raap.adapt.optim): norms and biases have none. In the code every weight of the branch has it, norms, biases
+  and time embedding included, because its optimiser's key for the branch overrules its rules for norms and biases.
+- Ours: masks for clips with fewer frames, `patch_pool`, `inputs`, unit pooling, `across: conv` (the code has none).
+The class and position embeddings are the backbone's, as in the code.
 B videos, T frames, P patches, D width, K branch layers, E size of the common space.
 """
 

@@ -164,6 +164,19 @@ class ProtocolRow:
 
 
 @dataclass(frozen=True)
+class PublishedRow:
+    """One metric of a published zero-shot text-to-video result on a benchmark of the run, in percent."""
+
+    benchmark: str
+    system: str
+    lang: str
+    metric: str
+    value: float
+    source: str
+    note: str
+
+
+@dataclass(frozen=True)
 class FrameAblationRow:
     """R@1 of one arm with the frames as they are or in a frame ablation (shuffled, reversed, one frame only)."""
 
@@ -177,6 +190,23 @@ class FrameAblationRow:
     lo: float | None = None
     hi: float | None = None
     seeds: int = 1
+
+
+@dataclass(frozen=True)
+class TwoWayRow:
+    """Two-way accuracy of an arm between clips and their twins, in percent; chance is 50. See `retrieval.two_way`."""
+
+    arm: str
+    benchmark: str
+    way: str  # "": plain cosines of all frames; else the name of a rescoring or of a frame ablation
+    lang: str
+    direction: str
+    n: int
+    pairs: int
+    accuracy: float
+    interval: list[float]
+    seeds: int
+    seeds_accuracy: list[float]
 
 
 @dataclass(frozen=True)
@@ -235,7 +265,7 @@ class ModuleRow:
 
 @dataclass(frozen=True)
 class ProgressiveRow:
-    """One row of a progressive table: text to video, R@1 in points, differences as [points, low, high]."""
+    """One row of a progressive table: text to video, R@1 and MeanR in points, differences as [points, low, high]."""
 
     arm: str
     way: str  # "": plain cosine; mug: late interaction over the first candidates
@@ -246,6 +276,9 @@ class ProgressiveRow:
     seeds_r1: list[float]
     step: list[float] | None  # to the row before; of a rescored row, to the plain cosine of its arm
     whole: list[float] | None  # to the first row
+    mean_recall: float  # MeanR
+    mean_recall_interval: list[float]
+    mean_recall_step: list[float] | None
     clips: int  # that remain for training and validation
     texts: int
     curation_s: float  # core seconds of the stages before training
@@ -317,11 +350,13 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     lengths: list[ResultRow] = field(default_factory=list)  # slices by the length of the clip
+    published: list[PublishedRow] = field(default_factory=list)
     compat: list[CompatRow] = field(default_factory=list)
     rescored: list[RescoredRow] = field(default_factory=list)
     bilingual: list[BilingualRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
     frame_ablations: list[FrameAblationRow] = field(default_factory=list)
+    two_way: list[TwoWayRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
     modules: list[ModuleRow] = field(default_factory=list)
     interpolation: list[InterpolationRow] = field(default_factory=list)

@@ -38,9 +38,11 @@ from m2raap.report.html import write_report
 from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
-from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
+from m2raap.report.published import published_rows
+from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows, two_way_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.two_way import two_way_differences
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
@@ -79,6 +81,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         for (arm, bench), seed_steps in evaluations.items()
         for row in result_rows(arm, bench, seed_steps, recipe.seed)
     ]
+    settings = protocol_rows(evaluations, steps, run.inputs.benches)
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -91,11 +94,13 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         notes=_notes(run, recipe, steps, synthetic),
         results=results,
         lengths=length_rows(run, evaluations, steps, recipe.seed),
+        published=published_rows(settings, results),
         compat=compat_rows(evaluations),
         rescored=rescored_rows(evaluations, recipe.seed),
         bilingual=bilingual_rows(evaluations, recipe.seed),
         differences=difference_rows(evaluations, protocols, recipe, main),
         frame_ablations=frame_ablation_rows(evaluations, results, recipe.seed),
+        two_way=two_way_rows(evaluations, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_interpolation(run.path),
@@ -106,7 +111,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        protocols=protocol_rows(evaluations, steps, run.inputs.benches),
+        protocols=settings,
         protocol=_run_facts(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
@@ -176,8 +181,12 @@ def difference_rows(
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
-                        difference = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
+                        difference = paired(tables[0], tables[1], lang, direction, "R@1", recipe.seed, category)
                         rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
+            rows += [
+                DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike)
+                for difference in two_way_differences(tables[0], tables[1], recipe.seed)
+            ]
     return rows
 
 

@@ -6,7 +6,7 @@ Shape suffixes: V videos, T texts, E embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
 from m2raap.retrieval.embeddings import Embeddings
-from m2raap.retrieval.metrics import V2T_RULES, RankCounts, Ranks, ScoreRows, ranks_of, rsum
+from m2raap.retrieval.metrics import V2T_RULES, Ranks, ScoreRows, ranks_of, rsum
+from m2raap.retrieval.rank_counts import RankCounts
 from m2raap.retrieval.rank_table import Counts, counts_of, rank_rows, tops_of
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored
 from m2raap.retrieval.sides import RULE_B
 from m2raap.retrieval.summary import DIGITS, summary_row
+from m2raap.retrieval.two_way import add_choices, choices, two_way_rows
 
 # Cosines are computed in float64 and rounded: what differs by less than the noise of float32 embeddings is a tie, and
 # neither the block size nor the threads of the matrix product can change a rank.
@@ -32,17 +34,21 @@ class Results:
     ranks among the available clips and by rule b. `missing`: ids of missing videos, sorted.
 
     `compat`: language -> direction -> what CLIP4Clip's arithmetic prints for the embedded videos (none of rescored scores).
+    `two_way`: one dict for each language and direction, of the clips that have a twin (two_way.py); the choice of each of
+    their queries is in its rank's `two_way`.
     """
 
     rows: list[dict[str, Any]]
     ranks: list[dict[str, Any]]
     missing: list[str]
     compat: dict[str, dict[str, dict[str, float]]]
+    two_way: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """What belongs in results.json (the ranks go to a table of their own)."""
         compat = {"compat": {"label": LABEL, "rows": self.compat}} if self.compat else {}
-        return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows} | compat
+        two_way = {"two_way": self.two_way} if self.two_way else {}
+        return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows} | compat | two_way
 
 
 def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | None = None) -> Results:
@@ -83,6 +89,10 @@ def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | No
         for direction in directions:
             head = {"direction": direction, "lang": lang}
             results.ranks.extend(part.rank_table(getattr(official, direction), head, categories, rescored, more))
+        scores = {name: getattr(rescored, name) if rescored else part.cosines for name in directions}
+        owners = [video_of_text[text] for text in part.texts.ids]
+        add_choices(results.ranks, lang, choices(scores, part.texts.ids, owners, row_of_video, embeddings.twins))
+    results.two_way.extend(two_way_rows([results.ranks], seed))
     return results
 
 
@@ -256,11 +266,13 @@ class _Language:
 def _with_misses(side: RankCounts, missing_pairs: Sequence[tuple[int, int]], gallery: int) -> RankCounts:
     """`side` with the queries whose video is missing: all other items rank before their target."""
     query, target = (np.asarray([pair[i] for pair in missing_pairs], np.int64) for i in (0, 1))
+    none = np.zeros(len(missing_pairs), np.int64)
     return RankCounts(
         np.concatenate([side.query, query]),
         np.concatenate([side.target, target]),
         np.concatenate([side.greater, np.full(len(missing_pairs), gallery - 1)]),
-        np.concatenate([side.equal, np.zeros(len(missing_pairs), np.int64)]),
+        np.concatenate([side.equal, none]),
         np.concatenate([side.missing, np.ones(len(missing_pairs), bool)]),
         gallery,
+        None if side.siblings is None else np.concatenate([side.siblings, none]),
     )

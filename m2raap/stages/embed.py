@@ -50,6 +50,12 @@ class EmbedConfig(Config):
     frame_ablations: tuple[FrameAblation, ...] = Field(
         default=(), description="Ways to embed the clips once more: frames shuffled, frames reversed, one frame only."
     )
+    text_length: int | None = Field(
+        default=None,
+        ge=3,
+        description="Number of tokens to which texts and captions are cut, start and end token included; null: as many as the "
+        "text tower takes. STAN cuts at 32 at test.",
+    )
     ablation_seed: int = Field(
         default=0, description="Seed of the order in which the ablation 'shuffled' puts the frames."
     )
@@ -89,18 +95,24 @@ class Embedder(Protocol):
 
 
 class VideoClipEmbedder:
-    """A VideoCLIP as an Embedder."""
+    """A VideoCLIP as an Embedder. `text_length`: number of tokens to which texts are cut; None: the model's own.
 
-    def __init__(self, clip: VideoCLIP) -> None:
+    Raises M2raapError where the model takes fewer tokens.
+    """
+
+    def __init__(self, clip: VideoCLIP, text_length: int | None = None) -> None:
+        clip.backbone.expect_text_length(text_length, "embed.text_length")
         self.clip = clip
+        self.text_length = text_length
         self.digest = clip.digest
-        self.preprocess = describe_preprocess(clip.backbone.preprocess)
+        cut = "" if text_length is None else f", texts cut to {text_length} tokens"
+        self.preprocess = describe_preprocess(clip.backbone.preprocess) + cut
 
     def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-        return _encode_videos(self.clip, clips)
+        return _encode_videos(self.clip, clips, self.text_length)
 
     def texts(self, texts: list[str]) -> np.ndarray:
-        return encode_texts(self.clip, texts)
+        return encode_texts(self.clip, texts, self.text_length)
 
 
 def embed(
@@ -108,13 +120,13 @@ def embed(
 ) -> StageOutput:
     """Writes the files of :class:`Embeddings` and, with cfg.mug, rerank.npz.
 
-    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for Mug with a model that is not one
-    of m2raap.
+    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for Mug or a length of texts with a
+    model that is not one of m2raap.
     """
     import torch
 
     torch.set_num_threads(torch_threads())
-    loaded = embedder(model)
+    loaded = embedder(model, cfg.text_length)
     if cfg.mug and not isinstance(loaded, VideoClipEmbedder):
         raise M2raapError(
             "embed.mug needs a model of m2raap and cannot rerank the vectors of another model; set embed.mug=null"
@@ -137,7 +149,7 @@ def embed(
     files = embeddings.save(folder)
     if cfg.mug and isinstance(loaded, VideoClipEmbedder):
         with torch.inference_mode():
-            rerank(loaded.clip, cfg.mug, embeddings, *_stacked(columns.frame_vectors), folder)
+            rerank(loaded.clip, cfg.mug, embeddings, *_stacked(columns.frame_vectors), folder, cfg.text_length)
         files.append(RERANKED)
     counts = {"videos": len(columns.video_ids), "missing": len(columns.missing), "texts": len(columns.text_ids)}
     return StageOutput(files, counts, {"model": loaded.digest})
@@ -151,6 +163,7 @@ class _Columns:
         self.video_frames: list[str] = []
         self.missing: list[str] = []
         self.categories: dict[str, str] = {}
+        self.twins: dict[str, str] = {}
         self.text_ids: list[str] = []
         self.text_video_ids: list[str] = []
         self.text_langs: list[str] = []
@@ -172,6 +185,7 @@ class _Columns:
             video_frames=self.video_frames,
             missing=self.missing,
             categories=self.categories,
+            twins=self.twins,
             made_with=made_with,
             variants_VE=dict(zip(list(self.video_blocks)[1:], variants_VE, strict=True)),
         )
@@ -186,6 +200,7 @@ def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, loaded: 
     columns.missing += [row["clip_id"] for row in part.clips if row["clip_id"] not in part.frames]
     columns.video_ids += clip_ids
     columns.categories |= {row["clip_id"]: row["category"] for row in part.clips if row["category"]}
+    columns.twins |= {row["clip_id"]: row["twin_id"] for row in part.clips if row["twin_id"]}
     clips = [_captioned_frames(part, clip_id, langs, cfg) for clip_id in clip_ids]
     columns.video_frames += [frames_digest(jpeg for jpeg, _ in frames) for frames in clips]
     for variant, blocks in columns.video_blocks.items():
@@ -220,11 +235,20 @@ def _embed_texts(part: Part, loaded: Embedder, columns: _Columns) -> None:
     columns.texts += [row["text"] for row in rows]
 
 
-def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder) -> Embedder:
-    """The model that `load_model` returns, as an Embedder; an Embedder is returned unchanged."""
+def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder, text_length: int | None = None) -> Embedder:
+    """The model that `load_model` returns, as an Embedder that cuts texts to `text_length` tokens (None: its own).
+
+    An Embedder is returned unchanged. Raises M2raapError where it would have to cut texts to another length.
+    """
     from m2raap.models.video_clip import VideoCLIP
 
-    return VideoClipEmbedder(load_model(model)) if isinstance(model, Path | BackboneConfig | VideoCLIP) else model
+    if isinstance(model, Path | BackboneConfig | VideoCLIP):
+        return VideoClipEmbedder(load_model(model), text_length)
+    if text_length is not None and getattr(model, "text_length", None) != text_length:
+        raise M2raapError(
+            "embed.text_length needs a model of m2raap, and another model cuts texts itself; set embed.text_length=null"
+        )
+    return model
 
 
 def load_model(model: Path | BackboneConfig | VideoCLIP) -> VideoCLIP:
@@ -253,7 +277,9 @@ def frame_order(variant: str, clip_id: str, num: int, seed: int) -> list[int]:
     return unchanged
 
 
-def _encode_videos(clip: VideoCLIP, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
+def _encode_videos(
+    clip: VideoCLIP, clips: list[CaptionedFrames], text_length: int | None
+) -> tuple[np.ndarray, FrameVectors]:
     """Unit video vectors (V, E), and the frame vectors of every clip."""
     import torch
 
@@ -268,14 +294,16 @@ def _encode_videos(clip: VideoCLIP, clips: list[CaptionedFrames]) -> tuple[np.nd
         mask_BT = torch.tensor([[t < len(images) for t in range(most)] for images in batch])
         filled = [torch.cat([images, images.new_zeros(most - len(images), *images.shape[1:])]) for images in batch]
         vectors_BTE = clip.frame_vectors_of_images(torch.stack(filled), mask_BT)
-        captions = _captions(clip, batch_clips, most)
+        captions = _captions(clip, batch_clips, most, text_length)
         blocks.append(clip.pool(vectors_BTE, mask_BT, captions).float().numpy())
         unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1).float().numpy()
         frame_vectors += list(zip(unit_BTE, mask_BT.numpy(), strict=True))
     return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32), frame_vectors
 
 
-def _captions(clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int) -> Captions | None:
+def _captions(
+    clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int, text_length: int | None
+) -> Captions | None:
     """Features of the frames' captions; None where no frame has one. Each distinct caption is encoded once."""
     import torch
 
@@ -288,7 +316,7 @@ def _captions(clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int) ->
         for row in clips
     ]
     rows_BT = torch.tensor(rows)
-    return torch.from_numpy(encode_texts(clip, known))[rows_BT.clamp(min=0)], rows_BT >= 0
+    return torch.from_numpy(encode_texts(clip, known, text_length))[rows_BT.clamp(min=0)], rows_BT >= 0
 
 
 def _stacked(frames: FrameVectors) -> tuple[np.ndarray, np.ndarray]:
@@ -301,9 +329,9 @@ def _stacked(frames: FrameVectors) -> tuple[np.ndarray, np.ndarray]:
     return vectors, masks
 
 
-def encode_texts(clip: VideoCLIP, texts: list[str]) -> np.ndarray:
-    """(N, E) float32, unit rows."""
-    tokens = clip.backbone.tokenize(texts)
+def encode_texts(clip: VideoCLIP, texts: list[str], text_length: int | None = None) -> np.ndarray:
+    """(N, E) float32, unit rows. `text_length`: number of tokens to which texts are cut; None: the model's own."""
+    tokens = clip.backbone.tokenize(texts, text_length)
     blocks = [clip.encode_text(tokens[at : at + 256]).float().numpy() for at in range(0, len(texts), 256)]
     return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 

@@ -19,6 +19,8 @@ from m2raap.core.files import write_atomic
 from m2raap.retrieval.embeddings import Embeddings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from m2raap.models.video_clip import VideoCLIP
 
 NAME = "rerank.npz"
@@ -49,14 +51,18 @@ def rerank(
     frames_VFE: np.ndarray,
     mask_VF: np.ndarray,
     folder: Path,
+    text_length: int | None = None,
 ) -> None:
-    """Writes rerank.npz. Vectors have unit length; in each language a video has its own candidate texts."""
+    """Writes rerank.npz. Vectors have unit length; in each language a video has its own candidate texts.
+
+    `text_length`: number of tokens to which texts are cut; None: the model's own.
+    """
     langs_T = np.asarray(embeddings.text_langs)
     video_VE = embeddings.video_VE.astype(np.float64)
     tables: dict[str, np.ndarray] = {}
     for lang in sorted(set(embeddings.text_langs)):
         rows_L = np.flatnonzero(langs_T == lang)
-        texts = [embeddings.texts[row] for row in rows_L.tolist()]
+        tokens_TL = clip.backbone.tokenize([embeddings.texts[row] for row in rows_L.tolist()], text_length)
         cosine_LV = np.round(embeddings.text_TE[rows_L].astype(np.float64) @ video_VE.T, 7)
         for direction, similar in (("t2v", cosine_LV), ("v2t", cosine_LV.T)):
             # Equal scores stay in the order of the rows, so that the candidates do not depend on the sort.
@@ -64,7 +70,7 @@ def rerank(
             cosine = np.take_along_axis(similar, best, 1)
             query = np.repeat(np.arange(len(similar)), best.shape[1])
             text, video = (query, best.ravel()) if direction == "t2v" else (best.ravel(), query)
-            mug = _scores(clip, cfg, texts, text, video, frames_VFE, mask_VF)
+            mug = _scores(clip, cfg, tokens_TL, text, video, frames_VFE, mask_VF)
             mixed = (1 - cfg.weight) * cosine + cfg.weight * mug.reshape(best.shape)
             tables[f"{lang}-{direction}-ids"] = (
                 best.astype(np.int32) if direction == "t2v" else rows_L[best].astype(np.int32)
@@ -78,7 +84,7 @@ def rerank(
 def _scores(
     clip: VideoCLIP,
     cfg: MugRerankConfig,
-    texts: list[str],
+    tokens_TL: Tensor,
     text: np.ndarray,
     video: np.ndarray,
     frames_VFE: np.ndarray,
@@ -91,7 +97,6 @@ def _scores(
 
     scores = np.zeros(len(text))
     order = np.argsort(text, kind="stable")
-    tokens_TL = clip.backbone.tokenize(texts)
     for start in range(0, len(order), PAIRS_AT_ONCE):
         pairs = order[start : start + PAIRS_AT_ONCE]
         used, place = np.unique(text[pairs], return_inverse=True)

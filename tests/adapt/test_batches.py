@@ -17,11 +17,11 @@ class Letters:
 
     can_shorten = False
 
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
-        return torch.tensor([[ord(letter) for letter in text[:2].ljust(2)] for text in texts])
+    def tokenize(self, texts: list[str], text_length: int | None = None) -> torch.Tensor:
+        return torch.tensor([[ord(letter) for letter in text[: text_length or 2].ljust(2)] for text in texts])
 
-    def count_truncated(self, texts: list[str]) -> int:
-        return sum(len(text) > 2 for text in texts)
+    def count_truncated(self, texts: list[str], text_length: int | None = None) -> int:
+        return sum(len(text) > (text_length or 2) for text in texts)
 
 
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 5))

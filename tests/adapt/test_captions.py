@@ -57,7 +57,7 @@ def test_gates_move_and_other_captions_are_another_run(tiny_dir: Path, tmp_path:
     cfg = AdaptConfig(
         backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), temporal=MeanConfig(),
         acg=AcgConfig(), loss=LossConfig(frame_caption=TermConfig(weight=1.0)), steps=6, batch_size=6,
-        num_frames=4, threads=1, warmup_steps=1,
+        num_frames=4, threads=1, warmup=0.17,
     )  # fmt: skip
     source = ordered(12, 0)
     adapt(cfg, source, None, tmp_path / "a")

@@ -16,6 +16,7 @@ from m2raap.core import interrupt
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.families import load_backbone
+from m2raap.models.losses import OBJECTIVES
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import every_order, ordered
 from tests.tiny_backbone import TINY
@@ -29,7 +30,7 @@ def cfg(tiny_dir: Path) -> AdaptConfig:
         num_frames=4,
         steps=9,
         batch_size=6,
-        warmup_steps=2,
+        warmup=0.25,
         temperature=0.1,
         val_every_steps=3,
         checkpoint_every_steps=4,
@@ -173,6 +174,41 @@ def test_the_backbones_own_bias_learns_and_leaves_with_the_model(cfg: AdaptConfi
     assert float(VideoCLIP.load(plain.model_dir).backbone.clip.logit_bias) == -3.0
 
 
+def test_texts_are_cut_to_a_length_and_counted(cfg: AdaptConfig, tmp_path: Path) -> None:
+    """Four tokens leave the first two words: both orders of two colours read alike in training and in validation."""
+    words = ("red", "green", "blue", "red")
+    train = ordered(8, 0)
+    train.pairs = [[("en", f"clip {n} {words[n % 4]}", "raw")] for n in range(8)]
+    same = ordered(8, 0)
+    same.pairs = [[("en", f"clip {n} thing", "raw")] for n in range(8)]
+    results, logs = [], []
+    for name, source in (("words", train), ("things", same)):
+        run = adapt(but(cfg, text_length=4, langs=("en",), steps=3), source, ordered(4, 1), tmp_path / name)
+        results.append(run)
+        logs.append([line.get("loss") or line["val"] for line in lines(tmp_path / name)])
+    assert logs[0] == logs[1] and [run.num_truncated_texts for run in results] == [8, 8]
+    whole = adapt(but(cfg, langs=("en",), steps=3), train, ordered(4, 1), tmp_path / "whole")
+    assert whole.num_truncated_texts == 0
+    assert [line["loss"] for line in lines(tmp_path / "whole") if "loss" in line] != [
+        x for x in logs[0] if isinstance(x, float)
+    ]
+
+
+def test_a_learnt_temperature_moves_and_stays_below_its_bound(
+    cfg: AdaptConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By about lr_gate a step; and with a loss that falls with the scale for ever, to CLIP's 100 and no further."""
+    cfg = but(cfg, learn_temperature=True, keep="last", lr_gate=1e-2)
+
+    def scale_after(cfg: AdaptConfig, name: str) -> float:
+        model = VideoCLIP.load(adapt(cfg, ordered(8, 0), None, tmp_path / name).model_dir)
+        return float(model.backbone.logit_scale.detach())
+
+    assert 0.01 < abs(scale_after(cfg, "moved") - math.log(1 / 0.1)) < 0.01 * 9 * 1.5
+    monkeypatch.setitem(OBJECTIVES, "rising", lambda logits, *rest: -logits.abs().mean(1))
+    assert scale_after(but(cfg, objective="rising", lr_gate=1.0), "bound") == pytest.approx(math.log(100))
+
+
 def test_only_what_was_named_learns(cfg: AdaptConfig, tmp_path: Path) -> None:
     result = adapt(but(cfg, train_text=False, train_vision_layers=1), ordered(8, 0), None, tmp_path)
     old, new = load_backbone(cfg.backbone).state_dict(), VideoCLIP.load(result.model_dir).backbone.state_dict()
@@ -212,6 +248,7 @@ def test_stan_learns_order_that_mean_pooling_cannot(cfg: AdaptConfig, tmp_path: 
         ({"train_vision_layers": 4, "cache": "prefix"}, "adapt.cache=prefix.*adapt.train_vision_layers"),
         ({"train_vision_layers": 1, "cache": "levels"}, "adapt.cache=levels.*adapt.train_vision_layers"),
         ({"langs": ("fr",)}, "clip 'clip0' has no text in fr"),
+        ({"text_length": 17}, r"adapt\.text_length is 17.*16 tokens"),
     ],
 )
 def test_faults_are_named(cfg: AdaptConfig, changes: dict, words: str, tmp_path: Path) -> None:

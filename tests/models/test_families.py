@@ -154,6 +154,20 @@ def test_features_are_the_librarys_own(family: Callable[[str], Backbone], name: 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", ["vit", "timm_map", *TRANSFORMERS])
+def test_a_text_cut_to_a_length_keeps_its_end_and_is_padded(family: Callable[[str], Backbone], name: str) -> None:
+    backbone = family(name)
+    pad, texts = backbone.text.pad_id, ["a red", "a red circle a red circle a red circle"]
+    whole, cut = backbone.tokenize(texts), backbone.tokenize(texts, 6)
+    assert cut.shape == whole.shape == (2, backbone.context_length)
+    assert torch.equal(cut[0], whole[0]), "a text that fits stays as it is"
+    ends = whole[1][(whole[1] != pad).sum() - 1]
+    assert torch.equal(cut[1, :5], whole[1, :5]) and cut[1, 5] == ends and (cut[1, 6:] == pad).all()
+    assert backbone.count_truncated(texts, 6) == 1 and backbone.count_truncated(texts) == 0
+    assert bool((backbone.encode_text(whole)[1] - backbone.encode_text(cut)[1]).abs().max() > 1e-3)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_every_module_starts_at_mean_pooling(family: Callable[[str], Backbone], name: str) -> None:
     backbone = family(name)

@@ -13,6 +13,7 @@ from m2raap.report.console import (
     print_report,
     print_rescored,
     print_results,
+    print_two_way,
 )
 from m2raap.report.data import FunnelStage, ReportData, seed_note
 from m2raap.report.html import render
@@ -81,6 +82,16 @@ def test_training_time_stands_beside_what_it_reached(sample: Callable[..., Repor
         "                 52.3                    -\n"
         "\n"
     )
+
+
+def test_two_way_accuracy_names_chance_and_way(sample: Callable[..., ReportData]) -> None:
+    out = io.StringIO()
+    print_two_way(sample().two_way, out)
+    title, _, *lines = out.getvalue().splitlines()
+    assert title == "Two-way accuracy, a clip or its twin, chance 50"
+    assert "81.5 (72.5-90.5)       60  3 seeds, 79.5 to 83.5" in lines[1] and "shuffled" in lines[2]
+    print_two_way([], empty := io.StringIO())
+    assert not empty.getvalue()
 
 
 def test_what_stands_beside_the_headline_is_labelled(sample: Callable[..., ReportData]) -> None:
