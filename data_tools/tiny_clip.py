@@ -3,7 +3,8 @@
     python -m data_tools.tiny_clip --out DIR --steps N --seed S --threads 2
 
 The captions describe appearance (colour, shape, number, size, background) in English and Chinese, and never motion: that
-is left to the temporal model.
+is left to the temporal model. Two objects are named from left to right, and pictures of two objects come with their mirror
+image, so that the embedding of a text depends on the order of its nouns.
 
 Shapes: B pictures of a batch, K patches of a picture, L tokens of a text, E dimensions of the embedding.
 """
@@ -25,7 +26,7 @@ import numpy as np
 
 from data_tools.world.exam import evaluate, write_card
 from data_tools.world.patches import cosines, outlines, patches_to_keep, places
-from data_tools.world.stills import caption, facts, looks, sample_shot, take, true_of
+from data_tools.world.stills import Still, caption, facts, looks, mirrored, sample_shot, take, true_of
 from data_tools.world.tokenizer import build_tokenizer, motion_token_ids
 
 IMAGE_PX = 48
@@ -137,9 +138,13 @@ class Batch:
 
 
 def make_batch(batch: int, two: float, seed: list[int]) -> Batch:
-    """`two` is the share of pictures with two kinds of objects."""
+    """`two` is the share of drawings with two kinds of objects; each of them is followed by its mirror image."""
     rng = np.random.default_rng(seed)
-    stills = [take(sample_shot(rng, two=bool(rng.random() < two)), rng) for _ in range(batch)]
+    stills: list[Still] = []
+    while len(stills) < batch:
+        still = take(sample_shot(rng, two=bool(rng.random() < two)), rng)
+        stills += [still, mirrored(still)] if len(still.shot.events) == 2 else [still]
+    del stills[batch:]
     pairs = [caption(s.shot, "en" if rng.random() < 0.5 else "zh", rng) for s in stills]
     return Batch(
         shrink([s.image for s in stills], rng),
@@ -154,7 +159,7 @@ def produce(queue, steps: int, agree_step: int, batch: int, seed: int) -> None:
     """Puts the batch of every step into the queue; runs in a process of its own, ahead of the training."""
     for step in range(steps):
         image_only = step < agree_step
-        queue.put(make_batch(batch // 2 if image_only else batch, 0.15 if image_only else 0.35, [seed, 1, step]))
+        queue.put(make_batch(batch // 2 if image_only else batch, 0.12 if image_only else 0.25, [seed, 1, step]))
 
 
 def write_config(out: Path) -> None:
@@ -181,8 +186,8 @@ objects (its heads are not saved), on {KEEP_PATCHES} of the 36 patches for the f
 
 
 def name_parts(heads, tokens, inner, claims: np.ndarray, objects: np.ndarray | None, keep: np.ndarray | None):
-    """Loss of the heads that predict pair, colour, shape and number from the first token; for a picture also the shape from
-    every patch that shows an object, and from `inner` the outline of the objects in every patch."""
+    """Loss of the heads that predict pairs, the left pair, colour, shape and number from the first token; for a picture also
+    the shape from every patch that shows an object, and from `inner` the outline of the objects in every patch."""
     import torch
     from torch.nn import functional as F
 
@@ -242,7 +247,7 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
     average.load_state_dict(model.state_dict())
     motion = motion_token_ids(tokenize)
     plain = np.array([i for i in range(300, MODEL_CFG["text_cfg"]["vocab_size"] - 1) if i not in motion])
-    sizes = {"pair": 100, "colour": 10, "shape": 10, "count": 3}
+    sizes = {"pair": 100, "first": 100, "colour": 10, "shape": 10, "count": 3}
     heads = torch.nn.ModuleDict({k: torch.nn.Linear(MODEL_CFG["embed_dim"], n) for k, n in sizes.items()})
     heads["outline"] = torch.nn.Linear(MODEL_CFG["vision_cfg"]["width"], 16)
     optims = optimisers(model, heads)

@@ -122,6 +122,7 @@ def test_the_page_runs(home: Path, small_world: Path) -> None:
     [
         ("python:os.path:join", "of Python or of m2raap"),
         ("python:m2raap.api:run", "of Python or of m2raap"),
+        ("python:data_tools.world.make:make_world", "of Python or of m2raap"),
         ("python:nowhere.at_all:rule", "no module nowhere.at_all"),
         ("python:outside_code:word_count", "has no 'word_count'; it defines word_counts, width"),
         ("python:outside_code:not_callable", "is a int"),

@@ -1,5 +1,8 @@
 """Scene and seed -> frames. Numbers in px are for a 96 px square; other sizes are scaled.
 
+The layout of two events does not depend on their order: a clip and its twin, in which the events come in the other order, are
+drawn from one seed and differ in nothing else.
+
 Everything that moves is drawn symmetrically in time: played backwards, a clip of 'left' is as likely as a clip of
 'right' (the same holds for grow/shrink and appear/vanish). So neither a single frame nor a mean over frames shows the
 direction.
@@ -9,6 +12,7 @@ Shapes: T frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -46,6 +50,19 @@ class Actor:
         """(x0, y0, x1, y1) px that the group covers during the clip."""
         half = self.extent_px + np.abs(self.travel_px) / 2
         return np.concatenate([self.centre_px - half, self.centre_px + half])
+
+    def progress(self, t: float) -> float:
+        """Share of the event, 0..1, that is over at `t` (0..1, share of the shot)."""
+        return float(np.clip((t - self.start) / (self.end - self.start), 0, 1))
+
+    def way(self, t: float) -> float:
+        """Where it is at `t` between the start (-0.5) and the end (0.5) of what it does: slow at first and at last."""
+        progress = self.progress(t)
+        return progress * progress * (3 - 2 * progress) * 0.5 + progress * 0.5 - 0.5
+
+    def centre_at(self, t: float) -> np.ndarray:
+        """(2,) px from the middle of the picture to the middle of the group at `t`, without the camera."""
+        return self.centre_px + self.travel_px * self.way(t)
 
 
 @dataclass
@@ -116,14 +133,22 @@ def _place(actors: list[Actor], slack_px: np.ndarray, rng: np.random.Generator) 
         actor.centre_px = centre
 
 
-def _time(actors: list[Actor], rng: np.random.Generator) -> None:
-    """Sets start and end of each event: one in the middle of the clip, two one after the other."""
+def _time(actors: list[Actor], events: tuple[Event, ...], rng: np.random.Generator) -> None:
+    """Sets start and end of each event: one in the middle of the clip, two one after the other, in the order of `events`.
+
+    What is drawn belongs to the actor, so that two events in reversed order take as long as before.
+    """
     if len(actors) == 1:
         middle, span = rng.uniform(0.44, 0.56), rng.uniform(0.55, 0.8)
         windows = [(middle - span / 2, middle + span / 2)]
     else:
-        middle = rng.uniform(0.44, 0.56)
-        windows = [(rng.uniform(0.03, 0.1), middle - 0.03), (middle + 0.03, 1 - rng.uniform(0.03, 0.1))]
+        lead, tail, share = rng.uniform(0.03, 0.1), rng.uniform(0.03, 0.1), rng.uniform(0.44, 0.56)
+        pause = 0.06
+        spans = (1 - lead - tail - pause) * np.array([share, 1 - share])
+        earlier = int(actors[0].event != events[0])  # number of the actor whose event comes first
+        change = lead + spans[earlier]
+        windows = [(lead, change), (change + pause, 1 - tail)]
+        windows = windows[::-1] if earlier else windows
     for actor, (start, end) in zip(actors, windows, strict=True):
         if actor.event.motion in ("appear", "vanish"):
             switch = start + (end - start) * rng.uniform(0.25, 0.75)
@@ -132,13 +157,18 @@ def _time(actors: list[Actor], rng: np.random.Generator) -> None:
 
 
 def lay_out(shot: Shot, rng: np.random.Generator, size_px: int = SIZE_PX) -> Layout:
-    """Draws everything that the scene does not state: places, sizes, times, background, light and camera."""
-    actors = [_actor(event, len(shot.events) > 1, rng) for event in shot.events]
+    """Draws everything that the scene does not state: places, sizes, times, background, light and camera.
+
+    A shot with the same events in reversed order gets, from the same state of `rng`, the same layout but for the times: only
+    which event comes first differs.
+    """
+    events = sorted(shot.events, key=lambda event: (event.obj.pair, event.motion))
+    actors = [_actor(event, len(events) > 1, rng) for event in events]
     panning = shot.camera.startswith("pan")
     pan_px = float(rng.uniform(22, 34)) * ({"pan_left": 1, "pan_right": -1}.get(shot.camera, 0))
     shaking = shot.camera == "shake"
     _place(actors, np.array([abs(pan_px) / 2 if panning else 3.0 if shaking else 0.0, 3.0 if shaking else 0.0]), rng)
-    _time(actors, rng)
+    _time(actors, shot.events, rng)
     canvas = paint(shot.background, tuple(sorted({a.event.obj.colour for a in actors})), rng)
     flicker = np.array(
         [rng.uniform(0.05, 0.09) if shaking else rng.uniform(0.01, 0.03), rng.uniform(1, 3), rng.random()]
@@ -163,18 +193,17 @@ def draw(layout: Layout, t: float, grain: np.ndarray | None = None) -> np.ndarra
         borderMode=cv2.BORDER_REFLECT,
     )
     for actor in layout.actors:
-        progress = float(np.clip((t - actor.start) / (actor.end - actor.start), 0, 1))
+        progress, way = actor.progress(t), actor.way(t)
         motion = actor.event.motion
         opacity = progress if motion == "appear" else 1 - progress if motion == "vanish" else 1.0
         if opacity <= 0:
             continue
-        eased = progress * progress * (3 - 2 * progress) * 0.5 + progress * 0.5
-        centre = SIZE_PX / 2 + actor.centre_px + actor.travel_px * (eased - 0.5) + view
-        diameter = actor.diameter_px * actor.ratio ** (eased - 0.5)
+        centre = SIZE_PX / 2 + actor.centre_at(t) + view
+        diameter = actor.diameter_px * actor.ratio**way
         for offset, angle in zip(actor.offsets_px, actor.angles_deg, strict=True):
             draw_shape(
                 picture, actor.event.obj.shape, actor.rgb, (centre + offset) * scale, diameter * scale,
-                float(angle) + actor.turn_deg * (eased - 0.5), opacity,
+                float(angle) + actor.turn_deg * way, opacity,
             )  # fmt: skip
     share, cycles_l, phase_l = layout.flicker
     picture *= 1 + share * np.sin(2 * np.pi * (cycles_l * t + phase_l))
@@ -205,6 +234,31 @@ def shot_frames(scene: Scene, num_frames: int, rng: np.random.Generator) -> list
     return [n for n in (before, num_frames - off_topic, off_topic - before) if n > 0]
 
 
+@dataclass(frozen=True)
+class FramePlan:
+    """One frame before it is drawn: number of its shot in the scene, the layout of this shot, and `t` (0..1) in it."""
+
+    shot: int
+    layout: Layout
+    t: float
+    grain: np.ndarray  # (H, W, 3)
+
+
+def frame_plans(
+    scene: Scene, seed: list[int], size_px: int = SIZE_PX, fps: int = 12, frozen: bool = False
+) -> Iterator[FramePlan]:
+    """The frames of the clip in order, before they are drawn; arguments as of `render`."""
+    rng = np.random.default_rng(seed)
+    num_frames = int(np.ceil(fps * (rng.uniform(3.0, 3.5) if scene.kind == "multishot" else rng.uniform(2.0, 3.5))))
+    for number, (shot, count) in enumerate(zip(scene.shots, shot_frames(scene, num_frames, rng), strict=True)):
+        layout = lay_out(shot, rng, size_px)
+        if frozen:
+            yield from [FramePlan(number, layout, 0.5, grain_like(size_px, rng))] * count
+            continue
+        for i in range(count):
+            yield FramePlan(number, layout, i / max(count - 1, 1), grain_like(size_px, rng))
+
+
 def render(
     scene: Scene, seed: list[int], size_px: int = SIZE_PX, fps: int = 12, frozen: bool = False, black: bool = False
 ) -> np.ndarray:
@@ -212,13 +266,6 @@ def render(
 
     `frozen`: every frame of a shot is the same; `black`: all pixels are almost black.
     """
-    rng = np.random.default_rng(seed)
-    num_frames = int(np.ceil(fps * (rng.uniform(3.0, 3.5) if scene.kind == "multishot" else rng.uniform(2.0, 3.5))))
-    frames: list[np.ndarray] = []
-    for shot, count in zip(scene.shots, shot_frames(scene, num_frames, rng), strict=True):
-        layout = lay_out(shot, rng, size_px)
-        for i in range(count):
-            t = 0.5 if frozen else i / max(count - 1, 1)
-            frames.append(frames[-1] if frozen and i else draw(layout, t, grain_like(size_px, rng)))
-    clip = np.stack(frames)
+    plans = frame_plans(scene, seed, size_px, fps, frozen)
+    clip = np.stack([draw(plan.layout, plan.t, plan.grain) for plan in plans])
     return clip // 48 if black else clip

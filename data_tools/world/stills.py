@@ -1,7 +1,8 @@
 """Single pictures of the world with captions of what they look like, without any motion.
 
 They train and evaluate the tiny CLIP. The claims of a caption are kept beside it, so that a caption which is also true of
-another picture of the batch is not used as a negative for that one.
+another picture of the batch is not used as a negative for that one. Two objects are named from left to right, so that the
+order of the nouns means something: 'A and B' is not true of a picture of B left of A.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ _EN_FORM = ("{n}", "{n}", "{n}", "a picture of {n}", "there {be} {n}", "an image
 _ZH_FORM = ("{n}", "{n}", "{n}", "{n}的图片", "画面中有{n}", "这里有{n}")
 _ANY = 9  # of a size: the picture fits every word for it
 _NONE = -1  # nothing is claimed
+_APART_PX = 6  # of the middles of two objects, from left to right: with less, neither is clearly the left one
 
 
 @dataclass(frozen=True)
 class Still:
-    """A picture, uint8 (H, W, 3), what it shows, and where: bool (H, W), true on the objects."""
+    """A picture, uint8 (H, W, 3), what it shows, its events from left to right, and where: bool (H, W), true on objects."""
 
     image: np.ndarray
     shot: Shot
@@ -47,9 +49,14 @@ def sample_shot(rng: np.random.Generator, two: bool, count: int | None = None) -
 
 
 def take(shot: Shot, rng: np.random.Generator, compress: bool = True) -> Still:
-    """A picture of the shot at a random time; `compress` puts it through JPEG half of the time."""
-    layout = lay_out(shot, rng)
-    t, grain = float(rng.random()), grain_like(layout.size_px, rng)
+    """A picture of the shot at a random time; `compress` puts it through JPEG half of the time.
+
+    The shot of the result has its events in the order of the picture, from left to right.
+    """
+    layout, t = lay_out(shot, rng), float(rng.random())
+    while np.diff(sorted(a.centre_at(t)[0] for a in layout.actors), prepend=-np.inf).min() < _APART_PX:
+        layout, t = lay_out(shot, rng), float(rng.random())
+    grain = grain_like(layout.size_px, rng)
     image = draw(layout, t, grain)
     empty = draw(replace(layout, actors=[]), t, grain)
     objects = np.any(np.abs(image.astype(np.int16) - empty) > 8, axis=2)
@@ -58,11 +65,21 @@ def take(shot: Shot, rng: np.random.Generator, compress: bool = True) -> Still:
         assert good
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
         assert image is not None
-    return Still(image, shot, objects)
+    from_left = sorted(layout.actors, key=lambda actor: actor.centre_at(t)[0])
+    return Still(image, replace(shot, events=tuple(actor.event for actor in from_left)), objects)
+
+
+def mirrored(still: Still) -> Still:
+    """The picture with left and right swapped, and so with its objects in reversed order."""
+    shot = replace(still.shot, events=still.shot.events[::-1])
+    return Still(still.image[:, ::-1].copy(), shot, still.objects[:, ::-1].copy())
 
 
 def caption(shot: Shot, lang: str, rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """A caption of the looks, and its claims: int (5,) = object code, size, object code, size, background."""
+    """A caption of the looks, and its claims: int (5,) = object code, size, object code, size, background.
+
+    The objects are named in the order of the shot's events, which `take` puts from left to right.
+    """
     claims = np.full(5, _NONE)
     nouns = []
     for i, event in enumerate(shot.events):
@@ -70,8 +87,6 @@ def caption(shot: Shot, lang: str, rng: np.random.Generator) -> tuple[str, np.nd
         nouns.append(noun_phrase(event.obj, lang, rng, size))
         claims[2 * i] = _code(event.obj)
         claims[2 * i + 1] = SIZES.index(event.obj.size) if size else _NONE
-    if len(nouns) == 2 and rng.random() < 0.5:
-        nouns.reverse()
     forms = _EN_FORM if lang == "en" else _ZH_FORM
     form = forms[int(rng.integers(len(forms)))]
     be = "is" if len(nouns) == 1 and shot.events[0].obj.count == 1 else "are"
@@ -98,16 +113,19 @@ def facts(shot: Shot) -> np.ndarray:
 
 
 def looks(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Claims or facts (N, 5) as shares: pair (N, 100), colour (N, 10), shape (N, 10), count (N, 3); rows sum to 1."""
+    """Claims or facts (N, 5) as shares: pair (N, 100), first (N, 100), colour (N, 10), shape (N, 10),
+    count (N, 3); rows sum to 1. `first` is the pair of the left object alone."""
     n = len(rows)
     shares = {
         "pair": np.zeros((n, len(ALL_PAIRS)), np.float32),
+        "first": np.zeros((n, len(ALL_PAIRS)), np.float32),
         "colour": np.zeros((n, len(COLOURS)), np.float32),
         "shape": np.zeros((n, len(SHAPES)), np.float32),
         "count": np.zeros((n, 3), np.float32),
     }
     for i, row in enumerate(rows):
         codes = [int(c) for c in (row[0], row[2]) if c >= 0]
+        shares["first"][i, codes[0] // 3] = 1
         for code in codes:
             pair, share = code // 3, 1 / len(codes)
             shares["pair"][i, pair] += share
@@ -118,16 +136,23 @@ def looks(rows: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def true_of(claims: np.ndarray, facts_M5: np.ndarray) -> np.ndarray:
-    """claims (N, 5), facts_M5 (M, 5) -> bool (N, M): whether every claim of caption n is true of picture m."""
+    """claims (N, 5), facts_M5 (M, 5) -> bool (N, M): whether every claim of caption n is true of picture m.
+
+    A caption of one object is true of a picture that shows it on either side; one of two objects only of a picture that
+    shows them in this order.
+    """
     c, s = claims[:, None, :], facts_M5[None, :, :]
-    good = (c[..., 4] == _NONE) | (c[..., 4] == s[..., 4])
-    for i in (0, 2):
-        matches = np.zeros(good.shape, dtype=bool)
-        for j in (0, 2):
-            size = (c[..., i + 1] == _NONE) | (s[..., j + 1] == _ANY) | (c[..., i + 1] == s[..., j + 1])
-            matches |= (c[..., i] == s[..., j]) & size
-        good &= matches | (c[..., i] == _NONE)
-    return good
+    (first_on_left, first_on_right), (_, second_on_right) = (
+        [
+            (c[..., i] == s[..., j])
+            & ((c[..., i + 1] == _NONE) | (s[..., j + 1] == _ANY) | (c[..., i + 1] == s[..., j + 1]))
+            for j in (0, 2)
+        ]
+        for i in (0, 2)
+    )
+    is_single = c[..., 2] == _NONE
+    objects = np.where(is_single, first_on_left | first_on_right, first_on_left & second_on_right)
+    return objects & ((c[..., 4] == _NONE) | (c[..., 4] == s[..., 4]))
 
 
 def prompt(pair: Pair, lang: str) -> str:

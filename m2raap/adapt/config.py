@@ -149,9 +149,21 @@ class AdaptConfig(Config):
     )
 
     val_every_steps: int = Field(default=20, ge=1, description="Number of steps between two validations.")
-    keep: Literal["best", "last"] = Field(
+    keep: Literal["best", "last", "average"] = Field(
         default="best",
-        description="Which weights are kept: the best by R@1 on the val clips (mean over languages), or the last.",
+        description="Which weights are kept: the best by the val clips, the last, or the average of those at the last "
+        "validations. Within one standard error of the best the later wins. Without val clips best means the last.",
+    )
+    keep_by: Literal["mrr", "r1", "loss"] = Field(
+        default="mrr",
+        description="Score of the val clips by which a checkpoint is the best: mean reciprocal rank or R@1, as means over "
+        "languages and both directions, or the contrastive loss, as mean over languages.",
+    )
+    average_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Share of the steps, at the end, whose validations count in the average of weights (adapt.keep=average).",
     )
     checkpoint_every_steps: int = Field(
         default=50,

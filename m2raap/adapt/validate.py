@@ -1,6 +1,11 @@
-"""Text-to-video R@1 on the validation clips, each against all of them. It chooses a checkpoint and is not reported."""
+"""Scores of the validation clips, each against all of them. They choose a checkpoint and are not reported as results.
+
+N clips, Q queries, E size of the common space.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,27 +15,65 @@ from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.state import FrameReader, Split
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
+from m2raap.models.losses import cosine_logits, info_nce, owned_mask
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32
+RANKED_AT_ONCE = 1024  # queries whose similarities to all clips are in memory together
+LOSS_CHUNK = 32  # pairs of one InfoNCE; fixed, so that the losses of different runs are of equally hard choices
 
 
-def recall_at_1(text_QE: Tensor, video_NE: Tensor, target_Q: Tensor) -> float:
-    """Share (0..1) of queries whose clip is the nearest; where n clips tie for the nearest, it counts 1/n.
+@dataclass(frozen=True)
+class ValScores:
+    """The scores of one validation.
+
+    `numbers`: `mrr` and `r1` (0..1), the means over languages and both directions, `loss`, the mean over languages, and each
+    of them for every language (`en_t2v_r1`, `en_v2t_mrr`, `en_loss`). `per_clip`: for `mrr`, `r1` and `loss` the part of each
+    clip (N,) in fp64; the mean of the parts is the number of that name.
+    """
+
+    numbers: dict[str, float]
+    per_clip: dict[str, Tensor]
+
+
+def ranks_with_ties(query_QE: Tensor, gallery_NE: Tensor, target_Q: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of the gallery are nearer than the target (Q,), and how many are exactly as near, with the target itself (Q,).
 
     Raises M2raapError for vectors with NaN or infinity: no comparison with them holds, so that they would count as found.
     """
-    similarity_QN = text_QE @ video_NE.T
-    if not bool(similarity_QN.isfinite().all()):
-        kind = "text" if not bool(text_QE.isfinite().all()) else "video"
-        raise M2raapError(
-            f"{kind} vectors of the validation clips hold NaN or infinity, so that no checkpoint can be chosen: lower adapt.lr, "
-            f"adapt.lr_new or adapt.lr_gate, or set adapt.precision to fp32{code_in_use()}"
-        )
-    target_similarity_Q1 = similarity_QN.gather(1, target_Q[:, None])
-    above_Q = (similarity_QN > target_similarity_Q1).sum(1)
-    ties_Q = (similarity_QN == target_similarity_Q1).sum(1)
-    return float(((above_Q == 0).double() / ties_Q).mean())
+    above, ties = [], []
+    for start in range(0, len(query_QE), RANKED_AT_ONCE):
+        rows = slice(start, start + RANKED_AT_ONCE)
+        similarity_QN = query_QE[rows] @ gallery_NE.T
+        if not bool(similarity_QN.isfinite().all()):
+            raise M2raapError(
+                "vectors of the validation clips or of their texts hold NaN or infinity, so that no checkpoint can be chosen: "
+                f"lower adapt.lr, adapt.lr_new or adapt.lr_gate, or set adapt.precision to fp32{code_in_use()}"
+            )
+        target_Q1 = similarity_QN.gather(1, target_Q[rows, None])
+        above.append((similarity_QN > target_Q1).sum(1))
+        ties.append((similarity_QN == target_Q1).sum(1))
+    return torch.cat(above), torch.cat(ties)
+
+
+def expected_hits(above_Q: Tensor, ties_Q: Tensor) -> Tensor:
+    """The probability (Q,) in fp64 that the target is first, where ties are broken at random."""
+    return (above_Q == 0).double() / ties_Q
+
+
+def expected_reciprocal_ranks(above_Q: Tensor, ties_Q: Tensor) -> Tensor:
+    """The mean (Q,) in fp64 of 1 / rank, where ties are broken at random: the ranks above + 1 .. above + ties are as likely."""
+    last = int((above_Q + ties_Q).max())
+    reciprocals = 1 / torch.arange(1, last + 1, dtype=torch.float64, device=above_Q.device)
+    harmonic = torch.cat([reciprocals.new_zeros(1), reciprocals.cumsum(0)])
+    return (harmonic[above_Q + ties_Q] - harmonic[above_Q]) / ties_Q
+
+
+def pair_losses(video_QE: Tensor, text_QE: Tensor, twins: list[Tensor], scale: Tensor) -> Tensor:
+    """InfoNCE of every pair (Q,) in fp64, within chunks of as many pairs as the masks in `twins`, in their order."""
+    sizes = [len(mask) for mask in twins]
+    chunks = zip(video_QE.split(sizes), text_QE.split(sizes), twins, strict=True)
+    return torch.cat([info_nce(cosine_logits(v, t, scale), mask.to(v.device)).double() for v, t, mask in chunks])
 
 
 def encode_clips(
@@ -56,16 +99,56 @@ def encode_clips(
     return torch.cat(videos)
 
 
-def validate(model: VideoCLIP, split: Split) -> dict[str, float]:
-    """R@1 for every language with texts, and their `mean`. One text per clip and language is a query."""
+def validate(model: VideoCLIP, split: Split) -> ValScores:
+    """MRR and R@1 in both directions and the plain InfoNCE at the model's temperature, for every language with texts.
+
+    One text per clip and language is a query, and from video to text these texts are the gallery. Expected values over a
+    random tie-break. The loss is computed over chunks of at most LOSS_CHUNK pairs, in the order of the clips.
+    """
     device, table = model.backbone.device, split.texts
     video_NE = encode_clips(model, split.frames, split.num_clips, split.captions)
+    parts: dict[str, dict[str, tuple[np.ndarray, Tensor]]] = {"mrr": {}, "r1": {}, "loss": {}}
     with torch.inference_mode():
-        scores: dict[str, float] = {}
+        scale = model.backbone.logit_scale.exp()
         for lang in table.langs:
             clips, rows = table.queries_of(lang)
-            if len(clips):
-                tokens = table.tokens_NL[torch.from_numpy(rows)]
-                texts = [model.encode_text(chunk.to(device)).float() for chunk in tokens.split(256)]
-                scores[lang] = recall_at_1(torch.cat(texts), video_NE, torch.from_numpy(clips).to(device))
-    return scores | {"mean": sum(scores.values()) / len(scores)}
+            if not len(clips):
+                continue
+            tokens = table.tokens_NL[torch.from_numpy(rows)]
+            text_QE = torch.cat([model.encode_text(chunk.to(device)).float() for chunk in tokens.split(256)])
+            clip_Q = torch.from_numpy(clips).to(device)
+            video_QE = video_NE[clip_Q]
+            place_Q = torch.arange(len(clips), device=device)
+            for direction, ranked in (
+                ("t2v", ranks_with_ties(text_QE, video_NE, clip_Q)),
+                ("v2t", ranks_with_ties(video_QE, text_QE, place_Q)),
+            ):
+                parts["mrr"][f"{lang}_{direction}_mrr"] = clips, expected_reciprocal_ranks(*ranked)
+                parts["r1"][f"{lang}_{direction}_r1"] = clips, expected_hits(*ranked)
+            twins = _twins(split, clips, rows)
+            parts["loss"][f"{lang}_loss"] = clips, pair_losses(video_QE, text_QE, twins, scale)
+    per_clip = {name: _per_clip(list(cells.values()), split.num_clips) for name, cells in parts.items()}
+    numbers = {name: float(part_N.mean()) for name, part_N in per_clip.items()}
+    cells = {name: float(value_Q.mean()) for by_cell in parts.values() for name, (_, value_Q) in by_cell.items()}
+    return ValScores(numbers | cells, per_clip)
+
+
+def _twins(split: Split, clips: np.ndarray, rows: np.ndarray) -> list[Tensor]:
+    """The masks of the chunks of these pairs, of nearly equal size, by which clips that share a text are no negatives."""
+    masks = []
+    for places in np.array_split(np.arange(len(clips)), -(-len(clips) // LOSS_CHUNK)):
+        texts = [split.texts.texts[row] for row in rows[places]]
+        masks.append(owned_mask(texts, split.texts.owners(clips[places])))
+    return masks
+
+
+def _per_clip(cells: list[tuple[np.ndarray, Tensor]], num_clips: int) -> Tensor:
+    """The part (N,) of every clip in the mean over cells of the mean over a cell's queries: the mean of the parts is that mean.
+
+    A cell is a language, or a language and a direction, with the clip of each query and its value. Clips without a query
+    have the part 0.
+    """
+    part_N = np.zeros(num_clips)
+    for clips, value_Q in cells:
+        part_N[clips] += value_Q.cpu().numpy() * (num_clips / (len(clips) * len(cells)))
+    return torch.from_numpy(part_N)

@@ -104,6 +104,7 @@ def _write(
     forgotten = tombstones.read(path) if path.is_dir() else Tombstones()
     left_out = {row["clip_id"] for row in tables["clips"] if len(forgotten) and forgotten.covers(row, video_root)}
     tables = {name: [row for row in rows if row["clip_id"] not in left_out] for name, rows in tables.items()}
+    tables["clips"] = [row | {"twin_id": None} if row.get("twin_id") in left_out else row for row in tables["clips"]]
     if left_out and not tables["clips"]:
         raise M2raapError(
             f"{path}: every clip of the input was forgotten ({tombstones.FILE} lists them); import other clips"

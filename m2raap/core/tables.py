@@ -35,6 +35,7 @@ class Clip(TypedDict):
     licence: str | None
     category: str | None
     url: str | None
+    twin_id: str | None
 
 
 class Text(TypedDict):
@@ -98,6 +99,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("licence", pa.string(), "Licence of the clip, as the imported list states it."),
         Column("category", pa.string(), "Category of the clip, by which a benchmark is cut into slices."),
         Column("url", pa.string(), "Address of the clip on the web, as the imported list states it; it is never fetched."),
+        Column("twin_id", pa.string(), "Id of the clip that shows the same things in another order, for the two-way accuracy."),
     ),
     "texts": (
         Column("text_id", pa.string(), "Id of the text, unique in the corpus."),
@@ -137,6 +139,9 @@ CLIPS, TEXTS, FRAMES, DROPPED = (
     pa.schema([(column.name, column.type) for column in COLUMNS[table]])
     for table in ("clips", "texts", "frames", "dropped")
 )
+# Columns that corpora may lack. They are written only where a row has a value, so that a corpus without values keeps its
+# digest; a row that is read has them in any case.
+OPTIONAL = {"clips": ("twin_id",)}
 # `missing` has the columns of `dropped`: rows of a benchmark that stay, without frames, and count as misses.
 SCHEMAS: dict[str, pa.Schema] = {
     "clips": CLIPS,
@@ -205,16 +210,22 @@ def write_part(
     The bytes depend only on the rows and on `settings_digest`, which is stored in the file: rows are sorted, and no time or path
     is stored.
     """
-    columns_of = schema or SCHEMAS[table]
     ordered = sort_rows(table, rows)
-    unknown = {key for row in ordered for key in row} - set(columns_of.names)
+    unknown = {key for row in ordered for key in row} - set((schema or SCHEMAS[table]).names)
     assert not unknown, f"columns {sorted(unknown)} are not in the schema of {table}"
+    columns_of = schema or _without_empty(table, ordered)
     columns = [
         pa.array([row.get(name) for row in ordered], type=columns_of.field(name).type) for name in columns_of.names
     ]
     if settings_digest:
         columns_of = columns_of.with_metadata({_SETTINGS_KEY: settings_digest})
     return write_table(folder / table / part_name(part), pa.Table.from_arrays(columns, schema=columns_of))
+
+
+def _without_empty(table: str, rows: list[Row]) -> pa.Schema:
+    """The schema of a table without those of its optional columns that no row has a value of."""
+    empty = {name for name in OPTIONAL.get(table, ()) if all(row.get(name) is None for row in rows)}
+    return pa.schema([field for field in SCHEMAS[table] if field.name not in empty])
 
 
 def part_settings(path: Path) -> str | None:
@@ -263,9 +274,13 @@ def read_part(
         return []
     try:
         with pq.ParquetFile(path) as file:
-            if absent := sorted(set(columns or ()) - set(file.schema_arrow.names)):
-                raise pa.ArrowInvalid(f"the column {absent[0]} is absent")
-            return file.read(columns=columns, use_threads=False).to_pylist()
+            absent = sorted({*(columns or ()), *OPTIONAL.get(table, ())} - set(file.schema_arrow.names))
+            if lacking := [name for name in absent if name not in OPTIONAL.get(table, ())]:
+                raise pa.ArrowInvalid(f"the column {lacking[0]} is absent")
+            present = columns and [name for name in columns if name not in absent]
+            rows = file.read(columns=present, use_threads=False).to_pylist()
+            fill = dict.fromkeys(name for name in absent if columns is None or name in columns)
+            return [row | fill for row in rows] if fill else rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(path, error) from None
 

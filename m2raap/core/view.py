@@ -184,8 +184,9 @@ def _id_hash(clip_id: str) -> str:
 
 def clip_digest(part: Part, clip: Clip, video_digest: str | None) -> str:
     """The digest of everything that a clip's scores may depend on: its row, texts, frames and signals in the part, and the bytes
-    of its video."""
+    of its video. The name of its twin is for evaluation alone."""
     clip_id = clip["clip_id"]
+    row = {name: value for name, value in clip.items() if name != "twin_id"}
     frames = part.frames.get(clip_id)
     pictures = hashlib.sha256()
     for jpeg in (frames or {}).get("jpegs") or ():
@@ -194,7 +195,7 @@ def clip_digest(part: Part, clip: Clip, video_digest: str | None) -> str:
     texts = part.texts_of[clip_id]
     keys = (clip_id, *(text["text_id"] for text in texts))
     signals = {key: {name: _plain(value) for name, value in part.signals.get(key, {}).items()} for key in keys}
-    what = [clip, texts, plain, pictures.hexdigest(), signals, video_digest]
+    what = [row, texts, plain, pictures.hexdigest(), signals, video_digest]
     return hashlib.blake2b(canonical(what).encode(), digest_size=16).hexdigest()
 
 

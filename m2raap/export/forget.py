@@ -188,12 +188,12 @@ def _remove_from(plan: _Plan) -> None:
         if table not in TABLES or not part.isdecimal():
             raise M2raapError(f"{path / 'manifest.json'}: names the file '{key[:80]}', which is no part of a corpus")
         rows = read_part(path, table, int(part))
-        kept = [row for row in rows if not forgotten.contains(row["clip_id"])]
+        kept = [_without_twin(row, forgotten) for row in rows if not forgotten.contains(row["clip_id"])]
         counts[table] += len(kept)
         reasons += [row["reason"] for row in kept] if table == "missing" else []
         if kept or table in ("clips", "texts"):
             # A part that an interrupted forget rewrote has no such row left, and its digest differs from the manifest.
-            is_same = len(kept) == len(rows) and FORGETTING not in manifest
+            is_same = kept == rows and FORGETTING not in manifest
             files[key] = digest if is_same else write_part(path, table, int(part), kept)
         else:
             signed_path(path, key).unlink(missing_ok=True)
@@ -207,6 +207,11 @@ def _remove_from(plan: _Plan) -> None:
     manifest["digest"] = digest_of(manifest)
     manifest.pop(FORGETTING, None)
     write_json(path / "manifest.json", manifest)
+
+
+def _without_twin(row: Row, forgotten: Tombstones) -> Row:
+    """The row; that of a clip whose twin is forgotten names it no longer."""
+    return row | {"twin_id": None} if row.get("twin_id") and forgotten.contains(row["twin_id"]) else row
 
 
 def _remove_scores(path: Path, forgotten: Tombstones) -> None:

@@ -21,6 +21,7 @@ from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.embeddings import IDS, Embeddings
 from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.results import evaluate_embeddings
+from m2raap.retrieval.two_way import two_way_differences, two_way_rows
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, differing
 
@@ -32,10 +33,11 @@ Table = list[dict[str, Any]]
 def compare(
     a: Contender, b: Contender, *, intersect: bool = False, allow: Collection[str] = (), seed: int = 0
 ) -> dict[str, Any]:
-    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, protocols, rows, differences,
-    published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
+    """{"a", "b", "allowed", "lacking", "benches": [...]}; a bench has name, protocol, note, unlike, protocols, rows, two_way,
+    differences, published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
 
-    `rows` are those of `summarise` with `run` a or b, `differences` those of `paired` (R@1, R@5, R@10, MeanR). Raises M2raapError
+    `rows` are those of `summarise` with `run` a or b, `two_way` those of `two_way_rows` (none without twins), `differences`
+    those of `paired` (R@1, R@5, R@10, MeanR) and of `two_way_differences`. Raises M2raapError
     naming the fields of the protocol that differ and are not in `allow`; `unlike` lists the allowed ones that differ.
     With `intersect` the lists and the missing videos may differ, and both runs are scored again on the clips and texts that
     both have: such rows have scope `intersection`, and `published` is empty.
@@ -133,6 +135,7 @@ def _bench(
         for lang in sorted({row["lang"] for row in tables[0][0]}):
             for direction in ("t2v", "v2t"):
                 differences += [paired(tables[0], tables[1], lang, direction, metric, seed) for metric in COMPARED]
+        differences += two_way_differences(tables[0], tables[1], seed)
     protocol = protocols[0][0]["name"]
     return {
         "name": name,
@@ -143,6 +146,9 @@ def _bench(
             for run, side in zip("ab", protocols, strict=False)
         },
         "rows": rows,
+        "two_way": [
+            {"run": run, **row} for run, side in zip("ab", tables, strict=False) for row in two_way_rows(side, seed)
+        ],
         "differences": differences,
         "published": [] if note else [row for row in published(protocol) if row["lang"] in {r["lang"] for r in rows}],
     }

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from m2raap.report.console import print_differences, print_table
-from m2raap.report.data import DifferenceRow
+from m2raap.report.console import print_differences, print_table, print_two_way
+from m2raap.report.data import DifferenceRow, TwoWayRow
 from m2raap.report.multiplicity import comparisons_note
 from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.significance import bounds_text
@@ -33,6 +33,7 @@ def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) 
         ]
         head = ["run", "lang", "direction", *(f"{name} (95 %)" for name in METRICS), "queries", ""]
         print_table("Results", head, lines, set(range(3, 4 + len(METRICS))), stream)
+        print_two_way(list(_two_way_rows(comparison, bench)), stream)
         names = {"arm_a": comparison["a"], "arm_b": comparison["b"], "benchmark": bench["name"]}
         if bench["differences"]:
             print_differences([DifferenceRow(**names, **row) for row in bench["differences"]], stream)
@@ -50,6 +51,12 @@ def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) 
             )
     for sentence in _lacking(comparison):
         print(sentence, file=stream)
+
+
+def _two_way_rows(comparison: Mapping[str, Any], bench: Mapping[str, Any]) -> Iterator[TwoWayRow]:
+    for row in bench["two_way"]:
+        numbers = {name: value for name, value in row.items() if name != "run"}
+        yield TwoWayRow(comparison[row["run"]], bench["name"], "", **numbers)
 
 
 def _lacking(comparison: Mapping[str, Any]) -> list[str]:
@@ -112,6 +119,14 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
     sentences.append(rf"{MEAN_RECALL}: the mean of R@1, R@5 and R@10.")
     if note := comparisons_note(sum(len(bench["differences"]) for bench in comparison["benches"])):
         sentences.append(_tex(f"{note}."))
+    sentences += [
+        _tex(
+            f"{row.arm} on {row.benchmark}, {row.lang} {row.direction}: two-way accuracy between a clip and its twin (chance 50) "
+            f"{row.accuracy:.1f} [{bounds_text(row.interval, between=', ')}]."
+        )
+        for bench in comparison["benches"]
+        for row in _two_way_rows(comparison, bench)
+    ]
     sentences += [_tex(f"{sentence}.") for sentence in _lacking(comparison)]
     if cited:
         sentences.append(r"$^\dagger$ As published, zero-shot, other models and data; not scored by us. ")

@@ -19,7 +19,9 @@ from m2raap.report.data import (
     ReportData,
     RescoredRow,
     ResultRow,
+    TwoWayRow,
     labels_of,
+    seed_note,
 )
 from m2raap.report.multiplicity import comparisons_note, of_progressive
 from m2raap.retrieval.rank_counts import MEAN_RECALL
@@ -210,6 +212,22 @@ def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None 
     )
 
 
+def print_two_way(rows: Sequence[TwoWayRow], file: TextIO | None = None) -> None:
+    """Two-way accuracy between clips and their twins; nothing where there are none."""
+    lines = []
+    for row in rows:
+        note = (
+            f"{row.seeds} seeds, {min(row.seeds_accuracy):.1f} to {max(row.seeds_accuracy):.1f}"
+            if row.seeds > 1
+            else ""
+        )
+        accuracy = f"{row.accuracy:.1f} ({bounds_text(row.interval)})"
+        lines.append([row.arm, row.way or "-", row.benchmark, row.lang, row.direction, accuracy, f"{row.n:,}", note])
+    if lines:
+        head = ["arm", "way", "benchmark", "lang", "direction", "accuracy (95 %)", "queries", ""]
+        print_table("Two-way accuracy, a clip or its twin, chance 50", *_without_empty(head, lines), {5, 6}, file)
+
+
 def print_costs(rows: Sequence[CostRow], file: TextIO | None = None) -> None:
     """Seconds of frame extraction, of training and of waiting for batches in training, with the R@1 that was reached."""
     names = list(dict.fromkeys(name for row in rows for name in row.r1))
@@ -298,6 +316,8 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_progressive(data.progressive, file)
     if results:
         print_results(results, file)
+        if note := seed_note(data):
+            print(f"{one_line(note)}\n", file=stream)
     if data.published:
         print_published(data.published, data.results, file)
     if data.rescored:
@@ -312,6 +332,7 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_differences(differences, file)
     if frame_ablations:
         print_frame_ablations(frame_ablations, file)
+    print_two_way(data.two_way, file)
 
 
 def _percent(share: float | None) -> str:

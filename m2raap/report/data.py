@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from m2raap.core.errors import listed
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -191,6 +193,23 @@ class FrameAblationRow:
 
 
 @dataclass(frozen=True)
+class TwoWayRow:
+    """Two-way accuracy of an arm between clips and their twins, in percent; chance is 50. See `retrieval.two_way`."""
+
+    arm: str
+    benchmark: str
+    way: str  # "": plain cosines of all frames; else the name of a rescoring or of a frame ablation
+    lang: str
+    direction: str
+    n: int
+    pairs: int
+    accuracy: float
+    interval: list[float]
+    seeds: int
+    seeds_accuracy: list[float]
+
+
+@dataclass(frozen=True)
 class CostRow:
     """Training time of an arm and the R@1 that it reached. Times are wall seconds, except `frames_s`."""
 
@@ -337,6 +356,7 @@ class ReportData:
     bilingual: list[BilingualRow] = field(default_factory=list)
     differences: list[DifferenceRow] = field(default_factory=list)
     frame_ablations: list[FrameAblationRow] = field(default_factory=list)
+    two_way: list[TwoWayRow] = field(default_factory=list)
     costs: list[CostRow] = field(default_factory=list)
     modules: list[ModuleRow] = field(default_factory=list)
     interpolation: list[InterpolationRow] = field(default_factory=list)
@@ -351,6 +371,18 @@ class ReportData:
     protocol: dict[str, str] = field(default_factory=dict)  # settings and inputs of the whole run
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""
+
+
+def seed_note(data: ReportData) -> str:
+    """What results of arms that were trained with one seed cannot say; empty where there is no such arm."""
+    trained = {row.arm for row in data.costs}
+    arms = list(dict.fromkeys(row.arm for row in data.results if row.arm in trained and row.seeds == 1))
+    if not arms:
+        return ""
+    return (
+        f"{listed(arms, 6)}: one training seed. A difference smaller than the spread between seeds means nothing; 'seeds: 3' in "
+        "the recipe measures the spread."
+    )
 
 
 def to_json(data: ReportData) -> dict[str, Any]:

@@ -39,14 +39,21 @@ from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
 from m2raap.report.published import published_rows
-from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
+from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows, two_way_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.results_file import read_results
+from m2raap.retrieval.two_way import two_way_differences
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import DRAWINGS_ONLY
-from m2raap.stages.training_log import training_curves, training_summary, training_time
+from m2raap.stages.training_log import kept_text, training_curves, training_summary, training_time
+
+_VAL_CHARTS = {  # title of the chart, and the factor of its values
+    "mrr": ("MRR x 100 on the val clips", 100.0),
+    "r1": ("R@1 on the val clips", 100.0),
+    "loss": ("loss on the val clips", 1.0),
+}
 
 SYNTHETIC = "synthetic world, tiny model"
 
@@ -93,6 +100,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         bilingual=bilingual_rows(evaluations, recipe.seed),
         differences=difference_rows(evaluations, protocols, recipe, main),
         frame_ablations=frame_ablation_rows(evaluations, results, recipe.seed),
+        two_way=two_way_rows(evaluations, recipe.seed),
         costs=_costs(steps, recipe, results),
         modules=read_costs(run.path),
         interpolation=read_interpolation(run.path),
@@ -116,14 +124,7 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
         notes.append(f"{DRAWINGS_ONLY}. The results show that the pipeline works, and nothing about retrieval.")
     for step in steps:
         if step.is_of(AdaptStage) and step.owner == step.arm:
-            summary = training_summary(step.folder)
-            counts = read_manifest(step.folder)["counts"]
-            best = (
-                f"; kept: step {counts['best_step']}, with the best R@1 on the val clips, {100 * counts['val_r1_best']:.1f}"
-                if "best_step" in counts
-                else ""
-            )
-            notes.append(f"{step.arm}: {summary['steps']} steps{best}.")
+            notes.append(f"{step.arm}: {kept_text(training_summary(step.folder))}.")
     return notes + _outdated(run, recipe, steps)
 
 
@@ -182,6 +183,10 @@ def difference_rows(
                     for category in slices:
                         difference = paired(tables[0], tables[1], lang, direction, "R@1", recipe.seed, category)
                         rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
+            rows += [
+                DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike)
+                for difference in two_way_differences(tables[0], tables[1], recipe.seed)
+            ]
     return rows
 
 
@@ -190,10 +195,11 @@ def _curves(steps: list[Step]) -> list[Curve]:
     for step in steps:
         if not step.is_of(AdaptStage) or step.owner != step.arm or step.arm != base_arm(step.arm):
             continue
-        loss, val_r1 = training_curves(step.folder)
+        loss, val = training_curves(step.folder)
         curves.append(Curve("training loss", step.arm, loss))
-        if val_r1:
-            curves.append(Curve("R@1 on the val clips", step.arm, [(at, 100 * value) for at, value in val_r1]))
+        for name, points in val.items():
+            chart, factor = _VAL_CHARTS[name]
+            curves.append(Curve(chart, step.arm, [(at, factor * value) for at, value in points]))
     return curves
 
 

@@ -1,4 +1,5 @@
-"""Rows that a report adds to the headline: CLIP4Clip's arithmetic, rescored results, English and Chinese, frame ablations.
+"""Rows that a report adds to the headline: CLIP4Clip's arithmetic, rescored results, English and Chinese, frame ablations,
+two-way accuracy.
 
 Each row is over all training seeds of an arm.
 """
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from m2raap.pipeline.plan import Step
-from m2raap.report.data import BilingualRow, CompatRow, FrameAblationRow, RescoredRow, ResultRow
+from m2raap.report.data import BilingualRow, CompatRow, FrameAblationRow, RescoredRow, ResultRow, TwoWayRow
 from m2raap.report.protocols import Evaluations
 from m2raap.retrieval.agreement import agreement
 from m2raap.retrieval.arms import paired
@@ -19,6 +20,7 @@ from m2raap.retrieval.results_file import other_results, read_results
 from m2raap.retrieval.sides import RULE_B, rows_of, side_of
 from m2raap.retrieval.significance import interval
 from m2raap.retrieval.summary import DIGITS, summary_row
+from m2raap.retrieval.two_way import two_way_rows as summarise_two_way
 from m2raap.stages.evaluate import read_ranks
 
 LATE, TRANSDUCTIVE = "late interaction", "transductive"
@@ -114,6 +116,20 @@ def frame_ablation_rows(evaluations: Evaluations, results: Sequence[ResultRow], 
                 rows.append(
                     FrameAblationRow(arm, bench, row.lang, row.direction, row.slice, frames, r1, lo, hi, len(steps))
                 )
+    return rows
+
+
+def two_way_rows(evaluations: Evaluations, seed: int) -> list[TwoWayRow]:
+    """Two-way accuracy of every arm: its plain cosines, its rescorings and its frame ablations; none without twins."""
+    rows = []
+    for (arm, bench), steps in evaluations.items():
+        ways = ["", *_trees_by_name(steps, rescored=True), *_trees_by_name(steps, rescored=False)]
+        if not all(tree.get("two_way") for tree in _trees(steps)):
+            continue
+        for way in ways:
+            name = f"ranks-{way}.parquet" if way else "ranks.parquet"
+            tables = [read_ranks(step.folder / name) for step in steps]
+            rows += [TwoWayRow(arm, bench, way, **row) for row in summarise_two_way(tables, seed)]
     return rows
 
 

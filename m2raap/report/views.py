@@ -17,6 +17,7 @@ from m2raap.report.data import (
     ReportData,
     ResultRow,
     labels_of,
+    seed_note,
 )
 from m2raap.report.multiplicity import comparisons_note, of_progressive
 
@@ -41,6 +42,7 @@ def view(data: ReportData) -> dict[str, Any]:
         ],
         "interpolation": _interpolation(data),
         "results": _results(data),
+        "seed_note": seed_note(data),
         "rescored": [
             {"benchmark": benchmark, "lang": lang, "direction": direction, "rows": rows}
             for (benchmark, lang, direction), rows in _grouped(
@@ -82,6 +84,12 @@ def view(data: ReportData) -> dict[str, Any]:
         "slices": _slices([row for row in data.results if row.scope == "official" and row.slice != "all"]),
         "lengths": _slices(data.lengths),
         "frame_ablations": _frame_ablations(data),
+        "two_way": [
+            {"benchmark": benchmark, "lang": lang, "direction": direction, "rows": rows}
+            for (benchmark, lang, direction), rows in _grouped(
+                data.two_way, lambda row: (row.benchmark, row.lang, row.direction)
+            )
+        ],
         "charts": _charts(data.curves),
         "cost_names": list(dict.fromkeys(name for row in data.costs for name in row.r1)),
         "funnel": _funnel(data.funnel),

@@ -210,14 +210,21 @@ _DECLARED = (
         revision="the seed in the corpus manifest",
         citation="synthetic: no number from it compares with a number from real video",
     ),
-    Benchmark(
-        name="world-offtopic",
-        protocol="clips of the synthetic bilingual world that show more than their texts say; one text a clip and language",
-        langs=("en", "zh"),
-        texts_per_video=1,
-        source="python -m data_tools.world.off_topic",
-        revision="the seed in the corpus manifest",
-        citation="synthetic: no number from it compares with a number from real video",
+    *(
+        Benchmark(
+            name=name,
+            protocol=f"clips of the synthetic bilingual world {subject}; one text a clip and language",
+            langs=("en", "zh"),
+            texts_per_video=1,
+            source=f"python -m data_tools.world.benchmark --kind {kind}",
+            revision="the seed in the corpus manifest",
+            citation="synthetic: no number from it compares with a number from real video",
+        )
+        for name, kind, subject in (
+            ("world-one-motion", "motion", "that show one object, which moves"),
+            ("world-order", "order", "that show two events one after the other, each with a twin in the other order"),
+            ("world-offtopic", "off_topic", "that show more than their texts say"),
+        )
     ),
     Benchmark(
         name="custom",

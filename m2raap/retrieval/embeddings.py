@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ class _IdsJson(TypedDict):
     video_frames: list[str]
     missing: list[str]
     categories: dict[str, str]
+    twins: NotRequired[dict[str, str]]  # absent in folders of older versions
     made_with: _MadeWithJson
 
 
@@ -62,7 +63,8 @@ class Embeddings:
     """Row i of `video_VE` is `video_ids[i]`, row i of `text_TE` is `text_ids[i]`, which describes `text_video_ids[i]`.
 
     `missing`: videos of the benchmark that have no embedding. `video_frames`: a digest of each video's pictures. `categories`:
-    video id -> slice, of the videos that have one. `variants_VE`: the videos embedded in another way (frames shuffled ...),
+    video id -> slice, of the videos that have one. `twins`: video id -> its twin, which shows the same things in another order,
+    of the videos that have one (two_way.py). `variants_VE`: the videos embedded in another way (frames shuffled ...),
     by name. To evaluate vectors of another source, leave out `texts`, `video_frames` and `made_with`.
 
     Raises M2raapError where lengths disagree, an id occurs twice, or a text belongs to a video that is neither embedded nor
@@ -79,6 +81,7 @@ class Embeddings:
     video_frames: Sequence[str] = ()
     missing: Sequence[str] = ()
     categories: Mapping[str, str] = field(default_factory=dict)
+    twins: Mapping[str, str] = field(default_factory=dict)
     made_with: MadeWith = MadeWith()
     variants_VE: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -116,7 +119,7 @@ class Embeddings:
     def load(cls, folder: Path) -> Embeddings:
         """The embeddings in a folder; the vectors are mapped from disk. Raises M2raapError naming a bad file."""
         path = folder / IDS
-        tree = read_object(refuse_changed_file(folder, IDS))
+        tree: dict[str, Any] = {"twins": {}} | read_object(refuse_changed_file(folder, IDS))
         columns = {f.name for f in fields(cls) if not f.name.endswith(("_VE", "_TE"))}
         if lacking := sorted(columns - set(tree)):
             raise M2raapError(f"{path}: the key '{lacking[0]}' is missing; embed again")

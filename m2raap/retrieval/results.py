@@ -6,7 +6,7 @@ Shape suffixes: V videos, T texts, E embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from m2raap.retrieval.rank_table import Counts, counts_of, rank_rows, tops_of
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored
 from m2raap.retrieval.sides import RULE_B
 from m2raap.retrieval.summary import DIGITS, summary_row
+from m2raap.retrieval.two_way import add_choices, choices, two_way_rows
 
 # Cosines are computed in float64 and rounded: what differs by less than the noise of float32 embeddings is a tie, and
 # neither the block size nor the threads of the matrix product can change a rank.
@@ -33,17 +34,21 @@ class Results:
     ranks among the available clips and by rule b. `missing`: ids of missing videos, sorted.
 
     `compat`: language -> direction -> what CLIP4Clip's arithmetic prints for the embedded videos (none of rescored scores).
+    `two_way`: one dict for each language and direction, of the clips that have a twin (two_way.py); the choice of each of
+    their queries is in its rank's `two_way`.
     """
 
     rows: list[dict[str, Any]]
     ranks: list[dict[str, Any]]
     missing: list[str]
     compat: dict[str, dict[str, dict[str, float]]]
+    two_way: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """What belongs in results.json (the ranks go to a table of their own)."""
         compat = {"compat": {"label": LABEL, "rows": self.compat}} if self.compat else {}
-        return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows} | compat
+        two_way = {"two_way": self.two_way} if self.two_way else {}
+        return {"v2t_rules": V2T_RULES, "missing": self.missing, "rows": self.rows} | compat | two_way
 
 
 def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | None = None) -> Results:
@@ -84,6 +89,10 @@ def evaluate_embeddings(embeddings: Embeddings, seed: int, rescore: Rescore | No
         for direction in directions:
             head = {"direction": direction, "lang": lang}
             results.ranks.extend(part.rank_table(getattr(official, direction), head, categories, rescored, more))
+        scores = {name: getattr(rescored, name) if rescored else part.cosines for name in directions}
+        owners = [video_of_text[text] for text in part.texts.ids]
+        add_choices(results.ranks, lang, choices(scores, part.texts.ids, owners, row_of_video, embeddings.twins))
+    results.two_way.extend(two_way_rows([results.ranks], seed))
     return results
 
 

@@ -23,6 +23,19 @@ class ResultOf(TypedDict):
     intervals: dict[str, list[FiniteFloat]]
 
 
+class TwoWayOf(TypedDict):
+    """Two-way accuracy of one language and direction, in percent."""
+
+    lang: str
+    direction: str
+    n: int
+    pairs: int
+    accuracy: FiniteFloat
+    interval: list[FiniteFloat]
+    seeds: int
+    seeds_accuracy: list[FiniteFloat]
+
+
 class ResultsTree(TypedDict):
     """The content of results.json. `protocol`: in files of older versions only its name."""
 
@@ -31,6 +44,7 @@ class ResultsTree(TypedDict):
     protocol: NotRequired[dict[str, Any] | str]
     rescored: NotRequired[dict[str, Any]]
     bilingual: NotRequired[list[dict[str, Any]]]
+    two_way: NotRequired[list[TwoWayOf]]
     compat: NotRequired[dict[str, dict[str, dict[str, dict[str, FiniteFloat]]] | str]]
 
 

@@ -151,6 +151,7 @@ class _Columns:
         self.video_frames: list[str] = []
         self.missing: list[str] = []
         self.categories: dict[str, str] = {}
+        self.twins: dict[str, str] = {}
         self.text_ids: list[str] = []
         self.text_video_ids: list[str] = []
         self.text_langs: list[str] = []
@@ -172,6 +173,7 @@ class _Columns:
             video_frames=self.video_frames,
             missing=self.missing,
             categories=self.categories,
+            twins=self.twins,
             made_with=made_with,
             variants_VE=dict(zip(list(self.video_blocks)[1:], variants_VE, strict=True)),
         )
@@ -186,6 +188,7 @@ def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, loaded: 
     columns.missing += [row["clip_id"] for row in part.clips if row["clip_id"] not in part.frames]
     columns.video_ids += clip_ids
     columns.categories |= {row["clip_id"]: row["category"] for row in part.clips if row["category"]}
+    columns.twins |= {row["clip_id"]: row["twin_id"] for row in part.clips if row["twin_id"]}
     clips = [_captioned_frames(part, clip_id, langs, cfg) for clip_id in clip_ids]
     columns.video_frames += [frames_digest(jpeg for jpeg, _ in frames) for frames in clips]
     for variant, blocks in columns.video_blocks.items():

@@ -193,7 +193,8 @@ def read_ranks(path: Path) -> list[dict[str, Any]]:
 
 
 def side_lines(folder: Path) -> list[str]:
-    """Lines for the console about an evaluate folder besides its headline: agreement of the two languages, rescorings."""
+    """Lines for the console about an evaluate folder besides its headline: agreement of the two languages,
+    two-way accuracy, rescorings."""
     lines = []
     headline = read_results(folder)
     for row in headline["bilingual"]:
@@ -204,7 +205,16 @@ def side_lines(folder: Path) -> list[str]:
             f"{'none' if same is None else f'{same:.2f}'}; ranked first in both {row['both']:.0%}, only in en "
             f"{row['only_en']:.0%}, only in zh {row['only_zh']:.0%}"
         )
-    for tree in other_results(folder).values():
+    others = other_results(folder)
+    for name, tree in ({"": headline} | others).items():
+        choices = [
+            f"{row['lang']} {row['direction']} {row['accuracy']:.1f} ({bounds_text(row['interval'])}, n {row['n']:,})"
+            for row in tree.get("two_way", [])
+        ]
+        if choices:
+            what = f", {name}" if name else ""
+            lines.append(f"two-way between a clip and its twin{what}, chance 50: {', '.join(choices)}")
+    for tree in others.values():
         if "rescored" not in tree:
             continue
         numbers = [

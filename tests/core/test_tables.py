@@ -125,3 +125,18 @@ def test_holdout_does_not_depend_on_the_order_of_rows():
     assert holdout(rows, 7, 3) != holdout(rows, 7, 4)
     with pytest.raises(M2raapError, match="--holdout 41"):
         holdout(rows, 41, 0)
+
+
+def test_the_twin_column_is_written_only_where_there_is_a_twin_and_read_in_any_case(tmp_path: Path):
+    import pyarrow.parquet as pq
+
+    plain = [clip(i, twin_id=None) for i in range(2)]
+    assert write_part(tmp_path / "a", "clips", 0, plain) == write_part(tmp_path / "b", "clips", 0, [clip(0), clip(1)])
+    assert "twin_id" not in pq.read_schema(tmp_path / "a/clips/part-00000.parquet").names
+    assert [row["twin_id"] for row in read_part(tmp_path / "a", "clips", 0)] == [None, None]
+    assert read_part(tmp_path / "a", "clips", 0, ["clip_id", "twin_id"])[0] == {"clip_id": "c000", "twin_id": None}
+    assert read_part(tmp_path / "a", "clips", 0, ["clip_id"])[0] == {"clip_id": "c000"}
+    with pytest.raises(M2raapError, match="the column nothing is absent"):
+        read_part(tmp_path / "a", "clips", 0, ["clip_id", "nothing"])
+    write_part(tmp_path / "c", "clips", 0, [clip(0, twin_id="c001"), clip(1)])
+    assert [row["twin_id"] for row in read_part(tmp_path / "c", "clips", 0)] == ["c001", None]

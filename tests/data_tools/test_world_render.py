@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
 from data_tools.world.grammar import COLOURS, SHAPES, Event, Obj, Scene, SceneSampler, Shot, split_pairs
 from data_tools.world.palette import COLOUR_RGB, lab, tones_for
-from data_tools.world.render import render, shot_frames
+from data_tools.world.render import lay_out, render, shot_frames
 
 SEEDS = range(6)
 
@@ -65,6 +67,24 @@ def test_order_clips_do_one_thing_after_the_other() -> None:
         x = centre(red(frames))[:, 0]
         half = len(x) // 2
         assert abs(x[half] - x[0]) > 0.7 * abs(x[-1] - x[0]) > 8
+
+
+def test_twins_differ_in_the_times_of_their_events_alone() -> None:
+    for first, second in (("left", "up"), ("appear", "rotate"), ("vanish", "grow")):
+        events = Event(Obj("square", "red"), first), Event(Obj("heart", "blue"), second)
+        for seed in SEEDS:
+            one, other = (lay_out(Shot(order), np.random.default_rng(seed)) for order in (events, events[::-1]))
+            assert np.array_equal(one.canvas, other.canvas) and np.array_equal(one.flicker, other.flicker)
+            for a, b in zip(one.actors, other.actors, strict=True):
+                same = [np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)]
+                assert [f.name for f, is_same in zip(fields(a), same, strict=True) if not is_same] == ["start", "end"]
+                assert a.end - a.start == pytest.approx(b.end - b.start)  # the same speed
+            for layout, order in ((one, events), (other, events[::-1])):
+                begin = {actor.event: actor.start for actor in layout.actors}
+                assert begin[order[0]] < begin[order[1]] and all(0 < a.start < a.end < 1 for a in layout.actors)
+            clips = [render(Scene("order", Shot(order)), [seed]) for order in (events, events[::-1])]
+            assert np.array_equal(clips[0][0], clips[1][0]) and np.array_equal(clips[0][-1], clips[1][-1])
+            assert (clips[0] != clips[1]).any()
 
 
 def test_a_camera_that_pans_left_shows_things_going_right() -> None:

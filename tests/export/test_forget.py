@@ -445,3 +445,16 @@ def test_an_id_with_blanks_and_brackets_is_found_in_a_text(tmp_path: Path):
         (tmp_path / f"{number}.txt").write_text(f"first\n{line}\n")
     hashes = frozenset(sha256(clip_id) for clip_id in ("clip (1)", "(c.1)"))
     assert {row.path.name for row in leftovers(tmp_path, hashes)} == {"0.txt", "1.txt", "2.txt", "3.txt"}
+
+
+def test_the_twin_of_a_forgotten_clip_names_it_no_longer(tmp_path: Path):
+    clips = [clip(i, twin_id=f"c{i ^ 1:03d}") for i in range(4)]
+    texts = [text(i) for i in range(4)]
+    write_corpus(tmp_path / "c", clips, texts, video_root=tmp_path, source={}, num_parts=3)
+    forget([tmp_path / "c"], ["c000"], [], "withdrawn")
+    assert {row["clip_id"]: row["twin_id"] for row in open_corpus(tmp_path / "c").all_rows("clips")} == {
+        "c001": None, "c002": "c003", "c003": "c002",
+    }  # fmt: skip
+    keep_out(tmp_path / "d", [tmp_path / "c"])
+    again = write_corpus(tmp_path / "d", clips, texts, video_root=tmp_path, source={}, num_parts=3)
+    assert again.all_rows("clips") == open_corpus(tmp_path / "c").all_rows("clips")

@@ -30,6 +30,7 @@ from m2raap.report.data import (
     RescoredRow,
     ResultRow,
     Strip,
+    TwoWayRow,
 )
 from m2raap.report.grading import grade
 from m2raap.report.html import write_report
@@ -195,6 +196,12 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
             FrameAblationRow(arm, "world-motion", "en", "t2v", "all", frames, value, value - 5, value + 5)
             for arm, values in zip(names[1:], ((34.0, 33.7, 28.1), (52.3, 21.0, 25.5)), strict=True)
             for frames, value in zip(("as they are", "shuffled", "one frame"), values, strict=True)
+        ],
+        two_way=[
+            TwoWayRow(
+                arm, "world-motion", way, "en", "t2v", 60, 30, value, [value - 9, value + 9], 3, [value - 2, value + 2]
+            )
+            for arm, way, value in ((names[1], "", 50.5), (names[2], "", 81.5), (names[2], "shuffled", 48.5))
         ],
         costs=[
             CostRow("raw", "raw video", 400, None, 731.5, 522.25, {"world-motion en": 51.0, "world-motion zh": 49.25}),

@@ -184,6 +184,24 @@ def test_published_rows_are_marked_and_cited(tmp_path: Path, capsys: pytest.Capt
     assert r"$^\dagger$ As published" in latex and "InternVideo2-s2 6B: InternVideo2, table 9; a matching head" in latex
 
 
+def test_two_way_accuracy_is_compared_over_twins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    twins = {f"v{i:03d}": f"v{i ^ 1:03d}" for i in range(40)}
+    good = evaluated(tmp_path / "a", noise=0.3, twins=twins)
+    found = both(good, evaluated(tmp_path / "b", noise=8, seed=1, twins=twins))
+    (bench,) = found["benches"]
+    rows = [(row["run"], row["lang"], row["direction"], row["n"]) for row in bench["two_way"]]
+    assert rows == [(run, lang, way, 40) for run in "ab" for lang in ("en", "zh") for way in ("t2v", "v2t")]
+    row = difference(found, metric="two-way")
+    assert row["a"] == bench["two_way"][0]["accuracy"] > row["b"] and row["diff"] == pytest.approx(row["a"] - row["b"])
+    print_comparison(found)
+    shown = capsys.readouterr().out
+    assert "Two-way accuracy, a clip or its twin, chance 50" in shown and " two-way " in shown
+    assert "two-way accuracy between a clip and its twin (chance 50) 100.0" in as_latex(found)
+    assert (
+        both(good, evaluated(tmp_path / "c"))["benches"][0]["two_way"][-1]["run"] == "a"
+    )  # the other one has no twins
+
+
 def test_latex_is_escaped(tmp_path: Path) -> None:
     found = both(evaluated(tmp_path / "a"), evaluated(tmp_path / "b"))
     found["a"] = r"50%_{\x}&~^#$"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 from m2raap.report.console import (
     print_bilingual,
@@ -9,10 +10,13 @@ from m2raap.report.console import (
     print_differences,
     print_funnel,
     print_grading,
+    print_report,
     print_rescored,
     print_results,
+    print_two_way,
 )
-from m2raap.report.data import FunnelStage, ReportData
+from m2raap.report.data import FunnelStage, ReportData, seed_note
+from m2raap.report.html import render
 
 
 class Terminal(io.StringIO):
@@ -53,6 +57,18 @@ def test_results_and_grading(sample: Callable[..., ReportData]) -> None:
     assert "\x1b" not in text
 
 
+def test_one_training_seed_is_named(sample: Callable[..., ReportData]) -> None:
+    """The first arm was not trained."""
+    data, out = sample(), io.StringIO()
+    arms = list(dict.fromkeys(row.arm for row in data.results))
+    data = replace(data, costs=[replace(data.costs[0], arm=arm) for arm in arms[1:]])
+    note = f"{', '.join(arms[1:])}: one training seed. A difference smaller than the spread between seeds means nothing"
+    print_report(data, out)
+    assert f"\n{note}" in out.getvalue() and note in render(data)
+    assert not seed_note(replace(data, results=[replace(row, seeds=3, seeds_r1=[1, 2, 3]) for row in data.results]))
+    assert not seed_note(replace(data, costs=[])), "nothing was trained"
+
+
 def test_training_time_stands_beside_what_it_reached(sample: Callable[..., ReportData]) -> None:
     out = io.StringIO()
     print_costs(sample().costs, out)
@@ -66,6 +82,16 @@ def test_training_time_stands_beside_what_it_reached(sample: Callable[..., Repor
         "                 52.3                    -\n"
         "\n"
     )
+
+
+def test_two_way_accuracy_names_chance_and_way(sample: Callable[..., ReportData]) -> None:
+    out = io.StringIO()
+    print_two_way(sample().two_way, out)
+    title, _, *lines = out.getvalue().splitlines()
+    assert title == "Two-way accuracy, a clip or its twin, chance 50"
+    assert "81.5 (72.5-90.5)       60  3 seeds, 79.5 to 83.5" in lines[1] and "shuffled" in lines[2]
+    print_two_way([], empty := io.StringIO())
+    assert not empty.getvalue()
 
 
 def test_what_stands_beside_the_headline_is_labelled(sample: Callable[..., ReportData]) -> None:

@@ -6,8 +6,16 @@ import pytest
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.report.report import evaluations_of, result_rows
-from m2raap.report.secondary import TRANSDUCTIVE, bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows
+from m2raap.report.secondary import (
+    TRANSDUCTIVE,
+    bilingual_rows,
+    compat_rows,
+    frame_ablation_rows,
+    rescored_rows,
+    two_way_rows,
+)
 from m2raap.retrieval.config import EvaluateConfig
+from m2raap.retrieval.results_file import read_results
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from tests.stages.embedded import write_run
 
@@ -18,7 +26,8 @@ Done = dict[tuple[str, str], list[Step]]
 def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     """One arm of two training seeds, with dual softmax and a frame ablation: its clips are no longer those of its texts."""
     out = tmp_path_factory.mktemp("secondary") / "run"
-    options = {"num": 24, "noise": 1.0}
+    twins = {f"v{i:03d}": f"v{i ^ 1:03d}" for i in range(24)}
+    options = {"num": 24, "noise": 1.0, "twins": twins}
     shifted = np.random.default_rng([1]).normal(size=(24, 16)).astype(np.float32)[::-1]
     probe = out.parent / "probe.npy"
     np.save(probe, shifted)
@@ -75,3 +84,20 @@ def test_copied_arithmetic_and_probes_of_all_seeds(done: Done) -> None:
         assert row.r1 == pytest.approx(np.mean(hits(done, name, "en")), abs=1e-5)
         assert row.lo is not None and row.hi is not None and row.lo <= row.r1 <= row.hi
     assert frame_ablations["as they are", "en", "t2v"].r1 > frame_ablations["shuffled", "en", "t2v"].r1
+
+
+def test_two_way_accuracy_of_all_seeds_and_ways(done: Done) -> None:
+    rows = two_way_rows(done, 0)
+    assert [(row.way, row.lang, row.direction) for row in rows] == [
+        (way, lang, direction)
+        for way in ("", "dual_softmax", "shuffled")
+        for lang in ("en", "zh")
+        for direction in ("t2v", "v2t")
+    ]
+    trees = [read_results(step.folder) for step in done["a", "clips"]]
+    for row, *seeds in zip(rows[:4], *(tree["two_way"] for tree in trees), strict=True):
+        assert (row.arm, row.benchmark, row.n, row.pairs, row.seeds) == ("a", "clips", 24, 12, 2)
+        assert row.seeds_accuracy == [seed["accuracy"] for seed in seeds]
+        assert row.accuracy == pytest.approx(np.mean(row.seeds_accuracy), abs=1e-5)
+        assert row.interval[0] <= row.accuracy <= row.interval[1]
+    assert rows[0].accuracy > 75 > rows[-1].accuracy

@@ -17,7 +17,7 @@ from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.stages.bank import IDS, VECTORS, Bank, ClipIdentity, make_bank
-from m2raap.stages.evaluate import evaluate_folder, read_ranks, side_lines
+from m2raap.stages.evaluate import EvaluateStage, evaluate_folder, read_ranks, side_lines
 from tests.conftest import sign_again
 from tests.stages.embedded import evaluated, write_embedded
 
@@ -202,3 +202,26 @@ def test_two_languages_stand_beside_the_headline(tmp_path: Path) -> None:
     assert [row["direction"] for row in results(folder)["bilingual"]] == ["t2v", "v2t"]
     assert "R@1 en minus zh" in side_lines(folder)[0]
     assert results(evaluated(tmp_path / "one", langs=("en",)))["bilingual"] == []
+
+
+def test_two_way_accuracy_is_in_every_file_of_results(tmp_path: Path) -> None:
+    """The clips are their own texts but for noise; the frames of the ablation are those of the twin."""
+    names = [f"v{i:03d}" for i in range(40)]
+    twins = {name: names[i ^ 1] for i, name in enumerate(names)}
+    video = np.random.default_rng([1]).normal(size=(40, 16)).astype(np.float32)
+    sink = io.BytesIO()
+    np.save(sink, video[np.arange(40) ^ 1])
+    write_embedded(tmp_path / "embed", noise=0.3, twins=twins, extra={"video-reversed.npy": sink.getvalue()})
+    EvaluateStage(EvaluateConfig(dual_softmax=10.0)).run_on(tmp_path / "embed", "custom", tmp_path / "evaluate")
+    for name, expected in (("", 100.0), ("-reversed", 0.0), ("-dual_softmax", 100.0)):
+        rows = results(tmp_path / "evaluate", name)["two_way"]
+        assert [(row["lang"], row["direction"], row["n"], row["pairs"], row["accuracy"]) for row in rows] == [
+            (lang, direction, 40, 20, expected) for lang in ("en", "zh") for direction in ("t2v", "v2t")
+        ]
+    told = [line for line in side_lines(tmp_path / "evaluate") if line.startswith("two-way")]
+    assert (
+        len(told) == 3
+        and "chance 50: en t2v 100.0 (" in told[0]
+        and ", reversed, chance 50: en t2v 0.0" in "".join(told)
+    )
+    assert "two_way" not in results(evaluated(tmp_path / "without"))
