@@ -102,16 +102,12 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
             "objective": "info_nce_multi",
             "loss": {"interaction": 0.5},
         },
-<<<<<<< HEAD
         {
             "loss": {"clauses": 1.0, "event_order": {"weight": 0.5, "start": 0.4}},
             "lr_new": 1e-2,
             "micro_batch": 3,
             "keep": "last",
         },
-        {"train_text": False, "keep": "last", "objective": "info_nce_multi", "loss": {"interaction": 0.5}},
-=======
->>>>>>> main
         {
             "acg": AcgConfig(mix=True),
             "loss": {"frame_caption": 0.5, "interaction": 0.5, "direction": 1.0},
@@ -124,8 +120,8 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
         "all live",
         "mean, bf16",
         "sigmoid, fp16",
-        "order of events",
         "frozen text",
+        "order of events",
         "acg and mug in chunks",
     ],
 )
