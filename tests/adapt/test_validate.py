@@ -128,6 +128,9 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
         backbone = SimpleNamespace(device=torch.device("cpu"), logit_scale=torch.tensor(3.0))
         temporal = SimpleNamespace(training=False, eval=lambda: None, train=lambda mode: None)
 
+        def frame_vectors(self, levels: list[Tensor], mask: Tensor) -> Tensor:
+            return levels[0]
+
         def pool(self, vectors: Tensor, mask: Tensor, captions: None) -> Tensor:
             return vectors[:, 0]
 
@@ -138,8 +141,8 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
         def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
             return torch.eye(2)[clips][:, None], torch.ones(len(clips), 1, dtype=torch.bool)
 
-        def frame_vectors(self, model: object, inputs: Tensor, mask: Tensor) -> Tensor:
-            return inputs
+        def levels(self, model: object, inputs: Tensor, mask: Tensor) -> list[Tensor]:
+            return [inputs]
 
     class Table:
         langs, texts, tokens_NL = ("en",), ["same", "same"], torch.tensor([[0], [0]])
