@@ -116,6 +116,8 @@ def test_the_terms_on_the_order_of_events_are_passes_and_texts(small: dict[str, 
     adapter = {"name": "adapter", "layers": 2}
     inside = 2 * temporal_flop(recipe(small, temporal=adapter).adapt, shape)
     assert flop(adapter, direction=1.0) - flop(adapter) == pytest.approx(3 * (layers + inside))
+    costs = [training_cost(recipe(small, temporal=STAN, loss=loss), 64) for loss in ({}, {"clauses": 1.0})]
+    assert costs[1].learning - costs[0].learning == 2 * shape.embed**2
     kept = [
         kept_bytes(recipe(small, temporal=adapter, train_vision_layers=4, loss=loss).adapt, shape)
         for loss in ({}, {"direction": 1.0})
