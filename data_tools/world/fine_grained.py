@@ -58,9 +58,9 @@ def plan(pairs: tuple[Pair, ...], num: int, belong: float, split: str, first: in
             Obj(pairs[place][1], pairs[place][0], SIZES[int(rng.integers(2))], int(rng.integers(1, 4)))
             for place in places
         ]
-        both, shown, named = objects[:num_both], objects[num_both:SHOTS], objects[SHOTS:]
+        both, in_shots, in_texts = objects[:num_both], objects[num_both:SHOTS], objects[SHOTS:]
         meaning = tuple(sorted((obj.colour, obj.shape, obj.count) for obj in both))
-        shots, texts = ([[*both, *others][i] for i in rng.permutation(SHOTS)] for others in (shown, named))
+        shots, texts = ([[*both, *others][i] for i in rng.permutation(SHOTS)] for others in (in_shots, in_texts))
         clip = Planned(f"f{number:06d}", split, number, tuple(shots), tuple(texts), meaning)
         by_meaning.setdefault(meaning, clip)
     return list(by_meaning.values())

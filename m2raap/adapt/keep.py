@@ -7,7 +7,10 @@ does not decide. It is the one-standard-error rule of Breiman et al. (Classifica
 on the same clips. The highest score stays the measure, whatever is kept, so that a slow decline ends one error below it.
 
 The mean is that of the trained weights at the last validations (stochastic weight averaging, Izmailov et al., UAI 2018, here
-under the run's own schedule of rates). CLIPs have no batch statistics that would have to be computed again.
+under the run's own schedule of rates). CLIPs have no batch statistics that would have to be computed again. Of low-rank updates
+the factors are averaged.
+
+Best and mean cost the memory of one copy of the trained weights, on the CPU and in the checkpoint; the last costs none.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class ExternalModel:
             for places in by_length.values():
                 for start in range(0, len(places), BATCH):
                     batch = places[start : start + BATCH]
-                    vectors_BE = self._encode([pictures([jpeg for jpeg, _ in clips[place]]) for place in batch])
+                    vectors_BE = self._encode([pictures([frame.jpeg for frame in clips[place]]) for place in batch])
                     vector_of |= dict(zip(batch, vectors_BE, strict=True))
         return np.stack([vector_of[i] for i in range(len(clips))]) if clips else np.zeros((0, 0), np.float32), []
 

@@ -7,6 +7,8 @@ for the copy in 16-bit precision; and the activations that the backward pass nee
 token and unit of width (two norms, the inputs of four matrices and of the GELU, q, k, v; Korthikanti et al. 2022, eq. 1,
 without dropout and without attention maps, which fused attention does not keep), for `adapt.micro_batch` clips at a time
 with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; an interaction: its block of 256 MB.
+A term that reads clips in another order of frames is one more pass of the temporal module, and of the vision layers where that
+is inside of them; texts of events are counted as if every caption said an order.
 Not included: fragmentation in the allocator (10 to 20%).
 """
 
@@ -78,8 +80,9 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     often = 2 if chunk < batch else 1
     flop = seen * (forward * often + backward) + frozen * (clips if cached else seen * often)
 
-    weights = shape.vision_weights + shape.text_weights + temporal_weights(cfg, shape)
-    learning = tower_learning(cfg, shape, learns) + temporal_weights(cfg, shape)
+    new = temporal_weights(cfg, shape) + (2 * shape.embed**2 if cfg.loss.clauses.weight else 0)
+    weights = shape.vision_weights + shape.text_weights + new
+    learning = tower_learning(cfg, shape, learns) + new
     state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
     logits = 16.0 * batch**2 + (2 * INTERACTION_BLOCK if cfg.loss.interaction.weight else 0)
     return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)

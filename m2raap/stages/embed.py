@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -88,7 +88,15 @@ class EmbedConfig(Config):
         return ("", *self.frame_ablations, *(["uncaptioned"] if self.captions else []))
 
 
-CaptionedFrames = list[tuple[bytes, str | None]]  # a clip's JPEGs, each with its caption where it has one
+class ClipFrame(NamedTuple):
+    """A stored frame, as an embedder is given it."""
+
+    jpeg: bytes
+    caption: str | None = None  # where it has one, and ACG or the interaction is to read it
+    time_s: float | None = None  # seconds since the start of the clip
+
+
+CaptionedFrames = list[ClipFrame]
 
 
 class Embedder(Protocol):
@@ -222,7 +230,7 @@ def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, loaded: 
     columns.categories |= {row["clip_id"]: row["category"] for row in part.clips if row["category"]}
     columns.twins |= {row["clip_id"]: row["twin_id"] for row in part.clips if row["twin_id"]}
     clips = [_captioned_frames(part, clip_id, langs, cfg) for clip_id in clip_ids]
-    columns.video_frames += [frames_digest(jpeg for jpeg, _ in frames) for frames in clips]
+    columns.video_frames += [frames_digest(frame.jpeg for frame in frames) for frames in clips]
     for variant, blocks in columns.video_blocks.items():
         chosen = clips if variant != "other_captions" else _with_captions_of_the_next(clips)
         vectors_VE, parts = loaded.videos(
@@ -235,26 +243,27 @@ def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, loaded: 
 
 def _captioned_frames(part: Part, clip_id: str, langs: tuple[str, ...], cfg: EmbedConfig) -> CaptionedFrames:
     """The clip's frames, as many as `cfg` says, evenly spread over those that are stored."""
-    jpegs = part.frames[clip_id]["jpegs"]
+    jpegs, times_s = part.frames[clip_id]["jpegs"], part.frames[clip_id]["times_s"]
     captions: Sequence[str | None] = [None] * len(jpegs)
     if cfg.captions:
         captions = frame_captions(part.texts_of[clip_id], len(jpegs), langs)
-    return [(jpegs[place], captions[place]) for place in spread(len(jpegs), cfg.num_frames)]
+    places = spread(len(jpegs), cfg.num_frames)
+    return [ClipFrame(jpegs[place], captions[place], times_s[place]) for place in places]
 
 
 def _ablated(frames: CaptionedFrames, variant: str, clip_id: str, seed: int) -> CaptionedFrames:
     frames = [frames[place] for place in frame_order(variant, clip_id, len(frames), seed)]
-    return [(jpeg, None) for jpeg, _ in frames] if variant == "uncaptioned" else frames
+    return [frame._replace(caption=None) for frame in frames] if variant == "uncaptioned" else frames
 
 
 def _with_captions_of_the_next(clips: list[CaptionedFrames]) -> list[CaptionedFrames]:
     """The clips of a part, each with the captions of the next one that has any; without captions where no other has."""
-    captions = [[caption for _, caption in frames] for frames in clips]
+    captions = [[frame.caption for frame in frames] for frames in clips]
     exchanged = []
     for place, frames in enumerate(clips):
         others = [*captions[place + 1 :], *captions[:place]]
         other = next((texts for texts in others if any(texts)), [None])
-        exchanged.append([(jpeg, other[i % len(other)]) for i, (jpeg, _) in enumerate(frames)])
+        exchanged.append([frame._replace(caption=other[i % len(other)]) for i, frame in enumerate(frames)])
     return exchanged
 
 
@@ -322,7 +331,7 @@ def _encode_videos(
     parts: list[ClipParts] = []
     for start in range(0, len(clips), BATCH):
         batch_clips = clips[start : start + BATCH]
-        batch = [images_from_jpegs([jpeg for jpeg, _ in row], clip.backbone.preprocess) for row in batch_clips]
+        batch = [images_from_jpegs([frame.jpeg for frame in row], clip.backbone.preprocess) for row in batch_clips]
         most = max(len(images) for images in batch)
         mask_BT = torch.tensor([[t < len(images) for t in range(most)] for images in batch])
         filled = [torch.cat([images, images.new_zeros(most - len(images), *images.shape[1:])]) for images in batch]
@@ -345,12 +354,12 @@ def _captions(
     """Features of the frames' captions; None where no frame has one. Each distinct caption is encoded once."""
     import torch
 
-    known = sorted({caption for row in clips for _, caption in row if caption is not None})
+    known = sorted({frame.caption for row in clips for frame in row if frame.caption is not None})
     if not known:
         return None
     number = {caption: i for i, caption in enumerate(known)}
     rows = [
-        [number.get(caption, -1) if caption else -1 for _, caption in row] + [-1] * (num_frames - len(row))
+        [number.get(frame.caption, -1) if frame.caption else -1 for frame in row] + [-1] * (num_frames - len(row))
         for row in clips
     ]
     rows_BT = torch.tensor(rows)

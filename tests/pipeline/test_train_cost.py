@@ -116,6 +116,8 @@ def test_the_terms_on_the_order_of_events_are_passes_and_texts(small: dict[str, 
     adapter = {"name": "adapter", "layers": 2}
     inside = 2 * temporal_flop(recipe(small, temporal=adapter).adapt, shape)
     assert flop(adapter, direction=1.0) - flop(adapter) == pytest.approx(3 * (layers + inside))
+    costs = [training_cost(recipe(small, temporal=STAN, loss=loss), 64) for loss in ({}, {"clauses": 1.0})]
+    assert costs[1].learning - costs[0].learning == 2 * shape.embed**2
     kept = [
         kept_bytes(recipe(small, temporal=adapter, train_vision_layers=4, loss=loss).adapt, shape)
         for loss in ({}, {"direction": 1.0})
@@ -167,6 +169,9 @@ def test_chunks_bound_the_memory_and_go_there_twice(small: dict[str, Any]):
         ("ViT-B-16-SigLIP2-256", 768, 12, 256, 768, True), ("builtin:tiny", 128, 6, 37, 128, True),
         ("hf-hub:google/siglip2-so400m-patch14-384", 1152, 27, 730, 768, False),
         ("OFA-Sys/chinese-clip-vit-base-patch16", 768, 12, 197, 768, False),
+        ("PE-Core-B-16", 768, 12, 197, 1024, True), ("PE-Core-bigG-14-448", 1536, 50, 1024, 1280, True),
+        ("facebook/metaclip-2-worldwide-l14", 1024, 24, 257, 768, False),
+        ("facebook/metaclip-2-mt5-worldwide-b32", 768, 12, 50, 768, False),
     ],
 )  # fmt: skip
 def test_shapes_are_read_or_guessed(model: str, width: int, layers: int, tokens: int, text: int, sure: bool):

@@ -26,7 +26,7 @@ from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages import embed as embedding
-from m2raap.stages.embed import EmbedConfig, VideoClipEmbedder, embed
+from m2raap.stages.embed import ClipFrame, EmbedConfig, VideoClipEmbedder, embed
 from m2raap.stages.evaluate import evaluate_folder
 from m2raap.stages.rerank import NAME, RerankConfig, interaction_of
 from tests.stages.adapted import drawn_benchmark
@@ -70,7 +70,7 @@ def test_all_pairs_and_candidates(tmp_path: Path, interaction: AnyInteraction) -
     embedder = VideoClipEmbedder(model)
     embedder.needs = model.interaction.needs
     (part,) = view.parts(("texts", "jpegs"))
-    clips = [[(jpeg, None) for jpeg in part.frames[row["clip_id"]]["jpegs"]] for row in part.clips]
+    clips = [[ClipFrame(jpeg) for jpeg in part.frames[row["clip_id"]]["jpegs"]] for row in part.clips]
     with torch.inference_mode():
         _, parts = embedder.videos(clips)
         units = ClipUnits(**{key: torch.from_numpy(np.stack([p[key] for p in parts])) for key in parts[0]})
@@ -106,11 +106,11 @@ def test_captions_and_those_of_another_clip(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_exchanged_captions_are_never_a_clips_own() -> None:
-    clips = [[(b"a", "A"), (b"b", None)], [(b"c", None)], [(b"d", "D")] * 3]
+    clips = [[ClipFrame(b"a", "A"), ClipFrame(b"b")], [ClipFrame(b"c")], [ClipFrame(b"d", "D")] * 3]
     exchanged = embedding._with_captions_of_the_next(clips)
-    assert [[caption for _, caption in frames] for frames in exchanged] == [["D", "D"], ["D"], ["A", None, "A"]]
-    assert [[jpeg for jpeg, _ in frames] for frames in exchanged] == [[b"a", b"b"], [b"c"], [b"d"] * 3]
-    assert embedding._with_captions_of_the_next([clips[0]]) == [[(b"a", None), (b"b", None)]]
+    assert [[frame.caption for frame in frames] for frames in exchanged] == [["D", "D"], ["D"], ["A", None, "A"]]
+    assert [[frame.jpeg for frame in frames] for frames in exchanged] == [[b"a", b"b"], [b"c"], [b"d"] * 3]
+    assert embedding._with_captions_of_the_next([clips[0]]) == [[ClipFrame(b"a"), ClipFrame(b"b")]]
 
 
 def test_settings_that_cannot_rerank(tmp_path: Path) -> None:
