@@ -72,10 +72,10 @@ class Watch:
     points: list[Point] = field(default_factory=list)
     split: Split | None = None
 
-    def __call__(self, model: VideoCLIP, val: Split) -> ValScores:
+    def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool) -> ValScores:
         if self.split is None:
             self.split = self._test_split(model)
-        scores, of_test = validate(model, val), validate(model, self.split).numbers
+        scores, of_test = validate(model, val, by_interaction), validate(model, self.split).numbers
         r1 = {name.removesuffix("_t2v_r1"): 100 * v for name, v in of_test.items() if name.endswith("_t2v_r1")}
         self.points.append(Point(self.steps[len(self.points)], scores, r1))
         return scores

@@ -262,6 +262,11 @@ class AdaptConfig(Config):
         guided = isinstance(self.interaction, CaptionGuidedMugConfig) and self.interaction.reads_captions
         return self.acg is not None or self.loss.frame_caption.weight > 0 or guided
 
+    @property
+    def keeps_by_interaction(self) -> bool:
+        """Whether checkpoints are chosen by the interaction's scores: where the cosines of the first stage are not trained."""
+        return self.loss.plain.weight == 0 and self.loss.interaction.weight > 0
+
     @model_validator(mode="before")
     @classmethod
     def _warmup_is_a_share(cls, tree: Any) -> Any:

@@ -173,7 +173,7 @@ def _validate_and_keep(state: TrainState) -> None:
         return
     progress, cfg = state.progress, state.cfg
     if state.val is not None:
-        scores = validate(state.model, state.val)
+        scores = validate(state.model, state.val, cfg.keeps_by_interaction)
         is_best = note_scores(progress, scores, cfg.keep_by)
         state.logs.write({"step": progress.step, "val": scores.numbers, "best_step": progress.best_step})
         if is_best and cfg.keep == "best":
@@ -220,7 +220,9 @@ def _put_kept(state: TrainState) -> int:
     if progress.num_averaged:
         line["averaged"] = progress.num_averaged
         if state.val is not None:
-            progress.val["kept"] = line["val"] = validate(state.model, state.val).numbers
+            progress.val["kept"] = line["val"] = validate(
+                state.model, state.val, state.cfg.keeps_by_interaction
+            ).numbers
     elif state.val is not None:
         which = state.cfg.keep
         progress.val["kept"] = progress.val[which]

@@ -235,17 +235,22 @@ def _splits(
     ]
     _warn_of_chinese(cfg, model, texts[0])
     augment = Augmentation(cfg.augment, cfg.seed)
-    # Validation has neither a frame-caption loss nor the interaction's scores.
-    reads_captions = [_reads_captions(cfg, model), cfg.acg is not None]
+    needs = model.interaction.needs if model.interaction is not None else frozenset()
+    # Validation has no frame-caption loss, and the interaction's scores only where nothing else is learnt.
+    of_validation = cfg.acg is not None or (cfg.keeps_by_interaction and "captions" in needs)
+    reads_captions = [_reads_captions(cfg, model), of_validation]
     captions = [
         caption_table(source, model, cfg.num_frames, augment, cfg.text_length) if reads else None
         for source, reads in zip(sources, reads_captions, strict=False)
     ]
     num_clips = [source.num_clips for source in sources]
     order = [_order_texts(cfg, model, texts[0]), None]
-    compares_phrases = model.interaction is not None and "phrases" in model.interaction.needs
+    compares_phrases = ["phrases" in needs, "phrases" in needs and cfg.keeps_by_interaction]
     tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
-    spans = [token_spans(texts[0].texts, tokenize) if compares_phrases else None, None]
+    spans = [
+        token_spans(table.texts, tokenize) if compares else None
+        for table, compares in zip(texts, compares_phrases, strict=False)
+    ]
     return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, order, spans, strict=False)]
 
 

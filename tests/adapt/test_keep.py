@@ -132,7 +132,7 @@ def test_a_start_that_training_does_not_beat_is_kept(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     falling = iter(scores_of(*[value] * 5) for value in (0.5, 0.4, 0.3))
-    monkeypatch.setattr(loop, "validate", lambda model, split: next(falling))
+    monkeypatch.setattr(loop, "validate", lambda *_: next(falling))
     cfg = config(tiny_dir, val_every_steps=5)
     result = adapt(cfg, ordered(13, 0), ordered(5, 1), tmp_path)
     assert result.kept_step == result.best_step == 0 and result.val["kept"] == result.val["start"] != result.val["last"]

@@ -14,15 +14,19 @@ from m2raap.adapt.texts import text_table
 from m2raap.adapt.validate import (
     LOSS_CHUNK,
     encode_clips,
+    encode_units,
     expected_hits,
     expected_reciprocal_ranks,
     pair_losses,
+    ranks_by_score,
     ranks_with_ties,
     validate,
 )
 from m2raap.core.errors import M2raapError
-from m2raap.models.config import BackboneConfig, MeanConfig
+from m2raap.models.config import BackboneConfig, MeanConfig, MugConfig
 from m2raap.models.families import load_backbone
+from m2raap.models.interaction.score import score_pairs
+from m2raap.models.interaction.units import select
 from m2raap.models.losses import info_nce
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import ordered
@@ -126,6 +130,7 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
 
     class Model:
         backbone = SimpleNamespace(device=torch.device("cpu"), logit_scale=torch.tensor(3.0))
+        acg = None
         temporal = SimpleNamespace(training=False, eval=lambda: None, train=lambda mode: None)
 
         def frame_vectors(self, levels: Tensor, mask: Tensor) -> Tensor:
@@ -155,3 +160,31 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
 
     numbers = validate(cast(Any, Model()), cast(Any, Split(2, cast(Any, Frames()), cast(Any, Table())))).numbers
     assert numbers["loss"] == 0 and numbers["r1"] == 0.5
+
+
+def test_an_interaction_is_validated_by_its_own_scores(tiny_dir: Any) -> None:
+    """With start gate its scores are the cosines; with start open they are those of a loop over all pairs."""
+    backbone = load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True))
+    source = ordered(9, 3)
+    gated = VideoCLIP(backbone, MeanConfig(), interaction=MugConfig())
+    cosines, scores = (validate(gated, split_of(source, gated), way).numbers for way in (False, True))
+    compared = [
+        name for name in scores if name.endswith(("loss", "t2v_mrr", "t2v_r1"))
+    ]  # equal texts tie, but for rounding
+    assert [scores[name] for name in compared] == pytest.approx([cosines[name] for name in compared], abs=1e-6)
+    opened = VideoCLIP(backbone, MeanConfig(), interaction=MugConfig(start="open"))
+    assert opened.interaction is not None
+    split = split_of(source, opened)
+    numbers = validate(opened, split, by_interaction=True).numbers
+    with torch.no_grad():
+        units = encode_units(opened, split.frames, 9, None, opened.interaction.needs)
+        clips, rows = split.texts.queries_of("en")
+        texts = opened.text_units(split.texts.tokens_NL[torch.from_numpy(rows)], opened.interaction.needs)
+        pairs = [(text, clip) for text in range(9) for clip in range(9)]
+        text_N, clip_N = (torch.tensor(column) for column in zip(*pairs, strict=True))
+        score_99 = score_pairs(opened.interaction, select(texts, text_N), select(units, clip_N)).reshape(9, 9)
+    by_loop = by_hand(score_99.numpy(), clips.tolist())
+    ranks, ties = ranks_by_score(score_99, torch.from_numpy(clips))
+    if int(ties.max()) == 1:
+        assert numbers["en_t2v_mrr"] == pytest.approx(np.mean(by_loop["mrr"]), abs=1e-9)
+    assert numbers["en_t2v_mrr"] == pytest.approx(float(expected_reciprocal_ranks(ranks, ties).mean()), abs=1e-9)
