@@ -55,6 +55,7 @@ BASES: dict[str, list[dict[str, Any]]] = {
 # Keys that no value changes alone: a name that needs other keys beside it, and sides on which a rule never refuses.
 NEVER_ALONE = (
     "caption.name",
+    "caption.options",  # of code from outside: tests/stages/test_caption_truth.py
     "adapt.temporal.name",
     "adapt.interaction.name",
     "embed.rerank.interaction.name",
@@ -67,6 +68,7 @@ VALUES: dict[str, list[Any]] = {
     "prompts": [str(files("m2raap").joinpath("curate/prompts"))],
     "base_url": ["http://localhost:10/v1"],
     "extra": [{"top_p": 0.5}],
+    "random_resized_crop": [[0.5, 1.0]],
     "benchmarks": [{"mine": {"test_videos": 3}}],
     "interaction": [{"name": "fine", "start": "open"}],
     "scores": [{"motion": {"min": 0.5}}],
