@@ -273,19 +273,20 @@ def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None
     """R@1 and MeanR text to video. Each row adds one thing to the row before it; the table shows the gain and the cost."""
     lines = []
     for row in rows:
-        name = row.arm if not row.way else f"{row.arm}, {row.way} over candidates"
+        name = row.arm if not row.way else f"{row.arm}, {row.way}"
         seeds = f" ({min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f})" if len(row.seeds_r1) > 1 else ""
         lines.append(
             [name, row.benchmark, row.lang, f"{row.r1:.1f} [{bounds_text(row.interval, between=', ')}]{seeds}",
              _points(row.step), _points(row.whole),
              f"{row.mean_recall:.1f} [{bounds_text(row.mean_recall_interval, between=', ')}]", _points(row.mean_recall_step),
+             "" if row.paper_step is None else f"{row.paper_step:+.1f}",
              f"{row.clips:,}", f"{row.texts:,}",
              f"{row.curation_s:.0f}", f"{row.train_s:.0f}", _PROTOCOL_NOTE[bool(row.unlike or row.unlike_whole)]]
         )  # fmt: skip
     head = ["row", "benchmark", "lang", "R@1 [95 %] (seeds)", "to row before [95 %]", "to first row [95 %]",
-            f"{MEAN_RECALL} [95 %]", f"{MEAN_RECALL} to row before [95 %]", "clips", "texts",
+            f"{MEAN_RECALL} [95 %]", f"{MEAN_RECALL} to row before [95 %]", "in the paper", "clips", "texts",
             "curation core s", "training s", ""]  # fmt: skip
-    print_table("Progressive table, text to video", *_without_empty(head, lines), set(range(3, 12)), file)
+    print_table("Progressive table, text to video", *_without_empty(head, lines), set(range(3, 13)), file)
     _print_note(of_progressive(rows), file)
     steps = {f"{row.arm} and the row before, {row.benchmark}": row.unlike for row in rows if row.unlike}
     whole = {f"{row.arm} and the first row, {row.benchmark}": row.unlike_whole for row in rows if row.unlike_whole}

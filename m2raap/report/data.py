@@ -274,11 +274,12 @@ class ProgressiveRow:
     r1: float
     interval: list[float]
     seeds_r1: list[float]
-    step: list[float] | None  # to the row before; of a rescored row, to the plain cosine of its arm
+    step: list[float] | None  # to the row before; of a reranked row, to that one reranked, too, where it is
     whole: list[float] | None  # to the first row
     mean_recall: float  # MeanR
     mean_recall_interval: list[float]
     mean_recall_step: list[float] | None
+    paper_step: float | None  # what the step brings in M2-RAAP's figure 1, on other data, most likely in MeanR
     clips: int  # that remain for training and validation
     texts: int
     curation_s: float  # core seconds of the stages before training

@@ -65,7 +65,7 @@ def marked(rows: Sequence[ProgressiveRow], protocols: Protocols) -> list[Progres
     marked_rows = []
     for row in rows:
         arms = list(dict.fromkeys(other.arm for other in rows if other.benchmark == row.benchmark))
-        before = row.arm if row.way else arms[max(0, arms.index(row.arm) - 1)]
+        before = arms[max(0, arms.index(row.arm) - 1)]
         marked_rows.append(
             replace(
                 row,

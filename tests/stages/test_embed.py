@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from m2raap.core.errors import M2raapError
-from m2raap.models.config import BackboneConfig, MeanConfig
+from m2raap.models.config import BackboneConfig, MeanConfig, MugConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.stages.embed import EmbedConfig, VideoClipEmbedder, embed
-from m2raap.stages.rerank import MugRerankConfig
+from m2raap.stages.rerank import RerankConfig
 from tests.stages.adapted import drawn_benchmark
 
 
@@ -27,7 +27,9 @@ def test_texts_of_a_benchmark_are_cut_and_the_protocol_says_so(clip: VideoCLIP, 
     for length in (None, 4):
         out = tmp_path / str(length)
         out.mkdir()
-        embed(view, EmbedConfig(text_length=length, mug=MugRerankConfig(weight=1.0)), clip, out)
+        embed(
+            view, EmbedConfig(text_length=length, rerank=RerankConfig(interaction=MugConfig(start="open"))), clip, out
+        )
         embeddings = rows[length] = Embeddings.load(out)
         scores[length] = np.load(out / "rerank.npz")["en-t2v-scores"]
         assert ("texts cut to 4 tokens" in embeddings.made_with.preprocess) is (length == 4)
