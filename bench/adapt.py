@@ -42,7 +42,8 @@ from m2raap.models.stan import Stan
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "panda70m"
 STAN = {"name": "stan", "layers": 4, "drop_path": 0.0}
-WHOLE = {"temporal": STAN, "mug_weight": 1.0, "acg": {}, "fcc_weight": 1.0}
+LOSS = {"interaction": 1.0, "frame_caption": 1.0}
+WHOLE = {"temporal": STAN, "interaction": {"name": "mug"}, "loss": LOSS, "acg": {}}
 TEXT = "a person in a red coat slowly cuts a large green melon on a wooden table near the window"
 
 
@@ -68,7 +69,7 @@ def synthetic_clips(num: int, frames: int = 8) -> ListSource:
 def config(model: str, batch: int, steps: int, **changes: Any) -> AdaptConfig:
     tree = {
         "backbone": {"model": model, "random_init": True}, "temporal": {"name": "mean"}, "langs": ["en"],
-        "batch_size": batch, "steps": steps + 1, "warmup_steps": 1, "cache": "off", "keep": "last", "device": "cpu",
+        "batch_size": batch, "steps": steps + 1, "warmup": 0.0, "cache": "off", "keep": "last", "device": "cpu",
         "checkpoint_every_steps": 1000, "train_vision_layers": 12, "caption_dropout": 0.0,
     }  # fmt: skip
     return AdaptConfig.model_validate(tree | changes)

@@ -24,8 +24,8 @@ from typing import Any
 GOAL = 1.2
 TERMS: dict[str, dict[str, Any]] = {
     "video-text": {},
-    "with frame-caption loss": {"fcc_weight": 0.5},
-    "with Mug": {"mug_weight": 0.5},
+    "with frame-caption loss": {"loss": {"frame_caption": 0.5}},
+    "with Mug": {"interaction": {"name": "mug", "start": "open"}, "loss": {"interaction": 0.5}},
 }
 
 
@@ -63,7 +63,7 @@ def child(model: str, pairs: int, chunk: int, frames: int, threads: int, terms: 
     cfg = AdaptConfig(
         backbone=BackboneConfig(model=model) if tiny else BackboneConfig(model=model, random_init=True),
         temporal=MeanConfig(), train_vision_layers=4 if tiny else 12, cache="off", langs=("en",), num_frames=frames,
-        batch_size=pairs, micro_batch=chunk, steps=2, warmup_steps=0, lr=1e-6, keep="last", threads=threads, **terms,
+        batch_size=pairs, micro_batch=chunk, steps=2, warmup=0.0, lr=1e-6, keep="last", threads=threads, **terms,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)

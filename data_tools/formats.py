@@ -77,5 +77,12 @@ FORMATS: dict[str, Format] = {
         PROTOCOL_OPTIONS,
         ("test", "train"),
     ),
+    "youku": Format(
+        "data_tools.youku:import_youku",
+        "retrieval_train.csv, retrieval_val.csv or retrieval_test.csv of Youku-mPLUG",
+        PROTOCOL_OPTIONS,
+        ("train", "val", "test"),
+        needs_protocol=True,
+    ),
     "world": Format("data_tools.world.importer:import_world", None, ("seed", "assignments", "workers")),
 }

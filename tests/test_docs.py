@@ -55,6 +55,24 @@ def test_the_reference_is_what_the_code_gives() -> None:
     assert not keys, f"nothing says what these are: {keys}"
 
 
+DIFFERENCE = re.compile(r"\([+-][\d.]+ to\s+([+-])[\d.]+\)")  # the ends of its interval
+
+
+def test_each_section_of_the_results_says_how_many_comparisons_it_holds() -> None:
+    head, *sections = (ROOT / "docs" / "method.md").read_text(encoding="utf-8").split("\n## ")
+    counts = {section.partition("\n")[0]: len(DIFFERENCE.findall(section)) for section in sections}
+    stated = {name: int(number) for name, number in zip(counts, map(_comparisons, sections), strict=True)}
+    assert stated == counts and sum(counts.values()) > 100
+    ends = re.findall(r"\(([+-])[\d.]+ to\s+([+-])[\d.]+\)", "".join(sections))
+    assert f"prints {sum(counts.values())} comparisons" in head
+    assert f"({sum(low == high for low, high in ends)} do)" in head
+
+
+def _comparisons(section: str) -> str:
+    stated = re.search(r"(\d+) comparisons", section)
+    return stated[1] if stated else "0"
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/glossary.md"])
 def test_paths_that_a_page_names_are_there(page: str) -> None:
     """Files and folders of the repository, and links between pages."""

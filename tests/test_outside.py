@@ -22,6 +22,8 @@ from m2raap.curate.text_rules import score_rows
 from m2raap.curate.video_rules import outside_scores
 from m2raap.models.config import BackboneConfig, ExtensionTemporalConfig, MeanConfig
 from m2raap.models.families import load_backbone
+from m2raap.models.interaction.score import score_matrix
+from m2raap.models.interaction.units import ClipUnits, TextUnits
 from m2raap.models.temporal import build_temporal
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe
@@ -102,7 +104,11 @@ def test_the_page_runs(home: Path, small_world: Path) -> None:
     model = home / "R" / "adapt" / "model"
     saved = json.loads((model / "model.json").read_text(encoding="utf-8"))
     changes = "python:mine:Changes"
-    assert saved["temporal"] == {"name": changes, "options": {"step": 1}} and list(saved["code"]) == [changes]
+    assert (
+        saved["temporal"] == {"name": changes, "options": {"step": 1}}
+        and saved["interaction"]["form"] == "python:mine:mean_match"
+    )
+    assert list(saved["code"]) == [changes, "python:mine:mean_match"]
     refused = m2raap("model", "export", model, "--to", "hub", "--out", home / "hub", check=2).stderr
     assert changes in refused and "--allow-code" in refused
     m2raap("model", "export", model, "--to", "hub", "--out", home / "hub", "--allow-code")
@@ -122,6 +128,7 @@ def test_the_page_runs(home: Path, small_world: Path) -> None:
     [
         ("python:os.path:join", "of Python or of m2raap"),
         ("python:m2raap.api:run", "of Python or of m2raap"),
+        ("python:data_tools.world.make:make_world", "of Python or of m2raap"),
         ("python:nowhere.at_all:rule", "no module nowhere.at_all"),
         ("python:outside_code:word_count", "has no 'word_count'; it defines word_counts, width"),
         ("python:outside_code:not_callable", "is a int"),
@@ -214,6 +221,33 @@ def test_a_temporal_module(home: Path) -> None:
         build(Recipe, {"name": "x", "filter": {"text": {"rules": {WORDS: {"min": 1}}}}}, "mine.yaml")
     with pytest.raises(UsageError, match=r"unknown rule 'python:outside_code'"):
         build(Recipe, {"name": "x", "filter": {"text": {"rules": {"python:outside_code": 1}}}}, "mine.yaml")
+
+
+def test_an_interaction(home: Path) -> None:
+    """The page's class starts at the cosine, and is saved and loaded with the model."""
+    (section,) = [block for block in blocks("docs/extend.md", "python") if "class Nearest" in block]
+    (home / "mine.py").write_text(section, encoding="utf-8")
+    settings = {"interaction": "python:mine:Nearest", "loss": {"interaction": 1.0}}
+    cfg = build(AdaptConfig, settings, "mine.yaml")
+    with extension.code_allowed(True):
+        model = VideoCLIP(load_backbone(BackboneConfig()), MeanConfig(), interaction=cfg.interaction)
+        vectors = torch.nn.functional.normalize(torch.randn(2, 3, model.backbone.embed_dim), dim=-1)
+        mask = torch.tensor([[True, True, True], [True, False, False]])
+        texts, clips = TextUnits(vectors[:, 1]), ClipUnits(vectors[:, 0], vectors, mask)
+        cosine = vectors[:, 1] @ vectors[:, 0].T
+        torch.testing.assert_close(score_matrix(model.interaction, texts, clips), cosine)
+        torch.nn.init.ones_(model.interaction.module.gate)
+        nearest = torch.stack([vectors[:, 1] @ vectors[0].T, vectors[:, 1] @ vectors[1].T], 1)
+        expected = cosine + torch.stack([nearest[:, 0].amax(1), nearest[:, 1, 0]], 1)
+        torch.testing.assert_close(score_matrix(model.interaction, texts, clips), expected)
+        model.save(home / "model")
+        assert VideoCLIP.load(home / "model").gates() == {"interaction_gate": 1.0}
+        (home / "mine.py").write_text(section + "\n", encoding="utf-8")
+        with (
+            extension.code_allowed(True),
+            pytest.raises(M2raapError, match="interaction.*another version of .*mine.py"),
+        ):
+            VideoCLIP.load(home / "model")
 
 
 def test_arms_may_name_code(home: Path) -> None:

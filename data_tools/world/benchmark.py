@@ -19,6 +19,7 @@ import numpy as np
 from data_tools.world.grammar import SceneSampler, split_pairs
 from data_tools.world.make import clip_row, text_rows, write_clip
 from data_tools.world.plan import Planned, WorldConfig, distinct_scenes, num_meanings, plan_order, plan_scenes
+from data_tools.world.shots import write_shots
 from m2raap.core.corpus import Corpus, write_corpus
 from m2raap.core.engine import available_cores
 from m2raap.core.errors import UsageError
@@ -60,12 +61,14 @@ def write_benchmark(out: Path, kind: str, num: int, seed: int) -> Corpus:
     texts = [row for plan in plans for row in text_rows(plan)]
     source = {"importer": "world", "settings": {kind: num, "seed": seed}}
     root = out / "videos"
-    with locked(out, written=("videos",)):
+    with locked(out, written=("videos", "shots.parquet")):
         (root / "test").mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(available_cores()) as pool:
             list(pool.map(lambda plan: write_clip(plan, cfg, root), plans))
         clips = [clip_row(plan) for plan in plans]
-        return write_corpus(out, clips, texts, video_root=root, source=source, benchmark=KINDS[kind].benchmark)
+        corpus = write_corpus(out, clips, texts, video_root=root, source=source, benchmark=KINDS[kind].benchmark)
+        write_shots(plans, cfg, out)  # a new corpus is written into no folder that holds anything but videos
+        return corpus
 
 
 def _plan(cfg: WorldConfig, kind: str, num: int) -> list[Planned]:

@@ -67,10 +67,12 @@ def write_clip(plan: Planned, cfg: WorldConfig, videos: Path) -> int:
 def make_world(
     cfg: WorldConfig, out: Path, workers: int, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> World:
-    """Writes out/videos/{train,test}/*.mp4, out/truth.parquet (faulty ids only) and out/scenes.parquet.
+    """Writes out/videos/{train,test}/*.mp4, out/truth.parquet (faulty ids only), out/scenes.parquet and out/shots.parquet.
 
     `progress(done, total)` counts clips. Raises M2raapError if a file cannot be encoded.
     """
+    from data_tools.world.shots import write_shots
+
     plans = plan_world(cfg)
     for part in ("train", "test"):
         (out / "videos" / part).mkdir(parents=True, exist_ok=True)
@@ -86,6 +88,7 @@ def make_world(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     _write_truth(plans, num_frames, out)
+    write_shots(plans, cfg, out)
     world = World()
     for plan in plans:
         test = plan.split == "test"

@@ -12,6 +12,7 @@ Shapes: T frames, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -233,6 +234,31 @@ def shot_frames(scene: Scene, num_frames: int, rng: np.random.Generator) -> list
     return [n for n in (before, num_frames - off_topic, off_topic - before) if n > 0]
 
 
+@dataclass(frozen=True)
+class FramePlan:
+    """One frame before it is drawn: number of its shot in the scene, the layout of this shot, and `t` (0..1) in it."""
+
+    shot: int
+    layout: Layout
+    t: float
+    grain: np.ndarray  # (H, W, 3)
+
+
+def frame_plans(
+    scene: Scene, seed: list[int], size_px: int = SIZE_PX, fps: int = 12, frozen: bool = False
+) -> Iterator[FramePlan]:
+    """The frames of the clip in order, before they are drawn; arguments as of `render`."""
+    rng = np.random.default_rng(seed)
+    num_frames = int(np.ceil(fps * (rng.uniform(3.0, 3.5) if scene.kind == "multishot" else rng.uniform(2.0, 3.5))))
+    for number, (shot, count) in enumerate(zip(scene.shots, shot_frames(scene, num_frames, rng), strict=True)):
+        layout = lay_out(shot, rng, size_px)
+        if frozen:
+            yield from [FramePlan(number, layout, 0.5, grain_like(size_px, rng))] * count
+            continue
+        for i in range(count):
+            yield FramePlan(number, layout, i / max(count - 1, 1), grain_like(size_px, rng))
+
+
 def render(
     scene: Scene, seed: list[int], size_px: int = SIZE_PX, fps: int = 12, frozen: bool = False, black: bool = False
 ) -> np.ndarray:
@@ -240,13 +266,6 @@ def render(
 
     `frozen`: every frame of a shot is the same; `black`: all pixels are almost black.
     """
-    rng = np.random.default_rng(seed)
-    num_frames = int(np.ceil(fps * (rng.uniform(3.0, 3.5) if scene.kind == "multishot" else rng.uniform(2.0, 3.5))))
-    frames: list[np.ndarray] = []
-    for shot, count in zip(scene.shots, shot_frames(scene, num_frames, rng), strict=True):
-        layout = lay_out(shot, rng, size_px)
-        for i in range(count):
-            t = 0.5 if frozen else i / max(count - 1, 1)
-            frames.append(frames[-1] if frozen and i else draw(layout, t, grain_like(size_px, rng)))
-    clip = np.stack(frames)
+    plans = frame_plans(scene, seed, size_px, fps, frozen)
+    clip = np.stack([draw(plan.layout, plan.t, plan.grain) for plan in plans])
     return clip // 48 if black else clip

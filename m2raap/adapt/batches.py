@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
 from m2raap.core.errors import M2raapError
-from m2raap.core.spread import spread
 from m2raap.models.backbone import Preprocess
 from m2raap.models.images import images_from_jpegs
 from m2raap.models.video_clip import VideoCLIP
@@ -77,20 +77,28 @@ def frames_digest(source: PairSource) -> str:
     return state.hexdigest()[:32]
 
 
-def clip_images(source: PairSource, clip: int, num_frames: int, preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+def clip_images(
+    source: PairSource,
+    clip: int,
+    num_frames: int,
+    preprocess: Preprocess,
+    augment: Augmentation = NO_AUGMENTATION,
+    epoch: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """Images (T, 3, S, S) of a clip, and the mask (T,) of those that are no padding.
 
-    Of more than T frames, the middles of T equal segments are taken; fewer are padded. Raises M2raapError naming a clip
-    that has no frames, or a frame that cannot be decoded.
+    Of more than T frames, the middles of T equal segments are taken, or what `augment` draws in `epoch`; fewer are padded.
+    Raises M2raapError naming a clip that has no frames, or a frame that cannot be decoded.
     """
     jpegs = source.frames(clip)
     if not jpegs:
         raise M2raapError(f"clip '{source.clip_ids[clip]}' has no frames: drop it in a stage before adapt")
-    jpegs = [jpegs[place] for place in spread(len(jpegs), num_frames)]
+    clip_id = source.clip_ids[clip]
+    jpegs = [jpegs[place] for place in augment.frames(clip_id, epoch, len(jpegs), num_frames)]
     try:
-        images = images_from_jpegs(jpegs, preprocess)
+        images = images_from_jpegs(jpegs, preprocess, augment.crop(clip_id, epoch))
     except M2raapError as error:
-        raise M2raapError(f"clip '{source.clip_ids[clip]}': {error}") from None
+        raise M2raapError(f"clip '{clip_id}': {error}") from None
     return padded(images, num_frames)
 
 
@@ -103,9 +111,26 @@ def padded(images_KCHW: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
 
 def reverse_frames(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
     """`inputs` (B, ..., T at `time_dim`, ...) with the frames of each clip in reversed order; padding stays behind them."""
-    count_B = mask_BT.sum(1, keepdim=True)
-    place_BT = torch.arange(mask_BT.shape[1], device=mask_BT.device).expand_as(mask_BT)
-    source_BT = torch.where(mask_BT, count_B - 1 - place_BT, place_BT)
+    count_B1 = mask_BT.sum(1, keepdim=True)
+    return _in_order(inputs, mask_BT, count_B1 - 1 - _places(mask_BT), time_dim)
+
+
+def swap_halves(inputs: Tensor, mask_BT: Tensor, time_dim: int) -> Tensor:
+    """`inputs` (B, ..., T at `time_dim`, ...) with the second half of each clip's frames before the first one.
+
+    The middle one of an odd number of frames belongs to the second half; padding stays behind them.
+    """
+    count_B1 = mask_BT.sum(1, keepdim=True)
+    return _in_order(inputs, mask_BT, (_places(mask_BT) + count_B1 // 2) % count_B1.clamp(min=1), time_dim)
+
+
+def _places(mask_BT: Tensor) -> Tensor:
+    return torch.arange(mask_BT.shape[1], device=mask_BT.device).expand_as(mask_BT)
+
+
+def _in_order(inputs: Tensor, mask_BT: Tensor, source_BT: Tensor, time_dim: int) -> Tensor:
+    """`inputs` with frame `source_BT` at each place that is no padding."""
+    source_BT = torch.where(mask_BT, source_BT, _places(mask_BT))
     shape = [1] * inputs.dim()
     shape[0], shape[time_dim] = source_BT.shape
     return inputs.gather(time_dim, source_BT.reshape(shape).expand_as(inputs))
@@ -119,19 +144,22 @@ class JpegFrames:
     preprocess: Preprocess
     num_frames: int
     decoders: int = 4
+    augment: Augmentation = NO_AUGMENTATION
     time_dim: ClassVar[int] = 1
 
     def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Images (B, T, 3, S, S) and mask (B, T); the same in every epoch."""
+        """Images (B, T, 3, S, S) and mask (B, T); of an epoch of training as `augment` draws them."""
+
+        def load(clip: int) -> tuple[Tensor, Tensor]:
+            return clip_images(self.source, int(clip), self.num_frames, self.preprocess, self.augment, epoch)
+
         with ThreadPoolExecutor(self.decoders) as pool:  # Pillow decodes outside Python's lock
-            loaded = list(
-                pool.map(lambda clip: clip_images(self.source, int(clip), self.num_frames, self.preprocess), clips)
-            )
+            loaded = list(pool.map(load, clips))
         return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
 
-    def frame_vectors(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
-        """Frame vectors (B, T, E), not unit."""
-        return model.frame_vectors_of_images(images_BTCHW, mask_BT)
+    def levels(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """What the model reads of the last vision layers (`VideoCLIP.levels_of_prefix`)."""
+        return model.levels_of_images(images_BTCHW, mask_BT)
 
 
 Place = tuple[int, int, int]  # a step, and the start and stop of a run of clips in its batch

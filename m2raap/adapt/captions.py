@@ -1,10 +1,11 @@
-"""Auxiliary captions of the frames that training reads, as features: the input of ACG and of the frame-caption loss.
+"""Auxiliary captions of the frames that training reads, as features: for ACG, interactions and the frame-caption loss.
 
-B clips, T frames, N captions, L text tokens, E size of the common space.
+B clips, K stored frames, T frames that training reads, N captions, L text tokens, E size of the common space.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
 from m2raap.adapt.batches import PairSource
-from m2raap.adapt.texts import tokenised
+from m2raap.adapt.texts import encode_rows, tokenised
 from m2raap.core.errors import M2raapError
-from m2raap.core.spread import spread
 from m2raap.models.acg import Captions
 from m2raap.models.video_clip import VideoCLIP
 
@@ -31,62 +32,75 @@ class CaptionedSource(PairSource, Protocol):
 
 @dataclass
 class CaptionTable:
-    """Every distinct caption, tokenised once. `rows_CT` (clips, T) is the caption of each frame; -1 where it has none."""
+    """Every distinct caption, tokenised once.
+
+    `rows_CK` (clips, K) is the caption of each stored frame; -1 where it has none. `counts_C`: how many frames a clip has.
+    """
 
     texts: list[str]
     tokens_NL: Tensor
-    rows_CT: np.ndarray
+    rows_CK: np.ndarray
+    counts_C: np.ndarray
+    clip_ids: Sequence[str]
+    num_frames: int
+    augment: Augmentation
 
-    def words(self, clips: np.ndarray) -> list[list[str]]:
+    def rows(self, clips: np.ndarray, epoch: int | None = None) -> np.ndarray:
+        """(B, T) the captions of the frames that are read of these clips; -1 for a frame without one, and for padding."""
+        rows_BT = np.full((len(clips), self.num_frames), -1, np.int64)
+        for place, clip in enumerate(clips):
+            frames = self.augment.frames(self.clip_ids[int(clip)], epoch, int(self.counts_C[clip]), self.num_frames)
+            rows_BT[place, : len(frames)] = self.rows_CK[clip, frames]
+        return rows_BT
+
+    def words(self, clips: np.ndarray, epoch: int | None = None) -> list[list[str]]:
         """The captions of these clips' frames, T per clip; an empty text for a frame without a caption."""
-        return [[self.texts[row] if row >= 0 else "" for row in rows] for rows in self.rows_CT[clips]]
+        return [[self.texts[row] if row >= 0 else "" for row in rows] for rows in self.rows(clips, epoch)]
 
-    def encode(self, model: VideoCLIP, clips: np.ndarray) -> Captions:
-        """Features (B, T, E) of the captions of these clips' frames, and which frames have one (B, T).
-
-        Each distinct caption is encoded once.
-        """
-        rows_BT = self.rows_CT[clips]
-        used = np.unique(rows_BT[rows_BT >= 0])
-        device, shape = model.backbone.device, rows_BT.shape
-        captioned_BT = torch.from_numpy(rows_BT >= 0).to(device)
-        if not len(used):
-            return torch.zeros(*shape, model.backbone.embed_dim, device=device), captioned_BT
-        known_NE = model.encode_text(
-            self.tokens_NL[torch.from_numpy(used)].to(device)
-        ).float()  # fp32 also under autocast
-        place_BT = torch.from_numpy(np.searchsorted(used, np.maximum(rows_BT, used[0]))).to(device)
-        return known_NE[place_BT], captioned_BT
+    def encode(self, model: VideoCLIP, clips: np.ndarray, epoch: int | None = None) -> Captions:
+        """Features (B, T, E) of the captions of these clips' frames, 0 for a frame without one, and which have one (B, T)."""
+        rows_BT = self.rows(clips, epoch)
+        captioned_BT = torch.from_numpy(rows_BT >= 0).to(model.backbone.device)
+        return encode_rows(model, self.tokens_NL, rows_BT), captioned_BT
 
 
-def caption_table(source: PairSource, model: VideoCLIP, num_frames: int) -> CaptionTable:
-    """The captions of the frames that training reads: `num_frames` per clip of the source.
+def caption_table(
+    source: PairSource,
+    model: VideoCLIP,
+    num_frames: int,
+    augment: Augmentation = NO_AUGMENTATION,
+    text_length: int | None = None,
+) -> CaptionTable:
+    """The captions of the stored frames, of which training reads `num_frames` per clip, those that `augment` draws.
 
-    Raises M2raapError where no frame of the source has a caption, which is when the recipe lacks the stage `caption`.
+    `text_length`: number of tokens to which captions are cut; None: the model's own. Raises M2raapError where no frame of
+    the source has a caption, which is when the recipe lacks the stage `caption`.
     """
     if not isinstance(source, CaptionedSource):
         raise M2raapError(
-            "adapt.acg and adapt.fcc_weight need captions of frames, which this source cannot have: set adapt.acg to null and "
-            "adapt.fcc_weight to 0"
+            "adapt.acg, adapt.loss.frame_caption and adapt.interaction caption_guided_mug need captions of frames, which this "
+            "source cannot have: leave them out"
         )
     numbers: dict[str, int] = {}
-    rows_CT = np.full((source.num_clips, num_frames), -1, np.int64)
+    counts_C = np.array([len(source.captions(clip)) for clip in range(source.num_clips)], np.int64)
+    rows_CK = np.full((source.num_clips, int(counts_C.max(initial=0))), -1, np.int64)
     for clip in range(source.num_clips):
-        frame_captions = source.captions(clip)
-        for place, frame in enumerate(spread(len(frame_captions), num_frames)):
-            if (text := frame_captions[frame]) is not None:
-                rows_CT[clip, place] = numbers.setdefault(text, len(numbers))
+        for frame, text in enumerate(source.captions(clip)):
+            if text is not None:
+                rows_CK[clip, frame] = numbers.setdefault(text, len(numbers))
     if not numbers:
         raise M2raapError(
-            "adapt.acg and adapt.fcc_weight need auxiliary captions, and no frame has one: run the stage 'caption' before adapt"
+            "adapt.acg, adapt.loss.frame_caption and adapt.interaction caption_guided_mug need auxiliary captions, and no frame "
+            "has one: run the stage 'caption' before adapt"
         )
     texts = list(numbers)
-    return CaptionTable(texts, tokenised(model.backbone, texts), rows_CT)
+    tokens_NL = tokenised(model.backbone, texts, text_length)
+    return CaptionTable(texts, tokens_NL, rows_CK, counts_C, source.clip_ids, num_frames, augment)
 
 
 def caption_keep(count: int, share: float, seed: int, step: int) -> Tensor:
     """(count,) bool: False for a random `share` (0..1) of a step's clips.
 
-    ACG does not read the captions of those clips, so that it also learns to weight clips without captions.
+    ACG and the interaction do not read the captions of those clips, so that they also learn to weight clips without captions.
     """
     return torch.from_numpy(np.random.default_rng([seed, 4, step]).random(count) >= share)

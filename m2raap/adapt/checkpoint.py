@@ -1,4 +1,4 @@
-"""The checkpoint of a run: trained weights, state of the optimiser, step, best weights so far, length of the log."""
+"""The checkpoint of a run: trained weights, state of the optimiser, step, weights to keep, length of the log."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ from m2raap.core.files import write_atomic
 
 @dataclass
 class Progress:
-    """Where a run stands. `best` holds the weights of the best validation so far, or of the last one."""
+    """Where a run stands.
+
+    `kept`, one copy of the trained weights: those of the best validation so far, or the mean of `num_averaged` ones; empty
+    where the last are kept. `val`: the numbers of the validations `start`, `best` and `last` so far. `highest_N`: the scores
+    of the N val clips, of which the mean is the highest so far; more is better.
+    """
 
     step: int = 0
     log_bytes: int = 0
     best_step: int = -1
-    best_score: float = -1.0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    start_score: float | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    num_averaged: int = 0
+    val: dict[str, dict[str, float]] = field(default_factory=dict)
+    highest_N: Tensor | None = None
     bias: float | None = None  # the learnt bias of the objective
+    order_heads: dict[str, Tensor] = field(default_factory=dict)  # of the term `clauses`; no model folder holds them
     loss_scale: dict[str, Any] = field(default_factory=dict)  # the state of the gradient scaler in fp16
     micro_batch: int | None = None  # clips per chunk; less than adapt.micro_batch after memory has run out
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from m2raap.adapt.loss_config import LossConfig
 from m2raap.core.config import HOW, Config
-from m2raap.core.extension import OrExtension
-from m2raap.models.config import AcgConfig, BackboneConfig, StanConfig, TemporalConfig
+from m2raap.models.config import (
+    AcgConfig,
+    BackboneConfig,
+    CaptionGuidedMugConfig,
+    InteractionConfig,
+    StanConfig,
+    TemporalConfig,
+)
 
 
 class LoraConfig(Config):
@@ -21,6 +28,33 @@ class LoraConfig(Config):
         min_length=1,
         description="Last parts of the names of the layers that get an update, such as c_fc, c_proj; null: all that learn.",
     )
+
+
+class AugmentConfig(Config):
+    """What training changes at random in the frames; validation and embed never do. Nothing by default."""
+
+    random_resized_crop: tuple[float, float] | None = Field(
+        default=None,
+        description="Smallest and largest area of a random part that is cut out of the frames and resized, as a share of "
+        "the picture; all frames of a clip show the same part. STAN has [0.08, 1.0]; null: the centre crop.",
+    )
+    frame_jitter: bool = Field(
+        default=False,
+        description="Whether, of more stored frames than num_frames, a random one of each of num_frames equal segments is "
+        "taken, and not the middle one. Input video always does so.",
+    )
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether the frames of a clip differ from one epoch to the next."""
+        return self.random_resized_crop is not None or self.frame_jitter
+
+    @field_validator("random_resized_crop")
+    @classmethod
+    def _are_shares(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("expected the smallest and the largest share of the picture, such as [0.08, 1.0]")
+        return scale
 
 
 class AdaptConfig(Config):
@@ -52,6 +86,15 @@ class AdaptConfig(Config):
         ge=1,
         description="Number of frames per clip; of more, evenly spaced ones are taken, fewer are padded.",
     )
+    augment: AugmentConfig = Field(
+        default=AugmentConfig(), description="Random changes of the frames in training; they rule out the prefix cache."
+    )
+    text_length: int | None = Field(
+        default=None,
+        ge=3,
+        description="Number of tokens to which texts and captions are cut, start and end token included, in training and "
+        "validation; null: as many as the text tower takes. embed has a key of its own.",
+    )
     epochs: float = Field(
         default=10.0, gt=0, description="Number of passes over the clips; in each, texts are drawn once per clip."
     )
@@ -71,26 +114,20 @@ class AdaptConfig(Config):
         description="Number of clips per group of a batch; the clips of a group look alike to the untrained backbone and are "
         "hard negatives; 1: no groups.",
     )
-    reversal_weight: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of the loss that separates a clip from itself with reversed frames; the temporal module then runs "
-        "twice.",
-    )
+    loss: LossConfig = Field(default=LossConfig(), description="Weights of the terms of the loss.")
     acg: AcgConfig | None = Field(
         default=None,
         description="Auxiliary-caption-guided weights over frames (ACG); they need the stage caption. null: none.",
     )
-    fcc_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the frame-caption contrastive loss; it needs the stage caption."
-    )
     caption_dropout: float = Field(
-        default=0.3, ge=0, le=1, description="Share of the clips of a step that ACG sees without captions."
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Share of the clips of a step that ACG and the interaction see without captions.",
     )
-    mug_weight: float = Field(default=0.0, ge=0, description="Weight of the contrastive loss over Mug's scores.")
-    mug_form: Annotated[Literal["simple", "full"], OrExtension()] = Field(
-        default="simple",
-        description="Form of Mug's score in m2raap.models.mug; both are from STAN's code. Or python:module:function.",
+    interaction: InteractionConfig = Field(
+        default=None,
+        description="The interaction (late interaction) whose scores adapt.loss.interaction trains; null: none.",
     )
     texts_per_clip: int = Field(
         default=1,
@@ -103,16 +140,26 @@ class AdaptConfig(Config):
         default=1e-3, ge=0, description="Learning rate of the temporal module and of low-rank updates."
     )
     lr_gate: float = Field(
-        default=1e-2, ge=0, description="Learning rate of gates; Adam moves a scalar by about this much per step."
+        default=1e-2,
+        ge=0,
+        description="Learning rate of gates and of a learnt temperature; Adam moves a scalar by about this much per step.",
     )
     lr_floor: float = Field(
         default=0.1, ge=0, le=1, description="Learning rates at the last step, as a share of the full ones."
     )
-    warmup_steps: int = Field(
-        default=10, ge=0, description="Number of steps over which the learning rates rise to their full value."
+    warmup: float = Field(
+        default=0.04,
+        ge=0,
+        lt=1,
+        description="Share of the run over which the learning rates rise to their full value, from 0 to below 1.",
     )
     weight_decay: float = Field(
-        default=0.05, ge=0, description="Weight decay of AdamW; norms, biases, embeddings and gates have none."
+        default=0.05, ge=0, description="Weight decay of AdamW; norms, biases and gates have none."
+    )
+    decay_embeddings: bool = Field(
+        default=False,
+        description="Whether embedding tables (of tokens, positions, the class and time) have weight decay too, as in STAN's "
+        "code.",
     )
     betas: tuple[float, float] = Field(default=(0.9, 0.98), description="The two betas of AdamW.")
     clip_norm: float = Field(
@@ -139,7 +186,7 @@ class AdaptConfig(Config):
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature of the contrastive losses at the start; null: the backbone's own."
     )
-    learn_temperature: bool = Field(default=False, description="Whether the temperature learns.")
+    learn_temperature: bool = Field(default=False, description="Whether the temperature learns, at the rate lr_gate.")
     objective: str = Field(
         default="info_nce",
         description="Contrastive objective: a key of m2raap.models.losses.OBJECTIVES, or python:module:function.",
@@ -157,9 +204,21 @@ class AdaptConfig(Config):
     )
 
     val_every_steps: int = Field(default=20, ge=1, description="Number of steps between two validations.")
-    keep: Literal["best", "last"] = Field(
+    keep: Literal["best", "last", "average"] = Field(
         default="best",
-        description="Which weights are kept: the best by R@1 on the val clips (mean over languages), or the last.",
+        description="Which weights are kept: the best by the val clips, the last, or the average of those at the last "
+        "validations. Within one standard error of the best the later wins. Without val clips best means the last.",
+    )
+    keep_by: Literal["mrr", "r1", "loss"] = Field(
+        default="mrr",
+        description="Score of the val clips by which a checkpoint is the best: mean reciprocal rank or R@1, as means over "
+        "languages and both directions, or the contrastive loss, as mean over languages.",
+    )
+    average_share: float = Field(
+        default=0.25,
+        gt=0,
+        le=1,
+        description="Share of the steps, at the end, whose validations count in the average of weights (adapt.keep=average).",
     )
     checkpoint_every_steps: int = Field(
         default=50,
@@ -199,8 +258,32 @@ class AdaptConfig(Config):
 
     @property
     def wants_captions(self) -> bool:
-        """Whether training reads the auxiliary captions of frames."""
-        return self.acg is not None or self.fcc_weight > 0
+        """Whether training reads the auxiliary captions of frames; of an interaction from outside only the module tells."""
+        guided = isinstance(self.interaction, CaptionGuidedMugConfig) and self.interaction.reads_captions
+        return self.acg is not None or self.loss.frame_caption.weight > 0 or guided
+
+    @property
+    def keeps_by_interaction(self) -> bool:
+        """Whether checkpoints are chosen by the interaction's scores: where the cosines of the first stage are not trained."""
+        return self.loss.plain.weight == 0 and self.loss.interaction.weight > 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _warmup_is_a_share(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict):
+            return tree
+        if "warmup_steps" in tree:
+            raise ValueError(
+                "adapt.warmup_steps is not a key any more: write adapt.warmup, the share of the run over which the learning "
+                "rates rise, such as 0.04 for 10 of 250 steps"
+            )
+        warmup = tree.get("warmup")
+        if isinstance(warmup, int | float) and warmup >= 1:
+            raise ValueError(
+                f"adapt.warmup is a share of the run from 0 to below 1, and {warmup:g} is not: to warm up for a number of steps, "
+                "write that number divided by the steps of the run (--dry-run prints them)"
+            )
+        return tree
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> AdaptConfig:
@@ -213,18 +296,47 @@ class AdaptConfig(Config):
             raise ValueError(
                 "adapt.lora updates layers that learn: set adapt.train_text to true, or adapt.train_vision_layers above 0"
             )
-        if self.temporal.name == "mean" and self.reversal_weight:
+        if not self.loss.weights_at(0.0):
             raise ValueError(
-                "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.reversal_weight to 0"
+                "adapt.loss has no term that counts from the first step: give one a weight above 0 and start 0"
+            )
+        if (self.interaction is not None) != (self.loss.interaction.weight > 0):
+            raise ValueError(
+                "adapt.interaction and adapt.loss.interaction go together: name the interaction and give its loss a weight above "
+                "0, or set adapt.interaction to null and adapt.loss.interaction to 0"
+            )
+        if self.acg is not None and getattr(self.temporal, "pool", "unit") == "raw":
+            raise ValueError(
+                "adapt.temporal.pool raw and adapt.acg both say how frame vectors become one: set adapt.temporal.pool to unit, "
+                "or adapt.acg to null"
+            )
+        if self.temporal.name == "mean" and self.loss.direction.weight:
+            raise ValueError(
+                "adapt.temporal.name mean gives a clip and its reversal the same vector: set adapt.loss.direction to 0"
+            )
+        if self.temporal.name == "mean" and self.loss.event_order.weight:
+            raise ValueError(
+                "adapt.temporal.name mean gives a clip and the same with its halves exchanged the same vector: set "
+                "adapt.loss.event_order to 0"
+            )
+        if self.num_frames == 1 and self.loss.event_order.weight:
+            raise ValueError(
+                "adapt.loss.event_order exchanges the halves of a clip, and adapt.num_frames is 1: raise it, or set the loss to 0"
             )
         if self.input == "video" and self.cache not in ("auto", "off"):
             raise ValueError(
                 f"adapt.cache={self.cache} is for stored frames, and adapt.input=video reads other frames in every epoch: set "
                 "adapt.cache to auto, or adapt.input to keyframes"
             )
+        if self.augment.changes_pixels and self.cache not in ("auto", "off"):
+            raise ValueError(
+                f"adapt.cache={self.cache} keeps what frozen layers make of the frames, and adapt.augment changes the frames in "
+                "every epoch: set adapt.cache to auto, or leave out adapt.augment"
+            )
         if self.input == "video" and self.wants_captions:
             raise ValueError(
-                "adapt.acg and adapt.fcc_weight read captions of stored key-frames: set adapt.input to keyframes"
+                "adapt.acg, adapt.loss.frame_caption and an adapt.interaction that reads captions take those of stored "
+                "key-frames: set adapt.input to keyframes"
             )
         if all(self.origin_odds.get(origin, 1.0) == 0 for origin in ("raw", "rewrite", "translation", "aux")):
             raise ValueError("adapt.origin_odds leaves no text to learn from: give an origin odds above 0")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from m2raap.adapt.distributed import DistContext
-from m2raap.adapt.objective import Features
+from m2raap.adapt.objective import Features, StepLoss
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 
@@ -46,10 +46,10 @@ class GradCache:
         self,
         batch: int,
         encode: Encode,
-        loss_of: Callable[[Features], Tensor],
+        loss_of: Callable[[Features], StepLoss],
         scale: Callable[[Tensor], Tensor] | None = None,
-    ) -> float:
-        """The loss of `batch` clips. `scale` multiplies the loss before the backward pass (in fp16).
+    ) -> StepLoss:
+        """The loss of `batch` clips, without a graph. `scale` multiplies the loss before the backward pass (in fp16).
 
         Raises M2raapError where GPU memory does not suffice for the loss, or for one clip.
         """
@@ -63,8 +63,8 @@ class GradCache:
                 break
             try:  # the only chunk is the whole batch, and its graph is kept: no second pass
                 loss = loss_of(chunk_features[0])
-                scale(loss).backward()
-                return float(loss.detach())
+                scale(loss.total).backward()
+                return loss.detached()
             except torch.cuda.OutOfMemoryError:
                 chunk_features = []
             self._clear_gradients(self.of_loss)
@@ -77,18 +77,18 @@ class GradCache:
         )
         try:
             loss = loss_of(leaves)
-            scale(loss).backward()
+            scale(loss.total).backward()
         except torch.cuda.OutOfMemoryError:
             raise M2raapError(
                 f"out of GPU memory in the loss of {batch} clips, where smaller chunks do not help: lower adapt.batch_size, or "
-                "set adapt.fcc_weight or adapt.mug_weight to 0"
+                "set adapt.loss.frame_caption or adapt.loss.interaction to 0"
             ) from None
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
         del leaves, batch_features
         self._second_pass(share, encode, kept, gradients)
         self.dist_context.sum_gradients(self.learning)
         self.dist_context.mean_gradients(self.of_loss)
-        return float(loss.detach())
+        return loss.detached()
 
     def _first_pass(self, share: Chunk, encode: Encode) -> list[Features]:
         while True:

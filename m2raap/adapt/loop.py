@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,7 +23,9 @@ from m2raap.adapt.batches import PairSource
 from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.keep import add_to_mean, is_averaged, note_scores
 from m2raap.adapt.lora import merge_lora, refuse_unreached
+from m2raap.adapt.objective import StepLoss
 from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.adapt.prepare import Report, open_decoders, prepare
 from m2raap.adapt.state import TrainState
@@ -35,15 +38,19 @@ from m2raap.core.interrupt import StopRequest, note_kept
 
 @dataclass(frozen=True)
 class AdaptResult:
-    """The result of a run. `finished` is False only after `stop_after`. Scores: R@1 (0..1) on the validation clips, mean over
-    languages; `start_score` is that before the first step."""
+    """The result of a run. `finished` is False only after `stop_after`.
+
+    `kept_step`: the step after which the model had the weights that were written, or the last one of their mean.
+    `best_step`: the best by the validation clips, -1 without any. `val`: the numbers of m2raap.adapt.validate.ValScores at
+    the `start`, the `best` and the `last` step and for the `kept` weights; empty without validation clips.
+    """
 
     finished: bool
     model_dir: Path
     steps: int
+    kept_step: int
     best_step: int
-    best_score: float
-    start_score: float | None
+    val: dict[str, dict[str, float]]
     last_loss: float
     gates: dict[str, float]
     num_truncated_texts: int
@@ -86,10 +93,10 @@ def adapt(
                     loss = _train_step(state, step, report)
                     if step < state.steps and state.dist_context.any(stop.requested):
                         _stop(state)
-                kept = _best_or_last(state)
-                result = _result(state, loss, finished=True)
+                kept_step = _put_kept(state)
+                result = _result(state, loss, finished=True, kept_step=kept_step)
                 if state.dist_context.is_main:
-                    _write_model(state, result, kept)
+                    _write_model(state, result)
             if stop.requested:
                 raise KeyboardInterrupt
             return result
@@ -110,11 +117,12 @@ def _stop(state: TrainState) -> None:
 def _train_step(state: TrainState, step: int, report: Report) -> float:
     """Trains step `step` (from 1), writes the logs, and validates and saves a checkpoint where they are due. Returns the loss."""
     started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
-    multiplier = lr_multiplier(step, state.steps, state.cfg.warmup_steps, state.cfg.lr_floor)
+    multiplier = lr_multiplier(step, state.steps, state.cfg.warmup, state.cfg.lr_floor)
     set_rates(state.optim.optimiser, multiplier)
-    loss, grad_norm = _learn(state, step)
-    state.progress.step = step
-    line = {"step": step, "loss": loss, "lr_multiplier": multiplier, "grad_norm": grad_norm}
+    step_loss, grad_norm = _learn(state, step)
+    state.progress.step, loss = step, float(step_loss.total)
+    terms = step_loss.floats()
+    line = {"step": step, "loss": loss, "terms": terms, "lr_multiplier": multiplier, "grad_norm": grad_norm}
     if state.logs is not None:
         state.logs.write(line | {"gates": state.model.gates()})
     if step % state.cfg.val_every_steps == 0 or step == state.steps:
@@ -130,7 +138,7 @@ def _train_step(state: TrainState, step: int, report: Report) -> float:
     return loss
 
 
-def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
+def _learn(state: TrainState, number: int) -> tuple[StepLoss, float | None]:
     """Step `number` of the optimiser. Returns the loss, and the gradient norm before clipping (None: fp16 skipped the step)."""
     optim = state.optim
     loss = gradients(state, draw_step(state, number))
@@ -157,19 +165,21 @@ def _learn(state: TrainState, number: int) -> tuple[float, float | None]:
 
 
 def _validate_and_keep(state: TrainState) -> None:
-    """Logs R@1 on the validation clips, and keeps the weights where it is the highest so far.
+    """Logs the scores of the validation clips, and puts aside the weights that adapt.keep asks for.
 
     Only the main process does so; the others wait for it in the next step.
     """
-    if state.val is None or state.logs is None:
+    if state.logs is None:
         return
-    scores = validate(state.model, state.val)
-    state.logs.write({"step": state.progress.step, "val_r1": scores})
-    if state.progress.start_score is None:
-        state.progress.start_score = scores["mean"]
-    if scores["mean"] > state.progress.best_score:
-        state.progress.best_step, state.progress.best_score = state.progress.step, scores["mean"]
-        state.progress.best = trained_weights(state.model)
+    progress, cfg = state.progress, state.cfg
+    if state.val is not None:
+        scores = validate(state.model, state.val, cfg.keeps_by_interaction)
+        is_best = note_scores(progress, scores, cfg.keep_by)
+        state.logs.write({"step": progress.step, "val": scores.numbers, "best_step": progress.best_step})
+        if is_best and cfg.keep == "best":
+            progress.kept = trained_weights(state.model)
+    if is_averaged(cfg, progress.step, state.steps):
+        add_to_mean(progress, state.model)
 
 
 def _checkpoint(state: TrainState) -> None:
@@ -178,18 +188,19 @@ def _checkpoint(state: TrainState) -> None:
     progress, optim = state.progress, state.optim
     progress.log_bytes, progress.micro_batch = state.logs.sync(), optim.grad_cache.micro
     progress.bias = None if optim.bias is None else float(optim.bias.detach())
+    progress.order_heads = {} if optim.order_heads is None else trained_weights(optim.order_heads)
     progress.loss_scale = optim.scaler.state_dict() if optim.scaler else {}
     save_checkpoint(state.checkpoint_path, state.key, state.model, optim.optimiser, progress)
 
 
-def _result(state: TrainState, loss: float, finished: bool) -> AdaptResult:
+def _result(state: TrainState, loss: float, finished: bool, kept_step: int = -1) -> AdaptResult:
     return AdaptResult(
         finished=finished,
         model_dir=state.out / "model",
         steps=state.progress.step,
+        kept_step=kept_step,
         best_step=state.progress.best_step,
-        best_score=state.progress.best_score,
-        start_score=state.progress.start_score,
+        val=state.progress.val,
         last_loss=loss,
         gates=state.model.gates(),
         num_truncated_texts=state.train.texts.num_truncated,
@@ -198,20 +209,35 @@ def _result(state: TrainState, loss: float, finished: bool) -> AdaptResult:
     )
 
 
-def _best_or_last(state: TrainState) -> int:
-    """Puts the weights that adapt.keep names into the model. Returns the step after which the model had them."""
-    if state.cfg.keep == "last" or state.val is None or not state.dist_context.is_main:
-        return state.progress.step
-    put_weights(state.model, state.progress.best)
-    return state.progress.best_step
+def _put_kept(state: TrainState) -> int:
+    """Puts the weights that adapt.keep names into the model and ends the log. Returns their step, of a mean its last."""
+    progress, kept_step = state.progress, state.progress.step
+    if state.logs is None:
+        return kept_step
+    if progress.kept:
+        put_weights(state.model, progress.kept)
+    line: dict[str, Any] = {}
+    if progress.num_averaged:
+        line["averaged"] = progress.num_averaged
+        if state.val is not None:
+            progress.val["kept"] = line["val"] = validate(
+                state.model, state.val, state.cfg.keeps_by_interaction
+            ).numbers
+    elif state.val is not None:
+        which = state.cfg.keep
+        progress.val["kept"] = progress.val[which]
+        kept_step = progress.best_step if which == "best" else kept_step
+    state.logs.write({"step": progress.step, "kept_step": kept_step, "gates": state.model.gates(), **line})
+    state.logs.sync()  # the model folder, once written, vouches for the whole log
+    return kept_step
 
 
-def _write_model(state: TrainState, result: AdaptResult, kept: int) -> None:
+def _write_model(state: TrainState, result: AdaptResult) -> None:
     """Writes model/ as a whole or not at all, then removes the scratch folder."""
     state.model.eval()
     if state.cfg.lora is not None:
         merge_lora(state.model)
-    made_from = {"adapt": result_settings(state.cfg), "steps": result.steps, "kept_step": kept}
+    made_from = {"adapt": result_settings(state.cfg), "steps": result.steps, "kept_step": result.kept_step}
     temp = state.out / "model.tmp"
     shutil.rmtree(temp, ignore_errors=True)
     state.model.save(temp, made_from)

@@ -1,23 +1,35 @@
 """The loss of a step, a pure function of the features of the batch, however the batch was encoded.
 
-B clips, T frames, K texts per clip (turns), L text tokens, E size of the common space. Every tensor has the clips first, so
-that chunks and shares of a batch are joined along it.
+B clips, T frames, P patches a frame, K texts per clip (turns), L text tokens, X phrases, E size of the common space. Every
+tensor has the clips first, so that chunks and shares of a batch are joined along it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.order_heads import OrderHeads
+from m2raap.adapt.order_terms import clause_rows, event_order_rows
 from m2raap.models.acg import frame_caption_loss
-from m2raap.models.losses import BIASED, cosine_logits, info_nce, objective_of, order_contrast, owned_mask, start_bias
-from m2raap.models.mug import mug_scores
+from m2raap.models.interaction.score import score_matrix
+from m2raap.models.interaction.units import ClipUnits, TextUnits
+from m2raap.models.losses import (
+    BIASED,
+    cosine_logits,
+    direction_contrast,
+    info_nce,
+    objective_of,
+    owned_mask,
+    start_bias,
+)
 
 
 @dataclass(frozen=True)
@@ -28,11 +40,18 @@ class Features:
     video_BE: Tensor
     text_BKE: Tensor
     vectors_BTE: Tensor | None = None
+    patches_BTPE: Tensor | None = None
     reversed_BE: Tensor | None = None
     token_BKLE: Tensor | None = None
     token_mask_BKL: Tensor | None = None
+    phrase_BKXE: Tensor | None = None
+    phrase_mask_BKX: Tensor | None = None
+    clause_BK2E: Tensor | None = None
+    swapped_BE: Tensor | None = None
+    swapped_text_BKE: Tensor | None = None
     caption_BTE: Tensor | None = None
     captioned_BT: Tensor | None = None
+    guide_BT: Tensor | None = None  # frames whose captions the interaction reads
 
     def present(self) -> dict[str, Tensor]:
         """The tensors that are not None, by name."""
@@ -53,17 +72,28 @@ class Features:
         return cls(**{name: torch.cat([part.present()[name] for part in parts]) for name in parts[0].present()})
 
 
+# The fields of TextUnits, and those of Features that hold them for K texts per clip.
+TEXT_FEATURES = {
+    "pooled_AE": "text_BKE",
+    "tokens_ALE": "token_BKLE",
+    "token_mask_AL": "token_mask_BKL",
+    "phrases_AXE": "phrase_BKXE",
+    "phrase_mask_AX": "phrase_mask_BKX",
+}
+
+
 @dataclass(frozen=True)
 class BatchTexts:
     """The texts of the whole batch, by which clips that share a text are left out of each other's negatives.
 
     `texts`: K lists of B texts. `owners`: of every text the places in the batch of the clips that have it. `captions`: B
-    lists of the captions of T frames.
+    lists of the captions of T frames. `order_KB3`: the rows of OrderTexts of every text; None where no term reads them.
     """
 
     texts: list[list[str]]
     owners: dict[str, list[int]]
     captions: list[list[str]] | None = None
+    order_KB3: np.ndarray | None = None
 
 
 def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Parameter | None:
@@ -80,36 +110,107 @@ def bias_of(cfg: AdaptConfig, backbone_bias: nn.Parameter | None) -> nn.Paramete
     return backbone_bias
 
 
-def step_loss(
-    cfg: AdaptConfig, features: Features, batch_texts: BatchTexts, scale: Tensor, bias: nn.Parameter | None = None
-) -> Tensor:
-    """Mean over the K texts of a clip of video-text, order and Mug losses; then the frame-caption loss.
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a step: the weighted sum of its terms, and the mean of each term without its weight, by name."""
 
-    `scale` is the inverse temperature. `bias` is added to the cosine logits alone: Mug's scores, which have another range,
-    and the frame-caption loss keep the softmax.
+    total: Tensor
+    terms: dict[str, Tensor]
+
+    def detached(self) -> StepLoss:
+        return StepLoss(self.total.detach(), {name: term.detach() for name, term in self.terms.items()})
+
+    def floats(self) -> dict[str, float]:
+        """The terms as numbers, for the log."""
+        return {name: float(term) for name, term in self.terms.items()}
+
+
+def step_loss(
+    cfg: AdaptConfig,
+    weights: Mapping[str, float],
+    features: Features,
+    batch_texts: BatchTexts,
+    scale: Tensor,
+    bias: nn.Parameter | None = None,
+    order_heads: OrderHeads | None = None,
+    interaction: nn.Module | None = None,
+) -> StepLoss:
+    """The loss of a batch. `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature."""
+    rows = loss_rows(cfg, weights, features, batch_texts, scale, bias, order_heads, interaction)
+    terms = {name: rows_BK.mean() for name, rows_BK in rows.items()}
+    return StepLoss(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
+
+
+def loss_rows(
+    cfg: AdaptConfig,
+    weights: Mapping[str, float],
+    features: Features,
+    batch_texts: BatchTexts,
+    scale: Tensor,
+    bias: nn.Parameter | None = None,
+    order_heads: OrderHeads | None = None,
+    interaction: nn.Module | None = None,
+) -> dict[str, Tensor]:
+    """Every term of `weights`, by name, as the losses (B, K) of the clips and their K texts; (B, 1) where no text enters.
+
+    `bias` is added to the cosine logits alone: the scores of an interaction, which have another range, and the
+    frame-caption loss keep the softmax.
     """
-    objective, losses = objective_of(cfg.objective), []
-    of_scores = info_nce if bias is not None else objective
+    objective = objective_of(cfg.objective)
+    rows: dict[str, list[Tensor]] = {name: [] for name in weights}
     for turn, texts in enumerate(batch_texts.texts):
         text_BE = features.text_BKE[:, turn]
-        twins = owned_mask(texts, batch_texts.owners).to(text_BE.device)
-        logits_BB = cosine_logits(features.video_BE, text_BE, scale)
-        if bias is not None:
-            if bool(bias.isnan()):
-                bias.data.copy_(start_bias(logits_BB))
-            logits_BB = logits_BB + bias
-        losses.append(objective(logits_BB, twins))
-        if features.reversed_BE is not None:
-            order = order_contrast(features.video_BE, features.reversed_BE, text_BE, scale)
-            losses[-1] = losses[-1] + cfg.reversal_weight * order
-        if features.token_BKLE is not None and features.token_mask_BKL is not None and features.vectors_BTE is not None:
-            unit_BTE = F.normalize(features.vectors_BTE, dim=-1)
-            tokens = (features.token_BKLE[:, turn], features.token_mask_BKL[:, turn])
-            scores_BB = mug_scores(*tokens, unit_BTE, features.mask_BT, cfg.mug_form)
-            losses[-1] = losses[-1] + cfg.mug_weight * of_scores(scale * scores_BB.T, twins)
-    loss = torch.stack(losses).mean()
-    if features.caption_BTE is not None and features.captioned_BT is not None and features.vectors_BTE is not None:
+        twins_BB = owned_mask(texts, batch_texts.owners).to(text_BE.device)
+        if "plain" in weights:
+            logits_BB = cosine_logits(features.video_BE, text_BE, scale)
+            if bias is not None:
+                if bool(bias.isnan()):
+                    bias.data.copy_(start_bias(logits_BB))
+                logits_BB = logits_BB + bias
+            rows["plain"].append(objective(logits_BB, twins_BB))
+        if "direction" in weights:
+            assert features.reversed_BE is not None
+            rows["direction"].append(direction_contrast(features.video_BE, features.reversed_BE, text_BE, scale))
+        if "interaction" in weights:
+            assert interaction is not None
+            scores_BB = score_matrix(interaction, _text_units(features, turn), _clip_units(features))
+            of_scores = info_nce if bias is not None else objective
+            rows["interaction"].append(of_scores(scale * scores_BB.T, twins_BB))
+        if "clauses" in weights:
+            assert order_heads is not None and batch_texts.order_KB3 is not None
+            clauses_B2E = _of_turn(features.clause_BK2E, turn)
+            order = (batch_texts.order_KB3[turn], scale)
+            rows["clauses"].append(clause_rows(order_heads, features.video_BE, text_BE, clauses_B2E, *order))
+        if "event_order" in weights:
+            assert batch_texts.order_KB3 is not None
+            swapped = (features.swapped_BE, _of_turn(features.swapped_text_BKE, turn))
+            order = (batch_texts.order_KB3[turn], scale)
+            rows["event_order"].append(event_order_rows(features.video_BE, text_BE, *swapped, *order))
+    if "frame_caption" in weights:
+        assert features.caption_BTE is not None and features.captioned_BT is not None
+        assert features.vectors_BTE is not None
         captions = (features.caption_BTE, features.captioned_BT)
         pairs = frame_caption_loss(features.vectors_BTE, captions, features.mask_BT, scale, batch_texts.captions)
-        loss = loss + cfg.fcc_weight * pairs
-    return loss
+        rows["frame_caption"].append(pairs)
+    return {name: torch.stack(turns, 1) for name, turns in rows.items()}
+
+
+def _text_units(features: Features, turn: int) -> TextUnits:
+    present = features.present()
+    return TextUnits(**{unit: present[name][:, turn] for unit, name in TEXT_FEATURES.items() if name in present})
+
+
+def _clip_units(features: Features) -> ClipUnits:
+    assert features.vectors_BTE is not None
+    return ClipUnits(
+        pooled_BE=features.video_BE,
+        frames_BTE=F.normalize(features.vectors_BTE, dim=-1),
+        mask_BT=features.mask_BT,
+        captions_BTE=features.caption_BTE if features.guide_BT is not None else None,
+        captioned_BT=features.guide_BT,
+        patches_BTPE=features.patches_BTPE,
+    )
+
+
+def _of_turn(tensor_BK: Tensor | None, turn: int) -> Tensor | None:
+    return None if tensor_BK is None else tensor_BK[:, turn]

@@ -15,7 +15,7 @@ from m2raap.models.video_clip import VideoCLIP
 
 
 def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
-    """Sets requires_grad: of temporal module, ACG, last vision layers, text tower and temperature, as the settings say.
+    """Sets requires_grad: of new modules, last vision layers, text tower and temperature, as the settings say.
 
     Raises M2raapError where the backbone has fewer vision layers than adapt.train_vision_layers.
     """
@@ -29,6 +29,8 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
     model.temporal.requires_grad_(True)
     if model.acg is not None:
         model.acg.requires_grad_(True)
+    if model.interaction is not None:
+        model.interaction.requires_grad_(True)
     if layers == backbone.num_layers:
         vision.visual.requires_grad_(True)
         for part in vision.tail():
@@ -47,15 +49,19 @@ def choose_trained(model: VideoCLIP, cfg: AdaptConfig) -> None:
         bias.requires_grad_(cfg.objective in BIASED)
 
 
-def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None, order_heads: nn.Module | None = None
+) -> list[dict[str, Any]]:
     """AdamW groups named backbone, new, gate, each in a decayed and an undecayed part; empty ones left out.
 
-    Weights of fewer than two dimensions (norms, biases, scalars) and embedding tables have no decay.
+    Weights of fewer than two dimensions (norms, biases, scalars) have no decay, and embeddings only with decay_embeddings.
     With layer_decay the backbone, and LoRA's updates of it, have a group for every distance from the features. `bias`, of
-    the objective, is in the group gate.
+    the objective, and a learnt temperature are in the group gate: at the rate of a tower a scalar would hardly move.
+    `order_heads`, of the term `clauses`, are in the group new.
     """
     rates = {"backbone": cfg.lr, "new": cfg.lr_new, "gate": cfg.lr_gate}
     distances = layer_distances(model) if cfg.layer_decay < 1 else {}
+    embeddings = _embeddings(model)
     parts: dict[tuple[str, int, bool], list[nn.Parameter]] = {}
     if bias is not None and all(bias is not p for p in model.parameters()):
         parts["gate", 0, False] = [bias]
@@ -64,11 +70,15 @@ def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | No
             continue
         last = name.rsplit(".", 1)[-1]
         is_lora = ".lora_" in name
-        is_new = name.startswith("temporal.") or is_lora
-        kind = "gate" if last.endswith("gate") or last == "logit_bias" else "new" if is_new else "backbone"
-        table = last in ("positional_embedding", "time", "position") or "token_embedding" in name
+        is_new = name.startswith(("temporal.", "interaction.")) or is_lora
+        of_interaction = name.startswith("interaction.") and p.ndim == 0
+        is_scalar = last.endswith("gate") or last in ("logit_bias", "logit_scale") or of_interaction
+        kind = "gate" if is_scalar else "new" if is_new else "backbone"
         distance = distances.get(id(p), 0) if kind == "backbone" or is_lora else 0
-        parts.setdefault((kind, distance, p.ndim >= 2 and not table), []).append(p)
+        is_decayed = cfg.decay_embeddings if id(p) in embeddings else p.ndim >= 2
+        parts.setdefault((kind, distance, is_decayed), []).append(p)
+    if order_heads is not None:
+        parts.setdefault(("new", 0, True), []).extend(order_heads.parameters())
     return [
         {
             "params": params,
@@ -80,6 +90,14 @@ def parameter_groups(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | No
             parts.items(), key=lambda part: (list(rates).index(part[0][0]), part[0][1], not part[0][2])
         )
     ]
+
+
+def _embeddings(model: VideoCLIP) -> set[int]:
+    """Ids of the embeddings of tokens, positions, the class and time: tables, and parameters by the names that libraries use."""
+    names = ("positional_embedding", "class_embedding", "pos_embed", "cls_token", "time", "position")
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    named = [p for name, p in model.named_parameters() if name.rsplit(".", 1)[-1] in names]
+    return {id(p) for p in (*tables, *named)}
 
 
 def layer_distances(model: VideoCLIP) -> dict[int, int]:
@@ -104,16 +122,24 @@ def layer_distances(model: VideoCLIP) -> dict[int, int]:
     return distances
 
 
-def make_optimiser(model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, cfg, bias), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True)
+def make_optimiser(
+    model: VideoCLIP, cfg: AdaptConfig, bias: nn.Parameter | None = None, order_heads: nn.Module | None = None
+) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameter_groups(model, cfg, bias, order_heads), lr=0.0, betas=cfg.betas, eps=1e-8, fused=True
+    )
 
 
-def lr_multiplier(step: int, steps: int, warmup_steps: int, floor: float) -> float:
-    """Factor of the peak learning rate at step 1 .. steps: linear rise over the warm-up, then half a cosine down to `floor`."""
+def lr_multiplier(step: int, steps: int, warmup: float, floor: float) -> float:
+    """Factor of the peak learning rate at step 1 .. steps: linear rise over the warm-up, then half a cosine down to `floor`.
+
+    `warmup` is a share of the steps, from 0 to below 1, so that the rise always ends before the last step.
+    """
+    warmup_steps = int(warmup * steps)
     if step <= warmup_steps:
         return step / warmup_steps
-    done = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+    done = (step - warmup_steps) / (steps - warmup_steps)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
 def set_rates(optimiser: torch.optim.Optimizer, multiplier: float) -> None:

@@ -76,13 +76,11 @@ class PrefixCache:
         """fp32 tokens (B, V, T, S, D) and mask (B, T); the same in every epoch."""
         return torch.from_numpy(self.tokens_BVTSD[clips]).float(), torch.from_numpy(self.mask_BT[clips])
 
-    def frame_vectors(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> Tensor:
-        """Frame vectors (B, T, E), not unit."""
+    def levels(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """What the model reads of the last vision layers (`VideoCLIP.levels_of_prefix`)."""
         if self.layout.kind == "prefix":
-            levels = model.levels_of_prefix(tokens_BVTSD[:, 0], mask_BT, self.layout.depth)
-        else:
-            levels = list(tokens_BVTSD.unbind(1))
-        return model.frame_vectors(levels, mask_BT)
+            return model.levels_of_prefix(tokens_BVTSD[:, 0], mask_BT, self.layout.depth)
+        return list(tokens_BVTSD.unbind(1))
 
 
 def open_prefix_cache(

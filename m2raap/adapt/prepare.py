@@ -6,21 +6,25 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from m2raap.adapt.augment import Augmentation
 from m2raap.adapt.batches import BatchSampler, JpegFrames, PairSource, Place, Prefetcher, frames_digest
 from m2raap.adapt.captions import CaptionedSource, caption_table
-from m2raap.adapt.checkpoint import Progress, load_checkpoint
+from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.gradcache import GradCache
 from m2raap.adapt.lora import add_lora
 from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
+from m2raap.adapt.order_heads import OrderHeads
+from m2raap.adapt.order_texts import OrderTexts, order_texts
 from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
 from m2raap.adapt.state import DropPathRng, FrameReader, Logs, Optim, Split, TrainState
@@ -32,6 +36,7 @@ from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import MAX_LOGIT_SCALE
 from m2raap.models.families import load_backbone
+from m2raap.models.interaction.phrases import token_spans
 from m2raap.models.losses import objective_of
 from m2raap.models.stan import DropPath
 from m2raap.models.video_clip import VideoCLIP
@@ -56,6 +61,7 @@ def prepare(
     for settings that do not fit the clips or the backbone, and for a checkpoint of other settings or data.
     """
     _refuse_unusable(cfg, source)
+    _warn_of_few_frames(cfg, source)
     sources = [part for part in (source, val_source) if part is not None and part.num_clips]
     model = _load_model(cfg, dist_context)
     started_s = time.perf_counter()
@@ -82,6 +88,7 @@ def prepare(
         sampler=sampler,
         prefetcher=Prefetcher(_batch_reader(train, sampler)),
         text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens_NL),
+        order_features_ME=_encode_texts(model, train.order.tokens_ML) if train.order and not cfg.train_text else None,
         drops=_seed_drop_path(model),
         logs=Logs(out, progress, cfg.tensorboard) if dist_context.is_main else None,
         decoders=decoders,
@@ -102,10 +109,11 @@ def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
     The digest of its backbone is that of the weights as they were loaded.
     """
     cuda = cfg.device == "cuda" or (cfg.device == "auto" and torch.cuda.is_available())
-    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, seed=cfg.seed)
+    model = VideoCLIP(load_backbone(cfg.backbone), cfg.temporal, cfg.acg, cfg.interaction, seed=cfg.seed)
     _ = model.backbone.digest  # computed and kept before any weight changes
     if cfg.temperature is not None:
         model.backbone.logit_scale.data.fill_(math.log(1 / cfg.temperature))
+    model.backbone.expect_text_length(cfg.text_length, "adapt.text_length")
     model.to(f"cuda:{dist_context.local_rank}" if cuda else "cpu")
     choose_trained(model, cfg)
     return model
@@ -119,16 +127,21 @@ def _videos_digest(source: PairSource) -> str:
 def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
     """The digest of all that decides what the run learns."""
     data = [
-        digest([frames, _texts_and_captions(cfg, source)])
+        digest([frames, _texts_and_captions(source, _reads_captions(cfg, model))])
         for frames, source in zip(frames_digests, sources, strict=True)
     ]
     return digest([result_settings(cfg), data, model.backbone.digest])
 
 
-def _texts_and_captions(cfg: AdaptConfig, source: PairSource) -> list[Any]:
+def _reads_captions(cfg: AdaptConfig, model: VideoCLIP) -> bool:
+    """Whether training reads the captions of frames, also by an interaction from outside of the package."""
+    return cfg.wants_captions or (model.interaction is not None and "captions" in model.interaction.needs)
+
+
+def _texts_and_captions(source: PairSource, reads_captions: bool) -> list[Any]:
     """All texts and, where training reads them, all captions of frames."""
     texts = [source.texts(clip) for clip in range(source.num_clips)]
-    if not cfg.wants_captions or not isinstance(source, CaptionedSource):
+    if not reads_captions or not isinstance(source, CaptionedSource):
         return [texts]
     return [texts, [source.captions(clip) for clip in range(source.num_clips)]]
 
@@ -168,7 +181,8 @@ def _cache_layout(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> PrefixL
         raise M2raapError(
             "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or adapt.cache=prefix"
         )
-    if cfg.input == "video" or cfg.cache == "off" or learning == model.backbone.num_layers:
+    is_fixed = cfg.input == "keyframes" and not cfg.augment.changes_pixels
+    if not is_fixed or cfg.cache == "off" or learning == model.backbone.num_layers:
         return None
     depth = max(model.temporal.layers_used, learning)
     prefix, levels = (PrefixLayout(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
@@ -195,12 +209,13 @@ def _frames(
     open_cache: OpenCache | None,
 ) -> FrameReader:
     """What reads the clips of a source; `frames` is the digest of their frames."""
+    augment = Augmentation(cfg.augment, cfg.seed)
     if decoders is not None:
         assert isinstance(source, VideoSource)
-        return RawVideos(source, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders)
+        return RawVideos(source, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders, augment)
     if open_cache is not None:
         return open_cache(source, frames)
-    return JpegFrames(source, model.backbone.preprocess, cfg.num_frames)
+    return JpegFrames(source, model.backbone.preprocess, cfg.num_frames, augment=augment)
 
 
 def _splits(
@@ -214,15 +229,52 @@ def _splits(
     """The training clips, then the validation clips where there are any."""
     pairs = zip(sources, frames_digests, strict=True)
     frames = [_frames(cfg, model, source, key, decoders, open_cache) for source, key in pairs]
-    texts = [text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds) for source in sources]
+    texts = [
+        text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds, cfg.text_length)
+        for source in sources
+    ]
     _warn_of_chinese(cfg, model, texts[0])
-    reads_captions = [cfg.wants_captions, cfg.acg is not None]  # validation has no frame-caption loss
+    augment = Augmentation(cfg.augment, cfg.seed)
+    needs = model.interaction.needs if model.interaction is not None else frozenset()
+    # Validation has no frame-caption loss, and the interaction's scores only where nothing else is learnt.
+    of_validation = cfg.acg is not None or (cfg.keeps_by_interaction and "captions" in needs)
+    reads_captions = [_reads_captions(cfg, model), of_validation]
     captions = [
-        caption_table(source, model, cfg.num_frames) if reads else None
+        caption_table(source, model, cfg.num_frames, augment, cfg.text_length) if reads else None
         for source, reads in zip(sources, reads_captions, strict=False)
     ]
     num_clips = [source.num_clips for source in sources]
-    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, strict=True)]
+    order = [_order_texts(cfg, model, texts[0]), None]
+    compares_phrases = ["phrases" in needs, "phrases" in needs and cfg.keeps_by_interaction]
+    tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
+    spans = [
+        token_spans(table.texts, tokenize) if compares else None
+        for table, compares in zip(texts, compares_phrases, strict=False)
+    ]
+    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, order, spans, strict=False)]
+
+
+def _order_texts(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> OrderTexts | None:
+    if not cfg.loss.wants_order:
+        return None
+    order = order_texts(texts.texts, model.backbone, cfg.text_length)
+    warning = "" if order.num_split else "warning: "
+    talk.log(
+        f"adapt: {warning}{order.num_split} of {len(texts.texts)} texts say which of two events comes first; adapt.loss.clauses "
+        "and adapt.loss.event_order learn from these alone"
+    )
+    return order
+
+
+def _warn_of_few_frames(cfg: AdaptConfig, source: PairSource) -> None:
+    """Says so where frame_jitter has nothing to choose from, because no clip has more frames than are read of it."""
+    if not cfg.augment.frame_jitter or cfg.input == "video" or not isinstance(source, CaptionedSource):
+        return
+    if all(len(source.captions(clip)) <= cfg.num_frames for clip in range(source.num_clips)):
+        talk.log(
+            f"adapt: warning: adapt.augment.frame_jitter changes nothing, because no clip has more than adapt.num_frames "
+            f"({cfg.num_frames}) stored frames: store more of them (keyframes.k)"
+        )
 
 
 def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> None:
@@ -253,12 +305,15 @@ def _make_optim(cfg: AdaptConfig, model: VideoCLIP, dist_context: DistContext) -
     bias = bias_of(cfg, getattr(backbone.clip, "logit_bias", None))
     if bias is not None:
         bias.data = bias.data.to(device)
-    optimiser = make_optimiser(model, cfg, bias)
+    order_heads = OrderHeads(backbone.embed_dim).to(device) if cfg.loss.clauses.weight else None
+    optimiser = make_optimiser(model, cfg, bias, order_heads)
     learning = [p for group in optimiser.param_groups for p in group["params"]]
     of_loss = [backbone.logit_scale, *([bias] if bias is not None else [])]
+    of_loss += order_heads.parameters() if order_heads is not None else []
+    of_loss += model.interaction.parameters() if model.interaction is not None else []
     grad_cache = GradCache(learning, of_loss, dist_context, cfg.micro_batch)
     scaler = torch.amp.GradScaler(device.type) if cfg.precision == "fp16" else None
-    return Optim(optimiser, grad_cache, bias, scaler, max_logit_scale)
+    return Optim(optimiser, grad_cache, bias, order_heads, scaler, max_logit_scale)
 
 
 def _seed_drop_path(model: VideoCLIP) -> DropPathRng:
@@ -280,6 +335,8 @@ def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: 
         optim.scaler.load_state_dict(progress.loss_scale)
     if optim.bias is not None and progress.bias is not None:
         optim.bias.data.fill_(progress.bias)
+    if optim.order_heads is not None and progress.order_heads:
+        put_weights(optim.order_heads, progress.order_heads)
     optim.grad_cache.micro = progress.micro_batch or optim.grad_cache.micro
     dist_context.assert_same("data, settings or checkpoints", digest([key, progress.step]))
     return progress

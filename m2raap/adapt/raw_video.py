@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
 from m2raap.adapt.batches import PairSource, padded
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Preprocess
@@ -96,6 +97,7 @@ class RawVideos:
     num_frames: int
     seed: int
     decoders: Decoders
+    augment: Augmentation = NO_AUGMENTATION
     time_dim: ClassVar[int] = 1
 
     def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
@@ -103,18 +105,21 @@ class RawVideos:
         loaded = list(self.decoders.threads.map(lambda clip: self._load(int(clip), epoch), clips))
         return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
 
-    def frame_vectors(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> Tensor:
-        """Frame vectors (B, T, E), not unit."""
-        return model.frame_vectors_of_images(images_BTCHW, mask_BT)
+    def levels(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """What the model reads of the last vision layers (`VideoCLIP.levels_of_prefix`)."""
+        return model.levels_of_images(images_BTCHW, mask_BT)
 
     def _load(self, clip: int, epoch: int | None) -> tuple[Tensor, Tensor]:
         from PIL import Image
 
         clip_id, file = self.source.clip_ids[clip], self.source.video(clip)
         frame_places = places(self.num_frames, self.seed, epoch, clip_id)
+        crop, short_side_px = self.augment.crop(clip_id, epoch), self.preprocess.image_size
+        if crop is not None:  # as STAN: a part of frames of 256 px becomes 224 px
+            short_side_px = short_side_px * 8 // 7
         try:
             with self.decoders.worker() as worker:
-                frames = worker.sample(file.path, file.start_s, file.end_s, frame_places, self.preprocess.image_size)
+                frames = worker.sample(file.path, file.start_s, file.end_s, frame_places, short_side_px)
         except Refused as refused:
             raise M2raapError(
                 f"clip '{clip_id}': {file.path} gave no frames during training ({refused}), although the stage keyframes could "
@@ -122,4 +127,4 @@ class RawVideos:
                 "keyframes.decode.timeout_s, or train on stored frames (adapt.input=keyframes)"
             ) from None
         pictures = [Image.frombytes("RGB", (frames.width, frames.height), data) for data in frames.pixels]
-        return padded(images_from_pictures(pictures, self.preprocess), self.num_frames)
+        return padded(images_from_pictures(pictures, self.preprocess, crop), self.num_frames)

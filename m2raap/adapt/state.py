@@ -18,6 +18,8 @@ from m2raap.adapt.checkpoint import Progress
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.gradcache import GradCache, cut
+from m2raap.adapt.order_heads import OrderHeads
+from m2raap.adapt.order_texts import OrderTexts
 from m2raap.adapt.prefix_cache import PrefixCache
 from m2raap.adapt.raw_video import Decoders, RawVideos
 from m2raap.adapt.texts import TextTable
@@ -29,21 +31,28 @@ FrameReader = PrefixCache | JpegFrames | RawVideos
 
 @dataclass(frozen=True)
 class Split:
-    """The training or the validation clips. `captions`: only where ACG or the frame-caption loss reads them."""
+    """The training or the validation clips. `captions`: only where something reads them. `order`: only where training reads
+    the events of texts. `spans_NX2`: tokens of the phrases of each text, only where the interaction compares phrases."""
 
     num_clips: int
     frames: FrameReader
     texts: TextTable
     captions: CaptionTable | None = None
+    order: OrderTexts | None = None
+    spans_NX2: Tensor | None = None
 
 
 @dataclass
 class Optim:
-    """The optimiser and what a step of it needs. `bias`: of an objective that has one. `scaler`: of the loss, only in fp16."""
+    """The optimiser and what a step of it needs.
+
+    `bias`: of an objective that has one. `order_heads`: only for the term `clauses`. `scaler`: of the loss, only in fp16.
+    """
 
     optimiser: torch.optim.AdamW
     grad_cache: GradCache
     bias: nn.Parameter | None
+    order_heads: OrderHeads | None
     scaler: torch.amp.GradScaler | None
     max_logit_scale: float  # upper bound of the logarithm of the inverse temperature
 
@@ -125,7 +134,8 @@ class DropPathRng:
 
 @dataclass
 class TrainState:
-    """A run between two steps. `text_features_NE`: of the training texts, where the text tower is frozen."""
+    """A run between two steps. `text_features_NE`, `order_features_ME`: of the training texts and of the texts of their events,
+    where the text tower is frozen."""
 
     cfg: AdaptConfig
     dist_context: DistContext
@@ -140,6 +150,7 @@ class TrainState:
     sampler: BatchSampler
     prefetcher: Prefetcher
     text_features_NE: Tensor | None
+    order_features_ME: Tensor | None
     drops: DropPathRng
     logs: Logs | None  # only in the main process
     decoders: Decoders | None  # only for raw video

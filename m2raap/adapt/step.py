@@ -6,6 +6,7 @@ are encoded as the whole batch would be. B clips, T frames, K texts per clip, E 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import reverse_frames
+from m2raap.adapt.batches import reverse_frames, swap_halves
 from m2raap.adapt.captions import caption_keep
-from m2raap.adapt.objective import BatchTexts, Features, step_loss
+from m2raap.adapt.objective import TEXT_FEATURES, BatchTexts, Features, StepLoss, step_loss
+from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
 from m2raap.adapt.state import TrainState
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
+from m2raap.models.interaction.units import Need, tensors_of
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -27,14 +30,26 @@ PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 class Step:
     """The random choices of a step (from 1). `rows_KB` are rows of the text table.
 
-    `caption_keep_B`: the clips whose captions ACG reads; None without ACG.
+    `loss_weights`: of the terms of the loss that count in this step.
+    `caption_keep_B`: the clips whose captions ACG and the interaction read; None where neither reads any.
     """
 
     number: int
     clips_B: np.ndarray
     rows_KB: np.ndarray
+    loss_weights: dict[str, float]
     caption_keep_B: Tensor | None
     batch_texts: BatchTexts
+
+    @property
+    def order_parts(self) -> list[int]:
+        """The columns of OrderTexts that this step reads; empty where no caption of the batch says an order."""
+        order_KB3, weights = self.batch_texts.order_KB3, self.loss_weights
+        if order_KB3 is None:
+            return []
+        parts = [FIRST, SECOND] if "clauses" in weights else []
+        parts += [SWAPPED] if "event_order" in weights else []
+        return [part for part in parts if (order_KB3[..., part] >= 0).any()]
 
 
 def draw_step(state: TrainState, number: int) -> Step:
@@ -43,23 +58,28 @@ def draw_step(state: TrainState, number: int) -> Step:
     clips = state.sampler.clips(number)
     rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
     texts = [[train.texts.texts[row] for row in rows] for rows in rows_KB]
-    caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if cfg.acg else None
-    batch_texts = BatchTexts(
-        texts, train.texts.owners(clips), train.captions.words(clips) if train.captions and cfg.fcc_weight else None
-    )
-    return Step(number, clips, rows_KB, caption_keep_B, batch_texts)
+    caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if _guided(state) else None
+    weights = cfg.loss.weights_at((number - 1) / state.steps)
+    epoch = state.sampler.epoch(number)
+    captions = train.captions.words(clips, epoch) if train.captions and "frame_caption" in weights else None
+    order = train.order if "clauses" in weights or "event_order" in weights else None
+    order_KB3 = order.rows_N3[rows_KB] if order is not None else None
+    batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)
+    return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
 
 
-def gradients(state: TrainState, step: Step) -> float:
+def gradients(state: TrainState, step: Step) -> StepLoss:
     """Puts the gradients of the step's loss into `.grad` and returns the loss. Raises M2raapError where it is not finite."""
     scale = state.model.backbone.logit_scale
 
-    def loss_of(features: Features) -> Tensor:
-        loss = step_loss(state.cfg, features, step.batch_texts, scale.exp(), state.optim.bias)
-        if not bool(torch.isfinite(loss)):
+    def loss_of(features: Features) -> StepLoss:
+        of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
+        loss = step_loss(state.cfg, step.loss_weights, features, step.batch_texts, scale.exp(), *of_loss)
+        if not bool(torch.isfinite(loss.total)):
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.detached().floats().items())
             raise M2raapError(
-                f"the loss at step {step.number} is {float(loss.detach())}: lower adapt.lr, adapt.lr_new or adapt.lr_gate, or "
-                f"set adapt.precision to fp32{code_in_use()}"
+                f"the loss at step {step.number} is {float(loss.total.detach())} ({terms}): lower adapt.lr, adapt.lr_new or "
+                f"adapt.lr_gate, or set adapt.precision to fp32{code_in_use()}"
             )
         return loss
 
@@ -78,49 +98,82 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
     inputs, mask_BT = state.prefetcher.get((step.number, start, stop), state.next_place(step.number, then))
     state.drops.begin([cfg.seed, 2, step.number], len(step.clips_B), start, stop)
     model.temporal.train()
-    needs_vectors = bool(cfg.mug_weight or cfg.fcc_weight)
+    weights = step.loss_weights
+    needs: frozenset[Need] = model.interaction.needs if "interaction" in weights else frozenset()
+    scores_captions, learns_captions = "captions" in needs, "frame_caption" in weights
+    needs_vectors = "interaction" in weights or learns_captions
     with torch.autocast(device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"):
-        captions = train.captions.encode(model, clips) if train.captions else None
-        acg_captions = None
+        captions = None
+        if train.captions and (cfg.acg is not None or scores_captions or learns_captions):
+            # Only the frame-caption loss has a gradient of captions.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and learns_captions):
+                captions = train.captions.encode(model, clips, state.sampler.epoch(step.number))
+        guide = None
         if captions is not None and step.caption_keep_B is not None:
-            acg_captions = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
+            guide = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
+        acg_captions = guide if cfg.acg is not None else None
         device_mask_BT = mask_BT.to(device)
-        vectors_BTE = train.frames.frame_vectors(model, inputs.to(device), device_mask_BT)
+        levels = train.frames.levels(model, inputs.to(device), device_mask_BT)
+        vectors_BTE = model.frame_vectors(levels, device_mask_BT)
         video_BE = model.pool(vectors_BTE, device_mask_BT, acg_captions)
-        reversed_BE = None
-        if cfg.reversal_weight:
-            backwards = reverse_frames(inputs, mask_BT, train.frames.time_dim).to(device)
+
+        def pooled_in(order: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
+            """Video vectors (B, E) of the clips, and for ACG the captions of their frames, in another order of frames."""
+            if model.inside:
+                reordered_inputs = order(inputs, mask_BT, train.frames.time_dim).to(device)
+                reordered = train.frames.levels(model, reordered_inputs, device_mask_BT)
+            else:  # each frame went through the vision tower alone, so that it need not go again
+                reordered = [order(level_BTSD, device_mask_BT, 1) for level_BTSD in levels]
+            reordered_captions = None
             if acg_captions is not None:
-                acg_captions = (
-                    reverse_frames(acg_captions[0], device_mask_BT, 1),
-                    reverse_frames(acg_captions[1], device_mask_BT, 1),
+                reordered_captions = (
+                    order(acg_captions[0], device_mask_BT, 1),
+                    order(acg_captions[1], device_mask_BT, 1),
                 )
-            reversed_BE = model.pool(
-                train.frames.frame_vectors(model, backwards, device_mask_BT), device_mask_BT, acg_captions
-            )
-        text_BKE, *tokens = _encode_texts(state, rows_KB)
+            return model.pool(model.frame_vectors(reordered, device_mask_BT), device_mask_BT, reordered_captions)
+
+        reversed_BE = pooled_in(reverse_frames) if "direction" in weights else None
+        parts = step.order_parts
+        swapped_BE = pooled_in(swap_halves) if SWAPPED in parts else None
+        order_BKPE = _encode_order(state, step.batch_texts, parts, start, stop) if parts else None
+        texts = _encode_texts(state, rows_KB, needs)
     return Features(
         mask_BT=device_mask_BT,
         video_BE=video_BE,
-        text_BKE=text_BKE,
         vectors_BTE=vectors_BTE if needs_vectors else None,
+        patches_BTPE=model.patch_vectors(levels) if "patches" in needs else None,
         reversed_BE=reversed_BE,
-        token_BKLE=tokens[0] if tokens else None,
-        token_mask_BKL=tokens[1] if tokens else None,
-        caption_BTE=captions[0] if captions and cfg.fcc_weight else None,
-        captioned_BT=captions[1] if captions and cfg.fcc_weight else None,
+        clause_BK2E=order_BKPE[:, :, :2] if order_BKPE is not None and FIRST in parts else None,
+        swapped_BE=swapped_BE,
+        swapped_text_BKE=order_BKPE[:, :, -1] if order_BKPE is not None and SWAPPED in parts else None,
+        caption_BTE=captions[0] if captions and (learns_captions or scores_captions) else None,
+        captioned_BT=captions[1] if captions and learns_captions else None,
+        guide_BT=guide[1] if guide and scores_captions else None,
+        **texts,
     )
 
 
-def _encode_texts(state: TrainState, rows_KB: np.ndarray) -> list[Tensor]:
-    """Text features (B, K, E); with Mug also those of the tokens (B, K, L, E), and which tokens count (B, K, L)."""
-    model, device = state.model, state.model.backbone.device
+def _guided(state: TrainState) -> bool:
+    """Whether ACG or the interaction reads captions."""
+    interaction = state.model.interaction
+    return state.cfg.acg is not None or (interaction is not None and "captions" in interaction.needs)
+
+
+def _encode_order(state: TrainState, batch_texts: BatchTexts, parts: list[int], start: int, stop: int) -> Tensor:
+    """Features (B, K, P, E) of the P `parts` of the texts of clips start .. stop, 0 where a text has none."""
+    assert state.train.order is not None and batch_texts.order_KB3 is not None
+    rows_BKP = batch_texts.order_KB3[:, start:stop, parts].swapaxes(0, 1)
+    return state.train.order.encode(state.model, rows_BKP, state.order_features_ME)
+
+
+def _encode_texts(state: TrainState, rows_KB: np.ndarray, needs: Collection[Need]) -> dict[str, Tensor]:
+    """The features of texts, by their names in Features: one vector each, and those of the parts that are needed."""
+    model, train, device = state.model, state.train, state.model.backbone.device
     rows = torch.from_numpy(rows_KB.ravel())
-    parts: tuple[Tensor, ...]
-    if state.cfg.mug_weight:
-        parts = model.encode_text_tokens(state.train.texts.tokens_NL[rows].to(device))
-    elif state.text_features_NE is not None:
-        parts = (state.text_features_NE[rows.to(device)],)
+    if state.text_features_NE is not None and not {"tokens", "phrases"} & set(needs):
+        parts = {"text_BKE": state.text_features_NE[rows.to(device)]}
     else:
-        parts = (model.encode_text(state.train.texts.tokens_NL[rows].to(device)),)
-    return [part.unflatten(0, rows_KB.shape).transpose(0, 1) for part in parts]
+        spans_BX2 = train.spans_NX2[rows].to(device) if train.spans_NX2 is not None else None
+        units = model.text_units(train.texts.tokens_NL[rows].to(device), needs, spans_BX2)
+        parts = {TEXT_FEATURES[name]: value for name, value in tensors_of(units).items()}
+    return {name: part.unflatten(0, rows_KB.shape).transpose(0, 1) for name, part in parts.items()}

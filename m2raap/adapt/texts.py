@@ -16,6 +16,7 @@ from torch import Tensor
 
 from m2raap.adapt.batches import PairSource
 from m2raap.core.errors import M2raapError
+from m2raap.models.video_clip import VideoCLIP
 
 _QUERIES = ("raw", "rewrite", "translation", "aux")  # origins of texts, the best validation queries first
 
@@ -76,24 +77,25 @@ def _pick(cumulative: np.ndarray, rng: np.random.Generator) -> int:
     return min(int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")), len(cumulative) - 1)
 
 
-class _Tokenizes(Protocol):
+class Tokenizes(Protocol):
     @property
     def can_shorten(self) -> bool: ...
-    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
-    def count_truncated(self, texts: Sequence[str]) -> int: ...
+    def tokenize(self, texts: Sequence[str], text_length: int | None = None) -> Tensor: ...
+    def count_truncated(self, texts: Sequence[str], text_length: int | None = None) -> int: ...
 
 
 def text_table(
     source: PairSource,
-    tokenizer: _Tokenizes,
+    tokenizer: Tokenizes,
     langs: tuple[str, ...],
     lang_odds: dict[str, float],
     origin_odds: dict[str, float],
+    text_length: int | None = None,
 ) -> TextTable:
     """The texts of a source in `langs`. Among the texts of a clip in a language each has the odds of its origin.
 
-    Texts of the same clip, language and origin share the odds of that origin. Raises M2raapError naming the first clip
-    without a text that may be drawn.
+    Texts of the same clip, language and origin share the odds of that origin. `text_length`: number of tokens to which texts
+    are cut; None: the model's own. Raises M2raapError naming the first clip without a text that may be drawn.
     """
     texts: list[str] = []
     origins: list[str] = []
@@ -119,14 +121,29 @@ def text_table(
                 for lang, rows in sorted(candidates.items())
             }
         )
-    truncated = sum(tokenizer.count_truncated(chunk) for chunk in _chunks(texts))
-    return TextTable(texts, origins, tokenised(tokenizer, texts), rows_of, langs, lang_odds, truncated)
+    truncated = sum(tokenizer.count_truncated(chunk, text_length) for chunk in _chunks(texts))
+    tokens_NL = tokenised(tokenizer, texts, text_length)
+    return TextTable(texts, origins, tokens_NL, rows_of, langs, lang_odds, truncated)
 
 
-def tokenised(tokenizer: _Tokenizes, texts: Sequence[str]) -> Tensor:
+def tokenised(tokenizer: Tokenizes, texts: Sequence[str], text_length: int | None = None) -> Tensor:
     """Token ids (N, L). All texts of a source have the same length L, so that a vector never depends on its batch."""
-    tokens = torch.cat([tokenizer.tokenize(chunk) for chunk in _chunks(texts)])
+    tokens = torch.cat([tokenizer.tokenize(chunk, text_length) for chunk in _chunks(texts)])
     return tokens[:, : int(tokens.argmax(1).max()) + 1] if tokenizer.can_shorten else tokens
+
+
+def encode_rows(model: VideoCLIP, tokens_NL: Tensor, rows: np.ndarray) -> Tensor:
+    """Unit vectors (*rows.shape, E) of these rows of `tokens_NL`, in fp32 also under autocast; 0 for row -1.
+
+    Each distinct row is encoded once.
+    """
+    device = model.backbone.device
+    used = np.unique(rows[rows >= 0])
+    if not len(used):
+        return torch.zeros(*rows.shape, model.backbone.embed_dim, device=device)
+    known_NE = model.encode_text(tokens_NL[torch.from_numpy(used)].to(device)).float()
+    place = torch.from_numpy(np.searchsorted(used, np.maximum(rows, used[0]))).to(device)
+    return known_NE[place] * torch.from_numpy(rows >= 0).to(device)[..., None]
 
 
 def _chunks(texts: Sequence[str]) -> list[Sequence[str]]:

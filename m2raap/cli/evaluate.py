@@ -150,7 +150,8 @@ def _open_bank(
     folder = out.with_name(f"{out.name}-bank")
     excluded = [open_view(benchmark) for benchmark in (embedded, *without)]
     view = open_view(path, recipe.langs).limited(limit)
-    run_bank(view, excluded, model_folder(model) if model else recipe.backbone, folder, force)
+    source = model_folder(model) if model else recipe.backbone
+    run_bank(view, excluded, source, folder, force, recipe.embed.text_length)
     from m2raap.core.signed import read_manifest
 
     counts = read_manifest(folder)["counts"]
@@ -195,7 +196,7 @@ def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
         bounds = {
             name: f" ({bounds_text((lo, hi), 2)})"
             for name, (lo, hi) in table.get("intervals", {}).items()
-            if name == "R@1"
+            if name in ("R@1", "MeanR")
         }
         numbers = [
             f"{name} {value:.2f}{bounds.get(name, '')}"
@@ -203,7 +204,7 @@ def _matrix_lines(tree: dict[str, Any]) -> Iterator[str]:
             if isinstance(value, int | float)
         ]
         yield f"{direction}  {'  '.join(numbers)}"
-    yield f"R@k, MdR, MnR, MRR: {tree['tie_policy']}"
+    yield f"R@k, MeanR (mean of R@1, R@5, R@10), MdR, MnR, MRR: {tree['tie_policy']}"
     yield f"in brackets: {tree['intervals']}"
     if "compat" in tree:
         yield f"compat: {tree['compat']['label']}"

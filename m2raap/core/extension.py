@@ -32,6 +32,7 @@ PATTERN = r"^python:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 ALLOWED_FROM = "M2RAAP_ALLOW_CODE"
 CODE_KEY = "code"  # of a stage's settings: name -> digest of the source file
 _OWN_PACKAGES = ("m2raap", "data_tools")
+_OWN_EXTENSIONS = ("data_tools.world.frame_truth",)  # modules of these packages that are extensions themselves
 # A file that m2raap writes, and a key that it has there: marks of a folder that may come from somebody else.
 _DATA_FILES = (
     ("manifest.json", "kind"), ("model.json", "made_from"), ("run.json", "recipe"), ("plan.json", "stage"),
@@ -222,7 +223,8 @@ def _source(name: str, key: str) -> tuple[Path, str]:
         sys.path.append(folder)  # last, so that no file of the folder takes the place of an installed module
     module_name = name.split(":")[1]
     package = module_name.partition(".")[0]
-    if package in sys.stdlib_module_names or package in (*_OWN_PACKAGES, "__main__"):
+    is_own = package in (*_OWN_PACKAGES, "__main__") and module_name not in _OWN_EXTENSIONS
+    if package in sys.stdlib_module_names or is_own:
         raise UsageError(f"{key}: {name}: give code of your own, and no module of Python or of m2raap")
     importlib.invalidate_caches()
     places: Sequence[str] | None = None

@@ -97,8 +97,9 @@ class ModelJson(ModelDigest):
     format: int
     temporal: dict[str, Any]
     acg: dict[str, Any] | None
+    interaction: dict[str, Any] | None
     made_from: dict[str, Any]
-    code: NotRequired[dict[str, str]]  # of a temporal module from outside: its name -> digest of its source file
+    code: NotRequired[dict[str, str]]  # of modules from outside: their names -> digests of their source files
 
 
 class Timing(TypedDict):

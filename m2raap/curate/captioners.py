@@ -17,9 +17,9 @@ import numpy as np
 import yaml
 from pydantic import Field, model_validator
 
-from m2raap.core.config import HOW, Config
+from m2raap.core.config import HOW, Config, build
 from m2raap.core.errors import M2raapError
-from m2raap.core.extension import OrExtension, create, is_extension
+from m2raap.core.extension import OrExtension, create, is_extension, load
 from m2raap.curate import language
 from m2raap.curate.echo import echoes
 from m2raap.curate.image_text import ImageText, ImageTextConfig
@@ -34,6 +34,7 @@ from m2raap.curate.llm.schema import Request
 CAPTION_PROMPTS = ("describe", "repair")
 MIN_LANG_SHARE = 0.5  # language.lang_share under which a generated caption is not in its language
 Row = dict[str, Any]
+_KEY = "caption.name"  # by which messages name an extension
 
 
 class CaptionerConfig(Config):
@@ -58,21 +59,28 @@ class CaptionerConfig(Config):
         default=None, description="The image-to-text model of the transformers captioner."
     )
     endpoint: EndpointConfig | None = Field(default=None, description="The server of the endpoint captioner.")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Options of a captioner python:module:class; a class with a Config checks them by it.",
+    )
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> CaptionerConfig:
         for kind in ("transformers", "endpoint"):
             if (getattr(self, kind) is not None) != (self.name == kind):
                 raise ValueError(f"the key '{kind}' has to be set with name: {kind}, and with no other name")
+        if self.options and not is_extension(self.name):
+            raise ValueError(f"the key 'options' is for a captioner python:module:class, and name is {self.name}")
         return self
 
 
 @dataclass(frozen=True)
 class ClipFrames:
-    """The key-frames of one clip, as JPEGs in time order."""
+    """The key-frames of one clip, as JPEGs in time order, and their times in s from the start of the clip ((): not known)."""
 
     clip_id: str
     jpegs: Sequence[bytes]
+    times_s: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -288,5 +296,18 @@ CAPTIONERS: dict[str, Callable[[CaptionerConfig, Tools], Captioner]] = {
 def build_captioner(cfg: CaptionerConfig, tools: Tools) -> Captioner:
     """The captioner that `cfg` names. Raises M2raapError where it cannot be used."""
     if is_extension(cfg.name):
-        return create(cfg.name, "caption.name", ("producer", "caption_many"), cfg, tools)
+        return create(cfg.name, _KEY, ("producer", "caption_many"), _options(cfg), tools)
     return CAPTIONERS[cfg.name](cfg, tools)
+
+
+def extension_dependencies(cfg: CaptionerConfig) -> Any:
+    """What the captions of an extension depend on besides its settings: the result of the `dependencies` of its class, which
+    is called with what the class itself is called with; None where it has none. Raises UsageError as `load`."""
+    dependencies = getattr(load(cfg.name, _KEY), "dependencies", None)
+    return dependencies(_options(cfg)) if dependencies else None
+
+
+def _options(cfg: CaptionerConfig) -> Any:
+    """The first argument of an extension's class: its own Config, where it has one, or else the settings of the stage."""
+    config = getattr(load(cfg.name, _KEY), "Config", None)
+    return build(config, cfg.options, "caption.options") if config else cfg

@@ -40,7 +40,7 @@ class Measured:
     def minus(self, other: Measured, seed: int) -> list[dict[str, Any]]:
         """R@1 of this model minus that of another, paired over the same queries (`m2raap.retrieval.arms.paired`)."""
         return [
-            paired([self.ranks], [other.ranks], row["lang"], row["direction"], 1, seed)
+            paired([self.ranks], [other.ranks], row["lang"], row["direction"], "R@1", seed)
             for row in self.r1()
         ]  # fmt: skip
 

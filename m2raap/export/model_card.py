@@ -78,6 +78,7 @@ def model_card(clip: VideoCLIP, saved: dict[str, Any], licence: str | None, meas
         f"{clip.backbone.embed_dim}",
         f"- temporal module: {temporal}",
         f"- caption-guided weights over frames: {clip.acg_cfg.model_dump(mode='json') if clip.acg_cfg else 'none'}",
+        f"- interaction, for a second stage: {clip.interaction_cfg.model_dump(mode='json') if clip.interaction_cfg else 'none'}",
         f"- weights: {sum(p.numel() for p in clip.parameters()) / 1e6:.1f} M, of them "
         f"{sum(p.numel() for p in clip.temporal.parameters()) / 1e6:.1f} M in the temporal module",
         f"- gates: {json.dumps({name: round(value, 4) for name, value in clip.gates().items()})}",

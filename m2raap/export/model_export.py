@@ -88,11 +88,17 @@ def _to_open_clip(job: _Job) -> dict[str, Any]:
             f"{job.source}: open_clip loads other weights than were written ({changed[0]}); give --to hub or --to onnx"
         )
     left = [job.clip.temporal_cfg.name] if job.clip.temporal_cfg.name != "mean" else []
-    about: dict[str, Any] = {"left_out": [*left, *(["acg"] if job.clip.acg else [])]}
+    left += [*(["acg"] if job.clip.acg else []), *_interaction_left_out(job.clip)]
+    about: dict[str, Any] = {"left_out": left}
     if job.bench and job.measured:
         of_towers = measure(job.bench, VideoCLIP(reloaded, MeanConfig()))
         about |= {"exported": of_towers.r1(), "exported_minus_adapted": of_towers.minus(job.measured, 0)}
     return about
+
+
+def _interaction_left_out(clip: VideoCLIP) -> list[str]:
+    """A second stage scores pairs, and these formats give vectors."""
+    return [f"interaction {clip.interaction_cfg.name}"] if clip.interaction_cfg else []
 
 
 def _to_onnx(job: _Job) -> dict[str, Any]:
@@ -103,6 +109,7 @@ def _to_onnx(job: _Job) -> dict[str, Any]:
     differences = export_onnx(job.clip, job.draft, job.num_frames)
     job.clip.backbone.text.save_tokenizer(job.draft)
     return {
+        "left_out": _interaction_left_out(job.clip),
         "frames": job.num_frames,
         "context_length": job.clip.backbone.context_length,
         "embed_dim": job.clip.backbone.embed_dim,
@@ -139,9 +146,8 @@ def export_lines(about: dict[str, Any], out: Path) -> list[str]:
     """The lines that the command prints about an export."""
     lines = [f"{out}: {about['to']}, {len(about['sha256'])} files"]
     if about.get("left_out"):
-        lines.append(
-            f"left out, since open_clip cannot store it: {', '.join(about['left_out'])}; frames are mean-pooled instead"
-        )
+        pooled = "; frames are mean-pooled instead" if about["to"] == "open_clip" else ""
+        lines.append(f"left out, since {about['to']} cannot store it: {', '.join(about['left_out'])}{pooled}")
     for half, difference in about.get("largest_difference", {}).items():
         lines.append(
             f"{half}.onnx: differs from PyTorch by {difference:.1e} at most (allowed {about['allowed_difference']:.0e})"

@@ -16,6 +16,7 @@ from m2raap.core.signed import read_manifest
 from m2raap.core.view import View, open_view
 from m2raap.interop.external import ExternalModel
 from m2raap.interop.mteb import MtebEmbedder, is_encoder
+from m2raap.interop.sentence_transformers import SentenceTransformerEmbedder, is_sentence_transformer
 from m2raap.models.config import BackboneConfig
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.retrieval.benchmarks import asked_for
@@ -47,8 +48,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Returns the content of `results.json`: metrics and intervals by language and direction, protocol, missing videos.
 
-    `model`: a model folder of m2raap, a VideoCLIP, a BackboneConfig, an mteb encoder, or any object with `encode_text` and
-    `encode_video` or `encode_image` (see ExternalModel for their inputs). `corpus`: a benchmark, or the folder of its
+    `model`: a model folder of m2raap, a VideoCLIP, a BackboneConfig, an mteb encoder, a SentenceTransformer (or with
+    instructions a SentenceTransformerEmbedder), or any object with `encode_text` and `encode_video` or `encode_image` (see
+    ExternalModel for their inputs). `corpus`: a benchmark, or the folder of its
     key-frames; of a benchmark the key-frames are made first, with `keyframes` as settings of that stage (with several
     `workers` a script needs `if __name__ == "__main__":`, since they are processes). `protocol`: the declared benchmark to
     use instead of the one that the corpus names. `evaluate`: settings as under that key of a recipe: `benchmarks` of the
@@ -81,6 +83,10 @@ def _embedder(model: Any, preprocess: Any, tokenizer: Any, name: str | None) -> 
         return embedder(model_folder(Path(model)))
     if isinstance(model, VideoCLIP | BackboneConfig):
         return embedder(model)
+    if is_sentence_transformer(model):
+        return SentenceTransformerEmbedder(model, name=name)
+    if all(hasattr(model, part) for part in ("videos", "texts", "digest", "preprocess")):
+        return model
     return MtebEmbedder(model) if is_encoder(model) else ExternalModel(model, preprocess, tokenizer, name)
 
 

@@ -15,14 +15,13 @@ import numpy as np
 
 from m2raap.core.errors import M2raapError
 from m2raap.stages.embed import CaptionedFrames
+from m2raap.stages.rerank import ClipParts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 16  # clips per forward pass
 TEXTS = 256  # texts per forward pass
-
-Frames = list[tuple[np.ndarray, np.ndarray]]
 
 
 class ExternalModel:
@@ -56,8 +55,8 @@ class ExternalModel:
         self.digest = _digest(name or kind, model)
         self.preprocess = " ".join(repr(preprocess).split())[:400] if preprocess else f"left to {name or kind}"
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
-        """(N, E) float32 of N clips, not normalised, and no frame vectors."""
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        """(N, E) float32 of N clips, not normalised, and nothing for reranking."""
         by_length: dict[int, list[int]] = defaultdict(list)
         for place, row in enumerate(clips):
             by_length[len(row)].append(place)
@@ -66,7 +65,7 @@ class ExternalModel:
             for places in by_length.values():
                 for start in range(0, len(places), BATCH):
                     batch = places[start : start + BATCH]
-                    vectors_BE = self._encode([pictures([jpeg for jpeg, _ in clips[place]]) for place in batch])
+                    vectors_BE = self._encode([pictures([frame.jpeg for frame in clips[place]]) for place in batch])
                     vector_of |= dict(zip(batch, vectors_BE, strict=True))
         return np.stack([vector_of[i] for i in range(len(clips))]) if clips else np.zeros((0, 0), np.float32), []
 

@@ -21,9 +21,10 @@ import numpy as np
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 from m2raap.core.spread import spread
-from m2raap.interop.external import Frames, as_rows, mean_of_frames, pictures
+from m2raap.interop.external import as_rows, mean_of_frames, pictures
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import CaptionedFrames, VideoClipEmbedder, load_model, model_folder
+from m2raap.stages.embed import CaptionedFrames, ClipFrame, VideoClipEmbedder, load_model, model_folder
+from m2raap.stages.rerank import ClipParts
 from m2raap.video.clip import KeyframeConfig
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
@@ -131,7 +132,7 @@ class Encoder:
         if kind == "text":
             return self._by.texts(list(items))
         clips: list[CaptionedFrames] = [
-            [(jpeg, None) for jpeg in (self._jpegs(item, worker) if kind == "video" else [_png(item)])]
+            [ClipFrame(jpeg) for jpeg in (self._jpegs(item, worker) if kind == "video" else [_png(item)])]
             for item in items
         ]
         vectors_BE = np.zeros((len(clips), self._by.clip.backbone.embed_dim), np.float32)
@@ -191,13 +192,13 @@ class MtebEmbedder:
         self.digest = f"mteb {self._name} {meta.revision or 'without a revision'}"
         self.preprocess = f"left to mteb's {self._name}"
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, Frames]:
-        """(N, E) float32 of N clips, as the encoder gives them, and no frame vectors."""
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        """(N, E) float32 of N clips, as the encoder gives them, and nothing for reranking."""
         from datasets import Dataset, Features, Image
 
         if not clips:
             return np.zeros((0, 0), np.float32), []
-        jpegs = [[jpeg for jpeg, _ in row] for row in clips]
+        jpegs = [[frame.jpeg for frame in row] for row in clips]
         if self._kind == "video":
             rows = Dataset.from_dict({"video": list(range(len(jpegs)))})
             documents = rows.with_transform(lambda batch: {"video": [StoredFrames(jpegs[i]) for i in batch["video"]]})
@@ -228,8 +229,10 @@ class MtebEmbedder:
 
 @dataclass(frozen=True)
 class _Metadata:
+    """A collator that samples by frames a second only ever leaves frames out: at this length it keeps all that are stored."""
+
     num_frames: int
-    end_stream_seconds: None = None  # chosen frames have no frame rate
+    end_stream_seconds: float = 1e6
 
 
 @dataclass(frozen=True)

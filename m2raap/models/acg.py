@@ -1,8 +1,9 @@
-"""Auxiliary-caption-guided (ACG) enhancement: weights over the frames of a clip, from the captions of its frames.
+"""Auxiliary-caption-guided (ACG) enhancement without the query: weights over the frames of a clip, from their captions.
 
 The formula of M2-RAAP (SIGIR 2024) is not published. The paper says in words: frames that are consistent with
 their captions and with each other get more weight, others less, and a frame-caption contrastive loss keeps the image-text
-knowledge. THIS IS OUR DESIGN, not the paper's:
+knowledge. Its Figure 1 gives ACG the text, too (m2raap.models.interaction.caption_guided); here a clip has one vector, which
+can be indexed. THIS IS OUR DESIGN, not the paper's:
 
     inter_i = <v_i, c_i>                            frame with its own caption
     intra_i = mean over j != i of <v_i, v_j>        frame with the other frames
@@ -39,7 +40,9 @@ class Acg(nn.Module):
             self.mix_gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, frames_BTE: Tensor, mask_BT: Tensor, captions: Captions | None) -> Tensor:
-        """Unit video vectors (B, E). frames_BTE need not be unit vectors."""
+        """Unit video vectors (B, E). frames_BTE need not be unit vectors. The captions get no gradient."""
+        if captions is not None:  # the loss would match the text of a clip with its captions, and no frame be looked at
+            captions = (captions[0].detach(), captions[1])
         unit_BTE = F.normalize(frames_BTE, dim=-1)
         weight_BT = self.weights(unit_BTE, mask_BT, captions)
         if captions is not None and self.cfg.mix:
@@ -53,8 +56,8 @@ class Acg(nn.Module):
         if captions is not None:
             caption_BTE, captioned_BT = captions
             captioned_BT = captioned_BT & mask_BT
-            inter_BT = _fill_missing((unit_BTE * caption_BTE).sum(-1), captioned_BT)
-            words_BT = _fill_missing(agreement(caption_BTE, captioned_BT), captioned_BT)
+            inter_BT = fill_missing((unit_BTE * caption_BTE).sum(-1), captioned_BT)
+            words_BT = fill_missing(agreement(caption_BTE, captioned_BT), captioned_BT)
             score_BT = score_BT + self.inter_gate * inter_BT + self.words_gate * words_BT
         return (score_BT / self.cfg.tau).masked_fill(~mask_BT, float("-inf")).softmax(-1)
 
@@ -71,14 +74,14 @@ def agreement(unit_BTE: Tensor, mask_BT: Tensor) -> Tensor:
     return (similar_BTT.sum(-1) - itself_BT) / (present_BT.sum(1, keepdim=True) - present_BT).clamp(min=1)
 
 
-def _fill_missing(values_BT: Tensor, captioned_BT: Tensor) -> Tensor:
-    """Values of frames without a caption become the mean of the others of the clip, or 0 where no frame has a caption.
+def fill_missing(values_T: Tensor, captioned_T: Tensor) -> Tensor:
+    """Values (..., T) of frames without a caption become the mean of the others of the clip, or 0 where no frame has a caption.
 
-    So a missing caption neither raises nor lowers the weight of its frame.
+    So a missing caption neither raises nor lowers the weight of its frame. captioned_T broadcasts to the values.
     """
-    count_B1 = captioned_BT.sum(1, keepdim=True)
-    mean_B1 = (values_BT * captioned_BT).sum(1, keepdim=True) / count_B1.clamp(min=1)
-    return torch.where(captioned_BT, values_BT, mean_B1.expand_as(values_BT))
+    count = captioned_T.sum(-1, keepdim=True)
+    mean = (values_T * captioned_T).sum(-1, keepdim=True) / count.clamp(min=1)
+    return torch.where(captioned_T, values_T, mean.expand_as(values_T))
 
 
 def frame_caption_loss(
@@ -86,13 +89,15 @@ def frame_caption_loss(
 ) -> Tensor:
     """Symmetric InfoNCE over the frame-caption pairs of the batch: the image-text task that the backbone came with.
 
+    A loss for every clip (B,), whose mean is the mean over all pairs.
+
     Left out of the negatives are the other frames and captions of the same clip and, where `texts` (B lists of T captions)
     are given, equal captions, because captioners repeat themselves. 0 where no frame of the batch has a caption.
     """
     caption_BTE, captioned_BT = captions
     captioned_BT = captioned_BT & mask_BT
     if not bool(captioned_BT.any()):
-        return frames_BTE.sum() * 0.0
+        return frames_BTE.sum((1, 2)) * 0.0
     clip_N = captioned_BT.nonzero()[:, 0]
     with torch.autocast(frames_BTE.device.type, enabled=False):
         image_NE = F.normalize(frames_BTE[captioned_BT].float(), dim=-1)
@@ -106,4 +111,6 @@ def frame_caption_loss(
     left_out_NN.fill_diagonal_(False)
     logits_NN = logits_NN.masked_fill(left_out_NN, float("-inf"))
     target_N = torch.arange(len(logits_NN), device=logits_NN.device)
-    return (F.cross_entropy(logits_NN, target_N) + F.cross_entropy(logits_NN.T, target_N)) / 2
+    rows, columns = (F.cross_entropy(logits, target_N, reduction="none") for logits in (logits_NN, logits_NN.T))
+    share = len(mask_BT) / len(target_N)
+    return rows.new_zeros(len(mask_BT)).index_add(0, clip_N, share * (rows + columns) / 2)

@@ -131,29 +131,38 @@ class Backbone(nn.Module):
 
     # -- texts ----------------------------------------------------------------------------------------------------
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str], text_length: int | None = None) -> Tensor:
         """Token ids (B, L), L = context_length. A text that is too long is cut and keeps its end token.
 
+        `text_length`: how many tokens a text is cut to, with start and end token; the rest is padding. None: context_length.
         Raises M2raapError where the tokenizer gives ids that the text tower does not know.
         """
         if not texts:
             return torch.zeros(0, self.context_length, dtype=torch.long)
-        tokens_BL = self.text.tokenize(texts)
+        tokens_BL = self.text.tokenize(texts, text_length)
         num_ids = self.text.num_ids
         if num_ids is not None and not 0 <= int(tokens_BL.min()) <= int(tokens_BL.max()) < num_ids:
             raise M2raapError(
                 f"the tokenizer gives the token id {int(tokens_BL.max())}, but the text tower of this model knows {num_ids} "
                 "tokens: its files are of two models; take another model"
             )
-        return tokens_BL
+        return F.pad(tokens_BL, (0, self.context_length - tokens_BL.shape[1]), value=self.text.pad_id)
 
-    def count_truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts do not fit into context_length."""
+    def count_truncated(self, texts: Sequence[str], text_length: int | None = None) -> int:
+        """How many of the texts do not fit into `text_length` tokens; None: context_length."""
         if not texts:
             return 0
-        pad = self.text.pad_id
-        longer = self.text.tokenize(texts, self.context_length + 1)
-        return int(((longer != pad).sum(1) > (self.tokenize(texts) != pad).sum(1)).sum())
+        pad, length = self.text.pad_id, text_length or self.context_length
+        lengths = [(self.text.tokenize(texts, size) != pad).sum(1) for size in (length, length + 1)]
+        return int((lengths[1] > lengths[0]).sum())
+
+    def expect_text_length(self, text_length: int | None, key: str) -> None:
+        """Raises M2raapError naming the key where the text tower takes fewer tokens than `text_length`."""
+        if text_length is not None and text_length > self.context_length:
+            raise M2raapError(
+                f"{key} is {text_length}, and the text tower of this model takes {self.context_length} tokens: lower it, or set "
+                "it to null"
+            )
 
     def encode_text(self, tokens_BL: Tensor) -> Tensor:
         """Unit text vectors (B, E). L may be less than context_length where `can_shorten` says so."""

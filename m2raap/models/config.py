@@ -1,4 +1,4 @@
-"""Settings of the models: which image-text backbone, which temporal module. It does not import torch."""
+"""Settings of the models: which backbone, temporal module and interaction. It does not import torch."""
 
 from __future__ import annotations
 
@@ -103,6 +103,11 @@ class StanConfig(Config):
         description="Side, in patches, of the squares whose means the branch reads; 1: every patch, as STAN; 2: a quarter "
         "of the cost.",
     )
+    class_token: Literal["clip", "frame"] = Field(
+        default="clip",
+        description="How many class tokens the branch has: one a clip, the mean over its frames (STAN's way, which adds the "
+        "same to every frame vector), or one a frame, so that frame vectors tell what happens in each (ours).",
+    )
     across: Literal["attention", "conv"] = Field(
         default="attention",
         description="How information passes between frames: by self-attention, or by STAN's 3D convolution (eq. 9).",
@@ -161,6 +166,114 @@ class AcgConfig(Config):
     )
 
 
+_START: Any = Field(
+    default="gate",
+    description="How the score starts: at the cosine of the first stage, from which a learnt scalar that starts at 0 leads to "
+    "the interaction's score (gate), or at the interaction's score itself, as published (open).",
+)
+_FORM: Any = Field(
+    default="simple",
+    description="Form of Mug's score, both from STAN's code: its default (simple), or with the weighted vectors of text and "
+    "clip (full); or python:module:function.",
+)
+_INVERSE_TEMPERATURE: Any = Field(
+    default=100.0, gt=0, le=10_000, description="Inverse temperature of Mug's softmaxes; a form of your own has none."
+)
+
+
+class MugConfig(Config):
+    """Mug (arXiv 2311.15075): mutual guidance of a text's tokens and a clip's frames."""
+
+    name: Literal["mug"] = Field(default="mug", description="Name of the interaction.")
+    form: Annotated[Literal["simple", "full"], OrExtension()] = _FORM
+    inverse_temperature: float = _INVERSE_TEMPERATURE
+    start: Literal["gate", "open"] = _START
+
+
+class CaptionGuidedMugConfig(Config):
+    """Mug over frames that text and auxiliary captions enhance: our reading of ACG in M2-RAAP's Figure 1."""
+
+    name: Literal["caption_guided_mug"] = Field(
+        default="caption_guided_mug", description="Name of the interaction; it needs the stage caption."
+    )
+    form: Annotated[Literal["simple", "full"], OrExtension()] = _FORM
+    inverse_temperature: float = _INVERSE_TEMPERATURE
+    start: Literal["gate", "open"] = _START
+    guide: tuple[Literal["frames", "captions"], ...] = Field(
+        default=("frames", "captions"),
+        min_length=1,
+        description="What the text is compared with for the weight of a frame: the frame, its caption, or both.",
+    )
+    weights: Literal["softmax", "cross_attention"] = Field(
+        default="softmax",
+        description="How text and frame, or caption, are compared: by their cosine times a learnt scalar, or by learnt low-rank "
+        "queries and keys; both start at equal weights.",
+    )
+    rank: int = Field(
+        default=64, ge=1, le=65536, description="Size of queries and keys where weights is cross_attention."
+    )
+    tau_w: float = Field(
+        default=0.1, gt=0, description="Temperature of the softmax over frames that gives their weights."
+    )
+    add_captions: bool = Field(
+        default=False,
+        description="Whether caption vectors are added to the frame vectors too, times a scalar that starts at 0.",
+    )
+
+    @property
+    def reads_captions(self) -> bool:
+        return "captions" in self.guide or self.add_captions
+
+    def without_captions(self) -> MugConfig:
+        """Mug with the same form, which this is until it learns."""
+        return MugConfig(form=self.form, inverse_temperature=self.inverse_temperature, start=self.start)
+
+
+class FineConfig(Config):
+    """Fine-grained similarity (after arXiv 2112.12182) of phrases or tokens with frames or patches."""
+
+    name: Literal["fine"] = Field(default="fine", description="Name of the interaction.")
+    form: Literal["fg", "fg2", "milnce", "filip"] = Field(
+        default="fg",
+        description="How similarities become a score: one attention over all of them (fg), over frames and then over phrases "
+        "(fg2), MIL-NCE's numerator (milnce), or FILIP's means of maxima (filip).",
+    )
+    tau_a: float = Field(
+        default=0.1,
+        gt=0,
+        description="Temperature of the attention, or of milnce's sum; as it grows, the score becomes the mean.",
+    )
+    text_units: Literal["tokens", "phrases"] = Field(
+        default="phrases",
+        description="Parts of a text: its tokens, or phrases of 1 to 4 words, each the mean of its tokens.",
+    )
+    clip_units: Literal["frames", "patches"] = Field(
+        default="frames",
+        description="Parts of a clip: its frame vectors, or the projected patches of the last vision layer of each frame.",
+    )
+    start: Literal["gate", "open"] = _START
+
+
+class ExtensionInteractionConfig(Config):
+    """An interaction of your own, python:module:class, which runs with --allow-code (docs/extend.md)."""
+
+    name: str = Field(pattern=PATTERN, description="Where the class is: python:module:class.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the interaction; a class with a Config checks them by it."
+    )
+
+
 _BuiltinTemporal = MeanConfig | SeqTransfConfig | StanConfig | AdapterConfig | MessageConfig
 AnyTemporal = _BuiltinTemporal | ExtensionTemporalConfig
 TemporalConfig = Annotated[_BuiltinTemporal, Field(discriminator="name"), OrExtension(ExtensionTemporalConfig)]
+
+_BuiltinInteraction = MugConfig | CaptionGuidedMugConfig | FineConfig
+AnyInteraction = _BuiltinInteraction | ExtensionInteractionConfig
+# An interaction, or None. (The type of a field: its keys are listed where the union is the outermost type.)
+InteractionConfig = Annotated[
+    _BuiltinInteraction | None, Field(discriminator="name"), OrExtension(ExtensionInteractionConfig)
+]
+# Those that score without having learnt, or None.
+UntrainedInteractionConfig = Annotated[
+    MugConfig | FineConfig | None, Field(discriminator="name"), OrExtension(ExtensionInteractionConfig)
+]

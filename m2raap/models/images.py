@@ -1,9 +1,12 @@
-"""From encoded pictures to the tensor that a backbone takes: open_clip's inference transform, without torchvision."""
+"""From encoded pictures to the tensor that a backbone takes: open_clip's inference transform, without torchvision.
+
+In training a part of the picture, drawn at random, can take the place of the resize and the centre crop.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
 
     from m2raap.models.backbone import Preprocess
 
+Crop = Callable[[int, int], tuple[int, int, int, int]]  # (width, height) -> left, top, right, bottom of the kept part
 ELONGATED = 32  # ratio of the sides that no film exceeds
 
 
-def images_from_jpegs(jpegs: Sequence[bytes], preprocess: Preprocess) -> Tensor:
+def images_from_jpegs(jpegs: Sequence[bytes], preprocess: Preprocess, crop: Crop | None = None) -> Tensor:
     """JPEG (or PNG) bytes -> (N, 3, S, S) float32. Raises M2raapError with the position of one that cannot be decoded."""
     from PIL import Image, UnidentifiedImageError
 
@@ -29,11 +33,14 @@ def images_from_jpegs(jpegs: Sequence[bytes], preprocess: Preprocess) -> Tensor:
             pictures.append(Image.open(io.BytesIO(data), formats=("JPEG", "PNG")).convert("RGB"))
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise M2raapError(f"picture {place} of {len(jpegs)} cannot be decoded as JPEG or PNG: {error}") from None
-    return images_from_pictures(pictures, preprocess)
+    return images_from_pictures(pictures, preprocess, crop)
 
 
-def images_from_pictures(pictures: Sequence[Image], preprocess: Preprocess) -> Tensor:
-    """RGB Pillow pictures -> (N, 3, S, S) float32: resize the short side to S, centre crop, normalise."""
+def images_from_pictures(pictures: Sequence[Image], preprocess: Preprocess, crop: Crop | None = None) -> Tensor:
+    """RGB Pillow pictures -> (N, 3, S, S) float32: resize the short side to S, centre crop, normalise.
+
+    With `crop` the part of the picture that it names is resized to S x S instead.
+    """
     import numpy as np
     from PIL import Image
 
@@ -44,6 +51,10 @@ def images_from_pictures(pictures: Sequence[Image], preprocess: Preprocess) -> T
     pixels = np.empty((len(pictures), size, size, 3), np.uint8)
     for place, picture in enumerate(pictures):
         width, height = picture.size
+        if crop is not None:
+            box = crop(width, height)
+            pixels[place] = np.asarray(picture.resize((size, size), filters[preprocess.interpolation], box))
+            continue
         if preprocess.resize_mode == "squash":
             target = (size, size)
         elif width <= height:

@@ -1,7 +1,7 @@
 """Weights between a backbone and the model adapted from it: WiSE-FT (Wortsman et al., CVPR 2022, arXiv 2109.01903), for clips.
 
     backbone weight   (1 - alpha) original + alpha adapted
-    zero start        alpha adapted     (output matrices and gates of temporal module and ACG, which start at zero)
+    zero start        alpha adapted     (output matrices and gates of temporal module, ACG and interaction, which start at zero)
 
 Other weights of the new modules stay as adapted: times zero they have no effect. So alpha 0 is the backbone's mean pooling,
 bit for bit, and alpha 1 the adapted model.
@@ -72,6 +72,8 @@ def interpolated(adapted: VideoCLIP, original: Backbone, alpha: float) -> VideoC
                 p.mul_(alpha)
         for p in model.acg.parameters() if model.acg else ():
             p.mul_(alpha)
+        if (gate := getattr(model.interaction, "gate", None)) is not None:  # behind it the score is the cosine
+            gate.mul_(alpha)
     return model
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from m2raap.core.errors import M2raapError
@@ -35,46 +36,46 @@ def cosine_logits(video_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> T
 
 
 def info_nce(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
-    """Symmetric InfoNCE, the mean of both directions (CLIP4Clip's; STAN's code sums them).
+    """Symmetric InfoNCE of every pair (B,), the mean of both directions (CLIP4Clip's; STAN's code sums them).
 
     Twins off the diagonal are left out of the denominator: they are neither negatives nor targets.
     """
     off_diagonal = twins_BB & ~torch.eye(len(twins_BB), dtype=torch.bool, device=twins_BB.device)
     logits_BB = logits_BB.masked_fill(off_diagonal, float("-inf"))
     target_B = torch.arange(len(logits_BB), device=logits_BB.device)
-    cross_entropy = torch.nn.functional.cross_entropy
-    return (cross_entropy(logits_BB, target_B) + cross_entropy(logits_BB.T, target_B)) / 2
+    rows, columns = (F.cross_entropy(logits, target_B, reduction="none") for logits in (logits_BB, logits_BB.T))
+    return (rows + columns) / 2
 
 
 def info_nce_multi(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
     """As `info_nce`, but twins are targets too: the mean log-probability over them (SupCon's outer sum, eq. 2)."""
 
     def one_way(logits: Tensor, twins: Tensor) -> Tensor:
-        return -(twins.float() / twins.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+        return -(twins.float() / twins.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1)
 
     rows, columns = one_way(logits_BB, twins_BB), one_way(logits_BB.T, twins_BB.T)
     return (rows + columns) / 2
 
 
-def order_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
-    """Mean over the pairs of -log softmax: the clip against itself with its frames in reversed order.
+def direction_contrast(video_BE: Tensor, reversed_BE: Tensor, text_BE: Tensor, scale: Tensor | float) -> Tensor:
+    """-log softmax of every pair (B,): the clip against itself with its frames in reversed order.
 
-    Time-reversed clips as negatives are Bagad et al.'s (Test of Time, CVPR 2023, section 4); as a term of its own, not in
-    the denominator of InfoNCE, is ours. A clip that looks the same backwards costs log 2 and teaches nothing.
+    Ours. It teaches the direction of motion, which alone tells a clip from its reversal: for the order of two events see
+    `m2raap.models.order_losses`. A clip that looks the same backwards costs log 2 and teaches nothing.
     """
     gap_B = ((reversed_BE.float() - video_BE.float()) * text_BE.float()).sum(-1)
-    return torch.nn.functional.softplus(scale * gap_B).mean()
+    return F.softplus(scale * gap_B)
 
 
 def sigmoid(logits_BB: Tensor, twins_BB: Tensor) -> Tensor:
     """SigLIP's loss (arXiv 2303.15343, algorithm 1): a binary loss for every pair, match or not. The logits include the bias.
 
-    The sum over all pairs, divided by the number of rows. Twins off the diagonal are left out.
+    The sum over the pairs of every row (B,). Twins off the diagonal are left out.
     """
     diagonal = torch.eye(len(twins_BB), dtype=torch.bool, device=twins_BB.device)
     signed_BB = torch.where(diagonal, logits_BB, -logits_BB)
-    cost_BB = -torch.nn.functional.logsigmoid(signed_BB)
-    return cost_BB.masked_fill(twins_BB & ~diagonal, 0.0).sum() / len(logits_BB)
+    cost_BB = -F.logsigmoid(signed_BB)
+    return cost_BB.masked_fill(twins_BB & ~diagonal, 0.0).sum(1)
 
 
 def start_bias(logits_BB: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def start_bias(logits_BB: Tensor) -> Tensor:
     return -logits_BB.detach()[wrong].mean() - math.log(len(logits_BB) - 1)
 
 
-# Each takes logits (B, B), with the pairs on the diagonal, and twins (B, B).
+# Each takes logits (B, B), with the pairs on the diagonal, and twins (B, B), and returns a loss for every row (B,).
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "info_nce": info_nce,
     "info_nce_multi": info_nce_multi,
@@ -100,7 +101,9 @@ def objective_of(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The objective that `adapt.objective` names. Raises M2raapError for an unknown name, UsageError as extension.load."""
     if is_extension(name):
         outside = load(name, "adapt.objective")
-        return lambda logits_BB, twins_BB: expect_floats(outside(logits_BB, twins_BB), (), name, "adapt.objective")
+        return lambda logits_BB, twins_BB: expect_floats(
+            outside(logits_BB, twins_BB), (len(logits_BB),), name, "adapt.objective"
+        )
     if name not in OBJECTIVES:
         raise M2raapError(f"adapt.objective '{name}' is unknown; known: {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]

@@ -65,6 +65,8 @@ def _rule(text: OpenClipText | TransformersText) -> Callable[[Tensor], Pooled] |
     None where the tower has no such place.
     """
     if isinstance(text, TransformersText):
+        if text.end_id is not None:
+            return partial(_fixed_end, text.end_id)
         return _first if text.has_mask else _last
     tower = text.tower
     if hasattr(tower, "pooler"):  # a transformers encoder within open_clip

@@ -1,9 +1,18 @@
 """STAN, the spatial-temporal branch beside the last layers of CLIP; frames exchange information by attention or convolution.
 
-Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. Different
-from the code: `start` (the code has open, with which a new model differs from mean pooling), masks for clips with fewer
-frames, `patch_pool`, `inputs`, unit pooling. The class and position embeddings are the backbone's, as in the code.
-B videos, T frames, P patches, D width, K branch layers, E size of the common space.
+Paper arXiv 2301.11116; code farewellthree/STAN @ c9dc7b6, mmaction/models/backbones/clip_stan_hf.py. With start open and
+pool raw the arithmetic is that of the code, and its released weights give its vectors. What departs from it:
+- `start`: the code has open, with which a new model differs from mean pooling. With matrix, the default, the branch ends in
+  a matrix of zeros, and the matrix behind each temporal attention (the code's temporal_fc, zero there) starts at random,
+  because two zero factors would get no gradient. With gate it is zero as in the code.
+- q, k and v of the temporal attention start as torch's MultiheadAttention does: by Xavier's rule over the three together,
+  biases 0. The code has three linear layers with torch's default: weights and biases uniform within 1 / sqrt(D).
+- Weight decay (m2raap.adapt.optim): norms and biases have none. In the code every weight of the branch has it, norms, biases
+  and time embedding included, because its optimiser's key for the branch overrules its rules for norms and biases.
+- Ours: masks for clips with fewer frames, `patch_pool`, `inputs`, `class_token: frame`, unit pooling, `across: conv` (the code
+  has none).
+The class and position embeddings are the backbone's, as in the code.
+B videos, T frames, P patches, D width, K branch layers, C class tokens of the branch, E size of the common space.
 """
 
 from __future__ import annotations
@@ -84,25 +93,30 @@ class ConvBlock(nn.Module):
 
 
 class SpatialBlock(nn.Module):
-    """One vision layer over [CLS ; patches of a frame]; the CLS of the clip takes the mean of its T updates."""
+    """One vision layer over [CLS ; patches of a frame].
 
-    def __init__(self, tower: VisionTower, index: int, drop_path: float) -> None:
+    The class token of a clip takes the mean of its T updates; with `frame_tokens` each frame has its own, and its own update.
+    """
+
+    def __init__(self, tower: VisionTower, index: int, drop_path: float, frame_tokens: bool) -> None:
         super().__init__()
         self.tower = tower
         self.block: Any = tower.branch_block(index)
         self.drop_path = DropPath(drop_path)
+        self.frame_tokens = frame_tokens
 
-    def forward(self, cls_BD: Tensor, x_BPTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, cls_BCD: Tensor, x_BPTD: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         batch, patches, frames, width = x_BPTD.shape
         tower = self.tower
         frames_BTPD = x_BPTD.transpose(1, 2)
-        u = torch.cat([cls_BD[:, None, None].expand(-1, frames, -1, -1), frames_BTPD], 2)
+        u = torch.cat([cls_BCD.expand(-1, frames, -1)[:, :, None], frames_BTPD], 2)
         mixed = tower.attend(self.block, u.reshape(batch * frames, 1 + patches, width))
         r = self.drop_path(mixed).reshape(batch, frames, 1 + patches, width)
-        cls_BD = cls_BD + masked_mean(r[:, :, 0], mask_BT)
-        y = torch.cat([cls_BD[:, None], (frames_BTPD + r[:, :, 1:]).flatten(1, 2)], 1)
+        cls_BCD = cls_BCD + (r[:, :, 0] if self.frame_tokens else masked_mean(r[:, :, 0], mask_BT)[:, None])
+        y = torch.cat([cls_BCD, (frames_BTPD + r[:, :, 1:]).flatten(1, 2)], 1)
         y = y + tower.feed_forward(self.block, y)
-        return y[:, 0], y[:, 1:].reshape(batch, frames, patches, width).transpose(1, 2)
+        count = cls_BCD.shape[1]
+        return y[:, :count], y[:, count:].reshape(batch, frames, patches, width).transpose(1, 2)
 
 
 class Stan(nn.Module):
@@ -122,7 +136,9 @@ class Stan(nn.Module):
             ConvBlock(width, drop, zero) if cfg.across == "conv" else TemporalBlock(width, heads, drop, zero)
             for drop in drops
         )
-        self.spatial: Any = nn.ModuleList(SpatialBlock(tower, first + k, drop) for k, drop in enumerate(drops))
+        self.spatial: Any = nn.ModuleList(
+            SpatialBlock(tower, first + k, drop, cfg.class_token == "frame") for k, drop in enumerate(drops)
+        )
         self.time = nn.Parameter(torch.randn(cfg.max_frames, width) * cfg.time_std)
         if cfg.start == "gate":
             self.gate = nn.Parameter(torch.zeros(()))
@@ -150,19 +166,19 @@ class Stan(nn.Module):
         return torch.cat([tokens[:, :, :1], pooled], 2)
 
     def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
-        cls_BD = self.branch(levels, mask_BT)
+        cls_BCD = self.branch(levels, mask_BT)
         if self.cfg.start == "gate":
-            cls_BD = self.gate * cls_BD
+            cls_BCD = self.gate * cls_BCD
         elif self.cfg.start == "matrix":
-            cls_BD = self.out(cls_BD)
-        return self.backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BD[:, None])
+            cls_BCD = self.out(cls_BCD)
+        return self.backbone.image_feature_from_cls(levels[-1][:, :, 0] + cls_BCD)
 
     def enter(self, tokens: Tensor) -> Tensor:
         """Tokens or positions (..., D) as they enter the branch: unchanged, or layer-normed."""
         return F.layer_norm(tokens, tokens.shape[-1:]) if self.cfg.inputs == "normed" else tokens
 
     def branch(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
-        """STAN_cls (B, D), before gate or matrix."""
+        """STAN_cls (B, C, D), before gate or matrix. C is 1, or T with a class token for each frame."""
         assert len(levels) == self.layers_used, f"{len(levels)} layers given, {self.layers_used} expected"
         num_frames = mask_BT.shape[1]
         if num_frames > len(self.time):
@@ -173,17 +189,21 @@ class Stan(nn.Module):
         tower = self.backbone.vision
         position_SD = self.enter(self.compact(tower.positions()[None, None])[0, 0])
         first = self.enter(levels[0])
-        cls_BD = (masked_mean(first[:, :, 0], mask_BT) + tower.class_token() + position_SD[0]) / 2
+        cls_BCD = (self._of_clip(first[:, :, 0], mask_BT) + tower.class_token() + position_SD[0]) / 2
         x_BTPD = first[:, :, 1:] + position_SD[1:] + self.time[:num_frames, None]
         x_BPTD = x_BTPD.transpose(1, 2)
         for k, level in enumerate(levels):
             if k > 0:
                 entering = self.enter(level)
-                cls_BD = cls_BD + masked_mean(entering[:, :, 0], mask_BT)
+                cls_BCD = cls_BCD + self._of_clip(entering[:, :, 0], mask_BT)
                 x_BPTD = x_BPTD + entering[:, :, 1:].transpose(1, 2)
             x_BPTD = self.temporal[k](x_BPTD, mask_BT)
-            cls_BD, x_BPTD = self.spatial[k](cls_BD, x_BPTD, mask_BT)
-        return cls_BD
+            cls_BCD, x_BPTD = self.spatial[k](cls_BCD, x_BPTD, mask_BT)
+        return cls_BCD
+
+    def _of_clip(self, cls_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """Class tokens of a layer as they enter the branch (B, C, D): their mean over the frames, or each of them."""
+        return cls_BTD if self.cfg.class_token == "frame" else masked_mean(cls_BTD, mask_BT)[:, None]
 
     def gates(self) -> dict[str, float]:
         """The gate and the norms of the output matrices, for the log."""

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from m2raap.core.errors import M2raapError
 
 
-def _markup(tokens: Iterable[str]) -> re.Pattern[str] | None:
+def markup_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
     """A pattern of a tokenizer's special tokens, such as <end_of_text>; a single '!', which some pad with, is none."""
     words = sorted((token for token in tokens if len(token) > 2), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if words else None
 
 
-def _as_words(texts: Sequence[str], markup: re.Pattern[str] | None) -> list[str]:
+def as_words(texts: Sequence[str], markup: re.Pattern[str] | None) -> list[str]:
     """The texts with a blank within special tokens that somebody wrote into them.
 
     Otherwise a tokenizer reads '<end_of_text>' as the end, from which the vector of the text is taken.
@@ -78,7 +78,7 @@ class OpenClipText:
         if inner:
             _pad_at_end(inner)
         decoder, ids = getattr(tokenizer, "decoder", {}), getattr(tokenizer, "all_special_ids", ())
-        self._markup = _markup(inner.all_special_tokens if inner else (decoder[i] for i in ids if i in decoder))
+        self._markup = markup_of(inner.all_special_tokens if inner else (decoder[i] for i in ids if i in decoder))
 
     @property
     def tower(self) -> Any:
@@ -106,7 +106,7 @@ class OpenClipText:
         return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
-        return self.tokenizer(_as_words(texts, self._markup), context_length=context_length or self.context_length)
+        return self.tokenizer(as_words(texts, self._markup), context_length=context_length or self.context_length)
 
     @property
     def can_shorten(self) -> bool:
@@ -146,8 +146,8 @@ class OpenClipText:
         hidden_BLD = outputs[0] if isinstance(outputs[0], Tensor) else outputs[0].last_hidden_state
         if hidden_BLD.ndim != 3:  # CoCa norms and projects the pooled vector only
             raise M2raapError(
-                "Mug compares frames with the tokens of a text, and the text tower of this backbone has one vector per text: "
-                "take another backbone, or set adapt.mug_weight to 0 and embed.mug to null"
+                "an interaction compares clips with the tokens of a text, and the text tower of this backbone has one vector per "
+                "text: take another backbone, or set adapt.interaction and embed.rerank to null"
             )
         project = tower.text_projection if hasattr(tower, "ln_final") else tower.proj
         if isinstance(project, nn.Parameter):
@@ -177,8 +177,12 @@ class TransformersText:
         self.context_length = context_length
         self.lower_case = lower_case
         _pad_at_end(tokenizer)
-        self._markup = _markup(tokenizer.all_special_tokens)
+        self._markup = markup_of(tokenizer.all_special_tokens)
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
+        # MetaCLIP 2 has CLIP's causal tower, whose feature is taken at the end token, by its id.
+        self.end_id: int | None = (
+            model.config.text_config.eos_token_id if model.config.model_type == "metaclip_2" else None
+        )
 
     @property
     def tower(self) -> Any:
@@ -202,7 +206,7 @@ class TransformersText:
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
         size = context_length or self.context_length
-        texts = _as_words([text.lower() for text in texts] if self.lower_case else texts, self._markup)
+        texts = as_words([text.lower() for text in texts] if self.lower_case else texts, self._markup)
         return self.tokenizer(texts, padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
             "input_ids"
         ]
@@ -217,7 +221,8 @@ class TransformersText:
         out = self.tower(input_ids=tokens_BL, attention_mask=mask_BL.long() if self.has_mask else None)
         if self.has_mask:
             hidden_BLE = self.model.text_projection(out.last_hidden_state)
-            return hidden_BLE[:, 0], hidden_BLE, mask_BL
+            pooled_BE = hidden_BLE[:, 0] if self.end_id is None else self.model.text_projection(out.pooler_output)
+            return pooled_BE, hidden_BLE, mask_BL
         return out.pooler_output, self.tower.head(out.last_hidden_state), mask_BL
 
     def save_tokenizer(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The transformers families: AltCLIP, Chinese-CLIP, SigLIP and SigLIP2, by name on the hub or from a folder."""
+"""The transformers families: AltCLIP, Chinese-CLIP, MetaCLIP 2, SigLIP and SigLIP2, by name on the hub or from a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from m2raap.models.text import TransformersText
 from m2raap.models.vision_transformers import TransformersVit
 
 # model_type -> context length that the model was trained with, where its tables are longer.
-FAMILIES = {"altclip": 77, "chinese_clip": 52, "siglip": 64, "siglip2": 64}
+FAMILIES = {"altclip": 77, "chinese_clip": 52, "metaclip_2": 77, "siglip": 64, "siglip2": 64}
 # Trained on texts in lower case only (big_vision's `lower`). The tokenizer of SigLIP2's fixed-resolution models, which have
 # the model_type siglip, is Gemma's and leaves capitals as they are (google-research/big_vision#187).
 LOWER_CASE = ("siglip", "siglip2")
@@ -119,6 +119,12 @@ def _check_family(display_name: str, config: Any) -> None:
         raise M2raapError(
             f"backbone '{display_name}' is a transformers model of type '{config.model_type}'; known: {', '.join(FAMILIES)} "
             "(CLIP itself is in backbone.family open_clip)"
+        )
+    end = getattr(config.text_config, "eos_token_id", None)
+    if config.model_type == "metaclip_2" and not isinstance(end, int):
+        raise M2raapError(
+            f"backbone '{display_name}', config.json: text_config.eos_token_id is {str(end)[:40]}, and MetaCLIP 2 takes the "
+            "feature of a text at the token with that id: give the id of the tokenizer's end token, or copy the model again"
         )
 
 

@@ -2,8 +2,9 @@
 
 A tower is a view of a module of open_clip, timm or transformers, which keeps the weights. Inside a tower the tokens are
 those of the library (N, S, D); `layer_output` gives [CLS ; patches] (N, 1 + P, D) for every tower. A tower without a class
-token has the mean of the patches in its place, and after the last layer the pooled vector, so that the token that is
-projected comes first. That is ours: STAN's branch then starts from the mean patch and is added to the pooled vector.
+token has the mean of the patches in its place, and a tower that projects another vector than its class token has that pooled
+vector there after the last layer, so that the token that is projected comes first. That is ours: STAN's branch starts from
+the class token (PE-Core) or the mean patch (SigLIP), and is added to the pooled vector.
 N images, S tokens of the library, P patches, D width, E size of the common space.
 """
 
@@ -27,6 +28,7 @@ class VisionTower:
     num_prefix = 1  # class token and registers before the patches, in the tokens of the library
     heads: int
     why_not_layered = ""
+    has_class = False  # whether a class token is projected: the patches of the last layer then are of the same kind
 
     def __init__(self, visual: Any) -> None:
         self.visual = visual

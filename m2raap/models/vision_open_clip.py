@@ -14,6 +14,8 @@ from m2raap.models.vision import VisionTower
 class OpenClipVit(VisionTower):
     """open_clip's own vision transformer with a class token."""
 
+    has_class = True
+
     def __init__(self, visual: Any) -> None:
         super().__init__(visual)
         self.num_layers = len(visual.transformer.resblocks)
@@ -58,7 +60,10 @@ class OpenClipVit(VisionTower):
 
 
 class TimmVit(VisionTower):
-    """A timm trunk in open_clip: SigLIP and SigLIP2 (no class token, attention pooling), EVA (rotary positions), DINO-like."""
+    """A timm trunk in open_clip: SigLIP and SigLIP2 (no class token, attention pooling), EVA (rotary positions), DINO-like.
+
+    PE-Core has a class token, rotary positions and attention pooling over all tokens, whose vector is projected.
+    """
 
     def __init__(self, visual: Any) -> None:
         super().__init__(visual)
@@ -67,7 +72,7 @@ class TimmVit(VisionTower):
         self.num_prefix = trunk.num_prefix_tokens
         self.num_patches = trunk.patch_embed.num_patches
         self.heads = trunk.blocks[0].attn.num_heads
-        self.has_class = trunk.cls_token is not None and trunk.attn_pool is None and trunk.global_pool == "token"
+        self.projects_class = trunk.cls_token is not None and trunk.attn_pool is None and trunk.global_pool == "token"
         with torch.no_grad():
             probe = self.project(torch.zeros(1, self.width, device=next(visual.parameters()).device))
         self.embed_dim = probe.shape[-1]
@@ -106,10 +111,10 @@ class TimmVit(VisionTower):
 
     def layer_output(self, tokens_NSD: Tensor, last: bool) -> Tensor:
         trunk, patches = self.visual.trunk, tokens_NSD[:, self.num_prefix :]
-        if self.has_class:
-            first = tokens_NSD[:, :1]
-        elif last:
+        if last and not self.projects_class:
             first = trunk.fc_norm(trunk.pool(trunk.norm(tokens_NSD)))[:, None]
+        elif trunk.cls_token is not None:
+            first = tokens_NSD[:, :1]
         else:
             first = patches.mean(1, keepdim=True)
         if first.shape[-1] != self.width:
@@ -120,7 +125,7 @@ class TimmVit(VisionTower):
 
     def project(self, first: Tensor) -> Tensor:
         trunk = self.visual.trunk
-        if self.has_class:
+        if self.projects_class:
             first = trunk.fc_norm(trunk.norm(first))
         return self.visual.head(trunk.head(trunk.head_drop(first)))
 

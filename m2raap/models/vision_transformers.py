@@ -1,4 +1,4 @@
-"""The vision towers of transformers: AltCLIP, Chinese-CLIP, SigLIP2."""
+"""The vision towers of transformers: AltCLIP, Chinese-CLIP, MetaCLIP 2, SigLIP2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from m2raap.models.vision import VisionTower
 
 
 class TransformersVit(VisionTower):
-    """The vision model of a transformers CLIP family: AltCLIP, Chinese-CLIP (class token), SigLIP, SigLIP2 (none)."""
+    """The vision model of a transformers CLIP family.
+
+    AltCLIP, Chinese-CLIP and MetaCLIP 2 have a class token; SigLIP and SigLIP2 have none.
+    """
 
     def __init__(self, model: Any, image_size: int) -> None:
         super().__init__(model.vision_model)

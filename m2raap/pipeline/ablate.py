@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+from m2raap.core.config import merge
 from m2raap.core.errors import UsageError
+from m2raap.models.config import CaptionGuidedMugConfig
 from m2raap.pipeline.recipe import Recipe
 
 # Row -> section of the recipe -> the keys that the row sets as the recipe has them, with their values in the rows before it.
 # The rows `filter` and `rewrite`, which come before these, set `stages`.
 OFF: dict[str, dict[str, dict[str, Any]]] = {
     "keyframes": {"adapt": {"input": "video", "cache": "auto"}},
-    "temporal": {"adapt": {"temporal": {"name": "mean"}, "reversal_weight": 0.0}},
-    "mug": {"adapt": {"mug_weight": 0.0}, "embed": {"mug": None}},
-    "acg": {"adapt": {"acg": None, "fcc_weight": 0.0}, "embed": {"captions": False}},
+    "temporal": {"adapt": {"temporal": {"name": "mean"}, "loss": {"direction": 0.0, "event_order": 0.0}}},
+    "interaction": {"adapt": {"interaction": None, "loss": {"interaction": 0.0}}, "embed": {"rerank": None}},
+    "acg": {"adapt": {"acg": None, "loss": {"frame_caption": 0.0}}, "embed": {"captions": False}},
 }
 
 
@@ -43,11 +45,11 @@ def progressive(recipe: Recipe) -> Recipe:
     settings: dict[str, Any] = {"stages": ["keyframes", "adapt"], "adapt": {}, "embed": {}}
     for sections in OFF.values():
         for section, values in sections.items():
-            settings[section] |= values
+            settings[section] = merge(settings[section], values)
     rows: dict[str, dict[str, Any]] = {"baseline": deepcopy(settings)}
     for name, change in _changes(recipe):
         for section, values in change.items():
-            settings[section] = settings[section] | values if isinstance(values, dict) else values
+            settings[section] = merge(settings[section], values) if isinstance(values, dict) else values
         rows[name] = deepcopy(settings)
     tree = recipe.model_dump(mode="json", exclude_unset=True)
     return Recipe.model_validate(tree | {"arms": rows, "compare": [], "progressive": True})
@@ -64,10 +66,22 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
     is_on = {
         "keyframes": cfg.input == "keyframes",
         "temporal": cfg.temporal.name != "mean",
-        "mug": bool(cfg.mug_weight or recipe.embed.mug),
+        "interaction": bool(cfg.interaction or recipe.embed.rerank),
         "acg": cfg.wants_captions,
     }
     tree = recipe.model_dump(mode="json")
     for name, sections in OFF.items():
-        if is_on[name]:
-            yield name, {section: {key: tree[section][key] for key in keys} for section, keys in sections.items()}
+        if not is_on[name]:
+            continue
+        change = {section: _of_the_recipe(keys, tree[section]) for section, keys in sections.items()}
+        if isinstance(cfg.interaction, CaptionGuidedMugConfig):  # the row acg adds the captions to what is Mug before
+            if name == "interaction":
+                change["adapt"]["interaction"] = cfg.interaction.without_captions().model_dump(mode="json")
+            elif name == "acg":
+                change["adapt"]["interaction"] = tree["adapt"]["interaction"]
+        yield name, change
+
+
+def _of_the_recipe(keys: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """The keys with the recipe's values; of `loss` only the terms that the row sets."""
+    return {key: _of_the_recipe(off, tree[key]) if key == "loss" else tree[key] for key, off in keys.items()}

@@ -95,7 +95,6 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
     minutes, disk = sum(row["core_minutes"] or 0 for row in rows), sum(row["disk_mb"] or 0 for row in rows)
     lines.append(f"total: about {minutes:.1f} core minutes of data stages and {disk:.0f} MB in {out}")
     warnings = _warnings(steps, arms, states)
-    warnings += [line for arm in adapt if arm not in trained for line in _of_training(arm, arms[arm], adapt[arm])]
     lines += [f"warning: {warning}" for warning in warnings]
     plan = digest([str(step.folder) for step in steps])
     tree = {"lines": lines, "steps": rows, "models": requests, "adapt": adapt, "warnings": warnings}
@@ -182,16 +181,6 @@ def _warnings(steps: list[Step], arms: dict[str, Recipe], states: dict[Path, Out
         elif cfg is not None and not Path(cfg.model).is_dir() and not is_in_hub_cache(cfg.model):
             lacking.append(f"{step.stage}: the model '{cfg.model}' is not on this machine; the run downloads it")
     return list(dict.fromkeys(lacking))
-
-
-def _of_training(arm: str, recipe: Recipe, cost: dict[str, Any]) -> list[str]:
-    """What is odd about a training of this length."""
-    if recipe.adapt.warmup_steps < cost["steps"]:
-        return []
-    return [
-        f"{arm}: adapt.warmup_steps is {recipe.adapt.warmup_steps:,}, and the training has {cost['steps']:,} steps, so that the "
-        "learning rates never reach their full value"
-    ]
 
 
 def _requests(recipe: Recipe, stage: Stage[Any], clips: int, texts: int) -> dict[str, Any] | None:

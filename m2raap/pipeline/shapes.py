@@ -14,7 +14,7 @@ from m2raap.models.config import BackboneConfig
 
 # timm's sizes: width and layers.
 _TIMM = {"tiny": (192, 12), "small": (384, 12), "base": (768, 12), "large": (1024, 24), "huge": (1280, 32),
-         "so400m": (1152, 27), "giant": (1408, 40), "giantopt": (1536, 40)}  # fmt: skip
+         "so400m": (1152, 27), "giant": (1408, 40), "giantopt": (1536, 40), "gigantic": (1536, 50)}  # fmt: skip
 # Width, layers, vocabulary and context of a text tower whose configuration only names another model: those of XLM-R base.
 _TEXT = (768, 12, 250_002, 77)
 
@@ -85,7 +85,7 @@ def _open_clip(tree: dict[str, Any]) -> Shape:
         width, layers = _TIMM[size]
         patch_match = re.search(r"patch(\d+)", name)
         patch = int(patch_match[1]) if patch_match else 16
-        tokens = (image // patch) ** 2
+        tokens = (image // patch) ** 2 + ("_pe_core_" in name and size != "gigantic")  # the others have no class token
     else:
         width, patch = vision.get("width", 768), vision.get("patch_size") or 16
         layers = vision.get("layers", 12) if isinstance(vision.get("layers", 12), int) else sum(vision["layers"])
@@ -117,27 +117,30 @@ def _guessed(name: str) -> Shape:
         "so400m"
         if "so400m" in low
         else "large"
-        if re.search(r"(vit-l|large)", low)
+        if re.search(r"(vit-l|large|-l14)", low)
         else "huge"
-        if "vit-h" in low
+        if re.search(r"(vit-h|huge)", low)
         else "base"
     )
-    patch_match = re.search(r"(?:patch|vit-\w+-|/)(\d{2})\b", low)
-    patch = int(patch_match[1]) if patch_match and int(patch_match[1]) in (14, 16, 32) else 16
+    patch_match = re.search(r"(?:patch|vit-\w+-|-[smbl]|/)(\d{2})\b", low)
+    patch = int(patch_match[1]) if patch_match and int(patch_match[1]) in (14, 16, 32) else 14 if size == "huge" else 16
     width, layers = _TIMM[size]
     image = next((int(m) for m in re.findall(r"\d{3}", low) if int(m) in (224, 256, 336, 378, 384, 512)), 224)
     siglip2 = "siglip2" in low
+    metaclip2 = "metaclip-2" in low
     words = 256_000 if siglip2 else 21_128 if "chinese" in low else 49_408
+    if metaclip2:  # the words of mT5 or of XLM-V
+        words = 250_100 if "mt5" in low else 901_629
     return Shape(
         width,
         layers,
         width // 64,
         1 + (image // patch) ** 2,
         patch,
-        768 if siglip2 else 512,
-        768,
-        12,
+        768 if siglip2 or (metaclip2 and size == "large") else 1024 if metaclip2 and size == "huge" else 512,
+        1024 if metaclip2 and size == "huge" else 768,
+        24 if metaclip2 and size == "huge" else 12,
         words,
-        64 if siglip2 else 52,
+        64 if siglip2 else 77 if metaclip2 else 52,
         False,
     )

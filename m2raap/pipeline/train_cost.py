@@ -6,7 +6,9 @@ once per clip. Memory: 4 bytes per weight; 12 more per trained weight for its gr
 for the copy in 16-bit precision; and the activations that the backward pass needs. A transformer layer keeps 16 values per
 token and unit of width (two norms, the inputs of four matrices and of the GELU, q, k, v; Korthikanti et al. 2022, eq. 1,
 without dropout and without attention maps, which fused attention does not keep), for `adapt.micro_batch` clips at a time
-with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; Mug's similarities: its block of 256 MB.
+with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; an interaction: its block of 256 MB.
+A term that reads clips in another order of frames is one more pass of the temporal module, and of the vision layers where that
+is inside of them; texts of events are counted as if every caption said an order.
 Not included: fragmentation in the allocator (10 to 20%).
 """
 
@@ -28,7 +30,7 @@ FLOPS = {
 }  # FLOP/s of a GPU with a peak of 300 TFLOP/s in bf16: 40% of the peak; in fp32 a tenth of that
 VALUES_A_LAYER = 16
 VALUES_A_FROZEN_LAYER = 10  # without the inputs of its matrices, whose gradients are not needed
-MUG_BLOCK = 256 * 1024**2
+INTERACTION_BLOCK = 256 * 1024**2
 GPUS = 8  # of the second estimate: the same batch on one node by torchrun
 
 
@@ -64,22 +66,25 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     chunk = min(batch, cfg.micro_batch or batch)
     learns = min(shape.layers, cfg.train_vision_layers)
     layer = layer_flop(shape.width, shape.vision_tokens) * cfg.num_frames
-    branch = temporal_flop(cfg, shape) * (2 if cfg.reversal_weight else 1)
-    texts = cfg.texts_per_clip + (
+    branch = temporal_flop(cfg, shape) * temporal_passes(cfg)
+    texts = cfg.texts_per_clip * (1 + texts_of_order(cfg)) + (
         min(cfg.num_frames, recipe.caption.frames or cfg.num_frames) if cfg.wants_captions else 0
     )
     text = layer_flop(shape.text_width, shape.context) * shape.text_layers * texts
+    layer *= vision_passes(cfg)
     forward = learns * layer + branch + text
     backward = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
     frozen = (shape.layers - learns) * layer
-    cached = cfg.cache != "off" and cfg.input == "keyframes" and learns < shape.layers
+    is_fixed = cfg.input == "keyframes" and not cfg.augment.changes_pixels
+    cached = cfg.cache != "off" and is_fixed and learns < shape.layers
     often = 2 if chunk < batch else 1
     flop = seen * (forward * often + backward) + frozen * (clips if cached else seen * often)
 
-    weights = shape.vision_weights + shape.text_weights + temporal_weights(cfg, shape)
-    learning = tower_learning(cfg, shape, learns) + temporal_weights(cfg, shape)
+    new = temporal_weights(cfg, shape) + (2 * shape.embed**2 if cfg.loss.clauses.weight else 0)
+    weights = shape.vision_weights + shape.text_weights + new
+    learning = tower_learning(cfg, shape, learns) + new
     state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
-    logits = 16.0 * batch**2 + (2 * MUG_BLOCK if cfg.mug_weight else 0)
+    logits = 16.0 * batch**2 + (2 * INTERACTION_BLOCK if cfg.loss.interaction.weight else 0)
     return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)
 
 
@@ -88,7 +93,7 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     each = 4 if cfg.precision == "fp32" else 2
     learns = min(shape.layers, cfg.train_vision_layers)
     tokens = cfg.num_frames * shape.vision_tokens * shape.width
-    values = VALUES_A_LAYER * learns * tokens
+    values = VALUES_A_LAYER * learns * tokens * vision_passes(cfg)
     branch = 0
     if cfg.temporal.name == "stan":
         inner = cfg.num_frames * (1 + (shape.vision_tokens - 1) // cfg.temporal.patch_pool**2) * shape.width
@@ -101,11 +106,26 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     elif cfg.temporal.name == "message":
         maps = 3 * shape.heads * cfg.num_frames * shape.vision_tokens**2  # its attention is not fused
         branch = _passed(cfg, learns) * VALUES_A_FROZEN_LAYER * tokens + cfg.temporal.layers * maps
-    values += branch * (2 if cfg.reversal_weight else 1)
+    values += branch * temporal_passes(cfg)
     if cfg.train_text:
         values += VALUES_A_LAYER * shape.text_layers * texts * shape.context * shape.text_width
     pixels = cfg.num_frames * 3 * shape.patch_px**2 * (shape.vision_tokens - 1) * 4
     return float(values * each + pixels)
+
+
+def temporal_passes(cfg: AdaptConfig) -> int:
+    """How often a step runs the temporal module: once, and once more for each term that reads clips in another order."""
+    return 1 + bool(cfg.loss.direction.weight) + bool(cfg.loss.event_order.weight)
+
+
+def vision_passes(cfg: AdaptConfig) -> int:
+    """How often a step runs the vision layers: more than once only where the temporal module works inside of them."""
+    return temporal_passes(cfg) if isinstance(cfg.temporal, AdapterConfig | MessageConfig) else 1
+
+
+def texts_of_order(cfg: AdaptConfig) -> int:
+    """Texts that the terms on the order of events encode beside a caption, at most: two clauses, and the exchanged caption."""
+    return 2 * bool(cfg.loss.clauses.weight) + bool(cfg.loss.event_order.weight)
 
 
 def layer_flop(width: int, tokens: int) -> float:

@@ -7,53 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from pydantic import Field
 
-from m2raap.core.config import Config
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.core.files import read_object
 from m2raap.core.signed import read_manifest
 from m2raap.report.contenders import Contender
+from m2raap.report.published import published
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.embeddings import IDS, Embeddings
+from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.results import evaluate_embeddings
 from m2raap.retrieval.two_way import two_way_differences, two_way_rows
 from m2raap.stages.evaluate import read_ranks
 from m2raap.stages.protocol import MUST_AGREE, SHOWN, describe_difference, differing
 
-AT = (1, 5, 10)
+COMPARED = ("R@1", "R@5", "R@10", MEAN_RECALL)
 _IGNORED_ON_INTERSECTION = ("ids", "texts", "missing", "pictures")
 Table = list[dict[str, Any]]
-
-
-class Published(Config):
-    """A zero-shot text-to-video R@1 as its source prints it."""
-
-    system: str = Field(description="Name of the model.")
-    benchmark: str = Field(description="Name of the declared benchmark.")
-    r1: float = Field(description="R@1 in percent.")
-    source: str = Field(description="Paper and table that print the number.")
-    note: str = Field(description="What a reader has to know about the row.")
-
-
-@lru_cache(maxsize=1)
-def _published_table() -> tuple[Published, ...]:
-    text = resources.files("m2raap").joinpath("assets/published.yaml").read_text(encoding="utf-8")
-    return tuple(Published(**row) for row in yaml.safe_load(text))
-
-
-def published(benchmark: str) -> list[dict[str, Any]]:
-    """The published rows on a benchmark, the lowest first."""
-    return [
-        row.model_dump() for row in sorted(_published_table(), key=lambda row: row.r1) if row.benchmark == benchmark
-    ]
 
 
 def compare(
@@ -63,7 +37,7 @@ def compare(
     differences, published. `lacking`: for a and b, the benchmarks that only the other one has, which are not compared.
 
     `rows` are those of `summarise` with `run` a or b, `two_way` those of `two_way_rows` (none without twins), `differences`
-    those of `paired` (R@1, 5, 10) and of `two_way_differences`. Raises M2raapError
+    those of `paired` (R@1, R@5, R@10, MeanR) and of `two_way_differences`. Raises M2raapError
     naming the fields of the protocol that differ and are not in `allow`; `unlike` lists the allowed ones that differ.
     With `intersect` the lists and the missing videos may differ, and both runs are scored again on the clips and texts that
     both have: such rows have scope `intersection`, and `published` is empty.
@@ -160,7 +134,7 @@ def _bench(
     if len(tables) == 2:
         for lang in sorted({row["lang"] for row in tables[0][0]}):
             for direction in ("t2v", "v2t"):
-                differences += [paired(tables[0], tables[1], lang, direction, k, seed) for k in AT]
+                differences += [paired(tables[0], tables[1], lang, direction, metric, seed) for metric in COMPARED]
         differences += two_way_differences(tables[0], tables[1], seed)
     protocol = protocols[0][0]["name"]
     return {
@@ -176,7 +150,7 @@ def _bench(
             {"run": run, **row} for run, side in zip("ab", tables, strict=False) for row in two_way_rows(side, seed)
         ],
         "differences": differences,
-        "published": [] if note else published(protocol),
+        "published": [] if note else [row for row in published(protocol) if row["lang"] in {r["lang"] for r in rows}],
     }
 
 

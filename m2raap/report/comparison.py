@@ -8,9 +8,11 @@ from typing import Any, TextIO
 
 from m2raap.report.console import print_differences, print_table, print_two_way
 from m2raap.report.data import DifferenceRow, TwoWayRow
+from m2raap.report.multiplicity import comparisons_note
+from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.significance import bounds_text
 
-METRICS = ("R@1", "R@5", "R@10", "MdR")
+METRICS = ("R@1", "R@5", "R@10", MEAN_RECALL, "MdR")
 
 
 def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) -> None:
@@ -26,11 +28,11 @@ def print_comparison(comparison: Mapping[str, Any], file: TextIO | None = None) 
             note = "; ".join(part for part in (spread, lost) if part)
             lines.append([comparison[row["run"]], row["lang"], row["direction"], *numbers, f"{row['queries']:,}", note])
         lines += [
-            [f"[published] {row['system']}", "en", "t2v", f"{row['r1']:.1f}", "", "", "", "", _cited(row)]
+            [f"[published] {row['system']}", row["lang"], "t2v", *_published_values(row), "", _cited(row)]
             for row in bench["published"]
         ]
         head = ["run", "lang", "direction", *(f"{name} (95 %)" for name in METRICS), "queries", ""]
-        print_table("Results", head, lines, {3, 4, 5, 6, 7}, stream)
+        print_table("Results", head, lines, set(range(3, 4 + len(METRICS))), stream)
         print_two_way(list(_two_way_rows(comparison, bench)), stream)
         names = {"arm_a": comparison["a"], "arm_b": comparison["b"], "benchmark": bench["name"]}
         if bench["differences"]:
@@ -63,6 +65,11 @@ def _lacking(comparison: Mapping[str, Any]) -> list[str]:
         for run, names in comparison["lacking"].items()
         if names
     ]
+
+
+def _published_values(row: Mapping[str, Any]) -> list[str]:
+    """A published row's values in the columns of their metrics; it has no others."""
+    return [f"{row['metrics'][name]:.1f}" if name in row["metrics"] else "" for name in METRICS]
 
 
 def _cited(row: Mapping[str, Any]) -> str:
@@ -102,14 +109,16 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
             lines.append(rf"{_tex(comparison[row['run']])} & {protocol}{marks} & {where} & {' & '.join(numbers)} \\")
         for row in bench["published"]:
             cited.append(f"{row['system']}: {_cited(row)}")
-            lines.append(
-                rf"{_tex(row['system'])}$^\dagger$ & {_tex(bench['protocol'])} & en t2v & {row['r1']:.1f} & & & \\"
-            )
+            head = rf"{_tex(row['system'])}$^\dagger$ & {_tex(bench['protocol'])} & {row['lang']} t2v"
+            lines.append(rf"{head} & {' & '.join(_published_values(row))} \\")
     sentences = [rf"$^{{{number}}}$ {_tex(text)}." for number, text in enumerate(notes.texts, 1)]
     sentences.append(
         r"Brackets: 95\,\% intervals, cluster bootstrap over videos, Wilson where all hit or all miss."
         + (" Bold: $p < 0.05$, paired." if bold else "")
     )
+    sentences.append(rf"{MEAN_RECALL}: the mean of R@1, R@5 and R@10.")
+    if note := comparisons_note(sum(len(bench["differences"]) for bench in comparison["benches"])):
+        sentences.append(_tex(f"{note}."))
     sentences += [
         _tex(
             f"{row.arm} on {row.benchmark}, {row.lang} {row.direction}: two-way accuracy between a clip and its twin (chance 50) "
@@ -126,9 +135,9 @@ def as_latex(comparison: Mapping[str, Any]) -> str:
         [
             r"\begin{minipage}{\linewidth}",
             r"\centering",
-            r"\begin{tabular}{lllrrrr}",
+            rf"\begin{{tabular}}{{lll{'r' * len(METRICS)}}}",
             r"\toprule",
-            r"run & benchmark & language & R@1 & R@5 & R@10 & MdR \\",
+            rf"run & benchmark & language & {' & '.join(METRICS)} \\",
             r"\midrule",
             *lines,
             r"\bottomrule",

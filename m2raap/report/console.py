@@ -15,12 +15,16 @@ from m2raap.report.data import (
     FunnelStage,
     ModuleRow,
     ProgressiveRow,
+    PublishedRow,
     ReportData,
     RescoredRow,
     ResultRow,
     TwoWayRow,
     labels_of,
+    seed_note,
 )
+from m2raap.report.multiplicity import comparisons_note, of_progressive
+from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.significance import bounds_text, change_text
 
 Cell = str
@@ -69,7 +73,7 @@ def print_grading(grading: Mapping[str, Any], file: TextIO | None = None) -> Non
 
 def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None:
     """Metrics, each with its 95 % interval. A note names the rows that are not comparable."""
-    names = ("R@1", "R@5", "R@10", "MdR")
+    names = ("R@1", "R@5", "R@10", MEAN_RECALL, "MdR")
     lines = []
     for row in rows:
         note = "" if row.comparable else f"available n={row.queries:,}, not comparable"
@@ -82,7 +86,7 @@ def print_results(rows: Sequence[ResultRow], file: TextIO | None = None) -> None
             )
         lines.append([row.arm, row.benchmark, row.lang, row.direction, row.slice, *numbers, f"{row.queries:,}", note])
     head = ["arm", "benchmark", "lang", "direction", "slice", *(f"{name} (95 %)" for name in names), "queries", ""]
-    print_table("Results", *_without_empty(head, lines), {5, 6, 7, 8, 9}, file)
+    print_table("Results", *_without_empty(head, lines), {5, 6, 7, 8, 9, 10}, file)
 
 
 def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None) -> None:
@@ -109,6 +113,7 @@ def print_differences(rows: Sequence[DifferenceRow], file: TextIO | None = None)
         "",
     ]
     print_table("Paired differences", *_without_empty(head, lines), {6, 7, 8, 9}, file)
+    _print_note(len(rows), file)
     _print_unlike({f"{row.arm_a} and {row.arm_b}, {row.benchmark}": row.unlike for row in rows if row.unlike}, file)
 
 
@@ -126,17 +131,47 @@ def _print_unlike(fields_of: Mapping[str, Sequence[str]], file: TextIO | None) -
         print(file=stream)
 
 
+def _print_note(num_comparisons: int, file: TextIO | None) -> None:
+    if note := comparisons_note(num_comparisons):
+        print(f"{note}\n", file=sys.stdout if file is None else file)
+
+
+def print_published(rows: Sequence[PublishedRow], results: Sequence[ResultRow], file: TextIO | None = None) -> None:
+    """Published zero-shot results, each beside the arms' values of the same metric on the same benchmark and language."""
+    lines = [
+        [row.benchmark, row.lang, row.metric, row.system, f"{row.value:.1f}", _beside(row, results),
+         row.source + (f"; {row.note}" if row.note else "")]
+        for row in rows
+    ]  # fmt: skip
+    head = ["benchmark", "lang", "metric", "system", "published", "this run", "source"]
+    print_table(
+        "Published, zero-shot, text to video: other models and data, protocols not checked", head, lines, {4}, file
+    )
+
+
+def _beside(row: PublishedRow, results: Sequence[ResultRow]) -> str:
+    """The arms' values that stand beside a published row: of its metric, official, over all queries from text to video."""
+    return ", ".join(
+        f"{result.arm} {_with_interval(result, row.metric)}"
+        for result in results
+        if (result.benchmark, result.lang, result.direction, result.scope, result.slice)
+        == (row.benchmark, row.lang, "t2v", "official", "all")
+    )
+
+
 def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> None:
     """Rescored rows with their labels, and the paired difference of each to the plain cosine of its arm."""
     lines = [
         [row.arm, f"{row.way} ({row.mark})", row.benchmark, row.lang, row.direction, _with_interval(row, "R@1"),
-         _with_interval(row, "R@5"), _with_interval(row, "R@10"), f"{row.diff:+.1f} ({change_text(row.lo, row.hi)})",
+         _with_interval(row, "R@5"), _with_interval(row, "R@10"), _with_interval(row, MEAN_RECALL),
+         f"{row.diff:+.1f} ({change_text(row.lo, row.hi)})",
          f"{row.p:.3f}", f"{row.seeds}"]
         for row in rows
     ]  # fmt: skip
     head = ["arm", "way", "benchmark", "lang", "direction", "R@1 (95 %)", "R@5 (95 %)", "R@10 (95 %)",
-            "R@1 to plain cosine", "p", "seeds"]  # fmt: skip
+            f"{MEAN_RECALL} (95 %)", "R@1 to plain cosine", "p", "seeds"]  # fmt: skip
     print_table("Rescored, not the headline", head, lines, set(range(5, len(head))), file)
+    _print_note(len(rows), file)
     stream = sys.stdout if file is None else file
     for way, _, label in labels_of(rows):
         print(f"{way}: {label}", file=stream)
@@ -144,7 +179,8 @@ def print_rescored(rows: Sequence[RescoredRow], file: TextIO | None = None) -> N
 
 
 def _with_interval(row: RescoredRow | ResultRow, name: str) -> str:
-    return f"{row.metrics[name]:.1f} ({bounds_text(row.intervals[name])})"
+    """The value of a metric with its interval; "-" where it is not in the results, which an older version wrote."""
+    return f"{row.metrics[name]:.1f} ({bounds_text(row.intervals[name])})" if name in row.metrics else "-"
 
 
 def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) -> None:
@@ -161,6 +197,7 @@ def print_bilingual(rows: Sequence[BilingualRow], file: TextIO | None = None) ->
     head = ["arm", "benchmark", "direction", "clips", "R@1 en", "R@1 zh", "en minus zh", "p", "rank correlation",
             "% at rank 1 in both, only en, only zh", "seeds"]  # fmt: skip
     print_table("English and Chinese, the same clips", head, lines, set(range(3, len(head))), file)
+    _print_note(len(rows), file)
 
 
 def print_frame_ablations(rows: Sequence[FrameAblationRow], file: TextIO | None = None) -> None:
@@ -233,19 +270,23 @@ def _gates_text(row: ModuleRow) -> str:
 
 
 def print_progressive(rows: Sequence[ProgressiveRow], file: TextIO | None = None) -> None:
-    """R@1 text to video. Each row adds one thing to the row before it; the table shows the gain and the cost."""
+    """R@1 and MeanR text to video. Each row adds one thing to the row before it; the table shows the gain and the cost."""
     lines = []
     for row in rows:
         name = row.arm if not row.way else f"{row.arm}, {row.way} over candidates"
         seeds = f" ({min(row.seeds_r1):.1f} to {max(row.seeds_r1):.1f})" if len(row.seeds_r1) > 1 else ""
         lines.append(
             [name, row.benchmark, row.lang, f"{row.r1:.1f} [{bounds_text(row.interval, between=', ')}]{seeds}",
-             _points(row.step), _points(row.whole), f"{row.clips:,}", f"{row.texts:,}",
+             _points(row.step), _points(row.whole),
+             f"{row.mean_recall:.1f} [{bounds_text(row.mean_recall_interval, between=', ')}]", _points(row.mean_recall_step),
+             f"{row.clips:,}", f"{row.texts:,}",
              f"{row.curation_s:.0f}", f"{row.train_s:.0f}", _PROTOCOL_NOTE[bool(row.unlike or row.unlike_whole)]]
         )  # fmt: skip
-    head = ["row", "benchmark", "lang", "R@1 [95 %] (seeds)", "to row before [95 %]", "to first row [95 %]", "clips", "texts",
+    head = ["row", "benchmark", "lang", "R@1 [95 %] (seeds)", "to row before [95 %]", "to first row [95 %]",
+            f"{MEAN_RECALL} [95 %]", f"{MEAN_RECALL} to row before [95 %]", "clips", "texts",
             "curation core s", "training s", ""]  # fmt: skip
-    print_table("Progressive table, text to video", *_without_empty(head, lines), set(range(3, 10)), file)
+    print_table("Progressive table, text to video", *_without_empty(head, lines), set(range(3, 12)), file)
+    _print_note(of_progressive(rows), file)
     steps = {f"{row.arm} and the row before, {row.benchmark}": row.unlike for row in rows if row.unlike}
     whole = {f"{row.arm} and the first row, {row.benchmark}": row.unlike_whole for row in rows if row.unlike_whole}
     _print_unlike(steps | whole, file)
@@ -275,6 +316,10 @@ def print_report(data: ReportData, file: TextIO | None = None) -> None:
         print_progressive(data.progressive, file)
     if results:
         print_results(results, file)
+        if note := seed_note(data):
+            print(f"{one_line(note)}\n", file=stream)
+    if data.published:
+        print_published(data.published, data.results, file)
     if data.rescored:
         print_rescored(data.rescored, file)
     if data.bilingual:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from m2raap.core.errors import listed
+
 
 @dataclass(frozen=True)
 class Strip:
@@ -89,7 +91,7 @@ class CompatRow:
 
 @dataclass(frozen=True)
 class RescoredRow:
-    """Metrics of an arm under rescoring (Mug over candidates, dual softmax, QB-Norm); never the headline.
+    """Metrics of an arm under rescoring (a late interaction, dual softmax, QB-Norm); never the headline.
 
     `diff`, `lo`, `hi`, `p`: its R@1 minus the R@1 of the arm's plain cosines, paired over the queries.
     """
@@ -159,6 +161,19 @@ class ProtocolRow:
     models: dict[str, str]  # arm and training seed -> digest
     preprocess: dict[str, str]
     missing: dict[str, str]  # clip without an embedding -> reason, "" where none is recorded
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One metric of a published zero-shot text-to-video result on a benchmark of the run, in percent."""
+
+    benchmark: str
+    system: str
+    lang: str
+    metric: str
+    value: float
+    source: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -250,10 +265,10 @@ class ModuleRow:
 
 @dataclass(frozen=True)
 class ProgressiveRow:
-    """One row of a progressive table: text to video, R@1 in points, differences as [points, low, high]."""
+    """One row of a progressive table: text to video, R@1 and MeanR in points, differences as [points, low, high]."""
 
     arm: str
-    way: str  # "": plain cosine; mug: late interaction over the first candidates
+    way: str  # "": plain cosine; rerank: late interaction
     benchmark: str
     lang: str
     r1: float
@@ -261,6 +276,9 @@ class ProgressiveRow:
     seeds_r1: list[float]
     step: list[float] | None  # to the row before; of a rescored row, to the plain cosine of its arm
     whole: list[float] | None  # to the first row
+    mean_recall: float  # MeanR
+    mean_recall_interval: list[float]
+    mean_recall_step: list[float] | None
     clips: int  # that remain for training and validation
     texts: int
     curation_s: float  # core seconds of the stages before training
@@ -332,6 +350,7 @@ class ReportData:
     notes: list[str] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     lengths: list[ResultRow] = field(default_factory=list)  # slices by the length of the clip
+    published: list[PublishedRow] = field(default_factory=list)
     compat: list[CompatRow] = field(default_factory=list)
     rescored: list[RescoredRow] = field(default_factory=list)
     bilingual: list[BilingualRow] = field(default_factory=list)
@@ -352,6 +371,18 @@ class ReportData:
     protocol: dict[str, str] = field(default_factory=dict)  # settings and inputs of the whole run
     timings: list[tuple[str, float]] = field(default_factory=list)  # stage, seconds
     recipe: str = ""
+
+
+def seed_note(data: ReportData) -> str:
+    """What results of arms that were trained with one seed cannot say; empty where there is no such arm."""
+    trained = {row.arm for row in data.costs}
+    arms = list(dict.fromkeys(row.arm for row in data.results if row.arm in trained and row.seeds == 1))
+    if not arms:
+        return ""
+    return (
+        f"{listed(arms, 6)}: one training seed. A difference smaller than the spread between seeds means nothing; 'seeds: 3' in "
+        "the recipe measures the spread."
+    )
 
 
 def to_json(data: ReportData) -> dict[str, Any]:

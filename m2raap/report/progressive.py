@@ -12,18 +12,19 @@ from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of, base_arm
 from m2raap.report.data import ProgressiveRow
 from m2raap.retrieval.arms import paired
+from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.sides import side_of
 from m2raap.retrieval.summary import summary_row
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.training_log import training_time
 
-LATE = "mug"  # of `ranks-mug.parquet`: late interaction over the first candidates
+LATE = "rerank"  # of `ranks-rerank.parquet`: late interaction
 Ranks = list[dict[str, Any]]
 
 
 def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
-    """R@1 text to video of each finished row, and the paired differences to the row before it and to the first row."""
+    """R@1 and MeanR text to video of each finished row, and the paired differences to the row before it and to the first row."""
     arms = list(dict.fromkeys(base_arm(step.arm) for step in steps))
     rows: list[ProgressiveRow] = []
     for bench in dict.fromkeys(step.bench for step in steps if step.bench):
@@ -43,18 +44,23 @@ def progressive_rows(steps: list[Step], recipe: Recipe) -> list[ProgressiveRow]:
                         ProgressiveRow(
                             arm=arm, way=way, benchmark=bench, lang=lang, r1=summary["metrics"]["R@1"],
                             interval=summary["intervals"]["R@1"], seeds_r1=summary["seeds_r1"],
-                            step=_difference(tables, against, lang, recipe.seed),
-                            whole=_difference(tables, first if place or way else None, lang, recipe.seed),
+                            step=_difference(tables, against, lang, "R@1", recipe.seed),
+                            whole=_difference(tables, first if place or way else None, lang, "R@1", recipe.seed),
+                            mean_recall=summary["metrics"][MEAN_RECALL],
+                            mean_recall_interval=summary["intervals"][MEAN_RECALL],
+                            mean_recall_step=_difference(tables, against, lang, MEAN_RECALL, recipe.seed),
                             **costs,
                         )
                     )  # fmt: skip
     return rows
 
 
-def _difference(tables: list[Ranks], against: list[Ranks] | None, lang: str, seed: int) -> list[float] | None:
+def _difference(
+    tables: list[Ranks], against: list[Ranks] | None, lang: str, metric: str, seed: int
+) -> list[float] | None:
     if against is None:
         return None
-    difference = paired(tables, against, lang, "t2v", 1, seed)
+    difference = paired(tables, against, lang, "t2v", metric, seed)
     return [difference[name] for name in ("diff", "lo", "hi")]
 
 

@@ -38,6 +38,7 @@ from m2raap.report.html import write_report
 from m2raap.report.lengths import length_rows
 from m2raap.report.progressive import progressive_rows
 from m2raap.report.protocols import Protocols, marked, protocol_rows
+from m2raap.report.published import published_rows
 from m2raap.report.secondary import bilingual_rows, compat_rows, frame_ablation_rows, rescored_rows, two_way_rows
 from m2raap.retrieval.arms import paired, summarise
 from m2raap.retrieval.results_file import read_results
@@ -46,7 +47,13 @@ from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.evaluate import EvaluateStage, read_ranks
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import DRAWINGS_ONLY
-from m2raap.stages.training_log import training_curves, training_summary, training_time
+from m2raap.stages.training_log import kept_text, training_curves, training_summary, training_time
+
+_VAL_CHARTS = {  # title of the chart, and the factor of its values
+    "mrr": ("MRR x 100 on the val clips", 100.0),
+    "r1": ("R@1 on the val clips", 100.0),
+    "loss": ("loss on the val clips", 1.0),
+}
 
 SYNTHETIC = "synthetic world, tiny model"
 
@@ -74,6 +81,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         for (arm, bench), seed_steps in evaluations.items()
         for row in result_rows(arm, bench, seed_steps, recipe.seed)
     ]
+    settings = protocol_rows(evaluations, steps, run.inputs.benches)
     synthetic = (
         recipe.backbone.model == "builtin:tiny" and View(run.inputs.data).corpus.source.get("importer") == "world"
     )
@@ -86,6 +94,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         notes=_notes(run, recipe, steps, synthetic),
         results=results,
         lengths=length_rows(run, evaluations, steps, recipe.seed),
+        published=published_rows(settings, results),
         compat=compat_rows(evaluations),
         rescored=rescored_rows(evaluations, recipe.seed),
         bilingual=bilingual_rows(evaluations, recipe.seed),
@@ -102,7 +111,7 @@ def gather(run: RunFolder, recipe: Recipe, truth: Path | None) -> ReportData:
         examples=examples(run, steps, main),
         dropped=dropped_gallery(run, curated),
         nearly=nearly_dropped(run, curated),
-        protocols=protocol_rows(evaluations, steps, run.inputs.benches),
+        protocols=settings,
         protocol=_run_facts(run, recipe),
         timings=_timings(steps),
         recipe=yaml.safe_dump(run.tree["recipe"], sort_keys=False, allow_unicode=True),
@@ -115,14 +124,7 @@ def _notes(run: RunFolder, recipe: Recipe, steps: list[Step], synthetic: bool) -
         notes.append(f"{DRAWINGS_ONLY}. The results show that the pipeline works, and nothing about retrieval.")
     for step in steps:
         if step.is_of(AdaptStage) and step.owner == step.arm:
-            summary = training_summary(step.folder)
-            counts = read_manifest(step.folder)["counts"]
-            best = (
-                f"; kept: step {counts['best_step']}, with the best R@1 on the val clips, {100 * counts['val_r1_best']:.1f}"
-                if "best_step" in counts
-                else ""
-            )
-            notes.append(f"{step.arm}: {summary['steps']} steps{best}.")
+            notes.append(f"{step.arm}: {kept_text(training_summary(step.folder))}.")
     return notes + _outdated(run, recipe, steps)
 
 
@@ -179,7 +181,7 @@ def difference_rows(
             for lang in langs:
                 for direction in ("t2v", "v2t"):
                     for category in slices:
-                        difference = paired(tables[0], tables[1], lang, direction, 1, recipe.seed, category)
+                        difference = paired(tables[0], tables[1], lang, direction, "R@1", recipe.seed, category)
                         rows.append(DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike))
             rows += [
                 DifferenceRow(arm_a=a, arm_b=b, benchmark=bench, **difference, unlike=unlike)
@@ -193,10 +195,11 @@ def _curves(steps: list[Step]) -> list[Curve]:
     for step in steps:
         if not step.is_of(AdaptStage) or step.owner != step.arm or step.arm != base_arm(step.arm):
             continue
-        loss, val_r1 = training_curves(step.folder)
+        loss, val = training_curves(step.folder)
         curves.append(Curve("training loss", step.arm, loss))
-        if val_r1:
-            curves.append(Curve("R@1 on the val clips", step.arm, [(at, 100 * value) for at, value in val_r1]))
+        for name, points in val.items():
+            chart, factor = _VAL_CHARTS[name]
+            curves.append(Curve(chart, step.arm, [(at, factor * value) for at, value in points]))
     return curves
 
 

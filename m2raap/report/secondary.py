@@ -24,7 +24,7 @@ from m2raap.retrieval.two_way import two_way_rows as summarise_two_way
 from m2raap.stages.evaluate import read_ranks
 
 LATE, TRANSDUCTIVE = "late interaction", "transductive"
-_MARKS = {"mug": LATE, "dual_softmax": TRANSDUCTIVE, "qb_norm": TRANSDUCTIVE}
+_MARKS = {"rerank": LATE, "dual_softmax": TRANSDUCTIVE, "qb_norm": TRANSDUCTIVE}
 _SHARES = ("both", "only_en", "only_zh", "neither")
 _AS_THEY_ARE = "as they are"
 
@@ -58,16 +58,21 @@ def rescored_rows(evaluations: Evaluations, seed: int) -> list[RescoredRow]:
             for lang, direction in _lang_directions(tables[0]):
                 sides = [side_of(table, lang, direction, None) for table in tables]
                 summary = summary_row([side for side, _, _ in sides], sides[0][2], seed)
-                change = paired(tables, plain, lang, direction, 1, seed)
+                change = paired(tables, plain, lang, direction, "R@1", seed)
                 rows.append(
                     RescoredRow(
-                        arm=arm, benchmark=bench, way=name, mark=_MARKS.get(name, ""), label=tree["rescored"]["label"],
+                        arm=arm, benchmark=bench, way=name, mark=_mark(name), label=tree["rescored"]["label"],
                         lang=lang, direction=direction,
                         **{key: summary[key] for key in ("queries", "gallery", "seeds", "seeds_r1", "metrics", "intervals")},
                         **{key: change[key] for key in ("diff", "lo", "hi", "p")},
                     )
                 )  # fmt: skip
     return rows
+
+
+def _mark(name: str) -> str:
+    """The mark of a rescoring; rerank-VARIANT has that of rerank."""
+    return _MARKS.get(name.partition("-")[0], "")
 
 
 def bilingual_rows(evaluations: Evaluations, seed: int) -> list[BilingualRow]:

@@ -17,7 +17,9 @@ from m2raap.report.data import (
     ReportData,
     ResultRow,
     labels_of,
+    seed_note,
 )
+from m2raap.report.multiplicity import comparisons_note, of_progressive
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 DIRECTIONS = {
@@ -40,6 +42,7 @@ def view(data: ReportData) -> dict[str, Any]:
         ],
         "interpolation": _interpolation(data),
         "results": _results(data),
+        "seed_note": seed_note(data),
         "rescored": [
             {"benchmark": benchmark, "lang": lang, "direction": direction, "rows": rows}
             for (benchmark, lang, direction), rows in _grouped(
@@ -47,6 +50,30 @@ def view(data: ReportData) -> dict[str, Any]:
             )
         ],
         "ways": labels_of(data.rescored),
+        "published": [
+            {
+                "benchmark": benchmark,
+                "lang": lang,
+                "metric": metric,
+                "rows": rows,
+                "arms": [
+                    row
+                    for row in _whole(data)
+                    if (row.benchmark, row.lang, row.direction, row.scope) == (benchmark, lang, "t2v", "official")
+                    and metric in row.metrics
+                ],
+            }
+            for (benchmark, lang, metric), rows in _grouped(
+                data.published, lambda row: (row.benchmark, row.lang, row.metric)
+            )
+        ],
+        "notes": {
+            "progressive": comparisons_note(of_progressive(data.progressive)),
+            "differences": comparisons_note(len(data.differences)),
+            "rescored": comparisons_note(len(data.rescored)),
+            "bilingual": comparisons_note(len(data.bilingual)),
+            "interpolation": comparisons_note(sum(row.alpha > 0 for row in data.interpolation)),
+        },
         "bilingual": [
             {"benchmark": benchmark, "direction": direction, "rows": rows}
             for (benchmark, direction), rows in _grouped(data.bilingual, lambda row: (row.benchmark, row.direction))

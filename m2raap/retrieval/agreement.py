@@ -1,4 +1,4 @@
-"""English and Chinese on the same clips: the correlation of their ranks, their common hits, and their gap in R@k.
+"""English and Chinese on the same clips: the correlation of their ranks, their common hits, and their gap in R@k and MeanR.
 
 A clip with several texts in a language counts once, with their mean. The gap is paired over the clips.
 """
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2raap.retrieval.metrics import RSUM_AT
+from m2raap.retrieval.rank_counts import MEAN_RECALL
 from m2raap.retrieval.sides import side_of
 from m2raap.retrieval.significance import paired_difference
 from m2raap.retrieval.summary import DIGITS
 
 LANGS = ("en", "zh")
+METRICS = ("R@1", "R@5", "R@10", MEAN_RECALL)
 
 
 def agreement(table: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, Any]]:
@@ -41,9 +42,9 @@ def agreement(table: Sequence[Mapping[str, Any]], seed: int) -> list[dict[str, A
 
 
 def _by_clip(table: Sequence[Mapping[str, Any]], lang: str, direction: str) -> dict[str, NDArray[np.float64]]:
-    """Clip -> its mean rank, and its mean hit at each k of RSUM_AT."""
+    """Clip -> its mean rank, and the mean of its points by each metric of METRICS."""
     side, _, clips = side_of(table, lang, direction, None)
-    values = np.stack([side.rank_expected, *(side.hits(k) for k in RSUM_AT)], axis=1)
+    values = np.stack([side.rank_expected, *(side.points(metric) for metric in METRICS)], axis=1)
     names, index = np.unique(np.asarray(clips), return_inverse=True)
     sums = np.zeros((len(names), values.shape[1]))
     np.add.at(sums, index, values)
@@ -51,7 +52,7 @@ def _by_clip(table: Sequence[Mapping[str, Any]], lang: str, direction: str) -> d
 
 
 def _agree(en: NDArray[np.float64], zh: NDArray[np.float64]) -> dict[str, float | None]:
-    a, b = en[:, 1], zh[:, 1]
+    a, b = en[:, 1] / 100, zh[:, 1] / 100  # shares of hits at rank 1
     shares = {"both": a * b, "only_en": a * (1 - b), "only_zh": (1 - a) * b, "neither": (1 - a) * (1 - b)}
     return {
         "spearman": spearman(en[:, 0], zh[:, 0]),
@@ -61,12 +62,12 @@ def _agree(en: NDArray[np.float64], zh: NDArray[np.float64]) -> dict[str, float 
 
 def _gaps(en: NDArray[np.float64], zh: NDArray[np.float64], clips: list[str], seed: int) -> dict[str, dict[str, float]]:
     gaps = {}
-    for column, k in enumerate(RSUM_AT, start=1):
-        a, b = 100 * en[:, column], 100 * zh[:, column]
+    for column, metric in enumerate(METRICS, start=1):
+        a, b = en[:, column], zh[:, column]
         gap = paired_difference(a, b, clips, seed, unit=100)
         numbers = {"en": a.mean(), "zh": b.mean(), "diff": gap.diff, "lo": gap.lo, "hi": gap.hi, "p": gap.p}
         numbers["smallest"] = gap.smallest
-        gaps[f"R@{k}"] = {name: round(float(value), DIGITS) for name, value in numbers.items()}
+        gaps[metric] = {name: round(float(value), DIGITS) for name, value in numbers.items()}
     return gaps
 
 

@@ -63,11 +63,11 @@ def paired(
     tables_b: Sequence[Sequence[RankRow]],
     lang: str,
     direction: str,
-    k: int,
+    metric: str,
     seed: int,
     category: str | None = None,
 ) -> dict[str, Any]:
-    """R@k of arm a minus arm b in points, over the same queries, hits averaged over each arm's training seeds.
+    """A metric of RECALLS, of arm a minus arm b in points, over the same queries, averaged over each arm's training seeds.
 
     Gives lang, direction, slice, metric, queries, a, b, diff, lo, hi, p, smallest. Raises M2raapError where the queries
     differ.
@@ -75,12 +75,12 @@ def paired(
     sides_a = [side_of(table, lang, direction, category) for table in tables_a]
     sides_b = [side_of(table, lang, direction, category) for table in tables_b]
     _check_same([queries for _, queries, _ in [*sides_a, *sides_b]], lang, direction)
-    hits_a = 100 * np.mean([side.hits(k) for side, _, _ in sides_a], axis=0)
-    hits_b = 100 * np.mean([side.hits(k) for side, _, _ in sides_b], axis=0)
-    difference = paired_difference(hits_a, hits_b, sides_a[0][2], seed, unit=100)
+    points_a = np.mean([side.points(metric) for side, _, _ in sides_a], axis=0)
+    points_b = np.mean([side.points(metric) for side, _, _ in sides_b], axis=0)
+    difference = paired_difference(points_a, points_b, sides_a[0][2], seed, unit=100)
     numbers = {
-        "a": hits_a.mean(),
-        "b": hits_b.mean(),
+        "a": points_a.mean(),
+        "b": points_b.mean(),
         "diff": difference.diff,
         "lo": difference.lo,
         "hi": difference.hi,
@@ -91,8 +91,8 @@ def paired(
         "lang": lang,
         "direction": direction,
         "slice": category or "all",
-        "metric": f"R@{k}",
-        "queries": len(hits_a),
+        "metric": metric,
+        "queries": len(points_a),
         **{name: round(float(value), DIGITS) for name, value in numbers.items()},
     }
 

@@ -42,6 +42,7 @@ _HENDRICKS_2017 = "Hendricks et al., Localizing Moments in Video with Natural La
 _WANG_2019 = (
     "Wang et al., VaTeX: A Large-Scale, High-Quality Multilingual Dataset for Video-and-Language Research, ICCV 2019"
 )
+_XU_2023 = "Xu et al., Youku-mPLUG: A 10 Million Large-scale Chinese Video-Language Dataset, arXiv 2306.04362"
 _EVERY_CAPTION = (
     "every caption is a query; v2t by both rules: rank among the best captions of videos (a), among all captions (b)"
 )
@@ -181,6 +182,24 @@ _DECLARED = (
         source="LSMDC16_challenge_1000_publictect.csv",
         revision=_NO_DIGEST,
         citation="Rohrbach et al., Movie Description, IJCV 2017",
+    ),
+    Benchmark(
+        name="youku",
+        protocol=f"the test list of Youku-mPLUG's retrieval task: {_EVERY_CAPTION}. Its size is not checked: none is confirmed",
+        langs=("zh",),
+        source="retrieval_test.csv",
+        revision=_NO_DIGEST,
+        citation=_XU_2023,
+    ),
+    Benchmark(
+        name="youku-val",
+        protocol=f"the validation list of Youku-mPLUG's retrieval task, on which its publishers print results: {_EVERY_CAPTION}. "
+        "Its size is not checked: none is confirmed",
+        split="validation",
+        langs=("zh",),
+        source="retrieval_val.csv",
+        revision=_NO_DIGEST,
+        citation=_XU_2023,
     ),
     Benchmark(
         name="world-motion",

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, RankCounts, ScoreRows
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows
+from m2raap.retrieval.rank_counts import RankCounts
 
 LABEL = "CLIP4Clip's arithmetic, for comparison with tables made by it; not ours: ties are counted several times"
 AT = (1, 5, 10)

@@ -1,10 +1,6 @@
 """Ranks by counting, and the retrieval metrics over them. Numpy only.
 
-For a query whose target scores s*, among the other items g score more than s* and e score the same. Under a random
-tie-break the target's rank is uniform on 1+g .. 1+g+e. Everything named *expected* averages over that tie-break (R@k is
-then the probability of a hit); everything named *pessimistic* puts the target last, at 1+g+e. A collapsed model (all
-scores equal) therefore has an expected R@1 of 1/N, and NaN is an error: the usual code, which looks for the target in a sorted
-row, prints 100 % for both.
+The policy on ties is that of :mod:`m2raap.retrieval.rank_counts`.
 
 Shape suffixes: T texts, V videos, Q queries.
 """
@@ -19,9 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from m2raap.core.errors import M2raapError
+from m2raap.retrieval.rank_counts import MEAN_RECALL, RECALL_AT, RECALLS, RSUM_AT, RankCounts
 
-RECALL_AT = (1, 5, 10, 50)
-RSUM_AT = (1, 5, 10)
 # For a video with several captions there are two rules of ranking from video to text; they agree at R@1 only.
 V2T_RULES = {
     "a": "each video is scored by its best caption, rank among videos (CLIP4Clip)",
@@ -32,54 +27,6 @@ TILE_ELEMENTS = 250_000
 
 # Rows of scores for text indices: (n,) -> (n, V).
 ScoreRows = Callable[[NDArray[np.int64]], NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class RankCounts:
-    """The ranks of one direction: for query i, how many other items score more than its target (`greater`) or the same (`equal`).
-
-    `query` and `target` are row or column numbers of the score matrix. `missing` marks queries whose video has no
-    embedding: they are misses at every k. `gallery` is the number of items ranked.
-    """
-
-    query: NDArray[np.int64]
-    target: NDArray[np.int64]
-    greater: NDArray[np.int64]
-    equal: NDArray[np.int64]
-    missing: NDArray[np.bool_]
-    gallery: int
-
-    def __len__(self) -> int:
-        return len(self.query)
-
-    @property
-    def rank_expected(self) -> NDArray[np.float64]:
-        return 1 + self.greater + self.equal / 2
-
-    @property
-    def rank_pessimistic(self) -> NDArray[np.int64]:
-        return 1 + self.greater + self.equal
-
-    def hits(self, k: int) -> NDArray[np.float64]:
-        """The probability, for each query, of a rank of at most k under a random tie-break; 0 where the video is missing."""
-        share = np.clip((k - self.greater) / (self.equal + 1), 0, 1)
-        return np.where(self.missing, 0.0, share)
-
-    def hits_pessimistic(self, k: int) -> NDArray[np.float64]:
-        return ((self.rank_pessimistic <= k) & ~self.missing).astype(np.float64)
-
-    def reciprocal(self) -> NDArray[np.float64]:
-        """Expected 1/rank: the mean of 1/r over the ranks that the ties allow; 0 where the video is missing."""
-        last = int(self.rank_pessimistic.max(initial=1))
-        harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, last + 1))])
-        mean = (harmonic[self.rank_pessimistic] - harmonic[self.greater]) / (self.equal + 1)
-        return np.where(self.missing, 0.0, mean)
-
-    def select(self, keep: NDArray[np.bool_]) -> RankCounts:
-        """The ranks of the queries in `keep`, among the same gallery."""
-        return RankCounts(
-            self.query[keep], self.target[keep], self.greater[keep], self.equal[keep], self.missing[keep], self.gallery
-        )
 
 
 @dataclass(frozen=True)
@@ -170,7 +117,7 @@ def ranks_of(
     result = Ranks(
         t2v=_side(texts, video_of_T[texts], greater_T, equal_T, num_videos),
         v2t=_side(videos, best_text_V[videos], greater_a, equal_a, num_groups),
-        v2t_rule_b=_side(videos, best_text_V[videos], greater_b, equal_b, num_texts),
+        v2t_rule_b=_side(videos, best_text_V[videos], greater_b, equal_b, num_texts, num_best_V - 1),
         several_texts=several,
     )
     assert len(result.t2v) == len(pairs)
@@ -179,14 +126,14 @@ def ranks_of(
 
 
 def metrics(side: RankCounts) -> dict[str, float]:
-    """Headline metrics, expected under a random tie-break: R@k in percent, MdR, MnR (1-based), MRR in 0..1.
+    """Headline metrics, expected under a random tie-break: RECALLS in percent, MdR, MnR (1-based), MRR in 0..1.
 
     Raises M2raapError where there is no query.
     """
     if not len(side):
         raise M2raapError("there are no queries to score, because no text has a video")
     return {
-        **{f"R@{k}": 100 * float(side.hits(k).mean()) for k in RECALL_AT},
+        **{name: float(side.points(name).mean()) for name in RECALLS},
         "MdR": float(np.median(side.rank_expected)),
         "MnR": float(side.rank_expected.mean()),
         "MRR": float(side.reciprocal().mean()),
@@ -195,8 +142,10 @@ def metrics(side: RankCounts) -> dict[str, float]:
 
 def metrics_pessimistic(side: RankCounts) -> dict[str, float]:
     """The same recalls and ranks with every tie counted as lost. Equal to :func:`metrics` where nothing ties."""
+    recalls = {f"R@{k}": 100 * float(side.hits_pessimistic(k).mean()) for k in RECALL_AT}
     return {
-        **{f"R@{k}": 100 * float(side.hits_pessimistic(k).mean()) for k in RECALL_AT},
+        **recalls,
+        MEAN_RECALL: float(np.mean([recalls[f"R@{k}"] for k in RSUM_AT])),
         "MdR": float(np.median(side.rank_pessimistic)),
         "MnR": float(side.rank_pessimistic.mean()),
     }
@@ -231,9 +180,15 @@ def checked_pairs(pairs: ArrayLike, num_texts: int, num_videos: int) -> NDArray[
 
 
 def _side(
-    query: NDArray[np.int64], target: NDArray[np.int64], greater: NDArray[Any], equal: NDArray[Any], gallery: int
+    query: NDArray[np.int64],
+    target: NDArray[np.int64],
+    greater: NDArray[Any],
+    equal: NDArray[Any],
+    gallery: int,
+    siblings: NDArray[np.int64] | None = None,
 ) -> RankCounts:
-    return RankCounts(query, target, greater[query], equal[query], np.zeros(len(query), bool), gallery)
+    siblings = None if siblings is None else siblings[query]
+    return RankCounts(query, target, greater[query], equal[query], np.zeros(len(query), bool), gallery, siblings)
 
 
 def _whole_groups(groups: NDArray[np.int64], rows: int) -> Iterator[tuple[int, int]]:

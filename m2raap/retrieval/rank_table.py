@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from m2raap.retrieval.metrics import BLOCK_ELEMENTS, RankCounts, ScoreRows
+from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows
+from m2raap.retrieval.rank_counts import RankCounts
 from m2raap.retrieval.sides import EXTRA_COLUMNS
 from m2raap.retrieval.summary import DIGITS
 
 TOP = 10
-Counts = dict[tuple[str, str], dict[str, int]]  # (direction, query id) -> rank_pessimistic, ties, gallery
+# (direction, query id) -> rank_pessimistic, ties, gallery, siblings
+Counts = dict[tuple[str, str], dict[str, int | None]]
 
 
 def counts_of(side: RankCounts, direction: str, query_ids: Sequence[str]) -> Counts:
     """The values of a column of EXTRA_COLUMNS for the queries of one direction."""
-    numbers = zip(query_ids, side.rank_pessimistic.tolist(), side.equal.tolist(), strict=True)
+    siblings = [None] * len(side) if side.siblings is None else side.siblings.tolist()
+    numbers = zip(query_ids, side.rank_pessimistic.tolist(), side.equal.tolist(), siblings, strict=True)
     return {
-        (direction, name): {"rank_pessimistic": rank, "ties": ties, "gallery": side.gallery}
-        for name, rank, ties in numbers
+        (direction, name): {"rank_pessimistic": rank, "ties": ties, "gallery": side.gallery, "siblings": num_siblings}
+        for name, rank, ties, num_siblings in numbers
     }
 
 
@@ -37,7 +40,8 @@ def rank_rows(
 ) -> list[dict[str, Any]]:
     """One row for each query, ordered by query id.
 
-    `head`: direction and language. `tops`: the items ranked first, by the query's number in `side`. `more`: name of an extra
+    `head`: direction and language. `tops`: the items ranked first, by the query's number in `side`; their scores are cosines, or
+    what a rescoring ranks by (of dual softmax and candidates keys whose order alone means something). `more`: name of an extra
     column -> its values.
     """
     result = []

@@ -20,7 +20,6 @@ from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows
 _DIGITS = 9
 # Added to the scores of candidates, which like cosines are near 1 at most: every candidate ranks above all other items.
 _LIFT = 100.0
-_MOST_LOG = 600.0  # exp of more would be near the overflow of float64
 
 
 @dataclass(frozen=True)
@@ -46,30 +45,42 @@ Rescore = Callable[[LanguageScores], Rescored]
 
 
 def dual_softmax(rows: ScoreRows, num_texts: int, num_videos: int, inverse_temperature: float) -> Rescored:
-    """s(t, v) times its softmax p over all queries: the texts in t2v, the videos in v2t (CAMoE, Cheng et al. 2021).
+    """Keys in the order of s(t, v) times its softmax p over all queries: the texts in t2v, the videos in v2t (CAMoE, Cheng et al.
+    2021).
 
     Transductive: a query's score depends on all the other queries. CAMoE's product reverses the order where s is negative: the
     larger p, the lower s p, so that the best pair comes last. A negative score is therefore divided by p: it rises
     with s and with p, and stays below every score that is not negative. The rank of a query whose own score is not negative is
     exactly CAMoE's; only among negative scores is the order another.
+
+    Only the order of the keys means something: the product itself falls below what float64 holds at large inverse temperatures,
+    where different scores would tie at 0, so that it is computed as a logarithm (see :func:`_keys`).
     """
     norm_V = _log_sums(rows, num_texts, num_videos, inverse_temperature)
 
     def t2v(texts: NDArray[np.int64]) -> NDArray[Any]:
         scores = rows(texts)
-        return _times_share(scores, inverse_temperature * scores - norm_V)
+        return _keys(scores, inverse_temperature * scores - norm_V)
 
     def v2t(texts: NDArray[np.int64]) -> NDArray[Any]:
         scores = rows(texts)
         norm = np.round(_log_sum(inverse_temperature * scores, axis=1), _DIGITS)
-        return _times_share(scores, inverse_temperature * scores - norm[:, None])
+        return _keys(scores, inverse_temperature * scores - norm[:, None])
 
     return Rescored(t2v, v2t)
 
 
-def _times_share(scores: NDArray[Any], log_share: NDArray[Any]) -> NDArray[Any]:
-    """s p, or s / p where s is negative; finite."""
-    return scores * np.exp(np.where(scores < 0, np.minimum(-log_share, _MOST_LOG), log_share))
+def _keys(scores: NDArray[Any], log_share: NDArray[Any]) -> NDArray[np.float64]:
+    """Finite numbers in the order of s p, and of s / p where s is negative, for p = exp(log_share).
+
+    With a = log s + log p, or log(-s) - log p where s is negative, the key is 1 / (1 - a), or 1 + a where a > 0, with the sign of
+    s: it rises from 0 to infinity with a, without losing more than the last bits of a.
+    """
+    scores = np.asarray(scores, np.float64)
+    sign = np.sign(scores)
+    with np.errstate(divide="ignore"):
+        log = np.where(sign == 0, 0.0, np.log(np.abs(scores)) + sign * log_share)
+    return sign * np.where(log > 0, 1 + log, 1 / (1 + np.maximum(-log, 0)))
 
 
 def qb_norm(

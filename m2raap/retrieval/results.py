@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
 from m2raap.retrieval.embeddings import Embeddings
-from m2raap.retrieval.metrics import V2T_RULES, RankCounts, Ranks, ScoreRows, ranks_of, rsum
+from m2raap.retrieval.metrics import V2T_RULES, Ranks, ScoreRows, ranks_of, rsum
+from m2raap.retrieval.rank_counts import RankCounts
 from m2raap.retrieval.rank_table import Counts, counts_of, rank_rows, tops_of
 from m2raap.retrieval.rescore import LanguageScores, Rescore, Rescored
 from m2raap.retrieval.sides import RULE_B
@@ -265,11 +266,13 @@ class _Language:
 def _with_misses(side: RankCounts, missing_pairs: Sequence[tuple[int, int]], gallery: int) -> RankCounts:
     """`side` with the queries whose video is missing: all other items rank before their target."""
     query, target = (np.asarray([pair[i] for pair in missing_pairs], np.int64) for i in (0, 1))
+    none = np.zeros(len(missing_pairs), np.int64)
     return RankCounts(
         np.concatenate([side.query, query]),
         np.concatenate([side.target, target]),
         np.concatenate([side.greater, np.full(len(missing_pairs), gallery - 1)]),
-        np.concatenate([side.equal, np.zeros(len(missing_pairs), np.int64)]),
+        np.concatenate([side.equal, none]),
         np.concatenate([side.missing, np.ones(len(missing_pairs), bool)]),
         gallery,
+        None if side.siblings is None else np.concatenate([side.siblings, none]),
     )

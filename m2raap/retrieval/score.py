@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from m2raap.core.errors import M2raapError
 from m2raap.retrieval.compat import LABEL, clip4clip, clip4clip_several
-from m2raap.retrieval.metrics import RECALL_AT, V2T_RULES, RankCounts, metrics, metrics_pessimistic, ranks, rsum, ties
+from m2raap.retrieval.metrics import V2T_RULES, metrics, metrics_pessimistic, ranks, rsum, ties
+from m2raap.retrieval.rank_counts import RECALLS, RankCounts
 from m2raap.retrieval.significance import METHOD, intervals
 
 TIE_POLICY = "expected under a random tie-break; the pessimistic numbers count every tie as lost"
@@ -26,12 +27,12 @@ def evaluate(sim_TV: NDArray[Any], video_of_text_T: ArrayLike | None = None, *, 
     may have several texts: video to text is then ranked by its best text (rule a, as CLIP4Clip does) and, under "v2t_rule_b",
     by the rank of that text among all texts.
 
-    Gives {"t2v": {"R@1": ..., "R@5", "R@10", "R@50" (percent), "MdR", "MnR" (1 is best), "MRR", "intervals": {"R@1": [lo,
-    hi], ...}, "pessimistic": {...}, "ties": {...}, "queries", "gallery"}, "v2t": {...}, "rsum": ..., "notes": [sentences on what
-    is easily overlooked]}. Ties: every metric is its expectation under a random tie-break; "pessimistic" counts each tie as
-    lost. Intervals: cluster bootstrap over videos, the gallery held fixed, or Wilson's where every query hits or every one
-    misses. With `compat` also what CLIP4Clip's metrics.py (ArrowLuo/CLIP4Clip) prints. Raises M2raapError for a matrix that is
-    not two-dimensional or holds NaN or Inf, and for an index out of range.
+    Gives {"t2v": {"R@1": ..., "R@5", "R@10", "R@50", "MeanR" (all in percent; MeanR is the mean of R@1, R@5 and R@10), "MdR",
+    "MnR" (1 is best), "MRR", "intervals": {"R@1": [lo, hi], ...}, "pessimistic": {...}, "ties": {...}, "queries", "gallery"},
+    "v2t": {...}, "rsum": ..., "notes": [sentences on what is easily overlooked]}. Ties: every metric is its expectation under a
+    random tie-break; "pessimistic" counts each tie as lost. Intervals: cluster bootstrap over videos, the gallery held fixed,
+    or Wilson's where every query hits or every one misses. With `compat` also what CLIP4Clip's metrics.py (ArrowLuo/CLIP4Clip)
+    prints. Raises M2raapError for a matrix that is not two-dimensional or holds NaN or Inf, and for an index out of range.
     """
     sim_TV = np.asarray(sim_TV)
     if sim_TV.ndim != 2:
@@ -175,11 +176,11 @@ def read_pairs(path: Path, num_texts: int, num_videos: int) -> NDArray[np.int64]
 
 def _direction(side: RankCounts, videos: NDArray[np.int64]) -> dict[str, Any]:
     """`videos`: the one that each query is about; they are what is resampled."""
-    hits = np.stack([100 * side.hits(k) for k in RECALL_AT])
-    bounds = zip(RECALL_AT, intervals(hits, videos, seed=0, limits_M=[(0.0, 100.0)] * len(RECALL_AT)), strict=True)
+    points = np.stack([side.points(name) for name in RECALLS])
+    bounds = zip(RECALLS, intervals(points, videos, seed=0, limits_M=[(0.0, 100.0)] * len(RECALLS)), strict=True)
     return {
         **{name: round(value, 6) for name, value in metrics(side).items()},
-        "intervals": {f"R@{k}": [round(bound.lo, 6), round(bound.hi, 6)] for k, bound in bounds},
+        "intervals": {name: [round(bound.lo, 6), round(bound.hi, 6)] for name, bound in bounds},
         "pessimistic": {name: round(value, 6) for name, value in metrics_pessimistic(side).items()},
         "ties": ties(side),
         "queries": len(side),

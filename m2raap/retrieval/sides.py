@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.retrieval.metrics import RankCounts
+from m2raap.retrieval.rank_counts import RankCounts
 
 RankRow = Mapping[str, Any]
-# By rule b, among the available clips, and both. Each value has rank_pessimistic, ties and gallery; None where a query has no
-# such rank. Tables of older versions lack the columns.
+# By rule b, among the available clips, and both. Each value has rank_pessimistic, ties, gallery and siblings (by rule b: other
+# texts of the video with the target's score; else None); None where a query has no such rank. Tables of older versions lack the
+# columns, or `siblings` in them: a query then counts as having one target.
 EXTRA_COLUMNS = ("rule_b", "available", "available_rule_b")
 RULE_B = "v2t_rule_b"  # a direction of results; its queries are those of v2t
 
@@ -33,8 +34,9 @@ def side_of(
     equal = np.asarray([row["ties"] for row in counted], np.int64)
     greater = np.asarray([row["rank_pessimistic"] for row in counted], np.int64) - 1 - equal
     missing = np.asarray([row["missing"] for row in rows], bool)
+    siblings = np.asarray([row.get("siblings") or 0 for row in counted], np.int64) if direction == RULE_B else None
     index = np.arange(len(rows))
-    side = RankCounts(index, index, greater, equal, missing, int(counted[0]["gallery"]))
+    side = RankCounts(index, index, greater, equal, missing, int(counted[0]["gallery"]), siblings)
     return side, [str(row["query_id"]) for row in rows], [str(row["video_id"]) for row in rows]
 
 

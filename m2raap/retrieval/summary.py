@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.retrieval.metrics import RECALL_AT, RankCounts, metrics, metrics_pessimistic, ties
+from m2raap.retrieval.metrics import metrics, metrics_pessimistic, ties
+from m2raap.retrieval.rank_counts import RECALLS, RankCounts
 from m2raap.retrieval.significance import intervals, median_interval
 
 DIGITS = 6
@@ -18,7 +19,7 @@ def summary_row(sides: Sequence[RankCounts], video_ids: Sequence[str], seed: int
     """Metrics of one direction, averaged over `sides` (training seeds; the same queries in the same order).
 
     `video_ids` names each query's video: the cluster that is resampled. Gives `queries`, `gallery`, `missing`, `seeds`,
-    `seeds_r1`, `metrics`, `pessimistic`, `intervals` ({metric: [lo, hi]}) and `ties`; percent for R@k, floats to 6 digits.
+    `seeds_r1`, `metrics`, `pessimistic`, `intervals` ({metric: [lo, hi]}) and `ties`; percent for RECALLS, floats to 6 digits.
     """
     for side in sides:
         assert len(side) == len(video_ids)
@@ -27,11 +28,11 @@ def summary_row(sides: Sequence[RankCounts], video_ids: Sequence[str], seed: int
                 "the runs to be averaged have different galleries or miss different videos; evaluate all on the same corpus"
             )
     values = {
-        **{f"R@{k}": 100 * np.mean([side.hits(k) for side in sides], axis=0) for k in RECALL_AT},
+        **{name: np.mean([side.points(name) for side in sides], axis=0) for name in RECALLS},
         "MnR": np.mean([side.rank_expected for side in sides], axis=0),
         "MRR": np.mean([side.reciprocal() for side in sides], axis=0),
     }
-    limits = [*([(0.0, 100.0)] * len(RECALL_AT)), (1.0, float(max(sides[0].gallery, 2))), (0.0, 1.0)]
+    limits = [*([(0.0, 100.0)] * len(RECALLS)), (1.0, float(max(sides[0].gallery, 2))), (0.0, 1.0)]
     bounds = dict(zip(values, intervals(np.stack(list(values.values())), video_ids, seed, limits), strict=True))
     bounds["MdR"] = median_interval(np.stack([side.rank_expected for side in sides]), video_ids, seed)
     return {

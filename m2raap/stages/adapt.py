@@ -21,7 +21,7 @@ from m2raap.models.config import BackboneConfig
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import SHARED_KEYS, Shared
 from m2raap.stages.source import ViewSource
-from m2raap.stages.training_log import training_summary
+from m2raap.stages.training_log import kept_text, training_summary
 from m2raap.video.limits import VideoConfig
 
 
@@ -52,7 +52,7 @@ class AdaptStage(SingleStage[AdaptConfig]):
 
     name = "adapt"
     config = AdaptConfig
-    version = 3
+    version = 4
     needs = (KeyframesStage.name,)
 
     def __init__(self, cfg: AdaptConfig, shared: Shared | None = None) -> None:
@@ -103,6 +103,8 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
             "least 2; 'm2raap status' shows which stage dropped the others"
         )
     talk.log(f"adapt: {source.num_clips} training clips, {val.num_clips} for choosing the checkpoint")
+    if not val.num_clips and cfg.keep == "best":
+        talk.log("adapt: no clip has the split val, so that adapt.keep=best keeps the last step")
     if cfg.input == "video":
         count = cfg.decoders or available_cores()
         talk.log(f"adapt: raw video, decoded again every epoch in {count} processes; frozen layers have no cache")
@@ -113,5 +115,8 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
             digests.save()
     if dist_context.is_main:
         dist_context.send_task(str(target))
-    with talk.Phases(talk.title(target, "adapt")) as phases:
+    title = talk.title(target, "adapt")
+    with talk.Phases(title) as phases:
         adapt(cfg, source, val if val.num_clips else None, target, phases, dist_context=dist_context, caches=caches)
+    if dist_context.is_main:
+        talk.log(f"{title}: {kept_text(training_summary(target))}")

@@ -122,17 +122,24 @@ class Bank:
             )
 
 
-def make_bank(view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path) -> StageOutput:
+def make_bank(
+    view: View,
+    without: list[View],
+    model: Path | BackboneConfig | Embedder,
+    folder: Path,
+    text_length: int | None = None,
+) -> StageOutput:
     """Embeds the distinct texts of the training split whose words and videos are in none of the corpora `without`.
 
-    Raises M2raapError where `view` is a benchmark, or no text is left.
+    `text_length`: number of tokens to which texts are cut, as for the benchmark's; None: the model's own. Raises
+    M2raapError where `view` is a benchmark, or no text is left.
     """
     import torch
 
     if view.is_benchmark:
         raise M2raapError(f"{view.corpus_path}: is the benchmark '{view.corpus.benchmark}'; give a training corpus")
     torch.set_num_threads(torch_threads())
-    loaded = embedder(model)
+    loaded = embedder(model, text_length)
     clips, rows = _of_view(view, training=True)
     refused_clips: set[tuple[str, str]] = set()
     refused: set[tuple[int, str]] = set()
@@ -204,10 +211,18 @@ def _keys(texts: list[str], langs: list[str]) -> list[tuple[int, str]]:
 
 
 def run_bank(
-    view: View, without: list[View], model: Path | BackboneConfig | Embedder, folder: Path, force: bool
+    view: View,
+    without: list[View],
+    model: Path | BackboneConfig | Embedder,
+    folder: Path,
+    force: bool,
+    text_length: int | None = None,
 ) -> None:
+    """Makes a bank in `folder`; what `make_bank` says."""
+
     def work(target: Path) -> StageOutput:
-        return make_bank(view, without, model, target)
+        return make_bank(view, without, model, target, text_length)
 
     inputs = model_input(model) | {f"without{i}": other.digest for i, other in enumerate(without)}
-    run_single_stage("bank", 2, {}, folder, work, view=view, inputs=inputs, force=force)
+    settings = {} if text_length is None else {"text_length": text_length}
+    run_single_stage("bank", 2, settings, folder, work, view=view, inputs=inputs, force=force)

@@ -24,6 +24,7 @@ from m2raap.curate.captioners import (
     Tools,
     build_captioner,
     candidates,
+    extension_dependencies,
 )
 from m2raap.curate.encode import encoder
 from m2raap.curate.llm.prompts import digests
@@ -65,6 +66,8 @@ class CaptionStage(AskingStage[CaptionConfig]):
         names: dict[str, Any] = {"langs": list(self.shared.langs)}
         if self.cfg.compares_features:
             names |= {"backbone": self.shared.backbone.model_dump(mode="json"), "words": digest(candidates())}
+        if is_extension(self.cfg.name) and (more := extension_dependencies(self.cfg)) is not None:
+            names["captioner"] = more
         if self.cfg.endpoint:
             names["prompts"] = digests(CAPTION_PROMPTS, self.cfg.prompts)
         return names
@@ -116,9 +119,10 @@ class CaptionStage(AskingStage[CaptionConfig]):
         """The captioner, the frames of every clip that it describes, and their indices."""
         clips, chosen = [], []
         for clip in part.clips:
-            jpegs = part.frames[clip["clip_id"]]["jpegs"] if clip["clip_id"] in part.frames else []
+            frames = part.frames.get(clip["clip_id"])
+            jpegs, times_s = (frames["jpegs"], frames["times_s"]) if frames else ([], [])
             chosen.append(spread(len(jpegs), self.cfg.frames))
-            clips.append(ClipFrames(clip["clip_id"], [jpegs[i] for i in chosen[-1]]))
+            clips.append(ClipFrames(clip["clip_id"], [jpegs[i] for i in chosen[-1]], [times_s[i] for i in chosen[-1]]))
         assert self.folder is not None, "the folder of a stage is set while it runs"
         captioner = _captioner(self.shared.backbone, self.cfg, self.folder)  # pyright: ignore[reportArgumentType]  # they hash
         return captioner, clips, chosen

@@ -6,11 +6,12 @@ No other stage reads the texts of a benchmark. Frame ablations embed the same fr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from m2raap.core import talk
 from m2raap.core.config import Config
@@ -29,15 +30,18 @@ from m2raap.stages.caption import CaptionStage
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.protocol import describe_frames, describe_preprocess, frames_digest
 from m2raap.stages.rerank import NAME as RERANKED
-from m2raap.stages.rerank import MugRerankConfig, rerank
+from m2raap.stages.rerank import ClipParts, RerankConfig, interaction_of, parts_of, rerank
 from m2raap.stages.shared import Shared
 from m2raap.stages.source import frame_captions
 
 if TYPE_CHECKING:
     from m2raap.models.acg import Captions
+    from m2raap.models.interaction.units import Need
     from m2raap.models.video_clip import VideoCLIP
 
-FrameAblation = Literal["shuffled", "reversed", "one_frame"]
+FrameAblation = Literal["shuffled", "reversed", "one_frame", "other_captions"]
+# Ways to embed a clip in which its captions differ, and not its frames: reranked, too.
+_CAPTION_VARIANTS = ("", "uncaptioned", "other_captions")
 BATCH = 16
 
 
@@ -48,19 +52,35 @@ class EmbedConfig(Config):
         default=None, ge=1, description="Number of frames of each clip; null: all that the stage keyframes stored."
     )
     frame_ablations: tuple[FrameAblation, ...] = Field(
-        default=(), description="Ways to embed the clips once more: frames shuffled, frames reversed, one frame only."
+        default=(),
+        description="Ways to embed the clips once more: frames shuffled, frames reversed, one frame only, or with the captions "
+        "of another clip (other_captions, which needs captions).",
+    )
+    text_length: int | None = Field(
+        default=None,
+        ge=3,
+        description="Number of tokens to which texts and captions are cut, start and end token included; null: as many as the "
+        "text tower takes. STAN cuts at 32 at test.",
     )
     ablation_seed: int = Field(
         default=0, description="Seed of the order in which the ablation 'shuffled' puts the frames."
     )
     captions: bool = Field(
         default=False,
-        description="Whether ACG is given auxiliary captions of the benchmark's frames (the stage caption then runs on them); "
-        "the clips are then also embedded without captions.",
+        description="Whether ACG and the interaction are given auxiliary captions of the benchmark's frames (the stage caption "
+        "then runs on them); the clips are then also embedded, and reranked, without captions.",
     )
-    mug: MugRerankConfig | None = Field(
-        default=None, description="Settings of reranking the first candidates by Mug; null: no reranking."
+    rerank: RerankConfig | None = Field(
+        default=None, description="Settings of reranking by an interaction; null: no reranking."
     )
+
+    @model_validator(mode="after")
+    def _captions_to_exchange(self) -> EmbedConfig:
+        if "other_captions" in self.frame_ablations and not self.captions:
+            raise ValueError(
+                "embed.frame_ablations other_captions exchanges captions: set embed.captions to true, or leave it out"
+            )
+        return self
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -68,9 +88,15 @@ class EmbedConfig(Config):
         return ("", *self.frame_ablations, *(["uncaptioned"] if self.captions else []))
 
 
-CaptionedFrames = list[tuple[bytes, str | None]]  # a clip's JPEGs, each with its caption where it has one
-# For every clip unit frame vectors (F, E), and a mask (F,) that is False for padding.
-FrameVectors = list[tuple[np.ndarray, np.ndarray]]
+class ClipFrame(NamedTuple):
+    """A stored frame, as an embedder is given it."""
+
+    jpeg: bytes
+    caption: str | None = None  # where it has one, and ACG or the interaction is to read it
+    time_s: float | None = None  # seconds since the start of the clip
+
+
+CaptionedFrames = list[ClipFrame]
 
 
 class Embedder(Protocol):
@@ -79,8 +105,8 @@ class Embedder(Protocol):
     digest: str
     preprocess: str  # in words, for the protocol
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-        """Video vectors (V, E), and the frame vectors of every clip where the model returns them."""
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        """Video vectors (V, E), and what an interaction reads of every clip, where the model has one."""
         ...
 
     def texts(self, texts: list[str]) -> np.ndarray:
@@ -89,36 +115,47 @@ class Embedder(Protocol):
 
 
 class VideoClipEmbedder:
-    """A VideoCLIP as an Embedder."""
+    """A VideoCLIP as an Embedder. `text_length`: number of tokens to which texts are cut; None: the model's own.
 
-    def __init__(self, clip: VideoCLIP) -> None:
+    `needs`: what reranking reads of clips; None: no reranking.
+
+    Raises M2raapError where the model takes fewer tokens.
+    """
+
+    def __init__(self, clip: VideoCLIP, text_length: int | None = None) -> None:
+        clip.backbone.expect_text_length(text_length, "embed.text_length")
         self.clip = clip
+        self.text_length = text_length
+        self.needs: frozenset[Need] | None = None
         self.digest = clip.digest
-        self.preprocess = describe_preprocess(clip.backbone.preprocess)
+        cut = "" if text_length is None else f", texts cut to {text_length} tokens"
+        self.preprocess = describe_preprocess(clip.backbone.preprocess) + cut
 
-    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-        return _encode_videos(self.clip, clips)
+    def videos(self, clips: list[CaptionedFrames]) -> tuple[np.ndarray, list[ClipParts]]:
+        return _encode_videos(self.clip, clips, self.text_length, self.needs)
 
     def texts(self, texts: list[str]) -> np.ndarray:
-        return encode_texts(self.clip, texts)
+        return encode_texts(self.clip, texts, self.text_length)
 
 
 def embed(
     view: View, cfg: EmbedConfig, model: Path | BackboneConfig | VideoCLIP | Embedder, folder: Path
 ) -> StageOutput:
-    """Writes the files of :class:`Embeddings` and, with cfg.mug, rerank.npz.
+    """Writes the files of :class:`Embeddings` and, with cfg.rerank, rerank.npz.
 
-    Raises M2raapError where no video could be decoded, where the benchmark has no text, and for Mug with a model that is not one
-    of m2raap.
+    Raises M2raapError where no video could be decoded, where the benchmark has no text, for reranking with a model that has no
+    interaction or is not one of m2raap, and for a length of texts with a model that is not one of m2raap.
     """
     import torch
 
     torch.set_num_threads(torch_threads())
-    loaded = embedder(model)
-    if cfg.mug and not isinstance(loaded, VideoClipEmbedder):
-        raise M2raapError(
-            "embed.mug needs a model of m2raap and cannot rerank the vectors of another model; set embed.mug=null"
-        )
+    loaded = embedder(model, cfg.text_length)
+    if cfg.rerank:
+        if not isinstance(loaded, VideoClipEmbedder):
+            raise M2raapError(
+                "embed.rerank needs a model of m2raap and cannot rerank the vectors of another model; set embed.rerank=null"
+            )
+        loaded.needs = interaction_of(loaded.clip, cfg.rerank)[0].needs
     columns = _Columns(cfg.variants)
     total = view.corpus.counts["clips"]
     with talk.progress(talk.title(folder, "embed"), total) as advance, torch.inference_mode():
@@ -135,10 +172,13 @@ def embed(
     frames = describe_frames(view, cfg.num_frames, cfg.captions)
     embeddings = columns.embeddings(MadeWith(frames, loaded.preprocess, loaded.digest))
     files = embeddings.save(folder)
-    if cfg.mug and isinstance(loaded, VideoClipEmbedder):
+    if cfg.rerank and isinstance(loaded, VideoClipEmbedder):
+        tokenize = partial(loaded.clip.backbone.tokenize, text_length=cfg.text_length)
         with torch.inference_mode():
-            rerank(loaded.clip, cfg.mug, embeddings, *_stacked(columns.frame_vectors), folder)
-        files.append(RERANKED)
+            for variant, parts in columns.parts.items():
+                file = f"{RERANKED}-{variant}.npz" if variant else f"{RERANKED}.npz"
+                rerank(loaded.clip, cfg.rerank, embeddings.variant(variant), parts, folder / file, tokenize)
+                files.append(file)
     counts = {"videos": len(columns.video_ids), "missing": len(columns.missing), "texts": len(columns.text_ids)}
     return StageOutput(files, counts, {"model": loaded.digest})
 
@@ -158,7 +198,7 @@ class _Columns:
         self.texts: list[str] = []
         self.video_blocks: dict[str, list[np.ndarray]] = {variant: [] for variant in variants}
         self.text_blocks: list[np.ndarray] = []
-        self.frame_vectors: FrameVectors = []
+        self.parts: dict[str, list[ClipParts]] = {}
 
     def embeddings(self, made_with: MadeWith) -> Embeddings:
         plain_VE, *variants_VE = (_joined(blocks) for blocks in self.video_blocks.values())
@@ -190,28 +230,41 @@ def _embed_videos(part: Part, langs: tuple[str, ...], cfg: EmbedConfig, loaded: 
     columns.categories |= {row["clip_id"]: row["category"] for row in part.clips if row["category"]}
     columns.twins |= {row["clip_id"]: row["twin_id"] for row in part.clips if row["twin_id"]}
     clips = [_captioned_frames(part, clip_id, langs, cfg) for clip_id in clip_ids]
-    columns.video_frames += [frames_digest(jpeg for jpeg, _ in frames) for frames in clips]
+    columns.video_frames += [frames_digest(frame.jpeg for frame in frames) for frames in clips]
     for variant, blocks in columns.video_blocks.items():
-        vectors_VE, frame_vectors = loaded.videos(
-            [_ablated(frames, variant, i, cfg.ablation_seed) for i, frames in zip(clip_ids, clips, strict=True)]
+        chosen = clips if variant != "other_captions" else _with_captions_of_the_next(clips)
+        vectors_VE, parts = loaded.videos(
+            [_ablated(frames, variant, i, cfg.ablation_seed) for i, frames in zip(clip_ids, chosen, strict=True)]
         )
         blocks.append(vectors_VE)
-        if variant == "" and cfg.mug:
-            columns.frame_vectors += frame_vectors
+        if cfg.rerank and variant in _CAPTION_VARIANTS:
+            columns.parts.setdefault(variant, []).extend(parts)
 
 
 def _captioned_frames(part: Part, clip_id: str, langs: tuple[str, ...], cfg: EmbedConfig) -> CaptionedFrames:
     """The clip's frames, as many as `cfg` says, evenly spread over those that are stored."""
-    jpegs = part.frames[clip_id]["jpegs"]
+    jpegs, times_s = part.frames[clip_id]["jpegs"], part.frames[clip_id]["times_s"]
     captions: Sequence[str | None] = [None] * len(jpegs)
     if cfg.captions:
         captions = frame_captions(part.texts_of[clip_id], len(jpegs), langs)
-    return [(jpegs[place], captions[place]) for place in spread(len(jpegs), cfg.num_frames)]
+    places = spread(len(jpegs), cfg.num_frames)
+    return [ClipFrame(jpegs[place], captions[place], times_s[place]) for place in places]
 
 
 def _ablated(frames: CaptionedFrames, variant: str, clip_id: str, seed: int) -> CaptionedFrames:
     frames = [frames[place] for place in frame_order(variant, clip_id, len(frames), seed)]
-    return [(jpeg, None) for jpeg, _ in frames] if variant == "uncaptioned" else frames
+    return [frame._replace(caption=None) for frame in frames] if variant == "uncaptioned" else frames
+
+
+def _with_captions_of_the_next(clips: list[CaptionedFrames]) -> list[CaptionedFrames]:
+    """The clips of a part, each with the captions of the next one that has any; without captions where no other has."""
+    captions = [[frame.caption for frame in frames] for frames in clips]
+    exchanged = []
+    for place, frames in enumerate(clips):
+        others = [*captions[place + 1 :], *captions[:place]]
+        other = next((texts for texts in others if any(texts)), [None])
+        exchanged.append([frame._replace(caption=other[i % len(other)]) for i, frame in enumerate(frames)])
+    return exchanged
 
 
 def _embed_texts(part: Part, loaded: Embedder, columns: _Columns) -> None:
@@ -223,11 +276,20 @@ def _embed_texts(part: Part, loaded: Embedder, columns: _Columns) -> None:
     columns.texts += [row["text"] for row in rows]
 
 
-def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder) -> Embedder:
-    """The model that `load_model` returns, as an Embedder; an Embedder is returned unchanged."""
+def embedder(model: Path | BackboneConfig | VideoCLIP | Embedder, text_length: int | None = None) -> Embedder:
+    """The model that `load_model` returns, as an Embedder that cuts texts to `text_length` tokens (None: its own).
+
+    An Embedder is returned unchanged. Raises M2raapError where it would have to cut texts to another length.
+    """
     from m2raap.models.video_clip import VideoCLIP
 
-    return VideoClipEmbedder(load_model(model)) if isinstance(model, Path | BackboneConfig | VideoCLIP) else model
+    if isinstance(model, Path | BackboneConfig | VideoCLIP):
+        return VideoClipEmbedder(load_model(model), text_length)
+    if text_length is not None and getattr(model, "text_length", None) != text_length:
+        raise M2raapError(
+            "embed.text_length needs a model of m2raap, and another model cuts texts itself; set embed.text_length=null"
+        )
+    return model
 
 
 def load_model(model: Path | BackboneConfig | VideoCLIP) -> VideoCLIP:
@@ -256,57 +318,57 @@ def frame_order(variant: str, clip_id: str, num: int, seed: int) -> list[int]:
     return unchanged
 
 
-def _encode_videos(clip: VideoCLIP, clips: list[CaptionedFrames]) -> tuple[np.ndarray, FrameVectors]:
-    """Unit video vectors (V, E), and the frame vectors of every clip."""
+def _encode_videos(
+    clip: VideoCLIP, clips: list[CaptionedFrames], text_length: int | None, needs: frozenset[Need] | None
+) -> tuple[np.ndarray, list[ClipParts]]:
+    """Unit video vectors (V, E), and of every clip what an interaction with these `needs` reads; None: nothing."""
     import torch
 
     from m2raap.models.images import images_from_jpegs
+    from m2raap.models.interaction.units import ClipUnits
 
     blocks: list[np.ndarray] = []
-    frame_vectors: FrameVectors = []
+    parts: list[ClipParts] = []
     for start in range(0, len(clips), BATCH):
         batch_clips = clips[start : start + BATCH]
-        batch = [images_from_jpegs([jpeg for jpeg, _ in row], clip.backbone.preprocess) for row in batch_clips]
+        batch = [images_from_jpegs([frame.jpeg for frame in row], clip.backbone.preprocess) for row in batch_clips]
         most = max(len(images) for images in batch)
         mask_BT = torch.tensor([[t < len(images) for t in range(most)] for images in batch])
         filled = [torch.cat([images, images.new_zeros(most - len(images), *images.shape[1:])]) for images in batch]
-        vectors_BTE = clip.frame_vectors_of_images(torch.stack(filled), mask_BT)
-        captions = _captions(clip, batch_clips, most)
-        blocks.append(clip.pool(vectors_BTE, mask_BT, captions).float().numpy())
-        unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1).float().numpy()
-        frame_vectors += list(zip(unit_BTE, mask_BT.numpy(), strict=True))
-    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32), frame_vectors
+        levels = clip.levels_of_images(torch.stack(filled), mask_BT)
+        vectors_BTE = clip.frame_vectors(levels, mask_BT)
+        captions = _captions(clip, batch_clips, most, text_length)
+        video_BE = clip.pool(vectors_BTE, mask_BT, captions).float()
+        blocks.append(video_BE.numpy())
+        if needs is not None:
+            read = captions if captions is not None and "captions" in needs else (None, None)
+            patches = clip.patch_vectors(levels) if "patches" in needs else None
+            unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1)
+            parts += parts_of(ClipUnits(video_BE, unit_BTE, mask_BT, *read, patches))
+    return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32), parts
 
 
-def _captions(clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int) -> Captions | None:
+def _captions(
+    clip: VideoCLIP, clips: list[CaptionedFrames], num_frames: int, text_length: int | None
+) -> Captions | None:
     """Features of the frames' captions; None where no frame has one. Each distinct caption is encoded once."""
     import torch
 
-    known = sorted({caption for row in clips for _, caption in row if caption is not None})
+    known = sorted({frame.caption for row in clips for frame in row if frame.caption is not None})
     if not known:
         return None
     number = {caption: i for i, caption in enumerate(known)}
     rows = [
-        [number.get(caption, -1) if caption else -1 for _, caption in row] + [-1] * (num_frames - len(row))
+        [number.get(frame.caption, -1) if frame.caption else -1 for frame in row] + [-1] * (num_frames - len(row))
         for row in clips
     ]
     rows_BT = torch.tensor(rows)
-    return torch.from_numpy(encode_texts(clip, known))[rows_BT.clamp(min=0)], rows_BT >= 0
+    return torch.from_numpy(encode_texts(clip, known, text_length))[rows_BT.clamp(min=0)], rows_BT >= 0
 
 
-def _stacked(frames: FrameVectors) -> tuple[np.ndarray, np.ndarray]:
-    """(V, F, E) and (V, F), padded to the clip with most frames."""
-    most = max(len(mask) for _, mask in frames)
-    vectors = np.zeros((len(frames), most, frames[0][0].shape[1]), np.float32)
-    masks = np.zeros((len(frames), most), bool)
-    for row, (vectors_FE, mask_F) in enumerate(frames):
-        vectors[row, : len(mask_F)], masks[row, : len(mask_F)] = vectors_FE, mask_F
-    return vectors, masks
-
-
-def encode_texts(clip: VideoCLIP, texts: list[str]) -> np.ndarray:
-    """(N, E) float32, unit rows."""
-    tokens = clip.backbone.tokenize(texts)
+def encode_texts(clip: VideoCLIP, texts: list[str], text_length: int | None = None) -> np.ndarray:
+    """(N, E) float32, unit rows. `text_length`: number of tokens to which texts are cut; None: the model's own."""
+    tokens = clip.backbone.tokenize(texts, text_length)
     blocks = [clip.encode_text(tokens[at : at + 256]).float().numpy() for at in range(0, len(texts), 256)]
     return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32)
 

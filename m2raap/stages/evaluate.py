@@ -1,6 +1,6 @@
 """evaluate: computes ranks, and metrics with intervals, from embeddings. It needs only numpy.
 
-results.json and ranks.parquet hold the headline. Each rescoring (Mug over candidates, dual softmax, QB-Norm) and each frame
+results.json and ranks.parquet hold the headline. Each rescoring (a late interaction, dual softmax, QB-Norm) and each frame
 ablation has files of its own beside them, with a label.
 """
 
@@ -66,8 +66,8 @@ def evaluate_folder(
     for name in ("", *embeddings.variants_VE):
         results = evaluate_embeddings(embeddings.variant(name), seed)
         write(name, {"frame_ablation": name or None, "bilingual": agreement(results.ranks, seed)}, results)
-    for name, label, rescore in _rescorings(embedded, embeddings, cfg, bank):
-        write(name, {"rescored": {"name": name, "label": label}}, evaluate_embeddings(embeddings, seed, rescore))
+    for name, label, first_stage, rescore in _rescorings(embedded, embeddings, cfg, bank):
+        write(name, {"rescored": {"name": name, "label": label}}, evaluate_embeddings(first_stage, seed, rescore))
     num_videos, num_missing = len(embeddings.video_ids), len(embeddings.missing)
     return StageOutput(files, {"queries": len(embeddings.text_ids), "videos": num_videos, "missing": num_missing})
 
@@ -81,25 +81,27 @@ def _video_names(embedded: Path) -> dict[str, str]:
 
 def _rescorings(
     embedded: Path, embeddings: Embeddings, cfg: EvaluateConfig, bank: Bank | None
-) -> Iterator[tuple[str, str, Rescore]]:
-    """Name, label and function of every rescoring that the settings ask for."""
-    if (embedded / RERANKED).exists():
-        tables = _read_npz(embedded / RERANKED)
-        num = max(tables[name].shape[1] for name in tables if name.endswith("t2v-ids"))
-        note = (
-            "" if len(embeddings.text_ids) == _one_a_video(embeddings) else "; v2t is left out: several texts a video"
-        )
-        yield "mug", f"late interaction over the first {num}{note}", lambda scores: _mug(scores, tables, embeddings)
+) -> Iterator[tuple[str, str, Embeddings, Rescore]]:
+    """Name, label, first stage and function of every rescoring that the settings ask for."""
+    for variant in ("", *embeddings.variants_VE):
+        name = f"{RERANKED}-{variant}" if variant else RERANKED
+        if (path := embedded / f"{name}.npz").exists():
+            yield _reranking(name, variant, _read_npz(path), embeddings.variant(variant))
     if (scale := cfg.dual_softmax) is not None:
         note = _note_on_negative_scores(embeddings)
         label = f"transductive: sees all queries (dual softmax, inverse temperature {scale:g}){note}"
-        yield "dual_softmax", label, lambda s: dual_softmax(s.rows, len(s.text_ids), len(s.video_ids), scale)
+        yield (
+            "dual_softmax",
+            label,
+            embeddings,
+            lambda s: dual_softmax(s.rows, len(s.text_ids), len(s.video_ids), scale),
+        )
     if bank is not None:
         label = (
             f"sees a bank of {len(bank.texts):,} training texts (QB-Norm, inverse temperature {cfg.qb_norm:g}); v2t is left "
             "out: the bank holds no videos"
         )
-        yield "qb_norm", label, lambda scores: _qb_norm(scores, bank, embeddings, cfg.qb_norm)
+        yield "qb_norm", label, embeddings, lambda scores: _qb_norm(scores, bank, embeddings, cfg.qb_norm)
 
 
 def _note_on_negative_scores(embeddings: Embeddings) -> str:
@@ -121,13 +123,55 @@ def _one_a_video(embeddings: Embeddings) -> int:
     return len(set(zip(embeddings.text_langs, embeddings.text_video_ids, strict=True)))
 
 
-def _mug(scores: LanguageScores, tables: dict[str, np.ndarray], embeddings: Embeddings) -> Rescored:
-    """Scores with Mug's for the candidates. The tables count rows as ids.json does, `scores` counts sorted ids."""
+_VARIANT_NOTES = {
+    "uncaptioned": "; without captions at test",
+    "other_captions": "; with captions of another clip at test",
+}
+
+
+def _reranking(
+    name: str, variant: str, tables: dict[str, np.ndarray], embeddings: Embeddings
+) -> tuple[str, str, Embeddings, Rescore]:
+    """What `_rescorings` yields for a file that `rerank` wrote."""
+    label = f"late interaction ({tables['name']}) over "
+    widths = [tables[key].shape[1] for key in tables if key.endswith("t2v-ids")]
+    if widths:
+        label += f"the first {max(widths)}"
+        if len(embeddings.text_ids) != _one_a_video(embeddings):
+            label += "; v2t is left out: several texts a video"
+    else:
+        label += "all pairs"
+    label += _VARIANT_NOTES.get(variant, "")
+    rescore = _of_candidates if widths else _of_all_pairs
+    return name, label, embeddings, lambda scores: rescore(scores, tables, embeddings)
+
+
+def _rows(scores: LanguageScores, embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where texts and videos of ids.json are among the sorted ids of `scores` (-1: not); the texts of its language."""
     row_of_text = {text: row for row, text in enumerate(scores.text_ids)}
     row_of_video = {video: row for row, video in enumerate(scores.video_ids)}
-    videos = np.asarray([row_of_video[video] for video in embeddings.video_ids])
     texts = np.asarray([row_of_text.get(text, -1) for text in embeddings.text_ids])
-    of_lang = np.flatnonzero(np.asarray(embeddings.text_langs) == scores.lang)
+    videos = np.asarray([row_of_video[video] for video in embeddings.video_ids])
+    return texts, videos, np.flatnonzero(np.asarray(embeddings.text_langs) == scores.lang)
+
+
+def _of_all_pairs(scores: LanguageScores, tables: dict[str, np.ndarray], embeddings: Embeddings) -> Rescored:
+    """The interaction's scores alone. The table counts rows as ids.json does, `scores` counts sorted ids."""
+    texts, videos, of_lang = _rows(scores, embeddings)
+    table = tables[f"{scores.lang}-scores"]
+    known = texts[of_lang] >= 0
+    matrix = np.zeros((len(scores.text_ids), len(scores.video_ids)), table.dtype)
+    matrix[np.ix_(texts[of_lang][known], videos)] = table[known]
+
+    def rows(chosen: np.ndarray) -> np.ndarray:
+        return np.round(matrix[chosen].astype(np.float64), SCORE_DIGITS)
+
+    return Rescored(rows, rows)
+
+
+def _of_candidates(scores: LanguageScores, tables: dict[str, np.ndarray], embeddings: Embeddings) -> Rescored:
+    """Scores with the interaction's for the candidates. The tables count rows as ids.json does."""
+    texts, videos, of_lang = _rows(scores, embeddings)
 
     def pairs(direction: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows, values = (tables[f"{scores.lang}-{direction}-{what}"] for what in ("ids", "scores"))
@@ -237,7 +281,7 @@ class EvaluateStage(SingleStage[EvaluateConfig]):
 
     name = "evaluate"
     config = EvaluateConfig
-    version = 5
+    version = 6
     needs = ("embed",)
     on_training = False
     on_benchmarks = True

@@ -16,6 +16,7 @@ from m2raap.video.paths import resolve_video
 from m2raap.video.sample import ClipFile
 
 HELD_BYTES = 2 * 1024**3  # most bytes of JPEGs that are kept in memory
+CaptionsByLang = dict[str, list[str | None]]  # in the order of the recipe's languages
 
 
 class ViewSource:
@@ -30,7 +31,7 @@ class ViewSource:
         self.clip_ids: list[str] = []
         self._part_of: list[int] = []
         self._texts: list[list[tuple[str, str, str]]] = []
-        self._captions: list[list[str | None]] = []
+        self._captions: list[CaptionsByLang] = []
         self.videos: list[tuple[str, float, float | None]] = []
         self._frames = FrameReader(view.folders, HELD_BYTES)
         for part in view.parts(("texts", "frames")):
@@ -42,7 +43,7 @@ class ViewSource:
                     self.videos.append((clip["video"], clip["start_s"] or 0.0, clip["end_s"]))
                     self._texts.append([(row["lang"], row["text"], row["origin"]) for row in texts])
                     num_frames = len(part.frames[clip["clip_id"]]["times_s"])
-                    self._captions.append(frame_captions(texts, num_frames, view.langs))
+                    self._captions.append(frame_captions_by_lang(texts, num_frames, view.langs))
 
     def draw(self, count: int, seed: int) -> None:
         """Keeps only the `count` clips whose ids come first by a seeded hash, in their previous order."""
@@ -60,6 +61,10 @@ class ViewSource:
         return self._texts[clip]
 
     def captions(self, clip: int) -> list[str | None]:
+        return _first_of(self._captions[clip])
+
+    def captions_by_lang(self, clip: int) -> CaptionsByLang:
+        """lang -> the auxiliary caption of every key-frame in this language, None where it has none."""
         return self._captions[clip]
 
     def frames(self, clip: int) -> list[bytes]:
@@ -86,9 +91,18 @@ class ViewSource:
 
 def frame_captions(texts: list[Text], num_frames: int, langs: tuple[str, ...]) -> list[str | None]:
     """The auxiliary caption of every key-frame of a clip, in the first language of `langs` that has one, else None."""
-    captions: list[str | None] = [None] * num_frames
-    for lang in reversed(langs):
-        for row in texts:
-            if row["origin"] == "aux" and row["lang"] == lang and 0 <= (frame := row["frame_index"] or 0) < num_frames:
-                captions[frame] = row["text"]
+    return _first_of(frame_captions_by_lang(texts, num_frames, langs))
+
+
+def frame_captions_by_lang(texts: list[Text], num_frames: int, langs: tuple[str, ...]) -> CaptionsByLang:
+    """lang -> the auxiliary caption of every key-frame of a clip in this language, None where it has none."""
+    captions: CaptionsByLang = {lang: [None] * num_frames for lang in langs}
+    for row in texts:
+        if row["origin"] == "aux" and row["lang"] in captions and 0 <= (frame := row["frame_index"] or 0) < num_frames:
+            captions[row["lang"]][frame] = row["text"]
     return captions
+
+
+def _first_of(captions: CaptionsByLang) -> list[str | None]:
+    """Of each frame the caption in the first language that has one."""
+    return [next((text for text in texts if text is not None), None) for texts in zip(*captions.values(), strict=True)]

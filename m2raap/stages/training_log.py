@@ -12,53 +12,105 @@ from m2raap.core.folder import read_timings
 from m2raap.core.records import Count, read_record_lines
 from m2raap.core.signed import refuse_changed_file
 
+START_KEPT = "training did not beat the untrained model on the val clips, so that the model is the untrained one"
+
 
 class _ValR1(TypedDict):
     mean: float
 
 
 class _Line(TypedDict):
-    """A line of train.jsonl: of a training step, or of a validation."""
+    """A line of train.jsonl: of a training step, of a validation, or, the last one, of the weights that were kept.
+
+    `val`: m2raap.adapt.validate.ValScores.numbers. `val_r1`: in its place in the logs of earlier versions.
+    """
 
     step: Count
     loss: NotRequired[float]
     gates: NotRequired[dict[str, float]]
+    val: NotRequired[dict[str, float]]
     val_r1: NotRequired[_ValR1]
+    best_step: NotRequired[Count]
+    kept_step: NotRequired[Count]
+    averaged: NotRequired[Count]
 
 
 def _read(folder: Path) -> list[_Line]:
-    return read_record_lines(_Line, refuse_changed_file(folder, "train.jsonl"))
+    lines = read_record_lines(_Line, refuse_changed_file(folder, "train.jsonl"))
+    for number, line in enumerate(lines, 1):
+        if missing := {"mrr", "r1", "loss"} - line.get("val", {"mrr": 0.0, "r1": 0.0, "loss": 0.0}).keys():
+            raise M2raapError(f"{folder / 'train.jsonl'}: row {number}: val has no {', '.join(sorted(missing))}")
+    return lines
+
+
+def _val_of(line: _Line) -> dict[str, float] | None:
+    """The scores of a validation by name, of which earlier versions wrote only R@1; None for another line."""
+    return line.get("val") or ({"r1": line["val_r1"]["mean"]} if "val_r1" in line else None)
+
+
+def _validations(lines: list[_Line]) -> list[tuple[int, dict[str, float]]]:
+    """Step and scores of every validation of a checkpoint; averaged weights are no checkpoint."""
+    return [(line["step"], val) for line in lines if "kept_step" not in line and (val := _val_of(line))]
 
 
 def training_summary(folder: Path) -> dict[str, Any]:
-    """A summary of the training log: steps, last loss, R@1 on the val clips at the start and at its best, and
-    the gates of the weights that were kept: those of the best step (none are logged for the start), else of the last."""
+    """A summary of the training log: `steps`, `last_loss`, `kept_step`, `averaged` (weights in a mean, where one was kept), the
+    gates of the weights that were kept, and, with val clips, `best_step` and the scores `val_start`, `val_kept` and `val_last`.
+
+    Logs of earlier versions do not name the step that was kept: it is the first one of the highest R@1, else the last.
+    """
     lines = _read(folder)
     steps = [line for line in lines if "loss" in line]
-    val = [(line["val_r1"]["mean"], line["step"]) for line in lines if "val_r1" in line]
     if not steps:
         raise M2raapError(f"{folder / 'train.jsonl'}: holds no training step; adapt again with --force")
-    last = steps[-1]
-    summary: dict[str, Any] = {"steps": last["step"], "last_loss": last.get("loss"), "gates": last.get("gates", {})}
+    end, val = lines[-1], _validations(lines)
+    last = steps[-1]["step"]
+    best = next((line["best_step"] for line in reversed(lines) if "best_step" in line), None)
+    if val and best is None:
+        best = max(val, key=lambda pair: (pair[1]["r1"], -pair[0]))[0]
+    kept = end.get("kept_step", last if best is None else best)
+    of_kept_step = (line.get("gates", {}) for line in reversed(steps) if line["step"] == kept)
+    summary: dict[str, Any] = {
+        "steps": last,
+        "last_loss": steps[-1].get("loss"),
+        "kept_step": kept,
+        "gates": end["gates"] if "kept_step" in end and "gates" in end else next(of_kept_step, {}),
+    }
+    if "averaged" in end:
+        summary["averaged"] = end["averaged"]
     if val:
-        best, at = max(val, key=lambda pair: (pair[0], -pair[1]))
-        summary["gates"] = next((line.get("gates", {}) for line in reversed(steps) if line["step"] == at), {})
-        summary |= {"val_r1_start": val[0][0], "val_r1_best": best, "best_step": at}
+        of_kept = end["val"] if "averaged" in end and "val" in end else dict(val).get(kept, val[-1][1])
+        summary |= {"best_step": best, "val_start": val[0][1], "val_kept": of_kept, "val_last": val[-1][1]}
     return summary
 
 
+def kept_text(summary: dict[str, Any]) -> str:
+    """Which weights a training kept, from its summary, in words, with the val scores at the start, kept and last."""
+    kept, steps = summary["kept_step"], summary["steps"]
+    of_mean = f", the mean of {summary['averaged']} checkpoints" if "averaged" in summary else ""
+    text = f"kept step {kept} of {steps}{of_mean}"
+    if "val_start" not in summary:
+        return f"{text}; there are no val clips to choose by"
+    name, title = ("mrr", "MRR x 100") if "mrr" in summary["val_start"] else ("r1", "R@1")
+    start, of_kept, last = (f"{100 * summary[f'val_{which}'][name]:.1f}" for which in ("start", "kept", "last"))
+    text = f"{text}; val {title} {start} at the start, {of_kept} kept, {last} last"
+    return f"{text}; {START_KEPT}" if kept == 0 else text
+
+
 class TrainingCurves(NamedTuple):
-    """Points (step, value) of a training: its loss, and R@1 on the val clips (a share of 1; none without val clips)."""
+    """Points (step, value) of a training: its loss, and the scores of the val clips by name (none without val clips)."""
 
     loss: list[tuple[float, float]]
-    val_r1: list[tuple[float, float]]
+    val: dict[str, list[tuple[float, float]]]
 
 
 def training_curves(folder: Path) -> TrainingCurves:
-    """The curves of a training log, in the order of its lines."""
+    """The curves of a training log, in the order of its lines; of val clips `mrr`, `r1` and `loss` (earlier versions: `r1`)."""
     lines = _read(folder)
     loss = [(float(line["step"]), float(line["loss"])) for line in lines if "loss" in line]
-    return TrainingCurves(loss, [(float(line["step"]), line["val_r1"]["mean"]) for line in lines if "val_r1" in line])
+    val = _validations(lines)
+    names = [name for name in ("mrr", "r1", "loss") if val and name in val[0][1]]
+    return TrainingCurves(loss, {name: [(float(step), scores[name]) for step, scores in val] for name in names})
 
 
 class TrainingTime(NamedTuple):

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from m2raap.adapt.batches import BatchSampler, ListSource, clip_images, frames_digest, reverse_frames
+from m2raap.adapt.batches import BatchSampler, ListSource, clip_images, frames_digest, reverse_frames, swap_halves
 from m2raap.adapt.texts import text_table
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
@@ -17,11 +17,11 @@ class Letters:
 
     can_shorten = False
 
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
-        return torch.tensor([[ord(letter) for letter in text[:2].ljust(2)] for text in texts])
+    def tokenize(self, texts: list[str], text_length: int | None = None) -> torch.Tensor:
+        return torch.tensor([[ord(letter) for letter in text[: text_length or 2].ljust(2)] for text in texts])
 
-    def count_truncated(self, texts: list[str]) -> int:
-        return sum(len(text) > 2 for text in texts)
+    def count_truncated(self, texts: list[str], text_length: int | None = None) -> int:
+        return sum(len(text) > (text_length or 2) for text in texts)
 
 
 @given(st.integers(1, 40), st.integers(2, 12), st.integers(0, 5))
@@ -155,3 +155,12 @@ def test_reversed_frames_keep_padding_behind_and_come_back() -> None:
     assert backwards[0, 0].tolist() == [3, 2, 1, 0]
     assert backwards[1, 0].tolist() == [13, 12, 14, 15]
     assert torch.equal(reverse_frames(backwards, mask, 2), inputs)
+
+
+def test_swapped_halves_keep_padding_behind_and_the_order_inside_of_each_half() -> None:
+    inputs = torch.arange(3 * 3 * 5).float().reshape(3, 3, 5)  # (B, V, T)
+    mask = torch.tensor([[True] * 5, [True] * 4 + [False], [True] + [False] * 4])
+    swapped = swap_halves(inputs, mask, 2)
+    assert (swapped[:, 0] - inputs[:, :1, 0]).tolist() == [[2, 3, 4, 0, 1], [2, 3, 0, 1, 4], [0, 1, 2, 3, 4]]
+    assert torch.equal(swap_halves(swapped, mask, 2)[1], inputs[1])
+    assert torch.equal(swap_halves(inputs.transpose(1, 2), mask, 1), swapped.transpose(1, 2))

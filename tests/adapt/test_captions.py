@@ -10,6 +10,7 @@ from m2raap.adapt.batches import ListSource
 from m2raap.adapt.captions import caption_keep, caption_table
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loop import adapt
+from m2raap.adapt.loss_config import LossConfig, TermConfig
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig
@@ -55,7 +56,8 @@ def test_without_captions_the_stage_is_named(tiny_dir: Path, tmp_path: Path) -> 
 def test_gates_move_and_other_captions_are_another_run(tiny_dir: Path, tmp_path: Path) -> None:
     cfg = AdaptConfig(
         backbone=BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True), temporal=MeanConfig(),
-        acg=AcgConfig(), fcc_weight=1.0, steps=6, batch_size=6, num_frames=4, threads=1, warmup_steps=1,
+        acg=AcgConfig(), loss=LossConfig(frame_caption=TermConfig(weight=1.0)), steps=6, batch_size=6,
+        num_frames=4, threads=1, warmup=0.17,
     )  # fmt: skip
     source = ordered(12, 0)
     adapt(cfg, source, None, tmp_path / "a")

@@ -16,6 +16,7 @@ from m2raap.core import interrupt
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig
 from m2raap.models.families import load_backbone
+from m2raap.models.losses import OBJECTIVES
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import every_order, ordered
 from tests.tiny_backbone import TINY
@@ -29,7 +30,7 @@ def cfg(tiny_dir: Path) -> AdaptConfig:
         num_frames=4,
         steps=9,
         batch_size=6,
-        warmup_steps=2,
+        warmup=0.25,
         temperature=0.1,
         val_every_steps=3,
         checkpoint_every_steps=4,
@@ -86,9 +87,36 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
             "precision": "bf16",
             "temperature": 0.005,
         },
-        {"temporal": MeanConfig(), "precision": "fp16", "objective": "sigmoid", "mug_weight": 0.5, "layer_decay": 0.7},
-        {"train_text": False, "keep": "last", "objective": "info_nce_multi", "mug_weight": 0.5},
-        {"acg": AcgConfig(mix=True), "fcc_weight": 0.5, "mug_weight": 0.5, "reversal_weight": 1.0, "micro_batch": 4},
+        {
+            "temporal": MeanConfig(),
+            "precision": "fp16",
+            "objective": "sigmoid",
+            "interaction": {"name": "fine", "text_units": "tokens"},
+            "loss": {"interaction": 0.5},
+            "layer_decay": 0.7,
+            "keep": "average",
+            "average_share": 0.7,
+        },
+        {
+            "train_text": False,
+            "keep": "last",
+            "keep_by": "loss",
+            "objective": "info_nce_multi",
+            "interaction": {"name": "mug"},
+            "loss": {"interaction": {"weight": 0.5, "start": 0.4}},
+        },
+        {
+            "loss": {"clauses": 1.0, "event_order": {"weight": 0.5, "start": 0.4}},
+            "lr_new": 1e-2,
+            "micro_batch": 3,
+            "keep": "last",
+        },
+        {
+            "acg": AcgConfig(mix=True),
+            "interaction": {"name": "caption_guided_mug", "weights": "cross_attention", "start": "open"},
+            "loss": {"frame_caption": 0.5, "interaction": 0.5, "direction": 1.0},
+            "micro_batch": 4,
+        },
     ],
     ids=[
         "cached levels",
@@ -97,7 +125,8 @@ def test_a_signal_keeps_the_step_at_which_it_came(cfg: AdaptConfig, number: int,
         "mean, bf16",
         "sigmoid, fp16",
         "frozen text",
-        "acg and mug in chunks",
+        "order of events",
+        "acg and interaction in chunks",
     ],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(cfg: AdaptConfig, changes: dict, tmp_path: Path) -> None:
@@ -118,10 +147,12 @@ def test_the_log_says_what_happened(cfg: AdaptConfig, tmp_path: Path) -> None:
     result = adapt(cfg, ordered(13, 0), ordered(5, 1), tmp_path, progress=lambda *call: calls.append(call))
     log = lines(tmp_path)
     assert [line["step"] for line in log if "loss" in line] == list(range(1, 10))
-    assert [line["step"] for line in log if "val_r1" in line] == [0, 3, 6, 9]
+    assert [line["step"] for line in log if "val" in line] == [0, 3, 6, 9]
     assert all(math.isfinite(line["grad_norm"]) and "gate" in line["gates"] for line in log if "loss" in line)
-    scores = [line["val_r1"]["mean"] for line in log if "val_r1" in line]
-    assert result.best_score == max(scores) and result.start_score == scores[0]
+    val = {line["step"]: line["val"] for line in log if "val" in line}
+    assert log[-1]["kept_step"] == result.kept_step == result.best_step in val
+    kept = val[result.best_step]
+    assert result.val == {"start": val[0], "best": kept, "last": val[9], "kept": kept}
     assert calls[-1][1:] == (9, 9) and any("MB" in what for what, _, _ in calls)
     assert result.cache_bytes == 18 * 2 * 4 * 17 * 64 * 2
     timings = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
@@ -136,7 +167,7 @@ def test_before_the_first_step_it_is_the_backbone(cfg: AdaptConfig, tmp_path: Pa
     frames = torch.randn(2, 4, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model.encode_video(frames), plain.encode_video(frames), atol=1e-6, rtol=0)
-    assert result.best_step == -1 and result.start_score is None
+    assert result.best_step == -1 and result.kept_step == 2 and not result.val
 
 
 def test_the_backbones_own_bias_learns_and_leaves_with_the_model(cfg: AdaptConfig, tmp_path: Path) -> None:
@@ -153,6 +184,41 @@ def test_the_backbones_own_bias_learns_and_leaves_with_the_model(cfg: AdaptConfi
     assert float(VideoCLIP.load(plain.model_dir).backbone.clip.logit_bias) == -3.0
 
 
+def test_texts_are_cut_to_a_length_and_counted(cfg: AdaptConfig, tmp_path: Path) -> None:
+    """Four tokens leave the first two words: both orders of two colours read alike in training and in validation."""
+    words = ("red", "green", "blue", "red")
+    train = ordered(8, 0)
+    train.pairs = [[("en", f"clip {n} {words[n % 4]}", "raw")] for n in range(8)]
+    same = ordered(8, 0)
+    same.pairs = [[("en", f"clip {n} thing", "raw")] for n in range(8)]
+    results, logs = [], []
+    for name, source in (("words", train), ("things", same)):
+        run = adapt(but(cfg, text_length=4, langs=("en",), steps=3), source, ordered(4, 1), tmp_path / name)
+        results.append(run)
+        logs.append([line.get("loss") or line.get("val") for line in lines(tmp_path / name)])
+    assert logs[0] == logs[1] and [run.num_truncated_texts for run in results] == [8, 8]
+    whole = adapt(but(cfg, langs=("en",), steps=3), train, ordered(4, 1), tmp_path / "whole")
+    assert whole.num_truncated_texts == 0
+    assert [line["loss"] for line in lines(tmp_path / "whole") if "loss" in line] != [
+        x for x in logs[0] if isinstance(x, float)
+    ]
+
+
+def test_a_learnt_temperature_moves_and_stays_below_its_bound(
+    cfg: AdaptConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By about lr_gate a step; and with a loss that falls with the scale for ever, to CLIP's 100 and no further."""
+    cfg = but(cfg, learn_temperature=True, keep="last", lr_gate=1e-2)
+
+    def scale_after(cfg: AdaptConfig, name: str) -> float:
+        model = VideoCLIP.load(adapt(cfg, ordered(8, 0), None, tmp_path / name).model_dir)
+        return float(model.backbone.logit_scale.detach())
+
+    assert 0.01 < abs(scale_after(cfg, "moved") - math.log(1 / 0.1)) < 0.01 * 9 * 1.5
+    monkeypatch.setitem(OBJECTIVES, "rising", lambda logits, *rest: -logits.abs().mean(1))
+    assert scale_after(but(cfg, objective="rising", lr_gate=1.0), "bound") == pytest.approx(math.log(100))
+
+
 def test_only_what_was_named_learns(cfg: AdaptConfig, tmp_path: Path) -> None:
     result = adapt(but(cfg, train_text=False, train_vision_layers=1), ordered(8, 0), None, tmp_path)
     old, new = load_backbone(cfg.backbone).state_dict(), VideoCLIP.load(result.model_dir).backbone.state_dict()
@@ -166,7 +232,7 @@ def test_cached_and_live_learn_alike(cfg: AdaptConfig, tmp_path: Path) -> None:
     losses = []
     for cache in ("off", "prefix", "levels"):
         adapt(but(cfg, cache=cache), ordered(8, 0), None, tmp_path / cache)
-        losses.append([line["loss"] for line in lines(tmp_path / cache)])
+        losses.append([line["loss"] for line in lines(tmp_path / cache) if "loss" in line])
     for cached in losses[1:]:
         assert cached == pytest.approx(losses[0], abs=2e-3) and cached != losses[0]
 
@@ -177,7 +243,9 @@ def test_stan_learns_order_that_mean_pooling_cannot(cfg: AdaptConfig, tmp_path: 
     for temporal in (MeanConfig(), StanConfig(layers=2, start="matrix", time_std=1.0, drop_path=0.0)):
         tuned = but(cfg, temporal=temporal, steps=80, batch_size=16, lr=1e-3, lr_floor=1.0)
         tuned = but(tuned, train_vision_layers=1, val_every_steps=40)
-        scores[temporal.name] = adapt(tuned, ordered(96, 0), every_order(3), tmp_path / temporal.name).best_score
+        scores[temporal.name] = adapt(tuned, ordered(96, 0), every_order(3), tmp_path / temporal.name).val["best"][
+            "en_t2v_r1"
+        ]
     assert scores["stan"] > 0.7 and scores["mean"] < 0.65, scores
 
 
@@ -190,6 +258,7 @@ def test_stan_learns_order_that_mean_pooling_cannot(cfg: AdaptConfig, tmp_path: 
         ({"train_vision_layers": 4, "cache": "prefix"}, "adapt.cache=prefix.*adapt.train_vision_layers"),
         ({"train_vision_layers": 1, "cache": "levels"}, "adapt.cache=levels.*adapt.train_vision_layers"),
         ({"langs": ("fr",)}, "clip 'clip0' has no text in fr"),
+        ({"text_length": 17}, r"adapt\.text_length is 17.*16 tokens"),
     ],
 )
 def test_faults_are_named(cfg: AdaptConfig, changes: dict, words: str, tmp_path: Path) -> None:

@@ -38,13 +38,18 @@ def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
     torch.testing.assert_close(tokens[:, 0], expected, atol=1e-3, rtol=1e-3)
 
 
+def vectors(model: VideoCLIP, data: PrefixCache | JpegFrames, clips: np.ndarray) -> torch.Tensor:
+    inputs, mask = data.batch(clips)
+    return model.frame_vectors(data.levels(model, inputs, mask), mask)
+
+
 @pytest.mark.parametrize("kind", ["prefix", "levels"])
 def test_encodes_as_the_pixels_do(backbone: Backbone, tmp_path: Path, kind: str) -> None:
     layout = PrefixLayout(kind, 3, 4)  # type: ignore[arg-type]
     cache, live = make(tmp_path, backbone, layout=layout), JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4)
     model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2, start="open"))
     with torch.no_grad():
-        cached, lively = (data.frame_vectors(model, *data.batch(np.array([3, 11]))) for data in (cache, live))
+        cached, lively = (vectors(model, data, np.array([3, 11])) for data in (cache, live))
     torch.testing.assert_close(cached, lively, atol=1e-3, rtol=0)
     assert cache.tokens_BVTSD.nbytes == layout.num_bytes(model, 20)
     assert cache.tokens_BVTSD.shape == ((20, 1, 4, 17, 64) if kind == "prefix" else (20, 2, 4, 5, 64))

@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
 from m2raap.adapt.batches import ListSource
-from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.config import AdaptConfig, AugmentConfig
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, places, videos_digest
 from m2raap.core.errors import M2raapError
@@ -99,6 +100,27 @@ def test_shows_the_clip_whatever_stands_beside_it(films: Films, backbone: Backbo
     assert mask[0].tolist() == [True] * 19 + [False] * 13 and not images[0, 19:].any(), (
         "20 frames, one before all middles"
     )
+
+
+def test_a_random_crop_is_one_for_the_clip_and_only_in_training(
+    backbone: Backbone, decoders: Decoders, tmp_path: Path
+) -> None:
+    """A film that does not move and whose pixels all differ: after the crop its frames are still alike."""
+    film = ffmpeg.input("nullsrc=s=64x48:r=20:d=2,geq=r=4*X:g=5*Y:b=128", f="lavfi")
+    options = {"vcodec": "libx264", "preset": "ultrafast", "pix_fmt": "yuv444p", "crf": 1, "threads": 1}
+    run_ffmpeg(ffmpeg.output(film, str(tmp_path / "0.mp4"), **options).compile(cmd=ffmpeg_exe()))
+    augment = Augmentation(AugmentConfig(random_resized_crop=(0.1, 0.3)), seed=0)
+    plain, cropped = (
+        RawVideos(Films(tmp_path), backbone.preprocess, 4, 0, decoders, augment)
+        for augment in (NO_AUGMENTATION, augment)
+    )
+    clip = np.array([0])
+    assert torch.equal(cropped.batch(clip)[0], plain.batch(clip)[0])
+    whole, part, later = plain.batch(clip, 0)[0][0], cropped.batch(clip, 0)[0][0], cropped.batch(clip, 1)[0][0]
+    assert torch.equal(cropped.batch(clip, 0)[0][0], part) and (part - later).abs().mean() > 0.1
+    width = [(images[0, 0, :, -1] - images[0, 0, :, 0]).mean() for images in (whole, part)]
+    assert 0.2 < width[1] / width[0] < 0.9, "the part spans less of the red that rises from left to right"
+    assert (part - part[0]).abs().max() < 0.2 and (whole - whole[0]).abs().max() < 0.2
 
 
 def test_training_is_resumed_to_the_same_weights(films: Films, tiny_dir: Path, tmp_path: Path) -> None:

@@ -226,7 +226,19 @@ def test_a_run_with_damaged_json_ends_in_sentences(small_world: Path, undisturbe
     assert not failed, "\n".join(f"{what} | {command}\n{output}" for what, command, output in failed)
 
 
-@pytest.mark.parametrize("content", ["", "[1]\n", '{"step": 1}\n', '{"loss": 1.0}\n', '{"step": 1, "val_r1": {}}\n'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]\n",
+        '{"step": 1}\n',
+        '{"loss": 1.0}\n',
+        '{"step": 1, "val_r1": {}}\n',
+        '{"step": 1, "val": {}}\n',
+        '{"step": 1, "val": {"mrr": 0.5, "r1": 0.5, "loss": null}}\n',
+        '{"step": 1, "loss": 1.0, "kept_step": "0"}\n',
+    ],
+)
 def test_a_training_log_of_another_shape_is_named(tmp_path: Path, content: str):
     (tmp_path / "train.jsonl").write_text(content)
     with pytest.raises(M2raapError, match="train.jsonl: "):

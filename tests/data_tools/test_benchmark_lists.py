@@ -13,8 +13,10 @@ from data_tools.lsmdc import import_lsmdc
 from data_tools.msrvtt import import_msrvtt
 from data_tools.msvd import import_msvd
 from data_tools.vatex import import_vatex
-from m2raap.core.corpus import Corpus
+from data_tools.youku import import_youku
+from m2raap.core.corpus import Corpus, open_corpus
 from m2raap.core.errors import M2raapError
+from tests.conftest import m2raap
 from tests.data_tools.lists import clips, missing, put, texts
 
 
@@ -199,6 +201,52 @@ def test_lsmdc_that_is_none(tmp_path: Path, content: str, message: str):
     put(tmp_path, lsmdc.TEST, content)
     with pytest.raises(M2raapError, match=message):
         import_lsmdc(tmp_path, tmp_path / "C")
+
+
+YOUKU = "clip_name:FILE,caption\nvideos/a1.mp4,一只猫在跑\nvideos/b2.mp4,两个人在说话\nvideos/a1.mp4,猫跑过草地\n"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_youku(tmp_path: Path, mark: str):
+    listing = put(tmp_path, "retrieval_test.csv", mark + YOUKU)
+    put(tmp_path, "videos/a1.mp4", b"video")
+    (corpus,) = import_youku(listing, tmp_path / "C", protocol="test")
+    assert corpus.benchmark == "youku" and corpus.counts["clips"] == 2 and corpus.counts["texts"] == 3
+    assert texts(corpus) == {"a1": [("zh", "一只猫在跑"), ("zh", "猫跑过草地")], "b2": [("zh", "两个人在说话")]}
+    assert clips(corpus)["a1"]["video"] == "videos/a1.mp4"
+    assert missing(corpus) == {"b2": ("missing_file", "no such file")}, "it stays, and counts as a miss"
+    (corpus,) = import_youku(listing, tmp_path / "D", protocol="val")
+    assert corpus.benchmark == "youku-val"
+    (corpus,) = import_youku(listing, tmp_path / "E", protocol="train")
+    assert corpus.benchmark is None and {row["split"] for row in clips(corpus).values()} <= {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "video,caption\na.mp4,一只猫\n",
+            "row 2: no column 'clip_name:FILE'; expected the columns clip_name:FILE, caption",
+        ),
+        ("video_id:FILE,golden_caption\na.mp4,一只猫\n", "row 2: no column 'clip_name:FILE', 'caption'"),
+        ("clip_name:FILE,caption\n,一只猫\n", "row 2, column 'clip_name:FILE': expected a text"),
+        ("clip_name:FILE,caption\na/x.mp4,一\nb/x.mp4,二\n", "row 3: clip_id 'x' is used for two videos"),
+        ("clip_name:FILE,caption\na.mp4,\nb.mp4,\n", "holds no captions; give a list whose captions are published"),
+        ("clip_name:FILE,caption\n", "holds no captions"),
+    ],
+)
+def test_youku_that_is_none(tmp_path: Path, content: str, message: str):
+    listing = put(tmp_path, "retrieval_test.csv", content)
+    with pytest.raises(M2raapError, match=message):
+        import_youku(listing, tmp_path / "C", protocol="test")
+
+
+def test_youku_on_the_command_line(tmp_path: Path):
+    listing = put(tmp_path, "retrieval_test.csv", YOUKU)
+    refused = m2raap("data", "import", "youku", listing, "--out", tmp_path / "C", check=2)
+    assert "give --protocol, one of train, val, test" in refused.stderr
+    m2raap("data", "import", "youku", listing, "--protocol", "test", "--out", tmp_path / "C", check=0)
+    assert open_corpus(tmp_path / "C").benchmark == "youku"
 
 
 def test_msrvtt_training_sets(tmp_path: Path):

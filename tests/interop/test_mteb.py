@@ -15,7 +15,7 @@ from m2raap.core.view import View, open_view
 from m2raap.interop.external import pictures
 from m2raap.interop.mteb import Encoder, MtebEmbedder, StoredFrames
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import CaptionedFrames, VideoClipEmbedder, load_model
+from m2raap.stages.embed import CaptionedFrames, ClipFrame, VideoClipEmbedder, load_model
 from m2raap.stages.evaluate import read_ranks
 from m2raap.video.clip import KeyframeConfig
 from tests.interop.conftest import FRAMES
@@ -123,8 +123,8 @@ def loader(rows: list[dict[str, Any]]) -> Any:
 def test_pictures_frames_and_decoders_are_videos_too(model: Any) -> None:
     jpegs = [draw("red", side_px=64), draw("blue", side_px=64), draw("green", side_px=64)]
     with torch.inference_mode():
-        clip_vector = VideoClipEmbedder(model).videos([[(jpeg, None) for jpeg in jpegs]])[0]
-        alone = VideoClipEmbedder(model).videos([[(jpegs[1], None)]])[0]
+        clip_vector = VideoClipEmbedder(model).videos([[ClipFrame(jpeg) for jpeg in jpegs]])[0]
+        alone = VideoClipEmbedder(model).videos([[ClipFrame(jpegs[1])]])[0]
     ask = {"task_metadata": metadata("T", "t2v", ["text", "video"]), "hf_split": "test", "hf_subset": "default"}
     encoder = Encoder(model)
     for video in (pictures(jpegs), StoredFrames(jpegs)):
@@ -178,11 +178,23 @@ def to_picture(frame_CHW: torch.Tensor) -> Any:
 
 
 def test_encoders_of_mteb_that_read_videos_are_given_stored_frames(model: Any, chain: Path) -> None:
-    clips: list[CaptionedFrames] = [[(jpeg, None) for jpeg in jpegs] for jpegs in stored(chain)]
+    clips: list[CaptionedFrames] = [[ClipFrame(jpeg) for jpeg in jpegs] for jpegs in stored(chain)]
     with torch.inference_mode():
         ours = VideoClipEmbedder(model).videos(clips)[0]
         for encoder in (Encoder(model), Frames(Encoder(model))):
             assert MtebEmbedder(encoder).videos(clips)[0] == pytest.approx(ours, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"fps": 1.0, "max_frames": 64, "min_frames": 4}, {"fps": 0.1}, {"num_frames": 8}, {}]
+)
+def test_collators_of_mteb_keep_all_stored_frames_in_order(sampling: dict[str, Any]) -> None:
+    from mteb.models.modality_collators import FramesCollator
+
+    jpegs = [draw(colour, side_px=16) for colour in ("red", "blue", "green", "red", "blue", "green", "green", "red")]
+    (kept,) = FramesCollator(**sampling)([{"video": StoredFrames(jpegs)}])["video"]
+    expected = [np.asarray(picture).transpose(2, 0, 1) for picture in pictures(jpegs)]
+    assert np.array_equal(kept.numpy(), np.stack(expected))
 
 
 def stored(chain: Path) -> list[list[bytes]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from m2raap.core.view import View
 from m2raap.interop.mteb import Encoder
@@ -13,6 +14,7 @@ from m2raap.models.builtin import TINY
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.embed import load_model
 from m2raap.video.clip import KeyframeConfig
+from tests.interop import tiny_qwen3_vl
 from tests.interop.conftest import FRAMES, m2raap_here
 from tests.interop.test_mteb import Images, task_of
 from tests.pages import blocks, commands, parse
@@ -21,6 +23,7 @@ PAGE = "docs/evaluate-your-model.md"
 STAND_INS = {
     '"ViT-B-32", pretrained="laion2b_s34b_b79k"': f'"local-dir:{TINY}"',
     '"num_videos": 8': '"num_videos": 6',
+    '"Qwen/Qwen3-VL-Embedding-2B"': '"Q"',
     '"ViT-B-32"': f'"local-dir:{TINY}"',
     'name="me/my-model"': f'name="me/my-model", keyframes=KeyframeConfig(k={FRAMES})',
     "mteb.evaluate(encoder, task)": "mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)",
@@ -67,3 +70,8 @@ def test_python_of_the_page_runs(folder: Path, results: dict[str, Any], bench: V
     assert run(3)["scores"]["recall_at_1"] == pytest.approx(expected["metrics"]["R@1"] / 100, abs=1e-5)
     monkeypatch.setattr(mteb, "get_model", lambda name: Images(Encoder("R/adapt")))
     assert metrics(run(4)["results"]) == metrics(results)
+    (folder / "Q").mkdir()
+    tiny_qwen3_vl.write(folder / "Q")
+    ran = run(5)
+    assert {row["direction"] for row in ran["results"]["rows"]} == {"t2v", "v2t"}
+    assert next(ran["model"].model.parameters()).dtype is torch.bfloat16

@@ -73,7 +73,7 @@ def test_random_weights_come_from_the_seed_and_leave_the_global_stream_alone(tin
     assert backbones[0].digest == backbones[1].digest != backbones[2].digest
 
 
-def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
+def test_an_interaction_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path: Path) -> None:
     small = json.loads((tiny_dir / "open_clip_config.json").read_text())["model_cfg"]
     small["vision_cfg"] |= {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
     small["text_cfg"] |= {"embed_cls": True, "output_tokens": True}
@@ -82,7 +82,7 @@ def test_mug_on_a_text_tower_without_tokens_is_refused(tiny_dir: Path, tmp_path:
     coca = load_backbone(BackboneConfig(model=f"local-dir:{tmp_path}", random_init=True))
     tokens = coca.tokenize(["a dog", "two dogs run"])
     assert coca.encode_text(tokens).shape == (2, 32)
-    with pytest.raises(M2raapError, match=r"adapt\.mug_weight.*embed\.mug"):
+    with pytest.raises(M2raapError, match=r"adapt\.interaction.*embed\.rerank"):
         coca.encode_text_tokens(tokens)
 
 

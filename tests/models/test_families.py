@@ -32,8 +32,15 @@ OPEN_CLIP = {
     "timm_eva": {
         "timm_model_name": "eva02_tiny_patch14_224", "timm_pool": "token", "timm_proj": "linear", "image_size": 224,
     },
+    "pe_core": {"timm_model_name": "pe_core_shrunk", "timm_pool": "map", "timm_proj": None, "image_size": 64},
+    "metaclip_2_worldwide": {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8},
     "resnet": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
 }  # fmt: skip
+# What differs from TEXT: PE-Core's tower is a module of its own with 32 tokens; MetaCLIP 2 has the words of XLM-V.
+OWN_TEXT: dict[str, dict[str, Any]] = {
+    "pe_core": {"context_length": 32},
+    "metaclip_2_worldwide": {"hf_tokenizer_name": ".", "vocab_size": 40, "pool_type": "eos", "eos_id": 2},
+}
 EMBED = {"timm_registers": 64, "timm_map": 96, "timm_eva": 32, "resnet": 32}
 VISION = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32,
@@ -48,6 +55,10 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "altclip": {
         "text_config": BERT | {"project_dim": 32, "max_position_embeddings": 40}, "vision_config": VISION,
         "projection_dim": 24,
+    },
+    "metaclip_2": {
+        "text_config": BERT | {"projection_dim": 24, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
+        "vision_config": VISION, "projection_dim": 24,
     },
     "siglip": {"text_config": BERT | {"projection_size": 32}, "vision_config": VISION},
     "siglip2": {
@@ -76,39 +87,70 @@ def write_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def write_multilingual_tokenizer(folder: Path) -> None:
+    """Of the class and the special ids that MetaCLIP 2's has: <s> 0, <pad> 1, </s> 2, <unk> 3."""
+    from transformers import XLMRobertaTokenizer
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁a", "▁red", "▁circle", "▁moves", "一", "只", "猫"]
+    XLMRobertaTokenizer(vocab=[(word, -float(i)) for i, word in enumerate(words)]).save_pretrained(folder)
+
+
+def register_pe_core() -> None:
+    """timm's PE-Core with fewer and narrower layers, for open_clip's configuration, which can only name a model."""
+    import timm
+
+    def pe_core_shrunk(pretrained: bool = False, **kwargs: Any) -> Any:
+        sizes = {"img_size": 64, "embed_dim": 64, "depth": 3, "num_heads": 2, "attn_pool_num_heads": 2}
+        return timm.models.eva.vit_pe_core_base_patch16_224(pretrained, **sizes, **kwargs)
+
+    if not timm.is_model("pe_core_shrunk"):
+        timm.models.register_model(pe_core_shrunk)
+
+
+def write_family(name: str, folder: Path) -> BackboneConfig:
+    """Writes a tiny model of a family into an empty folder, in its library's form; its weights are random."""
+    if name in OPEN_CLIP:
+        described = {
+            "embed_dim": EMBED.get(name, 32),
+            "vision_cfg": OPEN_CLIP[name],
+            "text_cfg": TEXT | OWN_TEXT.get(name, {}),
+        }
+        if name == "pe_core":
+            register_pe_core()
+            described["custom_text"] = True
+        if name == "metaclip_2_worldwide":
+            write_multilingual_tokenizer(folder)
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
+        return BackboneConfig(model=f"local-dir:{folder}", random_init=True)
+    import transformers
+
+    (write_multilingual_tokenizer if name == "metaclip_2" else write_tokenizer)(folder)
+    config = transformers.AutoConfig.for_model(name, **TRANSFORMERS[name])
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    shown = {"size": {"height": 32, "width": 32}} if name != "siglip2" else {"max_num_patches": 16, "patch_size": 8}
+    kinds = {
+        "siglip": "SiglipImageProcessor",
+        "siglip2": "Siglip2ImageProcessor",
+        "chinese_clip": "ChineseCLIPImageProcessor",
+    }
+    shown |= {"image_processor_type": kinds.get(name, "CLIPImageProcessor")}
+    if name == "altclip":
+        shown |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(shown))
+    return BackboneConfig(family="transformers", model=f"local-dir:{folder}")
+
+
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Backbone]:
     backbones: dict[str, Backbone] = {}
 
-    def make(name: str) -> Backbone:
-        if name in backbones:
-            return backbones[name]
-        folder = tmp_path_factory.mktemp(name)
-        if name in OPEN_CLIP:
-            described = {"embed_dim": EMBED.get(name, 32), "vision_cfg": OPEN_CLIP[name], "text_cfg": TEXT}
-            (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": described}))
-            backbones[name] = load_backbone(BackboneConfig(model=f"local-dir:{folder}", random_init=True))
-            return backbones[name]
-        import transformers
-
-        write_tokenizer(folder)
-        config = transformers.AutoConfig.for_model(name, **TRANSFORMERS[name])
-        torch.manual_seed(0)
-        transformers.AutoModel.from_config(config).save_pretrained(folder)
-        shown = {"size": {"height": 32, "width": 32}} if name != "siglip2" else {"max_num_patches": 16, "patch_size": 8}
-        kinds = {
-            "siglip": "SiglipImageProcessor",
-            "siglip2": "Siglip2ImageProcessor",
-            "chinese_clip": "ChineseCLIPImageProcessor",
-        }
-        shown |= {"image_processor_type": kinds.get(name, "CLIPImageProcessor")}
-        if name == "altclip":
-            shown |= {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-        (folder / "preprocessor_config.json").write_text(json.dumps(shown))
-        backbones[name] = load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{folder}"))
+    def load(name: str) -> Backbone:
+        if name not in backbones:
+            backbones[name] = load_backbone(write_family(name, tmp_path_factory.mktemp(name)))
         return backbones[name]
 
-    return make
+    return load
 
 
 def pictures(backbone: Backbone, *batch: int) -> torch.Tensor:
@@ -123,7 +165,7 @@ def theirs(
     model = backbone.clip
     if name in OPEN_CLIP:
         return model.encode_image(images), model.encode_text(tokens)
-    mask = {} if name.startswith("siglip") else {"attention_mask": (tokens != 0).long()}
+    mask = {} if name.startswith("siglip") else {"attention_mask": (tokens != backbone.text.pad_id).long()}
     text = model.get_text_features(input_ids=tokens, **mask).pooler_output
     if name != "siglip2":
         return model.get_image_features(pixel_values=images).pooler_output, text
@@ -146,11 +188,25 @@ def test_features_are_the_librarys_own(family: Callable[[str], Backbone], name: 
     backbone = family(name)
     images, tokens = pictures(backbone, 2), backbone.tokenize(WORDS)
     image, text = (torch.nn.functional.normalize(actual, dim=-1) for actual in theirs(backbone, name, images, tokens))
-    torch.testing.assert_close(backbone.encode_image(images), image, atol=1e-5, rtol=0)
-    torch.testing.assert_close(backbone.encode_text(tokens), text, atol=1e-5, rtol=0)
+    torch.testing.assert_close(backbone.encode_image(images), image, atol=1e-6, rtol=0)
+    torch.testing.assert_close(backbone.encode_text(tokens), text, atol=1e-6, rtol=0)
     pooled, each, mask = backbone.encode_text_tokens(tokens)
-    torch.testing.assert_close(pooled, text, atol=1e-5, rtol=0)
+    torch.testing.assert_close(pooled, text, atol=1e-6, rtol=0)
     assert each.shape == (2, tokens.shape[1], backbone.embed_dim) and bool(mask.any(1).all())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["vit", "timm_map", *TRANSFORMERS])
+def test_a_text_cut_to_a_length_keeps_its_end_and_is_padded(family: Callable[[str], Backbone], name: str) -> None:
+    backbone = family(name)
+    pad, texts = backbone.text.pad_id, ["a red", "a red circle a red circle a red circle"]
+    whole, cut = backbone.tokenize(texts), backbone.tokenize(texts, 6)
+    assert cut.shape == whole.shape == (2, backbone.context_length)
+    assert torch.equal(cut[0], whole[0]), "a text that fits stays as it is"
+    ends = whole[1][(whole[1] != pad).sum() - 1]
+    assert torch.equal(cut[1, :5], whole[1, :5]) and cut[1, 5] == ends and (cut[1, 6:] == pad).all()
+    assert backbone.count_truncated(texts, 6) == 1 and backbone.count_truncated(texts) == 0
+    assert bool((backbone.encode_text(whole)[1] - backbone.encode_text(cut)[1]).abs().max() > 1e-3)
 
 
 @torch.no_grad()
@@ -173,7 +229,7 @@ def test_every_module_starts_at_mean_pooling(family: Callable[[str], Backbone], 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["timm_map", "timm_eva", "chinese_clip", "siglip2"])
+@pytest.mark.parametrize("name", ["timm_map", "timm_eva", "pe_core", "chinese_clip", "metaclip_2", "siglip2"])
 def test_saved_and_loaded_is_the_same(family: Callable[[str], Backbone], name: str, tmp_path: Path) -> None:
     backbone = family(name)
     model = VideoCLIP(backbone, StanConfig(layers=2), AcgConfig())
@@ -202,6 +258,35 @@ def test_the_branch_learns_on_every_layered_family(family: Callable[[str], Backb
             model.encode_video(pictures(backbone, 1, 3)).sum().backward()
             silent = [n for n, p in model.temporal.named_parameters() if p.grad is None]
             assert not silent, f"{name}: {silent}"
+
+
+@torch.no_grad()
+def test_a_class_token_that_is_not_projected_comes_first(family: Callable[[str], Backbone]) -> None:
+    """PE-Core projects what its attention pooling gives; the layers before the last give their class token."""
+    backbone = family("pe_core")
+    trunk = backbone.clip.visual.trunk
+    assert trunk.num_prefix_tokens == 1 and trunk.attn_pool is not None
+    images = pictures(backbone, 2)
+    tokens = trunk.forward_intermediates(images, return_prefix_tokens=True, norm=False, output_fmt="NLC")[1]
+    middle, last = backbone.layer_tokens(images, 2)
+    patches, prefix = tokens[1]
+    torch.testing.assert_close(middle, torch.cat([prefix, patches], 1), atol=1e-6, rtol=0)
+    pooled = trunk.forward_head(trunk.forward_features(images), pre_logits=True)
+    torch.testing.assert_close(last[:, 0], pooled, atol=1e-6, rtol=0)
+    torch.testing.assert_close(last[:, 1:], tokens[2][0], atol=1e-6, rtol=0)
+
+
+def test_a_text_tower_without_an_end_token_is_refused(tmp_path: Path) -> None:
+    import transformers
+
+    write_multilingual_tokenizer(tmp_path)
+    tree = TRANSFORMERS["metaclip_2"] | {
+        "text_config": TRANSFORMERS["metaclip_2"]["text_config"] | {"eos_token_id": None}
+    }
+    transformers.AutoConfig.for_model("metaclip_2", **tree).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "CLIPImageProcessor"}))
+    with pytest.raises(M2raapError, match="text_config.eos_token_id is None"):
+        load_backbone(BackboneConfig(family="transformers", model=f"local-dir:{tmp_path}", random_init=True))
 
 
 def test_an_unknown_type_is_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from m2raap.models.config import (
     BackboneConfig,
     MeanConfig,
     MessageConfig,
+    MugConfig,
     SeqTransfConfig,
     StanConfig,
 )
@@ -46,6 +47,15 @@ def test_the_ends_are_the_backbone_and_the_adapted_model(
     name = "backbone.clip.visual.proj"
     half = (mean.state_dict()[name] + adapted.state_dict()[name]) / 2
     torch.testing.assert_close(middle.state_dict()[name], half)
+
+
+@torch.no_grad()
+def test_at_0_the_score_of_an_interaction_is_the_cosine(backbone: Backbone, tiny_dir: Path) -> None:
+    original = load_backbone(BackboneConfig(model=f"local-dir:{tiny_dir}", random_init=True))
+    adapted = VideoCLIP(backbone, MeanConfig(), interaction=MugConfig())
+    adapted.interaction.gate.fill_(0.8)
+    gates = [interpolated(adapted, original, alpha).gates()["interaction_gate"] for alpha in (0.0, 0.5, 1.0)]
+    assert gates == pytest.approx([0.0, 0.4, 0.8])
 
 
 def test_every_module_says_where_it_starts() -> None:

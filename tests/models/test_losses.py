@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from m2raap.models.losses import (
     cosine_logits,
+    direction_contrast,
     info_nce,
     info_nce_multi,
-    order_contrast,
     owned_mask,
     sigmoid,
     start_bias,
@@ -34,7 +34,7 @@ def test_equals_the_sum_by_hand(seed: int, objective: object) -> None:
     video, text = (F.normalize(torch.randn(6, 4, generator=generator), dim=-1) for _ in range(2))
     twins = torch.eye(6, dtype=torch.bool) | (torch.rand(6, 6, generator=generator) < 0.3)  # not symmetric
     expected = by_hand(video, text, 7.0, twins, objective is info_nce_multi)
-    assert float(objective(cosine_logits(video, text, 7.0), twins)) == pytest.approx(expected, abs=1e-5)  # type: ignore[operator]
+    assert float(objective(cosine_logits(video, text, 7.0), twins).mean()) == pytest.approx(expected, abs=1e-5)  # type: ignore[operator]
 
 
 def test_without_twins_the_objectives_agree_with_open_clips_loss() -> None:
@@ -44,7 +44,8 @@ def test_without_twins_the_objectives_agree_with_open_clips_loss() -> None:
     scale = torch.tensor(20.0)
     for objective in (info_nce, info_nce_multi):
         torch.testing.assert_close(
-            objective(cosine_logits(video, text, scale), torch.eye(8, dtype=torch.bool)), ClipLoss()(video, text, scale)
+            objective(cosine_logits(video, text, scale), torch.eye(8, dtype=torch.bool)).mean(),
+            ClipLoss()(video, text, scale),
         )
 
 
@@ -55,12 +56,13 @@ def test_sigmoid_is_open_clips_and_leaves_twins_out() -> None:
     scale, bias = torch.tensor(10.0), torch.tensor(-3.0)
     logits = cosine_logits(video, text, scale) + bias
     alone = torch.eye(5, dtype=torch.bool)
-    torch.testing.assert_close(sigmoid(logits, alone), SigLipLoss()(video, text, scale, bias))
+    torch.testing.assert_close(sigmoid(logits, alone).mean(), SigLipLoss()(video, text, scale, bias))
     twins = owned_mask("abacd", {"a": [0, 2], "b": [1], "c": [3], "d": [4]})
     without = (
-        float(sigmoid(logits, alone)) - sum(math.log1p(math.exp(float(logits[i, j]))) for i, j in ((0, 2), (2, 0))) / 5
+        float(sigmoid(logits, alone).mean())
+        - sum(math.log1p(math.exp(float(logits[i, j]))) for i, j in ((0, 2), (2, 0))) / 5
     )
-    assert float(sigmoid(logits, twins)) == pytest.approx(without, abs=1e-5)
+    assert float(sigmoid(logits, twins).mean()) == pytest.approx(without, abs=1e-5)
 
 
 def test_the_bias_starts_where_one_wrong_pair_a_row_is_expected() -> None:
@@ -80,12 +82,12 @@ def test_a_twin_pushes_nothing_away() -> None:
     video, text = torch.eye(3), torch.eye(3)
     text = text.clone().requires_grad_()
     twins = owned_mask("xxy", {"x": [0, 1], "y": [2]})
-    info_nce(cosine_logits(video, text, 5.0), twins).backward()
+    info_nce(cosine_logits(video, text, 5.0), twins).mean().backward()
     assert text.grad is not None
     assert text.grad[1, 0] == 0.0 and text.grad[2, 0] > 0.0
 
 
-def test_order_contrast_against_a_loop_and_its_bounds() -> None:
+def test_direction_contrast_against_a_loop_and_its_bounds() -> None:
     generator = torch.Generator().manual_seed(5)
     video, backwards, text = (
         torch.nn.functional.normalize(torch.randn(6, 8, generator=generator), dim=-1) for _ in range(3)
@@ -94,6 +96,6 @@ def test_order_contrast_against_a_loop_and_its_bounds() -> None:
     for v, r, t in zip(video, backwards, text, strict=True):
         pair = torch.stack([v @ t, r @ t]) * 20.0
         expected -= float(pair.log_softmax(0)[0]) / 6
-    assert abs(float(order_contrast(video, backwards, text, 20.0)) - expected) < 1e-5
-    same = order_contrast(video, video, text, 20.0)
-    assert abs(float(same) - math.log(2)) < 1e-6
+    assert abs(float(direction_contrast(video, backwards, text, 20.0).mean()) - expected) < 1e-5
+    same = direction_contrast(video, video, text, 20.0)
+    assert torch.allclose(same, torch.full((6,), math.log(2)), atol=1e-6)

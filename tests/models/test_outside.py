@@ -12,9 +12,11 @@ import torch
 from m2raap.core import extension
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
-from m2raap.models.config import ExtensionTemporalConfig
+from m2raap.models.config import ExtensionTemporalConfig, MugConfig
+from m2raap.models.interaction.registry import build_interaction
+from m2raap.models.interaction.score import score_matrix
+from m2raap.models.interaction.units import ClipUnits, TextUnits
 from m2raap.models.losses import objective_of
-from m2raap.models.mug import mug_scores
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.retrieval.embeddings import Embeddings
 
@@ -33,8 +35,8 @@ class Module(torch.nn.Module):
     def gates(self):
         return {"a": "x"}
 
-def diagonal(logits, twins):
-    return logits.diagonal()
+def average(logits, twins):
+    return logits.diagonal().mean()
 
 def number(logits, twins):
     return 1.0
@@ -73,14 +75,16 @@ def test_a_temporal_module_returns_a_vector_a_frame(backbone: Backbone, file: Pa
         model.gates()
 
 
-def test_a_loss_is_one_number_and_a_matching_one_a_pair(file: Path) -> None:
-    for name, words in (("diagonal", r"\(4,\)"), ("number", "float")):
+def test_a_loss_is_one_number_a_pair_and_so_is_a_matching(file: Path) -> None:
+    for name, words in (("average", r"\(\).*\(4,\)"), ("number", "float")):
         loss = objective_of(f"python:mine_returns:{name}")
         with pytest.raises(M2raapError, match=rf"adapt.objective: python:mine_returns:{name} .*{words}.*{file}"):
             loss(torch.zeros(4, 4), torch.eye(4, dtype=torch.bool))
     here, there = torch.ones(2, 5, dtype=torch.bool), torch.ones(3, 4, dtype=torch.bool)
-    with pytest.raises(M2raapError, match=rf"adapt.mug_form.*\(2, 3, 5, 4\).*\(2, 3\).*{file}"):
-        mug_scores(torch.zeros(2, 5, 8), here, torch.zeros(3, 4, 8), there, "python:mine_returns:all_scores")
+    with pytest.raises(M2raapError, match=rf"adapt.interaction.form.*\(2, 3, 5, 4\).*\(2, 3\).*{file}"):
+        mine = build_interaction(MugConfig(form="python:mine_returns:all_scores"), 8)
+        texts = TextUnits(torch.zeros(2, 8), torch.zeros(2, 5, 8), here)
+        score_matrix(mine, texts, ClipUnits(torch.zeros(3, 8), torch.zeros(3, 4, 8), there))
 
 
 @pytest.mark.parametrize(

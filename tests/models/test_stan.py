@@ -125,3 +125,58 @@ def test_drop_path_keeps_the_mean_and_whole_rows() -> None:
     assert rows.unique().tolist() == [0.0, pytest.approx(4 / 3)]
     assert bool((rows == rows[:, :1]).all()) and rows.mean() == pytest.approx(1.0, abs=0.05)
     assert torch.equal(drop.eval()(torch.ones(5)), torch.ones(5))
+
+
+def frame_literal(stan: Stan, backbone: Backbone, levels: list[torch.Tensor], real: list[int]) -> torch.Tensor:
+    """The branch with a class token for each frame, clip by clip, frame by frame; the real frames alone."""
+    visual = backbone.clip.visual
+    videos = []
+    for b, frames in enumerate(real):
+        cls, x = None, None
+        for k, level in enumerate(levels):
+            tokens = level[b, :frames]
+            if k == 0:
+                cls = (tokens[:, 0] + visual.class_embedding + visual.positional_embedding[0]) / 2
+                x = tokens[:, 1:] + visual.positional_embedding[1:] + stan.time[:frames, None]
+            else:
+                cls, x = cls + tokens[:, 0], x + tokens[:, 1:]
+            temporal: TemporalBlock = stan.temporal[k]  # type: ignore[assignment]
+            for p in range(x.shape[1]):
+                x[:, p] = x[:, p] + temporal.out(attend(temporal.attn, temporal.norm(x[:, p])))
+            block, moved = stan.spatial[k].block, []
+            for t in range(frames):
+                u = torch.cat([cls[t][None], x[t]])
+                u = u + attend(block.attn, block.ln_1(u))
+                moved.append(u + block.mlp(block.ln_2(u)))
+            cls, x = torch.stack(moved)[:, 0], torch.stack(moved)[:, 1:]
+        opened = stan.out(cls) if stan.cfg.start == "matrix" else cls
+        videos.append(visual.ln_post(levels[-1][b, :frames, 0] + opened) @ visual.proj)
+    return torch.cat(videos)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", ["matrix", "open"])
+def test_a_class_token_a_frame_equals_its_twin(backbone: Backbone, start: str) -> None:
+    stan = shaken(backbone, StanConfig(layers=2, start=start, time_std=0.3, class_token="frame"))  # type: ignore[arg-type]
+    levels = [level.unflatten(0, (2, 3)) for level in backbone.layer_tokens(torch.randn(6, 3, 32, 32), 2)]
+    mask = torch.tensor([[True] * 3, [True, True, False]])
+    features = backbone.image_feature_from_cls(levels[-1][:, :, 0])
+    ours = stan(levels, features, mask)
+    expected = frame_literal(stan, backbone, levels, [3, 2])
+    torch.testing.assert_close(ours[mask], expected, atol=2e-5, rtol=0)
+    shorter = [level[1:, :2] for level in levels]
+    torch.testing.assert_close(stan(shorter, features[1:, :2], mask[1:, :2])[0], ours[1, :2], atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_class_tokens_of_clip_and_frame_agree_on_one_frame_alone(backbone: Backbone) -> None:
+    stan = shaken(backbone, StanConfig(layers=2, start="open", time_std=0.3))
+    by_frame = Stan(stan.cfg.model_copy(update={"class_token": "frame"}), backbone).eval()
+    by_frame.load_state_dict(stan.state_dict())
+    for frames, agree in ((1, True), (3, False)):
+        levels = [
+            level.unflatten(0, (2, frames)) for level in backbone.layer_tokens(torch.randn(2 * frames, 3, 32, 32), 2)
+        ]
+        mask = torch.ones(2, frames, dtype=torch.bool)
+        features = backbone.image_feature_from_cls(levels[-1][:, :, 0])
+        assert torch.allclose(stan(levels, features, mask), by_frame(levels, features, mask), atol=1e-5) is agree

@@ -11,8 +11,11 @@ from m2raap.models.config import (
     AcgConfig,
     AdapterConfig,
     BackboneConfig,
+    CaptionGuidedMugConfig,
+    FineConfig,
     MeanConfig,
     MessageConfig,
+    MugConfig,
     SeqTransfConfig,
     StanConfig,
 )
@@ -30,6 +33,7 @@ SAFE = [
     StanConfig(layers=2, patch_pool=2, time_std=0.5),
     StanConfig(layers=2, inputs="normed"),
     StanConfig(layers=2, across="conv"),
+    StanConfig(layers=2, class_token="frame"),
     AdapterConfig(layers=2),
     MessageConfig(layers=3),
 ]
@@ -189,7 +193,69 @@ def test_a_real_size_starts_at_mean_pooling_and_learns() -> None:
         before, text = model.encode_video(frames), model.encode_text(tokens)
         units = backbone.encode_image(frames.flatten(0, 1)).unflatten(0, (2, 2))
         torch.testing.assert_close(before, pool_unit(units, torch.ones(2, 2)), atol=1e-6, rtol=0)
-    info_nce(cosine_logits(model.encode_video(frames), text, 20.0), torch.eye(2, dtype=torch.bool)).backward()
+    info_nce(cosine_logits(model.encode_video(frames), text, 20.0), torch.eye(2, dtype=torch.bool)).mean().backward()
     optimiser.step()
     with torch.no_grad():
         assert (model.encode_video(frames) - before).abs().max() > 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "interaction",
+    [MugConfig(), CaptionGuidedMugConfig(weights="cross_attention"), FineConfig(clip_units="patches")],
+    ids=lambda cfg: cfg.name,
+)
+def test_an_interaction_is_saved_with_its_settings_and_weights(
+    backbone: Backbone, interaction: MugConfig, tmp_path: Path
+) -> None:
+    model = VideoCLIP(backbone, MeanConfig(), interaction=interaction, seed=3)
+    assert {name for name in model.gates() if name.startswith("interaction_")} >= {"interaction_gate"}
+    for p in model.interaction.parameters():
+        p.add_(torch.randn_like(p))
+    model.save(tmp_path / "model")
+    loaded = VideoCLIP.load(tmp_path / "model")
+    assert loaded.interaction_cfg == interaction and loaded.digest == model.digest
+    assert loaded.keeps_patches == (interaction.name == "fine")
+    for name, weight in model.interaction.state_dict().items():
+        assert torch.equal(loaded.interaction.state_dict()[name], weight)
+    plain = VideoCLIP(backbone, MeanConfig(), seed=3)
+    assert plain.digest != model.digest and plain.interaction is None
+    model_json = json.loads((tmp_path / "model" / "model.json").read_text())
+    (tmp_path / "model" / "model.json").write_text(json.dumps(model_json | {"format": 3}))
+    with pytest.raises(M2raapError, match="format 3, and this m2raap reads format 4: adapt again"):
+        VideoCLIP.load(tmp_path / "model")
+
+
+def test_an_interaction_changes_no_other_new_weight(backbone: Backbone) -> None:
+    models = [
+        VideoCLIP(backbone, StanConfig(layers=2), AcgConfig(), interaction, seed=1)
+        for interaction in (None, CaptionGuidedMugConfig(weights="cross_attention"))
+    ]
+    for name, weight in models[0].state_dict().items():
+        assert torch.equal(models[1].state_dict()[name], weight), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temporal", SAFE, ids=lambda cfg: cfg.name)
+def test_keeping_patches_changes_no_frame_vector(backbone: Backbone, temporal: StanConfig) -> None:
+    """And the patches are projected as the class token is: of one patch alone MaskCLIP's vector."""
+    model = VideoCLIP(backbone, temporal, seed=1)
+    frames, mask = torch.randn(2, 3, 3, 32, 32), torch.tensor([[True] * 3, [True, True, False]])
+    expected = model.frame_vectors_of_images(frames, mask)
+    with pytest.raises(AssertionError, match="without patches"):
+        model.patch_vectors(model.levels_of_images(frames, mask))
+    model.keep_patches("key")
+    levels = model.levels_of_images(frames, mask)
+    torch.testing.assert_close(model.frame_vectors(levels, mask), expected, atol=1e-6, rtol=0)
+    patches = model.patch_vectors(levels)
+    assert patches.shape == (2, 3, 16, 32)
+    projected = backbone.clip.visual.ln_post(levels[-1][1, 0, 5]) @ backbone.clip.visual.proj
+    torch.testing.assert_close(patches[1, 0, 4], projected / projected.norm(), atol=1e-6, rtol=0)
+
+
+def test_settings_that_exclude_each_other(backbone: Backbone) -> None:
+    with pytest.raises(M2raapError, match=r"adapt.temporal.pool raw and adapt.acg"):
+        VideoCLIP(backbone, StanConfig(layers=1, pool="raw"), AcgConfig())
+    backbone.vision.has_class = False
+    with pytest.raises(M2raapError, match=r"adapt.interaction compares the patches.*clip_units to frames"):
+        VideoCLIP(backbone, MeanConfig(), interaction=FineConfig(clip_units="patches"))

@@ -16,7 +16,7 @@ from m2raap.report.progressive import progressive_rows
 from tests.conftest import m2raap
 from tests.stages.embedded import write_run
 
-WHOLE = ["baseline", "filter", "rewrite", "keyframes", "temporal", "mug", "acg"]
+WHOLE = ["baseline", "filter", "rewrite", "keyframes", "temporal", "interaction", "acg"]
 SECTIONS = ("stages", "adapt", "embed", "filter", "keyframes", "align", "caption", "rewrite")
 
 
@@ -28,7 +28,7 @@ def test_the_last_row_is_the_recipe_and_each_row_changes_one_thing():
     for section in SECTIONS:
         assert getattr(arms[-1], section) == getattr(recipe, section), section
     first = arms[0].adapt
-    assert (first.temporal.name, first.input, first.mug_weight, first.acg) == ("mean", "video", 0.0, None)
+    assert (first.temporal.name, first.input, first.loss.interaction.weight, first.acg) == ("mean", "video", 0.0, None)
     changed = [
         [section for section in SECTIONS if getattr(a, section) != getattr(b, section)]
         for a, b in itertools.pairwise(arms)
@@ -105,9 +105,14 @@ def test_the_table_says_what_each_row_brought(tmp_path: Path):
     better = rows[2]
     assert better.step == better.whole and better.step is not None
     assert better.step[0] == pytest.approx(better.r1 - rows[0].r1, abs=1e-5) and better.step[1] > 0
+    assert better.mean_recall_step is not None and better.mean_recall_step[1] > 0
+    assert better.mean_recall_step[0] == pytest.approx(better.mean_recall - rows[0].mean_recall, abs=1e-5)
+    low, high = better.mean_recall_interval
+    assert low < better.mean_recall < high and better.mean_recall > better.r1
     assert (better.clips, better.texts, better.curation_s, better.train_s) == (40, 80, 7.0, 2.0)
     page = render(ReportData(title="t", synthetic=False, progressive=rows))
     assert "What each step brings" in page and page.count("<tr>") >= len(rows)
+    assert "6 comparisons; neither intervals nor p are corrected" in page, "three differences in two languages"
 
 
 def _folder(path: Path, timing: str) -> Path:

@@ -14,7 +14,15 @@ from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.pipeline.recipe import Recipe
 from m2raap.pipeline.shapes import shape_of
-from m2raap.pipeline.train_cost import as_tree, cost_lines, kept_bytes, temporal_flop, tower_learning, training_cost
+from m2raap.pipeline.train_cost import (
+    as_tree,
+    cost_lines,
+    kept_bytes,
+    layer_flop,
+    temporal_flop,
+    tower_learning,
+    training_cost,
+)
 
 torch.set_num_threads(1)
 FRAMES = 6
@@ -90,6 +98,33 @@ def test_the_arithmetic_is_what_pytorch_counts(small: dict[str, Any], temporal: 
     assert training_cost(once, 2).flop == pytest.approx(2 * (forward + 2 * learns + through), rel=0.05)
 
 
+def test_the_terms_on_the_order_of_events_are_passes_and_texts(small: dict[str, Any]):
+    """Each other order of frames is a pass of the temporal module, and of the vision layers only where it is inside."""
+
+    def flop(temporal: dict[str, Any], **loss: float) -> float:
+        changes = {"train_vision_layers": 4, "cache": "off", "batch_size": 2, "steps": 1, "texts_per_clip": 3}
+        return training_cost(recipe(small, temporal=temporal, loss=loss, **changes), 2).flop
+
+    shape = shape_of(recipe(small).backbone)
+    text = 2 * 3 * layer_flop(shape.text_width, shape.context) * shape.text_layers  # of both clips, 3 texts a clip
+    layers = 2 * FRAMES * 4 * layer_flop(shape.width, shape.vision_tokens)
+    branch = 2 * temporal_flop(recipe(small, temporal=STAN).adapt, shape)
+    stan = flop(STAN)
+    assert flop(STAN, clauses=1.0) - stan == pytest.approx(3 * 2 * text)  # there, and twice back
+    assert flop(STAN, event_order=1.0) - stan == pytest.approx(3 * (text + branch))
+    assert flop(STAN, event_order=1.0, direction=1.0, clauses=0.5) - stan == pytest.approx(3 * (3 * text + 2 * branch))
+    adapter = {"name": "adapter", "layers": 2}
+    inside = 2 * temporal_flop(recipe(small, temporal=adapter).adapt, shape)
+    assert flop(adapter, direction=1.0) - flop(adapter) == pytest.approx(3 * (layers + inside))
+    costs = [training_cost(recipe(small, temporal=STAN, loss=loss), 64) for loss in ({}, {"clauses": 1.0})]
+    assert costs[1].learning - costs[0].learning == 2 * shape.embed**2
+    kept = [
+        kept_bytes(recipe(small, temporal=adapter, train_vision_layers=4, loss=loss).adapt, shape)
+        for loss in ({}, {"direction": 1.0})
+    ]
+    assert kept[1] > 1.7 * kept[0]
+
+
 def counted(model: VideoCLIP, frames: torch.Tensor) -> int:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.encode_video(frames)
@@ -134,6 +169,9 @@ def test_chunks_bound_the_memory_and_go_there_twice(small: dict[str, Any]):
         ("ViT-B-16-SigLIP2-256", 768, 12, 256, 768, True), ("builtin:tiny", 128, 6, 37, 128, True),
         ("hf-hub:google/siglip2-so400m-patch14-384", 1152, 27, 730, 768, False),
         ("OFA-Sys/chinese-clip-vit-base-patch16", 768, 12, 197, 768, False),
+        ("PE-Core-B-16", 768, 12, 197, 1024, True), ("PE-Core-bigG-14-448", 1536, 50, 1024, 1280, True),
+        ("facebook/metaclip-2-worldwide-l14", 1024, 24, 257, 768, False),
+        ("facebook/metaclip-2-mt5-worldwide-b32", 768, 12, 50, 768, False),
     ],
 )  # fmt: skip
 def test_shapes_are_read_or_guessed(model: str, width: int, layers: int, tokens: int, text: int, sure: bool):

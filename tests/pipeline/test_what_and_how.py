@@ -40,19 +40,37 @@ BASES: dict[str, list[dict[str, Any]]] = {
     ],
     "adapt": [
         *({"temporal": {"name": name}} for name in ("mean", "seqtransf", "stan", "adapter", "message")),
-        {"lora": {}, "acg": {}, "fcc_weight": 0.5},
-        {"mug_weight": 0.5},
+        {"lora": {}, "acg": {}, "loss": {"frame_caption": {"weight": 0.5}}},
+        *(
+            {"interaction": {"name": name}, "loss": {"interaction": {"weight": 0.5}}}
+            for name in ("mug", "caption_guided_mug", "fine")
+        ),
     ],
-    "embed": [{}, {"mug": {}}],
+    "embed": [
+        {},
+        {"captions": True, "rerank": {}},
+        *({"rerank": {"interaction": {"name": name, "start": "open"}}} for name in ("mug", "fine")),
+    ],
 }
 # Keys that no value changes alone: a name that needs other keys beside it, and sides on which a rule never refuses.
-NEVER_ALONE = ("caption.name", "adapt.temporal.name", "align.mismatch.limit.max", "align.mismatch.limit.highest")
+NEVER_ALONE = (
+    "caption.name",
+    "caption.options",  # of code from outside: tests/stages/test_caption_truth.py
+    "adapt.temporal.name",
+    "adapt.interaction.name",
+    "embed.rerank.interaction.name",
+    "embed.rerank.interaction.start",
+    "align.mismatch.limit.max",
+    "align.mismatch.limit.highest",
+)
 # Where no value can be guessed from the type.
 VALUES: dict[str, list[Any]] = {
     "prompts": [str(files("m2raap").joinpath("curate/prompts"))],
     "base_url": ["http://localhost:10/v1"],
     "extra": [{"top_p": 0.5}],
+    "random_resized_crop": [[0.5, 1.0]],
     "benchmarks": [{"mine": {"test_videos": 3}}],
+    "interaction": [{"name": "fine", "start": "open"}],
     "scores": [{"motion": {"min": 0.5}}],
     "rules": [
         {"rewrite_lost": {"max": 0.5}},

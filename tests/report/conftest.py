@@ -104,7 +104,7 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
     names = list(ARMS)
     best = found[names[2]].ranks
     differences = [
-        DifferenceRow(names[2], base, "world-motion", **paired([best], [found[base].ranks], lang, "t2v", 1, 0))
+        DifferenceRow(names[2], base, "world-motion", **paired([best], [found[base].ranks], lang, "t2v", "R@1", 0))
         for base in names[:2]
         for lang in ("en", "zh")
     ]
@@ -116,7 +116,7 @@ def make_sample(hostile: str = "a red circle moves right") -> ReportData:
             row["metrics"], row["intervals"], 2.5, 0.5, 4.5, 0.012,
         )
         for way, mark, label in (
-            ("mug", "late interaction", "late interaction over the first 50"),
+            ("rerank", "late interaction", "late interaction (mug) over the first 50"),
             ("dual_softmax", "transductive", "transductive: sees all queries"),
         )
     ]  # fmt: skip

@@ -176,7 +176,11 @@ def test_published_rows_are_marked_and_cited(tmp_path: Path, capsys: pytest.Capt
     assert "[published] CLIP ViT-B/32 frame mean" in shown and "Portillo-Quintero et al. 2021" in shown
     latex = as_latex(found)
     assert r"CLIP ViT-B/32 frame mean$^\dagger$ & msrvtt-1ka-jsfusion & en t2v & 31.2" in latex
-    assert latex.count(r"\\") == 1 + 4 + 8
+    # Values stand in the column of their metric: M2-RAAP's figure has means of R@1, R@5 and R@10.
+    assert r"M2-RAAP$^\dagger$ & msrvtt-1ka-jsfusion & en t2v &  &  &  & 65.7 &  \\" in latex
+    assert latex.count(r"\\") == 1 + 4 + 10
+    assert r"\begin{tabular}{lllrrrrr}" in latex and "R@1 & R@5 & R@10 & MeanR & MdR" in latex
+    assert "8 comparisons; neither intervals nor p are corrected" in latex and "8 comparisons; neither" in shown
     assert r"$^\dagger$ As published" in latex and "InternVideo2-s2 6B: InternVideo2, table 9; a matching head" in latex
 
 

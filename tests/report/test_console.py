@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 from m2raap.report.console import (
     print_bilingual,
@@ -9,11 +10,13 @@ from m2raap.report.console import (
     print_differences,
     print_funnel,
     print_grading,
+    print_report,
     print_rescored,
     print_results,
     print_two_way,
 )
-from m2raap.report.data import FunnelStage, ReportData
+from m2raap.report.data import FunnelStage, ReportData, seed_note
+from m2raap.report.html import render
 
 
 class Terminal(io.StringIO):
@@ -54,6 +57,18 @@ def test_results_and_grading(sample: Callable[..., ReportData]) -> None:
     assert "\x1b" not in text
 
 
+def test_one_training_seed_is_named(sample: Callable[..., ReportData]) -> None:
+    """The first arm was not trained."""
+    data, out = sample(), io.StringIO()
+    arms = list(dict.fromkeys(row.arm for row in data.results))
+    data = replace(data, costs=[replace(data.costs[0], arm=arm) for arm in arms[1:]])
+    note = f"{', '.join(arms[1:])}: one training seed. A difference smaller than the spread between seeds means nothing"
+    print_report(data, out)
+    assert f"\n{note}" in out.getvalue() and note in render(data)
+    assert not seed_note(replace(data, results=[replace(row, seeds=3, seeds_r1=[1, 2, 3]) for row in data.results]))
+    assert not seed_note(replace(data, costs=[])), "nothing was trained"
+
+
 def test_training_time_stands_beside_what_it_reached(sample: Callable[..., ReportData]) -> None:
     out = io.StringIO()
     print_costs(sample().costs, out)
@@ -89,7 +104,7 @@ def test_what_stands_beside_the_headline_is_labelled(sample: Callable[..., Repor
     refused = [line for line in lines if "world-motion: protocols differ" in line]
     assert len(refused) == 1 and "frames: keyframe-8 and uniform-12" in refused[0]
     assert any("dual_softmax (transductive)" in line and "+2.5 (+0.5 to +4.5)" in line for line in lines)
-    assert "mug: late interaction over the first 50" in lines
+    assert "rerank: late interaction (mug) over the first 50" in lines
     assert any("+1.8 (-3.0 to +6.5)" in line and "40.0, 10.0, 9.0" in line for line in lines)
 
 

@@ -14,7 +14,17 @@ import pytest
 from PIL import Image
 
 from m2raap.core.errors import M2raapError
-from m2raap.report.data import DroppedItem, Example, FunnelStage, ProtocolRow, ReportData, ResultRow, Strip, labels_of
+from m2raap.report.data import (
+    DroppedItem,
+    Example,
+    FunnelStage,
+    ProtocolRow,
+    PublishedRow,
+    ReportData,
+    ResultRow,
+    Strip,
+    labels_of,
+)
 from m2raap.report.html import render, thumbnails, write_report
 from tests.report.conftest import results_of
 
@@ -71,6 +81,7 @@ def hostile(sample: Callable[..., ReportData]) -> str:
             frame_ablations=[replace(row, arm=HOSTILE, frames=HOSTILE) for row in data.frame_ablations],
             interpolation=[replace(row, set=HOSTILE, what=HOSTILE) for row in data.interpolation],
             protocols=[hostile_protocol(row) for row in data.protocols],
+            published=[PublishedRow(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 1.0, HOSTILE, HOSTILE)],
             timings=[(HOSTILE, 1.0)],
             curves=[replace(curve, chart=HOSTILE, label=HOSTILE) for curve in data.curves],
             results=[replace(row, arm=HOSTILE, lang=HOSTILE, slice=row.slice) for row in data.results],
@@ -139,10 +150,10 @@ def test_all_sections_are_there_and_linked(sample: Callable[..., ReportData]) ->
 
 def test_a_way_that_was_labelled_differently_names_its_arms(sample: Callable[..., ReportData]) -> None:
     row = sample().rescored[0]
-    assert labels_of([row, row]) == [("mug", "late interaction", "late interaction over the first 50")]
+    assert labels_of([row, row]) == [("rerank", "late interaction", "late interaction (mug) over the first 50")]
     other = replace(row, arm="x", label="over the first 7")
     assert [label for _, _, label in labels_of([row, row, other])] == [
-        "late interaction over the first 50 (STAN on clean data on world-motion)",
+        "late interaction (mug) over the first 50 (STAN on clean data on world-motion)",
         "over the first 7 (x on world-motion)",
     ]
 

@@ -59,8 +59,10 @@ def test_a_step_of_the_progressive_table_to_another_protocol_is_marked(tmp_path:
         "c": {**SMALL, "made_with": {"frames": UNIFORM}},
     }
     run = RunFolder.open(write_run(tmp_path, arms))
-    row = ProgressiveRow("a", "", "clips", "en", 1.0, [0.0, 2.0], [1.0], None, None, 1, 1, 0.0, 0.0)
-    rows = [row, replace(row, arm="b"), replace(row, arm="b", way="mug"), replace(row, arm="c")]
+    row = ProgressiveRow(
+        "a", "", "clips", "en", 1.0, [0.0, 2.0], [1.0], None, None, 5.0, [4.0, 6.0], None, 1, 1, 0.0, 0.0
+    )
+    rows = [row, replace(row, arm="b"), replace(row, arm="b", way="rerank"), replace(row, arm="c")]
     found = marked(rows, Protocols.of(evaluations_of(run.steps)))
     assert [(bool(one.unlike), bool(one.unlike_whole)) for one in found] == [
         (False, False), (True, True), (False, True), (False, True),

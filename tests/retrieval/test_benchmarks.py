@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import activitynet, didemo, lsmdc, msrvtt, msvd, vatex
+from data_tools import activitynet, didemo, lsmdc, msrvtt, msvd, vatex, youku
 from m2raap.core.errors import M2raapError, UsageError
 from m2raap.retrieval.benchmarks import BENCHMARKS, asked_for, check_counts, declared, read_benchmarks
 
@@ -25,6 +25,17 @@ def test_importers_and_declarations_agree() -> None:
         assert written is not None
         ours = BENCHMARKS[written.name]
         assert (ours.num_videos, ours.num_texts) == (written.clips, dict(written.texts or {}))
+
+
+def test_youku_is_declared_without_counts_which_no_source_confirms() -> None:
+    for protocol in ("test", "val"):
+        written = youku.PROTOCOLS[protocol]
+        assert written is not None and (written.clips, written.texts) == (None, None)
+        ours = BENCHMARKS[written.name]
+        assert ours.langs == ("zh",) and (ours.num_videos, ours.num_texts, ours.texts_per_video) == (None, None, None)
+    check("youku", 3, {"zh": 7})
+    with pytest.raises(M2raapError, match="texts in 'en', which it does not have"):
+        check("youku", 3, {"en": 3})
 
 
 def check(name: str, num_videos: int, texts: dict[str, int], **moved: str) -> None:

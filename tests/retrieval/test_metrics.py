@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +30,15 @@ def test_by_hand() -> None:
     assert v2t["MRR"] == pytest.approx((1 + 1 + 0.75) / 3)
     assert m.rsum(found.t2v, found.v2t) == pytest.approx(150 + 400)
     assert not found.several_texts
+
+
+def brute_siblings(sim: np.ndarray, pairs: list[tuple[int, int]]) -> list[int]:
+    """For each video with texts, how many of them but one score as much as its best."""
+    counts = []
+    for video in sorted({video for _, video in pairs}):
+        scores = [sim[text, video] for text, owner in pairs if owner == video]
+        counts.append(scores.count(max(scores)) - 1)
+    return counts
 
 
 def brute(
@@ -77,6 +89,8 @@ def test_brute_force_twin(data: st.DataObject) -> None:
         assert list(zip(side.greater.tolist(), side.equal.tolist(), strict=True)) == expected[key]
         low, high = m.metrics_pessimistic(side), m.metrics(side)
         assert all(low[f"R@{k}"] <= high[f"R@{k}"] + 1e-9 for k in m.RECALL_AT)
+    assert found.v2t_rule_b.siblings is not None and found.t2v.siblings is None and found.v2t.siblings is None
+    assert found.v2t_rule_b.siblings.tolist() == brute_siblings(sim, pairs)
     # The two rules agree on the first place but for ties: nothing foreign above the best own text.
     assert (found.v2t.greater == 0).tolist() == (found.v2t_rule_b.greater == 0).tolist()
     assert (found.v2t.greater <= found.v2t_rule_b.greater).all()
@@ -91,6 +105,71 @@ def test_expected_is_the_mean_over_random_tie_breaks() -> None:
         assert np.mean([j.hits(k) for j in jittered], axis=0) == pytest.approx(side.hits(k), abs=0.04)
     assert np.mean([j.reciprocal() for j in jittered], axis=0) == pytest.approx(side.reciprocal(), abs=0.02)
     assert np.mean([j.rank_expected for j in jittered], axis=0) == pytest.approx(side.rank_expected, abs=0.2)
+
+
+def counts(greater: int, foreign: int, siblings: int) -> m.RankCounts:
+    """One query."""
+    number, zero = np.zeros(1, np.int64), np.zeros(1, bool)
+    return m.RankCounts(number, number, number + greater, number + foreign, zero, 99, number + siblings)
+
+
+@pytest.mark.parametrize("greater", [0, 2])
+@pytest.mark.parametrize("foreign", range(5))
+@pytest.mark.parametrize("siblings", range(4))
+def test_several_targets_against_every_order_of_the_tied_items(greater: int, foreign: int, siblings: int) -> None:
+    places = foreign + siblings + 1
+    ranks = [greater + 1 + min(chosen) for chosen in itertools.combinations(range(places), siblings + 1)]
+    side = counts(greater, foreign, siblings)
+    assert side.rank_expected[0] == pytest.approx(np.mean(ranks))
+    assert side.reciprocal()[0] == pytest.approx(np.mean([1 / rank for rank in ranks]))
+    assert side.rank_pessimistic[0] == max(ranks)
+    for k in range(1, greater + places + 3):
+        assert side.hits(k)[0] == pytest.approx(np.mean([rank <= k for rank in ranks]))
+        assert side.hits_pessimistic(k)[0] == (max(ranks) <= k)
+    assert side.points("MeanR")[0] == pytest.approx(
+        100 * np.mean([np.mean([r <= k for r in ranks]) for k in (1, 5, 10)])
+    )
+
+
+def simulated(sim: np.ndarray, pairs: list[tuple[int, int]], times: int, seed: int) -> list[m.RankCounts]:
+    """Rule b after random tie-breaks: noise smaller than any difference of scores."""
+    rng = np.random.default_rng([seed])
+    return [m.ranks(sim + 1e-6 * rng.random(sim.shape), pairs).v2t_rule_b for _ in range(times)]
+
+
+def test_a_collapsed_model_with_several_captions_a_video() -> None:
+    """50 videos of 20 texts, all scores equal: any of a video's 20 texts may be the first of 1,000."""
+    sim = np.ones((1_000, 50))
+    pairs = [(text, text // 20) for text in range(1_000)]
+    side = m.ranks(sim, pairs).v2t_rule_b
+    metrics = m.metrics(side)
+    assert metrics["R@1"] == pytest.approx(2) and metrics["MnR"] == pytest.approx(1 + 980 / 21)
+    assert metrics["R@10"] == pytest.approx(100 * (1 - math.comb(980, 10) / math.comb(1_000, 10)))
+    drawn = [m.metrics(each) for each in simulated(sim, pairs, 40, 4)]
+    for name, within in (("R@1", 0.8), ("R@5", 1.5), ("R@10", 2.0), ("MeanR", 1.2), ("MnR", 2.5), ("MRR", 0.01)):
+        assert np.mean([each[name] for each in drawn]) == pytest.approx(metrics[name], abs=within)
+    assert m.metrics_pessimistic(side)["MnR"] == 981 and m.ties(side)["most_ties"] == 980
+
+
+def test_rule_b_is_the_mean_over_random_tie_breaks() -> None:
+    rng = np.random.default_rng([13])
+    sim = rng.integers(0, 3, (24, 6)).astype(float)
+    pairs = [(text, text % 6) for text in range(22)]
+    side = m.ranks(sim, pairs).v2t_rule_b
+    assert side.siblings is not None and len(set(side.siblings.tolist())) > 2 and (side.equal > 0).all()
+    drawn = simulated(sim, pairs, 3_000, 14)
+    for k in (1, 3, 5):
+        assert np.mean([each.hits(k) for each in drawn], axis=0) == pytest.approx(side.hits(k), abs=0.04)
+    assert np.mean([each.reciprocal() for each in drawn], axis=0) == pytest.approx(side.reciprocal(), abs=0.02)
+    assert np.mean([each.rank_expected for each in drawn], axis=0) == pytest.approx(side.rank_expected, abs=0.1)
+
+
+def test_a_caption_twice_beside_one_foreign_copy() -> None:
+    sim = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.2]])
+    side = m.ranks(sim, [(0, 0), (1, 0), (2, 1)]).v2t_rule_b
+    assert side.hits(1)[0] == pytest.approx(2 / 3) and side.select(np.array([True, False])).hits(1) == pytest.approx(
+        2 / 3
+    )
 
 
 def test_collapsed_model_scores_one_in_n() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from decimal import MIN_EMIN, Decimal, localcontext
+
 import numpy as np
 import pytest
 
@@ -22,13 +24,57 @@ def everything(rows: module.ScoreRows | None, num: int = len(SIM)) -> np.ndarray
     return rows(np.arange(num))
 
 
+def order(table: np.ndarray) -> np.ndarray:
+    """The places of equal and different values in each row, without the values."""
+    return np.sign(table[:, :, None] - table[:, None, :])
+
+
 @pytest.mark.parametrize("block", [1, 20, 10_000])
-def test_dual_softmax_against_a_plain_sum(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+@pytest.mark.parametrize("heat", [1.0, 50.0, 500.0])
+def test_dual_softmax_orders_as_a_plain_product(monkeypatch: pytest.MonkeyPatch, block: int, heat: float) -> None:
     monkeypatch.setattr(module, "BLOCK_ELEMENTS", block)
-    found = dual_softmax(rows_of(SIM), *SIM.shape, 50.0)
-    heat = np.exp(50 * SIM)
-    for rows, share in ((found.t2v, heat / heat.sum(0)), (found.v2t, heat / heat.sum(1, keepdims=True))):
-        assert everything(rows) == pytest.approx(np.where(SIM < 0, SIM / share, SIM * share), rel=1e-6)
+    sim = np.random.default_rng([11]).permutation(np.linspace(-0.2, 0.4, SIM.size)).reshape(SIM.shape)
+    sim[3, :4], sim[:, 8] = 0.0, sim[:, 2]  # scores of zero, and two videos that tie with every text
+    found = dual_softmax(rows_of(sim), *sim.shape, heat)
+    power = np.exp(heat * sim)
+    for rows, share in ((found.t2v, power / power.sum(0)), (found.v2t, power / power.sum(1, keepdims=True))):
+        plain = np.where(sim < 0, sim / share, sim * share)
+        assert np.isfinite(plain).all() and (plain[sim != 0] != 0).all()
+        keys = everything(rows)
+        assert (np.sign(keys) == np.sign(sim)).all()
+        assert (order(keys) == order(plain)).all() and (order(keys.T) == order(plain.T)).all()
+
+
+@pytest.mark.parametrize("heat", [1_000.0, 10_000.0])
+def test_dual_softmax_ties_nothing_at_large_inverse_temperatures(heat: float) -> None:
+    rng = np.random.default_rng([12])
+    sim = np.round(rng.permutation(np.linspace(-0.4, 0.9, 30 * 25)).reshape(30, 25), 7)
+    found = dual_softmax(rows_of(sim), 30, 25, heat)
+    for axis, rows in enumerate((found.t2v, found.v2t)):
+        keys = everything(rows, 30)
+        assert np.isfinite(keys).all() and len(np.unique(keys)) == sim.size, "no two of these products are equal"
+        products = exact_products(sim, heat, axis)
+        assert (
+            np.argsort(keys, axis=1).tolist()
+            == np.asarray([sorted(range(25), key=lambda v, row=row: row[v]) for row in products]).tolist()
+        )
+        assert np.argsort(keys, axis=0).T.tolist() == [
+            sorted(range(30), key=lambda t, v=v: products[t][v]) for v in range(25)
+        ]
+
+
+def exact_products(sim: np.ndarray, heat: float, axis: int) -> list[list[Decimal]]:
+    """s p, or s / p where s is negative, in decimals of 60 digits, in which nothing underflows."""
+    with localcontext() as context:
+        context.prec, context.Emin = 60, MIN_EMIN
+        table = [[Decimal(str(value)) for value in row] for row in sim.tolist()]
+        power = [[(Decimal(heat) * value).exp() for value in row] for row in table]
+        sums = [sum(column) for column in zip(*power, strict=True)] if axis == 0 else [sum(row) for row in power]
+        result = []
+        for t, row in enumerate(table):
+            shares = [power[t][v] / sums[v if axis == 0 else t] for v in range(len(row))]
+            result.append([s / p if s < 0 else s * p for s, p in zip(row, shares, strict=True)])
+        return result
 
 
 def test_dual_softmax_keeps_the_order_of_negative_scores() -> None:

@@ -129,8 +129,8 @@ def test_the_captions_of_a_missing_video_are_one_rival() -> None:
     found = evaluate_embeddings(embeddings, 0)
     by_video = {row["video_id"]: row for row in found.ranks if row["direction"] == "v2t"}
     assert (by_video["v0"]["rank_pessimistic"], by_video["v0"]["gallery"]) == (2, 4), "after the best caption of vm"
-    assert by_video["v0"]["rule_b"] == {"rank_pessimistic": 21, "ties": 0, "gallery": 23}
-    assert by_video["v0"]["available"] == {"rank_pessimistic": 1, "ties": 0, "gallery": 3}
+    assert by_video["v0"]["rule_b"] == {"rank_pessimistic": 21, "ties": 0, "gallery": 23, "siblings": 0}
+    assert by_video["v0"]["available"] == {"rank_pessimistic": 1, "ties": 0, "gallery": 3, "siblings": None}
     assert by_video["vm"]["rank_pessimistic"] == 4 and by_video["vm"]["available"] is None
     assert one(found, direction="v2t_rule_b", scope="official")["metrics"]["MnR"] == (21 + 1 + 1 + 23) / 4
     assert [row["direction"] for row in found.rows if row["scope"] == "available"] == ["t2v", "v2t"], "one text each"
@@ -211,6 +211,23 @@ def test_summarise_of_one_run_is_the_run(lost: int, several: int) -> None:
     }
 
 
+def test_own_captions_that_tie_are_no_rivals_in_the_table_either() -> None:
+    world = World(20, several=20)
+    same = np.ones_like(world.text_TE)
+    found = world.evaluate(lost=2, text_TE=same, video_VE=np.ones_like(world.video_VE[2:]))
+    row = one(found, lang="en", direction="v2t_rule_b", slice="all", scope="official")
+    # Any of three captions of 60 may be the first, for 18 of 20 videos.
+    assert row["metrics"]["R@1"] == pytest.approx(100 * 18 / 20 * 3 / 60)
+    assert row["metrics"]["MnR"] == pytest.approx((18 * (1 + 57 / 4) + 2 * 60) / 20)
+    assert arms.summarise([found.ranks], 0) == found.rows
+    # A table of an older version does not say how many there are.
+    for of_query in found.ranks:
+        for column in EXTRA_COLUMNS:
+            (of_query[column] or {}).pop("siblings", None)
+    old = Results(arms.summarise([found.ranks], 0), [], [], {})
+    assert one(old, lang="en", direction="v2t_rule_b", slice="all", scope="official")["metrics"]["R@1"] < 2
+
+
 def test_tables_without_the_other_ranks_give_the_official_rows() -> None:
     found = World(several=5).evaluate(lost=3)
     old = [{name: value for name, value in row.items() if name not in EXTRA_COLUMNS} for row in found.ranks]
@@ -236,18 +253,18 @@ def test_summarise_averages_training_seeds() -> None:
 
 def test_paired_arms() -> None:
     good, bad = World(noise=0.5).evaluate(lost=1), World(noise=4).evaluate(lost=1)
-    found = arms.paired([good.ranks], [bad.ranks], "en", "t2v", 1, seed=0)
+    found = arms.paired([good.ranks], [bad.ranks], "en", "t2v", "R@1", seed=0)
     assert found["a"] == one(good, lang="en", direction="t2v", slice="all", scope="official")["metrics"]["R@1"]
     assert found["diff"] == pytest.approx(found["a"] - found["b"])
     assert found["p"] < 0.01 and 0 < found["lo"] < found["hi"]
-    sliced = arms.paired([good.ranks], [bad.ranks], "zh", "v2t", 5, seed=0, category="order")
+    sliced = arms.paired([good.ranks], [bad.ranks], "zh", "v2t", "R@5", seed=0, category="order")
     assert (sliced["slice"], sliced["metric"], sliced["queries"]) == ("order", "R@5", 15)
 
 
 def test_other_queries_do_not_compare() -> None:
     with pytest.raises(M2raapError, match="t2v queries in 'en'"):
-        arms.paired([World(30).evaluate().ranks], [World(29).evaluate().ranks], "en", "t2v", 1, seed=0)
+        arms.paired([World(30).evaluate().ranks], [World(29).evaluate().ranks], "en", "t2v", "R@1", seed=0)
     with pytest.raises(M2raapError, match="no t2v queries in 'fr'"):
-        arms.paired([World().evaluate().ranks], [World().evaluate().ranks], "fr", "t2v", 1, seed=0)
+        arms.paired([World().evaluate().ranks], [World().evaluate().ranks], "fr", "t2v", "R@1", seed=0)
     with pytest.raises(M2raapError, match="miss different videos"):
         arms.summarise([World().evaluate().ranks, World().evaluate(lost=1).ranks], 0)

@@ -54,7 +54,7 @@ def test_intervals_resample_videos(tmp_path: Path) -> None:
     twice.write_text("text,video\n" + "".join(f"{i},{i % 30}\n" for i in range(60)))
     double = score_matrix(saved(tmp_path, np.concatenate([sim, sim])), twice)
     assert double["t2v"]["intervals"]["R@1"] == [lo, hi] and double["t2v"]["queries"] == 60
-    assert double["v2t_rule_b"]["intervals"].keys() == {"R@1", "R@5", "R@10", "R@50"}
+    assert double["v2t_rule_b"]["intervals"].keys() == {"R@1", "R@5", "R@10", "R@50", "MeanR"}
 
 
 def test_not_square_asks_for_pairs(tmp_path: Path) -> None:

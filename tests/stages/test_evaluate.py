@@ -36,7 +36,7 @@ def candidates(num: int, right: float) -> bytes:
     own = np.arange(num)
     both = np.stack([(own + 1) % num, own], axis=1).astype(np.int32)
     scores = np.tile([0.0, right], (num, 1))
-    tables = {}
+    tables = {"name": np.asarray("mug")}
     for start, lang in ((0, "en"), (num, "zh")):
         tables |= {f"{lang}-t2v-ids": both, f"{lang}-v2t-ids": both + start}
         tables |= {f"{lang}-t2v-scores": scores, f"{lang}-v2t-scores": scores}
@@ -46,24 +46,24 @@ def candidates(num: int, right: float) -> bytes:
 
 
 @pytest.mark.parametrize(("right", "expected"), [(0.5, 100.0), (-0.5, 0.0)])
-def test_mug_reranks_in_a_file_of_its_own(tmp_path: Path, right: float, expected: float) -> None:
+def test_an_interaction_reranks_in_a_file_of_its_own(tmp_path: Path, right: float, expected: float) -> None:
     write_embedded(tmp_path / "e", extra={"rerank.npz": candidates(40, right)})
     output = evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
-    assert {"results-mug.json", "ranks-mug.parquet"} <= set(output.files)
-    tree = results(tmp_path / "v", "-mug")
-    assert tree["rescored"] == {"name": "mug", "label": "late interaction over the first 2"}
+    assert {"results-rerank.json", "ranks-rerank.parquet"} <= set(output.files)
+    tree = results(tmp_path / "v", "-rerank")
+    assert tree["rescored"] == {"name": "rerank", "label": "late interaction (mug) over the first 2"}
     assert {r1(tree, lang, direction) for lang in ("en", "zh") for direction in ("t2v", "v2t")} == {expected}
     assert "rescored" not in results(tmp_path / "v") and 10 < r1(results(tmp_path / "v"), "en", "t2v") < 100
-    ranks = read_ranks(tmp_path / "v" / "ranks-mug.parquet")
+    ranks = read_ranks(tmp_path / "v" / "ranks-rerank.parquet")
     assert {row["rank_pessimistic"] for row in ranks} == {1 if right > 0 else 2}
-    assert any("not the headline, mug" in line for line in side_lines(tmp_path / "v"))
+    assert any("not the headline, rerank" in line for line in side_lines(tmp_path / "v"))
 
 
-def test_mug_leaves_v2t_out_where_a_video_has_several_texts(tmp_path: Path) -> None:
+def test_candidates_leave_v2t_out_where_a_video_has_several_texts(tmp_path: Path) -> None:
     owners = [f"v{i // 2:03d}" for i in range(40)] * 2
     write_embedded(tmp_path / "e", text_video_ids=owners, extra={"rerank.npz": candidates(40, 0.5)})
     evaluate_folder(tmp_path / "e", "custom", 0, tmp_path / "v")
-    tree = results(tmp_path / "v", "-mug")
+    tree = results(tmp_path / "v", "-rerank")
     assert {row["direction"] for row in tree["rows"]} == {"t2v"}
     assert tree["rescored"]["label"].endswith("v2t is left out: several texts a video")
 

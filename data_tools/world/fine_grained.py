@@ -1,0 +1,164 @@
+"""Corpora in which only a part of a clip and a part of its caption belong together: for losses over frames and phrases.
+
+A clip is a row of shots of one still kind of object each; a caption is a row of noun phrases. `belong` of the shots and of the
+phrases are about the same objects, in any order; the others show and name other objects. With 1.0 all belong together: the
+control. `mismatched` is the share of the training clips whose caption is that of another clip. OUT/train (with val rows) has
+the training and val pairs of the world of the same seed, OUT/test its test pairs, so that no test object is in training.
+
+python -m data_tools.world.fine_grained OUT --belong 0.4 --mismatched 0.0 --train 2000 --test 500 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.world.encode import encode
+from data_tools.world.grammar import BACKGROUNDS, SIZES, Event, Obj, Pair, Shot, split_pairs
+from data_tools.world.render import draw, grain_like, lay_out
+from data_tools.world.words import LANGS, noun_phrase
+from m2raap.core.corpus import Corpus, write_corpus
+from m2raap.core.engine import available_cores
+from m2raap.core.lock import locked
+
+BENCHMARK = "world-fine"
+SHOTS = 5
+FRAMES_PER_SHOT = 8
+FPS = 12
+SIZE_PX = 96
+JOIN = {"en": ", ", "zh": "，"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A clip to be: what its shots show, what its captions name, and which objects are both (sorted: the clip's meaning)."""
+
+    clip_id: str
+    split: str
+    number: int  # seeds the drawing
+    in_shots: tuple[Obj, ...]
+    in_texts: tuple[Obj, ...]
+    in_both: tuple[tuple[str, str, int], ...]
+
+
+def plan(pairs: tuple[Pair, ...], num: int, belong: float, split: str, first: int, seed: int) -> list[Planned]:
+    """`num` clips, no two of which share all the objects that belong. No two objects of a clip and its caption are alike."""
+    rng = np.random.default_rng([seed, 31, first])
+    num_both = max(1, round(belong * SHOTS))
+    by_meaning: dict[Any, Planned] = {}
+    while len(by_meaning) < num:
+        number = first + len(by_meaning)
+        places = rng.permutation(len(pairs))[: 2 * SHOTS - num_both]
+        objects = [
+            Obj(pairs[place][1], pairs[place][0], SIZES[int(rng.integers(2))], int(rng.integers(1, 4)))
+            for place in places
+        ]
+        both, in_shots, in_texts = objects[:num_both], objects[num_both:SHOTS], objects[SHOTS:]
+        meaning = tuple(sorted((obj.colour, obj.shape, obj.count) for obj in both))
+        shots, texts = ([[*both, *others][i] for i in rng.permutation(SHOTS)] for others in (in_shots, in_texts))
+        clip = Planned(f"f{number:06d}", split, number, tuple(shots), tuple(texts), meaning)
+        by_meaning.setdefault(meaning, clip)
+    return list(by_meaning.values())
+
+
+def captions(plans: list[Planned], mismatched: float, seed: int) -> list[dict[str, str]]:
+    """The captions of every clip by language; for a share of the clips those of the next clip of that share."""
+    rng = np.random.default_rng([seed, 32, len(plans)])
+    order = list(range(len(plans)))
+    wrong = sorted(int(i) for i in rng.permutation(len(plans))[: round(mismatched * len(plans))])
+    for place, clip in enumerate(wrong):
+        order[clip] = wrong[(place + 1) % len(wrong)]
+    rows = []
+    for place in order:
+        words = np.random.default_rng([seed, 33, plans[place].number])
+        rows.append(
+            {lang: JOIN[lang].join(noun_phrase(o, lang, words) for o in plans[place].in_texts) for lang in LANGS}
+        )
+    return rows
+
+
+def frames_of(clip: Planned, seed: int) -> np.ndarray:
+    """uint8 (T, H, W, 3): one shot after the other, each of one kind of object that stands still before a shaking camera."""
+    rng = np.random.default_rng([seed, 34, clip.number])
+    frames = []
+    for obj in clip.in_shots:
+        shot = Shot((Event(obj),), BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))], "shake")
+        layout = lay_out(shot, rng, SIZE_PX)
+        moments = np.linspace(0, 1, FRAMES_PER_SHOT)
+        frames += [draw(layout, float(t), grain_like(SIZE_PX, rng)) for t in moments]
+    return np.stack(frames)
+
+
+def write_fine_grained(
+    out: Path, belong: float, mismatched: float, num_train: int, num_val: int, num_test: int, seed: int
+) -> list[Corpus]:
+    """OUT/train and OUT/test. The same arguments give the same bytes. Raises M2raapError if a file cannot be encoded."""
+    pairs = split_pairs(seed)
+    train = plan(pairs["train"], num_train, belong, "train", 0, seed)
+    val = plan(pairs["val"], num_val, belong, "val", num_train, seed)
+    test = plan(pairs["test"], num_test, belong, "test", num_train + num_val, seed)
+    texts = captions(train, mismatched, seed) + captions(val, 0.0, seed) + captions(test, 0.0, seed)
+    plans = [*train, *val, *test]
+    settings = {
+        "belong": belong,
+        "mismatched": mismatched,
+        "train": num_train,
+        "val": num_val,
+        "test": num_test,
+        "seed": seed,
+    }
+    root = out / "videos"
+    with locked(out, written=("videos",)):
+        root.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(available_cores()) as pool:
+            list(pool.map(lambda c: encode(frames_of(c, seed), FPS, root / f"{c.clip_id}.mp4", 16, True), plans))
+        more: dict[str, Any] = {"video_root": root, "source": {"importer": "world", "settings": {"fine": settings}}}
+        corpora = []
+        for folder, of_test in ((out / "train", False), (out / "test", True)):
+            chosen = [(c, t) for c, t in zip(plans, texts, strict=True) if (c.split == "test") == of_test]
+            rows = [_clip_row(clip) for clip, _ in chosen]
+            text_rows = [row for clip, words in chosen for row in _text_rows(clip, words)]
+            corpora.append(write_corpus(folder, rows, text_rows, benchmark=BENCHMARK if of_test else None, **more))
+        return corpora
+
+
+def _clip_row(clip: Planned) -> dict[str, Any]:
+    return {
+        "clip_id": clip.clip_id, "video": f"{clip.clip_id}.mp4", "start_s": None, "end_s": None, "split": clip.split,
+        "source": "world", "licence": "CC0-1.0", "category": "fine",
+    }  # fmt: skip
+
+
+def _text_rows(clip: Planned, words: dict[str, str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "text_id": f"{clip.clip_id}.{lang}0", "clip_id": clip.clip_id, "lang": lang, "text": text, "origin": "raw",
+            "parent_text_id": None, "frame_index": None, "producer": "world", "active": True,
+        }
+        for lang, text in words.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder to write the two corpora into")
+    parser.add_argument("--belong", type=float, default=0.4, help="share of shots and phrases that belong together")
+    parser.add_argument("--mismatched", type=float, default=0.0, help="share of training clips with another's caption")
+    parser.add_argument("--train", type=int, default=2000, help="number of training clips")
+    parser.add_argument("--val", type=int, default=160, help="number of validation clips")
+    parser.add_argument("--test", type=int, default=500, help="number of test clips")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the clips")
+    args = parser.parse_args()
+    for corpus in write_fine_grained(
+        args.out, args.belong, args.mismatched, args.train, args.val, args.test, args.seed
+    ):
+        print(f"{args.out}: {corpus.counts}")
+
+
+if __name__ == "__main__":
+    main()
