@@ -177,12 +177,14 @@ def save(model, out: Path) -> None:
     save_file(weights, str(out / "open_clip_model.safetensors"))
 
 
-def history(seed: int, steps: int, batch: int, minutes: float) -> str:
-    """How the model was made, for its card."""
-    return f"""Made by `python -m data_tools.tiny_clip --steps {steps} --batch {batch} --seed {seed}`
-in {minutes:.0f} minutes on 2 CPU cores. First the image tower learned to name colour, shape and number and to outline
-objects (its heads are not saved), on {KEEP_PATCHES} of the 36 patches for the first {WHOLE_FROM:.0%} of the steps; after
-{AGREE_FROM:.0%} both towers learned to agree by InfoNCE. The saved weights are an exponential moving average."""
+def history(seed: int, step: int, steps: int, batch: int, threads: int, minutes: float) -> str:
+    """How the model was made, for its card; `step`: that after which it was saved."""
+    early = f", saved on the way after step {step}" if step < steps else ""
+    return f"""Made by `python -m data_tools.tiny_clip --steps {steps} --batch {batch} --seed {seed} --threads {threads}`{early},
+in {minutes:.0f} minutes on CPU cores that had other work, too. First the image tower learned to name colour, shape, number
+and the left object, and to outline objects (its heads are not saved), on {KEEP_PATCHES} of the 36 patches for the first
+{WHOLE_FROM:.0%} of the steps; after {AGREE_FROM:.0%} both towers learned to agree by InfoNCE. The saved weights are an
+exponential moving average."""
 
 
 def name_parts(heads, tokens, inner, claims: np.ndarray, objects: np.ndarray | None, keep: np.ndarray | None):
@@ -310,7 +312,7 @@ def train(out: Path, work: Path, steps: int, seed: int, threads: int, batch: int
         if step + 1 in saves:
             save(average, work)
             accuracy = evaluate(work, 2000 if step + 1 == steps else 500, seed)
-            write_card(work, history(seed, step + 1, batch, minutes), accuracy)
+            write_card(work, history(seed, step + 1, steps, batch, threads, minutes), accuracy)
             out.mkdir(parents=True, exist_ok=True)
             for file in sorted(work.iterdir()):
                 shutil.copyfile(file, out / file.name)
