@@ -113,8 +113,8 @@ def forgotten(small_world: Path, undisturbed: Path, tmp_path_factory) -> dict[st
     everywhere = holding(run, traces)
     summary = forget([world / "train", world / "test"], [*ids, "nobody"], [run], "withdrawn")
     return {
-        "run": run, "arm": arm, "world": world, "ids": ids, "summary": summary, "traces": traces, "kept": kept[1], "copy_id": copy_id,
-        "everywhere": everywhere,
+        "run": run, "arm": arm, "world": world, "ids": ids, "summary": summary, "traces": traces, "kept": kept[1],
+        "copy_id": copy_id, "everywhere": everywhere,
     }  # fmt: skip
 
 
