@@ -72,7 +72,7 @@ class Watch:
     points: list[Point] = field(default_factory=list)
     split: Split | None = None
 
-    def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool) -> ValScores:
+    def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool = False) -> ValScores:
         if self.split is None:
             self.split = self._test_split(model)
         scores, of_test = validate(model, val, by_interaction), validate(model, self.split).numbers
