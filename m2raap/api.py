@@ -14,7 +14,7 @@ from m2raap.pipeline.run import Options
 from m2raap.pipeline.run import run as run_stages
 from m2raap.pipeline.run_folder import Inputs, RunFolder
 from m2raap.report.report import report
-from m2raap.stages.embed import model_folder
+from m2raap.stages.embedder import model_folder
 
 __all__ = ["evaluate", "load", "run"]
 

@@ -139,7 +139,7 @@ def _open_bank(
     """
     from m2raap.core.view import open_view
     from m2raap.stages.bank import IDS, Bank, run_bank
-    from m2raap.stages.embed import model_folder
+    from m2raap.stages.embedder import model_folder
 
     if (path / IDS).is_file():
         if model is not None or without or limit is not None:

@@ -33,7 +33,7 @@ def export(
 ) -> None:
     from m2raap.core.view import open_view
     from m2raap.export.model_export import export_lines, export_model
-    from m2raap.stages.embed import model_folder
+    from m2raap.stages.embedder import model_folder
 
     tree = export_model(model_folder(model), to, out, open_view(bench) if bench else None, frames, licence)
     emit(tree, export_lines(tree, out), as_json)
@@ -100,7 +100,7 @@ def interpolate(
     from m2raap.export.interpolate import check_floor, curve, curve_lines, keep_curve, write_mixture
     from m2raap.export.stills import read_stills
     from m2raap.pipeline.run_folder import RunFolder
-    from m2raap.stages.embed import model_folder
+    from m2raap.stages.embedder import model_folder
 
     if (alpha is None) != (out is None):
         raise UsageError(

@@ -38,7 +38,7 @@ app = typer.Typer(help="Index clips, and search them.", no_args_is_help=True, ri
 def chosen_model(name: str | None) -> Path | BackboneConfig | None:
     """The model folder or the backbone that `--model` names. Raises M2raapError where it is neither."""
     from m2raap.models.config import BackboneConfig
-    from m2raap.stages.embed import model_folder
+    from m2raap.stages.embedder import model_folder
 
     if name is None:
         return None

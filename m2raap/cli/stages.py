@@ -147,7 +147,8 @@ def embed(
 ) -> None:
     from m2raap.pipeline.recipe import load_for_stage
     from m2raap.search.embed_folder import embed_folder, is_video_folder
-    from m2raap.stages.embed import EmbedStage, model_folder
+    from m2raap.stages.embed import EmbedStage
+    from m2raap.stages.embedder import model_folder
 
     loaded = load_for_stage("embed", recipe, assignments)
     chosen = model_folder(model) if model else loaded.backbone

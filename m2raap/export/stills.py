@@ -22,7 +22,7 @@ from m2raap.core.files import open_without_links
 from m2raap.export.measure import Measured
 from m2raap.retrieval.embeddings import Embeddings
 from m2raap.retrieval.results import evaluate_embeddings
-from m2raap.stages.embed import encode_texts
+from m2raap.stages.embedder import encode_texts
 from m2raap.video.limits import Refused
 from m2raap.video.paths import resolve_video
 

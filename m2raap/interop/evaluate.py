@@ -23,7 +23,8 @@ from m2raap.retrieval.benchmarks import asked_for
 from m2raap.retrieval.config import EvaluateConfig
 from m2raap.retrieval.results_file import other_results, read_results
 from m2raap.stages.bank import IDS, Bank, run_bank
-from m2raap.stages.embed import EmbedConfig, Embedder, EmbedStage, embedder, model_folder
+from m2raap.stages.embed import EmbedConfig, EmbedStage
+from m2raap.stages.embedder import Embedder, embedder, model_folder
 from m2raap.stages.evaluate import EvaluateStage
 from m2raap.stages.keyframes import KeyframesConfig, KeyframesStage
 from m2raap.stages.shared import Shared

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m2raap.core.errors import M2raapError
-from m2raap.stages.embed import CaptionedFrames
+from m2raap.stages.embedder import CaptionedFrames
 from m2raap.stages.rerank import ClipParts
 
 if TYPE_CHECKING:

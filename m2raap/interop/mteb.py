@@ -23,7 +23,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.spread import spread
 from m2raap.interop.external import as_rows, mean_of_frames, pictures
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import CaptionedFrames, ClipFrame, VideoClipEmbedder, load_model, model_folder
+from m2raap.stages.embedder import CaptionedFrames, ClipFrame, VideoClipEmbedder, load_model, model_folder
 from m2raap.stages.rerank import ClipParts
 from m2raap.video.clip import KeyframeConfig
 from m2raap.video.limits import Refused, VideoConfig

@@ -17,7 +17,7 @@ from m2raap.interop.external import as_rows, mean_of_frames, pictures
 from m2raap.models.backbone import weights_digest
 from m2raap.models.hub import loading
 from m2raap.models.text import as_words, markup_of
-from m2raap.stages.embed import CaptionedFrames
+from m2raap.stages.embedder import CaptionedFrames
 from m2raap.stages.rerank import ClipParts
 
 if TYPE_CHECKING:

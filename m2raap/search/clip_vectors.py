@@ -14,7 +14,7 @@ import numpy as np
 
 from m2raap.core.engine import torch_threads
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import encode_texts, load_model
+from m2raap.stages.embedder import encode_texts, load_model
 from m2raap.video.picture import DecodedPicture
 
 BLOCK = 8  # number of clips in a forward pass; the last block is filled up with copies

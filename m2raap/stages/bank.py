@@ -25,7 +25,7 @@ from m2raap.curate.columns import TextBatch
 from m2raap.curate.text_copies import text_keys
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.embeddings import Embeddings, read_npy, write_npy
-from m2raap.stages.embed import Embedder, embedder, model_input
+from m2raap.stages.embedder import Embedder, embedder, model_input
 from m2raap.stages.protocol import frames_digest
 
 IDS, VECTORS = "bank.json", "bank.npy"

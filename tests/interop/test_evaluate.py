@@ -15,7 +15,7 @@ from m2raap.core.view import View
 from m2raap.interop.external import ExternalModel
 from m2raap.models.config import BackboneConfig
 from m2raap.retrieval.config import EvaluateConfig
-from m2raap.stages.embed import load_model
+from m2raap.stages.embedder import load_model
 from tests.interop.conftest import FRAMES
 
 

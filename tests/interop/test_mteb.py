@@ -15,7 +15,7 @@ from m2raap.core.view import View, open_view
 from m2raap.interop.external import pictures
 from m2raap.interop.mteb import Encoder, MtebEmbedder, StoredFrames
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import CaptionedFrames, ClipFrame, VideoClipEmbedder, load_model
+from m2raap.stages.embedder import CaptionedFrames, ClipFrame, VideoClipEmbedder, load_model
 from m2raap.stages.evaluate import read_ranks
 from m2raap.video.clip import KeyframeConfig
 from tests.interop.conftest import FRAMES

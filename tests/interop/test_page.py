@@ -12,7 +12,7 @@ from m2raap.core.view import View
 from m2raap.interop.mteb import Encoder
 from m2raap.models.builtin import TINY
 from m2raap.models.config import BackboneConfig
-from m2raap.stages.embed import load_model
+from m2raap.stages.embedder import load_model
 from m2raap.video.clip import KeyframeConfig
 from tests.interop import tiny_qwen3_vl
 from tests.interop.conftest import FRAMES, m2raap_here

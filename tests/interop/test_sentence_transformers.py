@@ -17,7 +17,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.view import open_view
 from m2raap.interop.external import pictures
 from m2raap.interop.sentence_transformers import SentenceTransformerEmbedder
-from m2raap.stages.embed import CaptionedFrames, ClipFrame
+from m2raap.stages.embedder import CaptionedFrames, ClipFrame
 from tests.interop import tiny_qwen3_vl
 from tests.interop.conftest import FRAMES
 from tests.stages.pictures import draw

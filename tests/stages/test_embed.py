@@ -11,7 +11,8 @@ from m2raap.models.config import BackboneConfig, MeanConfig, MugConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.retrieval.embeddings import Embeddings
-from m2raap.stages.embed import EmbedConfig, VideoClipEmbedder, embed
+from m2raap.stages.embed import EmbedConfig, embed
+from m2raap.stages.embedder import VideoClipEmbedder
 from m2raap.stages.rerank import RerankConfig
 from tests.stages.adapted import drawn_benchmark
 

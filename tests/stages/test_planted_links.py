@@ -24,7 +24,7 @@ from m2raap.pipeline.inspect import check
 from m2raap.pipeline.run_folder import RunFolder
 from m2raap.search import index_parts
 from m2raap.search.index import make_index
-from m2raap.stages.embed import load_model
+from m2raap.stages.embedder import load_model
 from m2raap.stages.training_log import training_summary
 from tests.conftest import as_another_command, digests, m2raap
 from tests.core.test_stage import make_corpus

@@ -26,7 +26,8 @@ from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.stages import embed as embedding
-from m2raap.stages.embed import ClipFrame, EmbedConfig, VideoClipEmbedder, embed
+from m2raap.stages.embed import EmbedConfig, embed
+from m2raap.stages.embedder import ClipFrame, VideoClipEmbedder
 from m2raap.stages.evaluate import evaluate_folder
 from m2raap.stages.rerank import NAME, RerankConfig, interaction_of
 from tests.stages.adapted import drawn_benchmark
