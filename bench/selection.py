@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -32,7 +33,7 @@ from m2raap.adapt.captions import caption_table
 from m2raap.adapt.checkpoint import Progress
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.keep import note_scores
-from m2raap.adapt.state import Split
+from m2raap.adapt.state import Split, TrainState
 from m2raap.adapt.texts import text_table
 from m2raap.adapt.validate import ValScores, validate
 from m2raap.core.config import parse_assignments, set_keys
@@ -72,7 +73,7 @@ class Watch:
     points: list[Point] = field(default_factory=list)
     split: Split | None = None
 
-    def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool = False) -> ValScores:
+    def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool) -> ValScores:
         if self.split is None:
             self.split = self._test_split(model)
         scores, of_test = validate(model, val, by_interaction), validate(model, self.split).numbers
@@ -138,13 +139,13 @@ def training(
     def report(what: str, done: int, total: int) -> None:
         print(f"\rseed {seed}: {what}, {done} of {total}", end="", file=sys.stderr, flush=True)
 
-    def watched(model: VideoCLIP, split: Split) -> ValScores:
-        return watch[0](model, split)
+    def watched(model: VideoCLIP, split: Split, by_interaction: bool) -> ValScores:
+        return watch[0](model, split, by_interaction)
 
     real = loop.prepare
 
-    def prepared(*args: object) -> object:
-        state = real(*args)  # type: ignore[arg-type]
+    def prepared(*args: Any) -> TrainState:
+        state = real(*args)
         due = [step for step in range(state.steps + 1) if step % cfg.val_every_steps == 0 or step == state.steps]
         watch.append(Watch(cfg, test, [*due, state.steps]))
         return state
