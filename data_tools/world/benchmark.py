@@ -58,7 +58,7 @@ def write_benchmark(out: Path, kind: str, num: int, seed: int) -> Corpus:
     """
     cfg = WorldConfig(seed=seed)
     plans = _plan(cfg, kind, num)
-    texts = [row for plan in plans for row in text_rows(plan)]
+    texts = [row for plan in plans for row in text_rows(plan.clip_id, plan.texts)]
     source = {"importer": "world", "settings": {kind: num, "seed": seed}}
     root = out / "videos"
     with locked(out, written=("videos", "shots.parquet")):

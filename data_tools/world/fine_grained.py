@@ -20,6 +20,7 @@ import numpy as np
 
 from data_tools.world.encode import encode
 from data_tools.world.grammar import BACKGROUNDS, SIZES, Event, Obj, Pair, Shot, split_pairs
+from data_tools.world.make import plain_clip_row, text_rows
 from data_tools.world.render import draw, grain_like, lay_out
 from data_tools.world.words import LANGS, noun_phrase
 from m2raap.core.corpus import Corpus, write_corpus
@@ -121,27 +122,10 @@ def write_fine_grained(
         corpora = []
         for folder, of_test in ((out / "train", False), (out / "test", True)):
             chosen = [(c, t) for c, t in zip(plans, texts, strict=True) if (c.split == "test") == of_test]
-            rows = [_clip_row(clip) for clip, _ in chosen]
-            text_rows = [row for clip, words in chosen for row in _text_rows(clip, words)]
-            corpora.append(write_corpus(folder, rows, text_rows, benchmark=BENCHMARK if of_test else None, **more))
+            rows = [plain_clip_row(clip.clip_id, f"{clip.clip_id}.mp4", clip.split, "fine") for clip, _ in chosen]
+            of_texts = [row for clip, words in chosen for row in text_rows(clip.clip_id, words)]
+            corpora.append(write_corpus(folder, rows, of_texts, benchmark=BENCHMARK if of_test else None, **more))
         return corpora
-
-
-def _clip_row(clip: Planned) -> dict[str, Any]:
-    return {
-        "clip_id": clip.clip_id, "video": f"{clip.clip_id}.mp4", "start_s": None, "end_s": None, "split": clip.split,
-        "source": "world", "licence": "CC0-1.0", "category": "fine",
-    }  # fmt: skip
-
-
-def _text_rows(clip: Planned, words: dict[str, str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "text_id": f"{clip.clip_id}.{lang}0", "clip_id": clip.clip_id, "lang": lang, "text": text, "origin": "raw",
-            "parent_text_id": None, "frame_index": None, "producer": "world", "active": True,
-        }
-        for lang, text in words.items()
-    ]  # fmt: skip
 
 
 def main() -> None:

@@ -93,23 +93,28 @@ def make_world(
     for plan in plans:
         test = plan.split == "test"
         (world.test_clips if test else world.train_clips).append(clip_row(plan))
-        (world.test_texts if test else world.train_texts).extend(text_rows(plan))
+        (world.test_texts if test else world.train_texts).extend(text_rows(plan.clip_id, plan.texts))
     return world
 
 
 def clip_row(plan: Planned) -> dict[str, Any]:
     """The clip's row of `clips`."""
+    return plain_clip_row(plan.clip_id, plan.video, plan.split, plan.scene.kind) | {"twin_id": plan.twin_id}
+
+
+def plain_clip_row(clip_id: str, video: str, split: str, category: str) -> dict[str, Any]:
+    """The row of `clips` of any drawn clip."""
     return {
-        "clip_id": plan.clip_id, "video": plan.video, "start_s": None, "end_s": None, "split": plan.split,
-        "source": "world", "licence": "CC0-1.0", "category": plan.scene.kind, "twin_id": plan.twin_id,
+        "clip_id": clip_id, "video": video, "start_s": None, "end_s": None, "split": split,
+        "source": "world", "licence": "CC0-1.0", "category": category,
     }  # fmt: skip
 
 
-def text_rows(plan: Planned) -> list[dict[str, Any]]:
-    """The clip's rows of `texts`, one a language."""
+def text_rows(clip_id: str, texts: dict[str, str]) -> list[dict[str, Any]]:
+    """A clip's rows of `texts`, one a language."""
     return [
         {
-            "text_id": f"{plan.clip_id}.{lang}0", "clip_id": plan.clip_id, "lang": lang, "text": plan.texts[lang],
+            "text_id": f"{clip_id}.{lang}0", "clip_id": clip_id, "lang": lang, "text": texts[lang],
             "origin": "raw", "parent_text_id": None, "frame_index": None, "producer": "world", "active": True,
         }
         for lang in LANGS

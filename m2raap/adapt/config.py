@@ -263,6 +263,11 @@ class AdaptConfig(Config):
         return self.acg is not None or self.loss.frame_caption.weight > 0 or guided
 
     @property
+    def pixels_are_fixed(self) -> bool:
+        """Whether training reads the same pixels in every epoch, so that what frozen layers make of them can be kept."""
+        return self.input == "keyframes" and not self.augment.changes_pixels
+
+    @property
     def keeps_by_interaction(self) -> bool:
         """Whether checkpoints are chosen by the interaction's scores: where the cosines of the first stage are not trained."""
         return self.loss.plain.weight == 0 and self.loss.interaction.weight > 0

@@ -44,7 +44,6 @@ class LossConfig(Config):
         default=TermConfig(weight=0.0),
         description="Loss that separates a clip from itself with reversed frames; the temporal module then runs twice.",
     )
-
     clauses: Term = Field(
         default=TermConfig(weight=0.0),
         description="Contrastive loss that reads the two events of a caption that says their order, in order of time, from the "

@@ -125,18 +125,8 @@ class StepLoss:
         return {name: float(term) for name, term in self.terms.items()}
 
 
-def step_loss(
-    cfg: AdaptConfig,
-    weights: Mapping[str, float],
-    features: Features,
-    batch_texts: BatchTexts,
-    scale: Tensor,
-    bias: nn.Parameter | None = None,
-    order_heads: OrderHeads | None = None,
-    interaction: nn.Module | None = None,
-) -> StepLoss:
-    """The loss of a batch. `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature."""
-    rows = loss_rows(cfg, weights, features, batch_texts, scale, bias, order_heads, interaction)
+def step_loss(weights: Mapping[str, float], rows: Mapping[str, Tensor]) -> StepLoss:
+    """The loss of a batch from the losses of its pairs (`loss_rows`), each term with its weight."""
     terms = {name: rows_BK.mean() for name, rows_BK in rows.items()}
     return StepLoss(torch.stack([weights[name] * term for name, term in terms.items()]).sum(), terms)
 
@@ -153,8 +143,8 @@ def loss_rows(
 ) -> dict[str, Tensor]:
     """Every term of `weights`, by name, as the losses (B, K) of the clips and their K texts; (B, 1) where no text enters.
 
-    `bias` is added to the cosine logits alone: the scores of an interaction, which have another range, and the
-    frame-caption loss keep the softmax.
+    `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature. `bias` is added to the
+    cosine logits alone: the scores of an interaction, which have another range, and the frame-caption loss keep the softmax.
     """
     objective = objective_of(cfg.objective)
     rows: dict[str, list[Tensor]] = {name: [] for name in weights}

@@ -181,8 +181,7 @@ def _cache_layout(cfg: AdaptConfig, model: VideoCLIP, num_clips: int) -> PrefixL
         raise M2raapError(
             "adapt.cache=levels needs a frozen vision tower: set adapt.train_vision_layers=0, or adapt.cache=prefix"
         )
-    is_fixed = cfg.input == "keyframes" and not cfg.augment.changes_pixels
-    if not is_fixed or cfg.cache == "off" or learning == model.backbone.num_layers:
+    if not cfg.pixels_are_fixed or cfg.cache == "off" or learning == model.backbone.num_layers:
         return None
     depth = max(model.temporal.layers_used, learning)
     prefix, levels = (PrefixLayout(kind, depth, cfg.num_frames) for kind in ("prefix", "levels"))
@@ -227,31 +226,25 @@ def _splits(
     open_cache: OpenCache | None,
 ) -> list[Split]:
     """The training clips, then the validation clips where there are any."""
-    pairs = zip(sources, frames_digests, strict=True)
-    frames = [_frames(cfg, model, source, key, decoders, open_cache) for source, key in pairs]
-    texts = [
-        text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds, cfg.text_length)
-        for source in sources
-    ]
-    _warn_of_chinese(cfg, model, texts[0])
-    augment = Augmentation(cfg.augment, cfg.seed)
     needs = model.interaction.needs if model.interaction is not None else frozenset()
-    # Validation has no frame-caption loss, and the interaction's scores only where nothing else is learnt.
-    of_validation = cfg.acg is not None or (cfg.keeps_by_interaction and "captions" in needs)
-    reads_captions = [_reads_captions(cfg, model), of_validation]
-    captions = [
-        caption_table(source, model, cfg.num_frames, augment, cfg.text_length) if reads else None
-        for source, reads in zip(sources, reads_captions, strict=False)
-    ]
-    num_clips = [source.num_clips for source in sources]
-    order = [_order_texts(cfg, model, texts[0]), None]
-    compares_phrases = ["phrases" in needs, "phrases" in needs and cfg.keeps_by_interaction]
+    augment = Augmentation(cfg.augment, cfg.seed)
     tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
-    spans = [
-        token_spans(table.texts, tokenize) if compares else None
-        for table, compares in zip(texts, compares_phrases, strict=False)
-    ]
-    return [Split(*parts) for parts in zip(num_clips, frames, texts, captions, order, spans, strict=False)]
+    splits: list[Split] = []
+    for source, digest_of_frames in zip(sources, frames_digests, strict=True):
+        training = not splits
+        frames = _frames(cfg, model, source, digest_of_frames, decoders, open_cache)
+        texts = text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds, cfg.text_length)
+        # Validation has no frame-caption loss, and the interaction's scores only where nothing else is learnt.
+        scores = training or cfg.keeps_by_interaction
+        reads = _reads_captions(cfg, model) if training else cfg.acg is not None or (scores and "captions" in needs)
+        captions = caption_table(source, model, cfg.num_frames, augment, cfg.text_length) if reads else None
+        spans = token_spans(texts.texts, tokenize) if scores and "phrases" in needs else None
+        order = None
+        if training:
+            _warn_of_chinese(cfg, model, texts)
+            order = _order_texts(cfg, model, texts)
+        splits.append(Split(source.num_clips, frames, texts, captions, order, spans))
+    return splits
 
 
 def _order_texts(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> OrderTexts | None:

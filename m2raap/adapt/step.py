@@ -16,7 +16,7 @@ from torch import Tensor
 
 from m2raap.adapt.batches import reverse_frames, swap_halves
 from m2raap.adapt.captions import caption_keep
-from m2raap.adapt.objective import TEXT_FEATURES, BatchTexts, Features, StepLoss, step_loss
+from m2raap.adapt.objective import TEXT_FEATURES, BatchTexts, Features, StepLoss, loss_rows, step_loss
 from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
 from m2raap.adapt.state import TrainState
 from m2raap.core.errors import M2raapError
@@ -74,7 +74,8 @@ def gradients(state: TrainState, step: Step) -> StepLoss:
 
     def loss_of(features: Features) -> StepLoss:
         of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
-        loss = step_loss(state.cfg, step.loss_weights, features, step.batch_texts, scale.exp(), *of_loss)
+        rows = loss_rows(state.cfg, step.loss_weights, features, step.batch_texts, scale.exp(), *of_loss)
+        loss = step_loss(step.loss_weights, rows)
         if not bool(torch.isfinite(loss.total)):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.detached().floats().items())
             raise M2raapError(

@@ -6,11 +6,10 @@ N clips, Q queries, E size of the common space.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from m2raap.adapt.captions import CaptionTable
@@ -110,19 +109,12 @@ def encode_units(
         for start in range(0, num_clips, CHUNK):
             clips = np.arange(start, min(start + CHUNK, num_clips))
             inputs, mask_BT = frames.batch(clips)
-            levels = frames.levels(model, inputs.to(device), mask_BT.to(device))
-            vectors_BTE = model.frame_vectors(levels, mask_BT.to(device))
+            device_mask_BT = mask_BT.to(device)
+            levels = frames.levels(model, inputs.to(device), device_mask_BT)
             caption_features = captions.encode(model, clips) if captions else None
-            guide = caption_features if model.acg is not None else None
-            pooled_BE = model.pool(vectors_BTE, mask_BT.to(device), guide).float()
-            units = ClipUnits(pooled_BE, pooled_BE[:, None], torch.ones(len(clips), 1, dtype=torch.bool, device=device))
-            if needs is not None:
-                unit_BTE = F.normalize(vectors_BTE.float(), dim=-1)
-                units = replace(units, frames_BTE=unit_BTE, mask_BT=mask_BT.to(device))
-                if "captions" in needs and caption_features is not None:
-                    units = replace(units, captions_BTE=caption_features[0], captioned_BT=caption_features[1])
-                if "patches" in needs:
-                    units = replace(units, patches_BTPE=model.patch_vectors(levels))
+            units = model.clip_units(levels, device_mask_BT, caption_features, needs or ())
+            if needs is None:
+                units = ClipUnits(units.pooled_BE, units.pooled_BE[:, None], device_mask_BT[:, :1])
             for name, tensor in tensors_of(units).items():
                 parts.setdefault(name, []).append(tensor)
     model.temporal.train(was_training)

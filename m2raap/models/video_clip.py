@@ -28,7 +28,7 @@ from m2raap.models.config import AcgConfig, AnyInteraction, AnyTemporal, Interac
 from m2raap.models.families import backbone_from_description
 from m2raap.models.interaction.fine import phrase_vectors
 from m2raap.models.interaction.registry import build_interaction
-from m2raap.models.interaction.units import Need, TextUnits
+from m2raap.models.interaction.units import ClipUnits, Need, TextUnits
 from m2raap.models.outside import expect_floats, expect_numbers
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
@@ -177,6 +177,16 @@ class VideoCLIP(nn.Module):
             phrases_BXE, phrase_mask_BX = phrase_vectors(tokens_BLE, spans_BX2)
             units = replace(units, phrases_AXE=phrases_BXE, phrase_mask_AX=phrase_mask_BX)
         return units
+
+    def clip_units(
+        self, levels: list[Tensor], mask_BT: Tensor, captions: Captions | None, needs: Collection[Need]
+    ) -> ClipUnits:
+        """What an interaction with these `needs` reads of clips, in fp32. `levels`: what the temporal module reads."""
+        vectors_BTE = self.frame_vectors(levels, mask_BT)
+        video_BE = self.pool(vectors_BTE, mask_BT, captions).float()
+        read = captions if captions is not None and "captions" in needs else (None, None)
+        patches_BTPE = self.patch_vectors(levels) if "patches" in needs else None
+        return ClipUnits(video_BE, F.normalize(vectors_BTE.float(), dim=-1), mask_BT, *read, patches_BTPE)
 
     @property
     def digest(self) -> str:

@@ -75,8 +75,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     forward = learns * layer + branch + text
     backward = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
     frozen = (shape.layers - learns) * layer
-    is_fixed = cfg.input == "keyframes" and not cfg.augment.changes_pixels
-    cached = cfg.cache != "off" and is_fixed and learns < shape.layers
+    cached = cfg.cache != "off" and cfg.pixels_are_fixed and learns < shape.layers
     often = 2 if chunk < batch else 1
     flop = seen * (forward * often + backward) + frozen * (clips if cached else seen * often)
 

@@ -109,7 +109,6 @@ def _encode_videos(
     import torch
 
     from m2raap.models.images import images_from_jpegs
-    from m2raap.models.interaction.units import ClipUnits
 
     blocks: list[np.ndarray] = []
     parts: list[ClipParts] = []
@@ -120,15 +119,11 @@ def _encode_videos(
         mask_BT = torch.tensor([[t < len(images) for t in range(most)] for images in batch])
         filled = [torch.cat([images, images.new_zeros(most - len(images), *images.shape[1:])]) for images in batch]
         levels = clip.levels_of_images(torch.stack(filled), mask_BT)
-        vectors_BTE = clip.frame_vectors(levels, mask_BT)
         captions = _captions(clip, batch_clips, most, text_length)
-        video_BE = clip.pool(vectors_BTE, mask_BT, captions).float()
-        blocks.append(video_BE.numpy())
+        units = clip.clip_units(levels, mask_BT, captions, needs or ())
+        blocks.append(units.pooled_BE.numpy())
         if needs is not None:
-            read = captions if captions is not None and "captions" in needs else (None, None)
-            patches = clip.patch_vectors(levels) if "patches" in needs else None
-            unit_BTE = torch.nn.functional.normalize(vectors_BTE, dim=-1)
-            parts += parts_of(ClipUnits(video_BE, unit_BTE, mask_BT, *read, patches))
+            parts += parts_of(units)
     return np.concatenate(blocks) if blocks else np.zeros((0, 0), np.float32), parts
 
 

@@ -74,7 +74,8 @@ def test_each_term_is_a_loss_for_every_clip_and_text(tiny_dir: Path, tmp_path: P
         features: Features = encode(state, step, 0, 6)
         parts = (state.cfg, step.loss_weights, features, step.batch_texts, state.model.backbone.logit_scale.exp())
         of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
-        rows, whole = loss_rows(*parts, *of_loss), step_loss(*parts, *of_loss)
+        rows = loss_rows(*parts, *of_loss)
+        whole = step_loss(step.loss_weights, rows)
     finally:
         state.close()
     assert {name: tuple(term.shape) for name, term in rows.items()} == {

@@ -26,7 +26,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.models.config import BackboneConfig, MeanConfig, MugConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.interaction.score import score_pairs
-from m2raap.models.interaction.units import select
+from m2raap.models.interaction.units import ClipUnits, select
 from m2raap.models.losses import info_nce
 from m2raap.models.video_clip import VideoCLIP
 from tests.adapt.world import ordered
@@ -130,14 +130,10 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
 
     class Model:
         backbone = SimpleNamespace(device=torch.device("cpu"), logit_scale=torch.tensor(3.0))
-        acg = None
         temporal = SimpleNamespace(training=False, eval=lambda: None, train=lambda mode: None)
 
-        def frame_vectors(self, levels: Tensor, mask: Tensor) -> Tensor:
-            return levels
-
-        def pool(self, vectors: Tensor, mask: Tensor, captions: None) -> Tensor:
-            return vectors[:, 0]
+        def clip_units(self, levels: Tensor, mask: Tensor, captions: None, needs: tuple[()]) -> ClipUnits:
+            return ClipUnits(levels[:, 0], levels, mask)
 
         def encode_text(self, tokens: Tensor) -> Tensor:
             return torch.nn.functional.one_hot(tokens[:, 0], 2).float()
