@@ -2,8 +2,8 @@
 
 Every measurement is a child process of its own: one step of adaptation (encoding, loss, gradients, AdamW) with ViT-B-32's
 shapes, random weights, mean pooling, all layers trained, clips of random pictures held as JPEG bytes and decoded chunk by
-chunk; its peak memory is the whole process's (ru_maxrss). Beside it the same with the frame-caption loss and with Mug, which
-have no goal, and 4,096 pairs on the tiny model.
+chunk; its peak memory is the whole process's (ru_maxrss). Beside it the same with the frame-caption loss, Mug, Mug over
+caption-guided frames, and the fine-grained similarity, which have no goal, and 4,096 pairs on the tiny model.
 
     python bench/gradcache.py [--small] [--model ViT-B-32] [--chunk 64] [--pairs 64 1024] [--frames 8] [--threads N] [--terms T]
 """
@@ -26,6 +26,11 @@ TERMS: dict[str, dict[str, Any]] = {
     "video-text": {},
     "with frame-caption loss": {"loss": {"frame_caption": 0.5}},
     "with Mug": {"interaction": {"name": "mug", "start": "open"}, "loss": {"interaction": 0.5}},
+    "with guided Mug": {
+        "interaction": {"name": "caption_guided_mug", "start": "open", "add_captions": True},
+        "loss": {"interaction": 0.5},
+    },
+    "with fine": {"interaction": {"name": "fine", "start": "open"}, "loss": {"interaction": 0.5}},
 }
 
 

@@ -134,6 +134,8 @@ class SceneSampler:
         return Event(obj, self._pick(motions_of(obj.shape)))
 
     def scene(self, kind: str) -> Scene:
+        if kind == "multishot":
+            return self.with_off_topic(self.scene("motion"))
         background = self._pick(BACKGROUNDS)
         if kind == "motion":
             return Scene(kind, Shot((self.event(),), background))
@@ -143,18 +145,19 @@ class SceneSampler:
         if kind == "pan":  # a plain background would not show that the camera turns
             background = self._pick(tuple(b for b in BACKGROUNDS if b not in ("plain", "gradient")))
             return Scene(kind, Shot((Event(self.obj()),), background, self._pick(("pan_left", "pan_right"))))
-        if kind == "static":
-            return Scene(kind, Shot((Event(self.obj()),), background, "shake"))
-        assert kind == "multishot", kind
-        event = self.event()
-        others = [self._off_topic(event.obj, background) for _ in range(int(self.rng.integers(1, 3)))]
-        main = Shot((event,), background)
-        if len(others) == 2:
-            return Scene(kind, main, before=(others[0],), after=(others[1],))
-        if self.rng.random() < 0.5:
-            return Scene(kind, main, before=(others[0],))
-        return Scene(kind, main, after=(others[0],))
+        assert kind == "static", kind
+        return Scene(kind, Shot((Event(self.obj()),), background, "shake"))
 
-    def _off_topic(self, obj: Obj, background: str) -> Shot:
-        other = self._pick(tuple(b for b in BACKGROUNDS if b != background))
-        return Shot((Event(self.obj((obj,))),), other, "shake")
+    def with_off_topic(self, scene: Scene) -> Scene:
+        """The scene's main shot with one or two still shots of other objects around it."""
+        main = scene.main
+        others = [self._off_topic(main) for _ in range(int(self.rng.integers(1, 3)))]
+        if len(others) == 2:
+            return Scene("multishot", main, before=(others[0],), after=(others[1],))
+        if self.rng.random() < 0.5:
+            return Scene("multishot", main, before=(others[0],))
+        return Scene("multishot", main, after=(others[0],))
+
+    def _off_topic(self, main: Shot) -> Shot:
+        background = self._pick(tuple(b for b in BACKGROUNDS if b != main.background))
+        return Shot((Event(self.obj(tuple(event.obj for event in main.events))),), background, "shake")

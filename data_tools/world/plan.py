@@ -148,7 +148,7 @@ def plan_test(cfg: WorldConfig) -> list[Planned]:
 
 
 def distinct_scenes(sampler: SceneSampler, kind: str, num: int) -> list[Scene]:
-    """`num` scenes of one object (kinds motion and multishot), no two with the same meaning; `num_meanings` is the most."""
+    """`num` scenes of the kind, no two with the same meaning; `num_meanings` is the most of kind motion."""
     scenes: dict[str, Scene] = {}
     while len(scenes) < num:
         scene = sampler.scene(kind)

@@ -232,7 +232,7 @@ def test_a_benchmark_of_one_kind(kind: str, tmp_path: Path) -> None:
     ):
         assert one.read_bytes() == other.read_bytes()
     rows = {row["clip_id"]: row for row in corpus.all_rows("clips")}
-    assert {row["category"] for row in rows.values()} == {KINDS[kind].scene}
+    assert {row["category"] for row in rows.values()} == {"multishot" if kind == "off_topic" else kind}
     for row in rows.values():
         assert (row["twin_id"] is not None) == (kind == "order")
         assert kind != "order" or rows[row["twin_id"]]["twin_id"] == row["clip_id"]
@@ -243,7 +243,11 @@ def test_a_benchmark_of_one_kind_has_five_hundred_meanings(kind: str) -> None:
     plans = benchmark_plan(WorldConfig(), kind, 500)
     assert len({meaning(p.scene) for p in plans}) == len({p.clip_id for p in plans}) == 500
     assert set(p.split for p in plans) == {"test"} and set(plans[0].scene.pairs) <= set(split_pairs(0)["test"])
-    assert len(benchmark_plan(WorldConfig(), kind, most_clips(kind, 0) if kind != "order" else 2)) in (2, 528)
+    assert len(benchmark_plan(WorldConfig(), kind, most_clips(kind, 0) if kind != "order" else 2)) in (2, 528, 1056)
+    num_events = [len(p.scene.main.events) for p in plans]
+    assert (num_events.count(1), num_events.count(2)) == {
+        "motion": (500, 0), "order": (0, 500), "off_topic": (250, 250)
+    }[kind]  # fmt: skip
 
 
 def test_benchmarks_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
