@@ -19,7 +19,15 @@ import numpy as np
 
 from data_tools.world.grammar import SceneSampler, split_pairs
 from data_tools.world.make import clip_row, text_rows, write_clip
-from data_tools.world.plan import Planned, WorldConfig, distinct_scenes, num_meanings, plan_order, plan_scenes
+from data_tools.world.plan import (
+    Planned,
+    WorldConfig,
+    distinct_scenes,
+    num_meanings,
+    plan_off_topic,
+    plan_order,
+    plan_scenes,
+)
 from data_tools.world.shots import write_shots
 from m2raap.core.corpus import Corpus, write_corpus
 from m2raap.core.engine import available_cores
@@ -81,12 +89,10 @@ def _plan(cfg: WorldConfig, kind: str, num: int) -> list[Planned]:
         if num % 2:
             raise UsageError(f"--num {num}: give an even number, because every clip of kind order comes with its twin")
         return plan_order(cfg, "test", num, KINDS[kind].prefix, KINDS[kind].first)
-    rng = np.random.default_rng([cfg.seed, 17])
-    sampler = SceneSampler(split_pairs(cfg.seed)["test"], rng)
-    scenes = distinct_scenes(sampler, "motion", num if kind == "motion" else (num + 1) // 2)
     if kind == "off_topic":
-        scenes += distinct_scenes(sampler, "order", num // 2)
-        scenes = [sampler.with_off_topic(scene) for scene in scenes]
+        return plan_off_topic(cfg, "test", num, KINDS[kind].prefix, KINDS[kind].first)
+    rng = np.random.default_rng([cfg.seed, 17])
+    scenes = distinct_scenes(SceneSampler(split_pairs(cfg.seed)["test"], rng), "motion", num)
     groups = [[scene] for scene in scenes]
     return plan_scenes(cfg, "test", groups, rng, num, (KINDS[kind].prefix, 0), KINDS[kind].first)
 

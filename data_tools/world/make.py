@@ -17,11 +17,12 @@ import numpy as np
 from data_tools.world import faults
 from data_tools.world.faults import CLIP_FAULTS
 from data_tools.world.grammar import meaning
-from data_tools.world.plan import Planned, WorldConfig, plan_mixed, plan_order, plan_test
+from data_tools.world.plan import Planned, WorldConfig, plan_mixed, plan_off_topic, plan_order, plan_test
 from data_tools.world.plant import plant
 from data_tools.world.words import LANGS
 
-_FIRST_ORDER_CLIP = 3_000_000  # number of the first of `order_clips` in the seeds, above those of all other clips
+# Numbers of the first of `order_clips` and of `off_topic_clips` in the seeds, above those of all other clips.
+_FIRST_ORDER_CLIP, _FIRST_OFF_TOPIC_CLIP = 3_000_000, 4_000_000
 
 
 @dataclass
@@ -39,6 +40,7 @@ def plan_world(cfg: WorldConfig) -> list[Planned]:
     plans = plan_mixed(cfg, "train", cfg.train_clips, 0)
     plant(plans, cfg)
     plans += plan_order(cfg, "train", cfg.order_clips, "a", _FIRST_ORDER_CLIP)
+    plans += plan_off_topic(cfg, "train", cfg.off_topic_clips, "b", _FIRST_OFF_TOPIC_CLIP)
     return plans + plan_mixed(cfg, "val", cfg.val_clips, cfg.train_clips) + plan_test(cfg)
 
 

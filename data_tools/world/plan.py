@@ -29,7 +29,7 @@ class WorldConfig(Config):
     train_clips: int = Field(
         default=1400,
         ge=1,
-        description="Number of training clips of all kinds, the faulty ones included; `order_clips` come on top.",
+        description="Number of training clips of all kinds, the faulty ones included; `order_clips` and `off_topic_clips` come on top.",
     )
     order_clips: int = Field(
         default=0,
@@ -38,6 +38,13 @@ class WorldConfig(Config):
         multiple_of=2,
         description="Number of further training clips that show two events one after the other, each with its twin in the other "
         "order. They have no faults and no dirt in their captions; the other clips are the same whatever this number is.",
+    )
+    off_topic_clips: int = Field(
+        default=0,
+        ge=0,
+        le=3000,
+        description="Number of further training clips in which one or two shots show something that the captions are not about. They "
+        "have no faults and no dirt in their captions; the other clips are the same whatever this number is.",
     )
     val_clips: int = Field(default=160, ge=0, description="Number of validation clips; they have no faults.")
     test_clips: int = Field(default=500, ge=0, le=2000, description="Number of benchmark clips; they have no faults.")
@@ -107,6 +114,17 @@ def _twins(sampler: SceneSampler, num_clips: int) -> list[tuple[Scene, Scene]]:
         other = reversed_order(scene)
         by_meaning.setdefault(min(meaning(scene), meaning(other)), (scene, other))
     return list(by_meaning.values())
+
+
+def plan_off_topic(cfg: WorldConfig, split: str, num_clips: int, prefix: str, first: int) -> list[Planned]:
+    """Clips about one moving object or two events, half and half, with off-topic shots around; no two mean the same."""
+    rng = np.random.default_rng([cfg.seed, 20, first])
+    sampler = SceneSampler(split_pairs(cfg.seed)[split], rng)
+    scenes = distinct_scenes(sampler, "motion", (num_clips + 1) // 2) + distinct_scenes(
+        sampler, "order", num_clips // 2
+    )
+    groups = [[sampler.with_off_topic(scene)] for scene in scenes]
+    return plan_scenes(cfg, split, groups, rng, num_clips, (prefix, 0), first)
 
 
 def planned(cfg: WorldConfig, clip_id: str, split: str, scene: Scene, number: int) -> Planned:

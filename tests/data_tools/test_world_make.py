@@ -274,12 +274,18 @@ def test_order_clips_come_with_twins_that_differ_in_the_order_alone(plans: list[
     )
 
 
-def test_further_order_clips_change_nothing_else(plans: list[Planned]) -> None:
-    more = plan_world(WorldConfig(order_clips=240))
-    added = [p for p in more if p.clip_id.startswith("a")]
-    assert [p for p in more if not p.clip_id.startswith("a")] == plans and len(added) == 240
-    assert {p.split for p in added} == {"train"} and {p.scene.kind for p in added} == {"order"}
-    assert all(p.twin_id and not p.fault and p.texts == p.true_texts for p in added)
+@pytest.mark.parametrize(
+    ("key", "letter", "kind"), [("order_clips", "a", "order"), ("off_topic_clips", "b", "multishot")]
+)
+def test_further_clips_of_one_kind_change_nothing_else(plans: list[Planned], key: str, letter: str, kind: str) -> None:
+    more = plan_world(WorldConfig(**{key: 240}))
+    added = [p for p in more if p.clip_id.startswith(letter)]
+    assert [p for p in more if not p.clip_id.startswith(letter)] == plans and len(added) == 240
+    assert {p.split for p in added} == {"train"} and {p.scene.kind for p in added} == {kind}
+    assert all(bool(p.twin_id) == (kind == "order") and not p.fault and p.texts == p.true_texts for p in added)
     assert not {tuple(p.seed) for p in added} & {tuple(p.seed) for p in plans}
-    with pytest.raises(ValidationError, match="multiple of 2"):
-        WorldConfig(order_clips=3)
+    if kind == "order":
+        with pytest.raises(ValidationError, match="multiple of 2"):
+            WorldConfig(order_clips=3)
+    else:
+        assert sorted(len(p.scene.main.events) for p in added) == [1] * 120 + [2] * 120
