@@ -29,7 +29,8 @@ class WorldConfig(Config):
     train_clips: int = Field(
         default=1400,
         ge=1,
-        description="Number of training clips of all kinds, the faulty ones included; `order_clips` and `off_topic_clips` come on top.",
+        description="Number of training clips of all kinds, the faulty ones included; `order_clips` and `off_topic_clips` come on "
+        "top.",
     )
     order_clips: int = Field(
         default=0,
@@ -43,8 +44,8 @@ class WorldConfig(Config):
         default=0,
         ge=0,
         le=3000,
-        description="Number of further training clips in which one or two shots show something that the captions are not about. They "
-        "have no faults and no dirt in their captions; the other clips are the same whatever this number is.",
+        description="Number of further training clips in which one or two shots show something that the captions are not about. "
+        "They have no faults and no dirt in their captions; the other clips are the same whatever this number is.",
     )
     val_clips: int = Field(default=160, ge=0, description="Number of validation clips; they have no faults.")
     test_clips: int = Field(default=500, ge=0, le=2000, description="Number of benchmark clips; they have no faults.")
