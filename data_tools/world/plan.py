@@ -29,8 +29,8 @@ class WorldConfig(Config):
     train_clips: int = Field(
         default=1400,
         ge=1,
-        description="Number of training clips of all kinds, the faulty ones included; `order_clips` and `off_topic_clips` come on "
-        "top.",
+        description="Number of training clips of all kinds, the faulty ones included; `order_clips` and `off_topic_clips` come "
+        "on top.",
     )
     order_clips: int = Field(
         default=0,
