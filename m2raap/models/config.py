@@ -166,6 +166,9 @@ class AcgConfig(Config):
     )
 
 
+# Similarities of an interaction that exist at the same time, in training and in what it is said to need.
+INTERACTION_BLOCK_BYTES = 256 * 1024**2
+
 _START: Any = Field(
     default="gate",
     description="How the score starts: at the cosine of the first stage, from which a learnt scalar that starts at 0 leads to "
@@ -177,7 +180,11 @@ _FORM: Any = Field(
     "clip (full); or python:module:function.",
 )
 _INVERSE_TEMPERATURE: Any = Field(
-    default=100.0, gt=0, le=10_000, description="Inverse temperature of Mug's softmaxes; a form of your own has none."
+    default=100.0,
+    gt=0,
+    le=10_000,
+    description="Inverse temperature of Mug's softmaxes; a form of your own has none. 100 suits CLIP, whose "
+    "cosines of a text with frames differ little; where they differ more, 100 is a maximum over frames and tokens.",
 )
 
 

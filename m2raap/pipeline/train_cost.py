@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m2raap.adapt.config import AdaptConfig
-from m2raap.models.config import AdapterConfig, MessageConfig
+from m2raap.models.config import INTERACTION_BLOCK_BYTES, AdapterConfig, MessageConfig
 from m2raap.pipeline.recipe import Recipe
 from m2raap.pipeline.shapes import Shape, shape_of
 from m2raap.pipeline.this_machine import clock
@@ -30,7 +30,6 @@ FLOPS = {
 }  # FLOP/s of a GPU with a peak of 300 TFLOP/s in bf16: 40% of the peak; in fp32 a tenth of that
 VALUES_A_LAYER = 16
 VALUES_A_FROZEN_LAYER = 10  # without the inputs of its matrices, whose gradients are not needed
-INTERACTION_BLOCK = 256 * 1024**2
 GPUS = 8  # of the second estimate: the same batch on one node by torchrun
 
 
@@ -83,7 +82,7 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     weights = shape.vision_weights + shape.text_weights + new
     learning = tower_learning(cfg, shape, learns) + new
     state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
-    logits = 16.0 * batch**2 + (2 * INTERACTION_BLOCK if cfg.loss.interaction.weight else 0)
+    logits = 16.0 * batch**2 + (2 * INTERACTION_BLOCK_BYTES if cfg.loss.interaction.weight else 0)
     return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)
 
 

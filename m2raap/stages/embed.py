@@ -5,6 +5,7 @@ No other stage reads the texts of a benchmark. Frame ablations embed the same fr
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -205,12 +206,13 @@ def _ablated(frames: CaptionedFrames, variant: str, clip_id: str, seed: int) -> 
 
 def _with_captions_of_the_next(clips: list[CaptionedFrames]) -> list[CaptionedFrames]:
     """The clips of a part, each with the captions of the next one that has any; without captions where no other has."""
-    captions = [[frame.caption for frame in frames] for frames in clips]
+    captioned = [place for place, frames in enumerate(clips) if any(frame.caption for frame in frames)]
     exchanged = []
     for place, frames in enumerate(clips):
-        others = [*captions[place + 1 :], *captions[:place]]
-        other = next((texts for texts in others if any(texts)), [None])
-        exchanged.append([frame._replace(caption=other[i % len(other)]) for i, frame in enumerate(frames)])
+        later = bisect_right(captioned, place)
+        other = captioned[later % len(captioned)] if captioned else place
+        texts = [frame.caption for frame in clips[other]] if other != place else [None]
+        exchanged.append([frame._replace(caption=texts[i % len(texts)]) for i, frame in enumerate(frames)])
     return exchanged
 
 

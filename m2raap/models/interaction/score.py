@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from m2raap.models.config import INTERACTION_BLOCK_BYTES
 from m2raap.models.interaction.pairs import Pairs
 from m2raap.models.interaction.units import ClipUnits, TextUnits, in_fp32, select
 
-BLOCK_BYTES = 256 * 1024**2
 # Tensors of the size of the similarities that exist at the same time, and bytes of a number.
 _COPIES, _FP32_BYTES = 8, 4
 
 
-def score_matrix(interaction: nn.Module, texts: TextUnits, clips: ClipUnits, block_bytes: int = BLOCK_BYTES) -> Tensor:
+def score_matrix(
+    interaction: nn.Module, texts: TextUnits, clips: ClipUnits, block_bytes: int = INTERACTION_BLOCK_BYTES
+) -> Tensor:
     """Scores (A, B), fp32, of every text with every clip, also under autocast.
 
     Texts are taken in blocks, and clips, too, where one text with all of them exceeds `block_bytes`; with gradients a block
