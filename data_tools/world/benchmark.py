@@ -11,23 +11,13 @@ clips of a benchmark mean the same.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from data_tools.world.grammar import SceneSampler, split_pairs
 from data_tools.world.make import clip_row, text_rows, write_clip
-from data_tools.world.plan import (
-    Planned,
-    WorldConfig,
-    distinct_scenes,
-    num_meanings,
-    plan_off_topic,
-    plan_order,
-    plan_scenes,
-)
+from data_tools.world.plan import Planned, WorldConfig, num_meanings, plan_motion, plan_off_topic, plan_order
 from data_tools.world.shots import write_shots
 from m2raap.core.corpus import Corpus, write_corpus
 from m2raap.core.engine import available_cores
@@ -39,18 +29,19 @@ MOST_ORDER_CLIPS = 10_000
 
 @dataclass(frozen=True)
 class Kind:
-    """`benchmark`: name of the protocol. `first`: number of the first clip in the seeds, above those of any world, so that
-    drawings and captions differ from theirs."""
+    """`benchmark`: name of the protocol. `plan`: draws its clips. `first`: number of the first clip in the seeds, above those of
+    any world, so that drawings and captions differ from theirs."""
 
     benchmark: str
+    plan: Callable[[WorldConfig, str, int, str, int], list[Planned]]
     prefix: str
     first: int
 
 
 KINDS = {
-    "motion": Kind("world-one-motion", "m", 1_000_000_000),
-    "order": Kind("world-order", "q", 1_001_000_000),
-    "off_topic": Kind("world-offtopic", "o", 2_000_000),
+    "motion": Kind("world-one-motion", plan_motion, "m", 1_000_000_000),
+    "order": Kind("world-order", plan_order, "q", 1_001_000_000),
+    "off_topic": Kind("world-offtopic", plan_off_topic, "o", 2_000_000),
 }
 
 
@@ -85,16 +76,9 @@ def _plan(cfg: WorldConfig, kind: str, num: int) -> list[Planned]:
         raise UsageError(
             f"--num {num}: give 1 to {most:,} clips of kind {kind}; there are no more that differ in meaning"
         )
-    if kind == "order":
-        if num % 2:
-            raise UsageError(f"--num {num}: give an even number, because every clip of kind order comes with its twin")
-        return plan_order(cfg, "test", num, KINDS[kind].prefix, KINDS[kind].first)
-    if kind == "off_topic":
-        return plan_off_topic(cfg, "test", num, KINDS[kind].prefix, KINDS[kind].first)
-    rng = np.random.default_rng([cfg.seed, 17])
-    scenes = distinct_scenes(SceneSampler(split_pairs(cfg.seed)["test"], rng), "motion", num)
-    groups = [[scene] for scene in scenes]
-    return plan_scenes(cfg, "test", groups, rng, num, (KINDS[kind].prefix, 0), KINDS[kind].first)
+    if kind == "order" and num % 2:
+        raise UsageError(f"--num {num}: give an even number, because every clip of kind order comes with its twin")
+    return KINDS[kind].plan(cfg, "test", num, KINDS[kind].prefix, KINDS[kind].first)
 
 
 def main() -> None:

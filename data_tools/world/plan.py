@@ -101,6 +101,13 @@ def plan_scenes(
     return plans
 
 
+def plan_motion(cfg: WorldConfig, split: str, num_clips: int, prefix: str, first: int) -> list[Planned]:
+    """Clips about one moving object; no two mean the same."""
+    rng = np.random.default_rng([cfg.seed, 17])
+    scenes = distinct_scenes(SceneSampler(split_pairs(cfg.seed)[split], rng), "motion", num_clips)
+    return plan_scenes(cfg, split, [[scene] for scene in scenes], rng, num_clips, (prefix, 0), first)
+
+
 def plan_order(cfg: WorldConfig, split: str, num_clips: int, prefix: str, first: int) -> list[Planned]:
     """An even number of order clips of the split's pairs, all with their twins; no two pairs of twins mean the same."""
     rng = np.random.default_rng([cfg.seed, 18, first])
