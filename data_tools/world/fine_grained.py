@@ -1,16 +1,18 @@
 """Corpora in which only a part of a clip and a part of its caption belong together: for losses over frames and phrases.
 
-A clip is a row of shots of one still kind of object each; a caption is a row of noun phrases. `belong` of the shots and of the
-phrases are about the same objects, in any order; the others show and name other objects. With 1.0 all belong together: the
-control. `mismatched` is the share of the training clips whose caption is that of another clip. OUT/train (with val rows) has
-the training and val pairs of the world of the same seed, OUT/test its test pairs, so that no test object is in training.
+A clip is a row of shots of one still object each; a caption is a row of as many tags, "red circle, blue star". `belong` of the
+shots and of the tags are about the same objects, in any order; the others show and name other objects. With 1.0 all belong
+together: the control. `mismatched` is the share of the training clips whose caption is that of another clip. All splits draw
+from the same 100 objects: of fewer, many clips would show by chance as many objects of a caption as its own clip does. No two
+clips of any split have the same objects in common with their captions. OUT/train has the val rows, too.
 
-python -m data_tools.world.fine_grained OUT --belong 0.4 --mismatched 0.0 --train 2000 --test 500 --seed 0
+python -m data_tools.world.fine_grained OUT --belong 0.5 --mismatched 0.0 --train 2000 --test 500 --seed 0
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +21,17 @@ from typing import Any
 import numpy as np
 
 from data_tools.world.encode import encode
-from data_tools.world.grammar import BACKGROUNDS, SIZES, Event, Obj, Pair, Shot, split_pairs
+from data_tools.world.grammar import BACKGROUNDS, COLOURS, SHAPES, SIZES, Event, Obj, Pair, Shot
 from data_tools.world.make import plain_clip_row, text_rows
 from data_tools.world.render import draw, grain_like, lay_out
-from data_tools.world.words import LANGS, noun_phrase
+from data_tools.world.words import LANGS, colour_and_shape
 from m2raap.core.corpus import Corpus, write_corpus
 from m2raap.core.engine import available_cores
+from m2raap.core.errors import UsageError
 from m2raap.core.lock import locked
 
 BENCHMARK = "world-fine"
-SHOTS = 5
+SHOTS = 6  # of which half belong; six tags fit into the tiny model's 40 tokens in both languages
 FRAMES_PER_SHOT = 8
 FPS = 12
 SIZE_PX = 96
@@ -44,25 +47,30 @@ class Planned:
     number: int  # seeds the drawing
     in_shots: tuple[Obj, ...]
     in_texts: tuple[Obj, ...]
-    in_both: tuple[tuple[str, str, int], ...]
+    in_both: tuple[Pair, ...]
 
 
-def plan(pairs: tuple[Pair, ...], num: int, belong: float, split: str, first: int, seed: int) -> list[Planned]:
-    """`num` clips, no two of which share all the objects that belong. No two objects of a clip and its caption are alike."""
-    rng = np.random.default_rng([seed, 31, first])
+def plan(num_by_split: dict[str, int], belong: float, seed: int) -> list[Planned]:
+    """The clips of all splits, of which no two share all the objects that belong; no two objects of a clip and its caption
+    have the same colour and shape. Raises UsageError for more clips than there are such sets of objects."""
+    rng = np.random.default_rng([seed, 31])
+    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+    splits = [split for split, num in num_by_split.items() for _ in range(num)]
     num_both = max(1, round(belong * SHOTS))
+    if len(splits) > math.comb(len(pairs), num_both):
+        raise UsageError(
+            f"{len(splits)} clips that have {num_both} of {SHOTS} objects in common with their captions: there are "
+            f"{math.comb(len(pairs), num_both)} such sets; ask for fewer clips, or give a larger share that belongs"
+        )
     by_meaning: dict[Any, Planned] = {}
-    while len(by_meaning) < num:
-        number = first + len(by_meaning)
+    while len(by_meaning) < len(splits):
+        number = len(by_meaning)
         places = rng.permutation(len(pairs))[: 2 * SHOTS - num_both]
-        objects = [
-            Obj(pairs[place][1], pairs[place][0], SIZES[int(rng.integers(2))], int(rng.integers(1, 4)))
-            for place in places
-        ]
+        objects = [Obj(pairs[place][1], pairs[place][0], SIZES[int(rng.integers(2))]) for place in places]
         both, in_shots, in_texts = objects[:num_both], objects[num_both:SHOTS], objects[SHOTS:]
-        meaning = tuple(sorted((obj.colour, obj.shape, obj.count) for obj in both))
+        meaning = tuple(sorted(obj.pair for obj in both))
         shots, texts = ([[*both, *others][i] for i in rng.permutation(SHOTS)] for others in (in_shots, in_texts))
-        clip = Planned(f"f{number:06d}", split, number, tuple(shots), tuple(texts), meaning)
+        clip = Planned(f"f{number:06d}", splits[number], number, tuple(shots), tuple(texts), meaning)
         by_meaning.setdefault(meaning, clip)
     return list(by_meaning.values())
 
@@ -78,7 +86,7 @@ def captions(plans: list[Planned], mismatched: float, seed: int) -> list[dict[st
     for place in order:
         words = np.random.default_rng([seed, 33, plans[place].number])
         rows.append(
-            {lang: JOIN[lang].join(noun_phrase(o, lang, words) for o in plans[place].in_texts) for lang in LANGS}
+            {lang: JOIN[lang].join(colour_and_shape(o, lang, words) for o in plans[place].in_texts) for lang in LANGS}
         )
     return rows
 
@@ -99,12 +107,8 @@ def write_fine_grained(
     out: Path, belong: float, mismatched: float, num_train: int, num_val: int, num_test: int, seed: int
 ) -> list[Corpus]:
     """OUT/train and OUT/test. The same arguments give the same bytes. Raises M2raapError if a file cannot be encoded."""
-    pairs = split_pairs(seed)
-    train = plan(pairs["train"], num_train, belong, "train", 0, seed)
-    val = plan(pairs["val"], num_val, belong, "val", num_train, seed)
-    test = plan(pairs["test"], num_test, belong, "test", num_train + num_val, seed)
-    texts = captions(train, mismatched, seed) + captions(val, 0.0, seed) + captions(test, 0.0, seed)
-    plans = [*train, *val, *test]
+    plans = plan({"train": num_train, "val": num_val, "test": num_test}, belong, seed)
+    texts = captions(plans[:num_train], mismatched, seed) + captions(plans[num_train:], 0.0, seed)
     settings = {
         "belong": belong,
         "mismatched": mismatched,
@@ -131,16 +135,18 @@ def write_fine_grained(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to write the two corpora into")
-    parser.add_argument("--belong", type=float, default=0.4, help="share of shots and phrases that belong together")
+    parser.add_argument("--belong", type=float, default=0.5, help="share of shots and tags that belong together")
     parser.add_argument("--mismatched", type=float, default=0.0, help="share of training clips with another's caption")
     parser.add_argument("--train", type=int, default=2000, help="number of training clips")
     parser.add_argument("--val", type=int, default=160, help="number of validation clips")
     parser.add_argument("--test", type=int, default=500, help="number of test clips")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world and of the clips")
     args = parser.parse_args()
-    for corpus in write_fine_grained(
-        args.out, args.belong, args.mismatched, args.train, args.val, args.test, args.seed
-    ):
+    try:
+        corpora = write_fine_grained(args.out, args.belong, args.mismatched, args.train, args.val, args.test, args.seed)
+    except UsageError as error:
+        parser.error(str(error))
+    for corpus in corpora:
         print(f"{args.out}: {corpus.counts}")
 
 

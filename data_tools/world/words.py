@@ -98,6 +98,13 @@ def noun_phrase(obj: Obj, lang: str, rng: np.random.Generator, size: bool = Fals
     return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
 
 
+def colour_and_shape(obj: Obj, lang: str, rng: np.random.Generator) -> str:
+    """'red circle' / '红色圆形': a tag, without article and number."""
+    if lang == "zh":
+        return ZH_COLOUR[obj.colour] + _pick(ZH_SHAPE[obj.shape], rng)
+    return f"{obj.colour} {_pick(EN_SHAPE[obj.shape], rng)}"
+
+
 def background_phrase(background: str, lang: str, rng: np.random.Generator) -> str:
     """'on a striped background' / '条纹背景'."""
     if lang == "zh":

@@ -216,14 +216,19 @@ _DECLARED = (
             protocol=f"clips of the synthetic bilingual world {subject}; one text a clip and language",
             langs=("en", "zh"),
             texts_per_video=1,
-            source=f"python -m data_tools.world.benchmark --kind {kind}",
+            source=f"python -m data_tools.world.{source}",
             revision="the seed in the corpus manifest",
             citation="synthetic: no number from it compares with a number from real video",
         )
-        for name, kind, subject in (
-            ("world-one-motion", "motion", "that show one object, which moves"),
-            ("world-order", "order", "that show two events one after the other, each with a twin in the other order"),
-            ("world-offtopic", "off_topic", "that show more than their texts say"),
+        for name, source, subject in (
+            ("world-one-motion", "benchmark --kind motion", "that show one object, which moves"),
+            (
+                "world-order",
+                "benchmark --kind order",
+                "that show two events one after the other, each with a twin in the other order",
+            ),
+            ("world-offtopic", "benchmark --kind off_topic", "that show more than their texts say"),
+            ("world-fine", "fine_grained", "and texts of which a share shows and names the same objects"),
         )
     ),
     Benchmark(
