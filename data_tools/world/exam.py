@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.world.stills import ALL_PAIRS, mirrored, prompt, sample_shot, take
+from data_tools.world.grammar import ALL_PAIRS
+from data_tools.world.stills import mirrored, prompt, sample_shot, take
 
 
 def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.world.encode import encode
-from data_tools.world.grammar import BACKGROUNDS, COLOURS, SHAPES, SIZES, Event, Obj, Pair, Shot
+from data_tools.world.grammar import ALL_PAIRS, BACKGROUNDS, SIZES, Event, Obj, Pair, Shot
 from data_tools.world.make import plain_clip_row, text_rows
 from data_tools.world.render import draw, grain_like, lay_out
 from data_tools.world.words import LANGS, colour_and_shape
@@ -54,19 +54,20 @@ def plan(num_by_split: dict[str, int], belong: float, seed: int) -> list[Planned
     """The clips of all splits, of which no two share all the objects that belong; no two objects of a clip and its caption
     have the same colour and shape. Raises UsageError for more clips than there are such sets of objects."""
     rng = np.random.default_rng([seed, 31])
-    pairs = [(colour, shape) for colour in COLOURS for shape in SHAPES]
     splits = [split for split, num in num_by_split.items() for _ in range(num)]
     num_both = max(1, round(belong * SHOTS))
-    if len(splits) > math.comb(len(pairs), num_both):
+    if len(splits) > math.comb(len(ALL_PAIRS), num_both):
         raise UsageError(
             f"{len(splits)} clips that have {num_both} of {SHOTS} objects in common with their captions: there are "
-            f"{math.comb(len(pairs), num_both)} such sets; ask for fewer clips, or give a larger share that belongs"
+            f"{math.comb(len(ALL_PAIRS), num_both)} such sets; ask for fewer clips, or give a larger share that belongs"
         )
-    by_meaning: dict[Any, Planned] = {}
+    by_meaning: dict[tuple[Pair, ...], Planned] = {}
     while len(by_meaning) < len(splits):
         number = len(by_meaning)
-        places = rng.permutation(len(pairs))[: 2 * SHOTS - num_both]
-        objects = [Obj(pairs[place][1], pairs[place][0], SIZES[int(rng.integers(2))]) for place in places]
+        places = rng.permutation(len(ALL_PAIRS))[: 2 * SHOTS - num_both]
+        objects = [
+            Obj(shape, colour, SIZES[int(rng.integers(2))]) for colour, shape in (ALL_PAIRS[place] for place in places)
+        ]
         both, in_shots, in_texts = objects[:num_both], objects[num_both:SHOTS], objects[SHOTS:]
         meaning = tuple(sorted(obj.pair for obj in both))
         shots, texts = ([[*both, *others][i] for i in rng.permutation(SHOTS)] for others in (in_shots, in_texts))
@@ -106,7 +107,10 @@ def frames_of(clip: Planned, seed: int) -> np.ndarray:
 def write_fine_grained(
     out: Path, belong: float, mismatched: float, num_train: int, num_val: int, num_test: int, seed: int
 ) -> list[Corpus]:
-    """OUT/train and OUT/test. The same arguments give the same bytes. Raises M2raapError if a file cannot be encoded."""
+    """OUT/train and OUT/test. The same arguments give the same bytes.
+
+    Raises UsageError as `plan` does, M2raapError if a file cannot be encoded.
+    """
     plans = plan({"train": num_train, "val": num_val, "test": num_test}, belong, seed)
     texts = captions(plans[:num_train], mismatched, seed) + captions(plans[num_train:], 0.0, seed)
     settings = {

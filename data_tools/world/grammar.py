@@ -19,6 +19,7 @@ KINDS = ("motion", "order", "pan", "static", "multishot")
 SPLITS = ("train", "val", "test")
 
 Pair = tuple[str, str]  # (colour, shape)
+ALL_PAIRS: tuple[Pair, ...] = tuple((c, s) for c in COLOURS for s in SHAPES)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from data_tools.world.grammar import BACKGROUNDS, COLOURS, SHAPES, SIZES, Event, Obj, Pair, Shot, motions_of
+from data_tools.world.grammar import ALL_PAIRS, BACKGROUNDS, COLOURS, SHAPES, SIZES, Event, Obj, Pair, Shot, motions_of
 from data_tools.world.render import draw, grain_like, lay_out
 from data_tools.world.words import background_phrase, noun_phrase
 
-ALL_PAIRS: tuple[Pair, ...] = tuple((c, s) for c in COLOURS for s in SHAPES)
 _EN_FORM = ("{n}", "{n}", "{n}", "a picture of {n}", "there {be} {n}", "an image with {n}")
 _ZH_FORM = ("{n}", "{n}", "{n}", "{n}的图片", "画面中有{n}", "这里有{n}")
 _ANY = 9  # of a size: the picture fits every word for it

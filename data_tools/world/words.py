@@ -87,22 +87,24 @@ def _en_plural(word: str) -> str:
     return word + ("es" if word.endswith("s") else "s")
 
 
-def noun_phrase(obj: Obj, lang: str, rng: np.random.Generator, size: bool = False) -> str:
-    """'two small red circles' / '两个小红色圆形'; the size only when `size`."""
-    if lang == "zh":
-        size_word = {"small": "小的", "large": "大的"}[obj.size] if size else ""
-        return f"{_ZH_NUMBER[obj.count]}{size_word}{ZH_COLOUR[obj.colour]}{_pick(ZH_SHAPE[obj.shape], rng)}"
-    words = [*([obj.size] if size else []), obj.colour, _pick(EN_SHAPE[obj.shape], rng)]
-    if obj.count > 1:
-        return " ".join([_EN_NUMBER[obj.count], *words[:-1], _en_plural(words[-1])])
-    return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
-
-
 def colour_and_shape(obj: Obj, lang: str, rng: np.random.Generator) -> str:
     """'red circle' / '红色圆形': a tag, without article and number."""
     if lang == "zh":
         return ZH_COLOUR[obj.colour] + _pick(ZH_SHAPE[obj.shape], rng)
     return f"{obj.colour} {_pick(EN_SHAPE[obj.shape], rng)}"
+
+
+def noun_phrase(obj: Obj, lang: str, rng: np.random.Generator, size: bool = False) -> str:
+    """'two small red circles' / '两个小红色圆形'; the size only when `size`."""
+    name = colour_and_shape(obj, lang, rng)
+    if lang == "zh":
+        size_word = {"small": "小的", "large": "大的"}[obj.size] if size else ""
+        return f"{_ZH_NUMBER[obj.count]}{size_word}{name}"
+    if size:
+        name = f"{obj.size} {name}"
+    if obj.count > 1:
+        return f"{_EN_NUMBER[obj.count]} {_en_plural(name)}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def background_phrase(background: str, lang: str, rng: np.random.Generator) -> str:

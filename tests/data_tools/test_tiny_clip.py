@@ -15,9 +15,9 @@ import torch
 import m2raap
 from data_tools import tiny_clip
 from data_tools.world import exam, patches
-from data_tools.world.grammar import Event, Obj, Shot
+from data_tools.world.grammar import ALL_PAIRS, Event, Obj, Shot
 from data_tools.world.palette import COLOUR_RGB
-from data_tools.world.stills import ALL_PAIRS, caption, facts, looks, mirrored, prompt, sample_shot, take, true_of
+from data_tools.world.stills import caption, facts, looks, mirrored, prompt, sample_shot, take, true_of
 from data_tools.world.tokenizer import motion_token_ids
 from data_tools.world.words import EN_VERB, ZH_VERB
 
