@@ -166,8 +166,10 @@ class AcgConfig(Config):
     )
 
 
-# Similarities of an interaction that exist at the same time, in training and in what it is said to need.
-INTERACTION_BLOCK_BYTES = 256 * 1024**2
+# Similarities of an interaction that exist at the same time, in training and in what it is said to need. A tensor of a full
+# block, an eighth of it, is larger than the 32 MiB from which glibc gives memory back as soon as it is freed: below them
+# glibc before 2.38 rarely uses freed aligned memory again, and a step of 1,024 pairs grew by gigabytes.
+INTERACTION_BLOCK_BYTES = 320 * 1024**2
 
 _START: Any = Field(
     default="gate",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from m2raap.core.extension import is_extension, load
@@ -63,10 +64,12 @@ def mug(
     """
     no_token, no_frame = ~token_mask_L[..., :, None], ~frame_mask_T[..., None, :]
     masked = float("-inf")
-    sharp_LT = inverse_temperature * similar_LT
+    # One masked copy for both softmaxes. It is finite, because all frames of a padding token are masked; their weights, which
+    # are even, are masked below.
+    sharp_LT = (inverse_temperature * similar_LT).masked_fill(no_token | no_frame, torch.finfo(similar_LT.dtype).min)
     # p_l = <sum_i a_li v_i, t_l> is sum_i a_li S_li: the guided vectors themselves are never needed.
-    of_token_L = (sharp_LT.masked_fill(no_frame, masked).softmax(-1) * similar_LT).sum(-1)
-    of_frame_T = (sharp_LT.masked_fill(no_token, masked).softmax(-2) * similar_LT).sum(-2)
+    of_token_L = (sharp_LT.softmax(-1) * similar_LT).sum(-1)
+    of_frame_T = (sharp_LT.softmax(-2) * similar_LT).sum(-2)
     weight_L = (inverse_temperature * of_token_L).masked_fill(no_token[..., 0], masked).softmax(-1)
     weight_T = (inverse_temperature * of_frame_T).masked_fill(no_frame[..., 0, :], masked).softmax(-1)
     if full:  # <T*, V*> with T* = sum_l w_l t_l and V* = sum_i u_i v_i
