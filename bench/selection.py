@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,6 +43,7 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_json
 from m2raap.core.stage import DataStage
 from m2raap.core.videos import VideoDigests
+from m2raap.models.interaction.phrases import token_spans
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.pipeline.outlook import view_of
 from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe
@@ -75,18 +77,22 @@ class Watch:
 
     def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool) -> ValScores:
         if self.split is None:
-            self.split = self._test_split(model)
-        scores, of_test = validate(model, val, by_interaction), validate(model, self.split).numbers
-        r1 = {name.removesuffix("_t2v_r1"): 100 * v for name, v in of_test.items() if name.endswith("_t2v_r1")}
+            self.split = self._test_split(model, by_interaction)
+        scores, of_test = (validate(model, split, by_interaction) for split in (val, self.split))
+        r1 = {name.removesuffix("_t2v_r1"): 100 * v for name, v in of_test.numbers.items() if name.endswith("_t2v_r1")}
         self.points.append(Point(self.steps[len(self.points)], scores, r1))
         return scores
 
-    def _test_split(self, model: VideoCLIP) -> Split:
+    def _test_split(self, model: VideoCLIP, by_interaction: bool) -> Split:
         cfg, source = self.cfg, self.test
+        needs = model.interaction.needs if by_interaction and model.interaction is not None else frozenset()
+        tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
         frames = JpegFrames(source, model.backbone.preprocess, cfg.num_frames)
-        texts = text_table(source, model.backbone, cfg.langs, {}, {})
-        captions = caption_table(source, model, cfg.num_frames) if cfg.acg else None
-        return Split(source.num_clips, frames, texts, captions)
+        texts = text_table(source, model.backbone, cfg.langs, {}, {}, cfg.text_length)
+        reads_captions = cfg.acg is not None or "captions" in needs
+        captions = caption_table(source, model, cfg.num_frames, text_length=cfg.text_length) if reads_captions else None
+        spans = token_spans(texts.texts, tokenize) if "phrases" in needs else None
+        return Split(source.num_clips, frames, texts, captions, None, spans)
 
 
 def small_run(recipe: Recipe, scratch: Path) -> tuple[Inputs, Path]:

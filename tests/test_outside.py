@@ -13,6 +13,7 @@ import yaml
 
 import m2raap as package
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.loop import adapt
 from m2raap.core import extension
 from m2raap.core.config import build, merge
 from m2raap.core.errors import M2raapError, UsageError
@@ -20,14 +21,16 @@ from m2raap.core.files import file_sha256
 from m2raap.core.tables import read_all
 from m2raap.curate.text_rules import score_rows
 from m2raap.curate.video_rules import outside_scores
-from m2raap.models.config import BackboneConfig, ExtensionTemporalConfig, MeanConfig
+from m2raap.models.config import BackboneConfig, ExtensionInteractionConfig, ExtensionTemporalConfig, MeanConfig
 from m2raap.models.families import load_backbone
+from m2raap.models.interaction.registry import build_interaction
 from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits, TextUnits
 from m2raap.models.temporal import build_temporal
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe
 from m2raap.stages.adapt import AdaptStage
+from tests.adapt.test_raw_video import Films
 from tests.conftest import m2raap
 from tests.pages import blocks
 from tests.runs import RECIPE
@@ -248,6 +251,34 @@ def test_an_interaction(home: Path) -> None:
             pytest.raises(M2raapError, match="interaction.*another version of .*mine.py"),
         ):
             VideoCLIP.load(home / "model")
+
+
+INTERACTION = """
+import torch
+class Needing(torch.nn.Module):
+    needs = NEEDS
+    def __init__(self, options, embed_dim):
+        super().__init__()
+    def forward(self, pairs):
+        return pairs.cosine()
+    def gates(self):
+        return {}
+"""
+
+
+def test_what_an_interaction_needs(home: Path) -> None:
+    """Names of parts, and captions of stored frames only where frames are stored."""
+    for needs, words in (("None", "needs is a set of"), ("{'tokns'}", "needs 'tokns'")):
+        (home / f"of{len(needs)}.py").write_text(INTERACTION.replace("NEEDS", needs), encoding="utf-8")
+        with extension.code_allowed(True), pytest.raises(UsageError, match=words):
+            build_interaction(ExtensionInteractionConfig(name=f"python:of{len(needs)}:Needing"), 8)
+    (home / "captions.py").write_text(INTERACTION.replace("NEEDS", "{'captions'}"), encoding="utf-8")
+    settings = {"input": "video", "interaction": "python:captions:Needing", "loss": {"interaction": 1.0}}
+    cfg, films = build(AdaptConfig, settings, "mine.yaml"), Films(home)
+    for clip in range(films.num_clips):
+        films.video(clip).path.write_bytes(b"never decoded")
+    with extension.code_allowed(True), pytest.raises(M2raapError, match="captions of stored key-frames.*adapt.input"):
+        adapt(cfg, films, None, home / "out")
 
 
 def test_arms_may_name_code(home: Path) -> None:

@@ -29,8 +29,8 @@ MOST_ORDER_CLIPS = 10_000
 
 @dataclass(frozen=True)
 class Kind:
-    """`benchmark`: name of the protocol. `plan`: draws its clips. `first`: number of the first clip in the seeds, above those of
-    any world, so that drawings and captions differ from theirs."""
+    """`benchmark`: name of the protocol. `plan`: draws its clips. `first`: number of the first clip in the seeds, which no clip
+    of a world of the usual sizes has (these begin at 0, 3,000,000 and 4,000,000), so that drawings and captions differ."""
 
     benchmark: str
     plan: Callable[[WorldConfig, str, int, str, int], list[Planned]]

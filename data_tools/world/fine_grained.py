@@ -52,7 +52,10 @@ class Planned:
 
 def plan(num_by_split: dict[str, int], belong: float, seed: int) -> list[Planned]:
     """The clips of all splits, of which no two share all the objects that belong; no two objects of a clip and its caption
-    have the same colour and shape. Raises UsageError for more clips than there are such sets of objects."""
+    have the same colour and shape. Raises UsageError for more clips than there are such sets of objects, and for a share that
+    is not above 0 and at most 1."""
+    if not 0 < belong <= 1:
+        raise UsageError(f"--belong {belong:g}: the share of the objects that belong is above 0 and at most 1")
     rng = np.random.default_rng([seed, 31])
     splits = [split for split, num in num_by_split.items() for _ in range(num)]
     num_both = max(1, round(belong * SHOTS))
@@ -77,10 +80,19 @@ def plan(num_by_split: dict[str, int], belong: float, seed: int) -> list[Planned
 
 
 def captions(plans: list[Planned], mismatched: float, seed: int) -> list[dict[str, str]]:
-    """The captions of every clip by language; for a share of the clips those of the next clip of that share."""
+    """The captions of every clip by language; for a share of the clips those of the next clip of that share.
+
+    Raises UsageError for a share outside 0 to 1, and for one of a single clip, which has no other caption to take.
+    """
+    if not 0 <= mismatched <= 1:
+        raise UsageError(f"--mismatched {mismatched:g}: the share of the clips with another's caption is from 0 to 1")
     rng = np.random.default_rng([seed, 32, len(plans)])
     order = list(range(len(plans)))
     wrong = sorted(int(i) for i in rng.permutation(len(plans))[: round(mismatched * len(plans))])
+    if len(wrong) == 1:
+        raise UsageError(
+            f"--mismatched {mismatched:g} of {len(plans)} clips is a single clip: raise it, or set it to 0"
+        )
     for place, clip in enumerate(wrong):
         order[clip] = wrong[(place + 1) % len(wrong)]
     rows = []
@@ -109,7 +121,7 @@ def write_fine_grained(
 ) -> list[Corpus]:
     """OUT/train and OUT/test. The same arguments give the same bytes.
 
-    Raises UsageError as `plan` does, M2raapError if a file cannot be encoded.
+    Raises UsageError as `plan` and `captions` do, M2raapError if a file cannot be encoded.
     """
     plans = plan({"train": num_train, "val": num_val, "test": num_test}, belong, seed)
     texts = captions(plans[:num_train], mismatched, seed) + captions(plans[num_train:], 0.0, seed)

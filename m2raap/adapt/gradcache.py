@@ -81,7 +81,7 @@ class GradCache:
         except torch.cuda.OutOfMemoryError:
             raise M2raapError(
                 f"out of GPU memory in the loss of {batch} clips, where smaller chunks do not help: lower adapt.batch_size, or "
-                "set adapt.loss.frame_caption or adapt.loss.interaction to 0"
+                "set adapt.loss.frame_caption to 0, or adapt.interaction to null and adapt.loss.interaction to 0"
             ) from None
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
         del leaves, batch_features

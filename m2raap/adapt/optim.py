@@ -135,7 +135,8 @@ def lr_multiplier(step: int, steps: int, warmup: float, floor: float) -> float:
 
     `warmup` is a share of the steps, from 0 to below 1, so that the rise always ends before the last step.
     """
-    warmup_steps = int(warmup * steps)
+    # Of N steps, k / N are k: the product of the two may fall short of it by rounding.
+    warmup_steps = min(steps - 1, int(warmup * steps + 1e-9))
     if step <= warmup_steps:
         return step / warmup_steps
     done = (step - warmup_steps) / (steps - warmup_steps)

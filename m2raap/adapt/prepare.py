@@ -88,7 +88,7 @@ def prepare(
         sampler=sampler,
         prefetcher=Prefetcher(_batch_reader(train, sampler)),
         text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens_NL),
-        order_features_ME=_encode_texts(model, train.order.tokens_ML) if train.order and not cfg.train_text else None,
+        order_features_ME=_encode_events(cfg, model, train.order),
         drops=_seed_drop_path(model),
         logs=Logs(out, progress, cfg.tensorboard) if dist_context.is_main else None,
         decoders=decoders,
@@ -226,6 +226,11 @@ def _splits(
     open_cache: OpenCache | None,
 ) -> list[Split]:
     """The training clips, then the validation clips where there are any."""
+    if cfg.input == "video" and _reads_captions(cfg, model):
+        raise M2raapError(
+            f"adapt.interaction {cfg.interaction and cfg.interaction.name} reads the captions of stored key-frames, and "
+            "adapt.input=video reads other frames in every epoch: set adapt.input to keyframes"
+        )
     needs = model.interaction.needs if model.interaction is not None else frozenset()
     augment = Augmentation(cfg.augment, cfg.seed)
     tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
@@ -346,6 +351,13 @@ def _batch_reader(train: Split, sampler: BatchSampler) -> Callable[[Place], tupl
 def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
     with torch.no_grad():
         return torch.cat([model.encode_text(chunk.to(model.backbone.device)) for chunk in tokens_NL.split(256)])
+
+
+def _encode_events(cfg: AdaptConfig, model: VideoCLIP, order: OrderTexts | None) -> Tensor | None:
+    """Features of the events of all texts where they never change; None where they do, and where no text has any."""
+    if order is None or cfg.train_text or not len(order.tokens_ML):
+        return None
+    return _encode_texts(model, order.tokens_ML)
 
 
 @contextmanager

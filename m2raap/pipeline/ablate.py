@@ -21,7 +21,10 @@ from m2raap.pipeline.recipe import Recipe
 OFF: dict[str, dict[str, dict[str, Any]]] = {
     "keyframes": {"adapt": {"input": "video", "cache": "auto"}},
     "temporal": {"adapt": {"temporal": {"name": "mean"}, "loss": {"direction": 0.0, "event_order": 0.0}}},
-    "interaction": {"adapt": {"interaction": None, "loss": {"interaction": 0.0}}, "embed": {"rerank": None}},
+    "interaction": {
+        "adapt": {"interaction": None, "loss": {"plain": 1.0, "interaction": 0.0}},
+        "embed": {"rerank": None},
+    },
     "acg": {"adapt": {"acg": None, "loss": {"frame_caption": 0.0}}, "embed": {"captions": False}},
 }
 
@@ -46,6 +49,8 @@ def progressive(recipe: Recipe) -> Recipe:
     for sections in OFF.values():
         for section, values in sections.items():
             settings[section] = merge(settings[section], values)
+    ablations = recipe.embed.frame_ablations
+    settings["embed"]["frame_ablations"] = [name for name in ablations if name != "other_captions"]
     rows: dict[str, dict[str, Any]] = {"baseline": deepcopy(settings)}
     for name, change in _changes(recipe):
         for section, values in change.items():
@@ -74,6 +79,8 @@ def _changes(recipe: Recipe) -> Iterator[tuple[str, dict[str, Any]]]:
         if not is_on[name]:
             continue
         change = {section: _of_the_recipe(keys, tree[section]) for section, keys in sections.items()}
+        if name == "acg":  # rows without captions have none to exchange
+            change["embed"]["frame_ablations"] = list(recipe.embed.frame_ablations)
         if isinstance(cfg.interaction, CaptionGuidedMugConfig):  # the row acg adds the captions to what is Mug before
             if name == "interaction":
                 change["adapt"]["interaction"] = cfg.interaction.without_captions().model_dump(mode="json")

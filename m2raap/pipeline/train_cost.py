@@ -6,7 +6,7 @@ once per clip. Memory: 4 bytes per weight; 12 more per trained weight for its gr
 for the copy in 16-bit precision; and the activations that the backward pass needs. A transformer layer keeps 16 values per
 token and unit of width (two norms, the inputs of four matrices and of the GELU, q, k, v; Korthikanti et al. 2022, eq. 1,
 without dropout and without attention maps, which fused attention does not keep), for `adapt.micro_batch` clips at a time
-with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; an interaction: its block of 256 MB.
+with gradient caching, else for the whole batch. Logits: 4 copies of B^2 in fp32; an interaction: two of its blocks of 320 MiB.
 A term that reads clips in another order of frames is one more pass of the temporal module, and of the vision layers where that
 is inside of them; texts of events are counted as if every caption said an order.
 Not included: fragmentation in the allocator (10 to 20%).

@@ -109,7 +109,7 @@ def lifted(
 ) -> ScoreRows:
     """Scores under which the given pairs rank before all others, in the order of `score_P`; the others keep their order."""
     assert len(text_P) == len(video_P) == len(score_P)
-    assert not len(score_P) or np.abs(score_P).max() < _LIFT / 4, "scores of a second stage are near the cosines"
+    lift = max(_LIFT, 4 * float(np.abs(score_P).max(initial=0)))  # an interaction's scores may be of any size
     order = np.argsort(text_P, kind="stable")
     text_P, video_P, score_P = text_P[order], video_P[order], score_P[order]
 
@@ -118,7 +118,7 @@ def lifted(
         first, last = np.searchsorted(text_P, texts), np.searchsorted(text_P, texts, "right")
         sizes = last - first
         at = np.repeat(first - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
-        scores[np.repeat(np.arange(len(texts)), sizes), video_P[at]] = score_P[at] + _LIFT
+        scores[np.repeat(np.arange(len(texts)), sizes), video_P[at]] = score_P[at] + lift
         return scores
 
     return lifted_rows

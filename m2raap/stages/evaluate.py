@@ -133,7 +133,11 @@ def _reranking(
     name: str, variant: str, tables: dict[str, np.ndarray], embeddings: Embeddings
 ) -> tuple[str, str, Embeddings, Rescore]:
     """What `_rescorings` yields for a file that `rerank` wrote."""
-    label = f"late interaction ({tables['name']}) over "
+    # Files of older versions have no name: there was Mug alone.
+    label = f"late interaction ({tables.get('name', 'mug')}"
+    if (weight := float(tables.get("weight", 1))) < 1:
+        label += f", weight {weight:g} beside the cosine"
+    label += ") over "
     widths = [tables[key].shape[1] for key in tables if key.endswith("t2v-ids")]
     if widths:
         label += f"the first {max(widths)}"
@@ -156,7 +160,7 @@ def _rows(scores: LanguageScores, embeddings: Embeddings) -> tuple[np.ndarray, n
 
 
 def _of_all_pairs(scores: LanguageScores, tables: dict[str, np.ndarray], embeddings: Embeddings) -> Rescored:
-    """The interaction's scores alone. The table counts rows as ids.json does, `scores` counts sorted ids."""
+    """Scores of all pairs as `rerank` wrote them. The table counts rows as ids.json does, `scores` counts sorted ids."""
     texts, videos, of_lang = _rows(scores, embeddings)
     table = tables[f"{scores.lang}-scores"]
     known = texts[of_lang] >= 0

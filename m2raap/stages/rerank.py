@@ -95,7 +95,7 @@ def rerank(
     scorer = _Scorer(clip, interaction, _stacked(parts, clip.backbone.device), tokenize)
     langs_T = np.asarray(embeddings.text_langs)
     video_VE = embeddings.video_VE.astype(np.float64)
-    tables: dict[str, np.ndarray] = {"name": np.asarray(name)}
+    tables: dict[str, np.ndarray] = {"name": np.asarray(name), "weight": np.asarray(cfg.weight)}
     for lang in sorted(set(embeddings.text_langs)):
         rows_L = np.flatnonzero(langs_T == lang)
         scorer.read([embeddings.texts[row] for row in rows_L.tolist()])

@@ -90,6 +90,20 @@ def test_captions_without_order_cost_nothing_and_change_nothing(
     assert weights[0] == weights[1] and plain.steps == 4
 
 
+def test_no_event_is_encoded_where_no_caption_says_an_order(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = VideoCLIP.encode_text
+
+    def of_texts(model: VideoCLIP, tokens_BL: torch.Tensor) -> torch.Tensor:
+        assert len(tokens_BL), "towers of a fixed text length refuse an empty batch"
+        return encode(model, tokens_BL)
+
+    monkeypatch.setattr(VideoCLIP, "encode_text", of_texts)
+    adapt(config(tiny_dir, loss=ORDER, train_text=False), without_order(12), None, tmp_path)
+    assert all(terms["clauses"] == 0.0 for terms in terms_of(tmp_path))
+
+
 @pytest.mark.parametrize(
     "temporal", [StanConfig(layers=1, start="open"), AdapterConfig(layers=2)], ids=lambda cfg: cfg.name
 )

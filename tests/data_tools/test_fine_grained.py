@@ -29,6 +29,16 @@ def test_no_more_clips_than_sets_of_objects() -> None:
         plan({"train": 100, "test": 1}, 0.1, 0)
 
 
+def test_shares_that_are_none_are_refused() -> None:
+    for belong in (0.0, -0.2, 1.5):
+        with pytest.raises(UsageError, match="--belong"):
+            plan({"train": 4}, belong, 0)
+    plans = plan({"train": 4}, 0.5, 0)
+    for mismatched in (-0.1, 1.1, 0.25):  # a single clip has no other caption to take
+        with pytest.raises(UsageError, match="--mismatched"):
+            captions(plans, mismatched, 0)
+
+
 def test_mismatched_captions_are_those_of_other_clips() -> None:
     plans = plan({"train": 50}, 0.4, 0)
     right, wrong = captions(plans, 0.0, 0), captions(plans, 0.4, 0)

@@ -39,6 +39,15 @@ def test_the_last_row_is_the_recipe_and_each_row_changes_one_thing():
     ]  # fmt: skip
 
 
+def test_rows_before_the_interaction_learn_by_the_plain_loss_and_rows_without_captions_exchange_none():
+    alone = progressive(load_recipe("webvid_mugstan"))
+    losses = [arm_recipe(alone, arm).adapt.loss for arm in alone.arms]
+    assert [loss.plain.weight for loss in losses] == [1.0] * (len(losses) - 1) + [0.0]
+    rows = progressive(load_recipe("ablate", ["embed.frame_ablations=[shuffled, other_captions]"]))
+    ablations = [arm_recipe(rows, arm).embed.frame_ablations for arm in rows.arms]
+    assert ablations == [("shuffled",)] * (len(ablations) - 1) + [("shuffled", "other_captions")]
+
+
 def test_rows_of_what_a_recipe_does_not_have_are_left_out():
     mean = Recipe.model_validate(
         {"name": "x", "stages": ["keyframes", "adapt"], "adapt": {"temporal": {"name": "mean"}, "input": "video"}}

@@ -121,10 +121,11 @@ def test_qb_norm_against_a_plain_sum(monkeypatch: pytest.MonkeyPatch, block: int
             assert (again == row).all()
 
 
-def test_lifted_puts_candidates_first() -> None:
+@pytest.mark.parametrize("most", [1.0, 64.0, 1e4])
+def test_lifted_puts_candidates_first(most: float) -> None:
     rng = np.random.default_rng([7])
     chosen = np.array([rng.permutation(9)[:3] for _ in SIM])
-    new = np.round(rng.uniform(-1, 1, chosen.shape), 3)
+    new = np.round(rng.uniform(-most, most, chosen.shape), 3)
     text = np.repeat(np.arange(len(SIM)), 3)
     order = rng.permutation(len(text))
     again = lifted(rows_of(SIM), text[order], chosen.ravel()[order], new.ravel()[order])

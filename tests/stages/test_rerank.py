@@ -139,6 +139,18 @@ def stored(tables: dict[str, Any]) -> bytes:
     return sink.getvalue()
 
 
+def test_a_table_of_before_interactions_had_names_is_mugs_and_a_mixed_one_says_so(tmp_path: Path) -> None:
+    right = np.eye(40, dtype=np.float32)
+    for more, words in (
+        ({}, "mug"),
+        ({"name": np.asarray("fine"), "weight": np.asarray(0.5)}, "fine, weight 0.5 beside the cosine"),
+    ):
+        folder = tmp_path / words[:4]
+        write_embedded(folder / "e", extra={"rerank.npz": stored({**more, "en-scores": right, "zh-scores": right})})
+        evaluate_folder(folder / "e", "custom", 0, folder / "v")
+        assert results(folder / "v", "-rerank")["rescored"]["label"] == f"late interaction ({words}) over all pairs"
+
+
 def test_all_pairs_are_evaluated_in_both_directions(tmp_path: Path) -> None:
     """Also where a video has several texts, and under another order of the ids."""
     owners = [f"v{i // 2:03d}" for i in range(40)] * 2

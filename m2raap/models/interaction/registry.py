@@ -36,7 +36,10 @@ def build_interaction(cfg: AnyInteraction, embed_dim: int, key: str = "adapt.int
     config = getattr(cls, "Config", None)
     options = build(config, cfg.options, f"{key}.options") if config else cfg.options
     module = create(cfg.name, f"{key}.name", ("needs", "forward", "gates"), options, embed_dim)
-    if unknown := sorted(map(str, set(module.needs) - set(NEEDS))):  # type: ignore[arg-type]
+    needs: Any = module.needs
+    if not isinstance(needs, (set, frozenset, list, tuple)):
+        raise UsageError(f"{key}.name: {cfg.name}: needs is a set of {', '.join(NEEDS)}, and {needs!r} is none")
+    if unknown := sorted(map(str, set(needs) - set(NEEDS))):
         raise UsageError(f"{key}.name: {cfg.name} needs '{unknown[0]}', and there are {', '.join(NEEDS)}")
     return Outside(module, cfg.name, f"{key}.name")
 

@@ -28,14 +28,14 @@ def score_matrix(
     is computed again on the way back, so that the similarities of the whole batch never exist at once.
     """
     assert bool(clips.mask_BT.any(1).all()), "a clip without frames"
-    texts, clips = in_fp32(texts), in_fp32(clips)
     num_texts, num_clips = len(texts.pooled_AE), len(clips.pooled_BE)
     pairs_at_once = max(1, block_bytes // (_COPIES * _FP32_BYTES * numbers_per_pair(interaction, texts, clips)))
     rows, columns = max(1, pairs_at_once // num_clips), min(num_clips, pairs_at_once)
 
     def block(row: int, column: int) -> Tensor:
-        some_texts = select(texts, slice(row, row + rows))
-        return _scored(interaction, Pairs(some_texts, select(clips, slice(column, column + columns)), crossed=True))
+        some_texts = in_fp32(select(texts, slice(row, row + rows)))
+        some_clips = in_fp32(select(clips, slice(column, column + columns)))
+        return _scored(interaction, Pairs(some_texts, some_clips, crossed=True))
 
     again = torch.is_grad_enabled() and (rows < num_texts or columns < num_clips)
     blocks = [
@@ -58,9 +58,8 @@ def score_pairs(interaction: nn.Module, texts: TextUnits, clips: ClipUnits) -> T
 
 def numbers_per_pair(interaction: nn.Module, texts: TextUnits, clips: ClipUnits) -> int:
     """Number of similarities of a pair: the parts of a text times those of a clip that the interaction reads."""
-    needs = interaction.needs
-    parts = {"tokens": texts.tokens_ALE, "phrases": texts.phrases_AXE}
     needs: Any = interaction.needs
+    parts = {"tokens": texts.tokens_ALE, "phrases": texts.phrases_AXE}
     num_parts = max((part.shape[1] for name, part in parts.items() if name in needs and part is not None), default=1)
     patches = clips.patches_BTPE
     return num_parts * clips.mask_BT.shape[1] * (1 if patches is None else patches.shape[2])
