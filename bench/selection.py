@@ -37,7 +37,7 @@ from m2raap.adapt.keep import note_scores
 from m2raap.adapt.state import Split, TrainState
 from m2raap.adapt.texts import text_table
 from m2raap.adapt.validate import ValScores, validate
-from m2raap.core.config import parse_assignments, set_keys
+from m2raap.core.config import build, parse_assignments, set_keys
 from m2raap.core.engine import LocalEngine, available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_json
@@ -259,7 +259,8 @@ def main() -> None:
         bench = args.bench or next(iter(inputs.benches))
         cfg, train, val, test = sources(recipe, inputs, out, args.arm, bench)
         settings, _ = parse_assignments(args.assignments, "--set")
-        cfg = AdaptConfig.model_validate(set_keys({"adapt": cfg.model_dump(mode="json")}, settings, "--set")["adapt"])
+        tree = set_keys({"adapt": cfg.model_dump(mode="json")}, settings, "--set")
+        cfg = build(AdaptConfig, tree["adapt"], "--set: adapt")
         torch.set_num_threads(cfg.threads or torch_threads(1))
         seeds = list(range(cfg.seed, cfg.seed + args.seeds))
         trainings = {seed: training(cfg, train, val, test, seed, scratch / "caches") for seed in seeds}
@@ -274,4 +275,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except M2raapError as error:
+        sys.exit(f"bench/selection.py: {error}")
