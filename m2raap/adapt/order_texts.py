@@ -32,7 +32,7 @@ class OrderTexts:
 
     def encode(self, model: VideoCLIP, rows_BK: np.ndarray, features_ME: Tensor | None = None) -> Tensor:
         """Unit vectors (*rows_BK.shape, E) of these rows, 0 for row -1. `features_ME`: of all rows, where they never change."""
-        if features_ME is None or not len(features_ME):
+        if features_ME is None:
             return encode_rows(model, self.tokens_ML, rows_BK)
         vectors = features_ME[torch.from_numpy(np.maximum(rows_BK, 0)).to(features_ME.device)]
         return vectors * torch.from_numpy(rows_BK >= 0).to(vectors.device)[..., None]

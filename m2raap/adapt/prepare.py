@@ -64,6 +64,7 @@ def prepare(
     _warn_of_few_frames(cfg, source)
     sources = [part for part in (source, val_source) if part is not None and part.num_clips]
     model = _load_model(cfg, dist_context)
+    _refuse_captions_of_other_frames(cfg, model)
     started_s = time.perf_counter()
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -101,6 +102,15 @@ def _refuse_unusable(cfg: AdaptConfig, source: PairSource) -> None:
     if source.num_clips < 2:
         raise M2raapError(f"adapt needs at least 2 clips with frames and texts, and the data has {source.num_clips}")
     objective_of(cfg.objective)
+
+
+def _refuse_captions_of_other_frames(cfg: AdaptConfig, model: VideoCLIP) -> None:
+    """Of an interaction from outside only the module tells that it reads captions; the settings refuse all other cases."""
+    if cfg.input == "video" and _reads_captions(cfg, model):
+        raise M2raapError(
+            "adapt.interaction reads the captions of stored key-frames, and adapt.input=video reads other frames in every "
+            "epoch: set adapt.input to keyframes"
+        )
 
 
 def _load_model(cfg: AdaptConfig, dist_context: DistContext) -> VideoCLIP:
@@ -226,11 +236,6 @@ def _splits(
     open_cache: OpenCache | None,
 ) -> list[Split]:
     """The training clips, then the validation clips where there are any."""
-    if cfg.input == "video" and _reads_captions(cfg, model):
-        raise M2raapError(
-            f"adapt.interaction {cfg.interaction and cfg.interaction.name} reads the captions of stored key-frames, and "
-            "adapt.input=video reads other frames in every epoch: set adapt.input to keyframes"
-        )
     needs = model.interaction.needs if model.interaction is not None else frozenset()
     augment = Augmentation(cfg.augment, cfg.seed)
     tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from m2raap.retrieval.metrics import BLOCK_ELEMENTS, ScoreRows
 
 _DIGITS = 9
-# Added to the scores of candidates, which like cosines are near 1 at most: every candidate ranks above all other items.
+# Added to the scores of candidates, more where these are large: every candidate ranks above all other items, whose scores are
+# near 1 at most.
 _LIFT = 100.0
 
 
@@ -109,7 +110,7 @@ def lifted(
 ) -> ScoreRows:
     """Scores under which the given pairs rank before all others, in the order of `score_P`; the others keep their order."""
     assert len(text_P) == len(video_P) == len(score_P)
-    lift = max(_LIFT, 4 * float(np.abs(score_P).max(initial=0)))  # an interaction's scores may be of any size
+    lift = max(_LIFT, 4 * float(np.abs(score_P).max(initial=0)))
     order = np.argsort(text_P, kind="stable")
     text_P, video_P, score_P = text_P[order], video_P[order], score_P[order]
 

@@ -100,6 +100,14 @@ def test_the_rate_rises_then_falls_to_the_floor() -> None:
     assert lr_multiplier(1, 1, 0.5, 0.1) == pytest.approx(0.1)
 
 
+@given(st.integers(2, 2000), st.data())
+def test_a_warm_up_of_k_of_n_steps_lasts_k_steps(steps: int, data: st.DataObject) -> None:
+    rising = data.draw(st.integers(1, steps - 1))
+    rates = [lr_multiplier(step, steps, rising / steps, 0.1) for step in (rising, rising + 1)]
+    assert rates[0] == 1.0 > rates[1]
+    assert rising == 1 or lr_multiplier(rising - 1, steps, rising / steps, 0.1) < 1
+
+
 @given(st.integers(1, 400), st.floats(0, 1, exclude_max=True), st.floats(0, 1))
 def test_a_warm_up_always_ends_before_the_run(steps: int, warmup: float, floor: float) -> None:
     rates = [lr_multiplier(step, steps, warmup, floor) for step in range(1, steps + 1)]
