@@ -32,9 +32,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loop import adapt
+from m2raap.adapt.sources import ListSource
 from m2raap.core.engine import available_cores
 from m2raap.core.folder import read_timings
 from m2raap.models.pooling import masked_mean

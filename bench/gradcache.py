@@ -39,7 +39,7 @@ def source_of(pairs: int, frames: int):
     import numpy as np
     from PIL import Image
 
-    from m2raap.adapt.batches import ListSource
+    from m2raap.adapt.sources import ListSource
 
     rng = np.random.default_rng(0)
     jpegs = []

@@ -63,8 +63,8 @@ def epochs_of(folder: Path, steps_per_epoch: int) -> tuple[float, float, float]:
 def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
     """Seconds of reading one epoch from raw video and from stored frames without training, and the number of clips."""
     import numpy as np
-
     from m2raap.adapt.batches import BatchSampler, JpegFrames
+
     from m2raap.adapt.raw_video import Decoders, RawVideos
     from m2raap.core.videos import VideoDigests
     from m2raap.models.families import load_backbone

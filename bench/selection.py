@@ -27,9 +27,9 @@ from typing import Any
 from unittest import mock
 
 import torch
+from m2raap.adapt.batches import JpegFrames
 
 from m2raap.adapt import loop
-from m2raap.adapt.batches import JpegFrames
 from m2raap.adapt.captions import caption_table
 from m2raap.adapt.checkpoint import Progress
 from m2raap.adapt.config import AdaptConfig

@@ -7,27 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
-from m2raap.adapt.batches import PairSource
-from m2raap.adapt.texts import encode_rows, tokenised
+from m2raap.adapt.sources import CaptionedSource, PairSource
+from m2raap.adapt.texts import encode_rows
+from m2raap.adapt.tokens import Tokens, TokenStore, tokenised
 from m2raap.core.errors import M2raapError
+from m2raap.core.strings import Strings
 from m2raap.models.acg import Captions
 from m2raap.models.video_clip import VideoCLIP
-
-
-@runtime_checkable
-class CaptionedSource(PairSource, Protocol):
-    """A PairSource whose frames have captions."""
-
-    def captions(self, clip: int) -> list[str | None]:
-        """The caption of every stored key-frame of the clip, in order of time; None for a frame without a caption."""
-        ...
 
 
 @dataclass
@@ -37,11 +29,11 @@ class CaptionTable:
     `rows_CK` (clips, K) is the caption of each stored frame; -1 where it has none. `counts_C`: how many frames a clip has.
     """
 
-    texts: list[str]
-    tokens_NL: Tensor
+    texts: Strings
+    tokens: Tokens
     rows_CK: np.ndarray
     counts_C: np.ndarray
-    clip_ids: Sequence[str]
+    clip_ids: Strings | Sequence[str]
     num_frames: int
     augment: Augmentation
 
@@ -61,7 +53,7 @@ class CaptionTable:
         """Features (B, T, E) of the captions of these clips' frames, 0 for a frame without one, and which have one (B, T)."""
         rows_BT = self.rows(clips, epoch)
         captioned_BT = torch.from_numpy(rows_BT >= 0).to(model.backbone.device)
-        return encode_rows(model, self.tokens_NL, rows_BT), captioned_BT
+        return encode_rows(model, self.tokens, rows_BT), captioned_BT
 
 
 def caption_table(
@@ -70,32 +62,35 @@ def caption_table(
     num_frames: int,
     augment: Augmentation = NO_AUGMENTATION,
     text_length: int | None = None,
+    store: TokenStore | None = None,
+    name: str = "captions",
 ) -> CaptionTable:
     """The captions of the stored frames, of which training reads `num_frames` per clip, those that `augment` draws.
 
-    `text_length`: number of tokens to which captions are cut; None: the model's own. Raises M2raapError where no frame of
-    the source has a caption, which is when the recipe lacks the stage `caption`.
+    `text_length`: number of tokens to which captions are cut; None: the model's own. `store`: keeps the tokens under `name`;
+    None: in memory. Raises M2raapError where no frame of the source has a caption, which is when the recipe lacks the stage
+    `caption`.
     """
     if not isinstance(source, CaptionedSource):
         raise M2raapError(
             "adapt.acg, adapt.loss.frame_caption and adapt.interaction caption_guided_mug need captions of frames, which this "
             "source cannot have: leave them out"
         )
-    numbers: dict[str, int] = {}
-    counts_C = np.array([len(source.captions(clip)) for clip in range(source.num_clips)], np.int64)
-    rows_CK = np.full((source.num_clips, int(counts_C.max(initial=0))), -1, np.int64)
-    for clip in range(source.num_clips):
-        for frame, text in enumerate(source.captions(clip)):
-            if text is not None:
-                rows_CK[clip, frame] = numbers.setdefault(text, len(numbers))
-    if not numbers:
+    columns = source.caption_columns()
+    if not len(columns.texts):
         raise M2raapError(
             "adapt.acg, adapt.loss.frame_caption and adapt.interaction caption_guided_mug need auxiliary captions, and no frame "
             "has one: run the stage 'caption' before adapt"
         )
-    texts = list(numbers)
-    tokens_NL = tokenised(model.backbone, texts, text_length)
-    return CaptionTable(texts, tokens_NL, rows_CK, counts_C, source.clip_ids, num_frames, augment)
+    number_M, texts = columns.texts.distinct()
+    counts_C = source.num_frames_C
+    rows_CK = np.full((source.num_clips, int(counts_C.max(initial=0))), -1, np.int32)
+    rows_CK[columns.clip_M, columns.frame_M] = number_M
+    tokenizer = model.backbone.tokenizer
+    tokens = (
+        tokenised(tokenizer, texts, text_length) if store is None else store.tokens(name, tokenizer, texts, text_length)
+    )
+    return CaptionTable(texts, tokens, rows_CK, counts_C, source.clip_ids, num_frames, augment)
 
 
 def caption_keep(count: int, share: float, seed: int, step: int) -> Tensor:

@@ -1,8 +1,11 @@
-"""The checkpoint of a run: trained weights, state of the optimiser, step, weights to keep, length of the log."""
+"""The checkpoints of a run: trained weights, state of the optimiser, step, weights to keep, length of the log.
+
+They are written to the disk tensor by tensor, and read by mapping the file into memory, so that neither needs memory of the size
+of the model. The last two stay. A run may go on from one with another number of processes.
+"""
 
 from __future__ import annotations
 
-import io
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_atomic
+from m2raap.core.files import atomic_file
+
+KEPT = 2  # checkpoints that stay
 
 
 @dataclass
@@ -51,24 +56,41 @@ def put_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def save_checkpoint(
-    path: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress
+    folder: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    """Writes weights, optimiser and progress to `path`. `key` is the digest of settings, data and backbone."""
-    buffer = io.BytesIO()
-    tree = {"key": key, "trained": trained_weights(model), "optimiser": optimiser.state_dict(), **vars(progress)}
-    torch.save(tree, buffer)
-    write_atomic(path, buffer.getvalue())
+    """Writes weights, optimiser and progress into `folder`, and removes all checkpoints but the last two.
 
-
-def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:
-    """Puts weights and the state of the optimiser back, and returns the progress. None where there is no checkpoint.
-
-    Raises M2raapError where the file is damaged or belongs to other settings or data.
+    `key` is the digest of settings, data and backbone.
     """
-    if not path.is_file():
+    trained = {name: _alone(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
+    tree = {"key": key, "trained": trained, "optimiser": optimiser.state_dict(), **vars(progress)}
+    with atomic_file(folder / f"checkpoint-{progress.step:08d}.pt") as sink:
+        torch.save(tree, sink)
+    for path in checkpoints(folder)[:-KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor; a copy where it is part of a larger storage, all of which would be written."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the latest last."""
+    return sorted(path for path in folder.glob("checkpoint-*.pt") if path.stem.removeprefix("checkpoint-").isdecimal())
+
+
+def load_checkpoint(folder: Path, key: str, model: nn.Module, optimiser: torch.optim.Optimizer) -> Progress | None:
+    """Puts weights and the state of the optimiser of the latest checkpoint back, and returns the progress.
+
+    None where there is no checkpoint. Raises M2raapError where the file is damaged or belongs to other settings or data.
+    """
+    paths = checkpoints(folder)
+    if not paths:
         return None
+    path = paths[-1]
     try:
-        tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        tree: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(tree, dict) or not isinstance(tree.get("key"), str):
             raise ValueError("it holds no checkpoint of m2raap")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
@@ -87,4 +109,6 @@ def load_checkpoint(path: Path, key: str, model: nn.Module, optimiser: torch.opt
 
 def _damaged(path: Path, error: Exception) -> M2raapError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return M2raapError(f"{path}: cannot be read ({reason}); remove it to start again from step 0")
+    return M2raapError(
+        f"{path}: cannot be read ({reason}); remove it to go on from the checkpoint before it, or from step 0 where there is none"
+    )

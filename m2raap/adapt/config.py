@@ -75,11 +75,20 @@ class AdaptConfig(Config):
     decoders: int = Field(
         default=0,
         ge=0,
-        description="Number of decoder processes where input is video; 0: one per core.",
+        description="Number of decoder processes of a process that trains; 0: the cores over the GPUs for stored frames and a "
+        "GPU, none for the CPU, and one per core for input video.",
         json_schema_extra=HOW,
+    )
+    decode: Literal["exact", "fast"] = Field(
+        default="exact",
+        description="How training decodes stored frames: exact as open_clip does (Pillow), fast by OpenCV at 3 times the rate or "
+        "more, with pixels that differ a little. Validation, prefix caches and embed are exact in any case.",
     )
     train_clips: int | None = Field(
         default=None, ge=2, description="Number of clips to train on, drawn by the seed; null: all."
+    )
+    val_clips: int | None = Field(
+        default=5000, ge=1, description="Most val clips that a validation reads, drawn by the seed; null: all."
     )
     num_frames: int = Field(
         default=8,
@@ -249,9 +258,27 @@ class AdaptConfig(Config):
         description="Number of torch's threads; 0: OMP_NUM_THREADS, or one per core.",
         json_schema_extra=HOW,
     )
+    compile: bool = Field(
+        default=False,
+        description="Whether torch.compile compiles the layers of the vision tower: it takes a minute at the start.",
+        json_schema_extra=HOW,
+    )
+    recompute: bool = Field(
+        default=False,
+        description="Whether the backward pass computes the vision layers again instead of keeping their activations (activation "
+        "checkpointing): less memory, for about a third more time.",
+        json_schema_extra=HOW,
+    )
     tensorboard: bool = Field(
         default=False,
         description="Whether TensorBoard's event files are written too (needs the package tensorboard).",
+        json_schema_extra=HOW,
+    )
+    wandb: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Project of Weights & Biases to which the numbers of the training are sent (needs the package wandb); null: "
+        "nothing is sent.",
         json_schema_extra=HOW,
     )
     seed: int = Field(default=0, description="Seed of everything that training draws.")

@@ -23,6 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from m2raap.adapt.objective import Features
 from m2raap.core.errors import M2raapError
+from m2raap.models.shared_rows import Rows
 
 T = TypeVar("T")
 # How long a process waits for the data stages of the main process. That another process died is noticed at once.
@@ -54,20 +55,50 @@ class DistContext:
                 f"a batch of {batch} clips cannot be shared by {self.world_size} processes: start fewer processes, or raise "
                 "adapt.batch_size"
             )
-        return batch * self.rank // self.world_size, batch * (self.rank + 1) // self.world_size
+        return self.slice_of(batch)
 
-    def all_gather(self, features: Features, share: tuple[int, int], batch: int) -> Features:
+    def all_gather(self, features: Features, batch: int) -> Features:
         """The features of the whole batch of `batch` clips, joined from the shares of all processes."""
         if self.world_size == 1:
             return features
-        whole = {}
-        for name, part in features.present().items():
-            numbers = part.byte() if part.dtype == torch.bool else part
-            full = numbers.new_zeros(batch, *part.shape[1:])
-            full[slice(*share)] = numbers
-            self._sum(full)
-            whole[name] = full.to(part.dtype)
-        return features.replace(whole)
+        return features.replace({name: self.gather_rows(part, batch) for name, part in features.present().items()})
+
+    def gather_rows(self, rows: Tensor, count: int) -> Tensor:
+        """All `count` rows, of which each process has those of its `slice_of`. No gradient passes."""
+        if self.world_size == 1:
+            return rows
+        sizes = [stop - start for start, stop in (self.slice_of(count, rank) for rank in range(self.world_size))]
+        most = max(sizes)
+        numbers = (rows.detach().byte() if rows.dtype == torch.bool else rows.detach()).contiguous()
+        if len(rows) < most:  # the calls of the library take shares of one size
+            numbers = torch.cat([numbers, numbers.new_zeros(most - len(rows), *rows.shape[1:])])
+        gathered = numbers.new_empty(self.world_size * most, *rows.shape[1:])
+        self._guarded(lambda: dist.all_gather_into_tensor(gathered, numbers))
+        if min(sizes) < most:
+            blocks = gathered.split(most)
+            gathered = torch.cat([block[:size] for block, size in zip(blocks, sizes, strict=True)])
+        return gathered.to(rows.dtype)
+
+    def slice_of(self, count: int, rank: int | None = None) -> tuple[int, int]:
+        """Start and stop of the rows, of `count`, that are of a process (None: this one); it may be none."""
+        rank = self.rank if rank is None else rank
+        return count * rank // self.world_size, count * (rank + 1) // self.world_size
+
+    def shared_rows(self, count: int, rows: Rows) -> Tensor:
+        """All rows, of which each process computes those of its `slice_of`.
+
+        What reads them is computed by all processes alike. The gradient that a process has of what the rows are computed from is
+        that of its own rows times the number of processes: `mean_tensors` and `mean_gradients` make it that of all rows.
+        """
+        if self.world_size == 1:
+            return rows(slice(0, count))
+        return _SharedRows.apply(rows(slice(*self.slice_of(count))), self, count)  # type: ignore[no-any-return]
+
+    def mean_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces each tensor by its mean over the processes."""
+        for tensor in tensors if self.world_size > 1 else ():
+            self._sum(tensor)
+            tensor /= self.world_size
 
     def sum_gradients(self, weights: list[nn.Parameter]) -> None:
         """Sums `.grad` over the processes. It stays None for a weight that has no gradient in any process."""
@@ -97,6 +128,12 @@ class DistContext:
             tensor = tensor.contiguous()
             self._guarded(lambda: dist.broadcast(tensor, 0))
         return tensor
+
+    def broadcast_weights(self, weights: Iterable[nn.Parameter]) -> None:
+        """Gives all processes the weights of the main process."""
+        with torch.no_grad():
+            for p in weights:
+                self.broadcast(p.data)
 
     def assert_same(self, what: str, digest: str) -> None:
         """Raises M2raapError where `digest` differs from that of the main process; `what` names what differs."""
@@ -158,6 +195,19 @@ class DistContext:
                 f"process {self.rank} of {self.world_size} stopped because another process died "
                 f"({str(error).splitlines()[0][:120]}). The message of that process gives the cause; the same command resumes"
             ) from None
+
+
+class _SharedRows(torch.autograd.Function):
+    """Rows of all processes, from those of this one; the gradient of its own rows, times the number of processes, goes back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, dist_context: DistContext, count: int) -> Tensor:
+        ctx.own, ctx.world_size = dist_context.slice_of(count), dist_context.world_size
+        return dist_context.gather_rows(rows, count)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return gradient[slice(*ctx.own)] * ctx.world_size, None, None
 
 
 def _buckets(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -19,7 +19,7 @@ from m2raap.adapt.objective import Features, StepLoss
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
 
-Encode = Callable[[int, int, tuple[int, int] | None], Features]  # start, stop, and the chunk that is encoded next
+Encode = Callable[[int, int], Features]  # from the start and stop of a run of clips
 Chunk = tuple[int, int]
 
 
@@ -70,7 +70,7 @@ class GradCache:
             self._clear_gradients(self.of_loss)
             self._halve(share)
         kept = chunk_features[0] if len(chunk_features) == 1 else None
-        batch_features = self.dist_context.all_gather(_without_graph(Features.joined(chunk_features)), share, batch)
+        batch_features = self.dist_context.all_gather(_without_graph(Features.joined(chunk_features)), batch)
         del chunk_features
         leaves = batch_features.replace(
             {name: tensor.requires_grad_() for name, tensor in batch_features.vectors().items()}
@@ -84,6 +84,7 @@ class GradCache:
                 "set adapt.loss.frame_caption to 0, or adapt.interaction to null and adapt.loss.interaction to 0"
             ) from None
         gradients = {name: leaf.grad for name, leaf in leaves.vectors().items() if leaf.grad is not None}
+        self.dist_context.mean_tensors(gradients.values())
         del leaves, batch_features
         self._second_pass(share, encode, kept, gradients)
         self.dist_context.sum_gradients(self.learning)
@@ -93,10 +94,9 @@ class GradCache:
     def _first_pass(self, share: Chunk, encode: Encode) -> list[Features]:
         while True:
             chunks = cut(share, self.micro)
-            after = [*chunks[1:], chunks[0] if len(chunks) > 1 else None]
             try:
                 with torch.set_grad_enabled(len(chunks) == 1):
-                    return [encode(*chunk, then) for chunk, then in zip(chunks, after, strict=True)]
+                    return [encode(*chunk) for chunk in chunks]
             except torch.cuda.OutOfMemoryError:
                 pass  # the exception has to be released, and the tensors that it holds with it, before the chunks get smaller
             self._halve(share)
@@ -104,10 +104,9 @@ class GradCache:
     def _second_pass(self, share: Chunk, encode: Encode, kept: Features | None, gradients: dict[str, Tensor]) -> None:
         while True:
             chunks = cut(share, self.micro)
-            after = [*chunks[1:], None]
             try:
-                for chunk, then in zip(chunks, after, strict=True):
-                    _backward(kept if kept is not None else encode(*chunk, then), chunk, gradients)
+                for chunk in chunks:
+                    _backward(kept if kept is not None else encode(*chunk), chunk, gradients)
                 return
             except torch.cuda.OutOfMemoryError:
                 kept = None

@@ -19,18 +19,18 @@ from typing import Any
 
 import torch
 
-from m2raap.adapt.batches import PairSource
 from m2raap.adapt.checkpoint import put_weights, save_checkpoint, trained_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.keep import add_to_mean, is_averaged, note_scores
+from m2raap.adapt.logs import DoneStep, LateNumbers
 from m2raap.adapt.lora import merge_lora, refuse_unreached
-from m2raap.adapt.objective import StepLoss
 from m2raap.adapt.optim import lr_multiplier, set_rates
 from m2raap.adapt.prepare import Report, open_decoders, prepare
+from m2raap.adapt.sources import PairSource
 from m2raap.adapt.state import TrainState
-from m2raap.adapt.step import draw_step, gradients
-from m2raap.adapt.validate import validate
+from m2raap.adapt.step import PRECISION, gradients
+from m2raap.adapt.validate import ValScores, validate
 from m2raap.core.config import result_settings
 from m2raap.core.errors import M2raapError
 from m2raap.core.interrupt import StopRequest, note_kept
@@ -84,17 +84,19 @@ def adapt(
             if state.logs is not None:
                 seconds = time.perf_counter() - state.started_s
                 state.logs.write_timing({"prepared": state.progress.step, "seconds": seconds})
-            loss = math.nan
-            with StopRequest() as stop:
+            training = _Training(state, report)
+            with StopRequest() as stop, _lost_gpu(state):
                 while state.progress.step < state.steps:
                     step = state.progress.step + 1
                     if stop_after is not None and step > stop_after:
-                        return _result(state, loss, finished=False)
-                    loss = _train_step(state, step, report)
+                        training.log()
+                        return _result(state, training.loss, finished=False)
+                    training.step(step)
                     if step < state.steps and state.dist_context.any(stop.requested):
+                        training.log()
                         _stop(state)
                 kept_step = _put_kept(state)
-                result = _result(state, loss, finished=True, kept_step=kept_step)
+                result = _result(state, training.loss, finished=True, kept_step=kept_step)
                 if state.dist_context.is_main:
                     _write_model(state, result)
             if stop.requested:
@@ -114,45 +116,72 @@ def _stop(state: TrainState) -> None:
     raise KeyboardInterrupt
 
 
-def _train_step(state: TrainState, step: int, report: Report) -> float:
-    """Trains step `step` (from 1), writes the logs, and validates and saves a checkpoint where they are due. Returns the loss."""
-    started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
-    multiplier = lr_multiplier(step, state.steps, state.cfg.warmup, state.cfg.lr_floor)
-    set_rates(state.optim.optimiser, multiplier)
-    step_loss, grad_norm = _learn(state, step)
-    state.progress.step, loss = step, float(step_loss.total)
-    terms = step_loss.floats()
-    line = {"step": step, "loss": loss, "terms": terms, "lr_multiplier": multiplier, "grad_norm": grad_norm}
-    if state.logs is not None:
-        state.logs.write(line | {"gates": state.model.gates()})
-    if step % state.cfg.val_every_steps == 0 or step == state.steps:
-        _validate_and_keep(state)
-    spent_s = time.perf_counter() - started
-    if state.logs is not None:
-        wait_s = state.prefetcher.data_wait_s
-        state.logs.write_timing({"step": step, "seconds": spent_s, "data_wait_s": wait_s})
-    if step % state.cfg.checkpoint_every_steps == 0 and step < state.steps:
-        _checkpoint(state)
-    pairs = state.sampler.size * state.cfg.texts_per_clip / spent_s
-    report(f"loss {loss:.3f}, {pairs:.3g} pairs/s", step, state.steps)
-    return loss
+class _Training:
+    """The steps of a run. The numbers of a step are logged when the next one has been given to the device, or before a
+    validation or a checkpoint, so that a GPU never waits for its log."""
+
+    def __init__(self, state: TrainState, report: Report) -> None:
+        self.state, self.report = state, report
+        self.loss = math.nan
+        self._unlogged: DoneStep | None = None
+        self._device = state.model.backbone.device
+
+    def step(self, step: int) -> None:
+        """Trains step `step` (from 1), and validates and saves a checkpoint where they are due."""
+        state, cfg = self.state, self.state.cfg
+        started, state.prefetcher.data_wait_s = time.perf_counter(), 0.0
+        multiplier = lr_multiplier(step, state.steps, cfg.warmup, cfg.lr_floor)
+        rates = set_rates(state.optim.optimiser, multiplier)
+        numbers, skips = _learn(state, step)
+        self.log()
+        self._unlogged = DoneStep(step, rates, multiplier, numbers, skips)
+        state.progress.step = step
+        if self._device.type != "cuda" or step == state.steps:
+            self.log()
+        if step % cfg.val_every_steps == 0 or step == state.steps:
+            self.log()
+            _validate_and_keep(state)
+        spent_s = time.perf_counter() - started
+        if state.logs is not None:
+            state.logs.write_timing(self._timing(step, spent_s))
+        if step % cfg.checkpoint_every_steps == 0 and step < state.steps:
+            self.log()
+            _checkpoint(state)
+        pairs = state.sampler.size * cfg.texts_per_clip / spent_s
+        self.report(f"loss {self.loss:.3f}, {pairs:.3g} pairs/s", step, state.steps)
+
+    def log(self) -> None:
+        """Writes the line of the last step, where it is not written. Raises M2raapError where its loss is not finite."""
+        done, self._unlogged = self._unlogged, None
+        if done is not None:
+            line = done.line()
+            self.loss = line["loss"]
+            if self.state.logs is not None:
+                self.state.logs.write(line)
+
+    def _timing(self, step: int, spent_s: float) -> dict[str, float]:
+        wait_s = self.state.prefetcher.data_wait_s
+        line = {
+            "step": step,
+            "seconds": spent_s,
+            "data_wait_s": wait_s,
+            "clips_per_s": self.state.sampler.size / spent_s,
+        }
+        if self._device.type == "cuda":
+            line["gpu_memory_gb"] = torch.cuda.max_memory_allocated(self._device) / 1e9
+        return line
 
 
-def _learn(state: TrainState, number: int) -> tuple[StepLoss, float | None]:
-    """Step `number` of the optimiser. Returns the loss, and the gradient norm before clipping (None: fp16 skipped the step)."""
+def _learn(state: TrainState, number: int) -> tuple[LateNumbers, bool]:
+    """Step `number` of the optimiser. Returns what is logged of it, and whether fp16 may have left it out."""
     optim = state.optim
-    loss = gradients(state, draw_step(state, number))
+    loss = gradients(state, state.prefetcher.get(number))
     if state.cfg.lora is not None and number == 1:
         refuse_unreached(state.model)
     if optim.scaler is not None:
         optim.scaler.unscale_(optim.optimiser)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(optim.parameters(), state.cfg.clip_norm))
-    # In fp16 a gradient overflows where the loss was scaled too much: the scaler leaves the step out and halves its scale.
-    if not math.isfinite(grad_norm) and (optim.scaler is None or optim.scaler.get_scale() < 1):
-        raise M2raapError(
-            f"the gradient at step {number} is not finite: lower adapt.lr, adapt.lr_new or adapt.lr_gate, or set adapt.precision "
-            "to fp32"
-        )
+    grad_norm = torch.nn.utils.clip_grad_norm_(optim.parameters(), state.cfg.clip_norm)
+    skips = optim.scaler is not None and optim.scaler.get_scale() >= 1
     if optim.scaler is None:
         optim.optimiser.step()
     else:
@@ -161,25 +190,34 @@ def _learn(state: TrainState, number: int) -> tuple[StepLoss, float | None]:
     if state.cfg.learn_temperature:
         with torch.no_grad():
             state.model.backbone.logit_scale.clamp_(max=optim.max_logit_scale)
-    return loss, grad_norm if math.isfinite(grad_norm) else None
+    terms = {f"terms/{name}": term for name, term in loss.terms.items()}
+    gates = {f"gates/{name}": value for name, value in state.model.gate_tensors().items()}
+    return LateNumbers({"loss": loss.total, "grad_norm": grad_norm, **terms, **gates}), skips
 
 
 def _validate_and_keep(state: TrainState) -> None:
-    """Logs the scores of the validation clips, and puts aside the weights that adapt.keep asks for.
-
-    Only the main process does so; the others wait for it in the next step.
-    """
+    """Logs the scores of the validation clips, which all processes compute together, and puts aside the weights that
+    adapt.keep asks for."""
+    progress, cfg = state.progress, state.cfg
+    scores = _validate(state) if state.val is not None else None
     if state.logs is None:
         return
-    progress, cfg = state.progress, state.cfg
-    if state.val is not None:
-        scores = validate(state.model, state.val, cfg.keeps_by_interaction)
+    if scores is not None:
         is_best = note_scores(progress, scores, cfg.keep_by)
         state.logs.write({"step": progress.step, "val": scores.numbers, "best_step": progress.best_step})
         if is_best and cfg.keep == "best":
             progress.kept = trained_weights(state.model)
     if is_averaged(cfg, progress.step, state.steps):
         add_to_mean(progress, state.model)
+
+
+def _validate(state: TrainState) -> ValScores:
+    assert state.val is not None
+    cfg = state.cfg
+    with torch.autocast(
+        state.model.backbone.device.type, dtype=PRECISION[cfg.precision], enabled=cfg.precision != "fp32"
+    ):
+        return validate(state.model, state.val, cfg.keeps_by_interaction, state.dist_context)
 
 
 def _checkpoint(state: TrainState) -> None:
@@ -190,7 +228,7 @@ def _checkpoint(state: TrainState) -> None:
     progress.bias = None if optim.bias is None else float(optim.bias.detach())
     progress.order_heads = {} if optim.order_heads is None else trained_weights(optim.order_heads)
     progress.loss_scale = optim.scaler.state_dict() if optim.scaler else {}
-    save_checkpoint(state.checkpoint_path, state.key, state.model, optim.optimiser, progress)
+    save_checkpoint(state.scratch, state.key, state.model, optim.optimiser, progress)
 
 
 def _result(state: TrainState, loss: float, finished: bool, kept_step: int = -1) -> AdaptResult:
@@ -212,17 +250,19 @@ def _result(state: TrainState, loss: float, finished: bool, kept_step: int = -1)
 def _put_kept(state: TrainState) -> int:
     """Puts the weights that adapt.keep names into the model and ends the log. Returns their step, of a mean its last."""
     progress, kept_step = state.progress, state.progress.step
+    if state.logs is not None and progress.kept:
+        put_weights(state.model, progress.kept)
+    scores = None
+    if state.cfg.keep == "average" and state.val is not None:
+        state.dist_context.broadcast_weights(state.optim.parameters())
+        scores = _validate(state)
     if state.logs is None:
         return kept_step
-    if progress.kept:
-        put_weights(state.model, progress.kept)
     line: dict[str, Any] = {}
     if progress.num_averaged:
         line["averaged"] = progress.num_averaged
-        if state.val is not None:
-            progress.val["kept"] = line["val"] = validate(
-                state.model, state.val, state.cfg.keeps_by_interaction
-            ).numbers
+        if scores is not None:
+            progress.val["kept"] = line["val"] = scores.numbers
     elif state.val is not None:
         which = state.cfg.keep
         progress.val["kept"] = progress.val[which]
@@ -244,6 +284,22 @@ def _write_model(state: TrainState, result: AdaptResult) -> None:
     shutil.rmtree(result.model_dir, ignore_errors=True)
     os.replace(temp, result.model_dir)
     shutil.rmtree(state.out / "scratch")
+
+
+@contextlib.contextmanager
+def _lost_gpu(state: TrainState) -> Iterator[None]:
+    """Raises M2raapError for a GPU that fails while this process trains."""
+    try:
+        yield
+    except RuntimeError as error:  # also AcceleratorError
+        device = state.model.backbone.device
+        if device.type != "cuda" or isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA" not in str(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise M2raapError(
+            f"the GPU {device} of process {state.dist_context.rank} failed after step {state.progress.step} ({reason}); the same "
+            "command resumes from the last checkpoint, on other GPUs or another number of them, too"
+        ) from None
 
 
 @contextlib.contextmanager

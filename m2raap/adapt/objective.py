@@ -20,7 +20,7 @@ from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_terms import clause_rows, event_order_rows
 from m2raap.models.acg import frame_caption_loss
 from m2raap.models.interaction.score import score_matrix
-from m2raap.models.interaction.units import ClipUnits, TextUnits
+from m2raap.models.interaction.units import ClipUnits, TextUnits, select
 from m2raap.models.losses import (
     BIASED,
     cosine_logits,
@@ -30,6 +30,7 @@ from m2raap.models.losses import (
     owned_mask,
     start_bias,
 )
+from m2raap.models.shared_rows import SharedRows, every_row
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,13 @@ def loss_rows(
     bias: nn.Parameter | None = None,
     order_heads: OrderHeads | None = None,
     interaction: nn.Module | None = None,
+    shared_rows: SharedRows = every_row,
 ) -> dict[str, Tensor]:
     """Every term of `weights`, by name, as the losses (B, K) of the clips and their K texts; (B, 1) where no text enters.
 
     `weights`: of the terms that count in this step (LossConfig.weights_at). `scale`: 1 / temperature. `bias` is added to the
     cosine logits alone: the scores of an interaction, which have another range, and the frame-caption loss keep the softmax.
+    What is dear, the scores of an interaction and the frame-caption loss, is shared among processes by `shared_rows`.
     """
     objective = objective_of(cfg.objective)
     rows: dict[str, list[Tensor]] = {name: [] for name in weights}
@@ -163,7 +166,7 @@ def loss_rows(
             rows["direction"].append(direction_contrast(features.video_BE, features.reversed_BE, text_BE, scale))
         if "interaction" in weights:
             assert interaction is not None
-            scores_BB = score_matrix(interaction, _text_units(features, turn), _clip_units(features))
+            scores_BB = _shared_scores(interaction, _text_units(features, turn), _clip_units(features), shared_rows)
             of_scores = info_nce if bias is not None else objective
             rows["interaction"].append(of_scores(scale * scores_BB.T, twins_BB))
         if "clauses" in weights:
@@ -180,9 +183,16 @@ def loss_rows(
         assert features.caption_BTE is not None and features.captioned_BT is not None
         assert features.vectors_BTE is not None
         captions = (features.caption_BTE, features.captioned_BT)
-        pairs = frame_caption_loss(features.vectors_BTE, captions, features.mask_BT, scale, batch_texts.captions)
+        pairs = frame_caption_loss(
+            features.vectors_BTE, captions, features.mask_BT, scale, batch_texts.captions, shared_rows
+        )
         rows["frame_caption"].append(pairs)
     return {name: torch.stack(turns, 1) for name, turns in rows.items()}
+
+
+def _shared_scores(interaction: nn.Module, texts: TextUnits, clips: ClipUnits, shared_rows: SharedRows) -> Tensor:
+    """Scores (A, B) of all texts with all clips, the texts shared among processes."""
+    return shared_rows(len(texts.pooled_AE), lambda rows: score_matrix(interaction, select(texts, rows), clips))
 
 
 def _text_units(features: Features, turn: int) -> TextUnits:

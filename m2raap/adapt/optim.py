@@ -143,6 +143,10 @@ def lr_multiplier(step: int, steps: int, warmup: float, floor: float) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
 
-def set_rates(optimiser: torch.optim.Optimizer, multiplier: float) -> None:
+def set_rates(optimiser: torch.optim.Optimizer, multiplier: float) -> dict[str, float]:
+    """Sets the rates of a step. Returns the largest of each kind of weights, by name, for the log."""
+    rates: dict[str, float] = {}
     for group in optimiser.param_groups:
         group["lr"] = group["base_lr"] * multiplier
+        rates[group["name"]] = max(rates.get(group["name"], 0.0), group["lr"])
+    return rates

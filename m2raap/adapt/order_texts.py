@@ -5,7 +5,7 @@ N texts, M distinct texts of events, B clips, K texts per clip, L text tokens, E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.clauses import clauses, swapped
-from m2raap.adapt.texts import Tokenizes, encode_rows, tokenised
+from m2raap.adapt.texts import encode_rows
+from m2raap.adapt.tokens import Tokenizes, Tokens, tokenised
+from m2raap.core.strings import Strings
 from m2raap.models.video_clip import VideoCLIP
 
 FIRST, SECOND, SWAPPED = 0, 1, 2
@@ -27,13 +29,13 @@ class OrderTexts:
     """
 
     texts: list[str]
-    tokens_ML: Tensor
+    tokens: Tokens
     rows_N3: np.ndarray
 
     def encode(self, model: VideoCLIP, rows_BK: np.ndarray, features_ME: Tensor | None = None) -> Tensor:
         """Unit vectors (*rows_BK.shape, E) of these rows, 0 for row -1. `features_ME`: of all rows, where they never change."""
         if features_ME is None:
-            return encode_rows(model, self.tokens_ML, rows_BK)
+            return encode_rows(model, self.tokens, rows_BK)
         vectors = features_ME[torch.from_numpy(np.maximum(rows_BK, 0)).to(features_ME.device)]
         return vectors * torch.from_numpy(rows_BK >= 0).to(vectors.device)[..., None]
 
@@ -43,19 +45,21 @@ class OrderTexts:
         return int((self.rows_N3[:, FIRST] >= 0).sum())
 
 
-def order_texts(texts: Sequence[str], tokenizer: Tokenizes, text_length: int | None = None) -> OrderTexts:
+def order_texts(texts: Iterable[str], tokenizer: Tokenizes, text_length: int | None = None) -> OrderTexts:
     """The events of these texts, cut to `text_length` tokens (None: the model's own).
 
     A text whose two events are in the same words has none: no order can be told by them.
     """
     numbers: dict[str, int] = {}
-    rows_N3 = np.full((len(texts), 3), -1, np.int64)
-    for row, text in enumerate(texts):
+    rows: list[list[int]] = []
+    for text in texts:
         events = clauses(text)
         if events is None or events[0].lower() == events[1].lower():
+            rows.append([-1, -1, -1])
             continue
         parts = [*events, *([other] if (other := swapped(text)) is not None else [])]
-        rows_N3[row, : len(parts)] = [numbers.setdefault(part, len(numbers)) for part in parts]
+        places = [numbers.setdefault(part, len(numbers)) for part in parts]
+        rows.append(places + [-1] * (3 - len(places)))
     distinct = list(numbers)
-    tokens_ML = tokenised(tokenizer, distinct, text_length) if distinct else torch.zeros(0, 1, dtype=torch.int64)
-    return OrderTexts(distinct, tokens_ML, rows_N3)
+    rows_N3 = np.array(rows, np.int64).reshape(-1, 3)
+    return OrderTexts(distinct, tokenised(tokenizer, Strings.of(distinct), text_length), rows_N3)

@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from m2raap.adapt.batches import JpegFrames, PairSource
+from m2raap.adapt.pixels import Decoding, JpegFrames, images_of
+from m2raap.adapt.prefetch import Prefetcher
+from m2raap.adapt.sources import PairSource
 from m2raap.core import talk
 from m2raap.core.config import digest
 from m2raap.core.errors import M2raapError
@@ -71,13 +73,15 @@ class PrefixCache:
     tokens_BVTSD: np.ndarray
     mask_BT: np.ndarray
     time_dim: ClassVar[int] = 2
+    reads_ahead: ClassVar[int] = 1
 
     def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """fp32 tokens (B, V, T, S, D) and mask (B, T); the same in every epoch."""
-        return torch.from_numpy(self.tokens_BVTSD[clips]).float(), torch.from_numpy(self.mask_BT[clips])
+        """fp16 tokens (B, V, T, S, D) and mask (B, T); the same in every epoch."""
+        return torch.from_numpy(self.tokens_BVTSD[clips]), torch.from_numpy(self.mask_BT[clips])
 
     def levels(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> list[Tensor]:
         """What the model reads of the last vision layers (`VideoCLIP.levels_of_prefix`)."""
+        tokens_BVTSD = tokens_BVTSD.float()
         if self.layout.kind == "prefix":
             return model.levels_of_prefix(tokens_BVTSD[:, 0], mask_BT, self.layout.depth)
         return list(tokens_BVTSD.unbind(1))
@@ -91,6 +95,7 @@ def open_prefix_cache(
     layout: PrefixLayout,
     progress: Callable[[str, int, int], None],
     limit_bytes: float = math.inf,
+    decoding: Decoding | None = None,
 ) -> PrefixCache:
     """The complete cache, in a folder of `root` named by the digest of its content; creates or continues it where needed.
 
@@ -109,7 +114,8 @@ def open_prefix_cache(
             need_bytes = layout.num_bytes(model, source.num_clips)
             progress(f"cache of the {layout.kind}: {need_bytes / 1e6:.0f} MB in {folder}", 0, source.num_clips)
             _make_room(root, key, limit_bytes - need_bytes)
-            _make(folder, shape, need_bytes, source, model, layout, progress)
+            frames_of = JpegFrames(source, model.backbone.preprocess, layout.num_frames, decoding or Decoding())
+            _make(folder, shape, need_bytes, frames_of, model, layout, progress)
         os.utime(folder / "state.json")
         tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
         return PrefixCache(layout, tokens, np.load(folder / "mask.npy", allow_pickle=False))
@@ -166,40 +172,49 @@ def _make(
     folder: Path,
     shape: tuple[int, ...],
     need_bytes: int,
-    source: PairSource,
+    jpeg_frames: JpegFrames,
     model: VideoCLIP,
     layout: PrefixLayout,
     progress: Callable[[str, int, int], None],
 ) -> None:
     folder.mkdir(exist_ok=True)
+    num_clips = jpeg_frames.source.num_clips
     part, state_path, mask_path = folder / "tokens.part", folder / "state.json", folder / "mask.npy"
     if not part.is_file() and need_bytes > (free := shutil.disk_usage(folder).free):
         raise M2raapError(
             f"the prefix cache needs {need_bytes / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free: free space there, or "
             "set adapt.cache=off"
         )
-    done, tokens, mask = _resumed(folder, shape, (source.num_clips, layout.num_frames))
-    jpeg_frames = JpegFrames(source, model.backbone.preprocess, layout.num_frames)
-    for number, start in enumerate(range(done, source.num_clips, CHUNK_CLIPS), 1):
-        stop = min(start + CHUNK_CLIPS, source.num_clips)
-        images, mask_BT = jpeg_frames.batch(np.arange(start, stop))
-        with torch.inference_mode():
-            chunk_BVTSD = layout.tokens_of(model, images.to(model.backbone.device)).half()
-        if not bool(torch.isfinite(chunk_BVTSD).all()):
-            raise M2raapError(
-                "outputs of the vision layers exceed the range of float16, in which they are kept: set adapt.cache=off"
-            )
-        tokens[start:stop] = chunk_BVTSD.cpu().numpy()
-        mask[start:stop] = mask_BT.numpy()
-        progress(f"cache of the {layout.kind}", stop, source.num_clips)
-        if number % SAVE_EVERY_CHUNKS == 0 or stop == source.num_clips:
-            tokens.flush()
-            _save_mask(mask, mask_path)
-            write_json(state_path, {"done": stop})
+    done, tokens, mask = _resumed(folder, shape, (num_clips, layout.num_frames))
+    starts = range(done, num_clips, CHUNK_CLIPS)
+    reader = Prefetcher(
+        lambda number: jpeg_frames.batch(np.arange(num_clips)[starts[number - 1] :][:CHUNK_CLIPS]), len(starts), depth=2
+    )
+    try:
+        for number, start in enumerate(starts, 1):
+            stop = min(start + CHUNK_CLIPS, num_clips)
+            pixels, mask_BT = reader.get(number)
+            with torch.inference_mode():
+                device_mask_BT = mask_BT.to(model.backbone.device)
+                images = images_of(pixels.to(model.backbone.device), device_mask_BT, jpeg_frames.preprocess)
+                chunk_BVTSD = layout.tokens_of(model, images).half()
+            if not bool(torch.isfinite(chunk_BVTSD).all()):
+                raise M2raapError(
+                    "outputs of the vision layers exceed the range of float16, in which they are kept: set adapt.cache=off"
+                )
+            tokens[start:stop] = chunk_BVTSD.cpu().numpy()
+            mask[start:stop] = mask_BT.numpy()
+            progress(f"cache of the {layout.kind}", stop, num_clips)
+            if number % SAVE_EVERY_CHUNKS == 0 or stop == num_clips:
+                tokens.flush()
+                _save_mask(mask, mask_path)
+                write_json(state_path, {"done": stop})
+    finally:
+        reader.close()
     del tokens
     files = {"tokens.npy": file_sha256(part), "mask.npy": file_sha256(mask_path)}
     os.replace(part, folder / "tokens.npy")
-    write_json(state_path, {"done": source.num_clips, "files": files})
+    write_json(state_path, {"done": num_clips, "files": files})
 
 
 def _resumed(folder: Path, shape: tuple[int, ...], mask_shape: tuple[int, int]) -> tuple[int, np.memmap, np.ndarray]:

@@ -6,29 +6,37 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from m2raap.adapt.augment import Augmentation
-from m2raap.adapt.batches import BatchSampler, JpegFrames, PairSource, Place, Prefetcher, frames_digest
-from m2raap.adapt.captions import CaptionedSource, caption_table
+from m2raap.adapt.captions import caption_table
 from m2raap.adapt.checkpoint import Progress, load_checkpoint, put_weights
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.draw import Draws, Share
 from m2raap.adapt.gradcache import GradCache
+from m2raap.adapt.logs import Logs
 from m2raap.adapt.lora import add_lora
 from m2raap.adapt.objective import bias_of
 from m2raap.adapt.optim import choose_trained, make_optimiser
 from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_texts import OrderTexts, order_texts
+from m2raap.adapt.pixels import Decoding, JpegFrames, decoder_processes
+from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, open_prefix_cache
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, videos_digest
-from m2raap.adapt.state import DropPathRng, FrameReader, Logs, Optim, Split, TrainState
+from m2raap.adapt.sampler import BatchSampler
+from m2raap.adapt.sources import CaptionedSource, PairSource
+from m2raap.adapt.state import DropPathRng, FrameReader, Optim, Split, TrainState
 from m2raap.adapt.texts import TextTable, text_table
+from m2raap.adapt.tokens import Tokens, TokenStore
+from m2raap.adapt.trackers import open_trackers
 from m2raap.adapt.validate import encode_clips
 from m2raap.core import talk
 from m2raap.core.config import digest, result_settings
@@ -68,30 +76,44 @@ def prepare(
     started_s = time.perf_counter()
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    digests = [frames_digest(part) if cfg.input == "keyframes" else _videos_digest(part) for part in sources]
-    key = _key(cfg, model, sources, digests)
-    open_cache, cache_bytes = _choose_cache(cfg, model, sources, caches or scratch / "cache", report, dist_context)
-    train, *val = _splits(cfg, model, sources, digests, decoders, open_cache)
-    sampler = _make_sampler(cfg, model, train, dist_context)
+    frames_digests = [part.frames_digest if cfg.input == "keyframes" else _videos_digest(part) for part in sources]
+    key = _key(cfg, model, sources, frames_digests)
+    on_gpu = model.backbone.device.type == "cuda"
+    decoding = Decoding(decoder_processes(cfg.decoders, on_gpu, dist_context.local_world_size))
+    open_cache, cache_bytes = _choose_cache(
+        cfg, model, sources, caches or scratch / "cache", report, dist_context, decoding
+    )
+    store = TokenStore(scratch / "tokens", key, dist_context.main_process_first)
+    open_frames = partial(_frames, cfg, model, decoding=decoding, decoders=decoders, open_cache=open_cache)
+    train, *val = _splits(cfg, model, sources, frames_digests, open_frames, store)
+    sampler = _make_sampler(cfg, model, train, source, dist_context)
     optim = _make_optim(cfg, model, dist_context)
-    progress = _resume(scratch / "checkpoint.pt", key, model, optim, dist_context)
+    progress = _resume(scratch, key, model, optim, dist_context)
+    steps = cfg.steps or max(1, round(cfg.epochs * sampler.steps_per_epoch))
+    draws = Draws(cfg, train, sampler, steps, _guided(cfg, model))
+    read = _share_reader(draws, dist_context.local_slice(sampler.size), on_gpu)
+    if cfg.compile:
+        model.backbone.compile_layers()
+    model.backbone.recomputes = cfg.recompute
     return TrainState(
         cfg=cfg,
         dist_context=dist_context,
         out=out,
         key=key,
-        steps=cfg.steps or max(1, round(cfg.epochs * sampler.steps_per_epoch)),
+        steps=steps,
         model=model,
         optim=optim,
         progress=progress,
         train=train,
         val=val[0] if val else None,
         sampler=sampler,
-        prefetcher=Prefetcher(_batch_reader(train, sampler)),
-        text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens_NL),
+        draws=draws,
+        prefetcher=Prefetcher(read, steps, train.frames.reads_ahead),
+        text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens),
         order_features_ME=_encode_events(cfg, model, train.order),
         drops=_seed_drop_path(model),
-        logs=Logs(out, progress, cfg.tensorboard) if dist_context.is_main else None,
+        logs=Logs(out, progress, open_trackers(cfg, out, progress.step, key)) if dist_context.is_main else None,
+        decoding=decoding,
         decoders=decoders,
         started_s=started_s,
         cache_bytes=cache_bytes,
@@ -136,24 +158,13 @@ def _videos_digest(source: PairSource) -> str:
 
 def _key(cfg: AdaptConfig, model: VideoCLIP, sources: list[PairSource], frames_digests: list[str]) -> str:
     """The digest of all that decides what the run learns."""
-    data = [
-        digest([frames, _texts_and_captions(source, _reads_captions(cfg, model))])
-        for frames, source in zip(frames_digests, sources, strict=True)
-    ]
+    data = [[source.digest, frames] for source, frames in zip(sources, frames_digests, strict=True)]
     return digest([result_settings(cfg), data, model.backbone.digest])
 
 
 def _reads_captions(cfg: AdaptConfig, model: VideoCLIP) -> bool:
     """Whether training reads the captions of frames, also by an interaction from outside of the package."""
     return cfg.wants_captions or (model.interaction is not None and "captions" in model.interaction.needs)
-
-
-def _texts_and_captions(source: PairSource, reads_captions: bool) -> list[Any]:
-    """All texts and, where training reads them, all captions of frames."""
-    texts = [source.texts(clip) for clip in range(source.num_clips)]
-    if not reads_captions or not isinstance(source, CaptionedSource):
-        return [texts]
-    return [texts, [source.captions(clip) for clip in range(source.num_clips)]]
 
 
 def _choose_cache(
@@ -163,6 +174,7 @@ def _choose_cache(
     root: Path,
     report: Report,
     dist_context: DistContext,
+    decoding: Decoding,
 ) -> tuple[OpenCache | None, int]:
     """What opens the prefix cache of a source (None: there is no cache), and the bytes of the caches of all sources."""
     num_clips = sum(source.num_clips for source in sources)
@@ -174,7 +186,7 @@ def _choose_cache(
 
     def open_cache(source: PairSource, frames: str) -> PrefixCache:
         return dist_context.main_process_first(
-            lambda: open_prefix_cache(root, frames, source, model, layout, report, limit_bytes)
+            lambda: open_prefix_cache(root, frames, source, model, layout, report, limit_bytes, decoding)
         )
 
     return open_cache, cache_bytes
@@ -214,17 +226,20 @@ def _frames(
     model: VideoCLIP,
     source: PairSource,
     frames: str,
+    training: bool,
+    decoding: Decoding,
     decoders: Decoders | None,
     open_cache: OpenCache | None,
 ) -> FrameReader:
-    """What reads the clips of a source; `frames` is the digest of their frames."""
+    """What reads the clips of a source; `frames` is the digest of their frames. The val clips are decoded exactly."""
     augment = Augmentation(cfg.augment, cfg.seed)
+    preprocess = model.backbone.preprocess
     if decoders is not None:
         assert isinstance(source, VideoSource)
-        return RawVideos(source, model.backbone.preprocess, cfg.num_frames, cfg.seed, decoders, augment)
+        return RawVideos(source, preprocess, cfg.num_frames, cfg.seed, decoders, augment)
     if open_cache is not None:
         return open_cache(source, frames)
-    return JpegFrames(source, model.backbone.preprocess, cfg.num_frames, augment=augment)
+    return JpegFrames(source, preprocess, cfg.num_frames, decoding, augment, cfg.decode if training else "exact")
 
 
 def _splits(
@@ -232,23 +247,28 @@ def _splits(
     model: VideoCLIP,
     sources: list[PairSource],
     frames_digests: list[str],
-    decoders: Decoders | None,
-    open_cache: OpenCache | None,
+    open_frames: Callable[..., FrameReader],
+    store: TokenStore,
 ) -> list[Split]:
     """The training clips, then the validation clips where there are any."""
     needs = model.interaction.needs if model.interaction is not None else frozenset()
     augment = Augmentation(cfg.augment, cfg.seed)
-    tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
+    tokenizer = model.backbone.tokenizer
     splits: list[Split] = []
     for source, digest_of_frames in zip(sources, frames_digests, strict=True):
         training = not splits
-        frames = _frames(cfg, model, source, digest_of_frames, decoders, open_cache)
-        texts = text_table(source, model.backbone, cfg.langs, cfg.lang_odds, cfg.origin_odds, cfg.text_length)
+        name = "train" if training else "val"
+        frames = open_frames(source, digest_of_frames, training)
+        odds = (cfg.langs, cfg.lang_odds, cfg.origin_odds)
+        texts = text_table(source, tokenizer, *odds, cfg.text_length, store, f"{name}-texts")
         # Validation has no frame-caption loss, and the interaction's scores only where nothing else is learnt.
         scores = training or cfg.keeps_by_interaction
         reads = _reads_captions(cfg, model) if training else cfg.acg is not None or (scores and "captions" in needs)
-        captions = caption_table(source, model, cfg.num_frames, augment, cfg.text_length) if reads else None
-        spans = token_spans(texts.texts, tokenize) if scores and "phrases" in needs else None
+        captions = None
+        if reads:
+            captions = caption_table(source, model, cfg.num_frames, augment, cfg.text_length, store, f"{name}-captions")
+        tokenize = partial(tokenizer.tokenize, text_length=cfg.text_length)
+        spans = token_spans(list(texts.texts), tokenize) if scores and "phrases" in needs else None
         order = None
         if training:
             _warn_of_chinese(cfg, model, texts)
@@ -260,7 +280,7 @@ def _splits(
 def _order_texts(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> OrderTexts | None:
     if not cfg.loss.wants_order:
         return None
-    order = order_texts(texts.texts, model.backbone, cfg.text_length)
+    order = order_texts(texts.texts, model.backbone.tokenizer, cfg.text_length)
     warning = "" if order.num_split else "warning: "
     talk.log(
         f"adapt: {warning}{order.num_split} of {len(texts.texts)} texts say which of two events comes first; adapt.loss.clauses "
@@ -273,7 +293,7 @@ def _warn_of_few_frames(cfg: AdaptConfig, source: PairSource) -> None:
     """Says so where frame_jitter has nothing to choose from, because no clip has more frames than are read of it."""
     if not cfg.augment.frame_jitter or cfg.input == "video" or not isinstance(source, CaptionedSource):
         return
-    if all(len(source.captions(clip)) <= cfg.num_frames for clip in range(source.num_clips)):
+    if int(source.num_frames_C.max(initial=0)) <= cfg.num_frames:
         talk.log(
             f"adapt: warning: adapt.augment.frame_jitter changes nothing, because no clip has more than adapt.num_frames "
             f"({cfg.num_frames}) stored frames: store more of them (keyframes.k)"
@@ -281,7 +301,7 @@ def _warn_of_few_frames(cfg: AdaptConfig, source: PairSource) -> None:
 
 
 def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> None:
-    chinese = sum("zh" in by_lang for by_lang in texts.rows_of)
+    chinese = len(texts.queries_of("zh")[0])
     if chinese and model.backbone.english_only:
         talk.log(
             f"adapt: warning: {chinese} clips have Chinese texts, but the tokenizer of {cfg.backbone.model} is for English only: "
@@ -290,11 +310,21 @@ def _warn_of_chinese(cfg: AdaptConfig, model: VideoCLIP, texts: TextTable) -> No
         )
 
 
-def _make_sampler(cfg: AdaptConfig, model: VideoCLIP, train: Split, dist_context: DistContext) -> BatchSampler:
+def _make_sampler(
+    cfg: AdaptConfig, model: VideoCLIP, train: Split, source: PairSource, dist_context: DistContext
+) -> BatchSampler:
     looks_NE = None
     if cfg.group_size > 1:
-        looks_NE = dist_context.broadcast(encode_clips(model, train.frames, train.num_clips)).cpu().numpy()
-    return BatchSampler(train.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE)
+        looks = encode_clips(model, train.frames, train.num_clips, dist_context=dist_context)
+        looks_NE = dist_context.broadcast(looks).cpu().numpy()
+    reads_jpegs = isinstance(train.frames, JpegFrames)  # else the order of the clips costs nothing
+    where = (source.read_groups, source.shuffle_window) if reads_jpegs else (None, None)
+    return BatchSampler(train.num_clips, cfg.batch_size, cfg.seed, cfg.group_size, looks_NE, *where)
+
+
+def _guided(cfg: AdaptConfig, model: VideoCLIP) -> bool:
+    """Whether ACG or the interaction reads captions."""
+    return cfg.acg is not None or (model.interaction is not None and "captions" in model.interaction.needs)
 
 
 def _make_optim(cfg: AdaptConfig, model: VideoCLIP, dist_context: DistContext) -> Optim:
@@ -328,12 +358,12 @@ def _seed_drop_path(model: VideoCLIP) -> DropPathRng:
     return drops
 
 
-def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: DistContext) -> Progress:
+def _resume(scratch: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: DistContext) -> Progress:
     """Puts back what the checkpoint holds of the model and of `optim`; a new Progress where there is no checkpoint.
 
     Raises M2raapError where the processes have different settings, data or checkpoints.
     """
-    progress = load_checkpoint(path, key, model, optim.optimiser) or Progress()
+    progress = load_checkpoint(scratch, key, model, optim.optimiser) or Progress()
     if optim.scaler is not None and progress.loss_scale:
         optim.scaler.load_state_dict(progress.loss_scale)
     if optim.bias is not None and progress.bias is not None:
@@ -345,24 +375,27 @@ def _resume(path: Path, key: str, model: VideoCLIP, optim: Optim, dist_context: 
     return progress
 
 
-def _batch_reader(train: Split, sampler: BatchSampler) -> Callable[[Place], tuple[Tensor, Tensor]]:
-    def read(place: Place) -> tuple[Tensor, Tensor]:
-        step, start, stop = place
-        return train.frames.batch(sampler.clips(step)[start:stop], sampler.epoch(step))
+def _share_reader(draws: Draws, share: tuple[int, int], on_gpu: bool) -> Callable[[int], Share]:
+    """What reads the clips `share` of the batch of a step; for a GPU into memory from which it copies by itself."""
+
+    def read(number: int) -> Share:
+        read_share = draws.share(number, *share)
+        return replace(read_share, inputs=read_share.inputs.pin_memory()) if on_gpu else read_share
 
     return read
 
 
-def _encode_texts(model: VideoCLIP, tokens_NL: Tensor) -> Tensor:
+def _encode_texts(model: VideoCLIP, tokens: Tokens) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model.encode_text(chunk.to(model.backbone.device)) for chunk in tokens_NL.split(256)])
+        chunks = (np.arange(len(tokens.ids_NL))[start : start + 256] for start in range(0, len(tokens.ids_NL), 256))
+        return torch.cat([model.encode_text(tokens.rows(chunk).to(model.backbone.device)) for chunk in chunks])
 
 
 def _encode_events(cfg: AdaptConfig, model: VideoCLIP, order: OrderTexts | None) -> Tensor | None:
     """Features of the events of all texts where they never change; None where they do, and where no text has any."""
-    if order is None or cfg.train_text or not len(order.tokens_ML):
+    if order is None or cfg.train_text or not len(order.texts):
         return None
-    return _encode_texts(model, order.tokens_ML)
+    return _encode_texts(model, order.tokens)
 
 
 @contextmanager

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
-from m2raap.adapt.batches import PairSource, padded
+from m2raap.adapt.pixels import images_of
+from m2raap.adapt.sources import PairSource
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Preprocess
-from m2raap.models.images import images_from_pictures
+from m2raap.models.pictures import pixels_from_pictures
 from m2raap.models.video_clip import VideoCLIP
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.sample import ClipFile
@@ -99,17 +100,19 @@ class RawVideos:
     decoders: Decoders
     augment: Augmentation = NO_AUGMENTATION
     time_dim: ClassVar[int] = 1
+    reads_ahead: ClassVar[int] = 1
 
     def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
-        """Images (B, T, 3, S, S) and mask (B, T). Raises M2raapError naming a clip that cannot be decoded any more."""
-        loaded = list(self.decoders.threads.map(lambda clip: self._load(int(clip), epoch), clips))
-        return torch.stack([images for images, _ in loaded]), torch.stack([mask for _, mask in loaded])
+        """Pixels (B, T, S, S, 3) in uint8 and mask (B, T). Raises M2raapError naming a clip that can no longer be decoded."""
+        loaded = self.decoders.threads.map(lambda clip: self._load(int(clip), epoch), clips)
+        pixels = torch.from_numpy(np.stack(list(loaded)))
+        return pixels, torch.ones(pixels.shape[:2], dtype=torch.bool)
 
-    def levels(self, model: VideoCLIP, images_BTCHW: Tensor, mask_BT: Tensor) -> list[Tensor]:
+    def levels(self, model: VideoCLIP, pixels_BTHWC: Tensor, mask_BT: Tensor) -> list[Tensor]:
         """What the model reads of the last vision layers (`VideoCLIP.levels_of_prefix`)."""
-        return model.levels_of_images(images_BTCHW, mask_BT)
+        return model.levels_of_images(images_of(pixels_BTHWC, mask_BT, self.preprocess), mask_BT)
 
-    def _load(self, clip: int, epoch: int | None) -> tuple[Tensor, Tensor]:
+    def _load(self, clip: int, epoch: int | None) -> np.ndarray:
         from PIL import Image
 
         clip_id, file = self.source.clip_ids[clip], self.source.video(clip)
@@ -127,4 +130,4 @@ class RawVideos:
                 "keyframes.decode.timeout_s, or train on stored frames (adapt.input=keyframes)"
             ) from None
         pictures = [Image.frombytes("RGB", (frames.width, frames.height), data) for data in frames.pixels]
-        return padded(images_from_pictures(pictures, self.preprocess, crop), self.num_frames)
+        return pixels_from_pictures(pictures, self.preprocess.resize, crop)

@@ -1,29 +1,29 @@
-"""The state of a run of adaptation: the clips of each split, the optimiser and its helpers, the log files."""
+"""The state of a run of adaptation: the clips of each split, the optimiser and its helpers."""
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from m2raap.adapt.batches import BatchSampler, JpegFrames, Place, Prefetcher
 from m2raap.adapt.captions import CaptionTable
 from m2raap.adapt.checkpoint import Progress
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
-from m2raap.adapt.gradcache import GradCache, cut
+from m2raap.adapt.draw import Draws, Share
+from m2raap.adapt.gradcache import GradCache
+from m2raap.adapt.logs import Logs
 from m2raap.adapt.order_heads import OrderHeads
 from m2raap.adapt.order_texts import OrderTexts
+from m2raap.adapt.pixels import Decoding, JpegFrames
+from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.prefix_cache import PrefixCache
 from m2raap.adapt.raw_video import Decoders, RawVideos
+from m2raap.adapt.sampler import BatchSampler
 from m2raap.adapt.texts import TextTable
-from m2raap.core.errors import M2raapError
 from m2raap.models.video_clip import VideoCLIP
 
 FrameReader = PrefixCache | JpegFrames | RawVideos
@@ -59,53 +59,6 @@ class Optim:
     def parameters(self) -> list[nn.Parameter]:
         """All weights that learn."""
         return [p for group in self.optimiser.param_groups for p in group["params"]]
-
-
-class Logs:
-    """train.jsonl, timings.jsonl and, with adapt.tensorboard, TensorBoard's folder. Only the main process has them."""
-
-    def __init__(self, out: Path, progress: Progress, tensorboard: bool) -> None:
-        """Opens the files in `out`. train.jsonl is cut to its length at the checkpoint that the run resumes from."""
-        path = out / "train.jsonl"
-        self.train: BinaryIO = path.open("r+b" if path.exists() else "w+b")
-        self.train.truncate(progress.log_bytes)
-        self.train.seek(progress.log_bytes)
-        self.timings: TextIO = (out / "timings.jsonl").open("a", encoding="utf-8")
-        self.board = _open_board(out, progress.step) if tensorboard else None
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Adds a line to train.jsonl, and its numbers to TensorBoard."""
-        self.train.write((json.dumps(line) + "\n").encode())
-        if self.board is not None:
-            for name, value in line.items():
-                for part, number in value.items() if isinstance(value, dict) else [("", value)]:
-                    if name != "step" and number is not None:  # the gradient norm is None where fp16 skipped the step
-                        self.board.add_scalar(f"{name}/{part}" if part else name, number, line["step"])
-
-    def write_timing(self, line: dict[str, Any]) -> None:
-        """Adds a line to timings.jsonl."""
-        self.timings.write(json.dumps(line) + "\n")
-
-    def sync(self) -> int:
-        """Writes train.jsonl to the disk. Returns its length in bytes."""
-        self.train.flush()
-        os.fsync(self.train.fileno())
-        return self.train.tell()
-
-    def close(self) -> None:
-        for file in (self.train, self.timings, self.board):
-            if file is not None:
-                file.close()
-
-
-def _open_board(out: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise M2raapError(
-            "adapt.tensorboard is true, but tensorboard is not installed: pip install tensorboard"
-        ) from None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
 
 class DropPathRng:
@@ -148,29 +101,26 @@ class TrainState:
     train: Split
     val: Split | None
     sampler: BatchSampler
-    prefetcher: Prefetcher
+    draws: Draws
+    prefetcher: Prefetcher[Share]
     text_features_NE: Tensor | None
     order_features_ME: Tensor | None
     drops: DropPathRng
     logs: Logs | None  # only in the main process
+    decoding: Decoding  # of stored frames
     decoders: Decoders | None  # only for raw video
     started_s: float  # perf_counter when the model was loaded
     cache_bytes: int
 
     @property
-    def checkpoint_path(self) -> Path:
-        return self.out / "scratch" / "checkpoint.pt"
-
-    def next_place(self, step: int, then: tuple[int, int] | None) -> Place | None:
-        """The clips to read next: the chunk `then` of this step or, where it is None, the first chunk of the next step."""
-        if then is not None:
-            return (step, *then)
-        first = cut(self.dist_context.local_slice(self.sampler.size), self.optim.grad_cache.micro)[0]
-        return (step + 1, *first) if step < self.steps else None
+    def scratch(self) -> Path:
+        """The folder of what a resumed run reads: checkpoints, tokens, and the prefix cache where it has no other place."""
+        return self.out / "scratch"
 
     def close(self) -> None:
         if self.decoders is not None:
             self.decoders.close()  # before the prefetcher, so that reading a batch ends early
+        self.decoding.close()
         self.prefetcher.close()
         if self.logs is not None:
             self.logs.close()

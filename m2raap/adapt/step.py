@@ -1,102 +1,49 @@
-"""One step: the random choices for it, and the features of any run of its clips.
+"""The features of any run of the clips of a step, and the gradients of its loss.
 
-The choices are a function of (seed, step, place in the batch), so that chunks of a batch and shares of several processes
-are encoded as the whole batch would be. B clips, T frames, K texts per clip, E size of the common space.
+The choices for a step are a function of (seed, step, place in the batch), so that chunks of a batch and shares of several
+processes are encoded as the whole batch would be. B clips, T frames, K texts per clip, E size of the common space.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import reverse_frames, swap_halves
-from m2raap.adapt.captions import caption_keep
+from m2raap.adapt.draw import Share
+from m2raap.adapt.frame_order import reverse_frames, swap_halves
 from m2raap.adapt.objective import TEXT_FEATURES, BatchTexts, Features, StepLoss, loss_rows, step_loss
-from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
+from m2raap.adapt.order_texts import FIRST, SWAPPED
 from m2raap.adapt.state import TrainState
-from m2raap.core.errors import M2raapError
-from m2raap.core.extension import code_in_use
 from m2raap.models.interaction.units import Need, tensors_of
+from m2raap.models.mask import on_device
 
 PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True)
-class Step:
-    """The random choices of a step (from 1). `rows_KB` are rows of the text table.
-
-    `loss_weights`: of the terms of the loss that count in this step.
-    `caption_keep_B`: the clips whose captions ACG and the interaction read; None where neither reads any.
-    """
-
-    number: int
-    clips_B: np.ndarray
-    rows_KB: np.ndarray
-    loss_weights: dict[str, float]
-    caption_keep_B: Tensor | None
-    batch_texts: BatchTexts
-
-    @property
-    def order_parts(self) -> list[int]:
-        """The columns of OrderTexts that this step reads; empty where no caption of the batch says an order."""
-        order_KB3, weights = self.batch_texts.order_KB3, self.loss_weights
-        if order_KB3 is None:
-            return []
-        parts = [FIRST, SECOND] if "clauses" in weights else []
-        parts += [SWAPPED] if "event_order" in weights else []
-        return [part for part in parts if (order_KB3[..., part] >= 0).any()]
-
-
-def draw_step(state: TrainState, number: int) -> Step:
-    """The clips, texts and kept captions of step `number` (from 1), the same in every process."""
-    cfg, train = state.cfg, state.train
-    clips = state.sampler.clips(number)
-    rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
-    texts = [[train.texts.texts[row] for row in rows] for rows in rows_KB]
-    caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if _guided(state) else None
-    weights = cfg.loss.weights_at((number - 1) / state.steps)
-    epoch = state.sampler.epoch(number)
-    captions = train.captions.words(clips, epoch) if train.captions and "frame_caption" in weights else None
-    order = train.order if "clauses" in weights or "event_order" in weights else None
-    order_KB3 = order.rows_N3[rows_KB] if order is not None else None
-    batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)
-    return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
-
-
-def gradients(state: TrainState, step: Step) -> StepLoss:
-    """Puts the gradients of the step's loss into `.grad` and returns the loss. Raises M2raapError where it is not finite."""
-    scale = state.model.backbone.logit_scale
+def gradients(state: TrainState, share: Share) -> StepLoss:
+    """Puts the gradients of the step's loss into `.grad` and returns the loss."""
+    scale, step = state.model.backbone.logit_scale, share.step
 
     def loss_of(features: Features) -> StepLoss:
         of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
-        rows = loss_rows(state.cfg, step.loss_weights, features, step.batch_texts, scale.exp(), *of_loss)
-        loss = step_loss(step.loss_weights, rows)
-        if not bool(torch.isfinite(loss.total)):
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in loss.detached().floats().items())
-            raise M2raapError(
-                f"the loss at step {step.number} is {float(loss.total.detach())} ({terms}): lower adapt.lr, adapt.lr_new or "
-                f"adapt.lr_gate, or set adapt.precision to fp32{code_in_use()}"
-            )
-        return loss
+        batch = (features, step.batch_texts, scale.exp(), *of_loss)
+        rows = loss_rows(state.cfg, step.loss_weights, *batch, state.dist_context.shared_rows)
+        return step_loss(step.loss_weights, rows)
 
     scale_loss = state.optim.scaler.scale if state.optim.scaler else None
-    return state.optim.grad_cache(len(step.clips_B), partial(encode, state, step), loss_of, scale_loss)
+    return state.optim.grad_cache(len(step.clips_B), partial(encode, state, share), loss_of, scale_loss)
 
 
-def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int, int] | None = None) -> Features:
-    """The features of clips start .. stop of the batch, with a graph where gradients are enabled.
-
-    `then` is the run of clips that is encoded next; it is read meanwhile. None: the first run of the next step.
-    """
+def encode(state: TrainState, share: Share, start: int, stop: int) -> Features:
+    """The features of clips start .. stop of the batch, with a graph where gradients are enabled."""
     cfg, model, train = state.cfg, state.model, state.train
-    device = model.backbone.device
+    device, step = model.backbone.device, share.step
     clips, rows_KB = step.clips_B[start:stop], step.rows_KB[:, start:stop]
-    inputs, mask_BT = state.prefetcher.get((step.number, start, stop), state.next_place(step.number, then))
+    inputs, mask_BT = share.chunk(start, stop)
     state.drops.begin([cfg.seed, 2, step.number], len(step.clips_B), start, stop)
     model.temporal.train()
     weights = step.loss_weights
@@ -113,8 +60,8 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
         if captions is not None and step.caption_keep_B is not None:
             guide = (captions[0], captions[1] & step.caption_keep_B[start:stop].to(device)[:, None])
         acg_captions = guide if cfg.acg is not None else None
-        device_mask_BT = mask_BT.to(device)
-        levels = train.frames.levels(model, inputs.to(device), device_mask_BT)
+        device_mask_BT = on_device(mask_BT, device)
+        levels = train.frames.levels(model, inputs.to(device, non_blocking=True), device_mask_BT)
         vectors_BTE = model.frame_vectors(levels, device_mask_BT)
         video_BE = model.pool(vectors_BTE, device_mask_BT, acg_captions)
 
@@ -154,12 +101,6 @@ def encode(state: TrainState, step: Step, start: int, stop: int, then: tuple[int
     )
 
 
-def _guided(state: TrainState) -> bool:
-    """Whether ACG or the interaction reads captions."""
-    interaction = state.model.interaction
-    return state.cfg.acg is not None or (interaction is not None and "captions" in interaction.needs)
-
-
 def _encode_order(state: TrainState, batch_texts: BatchTexts, parts: list[int], start: int, stop: int) -> Tensor:
     """Features (B, K, P, E) of the P `parts` of the texts of clips start .. stop, 0 where a text has none."""
     assert state.train.order is not None and batch_texts.order_KB3 is not None
@@ -175,6 +116,6 @@ def _encode_texts(state: TrainState, rows_KB: np.ndarray, needs: Collection[Need
         parts = {"text_BKE": state.text_features_NE[rows.to(device)]}
     else:
         spans_BX2 = train.spans_NX2[rows].to(device) if train.spans_NX2 is not None else None
-        units = model.text_units(train.texts.tokens_NL[rows].to(device), needs, spans_BX2)
+        units = model.text_units(train.texts.tokens.rows(rows_KB.ravel()).to(device), needs, spans_BX2)
         parts = {TEXT_FEATURES[name]: value for name, value in tensors_of(units).items()}
     return {name: part.unflatten(0, rows_KB.shape).transpose(0, 1) for name, part in parts.items()}

@@ -13,15 +13,19 @@ import torch
 from torch import Tensor
 
 from m2raap.adapt.captions import CaptionTable
+from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.prefetch import Prefetcher
 from m2raap.adapt.state import FrameReader, Split
 from m2raap.core.errors import M2raapError
 from m2raap.core.extension import code_in_use
 from m2raap.models.interaction.score import score_matrix
 from m2raap.models.interaction.units import ClipUnits, Need, tensors_of
 from m2raap.models.losses import cosine_logits, info_nce, owned_mask
+from m2raap.models.mask import on_device
 from m2raap.models.video_clip import VideoCLIP
 
 CHUNK = 32
+TEXTS_AT_ONCE = 256
 RANKED_AT_ONCE = 1024  # queries whose similarities to all clips are in memory together
 LOSS_CHUNK = 32  # pairs of one InfoNCE; fixed, so that the losses of different runs are of equally hard choices
 
@@ -86,9 +90,10 @@ def encode_clips(
     frames: FrameReader,
     num_clips: int,
     captions: CaptionTable | None = None,
+    dist_context: DistContext | None = None,
 ) -> Tensor:
     """Unit video vectors (N, E) of all clips, fp32, on the model's device."""
-    return encode_units(model, frames, num_clips, captions).pooled_BE
+    return encode_units(model, frames, num_clips, captions, dist_context=dist_context).pooled_BE
 
 
 def encode_units(
@@ -97,28 +102,39 @@ def encode_units(
     num_clips: int,
     captions: CaptionTable | None = None,
     needs: Collection[Need] | None = None,
+    dist_context: DistContext | None = None,
 ) -> ClipUnits:
     """What an interaction with these `needs` reads of all clips, fp32, on the model's device.
 
-    None: the vectors of the clips alone, each as its only frame.
+    None: the vectors of the clips alone, each as its only frame. Of several processes each encodes its share of the clips, and
+    all get those of all.
     """
+    if dist_context is None or num_clips < dist_context.world_size:  # then each process encodes all of the few clips
+        dist_context = DistContext()
     device, was_training = model.backbone.device, model.temporal.training
+    start, stop = dist_context.slice_of(num_clips)
+    starts = range(start, stop, CHUNK)
+    chunk = lambda number: np.arange(starts[number - 1], min(starts[number - 1] + CHUNK, stop))  # noqa: E731
+    reader = Prefetcher(lambda number: frames.batch(chunk(number)), len(starts), frames.reads_ahead)
     model.temporal.eval()
     parts: dict[str, list[Tensor]] = {}
-    with torch.inference_mode():
-        for start in range(0, num_clips, CHUNK):
-            clips = np.arange(start, min(start + CHUNK, num_clips))
-            inputs, mask_BT = frames.batch(clips)
-            device_mask_BT = mask_BT.to(device)
-            levels = frames.levels(model, inputs.to(device), device_mask_BT)
-            caption_features = captions.encode(model, clips) if captions else None
-            units = model.clip_units(levels, device_mask_BT, caption_features, needs or ())
-            if needs is None:
-                units = ClipUnits(units.pooled_BE, units.pooled_BE[:, None], device_mask_BT[:, :1])
-            for name, tensor in tensors_of(units).items():
-                parts.setdefault(name, []).append(tensor)
-    model.temporal.train(was_training)
-    return ClipUnits(**{name: torch.cat(tensors) for name, tensors in parts.items()})
+    try:
+        with torch.inference_mode():
+            for number in range(1, len(starts) + 1):
+                inputs, mask_BT = reader.get(number)
+                device_mask_BT = on_device(mask_BT, device)
+                levels = frames.levels(model, inputs.to(device), device_mask_BT)
+                caption_features = captions.encode(model, chunk(number)) if captions else None
+                units = model.clip_units(levels, device_mask_BT, caption_features, needs or ())
+                if needs is None:
+                    units = ClipUnits(units.pooled_BE, units.pooled_BE[:, None], device_mask_BT[:, :1])
+                for name, tensor in tensors_of(units).items():
+                    parts.setdefault(name, []).append(tensor)
+            own = {name: torch.cat(tensors) for name, tensors in parts.items()}
+            return ClipUnits(**{name: dist_context.gather_rows(rows, num_clips) for name, rows in own.items()})
+    finally:
+        reader.close()
+        model.temporal.train(was_training)
 
 
 class _Cosines:
@@ -161,16 +177,20 @@ class _Interaction:
         return torch.cat(losses)
 
 
-def validate(model: VideoCLIP, split: Split, by_interaction: bool = False) -> ValScores:
+def validate(
+    model: VideoCLIP, split: Split, by_interaction: bool = False, dist_context: DistContext | None = None
+) -> ValScores:
     """MRR and R@1 in both directions and the plain InfoNCE at the model's temperature, for every language with texts.
 
     `by_interaction`: by the scores of the model's interaction in place of the cosines of the first stage. One text per clip
     and language is a query, and from video to text these texts are the gallery. Expected values over a random tie-break.
-    The loss is computed over chunks of at most LOSS_CHUNK pairs, in the order of the clips.
+    The loss is computed over chunks of at most LOSS_CHUNK pairs, in the order of the clips. Of several processes each
+    encodes its share of clips and texts, and all get the same scores.
     """
     device, table = model.backbone.device, split.texts
+    dist_context = dist_context or DistContext()
     needs = model.interaction.needs if by_interaction and model.interaction is not None else None
-    units = encode_units(model, split.frames, split.num_clips, split.captions, needs)
+    units = encode_units(model, split.frames, split.num_clips, split.captions, needs, dist_context)
     parts: dict[str, dict[str, tuple[np.ndarray, Tensor]]] = {"mrr": {}, "r1": {}, "loss": {}}
     with torch.inference_mode():
         scale = model.backbone.logit_scale.exp()
@@ -178,7 +198,7 @@ def validate(model: VideoCLIP, split: Split, by_interaction: bool = False) -> Va
             clips, rows = table.queries_of(lang)
             if not len(clips):
                 continue
-            scores = _scores(model, split, torch.from_numpy(rows), units, torch.from_numpy(clips).to(device), needs)
+            scores = _scores(model, split, rows, units, torch.from_numpy(clips).to(device), needs, dist_context)
             for direction, ranked in zip(("t2v", "v2t"), scores.ranks(), strict=True):
                 parts["mrr"][f"{lang}_{direction}_mrr"] = clips, expected_reciprocal_ranks(*ranked)
                 parts["r1"][f"{lang}_{direction}_r1"] = clips, expected_hits(*ranked)
@@ -191,28 +211,40 @@ def validate(model: VideoCLIP, split: Split, by_interaction: bool = False) -> Va
 
 
 def _scores(
-    model: VideoCLIP, split: Split, rows: Tensor, units: ClipUnits, clip_Q: Tensor, needs: Collection[Need] | None
+    model: VideoCLIP,
+    split: Split,
+    rows: np.ndarray,
+    units: ClipUnits,
+    clip_Q: Tensor,
+    needs: Collection[Need] | None,
+    dist_context: DistContext,
 ) -> _Cosines | _Interaction:
-    """The scores of the texts `rows`, whose clips are `clip_Q`."""
+    """The scores of the texts `rows`, whose clips are `clip_Q`; each process computes those of its share of the texts."""
     device = model.backbone.device
-    tokens_QL = split.texts.tokens_NL[rows].to(device)
+    start, stop = dist_context.slice_of(len(rows))
+    own = rows[start:stop]
+    blocks: list[Tensor] = []
     if needs is None or model.interaction is None:
-        text_QE = torch.cat([model.encode_text(chunk).float() for chunk in tokens_QL.split(256)])
-        return _Cosines(text_QE, units.pooled_BE, clip_Q)
-    spans_QX2 = split.spans_NX2[rows].to(device) if split.spans_NX2 is not None else None
-    blocks = []
-    for start in range(0, len(rows), CHUNK):
-        part = slice(start, start + CHUNK)
-        texts = model.text_units(tokens_QL[part], needs, None if spans_QX2 is None else spans_QX2[part])
-        blocks.append(score_matrix(model.interaction, texts, units))
-    return _Interaction(torch.cat(blocks), clip_Q)
+        for at in range(0, len(own), TEXTS_AT_ONCE):
+            blocks.append(model.encode_text(split.texts.tokens.rows(own[at : at + TEXTS_AT_ONCE]).to(device)).float())
+        width = model.backbone.embed_dim
+    else:
+        for at in range(0, len(own), CHUNK):
+            part = own[at : at + CHUNK]
+            spans_QX2 = split.spans_NX2[torch.from_numpy(part)].to(device) if split.spans_NX2 is not None else None
+            texts = model.text_units(split.texts.tokens.rows(part).to(device), needs, spans_QX2)
+            blocks.append(score_matrix(model.interaction, texts, units))
+        width = len(units.pooled_BE)
+    own_rows = torch.cat(blocks) if blocks else torch.zeros(0, width, device=device)
+    all_rows = dist_context.gather_rows(own_rows, len(rows))
+    return _Cosines(all_rows, units.pooled_BE, clip_Q) if needs is None else _Interaction(all_rows, clip_Q)
 
 
 def _twins(split: Split, clips: np.ndarray, rows: np.ndarray) -> list[Tensor]:
     """The masks of the chunks of these pairs, of nearly equal size, by which clips that share a text are no negatives."""
     masks = []
     for places in np.array_split(np.arange(len(clips)), -(-len(clips) // LOSS_CHUNK)):
-        texts = [split.texts.texts[row] for row in rows[places]]
+        texts = split.texts.texts.take(rows[places])
         masks.append(owned_mask(texts, split.texts.owners(clips[places])))
     return masks
 

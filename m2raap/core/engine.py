@@ -71,6 +71,10 @@ class LocalEngine:
                 "Fewer --workers need less memory"
             ) from None
 
+    def pool(self) -> ProcessPoolExecutor:
+        """The processes, started where they are not, for work that is submitted task by task."""
+        return self._start()
+
     def _start(self) -> ProcessPoolExecutor:
         if self._pool is None:
             import multiprocessing

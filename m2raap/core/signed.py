@@ -163,6 +163,24 @@ def verified_path(folder: Path, key: str, files: Mapping[str, str] | None = None
     return path
 
 
+def named_path(folder: Path, key: str) -> Path | None:
+    """As `verified_path`, without reading the file: for pictures, of which single groups are read and which a checksum of
+    their own protects. Raises M2raapError for a file that is absent, or lies outside of `folder`.
+    """
+    path = signed_path(folder, key)
+    files = _files(folder)
+    if files is None:
+        return path if path.exists() else None
+    if key not in files:
+        return None
+    if _stamp(path) is None:
+        raise M2raapError(
+            f"{path}: is missing; 'm2raap status {folder} --verify' lists all such files; copy the folder again, or make it "
+            "again: a stage with --force"
+        )
+    return path
+
+
 def refuse_changed_file(folder: Path, name: str) -> Path:
     """`folder`/`name`, checked as in `verified_path` where the folder has a manifest. Raises M2raapError where it is absent."""
     path = verified_path(folder, name)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_atomic
-from m2raap.core.signed import part_key, part_name, signed_parts, verified_path
+from m2raap.core.signed import named_path, part_key, part_name, signed_parts, signed_path, verified_path
 
 SCHEMA_VERSION = 2
 
@@ -254,6 +254,8 @@ def write_table(path: Path, rows: pa.Table) -> str:
         write_statistics=False,
         use_dictionary=path.parent.name != "frames",
         row_group_size=FRAMES_A_GROUP if path.parent.name == "frames" else None,
+        write_page_checksum=path.parent.name
+        == "frames",  # for readers of single groups, which do not hash the whole file
     )
     data = sink.getvalue().to_pybytes()
     write_atomic(path, data)
@@ -283,6 +285,39 @@ def read_part(
             return [row | fill for row in rows] if fill else rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(path, error) from None
+
+
+def read_columns(folder: Path, table: str, part: int, columns: list[str], verify: bool = True) -> pa.Table:
+    """Columns of one part, with no rows where the folder's manifest does not name the part.
+
+    `verify`: whether the bytes of the whole file are compared with the manifest, as `read_part` does. Raises M2raapError as
+    `read_part`; without `verify` for a file that is absent or no parquet, but not for one that was changed.
+    """
+    empty = pa.schema([SCHEMAS[table].field(name) for name in columns]).empty_table()
+    path = (verified_path if verify else named_path)(folder, part_key(table, part))
+    if path is None:
+        return empty
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=columns, use_threads=False).select(columns).cast(empty.schema)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+        raise damaged(path, error) from None
+
+
+def row_group_sizes(folder: Path, table: str, part: int) -> list[int]:
+    """Number of rows of every row group of a part, which exists. Raises M2raapError for a damaged file."""
+    path = signed_path(folder, part_key(table, part))
+    try:
+        metadata = pq.read_metadata(path)
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from None
+
+
+def part_bytes(folder: Path, table: str, part: int) -> tuple[int, int]:
+    """(size of the file, number of rows) of a part, which exists. Raises M2raapError for a damaged file."""
+    path = signed_path(folder, part_key(table, part))
+    return path.stat().st_size, part_rows(path)
 
 
 def read_all(folder: Path, table: str, columns: list[str] | None = None) -> Iterator[Row]:

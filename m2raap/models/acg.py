@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2raap.models.config import AcgConfig
+from m2raap.models.shared_rows import SharedRows, every_row
 
 Captions = tuple[Tensor, Tensor]  # unit caption features (B, T, E); bool (B, T): which frames have a caption
 
@@ -61,9 +62,9 @@ class Acg(nn.Module):
             score_BT = score_BT + self.inter_gate * inter_BT + self.words_gate * words_BT
         return (score_BT / self.cfg.tau).masked_fill(~mask_BT, float("-inf")).softmax(-1)
 
-    def gates(self) -> dict[str, float]:
+    def gates(self) -> dict[str, float | Tensor]:
         """The gates by name, for the log. With all of them at 0 the model equals mean pooling."""
-        return {name: float(p.detach()) for name, p in self.named_parameters()}
+        return {name: p.detach() for name, p in self.named_parameters()}
 
 
 def agreement(unit_BTE: Tensor, mask_BT: Tensor) -> Tensor:
@@ -85,32 +86,50 @@ def fill_missing(values_T: Tensor, captioned_T: Tensor) -> Tensor:
 
 
 def frame_caption_loss(
-    frames_BTE: Tensor, captions: Captions, mask_BT: Tensor, scale: Tensor | float, texts: list[list[str]] | None = None
+    frames_BTE: Tensor,
+    captions: Captions,
+    mask_BT: Tensor,
+    scale: Tensor | float,
+    texts: list[list[str]] | None = None,
+    shared_rows: SharedRows = every_row,
 ) -> Tensor:
     """Symmetric InfoNCE over the frame-caption pairs of the batch: the image-text task that the backbone came with.
 
     A loss for every clip (B,), whose mean is the mean over all pairs.
 
     Left out of the negatives are the other frames and captions of the same clip and, where `texts` (B lists of T captions)
-    are given, equal captions, because captioners repeat themselves. 0 where no frame of the batch has a caption.
+    are given, equal captions, because captioners repeat themselves. 0 where no frame of the batch has a caption. The losses of
+    the pairs, in both directions, are the rows that `shared_rows` shares among processes.
     """
     caption_BTE, captioned_BT = captions
     captioned_BT = captioned_BT & mask_BT
     if not bool(captioned_BT.any()):
         return frames_BTE.sum((1, 2)) * 0.0
     clip_N = captioned_BT.nonzero()[:, 0]
-    with torch.autocast(frames_BTE.device.type, enabled=False):
-        image_NE = F.normalize(frames_BTE[captioned_BT].float(), dim=-1)
-        logits_NN = scale * image_NE @ caption_BTE[captioned_BT].float().T
-    left_out_NN = clip_N[:, None] == clip_N[None, :]
+    pair_N, every = torch.arange(len(clip_N), device=clip_N.device), slice(0, len(clip_N))
+    text_N = clip_N
     if texts is not None:
         numbers: dict[str, int] = {}
         text_ids = [numbers.setdefault(texts[b][t], len(numbers)) for b, t in captioned_BT.nonzero().tolist()]
-        text_N = torch.tensor(text_ids, device=left_out_NN.device)
-        left_out_NN = left_out_NN | (text_N[:, None] == text_N[None, :])
-    left_out_NN.fill_diagonal_(False)
-    logits_NN = logits_NN.masked_fill(left_out_NN, float("-inf"))
-    target_N = torch.arange(len(logits_NN), device=logits_NN.device)
-    rows, columns = (F.cross_entropy(logits, target_N, reduction="none") for logits in (logits_NN, logits_NN.T))
-    share = len(mask_BT) / len(target_N)
-    return rows.new_zeros(len(mask_BT)).index_add(0, clip_N, share * (rows + columns) / 2)
+        text_N = torch.tensor(text_ids, device=clip_N.device)
+    with torch.autocast(frames_BTE.device.type, enabled=False):
+        image_NE = F.normalize(frames_BTE[captioned_BT].float(), dim=-1)
+        caption_NE = caption_BTE[captioned_BT].float()
+
+        def logits(images: slice, captions: slice) -> Tensor:
+            """Those of these images with these captions; -inf for pairs that are no negatives."""
+            part = scale * image_NE[images] @ caption_NE[captions].T
+            left_out = clip_N[images, None] == clip_N[None, captions]
+            left_out = left_out | (text_N[images, None] == text_N[None, captions])
+            return part.masked_fill(left_out & (pair_N[images, None] != pair_N[None, captions]), float("-inf"))
+
+        def losses(part: slice) -> Tensor:
+            """InfoNCE of the pairs of a slice, the sum of both directions."""
+            to_captions = logits(part, every)
+            to_images = (to_captions if part == every else logits(every, part)).T
+            rows, columns = (F.cross_entropy(both, pair_N[part], reduction="none") for both in (to_captions, to_images))
+            return rows + columns
+
+        both_N = shared_rows(len(clip_N), losses)
+    share = len(mask_BT) / len(clip_N)
+    return both_N.new_zeros(len(mask_BT)).index_add(0, clip_N, share * both_N / 2)

@@ -18,9 +18,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from m2raap.core.errors import M2raapError
+from m2raap.models.pictures import Resize
 from m2raap.models.text import OpenClipText, TransformersText
+from m2raap.models.tokenizer import Tokenizer
 from m2raap.models.vision import VisionTower
 
 # CLIP clips the scale of its logits at 100, because training was unstable beyond (Radford et al. 2021, section 2.5).
@@ -38,6 +41,10 @@ class Preprocess:
     std: tuple[float, ...]
     interpolation: str
     resize_mode: str
+
+    @property
+    def resize(self) -> Resize:
+        return Resize(self.image_size, self.interpolation, self.resize_mode)
 
 
 class Backbone(nn.Module):
@@ -63,6 +70,7 @@ class Backbone(nn.Module):
         self.preprocess = preprocess
         self.description = description
         self._write = write
+        self.recomputes = False  # whether a backward pass computes vision layers again (activation checkpointing)
         self.code: dict[str, str] = {}  # of a family outside of the package: its name and the digest of its file
 
     @property
@@ -100,8 +108,18 @@ class Backbone(nn.Module):
     def run_blocks(self, tokens_NSD: Tensor, depth: int, stop: int) -> Tensor:
         """From the tokens (N, S, D) that enter the last `depth` layers to those that enter the last `stop` layers."""
         for index in range(self.num_layers - depth, self.num_layers - stop):
-            tokens_NSD = self.vision.run(index, tokens_NSD)
+            tokens_NSD = self._layer(index, tokens_NSD)
         return tokens_NSD
+
+    def _layer(self, index: int, tokens_NSD: Tensor) -> Tensor:
+        if self.recomputes and torch.is_grad_enabled() and tokens_NSD.requires_grad:
+            return checkpoint(self.vision.run, index, tokens_NSD, use_reentrant=False)  # type: ignore[no-any-return]
+        return self.vision.run(index, tokens_NSD)
+
+    def compile_layers(self) -> None:
+        """From now on torch.compile runs the layers of the vision tower; the weights keep their names."""
+        for block in self.vision.blocks:
+            block.compile()
 
     def suffix_layers(self, tokens_NSD: Tensor, depth: int, last_layers: int) -> list[Tensor]:
         """Runs the last `depth` layers on the tokens of `prefix_tokens`, and returns the outputs of the last `last_layers`.
@@ -112,7 +130,7 @@ class Backbone(nn.Module):
         assert 1 <= last_layers <= depth <= self.num_layers, f"{last_layers} outputs of {depth} layers"
         outputs = []
         for index in range(self.num_layers - depth, self.num_layers):
-            tokens_NSD = self.vision.run(index, tokens_NSD)
+            tokens_NSD = self._layer(index, tokens_NSD)
             if index >= self.num_layers - last_layers:
                 outputs.append(self.vision.layer_output(tokens_NSD, last=index == self.num_layers - 1))
         return outputs
@@ -131,30 +149,16 @@ class Backbone(nn.Module):
 
     # -- texts ----------------------------------------------------------------------------------------------------
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text tower. It can be sent to other processes where the library's own can."""
+        text = self.text
+        encode = getattr(text, "words", None) or text.tokenize
+        return Tokenizer(encode, self.context_length, text.pad_id, text.num_ids, self.can_shorten)
+
     def tokenize(self, texts: Sequence[str], text_length: int | None = None) -> Tensor:
-        """Token ids (B, L), L = context_length. A text that is too long is cut and keeps its end token.
-
-        `text_length`: how many tokens a text is cut to, with start and end token; the rest is padding. None: context_length.
-        Raises M2raapError where the tokenizer gives ids that the text tower does not know.
-        """
-        if not texts:
-            return torch.zeros(0, self.context_length, dtype=torch.long)
-        tokens_BL = self.text.tokenize(texts, text_length)
-        num_ids = self.text.num_ids
-        if num_ids is not None and not 0 <= int(tokens_BL.min()) <= int(tokens_BL.max()) < num_ids:
-            raise M2raapError(
-                f"the tokenizer gives the token id {int(tokens_BL.max())}, but the text tower of this model knows {num_ids} "
-                "tokens: its files are of two models; take another model"
-            )
-        return F.pad(tokens_BL, (0, self.context_length - tokens_BL.shape[1]), value=self.text.pad_id)
-
-    def count_truncated(self, texts: Sequence[str], text_length: int | None = None) -> int:
-        """How many of the texts do not fit into `text_length` tokens; None: context_length."""
-        if not texts:
-            return 0
-        pad, length = self.text.pad_id, text_length or self.context_length
-        lengths = [(self.text.tokenize(texts, size) != pad).sum(1) for size in (length, length + 1)]
-        return int((lengths[1] > lengths[0]).sum())
+        """Token ids (B, L), as `Tokenizer.tokenize`."""
+        return self.tokenizer.tokenize(texts, text_length)
 
     def expect_text_length(self, text_length: int | None, key: str) -> None:
         """Raises M2raapError naming the key where the text tower takes fewer tokens than `text_length`."""

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import StanConfig
+from m2raap.models.mask import is_full
 from m2raap.models.pooling import masked_mean
 from m2raap.models.vision import VisionTower
 from m2raap.models.zero import zero_linear
@@ -65,7 +66,7 @@ class TemporalBlock(nn.Module):
         batch, patches, frames, width = x_BPTD.shape
         normed = self.norm(x_BPTD).reshape(batch * patches, frames, width)
         # Without a mask attention is faster. An exported graph has to serve all masks, and cannot branch.
-        full = not torch.compiler.is_exporting() and bool(mask_BT.all())
+        full = not torch.compiler.is_exporting() and is_full(mask_BT)
         hidden = None if full else (~mask_BT).repeat_interleave(patches, 0)
         mixed = self.attn(normed, normed, normed, key_padding_mask=hidden, need_weights=False)[0]
         return x_BPTD + self.out(self.drop_path(mixed)).reshape(x_BPTD.shape)
@@ -205,11 +206,11 @@ class Stan(nn.Module):
         """Class tokens of a layer as they enter the branch (B, C, D): their mean over the frames, or each of them."""
         return cls_BTD if self.cfg.class_token == "frame" else masked_mean(cls_BTD, mask_BT)[:, None]
 
-    def gates(self) -> dict[str, float]:
+    def gates(self) -> dict[str, float | Tensor]:
         """The gate and the norms of the output matrices, for the log."""
-        values = {f"temporal{k}": float(block.out.weight.detach().norm()) for k, block in enumerate(self.temporal)}
+        values = {f"temporal{k}": block.out.weight.detach().norm() for k, block in enumerate(self.temporal)}
         if self.cfg.start == "gate":
-            values["gate"] = float(self.gate.detach())
+            values["gate"] = self.gate.detach()
         elif self.cfg.start == "matrix":
-            values["out"] = float(self.out.weight.detach().norm())
+            values["out"] = self.out.weight.detach().norm()
         return values

@@ -51,7 +51,7 @@ class MeanPool(nn.Module):
     def forward(self, levels: list[Tensor], frame_features_BTE: Tensor, mask_BT: Tensor) -> Tensor:
         return frame_features_BTE
 
-    def gates(self) -> dict[str, float]:
+    def gates(self) -> dict[str, float | Tensor]:
         return {}
 
 
@@ -100,8 +100,8 @@ class SeqTransf(nn.Module):
             x_BTE = x_BTE + block.ls_2(block.mlp(block.ln_2(x_BTE)))
         return frame_features_BTE + self.out(x_BTE)
 
-    def gates(self) -> dict[str, float]:
-        return {"out": float(self.out.weight.detach().norm())}
+    def gates(self) -> dict[str, float | Tensor]:
+        return {"out": self.out.weight.detach().norm()}
 
 
 # To add a module: a config with a `name` in models/config.py (and in the union AnyTemporal), a module here.

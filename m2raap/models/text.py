@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,34 @@ def _save(tokenizer: Any, folder: Path) -> None:
         ) from None
 
 
+@dataclass(frozen=True)
+class OpenClipWords:
+    """A tokenizer of open_clip. `markup`: what in texts is no special token (`as_words`)."""
+
+    tokenizer: Any
+    markup: re.Pattern[str] | None
+
+    def __call__(self, texts: Sequence[str], size: int) -> Tensor:
+        """Token ids (B, size)."""
+        return self.tokenizer(as_words(texts, self.markup), context_length=size)
+
+
+@dataclass(frozen=True)
+class TransformersWords:
+    """A tokenizer of transformers. `markup`: what in texts is no special token (`as_words`)."""
+
+    tokenizer: Any
+    markup: re.Pattern[str] | None
+    lower_case: bool
+
+    def __call__(self, texts: Sequence[str], size: int) -> Tensor:
+        """Token ids (B, size)."""
+        texts = as_words([text.lower() for text in texts] if self.lower_case else texts, self.markup)
+        return self.tokenizer(texts, padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
+            "input_ids"
+        ]
+
+
 class OpenClipText:
     """Any text tower of open_clip, with the tokenizer that belongs to it."""
 
@@ -78,7 +107,8 @@ class OpenClipText:
         if inner:
             _pad_at_end(inner)
         decoder, ids = getattr(tokenizer, "decoder", {}), getattr(tokenizer, "all_special_ids", ())
-        self._markup = markup_of(inner.all_special_tokens if inner else (decoder[i] for i in ids if i in decoder))
+        markup = markup_of(inner.all_special_tokens if inner else (decoder[i] for i in ids if i in decoder))
+        self.words = OpenClipWords(tokenizer, markup)
 
     @property
     def tower(self) -> Any:
@@ -106,7 +136,7 @@ class OpenClipText:
         return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
-        return self.tokenizer(as_words(texts, self._markup), context_length=context_length or self.context_length)
+        return self.words(texts, context_length or self.context_length)
 
     @property
     def can_shorten(self) -> bool:
@@ -175,9 +205,8 @@ class TransformersText:
         self.model = model
         self.tokenizer = tokenizer
         self.context_length = context_length
-        self.lower_case = lower_case
         _pad_at_end(tokenizer)
-        self._markup = markup_of(tokenizer.all_special_tokens)
+        self.words = TransformersWords(tokenizer, markup_of(tokenizer.all_special_tokens), lower_case)
         self.has_mask = hasattr(model, "text_projection")  # SigLIP was trained without a mask of the padding
         # MetaCLIP 2 has CLIP's causal tower, whose feature is taken at the end token, by its id.
         self.end_id: int | None = (
@@ -205,11 +234,7 @@ class TransformersText:
         return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
 
     def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
-        size = context_length or self.context_length
-        texts = as_words([text.lower() for text in texts] if self.lower_case else texts, self._markup)
-        return self.tokenizer(texts, padding="max_length", truncation=True, max_length=size, return_tensors="pt")[
-            "input_ids"
-        ]
+        return self.words(texts, context_length or self.context_length)
 
     def encode(self, tokens_BL: Tensor) -> Tensor:
         """Text features (B, E), not unit."""

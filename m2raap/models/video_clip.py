@@ -29,6 +29,7 @@ from m2raap.models.families import backbone_from_description
 from m2raap.models.interaction.fine import phrase_vectors
 from m2raap.models.interaction.registry import build_interaction
 from m2raap.models.interaction.units import ClipUnits, Need, TextUnits
+from m2raap.models.mask import has_frames
 from m2raap.models.outside import expect_floats, expect_numbers
 from m2raap.models.pooling import pool_raw, pool_unit
 from m2raap.models.temporal import build_temporal
@@ -128,7 +129,7 @@ class VideoCLIP(nn.Module):
 
     def frame_vectors(self, levels: list[Tensor], mask_BT: Tensor) -> Tensor:
         """Frame vectors (B, T, E), not unit, from what `levels_of_prefix` gives."""
-        assert torch.compiler.is_exporting() or bool(mask_BT.any(1).all()), "a clip without frames has no vector"
+        assert torch.compiler.is_exporting() or has_frames(mask_BT), "a clip without frames has no vector"
         features_BTE = self.backbone.image_feature_from_cls(levels[-1][:, :, 0])
         if self.keeps_patches:
             levels = [self.temporal.compact(level) for level in levels]
@@ -153,6 +154,10 @@ class VideoCLIP(nn.Module):
 
     def gates(self) -> dict[str, float]:
         """Learnt scalars, and norms of matrices, of the new modules, for the log. Most of them are 0 in a new model."""
+        return {name: float(value) for name, value in self.gate_tensors().items()}
+
+    def gate_tensors(self) -> dict[str, float | Tensor]:
+        """As `gates`; what a module has as a tensor stays one, so that nothing waits for the device."""
         acg = {f"acg_{name}": value for name, value in self.acg.gates().items()} if self.acg else {}
         gates = self.temporal.gates()
         if is_extension(self.temporal_cfg.name):

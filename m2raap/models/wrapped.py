@@ -71,8 +71,8 @@ class StAdapter(_Wrapped):
             tokens_BTSD = tokens.unflatten(0, mask_BT.shape)
         return vision.layer_output(tokens_BTSD.flatten(0, 1), last=True).unflatten(0, mask_BT.shape)
 
-    def gates(self) -> dict[str, float]:
-        return {f"out{k}": float(adapter.out.weight.detach().norm()) for k, adapter in enumerate(self.adapters)}
+    def gates(self) -> dict[str, float | Tensor]:
+        return {f"out{k}": adapter.out.weight.detach().norm() for k, adapter in enumerate(self.adapters)}
 
 
 class _Message(nn.Module):
@@ -118,8 +118,8 @@ class MessageToken(_Wrapped):
             tokens_BTSD = x_NSD.unflatten(0, mask_BT.shape)
         return tokens_BTSD
 
-    def gates(self) -> dict[str, float]:
-        return {f"gate{k}": float(message.gate.detach()) for k, message in enumerate(self.messages)}
+    def gates(self) -> dict[str, float | Tensor]:
+        return {f"gate{k}": message.gate.detach() for k, message in enumerate(self.messages)}
 
 
 def _attend(block: Any, x_NSD: Tensor, message_ND: Tensor, gate: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from m2raap.core.engine import available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.folder import plan_of
 from m2raap.core.records import ModelJson, Plan, read_record
+from m2raap.core.split import open_tables, read_split
 from m2raap.core.stage import SingleStage, StepInputs
 from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
@@ -20,7 +21,7 @@ from m2raap.core.whole import StageOutput, run_single_stage
 from m2raap.models.config import BackboneConfig
 from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.shared import SHARED_KEYS, Shared
-from m2raap.stages.source import ViewSource
+from m2raap.stages.source import ViewSource, drawn
 from m2raap.stages.training_log import kept_text, training_summary
 from m2raap.video.limits import VideoConfig
 
@@ -85,6 +86,18 @@ class AdaptStage(SingleStage[AdaptConfig]):
         run_single_stage(self.name, self.version, self.settings(), folder, work, view=view, force=force)
 
 
+def _source(
+    cfg: AdaptConfig, limits: VideoConfig, view: View, split: str, target: Path, digests: VideoDigests, is_main: bool
+) -> ViewSource:
+    """The clips of a split, drawn as the settings say. The main process reads the tables; all map what it has written."""
+    folder = target / "scratch" / "tables" / split
+    most = cfg.train_clips if split == "train" else cfg.val_clips
+    if is_main:
+        tables = read_split(view, split)
+        (drawn(tables, most, cfg.seed) if most else tables).save(folder)
+    return ViewSource(view, split, limits, digests, open_tables(folder))
+
+
 def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, caches: Path | None) -> None:
     import torch
 
@@ -94,9 +107,9 @@ def _train(cfg: AdaptConfig, limits: VideoConfig, view: View, target: Path, cach
     dist_context = join()
     torch.set_num_threads(cfg.threads or torch_threads(dist_context.local_world_size))
     digests = VideoDigests(target / "cache" / "videos.json")
-    source, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
-    if cfg.train_clips:
-        source.draw(cfg.train_clips, cfg.seed)
+    source, val = (
+        _source(cfg, limits, view, split, target, digests, dist_context.is_main) for split in ("train", "val")
+    )
     if source.num_clips < 2:
         raise M2raapError(
             f"{view.corpus_path}: {source.num_clips} training clips with frames and texts are left, but adapt needs at "

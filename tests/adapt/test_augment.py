@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from m2raap.adapt.batches import JpegFrames
 from PIL import Image
 
 from m2raap.adapt.augment import ASPECT_RATIOS, Augmentation, random_box
-from m2raap.adapt.batches import JpegFrames
 from m2raap.adapt.captions import caption_table
 from m2raap.adapt.config import AdaptConfig, AugmentConfig
 from m2raap.adapt.loop import adapt

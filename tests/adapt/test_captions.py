@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from m2raap.adapt.batches import ListSource
 from m2raap.adapt.captions import caption_keep, caption_table
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.loss_config import LossConfig, TermConfig
+from m2raap.adapt.sources import ListSource
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from m2raap.adapt import step as steps
-from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.draw import Share
 from m2raap.adapt.gradcache import cut
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.prepare import prepare
+from m2raap.adapt.sources import ListSource
 from m2raap.adapt.state import DropPathRng, TrainState
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import (
@@ -82,11 +83,10 @@ def opened(cfg: AdaptConfig, out: Path, dist_context: DistContext | None = None)
 def gradients_of(run: TrainState) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of step 1."""
     try:
-        step = steps.draw_step(run, 1)
-        assert len({tuple(texts) for texts in zip(*step.batch_texts.texts, strict=True)}) < len(step.clips_B), (
-            "there are twins"
-        )
-        loss = float(steps.gradients(run, step).total)
+        share = run.prefetcher.get(1)
+        texts, num_clips = share.step.batch_texts.texts, len(share.step.clips_B)
+        assert len({tuple(of_clip) for of_clip in zip(*texts, strict=True)}) < num_clips, "there are twins"
+        loss = float(steps.gradients(run, share).total)
         learning = [*run.model.named_parameters()]
         learning += run.optim.order_heads.named_parameters("heads") if run.optim.order_heads is not None else []
         return loss, {name: p.grad for name, p in learning if p.grad is not None}
@@ -137,9 +137,9 @@ def full_above(monkeypatch: pytest.MonkeyPatch, when: Callable[[int, bool], bool
     """Encoding as on a GPU that is too small: `when` hears the clips and whether a graph is kept. The sizes tried."""
     encode, tried = steps.encode, []
 
-    def too_large(run: TrainState, step: steps.Step, start: int, stop: int, then: Any = None) -> Any:
+    def too_large(run: TrainState, share: Share, start: int, stop: int) -> Any:
         tried.append(stop - start)
-        actual = encode(run, step, start, stop, then)
+        actual = encode(run, share, start, stop)
         if when(stop - start, torch.is_grad_enabled()):
             raise torch.cuda.OutOfMemoryError
         return actual

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig, LoraConfig
 from m2raap.adapt.loop import adapt
+from m2raap.adapt.sources import ListSource
 from m2raap.core import interrupt
 from m2raap.core.errors import M2raapError
 from m2raap.models.config import AcgConfig, BackboneConfig, MeanConfig, StanConfig

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from m2raap.adapt import step as steps
-from m2raap.adapt.batches import ListSource, reverse_frames, swap_halves
 from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.frame_order import reverse_frames, swap_halves
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.order_texts import OrderTexts
 from m2raap.adapt.prepare import prepare
+from m2raap.adapt.sources import ListSource
 from m2raap.core.config import build
 from m2raap.core.errors import UsageError
 from m2raap.models.config import AdapterConfig, BackboneConfig, StanConfig

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from m2raap.adapt.batches import JpegFrames
 
 from m2raap.adapt import prefix_cache
-from m2raap.adapt.batches import JpegFrames
 from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, drop_caches, open_prefix_cache
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m2raap.adapt.augment import NO_AUGMENTATION, Augmentation
-from m2raap.adapt.batches import ListSource
 from m2raap.adapt.config import AdaptConfig, AugmentConfig
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.raw_video import Decoders, RawVideos, VideoSource, places, videos_digest
+from m2raap.adapt.sources import ListSource
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
 from m2raap.models.config import BackboneConfig, StanConfig

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from m2raap.adapt.batches import JpegFrames, ListSource
+from m2raap.adapt.pixels import JpegFrames
+from m2raap.adapt.sources import ListSource
 from m2raap.adapt.state import Split
 from m2raap.adapt.texts import text_table
+from m2raap.adapt.tokens import Tokens
 from m2raap.adapt.validate import (
     LOSS_CHUNK,
     encode_clips,
@@ -23,6 +25,7 @@ from m2raap.adapt.validate import (
     validate,
 )
 from m2raap.core.errors import M2raapError
+from m2raap.core.strings import Strings
 from m2raap.models.config import BackboneConfig, MeanConfig, MugConfig
 from m2raap.models.families import load_backbone
 from m2raap.models.interaction.score import score_pairs
@@ -75,8 +78,8 @@ def test_pair_losses_are_the_plain_loss_of_their_chunks() -> None:
 
 
 def split_of(source: ListSource, model: VideoCLIP) -> Split:
-    texts = text_table(source, model.backbone, ("en", "zh"), {}, {})
-    return Split(source.num_clips, JpegFrames(source, model.backbone.preprocess, 4), texts)
+    texts = text_table(source, model.backbone.tokenizer, ("en", "zh"), {}, {})
+    return Split(source.num_clips, JpegFrames(source, model.backbone.preprocess, 4, Decoding()), texts)
 
 
 def by_hand(similarity_QN: np.ndarray, targets: list[int]) -> dict[str, list[float]]:
@@ -139,6 +142,8 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
             return torch.nn.functional.one_hot(tokens[:, 0], 2).float()
 
     class Frames:
+        reads_ahead = 1
+
         def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
             return torch.eye(2)[clips][:, None], torch.ones(len(clips), 1, dtype=torch.bool)
 
@@ -146,7 +151,7 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
             return inputs
 
     class Table:
-        langs, texts, tokens_NL = ("en",), ["same", "same"], torch.tensor([[0], [0]])
+        langs, texts, tokens = ("en",), Strings.of(["same", "same"]), Tokens(np.zeros((2, 1), np.int32), 0)
 
         def queries_of(self, lang: str) -> tuple[np.ndarray, np.ndarray]:
             return np.arange(2), np.arange(2)
@@ -175,7 +180,7 @@ def test_an_interaction_is_validated_by_its_own_scores(tiny_dir: Any) -> None:
     with torch.no_grad():
         units = encode_units(opened, split.frames, 9, None, opened.interaction.needs)
         clips, rows = split.texts.queries_of("en")
-        texts = opened.text_units(split.texts.tokens_NL[torch.from_numpy(rows)], opened.interaction.needs)
+        texts = opened.text_units(split.texts.tokens.rows(rows), opened.interaction.needs)
         pairs = [(text, clip) for text in range(9) for clip in range(9)]
         text_N, clip_N = (torch.tensor(column) for column in zip(*pairs, strict=True))
         score_99 = score_pairs(opened.interaction, select(texts, text_N), select(units, clip_N)).reshape(9, 9)

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from m2raap.adapt.batches import ListSource
+from m2raap.adapt.sources import ListSource
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "yellow": (230, 220, 30)}
 CHINESE = {"red": "红", "green": "绿", "blue": "蓝", "yellow": "黄"}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from m2raap.adapt.batches import ListSource
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.optim import lr_multiplier
+from m2raap.adapt.sources import ListSource
 from m2raap.core.config import merge
 from m2raap.models.config import BackboneConfig, StanConfig
 from m2raap.models.families import load_backbone

@@ -41,10 +41,10 @@ class Interaction(nn.Module):
         cosine = pairs.cosine()
         return cosine + self.gate * (scores - cosine)
 
-    def gates(self) -> dict[str, float]:
+    def gates(self) -> dict[str, float | Tensor]:
         """Learnt scalars, and norms of learnt matrices, by name, for the log."""
         return {
-            name.removesuffix(".weight"): float(p.detach() if p.ndim == 0 else p.detach().norm())
+            name.removesuffix(".weight"): p.detach() if p.ndim == 0 else p.detach().norm()
             for name, p in self.named_parameters()
             if p.ndim != 1
         }

@@ -55,5 +55,5 @@ class Outside(nn.Module):
     def forward(self, pairs: Pairs) -> Tensor:
         return expect_floats(self.module(pairs), pairs.shape, self.name, self.key)
 
-    def gates(self) -> dict[str, float]:
-        return expect_numbers(self.module.gates(), self.name, self.key)
+    def gates(self) -> dict[str, float | Tensor]:
+        return dict(expect_numbers(self.module.gates(), self.name, self.key))

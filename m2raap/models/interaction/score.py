@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from m2raap.models.config import INTERACTION_BLOCK_BYTES
 from m2raap.models.interaction.pairs import Pairs
 from m2raap.models.interaction.units import ClipUnits, TextUnits, in_fp32, select
+from m2raap.models.mask import has_frames
 
 # Tensors of the size of the similarities that exist at the same time, and bytes of a number.
 _COPIES, _FP32_BYTES = 8, 4
@@ -27,7 +28,7 @@ def score_matrix(
     Texts are taken in blocks, and clips, too, where one text with all of them exceeds `block_bytes`; with gradients a block
     is computed again on the way back, so that the similarities of the whole batch never exist at once.
     """
-    assert bool(clips.mask_BT.any(1).all()), "a clip without frames"
+    assert has_frames(clips.mask_BT), "a clip without frames"
     num_texts, num_clips = len(texts.pooled_AE), len(clips.pooled_BE)
     pairs_at_once = max(1, block_bytes // (_COPIES * _FP32_BYTES * numbers_per_pair(interaction, texts, clips)))
     rows, columns = max(1, pairs_at_once // num_clips), min(num_clips, pairs_at_once)

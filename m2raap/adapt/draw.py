@@ -1,0 +1,93 @@
+"""The random choices for a step: functions of (seed, step, place in the batch), the same in every process.
+
+B clips, K texts per clip.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from m2raap.adapt.captions import caption_keep
+from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.objective import BatchTexts
+from m2raap.adapt.order_texts import FIRST, SECOND, SWAPPED
+from m2raap.adapt.sampler import BatchSampler
+
+if TYPE_CHECKING:
+    from m2raap.adapt.state import Split
+
+
+@dataclass(frozen=True)
+class Step:
+    """The random choices of a step (from 1). `rows_KB` are rows of the text table.
+
+    `loss_weights`: of the terms of the loss that count in this step.
+    `caption_keep_B`: the clips whose captions ACG and the interaction read; None where neither reads any.
+    """
+
+    number: int
+    clips_B: np.ndarray
+    rows_KB: np.ndarray
+    loss_weights: dict[str, float]
+    caption_keep_B: Tensor | None
+    batch_texts: BatchTexts
+
+    @property
+    def order_parts(self) -> list[int]:
+        """The columns of OrderTexts that this step reads; empty where no caption of the batch says an order."""
+        order_KB3, weights = self.batch_texts.order_KB3, self.loss_weights
+        if order_KB3 is None:
+            return []
+        parts = [FIRST, SECOND] if "clauses" in weights else []
+        parts += [SWAPPED] if "event_order" in weights else []
+        return [part for part in parts if (order_KB3[..., part] >= 0).any()]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process reads for a step: the choices for the whole batch, and the inputs of its own clips, from `start` on.
+
+    `inputs`: what the reader of frames gives for these clips; `mask_BT`: which frames they have.
+    """
+
+    step: Step
+    start: int
+    inputs: Tensor
+    mask_BT: Tensor
+
+    def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Inputs and mask of clips start .. stop of the batch."""
+        places = slice(start - self.start, stop - self.start)
+        return self.inputs[places], self.mask_BT[places]
+
+
+class Draws:
+    """Draws the steps of a run of `steps` steps. `guided`: whether ACG or the interaction reads captions."""
+
+    def __init__(self, cfg: AdaptConfig, train: Split, sampler: BatchSampler, steps: int, guided: bool) -> None:
+        self.cfg, self.train, self.sampler, self.steps, self.guided = cfg, train, sampler, steps, guided
+
+    def step(self, number: int) -> Step:
+        """The clips, texts and kept captions of step `number` (from 1), the same in every process."""
+        cfg, train = self.cfg, self.train
+        clips = self.sampler.clips(number)
+        rows_KB = train.texts.draw(clips, cfg.texts_per_clip, cfg.seed, number)
+        texts = [train.texts.texts.take(rows) for rows in rows_KB]
+        caption_keep_B = caption_keep(len(clips), cfg.caption_dropout, cfg.seed, number) if self.guided else None
+        weights = cfg.loss.weights_at((number - 1) / self.steps)
+        epoch = self.sampler.epoch(number)
+        captions = train.captions.words(clips, epoch) if train.captions and "frame_caption" in weights else None
+        order = train.order if "clauses" in weights or "event_order" in weights else None
+        order_KB3 = order.rows_N3[rows_KB] if order is not None else None
+        batch_texts = BatchTexts(texts, train.texts.owners(clips), captions, order_KB3)
+        return Step(number, clips, rows_KB, weights, caption_keep_B, batch_texts)
+
+    def share(self, number: int, start: int, stop: int) -> Share:
+        """Step `number`, with the inputs of clips start .. stop of its batch. Raises M2raapError as the reader of frames."""
+        step = self.step(number)
+        inputs, mask_BT = self.train.frames.batch(step.clips_B[start:stop], self.sampler.epoch(number))
+        return Share(step, start, inputs, mask_BT)

@@ -1,0 +1,138 @@
+"""From encoded pictures to the pixels that a backbone takes: resize and centre crop, without torch.
+
+Exact: Pillow's arithmetic, which is that of open_clip's inference transform without torchvision. Fast: OpenCV decodes at the
+smallest scale of the JPEG that suffices, cuts out what is kept, and resizes only that. In training a part of the picture,
+drawn at random, can take the place of the resize and the centre crop. N pictures, S side of the result in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from m2raap.core.errors import M2raapError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
+Crop = Callable[[int, int], Box]  # (width, height) -> the kept part
+ELONGATED = 32  # ratio of the sides that no film exceeds
+
+
+class Resize(NamedTuple):
+    """To which pictures are brought: `size` pixels a side, by an `interpolation` (bicubic or bilinear) and a `mode`.
+
+    Mode shortest: the short side becomes `size`, and the middle is kept; squash: both sides become `size`.
+    """
+
+    size: int
+    interpolation: str
+    mode: str
+
+
+def pixels_from_jpegs(
+    jpegs: Sequence[bytes], resize: Resize, crop: Crop | None = None, fast: bool = False
+) -> np.ndarray:
+    """JPEG (or PNG) bytes -> (N, S, S, 3) uint8. Raises M2raapError with the position of one that cannot be decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    _refuse_unknown(resize.mode)
+    pictures = []
+    for place, data in enumerate(jpegs):
+        try:
+            picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))  # reads the header alone
+            pictures.append(_decoded(data, picture.size, resize, crop) if fast else picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise M2raapError(f"picture {place} of {len(jpegs)} cannot be decoded as JPEG or PNG: {error}") from None
+    return np.array(pictures) if fast else pixels_from_pictures(pictures, resize, crop)
+
+
+def pixels_from_pictures(pictures: Sequence[Image], resize: Resize, crop: Crop | None = None) -> np.ndarray:
+    """RGB Pillow pictures -> (N, S, S, 3) uint8: resize the short side to S, centre crop.
+
+    With `crop` the part of the picture that it names is resized to S x S instead.
+    """
+    from PIL import Image
+
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    size = resize.size
+    _refuse_unknown(resize.mode)
+    pixels = np.empty((len(pictures), size, size, 3), np.uint8)
+    for place, picture in enumerate(pictures):
+        width, height = picture.size
+        if crop is not None:
+            box = crop(width, height)
+            pixels[place] = np.asarray(picture.resize((size, size), filters[resize.interpolation], box))
+            continue
+        if resize.mode == "squash":
+            target = (size, size)
+        elif width <= height:
+            target = (size, int(size * height / width))
+        else:
+            target = (int(size * width / height), size)
+        # Rounds half to even, as torchvision's CenterCrop does.
+        left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
+        if max(target) > ELONGATED * size:
+            # Only the part that is kept is scaled: the whole of 1 x 1,000,000 pixels would become gigabytes.
+            x, y = width / target[0], height / target[1]
+            box = (left * x, top * y, (left + size) * x, (top + size) * y)
+            pixels[place] = np.asarray(picture.resize((size, size), filters[resize.interpolation], box))
+            continue
+        if target != picture.size:
+            picture = picture.resize(target, filters[resize.interpolation])
+        pixels[place] = np.asarray(picture.crop((left, top, left + size, top + size)))
+    return pixels
+
+
+def _refuse_unknown(mode: str) -> None:
+    if mode not in ("shortest", "squash"):
+        raise M2raapError(f"resize_mode '{mode}' of the backbone is unknown; known: shortest, squash")
+
+
+def _decoded(data: bytes, full_size: tuple[int, int], resize: Resize, crop: Crop | None) -> np.ndarray:
+    """(S, S, 3) uint8 of one picture of `full_size` (width, height). Raises OSError where it cannot be decoded."""
+    cv2 = _opencv()
+    left, top, right, bottom = _kept(*full_size, resize, crop)
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size for a fraction of the time.
+    shrink = next((n for n in (8, 4, 2) if min(right - left, bottom - top) >= n * resize.size), 1)
+    flags = {
+        1: cv2.IMREAD_COLOR,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+    }
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags[shrink] | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        raise OSError(str(error)) from None
+    if picture is None:
+        raise OSError("OpenCV cannot decode it")
+    x, y = picture.shape[1] / full_size[0], picture.shape[0] / full_size[1]
+    part = picture[round(top * y) : round(bottom * y), round(left * x) : round(right * x)]
+    scale = min(part.shape[:2]) / resize.size
+    how = cv2.INTER_AREA if scale > 1.5 else cv2.INTER_CUBIC if resize.interpolation == "bicubic" else cv2.INTER_LINEAR
+    return cv2.cvtColor(cv2.resize(part, (resize.size, resize.size), interpolation=how), cv2.COLOR_BGR2RGB)
+
+
+def _kept(width: int, height: int, resize: Resize, crop: Crop | None) -> Box:
+    """The part of a picture that is resized: that of `crop`, all for mode squash, else the largest square in the middle."""
+    if crop is not None:
+        return crop(width, height)
+    if resize.mode == "squash":
+        return 0, 0, width, height
+    side = min(width, height)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return left, top, left + side, top + side
+
+
+@cache
+def _opencv() -> Any:
+    import cv2
+
+    cv2.setNumThreads(1)  # the callers are many threads or processes
+    return cv2
