@@ -63,9 +63,10 @@ def epochs_of(folder: Path, steps_per_epoch: int) -> tuple[float, float, float]:
 def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
     """Seconds of reading one epoch from raw video and from stored frames without training, and the number of clips."""
     import numpy as np
-    from m2raap.adapt.batches import BatchSampler, JpegFrames
 
+    from m2raap.adapt.pixels import Decoding, JpegFrames
     from m2raap.adapt.raw_video import Decoders, RawVideos
+    from m2raap.adapt.sampler import BatchSampler
     from m2raap.core.videos import VideoDigests
     from m2raap.models.families import load_backbone
     from m2raap.stages.source import ViewSource
@@ -78,7 +79,7 @@ def loading(recipe: Recipe, view: Any) -> tuple[float, float, int]:
     seconds = []
     for data in (
         RawVideos(source, preprocess, cfg.num_frames, 0, decoders),
-        JpegFrames(source, preprocess, cfg.num_frames),
+        JpegFrames(source, preprocess, cfg.num_frames, Decoding()),
     ):
         data.batch(np.arange(2))  # decoders start, the part is read
         began = time.monotonic()

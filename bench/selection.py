@@ -27,13 +27,14 @@ from typing import Any
 from unittest import mock
 
 import torch
-from m2raap.adapt.batches import JpegFrames
 
 from m2raap.adapt import loop
 from m2raap.adapt.captions import caption_table
 from m2raap.adapt.checkpoint import Progress
 from m2raap.adapt.config import AdaptConfig
+from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.keep import note_scores
+from m2raap.adapt.pixels import Decoding, JpegFrames
 from m2raap.adapt.state import Split, TrainState
 from m2raap.adapt.texts import text_table
 from m2raap.adapt.validate import ValScores, validate
@@ -41,6 +42,7 @@ from m2raap.core.config import build, parse_assignments, set_keys
 from m2raap.core.engine import LocalEngine, available_cores, torch_threads
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import write_json
+from m2raap.core.split import read_split
 from m2raap.core.stage import DataStage
 from m2raap.core.videos import VideoDigests
 from m2raap.models.interaction.phrases import token_spans
@@ -50,7 +52,7 @@ from m2raap.pipeline.recipe import Recipe, arms_of, load_recipe
 from m2raap.pipeline.run import Options, make_plan, run
 from m2raap.pipeline.run_folder import Inputs, RunFolder
 from m2raap.stages.adapt import AdaptStage
-from m2raap.stages.source import ViewSource
+from m2raap.stages.source import ViewSource, drawn
 
 SMALL_WORLD = ("train_clips=240", "val_clips=48", "test_clips=60")
 SMALL_STEPS = ["adapt.steps=40", "adapt.val_every_steps=8"]
@@ -75,7 +77,7 @@ class Watch:
     points: list[Point] = field(default_factory=list)
     split: Split | None = None
 
-    def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool) -> ValScores:
+    def __call__(self, model: VideoCLIP, val: Split, by_interaction: bool, dist_context: DistContext) -> ValScores:
         if self.split is None:
             self.split = self._test_split(model, by_interaction)
         scores, of_test = (validate(model, split, by_interaction) for split in (val, self.split))
@@ -87,11 +89,11 @@ class Watch:
         cfg, source = self.cfg, self.test
         needs = model.interaction.needs if by_interaction and model.interaction is not None else frozenset()
         tokenize = partial(model.backbone.tokenize, text_length=cfg.text_length)
-        frames = JpegFrames(source, model.backbone.preprocess, cfg.num_frames)
-        texts = text_table(source, model.backbone, cfg.langs, {}, {}, cfg.text_length)
+        frames = JpegFrames(source, model.backbone.preprocess, cfg.num_frames, Decoding())
+        texts = text_table(source, model.backbone.tokenizer, cfg.langs, {}, {}, cfg.text_length)
         reads_captions = cfg.acg is not None or "captions" in needs
         captions = caption_table(source, model, cfg.num_frames, text_length=cfg.text_length) if reads_captions else None
-        spans = token_spans(texts.texts, tokenize) if "phrases" in needs else None
+        spans = token_spans(list(texts.texts), tokenize) if "phrases" in needs else None
         return Split(source.num_clips, frames, texts, captions, None, spans)
 
 
@@ -125,14 +127,16 @@ def sources(
         test_view = test_view.over(folder)
     view, limits = view_of(training, of_arm, inputs), stage.shared.decode
     digests = VideoDigests(out / "unused")
-    train, val = (ViewSource(view, split, limits, digests) for split in ("train", "val"))
+    cfg = stage.cfg
+    tables = read_split(view, "train")
+    if cfg.train_clips:
+        tables = drawn(tables, cfg.train_clips, cfg.seed)
+    train, val = (ViewSource(view, split, limits, digests, rows) for split, rows in (("train", tables), ("val", None)))
     test = ViewSource(test_view, "test", limits, digests)
-    if stage.cfg.train_clips:
-        train.draw(stage.cfg.train_clips, stage.cfg.seed)
     for name, source in (("train", train), ("val", val), ("test", test)):
         if not source.num_clips:
             raise M2raapError(f"{out}: no clip of the split {name} has frames and texts")
-    return stage.cfg, train, val, test
+    return cfg, train, val, test
 
 
 def training(
@@ -145,8 +149,8 @@ def training(
     def report(what: str, done: int, total: int) -> None:
         print(f"\rseed {seed}: {what}, {done} of {total}", end="", file=sys.stderr, flush=True)
 
-    def watched(model: VideoCLIP, split: Split, by_interaction: bool) -> ValScores:
-        return watch[0](model, split, by_interaction)
+    def watched(model: VideoCLIP, split: Split, by_interaction: bool, dist_context: DistContext) -> ValScores:
+        return watch[0](model, split, by_interaction, dist_context)
 
     real = loop.prepare
 

@@ -175,7 +175,9 @@ class _Training:
 def _learn(state: TrainState, number: int) -> tuple[LateNumbers, bool]:
     """Step `number` of the optimiser. Returns what is logged of it, and whether fp16 may have left it out."""
     optim = state.optim
-    loss = gradients(state, state.prefetcher.get(number))
+    share = state.prefetcher.get(number)
+    loss = gradients(state, share)
+    state.train.frames.give_back(share.inputs)
     if state.cfg.lora is not None and number == 1:
         refuse_unreached(state.model)
     if optim.scaler is not None:

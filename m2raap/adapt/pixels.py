@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -69,6 +69,7 @@ class JpegFrames:
     """The pixels of clips, decoded again each time: for vision layers that learn, or whose cache would be too large.
 
     `decode`: exact is Pillow's arithmetic, as the transforms of open_clip; fast is OpenCV's (m2raap.models.pictures).
+    `pinned`: whether batches lie in memory from which a GPU copies by itself.
     """
 
     source: PairSource
@@ -77,6 +78,8 @@ class JpegFrames:
     decoding: Decoding
     augment: Augmentation = NO_AUGMENTATION
     decode: Literal["exact", "fast"] = "exact"
+    pinned: bool = False
+    spare: list[Tensor] = field(default_factory=list, compare=False)  # batches that were given back
     time_dim: ClassVar[int] = 1
     reads_ahead: ClassVar[int] = 2  # steps that the prefetcher reads ahead
 
@@ -86,19 +89,25 @@ class JpegFrames:
         Of more than T frames, the middles of T equal segments are taken, or what `augment` draws in `epoch`. Raises M2raapError
         naming a clip that has no frames, or a frame that cannot be decoded.
         """
-        size = self.preprocess.image_size
-        pixels = np.zeros((len(clips), self.num_frames, size, size, 3), np.uint8)
+        batch = self._empty(len(clips))
+        pixels = batch.numpy()
         mask_BT = np.zeros((len(clips), self.num_frames), bool)
+        args = (self.preprocess.resize, self.augment, epoch, self.decode == "fast")
         executor, pending = self.decoding.executor, []
-        for start in range(0, len(clips), PIECE_CLIPS):
-            items = [self._stored(int(clip), epoch) for clip in clips[start : start + PIECE_CLIPS]]
-            args = (self.preprocess.resize, self.augment, epoch, self.decode == "fast")
-            pending.append((start, executor.submit(decode_clips, items, *args)))
         try:
-            for start, future in pending:
-                for place, pixels_THWC in enumerate(future.result(), start):
-                    pixels[place, : len(pixels_THWC)] = pixels_THWC
-                    mask_BT[place, : len(pixels_THWC)] = True
+            for start in range(0, len(clips), PIECE_CLIPS):
+                items = [self._stored(int(clip), epoch) for clip in clips[start : start + PIECE_CLIPS]]
+                places = [pixels[start + place, : len(jpegs)] for place, (_, jpegs) in enumerate(items)]
+                for place, (_, jpegs) in enumerate(items, start):
+                    mask_BT[place, : len(jpegs)] = True
+                    pixels[place, len(jpegs) :] = 0
+                # Threads write into the batch; processes send what they decoded.
+                into = None if self.decoding.processes else places
+                pending.append((places, executor.submit(decode_clips, items, *args, into)))
+            for places, future in pending:
+                for place, decoded in zip(places, future.result(), strict=True):
+                    if decoded is not place:
+                        place[:] = decoded
         except BrokenProcessPool:
             raise M2raapError(
                 "a decoder process was killed, often because memory ran out; the same command resumes. Fewer of them "
@@ -107,7 +116,22 @@ class JpegFrames:
         finally:
             for _, future in pending:
                 future.cancel()
-        return torch.from_numpy(pixels), torch.from_numpy(mask_BT)
+        return batch, torch.from_numpy(mask_BT)
+
+    def _empty(self, num_clips: int) -> Tensor:
+        """Memory for a batch: one that was given back where it fits, because new memory costs as much as decoding a frame."""
+        size = self.preprocess.image_size
+        shape = (num_clips, self.num_frames, size, size, 3)
+        try:
+            batch = self.spare.pop()
+        except IndexError:
+            batch = torch.empty(0, dtype=torch.uint8)
+        return batch if batch.shape == shape else torch.empty(shape, dtype=torch.uint8, pin_memory=self.pinned)
+
+    def give_back(self, batch: Tensor) -> None:
+        """The pixels of a batch that nobody reads any more. Pinned memory goes back to torch, which knows when copies end."""
+        if not self.pinned and len(self.spare) < self.reads_ahead + 1:
+            self.spare.append(batch)
 
     def _stored(self, clip: int, epoch: int | None) -> tuple[str, list[bytes]]:
         """The id of a clip, and the JPEGs of the frames that are read of it."""

@@ -79,6 +79,9 @@ class PrefixCache:
         """fp16 tokens (B, V, T, S, D) and mask (B, T); the same in every epoch."""
         return torch.from_numpy(self.tokens_BVTSD[clips]), torch.from_numpy(self.mask_BT[clips])
 
+    def give_back(self, batch: Tensor) -> None:
+        """Nothing is read into the same memory again."""
+
     def levels(self, model: VideoCLIP, tokens_BVTSD: Tensor, mask_BT: Tensor) -> list[Tensor]:
         """What the model reads of the last vision layers (`VideoCLIP.levels_of_prefix`)."""
         tokens_BVTSD = tokens_BVTSD.float()

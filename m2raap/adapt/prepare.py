@@ -239,7 +239,10 @@ def _frames(
         return RawVideos(source, preprocess, cfg.num_frames, cfg.seed, decoders, augment)
     if open_cache is not None:
         return open_cache(source, frames)
-    return JpegFrames(source, preprocess, cfg.num_frames, decoding, augment, cfg.decode if training else "exact")
+    on_gpu = model.backbone.device.type == "cuda"
+    return JpegFrames(
+        source, preprocess, cfg.num_frames, decoding, augment, cfg.decode if training else "exact", pinned=on_gpu
+    )
 
 
 def _splits(
@@ -380,7 +383,8 @@ def _share_reader(draws: Draws, share: tuple[int, int], on_gpu: bool) -> Callabl
 
     def read(number: int) -> Share:
         read_share = draws.share(number, *share)
-        return replace(read_share, inputs=read_share.inputs.pin_memory()) if on_gpu else read_share
+        inputs = read_share.inputs
+        return replace(read_share, inputs=inputs.pin_memory()) if on_gpu and not inputs.is_pinned() else read_share
 
     return read
 

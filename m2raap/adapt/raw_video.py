@@ -104,9 +104,17 @@ class RawVideos:
 
     def batch(self, clips: np.ndarray, epoch: int | None = None) -> tuple[Tensor, Tensor]:
         """Pixels (B, T, S, S, 3) in uint8 and mask (B, T). Raises M2raapError naming a clip that can no longer be decoded."""
-        loaded = self.decoders.threads.map(lambda clip: self._load(int(clip), epoch), clips)
-        pixels = torch.from_numpy(np.stack(list(loaded)))
-        return pixels, torch.ones(pixels.shape[:2], dtype=torch.bool)
+        loaded = list(self.decoders.threads.map(lambda clip: self._load(int(clip), epoch), clips))
+        size = self.preprocess.image_size
+        pixels = np.zeros((len(clips), self.num_frames, size, size, 3), np.uint8)
+        mask_BT = np.zeros((len(clips), self.num_frames), bool)
+        for place, pixels_THWC in enumerate(loaded):
+            pixels[place, : len(pixels_THWC)] = pixels_THWC
+            mask_BT[place, : len(pixels_THWC)] = True
+        return torch.from_numpy(pixels), torch.from_numpy(mask_BT)
+
+    def give_back(self, batch: Tensor) -> None:
+        """Nothing is read into the same memory again."""
 
     def levels(self, model: VideoCLIP, pixels_BTHWC: Tensor, mask_BT: Tensor) -> list[Tensor]:
         """What the model reads of the last vision layers (`VideoCLIP.levels_of_prefix`)."""

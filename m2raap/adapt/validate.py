@@ -125,6 +125,7 @@ def encode_units(
                 device_mask_BT = on_device(mask_BT, device)
                 levels = frames.levels(model, inputs.to(device), device_mask_BT)
                 caption_features = captions.encode(model, chunk(number)) if captions else None
+                frames.give_back(inputs)
                 units = model.clip_units(levels, device_mask_BT, caption_features, needs or ())
                 if needs is None:
                     units = ClipUnits(units.pooled_BE, units.pooled_BE[:, None], device_mask_BT[:, :1])
@@ -227,7 +228,7 @@ def _scores(
     if needs is None or model.interaction is None:
         for at in range(0, len(own), TEXTS_AT_ONCE):
             blocks.append(model.encode_text(split.texts.tokens.rows(own[at : at + TEXTS_AT_ONCE]).to(device)).float())
-        width = model.backbone.embed_dim
+        width = units.pooled_BE.shape[1]
     else:
         for at in range(0, len(own), CHUNK):
             part = own[at : at + CHUNK]

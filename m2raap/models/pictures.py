@@ -36,33 +36,46 @@ class Resize(NamedTuple):
 
 
 def pixels_from_jpegs(
-    jpegs: Sequence[bytes], resize: Resize, crop: Crop | None = None, fast: bool = False
+    jpegs: Sequence[bytes],
+    resize: Resize,
+    crop: Crop | None = None,
+    fast: bool = False,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """JPEG (or PNG) bytes -> (N, S, S, 3) uint8. Raises M2raapError with the position of one that cannot be decoded."""
+    """JPEG (or PNG) bytes -> (N, S, S, 3) uint8, written into `out` where that is given.
+
+    Raises M2raapError with the position of one that cannot be decoded.
+    """
     from PIL import Image, UnidentifiedImageError
 
     _refuse_unknown(resize.mode)
+    pixels = np.empty((len(jpegs), resize.size, resize.size, 3), np.uint8) if out is None else out
     pictures = []
     for place, data in enumerate(jpegs):
         try:
             picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))  # reads the header alone
-            pictures.append(_decoded(data, picture.size, resize, crop) if fast else picture.convert("RGB"))
+            if fast:
+                _decode_fast(data, picture.size, resize, crop, pixels[place])
+            else:
+                pictures.append(picture.convert("RGB"))
         except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
             raise M2raapError(f"picture {place} of {len(jpegs)} cannot be decoded as JPEG or PNG: {error}") from None
-    return np.array(pictures) if fast else pixels_from_pictures(pictures, resize, crop)
+    return pixels if fast else pixels_from_pictures(pictures, resize, crop, pixels)
 
 
-def pixels_from_pictures(pictures: Sequence[Image], resize: Resize, crop: Crop | None = None) -> np.ndarray:
+def pixels_from_pictures(
+    pictures: Sequence[Image], resize: Resize, crop: Crop | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
     """RGB Pillow pictures -> (N, S, S, 3) uint8: resize the short side to S, centre crop.
 
-    With `crop` the part of the picture that it names is resized to S x S instead.
+    With `crop` the part of the picture that it names is resized to S x S instead. Written into `out` where that is given.
     """
     from PIL import Image
 
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
     size = resize.size
     _refuse_unknown(resize.mode)
-    pixels = np.empty((len(pictures), size, size, 3), np.uint8)
+    pixels = np.empty((len(pictures), size, size, 3), np.uint8) if out is None else out
     for place, picture in enumerate(pictures):
         width, height = picture.size
         if crop is not None:
@@ -94,20 +107,17 @@ def _refuse_unknown(mode: str) -> None:
         raise M2raapError(f"resize_mode '{mode}' of the backbone is unknown; known: shortest, squash")
 
 
-def _decoded(data: bytes, full_size: tuple[int, int], resize: Resize, crop: Crop | None) -> np.ndarray:
-    """(S, S, 3) uint8 of one picture of `full_size` (width, height). Raises OSError where it cannot be decoded."""
+def _decode_fast(
+    data: bytes, full_size: tuple[int, int], resize: Resize, crop: Crop | None, out_HWC: np.ndarray
+) -> None:
+    """Writes (S, S, 3) uint8 of one picture of `full_size` (width, height). Raises OSError where it cannot be decoded."""
     cv2 = _opencv()
     left, top, right, bottom = _kept(*full_size, resize, crop)
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size for a fraction of the time.
     shrink = next((n for n in (8, 4, 2) if min(right - left, bottom - top) >= n * resize.size), 1)
-    flags = {
-        1: cv2.IMREAD_COLOR,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-    }
+    whole = cv2.IMREAD_COLOR_RGB if shrink == 1 else getattr(cv2, f"IMREAD_REDUCED_COLOR_{shrink}")
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags[shrink] | cv2.IMREAD_IGNORE_ORIENTATION)
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), whole | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise OSError(str(error)) from None
     if picture is None:
@@ -116,7 +126,9 @@ def _decoded(data: bytes, full_size: tuple[int, int], resize: Resize, crop: Crop
     part = picture[round(top * y) : round(bottom * y), round(left * x) : round(right * x)]
     scale = min(part.shape[:2]) / resize.size
     how = cv2.INTER_AREA if scale > 1.5 else cv2.INTER_CUBIC if resize.interpolation == "bicubic" else cv2.INTER_LINEAR
-    return cv2.cvtColor(cv2.resize(part, (resize.size, resize.size), interpolation=how), cv2.COLOR_BGR2RGB)
+    cv2.resize(part, (resize.size, resize.size), dst=out_HWC, interpolation=how)
+    if shrink > 1:  # for these flags OpenCV has no order of colours but its own
+        cv2.cvtColor(out_HWC, cv2.COLOR_BGR2RGB, dst=out_HWC)
 
 
 def _kept(width: int, height: int, resize: Resize, crop: Crop | None) -> Box:

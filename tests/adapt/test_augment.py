@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from m2raap.adapt.batches import JpegFrames
 from PIL import Image
 
 from m2raap.adapt.augment import ASPECT_RATIOS, Augmentation, random_box
@@ -14,6 +13,7 @@ from m2raap.adapt.captions import caption_table
 from m2raap.adapt.config import AdaptConfig, AugmentConfig
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.loss_config import LossConfig, TermConfig
+from m2raap.adapt.pixels import Decoding, JpegFrames
 from m2raap.core.config import build
 from m2raap.core.errors import UsageError
 from m2raap.models.backbone import Backbone
@@ -91,12 +91,12 @@ def test_all_frames_of_a_clip_show_the_same_part_and_it_is_the_named_one(backbon
 
 def test_a_clip_is_drawn_alike_whatever_stands_beside_it(backbone: Backbone) -> None:
     source = ordered(4, 0, frames=9)
-    frames = JpegFrames(source, backbone.preprocess, 3, augment=Augmentation(BOTH, 0))
+    frames = JpegFrames(source, backbone.preprocess, 3, Decoding(), Augmentation(BOTH, 0))
     images, mask = frames.batch(np.array([2, 0]), epoch=1)
-    assert images.shape == (2, 3, 3, 32, 32) and mask.all()
+    assert images.shape == (2, 3, 32, 32, 3) and mask.all()
     assert torch.equal(frames.batch(np.array([1, 3, 2]), epoch=1)[0][2], images[0])
     assert not torch.equal(frames.batch(np.array([2]), epoch=2)[0][0], images[0])
-    plain = JpegFrames(source, backbone.preprocess, 3)
+    plain = JpegFrames(source, backbone.preprocess, 3, Decoding())
     assert torch.equal(frames.batch(np.array([2, 0]))[0], plain.batch(np.array([2, 0]), epoch=1)[0])
 
 

@@ -277,7 +277,7 @@ def test_clips_without_frames_and_too_few_clips_are_named(cfg: AdaptConfig, tmp_
 
 def test_a_checkpoint_of_other_data_is_refused(cfg: AdaptConfig, tmp_path: Path) -> None:
     adapt(cfg, ordered(8, 0), None, tmp_path, stop_after=5)
-    with pytest.raises(M2raapError, match=r"checkpoint\.pt"):
+    with pytest.raises(M2raapError, match=r"checkpoint-00000004\.pt"):
         adapt(cfg, ordered(8, 2), None, tmp_path)
 
 

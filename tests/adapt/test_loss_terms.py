@@ -12,9 +12,9 @@ from m2raap.adapt.config import AdaptConfig
 from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.loss_config import LossConfig
-from m2raap.adapt.objective import Features, loss_rows, step_loss
+from m2raap.adapt.objective import loss_rows, step_loss
 from m2raap.adapt.prepare import prepare
-from m2raap.adapt.step import draw_step, encode
+from m2raap.adapt.step import encode
 from m2raap.core.config import build, merge
 from m2raap.core.errors import UsageError
 from m2raap.models.config import BackboneConfig, MugConfig, StanConfig
@@ -70,8 +70,8 @@ def test_each_term_is_a_loss_for_every_clip_and_text(tiny_dir: Path, tmp_path: P
     cfg = config(tiny_dir, loss=loss, interaction=MugConfig())
     state = prepare(cfg, ordered(12, 0), None, tmp_path, lambda *_: None, DistContext())
     try:
-        step = draw_step(state, 1)
-        features: Features = encode(state, step, 0, 6)
+        share = state.prefetcher.get(1)
+        step, features = share.step, encode(state, share, 0, 6)
         parts = (state.cfg, step.loss_weights, features, step.batch_texts, state.model.backbone.logit_scale.exp())
         of_loss = (state.optim.bias, state.optim.order_heads, state.model.interaction)
         rows = loss_rows(*parts, *of_loss)

@@ -15,6 +15,7 @@ from m2raap.adapt.distributed import DistContext
 from m2raap.adapt.frame_order import reverse_frames, swap_halves
 from m2raap.adapt.loop import adapt
 from m2raap.adapt.order_texts import OrderTexts
+from m2raap.adapt.pixels import images_of
 from m2raap.adapt.prepare import prepare
 from m2raap.adapt.sources import ListSource
 from m2raap.core.config import build
@@ -66,7 +67,7 @@ def test_the_heads_learn_at_the_rate_of_what_is_new(tiny_dir: Path, tmp_path: Pa
         groups = [g for g in state.optim.optimiser.param_groups if any(p is heads.weight_2EE for p in g["params"])]
         assert [(group["name"], group["base_lr"]) for group in groups] == [("new", 1e-2)]
         assert any(p is heads.weight_2EE for p in state.optim.grad_cache.of_loss)
-        steps.gradients(state, steps.draw_step(state, 1))
+        steps.gradients(state, state.prefetcher.get(1))
         assert heads.weight_2EE.grad is not None and float(heads.weight_2EE.grad.abs().max()) > 0
     finally:
         state.close()
@@ -115,10 +116,10 @@ def test_frames_in_another_order_have_the_vectors_of_such_a_clip(temporal: Any, 
     try:
         for p in state.model.temporal.parameters():  # a new module gives every order the same vector
             p.data += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
-        step = steps.draw_step(state, 1)
-        features = steps.encode(state, step, 0, 6)
+        share = state.prefetcher.get(1)
+        features = steps.encode(state, share, 0, 6)
         state.model.eval()
-        images, mask = state.train.frames.batch(step.clips_B)
+        images, mask = images_of(share.inputs, share.mask_BT, state.model.backbone.preprocess), share.mask_BT
         for order, vectors_BE in ((reverse_frames, features.reversed_BE), (swap_halves, features.swapped_BE)):
             assert vectors_BE is not None
             expected_BE = state.model.encode_video(order(images, mask, 1), mask)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from m2raap.adapt.batches import JpegFrames
 
 from m2raap.adapt import prefix_cache
+from m2raap.adapt.pixels import Decoding, JpegFrames, images_of
 from m2raap.adapt.prefix_cache import PrefixCache, PrefixLayout, drop_caches, open_prefix_cache
 from m2raap.core.errors import M2raapError
 from m2raap.models.backbone import Backbone
@@ -31,11 +31,12 @@ def test_holds_the_prefix_tokens(backbone: Backbone, tmp_path: Path) -> None:
     cache = make(tmp_path, backbone)
     clips = np.array([7, 0, 19])
     tokens, mask = cache.batch(clips)
-    images, there = JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4).batch(clips)
+    pixels, there = JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4, Decoding()).batch(clips)
+    images = images_of(pixels, there, backbone.preprocess)
     with torch.no_grad():
         expected = backbone.prefix_tokens(images.flatten(0, 1), 2).unflatten(0, (3, 4))
     assert torch.equal(mask, there) and mask.sum() == 9
-    torch.testing.assert_close(tokens[:, 0], expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(tokens[:, 0], expected.half(), atol=1e-3, rtol=1e-3)
 
 
 def vectors(model: VideoCLIP, data: PrefixCache | JpegFrames, clips: np.ndarray) -> torch.Tensor:
@@ -46,7 +47,10 @@ def vectors(model: VideoCLIP, data: PrefixCache | JpegFrames, clips: np.ndarray)
 @pytest.mark.parametrize("kind", ["prefix", "levels"])
 def test_encodes_as_the_pixels_do(backbone: Backbone, tmp_path: Path, kind: str) -> None:
     layout = PrefixLayout(kind, 3, 4)  # type: ignore[arg-type]
-    cache, live = make(tmp_path, backbone, layout=layout), JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4)
+    cache, live = (
+        make(tmp_path, backbone, layout=layout),
+        JpegFrames(ordered(20, 0, 3), backbone.preprocess, 4, Decoding()),
+    )
     model = VideoCLIP(backbone, StanConfig(layers=2, patch_pool=2, start="open"))
     with torch.no_grad():
         cached, lively = (vectors(model, data, np.array([3, 11])) for data in (cache, live))

@@ -82,8 +82,8 @@ def test_shows_the_clip_whatever_stands_beside_it(films: Films, backbone: Backbo
     assert isinstance(films, VideoSource)
     data = RawVideos(films, backbone.preprocess, 4, 0, decoders)
     images, mask = data.batch(np.array([1, 0]))
-    assert images.shape == (2, 4, 3, 32, 32) and mask.all()
-    strongest = images.mean((3, 4)).argmax(2)
+    assert images.shape == (2, 4, 32, 32, 3) and mask.all()
+    strongest = images.float().mean((2, 3)).argmax(2)
     assert strongest.tolist() == [[1, 1, 2, 2], [0, 0, 1, 1]], "lime then blue, red then lime"
     other, _ = data.batch(np.array([5, 1, 7]))
     assert torch.equal(other[1], images[0])
@@ -116,9 +116,11 @@ def test_a_random_crop_is_one_for_the_clip_and_only_in_training(
     )
     clip = np.array([0])
     assert torch.equal(cropped.batch(clip)[0], plain.batch(clip)[0])
-    whole, part, later = plain.batch(clip, 0)[0][0], cropped.batch(clip, 0)[0][0], cropped.batch(clip, 1)[0][0]
-    assert torch.equal(cropped.batch(clip, 0)[0][0], part) and (part - later).abs().mean() > 0.1
-    width = [(images[0, 0, :, -1] - images[0, 0, :, 0]).mean() for images in (whole, part)]
+    whole, part, later = (
+        frames.batch(clip, epoch)[0][0].float() / 64 for frames, epoch in ((plain, 0), (cropped, 0), (cropped, 1))
+    )
+    assert torch.equal(cropped.batch(clip, 0)[0][0].float() / 64, part) and (part - later).abs().mean() > 0.1
+    width = [(images[0, :, -1, 0] - images[0, :, 0, 0]).mean() for images in (whole, part)]
     assert 0.2 < width[1] / width[0] < 0.9, "the part spans less of the red that rises from left to right"
     assert (part - part[0]).abs().max() < 0.2 and (whole - whole[0]).abs().max() < 0.2
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,9 +39,7 @@ def test_groups_look_alike() -> None:
     }
 
 
-@given(
-    st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 12), st.integers(1, 60), st.integers(0, 3)
-)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 12), st.integers(1, 60), st.integers(0, 3))
 def test_a_windowed_epoch_has_every_clip_and_reads_a_group_once(
     sizes: list[int], batch_size: int, window: int, seed: int
 ) -> None:
@@ -69,7 +69,9 @@ def test_a_windowed_shuffle_mixes() -> None:
         batches = [sampler.clips(epoch * 100 + step) for step in range(1, 101)]
         met.append({tuple(sorted(pair)) for batch in batches for pair in _neighbours(batch)})
         of_one_group = np.mean([len(batch) - len(set(groups[batch].tolist())) for batch in batches])
-        assert of_one_group < 0.5 * 200  # seven of a clip's group are among the 1,599 of its window: 200 * 7 / 1,600 pairs
+        assert (
+            of_one_group < 0.5 * 200
+        )  # seven of a clip's group are among the 1,599 of its window: 200 * 7 / 1,600 pairs
         order = np.concatenate(batches)
         assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.05
     assert len(met[0] & met[1]) < 0.3 * len(met[0])
@@ -77,4 +79,4 @@ def test_a_windowed_shuffle_mixes() -> None:
 
 def _neighbours(batch: np.ndarray) -> list[tuple[int, int]]:
     ordered = np.sort(batch)
-    return [(int(a), int(b)) for a, b in zip(ordered, ordered[1:], strict=False) if a // 8 == b // 8]
+    return [(int(a), int(b)) for a, b in pairwise(ordered) if a // 8 == b // 8]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from m2raap.adapt.pixels import JpegFrames
+from m2raap.adapt.pixels import Decoding, JpegFrames
 from m2raap.adapt.sources import ListSource
 from m2raap.adapt.state import Split
 from m2raap.adapt.texts import text_table
@@ -143,6 +143,9 @@ def test_clips_that_share_a_text_are_no_negatives_of_the_loss() -> None:
 
     class Frames:
         reads_ahead = 1
+
+        def give_back(self, batch: Tensor) -> None:
+            pass
 
         def batch(self, clips: np.ndarray) -> tuple[Tensor, Tensor]:
             return torch.eye(2)[clips][:, None], torch.ones(len(clips), 1, dtype=torch.bool)

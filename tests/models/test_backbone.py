@@ -52,8 +52,10 @@ def test_texts_are_cut_with_their_end_and_counted(backbone: Backbone) -> None:
     fits, too_long = "a red circle", "a red circle " * 9
     tokens = backbone.tokenize([fits, too_long])
     assert tokens.shape == (2, 16) and tokens[1, -1] == tokens.max()
-    assert backbone.count_truncated([fits, too_long, "word " * 14, "word " * 15]) == 2
-    assert backbone.count_truncated([]) == 0 and backbone.tokenize([]).shape == (0, 16)
+    texts = [fits, too_long, "word " * 14, "word " * 15]
+    ids, num_cut = backbone.tokenizer.tokenize_counted(texts)
+    assert num_cut == 2 and torch.equal(ids, backbone.tokenize(texts))
+    assert backbone.tokenizer.tokenize_counted([])[1] == 0 and backbone.tokenize([]).shape == (0, 16)
     # An end token that stands in a text is text: the vector is not taken from there.
     marked = backbone.tokenize(["a red circle <end_of_text> and a <START_OF_TEXT> square"])[0]
     ids = backbone.text.tokenizer.all_special_ids

@@ -59,7 +59,7 @@ def test_impossible_sizes_in_a_configuration_of_open_clip_are_refused(saved: Pat
 def test_a_tokenizer_of_another_model_is_refused(backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
     num_ids = backbone.text.num_ids
     assert num_ids
-    monkeypatch.setattr(backbone.text, "tokenizer", lambda texts, context_length: torch.full((1, 8), num_ids))
+    monkeypatch.setattr(backbone.text, "words", lambda texts, size: torch.full((1, 8), num_ids))
     with pytest.raises(M2raapError, match=f"{num_ids}, .* {num_ids} tokens"):
         backbone.tokenize(["a"])
 
@@ -68,10 +68,10 @@ def test_a_tokenizer_of_another_model_is_refused(backbone: Backbone, monkeypatch
     "content", [[1, 2], {"trained": {}}, {"key": 3}, {"key": "k"}, {"key": "k", "trained": {"x": 1}}]
 )
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path, content: object):
-    torch.save(content, tmp_path / "checkpoint.pt")
+    torch.save(content, tmp_path / "checkpoint-00000004.pt")
     model = torch.nn.Linear(2, 2)
-    with pytest.raises(M2raapError, match="checkpoint.pt: cannot be read .*remove it"):
-        load_checkpoint(tmp_path / "checkpoint.pt", "k", model, torch.optim.SGD(model.parameters()))
+    with pytest.raises(M2raapError, match="checkpoint-00000004.pt: cannot be read .*remove it"):
+        load_checkpoint(tmp_path, "k", model, torch.optim.SGD(model.parameters()))
 
 
 def test_a_full_disk_is_named(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

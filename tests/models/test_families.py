@@ -205,7 +205,9 @@ def test_a_text_cut_to_a_length_keeps_its_end_and_is_padded(family: Callable[[st
     assert torch.equal(cut[0], whole[0]), "a text that fits stays as it is"
     ends = whole[1][(whole[1] != pad).sum() - 1]
     assert torch.equal(cut[1, :5], whole[1, :5]) and cut[1, 5] == ends and (cut[1, 6:] == pad).all()
-    assert backbone.count_truncated(texts, 6) == 1 and backbone.count_truncated(texts) == 0
+    for text_length, num_cut in ((6, 1), (None, 0)):
+        ids, counted = backbone.tokenizer.tokenize_counted(texts, text_length)
+        assert counted == num_cut and torch.equal(ids, backbone.tokenize(texts, text_length))
     assert bool((backbone.encode_text(whole)[1] - backbone.encode_text(cut)[1]).abs().max() > 1e-3)
 
 

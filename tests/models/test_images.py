@@ -43,7 +43,7 @@ def test_an_elongated_picture_is_scaled_where_it_is_kept(size: tuple[int, int], 
     picture = Image.fromarray((127 + 120 * waves).astype(np.uint8))
     preprocess = Preprocess(32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bicubic", "shortest")
     actual = images_from_pictures([picture], preprocess)
-    monkeypatch.setattr("m2raap.models.images.ELONGATED", 1000)
+    monkeypatch.setattr("m2raap.models.pictures.ELONGATED", 1000)
     torch.testing.assert_close(actual, images_from_pictures([picture], preprocess), atol=2.01 / 255, rtol=0)
 
 

@@ -71,10 +71,11 @@ def test_every_key_frame_gets_the_caption_of_what_is_drawn(
             shots.append(moment["shot"])
         shots_of_clip.append(len(set(shots)))
     source = ViewSource(open_view(tmp_path / "c"), split, VideoConfig(), VideoDigests(tmp_path / "videos.json"))
-    for number, clip_id in enumerate(source.clip_ids):
-        by_lang = source.captions_by_lang(number)
-        assert by_lang == {lang: [texts[f"{clip_id}.aux.{lang}{i}"]["text"] for i in range(6)] for lang in ("en", "zh")}
-        assert source.captions(number) == by_lang["en"]
+    captions = source.caption_columns()
+    places = list(zip(captions.clip_M.tolist(), captions.frame_M.tolist(), strict=True))
+    assert places == [(clip, frame) for clip in range(source.num_clips) for frame in range(6)]
+    for (clip, frame), text in zip(places, captions.texts, strict=True):
+        assert text == texts[f"{source.clip_ids[clip]}.aux.en{frame}"]["text"]
     assert len(source.clip_ids) >= 3
     assert max(shots_of_clip) > 1, "frames of off-topic shots have the captions of these"
     assert {row["producer"] for row in texts.values()} == {"planted truth, noise 0, missing 0, seed 0"}

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from m2raap.core.errors import M2raapError
@@ -81,6 +82,8 @@ def test_a_video_that_is_lost_before_training_is_named(out: Path, tmp_path: Path
         M2raapError, match=rf"clip '{source.clip_ids[0]}': adapt.input=video needs its file.*missing_file"
     ):
         source.video(0)
-    source.videos[0] = ("https://example.org/a.mp4", 0.0, None)
+    videos = pa.array(["https://example.org/a.mp4", *source.tables.clips["video"].to_pylist()[1:]])
+    place = source.tables.clips.schema.get_field_index("video")
+    source.tables = replace(source.tables, clips=source.tables.clips.set_column(place, "video", videos))
     with pytest.raises(M2raapError, match=rf"'{source.clip_ids[0]}': .*adapt.input=video"):
         source.video(0)
