@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from m2raap.adapt import step as steps
 from m2raap.adapt.config import AdaptConfig
@@ -173,8 +174,10 @@ def together(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes of their own did (tests.adapt.two_processes), and in `one` what this one does with the same."""
     folder = tmp_path_factory.mktemp("together")
     command = [sys.executable, "-m", "tests.adapt.two_processes", str(tiny_dir), str(folder)]
+    assert not adapt(training(tiny_dir), world(), ordered(3, 1), folder / "begun by one", stop_after=3).finished
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True) for rank in (0, 1)]
     adapt(training(tiny_dir), world(), ordered(3, 1), folder / "one")
+    adapt(scored(tiny_dir), world(), ordered(5, 1), folder / "scored one")
     stderr_texts = [process.communicate(timeout=100)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(stderr_texts)
     return folder
@@ -182,6 +185,11 @@ def together(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training(tiny_dir: Path) -> AdaptConfig:
     return but(tiny_dir, temporal=StanConfig(layers=2), train_vision_layers=1, cache="prefix", group_size=3, steps=4)
+
+
+def scored(tiny_dir: Path) -> AdaptConfig:
+    """Validated by an interaction, with the average of weights kept."""
+    return but(tiny_dir, **PARTS[2], keep="average", average_share=1.0, micro_batch=2)
 
 
 @pytest.mark.parametrize("micro", [None, 2])
@@ -193,14 +201,26 @@ def test_two_processes_have_the_gradients_of_one(micro: int | None, everything: 
 
 def test_two_processes_train_as_one_and_the_first_writes(together: Path) -> None:
     """Stopped after step 3 and begun again; the checkpoint is of step 2."""
-    one, two = (read_lines(together / name / "train.jsonl") for name in ("one", "two"))
-    assert [line["step"] for line in one] == [line["step"] for line in two]
-    for a, b in zip(one, two, strict=True):
-        assert b.get("loss") == pytest.approx(a.get("loss"), abs=1e-4)
-        assert b.get("val") == pytest.approx(a.get("val"), abs=1e-4)
+    for name, other in (("one", "two"), ("scored one", "scored two")):
+        same_log(together / name, together / other)
     timings = read_lines(together / "two" / "timings.jsonl")
     assert [line.get("step") for line in timings] == [None, 1, 2, 3, None, 3, 4], "of one process alone"
     assert (together / "two" / "model" / "model.json").is_file()
+
+
+def test_a_run_goes_on_with_another_number_of_processes(together: Path) -> None:
+    same_log(together / "one", together / "begun by one")
+    weights = [load_file(together / name / "model" / "model.safetensors") for name in ("one", "begun by one")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=1e-4, rtol=1e-4)
+
+
+def same_log(a: Path, b: Path) -> None:
+    one, two = (read_lines(folder / "train.jsonl") for folder in (a, b))
+    assert [line["step"] for line in one] == [line["step"] for line in two]
+    for of_one, of_two in zip(one, two, strict=True):
+        assert of_two.get("loss") == pytest.approx(of_one.get("loss"), abs=1e-4)
+        assert of_two.get("val") == pytest.approx(of_one.get("val"), abs=1e-4)
 
 
 def test_the_others_get_their_tasks_and_hear_when_the_first_is_gone(together: Path) -> None:

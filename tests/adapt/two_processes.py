@@ -13,7 +13,7 @@ import torch.distributed as dist
 from m2raap.adapt.distributed import start
 from m2raap.adapt.loop import adapt
 from m2raap.core.errors import M2raapError
-from tests.adapt.test_gradcache import EVERYTHING, but, gradients_of, opened, training, world
+from tests.adapt.test_gradcache import EVERYTHING, but, gradients_of, opened, scored, training, world
 from tests.adapt.world import ordered
 
 
@@ -28,6 +28,8 @@ def main(clip: Path, folder: Path, rank: int) -> None:
     cfg, two = training(clip), folder / "two"
     assert not adapt(cfg, world(), ordered(3, 1), two, stop_after=3, dist_context=dist_context).finished
     assert adapt(cfg, world(), ordered(3, 1), two, dist_context=dist_context).finished
+    assert adapt(cfg, world(), ordered(3, 1), folder / "begun by one", dist_context=dist_context).finished
+    assert adapt(scored(clip), world(), ordered(5, 1), folder / "scored two", dist_context=dist_context).finished
     messages = {}
     if dist_context.is_main:
         dist_context.send_task("a/adapt")

@@ -64,6 +64,17 @@ def test_what_fits_is_read_once_and_a_group_at_a_time(folders: list[Path], monke
     assert len(read_part(folders[0], "frames", 0)) == 22
 
 
+def test_a_damaged_picture_is_named_without_reading_the_whole_part(folders: list[Path]) -> None:
+    path = folders[0] / "frames" / part_name(1)
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes([17, 0]) * 500) + 77] ^= 1  # a picture of clip 17
+    path.write_bytes(data)
+    reader = FrameReader(folders, 10**6, verify=False)
+    assert reader.jpegs(1, "c001") == jpegs(1), "another group"
+    with pytest.raises(M2raapError, match=r"part-00001"):
+        reader.jpegs(1, "c017")
+
+
 def test_a_damaged_part_is_named(folders: list[Path]) -> None:
     path = folders[0] / "frames" / part_name(1)
     path.write_bytes(path.read_bytes()[:-20])
