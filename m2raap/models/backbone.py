@@ -116,10 +116,10 @@ class Backbone(nn.Module):
             return checkpoint(self.vision.run, index, tokens_NSD, use_reentrant=False)  # type: ignore[no-any-return]
         return self.vision.run(index, tokens_NSD)
 
-    def compile_layers(self) -> None:
-        """From now on torch.compile runs the layers of the vision tower; the weights keep their names."""
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """From now on torch.compile runs the layers of the vision tower, by a `backend` of it; the weights keep their names."""
         for block in self.vision.blocks:
-            block.compile()
+            block.compile(backend=backend)
 
     def suffix_layers(self, tokens_NSD: Tensor, depth: int, last_layers: int) -> list[Tensor]:
         """Runs the last `depth` layers on the tokens of `prefix_tokens`, and returns the outputs of the last `last_layers`.

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from m2raap.core.config import digest
+from m2raap.core.engine import available_cores
 from m2raap.core.errors import M2raapError
+from m2raap.core.split import read_split
 from m2raap.core.stage import Stage
-from m2raap.core.videos import VideoDigests
 from m2raap.core.view import View
 from m2raap.curate.llm.client import HttpBackend
 from m2raap.curate.llm.endpoint import EndpointConfig
 from m2raap.curate.llm.prompts import load_prompt
 from m2raap.models.on_this_machine import is_in_hub_cache, missing_weights
 from m2raap.pipeline.llm_requests import scarce_budgets
+from m2raap.pipeline.loading import Loading, loading_hours, loading_line, measured_loading
 from m2raap.pipeline.outlook import Outlook, outlooks, view_of
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.recipe import Recipe, arms_of
@@ -28,13 +30,13 @@ from m2raap.pipeline.run import backbones_of
 from m2raap.pipeline.run_folder import Inputs, refuse_other_run
 from m2raap.pipeline.sample import Sample, measure
 from m2raap.pipeline.this_machine import SHARE, clock, training_rate
-from m2raap.pipeline.train_cost import as_tree, cost_lines, training_cost
+from m2raap.pipeline.train_cost import Cost, as_tree, cost_lines, training_cost
 from m2raap.stages import STAGES
 from m2raap.stages.adapt import AdaptStage
 from m2raap.stages.caption import CaptionConfig, CaptionStage
+from m2raap.stages.keyframes import KeyframesStage
 from m2raap.stages.llm import model_of
 from m2raap.stages.rewrite import RewriteConfig
-from m2raap.stages.source import ViewSource
 
 # Typical numbers of tokens, which are about the same for English and Chinese; an answer is in one language.
 TOKENS_PER_CAPTION, TOKENS_PER_PICTURE, TOKENS_PER_ANSWER = 24, 400, 40
@@ -58,7 +60,17 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
         by_folder.setdefault(step.folder, step)
     unique = list(by_folder.values())
     with tempfile.TemporaryDirectory(prefix="m2raap-dry-run-") as scratch:
-        measured = measure(unique, arms, inputs, Path(scratch), states)
+        measured, outputs = measure(unique, arms, inputs, Path(scratch), states)
+        loading = {
+            step.arm: measured_loading(
+                arms[step.arm].adapt,
+                arms[step.arm].backbone,
+                arms[step.arm].shared.decode,
+                _with_key_frames(step, arms[step.arm], inputs, outputs),
+            )
+            for step in steps
+            if step.is_of(AdaptStage) and not states[step.folder].is_done
+        }
     rows = [
         _row(step, bench_clips[step.bench] if step.bench else clips, measured.get(step.folder), states[step.folder])
         for step in _in_stage_order(unique, steps)
@@ -78,16 +90,23 @@ def dry_run(recipe: Recipe, inputs: Inputs, out: Path, steps: list[Step], force:
         for row in requests
     ]
     lines += [f"  {line}" for line in scarce_budgets(requests, arms)]
-    adapt = {}
+    adapt, costs = {}, {}
     for step in steps:
         if step.is_of(AdaptStage):
-            num_clips = _clips_to_train(step, arms[step.arm], inputs, states)
-            adapt[step.arm] = as_tree(training_cost(arms[step.arm], num_clips), arms[step.arm]) | {"clips": num_clips}
+            num_clips, val_clips = _clips_to_train(step, arms[step.arm], inputs, states)
+            costs[step.arm] = cost = training_cost(arms[step.arm], num_clips, val_clips)
+            adapt[step.arm] = as_tree(cost, arms[step.arm]) | {"clips": num_clips}
+            if rate := loading.get(step.arm):
+                adapt[step.arm]["decoded_clips_per_core_s"] = rate.clips_per_core_s or None
     trained = {step.arm for step in steps if step.is_of(AdaptStage) and states[step.folder].is_done}
     for arm, cost in adapt.items():
         if arm in trained:
             continue
-        lines += [f"  {line}" for line in (*cost_lines(arm, cost), _time_line(arm, arms[arm], cost))]
+        load = loading_line(arm, arms[arm].adapt, costs[arm], loading[arm])
+        time_line = _time_line(arm, arms[arm], costs[arm], loading[arm])
+        lines += [f"  {line}" for line in (*cost_lines(arm, cost), load, time_line)]
+        if arms[arm].adapt.keep == "best" and not costs[arm].val_clips:
+            lines.append(f"  {arm}: no clip has the split val, so that adapt.keep=best keeps the last step")
         if arms[arm].adapt.input == "video":
             lines.append(
                 f"  {arm} reads raw video: every clip is decoded again each epoch, and frozen layers have no cache"
@@ -141,28 +160,40 @@ def _in_stage_order(unique: list[Step], steps: list[Step]) -> list[Step]:
     return sorted(unique, key=lambda s: (stages.index(s.stage), s.bench or "", users[s.folder] == 1))
 
 
-def _clips_to_train(step: Step, recipe: Recipe, inputs: Inputs, states: dict[Path, Outlook]) -> int:
-    """The number of clips that adapt trains on; while stages before it are not done, the most that may be left for it."""
+def _clips_to_train(step: Step, recipe: Recipe, inputs: Inputs, states: dict[Path, Outlook]) -> tuple[int, int]:
+    """The number of clips that adapt trains on, and of val clips; while stages before it are not done, the most that may be
+    left for it."""
     view = view_of(replace(step, parents=()), recipe, inputs)
     for parent in step.parents:
         if parent in states and not states[parent].is_done:
-            rows = (clip for part in view.parts(()) for clip in part.clips)
-            return sum(clip["split"] == "train" for clip in rows)
+            counts = Counter(clip["split"] for part in view.parts(()) for clip in part.clips)
+            return counts["train"], counts["val"]
         view = view.over(parent)
-    return ViewSource(
-        view, "train", recipe.shared.decode, VideoDigests(step.folder / "cache" / "videos.json")
-    ).num_clips
+    return len(read_split(view, "train").clips), len(read_split(view, "val").clips)
 
 
-def _time_line(arm: str, recipe: Recipe, cost: dict[str, Any]) -> str:
-    """How long the training would take on this machine."""
+def _with_key_frames(step: Step, recipe: Recipe, inputs: Inputs, outputs: dict[Path, Path | None]) -> View | None:
+    """The training corpus with the key-frames of the sample, or all of a finished stage; None where there are none."""
+    folders = [outputs.get(parent) for parent in step.parents if parent.name == KeyframesStage.name]
+    return inputs.view(recipe.langs).over(folders[0]) if folders and folders[0] else None
+
+
+def _time_line(arm: str, recipe: Recipe, cost: Cost, loading: Loading) -> str:
+    """How long the training would take on this machine: on a GPU the cores decode meanwhile, on the CPU they do both."""
     cfg = recipe.adapt
     rate = training_rate(cfg.device, cfg.precision, cfg.threads)
     if not rate.flops:
         return f"{arm} would train on {rate.device}: set adapt.device to auto or cpu to train here"
+    hours, cores = rate.hours(cost.flop), available_cores()
+    load_hours = loading_hours(cost, loading, cores)
+    bound = ""
+    if rate.device.startswith("CPU"):
+        hours += load_hours
+    elif load_hours > hours:
+        hours, bound = load_hours, "; decoding bounds it, not the GPU: set adapt.decode to fast, or give it more cores"
     return (
-        f"{arm} would train for about {clock(rate.hours(cost['peta_flop'] * 1e15))} on this machine ({rate.device}: "
-        f"{rate.flops / 1e9:,.0f} GFLOP/s measured in a matrix product, of which training is assumed to reach {SHARE:.0%})"
+        f"{arm} would train for about {clock(hours)} on this machine, with loading and validation ({rate.device}: "
+        f"{rate.flops / 1e9:,.0f} GFLOP/s measured in a matrix product, of which training is assumed to reach {SHARE:.0%}){bound}"
     )
 
 

@@ -39,8 +39,11 @@ class Sample:
 
 def measure(
     steps: list[Step], arms: dict[str, Recipe], inputs: Inputs, scratch: Path, states: dict[Path, Outlook]
-) -> dict[Path, Sample]:
-    """Runs every unfinished data stage on a few clips, over the output of the stages before it; folder -> measurement."""
+) -> tuple[dict[Path, Sample], dict[Path, Path | None]]:
+    """Runs every unfinished data stage on a few clips, over the output of the stages before it.
+
+    Returns folder -> measurement, and folder -> the folder with its output: for the sample, or its own where it is finished.
+    """
     samples: dict[Path, Sample] = {}
     outputs: dict[Path, Path | None] = {}  # folder of a step -> folder with its output for the sample, if there is one
     for number, step in enumerate(steps):
@@ -66,7 +69,7 @@ def measure(
             with talk.quietly():
                 samples[step.folder] = _measured(_offline(stage), view, scores, target)
         outputs[step.folder] = None if samples[step.folder].note else target
-    return samples
+    return samples, outputs
 
 
 def _sampled(step: Step, recipe: Recipe, inputs: Inputs) -> View:

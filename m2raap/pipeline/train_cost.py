@@ -35,7 +35,11 @@ GPUS = 8  # of the second estimate: the same batch on one node by torchrun
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one training, for one process that holds the whole batch. `chunk`: clips that are encoded at a time."""
+    """The cost of one training, for one process that holds the whole batch. `chunk`: clips that are encoded at a time.
+
+    `flop` includes that of the `validations` of `val_clips` clips. `decoded`: how often a clip is read and decoded in all,
+    `cached`: whether a cache of the frozen layers keeps what they make of it.
+    """
 
     steps: int
     batch_size: int
@@ -47,6 +51,14 @@ class Cost:
     kept_bytes_a_clip: float
     logit_bytes: float
     chunk: int
+    val_clips: int
+    validations: int
+    decoded: int
+    cached: bool
+
+    @property
+    def clips_seen(self) -> int:
+        return self.pairs_seen
 
     def memory_bytes(self, gpus: int = 1) -> float:
         """Peak memory of one of `gpus` GPUs that share the batch; each holds the model and its rows of the logits."""
@@ -54,8 +66,8 @@ class Cost:
         return self.state_bytes + clips * self.kept_bytes_a_clip + self.logit_bytes / gpus
 
 
-def training_cost(recipe: Recipe, clips: int) -> Cost:
-    """The cost of the recipe's training on at most `clips` clips."""
+def training_cost(recipe: Recipe, clips: int, val_clips: int = 0) -> Cost:
+    """The cost of the recipe's training on at most `clips` clips, chosen on at most `val_clips`."""
     cfg, shape = recipe.adapt, shape_of(recipe.backbone)
     if cfg.train_clips:
         clips = min(clips, cfg.train_clips)
@@ -73,17 +85,24 @@ def training_cost(recipe: Recipe, clips: int) -> Cost:
     layer *= vision_passes(cfg)
     forward = learns * layer + branch + text
     backward = 2 * (learns * layer + branch + (text if cfg.train_text else 0)) + _passed(cfg, learns) * layer
+    backward += learns * layer if cfg.recompute else 0
     frozen = (shape.layers - learns) * layer
     cached = cfg.cache != "off" and cfg.pixels_are_fixed and learns < shape.layers
     often = 2 if chunk < batch else 1
     flop = seen * (forward * often + backward) + frozen * (clips if cached else seen * often)
+    val_clips = min(val_clips, cfg.val_clips or val_clips)
+    validations = (steps // cfg.val_every_steps + 1 + bool(steps % cfg.val_every_steps)) if val_clips else 0
+    flop += val_clips * (forward * validations + frozen * (min(1, validations) if cached else validations))
+    decoded = clips + val_clips if cached else seen + validations * val_clips
 
     new = temporal_weights(cfg, shape) + (2 * shape.embed**2 if cfg.loss.clauses.weight else 0)
     weights = shape.vision_weights + shape.text_weights + new
     learning = tower_learning(cfg, shape, learns) + new
     state = weights * (4 + (2 if cfg.precision != "fp32" else 0)) + learning * 12
     logits = 16.0 * batch**2 + (2 * INTERACTION_BLOCK_BYTES if cfg.loss.interaction.weight else 0)
-    return Cost(steps, batch, seen, flop, weights, learning, state, kept_bytes(cfg, shape, texts), logits, chunk)
+    kept = kept_bytes(cfg, shape, texts)
+    work = (val_clips, validations, decoded, cached)
+    return Cost(steps, batch, seen, flop, weights, learning, state, kept, logits, chunk, *work)
 
 
 def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
@@ -91,7 +110,9 @@ def kept_bytes(cfg: AdaptConfig, shape: Shape, texts: int = 1) -> float:
     each = 4 if cfg.precision == "fp32" else 2
     learns = min(shape.layers, cfg.train_vision_layers)
     tokens = cfg.num_frames * shape.vision_tokens * shape.width
-    values = VALUES_A_LAYER * learns * tokens * vision_passes(cfg)
+    # Layers that are computed again keep their input, and one of them at a time all values.
+    of_layers = learns + VALUES_A_LAYER if cfg.recompute and learns else VALUES_A_LAYER * learns
+    values = of_layers * tokens * vision_passes(cfg)
     branch = 0
     if cfg.temporal.name == "stan":
         inner = cfg.num_frames * (1 + (shape.vision_tokens - 1) // cfg.temporal.patch_pool**2) * shape.width
@@ -191,6 +212,9 @@ def as_tree(cost: Cost, recipe: Recipe) -> dict[str, Any]:
         "batch_size": cost.batch_size,
         "micro_batch": cost.chunk,
         "pairs_seen": cost.pairs_seen,
+        "val_clips": cost.val_clips,
+        "validations": cost.validations,
+        "decoded_clips": cost.decoded,
         "peta_flop": cost.flop / 1e15,
         "gpu_hours": cost.flop / rate / 3600,
         "gpu_memory_gb": cost.memory_bytes() / 1e9,

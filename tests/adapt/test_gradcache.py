@@ -124,6 +124,27 @@ def test_chunks_of_one_clip_too(changes: dict, tiny_dir: Path, tmp_path: Path) -
     same(gradients_of(opened(but(tiny_dir, **changes, micro_batch=1), tmp_path / "ones")), whole)
 
 
+@pytest.mark.parametrize("micro", [None, 3])
+def test_layers_computed_again_have_the_gradients_of_kept_ones(
+    micro: int | None, everything: tuple, tiny_dir: Path, tmp_path: Path
+) -> None:
+    cfg = but(tiny_dir, **EVERYTHING, recompute=True, micro_batch=micro)
+    run = opened(cfg, tmp_path)
+    again: list[int] = []
+    layer = run.model.backbone.vision.run
+    run.model.backbone.vision.run = lambda index, tokens: again.append(index) or layer(index, tokens)  # type: ignore[method-assign]
+    same(gradients_of(run), everything)
+    passes = {None: 2, 3: 3}[micro]  # once more for the layers on the way back, and for chunks
+    assert again.count(2) >= passes
+
+
+def test_compiled_layers_have_the_gradients_of_others(everything: tuple, tiny_dir: Path, tmp_path: Path) -> None:
+    """By the graphs that torch.compile takes, without a compiler."""
+    run = opened(but(tiny_dir, **EVERYTHING), tmp_path)
+    run.model.backbone.compile_layers("eager")
+    same(gradients_of(run), everything)
+
+
 def test_a_chunk_draws_what_its_rows_draw_in_the_batch() -> None:
     draws = DropPathRng()
     draws.begin([1], 6, 0, 6)

@@ -42,6 +42,14 @@ def test_every_data_stage_is_measured_on_the_corpus(small_world: Path, tmp_path:
     assert measured == {"filter", "keyframes", "align", "caption", "rewrite"}
     assert all(row["note"].startswith("measured on ") for row in rows.values() if row["core_minutes"] is not None)
 
+    cost = tree["adapt"]["main"] if "main" in tree["adapt"] else next(iter(tree["adapt"].values()))
+    splits = [row["split"] for row in View(small_world / "train").corpus.all_rows("clips", ["split"])]
+    assert cost["val_clips"] == splits.count("val") > 0 and cost["decoded_clips_per_core_s"] > 0
+    steps, every = cost["steps"], recipe.adapt.val_every_steps
+    assert cost["validations"] == len({0, steps, *range(every, steps + 1, every)})
+    (line,) = (line for line in tree["lines"] if "decodes clips" in line)
+    assert f"{cost['decoded_clips']:,} times" in line and "clips/s a core" in line
+
     folder = tmp_path / "frames"
     run_stage(recipe.stage("keyframes"), StepInputs(View(small_world / "train"), folder, LocalEngine(1)))
     written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
@@ -106,7 +114,7 @@ def test_a_dry_run_says_what_the_run_would_redo_and_why(
     reason: str,
     reused: str,
 ) -> None:
-    monkeypatch.setattr("m2raap.pipeline.dry_run.measure", lambda *_: {})
+    monkeypatch.setattr("m2raap.pipeline.dry_run.measure", lambda *_: ({}, {}))
     out, world = copied(undisturbed, small_world, tmp_path)
     before = digests(out)
     tree = json.loads(m2raap(*words(world, out, "--set", setting, "--dry-run", "--json")).stdout)

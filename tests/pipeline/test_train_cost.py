@@ -162,6 +162,19 @@ def test_chunks_bound_the_memory_and_go_there_twice(small: dict[str, Any]):
     assert "pairs seen" in said[0] and "GB on each of 8" in said[1] and "guessed" not in said[1]
 
 
+def test_what_is_decoded_and_validated(small: dict[str, Any]):
+    """Without a cache in every step and validation, with one once; no cache saves the val clips of input video."""
+    steps = {"batch_size": 8, "steps": 25, "val_every_steps": 10, "val_clips": 30, "temporal": STAN}
+    live = training_cost(recipe(small, **steps, train_vision_layers=4), 64, 50)
+    assert (live.val_clips, live.validations, live.decoded) == (30, 4, 25 * 8 + 4 * 30)
+    cached = training_cost(recipe(small, **steps), 64, 50)
+    assert cached.decoded == 64 + 30 and cached.cached
+    without = training_cost(recipe(small, **steps, train_vision_layers=4), 64)
+    assert without.validations == 0 and without.decoded == 200 and without.flop < live.flop
+    again = training_cost(recipe(small, **steps, train_vision_layers=4, recompute=True), 64, 50)
+    assert again.kept_bytes_a_clip < live.kept_bytes_a_clip and again.flop > live.flop
+
+
 @pytest.mark.parametrize(
     ("model", "width", "layers", "tokens", "text", "sure"),
     [
