@@ -28,7 +28,6 @@ from m2raap.models.shared_rows import Rows
 T = TypeVar("T")
 # How long a process waits for the data stages of the main process. That another process died is noticed at once.
 PATIENCE = timedelta(days=30)
-BUCKET = 2**24  # gradients, as single numbers, that are summed in one call
 
 
 class DistContext:
@@ -88,7 +87,7 @@ class DistContext:
         """All rows, of which each process computes those of its `slice_of`.
 
         What reads them is computed by all processes alike. The gradient that a process has of what the rows are computed from is
-        that of its own rows times the number of processes: `mean_tensors` and `mean_gradients` make it that of all rows.
+        that of its own rows times the number of processes: the mean over the processes is that of all rows.
         """
         if self.world_size == 1:
             return rows(slice(0, count))
@@ -100,27 +99,20 @@ class DistContext:
             self._sum(tensor)
             tensor /= self.world_size
 
-    def sum_gradients(self, weights: list[nn.Parameter]) -> None:
-        """Sums `.grad` over the processes. It stays None for a weight that has no gradient in any process."""
-        if self.world_size == 1 or not weights:
-            return
-        num_gradients = torch.tensor([float(p.grad is not None) for p in weights], device=weights[0].device)
-        self._sum(num_gradients)
-        used = [p for p, count in zip(weights, num_gradients.tolist(), strict=True) if count]
-        for p in used:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        for bucket in _buckets(used):
-            flat = torch.cat([p.grad.flatten() for p in bucket if p.grad is not None])
-            self._sum(flat)
-            for p, summed in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):
-                p.grad = summed.reshape(p.shape).clone()
-
-    def mean_gradients(self, weights: list[nn.Parameter]) -> None:
-        """Averages gradients that all processes have computed alike, so that they stay equal to the last digit."""
-        self.sum_gradients(weights)
+    def mean_of_sums(self, weights: Iterable[nn.Parameter]) -> None:
+        """Divides `.grad`, which was summed over the processes, by their number: all have computed it alike."""
         for p in weights:
             if self.world_size > 1 and p.grad is not None:
                 p.grad /= self.world_size
+
+    def send_sum(self, tensor: Tensor) -> Any:
+        """Begins to replace the tensor by its sum over the processes; `wait` for what this returns before reading it."""
+        work: list[Any] = []
+        self._guarded(lambda: work.append(dist.all_reduce(tensor, async_op=True)))
+        return work[0]
+
+    def wait(self, work: Any) -> None:
+        self._guarded(work.wait)
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The tensor of the main process, in every process."""
@@ -208,19 +200,6 @@ class _SharedRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return gradient[slice(*ctx.own)] * ctx.world_size, None, None
-
-
-def _buckets(weights: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Runs of weights of the same dtype with at most BUCKET numbers together. A larger weight is a run of its own."""
-    buckets: list[list[nn.Parameter]] = []
-    size = 0
-    for p in weights:
-        if not buckets or size + p.numel() > BUCKET or p.dtype != buckets[-1][0].dtype:
-            buckets.append([])
-            size = 0
-        buckets[-1].append(p)
-        size += p.numel()
-    return buckets
 
 
 @cache

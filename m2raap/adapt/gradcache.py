@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from m2raap.adapt.distributed import DistContext
+from m2raap.adapt.gradient_sum import GradientSum
 from m2raap.adapt.objective import Features, StepLoss
 from m2raap.core import talk
 from m2raap.core.errors import M2raapError
@@ -41,6 +42,8 @@ class GradCache:
         loss_ids = {id(p) for p in self.of_loss}
         self.learning = [p for p in learning if id(p) not in loss_ids]
         self.dist_context, self.micro = dist_context, micro
+        self._sum, self._sum_of_loss = (GradientSum(weights, dist_context) for weights in (self.learning, self.of_loss))
+        self._proven: int | None = None  # the chunks with which the last step fitted into memory
 
     def __call__(
         self,
@@ -87,8 +90,10 @@ class GradCache:
         self.dist_context.mean_tensors(gradients.values())
         del leaves, batch_features
         self._second_pass(share, encode, kept, gradients)
-        self.dist_context.sum_gradients(self.learning)
-        self.dist_context.mean_gradients(self.of_loss)
+        self._sum.finish()
+        self._sum_of_loss.finish()
+        self.dist_context.mean_of_sums(self.of_loss)
+        self._proven = self._chunk(share)
         return loss.detached()
 
     def _first_pass(self, share: Chunk, encode: Encode) -> list[Features]:
@@ -106,15 +111,28 @@ class GradCache:
             chunks = cut(share, self.micro)
             try:
                 for chunk in chunks:
-                    _backward(kept if kept is not None else encode(*chunk), chunk, gradients)
+                    features = kept if kept is not None else encode(*chunk)
+                    # Sums that have been sent cannot be taken back: only where the step before fitted into memory.
+                    if chunk == chunks[-1] and self._proven == self._chunk(share):
+                        self._sum.arm()
+                    _backward(features, chunk, gradients)
                 return
             except torch.cuda.OutOfMemoryError:
+                if self._sum.is_under_way:
+                    raise M2raapError(
+                        "out of GPU memory in the middle of a step that fitted before: another program uses this GPU; the same "
+                        "command resumes, or lower adapt.micro_batch"
+                    ) from None
                 kept = None
             self._clear_gradients(self.learning)
             self._halve(share)
 
+    def _chunk(self, share: Chunk) -> int:
+        """Number of clips of the largest chunk."""
+        return min(self.micro or share[1] - share[0], share[1] - share[0])
+
     def _halve(self, share: Chunk) -> None:
-        size = min(self.micro or share[1] - share[0], share[1] - share[0])
+        size = self._chunk(share)
         if size == 1:
             raise M2raapError(
                 "out of GPU memory with one clip at a time: lower adapt.num_frames or adapt.train_vision_layers, or set "
