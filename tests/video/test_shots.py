@@ -43,7 +43,7 @@ class Calls(list[tuple[float, int, list[float]]]):
 @pytest.mark.parametrize("kind", [*DETECTORS, "none"])
 def test_cuts_by_time_stamp_and_one_call_per_frame(kind: str, times_s: list[float]) -> None:
     calls = Calls()
-    cuts_s = find_cuts(show(times_s), kind, 0.6, 25.0, calls, None)  # type: ignore[arg-type]
+    cuts_s = find_cuts(show(times_s), kind, 0.6, calls, None)  # type: ignore[arg-type]
     assert np.allclose(cuts_s, [] if kind == "none" else [1.0, 3.0], atol=0.05)
     assert [(t, i) for t, i, _ in calls] == [(t, i) for i, t in enumerate(times_s)]
     assert calls.cuts_s == cuts_s
@@ -56,21 +56,19 @@ def test_a_flash_is_no_cut(kind: str) -> None:
     white = np.full((60, 100, 3), 255, np.uint8)
     frames = [(t, white if round(t, 2) in (2.0, 3.0) else plane, i) for t, plane, i in show(EVEN)]
     calls = Calls()
-    cuts_s = find_cuts(iter(frames), kind, 0.6, 25.0, calls, None)  # type: ignore[arg-type]
+    cuts_s = find_cuts(iter(frames), kind, 0.6, calls, None)  # type: ignore[arg-type]
     assert cuts_s == calls.cuts_s == pytest.approx([1.0, 3.0], abs=0.05)
 
 
 def test_shortest_shot_is_in_seconds() -> None:
-    assert find_cuts(show(EVEN), "adaptive", 2.5, 25.0, Calls(), None) == pytest.approx([3.0])
-    assert find_cuts(show(EVEN), "content", 0.0, 0.0, Calls(), None) == pytest.approx(
-        [1.0, 3.0]
-    )  # no rate in the header
+    assert find_cuts(show(EVEN), "adaptive", 2.5, Calls(), None) == pytest.approx([3.0])
+    assert find_cuts(show(EVEN), "content", 0.0, Calls(), None) == pytest.approx([1.0, 3.0])
 
 
 def test_known_cuts_are_reported_in_time_and_nothing_is_detected() -> None:
     calls = Calls()
     known = [0.5, 0.51, 4.0]
-    assert find_cuts(show(EVEN), "adaptive", 0.6, 25.0, calls, known) == known
+    assert find_cuts(show(EVEN), "adaptive", 0.6, calls, known) == known
     assert [(t, cuts) for t, _, cuts in calls if cuts] == [(0.52, [0.5, 0.51]), (4.0, [4.0])]
 
 
@@ -85,7 +83,7 @@ def test_on_frame_is_called_before_the_next_frame_is_read() -> None:
                 yield item[0] + 0.01, item[1], i  # the same picture again
                 calls.pop()
 
-    find_cuts(in_turn(), "adaptive", 0.6, 25.0, calls, None)
+    find_cuts(in_turn(), "adaptive", 0.6, calls, None)
     assert len(calls) == len(EVEN)
 
 
@@ -96,7 +94,7 @@ def test_repeated_frames_change_nothing() -> None:
     assert len(kept) == 120
     for kind in DETECTORS:
         with_repeats, without = (
-            find_cuts(iter(items), kind, 0.6, 30.0, Calls(), None)  # type: ignore[arg-type]
+            find_cuts(iter(items), kind, 0.6, Calls(), None)  # type: ignore[arg-type]
             for items in (repeated, kept)
         )
         assert with_repeats == without == pytest.approx([1.0, 3.0], abs=0.05), kind
@@ -118,9 +116,9 @@ def test_scores_are_those_of_pyscenedetect() -> None:
 
 def test_no_frame_and_one() -> None:
     for kind in ("adaptive", "none"):
-        assert find_cuts(iter(()), kind, 0.6, 25.0, Calls(), None) == []
+        assert find_cuts(iter(()), kind, 0.6, Calls(), None) == []
         calls = Calls()
-        assert find_cuts(show([0.0]), kind, 0.6, 25.0, calls, None) == [] and len(calls) == 1
+        assert find_cuts(show([0.0]), kind, 0.6, calls, None) == [] and len(calls) == 1
 
 
 def test_errors_of_the_frames_and_of_on_frame_are_raised() -> None:
@@ -130,14 +128,14 @@ def test_errors_of_the_frames_and_of_on_frame_are_raised() -> None:
 
     calls = Calls()
     with pytest.raises(Refused, match="half way"):
-        find_cuts(broken(), "adaptive", 0.6, 25.0, calls, None)
+        find_cuts(broken(), "adaptive", 0.6, calls, None)
     assert len(calls) == 30
 
     def fail(item: TimedPlane, cuts_s: list[float]) -> None:
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="full"):
-        find_cuts(show(EVEN), "adaptive", 0.6, 25.0, fail, None)
+        find_cuts(show(EVEN), "adaptive", 0.6, fail, None)
 
 
 @pytest.fixture(scope="module")
