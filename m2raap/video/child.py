@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import resource
 import sys
@@ -98,6 +99,9 @@ def _import_packages() -> None:
     cv2.setNumThreads(1)
     Image.preinit()
     assert av and scenedetect
+    # Garbage collections go through all modules otherwise, and come every few frames.
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def _limit(kind: int, value: int) -> None:

@@ -32,6 +32,9 @@ class PlaneMaker:
 
         self._scaler = VideoReformatter()
         self._size: tuple[int, int] | None = None
+        self._i420 = np.empty((0, 0), np.uint8)  # the latest plane before its conversion to BGR
+        self._parts: tuple[np.ndarray, ...] = ()  # its Y, U and V
+        self._rows = [np.empty((0, 0, 0), np.uint8)] * 3  # the latest `_middle_rows` of each
 
     def plane(self, frame: Any) -> np.ndarray:
         """uint8 BGR [H, W, 3] of an av.VideoFrame; of an HDR frame with the brightness that a screen shows.
@@ -47,25 +50,31 @@ class PlaneMaker:
     def _as_stored(self, frame: Any) -> np.ndarray:
         if self._size is None:
             colour.refuse_dolby_vision_alone(frame)
-            self._size = plane_size(frame.width, frame.height)
-        width, height = self._size
+            width, height = self._size = plane_size(frame.width, frame.height)
+            self._i420 = np.empty((height * 3 // 2, width), np.uint8)
+            self._parts = (self._i420[:height], *self._i420[height:].reshape(2, height // 2, width // 2))
         if frame.format.name in _PLANAR and frame.color_range != _FULL_RANGE:
-            return _from_planes(frame, width, height)
-        small = self._scaler.reformat(frame, width, height, "bgr24", interpolation="FAST_BILINEAR", threads=1)
+            return self._from_planes(frame)
+        small = self._scaler.reformat(frame, *self._size, "bgr24", interpolation="FAST_BILINEAR", threads=1)
         return small.to_ndarray()
 
+    def _from_planes(self, frame: Any) -> np.ndarray:
+        import cv2
 
-def _from_planes(frame: Any, width: int, height: int) -> np.ndarray:
-    import cv2
-
-    i420 = np.empty((height * 3 // 2, width), np.uint8)
-    chroma = i420[height:].reshape(2, height // 2, width // 2)
-    targets = (
-        (i420[:height], (width, height)),
-        (chroma[0], (width // 2, height // 2)),
-        (chroma[1], (width // 2, height // 2)),
-    )
-    for plane, (target, size) in zip(frame.planes, targets, strict=True):
-        whole = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        cv2.resize(whole, size, dst=target, interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
+        for index, (plane, part_HW) in enumerate(zip(frame.planes, self._parts, strict=True)):
+            rows, columns = part_HW.shape
+            height, width, line = plane.height, plane.width, plane.line_size
+            step = height // rows
+            if step % 2 == 0 and step * rows == height:
+                # The interpolation reads the two middle rows of every `step` rows. They are copied first, because OpenCV waits
+                # for the memory of each row, and a copy reads many at once.
+                shape = rows, 2, width
+                if self._rows[index].shape != shape:
+                    self._rows[index] = np.empty(shape, np.uint8)
+                groups = np.frombuffer(plane, np.uint8).reshape(rows, step, line)
+                np.copyto(self._rows[index], groups[:, step // 2 - 1 : step // 2 + 1, :width])
+                whole_HW = self._rows[index].reshape(2 * rows, width)
+            else:
+                whole_HW = np.frombuffer(plane, np.uint8).reshape(height, line)[:, :width]
+            cv2.resize(whole_HW, (columns, rows), part_HW, 0, 0, cv2.INTER_LINEAR)
+        return cv2.cvtColor(self._i420, cv2.COLOR_YUV2BGR_I420)
