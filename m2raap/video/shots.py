@@ -200,7 +200,9 @@ def _without_repeats(
         time_s, plane_HWC, _ = item
         is_still = time_s - last[0] > STILL_FROM_S
         difference = cv2.norm(plane_HWC, last[1], cv2.NORM_L1) / plane_HWC.size
-        if difference <= max(REPEAT_DIFFERENCE, REPEAT_SHARE * median(latest or [0.0])):
+        # The median takes long for every frame, and is no more than the maximum.
+        most = max(REPEAT_DIFFERENCE, REPEAT_SHARE * max(latest, default=0.0))
+        if difference <= most and difference <= max(REPEAT_DIFFERENCE, REPEAT_SHARE * median(latest or [0.0])):
             if is_still and num_repeats < STILL_REPEATS:
                 num_repeats, yielded_s = num_repeats + 1, time_s
                 yield time_s, last[1], item
