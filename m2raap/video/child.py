@@ -91,6 +91,8 @@ def _answer(request: dict[str, Any], data: list[bytes], limits: VideoConfig) -> 
 
 def _import_packages() -> None:
     """Imports the large packages, whose time and memory are then not counted against the first clip."""
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("tqdm", None)  # PySceneDetect does without; its progress bars import asyncio and ssl
     import av
     import cv2
     import scenedetect.detectors
