@@ -307,7 +307,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=CONTENDERS, help="contenders to run")
     parser.add_argument("--no-long", action="store_true", help="without the ten-minute video")
-    parser.add_argument("--choices", type=Path, metavar="FILE", help="write the choices of our own as JSON lines and stop")
+    parser.add_argument(
+        "--choices", type=Path, metavar="FILE", help="write the choices of our own as JSON lines and stop"
+    )
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:

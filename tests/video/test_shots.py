@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import ffmpeg
 import numpy as np
 import pytest
 import scenedetect
+from scenedetect.common import FrameTimecode, Timecode
 
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.scenes import find_scenes, thumbnails
-from m2raap.video.shots import DETECTORS, TimedPlane, find_cuts
+from m2raap.video.shots import DETECTORS, TimedPlane, _Timecode, find_cuts
 from tests.video.conftest import encode
 
 EVEN = [i / 25 for i in range(125)]
@@ -63,6 +65,17 @@ def test_a_flash_is_no_cut(kind: str) -> None:
 def test_shortest_shot_is_in_seconds() -> None:
     assert find_cuts(show(EVEN), "adaptive", 2.5, Calls(), None) == pytest.approx([3.0])
     assert find_cuts(show(EVEN), "content", 0.0, Calls(), None) == pytest.approx([1.0, 3.0])
+
+
+@pytest.mark.parametrize("frame_s", [1 / 25, 1001 / 30000, 0.1, 0.3])
+def test_times_compare_as_those_of_pyscenedetect(frame_s: float) -> None:
+    micro = Fraction(1, 1_000_000)
+    times_s = [i * frame_s for i in range(100)]
+    theirs = [FrameTimecode(Timecode(pts=round(t * 1e6), time_base=micro), fps=Fraction(25)) for t in times_s]
+    ours = [_Timecode(t) for t in times_s]
+    assert [t.seconds for t in ours] == [t.seconds for t in theirs]
+    for least_s in (0.0, 0.3, 0.6, 0.7, 1.1, 3 * frame_s):
+        assert [b - a >= least_s for a in ours for b in ours] == [b - a >= least_s for a in theirs for b in theirs]
 
 
 def test_known_cuts_are_reported_in_time_and_nothing_is_detected() -> None:
