@@ -239,6 +239,7 @@ def table(names: list[str], clips: list[Path], repeats: int) -> dict[str, dict[s
             if runs[name] and "absent" in runs[name][0]:
                 continue
             runs[name].append(measure(name, clips))
+            print(f"  {name}: {json.dumps(runs[name][-1])}", file=sys.stderr, flush=True)
     medians = {}
     print(f"  {'':28s} {'wall s':>8s} {'CPU s':>8s} {'JPEGs':>7s} {'MB':>7s}   wall of each run")
     for name, results in runs.items():
