@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import resource
 import sys
@@ -90,6 +91,8 @@ def _answer(request: dict[str, Any], data: list[bytes], limits: VideoConfig) -> 
 
 def _import_packages() -> None:
     """Imports the large packages, whose time and memory are then not counted against the first clip."""
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("tqdm", None)  # PySceneDetect does without; its progress bars import asyncio and ssl
     import av
     import cv2
     import scenedetect.detectors
@@ -98,6 +101,9 @@ def _import_packages() -> None:
     cv2.setNumThreads(1)
     Image.preinit()
     assert av and scenedetect
+    # Garbage collections go through all modules otherwise, and come every few frames.
+    gc.freeze()
+    gc.set_threshold(10_000)
 
 
 def _limit(kind: int, value: int) -> None:

@@ -23,7 +23,7 @@ _WITHOUT_INDEX = ("mpegts", "mpeg", "flv", "ogg")
 _MAX_ERRORS_IN_A_ROW = 256  # after this many the demuxer is taken to make no progress
 
 
-@dataclass
+@dataclass(slots=True)
 class DecodedFrame:
     """One frame, or `frame=None` for a packet that could not be decoded.
 

@@ -127,8 +127,7 @@ class _Scan:
 
     def run(self) -> None:
         cfg = self.cfg
-        fps, known_s = self.opened.fps, self._known_cuts_s
-        self.cuts_s = find_cuts(self._frames(), cfg.detector, cfg.min_shot_s, fps, self._keep, known_s)
+        self.cuts_s = find_cuts(self._frames(), cfg.detector, cfg.min_shot_s, self._keep, self._known_cuts_s)
         self.tally.close()
 
     def _frames(self) -> Iterator[TimedPlane]:

@@ -32,6 +32,8 @@ class PlaneMaker:
 
         self._scaler = VideoReformatter()
         self._size: tuple[int, int] | None = None
+        self._i420 = np.empty((0, 0), np.uint8)  # the latest plane before its conversion to BGR: Y, below it U and V
+        self._rows: dict[int, np.ndarray] = {}  # the latest rows of Y, and of U and V, that `_shrink` has copied
 
     def plane(self, frame: Any) -> np.ndarray:
         """uint8 BGR [H, W, 3] of an av.VideoFrame; of an HDR frame with the brightness that a screen shows.
@@ -47,25 +49,42 @@ class PlaneMaker:
     def _as_stored(self, frame: Any) -> np.ndarray:
         if self._size is None:
             colour.refuse_dolby_vision_alone(frame)
-            self._size = plane_size(frame.width, frame.height)
-        width, height = self._size
+            width, height = self._size = plane_size(frame.width, frame.height)
+            self._i420 = np.empty((height * 3 // 2, width), np.uint8)
         if frame.format.name in _PLANAR and frame.color_range != _FULL_RANGE:
-            return _from_planes(frame, width, height)
-        small = self._scaler.reformat(frame, width, height, "bgr24", interpolation="FAST_BILINEAR", threads=1)
+            return self._from_planes(frame)
+        small = self._scaler.reformat(frame, *self._size, "bgr24", interpolation="FAST_BILINEAR", threads=1)
         return small.to_ndarray()
 
+    def _from_planes(self, frame: Any) -> np.ndarray:
+        import cv2
 
-def _from_planes(frame: Any, width: int, height: int) -> np.ndarray:
-    import cv2
+        height = self._i420.shape[0] * 2 // 3
+        y, u, v = frame.planes
+        self._shrink((y,), self._i420[:height])
+        self._shrink((u, v), self._i420[height:].reshape(height, -1))
+        return cv2.cvtColor(self._i420, cv2.COLOR_YUV2BGR_I420)
 
-    i420 = np.empty((height * 3 // 2, width), np.uint8)
-    chroma = i420[height:].reshape(2, height // 2, width // 2)
-    targets = (
-        (i420[:height], (width, height)),
-        (chroma[0], (width // 2, height // 2)),
-        (chroma[1], (width // 2, height // 2)),
-    )
-    for plane, (target, size) in zip(frame.planes, targets, strict=True):
-        whole = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        cv2.resize(whole, size, dst=target, interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
+    def _shrink(self, planes: tuple[Any, ...], target_HW: np.ndarray) -> None:
+        """Writes planes of one size, made small, below each other into `target_HW`."""
+        import cv2
+
+        count = len(planes)
+        rows, columns = target_HW.shape[0] // count, target_HW.shape[1]
+        height, width = planes[0].height, planes[0].width
+        step = height // rows
+        if step % 2 == 0 and step * rows == height:
+            # The interpolation reads the two middle rows of every `step` rows. They are copied first, because OpenCV waits for
+            # the memory of each row, and a copy reads many at once.
+            copy = self._rows.get(count)
+            if copy is None or copy.shape != (count, rows, 2, width):
+                copy = self._rows[count] = np.empty((count, rows, 2, width), np.uint8)
+            for plane, pairs in zip(planes, copy, strict=True):
+                whole = np.frombuffer(plane, np.uint8).reshape(rows, step, plane.line_size)
+                np.copyto(pairs, whole[:, step // 2 - 1 : step // 2 + 1, :width])
+            size = columns, count * rows
+            cv2.resize(copy.reshape(-1, width), size, target_HW, 0, 0, cv2.INTER_LINEAR)
+            return
+        for plane, part_HW in zip(planes, target_HW.reshape(count, rows, columns), strict=True):
+            whole_HW = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
+            cv2.resize(whole_HW, (columns, rows), part_HW, 0, 0, cv2.INTER_LINEAR)

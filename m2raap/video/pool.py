@@ -71,7 +71,7 @@ class FramePool:
 
     def offer(self, time_s: float, until_s: float, plane_HWC: np.ndarray, picture: Any, is_key: bool = False) -> None:
         """Offers a frame that is displayed in [time_s, until_s); it is held if the rules of the class say so."""
-        due = any(due_s < until_s for due_s in self._due_times_s)
+        due = bool(self._due_times_s) and min(self._due_times_s) < until_s
         on_grid = self._next_s < until_s - 1e-6
         if not (due or on_grid or len(self.frames) < self._k or (is_key and self._keep_keys)):
             return

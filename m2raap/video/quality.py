@@ -7,6 +7,7 @@ import numpy as np
 # As in FFmpeg's blackdetect: a pixel is black below 10 % of full luma, a picture where 98 % of its pixels are black.
 BLACK_LUMA = 26
 BLACK_PIXEL_SHARE = 0.98
+_MEAN_OF_BLACK = BLACK_LUMA + 255 * (1 - BLACK_PIXEL_SHARE)  # no black picture has a greater mean luma
 # Mean absolute luma difference (0..255) of two frames below which nothing moves. The -60 dB of FFmpeg's freezedetect are
 # 0.26; the coding noise of a still picture at web bitrates reaches about twice that.
 FROZEN_DIFFERENCE = 0.5
@@ -31,6 +32,8 @@ def blur_variance(luma_HW: np.ndarray) -> float:
 
 def is_black(luma_HW: np.ndarray) -> bool:
     """Whether at least BLACK_PIXEL_SHARE of the pixels are black."""
+    if mean(luma_HW) > _MEAN_OF_BLACK:  # most pictures, which need no count
+        return False
     return float(np.count_nonzero(luma_HW < BLACK_LUMA)) >= BLACK_PIXEL_SHARE * luma_HW.size
 
 

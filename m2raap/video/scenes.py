@@ -54,7 +54,7 @@ def find_scenes(path: Path, detector: Detector, min_shot_s: float, limits: Video
     with open_video(path, limits) as opened:
         tally, keys_s, late_s = Tally(opened), [-KEYS_APART_S], list[float]()
         planes = _planes(opened, tally, keys_s, late_s)
-        cuts_s = find_cuts(planes, detector, min_shot_s, opened.fps, lambda timed, cuts: None, None)
+        cuts_s = find_cuts(planes, detector, min_shot_s, lambda timed, cuts: None, None)
         tally.judge(limits)
         return Scenes(
             cuts_s=[round(cut, 6) for cut in cuts_s],

@@ -31,8 +31,10 @@ class PixelAspects:
         """Writes the ratio of a frame, as by `pixel_aspect`, into its origin."""
         origin.pixel_aspect = self._by_header
         if self._may_change:
-            ratios = (ratio for first, ratio in reversed(self._changes) if first <= origin.number)
-            origin.pixel_aspect = next(ratios, self._by_header)
+            for first, ratio in reversed(self._changes):
+                if first <= origin.number:
+                    origin.pixel_aspect = ratio
+                    return
 
 
 class SizeChanges:

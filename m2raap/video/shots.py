@@ -14,7 +14,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from functools import cache
 from itertools import chain
 from statistics import median
@@ -89,7 +88,6 @@ DETECTORS: dict[str, Callable[[float], SceneDetector]] = {
 
 # (time_s, plane uint8 BGR [H, W, 3], the caller's decoded frame); times are strictly increasing, planes have one size.
 TimedPlane = tuple[float, "np.ndarray", Any]
-MICROSECOND = Fraction(1, 1_000_000)
 # Called for each frame, in order, with the cuts found since the frame before; their times may be earlier.
 OnFrame = Callable[[TimedPlane, list[float]], None]
 
@@ -98,15 +96,14 @@ def find_cuts(
     frames: Iterator[TimedPlane],
     kind: Detector,
     min_shot_s: float,
-    fps: float,
     on_frame: OnFrame,
     known_s: Sequence[float] | None,
 ) -> list[float]:
     """The cuts: times in seconds of the first frames of all shots but the first, ascending.
 
-    `min_shot_s`: length of the shortest shot. `fps`: average frame rate by the header, 0 if unknown. `on_frame` is called for
-    each frame before the next one is read. With `known_s` (ascending cuts in seconds) nothing is detected, and `on_frame`
-    gets each of these cuts at the first frame not before it. Raises what `frames` and `on_frame` raise.
+    `min_shot_s`: length of the shortest shot. `on_frame` is called for each frame before the next one is read. With `known_s`
+    (ascending cuts in seconds) nothing is detected, and `on_frame` gets each of these cuts at the first frame not before it.
+    Raises what `frames` and `on_frame` raise.
     """
     first = next(frames, None)
     if first is None:
@@ -119,23 +116,39 @@ def find_cuts(
             on_frame(item, cuts_s[num_reported:num_until_frame])
             num_reported = num_until_frame
         return cuts_s
-    from scenedetect.common import FrameTimecode, Timecode
-
     detector, without_flashes = DETECTORS[kind](float(min_shot_s)), _Flashes()
-    frame_rate = Fraction(fps if fps > 0 else 25.0).limit_denominator(100_000)
-    cuts: list[Any] = []
+    timecode: Any = None
+    cuts: list[_Timecode] = []
     unreported_s: list[float] = []  # cuts at an added repeat of a still, which is no frame of the file
     for time_s, plane_HWC, item in _without_repeats(first, frames, on_frame):
-        # Microseconds are exact enough for any frame rate, and give one time base for all containers.
-        timecode = FrameTimecode(Timecode(pts=round(time_s * 1e6), time_base=MICROSECOND), fps=frame_rate)
+        timecode = _Timecode(time_s)
         new_cuts = without_flashes.process(time_s, plane_HWC, detector.process_frame(timecode, plane_HWC))
-        cuts += new_cuts
-        unreported_s += [cut.seconds for cut in new_cuts]
+        if new_cuts:
+            cuts += new_cuts
+            unreported_s += [cut.seconds for cut in new_cuts]
         if item is not None:
             on_frame(item, unreported_s)
             unreported_s = []
     cuts += without_flashes.waiting + detector.post_process(timecode)
     return sorted({cut.seconds for cut in cuts})
+
+
+class _Timecode:
+    """What the detectors use of PySceneDetect's FrameTimecode: its time, and a difference to compare with seconds.
+
+    FrameTimecode computes with fractions and takes longer than the detector. Whole microseconds, which are exact enough for any
+    frame rate, give the same results.
+    """
+
+    __slots__ = ("_microseconds", "seconds")
+    frame_rate = 0.0  # PySceneDetect's FlashFilter only checks that there is one
+
+    def __init__(self, time_s: float) -> None:
+        self._microseconds = round(time_s * 1e6)
+        self.seconds = self._microseconds / 1_000_000
+
+    def __sub__(self, other: _Timecode) -> float:
+        return max(0, self._microseconds - other._microseconds) / 1_000_000
 
 
 class _Flashes:
@@ -147,9 +160,10 @@ class _Flashes:
 
     def process(self, time_s: float, plane_HWC: np.ndarray, cuts: Sequence[Any]) -> list[Any]:
         """The cuts that are to be passed on at the frame of `time_s`; `cuts` are those that the detector finds at it."""
-        self._latest.append((time_s, plane_HWC))
-        while len(self._latest) > 2 and self._latest[1][0] < time_s - 1.0:
-            self._latest.popleft()
+        latest = self._latest
+        latest.append((time_s, plane_HWC))
+        while len(latest) > 2 and latest[1][0] < time_s - 1.0:
+            latest.popleft()
         self.waiting += cuts
         if not self.waiting:
             return []
@@ -186,7 +200,9 @@ def _without_repeats(
         time_s, plane_HWC, _ = item
         is_still = time_s - last[0] > STILL_FROM_S
         difference = cv2.norm(plane_HWC, last[1], cv2.NORM_L1) / plane_HWC.size
-        if difference <= max(REPEAT_DIFFERENCE, REPEAT_SHARE * median(latest or [0.0])):
+        # The median takes long for every frame, and is no more than the maximum.
+        most = max(REPEAT_DIFFERENCE, REPEAT_SHARE * max(latest, default=0.0))
+        if difference <= most and difference <= max(REPEAT_DIFFERENCE, REPEAT_SHARE * median(latest or [0.0])):
             if is_still and num_repeats < STILL_REPEATS:
                 num_repeats, yielded_s = num_repeats + 1, time_s
                 yield time_s, last[1], item

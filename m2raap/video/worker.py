@@ -213,6 +213,7 @@ class VideoWorker:
             env["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
             # One thread per child, because the engine chooses the number of children and OpenBLAS reserves memory per thread.
             env |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+            env["PYDANTIC_DISABLE_PLUGINS"] = "1"  # or it reads the metadata of all installed packages
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "m2raap.video.child"],
                 stdin=subprocess.PIPE,

@@ -38,3 +38,25 @@ def test_as_if_the_whole_frame_were_converted_and_shrunk(pixels: str, size: tupl
     assert np.abs(plane.astype(int) - whole).mean() < 4
     other = av.VideoFrame.from_ndarray(picture(64, 64), format="rgb24").reformat(format=pixels)
     assert maker.plane(other).shape == plane.shape  # a stream that changes its size half way
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p"])
+@pytest.mark.parametrize("size", [(640, 360), (360, 640), (1280, 720), (320, 180), (640, 720), (854, 480), (160, 90)])
+def test_copied_rows_give_the_plane_of_the_whole_frame(pixels: str, size: tuple[int, int]) -> None:
+    frame, other = (av.VideoFrame(*of, pixels) for of in (size, (320, 240)))
+    rng = np.random.default_rng(0)
+    for part in (*frame.planes, *other.planes):
+        part.update(rng.integers(0, 256, part.buffer_size, np.uint8).tobytes())
+    width, height = plane_size(*size)
+    shrunk = []
+    for part, of in zip(frame.planes, [(width, height), *[(width // 2, height // 2)] * 2], strict=True):
+        whole = np.frombuffer(part, np.uint8).reshape(part.height, part.line_size)[:, : part.width]
+        shrunk.append(cv2.resize(whole, of, interpolation=cv2.INTER_LINEAR).ravel())
+    i420 = np.concatenate(shrunk).reshape(height * 3 // 2, width)
+    maker = PlaneMaker()
+    first = maker.plane(frame)
+    assert np.array_equal(first, cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420))
+    kept = first.copy()
+    maker.plane(other)
+    assert np.array_equal(first, kept)  # memory is used again, but never that of a plane
+    assert np.array_equal(maker.plane(frame), kept)

@@ -37,6 +37,9 @@ def test_black_and_flat() -> None:
     assert quality.is_black(black_HW) and quality.is_flat(black_HW)
     black_HW[:3] = 200  # 3 % of the picture is lit
     assert not quality.is_black(black_HW)
+    brightest_HW = np.full((100, 100), quality.BLACK_LUMA - 1, np.uint8)
+    brightest_HW[:2] = 255  # 2 %, the brightest picture that is still black
+    assert quality.is_black(brightest_HW)
     assert quality.is_flat(np.full((100, 100), 235, np.uint8))
 
 

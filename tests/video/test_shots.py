@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import ffmpeg
 import numpy as np
 import pytest
 import scenedetect
+from scenedetect.common import FrameTimecode, Timecode
 
 from m2raap.video.ffmpeg import ffmpeg_exe, run_ffmpeg
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.scenes import find_scenes, thumbnails
-from m2raap.video.shots import DETECTORS, TimedPlane, find_cuts
+from m2raap.video.shots import DETECTORS, TimedPlane, _Timecode, find_cuts
 from tests.video.conftest import encode
 
 EVEN = [i / 25 for i in range(125)]
@@ -43,7 +45,7 @@ class Calls(list[tuple[float, int, list[float]]]):
 @pytest.mark.parametrize("kind", [*DETECTORS, "none"])
 def test_cuts_by_time_stamp_and_one_call_per_frame(kind: str, times_s: list[float]) -> None:
     calls = Calls()
-    cuts_s = find_cuts(show(times_s), kind, 0.6, 25.0, calls, None)  # type: ignore[arg-type]
+    cuts_s = find_cuts(show(times_s), kind, 0.6, calls, None)  # type: ignore[arg-type]
     assert np.allclose(cuts_s, [] if kind == "none" else [1.0, 3.0], atol=0.05)
     assert [(t, i) for t, i, _ in calls] == [(t, i) for i, t in enumerate(times_s)]
     assert calls.cuts_s == cuts_s
@@ -56,21 +58,30 @@ def test_a_flash_is_no_cut(kind: str) -> None:
     white = np.full((60, 100, 3), 255, np.uint8)
     frames = [(t, white if round(t, 2) in (2.0, 3.0) else plane, i) for t, plane, i in show(EVEN)]
     calls = Calls()
-    cuts_s = find_cuts(iter(frames), kind, 0.6, 25.0, calls, None)  # type: ignore[arg-type]
+    cuts_s = find_cuts(iter(frames), kind, 0.6, calls, None)  # type: ignore[arg-type]
     assert cuts_s == calls.cuts_s == pytest.approx([1.0, 3.0], abs=0.05)
 
 
 def test_shortest_shot_is_in_seconds() -> None:
-    assert find_cuts(show(EVEN), "adaptive", 2.5, 25.0, Calls(), None) == pytest.approx([3.0])
-    assert find_cuts(show(EVEN), "content", 0.0, 0.0, Calls(), None) == pytest.approx(
-        [1.0, 3.0]
-    )  # no rate in the header
+    assert find_cuts(show(EVEN), "adaptive", 2.5, Calls(), None) == pytest.approx([3.0])
+    assert find_cuts(show(EVEN), "content", 0.0, Calls(), None) == pytest.approx([1.0, 3.0])
+
+
+@pytest.mark.parametrize("frame_s", [1 / 25, 1001 / 30000, 0.1, 0.3])
+def test_times_compare_as_those_of_pyscenedetect(frame_s: float) -> None:
+    micro = Fraction(1, 1_000_000)
+    times_s = [i * frame_s for i in range(100)]
+    theirs = [FrameTimecode(Timecode(pts=round(t * 1e6), time_base=micro), fps=Fraction(25)) for t in times_s]
+    ours = [_Timecode(t) for t in times_s]
+    assert [t.seconds for t in ours] == [t.seconds for t in theirs]
+    for least_s in (0.0, 0.3, 0.6, 0.7, 1.1, 3 * frame_s):
+        assert [b - a >= least_s for a in ours for b in ours] == [b - a >= least_s for a in theirs for b in theirs]
 
 
 def test_known_cuts_are_reported_in_time_and_nothing_is_detected() -> None:
     calls = Calls()
     known = [0.5, 0.51, 4.0]
-    assert find_cuts(show(EVEN), "adaptive", 0.6, 25.0, calls, known) == known
+    assert find_cuts(show(EVEN), "adaptive", 0.6, calls, known) == known
     assert [(t, cuts) for t, _, cuts in calls if cuts] == [(0.52, [0.5, 0.51]), (4.0, [4.0])]
 
 
@@ -85,7 +96,7 @@ def test_on_frame_is_called_before_the_next_frame_is_read() -> None:
                 yield item[0] + 0.01, item[1], i  # the same picture again
                 calls.pop()
 
-    find_cuts(in_turn(), "adaptive", 0.6, 25.0, calls, None)
+    find_cuts(in_turn(), "adaptive", 0.6, calls, None)
     assert len(calls) == len(EVEN)
 
 
@@ -96,7 +107,7 @@ def test_repeated_frames_change_nothing() -> None:
     assert len(kept) == 120
     for kind in DETECTORS:
         with_repeats, without = (
-            find_cuts(iter(items), kind, 0.6, 30.0, Calls(), None)  # type: ignore[arg-type]
+            find_cuts(iter(items), kind, 0.6, Calls(), None)  # type: ignore[arg-type]
             for items in (repeated, kept)
         )
         assert with_repeats == without == pytest.approx([1.0, 3.0], abs=0.05), kind
@@ -118,9 +129,9 @@ def test_scores_are_those_of_pyscenedetect() -> None:
 
 def test_no_frame_and_one() -> None:
     for kind in ("adaptive", "none"):
-        assert find_cuts(iter(()), kind, 0.6, 25.0, Calls(), None) == []
+        assert find_cuts(iter(()), kind, 0.6, Calls(), None) == []
         calls = Calls()
-        assert find_cuts(show([0.0]), kind, 0.6, 25.0, calls, None) == [] and len(calls) == 1
+        assert find_cuts(show([0.0]), kind, 0.6, calls, None) == [] and len(calls) == 1
 
 
 def test_errors_of_the_frames_and_of_on_frame_are_raised() -> None:
@@ -130,14 +141,14 @@ def test_errors_of_the_frames_and_of_on_frame_are_raised() -> None:
 
     calls = Calls()
     with pytest.raises(Refused, match="half way"):
-        find_cuts(broken(), "adaptive", 0.6, 25.0, calls, None)
+        find_cuts(broken(), "adaptive", 0.6, calls, None)
     assert len(calls) == 30
 
     def fail(item: TimedPlane, cuts_s: list[float]) -> None:
         raise MemoryError("full")
 
     with pytest.raises(MemoryError, match="full"):
-        find_cuts(show(EVEN), "adaptive", 0.6, 25.0, fail, None)
+        find_cuts(show(EVEN), "adaptive", 0.6, fail, None)
 
 
 @pytest.fixture(scope="module")
