@@ -194,12 +194,12 @@ class _SharedRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, dist_context: DistContext, count: int) -> Tensor:
-        ctx.own, ctx.world_size = dist_context.slice_of(count), dist_context.world_size
+        ctx.share, ctx.world_size = dist_context.slice_of(count), dist_context.world_size
         return dist_context.gather_rows(rows, count)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return gradient[slice(*ctx.own)] * ctx.world_size, None, None
+        return gradient[slice(*ctx.share)] * ctx.world_size, None, None
 
 
 @cache

@@ -22,9 +22,9 @@ class Prefetcher(Generic[T]):
     def get(self, number: int) -> T:
         """What has this number. Adds the seconds spent waiting for it to `data_wait_s`, and starts to read those after it."""
         started = time.perf_counter()
-        for wanted in range(number, min(number + self._depth, self._last) + 1):
-            if wanted not in self._pending:
-                self._pending[wanted] = self._pool.submit(self._read, wanted)
+        for ahead in range(number, min(number + self._depth, self._last) + 1):
+            if ahead not in self._pending:
+                self._pending[ahead] = self._pool.submit(self._read, ahead)
         try:
             return self._pending.pop(number).result()
         finally:

@@ -109,8 +109,8 @@ def prepare(
         sampler=sampler,
         draws=draws,
         prefetcher=Prefetcher(read, steps, train.frames.reads_ahead),
-        text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens),
-        order_features_ME=_encode_events(cfg, model, train.order),
+        text_features_NE=None if cfg.train_text else _encode_texts(model, train.texts.tokens, dist_context),
+        order_features_ME=_encode_events(cfg, model, train.order, dist_context),
         drops=_seed_drop_path(model),
         logs=Logs(out, progress, open_trackers(cfg, out, progress.step, key)) if dist_context.is_main else None,
         decoding=decoding,
@@ -389,17 +389,24 @@ def _share_reader(draws: Draws, share: tuple[int, int], on_gpu: bool) -> Callabl
     return read
 
 
-def _encode_texts(model: VideoCLIP, tokens: Tokens) -> Tensor:
+def _encode_texts(model: VideoCLIP, tokens: Tokens, dist_context: DistContext) -> Tensor:
+    """Features (N, E) of all texts; each process encodes its share."""
+    backbone, count = model.backbone, len(tokens.ids_NL)
+    start, stop = dist_context.slice_of(count)
     with torch.no_grad():
-        chunks = (np.arange(len(tokens.ids_NL))[start : start + 256] for start in range(0, len(tokens.ids_NL), 256))
-        return torch.cat([model.encode_text(tokens.rows(chunk).to(model.backbone.device)) for chunk in chunks])
+        chunks = (np.arange(at, min(at + 256, stop)) for at in range(start, stop, 256))
+        features = [model.encode_text(tokens.rows(chunk).to(backbone.device)) for chunk in chunks]
+        share_NE = torch.cat(features) if features else torch.zeros(0, backbone.embed_dim, device=backbone.device)
+        return dist_context.gather_rows(share_NE, count)
 
 
-def _encode_events(cfg: AdaptConfig, model: VideoCLIP, order: OrderTexts | None) -> Tensor | None:
+def _encode_events(
+    cfg: AdaptConfig, model: VideoCLIP, order: OrderTexts | None, dist_context: DistContext
+) -> Tensor | None:
     """Features of the events of all texts where they never change; None where they do, and where no text has any."""
     if order is None or cfg.train_text or not len(order.texts):
         return None
-    return _encode_texts(model, order.tokens)
+    return _encode_texts(model, order.tokens, dist_context)
 
 
 @contextmanager

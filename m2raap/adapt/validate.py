@@ -131,8 +131,8 @@ def encode_units(
                     units = ClipUnits(units.pooled_BE, units.pooled_BE[:, None], device_mask_BT[:, :1])
                 for name, tensor in tensors_of(units).items():
                     parts.setdefault(name, []).append(tensor)
-            own = {name: torch.cat(tensors) for name, tensors in parts.items()}
-            return ClipUnits(**{name: dist_context.gather_rows(rows, num_clips) for name, rows in own.items()})
+            share = {name: torch.cat(tensors) for name, tensors in parts.items()}
+            return ClipUnits(**{name: dist_context.gather_rows(rows, num_clips) for name, rows in share.items()})
     finally:
         reader.close()
         model.temporal.train(was_training)
@@ -223,21 +223,21 @@ def _scores(
     """The scores of the texts `rows`, whose clips are `clip_Q`; each process computes those of its share of the texts."""
     device = model.backbone.device
     start, stop = dist_context.slice_of(len(rows))
-    own = rows[start:stop]
+    share = rows[start:stop]
     blocks: list[Tensor] = []
     if needs is None or model.interaction is None:
-        for at in range(0, len(own), TEXTS_AT_ONCE):
-            blocks.append(model.encode_text(split.texts.tokens.rows(own[at : at + TEXTS_AT_ONCE]).to(device)).float())
+        for at in range(0, len(share), TEXTS_AT_ONCE):
+            blocks.append(model.encode_text(split.texts.tokens.rows(share[at : at + TEXTS_AT_ONCE]).to(device)).float())
         width = units.pooled_BE.shape[1]
     else:
-        for at in range(0, len(own), CHUNK):
-            part = own[at : at + CHUNK]
+        for at in range(0, len(share), CHUNK):
+            part = share[at : at + CHUNK]
             spans_QX2 = split.spans_NX2[torch.from_numpy(part)].to(device) if split.spans_NX2 is not None else None
             texts = model.text_units(split.texts.tokens.rows(part).to(device), needs, spans_QX2)
             blocks.append(score_matrix(model.interaction, texts, units))
         width = len(units.pooled_BE)
-    own_rows = torch.cat(blocks) if blocks else torch.zeros(0, width, device=device)
-    all_rows = dist_context.gather_rows(own_rows, len(rows))
+    share_rows = torch.cat(blocks) if blocks else torch.zeros(0, width, device=device)
+    all_rows = dist_context.gather_rows(share_rows, len(rows))
     return _Cosines(all_rows, units.pooled_BE, clip_Q) if needs is None else _Interaction(all_rows, clip_Q)
 
 
