@@ -25,7 +25,7 @@ from m2raap.curate.refusal import Drop
 from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, outside_scores, signal_value, video_refusals
 from m2raap.stages.rules import in_order, judged
-from m2raap.stages.videos import file_digest, video_worker
+from m2raap.stages.videos import Headers, file_digest, headers
 from m2raap.video.fetch import is_url
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
@@ -106,8 +106,9 @@ class FilterStage(DataStage[FilterConfig]):
         return user | dict.fromkeys(self.cfg.video.extensions, "float")
 
     def score(self, part: Part, view: View) -> Tables:
-        worker = video_worker(self.cfg.decode)
-        rows = [_probe(worker, view.corpus.video_root, clip) for clip in part.clips]
+        videos = dict.fromkeys(clip["video"] for clip in part.clips)
+        probed = {video: _probe(headers(self.cfg.decode), view.corpus.video_root, video) for video in videos}
+        rows = [{"clip_id": clip["clip_id"]} | probed[clip["video"]] for clip in part.clips]
         for lang in LANGS:
             texts = [text for text in part.texts if text["lang"] == lang]
             scored = score_rows([text["text"] for text in texts], lang, self.cfg.text.extensions)
@@ -244,12 +245,12 @@ def clip_signals(clip: Mapping[str, Any], signals: Row) -> dict[str, Any]:
     return {**signals, "duration_s": duration}
 
 
-def _probe(worker: Any, root: Path, clip: Clip) -> Row:
-    row: Row = {"clip_id": clip["clip_id"], "probe": "ok"}
-    if is_url(clip["video"]):  # only keyframes downloads it, and reports what is wrong with it
+def _probe(headers: Headers, root: Path, video: str) -> Row:
+    row: Row = {"probe": "ok"}
+    if is_url(video):  # only keyframes downloads it, and reports what is wrong with it
         return row | {"probe_detail": "an address, not probed"}
     try:
-        header = worker.probe(resolve_video(root, clip["video"]))
+        header = headers.of(resolve_video(root, video))
     except Refused as refused:
         return row | {"probe": refused.reason, "probe_detail": refused.detail}
     names = ("container", "codec", "width", "height", "num_bytes", "duration_s", "fps")
