@@ -70,6 +70,7 @@ class FilterStage(DataStage[FilterConfig]):
     reads_video = True
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {rule.signal: "float" for rule in RULES.values() if rule.across}
+    _copies: tuple[dict[str, Any], text_copies.Copies] | None = None  # of the decisions that `apply` has read last
 
     def dependencies(self) -> dict[str, Any]:
         return {"rules": {reason: rule.version for reason, rule in RULES.items() if not rule.across}}
@@ -138,15 +139,16 @@ class FilterStage(DataStage[FilterConfig]):
 
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         rules = decisions["thresholds"]
-        copies = text_copies.Copies(decisions["copies"])
+        copies = self._copies_in(decisions["copies"])
         drops: list[Row] = []
         verdicts: list[Row] = []
         sources = {clip["clip_id"]: clip["source"] or "" for clip in part.clips}
+        extensions = self.cfg.video.extensions
         for clip in part.clips:
             clip_id = clip["clip_id"]
             measured, user_scores = signals[clip_id], part.signals.get(clip_id, {})
             of_clip = clip_signals(clip, measured)
-            outside = outside_scores(of_clip, self.cfg.video.extensions) if measured["probe"] == "ok" else {}
+            outside = outside_scores(of_clip, extensions) if measured["probe"] == "ok" else {}
             refused = video_refusals(of_clip | outside, rules["video"])
             refused += user_rules.refusals(user_scores, rules["scores"])
             if measured["probe"] != "ok":
@@ -169,6 +171,12 @@ class FilterStage(DataStage[FilterConfig]):
             if across or user_scores:
                 verdicts.append(ids | across | _user_columns(user_scores))
         return {"dropped": drops, "verdicts": verdicts}
+
+    def _copies_in(self, decided: dict[str, Any]) -> text_copies.Copies:
+        """The copies of the whole corpus, which are the same for every part."""
+        if self._copies is None or self._copies[0] is not decided:
+            self._copies = (decided, text_copies.Copies(decided))
+        return self._copies[1]
 
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         thresholds = decisions.get("thresholds", {})
@@ -197,6 +205,8 @@ class _SignalValues:
 
     def __init__(self, cfg: FilterConfig) -> None:
         self._cfg = cfg
+        self._of_video, self._of_text = cfg.video.by_share, cfg.text.by_share
+        self._extensions = cfg.video.extensions
         self._values: dict[tuple[str, ...], list[float]] = {}
 
     def _add(self, key: tuple[str, ...], value: float | None) -> None:
@@ -205,13 +215,13 @@ class _SignalValues:
 
     def add_clip(self, signals: Row, user_scores: Row) -> None:
         if signals["probe"] == "ok":
-            signals = signals | outside_scores(signals, self._cfg.video.extensions)
-        for name in self._cfg.video.by_share:
+            signals = signals | outside_scores(signals, self._extensions)
+        for name in self._of_video:
             self._add(("video", name), signal_value(signals, VIDEO_RULES[name].signal))
         self._add_scores(user_scores)
 
     def add_text(self, lang: str, signals: Row, user_scores: Row) -> None:
-        for name in self._cfg.text.by_share:
+        for name in self._of_text:
             self._add(("text", lang, name), signals[RULES[name].signal])
         self._add_scores(user_scores)
 
