@@ -1,10 +1,10 @@
 """Claim: no command keeps a corpus of 200,000 clips in more than 2 GB of one process, and none takes more than in proportion.
 
-Makes (seeded) a table of clips: windows of a few short videos, each with a caption in English and one in Chinese. Most captions
-are alone of their kind; some are copies, near copies, or faulty, so that the rules of `filter` have work to do. Runs every command
-as a child process, for each number of clips, and prints for each: seconds, CPU seconds, the peak memory (RSS) of the largest
-process of its tree, and that of all processes together; then how much more the largest corpus takes than the smallest, against
-the number of clips. Reading /proc, it runs on Linux alone.
+Makes (seeded) a table of clips: windows of a few short videos, each with a caption in English and one in Chinese. Most
+captions are alone of their kind; some are copies, near copies, or faulty, so that the rules of `filter` have work to do.
+Runs every command as a child process, for each number of clips, and prints for each: seconds, CPU seconds, the peak memory
+(RSS) of the largest process of its tree, and that of all processes together; then how much more the largest corpus takes than
+the smallest, against the number of clips. Reading /proc, it runs on Linux alone.
 
     python bench/scale.py [--clips 20000 200000] [--commands import filter ...] [--keep DIR] [--workers N] [--json]
 
@@ -47,7 +47,9 @@ def make_videos(folder: Path) -> None:
         source = f"life=size=192x144:rate=10:seed={index}:mold=10:ratio=0.2:death_color=#C83232:life_color=#00ff00"
         path = folder / f"v{index}.mp4"
         if not path.exists():
-            run_ffmpeg([ffmpeg_exe(), "-f", "lavfi", "-i", source, "-t", str(VIDEO_S), "-pix_fmt", "yuv420p", str(path)])
+            run_ffmpeg(
+                [ffmpeg_exe(), "-f", "lavfi", "-i", source, "-t", str(VIDEO_S), "-pix_fmt", "yuv420p", str(path)]
+            )
 
 
 def captions(rng: random.Random, lang: str) -> Iterator[str]:
@@ -179,9 +181,7 @@ def measure(command: str, clips: int, words: list[str], show: bool) -> Usage:
             print(f"{command}: {errors.read().decode()[-2000:]}", file=sys.stderr)
     cpu_s = max(usage.ru_utime + usage.ru_stime, sum(tree.cpu_ticks.values()) / _TICKS_A_SECOND)
     largest_mb = max(tree.peak_kb.values(), default=usage.ru_maxrss) / 1024
-    return Usage(
-        command, clips, seconds, cpu_s, largest_mb, tree.total_kb / 1024, len(tree.peak_kb), child.returncode
-    )
+    return Usage(command, clips, seconds, cpu_s, largest_mb, tree.total_kb / 1024, len(tree.peak_kb), child.returncode)
 
 
 def commands(folder: Path, workers: int) -> dict[str, list[str]]:
@@ -189,6 +189,7 @@ def commands(folder: Path, workers: int) -> dict[str, list[str]]:
     corpus, filtered, run = (str(folder / name) for name in ("corpus", "filter", "run"))
     pool = ["--workers", str(workers)]
     clip = _a_clip(folder)
+    other = ["--force", "--set", "filter.text.rules={text_too_short: 4}"]
     recipe = ["run", "demo", "--data", corpus, "--out", run, *pool]
     return {
         "import": ["data", "import", "table", str(folder / "list.csv"), "--out", corpus, "--video-dir", str(folder / "videos")],
@@ -197,7 +198,7 @@ def commands(folder: Path, workers: int) -> dict[str, list[str]]:
         "dry-run": [*recipe, "--dry-run"],
         "filter": ["filter", corpus, "--out", filtered, *pool],
         "filter-again": ["filter", corpus, "--out", filtered, *pool],
-        "filter-redone": ["filter", corpus, "--out", filtered, *pool, "--force", "--set", "filter.text.rules={text_too_short: 4}"],
+        "filter-redone": ["filter", corpus, "--out", filtered, *pool, *other],
         "keyframes": ["keyframes", filtered, "--out", str(folder / "keyframes"), "--limit", str(LIMIT), *pool],
         "run": [*recipe, "--until", "filter"],
         "dry-run-after": [*recipe, "--dry-run"],

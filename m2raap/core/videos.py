@@ -13,7 +13,6 @@ from m2raap.core.errors import M2raapError
 from m2raap.core.files import open_without_links, read_json, write_json
 from m2raap.core.records import as_object
 
-
 # Real path -> stamp and digest of the files that this process has read: the clips of one video lie in many parts, each of which
 # has a cache of its own.
 _hashed: dict[Path, tuple[tuple[int, ...], str]] = {}
