@@ -9,15 +9,23 @@ import os
 import re
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import IO, Any
 
 from m2raap.core.errors import M2raapError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Puts `data` at `path`, whole or not at all, even where the machine fails. Raises M2raapError when the disk is full."""
+    with open_atomic(path) as sink:
+        sink.write(data)
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which comes to lie at `path` when the block ends, and not at all if it fails. Raises as `write_atomic`."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,15 +33,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         temp.unlink(missing_ok=True)
         handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         with os.fdopen(handle, "wb") as sink:
-            sink.write(data)
+            yield sink
             sink.flush()
             os.fsync(sink.fileno())
         os.replace(temp, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         with suppress(OSError):  # such as that the folder is a file
             temp.unlink(missing_ok=True)
-        raise write_error(path, error) from None
+        if isinstance(error, OSError):
+            raise write_error(path, error) from None
+        raise
 
 
 _DRAFT = re.compile(r"\..+\.[0-9]+\.tmp")
