@@ -35,6 +35,7 @@ GENERIC = {
     "en": ("a funny moment", "a man is playing guitar", "people are dancing", "breaking news today", "a cooking show"),
     "zh": ("搞笑瞬间", "一个男人在弹吉他", "人们在跳舞", "今日新闻播报", "美食节目"),
 }
+EXIT_CODES = {"explain-unknown": 1, "forgotten": 1}  # an id that no clip has; traces of a clip that was forgotten
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -53,7 +54,8 @@ def make_videos(folder: Path) -> None:
 
 
 def captions(rng: random.Random, lang: str) -> Iterator[str]:
-    """Captions without an end: nine of ten are of two clauses, and alone of their kind."""
+    """Captions without an end. Eight of ten have two clauses, and no other is like them; one in ten has a single clause; the
+    others are copies, near copies, or faulty."""
     words = EN if lang == "en" else ZH
     earlier = [" ".join(GENERIC[lang])]
 
@@ -176,7 +178,7 @@ def measure(command: str, clips: int, words: list[str], show: bool) -> Usage:
         seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
         tree.stop()
-        if child.returncode and not show:
+        if child.returncode != EXIT_CODES.get(command, 0) and not show:
             errors.seek(0)
             print(f"{command}: {errors.read().decode()[-2000:]}", file=sys.stderr)
     cpu_s = max(usage.ru_utime + usage.ru_stime, sum(tree.cpu_ticks.values()) / _TICKS_A_SECOND)
@@ -229,7 +231,7 @@ def _a_clip(folder: Path) -> str:
 def table(rows: list[Usage]) -> Iterator[str]:
     yield f"{'command':<16} {'clips':>8} {'s':>8} {'CPU s':>8} {'largest MB':>11} {'all MB':>8} {'processes':>10}"
     for row in rows:
-        note = "" if row.exit_code == 0 else f"  exit code {row.exit_code}"
+        note = "" if row.exit_code == EXIT_CODES.get(row.command, 0) else f"  exit code {row.exit_code}"
         note += f"  over {MAX_PROCESS_GB:g} GB" if row.largest_mb > MAX_PROCESS_GB * 1024 else ""
         yield (
             f"{row.command:<16} {row.clips:>8,} {row.seconds:>8.1f} {row.cpu_s:>8.1f} {row.largest_mb:>11,.0f} "
