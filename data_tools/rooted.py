@@ -53,16 +53,28 @@ def find_missing(root: Path, clips: Iterable[Row]) -> list[Row]:
     """
     rows: list[Row] = []
     base = os.path.join(root.resolve(), "")
+    judged: dict[str, tuple[str, str] | None] = {}  # by video, of which there may be many clips
     for clip in clips:
-        try:
-            if is_url(clip["video"]):
-                check_url(clip["video"])
-            elif _HARMLESS.fullmatch(clip["video"]) and not os.path.lexists(base + clip["video"]):
-                raise Refused("missing_file", "no such file")  # the fast way: of long lists many files may be absent
-            else:
-                resolve_video(root, clip["video"])
-        except Refused as refused:
-            detail = clip.get("url") if refused.reason == "missing_file" else None
-            row = {"clip_id": clip["clip_id"], "stage": "import", "reason": refused.reason}
-            rows.append(row | {"detail": detail or refused.detail})
+        video = clip["video"]
+        if video not in judged:
+            judged[video] = _refusal(root, base, video)
+        if refused := judged[video]:
+            reason, detail = refused
+            url = clip.get("url") if reason == "missing_file" else None
+            row = {"clip_id": clip["clip_id"], "stage": "import", "reason": reason}
+            rows.append(row | {"detail": url or detail})
     return rows
+
+
+def _refusal(root: Path, base: str, video: str) -> tuple[str, str] | None:
+    """(reason, detail) of a video that cannot be opened. `base`: the real path of the root, with a slash."""
+    try:
+        if is_url(video):
+            check_url(video)
+        elif _HARMLESS.fullmatch(video) and not os.path.lexists(base + video):
+            raise Refused("missing_file", "no such file")  # the fast way: of long lists many files may be absent
+        else:
+            resolve_video(root, video)
+    except Refused as refused:
+        return refused.reason, refused.detail
+    return None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import atomic_file
+from m2raap.core.files import open_atomic
 
 KEPT = 2  # checkpoints that stay
 
@@ -64,7 +64,7 @@ def save_checkpoint(
     """
     trained = {name: _alone(p.detach()) for name, p in model.named_parameters() if p.requires_grad}
     tree = {"key": key, "trained": trained, "optimiser": optimiser.state_dict(), **vars(progress)}
-    with atomic_file(folder / f"checkpoint-{progress.step:08d}.pt") as sink:
+    with open_atomic(folder / f"checkpoint-{progress.step:08d}.pt") as sink:
         torch.save(tree, sink)
     for path in checkpoints(folder)[:-KEPT]:
         path.unlink(missing_ok=True)

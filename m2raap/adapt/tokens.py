@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from m2raap.core.engine import LocalEngine, available_cores
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import atomic_file, write_json
+from m2raap.core.files import open_atomic, write_json
 from m2raap.core.records import Count, read_record
 from m2raap.core.signed import NPY_ERRORS
 from m2raap.core.strings import Strings
@@ -71,7 +71,7 @@ class TokenStore:
         tokens = tokenised(tokenizer, texts, text_length)
         self.folder.mkdir(parents=True, exist_ok=True)
         state.unlink(missing_ok=True)
-        with atomic_file(array) as sink:
+        with open_atomic(array) as sink:
             np.lib.format.write_array(sink, tokens.ids_NL, allow_pickle=False)
         record = _State(digest=self.digest, text_length=text_length or 0, num_truncated=tokens.num_truncated)
         write_json(state, record)

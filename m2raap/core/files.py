@@ -12,20 +12,20 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from m2raap.core.errors import M2raapError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Puts `data` at `path`, whole or not at all, even where the machine fails. Raises M2raapError when the disk is full."""
-    with atomic_file(path) as sink:
+    with open_atomic(path) as sink:
         sink.write(data)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which is at `path` when the block ends, and not at all where it raises. As `write_atomic`."""
+def open_atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which comes to lie at `path` when the block ends, and not at all if it fails. Raises as `write_atomic`."""
     temp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

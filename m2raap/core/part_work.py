@@ -5,13 +5,14 @@ A part that is finished is not made again, and rows of an earlier run of the fol
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from m2raap.core.config import digest
+from m2raap.core.config import canonical, digest
 from m2raap.core.errors import NO_TEXT_LEFT, UNREADABLE, WORTH_ANOTHER_TRY, M2raapError
 from m2raap.core.extension import CODE_KEY, is_extension
 from m2raap.core.extension import refuse_changed as refuse_changed_code
@@ -160,12 +161,25 @@ def _reuse_part(task: PartTask, previous: Path, old: int, digests: dict[str, str
     return tables, same
 
 
-def apply_part(task: PartTask) -> float:
+class ApplyKeys:
+    """Digests of what `apply` reads. They are over the decisions, which may name many texts and are serialised once."""
+
+    def __init__(self, settings_digest: str, decisions: dict[str, Any] | None) -> None:
+        self._begun = hashlib.sha256(f"[{canonical(settings_digest)},{canonical(decisions)},".encode())
+
+    def of(self, score_key: str, view_digest: str) -> str:
+        """The digest of [settings_digest, decisions, score_key, view_digest]."""
+        whole = self._begun.copy()
+        whole.update(f"{canonical(score_key)},{canonical(view_digest)}]".encode())
+        return whole.hexdigest()[:32]
+
+
+def apply_part(task: PartTask, keys: ApplyKeys) -> float:
     """Applies the decisions to one part; returns the seconds."""
     start = time.monotonic()
     stage, folder, index = task.stage, task.folder, task.part
     score_record = read_record(DoneRecord, done_path(folder, "score", index))
-    key = digest([task.settings_digest("apply"), task.decisions, score_record["key"], task.view.digest])
+    key = keys.of(score_record["key"], task.view.digest)
     done = done_path(folder, "apply", index)
     if _is_done(folder, done, key, task.settings_digest("apply")):
         return time.monotonic() - start

@@ -106,6 +106,7 @@ class Timing(TypedDict):
     """A line of timings.jsonl."""
 
     phase: NotRequired[str]
+    part: NotRequired[Count]
     seconds: FiniteFloat
     step: NotRequired[Count]
     data_wait_s: NotRequired[FiniteFloat]

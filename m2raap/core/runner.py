@@ -22,7 +22,7 @@ from m2raap.core.folder import begin, finish, log_timing, plan_digest, plan_of, 
 from m2raap.core.ledger import Counts
 from m2raap.core.lock import locked
 from m2raap.core.losses import refuse_losses
-from m2raap.core.part_work import PartTask, apply_part, by_id, done_path, retriable_ids, score_part
+from m2raap.core.part_work import ApplyKeys, PartTask, apply_part, by_id, done_path, retriable_ids, score_part
 from m2raap.core.records import DoneRecord, read_record
 from m2raap.core.signed import read_manifest
 from m2raap.core.stage import DataStage, Signals, SingleStage, Stage, StepInputs
@@ -82,7 +82,7 @@ def run_data_stage(
         parts = [part for part in range(view.num_parts) if part % share[1] == share[0] - 1]
         tasks = [PartTask(stage, view, folder, part, settings, plan) for part in parts]
         spent = stage.spent()
-        if num_open := _map(stage, "score", tasks, engine, folder):
+        if num_open := _score(stage, tasks, engine, folder):
             raise BudgetSpent(f"{folder}: {stage.summary(spent, {}, num_open)}")
         if any(not done_path(folder, "score", part).exists() for part in range(view.num_parts)):
             talk.log(f"{stage.name}: share {share[0]}/{share[1]} is scored; other shares are not finished yet")
@@ -93,7 +93,7 @@ def run_data_stage(
             refuse_redone(folder, plan)
             if (folder / "manifest.json").exists():
                 return True
-        _finish(stage, view, folder, settings, plan, engine)
+        _finish(stage, view, folder, settings, plan)
         if line := stage.summary(spent, read_manifest(folder)["counts"], 0):
             talk.log(f"{stage.name}: {line}")
     return True
@@ -104,13 +104,13 @@ def _retriable_drops(folder: Path) -> set[str]:
     return retriable_ids(row for table in ("dropped", "missing") for row in read_all(folder, table))
 
 
-def _finish(
-    stage: DataStage[Any], view: View, folder: Path, settings: dict[str, Any], plan: str, engine: Engine
-) -> None:
+def _finish(stage: DataStage[Any], view: View, folder: Path, settings: dict[str, Any], plan: str) -> None:
     """Reduces, applies and writes the manifest. Raises M2raapError for a part that was made with other settings."""
     decisions = _decide(stage, view, folder)
     tasks = [PartTask(stage, view, folder, part, settings, plan, decisions) for part in range(view.num_parts)]
-    _map(stage, "apply", tasks, engine, folder)
+    keys = ApplyKeys(tasks[0].settings_digest("apply"), decisions)
+    for task in tasks:  # comparing with thresholds is too little work for a worker process
+        log_timing(folder, "apply", apply_part(task, keys), part=task.part)
     counts = Counts()
     files: dict[str, str] = {}
     for task in tasks:
@@ -134,16 +134,12 @@ def _finish(
     finish(folder, stage.name, stage.version, view, settings, files, counts.to_dict())
 
 
-def _map(stage: DataStage[Any], phase: str, tasks: list[PartTask], engine: Engine, folder: Path) -> int:
-    """Runs a phase on parts; returns the number of questions that `score` left open (see DataStage.num_open)."""
-    if phase == "apply":  # comparing with thresholds is too little work for a worker process
-        for task in tasks:
-            log_timing(folder, phase, apply_part(task), part=task.part)
-        return 0
+def _score(stage: DataStage[Any], tasks: list[PartTask], engine: Engine, folder: Path) -> int:
+    """Scores parts; returns the number of questions that are left open (see DataStage.num_open)."""
     num_open = 0
     with talk.progress(talk.title(folder, stage.name), len(tasks)) as advance:
         for index, (seconds, scored, open_of_part) in engine.map(score_part, tasks):
-            log_timing(folder, phase, seconds, part=tasks[index].part, scored=scored)
+            log_timing(folder, "score", seconds, part=tasks[index].part, scored=scored)
             num_open += open_of_part
             advance()
     return num_open

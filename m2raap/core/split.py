@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from m2raap.core.files import atomic_file
+from m2raap.core.files import open_atomic
 from m2raap.core.tables import read_columns, row_group_sizes
 from m2raap.core.tombstones import id_hash
 from m2raap.core.view import View
@@ -47,7 +47,7 @@ class SplitTables:
     def save(self, folder: Path) -> None:
         """Writes both tables into a folder, for `open_tables`."""
         for name, table in (("clips", self.clips), ("texts", self.texts)):
-            with atomic_file(folder / f"{name}.arrow") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            with open_atomic(folder / f"{name}.arrow") as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
 
 

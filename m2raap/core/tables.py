@@ -7,15 +7,17 @@ no stage ever joins across parts. Rows travel as plain dicts; a TypedDict names 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import IO, Any, NamedTuple, TypedDict
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from m2raap.core.errors import M2raapError
-from m2raap.core.files import write_atomic
+from m2raap.core.files import open_atomic
 from m2raap.core.signed import named_path, part_key, part_name, signed_parts, signed_path, verified_path
 
 SCHEMA_VERSION = 2
@@ -244,22 +246,39 @@ def part_rows(path: Path) -> int:
         raise damaged(path, error) from None
 
 
+class _Hashed(io.RawIOBase):
+    """Writes to a file, and keeps the SHA-256 of what was written."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink = sink
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._sink.tell()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self._sink.write(data)
+
+
 def write_table(path: Path, rows: pa.Table) -> str:
     """Writes rows to `path`, whose folder is named after the table, and returns the SHA-256 of the bytes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        rows.combine_chunks(),
-        sink,
-        compression=_COMPRESSION.get(path.parent.name, "zstd"),
-        write_statistics=False,
-        use_dictionary=path.parent.name != "frames",
-        row_group_size=FRAMES_A_GROUP if path.parent.name == "frames" else None,
-        write_page_checksum=path.parent.name
-        == "frames",  # for readers of single groups, which do not hash the whole file
-    )
-    data = sink.getvalue().to_pybytes()
-    write_atomic(path, data)
-    return hashlib.sha256(data).hexdigest()
+    with open_atomic(path) as file:
+        sink = _Hashed(file)  # not bytes in memory: a part of pictures has hundreds of megabytes
+        pq.write_table(
+            rows.combine_chunks(),
+            sink,
+            compression=_COMPRESSION.get(path.parent.name, "zstd"),
+            write_statistics=False,
+            use_dictionary=path.parent.name != "frames",
+            row_group_size=FRAMES_A_GROUP if path.parent.name == "frames" else None,
+            # For readers of single groups, which do not hash the whole file.
+            write_page_checksum=path.parent.name == "frames",
+        )
+    return sink.sha256.hexdigest()
 
 
 def read_part(
@@ -318,6 +337,25 @@ def part_bytes(folder: Path, table: str, part: int) -> tuple[int, int]:
     """(size of the file, number of rows) of a part, which exists. Raises M2raapError for a damaged file."""
     path = signed_path(folder, part_key(table, part))
     return path.stat().st_size, part_rows(path)
+
+
+def read_clip(folder: Path, table: str, part: int, clip_id: str) -> list[Row]:
+    """The rows of one clip in its part: the pictures of the other thousand clips are left on disk. Raises as `read_part`."""
+    path = verified_path(folder, part_key(table, part))
+    if path is None:
+        return []
+    rows: list[Row] = []
+    try:
+        with pq.ParquetFile(path) as file:
+            fill = dict.fromkeys(set(OPTIONAL.get(table, ())) - set(file.schema_arrow.names))
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=["clip_id"], use_threads=False)["clip_id"]
+                mask = pc.call_function("equal", [ids, clip_id])
+                if pc.call_function("any", [mask]).as_py():
+                    rows += file.read_row_group(group, use_threads=False).filter(mask).to_pylist()
+            return [row | fill for row in rows]
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged(path, error) from None
 
 
 def read_all(folder: Path, table: str, columns: list[str] | None = None) -> Iterator[Row]:

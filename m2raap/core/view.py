@@ -116,6 +116,8 @@ class View:
     def part(self, index: int, tables: tuple[str, ...] = ("texts",)) -> Part:
         """One part, with the tables named: of 'texts', 'frames', 'signals', 'jpegs' ('frames' without 'jpegs' leaves the
         pictures on disk)."""
+        if self.cutoff is not None and not any(map(self._within, self._clip_ids(index))):
+            return Part(index, [], [])  # of a large corpus a small limit leaves most parts empty
         dropped_ids = set() if self.is_benchmark else self.dropped_ids(index)
         clips = [
             row
@@ -140,6 +142,9 @@ class View:
         ]
         kept.sort(key=lambda row: (row["clip_id"], row["text_id"]))
         return Part(index, clips, kept, frames, signals)
+
+    def _clip_ids(self, index: int) -> list[str]:
+        return [row["clip_id"] for row in self.corpus.rows("clips", index, ["clip_id"])]
 
     def _frames(self, index: int, clip_ids: set[str], with_jpegs: bool) -> dict[str, Frames]:
         """clip_id -> its key-frames, from the last folder that has some."""

@@ -135,9 +135,8 @@ def _row(step: Step, clips: int, sample: Sample | None, outlook: Outlook) -> dic
     if outlook.reused == "scores":
         return row | {"disk_mb": 0.0, "core_minutes": 0.0, "note": "only decisions are repeated"}
     if sample and not sample.note:
-        each = clips / sample.clips
-        row["core_minutes"] = round(each * sample.core_s / 60, 2)
-        row["disk_mb"] = round(each * sample.num_bytes / 1e6, 1)
+        row["core_minutes"] = round(sample.seconds_for(clips) / 60, 2)
+        row["disk_mb"] = round(sample.bytes_for(clips) / 1e6, 1)
         row["note"] = f"measured on {sample.clips} clips"
     return row
 

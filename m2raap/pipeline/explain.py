@@ -12,7 +12,7 @@ from m2raap.core import tombstones
 from m2raap.core.errors import M2raapError
 from m2raap.core.signed import is_finished, stage_manifest
 from m2raap.core.stage import DataStage
-from m2raap.core.tables import Row, part_of, read_part
+from m2raap.core.tables import Row, part_of, read_clip
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.inspect import is_stale
 from m2raap.pipeline.run_folder import RunFolder
@@ -76,15 +76,14 @@ def _has(view: View, clip_id: str) -> bool:
 
 def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[str, Any]:
     index = part_of(clip_id, view.num_parts)
-    of_clip = lambda rows: [_plain(row) for row in rows if row["clip_id"] == clip_id]  # noqa: E731
-    clip = next(row for row in view.corpus.rows("clips", index) if row["clip_id"] == clip_id)
-    texts = {row["text_id"]: row for row in view.corpus.rows("texts", index) if row["clip_id"] == clip_id}
+    clip = read_clip(view.corpus_path, "clips", index, clip_id)[0]
+    texts = {row["text_id"]: row for row in read_clip(view.corpus_path, "texts", index, clip_id)}
     story: dict[str, Any] = {"clip": _plain(clip), "texts": [_plain(row) for row in texts.values()], "stages": []}
     known: dict[str, Row] = {}
     drops: dict[str, Row] = {}
     for label, folder in folders:
         chapter: dict[str, Any] = {"stage": label}
-        tables = {table: of_clip(read_part(folder, table, index)) for table in _TABLES}
+        tables = {table: [_plain(row) for row in read_clip(folder, table, index, clip_id)] for table in _TABLES}
         for row in (*tables["signals"], *tables["verdicts"]):
             name = row.get("text_id") or clip_id
             known[name] = {**known.get(name, {}), **row}
@@ -94,7 +93,7 @@ def _story(view: View, clip_id: str, folders: list[tuple[str, Path]]) -> dict[st
         story["stages"].append(chapter)
         drops |= {row.get("text_id") or clip_id: row for row in tables["dropped"]}
         for table in ("texts", "superseded"):
-            texts |= {row["text_id"]: row for row in read_part(folder, table, index) if row["clip_id"] == clip_id}
+            texts |= {row["text_id"]: row for row in read_clip(folder, table, index, clip_id)}
     story["fate"] = _fate(clip, texts, known, drops)
     return story
 

@@ -5,7 +5,9 @@ Nothing is downloaded, no request is sent, and no weights are loaded except thos
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from m2raap.core import talk
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
+from m2raap.core.folder import read_timings
 from m2raap.core.runner import run_stage
 from m2raap.core.signed import is_finished
 from m2raap.core.stage import DataStage, StepInputs
@@ -29,12 +32,26 @@ SAMPLE_CLIPS = 8  # number of clips of each corpus that are measured
 
 @dataclass(frozen=True)
 class Sample:
-    """What a stage needed for the sampled clips in one process, or why it was not measured."""
+    """What a stage needed in one process, or why it was not measured.
+
+    `core_s` and `num_bytes` are for the sampled clips; `fixed_s` and `fixed_bytes` for the parts of the corpus, in most of which
+    no sampled clip lies, and for the folder: however many clips there are, they are needed once.
+    """
 
     clips: int
     core_s: float = 0.0
-    num_bytes: int = 0
+    num_bytes: float = 0.0
+    fixed_s: float = 0.0
+    fixed_bytes: float = 0.0
     note: str = ""
+
+    def seconds_for(self, clips: int) -> float:
+        """Core seconds for so many clips of the corpus."""
+        return self.fixed_s + self.core_s * clips / self.clips
+
+    def bytes_for(self, clips: int) -> float:
+        """Bytes on disk for so many clips of the corpus."""
+        return self.fixed_bytes + self.num_bytes * clips / self.clips
 
 
 def measure(
@@ -88,7 +105,8 @@ def _offline(stage: DataStage[Any]) -> DataStage[Any]:
 
 
 def _measured(stage: DataStage[Any], view: View, scores: tuple[Path, ...], target: Path) -> Sample:
-    clips = sum(len(part.clips) for part in view.parts(()))
+    clips_in = {part.index: len(part.clips) for part in view.parts(())}
+    clips = sum(clips_in.values())
     if model_of(stage.cfg):
         return Sample(clips, note="not measured: it asks a model")
     if missing := [cfg.model for cfg in stage.backbones() if cfg.model not in BUILTIN]:
@@ -106,4 +124,23 @@ def _measured(stage: DataStage[Any], view: View, scores: tuple[Path, ...], targe
         return Sample(clips, note=f"not measured: {error}")
     finally:
         engine.close()
-    return Sample(clips, seconds, sum(path.stat().st_size for path in target.rglob("*") if path.is_file()))
+    occupied = {part for part, number in clips_in.items() if number}
+    files = [path for path in target.rglob("*") if path.is_file()]
+    num_bytes = sum(path.stat().st_size for path in files)
+    in_part = [(int(name[1]), path.stat().st_size) for path in files if (name := _OF_PART.search(path.name))]
+    timings = [(row["part"], row["seconds"]) for row in read_timings(target) if "part" in row]
+    clips_s, clips_bytes = _of_clips(timings, occupied, view.num_parts), _of_clips(in_part, occupied, view.num_parts)
+    if len(occupied) == view.num_parts:  # nothing tells what an empty part needs
+        clips_s, clips_bytes = seconds, num_bytes
+    return Sample(clips, clips_s, clips_bytes, seconds - clips_s, num_bytes - clips_bytes)
+
+
+_OF_PART = re.compile(r"-(\d{5,7})\.\w+$")
+
+
+def _of_clips(rows: Iterable[tuple[int, float]], occupied: set[int], num_parts: int) -> float:
+    """What the parts with sampled clips need more than as many empty ones. `rows`: (part, seconds or bytes)."""
+    whole = empty = 0.0
+    for part, value in rows:
+        whole, empty = (whole + value, empty) if part in occupied else (whole, empty + value)
+    return max(0.0, whole - empty * len(occupied) / max(num_parts - len(occupied), 1))

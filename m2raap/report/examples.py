@@ -6,7 +6,7 @@ from heapq import nsmallest
 
 from m2raap.core.errors import M2raapError
 from m2raap.core.stage import Judged
-from m2raap.core.tables import Row, part_of, read_part, row_key
+from m2raap.core.tables import Row, part_of, read_clip, read_part, row_key
 from m2raap.core.view import View, open_view
 from m2raap.pipeline.plan import Step
 from m2raap.pipeline.run_folder import RunFolder
@@ -66,20 +66,18 @@ def _example(kind: str, row: Row, arm: str, text: str, captions: dict[str, str],
 
 
 class _Strips:
-    """Key-frame strips by clip, parts read once."""
+    """Key-frame strips by clip, each read once."""
 
     def __init__(self, view: View) -> None:
         self._view = view
-        self._parts: dict[int, dict[str, Row]] = {}
+        self._strips: dict[str, Strip] = {}
 
     def of(self, clip_id: str) -> Strip:
-        index = part_of(clip_id, self._view.num_parts)
-        if index not in self._parts:
-            self._parts[index] = {
-                row["clip_id"]: row for folder in self._view.folders for row in read_part(folder, "frames", index)
-            }
-        row = self._parts[index].get(clip_id)
-        return Strip(clip_id, row["jpegs"], row["times_s"]) if row else Strip(clip_id)
+        if clip_id not in self._strips:
+            index = part_of(clip_id, self._view.num_parts)
+            rows = [row for folder in self._view.folders for row in read_clip(folder, "frames", index, clip_id)]
+            self._strips[clip_id] = Strip(clip_id, rows[-1]["jpegs"], rows[-1]["times_s"]) if rows else Strip(clip_id)
+        return self._strips[clip_id]
 
 
 def dropped_gallery(run: RunFolder, curated: list[Step]) -> list[DroppedItem]:

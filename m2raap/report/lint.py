@@ -8,16 +8,15 @@ given folder has those. Memory: the texts, and 1.6 KB for each clip with frames.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from m2raap.core.tables import Text
 from m2raap.core.view import View
 from m2raap.curate import bilingual, duplicates, minhash, thumbnails
-from m2raap.curate.columns import TextBatch
+from m2raap.curate.columns import TextBatch, blocks
 from m2raap.curate.picture_signals import picture_signals
 from m2raap.curate.text_copies import text_keys
 from m2raap.curate.text_rules import RULES, FilterTextConfig, machine_share, score_rows
@@ -28,11 +27,17 @@ RESIDUE_SHARE = 0.2  # of a text in words of the other language; names and codes
 _PAIRS = 2048  # compared at once
 
 
+class _Text(TypedDict):
+    text_id: str
+    clip_id: str
+    text: str
+
+
 @dataclass
 class _Content:
     """The texts of one corpus by language, and what its clips look like."""
 
-    texts: dict[str, list[Text]] = field(default_factory=dict)
+    texts: dict[str, list[_Text]] = field(default_factory=dict)
     clips: list[str] = field(default_factory=list)
     videos: dict[tuple[str, float | None, float | None], list[str]] = field(default_factory=dict)
     with_pictures: list[str] = field(default_factory=list)  # clips with pictures that show something
@@ -50,7 +55,8 @@ class _Content:
                     content._add_pictures(row["clip_id"], part.frames[row["clip_id"]]["jpegs"])
             for row in part.texts:
                 if row["origin"] != "aux":
-                    content.texts.setdefault(row["lang"], []).append(row)
+                    text: _Text = {"text_id": row["text_id"], "clip_id": row["clip_id"], "text": row["text"]}
+                    content.texts.setdefault(row["lang"], []).append(text)
         return content
 
     def _add_pictures(self, clip_id: str, jpegs: Sequence[bytes]) -> None:
@@ -145,7 +151,7 @@ def _unseen(content: _Content, training: _Content, against: View) -> list[str]:
     return sentences
 
 
-def _copies(rows: list[Text], lang: str, add: Any) -> None:
+def _copies(rows: list[_Text], lang: str, add: Any) -> None:
     keys = _keys(rows, lang)
     clips: dict[int, set[str]] = {}
     for key, row in zip(keys, rows, strict=True):
@@ -175,13 +181,15 @@ def _copies(rows: list[Text], lang: str, add: Any) -> None:
     )
 
 
-def _faults(rows: list[Text], lang: str, add: Any) -> None:
+def _faults(rows: list[_Text], lang: str, add: Any) -> None:
     """The texts that `filter` would refuse, by reason; those with reason 'unspecific' are the generic captions."""
     thresholds = FilterTextConfig().thresholds(lang)
-    refused: dict[str, list[Text]] = {}
-    for row, signals in zip(rows, score_rows([row["text"] for row in rows], lang), strict=True):
-        for refusal in RULES.refusals(signals, thresholds):
-            refused.setdefault(refusal.reason, []).append(row)
+    refused: dict[str, list[_Text]] = {}
+    texts = [row["text"] for row in rows]
+    for block in blocks(texts):  # the scores of a text take more memory than the text
+        for row, signals in zip(rows[block], score_rows(texts[block], lang), strict=True):
+            for refusal in RULES.refusals(signals, thresholds):
+                refused.setdefault(refusal.reason, []).append(row)
     for reason, bad in sorted(refused.items()):
         name = "generic_texts" if reason == "unspecific" else reason
         says = (
@@ -192,7 +200,7 @@ def _faults(rows: list[Text], lang: str, add: Any) -> None:
         add(name, says, _examples(bad), len(rows), lang)
 
 
-def _residue(rows: list[Text], lang: str, add: Any) -> None:
+def _residue(rows: list[_Text], lang: str, add: Any) -> None:
     """Texts that are partly in the other language, as a model leaves them that changes its language half way."""
     left = [row for row in rows if bilingual.residue_share(row["text"], lang, frozenset()) > RESIDUE_SHARE]
     what = {
@@ -202,7 +210,7 @@ def _residue(rows: list[Text], lang: str, add: Any) -> None:
     add(f"{lang}_residue", what[lang].format(f"{RESIDUE_SHARE:.0%}"), _examples(left), len(rows), lang)
 
 
-def _chinese(rows: list[Text], add: Any) -> None:
+def _chinese(rows: list[_Text], add: Any) -> None:
     # Not the score of the rule machine_tags: it also weighs short clauses between commas, which ordinary sentences have.
     tags = [row for row in rows if machine_share(row["text"]) > 0]
     says = "Chinese texts that contain part-of-speech tags, file names or identifiers"
@@ -217,7 +225,7 @@ def _chinese(rows: list[Text], add: Any) -> None:
     )
 
 
-def _leaked_texts(rows: list[Text], train: list[Text], lang: str, add: Any) -> None:
+def _leaked_texts(rows: list[_Text], train: list[_Text], lang: str, add: Any) -> None:
     verbatim = {row["text"].strip() for row in train}
     exact = [row for row in rows if row["text"].strip() in verbatim]
     add(
@@ -242,19 +250,26 @@ def _leaked_texts(rows: list[Text], train: list[Text], lang: str, add: Any) -> N
     add("leaked_texts_nearly", "texts nearly the same as one of the training data", near, len(rows), lang)
 
 
-def _keys(rows: list[Text], lang: str) -> list[int]:
-    return text_keys(TextBatch([row["text"] for row in rows], lang)).tolist()
+def _keys(rows: list[_Text], lang: str) -> list[int]:
+    return [key for batch in _batches(rows, lang) for key in text_keys(batch).tolist()]
 
 
-def _sketches(rows: list[Text], lang: str) -> np.ndarray:
-    return minhash.sketches(TextBatch([row["text"] for row in rows], lang).columns)
+def _sketches(rows: list[_Text], lang: str) -> np.ndarray:
+    none = np.zeros((0, minhash.SKETCH_BYTES), np.uint8)
+    return np.concatenate([none, *(minhash.sketches(batch.columns) for batch in _batches(rows, lang))])
 
 
-def _example(row: Text) -> dict[str, Any]:
+def _batches(rows: list[_Text], lang: str) -> Iterator[TextBatch]:
+    """The texts, some thousands at a time: their columns take many times the memory of the texts."""
+    texts = [row["text"] for row in rows]
+    return (TextBatch(texts[block], lang) for block in blocks(texts))
+
+
+def _example(row: _Text) -> dict[str, Any]:
     return {"text_id": row["text_id"], "clip_id": row["clip_id"], "text": row["text"]}
 
 
-def _examples(rows: Iterable[Text]) -> list[dict[str, Any]]:
+def _examples(rows: Iterable[_Text]) -> list[dict[str, Any]]:
     return [_example(row) for row in rows]
 
 

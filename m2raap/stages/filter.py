@@ -25,7 +25,7 @@ from m2raap.curate.refusal import Drop
 from m2raap.curate.text_rules import RULES, FilterTextConfig, score_rows
 from m2raap.curate.video_rules import VIDEO_RULES, VideoRulesConfig, outside_scores, signal_value, video_refusals
 from m2raap.stages.rules import in_order, judged
-from m2raap.stages.videos import file_digest, video_worker
+from m2raap.stages.videos import Headers, file_digest, headers
 from m2raap.video.fetch import is_url
 from m2raap.video.limits import Refused, VideoConfig
 from m2raap.video.paths import resolve_video
@@ -70,6 +70,7 @@ class FilterStage(DataStage[FilterConfig]):
     reads_video = True
     reduces = True
     verdict_columns: ClassVar[dict[str, str]] = {rule.signal: "float" for rule in RULES.values() if rule.across}
+    _copies: tuple[dict[str, Any], text_copies.Copies] | None = None  # of the decisions that `apply` has read last
 
     def dependencies(self) -> dict[str, Any]:
         return {"rules": {reason: rule.version for reason, rule in RULES.items() if not rule.across}}
@@ -106,8 +107,9 @@ class FilterStage(DataStage[FilterConfig]):
         return user | dict.fromkeys(self.cfg.video.extensions, "float")
 
     def score(self, part: Part, view: View) -> Tables:
-        worker = video_worker(self.cfg.decode)
-        rows = [_probe(worker, view.corpus.video_root, clip) for clip in part.clips]
+        videos = dict.fromkeys(clip["video"] for clip in part.clips)
+        probed = {video: _probe(headers(self.cfg.decode), view.corpus.video_root, video) for video in videos}
+        rows = [{"clip_id": clip["clip_id"]} | probed[clip["video"]] for clip in part.clips]
         for lang in LANGS:
             texts = [text for text in part.texts if text["lang"] == lang]
             scored = score_rows([text["text"] for text in texts], lang, self.cfg.text.extensions)
@@ -137,15 +139,16 @@ class FilterStage(DataStage[FilterConfig]):
 
     def apply(self, part: Part, signals: Signals, decisions: dict[str, Any]) -> Tables:
         rules = decisions["thresholds"]
-        copies = text_copies.Copies(decisions["copies"])
+        copies = self._copies_in(decisions["copies"])
         drops: list[Row] = []
         verdicts: list[Row] = []
         sources = {clip["clip_id"]: clip["source"] or "" for clip in part.clips}
+        extensions = self.cfg.video.extensions
         for clip in part.clips:
             clip_id = clip["clip_id"]
             measured, user_scores = signals[clip_id], part.signals.get(clip_id, {})
             of_clip = clip_signals(clip, measured)
-            outside = outside_scores(of_clip, self.cfg.video.extensions) if measured["probe"] == "ok" else {}
+            outside = outside_scores(of_clip, extensions) if measured["probe"] == "ok" else {}
             refused = video_refusals(of_clip | outside, rules["video"])
             refused += user_rules.refusals(user_scores, rules["scores"])
             if measured["probe"] != "ok":
@@ -168,6 +171,12 @@ class FilterStage(DataStage[FilterConfig]):
             if across or user_scores:
                 verdicts.append(ids | across | _user_columns(user_scores))
         return {"dropped": drops, "verdicts": verdicts}
+
+    def _copies_in(self, decided: dict[str, Any]) -> text_copies.Copies:
+        """The copies of the whole corpus, which are the same for every part."""
+        if self._copies is None or self._copies[0] is not decided:
+            self._copies = (decided, text_copies.Copies(decided))
+        return self._copies[1]
 
     def judged(self, row: Mapping[str, Any], signals: Row, decisions: dict[str, Any]) -> list[Judged]:
         thresholds = decisions.get("thresholds", {})
@@ -196,6 +205,8 @@ class _SignalValues:
 
     def __init__(self, cfg: FilterConfig) -> None:
         self._cfg = cfg
+        self._of_video, self._of_text = cfg.video.by_share, cfg.text.by_share
+        self._extensions = cfg.video.extensions
         self._values: dict[tuple[str, ...], list[float]] = {}
 
     def _add(self, key: tuple[str, ...], value: float | None) -> None:
@@ -204,13 +215,13 @@ class _SignalValues:
 
     def add_clip(self, signals: Row, user_scores: Row) -> None:
         if signals["probe"] == "ok":
-            signals = signals | outside_scores(signals, self._cfg.video.extensions)
-        for name in self._cfg.video.by_share:
+            signals = signals | outside_scores(signals, self._extensions)
+        for name in self._of_video:
             self._add(("video", name), signal_value(signals, VIDEO_RULES[name].signal))
         self._add_scores(user_scores)
 
     def add_text(self, lang: str, signals: Row, user_scores: Row) -> None:
-        for name in self._cfg.text.by_share:
+        for name in self._of_text:
             self._add(("text", lang, name), signals[RULES[name].signal])
         self._add_scores(user_scores)
 
@@ -244,12 +255,12 @@ def clip_signals(clip: Mapping[str, Any], signals: Row) -> dict[str, Any]:
     return {**signals, "duration_s": duration}
 
 
-def _probe(worker: Any, root: Path, clip: Clip) -> Row:
-    row: Row = {"clip_id": clip["clip_id"], "probe": "ok"}
-    if is_url(clip["video"]):  # only keyframes downloads it, and reports what is wrong with it
+def _probe(headers: Headers, root: Path, video: str) -> Row:
+    row: Row = {"probe": "ok"}
+    if is_url(video):  # only keyframes downloads it, and reports what is wrong with it
         return row | {"probe_detail": "an address, not probed"}
     try:
-        header = worker.probe(resolve_video(root, clip["video"]))
+        header = headers.of(resolve_video(root, video))
     except Refused as refused:
         return row | {"probe": refused.reason, "probe_detail": refused.detail}
     names = ("container", "codec", "width", "height", "num_bytes", "duration_s", "fps")

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from m2raap.core.config import APPLY, HOW, Config
+from m2raap.core.config import APPLY, HOW, Config, digest
 from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
+from m2raap.core.part_work import ApplyKeys
 from m2raap.core.replace import replacing
 from m2raap.core.runner import run_data_stage
 from m2raap.core.stage import DataStage, Signals, Tables
@@ -366,3 +367,11 @@ def test_a_worker_that_is_killed_while_it_starts_is_no_bug(monkeypatch: pytest.M
     with pytest.raises(M2raapError, match="--workers"):
         list(LocalEngine(2).map(abs, [1]))
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    "decisions", [None, {}, {"copies": {"names": [["a", 1], "\u72d7"], "scores": [2.5]}, "b": {"z": 1, "a": 2}}]
+)
+def test_the_key_of_apply_is_the_digest_of_all_that_it_reads(decisions: dict | None) -> None:
+    key = ApplyKeys("settings", decisions).of("score", "view")
+    assert key == digest(["settings", decisions, "score", "view"])

@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 
 from m2raap.core.corpus import holdout, open_corpus, write_corpus
 from m2raap.core.errors import M2raapError
-from m2raap.core.tables import default_num_parts, part_of, read_part, signal_schema, write_part
+from m2raap.core.files import open_atomic, write_atomic
+from m2raap.core.tables import (
+    FRAMES_A_GROUP,
+    default_num_parts,
+    part_of,
+    read_clip,
+    read_part,
+    signal_schema,
+    write_part,
+)
 from m2raap.core.view import View
 
 
@@ -25,6 +34,41 @@ def test_part_bytes_depend_on_the_rows_alone(tmp_path: Path):
     back = read_part(tmp_path / "a", "clips", 0)
     assert [row["clip_id"] for row in back] == [f"c{i:03d}" for i in range(5)]
     assert back[0]["start_s"] is None
+
+
+def test_the_rows_of_one_clip_are_those_of_its_part(tmp_path: Path):
+    names = [f"c{i:03d}" for i in range(2 * FRAMES_A_GROUP + 1)]
+    write_part(tmp_path, "frames", 0, [{"clip_id": name, "jpegs": [name.encode()]} for name in names])
+    write_part(tmp_path, "clips", 0, [clip(i) for i in range(3)])
+    write_part(tmp_path, "texts", 0, [text(i, lang) for i in range(3) for lang in ("en", "zh")])
+    for table in ("frames", "clips", "texts"):
+        rows = read_part(tmp_path, table, 0)
+        for name in (*names, "none"):
+            assert read_clip(tmp_path, table, 0, name) == [row for row in rows if row["clip_id"] == name]
+    assert read_clip(tmp_path, "dropped", 0, names[0]) == []
+
+
+def test_a_file_that_fails_while_it_is_written_leaves_nothing(tmp_path: Path):
+    write_atomic(tmp_path / "a", b"old")
+    with pytest.raises(ValueError), open_atomic(tmp_path / "a") as sink:
+        sink.write(b"new")
+        raise ValueError
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+
+
+def test_a_part_outside_of_the_limit_is_empty(tmp_path: Path):
+    write_corpus(
+        tmp_path,
+        [clip(i) for i in range(40)],
+        [text(i) for i in range(40)],
+        video_root=tmp_path,
+        source={},
+        num_parts=8,
+    )
+    view = View(tmp_path).limited(2)
+    parts = list(view.parts(("texts", "signals")))
+    assert sum(len(part.clips) for part in parts) == sum(len(part.texts) for part in parts) == 2
+    assert sum(not part.texts_of for part in parts) >= 6
 
 
 def test_damaged_part_is_named(tmp_path: Path):

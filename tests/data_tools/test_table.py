@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from data_tools.rooted import find_missing
 from data_tools.table import import_table
 from m2raap.core.corpus import Corpus
 from m2raap.core.errors import M2raapError
@@ -164,3 +165,12 @@ def test_addresses_are_no_missing_files_but_unknown_protocols_are_refused(tmp_pa
     missing = {row["clip_id"]: row["reason"] for row in corpus.all_rows("missing")}
     assert missing == {"file:///etc/passwd": "outside_root", "simplecache::s3://bucket/c": "outside_root"}
     assert {row["clip_id"] for row in corpus.all_rows("clips")} >= {"https://example.org/a/b", "s3://bucket/c"}
+
+
+def test_each_clip_of_a_missing_video_states_its_own_address(tmp_path: Path) -> None:
+    clips = [
+        {"clip_id": str(i), "video": f"{i % 2}.mp4", "url": f"https://example.org/{i}" if i else None} for i in range(4)
+    ]
+    (tmp_path / "1.mp4").write_bytes(b"x")
+    rows = [(row["clip_id"], row["reason"], row["detail"]) for row in find_missing(tmp_path, clips)]
+    assert rows == [("0", "missing_file", "no such file"), ("2", "missing_file", "https://example.org/2")]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from m2raap.core.corpus import write_corpus
 from m2raap.core.engine import LocalEngine
 from m2raap.core.errors import M2raapError
 from m2raap.core.files import read_json
@@ -19,6 +20,7 @@ from m2raap.core.stage import StepInputs
 from m2raap.core.view import View
 from m2raap.models.config import BackboneConfig
 from m2raap.models.on_this_machine import missing_weights
+from m2raap.pipeline import sample
 from m2raap.pipeline.dry_run import dry_run
 from m2raap.pipeline.outlook import inputs_of, outlooks
 from m2raap.pipeline.recipe import arms_of, load_recipe
@@ -229,3 +231,28 @@ def test_files_of_scores_that_do_not_fit_are_refused(small_world: Path, tmp_path
 )
 def test_times_of_training_have_the_unit_that_fits(seconds: float, shown: str) -> None:
     assert clock(seconds / 3600) == shown
+
+
+def test_what_a_part_needs_is_not_taken_for_what_a_clip_needs() -> None:
+    seconds = [(0, 1.0), (1, 5.0), (2, 1.0), (3, 6.0), (3, 2.0)]
+    assert sample._of_clips(seconds, {1, 3}, 4) == 5.0 + 8.0 - 2 * 1.0
+    assert sample._of_clips(seconds, set(), 4) == 0.0
+    measured = sample.Sample(8, core_s=4.0, num_bytes=80.0, fixed_s=10.0, fixed_bytes=100.0)
+    assert (measured.seconds_for(200), measured.bytes_for(200)) == (110.0, 2100.0)
+
+
+@pytest.mark.parametrize("num_parts", [16, 128])
+def test_an_estimate_does_not_grow_with_the_number_of_parts(small_world: Path, tmp_path: Path, num_parts: int) -> None:
+    """In most parts lies none of the eight clips: what these parts need is counted once, not for every clip."""
+    corpus, recipe = (
+        View(small_world / "train").corpus,
+        load_recipe("demo", ["arms={}", "compare=[]", "stages=[filter]"]),
+    )
+    clips, texts = corpus.all_rows("clips"), corpus.all_rows("texts")
+    write_corpus(tmp_path / "c", clips, texts, video_root=corpus.video_root, source={}, num_parts=num_parts)
+    inputs, out = Inputs(tmp_path / "c"), tmp_path / "out"
+    row = dry_run(recipe, inputs, out, make_plan(recipe, inputs, out))["steps"][0]
+    folder = tmp_path / "filter"
+    run_stage(recipe.stage("filter"), StepInputs(View(tmp_path / "c"), folder, LocalEngine(1)))
+    written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    assert row["disk_mb"] == pytest.approx(written, rel=0.5)

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -141,15 +143,15 @@ def test_an_import_that_fails_leaves_the_corpus_as_it_was(
     home: Path, small_world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, written = digests(home / "C"), []
-    real = tables.write_atomic
+    real = tables.open_atomic
 
-    def full_disk(path: Path, data: bytes) -> None:
+    def full_disk(path: Path) -> AbstractContextManager[IO[bytes]]:
         written.append(path)
         if len(written) == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        real(path, data)
+        return real(path)
 
-    monkeypatch.setattr(tables, "write_atomic", full_disk)
+    monkeypatch.setattr(tables, "open_atomic", full_disk)
     assert "full" in import_list(home, small_world, "long", "--force", check=1).stderr
     monkeypatch.undo()
     assert len(written) == 2 and digests(home / "C") == before

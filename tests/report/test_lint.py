@@ -11,6 +11,7 @@ from data_tools.msrvtt import import_msrvtt
 from m2raap.core.corpus import write_corpus
 from m2raap.core.tables import part_of, write_part
 from m2raap.core.view import View, open_view
+from m2raap.curate import columns
 from m2raap.report.lint import lint
 from tests.conftest import m2raap, sign_again
 
@@ -34,6 +35,14 @@ def counts(found: dict[str, Any]) -> dict[str, int]:
 
 
 LONG = "a red kite rises slowly above the green hills behind the old stone harbour wall"
+
+
+def test_findings_do_not_depend_on_how_many_texts_are_read_at_once(tmp_path: Path, monkeypatch) -> None:
+    captions = ["two dogs run over a frozen lake", LONG, LONG.replace("wall", "gate"), "IMG_0001.mov", "a funny moment"]
+    view = corpus(tmp_path / "c", {f"{i:02d}": [caption] for i, caption in enumerate(captions * 3)})
+    findings = lint(view, against=view)
+    monkeypatch.setattr(columns, "BLOCK", 2)
+    assert lint(view, against=view) == findings and len(findings["findings"]) > 4
 
 
 def test_copies_and_generic_captions(tmp_path: Path) -> None:
